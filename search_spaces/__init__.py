@@ -1,0 +1,1 @@
+"""Which merge ratios exist: the block map of a checkpoint and the space a study searches. No torch."""

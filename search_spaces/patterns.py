@@ -1,0 +1,37 @@
+"""Names a user writes in a search space -> places."""
+
+from fnmatch import fnmatchcase
+
+from search_spaces.blocks import SECTIONS, UNET, Architecture, blocks, places, section_of
+from search_spaces.errors import UnmatchedPatternError, unknown_name
+
+
+def collective_names(architecture: Architecture) -> dict[str, tuple[str, ...]]:
+    """Return the names that stand for several blocks: each section, and `unet` for all."""
+    every_block = blocks(architecture)
+    names: dict[str, tuple[str, ...]] = {
+        section: tuple(block for block in every_block if section_of(block) == section) for section in SECTIONS
+    }
+    return {**names, UNET: every_block}
+
+
+def matching_places(pattern: str, architecture: Architecture, setting: str) -> tuple[str, ...]:
+    """Return the places a pattern names, at least one, in the order of `places`.
+
+    A pattern is a collective name (IN, MID, OUT, unet), or a shell pattern over the names of places
+    (`IN0[0-3]`, `text_encoder*`), case sensitive. `setting` is where the pattern stood, for the message.
+
+    Raises:
+        UnmatchedPatternError: nothing matches; the message names the closest known name.
+    """
+    collectives = collective_names(architecture)
+    if pattern in collectives:
+        return collectives[pattern]
+    every_place = places(architecture)
+    matched = tuple(place for place in every_place if fnmatchcase(place, pattern))
+    if not matched:
+        raise UnmatchedPatternError(
+            f"{setting}: {pattern!r} matches nothing in {architecture}: "
+            f"{unknown_name(pattern, (*collectives, *every_place))}",
+        )
+    return matched

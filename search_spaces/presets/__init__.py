@@ -1,0 +1,86 @@
+"""Named search spaces, one YAML file each beside this module.
+
+A file holds a one-line `description`, `settings`, and where block names differ between the architectures
+`architectures`: settings written over the first for that architecture. Every preset builds on every one.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import resources
+from importlib.resources.abc import Traversable
+
+import yaml
+from pydantic import BaseModel, ConfigDict
+
+from search_spaces.blocks import Architecture
+from search_spaces.errors import UnknownPresetError, unknown_name
+from search_spaces.settings import SpaceSettings
+
+_SUFFIX = ".yaml"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preset:
+    """A named search space."""
+
+    name: str
+    description: str  # one line, for lists
+    settings: SpaceSettings
+    architectures: Mapping[Architecture, SpaceSettings]  # what an architecture adds to `settings`
+
+    def settings_for(self, architecture: Architecture) -> SpaceSettings:
+        """Return the settings as they are for one architecture."""
+        return self.architectures.get(architecture, SpaceSettings()).over(self.settings)
+
+
+class _PresetFile(BaseModel):
+    """The content of one YAML file."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    description: str
+    settings: SpaceSettings = SpaceSettings()
+    architectures: dict[Architecture, SpaceSettings] = {}
+
+
+def preset_names() -> tuple[str, ...]:
+    """Return the names of all presets, sorted."""
+    return tuple(sorted(_files()))
+
+
+def load_preset(name: str) -> Preset:
+    """Read one preset.
+
+    Raises:
+        UnknownPresetError: no preset has this name; the message names the closest one.
+    """
+    files = _files()
+    if name not in files:
+        raise UnknownPresetError(f"preset: {name!r} is unknown: {unknown_name(name, sorted(files))}")
+    content = _PresetFile.model_validate(yaml.safe_load(files[name].read_text(encoding="utf-8")))
+    return Preset(
+        name=name,
+        description=content.description,
+        settings=content.settings,
+        architectures=content.architectures,
+    )
+
+
+def resolved(settings: SpaceSettings, architecture: Architecture) -> SpaceSettings:
+    """Return the settings with their preset filled in: `preset` is None, every other field is written out.
+
+    A study that stores this searches the same space after the preset or a default has changed.
+
+    Raises:
+        UnknownPresetError: see `load_preset`.
+    """
+    if settings.preset is not None:
+        settings = settings.over(load_preset(settings.preset).settings_for(architecture))
+    written = {name: getattr(settings, name) for name in SpaceSettings.model_fields}
+    return SpaceSettings.model_validate({**written, "preset": None})
+
+
+def _files() -> dict[str, Traversable]:
+    """Return each preset's file by name. Through importlib.resources: a wheel may be read from a zip."""
+    found = resources.files(__package__).iterdir()
+    return {file.name.removesuffix(_SUFFIX): file for file in found if file.name.endswith(_SUFFIX)}

@@ -1,0 +1,33 @@
+"""The tensors of real checkpoints: every key with its shape, for full-size synthetic files and total maps."""
+
+import gzip
+from dataclasses import dataclass
+from pathlib import Path
+
+_FOLDER = Path(__file__).parent / "data" / "layouts"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One tensor of a checkpoint."""
+
+    key: str
+    shape: tuple[int, ...]  # () for a scalar
+    kind: str  # "F" for floating point of any width, else a safetensors dtype: "I64"
+    optional: bool  # checkpoints in the wild have it or do not
+
+
+def read_layout(name: str) -> list[Row]:
+    """Return the tensors of "sd15" or "sdxl", in the order of the keys."""
+    text = gzip.decompress((_FOLDER / f"{name}.tsv.gz").read_bytes()).decode("utf-8")
+    return [_row(line) for line in text.splitlines()]
+
+
+def _row(line: str) -> Row:
+    key, shape, kind, optional = line.split("\t")
+    return Row(
+        key=key,
+        shape=() if shape == "-" else tuple(int(length) for length in shape.split("x")),
+        kind=kind,
+        optional=optional == "optional",
+    )

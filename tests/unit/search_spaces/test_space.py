@@ -1,0 +1,387 @@
+"""The search space: round trips for random settings, and one clear line for each contradiction."""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from search_spaces.blocks import Architecture, blocks, places, section_of, text_encoders
+from search_spaces.errors import (
+    BoundsError,
+    EmptySpaceError,
+    FrozenError,
+    GroupError,
+    OutsideSpaceError,
+    RatioError,
+    SlotError,
+    SpaceError,
+    UnmatchedPatternError,
+)
+from search_spaces.settings import Granularity
+from search_spaces.space import SearchSpace, SpaceSettings
+
+SD15, SDXL = Architecture.SD15, Architecture.SDXL
+
+
+def _space(
+    architecture: Architecture = SD15,
+    slots: tuple[str, ...] = ("B",),
+    **settings: Any,
+) -> SearchSpace:
+    return SearchSpace.build(SpaceSettings(**settings), architecture, slots)
+
+
+def _names(space: SearchSpace) -> list[str]:
+    return [parameter.name for parameter in space.parameters]
+
+
+# --- properties, for settings whose meaning is known because they were made from it ----------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """Settings, and what they must mean."""
+
+    settings: SpaceSettings
+    architecture: Architecture
+    slots: tuple[str, ...]
+    members: dict[str, tuple[str, ...]]  # name without slot -> places
+    bounds: dict[str, tuple[float, float]]  # name without slot -> range
+    frozen: dict[str, float]
+
+
+_numbers = st.floats(-2, 2, allow_nan=False)
+_ranges = (
+    st.tuples(_numbers, _numbers)
+    .filter(lambda pair: pair[0] != pair[1])
+    .map(lambda pair: (min(pair), max(pair)))
+)
+
+
+@st.composite
+def cases(draw: st.DrawFn) -> Case:
+    architecture = draw(st.sampled_from(Architecture))
+    granularity: Granularity = draw(st.sampled_from(("uniform", "sections", "blocks")))
+    merge_vae = draw(st.booleans())
+    every_place = places(architecture)
+    roles = draw(
+        st.lists(
+            st.sampled_from(("own", "own", "own", "frozen", "g1", "g2")),
+            min_size=len(every_place),
+            max_size=len(every_place),
+        ).filter(lambda roles: any(role != "frozen" for role in roles[:-1])),
+    )
+    role_of = dict(zip(every_place, roles, strict=True))
+    role_of["vae"] = "own" if merge_vae else "frozen"
+    frozen = {place: draw(_numbers) for place in every_place if role_of[place] == "frozen"}
+
+    members: dict[str, tuple[str, ...]] = {}
+    for place in every_place:
+        role = role_of[place]
+        if role != "frozen":
+            name = role if role in ("g1", "g2") else _own_name(place, granularity, architecture)
+            members[name] = (*members.get(name, ()), place)
+    ranges = {name: draw(st.none() | _ranges) for name in members}
+    return Case(
+        settings=SpaceSettings(
+            granularity=granularity,
+            merge_vae=merge_vae,
+            frozen=frozen,
+            groups={name: members[name] for name in ("g1", "g2") if name in members},
+            bounds={place: own for name, own in ranges.items() if own for place in members[name]},
+        ),
+        architecture=architecture,
+        slots=draw(st.sampled_from((("B",), ("B", "C"), ("difference",)))),
+        members=members,
+        bounds={name: own or (0.0, 1.0) for name, own in ranges.items()},
+        frozen=frozen,
+    )
+
+
+def _own_name(place: str, granularity: Granularity, architecture: Architecture) -> str:
+    if place not in blocks(architecture) or granularity == "blocks":
+        return place
+    return "unet" if granularity == "uniform" else section_of(place)
+
+
+def _build(case: Case) -> SearchSpace:
+    return SearchSpace.build(case.settings, case.architecture, case.slots)
+
+
+def _draw_params(data: st.DataObject, space: SearchSpace) -> dict[str, float]:
+    return {p.name: data.draw(st.floats(p.low, p.high, allow_nan=False)) for p in space.parameters}
+
+
+@given(case=cases())
+def test_parameters_are_the_places_that_settings_leave_to_search(case: Case) -> None:
+    space = _build(case)
+    expected = [
+        (name if len(case.slots) == 1 else f"{name}.{label}", case.members[name], case.bounds[name], slot)
+        for name in case.members
+        for slot, label in enumerate(case.slots)
+    ]
+    assert [(p.name, p.places, (p.low, p.high), p.slot) for p in space.parameters] == expected
+    assert dict(space.fixed) == case.frozen
+
+
+@given(case=cases(), data=st.data())
+def test_ratios_cover_every_place_with_one_ratio_per_slot(case: Case, data: st.DataObject) -> None:
+    space = _build(case)
+    ratios = space.ratios(_draw_params(data, space))
+    assert tuple(ratios) == places(case.architecture)
+    assert {len(row) for row in ratios.values()} == {len(case.slots)}
+    assert {place: ratios[place] for place in case.frozen} == {
+        place: (ratio,) * len(case.slots) for place, ratio in case.frozen.items()
+    }
+
+
+@given(case=cases(), data=st.data())
+def test_params_undo_ratios_exactly(case: Case, data: st.DataObject) -> None:
+    space = _build(case)
+    params = _draw_params(data, space)
+    assert space.params(space.ratios(params)) == params
+
+
+@given(case=cases(), data=st.data())
+def test_the_nearest_to_ratios_of_the_space_are_their_own_params(case: Case, data: st.DataObject) -> None:
+    space = _build(case)
+    params = _draw_params(data, space)
+    assert space.nearest(space.ratios(params)) == pytest.approx(params, rel=0, abs=1e-12)
+
+
+@given(case=cases(), data=st.data())
+def test_the_nearest_are_always_valid_params(case: Case, data: st.DataObject) -> None:
+    space = _build(case)
+    row = st.tuples(*[_numbers] * len(case.slots))
+    nearest = space.nearest({place: data.draw(row) for place in places(case.architecture)})
+    assert space.params(space.ratios(nearest)) == nearest
+
+
+@given(case=cases())
+def test_the_settings_a_space_keeps_build_the_same_space(case: Case) -> None:
+    space = _build(case)
+    stored = SpaceSettings.model_validate_json(space.settings.model_dump_json())
+    again = SearchSpace.build(stored, case.architecture, case.slots)
+    assert again == space
+    assert hash(again) == hash(space)
+
+
+# --- examples -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("architecture", Architecture)
+def test_by_default_all_but_the_vae_is_searched_in_the_order_of_the_places(
+    architecture: Architecture,
+) -> None:
+    space = _space(architecture)
+    assert _names(space) == [*text_encoders(architecture), *blocks(architecture)]
+    assert {(p.low, p.high) for p in space.parameters} == {(0.0, 1.0)}
+    assert space.fixed == (("vae", 0.0),)
+
+
+@pytest.mark.parametrize(
+    ("granularity", "names"),
+    [
+        ("uniform", ["text_encoder", "text_encoder_2", "unet", "vae"]),
+        ("sections", ["text_encoder", "text_encoder_2", "IN", "MID", "OUT", "vae"]),
+    ],
+)
+def test_coarse_granularities_keep_one_ratio_per_text_encoder(granularity: str, names: list[str]) -> None:
+    assert _names(_space(SDXL, granularity=granularity, merge_vae=True)) == names
+
+
+def test_slots_of_one_place_stand_together() -> None:
+    space = _space(slots=("B", "C"), granularity="uniform")
+    assert _names(space) == ["text_encoder.B", "text_encoder.C", "unet.B", "unet.C"]
+    ratios = space.ratios({"text_encoder.B": 0.1, "text_encoder.C": 0.2, "unet.B": 0.3, "unet.C": 0.4})
+    assert (ratios["text_encoder"], ratios["IN05"], ratios["vae"]) == ((0.1, 0.2), (0.3, 0.4), (0.0, 0.0))
+
+
+def test_a_group_stands_where_its_first_place_does() -> None:
+    space = _space(granularity="sections", groups={"ends": ("OUT11", "IN00")})
+    assert _names(space) == ["text_encoder", "ends", "IN", "MID", "OUT"]
+    assert space.parameters[1].places == ("IN00", "OUT11")
+
+
+def test_a_later_bound_wins_over_an_earlier_one() -> None:
+    space = _space(bounds={"unet": (0, 0.5), "OUT": (0.2, 0.4), "OUT1?": (-0.5, 1.5)})
+    ranges = {p.name: (p.low, p.high) for p in space.parameters}
+    assert (ranges["text_encoder"], ranges["IN00"]) == ((0, 1), (0, 0.5))
+    assert (ranges["OUT00"], ranges["OUT10"]) == ((0.2, 0.4), (-0.5, 1.5))
+
+
+def test_a_later_frozen_ratio_wins_over_an_earlier_one() -> None:
+    fixed = dict(_space(frozen={"IN": 0.5, "IN0?": 1, "vae": 1}).fixed)
+    assert (fixed["IN00"], fixed["IN11"], fixed["vae"]) == (1.0, 0.5, 1.0)
+
+
+def test_broad_bounds_may_cover_frozen_places_beside_searched_ones() -> None:
+    space = _space(bounds={"*": (0, 0.5)}, frozen={"IN": 0})
+    assert {(p.low, p.high) for p in space.parameters} == {(0, 0.5)}
+
+
+def test_a_section_covers_what_is_neither_frozen_nor_grouped() -> None:
+    space = _space(granularity="sections", frozen={"IN0?": 0}, groups={"g": ("IN10",)})
+    assert {p.name: p.places for p in space.parameters if p.name in ("IN", "g")} == {
+        "IN": ("IN11",),
+        "g": ("IN10",),
+    }
+
+
+def test_a_group_may_have_the_name_of_exactly_what_it_holds() -> None:
+    space = _space(groups={"IN": ("IN",), "M00": ("MID",)})
+    assert _names(space)[:3] == ["text_encoder", "IN", "M00"]
+
+
+# --- contradictions -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("settings", "error", "essentials"),
+    [
+        (
+            {"bounds": {"in00": (0, 1)}},
+            UnmatchedPatternError,
+            ["bounds", "'in00'", "did you mean 'IN00'?", "OUT11"],
+        ),
+        ({"frozen": {"IN12": 0}}, UnmatchedPatternError, ["frozen", "'IN12'", "did you mean 'IN1", "unet"]),
+        (
+            {"frozen": {"text_encoder_2": 0}},
+            UnmatchedPatternError,
+            ["'text_encoder_2'", "did you mean 'text_encoder'"],
+        ),
+        (
+            {"groups": {"g": ("IN00", "qqq")}},
+            UnmatchedPatternError,
+            ["groups, 'g'", "'qqq'", "Known: IN, MID, OUT"],
+        ),
+        ({"bounds": {"IN": (0.7, 0.3)}}, BoundsError, ["'IN'", "low < high", "[0.7, 0.3]"]),
+        ({"bounds": {"IN": (0.3, 0.3)}}, BoundsError, ["low < high", "use frozen"]),
+        ({"bounds": {"IN": (0, math.inf)}}, BoundsError, ["finite", "[0.0, inf]"]),
+        ({"bounds": {"IN": (math.nan, 1)}}, BoundsError, ["finite", "nan"]),
+        ({"bounds": {"IN00": (0, 0.5)}, "frozen": {"IN": 0.2}}, BoundsError, ["'IN00'", "frozen to 0.2"]),
+        ({"bounds": {"vae": (0, 0.5)}}, BoundsError, ["'vae'", "merge_vae"]),
+        (
+            {"bounds": {"OUT11": (0, 0.5)}, "granularity": "sections"},
+            BoundsError,
+            ["OUT00 has [0.0, 1.0]", "OUT11 has [0.0, 0.5]", "'OUT'"],
+        ),
+        (
+            {"bounds": {"IN": (0, 0.5)}, "groups": {"g": ("IN00", "M00")}},
+            BoundsError,
+            ["IN00 has [0.0, 0.5]", "M00 has [0.0, 1.0]", "'g'"],
+        ),
+        ({"frozen": {"IN": math.nan}}, FrozenError, ["'IN'", "finite", "nan"]),
+        ({"frozen": {"vae": 0.3}, "merge_vae": True}, FrozenError, ["merge_vae", "0.3", "remove one"]),
+        ({"groups": {"g": ("IN",), "h": ("IN0?",)}}, GroupError, ["IN00", "'g'", "'h'", "one group"]),
+        ({"groups": {"g": ("IN",)}, "frozen": {"IN05": 1}}, GroupError, ["'g'", "IN05", "frozen to 1.0"]),
+        ({"groups": {"g": ("vae", "M00")}}, GroupError, ["'g'", "vae", "merge_vae"]),
+        ({"groups": {"IN": ("IN00", "IN01")}}, GroupError, ["'IN' means IN00, IN01, IN02", "another name"]),
+        ({"groups": {"M00": ("IN00",)}}, GroupError, ["'M00' means M00, but the group holds IN00"]),
+        ({"groups": {"unet": ("IN",)}}, GroupError, ["'unet' means"]),
+        ({"groups": {"g": ()}}, GroupError, ["'g' is empty"]),
+        ({"groups": {"a.b": ("IN",)}}, GroupError, ["begins with a letter", "'a.b'"]),
+        ({"frozen": {"*": 0}}, EmptySpaceError, ["every place is frozen", "free at least one"]),
+    ],
+)
+def test_settings_that_contradict_themselves_are_refused_in_one_line(
+    settings: dict[str, Any],
+    error: type[SpaceError],
+    essentials: list[str],
+) -> None:
+    with pytest.raises(error) as caught:
+        _space(**settings)
+    message = str(caught.value)
+    assert [essential for essential in essentials if essential not in message] == []
+    assert "\n" not in message
+
+
+@pytest.mark.parametrize("slots", [(), ("B", "B"), ("B.C",), ("",)])
+def test_slots_that_cannot_name_parameters_are_refused(slots: tuple[str, ...]) -> None:
+    with pytest.raises(SlotError, match="all different"):
+        _space(slots=slots)
+
+
+# --- values that do not fit -----------------------------------------------------------------------------
+
+
+def _uniform(**settings: Any) -> SearchSpace:
+    return _space(granularity="uniform", **settings)
+
+
+@pytest.mark.parametrize(
+    ("params", "essentials"),
+    [
+        ({"unet": 0.5}, ["missing text_encoder"]),
+        ({"unet": 0.5, "text_encoder": 0.5, "IN00": 0.5}, ["unknown IN00"]),
+        ({"IN00": 0.5, "text_encoder": 0.5}, ["missing unet", "unknown IN00"]),
+        ({"unet": math.nan, "text_encoder": 0.5}, ["unet", "[0.0, 1.0]", "nan"]),
+        ({"unet": math.inf, "text_encoder": 0.5}, ["unet", "inf"]),
+        ({"unet": 0.5, "text_encoder": 1.0000001}, ["text_encoder", "[0.0, 1.0]", "1.0000001"]),
+        ({"unet": 0.5, "text_encoder": -0.1}, ["text_encoder", "-0.1"]),
+    ],
+)
+def test_params_that_are_not_of_the_space_are_refused(
+    params: dict[str, float], essentials: list[str]
+) -> None:
+    with pytest.raises(RatioError) as caught:
+        _uniform().ratios(params)
+    assert [essential for essential in essentials if essential not in str(caught.value)] == []
+
+
+def _ratios(**different: tuple[float, ...]) -> dict[str, tuple[float, ...]]:
+    """Return ratios of SD1.5: 0.5 everywhere but the VAE."""
+    return {**dict.fromkeys(places(SD15), (0.5,)), "vae": (0.0,), **different}
+
+
+@pytest.mark.parametrize(
+    ("ratios", "match"),
+    [
+        (_ratios(IN00=(0.6,)), "unet: IN00 and IN01 share one ratio, got 0.6 and 0.5"),
+        (_ratios(vae=(0.5,)), "vae is frozen to 0.0"),
+        (_ratios(text_encoder=(1.5,)), r"text_encoder: expected a ratio in \[0.0, 1.0\], got 1.5"),
+    ],
+)
+def test_ratios_outside_the_space_have_no_params_but_a_nearest(
+    ratios: dict[str, tuple[float, ...]],
+    match: str,
+) -> None:
+    with pytest.raises(OutsideSpaceError, match=match):
+        _uniform().params(ratios)
+    assert set(_uniform().nearest(ratios)) == {"text_encoder", "unet"}
+
+
+def test_a_frozen_place_that_differs_in_one_slot_is_outside_the_space() -> None:
+    space = _space(slots=("B", "C"))
+    ratios = {**dict.fromkeys(places(SD15), (0.5, 0.5)), "vae": (0.0, 0.1)}
+    with pytest.raises(OutsideSpaceError, match=r"vae is frozen to 0\.0"):
+        space.params(ratios)
+
+
+@pytest.mark.parametrize(
+    ("ratios", "match"),
+    [
+        ({"IN00": (0.5,)}, "missing IN01, "),
+        (_ratios(IN12=(0.5,)), "unknown IN12"),
+        (_ratios(IN00=(0.5, 0.5)), r"IN00: expected one ratio per slot \(B\), got \(0.5, 0.5\)"),
+        (_ratios(IN00=(math.nan,)), "IN00: expected finite ratios"),
+    ],
+)
+@pytest.mark.parametrize("method", ["params", "nearest"])
+def test_ratios_that_are_no_ratios_are_refused(
+    ratios: dict[str, tuple[float, ...]],
+    match: str,
+    method: str,
+) -> None:
+    with pytest.raises(RatioError, match=match):
+        getattr(_uniform(), method)(ratios)
+
+
+def test_the_nearest_is_the_mean_over_the_places_within_the_bounds() -> None:
+    ramp = {block: (position / 24,) for position, block in enumerate(blocks(SD15))}
+    ratios = {**_ratios(text_encoder=(1.7,)), **ramp}
+    assert _uniform().nearest(ratios) == pytest.approx({"text_encoder": 1.0, "unet": 0.5})
+    assert _uniform(bounds={"unet": (0.1, 0.3)}).nearest(ratios)["unet"] == 0.3
