@@ -37,8 +37,7 @@ def _number(item: str, position: int) -> float:
         number = math.nan
     if not math.isfinite(number):
         raise BlockWeightsError(
-            f"block weights: expected finite numbers separated by commas, "
-            f"got {item.strip()!r} as number {position}",
+            f"block weights: expected finite numbers separated by commas, got {item.strip()!r} as number {position}",
         )
     return number
 

@@ -50,9 +50,7 @@ def parameters_of(
     bounds = _bounds(settings, architecture, fixed)
     members = _members(settings, architecture, fixed)
     if not members:
-        raise EmptySpaceError(
-            "frozen: every place is frozen and nothing is left to search; free at least one"
-        )
+        raise EmptySpaceError("frozen: every place is frozen and nothing is left to search; free at least one")
     ranges = {name: _common_bounds(name, own, bounds) for name, own in members.items()}
     return tuple(
         Parameter(
@@ -112,9 +110,7 @@ def _bounds(
         covered = matching_places(pattern, architecture, "bounds")
         searched = [place for place in covered if place in bounds]
         if not searched:
-            raise BoundsError(
-                f"bounds: {pattern!r} changes nothing: {_why_fixed(covered[0], fixed, settings)}"
-            )
+            raise BoundsError(f"bounds: {pattern!r} changes nothing: {_why_fixed(covered[0], fixed, settings)}")
         bounds.update(dict.fromkeys(searched, (low, high)))
     return bounds
 

@@ -54,11 +54,7 @@ class Case:
 
 
 _numbers = st.floats(-2, 2, allow_nan=False)
-_ranges = (
-    st.tuples(_numbers, _numbers)
-    .filter(lambda pair: pair[0] != pair[1])
-    .map(lambda pair: (min(pair), max(pair)))
-)
+_ranges = st.tuples(_numbers, _numbers).filter(lambda pair: pair[0] != pair[1]).map(lambda pair: (min(pair), max(pair)))
 
 
 @st.composite
@@ -324,9 +320,7 @@ def _uniform(**settings: Any) -> SearchSpace:
         ({"unet": 0.5, "text_encoder": -0.1}, ["text_encoder", "-0.1"]),
     ],
 )
-def test_params_that_are_not_of_the_space_are_refused(
-    params: dict[str, float], essentials: list[str]
-) -> None:
+def test_params_that_are_not_of_the_space_are_refused(params: dict[str, float], essentials: list[str]) -> None:
     with pytest.raises(RatioError) as caught:
         _uniform().ratios(params)
     assert [essential for essential in essentials if essential not in str(caught.value)] == []

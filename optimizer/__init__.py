@@ -1,0 +1,1 @@
+"""The machine: merging, rendering, searching, and the command line that drives them."""

@@ -1,0 +1,52 @@
+"""`mergetune dashboard`: optuna-dashboard over the study database."""
+
+from __future__ import annotations
+
+import ipaddress
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from optimizer.cli.common import DEFAULT_STORAGE, ArtifactFolder, Storage, console, fail, storage_url
+
+
+def dashboard(
+    storage: Storage = DEFAULT_STORAGE,
+    artifacts: ArtifactFolder = None,
+    host: Annotated[
+        str, typer.Option(help="Address to listen on; anything but loopback needs a password.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 takes a free one.")] = 8080,
+    password_file: Annotated[
+        Path | None,
+        typer.Option(help="File with the password, one line (user name: mergetune).", show_default=False),
+    ] = None,
+) -> None:
+    """Serve the dashboard: every trial with its contact sheet, recipe, gain and timings."""
+    from optimizer.dashboard import make_server, read_password
+    from studies.artifacts import Artifacts
+    from studies.database import open_database
+
+    password = read_password(password_file)
+    if password is None and not _is_loopback(host):
+        fail(
+            f"{host} can be reached from other machines, and whoever reaches the dashboard can delete studies: give "
+            "--password-file FILE or the environment variable MERGETUNE_PASSWORD, or leave --host at 127.0.0.1"
+        )
+    database = open_database(storage_url(storage), create=False)
+    server = make_server(database, Artifacts.beside(database.url, artifacts), host, port, password)
+    console.print(f"dashboard: http://{host}:{server.effective_port}/dashboard/  (Ctrl-C to stop)", soft_wrap=True)
+    try:
+        server.run()
+    except KeyboardInterrupt:
+        server.close()
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

@@ -1,0 +1,87 @@
+"""`mergetune export`: a trial's merge as a file, proven."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from optimizer.cli.common import DEFAULT_STORAGE, ArtifactFolder, Storage, console, escaped, fail, storage_url
+
+if TYPE_CHECKING:
+    from studies.database import Database
+    from studies.results import StoredStudy, StoredTrial
+
+
+def export(
+    study: Annotated[str, typer.Argument(metavar="STUDY", help="Name of the study.", show_default=False)],
+    trial: Annotated[str, typer.Option(help="A trial's number, or best.")] = "best",
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output",
+            "-o",
+            help="The file to write. [default: STUDY-trial-N.safetensors]",
+            show_default=False,
+        ),
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace an existing file.")] = False,
+    storage: Storage = DEFAULT_STORAGE,
+    artifacts: ArtifactFolder = None,
+) -> None:
+    """Write a trial's merge as one .safetensors file, and prove that it renders what was scored."""
+    from rich.progress import BarColumn, Progress, TextColumn
+
+    from optimizer.cli.work import verified_plan
+    from optimizer.delivery import Watch, deliver
+    from optimizer.merging.checkpoint import total_bytes
+    from optimizer.merging.export import export_layout
+    from studies.artifacts import Artifacts
+    from studies.database import open_database
+    from studies.results import load_study
+
+    database = open_database(storage_url(storage), create=False)
+    stored = load_study(database, study)
+    row = _chosen(database, stored, trial)
+    target = (output or Path(f"{stored.name}-trial-{row.number}.safetensors")).expanduser()
+    if target.exists() and not force:
+        fail(f"{target} exists: give another name with -o, or --force to replace it")
+    plan = verified_plan(stored)
+    total = total_bytes(export_layout(plan.checkpoints[0], row.recipe).values())
+    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:.0f} %"))
+    with Progress(*columns, console=console, transient=True) as progress:
+        writing = progress.add_task("writing the merge", total=total)
+        rendering = progress.add_task("rendering from the file", total=len(stored.spec.suite.items()))
+        watch = Watch(
+            written=lambda size: progress.advance(writing, size),
+            rendered=lambda done: progress.update(rendering, completed=done),
+        )
+        folder = Artifacts.beside(database.url, artifacts)
+        done = deliver(database, stored, row, plan, folder, target, overwrite=force, watch=watch)
+    console.print(f"proof: {done.proof}")
+    console.print(f"AutoV2 hash {done.file.sha256[:10]}, {done.file.bytes / 1e6:,.1f} MB")
+    console.print(f"wrote {escaped(str(target))} (trial {row.number}, {escaped(row.origin)})", soft_wrap=True)
+
+
+def _chosen(database: Database, stored: StoredStudy, trial: str) -> StoredTrial:
+    """The trial a user means."""
+    from optimizer.cli.report import study_objective
+    from optimizer.standing import best_trials
+    from studies.results import load_trial, load_trials
+
+    if trial != "best":
+        if not trial.isdecimal():
+            fail(f"--trial takes a number or best, got {trial!r}")
+        row = load_trial(database, stored, int(trial))
+        if row is None:
+            fail(f"study {stored.name!r} has no trial {trial}: see `mergetune study show --trials`")
+        return row
+    objective = study_objective(stored)
+    best = best_trials(load_trials(database, stored), objective)
+    if not best:
+        fail(f"study {stored.name!r} has no complete trial yet")
+    if len(best) > 1:
+        front = ", ".join(str(row.number) for row in best)
+        fail(f"a study of several objectives has no single best: choose from its front with --trial ({front})")
+    return best[0]

@@ -1,0 +1,57 @@
+"""`mergetune scorers` and `mergetune spaces`: what a spec can name."""
+
+from __future__ import annotations
+
+from optimizer.cli.common import console, escaped
+
+
+def scorers() -> None:
+    """List the scorers a spec can name, plug-ins included."""
+    from rich.table import Table
+
+    from scorers.registry import kinds
+
+    table = Table(title="scorers", title_justify="left")
+    for head in ("kind", "what", "better", "unit", "range", "scores", "options"):
+        table.add_column(head)
+    for name, kind in kinds().items():
+        info = kind.info
+        options = ", ".join(kind.settings.model_fields) or "none"
+        scope = "each image" if info.scope == "image" else f"the set (at least {info.min_images} images)"
+        better = "higher" if info.direction == "maximize" else "lower"
+        low, high = info.range
+        table.add_row(
+            name,
+            escaped(info.summary),
+            better,
+            f"{info.unit:g}",
+            f"{low:g} to {high:g}",
+            scope,
+            escaped(options),
+        )
+    console.print(table)
+
+
+def spaces() -> None:
+    """List the named search spaces, with the number of ratios for SD1.5 and SDXL."""
+    from rich.table import Table
+
+    from search_spaces.blocks import Architecture
+    from search_spaces.errors import SpaceError
+    from search_spaces.presets import load_preset, preset_names
+    from search_spaces.settings import SpaceSettings
+    from search_spaces.space import SearchSpace
+
+    def size(name: str, architecture: Architecture) -> str:
+        try:
+            space = SearchSpace.build(SpaceSettings(preset=name), architecture, ("B",))
+        except SpaceError:
+            return "-"
+        return str(len(space.parameters))
+
+    table = Table(title="search spaces (`space: {preset: NAME}` in a spec)", title_justify="left")
+    for head in ("preset", "what", "ratios, SD1.5", "ratios, SDXL"):
+        table.add_column(head)
+    for name in preset_names():
+        table.add_row(name, load_preset(name).description, size(name, Architecture.SD15), size(name, Architecture.SDXL))
+    console.print(table)

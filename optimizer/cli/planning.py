@@ -1,0 +1,52 @@
+"""What a study will do and cost, before it does it."""
+
+from __future__ import annotations
+
+import torch
+from rich.table import Table
+
+from optimizer.cli.common import console, escaped
+from optimizer.merging.checkpoint import letters, total_bytes
+from optimizer.objective import Objective
+from optimizer.setup import Plan
+
+GUIDED_PASSES = 2  # classifier-free guidance runs the U-Net with and without the prompt
+
+
+def print_plan(plan: Plan, device: torch.device) -> None:
+    """A table of what was understood, then notes."""
+    spec, items = plan.spec, plan.spec.suite.items()
+    table = Table(title=f"study {escaped(spec.study)}", show_header=False, title_justify="left")
+    for letter, checkpoint in zip(letters(len(plan.checkpoints)), plan.checkpoints, strict=True):
+        size = checkpoint.path.stat().st_size / 1e6
+        table.add_row(
+            f"parent {letter}", escaped(f"{checkpoint.path.name} ({checkpoint.architecture}, {size:,.0f} MB)")
+        )
+    names = ", ".join(parameter.name for parameter in plan.space.parameters)
+    table.add_row("search", f"{spec.method}, {len(plan.space.parameters)} ratios: {escaped(names)}")
+    sizes = ", ".join(sorted({f"{item.width}x{item.height}" for item in items}))
+    suite = spec.suite
+    table.add_row(
+        "suite",
+        f"{len(items)} images a trial, {sizes}, {suite.steps} steps of {suite.scheduler}, CFG {suite.cfg:g}",
+    )
+    table.add_row("scorers", escaped(", ".join(info.report_name(len(items)) for info in plan.infos.values())))
+    table.add_row("objective", escaped(Objective.of(spec, plan.infos).formula()))
+    table.add_row("sampler", f"{spec.sampler.name}, seed {spec.sampler.seed}, after the probes")
+    table.add_row("device", str(device))
+    table.add_row("cost", cost(plan))
+    console.print(table)
+    for note in plan.notes:
+        console.print(f"[yellow]note:[/] {escaped(note)}")
+
+
+def cost(plan: Plan) -> str:
+    """Images and U-Net passes of the whole budget, and memory for the weights."""
+    spec, images = plan.spec, len(plan.spec.suite.items())
+    passes = images * spec.suite.steps * (GUIDED_PASSES if spec.suite.cfg > 1 else 1)
+    stored = sum(total_bytes(checkpoint.tensors.values()) for checkpoint in plan.checkpoints)
+    live = 4 * sum(info.size for info in plan.checkpoints[0].tensors.values())
+    return (
+        f"{spec.budget.trials} trials, {spec.budget.trials * images:,} images, "
+        f"{spec.budget.trials * passes:,} U-Net passes; {(stored + live) / 1e9:.2f} GB for the weights at most"
+    )

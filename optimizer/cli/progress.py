@@ -1,0 +1,111 @@
+"""Live progress of a study: one line that moves in a terminal, one line a trial elsewhere."""
+
+from __future__ import annotations
+
+import time
+from types import TracebackType
+from typing import Self
+
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+from optimizer.cli.common import console, escaped, interactive
+from optimizer.objective import SINGLE, Objective
+from studies.database import Database
+from studies.results import Gain, StoredStudy, StoredTrial, load_trials
+
+STAGES = {"merge": ("merge",), "render": ("text", "denoise", "decode"), "score": ("score",)}
+
+
+class ProgressReporter:
+    """A worker's Reporter for people."""
+
+    def __init__(self, database: Database, study: StoredStudy, objective: Objective) -> None:
+        self._database, self._study = database, study
+        self._names = (SINGLE,) if objective.terms else objective.names
+        self._total = study.spec.budget.trials
+        self._begun, self._done_here, self._best = time.monotonic(), 0, ""
+        self._last = ""
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=20),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[more]}"),
+            console=console,
+            disable=not interactive(),
+        )
+        finished = [row for row in load_trials(database, study) if row.state != "running"]
+        self._finished = len(finished)
+        self._task = self._progress.add_task("trials", total=self._total, completed=self._finished, more="")
+        self._images = self._progress.add_task("images", total=1, more="")
+
+    def __enter__(self) -> Self:
+        self._progress.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._progress.stop()
+
+    def trial_started(self, number: int, origin: str, images: int) -> None:
+        self._progress.update(self._images, total=images, completed=0, more=f"trial {number}, {escaped(origin)}")
+
+    def images_rendered(self, done: int) -> None:
+        self._progress.update(self._images, completed=done)
+
+    def trial_finished(self, trial: StoredTrial) -> None:
+        self._finished += 1
+        self._done_here += 1
+        self._best = self._best_gain()
+        self._last = _stages(trial)
+        left = (time.monotonic() - self._begun) / self._done_here * max(0, self._total - self._finished)
+        more = " | ".join(part for part in (self._best, self._last, f"{_clock(left)} left") if part)
+        self._progress.update(self._task, completed=self._finished, more=more)
+        if not interactive():
+            console.print(
+                f"trial {self._finished}/{self._total} | {_outcome(trial, self._names)} | {more}",
+                soft_wrap=True,
+            )
+        elif trial.state == "failed":
+            console.print(f"[red]trial {trial.number} failed:[/] {escaped(trial.reason or '')}")
+
+    def _best_gain(self) -> str:
+        """The best gain so far in each objective, over all workers."""
+        rows = load_trials(self._database, self._study)
+        parts = []
+        for name in self._names:
+            found = [row.gains[name] for row in rows if name in row.gains and not row.origin.startswith("parent ")]
+            if found:
+                best = max(found, key=lambda gain: gain.value)
+                parts.append(f"best {'gain' if name == SINGLE else name} {gain_text(best)}")
+        return ", ".join(parts)
+
+
+def gain_text(gain: Gain) -> str:
+    """`+1.23 (0.98 to 1.48)`."""
+    interval = "" if gain.low is None or gain.high is None else f" ({gain.low:+.3g} to {gain.high:+.3g})"
+    return f"{gain.value:+.3g}{interval}"
+
+
+def _outcome(trial: StoredTrial, names: tuple[str, ...]) -> str:
+    if trial.state == "failed":
+        return f"{escaped(trial.origin)} failed: {escaped(trial.reason or '')}"
+    values = ", ".join(
+        f"{name} {trial.objectives[name]:.4g}"
+        + (f" gain {trial.gains[name].value:+.3g}" if name in trial.gains else "")
+        for name in names
+    )
+    return f"{escaped(trial.origin)}: {values}"
+
+
+def _stages(trial: StoredTrial) -> str:
+    if not trial.seconds:
+        return ""
+    sums = {label: sum(trial.seconds.get(stage, 0.0) for stage in stages) for label, stages in STAGES.items()}
+    return ", ".join(f"{label} {seconds:.2f} s" for label, seconds in sums.items())
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

@@ -1,0 +1,135 @@
+"""What a study found, as tables and as a picture."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+
+import numpy as np
+import torch
+from rich.table import Table
+
+from optimizer.cli.common import console, escaped
+from optimizer.cli.progress import gain_text
+from optimizer.objective import SINGLE, Objective
+from optimizer.rendering.sheet import comparison_sheet
+from optimizer.standing import best_trials, parent_trials
+from scorers.protocol import ScorerInfo
+from scorers.registry import get_kind
+from studies import results
+from studies.artifacts import Artifacts
+from studies.database import Database
+from studies.results import StoredStudy, StoredTrial
+
+FRONT_SHOWN = 12
+
+
+def studies_table(database: Database) -> Table:
+    """Every study with its progress and best gain."""
+    table = Table(title="studies", title_justify="left")
+    for head in ("study", "parents", "trials", "failed", "best gain (95 % interval)", "begun"):
+        table.add_column(head)
+    for study in results.list_studies(database):
+        rows = results.load_trials(database, study)
+        objective = study_objective(study)
+        best = best_trials(rows, objective)
+        gains = [row.gains[SINGLE] for row in best if SINGLE in row.gains]
+        finished = sum(row.state != "running" for row in rows)
+        table.add_row(
+            escaped(study.name),
+            escaped(" + ".join(parent.path.stem for parent in study.parents)),
+            f"{finished}/{study.spec.budget.trials}",
+            str(sum(row.state == "failed" for row in rows)),
+            gain_text(gains[0]) if gains else (f"front of {len(best)}" if best and not objective.terms else ""),
+            datetime.fromtimestamp(study.created_at).astimezone().strftime("%Y-%m-%d %H:%M"),
+        )
+    return table
+
+
+def print_study(database: Database, study: StoredStudy, *, every_trial: bool) -> None:
+    """Parents, uniform merge and best side by side, every scorer with its gain; then what failed."""
+    rows = results.load_trials(database, study)
+    objective = study_objective(study)
+    complete = [row for row in rows if row.state == "complete"]
+    if complete:
+        shown = complete if every_trial else notable_trials(rows, objective)
+        console.print(_scores_table(database, study, shown, objective))
+        console.print(
+            f"objective: {escaped(objective.formula())}; gains are over the parent that is better in that score"
+        )
+    failed = [row for row in rows if row.state == "failed"]
+    for row in failed[:5]:
+        console.print(
+            f"[red]trial {row.number} ({escaped(row.origin)}) failed:[/] {escaped(row.reason or '')}",
+            soft_wrap=True,
+        )
+    if len(failed) > 5:
+        console.print(f"[red]and {len(failed) - 5} more failed[/]")
+    running = sum(row.state == "running" for row in rows)
+    console.print(
+        f"{len(complete)} trials complete, {len(failed)} failed, {running} in progress or interrupted, "
+        f"budget {study.spec.budget.trials}"
+    )
+
+
+def notable_trials(rows: Sequence[StoredTrial], objective: Objective) -> list[StoredTrial]:
+    """Parents, the best uniform merge, and the best trials."""
+    parents = [row for row in parent_trials(rows).values() if row.state == "complete"]
+    uniform = best_trials([row for row in rows if row.origin.startswith("uniform ")], objective)[:1]
+    best = best_trials(rows, objective)[:FRONT_SHOWN]
+    chosen = {row.number: row for row in (*parents, *uniform, *best)}
+    return list(chosen.values())
+
+
+def _scores_table(database: Database, study: StoredStudy, rows: Sequence[StoredTrial], objective: Objective) -> Table:
+    items = len(study.spec.suite.items())
+    names = ((SINGLE,) if objective.terms else ()) + tuple(study.spec.scorers)
+    infos = _infos(study)
+    best = {row.number for row in best_trials(results.load_trials(database, study), objective)}
+    table = Table(title=f"study {escaped(study.name)}", title_justify="left")
+    table.add_column("trial")
+    table.add_column("what")
+    for name in names:
+        table.add_column(escaped(infos[name].report_name(items) if name in infos else name), justify="right")
+        table.add_column("gain (95 % interval)", justify="right")
+    for row in rows:
+        by_item, by_set = results.load_scores(database, row)
+        means = dict(row.objectives) | {name: float(np.mean(values)) for name, values in by_item.items()} | by_set
+        cells = []
+        for name in names:
+            cells += [f"{means[name]:.4g}", gain_text(row.gains[name]) if name in row.gains else ""]
+        label = escaped(row.origin) + (" [bold]<- best[/]" if row.number in best else "")
+        table.add_row(str(row.number), label, *cells)
+    return table
+
+
+def _infos(study: StoredStudy) -> dict[str, ScorerInfo]:
+    return {name: get_kind(entry.kind).info for name, entry in study.spec.scorers.items()}
+
+
+def study_objective(study: StoredStudy) -> Objective:
+    return Objective.of(study.spec, _infos(study))
+
+
+def save_comparison(database: Database, study: StoredStudy, artifacts: Artifacts) -> Path | None:
+    """Parents beside the best as one picture; None when their renders were not kept."""
+    rows = results.load_trials(database, study)
+    parents = [row for row in parent_trials(rows).values() if row.state == "complete"]
+    best = best_trials(rows, study_objective(study))[:1]
+    columns = []
+    for row in [*parents, *(row for row in best if row not in parents)]:
+        renders = results.load_renders(database, row)
+        if any(render.file is None for render in renders):
+            return None
+        pictures = [artifacts.open_render(render.file) for render in renders if render.file is not None]
+        images = [torch.from_numpy(np.array(picture)).permute(2, 0, 1) for picture in pictures]
+        title = row.origin if row in parents else f"best: trial {row.number}"
+        columns.append((title, images))
+    if not columns:
+        return None
+    captions = [item.prompt for item in study.spec.suite.items()]
+    sheet = comparison_sheet(study.name, columns, captions, blocks=2 if len(captions) > 12 else 1)
+    path = artifacts.folder / f"{study.name}.png"
+    sheet.save(path)
+    return path

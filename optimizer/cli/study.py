@@ -1,0 +1,132 @@
+"""`mergetune study ...`: check, start, resume, list, show, stop."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from optimizer.cli.common import (
+    DEFAULT_STORAGE,
+    ArtifactFolder,
+    CacheFolder,
+    Storage,
+    cache_folder,
+    console,
+    escaped,
+    storage_url,
+)
+
+app = typer.Typer(help="Check, start, resume and look at studies.", no_args_is_help=True)
+
+SpecFile = Annotated[Path, typer.Argument(metavar="SPEC", help="The study's YAML file.", show_default=False)]
+StudyName = Annotated[str, typer.Argument(metavar="STUDY", help="Name of the study.", show_default=False)]
+
+
+@app.command()
+def check(spec: SpecFile, cache: CacheFolder = None) -> None:
+    """Validate a spec without running it: files, architectures, space, scorers, cost."""
+    from optimizer.cli.planning import print_plan
+    from optimizer.setup import build_scorers, choose_device, make_plan, render_dtype
+    from studies.spec import load_spec
+
+    plan = make_plan(load_spec(spec))
+    device = choose_device(plan.spec.render.device)
+    render_dtype(plan.spec.render, device)
+    build_scorers(plan.spec, device, cache_folder(cache))
+    print_plan(plan, device)
+    console.print("[green]The spec is fine.[/] Start it with: mergetune study start " + escaped(str(spec)))
+
+
+@app.command()
+def start(
+    spec: SpecFile,
+    storage: Storage = DEFAULT_STORAGE,
+    artifacts: ArtifactFolder = None,
+    cache: CacheFolder = None,
+) -> None:
+    """Begin a study and work on it until its budget is spent."""
+    from optimizer.cli.planning import print_plan
+    from optimizer.cli.work import register_study, work_on
+    from optimizer.setup import choose_device, make_plan
+    from studies.database import open_database
+    from studies.results import require_new
+    from studies.spec import load_spec
+
+    parsed = load_spec(spec)
+    plan = make_plan(parsed)
+    database = open_database(storage_url(storage))
+    require_new(database, parsed.study)
+    print_plan(plan, choose_device(plan.spec.render.device))
+    stored, machine = register_study(database, plan, cache_folder(cache))
+    work_on(database, stored, machine, artifacts)
+
+
+@app.command()
+def resume(
+    study: Annotated[
+        str, typer.Argument(metavar="STUDY", help="Name of the study, or its spec file.", show_default=False)
+    ],
+    storage: Storage = DEFAULT_STORAGE,
+    artifacts: ArtifactFolder = None,
+    cache: CacheFolder = None,
+    trials: Annotated[int | None, typer.Option(min=1, help="A new total budget of trials.", show_default=False)] = None,
+) -> None:
+    """Go on with a study, with the sampler, seed and settings it began with."""
+    from optimizer.cli.work import resumed, work_on
+    from optimizer.setup import check_changed
+    from studies.database import open_database
+    from studies.results import load_study, request_stop, set_budget
+    from studies.spec import load_spec
+
+    database = open_database(storage_url(storage), create=False)
+    if study.endswith((".yaml", ".yml")):
+        spec = load_spec(Path(study))
+        stored = load_study(database, spec.study)
+        check_changed(stored.suite_digest, spec)
+    else:
+        stored = load_study(database, study)
+    if trials is not None:
+        stored = set_budget(database, stored, trials)
+    request_stop(database, stored, stop=False)
+    work_on(database, stored, resumed(stored, cache_folder(cache)), artifacts)
+
+
+@app.command(name="list")
+def list_studies(storage: Storage = DEFAULT_STORAGE) -> None:
+    """List the studies of a database."""
+    from optimizer.cli.report import studies_table
+    from studies.database import open_database
+
+    console.print(studies_table(open_database(storage_url(storage), create=False)))
+
+
+@app.command()
+def show(
+    study: StudyName,
+    storage: Storage = DEFAULT_STORAGE,
+    trials: Annotated[bool, typer.Option("--trials", help="List every trial.")] = False,
+) -> None:
+    """Show a study: parents, best trial, gain with its interval, failures."""
+    from optimizer.cli.report import print_study
+    from studies.database import open_database
+    from studies.results import load_study
+
+    database = open_database(storage_url(storage), create=False)
+    print_study(database, load_study(database, study), every_trial=trials)
+
+
+@app.command()
+def stop(study: StudyName, storage: Storage = DEFAULT_STORAGE) -> None:
+    """Ask the workers of a study to finish their trial and leave."""
+    from studies.database import open_database
+    from studies.results import load_study, request_stop
+
+    database = open_database(storage_url(storage), create=False)
+    stored = load_study(database, study)
+    request_stop(database, stored, stop=True)
+    console.print(
+        f"{escaped(stored.name)} stops after the trials in progress; "
+        f'go on with: mergetune study resume "{escaped(stored.name)}"'
+    )

@@ -1,0 +1,133 @@
+"""Running trials: what `study start`, `study resume` and `worker` share, and `mergetune worker` itself."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from optimizer.cli.common import (
+    DEFAULT_STORAGE,
+    ArtifactFolder,
+    CacheFolder,
+    Storage,
+    cache_folder,
+    console,
+    escaped,
+    storage_url,
+)
+
+if TYPE_CHECKING:
+    from optimizer.setup import Machine, Plan
+    from studies.database import Database
+    from studies.results import ParentFile, StoredStudy
+
+
+def worker(
+    study: Annotated[str, typer.Argument(metavar="STUDY", help="Name of the study.", show_default=False)],
+    storage: Storage = DEFAULT_STORAGE,
+    artifacts: ArtifactFolder = None,
+    cache: CacheFolder = None,
+) -> None:
+    """Work on a study beside its other workers, until its budget is spent or it is stopped."""
+    from studies.database import open_database
+    from studies.results import load_study
+
+    database = open_database(storage_url(storage), create=False)
+    stored = load_study(database, study)
+    work_on(database, stored, resumed(stored, cache_folder(cache)), artifacts)
+
+
+def register_study(database: Database, plan: Plan, cache: Path) -> tuple[StoredStudy, Machine]:
+    """Load everything, and only then store the study: what cannot run is not begun."""
+    from studies.results import create_study
+
+    parents = _hashed(plan, ())
+    machine = _loaded(plan, parents, cache)
+    objective = machine.objective
+    stored = create_study(database, plan.spec, parents, objective.directions, objective.names)
+    return stored, machine
+
+
+def resumed(stored: StoredStudy, cache: Path) -> Machine:
+    """The machine of a stored study; refuses parents that have changed."""
+    return _loaded(verified_plan(stored), stored.parents, cache)
+
+
+def verified_plan(stored: StoredStudy) -> Plan:
+    """A stored study's plan, its parents being the files it began with."""
+    from optimizer.setup import make_plan
+
+    plan = make_plan(stored.spec)
+    _hashed(plan, stored.parents)
+    return plan
+
+
+def _hashed(plan: Plan, known: tuple[ParentFile, ...]) -> tuple[ParentFile, ...]:
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from optimizer.setup import hash_parents
+
+    total = sum(checkpoint.path.stat().st_size for checkpoint in plan.checkpoints)
+    columns = (TextColumn("hashing parents"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True) as progress:
+        task = progress.add_task("", total=total)
+        return hash_parents(plan, known, lambda size: progress.advance(task, size))
+
+
+def _loaded(plan: Plan, parents: tuple[ParentFile, ...], cache: Path) -> Machine:
+    from optimizer.setup import build_machine
+
+    with console.status("loading parents, pipeline and scorers"):
+        return build_machine(plan, parents, cache)
+
+
+def work_on(database: Database, stored: StoredStudy, machine: Machine, artifacts: Path | None) -> None:
+    """Run trials with live progress, then report."""
+    from optimizer.cli.progress import ProgressReporter
+    from optimizer.cli.report import print_study, save_comparison
+    from optimizer.worker import Worker, quiet_optuna
+    from studies.artifacts import Artifacts
+    from studies.results import load_study
+
+    quiet_optuna()
+    folder = Artifacts.beside(database.url, artifacts)
+    with _stopping() as stop, ProgressReporter(database, stored, machine.objective) as reporter:
+        finished = Worker(database, stored, machine, folder, reporter, stop.is_set).run()
+    stored = load_study(database, stored.name)
+    print_study(database, stored, every_trial=False)
+    sheet = save_comparison(database, stored, folder)
+    if sheet is not None:
+        console.print(f"contact sheet, parents beside the best: {escaped(str(sheet))}", soft_wrap=True)
+    if finished == 0 and not stop.is_set():
+        console.print(
+            f"The budget of {stored.spec.budget.trials} trials is spent; add to it with: "
+            f'mergetune study resume "{escaped(stored.name)}" --trials N'
+        )
+    elif stop.is_set() or stored.stop_requested:
+        console.print(f'Stopped. Go on with: mergetune study resume "{escaped(stored.name)}"')
+
+
+@contextmanager
+def _stopping() -> Iterator[threading.Event]:
+    """Ctrl-C or SIGTERM: finish the trial in progress; a second one leaves at once, and loses only that trial."""
+    stop = threading.Event()
+
+    def on_signal(_number: int, _frame: FrameType | None) -> None:
+        if stop.is_set():
+            raise KeyboardInterrupt
+        stop.set()
+        console.print("finishing this trial; press Ctrl-C again to leave now (resume will run it again)")
+
+    before = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,91 @@
+"""optuna-dashboard in this process: cached storage, our artifact folder, and a password where others can reach it."""
+
+from __future__ import annotations
+
+import base64
+import hmac
+import os
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import optuna_dashboard
+from optuna.storages import get_storage
+from waitress.server import create_server
+
+from optimizer.errors import StorageError
+from studies.artifacts import Artifacts
+from studies.database import Database
+
+USER = "mergetune"
+PASSWORD_VARIABLE = "MERGETUNE_PASSWORD"  # noqa: S105 - the variable's name
+THREADS = 8
+
+Environment = dict[str, Any]
+StartResponse = Callable[..., Any]
+Application = Callable[[Environment, StartResponse], Iterable[bytes]]
+
+
+def make_server(database: Database, artifacts: Artifacts, host: str, port: int, password: str | None) -> Any:
+    """A waitress server that is ready to run; `effective_port` is where it listens.
+
+    Raises:
+        StorageError: the address cannot be listened on.
+    """
+    # Optuna wraps a plain RDB storage in its cache: the study page of a long study loads several times faster.
+    application: Application = optuna_dashboard.wsgi(get_storage(database.storage), artifact_store=artifacts.store)
+    if password is not None:
+        application = behind_password(application, password)
+    try:
+        return create_server(application, host=host, port=port, threads=THREADS, ident="mergetune")
+    except OSError as error:
+        raise StorageError(
+            f"cannot listen on {host}:{port} ({error.strerror or error}): choose another --port"
+        ) from error
+
+
+def behind_password(application: Application, password: str) -> Application:
+    """HTTP basic authentication in front of every path and method."""
+    expected = f"{USER}:{password}".encode()
+
+    def gate(environment: Environment, start_response: StartResponse) -> Iterable[bytes]:
+        if hmac.compare_digest(_credentials(environment.get("HTTP_AUTHORIZATION", "")), expected):
+            return application(environment, start_response)
+        start_response(
+            "401 Unauthorized",
+            [
+                ("WWW-Authenticate", 'Basic realm="mergetune", charset="UTF-8"'),
+                ("Content-Type", "text/plain"),
+            ],
+        )
+        return [b"a password is needed\n"]
+
+    return gate
+
+
+def _credentials(header: str) -> bytes:
+    """`user:password` of a basic authorization header; empty when it is not one."""
+    scheme, _, encoded = header.partition(" ")
+    if scheme.lower() != "basic":
+        return b""
+    try:
+        return base64.b64decode(encoded.strip(), validate=True)
+    except ValueError:
+        return b""
+
+
+def read_password(file: Path | None) -> str | None:
+    """From a file's first line or the environment; never from the command line, where others can read it.
+
+    Raises:
+        StorageError: the file is missing or empty.
+    """
+    if file is None:
+        return os.environ.get(PASSWORD_VARIABLE) or None
+    try:
+        password = file.read_text(encoding="utf-8").split("\n", maxsplit=1)[0].strip()
+    except OSError as error:
+        raise StorageError(f"the password file {file} cannot be read: {error.strerror}") from error
+    if not password:
+        raise StorageError(f"the password file {file} is empty: write the password on its first line")
+    return password

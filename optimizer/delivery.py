@@ -1,0 +1,231 @@
+"""The best trial leaves as a file, and the file is proven to be the model that was scored.
+
+The merged checkpoint is written beside its place, opened anew as any checkpoint is, and renders the whole suite.
+Only when that gives the stored renders does the file get its name.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from optimizer.errors import ExportError
+from optimizer.evaluation import pixels_digest
+from optimizer.merging.checkpoint import Checkpoint, legacy_hash
+from optimizer.merging.export import Exported, atomic_file, write_merge
+from optimizer.setup import Plan, build_renderer, choose_device, machine_description
+from search_spaces.blocks import Architecture
+from studies.artifacts import Artifacts
+from studies.database import Database
+from studies.recipe import Recipe
+from studies.results import StoredStudy, StoredTrial, load_renders, load_scores, software_versions
+
+MODELSPEC_ARCHITECTURE = {
+    Architecture.SD15: "stable-diffusion-v1",
+    Architecture.SDXL: "stable-diffusion-xl-v1-base",
+}
+MODELSPEC_IMPLEMENTATION = {
+    Architecture.SD15: "https://github.com/CompVis/stable-diffusion",
+    Architecture.SDXL: "https://github.com/Stability-AI/generative-models",
+}
+RESOLUTION = {Architecture.SD15: "512x512", Architecture.SDXL: "1024x1024"}
+INTERPOLATION = {"weighted_sum": "Weighted sum", "add_difference": "Add difference"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Delivery:
+    """A proven export."""
+
+    file: Exported
+    renders: int
+    proof: str  # how the file's renders compare with the stored ones, for people
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Watch:
+    """Told how far an export is."""
+
+    written: Callable[[int], None]  # bytes of each tensor
+    rendered: Callable[[int], None]  # images so far
+
+
+def deliver(
+    database: Database,
+    study: StoredStudy,
+    trial: StoredTrial,
+    plan: Plan,
+    artifacts: Artifacts,
+    target: Path,
+    *,
+    overwrite: bool,
+    watch: Watch,
+) -> Delivery:
+    """Write a trial's merge to `target`, and prove it.
+
+    Raises:
+        ExportError: the trial has no renders, the file cannot be written, or it renders other images than were scored.
+    """
+    if trial.state != "complete":
+        raise ExportError(f"trial {trial.number} is {trial.state}, so there is nothing to compare an export with")
+    _repeat_conditions(trial)
+    metadata = export_metadata(database, study, trial, plan)
+    with atomic_file(target, overwrite=overwrite) as temporary:
+        written = write_merge(temporary, trial.recipe, plan.checkpoints, metadata, watch.written)
+        with torch.inference_mode():
+            images = render_file(temporary, study, watch.rendered)
+        proof = _prove(database, study, trial, plan, artifacts, images)
+    return Delivery(
+        file=Exported(path=target, bytes=written.bytes, sha256=written.sha256),
+        renders=len(images),
+        proof=proof,
+    )
+
+
+def _repeat_conditions(trial: StoredTrial) -> None:
+    """A CPU's sums depend on how many threads share them."""
+    if trial.machine.get("device") == "cpu":
+        torch.set_num_threads(int(trial.machine["threads"]))
+
+
+def render_file(path: Path, study: StoredStudy, on_images: Callable[[int], None] | None = None) -> tuple[Tensor, ...]:
+    """The study's suite rendered from one checkpoint file: uint8 [3, h, w] each."""
+    return _render([Checkpoint.open(path)], study, None, on_images)
+
+
+def _render(
+    checkpoints: Sequence[Checkpoint],
+    study: StoredStudy,
+    recipe: Recipe | None,
+    on_images: Callable[[int], None] | None = None,
+) -> tuple[Tensor, ...]:
+    spec = study.spec
+    device = choose_device(spec.render.device)
+    resident, renderer = build_renderer(checkpoints, spec.suite, spec.render, device, spec.export.dtype)
+    if recipe is not None:
+        resident.merge(recipe)
+    return renderer.render(on_images).images()
+
+
+def _prove(
+    database: Database,
+    study: StoredStudy,
+    trial: StoredTrial,
+    plan: Plan,
+    artifacts: Artifacts,
+    images: tuple[Tensor, ...],
+) -> str:
+    """Raises ExportError unless the images are the trial's.
+
+    On the machine that scored the trial they must be equal to the bit. Elsewhere even the same weights round
+    differently, so there the resident merge is rendered again, and the file must give exactly its images.
+    """
+    stored = load_renders(database, trial)
+    digests = [pixels_digest(image) for image in images]
+    equal = sum(digest == row.pixels_sha256 for digest, row in zip(digests, stored, strict=True))
+    if equal == len(stored):
+        return f"all {equal} renders of the file are identical, to the bit, to those that were scored"
+    here = machine_description(choose_device(study.spec.render.device))
+    if here == dict(trial.machine):
+        raise ExportError(
+            f"the written file renders other images than were scored in {len(stored) - equal} of {len(stored)} items, "
+            "so it was not kept; run `mergetune study check` on the spec and report this"
+        )
+    again = _render(plan.checkpoints, study, trial.recipe)
+    if any(not torch.equal(one, other) for one, other in zip(images, again, strict=True)):
+        raise ExportError("the written file renders other images than the merge in memory, so it was not kept")
+    return (
+        f"all {len(stored)} renders of the file are identical, to the bit, to the merge in memory; the scored ones "
+        f"came from another machine ({_told(trial.machine)}, here {_told(here)})"
+        f"{_distance(artifacts, stored, images)}"
+    )
+
+
+def _told(machine: Mapping[str, str]) -> str:
+    return f"{machine.get('device')}, {machine.get('threads')} threads, torch {machine.get('torch')}"
+
+
+def _distance(artifacts: Artifacts, stored: Sequence[Any], images: tuple[Tensor, ...]) -> str:
+    kept = [(row.file, image) for row, image in zip(stored, images, strict=True) if row.file is not None]
+    if not kept:
+        return ""
+    differences = [
+        np.abs(np.asarray(artifacts.open_render(file), dtype=np.int16) - image.permute(1, 2, 0).numpy()).mean()
+        for file, image in kept
+    ]
+    return f" and differ by {np.mean(differences):.2f} of 255 grey levels on average"
+
+
+# ----------------------------------------------------------------------------------------- metadata
+
+
+def export_metadata(database: Database, study: StoredStudy, trial: StoredTrial, plan: Plan) -> dict[str, str]:
+    """Header metadata: our own record, and what other programs read.
+
+    `sd_merge_recipe` and `sd_merge_models` as A1111 and Forge write them, `modelspec.*` after Stability AI's
+    model metadata standard, version 1.0.
+    """
+    recipe, architecture = trial.recipe, plan.checkpoints[0].architecture
+    by_item, by_set = load_scores(database, trial)
+    scores = {name: float(np.mean(values)) for name, values in by_item.items()} | by_set
+    merge_recipe = _merge_recipe(recipe)
+    return {
+        "format": "pt",
+        "mergetune.recipe": recipe.to_json(),
+        "mergetune.study": json.dumps({"name": study.name, "trial": trial.number, "origin": trial.origin}),
+        "mergetune.scores": json.dumps({"objectives": dict(trial.objectives), "scores": scores}),
+        "mergetune.suite_sha256": study.suite_digest,
+        "mergetune.software": json.dumps(software_versions()),
+        "sd_merge_recipe": json.dumps(merge_recipe),
+        "sd_merge_models": json.dumps(_merge_models(plan, recipe)),
+        "modelspec.sai_model_spec": "1.0.0",
+        "modelspec.architecture": MODELSPEC_ARCHITECTURE[architecture],
+        "modelspec.implementation": MODELSPEC_IMPLEMENTATION[architecture],
+        "modelspec.title": f"{study.name} trial {trial.number}",
+        "modelspec.date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "modelspec.prediction_type": "epsilon",
+        "modelspec.resolution": RESOLUTION[architecture],
+        "modelspec.merged_from": ", ".join(parent.name for parent in recipe.parents),
+    }
+
+
+def _merge_recipe(recipe: Recipe) -> dict[str, Any]:
+    hashes = [parent.sha256 for parent in recipe.parents] + [None] * (3 - len(recipe.parents))
+    return {
+        "type": "mergetune",
+        "primary_model_hash": hashes[0],
+        "secondary_model_hash": hashes[1],
+        "tertiary_model_hash": hashes[2],
+        "interp_method": INTERPOLATION[recipe.method],
+        "multiplier": None,  # there is no single one
+        "ratios": {place: list(ratios) for place, ratios in recipe.ratios},
+        "save_as_half": recipe.dtype == "fp16",
+    }
+
+
+def _merge_models(plan: Plan, recipe: Recipe) -> dict[str, Any]:
+    """sha256 -> what is known of every model behind this one; the parents' own records are carried forward."""
+    models: dict[str, Any] = {}
+    for parent, checkpoint in zip(recipe.parents, plan.checkpoints, strict=True):
+        models |= _stored_json(checkpoint.metadata.get("sd_merge_models"))
+        models[parent.sha256] = {
+            "name": parent.name,
+            "legacy_hash": legacy_hash(checkpoint.path),
+            "sd_merge_recipe": _stored_json(checkpoint.metadata.get("sd_merge_recipe")) or None,
+        }
+    return models
+
+
+def _stored_json(text: str | None) -> dict[str, Any]:
+    try:
+        data = json.loads(text or "{}")
+    except ValueError:
+        return {}
+    return data if isinstance(data, dict) else {}

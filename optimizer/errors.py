@@ -1,0 +1,43 @@
+"""What can go wrong in the machine.
+
+    OptimizerError
+    ├── CheckpointError           a file that is not, or no longer, what it should be
+    │   └── ParentsDifferError    parents that cannot be merged with each other
+    ├── RenderError               a suite that this model cannot render
+    ├── TrialFailed               this trial is no good; the study goes on
+    ├── ExportError               the file was not written
+    └── StorageError              the study database or the folder beside it cannot be used
+
+Every message says what was expected, what came and what to do: the command line prints it as
+one line and ends with exit code 2.
+"""
+
+from __future__ import annotations
+
+
+class OptimizerError(Exception):
+    """Base of everything this package raises on purpose."""
+
+
+class CheckpointError(OptimizerError):
+    """A checkpoint file is missing, cut off, not safetensors or of an unknown kind."""
+
+
+class ParentsDifferError(CheckpointError):
+    """Parents differ in architecture, or in the shape of a tensor."""
+
+
+class RenderError(OptimizerError):
+    """The suite asks for something this model or scheduler cannot do."""
+
+
+class TrialFailed(OptimizerError):  # noqa: N818 - it is an outcome, told to the study as such
+    """The trial cannot be scored; the message is kept as its reason."""
+
+
+class ExportError(OptimizerError):
+    """The merged file could not be written, or is not the model that was scored."""
+
+
+class StorageError(OptimizerError):
+    """The study database cannot be reached or used."""

@@ -1,0 +1,98 @@
+"""How much better than the better parent, and how sure that is.
+
+Renders are paired: the same prompt and the same noise in every trial. So the interval is over the suite's items,
+of the differences item by item: Student's t where only image scores are involved, and a bootstrap over items
+where a set score (a distance between distributions) takes part.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats
+
+from optimizer.objective import SINGLE, Objective, ScoreSheet, Term
+from scorers.protocol import ScorerInfo
+from studies.results import Gain
+
+CONFIDENCE = 0.95
+RESAMPLES = 200
+Resampled = Callable[[NDArray[np.int64]], float]  # item indices, with repeats -> the set score of those items
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evidence:
+    """A trial's scores with what a bootstrap of its set scores needs."""
+
+    items: int  # renders in the suite
+    sheet: ScoreSheet
+    resampled: Mapping[str, Resampled] = field(default_factory=dict)
+    _drawn: dict[str, NDArray[np.float64]] = field(default_factory=dict)
+
+    def bootstrap(self, scorer: str, draws: NDArray[np.int64]) -> NDArray[np.float64]:
+        """The set score of each draw of items [draws, items]; computed once per trial."""
+        if scorer not in self._drawn:
+            self._drawn[scorer] = np.array([self.resampled[scorer](draw) for draw in draws])
+        return self._drawn[scorer]
+
+
+def gains(
+    trial: Evidence, parents: Mapping[str, Evidence], objective: Objective, infos: Mapping[str, ScorerInfo]
+) -> dict[str, Gain]:
+    """The trial's gain in every objective and every scorer, each against the parent that is better in it."""
+    wanted = {SINGLE: objective.terms} if objective.terms else {}
+    wanted |= {name: (Term(name, 1.0 if info.direction == "maximize" else -1.0),) for name, info in infos.items()}
+    return {name: _gain(trial, parents, terms) for name, terms in wanted.items()}
+
+
+def _gain(trial: Evidence, parents: Mapping[str, Evidence], terms: tuple[Term, ...]) -> Gain:
+    letter = max(parents, key=lambda name: (_total(parents[name].sheet, terms), -ord(name)))
+    low, high = difference_interval(trial, parents[letter], terms)
+    value = _total(trial.sheet, terms) - _total(parents[letter].sheet, terms)
+    return Gain(value=value, low=low, high=high, parent=letter)
+
+
+def _total(sheet: ScoreSheet, terms: tuple[Term, ...]) -> float:
+    means = sheet.means
+    return sum(term.factor * means[term.scorer] for term in terms)
+
+
+def difference_interval(one: Evidence, other: Evidence, terms: tuple[Term, ...]) -> tuple[float | None, float | None]:
+    """The 95 % interval of one minus the other over the suite's items; None, None where it cannot be had."""
+    by_item = [
+        term.factor * (one.sheet.by_item[term.scorer] - other.sheet.by_item[term.scorer])
+        for term in terms
+        if term.scorer in one.sheet.by_item
+    ]
+    sets = [term for term in terms if term.scorer in one.sheet.by_set]
+    if not sets:
+        return t_interval(np.sum(by_item, axis=0))
+    if any(term.scorer not in evidence.resampled for term in sets for evidence in (one, other)):
+        return None, None
+    return _bootstrap_interval(one, other, np.sum([np.zeros(one.items), *by_item], axis=0), sets)
+
+
+def t_interval(differences: NDArray[np.float64]) -> tuple[float | None, float | None]:
+    """Student's 95 % interval of the mean of paired differences [items]; None, None for a single item."""
+    count = differences.size
+    if count < 2:
+        return None, None
+    mean, error = float(differences.mean()), float(differences.std(ddof=1) / np.sqrt(count))
+    reach = float(stats.t.ppf((1 + CONFIDENCE) / 2, count - 1)) * error
+    return mean - reach, mean + reach
+
+
+def _bootstrap_interval(
+    one: Evidence, other: Evidence, by_item: NDArray[np.float64], sets: list[Term]
+) -> tuple[float, float]:
+    """Percentiles over draws of items with repeats; the draws are the same for every trial of a suite."""
+    draws = np.random.default_rng(0).integers(0, by_item.size, size=(RESAMPLES, by_item.size))
+    totals = by_item[draws].mean(axis=1)
+    for term in sets:
+        totals += term.factor * (one.bootstrap(term.scorer, draws) - other.bootstrap(term.scorer, draws))
+    tail = (1 - CONFIDENCE) / 2
+    low, high = np.quantile(totals, [tail, 1 - tail])
+    return float(low), float(high)

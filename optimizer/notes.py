@@ -1,0 +1,68 @@
+"""A trial's note in the dashboard: what it is, what it gained, and its recipe as a table."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from optimizer.setup import Machine
+from search_spaces.blocks import places
+from studies.results import Gain, StoredTrial
+
+
+def trial_note(machine: Machine, row: StoredTrial, means: Mapping[str, float], *, study_id: int, trial_id: int) -> str:
+    """Markdown: picture, scores with gains, recipe, timings."""
+    parts = [f"## Trial {row.number}: {row.origin}"]
+    if row.state == "failed":
+        parts.append(f"**Failed**: {row.reason}")
+    if row.sheet is not None:
+        parts.append(f"![contact sheet](/artifacts/{study_id}/{trial_id}/{row.sheet})")
+    if row.state == "complete":
+        parts.append(_scores(machine, row, means))
+        seconds = ", ".join(f"{stage} {value:.2f} s" for stage, value in row.seconds.items())
+        parts.append(f"### Seconds\n\n{seconds}")
+    parts.append(_recipe(machine, row))
+    return "\n\n".join(parts) + "\n"
+
+
+def _scores(machine: Machine, row: StoredTrial, means: Mapping[str, float]) -> str:
+    objective, items = machine.objective, len(machine.evaluator.renderer.items)
+    lines = [
+        "### Scores",
+        "",
+        "| score | value | gain over the better parent | 95 % interval |",
+        "|---|---|---|---|",
+    ]
+    shown = dict(row.objectives) if objective.terms else {}
+    names = {name: info.report_name(items) for name, info in machine.infos.items()}
+    for name, value in (shown | dict(means)).items():
+        lines.append(f"| {names.get(name, name)} | {value:.4g} | {gain_cells(row.gains.get(name))} |")
+    if objective.terms:
+        lines += ["", f"objective = {objective.formula()}"]
+    return "\n".join(lines)
+
+
+def gain_cells(gain: Gain | None) -> str:
+    """Two cells: the gain with its parent, and the interval."""
+    if gain is None:
+        return "not yet | "
+    interval = "" if gain.low is None or gain.high is None else f"{gain.low:+.4g} to {gain.high:+.4g}"
+    return f"{gain.value:+.4g} (over {gain.parent}) | {interval}"
+
+
+def _recipe(machine: Machine, row: StoredTrial) -> str:
+    slots = range(len(next(iter(row.recipe.by_place.values()))))
+    letters = [parent.letter for parent in row.recipe.parents]
+    heads = letters[1:] if len(slots) == len(letters) - 1 else ["difference"]
+    lines = [
+        f"### Recipe: {row.recipe.method}",
+        "",
+        f"| place | {' | '.join(heads)} |",
+        f"|---|{'---|' * len(heads)}",
+    ]
+    ratios = row.recipe.by_place
+    lines += [
+        f"| {place} | {' | '.join(f'{value:.4f}' for value in ratios[place])} |"
+        for place in places(machine.plan.space.architecture)
+    ]
+    parents = "\n".join(f"- {parent.letter}: {parent.name} `{parent.sha256[:10]}`" for parent in row.recipe.parents)
+    return "\n".join(lines) + f"\n\n{parents}"

@@ -1,0 +1,1 @@
+"""A checkpoint becomes a live diffusers pipeline, and the suite becomes images."""

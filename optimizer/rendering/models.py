@@ -1,0 +1,93 @@
+"""The live models: diffusers and transformers modules whose parameters are views of a resident merge."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from diffusers import AutoencoderKL, UNet2DConditionModel
+from torch import nn
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
+
+from optimizer.errors import CheckpointError
+from optimizer.merging.layout import Component
+from optimizer.merging.resident import ResidentModel
+from optimizer.rendering.configs import clip_l_config, open_clip_config, unet_config, vae_config
+from search_spaces.blocks import Architecture
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LiveModels:
+    """What renders. Parameters change under it with every merge; the modules stay the same objects."""
+
+    architecture: Architecture
+    unet: UNet2DConditionModel
+    vae: AutoencoderKL
+    text_encoder: CLIPTextModel
+    text_encoder_2: CLIPTextModelWithProjection | None  # SDXL only
+
+
+def live_dtypes(
+    device: torch.device, architecture: Architecture, dtype: torch.dtype
+) -> Mapping[Component, torch.dtype]:
+    """What each component computes in.
+
+    A CPU computes in float32. SDXL's autoencoder overflows in float16 (a known fault of its weights), so on a GPU
+    it stays in float32.
+    """
+    if device.type == "cpu":
+        return dict.fromkeys(("unet", "vae", "text_encoder", "text_encoder_2"), torch.float32)
+    vae = torch.float32 if architecture == Architecture.SDXL else dtype
+    return {"unet": dtype, "vae": vae, "text_encoder": dtype, "text_encoder_2": dtype}
+
+
+def build_models(resident: ResidentModel) -> LiveModels:
+    """Modules over a resident merge's live tensors; no weight is copied.
+
+    Raises:
+        CheckpointError: a component or a tensor of one is missing, or the shapes fit no known model.
+    """
+    shapes = {key: tuple(tensor.shape) for key, tensor in resident.live_tensors().items()}
+    architecture = resident.architecture
+    with torch.device("meta"):
+        unet = UNet2DConditionModel(**unet_config(shapes, architecture))
+        vae = AutoencoderKL(**vae_config(shapes, architecture))
+        text_encoder = CLIPTextModel(CLIPTextConfig(**clip_l_config(shapes, architecture)))
+        text_encoder_2 = None
+        if architecture == Architecture.SDXL:
+            text_encoder_2 = CLIPTextModelWithProjection(CLIPTextConfig(**open_clip_config(shapes)))
+    _attach(unet, resident, "unet")
+    _attach(vae, resident, "vae")
+    _attach(text_encoder, resident, "text_encoder")
+    if text_encoder_2 is not None:
+        _attach(text_encoder_2, resident, "text_encoder_2")
+    return LiveModels(
+        architecture=architecture,
+        unet=unet,
+        vae=vae,
+        text_encoder=text_encoder,
+        text_encoder_2=text_encoder_2,
+    )
+
+
+def _attach(module: nn.Module, resident: ResidentModel, component: Component) -> None:
+    """Replace a module's meta parameters by the resident views."""
+    names = {name for name, _ in module.named_parameters()}
+    views = dict(resident.parameters(component))
+    if not any(name.startswith("text_model.") for name in names):  # transformers 5.2 dropped the level for CLIP-L
+        views = {name.removeprefix("text_model."): view for name, view in views.items()}
+    missing, unknown = sorted(names - views.keys()), sorted(views.keys() - names)
+    if missing or unknown:
+        what = f"lacks {missing[0]}" if missing else f"has {unknown[0]}, which the model does not"
+        raise CheckpointError(
+            f"the {component} {what} ({len(missing)} missing, {len(unknown)} unknown): "
+            "this is not a plain SD1.5 or SDXL checkpoint"
+        )
+    module.load_state_dict(views, strict=False, assign=True)
+    for name, buffer in list(module.named_buffers()):
+        if buffer.is_meta:  # position_ids, the only buffer of these models
+            owner, _, leaf = name.rpartition(".")
+            positions = torch.arange(buffer.shape[-1], device=resident.device).expand(buffer.shape)
+            module.get_submodule(owner).register_buffer(leaf, positions, persistent=False)
+    module.eval().requires_grad_(requires_grad=False)

@@ -1,0 +1,148 @@
+"""Render the suite with whatever merge is live."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
+from torch import Tensor
+
+from optimizer.errors import RenderError
+from optimizer.rendering.models import LiveModels
+from optimizer.rendering.prompts import Embedding, PromptEncoder
+from optimizer.rendering.schedulers import make_scheduler
+from optimizer.rendering.suite import batches, noise
+from search_spaces.blocks import Architecture
+from studies.spec import SuiteItem, SuiteSettings
+
+DECODE_PIXELS = 16 * 512 * 512  # decoded at once: the autoencoder needs far more memory a pixel than the U-Net
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Renders:
+    """One suite's images, in item order."""
+
+    pixels: tuple[Tensor, ...]  # float32 [3, h, w] on the CPU, 0..1 unless the model is broken (NaN)
+    seconds: Mapping[str, float]  # stage -> seconds: text, denoise, decode
+
+    def images(self) -> tuple[Tensor, ...]:
+        """uint8 [3, h, w]: what is scored and saved. NaN becomes 0; check `pixels` for it first."""
+        return tuple((pixels.nan_to_num(0) * 255).round().clamp(0, 255).to(torch.uint8) for pixels in self.pixels)
+
+
+class Renderer:
+    """A diffusers pipeline over live models, and the suite it renders again and again."""
+
+    def __init__(self, models: LiveModels, suite: SuiteSettings, *, batch_size: int | None = None) -> None:
+        self.models, self.suite, self.batch_size = models, suite, batch_size
+        self.items = suite.items()
+        self.encoder = PromptEncoder(models, suite.clip_skip)
+        self.pipeline = make_pipeline(models, suite)
+
+    def text_changed(self) -> None:
+        """Call after a merge that changed a text encoder."""
+        self.encoder.forget()
+
+    def render(self, on_batch: Callable[[int], None] | None = None) -> Renders:
+        """Render every item; `on_batch` is called with the number of images done so far."""
+        start = time.perf_counter()
+        prompts = self.encoder.embed(text for item in self.items for text in (item.prompt, item.negative))
+        seconds = {"text": time.perf_counter() - start, "denoise": 0.0, "decode": 0.0}
+        done: dict[int, Tensor] = {}
+        for batch in batches(self.items, self.batch_size):
+            begun = time.perf_counter()
+            latents = self._denoise(batch, prompts)
+            _wait_for(latents)
+            denoised = time.perf_counter()
+            for item, pixels in zip(batch, self._decode(latents), strict=True):
+                done[item.index] = pixels
+            seconds["denoise"] += denoised - begun
+            seconds["decode"] += time.perf_counter() - denoised
+            if on_batch is not None:
+                on_batch(len(done))
+        return Renders(pixels=tuple(done[index] for index in range(len(done))), seconds=seconds)
+
+    def _denoise(self, batch: Sequence[SuiteItem], prompts: Mapping[str, Embedding]) -> Tensor:
+        """Final latents [n, channels, h / 8, w / 8] of items of one size."""
+        unet = self.models.unet
+        first, generators = zip(*(noise(item, unet.config.in_channels) for item in batch), strict=True)
+        wanted = _stack("prompt_embeds", [prompts[item.prompt] for item in batch])
+        if self.suite.cfg > 1:
+            wanted |= _stack("negative_prompt_embeds", [prompts[item.negative] for item in batch])
+        result = self.pipeline(
+            **wanted,
+            width=batch[0].width,
+            height=batch[0].height,
+            num_inference_steps=self.suite.steps,
+            guidance_scale=self.suite.cfg,
+            latents=torch.stack(first).to(unet.device, unet.dtype),
+            generator=list(generators),
+            output_type="latent",
+        )
+        latents: Tensor = result.images
+        return latents
+
+    @torch.inference_mode()
+    def _decode(self, latents: Tensor) -> list[Tensor]:
+        vae = self.models.vae
+        latents = latents.to(vae.dtype) / vae.config.scaling_factor
+        at_once = max(1, DECODE_PIXELS // (64 * latents.shape[-1] * latents.shape[-2]))
+        images = [vae.decode(part).sample for part in torch.split(latents, at_once)]
+        return [image for part in images for image in (part.float() / 2 + 0.5).clamp(0, 1).cpu()]
+
+
+def make_pipeline(models: LiveModels, suite: SuiteSettings) -> Any:
+    """The family's diffusers pipeline; it is handed embeddings and latents, so it needs no tokenizer.
+
+    Raises:
+        RenderError: this U-Net is no text-to-image model.
+    """
+    if models.unet.config.in_channels != models.vae.config.latent_channels:
+        raise RenderError(
+            f"the U-Net takes {models.unet.config.in_channels} input channels, text-to-image needs "
+            f"{models.vae.config.latent_channels}: inpainting and instruction models cannot render a suite"
+        )
+    scheduler = make_scheduler(suite.scheduler)
+    if models.architecture == Architecture.SD15:
+        pipeline: Any = StableDiffusionPipeline(
+            vae=models.vae,
+            text_encoder=models.text_encoder,
+            tokenizer=None,
+            unet=models.unet,
+            scheduler=scheduler,
+            safety_checker=None,
+            feature_extractor=None,
+            requires_safety_checker=False,
+        )
+    else:
+        pipeline = StableDiffusionXLPipeline(
+            vae=models.vae,
+            text_encoder=models.text_encoder,
+            text_encoder_2=models.text_encoder_2,
+            tokenizer=None,
+            tokenizer_2=None,
+            unet=models.unet,
+            scheduler=scheduler,
+            add_watermarker=False,
+        )
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def _stack(name: str, embeddings: Sequence[Embedding]) -> dict[str, Tensor]:
+    """Pipeline arguments for a batch's embeddings: [n, 77, width], and [n, p] where the model pools text."""
+    arguments = {name: torch.stack([embedding.tokens for embedding in embeddings])}
+    pooled = [embedding.pooled for embedding in embeddings if embedding.pooled is not None]
+    if pooled:
+        arguments[name.replace("prompt_embeds", "pooled_prompt_embeds")] = torch.stack(pooled)
+    return arguments
+
+
+def _wait_for(tensor: Tensor) -> None:
+    """A GPU computes behind our back; timings need it to be done."""
+    if tensor.is_cuda:
+        torch.cuda.synchronize(tensor.device)

@@ -1,0 +1,91 @@
+"""Contact sheets: what a person looks at."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Sequence
+
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+CELL = 128  # pixels a picture takes on a sheet, its longer side
+MARGIN = 8
+CAPTION_LINES = 2
+FONT_SIZE = 11
+TITLE_SIZE = 15
+INK, PAPER = "#202124", "#ffffff"
+
+
+def to_picture(image: Tensor) -> Image.Image:
+    """uint8 [3, h, w] as a PIL image."""
+    return Image.fromarray(image.permute(1, 2, 0).contiguous().numpy())
+
+
+def contact_sheet(title: str, images: Sequence[Tensor], captions: Sequence[str]) -> Image.Image:
+    """One trial: every item in a grid, its prompt below it."""
+    columns = min(8, len(images))
+    cell_height = CELL + CAPTION_LINES * (FONT_SIZE + 3) + MARGIN
+    rows = -(-len(images) // columns)
+    sheet = _paper(columns * (CELL + MARGIN) + MARGIN, _title_height() + rows * cell_height, title)
+    for index, (image, caption) in enumerate(zip(images, captions, strict=True)):
+        x = MARGIN + index % columns * (CELL + MARGIN)
+        y = _title_height() + index // columns * cell_height
+        _place(sheet, image, x, y)
+        _caption(sheet, caption, x, y + CELL + 2)
+    return sheet
+
+
+def comparison_sheet(
+    title: str, columns: Sequence[tuple[str, Sequence[Tensor]]], captions: Sequence[str], *, blocks: int = 2
+) -> Image.Image:
+    """Several trials side by side, one row an item: parent A | parent B | best.
+
+    Args:
+        columns: (heading, images in item order).
+        blocks: how many such tables stand beside each other, to keep the sheet from getting long.
+    """
+    label = 110
+    width = label + len(columns) * (CELL + MARGIN) + MARGIN
+    rows = -(-len(captions) // blocks)
+    top = _title_height() + TITLE_SIZE + MARGIN
+    sheet = _paper(blocks * width + MARGIN, top + rows * (CELL + MARGIN), title)
+    draw, heading_font = ImageDraw.Draw(sheet), ImageFont.load_default(FONT_SIZE + 2)
+    for block in range(blocks):
+        for column, (heading, _) in enumerate(columns):
+            x = MARGIN + block * width + label + column * (CELL + MARGIN)
+            draw.text((x, _title_height()), heading, fill=INK, font=heading_font)
+    for index, caption in enumerate(captions):
+        x, y = MARGIN + index // rows * width, top + index % rows * (CELL + MARGIN)
+        _caption(sheet, caption, x, y + CELL // 2 - FONT_SIZE, width=15, lines=5)
+        for column, (_, images) in enumerate(columns):
+            _place(sheet, images[index], x + label + column * (CELL + MARGIN), y)
+    return sheet
+
+
+def _paper(width: int, height: int, title: str) -> Image.Image:
+    sheet = Image.new("RGB", (width, height), PAPER)
+    ImageDraw.Draw(sheet).text((MARGIN, MARGIN), title, fill=INK, font=ImageFont.load_default(TITLE_SIZE))
+    return sheet
+
+
+def _title_height() -> int:
+    return TITLE_SIZE + 2 * MARGIN
+
+
+def _place(sheet: Image.Image, image: Tensor, x: int, y: int) -> None:
+    picture = to_picture(image)
+    scale = CELL / max(picture.size)
+    size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
+    sheet.paste(picture.resize(size, Image.Resampling.LANCZOS), (x + (CELL - size[0]) // 2, y))
+
+
+def _caption(sheet: Image.Image, text: str, x: int, y: int, *, width: int = 20, lines: int = CAPTION_LINES) -> None:
+    wrapped = textwrap.wrap(text, width)
+    if len(wrapped) > lines:
+        wrapped = [
+            *wrapped[: lines - 1],
+            textwrap.shorten(" ".join(wrapped[lines - 1 :]), width, placeholder="…"),
+        ]
+    ImageDraw.Draw(sheet).multiline_text(
+        (x, y), "\n".join(wrapped), fill=INK, font=ImageFont.load_default(FONT_SIZE), spacing=2
+    )

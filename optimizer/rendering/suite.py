@@ -1,0 +1,42 @@
+"""The suite's items on their way through the machine: groups of one size, cut into batches, with their noise.
+
+An item's noise comes from a CPU generator seeded with the item's seed: it depends on nothing else, so it is the
+same in every trial, on every device, in every batch and order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import groupby
+
+import torch
+from torch import Tensor
+
+from studies.spec import SuiteItem
+
+LATENT_FACTOR = 8  # pixels a latent cell covers, in SD1.5 and SDXL alike
+
+
+def batches(items: Sequence[SuiteItem], batch_size: int | None) -> Iterator[list[SuiteItem]]:
+    """Items of one size together, in batches; every item once.
+
+    Args:
+        batch_size: images at once; None takes what fits a usual GPU: 8 at 512 x 512, more when smaller.
+    """
+    by_size = sorted(items, key=lambda item: (item.width, item.height))  # stable: order within a size stays
+    for (width, height), group in groupby(by_size, key=lambda item: (item.width, item.height)):
+        same = list(group)
+        size = batch_size or usual_batch(width, height)
+        for start in range(0, len(same), size):
+            yield same[start : start + size]
+
+
+def usual_batch(width: int, height: int) -> int:
+    return max(1, min(64, 8 * 512 * 512 // (width * height)))
+
+
+def noise(item: SuiteItem, channels: int) -> tuple[Tensor, torch.Generator]:
+    """First latent noise [channels, h / 8, w / 8] float32, and the generator for what a sampler draws later."""
+    generator = torch.Generator("cpu").manual_seed(item.seed)
+    shape = (channels, item.height // LATENT_FACTOR, item.width // LATENT_FACTOR)
+    return torch.randn(shape, generator=generator), generator

@@ -1,0 +1,115 @@
+"""Who proposes the next trial: an Optuna sampler that depends on nothing but the database.
+
+A sampler is made anew for every trial, seeded by the study's seed and the trial's number. So a study that was
+interrupted goes on exactly as if it had not been, and a sampler's own state never has to be saved.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import optuna
+from optuna.distributions import BaseDistribution, FloatDistribution
+from optuna.samplers import (
+    BaseSampler,
+    CmaEsSampler,
+    GPSampler,
+    NSGAIISampler,
+    QMCSampler,
+    RandomSampler,
+    TPESampler,
+)
+from optuna.study import Study
+from optuna.trial import FrozenTrial, TrialState
+
+from optimizer.search.probes import Probe
+from search_spaces.space import SearchSpace
+from studies.errors import SpecError
+from studies.spec import SamplerName, SamplerSettings
+
+SAMPLERS: Mapping[SamplerName, Callable[..., BaseSampler]] = {
+    "gp": GPSampler,
+    "tpe": TPESampler,
+    "cmaes": CmaEsSampler,
+    "nsgaii": NSGAIISampler,
+    "qmc": QMCSampler,
+    "random": RandomSampler,
+}
+SINGLE_OBJECTIVE = ("cmaes",)
+PROPOSAL_KEY = "mergetune:proposal"
+
+
+def distributions(space: SearchSpace) -> dict[str, BaseDistribution]:
+    """The space in Optuna's terms."""
+    return {parameter.name: FloatDistribution(parameter.low, parameter.high) for parameter in space.parameters}
+
+
+def make_sampler(settings: SamplerSettings, number: int, objectives: int) -> BaseSampler:
+    """The sampler for one trial.
+
+    Raises:
+        SpecError: options the sampler does not take, or several objectives for one that knows a single one.
+    """
+    if objectives > 1 and settings.name in SINGLE_OBJECTIVE:
+        raise SpecError(
+            f"sampler {settings.name} knows a single objective, the study has {objectives}: use gp, tpe or nsgaii"
+        )
+    seed = int(np.random.SeedSequence([settings.seed, number]).generate_state(1)[0])
+    options = dict(settings.options)
+    if settings.name == "qmc":  # a sequence: the same scramble in every trial, the position is the trial's number
+        seed, options = settings.seed, {"scramble": True, "warn_asynchronous_seeding": False} | options
+    try:
+        return SAMPLERS[settings.name](seed=seed, **options)
+    except (TypeError, ValueError) as error:
+        raise SpecError(f"sampler {settings.name} cannot be made with options {options}: {error}") from error
+
+
+class ProbesFirst(BaseSampler):
+    """Hands out the probe of a trial's number, or else what the study's sampler proposes.
+
+    Nothing is enqueued: which probe a trial is follows from its number, so workers cannot take one twice, and
+    an interrupted probe is the same probe when it is run again.
+    """
+
+    def __init__(self, settings: SamplerSettings, space: SearchSpace, probes: Sequence[Probe]) -> None:
+        self._settings, self._probes = settings, probes
+        self._space = distributions(space)
+        self._inner: BaseSampler | None = None
+
+    def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
+        """The whole space; Optuna's own inference would wait for a finished trial."""
+        return self._space
+
+    def sample_relative(
+        self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        if trial.number < len(self._probes):
+            return dict(self._probes[trial.number].params or {})
+        if PROPOSAL_KEY in trial.system_attrs:  # interrupted while its parameters were being stored
+            return dict(json.loads(trial.system_attrs[PROPOSAL_KEY]))
+        self._inner = make_sampler(self._settings, trial.number, len(study.directions))
+        self._inner.before_trial(study, trial)
+        inner_space = self._inner.infer_relative_search_space(study, trial)
+        proposal = self._inner.sample_relative(study, trial, inner_space)
+        storage = study._storage  # noqa: SLF001 - Optuna's own samplers keep their state this way
+        storage.set_trial_system_attr(trial._trial_id, PROPOSAL_KEY, json.dumps(proposal))  # noqa: SLF001
+        return proposal
+
+    def sample_independent(
+        self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
+    ) -> Any:
+        if self._inner is None:
+            self._inner = make_sampler(self._settings, trial.number, len(study.directions))
+        return self._inner.sample_independent(study, trial, param_name, param_distribution)
+
+    def after_trial(self, study: Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None) -> None:
+        if self._inner is not None:
+            self._inner.after_trial(study, trial, state, values)
+
+
+def load_optuna_study(storage: Any, name: str, sampler: BaseSampler) -> Study:
+    """Optuna's study with our sampler: loading it without one silently takes Optuna's default."""
+    return optuna.load_study(study_name=name, storage=storage, sampler=sampler)

@@ -1,0 +1,37 @@
+"""How a study stands: which trials are parents, which are best."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from optimizer.objective import Objective
+from studies.results import StoredTrial
+
+
+def parent_trials(trials: Sequence[StoredTrial]) -> dict[str, StoredTrial]:
+    """Parent letter -> the trial that is that parent alone."""
+    return {row.origin.removeprefix("parent "): row for row in trials if row.origin.startswith("parent ")}
+
+
+def best_trials(trials: Sequence[StoredTrial], objective: Objective) -> list[StoredTrial]:
+    """The best complete trial, or the Pareto front of several objectives; ties go to the earlier trial."""
+    complete = [row for row in trials if row.state == "complete"]
+    if len(objective.names) == 1:
+        return sorted(complete, key=lambda row: (-_signed(row, objective)[0], row.number))[:1]
+    return [
+        row for row in complete if not any(_dominates(other, row, objective) for other in complete if other is not row)
+    ]
+
+
+def _signed(row: StoredTrial, objective: Objective) -> tuple[float, ...]:
+    """Objective values with more always better."""
+    return tuple(
+        row.objectives[name] if direction == "maximize" else -row.objectives[name]
+        for name, direction in zip(objective.names, objective.directions, strict=True)
+    )
+
+
+def _dominates(one: StoredTrial, other: StoredTrial, objective: Objective) -> bool:
+    ours, theirs = _signed(one, objective), _signed(other, objective)
+    at_least = all(a >= b for a, b in zip(ours, theirs, strict=True))
+    return at_least and (ours != theirs or one.number < other.number)

@@ -1,0 +1,404 @@
+"""Train the demo's checkpoints from nothing: two specialist parents, a CLIP and a feature network.
+
+    python studies/demo/training/train.py --emoji PACKAGE --work WORK [STAGE ...]
+
+PACKAGE is the unpacked npm package `emoji-datasource-google` 16.0.0 (Noto emoji, Apache-2.0).
+Stages, in order; each reads what the earlier ones left in WORK and can be repeated alone:
+
+    vae          four-level autoencoder, factor 8, as in Stable Diffusion 1
+    base         text encoder and U-Net on every picture
+    specialists  the base fine-tuned twice: A on animals, B on foods
+    clip         a small open_clip model on the same pictures and captions
+    features     a small timm network that tells emoji subcategories apart
+
+`assemble.py` beside this file turns WORK into the files the demo ships.
+About 75 minutes on two cores in all; every stage is seeded.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import sys
+import time
+from pathlib import Path
+
+import open_clip
+import timm
+import torch
+from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
+from PIL import Image
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import CLIPTextConfig, CLIPTextModel
+from words import ANIMALS, FOODS, caption
+
+SIZE = 64
+SCALING = 0.18215  # Stable Diffusion 1 multiplies latents by this; ours are folded to fit it
+VAE_WIDTHS = (32, 64, 64, 64)
+UNET_WIDTHS = (32, 64, 96, 96)
+TEXT_WIDTH = 32
+CLIP_CONFIG = {
+    "embed_dim": 64,
+    "vision_cfg": {"image_size": SIZE, "layers": 4, "width": 128, "head_width": 32, "patch_size": 8},
+    "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 2},
+}
+FEATURE_NETWORK = "test_resnet"
+
+
+# ------------------------------------------------------------------------------------- pictures
+
+
+def read_picture(package: Path, code: str) -> Tensor:
+    """One emoji on white: [3, 64, 64], float32 in -1..1."""
+    with Image.open(package / "img" / "google" / "64" / f"{code}.png") as file:
+        rgba = file.convert("RGBA").resize((SIZE, SIZE), Image.Resampling.LANCZOS)
+    white = Image.new("RGBA", rgba.size, "white")
+    rgb = Image.alpha_composite(white, rgba).convert("RGB")
+    data = torch.frombuffer(bytearray(rgb.tobytes()), dtype=torch.uint8)
+    return data.view(SIZE, SIZE, 3).permute(2, 0, 1).float() / 127.5 - 1
+
+
+def read_words(package: Path, words: dict[str, str]) -> Tensor:
+    return torch.stack([read_picture(package, code) for code in words.values()])
+
+
+def shift(pictures: Tensor, most: int, generator: torch.Generator) -> Tensor:
+    """Each picture moved by up to `most` pixels and mirrored half of the time."""
+    padded = F.pad(pictures, (most,) * 4, value=1.0)
+    moved = []
+    for picture in padded:
+        x, y = torch.randint(0, 2 * most + 1, (2,), generator=generator).tolist()
+        piece = picture[:, y : y + SIZE, x : x + SIZE]
+        mirror = torch.rand((), generator=generator) < 0.5
+        moved.append(piece.flip(-1) if mirror else piece)
+    return torch.stack(moved)
+
+
+class Progress:
+    """Prints the mean loss every `every` steps, with the seconds left."""
+
+    def __init__(self, stage: str, steps: int, every: int = 100) -> None:
+        self.stage, self.steps, self.every = stage, steps, every
+        self.start, self.losses = time.time(), list[float]()
+
+    def step(self, index: int, loss: Tensor) -> None:
+        self.losses.append(float(loss))
+        if (index + 1) % self.every == 0:
+            mean = sum(self.losses) / len(self.losses)
+            left = (time.time() - self.start) / (index + 1) * (self.steps - index - 1)
+            print(f"{self.stage} {index + 1}/{self.steps} loss {mean:.4f}, {left:.0f} s left", flush=True)
+            self.losses.clear()
+
+
+def cosine(step: int, steps: int, warmup: int = 100) -> float:
+    if step < warmup:
+        return (step + 1) / warmup
+    return 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
+
+
+# ------------------------------------------------------------------------------------------- vae
+
+
+def new_vae() -> AutoencoderKL:
+    return AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * 4,
+        up_block_types=("UpDecoderBlock2D",) * 4,
+        block_out_channels=VAE_WIDTHS,
+        layers_per_block=1,
+        latent_channels=4,
+        norm_num_groups=32,
+        sample_size=SIZE,
+        scaling_factor=SCALING,
+    )
+
+
+def train_vae(pictures: Tensor, work: Path, steps: int) -> None:
+    torch.manual_seed(1)
+    generator = torch.Generator().manual_seed(1)
+    vae = new_vae().to(memory_format=torch.channels_last)
+    optimizer = torch.optim.AdamW(vae.parameters(), lr=1.5e-3, weight_decay=0.0, betas=(0.9, 0.99))
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda s: cosine(s, steps))
+    progress = Progress("vae", steps)
+    for index in range(steps):
+        pick = torch.randint(0, len(pictures), (20,), generator=generator)
+        batch = shift(pictures[pick], 3, generator).contiguous(memory_format=torch.channels_last)
+        posterior = vae.encode(batch).latent_dist
+        out = vae.decode(posterior.sample()).sample
+        # Colour is what L1 alone gets wrong at this size: a coarse L2 term mends it.
+        coarse = F.mse_loss(F.avg_pool2d(out, 8), F.avg_pool2d(batch, 8))
+        edges = (out.diff(dim=-1) - batch.diff(dim=-1)).abs().mean()
+        edges = edges + (out.diff(dim=-2) - batch.diff(dim=-2)).abs().mean()
+        loss = F.l1_loss(out, batch) + 2 * coarse + 0.5 * edges + 1e-5 * posterior.kl().mean() / 64
+        optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+        progress.step(index, loss.detach())
+    fold_scale(vae, pictures)
+    save_file(vae.to(memory_format=torch.contiguous_format).state_dict(), work / "vae.safetensors")
+
+
+@torch.no_grad()
+def fold_scale(vae: AutoencoderKL, pictures: Tensor) -> None:
+    """Fold each latent channel's mean and spread into the 1x1 convolutions around the latent.
+
+    Afterwards latents times 0.18215 have mean 0 and spread 1, which every Stable Diffusion
+    program takes for granted, without a config of our own to say so.
+    """
+    means = torch.cat([vae.encode(part).latent_dist.mean for part in pictures.split(20)])
+    centre = means.mean(dim=(0, 2, 3))
+    spread = means.std(dim=(0, 2, 3)) * SCALING
+    vae.post_quant_conv.bias += (vae.post_quant_conv.weight[:, :, 0, 0] * centre).sum(1)
+    vae.post_quant_conv.weight *= spread[None, :, None, None]
+    vae.quant_conv.weight[:4] /= spread[:, None, None, None]
+    vae.quant_conv.bias[:4] = (vae.quant_conv.bias[:4] - centre) / spread
+    vae.quant_conv.bias[4:] -= 2 * spread.log()
+
+
+def load_vae(work: Path) -> AutoencoderKL:
+    vae = new_vae()
+    vae.load_state_dict(load_file(work / "vae.safetensors"))
+    return vae.eval().requires_grad_(False)
+
+
+@torch.no_grad()
+def encode(vae: AutoencoderKL, pictures: Tensor, variants: int) -> Tensor:
+    """Scaled latents of `variants` shifted and mirrored copies: [n, variants, 4, 8, 8]."""
+    generator = torch.Generator().manual_seed(2)
+    copies = []
+    for _ in range(variants):
+        parts = shift(pictures, 2, generator).split(35)
+        copies.append(torch.cat([vae.encode(part).latent_dist.mean * SCALING for part in parts]))
+    return torch.stack(copies, dim=1)
+
+
+# ------------------------------------------------------------------------------- base, specialists
+
+
+class Diffuser(nn.Module):
+    """The trained pair: CLIP text model and U-Net, in Stable Diffusion 1.5's structure."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.text = CLIPTextModel(
+            CLIPTextConfig(
+                vocab_size=49408,
+                hidden_size=TEXT_WIDTH,
+                intermediate_size=4 * TEXT_WIDTH,
+                num_hidden_layers=3,
+                num_attention_heads=1,
+                max_position_embeddings=77,
+                hidden_act="quick_gelu",
+            )
+        )
+        self.unet = UNet2DConditionModel(
+            sample_size=SIZE // 8,
+            block_out_channels=UNET_WIDTHS,
+            cross_attention_dim=TEXT_WIDTH,
+            attention_head_dim=8,
+            norm_num_groups=32,
+        )
+
+    def forward(self, noisy: Tensor, times: Tensor, tokens: Tensor) -> Tensor:
+        context = self.text(input_ids=tokens).last_hidden_state
+        return self.unet(noisy, times, encoder_hidden_states=context).sample
+
+
+def tokenize(texts: list[str]) -> Tensor:
+    """Token numbers as Stable Diffusion 1 pads them, with the end token: [n, 77] int64."""
+    tokens = open_clip.SimpleTokenizer()(texts)
+    ends = tokens.argmax(dim=1, keepdim=True)
+    return torch.where(torch.arange(77)[None] > ends, 49407, tokens)
+
+
+def train_diffuser(
+    model: Diffuser,
+    latents: Tensor,
+    tokens: Tensor,
+    *,
+    name: str,
+    steps: int,
+    rate: float,
+    seed: int,
+    work: Path,
+) -> None:
+    """Epsilon-prediction training; what is saved is the exponential mean of the weights."""
+    generator = torch.Generator().manual_seed(seed)
+    scheduler = DDPMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear")
+    empty = tokenize([""])[0]
+    optimizer = torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=1e-4, betas=(0.9, 0.99))
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda s: cosine(s, steps))
+    mean = torch.optim.swa_utils.AveragedModel(
+        model, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(0.998 if steps > 2000 else 0.99)
+    )
+    progress = Progress(name, steps)
+    for index in range(steps):
+        pick = torch.randint(0, len(latents), (48,), generator=generator)
+        variant = torch.randint(0, latents.shape[1], (48,), generator=generator)
+        clean = latents[pick, variant]
+        words = tokens[pick].clone()
+        words[torch.rand(48, generator=generator) < 0.1] = empty
+        noise = torch.randn(clean.shape, generator=generator)
+        times = torch.randint(0, 1000, (48,), generator=generator)
+        out = model(scheduler.add_noise(clean, noise, times), times, words)
+        loss = F.mse_loss(out, noise)
+        optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+        mean.update_parameters(model)
+        progress.step(index, loss.detach())
+        if (index + 1) % 1000 == 0:
+            save_file(mean.module.state_dict(), work / f"{name}.safetensors")
+    save_file(mean.module.state_dict(), work / f"{name}.safetensors")
+
+
+def load_diffuser(work: Path, name: str) -> Diffuser:
+    model = Diffuser()
+    model.load_state_dict(load_file(work / f"{name}.safetensors"))
+    return model
+
+
+# ------------------------------------------------------------------------------------------- clip
+
+
+@torch.no_grad()
+def spoil(pictures: Tensor, vae: AutoencoderKL, generator: torch.Generator) -> Tensor:
+    """What renders look like: some through the autoencoder, blurred, noisy, off in colour."""
+    pictures = shift(pictures, 4, generator)
+    through = torch.rand(len(pictures), generator=generator) < 0.4
+    if through.any():
+        pictures[through] = vae(pictures[through]).sample.clamp(-1, 1)
+    blur = torch.rand(len(pictures), generator=generator) < 0.3
+    soft = F.avg_pool2d(F.pad(pictures, (1, 1, 1, 1), mode="replicate"), 3, stride=1)
+    pictures = torch.where(blur[:, None, None, None], soft, pictures)
+    gain = 1 + 0.15 * torch.randn((len(pictures), 3, 1, 1), generator=generator)
+    grain = 0.1 * torch.rand((len(pictures), 1, 1, 1), generator=generator)
+    noise = torch.randn(pictures.shape, generator=generator)
+    return (1 - (1 - pictures) * gain + grain * noise).clamp(-1, 1)
+
+
+def train_clip(pictures: Tensor, texts: list[str], vae: AutoencoderKL, work: Path, steps: int) -> None:
+    """Contrastive training; input pixels are normalised as OpenAI's CLIP does."""
+    torch.manual_seed(3)
+    generator = torch.Generator().manual_seed(3)
+    model = open_clip.CLIP(**CLIP_CONFIG)  # type: ignore[arg-type]
+    tokens = open_clip.SimpleTokenizer()(texts)
+    mean = torch.tensor(open_clip.OPENAI_DATASET_MEAN)[:, None, None]
+    std = torch.tensor(open_clip.OPENAI_DATASET_STD)[:, None, None]
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.05)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda s: cosine(s, steps))
+    progress = Progress("clip", steps)
+    for index in range(steps):
+        pick = torch.randperm(len(pictures), generator=generator)[:70]
+        batch = (spoil(pictures[pick], vae, generator) + 1) / 2
+        image, text, scale = model((batch - mean) / std, tokens[pick])[:3]
+        logits = scale.clamp(max=50) * image @ text.T
+        target = torch.arange(len(pick))
+        loss = (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
+        optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+        progress.step(index, loss.detach())
+    save_file(model.state_dict(), work / "clip.safetensors")
+
+
+# --------------------------------------------------------------------------------------- features
+
+
+def train_features(package: Path, vae: AutoencoderKL, work: Path, steps: int) -> None:
+    """A classifier of every emoji's Unicode subcategory; its pooled features feed the set score."""
+    torch.manual_seed(4)
+    generator = torch.Generator().manual_seed(4)
+    rows = [row for row in json.loads((package / "emoji.json").read_text()) if row["has_img_google"]]
+    names = sorted({row["subcategory"] for row in rows})
+    pictures = torch.stack([read_picture(package, Path(row["image"]).stem) for row in rows])
+    labels = torch.tensor([names.index(row["subcategory"]) for row in rows])
+    model = timm.create_model(FEATURE_NETWORK, pretrained=False, num_classes=len(names))
+    mean = torch.tensor(model.default_cfg["mean"])[:, None, None]
+    std = torch.tensor(model.default_cfg["std"])[:, None, None]
+    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3, weight_decay=0.05)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda s: cosine(s, steps))
+    progress = Progress("features", steps)
+    for index in range(steps):
+        pick = torch.randperm(len(pictures), generator=generator)[:64]
+        batch = (spoil(pictures[pick], vae, generator) + 1) / 2
+        loss = F.cross_entropy(model((batch - mean) / std), labels[pick])
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+        progress.step(index, loss.detach())
+    state = {key: value for key, value in model.state_dict().items() if not key.startswith("fc.")}
+    save_file(state, work / "features.safetensors")
+
+
+# ------------------------------------------------------------------------------------------- main
+
+STAGES = ("vae", "base", "specialists", "clip", "features")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("stages", nargs="*", choices=STAGES, default=[], metavar="STAGE")
+    parser.add_argument("--emoji", type=Path, required=True, help="unpacked emoji-datasource-google")
+    parser.add_argument("--work", type=Path, required=True, help="folder for what is trained")
+    parser.add_argument("--vae-steps", type=int, default=2600)
+    parser.add_argument("--base-steps", type=int, default=6500)
+    parser.add_argument("--specialist-steps", type=int, default=900)
+    parser.add_argument("--clip-steps", type=int, default=1500)
+    parser.add_argument("--feature-steps", type=int, default=1500)
+    options = parser.parse_args()
+    work: Path = options.work
+    work.mkdir(parents=True, exist_ok=True)
+    words = ANIMALS | FOODS
+    pictures = read_words(options.emoji, words)
+    texts = [caption(name) for name in words]
+    for stage in options.stages or STAGES:
+        if stage == "vae":
+            train_vae(pictures, work, options.vae_steps)
+            continue
+        vae = load_vae(work)
+        if stage == "clip":
+            train_clip(pictures, texts, vae, work, options.clip_steps)
+            continue
+        if stage == "features":
+            train_features(options.emoji, vae, work, options.feature_steps)
+            continue
+        latents, tokens = encode(vae, pictures, variants=16), tokenize(texts)
+        if stage == "base":
+            torch.manual_seed(5)
+            train_diffuser(
+                Diffuser(),
+                latents,
+                tokens,
+                name="base",
+                steps=options.base_steps,
+                rate=1e-3,
+                seed=5,
+                work=work,
+            )
+            continue
+        halves = {"A": slice(0, len(ANIMALS)), "B": slice(len(ANIMALS), None)}
+        for seed, (name, half) in enumerate(halves.items(), start=6):
+            train_diffuser(
+                load_diffuser(work, "base"),
+                latents[half],
+                tokens[half],
+                name=name,
+                steps=options.specialist_steps,
+                rate=3e-4,
+                seed=seed,
+                work=work,
+            )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

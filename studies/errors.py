@@ -1,0 +1,42 @@
+"""What can be wrong with a study.
+
+    StudyError
+    ├── SpecError            the YAML a user wrote
+    ├── RecipeError          a recipe that cannot be read or merged
+    ├── DatabaseError        the study database: unreachable, of another version, locked
+    ├── StudyExistsError     a study of this name is there already
+    ├── StudyMissingError    no study of this name
+    └── StudyChangedError    resume refused: a parent file or the suite is no longer the same
+
+Messages are printed by the command line as one line: expected, got, what to do.
+"""
+
+from __future__ import annotations
+
+
+class StudyError(Exception):
+    """Base of everything this package raises on purpose."""
+
+
+class SpecError(StudyError):
+    """The spec cannot be used as it is written."""
+
+
+class RecipeError(StudyError):
+    """A recipe is malformed or asks for what its method cannot do."""
+
+
+class DatabaseError(StudyError):
+    """The study database cannot be used."""
+
+
+class StudyExistsError(StudyError):
+    """A study of this name exists."""
+
+
+class StudyMissingError(StudyError):
+    """There is no study of this name."""
+
+
+class StudyChangedError(StudyError):
+    """What the study was begun with has changed since."""

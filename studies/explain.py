@@ -1,0 +1,70 @@
+"""Pydantic's findings as one line a user can act on."""
+
+from __future__ import annotations
+
+import difflib
+import types
+import typing
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+
+def explain(error: ValidationError, model: type[BaseModel]) -> str:
+    """The first finding in words, and how many more there are."""
+    findings = error.errors(include_url=False)
+    first = _explain_one(findings[0], model)
+    more = len(findings) - 1
+    return f"{first} (and {more} more)" if more else first
+
+
+def _explain_one(finding: ErrorDetails, model: type[BaseModel]) -> str:
+    where = ".".join(map(str, finding["loc"]))
+    if finding["type"] == "extra_forbidden":
+        return unknown_key(str(finding["loc"][-1]), where, _fields_at(model, finding["loc"][:-1]))
+    if finding["type"] == "missing":
+        return f"`{where}` is missing"
+    message = finding["msg"].removeprefix("Value error, ")
+    if not where:
+        return message
+    got = finding["input"]
+    shown = f", got {got!r}" if isinstance(got, (str, int, float, bool, type(None))) else ""
+    return f"`{where}`: {message[0].lower()}{message[1:]}{shown}"
+
+
+def unknown_key(key: str, where: str, known: list[str]) -> str:
+    nearest = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
+    hint = f"did you mean `{nearest[0]}`?" if nearest else f"known here: {', '.join(known)}"
+    return f"unknown key `{where}`: {hint}"
+
+
+def _fields_at(model: type[BaseModel], path: tuple[int | str, ...]) -> list[str]:
+    """Names of the settings that may stand at a place of the spec."""
+    here: Any = model
+    for step in path:
+        here = _inner(here, step)
+    here = _model_in(here)
+    return sorted(here.model_fields) if here is not None else []
+
+
+def _inner(annotation: Any, step: int | str) -> Any:
+    found = _model_in(annotation)
+    if found is not None and step in found.model_fields:
+        return found.model_fields[str(step)].annotation
+    arguments = [part for part in _parts(annotation) if typing.get_origin(part) in {dict, tuple, list, Mapping}]
+    return typing.get_args(arguments[0])[1 if isinstance(step, str) else 0] if arguments else None
+
+
+def _parts(annotation: Any) -> tuple[Any, ...]:
+    """The members of a union, or the annotation itself; typing's generic aliases by their origin."""
+    union = typing.get_origin(annotation) in {typing.Union, types.UnionType}
+    return typing.get_args(annotation) if union else (annotation,)
+
+
+def _model_in(annotation: Any) -> type[BaseModel] | None:
+    for part in _parts(annotation):
+        if isinstance(part, type) and issubclass(part, BaseModel):
+            return part
+    return None

@@ -1,0 +1,1 @@
+"""Alembic migrations of our tables; their version table is our own, because Optuna uses Alembic too."""

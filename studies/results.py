@@ -1,0 +1,435 @@
+"""What a study asked and found: recorded in single transactions, read back as frozen values."""
+
+from __future__ import annotations
+
+import os
+import socket
+import uuid
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, Literal
+
+import optuna
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection, Row
+
+from scorers.protocol import Direction
+from studies import tables
+from studies.database import Database, now
+from studies.errors import StudyExistsError, StudyMissingError
+from studies.recipe import Recipe
+from studies.spec import StudySpec
+
+SOFTWARE = ("mergetune", "torch", "diffusers", "transformers", "optuna", "open_clip_torch")
+State = Literal["running", "complete", "failed"]
+STALE_SECONDS = 180.0  # a worker on another machine that gave no sign of life for so long is taken for dead
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ParentFile:
+    """A parent checkpoint as the study first saw it."""
+
+    letter: str
+    path: Path
+    sha256: str
+    bytes: int
+    mtime_ns: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredStudy:
+    id: int
+    name: str
+    spec: StudySpec
+    suite_digest: str
+    parents: tuple[ParentFile, ...]
+    software: Mapping[str, str]
+    created_at: float
+    stop_requested: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gain:
+    """How much better than the better parent, with the 95 % interval over the suite's items.
+
+    Positive is better whatever the score's direction; `low` and `high` are None where no interval can be given
+    (one item only).
+    """
+
+    value: float
+    low: float | None
+    high: float | None
+    parent: str  # letter of the parent compared with: the better one in this score
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrialResult:
+    """What evaluating one recipe gave; stored whole or not at all."""
+
+    objectives: Mapping[str, float]  # as told to Optuna, in the study's order
+    image_scores: Mapping[str, tuple[float, ...]]  # scorer -> one value per item
+    set_scores: Mapping[str, float]
+    pixels_sha256: tuple[str, ...]  # per item
+    files: Mapping[int, str] = field(default_factory=dict)  # item -> PNG below the artifact folder
+    seconds: Mapping[str, float]
+    machine: Mapping[str, str]
+    sheet: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredTrial:
+    id: int
+    number: int
+    origin: str
+    recipe: Recipe
+    worker_id: str
+    state: State
+    reason: str | None
+    objectives: Mapping[str, float]
+    gains: Mapping[str, Gain]
+    seconds: Mapping[str, float]
+    machine: Mapping[str, str]
+    sheet: str | None
+    started_at: float
+    finished_at: float | None
+
+
+def software_versions() -> dict[str, str]:
+    found = {}
+    for name in SOFTWARE:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:  # run from a source tree that is not installed
+            found[name] = "unknown"
+    return found
+
+
+# ----------------------------------------------------------------------------------------- studies
+
+
+def create_study(
+    database: Database,
+    spec: StudySpec,
+    parents: Sequence[ParentFile],
+    directions: Sequence[Direction],
+    names: Sequence[str],
+) -> StoredStudy:
+    """Register a study with Optuna and with us.
+
+    Args:
+        directions: "maximize" or "minimize" per objective.
+        names: what the objectives are called in the dashboard.
+
+    Raises:
+        StudyExistsError: the name is taken.
+    """
+    require_new(database, spec.study)
+    study = optuna.create_study(
+        storage=database.storage, study_name=spec.study, directions=list(directions), load_if_exists=True
+    )
+    study.set_metric_names(list(names))
+    with database.write() as connection:
+        result = connection.execute(
+            tables.studies.insert().values(
+                name=spec.study,
+                spec=spec.to_json(),
+                suite_digest=spec.suite.digest,
+                software=software_versions(),
+                created_at=now(),
+                stop_requested=False,
+            )
+        )
+        (study_id,) = result.inserted_primary_key or (None,)
+        connection.execute(
+            tables.parents.insert(),
+            [
+                {
+                    "study_id": study_id,
+                    "letter": parent.letter,
+                    "path": str(parent.path),
+                    "sha256": parent.sha256,
+                    "bytes": parent.bytes,
+                    "mtime_ns": parent.mtime_ns,
+                }
+                for parent in parents
+            ],
+        )
+    return load_study(database, spec.study)
+
+
+def require_new(database: Database, name: str) -> None:
+    """Raises StudyExistsError when the name is taken."""
+    with database.engine.connect() as connection:
+        query = sa.select(tables.studies.c.id).where(tables.studies.c.name == name)
+        if connection.execute(query).first() is not None:
+            raise StudyExistsError(
+                f'a study named {name!r} exists in this database: go on with `mergetune study resume "{name}"`, '
+                "or give the new one another name"
+            )
+
+
+def set_budget(database: Database, study: StoredStudy, trials: int) -> StoredStudy:
+    """Change how many trials a study may have; nothing else of a spec can change."""
+    budget = study.spec.budget.model_copy(update={"trials": trials})
+    spec = study.spec.model_copy(update={"budget": budget})
+    with database.write() as connection:
+        connection.execute(tables.studies.update().where(tables.studies.c.id == study.id).values(spec=spec.to_json()))
+    return load_study(database, study.name)
+
+
+def load_study(database: Database, name: str) -> StoredStudy:
+    """Raises StudyMissingError, naming the studies there are."""
+    with database.engine.connect() as connection:
+        row = connection.execute(sa.select(tables.studies).where(tables.studies.c.name == name)).first()
+        if row is None:
+            known = connection.execute(sa.select(tables.studies.c.name).order_by(tables.studies.c.id)).scalars().all()
+            there = f"there are: {', '.join(known)}" if known else "it holds no study yet"
+            raise StudyMissingError(f"no study named {name!r} in this database: {there}")
+        return _study(connection, row)
+
+
+def list_studies(database: Database) -> list[StoredStudy]:
+    with database.engine.connect() as connection:
+        rows = connection.execute(sa.select(tables.studies).order_by(tables.studies.c.id)).all()
+        return [_study(connection, row) for row in rows]
+
+
+def _study(connection: Connection, row: Row[Any]) -> StoredStudy:
+    parents = connection.execute(
+        sa.select(tables.parents).where(tables.parents.c.study_id == row.id).order_by(tables.parents.c.letter)
+    )
+    return StoredStudy(
+        id=row.id,
+        name=row.name,
+        spec=StudySpec.from_json(row.spec),
+        suite_digest=row.suite_digest,
+        parents=tuple(
+            ParentFile(
+                letter=parent.letter,
+                path=Path(parent.path),
+                sha256=parent.sha256,
+                bytes=parent.bytes,
+                mtime_ns=parent.mtime_ns,
+            )
+            for parent in parents
+        ),
+        software=row.software,
+        created_at=row.created_at,
+        stop_requested=row.stop_requested,
+    )
+
+
+def request_stop(database: Database, study: StoredStudy, *, stop: bool) -> None:
+    """Ask every worker of a study to finish its trial and leave, or take that back."""
+    with database.write() as connection:
+        connection.execute(tables.studies.update().where(tables.studies.c.id == study.id).values(stop_requested=stop))
+
+
+def stop_requested(database: Database, study: StoredStudy) -> bool:
+    with database.engine.connect() as connection:
+        query = sa.select(tables.studies.c.stop_requested).where(tables.studies.c.id == study.id)
+        return bool(connection.execute(query).scalar())
+
+
+# ------------------------------------------------------------------------------------------ trials
+
+
+def begin_trial(
+    database: Database, study: StoredStudy, number: int, origin: str, recipe: Recipe, worker_id: str
+) -> None:
+    """Note who works on a trial, and on what; replaces what an interrupted worker left."""
+    with database.write() as connection:
+        connection.execute(
+            tables.trials.delete().where(tables.trials.c.study_id == study.id, tables.trials.c.number == number)
+        )
+        connection.execute(
+            tables.trials.insert().values(
+                study_id=study.id,
+                number=number,
+                origin=origin,
+                recipe=recipe.to_json(),
+                recipe_digest=recipe.digest,
+                worker_id=worker_id,
+                state="running",
+                started_at=now(),
+            )
+        )
+
+
+def finish_trial(database: Database, study: StoredStudy, number: int, result: TrialResult) -> None:
+    """Store a result whole."""
+    with database.write() as connection:
+        trial_id = _trial_id(connection, study, number)
+        connection.execute(
+            tables.trials.update()
+            .where(tables.trials.c.id == trial_id)
+            .values(
+                state="complete",
+                objectives=dict(result.objectives),
+                seconds=dict(result.seconds),
+                machine=dict(result.machine),
+                sheet=result.sheet,
+                finished_at=now(),
+            )
+        )
+        connection.execute(
+            tables.renders.insert(),
+            [
+                {"trial_id": trial_id, "item": item, "pixels_sha256": digest, "file": result.files.get(item)}
+                for item, digest in enumerate(result.pixels_sha256)
+            ],
+        )
+        connection.execute(tables.scores.insert(), list(_score_rows(trial_id, result)))
+
+
+def _score_rows(trial_id: int, result: TrialResult) -> Iterable[dict[str, object]]:
+    for scorer, values in result.image_scores.items():
+        for item, value in enumerate(values):
+            yield {"trial_id": trial_id, "scorer": scorer, "item": item, "value": value}
+    for scorer, value in result.set_scores.items():
+        yield {"trial_id": trial_id, "scorer": scorer, "item": None, "value": value}
+
+
+def store_gains(database: Database, trial: StoredTrial, gains: Mapping[str, Gain]) -> None:
+    values = {name: [gain.value, gain.low, gain.high, gain.parent] for name, gain in gains.items()}
+    with database.write() as connection:
+        connection.execute(tables.trials.update().where(tables.trials.c.id == trial.id).values(gains=values))
+
+
+def fail_trial(database: Database, study: StoredStudy, number: int, reason: str) -> None:
+    with database.write() as connection:
+        connection.execute(
+            tables.trials.update()
+            .where(tables.trials.c.id == _trial_id(connection, study, number))
+            .values(state="failed", reason=reason, finished_at=now())
+        )
+
+
+def _trial_id(connection: Connection, study: StoredStudy, number: int) -> int:
+    query = sa.select(tables.trials.c.id).where(tables.trials.c.study_id == study.id, tables.trials.c.number == number)
+    return int(connection.execute(query).scalar_one())
+
+
+def load_trials(database: Database, study: StoredStudy) -> list[StoredTrial]:
+    """Every trial that was begun, by number."""
+    query = sa.select(tables.trials).where(tables.trials.c.study_id == study.id).order_by(tables.trials.c.number)
+    with database.engine.connect() as connection:
+        return [_trial(row) for row in connection.execute(query)]
+
+
+def load_trial(database: Database, study: StoredStudy, number: int) -> StoredTrial | None:
+    query = sa.select(tables.trials).where(tables.trials.c.study_id == study.id, tables.trials.c.number == number)
+    with database.engine.connect() as connection:
+        row = connection.execute(query).first()
+    return None if row is None else _trial(row)
+
+
+def _trial(row: Row[Any]) -> StoredTrial:
+    gains = {
+        name: Gain(value=value, low=low, high=high, parent=parent)
+        for name, (value, low, high, parent) in (row.gains or {}).items()
+    }
+    return StoredTrial(
+        id=row.id,
+        number=row.number,
+        origin=row.origin,
+        recipe=Recipe.from_json(row.recipe),
+        worker_id=row.worker_id,
+        state=row.state,
+        reason=row.reason,
+        objectives=row.objectives or {},
+        gains=gains,
+        seconds=row.seconds or {},
+        machine=row.machine or {},
+        sheet=row.sheet,
+        started_at=row.started_at,
+        finished_at=row.finished_at,
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredRender:
+    item: int
+    pixels_sha256: str
+    file: str | None
+
+
+def load_renders(database: Database, trial: StoredTrial) -> list[StoredRender]:
+    query = sa.select(tables.renders).where(tables.renders.c.trial_id == trial.id).order_by(tables.renders.c.item)
+    with database.engine.connect() as connection:
+        return [
+            StoredRender(item=row.item, pixels_sha256=row.pixels_sha256, file=row.file)
+            for row in connection.execute(query)
+        ]
+
+
+def drop_files(database: Database, trial: StoredTrial) -> list[str]:
+    """Forget the PNG files of a trial's renders; returns their paths below the artifact folder."""
+    with database.write() as connection:
+        query = sa.select(tables.renders.c.file).where(tables.renders.c.trial_id == trial.id)
+        files = [file for file in connection.execute(query).scalars() if file is not None]
+        connection.execute(tables.renders.update().where(tables.renders.c.trial_id == trial.id).values(file=None))
+    return files
+
+
+def load_scores(database: Database, trial: StoredTrial) -> tuple[dict[str, tuple[float, ...]], dict[str, float]]:
+    """(scorer -> value per item, scorer -> value of the set)."""
+    query = (
+        sa.select(tables.scores)
+        .where(tables.scores.c.trial_id == trial.id)
+        .order_by(tables.scores.c.scorer, tables.scores.c.item)
+    )
+    by_item: dict[str, list[float]] = {}
+    by_set: dict[str, float] = {}
+    with database.engine.connect() as connection:
+        for row in connection.execute(query):
+            if row.item is None:
+                by_set[row.scorer] = row.value
+            else:
+                by_item.setdefault(row.scorer, []).append(row.value)
+    return {scorer: tuple(values) for scorer, values in by_item.items()}, by_set
+
+
+# ----------------------------------------------------------------------------------------- workers
+
+
+def register_worker(database: Database) -> str:
+    """A new worker of this process; returns its id."""
+    worker_id = uuid.uuid4().hex
+    with database.write() as connection:
+        connection.execute(
+            tables.workers.insert().values(id=worker_id, host=socket.gethostname(), pid=os.getpid(), seen_at=now())
+        )
+    return worker_id
+
+
+def sign_of_life(database: Database, worker_id: str) -> None:
+    with database.write() as connection:
+        connection.execute(tables.workers.update().where(tables.workers.c.id == worker_id).values(seen_at=now()))
+
+
+def remove_worker(database: Database, worker_id: str) -> None:
+    with database.write() as connection:
+        connection.execute(tables.workers.delete().where(tables.workers.c.id == worker_id))
+
+
+def live_workers(database: Database) -> frozenset[str]:
+    """Workers not known to be dead: on this machine their process must exist, elsewhere they must have been seen."""
+    here = socket.gethostname()
+    with database.engine.connect() as connection:
+        rows = connection.execute(sa.select(tables.workers)).all()
+    return frozenset(
+        row.id for row in rows if (process_exists(row.pid) if row.host == here else now() - row.seen_at < STALE_SECONDS)
+    )
+
+
+def process_exists(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

@@ -1,0 +1,299 @@
+"""StudySpec: the YAML a user writes, parsed once into frozen values; unknown keys are refused.
+
+Relative paths in a spec are relative to the spec file. What is stored with the study is the parsed spec
+with absolute paths, so that a study resumes from its database alone.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import yaml
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
+
+from scorers.config import SpecPath
+from scorers.errors import ScorerError
+from scorers.registry import parse_settings
+from search_spaces.settings import SpaceSettings
+from studies.errors import SpecError
+from studies.explain import explain
+from studies.recipe import METHODS, DtypeName
+
+SchedulerName = Literal[
+    "ddim", "dpmpp_2m", "dpmpp_2m_karras", "dpmpp_2m_sde_karras", "euler", "euler_a", "heun", "lcm", "unipc"
+]
+SamplerName = Literal["gp", "tpe", "cmaes", "nsgaii", "qmc", "random"]
+Size = Annotated[tuple[int, int], BeforeValidator(lambda value: (value, value) if isinstance(value, int) else value)]
+
+
+class _Settings(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SuiteItem:
+    """One render of the suite."""
+
+    index: int
+    prompt: str
+    negative: str
+    seed: int
+    width: int  # pixels, a multiple of 64
+    height: int
+
+
+class SuitePrompt(_Settings):
+    """A prompt with what differs from the suite's own settings."""
+
+    prompt: str = Field(min_length=1)
+    negative: str | None = None
+    seeds: tuple[int, ...] | None = None
+    sizes: tuple[Size, ...] | None = None
+
+
+class SuiteSettings(_Settings):
+    """prompts x seeds x sizes, and how each is rendered; fixed for the whole study."""
+
+    prompts: tuple[SuitePrompt, ...]
+    negative: str = ""
+    seeds: tuple[int, ...] = (0,)
+    sizes: tuple[Size, ...] = ((512, 512),)
+    steps: int = Field(default=20, ge=1, le=1000)
+    cfg: float = Field(default=7.0, ge=0, le=100)  # guidance scale; 1 or less renders without guidance
+    scheduler: SchedulerName = "dpmpp_2m"
+    clip_skip: int = Field(default=1, ge=1, le=11)  # 1 is the last layer, as A1111 counts
+
+    @field_validator("prompts", mode="before")
+    @classmethod
+    def _plain_prompts(cls, value: Any) -> Any:
+        if isinstance(value, (list, tuple)):
+            return [{"prompt": row} if isinstance(row, str) else row for row in value]
+        return value
+
+    @model_validator(mode="after")
+    def _something_to_render(self) -> Self:
+        items = self.items()
+        if not items:
+            msg = "the suite is empty: give at least one prompt, one seed and one size"
+            raise ValueError(msg)
+        for item in items:
+            if item.width % 64 or item.height % 64 or not 64 <= item.width <= 4096 or not 64 <= item.height <= 4096:
+                msg = f"size {item.width}x{item.height} cannot be rendered: use multiples of 64 from 64 to 4096"
+                raise ValueError(msg)
+        renders = {(item.prompt, item.negative, item.seed, item.width, item.height) for item in items}
+        if len(renders) < len(items):
+            msg = "the suite holds the same render twice (prompt, seed and size): remove the repeated one"
+            raise ValueError(msg)
+        return self
+
+    def items(self) -> tuple[SuiteItem, ...]:
+        """Every render, in the order prompt, seed, size."""
+        rows = [
+            (row.prompt, self.negative if row.negative is None else row.negative, seed, size)
+            for row in self.prompts
+            for seed in (self.seeds if row.seeds is None else row.seeds)
+            for size in (self.sizes if row.sizes is None else row.sizes)
+        ]
+        return tuple(
+            SuiteItem(index=index, prompt=prompt, negative=negative, seed=seed, width=size[0], height=size[1])
+            for index, (prompt, negative, seed, size) in enumerate(rows)
+        )
+
+    @property
+    def digest(self) -> str:
+        """sha256 over everything that shapes the renders, 64 hex digits."""
+        return hashlib.sha256(json.dumps(self.model_dump(mode="json"), sort_keys=True).encode()).hexdigest()
+
+
+class ScorerEntry(_Settings):
+    """One scorer of a study. Written flat: `name: {kind: KIND, option: ...}`; the kind is the name if left out."""
+
+    kind: str
+    options: Mapping[str, Any]  # checked by the scorer's own settings class; paths absolute
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_flat(cls, value: Any, info: ValidationInfo) -> Any:
+        if not isinstance(value, Mapping):
+            return value
+        options = {key: option for key, option in value.items() if key != "kind"}
+        base_dir = (info.context or {}).get("base_dir", Path("/"))
+        try:
+            settings = parse_settings(str(value["kind"]), options, base_dir)
+        except ScorerError as error:
+            raise ValueError(str(error)) from error
+        return {"kind": value["kind"], "options": settings.model_dump(mode="json", exclude_unset=True)}
+
+    @model_serializer
+    def _flat(self) -> dict[str, Any]:
+        return {"kind": self.kind, **self.options}
+
+
+class ObjectiveTerm(_Settings):
+    """One scorer's part in a single-number objective: weight * score / unit, subtracted for scores to minimise."""
+
+    weight: float = Field(default=1.0, gt=0, allow_inf_nan=False)
+    unit: float | None = Field(default=None, gt=0, allow_inf_nan=False)  # None takes the scorer's own unit
+
+
+class SamplerSettings(_Settings):
+    """Who proposes the trials after the probes."""
+
+    name: SamplerName = "gp"
+    seed: int = Field(default=0, ge=0, lt=2**31)
+    options: Mapping[str, Any] = Field(default_factory=dict)  # handed to the Optuna sampler's constructor
+
+
+class ProbeSettings(_Settings):
+    """Trials chosen by us before the sampler takes over; parents always come first."""
+
+    uniform: tuple[float, ...] = (0.25, 0.5, 0.75)
+    profiles: int = Field(default=6, ge=0, le=64)  # smooth depth profiles
+
+
+class BudgetSettings(_Settings):
+    trials: int = Field(default=100, ge=1, le=1_000_000)  # probes included
+
+
+class RenderSettings(_Settings):
+    device: str = "auto"  # auto, cpu, cuda, cuda:1, mps ...
+    dtype: Literal["auto", "fp16", "bf16", "fp32"] = "auto"  # auto: fp32 on a CPU, fp16 elsewhere
+    batch_size: int | None = Field(default=None, ge=1)
+    keep: Literal["best", "all", "none"] = "best"  # whose renders stay as files; contact sheets always do
+    degenerate_limit: int = Field(default=0, ge=0)  # broken images a trial may have before it fails
+
+
+class ExportSettings(_Settings):
+    dtype: DtypeName | None = None  # None keeps parent A's, tensor by tensor
+
+
+class StudySpec(_Settings):
+    """A study as its user asked for it."""
+
+    study: str = Field(min_length=1, max_length=200, pattern=r"^[\w][\w .+-]*$")
+    parents: tuple[SpecPath, ...]
+    method: str = "weighted_sum"
+    space: SpaceSettings = SpaceSettings()
+    suite: SuiteSettings
+    scorers: Mapping[str, ScorerEntry]
+    objective: Mapping[str, ObjectiveTerm] | None = None
+    objectives: tuple[str, ...] | None = None
+    probes: ProbeSettings = ProbeSettings()
+    sampler: SamplerSettings = SamplerSettings()
+    budget: BudgetSettings = BudgetSettings()
+    render: RenderSettings = RenderSettings()
+    export: ExportSettings = ExportSettings()
+
+    @field_validator("scorers", mode="before")
+    @classmethod
+    def _plain_scorers(cls, value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return {name: {"kind": name, **(options or {})} for name, options in value.items()}
+        return value
+
+    @field_validator("objective", mode="before")
+    @classmethod
+    def _plain_terms(cls, value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return {name: {} if term is None else term for name, term in value.items()}
+        return value
+
+    @model_validator(mode="after")
+    def _parts_fit(self) -> Self:
+        self._check_method()
+        if not self.scorers:
+            msg = "no scorers: name at least one (see `mergetune scorers`)"
+            raise ValueError(msg)
+        if self.objective is not None and self.objectives is not None:
+            msg = "give either `objective` (one number) or `objectives` (several), not both"
+            raise ValueError(msg)
+        if self.objectives is not None and (
+            len(self.objectives) < 2 or len(set(self.objectives)) < len(self.objectives)
+        ):
+            msg = "`objectives` needs two or more different scorers; for a single number use `objective`"
+            raise ValueError(msg)
+        for name in (*(self.objective or ()), *(self.objectives or ())):
+            if name not in self.scorers:
+                msg = f"the objective names {name!r}, which is not under `scorers`: {', '.join(self.scorers)}"
+                raise ValueError(msg)
+        if self.objective is not None and not self.objective:
+            msg = "`objective` is empty: name at least one scorer, or leave the key out to use them all"
+            raise ValueError(msg)
+        return self
+
+    def _check_method(self) -> None:
+        info = METHODS.get(self.method)
+        if info is None:
+            msg = f"unknown method {self.method!r}: use one of {', '.join(METHODS)}"
+            raise ValueError(msg)
+        if not info.least_parents <= len(self.parents) <= info.most_parents:
+            wanted = (
+                f"{info.least_parents}"
+                if info.least_parents == info.most_parents
+                else f"{info.least_parents} to {info.most_parents}"
+            )
+            msg = f"method {self.method} takes {wanted} parents, the spec names {len(self.parents)}"
+            raise ValueError(msg)
+
+        if len(set(self.parents)) < len(self.parents):
+            msg = "a parent is named twice: merging a checkpoint with itself changes nothing"
+            raise ValueError(msg)
+
+    @property
+    def terms(self) -> Mapping[str, ObjectiveTerm]:
+        """The single-number objective: every scorer with weight 1 unless the spec says otherwise."""
+        return self.objective or {name: ObjectiveTerm() for name in self.scorers}
+
+    def to_json(self) -> str:
+        return self.model_dump_json()
+
+    @classmethod
+    def from_json(cls, text: str) -> StudySpec:
+        """A stored spec; its paths are absolute already."""
+        return cls.model_validate_json(text)
+
+
+def load_spec(path: Path) -> StudySpec:
+    """Read and check a spec file.
+
+    Raises:
+        SpecError: missing, not YAML, unknown or misspelt keys, values out of range.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise SpecError(f"no spec at {path}: give the path of a study's YAML file") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise SpecError(f"{path} cannot be read ({error}): a spec is a YAML text file") from error
+    return parse_spec(text, base_dir=path.resolve().parent, origin=path.name)
+
+
+def parse_spec(text: str, *, base_dir: Path, origin: str = "spec") -> StudySpec:
+    """Parse YAML text; `base_dir` is what relative paths are relative to."""
+    try:
+        data = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        where = getattr(error, "problem_mark", None)
+        line = f" in line {where.line + 1}" if where else ""
+        raise SpecError(f"{origin} is not valid YAML{line}: {getattr(error, 'problem', error)}") from error
+    if not isinstance(data, dict):
+        raise SpecError(f"{origin} holds no settings: expected `study:`, `parents:`, `suite:`, `scorers:`")
+    try:
+        return StudySpec.model_validate(data, context={"base_dir": base_dir})
+    except ValidationError as error:
+        raise SpecError(f"{origin}: {explain(error, StudySpec)}") from error

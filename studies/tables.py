@@ -1,0 +1,101 @@
+"""Our tables, beside Optuna's in the same database. Migrations live in studies/migrations.
+
+Optuna keeps parameters, values and states of trials; these tables keep what it cannot: the spec, the parents, the
+recipe of each trial, every render and every score. A trial is known by its study and Optuna's trial number.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Boolean,
+    Column,
+    Float,
+    ForeignKey,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    Text,
+    UniqueConstraint,
+)
+
+VERSION_TABLE = "mergetune_version"
+
+metadata = MetaData()
+
+studies = Table(
+    "mergetune_studies",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("name", String(200), nullable=False, unique=True),
+    Column("spec", Text, nullable=False),  # StudySpec as JSON, absolute paths
+    Column("suite_digest", String(64), nullable=False),
+    Column("software", JSON, nullable=False),  # package -> version, at creation
+    Column("created_at", Float, nullable=False),  # seconds since the epoch
+    Column("stop_requested", Boolean, nullable=False),
+)
+
+parents = Table(
+    "mergetune_parents",
+    metadata,
+    Column("study_id", ForeignKey("mergetune_studies.id", ondelete="CASCADE"), primary_key=True),
+    Column("letter", String(1), primary_key=True),
+    Column("path", Text, nullable=False),
+    Column("sha256", String(64), nullable=False),
+    Column("bytes", BigInteger, nullable=False),
+    Column("mtime_ns", BigInteger, nullable=False),  # same size and time: not hashed again on resume
+)
+
+workers = Table(
+    "mergetune_workers",
+    metadata,
+    Column("id", String(64), primary_key=True),
+    Column("host", String(255), nullable=False),
+    Column("pid", Integer, nullable=False),
+    Column("seen_at", Float, nullable=False),  # last sign of life, seconds since the epoch
+)
+
+trials = Table(
+    "mergetune_trials",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("study_id", ForeignKey("mergetune_studies.id", ondelete="CASCADE"), nullable=False),
+    Column("number", Integer, nullable=False),  # Optuna's
+    Column("origin", String(100), nullable=False),  # "parent A", "uniform 0.5", "profile rising", "gp"
+    Column("recipe", Text, nullable=False),
+    Column("recipe_digest", String(64), nullable=False),
+    Column("worker_id", String(64), nullable=False),
+    Column("state", String(10), nullable=False),  # running, complete, failed
+    Column("reason", Text),  # why it failed
+    Column("objectives", JSON),  # name -> value, as told to Optuna
+    Column("gains", JSON),  # name -> [gain over the better parent, low, high of its 95 % interval]
+    Column("seconds", JSON),  # stage -> seconds
+    Column("machine", JSON),  # device, threads, torch: what repeating the renders exactly depends on
+    Column("sheet", String(64)),  # artifact id of the contact sheet
+    Column("started_at", Float, nullable=False),
+    Column("finished_at", Float),
+    UniqueConstraint("study_id", "number"),
+)
+
+renders = Table(
+    "mergetune_renders",
+    metadata,
+    Column("trial_id", ForeignKey("mergetune_trials.id", ondelete="CASCADE"), primary_key=True),
+    Column("item", Integer, primary_key=True),  # index in the suite
+    Column("pixels_sha256", String(64), nullable=False),
+    Column("file", Text),  # PNG below the artifact folder, when kept
+)
+
+scores = Table(
+    "mergetune_scores",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("trial_id", ForeignKey("mergetune_trials.id", ondelete="CASCADE"), nullable=False),
+    Column("scorer", String(200), nullable=False),
+    Column("item", Integer),  # None: a score of the whole set
+    Column("value", Float(53), nullable=False),
+    Index("ix_mergetune_scores_trial", "trial_id"),
+)

@@ -1,0 +1,76 @@
+"""Small checkpoint files of the true key layout, made from the full-size key lists by shrinking every dimension.
+
+Nothing here uses the code under test: which keys exist comes from the published lists, and values are random.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from layouts import read_layout
+from safetensors.torch import save_file
+from torch import Tensor
+
+# (where, full size) -> small size; sums stay sums, because up blocks see two widths side by side.
+_UNET_SD15 = {
+    320: 32,
+    640: 64,
+    960: 96,
+    1280: 128,
+    1920: 192,
+    2560: 256,
+    5120: 512,
+    10240: 1024,
+    2560 * 2: 512,
+    768: 64,
+}
+_UNET_SDXL = _UNET_SD15 | {2048: 128, 2816: 160}
+_VAE = {128: 32, 256: 64, 512: 128}
+_CLIP = {768: 64, 3072: 128, 1280: 64, 5120: 128, 3840: 192}
+
+KEPT_LAYERS = 2  # of each text encoder; and one transformer block of each stack
+
+
+def small_shapes(architecture: str) -> dict[str, tuple[int, ...]]:
+    """Key -> shape of a small checkpoint, integers (position_ids) included."""
+    unet = _UNET_SD15 if architecture == "sd15" else _UNET_SDXL
+    return {
+        row.key: tuple(_shrink(row.key, size, unet) for size in row.shape)
+        for row in read_layout(architecture)
+        if not _dropped(row.key)
+    }
+
+
+def _shrink(key: str, size: int, unet: Mapping[int, int]) -> int:
+    if key.startswith("model.diffusion_model."):
+        return unet.get(size, size)
+    return (_VAE if key.startswith("first_stage_model.") else _CLIP).get(size, size)
+
+
+def _dropped(key: str) -> bool:
+    for marker in ("encoder.layers.", "resblocks.", "transformer_blocks."):
+        if marker in key and int(key.split(marker)[1].split(".")[0]) >= (1 if "transformer" in marker else KEPT_LAYERS):
+            return True
+    return False
+
+
+def random_tensors(architecture: str, seed: int, dtype: torch.dtype = torch.float16) -> dict[str, Tensor]:
+    """Values that keep activations finite: small weights, norms around one."""
+    generator = torch.Generator().manual_seed(seed)
+    tensors = {}
+    for key, shape in small_shapes(architecture).items():
+        if key.endswith("position_ids"):
+            tensors[key] = torch.arange(77)[None]
+            continue
+        values = torch.randn(shape, generator=generator) * 0.04
+        if ("norm" in key or ".ln_" in key) and key.endswith("weight"):
+            values = 1 + values
+        tensors[key] = values.to(dtype)
+    return tensors
+
+
+def write_checkpoint(path: Path, architecture: str = "sd15", seed: int = 0, dtype: torch.dtype = torch.float16) -> Path:
+    save_file(random_tensors(architecture, seed, dtype), path, metadata={"format": "pt"})
+    return path
