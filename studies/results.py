@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import uuid
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
@@ -129,7 +130,9 @@ def create_study(
     study = optuna.create_study(
         storage=database.storage, study_name=spec.study, directions=list(directions), load_if_exists=True
     )
-    study.set_metric_names(list(names))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # stable since Optuna 3.2 all the same
+        study.set_metric_names(list(names))
     with database.write() as connection:
         result = connection.execute(
             tables.studies.insert().values(

@@ -48,22 +48,22 @@ def studies_table(database: Database) -> Table:
 
 
 def print_study(database: Database, study: StoredStudy, *, every_trial: bool) -> None:
-    """Parents, uniform merge and best side by side, every scorer with its gain; then what failed."""
+    """Parents, uniform merge and best side by side, every score with its gain; then what failed."""
     rows = results.load_trials(database, study)
     objective = study_objective(study)
     complete = [row for row in rows if row.state == "complete"]
+    if every_trial:
+        console.print(_trials_table(study, rows, objective))
     if complete:
-        shown = complete if every_trial else notable_trials(rows, objective)
-        console.print(_scores_table(database, study, shown, objective))
+        console.print(_scores_table(database, study, notable_trials(rows, objective), objective))
+        console.print(f"objective: {escaped(objective.formula())}")
         console.print(
-            f"objective: {escaped(objective.formula())}; gains are over the parent that is better in that score"
+            "gains, with their 95 % interval over the suite, are over the parent that is better in it"
         )
     failed = [row for row in rows if row.state == "failed"]
     for row in failed[:5]:
-        console.print(
-            f"[red]trial {row.number} ({escaped(row.origin)}) failed:[/] {escaped(row.reason or '')}",
-            soft_wrap=True,
-        )
+        reason = escaped(row.reason or "")
+        console.print(f"[red]trial {row.number} ({escaped(row.origin)}) failed:[/] {reason}", soft_wrap=True)
     if len(failed) > 5:
         console.print(f"[red]and {len(failed) - 5} more failed[/]")
     running = sum(row.state == "running" for row in rows)
@@ -83,24 +83,44 @@ def notable_trials(rows: Sequence[StoredTrial], objective: Objective) -> list[St
 
 
 def _scores_table(database: Database, study: StoredStudy, rows: Sequence[StoredTrial], objective: Objective) -> Table:
+    """One column a trial, one row a score: the value, and below it the gain."""
     items = len(study.spec.suite.items())
-    names = ((SINGLE,) if objective.terms else ()) + tuple(study.spec.scorers)
     infos = _infos(study)
     best = {row.number for row in best_trials(results.load_trials(database, study), objective)}
     table = Table(title=f"study {escaped(study.name)}", title_justify="left")
-    table.add_column("trial")
-    table.add_column("what")
-    for name in names:
-        table.add_column(escaped(infos[name].report_name(items) if name in infos else name), justify="right")
-        table.add_column("gain (95 % interval)", justify="right")
+    table.add_column("score")
+    means = {}
     for row in rows:
+        role = "[bold]best[/]: " if row.number in best else ""
+        table.add_column(f"{role}{escaped(row.origin)}\n(trial {row.number})", justify="right")
         by_item, by_set = results.load_scores(database, row)
-        means = dict(row.objectives) | {name: float(np.mean(values)) for name, values in by_item.items()} | by_set
-        cells = []
-        for name in names:
-            cells += [f"{means[name]:.4g}", gain_text(row.gains[name]) if name in row.gains else ""]
-        label = escaped(row.origin) + (" [bold]<- best[/]" if row.number in best else "")
-        table.add_row(str(row.number), label, *cells)
+        means[row.number] = dict(row.objectives) | {name: float(np.mean(by_item[name])) for name in by_item} | by_set
+    for name in ((SINGLE,) if objective.terms else ()) + tuple(study.spec.scorers):
+        label = infos[name].report_name(items) if name in infos else name
+        if label != name and name in infos and name != study.spec.scorers[name].kind:
+            label = f"{name}: {label}"
+        table.add_row(
+            escaped(label), *(_score_cell(row, name, means[row.number][name]) for row in rows), end_section=True
+        )
+    return table
+
+
+def _score_cell(row: StoredTrial, name: str, value: float) -> str:
+    gain = row.gains.get(name)
+    if gain is None or row.origin == f"parent {gain.parent}":
+        return f"{value:.4g}"
+    return f"{value:.4g}\n{gain_text(gain)}"
+
+
+def _trials_table(study: StoredStudy, rows: Sequence[StoredTrial], objective: Objective) -> Table:
+    table = Table(title=f"trials of {escaped(study.name)}", title_justify="left")
+    for head in ("trial", "what", "state", *objective.names, "gain (95 % interval)", "seconds"):
+        table.add_column(head)
+    for row in rows:
+        values = [f"{row.objectives[name]:.4g}" if name in row.objectives else "" for name in objective.names]
+        gain = "; ".join(gain_text(row.gains[name]) for name in objective.names if name in row.gains)
+        seconds = f"{sum(row.seconds.values()):.1f}" if row.seconds else ""
+        table.add_row(str(row.number), escaped(row.origin), row.state, *values, gain, seconds)
     return table
 
 

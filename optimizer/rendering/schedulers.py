@@ -25,8 +25,9 @@ TRAINED = {
     "beta_end": 0.012,
     "beta_schedule": "scaled_linear",
     "prediction_type": "epsilon",
+    "steps_offset": 1,
 }
-LEADING = {"timestep_spacing": "leading", "steps_offset": 1}
+LEADING = {"timestep_spacing": "leading"}
 
 SCHEDULERS: Mapping[SchedulerName, Callable[..., Any]] = {
     "ddim": partial(DDIMScheduler, clip_sample=False, set_alpha_to_one=False, **LEADING),
