@@ -1,0 +1,1 @@
+"""Images in, numbers out. Importing this package loads no weights and no torch."""

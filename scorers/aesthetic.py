@@ -1,0 +1,104 @@
+"""LAION's aesthetic predictors: a small head on the CLIP ViT-L/14 image embedding.
+
+v2 (https://github.com/christophschuhmann/improved-aesthetic-predictor) is five linear layers with no
+activation between them; dropout lay between them in training, hence the gaps in their numbers. v1
+(https://github.com/LAION-AI/aesthetic-predictor) is a single linear layer. Both take an L2-normalised
+embedding and were fitted to ratings from 1 to 10. Which one a file holds is told by its keys.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch.nn.functional as F
+
+from scorers import weights
+from scorers.catalogue import AESTHETIC
+from scorers.clip import ClipEmbedder, shared_embedder
+from scorers.errors import ScorerSettingsError, WrongWeightsError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from torch import Tensor
+
+    from scorers.config import AestheticSettings
+    from scorers.protocol import BuildContext, SuiteImages
+
+_V1_PREFIXES = ("",)
+_V2_PREFIXES = tuple(f"layers.{index}." for index in (0, 2, 4, 6, 7))
+_V2_WIDTHS = (1024, 128, 64, 16, 1)
+
+
+class Affine(NamedTuple):
+    """x -> x @ weight.T + bias."""
+
+    weight: Tensor  # [out, in]
+    bias: Tensor  # [out]
+
+
+def read_head(state: Mapping[str, Tensor], source: str) -> tuple[Affine, ...]:
+    """The layers of a v2 or v1 head, float64, from its named tensors.
+
+    Raises WrongWeightsError, naming `source`, if keys or shapes are those of neither.
+    """
+    for prefixes, widths in ((_V2_PREFIXES, _V2_WIDTHS), (_V1_PREFIXES, (1,))):
+        keys = {f"{prefix}{part}" for prefix in prefixes for part in ("weight", "bias")}
+        if keys == state.keys():
+            layers = tuple(Affine(state[f"{p}weight"].double(), state[f"{p}bias"].double()) for p in prefixes)
+            _check_shapes(layers, widths, source)
+            return layers
+    found = ", ".join(sorted(state)[:4]) + (", ..." if len(state) > 4 else "")
+    raise WrongWeightsError(
+        f"{source} is no LAION aesthetic head: expected keys layers.0.weight to layers.7.bias (v2) "
+        f"or weight and bias (v1), got {found or 'none'}"
+    )
+
+
+def _check_shapes(layers: tuple[Affine, ...], widths: tuple[int, ...], source: str) -> None:
+    entry = layers[0].weight.shape[-1]
+    expected = [(out, into) for out, into in zip(widths, (entry, *widths[:-1]), strict=True)]
+    found = [tuple(layer.weight.shape) for layer in layers]
+    if found != expected or any(layer.bias.shape != layer.weight.shape[:1] for layer in layers):
+        raise WrongWeightsError(f"{source}: expected linear layers {expected}, got {found}")
+
+
+def apply_head(embeddings: Tensor, layers: tuple[Affine, ...]) -> Tensor:
+    """Aesthetic score, float64 [n], nominally 1..10, of L2-normalised embeddings [n, width]."""
+    values = embeddings.double()
+    for layer in layers:
+        values = F.linear(values, layer.weight, layer.bias)
+    return values.squeeze(-1)
+
+
+class AestheticScorer:
+    """A LAION head on a CLIP embedding; the head is tiny and stays on the CPU."""
+
+    info = AESTHETIC
+
+    def __init__(self, embedder: ClipEmbedder, layers: tuple[Affine, ...], source: str) -> None:
+        width = layers[0].weight.shape[-1]
+        if width != embedder.width:
+            raise WrongWeightsError(
+                f"{source} is a head for CLIP embeddings of width {width}, this CLIP gives {embedder.width}: "
+                "use the CLIP that the head was trained on"
+            )
+        self._embedder = embedder
+        self._layers = layers
+
+    def score(self, images: SuiteImages) -> Tensor:
+        """Float64 [n]."""
+        return apply_head(self._embedder.embed_images(images), self._layers)
+
+
+def build(settings: AestheticSettings, context: BuildContext) -> AestheticScorer:
+    """An aesthetic scorer; without a head of its own, the pinned v2 file."""
+    if settings.head is None and settings.clip.tag not in (None, "openai"):
+        raise ScorerSettingsError(
+            f"the LAION aesthetic head was trained on CLIP weights 'openai', not {settings.clip.tag!r}: "
+            "use those, or name a head of your own with option 'head'"
+        )
+    # The head first: it is small, and if it is missing nobody should wait for CLIP.
+    path = weights.resolve(settings.head, weights.AESTHETIC_V2, context.cache_dir)
+    layers = read_head(weights.load_tensors(path), str(path))
+    return AestheticScorer(shared_embedder(settings.clip, context), layers, str(path))

@@ -1,0 +1,313 @@
+"""One CLIP for all scorers that need it: image and text embeddings by open_clip, in full float32.
+
+The QuickGELU trap. OpenAI trained CLIP with QuickGELU, x * sigmoid(1.702 x), where later models use GELU. The
+two have the same weights, so OpenAI's file loads into the plain architecture without a word, and every
+embedding is a little wrong. Given a tag, open_clip knows which it needs; given a file, nobody does. So a file
+for a built-in architecture must say which tag it was published under (`trained_as`), unless it is OpenAI's
+own archive or the architecture is named `-quickgelu`. The tag also tells the colour normalisation, a smaller
+trap.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import warnings
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import open_clip
+import torch
+import torch.nn.functional as F
+from open_clip.convert import convert_state_dict
+from open_clip.model import convert_to_custom_text_state_dict
+
+from scorers import weights
+from scorers.errors import MissingWeightsError, ScorerSettingsError, WrongWeightsError
+from scorers.images import Preprocess, prepare_batch
+from scorers.inference import BATCH_SIZE, map_batches, repeatable
+
+if TYPE_CHECKING:
+    from collections.abc import Hashable, Mapping, Sequence
+    from pathlib import Path
+
+    from torch import Tensor
+
+    from scorers.config import ClipModelSettings
+    from scorers.protocol import BuildContext, SuiteImages
+
+#: Files that a hub repository of open_clip may hold, best first.
+_HUB_NAMES = (
+    "open_clip_model.safetensors",
+    "open_clip_pytorch_model.safetensors",
+    "open_clip_pytorch_model.bin",
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClipPlan:
+    """A CLIP model, decided but not yet loaded."""
+
+    model: str
+    config: dict[str, Any]  # open_clip's architecture, QuickGELU decided
+    file: Path
+    normalisation: Mapping[str, Any]  # of open_clip's tag; empty means OpenAI's
+
+
+class ClipEmbedder:
+    """Holds one CLIP. Embeddings are L2-normalised float32 on the CPU.
+
+    Image embeddings are kept with the images, so that all scorers of a trial share one forward; text
+    embeddings are kept here, because prompts stay the same from trial to trial.
+    """
+
+    def __init__(
+        self, model: Any, tokenize: Any, preprocess: Preprocess, *, key: Hashable, device: str = "cpu"
+    ) -> None:
+        self._model = model.float().to(device).eval().requires_grad_(requires_grad=False)
+        self._tokenize = tokenize
+        self._device = device
+        self._key = key
+        self._texts: dict[str, Tensor] = {}
+        self.preprocess = preprocess
+        self.context_length: int = tokenize.context_length
+        self.width = self._encode_texts(["a"]).shape[-1]
+
+    @property
+    def logit_scale(self) -> float:
+        """The trained factor on cosines, about 100 for OpenAI's models."""
+        return float(self._model.logit_scale.double().exp())
+
+    def embed_images(self, images: SuiteImages) -> Tensor:
+        """[n, width], one row an image."""
+        return images.memo(("clip", self._key), lambda: self._encode_images(images.images))
+
+    def embed_texts(self, prompts: Sequence[str]) -> Tensor:
+        """[n, width], one row a prompt. What lies beyond `context_length` tokens is cut off."""
+        new = [prompt for prompt in dict.fromkeys(prompts) if prompt not in self._texts]
+        for start in range(0, len(new), BATCH_SIZE):
+            batch = new[start : start + BATCH_SIZE]
+            self._texts.update(zip(batch, self._encode_texts(batch), strict=True))
+        return torch.stack([self._texts[prompt] for prompt in prompts])
+
+    def token_count(self, prompt: str) -> int:
+        """Tokens of a prompt, start and end included; what is beyond `context_length` goes unread."""
+        return token_count(prompt, self._tokenize)
+
+    def _encode_images(self, images: Sequence[Tensor]) -> Tensor:
+        def encode(batch: list[Tensor]) -> Tensor:
+            embedded: Tensor = self._model.encode_image(prepare_batch(batch, self.preprocess, self._device))
+            return embedded
+
+        return F.normalize(map_batches(images, encode), dim=-1)
+
+    def _encode_texts(self, prompts: Sequence[str]) -> Tensor:
+        with repeatable():
+            tokens = self._tokenize(list(prompts)).to(self._device)
+            return F.normalize(self._model.encode_text(tokens).float().cpu(), dim=-1)
+
+
+def shared_embedder(settings: ClipModelSettings, context: BuildContext) -> ClipEmbedder:
+    """The embedder of these settings, loaded once per context however many scorers ask for it."""
+    key = ("clip", settings, context.device)
+    return context.shared.get(key, lambda: load_embedder(settings, context.device))
+
+
+def load_embedder(settings: ClipModelSettings, device: str = "cpu") -> ClipEmbedder:
+    """Load the CLIP that `settings` describe.
+
+    Raises ScorerSettingsError, MissingWeightsError or WrongWeightsError.
+    """
+    plan = plan_model(settings)
+    model = make_model(plan.config)
+    load_weights(model, plan.file)
+    tokenizer = make_tokenizer(plan.model, plan.config["text_cfg"])
+    preprocess = preprocess_of(model.visual.image_size, plan.normalisation)
+    return ClipEmbedder(model, tokenizer, preprocess, key=(settings, device), device=device)
+
+
+def plan_model(settings: ClipModelSettings) -> ClipPlan:
+    """Decide architecture, activation, normalisation and file, without loading anything big."""
+    config = _own_config(settings) or _builtin_config(settings.model)
+    described = _tag_config(settings)
+    # The activation is decided before the file is fetched: a contradiction should not cost a download.
+    quick_gelu = _needs_quick_gelu(settings, config, described)
+    file = settings.weights_file
+    if file is None:
+        file = _fetch_tag(settings, described)
+    config["quick_gelu"] = quick_gelu
+    return ClipPlan(model=settings.model, config=config, file=file, normalisation=described)
+
+
+def make_model(config: dict[str, Any]) -> Any:
+    """An open_clip model with random weights, from an architecture as open_clip's JSON files hold it.
+
+    open_clip.create_model would do, but it may ask the hub for the weights of either tower.
+    """
+    config = copy.deepcopy(config)
+    if "multimodal_cfg" in config:
+        raise ScorerSettingsError("CoCa models have no use as a scorer: choose a CLIP architecture")
+    if "timm_model_name" in config["vision_cfg"]:
+        config["vision_cfg"]["timm_model_pretrained"] = False
+    own_text = "hf_model_name" in config["text_cfg"]
+    if own_text:
+        config["text_cfg"]["hf_model_pretrained"] = False
+    custom = config.pop("custom_text", False) or own_text
+    return (open_clip.CustomTextCLIP if custom else open_clip.CLIP)(**config)
+
+
+def load_weights(model: Any, path: Path) -> None:
+    """Put the tensors of a file into an open_clip model; every key must fit.
+
+    Not open_clip.load_checkpoint, which silently resamples position embeddings of another image size.
+    """
+    state = convert_state_dict(model, read_state(path))
+    if not hasattr(model, "positional_embedding"):
+        state = convert_to_custom_text_state_dict(state)
+    for name in ("logit_scale", "logit_bias"):  # stored as [] or as [1], by the age of the file
+        if name in state and getattr(model, name, None) is not None:
+            state[name] = state[name].reshape(getattr(model, name).shape)
+    try:
+        model.load_state_dict(state, strict=True)
+    except RuntimeError as error:
+        raise WrongWeightsError(f"{path} does not fit the CLIP architecture: {_first_fault(error)}") from error
+
+
+def read_state(path: Path, trusted_archives: frozenset[str] | None = None) -> dict[str, Tensor]:
+    """The tensors of a CLIP file.
+
+    A TorchScript archive holds code as well as tensors, so it is only opened if its digest is one that OpenAI
+    published (`trusted_archives`, by default those in the addresses of open_clip's table).
+    """
+    if not weights.is_torchscript(path):
+        state = weights.load_tensors(path)
+        return {name.removeprefix("module."): tensor for name, tensor in state.items()}
+    trusted = openai_digests() if trusted_archives is None else trusted_archives
+    if weights.file_sha256(path) not in trusted:
+        raise WrongWeightsError(
+            f"{path} is a TorchScript archive, which holds code, and none that OpenAI published: "
+            "convert it to .safetensors"
+        )
+    with warnings.catch_warnings():
+        # TorchScript is deprecated, as a FutureWarning says; OpenAI's files stay what they are.
+        warnings.simplefilter("ignore")
+        archive = torch.jit.load(str(path), map_location="cpu")  # type: ignore[no-untyped-call]
+    state = dict(archive.state_dict())
+    for name in ("input_resolution", "context_length", "vocab_size"):  # numbers, not weights
+        state.pop(name, None)
+    return {name: tensor.float() for name, tensor in state.items()}
+
+
+def openai_digests() -> frozenset[str]:
+    """SHA-256 of every CLIP archive that OpenAI published: part of its address in open_clip's table."""
+    tags = (open_clip.get_pretrained_cfg(model, tag) for model, tag in open_clip.list_pretrained())
+    urls = (tag.get("url", "") for tag in tags)
+    return frozenset(url.split("/")[-2] for url in urls if "openaipublic" in url)
+
+
+def preprocess_of(size: int | tuple[int, int], normalisation: Mapping[str, Any]) -> Preprocess:
+    """open_clip's preprocessing of an image size and a tag; without a tag, that of OpenAI."""
+    height, width = (size, size) if isinstance(size, int) else size
+    return Preprocess(
+        size=(height, width),
+        mean=tuple(normalisation.get("mean", open_clip.OPENAI_DATASET_MEAN)),
+        std=tuple(normalisation.get("std", open_clip.OPENAI_DATASET_STD)),
+        interpolation="bilinear" if normalisation.get("interpolation") == "bilinear" else "bicubic",
+        resize_mode=normalisation.get("resize_mode") or "shortest",
+        fill=normalisation.get("fill_color", 0),
+    )
+
+
+def make_tokenizer(model: str, text_config: Mapping[str, Any]) -> Any:
+    """The tokenizer of an architecture. CLIP's own vocabulary comes inside open_clip; others need the hub."""
+    if not text_config.get("hf_tokenizer_name") and "siglip" not in model.lower():
+        return open_clip.SimpleTokenizer(
+            context_length=text_config.get("context_length", 77), **text_config.get("tokenizer_kwargs", {})
+        )
+    try:
+        return open_clip.get_tokenizer(model)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise MissingWeightsError(
+            f"the tokenizer of {model!r} comes from the Hugging Face hub, which failed "
+            f"({str(error).splitlines()[0]}): choose a model with CLIP's own vocabulary"
+        ) from error
+
+
+def token_count(prompt: str, tokenize: Any = None) -> int:
+    """Tokens of a prompt in CLIP's vocabulary (or that of `tokenize`), start and end included."""
+    tokenize = tokenize or open_clip.SimpleTokenizer()
+    encode = getattr(tokenize, "encode", None) or tokenize.tokenizer.encode
+    return len(encode(prompt)) + 2
+
+
+def _own_config(settings: ClipModelSettings) -> dict[str, Any] | None:
+    if settings.config_dir is None:
+        return None
+    path = settings.config_dir / f"{settings.model}.json"
+    if not path.is_file():
+        known = ", ".join(sorted(file.stem for file in settings.config_dir.glob("*.json"))) or "none"
+        raise ScorerSettingsError(f"no CLIP architecture {path}: config_dir holds {known}")
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ScorerSettingsError(f"{path} is not JSON: {error}") from error
+    wanted = {"embed_dim", "vision_cfg", "text_cfg"}
+    if not isinstance(config, dict) or not wanted <= config.keys():
+        raise ScorerSettingsError(f"{path} must hold {', '.join(sorted(wanted))}, as open_clip's own files do")
+    return config
+
+
+def _builtin_config(model: str) -> dict[str, Any]:
+    config = open_clip.get_model_config(model) if model in open_clip.list_models() else None
+    if config is None:
+        raise ScorerSettingsError(
+            f"open_clip has no architecture {model!r}: see open_clip.list_models(), or "
+            "set config_dir for one of your own"
+        )
+    return dict(config)
+
+
+def _tag_config(settings: ClipModelSettings) -> dict[str, Any]:
+    """open_clip's entry for the tag of these settings; empty without a tag."""
+    if settings.tag is None:
+        return {}
+    found = open_clip.get_pretrained_cfg(settings.model, settings.tag)
+    if not found:
+        tags = ", ".join(open_clip.list_pretrained_tags_by_model(settings.model)) or "none"
+        raise ScorerSettingsError(f"open_clip has no weights {settings.tag!r} for {settings.model!r}; it has {tags}")
+    return dict(found)
+
+
+def _needs_quick_gelu(settings: ClipModelSettings, config: Mapping[str, Any], tag: Mapping[str, Any]) -> bool:
+    """Which activation the weights were trained with; see the top of this module."""
+    if settings.weights_file is not None:
+        weights.existing_file(settings.weights_file, "clip.pretrained")
+    if tag:
+        return bool(tag.get("quick_gelu", False))
+    if settings.config_dir is not None or config.get("quick_gelu", False):
+        return bool(config.get("quick_gelu", False))
+    if settings.weights_file is not None and weights.is_torchscript(settings.weights_file):
+        return True  # OpenAI's own archive; read_state opens no other
+    tags = open_clip.list_pretrained_tags_by_model(settings.model)
+    if any(open_clip.get_pretrained_cfg(settings.model, name).get("quick_gelu") for name in tags):
+        raise WrongWeightsError(
+            f"{settings.pretrained} does not tell whether this {settings.model!r} was trained with "
+            "QuickGELU, as OpenAI's, or with GELU, and the wrong one is silently wrong: set clip.trained_as "
+            f"to the open_clip tag of the file, one of {', '.join(tags)}"
+        )
+    return False
+
+
+def _fetch_tag(settings: ClipModelSettings, tag: Mapping[str, Any]) -> Path:
+    repository, _, name = str(tag.get("hf_hub", "")).rpartition("/")
+    title = f"CLIP {settings.model} / {settings.pretrained}"
+    advice = f"name the file with clip.pretrained and set clip.trained_as: {settings.pretrained}"
+    if not repository:
+        raise MissingWeightsError(f"{title} is not on the hub: fetch it from {tag.get('url')}, then {advice}")
+    return weights.resolve_hub_file(repository, (name,) if name else _HUB_NAMES, title=title, advice=advice)
+
+
+def _first_fault(error: RuntimeError) -> str:
+    """The first complaint of load_state_dict, on one line."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return (lines[1] if len(lines) > 1 else lines[0])[:300]

@@ -1,0 +1,51 @@
+"""CLIP score: does the image show what its prompt asks for?
+
+Hessel et al. 2021, CLIPScore, https://arxiv.org/abs/2104.08718, without its factor 2.5 and its cut at zero: a
+merge that turns away from the prompt should be told how far, and 100 x cosine is what other tools report.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from scorers.catalogue import CLIP_SCORE
+from scorers.clip import ClipEmbedder, shared_embedder
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from scorers.config import ClipScoreSettings
+    from scorers.protocol import BuildContext, SuiteImages
+
+
+def clip_score(images: Tensor, texts: Tensor) -> Tensor:
+    """100 x cosine of paired embeddings, float64 [n] in -100..100, from L2-normalised rows [n, d]."""
+    return 100 * (images.double() * texts.double()).sum(dim=-1)
+
+
+class ClipScorer:
+    """CLIP score of each image with its own prompt."""
+
+    info = CLIP_SCORE
+
+    def __init__(self, embedder: ClipEmbedder) -> None:
+        self._embedder = embedder
+
+    def score(self, images: SuiteImages) -> Tensor:
+        """Float64 [n], 100 x cosine."""
+        return clip_score(self._embedder.embed_images(images), self._embedder.embed_texts(images.prompts))
+
+    def prompt_notes(self, prompts: tuple[str, ...]) -> tuple[str, ...]:
+        """One line for each prompt that is longer than CLIP reads."""
+        limit = self._embedder.context_length
+        counts = {prompt: self._embedder.token_count(prompt) for prompt in dict.fromkeys(prompts)}
+        return tuple(
+            f"prompt of {count} tokens: CLIP reads only the first {limit}: {prompt[:60]!r}"
+            for prompt, count in counts.items()
+            if count > limit
+        )
+
+
+def build(settings: ClipScoreSettings, context: BuildContext) -> ClipScorer:
+    """A CLIP scorer on the shared embedder of its settings."""
+    return ClipScorer(shared_embedder(settings.clip, context))

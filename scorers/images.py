@@ -1,0 +1,138 @@
+"""Pictures into tensors: reading files, and the resizing that scoring networks expect. Pure functions."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image, ImageOps
+
+from scorers.errors import ReferenceImagesError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from torch import Tensor
+
+Interpolation = Literal["bicubic", "bilinear"]
+
+#: File suffixes that count as images, lower case.
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preprocess:
+    """How a network wants its input: resized, cropped or padded, scaled to 0..1 and normalised."""
+
+    size: tuple[int, int]  # height, width in pixels
+    mean: tuple[float, float, float]  # of R, G, B in 0..1
+    std: tuple[float, float, float]
+    interpolation: Interpolation = "bicubic"
+    # shortest: fill the frame and crop the rest; longest: fit inside and pad; squash: ignore the aspect ratio
+    resize_mode: Literal["shortest", "longest", "squash"] = "shortest"
+    fill: int = 0  # grey level of padding, 0..255
+
+
+def prepare(image: Tensor, preprocess: Preprocess) -> Tensor:
+    """Network input, float32 [3, *preprocess.size], from a uint8 image [3, h, w], on the image's device.
+
+    Agrees with open_clip's transform within one grey level; see `resize` for how Pillow 13 may differ.
+    """
+    size = resized_size((image.shape[-2], image.shape[-1]), preprocess)
+    levels = resize(image.unsqueeze(0).float(), size, preprocess.interpolation)
+    levels = centre(levels, preprocess.size, float(preprocess.fill))
+    mean = torch.tensor(preprocess.mean, device=image.device).view(3, 1, 1)
+    std = torch.tensor(preprocess.std, device=image.device).view(3, 1, 1)
+    return (levels[0] / 255 - mean) / std
+
+
+def prepare_batch(images: Sequence[Tensor], preprocess: Preprocess, device: str) -> Tensor:
+    """Network input on `device`, float32 [b, 3, *preprocess.size], from uint8 images [3, h, w] of any sizes."""
+    return torch.stack([prepare(image.to(device), preprocess) for image in images])
+
+
+def resize(levels: Tensor, size: tuple[int, int], interpolation: Interpolation) -> Tensor:
+    """Antialiased resizing of [b, c, h, w] in whole grey levels 0..255 to `size` (height, width).
+
+    Networks were trained on the resizing of Pillow up to 12, so this does the same: along the rows first,
+    then along the columns, rounding and clipping after each. At hard edges one pass in both directions is up
+    to 16 levels away from that, and so is Pillow 13, which begins with the columns where that is faster
+    (https://github.com/python-pillow/Pillow/pull/9549). Here scores do not depend on Pillow's version.
+    """
+    for step in ((levels.shape[-2], size[1]), size):
+        if step != tuple(levels.shape[-2:]):
+            levels = F.interpolate(levels, step, mode=interpolation, align_corners=False, antialias=True)
+            levels = (levels + 0.5).floor().clamp(0, 255)  # halves go up, in Pillow; round() goes to even
+    return levels
+
+
+def resized_size(size: tuple[int, int], preprocess: Preprocess) -> tuple[int, int]:
+    """Height and width after resizing and before cropping or padding.
+
+    The two ways of rounding are those of the transforms that open_clip trains with: a square frame is filled
+    by torchvision's Resize, which truncates the longer edge, any other by a ratio that is rounded.
+    """
+    height, width = size
+    target_height, target_width = preprocess.size
+    if preprocess.resize_mode == "squash":
+        return preprocess.size
+    if preprocess.resize_mode == "shortest" and target_height == target_width:
+        shorter = min(height, width)
+        return int(target_height * height / shorter), int(target_height * width / shorter)
+    fit = max if preprocess.resize_mode == "longest" else min
+    ratio = fit(height / target_height, width / target_width)
+    return round(height / ratio), round(width / ratio)
+
+
+def centre(image: Tensor, size: tuple[int, int], fill: float) -> Tensor:
+    """The central window of `size` (height, width) of [..., h, w]; what lies outside the image is `fill`."""
+    missing_y = max(size[0] - image.shape[-2], 0)
+    missing_x = max(size[1] - image.shape[-1], 0)
+    if missing_y or missing_x:
+        border = (missing_x // 2, missing_x - missing_x // 2, missing_y // 2, missing_y - missing_y // 2)
+        image = F.pad(image, border, value=fill)
+    top = round((image.shape[-2] - size[0]) / 2)
+    left = round((image.shape[-1] - size[1]) / 2)
+    return image[..., top : top + size[0], left : left + size[1]]
+
+
+def list_images(folder: Path) -> tuple[Path, ...]:
+    """All image files below `folder`, in one order on every machine; other files are passed over.
+
+    Raises ReferenceImagesError if there is no such folder.
+    """
+    if not folder.is_dir():
+        raise ReferenceImagesError(f"no folder of reference images at {folder}: correct option 'reference'")
+    found = (path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file())
+    return tuple(sorted(found, key=lambda path: path.relative_to(folder).as_posix()))
+
+
+def read_rgb(path: Path) -> Tensor:
+    """An image file as uint8 [3, h, w]: turned upright, transparency on white, 16 bits scaled to 8.
+
+    Raises ReferenceImagesError for a file that is no readable image: a reference set that silently lost
+    pictures would be another reference set.
+    """
+    try:
+        with Image.open(path) as opened:
+            image = to_rgb(ImageOps.exif_transpose(opened))
+    except (OSError, ValueError, SyntaxError) as error:  # Pillow reports broken PNG chunks as SyntaxError
+        raise ReferenceImagesError(f"{path} cannot be read as an image ({error}): repair or remove it") from error
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Any Pillow mode as RGB, with white behind whatever is transparent."""
+    if image.mode.startswith("I"):
+        # 16-bit grey: Pillow's own conversion cuts off at 255, which turns such images white.
+        levels = np.asarray(image, dtype=np.float64) / 257
+        return Image.fromarray(levels.round().clip(0, 255).astype(np.uint8)).convert("RGB")
+    if image.has_transparency_data:
+        picture = image.convert("RGBA")
+        paper = Image.new("RGBA", picture.size, "white")
+        return Image.alpha_composite(paper, picture).convert("RGB")
+    return image.convert("RGB")

@@ -1,0 +1,139 @@
+"""Networks that turn images into feature vectors for distances between sets."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import io
+from typing import TYPE_CHECKING, Any, Protocol
+
+import timm
+import torch
+from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+
+from scorers import weights
+from scorers.errors import ScorerSettingsError, WrongWeightsError
+from scorers.images import Preprocess, prepare_batch
+from scorers.inference import map_batches
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    from torch import Tensor
+
+#: Changes whenever what a network sees of an image changes, so that cached features of old code are not
+#: reused.
+_FEATURES_VERSION = "1"
+
+
+class FeatureNetwork(Protocol):
+    """Images in, feature rows out."""
+
+    @property
+    def digest(self) -> str:
+        """Names weights and preprocessing: two networks of one digest give the same features."""
+        ...
+
+    def embed(self, images: Sequence[Tensor]) -> Tensor:
+        """Float32 [n, d] on the CPU from n >= 1 uint8 images [3, h, w] of any sizes."""
+        ...
+
+
+class InceptionFeatures:
+    """The Inception network that defines FID, with the resizing of TensorFlow 1 that belongs to it. d = 2048.
+
+    The network is torch-fidelity's, the weights are loaded here: its own loader, like that of torchmetrics,
+    opens a file in a way that may run code.
+    """
+
+    def __init__(self, weights_file: Path, device: str = "cpu") -> None:
+        self._network = _make_inception(weights.load_tensors(weights_file), weights_file).to(device)
+        self._device = device
+        self.digest = _digest("inception-2015-12-05", weights.file_sha256(weights_file))
+
+    def embed(self, images: Sequence[Tensor]) -> Tensor:
+        """Float32 [n, 2048]."""
+        return map_batches(images, lambda batch: self._network(torch.stack(batch).to(self._device))[0])
+
+
+class TimmFeatures:
+    """A timm network's pooled output, the vector before its classifier.
+
+    Images are squashed to a square: the whole picture counts, and renders are mostly square anyway.
+    Raises ScorerSettingsError for an unknown network or an input size it cannot take, WrongWeightsError for
+    weights that are not its own.
+    """
+
+    def __init__(self, network: str, weights_file: Path, *, input_size: int | None = None, device: str = "cpu") -> None:
+        self._network = _load_timm(network, weights.load_tensors(weights_file), weights_file)
+        self._network.to(device).eval().requires_grad_(requires_grad=False)
+        self._device = device
+        self.preprocess = timm_preprocess(network, self._network.pretrained_cfg, input_size)
+        self.digest = _digest(network, weights.file_sha256(weights_file), repr(self.preprocess))
+
+    def embed(self, images: Sequence[Tensor]) -> Tensor:
+        """Float32 [n, d], d the network's own."""
+        return map_batches(images, self._forward)
+
+    def _forward(self, batch: list[Tensor]) -> Tensor:
+        inputs = prepare_batch(batch, self.preprocess, self._device)
+        pooled: Tensor = self._network.forward_head(self._network.forward_features(inputs), pre_logits=True)
+        return pooled.flatten(1)
+
+
+def timm_preprocess(network: str, default: Mapping[str, Any], input_size: int | None) -> Preprocess:
+    """What `network` was trained to see, from timm's `default_cfg`, at another size if one is given."""
+    own = int(default["input_size"][-1])
+    if input_size not in (None, own) and default.get("fixed_input_size"):
+        raise ScorerSettingsError(f"network {network!r} takes images of {own} pixels only, input_size is {input_size}")
+    size = input_size or own
+    return Preprocess(
+        size=(size, size),
+        mean=tuple(default["mean"]),
+        std=tuple(default["std"]),
+        interpolation="bilinear" if default.get("interpolation") == "bilinear" else "bicubic",
+        resize_mode="squash",
+    )
+
+
+def _make_inception(state: dict[str, Tensor], source: Path) -> torch.nn.Module:
+    # torch-fidelity's class downloads or unpickles inside its constructor and takes no state. So it is given
+    # a file in memory that we wrote ourselves, from tensors that were opened safely.
+    safe = io.BytesIO()
+    torch.save(state, safe)
+    safe.seek(0)
+    try:
+        network: torch.nn.Module = FeatureExtractorInceptionV3(
+            "inception-v3-compat", ["2048"], feature_extractor_weights_path=safe
+        )
+    except RuntimeError as error:
+        raise WrongWeightsError(
+            f"{source} does not hold the FID Inception of torch-fidelity: {_one_line(error)}"
+        ) from error
+    return network
+
+
+def _load_timm(network: str, state: dict[str, Tensor], source: Path) -> Any:
+    """A timm network with these weights, every key used. The classifier may be in the file or not."""
+    if network not in timm.list_models():
+        near = difflib.get_close_matches(network, timm.list_models(), n=3) or ["see timm.list_models()"]
+        raise ScorerSettingsError(f"timm has no network {network!r}: {', '.join(near)}")
+    classifier = timm.get_pretrained_cfg(network, allow_unregistered=True)
+    name = getattr(classifier, "classifier", None)
+    head = state.get(f"{name}.weight")
+    model = timm.create_model(network, pretrained=False, num_classes=0 if head is None else head.shape[0])
+    try:
+        model.load_state_dict(state, strict=True)
+    except RuntimeError as error:
+        raise WrongWeightsError(f"{source} does not hold weights of {network!r}: {_one_line(error)}") from error
+    return model
+
+
+def _digest(*parts: str) -> str:
+    return hashlib.sha256("\0".join((_FEATURES_VERSION, *parts)).encode()).hexdigest()
+
+
+def _one_line(error: RuntimeError) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return (lines[1] if len(lines) > 1 else lines[0])[:300]

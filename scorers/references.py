@@ -1,0 +1,96 @@
+"""Features of a folder of reference images, kept on disk so that a worker reads them in milliseconds."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from scorers.errors import ReferenceImagesError
+from scorers.images import list_images, read_rgb
+from scorers.weights import file_sha256
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from torch import Tensor
+
+    from scorers.networks import FeatureNetwork
+
+_log = logging.getLogger(__name__)
+_TENSOR = "features"
+_CHUNK_IMAGES = 64  # decoded at once: bounds memory for any size of folder
+
+
+def reference_features(folder: Path, network: FeatureNetwork, cache_dir: Path, *, minimum: int) -> Tensor:
+    """Features of all images below `folder`, float32 [m, d], in the order of their paths.
+
+    Computed once for each content: the cache is keyed by the network's digest and every file's bytes, so a
+    changed picture is never served from it. A damaged cache file is computed anew.
+    Raises ReferenceImagesError: no folder, fewer than `minimum` images, or one that cannot be read.
+    """
+    paths = list_images(folder)
+    if len(paths) < minimum:
+        raise ReferenceImagesError(
+            f"{folder} holds {len(paths)} reference images, at least {minimum} are needed (png, jpg or webp)"
+        )
+    cached = cache_dir / "references" / f"{content_key(paths, network)}.safetensors"
+    features = read_cache(cached, count=len(paths))
+    if features is None:
+        features = _compute(paths, network)
+        write_cache(cached, features)
+    return features
+
+
+def content_key(paths: Sequence[Path], network: FeatureNetwork) -> str:
+    """Hex digest of what the features depend on: the network, and the bytes and order of the files."""
+    key = hashlib.sha256(network.digest.encode())
+    for path in paths:
+        key.update(bytes.fromhex(file_sha256(path)))
+    return key.hexdigest()
+
+
+def read_cache(path: Path, *, count: int) -> Tensor | None:
+    """Stored features, or None if there are none or the file is not whole."""
+    if not path.is_file():
+        return None
+    try:
+        with safe_open(path, framework="pt") as file:
+            features: Tensor = file.get_tensor(_TENSOR)
+            checksum = (file.metadata() or {}).get("sha256")
+    except (SafetensorError, OSError) as error:
+        _log.warning("%s is damaged (%s) and is computed anew", path, error)
+        return None
+    if features.ndim != 2 or len(features) != count or checksum != _checksum(features):
+        _log.warning("%s is damaged (its contents do not match its checksum) and is computed anew", path)
+        return None
+    return features
+
+
+def write_cache(path: Path, features: Tensor) -> None:
+    """Store features so that readers see the whole file or none, with several workers writing at once."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=".safetensors")
+    os.close(handle)
+    partial = Path(name)
+    try:
+        save_file({_TENSOR: features}, partial, metadata={"sha256": _checksum(features)})
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _compute(paths: Sequence[Path], network: FeatureNetwork) -> Tensor:
+    chunks = (paths[start : start + _CHUNK_IMAGES] for start in range(0, len(paths), _CHUNK_IMAGES))
+    return torch.cat([network.embed([read_rgb(path) for path in chunk]) for chunk in chunks])
+
+
+def _checksum(features: Tensor) -> str:
+    return hashlib.sha256(features.contiguous().numpy().tobytes()).hexdigest()

@@ -1,0 +1,183 @@
+"""Which scorers exist. An explicit table; other packages add theirs by entry point. No torch until `build`.
+
+A plug-in declares, in its pyproject.toml,
+
+    [project.entry-points."mergetune.scorers"]
+    my_score = "my_package.my_module:MY_KIND"      # a ScorerKind
+
+and is loaded when its name is asked for, never before: a broken plug-in does not stop a study without it.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import logging
+from dataclasses import dataclass
+from importlib import metadata
+from typing import TYPE_CHECKING, Any, TypeVar, cast
+
+from pydantic import BaseModel, ValidationError
+
+from scorers import catalogue, config
+from scorers.errors import BrokenPluginError, ScorerSettingsError, UnknownScorerError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+    from pathlib import Path
+
+    from pydantic_core import ErrorDetails
+
+    from scorers.protocol import BuildContext, Scorer, ScorerInfo
+
+ENTRY_POINT_GROUP = "mergetune.scorers"
+
+_log = logging.getLogger(__name__)
+SettingsT = TypeVar("SettingsT", bound=config.ScorerSettings)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScorerKind:
+    """One kind of scorer: what it measures, its options, and where its builder is."""
+
+    info: ScorerInfo
+    settings: type[config.ScorerSettings]
+    # "module:function", called as function(settings, context) -> Scorer. Text, so that listing loads no
+    # torch.
+    builder: str
+
+
+def _builtin(info: ScorerInfo, settings: type[config.ScorerSettings], builder: str) -> tuple[str, ScorerKind]:
+    return info.name, ScorerKind(info=info, settings=settings, builder=f"scorers.{builder}")
+
+
+BUILTIN_KINDS: dict[str, ScorerKind] = dict(
+    [
+        _builtin(catalogue.CLIP_SCORE, config.ClipScoreSettings, "clip_score:build"),
+        _builtin(catalogue.AESTHETIC, config.AestheticSettings, "aesthetic:build"),
+        _builtin(catalogue.CLIP_IQA, config.ClipIqaSettings, "clip_iqa:build"),
+        _builtin(catalogue.FID, config.InceptionSettings, "fid:build_fid"),
+        _builtin(catalogue.KID, config.InceptionSettings, "fid:build_kid"),
+        _builtin(catalogue.FRECHET, config.NetworkSettings, "fid:build_frechet"),
+        _builtin(catalogue.KERNEL, config.NetworkSettings, "fid:build_kernel"),
+        _builtin(catalogue.SHARPNESS, config.PixelSettings, "pixels:build_sharpness"),
+        _builtin(catalogue.CONTRAST, config.PixelSettings, "pixels:build_contrast"),
+        _builtin(catalogue.COLOURFULNESS, config.PixelSettings, "pixels:build_colourfulness"),
+        _builtin(catalogue.CLIPPING, config.PixelSettings, "pixels:build_clipping"),
+    ]
+)
+
+
+def kinds() -> dict[str, ScorerKind]:
+    """All kinds that can be used, by name: the built-in ones, then plug-ins. Broken plug-ins are logged."""
+    found = dict(BUILTIN_KINDS)
+    for name in sorted(_entry_points()):
+        try:
+            found[name] = get_kind(name)
+        except BrokenPluginError as error:
+            _log.warning("%s", error)
+    return found
+
+
+def get_kind(name: str) -> ScorerKind:
+    """The kind called `name`. Raises UnknownScorerError with the nearest names, or BrokenPluginError."""
+    plugins = _entry_points()
+    claims = plugins.get(name, [])
+    if name in BUILTIN_KINDS and not claims:
+        return BUILTIN_KINDS[name]
+    if not claims:
+        raise UnknownScorerError(f"no scorer {name!r}{_suggest(name, [*BUILTIN_KINDS, *plugins])}")
+    if name in BUILTIN_KINDS or len(claims) > 1:
+        owners = ", ".join((["mergetune"] if name in BUILTIN_KINDS else []) + [_owner(point) for point in claims])
+        raise BrokenPluginError(f"scorer {name!r} is claimed by {owners}: uninstall one, or rename the plug-in's")
+    return _load_plugin(claims[0])
+
+
+def parse_settings(kind: str, options: Mapping[str, object], base_dir: Path) -> config.ScorerSettings:
+    """The options of a scorer as frozen settings; relative paths become absolute against `base_dir`.
+
+    Raises ScorerSettingsError with one line that names every faulty option, and those of `get_kind`.
+    """
+    model = get_kind(kind).settings
+    try:
+        return model.model_validate(dict(options), context={"base_dir": base_dir})
+    except ValidationError as error:
+        faults = "; ".join(_explain(fault, model) for fault in error.errors(include_url=False))
+        raise ScorerSettingsError(f"scorer {kind!r}: {faults}") from error
+
+
+def build(kind: str, settings: config.ScorerSettings, context: BuildContext) -> Scorer:
+    """A ready scorer: this is where torch is imported, weights are loaded and references are read."""
+    entry = get_kind(kind)
+    if not isinstance(settings, entry.settings):
+        raise ScorerSettingsError(
+            f"scorer {kind!r} takes {entry.settings.__name__}, got {type(settings).__name__}: "
+            "make it with parse_settings"
+        )
+    module, _, function = entry.builder.partition(":")
+    builder: Callable[[SettingsT, BuildContext], Scorer] = getattr(importlib.import_module(module), function)
+    return builder(cast("Any", settings), context)
+
+
+def _entry_points() -> dict[str, list[metadata.EntryPoint]]:
+    points: dict[str, list[metadata.EntryPoint]] = {}
+    for point in metadata.entry_points(group=ENTRY_POINT_GROUP):
+        points.setdefault(point.name, []).append(point)
+    return points
+
+
+def _owner(point: metadata.EntryPoint) -> str:
+    return point.dist.name if point.dist is not None else point.value
+
+
+def _load_plugin(point: metadata.EntryPoint) -> ScorerKind:
+    try:
+        kind = point.load()
+    except Exception as error:  # a plug-in's import may raise anything; it is reported, not hidden
+        raise BrokenPluginError(
+            f"scorer {point.name!r} of {_owner(point)} cannot be loaded from {point.value!r}: "
+            f"{type(error).__name__}: {error}"
+        ) from error
+    if not isinstance(kind, ScorerKind):
+        raise BrokenPluginError(
+            f"scorer {point.name!r} of {_owner(point)}: {point.value!r} must be a ScorerKind, "
+            f"is a {type(kind).__name__}"
+        )
+    if kind.info.name != point.name:
+        raise BrokenPluginError(
+            f"scorer {point.name!r} of {_owner(point)} calls itself {kind.info.name!r}: both names must agree"
+        )
+    return kind
+
+
+def _suggest(word: str, known: Iterable[str]) -> str:
+    names = sorted(set(known))
+    near = difflib.get_close_matches(word, names, n=3, cutoff=0.5)
+    if near:
+        return f" (did you mean {' or '.join(repr(name) for name in near)}?)"
+    return f" (known: {', '.join(names) or 'none'})"
+
+
+def _explain(fault: ErrorDetails, model: type[BaseModel]) -> str:
+    """One validation fault in words: where, what is wrong, and what came."""
+    place = ".".join(str(part) for part in fault["loc"])
+    if fault["type"] == "extra_forbidden":
+        known = _options_at(model, fault["loc"][:-1])
+        return f"unknown option {place!r}{_suggest(str(fault['loc'][-1]), known)}"
+    if fault["type"] == "missing":
+        return f"option {place!r} is needed"
+    message = fault["msg"].removeprefix("Value error, ")
+    where = f"option {place!r}: " if place else ""
+    came = "" if isinstance(fault["input"], dict) else f" (got {fault['input']!r})"
+    return f"{where}{message}{came}"
+
+
+def _options_at(model: type[BaseModel], place: tuple[int | str, ...]) -> list[str]:
+    """Names of the options that exist at `place`, following nested settings."""
+    for part in place:
+        field = model.model_fields.get(str(part))
+        inner = field.annotation if field is not None else None
+        if not (isinstance(inner, type) and issubclass(inner, BaseModel)):
+            return []
+        model = inner
+    return list(model.model_fields)

@@ -1,0 +1,259 @@
+"""Weight files: where they come from, how they are checked, how they are opened.
+
+Nothing is downloaded without a digest that is pinned here or kept by the Hugging Face hub, nothing is opened
+that could run code, and nothing waits long: a machine without a network gets its error within seconds, and
+the error says what to put where. torch is imported late, because the table itself is read by commands that
+are fast.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import pickle
+import tempfile
+import threading
+import urllib.error
+import urllib.request
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, TYPE_CHECKING
+
+from scorers.errors import MissingWeightsError, WrongWeightsError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from torch import Tensor
+
+PROBE_TIMEOUT_S = 5.0  # how long a server may take to answer at all
+READ_TIMEOUT_S = 10.0  # connecting, and each read of a download
+_CHUNK_BYTES = 1 << 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class WeightFile:
+    """A public file of weights, pinned by its digest."""
+
+    title: str  # in words, for messages
+    name: str  # file name in the cache
+    url: str
+    sha256: str
+    size_bytes: int
+    licence: str
+    setting: str  # the option of the scorer that names a local copy
+
+
+# Digest as pinned by several independent public projects, among them birder, which serves a copy of its own, and
+# fusion-vision-mcp, which checked the file at the commit below; size as pinned by one. Looked up on 2026-11-20.
+AESTHETIC_V2 = WeightFile(
+    title="LAION aesthetic head v2",
+    name="sac+logos+ava1-l14-linearMSE.pth",
+    url="https://raw.githubusercontent.com/christophschuhmann/improved-aesthetic-predictor/"
+    "6934dd81792f086e613a121dbce43082cb8be85e/sac%2Blogos%2Bava1-l14-linearMSE.pth",
+    sha256="21dd590f3ccdc646f0d53120778b296013b096a035a2718c9cb0d511bff0f1e0",
+    size_bytes=3_714_759,
+    licence="Apache-2.0",
+    setting="head",
+)
+
+# The file's own name carries the first eight digits; the whole digest is recorded by several independent public
+# projects, two of which also give the size. Looked up on 2026-11-20.
+FID_INCEPTION = WeightFile(
+    title="FID Inception of 2015-12-05",
+    name="weights-inception-2015-12-05-6726825d.pth",
+    url="https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/weights-inception-2015-12-05-6726825d.pth",
+    sha256="6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2",
+    size_bytes=95_628_359,
+    licence="Apache-2.0",
+    setting="weights",
+)
+
+
+def file_sha256(path: Path) -> str:
+    """Hex SHA-256 of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def existing_file(path: Path, setting: str) -> Path:
+    """`path` if it is a file; else MissingWeightsError that names the option it came from."""
+    if not path.is_file():
+        raise MissingWeightsError(f"no weight file at {path}, named by option {setting!r}: correct the path")
+    return path
+
+
+def resolve(path: Path | None, wanted: WeightFile, cache_dir: Path) -> Path:
+    """A local file for `wanted`: the one the user names, else the cached one, else the pinned download.
+
+    A named file is taken as it is (it may be another version); the cached and the downloaded one must have
+    the pinned digest. Raises MissingWeightsError or WrongWeightsError.
+    """
+    if path is not None:
+        return existing_file(path, wanted.setting)
+    target = cache_dir / wanted.name
+    if target.is_file():
+        _check_digest(target, wanted, f"delete {target} and start again")
+        return target
+    if not answers(wanted.url):
+        raise MissingWeightsError(_how_to_get(wanted, target, "its server did not answer"))
+    try:
+        _download(wanted, target)
+    except urllib.error.HTTPError as answer:
+        answer.close()  # an error page is a response that holds its connection
+        raise MissingWeightsError(_how_to_get(wanted, target, f"its server said {answer}")) from answer
+    except OSError as error:  # includes urllib's other errors and time-outs
+        raise MissingWeightsError(_how_to_get(wanted, target, f"the download failed ({error})")) from error
+    return target
+
+
+def resolve_hub_file(repository: str, names: Sequence[str], *, title: str, advice: str) -> Path:
+    """The first of `names` that a Hugging Face repository holds, from the local hub cache if it is there.
+
+    The hub's own client retries for most of a minute without a network; so the cache is looked at first and
+    the hub is only asked once it has shown that it answers. Raises MissingWeightsError.
+    """
+    import huggingface_hub
+    from huggingface_hub import constants, errors
+
+    for name in names:
+        cached = huggingface_hub.try_to_load_from_cache(repository, name)
+        if isinstance(cached, str):
+            return Path(cached)
+    page = f"{constants.ENDPOINT}/{repository}"
+    missing = f"{title} ({names[0]}) is not in the hub cache {constants.HF_HUB_CACHE} and"
+    if constants.HF_HUB_OFFLINE:
+        raise MissingWeightsError(f"{missing} HF_HUB_OFFLINE is set: fetch it from {page}, then {advice}")
+    if not answers(constants.ENDPOINT):
+        raise MissingWeightsError(f"{missing} the hub did not answer: fetch it from {page}, then {advice}")
+    for name in names:
+        try:
+            return Path(huggingface_hub.hf_hub_download(repository, name))
+        except errors.EntryNotFoundError:
+            continue
+        except (errors.HfHubHTTPError, OSError) as error:
+            reason = str(error).splitlines()[0]
+            raise MissingWeightsError(
+                f"{missing} the download failed ({reason}): fetch it from {page}, then {advice}"
+            ) from error
+    raise MissingWeightsError(f"{missing} {page} holds none of {', '.join(names)}: {advice}")
+
+
+def answers(url: str, timeout_s: float = PROBE_TIMEOUT_S) -> bool:
+    """Whether the server of `url` answers anything at all, an error page included, within the time given.
+
+    It asks on a thread of its own, because looking up a host name cannot be given a time limit.
+    """
+    reached = threading.Event()
+    finished = threading.Event()
+
+    def ask() -> None:
+        request = urllib.request.Request(url, method="HEAD")  # noqa: S310 - addresses come from our own tables
+        try:
+            with urllib.request.urlopen(request, timeout=timeout_s):  # noqa: S310
+                reached.set()
+        except urllib.error.HTTPError as answer:
+            answer.close()
+            reached.set()
+        except OSError:
+            pass
+        finally:
+            finished.set()
+
+    threading.Thread(target=ask, daemon=True, name="network probe").start()
+    finished.wait(timeout_s)
+    return reached.is_set()
+
+
+def is_torchscript(path: Path) -> bool:
+    """Whether a file is a TorchScript archive, the format in which OpenAI published CLIP."""
+    if not zipfile.is_zipfile(path):
+        return False
+    with zipfile.ZipFile(path) as archive:
+        return any(name.split("/", 1)[-1] == "constants.pkl" for name in archive.namelist())
+
+
+def load_tensors(path: Path) -> dict[str, Tensor]:
+    """The named tensors of a .safetensors, or of a torch file opened with weights_only=True. On the CPU.
+
+    A wrapping {"state_dict": ...} is taken off; anything else that is not a flat mapping of tensors is
+    refused.
+    Raises WrongWeightsError.
+    """
+    import torch
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except (
+        SafetensorError,
+        pickle.UnpicklingError,
+        RuntimeError,
+        EOFError,
+        ValueError,
+        LookupError,
+    ) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise WrongWeightsError(f"{path} cannot be opened as a file of plain tensors: {reason}") from error
+    if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
+        content = content["state_dict"]
+    if not isinstance(content, dict) or not all(isinstance(value, torch.Tensor) for value in content.values()):
+        raise WrongWeightsError(f"{path} must hold named tensors, holds {_describe(content)}")
+    return dict(content)
+
+
+def _describe(content: object) -> str:
+    if isinstance(content, dict):
+        others = sorted({type(value).__name__ for value in content.values()} - {"Tensor"})
+        return f"a mapping with {', '.join(others)}"
+    return f"a {type(content).__name__}"
+
+
+def _how_to_get(wanted: WeightFile, target: Path, reason: str) -> str:
+    file = f"{wanted.name}, {wanted.size_bytes / 1e6:.1f} MB, {wanted.licence}"
+    return (
+        f"{wanted.title} ({file}) is not on this machine and {reason}: "
+        f"put {wanted.url} at {target}, or name a local copy with option {wanted.setting!r}"
+    )
+
+
+def _check_digest(path: Path, wanted: WeightFile, advice: str) -> None:
+    found = file_sha256(path)
+    if found != wanted.sha256:
+        raise WrongWeightsError(
+            f"{wanted.title}: expected sha256 {wanted.sha256}, {path.name} has {found} "
+            f"({path.stat().st_size} of {wanted.size_bytes} bytes): {advice}"
+        )
+
+
+def _download(wanted: WeightFile, target: Path) -> None:
+    """Fetch, check, then rename: `target` appears whole and right, or not at all."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    handle, unfinished = tempfile.mkstemp(dir=target.parent, prefix=f".{wanted.name}.")
+    partial = Path(unfinished)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            _fetch(wanted, file)
+        _check_digest(partial, wanted, f"the file behind {wanted.url} has changed, or a proxy answered in its place")
+        partial.replace(target)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _fetch(wanted: WeightFile, file: IO[bytes]) -> None:
+    """Copy what the address gives, with a progress bar on stderr; stop if it is longer than it may be."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    source = urllib.request.urlopen(wanted.url, timeout=READ_TIMEOUT_S)  # noqa: S310 - from our own table, digest checked
+    with source, Progress(console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task(f"downloading {wanted.name}", total=wanted.size_bytes)
+        received = 0
+        while received <= wanted.size_bytes and (chunk := source.read(_CHUNK_BYTES)):
+            file.write(chunk)
+            received += len(chunk)
+            progress.update(task, completed=received)

@@ -1,0 +1,233 @@
+"""Pixel statistics against closed forms, and the guard against images that are no images."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image, ImageDraw, ImageFilter
+from scipy.ndimage import convolve
+from scorer_helpers import picture
+
+from scorers import pixels, registry
+from scorers.config import PixelSettings
+from scorers.degenerate import Degenerate, find_degenerate
+from scorers.errors import SuiteImagesError
+
+if TYPE_CHECKING:
+    from scorers.protocol import BuildContext, ImageScorer, SuiteImages
+
+NAMES = ("sharpness", "contrast", "colourfulness", "clipping")
+
+
+def flat(red: int, green: int, blue: int, size: int = 16) -> torch.Tensor:
+    return torch.tensor([red, green, blue], dtype=torch.uint8).view(3, 1, 1).repeat(1, size, size)
+
+
+def halves(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
+    return torch.cat([left, right], dim=2)
+
+
+def from_pillow(image: Image.Image) -> torch.Tensor:
+    return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1).contiguous()
+
+
+def test_luma_is_that_of_rec_601() -> None:
+    assert pixels.luma(flat(255, 0, 0))[0, 0] == pytest.approx(0.299 * 255)
+    torch.testing.assert_close(pixels.luma(flat(9, 9, 9)), torch.full((16, 16), 9.0, dtype=torch.float64))
+
+
+def test_sharpness_is_the_spread_of_the_laplacian() -> None:
+    image = picture(3, 20, 31)
+    kernel = np.array([[0, 1, 0], [1, -4, 1], [0, 1, 0]])
+    laplacian = convolve(pixels.luma(image).numpy(), kernel)[1:-1, 1:-1]
+    assert pixels.sharpness(image) == pytest.approx(laplacian.std())
+
+
+def test_sharpness_of_a_checkerboard_is_known() -> None:
+    board = (torch.arange(16)[:, None] + torch.arange(16)) % 2 * 255
+    # Every pixel differs from its four neighbours by 255: the Laplacian is +-1020.
+    assert pixels.sharpness(board.byte().expand(3, -1, -1)) == pytest.approx(1020)
+
+
+def test_blur_lowers_sharpness() -> None:
+    sharp = Image.effect_noise((64, 64), 60)
+    blurred = sharp.filter(ImageFilter.GaussianBlur(2))
+    assert pixels.sharpness(from_pillow(blurred)) < 0.2 * pixels.sharpness(from_pillow(sharp))
+
+
+def test_sharpness_needs_an_inner_pixel() -> None:
+    with pytest.raises(SuiteImagesError, match=r"3 x 3 pixels or more, got \[2, 9\]"):
+        pixels.sharpness(torch.zeros(3, 2, 9, dtype=torch.uint8))
+
+
+def test_contrast_of_black_and_white_halves_is_a_half() -> None:
+    assert pixels.contrast(halves(flat(0, 0, 0), flat(255, 255, 255))) == pytest.approx(0.5)
+
+
+def test_colourfulness_of_one_colour_is_its_distance_from_grey() -> None:
+    # rg = 255, yb = 127.5, no spread
+    assert pixels.colourfulness(flat(255, 0, 0)) == pytest.approx(0.3 * np.hypot(255, 127.5))
+
+
+def test_colourfulness_of_red_and_green_halves() -> None:
+    # rg = +-255: deviation 255, mean 0; yb = 127.5: deviation 0
+    image = halves(flat(255, 0, 0), flat(0, 255, 0))
+    assert pixels.colourfulness(image) == pytest.approx(255 + 0.3 * 127.5)
+
+
+def test_clipping_counts_black_and_white_but_not_saturated_colours() -> None:
+    image = torch.cat([flat(0, 0, 0, 4), flat(255, 255, 255, 4), flat(255, 0, 0, 4), flat(1, 0, 0, 4)], dim=2)
+    assert pixels.clipping(image) == pytest.approx(0.5)
+
+
+@given(grey=st.integers(0, 255))
+def test_a_grey_field_has_no_detail_contrast_or_colour(grey: int) -> None:
+    image = flat(grey, grey, grey)
+    values = [pixels.sharpness(image), pixels.contrast(image), pixels.colourfulness(image)]
+    assert values == pytest.approx([0, 0, 0], abs=1e-9)
+
+
+@given(seed=st.integers(0, 1000))
+def test_statistics_do_not_change_under_mirroring(seed: int) -> None:
+    image = picture(seed, 17, 23)
+    for name in NAMES:
+        measure = getattr(pixels, name)
+        assert measure(image.flip(2)) == pytest.approx(measure(image), rel=1e-9)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_pixel_scorer_scores_each_image(name: str, context: BuildContext, suite: SuiteImages) -> None:
+    scorer: ImageScorer = registry.build(name, PixelSettings(), context)  # type: ignore[assignment]
+    scores = scorer.score(suite)
+    assert scores.dtype == torch.float64
+    assert scores.tolist() == [getattr(pixels, name)(image) for image in suite.images]
+    assert scorer.info.name == name
+
+
+# Degenerate images
+
+
+def noise(seed: int = 0, size: int = 64, scale: float = 1.0) -> torch.Tensor:
+    values = torch.rand(3, size, size, generator=torch.Generator().manual_seed(seed))
+    return 0.5 + scale * (values - 0.5)
+
+
+def both_types(image: torch.Tensor) -> list[torch.Tensor]:
+    """A picture in 0..1 as it is, and as uint8."""
+    return [image.float(), (image * 255).round().clamp(0, 255).byte()]
+
+
+@pytest.mark.parametrize(
+    ("image", "reason"),
+    [
+        (torch.zeros(3, 32, 32), "black: the brightest value is 0.0 of 255"),
+        (torch.full((3, 32, 32), 0.01), "black: "),
+        (torch.full((3, 32, 32), 0.5), "flat: the standard deviation is 0.0 of 255"),
+        (torch.ones(3, 32, 32), "flat: "),
+        (0.5 + 0.01 * (noise() - 0.5), "flat: "),
+        (noise(), "noise: "),
+        (noise(1, 16), "noise: "),
+        (noise(2)[:1].expand(3, -1, -1), "noise: "),
+    ],
+    ids=["black", "nearly black", "grey", "white", "faint noise", "noise", "small noise", "grey noise"],
+)
+def test_no_image_is_found_in_float_and_in_uint8(image: torch.Tensor, reason: str) -> None:
+    for typed in both_types(image):
+        (found,) = find_degenerate([picture(1), typed])
+        assert found.index == 1
+        assert found.reason.startswith(reason)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.bfloat16])
+def test_a_single_broken_value_is_found(value: float, dtype: torch.dtype) -> None:
+    image = (picture(0, 32, 32) / 255).to(dtype)
+    image[1, 5, 7] = value
+    assert find_degenerate([image]) == [Degenerate(index=0, reason="1 of 3072 values are NaN or infinite")]
+
+
+def drawing(size: int, draw: str) -> torch.Tensor:
+    canvas = Image.new("RGB", (size, size), "white")
+    pen = ImageDraw.Draw(canvas)
+    random = np.random.default_rng(7)
+    if draw == "emoji":
+        pen.ellipse((size // 3, size // 3, size // 2, size // 2), fill=(250, 200, 40))
+    elif draw == "lines":
+        for _ in range(40):
+            pen.line([tuple(point) for point in random.integers(0, size, (2, 2))], fill="black", width=1)
+    elif draw == "stripes":
+        for row in range(0, size, 2):
+            pen.line([(0, row), (size, row)], fill="black", width=1)
+    elif draw == "stars":
+        canvas.paste("black", (0, 0, size, size))
+        for point in random.integers(0, size, (60, 2)):
+            pen.point(tuple(point), fill="white")
+    elif draw == "text":
+        pen.multiline_text((2, 2), "many small\nletters of\nblack on\nwhite", fill="black")
+    return from_pillow(canvas).float() / 255
+
+
+@pytest.mark.parametrize("what", ["emoji", "lines", "stripes", "stars", "text"])
+@pytest.mark.parametrize("size", [64, 256])
+def test_drawings_are_pictures(what: str, size: int) -> None:
+    assert find_degenerate(both_types(drawing(size, what))) == []
+
+
+def checkerboard(square: int, size: int = 64) -> torch.Tensor:
+    index = torch.arange(size) // square
+    return ((index[:, None] + index) % 2).float().expand(3, -1, -1)
+
+
+def texture(seed: int) -> torch.Tensor:
+    """Rough sand: noise blurred by less than a pixel."""
+    grain = Image.fromarray((noise(seed, 128)[0].numpy() * 255).astype(np.uint8))
+    return from_pillow(grain.filter(ImageFilter.GaussianBlur(0.6))).float() / 255
+
+
+def grainy(image: torch.Tensor, strength: float) -> torch.Tensor:
+    grain = torch.randn(image.shape, generator=torch.Generator().manual_seed(4)) * strength
+    return (image + grain).clamp(0, 1)
+
+
+@pytest.mark.parametrize(
+    "image",
+    [
+        picture(5, 64, 64) / 255,
+        grainy(picture(5, 64, 64) / 255, 0.1),
+        grainy(torch.full((3, 64, 64), 0.5), 0.06),
+        texture(1),
+        texture(2),
+        checkerboard(1),
+        checkerboard(4),
+        0.05 * (picture(6, 64, 64) / 255),
+        0.9 + 0.1 * (picture(6, 64, 64) / 255),
+        torch.linspace(0, 1, 64).expand(3, 64, 64),
+        noise(3, 8),
+    ],
+    ids=[
+        "picture",
+        "heavy grain",
+        "grain on a grey card",
+        "sand",
+        "other sand",
+        "fine checkerboard",
+        "checkerboard",
+        "night",
+        "fog",
+        "gradient",
+        "too small to tell",
+    ],
+)
+def test_pictures_are_pictures(image: torch.Tensor) -> None:
+    assert find_degenerate(both_types(image)) == []
+
+
+@given(seed=st.integers(0, 100_000))
+def test_noise_is_always_found_and_pictures_never(seed: int) -> None:
+    found = find_degenerate([noise(seed, 32), picture(seed, 32, 32)])
+    assert [image.index for image in found] == [0]
