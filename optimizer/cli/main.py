@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from optimizer.cli import dashboard, export, inspection, lists, study, work
+from optimizer.cli import dashboard, demo, export, inspection, lists, study, work
 from optimizer.cli.common import debugging, guarded
 
 app = typer.Typer(
@@ -19,6 +19,7 @@ app = typer.Typer(
     rich_markup_mode="rich",
 )
 app.add_typer(study.app, name="study")
+app.command(name="demo")(demo.demo)
 app.command(name="worker")(work.worker)
 app.command(name="dashboard")(dashboard.dashboard)
 app.command(name="export")(export.export)

@@ -57,9 +57,7 @@ def print_study(database: Database, study: StoredStudy, *, every_trial: bool) ->
     if complete:
         console.print(_scores_table(database, study, notable_trials(rows, objective), objective))
         console.print(f"objective: {escaped(objective.formula())}")
-        console.print(
-            "gains, with their 95 % interval over the suite, are over the parent that is better in it"
-        )
+        console.print("gains, with their 95 % interval over the suite, are over the parent that is better in it")
     failed = [row for row in rows if row.state == "failed"]
     for row in failed[:5]:
         reason = escaped(row.reason or "")

@@ -81,8 +81,8 @@ class Checkpoint:
             raise CheckpointError(f"no checkpoint at {path}: give the path of a .safetensors file")
         if not path.is_file():
             raise CheckpointError(f"{path} is a folder: give the path of a single .safetensors file")
-        tensors, metadata = read_header(path)
         try:
+            tensors, metadata = read_header(path)
             handle = safe_open(path, framework="pt")
         except (SafetensorError, OSError) as error:
             raise CheckpointError(f"{path} cannot be read as safetensors ({error}): fetch it again") from error
@@ -124,11 +124,11 @@ def read_header(path: Path) -> tuple[dict[str, TensorInfo], dict[str, str]]:
             )
         try:
             header = json.loads(file.read(header_bytes))
-            metadata = header.pop("__metadata__", {})
+            metadata = header.pop("__metadata__", None) or {}
             ordered = sorted(header.items(), key=lambda item: item[1]["data_offsets"][0])
             tensors = {key: TensorInfo(DTYPES[row["dtype"]], tuple(row["shape"])) for key, row in ordered}
-            end = max((row["data_offsets"][1] for row in header.values()), default=0)
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            end = max((int(row["data_offsets"][1]) for row in header.values()), default=0)
+        except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
             raise CheckpointError(
                 f"{path} has a damaged safetensors header ({error!r}): fetch the file again"
             ) from error
@@ -169,8 +169,14 @@ def data_hash(path: Path) -> str:
 
 
 def is_mergeable(key: str, info: TensorInfo, architecture: Architecture) -> bool:
-    """Whether a ratio applies to this tensor: integers, schedules and markers stay as parent A has them."""
-    return info.dtype.is_floating_point and place_of(key, architecture) not in {OTHER, EMA}
+    """Whether a ratio applies to this tensor: integers, schedules and markers stay as parent A has them.
+
+    `position_ids` are integers whatever they are stored as: old merges left them as floats, and averaging or casting
+    those once more is how such files break.
+    """
+    if not info.dtype.is_floating_point or key.endswith(".position_ids"):
+        return False
+    return place_of(key, architecture) not in {OTHER, EMA}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -41,14 +41,17 @@ class Exported:
 
 
 def export_layout(parent: Checkpoint, recipe: Recipe) -> dict[str, TensorInfo]:
-    """What the file will hold: A's keys in A's order, in the recipe's dtype."""
+    """What the file will hold: A's keys in the recipe's dtype, in A's order but wide dtypes first.
+
+    So every tensor starts at a multiple of its element size, which readers that map the file rely on.
+    """
     layout = {}
     for key, info in parent.tensors.items():
         if place_of(key, parent.architecture) == EMA:
             continue
         recast = recipe.dtype is not None and is_mergeable(key, info, parent.architecture)
         layout[key] = TensorInfo(EXPORT_DTYPES[recipe.dtype] if recast and recipe.dtype else info.dtype, info.shape)
-    return layout
+    return dict(sorted(layout.items(), key=lambda row: -row[1].dtype.itemsize))
 
 
 def merged_tensors(
@@ -120,7 +123,7 @@ def _header(layout: Mapping[str, TensorInfo], metadata: Mapping[str, str]) -> tu
     text = json.dumps(table, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
     header = struct.pack("<Q", len(text)) + text
-    return header, header.index(HASH_BLANK.encode())
+    return header, header.index(f'"{HASH_FIELD}":"{HASH_BLANK}"'.encode()) + len(f'"{HASH_FIELD}":"')
 
 
 @contextmanager

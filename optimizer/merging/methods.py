@@ -5,7 +5,8 @@ parent, equally long; the result goes to `out`, 1-D, of the export dtype. Arithm
 rounding at the end, so the same elements give the same bits however they are cut into pieces: that is what
 lets the in-memory merge and the exported file agree exactly.
 
-NaN and infinity in a parent pass through wherever that parent's ratio is not 0.
+NaN and infinity in a parent pass through wherever that parent has a share: a ratio of 0 leaves a parent out,
+and a ratio of 1 leaves out whatever was folded before it.
 """
 
 from __future__ import annotations
@@ -22,6 +23,9 @@ from studies.recipe import METHODS
 # on a GPU it only has to be long enough to fill the card.
 CPU_CHUNK = 1 << 16
 GPU_CHUNK = 1 << 24
+
+# Where torch.lerp computes in float32 and rounds once; float8 has no arithmetic, float64 would not round alike.
+FUSED = frozenset({torch.float16, torch.bfloat16, torch.float32})
 
 
 @dataclass(slots=True)
@@ -47,17 +51,31 @@ def weighted_sum(parents: Sequence[Tensor], ratios: Sequence[float], out: Tensor
     Source: A1111 "weighted sum", supermerger "sum twice" for three parents. `torch.lerp` computes half
     precision in float32 and rounds once.
     """
-    active = [(parent, ratio) for parent, ratio in zip(parents[1:], ratios, strict=True) if ratio != 0]
+    first, active = _shares(parents, ratios)
     if not active:
-        out.copy_(parents[0])
-    elif len(active) == 1 and out.dtype == parents[0].dtype == active[0][0].dtype:
-        torch.lerp(parents[0], active[0][0], active[0][1], out=out)
+        out.copy_(first)
+    elif len(active) == 1 and out.dtype in FUSED and out.dtype == first.dtype == active[0][0].dtype:
+        torch.lerp(first, active[0][0], active[0][1], out=out)
     else:
         total, other = scratch.first[: out.numel()], scratch.second[: out.numel()]
-        total.copy_(parents[0])
+        total.copy_(first)
         for parent, ratio in active:
             total.lerp_(other.copy_(parent), ratio)
         out.copy_(total)
+
+
+def _shares(parents: Sequence[Tensor], ratios: Sequence[float]) -> tuple[Tensor, list[tuple[Tensor, float]]]:
+    """What a weighted sum begins with, and what is folded into it.
+
+    A ratio of 1 is a copy, not arithmetic: lerp would turn -0 into 0, and let a NaN before it through.
+    """
+    first, active = parents[0], list[tuple[Tensor, float]]()
+    for parent, ratio in zip(parents[1:], ratios, strict=True):
+        if ratio == 1:
+            first, active = parent, []
+        elif ratio != 0:
+            active.append((parent, ratio))
+    return first, active
 
 
 def add_difference(parents: Sequence[Tensor], ratios: Sequence[float], out: Tensor, scratch: Scratch) -> None:
@@ -97,7 +115,8 @@ def merge_flat(
     """
     function = FUNCTIONS[method]
     direct = live.dtype == export_dtype
-    if direct and all(parent.dtype == live.dtype for parent in parents) and len(parents) == 2:
+    fused = direct and live.dtype in FUSED and all(parent.dtype == live.dtype for parent in parents)
+    if fused and len(parents) == 2:  # no float32 detour, so nothing to cut
         function(parents, ratios, live, scratch)
         return
     rounded = live if direct else torch.empty(min(scratch.chunk, live.numel()), dtype=export_dtype, device=live.device)

@@ -130,6 +130,12 @@ class ResidentModel:
             if slab.kind.mergeable and slab.merge(recipe.method, ratios[slab.kind.place], self._scratch)
         )
 
+    def copy_first(self) -> None:
+        """Make parent A live by a plain copy: what a merge's seconds are measured against."""
+        for slab in self._slabs:
+            slab.live.copy_(slab.parents[0])
+            slab.merged = None
+
     def live_tensors(self) -> Mapping[str, Tensor]:
         """File key -> live tensor in the file's shape; views that every merge changes."""
         return self._live

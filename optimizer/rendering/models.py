@@ -84,7 +84,11 @@ def _attach(module: nn.Module, resident: ResidentModel, component: Component) ->
             f"the {component} {what} ({len(missing)} missing, {len(unknown)} unknown): "
             "this is not a plain SD1.5 or SDXL checkpoint"
         )
-    module.load_state_dict(views, strict=False, assign=True)
+    try:
+        module.load_state_dict(views, strict=False, assign=True)
+    except RuntimeError as error:  # a shape that the module's configuration does not expect
+        reason = str(error).splitlines()[-1].strip()
+        raise CheckpointError(f"the {component} is not a plain SD1.5 or SDXL model: {reason}") from error
     for name, buffer in list(module.named_buffers()):
         if buffer.is_meta:  # position_ids, the only buffer of these models
             owner, _, leaf = name.rpartition(".")

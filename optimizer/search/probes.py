@@ -18,6 +18,7 @@ from studies.recipe import Parent, Recipe, canonical_ratios
 from studies.spec import ProbeSettings, StudySpec
 
 Ratios = Mapping[str, tuple[float, ...]]
+RATIO_DIGITS = 6  # far finer than any ratio matters
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,12 +41,20 @@ def make_probes(
     probes = [_parent_probe(spec, space, parents, index, alike) for index in range(len(parents))]
     seen = {probe.recipe.digest for probe in probes}
     for origin, ratios in _wanted(spec.probes, space, spec.sampler.seed):
-        params = space.nearest(ratios)
+        params = _rounded(space.nearest(ratios), space)
         recipe = recipe_for(spec, space, parents, params)
         if recipe.digest not in seen:
             seen.add(recipe.digest)
             probes.append(Probe(origin=origin, recipe=recipe, params=params))
     return tuple(probes)
+
+
+def _rounded(params: Mapping[str, float], space: SearchSpace) -> dict[str, float]:
+    """Ratios as people write them: a mean of .49999999999999994 would be another probe than .5."""
+    bounds = {row.name: (row.low, row.high) for row in space.parameters}
+    return {
+        name: min(max(round(value, RATIO_DIGITS), bounds[name][0]), bounds[name][1]) for name, value in params.items()
+    }
 
 
 def recipe_for(spec: StudySpec, space: SearchSpace, parents: Sequence[Parent], params: Mapping[str, float]) -> Recipe:

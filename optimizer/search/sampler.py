@@ -7,12 +7,14 @@ interrupted goes on exactly as if it had not been, and a sampler's own state nev
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import optuna
 from optuna.distributions import BaseDistribution, FloatDistribution
+from optuna.exceptions import ExperimentalWarning
 from optuna.samplers import (
     BaseSampler,
     CmaEsSampler,
@@ -62,9 +64,18 @@ def make_sampler(settings: SamplerSettings, number: int, objectives: int) -> Bas
     if settings.name == "qmc":  # a sequence: the same scramble in every trial, the position is the trial's number
         seed, options = settings.seed, {"scramble": True, "warn_asynchronous_seeding": False} | options
     try:
-        return SAMPLERS[settings.name](seed=seed, **options)
+        with warnings.catch_warnings():  # the user chose the sampler and its options by name
+            warnings.simplefilter("ignore", ExperimentalWarning)
+            return SAMPLERS[settings.name](seed=seed, **options)
     except (TypeError, ValueError) as error:
         raise SpecError(f"sampler {settings.name} cannot be made with options {options}: {error}") from error
+
+
+def samples_jointly(settings: SamplerSettings, objectives: int) -> bool:
+    """Whether the sampler proposes all parameters together; random never does, TPE as its option says."""
+    if settings.name == "tpe":
+        return bool(settings.options.get("multivariate", objectives == 1))
+    return settings.name != "random"
 
 
 class ProbesFirst(BaseSampler):
@@ -86,17 +97,38 @@ class ProbesFirst(BaseSampler):
     def sample_relative(
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
+        self._inner = None
         if trial.number < len(self._probes):
             return dict(self._probes[trial.number].params or {})
         if PROPOSAL_KEY in trial.system_attrs:  # interrupted while its parameters were being stored
             return dict(json.loads(trial.system_attrs[PROPOSAL_KEY]))
-        self._inner = make_sampler(self._settings, trial.number, len(study.directions))
-        self._inner.before_trial(study, trial)
-        inner_space = self._inner.infer_relative_search_space(study, trial)
-        proposal = self._inner.sample_relative(study, trial, inner_space)
+        proposal = self._propose(study, trial)
         storage = study._storage  # noqa: SLF001 - Optuna's own samplers keep their state this way
         storage.set_trial_system_attr(trial._trial_id, PROPOSAL_KEY, json.dumps(proposal))  # noqa: SLF001
         return proposal
+
+    def _propose(self, study: Study, trial: FrozenTrial) -> dict[str, Any]:
+        """A value for every parameter, so that nothing is left to be drawn after the proposal is stored."""
+        self._inner = make_sampler(self._settings, trial.number, len(study.directions))
+        self._inner.before_trial(study, trial)
+        proposal = self._inner.sample_relative(study, trial, self._joint_space(self._inner, study, trial))
+        for name, distribution in self._space.items():
+            if name not in proposal:
+                proposal[name] = self._inner.sample_independent(study, trial, name, distribution)
+        return proposal
+
+    def _joint_space(self, inner: BaseSampler, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
+        """What the sampler proposes together.
+
+        Optuna's inference takes what all past trials have in common. That is nothing as soon as a parent outside
+        the space was tried, and TPE and QMC would fall back to one parameter at a time, for good.
+        """
+        inferred = inner.infer_relative_search_space(study, trial)  # also prepares TPE's groups
+        if not samples_jointly(self._settings, len(study.directions)):
+            return inferred
+        if not study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
+            return inferred
+        return {name: row for name, row in self._space.items() if not row.single()}
 
     def sample_independent(
         self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution

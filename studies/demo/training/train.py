@@ -6,7 +6,8 @@ PACKAGE is the unpacked npm package `emoji-datasource-google` 16.0.0 (Noto emoji
 Stages, in order; each reads what the earlier ones left in WORK and can be repeated alone:
 
     vae          four-level autoencoder, factor 8, as in Stable Diffusion 1
-    base         text encoder and U-Net on every picture
+    rough        text encoder and U-Net on every picture, mirrored and shifted in 16 ways
+    base         the same network on every picture and its mirror image only: sharper
     specialists  the base fine-tuned twice: A on animals, B on foods
     clip         a small open_clip model on the same pictures and captions
     features     a small timm network that tells emoji subcategories apart
@@ -166,14 +167,20 @@ def load_vae(work: Path) -> AutoencoderKL:
 
 
 @torch.no_grad()
-def encode(vae: AutoencoderKL, pictures: Tensor, variants: int) -> Tensor:
+def encode_means(vae: AutoencoderKL, pictures: Tensor) -> Tensor:
+    """Scaled latents: [n, 4, 8, 8]."""
+    return torch.cat([vae.encode(part).latent_dist.mean * SCALING for part in pictures.split(35)])
+
+
+def encode_mirrored(vae: AutoencoderKL, pictures: Tensor) -> Tensor:
+    """Scaled latents of each picture and its mirror image: [n, 2, 4, 8, 8]."""
+    return torch.stack([encode_means(vae, pictures), encode_means(vae, pictures.flip(-1))], dim=1)
+
+
+def encode_shifted(vae: AutoencoderKL, pictures: Tensor, variants: int) -> Tensor:
     """Scaled latents of `variants` shifted and mirrored copies: [n, variants, 4, 8, 8]."""
     generator = torch.Generator().manual_seed(2)
-    copies = []
-    for _ in range(variants):
-        parts = shift(pictures, 2, generator).split(35)
-        copies.append(torch.cat([vae.encode(part).latent_dist.mean * SCALING for part in parts]))
-    return torch.stack(copies, dim=1)
+    return torch.stack([encode_means(vae, shift(pictures, 2, generator)) for _ in range(variants)], dim=1)
 
 
 # ------------------------------------------------------------------------------- base, specialists
@@ -342,7 +349,7 @@ def train_features(package: Path, vae: AutoencoderKL, work: Path, steps: int) ->
 
 # ------------------------------------------------------------------------------------------- main
 
-STAGES = ("vae", "base", "specialists", "clip", "features")
+STAGES = ("vae", "rough", "base", "specialists", "clip", "features")
 
 
 def main() -> None:
@@ -351,7 +358,8 @@ def main() -> None:
     parser.add_argument("--emoji", type=Path, required=True, help="unpacked emoji-datasource-google")
     parser.add_argument("--work", type=Path, required=True, help="folder for what is trained")
     parser.add_argument("--vae-steps", type=int, default=2600)
-    parser.add_argument("--base-steps", type=int, default=6500)
+    parser.add_argument("--rough-steps", type=int, default=2000)
+    parser.add_argument("--base-steps", type=int, default=5000)
     parser.add_argument("--specialist-steps", type=int, default=900)
     parser.add_argument("--clip-steps", type=int, default=1500)
     parser.add_argument("--feature-steps", type=int, default=1500)
@@ -372,19 +380,18 @@ def main() -> None:
         if stage == "features":
             train_features(options.emoji, vae, work, options.feature_steps)
             continue
-        latents, tokens = encode(vae, pictures, variants=16), tokenize(texts)
-        if stage == "base":
+        tokens = tokenize(texts)
+        if stage == "rough":
             torch.manual_seed(5)
+            latents = encode_shifted(vae, pictures, variants=16)
             train_diffuser(
-                Diffuser(),
-                latents,
-                tokens,
-                name="base",
-                steps=options.base_steps,
-                rate=1e-3,
-                seed=5,
-                work=work,
+                Diffuser(), latents, tokens, name="rough", steps=options.rough_steps, rate=1e-3, seed=5, work=work
             )
+            continue
+        latents = encode_mirrored(vae, pictures)
+        if stage == "base":
+            start = load_diffuser(work, "rough")
+            train_diffuser(start, latents, tokens, name="base", steps=options.base_steps, rate=1e-3, seed=9, work=work)
             continue
         halves = {"A": slice(0, len(ANIMALS)), "B": slice(len(ANIMALS), None)}
         for seed, (name, half) in enumerate(halves.items(), start=6):

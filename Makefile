@@ -1,0 +1,41 @@
+# Everything runs in .venv, made here from nothing. PYTHON may name any Python from 3.11 on.
+PYTHON ?= python3
+BIN := .venv/bin
+THREADS ?= 1
+
+.PHONY: demo test test-slow lint bench clean
+
+demo: .venv/.installed
+	$(BIN)/mergetune demo --output demo-run
+
+test: .venv/.installed-test lint
+	OMP_NUM_THREADS=$(THREADS) HF_HUB_OFFLINE=1 $(BIN)/pytest -m "not slow"
+
+test-slow: .venv/.installed-test
+	OMP_NUM_THREADS=$(THREADS) HF_HUB_OFFLINE=1 $(BIN)/pytest -m slow
+
+lint: .venv/.installed-test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: .venv/.installed-test
+	$(BIN)/python benchmarks/merge.py
+	$(BIN)/python benchmarks/export.py
+	$(BIN)/python benchmarks/trial.py
+
+clean:
+	rm -rf .venv demo-run build dist
+
+.venv/bin/pip:
+	$(PYTHON) -c 'import sys; sys.exit("mergetune needs Python 3.11 or newer" if sys.version_info < (3, 11) else 0)'
+	$(PYTHON) -m venv .venv
+
+.venv/.installed: .venv/bin/pip pyproject.toml
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable .
+	touch $@
+
+.venv/.installed-test: .venv/bin/pip pyproject.toml
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[test]'
+	touch $@ .venv/.installed

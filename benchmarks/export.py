@@ -1,0 +1,88 @@
+"""Export of a full-size pair: seconds against a streamed numpy fp32 lerp of the same files, and anonymous memory.
+
+python benchmarks/export.py [--layout sd15|sdxl]
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+from memory import anonymous_bytes
+from synthetic import write_synthetic
+
+from optimizer.merging.checkpoint import Checkpoint
+from optimizer.merging.export import write_merge
+from search_spaces.blocks import places
+from studies.recipe import Parent, Recipe, canonical_ratios
+
+CHUNK = 1 << 22  # elements
+
+
+class Peak:
+    """The most anonymous memory beyond what there was at the start, sampled every 5 ms."""
+
+    def __enter__(self) -> Peak:
+        self.start, self.most, self._done = anonymous_bytes(), 0, threading.Event()
+        self._thread = threading.Thread(target=self._watch)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._done.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        while not self._done.wait(0.005):
+            self.most = max(self.most, anonymous_bytes() - self.start)
+
+
+def numpy_lerp(paths: list[Path], out: Path, ratio: float) -> None:
+    """The plainest streamed merge: equal layouts, fp16 data, float32 arithmetic."""
+    header = 8 + int.from_bytes(paths[0].open("rb").read(8), "little")
+    one, two = (np.memmap(path, dtype=np.float16, mode="r", offset=header) for path in paths)
+    with out.open("wb") as file:
+        file.write(paths[0].open("rb").read(header))
+        for start in range(0, one.size, CHUNK):
+            a = one[start : start + CHUNK].astype(np.float32)
+            b = two[start : start + CHUNK].astype(np.float32)
+            file.write((a + np.float32(ratio) * (b - a)).astype(np.float16).tobytes())
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--layout", choices=("sd15", "sdxl"), default="sd15")
+    parser.add_argument("--folder", type=Path, default=None, help="where the files go; default: a temporary folder")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory(dir=options.folder) as name:
+        folder = Path(name)
+        paths = [write_synthetic(folder / f"{seed}.safetensors", options.layout, seed) for seed in (1, 2)]
+        parents = [Checkpoint.open(path) for path in paths]
+        recipe = Recipe(
+            architecture=parents[0].architecture.value,
+            method="weighted_sum",
+            parents=tuple(Parent(letter=letter, name=letter, sha256="0" * 64) for letter in "AB"),
+            ratios=canonical_ratios(dict.fromkeys(places(parents[0].architecture), (0.37,))),
+        )
+        start = time.perf_counter()
+        with Peak() as plain:
+            numpy_lerp(paths, folder / "numpy.bin", 0.37)
+        numpy_seconds = time.perf_counter() - start
+        (folder / "numpy.bin").unlink()
+        start = time.perf_counter()
+        with Peak() as ours:
+            write_merge(folder / "merge.safetensors", recipe, parents, {"format": "pt"})
+        seconds = time.perf_counter() - start
+        print(
+            f"{options.layout}: export {seconds:.1f} s (with both sha256), numpy lerp {numpy_seconds:.1f} s, "
+            f"ratio {seconds / numpy_seconds:.2f}; anonymous memory {ours.most / 1e9:.2f} GB, "
+            f"numpy {plain.most / 1e9:.2f} GB"
+        )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,44 @@
+"""`mergetune demo`: the embedded demo study from start to proven export."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from optimizer.cli.common import console, escaped
+
+SPEC = Path("demo") / "demo.yaml"
+
+
+def demo(
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the study and the exported file.")] = Path(
+        "demo-run"
+    ),
+) -> None:
+    """Run the embedded demo study, export the winner, and say where everything is."""
+    import studies
+    from optimizer.cli.export import export
+    from optimizer.cli.study import resume, start
+    from studies.database import open_database
+    from studies.results import list_studies
+    from studies.spec import load_spec
+
+    output.mkdir(parents=True, exist_ok=True)
+    spec = Path(studies.__file__).parent / SPEC
+    file = output / "demo.db"
+    storage = f"sqlite:///{file.resolve()}"
+    cache = output / "cache"
+    name = load_spec(spec).study
+    if file.exists() and any(study.name == name for study in list_studies(open_database(storage))):
+        resume(name, storage=storage, cache=cache)
+    else:
+        start(spec, storage=storage, cache=cache)
+    winner = output / "best-merge.safetensors"
+    export(name, output=winner, force=True, storage=storage)
+    console.rule()
+    console.print(f"study database  {escaped(str(file))}", soft_wrap=True)
+    console.print(f"contact sheet   {escaped(str(output / 'demo-artifacts' / f'{name}.png'))}", soft_wrap=True)
+    console.print(f"the best merge  {escaped(str(winner))}", soft_wrap=True)
+    console.print(f"dashboard       mergetune dashboard --storage {escaped(str(file))}", soft_wrap=True)
