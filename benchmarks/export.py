@@ -10,6 +10,7 @@ import tempfile
 import threading
 import time
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 from memory import anonymous_bytes
@@ -26,7 +27,7 @@ CHUNK = 1 << 22  # elements
 class Peak:
     """The most anonymous memory beyond what there was at the start, sampled every 5 ms."""
 
-    def __enter__(self) -> Peak:
+    def __enter__(self) -> Self:
         self.start, self.most, self._done = anonymous_bytes(), 0, threading.Event()
         self._thread = threading.Thread(target=self._watch)
         self._thread.start()

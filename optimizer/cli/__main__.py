@@ -1,0 +1,6 @@
+"""`python -m optimizer.cli` is `mergetune`."""
+
+from optimizer.cli.main import run
+
+if __name__ == "__main__":
+    run()

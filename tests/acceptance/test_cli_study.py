@@ -1,0 +1,151 @@
+"""A study from the command line as a user types it: real processes, real signals, a real browser."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from demo_study import write_spec
+from safetensors import safe_open
+
+MERGETUNE = [sys.executable, "-m", "optimizer.cli"]
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+CHROMEDRIVER = shutil.which("chromedriver")
+
+
+def run(folder: Path, *arguments: str, code: int = 0) -> str:
+    """Output of a command, which must end with `code` and show no traceback."""
+    done = subprocess.run(
+        [*MERGETUNE, *arguments], cwd=folder, capture_output=True, text=True, timeout=280, check=False
+    )
+    assert done.returncode == code, done.stdout + done.stderr
+    assert "Traceback" not in done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A study that was started, interrupted by Ctrl-C, and resumed to its end."""
+    folder = tmp_path_factory.mktemp("user")
+    write_spec(folder / "short.yaml")
+    process = subprocess.Popen(
+        [*MERGETUNE, "study", "start", "short.yaml"],
+        cwd=folder,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    assert process.stdout is not None
+    seen = ""
+    for line in process.stdout:
+        seen += line
+        if line.startswith("trial 3/13"):
+            process.send_signal(signal.SIGINT)
+    assert process.wait(timeout=120) == 0, seen
+    assert 'Go on with: mergetune study resume "short"' in seen
+    line = r"trial 3/13 \| uniform 0.25: objective .*gain .*merge .* s, render .* s, score .* s"
+    assert re.search(line, seen), seen
+    resumed = run(folder, "study", "resume", "short")
+    assert "trial 13/13" in resumed
+    assert "trial 3/13" not in resumed
+    return folder
+
+
+def test_a_finished_study_is_listed_and_shown(folder: Path) -> None:
+    assert "13/13" in run(folder, "study", "list")
+    shown = run(folder, "study", "show", "short", "--trials")
+    assert "parent A" in shown
+    assert "best" in shown
+    assert "13 trials complete, 0 failed" in shown
+
+
+def test_resuming_a_finished_study_says_how_to_add_trials(folder: Path) -> None:
+    assert "--trials N" in run(folder, "study", "resume", "short.yaml")
+
+
+def test_starting_it_again_is_refused_and_offers_resume(folder: Path) -> None:
+    assert 'mergetune study resume "short"' in run(folder, "study", "start", "short.yaml", code=2)
+
+
+def test_the_best_is_exported_proven_and_never_overwritten_by_accident(folder: Path) -> None:
+    said = run(folder, "export", "short", "-o", "best.safetensors")
+    assert "all 8 renders of the file are identical" in said
+    with safe_open(folder / "best.safetensors", framework="pt") as file:
+        assert json.loads(file.metadata()["mergetune.study"])["name"] == "short"
+    before = (folder / "best.safetensors").read_bytes()
+    assert "--force" in run(folder, "export", "short", "-o", "best.safetensors", code=2)
+    assert (folder / "best.safetensors").read_bytes() == before
+    inspected = run(folder, "inspect", "best.safetensors")
+    assert "sd15" in inspected
+    assert "mergetune.recipe" in inspected
+
+
+def test_the_contact_sheet_shows_parents_and_best(folder: Path) -> None:
+    from PIL import Image
+
+    with Image.open(folder / "mergetune-artifacts" / "short.png") as sheet:
+        assert sheet.width > 400
+        assert len(sheet.convert("RGB").getcolors(1 << 24) or []) > 1000
+
+
+@pytest.fixture(scope="module")
+def dashboard(folder: Path) -> Iterator[str]:
+    """Address of a running dashboard."""
+    process = subprocess.Popen([*MERGETUNE, "dashboard", "--port", "0"], cwd=folder, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    found = re.search(r"http://[\d.:]+", process.stdout.readline())
+    assert found is not None
+    try:
+        yield found[0]
+    finally:
+        process.send_signal(signal.SIGINT)
+        process.wait(timeout=30)
+
+
+def test_the_dashboard_serves_the_study(dashboard: str) -> None:
+    with urllib.request.urlopen(f"{dashboard}/api/studies", timeout=30) as reply:
+        assert json.load(reply)["study_summaries"][0]["study_name"] == "short"
+
+
+@pytest.mark.skipif(not (CHROMIUM and CHROMEDRIVER), reason="needs Debian's chromium and chromium-driver")
+def test_a_trial_is_shown_in_a_browser_with_contact_sheet_recipe_and_gain(dashboard: str, tmp_path: Path) -> None:
+    from selenium import webdriver
+    from selenium.webdriver.chrome.service import Service
+    from selenium.webdriver.common.by import By
+
+    options = webdriver.ChromeOptions()
+    options.binary_location = CHROMIUM or ""
+    for flag in (
+        "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",
+        "--disable-background-networking", "--disable-component-update", "--window-size=1400,1800",
+        f"--user-data-dir={tmp_path}/profile",
+    ):  # fmt: skip
+        options.add_argument(flag)
+    browser = webdriver.Chrome(options=options, service=Service(CHROMEDRIVER))
+    try:
+        browser.get(f"{dashboard}/dashboard/studies/1/trials?numbers=2")
+        deadline = time.monotonic() + 60
+        pictures: list[int] = []
+        while time.monotonic() < deadline and not any(width > 500 for width in pictures):
+            time.sleep(0.5)
+            pictures = [
+                int(image.get_property("naturalWidth") or 0) for image in browser.find_elements(By.TAG_NAME, "img")
+            ]
+        text = browser.find_element(By.TAG_NAME, "body").text
+        browser.save_screenshot(os.environ.get("MERGETUNE_SCREENSHOT", str(tmp_path / "dashboard.png")))
+    finally:
+        browser.quit()
+    assert any(width > 500 for width in pictures), "no contact sheet"
+    assert "uniform 0.25" in text
+    assert "gain over the better parent" in text
+    assert "IN00" in text

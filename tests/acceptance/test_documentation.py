@@ -1,0 +1,79 @@
+"""The documentation says what the program does: commands, options, and the specs it shows."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer.main
+
+from optimizer.cli.main import app
+from studies.spec import StudySpec, load_spec, parse_spec
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text()
+COMMANDS = (ROOT / "docs" / "commands.md").read_text()
+GLOBAL = {"--help"}
+
+
+def every_command() -> list[tuple[str, Any]]:
+    """(words after `mergetune`, command) for every leaf of the command line."""
+    found: list[tuple[str, Any]] = []
+
+    def walk(words: list[str], command: Any) -> None:
+        inner_commands = getattr(command, "commands", None)
+        if inner_commands is None:
+            found.append((" ".join(words), command))
+            return
+        for name, inner in inner_commands.items():
+            walk([*words, name], inner)
+
+    walk([], typer.main.get_command(app))
+    return found
+
+
+@pytest.mark.parametrize(("words", "command"), every_command(), ids=[words for words, _ in every_command()])
+def test_every_command_and_option_is_documented(words: str, command: Any) -> None:
+    assert f"mergetune {words}" in COMMANDS
+    for parameter in command.params:
+        if parameter.param_type_name == "option":
+            assert any(option in COMMANDS for option in parameter.opts), parameter.opts
+
+
+def test_every_command_in_the_readme_exists() -> None:
+    known = [words for words, _ in every_command()]
+    shown = re.findall(r"^mergetune ([^#\n]+)", README, flags=re.MULTILINE)
+    assert len(shown) >= 6
+    for line in shown:
+        assert any(line.startswith(words) for words in known), line
+
+
+def test_every_make_target_in_the_documentation_exists() -> None:
+    targets = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE))
+    for text in (README, (ROOT / "CONTRIBUTING.md").read_text()):
+        assert set(re.findall(r"make ([\w-]+)", text)) <= targets
+
+
+def test_the_specs_shown_are_valid(tmp_path: Path) -> None:
+    first = re.search(r"```yaml\n(study: .*?)```", README, flags=re.DOTALL)
+    assert first is not None
+    assert parse_spec(first[1], base_dir=tmp_path).study == "first"
+    assert len(load_spec(ROOT / "docs" / "examples" / "sdxl.yaml").suite.items()) == 16
+
+
+def test_every_setting_of_a_spec_is_documented() -> None:
+    text = (ROOT / "docs" / "spec.md").read_text()
+    for name in StudySpec.model_fields:
+        assert f"`{name}`" in text, name
+    for part in ("suite", "space", "render"):
+        section = StudySpec.model_fields[part].annotation
+        for name in getattr(section, "model_fields", {}):
+            assert f"`{name}`" in text, f"{part}.{name}"
+
+
+def test_links_between_documents_lead_somewhere() -> None:
+    for path in (ROOT / "README.md", *(ROOT / "docs").glob("*.md")):
+        for link in re.findall(r"\]\(([^)#:]+)\)", path.read_text()):
+            assert (path.parent / link).exists(), f"{path.name}: {link}"

@@ -1,0 +1,106 @@
+"""A short study on the demo's real checkpoints: the whole loop in a few seconds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+import studies
+from optimizer.setup import Machine, build_machine, hash_parents, make_plan
+from optimizer.worker import Worker
+from studies.artifacts import Artifacts
+from studies.database import Database, open_database
+from studies.results import StoredStudy, StoredTrial, create_study, load_study
+from studies.spec import StudySpec, parse_spec
+
+DEMO = Path(studies.__file__).parent / "demo"
+PROMPTS = [
+    f"an emoji of a {name}" for name in ("lion", "panda", "fox", "penguin", "pizza", "banana", "carrot", "doughnut")
+]
+
+
+def short_spec(**changes: Any) -> dict[str, Any]:
+    """The demo's spec as plain data, with 8 items and 2 steps; `changes` replace top-level keys."""
+    spec: dict[str, Any] = yaml.safe_load((DEMO / "demo.yaml").read_text())
+    spec["study"] = "short"
+    spec["parents"] = [str(DEMO / name) for name in spec["parents"]]
+    spec["suite"] |= {"prompts": PROMPTS, "steps": 2}
+    spec["scorers"]["clip_score"]["clip"] |= {"pretrained": str(DEMO / "clip.safetensors"), "config_dir": str(DEMO)}
+    spec["scorers"]["likeness"] |= {
+        "reference": str(DEMO / "reference"),
+        "weights": str(DEMO / "features.safetensors"),
+    }
+    spec["space"] = {"granularity": "sections"}
+    spec["budget"] = {"trials": 13}
+    spec["render"] = {"degenerate_limit": 8}  # two steps do not make good pictures
+    return spec | changes
+
+
+def write_spec(path: Path, **changes: Any) -> Path:
+    path.write_text(yaml.safe_dump(short_spec(**changes)))
+    return path
+
+
+@dataclass
+class Recorder:
+    """A Reporter that remembers, and may ask to stop."""
+
+    started: list[tuple[int, str]] = field(default_factory=list)
+    finished: list[StoredTrial] = field(default_factory=list)
+    stop_after: int | None = None
+
+    def trial_started(self, number: int, origin: str, images: int) -> None:
+        assert images > 0
+        self.started.append((number, origin))
+
+    def images_rendered(self, done: int) -> None:
+        assert done > 0
+
+    def trial_finished(self, trial: StoredTrial) -> None:
+        self.finished.append(trial)
+
+    def stop(self) -> bool:
+        return self.stop_after is not None and len(self.finished) >= self.stop_after
+
+
+@dataclass(frozen=True)
+class ShortStudy:
+    """A registered short study with its machine."""
+
+    database: Database
+    study: StoredStudy
+    machine: Machine
+    artifacts: Artifacts
+
+    def run(self, stop_after: int | None = None) -> Recorder:
+        recorder = Recorder(stop_after=stop_after)
+        Worker(self.database, self.study, self.machine, self.artifacts, recorder, recorder.stop).run()
+        return recorder
+
+
+def begin(folder: Path, changes: Mapping[str, Any] | None = None, url: str | None = None) -> ShortStudy:
+    spec = parse_spec(yaml.safe_dump(short_spec(**(changes or {}))), base_dir=folder)
+    database = open_database(url or f"sqlite:///{folder}/study.db")
+    machine = make_machine(spec, folder)
+    objective = machine.objective
+    study = create_study(database, machine.spec, machine.parents, objective.directions, objective.names)
+    return ShortStudy(database, study, machine, Artifacts.beside(database.url, folder / "artifacts"))
+
+
+def reopen(folder: Path, name: str = "short") -> ShortStudy:
+    """The same study from its database alone, as another process would see it."""
+    database = open_database(f"sqlite:///{folder}/study.db", create=False)
+    study = load_study(database, name)
+    plan = make_plan(study.spec)
+    hash_parents(plan, study.parents)
+    machine = build_machine(plan, study.parents, folder / "cache")
+    return ShortStudy(database, study, machine, Artifacts.beside(database.url, folder / "artifacts"))
+
+
+def make_machine(spec: StudySpec, folder: Path) -> Machine:
+    plan = make_plan(spec)
+    return build_machine(plan, hash_parents(plan), folder / "cache")

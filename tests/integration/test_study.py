@@ -1,0 +1,323 @@
+"""Whole studies on the demo's trained checkpoints, a real SQLite file, and real processes."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import optuna
+import pytest
+import torch
+import yaml
+from demo_study import DEMO, ShortStudy, begin, reopen, short_spec, write_spec
+from optuna.trial import TrialState
+from safetensors.torch import load_file, save_file
+
+from optimizer.delivery import Watch, deliver, render_file
+from optimizer.errors import ExportError, OptimizerError
+from optimizer.evaluation import pixels_digest
+from optimizer.merging.checkpoint import Checkpoint
+from optimizer.setup import check_changed, hash_parents, make_plan
+from optimizer.standing import best_trials, parent_trials
+from studies import results
+from studies.errors import StudyChangedError
+from studies.spec import parse_spec
+
+SILENT = Watch(written=lambda _: None, rendered=lambda _: None)
+
+
+def params_of(short: ShortStudy) -> list[dict[str, float]]:
+    study = optuna.load_study(study_name=short.study.name, storage=short.database.storage)
+    return [trial.params for trial in study.trials]
+
+
+def scores_of(short: ShortStudy) -> list[tuple[object, object]]:
+    rows = results.load_trials(short.database, short.study)
+    return [results.load_scores(short.database, row) for row in rows]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> ShortStudy:
+    short = begin(tmp_path_factory.mktemp("finished"))
+    short.run()
+    return short
+
+
+def test_probes_come_first_and_the_budget_is_kept(finished: ShortStudy) -> None:
+    origins = [row.origin for row in results.load_trials(finished.database, finished.study)]
+    assert origins[:5] == ["parent A", "parent B", "uniform 0.25", "uniform 0.5", "uniform 0.75"]
+    assert all(origin.startswith("profile ") for origin in origins[5:11])
+    assert origins[11:] == ["gp", "gp"]
+
+
+def test_every_render_and_score_is_stored(finished: ShortStudy) -> None:
+    for row in results.load_trials(finished.database, finished.study):
+        renders = results.load_renders(finished.database, row)
+        by_item, by_set = results.load_scores(finished.database, row)
+        assert [render.item for render in renders] == list(range(8))
+        assert len(by_item["clip_score"]) == 8
+        assert set(by_set) == {"likeness"}
+        assert {"merge", "denoise", "decode", "score", "other"} <= row.seconds.keys()
+        assert row.objectives["objective"] == pytest.approx(
+            np.mean(by_item["clip_score"]) / finished.machine.infos["clip_score"].unit
+            - by_set["likeness"] / finished.machine.infos["likeness"].unit
+        )
+
+
+def test_gain_is_over_the_better_parent(finished: ShortStudy) -> None:
+    rows = results.load_trials(finished.database, finished.study)
+    better = max(parent_trials(rows).values(), key=lambda row: row.objectives["objective"])
+    for row in rows:
+        gain = row.gains["objective"]
+        assert gain.value == pytest.approx(row.objectives["objective"] - better.objectives["objective"])
+        assert f"parent {gain.parent}" == better.origin
+        assert gain.low is not None
+        assert gain.high is not None
+        assert gain.low <= gain.high
+
+
+def test_optuna_holds_what_our_tables_hold(finished: ShortStudy) -> None:
+    study = optuna.load_study(study_name="short", storage=finished.database.storage)
+    for row, trial in zip(results.load_trials(finished.database, finished.study), study.trials, strict=True):
+        assert trial.state == TrialState.COMPLETE
+        assert trial.value == row.objectives["objective"]
+        ratios = row.recipe.by_place
+        assert {ratios[f"IN{index:02d}"] for index in range(12)} == {(trial.params["IN"],)}
+
+
+def test_only_parents_and_the_best_keep_their_renders(finished: ShortStudy) -> None:
+    rows = results.load_trials(finished.database, finished.study)
+    best = best_trials(rows, finished.machine.objective)[0].number
+    for row in rows:
+        files = [render.file for render in results.load_renders(finished.database, row)]
+        if row.number in {0, 1, best}:
+            stored = [np.asarray(finished.artifacts.open_render(file)) for file in files if file is not None]
+            digests = [pixels_digest(torch.from_numpy(image).permute(2, 0, 1)) for image in stored]
+            assert digests == [render.pixels_sha256 for render in results.load_renders(finished.database, row)]
+        else:
+            assert files == [None] * 8
+    kept = sorted(finished.artifacts.folder.rglob("renders/*/*/*.png"))
+    assert len(kept) == 8 * len({0, 1, best})
+
+
+def test_equal_recipes_give_equal_pixels(finished: ShortStudy) -> None:
+    row = results.load_trials(finished.database, finished.study)[3]
+    finished.machine.evaluator.evaluate(results.load_trials(finished.database, finished.study)[7].recipe)
+    again = finished.machine.evaluator.evaluate(row.recipe)
+    assert list(again.pixels_sha256) == [
+        render.pixels_sha256 for render in results.load_renders(finished.database, row)
+    ]
+
+
+def test_a_study_stopped_and_reopened_again_and_again_goes_the_same_way(finished: ShortStudy, tmp_path: Path) -> None:
+    begin(tmp_path).run(stop_after=3)
+    for _ in range(4):
+        interrupted = reopen(tmp_path)
+        interrupted.run(stop_after=3)
+    assert params_of(interrupted) == params_of(finished)
+    assert scores_of(interrupted) == scores_of(finished)
+
+
+def test_kill_9_loses_only_the_trial_in_progress(finished: ShortStudy, tmp_path: Path) -> None:
+    short = begin(tmp_path)
+    code = (
+        "import sys; sys.path[:0] = sys.argv[2].split(':')\n"
+        "from pathlib import Path; from demo_study import reopen\n"
+        "import torch; torch.set_num_threads(int(sys.argv[3]))\n"
+        "print('ready', flush=True); reopen(Path(sys.argv[1])).run()"
+    )
+    paths = f"{Path(__file__).parents[1]}:{Path(__file__).parents[2]}"
+    for wanted in (2, 6):
+        process = subprocess.Popen([sys.executable, "-c", code, str(tmp_path), paths, str(torch.get_num_threads())])
+        deadline = time.monotonic() + 120
+        while len(results.load_trials(short.database, short.study)) <= wanted:
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+        rows = results.load_trials(short.database, short.study)
+        assert sum(row.state == "complete" for row in rows) >= wanted
+    reopen(tmp_path).run()
+    assert params_of(short) == params_of(finished)
+    assert scores_of(short) == scores_of(finished)
+    assert {row.state for row in results.load_trials(short.database, short.study)} == {"complete"}
+
+
+def test_a_trial_recorded_but_not_told_is_told_and_not_run_again(tmp_path: Path) -> None:
+    short = begin(tmp_path)
+    short.run(stop_after=2)
+    study = optuna.load_study(study_name="short", storage=short.database.storage)
+    trial_id = study.ask()._trial_id  # what a worker leaves that dies between recording and telling
+    row = results.load_trials(short.database, short.study)[1]
+    results.begin_trial(short.database, short.study, 2, "uniform 0.25", row.recipe, "dead")
+    by_item, by_set = results.load_scores(short.database, row)
+    recorded = results.TrialResult(
+        objectives={"objective": 12.5},
+        image_scores=by_item,
+        set_scores=by_set,
+        pixels_sha256=("0" * 64,) * 8,
+        seconds={"merge": 0.1},
+        machine={},
+    )
+    results.finish_trial(short.database, short.study, 2, recorded)
+    recorder = short.run(stop_after=1)
+    assert [number for number, _ in recorder.started] == [3]
+    told = short.database.storage.get_trial(trial_id)
+    assert told.state == TrialState.COMPLETE
+    assert told.value == 12.5
+
+
+def test_a_changed_parent_is_refused(tmp_path: Path) -> None:
+    parent = tmp_path / "animals.safetensors"
+    tensors = load_file(DEMO / "animals.safetensors")
+    save_file(tensors, parent)
+    spec = parse_spec(
+        yaml.safe_dump(short_spec(parents=[str(parent), str(DEMO / "foods.safetensors")])), base_dir=tmp_path
+    )
+    known = hash_parents(make_plan(spec))
+    tensors["model.diffusion_model.out.2.bias"] += 1
+    save_file(tensors, parent)
+    with pytest.raises(StudyChangedError, match="is not the file the study began with"):
+        hash_parents(make_plan(spec), known)
+
+
+def test_a_changed_suite_is_refused() -> None:
+    spec = parse_spec(yaml.safe_dump(short_spec()), base_dir=DEMO)
+    other = parse_spec(yaml.safe_dump(short_spec(suite=short_spec()["suite"] | {"steps": 3})), base_dir=DEMO)
+    check_changed(spec.suite.digest, spec)
+    with pytest.raises(StudyChangedError, match="suite"):
+        check_changed(spec.suite.digest, other)
+
+
+def test_broken_images_fail_the_trial_and_are_no_score(tmp_path: Path) -> None:
+    tensors = load_file(DEMO / "foods.safetensors")
+    tensors["model.diffusion_model.middle_block.0.in_layers.2.weight"].fill_(float("nan"))
+    broken = tmp_path / "broken.safetensors"
+    save_file(tensors, broken)
+    changes = {"parents": [str(DEMO / "animals.safetensors"), str(broken)], "budget": {"trials": 4}}
+    short = begin(
+        tmp_path, changes | {"render": {"degenerate_limit": 0}, "suite": short_spec()["suite"] | {"steps": 8}}
+    )
+    short.run()
+    rows = results.load_trials(short.database, short.study)
+    assert [row.state for row in rows] == ["complete", "failed", "failed", "failed"]
+    assert "NaN" in (rows[1].reason or "") or "nan" in (rows[1].reason or "")
+    states = [trial.state for trial in optuna.load_study(study_name="short", storage=short.database.storage).trials]
+    assert states == [TrialState.COMPLETE, *[TrialState.FAIL] * 3]
+    assert rows[0].gains["objective"].value == 0  # against the one parent there is
+
+
+def test_a_study_whose_parents_all_fail_ends(tmp_path: Path) -> None:
+    tensors = load_file(DEMO / "foods.safetensors")
+    tensors["model.diffusion_model.middle_block.0.in_layers.2.weight"].fill_(float("nan"))
+    paths = []
+    for index in range(2):
+        tensors["model.diffusion_model.out.2.bias"] += index
+        paths.append(str(tmp_path / f"{index}.safetensors"))
+        save_file(tensors, paths[-1])
+    short = begin(tmp_path, {"parents": paths, "render": {"degenerate_limit": 0}})
+    with pytest.raises(OptimizerError, match="every parent failed"):
+        short.run()
+
+
+def test_several_objectives_make_a_pareto_front(tmp_path: Path) -> None:
+    changes = {"objective": None, "objectives": ["clip_score", "likeness"], "sampler": {"name": "random"}}
+    short = begin(tmp_path, changes | {"budget": {"trials": 6}})
+    short.run()
+    study = optuna.load_study(study_name="short", storage=short.database.storage)
+    assert [direction.name for direction in study.directions] == ["MAXIMIZE", "MINIMIZE"]
+    rows = results.load_trials(short.database, short.study)
+    front = {row.number for row in best_trials(rows, short.machine.objective)}
+    assert front == {trial.number for trial in study.best_trials}
+
+
+def test_a_parent_outside_the_space_is_still_the_whole_parent(tmp_path: Path) -> None:
+    short = begin(tmp_path, {"space": {"granularity": "sections", "bounds": {"IN": [0, 0.5]}}, "budget": {"trials": 3}})
+    short.run()
+    trials = optuna.load_study(study_name="short", storage=short.database.storage).trials
+    assert [trial.state for trial in trials] == [TrialState.COMPLETE, TrialState.PRUNED, TrialState.COMPLETE]
+    assert trials[1].params == {}
+    row = results.load_trials(short.database, short.study)[1]
+    alone = render_file(DEMO / "foods.safetensors", short.study)
+    assert [pixels_digest(image) for image in alone] == [
+        render.pixels_sha256 for render in results.load_renders(short.database, row)
+    ]
+
+
+def test_two_workers_share_a_study_and_no_trial_is_run_twice(tmp_path: Path) -> None:
+    short = begin(tmp_path, {"sampler": {"name": "random"}})
+    code = (
+        "import sys; sys.path[:0] = sys.argv[2].split(':')\n"
+        "from pathlib import Path; from demo_study import reopen\n"
+        "import torch; torch.set_num_threads(1)\n"
+        "print(*[number for number, _ in reopen(Path(sys.argv[1])).run().started])"
+    )
+    paths = f"{Path(__file__).parents[1]}:{Path(__file__).parents[2]}"
+    command = [sys.executable, "-c", code, str(tmp_path), paths]
+    workers = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    started = [int(number) for worker in workers for number in worker.communicate(timeout=250)[0].split()]
+    assert sorted(started) == list(range(13))
+    assert all(row.gains for row in results.load_trials(short.database, short.study))
+
+
+# ------------------------------------------------------------------------------------------ export
+
+
+def test_the_exported_file_renders_exactly_what_was_scored(finished: ShortStudy, tmp_path: Path) -> None:
+    row = results.load_trials(finished.database, finished.study)[6]
+    target = tmp_path / "merge.safetensors"
+    done = deliver(
+        finished.database,
+        finished.study,
+        row,
+        finished.machine.plan,
+        finished.artifacts,
+        target,
+        overwrite=False,
+        watch=SILENT,
+    )
+    assert "all 8 renders of the file are identical" in done.proof
+    opened = Checkpoint.open(target)
+    assert opened.sha256 == done.file.sha256
+    assert list(opened.tensors) == list(Checkpoint.open(DEMO / "animals.safetensors").tensors)
+    assert results.Recipe.from_json(opened.metadata["mergetune.recipe"]) == row.recipe
+    models = json.loads(opened.metadata["sd_merge_models"])
+    assert set(models) == {parent.sha256 for parent in finished.study.parents}
+    assert json.loads(opened.metadata["sd_merge_recipe"])["primary_model_hash"] == finished.study.parents[0].sha256
+    assert opened.metadata["modelspec.architecture"] == "stable-diffusion-v1"
+
+
+def test_an_export_that_is_not_the_scored_model_is_refused_and_not_kept(finished: ShortStudy, tmp_path: Path) -> None:
+    rows = results.load_trials(finished.database, finished.study)
+    target = tmp_path / "merge.safetensors"
+    forged = results.StoredTrial(
+        **{name: getattr(rows[6], name) for name in rows[6].__slots__} | {"recipe": rows[7].recipe}
+    )
+    with pytest.raises(ExportError, match="renders other images than were scored"):
+        deliver(
+            finished.database, finished.study, forged, finished.machine.plan, finished.artifacts, target,
+            overwrite=False, watch=SILENT,
+        )  # fmt: skip
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_failed_trial_is_not_exported(finished: ShortStudy, tmp_path: Path) -> None:
+    row = results.load_trials(finished.database, finished.study)[0]
+    failed = results.StoredTrial(**{name: getattr(row, name) for name in row.__slots__} | {"state": "failed"})
+    with pytest.raises(ExportError, match="failed"):
+        deliver(
+            finished.database, finished.study, failed, finished.machine.plan, finished.artifacts, tmp_path / "x",
+            overwrite=False, watch=SILENT,
+        )  # fmt: skip
+
+
+def test_spec_file_of_the_short_study_is_itself_valid(tmp_path: Path) -> None:
+    path = write_spec(tmp_path / "short.yaml")
+    assert parse_spec(path.read_text(), base_dir=tmp_path).study == "short"
