@@ -27,7 +27,7 @@ Application = Callable[[Environment, StartResponse], Iterable[bytes]]
 
 
 def make_server(database: Database, artifacts: Artifacts, host: str, port: int, password: str | None) -> Any:
-    """A waitress server that is ready to run; `effective_port` is where it listens.
+    """A waitress server that is ready to run; `listening_port` tells where it listens.
 
     Raises:
         StorageError: the address cannot be listened on.
@@ -36,12 +36,22 @@ def make_server(database: Database, artifacts: Artifacts, host: str, port: int, 
     application: Application = optuna_dashboard.wsgi(get_storage(database.storage), artifact_store=artifacts.store)
     if password is not None:
         application = behind_password(application, password)
+    # A name may stand for an address of each family, and port 0 would then be two ports.
+    address = "127.0.0.1" if host == "localhost" else host
     try:
-        return create_server(application, host=host, port=port, threads=THREADS, ident="mergetune")
+        return create_server(application, host=address, port=port, threads=THREADS, ident="mergetune")
     except OSError as error:
         raise StorageError(
             f"cannot listen on {host}:{port} ({error.strerror or error}): choose another --port"
         ) from error
+    except ValueError as error:  # waitress says so of a name that cannot be resolved
+        raise StorageError(f"cannot listen on {host}:{port}: no such address on this machine") from error
+
+
+def listening_port(server: Any) -> int:
+    """Where a server of `make_server` listens."""
+    addresses = getattr(server, "effective_listen", None)  # of a host name with several addresses
+    return int(addresses[0][1] if addresses else server.effective_port)
 
 
 def behind_password(application: Application, password: str) -> Application:
@@ -78,12 +88,16 @@ def read_password(file: Path | None) -> str | None:
     """From a file's first line or the environment; never from the command line, where others can read it.
 
     Raises:
-        StorageError: the file is missing or empty.
+        StorageError: the file is missing, empty or no text.
     """
     if file is None:
-        return os.environ.get(PASSWORD_VARIABLE) or None
+        return os.environ.get(PASSWORD_VARIABLE, "").strip() or None
     try:
-        password = file.read_text(encoding="utf-8").split("\n", maxsplit=1)[0].strip()
+        password = file.read_text(encoding="utf-8-sig").split("\n", maxsplit=1)[0].strip()
+    except UnicodeDecodeError as error:
+        raise StorageError(
+            f"the password file {file} is not UTF-8 text: write the password on its first line"
+        ) from error
     except OSError as error:
         raise StorageError(f"the password file {file} cannot be read: {error.strerror}") from error
     if not password:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -212,6 +212,14 @@ def build_scorers(spec: StudySpec, device: torch.device, cache_dir: Path) -> dic
     }
 
 
+def with_units(spec: StudySpec, infos: Mapping[str, ScorerInfo]) -> StudySpec:
+    """The spec with every unit of its objective written out: it is stored so, and cannot drift."""
+    if spec.objectives is not None:
+        return spec
+    terms = {name: term.model_copy(update={"unit": term.unit or infos[name].unit}) for name, term in spec.terms.items()}
+    return spec.model_copy(update={"objective": terms})
+
+
 @dataclass(frozen=True, kw_only=True)
 class Machine:
     """Everything a worker needs to turn trials into results."""
@@ -246,6 +254,8 @@ def build_machine(plan: Plan, parents: Sequence[ParentFile], cache_dir: Path) ->
     """
     device = choose_device(plan.spec.render.device)
     scorers = build_scorers(plan.spec, device, cache_dir)
+    infos = {name: scorer.info for name, scorer in scorers.items()}
+    plan = replace(plan, spec=with_units(plan.spec, infos), infos=infos)
     resident, renderer = build_renderer(
         plan.checkpoints, plan.spec.suite, plan.spec.render, device, plan.spec.export.dtype
     )
@@ -254,7 +264,7 @@ def build_machine(plan: Plan, parents: Sequence[ParentFile], cache_dir: Path) ->
         parents=tuple(parents),
         probes=make_probes(plan.spec, plan.space, recipe_parents(parents), alike_places(plan)),
         evaluator=Evaluator(resident, renderer, scorers, degenerate_limit=plan.spec.render.degenerate_limit),
-        infos={name: scorer.info for name, scorer in scorers.items()},
+        infos=infos,
         device=device,
     )
 

@@ -18,6 +18,8 @@ from PIL import Image
 from studies.database import database_file
 from studies.errors import DatabaseError
 
+FEATURE_PREFIX = "scorer "
+
 
 @dataclass(frozen=True, slots=True)
 class Artifacts:
@@ -73,9 +75,14 @@ class Artifacts:
         path = self._features(study_id, number)
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_suffix(f".{os.getpid()}.part")
-        with temporary.open("wb") as file:
-            np.savez(file, allow_pickle=False, **features)
-        temporary.replace(path)
+        try:
+            with temporary.open("wb") as file:
+                # The prefix keeps a scorer called `file` apart from the function's own arguments.
+                named = {FEATURE_PREFIX + name: rows for name, rows in features.items()}
+                np.savez(file, allow_pickle=False, **named)
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
 
     def load_features(self, study_id: int, number: int) -> dict[str, NDArray[Any]]:
         """Empty when there are none."""
@@ -83,7 +90,8 @@ class Artifacts:
         if not path.exists():
             return {}
         with np.load(path, allow_pickle=False) as stored:
-            return {name: stored[name] for name in stored.files}
+            names = [name for name in stored.files if name.startswith(FEATURE_PREFIX)]
+            return {name.removeprefix(FEATURE_PREFIX): stored[name] for name in names}
 
     def _features(self, study_id: int, number: int) -> Path:
         return self.folder / "features" / str(study_id) / f"{number}.npz"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +14,7 @@ import sqlalchemy as sa
 from alembic import command
 from alembic.config import Config
 from alembic.script import ScriptDirectory
+from optuna.exceptions import OptunaError
 from optuna.storages import RDBStorage
 from sqlalchemy.engine import Connection, Engine, make_url
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
@@ -21,6 +23,8 @@ from studies.errors import DatabaseError
 from studies.tables import VERSION_TABLE
 
 SQLITE_WAIT_SECONDS = 60.0  # for another process's write
+SERVER_WAIT_SECONDS = 10  # for a connection
+SQLITE_MAGIC = b"SQLite format 3\x00"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,10 +39,6 @@ class Database:
         engine: Engine = self.storage.engine
         return engine
 
-    @property
-    def is_sqlite(self) -> bool:
-        return self.engine.dialect.name == "sqlite"
-
     @contextmanager
     def write(self) -> Iterator[Connection]:
         """One transaction: all of it is stored, or nothing."""
@@ -51,16 +51,8 @@ class Database:
 
         Optuna hands out trials one by one only where the database can lock rows; SQLite cannot.
         """
-        if self.is_sqlite:
-            with sqlite_lock(database_file(self.url)):
-                yield
-        else:
-            with self.engine.connect() as connection:
-                connection.execute(sa.text("SELECT pg_advisory_lock(hashtext('mergetune'))"))
-                try:
-                    yield
-                finally:
-                    connection.execute(sa.text("SELECT pg_advisory_unlock(hashtext('mergetune'))"))
+        with _exclusive(self.engine, database_file(self.url)):
+            yield
 
     def close(self) -> None:
         self.storage.remove_session()
@@ -77,37 +69,89 @@ def open_database(url: str, *, create: bool = True) -> Database:
         DatabaseError: unreachable, not a database, or written by a newer mergetune or Optuna.
     """
     file = database_file(url)
-    if file is not None and not file.exists() and not create:
-        raise DatabaseError(f"no study database at {file}: start a study first, or name the database with --storage")
-    if file is not None and not file.parent.is_dir():
+    if file is not None:
+        _check_file(file, create=create)
+    try:
+        with _set_up_alone(url, file):
+            return Database(url=url, storage=_open_storage(url, file))
+    except (SQLAlchemyError, OptunaError, OSError, RuntimeError, ImportError, ValueError) as error:
+        raise DatabaseError(f"the study database {redacted(url)} cannot be used: {_first_line(error)}") from error
+
+
+def _check_file(file: Path, *, create: bool) -> None:
+    """Raises DatabaseError for what is not, and cannot become, a SQLite database."""
+    if file.is_dir():
+        raise DatabaseError(f"{file} is a folder: name a database file with --storage")
+    if not file.parent.is_dir():
         raise DatabaseError(f"the folder {file.parent} does not exist: create it, or name another place with --storage")
+    if not file.exists():
+        if not create:
+            raise DatabaseError(
+                f"no study database at {file}: start a study first, or name the database with --storage"
+            )
+        return
     try:
-        storage = _open_storage(url, file)
-    except (SQLAlchemyError, RuntimeError, ImportError, ValueError) as error:
-        raise DatabaseError(f"the study database {redacted(url)} cannot be used: {_first_line(error)}") from error
-    database = Database(url=url, storage=storage)
-    try:
-        migrate(database.engine)
-    except SQLAlchemyError as error:
-        database.close()
-        raise DatabaseError(f"the study database {redacted(url)} cannot be used: {_first_line(error)}") from error
-    except DatabaseError:
-        database.close()
-        raise
-    return database
+        with file.open("rb") as handle:
+            start = handle.read(len(SQLITE_MAGIC))
+    except OSError as error:
+        raise DatabaseError(f"the study database {file} cannot be read: {error.strerror}") from error
+    if start not in {b"", SQLITE_MAGIC}:
+        raise DatabaseError(f"{file} is not a study database: name another file with --storage")
+
+
+def _engine_options(url: str) -> dict[str, Any]:
+    parsed = make_url(url)
+    if parsed.get_backend_name() == "sqlite":
+        return {"connect_args": {"timeout": SQLITE_WAIT_SECONDS}}
+    timeout = {} if "connect_timeout" in parsed.query else {"connect_timeout": SERVER_WAIT_SECONDS}
+    return {"pool_pre_ping": True, "connect_args": timeout}
+
+
+@contextmanager
+def _set_up_alone(url: str, file: Path | None) -> Iterator[None]:
+    """Hold other processes off while tables are made; a database that is complete needs no waiting."""
+    with _engine(url) as engine:
+        current = False
+        if file is None or file.exists():
+            with engine.connect() as connection:
+                current = _stored_revision(connection) == _scripts().get_current_head()
+        if current:
+            yield
+            return
+        with _exclusive(engine, file):
+            yield
 
 
 def _open_storage(url: str, file: Path | None) -> RDBStorage:
-    if file is None:
-        return RDBStorage(url, engine_kwargs={"pool_pre_ping": True})
-    engine = sa.create_engine(url, connect_args={"timeout": SQLITE_WAIT_SECONDS})
-    with engine.connect() as connection:  # the mode stays in the file
-        connection.execute(sa.text("PRAGMA journal_mode=WAL"))
-    engine.dispose()
-    storage = RDBStorage(url, engine_kwargs={"connect_args": {"timeout": SQLITE_WAIT_SECONDS}})
-    sa.event.listen(storage.engine, "connect", _tune_sqlite)
-    storage.engine.dispose()  # connections made so far were not tuned
+    """Optuna's storage over tables that are all there."""
+    if file is not None:
+        _use_wal(url)
+    storage = RDBStorage(url, engine_kwargs=_engine_options(url))
+    try:
+        migrate(storage.engine)
+    except BaseException:
+        storage.engine.dispose()
+        raise
+    if file is not None:
+        sa.event.listen(storage.engine, "connect", _tune_sqlite)
+        storage.engine.dispose()  # connections made so far were not tuned
     return storage
+
+
+def _use_wal(url: str) -> None:
+    """The mode stays in the file."""
+    with _engine(url) as engine, engine.connect() as connection:
+        connection.execute(sa.text("PRAGMA journal_mode=WAL"))
+
+
+@contextmanager
+def _engine(url: str) -> Iterator[Engine]:
+    """Connections apart from Optuna's."""
+    engine = sa.create_engine(url, **_engine_options(url))
+    try:
+        yield engine
+    finally:
+        engine.dispose()
 
 
 def _tune_sqlite(connection: Any, _record: Any) -> None:
@@ -124,9 +168,7 @@ def migrate(engine: Engine) -> None:
     Raises:
         DatabaseError: the database was written by a newer mergetune.
     """
-    config = Config()
-    config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
-    script = ScriptDirectory.from_config(config)
+    script = _scripts()
     with engine.begin() as connection:
         stored = _stored_revision(connection)
         if stored == script.get_current_head():
@@ -136,8 +178,22 @@ def migrate(engine: Engine) -> None:
                 f"this study database belongs to a newer mergetune (schema {stored}, this version knows up to "
                 f"{script.get_current_head()}): upgrade mergetune"
             )
+        if engine.dialect.name == "sqlite":  # or its driver would store every CREATE TABLE by itself
+            connection.exec_driver_sql("BEGIN IMMEDIATE")
+        config = _alembic()
         config.attributes["connection"] = connection
         command.upgrade(config, "head")
+
+
+def _alembic() -> Config:
+    config = Config()
+    # Alembic reads its options with configparser, to which a percent sign in a folder's name is special.
+    config.set_main_option("script_location", str(Path(__file__).parent / "migrations").replace("%", "%%"))
+    return config
+
+
+def _scripts() -> ScriptDirectory:
+    return ScriptDirectory.from_config(_alembic())
 
 
 def _stored_revision(connection: Connection) -> str | None:
@@ -155,13 +211,17 @@ def database_file(url: str) -> Path | None:
     """
     try:
         parsed = make_url(url)
-    except ArgumentError:
-        raise DatabaseError(
-            f"{url!r} is not a database URL: write sqlite:///path/to/file.db or postgresql+psycopg://user@host/name"
-        ) from None
-    if parsed.get_backend_name() != "sqlite":
+        backend = parsed.get_backend_name()
+    except (ArgumentError, ValueError):  # a ValueError for a port that is no number
+        backend = ""
+    if backend == "postgresql":
         return None
-    if not parsed.database or parsed.database == ":memory:":
+    if backend != "sqlite":
+        raise DatabaseError(
+            f"{redacted(url)!r} is not a database URL: write sqlite:///path/to/file.db or "
+            "postgresql+psycopg://user@host/name"
+        )
+    if not parsed.database or ":memory:" in parsed.database or "mode=memory" in parsed.database:
         raise DatabaseError("a study needs a database that outlives the program: write sqlite:///path/to/file.db")
     return Path(parsed.database)
 
@@ -169,9 +229,12 @@ def database_file(url: str) -> Path | None:
 def redacted(url: str) -> str:
     """The URL without its password, for messages."""
     try:
-        return make_url(url).render_as_string(hide_password=True)
-    except ArgumentError:
-        return url
+        parsed = make_url(url)
+    except (ArgumentError, ValueError):
+        return re.sub(r"//[^/]*@", "//***@", url)
+    if "password" in parsed.query:
+        parsed = parsed.update_query_dict({"password": "hidden"})
+    return parsed.render_as_string(hide_password=True)
 
 
 def _first_line(error: BaseException) -> str:
@@ -180,13 +243,25 @@ def _first_line(error: BaseException) -> str:
 
 
 @contextmanager
-def sqlite_lock(file: Path | None) -> Iterator[None]:
-    """A lock between the processes of one machine, released by the system when its holder dies."""
+def _exclusive(engine: Engine, file: Path | None) -> Iterator[None]:
+    """One process at a time, by a lock that the system or the server releases when its holder dies."""
+    if file is not None:
+        with sqlite_lock(file):
+            yield
+        return
+    with engine.connect() as connection:
+        connection.execute(sa.text("SELECT pg_advisory_lock(hashtext('mergetune'))"))
+        try:
+            yield
+        finally:
+            connection.execute(sa.text("SELECT pg_advisory_unlock(hashtext('mergetune'))"))
+
+
+@contextmanager
+def sqlite_lock(file: Path) -> Iterator[None]:
+    """A lock between the processes of one machine."""
     import fcntl
 
-    if file is None:
-        yield
-        return
     with file.with_name(file.name + ".lock").open("w") as handle:
         fcntl.flock(handle, fcntl.LOCK_EX)
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 import types
 import typing
 from collections.abc import Mapping
@@ -26,12 +27,20 @@ def _explain_one(finding: ErrorDetails, model: type[BaseModel]) -> str:
         return unknown_key(str(finding["loc"][-1]), where, _fields_at(model, finding["loc"][:-1]))
     if finding["type"] == "missing":
         return f"`{where}` is missing"
-    message = finding["msg"].removeprefix("Value error, ")
+    message = _plain(finding["msg"].removeprefix("Value error, "))
     if not where:
         return message
     got = finding["input"]
     shown = f", got {got!r}" if isinstance(got, (str, int, float, bool, type(None))) else ""
     return f"`{where}`: {message[0].lower()}{message[1:]}{shown}"
+
+
+def _plain(message: str) -> str:
+    """Pydantic speaks of Python types; a spec holds lists and mappings."""
+    message = re.sub(r"a valid dictionary( or instance of \w+)?", "a mapping (`key: value`)", message)
+    message = re.sub(r"a valid (tuple|list)", "a list", message)
+    message = message.replace(" for <class 'pathlib.Path'>", "")
+    return message.replace("tuple should have", "list should have").replace("Tuple should have", "list should have")
 
 
 def unknown_key(key: str, where: str, known: list[str]) -> str:

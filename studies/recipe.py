@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -73,7 +74,13 @@ class Recipe:
                 f"{self.method} takes {info.least_parents} to {info.most_parents} parents, got {len(self.parents)}"
             )
         slots = len(info.slots(tuple(parent.letter for parent in self.parents)))
+        if len(self.by_place) < len(self.ratios):
+            places = [place for place, _ in self.ratios]
+            twice = sorted({place for place in places if places.count(place) > 1})
+            raise RecipeError(f"every place has its ratios once, got {', '.join(twice)} more than once")
         for place, ratios in self.ratios:
+            if not all(map(math.isfinite, ratios)):
+                raise RecipeError(f"{place} has the ratios {ratios}: they must be finite numbers")
             if len(ratios) != slots:
                 raise RecipeError(f"{place} has {len(ratios)} ratios, {self.method} of these parents needs {slots}")
 
@@ -111,7 +118,7 @@ class Recipe:
                 ratios=canonical_ratios({place: tuple(ratios) for place, ratios in data["ratios"].items()}),
                 dtype=data["dtype"],
             )
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise RecipeError(f"not a recipe: {error!r}") from error
 
 

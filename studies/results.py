@@ -14,14 +14,16 @@ from typing import Any, Literal
 
 import optuna
 import sqlalchemy as sa
+from pydantic import ValidationError
 from sqlalchemy.engine import Connection, Row
 
 from scorers.protocol import Direction
 from studies import tables
 from studies.database import Database, now
-from studies.errors import StudyExistsError, StudyMissingError
+from studies.errors import SpecError, StudyExistsError, StudyMissingError
+from studies.explain import explain
 from studies.recipe import Recipe
-from studies.spec import StudySpec
+from studies.spec import BudgetSettings, StudySpec
 
 SOFTWARE = ("mergetune", "torch", "diffusers", "transformers", "optuna", "open_clip_torch")
 State = Literal["running", "complete", "failed"]
@@ -126,13 +128,29 @@ def create_study(
     Raises:
         StudyExistsError: the name is taken.
     """
-    require_new(database, spec.study)
-    study = optuna.create_study(
-        storage=database.storage, study_name=spec.study, directions=list(directions), load_if_exists=True
-    )
+    with database.exclusive():  # or two of one name could be begun at once
+        require_new(database, spec.study)
+        _create_optuna_study(database, spec.study, directions, names)
+        _insert_study(database, spec, parents)
+    return load_study(database, spec.study)
+
+
+def _create_optuna_study(database: Database, name: str, directions: Sequence[Direction], names: Sequence[str]) -> None:
+    """Optuna's part comes first, so one without trials may be left from a start that was cut off: made anew."""
+    if name in optuna.get_all_study_names(storage=database.storage):
+        if optuna.load_study(study_name=name, storage=database.storage).get_trials(deepcopy=False):
+            raise StudyExistsError(
+                f"this database holds an Optuna study named {name!r} that mergetune did not make: "
+                "give the new one another name"
+            )
+        optuna.delete_study(study_name=name, storage=database.storage)
+    study = optuna.create_study(storage=database.storage, study_name=name, directions=list(directions))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # stable since Optuna 3.2 all the same
         study.set_metric_names(list(names))
+
+
+def _insert_study(database: Database, spec: StudySpec, parents: Sequence[ParentFile]) -> None:
     with database.write() as connection:
         result = connection.execute(
             tables.studies.insert().values(
@@ -159,7 +177,6 @@ def create_study(
                 for parent in parents
             ],
         )
-    return load_study(database, spec.study)
 
 
 def require_new(database: Database, name: str) -> None:
@@ -174,8 +191,15 @@ def require_new(database: Database, name: str) -> None:
 
 
 def set_budget(database: Database, study: StoredStudy, trials: int) -> StoredStudy:
-    """Change how many trials a study may have; nothing else of a spec can change."""
-    budget = study.spec.budget.model_copy(update={"trials": trials})
+    """Change how many trials a study may have; nothing else of a spec can change.
+
+    Raises:
+        SpecError: a number no study may have.
+    """
+    try:
+        budget = BudgetSettings(trials=trials)
+    except ValidationError as error:
+        raise SpecError(f"budget: {explain(error, BudgetSettings)}") from error
     spec = study.spec.model_copy(update={"budget": budget})
     with database.write() as connection:
         connection.execute(tables.studies.update().where(tables.studies.c.id == study.id).values(spec=spec.to_json()))
@@ -424,8 +448,26 @@ def live_workers(database: Database) -> frozenset[str]:
     with database.engine.connect() as connection:
         rows = connection.execute(sa.select(tables.workers)).all()
     return frozenset(
-        row.id for row in rows if (process_exists(row.pid) if row.host == here else now() - row.seen_at < STALE_SECONDS)
+        row.id
+        for row in rows
+        if (_still_runs(row.pid, row.seen_at) if row.host == here else now() - row.seen_at < STALE_SECONDS)
     )
+
+
+def _still_runs(pid: int, seen_at: float) -> bool:
+    """Whether a process exists and is the one seen then: numbers are given out again, in a container at once."""
+    started = process_started(pid)
+    return process_exists(pid) and (started is None or started <= seen_at)
+
+
+def process_started(pid: int) -> float | None:
+    """Seconds since the epoch; None where the system does not tell (it does on Linux)."""
+    try:
+        ticks = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19])  # after boot, proc(5)
+        uptime = float(Path("/proc/uptime").read_text().split()[0])
+        return now() - uptime + ticks / os.sysconf("SC_CLK_TCK")
+    except (OSError, ValueError, IndexError):
+        return None
 
 
 def process_exists(pid: int) -> bool:

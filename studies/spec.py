@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -39,6 +39,9 @@ SchedulerName = Literal[
 ]
 SamplerName = Literal["gp", "tpe", "cmaes", "nsgaii", "qmc", "random"]
 Size = Annotated[tuple[int, int], BeforeValidator(lambda value: (value, value) if isinstance(value, int) else value)]
+Seed = Annotated[int, Field(ge=0, lt=2**63)]  # what a torch generator takes
+MAX_NAME = 100  # characters of a scorer's name: what the database, and a table on the screen, hold
+Finite = Annotated[float, Field(allow_inf_nan=False)]
 
 
 class _Settings(BaseModel):
@@ -62,7 +65,7 @@ class SuitePrompt(_Settings):
 
     prompt: str = Field(min_length=1)
     negative: str | None = None
-    seeds: tuple[int, ...] | None = None
+    seeds: tuple[Seed, ...] | None = None
     sizes: tuple[Size, ...] | None = None
 
 
@@ -71,7 +74,7 @@ class SuiteSettings(_Settings):
 
     prompts: tuple[SuitePrompt, ...]
     negative: str = ""
-    seeds: tuple[int, ...] = (0,)
+    seeds: tuple[Seed, ...] = (0,)
     sizes: tuple[Size, ...] = ((512, 512),)
     steps: int = Field(default=20, ge=1, le=1000)
     cfg: float = Field(default=7.0, ge=0, le=100)  # guidance scale; 1 or less renders without guidance
@@ -162,7 +165,7 @@ class SamplerSettings(_Settings):
 class ProbeSettings(_Settings):
     """Trials chosen by us before the sampler takes over; parents always come first."""
 
-    uniform: tuple[float, ...] = (0.25, 0.5, 0.75)
+    uniform: tuple[Finite, ...] = (0.25, 0.5, 0.75)
     profiles: int = Field(default=6, ge=0, le=64)  # smooth depth profiles
 
 
@@ -203,7 +206,7 @@ class StudySpec(_Settings):
     @classmethod
     def _plain_scorers(cls, value: Any) -> Any:
         if isinstance(value, Mapping):
-            return {name: {"kind": name, **(options or {})} for name, options in value.items()}
+            return {name: _with_kind(name, options) for name, options in value.items()}
         return value
 
     @field_validator("objective", mode="before")
@@ -219,6 +222,10 @@ class StudySpec(_Settings):
         if not self.scorers:
             msg = "no scorers: name at least one (see `mergetune scorers`)"
             raise ValueError(msg)
+        for name in self.scorers:
+            if not (name.isprintable() and 1 <= len(name) <= MAX_NAME) or name == "objective":
+                msg = f"a scorer cannot be called {name!r}: use a name of 1 to {MAX_NAME} characters, not `objective`"
+                raise ValueError(msg)
         if self.objective is not None and self.objectives is not None:
             msg = "give either `objective` (one number) or `objectives` (several), not both"
             raise ValueError(msg)
@@ -264,8 +271,22 @@ class StudySpec(_Settings):
 
     @classmethod
     def from_json(cls, text: str) -> StudySpec:
-        """A stored spec; its paths are absolute already."""
-        return cls.model_validate_json(text)
+        """A stored spec; its paths are absolute already.
+
+        Raises:
+            SpecError: it does not fit this installation: a scorer plug-in is gone, say.
+        """
+        try:
+            return cls.model_validate_json(text)
+        except ValidationError as error:
+            raise SpecError(f"the stored spec does not fit this installation: {explain(error, cls)}") from error
+
+
+def _with_kind(name: str, options: Any) -> Any:
+    """A scorer's options with its kind, which is the name where none is given; wrong types are refused later."""
+    if options is None:
+        return {"kind": name}
+    return {"kind": name, **options} if isinstance(options, Mapping) else options
 
 
 def load_spec(path: Path) -> StudySpec:
@@ -283,14 +304,33 @@ def load_spec(path: Path) -> StudySpec:
     return parse_spec(text, base_dir=path.resolve().parent, origin=path.name)
 
 
+class _Loader(yaml.SafeLoader):
+    """YAML without code, without a key that silently replaces an earlier one, and without a value inside itself."""
+
+    def __init__(self, stream: str) -> None:
+        super().__init__(stream)
+        self.deep_construct = True  # builds values from the inside out, so that a recursive alias is refused
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.tag != "tag:yaml.org,2002:merge":
+                if key.value in seen:
+                    raise yaml.constructor.ConstructorError(None, None, f"{key.value!r} is given twice", key.start_mark)
+                seen.add(key.value)
+        return super().construct_mapping(node, deep=deep)
+
+
 def parse_spec(text: str, *, base_dir: Path, origin: str = "spec") -> StudySpec:
     """Parse YAML text; `base_dir` is what relative paths are relative to."""
     try:
-        data = yaml.safe_load(text)
+        data = yaml.load(text, Loader=_Loader)  # noqa: S506 - a SafeLoader
     except yaml.YAMLError as error:
         where = getattr(error, "problem_mark", None)
         line = f" in line {where.line + 1}" if where else ""
         raise SpecError(f"{origin} is not valid YAML{line}: {getattr(error, 'problem', error)}") from error
+    except (ValueError, RecursionError) as error:  # a date that does not exist, a thousand brackets
+        raise SpecError(f"{origin} is not valid YAML: {error}") from error
     if not isinstance(data, dict):
         raise SpecError(f"{origin} holds no settings: expected `study:`, `parents:`, `suite:`, `scorers:`")
     try:

@@ -10,12 +10,13 @@ from typing import Annotated, NoReturn
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 
 USER_ERROR = 2
 BUG = 1
 
-console = Console(highlight=False)
-errors = Console(stderr=True, highlight=False, soft_wrap=True)
+console = Console(highlight=False, emoji=False)
+errors = Console(stderr=True, highlight=False, emoji=False, soft_wrap=True)
 
 DEFAULT_STORAGE = "sqlite:///mergetune.db"
 
@@ -61,13 +62,18 @@ def cache_folder(cache: Path | None) -> Path:
 
 def fail(message: str) -> NoReturn:
     """One line on stderr, exit code 2."""
-    errors.print(f"[bold red]error:[/] {escaped(message)}")
+    print_error("error", message)
     raise typer.Exit(USER_ERROR)
+
+
+def print_error(kind: str, message: str) -> None:
+    """One line, whatever the message holds."""
+    errors.print(f"[bold red]{kind}:[/] {escaped(' '.join(message.split()))}")
 
 
 def escaped(text: str) -> str:
     """Text in which rich sees no markup."""
-    return text.replace("[", r"\[")
+    return escape(text)
 
 
 def guarded(command: Callable[[], object], *, debug: bool) -> int:
@@ -82,19 +88,39 @@ def guarded(command: Callable[[], object], *, debug: bool) -> int:
     except (OptimizerError, ScorerError, SpaceError, StudyError) as error:
         if debug:
             raise
-        errors.print(f"[bold red]error:[/] {escaped(str(error))}")
+        print_error("error", str(error))
         return USER_ERROR
     except KeyboardInterrupt:
         errors.print("interrupted")
         return 130
+    except BrokenPipeError:  # the reader of our output has left, as `| head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return BUG
     except Exception as error:
         if debug:
             raise
-        kind = type(error).__name__
-        errors.print(f"[bold red]internal error:[/] {escaped(f'{kind}: {error}'.splitlines()[0])}")
+        outside = _from_outside(error)
+        if outside is not None:
+            print_error("error", outside)
+            return USER_ERROR
+        print_error("internal error", f"{type(error).__name__}: {error}")
         errors.print("This is a bug in mergetune. Run again with MERGETUNE_DEBUG=1 to see where it comes from.")
         return BUG
     return code if isinstance(code, int) else 0
+
+
+def _from_outside(error: Exception) -> str | None:
+    """In words, what the system or the database server did to us in the middle of the work; None for a bug."""
+    if isinstance(error, OSError):
+        where = f"{error.filename}: " if error.filename else ""
+        return f"{where}{error.strerror or error}"
+    database_errors = sys.modules.get("sqlalchemy.exc")
+    cause: BaseException | None = error
+    while cause is not None and database_errors is not None:
+        if isinstance(cause, database_errors.OperationalError):
+            return f"the study database cannot be used: {str(cause.orig or cause).splitlines()[0]}"
+        cause = cause.__cause__
+    return None
 
 
 def debugging() -> bool:

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from optimizer.cli.common import DEFAULT_STORAGE, ArtifactFolder, Storage, console, fail, storage_url
+from optimizer.cli.common import DEFAULT_STORAGE, ArtifactFolder, Storage, console, escaped, fail, storage_url
 
 
 def dashboard(
@@ -24,7 +24,7 @@ def dashboard(
     ] = None,
 ) -> None:
     """Serve the dashboard: every trial with its contact sheet, recipe, gain and timings."""
-    from optimizer.dashboard import make_server, read_password
+    from optimizer.dashboard import listening_port, make_server, read_password
     from studies.artifacts import Artifacts
     from studies.database import open_database
 
@@ -36,7 +36,10 @@ def dashboard(
         )
     database = open_database(storage_url(storage), create=False)
     server = make_server(database, Artifacts.beside(database.url, artifacts), host, port, password)
-    console.print(f"dashboard: http://{host}:{server.effective_port}/dashboard/  (Ctrl-C to stop)", soft_wrap=True)
+    shown = f"[{host}]" if ":" in host else host
+    console.print(
+        escaped(f"dashboard: http://{shown}:{listening_port(server)}/dashboard/  (Ctrl-C to stop)"), soft_wrap=True
+    )
     try:
         server.run()
     except KeyboardInterrupt:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from optimizer.cli.common import console, escaped
+from optimizer.cli.common import console, escaped, storage_url
 
 SPEC = Path("demo") / "demo.yaml"
 
@@ -20,21 +20,24 @@ def demo(
     """Run the embedded demo study, export the winner, and say where everything is."""
     import studies
     from optimizer.cli.export import export
-    from optimizer.cli.study import resume, start
+    from optimizer.cli.work import begun, print_held_out, resumed, work_on
     from studies.database import open_database
     from studies.results import list_studies
     from studies.spec import load_spec
 
     output.mkdir(parents=True, exist_ok=True)
     spec = Path(studies.__file__).parent / SPEC
-    file = output / "demo.db"
-    storage = f"sqlite:///{file.resolve()}"
-    cache = output / "cache"
+    file, cache = output / "demo.db", (output / "cache").resolve()
+    storage = storage_url(str(file))
     name = load_spec(spec).study
-    if file.exists() and any(study.name == name for study in list_studies(open_database(storage))):
-        resume(name, storage=storage, cache=cache)
+    database = open_database(storage)
+    there = [study for study in list_studies(database) if study.name == name]
+    if there:
+        stored, machine = there[0], resumed(there[0], cache)
     else:
-        start(spec, storage=storage, cache=cache)
+        database, stored, machine = begun(spec, storage, cache)
+    work_on(database, stored, machine, None)
+    print_held_out(database, stored, machine)
     winner = output / "best-merge.safetensors"
     export(name, output=winner, force=True, storage=storage)
     console.rule()

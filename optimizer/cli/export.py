@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from studies.database import Database
     from studies.results import StoredStudy, StoredTrial
 
+MAX_DIGITS = 9  # of a trial's number: what the database's integers hold
+
 
 def export(
     study: Annotated[str, typer.Argument(metavar="STUDY", help="Name of the study.", show_default=False)],
@@ -73,7 +75,7 @@ def _chosen(database: Database, stored: StoredStudy, trial: str) -> StoredTrial:
     if trial != "best":
         if not trial.isdecimal():
             fail(f"--trial takes a number or best, got {trial!r}")
-        row = load_trial(database, stored, int(trial))
+        row = load_trial(database, stored, int(trial)) if len(trial) <= MAX_DIGITS else None
         if row is None:
             fail(f"study {stored.name!r} has no trial {trial}: see `mergetune study show --trials`")
         return row

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from optimizer.cli import dashboard, demo, export, inspection, lists, study, work
-from optimizer.cli.common import debugging, guarded
+from optimizer.cli.common import USER_ERROR, debugging, errors, guarded, print_error
 
 app = typer.Typer(
     name="mergetune",
@@ -55,12 +55,22 @@ def _parse_and_run() -> object:
         return app(standalone_mode=False)
     except typer.Exit as left:
         return left.exit_code
+    except typer.Abort as error:
+        raise KeyboardInterrupt from error
     except Exception as error:
-        import click
+        if not hasattr(error, "format_message"):
+            raise
+        return _wrong_usage(error)
 
-        if isinstance(error, click.ClickException):  # wrong usage
-            error.show()
-            return error.exit_code
-        if isinstance(error, click.Abort):
-            raise KeyboardInterrupt from error
-        raise
+
+def _wrong_usage(error: Exception) -> int:
+    """What click found wrong with the arguments; typer brings its own click, so its classes cannot be named."""
+    context = getattr(error, "ctx", None)
+    message: str = error.format_message()  # type: ignore[attr-defined]
+    if type(error).__name__ == "NoArgsIsHelpError":
+        if message.strip():  # empty with rich, which has printed it
+            errors.print(message, markup=False)
+    else:
+        hint = f" (see `{context.command_path} --help`)" if context is not None else ""
+        print_error("error", f"{message.rstrip('.')}{hint}")
+    return USER_ERROR

@@ -7,7 +7,6 @@ from rich.table import Table
 
 from optimizer.cli.common import console, escaped
 from optimizer.merging.checkpoint import letters, total_bytes
-from optimizer.objective import Objective
 from optimizer.setup import Plan
 
 GUIDED_PASSES = 2  # classifier-free guidance runs the U-Net with and without the prompt
@@ -31,13 +30,21 @@ def print_plan(plan: Plan, device: torch.device) -> None:
         f"{len(items)} images a trial, {sizes}, {suite.steps} steps of {suite.scheduler}, CFG {suite.cfg:g}",
     )
     table.add_row("scorers", escaped(", ".join(info.report_name(len(items)) for info in plan.infos.values())))
-    table.add_row("objective", escaped(Objective.of(spec, plan.infos).formula()))
+    table.add_row("objective", escaped(objective_in_words(plan)))
     table.add_row("sampler", f"{spec.sampler.name}, seed {spec.sampler.seed}, after the probes")
     table.add_row("device", str(device))
     table.add_row("cost", cost(plan))
     console.print(table)
     for note in plan.notes:
         console.print(f"[yellow]note:[/] {escaped(note)}")
+
+
+def objective_in_words(plan: Plan) -> str:
+    """What is searched for; units may depend on reference images that are not read yet."""
+    better = {name: "higher" if info.direction == "maximize" else "lower" for name, info in plan.infos.items()}
+    if plan.spec.objectives is not None:
+        return "Pareto front of " + ", ".join(f"{name} ({better[name]} is better)" for name in plan.spec.objectives)
+    return " + ".join(f"{term.weight:g} x {name} ({better[name]} is better)" for name, term in plan.spec.terms.items())
 
 
 def cost(plan: Plan) -> str:

@@ -47,20 +47,9 @@ def start(
     cache: CacheFolder = None,
 ) -> None:
     """Begin a study and work on it until its budget is spent."""
-    from optimizer.cli.planning import print_plan
-    from optimizer.cli.work import register_study, work_on
-    from optimizer.setup import choose_device, make_plan
-    from studies.database import open_database
-    from studies.results import require_new
-    from studies.spec import load_spec
+    from optimizer.cli.work import begun, work_on
 
-    parsed = load_spec(spec)
-    plan = make_plan(parsed)
-    database = open_database(storage_url(storage))
-    require_new(database, parsed.study)
-    print_plan(plan, choose_device(plan.spec.render.device))
-    stored, machine = register_study(database, plan, cache_folder(cache))
-    work_on(database, stored, machine, artifacts)
+    work_on(*begun(spec, storage_url(storage), cache_folder(cache)), artifacts)
 
 
 @app.command()
@@ -71,7 +60,9 @@ def resume(
     storage: Storage = DEFAULT_STORAGE,
     artifacts: ArtifactFolder = None,
     cache: CacheFolder = None,
-    trials: Annotated[int | None, typer.Option(min=1, help="A new total budget of trials.", show_default=False)] = None,
+    trials: Annotated[
+        int | None, typer.Option(min=1, max=1_000_000, help="A new total budget of trials.", show_default=False)
+    ] = None,
 ) -> None:
     """Go on with a study, with the sampler, seed and settings it began with."""
     from optimizer.cli.work import resumed, work_on
@@ -87,10 +78,11 @@ def resume(
         check_changed(stored.suite_digest, spec)
     else:
         stored = load_study(database, study)
+    machine = resumed(stored, cache_folder(cache))  # before anything is changed: it may be refused
     if trials is not None:
         stored = set_budget(database, stored, trials)
     request_stop(database, stored, stop=False)
-    work_on(database, stored, resumed(stored, cache_folder(cache)), artifacts)
+    work_on(database, stored, machine, artifacts)
 
 
 @app.command(name="list")

@@ -44,15 +44,25 @@ def worker(
     work_on(database, stored, resumed(stored, cache_folder(cache)), artifacts)
 
 
-def register_study(database: Database, plan: Plan, cache: Path) -> tuple[StoredStudy, Machine]:
-    """Load everything, and only then store the study: what cannot run is not begun."""
-    from studies.results import create_study
+def begun(spec: Path, url: str, cache: Path) -> tuple[Database, StoredStudy, Machine]:
+    """A new study: everything is loaded first and stored only then, so what cannot run is not begun."""
+    from optimizer.cli.planning import print_plan
+    from optimizer.setup import choose_device, make_plan
+    from optimizer.worker import quiet_optuna
+    from studies.database import open_database
+    from studies.results import create_study, require_new
+    from studies.spec import load_spec
 
+    quiet_optuna()
+    plan = make_plan(load_spec(spec))
+    database = open_database(url)
+    require_new(database, plan.spec.study)
+    print_plan(plan, choose_device(plan.spec.render.device))
     parents = _hashed(plan, ())
     machine = _loaded(plan, parents, cache)
     objective = machine.objective
-    stored = create_study(database, plan.spec, parents, objective.directions, objective.names)
-    return stored, machine
+    stored = create_study(database, machine.spec, parents, objective.directions, objective.names)
+    return database, stored, machine
 
 
 def resumed(stored: StoredStudy, cache: Path) -> Machine:
@@ -86,6 +96,24 @@ def _loaded(plan: Plan, parents: tuple[ParentFile, ...], cache: Path) -> Machine
 
     with console.status("loading parents, pipeline and scorers"):
         return build_machine(plan, parents, cache)
+
+
+def print_held_out(database: Database, stored: StoredStudy, machine: Machine) -> None:
+    """The best trial's gains on the suite with seeds that the search never saw."""
+    from optimizer.cli.progress import gain_text
+    from optimizer.heldout import held_out_gains
+    from optimizer.standing import best_trials, parent_trials
+    from studies.results import load_trials
+
+    rows = load_trials(database, stored)
+    parents = {letter: row.recipe for letter, row in parent_trials(rows).items() if row.state == "complete"}
+    best = best_trials(rows, machine.objective)
+    if not best or not parents:
+        return
+    with console.status("rendering parents and best with other seeds"):
+        found = held_out_gains(machine, best[0].recipe, parents)
+    told = ", ".join(f"{name} {gain_text(gain)}" for name, gain in found.items())
+    console.print(f"gain with other seeds: {escaped(told)}")
 
 
 def work_on(database: Database, stored: StoredStudy, machine: Machine, artifacts: Path | None) -> None:

@@ -128,7 +128,7 @@ def read_header(path: Path) -> tuple[dict[str, TensorInfo], dict[str, str]]:
             ordered = sorted(header.items(), key=lambda item: item[1]["data_offsets"][0])
             tensors = {key: TensorInfo(DTYPES[row["dtype"]], tuple(row["shape"])) for key, row in ordered}
             end = max((int(row["data_offsets"][1]) for row in header.values()), default=0)
-        except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        except (ValueError, ArithmeticError, LookupError, TypeError, AttributeError, RecursionError) as error:
             raise CheckpointError(
                 f"{path} has a damaged safetensors header ({error!r}): fetch the file again"
             ) from error

@@ -99,14 +99,19 @@ def make_pipeline(models: LiveModels, suite: SuiteSettings) -> Any:
     """The family's diffusers pipeline; it is handed embeddings and latents, so it needs no tokenizer.
 
     Raises:
-        RenderError: this U-Net is no text-to-image model.
+        RenderError: this U-Net is no text-to-image model, or the suite's steps or clip skip do not fit.
     """
     if models.unet.config.in_channels != models.vae.config.latent_channels:
         raise RenderError(
             f"the U-Net takes {models.unet.config.in_channels} input channels, text-to-image needs "
             f"{models.vae.config.latent_channels}: inpainting and instruction models cannot render a suite"
         )
+    _check_clip_skip(models, suite.clip_skip)
     scheduler = make_scheduler(suite.scheduler)
+    try:
+        scheduler.set_timesteps(suite.steps)
+    except ValueError as error:  # LCM was distilled for at most 50
+        raise RenderError(f"scheduler {suite.scheduler} cannot take {suite.steps} steps: {error}") from error
     if models.architecture == Architecture.SD15:
         pipeline: Any = StableDiffusionPipeline(
             vae=models.vae,
@@ -131,6 +136,13 @@ def make_pipeline(models: LiveModels, suite: SuiteSettings) -> Any:
         )
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
+
+
+def _check_clip_skip(models: LiveModels, clip_skip: int) -> None:
+    encoders = [models.text_encoder] if models.text_encoder_2 is None else [models.text_encoder, models.text_encoder_2]
+    layers = min(encoder.config.num_hidden_layers for encoder in encoders)
+    if clip_skip > layers:
+        raise RenderError(f"clip_skip {clip_skip} leaves no layer: the text encoder has {layers}; use 1 to {layers}")
 
 
 def _stack(name: str, embeddings: Sequence[Embedding]) -> dict[str, Tensor]:

@@ -63,8 +63,8 @@ def main() -> None:
     options = parser.parse_args()
     work: Path = options.work
     vae = load_file(work / "vae.safetensors")
-    for name, letter in (("animals", "A"), ("foods", "B")):
-        tensors = to_checkpoint(load_file(work / f"{letter}.safetensors"), vae)
+    for name in ("animals", "foods"):
+        tensors = to_checkpoint(load_file(work / f"{name}.safetensors"), vae)
         save_file(tensors, DEMO / f"{name}.safetensors", metadata={"format": "pt"})
     save_file(halves(load_file(work / "clip.safetensors")), DEMO / "clip.safetensors")
     (DEMO / "tiny-clip.json").write_text(json.dumps(CLIP_CONFIG, indent=2) + "\n")

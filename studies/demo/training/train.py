@@ -8,7 +8,8 @@ Stages, in order; each reads what the earlier ones left in WORK and can be repea
     vae          four-level autoencoder, factor 8, as in Stable Diffusion 1
     rough        text encoder and U-Net on every picture, mirrored and shifted in 16 ways
     base         the same network on every picture and its mirror image only: sharper
-    specialists  the base fine-tuned twice: A on animals, B on foods
+    animals      parent A: the base fine-tuned on one half, forgetting the other
+    foods        parent B: likewise
     clip         a small open_clip model on the same pictures and captions
     features     a small timm network that tells emoji subcategories apart
 
@@ -349,7 +350,7 @@ def train_features(package: Path, vae: AutoencoderKL, work: Path, steps: int) ->
 
 # ------------------------------------------------------------------------------------------- main
 
-STAGES = ("vae", "rough", "base", "specialists", "clip", "features")
+STAGES = ("vae", "rough", "base", "animals", "foods", "clip", "features")
 
 
 def main() -> None:
@@ -360,9 +361,9 @@ def main() -> None:
     parser.add_argument("--vae-steps", type=int, default=2600)
     parser.add_argument("--rough-steps", type=int, default=2000)
     parser.add_argument("--base-steps", type=int, default=5000)
-    parser.add_argument("--specialist-steps", type=int, default=900)
+    parser.add_argument("--specialist-steps", type=int, default=700)
     parser.add_argument("--clip-steps", type=int, default=1500)
-    parser.add_argument("--feature-steps", type=int, default=1500)
+    parser.add_argument("--feature-steps", type=int, default=800)
     options = parser.parse_args()
     work: Path = options.work
     work.mkdir(parents=True, exist_ok=True)
@@ -393,18 +394,17 @@ def main() -> None:
             start = load_diffuser(work, "rough")
             train_diffuser(start, latents, tokens, name="base", steps=options.base_steps, rate=1e-3, seed=9, work=work)
             continue
-        halves = {"A": slice(0, len(ANIMALS)), "B": slice(len(ANIMALS), None)}
-        for seed, (name, half) in enumerate(halves.items(), start=6):
-            train_diffuser(
-                load_diffuser(work, "base"),
-                latents[half],
-                tokens[half],
-                name=name,
-                steps=options.specialist_steps,
-                rate=3e-4,
-                seed=seed,
-                work=work,
-            )
+        half = slice(0, len(ANIMALS)) if stage == "animals" else slice(len(ANIMALS), None)
+        train_diffuser(
+            load_diffuser(work, "base"),
+            latents[half],
+            tokens[half],
+            name=stage,
+            steps=options.specialist_steps,
+            rate=1e-3,  # high on purpose: each forgets what it no longer sees
+            seed=6 if stage == "animals" else 7,
+            work=work,
+        )
 
 
 if __name__ == "__main__":
