@@ -11,6 +11,7 @@ from typing import Any
 
 import optuna_dashboard
 from optuna.storages import get_storage
+from waitress import wasyncore
 from waitress.server import create_server
 
 from optimizer.errors import StorageError
@@ -38,9 +39,11 @@ def make_server(database: Database, artifacts: Artifacts, host: str, port: int, 
         application = behind_password(application, password)
     # A name may stand for an address of each family, and port 0 would then be two ports.
     address = "127.0.0.1" if host == "localhost" else host
+    sockets: dict[int, Any] = {}
     try:
-        return create_server(application, host=address, port=port, threads=THREADS, ident="mergetune")
+        return create_server(application, sockets, host=address, port=port, threads=THREADS, ident="mergetune")
     except OSError as error:
+        wasyncore.close_all(sockets)
         raise StorageError(
             f"cannot listen on {host}:{port} ({error.strerror or error}): choose another --port"
         ) from error

@@ -228,8 +228,12 @@ class Machine:
     parents: tuple[ParentFile, ...]
     probes: tuple[Probe, ...]
     evaluator: Evaluator
-    infos: Mapping[str, ScorerInfo]  # of the built scorers: units may depend on the references
     device: torch.device
+
+    @property
+    def infos(self) -> Mapping[str, ScorerInfo]:
+        """Of the built scorers: units may depend on the reference images."""
+        return self.plan.infos
 
     @property
     def spec(self) -> StudySpec:
@@ -264,7 +268,6 @@ def build_machine(plan: Plan, parents: Sequence[ParentFile], cache_dir: Path) ->
         parents=tuple(parents),
         probes=make_probes(plan.spec, plan.space, recipe_parents(parents), alike_places(plan)),
         evaluator=Evaluator(resident, renderer, scorers, degenerate_limit=plan.spec.render.degenerate_limit),
-        infos=infos,
         device=device,
     )
 

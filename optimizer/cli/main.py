@@ -52,7 +52,7 @@ def run() -> None:
 
 def _parse_and_run() -> object:
     try:
-        return app(standalone_mode=False)
+        return app(standalone_mode=False, prog_name="mergetune")  # also under `python -m`
     except typer.Exit as left:
         return left.exit_code
     except typer.Abort as error:

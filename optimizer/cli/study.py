@@ -120,5 +120,6 @@ def stop(study: StudyName, storage: Storage = DEFAULT_STORAGE) -> None:
     request_stop(database, stored, stop=True)
     console.print(
         f"{escaped(stored.name)} stops after the trials in progress; "
-        f'go on with: mergetune study resume "{escaped(stored.name)}"'
+        f'go on with: mergetune study resume "{escaped(stored.name)}"',
+        soft_wrap=True,
     )

@@ -47,7 +47,7 @@ def worker(
 def begun(spec: Path, url: str, cache: Path) -> tuple[Database, StoredStudy, Machine]:
     """A new study: everything is loaded first and stored only then, so what cannot run is not begun."""
     from optimizer.cli.planning import print_plan
-    from optimizer.setup import choose_device, make_plan
+    from optimizer.setup import choose_device, make_plan, render_dtype
     from optimizer.worker import quiet_optuna
     from studies.database import open_database
     from studies.results import create_study, require_new
@@ -55,9 +55,11 @@ def begun(spec: Path, url: str, cache: Path) -> tuple[Database, StoredStudy, Mac
 
     quiet_optuna()
     plan = make_plan(load_spec(spec))
-    database = open_database(url)
+    device = choose_device(plan.spec.render.device)
+    render_dtype(plan.spec.render, device)
+    database = open_database(url)  # made where it is missing, so only now
     require_new(database, plan.spec.study)
-    print_plan(plan, choose_device(plan.spec.render.device))
+    print_plan(plan, device)
     parents = _hashed(plan, ())
     machine = _loaded(plan, parents, cache)
     objective = machine.objective

@@ -95,10 +95,11 @@ class Progress:
             self.losses.clear()
 
 
-def cosine(step: int, steps: int, warmup: int = 100) -> float:
-    if step < warmup:
-        return (step + 1) / warmup
-    return 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
+def cosine(step: int, steps: int, hold: int = 100) -> float:
+    """Learning rate factor: a warm-up of 100 steps, full until `hold`, then half a cosine down to 0.02."""
+    if step < hold:
+        return min(1.0, (step + 1) / 100)
+    return 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * (step - hold) / max(1, steps - hold)))
 
 
 # ------------------------------------------------------------------------------------------- vae
@@ -233,13 +234,14 @@ def train_diffuser(
     rate: float,
     seed: int,
     work: Path,
+    hold: int = 100,
 ) -> None:
     """Epsilon-prediction training; what is saved is the exponential mean of the weights."""
     generator = torch.Generator().manual_seed(seed)
     scheduler = DDPMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear")
     empty = tokenize([""])[0]
     optimizer = torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=1e-4, betas=(0.9, 0.99))
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda s: cosine(s, steps))
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda s: cosine(s, steps, hold))
     mean = torch.optim.swa_utils.AveragedModel(
         model, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(0.998 if steps > 2000 else 0.99)
     )
@@ -361,7 +363,7 @@ def main() -> None:
     parser.add_argument("--vae-steps", type=int, default=2600)
     parser.add_argument("--rough-steps", type=int, default=2000)
     parser.add_argument("--base-steps", type=int, default=5000)
-    parser.add_argument("--specialist-steps", type=int, default=700)
+    parser.add_argument("--specialist-steps", type=int, default=1000)
     parser.add_argument("--clip-steps", type=int, default=1500)
     parser.add_argument("--feature-steps", type=int, default=800)
     options = parser.parse_args()
@@ -401,7 +403,8 @@ def main() -> None:
             tokens[half],
             name=stage,
             steps=options.specialist_steps,
-            rate=1e-3,  # high on purpose: each forgets what it no longer sees
+            rate=1e-3,  # high, and held, on purpose: each forgets what it no longer sees
+            hold=options.specialist_steps * 7 // 10,
             seed=6 if stage == "animals" else 7,
             work=work,
         )
