@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from optimizer.objective import Objective
 from studies.results import StoredTrial
@@ -23,10 +23,21 @@ def best_trials(trials: Sequence[StoredTrial], objective: Objective) -> list[Sto
     ]
 
 
+def would_be_best(values: Mapping[str, float], trials: Sequence[StoredTrial], objective: Objective) -> bool:
+    """Whether a new trial with these objective values would be among the best."""
+    ours = _signed_values(values, objective)
+    complete = [_signed(row, objective) for row in trials if row.state == "complete"]
+    return not any(all(theirs >= mine for theirs, mine in zip(other, ours, strict=True)) for other in complete)
+
+
 def _signed(row: StoredTrial, objective: Objective) -> tuple[float, ...]:
+    return _signed_values(row.objectives, objective)
+
+
+def _signed_values(values: Mapping[str, float], objective: Objective) -> tuple[float, ...]:
     """Objective values with more always better."""
     return tuple(
-        row.objectives[name] if direction == "maximize" else -row.objectives[name]
+        values[name] if direction == "maximize" else -values[name]
         for name, direction in zip(objective.names, objective.directions, strict=True)
     )
 

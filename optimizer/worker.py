@@ -34,7 +34,7 @@ from optimizer.rendering.sheet import contact_sheet, to_picture
 from optimizer.search.probes import Probe, recipe_for
 from optimizer.search.sampler import ProbesFirst, load_optuna_study
 from optimizer.setup import Machine, machine_description, recipe_parents
-from optimizer.standing import best_trials, parent_trials
+from optimizer.standing import best_trials, parent_trials, would_be_best
 from studies import results
 from studies.artifacts import Artifacts
 from studies.database import Database
@@ -180,8 +180,9 @@ class Worker:
         number, captions = task.trial.number, [item.prompt for item in self._machine.evaluator.renderer.items]
         title = f"{self._study.name}, trial {number}: {task.origin}"
         sheet = self._artifacts.save_sheet(task.trial, contact_sheet(title, evaluation.images, captions))
+        objectives = self._machine.objective.values(evaluation.sheet.means)
         files = {}
-        if self._study.spec.render.keep != "none":  # those that are not the best go again below
+        if self._worth_keeping(task, objectives):
             files = {
                 item: self._artifacts.save_render(self._study.id, number, item, to_picture(image))
                 for item, image in enumerate(evaluation.images)
@@ -189,13 +190,12 @@ class Worker:
         if evaluation.features:
             rows = {name: feature.numpy() for name, feature in evaluation.features.items()}
             self._artifacts.save_features(self._study.id, number, rows)
-        sheet_of_scores = evaluation.sheet
         seconds = dict(evaluation.seconds)
         seconds["other"] = time.perf_counter() - start - sum(seconds.values())
         result = TrialResult(
-            objectives=self._machine.objective.values(sheet_of_scores.means),
-            image_scores={name: tuple(map(float, values)) for name, values in sheet_of_scores.by_item.items()},
-            set_scores=dict(sheet_of_scores.by_set),
+            objectives=objectives,
+            image_scores={name: tuple(map(float, values)) for name, values in evaluation.sheet.by_item.items()},
+            set_scores=dict(evaluation.sheet.by_set),
             pixels_sha256=evaluation.pixels_sha256,
             files=files,
             seconds=seconds,
@@ -203,6 +203,14 @@ class Worker:
             sheet=sheet,
         )
         results.finish_trial(self._database, self._study, number, result)
+
+    def _worth_keeping(self, task: _Task, objectives: Mapping[str, float]) -> bool:
+        """Whether a trial's renders are written to disk: those of parents and of the best so far, unless told."""
+        keep = self._study.spec.render.keep
+        if keep == "best" and not task.origin.startswith("parent "):
+            rows = results.load_trials(self._database, self._study)
+            return would_be_best(objectives, rows, self._machine.objective)
+        return keep != "none"
 
     def _tell(self, row: StoredTrial) -> None:
         """Give Optuna the outcome. A parent outside the space has no parameters to learn from: told as pruned."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +11,6 @@ from typing import Annotated, NoReturn
 
 import typer
 from rich.console import Console
-from rich.markup import escape
 
 USER_ERROR = 2
 BUG = 1
@@ -18,6 +18,7 @@ BUG = 1
 console = Console(highlight=False, emoji=False)
 errors = Console(stderr=True, highlight=False, emoji=False, soft_wrap=True)
 
+TAG = re.compile(r"(\\*)(\[(?:[a-z#/@][^\[]*?\])?)")  # what rich takes for a tag, or a plain bracket
 DEFAULT_STORAGE = "sqlite:///mergetune.db"
 
 Storage = Annotated[
@@ -72,8 +73,13 @@ def print_error(kind: str, message: str) -> None:
 
 
 def escaped(text: str) -> str:
-    """Text in which rich sees no markup."""
-    return escape(text)
+    """Text in which rich sees no markup; rich's own `escape` loses or doubles some backslashes."""
+    return TAG.sub(_escaped_bracket, text)
+
+
+def _escaped_bracket(found: re.Match[str]) -> str:
+    backslashes, bracket = found.groups()  # before a tag a backslash is written twice, elsewhere once
+    return (backslashes if bracket == "[" else 2 * backslashes) + "\\" + bracket
 
 
 def guarded(command: Callable[[], object], *, debug: bool) -> int:

@@ -147,7 +147,7 @@ def save_comparison(database: Database, study: StoredStudy, artifacts: Artifacts
     if not columns:
         return None
     captions = [item.prompt for item in study.spec.suite.items()]
-    sheet = comparison_sheet(study.name, columns, captions, blocks=2 if len(captions) > 12 else 1)
+    sheet = comparison_sheet(study.name, columns, captions, blocks=min(4, -(-len(captions) // 8)))
     path = artifacts.folder / f"{study.name}.png"
     sheet.save(path)
     return path

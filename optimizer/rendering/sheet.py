@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Sequence
+from functools import cache
 
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
@@ -49,7 +50,7 @@ def comparison_sheet(
     rows = -(-len(captions) // blocks)
     top = _title_height() + TITLE_SIZE + MARGIN
     sheet = _paper(blocks * width + MARGIN, top + rows * (CELL + MARGIN), title)
-    draw, heading_font = ImageDraw.Draw(sheet), ImageFont.load_default(FONT_SIZE + 2)
+    draw, heading_font = ImageDraw.Draw(sheet), _font(FONT_SIZE + 2)
     for block in range(blocks):
         for column, (heading, _) in enumerate(columns):
             x = MARGIN + block * width + label + column * (CELL + MARGIN)
@@ -64,8 +65,14 @@ def comparison_sheet(
 
 def _paper(width: int, height: int, title: str) -> Image.Image:
     sheet = Image.new("RGB", (width, height), PAPER)
-    ImageDraw.Draw(sheet).text((MARGIN, MARGIN), title, fill=INK, font=ImageFont.load_default(TITLE_SIZE))
+    ImageDraw.Draw(sheet).text((MARGIN, MARGIN), title, fill=INK, font=_font(TITLE_SIZE))
     return sheet
+
+
+@cache
+def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    """Pillow's own font; it is unpacked anew at every request."""
+    return ImageFont.load_default(size)
 
 
 def _title_height() -> int:
@@ -86,6 +93,4 @@ def _caption(sheet: Image.Image, text: str, x: int, y: int, *, width: int = 20, 
             *wrapped[: lines - 1],
             textwrap.shorten(" ".join(wrapped[lines - 1 :]), width, placeholder="…"),
         ]
-    ImageDraw.Draw(sheet).multiline_text(
-        (x, y), "\n".join(wrapped), fill=INK, font=ImageFont.load_default(FONT_SIZE), spacing=2
-    )
+    ImageDraw.Draw(sheet).multiline_text((x, y), "\n".join(wrapped), fill=INK, font=_font(FONT_SIZE), spacing=2)

@@ -1,0 +1,51 @@
+"""The demo as `make demo` runs it, to the end: what the README promises of it holds."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from safetensors import safe_open
+
+from optimizer.cli.report import study_objective
+from optimizer.standing import best_trials, parent_trials
+from studies.database import open_database
+from studies.results import load_scores, load_study, load_trials
+
+
+@pytest.mark.slow
+def test_the_demo_finds_proves_and_exports_a_merge_better_than_both_parents(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "optimizer.cli", "demo", "--output", str(tmp_path / "run")],
+        capture_output=True,
+        text=True,
+        timeout=900,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    database = open_database(f"sqlite:///{tmp_path}/run/demo.db", create=False)
+    study = load_study(database, "demo")
+    rows = load_trials(database, study)
+    assert [row.state for row in rows] == ["complete"] * 30
+
+    (best,) = best_trials(rows, study_objective(study))
+    gain = best.gains["objective"]
+    assert not best.origin.startswith(("parent", "uniform"))
+    assert gain.low is not None
+    assert gain.low > 0
+    held_out = re.search(r"gain with other seeds: objective \+[\d.]+ \(([+-][\d.]+) to", done.stdout)
+    assert held_out is not None
+    assert float(held_out[1]) > 0
+
+    # Each parent is the better one in its own half of the suite.
+    scores = {letter: load_scores(database, row)[0]["clip_score"] for letter, row in parent_trials(rows).items()}
+    half = len(scores["A"]) // 2
+    assert sum(scores["A"][:half]) > sum(scores["B"][:half])
+    assert sum(scores["A"][half:]) < sum(scores["B"][half:])
+
+    assert "are identical, to the bit" in done.stdout
+    with safe_open(tmp_path / "run" / "best-merge.safetensors", framework="pt") as file:
+        assert "mergetune.recipe" in file.metadata()
