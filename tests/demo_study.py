@@ -24,11 +24,11 @@ PROMPTS = [
 
 
 def short_spec(**changes: Any) -> dict[str, Any]:
-    """The demo's spec as plain data, with 8 items and 2 steps; `changes` replace top-level keys."""
+    """The demo's spec as plain data, with 8 items of 2 steps; `changes` replace top-level keys."""
     spec: dict[str, Any] = yaml.safe_load((DEMO / "demo.yaml").read_text())
     spec["study"] = "short"
     spec["parents"] = [str(DEMO / name) for name in spec["parents"]]
-    spec["suite"] |= {"prompts": PROMPTS, "steps": 2}
+    spec["suite"] |= {"prompts": PROMPTS, "seeds": [1], "steps": 2}
     spec["scorers"]["clip_score"]["clip"] |= {"pretrained": str(DEMO / "clip.safetensors"), "config_dir": str(DEMO)}
     spec["scorers"]["likeness"] |= {
         "reference": str(DEMO / "reference"),

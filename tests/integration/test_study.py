@@ -97,7 +97,7 @@ def test_only_parents_and_the_best_keep_their_renders(finished: ShortStudy) -> N
     for row in rows:
         files = [render.file for render in results.load_renders(finished.database, row)]
         if row.number in {0, 1, best}:
-            stored = [np.asarray(finished.artifacts.open_render(file)) for file in files if file is not None]
+            stored = [np.array(finished.artifacts.open_render(file)) for file in files if file is not None]
             digests = [pixels_digest(torch.from_numpy(image).permute(2, 0, 1)) for image in stored]
             assert digests == [render.pixels_sha256 for render in results.load_renders(finished.database, row)]
         else:

@@ -1,0 +1,416 @@
+"""What a study asks and finds, stored and read back: on real SQLite files and a real PostgreSQL."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+import sqlalchemy as sa
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from real_databases import new_postgresql_url
+
+from studies import results, tables
+from studies.database import Database, now, open_database
+from studies.errors import SpecError, StudyExistsError, StudyMissingError
+from studies.recipe import Parent, Recipe
+from studies.results import Gain, ParentFile, StoredStudy, StoredTrial, TrialResult
+from studies.spec import StudySpec, parse_spec
+
+NUMBERS = itertools.count()
+PARENTS = (
+    ParentFile(letter="A", path=Path("/models/a.safetensors"), sha256="a" * 64, bytes=2**40, mtime_ns=2**62),
+    ParentFile(letter="B", path=Path("/models/ä b.safetensors"), sha256="b" * 64, bytes=1, mtime_ns=0),
+)
+
+
+@pytest.fixture(scope="module", params=["sqlite", "postgresql"])
+def database(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Database]:
+    if request.param == "postgresql":
+        url = new_postgresql_url()
+    else:
+        url = f"sqlite:///{tmp_path_factory.mktemp('results')}/study.db"
+    opened = open_database(url)
+    yield opened
+    opened.close()
+
+
+def make_spec(name: str, **changes: Any) -> StudySpec:
+    text = f"""
+        study: {name}
+        parents: [/models/a.safetensors, /models/b.safetensors]
+        suite: {{prompts: [a cat, a dog]}}
+        scorers: {{sharpness: , contrast: }}
+    """
+    return parse_spec(text, base_dir=Path("/")).model_copy(update=changes)
+
+
+def new_study(database: Database) -> StoredStudy:
+    return results.create_study(database, make_spec(f"s{next(NUMBERS)}"), PARENTS, ["maximize"], ["objective"])
+
+
+@pytest.fixture
+def study(database: Database) -> StoredStudy:
+    return new_study(database)
+
+
+@pytest.fixture(scope="module")
+def long_study(database: Database) -> StoredStudy:
+    """One study for all examples of a property; each takes a number of its own."""
+    return new_study(database)
+
+
+def recipe(ratio: float = 0.5) -> Recipe:
+    return Recipe(
+        architecture="sd15",
+        method="weighted_sum",
+        parents=tuple(Parent(letter=file.letter, name=file.path.stem, sha256=file.sha256) for file in PARENTS),
+        ratios=(("IN00", (ratio,)), ("M00", (0.1,))),
+    )
+
+
+RESULT = TrialResult(
+    objectives={"objective": 1.5},
+    image_scores={"sharpness": (0.1, 0.2), "contrast": (3.0, 4.0)},
+    set_scores={"fid": 12.5},
+    pixels_sha256=("1" * 64, "2" * 64),
+    files={0: "renders/1/0/0000.png", 1: "renders/1/0/0001.png"},
+    seconds={"merge": 0.1, "denoise": 2.0},
+    machine={"device": "cpu", "threads": "1"},
+    sheet="artifact",
+)
+
+
+def begin(database: Database, study: StoredStudy, number: int = 0, worker: str = "w") -> None:
+    results.begin_trial(database, study, number, "uniform 0.5", recipe(), worker)
+
+
+def reload(database: Database, study: StoredStudy, number: int = 0) -> StoredTrial:
+    row = results.load_trial(database, study, number)
+    assert row is not None
+    return row
+
+
+def count(database: Database, table: sa.Table) -> int:
+    with database.engine.connect() as connection:
+        return int(connection.execute(sa.select(sa.func.count()).select_from(table)).scalar_one())
+
+
+# ------------------------------------------------------------------------------------------ studies
+
+
+def test_a_study_is_read_back_as_it_was_stored(database: Database) -> None:
+    spec = make_spec(f"s{next(NUMBERS)}")
+    before = now()
+    stored = results.create_study(database, spec, PARENTS, ["maximize"], ["objective"])
+    assert stored == results.load_study(database, spec.study)
+    assert stored.spec == spec
+    assert stored.suite_digest == spec.suite.digest
+    assert stored.parents == PARENTS
+    assert stored.software == results.software_versions()
+    assert stored.software["optuna"] == optuna.__version__
+    assert before <= stored.created_at <= now()
+    assert not stored.stop_requested
+
+
+def test_optuna_knows_the_study_with_its_directions_and_names(database: Database) -> None:
+    spec = make_spec(f"s{next(NUMBERS)}")
+    results.create_study(database, spec, PARENTS, ["maximize", "minimize"], ["sharpness", "fid"])
+    study = optuna.load_study(study_name=spec.study, storage=database.storage)
+    assert [direction.name for direction in study.directions] == ["MAXIMIZE", "MINIMIZE"]
+    assert study.metric_names == ["sharpness", "fid"]
+
+
+def test_a_taken_name_is_refused_with_the_way_to_go_on(database: Database, study: StoredStudy) -> None:
+    with pytest.raises(StudyExistsError, match=f'mergetune study resume "{study.name}"'):
+        results.require_new(database, study.name)
+    with pytest.raises(StudyExistsError, match="exists in this database"):
+        results.create_study(database, study.spec, PARENTS, ["maximize"], ["objective"])
+
+
+def test_what_a_start_that_was_cut_off_left_in_optuna_does_no_harm(database: Database) -> None:
+    spec = make_spec(f"s{next(NUMBERS)}")
+    optuna.create_study(storage=database.storage, study_name=spec.study, directions=["minimize", "minimize"])
+    results.create_study(database, spec, PARENTS, ["maximize"], ["objective"])
+    study = optuna.load_study(study_name=spec.study, storage=database.storage)
+    assert [direction.name for direction in study.directions] == ["MAXIMIZE"]
+
+
+def test_a_study_that_someone_made_with_optuna_is_not_taken_over(database: Database) -> None:
+    spec = make_spec(f"s{next(NUMBERS)}")
+    theirs = optuna.create_study(storage=database.storage, study_name=spec.study)
+    theirs.ask()
+    with pytest.raises(StudyExistsError, match="did not make"):
+        results.create_study(database, spec, PARENTS, ["maximize"], ["objective"])
+    assert len(optuna.load_study(study_name=spec.study, storage=database.storage).trials) == 1
+    with pytest.raises(StudyMissingError):
+        results.load_study(database, spec.study)
+
+
+def test_a_missing_study_is_told_with_those_there_are(database: Database, study: StoredStudy) -> None:
+    with pytest.raises(StudyMissingError, match=f"'absent'.*{study.name}"):
+        results.load_study(database, "absent")
+
+
+def test_an_empty_database_says_that_it_holds_no_study(tmp_path: Path) -> None:
+    database = open_database(f"sqlite:///{tmp_path}/empty.db")
+    assert results.list_studies(database) == []
+    with pytest.raises(StudyMissingError, match="no study yet"):
+        results.load_study(database, "absent")
+    database.close()
+
+
+def test_studies_are_listed_in_the_order_they_were_begun(database: Database) -> None:
+    first, second = new_study(database), new_study(database)
+    assert results.list_studies(database)[-2:] == [first, second]
+
+
+def test_the_budget_is_the_only_thing_that_set_budget_changes(database: Database, study: StoredStudy) -> None:
+    changed = results.set_budget(database, study, 7)
+    assert changed.spec.budget.trials == 7
+    assert changed == results.load_study(database, study.name)
+    assert changed.spec.model_copy(update={"budget": study.spec.budget}) == study.spec
+    assert changed.suite_digest == study.suite_digest
+
+
+@pytest.mark.parametrize("trials", [0, -1, 1_000_001])
+def test_a_budget_that_no_spec_may_have_is_refused_and_not_stored(
+    database: Database, study: StoredStudy, trials: int
+) -> None:
+    with pytest.raises(SpecError, match=str(trials)):
+        results.set_budget(database, study, trials)
+    assert results.load_study(database, study.name) == study
+
+
+def test_a_stop_can_be_asked_for_and_taken_back(database: Database, study: StoredStudy) -> None:
+    other = new_study(database)
+    assert not results.stop_requested(database, study)
+    results.request_stop(database, study, stop=True)
+    assert results.stop_requested(database, study)
+    assert results.load_study(database, study.name).stop_requested
+    assert not results.stop_requested(database, other)
+    results.request_stop(database, study, stop=False)
+    assert not results.stop_requested(database, study)
+
+
+# ------------------------------------------------------------------------------------------- trials
+
+
+def test_a_begun_trial_names_its_worker_and_recipe(database: Database, study: StoredStudy) -> None:
+    before = now()
+    begin(database, study, 3, "worker-1")
+    row = reload(database, study, 3)
+    assert (row.number, row.origin, row.worker_id, row.state) == (3, "uniform 0.5", "worker-1", "running")
+    assert row.recipe == recipe()
+    assert before <= row.started_at <= now()
+    assert (row.finished_at, row.reason, row.sheet) == (None, None, None)
+    assert (row.objectives, row.gains, row.seconds, row.machine) == ({}, {}, {}, {})
+
+
+def test_trials_are_listed_by_number_and_only_those_of_the_study(database: Database, study: StoredStudy) -> None:
+    other = new_study(database)
+    begin(database, other, 0)
+    for number in (2, 0, 1):
+        begin(database, study, number)
+    assert [row.number for row in results.load_trials(database, study)] == [0, 1, 2]
+    assert results.load_trial(database, study, 5) is None
+
+
+text = st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1, max_size=20)
+finite = st.floats(allow_nan=False, allow_infinity=False)
+digests = st.text("0123456789abcdef", min_size=64, max_size=64)
+
+
+@st.composite
+def trial_results(draw: st.DrawFn) -> TrialResult:
+    items = draw(st.integers(1, 4))
+    per_item = st.tuples(*[finite] * items)
+    scorers = draw(st.lists(text, min_size=2, max_size=4, unique=True))
+    return TrialResult(
+        objectives=draw(st.dictionaries(text, finite, min_size=1, max_size=3)),
+        image_scores={name: draw(per_item) for name in scorers[1:]},
+        set_scores={scorers[0]: draw(finite)},
+        pixels_sha256=draw(st.tuples(*[digests] * items)),
+        files=draw(st.dictionaries(st.integers(0, items - 1), text)),
+        seconds=draw(st.dictionaries(text, finite)),
+        machine=draw(st.dictionaries(text, text)),
+        sheet=draw(st.none() | digests),
+    )
+
+
+@given(result=trial_results())
+@settings(max_examples=20, deadline=None)
+def test_a_result_is_read_back_exactly(database: Database, long_study: StoredStudy, result: TrialResult) -> None:
+    number = next(NUMBERS)
+    begin(database, long_study, number)
+    results.finish_trial(database, long_study, number, result)
+    row = reload(database, long_study, number)
+    assert row.state == "complete"
+    assert row.finished_at is not None
+    assert row.finished_at >= row.started_at
+    assert (row.objectives, row.seconds, row.machine, row.sheet) == (
+        dict(result.objectives),
+        dict(result.seconds),
+        dict(result.machine),
+        result.sheet,
+    )
+    assert list(row.objectives) == list(result.objectives)  # in the study's order
+    assert results.load_scores(database, row) == (dict(result.image_scores), dict(result.set_scores))
+    renders = results.load_renders(database, row)
+    assert [render.item for render in renders] == list(range(len(result.pixels_sha256)))
+    assert tuple(render.pixels_sha256 for render in renders) == result.pixels_sha256
+    assert {render.item: render.file for render in renders if render.file is not None} == dict(result.files)
+
+
+@given(
+    gains=st.dictionaries(
+        text,
+        st.builds(Gain, value=finite, low=st.none() | finite, high=st.none() | finite, parent=st.sampled_from("AB")),
+    )
+)
+@settings(max_examples=20, deadline=None)
+def test_gains_are_read_back_exactly(database: Database, long_study: StoredStudy, gains: dict[str, Gain]) -> None:
+    number = next(NUMBERS)
+    begin(database, long_study, number)
+    results.store_gains(database, reload(database, long_study, number), gains)
+    assert reload(database, long_study, number).gains == gains
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        {"image_scores": {"sharpness": (0.1, None)}},  # refused by the last of the three tables
+        {"pixels_sha256": ("1" * 64, None)},
+    ],
+)
+def test_a_result_is_stored_whole_or_not_at_all(database: Database, study: StoredStudy, broken: dict[str, Any]) -> None:
+    begin(database, study)
+    before = reload(database, study)
+    rows = count(database, tables.renders), count(database, tables.scores)
+    damaged = TrialResult(**({name: getattr(RESULT, name) for name in RESULT.__slots__} | broken))
+    with pytest.raises(sa.exc.IntegrityError):
+        results.finish_trial(database, study, 0, damaged)
+    assert reload(database, study) == before
+    assert (count(database, tables.renders), count(database, tables.scores)) == rows
+    results.finish_trial(database, study, 0, RESULT)  # and can still be stored
+    assert reload(database, study).state == "complete"
+
+
+def test_a_failed_trial_keeps_its_reason(database: Database, study: StoredStudy) -> None:
+    begin(database, study)
+    results.fail_trial(database, study, 0, "degenerate: 3 of 8 images are black")
+    row = reload(database, study)
+    assert (row.state, row.reason) == ("failed", "degenerate: 3 of 8 images are black")
+    assert row.finished_at is not None
+    assert results.load_renders(database, row) == []
+
+
+def test_beginning_again_replaces_everything_an_interrupted_worker_left(database: Database, study: StoredStudy) -> None:
+    begin(database, study, 0, "dead")
+    results.finish_trial(database, study, 0, RESULT)
+    begin(database, study, 1)
+    results.finish_trial(database, study, 1, RESULT)
+    rows = count(database, tables.renders), count(database, tables.scores)
+    begin(database, study, 0, "alive")
+    row = reload(database, study)
+    assert (row.worker_id, row.state, row.objectives) == ("alive", "running", {})
+    assert results.load_renders(database, row) == []
+    assert (count(database, tables.renders), count(database, tables.scores)) == (rows[0] - 2, rows[1] - 5)
+    assert reload(database, study, 1).objectives == RESULT.objectives
+
+
+def test_dropping_files_returns_them_once_and_keeps_the_digests(database: Database, study: StoredStudy) -> None:
+    for number in (0, 1):
+        begin(database, study, number)
+        results.finish_trial(database, study, number, RESULT)
+    row = reload(database, study)
+    assert sorted(results.drop_files(database, row)) == sorted(RESULT.files.values())
+    assert results.drop_files(database, row) == []
+    renders = results.load_renders(database, row)
+    assert [render.file for render in renders] == [None, None]
+    assert tuple(render.pixels_sha256 for render in renders) == RESULT.pixels_sha256
+    kept = results.load_renders(database, reload(database, study, 1))
+    assert [render.file for render in kept] == list(RESULT.files.values())
+
+
+# ------------------------------------------------------------------------------------------ workers
+
+
+def put_worker(database: Database, *, host: str, pid: int, seen_at: float) -> str:
+    worker = f"w{next(NUMBERS)}"
+    with database.write() as connection:
+        connection.execute(tables.workers.insert().values(id=worker, host=host, pid=pid, seen_at=seen_at))
+    return worker
+
+
+def dead_pid() -> int:
+    child = subprocess.Popen([sys.executable, "-c", ""])
+    child.wait()
+    return child.pid
+
+
+def test_this_process_is_alive_until_it_is_removed(database: Database) -> None:
+    worker = results.register_worker(database)
+    assert worker in results.live_workers(database)
+    results.remove_worker(database, worker)
+    assert worker not in results.live_workers(database)
+
+
+def test_workers_of_one_process_are_told_apart(database: Database) -> None:
+    one, other = results.register_worker(database), results.register_worker(database)
+    assert {one, other} <= results.live_workers(database)
+    results.remove_worker(database, one)
+    assert results.live_workers(database) & {one, other} == {other}
+    results.remove_worker(database, other)
+
+
+def test_a_process_that_is_gone_is_dead_however_lately_it_was_seen(database: Database) -> None:
+    worker = put_worker(database, host=socket.gethostname(), pid=dead_pid(), seen_at=now())
+    assert worker not in results.live_workers(database)
+
+
+def test_a_process_here_is_alive_however_long_it_was_not_seen(database: Database) -> None:
+    """A stopped or swapped-out worker still holds its trial."""
+    parent = os.getppid()
+    seen = results.process_started(parent)
+    worker = put_worker(database, host=socket.gethostname(), pid=parent, seen_at=now() if seen is None else seen + 1)
+    assert worker in results.live_workers(database)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells when a process started")
+def test_a_process_that_got_a_dead_workers_number_is_not_that_worker(database: Database) -> None:
+    """In a container that starts again, the worker has the same number every time."""
+    started = results.process_started(os.getpid())
+    assert started is not None
+    assert started <= now()
+    worker = put_worker(database, host=socket.gethostname(), pid=os.getpid(), seen_at=started - 60)
+    assert worker not in results.live_workers(database)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells when a process started")
+def test_the_start_of_a_process_is_told_in_the_clock_of_the_time_columns() -> None:
+    before = time.time()
+    child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    started = results.process_started(child.pid)
+    after = time.time()
+    child.kill()
+    child.communicate()
+    assert started is not None
+    assert before - 0.1 <= started <= after + 0.1
+
+
+def test_a_worker_elsewhere_is_alive_as_long_as_it_gives_signs_of_life(database: Database) -> None:
+    fresh = put_worker(database, host="elsewhere", pid=1, seen_at=now() - results.STALE_SECONDS / 2)
+    stale = put_worker(database, host="elsewhere", pid=1, seen_at=now() - results.STALE_SECONDS - 1)
+    assert results.live_workers(database) & {fresh, stale} == {fresh}
+    results.sign_of_life(database, stale)
+    assert {fresh, stale} <= results.live_workers(database)
