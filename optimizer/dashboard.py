@@ -19,6 +19,7 @@ from studies.artifacts import Artifacts
 from studies.database import Database
 
 USER = "mergetune"
+LOCAL_NAMES = frozenset({"localhost", "127.0.0.1", ""})  # an HTTP/1.0 client names none
 PASSWORD_VARIABLE = "MERGETUNE_PASSWORD"  # noqa: S105 - the variable's name
 THREADS = 8
 
@@ -37,6 +38,8 @@ def make_server(database: Database, artifacts: Artifacts, host: str, port: int, 
     application: Application = optuna_dashboard.wsgi(get_storage(database.storage), artifact_store=artifacts.store)
     if password is not None:
         application = behind_password(application, password)
+    else:
+        application = for_local_names(application)
     # A name may stand for an address of each family, and port 0 would then be two ports.
     address = "127.0.0.1" if host == "localhost" else host
     sockets: dict[int, Any] = {}
@@ -55,6 +58,23 @@ def listening_port(server: Any) -> int:
     """Where a server of `make_server` listens."""
     addresses = getattr(server, "effective_listen", None)  # of a host name with several addresses
     return int(addresses[0][1] if addresses else server.effective_port)
+
+
+def for_local_names(application: Application) -> Application:
+    """Refuse requests for other host names: a web page elsewhere may point its own name at this machine.
+
+    Without it, DNS rebinding would let any page that a user visits delete studies.
+    """
+
+    def gate(environment: Environment, start_response: StartResponse) -> Iterable[bytes]:
+        name = environment.get("HTTP_HOST", "").rsplit("]", maxsplit=1)[-1].split(":")[0]
+        literal = environment.get("HTTP_HOST", "").startswith("[::1]")
+        if literal or name in LOCAL_NAMES:
+            return application(environment, start_response)
+        start_response("403 Forbidden", [("Content-Type", "text/plain")])
+        return [b"ask for 127.0.0.1 or localhost\n"]
+
+    return gate
 
 
 def behind_password(application: Application, password: str) -> Application:

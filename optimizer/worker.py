@@ -15,7 +15,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -24,6 +24,7 @@ import optuna
 import torch
 from optuna.trial import Trial, TrialState
 from optuna_dashboard import save_note
+from sqlalchemy.exc import SQLAlchemyError
 
 from optimizer.errors import OptimizerError, TrialFailed
 from optimizer.evaluation import Evaluation
@@ -291,7 +292,8 @@ class Worker:
 
         def beat() -> None:
             while not left.wait(HEARTBEAT_SECONDS):
-                results.sign_of_life(self._database, worker_id)
+                with suppress(SQLAlchemyError):  # the next beat may get through
+                    results.sign_of_life(self._database, worker_id)
 
         thread = threading.Thread(target=beat, name="heartbeat", daemon=True)
         thread.start()

@@ -286,12 +286,12 @@ def begin_trial(
 
 
 def finish_trial(database: Database, study: StoredStudy, number: int, result: TrialResult) -> None:
-    """Store a result whole."""
+    """Store a result whole; dropped where there is one already, from a worker that took this one for dead."""
     with database.write() as connection:
         trial_id = _trial_id(connection, study, number)
-        connection.execute(
+        stored = connection.execute(
             tables.trials.update()
-            .where(tables.trials.c.id == trial_id)
+            .where(tables.trials.c.id == trial_id, tables.trials.c.state == "running")
             .values(
                 state="complete",
                 objectives=dict(result.objectives),
@@ -301,6 +301,8 @@ def finish_trial(database: Database, study: StoredStudy, number: int, result: Tr
                 finished_at=now(),
             )
         )
+        if stored.rowcount == 0:
+            return
         connection.execute(
             tables.renders.insert(),
             [
@@ -329,7 +331,7 @@ def fail_trial(database: Database, study: StoredStudy, number: int, reason: str)
     with database.write() as connection:
         connection.execute(
             tables.trials.update()
-            .where(tables.trials.c.id == _trial_id(connection, study, number))
+            .where(tables.trials.c.id == _trial_id(connection, study, number), tables.trials.c.state == "running")
             .values(state="failed", reason=reason, finished_at=now())
         )
 

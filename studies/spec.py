@@ -188,7 +188,7 @@ class ExportSettings(_Settings):
 class StudySpec(_Settings):
     """A study as its user asked for it."""
 
-    study: str = Field(min_length=1, max_length=200, pattern=r"^[\w][\w .+-]*$")
+    study: str = Field(min_length=1, max_length=60, pattern=r"^[\w][\w .+-]*$")
     parents: tuple[SpecPath, ...]
     method: str = "weighted_sum"
     space: SpaceSettings = SpaceSettings()

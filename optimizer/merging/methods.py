@@ -19,9 +19,10 @@ from torch import Tensor
 
 from studies.recipe import METHODS
 
-# Elements merged at a time when a float32 detour is needed. On a CPU the detour should stay in the L2 cache;
+# Elements merged at a time when a detour is needed (float32 arithmetic, or rounding on the way to a wider live
+# dtype). On a CPU the detour should stay in the last-level cache and still be long enough that calls cost nothing;
 # on a GPU it only has to be long enough to fill the card.
-CPU_CHUNK = 1 << 16
+CPU_CHUNK = 1 << 20
 GPU_CHUNK = 1 << 24
 
 # Where torch.lerp computes in float32 and rounds once; float8 has no arithmetic, float64 would not round alike.

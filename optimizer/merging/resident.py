@@ -17,6 +17,7 @@ from optimizer.merging.checkpoint import Checkpoint, is_mergeable
 from optimizer.merging.layout import Component, live_views
 from optimizer.merging.methods import Scratch, merge_flat
 from search_spaces.blocks import EMA, place_of
+from studies.errors import RecipeError
 from studies.recipe import DtypeName, Recipe
 
 EXPORT_DTYPES: Mapping[DtypeName, torch.dtype] = {
@@ -78,6 +79,7 @@ class ResidentModel:
     ) -> None:
         self.architecture = parents[0].architecture
         self.device = torch.device(device)
+        self._export_dtype = export_dtype
         self._scratch = Scratch.on(self.device)
         self._live: dict[str, Tensor] = {}  # file key -> live tensor in the file's shape
         self._slabs = [
@@ -122,7 +124,13 @@ class ResidentModel:
         return _Slab(kind, packed, live)
 
     def merge(self, recipe: Recipe) -> frozenset[str]:
-        """Make a recipe live, in place; returns the places whose values changed."""
+        """Make a recipe live, in place; returns the places whose values changed.
+
+        Raises:
+            RecipeError: the recipe asks for another dtype than this model rounds to.
+        """
+        if recipe.dtype != self._export_dtype:
+            raise RecipeError(f"the recipe is for dtype {recipe.dtype}, this model rounds to {self._export_dtype}")
         ratios = recipe.by_place
         return frozenset(
             slab.kind.place
@@ -131,7 +139,7 @@ class ResidentModel:
         )
 
     def copy_first(self) -> None:
-        """Make parent A live by a plain copy: what a merge's seconds are measured against."""
+        """Make parent A live by a plain copy, not rounded: what a merge's seconds are measured against."""
         for slab in self._slabs:
             slab.live.copy_(slab.parents[0])
             slab.merged = None

@@ -51,6 +51,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         seen += line
         if line.startswith("trial 3/13"):
             process.send_signal(signal.SIGINT)
+    process.stdout.close()
     assert process.wait(timeout=120) == 0, seen
     assert 'Go on with: mergetune study resume "short"' in seen
     line = r"trial 3/13 \| uniform 0.25: objective .*gain .*merge .* s, render .* s, score .* s"
@@ -110,6 +111,7 @@ def dashboard(folder: Path) -> Iterator[str]:
     finally:
         process.send_signal(signal.SIGINT)
         process.wait(timeout=30)
+        process.stdout.close()
 
 
 def test_the_dashboard_serves_the_study(dashboard: str) -> None:

@@ -15,7 +15,15 @@ from typing import Any
 import optuna
 import pytest
 
-from optimizer.dashboard import PASSWORD_VARIABLE, USER, behind_password, listening_port, make_server, read_password
+from optimizer.dashboard import (
+    PASSWORD_VARIABLE,
+    USER,
+    behind_password,
+    for_local_names,
+    listening_port,
+    make_server,
+    read_password,
+)
 from optimizer.errors import StorageError
 from studies.artifacts import Artifacts
 from studies.database import Database, open_database
@@ -225,3 +233,25 @@ def test_a_port_that_is_taken_is_named(database: Database) -> None:
 def test_an_address_that_is_not_here_is_named(database: Database, host: str) -> None:
     with pytest.raises(StorageError, match=f"cannot listen on {host}:0"):
         make_server(database, Artifacts.beside(database.url), host, 0, PASSWORD)
+
+
+@pytest.mark.parametrize(
+    ("asked", "status"),
+    [
+        ("127.0.0.1:8080", 200),
+        ("localhost", 200),
+        ("[::1]:80", 200),
+        ("evil.example:8080", 403),
+        ("127.0.0.1.evil.example", 403),
+    ],
+)
+def test_without_a_password_only_local_names_are_answered(asked: str, status: int) -> None:
+    answers: list[str] = []
+
+    def inside(_environment: object, start_response: Callable[..., object]) -> list[bytes]:
+        start_response("200 OK", [])
+        return [b"inside"]
+
+    gate = for_local_names(inside, "127.0.0.1")
+    list(gate({"HTTP_HOST": asked}, lambda line, _headers: answers.append(line)))
+    assert [int(line.split()[0]) for line in answers] == [status]
