@@ -19,7 +19,7 @@ from studies.artifacts import Artifacts
 from studies.database import Database
 
 USER = "mergetune"
-LOCAL_NAMES = frozenset({"localhost", "127.0.0.1", ""})  # an HTTP/1.0 client names none
+LOCAL_NAMES = frozenset({"localhost", "127.0.0.1", "::1", ""})  # an HTTP/1.0 client names none
 PASSWORD_VARIABLE = "MERGETUNE_PASSWORD"  # noqa: S105 - the variable's name
 THREADS = 8
 
@@ -36,15 +36,12 @@ def make_server(database: Database, artifacts: Artifacts, host: str, port: int, 
     """
     # Optuna wraps a plain RDB storage in its cache: the study page of a long study loads several times faster.
     application: Application = optuna_dashboard.wsgi(get_storage(database.storage), artifact_store=artifacts.store)
-    if password is not None:
-        application = behind_password(application, password)
-    else:
-        application = for_local_names(application)
+    guarded = for_local_names(application, host) if password is None else behind_password(application, password)
     # A name may stand for an address of each family, and port 0 would then be two ports.
     address = "127.0.0.1" if host == "localhost" else host
     sockets: dict[int, Any] = {}
     try:
-        return create_server(application, sockets, host=address, port=port, threads=THREADS, ident="mergetune")
+        return create_server(guarded, sockets, host=address, port=port, threads=THREADS, ident="mergetune")
     except OSError as error:
         wasyncore.close_all(sockets)
         raise StorageError(
@@ -60,16 +57,16 @@ def listening_port(server: Any) -> int:
     return int(addresses[0][1] if addresses else server.effective_port)
 
 
-def for_local_names(application: Application) -> Application:
+def for_local_names(application: Application, host: str) -> Application:
     """Refuse requests for other host names: a web page elsewhere may point its own name at this machine.
 
     Without it, DNS rebinding would let any page that a user visits delete studies.
     """
 
     def gate(environment: Environment, start_response: StartResponse) -> Iterable[bytes]:
-        name = environment.get("HTTP_HOST", "").rsplit("]", maxsplit=1)[-1].split(":")[0]
-        literal = environment.get("HTTP_HOST", "").startswith("[::1]")
-        if literal or name in LOCAL_NAMES:
+        asked = environment.get("HTTP_HOST", "")
+        name = asked[1:].partition("]")[0] if asked.startswith("[") else asked.partition(":")[0]
+        if name in LOCAL_NAMES | {host}:
             return application(environment, start_response)
         start_response("403 Forbidden", [("Content-Type", "text/plain")])
         return [b"ask for 127.0.0.1 or localhost\n"]

@@ -140,9 +140,8 @@ def test_a_trial_is_shown_in_a_browser_with_contact_sheet_recipe_and_gain(dashbo
         pictures: list[int] = []
         while time.monotonic() < deadline and not any(width > 500 for width in pictures):
             time.sleep(0.5)
-            pictures = [
-                int(image.get_property("naturalWidth") or 0) for image in browser.find_elements(By.TAG_NAME, "img")
-            ]
+            images = browser.find_elements(By.TAG_NAME, "img")
+            pictures = [int(str(image.get_property("naturalWidth") or 0)) for image in images]
         text = browser.find_element(By.TAG_NAME, "body").text
         browser.save_screenshot(os.environ.get("MERGETUNE_SCREENSHOT", str(tmp_path / "dashboard.png")))
     finally:

@@ -27,6 +27,7 @@ from optimizer.setup import check_changed, hash_parents, make_plan
 from optimizer.standing import best_trials, parent_trials
 from studies import results
 from studies.errors import StudyChangedError
+from studies.recipe import Recipe
 from studies.spec import parse_spec
 
 SILENT = Watch(written=lambda _: None, rendered=lambda _: None)
@@ -287,7 +288,7 @@ def test_the_exported_file_renders_exactly_what_was_scored(finished: ShortStudy,
     opened = Checkpoint.open(target)
     assert opened.sha256 == done.file.sha256
     assert list(opened.tensors) == list(Checkpoint.open(DEMO / "animals.safetensors").tensors)
-    assert results.Recipe.from_json(opened.metadata["mergetune.recipe"]) == row.recipe
+    assert Recipe.from_json(opened.metadata["mergetune.recipe"]) == row.recipe
     models = json.loads(opened.metadata["sd_merge_models"])
     assert set(models) == {parent.sha256 for parent in finished.study.parents}
     assert json.loads(opened.metadata["sd_merge_recipe"])["primary_model_hash"] == finished.study.parents[0].sha256

@@ -278,7 +278,7 @@ WRONG = [
     ("study", "", ["`study`"]),
     ("study", "../etc", ["`study`"]),
     ("study", "a\nb", ["`study`"]),
-    ("study", "x" * 201, ["`study`", "200"]),
+    ("study", "x" * 201, ["`study`", "60"]),
     ("parents", "a.safetensors", ["`parents`", "list"]),
     ("parents", [1, 2], ["`parents.0`", "path"]),
     ("method", "addition", ["'addition'", "weighted_sum", "add_difference"]),
