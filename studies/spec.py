@@ -79,7 +79,7 @@ class SuiteSettings(_Settings):
     steps: int = Field(default=20, ge=1, le=1000)
     cfg: float = Field(default=7.0, ge=0, le=100)  # guidance scale; 1 or less renders without guidance
     scheduler: SchedulerName = "dpmpp_2m"
-    clip_skip: int = Field(default=1, ge=1, le=11)  # 1 is the last layer, as A1111 counts
+    clip_skip: int = Field(default=1, ge=1, le=11)  # 1 is the last layer, as A1111 counts; SDXL: at least 2
 
     @field_validator("prompts", mode="before")
     @classmethod

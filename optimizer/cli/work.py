@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -27,6 +29,9 @@ if TYPE_CHECKING:
     from optimizer.setup import Machine, Plan
     from studies.database import Database
     from studies.results import ParentFile, StoredStudy
+
+
+FINISHING = b"\nfinishing this trial; press Ctrl-C again to leave now (resume will run it again)\n"
 
 
 def worker(
@@ -153,7 +158,7 @@ def _stopping() -> Iterator[threading.Event]:
         if stop.is_set():
             raise KeyboardInterrupt
         stop.set()
-        console.print("finishing this trial; press Ctrl-C again to leave now (resume will run it again)")
+        os.write(sys.stderr.fileno(), FINISHING)  # the console may be in the middle of a line of its own
 
     before = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
     try:

@@ -17,6 +17,7 @@ import torch
 import yaml
 from demo_study import DEMO, ShortStudy, begin, reopen, short_spec, write_spec
 from optuna.trial import TrialState
+from real_databases import new_postgresql_url
 from safetensors.torch import load_file, save_file
 
 from optimizer.delivery import Watch, deliver, render_file
@@ -123,6 +124,14 @@ def test_a_study_stopped_and_reopened_again_and_again_goes_the_same_way(finished
         interrupted.run(stop_after=3)
     assert params_of(interrupted) == params_of(finished)
     assert scores_of(interrupted) == scores_of(finished)
+
+
+def test_a_study_on_postgresql_goes_the_same_way(finished: ShortStudy, tmp_path: Path) -> None:
+    short = begin(tmp_path, url=new_postgresql_url())
+    short.run()
+    assert params_of(short) == params_of(finished)
+    assert scores_of(short) == scores_of(finished)
+    short.database.close()
 
 
 def test_kill_9_loses_only_the_trial_in_progress(finished: ShortStudy, tmp_path: Path) -> None:
