@@ -14,8 +14,11 @@ from pydantic_core import ErrorDetails
 
 
 def explain(error: ValidationError, model: type[BaseModel]) -> str:
-    """The first finding in words, and how many more there are."""
-    findings = error.errors(include_url=False)
+    """The most telling finding in words, and how many more there are.
+
+    A misspelt key comes before the complaint that the right one is missing: it is the cause.
+    """
+    findings = sorted(error.errors(include_url=False), key=lambda finding: finding["type"] != "extra_forbidden")
     first = _explain_one(findings[0], model)
     more = len(findings) - 1
     return f"{first} (and {more} more)" if more else first

@@ -12,23 +12,16 @@ def scorers() -> None:
     from scorers.registry import kinds
 
     table = Table(title="scorers", title_justify="left")
-    for head in ("kind", "what", "better", "unit", "range", "scores", "options"):
-        table.add_column(head)
+    table.add_column("kind", no_wrap=True)
+    table.add_column("what")
     for name, kind in kinds().items():
         info = kind.info
-        options = ", ".join(kind.settings.model_fields) or "none"
-        scope = "each image" if info.scope == "image" else f"the set (at least {info.min_images} images)"
         better = "higher" if info.direction == "maximize" else "lower"
+        scope = "each image" if info.scope == "image" else f"the whole set, at least {info.min_images} images"
         low, high = info.range
-        table.add_row(
-            name,
-            escaped(info.summary),
-            better,
-            f"{info.unit:g}",
-            f"{low:g} to {high:g}",
-            scope,
-            escaped(options),
-        )
+        options = ", ".join(kind.settings.model_fields) or "none"
+        details = f"{better} is better; {low:g} to {high:g}, unit {info.unit:g}; scores {scope}; options: {options}"
+        table.add_row(name, f"{escaped(info.summary)}\n[dim]{escaped(details)}[/]", end_section=True)
     console.print(table)
 
 

@@ -612,3 +612,10 @@ def test_the_suites_digest_changes_with_every_setting() -> None:
     digests.append(SuiteSettings.model_validate(data | {"prompts": data["prompts"][::-1]}).digest)
     assert len(set(digests)) == len(digests)
     assert all(len(digest) == 64 for digest in digests)
+
+
+def test_a_misspelt_key_is_named_before_the_key_that_is_missing_for_it() -> None:
+    spec = plain()
+    spec["suite"]["promts"] = spec["suite"].pop("prompts")
+    message = refusal(spec)
+    assert "unknown key `suite.promts`: did you mean `prompts`?" in message
