@@ -36,7 +36,8 @@ def demo(
         stored, machine = there[0], resumed(there[0], cache)
     else:
         database, stored, machine = begun(spec, storage, cache)
-    work_on(database, stored, machine, None)
+    if not work_on(database, stored, machine, None):
+        return
     print_held_out(database, stored, machine)
     winner = output / "best-merge.safetensors"
     export(name, output=winner, force=True, storage=storage)

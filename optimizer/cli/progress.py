@@ -2,41 +2,64 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from types import TracebackType
 from typing import Self
 
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn
+from rich.text import Text
 
 from optimizer.cli.common import console, escaped, interactive
 from optimizer.objective import SINGLE, Objective
 from studies.database import Database
 from studies.results import Gain, StoredStudy, StoredTrial, load_trials
 
+FINISHING = "finishing this trial; press Ctrl-C again to leave now (resume will run it again)"
 STAGES = {"merge": ("merge",), "render": ("text", "denoise", "decode"), "score": ("score",)}
 
 
-class ProgressReporter:
-    """A worker's Reporter for people."""
+class _More(ProgressColumn):
+    """A task's own words; while a stop is awaited, the images' line says so.
 
-    def __init__(self, database: Database, study: StoredStudy, objective: Objective) -> None:
+    A signal handler must not print through the console it may have interrupted: the next refresh shows it.
+    """
+
+    def __init__(self, stop: threading.Event) -> None:
+        super().__init__()
+        self._stop = stop
+
+    def render(self, task: Task) -> Text:
+        awaited = self._stop.is_set() and task.fields["stoppable"]
+        return Text(FINISHING if awaited else task.fields["more"], style="yellow" if awaited else "")
+
+
+class ProgressReporter:
+    """A worker's Reporter for people.
+
+    Args:
+        stop: set when the user has asked to stop.
+    """
+
+    def __init__(self, database: Database, study: StoredStudy, objective: Objective, stop: threading.Event) -> None:
         self._database, self._study = database, study
         self._names = (SINGLE,) if objective.terms else objective.names
         self._total = study.spec.budget.trials
-        self._begun, self._done_here, self._best = time.monotonic(), 0, ""
-        self._last = ""
+        self._begun, self._done_here = time.monotonic(), 0
         self._progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(bar_width=20),
             MofNCompleteColumn(),
-            TextColumn("{task.fields[more]}"),
+            _More(stop),
             console=console,
             disable=not interactive(),
         )
         finished = [row for row in load_trials(database, study) if row.state != "running"]
         self._finished = len(finished)
-        self._task = self._progress.add_task("trials", total=self._total, completed=self._finished, more="")
-        self._images = self._progress.add_task("images", total=1, more="")
+        self._task = self._progress.add_task(
+            "trials", total=self._total, completed=self._finished, more="", stoppable=False
+        )
+        self._images = self._progress.add_task("images", total=1, more="", stoppable=True)
 
     def __enter__(self) -> Self:
         self._progress.start()
@@ -48,7 +71,7 @@ class ProgressReporter:
         self._progress.stop()
 
     def trial_started(self, number: int, origin: str, images: int) -> None:
-        self._progress.update(self._images, total=images, completed=0, more=f"trial {number}, {escaped(origin)}")
+        self._progress.update(self._images, total=images, completed=0, more=f"trial {number}, {origin}")
 
     def images_rendered(self, done: int) -> None:
         self._progress.update(self._images, completed=done)
@@ -56,16 +79,12 @@ class ProgressReporter:
     def trial_finished(self, trial: StoredTrial) -> None:
         self._finished += 1
         self._done_here += 1
-        self._best = self._best_gain()
-        self._last = _stages(trial)
         left = (time.monotonic() - self._begun) / self._done_here * max(0, self._total - self._finished)
-        more = " | ".join(part for part in (self._best, self._last, f"{_clock(left)} left") if part)
+        more = " | ".join(part for part in (self._best_gain(), _stages(trial), f"{_clock(left)} left") if part)
         self._progress.update(self._task, completed=self._finished, more=more)
         if not interactive():
-            console.print(
-                f"trial {self._finished}/{self._total} | {_outcome(trial, self._names)} | {more}",
-                soft_wrap=True,
-            )
+            line = f"trial {self._finished}/{self._total} | {_outcome(trial, self._names)} | {more}"
+            console.print(line, soft_wrap=True, markup=False)
         elif trial.state == "failed":
             console.print(f"[red]trial {trial.number} failed:[/] {escaped(trial.reason or '')}")
 
@@ -89,13 +108,13 @@ def gain_text(gain: Gain) -> str:
 
 def _outcome(trial: StoredTrial, names: tuple[str, ...]) -> str:
     if trial.state == "failed":
-        return f"{escaped(trial.origin)} failed: {escaped(trial.reason or '')}"
+        return f"{trial.origin} failed: {trial.reason}"
     values = ", ".join(
         f"{name} {trial.objectives[name]:.4g}"
         + (f" gain {trial.gains[name].value:+.3g}" if name in trial.gains else "")
         for name in names
     )
-    return f"{escaped(trial.origin)}: {values}"
+    return f"{trial.origin}: {values}"
 
 
 def _stages(trial: StoredTrial) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import signal
 import sys
 import threading
@@ -22,6 +23,7 @@ from optimizer.cli.common import (
     cache_folder,
     console,
     escaped,
+    interactive,
     storage_url,
 )
 
@@ -29,9 +31,6 @@ if TYPE_CHECKING:
     from optimizer.setup import Machine, Plan
     from studies.database import Database
     from studies.results import ParentFile, StoredStudy
-
-
-FINISHING = b"\nfinishing this trial; press Ctrl-C again to leave now (resume will run it again)\n"
 
 
 def worker(
@@ -123,8 +122,8 @@ def print_held_out(database: Database, stored: StoredStudy, machine: Machine) ->
     console.print(f"gain with other seeds: {escaped(told)}")
 
 
-def work_on(database: Database, stored: StoredStudy, machine: Machine, artifacts: Path | None) -> None:
-    """Run trials with live progress, then report."""
+def work_on(database: Database, stored: StoredStudy, machine: Machine, artifacts: Path | None) -> bool:
+    """Run trials with live progress, then report; False when the study was stopped before its budget was spent."""
     from optimizer.cli.progress import ProgressReporter
     from optimizer.cli.report import print_study, save_comparison
     from optimizer.worker import Worker, quiet_optuna
@@ -133,32 +132,45 @@ def work_on(database: Database, stored: StoredStudy, machine: Machine, artifacts
 
     quiet_optuna()
     folder = Artifacts.beside(database.url, artifacts)
-    with _stopping() as stop, ProgressReporter(database, stored, machine.objective) as reporter:
+    with _stopping() as stop, ProgressReporter(database, stored, machine.objective, stop) as reporter:
         finished = Worker(database, stored, machine, folder, reporter, stop.is_set).run()
     stored = load_study(database, stored.name)
     print_study(database, stored, every_trial=False)
     sheet = save_comparison(database, stored, folder)
     if sheet is not None:
         console.print(f"contact sheet, parents beside the best: {escaped(str(sheet))}", soft_wrap=True)
-    if finished == 0 and not stop.is_set():
-        console.print(
-            f"The budget of {stored.spec.budget.trials} trials is spent; add to it with: "
-            f'mergetune study resume "{escaped(stored.name)}" --trials N'
-        )
-    elif stop.is_set() or stored.stop_requested:
-        console.print(f'Stopped. Go on with: mergetune study resume "{escaped(stored.name)}"')
+    stopped = stop.is_set() or stored.stop_requested
+    again = f'mergetune study resume "{stored.name}"{_storage_option(database)}'
+    if stopped:
+        console.print(escaped(f"Stopped. Go on with: {again}"), soft_wrap=True)
+    elif finished == 0:
+        spent = f"The budget of {stored.spec.budget.trials} trials is spent; add to it with: {again} --trials N"
+        console.print(escaped(spent), soft_wrap=True)
+    return not stopped
+
+
+def _storage_option(database: Database) -> str:
+    """What a command needs to find the same database again."""
+    from studies.database import database_file, redacted
+
+    if database.url == DEFAULT_STORAGE or os.environ.get("MERGETUNE_STORAGE"):
+        return ""
+    return f" --storage {shlex.quote(str(database_file(database.url) or redacted(database.url)))}"
 
 
 @contextmanager
 def _stopping() -> Iterator[threading.Event]:
     """Ctrl-C or SIGTERM: finish the trial in progress; a second one leaves at once, and loses only that trial."""
+    from optimizer.cli.progress import FINISHING
+
     stop = threading.Event()
 
     def on_signal(_number: int, _frame: FrameType | None) -> None:
         if stop.is_set():
             raise KeyboardInterrupt
         stop.set()
-        os.write(sys.stderr.fileno(), FINISHING)  # the console may be in the middle of a line of its own
+        if not interactive():  # the live display says it by itself
+            os.write(sys.stderr.fileno(), f"\n{FINISHING}\n".encode())  # the console may be in the middle of a line
 
     before = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
