@@ -36,6 +36,7 @@ def make_server(database: Database, artifacts: Artifacts, host: str, port: int, 
     """
     # Optuna wraps a plain RDB storage in its cache: the study page of a long study loads several times faster.
     application: Application = optuna_dashboard.wsgi(get_storage(database.storage), artifact_store=artifacts.store)
+    application = without_renaming(application)
     guarded = for_local_names(application, host) if password is None else behind_password(application, password)
     # A name may stand for an address of each family, and port 0 would then be two ports.
     address = "127.0.0.1" if host == "localhost" else host
@@ -55,6 +56,18 @@ def listening_port(server: Any) -> int:
     """Where a server of `make_server` listens."""
     addresses = getattr(server, "effective_listen", None)  # of a host name with several addresses
     return int(addresses[0][1] if addresses else server.effective_port)
+
+
+def without_renaming(application: Application) -> Application:
+    """Refuse to rename a study: optuna-dashboard copies it to a new one, and our tables know it by its name."""
+
+    def gate(environment: Environment, start_response: StartResponse) -> Iterable[bytes]:
+        if environment.get("PATH_INFO", "").rstrip("/").endswith("/rename"):
+            start_response("403 Forbidden", [("Content-Type", "application/json")])
+            return [b'{"reason": "a study of mergetune keeps its name"}']
+        return application(environment, start_response)
+
+    return gate
 
 
 def for_local_names(application: Application, host: str) -> Application:

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from optimizer.errors import ExportError
 from optimizer.evaluation import pixels_digest
-from optimizer.merging.checkpoint import Checkpoint, legacy_hash
+from optimizer.merging.checkpoint import Checkpoint, legacy_hash, letters
 from optimizer.merging.export import Exported, atomic_file, write_merge
 from optimizer.setup import Plan, build_renderer, choose_device, machine_description
 from search_spaces.blocks import Architecture
@@ -75,6 +75,7 @@ def deliver(
     """
     if trial.state != "complete":
         raise ExportError(f"trial {trial.number} is {trial.state}, so there is nothing to compare an export with")
+    refuse_parents(plan, target)
     _repeat_conditions(trial)
     metadata = export_metadata(database, study, trial, plan)
     with atomic_file(target, overwrite=overwrite) as temporary:
@@ -87,6 +88,13 @@ def deliver(
         renders=len(images),
         proof=proof,
     )
+
+
+def refuse_parents(plan: Plan, target: Path) -> None:
+    """Raises ExportError when the target is one of the merge's own parents: not even --force may destroy one."""
+    for letter, checkpoint in zip(letters(len(plan.checkpoints)), plan.checkpoints, strict=True):
+        if target.exists() and target.samefile(checkpoint.path):
+            raise ExportError(f"{target} is parent {letter} of this study: give another name with -o")
 
 
 def _repeat_conditions(trial: StoredTrial) -> None:
@@ -149,7 +157,7 @@ def _prove(
 
 
 def _told(machine: Mapping[str, str]) -> str:
-    return f"{machine.get('device')}, {machine.get('threads')} threads, torch {machine.get('torch')}"
+    return ", ".join(f"{name} {value}" for name, value in machine.items())
 
 
 def _distance(artifacts: Artifacts, stored: Sequence[Any], images: tuple[Tensor, ...]) -> str:

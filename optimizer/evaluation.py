@@ -107,10 +107,13 @@ class Evaluator:
         by_set: dict[str, float] = {}
         features: dict[str, Tensor] = {}
         for name, scorer in self.scorers.items():
-            if scorer.info.scope == "image":
-                by_item[name] = _image_scores(scorer, suite)  # type: ignore[arg-type]
-            else:
-                features[name], by_set[name] = _set_score(scorer, suite)  # type: ignore[arg-type]
+            try:
+                if scorer.info.scope == "image":
+                    by_item[name] = _image_scores(scorer, suite)  # type: ignore[arg-type]
+                else:
+                    features[name], by_set[name] = _set_score(scorer, suite)  # type: ignore[arg-type]
+            except Exception as error:
+                raise TrialFailed(f"scorer {name} failed: {type(error).__name__}: {error}") from error
             if not np.isfinite(by_item.get(name, by_set.get(name, 0.0))).all():
                 raise TrialFailed(f"scorer {name} gave a value that is not a finite number")
         return ScoreSheet(by_item=by_item, by_set=by_set), features
@@ -121,11 +124,16 @@ class Evaluator:
 
 
 def _image_scores(scorer: ImageScorer, suite: SuiteImages) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
-    return scorer.score(suite).numpy().astype(np.float64, copy=False)
+    values = scorer.score(suite).cpu().double().numpy()
+    if values.shape != (len(suite),):
+        raise ValueError(f"it gave scores of shape {values.shape} for {len(suite)} images")
+    return values
 
 
 def _set_score(scorer: SetScorer, suite: SuiteImages) -> tuple[Tensor, float]:
-    rows = scorer.features(suite)
+    rows = scorer.features(suite).cpu()
+    if rows.ndim != 2 or rows.shape[0] != len(suite):
+        raise ValueError(f"it gave features of shape {tuple(rows.shape)} for {len(suite)} images")
     return rows, float(scorer.score(rows))
 
 

@@ -1,8 +1,8 @@
 """How much better than the better parent, and how sure that is.
 
 Renders are paired: the same prompt and the same noise in every trial. So the interval is over the suite's items,
-of the differences item by item: Student's t where only image scores are involved, and a bootstrap over items
-where a set score (a distance between distributions) takes part.
+of the differences item by item: Student's t, with the standard error from a bootstrap over items where a set score
+(a distance between distributions) takes part.
 """
 
 from __future__ import annotations
@@ -50,8 +50,8 @@ def gains(
 
 def _gain(trial: Evidence, parents: Mapping[str, Evidence], terms: tuple[Term, ...]) -> Gain:
     letter = max(parents, key=lambda name: (_total(parents[name].sheet, terms), -ord(name)))
-    low, high = difference_interval(trial, parents[letter], terms)
     value = _total(trial.sheet, terms) - _total(parents[letter].sheet, terms)
+    low, high = difference_interval(trial, parents[letter], terms)
     return Gain(value=value, low=low, high=high, parent=letter)
 
 
@@ -72,7 +72,10 @@ def difference_interval(one: Evidence, other: Evidence, terms: tuple[Term, ...])
         return t_interval(np.sum(by_item, axis=0))
     if any(term.scorer not in evidence.resampled for term in sets for evidence in (one, other)):
         return None, None
-    return _bootstrap_interval(one, other, np.sum([np.zeros(one.items), *by_item], axis=0), sets)
+    if one.items < 2:
+        return None, None
+    error = _bootstrap_error(one, other, np.sum([np.zeros(one.items), *by_item], axis=0), sets)
+    return _around(_total(one.sheet, terms) - _total(other.sheet, terms), error, one.items)
 
 
 def t_interval(differences: NDArray[np.float64]) -> tuple[float | None, float | None]:
@@ -80,19 +83,24 @@ def t_interval(differences: NDArray[np.float64]) -> tuple[float | None, float | 
     count = differences.size
     if count < 2:
         return None, None
-    mean, error = float(differences.mean()), float(differences.std(ddof=1) / np.sqrt(count))
+    return _around(float(differences.mean()), float(differences.std(ddof=1) / np.sqrt(count)), count)
+
+
+def _around(value: float, error: float, count: int) -> tuple[float, float]:
+    """Student's interval of a value with its standard error over `count` items."""
     reach = float(stats.t.ppf((1 + CONFIDENCE) / 2, count - 1)) * error
-    return mean - reach, mean + reach
+    return value - reach, value + reach
 
 
-def _bootstrap_interval(
-    one: Evidence, other: Evidence, by_item: NDArray[np.float64], sets: list[Term]
-) -> tuple[float, float]:
-    """Percentiles over draws of items with repeats; the draws are the same for every trial of a suite."""
-    draws = np.random.default_rng(0).integers(0, by_item.size, size=(RESAMPLES, by_item.size))
+def _bootstrap_error(one: Evidence, other: Evidence, by_item: NDArray[np.float64], sets: list[Term]) -> float:
+    """Standard error over draws of items with repeats; the draws are the same for every trial of a suite.
+
+    Only the spread of the draws is used: a distance between distributions is itself larger when items repeat. The
+    factor under the root makes it the unbiased error, which for image scores is exactly Student's.
+    """
+    count = by_item.size
+    draws = np.random.default_rng(0).integers(0, count, size=(RESAMPLES, count))
     totals = by_item[draws].mean(axis=1)
     for term in sets:
         totals += term.factor * (one.bootstrap(term.scorer, draws) - other.bootstrap(term.scorer, draws))
-    tail = (1 - CONFIDENCE) / 2
-    low, high = np.quantile(totals, [tail, 1 - tail])
-    return float(low), float(high)
+    return float(totals.std(ddof=1) * np.sqrt(count / (count - 1)))

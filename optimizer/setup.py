@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import platform
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from importlib.metadata import version
 from pathlib import Path
 
 import torch
 
-from optimizer.errors import RenderError
+from optimizer.errors import CheckpointError, RenderError
 from optimizer.evaluation import Evaluator
 from optimizer.merging.checkpoint import Checkpoint, KeyDifferences, compare_parents, letters, sha256_of
 from optimizer.merging.resident import ResidentModel
@@ -27,6 +30,7 @@ from studies.recipe import METHODS, DtypeName, Parent
 from studies.results import ParentFile
 from studies.spec import RenderSettings, StudySpec, SuiteSettings
 
+PREDICTION_MARKERS = frozenset({"v_pred", "ztsnr"})
 DTYPES: Mapping[str, torch.dtype] = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
 
 
@@ -55,6 +59,8 @@ def make_plan(spec: StudySpec) -> Plan:
     checkpoints = tuple(Checkpoint.open(path) for path in spec.parents)
     architecture = checkpoints[0].architecture
     differences = compare_parents(checkpoints)
+    for checkpoint in checkpoints:
+        refuse_other_predictions(checkpoint)
     slots = METHODS[spec.method].slots(letters(len(checkpoints)))
     space = SearchSpace.build(spec.space, architecture, slots)
     infos = {name: get_kind(entry.kind).info for name, entry in spec.scorers.items()}
@@ -73,6 +79,16 @@ def make_plan(spec: StudySpec) -> Plan:
         infos=infos,
         notes=tuple(notes),
     )
+
+
+def refuse_other_predictions(checkpoint: Checkpoint) -> None:
+    """Raises CheckpointError for a model that says it predicts something else than noise."""
+    found = [key for key in checkpoint.tensors if key in PREDICTION_MARKERS or key.startswith("edm_")]
+    if found:
+        raise CheckpointError(
+            f"{checkpoint.path.name} is marked {', '.join(found)}: models that predict v or follow EDM cannot be "
+            "rendered yet; use checkpoints that predict noise (epsilon)"
+        )
 
 
 def _key_notes(differences: KeyDifferences) -> list[str]:
@@ -244,10 +260,16 @@ class Machine:
         return Objective.of(self.spec, self.infos)
 
 
+CPU_SETTINGS = ("ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA", "MKL_ENABLE_INSTRUCTIONS")
+
+
 def machine_description(device: torch.device) -> dict[str, str]:
     """What the exact pixels of a render depend on beyond the recipe."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
-    return {"device": name, "threads": str(torch.get_num_threads()), "torch": str(torch.__version__)}
+    instructions = f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}"
+    libraries = {package: version(package) for package in ("torch", "diffusers", "transformers")}
+    settings = {name: os.environ[name] for name in CPU_SETTINGS if name in os.environ}
+    return {"device": name, "cpu": instructions, "threads": str(torch.get_num_threads()), **libraries, **settings}
 
 
 def build_machine(plan: Plan, parents: Sequence[ParentFile], cache_dir: Path) -> Machine:

@@ -26,7 +26,7 @@ from optuna.trial import Trial, TrialState
 from optuna_dashboard import save_note
 from sqlalchemy.exc import SQLAlchemyError
 
-from optimizer.errors import OptimizerError, TrialFailed
+from optimizer.errors import OptimizerError, StorageError, TrialFailed
 from optimizer.evaluation import Evaluation
 from optimizer.gains import Evidence, gains
 from optimizer.notes import trial_note
@@ -156,8 +156,8 @@ class Worker:
         start = time.perf_counter()
         try:
             evaluation = self._machine.evaluator.evaluate(task.recipe, self._reporter.images_rendered)
-        except TrialFailed as failure:
-            results.fail_trial(self._database, self._study, number, str(failure))
+        except (TrialFailed, torch.OutOfMemoryError) as failure:
+            results.fail_trial(self._database, self._study, number, str(failure).split("\n", maxsplit=1)[0])
         else:
             self._record(task, evaluation, start)
         self._reporter.trial_finished(self._settle(task.trial))
@@ -262,6 +262,11 @@ class Worker:
         by_item, by_set = results.load_scores(self._database, row)
         sheet = ScoreSheet(by_item={name: np.array(values) for name, values in by_item.items()}, by_set=by_set)
         stored = self._artifacts.load_features(self._study.id, row.number)
+        if missing := by_set.keys() - stored.keys():
+            raise StorageError(
+                f"features of {', '.join(sorted(missing))} for trial {row.number} are not in {self._artifacts.folder}: "
+                "name the study's artifact folder with --artifacts"
+            )
         features = {name: torch.from_numpy(rows) for name, rows in stored.items()}
         return self._machine.evaluator.evidence(sheet, features)
 

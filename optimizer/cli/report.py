@@ -138,7 +138,7 @@ def save_comparison(database: Database, study: StoredStudy, artifacts: Artifacts
     columns = []
     for row in [*parents, *(row for row in best if row not in parents)]:
         renders = results.load_renders(database, row)
-        if any(render.file is None for render in renders):
+        if any(render.file is None or not (artifacts.folder / render.file).exists() for render in renders):
             return None
         pictures = [artifacts.open_render(render.file) for render in renders if render.file is not None]
         images = [torch.from_numpy(np.array(picture)).permute(2, 0, 1) for picture in pictures]

@@ -72,7 +72,7 @@ def resume(
     from studies.spec import load_spec
 
     database = open_database(storage_url(storage), create=False)
-    if study.endswith((".yaml", ".yml")):
+    if Path(study).is_file():
         spec = load_spec(Path(study))
         stored = load_study(database, spec.study)
         check_changed(stored.suite_digest, spec)

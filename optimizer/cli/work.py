@@ -107,6 +107,7 @@ def _loaded(plan: Plan, parents: tuple[ParentFile, ...], cache: Path) -> Machine
 def print_held_out(database: Database, stored: StoredStudy, machine: Machine) -> None:
     """The best trial's gains on the suite with seeds that the search never saw."""
     from optimizer.cli.progress import gain_text
+    from optimizer.errors import TrialFailed
     from optimizer.heldout import held_out_gains
     from optimizer.standing import best_trials, parent_trials
     from studies.results import load_trials
@@ -116,8 +117,12 @@ def print_held_out(database: Database, stored: StoredStudy, machine: Machine) ->
     best = best_trials(rows, machine.objective)
     if not best or not parents:
         return
-    with console.status("rendering parents and best with other seeds"):
-        found = held_out_gains(machine, best[0].recipe, parents)
+    try:
+        with console.status("rendering parents and best with other seeds"):
+            found = held_out_gains(machine, best[0].recipe, parents)
+    except TrialFailed as failure:
+        console.print(f"with other seeds the comparison failed: {escaped(str(failure))}", soft_wrap=True)
+        return
     told = ", ".join(f"{name} {gain_text(gain)}" for name, gain in found.items())
     console.print(f"gain with other seeds: {escaped(told)}")
 

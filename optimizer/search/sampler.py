@@ -29,7 +29,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from optimizer.search.probes import Probe
 from search_spaces.space import SearchSpace
-from studies.errors import SpecError
+from studies.errors import SpecError, StudyMissingError
 from studies.spec import SamplerName, SamplerSettings
 
 SAMPLERS: Mapping[SamplerName, Callable[..., BaseSampler]] = {
@@ -143,5 +143,14 @@ class ProbesFirst(BaseSampler):
 
 
 def load_optuna_study(storage: Any, name: str, sampler: BaseSampler) -> Study:
-    """Optuna's study with our sampler: loading it without one silently takes Optuna's default."""
-    return optuna.load_study(study_name=name, storage=storage, sampler=sampler)
+    """Optuna's study with our sampler: loading it without one silently takes Optuna's default.
+
+    Raises:
+        StudyMissingError: its trials are gone, deleted in the dashboard.
+    """
+    try:
+        return optuna.load_study(study_name=name, storage=storage, sampler=sampler)
+    except KeyError as error:
+        raise StudyMissingError(
+            f"the trials of study {name!r} were deleted in the dashboard: start a study of another name"
+        ) from error
