@@ -22,7 +22,7 @@ from optimizer.rendering.render import Renderer
 from optimizer.search.probes import Probe, make_probes
 from optimizer.search.sampler import make_sampler
 from scorers.protocol import BuildContext, Scorer, ScorerInfo
-from scorers.registry import build, get_kind, parse_settings
+from scorers.registry import build, parse_settings
 from search_spaces.blocks import place_of, places
 from search_spaces.space import SearchSpace
 from studies.errors import StudyChangedError
@@ -63,7 +63,7 @@ def make_plan(spec: StudySpec) -> Plan:
         refuse_other_predictions(checkpoint)
     slots = METHODS[spec.method].slots(letters(len(checkpoints)))
     space = SearchSpace.build(spec.space, architecture, slots)
-    infos = {name: get_kind(entry.kind).info for name, entry in spec.scorers.items()}
+    infos = {name: entry.info for name, entry in spec.scorers.items()}
     items = len(spec.suite.items())
     for info in infos.values():
         info.check_count(items)
@@ -119,9 +119,13 @@ def _prompt_notes(suite: SuiteSettings) -> list[str]:
 
 
 def hash_parents(
-    plan: Plan, known: Sequence[ParentFile] = (), progress: Callable[[int], None] | None = None
+    plan: Plan,
+    known: Sequence[ParentFile] = (),
+    progress: Callable[[int], None] | None = None,
+    *,
+    trust_times: bool = True,
 ) -> tuple[ParentFile, ...]:
-    """Each parent with its sha256; a file of the known size and time is not read again.
+    """Each parent with its sha256; a file of the known size and time is not read again, unless times are not trusted.
 
     Raises:
         StudyChangedError: a known parent has another content now.
@@ -131,7 +135,7 @@ def hash_parents(
     for letter, checkpoint in zip(letters(len(plan.checkpoints)), plan.checkpoints, strict=True):
         stat = checkpoint.path.stat()
         old = before.get(letter)
-        unchanged = old is not None and (old.bytes, old.mtime_ns) == (stat.st_size, stat.st_mtime_ns)
+        unchanged = trust_times and old is not None and (old.bytes, old.mtime_ns) == (stat.st_size, stat.st_mtime_ns)
         digest = old.sha256 if old and unchanged else sha256_of(checkpoint.path, progress)
         if old is not None and digest != old.sha256:
             raise StudyChangedError(
@@ -294,10 +298,14 @@ def build_machine(plan: Plan, parents: Sequence[ParentFile], cache_dir: Path) ->
     )
 
 
-def check_changed(stored_suite: str, spec: StudySpec) -> None:
-    """Raises StudyChangedError when the suite is not the one the study began with."""
-    if spec.suite.digest != stored_suite:
+SETTLED = ("parents", "method", "suite", "scorers", "objectives", "probes", "sampler", "export")
+
+
+def check_changed(stored: StudySpec, spec: StudySpec) -> None:
+    """Raises StudyChangedError when a spec file is not the one the study began with."""
+    changed = [name for name in SETTLED if getattr(stored, name) != getattr(spec, name)]
+    if changed:
         raise StudyChangedError(
-            "the suite is not the one the study began with: scores of different suites cannot be compared; "
-            "undo the change, or start a new study"
+            f"`{'`, `'.join(changed)}` of the spec changed since the study began: its scores could not be compared; "
+            "undo the change, start a new study, or resume this one by its name"
         )

@@ -22,6 +22,7 @@ from studies import tables
 from studies.database import Database, now
 from studies.errors import SpecError, StudyExistsError, StudyMissingError
 from studies.explain import explain
+from studies.fingerprints import scorer_fingerprints
 from studies.recipe import Recipe
 from studies.spec import BudgetSettings, StudySpec
 
@@ -49,6 +50,7 @@ class StoredStudy:
     suite_digest: str
     parents: tuple[ParentFile, ...]
     software: Mapping[str, str]
+    fingerprints: Mapping[str, str]  # scorer -> digest of the files it reads
     created_at: float
     stop_requested: bool
 
@@ -158,6 +160,7 @@ def _insert_study(database: Database, spec: StudySpec, parents: Sequence[ParentF
                 spec=spec.to_json(),
                 suite_digest=spec.suite.digest,
                 software=software_versions(),
+                fingerprints=scorer_fingerprints(spec),
                 created_at=now(),
                 stop_requested=False,
             )
@@ -243,6 +246,7 @@ def _study(connection: Connection, row: Row[Any]) -> StoredStudy:
             for parent in parents
         ),
         software=row.software,
+        fingerprints=row.fingerprints,
         created_at=row.created_at,
         stop_requested=row.stop_requested,
     )

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Hashable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -28,7 +29,8 @@ from pydantic import (
 
 from scorers.config import SpecPath
 from scorers.errors import ScorerError
-from scorers.registry import parse_settings
+from scorers.protocol import ScorerInfo
+from scorers.registry import get_kind, parse_settings
 from search_spaces.settings import SpaceSettings
 from studies.errors import SpecError
 from studies.explain import explain
@@ -142,6 +144,13 @@ class ScorerEntry(_Settings):
             raise ValueError(str(error)) from error
         return {"kind": value["kind"], "options": settings.model_dump(mode="json", exclude_unset=True)}
 
+    @property
+    def info(self) -> ScorerInfo:
+        """What the scorer measures; a distance on a network of one's own carries the network's name."""
+        info = get_kind(self.kind).info
+        network = self.options.get("network")
+        return replace(info, label=f"{info.label}({network})") if network else info
+
     @model_serializer
     def _flat(self) -> dict[str, Any]:
         return {"kind": self.kind, **self.options}
@@ -188,7 +197,7 @@ class ExportSettings(_Settings):
 class StudySpec(_Settings):
     """A study as its user asked for it."""
 
-    study: str = Field(min_length=1, max_length=60, pattern=r"^[\w][\w .+-]*$")
+    study: str = Field(min_length=1, max_length=60)
     parents: tuple[SpecPath, ...]
     method: str = "weighted_sum"
     space: SpaceSettings = SpaceSettings()
@@ -201,6 +210,14 @@ class StudySpec(_Settings):
     budget: BudgetSettings = BudgetSettings()
     render: RenderSettings = RenderSettings()
     export: ExportSettings = ExportSettings()
+
+    @field_validator("study")
+    @classmethod
+    def _usable_name(cls, value: str) -> str:
+        if not re.fullmatch(r"\w[\w .+-]*", value):
+            msg = "use letters, digits, spaces and . + - _ only, beginning with a letter or digit"
+            raise ValueError(msg)
+        return value
 
     @field_validator("scorers", mode="before")
     @classmethod

@@ -34,6 +34,7 @@ studies = Table(
     Column("spec", Text, nullable=False),  # StudySpec as JSON, absolute paths
     Column("suite_digest", String(64), nullable=False),
     Column("software", JSON, nullable=False),  # package -> version, at creation
+    Column("fingerprints", JSON, nullable=False),  # scorer -> digest of the files it reads
     Column("created_at", Float, nullable=False),  # seconds since the epoch
     Column("stop_requested", Boolean, nullable=False),
 )

@@ -49,7 +49,7 @@ def export(
     target = (output or Path(f"{stored.name}-trial-{row.number}.safetensors")).expanduser()
     if target.exists() and not force:
         fail(f"{target} exists: give another name with -o, or --force to replace it")
-    plan = verified_plan(stored)
+    plan = verified_plan(stored, trust_times=False)
     total = total_bytes(export_layout(plan.checkpoints[0], row.recipe).values())
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:.0f} %"))
     with Progress(*columns, console=console, transient=True) as progress:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Sequence
 from types import TracebackType
 from typing import Self
 
@@ -45,7 +46,7 @@ class ProgressReporter:
         self._database, self._study = database, study
         self._names = (SINGLE,) if objective.terms else objective.names
         self._total = study.spec.budget.trials
-        self._begun, self._done_here = time.monotonic(), 0
+        self._begun = time.monotonic()
         self._progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(bar_width=20),
@@ -77,20 +78,19 @@ class ProgressReporter:
         self._progress.update(self._images, completed=done)
 
     def trial_finished(self, trial: StoredTrial) -> None:
-        self._finished += 1
-        self._done_here += 1
-        left = (time.monotonic() - self._begun) / self._done_here * max(0, self._total - self._finished)
-        more = " | ".join(part for part in (self._best_gain(), _stages(trial), f"{_clock(left)} left") if part)
-        self._progress.update(self._task, completed=self._finished, more=more)
+        rows = [row for row in load_trials(self._database, self._study) if row.state != "running"]
+        done_since = max(1, len(rows) - self._finished)  # by all workers of the study
+        left = (time.monotonic() - self._begun) / done_since * max(0, self._total - len(rows))
+        more = " | ".join(part for part in (self._best_gain(rows), _stages(trial), f"{_clock(left)} left") if part)
+        self._progress.update(self._task, completed=len(rows), more=more)
         if not interactive():
-            line = f"trial {self._finished}/{self._total} | {_outcome(trial, self._names)} | {more}"
+            line = f"trial {trial.number}, {len(rows)}/{self._total} | {_outcome(trial, self._names)} | {more}"
             console.print(line, soft_wrap=True, markup=False)
         elif trial.state == "failed":
             console.print(f"[red]trial {trial.number} failed:[/] {escaped(trial.reason or '')}")
 
-    def _best_gain(self) -> str:
+    def _best_gain(self, rows: Sequence[StoredTrial]) -> str:
         """The best gain so far in each objective, over all workers."""
-        rows = load_trials(self._database, self._study)
         parts = []
         for name in self._names:
             found = [row.gains[name] for row in rows if name in row.gains and not row.origin.startswith("parent ")]

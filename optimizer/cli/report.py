@@ -16,7 +16,6 @@ from optimizer.objective import SINGLE, Objective
 from optimizer.rendering.sheet import comparison_sheet
 from optimizer.standing import best_trials, parent_trials
 from scorers.protocol import ScorerInfo
-from scorers.registry import get_kind
 from studies import results
 from studies.artifacts import Artifacts
 from studies.database import Database
@@ -123,7 +122,7 @@ def _trials_table(study: StoredStudy, rows: Sequence[StoredTrial], objective: Ob
 
 
 def _infos(study: StoredStudy) -> dict[str, ScorerInfo]:
-    return {name: get_kind(entry.kind).info for name, entry in study.spec.scorers.items()}
+    return {name: entry.info for name, entry in study.spec.scorers.items()}
 
 
 def study_objective(study: StoredStudy) -> Objective:

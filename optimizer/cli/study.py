@@ -75,7 +75,7 @@ def resume(
     if Path(study).is_file():
         spec = load_spec(Path(study))
         stored = load_study(database, spec.study)
-        check_changed(stored.suite_digest, spec)
+        check_changed(stored.spec, spec)
     else:
         stored = load_study(database, study)
     machine = resumed(stored, cache_folder(cache))  # before anything is changed: it may be refused

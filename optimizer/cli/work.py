@@ -73,19 +73,22 @@ def begun(spec: Path, url: str, cache: Path) -> tuple[Database, StoredStudy, Mac
 
 def resumed(stored: StoredStudy, cache: Path) -> Machine:
     """The machine of a stored study; refuses parents that have changed."""
+    from studies.fingerprints import refuse_changed_scorers
+
+    refuse_changed_scorers(stored.fingerprints, stored.spec)
     return _loaded(verified_plan(stored), stored.parents, cache)
 
 
-def verified_plan(stored: StoredStudy) -> Plan:
+def verified_plan(stored: StoredStudy, *, trust_times: bool = True) -> Plan:
     """A stored study's plan, its parents being the files it began with."""
     from optimizer.setup import make_plan
 
     plan = make_plan(stored.spec)
-    _hashed(plan, stored.parents)
+    _hashed(plan, stored.parents, trust_times=trust_times)
     return plan
 
 
-def _hashed(plan: Plan, known: tuple[ParentFile, ...]) -> tuple[ParentFile, ...]:
+def _hashed(plan: Plan, known: tuple[ParentFile, ...], *, trust_times: bool = True) -> tuple[ParentFile, ...]:
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
     from optimizer.setup import hash_parents
@@ -94,7 +97,7 @@ def _hashed(plan: Plan, known: tuple[ParentFile, ...]) -> tuple[ParentFile, ...]
     columns = (TextColumn("hashing parents"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True) as progress:
         task = progress.add_task("", total=total)
-        return hash_parents(plan, known, lambda size: progress.advance(task, size))
+        return hash_parents(plan, known, lambda size: progress.advance(task, size), trust_times=trust_times)
 
 
 def _loaded(plan: Plan, parents: tuple[ParentFile, ...], cache: Path) -> Machine:
@@ -133,7 +136,7 @@ def work_on(database: Database, stored: StoredStudy, machine: Machine, artifacts
     from optimizer.cli.report import print_study, save_comparison
     from optimizer.worker import Worker, quiet_optuna
     from studies.artifacts import Artifacts
-    from studies.results import load_study
+    from studies.results import load_study, load_trials
 
     quiet_optuna()
     folder = Artifacts.beside(database.url, artifacts)
@@ -148,7 +151,7 @@ def work_on(database: Database, stored: StoredStudy, machine: Machine, artifacts
     again = f'mergetune study resume "{stored.name}"{_storage_option(database)}'
     if stopped:
         console.print(escaped(f"Stopped. Go on with: {again}"), soft_wrap=True)
-    elif finished == 0:
+    elif finished == 0 and len(load_trials(database, stored)) >= stored.spec.budget.trials:
         spent = f"The budget of {stored.spec.budget.trials} trials is spent; add to it with: {again} --trials N"
         console.print(escaped(spent), soft_wrap=True)
     return not stopped

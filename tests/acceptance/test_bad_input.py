@@ -446,7 +446,7 @@ def test_a_study_whose_suite_has_changed_is_not_resumed(
     database: Database, folder: Path, refused: Callable[..., str]
 ) -> None:
     spec = write_spec(folder, suite=SPEC["suite"] | {"steps": 2})
-    assert "suite is not the one the study began with" in refused("study", "resume", spec, "--trials", "7")
+    assert "`suite` of the spec changed since the study began" in refused("study", "resume", spec, "--trials", "7")
     assert stored_budget(database)[0] == 100
 
 

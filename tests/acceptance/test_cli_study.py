@@ -49,16 +49,16 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     seen = ""
     for line in process.stdout:
         seen += line
-        if line.startswith("trial 3/13"):
+        if line.startswith("trial 2, 3/13"):
             process.send_signal(signal.SIGINT)
     process.stdout.close()
     assert process.wait(timeout=120) == 0, seen
     assert 'Go on with: mergetune study resume "short"' in seen
-    line = r"trial 3/13 \| uniform 0.25: objective .*gain .*merge .* s, render .* s, score .* s"
+    line = r"trial 2, 3/13 \| uniform 0.25: objective .*gain .*merge .* s, render .* s, score .* s"
     assert re.search(line, seen), seen
     resumed = run(folder, "study", "resume", "short")
-    assert "trial 13/13" in resumed
-    assert "trial 3/13" not in resumed
+    assert "trial 12, 13/13" in resumed
+    assert "trial 2, 3/13" not in resumed
     return folder
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -21,13 +22,15 @@ from real_databases import new_postgresql_url
 from safetensors.torch import load_file, save_file
 
 from optimizer.delivery import Watch, deliver, render_file
-from optimizer.errors import ExportError, OptimizerError
-from optimizer.evaluation import pixels_digest
+from optimizer.errors import CheckpointError, ExportError, OptimizerError, TrialFailed
+from optimizer.evaluation import Evaluator, pixels_digest
 from optimizer.merging.checkpoint import Checkpoint
 from optimizer.setup import check_changed, hash_parents, make_plan
 from optimizer.standing import best_trials, parent_trials
+from scorers.protocol import SuiteImages
 from studies import results
 from studies.errors import StudyChangedError
+from studies.fingerprints import refuse_changed_scorers, scorer_fingerprints
 from studies.recipe import Recipe
 from studies.spec import parse_spec
 
@@ -203,9 +206,9 @@ def test_a_changed_parent_is_refused(tmp_path: Path) -> None:
 def test_a_changed_suite_is_refused() -> None:
     spec = parse_spec(yaml.safe_dump(short_spec()), base_dir=DEMO)
     other = parse_spec(yaml.safe_dump(short_spec(suite=short_spec()["suite"] | {"steps": 3})), base_dir=DEMO)
-    check_changed(spec.suite.digest, spec)
+    check_changed(spec, spec)
     with pytest.raises(StudyChangedError, match="suite"):
-        check_changed(spec.suite.digest, other)
+        check_changed(spec, other)
 
 
 def test_broken_images_fail_the_trial_and_are_no_score(tmp_path: Path) -> None:
@@ -333,3 +336,62 @@ def test_a_failed_trial_is_not_exported(finished: ShortStudy, tmp_path: Path) ->
 def test_spec_file_of_the_short_study_is_itself_valid(tmp_path: Path) -> None:
     path = write_spec(tmp_path / "short.yaml")
     assert parse_spec(path.read_text(), base_dir=tmp_path).study == "short"
+
+
+def test_an_export_never_overwrites_a_parent_even_when_told_to(finished: ShortStudy, tmp_path: Path) -> None:
+    parent = tmp_path / "animals.safetensors"
+    parent.write_bytes((DEMO / "animals.safetensors").read_bytes())
+    changes = {"parents": [str(parent), str(DEMO / "foods.safetensors")], "budget": {"trials": 2}}
+    short = begin(tmp_path, changes)
+    short.run()
+    row = results.load_trials(short.database, short.study)[0]
+    with pytest.raises(ExportError, match="is parent A of this study"):
+        deliver(
+            short.database, short.study, row, short.machine.plan, short.artifacts, parent, overwrite=True, watch=SILENT
+        )
+    assert parent.read_bytes() == (DEMO / "animals.safetensors").read_bytes()
+
+
+def test_changed_reference_images_are_refused(tmp_path: Path) -> None:
+    reference = tmp_path / "reference"
+    shutil.copytree(DEMO / "reference", reference)
+    likeness = short_spec()["scorers"]["likeness"] | {"reference": str(reference)}
+    spec = parse_spec(
+        yaml.safe_dump(short_spec(scorers=short_spec()["scorers"] | {"likeness": likeness})), base_dir=tmp_path
+    )
+    known = scorer_fingerprints(spec)
+    refuse_changed_scorers(known, spec)
+    (reference / "lion.png").unlink()
+    with pytest.raises(StudyChangedError, match="likeness"):
+        refuse_changed_scorers(known, spec)
+
+
+def test_a_scorer_that_raises_fails_the_trial_with_its_reason(tmp_path: Path) -> None:
+    short = begin(tmp_path, {"budget": {"trials": 1}})
+
+    class Broken:
+        """A third party's scorer with a fault."""
+
+        info = short.machine.infos["clip_score"]
+
+        def score(self, images: SuiteImages) -> torch.Tensor:  # noqa: ARG002
+            raise ZeroDivisionError("no images today")
+
+    evaluator = Evaluator(
+        short.machine.evaluator.resident,
+        short.machine.evaluator.renderer,
+        {"broken": Broken()},
+        degenerate_limit=8,
+    )
+    with pytest.raises(TrialFailed, match="scorer broken failed: ZeroDivisionError: no images today"):
+        evaluator.evaluate(short.machine.probes[0].recipe)
+
+
+@pytest.mark.parametrize("marker", ["v_pred", "ztsnr", "edm_vpred.sigma_max"])
+def test_a_model_that_does_not_predict_noise_is_refused(marker: str, tmp_path: Path) -> None:
+    tensors = load_file(DEMO / "foods.safetensors")
+    tensors[marker] = torch.zeros(0)
+    save_file(tensors, tmp_path / "marked.safetensors")
+    parents = [str(DEMO / "animals.safetensors"), str(tmp_path / "marked.safetensors")]
+    with pytest.raises(CheckpointError, match=f"marked {marker}"):
+        make_plan(parse_spec(yaml.safe_dump(short_spec(parents=parents)), base_dir=tmp_path))

@@ -15,6 +15,7 @@ def upgrade() -> None:
         sa.Column("spec", sa.Text(), nullable=False),
         sa.Column("suite_digest", sa.String(length=64), nullable=False),
         sa.Column("software", sa.JSON(), nullable=False),
+        sa.Column("fingerprints", sa.JSON(), nullable=False),
         sa.Column("created_at", sa.Float(), nullable=False),
         sa.Column("stop_requested", sa.Boolean(), nullable=False),
         sa.PrimaryKeyConstraint("id"),
