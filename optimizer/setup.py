@@ -16,14 +16,15 @@ from optimizer.evaluation import Evaluator
 from optimizer.merging.checkpoint import Checkpoint, KeyDifferences, compare_parents, letters, sha256_of
 from optimizer.merging.resident import ResidentModel
 from optimizer.objective import Objective
+from optimizer.rendering.configs import clip_l_config, open_clip_config, unet_config, vae_config
 from optimizer.rendering.models import build_models, live_dtypes
 from optimizer.rendering.prompts import CONTEXT, token_count
-from optimizer.rendering.render import Renderer
+from optimizer.rendering.render import Renderer, check_suite
 from optimizer.search.probes import Probe, make_probes
 from optimizer.search.sampler import make_sampler
 from scorers.protocol import BuildContext, Scorer, ScorerInfo
 from scorers.registry import build, parse_settings
-from search_spaces.blocks import place_of, places
+from search_spaces.blocks import Architecture, place_of, places
 from search_spaces.space import SearchSpace
 from studies.errors import StudyChangedError
 from studies.recipe import METHODS, DtypeName, Parent
@@ -61,6 +62,7 @@ def make_plan(spec: StudySpec) -> Plan:
     differences = compare_parents(checkpoints)
     for checkpoint in checkpoints:
         refuse_other_predictions(checkpoint)
+    check_models(checkpoints[0], spec.suite)
     slots = METHODS[spec.method].slots(letters(len(checkpoints)))
     space = SearchSpace.build(spec.space, architecture, slots)
     infos = {name: entry.info for name, entry in spec.scorers.items()}
@@ -78,6 +80,25 @@ def make_plan(spec: StudySpec) -> Plan:
         space=space,
         infos=infos,
         notes=tuple(notes),
+    )
+
+
+def check_models(checkpoint: Checkpoint, suite: SuiteSettings) -> None:
+    """Read the models' configurations off the header and check that they can render the suite.
+
+    Raises:
+        CheckpointError: a component is missing.
+        RenderError: steps, clip skip or the kind of U-Net do not fit.
+    """
+    shapes = {key: info.shape for key, info in checkpoint.tensors.items()}
+    texts = [clip_l_config(shapes, checkpoint.architecture)]
+    if checkpoint.architecture == Architecture.SDXL:
+        texts.append(open_clip_config(shapes))
+    check_suite(
+        suite,
+        unet_channels=unet_config(shapes, checkpoint.architecture)["in_channels"],
+        latent_channels=vae_config(shapes, checkpoint.architecture)["latent_channels"],
+        text_layers=min(text["num_hidden_layers"] for text in texts),
     )
 
 

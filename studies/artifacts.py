@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -92,7 +91,3 @@ class Artifacts:
 
     def _features(self, study_id: int, number: int) -> Path:
         return self.folder / "features" / str(study_id) / f"{number}.npz"
-
-    def delete_study(self, study_id: int) -> None:
-        for kind in ("renders", "features"):
-            shutil.rmtree(self.folder / kind / str(study_id), ignore_errors=True)

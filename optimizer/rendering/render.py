@@ -101,17 +101,13 @@ def make_pipeline(models: LiveModels, suite: SuiteSettings) -> Any:
     Raises:
         RenderError: this U-Net is no text-to-image model, or the suite's steps or clip skip do not fit.
     """
-    if models.unet.config.in_channels != models.vae.config.latent_channels:
-        raise RenderError(
-            f"the U-Net takes {models.unet.config.in_channels} input channels, text-to-image needs "
-            f"{models.vae.config.latent_channels}: inpainting and instruction models cannot render a suite"
-        )
-    _check_clip_skip(models, suite.clip_skip)
-    scheduler = make_scheduler(suite.scheduler)
-    try:
-        scheduler.set_timesteps(suite.steps)
-    except ValueError as error:  # LCM was distilled for at most 50
-        raise RenderError(f"scheduler {suite.scheduler} cannot take {suite.steps} steps: {error}") from error
+    encoders = [models.text_encoder] if models.text_encoder_2 is None else [models.text_encoder, models.text_encoder_2]
+    scheduler = check_suite(
+        suite,
+        unet_channels=models.unet.config.in_channels,
+        latent_channels=models.vae.config.latent_channels,
+        text_layers=min(encoder.config.num_hidden_layers for encoder in encoders),
+    )
     if models.architecture == Architecture.SD15:
         pipeline: Any = StableDiffusionPipeline(
             vae=models.vae,
@@ -138,11 +134,27 @@ def make_pipeline(models: LiveModels, suite: SuiteSettings) -> Any:
     return pipeline
 
 
-def _check_clip_skip(models: LiveModels, clip_skip: int) -> None:
-    encoders = [models.text_encoder] if models.text_encoder_2 is None else [models.text_encoder, models.text_encoder_2]
-    layers = min(encoder.config.num_hidden_layers for encoder in encoders)
-    if clip_skip > layers:
-        raise RenderError(f"clip_skip {clip_skip} leaves no layer: the text encoder has {layers}; use 1 to {layers}")
+def check_suite(suite: SuiteSettings, *, unet_channels: int, latent_channels: int, text_layers: int) -> Any:
+    """The suite's scheduler, if a model of these sizes can render the suite at all.
+
+    Raises:
+        RenderError: the U-Net is no text-to-image model, or steps or clip skip do not fit.
+    """
+    if unet_channels != latent_channels:
+        raise RenderError(
+            f"the U-Net takes {unet_channels} input channels, text-to-image needs {latent_channels}: "
+            "inpainting and instruction models cannot render a suite"
+        )
+    if suite.clip_skip > text_layers:
+        raise RenderError(
+            f"clip_skip {suite.clip_skip} leaves no layer: the text encoder has {text_layers}; use 1 to {text_layers}"
+        )
+    scheduler = make_scheduler(suite.scheduler)
+    try:
+        scheduler.set_timesteps(suite.steps)
+    except ValueError as error:  # LCM was distilled for at most 50
+        raise RenderError(f"scheduler {suite.scheduler} cannot take {suite.steps} steps: {error}") from error
+    return scheduler
 
 
 def _stack(name: str, embeddings: Sequence[Embedding]) -> dict[str, Tensor]:

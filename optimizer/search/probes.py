@@ -11,7 +11,7 @@ import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from search_spaces.blocks import Architecture, blocks, places
+from search_spaces.blocks import VAE, Architecture, blocks, places
 from search_spaces.errors import OutsideSpaceError
 from search_spaces.space import SearchSpace
 from studies.recipe import Parent, Recipe, canonical_ratios
@@ -45,8 +45,15 @@ def make_probes(
         recipe = recipe_for(spec, space, parents, params)
         if recipe.digest not in seen:
             seen.add(recipe.digest)
-            probes.append(Probe(origin=origin, recipe=recipe, params=params))
+            probes.append(Probe(origin=_honest(origin, ratios, recipe), recipe=recipe, params=params))
     return tuple(probes)
+
+
+def _honest(origin: str, wanted: Ratios, recipe: Recipe) -> str:
+    """Bounds and frozen places may keep a uniform probe from being uniform; then it is not called so plainly."""
+    made = recipe.by_place
+    off = [place for place in made if place != VAE and made[place] != wanted[place]]
+    return f"{origin} within the space" if off and origin.startswith("uniform ") else origin
 
 
 def _rounded(params: Mapping[str, float], space: SearchSpace) -> dict[str, float]:

@@ -22,7 +22,7 @@ from real_databases import new_postgresql_url
 from safetensors.torch import load_file, save_file
 
 from optimizer.delivery import Watch, deliver, render_file
-from optimizer.errors import CheckpointError, ExportError, OptimizerError, TrialFailed
+from optimizer.errors import CheckpointError, ExportError, OptimizerError, RenderError, TrialFailed
 from optimizer.evaluation import Evaluator, pixels_digest
 from optimizer.merging.checkpoint import Checkpoint
 from optimizer.setup import check_changed, hash_parents, make_plan
@@ -394,4 +394,22 @@ def test_a_model_that_does_not_predict_noise_is_refused(marker: str, tmp_path: P
     save_file(tensors, tmp_path / "marked.safetensors")
     parents = [str(DEMO / "animals.safetensors"), str(tmp_path / "marked.safetensors")]
     with pytest.raises(CheckpointError, match=f"marked {marker}"):
+        make_plan(parse_spec(yaml.safe_dump(short_spec(parents=parents)), base_dir=tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("suite", "message"),
+    [({"clip_skip": 9}, "clip_skip 9 leaves no layer"), ({"scheduler": "lcm", "steps": 60}, "cannot take 60 steps")],
+)
+def test_what_cannot_be_rendered_is_refused_before_anything_is_loaded(suite: dict[str, object], message: str) -> None:
+    with pytest.raises(RenderError, match=message):
+        make_plan(parse_spec(yaml.safe_dump(short_spec(suite=short_spec()["suite"] | suite)), base_dir=DEMO))
+
+
+def test_a_checkpoint_without_a_vae_is_refused_before_anything_is_loaded(tmp_path: Path) -> None:
+    tensors = load_file(DEMO / "animals.safetensors")
+    bare = {key: tensor for key, tensor in tensors.items() if not key.startswith("first_stage_model.")}
+    save_file(bare, tmp_path / "bare.safetensors")
+    parents = [str(tmp_path / "bare.safetensors"), str(DEMO / "foods.safetensors")]
+    with pytest.raises(CheckpointError, match="is missing: a full checkpoint"):
         make_plan(parse_spec(yaml.safe_dump(short_spec(parents=parents)), base_dir=tmp_path))

@@ -209,6 +209,15 @@ class TestProfiles:
                 assert max(abs(one - two) for one, two in pairwise(values)) < 0.15
 
     def test_uniform_ratios_beyond_the_bounds_are_tried_at_the_bound(self) -> None:
-        probe = by_name(probes_of(spec_of(uniform=[0.75], profiles=0), bounds={"*": (0.0, 0.6)}))["uniform 0.75"]
+        probe = by_name(probes_of(spec_of(uniform=[0.75], profiles=0), bounds={"*": (0.0, 0.6)}))[
+            "uniform 0.75 within the space"
+        ]
         assert probe.params is not None
         assert set(probe.params.values()) == {0.6}
+
+
+def test_a_uniform_probe_that_bounds_make_uneven_is_not_called_uniform_plainly() -> None:
+    probes = by_name(probes_of(spec_of(), granularity="sections", bounds={"OUT": (0, 0.3)}))
+    assert "uniform 0.25" in probes
+    assert "uniform 0.75 within the space" in probes
+    assert "uniform 0.75" not in probes

@@ -138,14 +138,3 @@ def test_a_contact_sheet_is_an_artifact_of_its_trial(artifacts: Artifacts) -> No
     with artifacts.store.open_reader(artifact) as reader:
         assert reader.read() == artifacts.sheet_path(artifact).read_bytes()
     assert sorted(path.name for path in artifacts.folder.iterdir() if path.name.startswith("tmp")) == []
-
-
-def test_deleting_a_study_takes_its_files_and_no_others(artifacts: Artifacts) -> None:
-    for study in (81, 82):
-        artifacts.save_render(study, 0, 0, Image.new("RGB", (4, 4)))
-        artifacts.save_features(study, 0, {"fid": np.zeros((1, 1))})
-    artifacts.delete_study(81)
-    assert artifacts.load_features(81, 0) == {}
-    assert not (artifacts.folder / "renders" / "81").exists()
-    assert artifacts.load_features(82, 0)
-    assert artifacts.open_render("renders/82/0/0000.png").size == (4, 4)
