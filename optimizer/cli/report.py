@@ -85,7 +85,7 @@ def _scores_table(database: Database, study: StoredStudy, rows: Sequence[StoredT
     infos = _infos(study)
     best = {row.number for row in best_trials(results.load_trials(database, study), objective)}
     table = Table(title=f"study {escaped(study.name)}", title_justify="left")
-    table.add_column("score")
+    table.add_column("score", overflow="fold")
     means = {}
     for row in rows:
         role = "[bold]best[/]: " if row.number in best else ""
