@@ -61,7 +61,6 @@ class _Task:
 
     trial: Trial
     origin: str
-    params: Mapping[str, float] | None  # None: a parent outside the search space
     recipe: Recipe
 
 
@@ -137,12 +136,12 @@ class Worker:
     def _prepare(self, trial: Trial) -> _Task:
         probe = self._probe(trial.number)
         if probe is not None and probe.params is None:
-            return _Task(trial=trial, origin=probe.origin, params=None, recipe=probe.recipe)
+            return _Task(trial=trial, origin=probe.origin, recipe=probe.recipe)
         space = self._machine.plan.space
         params = {row.name: trial.suggest_float(row.name, row.low, row.high) for row in space.parameters}
         recipe = probe.recipe if probe else recipe_for(self._machine.spec, space, self._recipe_parents, params)
         origin = probe.origin if probe else self._machine.spec.sampler.name
-        return _Task(trial=trial, origin=origin, params=params, recipe=recipe)
+        return _Task(trial=trial, origin=origin, recipe=recipe)
 
     def _probe(self, number: int) -> Probe | None:
         return self._machine.probes[number] if number < len(self._machine.probes) else None
@@ -276,8 +275,9 @@ class Worker:
             return
         rows = results.load_trials(self._database, self._study)
         kept = {row.number for row in (*parent_trials(rows).values(), *best_trials(rows, self._machine.objective))}
+        dropped = results.numbers_with_files(self._database, self._study) - kept
         for row in rows:
-            if row.state == "complete" and row.number not in kept:
+            if row.number in dropped:
                 for file in results.drop_files(self._database, row):
                     self._artifacts.delete(file)
 

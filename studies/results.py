@@ -398,6 +398,17 @@ def load_renders(database: Database, trial: StoredTrial) -> list[StoredRender]:
         ]
 
 
+def numbers_with_files(database: Database, study: StoredStudy) -> frozenset[int]:
+    """Trials that keep renders as PNG files."""
+    query = (
+        sa.select(tables.trials.c.number)
+        .join(tables.renders, tables.renders.c.trial_id == tables.trials.c.id)
+        .where(tables.trials.c.study_id == study.id, tables.renders.c.file.is_not(None))
+    )
+    with database.engine.connect() as connection:
+        return frozenset(connection.execute(query).scalars())
+
+
 def drop_files(database: Database, trial: StoredTrial) -> list[str]:
     """Forget the PNG files of a trial's renders; returns their paths below the artifact folder."""
     with database.write() as connection:
