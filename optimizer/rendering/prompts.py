@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from optimizer.rendering.models import LiveModels
+from scorers import clip
 from search_spaces.blocks import Architecture
 
 CONTEXT = 77  # tokens a CLIP text model reads, the start and end mark included
@@ -82,7 +83,7 @@ class PromptEncoder:
 
 def token_count(prompt: str) -> int:
     """Tokens of a prompt with its start and end mark; CLIP reads the first 77."""
-    return len(clip_tokenizer().encode(prompt)) + 2
+    return clip.token_count(prompt, clip_tokenizer())
 
 
 @cache
