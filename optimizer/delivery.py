@@ -19,25 +19,16 @@ from torch import Tensor
 
 from optimizer.errors import ExportError
 from optimizer.evaluation import pixels_digest
-from optimizer.merging.checkpoint import Checkpoint, legacy_hash, letters
+from optimizer.merging.checkpoint import Checkpoint, letters
 from optimizer.merging.export import Exported, atomic_file, write_merge
+from optimizer.merging.ingredients import Ingredients
+from optimizer.merging.metadata import merge_metadata
+from optimizer.merging.parents import Parents
 from optimizer.setup import Plan, build_renderer, choose_device, machine_description
-from search_spaces.blocks import Architecture
 from studies.artifacts import Artifacts
 from studies.database import Database
 from studies.recipe import Recipe
 from studies.results import StoredStudy, StoredTrial, load_renders, load_scores, software_versions
-
-MODELSPEC_ARCHITECTURE = {
-    Architecture.SD15: "stable-diffusion-v1",
-    Architecture.SDXL: "stable-diffusion-xl-v1-base",
-}
-MODELSPEC_IMPLEMENTATION = {
-    Architecture.SD15: "https://github.com/CompVis/stable-diffusion",
-    Architecture.SDXL: "https://github.com/Stability-AI/generative-models",
-}
-RESOLUTION = {Architecture.SD15: "512x512", Architecture.SDXL: "1024x1024"}
-INTERPOLATION = {"weighted_sum": "Weighted sum", "add_difference": "Add difference"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,9 +68,10 @@ def deliver(
         raise ExportError(f"trial {trial.number} is {trial.state}, so there is nothing to compare an export with")
     refuse_parents(plan, target)
     _repeat_conditions(trial)
-    metadata = export_metadata(database, study, trial, plan)
+    device = choose_device(study.spec.render.device)  # the arithmetic of one device, as in the trial
+    metadata = export_metadata(database, study, trial, plan, device)
     with atomic_file(target, overwrite=overwrite) as temporary:
-        written = write_merge(temporary, trial.recipe, plan.checkpoints, metadata, watch.written)
+        written = write_merge(temporary, trial.recipe, plan.ingredients, metadata, device, watch.written)
         with torch.inference_mode():
             images = render_file(temporary, study, watch.rendered)
         proof = _prove(database, study, trial, plan, artifacts, images)
@@ -93,7 +85,7 @@ def deliver(
 def refuse_parents(plan: Plan, target: Path) -> None:
     """Raises ExportError when the target is one of the merge's own parents: not even --force may destroy one."""
     for letter, checkpoint in zip(letters(len(plan.checkpoints)), plan.checkpoints, strict=True):
-        if target.exists() and target.samefile(checkpoint.path):
+        if target.exists() and any(target.samefile(file) for file in checkpoint.files):
             raise ExportError(f"{target} is parent {letter} of this study: give another name with -o")
 
 
@@ -105,18 +97,18 @@ def _repeat_conditions(trial: StoredTrial) -> None:
 
 def render_file(path: Path, study: StoredStudy, on_images: Callable[[int], None] | None = None) -> tuple[Tensor, ...]:
     """The study's suite rendered from one checkpoint file: uint8 [3, h, w] each."""
-    return _render([Checkpoint.open(path)], study, None, on_images)
+    return _render(Ingredients(Parents.of([Checkpoint.open(path)])), study, None, on_images)
 
 
 def _render(
-    checkpoints: Sequence[Checkpoint],
+    ingredients: Ingredients,
     study: StoredStudy,
     recipe: Recipe | None,
     on_images: Callable[[int], None] | None = None,
 ) -> tuple[Tensor, ...]:
     spec = study.spec
     device = choose_device(spec.render.device)
-    resident, renderer = build_renderer(checkpoints, spec.suite, spec.render, device, spec.export.dtype)
+    resident, renderer = build_renderer(ingredients, spec.suite, spec.render, device, spec.export.dtype)
     if recipe is not None:
         resident.merge(recipe)
     return renderer.render(on_images).images()
@@ -146,7 +138,7 @@ def _prove(
             f"the written file renders other images than were scored in {len(stored) - equal} of {len(stored)} items, "
             "so it was not kept; run `mergetune study check` on the spec and report this"
         )
-    again = _render(plan.checkpoints, study, trial.recipe)
+    again = _render(plan.ingredients, study, trial.recipe)
     if any(not torch.equal(one, other) for one, other in zip(images, again, strict=True)):
         raise ExportError("the written file renders other images than the merge in memory, so it was not kept")
     return (
@@ -174,66 +166,25 @@ def _distance(artifacts: Artifacts, stored: Sequence[Any], images: tuple[Tensor,
 # ----------------------------------------------------------------------------------------- metadata
 
 
-def export_metadata(database: Database, study: StoredStudy, trial: StoredTrial, plan: Plan) -> dict[str, str]:
-    """Header metadata: our own record, and what other programs read.
-
-    `sd_merge_recipe` and `sd_merge_models` as A1111 and Forge write them, `modelspec.*` after Stability AI's
-    model metadata standard, version 1.0.
-    """
-    recipe, architecture = trial.recipe, plan.checkpoints[0].architecture
+def export_metadata(
+    database: Database, study: StoredStudy, trial: StoredTrial, plan: Plan, device: torch.device
+) -> dict[str, str]:
+    """Header metadata: that of the merge, and where it comes from. The date is that of the trial."""
     by_item, by_set = load_scores(database, trial)
     scores = {name: float(np.mean(values)) for name, values in by_item.items()} | by_set
-    merge_recipe = _merge_recipe(recipe)
-    return {
-        "format": "pt",
-        "mergetune.recipe": recipe.to_json(),
+    metadata = merge_metadata(
+        trial.recipe,
+        plan.ingredients,
+        title=f"{study.name} trial {trial.number}",
+        prediction_type=plan.prediction.kind,
+        device=device,
+    )
+    return metadata | {
         "mergetune.study": json.dumps({"name": study.name, "trial": trial.number, "origin": trial.origin}),
         "mergetune.scores": json.dumps({"objectives": dict(trial.objectives), "scores": scores}),
         "mergetune.suite_sha256": study.suite_digest,
         "mergetune.software": json.dumps(software_versions()),
-        "sd_merge_recipe": json.dumps(merge_recipe),
-        "sd_merge_models": json.dumps(_merge_models(plan, recipe)),
-        "modelspec.sai_model_spec": "1.0.0",
-        "modelspec.architecture": MODELSPEC_ARCHITECTURE[architecture],
-        "modelspec.implementation": MODELSPEC_IMPLEMENTATION[architecture],
-        "modelspec.title": f"{study.name} trial {trial.number}",
-        "modelspec.date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "modelspec.prediction_type": "epsilon",
-        "modelspec.resolution": RESOLUTION[architecture],
-        "modelspec.merged_from": ", ".join(parent.name for parent in recipe.parents),
+        "modelspec.date": datetime.fromtimestamp(trial.finished_at or trial.started_at, UTC).isoformat(
+            timespec="seconds"
+        ),
     }
-
-
-def _merge_recipe(recipe: Recipe) -> dict[str, Any]:
-    hashes = [parent.sha256 for parent in recipe.parents] + [None] * (3 - len(recipe.parents))
-    return {
-        "type": "mergetune",
-        "primary_model_hash": hashes[0],
-        "secondary_model_hash": hashes[1],
-        "tertiary_model_hash": hashes[2],
-        "interp_method": INTERPOLATION[recipe.method],
-        "multiplier": None,  # there is no single one
-        "ratios": {place: list(ratios) for place, ratios in recipe.ratios},
-        "save_as_half": recipe.dtype == "fp16",
-    }
-
-
-def _merge_models(plan: Plan, recipe: Recipe) -> dict[str, Any]:
-    """sha256 -> what is known of every model behind this one; the parents' own records are carried forward."""
-    models: dict[str, Any] = {}
-    for parent, checkpoint in zip(recipe.parents, plan.checkpoints, strict=True):
-        models |= _stored_json(checkpoint.metadata.get("sd_merge_models"))
-        models[parent.sha256] = {
-            "name": parent.name,
-            "legacy_hash": legacy_hash(checkpoint.path),
-            "sd_merge_recipe": _stored_json(checkpoint.metadata.get("sd_merge_recipe")) or None,
-        }
-    return models
-
-
-def _stored_json(text: str | None) -> dict[str, Any]:
-    try:
-        data = json.loads(text or "{}")
-    except ValueError:
-        return {}
-    return data if isinstance(data, dict) else {}

@@ -2,7 +2,8 @@
 
     OptimizerError
     ├── CheckpointError           a file that is not, or no longer, what it should be
-    │   └── ParentsDifferError    parents that cannot be merged with each other
+    │   ├── ParentsDifferError    parents that cannot be merged with each other
+    │   └── LoraError             a LoRA that cannot be read, or is not for this checkpoint
     ├── RenderError               a suite that this model cannot render
     ├── TrialFailed               this trial is no good; the study goes on
     ├── ExportError               the file was not written
@@ -20,11 +21,15 @@ class OptimizerError(Exception):
 
 
 class CheckpointError(OptimizerError):
-    """A checkpoint file is missing, cut off, not safetensors or of an unknown kind."""
+    """A checkpoint is missing, damaged or cut off, of an unknown kind, quantised, or holds code to run."""
 
 
 class ParentsDifferError(CheckpointError):
     """Parents differ in architecture, or in the shape of a tensor."""
+
+
+class LoraError(CheckpointError):
+    """A LoRA file is missing, broken, of a kind that is not supported, or made for another model."""
 
 
 class RenderError(OptimizerError):

@@ -99,7 +99,17 @@ class Evaluator:
         if len(found) > self._degenerate_limit:
             named = ", ".join(f"{row.index} ({row.reason})" for row in found[:4])
             more = f" and {len(found) - 4} more" if len(found) > 4 else ""
-            raise TrialFailed(f"degenerate: {len(found)} of {len(pixels)} images are broken: item {named}{more}")
+            raise TrialFailed(
+                f"degenerate: {len(found)} of {len(pixels)} images are broken: item {named}{more}{self._broken_weights()}"
+            )
+
+    def _broken_weights(self) -> str:
+        """Which weights of the merge are to blame, if they are."""
+        keys = self.resident.broken_keys()
+        if not keys:
+            return ""
+        named = ", ".join(f"{key} ({self.resident.ingredients.place(key)})" for key in keys[:3])
+        return f"; the merge has NaN or infinity in {len(keys)} tensors: {named}{' ...' if len(keys) > 3 else ''}"
 
     def _score(self, images: tuple[Tensor, ...]) -> tuple[ScoreSheet, dict[str, Tensor]]:
         suite = SuiteImages(images=images, prompts=tuple(item.prompt for item in self.renderer.items))

@@ -50,19 +50,22 @@ def gain_cells(gain: Gain | None) -> str:
 
 
 def _recipe(machine: Machine, row: StoredTrial) -> str:
-    slots = range(len(next(iter(row.recipe.by_place.values()))))
-    letters = [parent.letter for parent in row.recipe.parents]
-    heads = letters[1:] if len(slots) == len(letters) - 1 else ["difference"]
-    lines = [
-        f"### Recipe: {row.recipe.method}",
-        "",
-        f"| place | {' | '.join(heads)} |",
-        f"|---|{'---|' * len(heads)}",
-    ]
-    ratios = row.recipe.by_place
-    lines += [
-        f"| {place} | {' | '.join(f'{value:.4f}' for value in ratios[place])} |"
-        for place in places(machine.plan.space.architecture)
-    ]
-    parents = "\n".join(f"- {parent.letter}: {parent.name} `{parent.sha256[:10]}`" for parent in row.recipe.parents)
-    return "\n".join(lines) + f"\n\n{parents}"
+    recipe = row.recipe
+    columns: dict[str, Mapping[str, float]] = {}
+    for number, step in enumerate(recipe.steps, start=1):
+        for index, slot in enumerate(step.operation.slots):
+            name = slot.name if len(recipe.steps) == 1 else f"{number}: {slot.name}"
+            columns[name] = {place: values[index] for place, values in step.values}
+    columns |= {f"LoRA {lora.name}": lora.by_place for lora in recipe.loras}
+    lines = [f"### Recipe: {recipe.method}", ""]
+    if columns:
+        lines += [f"| place | {' | '.join(columns)} |", f"|---|{'---|' * len(columns)}"]
+        lines += [
+            f"| {place} | {' | '.join(f'{column[place]:.4f}' for column in columns.values())} |"
+            for place in places(machine.plan.space.architecture)
+        ]
+    files = [f"- {parent.letter}: {parent.name} `{parent.sha256[:10]}`" for parent in recipe.parents]
+    files += [f"- LoRA {lora.name} `{lora.sha256[:10]}`" for lora in recipe.loras]
+    if recipe.vae is not None:
+        files.append(f"- VAE {recipe.vae.name} `{recipe.vae.sha256[:10]}`")
+    return "\n".join(lines) + "\n\n" + "\n".join(files)

@@ -11,13 +11,18 @@ from pathlib import Path
 
 import torch
 
-from optimizer.errors import CheckpointError, RenderError
+from optimizer.errors import RenderError
 from optimizer.evaluation import Evaluator
-from optimizer.merging.checkpoint import Checkpoint, KeyDifferences, compare_parents, letters, sha256_of
+from optimizer.merging.checkpoint import Checkpoint, letters, model_name
+from optimizer.merging.ingredients import Ingredients
+from optimizer.merging.lora.file import Lora
+from optimizer.merging.parents import Parents
 from optimizer.merging.resident import ResidentModel
+from optimizer.merging.vae import VaeFile
 from optimizer.objective import Objective
 from optimizer.rendering.configs import clip_l_config, open_clip_config, unet_config, vae_config
 from optimizer.rendering.models import build_models, live_dtypes
+from optimizer.rendering.prediction import Prediction, agreed_prediction
 from optimizer.rendering.prompts import CONTEXT, token_count
 from optimizer.rendering.render import Renderer, check_suite
 from optimizer.search.probes import Probe, make_probes
@@ -26,12 +31,12 @@ from scorers.protocol import BuildContext, Scorer, ScorerInfo
 from scorers.registry import build, parse_settings
 from search_spaces.blocks import Architecture, place_of, places
 from search_spaces.space import SearchSpace
+from studies.blueprint import Blueprint, LoraFile, slots_of
 from studies.errors import StudyChangedError
-from studies.recipe import METHODS, DtypeName, Parent
+from studies.recipe import BakedVae, DtypeName, Parent
 from studies.results import ParentFile
 from studies.spec import RenderSettings, StudySpec, SuiteSettings
 
-PREDICTION_MARKERS = frozenset({"v_pred", "ztsnr"})
 DTYPES: Mapping[str, torch.dtype] = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
 
 
@@ -40,15 +45,35 @@ class Plan:
     """A spec understood: what would be merged, searched and rendered. Nothing is loaded yet."""
 
     spec: StudySpec
-    checkpoints: tuple[Checkpoint, ...]
-    differences: KeyDifferences
+    ingredients: Ingredients
     space: SearchSpace
+    prediction: Prediction  # what the merge predicts
     infos: Mapping[str, ScorerInfo]
     notes: tuple[str, ...]  # what the user should know, one line each
 
     @property
+    def checkpoints(self) -> tuple[Checkpoint, ...]:
+        """The parents, as they were opened."""
+        return self.ingredients.parents.checkpoints
+
+    @property
     def objective(self) -> Objective:
         return Objective.of(self.spec, self.infos)
+
+    def blueprint(self, parents: Sequence[ParentFile]) -> Blueprint:
+        """What every trial's recipe has in common."""
+        spec, files = self.spec, self.ingredients
+        return Blueprint(
+            architecture=files.parents.architecture,
+            parents=recipe_parents(parents),
+            operations=spec.operations,
+            loras=tuple(
+                LoraFile(slot=slot, name=lora.name, sha256=lora.sha256)
+                for slot, lora in zip(spec.loras, files.loras, strict=True)
+            ),
+            vae=None if files.vae is None else BakedVae(name=files.vae.name, sha256=files.vae.sha256),
+            dtype=spec.export.dtype,
+        )
 
 
 def make_plan(spec: StudySpec) -> Plan:
@@ -59,72 +84,51 @@ def make_plan(spec: StudySpec) -> Plan:
     """
     checkpoints = tuple(Checkpoint.open(path) for path in spec.parents)
     architecture = checkpoints[0].architecture
-    differences = compare_parents(checkpoints)
-    for checkpoint in checkpoints:
-        refuse_other_predictions(checkpoint)
-    check_models(checkpoints[0], spec.suite)
-    slots = METHODS[spec.method].slots(letters(len(checkpoints)))
-    space = SearchSpace.build(spec.space, architecture, slots)
+    ingredients = Ingredients(
+        Parents.of(checkpoints),
+        tuple(Lora.open(lora.path) for lora in spec.loras.values()),
+        None if spec.vae is None else VaeFile.open(spec.vae),
+    )
+    prediction = agreed_prediction(checkpoints, spec.suite)
+    check_models(ingredients, spec.suite, prediction)
+    space = SearchSpace.build(spec.full_space, architecture, slots_of(spec.operations, spec.letters, tuple(spec.loras)))
     infos = {name: entry.info for name, entry in spec.scorers.items()}
     items = len(spec.suite.items())
     for info in infos.values():
         info.check_count(items)
     make_sampler(spec.sampler, 0, len(spec.objectives or ("one",)))
-    notes = [*_key_notes(differences), *_prompt_notes(spec.suite)]
+    notes = [*ingredients.notes, *_prompt_notes(spec.suite)]
     notes += [note for info in infos.values() for note in info.notes(items)]
     return Plan(
         # The space as it was understood, so that a preset may change later without changing this study.
         spec=spec.model_copy(update={"space": space.settings}),
-        checkpoints=checkpoints,
-        differences=differences,
+        ingredients=ingredients,
         space=space,
+        prediction=prediction,
         infos=infos,
         notes=tuple(notes),
     )
 
 
-def check_models(checkpoint: Checkpoint, suite: SuiteSettings) -> None:
+def check_models(ingredients: Ingredients, suite: SuiteSettings, prediction: Prediction) -> None:
     """Read the models' configurations off the header and check that they can render the suite.
 
     Raises:
         CheckpointError: a component is missing.
-        RenderError: steps, clip skip or the kind of U-Net do not fit.
+        RenderError: scheduler, steps, clip skip or the kind of U-Net do not fit.
     """
-    shapes = {key: info.shape for key, info in checkpoint.tensors.items()}
-    texts = [clip_l_config(shapes, checkpoint.architecture)]
-    if checkpoint.architecture == Architecture.SDXL:
+    architecture = ingredients.parents.architecture
+    shapes = {key: info.shape for key, info in ingredients.tensors.items()}
+    texts = [clip_l_config(shapes, architecture)]
+    if architecture == Architecture.SDXL:
         texts.append(open_clip_config(shapes))
     check_suite(
         suite,
-        unet_channels=unet_config(shapes, checkpoint.architecture)["in_channels"],
-        latent_channels=vae_config(shapes, checkpoint.architecture)["latent_channels"],
+        prediction=prediction,
+        unet_channels=unet_config(shapes, architecture)["in_channels"],
+        latent_channels=vae_config(shapes, architecture)["latent_channels"],
         text_layers=min(text["num_hidden_layers"] for text in texts),
     )
-
-
-def refuse_other_predictions(checkpoint: Checkpoint) -> None:
-    """Raises CheckpointError for a model that says it predicts something else than noise."""
-    found = [key for key in checkpoint.tensors if key in PREDICTION_MARKERS or key.startswith("edm_")]
-    if found:
-        raise CheckpointError(
-            f"{checkpoint.path.name} is marked {', '.join(found)}: models that predict v or follow EDM cannot be "
-            "rendered yet; use checkpoints that predict noise (epsilon)"
-        )
-
-
-def _key_notes(differences: KeyDifferences) -> list[str]:
-    notes = []
-    for letter, keys in differences.missing.items():
-        if keys:
-            notes.append(f"{len(keys)} tensors are not in {letter} and stay parent A's: {_some(keys)}")
-    for letter, keys in differences.extra.items():
-        if keys:
-            notes.append(f"{len(keys)} tensors are only in {letter} and are left out: {_some(keys)}")
-    return notes
-
-
-def _some(keys: Sequence[str]) -> str:
-    return ", ".join(keys[:3]) + (" ..." if len(keys) > 3 else "")
 
 
 def _prompt_notes(suite: SuiteSettings) -> list[str]:
@@ -154,10 +158,10 @@ def hash_parents(
     files = []
     before = {parent.letter: parent for parent in known}
     for letter, checkpoint in zip(letters(len(plan.checkpoints)), plan.checkpoints, strict=True):
-        stat = checkpoint.path.stat()
+        size, changed = checkpoint.size_bytes, checkpoint.mtime_ns
         old = before.get(letter)
-        unchanged = trust_times and old is not None and (old.bytes, old.mtime_ns) == (stat.st_size, stat.st_mtime_ns)
-        digest = old.sha256 if old and unchanged else sha256_of(checkpoint.path, progress)
+        unchanged = trust_times and old is not None and (old.bytes, old.mtime_ns) == (size, changed)
+        digest = old.sha256 if old and unchanged else checkpoint.hash(progress)
         if old is not None and digest != old.sha256:
             raise StudyChangedError(
                 f"parent {letter} ({checkpoint.path}) is not the file the study began with: sha256 {digest[:10]}... "
@@ -168,29 +172,29 @@ def hash_parents(
                 letter=letter,
                 path=checkpoint.path,
                 sha256=digest,
-                bytes=stat.st_size,
-                mtime_ns=stat.st_mtime_ns,
+                bytes=size,
+                mtime_ns=changed,
             )
         )
     return tuple(files)
 
 
 def recipe_parents(files: Sequence[ParentFile]) -> tuple[Parent, ...]:
-    return tuple(Parent(letter=file.letter, name=file.path.stem, sha256=file.sha256) for file in files)
+    return tuple(Parent(letter=file.letter, name=model_name(file.path), sha256=file.sha256) for file in files)
 
 
 def alike_places(plan: Plan) -> frozenset[str]:
     """Frozen places in which all parents hold the same bytes, so that a ratio means nothing there: often the VAE."""
-    first, *others = plan.checkpoints
-    fixed = {place for place, _ in plan.space.fixed}
+    parents = plan.ingredients.parents
+    fixed = {place for place, slot, _ in plan.space.fixed if slot in plan.space.ratio_slots}
     different: set[str] = set()
-    for key in first.tensors:
-        place = place_of(key, first.architecture)
-        if place in fixed and place not in different:
-            stored = first.tensor(key)
-            if not all(key in other.tensors and _same(stored, other.tensor(key)) for other in others):
+    for key in parents.tensors:
+        place = place_of(key, parents.architecture)
+        if place in fixed and place not in different and parents.is_merged(key):
+            stored = parents.tensor(key, 0)
+            if not all(_same(stored, parents.tensor(key, index)) for index in range(1, len(parents.checkpoints))):
                 different.add(place)
-    return frozenset(fixed & set(places(first.architecture))) - different
+    return frozenset(fixed & set(places(parents.architecture))) - different
 
 
 def _same(one: torch.Tensor, other: torch.Tensor) -> bool:
@@ -228,16 +232,18 @@ def render_dtype(settings: RenderSettings, device: torch.device) -> torch.dtype:
 
 
 def build_renderer(
-    checkpoints: Sequence[Checkpoint],
+    ingredients: Ingredients,
     suite: SuiteSettings,
     settings: RenderSettings,
     device: torch.device,
     export_dtype: DtypeName | None,
 ) -> tuple[ResidentModel, Renderer]:
     """Parents in memory and a pipeline over the live model."""
-    dtypes = live_dtypes(device, checkpoints[0].architecture, render_dtype(settings, device))
-    resident = ResidentModel(checkpoints, device=device, live_dtypes=dtypes, export_dtype=export_dtype)
-    return resident, Renderer(build_models(resident), suite, batch_size=settings.batch_size)
+    parents = ingredients.parents
+    dtypes = live_dtypes(device, parents.architecture, render_dtype(settings, device))
+    resident = ResidentModel(ingredients, device=device, live_dtypes=dtypes, export_dtype=export_dtype)
+    models = build_models(resident, agreed_prediction(parents.checkpoints, suite))
+    return resident, Renderer(models, suite, batch_size=settings.batch_size)
 
 
 def build_scorers(spec: StudySpec, device: torch.device, cache_dir: Path) -> dict[str, Scorer]:
@@ -267,6 +273,7 @@ class Machine:
 
     plan: Plan
     parents: tuple[ParentFile, ...]
+    blueprint: Blueprint
     probes: tuple[Probe, ...]
     evaluator: Evaluator
     device: torch.device
@@ -308,18 +315,20 @@ def build_machine(plan: Plan, parents: Sequence[ParentFile], cache_dir: Path) ->
     infos = {name: scorer.info for name, scorer in scorers.items()}
     plan = replace(plan, spec=with_units(plan.spec, infos), infos=infos)
     resident, renderer = build_renderer(
-        plan.checkpoints, plan.spec.suite, plan.spec.render, device, plan.spec.export.dtype
+        plan.ingredients, plan.spec.suite, plan.spec.render, device, plan.spec.export.dtype
     )
+    blueprint = plan.blueprint(parents)
     return Machine(
         plan=plan,
         parents=tuple(parents),
-        probes=make_probes(plan.spec, plan.space, recipe_parents(parents), alike_places(plan)),
+        blueprint=blueprint,
+        probes=make_probes(plan.spec, plan.space, blueprint, alike_places(plan)),
         evaluator=Evaluator(resident, renderer, scorers, degenerate_limit=plan.spec.render.degenerate_limit),
         device=device,
     )
 
 
-SETTLED = ("parents", "method", "suite", "scorers", "objectives", "probes", "sampler", "export")
+SETTLED = ("parents", "operations", "loras", "vae", "suite", "scorers", "objectives", "probes", "sampler", "export")
 
 
 def check_changed(stored: StudySpec, spec: StudySpec) -> None:

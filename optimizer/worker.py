@@ -32,9 +32,9 @@ from optimizer.gains import Evidence, gains
 from optimizer.notes import trial_note
 from optimizer.objective import ScoreSheet
 from optimizer.rendering.sheet import contact_sheet, to_picture
-from optimizer.search.probes import Probe, recipe_for
+from optimizer.search.probes import Probe
 from optimizer.search.sampler import ProbesFirst, load_optuna_study
-from optimizer.setup import Machine, machine_description, recipe_parents
+from optimizer.setup import Machine, machine_description
 from optimizer.standing import best_trials, parent_trials, would_be_best
 from studies import results
 from studies.artifacts import Artifacts
@@ -82,7 +82,6 @@ class Worker:
     ) -> None:
         self._database, self._study, self._machine = database, study, machine
         self._artifacts, self._reporter, self._stop = artifacts, reporter, stop
-        self._recipe_parents = recipe_parents(machine.parents)
         sampler = ProbesFirst(machine.spec.sampler, machine.plan.space, machine.probes)
         self._optuna = load_optuna_study(database.storage, study.name, sampler)
         self._optuna_study = self._optuna._study_id  # noqa: SLF001 - the storage and the notes want it
@@ -139,7 +138,7 @@ class Worker:
             return _Task(trial=trial, origin=probe.origin, recipe=probe.recipe)
         space = self._machine.plan.space
         params = {row.name: trial.suggest_float(row.name, row.low, row.high) for row in space.parameters}
-        recipe = probe.recipe if probe else recipe_for(self._machine.spec, space, self._recipe_parents, params)
+        recipe = probe.recipe if probe else self._machine.blueprint.recipe(space.rows(params))
         origin = probe.origin if probe else self._machine.spec.sampler.name
         return _Task(trial=trial, origin=origin, recipe=recipe)
 

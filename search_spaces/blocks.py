@@ -6,7 +6,7 @@ Keys are those of the single-file (LDM) layout.
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final, Literal
@@ -133,41 +133,25 @@ def section_of(block: str) -> Section:
     return "IN" if block.startswith("IN") else "OUT"
 
 
-# What a complete checkpoint has. SD1.5 is told from SD2 by its text encoder, SDXL from its refiner by the
-# second one.
-_COMPLETE: Final = {
-    Architecture.SD15: ("model.diffusion_model.input_blocks.", "cond_stage_model.transformer."),
-    Architecture.SDXL: (
-        "model.diffusion_model.input_blocks.",
-        "conditioner.embedders.0.",
-        "conditioner.embedders.1.",
-    ),
-}
-
 # What people hand over by mistake: (pattern found in any key, what it is, what to do), most specific first.
-_NO_CHECKPOINT_OF_OURS: Final = (
-    (
-        r"(?i)(^|[._])lora[._]",
-        "a LoRA",
-        "bake it into a checkpoint first and merge that",
-    ),
+_OTHER_FAMILIES: Final = (
     (r"joint_blocks\.", "an SD3 model", "only SD1.5 and SDXL are supported"),
     (r"double_blocks\.", "a Flux model", "only SD1.5 and SDXL are supported"),
     (r"^cond_stage_model\.model\.", "an SD2 checkpoint", "only SD1.5 and SDXL are supported"),
-    (
-        r"^conditioner\.embedders\.0\.model\.",
-        "an SDXL refiner",
-        "give the SDXL base checkpoint",
-    ),
+    (r"^conditioner\.embedders\.0\.model\.", "an SDXL refiner", "give the SDXL base checkpoint"),
+)
+_NO_CHECKPOINT_OF_OURS: Final = (
+    (r"(?i)(^|[._])lora[._]", "a LoRA", "bake it into a checkpoint first and merge that"),
+    *_OTHER_FAMILIES,
     (
         r"^(unet\.)?(down_blocks|up_blocks)\.",
         "a bare U-Net in diffusers naming",
-        "convert the whole pipeline to a single-file checkpoint",
+        "give the folder of its whole pipeline, the one with model_index.json",
     ),
     (
         r"^(model\.diffusion_model\.)?(input_blocks|output_blocks)\.",
-        "a U-Net without its text encoder",
-        "save it into a complete checkpoint first",
+        "a U-Net that is neither SD1.5's nor SDXL's, or only a part of one",
+        "give a whole U-Net of one of these",
     ),
     (
         r"^(first_stage_model\.)?(encoder|decoder)\.(conv_in|down|up|mid)",
@@ -181,18 +165,80 @@ _NO_CHECKPOINT_OF_OURS: Final = (
     ),
 )
 
+# Text encoders that only one family has: they tell it even where the U-Net's tensors do not suffice.
+_TEXT_ENCODERS: Final = {
+    Architecture.SD15: ("cond_stage_model.transformer.",),
+    Architecture.SDXL: ("conditioner.embedders.0.transformer.", "conditioner.embedders.1."),
+}
 
-def architecture_of(keys: Iterable[str]) -> Architecture:
-    """Return the architecture of the complete checkpoint that has these keys.
+Shape = tuple[int, ...]
+
+
+def architecture_of(shapes: Mapping[str, Shape]) -> Architecture:
+    """Return the architecture of the checkpoint that has these tensors; its U-Net suffices, text encoders may lack.
+
+    SDXL's U-Net has three levels (nine input blocks) and `label_emb`; SD1.5's has four (twelve) and none. Two other
+    families have four as well: the SDXL refiner, with `label_emb`, and SD2, whose attention is entered by a linear
+    layer (rank 2) where SD1.5 has a convolution (rank 4). Widths do not matter.
+
+    Args:
+        shapes: key in the single-file layout -> shape.
 
     Raises:
-        UnknownArchitectureError: the keys are those of something else; the message names it where known.
+        UnknownArchitectureError: no U-Net, or another family's; the message names it where known.
     """
-    known = tuple(keys)
-    for architecture, prefixes in _COMPLETE.items():
-        if all(any(key.startswith(prefix) for key in known) for prefix in prefixes):
+    keys = tuple(shapes)
+    heads = {key.removeprefix(_UNET_PREFIX).split(".")[0] for key in keys if key.startswith(_UNET_PREFIX)}
+    if "input_blocks" not in heads or _is_known_mistake(keys):
+        raise UnknownArchitectureError(_expected(_description(keys)))
+    by_text = _by_text_encoder(keys)
+    by_unet = _by_unet(shapes, has_labels="label_emb" in heads)
+    found = by_unet or by_text
+    if found is None:
+        raise UnknownArchitectureError(_expected(_description(keys)))
+    if by_text not in {None, found}:
+        raise UnknownArchitectureError(_expected(f"a U-Net of {found} with the text encoder of {by_text}"))
+    return found
+
+
+def _by_text_encoder(keys: tuple[str, ...]) -> Architecture | None:
+    for architecture, prefixes in _TEXT_ENCODERS.items():
+        if all(any(key.startswith(prefix) for key in keys) for prefix in prefixes):
             return architecture
-    raise UnknownArchitectureError(f"expected a complete SD1.5 or SDXL checkpoint, got {_description(known)}")
+    return None
+
+
+def _by_unet(shapes: Mapping[str, Shape], *, has_labels: bool) -> Architecture | None:
+    """None where the tensors do not suffice; raises for a family that is known and not ours."""
+    depth = 1 + max(_input_block(key) for key in shapes)
+    if depth == _ANATOMIES[Architecture.SDXL].depth and has_labels:
+        return Architecture.SDXL
+    if depth != _ANATOMIES[Architecture.SD15].depth:
+        return None
+    if has_labels:
+        raise UnknownArchitectureError(_expected("an SDXL refiner: give the SDXL base checkpoint"))
+    entrances = {len(shape) for key, shape in shapes.items() if _ENTRANCE.fullmatch(key)}
+    if entrances == {2}:
+        raise UnknownArchitectureError(_expected("an SD2 checkpoint: only SD1.5 and SDXL are supported"))
+    return Architecture.SD15 if entrances == {4} else None
+
+
+_ENTRANCE: Final = re.compile(re.escape(_UNET_PREFIX) + r"(?:input_blocks|output_blocks)\.\d+\.1\.proj_in\.weight")
+
+
+def _input_block(key: str) -> int:
+    """Number of an input block's key, -1 for every other key."""
+    numbered = _NUMBERED_BLOCK.match(key.removeprefix(_UNET_PREFIX)) if key.startswith(_UNET_PREFIX) else None
+    return int(numbered[2]) if numbered is not None and numbered[1] == "input" else -1
+
+
+def _is_known_mistake(keys: tuple[str, ...]) -> bool:
+    """Whether the text encoder or the blocks say that this is another family, whatever the U-Net looks like."""
+    return any(re.search(pattern, key) for pattern, *_ in _OTHER_FAMILIES for key in keys)
+
+
+def _expected(got: str) -> str:
+    return f"expected a complete SD1.5 or SDXL checkpoint or its U-Net, got {got}"
 
 
 def _description(keys: tuple[str, ...]) -> str:

@@ -1,22 +1,24 @@
 """Settings -> parameters: which places share a number, in which range, and which are not searched at all.
 
-Settings that contradict themselves or the architecture are errors. Nothing is repaired: a space that is
-smaller or larger than its author believes costs a study.
+A *cell* is one slot of one place. Every cell is either fixed or belongs to one parameter. Settings that contradict
+themselves, the architecture or the merge method are errors. Nothing is repaired: a space that is smaller or larger
+than its author believes costs a study.
 """
 
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from search_spaces.blocks import UNET, VAE, Architecture, blocks, places, section_of
-from search_spaces.errors import BoundsError, EmptySpaceError, FrozenError, GroupError, SlotError
+from search_spaces.errors import BoundsError, EmptySpaceError, FrozenError, GroupError, SlotError, unknown_name
 from search_spaces.patterns import collective_names, matching_places
-from search_spaces.settings import Granularity, SpaceSettings
+from search_spaces.settings import SlotSettings, SpaceSettings
+from search_spaces.slots import Slot
 
-DEFAULT_BOUNDS: Final = (0.0, 1.0)
-PARENT_A: Final = 0.0
+Cell = tuple[str, int]  # (place, index of the slot)
+Bounds = tuple[float, float]
 
 # No dot, which separates a parameter's name from its slot's; no brackets or stars, which read as patterns.
 _NAME: Final = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
@@ -24,145 +26,248 @@ _NAME: Final = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
 
 @dataclass(frozen=True, kw_only=True)
 class Parameter:
-    """One number the optimizer chooses, and the places that take it as their ratio."""
+    """One number the optimizer chooses, and the places that take it."""
 
     name: str
     low: float
     high: float  # inclusive, as `low` is
     places: tuple[str, ...]  # in the order of `places(architecture)`
-    slot: int  # which of the merge method's ratios it is
+    slot: int  # which of a place's numbers it is
 
 
-def parameters_of(
-    settings: SpaceSettings,
-    architecture: Architecture,
-    slots: tuple[str, ...],
-) -> tuple[Parameter, ...]:
+def parameters_of(settings: SpaceSettings, architecture: Architecture, slots: Sequence[Slot]) -> tuple[Parameter, ...]:
     """Return the parameters, ordered by their first place; those of one place's slots stand together.
 
-    The settings have no preset (see `presets.resolved`).
+    What is one number for everything comes last. The settings have no preset (see `presets.resolved`).
 
     Raises:
         SpaceError: the settings contradict themselves or the architecture; see errors.py for the kinds.
     """
-    _check_slots(slots)
-    fixed = fixed_ratios(settings, architecture)
-    bounds = _bounds(settings, architecture, fixed)
-    members = _members(settings, architecture, fixed)
-    if not members:
-        raise EmptySpaceError("frozen: every place is frozen and nothing is left to search; free at least one")
-    ranges = {name: _common_bounds(name, own, bounds) for name, own in members.items()}
-    return tuple(
-        Parameter(
-            name=name if len(slots) == 1 else f"{name}.{label}",
-            low=ranges[name][0],
-            high=ranges[name][1],
-            places=own,
-            slot=slot,
+    fixed = fixed_cells(settings, architecture, slots)
+    bounds = _bounds(settings, architecture, slots, fixed)
+    group_of = _group_of(settings, architecture, fixed, slots)
+    single = sum(slot.kind == "ratio" for slot in slots) == 1
+    order = {place: index for index, place in enumerate(places(architecture))}
+    found: list[tuple[tuple[float, int], Parameter]] = []
+    for index, slot in enumerate(slots):
+        searched = [place for place in places(architecture) if (place, index) not in fixed]
+        granularity = _granularity(slot, settings)
+        for name, members in _members(searched, granularity, group_of, architecture).items():
+            full = (
+                slot.name
+                if granularity == "one"
+                else name
+                if slot.kind == "ratio" and single
+                else f"{name}.{slot.name}"
+            )
+            low, high = _common_bounds(full, members, index, bounds)
+            rank = math.inf if granularity == "one" else order[members[0]]
+            found.append(((rank, index), Parameter(name=full, low=low, high=high, places=members, slot=index)))
+    if not found:
+        raise EmptySpaceError(_nothing_to_search(slots))
+    return tuple(parameter for _, parameter in sorted(found, key=lambda row: row[0]))
+
+
+def _nothing_to_search(slots: Sequence[Slot]) -> str:
+    if not any(slot.kind == "ratio" for slot in slots):
+        return (
+            "the merge method has no ratios, so nothing is left to search: blend its result with a parent in a second "
+            "step (`inputs: [A, result-1]`), or give one of its parameters bounds"
         )
-        for name, own in members.items()
-        for slot, label in enumerate(slots)
-    )
+    return "frozen: every place is frozen and nothing is left to search; free at least one"
 
 
-def _check_slots(slots: tuple[str, ...]) -> None:
-    if not slots or len(set(slots)) != len(slots) or not all(_NAME.fullmatch(slot) for slot in slots):
-        raise SlotError(f"slots: expected at least one name, all different and without dots, got {slots}")
+def check_slots(slots: Sequence[Slot], architecture: Architecture) -> None:
+    """Raises SlotError for names that could not name parameters, or that mean places already."""
+    names = [slot.name for slot in slots]
+    if len(set(names)) != len(names) or not all(_NAME.fullmatch(name) for name in names):
+        raise SlotError(f"slots: expected names that are all different and without dots, got {', '.join(names)}")
+    taken = {*places(architecture), *collective_names(architecture)}
+    if clash := sorted(taken & set(names)):
+        raise SlotError(f"slots: {clash[0]!r} is the name of a place: choose another name")
 
 
-def fixed_ratios(settings: SpaceSettings, architecture: Architecture) -> dict[str, float]:
-    """Return place -> ratio of what is not searched, in the order of `places`.
+# ------------------------------------------------------------------------------------------- fixed cells
+
+
+def fixed_cells(settings: SpaceSettings, architecture: Architecture, slots: Sequence[Slot]) -> dict[Cell, float]:
+    """Return what is not searched: a value for each fixed cell.
 
     Raises:
-        FrozenError: a ratio is not finite, or `merge_vae` asks to search a VAE that is frozen.
+        FrozenError: a value is not allowed, or `merge_vae` asks to search a VAE that is frozen.
+        SlotError: a setting names a slot that the merge method does not have.
     """
-    fixed: dict[str, float] = {}
-    for pattern, ratio in settings.frozen.items():
-        if not math.isfinite(ratio):
-            raise FrozenError(f"frozen: expected a finite ratio for {pattern!r}, got {ratio}")
-        fixed.update(dict.fromkeys(matching_places(pattern, architecture, "frozen"), ratio))
-    if settings.merge_vae and VAE in fixed:
+    check_slots(slots, architecture)
+    _check_slot_settings(settings, slots)
+    fixed: dict[Cell, float] = {}
+    for pattern, value in settings.frozen.items():
+        for place, index in _cells(pattern, architecture, slots, settings, "frozen"):
+            if not slots[index].allows(value):
+                raise FrozenError(f"frozen: {pattern!r} is {value}, {slots[index].name} takes {slots[index].allowed}")
+            fixed[place, index] = value
+    ratios = [index for index, slot in enumerate(slots) if slot.kind == "ratio"]
+    if settings.merge_vae and ratios and all((VAE, index) in fixed for index in ratios):
         raise FrozenError(
-            f"merge_vae is true, but frozen holds {VAE} at {fixed[VAE]}: remove one of the two",
+            f"merge_vae is true, but frozen holds {VAE} at {fixed[VAE, ratios[0]]}: remove one of the two"
         )
     if not settings.merge_vae:
-        fixed.setdefault(VAE, PARENT_A)
-    return {place: fixed[place] for place in places(architecture) if place in fixed}
+        for index in ratios:
+            fixed.setdefault((VAE, index), 0.0)
+    unmerged = {
+        place for place in places(architecture) if ratios and all(fixed.get((place, index)) == 0.0 for index in ratios)
+    }
+    for index, slot in enumerate(slots):
+        if slot.kind != "ratio":
+            fixed |= _fixed_numbers(slot, index, settings, architecture, unmerged)
+    return fixed
+
+
+def _fixed_numbers(
+    slot: Slot, index: int, settings: SpaceSettings, architecture: Architecture, unmerged: set[str]
+) -> dict[Cell, float]:
+    """The fixed cells of a parameter or a LoRA's weight: all if it is held, else where it means nothing."""
+    chosen = settings.parameters.get(slot.name)
+    if chosen is None or chosen.value is not None:
+        value = slot.default if chosen is None or chosen.value is None else chosen.value
+        return {(place, index): value for place in places(architecture)}
+    if chosen.granularity == "one":
+        return {}
+    idle = {VAE} if slot.kind == "lora" else unmerged | {VAE}
+    return {(place, index): slot.default for place in places(architecture) if place in idle}
+
+
+def _check_slot_settings(settings: SpaceSettings, slots: Sequence[Slot]) -> None:
+    by_name = {slot.name: slot for slot in slots}
+    for name, chosen in settings.parameters.items():
+        if name not in by_name:
+            raise SlotError(f"parameters: {name!r} is not one of this merge: {unknown_name(name, by_name) or 'none'}")
+        slot = by_name[name]
+        if slot.kind == "ratio":
+            raise SlotError(f"parameters: {name!r} is a ratio; say with bounds and frozen where it is searched")
+        for value in (chosen.value,) if chosen.bounds is None else chosen.bounds:
+            if value is None or not slot.allows(value):
+                raise BoundsError(f"parameters: {name} is {value}, expected {slot.allowed}")
+        if chosen.bounds is not None and not chosen.bounds[0] < chosen.bounds[1]:
+            raise BoundsError(f"parameters: expected low < high for {name!r}, got {list(chosen.bounds)}")
+
+
+def _cells(
+    pattern: str, architecture: Architecture, slots: Sequence[Slot], settings: SpaceSettings, setting: str
+) -> list[Cell]:
+    """The cells a pattern names: its places, in the slot behind its dot or else in every ratio slot."""
+    where, dot, name = pattern.rpartition(".")
+    if not dot:
+        where, chosen = pattern, [index for index, slot in enumerate(slots) if slot.kind == "ratio"]
+    else:
+        names = [slot.name for slot in slots]
+        if name not in names:
+            raise SlotError(f"{setting}: {pattern!r} names the slot {name!r}: {unknown_name(name, names)}")
+        chosen = [names.index(name)]
+        if _granularity(slots[chosen[0]], settings) == "one":
+            raise SlotError(f"{setting}: {name!r} is one number for all places; set it under parameters")
+    return [(place, index) for place in matching_places(where, architecture, setting) for index in chosen]
+
+
+def _granularity(slot: Slot, settings: SpaceSettings) -> str:
+    if slot.kind == "ratio":
+        return settings.granularity
+    return settings.parameters.get(slot.name, SlotSettings(value=0)).granularity
+
+
+# ------------------------------------------------------------------------------------------------ bounds
 
 
 def _bounds(
-    settings: SpaceSettings,
-    architecture: Architecture,
-    fixed: Mapping[str, float],
-) -> dict[str, tuple[float, float]]:
-    """Return place -> (low, high) of what is searched.
+    settings: SpaceSettings, architecture: Architecture, slots: Sequence[Slot], fixed: Mapping[Cell, float]
+) -> dict[Cell, Bounds]:
+    """Return the bounds of every searched cell.
 
     A pattern may cover frozen places beside searched ones (`"*": [0, 0.5]` means all that is searched); one
     that covers frozen places alone would change nothing and is refused.
     """
-    bounds = {place: DEFAULT_BOUNDS for place in places(architecture) if place not in fixed}
+    bounds: dict[Cell, Bounds] = {}
+    for index, slot in enumerate(slots):
+        chosen = settings.parameters.get(slot.name)
+        own = (slot.low, slot.high) if chosen is None or chosen.bounds is None else chosen.bounds
+        bounds |= {(place, index): own for place in places(architecture) if (place, index) not in fixed}
     for pattern, (low, high) in settings.bounds.items():
         if not (math.isfinite(low) and math.isfinite(high) and low < high):
             raise BoundsError(
                 f"bounds: expected two finite numbers low < high for {pattern!r}, got [{low}, {high}]; "
                 f"to hold a ratio still, use frozen",
             )
-        covered = matching_places(pattern, architecture, "bounds")
-        searched = [place for place in covered if place in bounds]
+        covered = _cells(pattern, architecture, slots, settings, "bounds")
+        searched = [cell for cell in covered if cell in bounds]
         if not searched:
             raise BoundsError(f"bounds: {pattern!r} changes nothing: {_why_fixed(covered[0], fixed, settings)}")
-        bounds.update(dict.fromkeys(searched, (low, high)))
+        for cell in searched:
+            if not (slots[cell[1]].allows(low) and slots[cell[1]].allows(high)):
+                slot = slots[cell[1]]
+                raise BoundsError(f"bounds: {pattern!r} is [{low}, {high}], {slot.name} takes {slot.allowed}")
+            bounds[cell] = (low, high)
     return bounds
 
 
-def _why_fixed(place: str, fixed: Mapping[str, float], settings: SpaceSettings) -> str:
+def _why_fixed(cell: Cell, fixed: Mapping[Cell, float], settings: SpaceSettings) -> str:
     """Say which setting holds a place still and what to do."""
+    place = cell[0]
     if place == VAE and not settings.merge_vae:
         return f"{VAE} is not searched unless merge_vae is true"
-    return f"{place} is frozen to {fixed[place]}; remove it from one of the two settings"
+    return f"{place} is frozen to {fixed[cell]}; remove it from one of the two settings"
+
+
+def _common_bounds(name: str, members: tuple[str, ...], slot: int, bounds: Mapping[Cell, Bounds]) -> Bounds:
+    """Return the bounds that all places of one parameter share."""
+    first = members[0]
+    for place in members:
+        if bounds[place, slot] != bounds[first, slot]:
+            raise BoundsError(
+                f"bounds: {first} has {list(bounds[first, slot])} and {place} has {list(bounds[place, slot])}, but "
+                f"both belong to the parameter {name!r}; give them the same bounds or separate them",
+            )
+    return bounds[first, slot]
+
+
+# ----------------------------------------------------------------------------------------------- members
 
 
 def _members(
-    settings: SpaceSettings,
-    architecture: Architecture,
-    fixed: Mapping[str, float],
+    searched: Iterable[str], granularity: str, group_of: Mapping[str, str], architecture: Architecture
 ) -> dict[str, tuple[str, ...]]:
     """Return parameter name (without slot) -> its places, in the order of each one's first place."""
-    group_of = _group_of(settings, architecture, fixed)
     every_block = frozenset(blocks(architecture))
     members: dict[str, tuple[str, ...]] = {}
-    for place in places(architecture):
-        if place in fixed:
-            continue
-        own_name = _name_in_unet(place, settings.granularity) if place in every_block else place
-        name = group_of.get(place, own_name)
+    for place in searched:
+        own_name = _name_in_unet(place, granularity) if place in every_block else place
+        name = "" if granularity == "one" else group_of.get(place, own_name)
         members[name] = (*members.get(name, ()), place)
     return members
 
 
-def _name_in_unet(block: str, granularity: Granularity) -> str:
+def _name_in_unet(block: str, granularity: str) -> str:
     match granularity:
         case "uniform":
             return UNET
         case "sections":
             return section_of(block)
-        case "blocks":
+        case _:
             return block
 
 
 def _group_of(
-    settings: SpaceSettings,
-    architecture: Architecture,
-    fixed: Mapping[str, float],
+    settings: SpaceSettings, architecture: Architecture, fixed: Mapping[Cell, float], slots: Sequence[Slot]
 ) -> dict[str, str]:
     """Return place -> group of the places that are in one."""
+    ratios = [index for index, slot in enumerate(slots) if slot.kind == "ratio"]
     group_of: dict[str, str] = {}
     for name, patterns in settings.groups.items():
         members = _group_members(name, patterns, architecture)
         _check_group_name(name, members, architecture)
         for place in members:
-            if place in fixed:
-                raise GroupError(f"groups: {name!r} holds {place}, but {_why_fixed(place, fixed, settings)}")
+            if ratios and all((place, index) in fixed for index in ratios):
+                raise GroupError(
+                    f"groups: {name!r} holds {place}, but {_why_fixed((place, ratios[0]), fixed, settings)}"
+                )
             if place in group_of:
                 raise GroupError(
                     f"groups: {place} is in {group_of[place]!r} and in {name!r}; a place has one group, "
@@ -192,22 +297,6 @@ def _check_group_name(name: str, members: tuple[str, ...], architecture: Archite
             f"groups: {name!r} means {_listed(meanings[name])}, but the group holds {_listed(members)}; "
             f"choose another name",
         )
-
-
-def _common_bounds(
-    name: str,
-    members: tuple[str, ...],
-    bounds: Mapping[str, tuple[float, float]],
-) -> tuple[float, float]:
-    """Return the bounds that all places of one parameter share."""
-    first = members[0]
-    for place in members:
-        if bounds[place] != bounds[first]:
-            raise BoundsError(
-                f"bounds: {first} has {list(bounds[first])} and {place} has {list(bounds[place])}, but both "
-                f"belong to the parameter {name!r}; give them the same bounds or separate them",
-            )
-    return bounds[first]
 
 
 def _listed(names: Iterable[str]) -> str:

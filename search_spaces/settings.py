@@ -1,14 +1,45 @@
 """What a user writes about the search space. What it means is worked out by `SearchSpace.build`."""
 
+from collections.abc import Mapping
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
+from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 Granularity = Literal["uniform", "sections", "blocks"]
 
 
+class SlotSettings(BaseModel):
+    """A method's parameter or a LoRA's weight: a number that is held, or bounds to search.
+
+    Written short as `0.3` or `[0.1, 0.9]`, or in full as `{bounds: [0.1, 0.9], granularity: blocks}`.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    value: float | None = Field(default=None, allow_inf_nan=False, description="held at this")
+    bounds: tuple[float, float] | None = Field(default=None, description="searched from low to high")
+    granularity: Literal["one", "uniform", "sections", "blocks"] = Field(
+        default="one", description="one number for everything, or as the space's own granularity"
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_short(cls, given: Any) -> Any:
+        if isinstance(given, (Mapping, cls)):
+            return given
+        return {"bounds": given} if isinstance(given, (list, tuple)) else {"value": given}
+
+    @model_validator(mode="after")
+    def _one_of_both(self) -> Self:
+        if (self.value is None) == (self.bounds is None):
+            msg = "give either a number to hold or two bounds [low, high] to search"
+            raise ValueError(msg)
+        return self
+
+
 class SpaceSettings(BaseModel):
-    """Which ratios are searched, and where. A pattern is what `matching_places` understands.
+    """Which ratios are searched, and where. A pattern is what `matching_places` understands; with a dot
+    and a slot's name behind it (`IN*.B`) it means that slot only.
 
     Serialises to what was written and nothing else, so that a preset still gives the rest after a round trip.
     """
@@ -22,15 +53,19 @@ class SpaceSettings(BaseModel):
     )
     bounds: dict[str, tuple[float, float]] = Field(
         default_factory=dict,
-        description="pattern -> (low, high), (0, 1) where none is given; a later pattern wins",
+        description="pattern -> (low, high), the method's own where none is given; a later pattern wins",
     )
     frozen: dict[str, float] = Field(
         default_factory=dict,
-        description="pattern -> the ratio these places keep, in every slot; a later pattern wins",
+        description="pattern -> the ratio these places keep, in every ratio slot; a later pattern wins",
     )
     groups: dict[str, tuple[str, ...]] = Field(
         default_factory=dict,
         description="parameter name -> patterns of the places that share it",
+    )
+    parameters: dict[str, SlotSettings] = Field(
+        default_factory=dict,
+        description="parameter of the method, or LoRA -> the number it is held at, or the bounds it is searched in",
     )
     merge_vae: bool = Field(default=False, description="search the VAE's ratio too; else the VAE stays A's")
 

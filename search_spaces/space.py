@@ -1,59 +1,74 @@
-"""The search space: trial parameters <-> the ratio of every place."""
+"""The search space: trial parameters <-> the numbers of every place."""
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Self
 
 from search_spaces.blocks import Architecture, places
 from search_spaces.errors import OutsideSpaceError, RatioError
-from search_spaces.parameters import Parameter, fixed_ratios, parameters_of
+from search_spaces.parameters import Parameter, fixed_cells, parameters_of
 from search_spaces.presets import resolved
 from search_spaces.settings import SpaceSettings
+from search_spaces.slots import Slot
 
-__all__ = ["Parameter", "SearchSpace", "SpaceSettings"]
+__all__ = ["Parameter", "SearchSpace", "Slot", "SpaceSettings"]
+
+Rows = Mapping[str, tuple[float, ...]]  # place -> one number per slot
 
 
 @dataclass(frozen=True, kw_only=True)
 class SearchSpace:
-    """Which ratios a study searches. Made by `build`.
+    """Which numbers a study searches. Made by `build`.
 
-    A *slot* is one ratio of the merge method: ("B",) for A and B, ("B", "C") for three parents folded in
-    order, ("difference",) for add difference. With several slots a parameter is called `IN00.B`.
+    A *slot* is one number of every place: a ratio of the merge, a parameter of its method, the weight of a LoRA.
+    With several ratio slots a parameter is called `IN00.B`; what is one number for everything is called as its slot.
     """
 
     settings: SpaceSettings = field(hash=False)  # with the preset filled in: what a study should store
     architecture: Architecture
-    slots: tuple[str, ...]
+    slots: tuple[Slot, ...]
     parameters: tuple[Parameter, ...]  # ordered by their first place: text encoders, blocks by depth, vae
-    fixed: tuple[tuple[str, float], ...]  # (place, ratio in every slot)
+    fixed: tuple[tuple[str, int, float], ...]  # (place, slot, number), in the order of places and slots
 
     @classmethod
-    def build(cls, settings: SpaceSettings, architecture: Architecture, slots: tuple[str, ...]) -> Self:
-        """Work out what the settings mean for one architecture and one merge method.
+    def build(cls, settings: SpaceSettings, architecture: Architecture, slots: Sequence[Slot]) -> Self:
+        """Work out what the settings mean for one architecture and one merge.
 
         Raises:
             SpaceError: the settings contradict themselves or the architecture; see errors.py for the kinds.
         """
         effective = resolved(settings, architecture)
+        fixed = fixed_cells(effective, architecture, slots)
         return cls(
             settings=effective,
             architecture=architecture,
-            slots=slots,
+            slots=tuple(slots),
             parameters=parameters_of(effective, architecture, slots),
-            fixed=tuple(fixed_ratios(effective, architecture).items()),
+            fixed=tuple(
+                (place, index, fixed[place, index])
+                for place in places(architecture)
+                for index in range(len(slots))
+                if (place, index) in fixed
+            ),
         )
 
-    def ratios(self, params: Mapping[str, float]) -> dict[str, tuple[float, ...]]:
-        """Return the ratios, one per slot, of every place of the architecture, frozen ones included.
+    @property
+    def ratio_slots(self) -> tuple[int, ...]:
+        """Indices of the slots in which 0 keeps parent A."""
+        return tuple(index for index, slot in enumerate(self.slots) if slot.kind == "ratio")
+
+    def rows(self, params: Mapping[str, float]) -> dict[str, tuple[float, ...]]:
+        """Return the numbers, one per slot, of every place of the architecture, fixed ones included.
 
         Raises:
             RatioError: a parameter is missing or unknown, or its value is not finite or out of bounds.
         """
         _check_names("parameters", params, (parameter.name for parameter in self.parameters))
-        fixed = dict(self.fixed)
-        # Each nan is overwritten below: a place is either fixed or in one parameter of every slot.
-        rows = {place: [fixed.get(place, math.nan)] * len(self.slots) for place in places(self.architecture)}
+        # Each nan is overwritten below: a cell is either fixed or in one parameter.
+        rows = {place: [math.nan] * len(self.slots) for place in places(self.architecture)}
+        for place, index, value in self.fixed:
+            rows[place][index] = value
         for parameter in self.parameters:
             value = params[parameter.name]
             if not parameter.low <= value <= parameter.high:  # false for nan, too
@@ -62,47 +77,61 @@ class SearchSpace:
                 rows[place][parameter.slot] = float(value)
         return {place: tuple(row) for place, row in rows.items()}
 
-    def params(self, ratios: Mapping[str, tuple[float, ...]]) -> dict[str, float]:
-        """Return the parameters that give exactly these ratios: the inverse of `ratios`.
+    def params(self, rows: Rows) -> dict[str, float]:
+        """Return the parameters that give exactly these numbers: the inverse of `rows`.
 
         Raises:
-            RatioError: a place is missing or unknown, or its ratios are too few, too many or not finite.
-            OutsideSpaceError: no parameters of this space give these ratios; `nearest` would.
+            RatioError: a place is missing or unknown, or its numbers are too few, too many or not finite.
+            OutsideSpaceError: no parameters of this space give these numbers; `nearest` would.
         """
-        self._check_ratios(ratios)
-        for place, ratio in self.fixed:
-            if any(value != ratio for value in ratios[place]):
-                raise OutsideSpaceError(f"{place} is frozen to {ratio}, got {ratios[place]}")
-        return {parameter.name: _shared_value(parameter, ratios) for parameter in self.parameters}
+        self._check_rows(rows)
+        for place, index, value in self.fixed:
+            if rows[place][index] != value:
+                raise OutsideSpaceError(f"{place} is frozen to {value}, got {rows[place][index]}")
+        return {parameter.name: _shared_value(parameter, rows) for parameter in self.parameters}
 
-    def nearest(self, ratios: Mapping[str, tuple[float, ...]]) -> dict[str, float]:
-        """Return the parameters whose ratios are closest to these in the least-squares sense.
+    def nearest(self, rows: Rows) -> dict[str, float]:
+        """Return the parameters whose numbers are closest to these in the least-squares sense.
 
-        That is the mean over each parameter's places, clipped to its bounds. What is frozen is not compared.
+        That is the mean over each parameter's places, clipped to its bounds. What is fixed is not compared.
 
         Raises:
-            RatioError: a place is missing or unknown, or its ratios are too few, too many or not finite.
+            RatioError: a place is missing or unknown, or its numbers are too few, too many or not finite.
         """
-        self._check_ratios(ratios)
-        return {parameter.name: _clipped_mean(parameter, ratios) for parameter in self.parameters}
+        self._check_rows(rows)
+        return {parameter.name: _clipped_mean(parameter, rows) for parameter in self.parameters}
 
-    def _check_ratios(self, ratios: Mapping[str, tuple[float, ...]]) -> None:
-        _check_names("places", ratios, places(self.architecture))
-        for place, values in ratios.items():
+    def uniform_rows(self, ratio: float) -> dict[str, tuple[float, ...]]:
+        """The same ratio in every ratio slot of every place; other slots as they are fixed, or else their default."""
+        return self.profile_rows(dict.fromkeys(places(self.architecture), ratio))
+
+    def profile_rows(self, ratios: Mapping[str, float]) -> dict[str, tuple[float, ...]]:
+        """One ratio per place, in every ratio slot; other slots as they are fixed, or else their default."""
+        fixed = {(place, index): value for place, index, value in self.fixed}
+        return {
+            place: tuple(
+                ratio if slot.kind == "ratio" else fixed.get((place, index), slot.default)
+                for index, slot in enumerate(self.slots)
+            )
+            for place, ratio in ratios.items()
+        }
+
+    def _check_rows(self, rows: Rows) -> None:
+        _check_names("places", rows, places(self.architecture))
+        for place, values in rows.items():
             if len(values) != len(self.slots):
-                raise RatioError(
-                    f"{place}: expected one ratio per slot ({', '.join(self.slots)}), got {values}",
-                )
+                names = ", ".join(slot.name for slot in self.slots)
+                raise RatioError(f"{place}: expected one number per slot ({names}), got {values}")
             if not all(math.isfinite(value) for value in values):
-                raise RatioError(f"{place}: expected finite ratios, got {values}")
+                raise RatioError(f"{place}: expected finite numbers, got {values}")
 
 
-def _shared_value(parameter: Parameter, ratios: Mapping[str, tuple[float, ...]]) -> float:
+def _shared_value(parameter: Parameter, rows: Rows) -> float:
     """Return the one value that all places of a parameter have."""
     first = parameter.places[0]
-    value = ratios[first][parameter.slot]
+    value = rows[first][parameter.slot]
     for place in parameter.places:
-        other = ratios[place][parameter.slot]
+        other = rows[place][parameter.slot]
         if other != value:
             raise OutsideSpaceError(
                 f"{parameter.name}: {first} and {place} share one ratio, got {value} and {other}",
@@ -112,14 +141,14 @@ def _shared_value(parameter: Parameter, ratios: Mapping[str, tuple[float, ...]])
     return value
 
 
-def _clipped_mean(parameter: Parameter, ratios: Mapping[str, tuple[float, ...]]) -> float:
-    values = [ratios[place][parameter.slot] for place in parameter.places]
+def _clipped_mean(parameter: Parameter, rows: Rows) -> float:
+    values = [rows[place][parameter.slot] for place in parameter.places]
     mean = math.fsum(values) / len(values)
     return min(max(mean, parameter.low), parameter.high)
 
 
 def _out_of_bounds(parameter: Parameter, value: float) -> str:
-    return f"{parameter.name}: expected a ratio in [{parameter.low}, {parameter.high}], got {value}"
+    return f"{parameter.name}: expected a number in [{parameter.low}, {parameter.high}], got {value}"
 
 
 def _check_names(what: str, given: Iterable[str], expected: Iterable[str]) -> None:

@@ -1,4 +1,4 @@
-"""What scorers read from disk, by content: weights and reference images must not change under a study."""
+"""What a study reads from disk beside its parents, by content: none of it may change under the study."""
 
 from __future__ import annotations
 
@@ -13,18 +13,25 @@ from studies.spec import StudySpec
 PICTURES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp"})
 
 
-def scorer_fingerprints(spec: StudySpec) -> dict[str, str]:
-    """Scorer name -> sha256 over the files its options name; files that do not exist yet are left out."""
-    return {name: _digest(entry.options) for name, entry in spec.scorers.items()}
+def fingerprints(spec: StudySpec) -> dict[str, str]:
+    """What it is -> sha256 over the files its options name; files that do not exist yet are left out."""
+    found = {
+        f"the weights or reference images of scorer {name!r}": _digest(entry.options)
+        for name, entry in spec.scorers.items()
+    }
+    found |= {f"the LoRA {name!r}": _digest({"path": str(lora.path)}) for name, lora in spec.loras.items()}
+    if spec.vae is not None:
+        found["the VAE"] = _digest({"path": str(spec.vae)})
+    return found
 
 
-def refuse_changed_scorers(stored: Mapping[str, str], spec: StudySpec) -> None:
-    """Raises StudyChangedError when a weight file or the reference images are no longer the same."""
-    for name, digest in scorer_fingerprints(spec).items():
-        if name in stored and stored[name] != digest:
+def refuse_changed_files(stored: Mapping[str, str], spec: StudySpec) -> None:
+    """Raises StudyChangedError when a file is no longer the same."""
+    for what, digest in fingerprints(spec).items():
+        if what in stored and stored[what] != digest:
             raise StudyChangedError(
-                f"the weights or reference images of scorer {name!r} are not those the study began with: its scores "
-                "could not be compared; put the old files back, or start a new study"
+                f"{what}: not the file the study began with, so scores could not be compared; put the old one back, "
+                "or start a new study"
             )
 
 

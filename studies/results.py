@@ -22,7 +22,7 @@ from studies import tables
 from studies.database import Database, now
 from studies.errors import SpecError, StudyExistsError, StudyMissingError
 from studies.explain import explain
-from studies.fingerprints import scorer_fingerprints
+from studies.fingerprints import fingerprints
 from studies.recipe import Recipe
 from studies.spec import BudgetSettings, StudySpec
 
@@ -160,7 +160,7 @@ def _insert_study(database: Database, spec: StudySpec, parents: Sequence[ParentF
                 spec=spec.to_json(),
                 suite_digest=spec.suite.digest,
                 software=software_versions(),
-                fingerprints=scorer_fingerprints(spec),
+                fingerprints=fingerprints(spec),
                 created_at=now(),
                 stop_requested=False,
             )

@@ -31,14 +31,15 @@ from scorers.config import SpecPath
 from scorers.errors import ScorerError
 from scorers.protocol import ScorerInfo
 from scorers.registry import get_kind, parse_settings
-from search_spaces.settings import SpaceSettings
-from studies.errors import SpecError
+from search_spaces.settings import SlotSettings, SpaceSettings
+from studies.errors import RecipeError, SpecError
 from studies.explain import explain
-from studies.recipe import METHODS, DtypeName
+from studies.recipe import LETTERS, RESULT, DtypeName, Operation, check_operations
 
 SchedulerName = Literal[
     "ddim", "dpmpp_2m", "dpmpp_2m_karras", "dpmpp_2m_sde_karras", "euler", "euler_a", "heun", "lcm", "unipc"
 ]
+PredictionName = Literal["auto", "epsilon", "v_prediction"]
 SamplerName = Literal["gp", "tpe", "cmaes", "nsgaii", "qmc", "random"]
 Size = Annotated[tuple[int, int], BeforeValidator(lambda value: (value, value) if isinstance(value, int) else value)]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]  # what a torch generator takes
@@ -82,6 +83,8 @@ class SuiteSettings(_Settings):
     cfg: float = Field(default=7.0, ge=0, le=100)  # guidance scale; 1 or less renders without guidance
     scheduler: SchedulerName = "dpmpp_2m"
     clip_skip: int = Field(default=1, ge=1, le=11)  # 1 is the last layer, as A1111 counts; SDXL: at least 2
+    prediction: PredictionName = "auto"  # what the U-Net predicts; auto: what the parents' markers say
+    zero_snr: Literal["auto"] | bool = "auto"  # whether the noise schedule ends in pure noise; auto: as marked
 
     @field_validator("prompts", mode="before")
     @classmethod
@@ -89,6 +92,21 @@ class SuiteSettings(_Settings):
         if isinstance(value, (list, tuple)):
             return [{"prompt": row} if isinstance(row, str) else row for row in value]
         return value
+
+    @field_validator("zero_snr", mode="before")
+    @classmethod
+    def _auto_or_bool(cls, value: Any) -> Any:
+        if not isinstance(value, bool) and value != "auto":  # not what else pydantic takes for a bool
+            msg = "expected auto, true or false"
+            raise ValueError(msg)
+        return value
+
+    @model_validator(mode="after")
+    def _zero_snr_predicts_v(self) -> Self:
+        if self.prediction == "epsilon" and self.zero_snr is True:
+            msg = "zero_snr: true needs prediction: v_prediction: at pure noise, the noise tells nothing of the image"
+            raise ValueError(msg)
+        return self
 
     @model_validator(mode="after")
     def _something_to_render(self) -> Self:
@@ -121,8 +139,13 @@ class SuiteSettings(_Settings):
 
     @property
     def digest(self) -> str:
-        """sha256 over everything that shapes the renders, 64 hex digits."""
-        return hashlib.sha256(json.dumps(self.model_dump(mode="json"), sort_keys=True).encode()).hexdigest()
+        """sha256 over everything that shapes the renders, 64 hex digits.
+
+        What is left to the models' markers is no part of it: the parents' own hashes hold those.
+        """
+        marked = {name for name in ("prediction", "zero_snr") if getattr(self, name) == "auto"}
+        said = self.model_dump(mode="json", exclude=marked)
+        return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
 
 
 class ScorerEntry(_Settings):
@@ -194,12 +217,31 @@ class ExportSettings(_Settings):
     dtype: DtypeName | None = None  # None keeps parent A's, tensor by tensor
 
 
+class StepSettings(_Settings):
+    """One step of a chain of merges."""
+
+    method: str = "weighted_sum"
+    inputs: tuple[str, ...] | None = None  # parents by letter, or result-N of step N; None: all parents
+    clip: bool = False  # no element may leave the range between the first two inputs
+    seed: int = Field(default=0, ge=0, lt=2**31)  # of methods that drop elements at random
+
+
+class LoraSettings(_Settings):
+    """A LoRA that is baked into every trial."""
+
+    path: SpecPath
+    weight: SlotSettings = SlotSettings(bounds=(0.0, 1.0))
+
+
 class StudySpec(_Settings):
     """A study as its user asked for it."""
 
     study: str = Field(min_length=1, max_length=60)
     parents: tuple[SpecPath, ...]
-    method: str = "weighted_sum"
+    method: str = "weighted_sum"  # of all parents; for several steps, or their options, `steps`
+    steps: tuple[StepSettings, ...] | None = None
+    loras: Mapping[str, LoraSettings] = Field(default_factory=dict)
+    vae: SpecPath | None = None  # replaces the merge's own
     space: SpaceSettings = SpaceSettings()
     suite: SuiteSettings
     scorers: Mapping[str, ScorerEntry]
@@ -261,22 +303,54 @@ class StudySpec(_Settings):
         return self
 
     def _check_method(self) -> None:
-        info = METHODS.get(self.method)
-        if info is None:
-            msg = f"unknown method {self.method!r}: use one of {', '.join(METHODS)}"
+        if self.steps is not None and "method" in self.model_fields_set:
+            msg = "give either `method` (one step) or `steps`, not both"
             raise ValueError(msg)
-        if not info.least_parents <= len(self.parents) <= info.most_parents:
-            wanted = (
-                f"{info.least_parents}"
-                if info.least_parents == info.most_parents
-                else f"{info.least_parents} to {info.most_parents}"
-            )
-            msg = f"method {self.method} takes {wanted} parents, the spec names {len(self.parents)}"
+        if not 1 <= len(self.parents) <= len(LETTERS):
+            msg = f"a merge takes 1 to {len(LETTERS)} parents, the spec names {len(self.parents)}"
+            raise ValueError(msg)
+        try:
+            check_operations(self.operations, self.letters)
+        except RecipeError as error:
+            raise ValueError(str(error)) from error
+        used = {name for operation in self.operations for name in operation.inputs}
+        if idle := [letter for letter in self.letters if letter not in used]:
+            msg = f"parent {', '.join(idle)} goes into no step: name it among a step's inputs, or remove it"
             raise ValueError(msg)
 
         if len(set(self.parents)) < len(self.parents):
             msg = "a parent is named twice: merging a checkpoint with itself changes nothing"
             raise ValueError(msg)
+
+    @property
+    def letters(self) -> tuple[str, ...]:
+        """The parents' names: A, B, C ..."""
+        return tuple(LETTERS[: len(self.parents)])
+
+    @property
+    def operations(self) -> tuple[Operation, ...]:
+        """The chain of merges."""
+        steps = self.steps if self.steps is not None else (StepSettings(method=self.method),)
+        return tuple(
+            Operation(
+                method=step.method,
+                inputs=tuple(
+                    f"{RESULT}{index}" if name == "result" else name
+                    for name in (self.letters if step.inputs is None else step.inputs)
+                ),
+                clip=step.clip,
+                seed=step.seed,
+            )
+            for index, step in enumerate(steps)
+        )
+
+    @property
+    def full_space(self) -> SpaceSettings:
+        """The space with the LoRAs' weights in it."""
+        weights = {name: lora.weight for name, lora in self.loras.items()}
+        if not weights:
+            return self.space
+        return self.space.model_copy(update={"parameters": weights | dict(self.space.parameters)})
 
     @property
     def terms(self) -> Mapping[str, ObjectiveTerm]:

@@ -50,7 +50,7 @@ def export(
     if target.exists() and not force:
         fail(f"{target} exists: give another name with -o, or --force to replace it")
     plan = verified_plan(stored, trust_times=False)
-    total = total_bytes(export_layout(plan.checkpoints[0], row.recipe).values())
+    total = total_bytes(export_layout(plan.ingredients, row.recipe.dtype).values())
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:.0f} %"))
     with Progress(*columns, console=console, transient=True) as progress:
         writing = progress.add_task("writing the merge", total=total)

@@ -34,10 +34,11 @@ def spaces() -> None:
     from search_spaces.presets import load_preset, preset_names
     from search_spaces.settings import SpaceSettings
     from search_spaces.space import SearchSpace
+    from studies.methods import METHODS
 
     def size(name: str, architecture: Architecture) -> str:
         try:
-            space = SearchSpace.build(SpaceSettings(preset=name), architecture, ("B",))
+            space = SearchSpace.build(SpaceSettings(preset=name), architecture, METHODS["weighted_sum"].slots("AB"))
         except SpaceError:
             return "-"
         return str(len(space.parameters))

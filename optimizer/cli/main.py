@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from optimizer.cli import dashboard, demo, export, inspection, lists, study, work
+from optimizer.cli import dashboard, demo, difference, export, inspection, lists, lora, study, work
 from optimizer.cli.common import USER_ERROR, debugging, errors, guarded, print_error
 
 app = typer.Typer(
@@ -19,11 +19,13 @@ app = typer.Typer(
     rich_markup_mode="rich",
 )
 app.add_typer(study.app, name="study")
+app.add_typer(lora.app, name="lora")
 app.command(name="demo")(demo.demo)
 app.command(name="worker")(work.worker)
 app.command(name="dashboard")(dashboard.dashboard)
 app.command(name="export")(export.export)
 app.command(name="inspect")(inspection.inspect)
+app.command(name="diff")(difference.diff)
 app.command(name="scorers")(lists.scorers)
 app.command(name="spaces")(lists.spaces)
 

@@ -7,6 +7,7 @@ from rich.table import Table
 
 from optimizer.cli.common import console, escaped
 from optimizer.merging.checkpoint import letters, total_bytes
+from optimizer.rendering.prediction import EPSILON
 from optimizer.setup import Plan
 
 GUIDED_PASSES = 2  # classifier-free guidance runs the U-Net with and without the prompt
@@ -17,18 +18,21 @@ def print_plan(plan: Plan, device: torch.device) -> None:
     spec, items = plan.spec, plan.spec.suite.items()
     table = Table(title=f"study {escaped(spec.study)}", show_header=False, title_justify="left")
     for letter, checkpoint in zip(letters(len(plan.checkpoints)), plan.checkpoints, strict=True):
-        size = checkpoint.path.stat().st_size / 1e6
+        size = checkpoint.size_bytes / 1e6
         table.add_row(
             f"parent {letter}", escaped(f"{checkpoint.path.name} ({checkpoint.architecture}, {size:,.0f} MB)")
         )
+    method = ", then ".join(operation.method for operation in spec.operations)
     names = ", ".join(parameter.name for parameter in plan.space.parameters)
-    table.add_row("search", f"{spec.method}, {len(plan.space.parameters)} ratios: {escaped(names)}")
+    table.add_row("search", f"{method}, {len(plan.space.parameters)} numbers: {escaped(names)}")
     sizes = ", ".join(sorted({f"{item.width}x{item.height}" for item in items}))
     suite = spec.suite
     table.add_row(
         "suite",
         f"{len(items)} images a trial, {sizes}, {suite.steps} steps of {suite.scheduler}, CFG {suite.cfg:g}",
     )
+    if plan.prediction != EPSILON:
+        table.add_row("prediction", plan.prediction.words)
     table.add_row("scorers", escaped(", ".join(info.report_name(len(items)) for info in plan.infos.values())))
     table.add_row("objective", escaped(objective_in_words(plan)))
     table.add_row("sampler", f"{spec.sampler.name}, seed {spec.sampler.seed}, after the probes")

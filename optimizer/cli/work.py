@@ -73,9 +73,9 @@ def begun(spec: Path, url: str, cache: Path) -> tuple[Database, StoredStudy, Mac
 
 def resumed(stored: StoredStudy, cache: Path) -> Machine:
     """The machine of a stored study; refuses parents that have changed."""
-    from studies.fingerprints import refuse_changed_scorers
+    from studies.fingerprints import refuse_changed_files
 
-    refuse_changed_scorers(stored.fingerprints, stored.spec)
+    refuse_changed_files(stored.fingerprints, stored.spec)
     return _loaded(verified_plan(stored), stored.parents, cache)
 
 
@@ -93,7 +93,7 @@ def _hashed(plan: Plan, known: tuple[ParentFile, ...], *, trust_times: bool = Tr
 
     from optimizer.setup import hash_parents
 
-    total = sum(checkpoint.path.stat().st_size for checkpoint in plan.checkpoints)
+    total = sum(checkpoint.size_bytes for checkpoint in plan.checkpoints)
     columns = (TextColumn("hashing parents"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True) as progress:
         task = progress.add_task("", total=total)

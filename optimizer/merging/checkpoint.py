@@ -1,171 +1,203 @@
-"""Open a checkpoint file, tell what it is, and identify it by its content.
+"""Open a checkpoint, tell what it is, and identify it by its content.
 
-A checkpoint is a single .safetensors file in Stable Diffusion's own key layout (`model.diffusion_model.`,
-`first_stage_model.`, `cond_stage_model.` or `conditioner.embedders.`). Tensors are read through a memory map:
-opening costs nothing, and reading one tensor allocates nothing.
+A checkpoint is a .safetensors file, a file of torch.save (.ckpt, .pt, .pth) or the folder of a diffusers pipeline.
+Whatever it is, its tensors are seen under the keys of Stable Diffusion's own single-file layout
+(`model.diffusion_model.`, `first_stage_model.`, `cond_stage_model.` or `conditioner.embedders.`). They are read through
+a memory map: opening costs nothing, and reading one tensor allocates nothing.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
-import struct
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
 from functools import cached_property
-from math import prod
 from pathlib import Path
-from typing import Any
+from typing import Final
 
-import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from optimizer.errors import CheckpointError, ParentsDifferError
-from search_spaces.blocks import EMA, OTHER, Architecture, architecture_of, place_of
+from optimizer.errors import CheckpointError
+from optimizer.merging.canonical import canonical
+from optimizer.merging.diffusers_folder import diffusers_source
+from optimizer.merging.pickles import torch_source
+from optimizer.merging.sources import (
+    DTYPE_NAMES,
+    DTYPES,
+    Source,
+    Stored,
+    TensorInfo,
+    data_hash,
+    legacy_hash,
+    read_header,
+    safetensors_source,
+    sha256_of,
+    sha256_of_files,
+)
+from search_spaces.blocks import (
+    EMA,
+    OTHER,
+    UNET,
+    VAE,
+    Architecture,
+    architecture_of,
+    blocks,
+    place_of,
+    text_encoders,
+)
 from search_spaces.errors import UnknownArchitectureError
 
-DTYPES: dict[str, torch.dtype] = {
-    "F64": torch.float64,
-    "F32": torch.float32,
-    "F16": torch.float16,
-    "BF16": torch.bfloat16,
-    "F8_E4M3": torch.float8_e4m3fn,
-    "F8_E5M2": torch.float8_e5m2,
-    "I64": torch.int64,
-    "I32": torch.int32,
-    "I16": torch.int16,
-    "I8": torch.int8,
-    "U8": torch.uint8,
-    "BOOL": torch.bool,
-}
-DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
+__all__ = [
+    "DTYPES",
+    "DTYPE_NAMES",
+    "Checkpoint",
+    "TensorInfo",
+    "data_hash",
+    "is_mergeable",
+    "legacy_hash",
+    "letters",
+    "model_name",
+    "read_header",
+    "sha256_of",
+    "total_bytes",
+]
 
-HASH_CHUNK_BYTES = 1 << 22
-
-
-@dataclass(frozen=True, slots=True)
-class TensorInfo:
-    """What the header says of one tensor."""
-
-    dtype: torch.dtype
-    shape: tuple[int, ...]
-
-    @property
-    def size(self) -> int:
-        """Number of elements."""
-        return prod(self.shape)
-
-    @property
-    def nbytes(self) -> int:
-        return self.size * self.dtype.itemsize
+TORCH_SUFFIXES: Final = frozenset({".ckpt", ".pt", ".pth"})
+SAFETENSORS_SUFFIX: Final = ".safetensors"
 
 
 class Checkpoint:
-    """One opened checkpoint file: its tensors by key, read through a memory map."""
+    """One opened checkpoint: its tensors by key, read through a memory map.
 
-    def __init__(self, path: Path, handle: Any, tensors: Mapping[str, TensorInfo], metadata: dict[str, str]) -> None:
+    Attributes:
+        path: the file or folder.
+        tensors: key -> dtype and shape, in the order of the file.
+        metadata: of the file's header; empty for what is not safetensors.
+        files: every file it is read from; for a folder its weights, and the scheduler's settings where they mark what
+            the model predicts.
+        notes: one line for everything that was renamed, repaired or ignored.
+    """
+
+    def __init__(self, path: Path, source: Source) -> None:
         self.path = path
-        self.tensors = tensors
-        self.metadata = metadata
-        self._handle = handle
+        self.files = source.files
+        self.metadata = dict(source.metadata)
+        self._stored: Mapping[str, Stored]
+        self._stored, notes = canonical(source.tensors, str(path))
+        self.tensors: Mapping[str, TensorInfo] = {key: stored.info for key, stored in self._stored.items()}
+        self.notes: tuple[str, ...] = (*source.notes, *notes)
 
     @classmethod
     def open(cls, path: Path) -> Checkpoint:
-        """Open and check a file's header.
+        """Open and check a file's header, or a folder's.
 
         Raises:
-            CheckpointError: the file is missing, not safetensors, or shorter than its header says.
+            CheckpointError: it is missing, of no known kind, damaged or cut off, quantised, or holds code to run.
         """
-        if not path.exists():
-            raise CheckpointError(f"no checkpoint at {path}: give the path of a .safetensors file")
-        if not path.is_file():
-            raise CheckpointError(f"{path} is a folder: give the path of a single .safetensors file")
-        try:
-            tensors, metadata = read_header(path)
-            handle = safe_open(path, framework="pt")
-        except (SafetensorError, OSError) as error:
-            raise CheckpointError(f"{path} cannot be read as safetensors ({error}): fetch it again") from error
-        return cls(path, handle, tensors, metadata)
+        return cls(path, open_source(path))
 
     def tensor(self, key: str) -> Tensor:
-        """The stored tensor, a view of the file's pages in its own dtype and shape."""
-        tensor: Tensor = self._handle.get_tensor(key)
-        return tensor
+        """The tensor in the dtype and shape of `tensors[key]`; a view of the file's pages where it is stored so.
+
+        Raises:
+            KeyError: the checkpoint has no such tensor.
+        """
+        return self._stored[key].read()
 
     @cached_property
     def architecture(self) -> Architecture:
-        """Raises CheckpointError for a file that is not an SD1.5 or SDXL checkpoint."""
+        """Raises CheckpointError for what has no SD1.5 or SDXL U-Net."""
         try:
-            return architecture_of(self.tensors)
+            return architecture_of({key: info.shape for key, info in self.tensors.items()})
         except UnknownArchitectureError as error:
             raise CheckpointError(f"{self.path.name}: {error}") from error
 
     @cached_property
+    def components(self) -> tuple[str, ...]:
+        """Which of unet, text_encoder, text_encoder_2 and vae it has, in that order.
+
+        A component is there when any of its tensors is. Raises CheckpointError as `architecture` does.
+        """
+        found = {component_of(key, self.architecture) for key in self.tensors}
+        return tuple(name for name in (UNET, *text_encoders(self.architecture), VAE) if name in found)
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes on disk, of all its files."""
+        return sum(file.stat().st_size for file in self.files)
+
+    @property
+    def mtime_ns(self) -> int:
+        """When any of its files was last changed, in nanoseconds since the epoch."""
+        return max(file.stat().st_mtime_ns for file in self.files)
+
+    @property
+    def name(self) -> str:
+        """For people: see `model_name`."""
+        return model_name(self.path)
+
+    def hash(self, progress: Callable[[int], None] | None = None) -> str:
+        """`sha256`, read anew; `progress` is called with the bytes of each chunk."""
+        if self.files == (self.path,):
+            return sha256_of(self.path, progress)
+        return sha256_of_files(self.path, self.files, progress)
+
+    @cached_property
     def sha256(self) -> str:
-        """Hash of the whole file, 64 hex digits; its first 10 are the AutoV2 hash of A1111 and Civitai."""
-        return sha256_of(self.path)
+        """Hash of the whole file, 64 hex digits; its first 10 are the AutoV2 hash of A1111 and Civitai.
+
+        Of a folder, the sha256 of the lines `<sha256>  <path in the folder>` of its `files`, sorted by path: see
+        `sha256_of_files`.
+        """
+        return self.hash()
+
+    @property
+    def legacy_hash(self) -> str | None:
+        """A1111's old model hash, 8 hex digits; None for a folder, which A1111 does not know."""
+        return legacy_hash(self.path) if self.files == (self.path,) else None
+
+    @property
+    def data_hash(self) -> str | None:
+        """sha256 of the tensor data, 64 hex digits, whose first 12 are AutoV3; None for what is not safetensors."""
+        return data_hash(self.path) if _is_safetensors(self.path) else None
 
 
-def read_header(path: Path) -> tuple[dict[str, TensorInfo], dict[str, str]]:
-    """Tensors in the order of their data, and the metadata, of a safetensors file.
+def model_name(path: Path) -> str:
+    """A checkpoint's name for people: without folder, and without the suffix of a file; a folder's name has none."""
+    known = path.suffix.lower() in {SAFETENSORS_SUFFIX, *TORCH_SUFFIXES} and not path.is_dir()
+    return path.stem if known else path.name
+
+
+def open_source(path: Path) -> Source:
+    """The tensors of a file or folder as they are stored, by the kind its suffix says.
 
     Raises:
-        CheckpointError: not safetensors, or cut off.
+        CheckpointError: it is missing, of no known kind, damaged or cut off, or holds code to run.
     """
-    file_bytes = path.stat().st_size
-    with path.open("rb") as file:
-        start = file.read(8)
-        header_bytes = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
-        if not 2 <= header_bytes <= file_bytes - 8:
-            raise CheckpointError(
-                f"{path} is not a .safetensors file (or its header is cut off): "
-                "convert .ckpt files to safetensors, or fetch the file again"
-            )
-        try:
-            header = json.loads(file.read(header_bytes))
-            metadata = header.pop("__metadata__", None) or {}
-            ordered = sorted(header.items(), key=lambda item: item[1]["data_offsets"][0])
-            tensors = {key: TensorInfo(DTYPES[row["dtype"]], tuple(row["shape"])) for key, row in ordered}
-            end = max((int(row["data_offsets"][1]) for row in header.values()), default=0)
-        except (ValueError, ArithmeticError, LookupError, TypeError, AttributeError, RecursionError) as error:
-            raise CheckpointError(
-                f"{path} has a damaged safetensors header ({error!r}): fetch the file again"
-            ) from error
-    if file_bytes < 8 + header_bytes + end:
+    if not path.exists():
         raise CheckpointError(
-            f"{path} is cut off: its header promises {8 + header_bytes + end:,} bytes, "
-            f"the file has {file_bytes:,}; fetch it again"
+            f"no checkpoint at {path}: give the path of a .safetensors or .ckpt file, or of a diffusers folder"
         )
-    return tensors, metadata
+    if path.is_dir():
+        return diffusers_source(path)
+    if path.suffix.lower() in TORCH_SUFFIXES:
+        return torch_source(path)
+    if path.suffix.lower() == ".bin":
+        raise CheckpointError(
+            f"{path} is one part of a diffusers pipeline: give the folder that holds model_index.json instead"
+        )
+    return safetensors_source(path)
 
 
-def sha256_of(path: Path, progress: Callable[[int], None] | None = None) -> str:
-    """sha256 of a whole file as 64 hex digits; `progress` is called with the bytes of each chunk."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(HASH_CHUNK_BYTES):
-            digest.update(chunk)
-            if progress is not None:
-                progress(len(chunk))
-    return digest.hexdigest()
+def _is_safetensors(path: Path) -> bool:
+    return path.is_file() and path.suffix.lower() not in TORCH_SUFFIXES
 
 
-def legacy_hash(path: Path) -> str:
-    """A1111's old model hash: sha256 of the 64 KiB at 1 MiB, 8 hex digits. Not unique, still shown by many programs."""
-    with path.open("rb") as file:
-        file.seek(0x100000)
-        return hashlib.sha256(file.read(0x10000)).hexdigest()[:8]
+def component_of(key: str, architecture: Architecture) -> str:
+    """unet, text_encoder, text_encoder_2 or vae; else the key's place, OTHER or EMA."""
+    place = place_of(key, architecture)
+    return UNET if place in _BLOCKS[architecture] else place
 
 
-def data_hash(path: Path) -> str:
-    """sha256 of the tensor data after the header, 64 hex digits: AutoV3 of Civitai (12 digits) and kohya."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        file.seek(8 + struct.unpack("<Q", file.read(8))[0])
-        while chunk := file.read(HASH_CHUNK_BYTES):
-            digest.update(chunk)
-    return digest.hexdigest()
+_BLOCKS: Final = {architecture: frozenset(blocks(architecture)) for architecture in Architecture}
 
 
 def is_mergeable(key: str, info: TensorInfo, architecture: Architecture) -> bool:
@@ -177,52 +209,6 @@ def is_mergeable(key: str, info: TensorInfo, architecture: Architecture) -> bool
     if not info.dtype.is_floating_point or key.endswith(".position_ids"):
         return False
     return place_of(key, architecture) not in {OTHER, EMA}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class KeyDifferences:
-    """Keys that some parents lack; both are sorted."""
-
-    missing: dict[str, tuple[str, ...]]  # parent letter -> keys of A that it lacks: A's values are kept
-    extra: dict[str, tuple[str, ...]]  # parent letter -> keys that A lacks: they are left out
-
-
-def compare_parents(parents: Sequence[Checkpoint]) -> KeyDifferences:
-    """Check that parents can be merged key by key, and name what only some of them have.
-
-    Raises:
-        ParentsDifferError: another architecture, or other shapes (the first three keys are named).
-    """
-    first = parents[0]
-    missing: dict[str, tuple[str, ...]] = {}
-    extra: dict[str, tuple[str, ...]] = {}
-    for letter, parent in zip(letters(len(parents))[1:], parents[1:], strict=True):
-        if parent.architecture != first.architecture:
-            raise ParentsDifferError(
-                f"parents of different architecture: A ({first.path.name}) is {first.architecture}, "
-                f"{letter} ({parent.path.name}) is {parent.architecture}; merge models of one family only"
-            )
-        _require_same_shapes(first, parent, letter)
-        missing[letter] = tuple(sorted(set(first.tensors) - set(parent.tensors)))
-        extra[letter] = tuple(sorted(set(parent.tensors) - set(first.tensors)))
-    return KeyDifferences(missing=missing, extra=extra)
-
-
-def _require_same_shapes(first: Checkpoint, other: Checkpoint, letter: str) -> None:
-    differing = [
-        f"{key} is {_shape(info)} in A and {_shape(other.tensors[key])} in {letter}"
-        for key, info in first.tensors.items()
-        if key in other.tensors and other.tensors[key].shape != info.shape
-    ]
-    if differing:
-        raise ParentsDifferError(
-            f"{other.path.name} has other shapes than {first.path.name} in {len(differing)} tensors: "
-            f"{'; '.join(differing[:3])}; the parents must be of the same model family"
-        )
-
-
-def _shape(info: TensorInfo) -> str:
-    return "x".join(map(str, info.shape)) or "a number"
 
 
 def letters(count: int) -> tuple[str, ...]:

@@ -1,7 +1,7 @@
 """The merge to a file: tensor by tensor from memory-mapped parents to one .safetensors, with little memory.
 
-Shares methods.py with the resident merge, so both give the same bits on the same device. The file has parent A's keys,
-minus EMA copies; what only other parents have is left out, and what no ratio applies to is A's.
+Shares plan.py and flat.py with the resident merge, so both give the same bits on the same device. Which tensors the
+file has, and what is kept where no ratio applies, is told in parents.py and ingredients.py.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import hashlib
 import json
 import os
 import struct
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,11 +20,13 @@ import torch
 from torch import Tensor
 
 from optimizer.errors import ExportError
-from optimizer.merging.checkpoint import DTYPE_NAMES, Checkpoint, TensorInfo, is_mergeable, sha256_of
-from optimizer.merging.methods import Scratch, merge_flat
+from optimizer.merging.flat import Scratch, merge_flat, merge_tensor
+from optimizer.merging.ingredients import Ingredients
+from optimizer.merging.lora.file import delta
+from optimizer.merging.plan import plan_places
 from optimizer.merging.resident import EXPORT_DTYPES
-from search_spaces.blocks import EMA, place_of
-from studies.recipe import Recipe
+from optimizer.merging.sources import DTYPE_NAMES, TensorInfo, sha256_of
+from studies.recipe import DtypeName, Recipe
 
 # modelspec's hash covers the tensor data, which is known only after it is written; the header comes first.
 HASH_FIELD = "modelspec.hash_sha256"
@@ -40,59 +42,86 @@ class Exported:
     sha256: str  # of the whole file; its first 10 digits are the AutoV2 hash
 
 
-def export_layout(parent: Checkpoint, recipe: Recipe) -> dict[str, TensorInfo]:
-    """What the file will hold: A's keys in the recipe's dtype, in A's order but wide dtypes first.
+def export_layout(ingredients: Ingredients, dtype: DtypeName | None) -> dict[str, TensorInfo]:
+    """What the file will hold: the result's keys, weights in `dtype`, in A's order but wide dtypes first.
 
     So every tensor starts at a multiple of its element size, which readers that map the file rely on.
     """
-    layout = {}
-    for key, info in parent.tensors.items():
-        if place_of(key, parent.architecture) == EMA:
-            continue
-        recast = recipe.dtype is not None and is_mergeable(key, info, parent.architecture)
-        layout[key] = TensorInfo(EXPORT_DTYPES[recipe.dtype] if recast and recipe.dtype else info.dtype, info.shape)
+    layout = {
+        key: TensorInfo(
+            EXPORT_DTYPES[dtype] if dtype is not None and ingredients.is_float(key) else info.dtype, info.shape
+        )
+        for key, info in ingredients.tensors.items()
+    }
     return dict(sorted(layout.items(), key=lambda row: -row[1].dtype.itemsize))
 
 
 def merged_tensors(
-    recipe: Recipe, parents: Sequence[Checkpoint], layout: Mapping[str, TensorInfo]
+    recipe: Recipe, ingredients: Ingredients, layout: Mapping[str, TensorInfo], device: torch.device
 ) -> Iterator[tuple[str, Tensor]]:
-    """(key, merged tensor on the CPU) one at a time, in the layout's order."""
-    scratch, ratios, first = Scratch.on("cpu"), recipe.by_place, parents[0]
+    """(key, merged tensor on the CPU) one at a time, in the layout's order; computed on `device`.
+
+    Raises:
+        ExportError: a method gave a NaN where no source has one.
+    """
+    ingredients = ingredients.on(device)
+    scratch, plans = Scratch.on(device), plan_places(recipe)
     for key, info in layout.items():
-        stored = [parent.tensor(key).flatten() for parent in parents if key in parent.tensors]
-        shared = len(stored) == len(parents) and is_mergeable(key, first.tensors[key], first.architecture)
-        if not shared:
-            yield key, stored[0].to(info.dtype).view(info.shape)
+        plan = ingredients.plan(key, plans, baked=recipe.vae is not None)
+        if not plan.steps and not plan.loras:
+            yield key, ingredients.tensor(key, plan.final).to(info.dtype).view(info.shape)
             continue
-        out = torch.empty(info.size, dtype=info.dtype)
-        place = place_of(key, first.architecture)
-        merge_flat(recipe.method, stored, ratios[place], out, info.dtype, scratch)
-        yield key, out.view(info.shape)
+        sources = {name: ingredients.tensor(key, name).to(device) for name in plan.sources}
+        out = torch.empty(info.shape, dtype=info.dtype, device=device)
+        if plan.elementwise and not plan.loras:
+            flat = {name: tensor.flatten() for name, tensor in sources.items()}
+            merge_flat(plan, flat, out.view(-1), info.dtype, scratch)
+        else:
+            weights = dict(plan.loras)
+            deltas = [
+                (weights[index], delta(parts, info.shape))
+                for index, parts in ingredients.touching(key)
+                if index in weights
+            ]
+            merge_tensor(plan, key, sources, out, info.dtype, deltas)
+        _refuse_nan(key, out, sources, recipe)
+        yield key, out.cpu()
+
+
+def _refuse_nan(key: str, out: Tensor, sources: Mapping[str, Tensor], recipe: Recipe) -> None:
+    if not out.isnan().any() or any(bool(tensor.isnan().any()) for tensor in sources.values()):
+        return
+    raise ExportError(
+        f"the merge ({recipe.method}) gives NaN in {key}: change its numbers there, or use another method"
+    )
 
 
 def write_merge(
     path: Path,
     recipe: Recipe,
-    parents: Sequence[Checkpoint],
+    ingredients: Ingredients,
     metadata: Mapping[str, str],
+    device: torch.device,
     progress: Callable[[int], None] | None = None,
 ) -> Exported:
     """Write the merged checkpoint to `path`, which must not be anyone's file: see `atomic_file`.
 
     Args:
         metadata: stored in the header; `modelspec.hash_sha256` is filled in.
+        device: where the arithmetic is done; the same recipe gives the same bits on one device.
         progress: called with the bytes of every tensor written.
 
     Raises:
-        ExportError: the disk is full, or the file cannot be written.
+        ExportError: the disk is full, the file cannot be written, or the merge gives NaN.
+        RecipeError: the recipe is of other ingredients.
     """
-    layout = export_layout(parents[0], recipe)
+    ingredients.check(recipe)
+    layout = export_layout(ingredients, recipe.dtype)
     header, hash_at = _header(layout, dict(metadata) | {HASH_FIELD: HASH_BLANK})
     data_digest = hashlib.sha256()
     with _explained(path), path.open("wb") as file:
         file.write(header)
-        for _, tensor in merged_tensors(recipe, parents, layout):
+        for _, tensor in merged_tensors(recipe, ingredients, layout, device):
             raw = memoryview(tensor.contiguous().view(-1).view(torch.uint8).numpy().data)
             file.write(raw)
             data_digest.update(raw)

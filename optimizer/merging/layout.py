@@ -6,6 +6,8 @@ parameter is a *view* of a tensor as the file stores it: the same, reshaped, tra
 the fused attention projection of OpenCLIP. So a merge can stay in the file's layout, and nothing is
 converted between merging, rendering and exporting.
 
+The same names, read backwards, put a diffusers folder into the file's layout (`stored_part`).
+
 Checked in tests against the conversion that diffusers itself does when it loads a single file.
 """
 
@@ -43,7 +45,7 @@ class LiveView:
                 return stored.t()
             case third:
                 rows = stored.shape[0] // 3
-                index = ("first third", "second third", "last third").index(third)
+                index = THIRDS.index(third)
                 return stored[index * rows : (index + 1) * rows]
 
 
@@ -62,6 +64,54 @@ def live_views(key: str, architecture: Architecture, rank: int) -> tuple[LiveVie
         if key.startswith(prefix):
             return place(key.removeprefix(prefix), rank)
     return ()
+
+
+THIRDS: tuple[Reading, Reading, Reading] = ("first third", "second third", "last third")
+
+
+@dataclass(frozen=True, slots=True)
+class StoredPart:
+    """Where one live parameter stands in a single file: under which name, and how the live one looks at it."""
+
+    key: str
+    reading: Reading = "whole"
+
+    def shape_of(self, live: tuple[int, ...]) -> tuple[int, ...]:
+        """Shape in the file; of a third, that third's."""
+        match self.reading:
+            case "linear":
+                return (*live, 1, 1)
+            case "transposed":
+                return live[::-1]
+            case _:
+                return live
+
+    def of(self, live: Tensor) -> Tensor:
+        """The live parameter as the file stores it, a view; thirds are to be put together by the caller."""
+        return live.t() if self.reading == "transposed" else live.reshape(self.shape_of(tuple(live.shape)))
+
+
+def stored_part(component: Component, name: str, architecture: Architecture, rank: int) -> StoredPart | None:
+    """Where a parameter of diffusers' or transformers' models stands in a single file: the inverse of `live_views`.
+
+    Args:
+        name: as these libraries save it; the older names of the VAE's attention (`query`, `proj_attn`) and CLIP
+            names without `text_model.` are understood too.
+        rank: number of dimensions of the parameter.
+
+    Returns:
+        None for a name that no SD1.5 or SDXL model has.
+    """
+    match component:
+        case "unet":
+            part = _unet_part(name, architecture)
+        case "vae":
+            part = _vae_part(name, rank)
+        case "text_encoder":
+            part = _clip_l_part(name, architecture)
+        case "text_encoder_2":
+            part = _open_clip_part(name)
+    return part
 
 
 # ----------------------------------------------------------------------------------------- U-Net
@@ -130,6 +180,40 @@ def _rename(inner: str) -> str:
     return f"{_RESNET[stem]}.{leaf}" if stem in _RESNET else inner
 
 
+_LDM_RESNET = {live: stored for stored, live in _RESNET.items()}
+_LDM_UNET_ENDS = {live: stored for stored, live in _UNET_ENDS.items()}
+_LIVE_BLOCK = re.compile(r"(down|up)_blocks\.(\d+)\.(resnets|attentions|downsamplers|upsamplers)\.(\d+)\.(.+)")
+_LIVE_MIDDLE = re.compile(r"mid_block\.(resnets|attentions)\.(\d+)\.(.+)")
+# The upsampler is the module after residual block and attention; the deepest level of SD1.5 has no attention.
+_LEVELS_WITHOUT_ATTENTION = {Architecture.SD15: {0}, Architecture.SDXL: {2}}
+
+
+def _unet_part(name: str, architecture: Architecture) -> StoredPart | None:
+    stem, _, leaf = name.rpartition(".")
+    if stem in _LDM_UNET_ENDS:
+        return StoredPart(f"model.diffusion_model.{_LDM_UNET_ENDS[stem]}.{leaf}")
+    if middle := _LIVE_MIDDLE.fullmatch(name):
+        kind, index, inner = middle[1], int(middle[2]), middle[3]
+        number = 1 if kind == "attentions" else 2 * index
+        return StoredPart(f"model.diffusion_model.middle_block.{number}.{_ldm_inner(kind, inner)}")
+    if block := _LIVE_BLOCK.fullmatch(name):
+        side, level, kind, layer, inner = block[1], int(block[2]), block[3], int(block[4]), block[5]
+        if side == "down":
+            home = f"input_blocks.{1 + 3 * level + (2 if kind == 'downsamplers' else layer)}"
+            inner = inner.replace("conv.", "op.", 1) if kind == "downsamplers" else _ldm_inner(kind, inner)
+            return StoredPart(f"model.diffusion_model.{home}.{int(kind == 'attentions')}.{inner}")
+        home = f"output_blocks.{3 * level + (2 if kind == 'upsamplers' else layer)}"
+        last = 1 if level in _LEVELS_WITHOUT_ATTENTION[architecture] else 2
+        index = {"resnets": 0, "attentions": 1}.get(kind, last)
+        return StoredPart(f"model.diffusion_model.{home}.{index}.{_ldm_inner(kind, inner)}")
+    return None
+
+
+def _ldm_inner(kind: str, inner: str) -> str:
+    stem, _, leaf = inner.rpartition(".")
+    return f"{_LDM_RESNET[stem]}.{leaf}" if kind == "resnets" and stem in _LDM_RESNET else inner
+
+
 # ------------------------------------------------------------------------------------------- VAE
 
 _VAE_ATTENTION = {"norm": "group_norm", "q": "to_q", "k": "to_k", "v": "to_v", "proj_out": "to_out.0"}
@@ -162,6 +246,44 @@ def _vae_name(rest: str) -> str:
     return rest.replace("norm_out", "conv_norm_out")
 
 
+_LDM_VAE_ATTENTION = {live: stored for stored, live in _VAE_ATTENTION.items()} | {
+    "query": "q",  # as diffusers before 0.18 named them
+    "key": "k",
+    "value": "v",
+    "proj_attn": "proj_out",
+}
+_LIVE_VAE_BLOCK = re.compile(
+    r"(encoder\.down|decoder\.up)_blocks\.(\d+)\.(resnets|downsamplers|upsamplers)\.(\d+)\.(.+)"
+)
+_LIVE_VAE_MIDDLE = re.compile(r"(encoder|decoder)\.mid_block\.(?:resnets\.([01])|attentions\.0)\.(.+)")
+_LIVE_VAE_END = re.compile(r"((?:encoder|decoder)\.)(conv_in|conv_norm_out|conv_out)\.(.+)|(?:post_)?quant_conv\..+")
+
+
+def _vae_part(name: str, rank: int) -> StoredPart | None:
+    """The file's attention is made of 1x1 convolutions, the live one of linear layers."""
+    stored = _ldm_vae_name(name)
+    if stored is None:
+        return None
+    linear = ".mid.attn_1." in stored and rank == 2
+    return StoredPart(f"first_stage_model.{stored}", "linear" if linear else "whole")
+
+
+def _ldm_vae_name(name: str) -> str | None:
+    if block := _LIVE_VAE_BLOCK.fullmatch(name):
+        side, level, kind, layer, inner = block[1], int(block[2]), block[3], block[4], block[5]
+        home = f"{side}.{level if side == 'encoder.down' else VAE_LEVELS - 1 - level}"
+        if kind != "resnets":
+            return f"{home}.{kind.removesuffix('rs')}.{inner}"
+        return f"{home}.block.{layer}.{inner.replace('conv_shortcut', 'nin_shortcut')}"
+    if middle := _LIVE_VAE_MIDDLE.fullmatch(name):
+        coder, number, inner = middle[1], middle[2], middle[3]
+        if number:
+            return f"{coder}.mid.block_{int(number) + 1}.{inner}"
+        stem, _, leaf = inner.rpartition(".")
+        return f"{coder}.mid.attn_1.{_LDM_VAE_ATTENTION[stem]}.{leaf}" if stem in _LDM_VAE_ATTENTION else None
+    return name.replace("conv_norm_out", "norm_out") if _LIVE_VAE_END.fullmatch(name) else None
+
+
 # --------------------------------------------------------------------------------- text encoders
 
 
@@ -183,7 +305,7 @@ _OPEN_CLIP_LAYER = {
     "attn.out_proj": "self_attn.out_proj",
 }
 _OPEN_CLIP_BLOCK = re.compile(r"transformer\.resblocks\.(\d+)\.(.+)")
-_THIRDS: tuple[tuple[str, Reading], ...] = (("q", "first third"), ("k", "second third"), ("v", "last third"))
+_THIRDS: tuple[tuple[str, Reading], ...] = tuple(zip("qkv", THIRDS, strict=True))
 
 
 def _open_clip(rest: str, rank: int) -> tuple[LiveView, ...]:  # noqa: ARG001
@@ -202,6 +324,37 @@ def _open_clip(rest: str, rank: int) -> tuple[LiveView, ...]:  # noqa: ARG001
         )
     stem, _, leaf = inner.rpartition(".")
     return (LiveView("text_encoder_2", f"{home}.{_OPEN_CLIP_LAYER[stem]}.{leaf}"),) if stem in _OPEN_CLIP_LAYER else ()
+
+
+_LDM_OPEN_CLIP_ENDS = {live: stored for stored, live in _OPEN_CLIP_ENDS.items()}
+_LDM_OPEN_CLIP_LAYER = {live: stored for stored, live in _OPEN_CLIP_LAYER.items()}
+_LIVE_CLIP = re.compile(r"(?:text_model\.)?((?:embeddings|encoder|final_layer_norm)\..+)")
+_LIVE_CLIP_LAYER = re.compile(r"encoder\.layers\.(\d+)\.(.+)\.(weight|bias)")
+_LIVE_CLIP_ATTENTION = re.compile(r"self_attn\.([qkv])_proj")
+
+
+def _clip_l_part(name: str, architecture: Architecture) -> StoredPart | None:
+    home = "cond_stage_model" if architecture == Architecture.SD15 else "conditioner.embedders.0"
+    found = _LIVE_CLIP.fullmatch(name)
+    return StoredPart(f"{home}.transformer.text_model.{found[1]}") if found else None
+
+
+def _open_clip_part(name: str) -> StoredPart | None:
+    home = "conditioner.embedders.1.model."
+    if name == "text_projection.weight":
+        return StoredPart(f"{home}text_projection", "transposed")
+    found = _LIVE_CLIP.fullmatch(name)
+    if found is None:
+        return None
+    if found[1] in _LDM_OPEN_CLIP_ENDS:
+        return StoredPart(home + _LDM_OPEN_CLIP_ENDS[found[1]])
+    layer = _LIVE_CLIP_LAYER.fullmatch(found[1])
+    if layer is None:
+        return None
+    home, inner, leaf = f"{home}transformer.resblocks.{layer[1]}.", layer[2], layer[3]
+    if attention := _LIVE_CLIP_ATTENTION.fullmatch(inner):
+        return StoredPart(f"{home}attn.in_proj_{leaf}", dict(_THIRDS)[attention[1]])
+    return StoredPart(f"{home}{_LDM_OPEN_CLIP_LAYER[inner]}.{leaf}") if inner in _LDM_OPEN_CLIP_LAYER else None
 
 
 _Placer = Callable[[str, int], tuple[LiveView, ...]]

@@ -1,8 +1,9 @@
-"""The merge in memory: parents packed once, the live model's parameters views into one live buffer.
+"""The merge in memory: sources packed once, the live model's parameters views into one live buffer.
 
-Every parent's tensors are packed into flat buffers, one per place and dtype ("slab"). A merge is one pass over
-each slab whose ratios changed, in place: no file, no reload, no allocation that grows with the trials, and whatever
-holds the live parameters (a pipeline, a compiled graph) stays valid.
+Every source's tensors are packed into flat buffers, one per place and dtype ("slab"). A merge is one pass over each
+slab whose numbers changed, in place: no file, no reload, no allocation that grows with the trials, and whatever holds
+the live parameters (a pipeline, a compiled graph) stays valid. Sources that do not fit beside the live model stay in
+pinned host memory, or in their files, and are streamed: see placement.py.
 """
 
 from __future__ import annotations
@@ -13,10 +14,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from optimizer.merging.checkpoint import Checkpoint, is_mergeable
+from optimizer.merging.flat import Scratch, merge_flat, merge_tensor
+from optimizer.merging.ingredients import Ingredients
 from optimizer.merging.layout import Component, live_views
-from optimizer.merging.methods import Scratch, merge_flat
-from search_spaces.blocks import EMA, place_of
+from optimizer.merging.lora.file import LoraPart, delta
+from optimizer.merging.placement import Placement, choose_placement
+from optimizer.merging.plan import PlacePlan, plan_places
+from optimizer.merging.sources import TensorInfo
 from studies.errors import RecipeError
 from studies.recipe import DtypeName, Recipe
 
@@ -36,113 +40,160 @@ class _Kind:
     """What the tensors of one slab have in common."""
 
     place: str
-    parent_dtypes: tuple[torch.dtype, ...]
+    sources: tuple[tuple[str, torch.dtype], ...]
     export_dtype: torch.dtype
     live_dtype: torch.dtype
-    mergeable: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _Member:
+    """One tensor of a slab."""
+
+    key: str
+    start: int
+    info: TensorInfo
+    loras: Sequence[tuple[int, tuple[LoraPart, ...]]]  # those that touch it
+
+    def of(self, flat: Tensor) -> Tensor:
+        return flat[self.start : self.start + self.info.size].view(self.info.shape)
 
 
 class _Slab:
-    """The flat buffers of one kind: each parent's values and the live ones."""
+    """The flat buffers of one kind: each source's values, unless they stay in their files, and the live ones."""
 
-    def __init__(self, kind: _Kind, parents: Sequence[Tensor], live: Tensor) -> None:
-        self.kind, self.parents, self.live = kind, parents, live
-        self.merged: tuple[str, tuple[float, ...]] | None = None  # what the live values are
+    def __init__(
+        self, kind: _Kind, keys: Sequence[str], ingredients: Ingredients, placement: Placement, device: torch.device
+    ) -> None:
+        self.kind, self._ingredients, self._device = kind, ingredients, device
+        self.members, end = [], 0
+        for key in keys:
+            info = ingredients.tensors[key]
+            self.members.append(_Member(key, end, info, ingredients.touching(key)))
+            end += -(-info.size // ALIGNMENT) * ALIGNMENT
+        self.live = torch.zeros(end, dtype=kind.live_dtype, device=device)
+        self.held: dict[str, Tensor] = {}  # empty when sources stay in their files
+        if placement is not Placement.FILES:
+            self.held = {name: self._packed(name, dtype, end, placement) for name, dtype in kind.sources}
+        self.made: PlacePlan | None = None  # what the live values are
 
-    def merge(self, method: str, ratios: tuple[float, ...], scratch: Scratch) -> bool:
-        """Make `ratios` live; False when they were already."""
-        if self.merged == (method, ratios):
+    def _packed(self, name: str, dtype: torch.dtype, size: int, placement: Placement) -> Tensor:
+        home = self._device if placement is Placement.DEVICE else torch.device("cpu")
+        pinned = placement is Placement.HOST and self._device.type == "cuda"
+        flat = torch.zeros(size, dtype=dtype, device=home, pin_memory=pinned)
+        for member in self.members:
+            member.of(flat).copy_(self._ingredients.tensor(member.key, name))
+        return flat
+
+    def merge(self, plan: PlacePlan, scratch: Scratch) -> bool:
+        """Make a plan live; False when it was already."""
+        if self.made == plan:
             return False
-        self.merged = None  # an interrupted merge leaves nothing that could be taken for done
-        merge_flat(method, self.parents, ratios, self.live, self.kind.export_dtype, scratch)
-        self.merged = (method, ratios)
+        self.made = None  # an interrupted merge leaves nothing that could be taken for done
+        if plan.elementwise and self.held:
+            merge_flat(plan, self.held, self.live, self.kind.export_dtype, scratch)
+        for member in self.members:
+            self._merge_member(member, plan, scratch)
+        self.made = plan
         return True
+
+    def _merge_member(self, member: _Member, plan: PlacePlan, scratch: Scratch) -> None:
+        """What the pass over the flat buffers did not do: LoRAs, and methods that see whole tensors."""
+        weights = dict(plan.loras)
+        active = [(weights[index], parts) for index, parts in member.loras if index in weights]
+        live = member.of(self.live)
+        if plan.elementwise and not active:
+            if not self.held:
+                sources = {name: self._source(member, name).flatten() for name in plan.sources}
+                merge_flat(plan, sources, live.view(-1), self.kind.export_dtype, scratch)
+            return
+        sources = {name: self._source(member, name).to(self._device, non_blocking=True) for name in plan.sources}
+        deltas = [(weight, delta(parts, member.info.shape)) for weight, parts in active]
+        merge_tensor(plan, member.key, sources, live, self.kind.export_dtype, deltas)
+
+    def _source(self, member: _Member, name: str) -> Tensor:
+        return member.of(self.held[name]) if self.held else self._ingredients.tensor(member.key, name)
 
 
 class ResidentModel:
-    """Parents in memory and one live model that any recipe over them can become; it begins as parent A.
+    """Sources in memory and one live model that any recipe over them can become; it begins as parent A.
 
     Args:
-        parents: opened checkpoints of one architecture and one set of shapes, A first.
-        device: where parents and live model stay.
+        device: where the live model stays.
         live_dtypes: what each component computes in; float32 for all on a CPU.
         export_dtype: what an export would save; None keeps A's dtype of each tensor.
+        placement: where the sources stay; None chooses by the memory that is free.
     """
 
     def __init__(
         self,
-        parents: Sequence[Checkpoint],
+        ingredients: Ingredients,
         *,
         device: torch.device | str,
         live_dtypes: Mapping[Component, torch.dtype],
         export_dtype: DtypeName | None = None,
+        placement: Placement | None = None,
     ) -> None:
-        self.architecture = parents[0].architecture
         self.device = torch.device(device)
+        self.ingredients = ingredients.on(self.device)
+        self.architecture = ingredients.parents.architecture
         self._export_dtype = export_dtype
         self._scratch = Scratch.on(self.device)
-        self._live: dict[str, Tensor] = {}  # file key -> live tensor in the file's shape
+        groups = self._group(live_dtypes)
+        self.placement = placement or choose_placement(self.device, *_sizes(groups, ingredients))
         self._slabs = [
-            self._pack(kind, keys, parents) for kind, keys in self._group(parents, live_dtypes, export_dtype).items()
+            _Slab(kind, keys, self.ingredients, self.placement, self.device) for kind, keys in groups.items()
         ]
+        self._live = {member.key: member.of(slab.live) for slab in self._slabs for member in slab.members}
+        self._merge({}, baked=False)
 
-    def _group(
-        self,
-        parents: Sequence[Checkpoint],
-        live_dtypes: Mapping[Component, torch.dtype],
-        export: DtypeName | None,
-    ) -> dict[_Kind, list[str]]:
+    def _group(self, live_dtypes: Mapping[Component, torch.dtype]) -> dict[_Kind, list[str]]:
         groups: dict[_Kind, list[str]] = {}
-        for key, info in parents[0].tensors.items():
-            place = place_of(key, self.architecture)
-            if place == EMA:
-                continue
-            shared = is_mergeable(key, info, self.architecture) and all(key in parent.tensors for parent in parents)
-            dtypes = tuple(parent.tensors[key].dtype for parent in parents) if shared else (info.dtype,)
-            saved = EXPORT_DTYPES[export] if export and is_mergeable(key, info, self.architecture) else info.dtype
+        for key, info in self.ingredients.tensors.items():
+            weight = self._export_dtype is not None and self.ingredients.is_float(key)
+            saved = EXPORT_DTYPES[self._export_dtype] if weight and self._export_dtype else info.dtype
             views = live_views(key, self.architecture, len(info.shape))
             live = live_dtypes[views[0].component] if views else saved
-            groups.setdefault(_Kind(place, dtypes, saved, live, shared), []).append(key)
+            sources = tuple((name, source.dtype) for name, source in self.ingredients.sources(key).items())
+            groups.setdefault(_Kind(self.ingredients.place(key), sources, saved, live), []).append(key)
         return groups
-
-    def _pack(self, kind: _Kind, keys: Sequence[str], parents: Sequence[Checkpoint]) -> _Slab:
-        infos = [parents[0].tensors[key] for key in keys]
-        starts, end = [], 0
-        for info in infos:
-            starts.append(end)
-            end += -(-info.size // ALIGNMENT) * ALIGNMENT
-        packed = []
-        for parent, dtype in zip(parents, kind.parent_dtypes, strict=False):
-            flat = torch.zeros(end, dtype=dtype, device=self.device)
-            for key, info, start in zip(keys, infos, starts, strict=True):
-                flat[start : start + info.size].copy_(parent.tensor(key).flatten())
-            packed.append(flat)
-        live = torch.zeros(end, dtype=kind.live_dtype, device=self.device)
-        for key, info, start in zip(keys, infos, starts, strict=True):
-            self._live[key] = live[start : start + info.size].view(info.shape)
-        live.copy_(packed[0].to(kind.export_dtype))  # the model begins as parent A
-        return _Slab(kind, packed, live)
 
     def merge(self, recipe: Recipe) -> frozenset[str]:
         """Make a recipe live, in place; returns the places whose values changed.
 
         Raises:
-            RecipeError: the recipe asks for another dtype than this model rounds to.
+            RecipeError: the recipe is of other ingredients, or asks for another dtype than this model rounds to.
         """
         if recipe.dtype != self._export_dtype:
             raise RecipeError(f"the recipe is for dtype {recipe.dtype}, this model rounds to {self._export_dtype}")
-        ratios = recipe.by_place
-        return frozenset(
-            slab.kind.place
-            for slab in self._slabs
-            if slab.kind.mergeable and slab.merge(recipe.method, ratios[slab.kind.place], self._scratch)
-        )
+        self.ingredients.check(recipe)
+        return self._merge(plan_places(recipe), baked=recipe.vae is not None)
+
+    def _merge(self, plans: Mapping[str, PlacePlan], *, baked: bool) -> frozenset[str]:
+        first = PlacePlan((), "A")
+        every = {slab.kind.place: plans.get(slab.kind.place, first) for slab in self._slabs}
+        changed = set()
+        for slab in self._slabs:
+            plan = self._slab_plan(slab, every, baked=baked)
+            if slab.merge(plan, self._scratch):
+                changed.add(slab.kind.place)
+        return frozenset(changed)
+
+    def _slab_plan(self, slab: _Slab, plans: Mapping[str, PlacePlan], *, baked: bool) -> PlacePlan:
+        """The plan that all tensors of a slab share, with every LoRA that touches one of them."""
+        plan = self.ingredients.plan(slab.members[0].key, plans, baked=baked)
+        touching = {index for member in slab.members for index, _ in member.loras}
+        loras = tuple(row for row in plans[slab.kind.place].loras if row[0] in touching)
+        return PlacePlan(plan.steps, plan.final, loras)
+
+    def broken_keys(self) -> tuple[str, ...]:
+        """Live tensors that hold a NaN or an infinity, in the file's order."""
+        return tuple(key for key, tensor in self._live.items() if not bool(tensor.isfinite().all()))
 
     def copy_first(self) -> None:
         """Make parent A live by a plain copy, not rounded: what a merge's seconds are measured against."""
         for slab in self._slabs:
-            slab.live.copy_(slab.parents[0])
-            slab.merged = None
+            slab.live.copy_(next(iter(slab.held.values())))
+            slab.made = None
 
     def live_tensors(self) -> Mapping[str, Tensor]:
         """File key -> live tensor in the file's shape; views that every merge changes."""
@@ -156,5 +207,15 @@ class ResidentModel:
                     yield view.name, view.of(tensor)
 
     def nbytes(self) -> int:
-        """Bytes held for parents and live model together."""
-        return sum(flat.nbytes for slab in self._slabs for flat in (*slab.parents, slab.live))
+        """Bytes held for sources and live model together."""
+        return sum(flat.nbytes for slab in self._slabs for flat in (*slab.held.values(), slab.live))
+
+
+def _sizes(groups: Mapping[_Kind, Sequence[str]], ingredients: Ingredients) -> tuple[int, int]:
+    """Bytes of all sources, and of the live model."""
+    sources = live = 0
+    for kind, keys in groups.items():
+        elements = sum(ingredients.tensors[key].size for key in keys)
+        sources += elements * sum(dtype.itemsize for _, dtype in kind.sources)
+        live += elements * kind.live_dtype.itemsize
+    return sources, live

@@ -20,6 +20,7 @@ UNET = "model.diffusion_model."
 VAE = "first_stage_model."
 HEAD_WIDTH = 64
 LATENT_SCALE = {Architecture.SD15: 0.18215, Architecture.SDXL: 0.13025}
+CLIP_LAYERS = {768: 12, 1280: 32}  # width -> layers of CLIP-L and OpenCLIP-G
 TIME_IDS = 6  # SDXL is told original size, crop and target size: six numbers
 
 
@@ -103,7 +104,7 @@ def clip_l_config(shapes: Shapes, architecture: Architecture) -> dict[str, Any]:
         **_clip_shared(vocabulary, width),
         "max_position_embeddings": _shape(shapes, f"{prefix}embeddings.position_embedding.weight")[0],
         "intermediate_size": _shape(shapes, f"{prefix}encoder.layers.0.mlp.fc1.weight")[0],
-        "num_hidden_layers": _count(shapes, re.compile(re.escape(f"{prefix}encoder.layers.") + r"(\d+)\.")),
+        "num_hidden_layers": _clip_layers(shapes, f"{prefix}encoder.layers.", width),
         "hidden_act": "quick_gelu",
     }
 
@@ -116,7 +117,7 @@ def open_clip_config(shapes: Shapes) -> dict[str, Any]:
         **_clip_shared(vocabulary, width),
         "max_position_embeddings": _shape(shapes, f"{prefix}positional_embedding")[0],
         "intermediate_size": _shape(shapes, f"{prefix}transformer.resblocks.0.mlp.c_fc.weight")[0],
-        "num_hidden_layers": _count(shapes, re.compile(re.escape(f"{prefix}transformer.resblocks.") + r"(\d+)\.")),
+        "num_hidden_layers": _clip_layers(shapes, f"{prefix}transformer.resblocks.", width),
         "hidden_act": "gelu",
         "projection_dim": _shape(shapes, f"{prefix}text_projection")[1],
     }
@@ -133,6 +134,17 @@ def _clip_shared(vocabulary: int, width: int) -> dict[str, Any]:
     }
 
 
+def _clip_layers(shapes: Shapes, prefix: str, width: int) -> int:
+    """Number of layers; some files leave out the last, and one layer less would mean another layer to read."""
+    found, known = _count(shapes, re.compile(re.escape(prefix) + r"(\d+)\.")), CLIP_LAYERS.get(width, 0)
+    if found < known:
+        raise CheckpointError(
+            f"{prefix}{found} is missing: the text encoder has {found} of {known} layers; "
+            "make a full checkpoint parent A"
+        )
+    return found
+
+
 def _count(shapes: Shapes, pattern: re.Pattern[str]) -> int:
     """One more than the largest number the pattern's group matches at the start of a key; 0 for none."""
     return max((int(match[1]) + 1 for key in shapes if (match := pattern.match(key))), default=0)
@@ -141,6 +153,7 @@ def _count(shapes: Shapes, pattern: re.Pattern[str]) -> int:
 def _shape(shapes: Shapes, key: str) -> tuple[int, ...]:
     if key not in shapes:
         raise CheckpointError(
-            f"{key} is missing: a full checkpoint (U-Net, VAE and text encoder in one file) is needed"
+            f"{key} is missing: a full checkpoint (U-Net, VAE and text encoders) is needed; "
+            "one of the parents must have what the others lack"
         )
     return shapes[key]

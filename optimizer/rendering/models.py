@@ -14,6 +14,8 @@ from optimizer.errors import CheckpointError
 from optimizer.merging.layout import Component
 from optimizer.merging.resident import ResidentModel
 from optimizer.rendering.configs import clip_l_config, open_clip_config, unet_config, vae_config
+from optimizer.rendering.latents import latent_config
+from optimizer.rendering.prediction import EPSILON, Prediction
 from search_spaces.blocks import Architecture
 
 
@@ -26,6 +28,7 @@ class LiveModels:
     vae: AutoencoderKL
     text_encoder: CLIPTextModel
     text_encoder_2: CLIPTextModelWithProjection | None  # SDXL only
+    prediction: Prediction  # what the U-Net's output means
 
 
 def live_dtypes(
@@ -42,8 +45,11 @@ def live_dtypes(
     return {"unet": dtype, "vae": vae, "text_encoder": dtype, "text_encoder_2": dtype}
 
 
-def build_models(resident: ResidentModel) -> LiveModels:
+def build_models(resident: ResidentModel, prediction: Prediction = EPSILON) -> LiveModels:
     """Modules over a resident merge's live tensors; no weight is copied.
+
+    Args:
+        prediction: what the merge predicts (`agreed_prediction`); the tensors' shapes do not tell.
 
     Raises:
         CheckpointError: a component or a tensor of one is missing, or the shapes fit no known model.
@@ -52,7 +58,7 @@ def build_models(resident: ResidentModel) -> LiveModels:
     architecture = resident.architecture
     with torch.device("meta"):
         unet = UNet2DConditionModel(**unet_config(shapes, architecture))
-        vae = AutoencoderKL(**vae_config(shapes, architecture))
+        vae = AutoencoderKL(**vae_config(shapes, architecture) | latent_config(prediction))
         text_encoder = CLIPTextModel(CLIPTextConfig(**clip_l_config(shapes, architecture)))
         text_encoder_2 = None
         if architecture == Architecture.SDXL:
@@ -68,6 +74,7 @@ def build_models(resident: ResidentModel) -> LiveModels:
         vae=vae,
         text_encoder=text_encoder,
         text_encoder_2=text_encoder_2,
+        prediction=prediction,
     )
 
 

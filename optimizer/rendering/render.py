@@ -12,7 +12,10 @@ from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
 from torch import Tensor
 
 from optimizer.errors import RenderError
+from optimizer.rendering.conditioning import appended, image_channels, unet_kind
+from optimizer.rendering.latents import to_vae
 from optimizer.rendering.models import LiveModels
+from optimizer.rendering.prediction import Prediction
 from optimizer.rendering.prompts import Embedding, PromptEncoder
 from optimizer.rendering.schedulers import make_scheduler
 from optimizer.rendering.suite import batches, noise
@@ -42,6 +45,8 @@ class Renderer:
         self.items = suite.items()
         self.encoder = PromptEncoder(models, suite.clip_skip)
         self.pipeline = make_pipeline(models, suite)
+        self._kind = unet_kind(models.unet.config.in_channels, models.vae.config.latent_channels)
+        self._channels: dict[tuple[int, int], Tensor | None] = {}  # (width, height) -> what follows the noise
 
     def text_changed(self) -> None:
         """Call after a merge that changed a text encoder."""
@@ -50,6 +55,7 @@ class Renderer:
     def render(self, on_batch: Callable[[int], None] | None = None) -> Renders:
         """Render every item; `on_batch` is called with the number of images done so far."""
         start = time.perf_counter()
+        self._channels.clear()  # they follow the VAE, which a merge may have changed
         prompts = self.encoder.embed(text for item in self.items for text in (item.prompt, item.negative))
         seconds = {"text": time.perf_counter() - start, "denoise": 0.0, "decode": 0.0}
         done: dict[int, Tensor] = {}
@@ -68,28 +74,35 @@ class Renderer:
 
     def _denoise(self, batch: Sequence[SuiteItem], prompts: Mapping[str, Embedding]) -> Tensor:
         """Final latents [n, channels, h / 8, w / 8] of items of one size."""
-        unet = self.models.unet
-        first, generators = zip(*(noise(item, unet.config.in_channels) for item in batch), strict=True)
+        unet, latent_channels = self.models.unet, self.models.vae.config.latent_channels
+        first, generators = zip(*(noise(item, latent_channels) for item in batch), strict=True)
         wanted = _stack("prompt_embeds", [prompts[item.prompt] for item in batch])
         if self.suite.cfg > 1:
             wanted |= _stack("negative_prompt_embeds", [prompts[item.negative] for item in batch])
-        result = self.pipeline(
-            **wanted,
-            width=batch[0].width,
-            height=batch[0].height,
-            num_inference_steps=self.suite.steps,
-            guidance_scale=self.suite.cfg,
-            latents=torch.stack(first).to(unet.device, unet.dtype),
-            generator=list(generators),
-            output_type="latent",
-        )
+        with appended(unet, self._image_channels(batch[0].width, batch[0].height)):
+            result = self.pipeline(
+                **wanted,
+                width=batch[0].width,
+                height=batch[0].height,
+                num_inference_steps=self.suite.steps,
+                guidance_scale=self.suite.cfg,
+                latents=torch.stack(first).to(unet.device, unet.dtype),
+                generator=list(generators),
+                output_type="latent",
+            )
         latents: Tensor = result.images
         return latents
+
+    def _image_channels(self, width: int, height: int) -> Tensor | None:
+        size = (width, height)
+        if size not in self._channels:
+            self._channels[size] = image_channels(self._kind, self.models.vae, width, height, self.models.unet.dtype)
+        return self._channels[size]
 
     @torch.inference_mode()
     def _decode(self, latents: Tensor) -> list[Tensor]:
         vae = self.models.vae
-        latents = latents.to(vae.dtype) / vae.config.scaling_factor
+        latents = to_vae(latents.to(vae.dtype), vae)
         at_once = max(1, DECODE_PIXELS // (64 * latents.shape[-1] * latents.shape[-2]))
         images = [vae.decode(part).sample for part in torch.split(latents, at_once)]
         return [image for part in images for image in (part.float() / 2 + 0.5).clamp(0, 1).cpu()]
@@ -99,11 +112,12 @@ def make_pipeline(models: LiveModels, suite: SuiteSettings) -> Any:
     """The family's diffusers pipeline; it is handed embeddings and latents, so it needs no tokenizer.
 
     Raises:
-        RenderError: this U-Net is no text-to-image model, or the suite's steps or clip skip do not fit.
+        RenderError: the suite's scheduler, steps or clip skip do not fit, or the U-Net takes unknown channels.
     """
     encoders = [models.text_encoder] if models.text_encoder_2 is None else [models.text_encoder, models.text_encoder_2]
     scheduler = check_suite(
         suite,
+        prediction=models.prediction,
         unet_channels=models.unet.config.in_channels,
         latent_channels=models.vae.config.latent_channels,
         text_layers=min(encoder.config.num_hidden_layers for encoder in encoders),
@@ -134,22 +148,25 @@ def make_pipeline(models: LiveModels, suite: SuiteSettings) -> Any:
     return pipeline
 
 
-def check_suite(suite: SuiteSettings, *, unet_channels: int, latent_channels: int, text_layers: int) -> Any:
+def check_suite(
+    suite: SuiteSettings, *, prediction: Prediction, unet_channels: int, latent_channels: int, text_layers: int
+) -> Any:
     """The suite's scheduler, if a model of these sizes can render the suite at all.
 
     Raises:
-        RenderError: the U-Net is no text-to-image model, or steps or clip skip do not fit.
+        RenderError: the U-Net takes unknown channels, or scheduler, steps or clip skip do not fit.
     """
-    if unet_channels != latent_channels:
+    unet_kind(unet_channels, latent_channels)
+    if prediction.latents is not None and len(prediction.latents.mean) != latent_channels:
         raise RenderError(
-            f"the U-Net takes {unet_channels} input channels, text-to-image needs {latent_channels}: "
-            "inpainting and instruction models cannot render a suite"
+            f"edm_mean and edm_std are for {len(prediction.latents.mean)} latent channels, the VAE has "
+            f"{latent_channels}: the markers are not this model's, use the original file"
         )
     if suite.clip_skip > text_layers:
         raise RenderError(
             f"clip_skip {suite.clip_skip} leaves no layer: the text encoder has {text_layers}; use 1 to {text_layers}"
         )
-    scheduler = make_scheduler(suite.scheduler)
+    scheduler = make_scheduler(suite.scheduler, prediction)
     try:
         scheduler.set_timesteps(suite.steps)
     except ValueError as error:  # LCM was distilled for at most 50

@@ -1,4 +1,13 @@
-"""Schedulers by the names people know, with Stable Diffusion's noise schedule."""
+"""Schedulers by the names people know, on the noise schedule that a model was trained with.
+
+Models that predict v take every scheduler. A zero terminal SNR needs a rescaled schedule whose first step is the very
+last one (trailing spacing), as Lin et al., arXiv:2305.08891, section 3, have it. Their guidance rescale is left out:
+A1111, Forge and ComfyUI render such models without it unless asked, and images should be those their users see.
+
+EDM models have schedulers of their own. Names without `karras` space the noise levels evenly in the number the model is
+told, log(sigma) / 4 (diffusers calls that exponential); it is what stabilityai/cosxl asks for, and what the names mean
+for other models: even steps of the model's own time.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +18,8 @@ from typing import Any
 from diffusers import (
     DDIMScheduler,
     DPMSolverMultistepScheduler,
+    EDMDPMSolverMultistepScheduler,
+    EDMEulerScheduler,
     EulerAncestralDiscreteScheduler,
     EulerDiscreteScheduler,
     HeunDiscreteScheduler,
@@ -16,6 +27,8 @@ from diffusers import (
     UniPCMultistepScheduler,
 )
 
+from optimizer.errors import RenderError
+from optimizer.rendering.prediction import EPSILON, EdmRange, Prediction
 from studies.spec import SchedulerName
 
 # The schedule both SD1.5 and SDXL were trained with.
@@ -24,7 +37,6 @@ TRAINED = {
     "beta_start": 0.00085,
     "beta_end": 0.012,
     "beta_schedule": "scaled_linear",
-    "prediction_type": "epsilon",
     "steps_offset": 1,
 }
 LEADING = {"timestep_spacing": "leading"}
@@ -44,6 +56,38 @@ SCHEDULERS: Mapping[SchedulerName, Callable[..., Any]] = {
 }
 
 
-def make_scheduler(name: SchedulerName) -> Any:
-    """A new diffusers scheduler."""
-    return SCHEDULERS[name](**TRAINED)
+NO_ZERO_SNR: frozenset[SchedulerName] = frozenset({"heun"})  # diffusers' has no rescaled schedule
+ZERO_SNR = {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
+
+EXPONENTIAL, KARRAS = {"sigma_schedule": "exponential"}, {"sigma_schedule": "karras"}
+EDM_SCHEDULERS: Mapping[SchedulerName, Callable[..., Any]] = {
+    "dpmpp_2m": partial(EDMDPMSolverMultistepScheduler, **EXPONENTIAL),
+    "dpmpp_2m_karras": partial(EDMDPMSolverMultistepScheduler, **KARRAS),
+    "dpmpp_2m_sde_karras": partial(EDMDPMSolverMultistepScheduler, **KARRAS, algorithm_type="sde-dpmsolver++"),
+    "euler": partial(EDMEulerScheduler, **EXPONENTIAL),
+}
+
+
+def make_scheduler(name: SchedulerName, prediction: Prediction = EPSILON) -> Any:
+    """A new diffusers scheduler.
+
+    Raises:
+        RenderError: the scheduler cannot render models with this prediction; those that can are named.
+    """
+    predicts = {"prediction_type": "v_prediction" if prediction.kind == "v" else "epsilon"}
+    if prediction.edm is not None:
+        return _edm_scheduler(name, prediction.edm, predicts)
+    if not prediction.zero_snr:
+        return SCHEDULERS[name](**TRAINED, **predicts)
+    if name in NO_ZERO_SNR:
+        usable = [other for other in SCHEDULERS if other not in NO_ZERO_SNR]
+        raise RenderError(
+            f"scheduler {name} cannot render a model with zero terminal SNR: use one of {', '.join(usable)}"
+        )
+    return SCHEDULERS[name](**TRAINED, **predicts, **ZERO_SNR)
+
+
+def _edm_scheduler(name: SchedulerName, edm: EdmRange, predicts: Mapping[str, str]) -> Any:
+    if name not in EDM_SCHEDULERS:
+        raise RenderError(f"scheduler {name} cannot render an EDM model: use one of {', '.join(EDM_SCHEDULERS)}")
+    return EDM_SCHEDULERS[name](sigma_min=edm.sigma_min, sigma_max=edm.sigma_max, sigma_data=edm.sigma_data, **predicts)

@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from search_spaces.blocks import VAE, Architecture, blocks, places
 from search_spaces.errors import OutsideSpaceError
 from search_spaces.space import SearchSpace
-from studies.recipe import Parent, Recipe, canonical_ratios
+from studies.blueprint import Blueprint, Rows, alone_row
+from studies.recipe import Recipe
 from studies.spec import ProbeSettings, StudySpec
 
-Ratios = Mapping[str, tuple[float, ...]]
+Ratios = Mapping[str, float]  # place -> ratio
 RATIO_DIGITS = 6  # far finer than any ratio matters
 
 
@@ -30,29 +31,32 @@ class Probe:
     params: Mapping[str, float] | None  # None: outside the search space, so nothing a sampler could learn from
 
 
-def make_probes(
-    spec: StudySpec, space: SearchSpace, parents: Sequence[Parent], alike: frozenset[str]
-) -> tuple[Probe, ...]:
+def make_probes(spec: StudySpec, space: SearchSpace, blueprint: Blueprint, alike: frozenset[str]) -> tuple[Probe, ...]:
     """Each parent, then uniform ratios, then depth profiles; a probe equal to an earlier one is left out.
 
     Args:
         alike: places in which all parents hold the same values, so that their ratio means nothing; often the VAE.
     """
-    probes = [_parent_probe(spec, space, parents, index, alike) for index in range(len(parents))]
+    probes = [_parent_probe(space, blueprint, parent.letter, alike) for parent in blueprint.parents]
     seen = {probe.recipe.digest for probe in probes}
     for origin, ratios in _wanted(spec.probes, space, spec.sampler.seed):
-        params = _rounded(space.nearest(ratios), space)
-        recipe = recipe_for(spec, space, parents, params)
+        rows = space.profile_rows(ratios)
+        params = _rounded(space.nearest(rows), space)
+        made = space.rows(params)
+        recipe = blueprint.recipe(made)
         if recipe.digest not in seen:
             seen.add(recipe.digest)
-            probes.append(Probe(origin=_honest(origin, ratios, recipe), recipe=recipe, params=params))
+            probes.append(Probe(origin=_honest(origin, rows, made, space), recipe=recipe, params=params))
     return tuple(probes)
 
 
-def _honest(origin: str, wanted: Ratios, recipe: Recipe) -> str:
+def _honest(origin: str, wanted: Rows, made: Rows, space: SearchSpace) -> str:
     """Bounds and frozen places may keep a uniform probe from being uniform; then it is not called so plainly."""
-    made = recipe.by_place
-    off = [place for place in made if place != VAE and made[place] != wanted[place]]
+    off = [
+        place
+        for place in made
+        if place != VAE and any(made[place][slot] != wanted[place][slot] for slot in space.ratio_slots)
+    ]
     return f"{origin} within the space" if off and origin.startswith("uniform ") else origin
 
 
@@ -64,54 +68,47 @@ def _rounded(params: Mapping[str, float], space: SearchSpace) -> dict[str, float
     }
 
 
-def recipe_for(spec: StudySpec, space: SearchSpace, parents: Sequence[Parent], params: Mapping[str, float]) -> Recipe:
-    """The recipe a trial's parameters stand for."""
-    return Recipe(
-        architecture=space.architecture.value,
-        method=spec.method,
-        parents=tuple(parents),
-        ratios=canonical_ratios(space.ratios(params)),
-        dtype=spec.export.dtype,
-    )
+def _parent_probe(space: SearchSpace, blueprint: Blueprint, letter: str, alike: frozenset[str]) -> Probe:
+    """The whole parent, frozen places and VAE included, without LoRAs: it is the file the user has.
 
-
-def _parent_probe(
-    spec: StudySpec, space: SearchSpace, parents: Sequence[Parent], index: int, alike: frozenset[str]
-) -> Probe:
-    """The whole parent, frozen places and VAE included: it is the file the user has.
-
-    Where the space cannot express it (a frozen place, bounds, the base of an add difference), the trial carries
-    no parameters.
+    Where the space cannot express it (a frozen place, bounds, a base that only serves for a difference), the trial
+    carries no parameters.
     """
-    origin = f"parent {parents[index].letter}"
-    method, alone = (
-        "weighted_sum",
-        tuple(1.0 if slot == index - 1 else 0.0 for slot in range(len(parents) - 1)),
-    )
-    if index == 0:  # parent A is what every method gives at ratio 0
-        method, alone = spec.method, (0.0,) * len(space.slots)
-    ratios = dict.fromkeys(places(space.architecture), alone)
-    expressible = method == spec.method
-    if expressible:
-        ratios |= {place: (ratio,) * len(space.slots) for place, ratio in space.fixed if place in alike}
-    recipe = Recipe(
-        architecture=space.architecture.value,
-        method=method,
-        parents=tuple(parents),
-        ratios=canonical_ratios(ratios),
-        dtype=spec.export.dtype,
-    )
-    try:
-        return Probe(origin=origin, recipe=recipe, params=space.params(ratios) if expressible else None)
-    except OutsideSpaceError:
-        return Probe(origin=origin, recipe=recipe, params=None)
+    origin = f"parent {letter}"
+    rows = _rows_alone(space, blueprint, letter, alike)
+    if rows is not None and blueprint.vae is None:
+        try:
+            return Probe(origin=origin, recipe=blueprint.recipe(rows), params=space.params(rows))
+        except OutsideSpaceError:
+            pass
+    return Probe(origin=origin, recipe=blueprint.parent_alone(letter), params=None)
+
+
+def _rows_alone(space: SearchSpace, blueprint: Blueprint, letter: str, alike: frozenset[str]) -> Rows | None:
+    """The numbers with which the merge is one parent; method parameters, which then mean nothing, at their default."""
+    ratios = alone_row(blueprint.operations, [parent.letter for parent in blueprint.parents], letter)
+    if ratios is None:
+        return None
+    fixed = {(place, index): value for place, index, value in space.fixed}
+    bounds = {(place, row.slot): (row.low, row.high) for row in space.parameters for place in row.places}
+    rows = {}
+    for place in places(space.architecture):
+        row = []
+        for index, slot in enumerate(space.slots):
+            wanted = 0.0 if slot.kind == "lora" else ratios[index]
+            if wanted is None or (slot.kind == "ratio" and place in alike):
+                low, high = bounds.get((place, index), (slot.default, slot.default))
+                free = min(max(slot.default, low), high) if wanted is None else wanted
+                wanted = fixed.get((place, index), free)
+            row.append(wanted)
+        rows[place] = tuple(row)
+    return rows
 
 
 def _wanted(settings: ProbeSettings, space: SearchSpace, seed: int) -> list[tuple[str, Ratios]]:
-    slots = len(space.slots)
     every = places(space.architecture)
-    uniform = [(f"uniform {ratio:g}", dict.fromkeys(every, (ratio,) * slots)) for ratio in settings.uniform]
-    return [*uniform, *_profiles(settings.profiles, space.architecture, slots, seed)]
+    uniform = [(f"uniform {ratio:g}", dict.fromkeys(every, ratio)) for ratio in settings.uniform]
+    return [*uniform, *_profiles(settings.profiles, space.architecture, seed)]
 
 
 # ---------------------------------------------------------------------------------- depth profiles
@@ -126,7 +123,7 @@ SHAPES: tuple[tuple[str, Shape], ...] = (
 )
 
 
-def _profiles(count: int, architecture: Architecture, slots: int, seed: int) -> list[tuple[str, Ratios]]:
+def _profiles(count: int, architecture: Architecture, seed: int) -> list[tuple[str, Ratios]]:
     """The four plain shapes, then random smooth ones; text encoders and VAE take the profile's mean."""
     generator = random.Random(seed)  # noqa: S311 - nothing secret
     named = list(SHAPES[:count])
@@ -136,9 +133,7 @@ def _profiles(count: int, architecture: Architecture, slots: int, seed: int) -> 
     for name, shape in named:
         values = {block: shape(index / (len(order) - 1)) for index, block in enumerate(order)}
         mean = sum(values.values()) / len(values)
-        profiles.append(
-            (f"profile {name}", {place: (values.get(place, mean),) * slots for place in places(architecture)})
-        )
+        profiles.append((f"profile {name}", {place: values.get(place, mean) for place in places(architecture)}))
     return profiles
 
 

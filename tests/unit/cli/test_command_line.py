@@ -88,6 +88,7 @@ def test_the_commands_are_those_of_the_design() -> None:
         "dashboard",
         "export",
         "inspect",
+        "diff",
         "scorers",
         "spaces",
     }

@@ -1,4 +1,4 @@
-"""Opening, identifying and comparing checkpoint files."""
+"""Opening and identifying .safetensors files, and what is repaired in any kind of file."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from typing import Any
 
 import pytest
 import torch
+from checkpoints import random_tensors, write_checkpoint
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 from torch import Tensor
 
-from optimizer.errors import CheckpointError, ParentsDifferError
+from optimizer.errors import CheckpointError
 from optimizer.merging.checkpoint import (
     Checkpoint,
     TensorInfo,
-    compare_parents,
     data_hash,
     is_mergeable,
     legacy_hash,
@@ -218,46 +218,162 @@ class TestMergeable:
         assert is_mergeable(key, TensorInfo(dtype, (4,)), Architecture.SD15) is expected
 
 
-class TestComparingParents:
-    def test_equal_layouts_differ_in_nothing(self, tmp_path: Path) -> None:
-        parents = [Checkpoint.open(tiny(tmp_path / f"{name}.safetensors")) for name in "ab"]
-        assert compare_parents(parents).missing == {"B": ()}
-        assert compare_parents(parents).extra == {"B": ()}
-        assert compare_parents(parents[:1]).missing == {}
+def positions(key: str, values: Tensor, folder: Path) -> Checkpoint:
+    return Checkpoint.open(tiny(folder / "p.safetensors", {key: values}))
 
-    def test_keys_of_one_parent_only_are_named_sorted(self, tmp_path: Path) -> None:
-        first = Checkpoint.open(tiny(tmp_path / "a.safetensors", {"z": torch.ones(1), "y": torch.ones(1)}))
-        second = Checkpoint.open(tiny(tmp_path / "b.safetensors"))
-        third = Checkpoint.open(tiny(tmp_path / "c.safetensors", {"y": torch.ones(1), "x": torch.ones(1)}))
-        differences = compare_parents([first, second, third])
-        assert differences.missing == {"B": ("y", "z"), "C": ("z",)}
-        assert differences.extra == {"B": (), "C": ("x",)}
 
-    def test_another_architecture_is_refused(self, tmp_path: Path) -> None:
-        first = Checkpoint.open(tiny(tmp_path / "a.safetensors"))
-        keys = (UNET, "conditioner.embedders.0.transformer.w", "conditioner.embedders.1.model.w")
-        save_file({key: torch.ones(2) for key in keys}, tmp_path / "xl.safetensors")
-        with pytest.raises(ParentsDifferError, match=r"A \(a\.safetensors\) is sd15, B \(xl\.safetensors\) is sdxl"):
-            compare_parents([first, Checkpoint.open(tmp_path / "xl.safetensors")])
+class TestCanonicalNames:
+    def test_a_plain_file_needs_no_notes(self, tmp_path: Path) -> None:
+        checkpoint = Checkpoint.open(write_checkpoint(tmp_path / "a.safetensors"))
+        assert checkpoint.notes == ()
+        assert list(checkpoint.tensors) == list(read_header(tmp_path / "a.safetensors")[0])
 
-    def test_other_shapes_are_refused_naming_the_first_three(self, tmp_path: Path) -> None:
-        keys = [f"model.diffusion_model.middle_block.0.{index}" for index in range(5)]
-        first = Checkpoint.open(tiny(tmp_path / "a.safetensors", {key: torch.ones(2, 3) for key in keys}))
-        second = Checkpoint.open(tiny(tmp_path / "b.safetensors", {key: torch.tensor(1.0) for key in keys}))
-        with pytest.raises(ParentsDifferError, match=r"b\.safetensors has other shapes .* in 5 tensors") as error:
-            compare_parents([first, second])
-        named = [key for key in keys if key in str(error.value)]
-        assert len(named) == 3
-        assert f"{named[0]} is 2x3 in A and a number in B" in str(error.value)
+    @pytest.mark.parametrize("architecture", ["sd15", "sdxl"])
+    def test_text_encoders_without_text_model_are_read_under_the_usual_names(
+        self, architecture: str, tmp_path: Path
+    ) -> None:
+        tensors = random_tensors(architecture, 1)
+        named = {key: key.replace(".transformer.text_model.", ".transformer.") for key in tensors}
+        save_file({named[key]: tensor for key, tensor in tensors.items()}, tmp_path / "nai.safetensors")
+        checkpoint = Checkpoint.open(tmp_path / "nai.safetensors")
+        assert checkpoint.architecture == architecture
+        assert checkpoint.tensors.keys() == tensors.keys()
+        assert all(torch.equal(checkpoint.tensor(key), tensor) for key, tensor in tensors.items())
+        changed = sum(old != new for old, new in named.items())
+        assert [note for note in checkpoint.notes if note.startswith(f"{changed} tensors of the text encoder lack")]
 
-    def test_an_inpainting_model_does_not_merge_with_a_plain_one(self, tmp_path: Path) -> None:
-        first = Checkpoint.open(tiny(tmp_path / "a.safetensors"))
-        second = Checkpoint.open(tiny(tmp_path / "b.safetensors", {UNET: torch.ones(4, 9, 3, 3)}))
-        with pytest.raises(ParentsDifferError, match=f"{UNET} is 4x4x3x3 in A and 4x9x3x3 in B"):
-            compare_parents([first, second])
+    def test_a_tensor_under_both_names_is_read_from_the_usual_one(self, tmp_path: Path) -> None:
+        """Merges of NAI's files with others hold both, and other programs read the usual one."""
+        old = TEXT.replace("text_model.", "")
+        for order in ((old, TEXT), (TEXT, old)):
+            values = {key: torch.full((8,), float(key == TEXT)) for key in order}
+            checkpoint = Checkpoint.open(tiny(tmp_path / "both.safetensors", values))
+            assert old not in checkpoint.tensors
+            assert checkpoint.tensor(TEXT).tolist() == [1.0] * 8
+            assert any("under two names" in note for note in checkpoint.notes)
 
-    def test_parents_are_lettered_in_order(self) -> None:
-        assert letters(3) == ("A", "B", "C")
+    @pytest.mark.parametrize("architecture", ["sd15", "sdxl"])
+    @pytest.mark.parametrize("prefix", ["", "model.diffusion_model."])
+    def test_a_u_net_alone_is_recognised_with_and_without_prefix(
+        self, architecture: str, prefix: str, tmp_path: Path
+    ) -> None:
+        home = "model.diffusion_model."
+        unet = {key: row for key, row in random_tensors(architecture, 1).items() if key.startswith(home)}
+        save_file({prefix + key.removeprefix(home): row for key, row in unet.items()}, tmp_path / "u.safetensors")
+        checkpoint = Checkpoint.open(tmp_path / "u.safetensors")
+        assert (checkpoint.architecture, checkpoint.components) == (architecture, ("unet",))
+        assert checkpoint.tensors.keys() == unet.keys()
+        assert all(torch.equal(checkpoint.tensor(key), tensor) for key, tensor in unet.items())
+        assert len(checkpoint.notes) == (0 if prefix else 1)
+
+    @pytest.mark.parametrize(
+        ("architecture", "gone", "left"),
+        [
+            ("sd15", "first_stage_model.", ("unet", "text_encoder")),
+            ("sd15", "cond_stage_model.", ("unet", "vae")),
+            ("sdxl", "conditioner.embedders.0.", ("unet", "text_encoder_2", "vae")),
+            ("sdxl", "conditioner.embedders.1.", ("unet", "text_encoder", "vae")),
+            ("sdxl", "nothing", ("unet", "text_encoder", "text_encoder_2", "vae")),
+        ],
+    )
+    def test_components_are_those_that_the_file_has(
+        self, architecture: str, gone: str, left: tuple[str, ...], tmp_path: Path
+    ) -> None:
+        tensors = {key: row for key, row in random_tensors(architecture, 1).items() if not key.startswith(gone)}
+        save_file(tensors, tmp_path / "part.safetensors")
+        assert Checkpoint.open(tmp_path / "part.safetensors").components == left
+
+
+class TestPositions:
+    KEY = "cond_stage_model.transformer.text_model.embeddings.position_ids"
+
+    @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+    def test_positions_stored_as_floats_are_read_as_integers(self, dtype: torch.dtype, tmp_path: Path) -> None:
+        checkpoint = positions(self.KEY, torch.arange(77).to(dtype)[None], tmp_path)
+        assert checkpoint.tensors[self.KEY] == TensorInfo(torch.int64, (1, 77))
+        assert torch.equal(checkpoint.tensor(self.KEY), torch.arange(77)[None])
+        assert [note for note in checkpoint.notes if "position_ids" in note and "damaged" not in note]
+        assert len(checkpoint.notes) == 1
+
+    def test_positions_that_are_nearly_whole_are_rounded(self, tmp_path: Path) -> None:
+        checkpoint = positions(self.KEY, torch.arange(77)[None] + 0.4, tmp_path)
+        assert torch.equal(checkpoint.tensor(self.KEY), torch.arange(77)[None])
+
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.int64])
+    def test_damaged_positions_are_kept_and_told(self, dtype: torch.dtype, tmp_path: Path) -> None:
+        damaged = torch.arange(77)
+        damaged[41:] -= 1
+        checkpoint = positions(self.KEY, damaged.to(dtype)[None], tmp_path)
+        assert torch.equal(checkpoint.tensor(self.KEY), damaged[None])
+        assert any("36 of 77 positions are wrong, the first is 40 instead of 41" in row for row in checkpoint.notes)
+
+    def test_good_positions_need_no_note(self, tmp_path: Path) -> None:
+        assert positions(self.KEY, torch.arange(77)[None], tmp_path).notes == ()
+
+
+class TestRefusals:
+    @pytest.mark.parametrize(
+        "key",
+        [
+            "scaled_fp8",
+            "model.diffusion_model.input_blocks.1.1.proj_in.scale_weight",
+            "model.diffusion_model.input_blocks.1.1.proj_in.comfy_quant",
+            "model.diffusion_model.input_blocks.1.1.proj_in.weight.absmax",
+            "model.diffusion_model.input_blocks.1.1.proj_in.weight.quant_state.bitsandbytes__nf4",
+        ],
+    )
+    def test_weights_that_need_a_scale_are_refused(self, key: str, tmp_path: Path) -> None:
+        with pytest.raises(CheckpointError, match="is quantised"):
+            Checkpoint.open(tiny(tmp_path / "q.safetensors", {key: torch.ones(1)}))
+
+    @pytest.mark.parametrize("name", ["model.gguf", "model.safetensors", "model.ckpt"])
+    def test_a_gguf_file_is_refused_as_quantised_whatever_its_name(self, name: str, tmp_path: Path) -> None:
+        (tmp_path / name).write_bytes(b"GGUF" + struct.pack("<IQQ", 3, 2, 5) + bytes(100))
+        with pytest.raises(CheckpointError, match="GGUF file: its weights are quantised"):
+            Checkpoint.open(tmp_path / name)
+
+    @pytest.mark.parametrize("zipped", [True, False])
+    def test_a_pickle_under_the_wrong_name_is_told_as_one(self, zipped: bool, tmp_path: Path) -> None:
+        torch.save({"w": torch.ones(1)}, tmp_path / "a.safetensors", _use_new_zipfile_serialization=zipped)
+        with pytest.raises(CheckpointError, match=r"is not a \.safetensors file but one of torch\.save.*\.ckpt"):
+            Checkpoint.open(tmp_path / "a.safetensors")
+
+    def test_a_header_whose_length_looks_like_a_pickle_is_a_header(self, tmp_path: Path) -> None:
+        header = table().ljust(0x0280)  # its length begins with the bytes 80 02, as a pickle of protocol 2 does
+        path = raw(tmp_path / "a.safetensors", header, bytes(8))
+        assert path.read_bytes().startswith(b"\x80\x02")
+        assert list(Checkpoint.open(path).tensors) == ["w"]
+
+    @pytest.mark.parametrize("dtype", ["F8_E8M0", "F4", "C64"])
+    def test_a_type_of_numbers_that_is_not_known_is_named(self, dtype: str, tmp_path: Path) -> None:
+        with pytest.raises(CheckpointError, match=f"tensors of type {dtype}, known are F64, F32, F16"):
+            Checkpoint.open(raw(tmp_path / "a.safetensors", table(dtype=dtype), bytes(8)))
+
+    def test_a_lone_bin_file_is_refused_with_what_to_give_instead(self, tmp_path: Path) -> None:
+        torch.save({"w": torch.ones(1)}, tmp_path / "diffusion_pytorch_model.bin")
+        with pytest.raises(CheckpointError, match=r"the folder that holds model_index\.json"):
+            Checkpoint.open(tmp_path / "diffusion_pytorch_model.bin")
+
+
+def test_parents_are_lettered_in_order() -> None:
+    assert letters(3) == ("A", "B", "C")
+
+
+def test_size_and_time_are_those_of_the_file(tmp_path: Path) -> None:
+    checkpoint = Checkpoint.open(tiny(tmp_path / "v1.5-tiny.safetensors"))
+    stat = checkpoint.path.stat()
+    assert (checkpoint.size_bytes, checkpoint.mtime_ns) == (stat.st_size, stat.st_mtime_ns)
+    assert checkpoint.files == (checkpoint.path,)
+    assert checkpoint.name == "v1.5-tiny"
+
+
+def test_hashes_of_a_file_are_those_other_programs_show(tmp_path: Path) -> None:
+    checkpoint = Checkpoint.open(tiny(tmp_path / "a.safetensors"))
+    content = checkpoint.path.read_bytes()
+    header = int.from_bytes(content[:8], "little")
+    assert checkpoint.sha256 == checkpoint.hash() == hashlib.sha256(content).hexdigest()
+    assert checkpoint.data_hash == hashlib.sha256(content[8 + header :]).hexdigest()
+    assert checkpoint.legacy_hash == "e3b0c442"
 
 
 def test_header_and_data_end_exactly_at_the_end_of_the_file(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
 from optimizer.errors import CheckpointError
-from optimizer.merging.layout import LiveView, live_views
+from optimizer.merging.layout import THIRDS, Component, LiveView, Reading, StoredPart, live_views, stored_part
 from optimizer.rendering.configs import clip_l_config, open_clip_config, unet_config, vae_config
 from search_spaces.blocks import Architecture
 
@@ -133,6 +133,15 @@ class TestFullSize:
         assert vae_config(shapes, Architecture.SDXL) == VAE | {"sample_size": 1024, "scaling_factor": 0.13025}
 
     @BOTH
+    def test_a_text_encoder_without_its_last_layer_is_not_taken_for_a_shorter_one(
+        self, architecture: Architecture
+    ) -> None:
+        """SDXL reads the last layer but one: counted in eleven layers, that would be another layer."""
+        shapes = {key: shape for key, shape in full_shapes(architecture).items() if ".encoder.layers.11." not in key}
+        with pytest.raises(CheckpointError, match="11 of 12 layers"):
+            clip_l_config(shapes, architecture)
+
+    @BOTH
     @pytest.mark.parametrize(
         ("prefix", "read"),
         [("model.diffusion_model.", unet_config), ("first_stage_model.", vae_config), ("cond", clip_l_config)],
@@ -236,3 +245,85 @@ class TestValues:
 )
 def test_what_no_live_model_has_gets_no_view(key: str) -> None:
     assert live_views(key, Architecture.SDXL, 1) == ()
+
+
+# ------------------------------------------------------------------------------------------- backwards
+
+
+def put_together(parts: dict[Reading, Tensor]) -> Tensor:
+    return torch.cat([parts[third] for third in THIRDS]) if len(parts) > 1 else next(iter(parts.values()))
+
+
+class TestBackwards:
+    @BOTH
+    def test_every_live_parameter_goes_back_to_the_key_and_bytes_it_came_from(self, architecture: Architecture) -> None:
+        tensors = random_tensors(architecture.value, seed=7)
+        back: dict[str, dict[Reading, Tensor]] = {}
+        for key, tensor in tensors.items():
+            for view in live_views(key, architecture, tensor.dim()):
+                live = view.of(tensor)
+                part = stored_part(view.component, view.name, architecture, live.dim())
+                assert part is not None, view
+                assert part.reading == view.reading
+                back.setdefault(part.key, {})[part.reading] = part.of(live)
+        expected = {key: tensor for key, tensor in tensors.items() if live_views(key, architecture, tensor.dim())}
+        assert back.keys() == expected.keys()
+        for key, parts in back.items():
+            assert torch.equal(put_together(parts), expected[key]), key
+            assert put_together(parts).shape == expected[key].shape, key
+
+    @BOTH
+    def test_every_key_of_the_full_layout_is_found_again(self, architecture: Architecture) -> None:
+        for key, shape in full_shapes(architecture).items():
+            stored = torch.empty(shape, device="meta")
+            for view in live_views(key, architecture, len(shape)):
+                live = view.of(stored)
+                part = stored_part(view.component, view.name, architecture, live.dim())
+                assert part == StoredPart(key, view.reading)
+                assert part.shape_of(tuple(live.shape)) == tuple(part.of(live).shape)
+
+    @BOTH
+    def test_every_parameter_of_the_real_models_has_its_key(self, architecture: Architecture) -> None:
+        """The names are those of diffusers and transformers themselves, not of this package."""
+        found = set()
+        for component, model in full_models(architecture).items():
+            for name, row in model.named_parameters():
+                part = stored_part(component, name, architecture, row.dim())  # type: ignore[arg-type]
+                assert part is not None, name
+                found.add(part.key)
+        assert found == full_shapes(architecture).keys() - WITHOUT_A_VIEW[architecture]
+
+    @pytest.mark.parametrize(
+        ("old", "new"),
+        [("query", "to_q"), ("key", "to_k"), ("value", "to_v"), ("proj_attn", "to_out.0")],
+    )
+    def test_older_names_of_the_vae_attention_are_understood(self, old: str, new: str) -> None:
+        home = "decoder.mid_block.attentions.0"
+        for leaf, rank in (("weight", 2), ("bias", 1)):
+            one, other = (stored_part("vae", f"{home}.{name}.{leaf}", Architecture.SDXL, rank) for name in (old, new))
+            assert one == other
+            assert one is not None
+
+    def test_clip_names_are_understood_with_and_without_text_model(self) -> None:
+        name = "encoder.layers.0.self_attn.q_proj.weight"
+        components: tuple[Component, ...] = ("text_encoder", "text_encoder_2")
+        for component in components:
+            bare = stored_part(component, name, Architecture.SDXL, 2)
+            assert bare == stored_part(component, f"text_model.{name}", Architecture.SDXL, 2)
+            assert bare is not None
+
+    @pytest.mark.parametrize(
+        ("component", "name"),
+        [
+            ("unet", "time_embedding.cond_proj.weight"),
+            ("unet", "down_blocks.0.motion_modules.0.proj_in.weight"),
+            ("unet", "encoder_hid_proj.weight"),
+            ("vae", "encoder.layers.0.weight"),
+            ("vae", "decoder.mid_block.attentions.0.other.weight"),
+            ("text_encoder", "visual_projection.weight"),
+            ("text_encoder_2", "logit_scale"),
+            ("text_encoder_2", "text_model.encoder.layers.0.unknown.weight"),
+        ],
+    )
+    def test_a_name_of_no_such_model_has_no_key(self, component: Component, name: str) -> None:
+        assert stored_part(component, name, Architecture.SDXL, 2) is None

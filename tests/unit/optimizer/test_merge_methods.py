@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from optimizer.merging.methods import Scratch, merge_flat
+from optimizer.merging.flat import Scratch, merge_flat
 
 HALF, BRAIN, FULL = torch.float16, torch.bfloat16, torch.float32
 EXPORTS = (HALF, BRAIN, FULL)

@@ -23,6 +23,8 @@ from diffusers.loaders.single_file_utils import (
     convert_ldm_vae_checkpoint,
     convert_open_clip_checkpoint,
 )
+from live import CPU, resident_of, weighted
+from marked_files import write_marked
 from safetensors.torch import save_file
 from small_files import small_parents
 from torch import Tensor, nn
@@ -30,25 +32,17 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProject
 
 from optimizer.errors import CheckpointError, RenderError
 from optimizer.merging.checkpoint import Checkpoint
-from optimizer.merging.resident import ResidentModel
 from optimizer.rendering.models import LiveModels, build_models, live_dtypes
 from optimizer.rendering.prompts import PromptEncoder, clip_tokenizer, pad_with_end, token_count
 from optimizer.rendering.render import Renderer, Renders, make_pipeline
 from optimizer.rendering.suite import batches, noise, usual_batch
-from search_spaces.blocks import Architecture, places
-from studies.recipe import Parent, Recipe, canonical_ratios
+from search_spaces.blocks import Architecture
 from studies.spec import SchedulerName, SuiteItem, SuiteSettings
 
 # diffusers calls np.array on a tensor; torch's __array__ has no `copy` yet.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning")
 
 BOTH = pytest.mark.parametrize("architecture", list(Architecture))
-CPU = torch.device("cpu")
-
-
-def resident_of(parents: tuple[Checkpoint, ...]) -> ResidentModel:
-    dtypes = live_dtypes(CPU, parents[0].architecture, torch.float32)
-    return ResidentModel(parents, device=CPU, live_dtypes=dtypes)
 
 
 @pytest.fixture(scope="module")
@@ -67,15 +61,6 @@ def suite(**changes: Any) -> SuiteSettings:
         "scheduler": "ddim",
     }
     return SuiteSettings.model_validate(settings | changes)
-
-
-def halfway(resident: ResidentModel, ratio: float) -> Recipe:
-    return Recipe(
-        architecture=resident.architecture.value,
-        method="weighted_sum",
-        parents=tuple(Parent(letter=letter, name=letter, sha256="0" * 64) for letter in "AB"),
-        ratios=canonical_ratios(dict.fromkeys(places(resident.architecture), (ratio,))),
-    )
 
 
 def assert_close(ours: tuple[Tensor, ...], theirs: tuple[Tensor, ...], tolerance: float = 2e-4) -> None:
@@ -257,7 +242,7 @@ class TestLiveModels:
         assert {row.untyped_storage().data_ptr() for row in parameters} <= buffers
         pointers = [row.data_ptr() for row in parameters]
         before = [row.clone() for row in parameters]
-        resident.merge(halfway(resident, 0.5))
+        resident.merge(weighted(resident, 0.5))
         assert all(not torch.equal(row, old) for row, old in zip(parameters, before, strict=True))
         assert [row.data_ptr() for part in parts if part is not None for row in part.parameters()] == pointers
         assert not any(row.requires_grad or row.is_meta for row in parameters)
@@ -267,10 +252,10 @@ class TestLiveModels:
         resident = resident_of(small_parents(architecture)[:2])
         renderer = Renderer(build_models(resident), suite())
         first = renderer.render().images()
-        resident.merge(halfway(resident, 0.5))
+        resident.merge(weighted(resident, 0.5))
         renderer.text_changed()
         other = renderer.render().images()
-        resident.merge(halfway(resident, 0.0))
+        resident.merge(weighted(resident, 0.0))
         renderer.text_changed()
         again = renderer.render().images()
         assert not any(torch.equal(one, two) for one, two in zip(first, other, strict=True))
@@ -301,12 +286,9 @@ class TestLiveModels:
         with pytest.raises(CheckpointError, match=message):
             build_models(resident_of((Checkpoint.open(tmp_path / "odd.safetensors"),)))
 
-    def test_an_inpainting_model_cannot_render_a_suite(self, tmp_path: Path) -> None:
-        tensors = random_tensors("sd15", 0)
-        tensors["model.diffusion_model.input_blocks.0.0.weight"] = torch.randn(32, 9, 3, 3).half()
-        save_file(tensors, tmp_path / "inpainting.safetensors")
-        live = build_models(resident_of((Checkpoint.open(tmp_path / "inpainting.safetensors"),)))
-        with pytest.raises(RenderError, match="takes 9 input channels, text-to-image needs 4"):
+    def test_a_model_that_needs_a_depth_map_cannot_render_a_suite(self, tmp_path: Path) -> None:
+        live = build_models(resident_of((write_marked(tmp_path / "depth.safetensors", channels=5),)))
+        with pytest.raises(RenderError, match=r"takes 5 input channels, a suite can be rendered with 4 \(text\), 9"):
             make_pipeline(live, suite())
 
 

@@ -161,42 +161,115 @@ def test_only_blocks_have_a_section(name: str) -> None:
         section_of(name)
 
 
+# ---------------------------------------------------------------------------------------- architecture
+
+
+def layout(name: str) -> dict[str, tuple[int, ...]]:
+    return {row.key: row.shape for row in read_layout(name)}
+
+
+UNET = "model.diffusion_model."
+
+
+def unet_only(shapes: dict[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
+    return {key: shape for key, shape in shapes.items() if key.startswith(UNET)}
+
+
+def linear(shapes: dict[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
+    """As SD2 has it: attention is entered and left by linear layers."""
+    return {key: shape[:2] if ".proj_" in key and len(shape) == 4 else shape for key, shape in shapes.items()}
+
+
+def refiner() -> dict[str, tuple[int, ...]]:
+    """The refiner's U-Net has SD1.5's levels, SDXL's labels and linear entrances."""
+    labels = {key: shape for key, shape in layout("sdxl").items() if ".label_emb." in key}
+    return linear(unet_only(layout("sd15"))) | labels
+
+
 @every_architecture
 def test_a_complete_checkpoint_is_recognised(architecture: Architecture) -> None:
-    keys = [row.key for row in read_layout(architecture)]
-    assert architecture_of(keys) is architecture
-    assert architecture_of(iter(reversed(keys))) is architecture
+    shapes = layout(architecture)
+    assert architecture_of(shapes) is architecture
+    assert architecture_of(dict(reversed(shapes.items()))) is architecture
 
 
 @every_architecture
-def test_optional_tensors_vae_and_extras_do_not_matter(architecture: Architecture) -> None:
-    needed = [row.key for row in read_layout(architecture) if not row.optional]
-    without_vae = [key for key in needed if not key.startswith("first_stage_model.")]
-    assert architecture_of([*without_vae, "v_pred", "model_ema.decay"]) is architecture
+@pytest.mark.parametrize(
+    "gone",
+    [
+        ("first_stage_model.",),
+        ("cond_stage_model.", "conditioner."),
+        ("conditioner.embedders.0.",),
+        ("conditioner.embedders.1.",),
+        ("first_stage_model.", "cond_stage_model.", "conditioner."),
+    ],
+)
+def test_a_checkpoint_without_vae_or_text_encoders_is_recognised(
+    architecture: Architecture, gone: tuple[str, ...]
+) -> None:
+    assert architecture_of({key: shape for key, shape in layout(architecture).items() if not key.startswith(gone)}) is (
+        architecture
+    )
+
+
+@every_architecture
+def test_widths_do_not_matter(architecture: Architecture) -> None:
+    unet = {key: tuple(min(size, 8) for size in shape) for key, shape in unet_only(layout(architecture)).items()}
+    assert architecture_of(unet) is architecture
+
+
+@every_architecture
+def test_optional_tensors_and_extras_do_not_matter(architecture: Architecture) -> None:
+    needed = {row.key: row.shape for row in read_layout(architecture) if not row.optional}
+    extras: dict[str, tuple[int, ...]] = {"v_pred": (0,), "model_ema.decay": (), "alphas_cumprod": (1000,)}
+    assert architecture_of(needed | extras) is architecture
+
+
+def test_more_input_channels_are_still_the_same_family() -> None:
+    shapes = unet_only(layout("sd15")) | {f"{UNET}input_blocks.0.0.weight": (320, 9, 3, 3)}
+    assert architecture_of(shapes) is SD15
 
 
 def test_a_text_encoder_without_text_model_in_its_keys_is_sd15() -> None:
-    keys = [row.key.replace(".text_model.", ".") for row in read_layout("sd15")]
-    assert architecture_of(keys) is SD15
+    assert architecture_of({key.replace(".text_model.", "."): shape for key, shape in layout("sd15").items()}) is SD15
 
 
-UNET = "model.diffusion_model.input_blocks.0.0.weight"
+@pytest.mark.parametrize(
+    ("shapes", "what"),
+    [
+        (linear(unet_only(layout("sd15"))), "SD2"),
+        (linear(layout("sd15")), "SD2"),
+        (refiner(), "refiner"),
+        ({key: shape for key, shape in unet_only(layout("sdxl")).items() if ".label_emb." not in key}, "neither"),
+        ({key: shape for key, shape in unet_only(layout("sd15")).items() if ".proj_in." not in key}, "neither"),
+        (
+            {key: shape for key, shape in layout("sd15").items() if not key.startswith("cond_")}
+            | {key: shape for key, shape in layout("sdxl").items() if key.startswith("conditioner.")},
+            "a U-Net of sd15 with the text encoder of sdxl",
+        ),
+    ],
+)
+def test_u_nets_of_other_families_are_refused(shapes: dict[str, tuple[int, ...]], what: str) -> None:
+    with pytest.raises(UnknownArchitectureError, match=what):
+        architecture_of(shapes)
+
+
+CONV_IN = "model.diffusion_model.input_blocks.0.0.weight"
 
 
 @pytest.mark.parametrize(
     ("keys", "what"),
     [
-        ([UNET, "cond_stage_model.model.ln_final.weight"], "SD2"),
+        ([CONV_IN, "cond_stage_model.model.ln_final.weight"], "SD2"),
         (["model.diffusion_model.joint_blocks.0.x_block.attn.qkv.weight"], "SD3"),
         (["double_blocks.0.img_attn.qkv.weight"], "Flux"),
         (["model.diffusion_model.double_blocks.0.img_attn.qkv.weight"], "Flux"),
         (["lora_unet_down_blocks_0_attentions_0_proj_in.lora_up.weight"], "a LoRA"),
         (["base_model.model.down_blocks.0.to_q.lora_A.weight"], "a LoRA"),
         (["unet.down_blocks.0.attentions.0.processor.to_q_lora.up.weight"], "a LoRA"),
-        ([UNET, "conditioner.embedders.0.model.ln_final.weight"], "refiner"),
+        ([CONV_IN, "conditioner.embedders.0.model.ln_final.weight"], "refiner"),
         (["down_blocks.0.resnets.0.conv1.weight", "mid_block.x"], "diffusers naming"),
-        ([UNET], "a U-Net without its text encoder"),
-        (["input_blocks.0.0.weight"], "a U-Net without its text encoder"),
+        ([CONV_IN], "only a part of one"),
         (["encoder.conv_in.weight", "decoder.conv_out.weight"], "a bare VAE"),
         (["encoder.down_blocks.0.resnets.0.conv1.weight"], "a bare VAE"),
         (["first_stage_model.encoder.conv_in.weight"], "a bare VAE"),
@@ -209,7 +282,7 @@ UNET = "model.diffusion_model.input_blocks.0.0.weight"
 )
 def test_other_files_are_refused_by_name_and_in_one_line(keys: list[str], what: str) -> None:
     with pytest.raises(UnknownArchitectureError, match=r"expected a complete .* checkpoint") as caught:
-        architecture_of(keys)
+        architecture_of(dict.fromkeys(keys, (4,)))
     assert what in str(caught.value)
     assert "\n" not in str(caught.value)
     assert isinstance(caught.value, SpaceError)

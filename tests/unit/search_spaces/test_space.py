@@ -21,6 +21,7 @@ from search_spaces.errors import (
     UnmatchedPatternError,
 )
 from search_spaces.settings import Granularity
+from search_spaces.slots import Slot
 from search_spaces.space import SearchSpace, SpaceSettings
 
 SD15, SDXL = Architecture.SD15, Architecture.SDXL
@@ -31,7 +32,21 @@ def _space(
     slots: tuple[str, ...] = ("B",),
     **settings: Any,
 ) -> SearchSpace:
-    return SearchSpace.build(SpaceSettings(**settings), architecture, slots)
+    return SearchSpace.build(SpaceSettings(**settings), architecture, _slots(slots))
+
+
+def _slots(names: tuple[str, ...]) -> tuple[Slot, ...]:
+    return tuple(Slot(name=name, kind="ratio", default=0.0) for name in names)
+
+
+def _fixed(space: SearchSpace) -> dict[str, float]:
+    """Place -> value of the fixed places, which is the same in every slot."""
+    assert {index for _, index, _ in space.fixed} <= set(range(len(space.slots)))
+    rows: dict[str, set[float]] = {}
+    for place, _, value in space.fixed:
+        rows.setdefault(place, set()).add(value)
+    assert all(len(values) == 1 for values in rows.values())
+    return {place: values.pop() for place, values in rows.items()}
 
 
 def _names(space: SearchSpace) -> list[str]:
@@ -104,7 +119,7 @@ def _own_name(place: str, granularity: Granularity, architecture: Architecture) 
 
 
 def _build(case: Case) -> SearchSpace:
-    return SearchSpace.build(case.settings, case.architecture, case.slots)
+    return SearchSpace.build(case.settings, case.architecture, _slots(case.slots))
 
 
 def _draw_params(data: st.DataObject, space: SearchSpace) -> dict[str, float]:
@@ -120,13 +135,13 @@ def test_parameters_are_the_places_that_settings_leave_to_search(case: Case) -> 
         for slot, label in enumerate(case.slots)
     ]
     assert [(p.name, p.places, (p.low, p.high), p.slot) for p in space.parameters] == expected
-    assert dict(space.fixed) == case.frozen
+    assert _fixed(space) == case.frozen
 
 
 @given(case=cases(), data=st.data())
 def test_ratios_cover_every_place_with_one_ratio_per_slot(case: Case, data: st.DataObject) -> None:
     space = _build(case)
-    ratios = space.ratios(_draw_params(data, space))
+    ratios = space.rows(_draw_params(data, space))
     assert tuple(ratios) == places(case.architecture)
     assert {len(row) for row in ratios.values()} == {len(case.slots)}
     assert {place: ratios[place] for place in case.frozen} == {
@@ -138,14 +153,14 @@ def test_ratios_cover_every_place_with_one_ratio_per_slot(case: Case, data: st.D
 def test_params_undo_ratios_exactly(case: Case, data: st.DataObject) -> None:
     space = _build(case)
     params = _draw_params(data, space)
-    assert space.params(space.ratios(params)) == params
+    assert space.params(space.rows(params)) == params
 
 
 @given(case=cases(), data=st.data())
 def test_the_nearest_to_ratios_of_the_space_are_their_own_params(case: Case, data: st.DataObject) -> None:
     space = _build(case)
     params = _draw_params(data, space)
-    assert space.nearest(space.ratios(params)) == pytest.approx(params, rel=0, abs=1e-12)
+    assert space.nearest(space.rows(params)) == pytest.approx(params, rel=0, abs=1e-12)
 
 
 @given(case=cases(), data=st.data())
@@ -153,14 +168,14 @@ def test_the_nearest_are_always_valid_params(case: Case, data: st.DataObject) ->
     space = _build(case)
     row = st.tuples(*[_numbers] * len(case.slots))
     nearest = space.nearest({place: data.draw(row) for place in places(case.architecture)})
-    assert space.params(space.ratios(nearest)) == nearest
+    assert space.params(space.rows(nearest)) == nearest
 
 
 @given(case=cases())
 def test_the_settings_a_space_keeps_build_the_same_space(case: Case) -> None:
     space = _build(case)
     stored = SpaceSettings.model_validate_json(space.settings.model_dump_json())
-    again = SearchSpace.build(stored, case.architecture, case.slots)
+    again = SearchSpace.build(stored, case.architecture, _slots(case.slots))
     assert again == space
     assert hash(again) == hash(space)
 
@@ -175,7 +190,7 @@ def test_by_default_all_but_the_vae_is_searched_in_the_order_of_the_places(
     space = _space(architecture)
     assert _names(space) == [*text_encoders(architecture), *blocks(architecture)]
     assert {(p.low, p.high) for p in space.parameters} == {(0.0, 1.0)}
-    assert space.fixed == (("vae", 0.0),)
+    assert space.fixed == (("vae", 0, 0.0),)
 
 
 @pytest.mark.parametrize(
@@ -192,7 +207,7 @@ def test_coarse_granularities_keep_one_ratio_per_text_encoder(granularity: str, 
 def test_slots_of_one_place_stand_together() -> None:
     space = _space(slots=("B", "C"), granularity="uniform")
     assert _names(space) == ["text_encoder.B", "text_encoder.C", "unet.B", "unet.C"]
-    ratios = space.ratios({"text_encoder.B": 0.1, "text_encoder.C": 0.2, "unet.B": 0.3, "unet.C": 0.4})
+    ratios = space.rows({"text_encoder.B": 0.1, "text_encoder.C": 0.2, "unet.B": 0.3, "unet.C": 0.4})
     assert (ratios["text_encoder"], ratios["IN05"], ratios["vae"]) == ((0.1, 0.2), (0.3, 0.4), (0.0, 0.0))
 
 
@@ -210,7 +225,7 @@ def test_a_later_bound_wins_over_an_earlier_one() -> None:
 
 
 def test_a_later_frozen_ratio_wins_over_an_earlier_one() -> None:
-    fixed = dict(_space(frozen={"IN": 0.5, "IN0?": 1, "vae": 1}).fixed)
+    fixed = _fixed(_space(frozen={"IN": 0.5, "IN0?": 1, "vae": 1}))
     assert (fixed["IN00"], fixed["IN11"], fixed["vae"]) == (1.0, 0.5, 1.0)
 
 
@@ -295,7 +310,7 @@ def test_settings_that_contradict_themselves_are_refused_in_one_line(
     assert "\n" not in message
 
 
-@pytest.mark.parametrize("slots", [(), ("B", "B"), ("B.C",), ("",)])
+@pytest.mark.parametrize("slots", [("B", "B"), ("unet",), ("B.C",), ("",)])
 def test_slots_that_cannot_name_parameters_are_refused(slots: tuple[str, ...]) -> None:
     with pytest.raises(SlotError, match="all different"):
         _space(slots=slots)
@@ -322,7 +337,7 @@ def _uniform(**settings: Any) -> SearchSpace:
 )
 def test_params_that_are_not_of_the_space_are_refused(params: dict[str, float], essentials: list[str]) -> None:
     with pytest.raises(RatioError) as caught:
-        _uniform().ratios(params)
+        _uniform().rows(params)
     assert [essential for essential in essentials if essential not in str(caught.value)] == []
 
 
@@ -336,7 +351,7 @@ def _ratios(**different: tuple[float, ...]) -> dict[str, tuple[float, ...]]:
     [
         (_ratios(IN00=(0.6,)), "unet: IN00 and IN01 share one ratio, got 0.6 and 0.5"),
         (_ratios(vae=(0.5,)), "vae is frozen to 0.0"),
-        (_ratios(text_encoder=(1.5,)), r"text_encoder: expected a ratio in \[0.0, 1.0\], got 1.5"),
+        (_ratios(text_encoder=(1.5,)), r"text_encoder: expected a number in \[0.0, 1.0\], got 1.5"),
     ],
 )
 def test_ratios_outside_the_space_have_no_params_but_a_nearest(
@@ -360,8 +375,8 @@ def test_a_frozen_place_that_differs_in_one_slot_is_outside_the_space() -> None:
     [
         ({"IN00": (0.5,)}, "missing IN01, "),
         (_ratios(IN12=(0.5,)), "unknown IN12"),
-        (_ratios(IN00=(0.5, 0.5)), r"IN00: expected one ratio per slot \(B\), got \(0.5, 0.5\)"),
-        (_ratios(IN00=(math.nan,)), "IN00: expected finite ratios"),
+        (_ratios(IN00=(0.5, 0.5)), r"IN00: expected one number per slot \(B\), got \(0.5, 0.5\)"),
+        (_ratios(IN00=(math.nan,)), "IN00: expected finite numbers"),
     ],
 )
 @pytest.mark.parametrize("method", ["params", "nearest"])

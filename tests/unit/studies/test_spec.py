@@ -315,6 +315,10 @@ WRONG = [
     ("suite", {"prompts": ["a cat"], "cfg": float("nan")}, ["`suite.cfg`", "nan"]),
     ("suite", {"prompts": ["a cat"], "scheduler": "eulr"}, ["`suite.scheduler`", "'euler'", "'eulr'"]),
     ("suite", {"prompts": ["a cat"], "clip_skip": 12}, ["`suite.clip_skip`", "12"]),
+    ("suite", {"prompts": ["a cat"], "prediction": "v"}, ["`suite.prediction`", "'v_prediction'", "'v'"]),
+    ("suite", {"prompts": ["a cat"], "zero_snr": "yes"}, ["`suite.zero_snr`", "expected auto, true or false", "'yes'"]),
+    ("suite", {"prompts": ["a cat"], "zero_snr": 1}, ["`suite.zero_snr`", "expected auto, true or false", "1"]),
+    ("suite", {"prompts": ["a"], "prediction": "epsilon", "zero_snr": True}, ["zero_snr: true needs prediction: v_p"]),
     ("scorers", {}, ["no scorers"]),
     ("scorers", None, ["`scorers`"]),
     ("scorers", ["sharpness"], ["`scorers`", "mapping"]),
@@ -596,6 +600,8 @@ CHANGES = {
     "cfg": 5.6,
     "scheduler": "heun",
     "clip_skip": 3,
+    "prediction": "v_prediction",
+    "zero_snr": True,
 }
 ROW_CHANGES = {"prompt": "a fox", "negative": "other", "seeds": [8], "sizes": [[512, 576]]}
 
@@ -612,6 +618,16 @@ def test_the_suites_digest_changes_with_every_setting() -> None:
     digests.append(SuiteSettings.model_validate(data | {"prompts": data["prompts"][::-1]}).digest)
     assert len(set(digests)) == len(digests)
     assert all(len(digest) == 64 for digest in digests)
+
+
+def test_what_the_models_predict_is_part_of_the_suites_digest_only_where_the_suite_says_it() -> None:
+    data = yaml.safe_load(FULL)["suite"]
+    silent = SuiteSettings.model_validate(data).digest
+    assert SuiteSettings.model_validate(data | {"prediction": "auto", "zero_snr": "auto"}).digest == silent
+    said = [{"prediction": "epsilon"}, {"prediction": "v_prediction"}, {"zero_snr": True}, {"zero_snr": False}]
+    digests = {SuiteSettings.model_validate(data | changes).digest for changes in said}
+    assert len(digests | {silent}) == 5
+    assert SuiteSettings.model_validate(data | {"negative": "auto"}).digest not in digests | {silent}
 
 
 def test_a_misspelt_key_is_named_before_the_key_that_is_missing_for_it() -> None:

@@ -1,0 +1,200 @@
+"""Which weight of a checkpoint a LoRA file's names mean.
+
+Programs name the same module in many ways, and some with underscores for dots, so that a name cannot be taken apart
+without knowing the model. So nothing is taken apart: every weight of the checkpoint is spelled in all the ways that
+programs have, and a name is looked up.
+
+    kohya, SD1.5          lora_unet_down_blocks_0_attentions_0_proj_in, lora_te_text_model_encoder_layers_0_mlp_fc1
+    kohya, SDXL           lora_unet_input_blocks_4_1_proj_in (or as above), lora_te1_..., lora_te2_...
+    diffusers and PEFT    unet.down_blocks.0.attentions.0.proj_in, text_encoder..., text_encoder_2...
+    diffusers before 0.22 ...attn1.processor.to_q_lora, text_encoder...self_attn.to_q_lora
+    PEFT alone            base_model.model. before any of these, or before the bare module
+    ComfyUI               diffusion_model.input_blocks.1.1.proj_in
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+
+from optimizer.merging.layout import Component, LiveView, live_views
+from optimizer.merging.sources import TensorInfo
+from search_spaces.blocks import Architecture
+
+Naming = Literal["kohya", "diffusers"]
+Role = Literal["up", "down", "mid", "alpha"]
+
+FAMILIES: Mapping[Architecture, str] = {Architecture.SD15: "SD1.5", Architecture.SDXL: "SDXL"}
+UNET_PREFIX = "model.diffusion_model."
+PEFT_PREFIX = "base_model.model."
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A weight that a low-rank product can be added to: a linear layer or a convolution."""
+
+    key: str  # of the stored tensor
+    view: LiveView  # of the layer, in the stored tensor
+    shape: tuple[int, ...]  # of the layer's weight: [out, in] or [out, in, height, width]
+
+    @property
+    def module(self) -> str:
+        """The layer's name in the live model."""
+        return self.view.name.removesuffix(".weight")
+
+
+def targets_of(key: str, info: TensorInfo, architecture: Architecture) -> tuple[Target, ...]:
+    """The layers whose weights one stored tensor holds: none, one, or the three of a fused attention projection.
+
+    Norms, biases and embeddings have none, and so has the VAE: no program applies LoRAs to it.
+    """
+    if len(info.shape) not in {2, 4}:
+        return ()
+    stored = torch.empty(info.shape, device="meta")
+    return tuple(
+        Target(key, view, tuple(view.of(stored).shape))
+        for view in live_views(key, architecture, len(info.shape))
+        if view.component != "vae" and view.name.endswith(".weight") and "embeddings." not in view.name
+    )
+
+
+def address_book(tensors: Mapping[str, TensorInfo], architecture: Architecture) -> dict[str, Target]:
+    """Every name by which a LoRA may address a weight of a checkpoint with these tensors."""
+    return {
+        name: target
+        for key, info in tensors.items()
+        for target in targets_of(key, info, architecture)
+        for name in _spellings(target, architecture)
+    }
+
+
+def _spellings(target: Target, architecture: Architecture) -> tuple[str, ...]:
+    module, component = target.module, target.view.component
+    flat = module.replace(".", "_")
+    if component == "unet":
+        original = target.key.removeprefix(UNET_PREFIX).removesuffix(".weight")
+        return (
+            f"lora_unet_{flat}",
+            f"lora_unet_{original.replace('.', '_')}",
+            f"unet.{module}",
+            f"diffusion_model.{original}",
+            module,
+        )
+    kohya = f"{_kohya_prefix(component, architecture)}{flat}"
+    # transformers 5.2 dropped the level `text_model` of the first encoder
+    dotted = (f"{component}.{module}", f"{component}.{module.removeprefix('text_model.')}")
+    return (kohya, *dotted, *((module,) if architecture == Architecture.SD15 else ()))
+
+
+def _kohya_prefix(component: Component, architecture: Architecture) -> str:
+    if component == "unet":
+        return "lora_unet_"
+    if architecture == Architecture.SD15:
+        return "lora_te_"
+    return "lora_te1_" if component == "text_encoder" else "lora_te2_"
+
+
+def name_in(target: Target, naming: Naming, architecture: Architecture) -> str:
+    """What a program of this convention calls a weight: kohya's scripts train SDXL's U-Net under its file's names."""
+    if naming == "diffusers":
+        return f"{target.view.component}.{target.module}"
+    module = target.module
+    if architecture == Architecture.SDXL and target.view.component == "unet":
+        module = target.key.removeprefix(UNET_PREFIX).removesuffix(".weight")
+    return _kohya_prefix(target.view.component, architecture) + module.replace(".", "_")
+
+
+# ------------------------------------------------------------------------------ the names of a file
+
+_FACTOR = re.compile(
+    r"(?P<module>.+?)(?:"
+    r"\.lora_(?P<kohya>up|down|mid)"
+    r"|\.lora_(?P<peft>[AB])(?:\.[^.]+)?"  # PEFT may put its adapter's name in between
+    r"|(?:\.lora|\.lora_linear_layer|(?P<processor>_lora))\.(?P<diffusers>up|down)"
+    r")\.weight"
+)
+_ALPHA = re.compile(r"(?P<module>.+?)(?:\.lora|\.lora_linear_layer|(?P<processor>_lora))?\.alpha")
+_PROCESSOR_LEAVES = {"to_q": "q_proj", "to_k": "k_proj", "to_v": "v_proj", "to_out": "out_proj"}
+
+
+def role_of(key: str) -> tuple[str, Role] | None:
+    """(the module as the address book spells it, what the tensor is to it); None for no part of a LoRA."""
+    if alpha := _ALPHA.fullmatch(key):
+        return _plain(alpha["module"], processor=alpha["processor"] is not None), "alpha"
+    factor = _FACTOR.fullmatch(key)
+    if factor is None:
+        return None
+    roles: dict[str | None, Role] = {"A": "down", "B": "up", "up": "up", "down": "down", "mid": "mid"}
+    role = roles[factor["kohya"] or factor["peft"] or factor["diffusers"]]
+    return _plain(factor["module"], processor=factor["processor"] is not None), role
+
+
+def _plain(module: str, *, processor: bool) -> str:
+    """Without PEFT's prefix, and with the layer's own name where a file has that of its attention processor."""
+    module = module.replace(PEFT_PREFIX, "", 1)
+    if not processor:
+        return module
+    home, _, leaf = module.replace(".processor.", ".").rpartition(".")
+    if home.endswith(".self_attn"):
+        return f"{home}.{_PROCESSOR_LEAVES.get(leaf, leaf)}"
+    return f"{home}.to_out.0" if leaf == "to_out" else f"{home}.{leaf}"
+
+
+# What names, widths and headers give away of the model that a LoRA was made for.
+_FAMILY_BY_NAME = (
+    (re.compile(r"double_blocks|single_blocks|single_transformer_blocks"), "Flux"),
+    (re.compile(r"joint_blocks"), "SD3"),
+    (re.compile(r"^(lora_te[12]_|text_encoder_2\.)|add_embedding|label_emb"), FAMILIES[Architecture.SDXL]),
+)
+_FAMILY_BY_CONTEXT_WIDTH = {768: FAMILIES[Architecture.SD15], 1024: "SD2", 2048: FAMILIES[Architecture.SDXL]}
+_FAMILY_BY_HEADER = (
+    (re.compile(r"^(sdxl|stable-diffusion-xl)"), FAMILIES[Architecture.SDXL]),
+    (re.compile(r"^(sd_?v?1|stable-diffusion-v1)"), FAMILIES[Architecture.SD15]),
+    (re.compile(r"^(sd_?v?2|stable-diffusion-v2)"), "SD2"),
+    (re.compile(r"^(sd_?v?3|stable-diffusion-3)"), "SD3"),
+    (re.compile(r"^flux"), "Flux"),
+)
+_CONTEXT = re.compile(r"attn2[._]to_[kv]$")
+
+
+def family_of(widths: Mapping[str, int], metadata: Mapping[str, str]) -> str | None:
+    """The model family a LoRA was made for, where one can tell.
+
+    Args:
+        widths: module -> input features.
+        metadata: the file's.
+    """
+    stated = (metadata.get("modelspec.architecture", ""), metadata.get("ss_base_model_version", ""))
+    contexts = {width for name, width in widths.items() if _CONTEXT.search(name)}
+    return (
+        next((family for pattern, family in _FAMILY_BY_NAME if any(map(pattern.search, widths))), None)
+        or next(filter(None, map(_FAMILY_BY_CONTEXT_WIDTH.get, contexts)), None)
+        or next((family for pattern, family in _FAMILY_BY_HEADER if any(map(pattern.search, stated))), None)
+    )
+
+
+# Other adapters that come in files of the same suffix: (pattern of a key, what it is).
+_OTHER_KINDS = (
+    (re.compile(r"\.(dora_scale|lora_magnitude_vector(\.weight)?)$"), "a DoRA (weights with a learned magnitude)"),
+    (re.compile(r"\.hada_"), "a LoHa (LyCORIS Hadamard product)"),
+    (re.compile(r"\.lokr_"), "a LoKr (LyCORIS Kronecker product)"),
+    (re.compile(r"\.(oft_|boft_|oft_R)"), "an OFT (orthogonal fine-tuning)"),
+    (re.compile(r"\.[ab][12]\.weight$"), "a GLoRA"),
+    (re.compile(r"\.on_input$"), "an (IA)^3 adapter"),
+    (re.compile(r"\.(diff|diff_b|set_weight)$"), "a file with full differences of weights"),
+    (re.compile(r"^bundle_emb\."), "a LoRA with bundled embeddings"),
+    (re.compile(r"lora_(up|B(\.[^.]+)?|linear_layer\.up)\.bias$|_lora\.up\.bias$"), "a LoRA with biases"),
+    (re.compile(r"lora_embedding_[AB]"), "a LoRA of embeddings"),
+    (re.compile(r"^(double_blocks|single_blocks|joint_blocks)\."), "a checkpoint of another model"),
+    (re.compile(r"^(model\.diffusion_model|first_stage_model|cond_stage_model|conditioner)\."), "a checkpoint"),
+)
+
+
+def other_kind(keys: Iterable[str]) -> str | None:
+    """What a file with these keys is, where it is no plain LoRA."""
+    known = tuple(keys)
+    return next((what for pattern, what in _OTHER_KINDS if any(map(pattern.search, known))), None)

@@ -1,0 +1,65 @@
+"""Which elements of a tensor a method takes: counts from shares, the largest, ranks within rows.
+
+Where elements are equally large, the one that comes first in the tensor's memory counts as the larger. So every
+count is met exactly, and the choice is the same on every device. NaN counts as larger than all numbers.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def count_of(share: float, total: int) -> int:
+    """How many of `total` elements a share (0..1) is: the nearest number, and at least one where share > 0.
+
+    Without that least, a tensor of one element would lose its only one at every density below a half.
+    """
+    return max(round(share * total), 1 if share > 0 and total else 0)
+
+
+def largest(sizes: Tensor, count: int) -> Tensor:
+    """True for the `count` largest elements. A smaller count selects a subset of what a larger one does.
+
+    Linear in time: a selection, no sort. About 2 s and 12 bytes of work space for each of 38 million elements on one
+    CPU core.
+
+    Args:
+        sizes: any shape.
+        count: how many; all where there are fewer.
+
+    Returns:
+        bool, of the shape of `sizes`.
+    """
+    if count >= sizes.numel():
+        return torch.ones_like(sizes, dtype=torch.bool)
+    if count <= 0:
+        return torch.zeros_like(sizes, dtype=torch.bool)
+    flat = sizes.reshape(-1)
+    threshold = flat.kthvalue(flat.numel() - count + 1).values
+    chosen = (flat <= threshold).logical_not_()
+    missing = count - int(chosen.sum())
+    equal = flat == threshold
+    if int(equal.sum()) > missing:
+        equal &= equal.cumsum(0, dtype=torch.int32) <= missing
+    return chosen.logical_or_(equal).reshape(sizes.shape)
+
+
+def ranks_in_rows(sizes: Tensor) -> Tensor:
+    """The rank of each element within its row, from 0 (the smallest) to 1 (the largest).
+
+    A row is everything under one index of the first dimension; a tensor of fewer than two dimensions is one row. The
+    only element of a row has rank 1/2, the mean of all ranks. A sort per row: O(n log n), 16 bytes of work space an
+    element.
+
+    Returns:
+        float32, of the shape of `sizes`.
+    """
+    rows = sizes.reshape(1, -1) if sizes.ndim < 2 else sizes.reshape(len(sizes), -1)
+    length = rows.shape[1]
+    if length <= 1:
+        return torch.full_like(sizes, 0.5)
+    # Sorted back to front: a stable sort puts the first of equals lowest, and here it counts as the larger.
+    order = rows.flip(1).argsort(dim=1, stable=True).sub_(length - 1).neg_()
+    steps = torch.arange(length, dtype=torch.float32, device=sizes.device).div_(length - 1)
+    return torch.empty_like(rows).scatter_(1, order, steps.expand_as(rows)).reshape(sizes.shape)

@@ -1,0 +1,201 @@
+"""Where the bytes of a checkpoint come from: the tensors of one file by their stored names, read when asked for.
+
+A source knows nothing of models. It says of every tensor what it is (`TensorInfo`) and how to read it; what the names
+mean is decided in canonical.py, so every kind of file is understood by the same rules.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import struct
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from math import prod
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from optimizer.errors import CheckpointError
+
+DTYPES: dict[str, torch.dtype] = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "F8_E4M3": torch.float8_e4m3fn,
+    "F8_E5M2": torch.float8_e5m2,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "I16": torch.int16,
+    "I8": torch.int8,
+    "U64": torch.uint64,
+    "U32": torch.uint32,
+    "U16": torch.uint16,
+    "U8": torch.uint8,
+    "BOOL": torch.bool,
+}
+DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
+
+HASH_CHUNK_BYTES = 1 << 22
+GGUF_MAGIC = b"GGUF"
+TORCH_MAGICS = (b"PK\x03\x04", b"\x80\x02")  # a zip, and the pickle that torch wrote before 1.6
+
+
+@dataclass(frozen=True, slots=True)
+class TensorInfo:
+    """What the header says of one tensor."""
+
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+
+    @property
+    def size(self) -> int:
+        """Number of elements."""
+        return prod(self.shape)
+
+    @property
+    def nbytes(self) -> int:
+        return self.size * self.dtype.itemsize
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """One tensor of a source: what it is, and how to read it."""
+
+    info: TensorInfo
+    read: Callable[[], Tensor]  # gives a contiguous CPU tensor of that dtype and shape
+
+    @classmethod
+    def of(cls, tensor: Tensor) -> Stored:
+        """A tensor that is in memory (or mapped) already."""
+        return cls(TensorInfo(tensor.dtype, tuple(tensor.shape)), partial(_contiguous, tensor))
+
+    def seen_as(self, shape: tuple[int, ...], view: Callable[[Tensor], Tensor]) -> Stored:
+        """The same values in another shape or order; `view` makes it of the read tensor."""
+        read = self.read
+        return Stored(TensorInfo(self.info.dtype, shape), lambda: view(read()).contiguous())
+
+
+def _contiguous(tensor: Tensor) -> Tensor:
+    return tensor.contiguous()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """The tensors of a file or folder under the names they are stored by."""
+
+    files: tuple[Path, ...]  # everything the tensors are read from
+    tensors: Mapping[str, Stored]
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()  # what was ignored or chosen, one line each
+
+
+def safetensors_source(path: Path) -> Source:
+    """A .safetensors file, memory-mapped: reading a tensor allocates nothing.
+
+    Raises:
+        CheckpointError: not safetensors, damaged, or shorter than its header says.
+    """
+    try:
+        infos, metadata = read_header(path)
+        handle = safe_open(path, framework="pt")
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{path} cannot be read as safetensors ({error}): fetch it again") from error
+    tensors = {key: Stored(info, partial(handle.get_tensor, key)) for key, info in infos.items()}
+    return Source(files=(path,), tensors=tensors, metadata=metadata)
+
+
+def read_header(path: Path) -> tuple[dict[str, TensorInfo], dict[str, str]]:
+    """Tensors in the order of their data, and the metadata, of a safetensors file.
+
+    Raises:
+        CheckpointError: not safetensors, or cut off.
+    """
+    file_bytes = path.stat().st_size
+    with path.open("rb") as file:
+        start = file.read(8)
+        header_bytes = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
+        if not 2 <= header_bytes <= file_bytes - 8:
+            raise CheckpointError(_not_safetensors(path, start))
+        try:
+            header = json.loads(file.read(header_bytes))
+            metadata = header.pop("__metadata__", None) or {}
+            ordered = sorted(header.items(), key=lambda item: item[1]["data_offsets"][0])
+            unknown = next((row["dtype"] for _, row in ordered if row["dtype"] not in DTYPES), None)
+            if unknown is not None:
+                raise CheckpointError(
+                    f"{path} cannot be read: it has tensors of type {unknown}, known are {', '.join(DTYPES)}; "
+                    "use the fp16 or fp32 checkpoint it was made from"
+                )
+            tensors = {key: TensorInfo(DTYPES[row["dtype"]], tuple(row["shape"])) for key, row in ordered}
+            end = max((int(row["data_offsets"][1]) for row in header.values()), default=0)
+        except (ValueError, ArithmeticError, LookupError, TypeError, AttributeError, RecursionError) as error:
+            raise CheckpointError(
+                f"{path} has a damaged safetensors header ({error!r}): fetch the file again"
+            ) from error
+    if file_bytes < 8 + header_bytes + end:
+        raise CheckpointError(
+            f"{path} is cut off: its header promises {8 + header_bytes + end:,} bytes, "
+            f"the file has {file_bytes:,}; fetch it again"
+        )
+    return tensors, metadata
+
+
+def _not_safetensors(path: Path, start: bytes) -> str:
+    """What a file is instead. Only asked where the start is no length: a length may look like any of these."""
+    if start.startswith(GGUF_MAGIC):
+        return (
+            f"{path} is a GGUF file: its weights are quantised and cannot be merged; "
+            "use the .safetensors checkpoint it was made from"
+        )
+    if start.startswith(TORCH_MAGICS):
+        return f"{path} is not a .safetensors file but one of torch.save: give it the suffix .ckpt"
+    return f"{path} is not a .safetensors file (or its header is cut off): fetch it again"
+
+
+def sha256_of(path: Path, progress: Callable[[int], None] | None = None) -> str:
+    """sha256 of a whole file as 64 hex digits; `progress` is called with the bytes of each chunk."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(HASH_CHUNK_BYTES):
+            digest.update(chunk)
+            if progress is not None:
+                progress(len(chunk))
+    return digest.hexdigest()
+
+
+def sha256_of_files(folder: Path, files: tuple[Path, ...], progress: Callable[[int], None] | None = None) -> str:
+    """One digest over several files, 64 hex digits.
+
+    It is the sha256 of the text that has one line `<sha256 of the file>  <its path in the folder>` for each file,
+    sorted by path with `/` between names: what `sha256sum unet/... vae/... | sha256sum` prints.
+    """
+    names = sorted(file.relative_to(folder).as_posix() for file in files)
+    lines = "".join(f"{sha256_of(folder / name, progress)}  {name}\n" for name in names)
+    return hashlib.sha256(lines.encode()).hexdigest()
+
+
+def legacy_hash(path: Path) -> str:
+    """A1111's old model hash: sha256 of the 64 KiB at 1 MiB, 8 hex digits. Not unique, still shown by many programs."""
+    with path.open("rb") as file:
+        file.seek(0x100000)
+        return hashlib.sha256(file.read(0x10000)).hexdigest()[:8]
+
+
+def data_hash(path: Path) -> str:
+    """sha256 of a .safetensors file's data after the header, 64 hex digits: AutoV3 of Civitai (12 digits) and kohya."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        file.seek(8 + struct.unpack("<Q", file.read(8))[0])
+        while chunk := file.read(HASH_CHUNK_BYTES):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def some(names: tuple[str, ...] | list[str]) -> str:
+    """The first three names, for a message of one line."""
+    return ", ".join(names[:3]) + (" ..." if len(names) > 3 else "")

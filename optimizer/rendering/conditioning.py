@@ -1,0 +1,85 @@
+"""The input channels that inpainting and instruction models take after the noise, for a suite of texts alone.
+
+A suite has no picture to change, so these models are rendered as text-to-image programs render them:
+
+- inpainting (noise, mask, latents of the masked image): everything is masked (1), and what is left of the image is
+  mid-grey (0 in [-1, 1]) through the VAE, as A1111 does (modules/processing.py, txt2img_image_conditioning). The order
+  is that of diffusers' StableDiffusionInpaintPipeline and of the original inpainting model.
+- instruction (InstructPix2Pix: noise, latents of the image): the image's latents are zeros, as in ComfyUI without an
+  image (comfy/model_base.py, class IP2P). Guidance is the usual one, by text.
+
+Where A1111 draws from the VAE's posterior, its mode is taken here, so that every trial sees the same channels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Literal
+
+import torch
+from diffusers import AutoencoderKL, UNet2DConditionModel
+from torch import Tensor, nn
+
+from optimizer.errors import RenderError
+from optimizer.rendering.latents import to_unet
+from optimizer.rendering.suite import LATENT_FACTOR
+
+UNetKind = Literal["text", "inpainting", "instruction"]
+
+
+def unet_kind(unet_channels: int, latent_channels: int) -> UNetKind:
+    """What a U-Net was made for, by its input channels.
+
+    Raises:
+        RenderError: it takes something that a suite does not have, such as a depth map.
+    """
+    kinds: dict[int, UNetKind] = {
+        latent_channels: "text",
+        2 * latent_channels + 1: "inpainting",
+        2 * latent_channels: "instruction",
+    }
+    if unet_channels not in kinds:
+        wanted = ", ".join(f"{count} ({kind})" for count, kind in kinds.items())
+        raise RenderError(
+            f"the U-Net takes {unet_channels} input channels, a suite can be rendered with {wanted}: "
+            "use a text-to-image, inpainting or instruction model"
+        )
+    return kinds[unet_channels]
+
+
+@torch.inference_mode()
+def image_channels(kind: UNetKind, vae: AutoencoderKL, width: int, height: int, dtype: torch.dtype) -> Tensor | None:
+    """Channels that follow the noise [1, c, height / 8, width / 8], or None for a text-to-image model.
+
+    Those of an inpainting model depend on the VAE's weights as they are now.
+    """
+    if kind == "text":
+        return None
+    size = (height // LATENT_FACTOR, width // LATENT_FACTOR)
+    if kind == "instruction":
+        return torch.zeros((1, vae.config.latent_channels, *size), dtype=dtype, device=vae.device)
+    grey = torch.zeros((1, vae.config.in_channels, height, width), dtype=vae.dtype, device=vae.device)
+    masked = to_unet(vae.encode(grey).latent_dist.mode(), vae).to(dtype)
+    return torch.cat([masked.new_ones((1, 1, *size)), masked], dim=1)
+
+
+@contextmanager
+def appended(unet: UNet2DConditionModel, channels: Tensor | None) -> Iterator[None]:
+    """Within it, every sample the U-Net gets [n, latent channels, h, w] is followed by `channels` [1, c, h, w].
+
+    They join after the scheduler has scaled the sample, and are the same with and without the prompt.
+    """
+    if channels is None:
+        yield
+        return
+
+    def append(_: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        sample, *others = args
+        return (torch.cat([sample, channels.expand(len(sample), -1, -1, -1)], dim=1), *others)
+
+    handle = unet.register_forward_pre_hook(append)
+    try:
+        yield
+    finally:
+        handle.remove()

@@ -1,0 +1,69 @@
+"""Small diffusers pipelines made from a single file's tensors by diffusers' own conversion, without code of ours."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from diffusers import (
+    AutoencoderKL,
+    DDIMScheduler,
+    StableDiffusionPipeline,
+    StableDiffusionXLPipeline,
+    UNet2DConditionModel,
+)
+from diffusers.loaders.single_file_utils import (
+    convert_ldm_clip_checkpoint,
+    convert_ldm_unet_checkpoint,
+    convert_open_clip_checkpoint,
+)
+from torch import Tensor, nn
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
+
+from optimizer.rendering.configs import clip_l_config, open_clip_config, unet_config, vae_config
+from search_spaces.blocks import Architecture
+
+
+def small_pipeline(architecture: Architecture, tensors: Mapping[str, Tensor]) -> Any:
+    """U-Net and text encoders hold `tensors` (float32); the VAE holds nothing."""
+    shapes = {key: tuple(tensor.shape) for key, tensor in tensors.items()}
+    parts: dict[str, Any] = {
+        "unet": UNet2DConditionModel(**unet_config(shapes, architecture)),
+        "text_encoder": CLIPTextModel(CLIPTextConfig(**clip_l_config(shapes, architecture))),
+        "scheduler": DDIMScheduler(steps_offset=1, clip_sample=False),
+        "tokenizer": None,
+    }
+    with torch.device("meta"):
+        parts["vae"] = AutoencoderKL(**vae_config(shapes, architecture))
+    if architecture == Architecture.SDXL:
+        parts["text_encoder_2"] = CLIPTextModelWithProjection(CLIPTextConfig(**open_clip_config(shapes)))
+    for component, values in converted(architecture, tensors).items():
+        _load(parts[component], values)
+    if architecture == Architecture.SDXL:
+        return StableDiffusionXLPipeline(**parts, tokenizer_2=None, add_watermarker=False)
+    return StableDiffusionPipeline(**parts, safety_checker=None, feature_extractor=None, requires_safety_checker=False)
+
+
+def converted(architecture: Architecture, tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
+    """Component -> its parameters by their live names, as diffusers converts a single file."""
+    config = {"layers_per_block": 2} | ({"addition_embed_type": "text_time"} if architecture == "sdxl" else {})
+    found = {
+        "unet": convert_ldm_unet_checkpoint(dict(tensors), config),
+        "text_encoder": convert_ldm_clip_checkpoint(dict(tensors)),
+    }
+    if architecture == Architecture.SDXL:
+        found["text_encoder_2"] = convert_open_clip_checkpoint(None, dict(tensors), "conditioner.embedders.1.model.")
+    return found
+
+
+def parameters(module: nn.Module, like: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A module's parameters under the names that `like` has: transformers 5.2 dropped CLIP-L's `text_model.`."""
+    own = dict(module.named_parameters())
+    return {name: own[name if name in own else name.removeprefix("text_model.")] for name in like if "_ids" not in name}
+
+
+def _load(module: nn.Module, values: Mapping[str, Tensor]) -> None:
+    with torch.no_grad():
+        for name, parameter in parameters(module, values).items():
+            parameter.copy_(values[name])
