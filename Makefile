@@ -2,6 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 THREADS ?= 1
+PROCESSES ?= 2
 
 .PHONY: demo test test-slow lint bench clean
 
@@ -9,7 +10,7 @@ demo: .venv/.installed
 	$(BIN)/mergetune demo --output demo-run
 
 test: .venv/.installed-test lint
-	OMP_NUM_THREADS=$(THREADS) HF_HUB_OFFLINE=1 $(BIN)/pytest -m "not slow"
+	OMP_NUM_THREADS=$(THREADS) HF_HUB_OFFLINE=1 $(BIN)/pytest -m "not slow" -n $(PROCESSES) --dist loadfile
 
 test-slow: .venv/.installed-test
 	OMP_NUM_THREADS=$(THREADS) HF_HUB_OFFLINE=1 $(BIN)/pytest -m slow

@@ -13,13 +13,16 @@ from pathlib import Path
 from typing import Self
 
 import numpy as np
+import torch
 from memory import anonymous_bytes
 from synthetic import write_synthetic
 
 from optimizer.merging.checkpoint import Checkpoint
 from optimizer.merging.export import write_merge
+from optimizer.merging.ingredients import Ingredients
+from optimizer.merging.parents import Parents
 from search_spaces.blocks import places
-from studies.recipe import Parent, Recipe, canonical_ratios
+from studies.recipe import Operation, Parent, Recipe, Step, canonical_values
 
 CHUNK = 1 << 22  # elements
 
@@ -62,12 +65,13 @@ def main() -> None:
     with tempfile.TemporaryDirectory(dir=options.folder) as name:
         folder = Path(name)
         paths = [write_synthetic(folder / f"{seed}.safetensors", options.layout, seed) for seed in (1, 2)]
-        parents = [Checkpoint.open(path) for path in paths]
+        ingredients = Ingredients(Parents.of([Checkpoint.open(path) for path in paths]))
+        architecture = ingredients.parents.architecture
+        values = canonical_values(dict.fromkeys(places(architecture), (0.37,)))
         recipe = Recipe(
-            architecture=parents[0].architecture.value,
-            method="weighted_sum",
+            architecture=architecture.value,
             parents=tuple(Parent(letter=letter, name=letter, sha256="0" * 64) for letter in "AB"),
-            ratios=canonical_ratios(dict.fromkeys(places(parents[0].architecture), (0.37,))),
+            steps=(Step(operation=Operation(method="weighted_sum", inputs=("A", "B")), values=values),),
         )
         start = time.perf_counter()
         with Peak() as plain:
@@ -76,7 +80,7 @@ def main() -> None:
         (folder / "numpy.bin").unlink()
         start = time.perf_counter()
         with Peak() as ours:
-            write_merge(folder / "merge.safetensors", recipe, parents, {"format": "pt"})
+            write_merge(folder / "merge.safetensors", recipe, ingredients, {"format": "pt"}, torch.device("cpu"))
         seconds = time.perf_counter() - start
         print(
             f"{options.layout}: export {seconds:.1f} s (with both sha256), numpy lerp {numpy_seconds:.1f} s, "

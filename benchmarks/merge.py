@@ -1,8 +1,10 @@
-"""The resident merge against a plain copy of one parent into the live buffer, in the same run.
+"""Resident merges against a plain copy of one parent into the live buffer, in the same run.
 
     python benchmarks/merge.py [--layout sd15|sdxl] [--device cpu|cuda] [--live fp16|fp32] [--merges 200]
+                               [--method NAME[:INPUTS] ...] [--clip] [--lora] [--placement device|host|files]
 
-Prints ratios, and the process's memory over many merges. Parents are random weights of the true shapes.
+Prints seconds and their ratio to the copy, and the process's memory over many merges. Parents are random weights of
+the true shapes; all numbers of a method are in the middle of their usual range.
 """
 
 from __future__ import annotations
@@ -12,30 +14,62 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 from memory import anonymous_bytes
-from synthetic import write_synthetic
+from synthetic import write_lora, write_synthetic
 
-from optimizer.merging.checkpoint import Checkpoint
+from optimizer.merging.checkpoint import Checkpoint, letters
+from optimizer.merging.ingredients import Ingredients
 from optimizer.merging.layout import Component
+from optimizer.merging.lora.file import Lora
+from optimizer.merging.parents import Parents
+from optimizer.merging.placement import Placement
 from optimizer.merging.resident import ResidentModel
 from search_spaces.blocks import places
-from studies.recipe import Parent, Recipe, canonical_ratios
+from search_spaces.slots import Slot
+from studies.methods import METHODS
+from studies.recipe import LoraUse, Operation, Parent, Recipe, Step, canonical_values
 
 COMPONENTS: tuple[Component, ...] = ("unet", "vae", "text_encoder", "text_encoder_2")
+DAILY = ("weighted_sum:2", "weighted_sum:3", "add_difference:3")
 
 
-def recipe(model: ResidentModel, method: str, parents: int, ratio: float) -> Recipe:
-    """The same ratio everywhere."""
-    slots = (ratio,) * (1 if method == "add_difference" else parents - 1)
+def operation_of(text: str, *, clip: bool) -> Operation:
+    """`ties:3` is ties of A, B and C; without a number the method's least."""
+    name, _, count = text.partition(":")
+    if name not in METHODS:
+        raise SystemExit(f"unknown method {name!r}: use one of {', '.join(METHODS)}")
+    info = METHODS[name]
+    if count and not (count.isdecimal() and info.accepts(int(count))):
+        raise SystemExit(f"{name} takes {info.wanted_inputs} inputs, got {count}")
+    return Operation(method=name, inputs=letters(int(count or info.least_inputs)), clip=clip)
+
+
+def recipe(model: ResidentModel, operation: Operation, share: float) -> Recipe:
+    """The same numbers everywhere.
+
+    Args:
+        share: where between its usual bounds every number lies, 0 to 1.
+    """
+    every = places(model.architecture)
+    row = tuple(_within(slot, share) for slot in operation.slots)
+    weights = tuple((place, share) for place in sorted(every))
     return Recipe(
         architecture=model.architecture.value,
-        method=method,
-        parents=tuple(Parent(letter=letter, name=letter, sha256="0" * 64) for letter in "ABC"[:parents]),
-        ratios=canonical_ratios(dict.fromkeys(places(model.architecture), slots)),
+        parents=tuple(
+            Parent(letter=letter, name=letter, sha256="0" * 64)
+            for letter in letters(len(model.ingredients.parents.checkpoints))
+        ),
+        steps=(Step(operation=operation, values=canonical_values(dict.fromkeys(every, row))),),
+        loras=tuple(LoraUse(name=lora.name, sha256=lora.sha256, weights=weights) for lora in model.ingredients.loras),
     )
+
+
+def _within(slot: Slot, share: float) -> float:
+    return slot.low + share * (slot.high - slot.low)
 
 
 def seconds(work: Callable[[], object], device: torch.device, repeats: int) -> float:
@@ -56,39 +90,70 @@ def main() -> None:
     parser.add_argument("--layout", choices=("sd15", "sdxl"), default="sd15")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--live", choices=("fp16", "fp32"), default=None, help="default: fp32 on a CPU, fp16 on a GPU")
-    parser.add_argument("--merges", type=int, default=200)
+    parser.add_argument("--method", nargs="+", default=DAILY, metavar="NAME[:INPUTS]", help="or `all`")
+    parser.add_argument("--clip", action="store_true", help="with weights clip")
+    parser.add_argument("--lora", action="store_true", help="with a LoRA of rank 16 on every attention layer")
+    parser.add_argument("--placement", choices=[row.name.lower() for row in Placement], default="device")
+    parser.add_argument("--merges", type=int, default=200, help="of the first method, for the memory; 0 for none")
     parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--folder", type=Path, default=None, help="where the files go; default: a temporary folder")
     options = parser.parse_args()
-    device = torch.device(options.device)
-    live = options.live or ("fp32" if device.type == "cpu" else "fp16")
+    names = list(METHODS) if options.method == ["all"] else options.method
+    operations = [operation_of(name, clip=options.clip) for name in names]
+    with tempfile.TemporaryDirectory(dir=options.folder) as name:
+        paths = [
+            write_synthetic(Path(name) / f"{letter}.safetensors", options.layout, seed)
+            for seed, letter in enumerate(letters(max(len(operation.inputs) for operation in operations)))
+        ]
+        lora = write_lora(Path(name) / "lora.safetensors", options.layout) if options.lora else None
+        for index, operation in enumerate(operations):
+            model = resident(paths[: len(operation.inputs)], lora, options)
+            measure(model, operation, options)
+            if index == 0 and options.merges:
+                watch_memory(model, operation, options.merges)
+            del model
+
+
+def resident(paths: list[Path], lora: Path | None, options: argparse.Namespace) -> ResidentModel:
+    live = options.live or ("fp32" if torch.device(options.device).type == "cpu" else "fp16")
     dtype = torch.float32 if live == "fp32" else torch.float16
-    with tempfile.TemporaryDirectory() as folder:
-        paths = [write_synthetic(Path(folder) / f"{seed}.safetensors", options.layout, seed) for seed in (1, 2, 3)]
-        for method, count in (("weighted_sum", 2), ("weighted_sum", 3), ("add_difference", 3)):
-            parents = [Checkpoint.open(path) for path in paths[:count]]
-            model = ResidentModel(parents, device=device, live_dtypes=dict.fromkeys(COMPONENTS, dtype))
-            measure(model, method, count, options.repeats, device, f"{options.layout} {device} live {live}")
-            if count == 2:
-                watch_memory(model, options.merges)
-            del model, parents
+    loras = () if lora is None else (Lora.open(lora),)
+    return ResidentModel(
+        Ingredients(Parents.of([Checkpoint.open(path) for path in paths]), loras),
+        device=options.device,
+        live_dtypes=dict.fromkeys(COMPONENTS, dtype),
+        placement=Placement[options.placement.upper()],
+    )
 
 
-def measure(model: ResidentModel, method: str, count: int, repeats: int, device: torch.device, what: str) -> None:
-    ratios = iter([0.1 + 0.01 * index for index in range(repeats + 2)])
-    merge = seconds(lambda: model.merge(recipe(model, method, count, next(ratios))), device, repeats)
-    copy = seconds(model.copy_first, device, repeats)
-    print(f"{what}, {method} of {count}: merge {merge:.3f} s, copy {copy:.3f} s, ratio {merge / copy:.2f}")
+def measure(model: ResidentModel, operation: Operation, options: argparse.Namespace) -> None:
+    # A seed of its own makes each a new merge, also of a method without numbers: equal ones would be skipped.
+    recipes = iter(
+        [
+            recipe(model, replace(operation, seed=index), 0.4 + 0.2 * index / (options.repeats + 1))
+            for index in range(options.repeats + 1)
+        ]
+    )
+    merge = seconds(lambda: model.merge(next(recipes)), model.device, options.repeats)
+    what = f"{options.layout} {model.device}, {operation.method} of {len(operation.inputs)}"
+    what += " clipped" * operation.clip + " with a LoRA" * bool(model.ingredients.loras)
+    if model.placement is Placement.FILES:
+        print(f"{what}: merge {merge:.3f} s from files")
+        return
+    copy = seconds(model.copy_first, model.device, options.repeats)
+    print(f"{what}: merge {merge:.3f} s, copy {copy:.3f} s, ratio {merge / copy:.2f}", flush=True)
 
 
-def watch_memory(model: ResidentModel, merges: int) -> None:
+def watch_memory(model: ResidentModel, operation: Operation, merges: int) -> None:
     sizes = []
     for index in range(merges):
-        model.merge(recipe(model, "weighted_sum", 2, (index % 97 + 1) / 100))
+        model.merge(recipe(model, operation, (index % 97 + 1) / 100))
         sizes.append(anonymous_bytes())
     early = sizes[min(5, merges - 1)]
     print(
         f"anonymous memory after merge 5: {early / 1e9:.3f} GB, after merge {merges}: {sizes[-1] / 1e9:.3f} GB, "
-        f"grown by {(sizes[-1] - early) / 1e6:.1f} MB"
+        f"grown by {(sizes[-1] - early) / 1e6:.1f} MB",
+        flush=True,
     )
 
 

@@ -8,11 +8,13 @@ import sys
 from pathlib import Path
 
 import torch
+from safetensors.torch import save_file
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 
 from layouts import Row, read_layout
 
+UNET = "model.diffusion_model."
 NOISE = 1 << 20  # distinct random values; repeated to fill a tensor, which no arithmetic notices
 
 
@@ -35,6 +37,18 @@ def write_synthetic(path: Path, layout: str, seed: int) -> Path:
             while left > 0:
                 file.write(noise[:left])
                 left -= len(noise)
+    return path
+
+
+def write_lora(path: Path, layout: str, rank: int = 16) -> Path:
+    """A LoRA on every attention layer of the U-Net, named as the checkpoint's own keys are."""
+    tensors = {}
+    for row in read_layout(layout):
+        if row.key.startswith(UNET) and ".attn" in row.key and len(row.shape) == 2:
+            module = f"lora_unet_{row.key.removeprefix(UNET).removesuffix('.weight').replace('.', '_')}"
+            tensors[f"{module}.lora_up.weight"] = torch.randn(row.shape[0], rank).half() * 0.01
+            tensors[f"{module}.lora_down.weight"] = torch.randn(rank, row.shape[1]).half() * 0.01
+    save_file(tensors, path)
     return path
 
 

@@ -19,8 +19,8 @@ from torch import Tensor
 
 from optimizer.errors import ExportError
 from optimizer.evaluation import pixels_digest
-from optimizer.merging.checkpoint import Checkpoint, letters
-from optimizer.merging.export import Exported, atomic_file, write_merge
+from optimizer.merging.checkpoint import Checkpoint
+from optimizer.merging.export import Exported, atomic_file, refuse_sources, write_merge
 from optimizer.merging.ingredients import Ingredients
 from optimizer.merging.metadata import merge_metadata
 from optimizer.merging.parents import Parents
@@ -66,7 +66,7 @@ def deliver(
     """
     if trial.state != "complete":
         raise ExportError(f"trial {trial.number} is {trial.state}, so there is nothing to compare an export with")
-    refuse_parents(plan, target)
+    refuse_sources(target, plan.ingredients.files)
     _repeat_conditions(trial)
     device = choose_device(study.spec.render.device)  # the arithmetic of one device, as in the trial
     metadata = export_metadata(database, study, trial, plan, device)
@@ -80,13 +80,6 @@ def deliver(
         renders=len(images),
         proof=proof,
     )
-
-
-def refuse_parents(plan: Plan, target: Path) -> None:
-    """Raises ExportError when the target is one of the merge's own parents: not even --force may destroy one."""
-    for letter, checkpoint in zip(letters(len(plan.checkpoints)), plan.checkpoints, strict=True):
-        if target.exists() and any(target.samefile(file) for file in checkpoint.files):
-            raise ExportError(f"{target} is parent {letter} of this study: give another name with -o")
 
 
 def _repeat_conditions(trial: StoredTrial) -> None:

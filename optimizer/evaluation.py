@@ -99,9 +99,8 @@ class Evaluator:
         if len(found) > self._degenerate_limit:
             named = ", ".join(f"{row.index} ({row.reason})" for row in found[:4])
             more = f" and {len(found) - 4} more" if len(found) > 4 else ""
-            raise TrialFailed(
-                f"degenerate: {len(found)} of {len(pixels)} images are broken: item {named}{more}{self._broken_weights()}"
-            )
+            broken = f"{len(found)} of {len(pixels)} images are broken: item {named}{more}"
+            raise TrialFailed(f"degenerate: {broken}{self._broken_weights()}")
 
     def _broken_weights(self) -> str:
         """Which weights of the merge are to blame, if they are."""

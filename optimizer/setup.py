@@ -29,7 +29,7 @@ from optimizer.search.probes import Probe, make_probes
 from optimizer.search.sampler import make_sampler
 from scorers.protocol import BuildContext, Scorer, ScorerInfo
 from scorers.registry import build, parse_settings
-from search_spaces.blocks import Architecture, place_of, places
+from search_spaces.blocks import VAE, Architecture, place_of, places
 from search_spaces.space import SearchSpace
 from studies.blueprint import Blueprint, LoraFile, slots_of
 from studies.errors import StudyChangedError
@@ -72,6 +72,7 @@ class Plan:
                 for slot, lora in zip(spec.loras, files.loras, strict=True)
             ),
             vae=None if files.vae is None else BakedVae(name=files.vae.name, sha256=files.vae.sha256),
+            only_vae=VAE not in {files.place(key) for key in files.parents.tensors},
             dtype=spec.export.dtype,
         )
 
@@ -328,12 +329,24 @@ def build_machine(plan: Plan, parents: Sequence[ParentFile], cache_dir: Path) ->
     )
 
 
-SETTLED = ("parents", "operations", "loras", "vae", "suite", "scorers", "objectives", "probes", "sampler", "export")
+# what may not change -> as the spec writes it
+SETTLED = {
+    "parents": "parents",
+    "operations": "method` or `steps",
+    "loras": "loras",
+    "vae": "vae",
+    "suite": "suite",
+    "scorers": "scorers",
+    "objectives": "objectives",
+    "probes": "probes",
+    "sampler": "sampler",
+    "export": "export",
+}
 
 
 def check_changed(stored: StudySpec, spec: StudySpec) -> None:
     """Raises StudyChangedError when a spec file is not the one the study began with."""
-    changed = [name for name in SETTLED if getattr(stored, name) != getattr(spec, name)]
+    changed = [told for name, told in SETTLED.items() if getattr(stored, name) != getattr(spec, name)]
     if changed:
         raise StudyChangedError(
             f"`{'`, `'.join(changed)}` of the spec changed since the study began: its scores could not be compared; "

@@ -33,4 +33,6 @@ class Slot:
         """The allowed values in words."""
         if math.isinf(self.least) and math.isinf(self.most):
             return "any finite number"
+        if math.isinf(self.most):
+            return f"{self.least:g} or more"
         return f"{self.least:g} to {self.most:g}"

@@ -12,6 +12,7 @@ from itertools import accumulate
 
 from search_spaces.blocks import Architecture, places
 from search_spaces.slots import Slot
+from studies.errors import RecipeError
 from studies.recipe import (
     RESULT,
     BakedVae,
@@ -46,12 +47,21 @@ class Blueprint:
     operations: tuple[Operation, ...]
     loras: tuple[LoraFile, ...] = ()
     vae: BakedVae | None = None
+    only_vae: bool = False  # no parent has one of its own
     dtype: DtypeName | None = None
 
     def recipe(self, rows: Rows) -> Recipe:
-        """The recipe with these numbers."""
+        """The recipe with these numbers.
+
+        Raises:
+            RecipeError: a place is missing or unknown, or its numbers are too few, too many or not allowed.
+        """
         counts = [len(operation.slots) for operation in self.operations]
         starts = [0, *accumulate(counts)]
+        wanted = starts[-1] + len(self.loras)
+        for place, row in rows.items():
+            if len(row) != wanted:
+                raise RecipeError(f"{place} has {len(row)} numbers, the steps and LoRAs take {wanted}")
         steps = tuple(
             Step(
                 operation=operation,
@@ -70,12 +80,16 @@ class Blueprint:
         return self._of(steps, loras)
 
     def parent_alone(self, letter: str) -> Recipe:
-        """A parent as it is, VAE and all, without LoRAs: what a merge has to beat."""
+        """A parent as it is, with its own VAE if there is one, without LoRAs: what a merge has to beat."""
         if letter == self.parents[0].letter:
-            return replace(self._of((), ()), vae=None)
+            return self._alone(())
         copy = Operation(method="weighted_sum", inputs=(self.parents[0].letter, letter))
         rows = dict.fromkeys(places(self.architecture), (1.0,))
-        return replace(self._of((Step(operation=copy, values=canonical_values(rows)),), ()), vae=None)
+        return self._alone((Step(operation=copy, values=canonical_values(rows)),))
+
+    def _alone(self, steps: tuple[Step, ...]) -> Recipe:
+        recipe = self._of(steps, ())
+        return recipe if self.only_vae else replace(recipe, vae=None)
 
     def _of(self, steps: tuple[Step, ...], loras: tuple[LoraUse, ...]) -> Recipe:
         return Recipe(
@@ -114,11 +128,9 @@ def alone_row(operations: Sequence[Operation], letters: Sequence[str], letter: s
     for number, operation in enumerate(operations, start=1):
         ratios = [slot for slot in operation.slots if slot.kind == "ratio"]
         wanted = next((name for name in operation.inputs if passed.get(name) == letter), operation.inputs[0])
-        if not ratios or (wanted != operation.inputs[0] and not operation.info.ends_in):
+        if wanted != operation.inputs[0] and not operation.info.ends_in:
             wanted = operation.inputs[0]
-        if not ratios:
-            return None
         row += [(1.0 if slot.name == wanted else 0.0) if slot.kind == "ratio" else None for slot in operation.slots]
-        last = passed.get(wanted, "")
+        last = passed.get(wanted, "") if ratios else ""
         passed[f"{RESULT}{number}"] = last
     return tuple(row) if last == letter else None

@@ -14,7 +14,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from search_spaces.blocks import Architecture, places
 from search_spaces.slots import Slot
@@ -111,7 +111,12 @@ class Recipe:
             raise RecipeError(f"unknown architecture {self.architecture!r}: use one of {known}") from None
         if not self.parents:
             raise RecipeError("a recipe needs at least one parent")
-        check_operations([step.operation for step in self.steps], [parent.letter for parent in self.parents])
+        letters = [parent.letter for parent in self.parents]
+        if letters != list(LETTERS[: len(letters)]):
+            raise RecipeError(f"a recipe's parents are called A, B, C and so on in order, got {', '.join(letters)}")
+        if self.dtype is not None and self.dtype not in get_args(DtypeName):
+            raise RecipeError(f"unknown dtype {self.dtype!r}: use one of {', '.join(get_args(DtypeName))}, or none")
+        check_operations([step.operation for step in self.steps], letters)
         for number, step in enumerate(self.steps, start=1):
             _check_values(f"step {number} ({step.operation.method})", step.values, step.operation.slots, wanted)
         for lora in self.loras:
@@ -161,13 +166,13 @@ class Recipe:
                 vae=None if data["vae"] is None else BakedVae(**data["vae"]),
                 dtype=data["dtype"],
             )
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
             raise RecipeError(f"not a recipe: {error!r}") from error
 
 
 def canonical_values(values: Mapping[str, Sequence[float]]) -> PlaceValues:
-    """Sorted by place, plain floats: equal merges make equal recipes."""
-    return tuple((place, tuple(map(float, values[place]))) for place in sorted(values))
+    """Sorted by place, plain floats without a negative zero: equal merges make equal recipes."""
+    return tuple((place, tuple(float(value) + 0.0 for value in values[place])) for place in sorted(values))
 
 
 def check_operations(operations: Sequence[Operation], letters: Sequence[str]) -> None:
@@ -181,7 +186,8 @@ def check_operations(operations: Sequence[Operation], letters: Sequence[str]) ->
             raise RecipeError(f"{what} takes {info.wanted_inputs} inputs, got {', '.join(operation.inputs) or 'none'}")
         for name in operation.inputs:
             if name not in known:
-                raise RecipeError(f"{what} takes {name!r}, which is not there: use {', '.join(known)}")
+                shown = "result" if name == f"{RESULT}0" else name
+                raise RecipeError(f"{what} takes {shown!r}, which is not there before it: use {', '.join(known)}")
         if len(set(operation.inputs)) < len(operation.inputs):
             raise RecipeError(f"{what} takes an input twice: {', '.join(operation.inputs)}")
         used |= set(operation.inputs)
@@ -237,8 +243,9 @@ def _read_step(data: Mapping[str, Any], every: Sequence[str]) -> Step:
 
 
 def _collapsed(numbers: Mapping[str, float]) -> float | dict[str, float]:
-    different = set(numbers.values())
-    return different.pop() if len(different) == 1 else dict(numbers)
+    plain = {place: float(number) + 0.0 for place, number in numbers.items()}  # -0 and integers equal what they are
+    different = set(plain.values())
+    return different.pop() if len(different) == 1 else plain
 
 
 def _spread(value: Any, every: Sequence[str]) -> dict[str, float]:

@@ -9,12 +9,11 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Hashable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-import yaml
 from pydantic import (
     BaseModel,
     BeforeValidator,
@@ -32,6 +31,7 @@ from scorers.errors import ScorerError
 from scorers.protocol import ScorerInfo
 from scorers.registry import get_kind, parse_settings
 from search_spaces.settings import SlotSettings, SpaceSettings
+from studies.documents import parse_yaml, read_text
 from studies.errors import RecipeError, SpecError
 from studies.explain import explain
 from studies.recipe import LETTERS, RESULT, DtypeName, Operation, check_operations
@@ -226,6 +226,22 @@ class StepSettings(_Settings):
     seed: int = Field(default=0, ge=0, lt=2**31)  # of methods that drop elements at random
 
 
+def operations_of(steps: Sequence[StepSettings], letters: Sequence[str]) -> tuple[Operation, ...]:
+    """The steps with their inputs written out: all parents where none are named, `result` as the step before."""
+    return tuple(
+        Operation(
+            method=step.method,
+            inputs=tuple(
+                f"{RESULT}{index}" if name == "result" else name
+                for name in (letters if step.inputs is None else step.inputs)
+            ),
+            clip=step.clip,
+            seed=step.seed,
+        )
+        for index, step in enumerate(steps)
+    )
+
+
 class LoraSettings(_Settings):
     """A LoRA that is baked into every trial."""
 
@@ -238,7 +254,7 @@ class StudySpec(_Settings):
 
     study: str = Field(min_length=1, max_length=60)
     parents: tuple[SpecPath, ...]
-    method: str = "weighted_sum"  # of all parents; for several steps, or their options, `steps`
+    method: str | None = None  # of all parents, weighted_sum if left out; several steps, or options: `steps`
     steps: tuple[StepSettings, ...] | None = None
     loras: Mapping[str, LoraSettings] = Field(default_factory=dict)
     vae: SpecPath | None = None  # replaces the merge's own
@@ -303,7 +319,7 @@ class StudySpec(_Settings):
         return self
 
     def _check_method(self) -> None:
-        if self.steps is not None and "method" in self.model_fields_set:
+        if self.steps is not None and self.method is not None:
             msg = "give either `method` (one step) or `steps`, not both"
             raise ValueError(msg)
         if not 1 <= len(self.parents) <= len(LETTERS):
@@ -330,19 +346,8 @@ class StudySpec(_Settings):
     @property
     def operations(self) -> tuple[Operation, ...]:
         """The chain of merges."""
-        steps = self.steps if self.steps is not None else (StepSettings(method=self.method),)
-        return tuple(
-            Operation(
-                method=step.method,
-                inputs=tuple(
-                    f"{RESULT}{index}" if name == "result" else name
-                    for name in (self.letters if step.inputs is None else step.inputs)
-                ),
-                clip=step.clip,
-                seed=step.seed,
-            )
-            for index, step in enumerate(steps)
-        )
+        steps = self.steps if self.steps is not None else (StepSettings(method=self.method or "weighted_sum"),)
+        return operations_of(steps, self.letters)
 
     @property
     def full_space(self) -> SpaceSettings:
@@ -386,42 +391,13 @@ def load_spec(path: Path) -> StudySpec:
     Raises:
         SpecError: missing, not YAML, unknown or misspelt keys, values out of range.
     """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise SpecError(f"no spec at {path}: give the path of a study's YAML file") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise SpecError(f"{path} cannot be read ({error}): a spec is a YAML text file") from error
+    text = read_text(path, "spec", "a study's YAML file", SpecError)
     return parse_spec(text, base_dir=path.resolve().parent, origin=path.name)
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML without code, without a key that silently replaces an earlier one, and without a value inside itself."""
-
-    def __init__(self, stream: str) -> None:
-        super().__init__(stream)
-        self.deep_construct = True  # builds values from the inside out, so that a recursive alias is refused
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        seen: set[str] = set()
-        for key, _ in node.value:
-            if isinstance(key, yaml.ScalarNode) and key.tag != "tag:yaml.org,2002:merge":
-                if key.value in seen:
-                    raise yaml.constructor.ConstructorError(None, None, f"{key.value!r} is given twice", key.start_mark)
-                seen.add(key.value)
-        return super().construct_mapping(node, deep=deep)
 
 
 def parse_spec(text: str, *, base_dir: Path, origin: str = "spec") -> StudySpec:
     """Parse YAML text; `base_dir` is what relative paths are relative to."""
-    try:
-        data = yaml.load(text, Loader=_Loader)  # noqa: S506 - a SafeLoader
-    except yaml.YAMLError as error:
-        where = getattr(error, "problem_mark", None)
-        line = f" in line {where.line + 1}" if where else ""
-        raise SpecError(f"{origin} is not valid YAML{line}: {getattr(error, 'problem', error)}") from error
-    except (ValueError, RecursionError) as error:  # a date that does not exist, a thousand brackets
-        raise SpecError(f"{origin} is not valid YAML: {error}") from error
+    data = parse_yaml(text, origin, SpecError)
     if not isinstance(data, dict):
         raise SpecError(f"{origin} holds no settings: expected `study:`, `parents:`, `suite:`, `scorers:`")
     try:

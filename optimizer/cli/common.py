@@ -129,6 +129,14 @@ def _from_outside(error: Exception) -> str | None:
     return None
 
 
+def safetensors_target(output: Path) -> Path:
+    """The file that -o names; refuses other kinds."""
+    target = output.expanduser()
+    if target.suffix.lower() != ".safetensors":
+        fail(f"-o writes a .safetensors file, got {target}: give a name that ends in .safetensors")
+    return target
+
+
 def debugging() -> bool:
     return os.environ.get("MERGETUNE_DEBUG", "") not in {"", "0"}
 

@@ -28,6 +28,12 @@ def export(
             show_default=False,
         ),
     ] = None,
+    recipe: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="Write the trial's recipe to this YAML file instead of merging.", show_default=False
+        ),
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace an existing file.")] = False,
     storage: Storage = DEFAULT_STORAGE,
     artifacts: ArtifactFolder = None,
@@ -46,6 +52,11 @@ def export(
     database = open_database(storage_url(storage), create=False)
     stored = load_study(database, study)
     row = _chosen(database, stored, trial)
+    if recipe is not None:
+        if output is not None:
+            fail("give either -o for the merge or --recipe for its recipe alone")
+        _write_recipe(stored, row, recipe.expanduser(), force=force)
+        return
     target = (output or Path(f"{stored.name}-trial-{row.number}.safetensors")).expanduser()
     if target.exists() and not force:
         fail(f"{target} exists: give another name with -o, or --force to replace it")
@@ -63,6 +74,25 @@ def export(
         done = deliver(database, stored, row, plan, folder, target, overwrite=force, watch=watch)
     console.print(f"proof: {done.proof}")
     console.print(f"AutoV2 hash {done.file.sha256[:10]}, {done.file.bytes / 1e6:,.1f} MB")
+    console.print(f"wrote {escaped(str(target))} (trial {row.number}, {escaped(row.origin)})", soft_wrap=True)
+
+
+def _write_recipe(stored: StoredStudy, row: StoredTrial, target: Path, *, force: bool) -> None:
+    """The trial's recipe with absolute paths and hashes, for `mergetune merge`."""
+    from optimizer.merging.export import atomic_file
+    from studies.recipe_file import RecipePaths, recipe_text
+
+    if target.suffix.lower() not in {".yaml", ".yml"}:
+        fail(f"--recipe writes a YAML file, got {target}: give a name that ends in .yaml")
+    spec = stored.spec
+    paths = RecipePaths(
+        parents={parent.letter: parent.path for parent in stored.parents},
+        loras=[lora.path for lora in spec.loras.values()] if row.recipe.loras else [],
+        vae=spec.vae,
+    )
+    comment = f"study {stored.name}, trial {row.number} ({row.origin})"
+    with atomic_file(target, overwrite=force) as temporary:
+        temporary.write_text(recipe_text(row.recipe, paths, comment), encoding="utf-8")
     console.print(f"wrote {escaped(str(target))} (trial {row.number}, {escaped(row.origin)})", soft_wrap=True)
 
 

@@ -26,7 +26,7 @@ def scorers() -> None:
 
 
 def spaces() -> None:
-    """List the named search spaces, with the number of ratios for SD1.5 and SDXL."""
+    """List the named search spaces, with the number of ratios for SD1.5 and SDXL, and the named block weights."""
     from rich.table import Table
 
     from search_spaces.blocks import Architecture
@@ -49,3 +49,27 @@ def spaces() -> None:
     for name in preset_names():
         table.add_row(name, load_preset(name).description, size(name, Architecture.SD15), size(name, Architecture.SDXL))
     console.print(table)
+    _print_block_presets()
+
+
+def _print_block_presets() -> None:
+    from rich.table import Table
+
+    from search_spaces.block_presets import block_preset, block_preset_names
+
+    table = Table(title="block weights (`values: {B: {preset: NAME}}` in a recipe)", title_justify="left")
+    table.add_column("preset", no_wrap=True)
+    table.add_column("BASE", justify="right")
+    for head in ("IN00 to IN11", "M00", "OUT00 to OUT11"):
+        table.add_column(head, no_wrap=True)
+    for name in block_preset_names():
+        base, *blocks = block_preset(name)
+        bars = "".join(_bar(ratio) for ratio in blocks)
+        table.add_row(name, f"{base:g}", bars[:12], bars[12], bars[13:])
+    console.print(table)
+
+
+def _bar(ratio: float) -> str:
+    """A ratio of 0 to 1 as one character; a digit where the terminal has no bars."""
+    scale = "▁▂▃▄▅▆▇█" if console.encoding.startswith("utf") else "01234567"
+    return scale[round(min(max(ratio, 0.0), 1.0) * (len(scale) - 1))]

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from optimizer.cli.common import console, errors, escaped, fail
+from optimizer.cli.common import console, errors, escaped, fail, safetensors_target
 from optimizer.cli.inspection import reading
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ def extract(
     from optimizer.merging.lora.extract import extract as extract_lora
     from optimizer.merging.lora.extract import write_lora
 
-    target = _target(output)
+    target = safetensors_target(output)
     first, second = Checkpoint.open(a), Checkpoint.open(b)
     _refuse_inputs(target, [*first.files, *second.files])
     with atomic_file(target, overwrite=force) as temporary:
@@ -145,7 +145,7 @@ def bake(
     from optimizer.merging.parents import Parents
     from optimizer.rendering.prediction import prediction_of
 
-    target = _target(output)
+    target = safetensors_target(output)
     weighted = [_path_and_weight(text) for text in loras]
     base = Checkpoint.open(checkpoint)
     ingredients = Ingredients(Parents.of([base]), tuple(Lora.open(path) for path, _ in weighted))
@@ -204,13 +204,6 @@ def _show_baked(ingredients: Ingredients, weights: Sequence[float]) -> None:
 
 
 # ------------------------------------------------------------------------------------------- shared
-
-
-def _target(output: Path) -> Path:
-    target = output.expanduser()
-    if target.suffix.lower() != ".safetensors":
-        fail(f"-o writes a .safetensors file, got {target}: give a name that ends in .safetensors")
-    return target
 
 
 def _refuse_inputs(target: Path, inputs: Sequence[Path]) -> None:

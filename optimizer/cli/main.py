@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from optimizer.cli import dashboard, demo, difference, export, inspection, lists, lora, study, work
+from optimizer.cli import dashboard, demo, difference, export, inspection, lists, lora, merge, study, work
 from optimizer.cli.common import USER_ERROR, debugging, errors, guarded, print_error
 
 app = typer.Typer(
@@ -24,6 +24,7 @@ app.command(name="demo")(demo.demo)
 app.command(name="worker")(work.worker)
 app.command(name="dashboard")(dashboard.dashboard)
 app.command(name="export")(export.export)
+app.command(name="merge")(merge.merge)
 app.command(name="inspect")(inspection.inspect)
 app.command(name="diff")(difference.diff)
 app.command(name="scorers")(lists.scorers)

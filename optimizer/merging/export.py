@@ -11,7 +11,7 @@ import hashlib
 import json
 import os
 import struct
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -153,6 +153,17 @@ def _header(layout: Mapping[str, TensorInfo], metadata: Mapping[str, str]) -> tu
     text += b" " * (-len(text) % 8)
     header = struct.pack("<Q", len(text)) + text
     return header, header.index(f'"{HASH_FIELD}":"{HASH_BLANK}"'.encode()) + len(f'"{HASH_FIELD}":"')
+
+
+def refuse_sources(target: Path, sources: Mapping[str, Iterable[Path]]) -> None:
+    """Raises ExportError when the target is one of the files that a merge reads: not even --force may destroy one.
+
+    Args:
+        sources: what it is, for the message -> its files.
+    """
+    for what, files in sources.items():
+        if target.exists() and any(file.exists() and target.samefile(file) for file in files):
+            raise ExportError(f"{target} is {what}, which goes into the merge: give another name with -o")
 
 
 @contextmanager

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from optimizer.merging.fused import WORTH_COMPILING, FusedAddDifference
 from optimizer.merging.methods.elementwise import weights_clip
 from optimizer.merging.methods.registry import FUNCTIONS, RANDOM_FUNCTIONS
 from optimizer.merging.plan import PlacePlan, PlannedStep
@@ -23,7 +24,7 @@ from studies.recipe import Operation
 # Elements merged at a time when a detour is needed (float32 arithmetic, or rounding on the way to a wider live
 # dtype). On a CPU the detour should stay in the cache and still be long enough that calls cost nothing; on a GPU it
 # only has to be long enough to fill the card.
-CPU_CHUNK = 1 << 17
+CPU_CHUNK = 1 << 20
 GPU_CHUNK = 1 << 24
 
 # Where torch.lerp computes in float32 and rounds once; float8 has no arithmetic, float64 would not round alike.
@@ -36,11 +37,16 @@ class Scratch:
 
     first: Tensor  # float32 [chunk]
     second: Tensor  # float32 [chunk]
+    fused: FusedAddDifference | None = None
 
     @classmethod
-    def on(cls, device: torch.device | str) -> Scratch:
+    def on(cls, device: torch.device | str, elements: int = 0) -> Scratch:
+        """Work space for a model of so many elements."""
         chunk = CPU_CHUNK if torch.device(device).type == "cpu" else GPU_CHUNK
-        return cls(torch.empty(chunk, device=device), torch.empty(chunk, device=device))
+        scratch = cls(torch.empty(chunk, device=device), torch.empty(chunk, device=device))
+        if elements >= WORTH_COMPILING:
+            scratch.fused = FusedAddDifference(_in_pieces)
+        return scratch
 
     @property
     def chunk(self) -> int:
@@ -64,6 +70,10 @@ def merge_flat(
     if direct and here and _is_fused(plan, sources, live):  # no float32 detour, so nothing to cut
         _run(plan, sources, live, scratch)
         return
+    if here and scratch.fused is not None and _in_place(plan) is _add_difference:
+        step = plan.steps[0]
+        if scratch.fused([sources[name] for name in step.operation.inputs], step.values, live, export_dtype):
+            return
     rounded = live if direct else torch.empty(min(scratch.chunk, live.numel()), dtype=export_dtype, device=live.device)
     parts = [slice(start, min(start + scratch.chunk, live.numel())) for start in range(0, live.numel(), scratch.chunk)]
     pieces = _views(plan, sources, parts) if here else _streamed(plan, sources, parts, live.device)
@@ -115,7 +125,7 @@ def _run(plan: PlacePlan, sources: Mapping[str, Tensor], out: Tensor, scratch: S
 def _is_fused(plan: PlacePlan, sources: Mapping[str, Tensor], live: Tensor) -> bool:
     """Whether one library call reads the sources and writes the live values."""
     alike = live.dtype in FUSED and all(sources[name].dtype == live.dtype for name in plan.sources)
-    short = len(plan.steps) <= 1 and len(plan.sources) <= 2
+    short = len(plan.steps) == 1 and len(plan.steps[0].operation.inputs) == 2
     return not plan.steps or (alike and short and _in_place(plan) is not None)
 
 
@@ -129,7 +139,7 @@ def _in_place(plan: PlacePlan) -> InPlace | None:
 
 
 def _weighted_sum(inputs: Sequence[Tensor], ratios: Sequence[float], out: Tensor, scratch: Scratch) -> None:
-    """As `elementwise.weighted_sum`. `torch.lerp` computes half precision in float32 and rounds once."""
+    """As `elementwise.weighted_sum` but for the last bit. `torch.lerp` computes in float32 and rounds once."""
     if len(inputs) == 2 and out.dtype in FUSED and out.dtype == inputs[0].dtype == inputs[1].dtype:
         torch.lerp(inputs[0], inputs[1], ratios[0], out=out)
         return
@@ -146,6 +156,13 @@ def _add_difference(inputs: Sequence[Tensor], ratios: Sequence[float], out: Tens
     # Multiply and add are separate on purpose: a fused one may round otherwise in a vector's tail.
     total.copy_(inputs[1]).sub_(other.copy_(inputs[2])).mul_(ratios[0]).add_(other.copy_(inputs[0]))
     out.copy_(total)
+
+
+def _in_pieces(inputs: Sequence[Tensor], ratios: Sequence[float], live: Tensor, export_dtype: torch.dtype) -> None:
+    """What the compiled loop must agree with."""
+    operation = Operation(method="add_difference", inputs=("A", "B", "C"))
+    plan = PlacePlan((PlannedStep(operation, tuple(ratios), "result-1"),), "result-1")
+    merge_flat(plan, dict(zip("ABC", inputs, strict=True)), live, export_dtype, Scratch.on(live.device))
 
 
 IN_PLACE: Mapping[str, InPlace] = {"weighted_sum": _weighted_sum, "add_difference": _add_difference}
@@ -183,9 +200,9 @@ def _fresh(tensor: Tensor) -> Tensor:
 
 def _chain(plan: PlacePlan, known: dict[str, Tensor], key: str) -> Tensor:
     """The result of a plan's steps; float32 throughout."""
-    for number, step in enumerate(plan.steps):
+    for step in plan.steps:
         inputs = [known[name] for name in step.operation.inputs]
-        result = _step(step, inputs, f"{key}#{number}")
+        result = _step(step, inputs, f"{key}#{step.result}")
         known[step.result] = weights_clip(result, inputs[0], inputs[1]) if step.operation.clip else result
     return known[plan.final]
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -60,6 +61,19 @@ class Ingredients:
     def on(self, device: torch.device) -> Ingredients:
         """The same with the LoRAs' factors on a device."""
         return replace(self, loras=tuple(lora.to(device) for lora in self.loras)) if self.loras else self
+
+    @property
+    def files(self) -> Mapping[str, tuple[Path, ...]]:
+        """What it is, for people -> the files it is read from."""
+        checkpoints = self.parents.checkpoints
+        found = {
+            f"parent {letter}": checkpoint.files
+            for letter, checkpoint in zip(letters(len(checkpoints)), checkpoints, strict=True)
+        }
+        for lora in self.loras:  # two may have one name, in different folders
+            what = f"the LoRA {lora.name}"
+            found[what] = (*found.get(what, ()), lora.path)
+        return found if self.vae is None else {**found, "the VAE": self.vae.files}
 
     @cached_property
     def tensors(self) -> Mapping[str, TensorInfo]:
@@ -135,6 +149,11 @@ class Ingredients:
 
     def check(self, recipe: Recipe) -> None:
         """Raises RecipeError when a recipe is of other ingredients."""
+        if recipe.architecture != self.parents.architecture:
+            raise RecipeError(
+                f"the recipe is for {recipe.architecture}, the checkpoints are {self.parents.architecture}: give the "
+                "recipe's own parents"
+            )
         if len(recipe.parents) != len(self.parents.checkpoints):
             raise RecipeError(
                 f"the recipe has {len(recipe.parents)} parents, there are {len(self.parents.checkpoints)}"

@@ -1,7 +1,8 @@
 """What a merged file says of itself: our own recipe, and what other programs read.
 
 `sd_merge_recipe` and `sd_merge_models` as A1111 and Forge write them; `modelspec.*` after Stability AI's model metadata
-standard, version 1.0. Nothing depends on when or where a file is written, so equal merges give equal files.
+standard, version 1.0. Nothing depends on when a file is written, and on where only what decides how numbers round: the
+device, and a CPU's threads where a merge adds elements up. So equal merges give equal files.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from studies.recipe import Recipe
 
 RECIPE_FIELD = "mergetune.recipe"
 DEVICE_FIELD = "mergetune.device"
+THREADS_FIELD = "mergetune.threads"
 
 MODELSPEC_ARCHITECTURE = {
     Architecture.SD15: "stable-diffusion-v1",
@@ -40,10 +42,12 @@ def merge_metadata(
         device: where the arithmetic is done: the same recipe gives the same bits there.
     """
     architecture = ingredients.parents.architecture
+    threads = {THREADS_FIELD: str(torch.get_num_threads())} if device.type == "cpu" and _sums(recipe) else {}
     return {
         "format": "pt",
         RECIPE_FIELD: recipe.to_json(),
         DEVICE_FIELD: device.type,
+        **threads,
         "sd_merge_recipe": json.dumps(_merge_recipe(recipe)),
         "sd_merge_models": json.dumps(_merge_models(ingredients, recipe)),
         "modelspec.sai_model_spec": "1.0.0",
@@ -54,6 +58,12 @@ def merge_metadata(
         "modelspec.resolution": RESOLUTION[architecture],
         "modelspec.merged_from": ", ".join(parent.name for parent in recipe.parents),
     }
+
+
+def _sums(recipe: Recipe) -> bool:
+    """Whether elements are added up: on a CPU, the order and so the last bit depends on how many threads share that."""
+    whole = any(step.operation.info.scope in {"reduction", "decomposition"} for step in recipe.steps)
+    return whole or bool(recipe.loras)
 
 
 def _merge_recipe(recipe: Recipe) -> dict[str, Any]:

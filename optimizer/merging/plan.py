@@ -7,7 +7,7 @@ vanish. Both executors work from the same plan, so they take the same path throu
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from studies.recipe import RESULT, Operation, Recipe, Step
@@ -96,7 +96,7 @@ def _folded(operation: Operation, values: tuple[float, ...], result: str) -> Pla
     for name, ratio in zip(operation.inputs[1:], values, strict=True):
         if ratio == 1:
             first, active = name, []
-        elif ratio != 0:
+        elif ratio != 0 and (active or name != first):  # results that are parents may meet themselves
             active.append((name, ratio))
     if not active:
         return first
@@ -113,8 +113,3 @@ def _needed(steps: Sequence[PlannedStep], final: str) -> tuple[PlannedStep, ...]
             kept.append(step)
             wanted |= set(step.operation.inputs)
     return tuple(reversed(kept))
-
-
-def with_vae(plans: Mapping[str, PlacePlan], place: str) -> dict[str, PlacePlan]:
-    """The plans with a baked VAE in its place."""
-    return {**plans, place: PlacePlan((), VAE_SOURCE)}

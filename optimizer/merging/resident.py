@@ -137,7 +137,7 @@ class ResidentModel:
         self.ingredients = ingredients.on(self.device)
         self.architecture = ingredients.parents.architecture
         self._export_dtype = export_dtype
-        self._scratch = Scratch.on(self.device)
+        self._scratch = Scratch.on(self.device, sum(info.size for info in ingredients.tensors.values()))
         groups = self._group(live_dtypes)
         self.placement = placement or choose_placement(self.device, *_sizes(groups, ingredients))
         self._slabs = [

@@ -76,7 +76,7 @@ def _parent_probe(space: SearchSpace, blueprint: Blueprint, letter: str, alike: 
     """
     origin = f"parent {letter}"
     rows = _rows_alone(space, blueprint, letter, alike)
-    if rows is not None and blueprint.vae is None:
+    if rows is not None and (blueprint.vae is None or blueprint.only_vae):
         try:
             return Probe(origin=origin, recipe=blueprint.recipe(rows), params=space.params(rows))
         except OutsideSpaceError:

@@ -22,7 +22,7 @@ from optimizer.cli import main
 from search_spaces.blocks import Architecture, places
 from studies import results
 from studies.database import Database, open_database
-from studies.recipe import Parent, Recipe, canonical_ratios
+from studies.recipe import Operation, Parent, Recipe, Step, canonical_values
 from studies.results import ParentFile, TrialResult
 from studies.spec import load_spec
 
@@ -130,11 +130,12 @@ def database(folder: Path) -> Database:
         digest = sha256_of(path)
         files.append(ParentFile(letter=letter, path=path, sha256=digest, bytes=stat.st_size, mtime_ns=stat.st_mtime_ns))
     study = results.create_study(opened, spec, files, ["maximize"], ["objective"])
+    sums = Operation(method="weighted_sum", inputs=("A", "B"))
+    rows = dict.fromkeys(places(Architecture.SD15), (0.5,))
     recipe = Recipe(
         architecture="sd15",
-        method="weighted_sum",
         parents=tuple(Parent(letter=file.letter, name=file.path.stem, sha256=file.sha256) for file in files),
-        ratios=canonical_ratios(dict.fromkeys(places(Architecture.SD15), (0.5,))),
+        steps=(Step(operation=sums, values=canonical_values(rows)),),
     )
     for number in (0, 1):
         results.begin_trial(opened, study, number, "uniform 0.5", recipe, "nobody")
@@ -164,7 +165,7 @@ def test_a_good_spec_is_fine_and_leaves_nothing_behind(call: Call, folder: Path)
     outcome = call("study", "check", spec)
     assert outcome.code == 0, outcome
     assert "The spec is fine" in outcome.out
-    assert "26 ratios" in outcome.out
+    assert "26 numbers" in outcome.out
     assert outcome.err == ""
     assert sorted(folder.iterdir()) == before
 
@@ -191,8 +192,8 @@ BAD_SPECS: list[tuple[dict[str, Any], list[str]]] = [
     ({"space": {"frozen": {"*": 0}}}, ["frozen"]),
     ({"scorers": {"sharpnes": None}}, ["'sharpnes'", "'sharpness'"]),
     ({"scorers": None}, ["`scorers` is missing"]),
-    ({"method": "add_difference"}, ["add_difference", "3 parents"]),
-    ({"parents": ["a.safetensors"]}, ["2 to 3 parents", "1"]),
+    ({"method": "add_difference"}, ["add_difference", "takes 3 inputs", "A, B"]),
+    ({"parents": ["a.safetensors"]}, ["weighted_sum", "takes 2 or more inputs", "got A"]),
     ({"objective": {"fid": None}}, ["'fid'", "sharpness"]),
     ({"sampler": {"options": {"n_startup_trails": 1}}}, ["n_startup_trails"]),
     (

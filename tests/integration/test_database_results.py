@@ -19,10 +19,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from real_databases import new_postgresql_url
 
+from search_spaces.blocks import Architecture, places
 from studies import results, tables
 from studies.database import Database, now, open_database
 from studies.errors import SpecError, StudyExistsError, StudyMissingError
-from studies.recipe import Parent, Recipe
+from studies.recipe import BakedVae, LoraUse, Operation, Parent, Recipe, Step, canonical_values
 from studies.results import Gain, ParentFile, StoredStudy, StoredTrial, TrialResult
 from studies.spec import StudySpec, parse_spec
 
@@ -70,11 +71,13 @@ def long_study(database: Database) -> StoredStudy:
 
 
 def recipe(ratio: float = 0.5) -> Recipe:
+    rows = dict.fromkeys(places(Architecture.SD15), (0.1,)) | {"IN00": (ratio,)}
     return Recipe(
         architecture="sd15",
-        method="weighted_sum",
         parents=tuple(Parent(letter=file.letter, name=file.path.stem, sha256=file.sha256) for file in PARENTS),
-        ratios=(("IN00", (ratio,)), ("M00", (0.1,))),
+        steps=(Step(operation=Operation(method="weighted_sum", inputs=("A", "B")), values=canonical_values(rows)),),
+        loras=(LoraUse(name="style", sha256="c" * 64, weights=tuple((place, -0.5) for place in sorted(rows))),),
+        vae=BakedVae(name="vae", sha256="d" * 64),
     )
 
 

@@ -273,8 +273,10 @@ def _distances(weights: Sequence[float], squares: Sequence[Sequence[float]]) -> 
 
 
 def _distance(first: Sequence[float], second: Sequence[float], squares: Sequence[Sequence[float]]) -> float:
-    """Between two weighted means of the inputs: |x - y|^2 = -1/2 sum_ij e_i e_j |m_i - m_j|^2, e = the difference
-    of their weights, which sums to 0."""
+    """Between two weighted means of the inputs.
+
+    |x - y|^2 = -1/2 sum_ij e_i e_j |m_i - m_j|^2, e = the difference of their weights, which sums to 0.
+    """
     e = [x - y for x, y in zip(first, second, strict=True)]
     doubled = -_sum_of_products(e, [_sum_of_products(e, row) for row in squares])
     return math.sqrt(max(0.0, doubled) / 2)

@@ -19,7 +19,7 @@ difference, and some 20 bytes an element besides.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -29,28 +29,28 @@ from optimizer.merging.methods.selection import count_of, largest, ranks_in_rows
 # Uniform float32 numbers are multiples of this, so a chance below it is met by a draw of 0 alone, this often.
 _DRAW_STEP = 2.0**-24
 
+_Thin = Callable[[Tensor, int], Tensor]  # a difference, to be overwritten, and its index -> what is kept of it
+
 
 def ties(inputs: Sequence[Tensor], values: Sequence[float]) -> Tensor:
     """A + strength * (mean of one sign of the d_i, each trimmed to its k largest).
 
-    Density 0 gives A; density 1 trims nothing. O(n). Source: Yadav et al. 2023, arXiv 2306.01708, section 3, with
-    weights as in mergekit.
+    Density 0 gives A; density 1 trims nothing. O(n). Source: Yadav et al. 2023, arXiv 2306.01708, with weights as
+    in mergekit.
 
     Args:
         inputs: the base and one or more others.
         values: a weight (>= 0) per input but the first; strength, any finite number; density, 0..1.
     """
     *weights, strength, density = values
-    if strength == 0:
-        return inputs[0]
-    return _of_one_sign(inputs[0], [_trim(d, density) for d in _differences(inputs)], weights, strength)
+    return _consensus(inputs, weights, strength, lambda d, _: _trim(d, density))
 
 
 def dare_linear(inputs: Sequence[Tensor], values: Sequence[float], draws: Sequence[Tensor]) -> Tensor:
     """A + sum_i r_i drop(d_i), every element kept with chance p = density and divided by p.
 
     Its expectation is task arithmetic, whatever the density; density 1 is task arithmetic, density 0 gives A. O(n).
-    Source: Yu et al. 2023, arXiv 2311.03099, equation 1 (there p is the chance to be dropped).
+    Source: Yu et al. 2023, arXiv 2311.03099 (there p is the chance to be dropped).
 
     Args:
         inputs: the base and one or more others.
@@ -58,8 +58,7 @@ def dare_linear(inputs: Sequence[Tensor], values: Sequence[float], draws: Sequen
         draws: float32, uniform in [0, 1), one per input but the first: kept where the draw is below the chance.
     """
     *ratios, density = values
-    dropped = (_drop(d, draw, density) for d, draw in zip(_differences(inputs), draws, strict=True))
-    return _linear(inputs[0], dropped, ratios)
+    return _linear(inputs, ratios, lambda d, index: _drop(d, draws[index], density))
 
 
 def dare_ties(inputs: Sequence[Tensor], values: Sequence[float], draws: Sequence[Tensor]) -> Tensor:
@@ -67,7 +66,7 @@ def dare_ties(inputs: Sequence[Tensor], values: Sequence[float], draws: Sequence
 
     The mean is over what is left, so where only one of several survives it counts in full: unlike that of
     `dare_linear`, the expectation grows as the density falls. Density 0 gives A; density 1 is TIES of density 1.
-    O(n). Source: Yu et al. 2023, arXiv 2311.03099, section 3.3; mergekit, with the mean of the TIES paper.
+    O(n). Source: Yu et al. 2023, arXiv 2311.03099; mergekit, with the mean of the TIES paper.
 
     Args:
         inputs: the base and one or more others.
@@ -75,10 +74,7 @@ def dare_ties(inputs: Sequence[Tensor], values: Sequence[float], draws: Sequence
         draws: float32, uniform in [0, 1), one per input but the first: kept where the draw is below the chance.
     """
     *weights, strength, density = values
-    if strength == 0:
-        return inputs[0]
-    dropped = [_drop(d, draw, density) for d, draw in zip(_differences(inputs), draws, strict=True)]
-    return _of_one_sign(inputs[0], dropped, weights, strength)
+    return _consensus(inputs, weights, strength, lambda d, index: _drop(d, draws[index], density))
 
 
 def della_linear(inputs: Sequence[Tensor], values: Sequence[float], draws: Sequence[Tensor]) -> Tensor:
@@ -86,8 +82,8 @@ def della_linear(inputs: Sequence[Tensor], values: Sequence[float], draws: Seque
 
     p = density - epsilon + 2 epsilon rank, cut to 0..1; the rank of |d| within its row goes from 0 to 1 (see
     `ranks_in_rows`), so p is the density on average and epsilon 0 is `dare_linear`. Each element is divided by its own
-    p: unless p is 0, the expectation is task arithmetic. O(n log n). Source: Deep et al. 2024, arXiv 2406.11617,
-    section 3.1; epsilon is half the paper's, as in mergekit.
+    p: unless p is 0, the expectation is task arithmetic. O(n log n). Source: Deep et al. 2024, arXiv 2406.11617;
+    epsilon is half the paper's, as in mergekit.
 
     Args:
         inputs: the base and one or more others.
@@ -95,15 +91,14 @@ def della_linear(inputs: Sequence[Tensor], values: Sequence[float], draws: Seque
         draws: float32, uniform in [0, 1), one per input but the first: kept where the draw is below the chance.
     """
     *ratios, density, epsilon = values
-    pairs = zip(_differences(inputs), draws, strict=True)
-    return _linear(inputs[0], (_drop(d, draw, _chances(d, density, epsilon)) for d, draw in pairs), ratios)
+    return _linear(inputs, ratios, lambda d, index: _drop(d, draws[index], _chances(d, density, epsilon)))
 
 
 def della(inputs: Sequence[Tensor], values: Sequence[float], draws: Sequence[Tensor]) -> Tensor:
     """A + strength * (mean of one sign of the d_i, dropped as in `della_linear`).
 
-    Epsilon 0 is `dare_ties`. O(n log n). Source: Deep et al. 2024, arXiv 2406.11617, section 3; epsilon is half the
-    paper's, as in mergekit.
+    Epsilon 0 is `dare_ties`. O(n log n). Source: Deep et al. 2024, arXiv 2406.11617; epsilon is half the paper's,
+    as in mergekit.
 
     Args:
         inputs: the base and one or more others.
@@ -111,11 +106,7 @@ def della(inputs: Sequence[Tensor], values: Sequence[float], draws: Sequence[Ten
         draws: float32, uniform in [0, 1), one per input but the first: kept where the draw is below the chance.
     """
     *weights, strength, density, epsilon = values
-    if strength == 0:
-        return inputs[0]
-    pairs = zip(_differences(inputs), draws, strict=True)
-    dropped = [_drop(d, draw, _chances(d, density, epsilon)) for d, draw in pairs]
-    return _of_one_sign(inputs[0], dropped, weights, strength)
+    return _consensus(inputs, weights, strength, lambda d, index: _drop(d, draws[index], _chances(d, density, epsilon)))
 
 
 def breadcrumbs(inputs: Sequence[Tensor], values: Sequence[float]) -> Tensor:
@@ -123,14 +114,14 @@ def breadcrumbs(inputs: Sequence[Tensor], values: Sequence[float]) -> Tensor:
 
     gamma * n of the largest are dropped, fewer where no k elements would be left; gamma 0 keeps the k largest.
     Density 1 is task arithmetic, density 0 gives A. Nothing is rescaled. O(n). Source: Davari and Belilovsky 2023,
-    arXiv 2312.06795, section 3; density and gamma as in mergekit.
+    arXiv 2312.06795; density and gamma as in mergekit.
 
     Args:
         inputs: the base and one or more others.
         values: a ratio, any finite number, per input but the first; density, 0..1; gamma, 0..1.
     """
     *ratios, density, gamma = values
-    return _linear(inputs[0], (_trim(d, density, gamma) for d in _differences(inputs)), ratios)
+    return _linear(inputs, ratios, lambda d, _: _trim(d, density, gamma))
 
 
 def breadcrumbs_ties(inputs: Sequence[Tensor], values: Sequence[float]) -> Tensor:
@@ -143,9 +134,7 @@ def breadcrumbs_ties(inputs: Sequence[Tensor], values: Sequence[float]) -> Tenso
         values: a weight (>= 0) per input but the first; strength, any finite number; density, 0..1; gamma, 0..1.
     """
     *weights, strength, density, gamma = values
-    if strength == 0:
-        return inputs[0]
-    return _of_one_sign(inputs[0], [_trim(d, density, gamma) for d in _differences(inputs)], weights, strength)
+    return _consensus(inputs, weights, strength, lambda d, _: _trim(d, density, gamma))
 
 
 def sce(inputs: Sequence[Tensor], values: Sequence[float]) -> Tensor:
@@ -154,8 +143,8 @@ def sce(inputs: Sequence[Tensor], values: Sequence[float]) -> Tensor:
     Select: of the elements in which the d_i differ at all, the share `density` with the largest variance among the
     d_i is kept; density 1 keeps everything, density 0 gives A. Calculate: the weight of d_i is the sum of its squares
     over what is kept. Erase: the sign of the plain sum of the d_i is elected, and those of another sign are left out.
-    Where all d_i are 0, or equal with a density below 1, A stays. O(n). Source: Wan et al. 2024, arXiv 2408.07990,
-    section 3.3; the share is of the elements that differ, as in mergekit.
+    Where all d_i are 0, or equal with a density below 1, A stays. O(n). Source: Wan et al. 2024, arXiv 2408.07990;
+    the share is of the elements that differ, as in mergekit.
 
     Args:
         inputs: the base and two or more others.
@@ -164,7 +153,7 @@ def sce(inputs: Sequence[Tensor], values: Sequence[float]) -> Tensor:
     strength, density = values
     if strength == 0:
         return inputs[0]
-    differences = list(_differences(inputs))
+    differences = [tensor - inputs[0] for tensor in inputs[1:]]
     if density < 1:
         variance = _variance(inputs[1:])
         dropped = ~largest(variance, count_of(density, int(variance.count_nonzero())))
@@ -172,11 +161,6 @@ def sce(inputs: Sequence[Tensor], values: Sequence[float]) -> Tensor:
             difference.masked_fill_(dropped, 0)
     weights = _energies(differences)
     return _of_one_sign(inputs[0], differences, weights, strength, votes=[1.0] * len(weights))
-
-
-def _differences(inputs: Sequence[Tensor]) -> Iterable[Tensor]:
-    """d_i, new tensors, one at a time."""
-    return (tensor - inputs[0] for tensor in inputs[1:])
 
 
 def _trim(difference: Tensor, density: float, gamma: float = 0.0) -> Tensor:
@@ -203,12 +187,23 @@ def _chances(difference: Tensor, density: float, epsilon: float) -> Tensor:
     return ranks.mul_(2).sub_(1).mul_(epsilon).add_(density).clamp_(0, 1)
 
 
-def _linear(base: Tensor, differences: Iterable[Tensor], ratios: Sequence[float]) -> Tensor:
-    result = base
-    for difference, ratio in zip(differences, ratios, strict=True):
+def _linear(inputs: Sequence[Tensor], ratios: Sequence[float], thin: _Thin) -> Tensor:
+    """A + sum_i r_i thin(d_i); a ratio of 0 leaves an input out."""
+    result = inputs[0]
+    for index, (tensor, ratio) in enumerate(zip(inputs[1:], ratios, strict=True)):
         if ratio != 0:
-            result = difference.mul_(ratio).add_(result)
+            result = thin(tensor - inputs[0], index).mul_(ratio).add_(result)
     return result
+
+
+def _consensus(inputs: Sequence[Tensor], weights: Sequence[float], strength: float, thin: _Thin) -> Tensor:
+    """A + strength * (mean of one sign of thin(d_i)); a weight of 0 leaves an input out."""
+    base = inputs[0]
+    taken = [index for index, weight in enumerate(weights) if weight > 0]
+    if strength == 0 or not taken:
+        return base
+    differences = [thin(inputs[index + 1] - base, index) for index in taken]
+    return _of_one_sign(base, differences, [weights[index] for index in taken], strength)
 
 
 def _of_one_sign(
@@ -228,20 +223,20 @@ def _of_one_sign(
     elected = torch.zeros_like(base)
     for difference, vote in zip(differences, votes or weights, strict=True):
         elected.add_(difference, alpha=vote)
-    elected.sign_()
+    elected.sign_()  # 0 where differences cancel out, and where one is NaN: then that one agrees and the mean is NaN
     total, share = torch.zeros_like(base), torch.zeros_like(base)
     for difference, weight in zip(differences, weights, strict=True):
         agreeing = difference.sign() == elected
         total.add_(difference.masked_fill_(~agreeing, 0), alpha=weight)
         share.add_(agreeing, alpha=weight)
-    mean = total.div_(share.masked_fill_(share == 0, 1)).masked_fill_(elected.isnan(), torch.nan)
+    mean = total.div_(share.masked_fill_(share == 0, 1))
     return mean.mul_(strength).add_(base)
 
 
 def _relative(weights: Sequence[float]) -> list[float]:
-    """The same proportions, the largest being 1: tiny weights would vanish in float32."""
+    """The same proportions, the largest being 1: tiny weights would vanish in float32. All 0 counts as all equal."""
     most = max(weights)
-    return [weight / most for weight in weights] if most > 0 else [0.0] * len(weights)
+    return [weight / most for weight in weights] if most > 0 else [1.0] * len(weights)
 
 
 def _variance(inputs: Sequence[Tensor]) -> Tensor:

@@ -82,6 +82,10 @@ def test_the_commands_are_those_of_the_design() -> None:
     assert {" ".join(words) for words in COMMANDS} == {
         "",
         "study",
+        "lora",
+        "lora extract",
+        "lora bake",
+        "merge",
         *(f"study {name}" for name in ("check", "start", "resume", "list", "show", "stop")),
         "demo",
         "worker",

@@ -168,6 +168,13 @@ class TestEnds:
         other = merge("weighted_sum", [b, a], [1 - r])
         assert_close(merge("weighted_sum", [a, b], [r]), other.double().numpy(), [a, b], units=2)
 
+    def test_close_to_b_a_weighted_sum_is_as_exact_as_close_to_a(self) -> None:
+        large, small = torch.full((9,), 1000.0), torch.linspace(0.001, 0.002, 9)
+        ratio = 2.0**-20
+        near_b = merge("weighted_sum", [large, small], [1 - ratio])
+        assert bits(near_b) == bits(merge("weighted_sum", [small, large], [ratio]))
+        assert_close(near_b, ratio * 1000 + (1 - ratio) * small.double().numpy(), [small])
+
     @pytest.mark.parametrize("name", ["task_arithmetic", "add_difference", "train_difference"])
     def test_an_input_without_a_share_may_hold_anything(self, name: str) -> None:
         a, b, c = smooth_tensors(3, (8,))

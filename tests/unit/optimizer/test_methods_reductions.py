@@ -145,9 +145,12 @@ class TestCosine:
 
     def test_columns_are_cut_like_whole_tensors(self, monkeypatch: pytest.MonkeyPatch) -> None:
         inputs = smooth_tensors(2, (50, 7))
-        exact = merge("cosine_b", inputs, [0.9]).double().numpy()
-        monkeypatch.setattr(reductions, "PIECE", 21)
-        assert_close(merge("cosine_b", inputs, [0.9]), exact, inputs, units=2)
+        inputs[1] += inputs[0]
+        a, b = wide(inputs)
+        share = np.clip((column_cosines(a, b) + cosine(a, b)) / 2 - 0.1, 0, 1)
+        for piece in (1, 21, 350, 1000):
+            monkeypatch.setattr(reductions, "PIECE", piece)
+            assert_close(merge("cosine_b", inputs, [0.9]), (1 - share) * a + share * b, inputs)
 
 
 class TestPerpendicular:

@@ -365,6 +365,19 @@ class TestSafety:
         inputs[1][1, 2] = torch.nan
         assert merged(name, inputs, values_for(name, 2, density=1.0, epsilon=0.0, gamma=0.0))[1, 2].isnan()
 
+    @pytest.mark.parametrize("name", ["ties", "breadcrumbs", "breadcrumbs_ties", "sce"])
+    def test_nan_is_not_trimmed_away(self, name: str) -> None:
+        inputs = on_a_grid((4, 4), 3)
+        inputs[1][1, 2] = torch.nan
+        assert merged(name, inputs, values_for(name, 2, density=0.25, gamma=0.0))[1, 2].isnan()
+
+    @pytest.mark.parametrize("name", [name for name in NAMES if METHODS[name].per_input])
+    def test_an_input_without_weight_is_left_out(self, name: str) -> None:
+        inputs = on_a_grid((4, 4), 3)
+        inputs[2].fill_(torch.nan)
+        own = values_for(name, 2)[2:]
+        assert torch.equal(merged(name, inputs, [0.5, 0.0, *own]), merged(name, inputs[:2], [0.5, *own]))
+
     def test_random_methods_are_those_that_take_draws(self) -> None:
         for name in NAMES:
             assert ("draws" in inspect.signature(getattr(sparse, name)).parameters) == METHODS[name].random

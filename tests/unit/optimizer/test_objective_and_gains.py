@@ -216,12 +216,8 @@ class TestGains:
 
 
 def trial(number: int, origin: str = "gp", state: str = "complete", **objectives: float) -> StoredTrial:
-    recipe = Recipe(
-        architecture="sd15",
-        method="weighted_sum",
-        parents=tuple(Parent(letter=letter, name=letter, sha256=letter) for letter in "AB"),
-        ratios=(("M00", (0.5,)),),
-    )
+    parents = tuple(Parent(letter=letter, name=letter, sha256=letter) for letter in "AB")
+    recipe = Recipe(architecture="sd15", parents=parents)
     return StoredTrial(
         id=number + 1,
         number=number,

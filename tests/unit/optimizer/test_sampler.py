@@ -18,13 +18,20 @@ from optimizer.search.sampler import PROPOSAL_KEY, ProbesFirst, distributions, l
 from search_spaces.blocks import Architecture
 from search_spaces.settings import SpaceSettings
 from search_spaces.space import SearchSpace
+from studies.blueprint import Blueprint
 from studies.errors import SpecError
-from studies.recipe import Parent
+from studies.methods import METHODS
+from studies.recipe import Operation, Parent
 from studies.spec import SamplerName, SamplerSettings, StudySpec
 
 NAMES: tuple[SamplerName, ...] = get_args(SamplerName)
 TRIALS = 14
 PARENTS = tuple(Parent(letter=letter, name=letter, sha256=letter * 64) for letter in "AB")
+BLUEPRINT = Blueprint(
+    architecture=Architecture.SD15,
+    parents=PARENTS,
+    operations=(Operation(method="weighted_sum", inputs=("A", "B")),),
+)
 Values = Mapping[str, float]
 
 
@@ -39,7 +46,9 @@ def _quiet() -> Iterator[None]:
 @pytest.fixture(scope="module")
 def space() -> SearchSpace:
     """Four parameters: the text encoder, IN, MID and OUT."""
-    return SearchSpace.build(SpaceSettings(granularity="sections"), Architecture.SD15, ("B",))
+    return SearchSpace.build(
+        SpaceSettings(granularity="sections"), Architecture.SD15, METHODS["weighted_sum"].slots("AB")
+    )
 
 
 def probes_in(space: SearchSpace) -> tuple[Probe, ...]:
@@ -54,7 +63,7 @@ def probes_in(space: SearchSpace) -> tuple[Probe, ...]:
         },
         context={"base_dir": Path("/")},
     )
-    probes = make_probes(spec, space, PARENTS, frozenset())
+    probes = make_probes(spec, space, BLUEPRINT, frozenset())
     assert [probe.params is None for probe in probes] == [False, True, False, False, False, False]
     return probes
 
@@ -185,7 +194,7 @@ class TestEverySampler:
 
     def test_qmc_fills_the_space_evenly_even_when_no_parent_is_in_it(self) -> None:
         narrow = SpaceSettings(granularity="sections", bounds={"*": (0.25, 0.75)})
-        space = SearchSpace.build(narrow, Architecture.SD15, ("B",))
+        space = SearchSpace.build(narrow, Architecture.SD15, METHODS["weighted_sum"].slots("AB"))
         probes = tuple(probe for probe in _outside(space) if probe.params is None)
         found = in_one_go(SamplerSettings(name="qmc"), space, probes, trials=len(probes) + 9)[len(probes) + 1 :]
         for row in space.parameters:
@@ -210,7 +219,7 @@ def _outside(space: SearchSpace) -> tuple[Probe, ...]:
         },
         context={"base_dir": Path("/")},
     )
-    return make_probes(spec, space, PARENTS, frozenset())
+    return make_probes(spec, space, BLUEPRINT, frozenset())
 
 
 class TestInterruptedTrials:

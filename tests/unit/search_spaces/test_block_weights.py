@@ -5,6 +5,7 @@ import pytest
 from search_spaces.block_weights import parse_block_weights
 from search_spaces.blocks import Architecture, blocks, places
 from search_spaces.errors import BlockWeightsError
+from search_spaces.slots import Slot
 from search_spaces.space import SearchSpace, SpaceSettings
 
 SD15, SDXL = Architecture.SD15, Architecture.SDXL
@@ -45,9 +46,9 @@ def test_every_place_has_a_weight_so_that_a_space_takes_it(architecture: Archite
     weights = parse_block_weights(_numbered(26), architecture)
     assert tuple(weights) == places(architecture)
     assert weights["vae"] == 0.0
-    space = SearchSpace.build(SpaceSettings(), architecture, ("B",))
+    space = SearchSpace.build(SpaceSettings(), architecture, (Slot(name="B", kind="ratio", default=0.0),))
     ratios = {place: (weight,) for place, weight in weights.items()}
-    assert space.ratios(space.params(ratios)) == ratios
+    assert space.rows(space.params(ratios)) == ratios
 
 
 def test_spaces_and_line_breaks_between_numbers_do_not_matter() -> None:

@@ -8,14 +8,17 @@ from pydantic import ValidationError
 from search_spaces.blocks import Architecture, blocks, section_of, text_encoders
 from search_spaces.errors import UnknownPresetError
 from search_spaces.presets import load_preset, preset_names, resolved
+from search_spaces.slots import Slot
 from search_spaces.space import SearchSpace, SpaceSettings
+
+RATIO = (Slot(name="B", kind="ratio", default=0.0),)
 
 every_architecture = pytest.mark.parametrize("architecture", Architecture)
 every_preset = pytest.mark.parametrize("name", preset_names())
 
 
 def _searched(settings: SpaceSettings, architecture: Architecture) -> set[str]:
-    space = SearchSpace.build(settings, architecture, ("B",))
+    space = SearchSpace.build(settings, architecture, RATIO)
     return {place for parameter in space.parameters for place in parameter.places}
 
 
@@ -42,8 +45,8 @@ def test_a_preset_has_a_one_line_description_and_needs_no_other_preset(name: str
 
 @every_preset
 @every_architecture
-@pytest.mark.parametrize("slots", [("B",), ("B", "C")])
-def test_every_preset_builds(name: str, architecture: Architecture, slots: tuple[str, ...]) -> None:
+@pytest.mark.parametrize("slots", [RATIO, (*RATIO, Slot(name="C", kind="ratio", default=0.0))])
+def test_every_preset_builds(name: str, architecture: Architecture, slots: tuple[Slot, ...]) -> None:
     space = SearchSpace.build(SpaceSettings(preset=name), architecture, slots)
     assert space.parameters
     assert space.settings == resolved(load_preset(name).settings_for(architecture), architecture)
@@ -66,7 +69,7 @@ def test_presets_search_what_their_name_says(architecture: Architecture) -> None
 
 @every_architecture
 def test_levels_has_the_same_eight_parameters_everywhere(architecture: Architecture) -> None:
-    space = SearchSpace.build(SpaceSettings(preset="levels"), architecture, ("B",))
+    space = SearchSpace.build(SpaceSettings(preset="levels"), architecture, RATIO)
     assert [parameter.name for parameter in space.parameters] == [
         *("text", "IN_outer", "IN_centre", "IN_inner"),
         *("M00", "OUT_inner", "OUT_centre", "OUT_outer"),
@@ -115,7 +118,7 @@ def test_a_preset_survives_a_round_trip_of_the_settings(*, as_json: bool) -> Non
 
 def test_an_unknown_preset_names_the_nearest_and_all() -> None:
     with pytest.raises(UnknownPresetError) as caught:
-        SearchSpace.build(SpaceSettings(preset="Styel"), Architecture.SD15, ("B",))
+        SearchSpace.build(SpaceSettings(preset="Styel"), Architecture.SD15, RATIO)
     assert "'Styel' is unknown: did you mean 'style'?" in str(caught.value)
     assert all(name in str(caught.value) for name in preset_names())
 

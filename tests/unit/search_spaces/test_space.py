@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from search_spaces.blocks import Architecture, blocks, places, section_of, text_encoders
 from search_spaces.errors import (
@@ -310,10 +311,195 @@ def test_settings_that_contradict_themselves_are_refused_in_one_line(
     assert "\n" not in message
 
 
-@pytest.mark.parametrize("slots", [("B", "B"), ("unet",), ("B.C",), ("",)])
+@pytest.mark.parametrize("slots", [("B", "B"), ("B.C",), ("",), ("1B",), ("B*",)])
 def test_slots_that_cannot_name_parameters_are_refused(slots: tuple[str, ...]) -> None:
     with pytest.raises(SlotError, match="all different"):
         _space(slots=slots)
+
+
+@pytest.mark.parametrize("name", ["unet", "IN", "M00", "text_encoder", "vae"])
+def test_a_slot_that_is_called_as_a_place_is_refused_because_both_would_name_parameters(name: str) -> None:
+    with pytest.raises(SlotError, match=f"'{name}' is the name of a place: choose another"):
+        _space(slots=("B", name))
+
+
+# --- parameters of methods, and LoRAs --------------------------------------------------------------------
+
+RATIO = Slot(name="B", kind="ratio", default=0.0)
+DENSITY = Slot(name="density", kind="parameter", default=0.5, low=0.1, high=0.9, least=0.0, most=1.0)
+STYLE = Slot(name="style", kind="lora", default=1.0)
+MIXED = (RATIO, DENSITY, STYLE)
+
+
+def _mixed(slots: tuple[Slot, ...] = MIXED, **settings: Any) -> SearchSpace:
+    return SearchSpace.build(SpaceSettings(**settings), SD15, slots)
+
+
+def test_parameters_and_loras_stay_at_their_default_unless_the_settings_say_otherwise() -> None:
+    space = _mixed(granularity="uniform")
+    assert _names(space) == ["text_encoder", "unet"]
+    assert set(space.rows({"text_encoder": 0.2, "unet": 0.7}).values()) == {
+        (0.2, 0.5, 1.0),
+        (0.7, 0.5, 1.0),
+        (0.0, 0.5, 1.0),
+    }
+
+
+def test_a_number_holds_them_and_bounds_search_them_as_one_number_for_everything() -> None:
+    space = _mixed(granularity="uniform", parameters={"density": 0.3, "style": [-1, 1.5]})
+    assert [(p.name, p.low, p.high) for p in space.parameters][-1] == ("style", -1, 1.5)
+    assert space.parameters[-1].places == places(SD15)
+    rows = space.rows({"text_encoder": 0.2, "unet": 0.7, "style": -0.5})
+    assert set(rows.values()) == {(0.2, 0.3, -0.5), (0.7, 0.3, -0.5), (0.0, 0.3, -0.5)}
+
+
+@pytest.mark.parametrize(
+    ("granularity", "names"),
+    [
+        ("one", ["density"]),
+        ("uniform", ["text_encoder.density", "unet.density"]),
+        ("sections", ["text_encoder.density", "IN.density", "MID.density", "OUT.density"]),
+        ("blocks", ["text_encoder.density", *(f"{block}.density" for block in blocks(SD15))]),
+    ],
+)
+def test_a_parameter_may_be_searched_finer_than_as_one_number(granularity: str, names: list[str]) -> None:
+    space = _mixed(granularity="uniform", parameters={"density": {"bounds": [0.2, 0.8], "granularity": granularity}})
+    found = [p for p in space.parameters if p.slot == 1]
+    assert [p.name for p in found] == names
+    assert {(p.low, p.high) for p in found} == {(0.2, 0.8)}
+    assert [p.name for p in space.parameters if p.slot == 0] == ["text_encoder", "unet"]
+
+
+def test_a_parameter_is_not_searched_where_no_ratio_ever_is_and_a_lora_not_in_the_vae() -> None:
+    finer = {"bounds": [0.2, 0.8], "granularity": "blocks"}
+    space = _mixed(parameters={"density": finer, "style": finer}, frozen={"IN": 0, "OUT": 0.5})
+    searched = {slot: {place for p in space.parameters if p.slot == slot for place in p.places} for slot in (1, 2)}
+    inputs = {block for block in blocks(SD15) if section_of(block) == "IN"}
+    assert searched[1] == set(places(SD15)) - inputs - {"vae"}
+    assert searched[2] == set(places(SD15)) - {"vae"}
+
+
+def test_a_group_and_a_pattern_hold_for_the_ratio_slots() -> None:
+    finer = {"bounds": [0.2, 0.8], "granularity": "blocks"}
+    space = _mixed(parameters={"density": finer}, frozen={"IN": 0.5}, bounds={"MID": (0, 0.25)})
+    ranges = {p.name: (p.low, p.high) for p in space.parameters}
+    wanted = {"M00": (0, 0.25), "OUT00": (0, 1), "M00.density": (0.2, 0.8), "IN00.density": (0.2, 0.8)}
+    assert {name: ranges[name] for name in wanted} == wanted
+    assert "IN00" not in ranges
+
+
+def test_a_pattern_with_a_slot_behind_its_dot_means_that_slot_only() -> None:
+    space = _space(slots=("B", "C"), bounds={"IN*.C": (0, 0.5), "M00": (0.1, 0.2)}, frozen={"OUT.B": 0.25})
+    ranges = {p.name: (p.low, p.high) for p in space.parameters}
+    wanted = {"IN00.B": (0, 1), "IN00.C": (0, 0.5), "M00.B": (0.1, 0.2), "M00.C": (0.1, 0.2), "OUT00.C": (0, 1)}
+    assert {name: ranges[name] for name in wanted} == wanted
+    assert "OUT00.B" not in ranges
+    assert ("OUT00", 0, 0.25) in space.fixed
+
+
+def test_a_slots_parameter_can_be_held_in_some_places() -> None:
+    finer = {"bounds": [0.2, 0.8], "granularity": "blocks"}
+    space = _mixed(parameters={"style": finer}, frozen={"IN.style": 0.0}, bounds={"M00.style": (-1, 1)})
+    assert {place for place, index, value in space.fixed if index == 2 and value == 0.0} == set(blocks(SD15)[:12])
+    assert {(p.low, p.high) for p in space.parameters if p.name == "M00.style"} == {(-1, 1)}
+
+
+def test_ratios_take_the_bounds_their_method_suggests() -> None:
+    narrow = Slot(name="alpha", kind="ratio", default=0.0, high=0.5, least=0.0, most=1.0)
+    space = SearchSpace.build(SpaceSettings(), SD15, (narrow,))
+    assert {(p.low, p.high) for p in space.parameters} == {(0.0, 0.5)}
+
+
+def test_a_method_without_ratios_leaves_nothing_to_search_but_its_parameters_and_loras() -> None:
+    for slots in ((), (DENSITY,), (STYLE,)):
+        with pytest.raises(EmptySpaceError, match=r"no ratios.*second step \(`inputs: \[A, result-1\]`\).*bounds"):
+            _mixed(slots)
+    space = _mixed((DENSITY, STYLE), parameters={"style": [0, 1]})
+    assert _names(space) == ["style"]
+    assert set(space.rows({"style": 0.25}).values()) == {(0.5, 0.25)}
+
+
+def test_uniform_rows_are_uniform_in_the_ratios_and_leave_the_rest_as_it_is_set() -> None:
+    space = _mixed(parameters={"density": 0.3, "style": [0, 1]})
+    assert set(space.uniform_rows(0.7).values()) == {(0.7, 0.3, 1.0)}
+    assert space.ratio_slots == (0,)
+
+
+@given(
+    granularities=st.tuples(*[st.sampled_from(["one", "uniform", "sections", "blocks"])] * 2),
+    held=st.tuples(st.booleans(), st.booleans()),
+    frozen=st.dictionaries(st.sampled_from(places(SD15)[:-1]), st.sampled_from([0.0, 0.5]), max_size=5),
+    data=st.data(),
+)
+def test_every_number_is_fixed_or_of_one_parameter_and_params_undo_rows(
+    granularities: tuple[str, str], held: tuple[bool, bool], frozen: dict[str, float], data: st.DataObject
+) -> None:
+    settings = {
+        name: 0.25 if hold else {"bounds": [0.2, 0.8], "granularity": granularity}
+        for name, hold, granularity in zip(("density", "style"), held, granularities, strict=True)
+    }
+    space = _mixed(parameters=settings, frozen=frozen)
+    cells = [(place, index) for place, index, _ in space.fixed]
+    cells += [(place, p.slot) for p in space.parameters for place in p.places]
+    assert sorted(cells) == sorted((place, index) for place in places(SD15) for index in range(len(MIXED)))
+    assert len(set(_names(space))) == len(space.parameters)
+    params = _draw_params(data, space)
+    rows = space.rows(params)
+    assert space.params(rows) == params
+    for index, slot in enumerate(MIXED):
+        assert all(slot.allows(row[index]) for row in rows.values())
+
+
+@pytest.mark.parametrize(
+    ("settings", "error", "essentials"),
+    [
+        ({"parameters": {"densty": 0.5}}, SlotError, ["parameters", "'densty'", "'density'"]),
+        ({"parameters": {"B": 0.5}}, SlotError, ["'B' is a ratio", "bounds and frozen"]),
+        ({"parameters": {"density": 1.5}}, BoundsError, ["density is 1.5", "0 to 1"]),
+        ({"parameters": {"density": [0.5, 1.5]}}, BoundsError, ["density is 1.5", "0 to 1"]),
+        ({"parameters": {"density": [0.8, 0.2]}}, BoundsError, ["low < high", "'density'", "[0.8, 0.2]"]),
+        ({"parameters": {"density": [0.5, 0.5]}}, BoundsError, ["low < high"]),
+        ({"frozen": {"IN.densty": 0.5}}, SlotError, ["frozen", "'IN.densty'", "'density'"]),
+        ({"frozen": {"IN.density": 0.5}}, SlotError, ["frozen", "'density' is one number for all", "parameters"]),
+        ({"bounds": {"IN.style": (0, 1)}}, SlotError, ["bounds", "'style' is one number for all", "parameters"]),
+        ({"bounds": {"XX.B": (0, 1)}}, UnmatchedPatternError, ["'XX'"]),
+        (
+            {
+                "parameters": {"density": {"bounds": [0.2, 0.8], "granularity": "blocks"}},
+                "bounds": {"M00.density": (0.5, 2)},
+            },
+            BoundsError,
+            ["'M00.density'", "density takes 0 to 1"],
+        ),
+        (
+            {
+                "parameters": {"density": {"bounds": [0.2, 0.8], "granularity": "blocks"}},
+                "frozen": {"M00.density": -0.5},
+            },
+            FrozenError,
+            ["'M00.density' is -0.5", "density takes 0 to 1"],
+        ),
+    ],
+)
+def test_settings_that_contradict_the_merge_are_refused_in_one_line(
+    settings: dict[str, Any], error: type[SpaceError], essentials: list[str]
+) -> None:
+    with pytest.raises(error) as caught:
+        _mixed(**settings)
+    message = str(caught.value)
+    assert [essential for essential in essentials if essential not in message] == []
+    assert "\n" not in message
+
+
+@pytest.mark.parametrize("written", [{}, {"value": 0.5, "bounds": [0, 1]}, {"value": math.nan}, [0.5], {"step": 0.1}])
+def test_a_parameter_is_either_held_or_searched(written: Any) -> None:
+    with pytest.raises(ValidationError):
+        SpaceSettings(parameters={"density": written})
+
+
+def test_what_was_written_short_is_kept_short_enough_to_be_read_again() -> None:
+    settings = SpaceSettings(parameters={"density": 0.3, "style": [0, 1]})
+    assert SpaceSettings.model_validate_json(settings.model_dump_json()) == settings
 
 
 # --- values that do not fit -----------------------------------------------------------------------------

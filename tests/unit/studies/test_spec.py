@@ -17,6 +17,7 @@ from pydantic import BaseModel
 from search_spaces.blocks import Architecture
 from search_spaces.errors import SpaceError
 from search_spaces.space import SearchSpace
+from studies.blueprint import slots_of
 from studies.errors import SpecError
 from studies.spec import SamplerName, SchedulerName, StudySpec, SuiteSettings, load_spec, parse_spec
 
@@ -129,7 +130,7 @@ def test_every_setting_of_a_full_spec_arrives() -> None:
 
 def test_what_is_left_out_takes_the_documented_default() -> None:
     spec = parse(SMALLEST)
-    assert spec.method == "weighted_sum"
+    assert [operation.method for operation in spec.operations] == ["weighted_sum"]
     assert spec.space.granularity == "blocks"
     assert spec.suite.seeds == (0,)
     assert spec.suite.sizes == ((512, 512),)
@@ -282,11 +283,11 @@ WRONG = [
     ("parents", "a.safetensors", ["`parents`", "list"]),
     ("parents", [1, 2], ["`parents.0`", "path"]),
     ("method", "addition", ["'addition'", "weighted_sum", "add_difference"]),
-    ("parents", ["a"], ["weighted_sum", "2 to 3", "1"]),
-    ("parents", ["a", "b", "c", "d"], ["weighted_sum", "2 to 3", "4"]),
+    ("parents", ["a"], ["weighted_sum", "2 or more inputs", "got A"]),
+    ("parents", [f"p{index}" for index in range(27)], ["26 parents", "27"]),
     ("parents", ["a", "./a"], ["named twice"]),
     ("parents", ["a", "b/../a"], ["named twice"]),
-    ("method", "add_difference", ["add_difference", "3 parents", "2"]),
+    ("method", "add_difference", ["add_difference", "3 inputs", "got A, B"]),
     ("space", 5, ["`space`", "mapping"]),
     ("space", {"bounds": {"IN*": [0, 1, 2]}}, ["`space.bounds.IN*`"]),
     ("space", {"groups": {"g": "IN00"}}, ["`space.groups.g`", "list"]),
@@ -382,12 +383,68 @@ def test_one_number_and_several_objectives_exclude_each_other() -> None:
 def test_bounds_out_of_order_are_refused_when_the_space_is_built() -> None:
     spec = parse_data(plain(space={"bounds": {"IN*": [0.9, 0.1]}}))
     with pytest.raises(SpaceError) as caught:
-        SearchSpace.build(spec.space, Architecture.SD15, ("B",))
+        SearchSpace.build(spec.space, Architecture.SD15, slots_of(spec.operations, spec.letters))
     message = str(caught.value)
     assert "IN*" in message
     assert "0.9" in message
     assert "0.1" in message
     assert "\n" not in message
+
+
+# ------------------------------------------------------------------------------------- steps and LoRAs
+
+
+CHAIN: dict[str, Any] = {
+    "parents": ["a", "b", "c"],
+    "steps": [
+        {"method": "add_difference", "inputs": ["A", "B", "C"]},
+        {"method": "dare_ties", "inputs": ["result", "B"], "clip": True, "seed": 7},
+    ],
+    "loras": {"style": {"path": "style.safetensors"}, "held": {"path": "held.safetensors", "weight": 0.5}},
+    "vae": "other.vae",
+}
+
+
+def test_a_chain_names_the_step_before_it_and_survives_being_stored() -> None:
+    spec = parse_data(plain(**CHAIN))
+    first, second = spec.operations
+    assert (first.inputs, second.inputs) == (("A", "B", "C"), ("result-1", "B"))
+    assert (second.clip, second.seed) == (True, 7)
+    again = StudySpec.from_json(spec.to_json())
+    assert again == spec
+    assert again.operations == spec.operations
+
+
+def test_a_loras_weight_is_searched_unless_it_is_held() -> None:
+    spec = parse_data(plain(**CHAIN))
+    slots = slots_of(spec.operations, spec.letters, tuple(spec.loras))
+    space = SearchSpace.build(spec.full_space, Architecture.SD15, slots)
+    searched = {parameter.name: (parameter.low, parameter.high) for parameter in space.parameters}
+    assert searched["style"] == (0.0, 1.0)
+    assert "held" not in searched
+    held = [slot.name for slot in slots].index("held")
+    assert {value for _, index, value in space.fixed if index == held} == {0.5}
+
+
+@pytest.mark.parametrize(
+    ("changes", "essentials"),
+    [
+        ({"method": "ties"}, ["`method`", "`steps`", "not both"]),
+        ({"steps": [{"inputs": ["A", "B"]}]}, ["parent C goes into no step"]),
+        ({"steps": [{"inputs": ["A", "D"]}]}, ["'D'", "A, B, C"]),
+        ({"steps": [{"inputs": ["result", "B"]}]}, ["'result'", "A, B, C"]),
+        ({"steps": [{}, {"inputs": ["A", "B"]}]}, ["result-1 goes into no later step"]),
+        ({"steps": [{"inputs": ["A", "A", "B", "C"]}]}, ["twice"]),
+        ({"steps": [{"method": "slerp"}]}, ["slerp", "2 inputs"]),
+        ({"loras": {"style": {"path": "x", "weight": [1, 0, 2]}}}, ["`loras.style.weight"]),
+        ({"loras": {"style": {"weight": 1}}}, ["path"]),
+    ],
+)
+def test_a_chain_that_does_not_fit_is_refused(changes: dict[str, Any], essentials: list[str]) -> None:
+    message = refusal(plain(**{**CHAIN, **changes}))
+    assert "\n" not in message
+    for essential in essentials:
+        assert essential in message, message
 
 
 # -------------------------------------------------------------------------------- text that is no spec

@@ -1,4 +1,4 @@
-"""The arithmetic of merging against float64, and its independence of how the tensors are cut."""
+"""What the two passes promise: one rounding, whatever the dtypes, and bits that do not depend on how they are cut."""
 
 from __future__ import annotations
 
@@ -11,12 +11,42 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from optimizer.merging.flat import Scratch, merge_flat
+from optimizer.merging.flat import IN_PLACE, Scratch, merge_flat, merge_tensor
+from optimizer.merging.plan import PlacePlan, plan_places
+from search_spaces.blocks import Architecture, places
+from studies.methods import METHODS
+from studies.recipe import Operation, Parent, Recipe, Step, canonical_values
 
 HALF, BRAIN, FULL = torch.float16, torch.bfloat16, torch.float32
 EXPORTS = (HALF, BRAIN, FULL)
 MIXES = ((HALF, HALF), (BRAIN, BRAIN), (FULL, FULL), (HALF, FULL), (BRAIN, HALF))
 RATIOS = (0.1, 1 / 3, 0.5, 0.7, 0.95)
+
+
+ELEMENTWISE = [name for name, info in METHODS.items() if info.scope == "element"]
+
+
+def plan_of(operations: Sequence[Operation], values: Sequence[Sequence[float]], count: int) -> PlacePlan:
+    every = places(Architecture.SD15)
+    recipe = Recipe(
+        architecture="sd15",
+        parents=tuple(Parent(letter=letter, name=letter, sha256="0" * 64) for letter in "ABCD"[:count]),
+        steps=tuple(
+            Step(operation=operation, values=canonical_values(dict.fromkeys(every, tuple(row))))
+            for operation, row in zip(operations, values, strict=True)
+        ),
+    )
+    return plan_places(recipe)["M00"]
+
+
+def passed(
+    plan: PlacePlan, parents: Sequence[Tensor], *, live: torch.dtype, export: torch.dtype, chunk: int = 1 << 16
+) -> Tensor:
+    """Through the pass over flat buffers."""
+    out = torch.full((parents[0].numel(),), 99.0, dtype=torch.float32).to(live)
+    sources = dict(zip("ABCD", parents, strict=False))
+    merge_flat(plan, sources, out, export, Scratch(torch.empty(chunk), torch.empty(chunk)))
+    return out
 
 
 def merged(
@@ -28,9 +58,9 @@ def merged(
     export: torch.dtype = FULL,
     chunk: int = 1 << 16,
 ) -> Tensor:
-    out = torch.full((parents[0].numel(),), 99.0, dtype=live)
-    merge_flat(method, parents, ratios, out, export, Scratch(torch.empty(chunk), torch.empty(chunk)))
-    return out
+    operation = Operation(method=method, inputs=tuple("ABCD"[: len(parents)]))
+    plan = plan_of([operation], [ratios], len(parents))
+    return passed(plan, parents, live=live, export=export, chunk=chunk)
 
 
 def values(count: int, dtypes: Sequence[torch.dtype], seed: int = 0) -> list[Tensor]:
@@ -137,36 +167,99 @@ class TestAddDifference:
         assert torch.equal(bits(merged("add_difference", parents, [0.0], live=dtype, export=dtype)), bits(parents[0]))
 
 
-@settings(max_examples=60, deadline=None)
+@st.composite
+def elementwise_plans(draw: st.DrawFn) -> PlacePlan:
+    """Chains of up to two steps over four parents."""
+    operations: list[Operation] = []
+    for number in range(draw(st.integers(1, 2))):
+        info = METHODS[draw(st.sampled_from(ELEMENTWISE))]
+        names = [*(["result-1"] if number else []), *draw(st.permutations("ABCD"))]
+        count = draw(st.integers(info.least_inputs, min(info.most_inputs, 4)))
+        operations.append(Operation(method=info.name, inputs=tuple(names[:count]), clip=draw(st.booleans())))
+    share = st.sampled_from([0.0, 0.5]) | st.floats(0, 1)
+    values = [[draw(share) * slot.high for slot in operation.slots] for operation in operations]
+    return plan_of(operations, values, 4)
+
+
+dtypes_of_four = st.lists(st.sampled_from([*EXPORTS, torch.float8_e5m2]), min_size=4, max_size=4)
+
+
+@settings(max_examples=150, deadline=None)
 @given(
-    method=st.sampled_from(["weighted_sum", "add_difference"]),
-    dtypes=st.lists(st.sampled_from(EXPORTS), min_size=3, max_size=3),
+    plan=elementwise_plans(),
+    dtypes=dtypes_of_four,
     same=st.booleans(),
     export=st.sampled_from(EXPORTS),
-    ratios=st.tuples(st.floats(0, 1), st.floats(0, 1)),
-    cuts=st.lists(st.integers(1, 2_499), max_size=6),
+    cuts=st.lists(st.integers(1, 1_499), max_size=6),
     chunk=st.integers(1, 300),
 )
 def test_results_do_not_depend_on_how_the_tensor_is_cut(
-    method: str,
-    dtypes: list[torch.dtype],
-    same: bool,
-    export: torch.dtype,
-    ratios: tuple[float, float],
-    cuts: list[int],
-    chunk: int,
+    plan: PlacePlan, dtypes: list[torch.dtype], same: bool, export: torch.dtype, cuts: list[int], chunk: int
 ) -> None:
-    parents = values(2_500, dtypes[:1] * 3 if same else dtypes)
-    if method == "weighted_sum" and same:
-        parents = parents[:2]  # the fused pass
-    slots = ratios[:1] if method == "add_difference" or len(parents) == 2 else ratios
-    whole = merged(method, parents, slots, live=export, export=export)
-    edges = [0, *sorted(set(cuts)), 2_500]
+    parents = values(1_500, dtypes[:1] * 4 if same else dtypes)
+    whole = passed(plan, parents, live=export, export=export)
+    edges = [0, *sorted(set(cuts)), 1_500]
     pieces = [
-        merged(method, [row[start:end].clone() for row in parents], slots, live=export, export=export, chunk=chunk)
+        passed(plan, [row[start:end].clone() for row in parents], live=export, export=export, chunk=chunk)
         for start, end in itertools.pairwise(edges)
     ]
     assert torch.equal(bits(torch.cat(pieces)), bits(whole))
+
+
+@settings(max_examples=60, deadline=None)
+@given(plan=elementwise_plans(), dtypes=dtypes_of_four, export=st.sampled_from(EXPORTS), chunk=st.integers(50, 2_000))
+def test_a_wider_live_tensor_holds_what_is_saved_and_tensor_by_tensor_it_is_the_same_merge(
+    plan: PlacePlan, dtypes: list[torch.dtype], export: torch.dtype, chunk: int
+) -> None:
+    parents = values(700, dtypes)
+    saved = passed(plan, parents, live=export, export=export)
+    wide = passed(plan, parents, live=FULL, export=export, chunk=chunk)
+    assert torch.equal(bits(wide), bits(saved.float()))
+
+    out = torch.full((7, 100), 99.0, dtype=FULL)
+    shaped = {name: row.view(7, 100) for name, row in zip("ABCD", parents, strict=True)}
+    merge_tensor(plan, "k", shaped, out, export)
+    if len(plan.steps) == 1 and plan.steps[0].operation.method in IN_PLACE:  # those have a pass of their own
+        assert_one_unit(out.view(-1), saved.double(), [*parents, 2 * saved], export)
+    else:
+        assert torch.equal(bits(out.view(-1)), bits(wide))
+
+
+def test_an_input_that_comes_twice_under_two_names_is_folded_twice() -> None:
+    """Two sources and three inputs: longer than a chunk, where only two inputs need no work space."""
+    chain = [
+        Operation(method="weighted_sum", inputs=("A", "C")),
+        Operation(method="weighted_sum", inputs=("A", "B", "result-1")),
+    ]
+    plan = plan_of(chain, [(0.0,), (0.5, 0.25)], 3)
+    parents = values(500, [HALF] * 3)
+    assert plan.sources == ("A", "B")
+    result = passed(plan, parents, live=HALF, export=HALF, chunk=64)
+    assert_one_unit(result, folded([parents[0], parents[1], parents[0]], (0.5, 0.25)), parents, HALF)
+
+
+@pytest.mark.parametrize("method", [name for name, info in METHODS.items() if info.random])
+def test_what_is_dropped_follows_from_seed_and_key_alone(method: str) -> None:
+    def made(seed: int, key: str) -> Tensor:
+        operation = Operation(method=method, inputs=("A", "B"), seed=seed)
+        plan = plan_of([operation], [[slot.high / 2 for slot in operation.slots]], 2)
+        sources = dict(zip("AB", (row.view(20, 25) for row in values(500, [HALF] * 2)), strict=True))
+        out = torch.empty(20, 25)
+        merge_tensor(plan, key, sources, out, FULL)
+        return out
+
+    assert torch.equal(made(1, "k"), made(1, "k"))
+    assert not torch.equal(made(1, "k"), made(2, "k"))
+    assert not torch.equal(made(1, "k"), made(1, "l"))
+
+
+def test_differences_are_added_before_the_one_rounding() -> None:
+    parents = [row.view(5, 20) for row in values(100, [BRAIN] * 2)]
+    delta = torch.randn(5, 20, generator=torch.Generator().manual_seed(1))
+    plan = plan_of([Operation(method="weighted_sum", inputs=("A", "B"))], [(0.3,)], 2)
+    out = torch.empty(5, 20, dtype=BRAIN)
+    merge_tensor(plan, "k", dict(zip("AB", parents, strict=True)), out, BRAIN, [(0.5, delta), (-2.0, delta)])
+    assert_one_unit(out, folded(parents, (0.3,)) - 1.5 * delta.double(), [*parents, 4 * delta], BRAIN)
 
 
 @pytest.mark.parametrize("method", ["weighted_sum", "add_difference"])
@@ -186,6 +279,11 @@ def test_a_float32_live_tensor_holds_the_values_rounded_to_the_export_dtype(
 def test_parents_are_left_as_they_were() -> None:
     parents = values(500, [HALF, HALF, HALF])
     before = [parent.clone() for parent in parents]
-    for method, ratios in (("weighted_sum", (0.3, 1.0)), ("weighted_sum", (1.0, 0.3)), ("add_difference", (0.3,))):
-        merged(method, parents, ratios, live=HALF, export=HALF)
+    for method in METHODS:
+        operation = Operation(method=method, inputs=tuple("ABC"[: METHODS[method].most_inputs]))
+        plan = plan_of([operation], [[slot.high / 2 for slot in operation.slots]], 3)
+        sources = {name: row.view(20, 25) for name, row in zip("ABC", parents, strict=True)}
+        merge_tensor(plan, "k", sources, torch.empty(20, 25, dtype=HALF), HALF)
+        if plan.elementwise:
+            passed(plan, parents, live=HALF, export=HALF)
     assert all(torch.equal(bits(one), bits(other)) for one, other in zip(parents, before, strict=True))

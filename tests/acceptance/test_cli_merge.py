@@ -1,0 +1,408 @@
+"""`mergetune merge` as a user types it: recipes written by hand, taken from a trial, and read back from a file."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+import studies
+from optimizer.cli import main
+
+DEMO = Path(studies.__file__).parent / "demo"
+ROOT = Path(__file__).parents[2]
+KEY = "model.diffusion_model.middle_block.0.in_layers.2.weight"
+VAE = "first_stage_model."
+EXPORT = "best.safetensors"
+CHAIN: Mapping[str, Any] = {
+    "parents": ["a.safetensors", "b.safetensors"],
+    "steps": [
+        {"method": "slerp", "values": {"B": {"preset": "GRAD_V", "base": 0.5}}},
+        {"method": "dare_linear", "inputs": ["result", "B"], "values": {"B": 0.3, "density": 0.4}, "seed": 7},
+    ],
+    "loras": [{"path": "style.safetensors", "weight": {"unet": 0.5}}],
+    "vae": "vae.safetensors",
+    "dtype": "bf16",
+}
+
+
+@dataclass(frozen=True)
+class Outcome:
+    code: int
+    out: str
+    err: str
+
+
+Call = Callable[..., Outcome]
+
+
+def sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def metadata(path: Path) -> dict[str, str]:
+    with safe_open(path, framework="pt") as file:
+        return dict(file.metadata())
+
+
+def same_tensors(one: Path, other: Path) -> bool:
+    """Equal keys, dtypes and bits."""
+    first, second = load_file(one), load_file(other)
+    return first.keys() == second.keys() and all(
+        tensor.dtype == second[key].dtype and torch.equal(tensor.view(-1).view(torch.uint8), raw(second[key]))
+        for key, tensor in first.items()
+    )
+
+
+def raw(tensor: Tensor) -> Tensor:
+    return tensor.view(-1).view(torch.uint8)
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two checkpoints, a LoRA and a VAE; read only."""
+    folder = tmp_path_factory.mktemp("files")
+    shutil.copy(DEMO / "animals.safetensors", folder / "a.safetensors")
+    shutil.copy(DEMO / "foods.safetensors", folder / "b.safetensors")
+    tensors = load_file(folder / "b.safetensors")
+    save_file(
+        {key.removeprefix(VAE): row * 0.9 for key, row in tensors.items() if key.startswith(VAE)},
+        folder / "vae.safetensors",
+    )
+    key = "cond_stage_model.transformer.text_model.encoder.layers.0.mlp.fc1.weight"
+    size_out, size_in = tensors[key].shape
+    generator = torch.Generator().manual_seed(0)
+    name = "lora_te_text_model_encoder_layers_0_mlp_fc1"
+    save_file(
+        {
+            f"{name}.lora_up.weight": torch.randn(size_out, 2, generator=generator) * 0.05,
+            f"{name}.lora_down.weight": torch.randn(2, size_in, generator=generator) * 0.05,
+            f"{name}.alpha": torch.tensor(2.0),
+        },
+        folder / "style.safetensors",
+    )
+    (folder / "chain.yaml").write_text(yaml.safe_dump(dict(CHAIN) | {"loras": [{"path": "style.safetensors"}]}))
+    return folder
+
+
+@pytest.fixture
+def folder(files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The current folder, with the files linked in."""
+    for file in files.iterdir():
+        (tmp_path / file.name).symlink_to(file)
+    monkeypatch.delenv("MERGETUNE_DEBUG", raising=False)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Call]:
+    """`mergetune ARGUMENTS` in this process and the current folder."""
+    threads = torch.get_num_threads()
+
+    def run(*arguments: str | Path, code: int = 0) -> Outcome:
+        monkeypatch.setattr(sys, "argv", ["mergetune", *map(str, arguments)])
+        with pytest.raises(SystemExit) as left:
+            main.run()
+        out, err = capsys.readouterr()
+        assert left.value.code == code, out + err
+        return Outcome(code, out, err)
+
+    yield run
+    torch.set_num_threads(threads)  # a file is made again with as many as it was made with
+
+
+def process(folder: Path, *arguments: str, threads: int = 1) -> str:
+    """Output of `mergetune ARGUMENTS` in a process of its own."""
+    done = subprocess.run(
+        [sys.executable, "-m", "optimizer.cli", *arguments],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=280,
+        check=False,
+        env={**os.environ, "OMP_NUM_THREADS": str(threads)},
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+class TestByHand:
+    def test_a_process_merges_as_the_recipe_says_wherever_it_is_called_from(self, folder: Path) -> None:
+        (folder / "r").mkdir()
+        weights = [0.25] + [round(0.04 * index, 2) for index in range(25)]
+        recipe = {
+            "parents": {"A": "../a.safetensors", "B": {"path": "../b.safetensors"}},
+            "ratio": ", ".join(map(str, weights)),
+            "dtype": "fp32",
+        }
+        (folder / "r" / "sum.json").write_text(json.dumps(recipe))
+        said = process(folder, "merge", "r/sum.json", "-o", "out.safetensors")
+        assert f"AutoV2 hash {sha256(folder / 'out.safetensors')[:10]}" in said
+        first, second = load_file("a.safetensors"), load_file("b.safetensors")
+        made = load_file("out.safetensors")
+        prefixes = {"cond_stage_model.": 0.25, "model.diffusion_model.middle_block.": weights[13], VAE: 0.0}
+        prefixes |= {f"model.diffusion_model.input_blocks.{n}.": weights[1 + n] for n in range(12)}
+        prefixes |= {f"model.diffusion_model.output_blocks.{n}.": weights[14 + n] for n in range(12)}
+        prefixes |= {"model.diffusion_model.time_embed.": weights[1], "model.diffusion_model.out.": weights[25]}
+        assert made.keys() == first.keys()
+        for key, tensor in made.items():
+            if tensor.is_floating_point():
+                ratio = next(ratio for prefix, ratio in prefixes.items() if key.startswith(prefix))
+                wanted = first[key].double().lerp(second[key].double(), ratio)
+                torch.testing.assert_close(tensor.double(), wanted, rtol=1e-6, atol=1e-7)
+
+    def test_the_documented_recipes_are_merged(self, folder: Path, call: Call) -> None:
+        shutil.copy("a.safetensors", "c.safetensors")
+        shutil.copy("style.safetensors", "detail.safetensors")
+        recipes = re.findall(r"```yaml\n(.*?)```", (ROOT / "docs" / "recipes.md").read_text(), flags=re.DOTALL)
+        assert len(recipes) == 2
+        for number, text in enumerate(recipes):
+            (folder / "recipe.yaml").write_text(text)
+            said = call("merge", "recipe.yaml", "-o", f"{number}.safetensors")
+            assert f"wrote {number}.safetensors" in said.out
+        wanted = 0.6 * load_file("a.safetensors")[KEY].float() + 0.4 * load_file("b.safetensors")[KEY].float()
+        torch.testing.assert_close(load_file("0.safetensors")[KEY].float(), wanted, rtol=1e-3, atol=1e-4)
+
+    def test_notes_title_and_dtype_are_the_users(self, folder: Path, call: Call) -> None:
+        (folder / "r.yaml").write_text("parents: [a.safetensors, b.safetensors]\nsteps: []\ndtype: fp32\n")
+        said = call(
+            "merge", "r.yaml", "-o", "o.safetensors", "--title", "My merge", "--dtype", "fp16", "--device", "cpu"
+        )
+        assert "parent B goes into no step" in said.out
+        assert metadata(folder / "o.safetensors")["modelspec.title"] == "My merge"
+        assert json.loads(metadata(folder / "o.safetensors")["mergetune.recipe"])["dtype"] == "fp16"
+        first, made = load_file("a.safetensors"), load_file("o.safetensors")
+        assert all(torch.equal(made[key], tensor) for key, tensor in first.items())
+
+    def test_an_existing_file_is_replaced_only_on_demand_and_a_source_never(self, folder: Path, call: Call) -> None:
+        (folder / "o.safetensors").write_text("mine")
+        assert "--force" in call("merge", "chain.yaml", "-o", "o.safetensors", code=2).err
+        assert (folder / "o.safetensors").read_text() == "mine"
+        for source, what in (("a", "parent A"), ("style", "LoRA style"), ("vae", "VAE")):
+            before = sha256(folder / f"{source}.safetensors")
+            refused = call("merge", "chain.yaml", "-o", f"{source}.safetensors", "--force", code=2)
+            assert f"{source}.safetensors is" in refused.err
+            assert what in refused.err
+            assert sha256(folder / f"{source}.safetensors") == before
+        assert call("merge", "chain.yaml", "-o", "o.safetensors", "--force").code == 0
+        assert load_file("o.safetensors")
+
+
+@pytest.fixture(scope="module")
+def merged(files: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What the chain makes, by another count of threads than this process has."""
+    target = tmp_path_factory.mktemp("merged") / "chain.safetensors"
+    process(files, "merge", "chain.yaml", "-o", str(target), threads=torch.get_num_threads() + 1)
+    return target
+
+
+class TestAgain:
+    def test_its_own_file_gives_the_same_file_from_renamed_models(
+        self, merged: Path, files: Path, call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A chain with a random method, a LoRA and a baked VAE, whose files have other names now."""
+        monkeypatch.chdir(tmp_path)
+        deep = tmp_path / "models" / "more"
+        deep.mkdir(parents=True)
+        for number, file in enumerate(files.glob("*.safetensors")):
+            shutil.copy(file, deep / f"model {number}.safetensors")
+        (tmp_path / "models" / "back").symlink_to(tmp_path / "models")  # must not be followed for ever
+        said = call("merge", merged, "-o", "again.safetensors", "--models", "models")
+        assert "equal to chain.safetensors, bit for bit" in said.out
+        assert said.err == ""
+        assert sha256(tmp_path / "again.safetensors") == sha256(merged)
+
+    def test_files_may_be_named_one_by_one_and_are_checked(self, merged: Path, folder: Path, call: Call) -> None:
+        lora, vae = ("--lora", "style=style.safetensors"), ("--vae", "vae.safetensors")
+        where = ("--parent", "A=a.safetensors", "--parent", "B=b.safetensors", *lora, *vae)
+        assert "bit for bit" in call("merge", merged, "-o", "again.safetensors", *where).out
+        assert sha256(folder / "again.safetensors") == sha256(merged)
+        swapped = ("--parent", "A=b.safetensors", "--parent", "B=b.safetensors", *lora, *vae)
+        refused = call("merge", merged, "-o", "other.safetensors", *swapped, code=2)
+        assert "parent A: b.safetensors has the sha256" in refused.err
+        assert sha256(folder / "a.safetensors") in refused.err
+        assert not (folder / "other.safetensors").exists()
+
+    def test_what_is_missing_is_named_with_its_sha256(self, merged: Path, folder: Path, call: Call) -> None:
+        (folder / "some").mkdir()
+        shutil.copy("b.safetensors", "some/b.safetensors")
+        refused = call("merge", merged, "-o", "again.safetensors", "--models", "some", code=2)
+        assert refused.err.count("\n") == 1
+        for name, what in (("a", "parent A (a"), ("style", "LoRA style (style"), ("vae", "the VAE (vae")):
+            assert f"{what}, sha256 {sha256(folder / f'{name}.safetensors')})" in refused.err
+        assert "parent B" not in refused.err
+
+    @pytest.mark.parametrize("source", ["merged", "chain.yaml"])
+    def test_show_prints_a_recipe_file_that_gives_the_same_tensors(
+        self, source: str, merged: Path, folder: Path, call: Call
+    ) -> None:
+        arguments = (merged, "--models", ".") if source == "merged" else (source,)
+        shown = call("merge", "--show", *arguments).out
+        (folder / "elsewhere").mkdir()
+        (folder / "elsewhere" / "shown.yaml").write_text(shown)
+        assert yaml.safe_load(shown)["parents"]["A"]["sha256"] == sha256(folder / "a.safetensors")
+        call("merge", "elsewhere/shown.yaml", "-o", "shown.safetensors")
+        assert same_tensors(folder / "shown.safetensors", merged)
+
+    def test_show_needs_no_files(
+        self, merged: Path, call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.chdir(tmp_path)
+        shown = yaml.safe_load(call("merge", "--show", merged).out)
+        assert shown["loras"] == [{**shown["loras"][0], "path": "style.safetensors", "weight": 1.0}]
+        assert [step["method"] for step in shown["steps"]] == ["slerp", "dare_linear"]
+        assert (shown["steps"][1]["seed"], shown["steps"][1]["values"]) == (7, {"B": 0.3, "density": 0.4})
+
+    def test_another_dtype_is_another_file_with_its_own_recipe(self, merged: Path, folder: Path, call: Call) -> None:
+        call("merge", merged, "-o", "wide.safetensors", "--models", ".", "--dtype", "fp32")
+        assert json.loads(metadata(folder / "wide.safetensors")["mergetune.recipe"])["dtype"] == "fp32"
+        wide, narrow = load_file("wide.safetensors"), load_file(merged)
+        for key, tensor in narrow.items():
+            if tensor.dtype == torch.bfloat16:
+                torch.testing.assert_close(wide[key].bfloat16(), tensor)
+
+    def test_a_file_of_another_device_is_made_with_a_warning(self, folder: Path, call: Call) -> None:
+        (folder / "r.yaml").write_text("parents: [a.safetensors, b.safetensors]\nratio: 0.5\n")
+        call("merge", "r.yaml", "-o", "here.safetensors")
+        save_file(
+            load_file("here.safetensors"),
+            "there.safetensors",
+            metadata(folder / "here.safetensors") | {"mergetune.device": "tpu"},
+        )
+        said = call("merge", "there.safetensors", "-o", "again.safetensors", "--models", ".")
+        assert "there.safetensors was computed on tpu, this merge is on cpu" in said.err
+        assert "not equal to there.safetensors" in said.err
+        assert metadata(folder / "again.safetensors")["mergetune.device"] == "cpu"
+        assert same_tensors(folder / "again.safetensors", folder / "here.safetensors")
+
+
+@pytest.fixture(scope="module")
+def studied(files: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A short study of a chain with a LoRA and a VAE, and the export of a trial of it."""
+    folder = tmp_path_factory.mktemp("study")
+    spec = {
+        "study": "short",
+        "parents": [str(files / "a.safetensors"), str(files / "b.safetensors")],
+        "steps": [{"method": "slerp"}, {"method": "dare_linear", "inputs": ["result", "B"], "seed": 5}],
+        "loras": {"style": {"path": str(files / "style.safetensors"), "weight": 0.5}},
+        "vae": str(files / "vae.safetensors"),
+        "suite": {"prompts": ["a fox"], "sizes": [64], "steps": 1},
+        "scorers": {"sharpness": None},
+        "budget": {"trials": 4},
+        "render": {"device": "cpu", "degenerate_limit": 1},
+        "export": {"dtype": "fp16"},
+    }
+    (folder / "short.yaml").write_text(yaml.safe_dump(spec))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        for arguments in (("study", "start", "short.yaml"), ("export", "short", "--trial", "3", "-o", EXPORT)):
+            patch.setattr(sys, "argv", ["mergetune", *arguments])
+            with pytest.raises(SystemExit) as left:
+                main.run()
+            assert left.value.code == 0
+    return folder
+
+
+class TestOfAStudy:
+    @pytest.fixture
+    def here(self, studied: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+        monkeypatch.chdir(studied)
+        return studied
+
+    def test_an_export_is_made_again_from_its_parents_to_the_bit(self, here: Path, files: Path, call: Call) -> None:
+        said = call("merge", EXPORT, "-o", "again.safetensors", "--models", files)
+        assert f"equal to {EXPORT}, bit for bit" in said.out
+        assert sha256(here / "again.safetensors") == sha256(here / EXPORT)
+
+    def test_a_trials_recipe_is_a_file_that_gives_the_exports_tensors(
+        self, here: Path, files: Path, call: Call
+    ) -> None:
+        call("export", "short", "--trial", "3", "--recipe", "trial.yaml")
+        written = yaml.safe_load((here / "trial.yaml").read_text())
+        assert written["parents"]["B"] == {
+            "path": str(files / "b.safetensors"),
+            "sha256": sha256(files / "b.safetensors"),
+        }
+        assert (written["vae"]["path"], written["dtype"]) == (str(files / "vae.safetensors"), "fp16")
+        assert written["loras"][0]["weight"] == 0.5
+        call("merge", "trial.yaml", "-o", "trial.safetensors")
+        assert same_tensors(here / "trial.safetensors", here / EXPORT)
+
+    def test_a_recipe_is_never_overwritten_by_accident(self, here: Path, call: Call) -> None:
+        (here / "mine.yaml").write_text("mine")
+        assert "--force" in call("export", "short", "--recipe", "mine.yaml", code=2).err
+        assert (here / "mine.yaml").read_text() == "mine"
+        both = call("export", "short", "--recipe", "r.yaml", "-o", "o.safetensors", code=2)
+        assert "either" in both.err
+        assert "ends in .yaml" in call("export", "short", "--recipe", "r.txt", code=2).err
+
+
+OUT = ("-o", "out.safetensors")
+BAD = [
+    (("gone.yaml", *OUT), ["no recipe at"]),
+    (("gone.safetensors", *OUT), ["no file at gone.safetensors"]),
+    (("a.ckpt", *OUT), ["neither a recipe (.yaml, .yml, .json) nor a .safetensors file"]),
+    (("a.safetensors", *OUT), ["mergetune.recipe", "give a recipe file"]),
+    (("chain.yaml",), ["either -o FILE", "--show"]),
+    (("chain.yaml", "--show", *OUT), ["either -o FILE", "--show"]),
+    (("chain.yaml", "--show", "--title", "x"), ["--show prints the recipe", "--title"]),
+    (("chain.yaml", "-o", "out.ckpt"), ["ends in .safetensors"]),
+    (("chain.yaml", "-o", "no/out.safetensors"), ["in a folder that exists"]),
+    (("chain.yaml", "--dtype", "int8", *OUT), ["--dtype"]),
+    (("chain.yaml", "--device", "tpu", *OUT), ["--device"]),
+    (("chain.yaml", "--models", ".", *OUT), ["chain.yaml names its own files"]),
+    (("lost.yaml", *OUT), ["no checkpoint at", "gone.safetensors"]),
+    (("typo.yaml", *OUT), ["typo.yaml", "did you mean `ratio`"]),
+    (("far.yaml", *OUT), ["B is 1.5", "expected 0 to 1"]),
+    (("place.yaml", *OUT), ["'IN1O'", "did you mean"]),
+    (("hash.yaml", *OUT), ["parent B", "not the file that the recipe names"]),
+    (("text.yaml", *OUT), ["holds no recipe"]),
+    (("merged.safetensors", "--models", "gone", *OUT), ["--models"]),
+    (("merged.safetensors", "--parent", "D=a.safetensors", *OUT), ["--parent D=a.safetensors", "A, B"]),
+    (("merged.safetensors", "--parent", "A=gone.safetensors", *OUT), ["no checkpoint at gone.safetensors"]),
+    (("merged.safetensors", "--parent", "A=a.safetensors", "--parent", "A=a.safetensors", *OUT), ["twice"]),
+    (("merged.safetensors", "--lora", "x=style.safetensors", *OUT), ["the recipe has style"]),
+    (("merged.safetensors", "-o", "merged.safetensors", "--force"), ["merged.safetensors is SOURCE"]),
+    (("broken.safetensors", *OUT), ["not a recipe"]),
+]  # fmt: skip
+RECIPES = {
+    "lost.yaml": "parents: [a.safetensors, gone.safetensors]\nratio: 0.5",
+    "typo.yaml": "parents: [a.safetensors, b.safetensors]\nratoi: 0.5",
+    "far.yaml": "parents: [a.safetensors, b.safetensors]\nmethod: slerp\nratio: 1.5",
+    "place.yaml": "parents: [a.safetensors, b.safetensors]\nratio: {IN1O: 0.5}",
+    "hash.yaml": f"parents: [a.safetensors, {{path: b.safetensors, sha256: {'0f' * 32}}}]\nratio: 0.5",
+    "text.yaml": "merge a and b please",
+}
+
+
+@pytest.mark.parametrize(("arguments", "words"), BAD, ids=[" ".join(arguments) for arguments, _ in BAD])
+def test_bad_input_gets_one_line_and_leaves_nothing(
+    arguments: tuple[str, ...], words: list[str], merged: Path, folder: Path, call: Call
+) -> None:
+    (folder / "merged.safetensors").symlink_to(merged)
+    save_file({"x": torch.zeros(1)}, folder / "broken.safetensors", {"mergetune.recipe": "{}"})
+    for name, text in RECIPES.items():
+        (folder / name).write_text(text)
+    before = {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
+    outcome = call("merge", *arguments, code=2)
+    assert outcome.err.startswith("error: "), outcome
+    assert outcome.err.count("\n") == 1, outcome
+    for word in words:
+        assert word in outcome.err
+    assert {path.name: path.stat().st_mtime_ns for path in folder.iterdir()} == before
