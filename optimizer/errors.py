@@ -6,6 +6,9 @@
     │   └── LoraError             a LoRA that cannot be read, or is not for this checkpoint
     ├── RenderError               a suite that this model cannot render
     ├── TrialFailed               this trial is no good; the study goes on
+    ├── FinalError                nothing to compare in a final, or nothing to compare with
+    ├── TooFewTrialsError         nothing can be said about what mattered yet
+    ├── WeightsError              weights of objectives that cannot be used
     ├── ExportError               the file was not written
     └── StorageError              the study database or the folder beside it cannot be used
 
@@ -38,6 +41,18 @@ class RenderError(OptimizerError):
 
 class TrialFailed(OptimizerError):  # noqa: N818 - it is an outcome, told to the study as such
     """The trial cannot be scored; the message is kept as its reason."""
+
+
+class FinalError(OptimizerError):
+    """A study's final cannot be held."""
+
+
+class TooFewTrialsError(OptimizerError):
+    """A study has too few trials to tell what mattered in it."""
+
+
+class WeightsError(OptimizerError):
+    """Weights that do not choose from a front of several objectives."""
 
 
 class ExportError(OptimizerError):

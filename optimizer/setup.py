@@ -27,6 +27,7 @@ from optimizer.rendering.prompts import CONTEXT, token_count
 from optimizer.rendering.render import Renderer, check_suite
 from optimizer.search.probes import Probe, make_probes
 from optimizer.search.sampler import make_sampler
+from scorers.errors import SuiteImagesError
 from scorers.protocol import BuildContext, Scorer, ScorerInfo
 from scorers.registry import build, parse_settings
 from search_spaces.blocks import VAE, Architecture, place_of, places
@@ -97,8 +98,10 @@ def make_plan(spec: StudySpec) -> Plan:
     items = len(spec.suite.items())
     for info in infos.values():
         info.check_count(items)
-    make_sampler(spec.sampler, 0, len(spec.objectives or ("one",)))
-    notes = [*ingredients.notes, *_prompt_notes(spec.suite)]
+    if spec.final.top:
+        _check_final(spec, infos)
+    make_sampler(spec.sampler, space, 0, len(spec.objectives or ("one",)))
+    notes = [*ingredients.notes, *_prompt_notes(spec.suite, spec.held_out)]
     notes += [note for info in infos.values() for note in info.notes(items)]
     return Plan(
         # The space as it was understood, so that a preset may change later without changing this study.
@@ -109,6 +112,15 @@ def make_plan(spec: StudySpec) -> Plan:
         infos=infos,
         notes=tuple(notes),
     )
+
+
+def _check_final(spec: StudySpec, infos: Mapping[str, ScorerInfo]) -> None:
+    """Raises SuiteImagesError when the held-out suite is too small for a scorer."""
+    for info in infos.values():
+        try:
+            info.check_count(len(spec.held_out.items()))
+        except SuiteImagesError as error:
+            raise SuiteImagesError(f"final: {error}") from error
 
 
 def check_models(ingredients: Ingredients, suite: SuiteSettings, prediction: Prediction) -> None:
@@ -132,8 +144,9 @@ def check_models(ingredients: Ingredients, suite: SuiteSettings, prediction: Pre
     )
 
 
-def _prompt_notes(suite: SuiteSettings) -> list[str]:
-    texts = dict.fromkeys(text for item in suite.items() for text in (item.prompt, item.negative))
+def _prompt_notes(*suites: SuiteSettings) -> list[str]:
+    items = [item for suite in suites for item in suite.items()]
+    texts = dict.fromkeys(text for item in items for text in (item.prompt, item.negative))
     return [
         f"the prompt {text[:40]!r}... has {count} tokens, CLIP reads {CONTEXT} and drops the rest"
         for text in texts
@@ -341,6 +354,7 @@ SETTLED = {
     "probes": "probes",
     "sampler": "sampler",
     "export": "export",
+    "final": "final",
 }
 
 

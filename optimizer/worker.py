@@ -26,6 +26,7 @@ from optuna.trial import Trial, TrialState
 from optuna_dashboard import save_note
 from sqlalchemy.exc import SQLAlchemyError
 
+from optimizer.budget import spent
 from optimizer.errors import OptimizerError, StorageError, TrialFailed
 from optimizer.evaluation import Evaluation
 from optimizer.gains import Evidence, gains
@@ -111,7 +112,8 @@ class Worker:
         with self._database.exclusive():
             trial = self._interrupted(worker_id)
             if trial is None:
-                if len(self._optuna.get_trials(deepcopy=False)) >= self._study.spec.budget.trials:
+                rows = results.load_trials(self._database, self._study)
+                if spent(self._study.spec, rows, len(self._optuna.get_trials(deepcopy=False))):
                     return None
                 trial = self._optuna.ask()
             task = self._prepare(trial)

@@ -14,14 +14,12 @@ from typing import Any, Literal
 
 import optuna
 import sqlalchemy as sa
-from pydantic import ValidationError
 from sqlalchemy.engine import Connection, Row
 
 from scorers.protocol import Direction
 from studies import tables
 from studies.database import Database, now
-from studies.errors import SpecError, StudyExistsError, StudyMissingError
-from studies.explain import explain
+from studies.errors import StudyExistsError, StudyMissingError
 from studies.fingerprints import fingerprints
 from studies.recipe import Recipe
 from studies.spec import BudgetSettings, StudySpec
@@ -193,16 +191,8 @@ def require_new(database: Database, name: str) -> None:
             )
 
 
-def set_budget(database: Database, study: StoredStudy, trials: int) -> StoredStudy:
-    """Change how many trials a study may have; nothing else of a spec can change.
-
-    Raises:
-        SpecError: a number no study may have.
-    """
-    try:
-        budget = BudgetSettings(trials=trials)
-    except ValidationError as error:
-        raise SpecError(f"budget: {explain(error, BudgetSettings)}") from error
+def set_budget(database: Database, study: StoredStudy, budget: BudgetSettings) -> StoredStudy:
+    """Change what a study may spend; nothing else of a spec can change."""
     spec = study.spec.model_copy(update={"budget": budget})
     with database.write() as connection:
         connection.execute(tables.studies.update().where(tables.studies.c.id == study.id).values(spec=spec.to_json()))

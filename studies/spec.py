@@ -40,9 +40,10 @@ SchedulerName = Literal[
     "ddim", "dpmpp_2m", "dpmpp_2m_karras", "dpmpp_2m_sde_karras", "euler", "euler_a", "heun", "lcm", "unipc"
 ]
 PredictionName = Literal["auto", "epsilon", "v_prediction"]
-SamplerName = Literal["gp", "tpe", "cmaes", "nsgaii", "qmc", "random"]
+SamplerName = Literal["depth", "gp", "tpe", "cmaes", "nsgaii", "qmc", "random"]
 Size = Annotated[tuple[int, int], BeforeValidator(lambda value: (value, value) if isinstance(value, int) else value)]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]  # what a torch generator takes
+SEED_SHIFT = 1_000_003  # of the final's seeds: a prime far beyond what people count up to
 MAX_NAME = 100  # characters of a scorer's name: what the database, and a table on the screen, hold
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 
@@ -89,9 +90,7 @@ class SuiteSettings(_Settings):
     @field_validator("prompts", mode="before")
     @classmethod
     def _plain_prompts(cls, value: Any) -> Any:
-        if isinstance(value, (list, tuple)):
-            return [{"prompt": row} if isinstance(row, str) else row for row in value]
-        return value
+        return _with_prompt(value)
 
     @field_validator("zero_snr", mode="before")
     @classmethod
@@ -148,6 +147,63 @@ class SuiteSettings(_Settings):
         return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
 
 
+class FinalSettings(_Settings):
+    """How the best trials are compared once more, on renders that the search never saw."""
+
+    top: int = Field(default=5, ge=0, le=100)  # finished trials that take part; 0: no final
+    prompts: tuple[SuitePrompt, ...] | None = Field(default=None, min_length=1)  # None: the suite's
+    seeds: tuple[Seed, ...] | None = Field(default=None, min_length=1)  # None: derived from the suite's
+
+    @field_validator("prompts", mode="before")
+    @classmethod
+    def _plain_prompts(cls, value: Any) -> Any:
+        return _with_prompt(value)
+
+    def held_out(self, suite: SuiteSettings) -> SuiteSettings:
+        """The final's suite: other prompts if given, other seeds always, everything else as in `suite`.
+
+        Raises:
+            ValueError: it would be empty, hold a render twice, or a seed that the search has seen.
+        """
+        seen = {item.seed for item in suite.items()}
+        shift = _unseen_shift(seen | set(suite.seeds))
+
+        def others(seeds: tuple[int, ...]) -> tuple[int, ...]:
+            return self.seeds or tuple((seed + shift) % 2**63 for seed in seeds)
+
+        prompts = self.prompts or tuple(
+            row.model_copy(update={"seeds": None if row.seeds is None else others(row.seeds)}) for row in suite.prompts
+        )
+        try:
+            changed = {"prompts": prompts, "seeds": others(suite.seeds)}
+            found = SuiteSettings.model_validate(suite.model_dump() | changed)
+        except ValidationError as error:
+            msg = f"final: {error.errors()[0]['msg'].removeprefix('Value error, ')}"
+            raise ValueError(msg) from error
+        if repeated := sorted({item.seed for item in found.items()} & seen):
+            msg = (
+                f"final: seed {', '.join(map(str, repeated))} is one of the suite's: the final needs seeds that the "
+                "search has not seen, so choose others or leave `seeds` out"
+            )
+            raise ValueError(msg)
+        return found
+
+
+def _with_prompt(value: Any) -> Any:
+    """Prompts written as plain texts."""
+    if isinstance(value, (list, tuple)):
+        return [{"prompt": row} if isinstance(row, str) else row for row in value]
+    return value
+
+
+def _unseen_shift(seeds: set[int]) -> int:
+    """The same shift for every seed, so that all stay different, and none becomes one of them."""
+    shift = SEED_SHIFT
+    while any((seed + shift) % 2**63 in seeds for seed in seeds):
+        shift += SEED_SHIFT
+    return shift
+
+
 class ScorerEntry(_Settings):
     """One scorer of a study. Written flat: `name: {kind: KIND, option: ...}`; the kind is the name if left out."""
 
@@ -189,9 +245,9 @@ class ObjectiveTerm(_Settings):
 class SamplerSettings(_Settings):
     """Who proposes the trials after the probes."""
 
-    name: SamplerName = "gp"
+    name: SamplerName = "depth"
     seed: int = Field(default=0, ge=0, lt=2**31)
-    options: Mapping[str, Any] = Field(default_factory=dict)  # handed to the Optuna sampler's constructor
+    options: Mapping[str, Any] = Field(default_factory=dict)  # handed to the sampler's constructor
 
 
 class ProbeSettings(_Settings):
@@ -202,7 +258,11 @@ class ProbeSettings(_Settings):
 
 
 class BudgetSettings(_Settings):
+    """A study ends when the first of these is spent; a trial that has begun is finished."""
+
     trials: int = Field(default=100, ge=1, le=1_000_000)  # probes included
+    images: int | None = Field(default=None, ge=1)
+    minutes: float | None = Field(default=None, gt=0, allow_inf_nan=False)  # of work, summed over all workers
 
 
 class RenderSettings(_Settings):
@@ -268,6 +328,7 @@ class StudySpec(_Settings):
     budget: BudgetSettings = BudgetSettings()
     render: RenderSettings = RenderSettings()
     export: ExportSettings = ExportSettings()
+    final: FinalSettings = FinalSettings()
 
     @field_validator("study")
     @classmethod
@@ -318,6 +379,11 @@ class StudySpec(_Settings):
             raise ValueError(msg)
         return self
 
+    @model_validator(mode="after")
+    def _final_fits(self) -> Self:
+        self.final.held_out(self.suite)
+        return self
+
     def _check_method(self) -> None:
         if self.steps is not None and self.method is not None:
             msg = "give either `method` (one step) or `steps`, not both"
@@ -337,6 +403,11 @@ class StudySpec(_Settings):
         if len(set(self.parents)) < len(self.parents):
             msg = "a parent is named twice: merging a checkpoint with itself changes nothing"
             raise ValueError(msg)
+
+    @property
+    def held_out(self) -> SuiteSettings:
+        """The suite of the final."""
+        return self.final.held_out(self.suite)
 
     @property
     def letters(self) -> tuple[str, ...]:

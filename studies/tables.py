@@ -100,3 +100,22 @@ scores = Table(
     Column("value", Float(53), nullable=False),
     Index("ix_mergetune_scores_trial", "trial_id"),
 )
+
+finals = Table(
+    "mergetune_finals",
+    metadata,
+    Column("study_id", ForeignKey("mergetune_studies.id", ondelete="CASCADE"), primary_key=True),
+    Column("number", Integer, primary_key=True),  # the trial's
+    Column("place", Integer, nullable=False),  # the parents in their order, then the candidates by rank
+    Column("origin", String(100), nullable=False),
+    Column("objectives", JSON, nullable=False),  # name -> value on the held-out suite
+    Column("image_scores", JSON, nullable=False),  # scorer -> value per item of the held-out suite
+    Column("set_scores", JSON, nullable=False),
+    Column("in_sample", JSON, nullable=False),  # gains during the search, as in mergetune_trials
+    Column("held_out", JSON, nullable=False),  # gains on the held-out suite
+    Column("chosen", Boolean, nullable=False),
+    Column("failure", Text),  # why it has no scores
+    Column("suite_digest", String(64), nullable=False),  # of the held-out suite
+    Column("complete_trials", Integer, nullable=False),  # that the final knew of: more of them outdate it
+    Column("created_at", Float, nullable=False),
+)

@@ -47,6 +47,24 @@ CacheFolder = Annotated[
     ),
 ]
 
+Weights = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME=NUMBER,...",
+        help="Weights of several objectives, by which the best is chosen from their front. [default: its knee]",
+        show_default=False,
+    ),
+]
+
+
+def parsed_weights(weights: str | None) -> dict[str, float] | None:
+    """`clip_score=1,fid=0.5` as a mapping; None stays None."""
+    if weights is None:
+        return None
+    from optimizer.insight.front import parse_weights
+
+    return parse_weights(weights)
+
 
 def storage_url(storage: str) -> str:
     """A plain path means a SQLite file."""

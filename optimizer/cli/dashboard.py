@@ -24,9 +24,12 @@ def dashboard(
     ] = None,
 ) -> None:
     """Serve the dashboard: every trial with its contact sheet, recipe, gain and timings."""
+    from optimizer.cli.report import study_objective
     from optimizer.dashboard import listening_port, make_server, read_password
+    from optimizer.insight.interactive import save_figures
     from studies.artifacts import Artifacts
     from studies.database import open_database
+    from studies.results import list_studies
 
     password = read_password(password_file)
     if password is None and not _is_loopback(host):
@@ -35,6 +38,9 @@ def dashboard(
             "--password-file FILE or the environment variable MERGETUNE_PASSWORD, or leave --host at 127.0.0.1"
         )
     database = open_database(storage_url(storage), create=False)
+    with console.status("drawing what mattered in each study"):
+        for stored in list_studies(database):
+            save_figures(database, stored, study_objective(stored))
     server = make_server(database, Artifacts.beside(database.url, artifacts), host, port, password)
     shown = f"[{host}]" if ":" in host else host
     console.print(

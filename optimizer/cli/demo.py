@@ -20,7 +20,7 @@ def demo(
     """Run the embedded demo study, export the winner, and say where everything is."""
     import studies
     from optimizer.cli.export import export
-    from optimizer.cli.work import begun, print_held_out, resumed, work_on
+    from optimizer.cli.work import begun, resumed, work_on
     from studies.database import open_database
     from studies.results import list_studies
     from studies.spec import load_spec
@@ -38,7 +38,6 @@ def demo(
         database, stored, machine = begun(spec, storage, cache)
     if not work_on(database, stored, machine, None):
         return
-    print_held_out(database, stored, machine)
     winner = output / "best-merge.safetensors"
     export(name, output=winner, force=True, storage=storage)
     console.rule()

@@ -41,7 +41,7 @@ def diff(
     from optimizer.merging.distance import compare, compared_bytes
 
     if plot is not None:
-        _require_writable(plot, force=force)
+        require_writable(plot, force=force)
     first, second = Checkpoint.open(a), Checkpoint.open(b)
     with reading("comparing", compared_bytes(first, second)) as advance:
         compared = compare(first, second, advance)
@@ -56,7 +56,7 @@ def diff(
         console.print(f"wrote {escaped(str(plot))}", soft_wrap=True)
 
 
-def _require_writable(plot: Path, *, force: bool) -> None:
+def require_writable(plot: Path, *, force: bool) -> None:
     """Said before anything is read."""
     if plot.suffix.lower() != ".png":
         fail(f"--plot writes a .png file, got {plot}: give a name that ends in .png")

@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from optimizer.cli.common import DEFAULT_STORAGE, ArtifactFolder, Storage, console, escaped, fail, storage_url
+from optimizer.cli.common import (
+    DEFAULT_STORAGE,
+    ArtifactFolder,
+    Storage,
+    Weights,
+    console,
+    escaped,
+    fail,
+    parsed_weights,
+    storage_url,
+)
 
 if TYPE_CHECKING:
     from studies.database import Database
@@ -19,6 +30,7 @@ MAX_DIGITS = 9  # of a trial's number: what the database's integers hold
 def export(
     study: Annotated[str, typer.Argument(metavar="STUDY", help="Name of the study.", show_default=False)],
     trial: Annotated[str, typer.Option(help="A trial's number, or best.")] = "best",
+    weights: Weights = None,
     output: Annotated[
         Path | None,
         typer.Option(
@@ -51,7 +63,7 @@ def export(
 
     database = open_database(storage_url(storage), create=False)
     stored = load_study(database, study)
-    row = _chosen(database, stored, trial)
+    row = _chosen(database, stored, trial, parsed_weights(weights))
     if recipe is not None:
         if output is not None:
             fail("give either -o for the merge or --recipe for its recipe alone")
@@ -96,24 +108,49 @@ def _write_recipe(stored: StoredStudy, row: StoredTrial, target: Path, *, force:
     console.print(f"wrote {escaped(str(target))} (trial {row.number}, {escaped(row.origin)})", soft_wrap=True)
 
 
-def _chosen(database: Database, stored: StoredStudy, trial: str) -> StoredTrial:
+def _chosen(database: Database, stored: StoredStudy, trial: str, weights: Mapping[str, float] | None) -> StoredTrial:
     """The trial a user means."""
+    from optimizer.cli.insight import print_choice
     from optimizer.cli.report import study_objective
-    from optimizer.standing import best_trials
+    from optimizer.insight.front import chosen_trial
     from studies.results import load_trial, load_trials
 
     if trial != "best":
+        if weights is not None:
+            fail("give either --trial N or --weights, which choose the best from the front")
         if not trial.isdecimal():
             fail(f"--trial takes a number or best, got {trial!r}")
         row = load_trial(database, stored, int(trial)) if len(trial) <= MAX_DIGITS else None
         if row is None:
             fail(f"study {stored.name!r} has no trial {trial}: see `mergetune study show --trials`")
         return row
-    objective = study_objective(stored)
-    best = best_trials(load_trials(database, stored), objective)
-    if not best:
+    rows = load_trials(database, stored)
+    winner = None if weights is not None else _winner(database, stored, rows)
+    if winner is not None:
+        return winner
+    best = chosen_trial(rows, study_objective(stored), weights)
+    if best is None:
         fail(f"study {stored.name!r} has no complete trial yet")
-    if len(best) > 1:
-        front = ", ".join(str(row.number) for row in best)
-        fail(f"a study of several objectives has no single best: choose from its front with --trial ({front})")
-    return best[0]
+    print_choice(rows, study_objective(stored), best, weights)
+    return best
+
+
+def _winner(database: Database, stored: StoredStudy, rows: Sequence[StoredTrial]) -> StoredTrial | None:
+    """The trial that the final chose, if it still holds; and a line that says so."""
+    from optimizer.cli.final import final_lines
+    from optimizer.cli.report import study_objective
+    from studies.finals import load_final
+
+    final = load_final(database, stored)
+    if final is None:
+        return None
+    if final.is_outdated(rows):
+        again = f'mergetune study finish "{stored.name}"'
+        told = f"the final is outdated, so the best observed is taken; hold it again with: {again}"
+        console.print(escaped(told), soft_wrap=True)
+        return None
+    if final.winner is None:
+        return None
+    verdict = final_lines(final, study_objective(stored))[0]
+    console.print(escaped(f"best is the final's choice, trial {final.winner.number}; {verdict}"), soft_wrap=True)
+    return next(row for row in rows if row.number == final.winner.number)

@@ -52,7 +52,7 @@ class Places:
     parents: Sequence[str]  # A=PATH
     loras: Sequence[str]  # NAME=PATH
     vae: Path | None
-    models: Path | None
+    models: Sequence[Path]  # folders
 
     @property
     def given(self) -> bool:
@@ -96,10 +96,10 @@ def merge(
         Path | None, typer.Option(help="Where the VAE of the file to make again is.", show_default=False)
     ] = None,
     models: Annotated[
-        Path | None,
+        list[Path] | None,
         typer.Option(
             metavar="FOLDER",
-            help="Where its files are searched, by sha256.",
+            help="Where its files are searched, by sha256; may be given several times.",
             show_default=False,
             file_okay=False,
             exists=True,
@@ -117,7 +117,7 @@ def merge(
     target = None if output is None else safetensors_target(output)
     if target is not None and target.exists() and not force:
         fail(f"{target} exists: give another name with -o, or --force to replace it")
-    where = Places(parents=parent or (), loras=lora or (), vae=vae, models=models)
+    where = Places(parents=parent or (), loras=lora or (), vae=vae, models=models or ())
     if target is not None:
         refuse_sources(target, {"SOURCE": [source]})
     job = _job(source, where, complete=target is not None)
@@ -205,7 +205,7 @@ def _from_merged_file(path: Path, where: Places, *, complete: bool) -> Job:
     found = _found(wanted, where.models)
     if complete and (missing := [row for row in wanted if row.sha256 not in found]):
         named = ", ".join(f"{row.what} ({row.name}, sha256 {row.sha256})" for row in missing)
-        place = f" in {where.models}" if where.models is not None else ""
+        place = f" in {', '.join(map(str, where.models))}" if where.models else ""
         fail(f"not found{place}: {named}; say where with {missing[0].option}, or search a folder with --models")
     placed = [found.get(row.sha256, Path(f"{row.name}{MERGED_SUFFIX}")) for row in wanted]
     count = len(recipe.parents)
@@ -253,7 +253,7 @@ def _by_name(option: str, texts: Sequence[str], names: Sequence[str]) -> dict[st
     return found
 
 
-def _found(wanted: Sequence[Wanted], models: Path | None) -> dict[str, Path]:
+def _found(wanted: Sequence[Wanted], models: Sequence[Path]) -> dict[str, Path]:
     """sha256 -> path of what is there; fails when a file is not what the user says."""
     from optimizer.merging.finding import Candidate, candidates, find_by_sha256
 
@@ -265,11 +265,12 @@ def _found(wanted: Sequence[Wanted], models: Path | None) -> dict[str, Path]:
             if sha256 != row.sha256:
                 fail(f"{row.what}: {candidate.path} has the sha256 {sha256}, expected {row.sha256} ({row.name})")
             found[sha256] = candidate.path
-    missing = {row.sha256: row.name for row in wanted if row.sha256 not in found}
-    if models is not None and missing:
-        among = candidates(models, set(missing.values()))
-        with _hashing(f"searching {models}", among) as advance:
-            found |= find_by_sha256(missing, among, advance)
+    for folder in models:
+        missing = {row.sha256: row.name for row in wanted if row.sha256 not in found}
+        if missing:
+            among = candidates(folder, set(missing.values()))
+            with _hashing(f"searching {folder}", among) as advance:
+                found |= find_by_sha256(missing, among, advance)
     return {sha256: path.absolute() for sha256, path in found.items()}
 
 

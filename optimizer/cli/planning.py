@@ -36,11 +36,22 @@ def print_plan(plan: Plan, device: torch.device) -> None:
     table.add_row("scorers", escaped(", ".join(info.report_name(len(items)) for info in plan.infos.values())))
     table.add_row("objective", escaped(objective_in_words(plan)))
     table.add_row("sampler", f"{spec.sampler.name}, seed {spec.sampler.seed}, after the probes")
+    table.add_row("final", final_in_words(plan))
     table.add_row("device", str(device))
     table.add_row("cost", cost(plan))
     console.print(table)
     for note in plan.notes:
         console.print(f"[yellow]note:[/] {escaped(note)}")
+
+
+def final_in_words(plan: Plan) -> str:
+    """Who is rendered once more when the budget is spent, and how often."""
+    settings = plan.spec.final
+    if settings.top == 0:
+        return "none"
+    other = "other prompts and seeds" if settings.prompts is not None else "other seeds"
+    images = len(plan.spec.held_out.items())
+    return f"the best {settings.top} and the parents once more, {images} images each with {other}"
 
 
 def objective_in_words(plan: Plan) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 
@@ -11,7 +11,10 @@ import torch
 from rich.table import Table
 
 from optimizer.cli.common import console, escaped
+from optimizer.cli.final import current_winner, print_final
+from optimizer.cli.insight import print_front
 from optimizer.cli.progress import gain_text
+from optimizer.insight.front import check_weights, chosen_trial
 from optimizer.objective import SINGLE, Objective
 from optimizer.rendering.sheet import comparison_sheet
 from optimizer.standing import best_trials, parent_trials
@@ -19,6 +22,7 @@ from scorers.protocol import ScorerInfo
 from studies import results
 from studies.artifacts import Artifacts
 from studies.database import Database
+from studies.finals import Final, load_final
 from studies.results import StoredStudy, StoredTrial
 
 FRONT_SHOWN = 12
@@ -46,17 +50,24 @@ def studies_table(database: Database) -> Table:
     return table
 
 
-def print_study(database: Database, study: StoredStudy, *, every_trial: bool) -> None:
-    """Parents, uniform merge and best side by side, every score with its gain; then what failed."""
+def print_study(
+    database: Database, study: StoredStudy, *, every_trial: bool, weights: Mapping[str, float] | None = None
+) -> None:
+    """Parents, uniform merge and best side by side, every score with its gain; what failed; the final."""
     rows = results.load_trials(database, study)
+    final = load_final(database, study)
     objective = study_objective(study)
+    if weights is not None:
+        check_weights(weights, objective)
     complete = [row for row in rows if row.state == "complete"]
     if every_trial:
         console.print(_trials_table(study, rows, objective))
     if complete:
-        console.print(_scores_table(database, study, notable_trials(rows, objective), objective))
+        console.print(_scores_table(database, study, rows, objective, final))
         console.print(f"objective: {escaped(objective.formula())}")
         console.print("gains, with their 95 % interval over the suite, are over the parent that is better in it")
+    if complete and len(objective.names) > 1:
+        print_front(rows, objective, weights)
     failed = [row for row in rows if row.state == "failed"]
     for row in failed[:5]:
         reason = escaped(row.reason or "")
@@ -68,27 +79,38 @@ def print_study(database: Database, study: StoredStudy, *, every_trial: bool) ->
         f"{len(complete)} trials complete, {len(failed)} failed, {running} in progress or interrupted, "
         f"budget {study.spec.budget.trials}"
     )
+    if final is not None:
+        print_final(study, final, rows, objective)
 
 
-def notable_trials(rows: Sequence[StoredTrial], objective: Objective) -> list[StoredTrial]:
-    """Parents, the best uniform merge, and the best trials."""
+def notable_trials(rows: Sequence[StoredTrial], objective: Objective, chosen: int | None = None) -> list[StoredTrial]:
+    """Parents, the best uniform merge, the best trials, and the one that the final chose."""
     parents = [row for row in parent_trials(rows).values() if row.state == "complete"]
     uniform = best_trials([row for row in rows if row.origin.startswith("uniform ")], objective)[:1]
     best = best_trials(rows, objective)[:FRONT_SHOWN]
-    chosen = {row.number: row for row in (*parents, *uniform, *best)}
-    return list(chosen.values())
+    winner = [row for row in rows if row.number == chosen]
+    notable = {row.number: row for row in (*parents, *uniform, *best, *winner)}
+    return list(notable.values())
 
 
-def _scores_table(database: Database, study: StoredStudy, rows: Sequence[StoredTrial], objective: Objective) -> Table:
+def _scores_table(
+    database: Database, study: StoredStudy, rows: Sequence[StoredTrial], objective: Objective, final: Final | None
+) -> Table:
     """One column a trial, one row a score: the value, and below it the gain."""
     items = len(study.spec.suite.items())
     infos = _infos(study)
-    best = {row.number for row in best_trials(results.load_trials(database, study), objective)}
+    winner = current_winner(final, rows)
+    chosen = None if winner is None else winner.number
+    best = best_trials(rows, objective)
+    roles = {row.number: "best" if chosen in {None, row.number} else "best observed" for row in best}
+    if chosen is not None:
+        roles.setdefault(chosen, "best in the final")
+    shown = notable_trials(rows, objective, chosen)
     table = Table(title=f"study {escaped(study.name)}", title_justify="left")
     table.add_column("score", overflow="fold")
     means = {}
-    for row in rows:
-        role = "[bold]best[/]: " if row.number in best else ""
+    for row in shown:
+        role = f"[bold]{roles[row.number]}[/]: " if row.number in roles else ""
         table.add_column(f"{role}{escaped(row.origin)}\n(trial {row.number})", justify="right")
         by_item, by_set = results.load_scores(database, row)
         means[row.number] = dict(row.objectives) | {name: float(np.mean(by_item[name])) for name in by_item} | by_set
@@ -97,7 +119,7 @@ def _scores_table(database: Database, study: StoredStudy, rows: Sequence[StoredT
         if label != name and name in infos and name != study.spec.scorers[name].kind:
             label = f"{name}: {label}"
         table.add_row(
-            escaped(label), *(_score_cell(row, name, means[row.number][name]) for row in rows), end_section=True
+            escaped(label), *(_score_cell(row, name, means[row.number][name]) for row in shown), end_section=True
         )
     return table
 
@@ -133,7 +155,8 @@ def save_comparison(database: Database, study: StoredStudy, artifacts: Artifacts
     """Parents beside the best as one picture; None when their renders were not kept."""
     rows = results.load_trials(database, study)
     parents = [row for row in parent_trials(rows).values() if row.state == "complete"]
-    best = best_trials(rows, study_objective(study))[:1]
+    chosen = chosen_trial(rows, study_objective(study))
+    best = [] if chosen is None else [chosen]
     columns = []
     for row in [*parents, *(row for row in best if row not in parents)]:
         renders = results.load_renders(database, row)

@@ -1,4 +1,4 @@
-"""`mergetune study ...`: check, start, resume, list, show, stop."""
+"""`mergetune study ...`: check, start, resume, finish, list, show, stop."""
 
 from __future__ import annotations
 
@@ -7,20 +7,26 @@ from typing import Annotated
 
 import typer
 
+from optimizer.cli import insight
 from optimizer.cli.common import (
     DEFAULT_STORAGE,
     ArtifactFolder,
     CacheFolder,
     Storage,
+    Weights,
     cache_folder,
     console,
     escaped,
+    parsed_weights,
     storage_url,
 )
 
 app = typer.Typer(help="Check, start, resume and look at studies.", no_args_is_help=True)
 
 SpecFile = Annotated[Path, typer.Argument(metavar="SPEC", help="The study's YAML file.", show_default=False)]
+app.command()(insight.importance)
+app.command()(insight.compare)
+
 StudyName = Annotated[str, typer.Argument(metavar="STUDY", help="Name of the study.", show_default=False)]
 
 
@@ -76,13 +82,35 @@ def resume(
         spec = load_spec(Path(study))
         stored = load_study(database, spec.study)
         check_changed(stored.spec, spec)
+        budget = spec.budget
     else:
         stored = load_study(database, study)
+        budget = stored.spec.budget
     machine = resumed(stored, cache_folder(cache))  # before anything is changed: it may be refused
     if trials is not None:
-        stored = set_budget(database, stored, trials)
+        budget = budget.model_copy(update={"trials": trials})
+    stored = set_budget(database, stored, budget)
     request_stop(database, stored, stop=False)
     work_on(database, stored, machine, artifacts)
+
+
+@app.command()
+def finish(study: StudyName, storage: Storage = DEFAULT_STORAGE, cache: CacheFolder = None) -> None:
+    """Hold the final now: the best trials and the parents on prompts or seeds that the search never saw."""
+    from optimizer.cli.final import finish_study
+    from optimizer.cli.report import print_study, study_objective
+    from optimizer.cli.work import resumed
+    from optimizer.finals import by_observed, choose_finalists
+    from studies.database import open_database
+    from studies.results import load_study, load_trials
+
+    database = open_database(storage_url(storage), create=False)
+    stored = load_study(database, study)
+    objective = study_objective(stored)
+    infos = {name: entry.info for name, entry in stored.spec.scorers.items()}
+    choose_finalists(load_trials(database, stored), objective, by_observed(objective, infos), stored.spec.final)
+    finish_study(database, stored, resumed(stored, cache_folder(cache)))  # only now, as loading takes its time
+    print_study(database, stored, every_trial=False)
 
 
 @app.command(name="list")
@@ -99,14 +127,15 @@ def show(
     study: StudyName,
     storage: Storage = DEFAULT_STORAGE,
     trials: Annotated[bool, typer.Option("--trials", help="List every trial.")] = False,
+    weights: Weights = None,
 ) -> None:
-    """Show a study: parents, best trial, gain with its interval, failures."""
+    """Show a study: parents, best trial, gain with its interval, final, failures."""
     from optimizer.cli.report import print_study
     from studies.database import open_database
     from studies.results import load_study
 
     database = open_database(storage_url(storage), create=False)
-    print_study(database, load_study(database, study), every_trial=trials)
+    print_study(database, load_study(database, study), every_trial=trials, weights=parsed_weights(weights))
 
 
 @app.command()

@@ -107,33 +107,25 @@ def _loaded(plan: Plan, parents: tuple[ParentFile, ...], cache: Path) -> Machine
         return build_machine(plan, parents, cache)
 
 
-def print_held_out(database: Database, stored: StoredStudy, machine: Machine) -> None:
-    """The best trial's gains on the suite with seeds that the search never saw."""
-    from optimizer.cli.progress import gain_text
-    from optimizer.errors import TrialFailed
-    from optimizer.heldout import held_out_gains
-    from optimizer.standing import best_trials, parent_trials
-    from studies.results import load_trials
+def final_after(database: Database, stored: StoredStudy, machine: Machine) -> None:
+    """The final, once the budget is spent; left to the last worker where others are still at work."""
+    from optimizer.cli.final import final_is_due, finish_study
+    from optimizer.errors import FinalError
 
-    rows = load_trials(database, stored)
-    parents = {letter: row.recipe for letter, row in parent_trials(rows).items() if row.state == "complete"}
-    best = best_trials(rows, machine.objective)
-    if not best or not parents:
+    if not final_is_due(database, stored):
         return
     try:
-        with console.status("rendering parents and best with other seeds"):
-            found = held_out_gains(machine, best[0].recipe, parents)
-    except TrialFailed as failure:
-        console.print(f"with other seeds the comparison failed: {escaped(str(failure))}", soft_wrap=True)
-        return
-    told = ", ".join(f"{name} {gain_text(gain)}" for name, gain in found.items())
-    console.print(f"gain with other seeds: {escaped(told)}")
+        finish_study(database, stored, machine)
+    except FinalError as error:
+        console.print(f"no final: {escaped(str(error))}", soft_wrap=True)
 
 
 def work_on(database: Database, stored: StoredStudy, machine: Machine, artifacts: Path | None) -> bool:
-    """Run trials with live progress, then report; False when the study was stopped before its budget was spent."""
+    """Run trials with live progress, hold the final, report; False when it was stopped before its budget was spent."""
+    from optimizer.budget import spent
     from optimizer.cli.progress import ProgressReporter
     from optimizer.cli.report import print_study, save_comparison
+    from optimizer.insight.interactive import save_figures
     from optimizer.worker import Worker, quiet_optuna
     from studies.artifacts import Artifacts
     from studies.results import load_study, load_trials
@@ -143,17 +135,22 @@ def work_on(database: Database, stored: StoredStudy, machine: Machine, artifacts
     with _stopping() as stop, ProgressReporter(database, stored, machine.objective, stop) as reporter:
         finished = Worker(database, stored, machine, folder, reporter, stop.is_set).run()
     stored = load_study(database, stored.name)
+    stopped = stop.is_set() or stored.stop_requested
+    if not stopped:
+        final_after(database, stored, machine)
+    save_figures(database, stored, machine.objective)
     print_study(database, stored, every_trial=False)
     sheet = save_comparison(database, stored, folder)
     if sheet is not None:
         console.print(f"contact sheet, parents beside the best: {escaped(str(sheet))}", soft_wrap=True)
-    stopped = stop.is_set() or stored.stop_requested
     again = f'mergetune study resume "{stored.name}"{_storage_option(database)}'
     if stopped:
         console.print(escaped(f"Stopped. Go on with: {again}"), soft_wrap=True)
-    elif finished == 0 and len(load_trials(database, stored)) >= stored.spec.budget.trials:
-        spent = f"The budget of {stored.spec.budget.trials} trials is spent; add to it with: {again} --trials N"
-        console.print(escaped(spent), soft_wrap=True)
+    elif finished == 0:
+        rows = load_trials(database, stored)
+        if over := spent(stored.spec, rows, len(rows)):
+            more = " --trials N" if over.endswith("trials") else ", from its spec with a larger budget"
+            console.print(escaped(f"The budget of {over} is spent; add to it with: {again}{more}"), soft_wrap=True)
     return not stopped
 
 

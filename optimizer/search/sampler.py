@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -27,12 +28,14 @@ from optuna.samplers import (
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
+from optimizer.search.depth_gp import DepthGPSampler
 from optimizer.search.probes import Probe
 from search_spaces.space import SearchSpace
 from studies.errors import SpecError, StudyMissingError
 from studies.spec import SamplerName, SamplerSettings
 
 SAMPLERS: Mapping[SamplerName, Callable[..., BaseSampler]] = {
+    "depth": DepthGPSampler,
     "gp": GPSampler,
     "tpe": TPESampler,
     "cmaes": CmaEsSampler,
@@ -49,26 +52,33 @@ def distributions(space: SearchSpace) -> dict[str, BaseDistribution]:
     return {parameter.name: FloatDistribution(parameter.low, parameter.high) for parameter in space.parameters}
 
 
-def make_sampler(settings: SamplerSettings, number: int, objectives: int) -> BaseSampler:
+def make_sampler(settings: SamplerSettings, space: SearchSpace, number: int, objectives: int) -> BaseSampler:
     """The sampler for one trial.
+
+    Args:
+        space: handed to the sampler that knows more of it than Optuna does.
 
     Raises:
         SpecError: options the sampler does not take, or several objectives for one that knows a single one.
     """
     if objectives > 1 and settings.name in SINGLE_OBJECTIVE:
         raise SpecError(
-            f"sampler {settings.name} knows a single objective, the study has {objectives}: use gp, tpe or nsgaii"
+            f"sampler {settings.name} knows a single objective, the study has {objectives}: "
+            "use depth, gp, tpe or nsgaii"
         )
     seed = int(np.random.SeedSequence([settings.seed, number]).generate_state(1)[0])
-    options = dict(settings.options)
-    if settings.name == "qmc":  # a sequence: the same scramble in every trial, the position is the trial's number
+    options, maker = dict(settings.options), SAMPLERS[settings.name]
+    if settings.name == "depth":  # mixes in the trial's number itself
+        seed, maker = settings.seed, partial(DepthGPSampler, space)
+    elif settings.name == "qmc":  # a sequence: the same scramble in every trial, the position is the trial's number
         seed, options = settings.seed, {"scramble": True, "warn_asynchronous_seeding": False} | options
     try:
         with warnings.catch_warnings():  # the user chose the sampler and its options by name
             warnings.simplefilter("ignore", ExperimentalWarning)
-            return SAMPLERS[settings.name](seed=seed, **options)
+            return maker(seed=seed, **options)
     except (TypeError, ValueError) as error:
-        raise SpecError(f"sampler {settings.name} cannot be made with options {options}: {error}") from error
+        given = dict(settings.options)
+        raise SpecError(f"sampler {settings.name} cannot be made with options {given}: {error}") from error
 
 
 def samples_jointly(settings: SamplerSettings, objectives: int) -> bool:
@@ -86,7 +96,7 @@ class ProbesFirst(BaseSampler):
     """
 
     def __init__(self, settings: SamplerSettings, space: SearchSpace, probes: Sequence[Probe]) -> None:
-        self._settings, self._probes = settings, probes
+        self._settings, self._probes, self._search_space = settings, probes, space
         self._space = distributions(space)
         self._inner: BaseSampler | None = None
 
@@ -109,7 +119,7 @@ class ProbesFirst(BaseSampler):
 
     def _propose(self, study: Study, trial: FrozenTrial) -> dict[str, Any]:
         """A value for every parameter, so that nothing is left to be drawn after the proposal is stored."""
-        self._inner = make_sampler(self._settings, trial.number, len(study.directions))
+        self._inner = make_sampler(self._settings, self._search_space, trial.number, len(study.directions))
         self._inner.before_trial(study, trial)
         proposal = self._inner.sample_relative(study, trial, self._joint_space(self._inner, study, trial))
         for name, distribution in self._space.items():
@@ -134,7 +144,7 @@ class ProbesFirst(BaseSampler):
         self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
     ) -> Any:
         if self._inner is None:
-            self._inner = make_sampler(self._settings, trial.number, len(study.directions))
+            self._inner = make_sampler(self._settings, self._search_space, trial.number, len(study.directions))
         return self._inner.sample_independent(study, trial, param_name, param_distribution)
 
     def after_trial(self, study: Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None) -> None:

@@ -24,7 +24,7 @@ from studies import results
 from studies.database import Database, open_database
 from studies.recipe import Operation, Parent, Recipe, Step, canonical_values
 from studies.results import ParentFile, TrialResult
-from studies.spec import load_spec
+from studies.spec import FinalSettings, StudySpec, load_spec
 
 SPEC: Mapping[str, Any] = {
     "study": "portraits",
@@ -195,6 +195,13 @@ BAD_SPECS: list[tuple[dict[str, Any], list[str]]] = [
     ({"method": "add_difference"}, ["add_difference", "takes 3 inputs", "A, B"]),
     ({"parents": ["a.safetensors"]}, ["weighted_sum", "takes 2 or more inputs", "got A"]),
     ({"objective": {"fid": None}}, ["'fid'", "sharpness"]),
+    ({"final": {"seeds": [3, 0]}}, ["final", "seed 0", "is one of the suite's"]),
+    ({"final": {"prompts": [{"prompt": "a cat", "seeds": [0]}]}}, ["final", "seed 0"]),
+    ({"final": {"prompts": []}}, ["`final.prompts`", "at least 1"]),
+    ({"final": {"seeds": []}}, ["`final.seeds`", "at least 1"]),
+    ({"final": {"prompts": ["a fox", "a fox"]}}, ["final", "same render twice"]),
+    ({"final": {"top": -1}}, ["`final.top`", "greater than or equal to 0"]),
+    ({"final": {"tpo": 1}}, ["`final.tpo`", "did you mean `top`?"]),
     ({"sampler": {"options": {"n_startup_trails": 1}}}, ["n_startup_trails"]),
     (
         {"scorers": {"sharpness": None, "contrast": None}, "objectives": ["sharpness", "contrast"],
@@ -340,6 +347,15 @@ def test_a_suite_too_small_for_a_set_score_is_refused(folder: Path, refused: Cal
     assert "got 1" in message
 
 
+def test_a_final_too_small_for_a_set_score_is_refused(folder: Path, refused: Callable[..., str]) -> None:
+    suite = {"prompts": ["a cat"], "sizes": [64], "seeds": list(range(10))}
+    final = {"seeds": [100, 101, 102]}
+    scorers = {"fid": {"reference": "photos"}}
+    message = refused("study", "check", write_spec(folder, scorers=scorers, suite=suite, final=final))
+    assert "final: scorer 'fid' needs at least" in message
+    assert "got 3" in message
+
+
 # ------------------------------------------------------------------------------------------ databases
 
 READERS = [
@@ -347,6 +363,7 @@ READERS = [
     ("study", "show", "portraits"),
     ("study", "stop", "portraits"),
     ("study", "resume", "portraits"),
+    ("study", "finish", "portraits"),
     ("worker", "portraits"),
     ("export", "portraits"),
     ("dashboard", "--port", "0"),
@@ -515,3 +532,18 @@ def test_a_place_that_cannot_be_written_is_named(arguments: list[str], call: Cal
     assert outcome.err.count("\n") == 1
     assert not (folder / "nowhere").exists()
     assert not list(folder.glob("**/*.part"))
+
+
+def test_a_study_without_a_finished_parent_cannot_be_finished(
+    folder: Path, database: Database, refused: Callable[..., str]
+) -> None:
+    assert "no parent's trial is finished" in refused("study", "finish", "portraits")
+
+
+def test_a_study_that_has_no_final_says_so(folder: Path, database: Database, refused: Callable[..., str]) -> None:
+    with database.write() as connection:
+        (text,) = connection.exec_driver_sql("SELECT spec FROM mergetune_studies").one()
+        spec = StudySpec.from_json(text).model_copy(update={"final": FinalSettings(top=0)})
+        connection.execute(sa.text("UPDATE mergetune_studies SET spec = :spec"), {"spec": spec.to_json()})
+    database.close()
+    assert "final: {top: 0}" in refused("study", "finish", "portraits")

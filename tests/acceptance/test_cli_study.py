@@ -7,11 +7,13 @@ import os
 import re
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
 import urllib.request
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -59,6 +61,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     resumed = run(folder, "study", "resume", "short")
     assert "trial 12, 13/13" in resumed
     assert "trial 2, 3/13" not in resumed
+    assert "final 7/7: trial " in resumed
     return folder
 
 
@@ -72,6 +75,43 @@ def test_a_finished_study_is_listed_and_shown(folder: Path) -> None:
 
 def test_resuming_a_finished_study_says_how_to_add_trials(folder: Path) -> None:
     assert "--trials N" in run(folder, "study", "resume", "short.yaml")
+
+
+def verdict(shown: str) -> str:
+    """The held-out gain as it was told, whichever model it speaks for."""
+    found = re.search(r"held-out gain: objective [+-][\d.e+-]+ \([^)]*\) over parent [AB]", shown)
+    assert found is not None, shown
+    return found[0]
+
+
+def test_the_final_is_held_when_the_budget_is_spent_and_shown_again_without_rendering(folder: Path) -> None:
+    shown = run(folder, "study", "show", "short")
+    assert "8 images that the search never saw" in shown
+    assert "final 1/" not in shown
+    again = run(folder, "study", "finish", "short")
+    assert "final 7/7" in again
+    assert verdict(again) == verdict(shown)
+    assert "outdated" not in again
+    assert "final 1/" not in run(folder, "study", "resume", "short")
+
+
+def test_best_is_what_the_final_chose_until_a_trial_outdates_it(folder: Path, tmp_path: Path) -> None:
+    shutil.copy(folder / "mergetune.db", tmp_path)
+    with closing(sqlite3.connect(tmp_path / "mergetune.db")) as database:
+        query = "SELECT number FROM mergetune_finals WHERE origin NOT LIKE 'parent %' ORDER BY place"
+        last = [number for (number,) in database.execute(query)][-1]  # the worst observed of the candidates
+        with database:
+            database.execute("UPDATE mergetune_finals SET chosen = (number = ?)", (last,))
+        said = run(tmp_path, "export", "short", "--recipe", "winner.yaml")
+        assert f"best is the final's choice, trial {last};" in said
+        assert f"(trial {last}, " in said
+        assert "best in the" in run(tmp_path, "study", "show", "short")
+        with database:
+            database.execute("UPDATE mergetune_finals SET complete_trials = complete_trials - 1")
+    said = run(tmp_path, "export", "short", "--recipe", "observed.yaml")
+    assert "the final is outdated" in said
+    assert f"(trial {last}, " not in said
+    assert 'mergetune study finish "short"' in run(tmp_path, "study", "show", "short")
 
 
 def test_starting_it_again_is_refused_and_offers_resume(folder: Path) -> None:

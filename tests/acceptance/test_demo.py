@@ -36,7 +36,7 @@ def test_the_demo_finds_proves_and_exports_a_merge_better_than_both_parents(tmp_
     assert not best.origin.startswith(("parent", "uniform"))
     assert gain.low is not None
     assert gain.low > 0
-    held_out = re.search(r"gain with other seeds: objective \+[\d.]+ \(([+-][\d.]+) to", done.stdout)
+    held_out = re.search(r"held-out gain: objective \+[\d.]+ \(([+-][\d.]+) to", done.stdout)
     assert held_out is not None
     assert float(held_out[1]) > 0
 

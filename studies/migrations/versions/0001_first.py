@@ -82,3 +82,22 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("id"),
     )
     op.create_index("ix_mergetune_scores_trial", "mergetune_scores", ["trial_id"], unique=False)
+    op.create_table(
+        "mergetune_finals",
+        sa.Column("study_id", sa.Integer(), nullable=False),
+        sa.Column("number", sa.Integer(), nullable=False),
+        sa.Column("place", sa.Integer(), nullable=False),
+        sa.Column("origin", sa.String(length=100), nullable=False),
+        sa.Column("objectives", sa.JSON(), nullable=False),
+        sa.Column("image_scores", sa.JSON(), nullable=False),
+        sa.Column("set_scores", sa.JSON(), nullable=False),
+        sa.Column("in_sample", sa.JSON(), nullable=False),
+        sa.Column("held_out", sa.JSON(), nullable=False),
+        sa.Column("chosen", sa.Boolean(), nullable=False),
+        sa.Column("failure", sa.Text(), nullable=True),
+        sa.Column("suite_digest", sa.String(length=64), nullable=False),
+        sa.Column("complete_trials", sa.Integer(), nullable=False),
+        sa.Column("created_at", sa.Float(), nullable=False),
+        sa.ForeignKeyConstraint(["study_id"], ["mergetune_studies.id"], ondelete="CASCADE"),
+        sa.PrimaryKeyConstraint("study_id", "number"),
+    )

@@ -17,19 +17,19 @@ from optimizer.search.probes import Probe, make_probes
 from optimizer.search.sampler import PROPOSAL_KEY, ProbesFirst, distributions, load_optuna_study, make_sampler
 from search_spaces.blocks import Architecture
 from search_spaces.settings import SpaceSettings
+from search_spaces.slots import Slot
 from search_spaces.space import SearchSpace
 from studies.blueprint import Blueprint
 from studies.errors import SpecError
-from studies.methods import METHODS
 from studies.recipe import Operation, Parent
 from studies.spec import SamplerName, SamplerSettings, StudySpec
 
 NAMES: tuple[SamplerName, ...] = get_args(SamplerName)
 TRIALS = 14
-PARENTS = tuple(Parent(letter=letter, name=letter, sha256=letter * 64) for letter in "AB")
+B = Slot(name="B", kind="ratio", default=0.5)
 BLUEPRINT = Blueprint(
     architecture=Architecture.SD15,
-    parents=PARENTS,
+    parents=tuple(Parent(letter=letter, name=letter, sha256=letter * 64) for letter in "AB"),
     operations=(Operation(method="weighted_sum", inputs=("A", "B")),),
 )
 Values = Mapping[str, float]
@@ -46,9 +46,7 @@ def _quiet() -> Iterator[None]:
 @pytest.fixture(scope="module")
 def space() -> SearchSpace:
     """Four parameters: the text encoder, IN, MID and OUT."""
-    return SearchSpace.build(
-        SpaceSettings(granularity="sections"), Architecture.SD15, METHODS["weighted_sum"].slots("AB")
-    )
+    return SearchSpace.build(SpaceSettings(granularity="sections"), Architecture.SD15, (B,))
 
 
 def probes_in(space: SearchSpace) -> tuple[Probe, ...]:
@@ -194,7 +192,7 @@ class TestEverySampler:
 
     def test_qmc_fills_the_space_evenly_even_when_no_parent_is_in_it(self) -> None:
         narrow = SpaceSettings(granularity="sections", bounds={"*": (0.25, 0.75)})
-        space = SearchSpace.build(narrow, Architecture.SD15, METHODS["weighted_sum"].slots("AB"))
+        space = SearchSpace.build(narrow, Architecture.SD15, (B,))
         probes = tuple(probe for probe in _outside(space) if probe.params is None)
         found = in_one_go(SamplerSettings(name="qmc"), space, probes, trials=len(probes) + 9)[len(probes) + 1 :]
         for row in space.parameters:
@@ -260,18 +258,24 @@ class TestOptions:
         ("name", "options"),
         [
             ("gp", {"nonsense": 1}),
+            ("depth", {"nonsense": 1}),
+            ("depth", {"candidates": 3}),
+            ("depth", {"seed": 3}),
+            ("depth", {"space": None}),
             ("tpe", {"seed": 3}),
             ("qmc", {"qmc_type": "lattice"}),
             ("nsgaii", {"population_size": 1}),
         ],
     )
-    def test_what_a_sampler_does_not_take_is_refused(self, name: SamplerName, options: dict[str, Any]) -> None:
+    def test_what_a_sampler_does_not_take_is_refused(
+        self, name: SamplerName, options: dict[str, Any], space: SearchSpace
+    ) -> None:
         with pytest.raises(SpecError, match=f"sampler {name} cannot be made with options"):
-            make_sampler(SamplerSettings(name=name, options=options), 0, 1)
+            make_sampler(SamplerSettings(name=name, options=options), space, 0, 1)
 
-    def test_one_objective_samplers_refuse_several(self) -> None:
+    def test_one_objective_samplers_refuse_several(self, space: SearchSpace) -> None:
         with pytest.raises(SpecError, match="cmaes knows a single objective, the study has 2"):
-            make_sampler(SamplerSettings(name="cmaes"), 0, 2)
+            make_sampler(SamplerSettings(name="cmaes"), space, 0, 2)
 
     @pytest.mark.parametrize(
         ("name", "options"),
@@ -280,6 +284,7 @@ class TestOptions:
             ("tpe", {"multivariate": False, "n_startup_trials": 3}),
             ("cmaes", {"with_margin": True}),
             ("gp", {"n_startup_trials": 30}),
+            ("depth", {"n_startup_trials": 4, "candidates": 100}),
             ("qmc", {"qmc_type": "halton"}),
         ],
     )

@@ -65,6 +65,7 @@ sampler: {name: tpe, seed: 4, options: {n_startup_trials: 5}}
 budget: {trials: 30}
 render: {device: cpu, dtype: fp32, batch_size: 4, keep: all, degenerate_limit: 1}
 export: {dtype: fp16}
+final: {top: 3, prompts: [a fox], seeds: [8]}
 """
 
 
@@ -139,7 +140,7 @@ def test_what_is_left_out_takes_the_documented_default() -> None:
     assert list(spec.terms) == ["sharpness"]
     assert spec.probes.uniform == (0.25, 0.5, 0.75)
     assert spec.probes.profiles == 6
-    assert (spec.sampler.name, spec.sampler.seed, dict(spec.sampler.options)) == ("gp", 0, {})
+    assert (spec.sampler.name, spec.sampler.seed, dict(spec.sampler.options)) == ("depth", 0, {})
     assert spec.budget.trials == 100
     assert (spec.render.device, spec.render.dtype, spec.render.keep) == ("auto", "auto", "best")
     assert spec.export.dtype is None
@@ -692,3 +693,36 @@ def test_a_misspelt_key_is_named_before_the_key_that_is_missing_for_it() -> None
     spec["suite"]["promts"] = spec["suite"].pop("prompts")
     message = refusal(spec)
     assert "unknown key `suite.promts`: did you mean `prompts`?" in message
+
+
+# ------------------------------------------------------------------------------------- the final
+
+SEEDS = st.lists(st.integers(0, 2**63 - 1), min_size=1, max_size=4, unique=True)
+
+
+@given(SEEDS, SEEDS)
+def test_the_final_renders_the_same_prompts_with_seeds_of_its_own(seeds: list[int], own: list[int]) -> None:
+    suite = {"prompts": ["a cat", {"prompt": "a dog", "seeds": own}], "seeds": seeds}
+    spec = StudySpec.model_validate(plain(suite=suite), context={"base_dir": BASE})
+    searched, held_out = spec.suite.items(), spec.held_out.items()
+    assert [row.prompt for row in held_out] == [row.prompt for row in searched]
+    assert not {row.seed for row in searched} & {row.seed for row in held_out}
+    assert all(0 <= row.seed < 2**63 for row in held_out)
+
+
+def test_seeds_a_shift_apart_stay_different_and_unseen() -> None:
+    first = parse_data(plain(suite={"prompts": ["a cat"], "seeds": [5]})).held_out.seeds[0]
+    spec = parse_data(plain(suite={"prompts": ["a cat"], "seeds": [5, first]}))
+    assert len(set(spec.held_out.seeds)) == 2
+    assert not set(spec.held_out.seeds) & {5, first}
+
+
+def test_a_final_with_prompts_and_seeds_of_its_own_keeps_the_rest_of_the_suite() -> None:
+    spec = parse(FULL)
+    held_out = spec.held_out
+    assert [(row.prompt, row.negative, row.seed, row.width) for row in held_out.items()] == [
+        ("a fox", "ugly", 8, 512), ("a fox", "ugly", 8, 768)
+    ]  # fmt: skip
+    kept = {"prompts", "seeds"}
+    assert held_out.model_dump(exclude=kept) == spec.suite.model_dump(exclude=kept)
+    assert StudySpec.from_json(spec.to_json()).held_out == held_out

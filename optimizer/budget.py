@@ -1,0 +1,36 @@
+"""When a study ends: by trials, by images, or by minutes of work, whichever comes first."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from studies.results import StoredTrial
+from studies.spec import StudySpec
+
+
+def spent(spec: StudySpec, rows: Sequence[StoredTrial], asked: int) -> str | None:
+    """What is spent, in words; None while a new trial may begin.
+
+    Args:
+        rows: the trials that were begun.
+        asked: trials that Optuna has, among them those that are about to begin.
+    """
+    budget = spec.budget
+    if asked >= budget.trials:
+        return f"{budget.trials} trials"
+    if budget.images is not None and images_of(spec, rows) >= budget.images:
+        return f"{budget.images} images"
+    if budget.minutes is not None and minutes_of(rows) >= budget.minutes:
+        return f"{budget.minutes:g} minutes of work"
+    return None
+
+
+def images_of(spec: StudySpec, rows: Sequence[StoredTrial]) -> int:
+    """Rendered by finished trials; a failed one may have rendered fewer, and is counted in full."""
+    finished = sum(row.state != "running" for row in rows)
+    return finished * len(spec.suite.items())
+
+
+def minutes_of(rows: Sequence[StoredTrial]) -> float:
+    """From each finished trial's beginning to its end, over all workers."""
+    return sum(row.finished_at - row.started_at for row in rows if row.finished_at is not None) / 60

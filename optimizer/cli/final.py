@@ -1,0 +1,147 @@
+"""The final for people: holding it with progress, and what it found."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from rich.table import Table
+
+from optimizer.budget import spent
+from optimizer.cli.common import console, escaped, interactive
+from optimizer.cli.progress import gain_text
+from optimizer.finals import FinalWatch, Rank, by_observed, hold_final, is_better, suspicion
+from optimizer.objective import SINGLE, Objective
+from studies.database import Database
+from studies.finals import Final, Finalist, load_final, store_final
+from studies.results import Gain, StoredStudy, StoredTrial, load_trials
+
+if TYPE_CHECKING:
+    from optimizer.setup import Machine
+
+
+def finish_study(database: Database, stored: StoredStudy, machine: Machine, rank: Rank | None = None) -> Final:
+    """Hold the final with live progress, and store it.
+
+    Args:
+        rank: which trials are candidates; by what was observed unless given.
+
+    Raises:
+        FinalError: there is nothing to compare.
+    """
+    rank = rank or by_observed(machine.objective, machine.infos)
+    with _progress(_images(stored)) as watch:
+        final = hold_final(machine, load_trials(database, stored), rank, watch)
+    store_final(database, stored, final)
+    return final
+
+
+@contextmanager
+def _progress(images: int) -> Iterator[FinalWatch]:
+    columns = (TextColumn("{task.description}"), BarColumn(bar_width=20), MofNCompleteColumn())
+    with Progress(*columns, console=console, transient=True, disable=not interactive()) as progress:
+        task = progress.add_task("final", total=None)
+        renders = progress.add_task("images", total=images)
+        begun: list[int] = []
+
+        def on_begun(row: StoredTrial, total: int) -> None:
+            progress.update(task, total=total, completed=len(begun))
+            progress.update(renders, completed=0, description=escaped(f"trial {row.number}, {row.origin}"))
+            begun.append(row.number)
+            if not interactive():
+                line = f"final {len(begun)}/{total}: trial {row.number}, {row.origin}, {images} held-out images"
+                console.print(line, soft_wrap=True, markup=False)
+
+        yield FinalWatch(begun=on_begun, rendered=lambda done: progress.update(renders, completed=done))
+
+
+def final_is_due(database: Database, stored: StoredStudy) -> bool:
+    """Whether the budget is spent, no worker is still at work, and the final knows not of all trials."""
+    rows = load_trials(database, stored)
+    over = spent(stored.spec, rows, len(rows)) is not None and all(row.state != "running" for row in rows)
+    known = load_final(database, stored)
+    return over and stored.spec.final.top > 0 and (known is None or known.is_outdated(rows))
+
+
+def current_winner(final: Final | None, rows: Sequence[StoredTrial]) -> Finalist | None:
+    """The final's choice while it holds: trials finished since may be better."""
+    return None if final is None or final.is_outdated(rows) else final.winner
+
+
+# ----------------------------------------------------------------------------------------- telling
+
+
+def print_final(stored: StoredStudy, final: Final, rows: Sequence[StoredTrial], objective: Objective) -> None:
+    """The candidates with their gains in the search and in the final, what was chosen, and what looks gamed."""
+    console.print(final_table(stored, final, objective))
+    for line in final_lines(final, objective):
+        console.print(escaped(line), soft_wrap=True)
+    if final.is_outdated(rows):
+        console.print(
+            "[yellow]the final is outdated:[/] trials were finished since; hold it again with: "
+            + escaped(f'mergetune study finish "{stored.name}"'),
+            soft_wrap=True,
+        )
+
+
+def final_table(stored: StoredStudy, final: Final, objective: Objective) -> Table:
+    """One row a candidate."""
+    title = f"final of {escaped(stored.name)}: {_images(stored)} images that the search never saw"
+    table = Table(title=title, title_justify="left")
+    names = objective.names
+    scorers = [term.scorer for term in objective.terms]
+    for head in (
+        "trial",
+        "what",
+        "gain in\nthe search",
+        "held-out\ngain",
+        *(f"{name}\nheld out" for name in scorers),
+        "",
+    ):
+        table.add_column(escaped(head), overflow="fold")
+    for row in final.candidates:
+        cells = [_cell(row.in_sample, names), _cell(row.held_out, names)]
+        cells += [_cell(row.held_out, (name,)) for name in scorers]
+        state = "failed" if row.failure is not None else "[bold]chosen[/]" if row.chosen else ""
+        table.add_row(str(row.number), escaped(row.origin), *cells, state)
+    return table
+
+
+def _cell(gains: Mapping[str, Gain], names: Sequence[str]) -> str:
+    return "\n".join(
+        escaped(f"{name} " if len(names) > 1 else "") + gain_text(gains[name]).replace(" (", "\n(", 1)
+        for name in names
+        if name in gains
+    )
+
+
+def _images(stored: StoredStudy) -> int:
+    return len(stored.spec.held_out.items())
+
+
+def final_lines(final: Final, objective: Objective) -> list[str]:
+    """The verdict, then what failed, then what looks gamed; one line each."""
+    lines = [_verdict(final, objective)]
+    failed = [row for row in final.finalists if row.failure is not None]
+    lines += [f"trial {row.number} ({row.origin}) failed in the final: {row.failure}" for row in failed]
+    suspected = [(row, suspicion(row, objective)) for row in final.candidates]
+    return lines + [f"trial {row.number} looks gamed: {reason}" for row, reason in suspected if reason is not None]
+
+
+def _verdict(final: Final, objective: Objective) -> str:
+    winner = final.winner
+    if winner is None:
+        if objective.terms:
+            return "every candidate failed in the final: nothing is chosen"
+        return "several objectives have no single winner: choose a trial with `mergetune export --trial N`"
+    gain = winner.held_out[SINGLE]
+    told = f"held-out gain: objective {gain_text(gain)} over parent {gain.parent}"
+    if not is_better(gain):
+        return (
+            f"no merge beats parent {gain.parent} in the final: parent {gain.parent} is the better model; {told}, "
+            f"of the best merge there, trial {winner.number}"
+        )
+    unsure = "" if gain.low is None or gain.low > 0 else "; its interval reaches below 0, so it may be luck"
+    return f"{told}, of trial {winner.number}, chosen among {len(final.candidates)}{unsure}"

@@ -1,0 +1,225 @@
+"""The final: are the best merges better on renders that the search never saw?
+
+The best observed trial is best partly by luck: of many noisy trials it is the one whose noise was kindest (the
+winner's curse). So the best few, and all parents, are rendered once more on a held-out suite, the gains are taken
+there, and the choice is made there. What gained in the search and loses in the final, or gains by one scorer at
+another's cost, is named: that is what a gamed scorer looks like.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+
+import torch
+
+from optimizer.errors import FinalError, TrialFailed
+from optimizer.evaluation import Evaluator
+from optimizer.gains import Evidence, gains
+from optimizer.objective import SINGLE, Objective
+from optimizer.rendering.render import Renderer
+from optimizer.setup import Machine
+from optimizer.standing import best_trials, parent_trials
+from scorers.protocol import ScorerInfo
+from studies.finals import Final, Finalist
+from studies.results import Gain, StoredTrial
+from studies.spec import FinalSettings
+
+Rank = Callable[[Sequence[StoredTrial]], Sequence[StoredTrial]]  # complete trials -> the same, best first
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FinalWatch:
+    """Told how far a final is."""
+
+    begun: Callable[[StoredTrial, int], None]  # a trial, and how many there are in all
+    rendered: Callable[[int], None]  # images of that trial so far
+
+
+def by_observed(objective: Objective, infos: Mapping[str, ScorerInfo]) -> Rank:
+    """Rank by what the search saw: the objective's value, or of several the sum in their scorers' units."""
+
+    def value(row: StoredTrial) -> float:
+        if objective.terms:
+            return row.objectives[SINGLE]
+        signed = zip(objective.names, objective.directions, strict=True)
+        return sum(
+            (1.0 if direction == "maximize" else -1.0) * row.objectives[name] / infos[name].unit
+            for name, direction in signed
+        )
+
+    return lambda trials: sorted(trials, key=lambda row: (-value(row), row.number))
+
+
+# ----------------------------------------------------------------------------------------- who takes part
+
+
+def choose_finalists(
+    trials: Sequence[StoredTrial], objective: Objective, rank: Rank, settings: FinalSettings
+) -> tuple[dict[str, StoredTrial], list[StoredTrial]]:
+    """(parent letter -> its trial, candidates by rank): complete ones only, every recipe once.
+
+    With several objectives the candidates are members of the Pareto front.
+
+    Raises:
+        FinalError: the spec turns the final off, or no parent or no other trial is finished.
+    """
+    if settings.top == 0:
+        raise FinalError("the study's spec turns the final off (`final: {top: 0}`): there is nothing to finish")
+    parents = {letter: row for letter, row in parent_trials(trials).items() if row.state == "complete"}
+    if not parents:
+        raise FinalError("no parent's trial is finished, so there is nothing to be better than: resume the study first")
+    front = best_trials(trials, objective) if len(objective.names) > 1 else trials
+    able = [row for row in front if row.state == "complete" and row.number not in {p.number for p in parents.values()}]
+    candidates = {row.recipe.digest: row for row in reversed(rank(able))}  # of equal recipes the better ranked
+    if not candidates:
+        raise FinalError("no trial but the parents' own is finished, so there is no candidate: resume the study first")
+    return parents, list(reversed(candidates.values()))[: settings.top]
+
+
+# ----------------------------------------------------------------------------------------- rendering
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shown:
+    """What a trial scores on the held-out suite, or why it does not."""
+
+    evidence: Evidence | None = None
+    failure: str | None = None
+
+
+def hold_final(machine: Machine, trials: Sequence[StoredTrial], rank: Rank, watch: FinalWatch) -> Final:
+    """Render parents and candidates on the held-out suite, and choose there.
+
+    Raises:
+        FinalError: nothing to compare, or every parent renders broken images on the held-out suite.
+    """
+    parents, candidates = choose_finalists(trials, machine.objective, rank, machine.spec.final)
+    rows = [*parents.values(), *candidates]
+    with _held_out_evaluator(machine) as evaluator:
+        shown = {row.number: _show(evaluator, row, len(rows), watch) for row in rows}
+    return judge(
+        {letter: (row, shown[row.number]) for letter, row in parents.items()},
+        [(row, shown[row.number]) for row in candidates],
+        machine.objective,
+        machine.infos,
+        suite_digest=machine.spec.held_out.digest,
+        complete_trials=sum(row.state == "complete" for row in trials),
+    )
+
+
+@contextmanager
+def _held_out_evaluator(machine: Machine) -> Iterator[Evaluator]:
+    """The running machine with another suite."""
+    known = machine.evaluator
+    renderer = Renderer(known.renderer.models, machine.spec.held_out, batch_size=known.renderer.batch_size)
+    limit = machine.spec.render.degenerate_limit
+    try:
+        yield Evaluator(known.resident, renderer, known.scorers, degenerate_limit=limit)
+    finally:
+        known.renderer.text_changed()  # other text encoders have been live since it last embedded
+
+
+def _show(evaluator: Evaluator, row: StoredTrial, total: int, watch: FinalWatch) -> Shown:
+    watch.begun(row, total)
+    try:
+        evaluation = evaluator.evaluate(row.recipe, watch.rendered)
+    except (TrialFailed, torch.OutOfMemoryError) as failure:
+        return Shown(failure=str(failure).split("\n", maxsplit=1)[0])
+    return Shown(evidence=evaluator.evidence(evaluation.sheet, evaluation.features))
+
+
+# ----------------------------------------------------------------------------------------- judging
+
+
+def judge(
+    parents: Mapping[str, tuple[StoredTrial, Shown]],
+    candidates: Sequence[tuple[StoredTrial, Shown]],
+    objective: Objective,
+    infos: Mapping[str, ScorerInfo],
+    *,
+    suite_digest: str,
+    complete_trials: int,
+) -> Final:
+    """Gains on the held-out suite, and the choice.
+
+    With one objective every gain, of scorers too, is over the parent that is better in the objective there: a merge
+    may stay behind the best parent of a single scorer without any harm. With several, each is over the parent that is
+    better in it, and nothing is chosen. Ties go to the better ranked.
+
+    Raises:
+        FinalError: no parent has scores there.
+    """
+    known = {letter: shown.evidence for letter, (_, shown) in parents.items() if shown.evidence is not None}
+    if not known:
+        reasons = "; ".join(f"{letter}: {shown.failure}" for letter, (_, shown) in parents.items())
+        raise FinalError(f"no parent can be scored on the held-out suite, so nothing can be compared ({reasons})")
+    if objective.terms:
+        better = max(known, key=lambda letter: (objective.values(known[letter].sheet.means)[SINGLE], -ord(letter)))
+        known = {better: known[better]}
+    rows = [_finalist(row, shown, objective) for row, shown in parents.values()]
+    for row, shown in candidates:
+        found = {} if shown.evidence is None else gains(shown.evidence, known, objective, infos)
+        rows.append(replace(_finalist(row, shown, objective), in_sample=row.gains, held_out=found))
+    chosen = _chosen(rows, objective)
+    return Final(
+        suite_digest=suite_digest,
+        complete_trials=complete_trials,
+        finalists=tuple(replace(row, chosen=row.number == chosen) for row in rows),
+    )
+
+
+def _finalist(row: StoredTrial, shown: Shown, objective: Objective) -> Finalist:
+    if shown.evidence is None:
+        return Finalist(number=row.number, origin=row.origin, failure=shown.failure)
+    sheet = shown.evidence.sheet
+    return Finalist(
+        number=row.number,
+        origin=row.origin,
+        objectives=objective.values(sheet.means),
+        image_scores={name: tuple(map(float, values)) for name, values in sheet.by_item.items()},
+        set_scores=dict(sheet.by_set),
+    )
+
+
+def _chosen(rows: Sequence[Finalist], objective: Objective) -> int | None:
+    able = [row for row in rows if not row.is_parent and row.failure is None]
+    if not objective.terms or not able:
+        return None
+    return max(able, key=lambda row: row.objectives[SINGLE]).number  # the first of equals
+
+
+def is_better(gain: Gain) -> bool:
+    """Better than the parent, if not surely so."""
+    return gain.value > 0
+
+
+def is_worse(gain: Gain) -> bool:
+    """Surely worse than the parent: the whole interval is below zero."""
+    return gain.high is not None and gain.high < 0
+
+
+def suspicion(candidate: Finalist, objective: Objective) -> str | None:
+    """In words, whether a candidate's gain looks like a gamed scorer; None where nothing points to it."""
+    undone = [
+        name
+        for name in objective.names
+        if name in candidate.held_out
+        and name in candidate.in_sample
+        and is_better(candidate.in_sample[name])
+        and is_worse(candidate.held_out[name])
+    ]
+    if undone:
+        what = ", ".join("the objective" if name == SINGLE else name for name in undone)
+        parent = candidate.held_out[undone[0]].parent
+        return f"its gain in {what} during the search is a loss against parent {parent} on renders it never saw"
+    if not objective.terms or SINGLE not in candidate.held_out:
+        return None
+    lost = [term.scorer for term in objective.terms if is_worse(candidate.held_out[term.scorer])]
+    in_sample = candidate.in_sample.get(SINGLE)
+    gained = is_better(candidate.held_out[SINGLE]) or (in_sample is not None and is_better(in_sample))
+    if not (gained and lost):
+        return None
+    parent = candidate.held_out[SINGLE].parent
+    return f"the objective gains while {', '.join(lost)} surely loses against parent {parent}"

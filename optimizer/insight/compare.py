@@ -1,0 +1,195 @@
+"""Two studies side by side: what differs in what was asked, and which best is better, item by item where fair."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+
+from optimizer.gains import t_interval
+from optimizer.insight.front import chosen_trial
+from optimizer.objective import SINGLE, Objective
+from scorers.protocol import Direction, ScorerInfo
+from studies.database import Database
+from studies.results import StoredStudy, StoredTrial, load_scores, load_trials
+
+NOT_SETTINGS: Final = ("study", "budget")  # differ between any two studies, and are told elsewhere
+
+
+@dataclass(frozen=True, kw_only=True)
+class Side:
+    """One of the two studies."""
+
+    study: StoredStudy
+    objective: Objective
+    infos: Mapping[str, ScorerInfo]
+    rows: tuple[StoredTrial, ...]
+    best: StoredTrial | None  # of several objectives the knee of the front
+    by_item: Mapping[str, tuple[float, ...]]  # the best trial's scores: scorer -> one value per item
+    by_set: Mapping[str, float]
+
+    @property
+    def means(self) -> dict[str, float]:
+        """One number per scorer of the best trial."""
+        return {name: float(np.mean(values)) for name, values in self.by_item.items()} | dict(self.by_set)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Paired:
+    """The second study's best minus the first's in one score, over the suite's items."""
+
+    name: str  # of a scorer, or "objective"
+    direction: Direction
+    difference: float
+    low: float | None  # of the 95 % interval; None, None for a single item
+    high: float | None
+    items: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unpaired:
+    """A score that cannot be compared item by item, and why."""
+
+    name: str
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    first: Side
+    second: Side
+    settings: Mapping[str, tuple[str, str]]  # key of the spec, dotted -> what each study has; only what differs
+    scores: tuple[Paired | Unpaired, ...]  # the objective, then every scorer that either study has
+    other_parents: (
+        tuple[str, str] | None
+    )  # names of both studies' parents, if these are not the same files: gains differ
+
+
+def compare(first: Side, second: Side) -> Comparison:
+    """What two studies have in common and what not."""
+    return Comparison(
+        first=first,
+        second=second,
+        settings=setting_differences(first.study, second.study),
+        scores=tuple(paired_scores(first, second)),
+        other_parents=_other_parents(first.study, second.study),
+    )
+
+
+def load_side(database: Database, study: StoredStudy, objective: Objective, infos: Mapping[str, ScorerInfo]) -> Side:
+    """A study with the scores of its best trial."""
+    rows = tuple(load_trials(database, study))
+    best = chosen_trial(rows, objective)
+    by_item, by_set = load_scores(database, best) if best is not None else ({}, {})
+    return Side(study=study, objective=objective, infos=infos, rows=rows, best=best, by_item=by_item, by_set=by_set)
+
+
+# ------------------------------------------------------------------------------------------- settings
+
+
+def setting_differences(first: StoredStudy, second: StoredStudy) -> dict[str, tuple[str, str]]:
+    """Dotted key of the spec -> both values, where they differ; parents by their content, not by where they lie."""
+    ours, theirs = _flat_settings(first), _flat_settings(second)
+    keys = [*ours, *(key for key in theirs if key not in ours)]
+    return {
+        key: (ours.get(key, "-"), theirs.get(key, "-")) for key in keys if ours.get(key, "-") != theirs.get(key, "-")
+    }
+
+
+def _flat_settings(study: StoredStudy) -> dict[str, str]:
+    data = study.spec.model_dump(mode="json", exclude=set(NOT_SETTINGS) | {"parents"})
+    parents = {file.letter: f"{file.path.stem} ({file.sha256[:10]})" for file in study.parents}
+    return dict(_flat({"parents": parents, **data}, ""))
+
+
+def _flat(value: Any, key: str) -> list[tuple[str, str]]:
+    """Nested mappings as dotted keys; everything else as text, and what is empty not at all."""
+    if isinstance(value, Mapping):
+        return [row for name, inner in value.items() for row in _flat(inner, f"{key}.{name}" if key else str(name))]
+    if value is None or value == []:
+        return []
+    if isinstance(value, list):
+        return [(key, ", ".join(str(entry) for entry in value))]
+    return [(key, f"{value:g}" if isinstance(value, float) else str(value))]
+
+
+def _other_parents(first: StoredStudy, second: StoredStudy) -> tuple[str, str] | None:
+    ours, theirs = ({file.sha256 for file in study.parents} for study in (first, second))
+    if ours == theirs:
+        return None
+    names = (", ".join(file.path.stem for file in study.parents) for study in (first, second))
+    return next(names), next(names)
+
+
+# ---------------------------------------------------------------------------------------------- paired
+
+
+def paired_scores(first: Side, second: Side) -> list[Paired | Unpaired]:
+    """Every score of the two bests, paired where suite and scorer are the same."""
+    names = list(dict.fromkeys([*first.study.spec.scorers, *second.study.spec.scorers]))
+    found: list[Paired | Unpaired] = []
+    if first.objective.terms and second.objective.terms:
+        found.append(_paired_objective(first, second))
+    return [*found, *(_paired_scorer(name, first, second) for name in names)]
+
+
+def why_no_item(first: Side, second: Side) -> str | None:
+    """Why nothing of two studies can be paired; None where it can."""
+    for side in (first, second):
+        if side.best is None:
+            return f"study {side.study.name!r} has no complete trial yet"
+    if first.study.suite_digest != second.study.suite_digest:
+        return "the suites differ (prompts, seeds, sizes or how they are rendered): no two images belong together"
+    return None
+
+
+def why_not_scorer(name: str, first: Side, second: Side) -> str | None:
+    """Why one scorer's values of two studies cannot be paired; None where they can."""
+    if (reason := why_no_item(first, second)) is not None:
+        return reason
+    for side in (first, second):
+        if name not in side.study.spec.scorers:
+            return f"study {side.study.name!r} does not have this scorer"
+    if first.study.spec.scorers[name] != second.study.spec.scorers[name]:
+        return "its settings differ"
+    if first.study.fingerprints.get(name) != second.study.fingerprints.get(name):
+        return "the files it reads (weights, references) differ"
+    if name not in first.by_item or name not in second.by_item:
+        return "it is one number for the whole set of images, not one per image"
+    return None
+
+
+def _paired_scorer(name: str, first: Side, second: Side) -> Paired | Unpaired:
+    if (reason := why_not_scorer(name, first, second)) is not None:
+        return Unpaired(name=name, reason=reason)
+    differences = np.subtract(second.by_item[name], first.by_item[name])
+    return _paired(name, first.infos[name].direction, differences)
+
+
+def _paired_objective(first: Side, second: Side) -> Paired | Unpaired:
+    """The objective item by item: the sum of its terms, if these are the same."""
+    if (reason := why_no_item(first, second)) is not None:
+        return Unpaired(name=SINGLE, reason=reason)
+    if first.objective.terms != second.objective.terms:
+        ours, theirs = first.objective.formula(), second.objective.formula()
+        return Unpaired(name=SINGLE, reason=f"it is another one: {ours} here, {theirs} there")
+    for term in first.objective.terms:
+        if (reason := why_not_scorer(term.scorer, first, second)) is not None:
+            return Unpaired(name=SINGLE, reason=f"{term.scorer}: {reason}")
+    differences = np.sum(
+        [
+            term.factor * np.subtract(second.by_item[term.scorer], first.by_item[term.scorer])
+            for term in first.objective.terms
+        ],
+        axis=0,
+    )
+    return _paired(SINGLE, "maximize", differences)
+
+
+def _paired(name: str, direction: Direction, differences: np.ndarray[Any, np.dtype[np.float64]]) -> Paired:
+    low, high = t_interval(differences)
+    return Paired(
+        name=name, direction=direction, difference=float(differences.mean()), low=low, high=high, items=differences.size
+    )

@@ -1,0 +1,184 @@
+"""The pictures of a study as plotly figures, kept in the study for optuna-dashboard to show."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Final
+
+import optuna
+from optuna_dashboard import save_plotly_graph_object
+
+from optimizer.errors import TooFewTrialsError
+from optimizer.insight.importance import BINS, Findings, Insight, insight
+from optimizer.insight.plots import (
+    BOX,
+    COLOURS,
+    DARK,
+    LABELS,
+    REACH,
+    Picture,
+    best_so_far,
+    groups_of,
+    label_of,
+    picture_of,
+    spots,
+)
+from optimizer.objective import Objective
+from studies.database import Database
+from studies.results import StoredStudy
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
+
+COLUMNS: Final = 6
+BAR: Final = "#6b5b95"
+GROUP_COLOURS: Final = ("#c0392b", "#7f8c8d", "#2b6ca3")
+SYMBOLS: Final = ("diamond", "square", "circle")
+
+
+def save_figures(database: Database, study: StoredStudy, objective: Objective) -> int:
+    """Write the study's figures for the dashboard, over those of before; returns how many.
+
+    A study with too few trials for them gets none, and 0 is returned.
+    """
+    try:
+        found = insight(database, study, objective)
+    except TooFewTrialsError:
+        return 0
+    told = optuna.load_study(study_name=study.name, storage=database.storage)
+    count = 0
+    for index, findings in enumerate(found.findings):
+        figures = {
+            "unet": unet_figure(found, findings),
+            "progress": progress_figure(found, findings),
+            "effects": effects_figure(found, findings),
+        }
+        for name, figure in figures.items():
+            save_plotly_graph_object(told, figure, graph_object_id=f"mergetune-{index}-{name}")
+            count += 1
+    return count
+
+
+def unet_figure(found: Insight, findings: Findings) -> go.Figure:
+    """The U-Net with the best trial's numbers as colours, importance as bars."""
+    import plotly.graph_objects as go
+
+    picture = picture_of(found, findings)
+    where = spots(found.space.architecture)
+    figure = go.Figure()
+    _add_bars(figure, found, picture)
+    hover = []
+    for place in where:
+        number = "" if picture.values is None else f"<br>{label_of(picture.slot)}: {picture.values[place]:.4f}"
+        share = picture.shares.get(place)
+        hover.append(f"{place}{number}<br>{'fixed' if share is None else f'importance: {100 * share:.1f} %'}")
+    values = None if picture.values is None else [picture.values[place] for place in where]
+    scale = [[index / 2, colour] for index, colour in enumerate(COLOURS)]
+    figure.add_trace(
+        go.Scatter(
+            x=[spot.x for spot in where.values()],
+            y=[spot.y for spot in where.values()],
+            mode="markers+text",
+            text=[LABELS.get(place, place) for place in where],
+            textfont={"size": 10, "color": DARK},
+            textposition="middle center",
+            hovertext=hover,
+            hoverinfo="text",
+            marker={
+                "symbol": "square",
+                "size": 34,
+                "color": "white" if values is None else values,
+                "colorscale": scale,
+                "cmin": picture.low,
+                "cmax": picture.high,
+                "showscale": values is not None,
+                "colorbar": {"title": {"text": label_of(picture.slot)}, "thickness": 12},
+                "line": {"color": DARK, "width": 1},
+            },
+        )
+    )
+    trial = f"trial {picture.trial.number}, {picture.trial.origin}"
+    _style(figure, f"{findings.objective}: {trial}; bars are importance (PED-ANOVA{_doubt(found)})", 720)
+    figure.update_xaxes(visible=False)
+    figure.update_yaxes(visible=False)
+    return figure
+
+
+def _add_bars(figure: go.Figure, found: Insight, picture: Picture) -> None:
+    largest = max(picture.shares.values()) or 1.0
+    for place, spot in spots(found.space.architecture).items():
+        if place not in picture.shares:
+            continue
+        start = spot.x + spot.side * (BOX[0] / 2)
+        end = start + spot.side * REACH * picture.shares[place] / largest
+        figure.add_shape(
+            type="rect", x0=start, x1=end, y0=spot.y - 0.2, y1=spot.y + 0.2, fillcolor=BAR, line={"width": 0}
+        )
+
+
+def progress_figure(found: Insight, findings: Findings) -> go.Figure:
+    """Every trial's objective with parents and probes marked, and the best so far."""
+    import plotly.graph_objects as go
+
+    figure = go.Figure()
+    numbers, running = best_so_far(found, findings)
+    figure.add_trace(go.Scatter(x=numbers, y=running, mode="lines", line_shape="hv", name="best so far"))
+    for label, rows in groups_of(found).items():
+        index = {"parents": 0, "other probes": 1}.get(label, 2)
+        figure.add_trace(
+            go.Scatter(
+                x=[row.number for row in rows],
+                y=[row.objectives[findings.objective] for row in rows],
+                mode="markers",
+                name=label,
+                hovertext=[row.origin for row in rows],
+                marker={"color": GROUP_COLOURS[index], "symbol": SYMBOLS[index], "size": 9 if index < 2 else 7},
+            )
+        )
+    better = "higher" if findings.direction == "maximize" else "lower"
+    _style(figure, f"{findings.objective} by trial ({better} is better)", 420)
+    figure.update_layout(showlegend=True, xaxis_title="trial", yaxis_title=findings.objective)
+    return figure
+
+
+def effects_figure(found: Insight, findings: Findings) -> go.Figure:
+    """The main effect of every parameter, small, on one scale."""
+    import plotly.graph_objects as go
+    from plotly.subplots import make_subplots
+
+    names = [row.name for row in found.space.parameters]
+    rows = math.ceil(len(names) / COLUMNS)
+    titles = [f"{name} {100 * findings.shares[name]:.0f} %" for name in names]
+    figure = make_subplots(rows=rows, cols=min(COLUMNS, len(names)), shared_yaxes=True, subplot_titles=titles)
+    for index, name in enumerate(names):
+        at = {"row": index // COLUMNS + 1, "col": index % COLUMNS + 1}
+        bins = findings.effects[name]
+        figure.add_trace(
+            go.Scatter(
+                x=[(part.low + part.high) / 2 for part in bins],
+                y=[part.mean for part in bins],
+                error_y={"type": "data", "array": [part.error or 0.0 for part in bins], "thickness": 1},
+                mode="lines+markers",
+                line={"color": BAR, "width": 1.5},
+                hovertext=[f"{part.trials} trials" for part in bins],
+            ),
+            **at,
+        )
+    _style(figure, f"{findings.objective}: means in {BINS} equal parts of the bounds, with standard errors", 190 * rows)
+    figure.update_layout(height=150 + 150 * rows)
+    figure.update_annotations(font_size=10)
+    return figure
+
+
+def _doubt(found: Insight) -> str:
+    return "" if found.reliable else f", {len(found.samples)} trials: not reliable yet"
+
+
+def _style(figure: go.Figure, title: str, height: int) -> None:
+    figure.update_layout(
+        title={"text": title, "font": {"size": 14}},
+        height=height,
+        template="plotly_white",
+        showlegend=False,
+        margin={"l": 40, "r": 20, "t": 50, "b": 40},
+    )

@@ -1,0 +1,341 @@
+"""A study as a picture: the U-Net with its ratios and what mattered, the trials in order, and every main effect."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+from optimizer.insight.importance import BINS, RELIABLE, Findings, Insight
+from search_spaces.blocks import VAE, Architecture, blocks, section_of, text_encoders
+from search_spaces.slots import Slot
+from studies.results import StoredTrial
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.colors import LinearSegmentedColormap, Normalize
+    from matplotlib.figure import SubFigure
+
+WIDTH_INCHES: Final = 16.0
+TOP_INCHES: Final = 8.6  # the U-Net and the progress
+PANEL_INCHES: Final = 1.75  # a row of main effects
+COLUMNS: Final = 7  # main effects in a row
+DPI: Final = 120
+COLOURS: Final = ("#2b6ca3", "#f4f1ec", "#d9822b")  # ratio 0, middle, 1: told apart by the colour-blind as well
+DARK: Final = "#333333"
+BOX: Final = (1.5, 0.8)  # width and height of a block; the distance between two is 1
+REACH: Final = 2.2  # length of the longest importance bar
+LABELS: Final = {"text_encoder": "CLIP-L", "text_encoder_2": "CLIP-G", VAE: "VAE"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Spot:
+    """Where a place is drawn: its centre, and the side (-1 left, 1 right) to which its importance bar goes."""
+
+    x: float
+    y: float
+    side: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Picture:
+    """What the U-Net's picture shows."""
+
+    slot: Slot
+    trial: StoredTrial
+    values: Mapping[str, float] | None  # place -> the slot's number in the trial; None outside the search space
+    shares: Mapping[str, float]  # place -> importance of the parameter it belongs to; places that are fixed lack
+    shared: bool  # whether a parameter has several places
+    low: float  # ends of the colour scale
+    high: float
+
+
+def spots(architecture: Architecture) -> dict[str, Spot]:
+    """Input blocks down on the left, the middle at the bottom, output blocks up on the right, the rest beside it.
+
+    An output block stands opposite to the input block whose result it gets by the skip connection.
+    """
+    depth = (len(blocks(architecture)) - 1) // 2
+    found = {}
+    for block in blocks(architecture):
+        section = section_of(block)
+        if section == "MID":
+            found[block] = Spot(x=0.0, y=-depth - 0.3, side=1)
+            continue
+        number = int(block.removeprefix(section))
+        row = number if section == "IN" else depth - 1 - number
+        side = -1 if section == "IN" else 1
+        found[block] = Spot(x=side * (3.1 - 0.45 * (row // 3)), y=-row, side=side)  # three rows a resolution
+    for index, place in enumerate(text_encoders(architecture)):
+        found[place] = Spot(x=-3.1, y=-depth - 1.4 - index, side=-1)
+    return found | {VAE: Spot(x=3.1, y=-depth - 1.4, side=1)}
+
+
+def picture_of(insight: Insight, findings: Findings) -> Picture:
+    """The ratio slot that matters most, in the study's best trial."""
+    space, trial = insight.space, insight.chosen
+    totals = {
+        index: sum(findings.shares[row.name] for row in space.parameters if row.slot == index)
+        for index in {row.slot for row in space.parameters}
+    }
+    ratios = [index for index in space.ratio_slots if index in totals]
+    index = max(ratios or totals, key=lambda slot: (totals[slot], -slot))
+    members = [row for row in space.parameters if row.slot == index]
+    params = insight.params_of(trial)
+    values = None if params is None else {place: row[index] for place, row in space.rows(params).items()}
+    seen = [*(values or {}).values(), *(bound for row in members for bound in (row.low, row.high))]
+    return Picture(
+        slot=space.slots[index],
+        trial=trial,
+        values=values,
+        shares={place: findings.shares[row.name] for row in members for place in row.places},
+        shared=any(len(row.places) > 1 for row in members),
+        low=min(0.0, *seen),
+        high=max(1.0, *seen),
+    )
+
+
+def draw_insight(path: Path, insight: Insight) -> None:
+    """Write a PNG: for each objective the U-Net, the progress and the main effects.
+
+    Args:
+        insight: what mattered; see `importance.insight`.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    rows = math.ceil(len(insight.space.parameters) / COLUMNS)
+    heights = [TOP_INCHES, 0.7 + PANEL_INCHES * rows]
+    count = len(insight.findings)
+    figure = Figure(figsize=(WIDTH_INCHES, sum(heights) * count), dpi=DPI, layout="constrained")
+    FigureCanvasAgg(figure)
+    parts: Any = figure.subfigures(2 * count, 1, height_ratios=heights * count)
+    for index, findings in enumerate(insight.findings):
+        upper = parts[2 * index].subplots(1, 2, width_ratios=[1.15, 1.0])
+        _title(parts[2 * index], insight, findings)
+        _draw_unet(upper[0], insight, picture_of(insight, findings))
+        _draw_progress(upper[1], insight, findings)
+        _draw_effects(parts[2 * index + 1], insight, findings, rows)
+    figure.savefig(path, format="png")
+
+
+def _title(figure: SubFigure, insight: Insight, findings: Findings) -> None:
+    count = len(insight.samples)
+    doubt = "" if insight.reliable else f": not reliable yet, which takes {RELIABLE}"
+    title = f"{insight.study.name}: what mattered for {findings.objective} ({count} trials{doubt})"
+    figure.suptitle(title, x=0.01, ha="left", fontsize=14, fontweight="bold", parse_math=False)
+
+
+# ------------------------------------------------------------------------------------------- the U-Net
+
+
+def _draw_unet(axes: Axes, insight: Insight, picture: Picture) -> None:
+    """Blocks coloured by their ratio, with a bar of their importance to the outer side."""
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.colors import LinearSegmentedColormap, Normalize
+
+    colours = LinearSegmentedColormap.from_list("ratio", list(COLOURS))
+    norm = Normalize(picture.low, picture.high)
+    where = spots(insight.space.architecture)
+    _skips(axes, where)
+    for place, spot in where.items():
+        _draw_place(axes, place, spot, picture, colours, norm)
+    bottom = min(spot.y for spot in where.values())
+    axes.set_xlim(-7.1, 7.1)
+    axes.set_ylim(bottom - 1.6, 1.1)
+    axes.axis("off")
+    axes.text(0, 0.75, _unet_heading(picture), ha="center", va="center", fontsize=10, color=DARK, parse_math=False)
+    note = "bar beside a block: importance (PED-ANOVA), a share of the whole"
+    if picture.shared:
+        note += "\nblocks that share one number show its importance each"
+    axes.text(0, bottom - 0.85, note, ha="center", va="top", fontsize=9, color=DARK)
+    bar = axes.figure.colorbar(
+        ScalarMappable(norm, colours), ax=axes, orientation="horizontal", shrink=0.5, pad=0.0, aspect=40
+    )
+    bar.set_label(label_of(picture.slot), fontsize=9, parse_math=False)
+
+
+def label_of(slot: Slot) -> str:
+    """A slot for people: `ratio of B`."""
+    return f"ratio of {slot.name}" if slot.kind == "ratio" else slot.name
+
+
+def _unet_heading(picture: Picture) -> str:
+    trial = f"the best trial, {picture.trial.number} ({picture.trial.origin})"
+    if picture.values is None:
+        return f"{trial}, is outside the search space: no colours"
+    return f"colour and number: {label_of(picture.slot)} in {trial}"
+
+
+def _skips(axes: Axes, where: Mapping[str, Spot]) -> None:
+    """Skip connections, and the way down and up."""
+    left = [spot for block, spot in where.items() if block.startswith("IN")]
+    right = [spot for block, spot in where.items() if block.startswith("OUT")]
+    for one, other in zip(left, reversed(right), strict=True):
+        axes.plot([one.x, other.x], [one.y, other.y], color="#dddddd", linewidth=1, linestyle=":", zorder=0)
+    path = [*left, where["M00"], *right]
+    axes.plot([spot.x for spot in path], [spot.y for spot in path], color="#bbbbbb", linewidth=2, zorder=0)
+
+
+def _draw_place(
+    axes: Axes, place: str, spot: Spot, picture: Picture, colours: LinearSegmentedColormap, norm: Normalize
+) -> None:
+    from matplotlib.patches import FancyBboxPatch, Rectangle
+
+    width, height = BOX
+    value = None if picture.values is None else picture.values[place]
+    share = picture.shares.get(place)
+    largest = max(picture.shares.values()) or 1.0
+    colour = "white" if value is None else colours(norm(value))
+    outline = 0.6 if share is None else 0.8 + 2.4 * share / largest
+    corner = (spot.x - width / 2, spot.y - height / 2)
+    axes.add_patch(
+        FancyBboxPatch(
+            corner,
+            width,
+            height,
+            boxstyle="round,pad=0,rounding_size=0.12",
+            facecolor=colour,
+            edgecolor=DARK if share is not None else "#999999",
+            linewidth=outline,
+            linestyle="-" if share is not None else "--",
+        )
+    )
+    ink = "white" if value is not None and _is_dark(colours(norm(value))) else DARK
+    label = LABELS.get(place, place)
+    text = label if value is None else f"{label}\n{value:.2f}{'' if share is not None else ' fixed'}"
+    axes.text(spot.x, spot.y, text, ha="center", va="center", fontsize=7.5, color=ink, linespacing=1.05)
+    if share is None:
+        return
+    start = spot.x + spot.side * (width / 2 + 0.12)
+    length = REACH * share / largest
+    axes.add_patch(Rectangle((min(start, start + spot.side * length), spot.y - 0.22), length, 0.44, color="#6b5b95"))
+    axes.text(
+        start + spot.side * (length + 0.1),
+        spot.y,
+        f"{100 * share:.0f} %",
+        ha="left" if spot.side > 0 else "right",
+        va="center",
+        fontsize=7.5,
+        color=DARK,
+    )
+
+
+def _is_dark(colour: tuple[float, float, float, float]) -> bool:
+    """Whether white is the better ink; weights of ITU-R BT.709."""
+    red, green, blue, _ = colour
+    return 0.2126 * red + 0.7152 * green + 0.0722 * blue < 0.5
+
+
+# ---------------------------------------------------------------------------------------- the progress
+
+
+def best_so_far(insight: Insight, findings: Findings) -> tuple[list[int], list[float]]:
+    """(numbers of the complete trials, the best value up to each)."""
+    complete = [row for row in insight.rows if row.state == "complete"]
+    values = np.array([row.objectives[findings.objective] for row in complete])
+    running = np.maximum.accumulate(values) if findings.direction == "maximize" else np.minimum.accumulate(values)
+    return [row.number for row in complete], [float(value) for value in running]
+
+
+def groups_of(insight: Insight) -> dict[str, list[StoredTrial]]:
+    """Complete trials as the legend tells them apart: parents, other probes, the sampler's."""
+    sampler = insight.study.spec.sampler.name
+    found: dict[str, list[StoredTrial]] = {"parents": [], "other probes": [], f"sampler: {sampler}": []}
+    for row in insight.rows:
+        if row.state == "complete":
+            ours = row.origin != sampler
+            name = "parents" if row.origin.startswith("parent ") else "other probes" if ours else f"sampler: {sampler}"
+            found[name].append(row)
+    return {name: rows for name, rows in found.items() if rows}
+
+
+def _draw_progress(axes: Axes, insight: Insight, findings: Findings) -> None:
+    """Every trial's objective, the best so far, and the better parent as a line."""
+    styles = (("D", "#c0392b", 46.0), ("s", "#7f8c8d", 26.0), ("o", "#2b6ca3", 18.0))
+    markers = dict(zip(("parents", "other probes"), styles, strict=False))
+    name = findings.objective
+    for label, rows in groups_of(insight).items():
+        marker, colour, size = markers.get(label, styles[2])
+        values = [row.objectives[name] for row in rows]
+        axes.scatter([row.number for row in rows], values, marker=marker, color=colour, s=size, label=label, zorder=3)
+    numbers, running = best_so_far(insight, findings)
+    axes.step(numbers, running, where="post", color="#d9822b", linewidth=2, label="best so far", zorder=2)
+    parents = groups_of(insight).get("parents", [])
+    if parents:
+        pick = max if findings.direction == "maximize" else min
+        better = pick(parents, key=lambda row: row.objectives[name])
+        axes.axhline(better.objectives[name], color="#c0392b", linestyle="--", linewidth=1, zorder=1)
+        axes.annotate(
+            f"better parent: {better.origin.removeprefix('parent ')}",
+            (1.0, better.objectives[name]),
+            xycoords=("axes fraction", "data"),
+            xytext=(-4, 4),
+            textcoords="offset points",
+            ha="right",
+            fontsize=8,
+            color="#c0392b",
+        )
+    failed = [row.number for row in insight.rows if row.state == "failed"]
+    if failed:
+        axes.scatter(
+            failed,
+            [0.015] * len(failed),
+            marker="x",
+            color="black",
+            transform=axes.get_xaxis_transform(),
+            label="failed",
+        )
+    better_is = "higher" if findings.direction == "maximize" else "lower"
+    axes.set_title("progress", loc="left", fontsize=11)
+    axes.set_xlabel("trial")
+    axes.set_ylabel(f"{name} ({better_is} is better)", parse_math=False)
+    axes.grid(color="#eeeeee")
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(fontsize=8, loc="best", framealpha=0.9)
+
+
+# ------------------------------------------------------------------------------------- the main effects
+
+
+def _draw_effects(figure: SubFigure, insight: Insight, findings: Findings, rows: int) -> None:
+    """One small panel a parameter, in depth order, all on one scale."""
+    figure.suptitle(
+        f"main effects: trials (dots), their mean in {BINS} equal parts of the bounds with its standard error, and the "
+        "best trial (line)",
+        x=0.01,
+        ha="left",
+        fontsize=11,
+    )
+    panels = np.atleast_1d(figure.subplots(rows, COLUMNS, sharey=True, squeeze=False)).ravel()
+    best = insight.params_of(insight.chosen) or {}
+    largest = max(findings.shares.values()) or 1.0
+    for axes, parameter in zip(panels, insight.space.parameters, strict=False):
+        name, share = parameter.name, findings.shares[parameter.name]
+        at = [sample.params[name] for sample in insight.samples]
+        values = [sample.objectives[findings.objective] for sample in insight.samples]
+        axes.scatter(at, values, s=5, color="#c3ccd5", linewidths=0)
+        bins = findings.effects[name]
+        axes.errorbar(
+            [(part.low + part.high) / 2 for part in bins],
+            [part.mean for part in bins],
+            yerr=[part.error or 0.0 for part in bins],
+            color="#6b5b95",
+            linewidth=1.0 + 1.6 * share / largest,
+            marker="o",
+            markersize=3.5,
+        )
+        if name in best:
+            axes.axvline(best[name], color="#d9822b", linewidth=1.2)
+        axes.set_title(f"{name}  {100 * share:.0f} %", fontsize=8.5, pad=3, parse_math=False)
+        margin = 0.04 * (parameter.high - parameter.low)
+        axes.set_xlim(parameter.low - margin, parameter.high + margin)
+        axes.tick_params(labelsize=7, length=2)
+        axes.spines[["top", "right"]].set_visible(False)
+    for axes in panels[len(insight.space.parameters) :]:
+        axes.axis("off")

@@ -1,0 +1,112 @@
+"""What the next merge is worth: log expected improvement, or of the hypervolume for several objectives.
+
+The improvement is one over the best posterior mean, not over the luckiest observation: a noisy value taken for an
+optimum would hold the search where nothing is. Merges that are still being rendered count as if they had given what
+the model expects. The functions are BoTorch's.
+Ament et al., Unexpected Improvements to Expected Improvement (2023); Daulton et al., Differentiable Expected
+Hypervolume Improvement (2020).
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from optimizer.search.depth_candidates import is_new
+from optimizer.search.depth_model import posterior, quiet
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")
+    from botorch.acquisition.acquisition import AcquisitionFunction
+    from botorch.acquisition.analytic import LogExpectedImprovement
+    from botorch.acquisition.multi_objective import logei
+    from botorch.models import ModelListGP, SingleTaskGP
+    from botorch.optim import optimize_acqf
+    from botorch.sampling import SobolQMCNormalSampler
+    from botorch.utils.multi_objective.box_decompositions import FastNondominatedPartitioning
+    from botorch.utils.multi_objective.hypervolume import infer_reference_point
+    from botorch.utils.multi_objective.pareto import is_non_dominated
+
+Floats = NDArray[np.float64]
+REFERENCE_MARGIN = 0.1  # how far below the front the reference point lies, as a share of the front's range
+CHUNK = 256  # candidates evaluated together
+POLISHED = 2  # candidates whose parameters are then moved along the gradient
+POLISH_ITERATIONS = 25
+
+
+def acquisition(
+    models: Sequence[SingleTaskGP], x: Floats, pending: Floats, samples: int, seed: int
+) -> AcquisitionFunction:
+    """The function to maximise, of scaled parameters [..., 1, d].
+
+    Args:
+        models: one per objective, larger is better.
+        x: what was observed [n, d].
+        pending: what is being evaluated [p, d].
+    """
+    with quiet():
+        models = [_believing(model, pending) for model in models]
+        known = np.concatenate([x, pending])
+        means = np.stack([posterior(model, known)[0] for model in models], axis=1)
+        if len(models) == 1:
+            return LogExpectedImprovement(models[0], best_f=float(means.max()))
+        return _hypervolume(models, torch.from_numpy(means), SobolQMCNormalSampler(torch.Size([samples]), seed=seed))
+
+
+def _believing(model: SingleTaskGP, pending: Floats) -> SingleTaskGP:
+    """The model as if each pending merge had given its posterior mean: nothing is gained by trying it again."""
+    if not len(pending):
+        return model
+    mean, _ = posterior(model, pending)
+    points, values = torch.from_numpy(pending), torch.from_numpy(mean)[:, None]
+    noise = model.likelihood.noise.detach().mean().expand_as(values)
+    return model.condition_on_observations(points, values, noise=noise)
+
+
+def _hypervolume(models: Sequence[SingleTaskGP], means: Tensor, sampler: SobolQMCNormalSampler) -> AcquisitionFunction:
+    """Over the front of the posterior means [n, m].
+
+    In pure Python: BoTorch would else compile a C++ kernel on first use, half a minute in each process, and proposals
+    would depend on whether the machine has a compiler.
+    """
+    logei._load_attempted = True  # noqa: SLF001 - there is no public switch
+    front = means[is_non_dominated(means)]
+    reference = infer_reference_point(front, scale=REFERENCE_MARGIN)
+    return logei.qLogExpectedHypervolumeImprovement(
+        ModelListGP(*models), reference, FastNondominatedPartitioning(reference, front), sampler=sampler
+    )
+
+
+def maximise(function: AcquisitionFunction, points: Floats, known: Floats, *, polish: bool = True) -> Floats:
+    """The best candidate, with `polish` moved along the gradient; never a copy of what is known [d]."""
+    fresh = points[is_new(points, known)]
+    if not len(fresh):
+        fresh = points
+    values = evaluate(function, fresh)
+    best = fresh[np.argsort(-values, kind="stable")[:POLISHED]]
+    if not polish:
+        return np.asarray(best[0])
+    with quiet():
+        moved, _ = optimize_acqf(
+            function,
+            bounds=torch.tensor([[0.0], [1.0]], dtype=torch.double).expand(2, points.shape[1]),
+            q=1,
+            num_restarts=len(best),
+            batch_initial_conditions=torch.from_numpy(best)[:, None],
+            options={"maxiter": POLISH_ITERATIONS},
+            retry_on_optimization_warning=False,
+        )
+    polished = moved.detach().numpy()
+    return np.asarray(polished[0] if is_new(polished, known)[0] else best[0])
+
+
+def evaluate(function: AcquisitionFunction, points: Floats) -> Floats:
+    """[n, d] -> [n]"""
+    with torch.no_grad(), quiet():
+        parts: list[Tensor] = [function(part[:, None]) for part in torch.split(torch.from_numpy(points), CHUNK)]
+    return np.asarray(torch.cat(parts).numpy())

@@ -1,0 +1,137 @@
+"""The depth-aware sampler: Bayesian optimisation that knows in which order a U-Net's blocks stand.
+
+It keeps nothing between trials. Every proposal follows from the seed, the trial's number and the finished and running
+trials in the database. BoTorch is imported with the first proposal, so that the command line stays fast.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from optuna.distributions import BaseDistribution, FloatDistribution
+from optuna.samplers import BaseSampler
+from optuna.study import Study
+from optuna.trial import FrozenTrial
+from scipy.stats import qmc
+
+from optimizer.search.depth_candidates import candidates, distant_profiles, perturbed, profile_draws, profiles
+from optimizer.search.depth_data import Observations
+from optimizer.search.depth_features import Geometry
+from search_spaces.space import SearchSpace
+
+Floats = NDArray[np.float64]
+
+STARTUP_TRIALS = 8
+CANDIDATES = 800
+SAMPLES = 64
+EXPLORE_EVERY = 4
+"""Of so many trials one is a smooth profile far from the best merges, the most promising one.
+
+Expected improvement alone stays on the first good region it meets: with noisy values there is always a little left to
+gain there. On the synthetic landscapes this closed a third of the regret at 50 trials.
+"""
+CENTERS = 5  # merges around which candidates are made
+
+_log = logging.getLogger(__name__)
+
+
+class DepthGPSampler(BaseSampler):
+    """A Gaussian process over depth features and ratios, with log expected improvement over the best posterior mean.
+
+    Args:
+        seed: of the study; each trial's random numbers follow from it and the trial's number.
+        n_startup_trials: finished trials before the model is used; smooth random profiles until then.
+        candidates: merges among which the acquisition function chooses.
+        mc_samples: of the posterior, for several objectives.
+
+    Raises:
+        ValueError: an option out of range.
+    """
+
+    def __init__(
+        self,
+        space: SearchSpace,
+        *,
+        seed: int = 0,
+        n_startup_trials: int = STARTUP_TRIALS,
+        candidates: int = CANDIDATES,
+        mc_samples: int = SAMPLES,
+    ) -> None:
+        for name, value, least in (
+            ("n_startup_trials", n_startup_trials, 1),
+            ("candidates", candidates, 64),
+            ("mc_samples", mc_samples, 8),
+        ):
+            if not isinstance(value, int) or isinstance(value, bool) or value < least:
+                raise ValueError(f"{name}: expected a whole number of at least {least}, got {value!r}")
+        self._space, self._seed = space, seed
+        self._startup, self._candidates, self._samples = n_startup_trials, candidates, mc_samples
+
+    def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
+        return {row.name: FloatDistribution(row.low, row.high) for row in self._space.parameters}
+
+    def sample_relative(
+        self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        """A value for every parameter of the space."""
+        geometry = Geometry.of(self._space)
+        seen = Observations.of(geometry, study.get_trials(deepcopy=False), study.directions, except_number=trial.number)
+        if seen.finished < self._startup:
+            return geometry.params(self._startup_profile(geometry, trial.number))
+        return geometry.params(self._proposal(geometry, seen, trial.number))
+
+    def sample_independent(
+        self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
+    ) -> Any:
+        """Never asked for a parameter of the space."""
+        raise ValueError(f"{param_name!r} is no parameter of the space this sampler was made for")
+
+    def _generator(self, number: int) -> np.random.Generator:
+        return np.random.default_rng([self._seed, number])
+
+    def _startup_profile(self, geometry: Geometry, number: int) -> Floats:
+        """The trial's place in a Sobol sequence of profiles."""
+        sequence = qmc.Sobol(profile_draws(geometry), rng=np.random.default_rng(self._seed))
+        if number:
+            sequence.fast_forward(number)
+        return np.asarray(profiles(geometry, sequence.random(1))[0])
+
+    def _proposal(self, geometry: Geometry, seen: Observations, number: int) -> Floats:
+        from optimizer.search.depth_model import NUMERICAL_ERRORS
+
+        generator = self._generator(number)
+        try:
+            return self._by_model(geometry, seen, generator, explore=number % EXPLORE_EVERY == 0)
+        except NUMERICAL_ERRORS as error:
+            _log.warning(
+                "trial %d: the model could not be fitted (%s), so a merge near the best is tried", number, error
+            )
+            return perturbed(seen.x[np.argmax(seen.values.sum(axis=1))], generator)
+
+    def _by_model(
+        self, geometry: Geometry, seen: Observations, generator: np.random.Generator, *, explore: bool
+    ) -> Floats:
+        from optimizer.search.depth_acquisition import acquisition, maximise
+        from optimizer.search.depth_model import fit, posterior
+
+        models = [
+            fit(geometry, seen.x, values, None if seen.noise is None else seen.noise[:, index])
+            for index, values in enumerate(seen.values.T)
+        ]
+        means = np.stack([posterior(model, seen.x)[0] for model in models], axis=1)
+        centers = seen.x[_best_first(means)[:CENTERS]]
+        function = acquisition(models, seen.x, seen.pending, self._samples, int(generator.integers(2**31)))
+        known = np.concatenate([seen.x, seen.pending])
+        if explore and geometry.features:
+            distant = distant_profiles(geometry, centers, self._candidates, generator)
+            return maximise(function, distant, known, polish=False)
+        return maximise(function, candidates(geometry, centers, self._candidates, generator), known)
+
+
+def _best_first(means: Floats) -> NDArray[np.intp]:
+    """By posterior mean; with several objectives by how many others are better in all of them."""
+    beaten = np.all(means[None] >= means[:, None], axis=-1).sum(axis=1)
+    return np.lexsort((-means.sum(axis=1), beaten))

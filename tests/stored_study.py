@@ -1,0 +1,101 @@
+"""Studies in a real database whose scores are a formula: recorded as a worker records them, without any image."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import optuna
+from optuna.trial import TrialState
+
+from optimizer.objective import Objective
+from search_spaces.blocks import Architecture
+from search_spaces.space import SearchSpace
+from studies import results
+from studies.blueprint import Blueprint, slots_of
+from studies.database import Database
+from studies.recipe import Parent
+from studies.results import ParentFile, StoredStudy, TrialResult
+from studies.spec import parse_spec
+
+Score = Callable[[Mapping[str, float]], Mapping[str, tuple[float, ...]]]  # params -> scorer -> one value per item
+SPEC = """
+    study: {name}
+    parents: [/models/a.safetensors, /models/b.safetensors]
+    suite: {{prompts: [a cat, a dog, a fox, a bee]}}
+    scorers: {{sharpness: , contrast: }}
+    sampler: {{name: random}}
+"""
+
+
+def store_study(
+    database: Database,
+    name: str,
+    score: Score,
+    *,
+    trials: int = 60,
+    seed: int = 0,
+    failed: tuple[int, ...] = (),
+    outside: bool = False,
+    **changes: Any,
+) -> StoredStudy:
+    """A study with parents A and B as its first trials and then random ones.
+
+    Args:
+        changes: fields of the spec, as its YAML would give them.
+        outside: parent B is no part of the space, and told to Optuna as a worker tells it.
+    """
+    spec = parse_spec(SPEC.format(name=name), base_dir=Path("/"))
+    data = spec.model_dump(mode="json") | changes
+    spec = type(spec).model_validate(data)
+    files = [
+        ParentFile(
+            letter=letter, path=Path(f"/models/{letter.lower()}.safetensors"), sha256=letter, bytes=1, mtime_ns=0
+        )
+        for letter in "AB"
+    ]
+    infos = {key: entry.info for key, entry in spec.scorers.items()}
+    objective = Objective.of(spec, infos)
+    study = results.create_study(database, spec, files, objective.directions, objective.names)
+    space = SearchSpace.build(spec.full_space, Architecture.SD15, slots_of(spec.operations, spec.letters))
+    parents = tuple(Parent(letter=file.letter, name=file.path.stem, sha256=file.sha256) for file in files)
+    blueprint = Blueprint(architecture=Architecture.SD15, parents=parents, operations=spec.operations)
+    told = optuna.load_study(study_name=name, storage=database.storage)
+    random = np.random.default_rng(seed)
+    for number in range(trials):
+        params = {row.name: float(random.uniform(row.low, row.high)) for row in space.parameters}
+        if number < len(parents):
+            params = dict.fromkeys(params, float(number))
+        origin = f"parent {'AB'[number]}" if number < len(parents) else "random"
+        known = not (outside and number == 1)
+        told.enqueue_trial(params if known else {})
+        trial = told.ask()
+        if known:
+            params = {row.name: trial.suggest_float(row.name, row.low, row.high) for row in space.parameters}
+        results.begin_trial(database, study, number, origin, blueprint.recipe(space.rows(params)), "w")
+        if number in failed:
+            results.fail_trial(database, study, number, "black images")
+            told.tell(number, state=TrialState.FAIL)
+            continue
+        values = _record(database, study, number, objective, score(params))
+        told.tell(number, values if known else None, state=None if known else TrialState.PRUNED)
+    return study
+
+
+def _record(
+    database: Database, study: StoredStudy, number: int, objective: Objective, scores: Mapping[str, tuple[float, ...]]
+) -> list[float]:
+    """Store a trial's scores; returns the objective's values."""
+    values = objective.values({key: float(np.mean(items)) for key, items in scores.items()})
+    result = TrialResult(
+        objectives=values,
+        image_scores=scores,
+        set_scores={},
+        pixels_sha256=tuple("0" * 64 for _ in next(iter(scores.values()))),
+        seconds={"merge": 0.1},
+        machine={},
+    )
+    results.finish_trial(database, study, number, result)
+    return list(values.values())
