@@ -78,6 +78,9 @@ def commands() -> Iterator[tuple[tuple[str, ...], Any]]:
 COMMANDS = dict(commands())
 
 
+STUDY_COMMANDS = ("check", "start", "resume", "finish", "list", "show", "stop", "importance", "compare")
+
+
 def test_the_commands_are_those_of_the_design() -> None:
     assert {" ".join(words) for words in COMMANDS} == {
         "",
@@ -86,7 +89,7 @@ def test_the_commands_are_those_of_the_design() -> None:
         "lora extract",
         "lora bake",
         "merge",
-        *(f"study {name}" for name in ("check", "start", "resume", "list", "show", "stop")),
+        *(f"study {name}" for name in STUDY_COMMANDS),
         "demo",
         "worker",
         "dashboard",
