@@ -14,7 +14,7 @@ import torch
 from optimizer.errors import RenderError
 from optimizer.evaluation import Evaluator
 from optimizer.merging.checkpoint import Checkpoint, letters, model_name
-from optimizer.merging.ingredients import Ingredients
+from optimizer.merging.ingredients import EXPORT_DTYPES, Ingredients
 from optimizer.merging.lora.file import Lora
 from optimizer.merging.parents import Parents
 from optimizer.merging.resident import ResidentModel
@@ -37,8 +37,6 @@ from studies.errors import StudyChangedError
 from studies.recipe import BakedVae, DtypeName, Parent
 from studies.results import ParentFile
 from studies.spec import RenderSettings, StudySpec, SuiteSettings
-
-DTYPES: Mapping[str, torch.dtype] = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -242,7 +240,7 @@ def render_dtype(settings: RenderSettings, device: torch.device) -> torch.dtype:
         return torch.float32 if device.type == "cpu" else torch.float16
     if device.type == "cpu" and settings.dtype != "fp32":
         raise RenderError(f"a CPU renders in fp32, the spec asks for {settings.dtype}: write `dtype: auto`")
-    return DTYPES[settings.dtype]
+    return EXPORT_DTYPES[settings.dtype]
 
 
 def build_renderer(

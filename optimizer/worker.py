@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Protocol
@@ -110,9 +110,9 @@ class Worker:
     def _take(self, worker_id: str) -> _Task | None:
         """An interrupted trial, or a new one; None when the budget is spent."""
         with self._database.exclusive():
-            trial = self._interrupted(worker_id)
+            rows = results.load_trials(self._database, self._study)
+            trial = self._interrupted(rows, worker_id)
             if trial is None:
-                rows = results.load_trials(self._database, self._study)
                 if spent(self._study.spec, rows, len(self._optuna.get_trials(deepcopy=False))):
                     return None
                 trial = self._optuna.ask()
@@ -120,10 +120,10 @@ class Worker:
             results.begin_trial(self._database, self._study, trial.number, task.origin, task.recipe, worker_id)
             return task
 
-    def _interrupted(self, worker_id: str) -> Trial | None:
+    def _interrupted(self, trials: Sequence[StoredTrial], worker_id: str) -> Trial | None:
         """A RUNNING trial that nobody works on; what was recorded already is only told."""
         alive = results.live_workers(self._database)
-        rows = {row.number: row for row in results.load_trials(self._database, self._study)}
+        rows = {row.number: row for row in trials}
         for frozen in self._optuna.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
             row = rows.get(frozen.number)
             if row is not None and row.worker_id in alive and row.worker_id != worker_id:

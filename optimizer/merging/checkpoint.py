@@ -44,6 +44,7 @@ from search_spaces.blocks import (
     text_encoders,
 )
 from search_spaces.errors import UnknownArchitectureError
+from studies.recipe import LETTERS
 
 __all__ = [
     "DTYPES",
@@ -213,7 +214,7 @@ def is_mergeable(key: str, info: TensorInfo, architecture: Architecture) -> bool
 
 def letters(count: int) -> tuple[str, ...]:
     """Names of the parents in order: A, B, C ..."""
-    return tuple("ABCDEFGHIJKLMNOPQRSTUVWXYZ"[:count])
+    return tuple(LETTERS[:count])
 
 
 def total_bytes(infos: Iterable[TensorInfo]) -> int:

@@ -20,11 +20,9 @@ import torch
 from torch import Tensor
 
 from optimizer.errors import ExportError
-from optimizer.merging.flat import Scratch, merge_flat, merge_tensor
+from optimizer.merging.flat import Scratch, merge_one
 from optimizer.merging.ingredients import Ingredients
-from optimizer.merging.lora.file import delta
 from optimizer.merging.plan import plan_places
-from optimizer.merging.resident import EXPORT_DTYPES
 from optimizer.merging.sources import DTYPE_NAMES, TensorInfo, sha256_of
 from studies.recipe import DtypeName, Recipe
 
@@ -48,10 +46,7 @@ def export_layout(ingredients: Ingredients, dtype: DtypeName | None) -> dict[str
     So every tensor starts at a multiple of its element size, which readers that map the file rely on.
     """
     layout = {
-        key: TensorInfo(
-            EXPORT_DTYPES[dtype] if dtype is not None and ingredients.is_float(key) else info.dtype, info.shape
-        )
-        for key, info in ingredients.tensors.items()
+        key: TensorInfo(ingredients.saved_dtype(key, dtype), info.shape) for key, info in ingredients.tensors.items()
     }
     return dict(sorted(layout.items(), key=lambda row: -row[1].dtype.itemsize))
 
@@ -73,17 +68,7 @@ def merged_tensors(
             continue
         sources = {name: ingredients.tensor(key, name).to(device) for name in plan.sources}
         out = torch.empty(info.shape, dtype=info.dtype, device=device)
-        if plan.elementwise and not plan.loras:
-            flat = {name: tensor.flatten() for name, tensor in sources.items()}
-            merge_flat(plan, flat, out.view(-1), info.dtype, scratch)
-        else:
-            weights = dict(plan.loras)
-            deltas = [
-                (weights[index], delta(parts, info.shape))
-                for index, parts in ingredients.touching(key)
-                if index in weights
-            ]
-            merge_tensor(plan, key, sources, out, info.dtype, deltas)
+        merge_one(plan, key, sources, out, info.dtype, scratch, ingredients.deltas(key, plan))
         _refuse_nan(key, out, sources, recipe)
         yield key, out.cpu()
 

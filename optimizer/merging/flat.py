@@ -45,7 +45,7 @@ class Scratch:
         chunk = CPU_CHUNK if torch.device(device).type == "cpu" else GPU_CHUNK
         scratch = cls(torch.empty(chunk, device=device), torch.empty(chunk, device=device))
         if elements >= WORTH_COMPILING:
-            scratch.fused = FusedAddDifference(_in_pieces)
+            scratch.fused = FusedAddDifference(_reference)
         return scratch
 
     @property
@@ -158,17 +158,37 @@ def _add_difference(inputs: Sequence[Tensor], ratios: Sequence[float], out: Tens
     out.copy_(total)
 
 
-def _in_pieces(inputs: Sequence[Tensor], ratios: Sequence[float], live: Tensor, export_dtype: torch.dtype) -> None:
+def _reference(inputs: Sequence[Tensor], ratios: Sequence[float], live: Tensor, export_dtype: torch.dtype) -> None:
     """What the compiled loop must agree with."""
-    operation = Operation(method="add_difference", inputs=("A", "B", "C"))
-    plan = PlacePlan((PlannedStep(operation, tuple(ratios), "result-1"),), "result-1")
-    merge_flat(plan, dict(zip("ABC", inputs, strict=True)), live, export_dtype, Scratch.on(live.device))
+    rounded = torch.empty_like(live, dtype=export_dtype)
+    _add_difference(inputs, ratios, rounded, Scratch.on(live.device))
+    live.copy_(rounded)
 
 
 IN_PLACE: Mapping[str, InPlace] = {"weighted_sum": _weighted_sum, "add_difference": _add_difference}
 
 
-# ---------------------------------------------------------------------------------- whole tensors
+# ---------------------------------------------------------------------------------- single tensors
+
+
+def merge_one(
+    plan: PlacePlan,
+    key: str,
+    sources: Mapping[str, Tensor],
+    live: Tensor,
+    export_dtype: torch.dtype,
+    scratch: Scratch,
+    deltas: Sequence[tuple[float, Tensor]] = (),
+) -> None:
+    """Carry out any plan on one tensor, in place, by the way through the arithmetic that suits it.
+
+    Args: as `merge_tensor` has them.
+    """
+    if plan.elementwise and not deltas:
+        flat = {name: tensor.flatten() for name, tensor in sources.items()}
+        merge_flat(plan, flat, live.view(-1), export_dtype, scratch)
+    else:
+        merge_tensor(plan, key, sources, live, export_dtype, deltas)
 
 
 def merge_tensor(

@@ -16,16 +16,22 @@ from torch import Tensor
 
 from optimizer.errors import CheckpointError
 from optimizer.merging.checkpoint import is_mergeable, letters
-from optimizer.merging.lora.file import Lora, LoraPart
+from optimizer.merging.lora.file import Lora, LoraPart, delta
 from optimizer.merging.parents import Parents
 from optimizer.merging.plan import VAE_SOURCE, PlacePlan
 from optimizer.merging.sources import TensorInfo, some
 from optimizer.merging.vae import VaeFile
 from search_spaces.blocks import VAE, place_of
 from studies.errors import RecipeError
-from studies.recipe import Recipe
+from studies.recipe import DtypeName, Recipe
 
 KEPT_SOURCE = "kept"
+
+EXPORT_DTYPES: Mapping[DtypeName, torch.dtype] = {
+    "fp16": torch.float16,
+    "bf16": torch.bfloat16,
+    "fp32": torch.float32,
+}
 
 
 @dataclass(frozen=True)
@@ -129,6 +135,16 @@ class Ingredients:
     def touching(self, key: str) -> Sequence[tuple[int, tuple[LoraPart, ...]]]:
         """(index of a LoRA, its parts) for those that change this tensor."""
         return self._touched.get(key, ())
+
+    def deltas(self, key: str, plan: PlacePlan) -> list[tuple[float, Tensor]]:
+        """(weight, float32 difference in the tensor's shape) of each LoRA that the plan has and this tensor takes."""
+        weights = dict(plan.loras)
+        shape = self.tensors[key].shape
+        return [(weights[index], delta(parts, shape)) for index, parts in self.touching(key) if index in weights]
+
+    def saved_dtype(self, key: str, export: DtypeName | None) -> torch.dtype:
+        """What an export saves a tensor in: weights in `export` if it is given, all else as it is."""
+        return EXPORT_DTYPES[export] if export is not None and self.is_float(key) else self.tensors[key].dtype
 
     def plan(self, key: str, plans: Mapping[str, PlacePlan], *, baked: bool) -> PlacePlan:
         """What makes one tensor of the result.

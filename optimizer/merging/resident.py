@@ -14,21 +14,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from optimizer.merging.flat import Scratch, merge_flat, merge_tensor
+from optimizer.merging.flat import Scratch, merge_flat, merge_one
 from optimizer.merging.ingredients import Ingredients
 from optimizer.merging.layout import Component, live_views
-from optimizer.merging.lora.file import LoraPart, delta
 from optimizer.merging.placement import Placement, choose_placement
 from optimizer.merging.plan import PlacePlan, plan_places
 from optimizer.merging.sources import TensorInfo
 from studies.errors import RecipeError
 from studies.recipe import DtypeName, Recipe
-
-EXPORT_DTYPES: Mapping[DtypeName, torch.dtype] = {
-    "fp16": torch.float16,
-    "bf16": torch.bfloat16,
-    "fp32": torch.float32,
-}
 
 # Tensors start on 64-element boundaries (at least 64 bytes): vector kernels see the same alignment whatever
 # stands before them, so equal models compute equal images.
@@ -52,7 +45,6 @@ class _Member:
     key: str
     start: int
     info: TensorInfo
-    loras: Sequence[tuple[int, tuple[LoraPart, ...]]]  # those that touch it
 
     def of(self, flat: Tensor) -> Tensor:
         return flat[self.start : self.start + self.info.size].view(self.info.shape)
@@ -68,8 +60,9 @@ class _Slab:
         self.members, end = [], 0
         for key in keys:
             info = ingredients.tensors[key]
-            self.members.append(_Member(key, end, info, ingredients.touching(key)))
+            self.members.append(_Member(key, end, info))
             end += -(-info.size // ALIGNMENT) * ALIGNMENT
+        self.touching = frozenset(index for key in keys for index, _ in ingredients.touching(key))  # LoRAs
         self.live = torch.zeros(end, dtype=kind.live_dtype, device=device)
         self.held: dict[str, Tensor] = {}  # empty when sources stay in their files
         if placement is not Placement.FILES:
@@ -89,26 +82,22 @@ class _Slab:
         if self.made == plan:
             return False
         self.made = None  # an interrupted merge leaves nothing that could be taken for done
-        if plan.elementwise and self.held:
+        in_one_pass = plan.elementwise and bool(self.held)
+        if in_one_pass:
             merge_flat(plan, self.held, self.live, self.kind.export_dtype, scratch)
-        for member in self.members:
-            self._merge_member(member, plan, scratch)
+        if not in_one_pass or plan.loras:
+            for member in self.members:
+                self._merge_member(member, plan, scratch, done=in_one_pass)
         self.made = plan
         return True
 
-    def _merge_member(self, member: _Member, plan: PlacePlan, scratch: Scratch) -> None:
-        """What the pass over the flat buffers did not do: LoRAs, and methods that see whole tensors."""
-        weights = dict(plan.loras)
-        active = [(weights[index], parts) for index, parts in member.loras if index in weights]
-        live = member.of(self.live)
-        if plan.elementwise and not active:
-            if not self.held:
-                sources = {name: self._source(member, name).flatten() for name in plan.sources}
-                merge_flat(plan, sources, live.view(-1), self.kind.export_dtype, scratch)
+    def _merge_member(self, member: _Member, plan: PlacePlan, scratch: Scratch, *, done: bool) -> None:
+        """One tensor; where the pass over the flat buffers has done it, only if a LoRA comes on top."""
+        deltas = self._ingredients.deltas(member.key, plan)
+        if done and not deltas:
             return
         sources = {name: self._source(member, name).to(self._device, non_blocking=True) for name in plan.sources}
-        deltas = [(weight, delta(parts, member.info.shape)) for weight, parts in active]
-        merge_tensor(plan, member.key, sources, live, self.kind.export_dtype, deltas)
+        merge_one(plan, member.key, sources, member.of(self.live), self.kind.export_dtype, scratch, deltas)
 
     def _source(self, member: _Member, name: str) -> Tensor:
         return member.of(self.held[name]) if self.held else self._ingredients.tensor(member.key, name)
@@ -149,8 +138,7 @@ class ResidentModel:
     def _group(self, live_dtypes: Mapping[Component, torch.dtype]) -> dict[_Kind, list[str]]:
         groups: dict[_Kind, list[str]] = {}
         for key, info in self.ingredients.tensors.items():
-            weight = self._export_dtype is not None and self.ingredients.is_float(key)
-            saved = EXPORT_DTYPES[self._export_dtype] if weight and self._export_dtype else info.dtype
+            saved = self.ingredients.saved_dtype(key, self._export_dtype)
             views = live_views(key, self.architecture, len(info.shape))
             live = live_dtypes[views[0].component] if views else saved
             sources = tuple((name, source.dtype) for name, source in self.ingredients.sources(key).items())
@@ -181,8 +169,7 @@ class ResidentModel:
     def _slab_plan(self, slab: _Slab, plans: Mapping[str, PlacePlan], *, baked: bool) -> PlacePlan:
         """The plan that all tensors of a slab share, with every LoRA that touches one of them."""
         plan = self.ingredients.plan(slab.members[0].key, plans, baked=baked)
-        touching = {index for member in slab.members for index, _ in member.loras}
-        loras = tuple(row for row in plans[slab.kind.place].loras if row[0] in touching)
+        loras = tuple(row for row in plans[slab.kind.place].loras if row[0] in slab.touching)
         return PlacePlan(plan.steps, plan.final, loras)
 
     def broken_keys(self) -> tuple[str, ...]:

@@ -39,11 +39,11 @@ from torch import Tensor
 from optimizer.errors import ExportError
 from optimizer.merging.checkpoint import Checkpoint, sha256_of
 from optimizer.merging.export import atomic_file, export_layout, write_merge
-from optimizer.merging.ingredients import Ingredients
+from optimizer.merging.ingredients import EXPORT_DTYPES, Ingredients
 from optimizer.merging.metadata import merge_metadata
 from optimizer.merging.parents import FIRST_CONVOLUTION, Parents
 from optimizer.merging.placement import Placement
-from optimizer.merging.resident import EXPORT_DTYPES, ResidentModel
+from optimizer.merging.resident import ResidentModel
 from search_spaces.blocks import VAE, Architecture, place_of, places
 from studies.errors import RecipeError
 from studies.recipe import DtypeName, LoraUse, Operation, Recipe, Step, canonical_values
