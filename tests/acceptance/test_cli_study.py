@@ -149,7 +149,7 @@ def dashboard(folder: Path) -> Iterator[str]:
     try:
         yield found[0]
     finally:
-        process.send_signal(signal.SIGINT)
+        process.terminate()
         process.wait(timeout=30)
         process.stdout.close()
 

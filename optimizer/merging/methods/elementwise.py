@@ -228,9 +228,10 @@ def weights_clip(result: Tensor, a: Tensor, b: Tensor) -> Tensor:
         a: float32 of the same shape and device.
         b: the same.
 
-    NaN stays NaN, and an element whose A or B is NaN becomes NaN. Source: sd-meh (weights clip).
+    NaN stays NaN, and an element whose A or B is NaN becomes NaN; -0 becomes 0. Source: sd-meh (weights clip).
     """
-    return torch.minimum(torch.maximum(result, torch.minimum(a, b)), torch.maximum(a, b))
+    held = torch.minimum(torch.maximum(result, torch.minimum(a, b)), torch.maximum(a, b))
+    return held.add_(0.0)  # which of -0 and 0 is the smaller depends on whether a vector's body or tail computes it
 
 
 def _blend(a: Tensor, b: Tensor, ratio: float) -> Tensor:

@@ -206,6 +206,14 @@ def test_results_do_not_depend_on_how_the_tensor_is_cut(
     assert torch.equal(bits(torch.cat(pieces)), bits(whole))
 
 
+def test_a_clipped_zero_has_the_same_sign_wherever_the_tensor_is_cut() -> None:
+    operation = Operation(method="weighted_sum", inputs=("A", "B"), clip=True)
+    plan = plan_of([operation], [[0.5]], 2)
+    parents = [torch.tensor([0.0, -0.0] * 20), torch.tensor([-0.0, 0.0] * 20)]
+    whole = passed(plan, parents, live=FULL, export=FULL)
+    assert torch.equal(bits(passed(plan, parents, live=FULL, export=FULL, chunk=1)), bits(whole))
+
+
 @settings(max_examples=60, deadline=None)
 @given(plan=elementwise_plans(), dtypes=dtypes_of_four, export=st.sampled_from(EXPORTS), chunk=st.integers(50, 2_000))
 def test_a_wider_live_tensor_holds_what_is_saved_and_tensor_by_tensor_it_is_the_same_merge(
