@@ -17,6 +17,7 @@ import torch
 from optimizer.errors import FinalError, TrialFailed
 from optimizer.evaluation import Evaluator
 from optimizer.gains import Evidence, gains
+from optimizer.insight.ranking import Rank
 from optimizer.objective import SINGLE, Objective
 from optimizer.rendering.render import Renderer
 from optimizer.setup import Machine
@@ -26,8 +27,6 @@ from studies.finals import Final, Finalist
 from studies.results import Gain, StoredTrial
 from studies.spec import FinalSettings
 
-Rank = Callable[[Sequence[StoredTrial]], Sequence[StoredTrial]]  # complete trials -> the same, best first
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FinalWatch:
@@ -35,21 +34,6 @@ class FinalWatch:
 
     begun: Callable[[StoredTrial, int], None]  # a trial, and how many there are in all
     rendered: Callable[[int], None]  # images of that trial so far
-
-
-def by_observed(objective: Objective, infos: Mapping[str, ScorerInfo]) -> Rank:
-    """Rank by what the search saw: the objective's value, or of several the sum in their scorers' units."""
-
-    def value(row: StoredTrial) -> float:
-        if objective.terms:
-            return row.objectives[SINGLE]
-        signed = zip(objective.names, objective.directions, strict=True)
-        return sum(
-            (1.0 if direction == "maximize" else -1.0) * row.objectives[name] / infos[name].unit
-            for name, direction in signed
-        )
-
-    return lambda trials: sorted(trials, key=lambda row: (-value(row), row.number))
 
 
 # ----------------------------------------------------------------------------------------- who takes part
@@ -70,9 +54,10 @@ def choose_finalists(
     parents = {letter: row for letter, row in parent_trials(trials).items() if row.state == "complete"}
     if not parents:
         raise FinalError("no parent's trial is finished, so there is nothing to be better than: resume the study first")
-    front = best_trials(trials, objective) if len(objective.names) > 1 else trials
-    able = [row for row in front if row.state == "complete" and row.number not in {p.number for p in parents.values()}]
-    candidates = {row.recipe.digest: row for row in reversed(rank(able))}  # of equal recipes the better ranked
+    several = len(objective.names) > 1
+    able = best_trials(trials, objective) if several else [row for row in trials if row.state == "complete"]
+    ranked = [row for row in rank(able) if row.number not in {parent.number for parent in parents.values()}]
+    candidates = {row.recipe.digest: row for row in reversed(ranked)}  # of equal recipes the better ranked
     if not candidates:
         raise FinalError("no trial but the parents' own is finished, so there is no candidate: resume the study first")
     return parents, list(reversed(candidates.values()))[: settings.top]

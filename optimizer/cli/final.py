@@ -12,7 +12,8 @@ from rich.table import Table
 from optimizer.budget import spent
 from optimizer.cli.common import console, escaped, interactive
 from optimizer.cli.progress import gain_text
-from optimizer.finals import FinalWatch, Rank, by_observed, hold_final, is_better, suspicion
+from optimizer.finals import FinalWatch, hold_final, is_better, suspicion
+from optimizer.insight.ranking import by_posterior
 from optimizer.objective import SINGLE, Objective
 from studies.database import Database
 from studies.finals import Final, Finalist, load_final, store_final
@@ -22,18 +23,16 @@ if TYPE_CHECKING:
     from optimizer.setup import Machine
 
 
-def finish_study(database: Database, stored: StoredStudy, machine: Machine, rank: Rank | None = None) -> Final:
+def finish_study(database: Database, stored: StoredStudy, machine: Machine) -> Final:
     """Hold the final with live progress, and store it.
-
-    Args:
-        rank: which trials are candidates; by what was observed unless given.
 
     Raises:
         FinalError: there is nothing to compare.
     """
-    rank = rank or by_observed(machine.objective, machine.infos)
+    rows = load_trials(database, stored)
+    rank = by_posterior(database, stored, machine.objective, rows)
     with _progress(_images(stored)) as watch:
-        final = hold_final(machine, load_trials(database, stored), rank, watch)
+        final = hold_final(machine, rows, rank, watch)
     store_final(database, stored, final)
     return final
 

@@ -100,15 +100,15 @@ def finish(study: StudyName, storage: Storage = DEFAULT_STORAGE, cache: CacheFol
     from optimizer.cli.final import finish_study
     from optimizer.cli.report import print_study, study_objective
     from optimizer.cli.work import resumed
-    from optimizer.finals import by_observed, choose_finalists
+    from optimizer.finals import choose_finalists
+    from optimizer.insight.ranking import by_value
     from studies.database import open_database
     from studies.results import load_study, load_trials
 
     database = open_database(storage_url(storage), create=False)
     stored = load_study(database, study)
     objective = study_objective(stored)
-    infos = {name: entry.info for name, entry in stored.spec.scorers.items()}
-    choose_finalists(load_trials(database, stored), objective, by_observed(objective, infos), stored.spec.final)
+    choose_finalists(load_trials(database, stored), objective, by_value(objective), stored.spec.final)
     finish_study(database, stored, resumed(stored, cache_folder(cache)))  # only now, as loading takes its time
     print_study(database, stored, every_trial=False)
 

@@ -156,11 +156,16 @@ def knee(values: Values) -> int:
     Args:
         values: [members, objectives], signed, at least one member.
     """
+    return int(knee_order(values)[0])
+
+
+def knee_order(values: Values) -> NDArray[np.intp]:
+    """Indices of the members, the knee first, then by how far they lie beyond the plane that `knee` tells of."""
     points = scaled(values)[:, np.ptp(values, axis=0) > 0]
     if points.shape[1] == 0:
-        return 0
+        return np.arange(len(values))
     distances = np.round((points - points[points[:, 0].argmax()]) @ _normal(points), TIE_DIGITS)
-    return int(distances.argmax())
+    return np.argsort(-distances, kind="stable")
 
 
 def _normal(points: Values) -> Values:
@@ -180,9 +185,14 @@ def by_weights(values: Values, weights: Mapping[str, float], objective: Objectiv
     return int(np.round(scaled(values) @ (factors / factors.sum()), TIE_DIGITS).argmax())
 
 
-def _signed(rows: Sequence[StoredTrial], objective: Objective) -> Values:
+def signed_values(rows: Sequence[Mapping[str, float]], objective: Objective) -> Values:
+    """Objective -> value mappings, at least one, as [rows, objectives]."""
     signs = np.array([1.0 if direction == "maximize" else -1.0 for direction in objective.directions])
-    return np.asarray(np.array([[row.objectives[name] for name in objective.names] for row in rows]) * signs)
+    return np.asarray(np.array([[row[name] for name in objective.names] for row in rows]) * signs)
+
+
+def _signed(rows: Sequence[StoredTrial], objective: Objective) -> Values:
+    return signed_values([row.objectives for row in rows], objective)
 
 
 def _named(signed: Values, objective: Objective) -> dict[str, float]:

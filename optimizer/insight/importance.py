@@ -6,6 +6,8 @@ the best tenth of the trials differ from its values among all of them. The share
 
 A main effect is the mean objective of the trials in equal parts of a parameter's bounds. All other parameters vary
 along with it, as the sampler chose them: it is what was seen, not what would follow from changing this one alone.
+That, as far as it can be known, is what the depth-aware model says: it is fitted to all trials, whichever sampler
+proposed them, and its effect of one parameter is averaged over all others.
 """
 
 from __future__ import annotations
@@ -19,11 +21,12 @@ import optuna
 from numpy.typing import NDArray
 from optuna.distributions import FloatDistribution
 from optuna.importance import PedAnovaImportanceEvaluator
-from optuna.trial import TrialState, create_trial
+from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from optimizer.errors import TooFewTrialsError
 from optimizer.insight.front import chosen_trial
 from optimizer.objective import Objective
+from optimizer.search.depth_insight import DepthModel, Effect
 from optimizer.standing import best_trials
 from scorers.protocol import Direction
 from search_spaces.blocks import Architecture
@@ -31,6 +34,7 @@ from search_spaces.parameters import Parameter
 from search_spaces.space import SearchSpace
 from studies.blueprint import slots_of
 from studies.database import Database
+from studies.errors import StudyError
 from studies.results import StoredStudy, StoredTrial, load_trials
 
 TOP = 0.1  # share of the trials that count as the best
@@ -67,6 +71,7 @@ class Findings:
     direction: Direction
     shares: Mapping[str, float]  # parameter -> importance; they sum to 1
     effects: Mapping[str, tuple[Bin, ...]]  # parameter -> bins that hold trials, from its low bound to its high one
+    believed: Mapping[str, Effect] | None  # parameter -> what the model says; None where it cannot be fitted
     best: StoredTrial  # in this objective
 
 
@@ -118,9 +123,10 @@ def insight(database: Database, study: StoredStudy, objective: Objective) -> Ins
             direction=direction,
             shares=shares(samples, space, name, direction),
             effects={row.name: main_effect(samples, row, name) for row in space.parameters},
+            believed=believed_effects(database, study, rows, index),
             best=best_trials(rows, Objective(names=(name,), directions=(direction,), terms=()))[0],
         )
-        for name, direction in zip(objective.names, objective.directions, strict=True)
+        for index, (name, direction) in enumerate(zip(objective.names, objective.directions, strict=True))
     )
     complete = sum(row.state == "complete" for row in rows)
     return Insight(
@@ -139,6 +145,35 @@ def space_of(study: StoredStudy, row: StoredTrial) -> SearchSpace:
     spec = study.spec
     slots = slots_of(spec.operations, spec.letters, tuple(spec.loras))
     return SearchSpace.build(spec.full_space, Architecture(row.recipe.architecture), slots)
+
+
+def fitted_model(
+    database: Database, study: StoredStudy, rows: Sequence[StoredTrial], objective: int
+) -> tuple[DepthModel, list[FrozenTrial]] | None:
+    """The depth-aware model of one objective and the complete trials it has seen; None where it cannot be fitted.
+
+    Args:
+        rows: the study's trials, at least one.
+    """
+    from optimizer.search.depth_model import NUMERICAL_ERRORS  # BoTorch takes seconds to import
+
+    space = space_of(study, rows[0])
+    stored = optuna.load_study(study_name=study.name, storage=database.storage)
+    try:
+        model = DepthModel.of(space, stored.get_trials(deepcopy=False), stored.directions, objective)
+    except (StudyError, *NUMERICAL_ERRORS):
+        return None
+    names = {row.name for row in space.parameters}
+    complete = stored.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    return model, [trial for trial in complete if names <= trial.params.keys()]
+
+
+def believed_effects(
+    database: Database, study: StoredStudy, rows: Sequence[StoredTrial], objective: int
+) -> dict[str, Effect] | None:
+    """What the model says of each parameter; None where it cannot be fitted."""
+    fitted = fitted_model(database, study, rows, objective)
+    return None if fitted is None else fitted[0].effects()
 
 
 def load_samples(database: Database, study: StoredStudy, rows: Sequence[StoredTrial]) -> tuple[Sample, ...]:

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 COLUMNS: Final = 6
 BAR: Final = "#6b5b95"
+BELIEVED: Final = "#2a9d8f"
 GROUP_COLOURS: Final = ("#c0392b", "#7f8c8d", "#2b6ca3")
 SYMBOLS: Final = ("diamond", "square", "circle")
 
@@ -164,7 +165,14 @@ def effects_figure(found: Insight, findings: Findings) -> go.Figure:
             ),
             **at,
         )
-    _style(figure, f"{findings.objective}: means in {BINS} equal parts of the bounds, with standard errors", 190 * rows)
+        if findings.believed is not None:
+            believed = findings.believed[name]
+            line = {"color": BELIEVED, "width": 1.2, "dash": "dash"}
+            hover = [f"the model, {100 * believed.share:.1f} %"] * len(believed.at)
+            trace = go.Scatter(x=believed.at, y=believed.mean, mode="lines", line=line, hovertext=hover)
+            figure.add_trace(trace, **at)
+    title = f"{findings.objective}: means in {BINS} equal parts of the bounds with standard errors; dashed: the model"
+    _style(figure, title, 190 * rows)
     figure.update_layout(height=150 + 150 * rows)
     figure.update_annotations(font_size=10)
     return figure

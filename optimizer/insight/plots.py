@@ -306,8 +306,8 @@ def _draw_progress(axes: Axes, insight: Insight, findings: Findings) -> None:
 def _draw_effects(figure: SubFigure, insight: Insight, findings: Findings, rows: int) -> None:
     """One small panel a parameter, in depth order, all on one scale."""
     figure.suptitle(
-        f"main effects: trials (dots), their mean in {BINS} equal parts of the bounds with its standard error, and the "
-        "best trial (line)",
+        f"main effects: trials (dots), their mean in {BINS} equal parts of the bounds with its standard error, "
+        "what the model believes (dashed), and the best trial (line)",
         x=0.01,
         ha="left",
         fontsize=11,
@@ -330,6 +330,9 @@ def _draw_effects(figure: SubFigure, insight: Insight, findings: Findings, rows:
             marker="o",
             markersize=3.5,
         )
+        if findings.believed is not None:
+            believed = findings.believed[name]
+            axes.plot(believed.at, believed.mean, color="#2a9d8f", linewidth=1.2, linestyle="--")
         if name in best:
             axes.axvline(best[name], color="#d9822b", linewidth=1.2)
         axes.set_title(f"{name}  {100 * share:.0f} %", fontsize=8.5, pad=3, parse_math=False)

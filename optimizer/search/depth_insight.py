@@ -27,6 +27,15 @@ STEPS = 9  # values of a parameter at which its effect is read
 
 
 @dataclass(frozen=True, kw_only=True)
+class Effect:
+    """What the model believes of one parameter, all others averaged over the whole space."""
+
+    share: float  # of the posterior mean's variance, 0..1: Sobol's first-order index (Sobol 2001)
+    at: tuple[float, ...]  # values of the parameter, from its low bound to its high one
+    mean: tuple[float, ...]  # the objective there, in its own unit
+
+
+@dataclass(frozen=True, kw_only=True)
 class DepthModel:
     """The model fitted to one objective of a study, as the sampler fits it."""
 
@@ -67,24 +76,28 @@ class DepthModel:
         ends = self.scale.undo(mean - deviation), self.scale.undo(mean + deviation)
         return self.scale.undo(mean), np.abs(ends[1] - ends[0]) / 2
 
-    def sensitivity(self) -> dict[str, float]:
-        """Each parameter's main effect: the share of the posterior mean's variance that it explains alone, 0..1.
+    def effects(self) -> dict[str, Effect]:
+        """Each parameter's main effect, over a Sobol sample of the whole space.
 
-        Over a Sobol sample of the whole space; the first-order index of Sobol (2001). What parameters explain only
-        together is in none of them.
+        What parameters explain only together is in none of their shares.
         """
         count = len(self.geometry.names)
         sample = qmc.Sobol(count, rng=np.random.default_rng(0)).random(SAMPLE)
-        steps = (np.arange(STEPS) + 0.5) / STEPS
-        effects = []
-        for index in range(count):
-            points = np.repeat(sample[None], STEPS, axis=0)
-            points[:, :, index] = steps[:, None]
-            effects.append(self._posterior(points.reshape(-1, count))[0].reshape(STEPS, SAMPLE).mean(axis=1).var())
         wide = qmc.Sobol(count, rng=np.random.default_rng(1)).random(16 * SAMPLE)
         total = float(self._posterior(wide)[0].var())
-        shares = np.clip(np.array(effects) / total, 0.0, 1.0) if total > 0 else np.zeros(count)
-        return dict(zip(self.geometry.names, map(float, shares), strict=True))
+        steps = (np.arange(STEPS) + 0.5) / STEPS
+        found = {}
+        for index, name in enumerate(self.geometry.names):
+            points = np.repeat(sample[None], STEPS, axis=0)
+            points[:, :, index] = steps[:, None]
+            means = self._posterior(points.reshape(-1, count))[0].reshape(STEPS, SAMPLE).mean(axis=1)
+            low, high = self.geometry.low[index], self.geometry.high[index]
+            found[name] = Effect(
+                share=min(float(means.var()) / total, 1.0) if total > 0 else 0.0,
+                at=tuple(map(float, low + steps * (high - low))),
+                mean=tuple(map(float, self.scale.undo(means))),
+            )
+        return found
 
     def _posterior(self, x: Floats) -> tuple[Floats, Floats]:
         from optimizer.search.depth_model import posterior

@@ -22,6 +22,7 @@ from optimizer.cli import main
 from optimizer.cli.report import study_objective
 from optimizer.insight.importance import BINS, insight, load_samples
 from optimizer.insight.interactive import save_figures
+from optimizer.insight.ranking import beliefs, by_posterior, by_value
 from studies.database import open_database
 from studies.results import load_study, load_trials
 
@@ -94,6 +95,10 @@ def test_importance_on_the_command_line_as_table_json_and_picture(folder: Path) 
     rows = {row["name"]: row for row in facts["objectives"][0]["parameters"]}
     assert max(rows, key=lambda name: rows[name]["importance"]) == "IN04"
     assert facts["reliable"]
+    assert max(rows, key=lambda name: rows[name]["model"]["share"]) == "IN04"
+    curve = rows["IN04"]["model"]
+    assert curve["mean"][0] == min(curve["mean"])  # farthest from the best value
+    assert len(curve["at"]) == len(curve["mean"])
     assert list(rows).index("IN00") < list(rows).index("M00") < list(rows).index("OUT00")
     assert "not reliable yet: 20 complete trials" in run(folder, "study", "importance", "front")
     run(folder, "study", "importance", "one", "--plot", "one.png")
@@ -101,6 +106,40 @@ def test_importance_on_the_command_line_as_table_json_and_picture(folder: Path) 
         assert picture.width > 1000
         assert len(picture.convert("RGB").getcolors(1 << 24) or []) > 200
     assert "--force" in run(folder, "study", "importance", "one", "--plot", "one.png", code=2)
+
+
+def test_a_lucky_trial_among_mediocre_ones_is_ranked_by_what_the_model_believes(tmp_path: Path) -> None:
+    draws = np.random.default_rng(3).normal(0, 0.02, (40, 4))
+    luck = iter(range(40))
+
+    def score(params: Mapping[str, float]) -> dict[str, tuple[float, ...]]:
+        number = next(luck)
+        lucky = 0.6 if number == 20 else 0.0
+        return {"sharpness": tuple(params["IN"] + lucky + draws[number]), "contrast": (0.0,) * 4}
+
+    database = open_database(f"sqlite:///{tmp_path}/s.db")
+    changes: dict[str, Any] = {"objective": {"sharpness": {"weight": 1}}, "space": {"granularity": "sections"}}
+    study = store_study(database, "luck", score, trials=40, seed=1, **changes)
+    objective, rows = study_objective(study), load_trials(database, study)
+    ranked = by_posterior(database, study, objective, rows)(rows)
+    believed = beliefs(database, study, objective, rows)["objective"]
+    database.close()
+    by_number = {row.number: row for row in rows}
+    assert sorted(row.number for row in ranked) == sorted(by_number)
+    assert [row.number for row in ranked] == sorted(believed, key=lambda number: -believed[number])
+    place_observed = [row.number for row in by_value(objective)(rows)].index(20)
+    assert [row.number for row in ranked].index(20) > place_observed
+    assert believed[20] < by_number[20].objectives["objective"] - 0.2
+
+
+def test_where_no_model_can_be_fitted_the_observed_values_rank(tmp_path: Path) -> None:
+    database = open_database(f"sqlite:///{tmp_path}/s.db")
+    study = store_study(database, "two", one_block, trials=2)
+    rows = load_trials(database, study)
+    objective = study_objective(study)
+    assert by_posterior(database, study, objective, rows)(rows) == by_value(objective)(rows)
+    assert beliefs(database, study, objective, rows) == {}
+    database.close()
 
 
 def test_too_few_trials_and_unknown_studies_are_one_line(folder: Path) -> None:

@@ -13,7 +13,8 @@ from demo_study import ShortStudy, begin
 from scipy import stats
 
 from optimizer.errors import FinalError
-from optimizer.finals import FinalWatch, by_observed, hold_final
+from optimizer.finals import FinalWatch, hold_final
+from optimizer.insight.ranking import by_value
 from optimizer.objective import SINGLE
 from optimizer.standing import parent_trials
 from studies import results
@@ -40,7 +41,7 @@ class Watched:
 
 def hold(short: ShortStudy) -> tuple[Final, Watched]:
     watched = Watched()
-    rank = by_observed(short.machine.objective, short.machine.infos)
+    rank = by_value(short.machine.objective)
     trials = results.load_trials(short.database, short.study)
     return hold_final(short.machine, trials, rank, watched.watch), watched
 

@@ -350,15 +350,17 @@ class TestFeatures:
 class TestInsight:
     def test_the_parameter_that_does_everything_has_all_the_sensitivity(self) -> None:
         study = observed(SECTIONS, lambda params: (math.sin(3 * params["MID"]),), 25)
-        found = DepthModel.of(SECTIONS, study.trials, study.directions).sensitivity()
-        assert found["MID"] > 0.9
-        assert max(share for name, share in found.items() if name != "MID") < 0.05
+        found = DepthModel.of(SECTIONS, study.trials, study.directions).effects()
+        assert found["MID"].share > 0.9
+        assert max(effect.share for name, effect in found.items() if name != "MID") < 0.05
 
     def test_shares_of_a_sum_are_those_of_its_variances(self) -> None:
         study = observed(SECTIONS, lambda params: (2 * params["IN"] + params["OUT"],), 40, ["minimize"])
-        found = DepthModel.of(SECTIONS, study.trials, study.directions).sensitivity()
-        assert found["IN"] == pytest.approx(0.8, abs=0.08)
-        assert found["OUT"] == pytest.approx(0.2, abs=0.08)
+        found = DepthModel.of(SECTIONS, study.trials, study.directions).effects()
+        assert found["IN"].share == pytest.approx(0.8, abs=0.08)
+        assert found["OUT"].share == pytest.approx(0.2, abs=0.08)
+        for name, slope in (("IN", 2), ("OUT", 1), ("MID", 0)):
+            assert np.polyfit(found[name].at, found[name].mean, 1)[0] == pytest.approx(slope, abs=0.2)
 
     @pytest.mark.parametrize("direction", ["maximize", "minimize"])
     def test_the_posterior_is_nearer_to_the_truth_than_the_observations(

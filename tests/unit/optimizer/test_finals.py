@@ -11,8 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from optimizer.errors import FinalError
-from optimizer.finals import Shown, by_observed, choose_finalists, judge, suspicion
+from optimizer.finals import Shown, choose_finalists, judge, suspicion
 from optimizer.gains import Evidence
+from optimizer.insight.ranking import by_value
 from optimizer.objective import SINGLE, Objective, ScoreSheet, Term
 from scorers.protocol import Direction, ScorerInfo
 from search_spaces.blocks import Architecture, places
@@ -65,7 +66,7 @@ def study(**values: float) -> list[StoredTrial]:
 
 def numbers(trials: list[StoredTrial], top: int = 5, objective: Objective = SUM) -> list[int]:
     settings = FinalSettings(top=top)
-    return [row.number for row in choose_finalists(trials, objective, by_observed(objective, INFOS), settings)[1]]
+    return [row.number for row in choose_finalists(trials, objective, by_value(objective), settings)[1]]
 
 
 class TestCandidates:
@@ -91,13 +92,13 @@ class TestCandidates:
 
         assert [row.number for row in choose_finalists(trials, SUM, rank, FinalSettings(top=top))[1]] == order[:top]
 
-    def test_of_several_objectives_are_the_front_in_the_order_of_the_sum_in_units(self) -> None:
+    def test_of_several_objectives_are_the_front_from_its_knee_on(self) -> None:
         trials = [
             trial(0, "parent A", charm=0.0, noise=0.2),
-            trial(2, charm=4.0, noise=1.0),  # 2 - 2
-            trial(3, charm=3.0, noise=0.5),  # 1.5 - 1
+            trial(2, charm=4.0, noise=1.0),  # scaled .44, .79
+            trial(3, charm=3.0, noise=0.5),  # scaled .33, .92: the knee
             trial(4, charm=2.9, noise=0.6),  # behind trial 3 in both
-            trial(5, charm=9.0, noise=4.0),  # 4.5 - 8
+            trial(5, charm=9.0, noise=4.0),  # an extreme, as the parent is
         ]
         assert numbers(trials, objective=TWO) == [3, 2, 5]
         assert numbers(trials, top=1, objective=TWO) == [3]
