@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import torch
+from torch import Tensor
 
 from optimizer.errors import FinalError, TrialFailed
 from optimizer.evaluation import Evaluator
@@ -34,6 +35,7 @@ class FinalWatch:
 
     begun: Callable[[StoredTrial, int], None]  # a trial, and how many there are in all
     rendered: Callable[[int], None]  # images of that trial so far
+    finished: Callable[[StoredTrial, Sequence[Tensor]], None]  # a trial's images in item order, uint8 [3, h, w]
 
 
 # ----------------------------------------------------------------------------------------- who takes part
@@ -112,6 +114,7 @@ def _show(evaluator: Evaluator, row: StoredTrial, total: int, watch: FinalWatch)
         evaluation = evaluator.evaluate(row.recipe, watch.rendered)
     except (TrialFailed, torch.OutOfMemoryError) as failure:
         return Shown(failure=str(failure).split("\n", maxsplit=1)[0])
+    watch.finished(row, evaluation.images)
     return Shown(evidence=evaluator.evidence(evaluation.sheet, evaluation.features))
 
 

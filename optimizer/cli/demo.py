@@ -43,5 +43,6 @@ def demo(
     console.rule()
     console.print(f"study database  {escaped(str(file))}", soft_wrap=True)
     console.print(f"contact sheet   {escaped(str(output / 'demo-artifacts' / f'{name}.png'))}", soft_wrap=True)
+    console.print(f"of the final    {escaped(str(output / 'demo-artifacts' / f'{name}-final.png'))}", soft_wrap=True)
     console.print(f"the best merge  {escaped(str(winner))}", soft_wrap=True)
     console.print(f"dashboard       mergetune dashboard --storage {escaped(str(file))}", soft_wrap=True)

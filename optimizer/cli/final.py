@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
@@ -20,25 +21,52 @@ from studies.finals import Final, Finalist, load_final, store_final
 from studies.results import Gain, StoredStudy, StoredTrial, load_trials
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from optimizer.setup import Machine
+    from studies.artifacts import Artifacts
+
+    Pictures = dict[int, Sequence[Tensor]]  # trial -> its held-out renders, reduced
 
 
-def finish_study(database: Database, stored: StoredStudy, machine: Machine) -> Final:
-    """Hold the final with live progress, and store it.
+def finish_study(database: Database, stored: StoredStudy, machine: Machine, artifacts: Artifacts) -> Final:
+    """Hold the final with live progress, store it, and draw its contact sheet.
 
     Raises:
         FinalError: there is nothing to compare.
     """
     rows = load_trials(database, stored)
     rank = by_posterior(database, stored, machine.objective, rows)
-    with _progress(_images(stored)) as watch:
+    pictures: Pictures = {}
+    with _progress(_images(stored), pictures) as watch:
         final = hold_final(machine, rows, rank, watch)
     store_final(database, stored, final)
+    sheet = _save_sheet(stored, final, pictures, artifacts)
+    console.print(f"contact sheet, parents beside the candidates: {escaped(str(sheet))}", soft_wrap=True)
     return final
 
 
+def _save_sheet(stored: StoredStudy, final: Final, pictures: Pictures, artifacts: Artifacts) -> Path:
+    """Parents and candidates side by side, on renders that the search never saw."""
+    from optimizer.rendering.sheet import comparison_sheet
+
+    columns = []
+    for row in final.finalists:
+        if row.number in pictures:
+            heading = row.origin if row.is_parent else f"trial {row.number}"
+            columns.append((f"{heading}: chosen" if row.chosen else heading, pictures[row.number]))
+    captions = [item.prompt for item in stored.spec.held_out.items()]
+    sheet = comparison_sheet(f"{stored.name}, the final", columns, captions, blocks=min(2, -(-len(captions) // 8)))
+    path = artifacts.folder / f"{stored.name}-final.png"
+    artifacts.folder.mkdir(parents=True, exist_ok=True)
+    sheet.save(path)
+    return path
+
+
 @contextmanager
-def _progress(images: int) -> Iterator[FinalWatch]:
+def _progress(images: int, pictures: Pictures) -> Iterator[FinalWatch]:
+    from optimizer.rendering.sheet import reduced
+
     columns = (TextColumn("{task.description}"), BarColumn(bar_width=20), MofNCompleteColumn())
     with Progress(*columns, console=console, transient=True, disable=not interactive()) as progress:
         task = progress.add_task("final", total=None)
@@ -53,7 +81,14 @@ def _progress(images: int) -> Iterator[FinalWatch]:
                 line = f"final {len(begun)}/{total}: trial {row.number}, {row.origin}, {images} held-out images"
                 console.print(line, soft_wrap=True, markup=False)
 
-        yield FinalWatch(begun=on_begun, rendered=lambda done: progress.update(renders, completed=done))
+        def on_finished(row: StoredTrial, found: Sequence[Tensor]) -> None:
+            pictures[row.number] = [reduced(image) for image in found]
+
+        yield FinalWatch(
+            begun=on_begun,
+            rendered=lambda done: progress.update(renders, completed=done),
+            finished=on_finished,
+        )
 
 
 def final_is_due(database: Database, stored: StoredStudy) -> bool:

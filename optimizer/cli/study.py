@@ -95,13 +95,19 @@ def resume(
 
 
 @app.command()
-def finish(study: StudyName, storage: Storage = DEFAULT_STORAGE, cache: CacheFolder = None) -> None:
+def finish(
+    study: StudyName,
+    storage: Storage = DEFAULT_STORAGE,
+    artifacts: ArtifactFolder = None,
+    cache: CacheFolder = None,
+) -> None:
     """Hold the final now: the best trials and the parents on prompts or seeds that the search never saw."""
     from optimizer.cli.final import finish_study
     from optimizer.cli.report import print_study, study_objective
     from optimizer.cli.work import resumed
     from optimizer.finals import choose_finalists
     from optimizer.insight.ranking import by_value
+    from studies.artifacts import Artifacts
     from studies.database import open_database
     from studies.results import load_study, load_trials
 
@@ -109,7 +115,8 @@ def finish(study: StudyName, storage: Storage = DEFAULT_STORAGE, cache: CacheFol
     stored = load_study(database, study)
     objective = study_objective(stored)
     choose_finalists(load_trials(database, stored), objective, by_value(objective), stored.spec.final)
-    finish_study(database, stored, resumed(stored, cache_folder(cache)))  # only now, as loading takes its time
+    machine = resumed(stored, cache_folder(cache))  # only now, as loading takes its time
+    finish_study(database, stored, machine, Artifacts.beside(database.url, artifacts))
     print_study(database, stored, every_trial=False)
 
 

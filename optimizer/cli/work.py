@@ -29,6 +29,7 @@ from optimizer.cli.common import (
 
 if TYPE_CHECKING:
     from optimizer.setup import Machine, Plan
+    from studies.artifacts import Artifacts
     from studies.database import Database
     from studies.results import ParentFile, StoredStudy
 
@@ -107,7 +108,7 @@ def _loaded(plan: Plan, parents: tuple[ParentFile, ...], cache: Path) -> Machine
         return build_machine(plan, parents, cache)
 
 
-def final_after(database: Database, stored: StoredStudy, machine: Machine) -> None:
+def final_after(database: Database, stored: StoredStudy, machine: Machine, artifacts: Artifacts) -> None:
     """The final, once the budget is spent; left to the last worker where others are still at work."""
     from optimizer.cli.final import final_is_due, finish_study
     from optimizer.errors import FinalError
@@ -115,7 +116,7 @@ def final_after(database: Database, stored: StoredStudy, machine: Machine) -> No
     if not final_is_due(database, stored):
         return
     try:
-        finish_study(database, stored, machine)
+        finish_study(database, stored, machine, artifacts)
     except FinalError as error:
         console.print(f"no final: {escaped(str(error))}", soft_wrap=True)
 
@@ -137,7 +138,7 @@ def work_on(database: Database, stored: StoredStudy, machine: Machine, artifacts
     stored = load_study(database, stored.name)
     stopped = stop.is_set() or stored.stop_requested
     if not stopped:
-        final_after(database, stored, machine)
+        final_after(database, stored, machine, folder)
     save_figures(database, stored, machine.objective)
     print_study(database, stored, every_trial=False)
     sheet = save_comparison(database, stored, folder)

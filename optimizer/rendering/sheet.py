@@ -6,6 +6,8 @@ import textwrap
 from collections.abc import Sequence
 from functools import cache
 
+import numpy as np
+import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
@@ -20,6 +22,11 @@ INK, PAPER = "#202124", "#ffffff"
 def to_picture(image: Tensor) -> Image.Image:
     """uint8 [3, h, w] as a PIL image."""
     return Image.fromarray(image.permute(1, 2, 0).contiguous().numpy())
+
+
+def reduced(image: Tensor) -> Tensor:
+    """A uint8 [3, h, w] image as small as a sheet shows it, to be kept until there is one."""
+    return torch.from_numpy(np.array(_fitted(image))).permute(2, 0, 1)
 
 
 def contact_sheet(title: str, images: Sequence[Tensor], captions: Sequence[str]) -> Image.Image:
@@ -80,10 +87,16 @@ def _title_height() -> int:
 
 
 def _place(sheet: Image.Image, image: Tensor, x: int, y: int) -> None:
+    picture = _fitted(image)
+    sheet.paste(picture, (x + (CELL - picture.width) // 2, y))
+
+
+def _fitted(image: Tensor) -> Image.Image:
+    """With its longer side as long as a cell's."""
     picture = to_picture(image)
     scale = CELL / max(picture.size)
     size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
-    sheet.paste(picture.resize(size, Image.Resampling.LANCZOS), (x + (CELL - size[0]) // 2, y))
+    return picture.resize(size, Image.Resampling.LANCZOS)
 
 
 def _caption(sheet: Image.Image, text: str, x: int, y: int, *, width: int = 20, lines: int = CAPTION_LINES) -> None:

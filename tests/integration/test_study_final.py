@@ -31,11 +31,14 @@ class Watched:
     def __init__(self) -> None:
         self.begun: list[tuple[int, int]] = []
         self.rendered: list[int] = []
+        self.shown: dict[int, int] = {}
 
     @property
     def watch(self) -> FinalWatch:
         return FinalWatch(
-            begun=lambda row, total: self.begun.append((row.number, total)), rendered=self.rendered.append
+            begun=lambda row, total: self.begun.append((row.number, total)),
+            rendered=self.rendered.append,
+            finished=lambda row, images: self.shown.update({row.number: len(images)}),
         )
 
 
@@ -69,6 +72,7 @@ def test_the_best_observed_and_all_parents_are_rendered_and_nothing_else(
     assert [row.origin for row in final.parents] == ["parent A", "parent B"]
     assert watched.begun == [(row.number, 4) for row in final.finalists]
     assert max(watched.rendered) == 8
+    assert watched.shown == {row.number: 8 for row in final.finalists}
 
 
 def test_the_held_out_suite_differs_from_the_search_in_its_noise_alone(
