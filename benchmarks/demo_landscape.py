@@ -3,9 +3,9 @@
     python benchmarks/demo_landscape.py FOLDER [--methods depth,gp ...] [--seeds 5] [--trials 40] [--report]
 
 Every method searches with every seed. The suite is the demo's prompts with one seed and half the steps, so that
-thousands of merges can be rendered on a few cores; the held-out suite has other seeds. What was evaluated is kept in
+thousands of merges can be rendered on a few cores; the held-out suites have other seeds. What was evaluated is kept in
 FOLDER, so a run that was cut off goes on, and several processes may share the work (`--methods`, `--first-seed`).
-`--report` prints the tables.
+`--final` holds the finals of a method's runs as `mergetune study finish` does; `--report` prints the tables.
 """
 
 from __future__ import annotations
@@ -21,18 +21,22 @@ from typing import Any
 import numpy as np
 import optuna
 import torch
+from optuna.study import StudyDirection
+from optuna.trial import TrialState, create_trial
 from searchers import METHODS, Params, Problem, chosen
 
 import studies
 from optimizer.errors import TrialFailed
 from optimizer.evaluation import Evaluator
 from optimizer.rendering.render import Renderer
+from optimizer.search.depth_insight import DepthModel
+from optimizer.search.sampler import distributions
 from optimizer.setup import build_machine, hash_parents, make_plan
 from studies.recipe import Recipe
 from studies.spec import StudySpec, SuiteSettings, load_spec
 
-SEARCH, HELD_OUT = "search", "held out"
-SEED, HELD_OUT_SEEDS = 1, (101, 102)
+SEARCH, HELD_OUT, FRESH = "search", "held out", "fresh"
+SEEDS = {SEARCH: (1,), HELD_OUT: (101, 102), FRESH: (201, 202)}
 STEPS = 10
 AT = (10, 15, 20, 30, 40, 60, 100, 200)  # trials
 
@@ -52,7 +56,7 @@ class DemoLandscape:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder, self._file = folder, folder / "demo.jsonl"
         spec = load_spec(Path(studies.__file__).parent / "demo" / "demo.yaml")
-        suites = {SEARCH: suite_of(spec, (SEED,)), HELD_OUT: suite_of(spec, HELD_OUT_SEEDS)}
+        suites = {name: suite_of(spec, seeds) for name, seeds in SEEDS.items()}
         plan = make_plan(spec.model_copy(update={"suite": suites[SEARCH]}))
         self._machine = build_machine(plan, hash_parents(plan), folder / "cache")
         known = self._machine.evaluator
@@ -134,11 +138,62 @@ def search(landscape: DemoLandscape, method: str, seed: int, trials: int) -> Non
         for count in sorted({40, trials})
         if count <= trials
     }
-    row = {"method": method, "seed": seed, "gains": gains, "held_out": held_out, "ask": seconds / trials}
+    row = {
+        "method": method,
+        "seed": seed,
+        "gains": gains,
+        "held_out": held_out,
+        "ask": seconds / trials,
+        "tried": tried,
+    }
     append_line(path, row)
     print(
         f"{method}, seed {seed}: best of {trials} {max(g for g in gains if g is not None):+.2f}", held_out, flush=True
     )
+
+
+def final(landscape: DemoLandscape, run: Mapping[str, Any], top: int = 5) -> dict[str, float]:
+    """The final as a study holds it, of one run: the candidates by posterior mean, chosen on the held-out suite.
+
+    Returns:
+        The chosen merge's gains: in the search, in the final, and on a third suite that no choice was made on.
+    """
+    space, tried, gains = landscape.problem.space, run["tried"], run["gains"]
+    ranges = distributions(space)
+    trials = [
+        create_trial(params=params, distributions=ranges, value=gain)
+        if gain is not None
+        else create_trial(params=params, distributions=ranges, state=TrialState.FAIL)
+        for params, gain in zip(tried, gains, strict=True)
+    ]
+    complete = [trial for trial in trials if trial.state == TrialState.COMPLETE]
+    means, _ = DepthModel.of(space, trials, [StudyDirection.MAXIMIZE]).posterior(complete)
+    found = {landscape.recipe(complete[at].params).digest: complete[at] for at in np.argsort(-means, kind="stable")}
+    shown = [(landscape.gain(trial.params, HELD_OUT), trial) for trial in list(found.values())[:top]]
+    held_out, chosen = max(((gain, trial) for gain, trial in shown if gain is not None), key=lambda pair: pair[0])
+    fresh = landscape.gain(chosen.params, FRESH)
+    assert chosen.value is not None
+    assert fresh is not None
+    return {"in_sample": chosen.value, "held_out": held_out, "fresh": fresh}
+
+
+def finals(landscape: DemoLandscape, method: str) -> None:
+    """Every run's final, a line each in finals.jsonl, and what is left of the gains."""
+    path = landscape.folder / "finals.jsonl"
+    done = {(row["method"], row["seed"]) for row in read_lines(path)}
+    for run in read_lines(landscape.folder / "runs.jsonl"):
+        if run["method"] == method and (method, run["seed"]) not in done:
+            append_line(path, {"method": method, "seed": run["seed"], **final(landscape, run)})
+    rows = [row for row in read_lines(path) if row["method"] == method]
+    print("\n| seed | gain in the search | in the final | on a third suite | kept |")
+    for row in rows:
+        kept = row["fresh"] / row["in_sample"]
+        print(
+            f"| {row['seed']} | {row['in_sample']:+.2f} | {row['held_out']:+.2f} | {row['fresh']:+.2f} | {kept:.0%} |"
+        )
+    sums = {key: sum(row[key] for row in rows) for key in ("in_sample", "held_out", "fresh")}
+    print(f"held out / in the search: {sums['held_out'] / sums['in_sample']:.0%} in the final, ", end="")
+    print(f"{sums['fresh'] / sums['in_sample']:.0%} on a third suite")
 
 
 # ------------------------------------------------------------------------------------------ reporting
@@ -188,6 +243,7 @@ def main() -> None:
     parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--trials", type=int, default=40)
     parser.add_argument("--bayes-opt-trials", type=int, default=200)
+    parser.add_argument("--final", action="store_true", help="hold the finals of the first method's runs")
     parser.add_argument("--report", action="store_true", help="print tables of what is there, search nothing")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
@@ -199,6 +255,8 @@ def main() -> None:
             for method in chosen(arguments.methods):
                 trials = arguments.bayes_opt_trials if method == "bayes_opt" else arguments.trials
                 search(landscape, method, seed, trials)
+        if arguments.final:
+            finals(landscape, chosen(arguments.methods)[0])
     report(arguments.folder, images=len(load_spec(Path(studies.__file__).parent / "demo" / "demo.yaml").suite.prompts))
 
 
