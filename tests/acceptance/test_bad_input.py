@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-import sys
 import time
 import urllib.request
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +14,9 @@ import pytest
 import sqlalchemy as sa
 import yaml
 from checkpoints import random_tensors, write_checkpoint
+from command_line import Call, caller, enter
 from safetensors.torch import save_file
 
-from optimizer.cli import main
 from search_spaces.blocks import Architecture, places
 from studies import results
 from studies.database import Database, open_database
@@ -33,16 +31,6 @@ SPEC: Mapping[str, Any] = {
     "scorers": {"sharpness": None},
     "render": {"device": "cpu"},
 }
-
-
-@dataclass(frozen=True)
-class Outcome:
-    code: int
-    out: str
-    err: str
-
-
-Call = Callable[..., Outcome]
 
 
 @pytest.fixture(scope="module")
@@ -68,27 +56,13 @@ def parents(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def folder(parents: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The current folder, with the checkpoints linked in."""
-    for file in parents.iterdir():
-        (tmp_path / file.name).symlink_to(file)
-    for name in ("STORAGE", "ARTIFACTS", "CACHE", "DEBUG", "PASSWORD"):
-        monkeypatch.delenv(f"MERGETUNE_{name}", raising=False)
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
+    return enter(tmp_path, monkeypatch, parents)
 
 
 @pytest.fixture
 def call(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Call:
     """`mergetune ARGUMENTS` in this process and folder."""
-
-    def run(*arguments: str) -> Outcome:
-        monkeypatch.setattr(sys, "argv", ["mergetune", *arguments])
-        with pytest.raises(SystemExit) as left:
-            main.run()
-        out, err = capsys.readouterr()
-        assert isinstance(left.value.code, int)
-        return Outcome(left.value.code, out, err)
-
-    return run
+    return caller(monkeypatch, capsys)
 
 
 @pytest.fixture

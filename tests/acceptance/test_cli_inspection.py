@@ -9,7 +9,6 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +16,11 @@ import numpy as np
 import pytest
 import torch
 from checkpoints import random_tensors, write_checkpoint
+from command_line import Call, caller, enter
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from optimizer.cli import main
 from search_spaces.blocks import Architecture, blocks, places
 from studies.recipe import Parent, Recipe
 
@@ -30,16 +29,6 @@ MECHA = """version 0.1.0
 model "anime.safetensors" model_config="sd1-ldm" merge_space="weight"
 model "photo.safetensors" model_config="sd1-ldm" merge_space="weight"
 merge "weighted_sum" &0 &1 alpha=0.25"""
-
-
-@dataclass(frozen=True)
-class Outcome:
-    code: int
-    out: str
-    err: str
-
-
-Call = Callable[..., Outcome]
 
 
 def edited(path: Path, edit: Callable[[dict[str, Tensor]], None], metadata: Mapping[str, str] | None = None) -> Path:
@@ -112,20 +101,8 @@ def _merge_metadata() -> dict[str, str]:
 @pytest.fixture
 def call(models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Call:
     """`mergetune ARGUMENTS` in this process, in a folder with the checkpoints linked in."""
-    for file in models.iterdir():
-        (tmp_path / file.name).symlink_to(file)
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("MERGETUNE_DEBUG", raising=False)
-
-    def run(*arguments: str) -> Outcome:
-        monkeypatch.setattr(sys, "argv", ["mergetune", *arguments])
-        with pytest.raises(SystemExit) as left:
-            main.run()
-        out, err = capsys.readouterr()
-        assert isinstance(left.value.code, int)
-        return Outcome(left.value.code, out, err)
-
-    return run
+    enter(tmp_path, monkeypatch, models)
+    return caller(monkeypatch, capsys)
 
 
 @pytest.fixture

@@ -6,34 +6,22 @@ import json
 import re
 import subprocess
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from checkpoints import random_tensors, write_checkpoint
+from command_line import Call, caller, enter
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from optimizer.cli import main
 from search_spaces.blocks import Architecture, blocks
 
 LAYER = "model.diffusion_model.middle_block.1.proj_in.weight"  # a 1x1 convolution
 MODULE = "lora_unet_mid_block_attentions_0_proj_in"
 OTHER_LAYER = "cond_stage_model.transformer.text_model.encoder.layers.0.mlp.fc1.weight"
 OTHER_MODULE = "text_encoder.text_model.encoder.layers.0.mlp.fc1"
-
-
-@dataclass(frozen=True)
-class Outcome:
-    code: int
-    out: str
-    err: str
-
-
-Call = Callable[..., Outcome]
 
 
 @pytest.fixture(scope="module")
@@ -67,26 +55,13 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def folder(files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The current folder, with the files linked in."""
-    for file in files.iterdir():
-        (tmp_path / file.name).symlink_to(file)
-    monkeypatch.delenv("MERGETUNE_DEBUG", raising=False)
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
+    return enter(tmp_path, monkeypatch, files)
 
 
 @pytest.fixture
 def call(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Call:
     """`mergetune lora ARGUMENTS` in this process and folder."""
-
-    def run(*arguments: str) -> Outcome:
-        monkeypatch.setattr(sys, "argv", ["mergetune", "lora", *arguments])
-        with pytest.raises(SystemExit) as left:
-            main.run()
-        out, err = capsys.readouterr()
-        assert isinstance(left.value.code, int)
-        return Outcome(left.value.code, out, err)
-
-    return run
+    return caller(monkeypatch, capsys, "lora")
 
 
 def product(file: Path, module: str, up: str, down: str) -> np.ndarray:

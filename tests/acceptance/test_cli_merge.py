@@ -9,14 +9,14 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import yaml
+from command_line import Call, caller, enter
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -39,16 +39,6 @@ CHAIN: Mapping[str, Any] = {
     "vae": "vae.safetensors",
     "dtype": "bf16",
 }
-
-
-@dataclass(frozen=True)
-class Outcome:
-    code: int
-    out: str
-    err: str
-
-
-Call = Callable[..., Outcome]
 
 
 def sha256(path: Path) -> str:
@@ -103,27 +93,15 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def folder(files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The current folder, with the files linked in."""
-    for file in files.iterdir():
-        (tmp_path / file.name).symlink_to(file)
-    monkeypatch.delenv("MERGETUNE_DEBUG", raising=False)
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
+    return enter(tmp_path, monkeypatch, files)
 
 
 @pytest.fixture
 def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Call]:
     """`mergetune ARGUMENTS` in this process and the current folder."""
     threads = torch.get_num_threads()
-
-    def run(*arguments: str | Path, code: int = 0) -> Outcome:
-        monkeypatch.setattr(sys, "argv", ["mergetune", *map(str, arguments)])
-        with pytest.raises(SystemExit) as left:
-            main.run()
-        out, err = capsys.readouterr()
-        assert left.value.code == code, out + err
-        return Outcome(code, out, err)
-
-    yield run
+    found = caller(monkeypatch, capsys)
+    yield lambda *arguments, code=0: found(*arguments, code=code)
     torch.set_num_threads(threads)  # a file is made again with as many as it was made with
 
 

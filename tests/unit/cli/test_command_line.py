@@ -7,13 +7,13 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import typer
+from command_line import Call, Outcome, caller, enter
 from hypothesis import given
 from hypothesis import strategies as st
 from rich.text import Text
@@ -29,39 +29,11 @@ from studies.errors import SpecError
 ROOT = Path(__file__).parents[3]
 
 
-@dataclass(frozen=True)
-class Outcome:
-    code: int
-    out: str
-    err: str
-
-
-Call = Callable[..., Outcome]
-
-
 @pytest.fixture
 def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Call:
     """`mergetune ARGUMENTS` in this process."""
-    for name in (
-        "MERGETUNE_STORAGE",
-        "MERGETUNE_ARTIFACTS",
-        "MERGETUNE_CACHE",
-        "MERGETUNE_DEBUG",
-        "MERGETUNE_PASSWORD",
-    ):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.chdir(tmp_path)
-
-    def run(*arguments: str) -> Outcome:
-        monkeypatch.setattr(sys, "argv", ["mergetune", *arguments])
-        with pytest.raises(SystemExit) as left:
-            main.run()
-        out, err = capsys.readouterr()
-        code = left.value.code
-        assert isinstance(code, int)
-        return Outcome(code, out, err)
-
-    return run
+    enter(tmp_path, monkeypatch)
+    return caller(monkeypatch, capsys)
 
 
 def commands() -> Iterator[tuple[tuple[str, ...], Any]]:

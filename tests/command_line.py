@@ -1,0 +1,58 @@
+"""The command line in the test's own process: loading torch for each call would take minutes."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import pytest
+
+from optimizer.cli import main
+
+VARIABLES = ("STORAGE", "ARTIFACTS", "CACHE", "DEBUG", "PASSWORD")  # each after MERGETUNE_
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a user sees of a command."""
+
+    code: int
+    out: str
+    err: str
+
+
+class Call(Protocol):
+    """`mergetune ARGUMENTS`; with `code` given, it must end with that."""
+
+    def __call__(self, *arguments: str | Path, code: int | None = None) -> Outcome: ...
+
+
+def caller(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *words: str) -> Call:
+    """Runs the real parser in the current folder.
+
+    Args:
+        words: come first in every call, as the name of a group of commands.
+    """
+
+    def run(*arguments: str | Path, code: int | None = None) -> Outcome:
+        monkeypatch.setattr(sys, "argv", ["mergetune", *words, *map(str, arguments)])
+        with pytest.raises(SystemExit) as left:
+            main.run()
+        out, err = capsys.readouterr()
+        assert isinstance(left.value.code, int)
+        assert code in {None, left.value.code}, out + err
+        return Outcome(left.value.code, out, err)
+
+    return run
+
+
+def enter(folder: Path, monkeypatch: pytest.MonkeyPatch, files: Path | None = None) -> Path:
+    """Make it the current folder, without settings from the environment, with links to the files of another."""
+    for file in () if files is None else files.iterdir():
+        (folder / file.name).symlink_to(file)
+    for name in VARIABLES:
+        monkeypatch.delenv(f"MERGETUNE_{name}", raising=False)
+    monkeypatch.chdir(folder)
+    return folder
