@@ -1,6 +1,6 @@
 """The embedded demo as a landscape: real merges, real renders, real scores, each evaluated once and kept.
 
-    python benchmarks/demo_landscape.py FOLDER [--methods depth,gp ...] [--seeds 5] [--trials 40] [--report]
+    python benchmarks/search.py demo FOLDER [--methods depth,gp ...] [--seeds 5] [--trials 40] [--final] [--report]
 
 Every method searches with every seed. The suite is the demo's prompts with one seed and half the steps, so that
 thousands of merges can be rendered on a few cores; the held-out suites have other seeds. What was evaluated is kept in
@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,8 +19,6 @@ from typing import Any
 
 import numpy as np
 import optuna
-import torch
-from optuna.study import StudyDirection
 from optuna.trial import TrialState, create_trial
 from searchers import METHODS, Params, Problem, chosen
 
@@ -160,14 +157,13 @@ def final(landscape: DemoLandscape, run: Mapping[str, Any], top: int = 5) -> dic
     """
     space, tried, gains = landscape.problem.space, run["tried"], run["gains"]
     ranges = distributions(space)
-    trials = [
-        create_trial(params=params, distributions=ranges, value=gain)
-        if gain is not None
-        else create_trial(params=params, distributions=ranges, state=TrialState.FAIL)
-        for params, gain in zip(tried, gains, strict=True)
-    ]
+    study = optuna.create_study(direction="maximize")
+    for params, gain in zip(tried, gains, strict=True):
+        state = TrialState.FAIL if gain is None else TrialState.COMPLETE
+        study.add_trial(create_trial(params=params, distributions=ranges, value=gain, state=state))
+    trials = study.trials
     complete = [trial for trial in trials if trial.state == TrialState.COMPLETE]
-    means, _ = DepthModel.of(space, trials, [StudyDirection.MAXIMIZE]).posterior(complete)
+    means, _ = DepthModel.of(space, trials, study.directions).posterior(complete)
     found = {landscape.recipe(complete[at].params).digest: complete[at] for at in np.argsort(-means, kind="stable")}
     shown = [(landscape.gain(trial.params, HELD_OUT), trial) for trial in list(found.values())[:top]]
     held_out, chosen = max(((gain, trial) for gain, trial in shown if gain is not None), key=lambda pair: pair[0])
@@ -235,8 +231,7 @@ def _spread(values: Sequence[float]) -> str:
     return f"{np.median(values):+.2f} ({min(values):+.2f} to {max(values):+.2f})"
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--methods", default="depth,gp,gp cold,cmaes,tpe univariate,random,bayes_opt")
     parser.add_argument("--seeds", type=int, default=5)
@@ -245,10 +240,9 @@ def main() -> None:
     parser.add_argument("--bayes-opt-trials", type=int, default=200)
     parser.add_argument("--final", action="store_true", help="hold the finals of the first method's runs")
     parser.add_argument("--report", action="store_true", help="print tables of what is there, search nothing")
-    arguments = parser.parse_args()
-    torch.set_num_threads(1)
-    warnings.simplefilter("ignore")
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
+
+
+def run(arguments: argparse.Namespace) -> None:
     if not arguments.report:
         landscape = DemoLandscape(arguments.folder)
         for seed in range(arguments.first_seed, arguments.first_seed + arguments.seeds):
@@ -258,7 +252,3 @@ def main() -> None:
         if arguments.final:
             finals(landscape, chosen(arguments.methods)[0])
     report(arguments.folder, images=len(load_spec(Path(studies.__file__).parent / "demo" / "demo.yaml").suite.prompts))
-
-
-if __name__ == "__main__":
-    main()

@@ -1,8 +1,9 @@
-"""How well each sampler searches: mean regret on synthetic, merge-like landscapes.
+"""How well each sampler searches: on hand-written, merge-like landscapes, and on the real one of the demo.
 
-    python benchmarks/search.py --synthetic [--landscapes 4] [--controls 3] [--seeds 2] [--methods depth,gp ...]
+    python benchmarks/search.py synthetic [--landscapes 4] [--controls 3] [--seeds 2] [--methods depth,gp ...]
+    python benchmarks/search.py demo FOLDER [--seeds 5] [--trials 40] [--final] (see demo_landscape.py)
 
-Regret 0 is the optimum, 1 the median of random merges. It is read off the noise-free landscape at the trial whose
+On hand-written landscapes the figure is mean regret. Regret 0 is the optimum, 1 the median of random merges. It is read off the noise-free landscape at the trial whose
 noisy value is the best so far, probes included. Intervals: 95 %, Student's t over landscapes and seeds.
 One core, no GPU. Every ask goes through the sampler that a study would use.
 """
@@ -10,47 +11,28 @@ One core, no GPU. Every ask goes through the sampler that a study would use.
 from __future__ import annotations
 
 import argparse
-import time
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import demo_landscape
 import numpy as np
 import optuna
 import torch
 from landscapes import PLACES, Floats, Landscape, make_landscape
-from optuna.study import StudyDirection
 from scipy import stats
+from searchers import METHODS, Params, Problem, Searcher, chosen
 
-from optimizer.search.probes import Probe, make_probes
-from optimizer.search.sampler import ProbesFirst
+from optimizer.search.probes import make_probes
 from search_spaces.blocks import Architecture
 from search_spaces.space import SearchSpace
 from studies.blueprint import Blueprint, slots_of
 from studies.recipe import Parent
-from studies.spec import SamplerSettings, StudySpec
+from studies.spec import StudySpec
 
 CHECKPOINTS = (30, 60, 100)
 FIRST_REPORTED_SEED = 1000  # samplers were tuned on landscapes of smaller seeds
-
-
-@dataclass(frozen=True, kw_only=True)
-class Method:
-    """A sampler, with or without the probes a study begins with."""
-
-    settings: SamplerSettings
-    probes: bool
-
-
-METHODS: Mapping[str, Method] = {
-    "depth": Method(settings=SamplerSettings(name="depth"), probes=True),
-    "gp": Method(settings=SamplerSettings(name="gp"), probes=True),
-    "gp cold": Method(settings=SamplerSettings(name="gp"), probes=False),
-    "cmaes": Method(settings=SamplerSettings(name="cmaes"), probes=False),
-    "tpe univariate": Method(settings=SamplerSettings(name="tpe", options={"multivariate": False}), probes=False),
-    "random": Method(settings=SamplerSettings(name="random"), probes=False),
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +43,7 @@ class Run:
     seconds: float  # of all asks
 
 
-def problem(seed: int) -> tuple[SearchSpace, tuple[Probe, ...]]:
+def problem(seed: int) -> Problem:
     """A study of two SD1.5 checkpoints, one ratio a block, and its probes."""
     spec = StudySpec.model_validate(
         {
@@ -77,27 +59,22 @@ def problem(seed: int) -> tuple[SearchSpace, tuple[Probe, ...]]:
     space = SearchSpace.build(spec.full_space, Architecture.SD15, slots)
     parents = tuple(Parent(letter=letter, name=letter, sha256=letter * 64) for letter in spec.letters)
     blueprint = Blueprint(architecture=Architecture.SD15, parents=parents, operations=spec.operations)
-    return space, make_probes(spec, space, blueprint, frozenset({"vae"}))
+    return Problem(space=space, probes=make_probes(spec, space, blueprint, frozenset({"vae"})))
 
 
-def search(method: Method, landscape: Landscape, seed: int, trials: int) -> Run:
-    """Ask, measure, tell. Every method sees the same noise for the same trial number."""
-    space, probes = problem(seed)
-    settings = method.settings.model_copy(update={"seed": seed})
-    sampler = ProbesFirst(settings, space, probes if method.probes else ())
-    study = optuna.create_study(sampler=sampler, directions=[StudyDirection.MAXIMIZE])
+def search(method: Searcher, landscape: Landscape, seed: int, trials: int) -> Run:
+    """One search. Every method sees the same noise for the same trial number."""
     generator = np.random.default_rng([seed, 7])
     tried: list[Floats] = []
-    seconds = 0.0
-    for _ in range(trials):
-        start = time.perf_counter()
-        trial = study.ask()
-        params = {row.name: trial.suggest_float(row.name, row.low, row.high) for row in space.parameters}
-        seconds += time.perf_counter() - start
+    values: list[float] = []
+
+    def score(params: Params) -> float:
         tried.append(np.array([params[place] for place in PLACES]))
-        study.tell(trial, landscape.observe(tried[-1], generator)[0])
-    values = np.array([row.value for row in study.trials])
-    best = [tried[int(values[:count].argmax())] for count in CHECKPOINTS if count <= trials]
+        values.append(landscape.observe(tried[-1], generator)[0])
+        return values[-1]
+
+    seconds = method(problem(seed), seed, trials, score)
+    best = [tried[int(np.argmax(values[:count]))] for count in CHECKPOINTS if count <= trials]
     return Run(regrets=tuple(landscape.regret(ratios) for ratios in best), seconds=seconds)
 
 
@@ -117,24 +94,33 @@ def compare(names: Sequence[str], landscapes: Sequence[Landscape], seeds: Sequen
         print(f"| {name} | {' | '.join(cells)} | {ask:.2f} |", flush=True)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--synthetic", action="store_true", required=True, help="hand-written landscapes")
-    parser.add_argument("--landscapes", type=int, default=4, help="with depth structure")
-    parser.add_argument("--controls", type=int, default=3, help="without")
-    parser.add_argument("--seeds", type=int, default=2, help="searches on each landscape")
-    parser.add_argument("--trials", type=int, default=max(CHECKPOINTS))
-    parser.add_argument("--first-landscape", type=int, default=FIRST_REPORTED_SEED)
-    parser.add_argument("--methods", default=",".join(METHODS), help="separated by commas")
-    arguments = parser.parse_args()
-    torch.set_num_threads(1)
-    warnings.simplefilter("ignore")
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
+def synthetic(arguments: argparse.Namespace) -> None:
     for structured, count in ((True, arguments.landscapes), (False, arguments.controls)):
         first = arguments.first_landscape
         made = [make_landscape(seed, structured=structured) for seed in range(first, first + count)]
         if made:
-            compare(arguments.methods.split(","), made, range(arguments.seeds), arguments.trials)
+            compare(chosen(arguments.methods), made, range(arguments.seeds), arguments.trials)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    kinds = parser.add_subparsers(required=True)
+    by_hand = kinds.add_parser("synthetic", help="hand-written landscapes")
+    by_hand.add_argument("--landscapes", type=int, default=4, help="with depth structure")
+    by_hand.add_argument("--controls", type=int, default=3, help="without")
+    by_hand.add_argument("--seeds", type=int, default=2, help="searches on each landscape")
+    by_hand.add_argument("--trials", type=int, default=max(CHECKPOINTS))
+    by_hand.add_argument("--first-landscape", type=int, default=FIRST_REPORTED_SEED)
+    by_hand.add_argument("--methods", default=",".join(METHODS), help="separated by commas")
+    by_hand.set_defaults(run=synthetic)
+    demo = kinds.add_parser("demo", help="real merges, renders and scores of the demo")
+    demo_landscape.add_arguments(demo)
+    demo.set_defaults(run=demo_landscape.run)
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    warnings.simplefilter("ignore")
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    arguments.run(arguments)
 
 
 if __name__ == "__main__":
