@@ -3,9 +3,9 @@
     python benchmarks/search.py synthetic [--landscapes 4] [--controls 3] [--seeds 2] [--methods depth,gp ...]
     python benchmarks/search.py demo FOLDER [--seeds 5] [--trials 40] [--final] (see demo_landscape.py)
 
-On hand-written landscapes the figure is mean regret. Regret 0 is the optimum, 1 the median of random merges. It is read off the noise-free landscape at the trial whose
-noisy value is the best so far, probes included. Intervals: 95 %, Student's t over landscapes and seeds.
-One core, no GPU. Every ask goes through the sampler that a study would use.
+On hand-written landscapes the figure is mean regret: 0 is the optimum, 1 the median of random merges. It is read off
+the noise-free landscape at the trial whose noisy value is the best so far, probes included. Intervals: 95 %, Student's
+t over landscapes and seeds. One core, no GPU. Every ask goes through the sampler that a study would use.
 """
 
 from __future__ import annotations
