@@ -26,7 +26,7 @@ from studies.finals import Final, Finalist
 from studies.results import Gain, StoredTrial
 from studies.spec import FinalSettings
 
-Rank = Callable[[Sequence[StoredTrial]], Sequence[StoredTrial]]  # complete trials -> the same, best first
+Rank = Callable[[Sequence[StoredTrial]], Sequence[StoredTrial]]  # whole trials -> the same, best first
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,7 +58,7 @@ def by_observed(objective: Objective, infos: Mapping[str, ScorerInfo]) -> Rank:
 def choose_finalists(
     trials: Sequence[StoredTrial], objective: Objective, rank: Rank, settings: FinalSettings
 ) -> tuple[dict[str, StoredTrial], list[StoredTrial]]:
-    """(parent letter -> its trial, candidates by rank): complete ones only, every recipe once.
+    """(parent letter -> its trial, candidates by rank): whole ones only, every recipe once.
 
     With several objectives the candidates are members of the Pareto front.
 
@@ -71,7 +71,7 @@ def choose_finalists(
     if not parents:
         raise FinalError("no parent's trial is finished, so there is nothing to be better than: resume the study first")
     front = best_trials(trials, objective) if len(objective.names) > 1 else trials
-    able = [row for row in front if row.state == "complete" and row.number not in {p.number for p in parents.values()}]
+    able = [row for row in front if row.is_whole and row.number not in {p.number for p in parents.values()}]
     candidates = {row.recipe.digest: row for row in reversed(rank(able))}  # of equal recipes the better ranked
     if not candidates:
         raise FinalError("no trial but the parents' own is finished, so there is no candidate: resume the study first")

@@ -235,8 +235,8 @@ def _is_dark(colour: tuple[float, float, float, float]) -> bool:
 
 
 def best_so_far(insight: Insight, findings: Findings) -> tuple[list[int], list[float]]:
-    """(numbers of the complete trials, the best value up to each)."""
-    complete = [row for row in insight.rows if row.state == "complete"]
+    """(numbers of the whole trials, the best value up to each)."""
+    complete = [row for row in insight.rows if row.is_whole]
     values = np.array([row.objectives[findings.objective] for row in complete])
     running = np.maximum.accumulate(values) if findings.direction == "maximize" else np.minimum.accumulate(values)
     return [row.number for row in complete], [float(value) for value in running]
