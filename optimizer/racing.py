@@ -1,9 +1,17 @@
 """Racing: a trial that surely falls behind the best so far is not rendered to its end.
 
 The suite is rendered in stages, a fixed partition in shuffled order. After each stage but the last the trial is
-compared with the incumbent, image by image on what both have, and stopped when the upper end of the interval of its
-difference is below zero. Every stage is one more chance to be wrong, so each look takes an equal share of the error
-that is allowed (Bonferroni): a trial as good as the incumbent is rendered to its end with the confidence asked for.
+compared with the incumbent, image by image on what both have, and stopped when the upper end of the one-sided interval
+of its difference is below zero:
+
+    d + t(1 - e / looks; n - 1) * s / sqrt(n) * sqrt(1 - n / N) < 0
+
+d is the mean difference over the n of N items rendered so far, s / sqrt(n) its standard error (Student's, or the
+bootstrap's where a set score takes part). The last factor is that of a finite population: what is asked is whether the
+trial would be the best over this very suite, of which n items are known already. Every look is one more chance to be
+wrong, so each takes an equal share of the error e = 1 - confidence (Bonferroni). So a trial that is as good as the
+incumbent is rendered to its end with the confidence asked for; somewhat less often, as with any t-test, where its
+differences have a long tail upwards (it is much better on a few prompts only).
 
 A stopped trial is told to the search as the incumbent's objective plus its own mean difference from it: prompts
 differ far more from each other than two merges do on the same prompt, so its plain mean over other prompts than the
@@ -15,6 +23,7 @@ Configuring Metaheuristics"; here there is one opponent, and intervals instead o
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -54,9 +63,14 @@ class Race:
 
     def goes_on(self, items: Sequence[int], trial: Evidence) -> bool:
         """Whether the trial may still be as good as the incumbent, from its evidence of these items."""
+        incumbent = self.evidence.part(items)
         error = (1 - self.confidence) / self.looks  # of one side and one look
-        _, high = difference_interval(trial, self.evidence.part(items), self.terms, 1 - 2 * error)
-        return high is None or high >= 0
+        _, high = difference_interval(trial, incumbent, self.terms, 1 - 2 * error)
+        if high is None:
+            return True
+        value = difference(trial, incumbent, self.terms)
+        unseen = 1 - trial.items / self.evidence.items
+        return value + (high - value) * math.sqrt(unseen) >= 0
 
     def estimate(self, items: Sequence[int], trial: Evidence) -> float:
         """What the trial's objective would be over the whole suite, as far as these items tell."""
