@@ -16,8 +16,8 @@ def trial_note(machine: Machine, row: StoredTrial, means: Mapping[str, float], *
     if row.estimated:
         told = stopped_after(row, len(machine.evaluator.renderer.items))
         parts.append(
-            f"**{told.capitalize()}**: surely behind trial {row.incumbent}. The objective is an estimate, that of "
-            f"trial {row.incumbent} plus the mean difference on these images; other scores, and gains, are of these images."
+            f"**{told.capitalize()}**: surely behind trial {row.incumbent}. The objective is an estimate: that trial's "
+            "plus the mean difference on these images. The other scores, and all gains, are of these images alone."
         )
     if row.state == "failed":
         parts.append(f"**Failed**: {row.reason}")

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy import stats
@@ -152,6 +152,7 @@ class TestEstimate:
 
 
 class TestEvidenceOfSomeItems:
+    @settings(max_examples=20)
     @given(st.lists(st.integers(0, 11), min_size=2, max_size=12, unique=True), st.integers(0, 10**6))
     def test_it_says_what_these_items_alone_would_say(self, items: list[int], seed: int) -> None:
         hidden = np.random.default_rng(seed).normal(0, 1, (4, 12))
