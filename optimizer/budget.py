@@ -18,17 +18,16 @@ def spent(spec: StudySpec, rows: Sequence[StoredTrial], asked: int) -> str | Non
     budget = spec.budget
     if asked >= budget.trials:
         return f"{budget.trials} trials"
-    if budget.images is not None and images_of(spec, rows) >= budget.images:
+    if budget.images is not None and images_of(rows) >= budget.images:
         return f"{budget.images} images"
     if budget.minutes is not None and minutes_of(rows) >= budget.minutes:
         return f"{budget.minutes:g} minutes of work"
     return None
 
 
-def images_of(spec: StudySpec, rows: Sequence[StoredTrial]) -> int:
-    """Rendered by finished trials; a failed one may have rendered fewer, and is counted in full."""
-    finished = sum(row.state != "running" for row in rows)
-    return finished * len(spec.suite.items())
+def images_of(rows: Sequence[StoredTrial]) -> int:
+    """Rendered by finished trials; one that failed or was stopped may have fewer than the suite has items."""
+    return sum(row.rendered for row in rows if row.state != "running")
 
 
 def minutes_of(rows: Sequence[StoredTrial]) -> float:

@@ -11,7 +11,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -28,7 +27,7 @@ from optimizer.setup import Plan, build_renderer, choose_device, machine_descrip
 from studies.artifacts import Artifacts
 from studies.database import Database
 from studies.recipe import Recipe
-from studies.results import StoredStudy, StoredTrial, load_renders, load_scores, software_versions
+from studies.results import StoredRender, StoredStudy, StoredTrial, load_renders, load_scores, software_versions
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,7 +100,7 @@ def _render(
 ) -> tuple[Tensor, ...]:
     spec = study.spec
     device = choose_device(spec.render.device)
-    resident, renderer = build_renderer(ingredients, spec.suite, spec.render, device, spec.export.dtype)
+    resident, renderer = build_renderer(ingredients, spec.suite, spec.render, device, spec.export.dtype, spec.racing)
     if recipe is not None:
         resident.merge(recipe)
     return renderer.render(on_images).images()
@@ -121,9 +120,10 @@ def _prove(
     differently, so there the resident merge is rendered again, and the file must give exactly its images.
     """
     stored = load_renders(database, trial)
-    digests = [pixels_digest(image) for image in images]
-    equal = sum(digest == row.pixels_sha256 for digest, row in zip(digests, stored, strict=True))
+    equal = sum(pixels_digest(images[row.item]) == row.pixels_sha256 for row in stored)
     if equal == len(stored):
+        if trial.estimated:
+            return f"the {equal} renders that were scored are identical, to the bit, to those of the file"
         return f"all {equal} renders of the file are identical, to the bit, to those that were scored"
     here = machine_description(choose_device(study.spec.render.device))
     if here == dict(trial.machine):
@@ -135,7 +135,7 @@ def _prove(
     if any(not torch.equal(one, other) for one, other in zip(images, again, strict=True)):
         raise ExportError("the written file renders other images than the merge in memory, so it was not kept")
     return (
-        f"all {len(stored)} renders of the file are identical, to the bit, to the merge in memory; the scored ones "
+        f"all {len(images)} renders of the file are identical, to the bit, to the merge in memory; the scored ones "
         f"came from another machine ({_told(trial.machine)}, here {_told(here)})"
         f"{_distance(artifacts, stored, images)}"
     )
@@ -145,8 +145,8 @@ def _told(machine: Mapping[str, str]) -> str:
     return ", ".join(f"{name} {value}" for name, value in machine.items())
 
 
-def _distance(artifacts: Artifacts, stored: Sequence[Any], images: tuple[Tensor, ...]) -> str:
-    kept = [(row.file, image) for row, image in zip(stored, images, strict=True) if row.file is not None]
+def _distance(artifacts: Artifacts, stored: Sequence[StoredRender], images: tuple[Tensor, ...]) -> str:
+    kept = [(row.file, images[row.item]) for row in stored if row.file is not None]
     if not kept:
         return ""
     differences = [
@@ -165,6 +165,9 @@ def export_metadata(
     """Header metadata: that of the merge, and where it comes from. The date is that of the trial."""
     by_item, by_set = load_scores(database, trial)
     scores = {name: float(np.mean(values)) for name, values in by_item.items()} | by_set
+    told: dict[str, object] = {"objectives": dict(trial.objectives), "scores": scores}
+    if trial.estimated:
+        told["estimated_from_images"] = trial.rendered
     metadata = merge_metadata(
         trial.recipe,
         plan.ingredients,
@@ -174,7 +177,7 @@ def export_metadata(
     )
     return metadata | {
         "mergetune.study": json.dumps({"name": study.name, "trial": trial.number, "origin": trial.origin}),
-        "mergetune.scores": json.dumps({"objectives": dict(trial.objectives), "scores": scores}),
+        "mergetune.scores": json.dumps(told),
         "mergetune.suite_sha256": study.suite_digest,
         "mergetune.software": json.dumps(software_versions()),
         "modelspec.date": datetime.fromtimestamp(trial.finished_at or trial.started_at, UTC).isoformat(

@@ -44,7 +44,7 @@ class FinalWatch:
 def choose_finalists(
     trials: Sequence[StoredTrial], objective: Objective, rank: Rank, settings: FinalSettings
 ) -> tuple[dict[str, StoredTrial], list[StoredTrial]]:
-    """(parent letter -> its trial, candidates by rank): complete ones only, every recipe once.
+    """(parent letter -> its trial, candidates by rank): whole ones only, every recipe once.
 
     With several objectives the candidates are members of the Pareto front.
 
@@ -57,7 +57,7 @@ def choose_finalists(
     if not parents:
         raise FinalError("no parent's trial is finished, so there is nothing to be better than: resume the study first")
     several = len(objective.names) > 1
-    able = best_trials(trials, objective) if several else [row for row in trials if row.state == "complete"]
+    able = best_trials(trials, objective) if several else [row for row in trials if row.is_whole]
     ranked = [row for row in rank(able) if row.number not in {parent.number for parent in parents.values()}]
     candidates = {row.recipe.digest: row for row in reversed(ranked)}  # of equal recipes the better ranked
     if not candidates:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from optimizer.setup import Machine
+from optimizer.standing import stopped_after
 from search_spaces.blocks import places
 from studies.results import Gain, StoredTrial
 
@@ -12,6 +13,12 @@ from studies.results import Gain, StoredTrial
 def trial_note(machine: Machine, row: StoredTrial, means: Mapping[str, float], *, study_id: int, trial_id: int) -> str:
     """Markdown: picture, scores with gains, recipe, timings."""
     parts = [f"## Trial {row.number}: {row.origin}"]
+    if row.estimated:
+        told = stopped_after(row, len(machine.evaluator.renderer.items))
+        parts.append(
+            f"**{told.capitalize()}**: surely behind trial {row.incumbent}. The objective is an estimate: that trial's "
+            "plus the mean difference on these images. The other scores, and all gains, are of these images alone."
+        )
     if row.state == "failed":
         parts.append(f"**Failed**: {row.reason}")
     if row.sheet is not None:
@@ -25,7 +32,7 @@ def trial_note(machine: Machine, row: StoredTrial, means: Mapping[str, float], *
 
 
 def _scores(machine: Machine, row: StoredTrial, means: Mapping[str, float]) -> str:
-    objective, items = machine.objective, len(machine.evaluator.renderer.items)
+    objective, items = machine.objective, row.rendered
     lines = [
         "### Scores",
         "",

@@ -36,7 +36,7 @@ from studies.blueprint import Blueprint, LoraFile, slots_of
 from studies.errors import StudyChangedError
 from studies.recipe import BakedVae, DtypeName, Parent
 from studies.results import ParentFile
-from studies.spec import RenderSettings, StudySpec, SuiteSettings
+from studies.spec import RacingSettings, RenderSettings, StudySpec, SuiteSettings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,6 +98,8 @@ def make_plan(spec: StudySpec) -> Plan:
         info.check_count(items)
     if spec.final.top:
         _check_final(spec, infos)
+    if spec.racing is not None:
+        _check_racing(spec.racing, infos)
     make_sampler(spec.sampler, space, 0, len(spec.objectives or ("one",)))
     notes = [*ingredients.notes, *_prompt_notes(spec.suite, spec.held_out)]
     notes += [note for info in infos.values() for note in info.notes(items)]
@@ -119,6 +121,16 @@ def _check_final(spec: StudySpec, infos: Mapping[str, ScorerInfo]) -> None:
             info.check_count(len(spec.held_out.items()))
         except SuiteImagesError as error:
             raise SuiteImagesError(f"final: {error}") from error
+
+
+def _check_racing(settings: RacingSettings, infos: Mapping[str, ScorerInfo]) -> None:
+    """Raises SuiteImagesError when the first stage is too small for a scorer."""
+    for info in infos.values():
+        if settings.batch < info.min_images:
+            raise SuiteImagesError(
+                f"racing: scorer {info.name!r} needs at least {info.min_images} images, and the first look is after "
+                f"{settings.batch}: use a larger `batch`, or leave racing off"
+            )
 
 
 def check_models(ingredients: Ingredients, suite: SuiteSettings, prediction: Prediction) -> None:
@@ -249,13 +261,19 @@ def build_renderer(
     settings: RenderSettings,
     device: torch.device,
     export_dtype: DtypeName | None,
+    racing: RacingSettings | None = None,
 ) -> tuple[ResidentModel, Renderer]:
-    """Parents in memory and a pipeline over the live model."""
+    """Parents in memory and a pipeline over the live model.
+
+    Args:
+        racing: the study's, whether or not anything is to be stopped: it decides which items share a batch.
+    """
     parents = ingredients.parents
     dtypes = live_dtypes(device, parents.architecture, render_dtype(settings, device))
     resident = ResidentModel(ingredients, device=device, live_dtypes=dtypes, export_dtype=export_dtype)
     models = build_models(resident, agreed_prediction(parents.checkpoints, suite))
-    return resident, Renderer(models, suite, batch_size=settings.batch_size)
+    stage_size = None if racing is None else racing.batch
+    return resident, Renderer(models, suite, batch_size=settings.batch_size, stage_size=stage_size)
 
 
 def build_scorers(spec: StudySpec, device: torch.device, cache_dir: Path) -> dict[str, Scorer]:
@@ -327,7 +345,7 @@ def build_machine(plan: Plan, parents: Sequence[ParentFile], cache_dir: Path) ->
     infos = {name: scorer.info for name, scorer in scorers.items()}
     plan = replace(plan, spec=with_units(plan.spec, infos), infos=infos)
     resident, renderer = build_renderer(
-        plan.ingredients, plan.spec.suite, plan.spec.render, device, plan.spec.export.dtype
+        plan.ingredients, plan.spec.suite, plan.spec.render, device, plan.spec.export.dtype, plan.spec.racing
     )
     blueprint = plan.blueprint(parents)
     return Machine(
@@ -351,6 +369,7 @@ SETTLED = {
     "objectives": "objectives",
     "probes": "probes",
     "sampler": "sampler",
+    "racing": "racing",
     "export": "export",
     "final": "final",
 }

@@ -14,8 +14,8 @@ def parent_trials(trials: Sequence[StoredTrial]) -> dict[str, StoredTrial]:
 
 
 def best_trials(trials: Sequence[StoredTrial], objective: Objective) -> list[StoredTrial]:
-    """The best complete trial, or the Pareto front of several objectives; ties go to the earlier trial."""
-    complete = [row for row in trials if row.state == "complete"]
+    """The best whole trial, or the Pareto front of several objectives; ties go to the earlier trial."""
+    complete = [row for row in trials if row.is_whole]
     if len(objective.names) == 1:
         return sorted(complete, key=lambda row: (-_signed(row, objective)[0], row.number))[:1]
     return [
@@ -23,10 +23,15 @@ def best_trials(trials: Sequence[StoredTrial], objective: Objective) -> list[Sto
     ]
 
 
+def stopped_after(row: StoredTrial, items: int) -> str:
+    """`stopped after 16 of 64 images` for a trial that racing ended; empty for others."""
+    return f"stopped after {row.rendered} of {items} images" if row.estimated else ""
+
+
 def would_be_best(values: Mapping[str, float], trials: Sequence[StoredTrial], objective: Objective) -> bool:
     """Whether a new trial with these objective values would be among the best."""
     ours = _signed_values(values, objective)
-    complete = [_signed(row, objective) for row in trials if row.state == "complete"]
+    complete = [_signed(row, objective) for row in trials if row.is_whole]
     return not any(all(theirs >= mine for theirs, mine in zip(other, ours, strict=True)) for other in complete)
 
 

@@ -24,6 +24,7 @@ import optuna
 import torch
 from optuna.trial import Trial, TrialState
 from optuna_dashboard import save_note
+from PIL.Image import Image
 from sqlalchemy.exc import SQLAlchemyError
 
 from optimizer.budget import spent
@@ -31,7 +32,8 @@ from optimizer.errors import OptimizerError, StorageError, TrialFailed
 from optimizer.evaluation import Evaluation
 from optimizer.gains import Evidence, gains
 from optimizer.notes import trial_note
-from optimizer.objective import ScoreSheet
+from optimizer.objective import SINGLE, ScoreSheet
+from optimizer.racing import ESTIMATE_KEY, Race
 from optimizer.rendering.sheet import contact_sheet, to_picture
 from optimizer.search.probes import Probe
 from optimizer.search.sampler import ProbesFirst, load_optuna_study
@@ -86,7 +88,7 @@ class Worker:
         sampler = ProbesFirst(machine.spec.sampler, machine.plan.space, machine.probes)
         self._optuna = load_optuna_study(database.storage, study.name, sampler)
         self._optuna_study = self._optuna._study_id  # noqa: SLF001 - the storage and the notes want it
-        self._evidence: dict[int, Evidence] = {}  # of the parents' trials
+        self._evidence: dict[int, Evidence] = {}  # of trials that others are compared with: parents and incumbents
 
     def run(self) -> int:
         """Work until the study's budget is spent or it is stopped; returns how many trials were finished.
@@ -153,13 +155,23 @@ class Worker:
         number = task.trial.number
         items = self._machine.evaluator.renderer.items
         self._reporter.trial_started(number, task.origin, len(items))
-        start = time.perf_counter()
+        start, rendered = time.perf_counter(), 0
+
+        def on_images(done: int) -> None:
+            nonlocal rendered
+            rendered = done
+            self._reporter.images_rendered(done)
+
+        race = self._race(task)
         try:
-            evaluation = self._machine.evaluator.evaluate(task.recipe, self._reporter.images_rendered)
+            evaluation = self._machine.evaluator.evaluate(
+                task.recipe, on_images, None if race is None else race.goes_on
+            )
         except (TrialFailed, torch.OutOfMemoryError) as failure:
-            results.fail_trial(self._database, self._study, number, str(failure).split("\n", maxsplit=1)[0])
+            reason = str(failure).split("\n", maxsplit=1)[0]
+            results.fail_trial(self._database, self._study, number, reason, rendered)
         else:
-            self._record(task, evaluation, start)
+            self._record(task, evaluation, race, start)
         self._reporter.trial_finished(self._settle(task.trial))
 
     def _settle(self, trial: Trial) -> StoredTrial:
@@ -168,6 +180,8 @@ class Worker:
         self._keep_the_best()
         row = self._row(trial.number)
         self._describe(trial, row)
+        if row.estimated:
+            trial.set_user_attr(ESTIMATE_KEY, {"images": row.rendered, "incumbent": row.incumbent})
         self._tell(row)
         return row
 
@@ -177,16 +191,26 @@ class Worker:
             raise OptimizerError(f"trial {number} vanished from the database while it was being worked on")
         return row
 
-    def _record(self, task: _Task, evaluation: Evaluation, start: float) -> None:
-        number, captions = task.trial.number, [item.prompt for item in self._machine.evaluator.renderer.items]
-        title = f"{self._study.name}, trial {number}: {task.origin}"
-        sheet = self._artifacts.save_sheet(task.trial, contact_sheet(title, evaluation.images, captions))
-        objectives = self._machine.objective.values(evaluation.sheet.means)
+    def _race(self, task: _Task) -> Race | None:
+        """A race against the best whole trial; None where the trial is rendered to its end: parents always are."""
+        settings, objective = self._study.spec.racing, self._machine.objective
+        if settings is None or task.origin.startswith("parent "):
+            return None
+        best = best_trials(results.load_trials(self._database, self._study), objective)
+        if not best:
+            return None
+        stages = len(self._machine.evaluator.renderer.stages)
+        return Race.against(best[0], self._known_evidence(best[0]), objective.terms, settings, stages)
+
+    def _record(self, task: _Task, evaluation: Evaluation, race: Race | None, start: float) -> None:
+        number = task.trial.number
+        sheet = self._artifacts.save_sheet(task.trial, self._contact_sheet(task, evaluation))
+        objectives, incumbent = self._told(evaluation, race)
         files = {}
         if self._worth_keeping(task, objectives):
             files = {
                 item: self._artifacts.save_render(self._study.id, number, item, to_picture(image))
-                for item, image in enumerate(evaluation.images)
+                for item, image in zip(evaluation.items, evaluation.images, strict=True)
             }
         if evaluation.features:
             rows = {name: feature.numpy() for name, feature in evaluation.features.items()}
@@ -195,6 +219,7 @@ class Worker:
         seconds["other"] = time.perf_counter() - start - sum(seconds.values())
         result = TrialResult(
             objectives=objectives,
+            items=evaluation.items,
             image_scores={name: tuple(map(float, values)) for name, values in evaluation.sheet.by_item.items()},
             set_scores=dict(evaluation.sheet.by_set),
             pixels_sha256=evaluation.pixels_sha256,
@@ -202,8 +227,23 @@ class Worker:
             seconds=seconds,
             machine=machine_description(self._machine.device),
             sheet=sheet,
+            incumbent=incumbent,
         )
         results.finish_trial(self._database, self._study, number, result)
+
+    def _told(self, evaluation: Evaluation, race: Race | None) -> tuple[dict[str, float], int | None]:
+        """Objectives for the search, and the trial against which they were estimated, if they were."""
+        if race is None or len(evaluation.items) == len(self._machine.evaluator.renderer.items):
+            return self._machine.objective.values(evaluation.sheet.means), None
+        evidence = self._machine.evaluator.evidence(evaluation.sheet, evaluation.features)
+        return {SINGLE: race.estimate(evaluation.items, evidence)}, race.incumbent
+
+    def _contact_sheet(self, task: _Task, evaluation: Evaluation) -> Image:
+        suite, shown = self._machine.evaluator.renderer.items, len(evaluation.items)
+        title = f"{self._study.name}, trial {task.trial.number}: {task.origin}"
+        if shown < len(suite):
+            title += f", stopped after {shown} of {len(suite)} images"
+        return contact_sheet(title, evaluation.images, [suite[item].prompt for item in evaluation.items])
 
     def _worth_keeping(self, task: _Task, objectives: Mapping[str, float]) -> bool:
         """Whether a trial's renders are written to disk: those of parents and of the best so far, unless told."""
@@ -242,10 +282,14 @@ class Worker:
         finished = {letter: row for letter, row in parents.items() if row.state == "complete"}
         if not finished:
             return
-        evidence = {letter: self._parent_evidence(row) for letter, row in finished.items()}
+        evidence = {letter: self._known_evidence(row) for letter, row in finished.items()}
         for row in rows:
             if row.state == "complete" and not row.gains:
-                found = gains(self._load_evidence(row), evidence, self._machine.objective, self._machine.infos)
+                against = evidence
+                if row.estimated:
+                    items = [render.item for render in results.load_renders(self._database, row)]
+                    against = {letter: whole.part(items) for letter, whole in evidence.items()}
+                found = gains(self._load_evidence(row), against, self._machine.objective, self._machine.infos)
                 results.store_gains(self._database, row, found)
                 if row.number != trial.number:  # its note was written before the parents were in
                     self._describe(Trial(self._optuna, self._optuna_id(row.number)), self._row(row.number))
@@ -253,7 +297,7 @@ class Worker:
     def _optuna_id(self, number: int) -> int:
         return int(self._database.storage.get_trial_id_from_study_id_trial_number(self._optuna_study, number))
 
-    def _parent_evidence(self, row: StoredTrial) -> Evidence:
+    def _known_evidence(self, row: StoredTrial) -> Evidence:
         if row.number not in self._evidence:
             self._evidence[row.number] = self._load_evidence(row)
         return self._evidence[row.number]

@@ -72,6 +72,7 @@ class TrialResult:
     """What evaluating one recipe gave; stored whole or not at all."""
 
     objectives: Mapping[str, float]  # as told to Optuna, in the study's order
+    items: tuple[int, ...] | None = None  # of the suite that were rendered, in their order; None: all
     image_scores: Mapping[str, tuple[float, ...]]  # scorer -> one value per item
     set_scores: Mapping[str, float]
     pixels_sha256: tuple[str, ...]  # per item
@@ -79,6 +80,7 @@ class TrialResult:
     seconds: Mapping[str, float]
     machine: Mapping[str, str]
     sheet: str | None = None
+    incumbent: int | None = None  # of a stopped trial: see StoredTrial
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,6 +99,18 @@ class StoredTrial:
     sheet: str | None
     started_at: float
     finished_at: float | None
+    rendered: int = 0  # images; 0 while it runs
+    incumbent: int | None = None  # the trial that a stopped one was compared with, on the items it has
+
+    @property
+    def estimated(self) -> bool:
+        """Whether it was stopped before all items were rendered, so that its objective is an estimate."""
+        return self.incumbent is not None
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether it is complete and has all items: what may be the best."""
+        return self.state == "complete" and not self.estimated
 
 
 def software_versions() -> dict[str, str]:
@@ -274,6 +288,7 @@ def begin_trial(
                 recipe_digest=recipe.digest,
                 worker_id=worker_id,
                 state="running",
+                rendered=0,
                 started_at=now(),
             )
         )
@@ -292,16 +307,19 @@ def finish_trial(database: Database, study: StoredStudy, number: int, result: Tr
                 seconds=dict(result.seconds),
                 machine=dict(result.machine),
                 sheet=result.sheet,
+                rendered=len(result.pixels_sha256),
+                incumbent=result.incumbent,
                 finished_at=now(),
             )
         )
         if stored.rowcount == 0:
             return
+        items = range(len(result.pixels_sha256)) if result.items is None else result.items
         connection.execute(
             tables.renders.insert(),
             [
                 {"trial_id": trial_id, "item": item, "pixels_sha256": digest, "file": result.files.get(item)}
-                for item, digest in enumerate(result.pixels_sha256)
+                for item, digest in zip(items, result.pixels_sha256, strict=True)
             ],
         )
         connection.execute(tables.scores.insert(), list(_score_rows(trial_id, result)))
@@ -309,7 +327,8 @@ def finish_trial(database: Database, study: StoredStudy, number: int, result: Tr
 
 def _score_rows(trial_id: int, result: TrialResult) -> Iterable[dict[str, object]]:
     for scorer, values in result.image_scores.items():
-        for item, value in enumerate(values):
+        items = range(len(values)) if result.items is None else result.items
+        for item, value in zip(items, values, strict=True):
             yield {"trial_id": trial_id, "scorer": scorer, "item": item, "value": value}
     for scorer, value in result.set_scores.items():
         yield {"trial_id": trial_id, "scorer": scorer, "item": None, "value": value}
@@ -321,12 +340,13 @@ def store_gains(database: Database, trial: StoredTrial, gains: Mapping[str, Gain
         connection.execute(tables.trials.update().where(tables.trials.c.id == trial.id).values(gains=values))
 
 
-def fail_trial(database: Database, study: StoredStudy, number: int, reason: str) -> None:
+def fail_trial(database: Database, study: StoredStudy, number: int, reason: str, rendered: int = 0) -> None:
+    """Store why a trial failed, and how many images it cost."""
     with database.write() as connection:
         connection.execute(
             tables.trials.update()
             .where(tables.trials.c.id == _trial_id(connection, study, number), tables.trials.c.state == "running")
-            .values(state="failed", reason=reason, finished_at=now())
+            .values(state="failed", reason=reason, rendered=rendered, finished_at=now())
         )
 
 
@@ -369,6 +389,8 @@ def _trial(row: Row[Any]) -> StoredTrial:
         sheet=row.sheet,
         started_at=row.started_at,
         finished_at=row.finished_at,
+        rendered=row.rendered,
+        incumbent=row.incumbent,
     )
 
 
@@ -409,7 +431,7 @@ def drop_files(database: Database, trial: StoredTrial) -> list[str]:
 
 
 def load_scores(database: Database, trial: StoredTrial) -> tuple[dict[str, tuple[float, ...]], dict[str, float]]:
-    """(scorer -> value per item, scorer -> value of the set)."""
+    """(scorer -> value per item that was rendered, in their order, scorer -> value of the set of these)."""
     query = (
         sa.select(tables.scores)
         .where(tables.scores.c.trial_id == trial.id)

@@ -273,6 +273,13 @@ class RenderSettings(_Settings):
     degenerate_limit: int = Field(default=0, ge=0)  # broken images a trial may have before it fails
 
 
+class RacingSettings(_Settings):
+    """Trials that surely fall behind the best so far are not rendered to their end."""
+
+    batch: int = Field(default=16, ge=4)  # images between two looks: fewer say nothing about their own spread
+    confidence: float = Field(default=0.99, ge=0.5, lt=1)  # that a trial as good as the best is rendered to its end
+
+
 class ExportSettings(_Settings):
     dtype: DtypeName | None = None  # None keeps parent A's, tensor by tensor
 
@@ -326,6 +333,7 @@ class StudySpec(_Settings):
     probes: ProbeSettings = ProbeSettings()
     sampler: SamplerSettings = SamplerSettings()
     budget: BudgetSettings = BudgetSettings()
+    racing: RacingSettings | None = None  # None: every trial is rendered to its end
     render: RenderSettings = RenderSettings()
     export: ExportSettings = ExportSettings()
     final: FinalSettings = FinalSettings()
@@ -351,6 +359,29 @@ class StudySpec(_Settings):
         if isinstance(value, Mapping):
             return {name: {} if term is None else term for name, term in value.items()}
         return value
+
+    @field_validator("racing", mode="before")
+    @classmethod
+    def _plain_racing(cls, value: Any) -> Any:
+        if isinstance(value, bool):
+            return RacingSettings() if value else None
+        return value
+
+    @model_validator(mode="after")
+    def _racing_fits(self) -> Self:
+        if self.racing is None:
+            return self
+        if self.objectives is not None:
+            msg = "`racing` needs a single-number `objective`: with several `objectives` no trial is the one to beat"
+            raise ValueError(msg)
+        items = len(self.suite.items())
+        if items <= self.racing.batch:
+            msg = (
+                f"`racing` looks at a trial after every {self.racing.batch} images, and the suite has {items}: use a "
+                "smaller `batch` or a larger suite, or leave racing off"
+            )
+            raise ValueError(msg)
+        return self
 
     @model_validator(mode="after")
     def _parts_fit(self) -> Self:

@@ -76,6 +76,8 @@ trials = Table(
     Column("seconds", JSON),  # stage -> seconds
     Column("machine", JSON),  # device, threads, torch: what repeating the renders exactly depends on
     Column("sheet", String(64)),  # artifact id of the contact sheet
+    Column("rendered", Integer, nullable=False),  # images; those of a running trial are not known yet
+    Column("incumbent", Integer),  # of a stopped trial: the number of the one it was estimated against
     Column("started_at", Float, nullable=False),
     Column("finished_at", Float),
     UniqueConstraint("study_id", "number"),

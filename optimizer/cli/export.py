@@ -57,6 +57,7 @@ def export(
     from optimizer.delivery import Watch, deliver
     from optimizer.merging.checkpoint import total_bytes
     from optimizer.merging.export import export_layout
+    from optimizer.standing import stopped_after
     from studies.artifacts import Artifacts
     from studies.database import open_database
     from studies.results import load_study
@@ -69,6 +70,9 @@ def export(
             fail("give either -o for the merge or --recipe for its recipe alone")
         _write_recipe(stored, row, recipe.expanduser(), force=force)
         return
+    if row.estimated:
+        told = stopped_after(row, len(stored.spec.suite.items()))
+        console.print(f"[yellow]note:[/] trial {row.number} was {told}: its objective is an estimate", soft_wrap=True)
     target = (output or Path(f"{stored.name}-trial-{row.number}.safetensors")).expanduser()
     if target.exists() and not force:
         fail(f"{target} exists: give another name with -o, or --force to replace it")

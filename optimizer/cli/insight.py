@@ -118,6 +118,8 @@ def _print_notes(found: Insight) -> None:
         console.print(
             f"[yellow]not reliable yet:[/] {count} complete trials of the search space, {RELIABLE} are needed"
         )
+    if found.estimated:
+        console.print(f"of {found.estimated} of them, stopped early by racing, the objective is an estimate")
     if found.left_out:
         console.print(f"{found.left_out} complete trials are no part of the space (whole parents) and left out")
     if found.params_of(found.chosen) is None:
@@ -136,6 +138,7 @@ def _facts(found: Insight) -> dict[str, Any]:
         "study": found.study.name,
         "trials": len(found.samples),
         "left_out": found.left_out,
+        "estimated": found.estimated,
         "reliable": found.reliable,
         "best_trial": found.chosen.number,
         "objectives": [
@@ -205,6 +208,8 @@ def _overview(found: Comparison) -> Table:
         table.add_column(escaped(side.study.name), justify="right")
     states = [[row.state for row in side.rows] for side in sides]
     table.add_row("trials complete", *(str(each.count("complete")) for each in states))
+    if any(row.estimated for side in sides for row in side.rows):
+        table.add_row("of these stopped early", *(str(sum(row.estimated for row in side.rows)) for side in sides))
     table.add_row("trials failed", *(str(each.count("failed")) for each in states))
     table.add_row("objective", *(escaped(side.objective.formula()) for side in sides))
     best = [side.best for side in sides]

@@ -9,6 +9,7 @@ from optimizer.cli.common import console, escaped
 from optimizer.merging.checkpoint import letters, total_bytes
 from optimizer.rendering.prediction import EPSILON
 from optimizer.setup import Plan
+from studies.spec import RacingSettings
 
 GUIDED_PASSES = 2  # classifier-free guidance runs the U-Net with and without the prompt
 
@@ -36,6 +37,8 @@ def print_plan(plan: Plan, device: torch.device) -> None:
     table.add_row("scorers", escaped(", ".join(info.report_name(len(items)) for info in plan.infos.values())))
     table.add_row("objective", escaped(objective_in_words(plan)))
     table.add_row("sampler", f"{spec.sampler.name}, seed {spec.sampler.seed}, after the probes")
+    if spec.racing is not None:
+        table.add_row("racing", racing_in_words(spec.racing, len(items)))
     table.add_row("final", final_in_words(plan))
     table.add_row("device", str(device))
     table.add_row("cost", cost(plan))
@@ -54,6 +57,13 @@ def final_in_words(plan: Plan) -> str:
     return f"the best {settings.top} and the parents once more, {images} images each with {other}"
 
 
+def racing_in_words(settings: RacingSettings, items: int) -> str:
+    """After how many images a trial may be stopped."""
+    looks = list(range(settings.batch, items, settings.batch))
+    told = ", ".join(map(str, looks)) if len(looks) <= 4 else f"every {settings.batch}"
+    return f"a trial surely behind the best ({settings.confidence:g}) is stopped after {told} of {items} images"
+
+
 def objective_in_words(plan: Plan) -> str:
     """What is searched for; units may depend on reference images that are not read yet."""
     better = {name: "higher" if info.direction == "maximize" else "lower" for name, info in plan.infos.items()}
@@ -68,7 +78,8 @@ def cost(plan: Plan) -> str:
     passes = images * spec.suite.steps * (GUIDED_PASSES if spec.suite.cfg > 1 else 1)
     stored = sum(total_bytes(checkpoint.tensors.values()) for checkpoint in plan.checkpoints)
     live = 4 * sum(info.size for info in plan.checkpoints[0].tensors.values())
+    most = "at most " if spec.racing is not None else ""
     return (
-        f"{spec.budget.trials} trials, {spec.budget.trials * images:,} images, "
+        f"{spec.budget.trials} trials, {most}{spec.budget.trials * images:,} images, "
         f"{spec.budget.trials * passes:,} U-Net passes; {(stored + live) / 1e9:.2f} GB for the weights at most"
     )

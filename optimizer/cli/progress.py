@@ -13,6 +13,7 @@ from rich.text import Text
 
 from optimizer.cli.common import console, escaped, interactive
 from optimizer.objective import SINGLE, Objective
+from optimizer.standing import stopped_after
 from studies.database import Database
 from studies.results import Gain, StoredStudy, StoredTrial, load_trials
 
@@ -46,6 +47,7 @@ class ProgressReporter:
         self._database, self._study = database, study
         self._names = (SINGLE,) if objective.terms else objective.names
         self._total = study.spec.budget.trials
+        self._items = len(study.spec.suite.items())
         self._begun = time.monotonic()
         self._progress = Progress(
             TextColumn("{task.description}"),
@@ -84,7 +86,7 @@ class ProgressReporter:
         more = " | ".join(part for part in (self._best_gain(rows), _stages(trial), f"{_clock(left)} left") if part)
         self._progress.update(self._task, completed=len(rows), more=more)
         if not interactive():
-            line = f"trial {trial.number}, {len(rows)}/{self._total} | {_outcome(trial, self._names)} | {more}"
+            line = f"trial {trial.number}, {len(rows)}/{self._total} | {self._outcome(trial)} | {more}"
             console.print(line, soft_wrap=True, markup=False)
         elif trial.state == "failed":
             console.print(f"[red]trial {trial.number} failed:[/] {escaped(trial.reason or '')}")
@@ -93,28 +95,31 @@ class ProgressReporter:
         """The best gain so far in each objective, over all workers."""
         parts = []
         for name in self._names:
-            found = [row.gains[name] for row in rows if name in row.gains and not row.origin.startswith("parent ")]
+            whole = [row for row in rows if row.is_whole and not row.origin.startswith("parent ")]
+            found = [row.gains[name] for row in whole if name in row.gains]
             if found:
                 best = max(found, key=lambda gain: gain.value)
                 parts.append(f"best {'gain' if name == SINGLE else name} {gain_text(best)}")
         return ", ".join(parts)
+
+    def _outcome(self, trial: StoredTrial) -> str:
+        if trial.state == "failed":
+            return f"{trial.origin} failed: {trial.reason}"
+        if trial.estimated:
+            values = ", ".join(f"{name} about {trial.objectives[name]:.4g}" for name in self._names)
+            return f"{trial.origin} {stopped_after(trial, self._items)}: {values}"
+        values = ", ".join(
+            f"{name} {trial.objectives[name]:.4g}"
+            + (f" gain {trial.gains[name].value:+.3g}" if name in trial.gains else "")
+            for name in self._names
+        )
+        return f"{trial.origin}: {values}"
 
 
 def gain_text(gain: Gain) -> str:
     """`+1.23 (0.98 to 1.48)`."""
     interval = "" if gain.low is None or gain.high is None else f" ({gain.low:+.3g} to {gain.high:+.3g})"
     return f"{gain.value:+.3g}{interval}"
-
-
-def _outcome(trial: StoredTrial, names: tuple[str, ...]) -> str:
-    if trial.state == "failed":
-        return f"{trial.origin} failed: {trial.reason}"
-    values = ", ".join(
-        f"{name} {trial.objectives[name]:.4g}"
-        + (f" gain {trial.gains[name].value:+.3g}" if name in trial.gains else "")
-        for name in names
-    )
-    return f"{trial.origin}: {values}"
 
 
 def _stages(trial: StoredTrial) -> str:

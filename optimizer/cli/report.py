@@ -17,7 +17,7 @@ from optimizer.cli.progress import gain_text
 from optimizer.insight.front import check_weights, chosen_trial
 from optimizer.objective import SINGLE, Objective
 from optimizer.rendering.sheet import comparison_sheet
-from optimizer.standing import best_trials, parent_trials
+from optimizer.standing import best_trials, parent_trials, stopped_after
 from scorers.protocol import ScorerInfo
 from studies import results
 from studies.artifacts import Artifacts
@@ -62,6 +62,8 @@ def print_study(
     complete = [row for row in rows if row.state == "complete"]
     if every_trial:
         console.print(_trials_table(study, rows, objective))
+        if any(row.estimated for row in rows):
+            console.print("~ is an estimate from the images there are; gains of such trials are over these alone")
     if complete:
         console.print(_scores_table(database, study, rows, objective, final))
         console.print(f"objective: {escaped(objective.formula())}")
@@ -76,11 +78,19 @@ def print_study(
         console.print(f"[red]and {len(failed) - 5} more failed[/]")
     running = sum(row.state == "running" for row in rows)
     console.print(
-        f"{len(complete)} trials complete, {len(failed)} failed, {running} in progress or interrupted, "
-        f"budget {study.spec.budget.trials}"
+        f"{len(complete)} trials complete{_stopped_text(study, complete)}, {len(failed)} failed, {running} in progress "
+        f"or interrupted, budget {study.spec.budget.trials}",
+        soft_wrap=True,
     )
     if final is not None:
         print_final(study, final, rows, objective)
+
+
+def _stopped_text(study: StoredStudy, complete: Sequence[StoredTrial]) -> str:
+    """` (12 of them stopped early, which saved 512 images)`; empty without racing."""
+    items = len(study.spec.suite.items())
+    saved = [items - row.rendered for row in complete if row.estimated]
+    return f" ({len(saved)} of them stopped early, which saved {sum(saved):,} images)" if saved else ""
 
 
 def notable_trials(rows: Sequence[StoredTrial], objective: Objective, chosen: int | None = None) -> list[StoredTrial]:
@@ -135,11 +145,15 @@ def _trials_table(study: StoredStudy, rows: Sequence[StoredTrial], objective: Ob
     table = Table(title=f"trials of {escaped(study.name)}", title_justify="left")
     for head in ("trial", "what", "state", *objective.names, "gain (95 % interval)", "seconds"):
         table.add_column(head)
+    items = len(study.spec.suite.items())
     for row in rows:
-        values = [f"{row.objectives[name]:.4g}" if name in row.objectives else "" for name in objective.names]
+        about = "~" if row.estimated else ""
+        values = [f"{about}{row.objectives[name]:.4g}" if name in row.objectives else "" for name in objective.names]
         gain = "; ".join(gain_text(row.gains[name]) for name in objective.names if name in row.gains)
         seconds = f"{sum(row.seconds.values()):.1f}" if row.seconds else ""
-        table.add_row(str(row.number), escaped(row.origin), row.state, *values, gain, seconds)
+        table.add_row(
+            str(row.number), escaped(row.origin), stopped_after(row, items) or row.state, *values, gain, seconds
+        )
     return table
 
 

@@ -88,6 +88,11 @@ class Insight:
     findings: tuple[Findings, ...]  # one per objective
 
     @property
+    def estimated(self) -> int:
+        """Trials that racing stopped: their objective is an estimate."""
+        return sum(row.estimated for row in self.rows)
+
+    @property
     def reliable(self) -> bool:
         return len(self.samples) >= RELIABLE
 

@@ -33,8 +33,8 @@ if TYPE_CHECKING:
 COLUMNS: Final = 6
 BAR: Final = "#6b5b95"
 BELIEVED: Final = "#2a9d8f"
-GROUP_COLOURS: Final = ("#c0392b", "#7f8c8d", "#2b6ca3")
-SYMBOLS: Final = ("diamond", "square", "circle")
+GROUP_COLOURS: Final = ("#c0392b", "#7f8c8d", "#2b6ca3", "#9ab7d3")
+SYMBOLS: Final = ("diamond", "square", "circle", "triangle-down")
 
 
 def save_figures(database: Database, study: StoredStudy, objective: Objective) -> int:
@@ -125,7 +125,7 @@ def progress_figure(found: Insight, findings: Findings) -> go.Figure:
     numbers, running = best_so_far(found, findings)
     figure.add_trace(go.Scatter(x=numbers, y=running, mode="lines", line_shape="hv", name="best so far"))
     for label, rows in groups_of(found).items():
-        index = {"parents": 0, "other probes": 1}.get(label, 2)
+        index = {"parents": 0, "other probes": 1, "stopped early": 3}.get(label, 2)
         figure.add_trace(
             go.Scatter(
                 x=[row.number for row in rows],

@@ -235,32 +235,34 @@ def _is_dark(colour: tuple[float, float, float, float]) -> bool:
 
 
 def best_so_far(insight: Insight, findings: Findings) -> tuple[list[int], list[float]]:
-    """(numbers of the complete trials, the best value up to each)."""
-    complete = [row for row in insight.rows if row.state == "complete"]
+    """(numbers of the whole trials, the best value up to each)."""
+    complete = [row for row in insight.rows if row.is_whole]
     values = np.array([row.objectives[findings.objective] for row in complete])
     running = np.maximum.accumulate(values) if findings.direction == "maximize" else np.minimum.accumulate(values)
     return [row.number for row in complete], [float(value) for value in running]
 
 
 def groups_of(insight: Insight) -> dict[str, list[StoredTrial]]:
-    """Complete trials as the legend tells them apart: parents, other probes, the sampler's."""
+    """Complete trials as the legend tells them apart: parents, other probes, the sampler's, and those stopped early."""
     sampler = insight.study.spec.sampler.name
-    found: dict[str, list[StoredTrial]] = {"parents": [], "other probes": [], f"sampler: {sampler}": []}
+    ours, stopped = f"sampler: {sampler}", "stopped early"
+    found: dict[str, list[StoredTrial]] = {"parents": [], "other probes": [], ours: [], stopped: []}
     for row in insight.rows:
-        if row.state == "complete":
-            ours = row.origin != sampler
-            name = "parents" if row.origin.startswith("parent ") else "other probes" if ours else f"sampler: {sampler}"
-            found[name].append(row)
+        if row.estimated:
+            found[stopped].append(row)
+        elif row.state == "complete":
+            probe = "parents" if row.origin.startswith("parent ") else "other probes"
+            found[ours if row.origin == sampler else probe].append(row)
     return {name: rows for name, rows in found.items() if rows}
 
 
 def _draw_progress(axes: Axes, insight: Insight, findings: Findings) -> None:
     """Every trial's objective, the best so far, and the better parent as a line."""
-    styles = (("D", "#c0392b", 46.0), ("s", "#7f8c8d", 26.0), ("o", "#2b6ca3", 18.0))
-    markers = dict(zip(("parents", "other probes"), styles, strict=False))
+    styles = (("D", "#c0392b", 46.0), ("s", "#7f8c8d", 26.0), ("v", "#9ab7d3", 18.0), ("o", "#2b6ca3", 18.0))
+    markers = dict(zip(("parents", "other probes", "stopped early"), styles, strict=False))
     name = findings.objective
     for label, rows in groups_of(insight).items():
-        marker, colour, size = markers.get(label, styles[2])
+        marker, colour, size = markers.get(label, styles[-1])
         values = [row.objectives[name] for row in rows]
         axes.scatter([row.number for row in rows], values, marker=marker, color=colour, s=size, label=label, zorder=3)
     numbers, running = best_so_far(insight, findings)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +19,7 @@ from optimizer.rendering.models import LiveModels
 from optimizer.rendering.prediction import Prediction
 from optimizer.rendering.prompts import Embedding, PromptEncoder
 from optimizer.rendering.schedulers import make_scheduler
-from optimizer.rendering.suite import batches, noise
+from optimizer.rendering.suite import batches, noise, stages
 from search_spaces.blocks import Architecture
 from studies.spec import SuiteItem, SuiteSettings
 
@@ -27,7 +28,7 @@ DECODE_PIXELS = 16 * 512 * 512  # decoded at once: the autoencoder needs far mor
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Renders:
-    """One suite's images, in item order."""
+    """Images of the suite or of one stage, in item order."""
 
     pixels: tuple[Tensor, ...]  # float32 [3, h, w] on the CPU, 0..1 unless the model is broken (NaN)
     seconds: Mapping[str, float]  # stage -> seconds: text, denoise, decode
@@ -38,11 +39,18 @@ class Renders:
 
 
 class Renderer:
-    """A diffusers pipeline over live models, and the suite it renders again and again."""
+    """A diffusers pipeline over live models, and the suite it renders again and again.
 
-    def __init__(self, models: LiveModels, suite: SuiteSettings, *, batch_size: int | None = None) -> None:
+    Args:
+        stage_size: items of a stage, after each of which a trial may end; None renders everything in one.
+    """
+
+    def __init__(
+        self, models: LiveModels, suite: SuiteSettings, *, batch_size: int | None = None, stage_size: int | None = None
+    ) -> None:
         self.models, self.suite, self.batch_size = models, suite, batch_size
         self.items = suite.items()
+        self.stages = stages(suite, stage_size)
         self.encoder = PromptEncoder(models, suite.clip_skip)
         self.pipeline = make_pipeline(models, suite)
         self._kind = unet_kind(models.unet.config.in_channels, models.vae.config.latent_channels)
@@ -54,23 +62,43 @@ class Renderer:
 
     def render(self, on_batch: Callable[[int], None] | None = None) -> Renders:
         """Render every item; `on_batch` is called with the number of images done so far."""
+        done: dict[int, Tensor] = {}
+        seconds: Counter[str] = Counter()
+        for items, renders in zip(self.stages, self.render_stages(on_batch), strict=True):
+            done.update(zip((item.index for item in items), renders.pixels, strict=True))
+            seconds.update(renders.seconds)
+        return Renders(pixels=tuple(done[item.index] for item in self.items), seconds=dict(seconds))
+
+    def render_stages(self, on_batch: Callable[[int], None] | None = None) -> Iterator[Renders]:
+        """Render the `stages` in their order, each of them when it is asked for."""
         start = time.perf_counter()
         self._channels.clear()  # they follow the VAE, which a merge may have changed
         prompts = self.encoder.embed(text for item in self.items for text in (item.prompt, item.negative))
-        seconds = {"text": time.perf_counter() - start, "denoise": 0.0, "decode": 0.0}
-        done: dict[int, Tensor] = {}
-        for batch in batches(self.items, self.batch_size):
-            begun = time.perf_counter()
-            latents = self._denoise(batch, prompts)
-            _wait_for(latents)
-            denoised = time.perf_counter()
-            for item, pixels in zip(batch, self._decode(latents), strict=True):
-                done[item.index] = pixels
-            seconds["denoise"] += denoised - begun
-            seconds["decode"] += time.perf_counter() - denoised
-            if on_batch is not None:
-                on_batch(len(done))
-        return Renders(pixels=tuple(done[index] for index in range(len(done))), seconds=seconds)
+        text, count = time.perf_counter() - start, 0
+        for items in self.stages:
+            done: dict[int, Tensor] = {}
+            seconds = {"text": text, "denoise": 0.0, "decode": 0.0}
+            text = 0.0  # all prompts were embedded before the first stage
+            for batch in batches(items, self.batch_size):
+                images = self._render_batch(batch, prompts, seconds)
+                done.update(zip((item.index for item in batch), images, strict=True))
+                count += len(batch)
+                if on_batch is not None:
+                    on_batch(count)
+            yield Renders(pixels=tuple(done[item.index] for item in items), seconds=seconds)
+
+    def _render_batch(
+        self, batch: Sequence[SuiteItem], prompts: Mapping[str, Embedding], seconds: dict[str, float]
+    ) -> list[Tensor]:
+        """Pixels of items of one size; adds to the seconds of `denoise` and `decode`."""
+        begun = time.perf_counter()
+        latents = self._denoise(batch, prompts)
+        _wait_for(latents)
+        denoised = time.perf_counter()
+        images = self._decode(latents)
+        seconds["denoise"] += denoised - begun
+        seconds["decode"] += time.perf_counter() - denoised
+        return images
 
     def _denoise(self, batch: Sequence[SuiteItem], prompts: Mapping[str, Embedding]) -> Tensor:
         """Final latents [n, channels, h / 8, w / 8] of items of one size."""

@@ -1,4 +1,4 @@
-"""The suite's items on their way through the machine: groups of one size, cut into batches, with their noise.
+"""The suite's items on their way through the machine: stages, groups of one size, cut into batches, with their noise.
 
 An item's noise comes from a CPU generator seeded with the item's seed: it depends on nothing else, so it is the
 same in every trial, on every device, in every batch and order.
@@ -6,15 +6,35 @@ same in every trial, on every device, in every batch and order.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Sequence
 from itertools import groupby
 
 import torch
 from torch import Tensor
 
-from studies.spec import SuiteItem
+from studies.spec import SuiteItem, SuiteSettings
 
 LATENT_FACTOR = 8  # pixels a latent cell covers, in SD1.5 and SDXL alike
+
+
+def stages(suite: SuiteSettings, size: int | None) -> tuple[tuple[SuiteItem, ...], ...]:
+    """Groups of items after each of which a trial may end, in item order within each; every item once.
+
+    A render's last bits depend on what shares its batch, and a batch never crosses a stage: so what was rendered is
+    the same whether a trial goes on or not. The shuffle follows from the suite alone, by a hash, which unlike a
+    random generator is the same in every version of every library.
+
+    Args:
+        size: items of a stage, the last may have fewer; None renders everything in one stage.
+    """
+    items = suite.items()
+    if size is None:
+        return (items,)
+    digest = suite.digest
+    shuffled = sorted(items, key=lambda item: hashlib.sha256(f"{digest} {item.index}".encode()).digest())
+    cuts = [shuffled[start : start + size] for start in range(0, len(shuffled), size)]
+    return tuple(tuple(sorted(cut, key=lambda item: item.index)) for cut in cuts)
 
 
 def batches(items: Sequence[SuiteItem], batch_size: int | None) -> Iterator[list[SuiteItem]]:

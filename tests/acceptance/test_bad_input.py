@@ -177,6 +177,15 @@ BAD_SPECS: list[tuple[dict[str, Any], list[str]]] = [
     ({"final": {"top": -1}}, ["`final.top`", "greater than or equal to 0"]),
     ({"final": {"tpo": 1}}, ["`final.tpo`", "did you mean `top`?"]),
     ({"sampler": {"options": {"n_startup_trails": 1}}}, ["n_startup_trails"]),
+    ({"racing": True}, ["`racing`", "every 16 images", "the suite has"]),
+    ({"racing": {"bach": 4}}, ["`racing.bach`", "did you mean `batch`?"]),
+    ({"racing": {"batch": 2}}, ["`racing.batch`", "greater than or equal to 4"]),
+    ({"racing": {"confidence": 1}}, ["`racing.confidence`", "less than 1"]),
+    ({"racing": "fast"}, ["`racing`", "mapping"]),
+    (
+        {"scorers": {"sharpness": None, "contrast": None}, "objectives": ["sharpness", "contrast"], "racing": True},
+        ["`racing` needs a single-number `objective`"],
+    ),
     (
         {"scorers": {"sharpness": None, "contrast": None}, "objectives": ["sharpness", "contrast"],
          "sampler": {"name": "cmaes"}},
@@ -328,6 +337,22 @@ def test_a_final_too_small_for_a_set_score_is_refused(folder: Path, refused: Cal
     message = refused("study", "check", write_spec(folder, scorers=scorers, suite=suite, final=final))
     assert "final: scorer 'fid' needs at least" in message
     assert "got 3" in message
+
+
+def test_a_first_look_too_early_for_a_set_score_is_refused(folder: Path, refused: Callable[..., str]) -> None:
+    changes = {
+        "suite": {"prompts": ["a cat"], "sizes": [64], "seeds": list(range(10))},
+        "scorers": {"fid": {"reference": "photos"}},
+        "racing": {"batch": 4},
+    }
+    message = refused("study", "check", write_spec(folder, **changes))
+    assert "racing: scorer 'fid' needs at least 8 images, and the first look is after 4" in message
+
+
+def test_racing_is_not_switched_on_under_way(database: Database, folder: Path, refused: Callable[..., str]) -> None:
+    suite = SPEC["suite"] | {"seeds": list(range(20))}
+    message = refused("study", "resume", write_spec(folder, suite=suite, racing=True))
+    assert "`racing` of the spec changed" in message or "`suite`, `racing` of the spec changed" in message
 
 
 # ------------------------------------------------------------------------------------------ databases

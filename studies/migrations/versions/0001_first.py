@@ -56,6 +56,8 @@ def upgrade() -> None:
         sa.Column("seconds", sa.JSON(), nullable=True),
         sa.Column("machine", sa.JSON(), nullable=True),
         sa.Column("sheet", sa.String(length=64), nullable=True),
+        sa.Column("rendered", sa.Integer(), nullable=False),
+        sa.Column("incumbent", sa.Integer(), nullable=True),
         sa.Column("started_at", sa.Float(), nullable=False),
         sa.Column("finished_at", sa.Float(), nullable=True),
         sa.ForeignKeyConstraint(["study_id"], ["mergetune_studies.id"], ondelete="CASCADE"),

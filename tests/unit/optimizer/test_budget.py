@@ -28,6 +28,7 @@ ROW = StoredTrial(
     sheet=None,
     started_at=1000.0,
     finished_at=1090.0,
+    rendered=6,
 )
 
 
@@ -47,14 +48,14 @@ def spec(**budget: float) -> StudySpec:
 def rows(complete: int, failed: int = 0, running: int = 0) -> list[StoredTrial]:
     return (
         [ROW] * complete
-        + [replace(ROW, state="failed", finished_at=1030.0)] * failed
-        + [replace(ROW, state="running", finished_at=None)] * running
+        + [replace(ROW, state="failed", finished_at=1030.0, rendered=4)] * failed
+        + [replace(ROW, state="running", finished_at=None, rendered=0)] * running
     )
 
 
-def test_finished_trials_cost_images_and_minutes_and_running_ones_nothing_yet() -> None:
+def test_finished_trials_cost_what_they_rendered_and_running_ones_nothing_yet() -> None:
     made = rows(complete=2, failed=1, running=3)
-    assert images_of(spec(), made) == 3 * 6
+    assert images_of(made) == 2 * 6 + 4
     assert minutes_of(made) == pytest.approx((90 + 90 + 30) / 60)
 
 

@@ -359,6 +359,33 @@ class TestBatchSize:
         assert all(value > 0 for value in renders.seconds.values())
 
 
+class TestStages:
+    @BOTH
+    def test_a_stage_is_rendered_alike_whether_others_follow_or_not(
+        self, architecture: Architecture, models: Mapping[Architecture, LiveModels]
+    ) -> None:
+        renderer = Renderer(models[architecture], suite(sizes=(64, (128, 64))), batch_size=3, stage_size=3)
+        first = next(renderer.render_stages())
+        done: list[int] = []
+        whole = renderer.render(done.append)
+        places = [item.index for item in renderer.stages[0]]
+        assert len(places) == 3
+        assert all(torch.equal(one, whole.pixels[place]) for one, place in zip(first.pixels, places, strict=True))
+        assert done == sorted(set(done))
+        assert done[-1] == len(whole.pixels) == len(renderer.items)
+
+    def test_stages_render_the_images_of_the_plain_order(self, models: Mapping[Architecture, LiveModels]) -> None:
+        live = models[Architecture.SD15]
+        assert_close(Renderer(live, suite(), stage_size=3).render().pixels, Renderer(live, suite()).render().pixels)
+
+    def test_only_the_stages_that_are_asked_for_are_rendered(self, models: Mapping[Architecture, LiveModels]) -> None:
+        done: list[int] = []
+        rendering = Renderer(models[Architecture.SD15], suite(), stage_size=3).render_stages(done.append)
+        assert not done
+        next(rendering)
+        assert done == [3]
+
+
 class TestSettings:
     @pytest.mark.parametrize("steps", [1, 4])
     @pytest.mark.parametrize("scheduler", get_args(SchedulerName))

@@ -19,7 +19,7 @@ from search_spaces.errors import SpaceError
 from search_spaces.space import SearchSpace
 from studies.blueprint import slots_of
 from studies.errors import SpecError
-from studies.spec import SamplerName, SchedulerName, StudySpec, SuiteSettings, load_spec, parse_spec
+from studies.spec import RacingSettings, SamplerName, SchedulerName, StudySpec, SuiteSettings, load_spec, parse_spec
 
 BASE = Path("/data/study")
 
@@ -379,6 +379,31 @@ def test_one_number_and_several_objectives_exclude_each_other() -> None:
     scorers = {"sharpness": None, "contrast": None}
     data = plain(scorers=scorers, objective={"sharpness": None}, objectives=list(scorers))
     assert "not both" in refusal(data)
+
+
+@pytest.mark.parametrize(
+    ("written", "expected"),
+    [
+        (None, None),
+        (False, None),
+        (True, RacingSettings(batch=16, confidence=0.99)),
+        ({}, RacingSettings(batch=16, confidence=0.99)),
+        ({"batch": 4}, RacingSettings(batch=4, confidence=0.99)),
+        ({"confidence": 0.8}, RacingSettings(batch=16, confidence=0.8)),
+    ],
+)
+def test_racing_is_off_unless_it_is_asked_for(written: Any, expected: RacingSettings | None) -> None:
+    spec = parse_data(plain(suite={"prompts": ["a cat"], "seeds": list(range(17))}, racing=written))
+    assert spec.racing == expected
+    assert StudySpec.from_json(spec.to_json()) == spec
+
+
+def test_racing_needs_more_items_than_one_batch() -> None:
+    suite = {"prompts": ["a cat"], "seeds": list(range(16))}
+    told = refusal(plain(suite=suite, racing=True))
+    assert "every 16 images" in told
+    assert "the suite has 16" in told
+    assert parse_data(plain(suite=suite, racing={"batch": 15})).racing is not None
 
 
 def test_bounds_out_of_order_are_refused_when_the_space_is_built() -> None:
