@@ -11,7 +11,7 @@ from studies.results import Gain, StoredTrial
 
 def trial_note(machine: Machine, row: StoredTrial, means: Mapping[str, float], *, study_id: int, trial_id: int) -> str:
     """Markdown: picture, scores with gains, recipe, timings."""
-    parts = [f"## Trial {row.number}: {row.origin}"]
+    parts = [f"## Trial {row.number}: {row.title}"]
     if row.state == "failed":
         parts.append(f"**Failed**: {row.reason}")
     if row.sheet is not None:

@@ -490,11 +490,11 @@ class StudySpec(_Settings):
 
     @property
     def as_asked(self) -> Self:
-        """The spec without what was read for it when the study began: recipe files, another study's trials."""
+        """The spec without what was read for it when the study began, and where: recipe files, another study's trials."""
         recipes = tuple(row.model_copy(update={"recipe": None}) for row in self.probes.recipes)
         found: dict[str, Any] = {"probes": self.probes.model_copy(update={"recipes": recipes})}
         if self.warm_start is not None:
-            found["warm_start"] = self.warm_start.model_copy(update={"again": ()})
+            found["warm_start"] = self.warm_start.model_copy(update={"again": (), "storage": None, "artifacts": None})
         return self.model_copy(update=found)
 
     def to_json(self) -> str:

@@ -165,7 +165,7 @@ def label_of(slot: Slot) -> str:
 
 
 def _unet_heading(picture: Picture) -> str:
-    trial = f"the best trial, {picture.trial.number} ({picture.trial.origin})"
+    trial = f"the best trial, {picture.trial.number} ({picture.trial.title})"
     if picture.values is None:
         return f"{trial}, is outside the search space: no colours"
     return f"colour and number: {label_of(picture.slot)} in {trial}"
@@ -243,24 +243,25 @@ def best_so_far(insight: Insight, findings: Findings) -> tuple[list[int], list[f
 
 
 def groups_of(insight: Insight) -> dict[str, list[StoredTrial]]:
-    """Complete trials as the legend tells them apart: parents, other probes, the sampler's."""
+    """Complete trials as the legend tells them apart: parents, other probes, another study's, the sampler's."""
     sampler = insight.study.spec.sampler.name
-    found: dict[str, list[StoredTrial]] = {"parents": [], "other probes": [], f"sampler: {sampler}": []}
+    found: dict[str, list[StoredTrial]] = {
+        name: [] for name in ("parents", "other probes", "taken over", f"sampler: {sampler}")
+    }
     for row in insight.rows:
         if row.state == "complete":
-            ours = row.origin != sampler
-            name = "parents" if row.origin.startswith("parent ") else "other probes" if ours else f"sampler: {sampler}"
-            found[name].append(row)
+            ours = "taken over" if row.source else "other probes" if row.origin != sampler else f"sampler: {sampler}"
+            found["parents" if row.origin.startswith("parent ") else ours].append(row)
     return {name: rows for name, rows in found.items() if rows}
 
 
 def _draw_progress(axes: Axes, insight: Insight, findings: Findings) -> None:
     """Every trial's objective, the best so far, and the better parent as a line."""
-    styles = (("D", "#c0392b", 46.0), ("s", "#7f8c8d", 26.0), ("o", "#2b6ca3", 18.0))
-    markers = dict(zip(("parents", "other probes"), styles, strict=False))
+    styles = (("D", "#c0392b", 46.0), ("s", "#7f8c8d", 26.0), ("^", "#7d5ba6", 26.0), ("o", "#2b6ca3", 18.0))
+    markers = dict(zip(("parents", "other probes", "taken over"), styles, strict=False))
     name = findings.objective
     for label, rows in groups_of(insight).items():
-        marker, colour, size = markers.get(label, styles[2])
+        marker, colour, size = markers.get(label, styles[-1])
         values = [row.objectives[name] for row in rows]
         axes.scatter([row.number for row in rows], values, marker=marker, color=colour, s=size, label=label, zorder=3)
     numbers, running = best_so_far(insight, findings)

@@ -44,7 +44,7 @@ def make_probes(spec: StudySpec, space: SearchSpace, blueprint: Blueprint, alike
         spec: with its recipe files read (see `recipe_probes.with_recipes`).
         alike: places in which all parents hold the same values, so that their ratio means nothing; often the VAE.
     """
-    parents = [_parent_probe(space, blueprint, parent.letter, alike) for parent in blueprint.parents]
+    parents = [parent_probe(space, blueprint, parent.letter, alike) for parent in blueprint.parents]
     seen = {blueprint.parent_alone(parent.letter).digest for parent in blueprint.parents}
     seen |= {probe.recipe.digest for probe in parents}
     probes = []
@@ -137,7 +137,7 @@ def _rounded(params: Mapping[str, float], space: SearchSpace) -> dict[str, float
     }
 
 
-def _parent_probe(space: SearchSpace, blueprint: Blueprint, letter: str, alike: frozenset[str]) -> Probe:
+def parent_probe(space: SearchSpace, blueprint: Blueprint, letter: str, alike: frozenset[str]) -> Probe:
     """The whole parent, frozen places and VAE included, without LoRAs: it is the file the user has.
 
     Where the space cannot express it (a frozen place, bounds, a base that only serves for a difference), the trial

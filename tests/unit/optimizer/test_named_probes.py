@@ -33,7 +33,7 @@ def spec_of(folder: Path = Path("/"), probes: Mapping[str, Any] | None = None, *
         "parents": ["a.safetensors", "b.safetensors"],
         "suite": {"prompts": ["cat"]},
         "scorers": {"sharpness": None},
-        "probes": NO_OTHERS | (probes or {}),
+        "probes": {**NO_OTHERS, **(probes or {})},
     }
     return parse_spec(yaml.safe_dump(data | changes), base_dir=folder)
 
