@@ -179,8 +179,8 @@ def _require_same_parents(plan: Plan, parents: Sequence[ParentFile], other: Stor
     if sorted(file.sha256 for file in parents) != sorted(file.sha256 for file in other.parents):
         ours, theirs = (" + ".join(file.path.name for file in files) for files in (parents, other.parents))
         raise WarmStartError(
-            f"warm_start: study {other.name!r} merges {theirs}, this one {ours} ({plan.space.architecture}): trials can be "
-            "used again over files of the same sha256 only"
+            f"warm_start: study {other.name!r} merges {theirs}, this one {ours} ({plan.space.architecture}): trials "
+            "can only be used again over files of the same sha256"
         )
 
 

@@ -13,8 +13,7 @@ import numpy as np
 import optuna
 from numpy.typing import NDArray
 from optuna.artifacts import FileSystemArtifactStore, upload_artifact
-from optuna.storages import BaseStorage
-from optuna.trial import FrozenTrial
+from optuna.storages import InMemoryStorage
 from PIL import Image
 
 from studies.database import database_file
@@ -50,15 +49,21 @@ class Artifacts:
             artifact: str = upload_artifact(artifact_store=self.store, file_path=str(path), study_or_trial=trial)
         return artifact
 
-    def copy_sheet(self, trial: FrozenTrial, storage: BaseStorage, source: Path) -> str:
-        """Attach a copy of another trial's contact sheet to a finished trial; returns its artifact id."""
+    def copy_sheet(self, number: int, source: Path) -> tuple[str, dict[str, Any]]:
+        """Store a copy of a contact sheet for a trial that is about to be added.
+
+        Optuna attaches artifacts to running trials only, so a trial in memory stands in for it.
+
+        Returns:
+            The artifact id, and the system attributes by which the trial has it.
+        """
+        study = optuna.create_study(storage=InMemoryStorage())
+        stand_in = study.ask()
         with TemporaryDirectory(dir=self.folder) as folder:
-            path = Path(folder) / f"trial {trial.number}.jpg"
+            path = Path(folder) / f"trial {number}.jpg"
             shutil.copyfile(source, path)
-            artifact: str = upload_artifact(
-                artifact_store=self.store, file_path=str(path), study_or_trial=trial, storage=storage
-            )
-        return artifact
+            artifact: str = upload_artifact(artifact_store=self.store, file_path=str(path), study_or_trial=stand_in)
+        return artifact, study.trials[0].system_attrs
 
     def sheet_path(self, artifact: str) -> Path:
         return self.folder / "store" / artifact

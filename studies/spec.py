@@ -490,7 +490,7 @@ class StudySpec(_Settings):
 
     @property
     def as_asked(self) -> Self:
-        """The spec without what was read for it when the study began, and where: recipe files, another study's trials."""
+        """The spec without what was read for it when the study began: recipe files, another study and where it lay."""
         recipes = tuple(row.model_copy(update={"recipe": None}) for row in self.probes.recipes)
         found: dict[str, Any] = {"probes": self.probes.model_copy(update={"recipes": recipes})}
         if self.warm_start is not None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import optuna
 from optuna.distributions import BaseDistribution
@@ -53,21 +54,22 @@ class CopiedTrials:
         self._sheets: list[str | None] = []  # artifact ids
 
     def into_optuna(self, study: optuna.Study) -> None:
-        for taken in self._trials:
-            study.add_trial(self._frozen(taken))
-        storage = study._storage  # noqa: SLF001 - Optuna attaches artifacts to finished trials through it alone
-        added = study.get_trials(deepcopy=False)
-        self._sheets = [
-            None if taken.sheet is None else self._artifacts.copy_sheet(trial, storage, taken.sheet)
-            for taken, trial in zip(self._trials, added, strict=True)
-        ]
+        self._sheets = []
+        for number, taken in enumerate(self._trials):
+            sheet, attached = (None, None) if taken.sheet is None else self._artifacts.copy_sheet(number, taken.sheet)
+            self._sheets.append(sheet)
+            study.add_trial(self._frozen(taken, attached))
 
-    def _frozen(self, taken: TakenTrial) -> FrozenTrial:
+    def _frozen(self, taken: TakenTrial, attached: dict[str, Any] | None) -> FrozenTrial:
         """As a worker tells it: a merge outside the space has no parameters to learn from."""
         if taken.params is None:
-            return create_trial(state=TrialState.PRUNED)
-        values = list(taken.result.objectives.values())
-        return create_trial(values=values, params=dict(taken.params), distributions=self._distributions)
+            return create_trial(state=TrialState.PRUNED, system_attrs=attached)
+        return create_trial(
+            values=list(taken.result.objectives.values()),
+            params=dict(taken.params),
+            distributions=self._distributions,
+            system_attrs=attached,
+        )
 
     def into_tables(self, connection: Connection, study_id: int) -> None:
         for number, (taken, sheet) in enumerate(zip(self._trials, self._sheets, strict=True)):
