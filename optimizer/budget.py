@@ -9,20 +9,26 @@ from studies.spec import StudySpec
 
 
 def spent(spec: StudySpec, rows: Sequence[StoredTrial], asked: int) -> str | None:
-    """What is spent, in words; None while a new trial may begin.
+    """What is spent, in words; None while a new trial may begin. Trials taken over from another study cost nothing.
 
     Args:
         rows: the trials that were begun.
         asked: trials that Optuna has, among them those that are about to begin.
     """
-    budget = spec.budget
+    budget, own = spec.budget, own_trials(rows)
+    asked -= len(rows) - len(own)
     if asked >= budget.trials:
         return f"{budget.trials} trials"
-    if budget.images is not None and images_of(rows) >= budget.images:
+    if budget.images is not None and images_of(own) >= budget.images:
         return f"{budget.images} images"
-    if budget.minutes is not None and minutes_of(rows) >= budget.minutes:
+    if budget.minutes is not None and minutes_of(own) >= budget.minutes:
         return f"{budget.minutes:g} minutes of work"
     return None
+
+
+def own_trials(rows: Sequence[StoredTrial]) -> list[StoredTrial]:
+    """Those that were not taken over."""
+    return [row for row in rows if row.source is None]
 
 
 def images_of(rows: Sequence[StoredTrial]) -> int:

@@ -176,7 +176,7 @@ def export_metadata(
         device=device,
     )
     return metadata | {
-        "mergetune.study": json.dumps({"name": study.name, "trial": trial.number, "origin": trial.origin}),
+        "mergetune.study": json.dumps({"name": study.name, "trial": trial.number, "origin": trial.title}),
         "mergetune.scores": json.dumps(told),
         "mergetune.suite_sha256": study.suite_digest,
         "mergetune.software": json.dumps(software_versions()),

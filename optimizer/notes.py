@@ -12,7 +12,7 @@ from studies.results import Gain, StoredTrial
 
 def trial_note(machine: Machine, row: StoredTrial, means: Mapping[str, float], *, study_id: int, trial_id: int) -> str:
     """Markdown: picture, scores with gains, recipe, timings."""
-    parts = [f"## Trial {row.number}: {row.origin}"]
+    parts = [f"## Trial {row.number}: {row.title}"]
     if row.estimated:
         told = stopped_after(row, len(machine.evaluator.renderer.items))
         parts.append(

@@ -26,6 +26,7 @@ from optimizer.rendering.prediction import Prediction, agreed_prediction
 from optimizer.rendering.prompts import CONTEXT, token_count
 from optimizer.rendering.render import Renderer, check_suite
 from optimizer.search.probes import Probe, make_probes
+from optimizer.search.recipe_probes import check_recipe_files, with_recipes
 from optimizer.search.sampler import make_sampler
 from scorers.errors import SuiteImagesError
 from scorers.protocol import BuildContext, Scorer, ScorerInfo
@@ -80,7 +81,7 @@ def make_plan(spec: StudySpec) -> Plan:
     """Open the parents' headers and check that everything fits together.
 
     Raises:
-        SpecError, CheckpointError, SpaceError, ScorerError: what does not.
+        SpecError, CheckpointError, SpaceError, ScorerError, RecipeError: what does not.
     """
     checkpoints = tuple(Checkpoint.open(path) for path in spec.parents)
     architecture = checkpoints[0].architecture
@@ -101,6 +102,7 @@ def make_plan(spec: StudySpec) -> Plan:
     if spec.racing is not None:
         _check_racing(spec.racing, infos)
     make_sampler(spec.sampler, space, 0, len(spec.objectives or ("one",)))
+    check_recipe_files(spec, architecture)
     notes = [*ingredients.notes, *_prompt_notes(spec.suite, spec.held_out)]
     notes += [note for info in infos.values() for note in info.notes(items)]
     return Plan(
@@ -304,6 +306,7 @@ class Machine:
     plan: Plan
     parents: tuple[ParentFile, ...]
     blueprint: Blueprint
+    alike: frozenset[str]  # places in which all parents are the same
     probes: tuple[Probe, ...]
     evaluator: Evaluator
     device: torch.device
@@ -338,8 +341,10 @@ def build_machine(plan: Plan, parents: Sequence[ParentFile], cache_dir: Path) ->
     """Load parents, pipeline and scorers.
 
     Raises:
-        CheckpointError, RenderError, ScorerError: what cannot be loaded.
+        CheckpointError, RenderError, ScorerError, RecipeError: what cannot be loaded.
     """
+    blueprint = plan.blueprint(parents)
+    plan = replace(plan, spec=with_recipes(plan.spec, blueprint))
     device = choose_device(plan.spec.render.device)
     scorers = build_scorers(plan.spec, device, cache_dir)
     infos = {name: scorer.info for name, scorer in scorers.items()}
@@ -347,12 +352,13 @@ def build_machine(plan: Plan, parents: Sequence[ParentFile], cache_dir: Path) ->
     resident, renderer = build_renderer(
         plan.ingredients, plan.spec.suite, plan.spec.render, device, plan.spec.export.dtype, plan.spec.racing
     )
-    blueprint = plan.blueprint(parents)
+    alike = alike_places(plan)
     return Machine(
         plan=plan,
         parents=tuple(parents),
         blueprint=blueprint,
-        probes=make_probes(plan.spec, plan.space, blueprint, alike_places(plan)),
+        alike=alike,
+        probes=make_probes(plan.spec, plan.space, blueprint, alike),
         evaluator=Evaluator(resident, renderer, scorers, degenerate_limit=plan.spec.render.degenerate_limit),
         device=device,
     )
@@ -368,6 +374,7 @@ SETTLED = {
     "scorers": "scorers",
     "objectives": "objectives",
     "probes": "probes",
+    "warm_start": "warm_start",
     "sampler": "sampler",
     "racing": "racing",
     "export": "export",
@@ -377,6 +384,7 @@ SETTLED = {
 
 def check_changed(stored: StudySpec, spec: StudySpec) -> None:
     """Raises StudyChangedError when a spec file is not the one the study began with."""
+    stored, spec = stored.as_asked, spec.as_asked
     changed = [told for name, told in SETTLED.items() if getattr(stored, name) != getattr(spec, name)]
     if changed:
         raise StudyChangedError(

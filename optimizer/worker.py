@@ -35,7 +35,7 @@ from optimizer.notes import trial_note
 from optimizer.objective import SINGLE, ScoreSheet
 from optimizer.racing import ESTIMATE_KEY, Race
 from optimizer.rendering.sheet import contact_sheet, to_picture
-from optimizer.search.probes import Probe
+from optimizer.search.probes import Probe, without
 from optimizer.search.sampler import ProbesFirst, load_optuna_study
 from optimizer.setup import Machine, machine_description
 from optimizer.standing import best_trials, parent_trials, would_be_best
@@ -85,7 +85,10 @@ class Worker:
     ) -> None:
         self._database, self._study, self._machine = database, study, machine
         self._artifacts, self._reporter, self._stop = artifacts, reporter, stop
-        sampler = ProbesFirst(machine.spec.sampler, machine.plan.space, machine.probes)
+        taken = [row for row in results.load_trials(database, study) if row.source is not None]
+        self._taken = len(taken)  # the first numbers; probes that are among them are not rendered again
+        self._probes = without(machine.probes, {row.recipe.digest for row in taken})
+        sampler = ProbesFirst(machine.spec.sampler, machine.plan.space, self._probes, self._taken)
         self._optuna = load_optuna_study(database.storage, study.name, sampler)
         self._optuna_study = self._optuna._study_id  # noqa: SLF001 - the storage and the notes want it
         self._evidence: dict[int, Evidence] = {}  # of trials that others are compared with: parents and incumbents
@@ -98,6 +101,8 @@ class Worker:
         """
         finished = 0
         with self._registered() as worker_id:
+            if self._taken:
+                self._fill_gains()
             while not (self._stop() or results.stop_requested(self._database, self._study)):
                 task = self._take(worker_id)
                 if task is None:
@@ -147,7 +152,8 @@ class Worker:
         return _Task(trial=trial, origin=origin, recipe=recipe)
 
     def _probe(self, number: int) -> Probe | None:
-        return self._machine.probes[number] if number < len(self._machine.probes) else None
+        index = number - self._taken
+        return self._probes[index] if index < len(self._probes) else None
 
     # ---------------------------------------------------------------------------------- doing it
 
@@ -176,7 +182,7 @@ class Worker:
 
     def _settle(self, trial: Trial) -> StoredTrial:
         """Everything after a trial's outcome is stored; done again if it was cut off."""
-        self._fill_gains(trial)
+        self._fill_gains(trial.number)
         self._keep_the_best()
         row = self._row(trial.number)
         self._describe(trial, row)
@@ -273,8 +279,12 @@ class Worker:
 
     # ------------------------------------------------------------------------------------- gains
 
-    def _fill_gains(self, trial: Trial) -> None:
-        """Compare every finished trial with the parents, as soon as all parents are in."""
+    def _fill_gains(self, current: int | None = None) -> None:
+        """Compare every finished trial with the parents, as soon as all parents are in.
+
+        Args:
+            current: the trial whose note is written later.
+        """
         rows = results.load_trials(self._database, self._study)
         parents = parent_trials(rows)
         if len(parents) < len(self._machine.parents) or any(row.state == "running" for row in parents.values()):
@@ -291,7 +301,7 @@ class Worker:
                     against = {letter: whole.part(items) for letter, whole in evidence.items()}
                 found = gains(self._load_evidence(row), against, self._machine.objective, self._machine.infos)
                 results.store_gains(self._database, row, found)
-                if row.number != trial.number:  # its note was written before the parents were in
+                if row.number != current:  # its note was written before the parents were in, or not at all
                     self._describe(Trial(self._optuna, self._optuna_id(row.number)), self._row(row.number))
 
     def _optuna_id(self, number: int) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -12,6 +13,7 @@ import numpy as np
 import optuna
 from numpy.typing import NDArray
 from optuna.artifacts import FileSystemArtifactStore, upload_artifact
+from optuna.storages import InMemoryStorage
 from PIL import Image
 
 from studies.database import database_file
@@ -27,9 +29,7 @@ class Artifacts:
     @classmethod
     def beside(cls, url: str, folder: Path | None = None) -> Artifacts:
         """`folder`, or `NAME-artifacts` beside a SQLite file, or `mergetune-artifacts` here; made if missing."""
-        file = database_file(url)
-        usual = file.with_name(f"{file.stem}-artifacts") if file is not None else Path("mergetune-artifacts")
-        chosen = (folder or usual).resolve()
+        chosen = (folder or usual_folder(url)).resolve()
         try:
             (chosen / "store").mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -49,16 +49,42 @@ class Artifacts:
             artifact: str = upload_artifact(artifact_store=self.store, file_path=str(path), study_or_trial=trial)
         return artifact
 
+    def copy_sheet(self, number: int, source: Path) -> tuple[str, dict[str, Any]]:
+        """Store a copy of a contact sheet for a trial that is about to be added.
+
+        Optuna attaches artifacts to running trials only, so a trial in memory stands in for it.
+
+        Returns:
+            The artifact id, and the system attributes by which the trial has it.
+        """
+        study = optuna.create_study(storage=InMemoryStorage())
+        stand_in = study.ask()
+        with TemporaryDirectory(dir=self.folder) as folder:
+            path = Path(folder) / f"trial {number}.jpg"
+            shutil.copyfile(source, path)
+            artifact: str = upload_artifact(artifact_store=self.store, file_path=str(path), study_or_trial=stand_in)
+        return artifact, study.trials[0].system_attrs
+
     def sheet_path(self, artifact: str) -> Path:
         return self.folder / "store" / artifact
 
     def save_render(self, study_id: int, number: int, item: int, picture: Image.Image) -> str:
         """Store one render losslessly; returns its path below the folder."""
+        relative, path = self._new_render(study_id, number, item)
+        picture.save(path, compress_level=1)  # as lossless, and faster
+        return relative
+
+    def copy_render(self, study_id: int, number: int, item: int, source: Path) -> str:
+        """Store a copy of a render's file; returns its path below the folder."""
+        relative, path = self._new_render(study_id, number, item)
+        shutil.copyfile(source, path)
+        return relative
+
+    def _new_render(self, study_id: int, number: int, item: int) -> tuple[str, Path]:
         relative = Path("renders") / str(study_id) / str(number) / f"{item:04d}.png"
         path = self.folder / relative
         path.parent.mkdir(parents=True, exist_ok=True)
-        picture.save(path, compress_level=1)  # as lossless, and faster
-        return relative.as_posix()
+        return relative.as_posix(), path
 
     def open_render(self, relative: str) -> Image.Image:
         with Image.open(self.folder / relative) as file:
@@ -69,7 +95,7 @@ class Artifacts:
 
     def save_features(self, study_id: int, number: int, features: dict[str, NDArray[Any]]) -> None:
         """Set scorer -> [items, d]; what the bootstrap of a set score needs after a restart."""
-        path = self._features(study_id, number)
+        path = self.features_path(study_id, number)
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_suffix(f".{os.getpid()}.part")
         try:
@@ -83,11 +109,31 @@ class Artifacts:
 
     def load_features(self, study_id: int, number: int) -> dict[str, NDArray[Any]]:
         """Empty when there are none."""
-        path = self._features(study_id, number)
+        path = self.features_path(study_id, number)
         if not path.exists():
             return {}
         with np.load(path, allow_pickle=False) as stored:
             return {name[1:-1]: stored[name] for name in stored.files if name.startswith("[")}
 
-    def _features(self, study_id: int, number: int) -> Path:
+    def feature_names(self, study_id: int, number: int) -> set[str]:
+        """The set scorers whose features are stored; those are not read."""
+        path = self.features_path(study_id, number)
+        if not path.exists():
+            return set()
+        with np.load(path, allow_pickle=False) as stored:
+            return {name[1:-1] for name in stored.files if name.startswith("[")}
+
+    def copy_features(self, study_id: int, number: int, source: Path) -> None:
+        """A copy of the file that `save_features` wrote for another trial."""
+        path = self.features_path(study_id, number)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source, path)
+
+    def features_path(self, study_id: int, number: int) -> Path:
         return self.folder / "features" / str(study_id) / f"{number}.npz"
+
+
+def usual_folder(url: str) -> Path:
+    """`NAME-artifacts` beside a SQLite file, or `mergetune-artifacts` here."""
+    file = database_file(url)
+    return file.with_name(f"{file.stem}-artifacts") if file is not None else Path("mergetune-artifacts")

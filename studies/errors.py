@@ -2,6 +2,7 @@
 
     StudyError
     ├── SpecError            the YAML a user wrote
+    ├── WarmStartError       another study whose trials cannot be used
     ├── RecipeError          a recipe that cannot be read or merged
     ├── DatabaseError        the study database: unreachable, of another version, locked
     ├── StudyExistsError     a study of this name is there already
@@ -20,6 +21,10 @@ class StudyError(Exception):
 
 class SpecError(StudyError):
     """The spec cannot be used as it is written."""
+
+
+class WarmStartError(StudyError):
+    """The study to begin with is of other files, or has nothing to give."""
 
 
 class RecipeError(StudyError):

@@ -8,21 +8,23 @@ from pathlib import Path
 from typing import Any
 
 from studies.errors import StudyChangedError
-from studies.spec import StudySpec
+from studies.spec import ScorerEntry, StudySpec
 
 PICTURES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp"})
 
 
 def fingerprints(spec: StudySpec) -> dict[str, str]:
     """What it is -> sha256 over the files its options name; files that do not exist yet are left out."""
-    found = {
-        f"the weights or reference images of scorer {name!r}": _digest(entry.options)
-        for name, entry in spec.scorers.items()
-    }
+    found = dict(scorer_fingerprint(name, entry) for name, entry in spec.scorers.items())
     found |= {f"the LoRA {name!r}": _digest({"path": str(lora.path)}) for name, lora in spec.loras.items()}
     if spec.vae is not None:
         found["the VAE"] = _digest({"path": str(spec.vae)})
     return found
+
+
+def scorer_fingerprint(name: str, entry: ScorerEntry) -> tuple[str, str]:
+    """(what it is, sha256) of the files that a scorer's options name."""
+    return f"the weights or reference images of scorer {name!r}", _digest(entry.options)
 
 
 def refuse_changed_files(stored: Mapping[str, str], spec: StudySpec) -> None:

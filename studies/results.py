@@ -10,11 +10,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import optuna
 import sqlalchemy as sa
-from sqlalchemy.engine import Connection, Row
+from sqlalchemy.engine import Connection, CursorResult, Row
 
 from scorers.protocol import Direction
 from studies import tables
@@ -26,6 +26,7 @@ from studies.spec import BudgetSettings, StudySpec
 
 SOFTWARE = ("mergetune", "torch", "diffusers", "transformers", "optuna", "open_clip_torch")
 State = Literal["running", "complete", "failed"]
+BEGINNING = "mergetune:takes trials over"  # of an Optuna study: without a study of ours, its start was cut off
 STALE_SECONDS = 180.0  # a worker on another machine that gave no sign of life for so long is taken for dead
 
 
@@ -101,6 +102,7 @@ class StoredTrial:
     finished_at: float | None
     rendered: int = 0  # images; 0 while it runs
     incumbent: int | None = None  # the trial that a stopped one was compared with, on the items it has
+    source: str | None = None  # "STUDY trial 12" where it was taken over with its scores
 
     @property
     def estimated(self) -> bool:
@@ -111,6 +113,21 @@ class StoredTrial:
     def is_whole(self) -> bool:
         """Whether it is complete and has all items: what may be the best."""
         return self.state == "complete" and not self.estimated
+
+    @property
+    def title(self) -> str:
+        """What the trial is, for people."""
+        return self.origin if self.source is None else f"{self.origin}, from {self.source}"
+
+
+class Takeover(Protocol):
+    """Trials of another study that a new one begins with."""
+
+    def into_optuna(self, study: optuna.Study) -> None:
+        """Add the trials to Optuna's study, which is new; may be cut off anywhere."""
+
+    def into_tables(self, connection: Connection, study_id: int) -> None:
+        """Add the trials to our tables, in the transaction that makes the study."""
 
 
 def software_versions() -> dict[str, str]:
@@ -132,8 +149,9 @@ def create_study(
     parents: Sequence[ParentFile],
     directions: Sequence[Direction],
     names: Sequence[str],
+    takeover: Takeover | None = None,
 ) -> StoredStudy:
-    """Register a study with Optuna and with us.
+    """Register a study with Optuna and with us; with the trials it begins with, or not at all.
 
     Args:
         directions: "maximize" or "minimize" per objective.
@@ -144,15 +162,25 @@ def create_study(
     """
     with database.exclusive():  # or two of one name could be begun at once
         require_new(database, spec.study)
-        _create_optuna_study(database, spec.study, directions, names)
-        _insert_study(database, spec, parents)
+        optuna_study = _create_optuna_study(database, spec.study, directions, names)
+        if takeover is not None:
+            optuna_study.set_user_attr(BEGINNING, True)
+            takeover.into_optuna(optuna_study)
+        software, files = software_versions(), fingerprints(spec)
+        with database.write() as connection:
+            study_id = _insert_study(connection, spec, parents, software, files)
+            if takeover is not None:
+                takeover.into_tables(connection, study_id)
     return load_study(database, spec.study)
 
 
-def _create_optuna_study(database: Database, name: str, directions: Sequence[Direction], names: Sequence[str]) -> None:
-    """Optuna's part comes first, so one without trials may be left from a start that was cut off: made anew."""
+def _create_optuna_study(
+    database: Database, name: str, directions: Sequence[Direction], names: Sequence[str]
+) -> optuna.Study:
+    """Optuna's part comes first, so one may be left from a start that was cut off: it is made anew."""
     if name in optuna.get_all_study_names(storage=database.storage):
-        if optuna.load_study(study_name=name, storage=database.storage).get_trials(deepcopy=False):
+        left = optuna.load_study(study_name=name, storage=database.storage)
+        if left.get_trials(deepcopy=False) and BEGINNING not in left.user_attrs:
             raise StudyExistsError(
                 f"this database holds an Optuna study named {name!r} that mergetune did not make: "
                 "give the new one another name"
@@ -162,36 +190,49 @@ def _create_optuna_study(database: Database, name: str, directions: Sequence[Dir
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # stable since Optuna 3.2 all the same
         study.set_metric_names(list(names))
+    return study
 
 
-def _insert_study(database: Database, spec: StudySpec, parents: Sequence[ParentFile]) -> None:
-    with database.write() as connection:
-        result = connection.execute(
-            tables.studies.insert().values(
-                name=spec.study,
-                spec=spec.to_json(),
-                suite_digest=spec.suite.digest,
-                software=software_versions(),
-                fingerprints=fingerprints(spec),
-                created_at=now(),
-                stop_requested=False,
-            )
+def _insert_study(
+    connection: Connection,
+    spec: StudySpec,
+    parents: Sequence[ParentFile],
+    software: Mapping[str, str],
+    files: Mapping[str, str],
+) -> int:
+    result = connection.execute(
+        tables.studies.insert().values(
+            name=spec.study,
+            spec=spec.to_json(),
+            suite_digest=spec.suite.digest,
+            software=dict(software),
+            fingerprints=dict(files),
+            created_at=now(),
+            stop_requested=False,
         )
-        (study_id,) = result.inserted_primary_key or (None,)
-        connection.execute(
-            tables.parents.insert(),
-            [
-                {
-                    "study_id": study_id,
-                    "letter": parent.letter,
-                    "path": str(parent.path),
-                    "sha256": parent.sha256,
-                    "bytes": parent.bytes,
-                    "mtime_ns": parent.mtime_ns,
-                }
-                for parent in parents
-            ],
-        )
+    )
+    study_id = inserted_id(result)
+    connection.execute(
+        tables.parents.insert(),
+        [
+            {
+                "study_id": study_id,
+                "letter": parent.letter,
+                "path": str(parent.path),
+                "sha256": parent.sha256,
+                "bytes": parent.bytes,
+                "mtime_ns": parent.mtime_ns,
+            }
+            for parent in parents
+        ],
+    )
+    return study_id
+
+
+def inserted_id(result: CursorResult[Any]) -> int:
+    """The id of the one row that was inserted."""
+    (row_id,) = result.inserted_primary_key or (None,)
+    return int(row_id)  # type: ignore[arg-type]
 
 
 def require_new(database: Database, name: str) -> None:
@@ -314,15 +355,20 @@ def finish_trial(database: Database, study: StoredStudy, number: int, result: Tr
         )
         if stored.rowcount == 0:
             return
-        items = range(len(result.pixels_sha256)) if result.items is None else result.items
-        connection.execute(
-            tables.renders.insert(),
-            [
-                {"trial_id": trial_id, "item": item, "pixels_sha256": digest, "file": result.files.get(item)}
-                for item, digest in zip(items, result.pixels_sha256, strict=True)
-            ],
-        )
-        connection.execute(tables.scores.insert(), list(_score_rows(trial_id, result)))
+        insert_renders(connection, trial_id, result)
+
+
+def insert_renders(connection: Connection, trial_id: int, result: TrialResult) -> None:
+    """The renders and scores of a trial."""
+    items = range(len(result.pixels_sha256)) if result.items is None else result.items
+    connection.execute(
+        tables.renders.insert(),
+        [
+            {"trial_id": trial_id, "item": item, "pixels_sha256": digest, "file": result.files.get(item)}
+            for item, digest in zip(items, result.pixels_sha256, strict=True)
+        ],
+    )
+    connection.execute(tables.scores.insert(), list(_score_rows(trial_id, result)))
 
 
 def _score_rows(trial_id: int, result: TrialResult) -> Iterable[dict[str, object]]:
@@ -391,6 +437,7 @@ def _trial(row: Row[Any]) -> StoredTrial:
         finished_at=row.finished_at,
         rendered=row.rendered,
         incumbent=row.incumbent,
+        source=row.source,
     )
 
 

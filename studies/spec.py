@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -26,10 +27,11 @@ from pydantic import (
     model_validator,
 )
 
-from scorers.config import SpecPath
+from scorers.config import SpecPath, absolute_path
 from scorers.errors import ScorerError
 from scorers.protocol import ScorerInfo
 from scorers.registry import get_kind, parse_settings
+from search_spaces.block_presets import block_preset
 from search_spaces.settings import SlotSettings, SpaceSettings
 from studies.documents import parse_yaml, read_text
 from studies.errors import RecipeError, SpecError
@@ -250,11 +252,63 @@ class SamplerSettings(_Settings):
     options: Mapping[str, Any] = Field(default_factory=dict)  # handed to the sampler's constructor
 
 
+class RecipeProbe(_Settings):
+    """A recipe file whose merge is tried. Written short as its path."""
+
+    path: SpecPath
+    recipe: str | None = None  # as it was when the study began, over the study's parents; the file is not read again
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_path(cls, value: Any) -> Any:
+        return {"path": value} if isinstance(value, (str, Path)) else value
+
+
 class ProbeSettings(_Settings):
     """Trials chosen by us before the sampler takes over; parents always come first."""
 
     uniform: tuple[Finite, ...] = (0.25, 0.5, 0.75)
+    recipes: tuple[RecipeProbe, ...] = ()
+    presets: tuple[str, ...] = ()  # block weights by name
     profiles: int = Field(default=6, ge=0, le=64)  # smooth depth profiles
+
+    @field_validator("presets")
+    @classmethod
+    def _known(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for name in value:
+            block_preset(name)
+        return value
+
+
+class NamedRecipe(_Settings):
+    """A merge that was found elsewhere."""
+
+    name: str
+    recipe: str  # Recipe's JSON
+
+
+def _checked_storage(text: str, info: ValidationInfo) -> str:
+    """A database's URL; a file, also that of a SQLite URL, is relative to the spec."""
+    scheme, _, rest = text.rpartition("://")
+    if scheme not in {"", "sqlite"}:
+        return text
+    path = Path(rest.removeprefix("/") if scheme else text)
+    return f"sqlite:///{absolute_path(path, info)}"
+
+
+class WarmStartSettings(_Settings):
+    """Another study over the same parents, whose finished trials this one begins with. Written short as its name."""
+
+    study: str = Field(min_length=1)
+    storage: Annotated[str, AfterValidator(_checked_storage)] | None = None  # None: the database of this study
+    artifacts: SpecPath | None = None  # None: the folder that belongs to `storage`
+    top: int | None = Field(default=None, ge=1)  # None: all that keep their scores, the best 10 of those that do not
+    again: tuple[NamedRecipe, ...] = ()  # found when the study began: merges whose scores do not hold here
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_name(cls, value: Any) -> Any:
+        return {"study": value} if isinstance(value, str) else value
 
 
 class BudgetSettings(_Settings):
@@ -331,6 +385,7 @@ class StudySpec(_Settings):
     objective: Mapping[str, ObjectiveTerm] | None = None
     objectives: tuple[str, ...] | None = None
     probes: ProbeSettings = ProbeSettings()
+    warm_start: WarmStartSettings | None = None
     sampler: SamplerSettings = SamplerSettings()
     budget: BudgetSettings = BudgetSettings()
     racing: RacingSettings | None = None  # None: every trial is rendered to its end
@@ -463,6 +518,15 @@ class StudySpec(_Settings):
     def terms(self) -> Mapping[str, ObjectiveTerm]:
         """The single-number objective: every scorer with weight 1 unless the spec says otherwise."""
         return self.objective or {name: ObjectiveTerm() for name in self.scorers}
+
+    @property
+    def as_asked(self) -> Self:
+        """The spec without what was read for it when the study began: recipe files, another study and where it lay."""
+        recipes = tuple(row.model_copy(update={"recipe": None}) for row in self.probes.recipes)
+        found: dict[str, Any] = {"probes": self.probes.model_copy(update={"recipes": recipes})}
+        if self.warm_start is not None:
+            found["warm_start"] = self.warm_start.model_copy(update={"again": (), "storage": None, "artifacts": None})
+        return self.model_copy(update=found)
 
     def to_json(self) -> str:
         return self.model_dump_json()

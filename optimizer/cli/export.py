@@ -90,7 +90,7 @@ def export(
         done = deliver(database, stored, row, plan, folder, target, overwrite=force, watch=watch)
     console.print(f"proof: {done.proof}")
     console.print(f"AutoV2 hash {done.file.sha256[:10]}, {done.file.bytes / 1e6:,.1f} MB")
-    console.print(f"wrote {escaped(str(target))} (trial {row.number}, {escaped(row.origin)})", soft_wrap=True)
+    console.print(f"wrote {escaped(str(target))} (trial {row.number}, {escaped(row.title)})", soft_wrap=True)
 
 
 def _write_recipe(stored: StoredStudy, row: StoredTrial, target: Path, *, force: bool) -> None:
@@ -106,10 +106,10 @@ def _write_recipe(stored: StoredStudy, row: StoredTrial, target: Path, *, force:
         loras=[lora.path for lora in spec.loras.values()] if row.recipe.loras else [],
         vae=spec.vae,
     )
-    comment = f"study {stored.name}, trial {row.number} ({row.origin})"
+    comment = f"study {stored.name}, trial {row.number} ({row.title})"
     with atomic_file(target, overwrite=force) as temporary:
         temporary.write_text(recipe_text(row.recipe, paths, comment), encoding="utf-8")
-    console.print(f"wrote {escaped(str(target))} (trial {row.number}, {escaped(row.origin)})", soft_wrap=True)
+    console.print(f"wrote {escaped(str(target))} (trial {row.number}, {escaped(row.title)})", soft_wrap=True)
 
 
 def _chosen(database: Database, stored: StoredStudy, trial: str, weights: Mapping[str, float] | None) -> StoredTrial:

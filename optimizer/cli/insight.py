@@ -213,7 +213,7 @@ def _overview(found: Comparison) -> Table:
     table.add_row("trials failed", *(str(each.count("failed")) for each in states))
     table.add_row("objective", *(escaped(side.objective.formula()) for side in sides))
     best = [side.best for side in sides]
-    table.add_row("best trial", *("" if row is None else f"{row.number} ({escaped(row.origin)})" for row in best))
+    table.add_row("best trial", *("" if row is None else f"{row.number} ({escaped(row.title)})" for row in best))
     names = dict.fromkeys(name for side in sides for name in (*side.objective.names, *side.infos))
     for name in names:
         cells = []
@@ -284,7 +284,7 @@ def print_front(rows: Sequence[StoredTrial], objective: Objective, weights: Mapp
         roles = ["best"] if row is best else []
         roles += ["knee"] if row is front.knee else []
         values = [f"{row.objectives[name]:.4g}" for name in objective.names]
-        table.add_row(str(row.number), escaped(row.origin), *values, ", ".join(roles))
+        table.add_row(str(row.number), escaped(row.title), *values, ", ".join(roles))
     console.print(table)
     if front.reference is None or front.volume is None:
         return

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
 from rich.table import Table
 
@@ -43,8 +45,13 @@ def print_plan(plan: Plan, device: torch.device) -> None:
     table.add_row("device", str(device))
     table.add_row("cost", cost(plan))
     console.print(table)
-    for note in plan.notes:
-        console.print(f"[yellow]note:[/] {escaped(note)}")
+    print_notes(plan.notes)
+
+
+def print_notes(notes: Iterable[str]) -> None:
+    """What the user should know, one line each."""
+    for note in notes:
+        console.print(f"[yellow]note:[/] {escaped(note)}", soft_wrap=True)
 
 
 def final_in_words(plan: Plan) -> str:

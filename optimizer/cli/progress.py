@@ -11,6 +11,7 @@ from typing import Self
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn
 from rich.text import Text
 
+from optimizer.budget import own_trials
 from optimizer.cli.common import console, escaped, interactive
 from optimizer.objective import SINGLE, Objective
 from optimizer.standing import stopped_after
@@ -57,7 +58,7 @@ class ProgressReporter:
             console=console,
             disable=not interactive(),
         )
-        finished = [row for row in load_trials(database, study) if row.state != "running"]
+        finished = [row for row in own_trials(load_trials(database, study)) if row.state != "running"]
         self._finished = len(finished)
         self._task = self._progress.add_task(
             "trials", total=self._total, completed=self._finished, more="", stoppable=False
@@ -81,12 +82,13 @@ class ProgressReporter:
 
     def trial_finished(self, trial: StoredTrial) -> None:
         rows = [row for row in load_trials(self._database, self._study) if row.state != "running"]
-        done_since = max(1, len(rows) - self._finished)  # by all workers of the study
-        left = (time.monotonic() - self._begun) / done_since * max(0, self._total - len(rows))
+        done = len(own_trials(rows))
+        done_since = max(1, done - self._finished)  # by all workers of the study
+        left = (time.monotonic() - self._begun) / done_since * max(0, self._total - done)
         more = " | ".join(part for part in (self._best_gain(rows), _stages(trial), f"{_clock(left)} left") if part)
-        self._progress.update(self._task, completed=len(rows), more=more)
+        self._progress.update(self._task, completed=done, more=more)
         if not interactive():
-            line = f"trial {trial.number}, {len(rows)}/{self._total} | {self._outcome(trial)} | {more}"
+            line = f"trial {trial.number}, {done}/{self._total} | {self._outcome(trial)} | {more}"
             console.print(line, soft_wrap=True, markup=False)
         elif trial.state == "failed":
             console.print(f"[red]trial {trial.number} failed:[/] {escaped(trial.reason or '')}")

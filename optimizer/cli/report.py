@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from rich.table import Table
 
+from optimizer.budget import own_trials
 from optimizer.cli.common import console, escaped
 from optimizer.cli.final import current_winner, print_final
 from optimizer.cli.insight import print_front
@@ -38,11 +39,13 @@ def studies_table(database: Database) -> Table:
         objective = study_objective(study)
         best = best_trials(rows, objective)
         gains = [row.gains[SINGLE] for row in best if SINGLE in row.gains]
-        finished = sum(row.state != "running" for row in rows)
+        own = own_trials(rows)
+        finished = sum(row.state != "running" for row in own)
+        taken = f", {len(rows) - len(own)} taken over" if len(own) < len(rows) else ""
         table.add_row(
             escaped(study.name),
             escaped(" + ".join(parent.path.stem for parent in study.parents)),
-            f"{finished}/{study.spec.budget.trials}",
+            f"{finished}/{study.spec.budget.trials}{taken}",
             str(sum(row.state == "failed" for row in rows)),
             gain_text(gains[0]) if gains else (f"front of {len(best)}" if best and not objective.terms else ""),
             datetime.fromtimestamp(study.created_at).astimezone().strftime("%Y-%m-%d %H:%M"),
@@ -77,9 +80,11 @@ def print_study(
     if len(failed) > 5:
         console.print(f"[red]and {len(failed) - 5} more failed[/]")
     running = sum(row.state == "running" for row in rows)
+    taken = len(rows) - len(own_trials(rows))
+    told = f" ({taken} of them taken over)" if taken else ""
     console.print(
-        f"{len(complete)} trials complete{_stopped_text(study, complete)}, {len(failed)} failed, {running} in progress "
-        f"or interrupted, budget {study.spec.budget.trials}",
+        f"{len(complete)} trials complete{told}{_stopped_text(study, complete)}, {len(failed)} failed, {running} in "
+        f"progress or interrupted, budget {study.spec.budget.trials}",
         soft_wrap=True,
     )
     if final is not None:
@@ -121,7 +126,7 @@ def _scores_table(
     means = {}
     for row in shown:
         role = f"[bold]{roles[row.number]}[/]: " if row.number in roles else ""
-        table.add_column(f"{role}{escaped(row.origin)}\n(trial {row.number})", justify="right")
+        table.add_column(f"{role}{escaped(row.title)}\n(trial {row.number})", justify="right")
         by_item, by_set = results.load_scores(database, row)
         means[row.number] = dict(row.objectives) | {name: float(np.mean(by_item[name])) for name in by_item} | by_set
     for name in ((SINGLE,) if objective.terms else ()) + tuple(study.spec.scorers):
@@ -152,7 +157,7 @@ def _trials_table(study: StoredStudy, rows: Sequence[StoredTrial], objective: Ob
         gain = "; ".join(gain_text(row.gains[name]) for name in objective.names if name in row.gains)
         seconds = f"{sum(row.seconds.values()):.1f}" if row.seconds else ""
         table.add_row(
-            str(row.number), escaped(row.origin), stopped_after(row, items) or row.state, *values, gain, seconds
+            str(row.number), escaped(row.title), stopped_after(row, items) or row.state, *values, gain, seconds
         )
     return table
 

@@ -31,10 +31,18 @@ StudyName = Annotated[str, typer.Argument(metavar="STUDY", help="Name of the stu
 
 
 @app.command()
-def check(spec: SpecFile, cache: CacheFolder = None) -> None:
-    """Validate a spec without running it: files, architectures, space, scorers, cost."""
-    from optimizer.cli.planning import print_plan
+def check(
+    spec: SpecFile,
+    storage: Storage = DEFAULT_STORAGE,
+    artifacts: ArtifactFolder = None,
+    cache: CacheFolder = None,
+) -> None:
+    """Validate a spec without running it: files, architectures, space, scorers, cost, what it begins with."""
+    from optimizer.cli.planning import print_notes, print_plan
+    from optimizer.cli.work import hashed
+    from optimizer.search.recipe_probes import with_recipes
     from optimizer.setup import build_scorers, choose_device, make_plan, render_dtype
+    from optimizer.warm_start import find_warm_start
     from studies.spec import load_spec
 
     plan = make_plan(load_spec(spec))
@@ -42,6 +50,11 @@ def check(spec: SpecFile, cache: CacheFolder = None) -> None:
     render_dtype(plan.spec.render, device)
     build_scorers(plan.spec, device, cache_folder(cache))
     print_plan(plan, device)
+    if plan.spec.warm_start is not None or plan.spec.probes.recipes:  # their files are known by their content
+        parents = hashed(plan, ())
+        with_recipes(plan.spec, plan.blueprint(parents))
+        found = find_warm_start(plan, parents, device, storage_url(storage), artifacts)
+        print_notes(found.notes if found is not None else ())
     console.print("[green]The spec is fine.[/] Start it with: mergetune study start " + escaped(str(spec)))
 
 
@@ -55,7 +68,7 @@ def start(
     """Begin a study and work on it until its budget is spent."""
     from optimizer.cli.work import begun, work_on
 
-    work_on(*begun(spec, storage_url(storage), cache_folder(cache)), artifacts)
+    work_on(*begun(spec, storage_url(storage), cache_folder(cache), artifacts), artifacts)
 
 
 @app.command()

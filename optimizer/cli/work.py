@@ -49,11 +49,15 @@ def worker(
     work_on(database, stored, resumed(stored, cache_folder(cache)), artifacts)
 
 
-def begun(spec: Path, url: str, cache: Path) -> tuple[Database, StoredStudy, Machine]:
+def begun(spec: Path, url: str, cache: Path, artifacts: Path | None = None) -> tuple[Database, StoredStudy, Machine]:
     """A new study: everything is loaded first and stored only then, so what cannot run is not begun."""
-    from optimizer.cli.planning import print_plan
+    from dataclasses import replace
+
+    from optimizer.cli.planning import print_notes, print_plan
     from optimizer.setup import choose_device, make_plan, render_dtype
+    from optimizer.warm_start import find_warm_start
     from optimizer.worker import quiet_optuna
+    from studies.artifacts import Artifacts
     from studies.database import open_database
     from studies.results import create_study, require_new
     from studies.spec import load_spec
@@ -65,10 +69,15 @@ def begun(spec: Path, url: str, cache: Path) -> tuple[Database, StoredStudy, Mac
     database = open_database(url)  # made where it is missing, so only now
     require_new(database, plan.spec.study)
     print_plan(plan, device)
-    parents = _hashed(plan, ())
+    parents = hashed(plan, ())
+    found = find_warm_start(plan, parents, device, url, artifacts)
+    if found is not None:
+        print_notes(found.notes)
+        plan = replace(plan, spec=found.written_into(plan.spec))
     machine = _loaded(plan, parents, cache)
     objective = machine.objective
-    stored = create_study(database, machine.spec, parents, objective.directions, objective.names)
+    takeover = found.takeover(machine, Artifacts.beside(url, artifacts)) if found is not None and found.kept else None
+    stored = create_study(database, machine.spec, parents, objective.directions, objective.names, takeover)
     return database, stored, machine
 
 
@@ -85,11 +94,11 @@ def verified_plan(stored: StoredStudy, *, trust_times: bool = True) -> Plan:
     from optimizer.setup import make_plan
 
     plan = make_plan(stored.spec)
-    _hashed(plan, stored.parents, trust_times=trust_times)
+    hashed(plan, stored.parents, trust_times=trust_times)
     return plan
 
 
-def _hashed(plan: Plan, known: tuple[ParentFile, ...], *, trust_times: bool = True) -> tuple[ParentFile, ...]:
+def hashed(plan: Plan, known: tuple[ParentFile, ...], *, trust_times: bool = True) -> tuple[ParentFile, ...]:
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
     from optimizer.setup import hash_parents

@@ -99,7 +99,7 @@ def setting_differences(first: StoredStudy, second: StoredStudy) -> dict[str, tu
 
 
 def _flat_settings(study: StoredStudy) -> dict[str, str]:
-    data = study.spec.model_dump(mode="json", exclude=set(NOT_SETTINGS) | {"parents"})
+    data = study.spec.as_asked.model_dump(mode="json", exclude=set(NOT_SETTINGS) | {"parents"})
     parents = {file.letter: f"{file.path.stem} ({file.sha256[:10]})" for file in study.parents}
     return dict(_flat({"parents": parents, **data}, ""))
 

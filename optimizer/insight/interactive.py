@@ -33,8 +33,6 @@ if TYPE_CHECKING:
 COLUMNS: Final = 6
 BAR: Final = "#6b5b95"
 BELIEVED: Final = "#2a9d8f"
-GROUP_COLOURS: Final = ("#c0392b", "#7f8c8d", "#2b6ca3", "#9ab7d3")
-SYMBOLS: Final = ("diamond", "square", "circle", "triangle-down")
 
 
 def save_figures(database: Database, study: StoredStudy, objective: Objective) -> int:
@@ -98,7 +96,7 @@ def unet_figure(found: Insight, findings: Findings) -> go.Figure:
             },
         )
     )
-    trial = f"trial {picture.trial.number}, {picture.trial.origin}"
+    trial = f"trial {picture.trial.number}, {picture.trial.title}"
     _style(figure, f"{findings.objective}: {trial}; bars are importance (PED-ANOVA{_doubt(found)})", 720)
     figure.update_xaxes(visible=False)
     figure.update_yaxes(visible=False)
@@ -124,16 +122,15 @@ def progress_figure(found: Insight, findings: Findings) -> go.Figure:
     figure = go.Figure()
     numbers, running = best_so_far(found, findings)
     figure.add_trace(go.Scatter(x=numbers, y=running, mode="lines", line_shape="hv", name="best so far"))
-    for label, rows in groups_of(found).items():
-        index = {"parents": 0, "other probes": 1, "stopped early": 3}.get(label, 2)
+    for group in groups_of(found):
         figure.add_trace(
             go.Scatter(
-                x=[row.number for row in rows],
-                y=[row.objectives[findings.objective] for row in rows],
+                x=[row.number for row in group.rows],
+                y=[row.objectives[findings.objective] for row in group.rows],
                 mode="markers",
-                name=label,
-                hovertext=[row.origin for row in rows],
-                marker={"color": GROUP_COLOURS[index], "symbol": SYMBOLS[index], "size": 9 if index < 2 else 7},
+                name=group.label,
+                hovertext=[row.title for row in group.rows],
+                marker={"color": group.colour, "symbol": group.symbol, "size": 9 if group.size > 20 else 7},
             )
         )
     better = "higher" if findings.direction == "maximize" else "lower"

@@ -165,7 +165,7 @@ def label_of(slot: Slot) -> str:
 
 
 def _unet_heading(picture: Picture) -> str:
-    trial = f"the best trial, {picture.trial.number} ({picture.trial.origin})"
+    trial = f"the best trial, {picture.trial.number} ({picture.trial.title})"
     if picture.values is None:
         return f"{trial}, is outside the search space: no colours"
     return f"colour and number: {label_of(picture.slot)} in {trial}"
@@ -242,32 +242,62 @@ def best_so_far(insight: Insight, findings: Findings) -> tuple[list[int], list[f
     return [row.number for row in complete], [float(value) for value in running]
 
 
-def groups_of(insight: Insight) -> dict[str, list[StoredTrial]]:
-    """Complete trials as the legend tells them apart: parents, other probes, the sampler's, and those stopped early."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Group:
+    """A kind of complete trial, and how it is drawn."""
+
+    label: str
+    colour: str
+    marker: str  # Matplotlib's
+    symbol: str  # Plotly's
+    size: float  # points squared
+    rows: tuple[StoredTrial, ...]
+
+
+def groups_of(insight: Insight) -> list[Group]:
+    """Complete trials as the legend tells them apart, in its order; none without a trial."""
     sampler = insight.study.spec.sampler.name
-    ours, stopped = f"sampler: {sampler}", "stopped early"
-    found: dict[str, list[StoredTrial]] = {"parents": [], "other probes": [], ours: [], stopped: []}
+    looks = {
+        "parents": ("#c0392b", "D", "diamond", 46.0),
+        "other probes": ("#7f8c8d", "s", "square", 26.0),
+        "taken over": ("#7d5ba6", "^", "triangle-up", 26.0),
+        f"sampler: {sampler}": ("#2b6ca3", "o", "circle", 18.0),
+        "stopped early": ("#9ab7d3", "v", "triangle-down", 18.0),
+    }
+    kinds: dict[str, list[StoredTrial]] = {label: [] for label in looks}
     for row in insight.rows:
-        if row.estimated:
-            found[stopped].append(row)
-        elif row.state == "complete":
-            probe = "parents" if row.origin.startswith("parent ") else "other probes"
-            found[ours if row.origin == sampler else probe].append(row)
-    return {name: rows for name, rows in found.items() if rows}
+        if row.state == "complete":
+            kinds[_kind(row, sampler)].append(row)
+    return [
+        Group(label=label, colour=colour, marker=marker, symbol=symbol, size=size, rows=tuple(kinds[label]))
+        for label, (colour, marker, symbol, size) in looks.items()
+        if kinds[label]
+    ]
+
+
+def _kind(row: StoredTrial, sampler: str) -> str:
+    if row.origin.startswith("parent "):
+        return "parents"
+    if row.estimated:
+        return "stopped early"
+    if row.source is not None:
+        return "taken over"
+    return f"sampler: {sampler}" if row.origin == sampler else "other probes"
 
 
 def _draw_progress(axes: Axes, insight: Insight, findings: Findings) -> None:
     """Every trial's objective, the best so far, and the better parent as a line."""
-    styles = (("D", "#c0392b", 46.0), ("s", "#7f8c8d", 26.0), ("v", "#9ab7d3", 18.0), ("o", "#2b6ca3", 18.0))
-    markers = dict(zip(("parents", "other probes", "stopped early"), styles, strict=False))
     name = findings.objective
-    for label, rows in groups_of(insight).items():
-        marker, colour, size = markers.get(label, styles[-1])
-        values = [row.objectives[name] for row in rows]
-        axes.scatter([row.number for row in rows], values, marker=marker, color=colour, s=size, label=label, zorder=3)
+    groups = groups_of(insight)
+    for group in groups:
+        numbers = [row.number for row in group.rows]
+        values = [row.objectives[name] for row in group.rows]
+        axes.scatter(
+            numbers, values, marker=group.marker, color=group.colour, s=group.size, label=group.label, zorder=3
+        )
     numbers, running = best_so_far(insight, findings)
     axes.step(numbers, running, where="post", color="#d9822b", linewidth=2, label="best so far", zorder=2)
-    parents = groups_of(insight).get("parents", [])
+    parents = [row for group in groups if group.label == "parents" for row in group.rows]
     if parents:
         pick = max if findings.direction == "maximize" else min
         better = pick(parents, key=lambda row: row.objectives[name])

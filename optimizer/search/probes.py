@@ -1,25 +1,29 @@
 """Probes: the trials every study begins with, before the sampler takes over.
 
 The parents alone are what every gain is measured against; uniform ratios are what most people would try by
-hand; smooth depth profiles tell the sampler early which end of the U-Net wants which parent.
+hand; recipes and presets are what the user already believes in; smooth depth profiles tell the sampler early which
+end of the U-Net wants which parent.
 """
 
 from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from search_spaces.block_presets import preset_ratios
 from search_spaces.blocks import VAE, Architecture, blocks, places
 from search_spaces.errors import OutsideSpaceError
 from search_spaces.space import SearchSpace
+from studies.adoption import rows_of
 from studies.blueprint import Blueprint, Rows, alone_row
 from studies.recipe import Recipe
-from studies.spec import ProbeSettings, StudySpec
+from studies.spec import StudySpec
 
 Ratios = Mapping[str, float]  # place -> ratio
 RATIO_DIGITS = 6  # far finer than any ratio matters
+NAME_LENGTH = 80  # characters of a recipe file's name that are shown
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,22 +36,87 @@ class Probe:
 
 
 def make_probes(spec: StudySpec, space: SearchSpace, blueprint: Blueprint, alike: frozenset[str]) -> tuple[Probe, ...]:
-    """Each parent, then uniform ratios, then depth profiles; a probe equal to an earlier one is left out.
+    """Each parent, uniform ratios, recipes, presets, merges of another study, then depth profiles.
+
+    A probe equal to an earlier one is left out.
 
     Args:
+        spec: with its recipe files read (see `recipe_probes.with_recipes`).
         alike: places in which all parents hold the same values, so that their ratio means nothing; often the VAE.
     """
-    probes = [_parent_probe(space, blueprint, parent.letter, alike) for parent in blueprint.parents]
-    seen = {probe.recipe.digest for probe in probes}
-    for origin, ratios in _wanted(spec.probes, space, spec.sampler.seed):
-        rows = space.profile_rows(ratios)
-        params = _rounded(space.nearest(rows), space)
-        made = space.rows(params)
-        recipe = blueprint.recipe(made)
-        if recipe.digest not in seen:
-            seen.add(recipe.digest)
-            probes.append(Probe(origin=_honest(origin, rows, made, space), recipe=recipe, params=params))
-    return tuple(probes)
+    parents = [parent_probe(space, blueprint, parent.letter, alike) for parent in blueprint.parents]
+    seen = {blueprint.parent_alone(parent.letter).digest for parent in blueprint.parents}
+    seen |= {probe.recipe.digest for probe in parents}
+    probes = []
+    for probe in _wanted(spec, space, blueprint, alike):
+        if probe.recipe.digest not in seen:
+            seen.add(probe.recipe.digest)
+            probes.append(probe)
+    return (*parents, *probes)
+
+
+def without(probes: Sequence[Probe], known: Collection[str]) -> tuple[Probe, ...]:
+    """The probes whose recipes' digests are not among those known."""
+    return tuple(probe for probe in probes if probe.recipe.digest not in known)
+
+
+def _wanted(spec: StudySpec, space: SearchSpace, blueprint: Blueprint, alike: frozenset[str]) -> Iterator[Probe]:
+    """Everything but the parents, in order."""
+    every = places(space.architecture)
+    for ratio in spec.probes.uniform:
+        yield _near(f"uniform {ratio:g}", dict.fromkeys(every, ratio), space, blueprint)
+    for entry in spec.probes.recipes:
+        if entry.recipe is None:
+            raise ValueError(f"{entry.path} was not read: call with_recipes first")
+        yield exact(f"recipe {entry.path.stem[:NAME_LENGTH]}", Recipe.from_json(entry.recipe), space, blueprint, alike)
+    for name in spec.probes.presets:
+        yield exact(f"preset {name}", _preset_recipe(name, space, blueprint), space, blueprint, alike)
+    for found in spec.warm_start.again if spec.warm_start else ():
+        yield exact(f"from {found.name}", Recipe.from_json(found.recipe), space, blueprint, alike)
+    for name, ratios in _profiles(spec.probes.profiles, space.architecture, spec.sampler.seed):
+        yield _near(name, ratios, space, blueprint)
+
+
+def _near(origin: str, ratios: Ratios, space: SearchSpace, blueprint: Blueprint) -> Probe:
+    """The merge of the space that is closest to these ratios."""
+    rows = space.profile_rows(ratios)
+    params = _rounded(space.nearest(rows), space)
+    made = space.rows(params)
+    return Probe(origin=_honest(origin, rows, made, space), recipe=blueprint.recipe(made), params=params)
+
+
+def exact(origin: str, recipe: Recipe, space: SearchSpace, blueprint: Blueprint, alike: frozenset[str]) -> Probe:
+    """A recipe over the blueprint's files as it is, with its parameters where the space can express it.
+
+    In places in which all parents are alike every ratio gives the same merge, so there the space's own is taken.
+    """
+    rows = rows_of(recipe, blueprint)
+    if rows is not None:
+        made = {place: list(row) for place, row in rows.items()}
+        for place, index, value in space.fixed:
+            if place in alike and index in space.ratio_slots:
+                made[place][index] = value
+        expressed = {place: tuple(row) for place, row in made.items()}
+        try:
+            return Probe(origin=origin, recipe=blueprint.recipe(expressed), params=space.params(expressed))
+        except OutsideSpaceError:
+            pass
+    return Probe(origin=origin, recipe=recipe, params=None)
+
+
+def _preset_recipe(name: str, space: SearchSpace, blueprint: Blueprint) -> Recipe:
+    """Block weights and base alpha in every ratio slot; the VAE and all other numbers as the space has them."""
+    wanted = space.profile_rows(preset_ratios(name, space.architecture))
+    within = space.rows(space.nearest(wanted))
+    return blueprint.recipe(
+        {
+            place: tuple(
+                number if place != VAE and index in space.ratio_slots else within[place][index]
+                for index, number in enumerate(row)
+            )
+            for place, row in wanted.items()
+        }
+    )
 
 
 def _honest(origin: str, wanted: Rows, made: Rows, space: SearchSpace) -> str:
@@ -68,7 +137,7 @@ def _rounded(params: Mapping[str, float], space: SearchSpace) -> dict[str, float
     }
 
 
-def _parent_probe(space: SearchSpace, blueprint: Blueprint, letter: str, alike: frozenset[str]) -> Probe:
+def parent_probe(space: SearchSpace, blueprint: Blueprint, letter: str, alike: frozenset[str]) -> Probe:
     """The whole parent, frozen places and VAE included, without LoRAs: it is the file the user has.
 
     Where the space cannot express it (a frozen place, bounds, a base that only serves for a difference), the trial
@@ -103,12 +172,6 @@ def _rows_alone(space: SearchSpace, blueprint: Blueprint, letter: str, alike: fr
             row.append(wanted)
         rows[place] = tuple(row)
     return rows
-
-
-def _wanted(settings: ProbeSettings, space: SearchSpace, seed: int) -> list[tuple[str, Ratios]]:
-    every = places(space.architecture)
-    uniform = [(f"uniform {ratio:g}", dict.fromkeys(every, ratio)) for ratio in settings.uniform]
-    return [*uniform, *_profiles(settings.profiles, space.architecture, seed)]
 
 
 # ---------------------------------------------------------------------------------- depth profiles

@@ -93,10 +93,14 @@ class ProbesFirst(BaseSampler):
 
     Nothing is enqueued: which probe a trial is follows from its number, so workers cannot take one twice, and
     an interrupted probe is the same probe when it is run again.
+
+    Args:
+        taken: trials of another study that this one began with; the probes come after them.
     """
 
-    def __init__(self, settings: SamplerSettings, space: SearchSpace, probes: Sequence[Probe]) -> None:
+    def __init__(self, settings: SamplerSettings, space: SearchSpace, probes: Sequence[Probe], taken: int = 0) -> None:
         self._settings, self._probes, self._search_space = settings, probes, space
+        self._taken = taken
         self._space = distributions(space)
         self._inner: BaseSampler | None = None
 
@@ -108,8 +112,8 @@ class ProbesFirst(BaseSampler):
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
         self._inner = None
-        if trial.number < len(self._probes):
-            return dict(self._probes[trial.number].params or {})
+        if trial.number < self._taken + len(self._probes):
+            return dict(self._probes[trial.number - self._taken].params or {})
         if PROPOSAL_KEY in trial.system_attrs:  # interrupted while its parameters were being stored
             return dict(json.loads(trial.system_attrs[PROPOSAL_KEY]))
         proposal = self._propose(study, trial)

@@ -46,6 +46,7 @@ def upgrade() -> None:
         sa.Column("study_id", sa.Integer(), nullable=False),
         sa.Column("number", sa.Integer(), nullable=False),
         sa.Column("origin", sa.String(length=100), nullable=False),
+        sa.Column("source", sa.String(length=100), nullable=True),
         sa.Column("recipe", sa.Text(), nullable=False),
         sa.Column("recipe_digest", sa.String(length=64), nullable=False),
         sa.Column("worker_id", sa.String(length=64), nullable=False),

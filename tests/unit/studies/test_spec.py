@@ -116,7 +116,7 @@ def test_every_setting_of_a_full_spec_arrives() -> None:
         {"weight": 2.0, "unit": 0.5},
         {"weight": 1.0, "unit": None},
     ]
-    assert spec.probes.model_dump() == {"uniform": (0.5,), "profiles": 2}
+    assert spec.probes.model_dump() == {"uniform": (0.5,), "recipes": (), "presets": (), "profiles": 2}
     assert spec.sampler.model_dump() == {"name": "tpe", "seed": 4, "options": {"n_startup_trials": 5}}
     assert spec.budget.trials == 30
     assert spec.render.model_dump() == {

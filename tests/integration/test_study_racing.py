@@ -19,7 +19,8 @@ from safetensors.torch import load_file, save_file
 
 from optimizer.budget import images_of
 from optimizer.delivery import Watch, deliver
-from optimizer.finals import by_observed, choose_finalists
+from optimizer.finals import choose_finalists
+from optimizer.insight.ranking import by_value
 from optimizer.objective import SINGLE
 from optimizer.racing import ESTIMATE_KEY
 from optimizer.standing import best_trials
@@ -141,7 +142,7 @@ def test_a_stopped_trial_is_neither_best_nor_in_the_final(raced: ShortStudy) -> 
     rows, objective = rows_of(raced), raced.machine.objective
     stopped = {row.number for row in stopped_of(raced)}
     assert best_trials(rows, objective)[0].number not in stopped
-    rank = by_observed(objective, raced.machine.infos)
+    rank = by_value(objective)
     _, candidates = choose_finalists(rows, objective, rank, raced.machine.spec.final)
     assert {row.number for row in candidates} == {row.number for row in rows[2:]} - stopped
 

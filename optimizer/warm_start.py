@@ -1,0 +1,338 @@
+"""A study that begins with another's trials: which of them keep their scores, and which are rendered anew.
+
+Scores hold where everything that shapes them is the same: parents and their order, suite, scorers with the files they
+read, dtypes, machine and libraries. Then a trial is taken over with full right: what it rendered and scored is copied,
+and the objective is computed anew from the scores, so that its weights may differ. Else only the best merges are of
+use, and they become probes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import torch
+
+from optimizer.insight.ranking import by_value
+from optimizer.objective import Objective, ScoreSheet
+from optimizer.search.probes import Probe, exact, parent_probe
+from optimizer.search.sampler import distributions
+from optimizer.setup import Machine, Plan, alike_places, machine_description
+from optimizer.standing import best_trials, parent_trials
+from studies.adoption import adopted
+from studies.artifacts import Artifacts, usual_folder
+from studies.database import Database, open_database, redacted
+from studies.errors import DatabaseError, RecipeError, StudyMissingError, WarmStartError
+from studies.fingerprints import scorer_fingerprint
+from studies.recipe import Recipe
+from studies.results import (
+    ParentFile,
+    StoredStudy,
+    StoredTrial,
+    TrialResult,
+    load_renders,
+    load_scores,
+    load_study,
+    load_trials,
+    software_versions,
+)
+from studies.spec import NamedRecipe, StudySpec, WarmStartSettings
+from studies.takeover import CopiedTrials, TakenTrial
+
+AGAIN: Final = 10  # merges rendered anew, unless the spec says how many
+SCORING_SOFTWARE: Final = ("mergetune", "open_clip_torch")  # the machine's description holds the rest
+
+
+@dataclass(frozen=True, kw_only=True)
+class Kept:
+    """A trial whose scores hold in the new study."""
+
+    row: StoredTrial
+    probe: Probe  # what it is in the new study
+    sheet: ScoreSheet  # of the new study's scorers
+    pixels_sha256: tuple[str, ...]
+    renders: Mapping[int, Path]  # item -> PNG, those that were kept and are still there
+    picture: Path | None  # contact sheet
+    features: Path | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class WarmStart:
+    """What another study gives."""
+
+    study: str
+    kept: tuple[Kept, ...]  # by number
+    again: tuple[NamedRecipe, ...]  # best first
+    notes: tuple[str, ...]  # what the user should know, one line each
+
+    def written_into(self, spec: StudySpec) -> StudySpec:
+        """The spec with the merges that are rendered anew, so that the other study is not needed again."""
+        asked = spec.warm_start
+        if asked is None:
+            return spec
+        storage = None if asked.storage is None else redacted(asked.storage)  # for people
+        settled = asked.model_copy(update={"again": self.again, "storage": storage})
+        return spec.model_copy(update={"warm_start": settled})
+
+    def takeover(self, machine: Machine, artifacts: Artifacts) -> CopiedTrials:
+        """The kept trials with the objectives of the new study."""
+        objective = machine.objective
+        rows = [replace(kept.row, objectives=objective.values(kept.sheet.means)) for kept in self.kept]
+        shown = _with_renders(rows, objective, machine.spec.render.keep)
+        taken = [
+            TakenTrial(
+                origin=kept.probe.origin,
+                source=f"{self.study} trial {row.number}",
+                recipe=kept.probe.recipe,
+                params=kept.probe.params,
+                result=TrialResult(
+                    objectives=row.objectives,
+                    image_scores={name: tuple(map(float, values)) for name, values in kept.sheet.by_item.items()},
+                    set_scores=dict(kept.sheet.by_set),
+                    pixels_sha256=kept.pixels_sha256,
+                    seconds=row.seconds,
+                    machine=row.machine,
+                ),
+                renders=kept.renders if row.number in shown else {},
+                sheet=kept.picture,
+                features=kept.features,
+                worker_id=row.worker_id,
+                started_at=row.started_at,
+                finished_at=row.finished_at,
+            )
+            for kept, row in zip(self.kept, rows, strict=True)
+        ]
+        return CopiedTrials(taken, distributions(machine.plan.space), artifacts)
+
+
+def _with_renders(rows: Sequence[StoredTrial], objective: Objective, keep: str) -> frozenset[int]:
+    """Trials whose renders stay as files, as a worker would keep them."""
+    if keep == "all":
+        return frozenset(row.number for row in rows)
+    chosen = () if keep == "none" else (*parent_trials(rows).values(), *best_trials(rows, objective))
+    return frozenset(row.number for row in chosen)
+
+
+# ------------------------------------------------------------------------------------- the other study
+
+
+@dataclass(frozen=True, kw_only=True)
+class Other:
+    """The study whose trials are asked for."""
+
+    database: Database
+    study: StoredStudy
+    artifacts: Artifacts
+
+
+@contextmanager
+def other_study(settings: WarmStartSettings, url: str, artifacts: Path | None) -> Iterator[Other]:
+    """Open the other study; nothing of it is changed.
+
+    Args:
+        url: database of the new study, which is the other's as well unless the settings name one.
+        artifacts: folder of the new study's files, likewise.
+
+    Raises:
+        DatabaseError, StudyMissingError: it is not there.
+    """
+    same = settings.storage in {None, url}
+    there = settings.storage or url
+    folder = settings.artifacts or (artifacts if same and artifacts is not None else usual_folder(there))
+    try:
+        database = open_database(there, create=False)
+    except DatabaseError as error:
+        raise DatabaseError(f"warm_start: {error}") from error
+    try:
+        study = load_study(database, settings.study)
+        yield Other(database=database, study=study, artifacts=Artifacts(folder.resolve()))
+    except StudyMissingError as error:
+        raise StudyMissingError(f"warm_start: {error}") from error
+    finally:
+        database.close()
+
+
+def find_warm_start(
+    plan: Plan, parents: Sequence[ParentFile], device: torch.device, url: str, artifacts: Path | None
+) -> WarmStart | None:
+    """What the study that the spec names gives; None where it names none.
+
+    Raises:
+        DatabaseError, StudyMissingError, WarmStartError: it cannot be used.
+    """
+    settings = plan.spec.warm_start
+    if settings is None:
+        return None
+    with other_study(settings, url, artifacts) as other:
+        _require_same_parents(plan, parents, other.study)
+        complete = [row for row in load_trials(other.database, other.study) if row.is_whole]
+        if not complete:
+            raise WarmStartError(f"warm_start: study {other.study.name!r} has no finished trial: nothing to begin with")
+        return _Choice(plan, parents, device, other, complete).warm_start(settings.top)
+
+
+def _require_same_parents(plan: Plan, parents: Sequence[ParentFile], other: StoredStudy) -> None:
+    if sorted(file.sha256 for file in parents) != sorted(file.sha256 for file in other.parents):
+        ours, theirs = (" + ".join(file.path.name for file in files) for files in (parents, other.parents))
+        raise WarmStartError(
+            f"warm_start: study {other.name!r} merges {theirs}, this one {ours} ({plan.space.architecture}): trials "
+            "can only be used again over files of the same sha256"
+        )
+
+
+class _Choice:
+    """Which of a study's complete trials keep their scores, and which are rendered anew."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        parents: Sequence[ParentFile],
+        device: torch.device,
+        other: Other,
+        complete: Sequence[StoredTrial],
+    ) -> None:
+        self._plan, self._other, self._complete = plan, other, complete
+        self._blueprint = plan.blueprint(parents)
+        self._alike = alike_places(plan)
+        self._machine = machine_description(device)
+        self._reasons = tuple(_differences(plan.spec, parents, other.study))
+        infos = {name: entry.info for name, entry in other.study.spec.scorers.items()}
+        self._by_rank = by_value(Objective.of(other.study.spec, infos))(complete)
+        self._parents = {row.number: letter for letter, row in parent_trials(complete).items()}
+
+    def warm_start(self, top: int | None) -> WarmStart:
+        recipes = {row.number: recipe for row in self._complete if (recipe := self._adopted(row)) is not None}
+        able = [row for row in self._by_rank if row.number in recipes]
+        hold = {row.number for row in able if self._scores_hold(row)}
+        merges = [row for row in able if row.number not in self._parents]
+        best = {row.number for row in [row for row in merges if row.number in hold][:top]}
+        wanted = best | (hold & self._parents.keys())
+        kept = [self._kept(row, recipes[row.number]) for row in self._complete if row.number in wanted]
+        others = [row for row in merges if row.number not in hold]
+        again = self._again(others, recipes, kept, AGAIN if top is None else max(0, top - len(best)))
+        return WarmStart(
+            study=self._other.study.name,
+            kept=tuple(kept),
+            again=tuple(again),
+            notes=tuple(self._notes(kept, again, len(self._complete) - len(recipes))),
+        )
+
+    def _adopted(self, row: StoredTrial) -> Recipe | None:
+        """None for a merge that needs a LoRA or a VAE which the new study does not have."""
+        try:
+            return adopted(row.recipe, self._blueprint)
+        except RecipeError:
+            return None
+
+    def _scores_hold(self, row: StoredTrial) -> bool:
+        if self._reasons or dict(row.machine) != self._machine:
+            return False
+        return not self._set_scorers or self._set_scorers <= self._features_of(row)
+
+    @property
+    def _set_scorers(self) -> set[str]:
+        return {name for name, info in self._plan.infos.items() if info.scope == "set"}
+
+    def _features_of(self, row: StoredTrial) -> set[str]:
+        return self._other.artifacts.feature_names(self._other.study.id, row.number)
+
+    def _kept(self, row: StoredTrial, recipe: Recipe) -> Kept:
+        other, names = self._other, self._plan.infos
+        by_item, by_set = load_scores(other.database, row)
+        renders = load_renders(other.database, row)
+        files = {each.item: other.artifacts.folder / each.file for each in renders if each.file is not None}
+        picture = None if row.sheet is None else other.artifacts.sheet_path(row.sheet)
+        return Kept(
+            row=row,
+            probe=self._probe(row, recipe),
+            sheet=ScoreSheet(
+                by_item={name: np.array(by_item[name]) for name in names if name in by_item},
+                by_set={name: by_set[name] for name in names if name in by_set},
+            ),
+            pixels_sha256=tuple(each.pixels_sha256 for each in renders),
+            renders={item: path for item, path in files.items() if path.is_file()},
+            picture=picture if picture is not None and picture.is_file() else None,
+            features=other.artifacts.features_path(other.study.id, row.number) if self._set_scorers else None,
+        )
+
+    def _probe(self, row: StoredTrial, recipe: Recipe) -> Probe:
+        """A parent alone is the parent's probe of the new study, so that it is not rendered again."""
+        space = self._plan.space
+        if row.number in self._parents:
+            return parent_probe(space, self._blueprint, self._parents[row.number], self._alike)
+        return exact(row.origin, recipe, space, self._blueprint, self._alike)
+
+    def _again(
+        self, rows: Sequence[StoredTrial], recipes: Mapping[int, Recipe], kept: Sequence[Kept], most: int
+    ) -> list[NamedRecipe]:
+        name, known = self._other.study.name, {each.probe.recipe.digest for each in kept}
+        found: dict[str, NamedRecipe] = {}
+        for row in rows:
+            recipe = recipes[row.number]
+            if recipe.digest not in known:
+                found.setdefault(recipe.digest, NamedRecipe(name=f"{name} trial {row.number}", recipe=recipe.to_json()))
+        return list(found.values())[:most]
+
+    def _notes(self, kept: Sequence[Kept], again: Sequence[NamedRecipe], left_out: int) -> Iterator[str]:
+        what = f"warm start from {self._other.study.name}"
+        if kept:
+            outside = sum(each.probe.params is None for each in kept)
+            told = f", {outside} of them without parameters, as this space cannot express them" if outside else ""
+            yield f"{what}: {len(kept)} of {len(self._complete)} trials are taken over with their scores{told}"
+        if again:
+            why = "; ".join(self._reasons) or "another machine, other libraries, or features that are not stored"
+            yield f"{what}: the best {len(again)} merges are rendered anew, as their scores do not hold here ({why})"
+        if left_out:
+            yield f"{what}: {left_out} trials are left out, as they need a LoRA or VAE that this study does not have"
+        if not kept and not again:
+            yield f"{what}: nothing but its parents is of use here, and they are rendered anew"
+
+
+# ------------------------------------------------------------------------- what a score depends on
+
+
+def _differences(spec: StudySpec, parents: Sequence[ParentFile], other: StoredStudy) -> Iterator[str]:
+    """Why the other study's scores do not hold in this one."""
+    theirs = other.spec
+    if [file.sha256 for file in parents] != [file.sha256 for file in other.parents]:
+        yield "the parents stand in another order"
+    if spec.suite.digest != other.suite_digest:
+        yield "another suite"
+    scorers = [name for name in spec.scorers if not _same_scorer(name, spec, other)]
+    if scorers:
+        yield f"other scorers: {', '.join(scorers)}"
+    if spec.export.dtype != theirs.export.dtype:
+        yield "another export dtype"
+    if _rendered_like(spec) != _rendered_like(theirs):
+        yield "another dtype or batch size of the renders"
+    if spec.render.degenerate_limit < theirs.render.degenerate_limit:
+        yield "fewer broken images are allowed"
+    now = software_versions()
+    changed = [name for name in SCORING_SOFTWARE if now[name] != other.software.get(name)]
+    if changed:
+        yield f"another version of {', '.join(changed)}"
+
+
+def _rendered_like(spec: StudySpec) -> tuple[Any, ...]:
+    """What, beside the suite, decides which renders are computed together, and how."""
+    return spec.render.dtype, spec.render.batch_size, None if spec.racing is None else spec.racing.batch
+
+
+def _same_scorer(name: str, spec: StudySpec, other: StoredStudy) -> bool:
+    """The same settings, and files of the same content wherever they lie."""
+    ours, theirs = spec.scorers[name], other.spec.scorers.get(name)
+    if theirs is None or ours.kind != theirs.kind or _unplaced(ours.options) != _unplaced(theirs.options):
+        return False
+    what, digest = scorer_fingerprint(name, ours)
+    return other.fingerprints.get(what) == digest
+
+
+def _unplaced(value: Any) -> Any:
+    """Options without where their files lie."""
+    if isinstance(value, Mapping):
+        return {name: _unplaced(inner) for name, inner in value.items()}
+    return "a file" if isinstance(value, str) and Path(value).is_absolute() else value

@@ -1,0 +1,199 @@
+"""Trials that a study begins with: copied whole into its database and folder, or not at all."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import optuna
+import pytest
+from optuna.artifacts import get_all_artifact_meta
+from optuna.trial import TrialState
+from real_databases import new_postgresql_url
+from stored_study import SPEC
+
+from optimizer.search.sampler import distributions
+from search_spaces.blocks import Architecture
+from search_spaces.space import SearchSpace
+from studies import results
+from studies.artifacts import Artifacts
+from studies.blueprint import Blueprint, slots_of
+from studies.database import Database, open_database
+from studies.errors import StudyExistsError
+from studies.recipe import Parent
+from studies.results import ParentFile, TrialResult
+from studies.spec import parse_spec
+from studies.takeover import CopiedTrials, TakenTrial
+
+COUNT = 14
+OUTSIDE = 7  # this one has no parameters
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Database]:
+    opened = open_database(new_postgresql_url() if request.param == "postgresql" else f"sqlite:///{tmp_path}/study.db")
+    yield opened
+    opened.close()
+
+
+def taken_trials(folder: Path) -> list[TakenTrial]:
+    """Random scores and small files, the same in every call."""
+    spec = parse_spec(SPEC.format(name="new"), base_dir=Path("/"))
+    space, blueprint = space_and_blueprint()
+    generator = np.random.default_rng(0)
+    picture, features = folder / "sheet.jpg", folder / "features.npz"
+    picture.write_bytes(b"a picture")
+    with features.open("wb") as file:
+        np.savez(file, **{"[fid]": generator.normal(size=(4, 3))})
+    trials = []
+    for number in range(COUNT):
+        params = {row.name: float(generator.uniform(row.low, row.high)) for row in space.parameters}
+        scores = {name: tuple(map(float, generator.normal(size=4))) for name in spec.scorers}
+        trials.append(
+            TakenTrial(
+                origin="gp",
+                source=f"old trial {3 * number}",
+                recipe=blueprint.recipe(space.rows(params)),
+                params=None if number == OUTSIDE else params,
+                result=TrialResult(
+                    objectives={"objective": float(generator.normal())},
+                    image_scores=scores,
+                    set_scores={"fid": float(generator.normal())},
+                    pixels_sha256=tuple(f"{number}-{item}" for item in range(4)),
+                    seconds={"merge": 0.5},
+                    machine={"device": "cpu"},
+                ),
+                renders={0: picture} if number == 1 else {},
+                sheet=picture if number < 3 else None,
+                features=features,
+                worker_id="w",
+                started_at=100.0 + number,
+                finished_at=101.0 + number,
+            )
+        )
+    return trials
+
+
+def space_and_blueprint() -> tuple[SearchSpace, Blueprint]:
+    spec = parse_spec(SPEC.format(name="new"), base_dir=Path("/"))
+    space = SearchSpace.build(spec.full_space, Architecture.SD15, slots_of(spec.operations, spec.letters))
+    parents = tuple(Parent(letter=letter, name=letter, sha256=letter) for letter in "AB")
+    return space, Blueprint(architecture=Architecture.SD15, parents=parents, operations=spec.operations)
+
+
+def begin(url: str, folder: Path) -> None:
+    """Begin the study `new` with the trials, in this process."""
+    files = [
+        ParentFile(letter=letter, path=Path(f"/models/{letter}.safetensors"), sha256=letter, bytes=1, mtime_ns=0)
+        for letter in "AB"
+    ]
+    space, _ = space_and_blueprint()
+    database = open_database(url)
+    try:
+        takeover = CopiedTrials(taken_trials(folder), distributions(space), Artifacts.beside(url, folder / "artifacts"))
+        spec = parse_spec(SPEC.format(name="new"), base_dir=Path("/"))
+        results.create_study(database, spec, files, ["maximize"], ["objective"], takeover)
+    finally:
+        database.close()
+
+
+def stored(database: Database, folder: Path) -> list[Any]:
+    """Everything of the study but ids that the database chose."""
+    study = results.load_study(database, "new")
+    artifacts = Artifacts(folder / "artifacts")
+    found: list[Any] = []
+    for row in results.load_trials(database, study):
+        renders = [
+            (each.item, each.pixels_sha256, each.file is not None) for each in results.load_renders(database, row)
+        ]
+        files = [artifacts.folder / each.file for each in results.load_renders(database, row) if each.file]
+        features = {name: rows.tobytes() for name, rows in artifacts.load_features(study.id, row.number).items()}
+        sheet = None if row.sheet is None else artifacts.sheet_path(row.sheet).read_bytes()
+        what = (row.number, row.origin, row.source, row.recipe, row.state, dict(row.objectives), row.gains)
+        times = (dict(row.seconds), dict(row.machine), row.started_at, row.finished_at)
+        copies = (renders, [path.read_bytes() for path in files], features, sheet)
+        found.append((*what, *times, results.load_scores(database, row), *copies))
+    trials = optuna.load_study(study_name="new", storage=database.storage).trials
+    found += [(trial.number, trial.state, trial.values, trial.params, trial.distributions) for trial in trials]
+    return found
+
+
+def test_a_study_begins_with_copies_of_everything(database: Database, tmp_path: Path) -> None:
+    begin(database.url, tmp_path)
+    trials = taken_trials(tmp_path)
+    for path in ("sheet.jpg", "features.npz"):
+        (tmp_path / path).unlink()  # the other study may vanish
+    study = results.load_study(database, "new")
+    rows = results.load_trials(database, study)
+    assert [row.number for row in rows] == list(range(COUNT))
+    optunas = optuna.load_study(study_name="new", storage=database.storage)
+    artifacts = Artifacts(tmp_path / "artifacts")
+    for row, taken, trial in zip(rows, trials, optunas.trials, strict=True):
+        assert (row.state, row.origin, row.source, row.recipe) == ("complete", "gp", taken.source, taken.recipe)
+        assert row.title == f"gp, from {taken.source}"
+        assert row.objectives == taken.result.objectives
+        by_item, by_set = results.load_scores(database, row)
+        assert (by_item, by_set) == (taken.result.image_scores, taken.result.set_scores)
+        assert tuple(each.pixels_sha256 for each in results.load_renders(database, row)) == taken.result.pixels_sha256
+        assert artifacts.load_features(study.id, row.number)["fid"].shape == (4, 3)
+        assert trial.state == (TrialState.PRUNED if taken.params is None else TrialState.COMPLETE)
+        if taken.params is not None:
+            assert (trial.params, trial.value) == (taken.params, taken.result.objectives["objective"])
+    (kept,) = [each.file for each in results.load_renders(database, rows[1]) if each.file is not None]
+    assert (artifacts.folder / kept).read_bytes() == b"a picture"
+    assert rows[1].sheet is not None
+    assert artifacts.sheet_path(rows[1].sheet).read_bytes() == b"a picture"
+    (meta,) = get_all_artifact_meta(optunas.trials[1], storage=database.storage)
+    assert (meta.artifact_id, meta.filename) == (rows[1].sheet, "trial 1.jpg")
+
+
+def test_a_study_is_not_begun_twice(database: Database, tmp_path: Path) -> None:
+    begin(database.url, tmp_path)
+    before = stored(database, tmp_path)
+    with pytest.raises(StudyExistsError):
+        begin(database.url, tmp_path)
+    assert stored(database, tmp_path) == before
+
+
+def test_killed_at_any_moment_it_leaves_nothing_or_all(database: Database, tmp_path: Path) -> None:
+    """SIGKILL while the trials are taken over; the next start ends with what one without interruption makes."""
+    moments, left = random.Random(0), []
+    while len(left) < 3 and not results.list_studies(database):
+        database.close()  # no connection is shared with the child
+        wanted = moments.randrange(1, COUNT)
+        child = os.fork()
+        if child == 0:
+            try:
+                begin(database.url, tmp_path)
+            finally:
+                os._exit(0)
+        deadline = time.monotonic() + 20
+        while optuna_trials(database) < wanted and time.monotonic() < deadline:
+            time.sleep(0.001)
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        left.append(optuna_trials(database))
+        if not results.list_studies(database):  # else it was faster than the signal
+            with database.engine.connect() as connection:
+                assert connection.exec_driver_sql("SELECT count(*) FROM mergetune_trials").scalar() == 0
+    assert any(left)
+    if not results.list_studies(database):
+        begin(database.url, tmp_path)
+    other = tmp_path / "other"
+    other.mkdir()
+    url = f"sqlite:///{other}/whole.db"
+    begin(url, other)
+    whole = open_database(url)
+    assert stored(database, tmp_path) == stored(whole, other)
+    whole.close()
+
+
+def optuna_trials(database: Database) -> int:
+    with database.engine.connect() as connection:
+        return int(connection.exec_driver_sql("SELECT count(*) FROM trials").scalar() or 0)
