@@ -26,6 +26,7 @@ from scipy import stats
 from optimizer.search.probes import Probe, make_probes
 from optimizer.search.sampler import ProbesFirst
 from search_spaces.blocks import Architecture
+from search_spaces.settings import Granularity
 from search_spaces.space import SearchSpace
 from studies.blueprint import Blueprint, slots_of
 from studies.recipe import Parent
@@ -41,10 +42,12 @@ class Method:
 
     settings: SamplerSettings
     probes: bool
+    granularity: Granularity = "blocks"
 
 
 METHODS: Mapping[str, Method] = {
     "depth": Method(settings=SamplerSettings(name="depth"), probes=True),
+    "depth auto": Method(settings=SamplerSettings(name="depth"), probes=True, granularity="auto"),
     "gp": Method(settings=SamplerSettings(name="gp"), probes=True),
     "gp cold": Method(settings=SamplerSettings(name="gp"), probes=False),
     "cmaes": Method(settings=SamplerSettings(name="cmaes"), probes=False),
@@ -61,12 +64,13 @@ class Run:
     seconds: float  # of all asks
 
 
-def problem(seed: int) -> tuple[SearchSpace, tuple[Probe, ...]]:
+def problem(seed: int, granularity: Granularity) -> tuple[SearchSpace, tuple[Probe, ...]]:
     """A study of two SD1.5 checkpoints, one ratio a block, and its probes."""
     spec = StudySpec.model_validate(
         {
             "study": "benchmark",
             "parents": ["/a.safetensors", "/b.safetensors"],
+            "space": {"granularity": granularity},
             "suite": {"prompts": ["cat"]},
             "scorers": {"sharpness": None},
             "sampler": {"seed": seed},
@@ -82,7 +86,7 @@ def problem(seed: int) -> tuple[SearchSpace, tuple[Probe, ...]]:
 
 def search(method: Method, landscape: Landscape, seed: int, trials: int) -> Run:
     """Ask, measure, tell. Every method sees the same noise for the same trial number."""
-    space, probes = problem(seed)
+    space, probes = problem(seed, method.granularity)
     settings = method.settings.model_copy(update={"seed": seed})
     sampler = ProbesFirst(settings, space, probes if method.probes else ())
     study = optuna.create_study(sampler=sampler, directions=[StudyDirection.MAXIMIZE])

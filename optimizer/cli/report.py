@@ -10,13 +10,16 @@ import numpy as np
 import torch
 from rich.table import Table
 
+from optimizer.budget import end_of
 from optimizer.cli.common import console, escaped
 from optimizer.cli.final import current_winner, print_final
 from optimizer.cli.insight import print_front
 from optimizer.cli.progress import gain_text
 from optimizer.insight.front import check_weights, chosen_trial
+from optimizer.insight.importance import space_of
 from optimizer.objective import SINGLE, Objective
 from optimizer.rendering.sheet import comparison_sheet
+from optimizer.search.ties import split_before, split_in_words
 from optimizer.standing import best_trials, parent_trials
 from scorers.protocol import ScorerInfo
 from studies import results
@@ -79,6 +82,12 @@ def print_study(
         f"{len(complete)} trials complete, {len(failed)} failed, {running} in progress or interrupted, "
         f"budget {study.spec.budget.trials}"
     )
+    split = split_before(results.optuna_trials(database, study)) if rows else None
+    if split is not None:
+        console.print(escaped(f"search: {split_in_words(space_of(study, rows[0]), split)}"), soft_wrap=True)
+    end = None if running else end_of(database, study, rows)
+    if end is not None:
+        console.print(f"ended: {end.words}")
     if final is not None:
         print_final(study, final, rows, objective)
 
