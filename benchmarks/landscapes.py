@@ -25,6 +25,7 @@ PROMPTS = 16
 SMOOTHING_BLOCKS = (1.0, 3.0)  # range of the width over which neighbouring blocks act together
 BROKEN_SHARE = (0.15, 0.4)  # of uniformly random merges
 PROMPT_NOISE = 0.6  # standard deviation of one prompt's noise, in units of optimum minus median random merge
+COARSE = np.array([[1.0], [1.0], *[[1.0], [0.1], [0.1]] * 2])  # of each smooth mode, where sections are nearly enough
 PROMPT_SHIFT = 0.05  # standard deviation of a prompt's own optimum about the common one, per smooth mode
 
 
@@ -92,11 +93,14 @@ class Landscape:
         return np.asarray(good * (1 - broken[..., None]))
 
 
-def make_landscape(seed: int, *, structured: bool) -> Landscape:
-    """One landscape; its median random merge and its optimum are worked out numerically (a few seconds)."""
+def make_landscape(seed: int, *, structured: bool, coarse: bool = False) -> Landscape:
+    """One landscape, `coarse` if a number for each section is nearly enough.
+
+    Its median random merge and its optimum are worked out numerically (a few seconds).
+    """
     generator = np.random.default_rng([seed, int(structured)])
     count = len(PLACES)
-    modes = _smooth_modes()
+    modes = _smooth_modes() * (COARSE if coarse else 1.0)
     if structured:
         mixing = _smoothing(generator.uniform(*SMOOTHING_BLOCKS))
         optima = [np.clip(_profile(generator, modes), 0.05, 0.95) for _ in range(2)]
@@ -115,7 +119,7 @@ def make_landscape(seed: int, *, structured: bool) -> Landscape:
     random = generator.uniform(size=(4000, count))
     strains = ((random @ strain.T) ** 2).mean(axis=-1)
     draft = Landscape(
-        name=f"{'depth' if structured else 'control'} {seed}",
+        name=f"{'coarse' if coarse else 'depth' if structured else 'control'} {seed}",
         optima=tuple(optima),
         heights=(1.0, generator.uniform(0.6, 0.85)),
         shifts=shifts,

@@ -19,6 +19,7 @@ from optuna.trial import TrialState
 
 from optimizer.search.probes import Probe
 from optimizer.search.sampler import ProbesFirst
+from search_spaces.settings import Granularity
 from search_spaces.space import SearchSpace
 from studies.spec import SamplerSettings
 
@@ -47,16 +48,18 @@ class Sampler:
     name: str
     probes: bool
     options: Mapping[str, object] | None = None
+    granularity: Granularity = "blocks"
 
     def __call__(self, problem: Problem, seed: int, trials: int, score: Score) -> float:
+        space = self._space(problem.space)
         settings = SamplerSettings.model_validate({"name": self.name, "seed": seed, "options": self.options or {}})
-        sampler = ProbesFirst(settings, problem.space, problem.probes if self.probes else ())
+        sampler = ProbesFirst(settings, space, problem.probes if self.probes else ())
         study = optuna.create_study(sampler=sampler, directions=[StudyDirection.MAXIMIZE])
         seconds = 0.0
         for _ in range(trials):
             start = time.perf_counter()
             trial = study.ask()
-            params = {row.name: trial.suggest_float(row.name, row.low, row.high) for row in problem.space.parameters}
+            params = {row.name: trial.suggest_float(row.name, row.low, row.high) for row in space.parameters}
             seconds += time.perf_counter() - start
             value = score(params)
             if value is None:
@@ -64,6 +67,10 @@ class Sampler:
             else:
                 study.tell(trial, value)
         return seconds
+
+    def _space(self, space: SearchSpace) -> SearchSpace:
+        settings = space.settings.model_copy(update={"granularity": self.granularity})
+        return SearchSpace.build(settings, space.architecture, space.slots)
 
 
 def bayes_opt(problem: Problem, seed: int, trials: int, score: Score) -> float:
@@ -91,6 +98,7 @@ def bayes_opt(problem: Problem, seed: int, trials: int, score: Score) -> float:
 
 METHODS: Mapping[str, Searcher] = {
     "depth": Sampler(name="depth", probes=True),
+    "depth auto": Sampler(name="depth", probes=True, granularity="auto"),
     "gp": Sampler(name="gp", probes=True),
     "gp cold": Sampler(name="gp", probes=False),
     "cmaes": Sampler(name="cmaes", probes=False),

@@ -1,29 +1,64 @@
-"""When a study ends: by trials, by images, or by minutes of work, whichever comes first."""
+"""When a study ends: by trials, images or minutes of work, or by itself when little is expected any more."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
 
-from studies.results import StoredTrial
+from optimizer.search.proposal import Expectation, expectations
+from studies.database import Database
+from studies.results import StoredStudy, StoredTrial, optuna_trials
 from studies.spec import StudySpec
 
 
-def spent(spec: StudySpec, rows: Sequence[StoredTrial], asked: int) -> str | None:
-    """What is spent, in words; None while a new trial may begin. Trials taken over from another study cost nothing.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class End:
+    """Why a study has ended."""
+
+    key: Literal["trials", "images", "minutes", "patience"]  # of the spec's budget
+    words: str  # a sentence without a full stop
+
+
+def spent(spec: StudySpec, rows: Sequence[StoredTrial], asked: int, expected: Sequence[Expectation]) -> End | None:
+    """Why no new trial may begin; None while one may. It follows from what is stored, so all workers agree.
+
+    Trials taken over from another study cost nothing.
 
     Args:
         rows: the trials that were begun.
         asked: trials that Optuna has, among them those that are about to begin.
+        expected: what was expected of the finished trials that were proposed for what they promised.
     """
     budget, own = spec.budget, own_trials(rows)
     asked -= len(rows) - len(own)
     if asked >= budget.trials:
-        return f"{budget.trials} trials"
+        return End(key="trials", words=f"the budget of {budget.trials} trials is spent")
     if budget.images is not None and images_of(own) >= budget.images:
-        return f"{budget.images} images"
+        return End(key="images", words=f"the budget of {budget.images} images is spent")
     if budget.minutes is not None and minutes_of(own) >= budget.minutes:
-        return f"{budget.minutes:g} minutes of work"
-    return None
+        return End(key="minutes", words=f"the budget of {budget.minutes:g} minutes of work is spent")
+    return None if budget.patience is None else _out_of_patience(budget.patience, expected)
+
+
+def _out_of_patience(patience: int, expected: Sequence[Expectation]) -> End | None:
+    """Whether the last trials together were expected to improve the best by less than the noise of a single one.
+
+    Together, because a search proceeds by small steps: even while it gains, each one's expectation is mostly below
+    the noise.
+    """
+    last = expected[-patience:]
+    if len(last) < patience or sum(row.improvement for row in last) >= last[-1].noise:
+        return None
+    trials = "the last trial" if patience == 1 else f"the last {patience} trials together"
+    return End(key="patience", words=f"less than {last[-1].noise:.3g}, the noise of one trial, expected of {trials}")
+
+
+def end_of(database: Database, study: StoredStudy, rows: Sequence[StoredTrial]) -> End | None:
+    """Why a stored study has ended, or None."""
+    if study.spec.budget.patience is None:
+        return spent(study.spec, rows, len(rows), ())
+    return spent(study.spec, rows, len(rows), expectations(optuna_trials(database, study)))
 
 
 def own_trials(rows: Sequence[StoredTrial]) -> list[StoredTrial]:

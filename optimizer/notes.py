@@ -4,14 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from optimizer.search.ties import Split, split_in_words
 from optimizer.setup import Machine
 from optimizer.standing import stopped_after
 from search_spaces.blocks import places
 from studies.results import Gain, StoredTrial
 
 
-def trial_note(machine: Machine, row: StoredTrial, means: Mapping[str, float], *, study_id: int, trial_id: int) -> str:
-    """Markdown: picture, scores with gains, recipe, timings."""
+def trial_note(
+    machine: Machine,
+    row: StoredTrial,
+    means: Mapping[str, float],
+    split: Split | None,
+    *,
+    study_id: int,
+    trial_id: int,
+) -> str:
+    """Markdown: picture, scores with gains, recipe, timings; with `granularity: auto` what was split by then."""
     parts = [f"## Trial {row.number}: {row.title}"]
     if row.estimated:
         told = stopped_after(row, len(machine.evaluator.renderer.items))
@@ -19,6 +28,8 @@ def trial_note(machine: Machine, row: StoredTrial, means: Mapping[str, float], *
             f"**{told.capitalize()}**: surely behind trial {row.incumbent}. The objective is an estimate: that trial's "
             "plus the mean difference on these images. The other scores, and all gains, are of these images alone."
         )
+    if split is not None:
+        parts.append(f"Search: {split_in_words(machine.plan.space, split)}")
     if row.state == "failed":
         parts.append(f"**Failed**: {row.reason}")
     if row.sheet is not None:

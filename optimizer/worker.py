@@ -36,7 +36,9 @@ from optimizer.objective import SINGLE, ScoreSheet
 from optimizer.racing import ESTIMATE_KEY, Race
 from optimizer.rendering.sheet import contact_sheet, to_picture
 from optimizer.search.probes import Probe, without
+from optimizer.search.proposal import expectations
 from optimizer.search.sampler import ProbesFirst, load_optuna_study
+from optimizer.search.ties import split_of
 from optimizer.setup import Machine, machine_description
 from optimizer.standing import best_trials, parent_trials, would_be_best
 from studies import results
@@ -120,7 +122,8 @@ class Worker:
             rows = results.load_trials(self._database, self._study)
             trial = self._interrupted(rows, worker_id)
             if trial is None:
-                if spent(self._study.spec, rows, len(self._optuna.get_trials(deepcopy=False))):
+                trials = self._optuna.get_trials(deepcopy=False)
+                if spent(self._study.spec, rows, len(trials), expectations(trials)):
                     return None
                 trial = self._optuna.ask()
             task = self._prepare(trial)
@@ -275,7 +278,8 @@ class Worker:
         by_item, by_set = results.load_scores(self._database, row)
         means = {name: float(np.mean(values)) for name, values in by_item.items()} | by_set
         ids = {"study_id": self._optuna_study, "trial_id": trial._trial_id}  # noqa: SLF001
-        save_note(trial, trial_note(self._machine, row, means, **ids))
+        split = split_of(self._database.storage.get_trial(trial._trial_id))  # noqa: SLF001
+        save_note(trial, trial_note(self._machine, row, means, split, **ids))
 
     # ------------------------------------------------------------------------------------- gains
 

@@ -51,7 +51,7 @@ def parameters_of(settings: SpaceSettings, architecture: Architecture, slots: Se
     found: list[tuple[tuple[float, int], Parameter]] = []
     for index, slot in enumerate(slots):
         searched = [place for place in places(architecture) if (place, index) not in fixed]
-        granularity = _granularity(slot, settings)
+        granularity = granularity_of(slot, settings)
         for name, members in _members(searched, granularity, group_of, architecture).items():
             full = (
                 slot.name
@@ -163,12 +163,13 @@ def _cells(
         if name not in names:
             raise SlotError(f"{setting}: {pattern!r} names the slot {name!r}: {unknown_name(name, names)}")
         chosen = [names.index(name)]
-        if _granularity(slots[chosen[0]], settings) == "one":
+        if granularity_of(slots[chosen[0]], settings) == "one":
             raise SlotError(f"{setting}: {name!r} is one number for all places; set it under parameters")
     return [(place, index) for place in matching_places(where, architecture, setting) for index in chosen]
 
 
-def _granularity(slot: Slot, settings: SpaceSettings) -> str:
+def granularity_of(slot: Slot, settings: SpaceSettings) -> str:
+    """How finely a slot is searched: one, uniform, sections, blocks or auto."""
     if slot.kind == "ratio":
         return settings.granularity
     return settings.parameters.get(slot.name, SlotSettings(value=0)).granularity

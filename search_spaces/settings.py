@@ -5,7 +5,7 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
-Granularity = Literal["uniform", "sections", "blocks"]
+Granularity = Literal["uniform", "sections", "blocks", "auto"]
 
 
 class SlotSettings(BaseModel):
@@ -18,7 +18,7 @@ class SlotSettings(BaseModel):
 
     value: float | None = Field(default=None, allow_inf_nan=False, description="held at this")
     bounds: tuple[float, float] | None = Field(default=None, description="searched from low to high")
-    granularity: Literal["one", "uniform", "sections", "blocks"] = Field(
+    granularity: Literal["one", "uniform", "sections", "blocks", "auto"] = Field(
         default="one", description="one number for everything, or as the space's own granularity"
     )
 
@@ -49,7 +49,8 @@ class SpaceSettings(BaseModel):
     preset: str | None = Field(default=None, description="named settings to start from; see `preset_names`")
     granularity: Granularity = Field(
         default="blocks",
-        description="one ratio for the whole U-Net (uniform), for each section, or for each block",
+        description="one ratio for the whole U-Net (uniform), for each section, or for each block; "
+        "auto: for each block, tied by section until the sampler finds that it pays to split one",
     )
     bounds: dict[str, tuple[float, float]] = Field(
         default_factory=dict,

@@ -7,7 +7,7 @@ from typing import Self
 
 from search_spaces.blocks import Architecture, places
 from search_spaces.errors import OutsideSpaceError, RatioError
-from search_spaces.parameters import Parameter, fixed_cells, parameters_of
+from search_spaces.parameters import Parameter, fixed_cells, granularity_of, parameters_of
 from search_spaces.presets import resolved
 from search_spaces.settings import SpaceSettings
 from search_spaces.slots import Slot
@@ -57,6 +57,13 @@ class SearchSpace:
     def ratio_slots(self) -> tuple[int, ...]:
         """Indices of the slots in which 0 keeps parent A."""
         return tuple(index for index, slot in enumerate(self.slots) if slot.kind == "ratio")
+
+    @property
+    def auto_slots(self) -> frozenset[int]:
+        """Indices of the slots of which each block has a number that the sampler begins by tying to its section's."""
+        return frozenset(
+            index for index, slot in enumerate(self.slots) if granularity_of(slot, self.settings) == "auto"
+        )
 
     def rows(self, params: Mapping[str, float]) -> dict[str, tuple[float, ...]]:
         """Return the numbers, one per slot, of every place of the architecture, fixed ones included.

@@ -14,6 +14,7 @@ from typing import Any, Literal, Protocol
 
 import optuna
 import sqlalchemy as sa
+from optuna.trial import FrozenTrial
 from sqlalchemy.engine import Connection, CursorResult, Row
 
 from scorers.protocol import Direction
@@ -247,8 +248,12 @@ def require_new(database: Database, name: str) -> None:
 
 
 def set_budget(database: Database, study: StoredStudy, budget: BudgetSettings) -> StoredStudy:
-    """Change what a study may spend; nothing else of a spec can change."""
-    spec = study.spec.model_copy(update={"budget": budget})
+    """Change what a study may spend; nothing else of a spec can change.
+
+    Raises:
+        SpecError: the study cannot end that way.
+    """
+    spec = study.spec.with_budget(budget)
     with database.write() as connection:
         connection.execute(tables.studies.update().where(tables.studies.c.id == study.id).values(spec=spec.to_json()))
     return load_study(database, study.name)
@@ -406,6 +411,11 @@ def load_trials(database: Database, study: StoredStudy) -> list[StoredTrial]:
     query = sa.select(tables.trials).where(tables.trials.c.study_id == study.id).order_by(tables.trials.c.number)
     with database.engine.connect() as connection:
         return [_trial(row) for row in connection.execute(query)]
+
+
+def optuna_trials(database: Database, study: StoredStudy) -> list[FrozenTrial]:
+    """Optuna's side of every trial that was asked for, by number: parameters, and what the sampler noted."""
+    return optuna.load_study(study_name=study.name, storage=database.storage).get_trials(deepcopy=False)
 
 
 def load_trial(database: Database, study: StoredStudy, number: int) -> StoredTrial | None:

@@ -46,6 +46,7 @@ SamplerName = Literal["depth", "gp", "tpe", "cmaes", "nsgaii", "qmc", "random"]
 Size = Annotated[tuple[int, int], BeforeValidator(lambda value: (value, value) if isinstance(value, int) else value)]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]  # what a torch generator takes
 SEED_SHIFT = 1_000_003  # of the final's seeds: a prime far beyond what people count up to
+EXPECTING: tuple[SamplerName, ...] = ("depth",)  # samplers that say how much they expect of a trial
 MAX_NAME = 100  # characters of a scorer's name: what the database, and a table on the screen, hold
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 
@@ -317,6 +318,7 @@ class BudgetSettings(_Settings):
     trials: int = Field(default=100, ge=1, le=1_000_000)  # probes included
     images: int | None = Field(default=None, ge=1)
     minutes: float | None = Field(default=None, gt=0, allow_inf_nan=False)  # of work, summed over all workers
+    patience: int | None = Field(default=None, ge=1)  # proposed trials that together promise less than the noise
 
 
 class RenderSettings(_Settings):
@@ -469,6 +471,35 @@ class StudySpec(_Settings):
     def _final_fits(self) -> Self:
         self.final.held_out(self.suite)
         return self
+
+    @model_validator(mode="after")
+    def _patience_fits(self) -> Self:
+        if self.budget.patience is None:
+            return self
+        if self.sampler.name not in EXPECTING:
+            msg = (
+                f"budget: patience needs a sampler that says what it expects, {' or '.join(EXPECTING)}, and the "
+                f"spec names {self.sampler.name}: end the study by trials, images or minutes instead"
+            )
+            raise ValueError(msg)
+        if self.objectives is not None:
+            msg = (
+                "budget: patience needs one objective, as the improvement of several has no unit to compare with "
+                "noise: end the study by trials, images or minutes, or join the scorers under `objective`"
+            )
+            raise ValueError(msg)
+        return self
+
+    def with_budget(self, budget: BudgetSettings) -> Self:
+        """The same study with another budget.
+
+        Raises:
+            SpecError: the study cannot end that way.
+        """
+        try:
+            return type(self).model_validate(self.model_dump(mode="json") | {"budget": budget.model_dump()})
+        except ValidationError as error:
+            raise SpecError(explain(error, StudySpec)) from error
 
     def _check_method(self) -> None:
         if self.steps is not None and self.method is not None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 
-from optimizer.budget import spent
+from optimizer.budget import end_of
 from optimizer.cli.common import console, escaped, interactive
 from optimizer.cli.progress import gain_text
 from optimizer.finals import FinalWatch, hold_final, is_better, suspicion
@@ -94,7 +94,7 @@ def _progress(images: int, pictures: Pictures) -> Iterator[FinalWatch]:
 def final_is_due(database: Database, stored: StoredStudy) -> bool:
     """Whether the budget is spent, no worker is still at work, and the final knows not of all trials."""
     rows = load_trials(database, stored)
-    over = spent(stored.spec, rows, len(rows)) is not None and all(row.state != "running" for row in rows)
+    over = end_of(database, stored, rows) is not None and all(row.state != "running" for row in rows)
     known = load_final(database, stored)
     return over and stored.spec.final.top > 0 and (known is None or known.is_outdated(rows))
 

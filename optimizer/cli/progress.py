@@ -14,9 +14,10 @@ from rich.text import Text
 from optimizer.budget import own_trials
 from optimizer.cli.common import console, escaped, interactive
 from optimizer.objective import SINGLE, Objective
+from optimizer.search.ties import split_before
 from optimizer.standing import stopped_after
 from studies.database import Database
-from studies.results import Gain, StoredStudy, StoredTrial, load_trials
+from studies.results import Gain, StoredStudy, StoredTrial, load_trials, optuna_trials
 
 FINISHING = "finishing this trial; press Ctrl-C again to leave now (resume will run it again)"
 STAGES = {"merge": ("merge",), "render": ("text", "denoise", "decode"), "score": ("score",)}
@@ -87,11 +88,19 @@ class ProgressReporter:
         left = (time.monotonic() - self._begun) / done_since * max(0, self._total - done)
         more = " | ".join(part for part in (self._best_gain(rows), _stages(trial), f"{_clock(left)} left") if part)
         self._progress.update(self._task, completed=done, more=more)
+        if split := self._newly_split(trial):
+            console.print(f"from trial {trial.number} on {split} searched in blocks", markup=False)
         if not interactive():
             line = f"trial {trial.number}, {done}/{self._total} | {self._outcome(trial)} | {more}"
             console.print(line, soft_wrap=True, markup=False)
         elif trial.state == "failed":
             console.print(f"[red]trial {trial.number} failed:[/] {escaped(trial.reason or '')}")
+
+    def _newly_split(self, trial: StoredTrial) -> str:
+        """The sections that were split for this trial, with `granularity: auto`."""
+        split = split_before(optuna_trials(self._database, self._study), trial.number) or {}
+        found = [section for section, number in split.items() if number == trial.number]
+        return f"{' and '.join(found)} {'is' if len(found) == 1 else 'are'}" if found else ""
 
     def _best_gain(self, rows: Sequence[StoredTrial]) -> str:
         """The best gain so far in each objective, over all workers."""

@@ -10,14 +10,16 @@ import numpy as np
 import torch
 from rich.table import Table
 
-from optimizer.budget import own_trials
+from optimizer.budget import end_of, own_trials
 from optimizer.cli.common import console, escaped
 from optimizer.cli.final import current_winner, print_final
 from optimizer.cli.insight import print_front
 from optimizer.cli.progress import gain_text
 from optimizer.insight.front import check_weights, chosen_trial
+from optimizer.insight.importance import space_of
 from optimizer.objective import SINGLE, Objective
 from optimizer.rendering.sheet import comparison_sheet
+from optimizer.search.ties import split_before, split_in_words
 from optimizer.standing import best_trials, parent_trials, stopped_after
 from scorers.protocol import ScorerInfo
 from studies import results
@@ -73,6 +75,14 @@ def print_study(
         console.print("gains, with their 95 % interval over the suite, are over the parent that is better in it")
     if complete and len(objective.names) > 1:
         print_front(rows, objective, weights)
+    _print_progress(database, study, rows)
+    if final is not None:
+        print_final(study, final, rows, objective)
+
+
+def _print_progress(database: Database, study: StoredStudy, rows: Sequence[StoredTrial]) -> None:
+    """What failed, how many trials there are, what the search has split, and why it ended."""
+    complete = [row for row in rows if row.state == "complete"]
     failed = [row for row in rows if row.state == "failed"]
     for row in failed[:5]:
         reason = escaped(row.reason or "")
@@ -87,8 +97,12 @@ def print_study(
         f"progress or interrupted, budget {study.spec.budget.trials}",
         soft_wrap=True,
     )
-    if final is not None:
-        print_final(study, final, rows, objective)
+    split = split_before(results.optuna_trials(database, study)) if rows else None
+    if split is not None:
+        console.print(escaped(f"search: {split_in_words(space_of(study, rows[0]), split)}"), soft_wrap=True)
+    end = None if running else end_of(database, study, rows)
+    if end is not None:
+        console.print(f"ended: {end.words}")
 
 
 def _stopped_text(study: StoredStudy, complete: Sequence[StoredTrial]) -> str:

@@ -82,6 +82,7 @@ def resume(
     trials: Annotated[
         int | None, typer.Option(min=1, max=1_000_000, help="A new total budget of trials.", show_default=False)
     ] = None,
+    patience: Annotated[int | None, typer.Option(min=0, help="A new patience; 0 for none.", show_default=False)] = None,
 ) -> None:
     """Go on with a study, with the sampler, seed and settings it began with."""
     from optimizer.cli.work import resumed, work_on
@@ -102,6 +103,8 @@ def resume(
     machine = resumed(stored, cache_folder(cache))  # before anything is changed: it may be refused
     if trials is not None:
         budget = budget.model_copy(update={"trials": trials})
+    if patience is not None:
+        budget = budget.model_copy(update={"patience": patience or None})
     stored = set_budget(database, stored, budget)
     request_stop(database, stored, stop=False)
     work_on(database, stored, machine, artifacts)

@@ -27,6 +27,8 @@ from optimizer.cli.common import (
     storage_url,
 )
 
+RAISED = {"trials": " --trials N", "patience": " --patience N"}  # how a resume goes on beyond an end
+
 if TYPE_CHECKING:
     from optimizer.setup import Machine, Plan
     from studies.artifacts import Artifacts
@@ -132,7 +134,7 @@ def final_after(database: Database, stored: StoredStudy, machine: Machine, artif
 
 def work_on(database: Database, stored: StoredStudy, machine: Machine, artifacts: Path | None) -> bool:
     """Run trials with live progress, hold the final, report; False when it was stopped before its budget was spent."""
-    from optimizer.budget import spent
+    from optimizer.budget import end_of
     from optimizer.cli.progress import ProgressReporter
     from optimizer.cli.report import print_study, save_comparison
     from optimizer.insight.interactive import save_figures
@@ -158,9 +160,9 @@ def work_on(database: Database, stored: StoredStudy, machine: Machine, artifacts
         console.print(escaped(f"Stopped. Go on with: {again}"), soft_wrap=True)
     elif finished == 0:
         rows = load_trials(database, stored)
-        if over := spent(stored.spec, rows, len(rows)):
-            more = " --trials N" if over.endswith("trials") else ", from its spec with a larger budget"
-            console.print(escaped(f"The budget of {over} is spent; add to it with: {again}{more}"), soft_wrap=True)
+        if end := end_of(database, stored, rows):
+            more = RAISED.get(end.key, ", from its spec with a larger budget")
+            console.print(escaped(f"The study has ended; go on with: {again}{more}"), soft_wrap=True)
     return not stopped
 
 

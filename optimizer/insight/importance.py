@@ -35,7 +35,7 @@ from search_spaces.space import SearchSpace
 from studies.blueprint import slots_of
 from studies.database import Database
 from studies.errors import StudyError
-from studies.results import StoredStudy, StoredTrial, load_trials
+from studies.results import StoredStudy, StoredTrial, load_trials, optuna_trials
 
 TOP = 0.1  # share of the trials that count as the best
 LEAST = 10  # trials: below, the best tenth is a single one
@@ -183,8 +183,7 @@ def believed_effects(
 
 def load_samples(database: Database, study: StoredStudy, rows: Sequence[StoredTrial]) -> tuple[Sample, ...]:
     """Complete trials that have parameters, by number; a parent that the space cannot express has none."""
-    found = optuna.load_study(study_name=study.name, storage=database.storage).get_trials(deepcopy=False)
-    params = {trial.number: trial.params for trial in found if trial.params}
+    params = {trial.number: trial.params for trial in optuna_trials(database, study) if trial.params}
     return tuple(
         Sample(number=row.number, params=params[row.number], objectives=row.objectives)
         for row in rows

@@ -7,7 +7,9 @@ trials in the database. BoTorch is imported with the first proposal, so that the
 from __future__ import annotations
 
 import logging
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +22,13 @@ from scipy.stats import qmc
 from optimizer.search.depth_candidates import candidates, distant_profiles, perturbed, profile_draws, profiles
 from optimizer.search.depth_data import Observations
 from optimizer.search.depth_features import Geometry
+from optimizer.search.proposal import Expectation, Proposal
+from optimizer.search.ties import Split, Subspace, Ties, split_before
 from search_spaces.space import SearchSpace
+
+if TYPE_CHECKING:
+    from botorch.acquisition.acquisition import AcquisitionFunction
+    from botorch.models import SingleTaskGP
 
 Floats = NDArray[np.float64]
 
@@ -77,11 +85,25 @@ class DepthGPSampler(BaseSampler):
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
         """A value for every parameter of the space."""
+        return dict(self.propose(study, trial).params)
+
+    def propose(self, study: Study, trial: FrozenTrial) -> Proposal:
+        """A value for every parameter of the space, with what was expected of it and what is split by now."""
         geometry = Geometry.of(self._space)
-        seen = Observations.of(geometry, study.get_trials(deepcopy=False), study.directions, except_number=trial.number)
+        ties = Ties.of(self._space, geometry)
+        trials = study.get_trials(deepcopy=False)
+        seen = Observations.of(geometry, trials, study.directions, except_number=trial.number)
+        split = split_before(trials, trial.number) or {}
         if seen.finished < self._startup:
-            return geometry.params(self._startup_profile(geometry, trial.number))
-        return geometry.params(self._proposal(geometry, seen, trial.number))
+            subspace = ties.subspace(split)
+            choice = _Choice(x=subspace.up(self._startup_profile(subspace.geometry, trial.number)), split=split)
+        else:
+            choice = self._proposal(ties, split, seen, trial.number)
+        return Proposal(
+            params=geometry.params(choice.x),
+            expectation=choice.expectation,
+            split=choice.split if ties.sections else None,
+        )
 
     def sample_independent(
         self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
@@ -99,24 +121,28 @@ class DepthGPSampler(BaseSampler):
             sequence.fast_forward(number)
         return np.asarray(profiles(geometry, sequence.random(1))[0])
 
-    def _proposal(self, geometry: Geometry, seen: Observations, number: int) -> Floats:
+    def _proposal(self, ties: Ties, split: Split, seen: Observations, number: int) -> _Choice:
         from optimizer.search.depth_model import NUMERICAL_ERRORS
 
         generator = self._generator(number)
         try:
-            return self._by_model(geometry, seen, generator, explore=number % EXPLORE_EVERY == 0)
+            return self._by_model(ties, split, seen, number, generator)
         except NUMERICAL_ERRORS as error:
             _log.warning(
                 "trial %d: the model could not be fitted (%s), so a merge near the best is tried", number, error
             )
-            return perturbed(seen.x[np.argmax(seen.values.sum(axis=1))], generator)
+            subspace = ties.subspace(split)
+            best = subspace.down(seen.x[np.argmax(seen.values.sum(axis=1))])
+            return _Choice(x=subspace.up(perturbed(best, generator)), split=split)
 
     def _by_model(
-        self, geometry: Geometry, seen: Observations, generator: np.random.Generator, *, explore: bool
-    ) -> Floats:
+        self, ties: Ties, split: Split, seen: Observations, number: int, generator: np.random.Generator
+    ) -> _Choice:
         from optimizer.search.depth_acquisition import acquisition, maximise
         from optimizer.search.depth_model import fit, posterior
+        from optimizer.search.refine import Lifted
 
+        geometry = ties.geometry
         models = [
             fit(geometry, seen.x, values, None if seen.noise is None else seen.noise[:, index])
             for index, values in enumerate(seen.values.T)
@@ -124,11 +150,64 @@ class DepthGPSampler(BaseSampler):
         means = np.stack([posterior(model, seen.x)[0] for model in models], axis=1)
         centers = seen.x[_best_first(means)[:CENTERS]]
         function = acquisition(models, seen.x, seen.pending, self._samples, int(generator.integers(2**31)))
-        known = np.concatenate([seen.x, seen.pending])
-        if explore and geometry.features:
-            distant = distant_profiles(geometry, centers, self._candidates, generator)
-            return maximise(function, distant, known, polish=False)
-        return maximise(function, candidates(geometry, centers, self._candidates, generator), known)
+        subspace, split = self._refined(function, ties, split, centers, number)
+        if ties.sections:
+            function = Lifted(function, subspace)
+        centers, known = subspace.down(centers), subspace.inside(np.concatenate([seen.x, seen.pending]))
+        if number % EXPLORE_EVERY == 0 and geometry.features:
+            distant = distant_profiles(subspace.geometry, centers, self._candidates, generator)
+            return _Choice(x=subspace.up(maximise(function, distant, known, polish=False)), split=split)
+        free = maximise(function, candidates(subspace.geometry, centers, self._candidates, generator), known)
+        return _Choice(x=subspace.up(free), split=split, expectation=_expectation(function, free, models, seen))
+
+    def _refined(
+        self,
+        function: AcquisitionFunction,
+        ties: Ties,
+        split: Split,
+        centers: Floats,
+        number: int,
+    ) -> tuple[Subspace, Split]:
+        """Where this trial is searched: one more section is split where that pays."""
+        from optimizer.search.refine import to_split
+
+        subspace = ties.subspace(split)
+        if len(split) == len(ties.sections):
+            return subspace, split
+        generator = np.random.default_rng([self._seed, number, 1])
+        points = candidates(subspace.geometry, subspace.down(centers), self._candidates, generator)
+        label = to_split(function, ties, list(split), points)
+        if label is None:
+            return subspace, split
+        return ties.subspace([*split, label]), {**split, label: number}
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Choice:
+    """A proposal in scaled parameters."""
+
+    x: Floats  # [d]
+    split: Split
+    expectation: Expectation | None = None
+
+
+def _expectation(
+    function: AcquisitionFunction, free: Floats, models: Sequence[SingleTaskGP], seen: Observations
+) -> Expectation | None:
+    """Of the chosen merge; several objectives have no one unit in which it could be told.
+
+    Above the incumbent the scale of standardised values is linear, so that a spread turns them into the objective's.
+    """
+    from optimizer.search.depth_acquisition import evaluate
+    from optimizer.search.depth_model import posterior
+
+    if len(models) > 1:
+        return None
+    incumbent = int(posterior(models[0], seen.x)[0].argmax())
+    noise = np.broadcast_to(models[0].likelihood.noise.detach().numpy(), len(seen.x))[incumbent]
+    improvement = np.exp(evaluate(function, free[None])[0])
+    spread = seen.scales[0].spread
+    return Expectation(improvement=float(improvement) * spread, noise=float(np.sqrt(noise)) * spread)
 
 
 def _best_first(means: Floats) -> NDArray[np.intp]:

@@ -30,6 +30,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from optimizer.search.depth_gp import DepthGPSampler
 from optimizer.search.probes import Probe
+from optimizer.search.proposal import Proposal
 from search_spaces.space import SearchSpace
 from studies.errors import SpecError, StudyMissingError
 from studies.spec import SamplerName, SamplerSettings
@@ -44,6 +45,7 @@ SAMPLERS: Mapping[SamplerName, Callable[..., BaseSampler]] = {
     "random": RandomSampler,
 }
 SINGLE_OBJECTIVE = ("cmaes",)
+REFINING = ("depth",)
 PROPOSAL_KEY = "mergetune:proposal"
 
 
@@ -65,6 +67,11 @@ def make_sampler(settings: SamplerSettings, space: SearchSpace, number: int, obj
         raise SpecError(
             f"sampler {settings.name} knows a single objective, the study has {objectives}: "
             "use depth, gp, tpe or nsgaii"
+        )
+    if space.auto_slots and settings.name not in REFINING:
+        raise SpecError(
+            f"granularity auto is for the sampler that can split sections by itself, {' or '.join(REFINING)}, "
+            f"and the spec names {settings.name}: use granularity blocks or sections with it"
         )
     seed = int(np.random.SeedSequence([settings.seed, number]).generate_state(1)[0])
     options, maker = dict(settings.options), SAMPLERS[settings.name]
@@ -118,18 +125,21 @@ class ProbesFirst(BaseSampler):
             return dict(json.loads(trial.system_attrs[PROPOSAL_KEY]))
         proposal = self._propose(study, trial)
         storage = study._storage  # noqa: SLF001 - Optuna's own samplers keep their state this way
-        storage.set_trial_system_attr(trial._trial_id, PROPOSAL_KEY, json.dumps(proposal))  # noqa: SLF001
-        return proposal
+        for key, text in (proposal.attributes() | {PROPOSAL_KEY: json.dumps(proposal.params)}).items():
+            storage.set_trial_system_attr(trial._trial_id, key, text)  # noqa: SLF001
+        return dict(proposal.params)
 
-    def _propose(self, study: Study, trial: FrozenTrial) -> dict[str, Any]:
+    def _propose(self, study: Study, trial: FrozenTrial) -> Proposal:
         """A value for every parameter, so that nothing is left to be drawn after the proposal is stored."""
         self._inner = make_sampler(self._settings, self._search_space, trial.number, len(study.directions))
         self._inner.before_trial(study, trial)
+        if isinstance(self._inner, DepthGPSampler):
+            return self._inner.propose(study, trial)
         proposal = self._inner.sample_relative(study, trial, self._joint_space(self._inner, study, trial))
         for name, distribution in self._space.items():
             if name not in proposal:
                 proposal[name] = self._inner.sample_independent(study, trial, name, distribution)
-        return proposal
+        return Proposal(params=proposal)
 
     def _joint_space(self, inner: BaseSampler, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         """What the sampler proposes together.

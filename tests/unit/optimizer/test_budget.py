@@ -6,8 +6,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from optimizer.budget import images_of, minutes_of, spent
+from optimizer.search.proposal import Expectation, Proposal, expectations
 from studies.recipe import Parent, Recipe
 from studies.results import StoredTrial
 from studies.spec import StudySpec
@@ -62,17 +64,70 @@ def test_finished_trials_cost_what_they_rendered_and_running_ones_nothing_yet() 
 @pytest.mark.parametrize(
     ("budget", "made", "asked", "what"),
     [
-        ({"trials": 3}, rows(3), 3, "3 trials"),
+        ({"trials": 3}, rows(3), 3, "the budget of 3 trials is spent"),
         ({"trials": 3}, rows(2), 2, None),
-        ({"trials": 3}, rows(2, running=1), 3, "3 trials"),
-        ({"images": 12}, rows(2), 2, "12 images"),
+        ({"trials": 3}, rows(2, running=1), 3, "the budget of 3 trials is spent"),
+        ({"images": 12}, rows(2), 2, "the budget of 12 images is spent"),
         ({"images": 13}, rows(2), 2, None),
         ({"images": 12}, rows(1, running=5), 6, None),
-        ({"minutes": 3}, rows(2), 2, "3 minutes of work"),
+        ({"minutes": 3}, rows(2), 2, "the budget of 3 minutes of work is spent"),
         ({"minutes": 3.1}, rows(2), 2, None),
     ],
 )
 def test_the_first_budget_that_is_spent_ends_the_study(
     budget: dict[str, float], made: list[StoredTrial], asked: int, what: str | None
 ) -> None:
-    assert spent(spec(**budget), made, asked) == what
+    end = spent(spec(**budget), made, asked, ())
+    assert (end and end.words) == what
+    assert end is None or end.key in budget
+
+
+def promised(*improvements: float, noise: float = 1.0) -> list[Expectation]:
+    return [Expectation(improvement=value, noise=noise) for value in improvements]
+
+
+class TestPatience:
+    @pytest.mark.parametrize(
+        ("patience", "expected", "ends"),
+        [
+            (3, promised(0.3, 0.3, 0.3), True),
+            (3, promised(0.3, 0.3), False),
+            (3, promised(9.0, 0.3, 0.3, 0.3), True),
+            (3, promised(0.1, 0.1, 0.1, 0.9), False),
+            (3, promised(0.4, 0.3, 0.3), False),
+            (1, promised(0.9), True),
+            (2, promised(0.3, noise=0.1) + promised(0.3), True),
+            (2, promised(0.3) + promised(0.3, noise=0.1), False),
+            (1, [], False),
+        ],
+    )
+    def test_it_ends_when_the_last_trials_together_promised_less_than_the_noise(
+        self, patience: int, expected: list[Expectation], ends: bool
+    ) -> None:
+        end = spent(spec(patience=patience), rows(20), 20, expected)
+        assert (end is not None) == ends
+        assert end is None or end.key == "patience"
+
+    def test_it_is_told_in_words(self) -> None:
+        end = spent(spec(patience=10), rows(20), 20, promised(*[0.01] * 10, noise=0.1234))
+        assert end is not None
+        assert end.words == "less than 0.123, the noise of one trial, expected of the last 10 trials together"
+
+    def test_without_it_no_expectation_ends_a_study(self) -> None:
+        assert spent(spec(), rows(20), 20, promised(*[0.0] * 20)) is None
+
+    def test_expectations_are_those_of_finished_trials_by_number(self) -> None:
+        def trial(number: int, state: TrialState, improvement: float | None) -> FrozenTrial:
+            values = [1.0] if state == TrialState.COMPLETE else None
+            found = create_trial(state=state, values=values)
+            expectation = None if improvement is None else Expectation(improvement=improvement, noise=0.5)
+            found.number, found.system_attrs = number, dict(Proposal(params={}, expectation=expectation).attributes())
+            return found
+
+        trials = [
+            trial(4, TrialState.RUNNING, 0.4),
+            trial(2, TrialState.FAIL, 0.2),
+            trial(1, TrialState.COMPLETE, 0.1),
+            trial(0, TrialState.COMPLETE, None),
+        ]
+        assert expectations(trials) == promised(0.1, 0.2, noise=0.5)

@@ -19,7 +19,16 @@ from search_spaces.errors import SpaceError
 from search_spaces.space import SearchSpace
 from studies.blueprint import slots_of
 from studies.errors import SpecError
-from studies.spec import RacingSettings, SamplerName, SchedulerName, StudySpec, SuiteSettings, load_spec, parse_spec
+from studies.spec import (
+    BudgetSettings,
+    RacingSettings,
+    SamplerName,
+    SchedulerName,
+    StudySpec,
+    SuiteSettings,
+    load_spec,
+    parse_spec,
+)
 
 BASE = Path("/data/study")
 
@@ -347,6 +356,7 @@ WRONG = [
     ("sampler", [1], ["`sampler`", "mapping"]),
     ("budget", {"trials": 0}, ["`budget.trials`", "0"]),
     ("budget", {"trials": "many"}, ["`budget.trials`", "'many'"]),
+    ("budget", {"patience": 0}, ["`budget.patience`", "0"]),
     ("render", {"batch_size": 0}, ["`render.batch_size`", "0"]),
     ("render", {"keep": "some"}, ["`render.keep`", "'best'", "'some'"]),
     ("export", {"dtype": "fp17"}, ["`export.dtype`", "'fp16'", "'fp17'"]),
@@ -360,6 +370,22 @@ def test_a_wrong_value_is_named_with_what_was_expected(key: str, value: Any, wor
         assert word in message
     for jargon in ("tuple", "dictionary", "Value error", "validation error"):
         assert jargon not in message
+
+
+def test_patience_is_refused_where_nothing_is_expected_in_a_unit() -> None:
+    message = refusal(plain(budget={"patience": 3}, sampler={"name": "tpe"}))
+    assert "patience needs a sampler that says what it expects, depth, and the spec names tpe" in message
+    several = {"scorers": {"sharpness": None, "contrast": None}, "objectives": ["sharpness", "contrast"]}
+    assert "patience needs one objective" in refusal(plain(budget={"patience": 3}, **several))
+
+
+def test_another_budget_is_checked_like_the_first() -> None:
+    spec = parse_data(plain(sampler={"name": "tpe"}))
+    changed = spec.with_budget(BudgetSettings(trials=7, minutes=2))
+    assert changed.budget == BudgetSettings(trials=7, minutes=2)
+    assert changed.with_budget(spec.budget) == spec
+    with pytest.raises(SpecError, match="patience needs a sampler that says what it expects"):
+        spec.with_budget(BudgetSettings(patience=5))
 
 
 @pytest.mark.parametrize("key", ["study", "parents", "suite", "scorers"])
