@@ -7,11 +7,14 @@ What is on disk decides, not what is in memory. A trial goes through these steps
     recorded   our row, renders and scores are stored, in one transaction
     told       Optuna has the value
 
-A trial that is RUNNING and whose worker is dead is taken again: told if it was recorded, evaluated otherwise.
+A trial that is RUNNING and whose worker is dead is taken again: told if it was recorded, evaluated otherwise. One over
+which too many workers died fails: it may be what kills them. A worker that was wrongly taken for dead cannot store
+anything any more, for a trial's outcome is stored by the worker that its row names or not at all.
 """
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -48,6 +51,9 @@ from studies.recipe import Recipe
 from studies.results import StoredStudy, StoredTrial, TrialResult
 
 HEARTBEAT_SECONDS = 20.0
+RERUNS = 3  # of a trial whose worker died
+
+_log = logging.getLogger(__name__)
 
 
 class Reporter(Protocol):
@@ -67,6 +73,7 @@ class _Task:
     trial: Trial
     origin: str
     recipe: Recipe
+    worker_id: str
 
 
 class Worker:
@@ -109,8 +116,7 @@ class Worker:
                 task = self._take(worker_id)
                 if task is None:
                     break
-                self._work(task)
-                finished += 1
+                finished += self._work(task)
                 self._require_a_parent()
         return finished
 
@@ -120,18 +126,22 @@ class Worker:
         """An interrupted trial, or a new one; None when the budget is spent."""
         with self._database.exclusive():
             rows = results.load_trials(self._database, self._study)
-            trial = self._interrupted(rows, worker_id)
-            if trial is None:
-                trials = self._optuna.get_trials(deepcopy=False)
-                if spent(self._study.spec, rows, len(trials), expectations(trials)):
-                    return None
-                trial = self._optuna.ask()
-            task = self._prepare(trial)
-            results.begin_trial(self._database, self._study, trial.number, task.origin, task.recipe, worker_id)
-            return task
+            interrupted = self._interrupted(rows, worker_id)
+            if interrupted is not None:
+                return self._begin(*interrupted, worker_id)
+            trials = self._optuna.get_trials(deepcopy=False)
+            if spent(self._study.spec, rows, len(trials), expectations(trials)):
+                return None
+            return self._begin(self._optuna.ask(), 1, worker_id)
 
-    def _interrupted(self, trials: Sequence[StoredTrial], worker_id: str) -> Trial | None:
-        """A RUNNING trial that nobody works on; what was recorded already is only told."""
+    def _begin(self, trial: Trial, attempt: int, worker_id: str) -> _Task:
+        task = self._prepare(trial, worker_id)
+        number = trial.number
+        results.begin_trial(self._database, self._study, number, task.origin, task.recipe, worker_id, attempt)
+        return task
+
+    def _interrupted(self, trials: Sequence[StoredTrial], worker_id: str) -> tuple[Trial, int] | None:
+        """A RUNNING trial that nobody works on, and which attempt it is; what was recorded already is only told."""
         alive = results.live_workers(self._database)
         rows = {row.number: row for row in trials}
         for frozen in self._optuna.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
@@ -139,20 +149,35 @@ class Worker:
             if row is not None and row.worker_id in alive and row.worker_id != worker_id:
                 continue
             trial = Trial(self._optuna, frozen._trial_id)  # noqa: SLF001 - Optuna has no public way back
-            if row is None or row.state == "running":
-                return trial
+            if row is None:
+                return trial, 1
+            if row.state == "running" and (attempt := self._next_attempt(row)) is not None:
+                return trial, attempt
             self._settle(trial)
         return None
 
-    def _prepare(self, trial: Trial) -> _Task:
+    def _next_attempt(self, row: StoredTrial) -> int | None:
+        """Which attempt a new one is; None where it has failed now, because too many workers died over it.
+
+        A worker that left of its own accord has signed off, and does not count.
+        """
+        if not results.is_registered(self._database, row.worker_id):
+            return row.attempt
+        if row.attempt <= RERUNS:
+            return row.attempt + 1
+        reason = f"{row.attempt} workers died while they worked on it: look for what killed them (out of memory?)"
+        results.fail_trial(self._database, self._study, row.number, row.worker_id, reason)
+        return None
+
+    def _prepare(self, trial: Trial, worker_id: str) -> _Task:
         probe = self._probe(trial.number)
         if probe is not None and probe.params is None:
-            return _Task(trial=trial, origin=probe.origin, recipe=probe.recipe)
+            return _Task(trial=trial, origin=probe.origin, recipe=probe.recipe, worker_id=worker_id)
         space = self._machine.plan.space
         params = {row.name: trial.suggest_float(row.name, row.low, row.high) for row in space.parameters}
         recipe = probe.recipe if probe else self._machine.blueprint.recipe(space.rows(params))
         origin = probe.origin if probe else self._machine.spec.sampler.name
-        return _Task(trial=trial, origin=origin, recipe=recipe)
+        return _Task(trial=trial, origin=origin, recipe=recipe, worker_id=worker_id)
 
     def _probe(self, number: int) -> Probe | None:
         index = number - self._taken
@@ -160,7 +185,8 @@ class Worker:
 
     # ---------------------------------------------------------------------------------- doing it
 
-    def _work(self, task: _Task) -> None:
+    def _work(self, task: _Task) -> bool:
+        """Evaluate a trial and store its outcome; False where it is another worker's by now."""
         number = task.trial.number
         items = self._machine.evaluator.renderer.items
         self._reporter.trial_started(number, task.origin, len(items))
@@ -178,10 +204,14 @@ class Worker:
             )
         except (TrialFailed, torch.OutOfMemoryError) as failure:
             reason = str(failure).split("\n", maxsplit=1)[0]
-            results.fail_trial(self._database, self._study, number, reason, rendered)
+            stored = results.fail_trial(self._database, self._study, number, task.worker_id, reason, rendered)
         else:
-            self._record(task, evaluation, race, start)
+            stored = self._record(task, evaluation, race, start)
+        if not stored:
+            _log.warning("trial %d was taken over by another worker, which took this one for dead", number)
+            return False
         self._reporter.trial_finished(self._settle(task.trial))
+        return True
 
     def _settle(self, trial: Trial) -> StoredTrial:
         """Everything after a trial's outcome is stored; done again if it was cut off."""
@@ -211,7 +241,7 @@ class Worker:
         stages = len(self._machine.evaluator.renderer.stages)
         return Race.against(best[0], self._known_evidence(best[0]), objective.terms, settings, stages)
 
-    def _record(self, task: _Task, evaluation: Evaluation, race: Race | None, start: float) -> None:
+    def _record(self, task: _Task, evaluation: Evaluation, race: Race | None, start: float) -> bool:
         number = task.trial.number
         sheet = self._artifacts.save_sheet(task.trial, self._contact_sheet(task, evaluation))
         objectives, incumbent = self._told(evaluation, race)
@@ -238,7 +268,7 @@ class Worker:
             sheet=sheet,
             incumbent=incumbent,
         )
-        results.finish_trial(self._database, self._study, number, result)
+        return results.finish_trial(self._database, self._study, number, task.worker_id, result)
 
     def _told(self, evaluation: Evaluation, race: Race | None) -> tuple[dict[str, float], int | None]:
         """Objectives for the search, and the trial against which they were estimated, if they were."""

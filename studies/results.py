@@ -92,6 +92,7 @@ class StoredTrial:
     origin: str
     recipe: Recipe
     worker_id: str
+    attempt: int
     state: State
     reason: str | None
     objectives: Mapping[str, float]
@@ -318,9 +319,18 @@ def stop_requested(database: Database, study: StoredStudy) -> bool:
 
 
 def begin_trial(
-    database: Database, study: StoredStudy, number: int, origin: str, recipe: Recipe, worker_id: str
+    database: Database,
+    study: StoredStudy,
+    number: int,
+    origin: str,
+    recipe: Recipe,
+    worker_id: str,
+    attempt: int = 1,
 ) -> None:
-    """Note who works on a trial, and on what; replaces what an interrupted worker left."""
+    """Note who works on a trial, and on what; replaces what an interrupted worker left.
+
+    From now on only this worker can store the trial's outcome.
+    """
     with database.write() as connection:
         connection.execute(
             tables.trials.delete().where(tables.trials.c.study_id == study.id, tables.trials.c.number == number)
@@ -333,6 +343,7 @@ def begin_trial(
                 recipe=recipe.to_json(),
                 recipe_digest=recipe.digest,
                 worker_id=worker_id,
+                attempt=attempt,
                 state="running",
                 rendered=0,
                 started_at=now(),
@@ -340,13 +351,13 @@ def begin_trial(
         )
 
 
-def finish_trial(database: Database, study: StoredStudy, number: int, result: TrialResult) -> None:
-    """Store a result whole; dropped where there is one already, from a worker that took this one for dead."""
+def finish_trial(database: Database, study: StoredStudy, number: int, worker_id: str, result: TrialResult) -> bool:
+    """Store a result whole; False, and nothing is stored, where another worker has taken this one for dead."""
     with database.write() as connection:
         trial_id = _trial_id(connection, study, number)
         stored = connection.execute(
             tables.trials.update()
-            .where(tables.trials.c.id == trial_id, tables.trials.c.state == "running")
+            .where(_is_held(trial_id, worker_id))
             .values(
                 state="complete",
                 objectives=dict(result.objectives),
@@ -359,8 +370,16 @@ def finish_trial(database: Database, study: StoredStudy, number: int, result: Tr
             )
         )
         if stored.rowcount == 0:
-            return
+            return False
         insert_renders(connection, trial_id, result)
+        return True
+
+
+def _is_held(trial_id: int, worker_id: str) -> sa.ColumnElement[bool]:
+    """Whether a trial runs, and in this worker's hands."""
+    return sa.and_(
+        tables.trials.c.id == trial_id, tables.trials.c.state == "running", tables.trials.c.worker_id == worker_id
+    )
 
 
 def insert_renders(connection: Connection, trial_id: int, result: TrialResult) -> None:
@@ -391,14 +410,17 @@ def store_gains(database: Database, trial: StoredTrial, gains: Mapping[str, Gain
         connection.execute(tables.trials.update().where(tables.trials.c.id == trial.id).values(gains=values))
 
 
-def fail_trial(database: Database, study: StoredStudy, number: int, reason: str, rendered: int = 0) -> None:
-    """Store why a trial failed, and how many images it cost."""
+def fail_trial(
+    database: Database, study: StoredStudy, number: int, worker_id: str, reason: str, rendered: int = 0
+) -> bool:
+    """Store why a trial failed, and how many images it cost; False as `finish_trial` has it."""
     with database.write() as connection:
-        connection.execute(
+        stored = connection.execute(
             tables.trials.update()
-            .where(tables.trials.c.id == _trial_id(connection, study, number), tables.trials.c.state == "running")
+            .where(_is_held(_trial_id(connection, study, number), worker_id))
             .values(state="failed", reason=reason, rendered=rendered, finished_at=now())
         )
+    return bool(stored.rowcount)
 
 
 def _trial_id(connection: Connection, study: StoredStudy, number: int) -> int:
@@ -436,6 +458,7 @@ def _trial(row: Row[Any]) -> StoredTrial:
         origin=row.origin,
         recipe=Recipe.from_json(row.recipe),
         worker_id=row.worker_id,
+        attempt=row.attempt,
         state=row.state,
         reason=row.reason,
         objectives=row.objectives or {},
@@ -526,6 +549,13 @@ def sign_of_life(database: Database, worker_id: str) -> None:
 def remove_worker(database: Database, worker_id: str) -> None:
     with database.write() as connection:
         connection.execute(tables.workers.delete().where(tables.workers.c.id == worker_id))
+
+
+def is_registered(database: Database, worker_id: str) -> bool:
+    """Whether a worker has not left: it is alive, or it died."""
+    with database.engine.connect() as connection:
+        query = sa.select(tables.workers.c.id).where(tables.workers.c.id == worker_id)
+        return connection.execute(query).first() is not None
 
 
 def live_workers(database: Database) -> frozenset[str]:

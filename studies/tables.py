@@ -69,7 +69,8 @@ trials = Table(
     Column("source", String(100)),  # "STUDY trial 12" where it was taken over with its scores
     Column("recipe", Text, nullable=False),
     Column("recipe_digest", String(64), nullable=False),
-    Column("worker_id", String(64), nullable=False),
+    Column("worker_id", String(64), nullable=False),  # who may store the outcome
+    Column("attempt", Integer, nullable=False),  # 1, and one more for each worker that died over it
     Column("state", String(10), nullable=False),  # running, complete, failed
     Column("reason", Text),  # why it failed
     Column("objectives", JSON),  # name -> value, as told to Optuna

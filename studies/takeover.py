@@ -93,6 +93,7 @@ def _insert_trial(connection: Connection, study_id: int, number: int, taken: Tak
                 recipe=taken.recipe.to_json(),
                 recipe_digest=taken.recipe.digest,
                 worker_id=taken.worker_id,
+                attempt=1,
                 state="complete",
                 objectives=dict(taken.result.objectives),
                 seconds=dict(taken.result.seconds),

@@ -76,7 +76,7 @@ def store_study(
             params = {row.name: trial.suggest_float(row.name, row.low, row.high) for row in space.parameters}
         results.begin_trial(database, study, number, origin, blueprint.recipe(space.rows(params)), "w")
         if number in failed:
-            results.fail_trial(database, study, number, "black images")
+            results.fail_trial(database, study, number, "w", "black images")
             told.tell(number, state=TrialState.FAIL)
             continue
         values = _record(database, study, number, objective, score(params))
@@ -97,5 +97,5 @@ def _record(
         seconds={"merge": 0.1},
         machine={},
     )
-    results.finish_trial(database, study, number, result)
+    results.finish_trial(database, study, number, "w", result)
     return list(values.values())

@@ -121,7 +121,7 @@ def database(folder: Path) -> Database:
         seconds={"merge": 0.1},
         machine={"device": "cpu", "threads": "1", "torch": "0"},
     )
-    results.finish_trial(opened, study, 0, result)
+    results.finish_trial(opened, study, 0, "nobody", result)
     opened.close()
     return opened
 

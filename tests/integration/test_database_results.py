@@ -246,7 +246,7 @@ def trial_results(draw: st.DrawFn) -> TrialResult:
 def test_a_result_is_read_back_exactly(database: Database, long_study: StoredStudy, result: TrialResult) -> None:
     number = next(NUMBERS)
     begin(database, long_study, number)
-    results.finish_trial(database, long_study, number, result)
+    results.finish_trial(database, long_study, number, "w", result)
     row = reload(database, long_study, number)
     assert row.state == "complete"
     assert row.finished_at is not None
@@ -292,16 +292,16 @@ def test_a_result_is_stored_whole_or_not_at_all(database: Database, study: Store
     rows = count(database, tables.renders), count(database, tables.scores)
     damaged = TrialResult(**({name: getattr(RESULT, name) for name in RESULT.__slots__} | broken))
     with pytest.raises(sa.exc.IntegrityError):
-        results.finish_trial(database, study, 0, damaged)
+        results.finish_trial(database, study, 0, "w", damaged)
     assert reload(database, study) == before
     assert (count(database, tables.renders), count(database, tables.scores)) == rows
-    results.finish_trial(database, study, 0, RESULT)  # and can still be stored
+    results.finish_trial(database, study, 0, "w", RESULT)  # and can still be stored
     assert reload(database, study).state == "complete"
 
 
 def test_a_failed_trial_keeps_its_reason(database: Database, study: StoredStudy) -> None:
     begin(database, study)
-    results.fail_trial(database, study, 0, "degenerate: 3 of 8 images are black")
+    results.fail_trial(database, study, 0, "w", "degenerate: 3 of 8 images are black")
     row = reload(database, study)
     assert (row.state, row.reason) == ("failed", "degenerate: 3 of 8 images are black")
     assert row.finished_at is not None
@@ -310,9 +310,9 @@ def test_a_failed_trial_keeps_its_reason(database: Database, study: StoredStudy)
 
 def test_beginning_again_replaces_everything_an_interrupted_worker_left(database: Database, study: StoredStudy) -> None:
     begin(database, study, 0, "dead")
-    results.finish_trial(database, study, 0, RESULT)
+    results.finish_trial(database, study, 0, "dead", RESULT)
     begin(database, study, 1)
-    results.finish_trial(database, study, 1, RESULT)
+    results.finish_trial(database, study, 1, "w", RESULT)
     rows = count(database, tables.renders), count(database, tables.scores)
     begin(database, study, 0, "alive")
     row = reload(database, study)
@@ -325,7 +325,7 @@ def test_beginning_again_replaces_everything_an_interrupted_worker_left(database
 def test_dropping_files_returns_them_once_and_keeps_the_digests(database: Database, study: StoredStudy) -> None:
     for number in (0, 1):
         begin(database, study, number)
-        results.finish_trial(database, study, number, RESULT)
+        results.finish_trial(database, study, number, "w", RESULT)
     row = reload(database, study)
     assert sorted(results.drop_files(database, row)) == sorted(RESULT.files.values())
     assert results.drop_files(database, row) == []

@@ -58,7 +58,7 @@ def test_probes_come_first_and_the_budget_is_kept(finished: ShortStudy) -> None:
     origins = [row.origin for row in results.load_trials(finished.database, finished.study)]
     assert origins[:5] == ["parent A", "parent B", "uniform 0.25", "uniform 0.5", "uniform 0.75"]
     assert all(origin.startswith("profile ") for origin in origins[5:11])
-    assert origins[11:] == ["gp", "gp"]
+    assert origins[11:] == ["depth", "depth"]
 
 
 def test_every_render_and_score_is_stored(finished: ShortStudy) -> None:
@@ -181,7 +181,7 @@ def test_a_trial_recorded_but_not_told_is_told_and_not_run_again(tmp_path: Path)
     )
     features = short.artifacts.load_features(short.study.id, 1)
     short.artifacts.save_features(short.study.id, 2, features)  # as the worker had, before it recorded the scores
-    results.finish_trial(short.database, short.study, 2, recorded)
+    results.finish_trial(short.database, short.study, 2, "dead", recorded)
     recorder = short.run(stop_after=1)
     assert [number for number, _ in recorder.started] == [3]
     told = short.database.storage.get_trial(trial_id)

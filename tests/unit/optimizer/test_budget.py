@@ -7,31 +7,14 @@ from pathlib import Path
 
 import pytest
 from optuna.trial import FrozenTrial, TrialState, create_trial
+from trials import trial
 
 from optimizer.budget import images_of, minutes_of, spent
 from optimizer.search.proposal import Expectation, Proposal, expectations
-from studies.recipe import Parent, Recipe
 from studies.results import StoredTrial
 from studies.spec import StudySpec
 
-RECIPE = Recipe(architecture="sd15", parents=(Parent(letter="A", name="a", sha256="0" * 64),))
-ROW = StoredTrial(
-    id=1,
-    number=0,
-    origin="gp",
-    recipe=RECIPE,
-    worker_id="w",
-    state="complete",
-    reason=None,
-    objectives={"objective": 1.0},
-    gains={},
-    seconds={},
-    machine={},
-    sheet=None,
-    started_at=1000.0,
-    finished_at=1090.0,
-    rendered=6,
-)
+ROW = replace(trial(0, objective=1.0), started_at=1000.0, finished_at=1090.0, rendered=6)
 
 
 def spec(**budget: float) -> StudySpec:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from trials import trial
 
 from optimizer.errors import FinalError
 from optimizer.finals import Shown, choose_finalists, judge, suspicion
@@ -16,9 +17,7 @@ from optimizer.gains import Evidence
 from optimizer.insight.ranking import by_value
 from optimizer.objective import SINGLE, Objective, ScoreSheet, Term
 from scorers.protocol import Direction, ScorerInfo
-from search_spaces.blocks import Architecture, places
 from studies.finals import Final
-from studies.recipe import Operation, Parent, Recipe, Step, canonical_values
 from studies.results import Gain, StoredTrial
 from studies.spec import FinalSettings
 
@@ -33,29 +32,6 @@ def info(name: str, direction: Direction, unit: float = 1.0) -> ScorerInfo:
 
 
 INFOS = {"charm": info("charm", "maximize", unit=2.0), "noise": info("noise", "minimize", unit=0.5)}
-
-
-def trial(number: int, origin: str = "gp", state: str = "complete", **objectives: float) -> StoredTrial:
-    """A trial with a recipe of its own."""
-    values = canonical_values(dict.fromkeys(places(Architecture.SD15), (number / 100,)))
-    step = Step(operation=Operation(method="weighted_sum", inputs=("A", "B")), values=values)
-    parents = tuple(Parent(letter=letter, name=letter, sha256=letter) for letter in "AB")
-    return StoredTrial(
-        id=number + 1,
-        number=number,
-        origin=origin,
-        recipe=Recipe(architecture="sd15", parents=parents, steps=(step,)),
-        worker_id="w",
-        state=state,  # type: ignore[arg-type]
-        reason=None,
-        objectives=objectives,
-        gains={},
-        seconds={},
-        machine={},
-        sheet=None,
-        started_at=0.0,
-        finished_at=1.0,
-    )
 
 
 def study(**values: float) -> list[StoredTrial]:

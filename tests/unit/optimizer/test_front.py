@@ -9,35 +9,14 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from trials import trial
 
 from optimizer.errors import WeightsError
 from optimizer.insight.front import chosen_trial, front_of, hypervolume, knee, parse_weights
 from optimizer.objective import SINGLE, Objective, Term
-from studies.recipe import Parent, Recipe
-from studies.results import StoredTrial
 
 TWO = Objective(names=("up", "down"), directions=("maximize", "minimize"), terms=())
 ONE = Objective(names=(SINGLE,), directions=("maximize",), terms=(Term("x", 1.0),))
-
-
-def trial(number: int, origin: str = "gp", **objectives: float) -> StoredTrial:
-    parents = tuple(Parent(letter=letter, name=letter, sha256=letter) for letter in "AB")
-    return StoredTrial(
-        id=number + 1,
-        number=number,
-        origin=origin,
-        recipe=Recipe(architecture="sd15", parents=parents),
-        worker_id="w",
-        state="complete",
-        reason=None,
-        objectives=objectives,
-        gains={},
-        seconds={},
-        machine={},
-        sheet=None,
-        started_at=0.0,
-        finished_at=1.0,
-    )
 
 
 def array(*rows: tuple[float, ...]) -> np.ndarray[Any, np.dtype[np.float64]]:

@@ -13,13 +13,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy import stats
+from trials import trial
 
 from optimizer.gains import Evidence, difference_interval, gains, t_interval
 from optimizer.objective import SINGLE, Objective, ScoreSheet, Term
 from optimizer.standing import best_trials, parent_trials
 from scorers.protocol import Direction, Scope, ScorerInfo
-from studies.recipe import Parent, Recipe
-from studies.results import StoredTrial
 from studies.spec import StudySpec
 
 Array = NDArray[np.float64]
@@ -213,27 +212,6 @@ class TestGains:
 
 
 # ----------------------------------------------------------------------------------------- standing
-
-
-def trial(number: int, origin: str = "gp", state: str = "complete", **objectives: float) -> StoredTrial:
-    parents = tuple(Parent(letter=letter, name=letter, sha256=letter) for letter in "AB")
-    recipe = Recipe(architecture="sd15", parents=parents)
-    return StoredTrial(
-        id=number + 1,
-        number=number,
-        origin=origin,
-        recipe=recipe,
-        worker_id="w",
-        state=state,  # type: ignore[arg-type]
-        reason=None,
-        objectives=objectives,
-        gains={},
-        seconds={},
-        machine={},
-        sheet=None,
-        started_at=0.0,
-        finished_at=1.0,
-    )
 
 
 ONE = Objective(names=(SINGLE,), directions=("maximize",), terms=(Term("x", 1.0),))

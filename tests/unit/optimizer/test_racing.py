@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy import stats
+from trials import trial
 
 from optimizer.gains import Evidence, gains
 from optimizer.objective import SINGLE, Objective, ScoreSheet, Term
@@ -17,8 +18,6 @@ from optimizer.racing import Race
 from optimizer.rendering.suite import stages
 from optimizer.standing import best_trials, stopped_after, would_be_best
 from scorers.registry import get_kind
-from studies.recipe import Parent, Recipe
-from studies.results import StoredTrial
 from studies.spec import SuiteSettings
 
 Array = NDArray[np.float64]
@@ -212,23 +211,7 @@ def first_stage(settings: SuiteSettings, size: int = 16) -> list[int]:
 # ------------------------------------------------------------------------------------------- standing
 
 
-ROW = StoredTrial(
-    id=1,
-    number=0,
-    origin="gp",
-    recipe=Recipe(architecture="sd15", parents=(Parent(letter="A", name="a", sha256="0" * 64),)),
-    worker_id="w",
-    state="complete",
-    reason=None,
-    objectives={SINGLE: 1.0},
-    gains={},
-    seconds={},
-    machine={},
-    sheet=None,
-    started_at=0.0,
-    finished_at=1.0,
-    rendered=16,
-)
+ROW = replace(trial(0, objective=1.0), rendered=16)
 ONE = Objective(names=(SINGLE,), directions=("maximize",), terms=(Term("up", 1.0),))
 
 

@@ -1,0 +1,116 @@
+"""Workers that died, that left, and that were only taken for dead: what becomes of their trials."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from dataclasses import dataclass, field
+
+import optuna
+import pytest
+from demo_study import Recorder, ShortStudy, begin
+from optuna.trial import TrialState
+
+from optimizer.worker import RERUNS, Worker
+from studies import results, tables
+
+
+@pytest.fixture(scope="module")
+def begun(tmp_path_factory: pytest.TempPathFactory) -> ShortStudy:
+    """With both parents done."""
+    short = begin(tmp_path_factory.mktemp("deaths"), {"budget": {"trials": 30}})
+    short.run(stop_after=2)
+    return short
+
+
+def taken_by_the_dead(short: ShortStudy, attempt: int, *, signed_off: bool = False) -> int:
+    """A trial that is RUNNING in the hands of a worker whose process has ended; its number."""
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    worker_id = results.register_worker(short.database)
+    with short.database.write() as connection:
+        mine = tables.workers.c.id == worker_id
+        connection.execute(tables.workers.update().where(mine).values(pid=process.pid))
+    if signed_off:
+        results.remove_worker(short.database, worker_id)
+    number = optuna.load_study(study_name="short", storage=short.database.storage).ask().number
+    recipe = short.machine.probes[number].recipe
+    origin = short.machine.probes[number].origin
+    results.begin_trial(short.database, short.study, number, origin, recipe, worker_id, attempt)
+    return number
+
+
+def row_of(short: ShortStudy, number: int) -> results.StoredTrial:
+    row = results.load_trial(short.database, short.study, number)
+    assert row is not None
+    return row
+
+
+def told(short: ShortStudy, number: int) -> TrialState:
+    return optuna.load_study(study_name="short", storage=short.database.storage).trials[number].state
+
+
+@pytest.mark.parametrize(
+    ("attempt", "signed_off", "expected"), [(1, False, 2), (RERUNS, False, RERUNS + 1), (2, True, 2)]
+)
+def test_a_trial_is_run_again_and_only_deaths_count(
+    begun: ShortStudy, attempt: int, signed_off: bool, expected: int
+) -> None:
+    number = taken_by_the_dead(begun, attempt, signed_off=signed_off)
+    recorder = begun.run(stop_after=1)
+    assert [started for started, _ in recorder.started] == [number]
+    row = row_of(begun, number)
+    assert (row.state, row.attempt) == ("complete", expected)
+    assert told(begun, number) == TrialState.COMPLETE
+
+
+def test_a_trial_over_which_too_many_died_fails_and_the_study_goes_on(begun: ShortStudy) -> None:
+    number = taken_by_the_dead(begun, RERUNS + 1)
+    recorder = begun.run(stop_after=1)
+    assert [started for started, _ in recorder.started] == [number + 1]
+    row = row_of(begun, number)
+    assert row.state == "failed"
+    assert f"{RERUNS + 1} workers died" in (row.reason or "")
+    assert told(begun, number) == TrialState.FAIL
+
+
+@dataclass
+class TakenOver(Recorder):
+    """While its first trial is evaluated, another worker takes it."""
+
+    short: ShortStudy | None = None
+    number: int | None = field(default=None)
+
+    def trial_started(self, number: int, origin: str, images: int) -> None:
+        super().trial_started(number, origin, images)
+        if self.short is not None and self.number is None:
+            self.number = number
+            recipe = row_of(self.short, number).recipe
+            results.begin_trial(self.short.database, self.short.study, number, origin, recipe, "successor", 2)
+
+    def stop(self) -> bool:
+        return self.number is not None
+
+
+def test_a_worker_that_was_taken_for_dead_stores_nothing_and_its_successor_does(begun: ShortStudy) -> None:
+    recorder = TakenOver(short=begun)
+    worker = Worker(begun.database, begun.study, begun.machine, begun.artifacts, recorder, recorder.stop)
+    assert worker.run() == 0
+    assert recorder.number is not None
+    assert recorder.finished == []
+    row = row_of(begun, recorder.number)
+    assert (row.state, row.worker_id, row.attempt) == ("running", "successor", 2)
+    assert results.load_renders(begun.database, row) == []
+    assert told(begun, recorder.number) == TrialState.RUNNING
+    again = begun.run(stop_after=1)
+    assert [number for number, _ in again.started] == [recorder.number]
+    assert row_of(begun, recorder.number).state == "complete"
+
+
+def test_a_failure_of_a_worker_that_was_taken_for_dead_is_not_stored(begun: ShortStudy) -> None:
+    number = taken_by_the_dead(begun, 1)
+    before = row_of(begun, number)
+    assert not results.fail_trial(begun.database, begun.study, number, "another", "out of memory")
+    assert row_of(begun, number) == before
+    assert results.fail_trial(begun.database, begun.study, number, before.worker_id, "out of memory")
+    assert row_of(begun, number).reason == "out of memory"
