@@ -35,6 +35,8 @@ class Silent:
 
     def trial_finished(self, trial: StoredTrial) -> None: ...
 
+    def database_away(self, reason: str, limit_seconds: float) -> None: ...
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])

@@ -11,6 +11,7 @@
     ├── WeightsError              weights of objectives that cannot be used
     ├── ExportError               the file was not written
     └── StorageError              the study database or the folder beside it cannot be used
+        └── DatabaseLostError     it was there, and went away for good: exit code 3
 
 Every message says what was expected, what came and what to do: the command line prints it as
 one line and ends with exit code 2.
@@ -61,3 +62,7 @@ class ExportError(OptimizerError):
 
 class StorageError(OptimizerError):
     """The study database cannot be reached or used."""
+
+
+class DatabaseLostError(StorageError):
+    """The study database went away in the middle of the work, and did not come back."""

@@ -15,10 +15,8 @@ anything any more, for a trial's outcome is stored by the worker that its row na
 from __future__ import annotations
 
 import logging
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -28,7 +26,6 @@ import torch
 from optuna.trial import Trial, TrialState
 from optuna_dashboard import save_note
 from PIL.Image import Image
-from sqlalchemy.exc import SQLAlchemyError
 
 from optimizer.budget import spent
 from optimizer.errors import OptimizerError, StorageError, TrialFailed
@@ -36,6 +33,8 @@ from optimizer.evaluation import Evaluation
 from optimizer.gains import Evidence, gains
 from optimizer.notes import trial_note
 from optimizer.objective import SINGLE, ScoreSheet
+from optimizer.outages import LIMIT_SECONDS, Endurance
+from optimizer.presence import Presence, present
 from optimizer.racing import ESTIMATE_KEY, Race
 from optimizer.rendering.sheet import contact_sheet, to_picture
 from optimizer.search.probes import Probe, without
@@ -50,7 +49,6 @@ from studies.database import Database
 from studies.recipe import Recipe
 from studies.results import StoredStudy, StoredTrial, TrialResult
 
-HEARTBEAT_SECONDS = 20.0
 RERUNS = 3  # of a trial whose worker died
 
 _log = logging.getLogger(__name__)
@@ -64,6 +62,8 @@ class Reporter(Protocol):
     def images_rendered(self, done: int) -> None: ...
 
     def trial_finished(self, trial: StoredTrial) -> None: ...
+
+    def database_away(self, reason: str, limit_seconds: float) -> None: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,6 +81,7 @@ class Worker:
 
     Args:
         stop: asked between trials; True ends the work.
+        patience_seconds: how long the database may be away.
     """
 
     def __init__(
@@ -91,7 +92,9 @@ class Worker:
         artifacts: Artifacts,
         reporter: Reporter,
         stop: Callable[[], bool] = lambda: False,
+        patience_seconds: float = LIMIT_SECONDS,
     ) -> None:
+        self._endure = Endurance(limit_seconds=patience_seconds, on_waiting=reporter.database_away)
         self._database, self._study, self._machine = database, study, machine
         self._artifacts, self._reporter, self._stop = artifacts, reporter, stop
         taken = [row for row in results.load_trials(database, study) if row.source is not None]
@@ -107,32 +110,33 @@ class Worker:
 
         Raises:
             OptimizerError: every parent failed, so nothing can be compared with anything.
+            DatabaseLostError: the database went away and stayed away.
         """
         finished = 0
-        with self._registered() as worker_id:
+        with present(self._database, self._endure) as presence:
             if self._taken:
-                self._fill_gains()
-            while not (self._stop() or results.stop_requested(self._database, self._study)):
-                task = self._take(worker_id)
+                self._endure(self._fill_gains)
+            while not (self._stop() or self._endure(lambda: results.stop_requested(self._database, self._study))):
+                task = self._endure(lambda: self._take(presence))
                 if task is None:
                     break
                 finished += self._work(task)
-                self._require_a_parent()
+                self._endure(self._require_a_parent)
         return finished
 
     # ------------------------------------------------------------------------------- taking a trial
 
-    def _take(self, worker_id: str) -> _Task | None:
+    def _take(self, presence: Presence) -> _Task | None:
         """An interrupted trial, or a new one; None when the budget is spent."""
         with self._database.exclusive():
             rows = results.load_trials(self._database, self._study)
-            interrupted = self._interrupted(rows, worker_id)
+            interrupted = self._interrupted(rows, presence)
             if interrupted is not None:
-                return self._begin(*interrupted, worker_id)
+                return self._begin(*interrupted, presence.worker_id)
             trials = self._optuna.get_trials(deepcopy=False)
             if spent(self._study.spec, rows, len(trials), expectations(trials)):
                 return None
-            return self._begin(self._optuna.ask(), 1, worker_id)
+            return self._begin(self._optuna.ask(), 1, presence.worker_id)
 
     def _begin(self, trial: Trial, attempt: int, worker_id: str) -> _Task:
         task = self._prepare(trial, worker_id)
@@ -140,13 +144,13 @@ class Worker:
         results.begin_trial(self._database, self._study, number, task.origin, task.recipe, worker_id, attempt)
         return task
 
-    def _interrupted(self, trials: Sequence[StoredTrial], worker_id: str) -> tuple[Trial, int] | None:
+    def _interrupted(self, trials: Sequence[StoredTrial], presence: Presence) -> tuple[Trial, int] | None:
         """A RUNNING trial that nobody works on, and which attempt it is; what was recorded already is only told."""
-        alive = results.live_workers(self._database)
+        alive = presence.alive() - {presence.worker_id}
         rows = {row.number: row for row in trials}
         for frozen in self._optuna.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
             row = rows.get(frozen.number)
-            if row is not None and row.worker_id in alive and row.worker_id != worker_id:
+            if row is not None and row.worker_id in alive:
                 continue
             trial = Trial(self._optuna, frozen._trial_id)  # noqa: SLF001 - Optuna has no public way back
             if row is None:
@@ -197,20 +201,23 @@ class Worker:
             rendered = done
             self._reporter.images_rendered(done)
 
-        race = self._race(task)
+        race = self._endure(lambda: self._race(task))
         try:
             evaluation = self._machine.evaluator.evaluate(
                 task.recipe, on_images, None if race is None else race.goes_on
             )
         except (TrialFailed, torch.OutOfMemoryError) as failure:
             reason = str(failure).split("\n", maxsplit=1)[0]
-            stored = results.fail_trial(self._database, self._study, number, task.worker_id, reason, rendered)
+            stored = self._endure(
+                lambda: results.fail_trial(self._database, self._study, number, task.worker_id, reason, rendered)
+            )
         else:
-            stored = self._record(task, evaluation, race, start)
+            stored = self._endure(lambda: self._record(task, evaluation, race, start))
         if not stored:
             _log.warning("trial %d was taken over by another worker, which took this one for dead", number)
             return False
-        self._reporter.trial_finished(self._settle(task.trial))
+        row = self._endure(lambda: self._settle(task.trial))
+        self._endure(lambda: self._reporter.trial_finished(row))
         return True
 
     def _settle(self, trial: Trial) -> StoredTrial:
@@ -375,28 +382,6 @@ class Worker:
         if len(parents) == len(self._machine.parents) and all(row.state == "failed" for row in parents.values()):
             reasons = "; ".join(f"{letter}: {row.reason}" for letter, row in parents.items())
             raise OptimizerError(f"every parent failed, so there is nothing to be better than ({reasons})")
-
-    # ------------------------------------------------------------------------------ signs of life
-
-    @contextmanager
-    def _registered(self) -> Iterator[str]:
-        """Known to the database as alive, from before the first trial until after the last."""
-        worker_id = results.register_worker(self._database)
-        left = threading.Event()
-
-        def beat() -> None:
-            while not left.wait(HEARTBEAT_SECONDS):
-                with suppress(SQLAlchemyError):  # the next beat may get through
-                    results.sign_of_life(self._database, worker_id)
-
-        thread = threading.Thread(target=beat, name="heartbeat", daemon=True)
-        thread.start()
-        try:
-            yield worker_id
-        finally:
-            left.set()
-            thread.join()
-            results.remove_worker(self._database, worker_id)
 
 
 def quiet_optuna() -> None:

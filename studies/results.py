@@ -352,7 +352,10 @@ def begin_trial(
 
 
 def finish_trial(database: Database, study: StoredStudy, number: int, worker_id: str, result: TrialResult) -> bool:
-    """Store a result whole; False, and nothing is stored, where another worker has taken this one for dead."""
+    """Store a result whole; False, and nothing is stored, where another worker has taken this one for dead.
+
+    True as well for what this worker has stored already: it may not know, if the connection broke at that moment.
+    """
     with database.write() as connection:
         trial_id = _trial_id(connection, study, number)
         stored = connection.execute(
@@ -370,7 +373,7 @@ def finish_trial(database: Database, study: StoredStudy, number: int, worker_id:
             )
         )
         if stored.rowcount == 0:
-            return False
+            return _was_stored_by(connection, trial_id, worker_id)
         insert_renders(connection, trial_id, result)
         return True
 
@@ -380,6 +383,11 @@ def _is_held(trial_id: int, worker_id: str) -> sa.ColumnElement[bool]:
     return sa.and_(
         tables.trials.c.id == trial_id, tables.trials.c.state == "running", tables.trials.c.worker_id == worker_id
     )
+
+
+def _was_stored_by(connection: Connection, trial_id: int, worker_id: str) -> bool:
+    row = connection.execute(sa.select(tables.trials).where(tables.trials.c.id == trial_id)).one()
+    return bool(row.worker_id == worker_id and row.state != "running")
 
 
 def insert_renders(connection: Connection, trial_id: int, result: TrialResult) -> None:
@@ -415,12 +423,13 @@ def fail_trial(
 ) -> bool:
     """Store why a trial failed, and how many images it cost; False as `finish_trial` has it."""
     with database.write() as connection:
+        trial_id = _trial_id(connection, study, number)
         stored = connection.execute(
             tables.trials.update()
-            .where(_is_held(_trial_id(connection, study, number), worker_id))
+            .where(_is_held(trial_id, worker_id))
             .values(state="failed", reason=reason, rendered=rendered, finished_at=now())
         )
-    return bool(stored.rowcount)
+        return bool(stored.rowcount) or _was_stored_by(connection, trial_id, worker_id)
 
 
 def _trial_id(connection: Connection, study: StoredStudy, number: int) -> int:
@@ -558,7 +567,7 @@ def is_registered(database: Database, worker_id: str) -> bool:
         return connection.execute(query).first() is not None
 
 
-def live_workers(database: Database) -> frozenset[str]:
+def live_workers(database: Database, stale_seconds: float = STALE_SECONDS) -> frozenset[str]:
     """Workers not known to be dead: on this machine their process must exist, elsewhere they must have been seen."""
     here = socket.gethostname()
     with database.engine.connect() as connection:
@@ -566,7 +575,7 @@ def live_workers(database: Database) -> frozenset[str]:
     return frozenset(
         row.id
         for row in rows
-        if (_still_runs(row.pid, row.seen_at) if row.host == here else now() - row.seen_at < STALE_SECONDS)
+        if (_still_runs(row.pid, row.seen_at) if row.host == here else now() - row.seen_at < stale_seconds)
     )
 
 

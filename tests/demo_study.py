@@ -51,6 +51,7 @@ class Recorder:
 
     started: list[tuple[int, str]] = field(default_factory=list)
     finished: list[StoredTrial] = field(default_factory=list)
+    away: list[str] = field(default_factory=list)
     stop_after: int | None = None
 
     def trial_started(self, number: int, origin: str, images: int) -> None:
@@ -62,6 +63,10 @@ class Recorder:
 
     def trial_finished(self, trial: StoredTrial) -> None:
         self.finished.append(trial)
+
+    def database_away(self, reason: str, limit_seconds: float) -> None:
+        assert limit_seconds > 0
+        self.away.append(reason)
 
     def stop(self) -> bool:
         return self.stop_after is not None and len(self.finished) >= self.stop_after

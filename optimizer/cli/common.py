@@ -13,6 +13,7 @@ import typer
 from rich.console import Console
 
 USER_ERROR = 2
+DATABASE_LOST = 3
 BUG = 1
 
 console = Console(highlight=False, emoji=False)
@@ -102,7 +103,7 @@ def _escaped_bracket(found: re.Match[str]) -> str:
 
 def guarded(command: Callable[[], object], *, debug: bool) -> int:
     """Run a command; everything that is the user's to mend becomes one line and exit code 2."""
-    from optimizer.errors import OptimizerError
+    from optimizer.errors import DatabaseLostError, OptimizerError
     from scorers.errors import ScorerError
     from search_spaces.errors import SpaceError
     from studies.errors import StudyError
@@ -113,7 +114,7 @@ def guarded(command: Callable[[], object], *, debug: bool) -> int:
         if debug:
             raise
         print_error("error", str(error))
-        return USER_ERROR
+        return DATABASE_LOST if isinstance(error, DatabaseLostError) else USER_ERROR
     except KeyboardInterrupt:
         errors.print("interrupted")
         return 130

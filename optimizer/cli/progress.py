@@ -96,6 +96,10 @@ class ProgressReporter:
         elif trial.state == "failed":
             console.print(f"[red]trial {trial.number} failed:[/] {escaped(trial.reason or '')}")
 
+    def database_away(self, reason: str, limit_seconds: float) -> None:
+        told = f"waiting for the study database, {limit_seconds / 60:.0f} minutes at most: {reason}"
+        console.print(escaped(told), soft_wrap=True)
+
     def _newly_split(self, trial: StoredTrial) -> str:
         """The sections that were split for this trial, with `granularity: auto`."""
         split = split_before(optuna_trials(self._database, self._study), trial.number) or {}

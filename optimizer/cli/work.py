@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import shlex
 import signal
@@ -145,7 +146,7 @@ def work_on(database: Database, stored: StoredStudy, machine: Machine, artifacts
     quiet_optuna()
     folder = Artifacts.beside(database.url, artifacts)
     with _stopping() as stop, ProgressReporter(database, stored, machine.objective, stop) as reporter:
-        finished = Worker(database, stored, machine, folder, reporter, stop.is_set).run()
+        finished = Worker(database, stored, machine, folder, reporter, stop.is_set, patience_seconds()).run()
     stored = load_study(database, stored.name)
     stopped = stop.is_set() or stored.stop_requested
     if not stopped:
@@ -164,6 +165,25 @@ def work_on(database: Database, stored: StoredStudy, machine: Machine, artifacts
             more = RAISED.get(end.key, ", from its spec with a larger budget")
             console.print(escaped(f"The study has ended; go on with: {again}{more}"), soft_wrap=True)
     return not stopped
+
+
+def patience_seconds() -> float:
+    """How long a worker waits for a database that has gone away: MERGETUNE_PATIENCE_SECONDS, or ten minutes.
+
+    Raises:
+        StorageError: it is no number of seconds.
+    """
+    from optimizer.errors import StorageError
+    from optimizer.outages import LIMIT_SECONDS
+
+    told = os.environ.get("MERGETUNE_PATIENCE_SECONDS", str(LIMIT_SECONDS))
+    try:
+        seconds = float(told)
+    except ValueError:
+        seconds = math.nan
+    if not 0 <= seconds < math.inf:
+        raise StorageError(f"MERGETUNE_PATIENCE_SECONDS: expected a number of seconds of at least 0, got {told!r}")
+    return seconds
 
 
 def _storage_option(database: Database) -> str:

@@ -1,0 +1,75 @@
+"""A study database that is away for a while: a worker waits for it and loses nothing."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeVar
+
+from optuna.exceptions import StorageInternalError
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+
+from optimizer.errors import DatabaseLostError
+
+T = TypeVar("T")
+
+FIRST_PAUSE_SECONDS = 0.25
+LONGEST_PAUSE_SECONDS = 15.0
+LIMIT_SECONDS = 600.0
+
+OUTAGES = (OperationalError, InterfaceError, StorageInternalError)
+"""What SQLAlchemy and Optuna raise when a server is away, a connection breaks, or a SQLite file stays locked.
+
+A table that is missing is an OperationalError of SQLite too: that is waited for as well, and told in the end.
+"""
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Endurance:
+    """Does again what failed for want of the database, at growing intervals.
+
+    Args:
+        limit_seconds: after so long without the database it is given up.
+        on_waiting: told why, and for how long it will be waited at most, when an outage begins.
+    """
+
+    limit_seconds: float = LIMIT_SECONDS
+    on_waiting: Callable[[str, float], None] = lambda _reason, _seconds: None
+
+    def __call__(self, action: Callable[[], T]) -> T:
+        """What `action` returns; it must do no harm when it is done twice.
+
+        Raises:
+            DatabaseLostError: the database stayed away.
+        """
+        begun, pause = None, FIRST_PAUSE_SECONDS
+        while True:
+            try:
+                return action()
+            except OUTAGES as error:
+                reason, now = reason_of(error), time.monotonic()
+                if begun is None:
+                    begun = now
+                    _log.warning("the study database is away (%s)", reason)
+                    self.on_waiting(reason, self.limit_seconds)
+                if now - begun + pause > self.limit_seconds:
+                    raise DatabaseLostError(
+                        f"the study database has been away for {now - begun:.0f} seconds ({reason}): nothing that was "
+                        "stored is lost; bring it back and go on with `mergetune study resume`"
+                    ) from error
+                time.sleep(pause)
+                pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
+
+
+def reason_of(error: BaseException) -> str:
+    """The driver's own words, one line."""
+    cause: BaseException = error
+    while isinstance(cause, StorageInternalError) and cause.__cause__ is not None:
+        cause = cause.__cause__
+    if isinstance(cause, DBAPIError) and cause.orig is not None:
+        cause = cause.orig
+    return str(cause).strip().split("\n", maxsplit=1)[0]

@@ -1,0 +1,58 @@
+"""A worker's presence: known to the database as alive from before its first trial until after its last."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+
+from sqlalchemy.exc import SQLAlchemyError
+
+from optimizer.outages import OUTAGES, Endurance
+from studies import results
+from studies.database import Database
+
+HEARTBEAT_SECONDS = 20.0
+
+
+class Presence:
+    """Who this worker is, and who else is there."""
+
+    def __init__(self, database: Database, worker_id: str) -> None:
+        self.worker_id = worker_id
+        self._database = database
+        self._trusted_from = 0.0  # time.monotonic
+
+    def alive(self) -> frozenset[str]:
+        """Workers not known to be dead.
+
+        While nobody could reach the database nobody could give a sign of life either. So for a while after an outage
+        silence is no proof, and every worker of another machine counts as alive.
+        """
+        trusted = time.monotonic() >= self._trusted_from
+        return results.live_workers(self._database, results.STALE_SECONDS if trusted else float("inf"))
+
+    def beat_until(self, left: threading.Event) -> None:
+        """Give signs of life."""
+        while not left.wait(HEARTBEAT_SECONDS):
+            try:
+                results.sign_of_life(self._database, self.worker_id)
+            except SQLAlchemyError:  # the next beat may get through
+                self._trusted_from = time.monotonic() + 3 * HEARTBEAT_SECONDS
+
+
+@contextmanager
+def present(database: Database, endure: Endurance) -> Iterator[Presence]:
+    """Sign on, give signs of life, and sign off."""
+    presence = Presence(database, endure(lambda: results.register_worker(database)))
+    left = threading.Event()
+    thread = threading.Thread(target=presence.beat_until, args=(left,), name="heartbeat", daemon=True)
+    thread.start()
+    try:
+        yield presence
+    finally:
+        left.set()
+        thread.join()
+        with suppress(*OUTAGES):  # then it counts as one that died, which costs nobody anything
+            results.remove_worker(database, presence.worker_id)
