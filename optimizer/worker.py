@@ -26,7 +26,7 @@ from optuna.trial import Trial, TrialState
 from optuna_dashboard import save_note
 from sqlalchemy.exc import SQLAlchemyError
 
-from optimizer.budget import spent
+from optimizer.budget import expectations, spent
 from optimizer.errors import OptimizerError, StorageError, TrialFailed
 from optimizer.evaluation import Evaluation
 from optimizer.gains import Evidence, gains
@@ -34,7 +34,6 @@ from optimizer.notes import trial_note
 from optimizer.objective import ScoreSheet
 from optimizer.rendering.sheet import contact_sheet, to_picture
 from optimizer.search.probes import Probe
-from optimizer.search.proposal import expectations
 from optimizer.search.sampler import ProbesFirst, load_optuna_study
 from optimizer.search.ties import split_of
 from optimizer.setup import Machine, machine_description

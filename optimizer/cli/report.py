@@ -82,8 +82,8 @@ def print_study(
         f"{len(complete)} trials complete, {len(failed)} failed, {running} in progress or interrupted, "
         f"budget {study.spec.budget.trials}"
     )
-    split = split_before(results.optuna_trials(database, study)) if rows else None
-    if split is not None:
+    if rows and study.spec.full_space.begins_coarse:
+        split = split_before(results.optuna_trials(database, study)) or {}
         console.print(escaped(f"search: {split_in_words(space_of(study, rows[0]), split)}"), soft_wrap=True)
     end = None if running else end_of(database, study, rows)
     if end is not None:

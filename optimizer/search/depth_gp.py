@@ -19,10 +19,11 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial
 from scipy.stats import qmc
 
+from optimizer.budget import Expectation
 from optimizer.search.depth_candidates import candidates, distant_profiles, perturbed, profile_draws, profiles
 from optimizer.search.depth_data import Observations
 from optimizer.search.depth_features import Geometry
-from optimizer.search.proposal import Expectation, Proposal
+from optimizer.search.proposal import Proposal
 from optimizer.search.ties import Split, Subspace, Ties, split_before
 from search_spaces.space import SearchSpace
 

@@ -94,7 +94,7 @@ class Subspace:
     def inside(self, x: Floats) -> Floats:
         """Those of x [n, d] that lie in the subspace, as free values [<= n, k]."""
         free = self.down(x)
-        return free[np.abs(self.up(free) - x).max(axis=-1, initial=0.0) < 1e-9]
+        return np.asarray(free[np.abs(self.up(free) - x).max(axis=-1, initial=0.0) < 1e-9])
 
 
 def _tied(geometry: Geometry, lift: Floats) -> Geometry:

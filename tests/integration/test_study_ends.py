@@ -8,9 +8,8 @@ from pathlib import Path
 import pytest
 from demo_study import ShortStudy, begin, reopen
 
-from optimizer.budget import end_of
+from optimizer.budget import end_of, expectations
 from optimizer.cli.report import print_study
-from optimizer.search.proposal import expectations
 from optimizer.search.ties import split_of
 from studies import results
 from studies.errors import SpecError
