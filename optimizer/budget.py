@@ -2,14 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from optimizer.search.proposal import Expectation, expectations
+from optuna.trial import FrozenTrial
+
 from studies.database import Database
 from studies.results import StoredStudy, StoredTrial, optuna_trials
 from studies.spec import StudySpec
+
+EXPECTED_KEY = "mergetune:expected"
+"""System attribute of a trial: the JSON [improvement, noise] of its Expectation."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Expectation:
+    """What the model expected of a merge, both in the objective's own unit.
+
+    The improvement is over the incumbent, the trial of the best posterior mean. The noise is the standard deviation of
+    one trial's objective about what the model can explain by its ratios; of the incumbent's where trials carry their
+    own variance.
+    """
+
+    improvement: float  # expected; never below 0
+    noise: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,6 +57,13 @@ def spent(spec: StudySpec, rows: Sequence[StoredTrial], asked: int, expected: Se
     if budget.minutes is not None and minutes_of(own) >= budget.minutes:
         return End(key="minutes", words=f"the budget of {budget.minutes:g} minutes of work is spent")
     return None if budget.patience is None else _out_of_patience(budget.patience, expected)
+
+
+def expectations(trials: Iterable[FrozenTrial]) -> list[Expectation]:
+    """Of the finished and failed trials that were proposed with one, by number."""
+    rows = sorted((row for row in trials if row.state.is_finished()), key=lambda row: row.number)
+    pairs = [json.loads(row.system_attrs[EXPECTED_KEY]) for row in rows if EXPECTED_KEY in row.system_attrs]
+    return [Expectation(improvement=improvement, noise=noise) for improvement, noise in pairs]
 
 
 def _out_of_patience(patience: int, expected: Sequence[Expectation]) -> End | None:

@@ -27,7 +27,7 @@ from optuna.trial import Trial, TrialState
 from optuna_dashboard import save_note
 from PIL.Image import Image
 
-from optimizer.budget import spent
+from optimizer.budget import expectations, spent
 from optimizer.errors import OptimizerError, StorageError, TrialFailed
 from optimizer.evaluation import Evaluation
 from optimizer.gains import Evidence, gains
@@ -38,7 +38,6 @@ from optimizer.presence import Presence, present
 from optimizer.racing import ESTIMATE_KEY, Race
 from optimizer.rendering.sheet import contact_sheet, to_picture
 from optimizer.search.probes import Probe, without
-from optimizer.search.proposal import expectations
 from optimizer.search.sampler import ProbesFirst, load_optuna_study
 from optimizer.search.ties import split_of
 from optimizer.setup import Machine, machine_description

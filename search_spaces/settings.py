@@ -70,6 +70,11 @@ class SpaceSettings(BaseModel):
     )
     merge_vae: bool = Field(default=False, description="search the VAE's ratio too; else the VAE stays A's")
 
+    @property
+    def begins_coarse(self) -> bool:
+        """Whether a search goes from sections to blocks, in the ratios or in another number."""
+        return "auto" in {self.granularity, *(chosen.granularity for chosen in self.parameters.values())}
+
     @model_serializer(mode="wrap")
     def _as_written(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
         return {name: value for name, value in serialise(self).items() if name in self.model_fields_set}

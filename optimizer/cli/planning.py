@@ -27,7 +27,8 @@ def print_plan(plan: Plan, device: torch.device) -> None:
         )
     method = ", then ".join(operation.method for operation in spec.operations)
     names = ", ".join(parameter.name for parameter in plan.space.parameters)
-    table.add_row("search", f"{method}, {len(plan.space.parameters)} numbers: {escaped(names)}")
+    coarse = ", at first by section" if plan.space.settings.begins_coarse else ""
+    table.add_row("search", f"{method}, {len(plan.space.parameters)} numbers{coarse}: {escaped(names)}")
     sizes = ", ".join(sorted({f"{item.width}x{item.height}" for item in items}))
     suite = spec.suite
     table.add_row(
@@ -85,8 +86,8 @@ def cost(plan: Plan) -> str:
     passes = images * spec.suite.steps * (GUIDED_PASSES if spec.suite.cfg > 1 else 1)
     stored = sum(total_bytes(checkpoint.tensors.values()) for checkpoint in plan.checkpoints)
     live = 4 * sum(info.size for info in plan.checkpoints[0].tensors.values())
-    most = "at most " if spec.racing is not None else ""
+    most = "at most " if spec.racing is not None or spec.budget.patience is not None else ""
     return (
-        f"{spec.budget.trials} trials, {most}{spec.budget.trials * images:,} images, "
+        f"{most}{spec.budget.trials} trials, {spec.budget.trials * images:,} images, "
         f"{spec.budget.trials * passes:,} U-Net passes; {(stored + live) / 1e9:.2f} GB for the weights at most"
     )

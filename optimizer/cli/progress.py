@@ -14,10 +14,10 @@ from rich.text import Text
 from optimizer.budget import own_trials
 from optimizer.cli.common import console, escaped, interactive
 from optimizer.objective import SINGLE, Objective
-from optimizer.search.ties import split_before
+from optimizer.search.ties import split_of
 from optimizer.standing import stopped_after
 from studies.database import Database
-from studies.results import Gain, StoredStudy, StoredTrial, load_trials, optuna_trials
+from studies.results import Gain, StoredStudy, StoredTrial, load_trials
 
 FINISHING = "finishing this trial; press Ctrl-C again to leave now (resume will run it again)"
 STAGES = {"merge": ("merge",), "render": ("text", "denoise", "decode"), "score": ("score",)}
@@ -102,7 +102,10 @@ class ProgressReporter:
 
     def _newly_split(self, trial: StoredTrial) -> str:
         """The sections that were split for this trial, with `granularity: auto`."""
-        split = split_before(optuna_trials(self._database, self._study), trial.number) or {}
+        storage = self._database.storage
+        study_id = storage.get_study_id_from_name(self._study.name)
+        asked = storage.get_trial(storage.get_trial_id_from_study_id_trial_number(study_id, trial.number))
+        split = split_of(asked) or {}
         found = [section for section, number in split.items() if number == trial.number]
         return f"{' and '.join(found)} {'is' if len(found) == 1 else 'are'}" if found else ""
 

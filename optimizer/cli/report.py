@@ -97,8 +97,8 @@ def _print_progress(database: Database, study: StoredStudy, rows: Sequence[Store
         f"progress or interrupted, budget {study.spec.budget.trials}",
         soft_wrap=True,
     )
-    split = split_before(results.optuna_trials(database, study)) if rows else None
-    if split is not None:
+    if rows and study.spec.full_space.begins_coarse:
+        split = split_before(results.optuna_trials(database, study)) or {}
         console.print(escaped(f"search: {split_in_words(space_of(study, rows[0]), split)}"), soft_wrap=True)
     end = None if running else end_of(database, study, rows)
     if end is not None:

@@ -3,28 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
-from optuna.trial import FrozenTrial
-
+from optimizer.budget import EXPECTED_KEY, Expectation
 from optimizer.search.ties import SPLIT_KEY, Split
-
-EXPECTED_KEY = "mergetune:expected"
-"""System attribute of a trial: the JSON [improvement, noise] of its Expectation."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Expectation:
-    """What the model expected of a merge, both in the objective's own unit.
-
-    The improvement is over the incumbent, the trial of the best posterior mean. The noise is the standard deviation of
-    one trial's objective about what the model can explain by its ratios; of the incumbent's where trials carry their
-    own variance.
-    """
-
-    improvement: float  # expected; never below 0
-    noise: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,10 +26,3 @@ class Proposal:
         if self.split is not None:
             found[SPLIT_KEY] = json.dumps(self.split)
         return found
-
-
-def expectations(trials: Iterable[FrozenTrial]) -> list[Expectation]:
-    """Of the finished and failed trials that were proposed with one, by number."""
-    rows = sorted((row for row in trials if row.state.is_finished()), key=lambda row: row.number)
-    pairs = [json.loads(row.system_attrs[EXPECTED_KEY]) for row in rows if EXPECTED_KEY in row.system_attrs]
-    return [Expectation(improvement=improvement, noise=noise) for improvement, noise in pairs]

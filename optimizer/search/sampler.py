@@ -68,7 +68,7 @@ def make_sampler(settings: SamplerSettings, space: SearchSpace, number: int, obj
             f"sampler {settings.name} knows a single objective, the study has {objectives}: "
             "use depth, gp, tpe or nsgaii"
         )
-    if space.auto_slots and settings.name not in REFINING:
+    if space.settings.begins_coarse and settings.name not in REFINING:
         raise SpecError(
             f"granularity auto is for the sampler that can split sections by itself, {' or '.join(REFINING)}, "
             f"and the spec names {settings.name}: use granularity blocks or sections with it"

@@ -191,6 +191,8 @@ BAD_SPECS: list[tuple[dict[str, Any], list[str]]] = [
          "sampler": {"name": "cmaes"}},
         ["cmaes", "single objective"],
     ),
+    ({"space": {"granularity": "auto"}, "sampler": {"name": "tpe"}}, ["granularity auto", "depth", "tpe"]),
+    ({"budget": {"patience": 5}, "sampler": {"name": "gp"}}, ["patience", "depth", "gp"]),
     ({"render": {"device": "cuda:99"}}, ["'cuda:99'", "cannot be used"]),
     ({"render": {"device": "abacus"}}, ["'abacus'", "cannot be used"]),
     ({"render": {"device": "cpu", "dtype": "fp16"}}, ["CPU renders in fp32"]),

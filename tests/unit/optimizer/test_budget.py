@@ -9,8 +9,8 @@ import pytest
 from optuna.trial import FrozenTrial, TrialState, create_trial
 from trials import trial
 
-from optimizer.budget import images_of, minutes_of, spent
-from optimizer.search.proposal import Expectation, Proposal, expectations
+from optimizer.budget import Expectation, expectations, images_of, minutes_of, spent
+from optimizer.search.proposal import Proposal
 from studies.results import StoredTrial
 from studies.spec import StudySpec
 

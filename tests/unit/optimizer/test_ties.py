@@ -6,7 +6,7 @@ import json
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
@@ -23,8 +23,8 @@ C = Slot(name="C", kind="ratio", default=0.5)
 STYLE = Slot(name="style", kind="lora", default=1.0, low=0.0, high=1.5)
 
 
-def space_of(*slots: Slot, architecture: Architecture = Architecture.SD15, **settings: object) -> SearchSpace:
-    chosen = SpaceSettings.model_validate({"granularity": "auto"} | settings)
+def space_of(*slots: Slot, architecture: Architecture = Architecture.SD15, **options: object) -> SearchSpace:
+    chosen = SpaceSettings.model_validate({"granularity": "auto"} | options)
     return SearchSpace.build(chosen, architecture, slots or (B,))
 
 
@@ -88,6 +88,7 @@ class TestWhatIsTied:
 
 
 class TestSubspaces:
+    @settings(deadline=None)
     @given(some_space, st.integers(0, 2**32 - 1), st.data())
     def test_free_values_and_parameters_are_each_others_inverse(
         self, space: SearchSpace, seed: int, data: st.DataObject
@@ -105,6 +106,7 @@ class TestSubspaces:
                 values = [ties.geometry.params(x[0])[names[index]] for index in members]
                 assert (np.ptp(values) < 1e-12) == (label not in split)
 
+    @settings(deadline=None)
     @given(some_space, st.integers(0, 2**32 - 1))
     def test_going_down_is_the_nearest_point_of_the_subspace(self, space: SearchSpace, seed: int) -> None:
         subspace = ties_of(space).subspace(())
@@ -118,6 +120,7 @@ class TestSubspaces:
         assert np.allclose(subspace.inside(np.stack([rising, uniform])), subspace.down(uniform)[None])
         assert subspace.inside(rising[None]).shape == (0, 4)
 
+    @settings(deadline=None)
     @given(some_space, st.data())
     def test_features_of_free_values_are_those_of_the_merge(self, space: SearchSpace, data: st.DataObject) -> None:
         ties = ties_of(space)
@@ -125,6 +128,7 @@ class TestSubspaces:
         free = np.random.default_rng(0).uniform(size=len(subspace.geometry.names))
         assert np.allclose(subspace.geometry.weights @ free, ties.geometry.weights @ subspace.up(free))
 
+    @settings(deadline=None)
     @given(some_space, st.integers(0, 2**32 - 1))
     def test_every_free_value_is_moved_by_profiles_and_candidates(self, space: SearchSpace, seed: int) -> None:
         geometry = ties_of(space).subspace(()).geometry

@@ -76,7 +76,7 @@ _ranges = st.tuples(_numbers, _numbers).filter(lambda pair: pair[0] != pair[1]).
 @st.composite
 def cases(draw: st.DrawFn) -> Case:
     architecture = draw(st.sampled_from(Architecture))
-    granularity: Granularity = draw(st.sampled_from(("uniform", "sections", "blocks")))
+    granularity: Granularity = draw(st.sampled_from(("uniform", "sections", "blocks", "auto")))
     merge_vae = draw(st.booleans())
     every_place = places(architecture)
     roles = draw(
@@ -114,7 +114,7 @@ def cases(draw: st.DrawFn) -> Case:
 
 
 def _own_name(place: str, granularity: Granularity, architecture: Architecture) -> str:
-    if place not in blocks(architecture) or granularity == "blocks":
+    if place not in blocks(architecture) or granularity in {"blocks", "auto"}:
         return place
     return "unet" if granularity == "uniform" else section_of(place)
 
