@@ -86,8 +86,9 @@ def cost(plan: Plan) -> str:
     passes = images * spec.suite.steps * (GUIDED_PASSES if spec.suite.cfg > 1 else 1)
     stored = sum(total_bytes(checkpoint.tensors.values()) for checkpoint in plan.checkpoints)
     live = 4 * sum(info.size for info in plan.checkpoints[0].tensors.values())
-    most = "at most " if spec.racing is not None or spec.budget.patience is not None else ""
+    fewer_trials = "at most " if spec.budget.patience is not None else ""
+    fewer_images = "at most " if spec.racing is not None and not fewer_trials else ""
     return (
-        f"{most}{spec.budget.trials} trials, {spec.budget.trials * images:,} images, "
+        f"{fewer_trials}{spec.budget.trials} trials, {fewer_images}{spec.budget.trials * images:,} images, "
         f"{spec.budget.trials * passes:,} U-Net passes; {(stored + live) / 1e9:.2f} GB for the weights at most"
     )
