@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -112,8 +113,9 @@ class Evaluator:
 
     def evidence(self, sheet: ScoreSheet, features: Mapping[str, Tensor]) -> Evidence:
         """What a comparison with other trials needs."""
+        counts = [*map(len, sheet.by_item.values()), *map(len, features.values())]
         return Evidence(
-            items=len(next(iter((*sheet.by_item.values(), *features.values())))),
+            items=counts[0],
             sheet=sheet,
             resampled={name: self._resampled(name, rows) for name, rows in features.items()},
         )
@@ -155,8 +157,10 @@ class Evaluator:
         for name, rows in part.features.items():
             with _blamed(name):
                 by_set[name] = float(self.scorers[name].score(rows))  # type: ignore[arg-type]
-        for name, values in {**part.by_item, **by_set}.items():
-            if not np.isfinite(values).all():
+        finite = {name: bool(np.isfinite(values).all()) for name, values in part.by_item.items()}
+        finite |= {name: math.isfinite(value) for name, value in by_set.items()}
+        for name in self.scorers:
+            if not finite[name]:
                 raise TrialFailed(f"scorer {name} gave a value that is not a finite number")
         return ScoreSheet(by_item=part.by_item, by_set=by_set)
 

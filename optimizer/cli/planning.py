@@ -69,7 +69,8 @@ def racing_in_words(settings: RacingSettings, items: int) -> str:
     """After how many images a trial may be stopped."""
     looks = list(range(settings.batch, items, settings.batch))
     told = ", ".join(map(str, looks)) if len(looks) <= 4 else f"every {settings.batch}"
-    return f"a trial surely behind the best ({settings.confidence:g}) is stopped after {told} of {items} images"
+    sure = f"behind the best with confidence {settings.confidence:g}"
+    return f"a trial {sure} is stopped after {told} of {items} images"
 
 
 def objective_in_words(plan: Plan) -> str:

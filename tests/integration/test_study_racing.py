@@ -99,7 +99,7 @@ def test_a_stopped_trial_is_told_as_the_incumbent_plus_the_mean_paired_differenc
             torch.from_numpy(raced.artifacts.load_features(raced.study.id, each.number)["likeness"])
             for each in (row, best)
         )
-        far = likeness.score(one) - likeness.score(other[items])  # type: ignore[arg-type,operator]
+        far = likeness.score(one) - likeness.score(other[items])  # type: ignore[arg-type]
         expected = clip / infos["clip_score"].unit - far / infos["likeness"].unit
         assert row.objectives[SINGLE] == pytest.approx(best.objectives[SINGLE] + expected)
         assert expected < 0

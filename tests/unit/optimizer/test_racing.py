@@ -132,7 +132,7 @@ class TestEstimate:
     def test_estimates_of_all_stages_average_to_the_objective(self, seed: int) -> None:
         noise = np.random.default_rng(seed).normal(0, 1, (4, ITEMS))
         one, trial = race(images(noise[0], noise[1])), images(noise[2], noise[3])
-        parts = np.random.default_rng(seed).permutation(ITEMS).reshape(4, BATCH)
+        parts = np.random.default_rng(seed).permutation(ITEMS).reshape(4, BATCH).tolist()
         estimates = [one.estimate(part, trial.part(part)) for part in parts]
         assert np.mean(estimates) == pytest.approx(2 * noise[2].mean() - 0.5 * noise[3].mean())
 
@@ -145,7 +145,7 @@ class TestEstimate:
     def test_a_set_score_is_compared_on_the_same_items(self) -> None:
         hidden = np.random.default_rng(4).normal(0, 1, (2, ITEMS))
         one = race(with_set(hidden[0]), terms=(Term("fid", -1.0),))
-        seen = np.arange(5, 21)
+        seen = list(range(5, 21))
         estimate = one.estimate(seen, with_set(hidden[1]).part(seen))
         assert estimate == pytest.approx(-hidden[0].mean() - (hidden[1][seen].mean() - hidden[0][seen].mean()))
 
