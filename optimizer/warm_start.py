@@ -156,6 +156,13 @@ def other_study(settings: WarmStartSettings, url: str, artifacts: Path | None) -
         database.close()
 
 
+def require_other_study(spec: StudySpec, url: str) -> None:
+    """What can be said before the parents are hashed: raises as `other_study` does."""
+    if spec.warm_start is not None:
+        with other_study(spec.warm_start, url, None):
+            pass
+
+
 def find_warm_start(
     plan: Plan, parents: Sequence[ParentFile], device: torch.device, url: str, artifacts: Path | None
 ) -> WarmStart | None:

@@ -42,13 +42,14 @@ def check(
     from optimizer.cli.work import hashed
     from optimizer.search.recipe_probes import with_recipes
     from optimizer.setup import build_scorers, choose_device, make_plan, render_dtype
-    from optimizer.warm_start import find_warm_start
+    from optimizer.warm_start import find_warm_start, require_other_study
     from studies.spec import load_spec
 
     plan = make_plan(load_spec(spec))
     device = choose_device(plan.spec.render.device)
     render_dtype(plan.spec.render, device)
     build_scorers(plan.spec, device, cache_folder(cache))
+    require_other_study(plan.spec, storage_url(storage))
     print_plan(plan, device)
     if plan.spec.warm_start is not None or plan.spec.probes.recipes:  # their files are known by their content
         parents = hashed(plan, ())

@@ -58,7 +58,7 @@ def begun(spec: Path, url: str, cache: Path, artifacts: Path | None = None) -> t
 
     from optimizer.cli.planning import print_notes, print_plan
     from optimizer.setup import choose_device, make_plan, render_dtype
-    from optimizer.warm_start import find_warm_start
+    from optimizer.warm_start import find_warm_start, require_other_study
     from optimizer.worker import quiet_optuna
     from studies.artifacts import Artifacts
     from studies.database import open_database
@@ -69,6 +69,7 @@ def begun(spec: Path, url: str, cache: Path, artifacts: Path | None = None) -> t
     plan = make_plan(load_spec(spec))
     device = choose_device(plan.spec.render.device)
     render_dtype(plan.spec.render, device)
+    require_other_study(plan.spec, url)
     database = open_database(url)  # made where it is missing, so only now
     require_new(database, plan.spec.study)
     print_plan(plan, device)

@@ -186,6 +186,13 @@ BAD_SPECS: list[tuple[dict[str, Any], list[str]]] = [
         {"scorers": {"sharpness": None, "contrast": None}, "objectives": ["sharpness", "contrast"], "racing": True},
         ["`racing` needs a single-number `objective`"],
     ),
+    ({"probes": {"presets": ["GRAD_W"]}}, ["'GRAD_W' is unknown", "GRAD_V"]),
+    ({"probes": {"recipes": ["absent.yaml"]}}, ["no recipe at", "absent.yaml"]),
+    ({"probes": {"recipes": ["text.safetensors"]}}, ["text.safetensors", "holds no recipe"]),
+    ({"warm_start": "portraits-0"}, ["warm_start", "no study database at"]),
+    ({"warm_start": {"study": "x", "storage": "absent.db"}}, ["warm_start", "absent.db"]),
+    ({"warm_start": {"study": "x", "tpo": 3}}, ["`warm_start.tpo`", "did you mean `top`?"]),
+    ({"warm_start": {"study": "x", "top": 0}}, ["`warm_start.top`", "greater than or equal to 1"]),
     (
         {"scorers": {"sharpness": None, "contrast": None}, "objectives": ["sharpness", "contrast"],
          "sampler": {"name": "cmaes"}},
@@ -197,6 +204,44 @@ BAD_SPECS: list[tuple[dict[str, Any], list[str]]] = [
     ({"render": {"device": "abacus"}}, ["'abacus'", "cannot be used"]),
     ({"render": {"device": "cpu", "dtype": "fp16"}}, ["CPU renders in fp32"]),
 ]  # fmt: skip
+
+
+RECIPES: list[tuple[dict[str, Any], str]] = [
+    ({"parents": ["a.safetensors", "header.safetensors"], "ratio": 0.5}, "is not among the study's files"),
+    ({"parents": ["a.safetensors", {"path": "b.safetensors", "sha256": "0" * 64}], "ratio": 0.5}, "parent B"),
+    ({"parents": ["a.safetensors", "b.safetensors"], "ratio": {"IN99": 1}}, "'IN99'"),
+    ({"parents": ["a.safetensors", "b.safetensors"], "ratio": 0.5, "dtype": "bf16"}, "it saves in bf16"),
+]
+
+
+@pytest.mark.parametrize(("recipe", "words"), RECIPES)
+def test_a_recipe_that_is_no_merge_of_the_parents_is_refused(
+    recipe: dict[str, Any], words: str, folder: Path, refused: Callable[..., str]
+) -> None:
+    (folder / "mine.yaml").write_text(yaml.safe_dump(recipe))
+    message = refused("study", "check", write_spec(folder, probes={"recipes": ["mine.yaml"]}))
+    assert "mine.yaml: " in message
+    assert words in message
+
+
+@pytest.mark.parametrize("command", ["check", "start"])
+def test_a_study_to_begin_with_that_cannot_be_used_is_told_in_one_line(
+    command: str, database: Database, folder: Path, refused: Callable[..., str]
+) -> None:
+    changes: dict[str, Any] = {"study": "more", "warm_start": "portrait"}
+    message = refused("study", command, write_spec(folder, **changes))
+    assert "warm_start: no study named 'portrait'" in message
+    assert "there are: portraits" in message
+    write_checkpoint(folder / "c.safetensors", seed=3)
+    changes = {"study": "more", "warm_start": "portraits", "parents": ["a.safetensors", "c.safetensors"]}
+    message = refused("study", command, write_spec(folder, **changes))
+    assert "'portraits' merges a.safetensors + b.safetensors, this one a.safetensors + c.safetensors (sd15)" in message
+
+
+def test_a_check_tells_what_would_be_taken_over(database: Database, folder: Path, call: Call) -> None:
+    outcome = call("study", "check", write_spec(folder, study="more", warm_start="portraits"))
+    assert outcome.code == 0, outcome
+    assert "the best 1 merges are rendered anew, as their scores do not hold here (another machine" in outcome.out
 
 
 @pytest.mark.parametrize("command", ["check", "start"])

@@ -11,7 +11,7 @@ import optuna
 import pytest
 from optuna.storages import BaseStorage, InMemoryStorage, RDBStorage
 from optuna.study import StudyDirection
-from optuna.trial import Trial, TrialState
+from optuna.trial import Trial, TrialState, create_trial
 
 from optimizer.search.probes import Probe, make_probes
 from optimizer.search.sampler import PROPOSAL_KEY, ProbesFirst, distributions, load_optuna_study, make_sampler
@@ -117,6 +117,22 @@ class TestProbesFirst:
         found = in_one_go(SamplerSettings(name="random"), space, probes)
         assert found[: len(probes)] == [probe.params for probe in probes]
         assert all(params is not None for params in found[len(probes) :])
+
+    def test_probes_come_after_the_trials_that_were_taken_over(self, space: SearchSpace) -> None:
+        probes, storage = probes_in(space), InMemoryStorage()
+        create(storage)
+        study = load_optuna_study(
+            storage, "s", ProbesFirst(SamplerSettings(name="random"), space, probes, taken=len(probes) + 1)
+        )
+        known = [probe.params or probes[0].params for probe in (*probes, probes[0])]
+        for params in known:
+            study.add_trial(create_trial(value=0.0, params=dict(params or {}), distributions=distributions(space)))
+        for probe in probes:
+            trial = study.ask()
+            if probe.params is not None:
+                assert suggest(trial, space) == probe.params
+            study.tell(trial, 0.0)
+        assert suggest(study.ask(), space) not in [probe.params for probe in probes]
 
     def test_two_workers_take_no_probe_twice(self, space: SearchSpace, tmp_path: Path) -> None:
         probes = probes_in(space)

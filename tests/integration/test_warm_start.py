@@ -1,0 +1,290 @@
+"""Studies that begin with another's trials, on the demo's checkpoints: what keeps its scores, what does not."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+import torch
+from demo_study import DEMO, PROMPTS, ShortStudy, begin, short_spec, write_spec
+from optuna.trial import TrialState
+from real_databases import new_postgresql_url
+
+from optimizer.cli.work import begun, resumed
+from optimizer.setup import check_changed, hash_parents, make_plan
+from optimizer.warm_start import WarmStart, find_warm_start
+from studies import results
+from studies.artifacts import Artifacts
+from studies.database import open_database
+from studies.errors import DatabaseError, StudyMissingError, WarmStartError
+from studies.recipe import Recipe, Step
+from studies.results import StoredTrial
+from studies.spec import load_spec
+
+SMALL: Mapping[str, Any] = {
+    "suite": {"prompts": PROMPTS, "seeds": [1], "sizes": [64], "steps": 1},
+    "scorers": {"sharpness": None, "likeness": short_spec()["scorers"]["likeness"]},
+    "objective": {"sharpness": None, "likeness": None},
+    "sampler": {"name": "random"},
+    "final": {"top": 0},
+}
+OLD = {**SMALL, "probes": {"uniform": [0.25, 0.75], "profiles": 0}, "budget": {"trials": 5}}
+NEW = {**SMALL, "study": "new", "warm_start": "short", "probes": {"uniform": [0.5], "profiles": 0}}
+
+
+@pytest.fixture(scope="module")
+def old(tmp_path_factory: pytest.TempPathFactory) -> ShortStudy:
+    """Parents, two uniform merges and one of the sampler's."""
+    short = begin(tmp_path_factory.mktemp("old"), OLD)
+    short.run()
+    return short
+
+
+@pytest.fixture
+def folder(old: ShortStudy, tmp_path: Path) -> Path:
+    """A copy of the old study's database and folder."""
+    old.database.close()
+    shutil.copytree(old.artifacts.folder.parent, tmp_path, dirs_exist_ok=True)
+    return tmp_path
+
+
+@dataclass
+class Begun:
+    """A warm-started study, with what it was begun with."""
+
+    short: ShortStudy
+
+    @property
+    def rows(self) -> list[StoredTrial]:
+        return results.load_trials(self.short.database, self.short.study)
+
+    @property
+    def taken(self) -> list[StoredTrial]:
+        return [row for row in self.rows if row.source is not None]
+
+    @property
+    def probes(self) -> list[str]:
+        """What is tried before the sampler proposes."""
+        known = {row.recipe.digest for row in self.taken}
+        return [probe.origin for probe in self.short.machine.probes if probe.recipe.digest not in known]
+
+    @property
+    def optunas(self) -> list[optuna.trial.FrozenTrial]:
+        return optuna.load_study(study_name="new", storage=self.short.database.storage).trials
+
+
+def warm(folder: Path, changes: Mapping[str, Any] | None = None, trials: int = 2) -> Begun:
+    """As the command line begins it: `new`, beside the old study unless the spec says otherwise."""
+    spec = write_spec(folder / "new.yaml", **{**NEW, "budget": {"trials": trials}, **(changes or {})})
+    url, artifacts = f"sqlite:///{folder}/study.db", folder / "artifacts"
+    database, study, machine = begun(spec, url, folder / "cache", artifacts)
+    return Begun(ShortStudy(database, study, machine, Artifacts.beside(url, artifacts)))
+
+
+def find(folder: Path, changes: Mapping[str, Any] | None = None) -> WarmStart:
+    """What would be taken, as `study check` finds it."""
+    plan = make_plan(load_spec(write_spec(folder / "new.yaml", **{**NEW, **(changes or {})})))
+    url = f"sqlite:///{folder}/study.db"
+    found = find_warm_start(plan, hash_parents(plan), torch.device("cpu"), url, folder / "artifacts")
+    assert found is not None
+    return found
+
+
+def best_merges(old: ShortStudy, count: int) -> list[StoredTrial]:
+    rows = results.load_trials(old.database, old.study)[2:]
+    return sorted(rows, key=lambda row: -row.objectives["objective"])[:count]
+
+
+def scores_of(short: ShortStudy, row: StoredTrial) -> Any:
+    return results.load_scores(short.database, row)
+
+
+def pixels_of(short: ShortStudy, row: StoredTrial) -> list[str]:
+    return [each.pixels_sha256 for each in results.load_renders(short.database, row)]
+
+
+class TestFullRight:
+    def test_scores_objectives_and_gains_are_those_of_the_old_study_to_the_bit(
+        self, old: ShortStudy, folder: Path
+    ) -> None:
+        new = warm(folder)
+        before = results.load_trials(old.database, old.study)
+        assert [row.source for row in new.taken] == [f"short trial {row.number}" for row in before]
+        recorder = new.short.run()
+        for row, theirs in zip(new.taken, before, strict=True):
+            assert row.objectives == theirs.objectives
+            assert row.gains == theirs.gains
+            assert scores_of(new.short, row) == scores_of(old, theirs)
+            assert pixels_of(new.short, row) == pixels_of(old, theirs)
+            assert row.machine == theirs.machine
+        assert recorder.started == [(5, "uniform 0.5"), (6, "random")]
+        assert [trial.value for trial in new.optunas[:5]] == [row.objectives["objective"] for row in before]
+        assert new.optunas[2].params == dict.fromkeys(new.optunas[2].params, 0.25)
+        for row in new.taken[1:4]:  # what a newly rendered trial of the same recipe gives
+            evaluation = new.short.machine.evaluator.evaluate(row.recipe)
+            assert list(evaluation.pixels_sha256) == pixels_of(new.short, row)
+            by_item, by_set = scores_of(new.short, row)
+            assert {name: tuple(values) for name, values in evaluation.sheet.by_item.items()} == by_item
+            assert dict(evaluation.sheet.by_set) == by_set
+            assert new.short.machine.objective.values(evaluation.sheet.means) == row.objectives
+
+    def test_it_goes_on_as_if_never_stopped_when_the_old_study_is_gone(self, folder: Path) -> None:
+        there, here = folder / "theirs", folder / "ours"
+        there.mkdir()
+        here.mkdir()
+        shutil.move(folder / "study.db", there / "study.db")
+        shutil.move(folder / "artifacts", there / "artifacts")
+        whole = warm(folder, {"warm_start": asked(there)}, trials=3)
+        whole.short.run()
+        before = {path: path.read_bytes() for path in there.rglob("*") if path.is_file() and "-" not in path.suffix}
+        new = warm(here, {"warm_start": asked(there)}, trials=3)
+        after = {path: path.read_bytes() for path in there.rglob("*") if path.is_file() and "-" not in path.suffix}
+        assert after == before  # the other study stays as it was
+        shutil.rmtree(there)
+        started = []
+        for _ in range(3):
+            stored = results.load_study(new.short.database, "new")
+            check_changed(stored.spec, load_spec(here / "new.yaml"))
+            machine = resumed(stored, here / "cache")
+            recorder = ShortStudy(new.short.database, stored, machine, new.short.artifacts).run(stop_after=1)
+            started += recorder.started
+        assert started == [(5, "uniform 0.5"), (6, "random"), (7, "random")]  # nothing is taken over again
+        assert [trial.params for trial in whole.optunas] == [trial.params for trial in new.optunas]
+        assert [row.objectives for row in whole.rows] == [row.objectives for row in new.rows]
+        assert [row.gains for row in whole.rows] == [row.gains for row in new.rows]
+        pictures = [new.short.artifacts.sheet_path(row.sheet) for row in new.taken if row.sheet]
+        assert len(pictures) == 5
+        assert all(path.is_file() for path in pictures)
+
+    def test_several_objectives_of_which_the_old_study_had_one_number(self, old: ShortStudy, folder: Path) -> None:
+        new = warm(folder, {"objective": None, "objectives": ["sharpness", "likeness"]})
+        for trial, theirs in zip(new.optunas, results.load_trials(old.database, old.study), strict=True):
+            by_item, by_set = scores_of(old, theirs)
+            assert trial.values == [pytest.approx(sum(by_item["sharpness"]) / len(PROMPTS)), by_set["likeness"]]
+
+    def test_what_the_space_cannot_express_is_kept_without_parameters(self, folder: Path) -> None:
+        new = warm(folder, {"space": {"granularity": "sections", "bounds": {"*": [0.3, 1.0]}}})
+        states = {row.origin: trial.state for row, trial in zip(new.taken, new.optunas, strict=True)}
+        assert states["parent A"] == states["uniform 0.25"] == TrialState.PRUNED
+        assert states["uniform 0.75"] == TrialState.COMPLETE
+        assert new.probes == ["uniform 0.5"]
+
+    def test_other_weights_or_fewer_scorers_keep_the_scores(self, old: ShortStudy, folder: Path) -> None:
+        """The objective is a matter of the new study alone."""
+        found = find(folder, {"objective": None, "scorers": {"sharpness": None}})
+        for kept, theirs in zip(found.kept, results.load_trials(old.database, old.study), strict=True):
+            assert tuple(kept.sheet.by_item["sharpness"]) == scores_of(old, theirs)[0]["sharpness"]
+            assert kept.sheet.by_set == {}
+        assert len(find(folder, {"objective": {"sharpness": {"weight": 3}}}).kept) == 5
+
+    def test_only_the_best_are_taken_when_asked_and_always_the_parents(self, old: ShortStudy, folder: Path) -> None:
+        found = find(folder, {"warm_start": {"study": "short", "top": 2}})
+        wanted = sorted([0, 1, *(row.number for row in best_merges(old, 2))])
+        assert [kept.row.number for kept in found.kept] == wanted
+        assert found.again == ()
+
+    def test_files_that_lie_elsewhere_are_the_same_files(self, folder: Path) -> None:
+        copy = folder / "models"
+        shutil.copytree(DEMO, copy, ignore=shutil.ignore_patterns("training", "*.py"))
+        scorers = {"likeness": NEW["scorers"]["likeness"] | {"weights": str(copy / "features.safetensors")}}
+        parents = [str(copy / name) for name in ("animals.safetensors", "foods.safetensors")]
+        assert len(find(folder, {"scorers": scorers, "objective": None, "parents": parents}).kept) == 5
+
+    def test_from_postgresql_into_sqlite(self, tmp_path: Path) -> None:
+        short = begin(tmp_path, {**OLD, "budget": {"trials": 2}}, url=new_postgresql_url())
+        short.run()
+        new = warm(tmp_path, {"warm_start": asked(tmp_path, short.database.url)})
+        theirs = results.load_trials(short.database, short.study)
+        assert [scores_of(new.short, row) for row in new.taken] == [scores_of(short, row) for row in theirs]
+        assert [row.objectives for row in new.taken] == [row.objectives for row in theirs]
+        short.database.close()
+
+
+def asked(folder: Path, storage: str | None = None) -> dict[str, str]:
+    return {"study": "short", "storage": storage or str(folder / "study.db"), "artifacts": str(folder / "artifacts")}
+
+
+class TestRenderedAnew:
+    @pytest.mark.parametrize(
+        ("changes", "why"),
+        [
+            ({"suite": {**SMALL["suite"], "steps": 2}}, "another suite"),
+            ({"scorers": {"contrast": None}, "objective": None}, "other scorers: contrast"),
+            (
+                {"scorers": {"likeness": {**SMALL["scorers"]["likeness"], "input_size": 32}}, "objective": None},
+                "likeness",
+            ),
+            ({"export": {"dtype": "bf16"}}, "another export dtype"),
+            ({"render": {"degenerate_limit": 7}}, "fewer broken images are allowed"),
+            ({"render": {"degenerate_limit": 8, "batch_size": 1}}, "batch size"),
+            ({"parents": [str(DEMO / "foods.safetensors"), str(DEMO / "animals.safetensors")]}, "another order"),
+        ],
+    )
+    def test_where_scores_do_not_hold_the_best_merges_become_probes(
+        self, old: ShortStudy, folder: Path, changes: dict[str, Any], why: str
+    ) -> None:
+        found = find(folder, changes | {"warm_start": {"study": "short", "top": 2}})
+        best = best_merges(old, 2)
+        assert found.kept == ()
+        assert [row.name for row in found.again] == [f"short trial {row.number}" for row in best]
+        (note,) = found.notes
+        assert why in note
+        for found_recipe, row in zip(found.again, best, strict=True):
+            made = Recipe.from_json(found_recipe.recipe)
+            (step,), (theirs,) = made.steps, row.recipe.steps
+            assert step.values == theirs.values
+            assert files_of(made, step) == files_of(row.recipe, theirs)
+
+    def test_without_their_features_trials_are_rendered_anew(self, folder: Path) -> None:
+        shutil.rmtree(folder / "artifacts" / "features")
+        found = find(folder)
+        assert (found.kept, len(found.again)) == ((), 3)
+        assert "features that are not stored" in found.notes[0]
+
+    def test_they_are_rendered_on_the_new_suite(self, old: ShortStudy, folder: Path) -> None:
+        changes = {"suite": {**SMALL["suite"], "steps": 2}, "warm_start": {"study": "short", "top": 1}}
+        new = warm(folder, changes | {"probes": {"uniform": [], "profiles": 0}}, trials=3)
+        (best,) = best_merges(old, 1)
+        assert new.probes == ["parent A", "parent B", f"from short trial {best.number}"]
+        new.short.run()
+        assert [row.origin for row in new.rows] == new.probes
+        assert {row.source for row in new.rows} == {None}
+        assert pixels_of(new.short, new.rows[2]) != pixels_of(old, best)
+
+
+def files_of(recipe: Recipe, step: Step) -> list[str]:
+    """sha256 of what a step merges."""
+    files = {parent.letter: parent.sha256 for parent in recipe.parents}
+    return [files[name] for name in step.operation.inputs]
+
+
+class TestRefused:
+    def test_a_study_that_is_not_there(self, folder: Path) -> None:
+        with pytest.raises(StudyMissingError, match=r"warm_start: no study named 'gone'.*short"):
+            find(folder, {"warm_start": "gone"})
+        with pytest.raises(DatabaseError, match=r"warm_start: no study database at .*gone.db"):
+            find(folder, {"warm_start": {"study": "short", "storage": "gone.db"}})
+
+    def test_a_study_over_other_files(self, folder: Path) -> None:
+        parents = [str(DEMO / "animals.safetensors"), str(DEMO / "animals.safetensors")]
+        other = folder / "other.safetensors"
+        shutil.copyfile(DEMO / "foods.safetensors", other)
+        with other.open("r+b") as file:
+            file.seek(-2, 2)
+            file.write(bytes([0, 60]))
+        parents = [str(DEMO / "animals.safetensors"), str(other)]
+        with pytest.raises(WarmStartError, match=r"merges animals.safetensors \+ foods.safetensors, this one animals"):
+            find(folder, {"parents": parents})
+
+    def test_a_study_without_a_finished_trial(self, folder: Path) -> None:
+        database = open_database(f"sqlite:///{folder}/study.db", create=False)
+        with database.write() as connection:
+            connection.exec_driver_sql("UPDATE mergetune_trials SET state = 'failed'")
+        database.close()
+        with pytest.raises(WarmStartError, match="has no finished trial"):
+            find(folder)
