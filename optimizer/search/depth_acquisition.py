@@ -1,8 +1,9 @@
 """What the next merge is worth: log expected improvement, or of the hypervolume for several objectives.
 
 The improvement is one over the best posterior mean, not over the luckiest observation: a noisy value taken for an
-optimum would hold the search where nothing is. Merges that are still being rendered count as if they had given what
-the model expects. The functions are BoTorch's.
+optimum would hold the search where nothing is. Noisy expected improvement, which averages over what the best may be,
+was measured and found no better for more time: see docs/benchmarks.md. Merges that are still being rendered count as
+if they had given what the model expects. The functions are BoTorch's.
 Ament et al., Unexpected Improvements to Expected Improvement (2023); Daulton et al., Differentiable Expected
 Hypervolume Improvement (2020).
 """
@@ -25,18 +26,52 @@ with warnings.catch_warnings():
     from botorch.acquisition.acquisition import AcquisitionFunction
     from botorch.acquisition.analytic import LogExpectedImprovement
     from botorch.acquisition.multi_objective import logei
-    from botorch.models import ModelListGP, SingleTaskGP
+    from botorch.models import SingleTaskGP
+    from botorch.models.model import Model
     from botorch.optim import optimize_acqf
+    from botorch.posteriors import GPyTorchPosterior
     from botorch.sampling import SobolQMCNormalSampler
     from botorch.utils.multi_objective.box_decompositions import FastNondominatedPartitioning
     from botorch.utils.multi_objective.hypervolume import infer_reference_point
     from botorch.utils.multi_objective.pareto import is_non_dominated
+    from gpytorch.distributions import MultitaskMultivariateNormal, MultivariateNormal
+    from linear_operator.operators import DiagLinearOperator
 
 Floats = NDArray[np.float64]
 REFERENCE_MARGIN = 0.1  # how far below the front the reference point lies, as a share of the front's range
-CHUNK = 256  # candidates evaluated together
+CHUNK = 400  # candidates evaluated together
+LEAST_VARIANCE = 1e-12  # rounding may leave less than nothing where a value is known
 POLISHED = 2  # candidates whose parameters are then moved along the gradient
 POLISH_ITERATIONS = 25
+
+
+class Marginals(Model):  # type: ignore[misc]
+    """What models say of single merges, each on its own; m models, one for each objective.
+
+    GPyTorch's posterior of b merges in a batch copies the training data b times. Acquisition functions of one merge
+    need no covariance between merges: [b, 1, d] is asked for as [b, d], which takes a tenth of the time.
+    """
+
+    def __init__(self, models: Sequence[SingleTaskGP]) -> None:
+        super().__init__()
+        self.models = torch.nn.ModuleList(models)
+
+    @property
+    def num_outputs(self) -> int:
+        return len(self.models)
+
+    @property
+    def batch_shape(self) -> torch.Size:
+        return torch.Size()
+
+    def posterior(self, X: Tensor, *_: object, **__: object) -> GPyTorchPosterior:  # noqa: N803 - BoTorch's name
+        """X: [b, 1, d]. Returns a posterior of [b, 1, m]."""
+        found = [model.posterior(X.squeeze(-2)) for model in self.models]
+        mean = torch.stack([each.mean for each in found], dim=-1)
+        variance = torch.cat([each.variance.clamp_min(LEAST_VARIANCE) for each in found], dim=-1)
+        if len(found) == 1:
+            return GPyTorchPosterior(MultivariateNormal(mean.squeeze(-1), DiagLinearOperator(variance)))
+        return GPyTorchPosterior(MultitaskMultivariateNormal(mean, DiagLinearOperator(variance)))
 
 
 def acquisition(
@@ -54,7 +89,7 @@ def acquisition(
         known = np.concatenate([x, pending])
         means = np.stack([posterior(model, known)[0] for model in models], axis=1)
         if len(models) == 1:
-            return LogExpectedImprovement(models[0], best_f=float(means.max()))
+            return LogExpectedImprovement(Marginals(models), best_f=float(means.max()))
         return _hypervolume(models, torch.from_numpy(means), SobolQMCNormalSampler(torch.Size([samples]), seed=seed))
 
 
@@ -78,7 +113,7 @@ def _hypervolume(models: Sequence[SingleTaskGP], means: Tensor, sampler: SobolQM
     front = means[is_non_dominated(means)]
     reference = infer_reference_point(front, scale=REFERENCE_MARGIN)
     return logei.qLogExpectedHypervolumeImprovement(
-        ModelListGP(*models), reference, FastNondominatedPartitioning(reference, front), sampler=sampler
+        Marginals(models), reference, FastNondominatedPartitioning(reference, front), sampler=sampler
     )
 
 

@@ -19,7 +19,8 @@ NOISE_KEY = "mergetune:noise_variance"
 """System or user attribute of a trial: the variance of the noise of each objective's value, a list in their order.
 
 It is the noise that differs between trials. With paired renders (same prompts, same seeds) that comes from the spread
-of the prompts' *differences* between merges, far less than from the spread of their scores.
+of the prompts' *differences* between merges, far less than from the spread of their scores. A study does not store it:
+how noisy the values of a fixed suite are is inferred, which was measured to be at least as good (docs/benchmarks.md).
 """
 TAIL = 2.0
 """Values this many robust standard deviations below the median are broken merges; how broken does not matter."""

