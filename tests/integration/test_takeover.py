@@ -50,7 +50,7 @@ def taken_trials(folder: Path) -> list[TakenTrial]:
     picture, features = folder / "sheet.jpg", folder / "features.npz"
     picture.write_bytes(b"a picture")
     with features.open("wb") as file:
-        np.savez(file, **{"[fid]": generator.normal(size=(4, 3))})
+        np.savez(file, allow_pickle=False, **{"[fid]": generator.normal(size=(4, 3))})
     trials = []
     for number in range(COUNT):
         params = {row.name: float(generator.uniform(row.low, row.high)) for row in space.parameters}
@@ -163,7 +163,8 @@ def test_a_study_is_not_begun_twice(database: Database, tmp_path: Path) -> None:
 
 def test_killed_at_any_moment_it_leaves_nothing_or_all(database: Database, tmp_path: Path) -> None:
     """SIGKILL while the trials are taken over; the next start ends with what one without interruption makes."""
-    moments, left = random.Random(0), []
+    moments = random.Random(0)
+    left: list[int] = []
     while len(left) < 3 and not results.list_studies(database):
         database.close()  # no connection is shared with the child
         wanted = moments.randrange(1, COUNT)
