@@ -28,18 +28,18 @@ from studies.spec import load_spec
 
 SMALL: Mapping[str, Any] = {
     "suite": {"prompts": PROMPTS, "seeds": [1], "sizes": [64], "steps": 1},
-    "scorers": {"sharpness": None, "likeness": short_spec()["scorers"]["likeness"]},
+    "scorers": {"sharpness": None, "likeness": {**short_spec()["scorers"]["likeness"], "kind": "kernel"}},
     "objective": {"sharpness": None, "likeness": None},
     "sampler": {"name": "random"},
     "final": {"top": 0},
 }
-OLD = {**SMALL, "probes": {"uniform": [0.25, 0.75], "profiles": 0}, "budget": {"trials": 5}}
+OLD = {**SMALL, "probes": {"uniform": [0.75], "profiles": 0}, "budget": {"trials": 4}}
 NEW = {**SMALL, "study": "new", "warm_start": "short", "probes": {"uniform": [0.5], "profiles": 0}}
 
 
 @pytest.fixture(scope="module")
 def old(tmp_path_factory: pytest.TempPathFactory) -> ShortStudy:
-    """Parents, two uniform merges and one of the sampler's."""
+    """Parents, a uniform merge and one of the sampler's."""
     short = begin(tmp_path_factory.mktemp("old"), OLD)
     short.run()
     return short
@@ -122,10 +122,10 @@ class TestFullRight:
             assert scores_of(new.short, row) == scores_of(old, theirs)
             assert pixels_of(new.short, row) == pixels_of(old, theirs)
             assert row.machine == theirs.machine
-        assert recorder.started == [(5, "uniform 0.5"), (6, "random")]
-        assert [trial.value for trial in new.optunas[:5]] == [row.objectives["objective"] for row in before]
-        assert new.optunas[2].params == dict.fromkeys(new.optunas[2].params, 0.25)
-        for row in new.taken[1:4]:  # what a newly rendered trial of the same recipe gives
+        assert recorder.started == [(4, "uniform 0.5"), (5, "random")]
+        assert [trial.value for trial in new.optunas[:4]] == [row.objectives["objective"] for row in before]
+        assert new.optunas[2].params == dict.fromkeys(new.optunas[2].params, 0.75)
+        for row in new.taken[1:3]:  # what a newly rendered trial of the same recipe gives
             evaluation = new.short.machine.evaluator.evaluate(row.recipe)
             assert list(evaluation.pixels_sha256) == pixels_of(new.short, row)
             by_item, by_set = scores_of(new.short, row)
@@ -139,26 +139,26 @@ class TestFullRight:
         here.mkdir()
         shutil.move(folder / "study.db", there / "study.db")
         shutil.move(folder / "artifacts", there / "artifacts")
-        whole = warm(folder, {"warm_start": asked(there)}, trials=3)
+        whole = warm(folder, {"warm_start": asked(there)})
         whole.short.run()
         before = {path: path.read_bytes() for path in there.rglob("*") if path.is_file() and "-" not in path.suffix}
-        new = warm(here, {"warm_start": asked(there)}, trials=3)
+        new = warm(here, {"warm_start": asked(there)})
         after = {path: path.read_bytes() for path in there.rglob("*") if path.is_file() and "-" not in path.suffix}
         assert after == before  # the other study stays as it was
         shutil.rmtree(there)
         started = []
-        for _ in range(3):
+        for _ in range(2):
             stored = results.load_study(new.short.database, "new")
             check_changed(stored.spec, load_spec(here / "new.yaml"))
             machine = resumed(stored, here / "cache")
             recorder = ShortStudy(new.short.database, stored, machine, new.short.artifacts).run(stop_after=1)
             started += recorder.started
-        assert started == [(5, "uniform 0.5"), (6, "random"), (7, "random")]  # nothing is taken over again
+        assert started == [(4, "uniform 0.5"), (5, "random")]  # nothing is taken over again
         assert [trial.params for trial in whole.optunas] == [trial.params for trial in new.optunas]
         assert [row.objectives for row in whole.rows] == [row.objectives for row in new.rows]
         assert [row.gains for row in whole.rows] == [row.gains for row in new.rows]
         pictures = [new.short.artifacts.sheet_path(row.sheet) for row in new.taken if row.sheet]
-        assert len(pictures) == 5
+        assert len(pictures) == 4
         assert all(path.is_file() for path in pictures)
 
     def test_several_objectives_of_which_the_old_study_had_one_number(self, old: ShortStudy, folder: Path) -> None:
@@ -170,7 +170,7 @@ class TestFullRight:
     def test_what_the_space_cannot_express_is_kept_without_parameters(self, folder: Path) -> None:
         new = warm(folder, {"space": {"granularity": "sections", "bounds": {"*": [0.3, 1.0]}}})
         states = {row.origin: trial.state for row, trial in zip(new.taken, new.optunas, strict=True)}
-        assert states["parent A"] == states["uniform 0.25"] == TrialState.PRUNED
+        assert states["parent A"] == TrialState.PRUNED
         assert states["uniform 0.75"] == TrialState.COMPLETE
         assert new.probes == ["uniform 0.5"]
 
@@ -180,11 +180,11 @@ class TestFullRight:
         for kept, theirs in zip(found.kept, results.load_trials(old.database, old.study), strict=True):
             assert tuple(kept.sheet.by_item["sharpness"]) == scores_of(old, theirs)[0]["sharpness"]
             assert kept.sheet.by_set == {}
-        assert len(find(folder, {"objective": {"sharpness": {"weight": 3}}}).kept) == 5
+        assert len(find(folder, {"objective": {"sharpness": {"weight": 3}}}).kept) == 4
 
     def test_only_the_best_are_taken_when_asked_and_always_the_parents(self, old: ShortStudy, folder: Path) -> None:
-        found = find(folder, {"warm_start": {"study": "short", "top": 2}})
-        wanted = sorted([0, 1, *(row.number for row in best_merges(old, 2))])
+        found = find(folder, {"warm_start": {"study": "short", "top": 1}})
+        wanted = sorted([0, 1, best_merges(old, 1)[0].number])
         assert [kept.row.number for kept in found.kept] == wanted
         assert found.again == ()
 
@@ -193,7 +193,7 @@ class TestFullRight:
         shutil.copytree(DEMO, copy, ignore=shutil.ignore_patterns("training", "*.py"))
         scorers = {"likeness": NEW["scorers"]["likeness"] | {"weights": str(copy / "features.safetensors")}}
         parents = [str(copy / name) for name in ("animals.safetensors", "foods.safetensors")]
-        assert len(find(folder, {"scorers": scorers, "objective": None, "parents": parents}).kept) == 5
+        assert len(find(folder, {"scorers": scorers, "objective": None, "parents": parents}).kept) == 4
 
     def test_from_postgresql_into_sqlite(self, tmp_path: Path) -> None:
         short = begin(tmp_path, {**OLD, "budget": {"trials": 2}}, url=new_postgresql_url())
@@ -243,7 +243,7 @@ class TestRenderedAnew:
     def test_without_their_features_trials_are_rendered_anew(self, folder: Path) -> None:
         shutil.rmtree(folder / "artifacts" / "features")
         found = find(folder)
-        assert (found.kept, len(found.again)) == ((), 3)
+        assert (found.kept, len(found.again)) == ((), 2)
         assert "features that are not stored" in found.notes[0]
 
     def test_they_are_rendered_on_the_new_suite(self, old: ShortStudy, folder: Path) -> None:
