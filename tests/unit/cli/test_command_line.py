@@ -47,7 +47,7 @@ def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tm
         "MERGETUNE_ARTIFACTS",
         "MERGETUNE_CACHE",
         "MERGETUNE_DEBUG",
-        "MERGETUNE_PASSWORD",
+        "MERGETUNE_DASHBOARD_PASSWORD",
     ):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.chdir(tmp_path)
@@ -336,7 +336,7 @@ def test_loopback_needs_no_password(host: str, call: Call) -> None:
 
 
 def test_with_a_password_any_address_will_do(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MERGETUNE_PASSWORD", "secret")
+    monkeypatch.setenv("MERGETUNE_DASHBOARD_PASSWORD", "secret")
     outcome = call("dashboard", "--host", "0.0.0.0", "--storage", "absent.db")
     assert outcome.err.startswith("error: no study database")
     assert "secret" not in outcome.out + outcome.err
