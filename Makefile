@@ -4,7 +4,7 @@ BIN := .venv/bin
 THREADS ?= 1
 PROCESSES ?= 2
 
-.PHONY: demo test test-slow lint bench clean
+.PHONY: demo test test-slow lint audit bench clean
 
 demo: .venv/.installed
 	$(BIN)/mergetune demo --output demo-run
@@ -20,6 +20,12 @@ lint: .venv/.installed-test
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+# Our code for what is dangerous, and what is installed for what is known to be broken; pip-audit asks PyPI.
+audit: .venv/.installed-test
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[audit]'
+	$(BIN)/bandit --quiet --configfile pyproject.toml --recursive search_spaces scorers studies optimizer
+	$(BIN)/pip-audit --local --skip-editable --progress-spinner off
 
 bench: .venv/.installed-test
 	$(BIN)/python benchmarks/merge.py

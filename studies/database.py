@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import time
 from collections.abc import Iterator
@@ -20,10 +21,13 @@ from sqlalchemy.engine import Connection, Engine, make_url
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
 from studies.errors import DatabaseError
+from studies.passwords import read_password_file
 from studies.tables import VERSION_TABLE
 
 SQLITE_WAIT_SECONDS = 60.0  # for another process's write
 SERVER_WAIT_SECONDS = 10  # for a connection
+# As libpq has PGPASSFILE, but with the password alone: one file serves the database's container and us.
+PASSWORD_FILE_VARIABLE = "MERGETUNE_STORAGE_PASSWORD_FILE"  # noqa: S105 - the variable's name
 SQLITE_MAGIC = b"SQLite format 3\x00"
 
 
@@ -103,8 +107,13 @@ def _engine_options(url: str) -> dict[str, Any]:
     parsed = make_url(url)
     if parsed.get_backend_name() == "sqlite":
         return {"connect_args": {"timeout": SQLITE_WAIT_SECONDS}}
-    timeout = {} if "connect_timeout" in parsed.query else {"connect_timeout": SERVER_WAIT_SECONDS}
-    return {"pool_pre_ping": True, "connect_args": timeout}
+    arguments: dict[str, Any] = {}
+    if "connect_timeout" not in parsed.query:
+        arguments["connect_timeout"] = SERVER_WAIT_SECONDS
+    file = os.environ.get(PASSWORD_FILE_VARIABLE)
+    if file and parsed.password is None and "password" not in parsed.query:
+        arguments["password"] = read_password_file(Path(file))
+    return {"pool_pre_ping": True, "connect_args": arguments}
 
 
 @contextmanager

@@ -5,6 +5,7 @@
     ├── WarmStartError       another study whose trials cannot be used
     ├── RecipeError          a recipe that cannot be read or merged
     ├── DatabaseError        the study database: unreachable, of another version, locked
+    ├── PasswordError        a password file that cannot be used
     ├── StudyExistsError     a study of this name is there already
     ├── StudyMissingError    no study of this name
     └── StudyChangedError    resume refused: a parent file or the suite is no longer the same
@@ -33,6 +34,10 @@ class RecipeError(StudyError):
 
 class DatabaseError(StudyError):
     """The study database cannot be used."""
+
+
+class PasswordError(StudyError):
+    """A password file is missing, unreadable or empty."""
 
 
 class StudyExistsError(StudyError):

@@ -11,7 +11,14 @@ import pytest
 
 from optimizer.cli import main
 
-VARIABLES = ("STORAGE", "ARTIFACTS", "CACHE", "DEBUG", "PASSWORD")  # each after MERGETUNE_
+VARIABLES = (
+    "STORAGE",
+    "ARTIFACTS",
+    "CACHE",
+    "DEBUG",
+    "DASHBOARD_PASSWORD",
+    "PATIENCE_SECONDS",
+)  # each after MERGETUNE_
 
 
 @dataclass(frozen=True)

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import ipaddress
+import signal
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from optimizer.cli.common import DEFAULT_STORAGE, ArtifactFolder, Storage, console, escaped, fail, storage_url
+
+if TYPE_CHECKING:
+    from studies.database import Database
 
 
 def dashboard(
@@ -22,26 +26,40 @@ def dashboard(
         Path | None,
         typer.Option(help="File with the password, one line (user name: mergetune).", show_default=False),
     ] = None,
+    read_only: Annotated[
+        bool, typer.Option("--read-only", help="Nothing can be changed or deleted from the browser.")
+    ] = False,
 ) -> None:
     """Serve the dashboard: every trial with its contact sheet, recipe, gain and timings."""
-    from optimizer.cli.report import study_objective
-    from optimizer.dashboard import listening_port, make_server, read_password
-    from optimizer.insight.interactive import save_figures
-    from studies.artifacts import Artifacts
-    from studies.database import open_database
-    from studies.results import list_studies
+    from optimizer.gates import PASSWORD_VARIABLE, dashboard_password
 
-    password = read_password(password_file)
+    password = dashboard_password(password_file)
     if password is None and not _is_loopback(host):
         fail(
             f"{host} can be reached from other machines, and whoever reaches the dashboard can delete studies: give "
-            "--password-file FILE or the environment variable MERGETUNE_PASSWORD, or leave --host at 127.0.0.1"
+            f"--password-file FILE or the environment variable {PASSWORD_VARIABLE}, or leave --host at 127.0.0.1"
         )
+    from studies.database import open_database
+
     database = open_database(storage_url(storage), create=False)
+    _serve(database, artifacts, host, port, password, changes=not read_only)
+
+
+def _serve(
+    database: Database, artifacts: Path | None, host: str, port: int, password: str | None, *, changes: bool
+) -> None:
+    from optimizer.cli.report import study_objective
+    from optimizer.dashboard import listening_port, make_server
+    from optimizer.insight.interactive import save_figures
+    from studies.artifacts import Artifacts
+    from studies.results import list_studies
+
     with console.status("drawing what mattered in each study"):
         for stored in list_studies(database):
             save_figures(database, stored, study_objective(stored))
-    server = make_server(database, Artifacts.beside(database.url, artifacts), host, port, password)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a supervisor ends it as Ctrl-C does
+    folder = Artifacts.beside(database.url, artifacts)
+    server = make_server(database, folder, host, port, password, changes=changes)
     shown = f"[{host}]" if ":" in host else host
     console.print(
         escaped(f"dashboard: http://{shown}:{listening_port(server)}/dashboard/  (Ctrl-C to stop)"), soft_wrap=True

@@ -1,163 +1,32 @@
-"""The dashboard: a password gate in front of everything, and a real server behind a real socket."""
+"""The dashboard as a real server behind a real socket: what it shows, keeps, refuses, and how it hands files out."""
 
 from __future__ import annotations
 
 import base64
+import http.client
 import json
+import socket
 import threading
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from pathlib import Path
 from typing import Any
 
 import optuna
 import pytest
 
-from optimizer.dashboard import (
-    PASSWORD_VARIABLE,
-    USER,
-    behind_password,
-    for_local_names,
-    listening_port,
-    make_server,
-    read_password,
-)
+from optimizer.dashboard import MAX_UPLOAD_BYTES, listening_port, make_server
 from optimizer.errors import StorageError
+from optimizer.gates import USER
 from studies.artifacts import Artifacts
 from studies.database import Database, open_database
 
 PASSWORD = "correct horse: bättery"
 
 
-# --------------------------------------------------------------------------------------------- gate
-
-
-class Inside:
-    """A WSGI application that remembers what reached it."""
-
-    def __init__(self) -> None:
-        self.reached: list[tuple[str, str]] = []
-
-    def __call__(self, environment: dict[str, Any], start_response: Any) -> Iterable[bytes]:
-        self.reached.append((environment["REQUEST_METHOD"], environment["PATH_INFO"]))
-        start_response("200 OK", [])
-        return [b"inside"]
-
-
-def basic(user: str, password: str, encoding: str = "utf-8") -> str:
-    return "Basic " + base64.b64encode(f"{user}:{password}".encode(encoding)).decode()
-
-
-def ask(
-    header: str | None, *, method: str = "GET", path: str = "/dashboard/", password: str = PASSWORD
-) -> tuple[str, dict[str, str], bytes, list[tuple[str, str]]]:
-    """(status, headers, body, what reached the application)."""
-    inside = Inside()
-    told: dict[str, Any] = {}
-
-    def start_response(status: str, headers: list[tuple[str, str]]) -> None:
-        told.update(status=status, headers=dict(headers))
-
-    environment = {"REQUEST_METHOD": method, "PATH_INFO": path}
-    if header is not None:
-        environment["HTTP_AUTHORIZATION"] = header
-    body = b"".join(behind_password(inside, password)(environment, start_response))
-    return told["status"], told["headers"], body, inside.reached
-
-
-@pytest.mark.parametrize(
-    "header",
-    [
-        basic(USER, PASSWORD),
-        basic(USER, PASSWORD).replace("Basic", "bAsIc"),
-        basic(USER, PASSWORD).replace(" ", "  ") + " ",
-    ],
-)
-def test_the_right_password_opens_the_gate(header: str) -> None:
-    status, _, body, reached = ask(header)
-    assert (status, body) == ("200 OK", b"inside")
-    assert reached == [("GET", "/dashboard/")]
-
-
-WRONG_HEADERS = [
-    None,
-    "",
-    "Basic",
-    "Basic ",
-    "Basic :",
-    "Basic !!!",
-    "Basic ====",
-    "Basic bWVyZ2V0dW5l",  # the user name alone
-    "Basic \xff\xfe",  # bytes that are no base64, as a WSGI server hands them over
-    basic(USER, "wrong"),
-    basic(USER, ""),
-    basic("", PASSWORD),
-    basic("admin", PASSWORD),
-    basic(USER, PASSWORD.upper()),
-    basic(USER, PASSWORD + " "),
-    basic(USER, PASSWORD[:-1]),
-    basic(USER, PASSWORD, "latin-1"),
-    basic(USER, PASSWORD).replace("Basic", "Bearer"),
-    basic(USER, PASSWORD).replace("Basic ", "Basic"),
-    basic(USER, PASSWORD).replace("Basic ", ""),
-    f"Basic {USER}:{PASSWORD}",
-]
-
-
-@pytest.mark.parametrize("header", WRONG_HEADERS)
-def test_everything_else_is_asked_for_a_password(header: str | None) -> None:
-    status, headers, body, reached = ask(header)
-    assert status.startswith("401 ")
-    assert headers["WWW-Authenticate"].startswith("Basic realm=")
-    assert reached == []
-    assert PASSWORD.encode() not in body
-
-
-@pytest.mark.parametrize("method", ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "get", "X"])
-@pytest.mark.parametrize(
-    "path", ["/", "", "//", "/dashboard/", "/static/x.js", "/api/studies", "/..;/api/studies", "/static/../api/studies",
-             "//api//studies", "/api/studies;x", "/%2e%2e/api", "/favicon.ico", "/artifacts/1/2/3", "\x00"]
-)  # fmt: skip
-def test_no_path_and_no_method_goes_round_the_gate(method: str, path: str) -> None:
-    status, _, _, reached = ask(None, method=method, path=path)
-    assert status.startswith("401 ")
-    assert reached == []
-
-
-# ----------------------------------------------------------------------------------------- password
-
-
-def test_the_password_is_the_files_first_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(PASSWORD_VARIABLE, "not this one")
-    file = tmp_path / "password"
-    file.write_bytes("\ufeffpässword \r\nsecond line\n".encode())
-    assert read_password(file) == "pässword"
-
-
-@pytest.mark.parametrize(("value", "password"), [(None, None), ("", None), ("  ", None), ("secret", "secret")])
-def test_without_a_file_the_environment_is_asked(
-    value: str | None, password: str | None, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.delenv(PASSWORD_VARIABLE, raising=False)
-    if value is not None:
-        monkeypatch.setenv(PASSWORD_VARIABLE, value)
-    assert read_password(None) == password
-
-
-@pytest.mark.parametrize("content", [b"", b"\n", b"  \nsecret\n", b"\xff\xfe\x00"])
-def test_a_password_file_without_a_password_is_refused(content: bytes, tmp_path: Path) -> None:
-    file = tmp_path / "password"
-    file.write_bytes(content)
-    with pytest.raises(StorageError, match="first line"):
-        read_password(file)
-
-
-def test_a_password_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
-    for path in (tmp_path / "absent", tmp_path):
-        with pytest.raises(StorageError, match=f"{path} cannot be read"):
-            read_password(path)
+def basic(user: str, password: str) -> str:
+    return "Basic " + base64.b64encode(f"{user}:{password}".encode()).decode()
 
 
 # ------------------------------------------------------------------------------------------- server
@@ -172,9 +41,9 @@ def database(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Database]:
 
 
 @contextmanager
-def served(database: Database, password: str | None, host: str = "127.0.0.1") -> Iterator[str]:
+def served(database: Database, password: str | None, host: str = "127.0.0.1", *, changes: bool = True) -> Iterator[str]:
     """The address of a running dashboard."""
-    server = make_server(database, Artifacts.beside(database.url), host, 0, password)
+    server = make_server(database, Artifacts.beside(database.url), host, 0, password, changes=changes)
     port = listening_port(server)
     assert port > 0
     thread = threading.Thread(target=_run_until_closed, args=[server], daemon=True)
@@ -189,6 +58,21 @@ def served(database: Database, password: str | None, host: str = "127.0.0.1") ->
 def _run_until_closed(server: Any) -> None:
     with suppress(OSError):  # select() on the socket that was just closed
         server.run()
+
+
+def send(
+    address: str, method: str, path: str, body: object = None, **headers: str
+) -> tuple[int, dict[str, str], bytes]:
+    """(status, headers with small names, body) of a request with a JSON body."""
+    connection = http.client.HTTPConnection(address.removeprefix("http://"), timeout=30)
+    try:
+        content = None if body is None else json.dumps(body)
+        given = {name.replace("_", "-"): value for name, value in headers.items()}
+        connection.request(method, path, content, {"Content-Type": "application/json"} | given)
+        answer = connection.getresponse()
+        return answer.status, {name.lower(): value for name, value in answer.getheaders()}, answer.read()
+    finally:
+        connection.close()
 
 
 def fetch(url: str, header: str | None = None) -> tuple[int, bytes]:
@@ -235,23 +119,114 @@ def test_an_address_that_is_not_here_is_named(database: Database, host: str) -> 
         make_server(database, Artifacts.beside(database.url), host, 0, PASSWORD)
 
 
+# ---------------------------------------------------------------------------------------- artifacts
+
+SCRIPT = "<script>alert(document.domain)</script>"
+UPLOADS = {
+    "page.html": SCRIPT,
+    "page.xhtml": SCRIPT,
+    "drawing.svg": f'<svg xmlns="http://www.w3.org/2000/svg">{SCRIPT}</svg>',
+    "feed.xml": SCRIPT,
+    "code.js": "alert(1)",
+    "paper.pdf": "%PDF-1.7",
+    "no-name-at-all": SCRIPT,
+    "table.csv": "a,b",
+}
+
+
+def upload(address: str, name: str, content: bytes) -> str:
+    """Put a file into the study as the dashboard's own page does; returns its path."""
+    data = "data:;base64," + base64.b64encode(content).decode()
+    status, _, answer = send(address, "POST", "/api/artifacts/1", {"file": data, "filename": name})
+    assert status == 201, answer
+    return f"/artifacts/1/{json.loads(answer)['artifact_id']}"
+
+
+@pytest.mark.parametrize("name", UPLOADS)
+def test_an_uploaded_file_is_saved_and_never_run(name: str, database: Database) -> None:
+    with served(database, None) as address:
+        path = upload(address, name, UPLOADS[name].encode())
+        for asked in (path, path + "/", path + "//", path.replace("artifacts", "%61rtifacts")):
+            status, headers, body = send(address, "GET", asked)
+            assert (status, body) == (200, UPLOADS[name].encode())
+            assert headers["content-type"] in {"application/octet-stream", "text/csv"}
+            assert headers["content-disposition"] == "attachment"
+            assert "sandbox" in headers["content-security-policy"]
+            assert headers["x-content-type-options"] == "nosniff"
+            assert "access-control-allow-origin" not in headers
+
+
+@pytest.mark.parametrize(("name", "kind"), [("a.png", "image/png"), ("b.jpg", "image/jpeg"), ("c.txt", "text/plain")])
+def test_pictures_and_texts_are_shown(name: str, kind: str, database: Database) -> None:
+    with served(database, None) as address:
+        _, headers, _ = send(address, "GET", upload(address, name, SCRIPT.encode()))
+    assert headers["content-type"] == kind
+    assert "content-disposition" not in headers
+    assert "sandbox" in headers["content-security-policy"]
+
+
+def test_an_upload_above_the_limit_is_refused_before_it_is_taken_in(database: Database) -> None:
+    with served(database, PASSWORD) as address:
+        host, port = address.removeprefix("http://").split(":")
+        with socket.create_connection((host, int(port)), timeout=30) as raw:
+            raw.sendall(f"POST /api/artifacts/1 HTTP/1.1\r\nContent-Length: {MAX_UPLOAD_BYTES + 1}\r\n\r\n".encode())
+            assert b" 413 " in raw.recv(100)
+
+
+# ---------------------------------------------------------------------------------------- read-only
+
+
+def test_read_only_shows_everything_and_changes_nothing(database: Database) -> None:
+    with served(database, None, changes=False) as address:
+        assert fetch(f"{address}/dashboard/")[0] == fetch(f"{address}/api/studies")[0] == 200
+        changes = [
+            ("DELETE", "/api/studies/1", None),
+            ("POST", "/api/studies", {"study_name": "other", "directions": ["minimize"]}),
+            ("POST", "/api/studies/1/rename", {"study_name": "other"}),
+            ("PUT", "/api/studies/1/note", {"body": "here", "version": 1}),
+            ("POST", "/api/artifacts/1", {"file": "data:;base64,QQ==", "filename": "a.txt"}),
+        ]
+        for method, path, body in changes:
+            status, headers, _ = send(address, method, path, body, X_HTTP_Method_Override="GET")
+            assert (status, headers["allow"]) == (405, "GET, HEAD")
+            status, _, _ = send(address, "GET", path, body, X_HTTP_Method_Override=method)
+            assert status in {200, 403, 404, 405}
+    assert [study.study_name for study in optuna.get_all_study_summaries(database.storage)] == ["portraits"]
+
+
+# ------------------------------------------------------------------------------------ other origins
+
+
 @pytest.mark.parametrize(
-    ("asked", "status"),
+    ("headers", "status"),
     [
-        ("127.0.0.1:8080", 200),
-        ("localhost", 200),
-        ("[::1]:80", 200),
-        ("evil.example:8080", 403),
-        ("127.0.0.1.evil.example", 403),
+        ({}, 200),
+        ({"Origin": "{address}"}, 200),
+        ({"Sec_Fetch_Site": "same-origin"}, 200),
+        ({"Origin": "http://evil.example"}, 403),
+        ({"Origin": "null"}, 403),
+        ({"Sec_Fetch_Site": "cross-site", "Origin": "{address}"}, 403),
+        ({"Sec_Fetch_Site": "same-site"}, 403),
     ],
 )
-def test_without_a_password_only_local_names_are_answered(asked: str, status: int) -> None:
-    answers: list[str] = []
+def test_only_the_dashboards_own_page_changes_something(
+    headers: dict[str, str], status: int, database: Database
+) -> None:
+    with served(database, PASSWORD) as address:
+        given = {name: value.format(address=address) for name, value in headers.items()}
+        version = database.storage.get_study_system_attrs(1).get("dashboard:note_ver", 0) + 1
+        note = {"body": "seen", "version": version}
+        code, _, _ = send(address, "PUT", "/api/studies/1/note", note, Authorization=basic(USER, PASSWORD), **given)
+        assert (403 if code == 403 else 200) == status
+        assert send(address, "GET", "/api/studies", Authorization=basic(USER, PASSWORD), **given)[0] == 200
 
-    def inside(_environment: object, start_response: Callable[..., object]) -> list[bytes]:
-        start_response("200 OK", [])
-        return [b"inside"]
 
-    gate = for_local_names(inside, "127.0.0.1")
-    list(gate({"HTTP_HOST": asked}, lambda line, _headers: answers.append(line)))
-    assert [int(line.split()[0]) for line in answers] == [status]
+# ----------------------------------------------------------------------------------------- renaming
+
+
+@pytest.mark.parametrize("word", ["rename", "rename/", "rename//", "%72ename", "ren%FFame", "%C3rename", "rename%C3"])
+def test_a_study_keeps_its_name_however_it_is_asked(word: str, database: Database) -> None:
+    with served(database, None) as address:
+        status, _, _ = send(address, "POST", f"/api/studies/1/{word}", {"study_name": "other"})
+    assert status in {400, 403}
+    assert [study.study_name for study in optuna.get_all_study_summaries(database.storage)] == ["portraits"]

@@ -308,7 +308,7 @@ def test_loopback_needs_no_password(host: str, call: Call) -> None:
 
 
 def test_with_a_password_any_address_will_do(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MERGETUNE_PASSWORD", "secret")
+    monkeypatch.setenv("MERGETUNE_DASHBOARD_PASSWORD", "secret")
     outcome = call("dashboard", "--host", "0.0.0.0", "--storage", "absent.db")
     assert outcome.err.startswith("error: no study database")
     assert "secret" not in outcome.out + outcome.err
