@@ -11,14 +11,8 @@ import pytest
 
 from optimizer.cli import main
 
-VARIABLES = (
-    "STORAGE",
-    "ARTIFACTS",
-    "CACHE",
-    "DEBUG",
-    "DASHBOARD_PASSWORD",
-    "PATIENCE_SECONDS",
-)  # each after MERGETUNE_
+SETTINGS = ("STORAGE", "ARTIFACTS", "CACHE", "DEBUG", "DASHBOARD_PASSWORD", "PATIENCE_SECONDS")
+VARIABLES = tuple(f"MERGETUNE_{name}" for name in SETTINGS)
 
 
 @dataclass(frozen=True)
@@ -60,6 +54,6 @@ def enter(folder: Path, monkeypatch: pytest.MonkeyPatch, files: Path | None = No
     for file in () if files is None else files.iterdir():
         (folder / file.name).symlink_to(file)
     for name in VARIABLES:
-        monkeypatch.delenv(f"MERGETUNE_{name}", raising=False)
+        monkeypatch.delenv(name, raising=False)
     monkeypatch.chdir(folder)
     return folder
