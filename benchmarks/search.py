@@ -126,6 +126,7 @@ def main() -> None:
     parser.add_argument("--synthetic", action="store_true", required=True, help="hand-written landscapes")
     parser.add_argument("--landscapes", type=int, default=4, help="with depth structure")
     parser.add_argument("--controls", type=int, default=3, help="without")
+    parser.add_argument("--coarse", type=int, default=0, help="where a number for each section is nearly enough")
     parser.add_argument("--seeds", type=int, default=2, help="searches on each landscape")
     parser.add_argument("--trials", type=int, default=max(CHECKPOINTS))
     parser.add_argument("--first-landscape", type=int, default=FIRST_REPORTED_SEED)
@@ -134,9 +135,10 @@ def main() -> None:
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    for structured, count in ((True, arguments.landscapes), (False, arguments.controls)):
+    kinds = ((True, False, arguments.landscapes), (False, False, arguments.controls), (True, True, arguments.coarse))
+    for structured, coarse, count in kinds:
         first = arguments.first_landscape
-        made = [make_landscape(seed, structured=structured) for seed in range(first, first + count)]
+        made = [make_landscape(seed, structured=structured, coarse=coarse) for seed in range(first, first + count)]
         if made:
             compare(arguments.methods.split(","), made, range(arguments.seeds), arguments.trials)
 
