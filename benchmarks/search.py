@@ -95,9 +95,10 @@ def compare(names: Sequence[str], landscapes: Sequence[Landscape], seeds: Sequen
 
 
 def synthetic(arguments: argparse.Namespace) -> None:
-    for structured, count in ((True, arguments.landscapes), (False, arguments.controls)):
+    kinds = ((True, False, arguments.landscapes), (False, False, arguments.controls), (True, True, arguments.coarse))
+    for structured, coarse, count in kinds:
         first = arguments.first_landscape
-        made = [make_landscape(seed, structured=structured) for seed in range(first, first + count)]
+        made = [make_landscape(seed, structured=structured, coarse=coarse) for seed in range(first, first + count)]
         if made:
             compare(chosen(arguments.methods), made, range(arguments.seeds), arguments.trials)
 
@@ -108,6 +109,7 @@ def main() -> None:
     by_hand = kinds.add_parser("synthetic", help="hand-written landscapes")
     by_hand.add_argument("--landscapes", type=int, default=4, help="with depth structure")
     by_hand.add_argument("--controls", type=int, default=3, help="without")
+    by_hand.add_argument("--coarse", type=int, default=0, help="where a number for each section is nearly enough")
     by_hand.add_argument("--seeds", type=int, default=2, help="searches on each landscape")
     by_hand.add_argument("--trials", type=int, default=max(CHECKPOINTS))
     by_hand.add_argument("--first-landscape", type=int, default=FIRST_REPORTED_SEED)
