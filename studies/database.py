@@ -111,7 +111,7 @@ def _engine_options(url: str) -> dict[str, Any]:
     if "connect_timeout" not in parsed.query:
         arguments["connect_timeout"] = SERVER_WAIT_SECONDS
     file = os.environ.get(PASSWORD_FILE_VARIABLE)
-    if file and parsed.password is None and "password" not in parsed.query:
+    if file and not parsed.password and "password" not in parsed.query:
         arguments["password"] = read_password_file(Path(file))
     return {"pool_pre_ping": True, "connect_args": arguments}
 

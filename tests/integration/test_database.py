@@ -19,10 +19,10 @@ import pytest
 import sqlalchemy as sa
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
-from real_databases import new_postgresql_url
+from real_databases import new_guarded_postgresql_url, new_postgresql_url
 
-from studies.database import Database, database_file, open_database, redacted
-from studies.errors import DatabaseError
+from studies.database import PASSWORD_FILE_VARIABLE, Database, database_file, open_database, redacted
+from studies.errors import DatabaseError, StudyError
 from studies.tables import VERSION_TABLE, metadata
 
 OURS = set(metadata.tables) | {VERSION_TABLE}
@@ -365,3 +365,48 @@ def test_an_error_inside_gives_the_lock_back(database: Database) -> None:
 def _take(database: Database) -> bool:
     with database.exclusive():
         return True
+
+
+# -------------------------------------------------------------------------------- password in a file
+
+
+@pytest.fixture
+def guarded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The URL of a server's database that needs PASSWORD; the environment names the file that holds it."""
+    (tmp_path / "password").write_text(f"{PASSWORD}\n")
+    monkeypatch.setenv(PASSWORD_FILE_VARIABLE, str(tmp_path / "password"))
+    return new_guarded_postgresql_url(PASSWORD)
+
+
+def test_a_servers_password_may_be_in_a_file(guarded: str) -> None:
+    database = open_database(guarded)
+    assert tables_of(database) >= OURS
+    with database.exclusive(), database.write() as connection:
+        assert connection.execute(sa.text("SELECT 1")).scalar_one() == 1
+    assert PASSWORD not in database.url
+    assert PASSWORD not in repr(database)
+    database.close()
+
+
+def test_a_password_in_the_url_is_the_one_that_is_used(guarded: str, tmp_path: Path) -> None:
+    (tmp_path / "password").write_text("another\n")
+    open_database(sa.make_url(guarded).set(password=PASSWORD).render_as_string(hide_password=False)).close()
+
+
+@pytest.mark.parametrize("content", ["wrong\n", "\n", None])
+def test_a_password_file_that_does_not_open_the_database_is_one_line(
+    content: str | None, guarded: str, tmp_path: Path
+) -> None:
+    if content is None:
+        (tmp_path / "password").unlink()
+    else:
+        (tmp_path / "password").write_text(content)
+    with pytest.raises(StudyError) as caught:
+        open_database(guarded)
+    assert "\n" not in str(caught.value)
+    assert "password" in str(caught.value)
+
+
+def test_a_sqlite_file_needs_no_password(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(PASSWORD_FILE_VARIABLE, str(tmp_path / "absent"))
+    open_database(f"sqlite:///{tmp_path}/study.db").close()

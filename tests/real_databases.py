@@ -7,6 +7,7 @@ import functools
 import itertools
 import shutil
 import tempfile
+import time
 import warnings
 from pathlib import Path
 
@@ -20,6 +21,39 @@ def new_postgresql_url() -> str:
     name = f"test_{next(_NUMBERS)}"
     _administer(_server(), f"CREATE DATABASE {name}")
     return _server().set(database=name).render_as_string(hide_password=False)
+
+
+def new_guarded_postgresql_url(password: str) -> str:
+    """The URL, without its password, of a new database whose owner needs one."""
+    url = sa.make_url(new_postgresql_url())
+    owner = f"owner_of_{url.database}"
+    engine = sa.create_engine(url)
+    with engine.connect() as connection:
+        rules = Path(connection.execute(sa.text("SHOW hba_file")).scalar_one())
+    engine.dispose()
+    kinds = ("local all {} scram-sha-256\n", "host all {} all scram-sha-256\n")
+    rules.write_text("".join(kind.format(owner) for kind in kinds) + rules.read_text())
+    _administer(
+        _server(),
+        f"CREATE ROLE {owner} LOGIN PASSWORD '{password}'",
+        f"ALTER DATABASE {url.database} OWNER TO {owner}",
+        "SELECT pg_reload_conf()",
+    )
+    guarded = url._replace(username=owner, password=None)  # set() takes None for "as it was"
+    _wait_until_refused(guarded)
+    return guarded.render_as_string()
+
+
+def _wait_until_refused(url: sa.URL) -> None:
+    """The server reads its rules again in its own time."""
+    engine = sa.create_engine(url, poolclass=sa.NullPool)
+    for _ in range(100):
+        try:
+            engine.connect().close()
+        except sa.exc.OperationalError:
+            return
+        time.sleep(0.1)
+    raise AssertionError("the server lets everyone in")
 
 
 @functools.cache
