@@ -4,7 +4,7 @@
 
 k is the Matern-5/2 kernel, W x are the depth features with a length scale each, l2 has one length scale for each
 section. All are fitted by their most probable values under log-normal priors, so that a1 and a2 settle how much of
-the landscape follows depth. Kernel, fit and posterior are GPyTorch's and BoTorch's.
+the landscape follows depth. Sums of kernels, fit and posterior are GPyTorch's and BoTorch's.
 
 x: parameters scaled to 0..1 [n, d]. Values are standardised robustly, larger is better.
 """
@@ -30,8 +30,7 @@ with warnings.catch_warnings():  # linear_operator scripts functions with torch.
     from botorch.models import SingleTaskGP
     from botorch.optim.fit import fit_gpytorch_mll_scipy
     from botorch.utils.constraints import LogTransformedInterval
-    from gpytorch.constraints import Interval
-    from gpytorch.kernels import AdditiveKernel, Kernel, MaternKernel, ScaleKernel
+    from gpytorch.kernels import AdditiveKernel, Kernel, ScaleKernel
     from gpytorch.likelihoods import GaussianLikelihood
     from gpytorch.mlls import ExactMarginalLogLikelihood
     from gpytorch.priors import LogNormalPrior
@@ -43,7 +42,10 @@ NUMERICAL_ERRORS = (ModelFittingError, OptimizationGradientError, NanError, NotP
 """What fitting or predicting may end in where the values allow no sensible model."""
 FIT_ITERATIONS = 30
 """Of L-BFGS, from the priors' medians; more change the proposals little."""
+MOST_FITTED = 120
+"""Of more values than these, as many spread over the study fit the parameters; all of them make the posterior."""
 LEAST_NOISE = 1e-5  # variance, in standardised units
+LEAST_SQUARE = 1e-15  # of a distance, whose root would else have no slope
 
 
 @contextmanager
@@ -76,14 +78,24 @@ class LinearMatern(Kernel):  # type: ignore[misc]  # GPyTorch has no types
         )
         self.register_buffer("weights", weights)
         self.register_buffer("groups", torch.tensor(groups))
-        self.matern = MaternKernel(nu=2.5, lengthscale_constraint=Interval(0.5, 2.0, initial_value=1.0))
-        self.matern.raw_lengthscale.requires_grad_(False)
 
-    def forward(self, x1: Tensor, x2: Tensor, diag: bool = False, **params: object) -> Tensor:
+    @property
+    def batch_shape(self) -> torch.Size:
+        """One kernel, never a batch; GPyTorch would look for parts in it at every call."""
+        return torch.Size()
+
+    def forward(self, x1: Tensor, x2: Tensor, diag: bool = False, **_: object) -> Tensor:
+        """[..., n, d], [..., m, d] -> [..., n, m], or [..., n] of pairs with `diag`."""
         scales = self.lengthscale[..., self.groups]
         first = x1 @ self.weights.T / scales
         second = first if x1 is x2 else x2 @ self.weights.T / scales
-        covariance: Tensor = self.matern.forward(first, second, diag=diag, **params)
+        if diag:
+            squared = (first - second).square().sum(dim=-1)
+        else:
+            lengths = [side.square().sum(dim=-1, keepdim=True) for side in (first, second)]
+            squared = lengths[0] + lengths[1].mT - 2 * first @ second.mT
+        distance = (5 * squared.clamp_min(LEAST_SQUARE)).sqrt()
+        covariance: Tensor = (1 + distance + distance.square() / 3) * torch.exp(-distance)
         return covariance
 
 
@@ -122,7 +134,21 @@ def fit(geometry: Geometry, x: Floats, z: Floats, variance: Floats | None) -> Si
         x: [n, d], n >= 1. z: [n].
         variance: [n] of each value's noise, where it is known; else one for all is inferred.
     """
-    kernel = kernel_of(geometry)
+    with quiet():
+        model = _prior(geometry, x, z, variance)
+        if len(z) <= MOST_FITTED:
+            return _fitted(model).eval()
+        few = np.linspace(0, len(z) - 1, MOST_FITTED).astype(int)
+        sample = _fitted(_prior(geometry, x[few], z[few], None if variance is None else variance[few]))
+        model.covar_module.load_state_dict(sample.covar_module.state_dict())
+        model.mean_module.load_state_dict(sample.mean_module.state_dict())
+        if variance is None:
+            model.likelihood.load_state_dict(sample.likelihood.state_dict())
+    return model.eval()
+
+
+def _prior(geometry: Geometry, x: Floats, z: Floats, variance: Floats | None) -> SingleTaskGP:
+    """The model with its most usual parameters."""
     likelihood = None
     if variance is None:
         likelihood = GaussianLikelihood(
@@ -130,17 +156,19 @@ def fit(geometry: Geometry, x: Floats, z: Floats, variance: Floats | None) -> Si
             noise_constraint=LogTransformedInterval(LEAST_NOISE, 10.0, initial_value=NOISE_VARIANCE),
         )
     known = None if variance is None else torch.from_numpy(np.maximum(variance, LEAST_NOISE))[:, None]
-    with quiet():
-        model = SingleTaskGP(
-            torch.from_numpy(x),
-            torch.from_numpy(z)[:, None],
-            train_Yvar=known,
-            likelihood=likelihood,
-            covar_module=kernel,
-            outcome_transform=None,
-        )
-        fit_gpytorch_mll_scipy(ExactMarginalLogLikelihood(model.likelihood, model), options={"maxiter": FIT_ITERATIONS})
-    return model.eval()
+    return SingleTaskGP(
+        torch.from_numpy(x),
+        torch.from_numpy(z)[:, None],
+        train_Yvar=known,
+        likelihood=likelihood,
+        covar_module=kernel_of(geometry),
+        outcome_transform=None,
+    )
+
+
+def _fitted(model: SingleTaskGP) -> SingleTaskGP:
+    fit_gpytorch_mll_scipy(ExactMarginalLogLikelihood(model.likelihood, model), options={"maxiter": FIT_ITERATIONS})
+    return model
 
 
 def posterior(model: SingleTaskGP, x: Floats) -> tuple[Floats, Floats]:

@@ -278,6 +278,19 @@ class TestMarginals:
             torch.testing.assert_close(*slopes)
 
 
+class TestLongStudies:
+    @pytest.mark.parametrize("variance", [None, 1e-4])
+    def test_every_value_counts_where_only_some_fit_the_parameters(self, variance: float | None) -> None:
+        from optimizer.search.depth_model import MOST_FITTED, fit, posterior
+
+        x = np.random.default_rng(1).uniform(size=(MOST_FITTED + 30, len(SECTIONS.parameters)))
+        z = np.sin(4 * x[:, 1]) + x[:, 3]
+        found, _ = posterior(
+            fit(Geometry.of(SECTIONS), x, z, None if variance is None else np.full(len(z), variance)), x
+        )
+        assert np.abs(found - z).max() < 0.05
+
+
 class TestSearching:
     @pytest.mark.parametrize(("function", "trials", "left"), [(rising, 18, 0.5), (hill, 21, 0.75)])
     def test_it_beats_random_by_far(self, function: Function, trials: int, left: float) -> None:
