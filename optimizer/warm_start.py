@@ -245,7 +245,7 @@ class _Choice:
         return {name for name, info in self._plan.infos.items() if info.scope == "set"}
 
     def _features_of(self, row: StoredTrial) -> set[str]:
-        return self._other.artifacts.feature_names(self._other.study.id, row.number)
+        return self._other.artifacts.feature_names(self._other.study.key, row.number)
 
     def _kept(self, row: StoredTrial, recipe: Recipe) -> Kept:
         other, names = self._other, self._plan.infos
@@ -263,7 +263,7 @@ class _Choice:
             pixels_sha256=tuple(each.pixels_sha256 for each in renders),
             renders={item: path for item, path in files.items() if path.is_file()},
             picture=picture if picture is not None and picture.is_file() else None,
-            features=other.artifacts.features_path(other.study.id, row.number) if self._set_scorers else None,
+            features=other.artifacts.features_path(other.study.key, row.number) if self._set_scorers else None,
         )
 
     def _probe(self, row: StoredTrial, recipe: Recipe) -> Probe:

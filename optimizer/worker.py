@@ -254,12 +254,12 @@ class Worker:
         files = {}
         if self._worth_keeping(task, objectives):
             files = {
-                item: self._artifacts.save_render(self._study.id, number, item, to_picture(image))
+                item: self._artifacts.save_render(self._study.key, number, item, to_picture(image))
                 for item, image in zip(evaluation.items, evaluation.images, strict=True)
             }
         if evaluation.features:
             rows = {name: feature.numpy() for name, feature in evaluation.features.items()}
-            self._artifacts.save_features(self._study.id, number, rows)
+            self._artifacts.save_features(self._study.key, number, rows)
         seconds = dict(evaluation.seconds)
         seconds["other"] = time.perf_counter() - start - sum(seconds.values())
         result = TrialResult(
@@ -355,7 +355,7 @@ class Worker:
     def _load_evidence(self, row: StoredTrial) -> Evidence:
         by_item, by_set = results.load_scores(self._database, row)
         sheet = ScoreSheet(by_item={name: np.array(values) for name, values in by_item.items()}, by_set=by_set)
-        stored = self._artifacts.load_features(self._study.id, row.number)
+        stored = self._artifacts.load_features(self._study.key, row.number)
         if missing := by_set.keys() - stored.keys():
             raise StorageError(
                 f"features of {', '.join(sorted(missing))} for trial {row.number} are not in {self._artifacts.folder}: "

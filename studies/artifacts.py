@@ -22,7 +22,10 @@ from studies.errors import DatabaseError
 
 @dataclass(frozen=True, slots=True)
 class Artifacts:
-    """Files of the studies in one database. Paths in the database are relative to `folder`."""
+    """Files of studies, each under the study's key, so that databases may share a folder.
+
+    Paths in the database are relative to `folder`.
+    """
 
     folder: Path
 
@@ -68,20 +71,20 @@ class Artifacts:
     def sheet_path(self, artifact: str) -> Path:
         return self.folder / "store" / artifact
 
-    def save_render(self, study_id: int, number: int, item: int, picture: Image.Image) -> str:
+    def save_render(self, study: str, number: int, item: int, picture: Image.Image) -> str:
         """Store one render losslessly; returns its path below the folder."""
-        relative, path = self._new_render(study_id, number, item)
+        relative, path = self._new_render(study, number, item)
         picture.save(path, compress_level=1)  # as lossless, and faster
         return relative
 
-    def copy_render(self, study_id: int, number: int, item: int, source: Path) -> str:
+    def copy_render(self, study: str, number: int, item: int, source: Path) -> str:
         """Store a copy of a render's file; returns its path below the folder."""
-        relative, path = self._new_render(study_id, number, item)
+        relative, path = self._new_render(study, number, item)
         shutil.copyfile(source, path)
         return relative
 
-    def _new_render(self, study_id: int, number: int, item: int) -> tuple[str, Path]:
-        relative = Path("renders") / str(study_id) / str(number) / f"{item:04d}.png"
+    def _new_render(self, study: str, number: int, item: int) -> tuple[str, Path]:
+        relative = Path("renders") / study / str(number) / f"{item:04d}.png"
         path = self.folder / relative
         path.parent.mkdir(parents=True, exist_ok=True)
         return relative.as_posix(), path
@@ -93,9 +96,9 @@ class Artifacts:
     def delete(self, relative: str) -> None:
         (self.folder / relative).unlink(missing_ok=True)
 
-    def save_features(self, study_id: int, number: int, features: dict[str, NDArray[Any]]) -> None:
+    def save_features(self, study: str, number: int, features: dict[str, NDArray[Any]]) -> None:
         """Set scorer -> [items, d]; what the bootstrap of a set score needs after a restart."""
-        path = self.features_path(study_id, number)
+        path = self.features_path(study, number)
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_suffix(f".{os.getpid()}.part")
         try:
@@ -107,30 +110,30 @@ class Artifacts:
         finally:
             temporary.unlink(missing_ok=True)
 
-    def load_features(self, study_id: int, number: int) -> dict[str, NDArray[Any]]:
+    def load_features(self, study: str, number: int) -> dict[str, NDArray[Any]]:
         """Empty when there are none."""
-        path = self.features_path(study_id, number)
+        path = self.features_path(study, number)
         if not path.exists():
             return {}
         with np.load(path, allow_pickle=False) as stored:
             return {name[1:-1]: stored[name] for name in stored.files if name.startswith("[")}
 
-    def feature_names(self, study_id: int, number: int) -> set[str]:
+    def feature_names(self, study: str, number: int) -> set[str]:
         """The set scorers whose features are stored; those are not read."""
-        path = self.features_path(study_id, number)
+        path = self.features_path(study, number)
         if not path.exists():
             return set()
         with np.load(path, allow_pickle=False) as stored:
             return {name[1:-1] for name in stored.files if name.startswith("[")}
 
-    def copy_features(self, study_id: int, number: int, source: Path) -> None:
+    def copy_features(self, study: str, number: int, source: Path) -> None:
         """A copy of the file that `save_features` wrote for another trial."""
-        path = self.features_path(study_id, number)
+        path = self.features_path(study, number)
         path.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(source, path)
 
-    def features_path(self, study_id: int, number: int) -> Path:
-        return self.folder / "features" / str(study_id) / f"{number}.npz"
+    def features_path(self, study: str, number: int) -> Path:
+        return self.folder / "features" / study / f"{number}.npz"
 
 
 def usual_folder(url: str) -> Path:

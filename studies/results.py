@@ -45,6 +45,7 @@ class ParentFile:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoredStudy:
     id: int
+    key: str  # what its files in an artifact folder are kept under
     name: str
     spec: StudySpec
     suite_digest: str
@@ -128,8 +129,8 @@ class Takeover(Protocol):
     def into_optuna(self, study: optuna.Study) -> None:
         """Add the trials to Optuna's study, which is new; may be cut off anywhere."""
 
-    def into_tables(self, connection: Connection, study_id: int) -> None:
-        """Add the trials to our tables, in the transaction that makes the study."""
+    def into_tables(self, connection: Connection, study_id: int, key: str) -> None:
+        """Add the trials to our tables, in the transaction that makes the study, and their files under its key."""
 
 
 def software_versions() -> dict[str, str]:
@@ -168,11 +169,11 @@ def create_study(
         if takeover is not None:
             optuna_study.set_user_attr(BEGINNING, True)
             takeover.into_optuna(optuna_study)
-        software, files = software_versions(), fingerprints(spec)
+        software, files, key = software_versions(), fingerprints(spec), uuid.uuid4().hex
         with database.write() as connection:
-            study_id = _insert_study(connection, spec, parents, software, files)
+            study_id = _insert_study(connection, spec, key, parents, software, files)
             if takeover is not None:
-                takeover.into_tables(connection, study_id)
+                takeover.into_tables(connection, study_id, key)
     return load_study(database, spec.study)
 
 
@@ -198,6 +199,7 @@ def _create_optuna_study(
 def _insert_study(
     connection: Connection,
     spec: StudySpec,
+    key: str,
     parents: Sequence[ParentFile],
     software: Mapping[str, str],
     files: Mapping[str, str],
@@ -205,6 +207,7 @@ def _insert_study(
     result = connection.execute(
         tables.studies.insert().values(
             name=spec.study,
+            key=key,
             spec=spec.to_json(),
             suite_digest=spec.suite.digest,
             software=dict(software),
@@ -283,6 +286,7 @@ def _study(connection: Connection, row: Row[Any]) -> StoredStudy:
     )
     return StoredStudy(
         id=row.id,
+        key=row.key,
         name=row.name,
         spec=StudySpec.from_json(row.spec),
         suite_digest=row.suite_digest,

@@ -31,6 +31,7 @@ studies = Table(
     metadata,
     Column("id", Integer, primary_key=True),
     Column("name", String(200), nullable=False, unique=True),
+    Column("key", String(32), nullable=False, unique=True),  # of its files; no study of any database has the same
     Column("spec", Text, nullable=False),  # StudySpec as JSON, absolute paths
     Column("suite_digest", String(64), nullable=False),
     Column("software", JSON, nullable=False),  # package -> version, at creation

@@ -71,13 +71,11 @@ class CopiedTrials:
             system_attrs=attached,
         )
 
-    def into_tables(self, connection: Connection, study_id: int) -> None:
+    def into_tables(self, connection: Connection, study_id: int, key: str) -> None:
         for number, (taken, sheet) in enumerate(zip(self._trials, self._sheets, strict=True)):
-            files = {
-                item: self._artifacts.copy_render(study_id, number, item, path) for item, path in taken.renders.items()
-            }
+            files = {item: self._artifacts.copy_render(key, number, item, path) for item, path in taken.renders.items()}
             if taken.features is not None:
-                self._artifacts.copy_features(study_id, number, taken.features)
+                self._artifacts.copy_features(key, number, taken.features)
             result = replace(taken.result, files=files)
             insert_renders(connection, _insert_trial(connection, study_id, number, taken, sheet), result)
 

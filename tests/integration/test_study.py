@@ -179,8 +179,8 @@ def test_a_trial_recorded_but_not_told_is_told_and_not_run_again(tmp_path: Path)
         seconds={"merge": 0.1},
         machine={},
     )
-    features = short.artifacts.load_features(short.study.id, 1)
-    short.artifacts.save_features(short.study.id, 2, features)  # as the worker had, before it recorded the scores
+    features = short.artifacts.load_features(short.study.key, 1)
+    short.artifacts.save_features(short.study.key, 2, features)  # as the worker had, before it recorded the scores
     results.finish_trial(short.database, short.study, 2, "dead", recorded)
     recorder = short.run(stop_after=1)
     assert [number for number, _ in recorder.started] == [3]

@@ -113,7 +113,7 @@ def stored(database: Database, folder: Path) -> list[Any]:
             (each.item, each.pixels_sha256, each.file is not None) for each in results.load_renders(database, row)
         ]
         files = [artifacts.folder / each.file for each in results.load_renders(database, row) if each.file]
-        features = {name: rows.tobytes() for name, rows in artifacts.load_features(study.id, row.number).items()}
+        features = {name: rows.tobytes() for name, rows in artifacts.load_features(study.key, row.number).items()}
         sheet = None if row.sheet is None else artifacts.sheet_path(row.sheet).read_bytes()
         what = (row.number, row.origin, row.source, row.recipe, row.state, dict(row.objectives), row.gains)
         times = (dict(row.seconds), dict(row.machine), row.started_at, row.finished_at)
@@ -141,7 +141,7 @@ def test_a_study_begins_with_copies_of_everything(database: Database, tmp_path: 
         by_item, by_set = results.load_scores(database, row)
         assert (by_item, by_set) == (taken.result.image_scores, taken.result.set_scores)
         assert tuple(each.pixels_sha256 for each in results.load_renders(database, row)) == taken.result.pixels_sha256
-        assert artifacts.load_features(study.id, row.number)["fid"].shape == (4, 3)
+        assert artifacts.load_features(study.key, row.number)["fid"].shape == (4, 3)
         assert trial.state == (TrialState.PRUNED if taken.params is None else TrialState.COMPLETE)
         if taken.params is not None:
             assert (trial.params, trial.value) == (taken.params, taken.result.objectives["objective"])

@@ -12,6 +12,7 @@ def upgrade() -> None:
         "mergetune_studies",
         sa.Column("id", sa.Integer(), nullable=False),
         sa.Column("name", sa.String(length=200), nullable=False),
+        sa.Column("key", sa.String(length=32), nullable=False),
         sa.Column("spec", sa.Text(), nullable=False),
         sa.Column("suite_digest", sa.String(length=64), nullable=False),
         sa.Column("software", sa.JSON(), nullable=False),
@@ -19,6 +20,7 @@ def upgrade() -> None:
         sa.Column("created_at", sa.Float(), nullable=False),
         sa.Column("stop_requested", sa.Boolean(), nullable=False),
         sa.PrimaryKeyConstraint("id"),
+        sa.UniqueConstraint("key"),
         sa.UniqueConstraint("name"),
     )
     op.create_table(

@@ -57,13 +57,13 @@ pixels = hnp.arrays(np.uint8, hnp.array_shapes(min_dims=2, max_dims=2, max_side=
 def test_a_render_comes_back_to_the_bit(
     artifacts: Artifacts, image: np.ndarray[tuple[int, ...], np.dtype[np.uint8]]
 ) -> None:
-    relative = artifacts.save_render(1, 2, 3, Image.fromarray(image))
+    relative = artifacts.save_render("1", 2, 3, Image.fromarray(image))
     assert relative == "renders/1/2/0003.png"
     assert np.array_equal(np.asarray(artifacts.open_render(relative)), image)
 
 
 def test_a_deleted_render_is_gone_and_may_be_deleted_again(artifacts: Artifacts) -> None:
-    relative = artifacts.save_render(1, 9, 0, Image.new("RGB", (4, 4)))
+    relative = artifacts.save_render("1", 9, 0, Image.new("RGB", (4, 4)))
     artifacts.delete(relative)
     artifacts.delete(relative)
     assert not (artifacts.folder / relative).exists()
@@ -78,8 +78,8 @@ rows = hnp.arrays(np.float32, st.tuples(st.integers(1, 4), st.integers(1, 5)), e
 def test_features_come_back_to_the_bit_whatever_a_scorer_is_called(
     artifacts: Artifacts, features: dict[str, np.ndarray[tuple[int, ...], np.dtype[np.float32]]]
 ) -> None:
-    artifacts.save_features(1, 2, features)
-    back = artifacts.load_features(1, 2)
+    artifacts.save_features("1", 2, features)
+    back = artifacts.load_features("1", 2)
     assert list(back) == list(features)
     for name, values in features.items():
         assert back[name].dtype == values.dtype
@@ -87,13 +87,13 @@ def test_features_come_back_to_the_bit_whatever_a_scorer_is_called(
 
 
 def test_features_of_a_trial_without_any_are_empty(artifacts: Artifacts) -> None:
-    assert artifacts.load_features(1, 12345) == {}
+    assert artifacts.load_features("1", 12345) == {}
 
 
 def test_features_are_replaced_whole_and_leave_no_part_behind(artifacts: Artifacts) -> None:
-    artifacts.save_features(5, 0, {"fid": np.zeros((2, 2)), "kid": np.zeros((2, 2))})
-    artifacts.save_features(5, 0, {"fid": np.ones((2, 2))})
-    assert artifacts.load_features(5, 0).keys() == {"fid"}
+    artifacts.save_features("5", 0, {"fid": np.zeros((2, 2)), "kid": np.zeros((2, 2))})
+    artifacts.save_features("5", 0, {"fid": np.ones((2, 2))})
+    assert artifacts.load_features("5", 0).keys() == {"fid"}
     assert [path.name for path in (artifacts.folder / "features" / "5").iterdir()] == ["0.npz"]
 
 
@@ -106,21 +106,21 @@ def test_a_pickle_among_the_features_is_refused_and_never_run(artifacts: Artifac
 
     buffer = io.BytesIO()
     np.save(buffer, np.array([Touch()], dtype=object), allow_pickle=True)
-    artifacts.save_features(6, 0, {"fid": np.zeros((1, 1))})
+    artifacts.save_features("6", 0, {"fid": np.zeros((1, 1))})
     path = artifacts.folder / "features" / "6" / "0.npz"
     with zipfile.ZipFile(path) as archive:
         (member,) = archive.namelist()
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr(member, buffer.getvalue())
     with pytest.raises(ValueError, match="pickle"):
-        artifacts.load_features(6, 0)
+        artifacts.load_features("6", 0)
     assert not evidence.exists()
 
 
 def test_features_that_would_need_a_pickle_are_not_written(artifacts: Artifacts) -> None:
     with pytest.raises(ValueError, match="Object arrays"):
-        artifacts.save_features(7, 0, {"fid": np.array([object()])})
-    assert artifacts.load_features(7, 0) == {}
+        artifacts.save_features("7", 0, {"fid": np.array([object()])})
+    assert artifacts.load_features("7", 0) == {}
 
 
 def test_a_contact_sheet_is_an_artifact_of_its_trial(artifacts: Artifacts) -> None:
