@@ -136,7 +136,7 @@ def is_tied(params: Params, section: str) -> bool:
 @pytest.fixture(scope="module")
 def study() -> Any:
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    return searched(11)
+    return searched(13)
 
 
 def test_a_search_begins_coarse_and_every_trial_keeps_the_ties_that_are_left(study: Any) -> None:
@@ -156,7 +156,7 @@ def test_a_section_that_is_split_stays_so_and_is_known_by_its_trial(study: Any) 
 
 
 def test_an_interrupted_search_is_the_same_search(study: Any) -> None:
-    again = searched(11, interrupted=True)
+    again = searched(13, interrupted=True)
     assert splits(again) == splits(study)
     assert [row.params for row in again.trials] == [row.params for row in study.trials]
 
