@@ -54,7 +54,7 @@ class Marginals(Model):  # type: ignore[misc]
 
     def __init__(self, models: Sequence[SingleTaskGP]) -> None:
         super().__init__()
-        self.models = torch.nn.ModuleList(models)
+        self.models = tuple(models)
 
     @property
     def num_outputs(self) -> int:
