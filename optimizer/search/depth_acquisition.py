@@ -54,8 +54,7 @@ class Marginals(Model):  # type: ignore[misc]
 
     def __init__(self, models: Sequence[SingleTaskGP]) -> None:
         super().__init__()
-        self._each = tuple(models)
-        self.models = torch.nn.ModuleList(models)  # so that the library finds their devices
+        self.models = tuple(models)
 
     @property
     def num_outputs(self) -> int:
@@ -67,7 +66,7 @@ class Marginals(Model):  # type: ignore[misc]
 
     def posterior(self, X: Tensor, *_: object, **__: object) -> GPyTorchPosterior:  # noqa: N803 - BoTorch's name
         """X: [b, 1, d]. Returns a posterior of [b, 1, m]."""
-        found = [model.posterior(X.squeeze(-2)) for model in self._each]
+        found = [model.posterior(X.squeeze(-2)) for model in self.models]
         mean = torch.stack([each.mean for each in found], dim=-1)
         variance = torch.cat([each.variance.clamp_min(LEAST_VARIANCE) for each in found], dim=-1)
         if len(found) == 1:
