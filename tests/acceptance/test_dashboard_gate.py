@@ -32,7 +32,7 @@ def port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
     optuna.create_study(storage=database.storage, study_name="portraits")
     database.close()
     (folder / "password").write_text(f"{PASSWORD}\n", encoding="utf-8")
-    command = [*MERGETUNE, "dashboard", "--port", "0", "--password-file", "password"]
+    command = [*MERGETUNE, "dashboard", "--port", "0", "--password-file", "password", "--read-only"]
     process = subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     try:
         assert process.stdout is not None
@@ -188,6 +188,11 @@ def test_the_right_password_shows_the_studies(port: int) -> None:
     assert b"portraits" in answer.read()
     assert answer.getheader("X-Content-Type-Options") == "nosniff"
     connection.close()
+
+
+def test_read_only_the_right_password_changes_nothing(port: int) -> None:
+    assert one(port, "DELETE /api/studies/1 HTTP/1.1", f"Authorization: Basic {RIGHT}")[0] == 405
+    assert one(port, "DELETE /api/studies/1 HTTP/1.1")[0] == 401
 
 
 def refused(folder: Path, *arguments: str) -> str:

@@ -160,6 +160,22 @@ def test_every_command_is_one_of_ours_with_options_that_it_has(name: str) -> Non
     assert all(context.params[parameter] is not None for parameter in required)
 
 
+def test_what_the_guide_runs_exists() -> None:
+    command: Any = typer.main.get_command(app)
+    shown = re.findall(r"^docker compose run --rm worker (.+)$", GUIDE, flags=re.MULTILINE)
+    assert shown
+    for line in shown:
+        group, *rest = line.split()
+        inner = command.commands[group]
+        assert not hasattr(inner, "commands") or rest[0] in inner.commands
+    for line in re.findall(
+        r"docker compose (?:exec -T|exec|restart|logs|up [-\w= ]+--(?:wait|scale \S+)) (\w+)", GUIDE
+    ):
+        assert line in SERVICES
+    for variable in re.findall(r"\$\{(\w+):-", FILE.read_text()):
+        assert f"`{variable}`" in GUIDE
+
+
 def test_the_entry_of_the_worker_is_in_the_image() -> None:
     script = words(SERVICES["worker"]["entrypoint"])[0]
     assert ["COPY", f"docker/{script}", f"/usr/local/bin/{script}"] in DOCKERFILE
