@@ -22,8 +22,7 @@ class Expectation:
     """What the model expected of a merge, both in the objective's own unit.
 
     The improvement is over the incumbent, the trial of the best posterior mean. The noise is the standard deviation of
-    one trial's objective about what the model can explain by its ratios; of the incumbent's where trials carry their
-    own variance.
+    one trial's objective about what the model can explain by its ratios.
     """
 
     improvement: float  # expected; never below 0

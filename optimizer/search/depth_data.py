@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -15,13 +14,6 @@ from optimizer.search.depth_features import Geometry
 
 Floats = NDArray[np.float64]
 
-NOISE_KEY = "mergetune:noise_variance"
-"""System or user attribute of a trial: the variance of the noise of each objective's value, a list in their order.
-
-It is the noise that differs between trials. With paired renders (same prompts, same seeds) that comes from the spread
-of the prompts' *differences* between merges, far less than from the spread of their scores. A study does not store it:
-how noisy the values of a fixed suite are is inferred, which was measured to be at least as good (docs/benchmarks.md).
-"""
 TAIL = 2.0
 """Values this many robust standard deviations below the median are broken merges; how broken does not matter."""
 MAD_TO_SD = 1.4826
@@ -61,11 +53,6 @@ class Scale:
         linear = np.where(z < -TAIL, -TAIL - np.expm1(np.clip(-TAIL - z, 0.0, 50.0)), z)
         return np.asarray(self.sign * (linear * self.spread + self.center))
 
-    def variance(self, values: Floats, variance: Floats) -> Floats:
-        """Of the standardised values, by the slope of `apply`."""
-        slope = 1 / (1 + np.maximum(-TAIL - self._linear(values), 0.0)) / self.spread
-        return np.asarray(variance * slope**2)
-
     def _linear(self, values: Floats) -> Floats:
         return np.asarray((self.sign * values - self.center) / self.spread)
 
@@ -76,7 +63,6 @@ class Observations:
 
     x: Floats  # [n, d] scaled to 0..1
     values: Floats  # [n, m]
-    noise: Floats | None  # [n, m] variances, or None where no trial says
     scales: tuple[Scale, ...]  # of each objective
     pending: Floats  # [p, d]
     finished: int  # how many of n were finished; the rest failed
@@ -102,15 +88,11 @@ class Observations:
         raw = _finite(np.array([trial.values for trial in complete]).reshape(-1, len(directions)))
         scales = tuple(Scale.of(column, direction) for column, direction in zip(raw.T, directions, strict=True))
         z = np.stack([scale.apply(column) for scale, column in zip(scales, raw.T, strict=True)], axis=1)
-        noise = _noise(complete, scales, raw)
         if failed:
             z = np.concatenate([z, np.repeat(z.min(axis=0, keepdims=True), len(failed), axis=0)])
-            if noise is not None:
-                noise = np.concatenate([noise, np.repeat(np.median(noise, axis=0, keepdims=True), len(failed), axis=0)])
         return cls(
             x=_points(geometry, [*complete, *failed]),
             values=z,
-            noise=noise,
             scales=scales,
             pending=_points(geometry, [trial for trial in known if trial.state == TrialState.RUNNING]),
             finished=len(complete),
@@ -129,27 +111,3 @@ def _finite(raw: Floats) -> Floats:
         low, high = (finite.min(), finite.max()) if len(finite) else (0.0, 0.0)
         columns.append(np.clip(column, max(low, -LARGEST), min(high, LARGEST)))
     return np.array(columns).T.reshape(raw.shape)
-
-
-def _noise(trials: Sequence[FrozenTrial], scales: Sequence[Scale], raw: Floats) -> Floats | None:
-    """Known variances; the median where some trials have none."""
-    rows = [_noise_of(trial, len(scales)) for trial in trials]
-    known = [row for row in rows if row is not None]
-    if not known:
-        return None
-    middle = np.median(np.array(known), axis=0)
-    variances = np.array([middle if row is None else row for row in rows])
-    return np.stack([scale.variance(raw[:, i], variances[:, i]) for i, scale in enumerate(scales)], axis=1)
-
-
-def _noise_of(trial: FrozenTrial, objectives: int) -> Floats | None:
-    """Raises ValueError: the attribute is not a variance for each objective."""
-    stored = trial.system_attrs.get(NOISE_KEY, trial.user_attrs.get(NOISE_KEY))
-    if stored is None:
-        return None
-    row = np.array(json.loads(stored) if isinstance(stored, str) else stored, dtype=np.float64).reshape(-1)
-    if len(row) != objectives or not np.all(np.isfinite(row)) or np.any(row < 0):
-        raise ValueError(
-            f"trial {trial.number}, {NOISE_KEY}: expected {objectives} variances of at least 0, got {stored!r}"
-        )
-    return row

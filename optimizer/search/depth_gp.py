@@ -145,10 +145,7 @@ class DepthGPSampler(BaseSampler):
         from optimizer.search.refine import Lifted
 
         geometry = ties.geometry
-        models = [
-            fit(geometry, seen.x, values, None if seen.noise is None else seen.noise[:, index])
-            for index, values in enumerate(seen.values.T)
-        ]
+        models = [fit(geometry, seen.x, values) for values in seen.values.T]
         means = np.stack([posterior(model, seen.x)[0] for model in models], axis=1)
         centers = seen.x[_best_first(means)[:CENTERS]]
         function = acquisition(models, seen.x, seen.pending, self._samples, int(generator.integers(2**31)))
@@ -201,15 +198,13 @@ def _expectation(
     Above the incumbent the scale of standardised values is linear, so that a spread turns them into the objective's.
     """
     from optimizer.search.depth_acquisition import evaluate
-    from optimizer.search.depth_model import posterior
 
     if len(models) > 1:
         return None
-    incumbent = int(posterior(models[0], seen.x)[0].argmax())
-    noise = np.broadcast_to(models[0].likelihood.noise.detach().numpy(), len(seen.x))[incumbent]
+    noise = float(models[0].likelihood.noise.detach().sqrt())
     improvement = np.exp(evaluate(function, free[None])[0])
     spread = seen.scales[0].spread
-    return Expectation(improvement=float(improvement) * spread, noise=float(np.sqrt(noise)) * spread)
+    return Expectation(improvement=float(improvement) * spread, noise=noise * spread)
 
 
 def _best_first(means: Floats) -> NDArray[np.intp]:

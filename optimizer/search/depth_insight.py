@@ -62,8 +62,7 @@ class DepthModel:
         seen = Observations.of(geometry, trials, directions)
         if seen.finished < LEAST_TRIALS:
             raise StudyError(f"expected at least {LEAST_TRIALS} finished trials in the space, got {seen.finished}")
-        noise = None if seen.noise is None else seen.noise[:, objective]
-        model = fit(geometry, seen.x, seen.values[:, objective], noise)
+        model = fit(geometry, seen.x, seen.values[:, objective])
         return cls(geometry=geometry, scale=seen.scales[objective], model=model)
 
     def posterior(self, trials: Sequence[FrozenTrial]) -> tuple[Floats, Floats]:

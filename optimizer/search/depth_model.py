@@ -127,39 +127,33 @@ def _scaled(kernel: Kernel, variance: float) -> Kernel:
     )
 
 
-def fit(geometry: Geometry, x: Floats, z: Floats, variance: Floats | None) -> SingleTaskGP:
+def fit(geometry: Geometry, x: Floats, z: Floats) -> SingleTaskGP:
     """The most probable model of standardised values.
 
     Args:
         x: [n, d], n >= 1. z: [n].
-        variance: [n] of each value's noise, where it is known; else one for all is inferred.
     """
     with quiet():
-        model = _prior(geometry, x, z, variance)
+        model = _prior(geometry, x, z)
         if len(z) <= MOST_FITTED:
             return _fitted(model).eval()
         few = np.linspace(0, len(z) - 1, MOST_FITTED).astype(int)
-        sample = _fitted(_prior(geometry, x[few], z[few], None if variance is None else variance[few]))
+        sample = _fitted(_prior(geometry, x[few], z[few]))
         model.covar_module.load_state_dict(sample.covar_module.state_dict())
         model.mean_module.load_state_dict(sample.mean_module.state_dict())
-        if variance is None:
-            model.likelihood.load_state_dict(sample.likelihood.state_dict())
+        model.likelihood.load_state_dict(sample.likelihood.state_dict())
     return model.eval()
 
 
-def _prior(geometry: Geometry, x: Floats, z: Floats, variance: Floats | None) -> SingleTaskGP:
+def _prior(geometry: Geometry, x: Floats, z: Floats) -> SingleTaskGP:
     """The model with its most usual parameters."""
-    likelihood = None
-    if variance is None:
-        likelihood = GaussianLikelihood(
-            noise_prior=LogNormalPrior(math.log(NOISE_VARIANCE), NOISE_DEVIATION),
-            noise_constraint=LogTransformedInterval(LEAST_NOISE, 10.0, initial_value=NOISE_VARIANCE),
-        )
-    known = None if variance is None else torch.from_numpy(np.maximum(variance, LEAST_NOISE))[:, None]
+    likelihood = GaussianLikelihood(
+        noise_prior=LogNormalPrior(math.log(NOISE_VARIANCE), NOISE_DEVIATION),
+        noise_constraint=LogTransformedInterval(LEAST_NOISE, 10.0, initial_value=NOISE_VARIANCE),
+    )
     return SingleTaskGP(
         torch.from_numpy(x),
         torch.from_numpy(z)[:, None],
-        train_Yvar=known,
         likelihood=likelihood,
         covar_module=kernel_of(geometry),
         outcome_transform=None,

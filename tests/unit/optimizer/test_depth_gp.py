@@ -15,7 +15,7 @@ from optuna.distributions import BaseDistribution, FloatDistribution
 from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from optimizer.search.depth_data import NOISE_KEY, Observations, Scale
+from optimizer.search.depth_data import Scale
 from optimizer.search.depth_features import Geometry
 from optimizer.search.depth_gp import DepthGPSampler
 from optimizer.search.depth_insight import DepthModel
@@ -268,7 +268,7 @@ class TestMarginals:
 
         generator = np.random.default_rng(0)
         x = generator.uniform(size=(12, len(SECTIONS.parameters)))
-        models = [fit(Geometry.of(SECTIONS), x, generator.normal(size=12), None) for _ in range(objectives)]
+        models = [fit(Geometry.of(SECTIONS), x, generator.normal(size=12)) for _ in range(objectives)]
         points = torch.from_numpy(generator.uniform(size=(5, 1, x.shape[1]))).requires_grad_()
         ours, theirs = Marginals(models).posterior(points), ModelListGP(*models).posterior(points)
         for one, other in ((ours.mean, theirs.mean), (ours.variance, theirs.variance)):
@@ -279,15 +279,12 @@ class TestMarginals:
 
 
 class TestLongStudies:
-    @pytest.mark.parametrize("variance", [None, 1e-4])
-    def test_every_value_counts_where_only_some_fit_the_parameters(self, variance: float | None) -> None:
+    def test_every_value_counts_where_only_some_fit_the_parameters(self) -> None:
         from optimizer.search.depth_model import MOST_FITTED, fit, posterior
 
         x = np.random.default_rng(1).uniform(size=(MOST_FITTED + 30, len(SECTIONS.parameters)))
         z = np.sin(4 * x[:, 1]) + x[:, 3]
-        found, _ = posterior(
-            fit(Geometry.of(SECTIONS), x, z, None if variance is None else np.full(len(z), variance)), x
-        )
+        found, _ = posterior(fit(Geometry.of(SECTIONS), x, z), x)
         assert np.abs(found - z).max() < 0.05
 
 
@@ -303,41 +300,6 @@ class TestSearching:
         assert found > -0.004
 
 
-class TestNoise:
-    def study_with(self, noise: Callable[[int], float], attribute: str = "user") -> Study:
-        """Values 0, but one lucky trial of value 3."""
-        study = optuna.create_study(direction="maximize")
-        for seed in range(14):
-            row = finished(SECTIONS, drawn(SECTIONS, seed), [3.0 if seed == 6 else 0.1 * (seed % 3)])
-            (row.user_attrs if attribute == "user" else row.system_attrs)[NOISE_KEY] = [noise(seed)]
-            study.add_trial(row)
-        return study
-
-    def believed(self, study: Study) -> tuple[float, float]:
-        mean, deviation = DepthModel.of(SECTIONS, study.trials, study.directions).posterior([study.trials[6]])
-        return float(mean[0]), float(deviation[0])
-
-    def test_a_value_known_to_be_exact_is_believed_and_one_known_to_be_noisy_is_not(self) -> None:
-        exact, sure = self.believed(self.study_with(lambda _: 1e-6))
-        noisy, unsure = self.believed(self.study_with(lambda seed: 25.0 if seed == 6 else 1e-6))
-        assert exact == pytest.approx(3.0, abs=0.05)
-        assert sure < 0.05
-        assert noisy < 1.0
-        assert unsure > 3 * sure
-
-    def test_it_is_read_from_system_attributes_too(self) -> None:
-        assert self.believed(self.study_with(lambda _: 1e-6, "system")) == self.believed(
-            self.study_with(lambda _: 1e-6)
-        )
-
-    @pytest.mark.parametrize("stored", [[-1.0], [1.0, 2.0], [math.nan]])
-    def test_what_is_no_variance_is_refused(self, stored: list[float]) -> None:
-        study = optuna.create_study()
-        study.add_trial(finished(SECTIONS, drawn(SECTIONS, 0), [1.0], **{NOISE_KEY: stored}))
-        with pytest.raises(ValueError, match="expected 1 variances of at least 0"):
-            Observations.of(Geometry.of(SECTIONS), study.trials, study.directions)
-
-
 class TestScale:
     @given(st.lists(st.floats(-1e3, 1e3), min_size=2, max_size=20), st.sampled_from(list(StudyDirection)[1:]))
     def test_it_keeps_the_order_and_can_be_undone(self, values: list[float], direction: StudyDirection) -> None:
@@ -347,12 +309,6 @@ class TestScale:
         order = raw if direction == StudyDirection.MAXIMIZE else -raw
         assert np.all(np.diff(z[np.argsort(order)]) >= -1e-9)
         assert scale.undo(z) == pytest.approx(raw, rel=1e-4, abs=1e-4)
-
-    def test_the_variance_follows_the_slope(self) -> None:
-        raw = np.array([0.0, 1.0, 2.0, 3.0, -40.0])
-        scale = Scale.of(raw, StudyDirection.MAXIMIZE)
-        slope = (scale.apply(raw + 1e-5) - scale.apply(raw - 1e-5)) / 2e-5
-        assert scale.variance(raw, np.full(5, 4.0)) == pytest.approx(4.0 * slope**2, rel=1e-4)
 
 
 class TestFeatures:
