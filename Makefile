@@ -4,7 +4,7 @@ BIN := .venv/bin
 THREADS ?= 1
 PROCESSES ?= 2
 
-.PHONY: demo test test-slow lint audit bench clean
+.PHONY: demo test test-slow lint audit bench soak clean
 
 demo: .venv/.installed
 	$(BIN)/mergetune demo --output demo-run
@@ -26,6 +26,10 @@ audit: .venv/.installed-test
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[audit]'
 	$(BIN)/bandit --quiet --configfile pyproject.toml --recursive search_spaces scorers studies optimizer
 	$(BIN)/pip-audit --local --skip-editable --progress-spinner off
+
+# Hundreds of trials by workers that are killed every few seconds; on a server: `... tests/soak.py FOLDER --url URL`.
+soak: .venv/.installed-test
+	PYTHONPATH=.:tests $(BIN)/python tests/soak.py $$(mktemp -d) --trials 300
 
 bench: .venv/.installed-test
 	$(BIN)/python benchmarks/merge.py

@@ -1,0 +1,193 @@
+"""Several workers on one study, one of them killed every few seconds: nothing may be lost, and nothing done twice.
+
+    python tests/soak.py FOLDER [--url URL] [--trials 300] [--workers 4] [--seed N]
+
+Workers are real processes that end by SIGKILL; they are forked from one that has loaded the models, so that a new one
+is at work at once. Renders are the demo's, of few images and a single step. Prints the seed, and ends with an error if
+anything is wrong.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import random
+import signal
+import sys
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import optuna
+import torch
+from demo_study import Recorder, make_machine, short_spec
+from optuna.trial import TrialState
+
+from optimizer.setup import Machine
+from optimizer.worker import RERUNS, Worker
+from studies import results
+from studies.artifacts import Artifacts
+from studies.database import Database, open_database
+from studies.results import StoredTrial
+from studies.spec import StudySpec
+
+LONGEST_SECONDS = 3600.0
+PAUSE = (0.3, 2.5)  # seconds between two kills
+
+
+class Log(Recorder):
+    """Notes every trial that a worker believes to have finished, in one file of all workers."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self._path = path
+
+    def trial_finished(self, trial: StoredTrial) -> None:
+        with self._path.open("a") as file:
+            file.write(f"{trial.number}\n")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Soak:
+    """A study that is about to be worked on, and torn at."""
+
+    folder: Path
+    url: str
+    machine: Machine
+
+    @property
+    def log(self) -> Path:
+        return self.folder / "finished.txt"
+
+    def fork(self) -> int:
+        """A worker process; returns its number."""
+        child = os.fork()
+        if child:
+            return child
+        code = 1
+        try:
+            database = open_database(self.url, create=False)
+            study = results.load_study(database, self.machine.spec.study)
+            artifacts = Artifacts.beside(self.url, self.folder / "artifacts")
+            Worker(database, study, self.machine, artifacts, Log(self.log)).run()
+            code = 0
+        finally:
+            os._exit(code)
+
+    def tear(self, workers: int, generator: random.Random) -> int:
+        """Keep so many workers at it until one finds nothing left to do; returns how many were killed."""
+        alive = [self.fork() for _ in range(workers)]
+        killed, deadline = 0, time.monotonic() + LONGEST_SECONDS
+        try:
+            while True:
+                time.sleep(generator.uniform(*PAUSE))
+                if time.monotonic() > deadline:
+                    raise SystemExit("the study does not end")
+                for process in list(alive):
+                    number, status = os.waitpid(process, os.WNOHANG)
+                    if number:
+                        if status:
+                            raise SystemExit(f"a worker ended by itself with status {status}")
+                        alive.remove(process)
+                if len(alive) < workers:
+                    break
+                victim = alive.pop(generator.randrange(len(alive)))
+                os.kill(victim, signal.SIGKILL)
+                os.waitpid(victim, 0)
+                killed += 1
+                alive.append(self.fork())
+        finally:
+            for process in alive:
+                _, status = os.waitpid(process, 0)
+        last = self.fork()  # takes what the last victim left
+        if os.waitpid(last, 0)[1]:
+            raise SystemExit("the last worker failed")
+        return killed
+
+
+def begin(folder: Path, url: str, trials: int) -> Soak:
+    changes = {
+        "budget": {"trials": trials},
+        "sampler": {"name": "random"},
+        "probes": {"profiles": 2},
+        "objective": {"clip_score": None},
+        "final": {"top": 0},
+    }
+    data = short_spec(**changes)
+    data["suite"] |= {"prompts": data["suite"]["prompts"][:4], "steps": 1}
+    data["scorers"] = {"clip_score": data["scorers"]["clip_score"]}
+    spec = StudySpec.model_validate(data, context={"base_dir": folder})
+    machine = make_machine(spec, folder)
+    database = open_database(url)
+    objective = machine.objective
+    results.create_study(database, machine.spec, machine.parents, objective.directions, objective.names)
+    database.close()  # no connection is shared with a child
+    return Soak(folder=folder, url=url, machine=machine)
+
+
+def wrongs(database: Database, soak: Soak, trials: int) -> list[str]:
+    """What is wrong with the study as it was left, one line each."""
+    study = results.load_study(database, soak.machine.spec.study)
+    rows = results.load_trials(database, study)
+    told = optuna.load_study(study_name=study.name, storage=database.storage).trials
+    found = []
+    if [row.number for row in rows] != list(range(trials)) or len(told) != trials:
+        found.append(f"{trials} trials were asked for, there are {len(rows)} of ours and {len(told)} of Optuna's")
+    finished = Counter(map(int, soak.log.read_text().split()))
+    found += [f"trial {number} was finished {count} times" for number, count in finished.items() if count > 1]
+    complete = {row.number for row in rows if row.state == "complete"}
+    found += [f"trial {number} was finished and is lost" for number in finished if number not in complete]
+    for row, trial in zip(rows, told, strict=False):
+        found += [f"trial {row.number}: {what}" for what in _inconsistencies(database, row, trial)]
+    return found
+
+
+def _inconsistencies(database: Database, row: StoredTrial, trial: optuna.trial.FrozenTrial) -> Sequence[str]:
+    if row.state == "failed" and row.attempt == RERUNS + 1 and trial.state == TrialState.FAIL:
+        return ()  # too many workers were killed over it
+    found = []
+    if row.state != "complete" or trial.state != TrialState.COMPLETE:
+        found.append(f"{row.state}, and {trial.state.name} for Optuna")
+    elif trial.values != list(row.objectives.values()):
+        found.append(f"{trial.values} for Optuna, {dict(row.objectives)} for us")
+    if not row.gains:
+        found.append("no gains")
+    renders = results.load_renders(database, row)
+    by_item, _ = results.load_scores(database, row)
+    if [render.item for render in renders] != list(range(4)) or {len(values) for values in by_item.values()} != {4}:
+        found.append(f"{len(renders)} renders and {by_item} scores")
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--url", help="an empty database; a SQLite file in the folder if left out")
+    parser.add_argument("--trials", type=int, default=300)
+    parser.add_argument("--workers", type=int, default=4)
+    parser.add_argument("--seed", type=int, default=None)
+    arguments = parser.parse_args()
+    seed = random.SystemRandom().randrange(10**6) if arguments.seed is None else arguments.seed
+    print(f"seed {seed}", flush=True)
+    torch.set_num_threads(1)  # a process that has used several cannot be forked
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    arguments.folder.mkdir(parents=True, exist_ok=True)
+    url = arguments.url or f"sqlite:///{arguments.folder}/soak.db"
+    soak = begin(arguments.folder, url, arguments.trials)
+    start = time.perf_counter()
+    killed = soak.tear(arguments.workers, random.Random(seed))
+    seconds = time.perf_counter() - start
+    database = open_database(url, create=False)
+    found = wrongs(database, soak, arguments.trials)
+    again = sum(row.attempt > 1 for row in results.load_trials(database, results.load_study(database, "short")))
+    database.close()
+    work = f"{arguments.trials} trials, {arguments.workers} workers"
+    print(f"{work}, {killed} killed, {again} trials run again, {seconds:.0f} s")
+    if found:
+        sys.exit("\n".join(found))
+
+
+if __name__ == "__main__":
+    main()
