@@ -18,9 +18,11 @@ def best_trials(trials: Sequence[StoredTrial], objective: Objective) -> list[Sto
     complete = [row for row in trials if row.is_whole]
     if len(objective.names) == 1:
         return sorted(complete, key=lambda row: (-_signed(row, objective)[0], row.number))[:1]
-    return [
-        row for row in complete if not any(_dominates(other, row, objective) for other in complete if other is not row)
-    ]
+    front: list[StoredTrial] = []
+    for row in complete:
+        if not any(_dominates(other, row, objective) for other in front):
+            front = [other for other in front if not _dominates(row, other, objective)] + [row]
+    return front
 
 
 def stopped_after(row: StoredTrial, items: int) -> str:

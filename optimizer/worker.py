@@ -45,6 +45,7 @@ from optimizer.standing import best_trials, parent_trials, would_be_best
 from studies import results
 from studies.artifacts import Artifacts
 from studies.database import Database
+from studies.ledger import Ledger
 from studies.recipe import Recipe
 from studies.results import StoredStudy, StoredTrial, TrialResult
 
@@ -96,7 +97,8 @@ class Worker:
         self._endure = Endurance(limit_seconds=patience_seconds, on_waiting=reporter.database_away)
         self._database, self._study, self._machine = database, study, machine
         self._artifacts, self._reporter, self._stop = artifacts, reporter, stop
-        taken = [row for row in results.load_trials(database, study) if row.source is not None]
+        self._ledger = Ledger(database, study)
+        taken = [row for row in self._ledger.trials() if row.source is not None]
         self._taken = len(taken)  # the first numbers; probes that are among them are not rendered again
         self._probes = without(machine.probes, {row.recipe.digest for row in taken})
         sampler = ProbesFirst(machine.spec.sampler, machine.plan.space, self._probes, self._taken)
@@ -128,12 +130,13 @@ class Worker:
     def _take(self, presence: Presence) -> _Task | None:
         """An interrupted trial, or a new one; None when the budget is spent."""
         with self._database.exclusive():
-            rows = results.load_trials(self._database, self._study)
+            rows = self._ledger.trials()
             interrupted = self._interrupted(rows, presence)
             if interrupted is not None:
                 return self._begin(*interrupted, presence.worker_id)
             trials = self._optuna.get_trials(deepcopy=False)
-            if spent(self._study.spec, rows, len(trials), expectations(trials)):
+            promised = () if self._study.spec.budget.patience is None else expectations(trials)
+            if spent(self._study.spec, rows, len(trials), promised):
                 return None
             return self._begin(self._optuna.ask(), 1, presence.worker_id)
 
@@ -241,7 +244,7 @@ class Worker:
         settings, objective = self._study.spec.racing, self._machine.objective
         if settings is None or task.origin.startswith("parent "):
             return None
-        best = best_trials(results.load_trials(self._database, self._study), objective)
+        best = best_trials(self._ledger.trials(), objective)
         if not best:
             return None
         stages = len(self._machine.evaluator.renderer.stages)
@@ -294,7 +297,7 @@ class Worker:
         """Whether a trial's renders are written to disk: those of parents and of the best so far, unless told."""
         keep = self._study.spec.render.keep
         if keep == "best" and not task.origin.startswith("parent "):
-            rows = results.load_trials(self._database, self._study)
+            rows = self._ledger.trials()
             return would_be_best(objectives, rows, self._machine.objective)
         return keep != "none"
 
@@ -325,7 +328,7 @@ class Worker:
         Args:
             current: the trial whose note is written later.
         """
-        rows = results.load_trials(self._database, self._study)
+        rows = self._ledger.trials()
         parents = parent_trials(rows)
         if len(parents) < len(self._machine.parents) or any(row.state == "running" for row in parents.values()):
             return
@@ -368,7 +371,7 @@ class Worker:
         """Drop the renders of trials that are neither a parent nor among the best."""
         if self._study.spec.render.keep != "best":
             return
-        rows = results.load_trials(self._database, self._study)
+        rows = self._ledger.trials()
         kept = {row.number for row in (*parent_trials(rows).values(), *best_trials(rows, self._machine.objective))}
         dropped = results.numbers_with_files(self._database, self._study) - kept
         for row in rows:
@@ -377,7 +380,7 @@ class Worker:
                     self._artifacts.delete(file)
 
     def _require_a_parent(self) -> None:
-        parents = parent_trials(results.load_trials(self._database, self._study))
+        parents = parent_trials(self._ledger.trials())
         if len(parents) == len(self._machine.parents) and all(row.state == "failed" for row in parents.values()):
             reasons = "; ".join(f"{letter}: {row.reason}" for letter, row in parents.items())
             raise OptimizerError(f"every parent failed, so there is nothing to be better than ({reasons})")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import socket
 import uuid
@@ -91,7 +92,7 @@ class StoredTrial:
     id: int
     number: int
     origin: str
-    recipe: Recipe
+    recipe_text: str  # JSON
     worker_id: str
     attempt: int
     state: State
@@ -108,6 +109,11 @@ class StoredTrial:
     source: str | None = None  # "STUDY trial 12" where it was taken over with its scores
 
     @property
+    def recipe(self) -> Recipe:
+        """What was merged. Parsed when it is asked for: most who look at trials do not."""
+        return _recipe(self.recipe_text)
+
+    @property
     def estimated(self) -> bool:
         """Whether it was stopped before all items were rendered, so that its objective is an estimate."""
         return self.incumbent is not None
@@ -121,6 +127,11 @@ class StoredTrial:
     def title(self) -> str:
         """What the trial is, for people."""
         return self.origin if self.source is None else f"{self.origin}, from {self.source}"
+
+
+@functools.lru_cache(maxsize=512)
+def _recipe(text: str) -> Recipe:
+    return Recipe.from_json(text)
 
 
 class Takeover(Protocol):
@@ -443,9 +454,14 @@ def _trial_id(connection: Connection, study: StoredStudy, number: int) -> int:
 
 def load_trials(database: Database, study: StoredStudy) -> list[StoredTrial]:
     """Every trial that was begun, by number."""
-    query = sa.select(tables.trials).where(tables.trials.c.study_id == study.id).order_by(tables.trials.c.number)
+    return read_trials(database, study)
+
+
+def read_trials(database: Database, study: StoredStudy, *which: sa.ColumnElement[bool]) -> list[StoredTrial]:
+    """The trials of which all of this holds, by number."""
+    query = sa.select(tables.trials).where(tables.trials.c.study_id == study.id, *which)
     with database.engine.connect() as connection:
-        return [_trial(row) for row in connection.execute(query)]
+        return [_trial(row) for row in connection.execute(query.order_by(tables.trials.c.number))]
 
 
 def optuna_trials(database: Database, study: StoredStudy) -> list[FrozenTrial]:
@@ -469,7 +485,7 @@ def _trial(row: Row[Any]) -> StoredTrial:
         id=row.id,
         number=row.number,
         origin=row.origin,
-        recipe=Recipe.from_json(row.recipe),
+        recipe_text=row.recipe,
         worker_id=row.worker_id,
         attempt=row.attempt,
         state=row.state,

@@ -16,7 +16,7 @@ def trial(number: int, origin: str = "gp", state: State = "complete", **objectiv
         id=number + 1,
         number=number,
         origin=origin,
-        recipe=Recipe(architecture="sd15", parents=parents, steps=(step,)),
+        recipe_text=Recipe(architecture="sd15", parents=parents, steps=(step,)).to_json(),
         worker_id="w",
         attempt=1,
         state=state,

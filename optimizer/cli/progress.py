@@ -17,7 +17,8 @@ from optimizer.objective import SINGLE, Objective
 from optimizer.search.ties import split_of
 from optimizer.standing import stopped_after
 from studies.database import Database
-from studies.results import Gain, StoredStudy, StoredTrial, load_trials
+from studies.ledger import Ledger
+from studies.results import Gain, StoredStudy, StoredTrial
 
 FINISHING = "finishing this trial; press Ctrl-C again to leave now (resume will run it again)"
 STAGES = {"merge": ("merge",), "render": ("text", "denoise", "decode"), "score": ("score",)}
@@ -59,7 +60,8 @@ class ProgressReporter:
             console=console,
             disable=not interactive(),
         )
-        finished = [row for row in own_trials(load_trials(database, study)) if row.state != "running"]
+        self._ledger = Ledger(database, study)
+        finished = [row for row in own_trials(self._ledger.trials()) if row.state != "running"]
         self._finished = len(finished)
         self._task = self._progress.add_task(
             "trials", total=self._total, completed=self._finished, more="", stoppable=False
@@ -82,7 +84,7 @@ class ProgressReporter:
         self._progress.update(self._images, completed=done)
 
     def trial_finished(self, trial: StoredTrial) -> None:
-        rows = [row for row in load_trials(self._database, self._study) if row.state != "running"]
+        rows = [row for row in self._ledger.trials() if row.state != "running"]
         done = len(own_trials(rows))
         done_since = max(1, done - self._finished)  # by all workers of the study
         left = (time.monotonic() - self._begun) / done_since * max(0, self._total - done)
