@@ -64,9 +64,23 @@ def gains(
     trial: Evidence, parents: Mapping[str, Evidence], objective: Objective, infos: Mapping[str, ScorerInfo]
 ) -> dict[str, Gain]:
     """The trial's gain in every objective and every scorer, each against the parent that is better in it."""
+    return {name: _gain(trial, parents, terms) for name, terms in _all_terms(objective, infos).items()}
+
+
+def standard_errors(trial: Evidence, objective: Objective, infos: Mapping[str, ScorerInfo]) -> dict[str, float]:
+    """Of every objective and every scorer by itself, over the suite's items; none where it cannot be had.
+
+    Other prompts and seeds would give another score, this far away. It is far more than what tells two merges apart,
+    because prompts differ from each other; that is what the intervals of gains are for, which are paired.
+    """
+    found = {name: standard_error(trial, terms) for name, terms in _all_terms(objective, infos).items()}
+    return {name: error for name, error in found.items() if error is not None}
+
+
+def _all_terms(objective: Objective, infos: Mapping[str, ScorerInfo]) -> dict[str, tuple[Term, ...]]:
+    """Objective and scorers as sums in which more is better."""
     wanted = {SINGLE: objective.terms} if objective.terms else {}
-    wanted |= {name: (Term(name, 1.0 if info.direction == "maximize" else -1.0),) for name, info in infos.items()}
-    return {name: _gain(trial, parents, terms) for name, terms in wanted.items()}
+    return wanted | {name: (Term(name, 1.0 if info.direction == "maximize" else -1.0),) for name, info in infos.items()}
 
 
 def _gain(trial: Evidence, parents: Mapping[str, Evidence], terms: tuple[Term, ...]) -> Gain:
@@ -90,20 +104,35 @@ def difference_interval(
     one: Evidence, other: Evidence, terms: tuple[Term, ...], confidence: float = CONFIDENCE
 ) -> tuple[float | None, float | None]:
     """The interval of one minus the other over the items of both; None, None where it cannot be had."""
-    by_item = [
-        term.factor * (one.sheet.by_item[term.scorer] - other.sheet.by_item[term.scorer])
-        for term in terms
-        if term.scorer in one.sheet.by_item
-    ]
-    sets = [term for term in terms if term.scorer in one.sheet.by_set]
+    sides = ((one, 1.0), (other, -1.0))
+    error = _error(sides, terms)
+    return (None, None) if error is None else _around(difference(one, other, terms), error, one.items, confidence)
+
+
+def standard_error(one: Evidence, terms: tuple[Term, ...]) -> float | None:
+    """Of a sum of scores over the items they were taken from; None where it cannot be had."""
+    return _error(((one, 1.0),), terms)
+
+
+def _error(sides: Sequence[tuple[Evidence, float]], terms: tuple[Term, ...]) -> float | None:
+    """Standard error of a sum of evidence of the same items, each with its sign.
+
+    None for a single item, and where a set score cannot be drawn again.
+    """
+    count = sides[0][0].items
+    by_item = np.zeros(count)
+    sets = []
+    for term in terms:
+        for evidence, sign in sides:
+            if term.scorer in evidence.sheet.by_item:
+                by_item = by_item + sign * term.factor * evidence.sheet.by_item[term.scorer]
+            else:
+                sets.append((term, evidence, sign))
+    if count < 2 or any(term.scorer not in evidence.resampled for term, evidence, _ in sets):
+        return None
     if not sets:
-        return t_interval(np.sum(by_item, axis=0), confidence)
-    if any(term.scorer not in evidence.resampled for term in sets for evidence in (one, other)):
-        return None, None
-    if one.items < 2:
-        return None, None
-    error = _bootstrap_error(one, other, np.sum([np.zeros(one.items), *by_item], axis=0), sets)
-    return _around(difference(one, other, terms), error, one.items, confidence)
+        return float(by_item.std(ddof=1) / np.sqrt(count))
+    return _bootstrap_error(by_item, sets)
 
 
 def t_interval(differences: NDArray[np.float64], confidence: float = CONFIDENCE) -> tuple[float | None, float | None]:
@@ -120,7 +149,7 @@ def _around(value: float, error: float, count: int, confidence: float) -> tuple[
     return value - reach, value + reach
 
 
-def _bootstrap_error(one: Evidence, other: Evidence, by_item: NDArray[np.float64], sets: list[Term]) -> float:
+def _bootstrap_error(by_item: NDArray[np.float64], sets: Sequence[tuple[Term, Evidence, float]]) -> float:
     """Standard error over draws of items with repeats; the draws are the same for every trial of a suite.
 
     Only the spread of the draws is used: a distance between distributions is itself larger when items repeat. The
@@ -129,6 +158,6 @@ def _bootstrap_error(one: Evidence, other: Evidence, by_item: NDArray[np.float64
     count = by_item.size
     draws = np.random.default_rng(0).integers(0, count, size=(RESAMPLES, count))
     totals = by_item[draws].mean(axis=1)
-    for term in sets:
-        totals += term.factor * (one.bootstrap(term.scorer, draws) - other.bootstrap(term.scorer, draws))
+    for term, evidence, sign in sets:
+        totals += sign * term.factor * evidence.bootstrap(term.scorer, draws)
     return float(totals.std(ddof=1) * np.sqrt(count / (count - 1)))

@@ -47,13 +47,14 @@ def _scores(machine: Machine, row: StoredTrial, means: Mapping[str, float]) -> s
     lines = [
         "### Scores",
         "",
-        "| score | value | gain over the better parent | 95 % interval |",
-        "|---|---|---|---|",
+        "| score | value | standard error | gain over the better parent | 95 % interval |",
+        "|---|---|---|---|---|",
     ]
     shown = dict(row.objectives) if objective.terms else {}
     names = {name: info.report_name(items) for name, info in machine.infos.items()}
     for name, value in (shown | dict(means)).items():
-        lines.append(f"| {names.get(name, name)} | {value:.4g} | {gain_cells(row.gains.get(name))} |")
+        error = f"{row.errors[name]:.2g}" if name in row.errors else ""
+        lines.append(f"| {names.get(name, name)} | {value:.4g} | {error} | {gain_cells(row.gains.get(name))} |")
     if objective.terms:
         lines += ["", f"objective = {objective.formula()}"]
     return "\n".join(lines)

@@ -30,7 +30,7 @@ from PIL.Image import Image
 from optimizer.budget import expectations, spent
 from optimizer.errors import OptimizerError, StorageError, TrialFailed
 from optimizer.evaluation import Evaluation
-from optimizer.gains import Evidence, gains
+from optimizer.gains import Evidence, gains, standard_errors
 from optimizer.notes import trial_note
 from optimizer.objective import SINGLE, ScoreSheet
 from optimizer.outages import LIMIT_SECONDS, Endurance
@@ -342,8 +342,9 @@ class Worker:
                 if row.estimated:
                     items = [render.item for render in results.load_renders(self._database, row)]
                     against = {letter: whole.part(items) for letter, whole in evidence.items()}
-                found = gains(self._load_evidence(row), against, self._machine.objective, self._machine.infos)
-                results.store_gains(self._database, row, found)
+                own, objective, infos = self._load_evidence(row), self._machine.objective, self._machine.infos
+                found, errors = gains(own, against, objective, infos), standard_errors(own, objective, infos)
+                results.store_gains(self._database, row, found, errors)
                 if row.number != current:  # its note was written before the parents were in, or not at all
                     self._describe(Trial(self._optuna, self._optuna_id(row.number)), self._row(row.number))
 

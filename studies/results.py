@@ -106,6 +106,7 @@ class StoredTrial:
     finished_at: float | None
     rendered: int = 0  # images; 0 while it runs
     incumbent: int | None = None  # the trial that a stopped one was compared with, on the items it has
+    errors: Mapping[str, float] = field(default_factory=dict)  # objective or score -> its standard error over the suite
     source: str | None = None  # "STUDY trial 12" where it was taken over with its scores
 
     @property
@@ -427,10 +428,15 @@ def _score_rows(trial_id: int, result: TrialResult) -> Iterable[dict[str, object
         yield {"trial_id": trial_id, "scorer": scorer, "item": None, "value": value}
 
 
-def store_gains(database: Database, trial: StoredTrial, gains: Mapping[str, Gain]) -> None:
+def store_gains(
+    database: Database, trial: StoredTrial, gains: Mapping[str, Gain], errors: Mapping[str, float] | None = None
+) -> None:
+    """Gains over the parents, and the standard errors of the trial's own scores."""
     values = {name: [gain.value, gain.low, gain.high, gain.parent] for name, gain in gains.items()}
     with database.write() as connection:
-        connection.execute(tables.trials.update().where(tables.trials.c.id == trial.id).values(gains=values))
+        connection.execute(
+            tables.trials.update().where(tables.trials.c.id == trial.id).values(gains=values, errors=dict(errors or {}))
+        )
 
 
 def fail_trial(
@@ -492,6 +498,7 @@ def _trial(row: Row[Any]) -> StoredTrial:
         reason=row.reason,
         objectives=row.objectives or {},
         gains=gains,
+        errors=row.errors or {},
         seconds=row.seconds or {},
         machine=row.machine or {},
         sheet=row.sheet,

@@ -76,6 +76,7 @@ trials = Table(
     Column("reason", Text),  # why it failed
     Column("objectives", JSON),  # name -> value, as told to Optuna
     Column("gains", JSON),  # name -> [gain over the better parent, low, high of its 95 % interval]
+    Column("errors", JSON),  # name -> standard error of the objective or score over the suite's items
     Column("seconds", JSON),  # stage -> seconds
     Column("machine", JSON),  # device, threads, torch: what repeating the renders exactly depends on
     Column("sheet", String(64)),  # artifact id of the contact sheet

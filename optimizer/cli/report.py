@@ -55,6 +55,12 @@ def studies_table(database: Database) -> Table:
     return table
 
 
+EXPLAINED = (
+    "± is the standard error over the suite. Gains, with their 95 % interval, are over the parent that is better; "
+    "they are paired image by image, and so surer than the scores themselves."
+)
+
+
 def print_study(
     database: Database, study: StoredStudy, *, every_trial: bool, weights: Mapping[str, float] | None = None
 ) -> None:
@@ -72,7 +78,12 @@ def print_study(
     if complete:
         console.print(_scores_table(database, study, rows, objective, final))
         console.print(f"objective: {escaped(objective.formula())}")
-        console.print("gains, with their 95 % interval over the suite, are over the parent that is better in it")
+        console.print(
+            "± is the standard error over the suite; gains, with their 95 % interval, are over the parent that"
+        )
+        console.print(
+            "is better in the score: they are paired, image by image, and so far surer than the scores themselves"
+        )
     if complete and len(objective.names) > 1:
         print_front(rows, objective, weights)
     _print_progress(database, study, rows)
@@ -155,9 +166,13 @@ def _scores_table(
 
 def _score_cell(row: StoredTrial, name: str, value: float) -> str:
     gain = row.gains.get(name)
-    if gain is None or row.origin == f"parent {gain.parent}":
-        return f"{value:.4g}"
-    return f"{value:.4g}\n{gain_text(gain)}"
+    told = value_text(value, row.errors.get(name))
+    return told if gain is None or row.origin == f"parent {gain.parent}" else f"{told}\n{gain_text(gain)}"
+
+
+def value_text(value: float, error: float | None) -> str:
+    """A score with its standard error."""
+    return f"{value:.4g}" if error is None else f"{value:.4g} ± {error:.2g}"
 
 
 def _trials_table(study: StoredStudy, rows: Sequence[StoredTrial], objective: Objective) -> Table:
@@ -167,7 +182,10 @@ def _trials_table(study: StoredStudy, rows: Sequence[StoredTrial], objective: Ob
     items = len(study.spec.suite.items())
     for row in rows:
         about = "~" if row.estimated else ""
-        values = [f"{about}{row.objectives[name]:.4g}" if name in row.objectives else "" for name in objective.names]
+        values = [
+            about + value_text(row.objectives[name], row.errors.get(name)) if name in row.objectives else ""
+            for name in objective.names
+        ]
         gain = "; ".join(gain_text(row.gains[name]) for name in objective.names if name in row.gains)
         seconds = f"{sum(row.seconds.values()):.1f}" if row.seconds else ""
         table.add_row(

@@ -57,6 +57,7 @@ def upgrade() -> None:
         sa.Column("reason", sa.Text(), nullable=True),
         sa.Column("objectives", sa.JSON(), nullable=True),
         sa.Column("gains", sa.JSON(), nullable=True),
+        sa.Column("errors", sa.JSON(), nullable=True),
         sa.Column("seconds", sa.JSON(), nullable=True),
         sa.Column("machine", sa.JSON(), nullable=True),
         sa.Column("sheet", sa.String(length=64), nullable=True),

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from scipy import stats
 from trials import trial
 
-from optimizer.gains import Evidence, difference_interval, gains, t_interval
+from optimizer.gains import Evidence, difference_interval, gains, standard_error, standard_errors, t_interval
 from optimizer.objective import SINGLE, Objective, ScoreSheet, Term
 from optimizer.standing import best_trials, parent_trials
 from scorers.protocol import Direction, Scope, ScorerInfo
@@ -88,6 +88,25 @@ def with_set(rows: Array, offset: float = 0.0, by_item: Mapping[str, Array] | No
     """A set score that is the mean of hidden values, so that its bootstrap has a known answer."""
     sheet = ScoreSheet(by_item=by_item or {}, by_set={"fid": float(rows.mean()) + offset})
     return Evidence(items=len(rows), sheet=sheet, resampled={"fid": lambda draw: float(rows[draw].mean()) + offset})
+
+
+class TestStandardErrors:
+    def test_of_image_scores_are_those_of_their_means_and_of_sums_those_of_the_sum(self) -> None:
+        x, y = np.random.default_rng(5).normal(size=(2, 20))
+        objective = Objective(names=(SINGLE,), directions=("maximize",), terms=(Term("x", 2.0), Term("y", -0.5)))
+        infos = {"x": INFOS["sharpness"], "y": INFOS["clipping"]}
+        found = standard_errors(images_only(x=x, y=y), objective, infos)
+        expected = {"x": stats.sem(x), "y": stats.sem(y), SINGLE: stats.sem(2 * x - 0.5 * y)}
+        assert found == pytest.approx(expected)
+
+    def test_of_a_set_score_is_the_bootstraps(self) -> None:
+        rows = np.random.default_rng(6).normal(size=60)
+        assert standard_error(with_set(rows), (Term("fid", -3.0),)) == pytest.approx(3 * stats.sem(rows), rel=0.15)
+
+    def test_a_single_item_and_lost_features_have_none(self) -> None:
+        assert standard_error(images_only(x=[1.0]), (Term("x", 1.0),)) is None
+        lost = Evidence(items=5, sheet=ScoreSheet(by_item={}, by_set={"fid": 1.0}))
+        assert standard_error(lost, (Term("fid", 1.0),)) is None
 
 
 class TestInterval:
