@@ -1,6 +1,6 @@
 """Several workers on one study, one of them killed every few seconds: nothing may be lost, and nothing done twice.
 
-    python tests/soak.py FOLDER [--url URL] [--trials 300] [--workers 4] [--seed N]
+    python tests/soak.py FOLDER [--url URL ...] [--trials 300] [--workers 4] [--seed N]
 
 Workers are real processes that end by SIGKILL; they are forked from one that has loaded the models, so that a new one
 is at work at once. Renders are the demo's, of few images and a single step. Prints the seed, and ends with an error if
@@ -107,7 +107,8 @@ class Soak:
         return killed
 
 
-def begin(folder: Path, url: str, trials: int) -> Soak:
+def small_machine(folder: Path, trials: int) -> Machine:
+    """The demo with four images of a single step."""
     changes = {
         "budget": {"trials": trials},
         "sampler": {"name": "random"},
@@ -119,23 +120,38 @@ def begin(folder: Path, url: str, trials: int) -> Soak:
     data["suite"] |= {"prompts": data["suite"]["prompts"][:4], "steps": 1}
     data["scorers"] = {"clip_score": data["scorers"]["clip_score"]}
     spec = StudySpec.model_validate(data, context={"base_dir": folder})
-    machine = make_machine(spec, folder)
+    return make_machine(spec, folder)
+
+
+def soak(folder: Path, url: str, machine: Machine, workers: int, seed: int) -> list[str]:
+    """Run one study to its end while its workers are killed; what is wrong with it then, one line each."""
+    folder.mkdir(parents=True, exist_ok=True)
     database = open_database(url)
     objective = machine.objective
     results.create_study(database, machine.spec, machine.parents, objective.directions, objective.names)
     database.close()  # no connection is shared with a child
-    return Soak(folder=folder, url=url, machine=machine)
+    torn = Soak(folder=folder, url=url, machine=machine)
+    start = time.perf_counter()
+    killed = torn.tear(workers, random.Random(seed))
+    seconds = time.perf_counter() - start
+    database = open_database(url, create=False)
+    trials = machine.spec.budget.trials
+    found = wrongs(database, torn, trials)
+    again = sum(row.attempt > 1 for row in results.load_trials(database, results.load_study(database, "short")))
+    database.close()
+    print(f"{trials} trials, {workers} workers, {killed} killed, {again} trials run again, {seconds:.0f} s", flush=True)
+    return found
 
 
-def wrongs(database: Database, soak: Soak, trials: int) -> list[str]:
+def wrongs(database: Database, torn: Soak, trials: int) -> list[str]:
     """What is wrong with the study as it was left, one line each."""
-    study = results.load_study(database, soak.machine.spec.study)
+    study = results.load_study(database, torn.machine.spec.study)
     rows = results.load_trials(database, study)
     told = optuna.load_study(study_name=study.name, storage=database.storage).trials
     found = []
     if [row.number for row in rows] != list(range(trials)) or len(told) != trials:
         found.append(f"{trials} trials were asked for, there are {len(rows)} of ours and {len(told)} of Optuna's")
-    finished = Counter(map(int, soak.log.read_text().split()))
+    finished = Counter(map(int, torn.log.read_text().split()))
     found += [f"trial {number} was finished {count} times" for number, count in finished.items() if count > 1]
     complete = {row.number for row in rows if row.state == "complete"}
     found += [f"trial {number} was finished and is lost" for number in finished if number not in complete]
@@ -164,7 +180,7 @@ def _inconsistencies(database: Database, row: StoredTrial, trial: optuna.trial.F
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--url", help="an empty database; a SQLite file in the folder if left out")
+    parser.add_argument("--url", nargs="+", help="empty databases, one after the other; a SQLite file if left out")
     parser.add_argument("--trials", type=int, default=300)
     parser.add_argument("--workers", type=int, default=4)
     parser.add_argument("--seed", type=int, default=None)
@@ -173,18 +189,11 @@ def main() -> None:
     print(f"seed {seed}", flush=True)
     torch.set_num_threads(1)  # a process that has used several cannot be forked
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    arguments.folder.mkdir(parents=True, exist_ok=True)
-    url = arguments.url or f"sqlite:///{arguments.folder}/soak.db"
-    soak = begin(arguments.folder, url, arguments.trials)
-    start = time.perf_counter()
-    killed = soak.tear(arguments.workers, random.Random(seed))
-    seconds = time.perf_counter() - start
-    database = open_database(url, create=False)
-    found = wrongs(database, soak, arguments.trials)
-    again = sum(row.attempt > 1 for row in results.load_trials(database, results.load_study(database, "short")))
-    database.close()
-    work = f"{arguments.trials} trials, {arguments.workers} workers"
-    print(f"{work}, {killed} killed, {again} trials run again, {seconds:.0f} s")
+    machine = small_machine(arguments.folder, arguments.trials)
+    urls = arguments.url or [f"sqlite:///{arguments.folder}/soak.db"]
+    found = []
+    for index, url in enumerate(urls):
+        found += soak(arguments.folder / str(index), url, machine, arguments.workers, seed)
     if found:
         sys.exit("\n".join(found))
 

@@ -7,17 +7,15 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
 from real_databases import new_postgresql_url
 
 TESTS = Path(__file__).parents[1]
 
 
-@pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
-def test_workers_that_are_killed_lose_nothing_and_do_nothing_twice(kind: str, tmp_path: Path) -> None:
-    url = [] if kind == "sqlite" else ["--url", new_postgresql_url()]
+def test_workers_that_are_killed_lose_nothing_and_do_nothing_twice(tmp_path: Path) -> None:
+    urls = (f"sqlite:///{tmp_path}/soak.db", new_postgresql_url())
     done = subprocess.run(
-        [sys.executable, str(TESTS / "soak.py"), str(tmp_path), "--trials", "24", *url],
+        [sys.executable, str(TESTS / "soak.py"), str(tmp_path), "--trials", "20", "--url", *urls],
         env=os.environ | {"PYTHONPATH": f"{TESTS.parent}{os.pathsep}{TESTS}"},
         capture_output=True,
         text=True,
@@ -26,4 +24,5 @@ def test_workers_that_are_killed_lose_nothing_and_do_nothing_twice(kind: str, tm
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "seed " in done.stdout
+    assert done.stdout.count("20 trials, 4 workers") == 2
     assert " 0 killed" not in done.stdout, done.stdout

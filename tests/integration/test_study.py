@@ -313,7 +313,7 @@ def test_an_export_that_is_not_the_scored_model_is_refused_and_not_kept(finished
     rows = results.load_trials(finished.database, finished.study)
     target = tmp_path / "merge.safetensors"
     forged = results.StoredTrial(
-        **{name: getattr(rows[6], name) for name in rows[6].__slots__} | {"recipe": rows[7].recipe}
+        **{name: getattr(rows[6], name) for name in rows[6].__slots__} | {"recipe_text": rows[7].recipe_text}
     )
     with pytest.raises(ExportError, match="renders other images than were scored"):
         deliver(
