@@ -78,12 +78,7 @@ def print_study(
     if complete:
         console.print(_scores_table(database, study, rows, objective, final))
         console.print(f"objective: {escaped(objective.formula())}")
-        console.print(
-            "± is the standard error over the suite; gains, with their 95 % interval, are over the parent that"
-        )
-        console.print(
-            "is better in the score: they are paired, image by image, and so far surer than the scores themselves"
-        )
+        console.print(EXPLAINED, soft_wrap=True)
     if complete and len(objective.names) > 1:
         print_front(rows, objective, weights)
     _print_progress(database, study, rows)
@@ -172,7 +167,7 @@ def _score_cell(row: StoredTrial, name: str, value: float) -> str:
 
 def value_text(value: float, error: float | None) -> str:
     """A score with its standard error."""
-    return f"{value:.4g}" if error is None else f"{value:.4g} ± {error:.2g}"
+    return f"{value:.4g}" if error is None else f"{value:.4g} ±{error:.2g}"
 
 
 def _trials_table(study: StoredStudy, rows: Sequence[StoredTrial], objective: Objective) -> Table:
