@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from typing import Annotated
 
 import typer
@@ -50,6 +51,8 @@ def main(
 
 def run() -> None:
     """Entry point of the `mergetune` command."""
+    # linear_operator, which optuna-dashboard imports, scripts functions as it is imported.
+    warnings.filterwarnings("ignore", message="`torch.jit.script", category=FutureWarning)
     sys.exit(guarded(_parse_and_run, debug=debugging()))
 
 
