@@ -38,6 +38,8 @@ ArtifactFolder = Annotated[
         show_default=False,
     ),
 ]
+ReplacePlot = Annotated[bool, typer.Option("--force", help="Replace an existing plot.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print everything as JSON.")]
 CacheFolder = Annotated[
     Path | None,
     typer.Option(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from optimizer.cli.common import console, escaped, fail
+from optimizer.cli.common import AsJson, ReplacePlot, console, escaped, fail
 from optimizer.cli.inspection import reading
 
 if TYPE_CHECKING:
@@ -31,8 +31,8 @@ def diff(
     plot: Annotated[
         Path | None, typer.Option(metavar="FILE.png", help="Also draw the distances to this file.", show_default=False)
     ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace an existing plot.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
+    force: ReplacePlot = False,
+    as_json: AsJson = False,
 ) -> None:
     """Show how far B is from A, ||B - A|| / ||A||, for every U-Net block, text encoder and VAE."""
     import json

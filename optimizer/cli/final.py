@@ -58,7 +58,6 @@ def _save_sheet(stored: StoredStudy, final: Final, pictures: Pictures, artifacts
     captions = [item.prompt for item in stored.spec.held_out.items()]
     sheet = comparison_sheet(f"{stored.name}, the final", columns, captions, blocks=min(2, -(-len(captions) // 8)))
     path = artifacts.folder / f"{stored.name}-final.png"
-    artifacts.folder.mkdir(parents=True, exist_ok=True)
     sheet.save(path)
     return path
 

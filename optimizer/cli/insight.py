@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from optimizer.cli.common import DEFAULT_STORAGE, Storage, console, escaped, fail, storage_url
+from optimizer.cli.common import DEFAULT_STORAGE, AsJson, ReplacePlot, Storage, console, escaped, fail, storage_url
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -28,8 +28,8 @@ def importance(
     plot: Annotated[
         Path | None, typer.Option(metavar="FILE.png", help="Draw it into this PNG file.", show_default=False)
     ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace an existing plot.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
+    force: ReplacePlot = False,
+    as_json: AsJson = False,
 ) -> None:
     """Show which blocks mattered, how the objective goes with each ratio, and the best trial's ratios."""
     import json

@@ -155,12 +155,14 @@ class DepthGPSampler(BaseSampler):
         if ties.sections:
             function = Lifted(function, subspace)
         centers, known = subspace.down(centers), subspace.inside(np.concatenate([seen.x, seen.pending]))
-        free = maximise(function, candidates(subspace.geometry, centers, self._candidates, generator), known)
-        expectation = _expectation(function, free, models, seen)
-        if number % EXPLORE_EVERY == 0 and geometry.features and not _promising(expectation):
-            distant = distant_profiles(subspace.geometry, centers, self._candidates, generator)
-            return _Choice(x=subspace.up(maximise(function, distant, known, polish=False)), split=split)
-        return _Choice(x=subspace.up(free), split=split, expectation=expectation)
+        exploring = number % EXPLORE_EVERY == 0 and bool(geometry.features)
+        if not exploring or len(models) == 1:  # of several objectives it cannot be told whether enough is expected
+            free = maximise(function, candidates(subspace.geometry, centers, self._candidates, generator), known)
+            expectation = _expectation(function, free, models, seen)
+            if not exploring or _promising(expectation):
+                return _Choice(x=subspace.up(free), split=split, expectation=expectation)
+        distant = distant_profiles(subspace.geometry, centers, self._candidates, generator)
+        return _Choice(x=subspace.up(maximise(function, distant, known, polish=False)), split=split)
 
     def _refined(
         self,
