@@ -63,6 +63,8 @@ class Quiet:
         assert trial.state == "complete"
         self.ends.append(time.perf_counter())
 
+    def paused(self) -> None: ...
+
     def database_away(self, reason: str, limit_seconds: float) -> None: ...
 
 

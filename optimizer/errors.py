@@ -4,6 +4,7 @@
     ├── CheckpointError           a file that is not, or no longer, what it should be
     │   ├── ParentsDifferError    parents that cannot be merged with each other
     │   └── LoraError             a LoRA that cannot be read, or is not for this checkpoint
+    ├── OutsideFoldersError       a stored study names a file outside the folders that may be read
     ├── RenderError               a suite that this model cannot render
     ├── TrialFailed               this trial is no good; the study goes on
     ├── FinalError                nothing to compare in a final, or nothing to compare with
@@ -34,6 +35,10 @@ class ParentsDifferError(CheckpointError):
 
 class LoraError(CheckpointError):
     """A LoRA file is missing, broken, of a kind that is not supported, or made for another model."""
+
+
+class OutsideFoldersError(OptimizerError):
+    """A file of a stored study is not in the model folders, and nothing else is read for it."""
 
 
 class RenderError(OptimizerError):

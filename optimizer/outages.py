@@ -65,6 +65,10 @@ class Endurance:
                 pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
 
 
+IMPATIENT = Endurance(limit_seconds=0.0)
+"""Waits for nothing."""
+
+
 def reason_of(error: BaseException) -> str:
     """The driver's own words, one line."""
     cause: BaseException = error

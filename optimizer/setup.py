@@ -337,18 +337,29 @@ def machine_description(device: torch.device) -> dict[str, str]:
     return {"device": name, "cpu": instructions, "threads": str(torch.get_num_threads()), **libraries, **settings}
 
 
+def settled(
+    plan: Plan, parents: Sequence[ParentFile], device: torch.device, cache_dir: Path
+) -> tuple[Plan, dict[str, Scorer]]:
+    """The plan as it is stored, with recipe files read and units written out, and the scorers that tell the units.
+
+    Raises:
+        ScorerError, RecipeError: weights, references or recipe files cannot be used.
+    """
+    plan = replace(plan, spec=with_recipes(plan.spec, plan.blueprint(parents)))
+    scorers = build_scorers(plan.spec, device, cache_dir)
+    infos = {name: scorer.info for name, scorer in scorers.items()}
+    return replace(plan, spec=with_units(plan.spec, infos), infos=infos), scorers
+
+
 def build_machine(plan: Plan, parents: Sequence[ParentFile], cache_dir: Path) -> Machine:
     """Load parents, pipeline and scorers.
 
     Raises:
         CheckpointError, RenderError, ScorerError, RecipeError: what cannot be loaded.
     """
-    blueprint = plan.blueprint(parents)
-    plan = replace(plan, spec=with_recipes(plan.spec, blueprint))
     device = choose_device(plan.spec.render.device)
-    scorers = build_scorers(plan.spec, device, cache_dir)
-    infos = {name: scorer.info for name, scorer in scorers.items()}
-    plan = replace(plan, spec=with_units(plan.spec, infos), infos=infos)
+    plan, scorers = settled(plan, parents, device, cache_dir)
+    blueprint = plan.blueprint(parents)
     resident, renderer = build_renderer(
         plan.ingredients, plan.spec.suite, plan.spec.render, device, plan.spec.export.dtype, plan.spec.racing
     )

@@ -21,7 +21,7 @@ from optimizer.insight.ranking import by_value
 from optimizer.objective import Objective, ScoreSheet
 from optimizer.search.probes import Probe, exact, parent_probe
 from optimizer.search.sampler import distributions
-from optimizer.setup import Machine, Plan, alike_places, machine_description
+from optimizer.setup import Plan, alike_places, machine_description
 from optimizer.standing import best_trials, parent_trials
 from studies.adoption import adopted
 from studies.artifacts import Artifacts, usual_folder
@@ -78,11 +78,11 @@ class WarmStart:
         settled = asked.model_copy(update={"again": self.again, "storage": storage})
         return spec.model_copy(update={"warm_start": settled})
 
-    def takeover(self, machine: Machine, artifacts: Artifacts) -> CopiedTrials:
-        """The kept trials with the objectives of the new study."""
-        objective = machine.objective
+    def takeover(self, plan: Plan, artifacts: Artifacts) -> CopiedTrials:
+        """The kept trials with the objectives of the new study, whose units are written out in its plan."""
+        objective = plan.objective
         rows = [replace(kept.row, objectives=objective.values(kept.sheet.means)) for kept in self.kept]
-        shown = _with_renders(rows, objective, machine.spec.render.keep)
+        shown = _with_renders(rows, objective, plan.spec.render.keep)
         taken = [
             TakenTrial(
                 origin=kept.probe.origin,
@@ -106,7 +106,7 @@ class WarmStart:
             )
             for kept, row in zip(self.kept, rows, strict=True)
         ]
-        return CopiedTrials(taken, distributions(machine.plan.space), artifacts)
+        return CopiedTrials(taken, distributions(plan.space), artifacts)
 
 
 def _with_renders(rows: Sequence[StoredTrial], objective: Objective, keep: str) -> frozenset[int]:

@@ -44,12 +44,15 @@ from optimizer.setup import Machine, machine_description
 from optimizer.standing import best_trials, parent_trials, would_be_best
 from studies import results
 from studies.artifacts import Artifacts
+from studies.attendance import turn_to
+from studies.control import status_of
 from studies.database import Database
 from studies.ledger import Ledger
 from studies.recipe import Recipe
 from studies.results import StoredStudy, StoredTrial, TrialResult
 
 RERUNS = 3  # of a trial whose worker died
+PAUSE_SECONDS = 2.0  # between two looks at whether a paused study goes on
 
 _log = logging.getLogger(__name__)
 
@@ -64,6 +67,8 @@ class Reporter(Protocol):
     def trial_finished(self, trial: StoredTrial) -> None: ...
 
     def database_away(self, reason: str, limit_seconds: float) -> None: ...
+
+    def paused(self) -> None: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,6 +105,7 @@ class Worker:
         self._ledger = Ledger(database, study)
         taken = [row for row in self._ledger.trials() if row.source is not None]
         self._taken = len(taken)  # the first numbers; probes that are among them are not rendered again
+        self._gains_filled = False  # of those
         self._probes = without(machine.probes, {row.recipe.digest for row in taken})
         sampler = ProbesFirst(machine.spec.sampler, machine.plan.space, self._probes, self._taken)
         self._optuna = load_optuna_study(database.storage, study.name, sampler)
@@ -115,15 +121,39 @@ class Worker:
         """
         finished = 0
         with present(self._database, self._endure) as presence:
-            if self._taken:
-                self._endure(self._fill_gains)
-            while not (self._stop() or self._endure(lambda: results.stop_requested(self._database, self._study))):
-                task = self._endure(lambda: self._take(presence))
-                if task is None:
-                    break
-                finished += self._work(task)
-                self._endure(self._require_a_parent)
+            self._endure(lambda: turn_to(self._database, presence.worker_id, self._study, "trials"))
+            while self._may_go_on() and (done := self.work_once(presence)) is not None:
+                finished += done
         return finished
+
+    def work_once(self, presence: Presence) -> bool | None:
+        """Take one trial and evaluate it; None where there is nothing left to do, as `run` for all else.
+
+        Returns:
+            Whether the trial was finished: False where another worker has it by now.
+        """
+        if self._taken and not self._gains_filled:
+            self._endure(self._fill_gains)
+            self._gains_filled = True
+        task = self._endure(lambda: self._take(presence))
+        if task is None:
+            return None
+        finished = self._work(task)
+        self._endure(self._require_a_parent)
+        return finished
+
+    def _may_go_on(self) -> bool:
+        """Whether the study's workers are to take trials; waits while it is paused."""
+        told = False
+        while not self._stop():
+            status = self._endure(lambda: status_of(self._database, self._study))
+            if status != "paused":
+                return status == "active"
+            if not told:
+                self._reporter.paused()
+                told = True
+            time.sleep(PAUSE_SECONDS)
+        return False
 
     # ------------------------------------------------------------------------------- taking a trial
 

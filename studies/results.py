@@ -28,6 +28,7 @@ from studies.spec import BudgetSettings, StudySpec
 
 SOFTWARE = ("mergetune", "torch", "diffusers", "transformers", "optuna", "open_clip_torch")
 State = Literal["running", "complete", "failed"]
+Status = Literal["active", "paused", "stopped"]
 BEGINNING = "mergetune:takes trials over"  # of an Optuna study: without a study of ours, its start was cut off
 STALE_SECONDS = 180.0  # a worker on another machine that gave no sign of life for so long is taken for dead
 
@@ -54,7 +55,8 @@ class StoredStudy:
     software: Mapping[str, str]
     fingerprints: Mapping[str, str]  # scorer -> digest of the files it reads
     created_at: float
-    stop_requested: bool
+    status: Status  # as it was when the study was read; studies/control.py has it as it is now
+    priority: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -225,7 +227,8 @@ def _insert_study(
             software=dict(software),
             fingerprints=dict(files),
             created_at=now(),
-            stop_requested=False,
+            status="active",
+            priority=0,
         )
     )
     study_id = inserted_id(result)
@@ -315,20 +318,9 @@ def _study(connection: Connection, row: Row[Any]) -> StoredStudy:
         software=row.software,
         fingerprints=row.fingerprints,
         created_at=row.created_at,
-        stop_requested=row.stop_requested,
+        status=row.status,
+        priority=row.priority,
     )
-
-
-def request_stop(database: Database, study: StoredStudy, *, stop: bool) -> None:
-    """Ask every worker of a study to finish its trial and leave, or take that back."""
-    with database.write() as connection:
-        connection.execute(tables.studies.update().where(tables.studies.c.id == study.id).values(stop_requested=stop))
-
-
-def stop_requested(database: Database, study: StoredStudy) -> bool:
-    with database.engine.connect() as connection:
-        query = sa.select(tables.studies.c.stop_requested).where(tables.studies.c.id == study.id)
-        return bool(connection.execute(query).scalar())
 
 
 # ------------------------------------------------------------------------------------------ trials

@@ -37,7 +37,8 @@ studies = Table(
     Column("software", JSON, nullable=False),  # package -> version, at creation
     Column("fingerprints", JSON, nullable=False),  # scorer -> digest of the files it reads
     Column("created_at", Float, nullable=False),  # seconds since the epoch
-    Column("stop_requested", Boolean, nullable=False),
+    Column("status", String(10), nullable=False),  # active, paused, stopped: what people ask of its workers
+    Column("priority", Integer, nullable=False),  # workers of several studies turn to the highest first
 )
 
 parents = Table(
@@ -58,6 +59,8 @@ workers = Table(
     Column("host", String(255), nullable=False),
     Column("pid", Integer, nullable=False),
     Column("seen_at", Float, nullable=False),  # last sign of life, seconds since the epoch
+    Column("study_id", ForeignKey("mergetune_studies.id", ondelete="SET NULL")),  # that it is at
+    Column("task", String(10)),  # what it does there: trials, final
 )
 
 trials = Table(

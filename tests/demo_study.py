@@ -64,6 +64,8 @@ class Recorder:
     def trial_finished(self, trial: StoredTrial) -> None:
         self.finished.append(trial)
 
+    def paused(self) -> None: ...
+
     def database_away(self, reason: str, limit_seconds: float) -> None:
         assert limit_seconds > 0
         self.away.append(reason)

@@ -13,6 +13,7 @@ from optimizer.cli.common import (
     ArtifactFolder,
     Storage,
     Weights,
+    cache_folder,
     console,
     escaped,
     fail,
@@ -54,6 +55,7 @@ def export(
     from rich.progress import BarColumn, Progress, TextColumn
 
     from optimizer.cli.work import verified_plan
+    from optimizer.cli.worker import model_folders
     from optimizer.delivery import Watch, deliver
     from optimizer.merging.checkpoint import total_bytes
     from optimizer.merging.export import export_layout
@@ -76,7 +78,7 @@ def export(
     target = (output or Path(f"{stored.name}-trial-{row.number}.safetensors")).expanduser()
     if target.exists() and not force:
         fail(f"{target} exists: give another name with -o, or --force to replace it")
-    plan = verified_plan(stored, trust_times=False)
+    plan = verified_plan(stored, model_folders(None, cache_folder(None)), trust_times=False)
     total = total_bytes(export_layout(plan.ingredients, row.recipe.dtype).values())
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:.0f} %"))
     with Progress(*columns, console=console, transient=True) as progress:

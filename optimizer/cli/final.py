@@ -16,6 +16,7 @@ from optimizer.cli.progress import gain_text
 from optimizer.finals import FinalWatch, hold_final, is_better, suspicion
 from optimizer.insight.ranking import by_posterior
 from optimizer.objective import SINGLE, Objective
+from optimizer.outages import IMPATIENT, Endurance
 from studies.database import Database
 from studies.finals import Final, Finalist, load_final, store_final
 from studies.results import Gain, StoredStudy, StoredTrial, load_trials
@@ -29,18 +30,27 @@ if TYPE_CHECKING:
     Pictures = dict[int, Sequence[Tensor]]  # trial -> its held-out renders, reduced
 
 
-def finish_study(database: Database, stored: StoredStudy, machine: Machine, artifacts: Artifacts) -> Final:
+def finish_study(
+    database: Database,
+    stored: StoredStudy,
+    machine: Machine,
+    artifacts: Artifacts,
+    endure: Endurance = IMPATIENT,
+) -> Final:
     """Hold the final with live progress, store it, and draw its contact sheet.
+
+    Args:
+        endure: what is done while the database is away.
 
     Raises:
         FinalError: there is nothing to compare.
     """
-    rows = load_trials(database, stored)
-    rank = by_posterior(database, stored, machine.objective, rows)
+    rows = endure(lambda: load_trials(database, stored))
+    rank = endure(lambda: by_posterior(database, stored, machine.objective, rows))
     pictures: Pictures = {}
     with _progress(_images(stored), pictures) as watch:
         final = hold_final(machine, rows, rank, watch)
-    store_final(database, stored, final)
+    endure(lambda: store_final(database, stored, final))
     sheet = _save_sheet(stored, final, pictures, artifacts)
     console.print(f"contact sheet, parents beside the candidates: {escaped(str(sheet))}", soft_wrap=True)
     return final

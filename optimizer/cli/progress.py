@@ -102,6 +102,9 @@ class ProgressReporter:
         told = f"waiting for the study database, {limit_seconds / 60:.0f} minutes at most: {reason}"
         console.print(escaped(told), soft_wrap=True)
 
+    def paused(self) -> None:
+        console.print(f"paused; it goes on with: mergetune study resume {escaped(self._study.name)} --detach")
+
     def _newly_split(self, trial: StoredTrial) -> str:
         """The sections that were split for this trial, with `granularity: auto`."""
         storage = self._database.storage

@@ -24,6 +24,7 @@ from optimizer.standing import best_trials, parent_trials, stopped_after
 from scorers.protocol import ScorerInfo
 from studies import results
 from studies.artifacts import Artifacts
+from studies.attendance import workers_at
 from studies.database import Database
 from studies.finals import Final, load_final
 from studies.results import StoredStudy, StoredTrial
@@ -34,8 +35,9 @@ FRONT_SHOWN = 12
 def studies_table(database: Database) -> Table:
     """Every study with its progress and best gain."""
     table = Table(title="studies", title_justify="left")
-    for head in ("study", "parents", "trials", "failed", "best gain (95 % interval)", "begun"):
+    for head in ("study", "parents", "status", "trials", "failed", "best gain (95 % interval)", "begun"):
         table.add_column(head)
+    workers = workers_at(database, results.live_workers(database))
     for study in results.list_studies(database):
         rows = results.load_trials(database, study)
         objective = study_objective(study)
@@ -47,12 +49,24 @@ def studies_table(database: Database) -> Table:
         table.add_row(
             escaped(study.name),
             escaped(" + ".join(parent.path.stem for parent in study.parents)),
+            _status(database, study, rows, workers[study.id]),
             f"{finished}/{study.spec.budget.trials}{taken}",
             str(sum(row.state == "failed" for row in rows)),
             gain_text(gains[0]) if gains else (f"front of {len(best)}" if best and not objective.terms else ""),
             datetime.fromtimestamp(study.created_at).astimezone().strftime("%Y-%m-%d %H:%M"),
         )
     return table
+
+
+def _status(database: Database, study: StoredStudy, rows: Sequence[StoredTrial], workers: int) -> str:
+    """What is asked of the workers, or that it has ended; the priority unless it is the usual one; who is at it."""
+    over = study.status == "active" and end_of(database, study, rows) is not None
+    parts: list[str] = ["ended" if over else study.status]
+    if study.priority:
+        parts.append(f"priority {study.priority}")
+    if workers:
+        parts.append(f"{workers} {'worker' if workers == 1 else 'workers'}")
+    return ", ".join(parts)
 
 
 EXPLAINED = (

@@ -1,9 +1,9 @@
-"""`mergetune study ...`: check, start, resume, finish, list, show, stop."""
+"""`mergetune study ...`: check, start, resume, finish, list, show, stop, pause, priority."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -20,6 +20,10 @@ from optimizer.cli.common import (
     parsed_weights,
     storage_url,
 )
+from optimizer.cli.crew import Workers, worker_count
+
+if TYPE_CHECKING:
+    from studies.results import Status
 
 app = typer.Typer(help="Check, start, resume and look at studies.", no_args_is_help=True)
 
@@ -59,17 +63,30 @@ def check(
     console.print("[green]The spec is fine.[/] Start it with: mergetune study start " + escaped(str(spec)))
 
 
+Detach = Annotated[
+    bool, typer.Option("--detach", help="Leave the work to the workers of this database (`mergetune worker`).")
+]
+
+
 @app.command()
 def start(
     spec: SpecFile,
     storage: Storage = DEFAULT_STORAGE,
     artifacts: ArtifactFolder = None,
     cache: CacheFolder = None,
+    workers: Workers = "1",
+    detach: Detach = False,
 ) -> None:
     """Begin a study and work on it until its budget is spent."""
-    from optimizer.cli.work import begun, work_on
+    from optimizer.cli.work import begun, other_workers, registered, work_on
 
-    work_on(*begun(spec, storage_url(storage), cache_folder(cache), artifacts), artifacts)
+    count, url, caches = worker_count(workers), storage_url(storage), cache_folder(cache)
+    if detach:
+        _, stored = registered(spec, url, caches, artifacts)
+        console.print(f"{escaped(stored.name)} is registered; its workers take it from here", soft_wrap=True)
+        return
+    database, stored, machine = begun(spec, url, caches, artifacts)
+    work_on(database, stored, machine, artifacts, other_workers(count, machine, url, artifacts, caches))
 
 
 @app.command()
@@ -84,15 +101,19 @@ def resume(
         int | None, typer.Option(min=1, max=1_000_000, help="A new total budget of trials.", show_default=False)
     ] = None,
     patience: Annotated[int | None, typer.Option(min=0, help="A new patience; 0 for none.", show_default=False)] = None,
+    workers: Workers = "1",
+    detach: Detach = False,
 ) -> None:
     """Go on with a study, with the sampler, seed and settings it began with."""
-    from optimizer.cli.work import resumed, work_on
+    from optimizer.cli.work import other_workers, resumed, work_on
     from optimizer.setup import check_changed
+    from studies.control import set_status
     from studies.database import open_database
-    from studies.results import load_study, request_stop, set_budget
+    from studies.results import load_study, set_budget
     from studies.spec import load_spec
 
-    database = open_database(storage_url(storage), create=False)
+    count, url, caches = worker_count(workers), storage_url(storage), cache_folder(cache)
+    database = open_database(url, create=False)
     if Path(study).is_file():
         spec = load_spec(Path(study))
         stored = load_study(database, spec.study)
@@ -101,14 +122,18 @@ def resume(
     else:
         stored = load_study(database, study)
         budget = stored.spec.budget
-    machine = resumed(stored, cache_folder(cache))  # before anything is changed: it may be refused
+    machine = None if detach else resumed(stored, caches)  # before anything is changed: it may be refused
     if trials is not None:
         budget = budget.model_copy(update={"trials": trials})
     if patience is not None:
         budget = budget.model_copy(update={"patience": patience or None})
-    stored = set_budget(database, stored, budget)
-    request_stop(database, stored, stop=False)
-    work_on(database, stored, machine, artifacts)
+    set_budget(database, stored, budget)
+    set_status(database, stored, "active")
+    stored = load_study(database, stored.name)
+    if machine is None:
+        console.print(f"{escaped(stored.name)} goes on; its workers take it from here", soft_wrap=True)
+        return
+    work_on(database, stored, machine, artifacts, other_workers(count, machine, url, artifacts, caches))
 
 
 @app.command()
@@ -165,14 +190,39 @@ def show(
 @app.command()
 def stop(study: StudyName, storage: Storage = DEFAULT_STORAGE) -> None:
     """Ask the workers of a study to finish their trial and leave."""
+    _ask(study, storage, "stopped", "stops after the trials in progress")
+
+
+@app.command()
+def pause(study: StudyName, storage: Storage = DEFAULT_STORAGE) -> None:
+    """Ask the workers of a study to finish their trial and wait, or to turn to other studies."""
+    _ask(study, storage, "paused", "pauses after the trials in progress")
+
+
+def _ask(study: str, storage: str, status: Status, told: str) -> None:
+    from studies.control import set_status
     from studies.database import open_database
-    from studies.results import load_study, request_stop
+    from studies.results import load_study
 
     database = open_database(storage_url(storage), create=False)
     stored = load_study(database, study)
-    request_stop(database, stored, stop=True)
-    console.print(
-        f"{escaped(stored.name)} stops after the trials in progress; "
-        f'go on with: mergetune study resume "{escaped(stored.name)}"',
-        soft_wrap=True,
-    )
+    set_status(database, stored, status)
+    again = f'mergetune study resume "{stored.name}"{" --detach" if status == "paused" else ""}'
+    console.print(escaped(f"{stored.name} {told}; go on with: {again}"), soft_wrap=True)
+
+
+@app.command()
+def priority(
+    study: StudyName,
+    number: Annotated[int, typer.Argument(metavar="NUMBER", min=-1000, max=1000, help="0 is usual; more comes first.")],
+    storage: Storage = DEFAULT_STORAGE,
+) -> None:
+    """Say which study the workers of several turn to first."""
+    from studies.control import set_priority
+    from studies.database import open_database
+    from studies.results import load_study
+
+    database = open_database(storage_url(storage), create=False)
+    stored = load_study(database, study)
+    set_priority(database, stored, number)
+    console.print(f"{escaped(stored.name)} has priority {number}")

@@ -1,4 +1,4 @@
-"""Running trials: what `study start`, `study resume` and `worker` share, and `mergetune worker` itself."""
+"""Running trials: what `study start`, `study resume` and `worker` share."""
 
 from __future__ import annotations
 
@@ -8,67 +8,98 @@ import shlex
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Annotated
-
-import typer
+from typing import TYPE_CHECKING
 
 from optimizer.cli.common import (
     DEFAULT_STORAGE,
-    ArtifactFolder,
-    CacheFolder,
-    Storage,
-    cache_folder,
     console,
     escaped,
     interactive,
-    storage_url,
 )
 
 RAISED = {"trials": " --trials N", "patience": " --patience N"}  # how a resume goes on beyond an end
 
 if TYPE_CHECKING:
+    import torch
+
     from optimizer.setup import Machine, Plan
+    from optimizer.warm_start import WarmStart
+    from optimizer.whereabouts import ModelFolders
     from studies.artifacts import Artifacts
     from studies.database import Database
     from studies.results import ParentFile, StoredStudy
 
 
-def worker(
-    study: Annotated[str, typer.Argument(metavar="STUDY", help="Name of the study.", show_default=False)],
-    storage: Storage = DEFAULT_STORAGE,
-    artifacts: ArtifactFolder = None,
-    cache: CacheFolder = None,
-) -> None:
-    """Work on a study beside its other workers, until its budget is spent or it is stopped."""
-    from studies.database import open_database
-    from studies.results import load_study
+@dataclass(frozen=True, kw_only=True)
+class Beginning:
+    """A new study that is understood and not stored yet: what cannot run is not begun."""
 
-    database = open_database(storage_url(storage), create=False)
-    stored = load_study(database, study)
-    work_on(database, stored, resumed(stored, cache_folder(cache)), artifacts)
+    database: Database
+    plan: Plan
+    parents: tuple[ParentFile, ...]
+    found: WarmStart | None
+    artifacts: Path | None
+
+    def store(self, plan: Plan) -> StoredStudy:
+        """Register the study.
+
+        Args:
+            plan: this one with the units of its scores written out.
+        """
+        from studies.artifacts import Artifacts
+        from studies.results import create_study
+
+        takeover = None
+        if self.found is not None and self.found.kept:
+            takeover = self.found.takeover(plan, Artifacts.beside(self.database.url, self.artifacts))
+        objective = plan.objective
+        return create_study(self.database, plan.spec, self.parents, objective.directions, objective.names, takeover)
 
 
 def begun(spec: Path, url: str, cache: Path, artifacts: Path | None = None) -> tuple[Database, StoredStudy, Machine]:
-    """A new study: everything is loaded first and stored only then, so what cannot run is not begun."""
-    from dataclasses import replace
+    """A new study: everything is loaded first and stored only then."""
+    beginning = _beginning(spec, url, artifacts, _device_of)
+    machine = built(beginning.plan, beginning.parents, cache)
+    return beginning.database, beginning.store(machine.plan), machine
 
+
+def _device_of(plan: Plan) -> torch.device:
+    from optimizer.setup import choose_device, render_dtype
+
+    device = choose_device(plan.spec.render.device)
+    render_dtype(plan.spec.render, device)
+    return device
+
+
+def registered(spec: Path, url: str, cache: Path, artifacts: Path | None = None) -> tuple[Database, StoredStudy]:
+    """A new study for other workers: everything is checked but for what their device can do."""
+    import torch
+
+    from optimizer.setup import settled
+
+    beginning = _beginning(spec, url, artifacts, lambda _plan: torch.device("cpu"))
+    with console.status("loading scorers"):
+        plan, _ = settled(beginning.plan, beginning.parents, torch.device("cpu"), cache)
+    return beginning.database, beginning.store(plan)
+
+
+def _beginning(spec: Path, url: str, artifacts: Path | None, choose: Callable[[Plan], torch.device]) -> Beginning:
     from optimizer.cli.planning import print_notes, print_plan
-    from optimizer.setup import choose_device, make_plan, render_dtype
+    from optimizer.setup import make_plan
     from optimizer.warm_start import find_warm_start, require_other_study
     from optimizer.worker import quiet_optuna
-    from studies.artifacts import Artifacts
     from studies.database import open_database
-    from studies.results import create_study, require_new
+    from studies.results import require_new
     from studies.spec import load_spec
 
     quiet_optuna()
     plan = make_plan(load_spec(spec))
-    device = choose_device(plan.spec.render.device)
-    render_dtype(plan.spec.render, device)
+    device = choose(plan)
     require_other_study(plan.spec, url)
     database = open_database(url)  # made where it is missing, so only now
     require_new(database, plan.spec.study)
@@ -78,26 +109,30 @@ def begun(spec: Path, url: str, cache: Path, artifacts: Path | None = None) -> t
     if found is not None:
         print_notes(found.notes)
         plan = replace(plan, spec=found.written_into(plan.spec))
-    machine = _loaded(plan, parents, cache)
-    objective = machine.objective
-    takeover = found.takeover(machine, Artifacts.beside(url, artifacts)) if found is not None and found.kept else None
-    stored = create_study(database, machine.spec, parents, objective.directions, objective.names, takeover)
-    return database, stored, machine
+    return Beginning(database=database, plan=plan, parents=parents, found=found, artifacts=artifacts)
 
 
 def resumed(stored: StoredStudy, cache: Path) -> Machine:
-    """The machine of a stored study; refuses parents that have changed."""
+    """The machine of a stored study; refuses files that have changed."""
+    from optimizer.cli.worker import model_folders
+
+    return built(planned(stored, model_folders(None, cache)), stored.parents, cache)
+
+
+def planned(stored: StoredStudy, folders: ModelFolders) -> Plan:
+    """A stored study's plan with its files where they are here; refuses those that have changed."""
     from studies.fingerprints import refuse_changed_files
 
-    refuse_changed_files(stored.fingerprints, stored.spec)
-    return _loaded(verified_plan(stored), stored.parents, cache)
+    plan = verified_plan(stored, folders)
+    refuse_changed_files(stored.fingerprints, plan.spec)
+    return plan
 
 
-def verified_plan(stored: StoredStudy, *, trust_times: bool = True) -> Plan:
+def verified_plan(stored: StoredStudy, folders: ModelFolders, *, trust_times: bool = True) -> Plan:
     """A stored study's plan, its parents being the files it began with."""
     from optimizer.setup import make_plan
 
-    plan = make_plan(stored.spec)
+    plan = make_plan(folders.located(stored))
     hashed(plan, stored.parents, trust_times=trust_times)
     return plan
 
@@ -114,7 +149,7 @@ def hashed(plan: Plan, known: tuple[ParentFile, ...], *, trust_times: bool = Tru
         return hash_parents(plan, known, lambda size: progress.advance(task, size), trust_times=trust_times)
 
 
-def _loaded(plan: Plan, parents: tuple[ParentFile, ...], cache: Path) -> Machine:
+def built(plan: Plan, parents: tuple[ParentFile, ...], cache: Path) -> Machine:
     from optimizer.setup import build_machine
 
     with console.status("loading parents, pipeline and scorers"):
@@ -134,9 +169,20 @@ def final_after(database: Database, stored: StoredStudy, machine: Machine, artif
         console.print(f"no final: {escaped(str(error))}", soft_wrap=True)
 
 
-def work_on(database: Database, stored: StoredStudy, machine: Machine, artifacts: Path | None) -> bool:
-    """Run trials with live progress, hold the final, report; False when it was stopped before its budget was spent."""
+def work_on(
+    database: Database,
+    stored: StoredStudy,
+    machine: Machine,
+    artifacts: Path | None,
+    others: Sequence[Mapping[str, str]] = (),
+) -> bool:
+    """Run trials with live progress, hold the final, report; False when it was stopped before its budget was spent.
+
+    Args:
+        others: the environments of further workers on this machine.
+    """
     from optimizer.budget import end_of
+    from optimizer.cli.crew import crew
     from optimizer.cli.progress import ProgressReporter
     from optimizer.cli.report import print_study, save_comparison
     from optimizer.insight.interactive import save_figures
@@ -146,10 +192,14 @@ def work_on(database: Database, stored: StoredStudy, machine: Machine, artifacts
 
     quiet_optuna()
     folder = Artifacts.beside(database.url, artifacts)
-    with _stopping() as stop, ProgressReporter(database, stored, machine.objective, stop) as reporter:
+    with (
+        stopping() as stop,
+        crew(stored.name, others, stop),
+        ProgressReporter(database, stored, machine.objective, stop) as reporter,
+    ):
         finished = Worker(database, stored, machine, folder, reporter, stop.is_set, patience_seconds()).run()
     stored = load_study(database, stored.name)
-    stopped = stop.is_set() or stored.stop_requested
+    stopped = stop.is_set() or stored.status != "active"
     if not stopped:
         final_after(database, stored, machine, folder)
     save_figures(database, stored, machine.objective)
@@ -166,6 +216,20 @@ def work_on(database: Database, stored: StoredStudy, machine: Machine, artifacts
             more = RAISED.get(end.key, ", from its spec with a larger budget")
             console.print(escaped(f"The study has ended; go on with: {again}{more}"), soft_wrap=True)
     return not stopped
+
+
+def other_workers(
+    count: int | None, machine: Machine, url: str, artifacts: Path | None, cache: Path
+) -> list[dict[str, str]]:
+    """The environments of the workers beside this one, which takes its share of the machine."""
+    import torch
+
+    from optimizer.cli.crew import environments, settings_of
+
+    all_of_them = environments(count, machine.device)
+    if machine.device.type == "cpu":
+        torch.set_num_threads(int(all_of_them[0]["OMP_NUM_THREADS"]))
+    return [settings_of(url, artifacts, cache) | row for row in all_of_them[1:]]
 
 
 def patience_seconds() -> float:
@@ -197,7 +261,7 @@ def _storage_option(database: Database) -> str:
 
 
 @contextmanager
-def _stopping() -> Iterator[threading.Event]:
+def stopping() -> Iterator[threading.Event]:
     """Ctrl-C or SIGTERM: finish the trial in progress; a second one leaves at once, and loses only that trial."""
     from optimizer.cli.progress import FINISHING
 

@@ -19,6 +19,7 @@ from safetensors.torch import save_file
 
 from search_spaces.blocks import Architecture, places
 from studies import results
+from studies.control import set_status
 from studies.database import Database, open_database
 from studies.recipe import Operation, Parent, Recipe, Step, canonical_values
 from studies.results import ParentFile, TrialResult
@@ -410,7 +411,7 @@ READERS = [
     ("study", "stop", "portraits"),
     ("study", "resume", "portraits"),
     ("study", "finish", "portraits"),
-    ("worker", "portraits"),
+    ("worker", "--study", "portraits"),
     ("export", "portraits"),
     ("dashboard", "--port", "0"),
 ]
@@ -477,21 +478,28 @@ def test_starting_a_study_that_exists_offers_to_resume_it(folder: Path, refused:
     assert 'mergetune study resume "portraits"' in message
 
 
-def stored_budget(database: Database) -> tuple[int, bool]:
+def stored_budget(database: Database) -> tuple[int, str]:
     opened = open_database(database.url)
     study = results.load_study(opened, "portraits")
     opened.close()
-    return study.spec.budget.trials, study.stop_requested
+    return study.spec.budget.trials, study.status
 
 
 @pytest.mark.parametrize("change", ["content", "gone"])
-@pytest.mark.parametrize("command", [("study", "resume", "portraits", "--trials", "7"), ("worker", "portraits"),
-                                     ("export", "portraits")], ids=" ".join)  # fmt: skip
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("study", "resume", "portraits", "--trials", "7"),
+        ("worker", "--study", "portraits"),
+        ("export", "portraits"),
+    ],
+    ids=" ".join,
+)
 def test_a_study_whose_parent_has_changed_is_not_touched(
     command: tuple[str, ...], change: str, database: Database, folder: Path, call: Call
 ) -> None:
     opened = open_database(database.url)
-    results.request_stop(opened, results.load_study(opened, "portraits"), stop=True)
+    set_status(opened, results.load_study(opened, "portraits"), "stopped")
     opened.close()
     before = stored_budget(database)
     (folder / "b.safetensors").unlink()

@@ -21,6 +21,7 @@ from real_databases import new_postgresql_url
 
 from search_spaces.blocks import Architecture, places
 from studies import results, tables
+from studies.control import Order, orders, set_priority, set_status, status_of
 from studies.database import Database, now, open_database
 from studies.errors import StudyExistsError, StudyMissingError
 from studies.recipe import BakedVae, LoraUse, Operation, Parent, Recipe, Step, canonical_values
@@ -122,7 +123,7 @@ def test_a_study_is_read_back_as_it_was_stored(database: Database) -> None:
     assert stored.software == results.software_versions()
     assert stored.software["optuna"] == optuna.__version__
     assert before <= stored.created_at <= now()
-    assert not stored.stop_requested
+    assert (stored.status, stored.priority) == ("active", 0)
 
 
 def test_optuna_knows_the_study_with_its_directions_and_names(database: Database) -> None:
@@ -185,15 +186,21 @@ def test_the_budget_is_the_only_thing_that_set_budget_changes(database: Database
     assert changed.suite_digest == study.suite_digest
 
 
-def test_a_stop_can_be_asked_for_and_taken_back(database: Database, study: StoredStudy) -> None:
+def test_what_is_asked_of_a_study_is_known_to_all_and_can_be_taken_back(database: Database, study: StoredStudy) -> None:
     other = new_study(database)
-    assert not results.stop_requested(database, study)
-    results.request_stop(database, study, stop=True)
-    assert results.stop_requested(database, study)
-    assert results.load_study(database, study.name).stop_requested
-    assert not results.stop_requested(database, other)
-    results.request_stop(database, study, stop=False)
-    assert not results.stop_requested(database, study)
+    assert status_of(database, study) == "active"
+    set_status(database, study, "paused")
+    set_priority(database, study, 7)
+    assert status_of(database, study) == "paused"
+    stored = results.load_study(database, study.name)
+    assert (stored.status, stored.priority) == ("paused", 7)
+    assert status_of(database, other) == "active"
+    assert [row for row in orders(database) if row.study in {study.id, other.id}] == [
+        Order(study=study.id, name=study.name, status="paused", priority=7),
+        Order(study=other.id, name=other.name, status="active", priority=0),
+    ]
+    set_status(database, study, "active")
+    assert status_of(database, study) == "active"
 
 
 # ------------------------------------------------------------------------------------------- trials

@@ -18,7 +18,8 @@ def upgrade() -> None:
         sa.Column("software", sa.JSON(), nullable=False),
         sa.Column("fingerprints", sa.JSON(), nullable=False),
         sa.Column("created_at", sa.Float(), nullable=False),
-        sa.Column("stop_requested", sa.Boolean(), nullable=False),
+        sa.Column("status", sa.String(length=10), nullable=False),
+        sa.Column("priority", sa.Integer(), nullable=False),
         sa.PrimaryKeyConstraint("id"),
         sa.UniqueConstraint("key"),
         sa.UniqueConstraint("name"),
@@ -29,6 +30,9 @@ def upgrade() -> None:
         sa.Column("host", sa.String(length=255), nullable=False),
         sa.Column("pid", sa.Integer(), nullable=False),
         sa.Column("seen_at", sa.Float(), nullable=False),
+        sa.Column("study_id", sa.Integer(), nullable=True),
+        sa.Column("task", sa.String(length=10), nullable=True),
+        sa.ForeignKeyConstraint(["study_id"], ["mergetune_studies.id"], ondelete="SET NULL"),
         sa.PrimaryKeyConstraint("id"),
     )
     op.create_table(

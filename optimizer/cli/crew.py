@@ -1,0 +1,143 @@
+"""Further workers of one study on this machine: processes of their own, one for each GPU."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Annotated
+
+import typer
+
+from optimizer.cli.common import console, escaped, fail, print_error
+
+if TYPE_CHECKING:
+    import torch
+
+AUTO = "auto"
+LEAVING_SECONDS = 20.0  # for a worker that was asked twice
+
+Workers = Annotated[
+    str,
+    typer.Option(
+        "--workers", metavar="N|auto", help="Workers on this machine, spread over its GPUs; auto: one for each GPU."
+    ),
+]
+
+
+def worker_count(told: str) -> int | None:
+    """The number of `--workers`; None for one for each GPU."""
+    if told == AUTO:
+        return None
+    if not told.isdecimal() or not 1 <= int(told) <= 256:
+        fail(f"--workers takes a number from 1 to 256, or auto; got {told!r}")
+    return int(told)
+
+
+def environments(count: int | None, device: torch.device) -> list[dict[str, str]]:
+    """Of each worker, what its environment has beyond this process's; the first is this process itself."""
+    import torch
+
+    if device.type != "cuda":
+        threads = max(1, torch.get_num_threads() // (count or 1))  # all alike, or their sums would round differently
+        return [{"OMP_NUM_THREADS": str(threads)}] * (count or 1)
+    told = os.environ.get("CUDA_VISIBLE_DEVICES")
+    names = told.split(",") if told else [str(index) for index in range(torch.cuda.device_count())]
+    return [{"CUDA_VISIBLE_DEVICES": names[index % len(names)]} for index in range(count or len(names))]
+
+
+@dataclass(frozen=True)
+class _Mate:
+    process: subprocess.Popen[bytes]
+    errors: IO[bytes]
+
+    def complaint(self) -> str | None:
+        """The last line it wrote to stderr, if it ended badly."""
+        if self.process.returncode in {0, -signal.SIGTERM}:
+            return None
+        self.errors.seek(0)
+        lines = self.errors.read().decode(errors="replace").strip().splitlines()
+        return lines[-1] if lines else f"exit code {self.process.returncode}"
+
+
+@contextmanager
+def crew(study: str, surroundings: Sequence[Mapping[str, str]], stop: threading.Event) -> Iterator[list[_Mate]]:
+    """Workers beside this one while the block runs; at its end they finish their trials.
+
+    Args:
+        surroundings: the environment of each, beyond this process's.
+        stop: when it is set, they are asked to leave.
+    """
+    mates = [_start(study, more) for more in surroundings]
+    over = threading.Event()
+
+    def pass_on() -> None:
+        while not over.wait(0.2):
+            if stop.is_set():
+                _ask(mates)
+                return
+
+    thread = threading.Thread(target=pass_on, name="crew", daemon=True)
+    thread.start()
+    try:
+        yield mates
+        _join(mates)
+    except BaseException:
+        _ask(mates)
+        _ask(mates)  # a second time: they leave at once
+        for mate in mates:
+            try:
+                mate.process.wait(LEAVING_SECONDS)
+            except subprocess.TimeoutExpired:
+                mate.process.kill()
+                mate.process.wait()
+        raise
+    finally:
+        over.set()
+        thread.join()
+        for mate in mates:
+            mate.errors.close()
+
+
+def _start(study: str, more: Mapping[str, str]) -> _Mate:
+    """Apart from the terminal: its Ctrl-C reaches this process alone, which passes it on once."""
+    errors = tempfile.TemporaryFile()  # noqa: SIM115 - closed by `crew`
+    words = ["worker", "--study", study, "--until-done", "--no-final"]
+    process = subprocess.Popen(  # noqa: S603 - this program, with a name that the database knows
+        [sys.executable, "-m", "optimizer.cli", *words],
+        env={**os.environ, **more},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=errors,
+        start_new_session=True,
+    )
+    return _Mate(process, errors)
+
+
+def _ask(mates: list[_Mate]) -> None:
+    for mate in mates:
+        if mate.process.poll() is None:
+            mate.process.send_signal(signal.SIGTERM)
+
+
+def _join(mates: list[_Mate]) -> None:
+    if any(mate.process.poll() is None for mate in mates):
+        with console.status("the other workers finish their trials"):
+            for mate in mates:
+                mate.process.wait()
+    for number, mate in enumerate(mates, start=2):
+        if (complaint := mate.complaint()) is not None:
+            print_error(f"worker {number}", escaped(complaint))
+
+
+def settings_of(storage: str, artifacts: Path | None, cache: Path) -> dict[str, str]:
+    """A command's options as the environment of further workers: no option of theirs holds a password."""
+    told = {"MERGETUNE_STORAGE": storage, "MERGETUNE_CACHE": str(cache)}
+    return told if artifacts is None else told | {"MERGETUNE_ARTIFACTS": str(artifacts)}

@@ -1,0 +1,139 @@
+"""`mergetune worker`: a worker of every study of a database, or of some."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from optimizer.cli.common import (
+    DEFAULT_STORAGE,
+    ArtifactFolder,
+    CacheFolder,
+    Storage,
+    cache_folder,
+    console,
+    escaped,
+    fail,
+    print_error,
+    storage_url,
+)
+
+if TYPE_CHECKING:
+    from optimizer.outages import Endurance
+    from optimizer.setup import Machine
+    from optimizer.whereabouts import ModelFolders
+    from optimizer.worker import Reporter
+    from studies.artifacts import Artifacts
+    from studies.database import Database
+    from studies.results import StoredStudy
+
+MODELS_VARIABLE = "MERGETUNE_MODELS"
+
+
+def worker(
+    study: Annotated[
+        list[str] | None,
+        typer.Option("--study", metavar="NAME", help="Work on this study alone; may be repeated.", show_default=False),
+    ] = None,
+    models: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--models",
+            help="Folder in which a study's files are looked for by their sha256, and outside of which none are read; "
+            f"may be repeated. [default: {MODELS_VARIABLE}]",
+            show_default=False,
+        ),
+    ] = None,
+    until_done: Annotated[bool, typer.Option("--until-done", help="Leave when there is nothing left to do.")] = False,
+    no_final: Annotated[bool, typer.Option("--no-final", help="Leave the finals to others.")] = False,
+    storage: Storage = DEFAULT_STORAGE,
+    artifacts: ArtifactFolder = None,
+    cache: CacheFolder = None,
+) -> None:
+    """Take trials of every active study whose files can be found, until it is stopped."""
+    import threading
+
+    from optimizer.cli.work import built, patience_seconds, planned, stopping
+    from optimizer.machines import Machines
+    from optimizer.outages import Endurance
+    from optimizer.service import Service, Settings
+    from optimizer.worker import quiet_optuna
+    from studies.artifacts import Artifacts
+    from studies.database import database_file, open_database
+    from studies.results import load_study
+
+    quiet_optuna()
+    database = open_database(storage_url(storage), create=False)
+    names = frozenset(study or ())
+    for name in sorted(names):
+        load_study(database, name)
+    caches = cache_folder(cache)
+    folders = model_folders(models, caches)
+    if not folders.folders and not names and database_file(database.url) is None:
+        fail(
+            "a worker of every study of a server reads whatever files the database names: say from which folders with "
+            f"--models or {MODELS_VARIABLE}, or which studies with --study"
+        )
+    settings = Settings(names=names, until_done=until_done, finals=not no_final, patience_seconds=patience_seconds())
+    store = Artifacts.beside(database.url, artifacts)
+    machines = Machines(lambda row: planned(row, folders), lambda plan, row: built(plan, row.parents, caches))
+    stop: threading.Event
+    with stopping() as stop:
+        host = Terminal(database, store, stop, Endurance(limit_seconds=settings.patience_seconds))
+        finished = Service(database, machines, store, host, stop, settings).run()
+    console.print(f"{finished} {'trial' if finished == 1 else 'trials'} finished by this worker")
+
+
+def model_folders(given: list[Path] | None, caches: Path) -> ModelFolders:
+    """The folders of the options, or of MERGETUNE_MODELS, several of which are separated as in PATH."""
+    import studies.demo
+    from optimizer.whereabouts import ModelFolders
+
+    told = os.environ.get(MODELS_VARIABLE, "")
+    folders = given or [Path(part) for part in told.split(os.pathsep) if part]
+    for folder in folders:
+        if not folder.expanduser().is_dir():
+            fail(f"--models: {folder} is not a folder")
+    return ModelFolders(
+        folders=tuple(folder.expanduser().resolve() for folder in folders),
+        digests=caches / "sha256.json",
+        also=(caches, Path(studies.demo.__file__).parent),
+    )
+
+
+class Terminal:
+    """A service's Host for people."""
+
+    def __init__(self, database: Database, artifacts: Artifacts, stop: object, endure: Endurance) -> None:
+        self._database, self._artifacts, self._stop, self._endure = database, artifacts, stop, endure
+
+    @contextmanager
+    def at(self, study: StoredStudy, machine: Machine) -> Iterator[Reporter]:
+        from optimizer.cli.progress import ProgressReporter
+
+        console.print(f"at study {escaped(study.name)}", soft_wrap=True)
+        with ProgressReporter(self._database, study, machine.objective, self._stop) as reporter:  # type: ignore[arg-type]
+            yield reporter
+
+    def hold_final(self, study: StoredStudy, machine: Machine) -> None:
+        from optimizer.cli.final import finish_study
+        from optimizer.insight.interactive import save_figures
+
+        console.print(f"the final of {escaped(study.name)}", soft_wrap=True)
+        finish_study(self._database, study, machine, self._artifacts, self._endure)
+        self._endure(lambda: save_figures(self._database, study, machine.objective))
+
+    def refused(self, name: str, reason: str) -> None:
+        print_error(f"study {escaped(name)} cannot be worked on here", reason)
+
+    def waiting(self) -> None:
+        console.print("waiting for work; Ctrl-C or SIGTERM to leave", soft_wrap=True)
+
+    def database_away(self, reason: str, limit_seconds: float) -> None:
+        told = f"waiting for the study database, {limit_seconds / 60:.0f} minutes at most: {reason}"
+        console.print(escaped(told), soft_wrap=True)

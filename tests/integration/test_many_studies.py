@@ -1,0 +1,235 @@
+"""A worker of many studies: where it goes, what it leaves alone, and what it keeps loaded."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import pytest
+import torch
+from demo_study import Recorder, make_machine, short_spec
+
+from optimizer.errors import CheckpointError, FinalError
+from optimizer.machines import Machines
+from optimizer.service import Service, Settings
+from optimizer.setup import Machine, Plan, build_machine, hash_parents, make_plan
+from optimizer.whereabouts import ModelFolders
+from studies import results, tables
+from studies.artifacts import Artifacts
+from studies.control import set_priority, set_status
+from studies.database import Database, open_database
+from studies.results import StoredStudy, StoredTrial
+from studies.spec import StudySpec
+
+SMALL = {
+    "budget": {"trials": 3},
+    "final": {"top": 0},
+    "sampler": {"name": "random"},
+    "suite": {"prompts": ["an emoji of a lion"], "seeds": [1, 2], "sizes": [64], "steps": 1},
+    "scorers": {"sharpness": None},
+    "objective": {"sharpness": None},
+}
+
+
+@dataclass
+class Log(Recorder):
+    """A Host that remembers, and a Reporter of each study that does."""
+
+    visits: list[str] = field(default_factory=list)
+    reasons: list[tuple[str, str]] = field(default_factory=list)
+    finals: list[str] = field(default_factory=list)
+    waits: int = 0
+    on_wait: Callable[[], None] = lambda: None
+    on_trial: Callable[[str], None] = lambda _name: None
+
+    @contextmanager
+    def at(self, study: StoredStudy, machine: Machine) -> Iterator[Recorder]:
+        assert machine.spec.study == study.name
+        self.visits.append(study.name)
+        yield Visit(log=self, name=study.name)
+
+    def hold_final(self, study: StoredStudy, machine: Machine) -> None:
+        assert machine.spec.study == study.name
+        self.finals.append(study.name)
+        raise FinalError("nothing to compare")
+
+    def refused(self, name: str, reason: str) -> None:
+        self.reasons.append((name, reason))
+
+    def waiting(self) -> None:
+        self.waits += 1
+        self.on_wait()
+
+
+@dataclass
+class Visit(Recorder):
+    """The Reporter of one turn."""
+
+    log: Log = field(default_factory=Log)
+    name: str = ""
+
+    def trial_finished(self, trial: StoredTrial) -> None:
+        super().trial_finished(trial)
+        self.log.on_trial(self.name)
+
+
+@dataclass
+class Place:
+    """A database, its files, and what loads machines for it."""
+
+    folder: Path
+    database: Database
+    loaded: list[str] = field(default_factory=list)
+    free: int | None = None  # bytes
+    narrow: bool = False  # one machine is all that fits
+
+    def add(self, name: str, **changes: object) -> StoredStudy:
+        spec = StudySpec.model_validate(short_spec(**SMALL, study=name) | changes, context={"base_dir": self.folder})
+        machine = make_machine(spec, self.folder)
+        objective = machine.objective
+        return results.create_study(self.database, machine.spec, machine.parents, objective.directions, objective.names)
+
+    def machines(self) -> Machines:
+        def plan(study: StoredStudy) -> Plan:
+            found = make_plan(study.spec)
+            hash_parents(found, study.parents)
+            return found
+
+        def build(found: Plan, study: StoredStudy) -> Machine:
+            if self.narrow and machines.held:
+                raise torch.OutOfMemoryError("out of memory")
+            self.loaded.append(study.name)
+            return build_machine(found, study.parents, self.folder / "cache")
+
+        machines = Machines(plan, build, lambda _device: self.free)
+        return machines
+
+    def service(self, log: Log, stop: threading.Event | None = None, **settings: object) -> Service:
+        chosen = Settings(**({"until_done": True, "poll_seconds": 0.05} | settings))  # type: ignore[arg-type]
+        artifacts = Artifacts.beside(self.database.url, self.folder / "artifacts")
+        return Service(self.database, self.machines(), artifacts, log, stop or threading.Event(), chosen)
+
+    def states(self, study: StoredStudy) -> list[str]:
+        return [row.state for row in results.load_trials(self.database, study)]
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Iterator[Place]:
+    database = open_database(f"sqlite:///{tmp_path}/studies.db")
+    yield Place(tmp_path, database)
+    database.close()
+
+
+def test_every_active_study_is_worked_on_the_most_urgent_first_and_each_is_loaded_once(place: Place) -> None:
+    first, urgent, paused, stopped = (place.add(name) for name in ("first", "urgent", "paused", "stopped"))
+    set_priority(place.database, urgent, 5)
+    set_status(place.database, paused, "paused")
+    set_status(place.database, stopped, "stopped")
+    log, stop = Log(), threading.Event()
+
+    def on_wait() -> None:
+        """Only now the paused one may go on; then what was asked of it is done too."""
+        if log.waits == 1:
+            assert (place.states(paused), place.states(stopped)) == ([], [])
+            set_status(place.database, paused, "active")
+        else:
+            stop.set()
+
+    log.on_wait = on_wait
+    assert place.service(log, stop, until_done=False).run() == 9
+    assert log.visits == ["urgent", "first", "paused"]
+    assert place.loaded == log.visits
+    assert {study.name: place.states(study) for study in (first, urgent, paused, stopped)} == {
+        "first": ["complete"] * 3, "urgent": ["complete"] * 3, "paused": ["complete"] * 3, "stopped": [],
+    }  # fmt: skip
+    with place.database.engine.connect() as connection:
+        assert connection.execute(tables.workers.select()).all() == []
+
+
+def test_more_urgent_work_comes_between_two_trials(place: Place) -> None:
+    place.add("first")
+    urgent = place.add("urgent", budget={"trials": 1})
+    set_status(place.database, urgent, "paused")
+    log = Log()
+
+    def on_trial(name: str) -> None:
+        if name == "first":
+            set_priority(place.database, urgent, 1)
+            set_status(place.database, urgent, "active")
+
+    log.on_trial = on_trial
+    place.service(log).run()
+    assert log.visits == ["first", "urgent", "first"]
+    assert place.loaded == ["first", "urgent"]
+
+
+def test_short_of_memory_the_models_that_were_not_used_for_longest_are_dropped(place: Place) -> None:
+    studies = [place.add(name) for name in ("one", "two")]
+    place.free = 10**12
+    roomy = place.machines()
+    for study in (*studies, *studies):
+        roomy.of(study)
+    assert (place.loaded, roomy.held) == (["one", "two"], (studies[0].id, studies[1].id))
+    place.free = 0
+    narrow = place.machines()
+    for study in (*studies, studies[1], studies[0]):
+        narrow.of(study)
+        assert narrow.held == (study.id,)
+    assert place.loaded[2:] == ["one", "two", "one"]
+
+
+def test_what_does_not_fit_beside_others_is_loaded_alone(place: Place) -> None:
+    """Where nobody can tell how much is free, running out tells."""
+    studies = [place.add(name) for name in ("one", "two")]
+    place.narrow = True
+    machines = place.machines()
+    for study in studies:
+        machines.of(study)
+    assert machines.held == (studies[1].id,)
+
+
+def test_a_study_that_cannot_be_worked_on_here_is_left_alone_and_the_others_go_on(place: Place) -> None:
+    lost, fine = place.add("lost"), place.add("fine")
+    text = lost.spec.to_json().replace(lost.spec.parents[0].name, "gone.safetensors")
+    with place.database.write() as connection:
+        connection.execute(tables.studies.update().where(tables.studies.c.id == lost.id).values(spec=text))
+    log = Log()
+    assert place.service(log).run() == 3
+    assert (place.states(lost), place.states(fine)) == ([], ["complete"] * 3)
+    assert [name for name, _ in log.reasons] == ["lost"]
+    assert "no checkpoint at" in log.reasons[0][1]
+    with pytest.raises(CheckpointError, match="no checkpoint at"):
+        place.service(Log(), names=frozenset({"lost"})).run()
+
+
+def test_a_final_is_held_once_and_not_again_where_there_is_nothing_to_compare(place: Place) -> None:
+    place.add("judged", final={"top": 2})
+    log = Log()
+    place.service(log).run()
+    assert log.finals == ["judged"]
+    other = Log()
+    place.service(other, finals=False).run()
+    assert other.finals == []
+
+
+def test_parents_are_found_by_their_content_wherever_they_lie(place: Place) -> None:
+    study = place.add("anywhere")
+    models = place.folder / "models" / "deep"
+    models.mkdir(parents=True)
+    for index, parent in enumerate(study.parents):
+        (models / f"renamed-{index}.safetensors").write_bytes(parent.path.read_bytes())
+    folders = ModelFolders(folders=(place.folder / "models",), digests=place.folder / "cache" / "sha256.json")
+    stored = replace(study, spec=study.spec.model_copy(update={"scorers": {}}))
+    read: list[int] = []
+    found = folders.located(stored, read.append)
+    assert [path.name for path in found.parents] == ["renamed-0.safetensors", "renamed-1.safetensors"]
+    assert sum(read) > 0
+    read.clear()
+    assert folders.located(stored, read.append) == found
+    assert read == []  # by size and time
+    (models / "renamed-1.safetensors").write_bytes(bytes(study.parents[1].bytes))
+    with pytest.raises(CheckpointError, match=r"parent B .* is not in the model folders"):
+        folders.located(stored)
