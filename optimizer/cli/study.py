@@ -211,7 +211,7 @@ def _ask(study: str, storage: str, status: Status, told: str) -> None:
     console.print(escaped(f"{stored.name} {told}; go on with: {again}"), soft_wrap=True)
 
 
-@app.command()
+@app.command(context_settings={"ignore_unknown_options": True})  # or -3 would be an option
 def priority(
     study: StudyName,
     number: Annotated[int, typer.Argument(metavar="NUMBER", min=-1000, max=1000, help="0 is usual; more comes first.")],

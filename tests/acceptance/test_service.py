@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from demo_study import begin
+from demo_study import DEMO, begin
 from real_databases import new_guarded_postgresql_url
 
 from optimizer.gates import PASSWORD_VARIABLE, USER
@@ -115,7 +115,7 @@ def trials_shown(address: str) -> dict[str, int]:
 
 def test_a_worker_works_leaves_on_sigterm_and_the_dashboard_shows_it(service: Service, dashboard: str) -> None:
     assert set(trials_shown(dashboard)) <= {"Waiting"}
-    worker = service.start("worker", **{"${MERGETUNE_STUDY:-}": "short"})
+    worker = service.start("worker", **{"/models": str(DEMO)})
     assert worker.stdout is not None
     assert_nothing_shows_a_password(worker.pid)
     seen = ""
@@ -145,7 +145,7 @@ def test_the_dashboard_asks_for_its_password_which_is_what_its_health_check_want
 def test_without_the_password_file_nothing_begins(service: Service) -> None:
     (service.folder / "postgres_password").rename(service.folder / "away")
     try:
-        said = service.end(service.start("worker"), "worker", code=2)
+        said = service.end(service.start("worker", **{"/models": str(DEMO)}), "worker", code=2)
     finally:
         (service.folder / "away").rename(service.folder / "postgres_password")
     assert said.startswith("error: the password file")
