@@ -50,7 +50,19 @@ def commands() -> Iterator[tuple[tuple[str, ...], Any]]:
 COMMANDS = dict(commands())
 
 
-STUDY_COMMANDS = ("check", "start", "resume", "finish", "list", "show", "stop", "importance", "compare")
+STUDY_COMMANDS = (
+    "check",
+    "start",
+    "resume",
+    "finish",
+    "list",
+    "show",
+    "stop",
+    "pause",
+    "priority",
+    "importance",
+    "compare",
+)
 
 
 def test_the_commands_are_those_of_the_design() -> None:
