@@ -5,6 +5,7 @@
     │   ├── ParentsDifferError    parents that cannot be merged with each other
     │   └── LoraError             a LoRA that cannot be read, or is not for this checkpoint
     ├── RenderError               a suite that this model cannot render
+    ├── NoMemoryError             what is asked for does not fit this machine
     ├── TrialFailed               this trial is no good; the study goes on
     ├── FinalError                nothing to compare in a final, or nothing to compare with
     ├── TooFewTrialsError         nothing can be said about what mattered yet
@@ -38,6 +39,10 @@ class LoraError(CheckpointError):
 
 class RenderError(OptimizerError):
     """The suite asks for something this model or scheduler cannot do."""
+
+
+class NoMemoryError(OptimizerError):
+    """The memory that is free is less than what is needed; nothing was loaded."""
 
 
 class TrialFailed(OptimizerError):  # noqa: N818 - it is an outcome, told to the study as such

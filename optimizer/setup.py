@@ -13,6 +13,7 @@ import torch
 
 from optimizer.errors import RenderError
 from optimizer.evaluation import Evaluator
+from optimizer.memory import needed, require_memory
 from optimizer.merging.checkpoint import Checkpoint, letters, model_name
 from optimizer.merging.ingredients import EXPORT_DTYPES, Ingredients
 from optimizer.merging.lora.file import Lora
@@ -269,10 +270,17 @@ def build_renderer(
 
     Args:
         racing: the study's, whether or not anything is to be stopped: it decides which items share a batch.
+
+    Raises:
+        NoMemoryError: it cannot fit; nothing was loaded.
     """
     parents = ingredients.parents
     dtypes = live_dtypes(device, parents.architecture, render_dtype(settings, device))
-    resident = ResidentModel(ingredients, device=device, live_dtypes=dtypes, export_dtype=export_dtype)
+    need = needed(ingredients, suite, device, dtypes, export_dtype=export_dtype, batch_size=settings.batch_size)
+    require_memory(need, device)
+    resident = ResidentModel(
+        ingredients, device=device, live_dtypes=dtypes, export_dtype=export_dtype, working=need.working[-1]
+    )
     models = build_models(resident, agreed_prediction(parents.checkpoints, suite))
     stage_size = None if racing is None else racing.batch
     return resident, Renderer(models, suite, batch_size=settings.batch_size, stage_size=stage_size)

@@ -111,6 +111,7 @@ class ResidentModel:
         live_dtypes: what each component computes in; float32 for all on a CPU.
         export_dtype: what an export would save; None keeps A's dtype of each tensor.
         placement: where the sources stay; None chooses by the memory that is free.
+        working: bytes that rendering takes on a CPU, if they are known.
     """
 
     def __init__(
@@ -121,6 +122,7 @@ class ResidentModel:
         live_dtypes: Mapping[Component, torch.dtype],
         export_dtype: DtypeName | None = None,
         placement: Placement | None = None,
+        working: int = 0,
     ) -> None:
         self.device = torch.device(device)
         self.ingredients = ingredients.on(self.device)
@@ -128,7 +130,7 @@ class ResidentModel:
         self._export_dtype = export_dtype
         self._scratch = Scratch.on(self.device, sum(info.size for info in ingredients.tensors.values()))
         groups = self._group(live_dtypes)
-        self.placement = placement or choose_placement(self.device, *_sizes(groups, ingredients))
+        self.placement = placement or choose_placement(self.device, *_sizes(groups, ingredients), working)
         self._slabs = [
             _Slab(kind, keys, self.ingredients, self.placement, self.device) for kind, keys in groups.items()
         ]

@@ -19,11 +19,12 @@ from optimizer.rendering.models import LiveModels
 from optimizer.rendering.prediction import Prediction
 from optimizer.rendering.prompts import Embedding, PromptEncoder
 from optimizer.rendering.schedulers import make_scheduler
-from optimizer.rendering.suite import batches, noise, stages
+from optimizer.rendering.suite import LATENT_FACTOR, batches, noise, stages
 from search_spaces.blocks import Architecture
 from studies.spec import SuiteItem, SuiteSettings
 
-DECODE_PIXELS = 16 * 512 * 512  # decoded at once: the autoencoder needs far more memory a pixel than the U-Net
+# Decoded at once: the autoencoder needs far more memory a pixel than the U-Net, and a CPU gains nothing by larger ones.
+DECODE_PIXELS, CPU_DECODE_PIXELS = 16 * 512 * 512, 512 * 512
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -131,9 +132,16 @@ class Renderer:
     def _decode(self, latents: Tensor) -> list[Tensor]:
         vae = self.models.vae
         latents = to_vae(latents.to(vae.dtype), vae)
-        at_once = max(1, DECODE_PIXELS // (64 * latents.shape[-1] * latents.shape[-2]))
+        height, width = (LATENT_FACTOR * cells for cells in latents.shape[-2:])
+        at_once = decoded_at_once(width, height, latents.device)
         images = [vae.decode(part).sample for part in torch.split(latents, at_once)]
         return [image for part in images for image in (part.float() / 2 + 0.5).clamp(0, 1).cpu()]
+
+
+def decoded_at_once(width: int, height: int, device: torch.device) -> int:
+    """Images of a size that go through the autoencoder together."""
+    pixels = CPU_DECODE_PIXELS if device.type == "cpu" else DECODE_PIXELS
+    return max(1, pixels // (width * height))
 
 
 def make_pipeline(models: LiveModels, suite: SuiteSettings) -> Any:
