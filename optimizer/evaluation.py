@@ -18,6 +18,7 @@ from optimizer.errors import TrialFailed
 from optimizer.gains import Evidence
 from optimizer.merging.resident import ResidentModel
 from optimizer.objective import ScoreSheet
+from optimizer.rendering.batch_limits import BatchReduced
 from optimizer.rendering.render import Renderer
 from scorers.degenerate import find_degenerate
 from scorers.protocol import ImageScorer, Scorer, SetScorer, SuiteImages
@@ -86,8 +87,16 @@ class Evaluator:
             go_on: may end the rendering early; None renders everything.
 
         Raises:
-            TrialFailed: broken images, or a scorer that gives no finite number; never a score in their place.
+            TrialFailed: broken images, a scorer that gives no finite number, or no memory for a single image; never a
+                score in their place.
         """
+        while True:
+            try:
+                return self._evaluate(recipe, on_images, go_on)
+            except BatchReduced:  # all images again, so that they follow from the recipe and the batches alone
+                continue
+
+    def _evaluate(self, recipe: Recipe, on_images: Callable[[int], None] | None, go_on: GoOn | None) -> Evaluation:
         clock = Stopwatch()
         with clock.stage("merge"):
             changed = self.resident.merge(recipe)

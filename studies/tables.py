@@ -125,3 +125,13 @@ finals = Table(
     Column("complete_trials", Integer, nullable=False),  # that the final knew of: more of them outdate it
     Column("created_at", Float, nullable=False),
 )
+
+batch_limits = Table(
+    "mergetune_batch_limits",
+    metadata,
+    Column("study_id", ForeignKey("mergetune_studies.id", ondelete="CASCADE"), primary_key=True),
+    Column("device", String(200), primary_key=True),  # its kind: name and memory
+    Column("width", Integer, primary_key=True),  # pixels
+    Column("height", Integer, primary_key=True),
+    Column("images", Integer, nullable=False),  # at once, after more did not fit
+)

@@ -102,6 +102,11 @@ class ProgressReporter:
         told = f"waiting for the study database, {limit_seconds / 60:.0f} minutes at most: {reason}"
         console.print(escaped(told), soft_wrap=True)
 
+    def batch_reduced(self, batch_size: int, reason: str) -> None:
+        images = "1 image" if batch_size == 1 else f"{batch_size} images"
+        told = f"out of memory: from now on {images} at once, and the same on such machines ({reason})"
+        console.print(escaped(told), soft_wrap=True)
+
     def _newly_split(self, trial: StoredTrial) -> str:
         """The sections that were split for this trial, with `granularity: auto`."""
         storage = self._database.storage

@@ -108,3 +108,13 @@ def upgrade() -> None:
         sa.ForeignKeyConstraint(["study_id"], ["mergetune_studies.id"], ondelete="CASCADE"),
         sa.PrimaryKeyConstraint("study_id", "number"),
     )
+    op.create_table(
+        "mergetune_batch_limits",
+        sa.Column("study_id", sa.Integer(), nullable=False),
+        sa.Column("device", sa.String(length=200), nullable=False),
+        sa.Column("width", sa.Integer(), nullable=False),
+        sa.Column("height", sa.Integer(), nullable=False),
+        sa.Column("images", sa.Integer(), nullable=False),
+        sa.ForeignKeyConstraint(["study_id"], ["mergetune_studies.id"], ondelete="CASCADE"),
+        sa.PrimaryKeyConstraint("study_id", "device", "width", "height"),
+    )
