@@ -90,8 +90,10 @@ def resume(
     from optimizer.setup import check_changed
     from studies.database import open_database
     from studies.results import load_study, request_stop, set_budget
+    from studies.shares import require_local
     from studies.spec import load_spec
 
+    require_local(storage_url(storage))
     database = open_database(storage_url(storage), create=False)
     if Path(study).is_file():
         spec = load_spec(Path(study))

@@ -46,7 +46,9 @@ def worker(
     """Work on a study beside its other workers, until its budget is spent or it is stopped."""
     from studies.database import open_database
     from studies.results import load_study
+    from studies.shares import require_local
 
+    require_local(storage_url(storage))
     database = open_database(storage_url(storage), create=False)
     stored = load_study(database, study)
     work_on(database, stored, resumed(stored, cache_folder(cache)), artifacts)
@@ -63,9 +65,11 @@ def begun(spec: Path, url: str, cache: Path, artifacts: Path | None = None) -> t
     from studies.artifacts import Artifacts
     from studies.database import open_database
     from studies.results import create_study, require_new
+    from studies.shares import require_local
     from studies.spec import load_spec
 
     quiet_optuna()
+    require_local(url)
     plan = make_plan(load_spec(spec))
     device = choose_device(plan.spec.render.device)
     render_dtype(plan.spec.render, device)
