@@ -154,7 +154,7 @@ class Evaluator:
         by_item: dict[str, NDArray[np.float64]] = {}
         features: dict[str, Tensor] = {}
         for name, scorer in self.scorers.items():
-            with _blamed(name):
+            with _blamed(name, lambda scorer=scorer: _culprit(scorer, suite, items)):  # type: ignore[misc]
                 if scorer.info.scope == "image":
                     by_item[name] = _image_scores(scorer, suite)  # type: ignore[arg-type]
                 else:
@@ -194,12 +194,23 @@ def _joined(parts: Sequence[_Part]) -> _Part:
 
 
 @contextmanager
-def _blamed(name: str) -> Iterator[None]:
-    """Whatever a scorer raises fails the trial, with its name."""
+def _blamed(name: str, where: Callable[[], str] = lambda: "") -> Iterator[None]:
+    """Whatever a scorer raises fails the trial, with its name and the words for where."""
     try:
         yield
     except Exception as error:
-        raise TrialFailed(f"scorer {name} failed: {type(error).__name__}: {error}") from error
+        raise TrialFailed(f"scorer {name} failed{where()}: {type(error).__name__}: {error}") from error
+
+
+def _culprit(scorer: Scorer, suite: SuiteImages, items: Sequence[SuiteItem]) -> str:
+    """` at item 3`: the first image that a scorer cannot take alone either; nothing where it takes every one."""
+    run = _image_scores if scorer.info.scope == "image" else _features
+    for image, prompt, item in zip(suite.images, suite.prompts, items, strict=True):
+        try:
+            run(scorer, SuiteImages(images=(image,), prompts=(prompt,)))  # type: ignore[operator]
+        except Exception:  # noqa: BLE001 - as above
+            return f" at item {item.index}"
+    return ""
 
 
 def _image_scores(scorer: ImageScorer, suite: SuiteImages) -> NDArray[np.float64]:

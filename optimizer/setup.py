@@ -377,6 +377,7 @@ def build_machine(plan: Plan, parents: Sequence[ParentFile], cache_dir: Path) ->
         plan.ingredients, plan.spec.suite, plan.spec.render, device, plan.spec.export.dtype, plan.spec.racing
     )
     alike = alike_places(plan)
+    plan.ingredients.require_unchanged()  # or what was hashed is not what was loaded
     return Machine(
         plan=plan,
         parents=tuple(parents),

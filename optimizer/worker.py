@@ -217,8 +217,9 @@ class Worker:
             )
         except (TrialFailed, torch.OutOfMemoryError) as failure:
             reason = str(failure).split("\n", maxsplit=1)[0]
+            cost = (rendered, {"other": time.perf_counter() - start})
             stored = self._endure(
-                lambda: results.fail_trial(self._database, self._study, number, task.worker_id, reason, rendered)
+                lambda: results.fail_trial(self._database, self._study, number, task.worker_id, reason, *cost)
             )
         else:
             stored = self._endure(lambda: self._record(task, evaluation, race, start))

@@ -57,7 +57,8 @@ workers = Table(
     Column("id", String(64), primary_key=True),
     Column("host", String(255), nullable=False),
     Column("pid", Integer, nullable=False),
-    Column("seen_at", Float, nullable=False),  # last sign of life, seconds since the epoch
+    Column("process", String(100)),  # what tells it from another one of that number; None where the system does not
+    Column("seen_at", Float, nullable=False),  # last sign of life, by the database's clock
 )
 
 trials = Table(

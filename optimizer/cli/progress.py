@@ -148,7 +148,7 @@ def gain_text(gain: Gain) -> str:
 
 
 def _stages(trial: StoredTrial) -> str:
-    if not trial.seconds:
+    if trial.state == "failed" or not trial.seconds:  # of a failed trial only the sum is known
         return ""
     sums = {label: sum(trial.seconds.get(stage, 0.0) for stage in stages) for label, stages in STAGES.items()}
     return ", ".join(f"{label} {seconds:.2f} s" for label, seconds in sums.items())

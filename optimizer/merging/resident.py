@@ -152,11 +152,17 @@ class ResidentModel:
 
         Raises:
             RecipeError: the recipe is of other ingredients, or asks for another dtype than this model rounds to.
+            CheckpointError: sources that stay in their files have changed there.
         """
         if recipe.dtype != self._export_dtype:
             raise RecipeError(f"the recipe is for dtype {recipe.dtype}, this model rounds to {self._export_dtype}")
         self.ingredients.check(recipe)
-        return self._merge(plan_places(recipe), baked=recipe.vae is not None)
+        if self.placement is not Placement.FILES:
+            return self._merge(plan_places(recipe), baked=recipe.vae is not None)
+        self.ingredients.require_unchanged()
+        changed = self._merge(plan_places(recipe), baked=recipe.vae is not None)
+        self.ingredients.require_unchanged()  # nor while they were read
+        return changed
 
     def _merge(self, plans: Mapping[str, PlacePlan], *, baked: bool) -> frozenset[str]:
         first = PlacePlan((), "A")
