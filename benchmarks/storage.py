@@ -31,6 +31,7 @@ from torch import Tensor
 from optimizer.evaluation import Evaluation
 from optimizer.gains import Evidence
 from optimizer.objective import ScoreSheet
+from optimizer.rendering.batch_limits import BatchLimits
 from optimizer.search.probes import make_probes
 from optimizer.search.sampler import distributions
 from optimizer.setup import Machine
@@ -67,13 +68,15 @@ class Quiet:
 
     def database_away(self, reason: str, limit_seconds: float) -> None: ...
 
+    def batch_reduced(self, batch_size: int, reason: str) -> None: ...
+
 
 class Simulated:
     """An evaluator that takes a given time and makes up scores: only what surrounds it is measured."""
 
     def __init__(self, spec: StudySpec, seconds: float) -> None:
         items = spec.suite.items()
-        self.renderer = SimpleNamespace(items=items, stages=(items,))
+        self.renderer = SimpleNamespace(items=items, stages=(items,), limits=BatchLimits())
         self._seconds = seconds
         self._images = tuple(torch.zeros(3, 64, 64, dtype=torch.uint8) for _ in items)
 

@@ -39,6 +39,8 @@ class Silent:
 
     def database_away(self, reason: str, limit_seconds: float) -> None: ...
 
+    def batch_reduced(self, batch_size: int, reason: str) -> None: ...
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])

@@ -23,7 +23,8 @@ from optimizer.merging.export import Exported, atomic_file, refuse_sources, writ
 from optimizer.merging.ingredients import Ingredients
 from optimizer.merging.metadata import merge_metadata
 from optimizer.merging.parents import Parents
-from optimizer.setup import Plan, build_renderer, choose_device, machine_description
+from optimizer.rendering.batch_limits import BatchLimits
+from optimizer.setup import BATCHES_FIELD, Plan, build_renderer, choose_device, machine_description
 from studies.artifacts import Artifacts
 from studies.database import Database
 from studies.recipe import Recipe
@@ -72,8 +73,9 @@ def deliver(
     with atomic_file(target, overwrite=overwrite) as temporary:
         written = write_merge(temporary, trial.recipe, plan.ingredients, metadata, device, watch.written)
         with torch.inference_mode():
-            images = render_file(temporary, study, watch.rendered)
-        proof = _prove(database, study, trial, plan, artifacts, images)
+            limits = BatchLimits.parse(trial.machine.get(BATCHES_FIELD, ""))
+            images = render_file(temporary, study, watch.rendered, limits)
+        proof = _prove(database, study, trial, plan, artifacts, images, limits)
     return Delivery(
         file=Exported(path=target, bytes=written.bytes, sha256=written.sha256),
         renders=len(images),
@@ -87,9 +89,14 @@ def _repeat_conditions(trial: StoredTrial) -> None:
         torch.set_num_threads(int(trial.machine["threads"]))
 
 
-def render_file(path: Path, study: StoredStudy, on_images: Callable[[int], None] | None = None) -> tuple[Tensor, ...]:
+def render_file(
+    path: Path,
+    study: StoredStudy,
+    on_images: Callable[[int], None] | None = None,
+    limits: BatchLimits | None = None,
+) -> tuple[Tensor, ...]:
     """The study's suite rendered from one checkpoint file: uint8 [3, h, w] each."""
-    return _render(Ingredients(Parents.of([Checkpoint.open(path)])), study, None, on_images)
+    return _render(Ingredients(Parents.of([Checkpoint.open(path)])), study, None, on_images, limits)
 
 
 def _render(
@@ -97,10 +104,13 @@ def _render(
     study: StoredStudy,
     recipe: Recipe | None,
     on_images: Callable[[int], None] | None = None,
+    limits: BatchLimits | None = None,
 ) -> tuple[Tensor, ...]:
     spec = study.spec
     device = choose_device(spec.render.device)
-    resident, renderer = build_renderer(ingredients, spec.suite, spec.render, device, spec.export.dtype, spec.racing)
+    resident, renderer = build_renderer(
+        ingredients, spec.suite, spec.render, device, spec.export.dtype, spec.racing, limits
+    )
     if recipe is not None:
         resident.merge(recipe)
     return renderer.render(on_images).images()
@@ -113,6 +123,7 @@ def _prove(
     plan: Plan,
     artifacts: Artifacts,
     images: tuple[Tensor, ...],
+    limits: BatchLimits,
 ) -> str:
     """Raises ExportError unless the images are the trial's.
 
@@ -125,13 +136,13 @@ def _prove(
         if trial.estimated:
             return f"the {equal} renders that were scored are identical, to the bit, to those of the file"
         return f"all {equal} renders of the file are identical, to the bit, to those that were scored"
-    here = machine_description(choose_device(study.spec.render.device))
+    here = machine_description(choose_device(study.spec.render.device), limits)
     if here == dict(trial.machine):
         raise ExportError(
             f"the written file renders other images than were scored in {len(stored) - equal} of {len(stored)} items, "
             "so it was not kept; run `mergetune study check` on the spec and report this"
         )
-    again = _render(plan.ingredients, study, trial.recipe)
+    again = _render(plan.ingredients, study, trial.recipe, limits=limits)
     if any(not torch.equal(one, other) for one, other in zip(images, again, strict=True)):
         raise ExportError("the written file renders other images than the merge in memory, so it was not kept")
     return (

@@ -6,6 +6,7 @@
     │   └── LoraError             a LoRA that cannot be read, or is not for this checkpoint
     ├── OutsideFoldersError       a stored study names a file outside the folders that may be read
     ├── RenderError               a suite that this model cannot render
+    ├── NoMemoryError             what is asked for does not fit this machine
     ├── TrialFailed               this trial is no good; the study goes on
     ├── FinalError                nothing to compare in a final, or nothing to compare with
     ├── TooFewTrialsError         nothing can be said about what mattered yet
@@ -43,6 +44,10 @@ class OutsideFoldersError(OptimizerError):
 
 class RenderError(OptimizerError):
     """The suite asks for something this model or scheduler cannot do."""
+
+
+class NoMemoryError(OptimizerError):
+    """The memory that is free is less than what is needed; nothing was loaded."""
 
 
 class TrialFailed(OptimizerError):  # noqa: N818 - it is an outcome, told to the study as such

@@ -18,6 +18,7 @@ from optimizer.errors import TrialFailed
 from optimizer.gains import Evidence
 from optimizer.merging.resident import ResidentModel
 from optimizer.objective import ScoreSheet
+from optimizer.rendering.batch_limits import BatchReduced
 from optimizer.rendering.render import Renderer
 from scorers.degenerate import find_degenerate
 from scorers.protocol import ImageScorer, Scorer, SetScorer, SuiteImages
@@ -86,8 +87,16 @@ class Evaluator:
             go_on: may end the rendering early; None renders everything.
 
         Raises:
-            TrialFailed: broken images, or a scorer that gives no finite number; never a score in their place.
+            TrialFailed: broken images, a scorer that gives no finite number, or no memory for a single image; never a
+                score in their place.
         """
+        while True:
+            try:
+                return self._evaluate(recipe, on_images, go_on)
+            except BatchReduced:  # all images again, so that they follow from the recipe and the batches alone
+                continue
+
+    def _evaluate(self, recipe: Recipe, on_images: Callable[[int], None] | None, go_on: GoOn | None) -> Evaluation:
         clock = Stopwatch()
         with clock.stage("merge"):
             changed = self.resident.merge(recipe)
@@ -145,7 +154,7 @@ class Evaluator:
         by_item: dict[str, NDArray[np.float64]] = {}
         features: dict[str, Tensor] = {}
         for name, scorer in self.scorers.items():
-            with _blamed(name):
+            with _blamed(name, lambda scorer=scorer: _culprit(scorer, suite, items)):  # type: ignore[misc]
                 if scorer.info.scope == "image":
                     by_item[name] = _image_scores(scorer, suite)  # type: ignore[arg-type]
                 else:
@@ -185,12 +194,23 @@ def _joined(parts: Sequence[_Part]) -> _Part:
 
 
 @contextmanager
-def _blamed(name: str) -> Iterator[None]:
-    """Whatever a scorer raises fails the trial, with its name."""
+def _blamed(name: str, where: Callable[[], str] = lambda: "") -> Iterator[None]:
+    """Whatever a scorer raises fails the trial, with its name and the words for where."""
     try:
         yield
     except Exception as error:
-        raise TrialFailed(f"scorer {name} failed: {type(error).__name__}: {error}") from error
+        raise TrialFailed(f"scorer {name} failed{where()}: {type(error).__name__}: {error}") from error
+
+
+def _culprit(scorer: Scorer, suite: SuiteImages, items: Sequence[SuiteItem]) -> str:
+    """` at item 3`: the first image that a scorer cannot take alone either; nothing where it takes every one."""
+    run = _image_scores if scorer.info.scope == "image" else _features
+    for image, prompt, item in zip(suite.images, suite.prompts, items, strict=True):
+        try:
+            run(scorer, SuiteImages(images=(image,), prompts=(prompt,)))  # type: ignore[operator]
+        except Exception:  # noqa: BLE001 - as above
+            return f" at item {item.index}"
+    return ""
 
 
 def _image_scores(scorer: ImageScorer, suite: SuiteImages) -> NDArray[np.float64]:

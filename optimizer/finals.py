@@ -100,7 +100,8 @@ def hold_final(machine: Machine, trials: Sequence[StoredTrial], rank: Rank, watc
 def _held_out_evaluator(machine: Machine) -> Iterator[Evaluator]:
     """The running machine with another suite."""
     known = machine.evaluator
-    renderer = Renderer(known.renderer.models, machine.spec.held_out, batch_size=known.renderer.batch_size)
+    before = known.renderer
+    renderer = Renderer(before.models, machine.spec.held_out, batch_size=before.batch_size, limits=before.limits)
     limit = machine.spec.render.degenerate_limit
     try:
         yield Evaluator(known.resident, renderer, known.scorers, degenerate_limit=limit)

@@ -9,8 +9,9 @@ from collections.abc import Callable
 
 import torch
 
+from optimizer.errors import NoMemoryError
 from optimizer.merging.placement import RESERVED, device_free
-from optimizer.setup import Machine, Plan, choose_device
+from optimizer.setup import Machine, Plan, choose_device, need_of
 from studies.results import StoredStudy
 
 _log = logging.getLogger(__name__)
@@ -45,7 +46,7 @@ class Machines:
 
         Raises:
             OptimizerError, StudyError, ScorerError, SpaceError: files are missing or changed, or cannot be used here.
-            torch.OutOfMemoryError: it does not fit, even alone.
+            torch.OutOfMemoryError: it does not fit, even alone; NoMemoryError says so before.
         """
         if study.id not in self._held:
             plan = self._plans(study)
@@ -63,7 +64,8 @@ class Machines:
 
     def _make_room(self, plan: Plan) -> None:
         device = choose_device(plan.spec.render.device)
-        wanted = _needed_bytes(plan) + RESERVED.get(device.type, 0)
+        need = need_of(plan, device)
+        wanted = need.live + need.sources + max(need.working[-1], RESERVED.get(device.type, 0))
         while self._held and (free := self._free_bytes(device)) is not None and free < wanted:
             self._drop_oldest()
 
@@ -71,7 +73,7 @@ class Machines:
         while True:
             try:
                 return self._builds(plan, study)
-            except torch.OutOfMemoryError:
+            except (torch.OutOfMemoryError, NoMemoryError):
                 if not self._held:
                     raise
             self._drop_oldest()  # outside the handler, or its traceback would hold what was loaded
@@ -80,9 +82,3 @@ class Machines:
         oldest = next(iter(self._held))
         _log.info("the models of study %d are dropped from memory to make room", oldest)
         self.drop(oldest)
-
-
-def _needed_bytes(plan: Plan) -> int:
-    """The parents, and the live model, which is at most as large as one of them in float32."""
-    sizes = [checkpoint.size_bytes for checkpoint in plan.checkpoints]
-    return sum(sizes) + 2 * max(sizes)

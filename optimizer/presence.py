@@ -12,6 +12,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from optimizer.outages import OUTAGES, Endurance
 from studies import results
 from studies.database import Database
+from studies.errors import DatabaseError
 
 HEARTBEAT_SECONDS = 20.0
 
@@ -23,13 +24,16 @@ class Presence:
         self.worker_id = worker_id
         self._database = database
         self._trusted_from = 0.0  # time.monotonic
+        self._clocks: tuple[float, float] | None = None  # the database's and the monotonic one, when last looked at
 
     def alive(self) -> frozenset[str]:
         """Workers not known to be dead.
 
-        While nobody could reach the database nobody could give a sign of life either. So for a while after an outage
-        silence is no proof, and every worker of another machine counts as alive.
+        While nobody could reach the database nobody could give a sign of life either, and where its clock was set the
+        signs that were given tell nothing. So for a while after either silence is no proof, and every worker of another
+        machine counts as alive.
         """
+        self._look_at_the_clock()
         trusted = time.monotonic() >= self._trusted_from
         return results.live_workers(self._database, results.STALE_SECONDS if trusted else float("inf"))
 
@@ -38,8 +42,21 @@ class Presence:
         while not left.wait(HEARTBEAT_SECONDS):
             try:
                 results.sign_of_life(self._database, self.worker_id)
+                self._look_at_the_clock()
             except SQLAlchemyError:  # the next beat may get through
-                self._trusted_from = time.monotonic() + 3 * HEARTBEAT_SECONDS
+                self._distrust()
+            except DatabaseError:  # of another version now: the trial in hand will say so
+                return
+
+    def _look_at_the_clock(self) -> None:
+        """Whether the database's clock has jumped since it was last looked at; this process's sleep looks the same."""
+        now = (self._database.clock(), time.monotonic())
+        before, self._clocks = self._clocks or now, now
+        if abs((now[0] - before[0]) - (now[1] - before[1])) > HEARTBEAT_SECONDS:
+            self._distrust()
+
+    def _distrust(self) -> None:
+        self._trusted_from = time.monotonic() + 3 * HEARTBEAT_SECONDS
 
 
 @contextmanager
@@ -54,5 +71,5 @@ def present(database: Database, endure: Endurance) -> Iterator[Presence]:
     finally:
         left.set()
         thread.join()
-        with suppress(*OUTAGES):  # then it counts as one that died, which costs nobody anything
+        with suppress(*OUTAGES, DatabaseError):  # then it counts as one that died, which costs nobody anything
             results.remove_worker(database, presence.worker_id)

@@ -9,10 +9,12 @@ from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 
+import psutil
 import torch
 
 from optimizer.errors import RenderError
 from optimizer.evaluation import Evaluator
+from optimizer.memory import Need, needed, require_memory
 from optimizer.merging.checkpoint import Checkpoint, letters, model_name
 from optimizer.merging.ingredients import EXPORT_DTYPES, Ingredients
 from optimizer.merging.lora.file import Lora
@@ -20,6 +22,7 @@ from optimizer.merging.parents import Parents
 from optimizer.merging.resident import ResidentModel
 from optimizer.merging.vae import VaeFile
 from optimizer.objective import Objective
+from optimizer.rendering.batch_limits import BatchLimits
 from optimizer.rendering.configs import clip_l_config, open_clip_config, unet_config, vae_config
 from optimizer.rendering.models import build_models, live_dtypes
 from optimizer.rendering.prediction import Prediction, agreed_prediction
@@ -264,18 +267,41 @@ def build_renderer(
     device: torch.device,
     export_dtype: DtypeName | None,
     racing: RacingSettings | None = None,
+    limits: BatchLimits | None = None,
 ) -> tuple[ResidentModel, Renderer]:
     """Parents in memory and a pipeline over the live model.
 
     Args:
         racing: the study's, whether or not anything is to be stopped: it decides which items share a batch.
+        limits: of batches, known from before.
+
+    Raises:
+        NoMemoryError: it cannot fit; nothing was loaded.
     """
     parents = ingredients.parents
     dtypes = live_dtypes(device, parents.architecture, render_dtype(settings, device))
-    resident = ResidentModel(ingredients, device=device, live_dtypes=dtypes, export_dtype=export_dtype)
+    need = needed(ingredients, suite, device, dtypes, export_dtype=export_dtype, batch_size=settings.batch_size)
+    require_memory(need, device)
+    resident = ResidentModel(
+        ingredients, device=device, live_dtypes=dtypes, export_dtype=export_dtype, working=need.working[-1]
+    )
     models = build_models(resident, agreed_prediction(parents.checkpoints, suite))
     stage_size = None if racing is None else racing.batch
-    return resident, Renderer(models, suite, batch_size=settings.batch_size, stage_size=stage_size)
+    return resident, Renderer(models, suite, batch_size=settings.batch_size, stage_size=stage_size, limits=limits)
+
+
+def need_of(plan: Plan, device: torch.device) -> Need:
+    """What a study takes of memory, told by headers alone."""
+    spec = plan.spec
+    dtypes = live_dtypes(device, plan.ingredients.parents.architecture, render_dtype(spec.render, device))
+    return needed(
+        plan.ingredients,
+        spec.suite,
+        device,
+        dtypes,
+        export_dtype=spec.export.dtype,
+        batch_size=spec.render.batch_size,
+    )
 
 
 def build_scorers(spec: StudySpec, device: torch.device, cache_dir: Path) -> dict[str, Scorer]:
@@ -328,13 +354,25 @@ class Machine:
 CPU_SETTINGS = ("ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA", "MKL_ENABLE_INSTRUCTIONS")
 
 
-def machine_description(device: torch.device) -> dict[str, str]:
+BATCHES_FIELD = "batches"  # of a machine's description, where memory was too small for the usual ones
+
+
+def machine_description(device: torch.device, limits: BatchLimits | None = None) -> dict[str, str]:
     """What the exact pixels of a render depend on beyond the recipe."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
     instructions = f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}"
     libraries = {package: version(package) for package in ("torch", "diffusers", "transformers")}
     settings = {name: os.environ[name] for name in CPU_SETTINGS if name in os.environ}
-    return {"device": name, "cpu": instructions, "threads": str(torch.get_num_threads()), **libraries, **settings}
+    found = {"device": name, "cpu": instructions, "threads": str(torch.get_num_threads()), **libraries, **settings}
+    return found | ({BATCHES_FIELD: str(limits)} if limits is not None and limits.most else {})
+
+
+def device_kind(device: torch.device) -> str:
+    """Its name and memory: machines of one kind can render the same number of images at once."""
+    if device.type == "cuda":
+        properties = torch.cuda.get_device_properties(device)
+        return f"{properties.name}, {properties.total_memory / 1e9:.0f} GB"
+    return f"{device.type}, {psutil.virtual_memory().total / 1e9:.0f} GB"
 
 
 def settled(
@@ -364,6 +402,7 @@ def build_machine(plan: Plan, parents: Sequence[ParentFile], cache_dir: Path) ->
         plan.ingredients, plan.spec.suite, plan.spec.render, device, plan.spec.export.dtype, plan.spec.racing
     )
     alike = alike_places(plan)
+    plan.ingredients.require_unchanged()  # or what was hashed is not what was loaded
     return Machine(
         plan=plan,
         parents=tuple(parents),

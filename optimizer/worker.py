@@ -36,15 +36,17 @@ from optimizer.objective import SINGLE, ScoreSheet
 from optimizer.outages import LIMIT_SECONDS, Endurance
 from optimizer.presence import Presence, present
 from optimizer.racing import ESTIMATE_KEY, Race
+from optimizer.rendering.batch_limits import Size
 from optimizer.rendering.sheet import contact_sheet, to_picture
 from optimizer.search.probes import Probe, without
 from optimizer.search.sampler import ProbesFirst, load_optuna_study
 from optimizer.search.ties import split_of
-from optimizer.setup import Machine, machine_description
+from optimizer.setup import Machine, device_kind, machine_description
 from optimizer.standing import best_trials, parent_trials, would_be_best
 from studies import results
 from studies.artifacts import Artifacts
 from studies.attendance import turn_to
+from studies.batch_limits import load_batch_limits, store_batch_limit
 from studies.control import status_of
 from studies.database import Database
 from studies.ledger import Ledger
@@ -69,6 +71,8 @@ class Reporter(Protocol):
     def database_away(self, reason: str, limit_seconds: float) -> None: ...
 
     def paused(self) -> None: ...
+
+    def batch_reduced(self, batch_size: int, reason: str) -> None: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,6 +114,9 @@ class Worker:
         sampler = ProbesFirst(machine.spec.sampler, machine.plan.space, self._probes, self._taken)
         self._optuna = load_optuna_study(database.storage, study.name, sampler)
         self._optuna_study = self._optuna._study_id  # noqa: SLF001 - the storage and the notes want it
+        limits, self._kind = machine.evaluator.renderer.limits, device_kind(machine.device)
+        limits.adopt(load_batch_limits(database, study, self._kind))
+        limits.on_lowered = self._batch_reduced
         self._evidence: dict[int, Evidence] = {}  # of trials that others are compared with: parents and incumbents
 
     def run(self) -> int:
@@ -240,8 +247,9 @@ class Worker:
             )
         except (TrialFailed, torch.OutOfMemoryError) as failure:
             reason = str(failure).split("\n", maxsplit=1)[0]
+            cost = (rendered, {"other": time.perf_counter() - start})
             stored = self._endure(
-                lambda: results.fail_trial(self._database, self._study, number, task.worker_id, reason, rendered)
+                lambda: results.fail_trial(self._database, self._study, number, task.worker_id, reason, *cost)
             )
         else:
             stored = self._endure(lambda: self._record(task, evaluation, race, start))
@@ -251,6 +259,11 @@ class Worker:
         row = self._endure(lambda: self._settle(task.trial))
         self._endure(lambda: self._reporter.trial_finished(row))
         return True
+
+    def _batch_reduced(self, size: Size, most: int, reason: str) -> None:
+        """Remember it for whoever goes on with the study on such a device."""
+        self._endure(lambda: store_batch_limit(self._database, self._study, self._kind, size, most))
+        self._reporter.batch_reduced(most, reason)
 
     def _settle(self, trial: Trial) -> StoredTrial:
         """Everything after a trial's outcome is stored; done again if it was cut off."""
@@ -303,7 +316,7 @@ class Worker:
             pixels_sha256=evaluation.pixels_sha256,
             files=files,
             seconds=seconds,
-            machine=machine_description(self._machine.device),
+            machine=machine_description(self._machine.device, self._machine.evaluator.renderer.limits),
             sheet=sheet,
             incumbent=incumbent,
         )

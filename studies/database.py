@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 import time
@@ -45,18 +46,30 @@ class Database:
 
     @contextmanager
     def write(self) -> Iterator[Connection]:
-        """One transaction: all of it is stored, or nothing."""
+        """One transaction: all of it is stored, or nothing.
+
+        Raises:
+            DatabaseError: another version has changed the tables since they were opened.
+        """
         with self.engine.begin() as connection:
+            _require_known_schema(connection)
             yield connection
 
     @contextmanager
     def exclusive(self) -> Iterator[None]:
         """Hold every other process off while a trial is taken.
 
-        Optuna hands out trials one by one only where the database can lock rows; SQLite cannot.
+        Optuna hands out trials one by one only where the database can lock rows; SQLite cannot. Raises as `write`.
         """
         with _exclusive(self.engine, database_file(self.url)):
+            with self.engine.connect() as connection:
+                _require_known_schema(connection)
             yield
+
+    def clock(self) -> float:
+        """See `clock`."""
+        with self.engine.connect() as connection:
+            return clock(connection)
 
     def close(self) -> None:
         self.storage.remove_session()
@@ -194,6 +207,23 @@ def migrate(engine: Engine) -> None:
         command.upgrade(config, "head")
 
 
+def _require_known_schema(connection: Connection) -> None:
+    """Tables may be brought to another version's schema while this one is at work."""
+    stored = connection.execute(sa.text(f"SELECT version_num FROM {VERSION_TABLE}")).scalar()  # noqa: S608 - a constant
+    if stored != _head():
+        raise DatabaseError(
+            f"another version of mergetune has changed this study database since it was opened (schema {stored}, this "
+            f"version has {_head()}): nothing more is written by this one; use one version everywhere, and go on with "
+            "`mergetune study resume`"
+        )
+
+
+@functools.cache
+def _head() -> str | None:
+    """This version's schema."""
+    return _scripts().get_current_head()
+
+
 def _alembic() -> Config:
     config = Config()
     # Alembic reads its options with configparser, to which a percent sign in a folder's name is special.
@@ -282,3 +312,10 @@ def sqlite_lock(file: Path) -> Iterator[None]:
 def now() -> float:
     """Seconds since the epoch, for the time columns."""
     return time.time()
+
+
+def clock(connection: Connection) -> float:
+    """The time by which workers see each other, seconds since the epoch: the server's, or this machine's for a file."""
+    if connection.dialect.name == "postgresql":
+        return float(connection.execute(sa.text("SELECT EXTRACT(EPOCH FROM clock_timestamp())")).scalar_one())
+    return now()

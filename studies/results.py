@@ -20,9 +20,10 @@ from sqlalchemy.engine import Connection, CursorResult, Row
 
 from scorers.protocol import Direction
 from studies import tables
-from studies.database import Database, now
+from studies.database import Database, clock, now
 from studies.errors import StudyExistsError, StudyMissingError
 from studies.fingerprints import fingerprints
+from studies.processes import is_running, process_identity
 from studies.recipe import Recipe
 from studies.spec import BudgetSettings, StudySpec
 
@@ -432,15 +433,21 @@ def store_gains(
 
 
 def fail_trial(
-    database: Database, study: StoredStudy, number: int, worker_id: str, reason: str, rendered: int = 0
+    database: Database,
+    study: StoredStudy,
+    number: int,
+    worker_id: str,
+    reason: str,
+    rendered: int = 0,
+    seconds: Mapping[str, float] | None = None,
 ) -> bool:
-    """Store why a trial failed, and how many images it cost; False as `finish_trial` has it."""
+    """Store why a trial failed, and how many images and seconds it cost; False as `finish_trial` has it."""
     with database.write() as connection:
         trial_id = _trial_id(connection, study, number)
         stored = connection.execute(
             tables.trials.update()
             .where(_is_held(trial_id, worker_id))
-            .values(state="failed", reason=reason, rendered=rendered, finished_at=now())
+            .values(state="failed", reason=reason, rendered=rendered, seconds=dict(seconds or {}), finished_at=now())
         )
         return bool(stored.rowcount) or _was_stored_by(connection, trial_id, worker_id)
 
@@ -561,17 +568,17 @@ def load_scores(database: Database, trial: StoredTrial) -> tuple[dict[str, tuple
 
 def register_worker(database: Database) -> str:
     """A new worker of this process; returns its id."""
-    worker_id = uuid.uuid4().hex
+    worker_id, pid = uuid.uuid4().hex, os.getpid()
+    who = {"id": worker_id, "host": socket.gethostname(), "pid": pid, "process": process_identity(pid)}
     with database.write() as connection:
-        connection.execute(
-            tables.workers.insert().values(id=worker_id, host=socket.gethostname(), pid=os.getpid(), seen_at=now())
-        )
+        connection.execute(tables.workers.insert().values(**who, seen_at=clock(connection)))
     return worker_id
 
 
 def sign_of_life(database: Database, worker_id: str) -> None:
     with database.write() as connection:
-        connection.execute(tables.workers.update().where(tables.workers.c.id == worker_id).values(seen_at=now()))
+        values = {"seen_at": clock(connection)}
+        connection.execute(tables.workers.update().where(tables.workers.c.id == worker_id).values(**values))
 
 
 def remove_worker(database: Database, worker_id: str) -> None:
@@ -587,38 +594,15 @@ def is_registered(database: Database, worker_id: str) -> bool:
 
 
 def live_workers(database: Database, stale_seconds: float = STALE_SECONDS) -> frozenset[str]:
-    """Workers not known to be dead: on this machine their process must exist, elsewhere they must have been seen."""
+    """Workers not known to be dead: on this machine their process must exist, elsewhere they must have been seen.
+
+    One that was seen in the future was seen before the clock was set back: that tells as little as the past.
+    """
     here = socket.gethostname()
     with database.engine.connect() as connection:
-        rows = connection.execute(sa.select(tables.workers)).all()
+        rows, time = connection.execute(sa.select(tables.workers)).all(), clock(connection)
     return frozenset(
         row.id
         for row in rows
-        if (_still_runs(row.pid, row.seen_at) if row.host == here else now() - row.seen_at < stale_seconds)
+        if (is_running(row.pid, row.process) if row.host == here else abs(time - row.seen_at) < stale_seconds)
     )
-
-
-def _still_runs(pid: int, seen_at: float) -> bool:
-    """Whether a process exists and is the one seen then: numbers are given out again, in a container at once."""
-    started = process_started(pid)
-    return process_exists(pid) and (started is None or started <= seen_at)
-
-
-def process_started(pid: int) -> float | None:
-    """Seconds since the epoch; None where the system does not tell (it does on Linux)."""
-    try:
-        ticks = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19])  # after boot, proc(5)
-        uptime = float(Path("/proc/uptime").read_text().split()[0])
-        return now() - uptime + ticks / os.sysconf("SC_CLK_TCK")
-    except (OSError, ValueError, IndexError):
-        return None
-
-
-def process_exists(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True

@@ -58,7 +58,8 @@ workers = Table(
     Column("id", String(64), primary_key=True),
     Column("host", String(255), nullable=False),
     Column("pid", Integer, nullable=False),
-    Column("seen_at", Float, nullable=False),  # last sign of life, seconds since the epoch
+    Column("process", String(100)),  # what tells it from another one of that number; None where the system does not
+    Column("seen_at", Float, nullable=False),  # last sign of life, by the database's clock
     Column("study_id", ForeignKey("mergetune_studies.id", ondelete="SET NULL")),  # that it is at
     Column("task", String(10)),  # what it does there: trials, final
 )
@@ -127,4 +128,14 @@ finals = Table(
     Column("suite_digest", String(64), nullable=False),  # of the held-out suite
     Column("complete_trials", Integer, nullable=False),  # that the final knew of: more of them outdate it
     Column("created_at", Float, nullable=False),
+)
+
+batch_limits = Table(
+    "mergetune_batch_limits",
+    metadata,
+    Column("study_id", ForeignKey("mergetune_studies.id", ondelete="CASCADE"), primary_key=True),
+    Column("device", String(200), primary_key=True),  # its kind: name and memory
+    Column("width", Integer, primary_key=True),  # pixels
+    Column("height", Integer, primary_key=True),
+    Column("images", Integer, nullable=False),  # at once, after more did not fit
 )

@@ -52,6 +52,7 @@ class Recorder:
     started: list[tuple[int, str]] = field(default_factory=list)
     finished: list[StoredTrial] = field(default_factory=list)
     away: list[str] = field(default_factory=list)
+    reduced: list[tuple[int, str]] = field(default_factory=list)
     stop_after: int | None = None
 
     def trial_started(self, number: int, origin: str, images: int) -> None:
@@ -69,6 +70,9 @@ class Recorder:
     def database_away(self, reason: str, limit_seconds: float) -> None:
         assert limit_seconds > 0
         self.away.append(reason)
+
+    def batch_reduced(self, batch_size: int, reason: str) -> None:
+        self.reduced.append((batch_size, reason))
 
     def stop(self) -> bool:
         return self.stop_after is not None and len(self.finished) >= self.stop_after

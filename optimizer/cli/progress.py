@@ -105,6 +105,11 @@ class ProgressReporter:
     def paused(self) -> None:
         console.print(f"paused; it goes on with: mergetune study resume {escaped(self._study.name)} --detach")
 
+    def batch_reduced(self, batch_size: int, reason: str) -> None:
+        images = "1 image" if batch_size == 1 else f"{batch_size} images"
+        told = f"out of memory: from now on {images} at once, and the same on such machines ({reason})"
+        console.print(escaped(told), soft_wrap=True)
+
     def _newly_split(self, trial: StoredTrial) -> str:
         """The sections that were split for this trial, with `granularity: auto`."""
         storage = self._database.storage
@@ -146,7 +151,7 @@ def gain_text(gain: Gain) -> str:
 
 
 def _stages(trial: StoredTrial) -> str:
-    if not trial.seconds:
+    if trial.state == "failed" or not trial.seconds:  # of a failed trial only the sum is known
         return ""
     sums = {label: sum(trial.seconds.get(stage, 0.0) for stage in stages) for label, stages in STAGES.items()}
     return ", ".join(f"{label} {seconds:.2f} s" for label, seconds in sums.items())

@@ -110,9 +110,11 @@ def resume(
     from studies.control import set_status
     from studies.database import open_database
     from studies.results import load_study, set_budget
+    from studies.shares import require_local
     from studies.spec import load_spec
 
     count, url, caches = worker_count(workers), storage_url(storage), cache_folder(cache)
+    require_local(url)
     database = open_database(url, create=False)
     if Path(study).is_file():
         spec = load_spec(Path(study))

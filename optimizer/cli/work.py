@@ -95,9 +95,11 @@ def _beginning(spec: Path, url: str, artifacts: Path | None, choose: Callable[[P
     from optimizer.worker import quiet_optuna
     from studies.database import open_database
     from studies.results import require_new
+    from studies.shares import require_local
     from studies.spec import load_spec
 
     quiet_optuna()
+    require_local(url)
     plan = make_plan(load_spec(spec))
     device = choose(plan)
     require_other_study(plan.spec, url)

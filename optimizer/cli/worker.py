@@ -66,8 +66,10 @@ def worker(
     from studies.artifacts import Artifacts
     from studies.database import database_file, open_database
     from studies.results import load_study
+    from studies.shares import require_local
 
     quiet_optuna()
+    require_local(storage_url(storage))
     database = open_database(storage_url(storage), create=False)
     names = frozenset(study or ())
     for name in sorted(names):

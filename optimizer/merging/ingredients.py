@@ -20,6 +20,7 @@ from optimizer.merging.lora.file import Lora, LoraPart, delta
 from optimizer.merging.parents import Parents
 from optimizer.merging.plan import VAE_SOURCE, PlacePlan
 from optimizer.merging.sources import TensorInfo, some
+from optimizer.merging.unchanged import OpenedFiles
 from optimizer.merging.vae import VaeFile
 from search_spaces.blocks import VAE, place_of
 from studies.errors import RecipeError
@@ -45,9 +46,12 @@ class Ingredients:
     parents: Parents
     loras: tuple[Lora, ...] = ()
     vae: VaeFile | None = None
+    opened: OpenedFiles | None = field(default=None, repr=False)  # as they are when this is made
     _touched: dict[str, list[tuple[int, tuple[LoraPart, ...]]]] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
+        if self.opened is None:
+            object.__setattr__(self, "opened", OpenedFiles.now(self.files))
         for index, lora in enumerate(self.loras):
             for key, parts in lora.targets(self.parents.tensors, self.parents.architecture).items():
                 self._touched.setdefault(key, []).append((index, parts))
@@ -80,6 +84,11 @@ class Ingredients:
             what = f"the LoRA {lora.name}"
             found[what] = (*found.get(what, ()), lora.path)
         return found if self.vae is None else {**found, "the VAE": self.vae.files}
+
+    def require_unchanged(self) -> None:
+        """Raises CheckpointError when a file is not what it was when it was opened."""
+        if self.opened is not None:
+            self.opened.require_unchanged()
 
     @cached_property
     def tensors(self) -> Mapping[str, TensorInfo]:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import logging
 from enum import Enum
-from pathlib import Path
 
 import torch
+
+from optimizer.host_memory import available_host_bytes
 
 LOG = logging.getLogger(__name__)
 
@@ -23,14 +24,17 @@ class Placement(Enum):
     FILES = "in their files, read at every merge"
 
 
-def choose_placement(device: torch.device, sources: int, live: int) -> Placement:
+def choose_placement(device: torch.device, sources: int, live: int, working: int = 0) -> Placement:
     """By the memory that is free now; anything but the fastest is said in the log.
 
     Args:
         sources: bytes of all parents.
         live: bytes of the live model, which always stays on the device.
+        working: bytes to be left free, where that is more than usual. Only on a CPU, which is killed for what it lacks;
+            elsewhere batches become smaller.
     """
-    placement = _fitting(device.type, sources, live, device_free(device), host_free())
+    beside = live + max(0, working - RESERVED["cpu"]) if device.type == "cpu" else live
+    placement = _fitting(device.type, sources, beside, device_free(device), available_host_bytes())
     if placement is not Placement.DEVICE:
         LOG.warning(
             "the parents (%.1f GB) do not fit into %s's free memory beside the live model (%.1f GB): they stay %s",
@@ -54,14 +58,4 @@ def device_free(device: torch.device) -> int | None:
     """Free bytes on a device; None where nobody can tell."""
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
-    return host_free() if device.type == "cpu" else None
-
-
-def host_free() -> int | None:
-    """Bytes that programs can still take without swapping; None where the system does not tell."""
-    try:
-        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-    except OSError:
-        return None
-    sizes = {name: value for name, _, value in (line.partition(":") for line in lines)}
-    return int(sizes["MemAvailable"].split()[0]) * 1024 if "MemAvailable" in sizes else None
+    return available_host_bytes() if device.type == "cpu" else None

@@ -111,6 +111,7 @@ class ResidentModel:
         live_dtypes: what each component computes in; float32 for all on a CPU.
         export_dtype: what an export would save; None keeps A's dtype of each tensor.
         placement: where the sources stay; None chooses by the memory that is free.
+        working: bytes that rendering takes on a CPU, if they are known.
     """
 
     def __init__(
@@ -121,6 +122,7 @@ class ResidentModel:
         live_dtypes: Mapping[Component, torch.dtype],
         export_dtype: DtypeName | None = None,
         placement: Placement | None = None,
+        working: int = 0,
     ) -> None:
         self.device = torch.device(device)
         self.ingredients = ingredients.on(self.device)
@@ -128,7 +130,7 @@ class ResidentModel:
         self._export_dtype = export_dtype
         self._scratch = Scratch.on(self.device, sum(info.size for info in ingredients.tensors.values()))
         groups = self._group(live_dtypes)
-        self.placement = placement or choose_placement(self.device, *_sizes(groups, ingredients))
+        self.placement = placement or choose_placement(self.device, *_sizes(groups, ingredients), working)
         self._slabs = [
             _Slab(kind, keys, self.ingredients, self.placement, self.device) for kind, keys in groups.items()
         ]
@@ -150,11 +152,17 @@ class ResidentModel:
 
         Raises:
             RecipeError: the recipe is of other ingredients, or asks for another dtype than this model rounds to.
+            CheckpointError: sources that stay in their files have changed there.
         """
         if recipe.dtype != self._export_dtype:
             raise RecipeError(f"the recipe is for dtype {recipe.dtype}, this model rounds to {self._export_dtype}")
         self.ingredients.check(recipe)
-        return self._merge(plan_places(recipe), baked=recipe.vae is not None)
+        if self.placement is not Placement.FILES:
+            return self._merge(plan_places(recipe), baked=recipe.vae is not None)
+        self.ingredients.require_unchanged()
+        changed = self._merge(plan_places(recipe), baked=recipe.vae is not None)
+        self.ingredients.require_unchanged()  # nor while they were read
+        return changed
 
     def _merge(self, plans: Mapping[str, PlacePlan], *, baked: bool) -> frozenset[str]:
         first = PlacePlan((), "A")

@@ -12,18 +12,20 @@ import torch
 from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
 from torch import Tensor
 
-from optimizer.errors import RenderError
+from optimizer.errors import RenderError, TrialFailed
+from optimizer.rendering.batch_limits import BatchLimits, BatchReduced, lacks_memory
 from optimizer.rendering.conditioning import appended, image_channels, unet_kind
 from optimizer.rendering.latents import to_vae
 from optimizer.rendering.models import LiveModels
 from optimizer.rendering.prediction import Prediction
 from optimizer.rendering.prompts import Embedding, PromptEncoder
 from optimizer.rendering.schedulers import make_scheduler
-from optimizer.rendering.suite import batches, noise, stages
+from optimizer.rendering.suite import LATENT_FACTOR, batches, noise, stages
 from search_spaces.blocks import Architecture
 from studies.spec import SuiteItem, SuiteSettings
 
-DECODE_PIXELS = 16 * 512 * 512  # decoded at once: the autoencoder needs far more memory a pixel than the U-Net
+# Decoded at once: the autoencoder needs far more memory a pixel than the U-Net, and a CPU gains nothing by larger ones.
+DECODE_PIXELS, CPU_DECODE_PIXELS = 16 * 512 * 512, 512 * 512
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,12 +45,20 @@ class Renderer:
 
     Args:
         stage_size: items of a stage, after each of which a trial may end; None renders everything in one.
+        limits: of batches, known from before.
     """
 
     def __init__(
-        self, models: LiveModels, suite: SuiteSettings, *, batch_size: int | None = None, stage_size: int | None = None
+        self,
+        models: LiveModels,
+        suite: SuiteSettings,
+        *,
+        batch_size: int | None = None,
+        stage_size: int | None = None,
+        limits: BatchLimits | None = None,
     ) -> None:
         self.models, self.suite, self.batch_size = models, suite, batch_size
+        self.limits = limits or BatchLimits()
         self.items = suite.items()
         self.stages = stages(suite, stage_size)
         self.encoder = PromptEncoder(models, suite.clip_skip)
@@ -61,7 +71,18 @@ class Renderer:
         self.encoder.forget()
 
     def render(self, on_batch: Callable[[int], None] | None = None) -> Renders:
-        """Render every item; `on_batch` is called with the number of images done so far."""
+        """Render every item; `on_batch` is called with the number of images done so far.
+
+        Raises:
+            TrialFailed: not even a single image fits into the memory.
+        """
+        while True:
+            try:
+                return self._render_all(on_batch)
+            except BatchReduced:
+                continue
+
+    def _render_all(self, on_batch: Callable[[int], None] | None) -> Renders:
         done: dict[int, Tensor] = {}
         seconds: Counter[str] = Counter()
         for items, renders in zip(self.stages, self.render_stages(on_batch), strict=True):
@@ -70,7 +91,12 @@ class Renderer:
         return Renders(pixels=tuple(done[item.index] for item in self.items), seconds=dict(seconds))
 
     def render_stages(self, on_batch: Callable[[int], None] | None = None) -> Iterator[Renders]:
-        """Render the `stages` in their order, each of them when it is asked for."""
+        """Render the `stages` in their order, each of them when it is asked for.
+
+        Raises:
+            BatchReduced: the memory was too small for a batch, and the next ones will be smaller: begin again.
+            TrialFailed: not even a single image fits into the memory.
+        """
         start = time.perf_counter()
         self._channels.clear()  # they follow the VAE, which a merge may have changed
         prompts = self.encoder.embed(text for item in self.items for text in (item.prompt, item.negative))
@@ -79,13 +105,32 @@ class Renderer:
             done: dict[int, Tensor] = {}
             seconds = {"text": text, "denoise": 0.0, "decode": 0.0}
             text = 0.0  # all prompts were embedded before the first stage
-            for batch in batches(items, self.batch_size):
-                images = self._render_batch(batch, prompts, seconds)
+            for batch in batches(items, self.batch_size, self.limits.most):
+                images = self._try_batch(batch, prompts, seconds)
                 done.update(zip((item.index for item in batch), images, strict=True))
                 count += len(batch)
                 if on_batch is not None:
                     on_batch(count)
             yield Renders(pixels=tuple(done[item.index] for item in items), seconds=seconds)
+
+    def _try_batch(
+        self, batch: Sequence[SuiteItem], prompts: Mapping[str, Embedding], seconds: dict[str, float]
+    ) -> list[Tensor]:
+        """`_render_batch`, or half of it next time; raises as `render_stages`."""
+        try:
+            return self._render_batch(batch, prompts, seconds)
+        except (RuntimeError, MemoryError) as error:
+            if not lacks_memory(error):
+                raise
+            reason = str(error).strip().split("\n", maxsplit=1)[0]
+        # Only here, where the error and all that its frames hold are gone, is there memory again.
+        first = batch[0]
+        if len(batch) == 1:
+            raise TrialFailed(f"out of memory with a single image of {first.width}x{first.height}: {reason}")
+        if self.models.unet.device.type == "cuda":
+            torch.cuda.empty_cache()
+        self.limits.lower((first.width, first.height), len(batch), reason)
+        raise BatchReduced
 
     def _render_batch(
         self, batch: Sequence[SuiteItem], prompts: Mapping[str, Embedding], seconds: dict[str, float]
@@ -131,9 +176,16 @@ class Renderer:
     def _decode(self, latents: Tensor) -> list[Tensor]:
         vae = self.models.vae
         latents = to_vae(latents.to(vae.dtype), vae)
-        at_once = max(1, DECODE_PIXELS // (64 * latents.shape[-1] * latents.shape[-2]))
+        height, width = (LATENT_FACTOR * cells for cells in latents.shape[-2:])
+        at_once = decoded_at_once(width, height, latents.device)
         images = [vae.decode(part).sample for part in torch.split(latents, at_once)]
         return [image for part in images for image in (part.float() / 2 + 0.5).clamp(0, 1).cpu()]
+
+
+def decoded_at_once(width: int, height: int, device: torch.device) -> int:
+    """Images of a size that go through the autoencoder together."""
+    pixels = CPU_DECODE_PIXELS if device.type == "cpu" else DECODE_PIXELS
+    return max(1, pixels // (width * height))
 
 
 def make_pipeline(models: LiveModels, suite: SuiteSettings) -> Any:

@@ -7,8 +7,9 @@ same in every trial, on every device, in every batch and order.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
+from types import MappingProxyType
 
 import torch
 from torch import Tensor
@@ -37,16 +38,20 @@ def stages(suite: SuiteSettings, size: int | None) -> tuple[tuple[SuiteItem, ...
     return tuple(tuple(sorted(cut, key=lambda item: item.index)) for cut in cuts)
 
 
-def batches(items: Sequence[SuiteItem], batch_size: int | None) -> Iterator[list[SuiteItem]]:
+def batches(
+    items: Sequence[SuiteItem], batch_size: int | None, most: Mapping[tuple[int, int], int] = MappingProxyType({})
+) -> Iterator[list[SuiteItem]]:
     """Items of one size together, in batches; every item once.
 
     Args:
         batch_size: images at once; None takes what fits a usual GPU: 8 at 512 x 512, more when smaller.
+        most: (width, height) -> images at once that fit this one.
     """
     by_size = sorted(items, key=lambda item: (item.width, item.height))  # stable: order within a size stays
     for (width, height), group in groupby(by_size, key=lambda item: (item.width, item.height)):
         same = list(group)
         size = batch_size or usual_batch(width, height)
+        size = min(size, most.get((width, height), size))
         for start in range(0, len(same), size):
             yield same[start : start + size]
 

@@ -7,7 +7,6 @@ import os
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,7 @@ from studies import results, tables
 from studies.control import Order, orders, set_priority, set_status, status_of
 from studies.database import Database, now, open_database
 from studies.errors import StudyExistsError, StudyMissingError
+from studies.processes import is_running, process_identity
 from studies.recipe import BakedVae, LoraUse, Operation, Parent, Recipe, Step, canonical_values
 from studies.results import Gain, ParentFile, StoredStudy, StoredTrial, TrialResult
 from studies.spec import BudgetSettings, StudySpec, parse_spec
@@ -346,10 +346,11 @@ def test_dropping_files_returns_them_once_and_keeps_the_digests(database: Databa
 # ------------------------------------------------------------------------------------------ workers
 
 
-def put_worker(database: Database, *, host: str, pid: int, seen_at: float) -> str:
+def put_worker(database: Database, *, host: str, pid: int, seen_at: float, process: str | None = None) -> str:
     worker = f"w{next(NUMBERS)}"
+    row = {"id": worker, "host": host, "pid": pid, "process": process, "seen_at": seen_at}
     with database.write() as connection:
-        connection.execute(tables.workers.insert().values(id=worker, host=host, pid=pid, seen_at=seen_at))
+        connection.execute(tables.workers.insert().values(row))
     return worker
 
 
@@ -379,39 +380,42 @@ def test_a_process_that_is_gone_is_dead_however_lately_it_was_seen(database: Dat
     assert worker not in results.live_workers(database)
 
 
-def test_a_process_here_is_alive_however_long_it_was_not_seen(database: Database) -> None:
-    """A stopped or swapped-out worker still holds its trial."""
+@pytest.mark.parametrize("known", [True, False])
+def test_a_process_here_is_alive_however_long_it_was_not_seen(database: Database, known: bool) -> None:
+    """A stopped or swapped-out worker still holds its trial; and whoever set the clock has not killed it."""
     parent = os.getppid()
-    seen = results.process_started(parent)
-    worker = put_worker(database, host=socket.gethostname(), pid=parent, seen_at=now() if seen is None else seen + 1)
-    assert worker in results.live_workers(database)
+    identity = process_identity(parent) if known else None
+    for seen_at in (0.0, now() - 86400, now() + 86400):
+        worker = put_worker(database, host=socket.gethostname(), pid=parent, seen_at=seen_at, process=identity)
+        assert worker in results.live_workers(database)
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells when a process started")
 def test_a_process_that_got_a_dead_workers_number_is_not_that_worker(database: Database) -> None:
     """In a container that starts again, the worker has the same number every time."""
-    started = results.process_started(os.getpid())
-    assert started is not None
-    assert started <= now()
-    worker = put_worker(database, host=socket.gethostname(), pid=os.getpid(), seen_at=started - 60)
+    other = process_identity(os.getppid())
+    assert other != process_identity(os.getpid())
+    worker = put_worker(database, host=socket.gethostname(), pid=os.getpid(), seen_at=now(), process=other)
     assert worker not in results.live_workers(database)
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells when a process started")
-def test_the_start_of_a_process_is_told_in_the_clock_of_the_time_columns() -> None:
-    before = time.time()
+@pytest.mark.skipif(sys.platform != "linux", reason="only there it is found in /proc")
+def test_a_zombie_is_dead_and_its_identity_was_the_same_until_then() -> None:
     child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
-    started = results.process_started(child.pid)
-    after = time.time()
+    identity = process_identity(child.pid)
+    assert identity is not None
+    assert is_running(child.pid, identity)
     child.kill()
+    os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)  # ended, and not yet taken note of
+    assert not is_running(child.pid, identity)
     child.communicate()
-    assert started is not None
-    assert before - 0.1 <= started <= after + 0.1
+    assert not is_running(child.pid, identity)
 
 
 def test_a_worker_elsewhere_is_alive_as_long_as_it_gives_signs_of_life(database: Database) -> None:
     fresh = put_worker(database, host="elsewhere", pid=1, seen_at=now() - results.STALE_SECONDS / 2)
     stale = put_worker(database, host="elsewhere", pid=1, seen_at=now() - results.STALE_SECONDS - 1)
     assert results.live_workers(database) & {fresh, stale} == {fresh}
+    ahead = put_worker(database, host="elsewhere", pid=1, seen_at=now() + results.STALE_SECONDS + 60)
+    assert ahead not in results.live_workers(database)  # seen before the clock was set back, and not since
     results.sign_of_life(database, stale)
     assert {fresh, stale} <= results.live_workers(database)

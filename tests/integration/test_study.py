@@ -383,7 +383,7 @@ def test_a_scorer_that_raises_fails_the_trial_with_its_reason(tmp_path: Path) ->
         {"broken": Broken()},
         degenerate_limit=8,
     )
-    with pytest.raises(TrialFailed, match="scorer broken failed: ZeroDivisionError: no images today"):
+    with pytest.raises(TrialFailed, match="scorer broken failed at item 0: ZeroDivisionError: no images today"):
         evaluator.evaluate(short.machine.probes[0].recipe)
 
 

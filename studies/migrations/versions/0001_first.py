@@ -29,6 +29,7 @@ def upgrade() -> None:
         sa.Column("id", sa.String(length=64), nullable=False),
         sa.Column("host", sa.String(length=255), nullable=False),
         sa.Column("pid", sa.Integer(), nullable=False),
+        sa.Column("process", sa.String(length=100), nullable=True),
         sa.Column("seen_at", sa.Float(), nullable=False),
         sa.Column("study_id", sa.Integer(), nullable=True),
         sa.Column("task", sa.String(length=10), nullable=True),
@@ -111,4 +112,14 @@ def upgrade() -> None:
         sa.Column("created_at", sa.Float(), nullable=False),
         sa.ForeignKeyConstraint(["study_id"], ["mergetune_studies.id"], ondelete="CASCADE"),
         sa.PrimaryKeyConstraint("study_id", "number"),
+    )
+    op.create_table(
+        "mergetune_batch_limits",
+        sa.Column("study_id", sa.Integer(), nullable=False),
+        sa.Column("device", sa.String(length=200), nullable=False),
+        sa.Column("width", sa.Integer(), nullable=False),
+        sa.Column("height", sa.Integer(), nullable=False),
+        sa.Column("images", sa.Integer(), nullable=False),
+        sa.ForeignKeyConstraint(["study_id"], ["mergetune_studies.id"], ondelete="CASCADE"),
+        sa.PrimaryKeyConstraint("study_id", "device", "width", "height"),
     )

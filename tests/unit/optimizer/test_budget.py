@@ -14,7 +14,10 @@ from optimizer.search.proposal import Proposal
 from studies.results import StoredTrial
 from studies.spec import StudySpec
 
-ROW = replace(trial(0, objective=1.0), started_at=1000.0, finished_at=1090.0, rendered=6)
+# The clock was set back by an hour while the trial ran: what it took is known all the same.
+ROW = replace(
+    trial(0, objective=1.0), started_at=5000.0, finished_at=1490.0, seconds={"merge": 10.0, "other": 80.0}, rendered=6
+)
 
 
 def spec(**budget: float) -> StudySpec:
@@ -33,8 +36,8 @@ def spec(**budget: float) -> StudySpec:
 def rows(complete: int, failed: int = 0, running: int = 0) -> list[StoredTrial]:
     return (
         [ROW] * complete
-        + [replace(ROW, state="failed", finished_at=1030.0, rendered=4)] * failed
-        + [replace(ROW, state="running", finished_at=None, rendered=0)] * running
+        + [replace(ROW, state="failed", seconds={"other": 30.0}, rendered=4)] * failed
+        + [replace(ROW, state="running", finished_at=None, seconds={}, rendered=0)] * running
     )
 
 

@@ -1,0 +1,272 @@
+"""What changes under a running study: its parents' files, the clock, the tables' version, and a scorer's mood."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+import torch
+from demo_study import DEMO, Recorder, ShortStudy, begin, reopen, short_spec
+from real_databases import new_postgresql_url
+
+from optimizer.errors import CheckpointError
+from optimizer.evaluation import Evaluator
+from optimizer.merging.placement import Placement
+from optimizer.merging.resident import ResidentModel
+from optimizer.presence import HEARTBEAT_SECONDS, Presence
+from optimizer.rendering.models import live_dtypes
+from optimizer.setup import build_machine, hash_parents, make_plan
+from optimizer.worker import Worker
+from scorers.protocol import SuiteImages
+from search_spaces.blocks import Architecture
+from studies import results, tables
+from studies.database import Database, open_database
+from studies.errors import DatabaseError, StudyChangedError
+from studies.spec import StudySpec
+
+SMALL = {"budget": {"trials": 4}, "probes": {"profiles": 1}, "objective": {"clip_score": None}, "final": {"top": 0}}
+HOUR = 3600.0
+
+
+def with_own_parents(folder: Path) -> dict[str, object]:
+    """The short study over copies of its parents."""
+    copies = [shutil.copy(DEMO / f"{name}.safetensors", folder) for name in ("animals", "foods")]
+    return SMALL | {"parents": [str(copy) for copy in copies]}
+
+
+def rewrite(path: Path) -> None:
+    """Other weights, in the same file."""
+    data = bytearray(path.read_bytes())
+    data[-1000:] = os.urandom(1000)
+    with path.open("r+b") as file:
+        file.write(data)
+
+
+def replace_file(path: Path) -> None:
+    """Another file under the same name."""
+    other = path.with_suffix(".new")
+    shutil.copy(DEMO / "foods.safetensors", other)
+    rewrite(other)
+    other.replace(path)
+
+
+# -------------------------------------------------------------------------------------- parents' files
+
+
+class TestParents:
+    def test_a_worker_goes_on_with_what_it_holds_and_a_resume_is_refused_until_the_file_is_back(
+        self, tmp_path: Path
+    ) -> None:
+        (tmp_path / "one").mkdir()
+        (tmp_path / "undisturbed").mkdir()
+        short = begin(tmp_path / "one", with_own_parents(tmp_path / "one"))
+        short.run(stop_after=2)
+        parent = tmp_path / "one" / "foods.safetensors"
+        rewrite(parent)
+        short.run(stop_after=1)
+        parent.unlink()
+        short.run(stop_after=1)
+        known = begin(tmp_path / "undisturbed", SMALL)
+        known.run()
+        assert scores(short) == scores(known)
+        with pytest.raises(CheckpointError, match="no checkpoint at"):
+            reopen(tmp_path / "one")
+        shutil.copy(DEMO / "animals.safetensors", parent)
+        with pytest.raises(StudyChangedError, match="is not the file the study began with"):
+            reopen(tmp_path / "one")
+        shutil.copy(DEMO / "foods.safetensors", parent)
+        reopen(tmp_path / "one").database.close()
+
+    @pytest.mark.parametrize("change", [rewrite, replace_file, Path.unlink, Path.touch])
+    def test_parents_that_are_read_at_every_merge_must_stay_as_they_were(
+        self, tmp_path: Path, change: Callable[[Path], None]
+    ) -> None:
+        spec = parsed(tmp_path, with_own_parents(tmp_path))
+        plan = make_plan(spec)
+        dtypes = live_dtypes(torch.device("cpu"), Architecture.SD15, torch.float32)
+        model = ResidentModel(plan.ingredients, device="cpu", live_dtypes=dtypes, placement=Placement.FILES)
+        blueprint = plan.blueprint(hash_parents(plan))
+        one, other = (blueprint.recipe(plan.space.rows(dict.fromkeys(names(plan.space), x))) for x in (0.25, 0.75))
+        model.merge(replace(one, dtype=None))
+        change(tmp_path / "foods.safetensors")
+        with pytest.raises(CheckpointError, match=r"parent B .*foods.safetensors\) (is gone|has changed) since"):
+            model.merge(replace(other, dtype=None))
+
+    def test_a_file_that_changes_between_hashing_and_loading_is_not_taken_for_the_one_that_was_hashed(
+        self, tmp_path: Path
+    ) -> None:
+        plan = make_plan(parsed(tmp_path, with_own_parents(tmp_path)))
+        files = hash_parents(plan)
+        rewrite(tmp_path / "animals.safetensors")
+        with pytest.raises(CheckpointError, match=r"parent A .* has changed since it was opened"):
+            build_machine(plan, files, tmp_path / "cache")
+
+
+def parsed(folder: Path, changes: dict[str, object]) -> StudySpec:
+    return StudySpec.model_validate(short_spec(**changes), context={"base_dir": folder})
+
+
+def names(space: object) -> list[str]:
+    return [row.name for row in space.parameters]  # type: ignore[attr-defined]
+
+
+def scores(short: ShortStudy) -> list[object]:
+    rows = results.load_trials(short.database, short.study)
+    return [(row.number, row.state, row.objectives, results.load_scores(short.database, row)) for row in rows]
+
+
+# ------------------------------------------------------------------------------------------- clocks
+
+
+class Clocks:
+    """The wall clock and the monotonic one of this process, moved by hand."""
+
+    def __init__(self, patch: pytest.MonkeyPatch) -> None:
+        self._real = (time.time, time.monotonic)
+        self.set_by = self.passed = 0.0
+        patch.setattr(time, "time", lambda: self._real[0]() + self.passed + self.set_by)
+        patch.setattr(time, "monotonic", lambda: self._real[1]() + self.passed)
+
+
+def elsewhere(database: Database) -> str:
+    """A worker of another machine that has just given a sign of life."""
+    worker = results.register_worker(database)
+    with database.write() as connection:
+        connection.execute(tables.workers.update().where(tables.workers.c.id == worker).values(host="elsewhere"))
+    return worker
+
+
+@pytest.mark.parametrize("hours", [3, -3])
+def test_a_clock_that_is_set_kills_nobody_and_keeps_no_dead_alive(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hours: int
+) -> None:
+    database = open_database(f"sqlite:///{tmp_path}/study.db")
+    clocks = Clocks(monkeypatch)
+    living, dead, here = elsewhere(database), elsewhere(database), results.register_worker(database)
+    presence = Presence(database, results.register_worker(database))
+    assert {living, dead, here} <= presence.alive()
+    clocks.set_by = hours * HOUR
+    assert {living, dead, here} <= presence.alive()
+    for _ in range(4):
+        clocks.passed += HEARTBEAT_SECONDS
+        results.sign_of_life(database, living)
+        assert {living, here} <= presence.alive()
+    clocks.passed += results.STALE_SECONDS - HEARTBEAT_SECONDS
+    results.sign_of_life(database, living)
+    assert presence.alive() & {living, dead, here} == {living, here}
+    database.close()
+
+
+def test_workers_of_a_server_see_each_other_by_its_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Machines need not agree on the time."""
+    database = open_database(new_postgresql_url())
+    worker, clocks = elsewhere(database), Clocks(monkeypatch)
+    clocks.set_by = 5 * HOUR
+    assert worker in results.live_workers(database)
+    results.sign_of_life(database, worker)
+    clocks.set_by = -5 * HOUR
+    assert worker in results.live_workers(database)
+    database.close()
+
+
+class Jump(Recorder):
+    """Sets the clock while every trial runs."""
+
+    def __init__(self, clocks: Clocks, *, stop_after: int) -> None:
+        super().__init__(stop_after=stop_after)
+        self._clocks = clocks
+
+    def trial_started(self, number: int, origin: str, images: int) -> None:
+        super().trial_started(number, origin, images)
+        self._clocks.set_by += 5 * HOUR if number % 2 else -5 * HOUR
+
+
+def test_minutes_of_work_are_not_counted_by_the_clock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    short = begin(tmp_path, SMALL | {"budget": {"trials": 4, "minutes": 30}})
+    recorder = Jump(Clocks(monkeypatch), stop_after=9)
+    Worker(short.database, short.study, short.machine, short.artifacts, recorder, recorder.stop).run()
+    assert [row.state for row in recorder.finished] == ["complete"] * 4
+    assert any(abs((row.finished_at or 0) - row.started_at) > HOUR for row in recorder.finished)
+    short.database.close()
+
+
+# --------------------------------------------------------------------------------- another version
+
+
+class Upgrade(Recorder):
+    """Another version brings the tables to its schema while a trial runs."""
+
+    def __init__(self, database: Database, at: int) -> None:
+        super().__init__()
+        self._database, self._at = database, at
+
+    def trial_started(self, number: int, origin: str, images: int) -> None:
+        super().trial_started(number, origin, images)
+        if number == self._at:
+            set_version(self._database, "0999")
+
+
+def set_version(database: Database, version: str) -> str:
+    """Returns the one before."""
+    with database.engine.begin() as connection:
+        before = connection.execute(sa.text(f"SELECT version_num FROM {tables.VERSION_TABLE}")).scalar_one()
+        connection.execute(sa.text(f"UPDATE {tables.VERSION_TABLE} SET version_num = '{version}'"))
+    return str(before)
+
+
+def test_a_worker_writes_nothing_into_tables_of_another_version_and_the_trial_is_run_again(tmp_path: Path) -> None:
+    short = begin(tmp_path, SMALL)
+    recorder = Upgrade(short.database, at=1)
+    with pytest.raises(DatabaseError, match=r"another version of mergetune .*schema 0999, this version has 0001"):
+        Worker(short.database, short.study, short.machine, short.artifacts, recorder).run()
+    asked = len(results.optuna_trials(short.database, short.study))
+    with pytest.raises(DatabaseError, match="another version"):
+        short.run()
+    assert len(results.optuna_trials(short.database, short.study)) == asked == 2  # none was taken
+    rows = results.load_trials(short.database, short.study)
+    assert [(row.number, row.state) for row in rows] == [(0, "complete"), (1, "running")]
+    assert results.load_scores(short.database, rows[1]) == ({}, {})
+    with pytest.raises(DatabaseError, match="newer mergetune"):
+        open_database(short.database.url)
+    set_version(short.database, "0001")
+    results.remove_worker(short.database, rows[1].worker_id)  # its process would have ended
+    assert [number for number, _ in short.run().started] == [1, 2, 3]
+    short.database.close()
+
+
+# ------------------------------------------------------------------------------------------ scorers
+
+
+def test_a_scorer_that_cannot_take_one_image_fails_that_trial_alone_and_names_it(tmp_path: Path) -> None:
+    short = begin(tmp_path, SMALL)
+    known = short.machine.evaluator
+    whole = known.scorers["clip_score"]
+    renders: list[torch.Tensor] = []
+
+    class Moody:
+        """Works, but for one picture of the second trial."""
+
+        info = whole.info
+
+        def score(self, images: SuiteImages) -> torch.Tensor:
+            renders.extend(images.images[5:6] if len(images) == 8 else ())
+            if len(renders) == 2 and any(torch.equal(image, renders[1]) for image in images.images):
+                raise ValueError("a picture\nof nothing")
+            return whole.score(images)  # type: ignore[union-attr, arg-type, no-any-return]
+
+    evaluator = Evaluator(known.resident, known.renderer, {**known.scorers, "clip_score": Moody()}, degenerate_limit=8)
+    moody = replace(short, machine=replace(short.machine, evaluator=evaluator))
+    states = [(row.number, row.state, row.reason) for row in moody.run().finished]
+    assert states == [
+        (0, "complete", None),
+        (1, "failed", "scorer clip_score failed at item 5: ValueError: a picture"),
+        (2, "complete", None),
+        (3, "complete", None),
+    ]
+    short.database.close()
