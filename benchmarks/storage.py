@@ -31,6 +31,7 @@ from torch import Tensor
 from optimizer.evaluation import Evaluation
 from optimizer.gains import Evidence
 from optimizer.objective import ScoreSheet
+from optimizer.reporting import Reporter
 from optimizer.search.probes import make_probes
 from optimizer.search.sampler import distributions
 from optimizer.setup import Machine
@@ -49,21 +50,15 @@ ITEMS = 16
 AFTER = 12  # trials a worker does on top of a filled study
 
 
-class Quiet:
+class Quiet(Reporter):
     """A Reporter that notes when each trial was finished."""
 
     def __init__(self) -> None:
         self.ends: list[float] = []
 
-    def trial_started(self, number: int, origin: str, images: int) -> None: ...
-
-    def images_rendered(self, done: int) -> None: ...
-
     def trial_finished(self, trial: StoredTrial) -> None:
         assert trial.state == "complete"
         self.ends.append(time.perf_counter())
-
-    def database_away(self, reason: str, limit_seconds: float) -> None: ...
 
 
 class Simulated:

@@ -18,7 +18,6 @@ import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 import optuna
@@ -37,6 +36,7 @@ from optimizer.outages import LIMIT_SECONDS, Endurance
 from optimizer.presence import Presence, present
 from optimizer.racing import ESTIMATE_KEY, Race
 from optimizer.rendering.sheet import contact_sheet, to_picture
+from optimizer.reporting import Reporter
 from optimizer.search.probes import Probe, without
 from optimizer.search.sampler import ProbesFirst, load_optuna_study
 from optimizer.search.ties import split_of
@@ -52,18 +52,6 @@ from studies.results import StoredStudy, StoredTrial, TrialResult
 RERUNS = 3  # of a trial whose worker died
 
 _log = logging.getLogger(__name__)
-
-
-class Reporter(Protocol):
-    """Told what happens, for people to see."""
-
-    def trial_started(self, number: int, origin: str, images: int) -> None: ...
-
-    def images_rendered(self, done: int) -> None: ...
-
-    def trial_finished(self, trial: StoredTrial) -> None: ...
-
-    def database_away(self, reason: str, limit_seconds: float) -> None: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,7 +82,9 @@ class Worker:
         stop: Callable[[], bool] = lambda: False,
         patience_seconds: float = LIMIT_SECONDS,
     ) -> None:
-        self._endure = Endurance(limit_seconds=patience_seconds, on_waiting=reporter.database_away)
+        self._endure = Endurance(
+            limit_seconds=patience_seconds, on_waiting=reporter.database_away, on_back=reporter.database_back
+        )
         self._database, self._study, self._machine = database, study, machine
         self._artifacts, self._reporter, self._stop = artifacts, reporter, stop
         self._ledger = Ledger(database, study)
@@ -115,15 +105,28 @@ class Worker:
         """
         finished = 0
         with present(self._database, self._endure) as presence:
-            if self._taken:
-                self._endure(self._fill_gains)
-            while not (self._stop() or self._endure(lambda: results.stop_requested(self._database, self._study))):
-                task = self._endure(lambda: self._take(presence))
-                if task is None:
-                    break
-                finished += self._work(task)
-                self._endure(self._require_a_parent)
+            self._reporter.worker_started(presence.worker_id)
+            try:
+                if self._taken:
+                    self._endure(self._fill_gains)
+                while not self._asked_to_stop():
+                    task = self._endure(lambda: self._take(presence))
+                    if task is None:
+                        break
+                    finished += self._work(task)
+                    self._endure(self._require_a_parent)
+            finally:
+                self._reporter.worker_left(finished)
         return finished
+
+    def _asked_to_stop(self) -> bool:
+        if self._stop():
+            self._reporter.stop_asked("signal")
+            return True
+        if self._endure(lambda: results.stop_requested(self._database, self._study)):
+            self._reporter.stop_asked("database")
+            return True
+        return False
 
     # ------------------------------------------------------------------------------- taking a trial
 
@@ -133,7 +136,9 @@ class Worker:
             rows = self._ledger.trials()
             interrupted = self._interrupted(rows, presence)
             if interrupted is not None:
-                return self._begin(*interrupted, presence.worker_id)
+                task = self._begin(*interrupted, presence.worker_id)
+                self._reporter.trial_taken_over(task.trial.number, interrupted[1])
+                return task
             trials = self._optuna.get_trials(deepcopy=False)
             promised = () if self._study.spec.budget.patience is None else expectations(trials)
             if spent(self._study.spec, rows, len(trials), promised):
@@ -217,6 +222,7 @@ class Worker:
             stored = self._endure(lambda: self._record(task, evaluation, race, start))
         if not stored:
             _log.warning("trial %d was taken over by another worker, which took this one for dead", number)
+            self._reporter.trial_lost(number)
             return False
         row = self._endure(lambda: self._settle(task.trial))
         self._endure(lambda: self._reporter.trial_finished(row))

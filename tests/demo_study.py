@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 
 import studies
+from optimizer.reporting import Reporter
 from optimizer.setup import Machine, build_machine, hash_parents, make_plan
 from optimizer.worker import Worker
 from studies.artifacts import Artifacts
@@ -46,7 +47,7 @@ def write_spec(path: Path, **changes: Any) -> Path:
 
 
 @dataclass
-class Recorder:
+class Recorder(Reporter):
     """A Reporter that remembers, and may ask to stop."""
 
     started: list[tuple[int, str]] = field(default_factory=list)

@@ -23,13 +23,16 @@ from studies.results import Gain, StoredStudy, StoredTrial, load_trials
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from optimizer.reporting import Reporter
     from optimizer.setup import Machine
     from studies.artifacts import Artifacts
 
     Pictures = dict[int, Sequence[Tensor]]  # trial -> its held-out renders, reduced
 
 
-def finish_study(database: Database, stored: StoredStudy, machine: Machine, artifacts: Artifacts) -> Final:
+def finish_study(
+    database: Database, stored: StoredStudy, machine: Machine, artifacts: Artifacts, reporter: Reporter
+) -> Final:
     """Hold the final with live progress, store it, and draw its contact sheet.
 
     Raises:
@@ -38,9 +41,11 @@ def finish_study(database: Database, stored: StoredStudy, machine: Machine, arti
     rows = load_trials(database, stored)
     rank = by_posterior(database, stored, machine.objective, rows)
     pictures: Pictures = {}
+    reporter.final_started(_images(stored))
     with _progress(_images(stored), pictures) as watch:
         final = hold_final(machine, rows, rank, watch)
     store_final(database, stored, final)
+    reporter.final_held(final)
     sheet = _save_sheet(stored, final, pictures, artifacts)
     console.print(f"contact sheet, parents beside the candidates: {escaped(str(sheet))}", soft_wrap=True)
     return final

@@ -20,6 +20,7 @@ from optimizer.cli.common import (
     parsed_weights,
     storage_url,
 )
+from optimizer.cli.observing import LogJson, MetricsAddress, observing
 
 app = typer.Typer(help="Check, start, resume and look at studies.", no_args_is_help=True)
 
@@ -61,19 +62,24 @@ def check(
 
 @app.command()
 def start(
+    context: typer.Context,
     spec: SpecFile,
     storage: Storage = DEFAULT_STORAGE,
     artifacts: ArtifactFolder = None,
     cache: CacheFolder = None,
+    log_json: LogJson = None,
+    metrics: MetricsAddress = None,
 ) -> None:
     """Begin a study and work on it until its budget is spent."""
     from optimizer.cli.work import begun, work_on
 
-    work_on(*begun(spec, storage_url(storage), cache_folder(cache), artifacts), artifacts)
+    watch = observing(context, log_json, metrics)
+    work_on(*begun(spec, storage_url(storage), cache_folder(cache), artifacts), artifacts, watch)
 
 
 @app.command()
 def resume(
+    context: typer.Context,
     study: Annotated[
         str, typer.Argument(metavar="STUDY", help="Name of the study, or its spec file.", show_default=False)
     ],
@@ -84,6 +90,8 @@ def resume(
         int | None, typer.Option(min=1, max=1_000_000, help="A new total budget of trials.", show_default=False)
     ] = None,
     patience: Annotated[int | None, typer.Option(min=0, help="A new patience; 0 for none.", show_default=False)] = None,
+    log_json: LogJson = None,
+    metrics: MetricsAddress = None,
 ) -> None:
     """Go on with a study, with the sampler, seed and settings it began with."""
     from optimizer.cli.work import resumed, work_on
@@ -92,6 +100,7 @@ def resume(
     from studies.results import load_study, request_stop, set_budget
     from studies.spec import load_spec
 
+    watch = observing(context, log_json, metrics)
     database = open_database(storage_url(storage), create=False)
     if Path(study).is_file():
         spec = load_spec(Path(study))
@@ -108,15 +117,18 @@ def resume(
         budget = budget.model_copy(update={"patience": patience or None})
     stored = set_budget(database, stored, budget)
     request_stop(database, stored, stop=False)
-    work_on(database, stored, machine, artifacts)
+    work_on(database, stored, machine, artifacts, watch)
 
 
 @app.command()
 def finish(
+    context: typer.Context,
     study: StudyName,
     storage: Storage = DEFAULT_STORAGE,
     artifacts: ArtifactFolder = None,
     cache: CacheFolder = None,
+    log_json: LogJson = None,
+    metrics: MetricsAddress = None,
 ) -> None:
     """Hold the final now: the best trials and the parents on prompts or seeds that the search never saw."""
     from optimizer.cli.final import finish_study
@@ -128,12 +140,14 @@ def finish(
     from studies.database import open_database
     from studies.results import load_study, load_trials
 
+    watch = observing(context, log_json, metrics)
     database = open_database(storage_url(storage), create=False)
     stored = load_study(database, study)
     objective = study_objective(stored)
     choose_finalists(load_trials(database, stored), objective, by_value(objective), stored.spec.final)
     machine = resumed(stored, cache_folder(cache))  # only now, as loading takes its time
-    finish_study(database, stored, machine, Artifacts.beside(database.url, artifacts))
+    folder, reporter = Artifacts.beside(database.url, artifacts), watch.reporter(database, stored)
+    finish_study(database, stored, machine, folder, reporter)
     print_study(database, stored, every_trial=False)
 
 

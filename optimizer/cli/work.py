@@ -27,10 +27,12 @@ from optimizer.cli.common import (
     interactive,
     storage_url,
 )
+from optimizer.cli.observing import NOBODY, LogJson, MetricsAddress, Watch, observing
 
 RAISED = {"trials": " --trials N", "patience": " --patience N"}  # how a resume goes on beyond an end
 
 if TYPE_CHECKING:
+    from optimizer.reporting import Reporter
     from optimizer.setup import Machine, Plan
     from studies.artifacts import Artifacts
     from studies.database import Database
@@ -38,18 +40,22 @@ if TYPE_CHECKING:
 
 
 def worker(
+    context: typer.Context,
     study: Annotated[str, typer.Argument(metavar="STUDY", help="Name of the study.", show_default=False)],
     storage: Storage = DEFAULT_STORAGE,
     artifacts: ArtifactFolder = None,
     cache: CacheFolder = None,
+    log_json: LogJson = None,
+    metrics: MetricsAddress = None,
 ) -> None:
     """Work on a study beside its other workers, until its budget is spent or it is stopped."""
     from studies.database import open_database
     from studies.results import load_study
 
+    watch = observing(context, log_json, metrics)
     database = open_database(storage_url(storage), create=False)
     stored = load_study(database, study)
-    work_on(database, stored, resumed(stored, cache_folder(cache)), artifacts)
+    work_on(database, stored, resumed(stored, cache_folder(cache)), artifacts, watch)
 
 
 def begun(spec: Path, url: str, cache: Path, artifacts: Path | None = None) -> tuple[Database, StoredStudy, Machine]:
@@ -121,7 +127,9 @@ def _loaded(plan: Plan, parents: tuple[ParentFile, ...], cache: Path) -> Machine
         return build_machine(plan, parents, cache)
 
 
-def final_after(database: Database, stored: StoredStudy, machine: Machine, artifacts: Artifacts) -> None:
+def final_after(
+    database: Database, stored: StoredStudy, machine: Machine, artifacts: Artifacts, reporter: Reporter
+) -> None:
     """The final, once the budget is spent; left to the last worker where others are still at work."""
     from optimizer.cli.final import final_is_due, finish_study
     from optimizer.errors import FinalError
@@ -129,12 +137,14 @@ def final_after(database: Database, stored: StoredStudy, machine: Machine, artif
     if not final_is_due(database, stored):
         return
     try:
-        finish_study(database, stored, machine, artifacts)
+        finish_study(database, stored, machine, artifacts, reporter)
     except FinalError as error:
         console.print(f"no final: {escaped(str(error))}", soft_wrap=True)
 
 
-def work_on(database: Database, stored: StoredStudy, machine: Machine, artifacts: Path | None) -> bool:
+def work_on(
+    database: Database, stored: StoredStudy, machine: Machine, artifacts: Path | None, watch: Watch = NOBODY
+) -> bool:
     """Run trials with live progress, hold the final, report; False when it was stopped before its budget was spent."""
     from optimizer.budget import end_of
     from optimizer.cli.progress import ProgressReporter
@@ -146,12 +156,13 @@ def work_on(database: Database, stored: StoredStudy, machine: Machine, artifacts
 
     quiet_optuna()
     folder = Artifacts.beside(database.url, artifacts)
-    with _stopping() as stop, ProgressReporter(database, stored, machine.objective, stop) as reporter:
+    with _stopping() as stop, ProgressReporter(database, stored, machine.objective, stop) as people:
+        reporter = watch.reporter(database, stored, people)
         finished = Worker(database, stored, machine, folder, reporter, stop.is_set, patience_seconds()).run()
     stored = load_study(database, stored.name)
     stopped = stop.is_set() or stored.stop_requested
     if not stopped:
-        final_after(database, stored, machine, folder)
+        final_after(database, stored, machine, folder, reporter)
     save_figures(database, stored, machine.objective)
     print_study(database, stored, every_trial=False)
     sheet = save_comparison(database, stored, folder)
