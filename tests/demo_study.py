@@ -53,6 +53,7 @@ class Recorder(Reporter):
     started: list[tuple[int, str]] = field(default_factory=list)
     finished: list[StoredTrial] = field(default_factory=list)
     away: list[str] = field(default_factory=list)
+    back: list[float] = field(default_factory=list)  # seconds
     stop_after: int | None = None
 
     def trial_started(self, number: int, origin: str, images: int) -> None:
@@ -68,6 +69,9 @@ class Recorder(Reporter):
     def database_away(self, reason: str, limit_seconds: float) -> None:
         assert limit_seconds > 0
         self.away.append(reason)
+
+    def database_back(self, seconds: float) -> None:
+        self.back.append(seconds)
 
     def stop(self) -> bool:
         return self.stop_after is not None and len(self.finished) >= self.stop_after
