@@ -32,6 +32,7 @@ from optimizer.evaluation import Evaluation
 from optimizer.gains import Evidence
 from optimizer.objective import ScoreSheet
 from optimizer.rendering.batch_limits import BatchLimits
+from optimizer.reporting import Reporter
 from optimizer.search.probes import make_probes
 from optimizer.search.sampler import distributions
 from optimizer.setup import Machine
@@ -50,25 +51,15 @@ ITEMS = 16
 AFTER = 12  # trials a worker does on top of a filled study
 
 
-class Quiet:
+class Quiet(Reporter):
     """A Reporter that notes when each trial was finished."""
 
     def __init__(self) -> None:
         self.ends: list[float] = []
 
-    def trial_started(self, number: int, origin: str, images: int) -> None: ...
-
-    def images_rendered(self, done: int) -> None: ...
-
     def trial_finished(self, trial: StoredTrial) -> None:
         assert trial.state == "complete"
         self.ends.append(time.perf_counter())
-
-    def paused(self) -> None: ...
-
-    def database_away(self, reason: str, limit_seconds: float) -> None: ...
-
-    def batch_reduced(self, batch_size: int, reason: str) -> None: ...
 
 
 class Simulated:

@@ -16,6 +16,7 @@ from pathlib import Path
 import torch
 
 import studies
+from optimizer.reporting import Reporters
 from optimizer.setup import build_machine, hash_parents, make_plan
 from optimizer.worker import Worker, quiet_optuna
 from studies.artifacts import Artifacts
@@ -24,22 +25,6 @@ from studies.results import StoredTrial, create_study, load_trials
 from studies.spec import load_spec
 
 WORK = ("denoise", "decode", "score")
-
-
-class Silent:
-    """A Reporter that says nothing."""
-
-    def trial_started(self, number: int, origin: str, images: int) -> None: ...
-
-    def images_rendered(self, done: int) -> None: ...
-
-    def trial_finished(self, trial: StoredTrial) -> None: ...
-
-    def paused(self) -> None: ...
-
-    def database_away(self, reason: str, limit_seconds: float) -> None: ...
-
-    def batch_reduced(self, batch_size: int, reason: str) -> None: ...
 
 
 def main() -> None:
@@ -58,7 +43,7 @@ def main() -> None:
         machine = build_machine(plan, hash_parents(plan), Path(folder) / "cache")
         objective = machine.objective
         study = create_study(database, plan.spec, machine.parents, objective.directions, objective.names)
-        Worker(database, study, machine, Artifacts.beside(database.url), Silent()).run()
+        Worker(database, study, machine, Artifacts.beside(database.url), Reporters(())).run()
         rows = [row for row in load_trials(database, study) if row.state == "complete"]
         database.close()
     report(rows)

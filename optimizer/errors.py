@@ -12,6 +12,7 @@
     ├── TooFewTrialsError         nothing can be said about what mattered yet
     ├── WeightsError              weights of objectives that cannot be used
     ├── ExportError               the file was not written
+    ├── ObservationError          a log that cannot be written, or metrics that cannot be served
     └── StorageError              the study database or the folder beside it cannot be used
         └── DatabaseLostError     it was there, and went away for good: exit code 3
 
@@ -68,6 +69,10 @@ class WeightsError(OptimizerError):
 
 class ExportError(OptimizerError):
     """The merged file could not be written, or is not the model that was scored."""
+
+
+class ObservationError(OptimizerError):
+    """What watches a worker cannot be set up."""
 
 
 class StorageError(OptimizerError):

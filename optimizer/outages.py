@@ -35,10 +35,12 @@ class Endurance:
     Args:
         limit_seconds: after so long without the database it is given up.
         on_waiting: told why, and for how long it will be waited at most, when an outage begins.
+        on_back: told for how long, in seconds, when it is over.
     """
 
     limit_seconds: float = LIMIT_SECONDS
     on_waiting: Callable[[str, float], None] = lambda _reason, _seconds: None
+    on_back: Callable[[float], None] = lambda _seconds: None
 
     def __call__(self, action: Callable[[], T]) -> T:
         """What `action` returns; it must do no harm when it is done twice.
@@ -49,7 +51,7 @@ class Endurance:
         begun, pause = None, FIRST_PAUSE_SECONDS
         while True:
             try:
-                return action()
+                found = action()
             except OUTAGES as error:
                 reason, now = reason_of(error), time.monotonic()
                 if begun is None:
@@ -63,6 +65,10 @@ class Endurance:
                     ) from error
                 time.sleep(pause)
                 pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
+            else:
+                if begun is not None:
+                    self.on_back(time.monotonic() - begun)
+                return found
 
 
 IMPATIENT = Endurance(limit_seconds=0.0)

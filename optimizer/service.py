@@ -21,8 +21,9 @@ from optimizer.machines import Machines
 from optimizer.outages import LIMIT_SECONDS, Endurance
 from optimizer.presence import Presence, present
 from optimizer.prospects import Prospect
+from optimizer.reporting import Reporter
 from optimizer.setup import Machine
-from optimizer.worker import Reporter, Worker
+from optimizer.worker import Worker
 from scorers.errors import ScorerError
 from search_spaces.errors import SpaceError
 from studies import results
@@ -58,6 +59,8 @@ class Host(Protocol):
         """There is nothing to do: told once until there is."""
 
     def database_away(self, reason: str, limit_seconds: float) -> None: ...
+
+    def database_back(self, seconds: float) -> None: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,7 +107,9 @@ class Service:
     ) -> None:
         self._database, self._machines, self._artifacts = database, machines, artifacts
         self._host, self._stop, self._settings = host, stop, settings
-        self._endure = Endurance(limit_seconds=settings.patience_seconds, on_waiting=host.database_away)
+        self._endure = Endurance(
+            limit_seconds=settings.patience_seconds, on_waiting=host.database_away, on_back=host.database_back
+        )
         self._prospects: dict[int, Prospect] = {}
         self._refusals: dict[str, _Refusal] = {}
         self._without_final: set[tuple[int, int]] = set()  # (study id, its trials): there was nothing to compare
@@ -214,10 +219,16 @@ class Service:
         finished = 0
         with self._host.at(study, machine) as reporter:
             worker = self._endure(lambda: self._worker(study, machine, reporter))
-            while (done := worker.work_once(presence)) is not None:
-                finished += done
-                if not self._stays(study, presence):
-                    break
+            reporter.worker_started(presence.worker_id)
+            try:
+                while (done := worker.work_once(presence)) is not None:
+                    finished += done
+                    if not self._stays(study, presence):
+                        break
+                if self._stop.is_set():
+                    reporter.stop_asked("signal")
+            finally:
+                reporter.worker_left(finished)
         return finished
 
     def _worker(self, study: StoredStudy, machine: Machine, reporter: Reporter) -> Worker:

@@ -18,7 +18,6 @@ import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 import optuna
@@ -38,6 +37,7 @@ from optimizer.presence import Presence, present
 from optimizer.racing import ESTIMATE_KEY, Race
 from optimizer.rendering.batch_limits import Size
 from optimizer.rendering.sheet import contact_sheet, to_picture
+from optimizer.reporting import Reporter
 from optimizer.search.probes import Probe, without
 from optimizer.search.sampler import ProbesFirst, load_optuna_study
 from optimizer.search.ties import split_of
@@ -57,22 +57,6 @@ RERUNS = 3  # of a trial whose worker died
 PAUSE_SECONDS = 2.0  # between two looks at whether a paused study goes on
 
 _log = logging.getLogger(__name__)
-
-
-class Reporter(Protocol):
-    """Told what happens, for people to see."""
-
-    def trial_started(self, number: int, origin: str, images: int) -> None: ...
-
-    def images_rendered(self, done: int) -> None: ...
-
-    def trial_finished(self, trial: StoredTrial) -> None: ...
-
-    def database_away(self, reason: str, limit_seconds: float) -> None: ...
-
-    def paused(self) -> None: ...
-
-    def batch_reduced(self, batch_size: int, reason: str) -> None: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,7 +87,9 @@ class Worker:
         stop: Callable[[], bool] = lambda: False,
         patience_seconds: float = LIMIT_SECONDS,
     ) -> None:
-        self._endure = Endurance(limit_seconds=patience_seconds, on_waiting=reporter.database_away)
+        self._endure = Endurance(
+            limit_seconds=patience_seconds, on_waiting=reporter.database_away, on_back=reporter.database_back
+        )
         self._database, self._study, self._machine = database, study, machine
         self._artifacts, self._reporter, self._stop = artifacts, reporter, stop
         self._ledger = Ledger(database, study)
@@ -129,8 +115,12 @@ class Worker:
         finished = 0
         with present(self._database, self._endure) as presence:
             self._endure(lambda: turn_to(self._database, presence.worker_id, self._study, "trials"))
-            while self._may_go_on() and (done := self.work_once(presence)) is not None:
-                finished += done
+            self._reporter.worker_started(presence.worker_id)
+            try:
+                while self._may_go_on() and (done := self.work_once(presence)) is not None:
+                    finished += done
+            finally:
+                self._reporter.worker_left(finished)
         return finished
 
     def work_once(self, presence: Presence) -> bool | None:
@@ -154,12 +144,16 @@ class Worker:
         told = False
         while not self._stop():
             status = self._endure(lambda: status_of(self._database, self._study))
-            if status != "paused":
-                return status == "active"
+            if status == "active":
+                return True
+            if status == "stopped":
+                self._reporter.stop_asked("database")
+                return False
             if not told:
                 self._reporter.paused()
                 told = True
             time.sleep(PAUSE_SECONDS)
+        self._reporter.stop_asked("signal")
         return False
 
     # ------------------------------------------------------------------------------- taking a trial
@@ -170,7 +164,9 @@ class Worker:
             rows = self._ledger.trials()
             interrupted = self._interrupted(rows, presence)
             if interrupted is not None:
-                return self._begin(*interrupted, presence.worker_id)
+                task = self._begin(*interrupted, presence.worker_id)
+                self._reporter.trial_taken_over(task.trial.number, interrupted[1])
+                return task
             trials = self._optuna.get_trials(deepcopy=False)
             promised = () if self._study.spec.budget.patience is None else expectations(trials)
             if spent(self._study.spec, rows, len(trials), promised):
@@ -255,6 +251,7 @@ class Worker:
             stored = self._endure(lambda: self._record(task, evaluation, race, start))
         if not stored:
             _log.warning("trial %d was taken over by another worker, which took this one for dead", number)
+            self._reporter.trial_lost(number)
             return False
         row = self._endure(lambda: self._settle(task.trial))
         self._endure(lambda: self._reporter.trial_finished(row))

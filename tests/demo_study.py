@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 
 import studies
+from optimizer.reporting import Reporter
 from optimizer.setup import Machine, build_machine, hash_parents, make_plan
 from optimizer.worker import Worker
 from studies.artifacts import Artifacts
@@ -46,13 +47,14 @@ def write_spec(path: Path, **changes: Any) -> Path:
 
 
 @dataclass
-class Recorder:
+class Recorder(Reporter):
     """A Reporter that remembers, and may ask to stop."""
 
     started: list[tuple[int, str]] = field(default_factory=list)
     finished: list[StoredTrial] = field(default_factory=list)
     away: list[str] = field(default_factory=list)
     reduced: list[tuple[int, str]] = field(default_factory=list)
+    back: list[float] = field(default_factory=list)  # seconds
     stop_after: int | None = None
 
     def trial_started(self, number: int, origin: str, images: int) -> None:
@@ -73,6 +75,9 @@ class Recorder:
 
     def batch_reduced(self, batch_size: int, reason: str) -> None:
         self.reduced.append((batch_size, reason))
+
+    def database_back(self, seconds: float) -> None:
+        self.back.append(seconds)
 
     def stop(self) -> bool:
         return self.stop_after is not None and len(self.finished) >= self.stop_after

@@ -107,11 +107,11 @@ class Soak:
         return killed
 
 
-def small_machine(folder: Path, trials: int) -> Machine:
+def small_machine(folder: Path, trials: int, sampler: str = "random") -> Machine:
     """The demo with four images of a single step."""
     changes = {
         "budget": {"trials": trials},
-        "sampler": {"name": "random"},
+        "sampler": {"name": sampler},
         "probes": {"profiles": 2},
         "objective": {"clip_score": None},
         "final": {"top": 0},

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     import torch
 
 AUTO = "auto"
+PORT_VARIABLE = "MERGETUNE_METRICS"  # a port that this process has already
 LEAVING_SECONDS = 20.0  # for a worker that was asked twice
 
 Workers = Annotated[
@@ -112,7 +113,7 @@ def _start(study: str, more: Mapping[str, str]) -> _Mate:
     words = ["worker", "--study", study, "--until-done", "--no-final"]
     process = subprocess.Popen(  # noqa: S603 - this program, with a name that the database knows
         [sys.executable, "-m", "optimizer.cli", *words],
-        env={**os.environ, **more},
+        env={name: value for name, value in os.environ.items() if name != PORT_VARIABLE} | dict(more),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=errors,

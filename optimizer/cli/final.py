@@ -24,6 +24,7 @@ from studies.results import Gain, StoredStudy, StoredTrial, load_trials
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from optimizer.reporting import Reporter
     from optimizer.setup import Machine
     from studies.artifacts import Artifacts
 
@@ -35,6 +36,7 @@ def finish_study(
     stored: StoredStudy,
     machine: Machine,
     artifacts: Artifacts,
+    reporter: Reporter,
     endure: Endurance = IMPATIENT,
 ) -> Final:
     """Hold the final with live progress, store it, and draw its contact sheet.
@@ -48,9 +50,11 @@ def finish_study(
     rows = endure(lambda: load_trials(database, stored))
     rank = endure(lambda: by_posterior(database, stored, machine.objective, rows))
     pictures: Pictures = {}
+    reporter.final_started(_images(stored))
     with _progress(_images(stored), pictures) as watch:
         final = hold_final(machine, rows, rank, watch)
     endure(lambda: store_final(database, stored, final))
+    reporter.final_held(final)
     sheet = _save_sheet(stored, final, pictures, artifacts)
     console.print(f"contact sheet, parents beside the candidates: {escaped(str(sheet))}", soft_wrap=True)
     return final

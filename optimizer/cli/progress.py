@@ -14,6 +14,7 @@ from rich.text import Text
 from optimizer.budget import own_trials
 from optimizer.cli.common import console, escaped, interactive
 from optimizer.objective import SINGLE, Objective
+from optimizer.reporting import Reporter
 from optimizer.search.ties import split_of
 from optimizer.standing import stopped_after
 from studies.database import Database
@@ -39,7 +40,7 @@ class _More(ProgressColumn):
         return Text(FINISHING if awaited else task.fields["more"], style="yellow" if awaited else "")
 
 
-class ProgressReporter:
+class ProgressReporter(Reporter):
     """A worker's Reporter for people.
 
     Args:

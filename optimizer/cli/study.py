@@ -21,6 +21,7 @@ from optimizer.cli.common import (
     storage_url,
 )
 from optimizer.cli.crew import Workers, worker_count
+from optimizer.cli.observing import LogJson, MetricsAddress, observing
 
 if TYPE_CHECKING:
     from studies.results import Status
@@ -70,27 +71,33 @@ Detach = Annotated[
 
 @app.command()
 def start(
+    context: typer.Context,
     spec: SpecFile,
     storage: Storage = DEFAULT_STORAGE,
     artifacts: ArtifactFolder = None,
     cache: CacheFolder = None,
     workers: Workers = "1",
     detach: Detach = False,
+    log_json: LogJson = None,
+    metrics: MetricsAddress = None,
 ) -> None:
     """Begin a study and work on it until its budget is spent."""
     from optimizer.cli.work import begun, other_workers, registered, work_on
 
+    watch = observing(context, log_json, metrics)
     count, url, caches = worker_count(workers), storage_url(storage), cache_folder(cache)
     if detach:
         _, stored = registered(spec, url, caches, artifacts)
         console.print(f"{escaped(stored.name)} is registered; its workers take it from here", soft_wrap=True)
         return
     database, stored, machine = begun(spec, url, caches, artifacts)
-    work_on(database, stored, machine, artifacts, other_workers(count, machine, url, artifacts, caches))
+    others = other_workers(count, machine, url, artifacts, caches)
+    work_on(database, stored, machine, artifacts, watch, others)
 
 
 @app.command()
 def resume(
+    context: typer.Context,
     study: Annotated[
         str, typer.Argument(metavar="STUDY", help="Name of the study, or its spec file.", show_default=False)
     ],
@@ -103,6 +110,8 @@ def resume(
     patience: Annotated[int | None, typer.Option(min=0, help="A new patience; 0 for none.", show_default=False)] = None,
     workers: Workers = "1",
     detach: Detach = False,
+    log_json: LogJson = None,
+    metrics: MetricsAddress = None,
 ) -> None:
     """Go on with a study, with the sampler, seed and settings it began with."""
     from optimizer.cli.work import other_workers, resumed, work_on
@@ -113,6 +122,7 @@ def resume(
     from studies.shares import require_local
     from studies.spec import load_spec
 
+    watch = observing(context, log_json, metrics)
     count, url, caches = worker_count(workers), storage_url(storage), cache_folder(cache)
     require_local(url)
     database = open_database(url, create=False)
@@ -135,15 +145,19 @@ def resume(
     if machine is None:
         console.print(f"{escaped(stored.name)} goes on; its workers take it from here", soft_wrap=True)
         return
-    work_on(database, stored, machine, artifacts, other_workers(count, machine, url, artifacts, caches))
+    others = other_workers(count, machine, url, artifacts, caches)
+    work_on(database, stored, machine, artifacts, watch, others)
 
 
 @app.command()
 def finish(
+    context: typer.Context,
     study: StudyName,
     storage: Storage = DEFAULT_STORAGE,
     artifacts: ArtifactFolder = None,
     cache: CacheFolder = None,
+    log_json: LogJson = None,
+    metrics: MetricsAddress = None,
 ) -> None:
     """Hold the final now: the best trials and the parents on prompts or seeds that the search never saw."""
     from optimizer.cli.final import finish_study
@@ -155,12 +169,14 @@ def finish(
     from studies.database import open_database
     from studies.results import load_study, load_trials
 
+    watch = observing(context, log_json, metrics)
     database = open_database(storage_url(storage), create=False)
     stored = load_study(database, study)
     objective = study_objective(stored)
     choose_finalists(load_trials(database, stored), objective, by_value(objective), stored.spec.final)
     machine = resumed(stored, cache_folder(cache))  # only now, as loading takes its time
-    finish_study(database, stored, machine, Artifacts.beside(database.url, artifacts))
+    folder, reporter = Artifacts.beside(database.url, artifacts), watch.reporter(database, stored)
+    finish_study(database, stored, machine, folder, reporter)
     print_study(database, stored, every_trial=False)
 
 

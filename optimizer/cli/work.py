@@ -21,12 +21,14 @@ from optimizer.cli.common import (
     escaped,
     interactive,
 )
+from optimizer.cli.observing import NOBODY, Watch
 
 RAISED = {"trials": " --trials N", "patience": " --patience N"}  # how a resume goes on beyond an end
 
 if TYPE_CHECKING:
     import torch
 
+    from optimizer.reporting import Reporter
     from optimizer.setup import Machine, Plan
     from optimizer.warm_start import WarmStart
     from optimizer.whereabouts import ModelFolders
@@ -158,7 +160,9 @@ def built(plan: Plan, parents: tuple[ParentFile, ...], cache: Path) -> Machine:
         return build_machine(plan, parents, cache)
 
 
-def final_after(database: Database, stored: StoredStudy, machine: Machine, artifacts: Artifacts) -> None:
+def final_after(
+    database: Database, stored: StoredStudy, machine: Machine, artifacts: Artifacts, reporter: Reporter
+) -> None:
     """The final, once the budget is spent; left to the last worker where others are still at work."""
     from optimizer.cli.final import final_is_due, finish_study
     from optimizer.errors import FinalError
@@ -166,7 +170,7 @@ def final_after(database: Database, stored: StoredStudy, machine: Machine, artif
     if not final_is_due(database, stored):
         return
     try:
-        finish_study(database, stored, machine, artifacts)
+        finish_study(database, stored, machine, artifacts, reporter)
     except FinalError as error:
         console.print(f"no final: {escaped(str(error))}", soft_wrap=True)
 
@@ -176,6 +180,7 @@ def work_on(
     stored: StoredStudy,
     machine: Machine,
     artifacts: Path | None,
+    watch: Watch = NOBODY,
     others: Sequence[Mapping[str, str]] = (),
 ) -> bool:
     """Run trials with live progress, hold the final, report; False when it was stopped before its budget was spent.
@@ -197,13 +202,14 @@ def work_on(
     with (
         stopping() as stop,
         crew(stored.name, others, stop),
-        ProgressReporter(database, stored, machine.objective, stop) as reporter,
+        ProgressReporter(database, stored, machine.objective, stop) as people,
     ):
+        reporter = watch.reporter(database, stored, people)
         finished = Worker(database, stored, machine, folder, reporter, stop.is_set, patience_seconds()).run()
     stored = load_study(database, stored.name)
     stopped = stop.is_set() or stored.status != "active"
     if not stopped:
-        final_after(database, stored, machine, folder)
+        final_after(database, stored, machine, folder, reporter)
     save_figures(database, stored, machine.objective)
     print_study(database, stored, every_trial=False)
     sheet = save_comparison(database, stored, folder)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,12 +23,13 @@ from optimizer.cli.common import (
     print_error,
     storage_url,
 )
+from optimizer.cli.observing import LogJson, MetricsAddress, Watch, observing
 
 if TYPE_CHECKING:
     from optimizer.outages import Endurance
+    from optimizer.reporting import Reporter
     from optimizer.setup import Machine
     from optimizer.whereabouts import ModelFolders
-    from optimizer.worker import Reporter
     from studies.artifacts import Artifacts
     from studies.database import Database
     from studies.results import StoredStudy
@@ -36,6 +38,7 @@ MODELS_VARIABLE = "MERGETUNE_MODELS"
 
 
 def worker(
+    context: typer.Context,
     study: Annotated[
         list[str] | None,
         typer.Option("--study", metavar="NAME", help="Work on this study alone; may be repeated.", show_default=False),
@@ -54,10 +57,10 @@ def worker(
     storage: Storage = DEFAULT_STORAGE,
     artifacts: ArtifactFolder = None,
     cache: CacheFolder = None,
+    log_json: LogJson = None,
+    metrics: MetricsAddress = None,
 ) -> None:
     """Take trials of every active study whose files can be found, until it is stopped."""
-    import threading
-
     from optimizer.cli.work import built, patience_seconds, planned, stopping
     from optimizer.machines import Machines
     from optimizer.outages import Endurance
@@ -69,6 +72,7 @@ def worker(
     from studies.shares import require_local
 
     quiet_optuna()
+    watch = observing(context, log_json, metrics)
     require_local(storage_url(storage))
     database = open_database(storage_url(storage), create=False)
     names = frozenset(study or ())
@@ -84,9 +88,8 @@ def worker(
     settings = Settings(names=names, until_done=until_done, finals=not no_final, patience_seconds=patience_seconds())
     store = Artifacts.beside(database.url, artifacts)
     machines = Machines(lambda row: planned(row, folders), lambda plan, row: built(plan, row.parents, caches))
-    stop: threading.Event
     with stopping() as stop:
-        host = Terminal(database, store, stop, Endurance(limit_seconds=settings.patience_seconds))
+        host = Terminal(database, store, stop, Endurance(limit_seconds=settings.patience_seconds), watch)
         finished = Service(database, machines, store, host, stop, settings).run()
     console.print(f"{finished} {'trial' if finished == 1 else 'trials'} finished by this worker")
 
@@ -111,27 +114,33 @@ def model_folders(given: list[Path] | None, caches: Path) -> ModelFolders:
 class Terminal:
     """A service's Host for people."""
 
-    def __init__(self, database: Database, artifacts: Artifacts, stop: object, endure: Endurance) -> None:
-        self._database, self._artifacts, self._stop, self._endure = database, artifacts, stop, endure
+    def __init__(
+        self, database: Database, artifacts: Artifacts, stop: threading.Event, endure: Endurance, watch: Watch
+    ) -> None:
+        self._database, self._artifacts, self._stop = database, artifacts, stop
+        self._endure, self._watch = endure, watch
 
     @contextmanager
     def at(self, study: StoredStudy, machine: Machine) -> Iterator[Reporter]:
         from optimizer.cli.progress import ProgressReporter
 
         console.print(f"at study {escaped(study.name)}", soft_wrap=True)
-        with ProgressReporter(self._database, study, machine.objective, self._stop) as reporter:  # type: ignore[arg-type]
-            yield reporter
+        with ProgressReporter(self._database, study, machine.objective, self._stop) as people:
+            yield self._watch.reporter(self._database, study, people)
 
     def hold_final(self, study: StoredStudy, machine: Machine) -> None:
         from optimizer.cli.final import finish_study
         from optimizer.insight.interactive import save_figures
 
         console.print(f"the final of {escaped(study.name)}", soft_wrap=True)
-        finish_study(self._database, study, machine, self._artifacts, self._endure)
+        reporter = self._watch.reporter(self._database, study)
+        finish_study(self._database, study, machine, self._artifacts, reporter, self._endure)
         self._endure(lambda: save_figures(self._database, study, machine.objective))
 
     def refused(self, name: str, reason: str) -> None:
         print_error(f"study {escaped(name)} cannot be worked on here", reason)
+        if self._watch.log is not None:
+            self._watch.log.tell("study_refused", "warning", name=name, reason=reason)
 
     def waiting(self) -> None:
         console.print("waiting for work; Ctrl-C or SIGTERM to leave", soft_wrap=True)
@@ -139,3 +148,9 @@ class Terminal:
     def database_away(self, reason: str, limit_seconds: float) -> None:
         told = f"waiting for the study database, {limit_seconds / 60:.0f} minutes at most: {reason}"
         console.print(escaped(told), soft_wrap=True)
+        if self._watch.log is not None:
+            self._watch.log.tell("database_away", "warning", reason=reason, limit=limit_seconds)
+
+    def database_back(self, seconds: float) -> None:
+        if self._watch.log is not None:
+            self._watch.log.tell("database_back", took=seconds)

@@ -93,6 +93,8 @@ def test_a_worker_waits_for_the_database_and_loses_nothing(server: Server, tmp_p
     assert work(short, recorder, patience=120) == 5
     recorder.timer.join()
     assert len(recorder.away) == 1
+    (seconds,) = recorder.back
+    assert 4.0 <= seconds < 60
     assert [number for number, _ in recorder.started] == [0, 1, 2, 3, 4]  # none was evaluated twice
     rows = results.load_trials(short.database, short.study)
     assert [(row.number, row.state, row.attempt) for row in rows] == [(number, "complete", 1) for number in range(5)]

@@ -1,0 +1,137 @@
+"""A study run through, and the same one killed at random moments and resumed: to the bit the same trials.
+
+    python tests/determinism.py FOLDER [--trials 40] [--kills 20] [--seed N]
+
+One worker at a time, which ends by SIGKILL, and the sampler that models what it has seen. Each moment is within so many
+seconds after a random trial began as one takes, and half as much again: so it falls into its renders, its scores,
+what is recorded of it, or the next proposal. Prints the seed, and ends with an error if anything differs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import random
+import signal
+import sqlite3
+import sys
+import time
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import optuna
+import torch
+from soak import LONGEST_SECONDS, Soak, small_machine
+
+from optimizer.budget import EXPECTED_KEY
+from optimizer.setup import Machine
+from studies import results
+from studies.database import open_database
+
+BEYOND = 1.5  # trials' durations, within which a kill falls
+
+
+def begun(folder: Path, machine: Machine) -> Soak:
+    """A new study in a database of its own."""
+    folder.mkdir(parents=True)
+    database = open_database(f"sqlite:///{folder}/study.db")
+    objective = machine.objective
+    results.create_study(database, machine.spec, machine.parents, objective.directions, objective.names)
+    database.close()  # no connection is shared with a child
+    return Soak(folder=folder, url=database.url, machine=machine)
+
+
+def finish(study: Soak) -> None:
+    """One worker, to the end."""
+    worker = study.fork()
+    if os.waitpid(worker, 0)[1]:
+        raise SystemExit("the worker failed")
+
+
+def kill_in(study: Soak, number: int, delay: float) -> None:
+    """A worker that is killed so many seconds after it began a trial, or after its start if that was begun before."""
+    worker, deadline = study.fork(), time.monotonic() + LONGEST_SECONDS
+    with closing(sqlite3.connect(study.folder / "study.db")) as connection:
+        while connection.execute("SELECT COUNT(*) FROM mergetune_trials").fetchone()[0] <= number:
+            if os.waitpid(worker, os.WNOHANG)[0] or time.monotonic() > deadline:
+                raise SystemExit(f"trial {number} was never begun")
+            time.sleep(0.002)
+    time.sleep(delay)
+    os.kill(worker, signal.SIGKILL)
+    os.waitpid(worker, 0)
+
+
+def found(study: Soak) -> list[dict[str, Any]]:
+    """Of every trial what must not depend on who worked on it, and when."""
+    database = open_database(study.url, create=False)
+    stored = results.load_study(database, study.machine.spec.study)
+    told = optuna.load_study(study_name=stored.name, storage=database.storage).trials
+    trials = [
+        {
+            "params": trial.params,
+            "expected": trial.system_attrs.get(EXPECTED_KEY),
+            "told": (trial.state, trial.values),
+            "row": (row.number, row.state, row.origin, row.recipe_text),
+            "objectives": row.objectives,
+            "gains": (row.gains, row.errors),
+            "scores": results.load_scores(database, row),
+            "pixels": [(render.item, render.pixels_sha256) for render in results.load_renders(database, row)],
+        }
+        for row, trial in zip(results.load_trials(database, stored), told, strict=True)
+    ]
+    database.close()
+    return trials
+
+
+def attempts(study: Soak) -> int:
+    """Trials that were begun again."""
+    database = open_database(study.url, create=False)
+    rows = results.load_trials(database, results.load_study(database, study.machine.spec.study))
+    database.close()
+    return sum(row.attempt > 1 for row in rows)
+
+
+def differences(through: list[dict[str, Any]], torn: list[dict[str, Any]]) -> list[str]:
+    """What differs, one line each."""
+    if len(through) != len(torn):
+        return [f"{len(through)} trials run through, {len(torn)} after the kills"]
+    return [
+        f"trial {number}, {key}: {one[key]} run through, {other[key]} after the kills"
+        for number, (one, other) in enumerate(zip(through, torn, strict=True))
+        for key in one
+        if one[key] != other[key]
+    ]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--trials", type=int, default=40)
+    parser.add_argument("--kills", type=int, default=20)
+    parser.add_argument("--seed", type=int, default=None)
+    arguments = parser.parse_args()
+    seed = random.SystemRandom().randrange(10**6) if arguments.seed is None else arguments.seed
+    print(f"seed {seed}", flush=True)
+    torch.set_num_threads(1)  # a process that has used several cannot be forked
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    machine = small_machine(arguments.folder, arguments.trials, sampler="depth")
+    through, torn = (begun(arguments.folder / name, machine) for name in ("through", "torn"))
+    start = time.monotonic()
+    finish(through)
+    seconds = (time.monotonic() - start) / arguments.trials
+    generator = random.Random(seed)
+    for number in sorted(generator.sample(range(arguments.trials - 1), arguments.kills)):
+        kill_in(torn, number, generator.uniform(0, BEYOND * seconds))
+    finish(torn)
+    one, other = found(through), found(torn)
+    modelled = sum(trial["expected"] is not None for trial in one)
+    print(
+        f"{arguments.trials} trials, {modelled} proposed by the model, {arguments.kills} killed, "
+        f"{attempts(torn)} trials run again"
+    )
+    sys.exit("\n".join(differences(one, other)) or None)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,359 @@
+"""A worker watched by machines: its events as JSON lines, its metrics over HTTP, both compared with the database."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from collections import Counter
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+from command_line import Call, caller, enter
+from demo_study import DEMO, ShortStudy, begin, short_spec, write_spec
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from prometheus_client.parser import text_string_to_metric_families
+from safetensors.torch import load_file, save_file
+
+from optimizer.cli.observing import Watch
+from optimizer.errors import ObservationError
+from optimizer.eventlog import EventLog, LineFile, event_log
+from optimizer.metrics import parse_address, served
+from optimizer.worker import Worker
+from studies import results
+from studies.database import open_database
+from studies.results import StoredTrial
+
+ROOT = Path(__file__).parents[2]
+CHANGES: Mapping[str, Any] = {
+    "budget": {"trials": 5},
+    "probes": {"profiles": 0},
+    "objective": {"clip_score": None},
+    "scorers": {"clip_score": short_spec()["scorers"]["clip_score"]},
+    "final": {"top": 1},
+}
+COMMON = ("time", "level", "event", "study", "trial", "worker")
+
+Labels = tuple[tuple[str, str], ...]
+Event = dict[str, Any]
+
+
+def scrape(address: str) -> dict[tuple[str, Labels], float]:
+    """(name, labels) -> value, as Prometheus reads it."""
+    with urllib.request.urlopen(address, timeout=30) as answer:
+        assert answer.headers["Content-Type"].startswith("text/plain; version=")
+        families = list(text_string_to_metric_families(answer.read().decode()))
+    assert all(family.documentation for family in families)
+    return {
+        (sample.name, tuple(sorted(sample.labels.items()))): sample.value
+        for family in families
+        for sample in family.samples
+    }
+
+
+def events_of(path: Path) -> list[Event]:
+    return [json.loads(line, parse_constant=pytest.fail) for line in path.read_text().splitlines()]
+
+
+def broken_parent(folder: Path) -> str:
+    tensors = load_file(DEMO / "foods.safetensors")
+    tensors["model.diffusion_model.middle_block.0.in_layers.2.weight"].fill_(float("nan"))
+    save_file(tensors, folder / "broken.safetensors")
+    return str(folder / "broken.safetensors")
+
+
+@dataclass(frozen=True)
+class Watched:
+    """Two studies that one process worked on: one that went well, one whose every merge is broken."""
+
+    rows: Mapping[str, list[StoredTrial]]
+    metrics: Mapping[tuple[str, Labels], float]
+    before: Mapping[tuple[str, Labels], float]  # as the worker of the first took its last trial
+    events: list[Event]
+
+    def of(self, name: str, study: str, **labels: str) -> float:
+        return self.metrics[name, tuple(sorted({"study": study, **labels}.items()))]
+
+
+@pytest.fixture(scope="module")
+def watched(tmp_path_factory: pytest.TempPathFactory) -> Watched:
+    folder = tmp_path_factory.mktemp("watched")
+    (folder / "broken").mkdir()
+    broken = {
+        "study": "broken",
+        "parents": [short_spec()["parents"][0], broken_parent(folder)],
+        "render": {"degenerate_limit": 0},
+        "suite": short_spec()["suite"] | {"prompts": ["an emoji of a fox"], "steps": 8},
+        "budget": {"trials": 4},
+    }
+    scraped = []
+    with served("0") as (metrics, address), event_log(str(folder / "log.jsonl")) as log:
+        watch = Watch(log=log, metrics=metrics)
+        good, bad = begin(folder, CHANGES), begin(folder / "broken", CHANGES | broken)
+        for short in (good, bad):
+            reporter = watch.reporter(short.database, short.study)
+
+            def look() -> bool:
+                scraped.append(scrape(address))
+                return False
+
+            Worker(short.database, short.study, short.machine, short.artifacts, reporter, look).run()
+        after = scrape(address)
+    rows = {short.study.name: results.load_trials(short.database, short.study) for short in (good, bad)}
+    return Watched(rows=rows, metrics=after, before=scraped[4], events=events_of(folder / "log.jsonl"))
+
+
+def test_counters_agree_with_the_database(watched: Watched) -> None:
+    for study, rows in watched.rows.items():
+        for state, count in Counter(row.state for row in rows).items():
+            assert watched.of("mergetune_trials_total", study, outcome=state) == count
+            assert watched.of("mergetune_study_trials", study, state=state) == count
+        assert watched.of("mergetune_study_trials", study, state="running") == 0
+        assert watched.of("mergetune_database_outages_total", study) == 0
+    assert watched.of("mergetune_images_total", "short") == sum(row.rendered for row in watched.rows["short"]) == 40
+    assert Counter(row.state for row in watched.rows["broken"]) == {"complete": 1, "failed": 3}
+    assert watched.of("mergetune_trial_failures_total", "broken", reason="degenerate") == 3
+
+
+def test_seconds_by_stage_and_the_best_gain_agree_with_the_database(watched: Watched) -> None:
+    rows = watched.rows["short"]
+    assert set(rows[0].seconds) >= {"merge", "text", "denoise", "decode", "score"}
+    for stage in rows[0].seconds:
+        assert watched.of("mergetune_stage_seconds_count", "short", stage=stage) == 5
+        total = sum(row.seconds[stage] for row in rows)
+        assert watched.of("mergetune_stage_seconds_sum", "short", stage=stage) == pytest.approx(total)
+    best = max(row.gains["objective"].value for row in rows[2:])
+    assert watched.of("mergetune_best_gain", "short", objective="objective") == best
+
+
+def test_a_worker_is_up_while_it_works(watched: Watched) -> None:
+    key = ("mergetune_worker_up", (("study", "short"),))
+    assert (watched.before[key], watched.metrics[key]) == (1, 0)
+    assert watched.before["mergetune_trials_total", (("outcome", "complete"), ("study", "short"))] == 4
+
+
+def test_events_agree_with_the_database(watched: Watched) -> None:
+    for study, rows in watched.rows.items():
+        events = [event for event in watched.events if event["study"] == study]
+        assert events[0]["event"] == "worker_started"
+        assert events[-1]["event"] == "worker_left"
+        assert events[-1]["finished"] == len(rows)
+        ends = {event["trial"]: event for event in events if event["event"] in {"trial_finished", "trial_failed"}}
+        assert list(ends) == [row.number for row in rows]
+        for row, end in zip(rows, ends.values(), strict=True):
+            assert end["worker"] == row.worker_id
+            assert end["event"] == {"complete": "trial_finished", "failed": "trial_failed"}[row.state]
+            assert (end.get("reason"), end["images"]) == (row.reason, row.rendered)
+            assert end.get("seconds", {}) == row.seconds
+            assert end.get("objectives", {}) == row.objectives
+            if row.number >= 1:  # the first parent's gains wait for the second
+                assert set(end.get("gains", {})) == set(row.gains)
+        images = [event["images"] for event in events if event["event"] == "images_rendered" and event["trial"] == 1]
+        assert images == sorted(set(images))
+    assert {event["kind"] for event in watched.events if event["event"] == "trial_failed"} == {"degenerate"}
+
+
+def test_every_event_has_the_common_keys_and_times_that_do_not_go_back(watched: Watched) -> None:
+    times = [datetime.fromisoformat(event["time"]) for event in watched.events]
+    assert times == sorted(times)
+    assert abs((datetime.now(UTC) - times[-1]).total_seconds()) < 600
+    for event in watched.events:
+        assert tuple(event)[: len(COMMON)] == COMMON
+        assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", event["time"])
+        assert event["level"] in {"info", "warning", "error"}
+
+
+def test_every_event_key_and_metric_is_documented(watched: Watched) -> None:
+    guide = (ROOT / "docs" / "service.md").read_text()
+    for event in watched.events:
+        assert f"`{event['event']}`" in guide
+        for key in event:
+            assert f"`{key}`" in guide, key
+    for name, labels in watched.metrics:
+        if name.startswith("mergetune_") and not name.endswith("_created"):
+            assert f"`{re.sub('_(bucket|count|sum)$', '', name)}`" in guide, name
+            for label, _ in labels:
+                assert f"`{label}`" in guide or label == "le", label
+
+
+# ----------------------------------------------------------------------------------- the command line
+
+
+def test_a_process_that_is_scraped_and_stopped_tells_all_of_it(tmp_path: Path) -> None:
+    write_spec(tmp_path / "spec.yaml", **CHANGES | {"budget": {"trials": 200}})
+    command = [sys.executable, "-m", "optimizer.cli", "study", "start", "spec.yaml", "--metrics", "0"]
+    process = subprocess.Popen(
+        command, cwd=tmp_path, env=os.environ | {"MERGETUNE_LOG_JSON": "log.jsonl"}, stdout=subprocess.PIPE, text=True
+    )
+    address, metrics, seen = "", {}, 0
+    with process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if found := re.match(r"metrics: (http://127\.0\.0\.1:\d+/metrics)$", line):
+                address = found[1]
+            if re.match(r"trial \d+, ", line):
+                seen += 1
+            if re.match(r"trial 2, ", line):
+                metrics = scrape(address)
+                process.send_signal(signal.SIGTERM)
+    assert process.returncode == 0
+    assert metrics["mergetune_worker_up", (("study", "short"),)] == 1
+    assert metrics["process_resident_memory_bytes", ()] > 2**20
+    assert 2 <= metrics["mergetune_trials_total", (("outcome", "complete"), ("study", "short"))] <= seen
+    with pytest.raises(urllib.error.URLError):
+        scrape(address)
+    events = events_of(tmp_path / "log.jsonl")
+    database = open_database(f"sqlite:///{tmp_path}/mergetune.db")
+    rows = results.load_trials(database, results.load_study(database, "short"))
+    database.close()
+    assert [event["trial"] for event in events if event["event"] == "trial_finished"] == [row.number for row in rows]
+    assert len(rows) == seen
+    assert [event["event"] for event in events[-2:]] == ["stop_asked", "worker_left"]
+    assert events[-2]["by"] == "signal"
+
+
+@pytest.fixture
+def call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Call:
+    enter(tmp_path, monkeypatch)
+    return caller(monkeypatch, capsys)
+
+
+def registered(folder: Path) -> ShortStudy:
+    short = begin(folder, CHANGES)
+    short.database.close()
+    return short
+
+
+def test_an_error_that_ends_the_work_is_the_last_event(tmp_path: Path, call: Call) -> None:
+    registered(tmp_path)
+    outcome = call("worker", "--study", "shrot", "--storage", "study.db", "--log-json", "-", code=2)
+    last, line = outcome.err.splitlines()
+    event = json.loads(last)
+    assert (event["event"], event["level"], event["kind"]) == ("error", "error", "StudyMissingError")
+    assert line == f"error: {event['message']}"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--log-json", "nowhere/log.jsonl"), "the log nowhere/log.jsonl cannot be written: No such file or directory"),
+        (("--log-json", "."), "the log . cannot be written: Is a directory"),
+        (("--metrics", "localhost"), "--metrics takes [HOST:]PORT"),
+        (("--metrics", "192.0.2.1:0"), "metrics cannot be served at 192.0.2.1:0"),  # an address that nobody has
+    ],
+)
+def test_what_cannot_be_watched_does_not_begin(
+    options: tuple[str, str], message: str, call: Call, tmp_path: Path
+) -> None:
+    write_spec(tmp_path / "spec.yaml", **CHANGES)
+    outcome = call("study", "start", "spec.yaml", *options, code=2)
+    assert message in outcome.err
+    assert outcome.err.count("\n") == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["spec.yaml"]
+
+
+def test_a_port_that_is_taken_is_told(call: Call) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        outcome = call("worker", "--study", "short", "--metrics", port, code=2)
+    assert f"metrics cannot be served at {port}: Address already in use" in outcome.err
+
+
+def test_metrics_without_prometheus_client_say_what_to_install(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "prometheus_client", None)
+    monkeypatch.delitem(sys.modules, "optimizer.metrics", raising=False)
+    outcome = call("worker", "--study", "short", "--metrics", "0", code=2)
+    assert outcome.err == "error: --metrics needs prometheus_client: pip install 'mergetune[metrics]'\n"
+
+
+# ------------------------------------------------------------------------------------------- the parts
+
+
+def test_lines_of_several_writers_do_not_mix(tmp_path: Path) -> None:
+    def writes(letter: str) -> None:
+        write = LineFile(tmp_path / "log")  # opened for itself, as another process would
+        for _ in range(300):
+            write(letter * 9000)
+        write.close()
+
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(writes, "abc"))
+    assert Counter((tmp_path / "log").read_text().splitlines()) == {letter * 9000: 300 for letter in "abc"}
+
+
+def test_a_log_that_is_moved_away_goes_on_in_a_new_file(tmp_path: Path) -> None:
+    write = LineFile(tmp_path / "log")
+    write("first")
+    (tmp_path / "log").rename(tmp_path / "log.1")
+    write("second")
+    write.close()
+    assert (tmp_path / "log.1").read_text() == "first\n"
+    assert (tmp_path / "log").read_text() == "second\n"
+
+
+def test_a_full_disk_costs_lines_and_is_said_once(capsys: pytest.CaptureFixture[str]) -> None:
+    write = LineFile(Path("/dev/full"))
+    write("first")
+    write("second")
+    write.close()
+    assert capsys.readouterr().err == (
+        "the log /dev/full cannot be written (No space left on device): the work goes on\n"
+    )
+
+
+def test_records_of_our_modules_are_events_and_others_are_not(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with event_log(str(tmp_path / "log")) as log:
+        log.study, log.trial = "short", 3
+        logging.getLogger("scorers.registry").warning("a line\nand %s", "another")
+        logging.getLogger("optimizer.merging.fused").debug("nobody wants to know")
+        logging.getLogger("sqlalchemy").info("neither this")
+    logging.getLogger("scorers.registry").warning("nobody listens any more")
+    (event,) = events_of(tmp_path / "log")
+    assert (event["event"], event["level"], event["logger"]) == ("log", "warning", "scorers.registry")
+    assert (event["message"], event["study"], event["trial"]) == ("a line\nand another", "short", 3)
+    assert capsys.readouterr().err.startswith("a line\nand another\n")  # people are told all the same
+
+
+anything = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.builds(Path, st.just("/x")),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@settings(max_examples=50)
+@given(message=st.text(), more=anything)
+def test_whatever_is_told_is_one_line_of_strict_json(message: str, more: object) -> None:
+    lines: list[str] = []
+    EventLog(lines.append).tell("log", message=message, more=more)
+    (line,) = lines
+    assert len(line.splitlines()) == 1
+    assert json.loads(line, parse_constant=pytest.fail)["message"] == message
+
+
+@given(port=st.integers(0, 65535), host=st.sampled_from(["localhost", "0.0.0.0", "10.1.2.3", "worker"]))
+def test_addresses_are_read_as_they_are_written(port: int, host: str) -> None:
+    assert parse_address(f"{port}") == ("127.0.0.1", port)
+    assert parse_address(f"{host}:{port}") == (host, port)
+    assert parse_address(f"[::1]:{port}") == ("::1", port)
+
+
+@pytest.mark.parametrize("address", ["", ":", ":80", "host", "host:", "::1:80", "[::1]", "65536", "-1", "1.5", "²"])
+def test_what_is_no_address_is_refused(address: str) -> None:
+    with pytest.raises(ObservationError, match="takes \\[HOST:\\]PORT"):
+        parse_address(address)
