@@ -52,7 +52,9 @@ def worker(
     work_on(database, stored, resumed(stored, cache_folder(cache)), artifacts)
 
 
-def begun(spec: Path, url: str, cache: Path, artifacts: Path | None = None) -> tuple[Database, StoredStudy, Machine]:
+def begun(
+    spec: Path, url: str, cache: Path, artifacts: str | Path | None = None
+) -> tuple[Database, StoredStudy, Machine]:
     """A new study: everything is loaded first and stored only then, so what cannot run is not begun."""
     from dataclasses import replace
 
@@ -134,7 +136,7 @@ def final_after(database: Database, stored: StoredStudy, machine: Machine, artif
         console.print(f"no final: {escaped(str(error))}", soft_wrap=True)
 
 
-def work_on(database: Database, stored: StoredStudy, machine: Machine, artifacts: Path | None) -> bool:
+def work_on(database: Database, stored: StoredStudy, machine: Machine, artifacts: str | None) -> bool:
     """Run trials with live progress, hold the final, report; False when it was stopped before its budget was spent."""
     from optimizer.budget import end_of
     from optimizer.cli.progress import ProgressReporter
@@ -156,7 +158,7 @@ def work_on(database: Database, stored: StoredStudy, machine: Machine, artifacts
     print_study(database, stored, every_trial=False)
     sheet = save_comparison(database, stored, folder)
     if sheet is not None:
-        console.print(f"contact sheet, parents beside the best: {escaped(str(sheet))}", soft_wrap=True)
+        console.print(f"contact sheet, parents beside the best: {escaped(sheet)}", soft_wrap=True)
     again = f'mergetune study resume "{stored.name}"{_storage_option(database)}'
     if stopped:
         console.print(escaped(f"Stopped. Go on with: {again}"), soft_wrap=True)
