@@ -1,4 +1,4 @@
-"""A study database that is away for a while: a worker waits for it and loses nothing."""
+"""A study database or an artifact store that is away for a while: a worker waits for it and loses nothing."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from optuna.exceptions import StorageInternalError
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 
 from optimizer.errors import DatabaseLostError
+from studies.errors import ArtifactError, ArtifactsAwayError
 
 T = TypeVar("T")
 
@@ -19,8 +20,9 @@ FIRST_PAUSE_SECONDS = 0.25
 LONGEST_PAUSE_SECONDS = 15.0
 LIMIT_SECONDS = 600.0
 
-OUTAGES = (OperationalError, InterfaceError, StorageInternalError)
-"""What SQLAlchemy and Optuna raise when a server is away, a connection breaks, or a SQLite file stays locked.
+OUTAGES = (OperationalError, InterfaceError, StorageInternalError, ArtifactsAwayError)
+"""What SQLAlchemy and Optuna raise when a server is away, a connection breaks, or a SQLite file stays locked; and what
+our artifact stores do.
 
 A table that is missing is an OperationalError of SQLite too: that is waited for as well, and told in the end.
 """
@@ -30,11 +32,11 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Endurance:
-    """Does again what failed for want of the database, at growing intervals.
+    """Does again what failed for want of the database or of the artifact store, at growing intervals.
 
     Args:
-        limit_seconds: after so long without the database it is given up.
-        on_waiting: told why, and for how long it will be waited at most, when an outage begins.
+        limit_seconds: after so long without it, it is given up.
+        on_waiting: told for what it waits and why, and for how long it will be waited at most, when an outage begins.
         on_back: told for how long, in seconds, when it is over.
     """
 
@@ -47,21 +49,24 @@ class Endurance:
 
         Raises:
             DatabaseLostError: the database stayed away.
+            ArtifactError: the artifact store did.
         """
         begun, pause = None, FIRST_PAUSE_SECONDS
         while True:
             try:
                 found = action()
             except OUTAGES as error:
-                reason, now = reason_of(error), time.monotonic()
+                now = time.monotonic()
+                what = "artifact store" if isinstance(error, ArtifactsAwayError) else "study database"
                 if begun is None:
                     begun = now
-                    _log.warning("the study database is away (%s)", reason)
-                    self.on_waiting(reason, self.limit_seconds)
+                    _log.warning("the %s is away (%s)", what, reason_of(error))
+                    self.on_waiting(f"the {what} ({reason_of(error)})", self.limit_seconds)
                 if now - begun + pause > self.limit_seconds:
-                    raise DatabaseLostError(
-                        f"the study database has been away for {now - begun:.0f} seconds ({reason}): nothing that was "
-                        "stored is lost; bring it back and go on with `mergetune study resume`"
+                    lost = ArtifactError if isinstance(error, ArtifactsAwayError) else DatabaseLostError
+                    raise lost(
+                        f"the {what} has been away for {now - begun:.0f} seconds ({reason_of(error)}): nothing that "
+                        "was stored is lost; bring it back and go on with `mergetune study resume`"
                     ) from error
                 time.sleep(pause)
                 pause = min(2 * pause, LONGEST_PAUSE_SECONDS)

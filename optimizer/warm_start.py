@@ -8,7 +8,7 @@ use, and they become probes.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,7 +24,7 @@ from optimizer.search.sampler import distributions
 from optimizer.setup import Plan, alike_places, machine_description
 from optimizer.standing import best_trials, parent_trials
 from studies.adoption import adopted
-from studies.artifacts import Artifacts, usual_folder
+from studies.artifacts import SHEET, Artifacts, Features, TrialFiles, render_file
 from studies.database import Database, open_database, redacted
 from studies.errors import DatabaseError, RecipeError, StudyMissingError, WarmStartError
 from studies.fingerprints import scorer_fingerprint
@@ -55,9 +55,10 @@ class Kept:
     probe: Probe  # what it is in the new study
     sheet: ScoreSheet  # of the new study's scorers
     pixels_sha256: tuple[str, ...]
-    renders: Mapping[int, Path]  # item -> PNG, those that were kept and are still there
-    picture: Path | None  # contact sheet
-    features: Path | None
+    files: TrialFiles
+    renders: tuple[int, ...]  # items whose renders were kept and are still there
+    picture: bool  # whether the contact sheet is still there
+    features: Callable[[], Features]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,7 +98,8 @@ class WarmStart:
                     seconds=row.seconds,
                     machine=row.machine,
                 ),
-                renders=kept.renders if row.number in shown else {},
+                files=kept.files,
+                renders=kept.renders if row.number in shown else (),
                 sheet=kept.picture,
                 features=kept.features,
                 worker_id=row.worker_id,
@@ -130,26 +132,26 @@ class Other:
 
 
 @contextmanager
-def other_study(settings: WarmStartSettings, url: str, artifacts: Path | None) -> Iterator[Other]:
+def other_study(settings: WarmStartSettings, url: str, artifacts: str | Path | None) -> Iterator[Other]:
     """Open the other study; nothing of it is changed.
 
     Args:
         url: database of the new study, which is the other's as well unless the settings name one.
-        artifacts: folder of the new study's files, likewise.
+        artifacts: where the new study's files are, likewise.
 
     Raises:
         DatabaseError, StudyMissingError: it is not there.
     """
     same = settings.storage in {None, url}
     there = settings.storage or url
-    folder = settings.artifacts or (artifacts if same and artifacts is not None else usual_folder(there))
+    place = settings.artifacts or (artifacts if same else None)
     try:
         database = open_database(there, create=False)
     except DatabaseError as error:
         raise DatabaseError(f"warm_start: {error}") from error
     try:
         study = load_study(database, settings.study)
-        yield Other(database=database, study=study, artifacts=Artifacts(folder.resolve()))
+        yield Other(database=database, study=study, artifacts=Artifacts.known(there, place))
     except StudyMissingError as error:
         raise StudyMissingError(f"warm_start: {error}") from error
     finally:
@@ -164,7 +166,7 @@ def require_other_study(spec: StudySpec, url: str) -> None:
 
 
 def find_warm_start(
-    plan: Plan, parents: Sequence[ParentFile], device: torch.device, url: str, artifacts: Path | None
+    plan: Plan, parents: Sequence[ParentFile], device: torch.device, url: str, artifacts: str | Path | None
 ) -> WarmStart | None:
     """What the study that the spec names gives; None where it names none.
 
@@ -238,21 +240,21 @@ class _Choice:
     def _scores_hold(self, row: StoredTrial) -> bool:
         if self._reasons or dict(row.machine) != self._machine:
             return False
-        return not self._set_scorers or self._set_scorers <= self._features_of(row)
+        return not self._set_scorers or self._set_scorers <= self._files_of(row).load_features().keys()
 
     @property
     def _set_scorers(self) -> set[str]:
         return {name for name, info in self._plan.infos.items() if info.scope == "set"}
 
-    def _features_of(self, row: StoredTrial) -> set[str]:
-        return self._other.artifacts.feature_names(self._other.study.key, row.number)
+    def _files_of(self, row: StoredTrial) -> TrialFiles:
+        return self._other.artifacts.of_trial(self._other.study.key, row.number, row.worker_id)
 
     def _kept(self, row: StoredTrial, recipe: Recipe) -> Kept:
         other, names = self._other, self._plan.infos
         by_item, by_set = load_scores(other.database, row)
         renders = load_renders(other.database, row)
-        files = {each.item: other.artifacts.folder / each.file for each in renders if each.file is not None}
-        picture = None if row.sheet is None else other.artifacts.sheet_path(row.sheet)
+        files = self._files_of(row)
+        there = files.files()
         return Kept(
             row=row,
             probe=self._probe(row, recipe),
@@ -261,9 +263,10 @@ class _Choice:
                 by_set={name: by_set[name] for name in names if name in by_set},
             ),
             pixels_sha256=tuple(each.pixels_sha256 for each in renders),
-            renders={item: path for item, path in files.items() if path.is_file()},
-            picture=picture if picture is not None and picture.is_file() else None,
-            features=other.artifacts.features_path(other.study.key, row.number) if self._set_scorers else None,
+            files=files,
+            renders=tuple(each.item for each in renders if each.file is not None and render_file(each.item) in there),
+            picture=row.sheet is not None and SHEET in there,
+            features=files.load_features if self._set_scorers else dict,
         )
 
     def _probe(self, row: StoredTrial, recipe: Recipe) -> Probe:

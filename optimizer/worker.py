@@ -14,10 +14,12 @@ anything any more, for a trial's outcome is stored by the worker that its row na
 
 from __future__ import annotations
 
+import functools
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 
 import numpy as np
 import optuna
@@ -44,11 +46,12 @@ from optimizer.search.ties import split_of
 from optimizer.setup import Machine, device_kind, machine_description
 from optimizer.standing import best_trials, parent_trials, would_be_best
 from studies import results
-from studies.artifacts import Artifacts
+from studies.artifacts import Artifacts, TrialFiles, attach_sheet
 from studies.attendance import turn_to
 from studies.batch_limits import load_batch_limits, store_batch_limit
 from studies.control import status_of
 from studies.database import Database
+from studies.errors import ArtifactError
 from studies.ledger import Ledger
 from studies.recipe import Recipe
 from studies.results import StoredStudy, StoredTrial, TrialResult
@@ -67,6 +70,7 @@ class _Task:
     origin: str
     recipe: Recipe
     worker_id: str
+    again: bool = False  # whether another worker began it
 
 
 class Worker:
@@ -164,7 +168,7 @@ class Worker:
             rows = self._ledger.trials()
             interrupted = self._interrupted(rows, presence)
             if interrupted is not None:
-                task = self._begin(*interrupted, presence.worker_id)
+                task = replace(self._begin(*interrupted, presence.worker_id), again=True)
                 self._reporter.trial_taken_over(task.trial.number, interrupted[1])
                 return task
             trials = self._optuna.get_trials(deepcopy=False)
@@ -248,7 +252,9 @@ class Worker:
                 lambda: results.fail_trial(self._database, self._study, number, task.worker_id, reason, *cost)
             )
         else:
-            stored = self._endure(lambda: self._record(task, evaluation, race, start))
+            stored = self._store(task, evaluation, race, start)
+        if task.again:
+            self._endure(lambda: self._drop_leftovers(number))
         if not stored:
             _log.warning("trial %d was taken over by another worker, which took this one for dead", number)
             self._reporter.trial_lost(number)
@@ -267,6 +273,8 @@ class Worker:
         self._fill_gains(trial.number)
         self._keep_the_best()
         row = self._row(trial.number)
+        if row.sheet is not None:
+            attach_sheet(trial, row.sheet)
         self._describe(trial, row)
         if row.estimated:
             trial.set_user_attr(ESTIMATE_KEY, {"images": row.rendered, "incumbent": row.incumbent})
@@ -290,19 +298,40 @@ class Worker:
         stages = len(self._machine.evaluator.renderer.stages)
         return Race.against(best[0], self._known_evidence(best[0]), objective.terms, settings, stages)
 
+    def _files(self, task: _Task) -> TrialFiles:
+        return self._artifacts.of_trial(self._study.key, task.trial.number, task.worker_id)
+
+    def _store(self, task: _Task, evaluation: Evaluation, race: Race | None, start: float) -> bool:
+        """Record a trial, or leave no file of it behind: another worker will have it, with files of its own."""
+        try:
+            stored = self._endure(lambda: self._record(task, evaluation, race, start))
+        except ArtifactError:
+            with suppress(ArtifactError):
+                self._files(task).remove()
+            raise
+        if not stored:
+            self._endure(self._files(task).remove)
+        return stored
+
+    def _drop_leftovers(self, number: int) -> None:
+        """Files of workers that did not finish a trial."""
+        row = self._row(number)
+        if row.state != "running":
+            self._artifacts.remove_others(self._study.key, number, row.worker_id)
+
     def _record(self, task: _Task, evaluation: Evaluation, race: Race | None, start: float) -> bool:
         number = task.trial.number
-        sheet = self._artifacts.save_sheet(task.trial, self._contact_sheet(task, evaluation))
+        mine = self._files(task)
+        sheet = mine.save_sheet(self._contact_sheet(task, evaluation))
         objectives, incumbent = self._told(evaluation, race)
         files = {}
         if self._worth_keeping(task, objectives):
             files = {
-                item: self._artifacts.save_render(self._study.key, number, item, to_picture(image))
+                item: mine.save_render(item, to_picture(image))
                 for item, image in zip(evaluation.items, evaluation.images, strict=True)
             }
         if evaluation.features:
-            rows = {name: feature.numpy() for name, feature in evaluation.features.items()}
-            self._artifacts.save_features(self._study.key, number, rows)
+            mine.save_features({name: feature.numpy() for name, feature in evaluation.features.items()})
         seconds = dict(evaluation.seconds)
         seconds["other"] = time.perf_counter() - start - sum(seconds.values())
         result = TrialResult(
@@ -399,11 +428,11 @@ class Worker:
     def _load_evidence(self, row: StoredTrial) -> Evidence:
         by_item, by_set = results.load_scores(self._database, row)
         sheet = ScoreSheet(by_item={name: np.array(values) for name, values in by_item.items()}, by_set=by_set)
-        stored = self._artifacts.load_features(self._study.key, row.number)
+        stored = self._artifacts.of_trial(self._study.key, row.number, row.worker_id).load_features()
         if missing := by_set.keys() - stored.keys():
             raise StorageError(
-                f"features of {', '.join(sorted(missing))} for trial {row.number} are not in {self._artifacts.folder}: "
-                "name the study's artifact folder with --artifacts"
+                f"features of {', '.join(sorted(missing))} for trial {row.number} are not in {self._artifacts.place}: "
+                "name where the study's artifacts are with --artifacts"
             )
         features = {name: torch.from_numpy(rows) for name, rows in stored.items()}
         return self._machine.evaluator.evidence(sheet, features)
@@ -418,7 +447,8 @@ class Worker:
         for row in rows:
             if row.number in dropped:
                 for file in results.drop_files(self._database, row):
-                    self._artifacts.delete(file)
+                    # Waited for here: who comes again does not find their names any more.
+                    self._endure(functools.partial(self._artifacts.store.remove, file))
 
     def _require_a_parent(self) -> None:
         parents = parent_trials(self._ledger.trials())

@@ -5,6 +5,8 @@
     ├── WarmStartError       another study whose trials cannot be used
     ├── RecipeError          a recipe that cannot be read or merged
     ├── DatabaseError        the study database: unreachable, of another version, locked
+    ├── ArtifactError        the artifact store: refused, full, not there
+    │   └── ArtifactsAwayError   it cannot be reached now, and may come back
     ├── PasswordError        a password file that cannot be used
     ├── StudyExistsError     a study of this name is there already
     ├── StudyMissingError    no study of this name
@@ -34,6 +36,14 @@ class RecipeError(StudyError):
 
 class DatabaseError(StudyError):
     """The study database cannot be used."""
+
+
+class ArtifactError(StudyError):
+    """The artifact store cannot be used."""
+
+
+class ArtifactsAwayError(ArtifactError):
+    """The artifact store cannot be reached, and may be back in a while."""
 
 
 class PasswordError(StudyError):

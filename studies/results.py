@@ -30,7 +30,7 @@ from studies.spec import BudgetSettings, StudySpec
 SOFTWARE = ("mergetune", "torch", "diffusers", "transformers", "optuna", "open_clip_torch")
 State = Literal["running", "complete", "failed"]
 Status = Literal["active", "paused", "stopped"]
-BEGINNING = "mergetune:takes trials over"  # of an Optuna study: without a study of ours, its start was cut off
+BEGINNING = "mergetune:takes trials over"  # our key, of an Optuna study: without one of ours, its start was cut off
 STALE_SECONDS = 180.0  # a worker on another machine that gave no sign of life for so long is taken for dead
 
 
@@ -83,7 +83,7 @@ class TrialResult:
     image_scores: Mapping[str, tuple[float, ...]]  # scorer -> one value per item
     set_scores: Mapping[str, float]
     pixels_sha256: tuple[str, ...]  # per item
-    files: Mapping[int, str] = field(default_factory=dict)  # item -> PNG below the artifact folder
+    files: Mapping[int, str] = field(default_factory=dict)  # item -> name of its PNG in the artifact store
     seconds: Mapping[str, float]
     machine: Mapping[str, str]
     sheet: str | None = None
@@ -141,11 +141,11 @@ def _recipe(text: str) -> Recipe:
 class Takeover(Protocol):
     """Trials of another study that a new one begins with."""
 
-    def into_optuna(self, study: optuna.Study) -> None:
-        """Add the trials to Optuna's study, which is new; may be cut off anywhere."""
+    def into_optuna(self, study: optuna.Study, key: str) -> None:
+        """Copy files under the new study's key, and add the trials to Optuna's study; may be cut off anywhere."""
 
     def into_tables(self, connection: Connection, study_id: int, key: str) -> None:
-        """Add the trials to our tables, in the transaction that makes the study, and their files under its key."""
+        """Add the trials to our tables, in the transaction that makes the study."""
 
 
 def software_versions() -> dict[str, str]:
@@ -180,11 +180,11 @@ def create_study(
     """
     with database.exclusive():  # or two of one name could be begun at once
         require_new(database, spec.study)
-        optuna_study = _create_optuna_study(database, spec.study, directions, names)
+        optuna_study, key = _create_optuna_study(database, spec.study, directions, names)
         if takeover is not None:
-            optuna_study.set_user_attr(BEGINNING, True)
-            takeover.into_optuna(optuna_study)
-        software, files, key = software_versions(), fingerprints(spec), uuid.uuid4().hex
+            optuna_study.set_user_attr(BEGINNING, key)
+            takeover.into_optuna(optuna_study, key)
+        software, files = software_versions(), fingerprints(spec)
         with database.write() as connection:
             study_id = _insert_study(connection, spec, key, parents, software, files)
             if takeover is not None:
@@ -194,8 +194,13 @@ def create_study(
 
 def _create_optuna_study(
     database: Database, name: str, directions: Sequence[Direction], names: Sequence[str]
-) -> optuna.Study:
-    """Optuna's part comes first, so one may be left from a start that was cut off: it is made anew."""
+) -> tuple[optuna.Study, str]:
+    """Optuna's part comes first, so one may be left from a start that was cut off: it is made anew.
+
+    Returns:
+        The study, and our key for it: that of the start that was cut off, whose files are then replaced.
+    """
+    key = uuid.uuid4().hex
     if name in optuna.get_all_study_names(storage=database.storage):
         left = optuna.load_study(study_name=name, storage=database.storage)
         if left.get_trials(deepcopy=False) and BEGINNING not in left.user_attrs:
@@ -203,12 +208,13 @@ def _create_optuna_study(
                 f"this database holds an Optuna study named {name!r} that mergetune did not make: "
                 "give the new one another name"
             )
+        key = left.user_attrs.get(BEGINNING, key)
         optuna.delete_study(study_name=name, storage=database.storage)
     study = optuna.create_study(storage=database.storage, study_name=name, directions=list(directions))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # stable since Optuna 3.2 all the same
         study.set_metric_names(list(names))
-    return study
+    return study, key
 
 
 def _insert_study(

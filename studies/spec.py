@@ -297,12 +297,17 @@ def _checked_storage(text: str, info: ValidationInfo) -> str:
     return f"sqlite:///{absolute_path(path, info)}"
 
 
+def _checked_place(text: str, info: ValidationInfo) -> str:
+    """`s3://bucket/prefix`, or a folder relative to the spec."""
+    return text if text.startswith("s3://") else str(absolute_path(Path(text), info))
+
+
 class WarmStartSettings(_Settings):
     """Another study over the same parents, whose finished trials this one begins with. Written short as its name."""
 
     study: str = Field(min_length=1)
     storage: Annotated[str, AfterValidator(_checked_storage)] | None = None  # None: the database of this study
-    artifacts: SpecPath | None = None  # None: the folder that belongs to `storage`
+    artifacts: Annotated[str, AfterValidator(_checked_place)] | None = None  # None: what belongs to `storage`
     top: int | None = Field(default=None, ge=1)  # None: all that keep their scores, the best 10 of those that do not
     again: tuple[NamedRecipe, ...] = ()  # found when the study began: merges whose scores do not hold here
 

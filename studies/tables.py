@@ -97,7 +97,7 @@ renders = Table(
     Column("trial_id", ForeignKey("mergetune_trials.id", ondelete="CASCADE"), primary_key=True),
     Column("item", Integer, primary_key=True),  # index in the suite
     Column("pixels_sha256", String(64), nullable=False),
-    Column("file", Text),  # PNG below the artifact folder, when kept
+    Column("file", Text),  # name of the PNG in the artifact store, when kept
 )
 
 scores = Table(

@@ -6,10 +6,8 @@ off has no row of ours: the next start makes it anew. Nothing points back to the
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import optuna
 from optuna.distributions import BaseDistribution
@@ -17,23 +15,24 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from sqlalchemy.engine import Connection
 
 from studies import tables
-from studies.artifacts import Artifacts
+from studies.artifacts import SHEET, Artifacts, Features, TrialFiles, render_file, sheet_attributes
 from studies.recipe import Recipe
 from studies.results import TrialResult, insert_renders, inserted_id
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TakenTrial:
-    """A finished trial of another study, with the objectives of the new one. Paths are those of the other's files."""
+    """A finished trial of another study, with the objectives of the new one."""
 
     origin: str
     source: str  # "STUDY trial 12"
     recipe: Recipe
     params: Mapping[str, float] | None  # None: outside the search space
     result: TrialResult  # without files and sheet
-    renders: Mapping[int, Path] = field(default_factory=dict)  # item -> PNG
-    sheet: Path | None = None
-    features: Path | None = None  # of set scorers
+    files: TrialFiles  # of the other study
+    renders: tuple[int, ...] = ()  # items whose renders are copied
+    sheet: bool = False  # whether it is copied
+    features: Callable[[], Features] = dict  # of set scorers
     worker_id: str
     started_at: float
     finished_at: float | None
@@ -51,17 +50,24 @@ class CopiedTrials:
         self, trials: Sequence[TakenTrial], distributions: Mapping[str, BaseDistribution], artifacts: Artifacts
     ) -> None:
         self._trials, self._distributions, self._artifacts = trials, dict(distributions), artifacts
-        self._sheets: list[str | None] = []  # artifact ids
 
-    def into_optuna(self, study: optuna.Study) -> None:
-        self._sheets = []
+    def into_optuna(self, study: optuna.Study, key: str) -> None:
         for number, taken in enumerate(self._trials):
-            sheet, attached = (None, None) if taken.sheet is None else self._artifacts.copy_sheet(number, taken.sheet)
-            self._sheets.append(sheet)
-            study.add_trial(self._frozen(taken, attached))
+            self._copy_files(taken, self._files(key, number))
+            study.add_trial(self._frozen(number, taken, key))
 
-    def _frozen(self, taken: TakenTrial, attached: dict[str, Any] | None) -> FrozenTrial:
+    def _files(self, key: str, number: int) -> TrialFiles:
+        return self._artifacts.of_trial(key, number, self._trials[number].worker_id)
+
+    def _copy_files(self, taken: TakenTrial, files: TrialFiles) -> None:
+        for file in (*map(render_file, taken.renders), *([SHEET] if taken.sheet else [])):
+            files.copy(file, taken.files)
+        if features := taken.features():
+            files.save_features(features)
+
+    def _frozen(self, number: int, taken: TakenTrial, key: str) -> FrozenTrial:
         """As a worker tells it: a merge outside the space has no parameters to learn from."""
+        attached = sheet_attributes(self._files(key, number).sheet_id, number) if taken.sheet else None
         if taken.params is None:
             return create_trial(state=TrialState.PRUNED, system_attrs=attached)
         return create_trial(
@@ -72,15 +78,14 @@ class CopiedTrials:
         )
 
     def into_tables(self, connection: Connection, study_id: int, key: str) -> None:
-        for number, (taken, sheet) in enumerate(zip(self._trials, self._sheets, strict=True)):
-            files = {item: self._artifacts.copy_render(key, number, item, path) for item, path in taken.renders.items()}
-            if taken.features is not None:
-                self._artifacts.copy_features(key, number, taken.features)
-            result = replace(taken.result, files=files)
-            insert_renders(connection, _insert_trial(connection, study_id, number, taken, sheet), result)
+        for number, taken in enumerate(self._trials):
+            files = self._files(key, number)
+            renders = {item: files.name(render_file(item)) for item in taken.renders}
+            result = replace(taken.result, files=renders, sheet=files.sheet_id if taken.sheet else None)
+            insert_renders(connection, _insert_trial(connection, study_id, number, taken, result), result)
 
 
-def _insert_trial(connection: Connection, study_id: int, number: int, taken: TakenTrial, sheet: str | None) -> int:
+def _insert_trial(connection: Connection, study_id: int, number: int, taken: TakenTrial, result: TrialResult) -> int:
     return inserted_id(
         connection.execute(
             tables.trials.insert().values(
@@ -93,11 +98,11 @@ def _insert_trial(connection: Connection, study_id: int, number: int, taken: Tak
                 worker_id=taken.worker_id,
                 attempt=1,
                 state="complete",
-                objectives=dict(taken.result.objectives),
-                seconds=dict(taken.result.seconds),
-                machine=dict(taken.result.machine),
-                sheet=sheet,
-                rendered=len(taken.result.pixels_sha256),
+                objectives=dict(result.objectives),
+                seconds=dict(result.seconds),
+                machine=dict(result.machine),
+                sheet=result.sheet,
+                rendered=len(result.pixels_sha256),
                 started_at=taken.started_at,
                 finished_at=taken.finished_at,
             )

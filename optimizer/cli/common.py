@@ -30,11 +30,12 @@ Storage = Annotated[
     ),
 ]
 ArtifactFolder = Annotated[
-    Path | None,
+    str | None,
     typer.Option(
         "--artifacts",
         envvar="MERGETUNE_ARTIFACTS",
-        help="Folder of contact sheets and renders. [default: beside the SQLite file]",
+        metavar="PLACE",
+        help="Folder of contact sheets and renders, or s3://bucket/prefix. [default: beside the SQLite file]",
         show_default=False,
     ),
 ]

@@ -138,7 +138,7 @@ def _join(mates: list[_Mate]) -> None:
             print_error(f"worker {number}", escaped(complaint))
 
 
-def settings_of(storage: str, artifacts: Path | None, cache: Path) -> dict[str, str]:
+def settings_of(storage: str, artifacts: str | Path | None, cache: Path) -> dict[str, str]:
     """A command's options as the environment of further workers: no option of theirs holds a password."""
     told = {"MERGETUNE_STORAGE": storage, "MERGETUNE_CACHE": str(cache)}
     return told if artifacts is None else told | {"MERGETUNE_ARTIFACTS": str(artifacts)}

@@ -46,7 +46,7 @@ def dashboard(
 
 
 def _serve(
-    database: Database, artifacts: Path | None, host: str, port: int, password: str | None, *, changes: bool
+    database: Database, artifacts: str | None, host: str, port: int, password: str | None, *, changes: bool
 ) -> None:
     from optimizer.cli.report import study_objective
     from optimizer.dashboard import listening_port, make_server

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
@@ -56,11 +55,11 @@ def finish_study(
     endure(lambda: store_final(database, stored, final))
     reporter.final_held(final)
     sheet = _save_sheet(stored, final, pictures, artifacts)
-    console.print(f"contact sheet, parents beside the candidates: {escaped(str(sheet))}", soft_wrap=True)
+    console.print(f"contact sheet, parents beside the candidates: {escaped(sheet)}", soft_wrap=True)
     return final
 
 
-def _save_sheet(stored: StoredStudy, final: Final, pictures: Pictures, artifacts: Artifacts) -> Path:
+def _save_sheet(stored: StoredStudy, final: Final, pictures: Pictures, artifacts: Artifacts) -> str:
     """Parents and candidates side by side, on renders that the search never saw."""
     from optimizer.rendering.sheet import comparison_sheet
 
@@ -71,9 +70,7 @@ def _save_sheet(stored: StoredStudy, final: Final, pictures: Pictures, artifacts
             columns.append((f"{heading}: chosen" if row.chosen else heading, pictures[row.number]))
     captions = [item.prompt for item in stored.spec.held_out.items()]
     sheet = comparison_sheet(f"{stored.name}, the final", columns, captions, blocks=min(2, -(-len(captions) // 8)))
-    path = artifacts.folder / f"{stored.name}-final.png"
-    sheet.save(path)
-    return path
+    return artifacts.save_picture(f"{stored.name}-final.png", sheet)
 
 
 @contextmanager

@@ -100,7 +100,7 @@ class ProgressReporter(Reporter):
             console.print(f"[red]trial {trial.number} failed:[/] {escaped(trial.reason or '')}")
 
     def database_away(self, reason: str, limit_seconds: float) -> None:
-        told = f"waiting for the study database, {limit_seconds / 60:.0f} minutes at most: {reason}"
+        told = f"waiting for {reason}, {limit_seconds / 60:.0f} minutes at most"
         console.print(escaped(told), soft_wrap=True)
 
     def paused(self) -> None:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from pathlib import Path
 
 import numpy as np
 import torch
+from optuna.artifacts.exceptions import ArtifactNotFound
 from rich.table import Table
 
 from optimizer.budget import end_of, own_trials
@@ -211,8 +211,8 @@ def study_objective(study: StoredStudy) -> Objective:
     return Objective.of(study.spec, _infos(study))
 
 
-def save_comparison(database: Database, study: StoredStudy, artifacts: Artifacts) -> Path | None:
-    """Parents beside the best as one picture; None when their renders were not kept."""
+def save_comparison(database: Database, study: StoredStudy, artifacts: Artifacts) -> str | None:
+    """Parents beside the best as one picture, and where it is; None when their renders were not kept."""
     rows = results.load_trials(database, study)
     parents = [row for row in parent_trials(rows).values() if row.state == "complete"]
     chosen = chosen_trial(rows, study_objective(study))
@@ -220,9 +220,12 @@ def save_comparison(database: Database, study: StoredStudy, artifacts: Artifacts
     columns = []
     for row in [*parents, *(row for row in best if row not in parents)]:
         renders = results.load_renders(database, row)
-        if any(render.file is None or not (artifacts.folder / render.file).exists() for render in renders):
+        if any(render.file is None for render in renders):
             return None
-        pictures = [artifacts.open_render(render.file) for render in renders if render.file is not None]
+        try:
+            pictures = [artifacts.open_render(render.file) for render in renders if render.file is not None]
+        except ArtifactNotFound:
+            return None
         images = [torch.from_numpy(np.array(picture)).permute(2, 0, 1) for picture in pictures]
         title = row.origin if row in parents else f"best: trial {row.number}"
         columns.append((title, images))
@@ -230,6 +233,4 @@ def save_comparison(database: Database, study: StoredStudy, artifacts: Artifacts
         return None
     captions = [item.prompt for item in study.spec.suite.items()]
     sheet = comparison_sheet(study.name, columns, captions, blocks=min(4, -(-len(captions) // 8)))
-    path = artifacts.folder / f"{study.name}.png"
-    sheet.save(path)
-    return path
+    return artifacts.save_picture(f"{study.name}.png", sheet)

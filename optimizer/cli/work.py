@@ -45,7 +45,7 @@ class Beginning:
     plan: Plan
     parents: tuple[ParentFile, ...]
     found: WarmStart | None
-    artifacts: Path | None
+    artifacts: str | Path | None
 
     def store(self, plan: Plan) -> StoredStudy:
         """Register the study.
@@ -63,7 +63,9 @@ class Beginning:
         return create_study(self.database, plan.spec, self.parents, objective.directions, objective.names, takeover)
 
 
-def begun(spec: Path, url: str, cache: Path, artifacts: Path | None = None) -> tuple[Database, StoredStudy, Machine]:
+def begun(
+    spec: Path, url: str, cache: Path, artifacts: str | Path | None = None
+) -> tuple[Database, StoredStudy, Machine]:
     """A new study: everything is loaded first and stored only then."""
     beginning = _beginning(spec, url, artifacts, _device_of)
     machine = built(beginning.plan, beginning.parents, cache)
@@ -78,7 +80,7 @@ def _device_of(plan: Plan) -> torch.device:
     return device
 
 
-def registered(spec: Path, url: str, cache: Path, artifacts: Path | None = None) -> tuple[Database, StoredStudy]:
+def registered(spec: Path, url: str, cache: Path, artifacts: str | Path | None = None) -> tuple[Database, StoredStudy]:
     """A new study for other workers: everything is checked but for what their device can do."""
     import torch
 
@@ -90,7 +92,7 @@ def registered(spec: Path, url: str, cache: Path, artifacts: Path | None = None)
     return beginning.database, beginning.store(plan)
 
 
-def _beginning(spec: Path, url: str, artifacts: Path | None, choose: Callable[[Plan], torch.device]) -> Beginning:
+def _beginning(spec: Path, url: str, artifacts: str | Path | None, choose: Callable[[Plan], torch.device]) -> Beginning:
     from optimizer.cli.planning import print_notes, print_plan
     from optimizer.setup import make_plan
     from optimizer.warm_start import find_warm_start, require_other_study
@@ -179,7 +181,7 @@ def work_on(
     database: Database,
     stored: StoredStudy,
     machine: Machine,
-    artifacts: Path | None,
+    artifacts: str | Path | None,
     watch: Watch = NOBODY,
     others: Sequence[Mapping[str, str]] = (),
 ) -> bool:
@@ -214,7 +216,7 @@ def work_on(
     print_study(database, stored, every_trial=False)
     sheet = save_comparison(database, stored, folder)
     if sheet is not None:
-        console.print(f"contact sheet, parents beside the best: {escaped(str(sheet))}", soft_wrap=True)
+        console.print(f"contact sheet, parents beside the best: {escaped(sheet)}", soft_wrap=True)
     again = f'mergetune study resume "{stored.name}"{_storage_option(database)}'
     if stopped:
         console.print(escaped(f"Stopped. Go on with: {again}"), soft_wrap=True)
@@ -227,7 +229,7 @@ def work_on(
 
 
 def other_workers(
-    count: int | None, machine: Machine, url: str, artifacts: Path | None, cache: Path
+    count: int | None, machine: Machine, url: str, artifacts: str | Path | None, cache: Path
 ) -> list[dict[str, str]]:
     """The environments of the workers beside this one, which takes its share of the machine."""
     import torch

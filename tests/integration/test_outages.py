@@ -145,7 +145,7 @@ def test_pauses_grow_and_what_is_no_outage_is_raised_at_once() -> None:
     assert endure(fails_twice) == "done"
     pauses = [after - before for before, after in itertools.pairwise(attempts)]
     assert pauses == sorted(pauses)
-    assert said == [("server closed the connection", 30)]
+    assert said == [("the study database (server closed the connection)", 30)]
     with pytest.raises(ZeroDivisionError):
         endure(lambda: 1 // 0)
     with pytest.raises(sa.exc.IntegrityError):

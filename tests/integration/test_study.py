@@ -107,7 +107,7 @@ def test_only_parents_and_the_best_keep_their_renders(finished: ShortStudy) -> N
             assert digests == [render.pixels_sha256 for render in results.load_renders(finished.database, row)]
         else:
             assert files == [None] * 8
-    kept = sorted(finished.artifacts.folder.rglob("renders/*/*/*.png"))
+    kept = [file for file in finished.artifacts.store.files("studies/") if file.name.endswith(".png")]
     assert len(kept) == 8 * len({0, 1, best})
 
 
@@ -179,8 +179,10 @@ def test_a_trial_recorded_but_not_told_is_told_and_not_run_again(tmp_path: Path)
         seconds={"merge": 0.1},
         machine={},
     )
-    features = short.artifacts.load_features(short.study.key, 1)
-    short.artifacts.save_features(short.study.key, 2, features)  # as the worker had, before it recorded the scores
+    features = short.artifacts.of_trial(short.study.key, 1, row.worker_id).load_features()
+    short.artifacts.of_trial(short.study.key, 2, "dead").save_features(
+        features
+    )  # as the worker had, before it recorded the scores
     results.finish_trial(short.database, short.study, 2, "dead", recorded)
     recorder = short.run(stop_after=1)
     assert [number for number, _ in recorder.started] == [3]

@@ -71,7 +71,7 @@ def test_with_another_budget_it_goes_on(ended: ShortStudy) -> None:
     before = origins(ended)
     budget = ended.study.spec.budget.model_copy(update={"trials": len(before) + 1, "patience": None})
     results.set_budget(ended.database, ended.study, budget)
-    more = reopen(ended.artifacts.folder.parent)
+    more = reopen(Path(ended.artifacts.place).parent)
     more.run()
     assert origins(more) == [*before, "depth"]
     end = end_of(more.database, more.study, results.load_trials(more.database, more.study))

@@ -96,7 +96,9 @@ def test_a_stopped_trial_is_told_as_the_incumbent_plus_the_mean_paired_differenc
         theirs, _ = results.load_scores(raced.database, best)
         clip = np.mean(np.array(ours["clip_score"]) - np.array(theirs["clip_score"])[items])
         one, other = (
-            torch.from_numpy(raced.artifacts.load_features(raced.study.key, each.number)["likeness"])
+            torch.from_numpy(
+                raced.artifacts.of_trial(raced.study.key, each.number, each.worker_id).load_features()["likeness"]
+            )
             for each in (row, best)
         )
         far = likeness.score(one) - likeness.score(other[items])  # type: ignore[arg-type]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import shutil
 import signal
 import time
 from collections.abc import Iterator
@@ -22,7 +23,7 @@ from optimizer.search.sampler import distributions
 from search_spaces.blocks import Architecture
 from search_spaces.space import SearchSpace
 from studies import results
-from studies.artifacts import Artifacts
+from studies.artifacts import SHEET, Artifacts
 from studies.blueprint import Blueprint, slots_of
 from studies.database import Database, open_database
 from studies.errors import StudyExistsError
@@ -47,10 +48,10 @@ def taken_trials(folder: Path) -> list[TakenTrial]:
     spec = parse_spec(SPEC.format(name="new"), base_dir=Path("/"))
     space, blueprint = space_and_blueprint()
     generator = np.random.default_rng(0)
-    picture, features = folder / "sheet.jpg", folder / "features.npz"
-    picture.write_bytes(b"a picture")
-    with features.open("wb") as file:
-        np.savez(file, allow_pickle=False, **{"[fid]": generator.normal(size=(4, 3))})
+    files = Artifacts.beside("", folder / "old").of_trial("old", 0, "w")
+    for name in (SHEET, "0000.png"):
+        files.store.write(files.name(name), b"a picture")
+    files.save_features({"fid": generator.normal(size=(4, 3))})
     trials = []
     for number in range(COUNT):
         params = {row.name: float(generator.uniform(row.low, row.high)) for row in space.parameters}
@@ -69,9 +70,10 @@ def taken_trials(folder: Path) -> list[TakenTrial]:
                     seconds={"merge": 0.5},
                     machine={"device": "cpu"},
                 ),
-                renders={0: picture} if number == 1 else {},
-                sheet=picture if number < 3 else None,
-                features=features,
+                files=files,
+                renders=(0,) if number == 1 else (),
+                sheet=number < 3,
+                features=files.load_features,
                 worker_id="w",
                 started_at=100.0 + number,
                 finished_at=101.0 + number,
@@ -106,18 +108,19 @@ def begin(url: str, folder: Path) -> None:
 def stored(database: Database, folder: Path) -> list[Any]:
     """Everything of the study but ids that the database chose."""
     study = results.load_study(database, "new")
-    artifacts = Artifacts(folder / "artifacts")
+    artifacts = files_of(folder)
     found: list[Any] = []
     for row in results.load_trials(database, study):
         renders = [
             (each.item, each.pixels_sha256, each.file is not None) for each in results.load_renders(database, row)
         ]
-        files = [artifacts.folder / each.file for each in results.load_renders(database, row) if each.file]
-        features = {name: rows.tobytes() for name, rows in artifacts.load_features(study.key, row.number).items()}
-        sheet = None if row.sheet is None else artifacts.sheet_path(row.sheet).read_bytes()
+        files = [artifacts.store.read(each.file) for each in results.load_renders(database, row) if each.file]
+        mine = artifacts.of_trial(study.key, row.number, row.worker_id)
+        features = {name: rows.tobytes() for name, rows in mine.load_features().items()}
+        sheet = None if row.sheet is None else artifacts.shown.open_reader(row.sheet).read()
         what = (row.number, row.origin, row.source, row.recipe, row.state, dict(row.objectives), row.gains)
         times = (dict(row.seconds), dict(row.machine), row.started_at, row.finished_at)
-        copies = (renders, [path.read_bytes() for path in files], features, sheet)
+        copies = (renders, files, features, sheet)
         found.append((*what, *times, results.load_scores(database, row), *copies))
     trials = optuna.load_study(study_name="new", storage=database.storage).trials
     found += [(trial.number, trial.state, trial.values, trial.params, trial.distributions) for trial in trials]
@@ -127,13 +130,12 @@ def stored(database: Database, folder: Path) -> list[Any]:
 def test_a_study_begins_with_copies_of_everything(database: Database, tmp_path: Path) -> None:
     begin(database.url, tmp_path)
     trials = taken_trials(tmp_path)
-    for path in ("sheet.jpg", "features.npz"):
-        (tmp_path / path).unlink()  # the other study may vanish
+    shutil.rmtree(tmp_path / "old")  # the other study may vanish
     study = results.load_study(database, "new")
     rows = results.load_trials(database, study)
     assert [row.number for row in rows] == list(range(COUNT))
     optunas = optuna.load_study(study_name="new", storage=database.storage)
-    artifacts = Artifacts(tmp_path / "artifacts")
+    artifacts = files_of(tmp_path)
     for row, taken, trial in zip(rows, trials, optunas.trials, strict=True):
         assert (row.state, row.origin, row.source, row.recipe) == ("complete", "gp", taken.source, taken.recipe)
         assert row.title == f"gp, from {taken.source}"
@@ -141,14 +143,14 @@ def test_a_study_begins_with_copies_of_everything(database: Database, tmp_path: 
         by_item, by_set = results.load_scores(database, row)
         assert (by_item, by_set) == (taken.result.image_scores, taken.result.set_scores)
         assert tuple(each.pixels_sha256 for each in results.load_renders(database, row)) == taken.result.pixels_sha256
-        assert artifacts.load_features(study.key, row.number)["fid"].shape == (4, 3)
+        assert artifacts.of_trial(study.key, row.number, "w").load_features()["fid"].shape == (4, 3)
         assert trial.state == (TrialState.PRUNED if taken.params is None else TrialState.COMPLETE)
         if taken.params is not None:
             assert (trial.params, trial.value) == (taken.params, taken.result.objectives["objective"])
     (kept,) = [each.file for each in results.load_renders(database, rows[1]) if each.file is not None]
-    assert (artifacts.folder / kept).read_bytes() == b"a picture"
+    assert artifacts.store.read(kept) == b"a picture"
     assert rows[1].sheet is not None
-    assert artifacts.sheet_path(rows[1].sheet).read_bytes() == b"a picture"
+    assert artifacts.shown.open_reader(rows[1].sheet).read() == b"a picture"
     (meta,) = get_all_artifact_meta(optunas.trials[1], storage=database.storage)
     assert (meta.artifact_id, meta.filename) == (rows[1].sheet, "trial 1.jpg")
 
@@ -193,6 +195,12 @@ def test_killed_at_any_moment_it_leaves_nothing_or_all(database: Database, tmp_p
     whole = open_database(url)
     assert stored(database, tmp_path) == stored(whole, other)
     whole.close()
+    names = {file.name.partition("/")[2].partition("/")[0] for file in files_of(tmp_path).store.files("studies/")}
+    assert names == {results.load_study(database, "new").key}  # nothing is left of the starts that were cut off
+
+
+def files_of(folder: Path) -> Artifacts:
+    return Artifacts.known("", folder / "artifacts")
 
 
 def optuna_trials(database: Database) -> int:

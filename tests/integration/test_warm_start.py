@@ -19,7 +19,7 @@ from optimizer.cli.work import begun, resumed
 from optimizer.setup import check_changed, hash_parents, make_plan
 from optimizer.warm_start import WarmStart, find_warm_start
 from studies import results
-from studies.artifacts import Artifacts
+from studies.artifacts import FEATURES, Artifacts
 from studies.database import open_database
 from studies.errors import DatabaseError, StudyMissingError, WarmStartError
 from studies.recipe import Recipe, Step
@@ -49,7 +49,7 @@ def old(tmp_path_factory: pytest.TempPathFactory) -> ShortStudy:
 def folder(old: ShortStudy, tmp_path: Path) -> Path:
     """A copy of the old study's database and folder."""
     old.database.close()
-    shutil.copytree(old.artifacts.folder.parent, tmp_path, dirs_exist_ok=True)
+    shutil.copytree(Path(old.artifacts.place).parent, tmp_path, dirs_exist_ok=True)
     return tmp_path
 
 
@@ -157,9 +157,9 @@ class TestFullRight:
         assert [trial.params for trial in whole.optunas] == [trial.params for trial in new.optunas]
         assert [row.objectives for row in whole.rows] == [row.objectives for row in new.rows]
         assert [row.gains for row in whole.rows] == [row.gains for row in new.rows]
-        pictures = [new.short.artifacts.sheet_path(row.sheet) for row in new.taken if row.sheet]
+        pictures = [new.short.artifacts.shown.open_reader(row.sheet).read() for row in new.taken if row.sheet]
         assert len(pictures) == 4
-        assert all(path.is_file() for path in pictures)
+        assert all(picture.startswith(b"\xff\xd8") for picture in pictures)  # a JPEG
 
     def test_several_objectives_of_which_the_old_study_had_one_number(self, old: ShortStudy, folder: Path) -> None:
         new = warm(folder, {"objective": None, "objectives": ["sharpness", "likeness"]})
@@ -241,7 +241,8 @@ class TestRenderedAnew:
             assert files_of(made, step) == files_of(row.recipe, theirs)
 
     def test_without_their_features_trials_are_rendered_anew(self, folder: Path) -> None:
-        shutil.rmtree(folder / "artifacts" / "features")
+        for file in (folder / "artifacts").rglob(FEATURES):
+            file.unlink()
         found = find(folder)
         assert (found.kept, len(found.again)) == ((), 2)
         assert "features that are not stored" in found.notes[0]

@@ -1,0 +1,212 @@
+"""Studies whose artifacts are in an S3-compatible store, or on a disk that fills up: a real server and a real disk."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import threading
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import optuna
+import pytest
+from demo_study import Recorder, ShortStudy, begin, reopen
+from object_store import BUCKET, ObjectStore, object_store
+from optuna.trial import TrialState
+
+from optimizer.dashboard import listening_port, make_server
+from optimizer.delivery import Watch, deliver
+from optimizer.evaluation import pixels_digest
+from optimizer.worker import Worker
+from studies import results
+from studies.artifacts import Artifacts, stored_name
+from studies.errors import ArtifactError
+
+SMALL: dict[str, Any] = {
+    "budget": {"trials": 4},
+    "probes": {"uniform": [], "profiles": 0},
+    "sampler": {"name": "random"},
+}
+
+
+@pytest.fixture(scope="module")
+def objects() -> Iterator[ObjectStore]:
+    with object_store() as store:
+        yield store
+
+
+def begun(folder: Path, place: str | Path) -> ShortStudy:
+    short = begin(folder, SMALL)
+    return replace(short, artifacts=Artifacts.beside(short.database.url, place))
+
+
+def run(short: ShortStudy, recorder: Recorder, patience: float = 60) -> None:
+    try:
+        Worker(short.database, short.study, short.machine, short.artifacts, recorder, recorder.stop, patience).run()
+    finally:
+        short.database.close()
+
+
+def referred(short: ShortStudy) -> list[str]:
+    """Names of the files that the database refers to."""
+    found: list[str] = []
+    for row in results.load_trials(short.database, short.study):
+        found += [each.file for each in results.load_renders(short.database, row) if each.file is not None]
+        found += [] if row.sheet is None else [stored_name(row.sheet)]
+        if results.load_scores(short.database, row)[1]:
+            found.append(f"studies/{short.study.key}/{row.number}-{row.worker_id[:12]}/features.npz")
+    return sorted(found)
+
+
+def there(short: ShortStudy) -> list[str]:
+    return sorted(file.name for file in short.artifacts.store.files("studies/"))
+
+
+def assert_whole(short: ShortStudy) -> None:
+    """Every trial is complete, was evaluated once, and has all its files; there are no others."""
+    rows = results.load_trials(short.database, short.study)
+    assert [(row.number, row.state, row.attempt) for row in rows] == [(n, "complete", 1) for n in range(4)]
+    told = optuna.load_study(study_name="short", storage=short.database.storage).trials
+    assert [trial.state for trial in told] == [TrialState.COMPLETE] * 4
+    assert there(short) == referred(short)
+
+
+def test_a_study_with_its_artifacts_in_a_bucket_from_its_start_to_the_export(
+    objects: ObjectStore, tmp_path: Path
+) -> None:
+    place = f"s3://{BUCKET}/whole"
+    run(begun(tmp_path, place), Recorder(stop_after=2))
+    short = reopen(tmp_path)
+    short = replace(short, artifacts=Artifacts.beside(short.database.url, place))
+    assert not (tmp_path / "artifacts" / "studies").is_dir() or not list((tmp_path / "artifacts" / "studies").iterdir())
+    run(short, Recorder())
+    assert_whole(short)
+    assert all(name.startswith("whole/") for name in objects.names("whole"))
+    row = results.load_trials(short.database, short.study)[0]
+    for render in results.load_renders(short.database, row):
+        assert render.file is not None
+        pixels = np.asarray(short.artifacts.open_render(render.file)).transpose(2, 0, 1)
+        assert pixels_digest(_tensor(pixels)) == render.pixels_sha256
+    silent = Watch(written=lambda _size: None, rendered=lambda _done: None)
+    target = tmp_path / "best.safetensors"
+    done = deliver(
+        short.database, short.study, row, short.machine.plan, short.artifacts, target, overwrite=False, watch=silent
+    )
+    assert "identical, to the bit" in done.proof
+    _assert_the_dashboard_shows(short, row)
+
+
+def _tensor(pixels: np.ndarray[Any, Any]) -> Any:
+    import torch
+
+    return torch.from_numpy(pixels.copy())
+
+
+def _assert_the_dashboard_shows(short: ShortStudy, row: results.StoredTrial) -> None:
+    from http.client import HTTPConnection
+
+    assert row.sheet is not None
+    server = make_server(short.database, short.artifacts, "127.0.0.1", 0, None)
+    thread = threading.Thread(target=lambda: _until_closed(server), daemon=True)
+    thread.start()
+    trial = optuna.load_study(study_name="short", storage=short.database.storage).trials[row.number]
+    connection = HTTPConnection("127.0.0.1", listening_port(server), timeout=30)
+    try:
+        connection.request("GET", f"/artifacts/1/{trial._trial_id}/{row.sheet}")
+        answer = connection.getresponse()
+        assert (answer.status, answer.getheader("content-type")) == (200, "image/jpeg")
+        assert answer.getheader("x-content-type-options") == "nosniff"
+        assert answer.read() == short.artifacts.store.read(stored_name(row.sheet))
+    finally:
+        connection.close()
+        server.close()
+        thread.join(10)
+        short.database.close()
+
+
+def _until_closed(server: Any) -> None:
+    with suppress(OSError):
+        server.run()
+
+
+class Cut(Recorder):
+    """Takes the store away while a trial is evaluated, and brings it back later, or not."""
+
+    def __init__(self, objects: ObjectStore, back_after: float | None) -> None:
+        super().__init__()
+        self._objects, self._back_after = objects, back_after
+        self.timer: threading.Timer | None = None
+
+    def trial_started(self, number: int, origin: str, images: int) -> None:
+        super().trial_started(number, origin, images)
+        if number == 2 and self.timer is None:
+            self._objects.stop()
+            if self._back_after is not None:
+                self.timer = threading.Timer(self._back_after, self._objects.start)
+                self.timer.start()
+
+
+def test_a_store_that_is_away_for_a_while_is_waited_for(objects: ObjectStore, tmp_path: Path) -> None:
+    short = begun(tmp_path, f"s3://{BUCKET}/while")
+    recorder = Cut(objects, back_after=3.0)
+    run(short, recorder)
+    assert [number for number, _ in recorder.started] == [0, 1, 2, 3]
+    assert len(recorder.away) == 1
+    assert "the artifact store (artifact store s3://merges/while" in recorder.away[0]
+    assert_whole(short)
+
+
+def test_a_store_that_stays_away_ends_the_worker_and_another_runs_its_trial_again(
+    objects: ObjectStore, tmp_path: Path
+) -> None:
+    short = begun(tmp_path, f"s3://{BUCKET}/gone")
+    try:
+        with pytest.raises(ArtifactError, match=r"artifact store has been away for .* go on with"):
+            run(short, Cut(objects, back_after=None), patience=1)
+        rows = results.load_trials(short.database, short.study)
+        assert [row.state for row in rows] == ["complete", "complete", "running"]
+        assert results.live_workers(short.database) == frozenset()
+    finally:
+        objects.start()
+    assert there(short) == referred(short)
+    recorder = Recorder()
+    run(short, recorder)
+    assert [number for number, _ in recorder.started] == [2, 3]
+    assert_whole(short)
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of a few files, which can be made larger."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = shutil.which("mount")
+    if mount is None or os.geteuid() != 0:
+        pytest.skip("only root can mount a file system")
+    made = subprocess.run(
+        [mount, "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(disk)], capture_output=True, check=False
+    )
+    if made.returncode != 0:
+        pytest.skip("no file system can be mounted here")
+    yield disk
+    subprocess.run(["umount", str(disk)], check=True)
+
+
+def test_a_full_disk_ends_the_worker_with_nothing_half_stored(small_disk: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "study"
+    folder.mkdir()
+    short = begun(folder, small_disk / "artifacts")
+    with pytest.raises(ArtifactError, match=r"No space left on device.*make room") as told:
+        run(short, Recorder())
+    assert str(small_disk) in str(told.value)
+    rows = results.load_trials(short.database, short.study)
+    assert rows[-1].state == "running"
+    assert there(short) == referred(short)
+    subprocess.run(["mount", "-o", "remount,size=4m", str(small_disk)], check=True)
+    run(short, Recorder())
+    assert_whole(short)
