@@ -113,6 +113,7 @@ class Service:
         self._prospects: dict[int, Prospect] = {}
         self._refusals: dict[str, _Refusal] = {}
         self._without_final: set[tuple[int, int]] = set()  # (study id, its trials): there was nothing to compare
+        self.doing = "looking for work"  # in words, for people
         self._current: int | None = None  # the study it is at
         self._since = 0.0  # time.monotonic
 
@@ -138,6 +139,7 @@ class Service:
                 else:
                     if not idle:
                         self._host.waiting()
+                        self.doing = "waiting for work"
                         idle = True
                     self._stop.wait(self._settings.poll_seconds)
         return finished
@@ -201,6 +203,7 @@ class Service:
     def _take(self, turn: _Turn, presence: Presence) -> int:
         """Be at a study until something else is wanted; returns how many trials were finished."""
         try:
+            self.doing = f"{'the final of' if turn.task == 'final' else 'trials of'} {turn.study.name}"
             if turn.task == "final":
                 self._hold_final(turn.study, presence)
                 return 0

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from optimizer.cli import dashboard, demo, difference, export, inspection, lists, lora, merge, study, worker
+from optimizer.cli import cluster, dashboard, demo, difference, export, inspection, lists, lora, merge, study, worker
 from optimizer.cli.common import USER_ERROR, debugging, errors, guarded, print_error
 
 app = typer.Typer(
@@ -21,6 +21,7 @@ app = typer.Typer(
 )
 app.add_typer(study.app, name="study")
 app.add_typer(lora.app, name="lora")
+app.add_typer(cluster.app, name="cluster")
 app.command(name="demo")(demo.demo)
 app.command(name="worker")(worker.worker)
 app.command(name="dashboard")(dashboard.dashboard)

@@ -6,6 +6,7 @@ import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -28,6 +29,7 @@ from optimizer.cli.observing import LogJson, MetricsAddress, Watch, observing
 if TYPE_CHECKING:
     from optimizer.outages import Endurance
     from optimizer.reporting import Reporter
+    from optimizer.service import Service
     from optimizer.setup import Machine
     from optimizer.whereabouts import ModelFolders
     from studies.artifacts import Artifacts
@@ -37,21 +39,91 @@ if TYPE_CHECKING:
 MODELS_VARIABLE = "MERGETUNE_MODELS"
 
 
+StudyNames = Annotated[
+    list[str] | None,
+    typer.Option("--study", metavar="NAME", help="Work on this study alone; may be repeated.", show_default=False),
+]
+ModelOption = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--models",
+        help="Folder in which a study's files are looked for by their sha256, and outside of which none are read; "
+        f"may be repeated. [default: {MODELS_VARIABLE}]",
+        show_default=False,
+    ),
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Assignment:
+    """What a worker is to work on, and with what. Can be sent to another machine."""
+
+    storage: str  # URL
+    names: frozenset[str]  # of studies; none means all
+    folders: ModelFolders
+    artifacts: str | None
+    cache: Path
+    patience_seconds: float
+    until_done: bool = False
+    finals: bool = True
+
+    def service(self, database: Database, stop: threading.Event, watch: Watch) -> Service:
+        """A worker of this process."""
+        from optimizer.cli.work import built, planned
+        from optimizer.machines import Machines
+        from optimizer.outages import Endurance
+        from optimizer.service import Service, Settings
+        from studies.artifacts import Artifacts
+
+        settings = Settings(
+            names=self.names,
+            until_done=self.until_done,
+            finals=self.finals,
+            patience_seconds=self.patience_seconds,
+        )
+        store = Artifacts.beside(self.storage, self.artifacts)
+        machines = Machines(
+            lambda study: planned(study, self.folders), lambda plan, study: built(plan, study.parents, self.cache)
+        )
+        host = Terminal(database, store, stop, Endurance(limit_seconds=self.patience_seconds), watch)
+        return Service(database, machines, store, host, stop, settings)
+
+
+def assigned(
+    storage: str, names: list[str] | None, models: list[Path] | None, artifacts: str | None, cache: Path | None
+) -> tuple[Assignment, Database]:
+    """What the options ask for, checked, and the opened database."""
+    from optimizer.cli.work import patience_seconds
+    from studies.database import database_file, open_database
+    from studies.results import load_study
+    from studies.shares import require_local
+
+    url, caches = storage_url(storage), cache_folder(cache)
+    require_local(url)
+    database = open_database(url, create=False)
+    for name in names or ():
+        load_study(database, name)
+    folders = model_folders(models, caches)
+    if not folders.folders and not names and database_file(url) is None:
+        fail(
+            "a worker of every study of a server reads whatever files the database names: say from which folders with "
+            f"--models or {MODELS_VARIABLE}, or which studies with --study"
+        )
+    assignment = Assignment(
+        storage=url,
+        names=frozenset(names or ()),
+        folders=folders,
+        artifacts=artifacts,
+        cache=caches,
+        patience_seconds=patience_seconds(),
+    )
+    return assignment, database
+
+
 def worker(
     context: typer.Context,
-    study: Annotated[
-        list[str] | None,
-        typer.Option("--study", metavar="NAME", help="Work on this study alone; may be repeated.", show_default=False),
-    ] = None,
-    models: Annotated[
-        list[Path] | None,
-        typer.Option(
-            "--models",
-            help="Folder in which a study's files are looked for by their sha256, and outside of which none are read; "
-            f"may be repeated. [default: {MODELS_VARIABLE}]",
-            show_default=False,
-        ),
-    ] = None,
+    study: StudyNames = None,
+    models: ModelOption = None,
     until_done: Annotated[bool, typer.Option("--until-done", help="Leave when there is nothing left to do.")] = False,
     no_final: Annotated[bool, typer.Option("--no-final", help="Leave the finals to others.")] = False,
     storage: Storage = DEFAULT_STORAGE,
@@ -61,36 +133,15 @@ def worker(
     metrics: MetricsAddress = None,
 ) -> None:
     """Take trials of every active study whose files can be found, until it is stopped."""
-    from optimizer.cli.work import built, patience_seconds, planned, stopping
-    from optimizer.machines import Machines
-    from optimizer.outages import Endurance
-    from optimizer.service import Service, Settings
+    from optimizer.cli.work import stopping
     from optimizer.worker import quiet_optuna
-    from studies.artifacts import Artifacts
-    from studies.database import database_file, open_database
-    from studies.results import load_study
-    from studies.shares import require_local
 
     quiet_optuna()
     watch = observing(context, log_json, metrics)
-    require_local(storage_url(storage))
-    database = open_database(storage_url(storage), create=False)
-    names = frozenset(study or ())
-    for name in sorted(names):
-        load_study(database, name)
-    caches = cache_folder(cache)
-    folders = model_folders(models, caches)
-    if not folders.folders and not names and database_file(database.url) is None:
-        fail(
-            "a worker of every study of a server reads whatever files the database names: say from which folders with "
-            f"--models or {MODELS_VARIABLE}, or which studies with --study"
-        )
-    settings = Settings(names=names, until_done=until_done, finals=not no_final, patience_seconds=patience_seconds())
-    store = Artifacts.beside(database.url, artifacts)
-    machines = Machines(lambda row: planned(row, folders), lambda plan, row: built(plan, row.parents, caches))
+    assignment, database = assigned(storage, study, models, artifacts, cache)
     with stopping() as stop:
-        host = Terminal(database, store, stop, Endurance(limit_seconds=settings.patience_seconds), watch)
-        finished = Service(database, machines, store, host, stop, settings).run()
+        asked = replace(assignment, until_done=until_done, finals=not no_final)
+        finished = asked.service(database, stop, watch).run()
     console.print(f"{finished} {'trial' if finished == 1 else 'trials'} finished by this worker")
 
 
