@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 import optuna
 import sqlalchemy as sa
-from optuna.distributions import FloatDistribution
+from optuna.distributions import BaseDistribution, FloatDistribution
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from optimizer.doctor_files import StudyFiles
@@ -194,7 +194,9 @@ class _Trials:
         state, values = _outcome(row, inside=params is not None)
         if params is None:
             return create_trial(state=state)
-        ranges = {each.name: FloatDistribution(each.low, each.high) for each in self._space(row).parameters}
+        ranges: dict[str, BaseDistribution] = {
+            each.name: FloatDistribution(each.low, each.high) for each in self._space(row).parameters
+        }
         return create_trial(state=state, values=values, params=dict(params), distributions=ranges)
 
     def _space(self, row: StoredTrial) -> SearchSpace:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import optuna
 import pytest
@@ -25,10 +26,11 @@ from studies.database import open_database
 from studies.results import StoredTrial
 from studies.spec import StudySpec
 
-SMALL = {
+SMALL: dict[str, Any] = {
     "budget": {"trials": 9},
     "sampler": {"name": "random"},
     "probes": {"profiles": 2},
+    "scorers": {"clip_score": short_spec()["scorers"]["clip_score"]},
     "objective": {"clip_score": None},
     "final": {"top": 0},
 }
