@@ -265,7 +265,7 @@ def test_a_scorer_that_cannot_take_one_image_fails_that_trial_alone_and_names_it
             renders.extend(images.images[5:6] if len(images) == 8 else ())
             if len(renders) == 2 and any(torch.equal(image, renders[1]) for image in images.images):
                 raise ValueError("a picture\nof nothing")
-            return whole.score(images)  # type: ignore[union-attr, arg-type, return-value]
+            return whole.score(images)  # type: ignore[arg-type, return-value]
 
     evaluator = Evaluator(known.resident, known.renderer, {**known.scorers, "clip_score": Moody()}, degenerate_limit=8)
     moody = replace(short, machine=replace(short.machine, evaluator=evaluator))
