@@ -207,7 +207,7 @@ def _culprit(scorer: Scorer, suite: SuiteImages, items: Sequence[SuiteItem]) -> 
     run = _image_scores if scorer.info.scope == "image" else _features
     for image, prompt, item in zip(suite.images, suite.prompts, items, strict=True):
         try:
-            run(scorer, SuiteImages(images=(image,), prompts=(prompt,)))  # type: ignore[operator]
+            run(scorer, SuiteImages(images=(image,), prompts=(prompt,)))  # type: ignore[arg-type]
         except Exception:  # noqa: BLE001 - as above
             return f" at item {item.index}"
     return ""

@@ -15,6 +15,7 @@ from studies.database import Database
 from studies.errors import DatabaseError
 
 HEARTBEAT_SECONDS = 20.0
+RERUNS = 3  # of a trial whose worker died
 
 
 class Presence:
@@ -57,6 +58,11 @@ class Presence:
 
     def _distrust(self) -> None:
         self._trusted_from = time.monotonic() + 3 * HEARTBEAT_SECONDS
+
+
+def deaths(attempts: int) -> str:
+    """Why a trial is given up."""
+    return f"{attempts} workers died while they worked on it: look for what killed them (out of memory?)"
 
 
 @contextmanager

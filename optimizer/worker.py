@@ -35,7 +35,7 @@ from optimizer.gains import Evidence, gains, standard_errors
 from optimizer.notes import trial_note
 from optimizer.objective import SINGLE, ScoreSheet
 from optimizer.outages import LIMIT_SECONDS, Endurance
-from optimizer.presence import Presence, present
+from optimizer.presence import RERUNS, Presence, deaths, present
 from optimizer.racing import ESTIMATE_KEY, Race
 from optimizer.rendering.batch_limits import Size
 from optimizer.rendering.sheet import contact_sheet, to_picture
@@ -56,7 +56,6 @@ from studies.ledger import Ledger
 from studies.recipe import Recipe
 from studies.results import StoredStudy, StoredTrial, TrialResult
 
-RERUNS = 3  # of a trial whose worker died
 PAUSE_SECONDS = 2.0  # between two looks at whether a paused study goes on
 
 _log = logging.getLogger(__name__)
@@ -208,8 +207,7 @@ class Worker:
             return row.attempt
         if row.attempt <= RERUNS:
             return row.attempt + 1
-        reason = f"{row.attempt} workers died while they worked on it: look for what killed them (out of memory?)"
-        results.fail_trial(self._database, self._study, row.number, row.worker_id, reason)
+        results.fail_trial(self._database, self._study, row.number, row.worker_id, deaths(row.attempt))
         return None
 
     def _prepare(self, trial: Trial, worker_id: str) -> _Task:

@@ -25,8 +25,9 @@ import torch
 from demo_study import Recorder, make_machine, short_spec
 from optuna.trial import TrialState
 
+from optimizer.presence import RERUNS
 from optimizer.setup import Machine
-from optimizer.worker import RERUNS, Worker
+from optimizer.worker import Worker
 from studies import results
 from studies.artifacts import Artifacts
 from studies.database import Database, open_database

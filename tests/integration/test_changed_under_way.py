@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
@@ -30,7 +31,13 @@ from studies.database import Database, open_database
 from studies.errors import DatabaseError, StudyChangedError
 from studies.spec import StudySpec
 
-SMALL = {"budget": {"trials": 4}, "probes": {"profiles": 1}, "objective": {"clip_score": None}, "final": {"top": 0}}
+SMALL: dict[str, Any] = {
+    "budget": {"trials": 4},
+    "probes": {"profiles": 1},
+    "scorers": {"clip_score": short_spec()["scorers"]["clip_score"]},
+    "objective": {"clip_score": None},
+    "final": {"top": 0},
+}
 HOUR = 3600.0
 
 
@@ -258,7 +265,7 @@ def test_a_scorer_that_cannot_take_one_image_fails_that_trial_alone_and_names_it
             renders.extend(images.images[5:6] if len(images) == 8 else ())
             if len(renders) == 2 and any(torch.equal(image, renders[1]) for image in images.images):
                 raise ValueError("a picture\nof nothing")
-            return whole.score(images)  # type: ignore[union-attr, arg-type, no-any-return]
+            return whole.score(images)  # type: ignore[arg-type, return-value]
 
     evaluator = Evaluator(known.resident, known.renderer, {**known.scorers, "clip_score": Moody()}, degenerate_limit=8)
     moody = replace(short, machine=replace(short.machine, evaluator=evaluator))

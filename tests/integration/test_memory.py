@@ -107,7 +107,7 @@ def test_the_estimate_is_near_what_processes_really_hold_and_one_that_cannot_is_
     shrunken = [write_checkpoint(tmp_path / f"{seed}.safetensors", seed=seed) for seed in (0, 1)]
     specs = [rendering(tmp_path, "demo.yaml", 192, 4), rendering(tmp_path, "other.yaml", 256, 2, shrunken)]
     large = rendering(tmp_path, "large.yaml", 512, 8)
-    command = [sys.executable, "-c", MEASURE, *specs, large]
+    command = [sys.executable, "-c", MEASURE, *map(str, (*specs, large))]
     first, *lines = subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()
     refusal = json.loads(first)
     asked = need_of(yaml.safe_load(large.read_text()))

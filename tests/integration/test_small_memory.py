@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from demo_study import Recorder, ShortStudy, begin, reopen
+from demo_study import Recorder, ShortStudy, begin, reopen, short_spec
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
@@ -22,9 +23,10 @@ from optimizer.worker import Worker
 from studies import results
 from studies.batch_limits import load_batch_limits, store_batch_limit
 
-SMALL = {
+SMALL: dict[str, Any] = {
     "budget": {"trials": 3},
     "probes": {"profiles": 0},
+    "scorers": {"clip_score": short_spec()["scorers"]["clip_score"]},
     "objective": {"clip_score": None},
     "final": {"top": 0},
 }

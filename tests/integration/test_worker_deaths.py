@@ -11,7 +11,8 @@ import pytest
 from demo_study import Recorder, ShortStudy, begin
 from optuna.trial import TrialState
 
-from optimizer.worker import RERUNS, Worker
+from optimizer.presence import RERUNS
+from optimizer.worker import Worker
 from studies import results, tables
 
 
