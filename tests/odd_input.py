@@ -160,6 +160,15 @@ DTYPE_WORDS = st.sampled_from(
 )
 
 
+FIELDS = ("lora_adapter_metadata", "mergetune.recipe", "sd_merge_recipe", "sd_merge_models", "mecha_recipe", "format")
+SETTINGS = st.dictionaries(st.sampled_from(["unet.lora_alpha", "unet.alpha_pattern", "unet.use_rslora"]), values)
+metadata = st.dictionaries(
+    st.sampled_from(FIELDS),
+    (values | SETTINGS).map(json.dumps) | st.sampled_from(["[" * 100_000, "{}", "nan", '{"unet.lora_alpha": 1}']),
+    max_size=3,
+)
+
+
 @st.composite
 def safetensors_files(draw: st.DrawFn, names: Sequence[str], honest_headers: Sequence[Mapping[str, Any]]) -> bytes:
     """A safetensors file whose header may lie about everything."""
@@ -183,7 +192,7 @@ def safetensors_files(draw: st.DrawFn, names: Sequence[str], honest_headers: Seq
             row = draw(values)
         header[name] = row
     if draw(st.booleans()):
-        header["__metadata__"] = draw(st.dictionaries(keys, st.text(max_size=9), max_size=3) | values)
+        header["__metadata__"] = draw(metadata | st.dictionaries(keys, st.text(max_size=9), max_size=3) | values)
     text = json.dumps(header)
     match draw(st.sampled_from(["whole"] * 4 + ["twice", "deep", "cut", "nan", "spaces"])):
         case "twice":

@@ -22,7 +22,7 @@ from command_line import Call, caller, enter
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from odd_input import documents, pickle_files, safetensors_files
-from safetensors.torch import save_file
+from safetensors.torch import save, save_file
 from stored_study import store_study
 
 from studies import results
@@ -245,6 +245,13 @@ def test_safetensors_files(cases: int, sandbox: Sandbox) -> None:
     honest = [json.loads(header_of(sandbox.folder / name)) for name in ("lora.safetensors", "few.safetensors")]
 
     @fuzzing(cases)
+    @example(content=(sandbox.folder / "lora.safetensors").read_bytes())
+    @example(content=marked({"mergetune.recipe": "[" * 100_000}))
+    @example(content=marked({"sd_merge_models": "[" * 100_000, "lora_adapter_metadata": "[" * 100_000}))
+    @example(content=marked({"lora_adapter_metadata": '{"unet.lora_alpha": []}'}))
+    @example(content=marked({"lora_adapter_metadata": '{"unet.lora_alpha": 1, "unet.alpha_pattern": [1]}'}))
+    @example(content=marked({"lora_adapter_metadata": '{"unet.lora_alpha": 1, "unet.alpha_pattern": {"(": 1}}'}))
+    @example(content=marked({"lora_adapter_metadata": SLOW}))
     @given(content=safetensors_files(KEYS, honest))
     def check(content: bytes) -> None:
         (sandbox.folder / "odd.safetensors").write_bytes(content)
@@ -256,6 +263,16 @@ def test_safetensors_files(cases: int, sandbox: Sandbox) -> None:
 
     check()
     assert sandbox.outcomes["lora", 0] > 0
+
+
+SLOW = '{"unet.lora_alpha": 1, "unet.alpha_pattern": {"(([a-z_]+)+)+[0-9]": 1}}'  # as a regular expression
+
+
+def marked(metadata: dict[str, str]) -> bytes:
+    """A LoRA as diffusers writes it."""
+    layer = "unet.down_blocks_and_a_name_that_is_long_enough_to_search_in_vain"
+    factors = {f"{layer}.lora_A.weight": torch.ones(2, 4), f"{layer}.lora_B.weight": torch.ones(4, 2)}
+    return save(factors, metadata)
 
 
 def header_of(path: Path) -> bytes:
