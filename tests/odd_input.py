@@ -181,7 +181,7 @@ def safetensors_files(draw: st.DrawFn, names: Sequence[str], honest_headers: Seq
         header = dict(draw(st.sampled_from([known]) | changed([known])))
     for name in draw(st.lists(st.sampled_from(names) | st.text(max_size=9), max_size=6, unique=True)):
         honest = draw(st.booleans())
-        shape = draw(st.lists(st.integers(0, 4) if honest else SIZES, max_size=4))
+        shape: list[Any] = draw(st.lists(st.integers(0, 4) if honest else SIZES, max_size=4))
         size = 2
         for side in shape if honest else ():
             size *= side
