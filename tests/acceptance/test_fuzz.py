@@ -198,7 +198,7 @@ def fuzzing(cases: int) -> Callable[[Callable[..., None]], Callable[..., None]]:
 # ------------------------------------------------------------------------------------- specs, recipes
 
 
-@many(120, 700)
+@many(50, 700)
 def test_specs(cases: int, sandbox: Sandbox) -> None:
     @fuzzing(cases)
     @example(text=yaml.safe_dump(dict(SPEC)))
@@ -216,7 +216,7 @@ def test_specs(cases: int, sandbox: Sandbox) -> None:
     assert sandbox.outcomes["study", 0] > cases // 30
 
 
-@many(100, 600)
+@many(60, 600)
 def test_recipes(cases: int, sandbox: Sandbox) -> None:
     @fuzzing(cases)
     @example(text=yaml.safe_dump(dict(RECIPE)), name="mine.yaml", write=True)
@@ -240,7 +240,7 @@ def test_recipes(cases: int, sandbox: Sandbox) -> None:
 # --------------------------------------------------------------------------------------------- files
 
 
-@many(50, 500)
+@many(30, 500)
 def test_safetensors_files(cases: int, sandbox: Sandbox) -> None:
     honest = [json.loads(header_of(sandbox.folder / name)) for name in ("lora.safetensors", "few.safetensors")]
 
@@ -280,7 +280,7 @@ def header_of(path: Path) -> bytes:
     return content[8 : 8 + int.from_bytes(content[:8], "little")]
 
 
-@many(100, 600)
+@many(60, 600)
 def test_pickles(cases: int, sandbox: Sandbox) -> None:
     @fuzzing(cases)
     @given(content=pickle_files((sandbox.folder / "a.ckpt").read_bytes()))
