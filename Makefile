@@ -4,7 +4,7 @@ BIN := .venv/bin
 THREADS ?= 1
 PROCESSES ?= 2
 
-.PHONY: demo test test-slow lint audit bench soak clean
+.PHONY: demo test test-slow lint audit bench soak fuzz clean
 
 demo: .venv/.installed
 	$(BIN)/mergetune demo --output demo-run
@@ -30,6 +30,10 @@ audit: .venv/.installed-test
 # Hundreds of trials by workers that are killed every few seconds; on a server: `... tests/soak.py FOLDER --url URL`.
 soak: .venv/.installed-test
 	PYTHONPATH=.:tests $(BIN)/python tests/soak.py $$(mktemp -d) --trials 300
+
+# Thousands of specs, recipes, files and rows that nobody should have written.
+fuzz: .venv/.installed-test
+	OMP_NUM_THREADS=$(THREADS) HF_HUB_OFFLINE=1 $(BIN)/pytest -m slow tests/acceptance/test_fuzz.py
 
 bench: .venv/.installed-test
 	$(BIN)/python benchmarks/merge.py

@@ -28,6 +28,12 @@ class _Loader(yaml.SafeLoader):
                 seen.add(key.value)
         return super().construct_mapping(node, deep=deep)
 
+    def construct_scalar(self, node: yaml.ScalarNode | yaml.MappingNode) -> Any:
+        value = super().construct_scalar(node)
+        if isinstance(value, str):
+            _require_text(value)
+        return value
+
 
 def read_text(path: Path, what: str, kind: str, error: type[StudyError]) -> str:
     """A text file's content.
@@ -37,6 +43,8 @@ def read_text(path: Path, what: str, kind: str, error: type[StudyError]) -> str:
         kind: of file it should be: "a study's YAML file".
         error: raised when it is missing, unreadable or no text.
     """
+    if path.exists() and not path.is_file() and not path.is_dir():  # a pipe blocks, a device may never end
+        raise error(f"{path} is no regular file: a {what} is a YAML text file")
     try:
         return path.read_text(encoding="utf-8-sig")  # some editors put a mark before the first letter
     except FileNotFoundError:
@@ -63,9 +71,16 @@ def parse_json(text: str, origin: str, error: type[StudyError]) -> Any:
     A reader of its own: YAML takes the `1e-5` that JSON writers print for a word.
     """
     try:
-        return json.loads(text, object_pairs_hook=_without_repeats, parse_constant=_refuse)
+        data = json.loads(text, object_pairs_hook=_without_repeats, parse_constant=_refuse)
+        _require_text(json.dumps(data, ensure_ascii=False))
+        return data
     except (ValueError, RecursionError) as reason:
         raise error(f"{origin} is not valid JSON: {reason}") from reason
+
+
+def _require_text(value: str) -> None:
+    """ValueError for half a character: an escape can write it, no file or database can hold it."""
+    value.encode()
 
 
 def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -166,7 +166,7 @@ class Recipe:
                 vae=None if data["vae"] is None else BakedVae(**data["vae"]),
                 dtype=data["dtype"],
             )
-        except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
             raise RecipeError(f"not a recipe: {error!r}") from error
 
 

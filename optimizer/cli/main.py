@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 import warnings
 from typing import Annotated
@@ -54,6 +55,9 @@ def run() -> None:
     """Entry point of the `mergetune` command."""
     # linear_operator, which optuna-dashboard imports, scripts functions as it is imported.
     warnings.filterwarnings("ignore", message="`torch.jit.script", category=FutureWarning)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # names of files may be no text
     sys.exit(guarded(_parse_and_run, debug=debugging()))
 
 

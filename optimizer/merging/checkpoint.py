@@ -179,6 +179,8 @@ def open_source(path: Path) -> Source:
         )
     if path.is_dir():
         return diffusers_source(path)
+    if not path.is_file():  # a pipe would block, a device may never end
+        raise CheckpointError(f"{path} is no regular file: give a .safetensors or .ckpt file, or a diffusers folder")
     if path.suffix.lower() in TORCH_SUFFIXES:
         return torch_source(path)
     if path.suffix.lower() == ".bin":

@@ -98,6 +98,6 @@ def _merge_models(ingredients: Ingredients, recipe: Recipe) -> dict[str, Any]:
 def _stored_json(text: str | None) -> dict[str, Any]:
     try:
         data = json.loads(text or "{}")
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     return data if isinstance(data, dict) else {}

@@ -123,7 +123,7 @@ def read_header(path: Path) -> tuple[dict[str, TensorInfo], dict[str, str]]:
             raise CheckpointError(_not_safetensors(path, start))
         try:
             header = json.loads(file.read(header_bytes))
-            metadata = header.pop("__metadata__", None) or {}
+            metadata = _metadata(header.pop("__metadata__", None) or {})
             ordered = sorted(header.items(), key=lambda item: item[1]["data_offsets"][0])
             unknown = next((row["dtype"] for _, row in ordered if row["dtype"] not in DTYPES), None)
             if unknown is not None:
@@ -143,6 +143,13 @@ def read_header(path: Path) -> tuple[dict[str, TensorInfo], dict[str, str]]:
             f"the file has {file_bytes:,}; fetch it again"
         )
     return tensors, metadata
+
+
+def _metadata(found: dict[str, str]) -> dict[str, str]:
+    """What the format allows: texts by name; TypeError for anything else."""
+    if not isinstance(found, dict) or not all(isinstance(value, str) for value in found.values()):
+        raise TypeError("its metadata are no texts by name")
+    return found
 
 
 def _not_safetensors(path: Path, start: bytes) -> str:

@@ -38,7 +38,7 @@ from studies.database import open_database
 from studies.results import StoredTrial
 
 ROOT = Path(__file__).parents[2]
-CHANGES: Mapping[str, Any] = {
+CHANGES: dict[str, Any] = {
     "budget": {"trials": 5},
     "probes": {"profiles": 0},
     "objective": {"clip_score": None},

@@ -30,6 +30,7 @@ from optimizer.merging.lora.names import FAMILIES, Role, Target, address_book, f
 from optimizer.merging.sources import TensorInfo, read_header, sha256_of
 from search_spaces.blocks import Architecture, place_of, places
 
+_PATTERN = re.compile(r"[\w.\\|^$-]*(\.\*[\w.\\|^$-]*){0,2}")
 ADAPTER_METADATA = "lora_adapter_metadata"  # diffusers 0.34 and later: PEFT's configurations as JSON
 
 
@@ -77,7 +78,7 @@ class Lora:
                 modules = {
                     name: _factors(
                         {role: file.get_tensor(key) for role, key in roles.items()},
-                        _configured_scale(name, configuration),
+                        _configured_scale(name, configuration, path.name),
                         f"{path.name}: {name}",
                     )
                     for name, roles in grouped.items()
@@ -259,21 +260,39 @@ def _adapter_configuration(metadata: Mapping[str, str], name: str) -> Mapping[st
     """PEFT's settings as diffusers stores them: `unet.lora_alpha`, `text_encoder.alpha_pattern` and so on."""
     try:
         stored = json.loads(metadata.get(ADAPTER_METADATA, "{}"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise LoraError(f"{name}: its header's {ADAPTER_METADATA} is not JSON; fetch the file again") from error
     if not isinstance(stored, dict):
         raise LoraError(f"{name}: its header's {ADAPTER_METADATA} is no table of settings; fetch the file again")
     return stored
 
 
-def _configured_scale(name: str, configuration: Mapping[str, Any]) -> _Scale:
+def _configured_scale(name: str, configuration: Mapping[str, Any], where: str) -> _Scale:
+    """Raises LoraError for settings that are none."""
     component, _, module = name.partition(".")
     alpha = configuration.get(f"{component}.lora_alpha")
     if alpha is None:
         return _Scale()
     patterns = configuration.get(f"{component}.alpha_pattern") or {}
-    own = next((value for pattern, value in patterns.items() if re.fullmatch(rf"(.*\.)?({pattern})", module)), alpha)
-    return _Scale(float(own), bool(configuration.get(f"{component}.use_rslora")))
+    try:
+        own = next((value for pattern, value in patterns.items() if _names(pattern, module)), alpha)
+        return _Scale(float(own), bool(configuration.get(f"{component}.use_rslora")))
+    except (ValueError, TypeError, AttributeError, OverflowError, re.error) as error:
+        raise LoraError(
+            f"{where}: its header's {ADAPTER_METADATA} is damaged ({error}); fetch the file again"
+        ) from error
+
+
+def _names(pattern: str, module: str) -> bool:
+    """Whether one of PEFT's patterns, which are regular expressions, names a module.
+
+    Raises:
+        ValueError: a pattern that is more than names and two gaps: a file could name one that takes for ever.
+    """
+    if not _PATTERN.fullmatch(pattern):
+        msg = f"the pattern {pattern!r} is not understood"
+        raise ValueError(msg)
+    return re.fullmatch(rf"(.*\.)?({pattern})", module) is not None
 
 
 def _kernel_free(shape: Sequence[int]) -> tuple[int, ...]:

@@ -1,0 +1,265 @@
+"""Input that nobody should have written, by Hypothesis: values, documents, file headers and pickles."""
+
+from __future__ import annotations
+
+import io
+import json
+import pickle
+import struct
+import zipfile
+from collections.abc import Mapping, Sequence
+from copy import deepcopy
+from typing import Any
+
+import yaml
+from hypothesis import strategies as st
+
+PATHS = (
+    "a.safetensors", "b.safetensors", "absent.safetensors", "../outside.safetensors", "../../../../etc/passwd",
+    "~root/x",
+    "~nobody-of-that-name/x", "/dev/zero", "/dev/null", "/proc/self/mem", "loop.safetensors", "pipe.safetensors",
+    "link.safetensors", "folder.safetensors", "folder", ".", "", "/", "a.safetensors/b", "n\0l", "x" * 300, "-",
+    "--help",
+    "lora.safetensors", "a.ckpt", "spec.yaml", "recipe.yaml",
+)  # fmt: skip
+WORDS = (
+    "weighted_sum", "add_difference", "ties_soup", "slerp", "IN*", "IN00", "M00", "*", "[", "[red]", "IN", "preset",
+    "base",
+    "GRAD_V", "result", "step1", "A", "B", "ratio", "depth", "gp", "tpe", "auto", "sharpness", "contrast", "all",
+    "best",
+    "0.5", "1e999", "nan", ".inf", "${HOME}", "{0}", "%s", "!!python/object:os.system", "2026-02-30", "0x1F", "1_000",
+    "\u202e\u0000\u2028", "\ufeff", "💥", "ａ", "İ", "\x1b[2J", "0,0.5,1", ",".join(["0.5"] * 26),
+)  # fmt: skip
+NUMBERS = (
+    0,
+    1,
+    -1,
+    2**31,
+    2**63,
+    2**64,
+    -(2**63) - 1,
+    10**30,
+    10**400,
+    0.5,
+    1e308,
+    1e-320,
+    -0.0,
+    float("inf"),
+    float("nan"),
+)
+
+scalars = (
+    st.none() | st.booleans() | st.sampled_from(NUMBERS) | st.sampled_from(PATHS) | st.sampled_from(WORDS) | st.floats()
+    | st.text(max_size=20)
+)  # fmt: skip
+keys = st.sampled_from([*WORDS, "path", "sha256", "seed", "name", "weight", "clip", "inputs", "values"]) | st.text(
+    max_size=8
+)
+values = st.recursive(
+    scalars,
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(keys, inner, max_size=4),
+    max_leaves=10,
+)
+
+
+def places(tree: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    """The paths to everything in a document."""
+    found = [path] if path else []
+    items = tree.items() if isinstance(tree, Mapping) else enumerate(tree) if isinstance(tree, list) else ()
+    for key, inner in items:
+        found += places(inner, (*path, key))
+    return found
+
+
+def similar(value: Any) -> st.SearchStrategy[Any]:
+    """Values of the same kind, that get further than others."""
+    if isinstance(value, str):
+        return st.sampled_from(PATHS) | st.sampled_from(WORDS) | st.text(max_size=20).map(lambda text: value + text)
+    if isinstance(value, (int, float)):
+        return st.sampled_from(NUMBERS) | st.floats() | st.integers(-2, 70)
+    if isinstance(value, list):
+        return st.permutations(value) | st.just([]) | st.just(value * 3) | st.lists(scalars, max_size=3)
+    if isinstance(value, dict):
+        return st.dictionaries(keys, scalars, min_size=1, max_size=2).map(lambda more: value | more)
+    return scalars
+
+
+@st.composite
+def changed(draw: st.DrawFn, bases: Sequence[Any]) -> Any:
+    """A good document with one to three of its parts replaced, removed, doubled, or joined by others."""
+    tree = deepcopy(draw(st.sampled_from(bases)))
+    for _ in range(draw(st.integers(1, 3))):
+        *path, last = draw(st.sampled_from(places(tree) or [("x",)]))
+        parent = tree
+        for key in path:
+            parent = parent[key]
+        match draw(st.sampled_from(["similar", "similar", "similar", "replace", "remove", "add", "repeat"])):
+            case "similar":
+                parent[last] = draw(similar(parent[last]))
+            case "replace":
+                parent[last] = draw(values)
+            case "remove":
+                del parent[last]
+            case "add" if isinstance(parent, dict):
+                parent[draw(keys)] = draw(values)
+            case "repeat" if isinstance(parent, list):
+                parent.extend([parent[last]] * draw(st.integers(1, 40)))
+    return tree
+
+
+def bomb(leaf: str, width: int = 9, depth: int = 9) -> str:
+    """YAML of a few lines that stands for width ** depth values, under the anchor `bomb`."""
+    lines = [f"a0: &a0 [{', '.join([leaf] * width)}]"]
+    lines += [f"a{step}: &a{step} [{', '.join([f'*a{step - 1}'] * width)}]" for step in range(1, depth)]
+    return "\n".join([*lines, f"b: &bomb [*a{depth - 1}]\n"])
+
+
+TRICKS = (
+    bomb("x"), "&a [*a]", "a: &a {b: *a}", "[" * 3000, "{a: " * 2000, "- " * 3000,
+    "!!python/object/apply:os.system [touch x]",
+    "%YAML 9.9\n---\n", "--- a\n--- b\n", "? [1, 2]\n: 3\n", "<<: *nobody", "<<: {<<: {<<: 1}}", "&a a: 1\n*a : 2\n",
+    "\t", "\0",
+    "!!timestamp 2026-02-30", "!!binary =", "!!set {a, b}", "!!omap [a: 1]", "=", "<<", "~", "0o7:1:99", "1" * 5000,
+    "a: |\n" + " x" * 50, "\ufeff\ufeff", "# only a comment", "key: " + "9" * 400 + ".5", "!<tag:x> y", "x" * 70_000,
+)  # fmt: skip
+
+
+@st.composite
+def documents(draw: st.DrawFn, bases: Sequence[Any], *, as_json: bool = False) -> str:
+    """YAML or JSON text: mostly a good document that was changed, sometimes text that was torn."""
+    data = draw(changed(bases))
+    text = json.dumps(data) if as_json else yaml.safe_dump(data, allow_unicode=True)
+    match draw(st.sampled_from(["whole"] * 6 + ["cut", "joined", "trick", "bombed"])):
+        case "cut":
+            start, stop = sorted(draw(st.tuples(st.integers(0, len(text)), st.integers(0, len(text)))))
+            return text[:start] + text[stop:]
+        case "joined":
+            place = draw(st.integers(0, len(text)))
+            return text[:place] + draw(st.sampled_from(TRICKS) | st.text(max_size=10)) + text[place:]
+        case "trick":
+            return draw(st.sampled_from(TRICKS))
+        case "bombed" if not as_json and isinstance(data, dict) and data:
+            kept = {
+                key: value
+                for key, value in data.items()
+                if key != (gone := draw(st.sampled_from(sorted(map(str, data)))))
+            }
+            return (
+                bomb(draw(st.sampled_from(["x", "0.5", "a.safetensors"]))) + yaml.safe_dump(kept) + f"{gone!r}: *bomb\n"
+            )
+    return text
+
+
+# ------------------------------------------------------------------------------------------- files
+
+SIZES = st.sampled_from(
+    [0, 1, 2, 7, 2**20, 2**31, 2**40, 2**50, 2**62, 2**63, 2**64 - 1, -1, -(2**62), 10**30, 1.5, None, "4"]
+)
+DTYPE_WORDS = st.sampled_from(
+    ["F16", "F32", "F64", "BF16", "I64", "BOOL", "F8_E4M3", "U8", "I4", "f16", "", "F" * 999, None, 16]
+)
+
+
+FIELDS = ("lora_adapter_metadata", "mergetune.recipe", "sd_merge_recipe", "sd_merge_models", "mecha_recipe", "format")
+SETTINGS = st.dictionaries(st.sampled_from(["unet.lora_alpha", "unet.alpha_pattern", "unet.use_rslora"]), values)
+metadata = st.dictionaries(
+    st.sampled_from(FIELDS),
+    (values | SETTINGS).map(json.dumps) | st.sampled_from(["[" * 100_000, "{}", "nan", '{"unet.lora_alpha": 1}']),
+    max_size=3,
+)
+
+
+@st.composite
+def safetensors_files(draw: st.DrawFn, names: Sequence[str], honest_headers: Sequence[Mapping[str, Any]]) -> bytes:
+    """A safetensors file whose header may lie about everything."""
+    header: dict[str, Any] = {}
+    data = b"\0" * draw(st.sampled_from([0, 8, 64, 4096]))
+    place = 0
+    if draw(st.booleans()):
+        known = draw(st.sampled_from(honest_headers))
+        place = max(row["data_offsets"][1] for row in known.values() if "data_offsets" in row)
+        header = dict(draw(st.sampled_from([known]) | changed([known])))
+    for name in draw(st.lists(st.sampled_from(names) | st.text(max_size=9), max_size=6, unique=True)):
+        honest = draw(st.booleans())
+        shape: list[Any] = draw(st.lists(st.integers(0, 4) if honest else SIZES, max_size=4))
+        size = 2
+        for side in shape if honest else ():
+            size *= side
+        span = [place, place + size] if honest else draw(st.lists(SIZES, min_size=0, max_size=3))
+        place += size if honest else 0
+        row: Any = {"dtype": "F16" if honest else draw(DTYPE_WORDS), "shape": shape, "data_offsets": span}
+        if not honest and draw(st.integers(0, 5)) == 0:
+            row = draw(values)
+        header[name] = row
+    if draw(st.booleans()):
+        header["__metadata__"] = draw(metadata | st.dictionaries(keys, st.text(max_size=9), max_size=3) | values)
+    text = json.dumps(header)
+    match draw(st.sampled_from(["whole"] * 4 + ["twice", "deep", "cut", "nan", "spaces"])):
+        case "twice":
+            text = text[:-1] + (", " if header else "") + text[1:]
+        case "deep":
+            text = '{"a": ' + "[" * draw(st.sampled_from([100, 5000, 100_000])) + "}"
+        case "cut":
+            text = text[: draw(st.integers(0, len(text)))]
+        case "nan":
+            text = text.replace("0", "NaN")
+        case "spaces":
+            text += " " * 9
+    raw = text.encode("utf-8", "surrogatepass")
+    length = draw(
+        st.just(len(raw)) | st.just(len(raw)) | st.sampled_from([0, 1, 7, len(raw) + 1, 2**31, 2**50, 2**63, 2**64 - 1])
+    )
+    whole = struct.pack("<Q", length) + raw + (b"\0" * place if draw(st.booleans()) else data)
+    return whole[: draw(st.just(len(whole)) | st.integers(0, len(whole)))]
+
+
+OPCODES = (
+    b"cos\nsystem\n", b"c__builtin__\neval\n", b"cbuiltins\ngetattr\n", b"ctorch._utils\n_rebuild_tensor_v2\n",
+    b"cpytorch_lightning.callbacks.model_checkpoint\nModelCheckpoint\n", b"ccollections\nOrderedDict\n",
+    b"ctorch\nFloatStorage\n", b"X\x0c\0\0\0touch hacked", b"V../../x\n", b"\x8c\x05posix\x8c\x06system\x93",
+    b"\x85", b"R", b"(", b"t", b"}", b"]", b")", b"b", b"s", b"u", b"a", b"e", b"0", b"1", b"2", b"N", b"K\x01",
+    b"h\0", b"q\0",
+    b"r\xff\xff\xff\x7f", b"j\xff\xff\xff\x7f", b"\x8d\0\0\0\0\0\0\x04\0", b"\x8e\xff\xff\xff\xff\xff\xff\xff\x7f",
+    b"\x95\0\0\0\0\0\0\x04\0", b"B\xff\xff\xff\xff", b"\x8a\xff" + b"\xff" * 255, b"\x8b\xff\xff\xff\x7f", b"Pid\n",
+    b"Q", b"\x81", b"\x92", b"oR", b"\x94", b"\x91", b"I99999999999999999999\n", b"Fnan\n", b"L9L\n", b"S'x'\n", b".",
+)  # fmt: skip
+
+
+@st.composite
+def pickle_files(draw: st.DrawFn, good: bytes) -> bytes:
+    """What torch might be asked to load: programs, good pickles of odd things, and torn files of its own.
+
+    Args:
+        good: a file of torch.save.
+    """
+    body = draw(st.lists(st.sampled_from(OPCODES), max_size=30).map(b"".join))
+    program = bytes([0x80, draw(st.integers(0, 6))]) + body + b"." * draw(st.integers(0, 1))
+    match draw(st.sampled_from(["program", "plain", "zip", "zip", "torn", "flipped", "bytes"])):
+        case "program":
+            return program
+        case "plain":
+            return pickle.dumps(draw(values), protocol=draw(st.integers(0, 5)))
+        case "zip":
+            return zipped(
+                good, {draw(st.sampled_from(["data.pkl", "version", "data/0", "../../x", "byteorder"])): program}
+            )
+        case "torn":
+            start, stop = sorted(draw(st.tuples(st.integers(0, len(good)), st.integers(0, len(good)))))
+            return good[:start] + good[stop:]
+        case "flipped":
+            torn = bytearray(good)
+            for place in draw(st.lists(st.integers(0, len(good) - 1), min_size=1, max_size=6)):
+                torn[place] = draw(st.integers(0, 255))
+            return bytes(torn)
+    return draw(st.sampled_from([b"", b"PK\x03\x04", b"\x80", b"\x80\x02", b"GGUF"])) + draw(st.binary(max_size=60))
+
+
+def zipped(good: bytes, changes: Mapping[str, bytes]) -> bytes:
+    """A file of torch.save with some of its records replaced or added."""
+    target = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(good)) as source, zipfile.ZipFile(target, "w") as archive:
+        folder = source.namelist()[0].split("/")[0]
+        records = {name.removeprefix(f"{folder}/"): source.read(name) for name in source.namelist()} | dict(changes)
+        for name, content in records.items():
+            archive.writestr(f"{folder}/{name}", content)
+    return target.getvalue()
