@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import optuna
 import pytest
-from demo_study import Recorder, ShortStudy, begin, reopen
+from demo_study import PROMPTS, Recorder, ShortStudy, begin, reopen, short_spec
 from object_store import BUCKET, ObjectStore, object_store
 from optuna.trial import TrialState
 
@@ -28,9 +28,13 @@ from studies.artifacts import Artifacts, stored_name
 from studies.errors import ArtifactError
 
 SMALL: dict[str, Any] = {
+    "suite": {"prompts": PROMPTS, "seeds": [1], "sizes": [64], "steps": 1},
+    "scorers": {"sharpness": None, "likeness": {**short_spec()["scorers"]["likeness"], "kind": "kernel"}},
+    "objective": {"sharpness": None, "likeness": None},
+    "sampler": {"name": "random"},
+    "final": {"top": 0},
     "budget": {"trials": 4},
     "probes": {"uniform": [], "profiles": 0},
-    "sampler": {"name": "random"},
 }
 
 
@@ -135,25 +139,26 @@ def _until_closed(server: Any) -> None:
 
 
 class Cut(Recorder):
-    """Takes the store away while a trial is evaluated, and brings it back later, or not."""
+    """Takes the store away while a trial is evaluated, and brings it back when it is missed, or not."""
 
-    def __init__(self, objects: ObjectStore, back_after: float | None) -> None:
+    def __init__(self, objects: ObjectStore, *, back: bool) -> None:
         super().__init__()
-        self._objects, self._back_after = objects, back_after
-        self.timer: threading.Timer | None = None
+        self._objects, self._back = objects, back
 
     def trial_started(self, number: int, origin: str, images: int) -> None:
         super().trial_started(number, origin, images)
-        if number == 2 and self.timer is None:
+        if number == 2:
             self._objects.stop()
-            if self._back_after is not None:
-                self.timer = threading.Timer(self._back_after, self._objects.start)
-                self.timer.start()
+
+    def database_away(self, reason: str, limit_seconds: float) -> None:
+        super().database_away(reason, limit_seconds)
+        if self._back:
+            threading.Timer(1.0, self._objects.start).start()
 
 
 def test_a_store_that_is_away_for_a_while_is_waited_for(objects: ObjectStore, tmp_path: Path) -> None:
     short = begun(tmp_path, f"s3://{BUCKET}/while")
-    recorder = Cut(objects, back_after=3.0)
+    recorder = Cut(objects, back=True)
     run(short, recorder)
     assert [number for number, _ in recorder.started] == [0, 1, 2, 3]
     assert len(recorder.away) == 1
@@ -167,7 +172,7 @@ def test_a_store_that_stays_away_ends_the_worker_and_another_runs_its_trial_agai
     short = begun(tmp_path, f"s3://{BUCKET}/gone")
     try:
         with pytest.raises(ArtifactError, match=r"artifact store has been away for .* go on with"):
-            run(short, Cut(objects, back_after=None), patience=1)
+            run(short, Cut(objects, back=False), patience=1)
         rows = results.load_trials(short.database, short.study)
         assert [row.state for row in rows] == ["complete", "complete", "running"]
         assert results.live_workers(short.database) == frozenset()
