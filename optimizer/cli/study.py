@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from optimizer.cli import insight
+from optimizer.cli import insight, pruning
 from optimizer.cli.common import (
     DEFAULT_STORAGE,
     ArtifactFolder,
@@ -26,6 +26,7 @@ app = typer.Typer(help="Check, start, resume and look at studies.", no_args_is_h
 SpecFile = Annotated[Path, typer.Argument(metavar="SPEC", help="The study's YAML file.", show_default=False)]
 app.command()(insight.importance)
 app.command()(insight.compare)
+app.command()(pruning.prune_artifacts)
 
 StudyName = Annotated[str, typer.Argument(metavar="STUDY", help="Name of the study.", show_default=False)]
 
