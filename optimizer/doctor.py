@@ -16,6 +16,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from optimizer.doctor_files import StudyFiles
 from optimizer.presence import RERUNS, deaths
+from optimizer.pruning import orphans_among
 from optimizer.racing import ESTIMATE_KEY
 from search_spaces.blocks import Architecture
 from search_spaces.errors import OutsideSpaceError
@@ -78,7 +79,7 @@ def _findings(database: Database, studies: Sequence[StoredStudy], artifacts: Art
                 "Optuna's part is gone (deleted in the dashboard?): restore a backup, or start it under another name"
             )
             yield Finding(kind="no Optuna study", study=study.name, words=words)
-        yield from _files(database, study, rows, StudyFiles(artifacts, study))
+        yield from _files(database, study, StudyFiles(artifacts, study))
     yield from _workers(database, alive)
 
 
@@ -236,14 +237,15 @@ def _outcome(row: StoredTrial, *, inside: bool) -> tuple[TrialState, list[float]
 # ------------------------------------------------------------------------------------------- files
 
 
-def _files(database: Database, study: StoredStudy, rows: Sequence[StoredTrial], files: StudyFiles) -> Iterator[Finding]:
+def _files(database: Database, study: StoredStudy, files: StudyFiles) -> Iterator[Finding]:
+    listed = files.listed  # before the rows: a file that is there now has a row by then
+    rows = results.load_trials(database, study)
     renders = {row.number: results.load_renders(database, row) for row in rows if row.state != "running"}
     finished = [row for row in rows if row.number in renders]
-    listed = set(files.listed())
     named = {row.number: {each.file for each in renders[row.number] if each.file is not None} for row in finished}
     sheets = {row.number: files.sheet(row) for row in finished}
     gone = {number: names - listed for number, names in named.items() if names - listed}
-    gone_sheets = {number for number, sheet in sheets.items() if sheet is not None and not files.exists(sheet)}
+    gone_sheets = {number for number, sheet in sheets.items() if sheet is not None and sheet not in listed}
     count = sum(map(len, named.values())) + sum(sheet is not None for sheet in sheets.values())
     if count and count == sum(map(len, gone.values())) + len(gone_sheets):
         words = (
@@ -253,7 +255,14 @@ def _files(database: Database, study: StoredStudy, rows: Sequence[StoredTrial], 
         return
     for row in finished:
         yield from _missing(database, study, row, gone.get(row.number, set()), sheet=row.number in gone_sheets)
-    yield from _orphans(study, rows, listed, set().union(*named.values()) if named else set(), files)
+    for name in sorted(orphans_among(listed, database, study, files.artifacts, rows)):
+        yield Finding(
+            kind="orphan file",
+            study=study.name,
+            trial=files.number(name),
+            words=f"no trial has the file {name}: removed",
+            mend=lambda name=name: files.remove(name),  # type: ignore[misc]
+        )
 
 
 def _missing(
@@ -288,22 +297,3 @@ def _forget_renders(database: Database, row: StoredTrial, gone: set[str]) -> Non
 def _forget_sheet(database: Database, row: StoredTrial) -> None:
     with database.write() as connection:
         connection.execute(tables.trials.update().where(tables.trials.c.id == row.id).values(sheet=None))
-
-
-def _orphans(
-    study: StoredStudy, rows: Sequence[StoredTrial], listed: set[str], named: set[str], files: StudyFiles
-) -> Iterator[Finding]:
-    """Files that no trial names. A running trial's are about to be named, or are replaced when it is run again."""
-    running = {row.number for row in rows if row.state == "running"}
-    kept = named | {files.features(row) for row in rows if row.state == "complete"}
-    for name in sorted(listed - kept):
-        number = files.number(name)
-        if number not in running:
-            words = f"no trial has the file {name}: removed"
-            yield Finding(
-                kind="orphan file",
-                study=study.name,
-                trial=number,
-                words=words,
-                mend=lambda name=name: files.remove(name),  # type: ignore[misc]
-            )

@@ -38,7 +38,7 @@ def doctor(
         require_local(url)
     database = open_database(url, create=False)
     chosen = list_studies(database) if study is None else [load_study(database, study)]
-    diagnosis = diagnose(database, chosen, Artifacts.beside(url, artifacts), mend=mend)
+    diagnosis = diagnose(database, chosen, Artifacts.known(url, artifacts), mend=mend)
     if as_json:
         typer.echo(json.dumps(_facts(diagnosis), indent=2, allow_nan=False))
     else:

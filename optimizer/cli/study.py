@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from optimizer.cli import doctor, insight
+from optimizer.cli import doctor, insight, pruning
 from optimizer.cli.common import (
     DEFAULT_STORAGE,
     ArtifactFolder,
@@ -32,6 +32,7 @@ SpecFile = Annotated[Path, typer.Argument(metavar="SPEC", help="The study's YAML
 app.command()(insight.importance)
 app.command()(insight.compare)
 app.command()(doctor.doctor)
+app.command()(pruning.prune_artifacts)
 
 StudyName = Annotated[str, typer.Argument(metavar="STUDY", help="Name of the study.", show_default=False)]
 

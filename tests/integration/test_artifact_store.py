@@ -15,22 +15,35 @@ from typing import Any
 import numpy as np
 import optuna
 import pytest
-from demo_study import Recorder, ShortStudy, begin, reopen
+import yaml
+from demo_study import PROMPTS, Recorder, ShortStudy, begin, make_machine, reopen, short_spec
 from object_store import BUCKET, ObjectStore, object_store
 from optuna.trial import TrialState
 
 from optimizer.dashboard import listening_port, make_server
 from optimizer.delivery import Watch, deliver
 from optimizer.evaluation import pixels_digest
+from optimizer.setup import Machine
 from optimizer.worker import Worker
 from studies import results
 from studies.artifacts import Artifacts, stored_name
+from studies.database import open_database
 from studies.errors import ArtifactError
+from studies.spec import parse_spec
 
-SMALL: dict[str, Any] = {
+WHOLE: dict[str, Any] = {
+    "suite": {"prompts": PROMPTS, "seeds": [1], "sizes": [64], "steps": 1},
+    "scorers": {"sharpness": None, "likeness": {**short_spec()["scorers"]["likeness"], "kind": "kernel"}},
+    "objective": {"sharpness": None, "likeness": None},
+    "sampler": {"name": "random"},
+    "final": {"top": 0},
     "budget": {"trials": 4},
     "probes": {"uniform": [], "profiles": 0},
-    "sampler": {"name": "random"},
+}
+SMALL = WHOLE | {
+    "suite": WHOLE["suite"] | {"prompts": PROMPTS[:2]},
+    "scorers": {"sharpness": None},
+    "objective": {"sharpness": None},
 }
 
 
@@ -40,9 +53,18 @@ def objects() -> Iterator[ObjectStore]:
         yield store
 
 
-def begun(folder: Path, place: str | Path) -> ShortStudy:
-    short = begin(folder, SMALL)
-    return replace(short, artifacts=Artifacts.beside(short.database.url, place))
+@pytest.fixture(scope="module")
+def machine(tmp_path_factory: pytest.TempPathFactory) -> Machine:
+    """Of all small studies: loading it takes longer than they do."""
+    folder = tmp_path_factory.mktemp("machine")
+    return make_machine(parse_spec(yaml.safe_dump(short_spec(**SMALL)), base_dir=folder), folder)
+
+
+def begun(folder: Path, place: str | Path, machine: Machine) -> ShortStudy:
+    database = open_database(f"sqlite:///{folder}/study.db")
+    objective = machine.objective
+    study = results.create_study(database, machine.spec, machine.parents, objective.directions, objective.names)
+    return ShortStudy(database, study, machine, Artifacts.beside(database.url, place))
 
 
 def run(short: ShortStudy, recorder: Recorder, patience: float = 60) -> None:
@@ -80,10 +102,10 @@ def test_a_study_with_its_artifacts_in_a_bucket_from_its_start_to_the_export(
     objects: ObjectStore, tmp_path: Path
 ) -> None:
     place = f"s3://{BUCKET}/whole"
-    run(begun(tmp_path, place), Recorder(stop_after=2))
+    first = begin(tmp_path, WHOLE)
+    run(replace(first, artifacts=Artifacts.beside(first.database.url, place)), Recorder(stop_after=2))
     short = reopen(tmp_path)
     short = replace(short, artifacts=Artifacts.beside(short.database.url, place))
-    assert not (tmp_path / "artifacts" / "studies").is_dir() or not list((tmp_path / "artifacts" / "studies").iterdir())
     run(short, Recorder())
     assert_whole(short)
     assert all(name.startswith("whole/") for name in objects.names("whole"))
@@ -135,25 +157,26 @@ def _until_closed(server: Any) -> None:
 
 
 class Cut(Recorder):
-    """Takes the store away while a trial is evaluated, and brings it back later, or not."""
+    """Takes the store away while a trial is evaluated, and brings it back when it is missed, or not."""
 
-    def __init__(self, objects: ObjectStore, back_after: float | None) -> None:
+    def __init__(self, objects: ObjectStore, *, back: bool) -> None:
         super().__init__()
-        self._objects, self._back_after = objects, back_after
-        self.timer: threading.Timer | None = None
+        self._objects, self._back = objects, back
 
     def trial_started(self, number: int, origin: str, images: int) -> None:
         super().trial_started(number, origin, images)
-        if number == 2 and self.timer is None:
+        if number == 2:
             self._objects.stop()
-            if self._back_after is not None:
-                self.timer = threading.Timer(self._back_after, self._objects.start)
-                self.timer.start()
+
+    def database_away(self, reason: str, limit_seconds: float) -> None:
+        super().database_away(reason, limit_seconds)
+        if self._back:
+            threading.Timer(1.0, self._objects.start).start()
 
 
-def test_a_store_that_is_away_for_a_while_is_waited_for(objects: ObjectStore, tmp_path: Path) -> None:
-    short = begun(tmp_path, f"s3://{BUCKET}/while")
-    recorder = Cut(objects, back_after=3.0)
+def test_a_store_that_is_away_for_a_while_is_waited_for(objects: ObjectStore, machine: Machine, tmp_path: Path) -> None:
+    short = begun(tmp_path, f"s3://{BUCKET}/while", machine)
+    recorder = Cut(objects, back=True)
     run(short, recorder)
     assert [number for number, _ in recorder.started] == [0, 1, 2, 3]
     assert len(recorder.away) == 1
@@ -162,12 +185,12 @@ def test_a_store_that_is_away_for_a_while_is_waited_for(objects: ObjectStore, tm
 
 
 def test_a_store_that_stays_away_ends_the_worker_and_another_runs_its_trial_again(
-    objects: ObjectStore, tmp_path: Path
+    objects: ObjectStore, machine: Machine, tmp_path: Path
 ) -> None:
-    short = begun(tmp_path, f"s3://{BUCKET}/gone")
+    short = begun(tmp_path, f"s3://{BUCKET}/gone", machine)
     try:
         with pytest.raises(ArtifactError, match=r"artifact store has been away for .* go on with"):
-            run(short, Cut(objects, back_after=None), patience=1)
+            run(short, Cut(objects, back=False), patience=1)
         rows = results.load_trials(short.database, short.study)
         assert [row.state for row in rows] == ["complete", "complete", "running"]
         assert results.live_workers(short.database) == frozenset()
@@ -189,7 +212,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     if mount is None or os.geteuid() != 0:
         pytest.skip("only root can mount a file system")
     made = subprocess.run(
-        [mount, "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(disk)], capture_output=True, check=False
+        [mount, "-t", "tmpfs", "-o", "size=32k", "tmpfs", str(disk)], capture_output=True, check=False
     )
     if made.returncode != 0:
         pytest.skip("no file system can be mounted here")
@@ -197,10 +220,12 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", str(disk)], check=True)
 
 
-def test_a_full_disk_ends_the_worker_with_nothing_half_stored(small_disk: Path, tmp_path: Path) -> None:
+def test_a_full_disk_ends_the_worker_with_nothing_half_stored(
+    small_disk: Path, machine: Machine, tmp_path: Path
+) -> None:
     folder = tmp_path / "study"
     folder.mkdir()
-    short = begun(folder, small_disk / "artifacts")
+    short = begun(folder, small_disk / "artifacts", machine)
     with pytest.raises(ArtifactError, match=r"No space left on device.*make room") as told:
         run(short, Recorder())
     assert str(small_disk) in str(told.value)

@@ -21,7 +21,7 @@ from optimizer.doctor import Diagnosis, diagnose
 from optimizer.presence import RERUNS
 from optimizer.setup import Machine
 from studies import results, tables
-from studies.artifacts import Artifacts
+from studies.artifacts import Artifacts, stored_name
 from studies.database import open_database
 from studies.results import StoredTrial
 from studies.spec import StudySpec
@@ -115,14 +115,15 @@ def test_everything_that_crashes_leave_is_found_and_mended_and_the_study_finishe
         "UPDATE trials SET state = 'RUNNING' WHERE number = 3",
         "DELETE FROM trial_values WHERE trial_id IN (SELECT trial_id FROM trials WHERE number = 3)",
     )
-    folder = short.artifacts.folder
+    folder, mine = Path(short.artifacts.place), f"studies/{short.study.key}"
     (lost, *kept) = [row.file for row in results.load_renders(short.database, row_of(short, 0)) if row.file]
     (folder / lost).unlink()
     sheet = row_of(short, 2).sheet
     assert sheet is not None
-    short.artifacts.sheet_path(sheet).unlink()
-    orphans = [folder / f"renders/{short.study.key}/{name}" for name in ("2/9999.png", "77/0000.png")]
-    others = [folder / "renders/of-another-database/0/0000.png", folder / f"renders/{short.study.key}/{busy}/0000.png"]
+    (folder / stored_name(sheet)).unlink()
+    orphans = [folder / f"{mine}/{name}" for name in ("2-ofthedead/9999.png", "77-nobody/0000.png")]
+    busily = short.artifacts.of_trial(short.study.key, busy, living).name("0000.png")
+    others = [folder / "studies/ofanotherdatabase/0-aa/0000.png", folder / busily]
     for path in (*orphans, *others):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(b"picture")

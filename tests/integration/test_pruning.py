@@ -1,0 +1,106 @@
+"""Room in an artifact store: what is removed, what stays, and that the database refers to nothing that is gone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+from command_line import Call, caller, enter
+from stored_study import store_study
+
+from optimizer.cli.report import study_objective
+from optimizer.standing import best_trials
+from studies import results, tables
+from studies.artifacts import FEATURES, SHEET, Artifacts, render_file, sheet_attributes, stored_name
+from studies.database import Database, open_database
+from studies.results import StoredStudy
+
+TRIALS, ITEMS, SIZE = 6, 4, 100  # SIZE in bytes
+DEAD = "dead"  # a worker
+
+
+@pytest.fixture
+def mergetune(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Call:
+    enter(tmp_path, monkeypatch)
+    return caller(monkeypatch, capsys, "study")
+
+
+@pytest.fixture
+def stored(tmp_path: Path) -> tuple[Database, StoredStudy, Artifacts]:
+    """Trials of worker `w` that keep everything, leftovers of a dead worker, and a trial that is worked on."""
+    database = open_database(f"sqlite:///{tmp_path}/mergetune.db")
+
+    def score(params: Mapping[str, float]) -> Mapping[str, tuple[float, ...]]:
+        return {name: (sum(params.values()),) * ITEMS for name in ("sharpness", "contrast")}
+
+    study = store_study(database, "cats", score, trials=TRIALS, failed=(4,))
+    artifacts = Artifacts.beside(database.url)
+    rows = results.load_trials(database, study)
+    for row in rows:
+        mine, left = artifacts.of_trial(study.key, row.number, "w"), artifacts.of_trial(study.key, row.number, DEAD)
+        left.store.write(left.name(SHEET), bytes(SIZE))
+        if row.state == "failed":
+            continue
+        for file in (SHEET, FEATURES, *map(render_file, range(ITEMS))):
+            mine.store.write(mine.name(file), bytes(SIZE))
+        with database.write() as connection:
+            connection.execute(tables.trials.update().where(tables.trials.c.id == row.id).values(sheet=mine.sheet_id))
+            for item in range(ITEMS):
+                which = (tables.renders.c.trial_id == row.id) & (tables.renders.c.item == item)
+                connection.execute(tables.renders.update().where(which).values(file=mine.name(render_file(item))))
+    results.begin_trial(database, study, TRIALS, "gp", rows[2].recipe, "busy")
+    busy = artifacts.of_trial(study.key, TRIALS, "busy")
+    busy.store.write(busy.name(render_file(0)), bytes(SIZE))
+    artifacts.store.write("studies/another/0-w/sheet.jpg", bytes(SIZE))
+    artifacts.store.write("uploads/12345678-1234-4321-8765-0123456789ab", bytes(SIZE))
+    return database, study, artifacts
+
+
+def numbers_with_renders(database: Database, study: StoredStudy, artifacts: Artifacts) -> set[int]:
+    """Of complete trials, after looking whether everything that the database refers to is there."""
+    names = {file.name for file in artifacts.store.files("")}
+    found = set()
+    for row in results.load_trials(database, study):
+        if row.state == "complete":
+            assert row.sheet is not None
+            mine = artifacts.of_trial(study.key, row.number, row.worker_id)
+            files = {each.file for each in results.load_renders(database, row) if each.file is not None}
+            assert names >= files | {stored_name(row.sheet), mine.name(FEATURES)}
+            found |= {row.number} if files else set()
+    return found
+
+
+@pytest.mark.parametrize("keep", ["best", "none"])
+def test_renders_and_leftovers_go_and_nothing_else(
+    keep: str, mergetune: Call, stored: tuple[Database, StoredStudy, Artifacts]
+) -> None:
+    database, study, artifacts = stored
+    rows = results.load_trials(database, study)
+    before = {file.name for file in artifacts.store.files("")}
+    best = {row.number for row in best_trials(rows, study_objective(study))}
+    wanted = set() if keep == "none" else {0, 1} | best
+    dropped = {row.number for row in rows if row.state == "complete"} - wanted
+    renders, orphans = ITEMS * len(dropped), TRIALS
+    told = f"{renders} renders of {len(dropped)} trials and {orphans} files that no trial refers to"
+    size = f"{(renders + orphans) * SIZE / 1e6:,.1f} MB in {artifacts.place}"
+    said = mergetune("prune-artifacts", "cats", "--keep", keep, "--dry-run", code=0).out
+    assert said.split() == f"would remove {told}: {size}".split()
+    assert {file.name for file in artifacts.store.files("")} == before
+    assert mergetune("prune-artifacts", "cats", "--keep", keep, code=0).out.split() == f"removed {told}: {size}".split()
+    assert numbers_with_renders(database, study, artifacts) == wanted
+    gone = before - {file.name for file in artifacts.store.files("")}
+    assert len(gone) == renders + orphans
+    assert all(name.startswith(f"studies/{study.key}/") for name in gone)
+    assert not any(f"/{TRIALS}-busy/" in name for name in gone)
+    assert "removed 0 renders of 0 trials and 0 files" in mergetune("prune-artifacts", "cats", "--keep", keep).out
+
+
+def test_a_sheet_is_known_to_optuna_by_a_name_that_leads_to_its_file(
+    stored: tuple[Database, StoredStudy, Artifacts],
+) -> None:
+    database, study, artifacts = stored
+    row = results.load_trials(database, study)[0]
+    assert row.sheet is not None
+    assert list(sheet_attributes(row.sheet, 0)) == [f"artifacts:{row.sheet}"]
+    assert artifacts.shown.open_reader(row.sheet).read() == bytes(SIZE)
