@@ -25,7 +25,6 @@ import numpy as np
 import optuna
 import torch
 from optuna.trial import Trial, TrialState
-from optuna_dashboard import save_note
 from PIL.Image import Image
 
 from optimizer.budget import expectations, spent
@@ -41,7 +40,7 @@ from optimizer.rendering.batch_limits import Size
 from optimizer.rendering.sheet import contact_sheet, to_picture
 from optimizer.reporting import Reporter
 from optimizer.search.probes import Probe, without
-from optimizer.search.sampler import ProbesFirst, load_optuna_study
+from optimizer.search.sampler import ProbesFirst, distributions, load_optuna_study
 from optimizer.search.ties import split_of
 from optimizer.setup import Machine, device_kind, machine_description
 from optimizer.standing import best_trials, parent_trials, would_be_best
@@ -53,6 +52,7 @@ from studies.control import status_of
 from studies.database import Database
 from studies.errors import ArtifactError
 from studies.ledger import Ledger
+from studies.optuna_tables import store_note, store_params
 from studies.recipe import Recipe
 from studies.results import StoredStudy, StoredTrial, TrialResult
 
@@ -101,6 +101,7 @@ class Worker:
         self._gains_filled = False  # of those
         self._probes = without(machine.probes, {row.recipe.digest for row in taken})
         sampler = ProbesFirst(machine.spec.sampler, machine.plan.space, self._probes, self._taken)
+        self._distributions = distributions(machine.plan.space)
         self._optuna = load_optuna_study(database.storage, study.name, sampler)
         self._optuna_study = self._optuna._study_id  # noqa: SLF001 - the storage and the notes want it
         limits, self._kind = machine.evaluator.renderer.limits, device_kind(machine.device)
@@ -215,10 +216,20 @@ class Worker:
         if probe is not None and probe.params is None:
             return _Task(trial=trial, origin=probe.origin, recipe=probe.recipe, worker_id=worker_id)
         space = self._machine.plan.space
-        params = {row.name: trial.suggest_float(row.name, row.low, row.high) for row in space.parameters}
+        params = self._parameters(trial)
         recipe = probe.recipe if probe else self._machine.blueprint.recipe(space.rows(params))
         origin = probe.origin if probe else self._machine.spec.sampler.name
         return _Task(trial=trial, origin=origin, recipe=recipe, worker_id=worker_id)
+
+    def _parameters(self, trial: Trial) -> dict[str, float]:
+        """Those that it has, of an interrupted trial, or those that the sampler proposes; stored."""
+        trial_id = trial._trial_id  # noqa: SLF001
+        stored = self._database.storage.get_trial(trial_id).params
+        if stored:
+            return stored
+        proposed = {name: trial.relative_params[name] for name in self._distributions}
+        store_params(self._database, trial_id, proposed, self._distributions)
+        return proposed
 
     def _probe(self, number: int) -> Probe | None:
         index = number - self._taken
@@ -385,7 +396,8 @@ class Worker:
         means = {name: float(np.mean(values)) for name, values in by_item.items()} | by_set
         ids = {"study_id": self._optuna_study, "trial_id": trial._trial_id}  # noqa: SLF001
         split = split_of(self._database.storage.get_trial(trial._trial_id))  # noqa: SLF001
-        save_note(trial, trial_note(self._machine, row, means, split, **ids))
+        body = trial_note(self._machine, row, means, split, **ids)
+        store_note(self._database, self._optuna_study, trial._trial_id, body)  # noqa: SLF001
 
     # ------------------------------------------------------------------------------------- gains
 
