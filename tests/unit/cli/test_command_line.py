@@ -62,6 +62,8 @@ STUDY_COMMANDS = (
     "priority",
     "importance",
     "compare",
+    "doctor",
+    "prune-artifacts",
 )
 
 
@@ -74,6 +76,8 @@ def test_the_commands_are_those_of_the_design() -> None:
         "lora bake",
         "merge",
         *(f"study {name}" for name in STUDY_COMMANDS),
+        "cluster",
+        *(f"cluster {name}" for name in ("start", "status", "stop")),
         "demo",
         "worker",
         "dashboard",
