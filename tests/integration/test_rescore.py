@@ -12,8 +12,10 @@ import pytest
 from command_line import Call, caller, enter
 from demo_study import DEMO, PROMPTS, ShortStudy, begin, reopen, short_spec, write_spec
 
+from optimizer.warm_start import Other
 from studies import results
-from studies.artifacts import render_file
+from studies.artifacts import Artifacts, render_file
+from studies.database import open_database
 from studies.results import StoredTrial
 
 # The search is random, so what is proposed under a number does not depend on scores; racing makes it score by stages.
@@ -69,11 +71,21 @@ def places(folder: Path) -> list[str]:
     return ["--storage", f"sqlite:///{folder}/study.db", "--artifacts", str(folder / "artifacts"), "--cache", "cache"]
 
 
-def rows_of(short: ShortStudy) -> list[StoredTrial]:
+def look(folder: Path, name: str) -> Other:
+    """A study as it is stored."""
+    database = open_database(f"sqlite:///{folder}/study.db", create=False)
+    return Other(
+        database=database,
+        study=results.load_study(database, name),
+        artifacts=Artifacts.beside(database.url, folder / "artifacts"),
+    )
+
+
+def rows_of(short: ShortStudy | Other) -> list[StoredTrial]:
     return results.load_trials(short.database, short.study)
 
 
-def found_in(short: ShortStudy, row: StoredTrial) -> dict[str, Any]:
+def found_in(short: ShortStudy | Other, row: StoredTrial) -> dict[str, Any]:
     """Everything that follows from a trial's images and the scorers."""
     features = short.artifacts.of_trial(short.study.key, row.number, row.worker_id).load_features()
     return {
@@ -88,18 +100,18 @@ def found_in(short: ShortStudy, row: StoredTrial) -> dict[str, Any]:
     }
 
 
-def optunas(short: ShortStudy) -> list[tuple[Any, ...]]:
+def optunas(short: ShortStudy | Other) -> list[tuple[Any, ...]]:
     trials = optuna.load_study(study_name=short.study.name, storage=short.database.storage).trials
     return [(trial.number, trial.state, trial.values, trial.params) for trial in trials]
 
 
-def with_files(short: ShortStudy) -> frozenset[int]:
+def with_files(short: ShortStudy | Other) -> frozenset[int]:
     return results.numbers_with_files(short.database, short.study)
 
 
 def test_the_same_scorers_give_the_same_study_to_the_bit(folder: Path, mergetune: Call) -> None:
     said = rescore(mergetune, folder)
-    before, new = reopen(folder), reopen(folder, "new")
+    before, new = look(folder, "short"), look(folder, "new")
     assert [found_in(new, row) for row in rows_of(new)] == [found_in(before, row) for row in rows_of(before)]
     assert optunas(new) == optunas(before)
     assert [row.source for row in rows_of(new)] == [f"short trial {number}" for number in range(4)]
@@ -136,7 +148,7 @@ def test_other_scorers_give_what_a_study_rendered_with_them_has_and_it_goes_on_l
 
 
 def test_only_images_that_are_what_was_scored_count(folder: Path, mergetune: Call) -> None:
-    before = reopen(folder)
+    before = look(folder, "short")
     whole = {row.number: found_in(before, row) for row in rows_of(before)}
     gone, broken, other = (
         Path(before.artifacts.place)
@@ -158,14 +170,14 @@ def test_only_images_that_are_what_was_scored_count(folder: Path, mergetune: Cal
 
 
 def test_stopped_and_failed_trials_stay_behind(folder: Path, mergetune: Call) -> None:
-    before = reopen(folder)
+    before = look(folder, "short")
     with before.database.write() as connection:
         connection.exec_driver_sql("UPDATE mergetune_trials SET incumbent = 0 WHERE number = 2")
         connection.exec_driver_sql("UPDATE mergetune_trials SET state = 'failed' WHERE number = 3")
     said = rescore(mergetune, folder)
     assert "left out, stopped by racing: 1 trial (2)" in said
     assert "left out, failed: 1 trial (3)" in said
-    assert [row.source for row in rows_of(reopen(folder, "new"))] == ["short trial 0", "short trial 1"]
+    assert [row.source for row in rows_of(look(folder, "new"))] == ["short trial 0", "short trial 1"]
 
 
 def test_a_study_without_its_images_is_refused(folder: Path, mergetune: Call) -> None:
@@ -178,7 +190,6 @@ def test_a_study_without_its_images_is_refused(folder: Path, mergetune: Call) ->
     ("changes", "why"),
     [
         ({"suite": {**SMALL["suite"], "steps": 2}}, "another suite"),
-        ({"export": {"dtype": "bf16"}}, "another export dtype"),
         ({"racing": None, "render": {**SMALL["render"], "batch_size": 1}}, "another dtype or batch size"),
         ({"parents": [str(DEMO / f"{name}.safetensors") for name in ("foods", "animals")]}, "stand in another order"),
         ({"warm_start": "short"}, "leave `warm_start` out"),
@@ -189,4 +200,4 @@ def test_a_spec_of_other_images_is_refused_in_one_line(
     folder: Path, mergetune: Call, changes: dict[str, Any], why: str
 ) -> None:
     assert why in rescore(mergetune, folder, code=2, **changes)
-    assert [study.name for study in results.list_studies(reopen(folder).database)] == ["short"]
+    assert [study.name for study in results.list_studies(look(folder, "short").database)] == ["short"]
