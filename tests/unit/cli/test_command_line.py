@@ -62,6 +62,9 @@ STUDY_COMMANDS = (
     "priority",
     "importance",
     "compare",
+    "rescore",
+    "doctor",
+    "prune-artifacts",
 )
 
 
@@ -76,6 +79,10 @@ def test_the_commands_are_those_of_the_design() -> None:
         *(f"study {name}" for name in STUDY_COMMANDS),
         "demo",
         "worker",
+        "cluster",
+        "cluster start",
+        "cluster status",
+        "cluster stop",
         "dashboard",
         "export",
         "inspect",
