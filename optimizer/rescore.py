@@ -239,7 +239,8 @@ class _Rescorer:
         """Who rendered it, and who scored it where that is another: such scores must not pass for the renderer's."""
         if dict(row.machine) == self._here and self._same_software:
             return row.machine
-        return dict(row.machine) | {SCORED_FIELD: f"mergetune {software_versions()['mergetune']} on {self._here}"}
+        by = {"mergetune": software_versions()["mergetune"]} | self._here
+        return dict(row.machine) | {SCORED_FIELD: "by " + ", ".join(f"{name} {value}" for name, value in by.items())}
 
 
 class _NoLonger(Exception):  # noqa: N818 - an outcome, not an error

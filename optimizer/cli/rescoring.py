@@ -126,11 +126,11 @@ def _verdict(database: Database, before: StoredStudy, stored: StoredStudy) -> It
     old = _best(load_trials(database, before), study_objective(before))
     here = next((row for row in rows if row.source == f"{before.name} trial {old.number}"), None)
     if here is None:
-        yield f"best of {before.name}: its trial {old.number}, which is left out"
+        yield f"best by the old one: trial {old.number} of {before.name}, which is left out"
     elif here.number == best.number:
-        yield f"best of {before.name}: the same merge, its trial {old.number}"
+        yield "best by the old one: the same"
     else:
-        yield f"best of {before.name}: its trial {old.number}, which is now {_told(here, objective)}"
+        yield f"best by the old one: {_told(here, objective)}"
 
 
 def _best(rows: Sequence[StoredTrial], objective: Objective) -> StoredTrial:
