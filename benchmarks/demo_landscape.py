@@ -58,7 +58,7 @@ class DemoLandscape:
         self._machine = build_machine(plan, hash_parents(plan), folder / "cache")
         known = self._machine.evaluator
         self._evaluators = {
-            name: Evaluator(known.resident, Renderer(known.renderer.models, suite), known.scorers)
+            name: Evaluator(known.resident, Renderer(known.renderer.models, suite), known.scoring.scorers)
             for name, suite in suites.items()
         }
         self.problem = Problem(space=plan.space, probes=self._machine.probes)

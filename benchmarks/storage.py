@@ -13,12 +13,13 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import multiprocessing
 import os
 import statistics
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -26,13 +27,12 @@ from typing import Any
 import numpy as np
 import optuna
 import torch
-from torch import Tensor
 
 from optimizer.evaluation import Evaluation
-from optimizer.gains import Evidence
-from optimizer.objective import ScoreSheet
+from optimizer.objective import Objective, ScoreSheet
 from optimizer.rendering.batch_limits import BatchLimits
 from optimizer.reporting import Reporter
+from optimizer.scoring import Scoring
 from optimizer.search.probes import make_probes
 from optimizer.search.sampler import distributions
 from optimizer.setup import Machine
@@ -68,6 +68,7 @@ class Simulated:
     def __init__(self, spec: StudySpec, seconds: float) -> None:
         items = spec.suite.items()
         self.renderer = SimpleNamespace(items=items, stages=(items,), limits=BatchLimits())
+        self.scoring = Scoring({})
         self._seconds = seconds
         self._images = tuple(torch.zeros(3, 64, 64, dtype=torch.uint8) for _ in items)
 
@@ -82,9 +83,6 @@ class Simulated:
             features={},
             seconds={"merge": 0.0, "denoise": self._seconds, "score": 0.0},
         )
-
-    def evidence(self, sheet: ScoreSheet, features: Mapping[str, Tensor]) -> Evidence:  # noqa: ARG002
-        return Evidence(items=ITEMS, sheet=sheet)
 
 
 def machine_of(budget: int, seconds: float) -> Machine:
@@ -109,7 +107,8 @@ def machine_of(budget: int, seconds: float) -> Machine:
     parents = tuple(Parent(letter=file.letter, name=file.letter, sha256=file.sha256) for file in files)
     blueprint = Blueprint(architecture=Architecture.SD15, parents=parents, operations=spec.operations)
     infos = {name: entry.info for name, entry in spec.scorers.items()}
-    plan: Any = SimpleNamespace(spec=spec, space=space, infos=infos)
+    objective = Objective.of(spec, infos)
+    plan: Any = SimpleNamespace(spec=spec, space=space, infos=infos, objective=objective)
     evaluator: Any = Simulated(spec, seconds)
     alike = frozenset(places(Architecture.SD15))
     return Machine(
@@ -197,15 +196,18 @@ def throughput(url: str, folder: Path, counts: Sequence[int], seconds: float, ea
         database = begin(target, machine)
         work(database, machine, folder, iter([False, False, True]).__next__)  # the parents
         database.close()
-        start = time.perf_counter()
+        gate = multiprocessing.get_context("fork").Barrier(count + 1)  # workers run for weeks: not their start counts
         children = []
         for _ in range(count):
             child = os.fork()
             if not child:
                 own = open_database(target, create=False)
+                gate.wait()
                 work(own, machine, folder)
                 os._exit(0)
             children.append(child)
+        gate.wait()
+        start = time.perf_counter()
         for child in children:
             os.waitpid(child, 0)
         wall = time.perf_counter() - start

@@ -104,7 +104,7 @@ def _held_out_evaluator(machine: Machine) -> Iterator[Evaluator]:
     renderer = Renderer(before.models, machine.spec.held_out, batch_size=before.batch_size, limits=before.limits)
     limit = machine.spec.render.degenerate_limit
     try:
-        yield Evaluator(known.resident, renderer, known.scorers, degenerate_limit=limit)
+        yield Evaluator(known.resident, renderer, known.scoring.scorers, degenerate_limit=limit)
     finally:
         known.renderer.text_changed()  # other text encoders have been live since it last embedded
 
@@ -116,7 +116,7 @@ def _show(evaluator: Evaluator, row: StoredTrial, total: int, watch: FinalWatch)
     except (TrialFailed, torch.OutOfMemoryError) as failure:
         return Shown(failure=str(failure).split("\n", maxsplit=1)[0])
     watch.finished(row, evaluation.images)
-    return Shown(evidence=evaluator.evidence(evaluation.sheet, evaluation.features))
+    return Shown(evidence=evaluator.scoring.evidence(evaluation.sheet, evaluation.features))
 
 
 # ----------------------------------------------------------------------------------------- judging

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from optimizer.search.ties import Split, split_in_words
-from optimizer.setup import Machine
+from optimizer.setup import Plan
 from optimizer.standing import stopped_after
 from search_spaces.blocks import places
 from studies.results import Gain, StoredTrial
 
 
 def trial_note(
-    machine: Machine,
+    plan: Plan,
     row: StoredTrial,
     means: Mapping[str, float],
     split: Split | None,
@@ -23,27 +23,27 @@ def trial_note(
     """Markdown: picture, scores with gains, recipe, timings; with `granularity: auto` what was split by then."""
     parts = [f"## Trial {row.number}: {row.title}"]
     if row.estimated:
-        told = stopped_after(row, len(machine.evaluator.renderer.items))
+        told = stopped_after(row, len(plan.spec.suite.items()))
         parts.append(
             f"**{told.capitalize()}**: surely behind trial {row.incumbent}. The objective is an estimate: that trial's "
             "plus the mean difference on these images. The other scores, and all gains, are of these images alone."
         )
     if split is not None:
-        parts.append(f"Search: {split_in_words(machine.plan.space, split)}")
+        parts.append(f"Search: {split_in_words(plan.space, split)}")
     if row.state == "failed":
         parts.append(f"**Failed**: {row.reason}")
     if row.sheet is not None:
         parts.append(f"![contact sheet](/artifacts/{study_id}/{trial_id}/{row.sheet})")
     if row.state == "complete":
-        parts.append(_scores(machine, row, means))
+        parts.append(_scores(plan, row, means))
         seconds = ", ".join(f"{stage} {value:.2f} s" for stage, value in row.seconds.items())
         parts.append(f"### Seconds\n\n{seconds}")
-    parts.append(_recipe(machine, row))
+    parts.append(_recipe(plan, row))
     return "\n\n".join(parts) + "\n"
 
 
-def _scores(machine: Machine, row: StoredTrial, means: Mapping[str, float]) -> str:
-    objective, items = machine.objective, row.rendered
+def _scores(plan: Plan, row: StoredTrial, means: Mapping[str, float]) -> str:
+    objective, items = plan.objective, row.rendered
     lines = [
         "### Scores",
         "",
@@ -51,7 +51,7 @@ def _scores(machine: Machine, row: StoredTrial, means: Mapping[str, float]) -> s
         "|---|---|---|---|---|",
     ]
     shown = dict(row.objectives) if objective.terms else {}
-    names = {name: info.report_name(items) for name, info in machine.infos.items()}
+    names = {name: info.report_name(items) for name, info in plan.infos.items()}
     for name, value in (shown | dict(means)).items():
         error = f"{row.errors[name]:.2g}" if name in row.errors else ""
         lines.append(f"| {names.get(name, name)} | {value:.4g} | {error} | {gain_cells(row.gains.get(name))} |")
@@ -68,7 +68,7 @@ def gain_cells(gain: Gain | None) -> str:
     return f"{gain.value:+.4g} (over {gain.parent}) | {interval}"
 
 
-def _recipe(machine: Machine, row: StoredTrial) -> str:
+def _recipe(plan: Plan, row: StoredTrial) -> str:
     recipe = row.recipe
     columns: dict[str, Mapping[str, float]] = {}
     for number, step in enumerate(recipe.steps, start=1):
@@ -81,7 +81,7 @@ def _recipe(machine: Machine, row: StoredTrial) -> str:
         lines += [f"| place | {' | '.join(columns)} |", f"|---|{'---|' * len(columns)}"]
         lines += [
             f"| {place} | {' | '.join(f'{column[place]:.4f}' for column in columns.values())} |"
-            for place in places(machine.plan.space.architecture)
+            for place in places(plan.space.architecture)
         ]
     files = [f"- {parent.letter}: {parent.name} `{parent.sha256[:10]}`" for parent in recipe.parents]
     files += [f"- LoRA {lora.name} `{lora.sha256[:10]}`" for lora in recipe.loras]

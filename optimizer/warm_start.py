@@ -49,7 +49,7 @@ SCORING_SOFTWARE: Final = ("mergetune", "open_clip_torch")  # the machine's desc
 
 @dataclass(frozen=True, kw_only=True)
 class Kept:
-    """A trial whose scores hold in the new study."""
+    """A trial with the scores that it has in the new study."""
 
     row: StoredTrial
     probe: Probe  # what it is in the new study
@@ -177,20 +177,51 @@ def find_warm_start(
     if settings is None:
         return None
     with other_study(settings, url, artifacts) as other:
-        _require_same_parents(plan, parents, other.study)
+        if not same_parents(parents, other.study):
+            raise WarmStartError(f"warm_start: {other_parents(plan, parents, other.study)}")
         complete = [row for row in load_trials(other.database, other.study) if row.is_whole]
         if not complete:
             raise WarmStartError(f"warm_start: study {other.study.name!r} has no finished trial: nothing to begin with")
         return _Choice(plan, parents, device, other, complete).warm_start(settings.top)
 
 
-def _require_same_parents(plan: Plan, parents: Sequence[ParentFile], other: StoredStudy) -> None:
-    if sorted(file.sha256 for file in parents) != sorted(file.sha256 for file in other.parents):
-        ours, theirs = (" + ".join(file.path.name for file in files) for files in (parents, other.parents))
-        raise WarmStartError(
-            f"warm_start: study {other.name!r} merges {theirs}, this one {ours} ({plan.space.architecture}): trials "
-            "can only be used again over files of the same sha256"
-        )
+def same_parents(parents: Sequence[ParentFile], other: StoredStudy) -> bool:
+    """Whether both merge files of the same content, in whatever order."""
+    return sorted(file.sha256 for file in parents) == sorted(file.sha256 for file in other.parents)
+
+
+def other_parents(plan: Plan, parents: Sequence[ParentFile], other: StoredStudy) -> str:
+    """Why a study of other parents is of no use, for people."""
+    ours, theirs = (" + ".join(file.path.name for file in files) for files in (parents, other.parents))
+    return (
+        f"study {other.name!r} merges {theirs}, this one {ours} ({plan.space.architecture}): trials can only be used "
+        "again over files of the same sha256"
+    )
+
+
+class Adoption:
+    """Another study's trials as those of a new one.
+
+    Args:
+        complete: of the other study.
+    """
+
+    def __init__(self, plan: Plan, parents: Sequence[ParentFile], complete: Sequence[StoredTrial]) -> None:
+        self._space, self._blueprint, self._alike = plan.space, plan.blueprint(parents), alike_places(plan)
+        self.parents = {row.number: letter for letter, row in parent_trials(complete).items()}
+
+    def recipe(self, row: StoredTrial) -> Recipe | None:
+        """None for a merge that needs a LoRA or a VAE which the new study does not have."""
+        try:
+            return adopted(row.recipe, self._blueprint)
+        except RecipeError:
+            return None
+
+    def probe(self, row: StoredTrial, recipe: Recipe) -> Probe:
+        """A parent alone is the parent's probe of the new study, so that it is not rendered again."""
+        if row.number in self.parents:
+            return parent_probe(self._space, self._blueprint, self.parents[row.number], self._alike)
+        return exact(row.origin, recipe, self._space, self._blueprint, self._alike)
 
 
 class _Choice:
@@ -205,21 +236,19 @@ class _Choice:
         complete: Sequence[StoredTrial],
     ) -> None:
         self._plan, self._other, self._complete = plan, other, complete
-        self._blueprint = plan.blueprint(parents)
-        self._alike = alike_places(plan)
+        self._adoption = Adoption(plan, parents, complete)
         self._machine = machine_description(device)
         self._reasons = tuple(_differences(plan.spec, parents, other.study))
         infos = {name: entry.info for name, entry in other.study.spec.scorers.items()}
         self._by_rank = by_value(Objective.of(other.study.spec, infos))(complete)
-        self._parents = {row.number: letter for letter, row in parent_trials(complete).items()}
 
     def warm_start(self, top: int | None) -> WarmStart:
-        recipes = {row.number: recipe for row in self._complete if (recipe := self._adopted(row)) is not None}
+        recipes = {row.number: recipe for row in self._complete if (recipe := self._adoption.recipe(row)) is not None}
         able = [row for row in self._by_rank if row.number in recipes]
         hold = {row.number for row in able if self._scores_hold(row)}
-        merges = [row for row in able if row.number not in self._parents]
+        merges = [row for row in able if row.number not in self._adoption.parents]
         best = {row.number for row in [row for row in merges if row.number in hold][:top]}
-        wanted = best | (hold & self._parents.keys())
+        wanted = best | (hold & self._adoption.parents.keys())
         kept = [self._kept(row, recipes[row.number]) for row in self._complete if row.number in wanted]
         others = [row for row in merges if row.number not in hold]
         again = self._again(others, recipes, kept, AGAIN if top is None else max(0, top - len(best)))
@@ -229,13 +258,6 @@ class _Choice:
             again=tuple(again),
             notes=tuple(self._notes(kept, again, len(self._complete) - len(recipes))),
         )
-
-    def _adopted(self, row: StoredTrial) -> Recipe | None:
-        """None for a merge that needs a LoRA or a VAE which the new study does not have."""
-        try:
-            return adopted(row.recipe, self._blueprint)
-        except RecipeError:
-            return None
 
     def _scores_hold(self, row: StoredTrial) -> bool:
         if self._reasons or dict(row.machine) != self._machine:
@@ -257,7 +279,7 @@ class _Choice:
         there = files.files()
         return Kept(
             row=row,
-            probe=self._probe(row, recipe),
+            probe=self._adoption.probe(row, recipe),
             sheet=ScoreSheet(
                 by_item={name: np.array(by_item[name]) for name in names if name in by_item},
                 by_set={name: by_set[name] for name in names if name in by_set},
@@ -268,13 +290,6 @@ class _Choice:
             picture=row.sheet is not None and SHEET in there,
             features=files.load_features if self._set_scorers else dict,
         )
-
-    def _probe(self, row: StoredTrial, recipe: Recipe) -> Probe:
-        """A parent alone is the parent's probe of the new study, so that it is not rendered again."""
-        space = self._plan.space
-        if row.number in self._parents:
-            return parent_probe(space, self._blueprint, self._parents[row.number], self._alike)
-        return exact(row.origin, recipe, space, self._blueprint, self._alike)
 
     def _again(
         self, rows: Sequence[StoredTrial], recipes: Mapping[int, Recipe], kept: Sequence[Kept], most: int
@@ -307,24 +322,34 @@ class _Choice:
 
 def _differences(spec: StudySpec, parents: Sequence[ParentFile], other: StoredStudy) -> Iterator[str]:
     """Why the other study's scores do not hold in this one."""
+    yield from image_differences(spec, parents, other)
+    scorers = [name for name in spec.scorers if not _same_scorer(name, spec, other)]
+    if scorers:
+        yield f"other scorers: {', '.join(scorers)}"
+    changed = changed_software(other)
+    if changed:
+        yield f"another version of {', '.join(changed)}"
+
+
+def image_differences(spec: StudySpec, parents: Sequence[ParentFile], other: StoredStudy) -> Iterator[str]:
+    """Why the other study's images are not what this one would render and score of the same merges."""
     theirs = other.spec
     if [file.sha256 for file in parents] != [file.sha256 for file in other.parents]:
         yield "the parents stand in another order"
     if spec.suite.digest != other.suite_digest:
         yield "another suite"
-    scorers = [name for name in spec.scorers if not _same_scorer(name, spec, other)]
-    if scorers:
-        yield f"other scorers: {', '.join(scorers)}"
     if spec.export.dtype != theirs.export.dtype:
         yield "another export dtype"
     if _rendered_like(spec) != _rendered_like(theirs):
         yield "another dtype or batch size of the renders"
     if spec.render.degenerate_limit < theirs.render.degenerate_limit:
         yield "fewer broken images are allowed"
+
+
+def changed_software(other: StoredStudy) -> list[str]:
+    """What, beside a trial's machine, scores may depend on, and has another version by now."""
     now = software_versions()
-    changed = [name for name in SCORING_SOFTWARE if now[name] != other.software.get(name)]
-    if changed:
-        yield f"another version of {', '.join(changed)}"
+    return [name for name in SCORING_SOFTWARE if now[name] != other.software.get(name)]
 
 
 def _rendered_like(spec: StudySpec) -> tuple[Any, ...]:

@@ -21,18 +21,17 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
-import numpy as np
 import optuna
 import torch
+from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import Trial, TrialState
 from PIL.Image import Image
 
+from optimizer.bookkeeping import Bookkeeper
 from optimizer.budget import expectations, spent
-from optimizer.errors import OptimizerError, StorageError, TrialFailed
+from optimizer.errors import OptimizerError, TrialFailed
 from optimizer.evaluation import Evaluation
-from optimizer.gains import Evidence, gains, standard_errors
-from optimizer.notes import trial_note
-from optimizer.objective import SINGLE, ScoreSheet
+from optimizer.objective import SINGLE
 from optimizer.outages import LIMIT_SECONDS, Endurance
 from optimizer.presence import RERUNS, Presence, deaths, present
 from optimizer.racing import ESTIMATE_KEY, Race
@@ -41,7 +40,6 @@ from optimizer.rendering.sheet import contact_sheet, to_picture
 from optimizer.reporting import Reporter
 from optimizer.search.probes import Probe, without
 from optimizer.search.sampler import ProbesFirst, distributions, load_optuna_study
-from optimizer.search.ties import split_of
 from optimizer.setup import Machine, device_kind, machine_description
 from optimizer.standing import best_trials, parent_trials, would_be_best
 from studies import results
@@ -51,14 +49,22 @@ from studies.batch_limits import load_batch_limits, store_batch_limit
 from studies.control import status_of
 from studies.database import Database
 from studies.errors import ArtifactError
-from studies.ledger import Ledger
-from studies.optuna_tables import store_note, store_params
+from studies.optuna_tables import store_params
 from studies.recipe import Recipe
 from studies.results import StoredStudy, StoredTrial, TrialResult
 
 PAUSE_SECONDS = 2.0  # between two looks at whether a paused study goes on
 
 _log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Start:
+    """A trial to begin: one that was cut off, or a new one, which is no different."""
+
+    trial: Trial
+    params: Mapping[str, float]  # empty where none are stored
+    attempt: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,19 +101,18 @@ class Worker:
         )
         self._database, self._study, self._machine = database, study, machine
         self._artifacts, self._reporter, self._stop = artifacts, reporter, stop
-        self._ledger = Ledger(database, study)
-        taken = [row for row in self._ledger.trials() if row.source is not None]
+        taken = [row for row in results.load_trials(database, study) if row.source is not None]
         self._taken = len(taken)  # the first numbers; probes that are among them are not rendered again
         self._gains_filled = False  # of those
         self._probes = without(machine.probes, {row.recipe.digest for row in taken})
         sampler = ProbesFirst(machine.spec.sampler, machine.plan.space, self._probes, self._taken)
         self._distributions = distributions(machine.plan.space)
         self._optuna = load_optuna_study(database.storage, study.name, sampler)
-        self._optuna_study = self._optuna._study_id  # noqa: SLF001 - the storage and the notes want it
+        self._books = Bookkeeper(database, study, machine.plan, machine.evaluator.scoring, artifacts, self._optuna)
+        self._ledger = self._books.ledger
         limits, self._kind = machine.evaluator.renderer.limits, device_kind(machine.device)
         limits.adopt(load_batch_limits(database, study, self._kind))
         limits.on_lowered = self._batch_reduced
-        self._evidence: dict[int, Evidence] = {}  # of trials that others are compared with: parents and incumbents
 
     def run(self) -> int:
         """Work until the study's budget is spent or it is stopped; returns how many trials were finished.
@@ -134,7 +139,7 @@ class Worker:
             Whether the trial was finished: False where another worker has it by now.
         """
         if self._taken and not self._gains_filled:
-            self._endure(self._fill_gains)
+            self._endure(self._books.fill_gains)
             self._gains_filled = True
         task = self._endure(lambda: self._take(presence))
         if task is None:
@@ -168,23 +173,24 @@ class Worker:
             rows = self._ledger.trials()
             interrupted = self._interrupted(rows, presence)
             if interrupted is not None:
-                task = replace(self._begin(*interrupted, presence.worker_id), again=True)
-                self._reporter.trial_taken_over(task.trial.number, interrupted[1])
+                task = replace(self._begin(interrupted, presence.worker_id), again=True)
+                self._reporter.trial_taken_over(task.trial.number, interrupted.attempt)
                 return task
             trials = self._optuna.get_trials(deepcopy=False)
             promised = () if self._study.spec.budget.patience is None else expectations(trials)
             if spent(self._study.spec, rows, len(trials), promised):
                 return None
-            return self._begin(self._optuna.ask(), 1, presence.worker_id)
+            fresh = _Start(trial=self._optuna.ask(), params={}, attempt=1)
+            return self._begin(fresh, presence.worker_id)
 
-    def _begin(self, trial: Trial, attempt: int, worker_id: str) -> _Task:
-        task = self._prepare(trial, worker_id)
-        number = trial.number
-        results.begin_trial(self._database, self._study, number, task.origin, task.recipe, worker_id, attempt)
+    def _begin(self, found: _Start, worker_id: str) -> _Task:
+        task = self._prepare(found, worker_id)
+        number = found.trial.number
+        results.begin_trial(self._database, self._study, number, task.origin, task.recipe, worker_id, found.attempt)
         return task
 
-    def _interrupted(self, trials: Sequence[StoredTrial], presence: Presence) -> tuple[Trial, int] | None:
-        """A RUNNING trial that nobody works on, and which attempt it is; what was recorded already is only told."""
+    def _interrupted(self, trials: Sequence[StoredTrial], presence: Presence) -> _Start | None:
+        """A RUNNING trial that nobody works on; what was recorded already is only told."""
         alive = presence.alive() - {presence.worker_id}
         rows = {row.number: row for row in trials}
         for frozen in self._optuna.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
@@ -193,9 +199,9 @@ class Worker:
                 continue
             trial = Trial(self._optuna, frozen._trial_id)  # noqa: SLF001 - Optuna has no public way back
             if row is None:
-                return trial, 1
+                return _Start(trial=trial, params=frozen.params, attempt=1)
             if row.state == "running" and (attempt := self._next_attempt(row)) is not None:
-                return trial, attempt
+                return _Start(trial=trial, params=frozen.params, attempt=attempt)
             self._settle(trial)
         return None
 
@@ -211,25 +217,22 @@ class Worker:
         results.fail_trial(self._database, self._study, row.number, row.worker_id, deaths(row.attempt))
         return None
 
-    def _prepare(self, trial: Trial, worker_id: str) -> _Task:
+    def _prepare(self, found: _Start, worker_id: str) -> _Task:
+        trial = found.trial
         probe = self._probe(trial.number)
         if probe is not None and probe.params is None:
             return _Task(trial=trial, origin=probe.origin, recipe=probe.recipe, worker_id=worker_id)
         space = self._machine.plan.space
-        params = self._parameters(trial)
+        params = found.params or self._proposed(trial)
         recipe = probe.recipe if probe else self._machine.blueprint.recipe(space.rows(params))
         origin = probe.origin if probe else self._machine.spec.sampler.name
         return _Task(trial=trial, origin=origin, recipe=recipe, worker_id=worker_id)
 
-    def _parameters(self, trial: Trial) -> dict[str, float]:
-        """Those that it has, of an interrupted trial, or those that the sampler proposes; stored."""
-        trial_id = trial._trial_id  # noqa: SLF001
-        stored = self._database.storage.get_trial(trial_id).params
-        if stored:
-            return stored
-        proposed = {name: trial.relative_params[name] for name in self._distributions}
-        store_params(self._database, trial_id, proposed, self._distributions)
-        return proposed
+    def _proposed(self, trial: Trial) -> dict[str, float]:
+        """The parameters that the sampler proposes, stored."""
+        params = {name: trial.relative_params[name] for name in self._distributions}
+        store_params(self._database, trial._trial_id, params, self._distributions)  # noqa: SLF001
+        return params
 
     def _probe(self, number: int) -> Probe | None:
         index = number - self._taken
@@ -279,21 +282,15 @@ class Worker:
 
     def _settle(self, trial: Trial) -> StoredTrial:
         """Everything after a trial's outcome is stored; done again if it was cut off."""
-        self._fill_gains(trial.number)
+        self._books.fill_gains(trial.number)
         self._keep_the_best()
-        row = self._row(trial.number)
+        row = self._books.row(trial.number)
         if row.sheet is not None:
             attach_sheet(trial, row.sheet)
-        self._describe(trial, row)
+        self._books.describe(trial, row)
         if row.estimated:
             trial.set_user_attr(ESTIMATE_KEY, {"images": row.rendered, "incumbent": row.incumbent})
-        self._tell(row)
-        return row
-
-    def _row(self, number: int) -> StoredTrial:
-        row = results.load_trial(self._database, self._study, number)
-        if row is None:
-            raise OptimizerError(f"trial {number} vanished from the database while it was being worked on")
+        self._tell(trial, row)
         return row
 
     def _race(self, task: _Task) -> Race | None:
@@ -305,7 +302,7 @@ class Worker:
         if not best:
             return None
         stages = len(self._machine.evaluator.renderer.stages)
-        return Race.against(best[0], self._known_evidence(best[0]), objective.terms, settings, stages)
+        return Race.against(best[0], self._books.known_evidence(best[0]), objective.terms, settings, stages)
 
     def _files(self, task: _Task) -> TrialFiles:
         return self._artifacts.of_trial(self._study.key, task.trial.number, task.worker_id)
@@ -324,7 +321,7 @@ class Worker:
 
     def _drop_leftovers(self, number: int) -> None:
         """Files of workers that did not finish a trial."""
-        row = self._row(number)
+        row = self._books.row(number)
         if row.state != "running":
             self._artifacts.remove_others(self._study.key, number, row.worker_id)
 
@@ -361,7 +358,7 @@ class Worker:
         """Objectives for the search, and the trial against which they were estimated, if they were."""
         if race is None or len(evaluation.items) == len(self._machine.evaluator.renderer.items):
             return self._machine.objective.values(evaluation.sheet.means), None
-        evidence = self._machine.evaluator.evidence(evaluation.sheet, evaluation.features)
+        evidence = self._machine.evaluator.scoring.evidence(evaluation.sheet, evaluation.features)
         return {SINGLE: race.estimate(evaluation.items, evidence)}, race.incumbent
 
     def _contact_sheet(self, task: _Task, evaluation: Evaluation) -> Image:
@@ -379,73 +376,22 @@ class Worker:
             return would_be_best(objectives, rows, self._machine.objective)
         return keep != "none"
 
-    def _tell(self, row: StoredTrial) -> None:
-        """Give Optuna the outcome. A parent outside the space has no parameters to learn from: told as pruned."""
-        probe = self._probe(row.number)
-        if row.state == "failed":
-            self._optuna.tell(row.number, state=TrialState.FAIL, skip_if_finished=True)
-        elif probe is not None and probe.params is None:
-            self._optuna.tell(row.number, state=TrialState.PRUNED, skip_if_finished=True)
-        else:
-            values = [row.objectives[name] for name in self._machine.objective.names]
-            self._optuna.tell(row.number, values, skip_if_finished=True)
+    def _tell(self, trial: Trial, row: StoredTrial) -> None:
+        """Give Optuna the outcome. A parent outside the space has no parameters to learn from: told as pruned.
 
-    def _describe(self, trial: Trial, row: StoredTrial) -> None:
-        """The trial's note in the dashboard."""
-        by_item, by_set = results.load_scores(self._database, row)
-        means = {name: float(np.mean(values)) for name, values in by_item.items()} | by_set
-        ids = {"study_id": self._optuna_study, "trial_id": trial._trial_id}  # noqa: SLF001
-        split = split_of(self._database.storage.get_trial(trial._trial_id))  # noqa: SLF001
-        body = trial_note(self._machine, row, means, split, **ids)
-        store_note(self._database, self._optuna_study, trial._trial_id, body)  # noqa: SLF001
-
-    # ------------------------------------------------------------------------------------- gains
-
-    def _fill_gains(self, current: int | None = None) -> None:
-        """Compare every finished trial with the parents, as soon as all parents are in.
-
-        Args:
-            current: the trial whose note is written later.
+        By its storage: `Study.tell` would read the trial three times, and has a sampler that remembers nothing look
+        at it.
         """
-        rows = self._ledger.trials()
-        parents = parent_trials(rows)
-        if len(parents) < len(self._machine.parents) or any(row.state == "running" for row in parents.values()):
-            return
-        finished = {letter: row for letter, row in parents.items() if row.state == "complete"}
-        if not finished:
-            return
-        evidence = {letter: self._known_evidence(row) for letter, row in finished.items()}
-        for row in rows:
-            if row.state == "complete" and not row.gains:
-                against = evidence
-                if row.estimated:
-                    items = [render.item for render in results.load_renders(self._database, row)]
-                    against = {letter: whole.part(items) for letter, whole in evidence.items()}
-                own, objective, infos = self._load_evidence(row), self._machine.objective, self._machine.infos
-                found, errors = gains(own, against, objective, infos), standard_errors(own, objective, infos)
-                results.store_gains(self._database, row, found, errors)
-                if row.number != current:  # its note was written before the parents were in, or not at all
-                    self._describe(Trial(self._optuna, self._optuna_id(row.number)), self._row(row.number))
-
-    def _optuna_id(self, number: int) -> int:
-        return int(self._database.storage.get_trial_id_from_study_id_trial_number(self._optuna_study, number))
-
-    def _known_evidence(self, row: StoredTrial) -> Evidence:
-        if row.number not in self._evidence:
-            self._evidence[row.number] = self._load_evidence(row)
-        return self._evidence[row.number]
-
-    def _load_evidence(self, row: StoredTrial) -> Evidence:
-        by_item, by_set = results.load_scores(self._database, row)
-        sheet = ScoreSheet(by_item={name: np.array(values) for name, values in by_item.items()}, by_set=by_set)
-        stored = self._artifacts.of_trial(self._study.key, row.number, row.worker_id).load_features()
-        if missing := by_set.keys() - stored.keys():
-            raise StorageError(
-                f"features of {', '.join(sorted(missing))} for trial {row.number} are not in {self._artifacts.place}: "
-                "name where the study's artifacts are with --artifacts"
-            )
-        features = {name: torch.from_numpy(rows) for name, rows in stored.items()}
-        return self._machine.evaluator.evidence(sheet, features)
+        probe, values = self._probe(row.number), None
+        if row.state == "failed":
+            state = TrialState.FAIL
+        elif probe is not None and probe.params is None:
+            state = TrialState.PRUNED
+        else:
+            state = TrialState.COMPLETE
+            values = [row.objectives[name] for name in self._machine.objective.names]
+        with suppress(UpdateFinishedTrialError):  # told before
+            self._database.storage.set_trial_state_values(trial._trial_id, state, values)  # noqa: SLF001
 
     def _keep_the_best(self) -> None:
         """Drop the renders of trials that are neither a parent nor among the best."""

@@ -3,6 +3,7 @@
     StudyError
     ├── SpecError            the YAML a user wrote
     ├── WarmStartError       another study whose trials cannot be used
+    ├── RescoreError         a study whose images cannot be scored anew
     ├── RecipeError          a recipe that cannot be read or merged
     ├── DatabaseError        the study database: unreachable, of another version, locked
     ├── ArtifactError        the artifact store: refused, full, not there
@@ -28,6 +29,10 @@ class SpecError(StudyError):
 
 class WarmStartError(StudyError):
     """The study to begin with is of other files, or has nothing to give."""
+
+
+class RescoreError(StudyError):
+    """A study has no images to score anew, or they are not those of the new study."""
 
 
 class RecipeError(StudyError):

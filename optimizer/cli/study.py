@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from optimizer.cli import doctor, insight, pruning
+from optimizer.cli import doctor, insight, pruning, rescoring
 from optimizer.cli.common import (
     DEFAULT_STORAGE,
     ArtifactFolder,
@@ -33,6 +33,7 @@ app.command()(insight.importance)
 app.command()(insight.compare)
 app.command()(doctor.doctor)
 app.command()(pruning.prune_artifacts)
+app.command()(rescoring.rescore)
 
 StudyName = Annotated[str, typer.Argument(metavar="STUDY", help="Name of the study.", show_default=False)]
 

@@ -93,12 +93,11 @@ def registered(spec: Path, url: str, cache: Path, artifacts: str | Path | None =
 
 
 def _beginning(spec: Path, url: str, artifacts: str | Path | None, choose: Callable[[Plan], torch.device]) -> Beginning:
-    from optimizer.cli.planning import print_notes, print_plan
+    from optimizer.cli.planning import print_notes
     from optimizer.setup import make_plan
     from optimizer.warm_start import find_warm_start, require_other_study
     from optimizer.worker import quiet_optuna
     from studies.database import open_database
-    from studies.results import require_new
     from studies.shares import require_local
     from studies.spec import load_spec
 
@@ -108,14 +107,22 @@ def _beginning(spec: Path, url: str, artifacts: str | Path | None, choose: Calla
     device = choose(plan)
     require_other_study(plan.spec, url)
     database = open_database(url)  # made where it is missing, so only now
-    require_new(database, plan.spec.study)
-    print_plan(plan, device)
-    parents = hashed(plan, ())
+    parents = introduced(database, plan, device)
     found = find_warm_start(plan, parents, device, url, artifacts)
     if found is not None:
         print_notes(found.notes)
         plan = replace(plan, spec=found.written_into(plan.spec))
     return Beginning(database=database, plan=plan, parents=parents, found=found, artifacts=artifacts)
+
+
+def introduced(database: Database, plan: Plan, device: torch.device) -> tuple[ParentFile, ...]:
+    """Say what a new study will do, and hash its parents. Raises StudyExistsError when its name is taken."""
+    from optimizer.cli.planning import print_plan
+    from studies.results import require_new
+
+    require_new(database, plan.spec.study)
+    print_plan(plan, device)
+    return hashed(plan, ())
 
 
 def resumed(stored: StoredStudy, cache: Path) -> Machine:
@@ -217,7 +224,7 @@ def work_on(
     sheet = save_comparison(database, stored, folder)
     if sheet is not None:
         console.print(f"contact sheet, parents beside the best: {escaped(sheet)}", soft_wrap=True)
-    again = f'mergetune study resume "{stored.name}"{_storage_option(database)}'
+    again = f'mergetune study resume "{stored.name}"{storage_option(database)}'
     if stopped:
         console.print(escaped(f"Stopped. Go on with: {again}"), soft_wrap=True)
     elif finished == 0:
@@ -261,7 +268,7 @@ def patience_seconds() -> float:
     return seconds
 
 
-def _storage_option(database: Database) -> str:
+def storage_option(database: Database) -> str:
     """What a command needs to find the same database again."""
     from studies.database import database_file, redacted
 

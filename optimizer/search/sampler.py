@@ -165,10 +165,6 @@ class ProbesFirst(BaseSampler):
             self._inner = make_sampler(self._settings, self._search_space, trial.number, len(study.directions))
         return self._inner.sample_independent(study, trial, param_name, param_distribution)
 
-    def after_trial(self, study: Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None) -> None:
-        if self._inner is not None:
-            self._inner.after_trial(study, trial, state, values)
-
 
 def load_optuna_study(storage: Any, name: str, sampler: BaseSampler) -> Study:
     """Optuna's study with our sampler: loading it without one silently takes Optuna's default.

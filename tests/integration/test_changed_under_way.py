@@ -253,7 +253,7 @@ def test_a_worker_writes_nothing_into_tables_of_another_version_and_the_trial_is
 def test_a_scorer_that_cannot_take_one_image_fails_that_trial_alone_and_names_it(tmp_path: Path) -> None:
     short = begin(tmp_path, SMALL)
     known = short.machine.evaluator
-    whole = known.scorers["clip_score"]
+    whole = known.scoring.scorers["clip_score"]
     renders: list[torch.Tensor] = []
 
     class Moody:
@@ -267,7 +267,9 @@ def test_a_scorer_that_cannot_take_one_image_fails_that_trial_alone_and_names_it
                 raise ValueError("a picture\nof nothing")
             return whole.score(images)  # type: ignore[arg-type, return-value]
 
-    evaluator = Evaluator(known.resident, known.renderer, {**known.scorers, "clip_score": Moody()}, degenerate_limit=8)
+    evaluator = Evaluator(
+        known.resident, known.renderer, {**known.scoring.scorers, "clip_score": Moody()}, degenerate_limit=8
+    )
     moody = replace(short, machine=replace(short.machine, evaluator=evaluator))
     states = [(row.number, row.state, row.reason) for row in moody.run().finished]
     assert states == [

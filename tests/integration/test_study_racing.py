@@ -88,7 +88,7 @@ def test_the_incumbent_is_the_best_whole_trial_before(raced: ShortStudy) -> None
 
 def test_a_stopped_trial_is_told_as_the_incumbent_plus_the_mean_paired_difference(raced: ShortStudy) -> None:
     rows, infos = rows_of(raced), raced.machine.infos
-    likeness = raced.machine.evaluator.scorers["likeness"]
+    likeness = raced.machine.evaluator.scoring.scorers["likeness"]
     for row in stopped_of(raced):
         assert row.incumbent is not None
         best, items = rows[row.incumbent], items_of(raced, row)

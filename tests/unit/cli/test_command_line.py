@@ -62,6 +62,7 @@ STUDY_COMMANDS = (
     "priority",
     "importance",
     "compare",
+    "rescore",
     "doctor",
     "prune-artifacts",
 )

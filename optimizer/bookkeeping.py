@@ -1,0 +1,116 @@
+"""What follows from stored scores: gains over the parents, standard errors, and the trials' notes in the dashboard."""
+
+from __future__ import annotations
+
+import numpy as np
+import optuna
+import torch
+from optuna.trial import Trial
+
+from optimizer.errors import OptimizerError, StorageError
+from optimizer.gains import Evidence, gains, standard_errors
+from optimizer.notes import trial_note
+from optimizer.objective import ScoreSheet
+from optimizer.scoring import Scoring
+from optimizer.search.ties import Split, split_of
+from optimizer.setup import Plan
+from optimizer.standing import parent_trials
+from studies import results
+from studies.artifacts import Artifacts
+from studies.database import Database
+from studies.ledger import Ledger
+from studies.optuna_tables import store_note
+from studies.results import StoredStudy, StoredTrial
+
+
+class Bookkeeper:
+    """Completes the trials of one study, from the database and the artifact store alone.
+
+    Args:
+        plan: the study's own, with the units of its scores.
+        scoring: its scorers, by which set scores are drawn again.
+        told: the study as Optuna has it.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        study: StoredStudy,
+        plan: Plan,
+        scoring: Scoring,
+        artifacts: Artifacts,
+        told: optuna.Study,
+    ) -> None:
+        self._database, self._study, self._artifacts = database, study, artifacts
+        self._plan, self._objective, self._scoring = plan, plan.objective, scoring
+        self._told, self._told_id = told, told._study_id  # noqa: SLF001 - the storage and the notes want it
+        self.ledger = Ledger(database, study)
+        self._evidence: dict[int, Evidence] = {}  # of trials that others are compared with: parents and incumbents
+
+    def row(self, number: int) -> StoredTrial:
+        """A trial that was begun, as it is stored now."""
+        row = results.load_trial(self._database, self._study, number)
+        if row is None:
+            raise OptimizerError(f"trial {number} vanished from the database while it was being worked on")
+        return row
+
+    def fill_gains(self, current: int | None = None) -> None:
+        """Compare every finished trial with the parents, as soon as all parents are in.
+
+        Args:
+            current: the trial whose note is written later.
+        """
+        rows = self.ledger.trials()
+        parents = parent_trials(rows)
+        if len(parents) < len(self._study.parents) or any(row.state == "running" for row in parents.values()):
+            return
+        finished = {letter: row for letter, row in parents.items() if row.state == "complete"}
+        if not finished:
+            return
+        evidence = {letter: self.known_evidence(row) for letter, row in finished.items()}
+        for row in rows:
+            if row.state == "complete" and not row.gains:
+                against = evidence
+                if row.estimated:
+                    items = [render.item for render in results.load_renders(self._database, row)]
+                    against = {letter: whole.part(items) for letter, whole in evidence.items()}
+                own, objective, infos = self._load_evidence(row), self._objective, self._plan.infos
+                found, errors = gains(own, against, objective, infos), standard_errors(own, objective, infos)
+                results.store_gains(self._database, row, found, errors)
+                if row.number != current:  # its note was written before the parents were in, or not at all
+                    self.describe(Trial(self._told, self._trial_id(row.number)), self.row(row.number))
+
+    def describe(self, trial: Trial, row: StoredTrial) -> None:
+        """The trial's note in the dashboard."""
+        by_item, by_set = results.load_scores(self._database, row)
+        means = {name: float(np.mean(values)) for name, values in by_item.items()} | by_set
+        ids = {"study_id": self._told_id, "trial_id": trial._trial_id}  # noqa: SLF001
+        body = trial_note(self._plan, row, means, self._split(trial), **ids)
+        store_note(self._database, self._told_id, trial._trial_id, body)  # noqa: SLF001
+
+    def _split(self, trial: Trial) -> Split | None:
+        """Which sections were searched in blocks; None where there is nothing to split."""
+        if not self._plan.space.settings.begins_coarse:
+            return None
+        return split_of(self._database.storage.get_trial(trial._trial_id))  # noqa: SLF001
+
+    def _trial_id(self, number: int) -> int:
+        return int(self._database.storage.get_trial_id_from_study_id_trial_number(self._told_id, number))
+
+    def known_evidence(self, row: StoredTrial) -> Evidence:
+        """Of a trial that others are compared with, read once."""
+        if row.number not in self._evidence:
+            self._evidence[row.number] = self._load_evidence(row)
+        return self._evidence[row.number]
+
+    def _load_evidence(self, row: StoredTrial) -> Evidence:
+        by_item, by_set = results.load_scores(self._database, row)
+        sheet = ScoreSheet(by_item={name: np.array(values) for name, values in by_item.items()}, by_set=by_set)
+        stored = self._artifacts.of_trial(self._study.key, row.number, row.worker_id).load_features()
+        if missing := by_set.keys() - stored.keys():
+            raise StorageError(
+                f"features of {', '.join(sorted(missing))} for trial {row.number} are not in {self._artifacts.place}: "
+                "name where the study's artifacts are with --artifacts"
+            )
+        features = {name: torch.from_numpy(rows) for name, rows in stored.items()}
+        return self._scoring.evidence(sheet, features)
