@@ -49,7 +49,7 @@ from studies.batch_limits import load_batch_limits, store_batch_limit
 from studies.control import status_of
 from studies.database import Database
 from studies.errors import ArtifactError
-from studies.optuna_tables import store_params
+from studies.optuna_tables import count_trials, running_trials, store_params
 from studies.recipe import Recipe
 from studies.results import StoredStudy, StoredTrial, TrialResult
 
@@ -108,6 +108,7 @@ class Worker:
         sampler = ProbesFirst(machine.spec.sampler, machine.plan.space, self._probes, self._taken)
         self._distributions = distributions(machine.plan.space)
         self._optuna = load_optuna_study(database.storage, study.name, sampler)
+        self._optuna_study = self._optuna._study_id  # noqa: SLF001 - the storage wants it
         self._books = Bookkeeper(database, study, machine.plan, machine.evaluator.scoring, artifacts, self._optuna)
         self._ledger = self._books.ledger
         limits, self._kind = machine.evaluator.renderer.limits, device_kind(machine.device)
@@ -176,12 +177,17 @@ class Worker:
                 task = replace(self._begin(interrupted, presence.worker_id), again=True)
                 self._reporter.trial_taken_over(task.trial.number, interrupted.attempt)
                 return task
-            trials = self._optuna.get_trials(deepcopy=False)
-            promised = () if self._study.spec.budget.patience is None else expectations(trials)
-            if spent(self._study.spec, rows, len(trials), promised):
+            if self._is_spent(rows):
                 return None
-            fresh = _Start(trial=self._optuna.ask(), params={}, attempt=1)
-            return self._begin(fresh, presence.worker_id)
+            # As `Study.ask`, which would first read every trial to look for one that was enqueued: none ever is.
+            trial = Trial(self._optuna, self._database.storage.create_new_trial(self._optuna_study))
+            return self._begin(_Start(trial=trial, params={}, attempt=1), presence.worker_id)
+
+    def _is_spent(self, rows: Sequence[StoredTrial]) -> bool:
+        spec, asked = self._study.spec, count_trials(self._database, self._optuna_study)
+        patient = spec.budget.patience is not None
+        promised = expectations(self._optuna.get_trials(deepcopy=False)) if patient else ()
+        return spent(spec, rows, asked, promised) is not None
 
     def _begin(self, found: _Start, worker_id: str) -> _Task:
         task = self._prepare(found, worker_id)
@@ -193,15 +199,15 @@ class Worker:
         """A RUNNING trial that nobody works on; what was recorded already is only told."""
         alive = presence.alive() - {presence.worker_id}
         rows = {row.number: row for row in trials}
-        for frozen in self._optuna.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-            row = rows.get(frozen.number)
+        for number, trial_id in running_trials(self._database, self._optuna_study).items():
+            row = rows.get(number)
             if row is not None and row.worker_id in alive:
                 continue
-            trial = Trial(self._optuna, frozen._trial_id)  # noqa: SLF001 - Optuna has no public way back
+            trial = Trial(self._optuna, trial_id)  # Optuna has no public way back
             if row is None:
-                return _Start(trial=trial, params=frozen.params, attempt=1)
+                return _Start(trial=trial, params=trial.params, attempt=1)
             if row.state == "running" and (attempt := self._next_attempt(row)) is not None:
-                return _Start(trial=trial, params=frozen.params, attempt=attempt)
+                return _Start(trial=trial, params=trial.params, attempt=attempt)
             self._settle(trial)
         return None
 

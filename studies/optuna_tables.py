@@ -1,8 +1,9 @@
-"""What is written to Optuna's own tables at once: its storage takes a transaction for each value.
+"""What is read from and written to Optuna's own tables at once: its storage takes a transaction for each value.
 
-A trial's twenty-odd parameters would be as many round trips to a server, made while every other worker waits. A note of
-the dashboard would read all notes of the study each time. The tables are Optuna's, whose version it checks when the
-database is opened; the form of a note is optuna-dashboard's.
+Which trials run would be told with all that they hold, to every worker between any two trials. A trial's twenty-odd
+parameters would be as many round trips to a server, made while every other worker waits. A note of the dashboard would
+read all notes of the study each time. The tables are Optuna's, whose version it checks when the database is opened; the
+form of a note is optuna-dashboard's.
 """
 
 from __future__ import annotations
@@ -18,8 +19,24 @@ from studies.database import Database
 NOTE_LETTERS = 2045  # of a piece, as optuna-dashboard cuts them
 NOTE_PIECES = 64  # more than any note of ours has
 
+_trials = sa.table("trials", *map(sa.column, ("trial_id", "number", "study_id", "state")))
 _params = sa.table("trial_params", *map(sa.column, ("trial_id", "param_name", "param_value", "distribution_json")))
 _attributes = sa.table("study_system_attributes", *map(sa.column, ("study_id", "key", "value_json")))
+
+
+def running_trials(database: Database, optuna_study_id: int) -> dict[int, int]:
+    """Number -> id of the trials that are RUNNING for Optuna, by number."""
+    mine = sa.and_(_trials.c.study_id == optuna_study_id, sa.cast(_trials.c.state, sa.String) == "RUNNING")
+    with database.engine.connect() as connection:
+        rows = connection.execute(sa.select(_trials.c.number, _trials.c.trial_id).where(mine))
+        return dict(sorted((row.number, row.trial_id) for row in rows))
+
+
+def count_trials(database: Database, optuna_study_id: int) -> int:
+    """How many trials were asked for."""
+    query = sa.select(sa.func.count()).select_from(_trials).where(_trials.c.study_id == optuna_study_id)
+    with database.engine.connect() as connection:
+        return int(connection.execute(query).scalar_one())
 
 
 def store_params(
