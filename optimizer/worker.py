@@ -38,7 +38,7 @@ from optimizer.rendering.batch_limits import Size
 from optimizer.rendering.sheet import contact_sheet, to_picture
 from optimizer.reporting import Reporter
 from optimizer.search.probes import Probe, without
-from optimizer.search.sampler import ProbesFirst, load_optuna_study
+from optimizer.search.sampler import ProbesFirst, distributions, load_optuna_study
 from optimizer.setup import Machine, device_kind, machine_description
 from optimizer.standing import best_trials, parent_trials, would_be_best
 from studies import results
@@ -48,6 +48,8 @@ from studies.batch_limits import load_batch_limits, store_batch_limit
 from studies.control import status_of
 from studies.database import Database
 from studies.errors import ArtifactError
+from studies.ledger import Ledger
+from studies.optuna_tables import store_params
 from studies.recipe import Recipe
 from studies.results import StoredStudy, StoredTrial, TrialResult
 
@@ -90,14 +92,16 @@ class Worker:
         )
         self._database, self._study, self._machine = database, study, machine
         self._artifacts, self._reporter, self._stop = artifacts, reporter, stop
-        taken = [row for row in results.load_trials(database, study) if row.source is not None]
+        self._ledger = Ledger(database, study)
+        taken = [row for row in self._ledger.trials() if row.source is not None]
         self._taken = len(taken)  # the first numbers; probes that are among them are not rendered again
         self._gains_filled = False  # of those
         self._probes = without(machine.probes, {row.recipe.digest for row in taken})
         sampler = ProbesFirst(machine.spec.sampler, machine.plan.space, self._probes, self._taken)
+        self._distributions = distributions(machine.plan.space)
         self._optuna = load_optuna_study(database.storage, study.name, sampler)
-        self._books = Bookkeeper(database, study, machine.plan, machine.evaluator.scoring, artifacts, self._optuna)
-        self._ledger = self._books.ledger
+        scoring = machine.evaluator.scoring
+        self._books = Bookkeeper(database, study, self._ledger, machine.plan, scoring, artifacts)
         limits, self._kind = machine.evaluator.renderer.limits, device_kind(machine.device)
         limits.adopt(load_batch_limits(database, study, self._kind))
         limits.on_lowered = self._batch_reduced
@@ -209,10 +213,20 @@ class Worker:
         if probe is not None and probe.params is None:
             return _Task(trial=trial, origin=probe.origin, recipe=probe.recipe, worker_id=worker_id)
         space = self._machine.plan.space
-        params = {row.name: trial.suggest_float(row.name, row.low, row.high) for row in space.parameters}
+        params = self._parameters(trial)
         recipe = probe.recipe if probe else self._machine.blueprint.recipe(space.rows(params))
         origin = probe.origin if probe else self._machine.spec.sampler.name
         return _Task(trial=trial, origin=origin, recipe=recipe, worker_id=worker_id)
+
+    def _parameters(self, trial: Trial) -> dict[str, float]:
+        """Those that it has, of an interrupted trial, or those that the sampler proposes; stored."""
+        trial_id = trial._trial_id  # noqa: SLF001
+        stored = self._database.storage.get_trial(trial_id).params
+        if stored:
+            return stored
+        proposed = {name: trial.relative_params[name] for name in self._distributions}
+        store_params(self._database, trial_id, proposed, self._distributions)
+        return proposed
 
     def _probe(self, number: int) -> Probe | None:
         index = number - self._taken
@@ -267,7 +281,7 @@ class Worker:
         row = self._books.row(trial.number)
         if row.sheet is not None:
             attach_sheet(trial, row.sheet)
-        self._books.describe(trial, row)
+        self._books.describe(row)
         if row.estimated:
             trial.set_user_attr(ESTIMATE_KEY, {"images": row.rendered, "incumbent": row.incumbent})
         self._tell(row)

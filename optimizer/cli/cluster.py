@@ -5,12 +5,14 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import secrets
 import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -166,17 +168,17 @@ def _has_ended(ray: Any, name: str) -> bool:
 @contextlib.contextmanager
 def _connected(address: str | None, caches: Path, *, may_start: bool = False) -> Iterator[Any]:
     """The `ray` module, connected to a cluster: the one named, or our own."""
-    try:
-        import ray
-    except ModuleNotFoundError as error:
-        if error.name != "ray":
-            raise
+    if find_spec("ray") is None:
         fail("mergetune cluster needs Ray: pip install 'mergetune[ray]'")
     own = _own_ray(caches)
     if address is None and own is None and not may_start:
         fail("no Ray cluster was started here: begin with `mergetune cluster start`, or name its head with --address")
     chosen = address or (own["address"] if own else _start_own_ray(caches))
     _require_listener(chosen)
+    if address is None:
+        os.environ.update(_own_environment(caches))
+    import ray  # reads its environment now
+
     try:
         ray.init(address=chosen, namespace=NAMESPACE, log_to_driver=False, logging_level="ERROR")
     except (ConnectionError, RuntimeError, ValueError) as error:
@@ -204,6 +206,24 @@ def _note(caches: Path) -> Path:
     return caches / "ray.json"
 
 
+def _own_environment(caches: Path) -> dict[str, str]:
+    """What keeps our Ray to this machine and this user.
+
+    Ray takes loopback for the machine's address outside only when told to: by this variable, on Linux as well. Whoever
+    reaches it may run code, so it wants a token, and takes it from a file that nobody else can read.
+    """
+    token = caches / "ray.token"
+    if not token.exists():
+        caches.mkdir(parents=True, exist_ok=True)
+        with os.fdopen(os.open(token, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
+            file.write(secrets.token_hex(32))
+    return {
+        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN_PATH": str(token),
+    }
+
+
 def _own_ray(caches: Path) -> dict[str, Any] | None:
     """Address and process of the Ray that we have started, if it still runs."""
     from studies.processes import is_running
@@ -229,6 +249,7 @@ def _start_own_ray(caches: Path) -> str:
     with console.status("starting Ray on this machine"):
         process = subprocess.Popen(  # noqa: S603 - the command that belongs to the library
             [command, *words],
+            env=os.environ | _own_environment(caches),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,

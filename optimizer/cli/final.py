@@ -12,10 +12,9 @@ from rich.table import Table
 from optimizer.budget import end_of
 from optimizer.cli.common import console, escaped, interactive
 from optimizer.cli.progress import gain_text
-from optimizer.finals import FinalWatch, hold_final, is_better, suspicion
-from optimizer.insight.ranking import by_posterior
 from optimizer.objective import SINGLE, Objective
 from optimizer.outages import IMPATIENT, Endurance
+from optimizer.verdict import is_better, suspicion
 from studies.database import Database
 from studies.finals import Final, Finalist, load_final, store_final
 from studies.results import Gain, StoredStudy, StoredTrial, load_trials
@@ -23,6 +22,7 @@ from studies.results import Gain, StoredStudy, StoredTrial, load_trials
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from optimizer.finals import FinalWatch
     from optimizer.reporting import Reporter
     from optimizer.setup import Machine
     from studies.artifacts import Artifacts
@@ -46,6 +46,9 @@ def finish_study(
     Raises:
         FinalError: there is nothing to compare.
     """
+    from optimizer.finals import hold_final
+    from optimizer.insight.ranking import by_posterior
+
     rows = endure(lambda: load_trials(database, stored))
     rank = endure(lambda: by_posterior(database, stored, machine.objective, rows))
     pictures: Pictures = {}
@@ -75,6 +78,7 @@ def _save_sheet(stored: StoredStudy, final: Final, pictures: Pictures, artifacts
 
 @contextmanager
 def _progress(images: int, pictures: Pictures) -> Iterator[FinalWatch]:
+    from optimizer.finals import FinalWatch
     from optimizer.rendering.sheet import reduced
 
     columns = (TextColumn("{task.description}"), BarColumn(bar_width=20), MofNCompleteColumn())

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 
 import numpy as np
-import torch
 from optuna.artifacts.exceptions import ArtifactNotFound
 from rich.table import Table
 
@@ -16,9 +15,7 @@ from optimizer.cli.final import current_winner, print_final
 from optimizer.cli.insight import print_front
 from optimizer.cli.progress import gain_text
 from optimizer.insight.front import check_weights, chosen_trial
-from optimizer.insight.importance import space_of
 from optimizer.objective import SINGLE, Objective
-from optimizer.rendering.sheet import comparison_sheet
 from optimizer.search.ties import split_before, split_in_words
 from optimizer.standing import best_trials, parent_trials, stopped_after
 from scorers.protocol import ScorerInfo
@@ -118,6 +115,8 @@ def _print_progress(database: Database, study: StoredStudy, rows: Sequence[Store
         soft_wrap=True,
     )
     if rows and study.spec.full_space.begins_coarse:
+        from optimizer.insight.importance import space_of
+
         split = split_before(results.optuna_trials(database, study)) or {}
         console.print(escaped(f"search: {split_in_words(space_of(study, rows[0]), split)}"), soft_wrap=True)
     end = None if running else end_of(database, study, rows)
@@ -213,6 +212,10 @@ def study_objective(study: StoredStudy) -> Objective:
 
 def save_comparison(database: Database, study: StoredStudy, artifacts: Artifacts) -> str | None:
     """Parents beside the best as one picture, and where it is; None when their renders were not kept."""
+    import torch
+
+    from optimizer.rendering.sheet import comparison_sheet
+
     rows = results.load_trials(database, study)
     parents = [row for row in parent_trials(rows).values() if row.state == "complete"]
     chosen = chosen_trial(rows, study_objective(study))

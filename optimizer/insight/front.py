@@ -18,7 +18,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from optimizer.errors import WeightsError
@@ -130,6 +129,8 @@ def hypervolume(values: Values, reference: Values) -> float:
             every objective adds nothing.
         reference: [objectives], signed.
     """
+    import torch
+
     with warnings.catch_warnings():  # the library's own imports are deprecated by a newer torch
         warnings.simplefilter("ignore", FutureWarning)
         from botorch.utils.multi_objective.hypervolume import Hypervolume

@@ -46,6 +46,7 @@ SAMPLERS: Mapping[SamplerName, Callable[..., BaseSampler]] = {
 }
 SINGLE_OBJECTIVE = ("cmaes",)
 REFINING = ("depth",)
+COUNTING = ("qmc",)  # counts its proposals in the study, so that asking twice is not the same as asking once
 PROPOSAL_KEY = "mergetune:proposal"
 
 
@@ -121,11 +122,14 @@ class ProbesFirst(BaseSampler):
         self._inner = None
         if trial.number < self._taken + len(self._probes):
             return dict(self._probes[trial.number - self._taken].params or {})
-        if PROPOSAL_KEY in trial.system_attrs:  # interrupted while its parameters were being stored
+        if PROPOSAL_KEY in trial.system_attrs:  # interrupted before its parameters were stored
             return dict(json.loads(trial.system_attrs[PROPOSAL_KEY]))
         proposal = self._propose(study, trial)
+        attributes = proposal.attributes()
+        if self._settings.name in COUNTING:
+            attributes[PROPOSAL_KEY] = json.dumps(proposal.params)
         storage = study._storage  # noqa: SLF001 - Optuna's own samplers keep their state this way
-        for key, text in (proposal.attributes() | {PROPOSAL_KEY: json.dumps(proposal.params)}).items():
+        for key, text in attributes.items():
             storage.set_trial_system_attr(trial._trial_id, key, text)  # noqa: SLF001
         return dict(proposal.params)
 

@@ -12,10 +12,11 @@ from hypothesis import strategies as st
 from trials import trial
 
 from optimizer.errors import FinalError
-from optimizer.finals import Shown, choose_finalists, judge, suspicion
+from optimizer.finals import Shown, choose_finalists, judge
 from optimizer.gains import Evidence
 from optimizer.insight.ranking import by_value
 from optimizer.objective import SINGLE, Objective, ScoreSheet, Term
+from optimizer.verdict import suspicion
 from scorers.protocol import Direction, ScorerInfo
 from studies.finals import Final
 from studies.results import Gain, StoredTrial

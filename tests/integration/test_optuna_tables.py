@@ -1,0 +1,80 @@
+"""What we write to Optuna's tables is what Optuna and its dashboard would have written."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import optuna
+import pytest
+import sqlalchemy as sa
+from optuna.distributions import FloatDistribution
+from optuna.trial import Trial
+from optuna_dashboard import get_note, save_note
+from real_databases import new_postgresql_url
+
+from studies.database import Database, open_database
+from studies.optuna_tables import NOTE_LETTERS, NOTE_PIECES, store_note, store_params
+
+RATIOS = {
+    "IN00": FloatDistribution(0.0, 1.0),
+    "M00": FloatDistribution(-0.5, 1.5),
+    "frozen": FloatDistribution(0.3, 0.3),
+}
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Database]:
+    url = new_postgresql_url() if request.param == "postgresql" else f"sqlite:///{tmp_path}/study.db"
+    found = open_database(url)
+    yield found
+    found.close()
+
+
+def begun(database: Database) -> optuna.Study:
+    return optuna.create_study(storage=database.storage, study_name="s")
+
+
+def rows(database: Database, table: str, trial: Trial) -> list[tuple[object, ...]]:
+    columns = "param_name, param_value, distribution_json"
+    query = f"SELECT {columns} FROM {table} WHERE trial_id = {trial._trial_id} ORDER BY 1"
+    with database.engine.connect() as connection:
+        return [tuple(row) for row in connection.execute(sa.text(query))]
+
+
+def test_parameters_are_stored_as_optuna_stores_them_and_learned_from(database: Database) -> None:
+    study = begun(database)
+    suggested = study.ask()
+    params = {name: suggested.suggest_float(name, row.low, row.high) for name, row in RATIOS.items()}
+    ours = study.ask()
+    store_params(database, ours._trial_id, params, RATIOS)
+    assert rows(database, "trial_params", ours) == rows(database, "trial_params", suggested)
+    for trial in (suggested, ours):
+        study.tell(trial.number, 1.0)
+    first, second = optuna.load_study(study_name="s", storage=database.storage).trials
+    assert (first.params, first.distributions) == (second.params, second.distributions)
+    assert second.params == params
+
+
+@pytest.mark.parametrize("length", [0, 1, NOTE_LETTERS, NOTE_LETTERS + 1, 3 * NOTE_LETTERS - 1])
+def test_a_note_is_read_by_the_dashboard_whatever_was_there_before(database: Database, length: int) -> None:
+    study = begun(database)
+    trial, other = study.ask(), study.ask()
+    save_note(other, "of another trial")
+    for body in ("x" * 2 * NOTE_LETTERS, ("grün 'and' \"100 %\"\n" * length)[:length], "short"):
+        store_note(database, study._study_id, trial._trial_id, body)
+        assert get_note(trial) == body
+    assert get_note(other) == "of another trial"
+    attributes = database.storage.get_study_system_attrs(study._study_id)
+    assert attributes[f"dashboard:{trial._trial_id}:note_ver"] == 3
+    save_note(trial, "by hand")  # and the other way round
+    assert get_note(trial) == "by hand"
+
+
+def test_a_note_beyond_all_measure_is_refused_and_changes_nothing(database: Database) -> None:
+    study = begun(database)
+    trial = study.ask()
+    store_note(database, study._study_id, trial._trial_id, "before")
+    with pytest.raises(ValueError, match="a note of"):
+        store_note(database, study._study_id, trial._trial_id, "x" * (NOTE_LETTERS * NOTE_PIECES + 1))
+    assert get_note(trial) == "before"
