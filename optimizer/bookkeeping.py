@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-import optuna
 import torch
-from optuna.trial import Trial
 
 from optimizer.errors import OptimizerError, StorageError
 from optimizer.gains import Evidence, gains, standard_errors
@@ -29,22 +27,21 @@ class Bookkeeper:
     Args:
         plan: the study's own, with the units of its scores.
         scoring: its scorers, by which set scores are drawn again.
-        told: the study as Optuna has it.
     """
 
     def __init__(
         self,
         database: Database,
         study: StoredStudy,
+        ledger: Ledger,
         plan: Plan,
         scoring: Scoring,
         artifacts: Artifacts,
-        told: optuna.Study,
     ) -> None:
         self._database, self._study, self._artifacts = database, study, artifacts
+        self._ledger = ledger
         self._plan, self._objective, self._scoring = plan, plan.objective, scoring
-        self._told, self._told_id = told, told._study_id  # noqa: SLF001 - the storage and the notes want it
-        self.ledger = Ledger(database, study)
+        self._optuna_id = database.storage.get_study_id_from_name(study.name)
         self._evidence: dict[int, Evidence] = {}  # of trials that others are compared with: parents and incumbents
 
     def row(self, number: int) -> StoredTrial:
@@ -60,7 +57,7 @@ class Bookkeeper:
         Args:
             current: the trial whose note is written later.
         """
-        rows = self.ledger.trials()
+        rows = self._ledger.trials()
         parents = parent_trials(rows)
         if len(parents) < len(self._study.parents) or any(row.state == "running" for row in parents.values()):
             return
@@ -78,24 +75,21 @@ class Bookkeeper:
                 found, errors = gains(own, against, objective, infos), standard_errors(own, objective, infos)
                 results.store_gains(self._database, row, found, errors)
                 if row.number != current:  # its note was written before the parents were in, or not at all
-                    self.describe(Trial(self._told, self._trial_id(row.number)), self.row(row.number))
+                    self.describe(self.row(row.number))
 
-    def describe(self, trial: Trial, row: StoredTrial) -> None:
+    def describe(self, row: StoredTrial) -> None:
         """The trial's note in the dashboard."""
         by_item, by_set = results.load_scores(self._database, row)
         means = {name: float(np.mean(values)) for name, values in by_item.items()} | by_set
-        ids = {"study_id": self._told_id, "trial_id": trial._trial_id}  # noqa: SLF001
-        body = trial_note(self._plan, row, means, self._split(trial), **ids)
-        store_note(self._database, self._told_id, trial._trial_id, body)  # noqa: SLF001
+        trial_id = self._database.storage.get_trial_id_from_study_id_trial_number(self._optuna_id, row.number)
+        body = trial_note(self._plan, row, means, self._split(trial_id), study_id=self._optuna_id, trial_id=trial_id)
+        store_note(self._database, self._optuna_id, trial_id, body)
 
-    def _split(self, trial: Trial) -> Split | None:
+    def _split(self, trial_id: int) -> Split | None:
         """Which sections were searched in blocks; None where there is nothing to split."""
         if not self._plan.space.settings.begins_coarse:
             return None
-        return split_of(self._database.storage.get_trial(trial._trial_id))  # noqa: SLF001
-
-    def _trial_id(self, number: int) -> int:
-        return int(self._database.storage.get_trial_id_from_study_id_trial_number(self._told_id, number))
+        return split_of(self._database.storage.get_trial(trial_id))
 
     def known_evidence(self, row: StoredTrial) -> Evidence:
         """Of a trial that others are compared with, read once."""

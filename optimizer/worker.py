@@ -49,6 +49,7 @@ from studies.batch_limits import load_batch_limits, store_batch_limit
 from studies.control import status_of
 from studies.database import Database
 from studies.errors import ArtifactError
+from studies.ledger import Ledger
 from studies.optuna_tables import count_trials, running_trials, store_params
 from studies.recipe import Recipe
 from studies.results import StoredStudy, StoredTrial, TrialResult
@@ -101,7 +102,8 @@ class Worker:
         )
         self._database, self._study, self._machine = database, study, machine
         self._artifacts, self._reporter, self._stop = artifacts, reporter, stop
-        taken = [row for row in results.load_trials(database, study) if row.source is not None]
+        self._ledger = Ledger(database, study)
+        taken = [row for row in self._ledger.trials() if row.source is not None]
         self._taken = len(taken)  # the first numbers; probes that are among them are not rendered again
         self._gains_filled = False  # of those
         self._probes = without(machine.probes, {row.recipe.digest for row in taken})
@@ -109,8 +111,8 @@ class Worker:
         self._distributions = distributions(machine.plan.space)
         self._optuna = load_optuna_study(database.storage, study.name, sampler)
         self._optuna_study = self._optuna._study_id  # noqa: SLF001 - the storage wants it
-        self._books = Bookkeeper(database, study, machine.plan, machine.evaluator.scoring, artifacts, self._optuna)
-        self._ledger = self._books.ledger
+        scoring = machine.evaluator.scoring
+        self._books = Bookkeeper(database, study, self._ledger, machine.plan, scoring, artifacts)
         limits, self._kind = machine.evaluator.renderer.limits, device_kind(machine.device)
         limits.adopt(load_batch_limits(database, study, self._kind))
         limits.on_lowered = self._batch_reduced
@@ -293,7 +295,7 @@ class Worker:
         row = self._books.row(trial.number)
         if row.sheet is not None:
             attach_sheet(trial, row.sheet)
-        self._books.describe(trial, row)
+        self._books.describe(row)
         if row.estimated:
             trial.set_user_attr(ESTIMATE_KEY, {"images": row.rendered, "incumbent": row.incumbent})
         self._tell(trial, row)

@@ -70,14 +70,13 @@ def store_note(database: Database, optuna_study_id: int, trial_id: int, body: st
     keys = [f"dashboard:{trial_id}:note_str:{index}" for index in range(NOTE_PIECES)]
     mine = _attributes.c.study_id == optuna_study_id
     with database.write() as connection:
+        # Two workers may describe one trial at the same moment: on a server the second waits here for the first.
+        connection.execute(sa.select(_trials.c.trial_id).where(_trials.c.trial_id == trial_id).with_for_update())
         query = sa.select(_attributes.c.value_json).where(mine, _attributes.c.key == version)
         before = connection.execute(query).scalar()
         connection.execute(_attributes.delete().where(mine, _attributes.c.key.in_([version, *keys])))
         values = {version: json.loads(before or "0") + 1} | dict(zip(keys, pieces, strict=False))
-        connection.execute(
-            _attributes.insert(),
-            [
-                {"study_id": optuna_study_id, "key": key, "value_json": json.dumps(value)}
-                for key, value in values.items()
-            ],
-        )
+        rows = [
+            {"study_id": optuna_study_id, "key": key, "value_json": json.dumps(value)} for key, value in values.items()
+        ]
+        connection.execute(_attributes.insert(), rows)

@@ -78,8 +78,6 @@ def _begun(
     cache: Path,
 ) -> StoredStudy:
     """The new study with its trials, their gains and notes."""
-    import optuna
-
     from optimizer.bookkeeping import Bookkeeper
     from optimizer.cli.planning import print_notes
     from optimizer.cli.work import Beginning
@@ -87,6 +85,7 @@ def _begun(
     from optimizer.scoring import Scoring
     from optimizer.setup import choose_device, settled
     from studies.artifacts import Artifacts
+    from studies.ledger import Ledger
 
     database, device = other.database, choose_device(plan.spec.render.device)
     with console.status("loading scorers"):
@@ -99,8 +98,7 @@ def _begun(
         beginning = Beginning(database=database, plan=plan, parents=parents, found=found, artifacts=artifacts)
         stored = beginning.store(plan)
         place = Artifacts.beside(database.url, artifacts)
-        sampled = optuna.load_study(study_name=stored.name, storage=database.storage)
-        Bookkeeper(database, stored, plan, scoring, place, sampled).fill_gains()
+        Bookkeeper(database, stored, Ledger(database, stored), plan, scoring, place).fill_gains()
     return stored
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import optuna
@@ -69,6 +70,16 @@ def test_a_note_is_read_by_the_dashboard_whatever_was_there_before(database: Dat
     assert attributes[f"dashboard:{trial._trial_id}:note_ver"] == 3
     save_note(trial, "by hand")  # and the other way round
     assert get_note(trial) == "by hand"
+
+
+def test_workers_that_describe_one_trial_at_once_do_not_disturb_each_other(database: Database) -> None:
+    study = begun(database)
+    trial = study.ask()
+    bodies = [letter * 3 * NOTE_LETTERS for letter in "abcd"]
+    with ThreadPoolExecutor() as pool:
+        for _ in range(8):
+            list(pool.map(lambda body: store_note(database, study._study_id, trial._trial_id, body), bodies))
+            assert get_note(trial) in bodies
 
 
 def test_a_note_beyond_all_measure_is_refused_and_changes_nothing(database: Database) -> None:
