@@ -219,6 +219,7 @@ class Service:
     def _work(self, study: StoredStudy, presence: Presence) -> int:
         self._endure(lambda: turn_to(self._database, presence.worker_id, study, "trials"))
         machine = self._machines.of(study)
+        self._refusals.pop(study.name, None)
         finished = 0
         with self._host.at(study, machine) as reporter:
             worker = self._endure(lambda: self._worker(study, machine, reporter))
