@@ -261,8 +261,7 @@ class Service:
         """Leave a study alone for a while; raises the error where every study that was named is refused."""
         before = self._refusals.get(name)
         self._refusals[name] = _Refusal(error, time.monotonic())
-        reason = " ".join(str(error).split())
-        if before is None or str(before.error) != str(error):
-            self._host.refused(name, reason)
         if self._settings.names and self._settings.names <= self._refusals.keys():
             raise error
+        if before is None or str(before.error) != str(error):
+            self._host.refused(name, " ".join(str(error).split()))

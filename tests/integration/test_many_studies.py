@@ -202,7 +202,8 @@ def test_a_study_that_cannot_be_worked_on_here_is_left_alone_and_the_others_go_o
     assert [name for name, _ in log.reasons] == ["lost"]
     assert "no checkpoint at" in log.reasons[0][1]
     with pytest.raises(CheckpointError, match="no checkpoint at"):
-        place.service(Log(), names=frozenset({"lost"})).run()
+        place.service(alone := Log(), names=frozenset({"lost"})).run()
+    assert alone.reasons == []  # the error says it
 
 
 def test_a_final_is_held_once_and_not_again_where_there_is_nothing_to_compare(place: Place) -> None:
