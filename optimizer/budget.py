@@ -7,9 +7,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+import optuna
 from optuna.trial import FrozenTrial
 
 from studies.database import Database
+from studies.optuna_tables import count_trials
 from studies.results import StoredStudy, StoredTrial, optuna_trials
 from studies.spec import StudySpec
 
@@ -83,6 +85,18 @@ def end_of(database: Database, study: StoredStudy, rows: Sequence[StoredTrial]) 
     if study.spec.budget.patience is None:
         return spent(study.spec, rows, len(rows), ())
     return spent(study.spec, rows, len(rows), expectations(optuna_trials(database, study)))
+
+
+def is_spent(database: Database, study: StoredStudy, rows: Sequence[StoredTrial], told: optuna.Study) -> bool:
+    """Whether no new trial may begin, also told by trials that were asked for and not begun yet.
+
+    Args:
+        told: the study as Optuna has it; its trials are read only where the budget has patience.
+    """
+    asked = count_trials(database, told._study_id)  # noqa: SLF001 - the table wants it
+    patient = study.spec.budget.patience is not None
+    promised = expectations(told.get_trials(deepcopy=False)) if patient else ()
+    return spent(study.spec, rows, asked, promised) is not None
 
 
 def own_trials(rows: Sequence[StoredTrial]) -> list[StoredTrial]:

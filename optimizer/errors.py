@@ -22,6 +22,10 @@ one line and ends with exit code 2.
 
 from __future__ import annotations
 
+from scorers.errors import ScorerError
+from search_spaces.errors import SpaceError
+from studies.errors import StudyError
+
 
 class OptimizerError(Exception):
     """Base of everything this package raises on purpose."""
@@ -81,3 +85,7 @@ class StorageError(OptimizerError):
 
 class DatabaseLostError(StorageError):
     """The study database went away in the middle of the work, and did not come back."""
+
+
+USER_ERRORS = (OptimizerError, ScorerError, SpaceError, StudyError)
+"""Everything that our packages raise on purpose: what the user has to mend."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 
 import prometheus_client as prometheus
@@ -19,6 +19,7 @@ from optimizer.errors import ObservationError
 from optimizer.failures import failure_kind
 from optimizer.outages import OUTAGES
 from optimizer.reporting import Reporter
+from optimizer.standing import best_gains
 from studies.database import Database
 from studies.ledger import Ledger
 from studies.results import StoredStudy, StoredTrial
@@ -173,19 +174,9 @@ class MetricsReporter(Reporter):
             counts = Counter(map(_state, rows))
             for state in ("running", "complete", "stopped", "failed"):
                 self._metrics.stored.labels(self._study, state).set(counts[state])
-            for name, value in best_gains(rows).items():
-                self._metrics.best.labels(self._study, name).set(value)
+            for name, gain in best_gains(rows).items():
+                self._metrics.best.labels(self._study, name).set(gain.value)
 
 
 def _state(trial: StoredTrial) -> str:
     return "stopped" if trial.estimated else trial.state
-
-
-def best_gains(rows: Sequence[StoredTrial]) -> dict[str, float]:
-    """Objective -> best gain of all whole trials but the parents'."""
-    found: dict[str, float] = {}
-    for row in rows:
-        if row.is_whole and not row.origin.startswith("parent "):
-            for name in row.objectives.keys() & row.gains.keys():
-                found[name] = max(found.get(name, row.gains[name].value), row.gains[name].value)
-    return found

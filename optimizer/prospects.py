@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Collection
 
 import optuna
-from optuna.trial import TrialState
 
-from optimizer.budget import expectations, spent
+from optimizer.budget import is_spent
 from studies.attendance import Task
 from studies.database import Database
-from studies.finals import load_final
+from studies.finals import lacks_final
 from studies.ledger import Ledger
+from studies.optuna_tables import running_trials
 from studies.results import StoredStudy
 
 
@@ -32,14 +32,9 @@ class Prospect:
         """
         rows = self._ledger.trials()
         holders = {row.number: row.worker_id for row in rows}
-        trials = self._optuna.get_trials(deepcopy=False)
-        running = [trial.number for trial in trials if trial.state == TrialState.RUNNING]
+        running = running_trials(self._database, self._optuna._study_id)  # noqa: SLF001 - the table wants it
         if any(holders.get(number) not in others for number in running):
             return "trials"
-        promised = () if study.spec.budget.patience is None else expectations(trials)
-        if spent(study.spec, rows, len(trials), promised) is None:
+        if not is_spent(self._database, study, rows, self._optuna):
             return "trials"
-        if running or not study.spec.final.top:
-            return None
-        known = load_final(self._database, study)
-        return "final" if known is None or known.is_outdated(rows) else None
+        return "final" if not running and lacks_final(self._database, study, rows) else None

@@ -16,7 +16,7 @@ from typing import Protocol
 import torch
 
 from optimizer.agenda import Candidate, choose
-from optimizer.errors import DatabaseLostError, FinalError, OptimizerError
+from optimizer.errors import USER_ERRORS, DatabaseLostError, FinalError
 from optimizer.machines import Machines
 from optimizer.outages import LIMIT_SECONDS, Endurance
 from optimizer.presence import Presence, present
@@ -24,8 +24,6 @@ from optimizer.prospects import Prospect
 from optimizer.reporting import Reporter
 from optimizer.setup import Machine
 from optimizer.worker import Worker
-from scorers.errors import ScorerError
-from search_spaces.errors import SpaceError
 from studies import results
 from studies.artifacts import Artifacts
 from studies.attendance import Task, claim_final, give_back, turn_to, workers_at
@@ -37,7 +35,7 @@ from studies.results import StoredStudy
 POLL_SECONDS = 5.0  # between two looks for work while there is none
 RETRY_SECONDS = 300.0  # until a study that could not be worked on is tried again
 
-USER_ERRORS = (OptimizerError, StudyError, ScorerError, SpaceError, OSError, torch.OutOfMemoryError)
+OBSTACLES = (*USER_ERRORS, OSError, torch.OutOfMemoryError)
 """What keeps a worker from one study, and not from the others."""
 
 _log = logging.getLogger(__name__)
@@ -210,7 +208,7 @@ class Service:
             return self._work(turn.study, presence)
         except DatabaseLostError:
             raise
-        except USER_ERRORS as error:
+        except OBSTACLES as error:
             self._machines.drop(turn.study.id)
             self._endure(lambda: give_back(self._database, presence.worker_id))
             self._refuse(turn.study.name, error)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from optimizer.objective import Objective
-from studies.results import StoredTrial
+from studies.results import Gain, StoredTrial
 
 
 def parent_trials(trials: Sequence[StoredTrial]) -> dict[str, StoredTrial]:
@@ -23,6 +23,16 @@ def best_trials(trials: Sequence[StoredTrial], objective: Objective) -> list[Sto
         if not any(_dominates(other, row, objective) for other in front):
             front = [other for other in front if not _dominates(row, other, objective)] + [row]
     return front
+
+
+def best_gains(trials: Iterable[StoredTrial]) -> dict[str, Gain]:
+    """Objective -> the best gain over the better parent, of all whole trials but the parents' own."""
+    found: dict[str, Gain] = {}
+    for row in trials:
+        if row.is_whole and not row.origin.startswith("parent "):
+            for name in row.objectives.keys() & row.gains.keys():
+                found[name] = max(found.get(name, row.gains[name]), row.gains[name], key=lambda gain: gain.value)
+    return found
 
 
 def stopped_after(row: StoredTrial, items: int) -> str:

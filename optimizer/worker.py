@@ -28,7 +28,7 @@ from optuna.trial import Trial, TrialState
 from PIL.Image import Image
 
 from optimizer.bookkeeping import Bookkeeper
-from optimizer.budget import expectations, spent
+from optimizer.budget import is_spent
 from optimizer.errors import OptimizerError, TrialFailed
 from optimizer.evaluation import Evaluation
 from optimizer.objective import SINGLE
@@ -50,7 +50,7 @@ from studies.control import status_of
 from studies.database import Database
 from studies.errors import ArtifactError
 from studies.ledger import Ledger
-from studies.optuna_tables import count_trials, running_trials, store_params
+from studies.optuna_tables import running_trials, store_params
 from studies.recipe import Recipe
 from studies.results import StoredStudy, StoredTrial, TrialResult
 
@@ -179,17 +179,11 @@ class Worker:
                 task = replace(self._begin(interrupted, presence.worker_id), again=True)
                 self._reporter.trial_taken_over(task.trial.number, interrupted.attempt)
                 return task
-            if self._is_spent(rows):
+            if is_spent(self._database, self._study, rows, self._optuna):
                 return None
             # As `Study.ask`, which would first read every trial to look for one that was enqueued: none ever is.
             trial = Trial(self._optuna, self._database.storage.create_new_trial(self._optuna_study))
             return self._begin(_Start(trial=trial, params={}, attempt=1), presence.worker_id)
-
-    def _is_spent(self, rows: Sequence[StoredTrial]) -> bool:
-        spec, asked = self._study.spec, count_trials(self._database, self._optuna_study)
-        patient = spec.budget.patience is not None
-        promised = expectations(self._optuna.get_trials(deepcopy=False)) if patient else ()
-        return spent(spec, rows, asked, promised) is not None
 
     def _begin(self, found: _Start, worker_id: str) -> _Task:
         task = self._prepare(found, worker_id)

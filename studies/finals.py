@@ -118,6 +118,14 @@ def load_final(database: Database, study: StoredStudy) -> Final | None:
     )
 
 
+def lacks_final(database: Database, study: StoredStudy, rows: Sequence[StoredTrial]) -> bool:
+    """Whether a study that has ended with these trials is to have a final, and has none that knows of them all."""
+    if not study.spec.final.top or any(row.state == "running" for row in rows):
+        return False
+    known = load_final(database, study)
+    return known is None or known.is_outdated(rows)
+
+
 def _plain(gains: Mapping[str, Gain]) -> dict[str, list[Any]]:
     return {name: [gain.value, gain.low, gain.high, gain.parent] for name, gain in gains.items()}
 

@@ -106,14 +106,11 @@ def _escaped_bracket(found: re.Match[str]) -> str:
 
 def guarded(command: Callable[[], object], *, debug: bool) -> int:
     """Run a command; everything that is the user's to mend becomes one line and exit code 2."""
-    from optimizer.errors import DatabaseLostError, OptimizerError
-    from scorers.errors import ScorerError
-    from search_spaces.errors import SpaceError
-    from studies.errors import StudyError
+    from optimizer.errors import USER_ERRORS, DatabaseLostError
 
     try:
         code = command()
-    except (OptimizerError, ScorerError, SpaceError, StudyError) as error:
+    except USER_ERRORS as error:
         if debug:
             raise
         print_error("error", str(error))

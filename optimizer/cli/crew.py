@@ -16,7 +16,7 @@ from typing import IO, TYPE_CHECKING, Annotated
 
 import typer
 
-from optimizer.cli.common import console, escaped, fail, print_error
+from optimizer.cli.common import console, fail, print_error
 
 if TYPE_CHECKING:
     import torch
@@ -135,7 +135,7 @@ def _join(mates: list[_Mate]) -> None:
                 mate.process.wait()
     for number, mate in enumerate(mates, start=2):
         if (complaint := mate.complaint()) is not None:
-            print_error(f"worker {number}", escaped(complaint))
+            print_error(f"worker {number}", complaint)
 
 
 def settings_of(storage: str, artifacts: str | Path | None, cache: Path) -> dict[str, str]:

@@ -16,7 +16,7 @@ from optimizer.objective import SINGLE, Objective
 from optimizer.outages import IMPATIENT, Endurance
 from optimizer.verdict import is_better, suspicion
 from studies.database import Database
-from studies.finals import Final, Finalist, load_final, store_final
+from studies.finals import Final, Finalist, lacks_final, store_final
 from studies.results import Gain, StoredStudy, StoredTrial, load_trials
 
 if TYPE_CHECKING:
@@ -108,9 +108,7 @@ def _progress(images: int, pictures: Pictures) -> Iterator[FinalWatch]:
 def final_is_due(database: Database, stored: StoredStudy) -> bool:
     """Whether the budget is spent, no worker is still at work, and the final knows not of all trials."""
     rows = load_trials(database, stored)
-    over = end_of(database, stored, rows) is not None and all(row.state != "running" for row in rows)
-    known = load_final(database, stored)
-    return over and stored.spec.final.top > 0 and (known is None or known.is_outdated(rows))
+    return end_of(database, stored, rows) is not None and lacks_final(database, stored, rows)
 
 
 def current_winner(final: Final | None, rows: Sequence[StoredTrial]) -> Finalist | None:

@@ -12,7 +12,7 @@ import typer
 from optimizer.cli.common import console, escaped
 
 if TYPE_CHECKING:
-    from optimizer.eventlog import EventLog
+    from optimizer.eventlog import EventLog, Level
     from optimizer.metrics import Metrics
     from optimizer.reporting import Reporter
     from studies.database import Database
@@ -46,6 +46,11 @@ class Watch:
 
     log: EventLog | None = None
     metrics: Metrics | None = None
+
+    def tell(self, event: str, level: Level = "info", **more: object) -> None:
+        """An event of no study in particular."""
+        if self.log is not None:
+            self.log.tell(event, level, **more)
 
     def reporter(self, database: Database, study: StoredStudy, *people: Reporter) -> Reporter:
         """Tells all of them of one study; people first, as only theirs may fail and be told again."""

@@ -16,7 +16,7 @@ from optimizer.cli.common import console, escaped, interactive
 from optimizer.objective import SINGLE, Objective
 from optimizer.reporting import Reporter
 from optimizer.search.ties import split_of
-from optimizer.standing import stopped_after
+from optimizer.standing import best_gains, stopped_after
 from studies.database import Database
 from studies.ledger import Ledger
 from studies.results import Gain, StoredStudy, StoredTrial
@@ -100,8 +100,7 @@ class ProgressReporter(Reporter):
             console.print(f"[red]trial {trial.number} failed:[/] {escaped(trial.reason or '')}")
 
     def database_away(self, reason: str, limit_seconds: float) -> None:
-        told = f"waiting for {reason}, {limit_seconds / 60:.0f} minutes at most"
-        console.print(escaped(told), soft_wrap=True)
+        print_waiting(reason, limit_seconds)
 
     def paused(self) -> None:
         console.print(f"paused; it goes on with: mergetune study resume {escaped(self._study.name)} --detach")
@@ -122,13 +121,10 @@ class ProgressReporter(Reporter):
 
     def _best_gain(self, rows: Sequence[StoredTrial]) -> str:
         """The best gain so far in each objective, over all workers."""
-        parts = []
-        for name in self._names:
-            whole = [row for row in rows if row.is_whole and not row.origin.startswith("parent ")]
-            found = [row.gains[name] for row in whole if name in row.gains]
-            if found:
-                best = max(found, key=lambda gain: gain.value)
-                parts.append(f"best {'gain' if name == SINGLE else name} {gain_text(best)}")
+        best = best_gains(rows)
+        parts = [
+            f"best {'gain' if name == SINGLE else name} {gain_text(best[name])}" for name in self._names if name in best
+        ]
         return ", ".join(parts)
 
     def _outcome(self, trial: StoredTrial) -> str:
@@ -143,6 +139,11 @@ class ProgressReporter(Reporter):
             for name in self._names
         )
         return f"{trial.origin}: {values}"
+
+
+def print_waiting(reason: str, limit_seconds: float) -> None:
+    """What is waited for and why, and for how long at most."""
+    console.print(escaped(f"waiting for {reason}, {limit_seconds / 60:.0f} minutes at most"), soft_wrap=True)
 
 
 def gain_text(gain: Gain) -> str:

@@ -53,12 +53,9 @@ class RayWorker:
         self._stop.set()
 
     def _work(self) -> None:
-        from optimizer.errors import DatabaseLostError, OptimizerError
+        from optimizer.errors import USER_ERRORS, DatabaseLostError
         from optimizer.worker import quiet_optuna
-        from scorers.errors import ScorerError
-        from search_spaces.errors import SpaceError
         from studies.database import open_database
-        from studies.errors import StudyError
 
         quiet_optuna()
         try:
@@ -68,7 +65,7 @@ class RayWorker:
             self._ended = f"left after {finished} trials"
         except DatabaseLostError:
             os._exit(DIED)  # Ray starts it again, and it looks for the database anew
-        except (OptimizerError, StudyError, ScorerError, SpaceError) as error:
+        except USER_ERRORS as error:
             self._ended = " ".join(str(error).split())  # no restart would help
         except BaseException:  # noqa: BLE001 - a thread that ends in silence would look like one at work
             import traceback

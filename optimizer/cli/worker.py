@@ -190,18 +190,16 @@ class Terminal:
 
     def refused(self, name: str, reason: str) -> None:
         print_error(f"study {escaped(name)} cannot be worked on here", reason)
-        if self._watch.log is not None:
-            self._watch.log.tell("study_refused", "warning", name=name, reason=reason)
+        self._watch.tell("study_refused", "warning", name=name, reason=reason)
 
     def waiting(self) -> None:
         console.print("waiting for work; Ctrl-C or SIGTERM to leave", soft_wrap=True)
 
     def database_away(self, reason: str, limit_seconds: float) -> None:
-        told = f"waiting for the study database, {limit_seconds / 60:.0f} minutes at most: {reason}"
-        console.print(escaped(told), soft_wrap=True)
-        if self._watch.log is not None:
-            self._watch.log.tell("database_away", "warning", reason=reason, limit=limit_seconds)
+        from optimizer.cli.progress import print_waiting
+
+        print_waiting(reason, limit_seconds)
+        self._watch.tell("database_away", "warning", reason=reason, limit=limit_seconds)
 
     def database_back(self, seconds: float) -> None:
-        if self._watch.log is not None:
-            self._watch.log.tell("database_back", took=seconds)
+        self._watch.tell("database_back", took=seconds)
