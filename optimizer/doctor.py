@@ -240,9 +240,9 @@ def _outcome(row: StoredTrial, *, inside: bool) -> tuple[TrialState, list[float]
 def _files(database: Database, study: StoredStudy, files: StudyFiles) -> Iterator[Finding]:
     listed = files.listed  # before the rows: a file that is there now has a row by then
     rows = results.load_trials(database, study)
-    renders = {row.number: results.load_renders(database, row) for row in rows if row.state != "running"}
-    finished = [row for row in rows if row.number in renders]
-    named = {row.number: {each.file for each in renders[row.number] if each.file is not None} for row in finished}
+    finished = [row for row in rows if row.state != "running"]
+    kept = results.kept_files(database, study)
+    named = {row.number: kept.get(row.number, frozenset()) for row in finished}
     sheets = {row.number: files.sheet(row) for row in finished}
     gone = {number: names - listed for number, names in named.items() if names - listed}
     gone_sheets = {number for number, sheet in sheets.items() if sheet is not None and sheet not in listed}
@@ -254,7 +254,7 @@ def _files(database: Database, study: StoredStudy, files: StudyFiles) -> Iterato
         yield Finding(kind="no files", study=study.name, words=words)
         return
     for row in finished:
-        yield from _missing(database, study, row, gone.get(row.number, set()), sheet=row.number in gone_sheets)
+        yield from _missing(database, study, row, gone.get(row.number, frozenset()), sheet=row.number in gone_sheets)
     for name in sorted(orphans_among(listed, database, study, files.artifacts, rows)):
         yield Finding(
             kind="orphan file",
@@ -266,7 +266,7 @@ def _files(database: Database, study: StoredStudy, files: StudyFiles) -> Iterato
 
 
 def _missing(
-    database: Database, study: StoredStudy, row: StoredTrial, gone: set[str], *, sheet: bool
+    database: Database, study: StoredStudy, row: StoredTrial, gone: frozenset[str], *, sheet: bool
 ) -> Iterator[Finding]:
     if gone:
         words = f"{len(gone)} of its renders are not there ({min(gone)}): forgotten, their scores stay"
@@ -288,7 +288,7 @@ def _missing(
         )
 
 
-def _forget_renders(database: Database, row: StoredTrial, gone: set[str]) -> None:
+def _forget_renders(database: Database, row: StoredTrial, gone: frozenset[str]) -> None:
     mine = sa.and_(tables.renders.c.trial_id == row.id, tables.renders.c.file.in_(gone))
     with database.write() as connection:
         connection.execute(tables.renders.update().where(mine).values(file=None))

@@ -39,9 +39,10 @@ def find_waste(database: Database, study: StoredStudy, artifacts: Artifacts, obj
     files = {file.name: file for file in artifacts.store.files(f"studies/{study.key}/")}
     rows = results.load_trials(database, study)
     kept = () if keep == "none" else (*parent_trials(rows).values(), *best_trials(rows, objective))
-    numbers = results.numbers_with_files(database, study) - {row.number for row in kept}
+    stored = results.kept_files(database, study)
+    numbers = stored.keys() - {row.number for row in kept}
     dropped = tuple(row for row in rows if row.number in numbers and row.state == "complete")
-    renders = [name for row in dropped for name in _renders(database, row)]
+    renders = [name for row in dropped for name in sorted(stored[row.number])]
     orphans = orphans_among(files, database, study, artifacts, rows)
     return Waste(
         trials=dropped,
@@ -79,18 +80,14 @@ def _known_files(
     database: Database, study: StoredStudy, artifacts: Artifacts, rows: Sequence[StoredTrial]
 ) -> frozenset[str]:
     """What complete trials refer to."""
-    known = set()
+    known, kept = set[str](), results.kept_files(database, study)
     for row in rows:
         if row.state == "complete":
-            known.update(_renders(database, row))
+            known.update(kept.get(row.number, ()))
             known.add(f"{_folder(study, artifacts, row)}{FEATURES}")
             if row.sheet is not None:
                 known.add(stored_name(row.sheet))
     return frozenset(known)
-
-
-def _renders(database: Database, row: StoredTrial) -> list[str]:
-    return [each.file for each in results.load_renders(database, row) if each.file is not None]
 
 
 def _folder(study: StoredStudy, artifacts: Artifacts, row: StoredTrial) -> str:

@@ -531,6 +531,20 @@ def load_renders(database: Database, trial: StoredTrial) -> list[StoredRender]:
         ]
 
 
+def kept_files(database: Database, study: StoredStudy) -> dict[int, frozenset[str]]:
+    """Number -> names of the PNG files of its renders, of trials that keep any."""
+    query = (
+        sa.select(tables.trials.c.number, tables.renders.c.file)
+        .join(tables.renders, tables.renders.c.trial_id == tables.trials.c.id)
+        .where(tables.trials.c.study_id == study.id, tables.renders.c.file.is_not(None))
+    )
+    found: dict[int, set[str]] = {}
+    with database.engine.connect() as connection:
+        for row in connection.execute(query):
+            found.setdefault(row.number, set()).add(row.file)
+    return {number: frozenset(files) for number, files in found.items()}
+
+
 def numbers_with_files(database: Database, study: StoredStudy) -> frozenset[int]:
     """Trials that keep renders as PNG files."""
     query = (
