@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,3 +58,18 @@ def enter(folder: Path, monkeypatch: pytest.MonkeyPatch, files: Path | None = No
         monkeypatch.delenv(name, raising=False)
     monkeypatch.chdir(folder)
     return folder
+
+
+def run_program(folder: Path, *arguments: str, code: int = 0) -> str:
+    """What `mergetune ARGUMENTS` says as a process of its own, which must end with `code` and show no traceback."""
+    done = subprocess.run(
+        [sys.executable, "-m", "optimizer.cli", *arguments],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=280,
+        check=False,
+    )
+    assert done.returncode == code, done.stdout + done.stderr
+    assert "Traceback" not in done.stdout + done.stderr
+    return done.stdout + done.stderr

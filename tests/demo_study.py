@@ -41,6 +41,16 @@ def short_spec(**changes: Any) -> dict[str, Any]:
     return spec | changes
 
 
+# Changes of `short_spec`: two images of one step, scored without any network. A trial takes a moment.
+SMALL: Mapping[str, Any] = {
+    "final": {"top": 0},
+    "sampler": {"name": "random"},
+    "suite": {"prompts": ["an emoji of a lion"], "seeds": [1, 2], "sizes": [64], "steps": 1},
+    "scorers": {"sharpness": None},
+    "objective": {"sharpness": None},
+}
+
+
 def write_spec(path: Path, **changes: Any) -> Path:
     path.write_text(yaml.safe_dump(short_spec(**changes)))
     return path

@@ -5,29 +5,20 @@ from __future__ import annotations
 import os
 import re
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
 
 import psutil
 import pytest
-from command_line import Call, caller, enter
-from demo_study import write_spec
+from command_line import Call, caller, enter, run_program
+from demo_study import SMALL, write_spec
 
 from studies import results
 from studies.database import open_database
 from studies.processes import process_identity
 
-SMALL = {
-    "study": "shared",
-    "budget": {"trials": 60},
-    "final": {"top": 0},
-    "sampler": {"name": "random"},
-    "suite": {"prompts": ["an emoji of a lion"], "seeds": [1, 2], "sizes": [64], "steps": 1},
-    "scorers": {"sharpness": None},
-    "objective": {"sharpness": None},
-}
+CHANGES = {**SMALL, "study": "shared", "budget": {"trials": 60}}
 
 
 @pytest.fixture
@@ -55,19 +46,6 @@ def test_without_ray_it_is_said_what_to_install(folder: Path, call: Call, monkey
     assert "pip install 'mergetune[ray]'" in call("status", "--cache", folder / "cache", code=2).err
 
 
-def mergetune(folder: Path, *words: str) -> str:
-    done = subprocess.run(
-        [sys.executable, "-m", "optimizer.cli", *words],
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        timeout=200,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
-
-
 def listening(process: psutil.Process) -> set[str]:
     """Addresses on which a process and its children listen."""
     return {
@@ -81,10 +59,10 @@ def listening(process: psutil.Process) -> set[str]:
 @pytest.mark.slow
 @pytest.mark.timeout(500)
 def test_ray_runs_workers_restarts_one_that_is_killed_and_ends_with_them(folder: Path) -> None:
-    write_spec(folder / "shared.yaml", **SMALL)
-    mergetune(folder, "study", "start", "shared.yaml", "--detach")
+    write_spec(folder / "shared.yaml", **CHANGES)
+    run_program(folder, "study", "start", "shared.yaml", "--detach")
     here = ("--cache", str(folder / "cache"))
-    assert "2 workers in the cluster" in mergetune(folder, "cluster", "start", "--workers", "2", *here)
+    assert "2 workers in the cluster" in run_program(folder, "cluster", "start", "--workers", "2", *here)
     try:
         workers = await_workers(folder, here, 2)
         head = psutil.Process(int(re.findall(r'"pid": (\d+)', (folder / "cache" / "ray.json").read_text())[0]))
@@ -96,10 +74,10 @@ def test_ray_runs_workers_restarts_one_that_is_killed_and_ends_with_them(folder:
             time.sleep(1)
         assert again["worker-0"] != workers["worker-0"]
         assert again["worker-1"] == workers["worker-1"]
-        while time.monotonic() < deadline and "60/60" not in mergetune(folder, "study", "list"):
+        while time.monotonic() < deadline and "60/60" not in run_program(folder, "study", "list"):
             time.sleep(1)
     finally:
-        said = mergetune(folder, "cluster", "stop", *here)
+        said = run_program(folder, "cluster", "stop", *here)
     assert "2 workers have left" in said
     assert "the Ray of this machine has ended" in said
     assert process_identity(head.pid) is None
@@ -114,7 +92,7 @@ def await_workers(folder: Path, here: tuple[str, ...], count: int) -> dict[str, 
     """Name -> process of the workers, once so many answer."""
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline:
-        found = dict(re.findall(r"(worker-\d+) *│ *\S+ *│ *(\d+)", mergetune(folder, "cluster", "status", *here)))
+        found = dict(re.findall(r"(worker-\d+) *│ *\S+ *│ *(\d+)", run_program(folder, "cluster", "status", *here)))
         if len(found) == count:
             return found
         time.sleep(1)

@@ -3,22 +3,16 @@
 from __future__ import annotations
 
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from command_line import run_program
 from demo_study import short_spec, write_spec
-
-MERGETUNE = [sys.executable, "-m", "optimizer.cli"]
 
 
 def run(folder: Path, *arguments: str) -> str:
-    done = subprocess.run(
-        [*MERGETUNE, *arguments], cwd=folder, capture_output=True, text=True, timeout=280, check=False
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return " ".join((done.stdout + done.stderr).split())
+    """On one line, wherever a table breaks it."""
+    return " ".join(run_program(folder, *arguments).split())
 
 
 @pytest.fixture(scope="module")

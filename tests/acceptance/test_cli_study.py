@@ -17,22 +17,13 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+from command_line import run_program as run
 from demo_study import write_spec
 from safetensors import safe_open
 
 MERGETUNE = [sys.executable, "-m", "optimizer.cli"]
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 CHROMEDRIVER = shutil.which("chromedriver")
-
-
-def run(folder: Path, *arguments: str, code: int = 0) -> str:
-    """Output of a command, which must end with `code` and show no traceback."""
-    done = subprocess.run(
-        [*MERGETUNE, *arguments], cwd=folder, capture_output=True, text=True, timeout=280, check=False
-    )
-    assert done.returncode == code, done.stdout + done.stderr
-    assert "Traceback" not in done.stdout + done.stderr
-    return done.stdout + done.stderr
 
 
 @pytest.fixture(scope="module")

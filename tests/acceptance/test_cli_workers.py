@@ -13,21 +13,13 @@ from pathlib import Path
 
 import pytest
 from command_line import Call, caller, enter
-from demo_study import DEMO, short_spec, write_spec
+from demo_study import DEMO, SMALL, short_spec, write_spec
 from real_databases import new_postgresql_url
 
 from studies import results
 from studies.database import open_database
 
-SMALL = {
-    "budget": {"trials": 4},
-    "final": {"top": 0},
-    "sampler": {"name": "random"},
-    "probes": {"uniform": [0.5], "profiles": 0},
-    "suite": {"prompts": ["an emoji of a lion"], "seeds": [1, 2], "sizes": [64], "steps": 1},
-    "scorers": {"sharpness": None},
-    "objective": {"sharpness": None},
-}
+CHANGES = {**SMALL, "budget": {"trials": 4}, "probes": {"uniform": [0.5], "profiles": 0}}
 
 
 @pytest.fixture
@@ -50,7 +42,7 @@ def trials_of(url: str, name: str) -> list[results.StoredTrial]:
 
 def test_studies_wait_for_workers_pause_and_go_on(folder: Path, call: Call) -> None:
     for name in ("first", "second"):
-        said = call("study", "start", write_spec(folder / f"{name}.yaml", **SMALL, study=name), "--detach", code=0)
+        said = call("study", "start", write_spec(folder / f"{name}.yaml", **CHANGES, study=name), "--detach", code=0)
         assert f"{name} is registered" in said.out
     url = f"sqlite:///{folder}/mergetune.db"
     assert trials_of(url, "first") == []
@@ -79,7 +71,7 @@ def test_files_outside_the_model_folders_are_not_read(folder: Path, call: Call) 
         parents.append(str(elsewhere / f"{index}.safetensors"))
         shutil.copy(parent, parents[-1])
         (models / f"{index}.safetensors").symlink_to(parents[-1])
-    spec = write_spec(folder / "first.yaml", **SMALL, study="first", parents=parents)
+    spec = write_spec(folder / "first.yaml", **CHANGES, study="first", parents=parents)
     call("study", "start", spec, "--detach", code=0)
     command = ("worker", "--study", "first", "--until-done", "--models", models)
     said = call(*command, code=2).err
@@ -107,7 +99,7 @@ def test_a_worker_of_every_study_of_a_server_must_be_told_where_models_are() -> 
 
 
 def test_several_workers_of_one_machine_share_a_study_and_end_with_it(folder: Path) -> None:
-    write_spec(folder / "shared.yaml", **(SMALL | {"budget": {"trials": 300}}), study="shared")
+    write_spec(folder / "shared.yaml", **(CHANGES | {"budget": {"trials": 300}}), study="shared")
     process = subprocess.Popen(
         [sys.executable, "-m", "optimizer.cli", "study", "start", "shared.yaml", "--workers", "2"],
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"},
@@ -137,7 +129,7 @@ def test_several_workers_of_one_machine_share_a_study_and_end_with_it(folder: Pa
 
 @pytest.mark.parametrize("told", ["0", "many", "-1", "257"])
 def test_a_number_of_workers_is_a_number(told: str, folder: Path, call: Call) -> None:
-    spec = write_spec(folder / "first.yaml", **SMALL, study="first")
+    spec = write_spec(folder / "first.yaml", **CHANGES, study="first")
     assert (
         "--workers takes a number from 1 to 256, or auto"
         in call("study", "start", spec, f"--workers={told}", code=2).err

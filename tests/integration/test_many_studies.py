@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from demo_study import Recorder, make_machine, short_spec
+from demo_study import SMALL, Recorder, make_machine, short_spec
 
 from optimizer.errors import CheckpointError, FinalError
 from optimizer.machines import Machines
@@ -24,14 +24,7 @@ from studies.database import Database, open_database
 from studies.results import StoredStudy, StoredTrial
 from studies.spec import StudySpec
 
-SMALL = {
-    "budget": {"trials": 3},
-    "final": {"top": 0},
-    "sampler": {"name": "random"},
-    "suite": {"prompts": ["an emoji of a lion"], "seeds": [1, 2], "sizes": [64], "steps": 1},
-    "scorers": {"sharpness": None},
-    "objective": {"sharpness": None},
-}
+CHANGES = {**SMALL, "budget": {"trials": 3}}
 
 
 @dataclass
@@ -87,7 +80,7 @@ class Place:
     narrow: bool = False  # one machine is all that fits
 
     def add(self, name: str, **changes: object) -> StoredStudy:
-        spec = StudySpec.model_validate(short_spec(**SMALL, study=name) | changes, context={"base_dir": self.folder})
+        spec = StudySpec.model_validate(short_spec(**CHANGES, study=name) | changes, context={"base_dir": self.folder})
         machine = make_machine(spec, self.folder)
         objective = machine.objective
         return results.create_study(self.database, machine.spec, machine.parents, objective.directions, objective.names)
