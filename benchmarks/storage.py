@@ -3,10 +3,10 @@
     python benchmarks/storage.py overhead [--url URL] [--trials 100,1000,10000]
     python benchmarks/storage.py workers [--url URL] [--counts 1,2,4,8,16] [--seconds 1] [--trials-each 12]
 
-`overhead` fills a study with finished trials, then lets a worker do a few more whose evaluation takes no time: the
-seconds are asking, database, notes and files. `workers` runs processes whose trials take exactly so many seconds, and
-prints how many trials a minute they finish against what they would without any overhead. A SQLite file in a temporary
-folder unless --url names an empty database. The sampler is `random`: see search.py for what the others take.
+`overhead` fills a study with copies of a finished trial, then lets a worker do a few more whose evaluation takes no
+time: the seconds are asking, database, notes and files. `workers` runs processes whose trials take exactly so many
+seconds, and prints how many trials a minute they finish against what they would without any overhead. A SQLite file in
+a temporary folder unless --url names an empty database. The sampler is `random`: see search.py for the others' time.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from typing import Any
 
 import numpy as np
 import optuna
+import sqlalchemy as sa
 import torch
 
 from optimizer.evaluation import Evaluation
@@ -44,8 +45,10 @@ from studies.artifacts import Artifacts
 from studies.blueprint import Blueprint, slots_of
 from studies.database import Database, open_database
 from studies.recipe import Parent
-from studies.results import ParentFile, StoredTrial, TrialResult
+from studies.results import ParentFile, StoredTrial
 from studies.spec import StudySpec
+
+Row = dict[str, Any]  # of a table
 
 ITEMS = 16
 AFTER = 12  # trials a worker does on top of a filled study
@@ -137,34 +140,83 @@ def work(database: Database, machine: Machine, folder: Path, stop: Callable[[], 
 
 
 def fill(database: Database, machine: Machine, upto: int) -> None:
-    """Finished random trials up to a number, recorded as a worker records them but without notes and pictures."""
-    study = results.load_study(database, "storage")
-    told = optuna.load_study(study_name="storage", storage=database.storage)
-    ranges = distributions(machine.plan.space)
+    """Copies of the last trial up to a number: its rows in every table, with parameters and scores of their own."""
+    known = sa.MetaData()
+    known.reflect(database.engine)
     generator = np.random.default_rng(0)
-    trials = []
-    for number in range(len(told.get_trials(deepcopy=False)), upto):
-        params = {name: float(generator.uniform()) for name in ranges}
-        scores = generator.normal(size=ITEMS)
+    last = sa.select(sa.func.max(known.tables["trials"].c.number)).scalar_subquery()
+    with database.write() as connection:
+        families = [
+            Family(connection, known, name, key, last)
+            for name, key in (("trials", "trial_id"), ("mergetune_trials", "id"))
+        ]
+        first = connection.execute(sa.select(last)).scalar_one() + 1
+        for start in range(first, upto, 500):
+            drawn = [Drawn(number, machine, generator) for number in range(start, min(start + 500, upto))]
+            for family in families:
+                family.copy(connection, drawn)
+
+
+class Drawn:
+    """What a copy of a trial has of its own: table -> columns for one of its rows there."""
+
+    def __init__(self, number: int, machine: Machine, generator: np.random.Generator) -> None:
+        self.number = number
+        params = {name: float(generator.uniform()) for name in distributions(machine.plan.space)}
+        scores = generator.normal(size=ITEMS).tolist()
         recipe = machine.blueprint.recipe(machine.plan.space.rows(params))
-        results.begin_trial(database, study, number, "random", recipe, "filled")
-        result = TrialResult(
-            objectives=machine.objective.values({"sharpness": float(scores.mean())}),
-            image_scores={"sharpness": tuple(map(float, scores))},
-            set_scores={},
-            pixels_sha256=("0" * 64,) * ITEMS,
-            seconds={},
-            machine={},
-        )
-        results.finish_trial(database, study, number, "filled", result)
-        row = results.load_trial(database, study, number)
-        assert row is not None
-        gain = results.Gain(value=0.0, low=0.0, high=0.0, parent="A")
-        results.store_gains(database, row, {"objective": gain, "sharpness": gain})
-        trials.append(
-            optuna.trial.create_trial(params=params, distributions=ranges, values=list(result.objectives.values()))
-        )
-    told.add_trials(trials)
+        objectives = machine.objective.values({"sharpness": statistics.fmean(scores)})
+        values = tuple(objectives.values())
+        whole = {"recipe": recipe.to_json(), "recipe_digest": recipe.digest, "objectives": objectives}
+        self.columns: dict[str, Callable[[Row], Row]] = {
+            "trial_params": lambda row: {"param_value": params[row["param_name"]]},
+            "trial_values": lambda row: {"value": values[row["objective"]]},
+            "mergetune_trials": lambda _: whole,
+            "mergetune_scores": lambda row: {"value": scores[row["item"]]},
+        }
+
+
+class Family:
+    """A trial's row in one table, the rows that refer to it, and its note for the dashboard."""
+
+    def __init__(self, connection: sa.Connection, known: sa.MetaData, name: str, key: str, number: Any) -> None:
+        self.trials, self.key = known.tables[name], key
+        self.row = read(connection, self.trials, self.trials.c.number == number)[0]
+        self.children = {
+            table: read(connection, table, table.c.trial_id == self.row[key])
+            for table in known.sorted_tables
+            if any(foreign.column.table is self.trials for foreign in table.foreign_keys)
+        }
+        self.notes = known.tables["study_system_attributes"]
+        self.note = f"dashboard:{self.row[key]}:" if name == "trials" else "none"
+        self.children[self.notes] = read(connection, self.notes, self.notes.c.key.startswith(self.note))
+
+    def copy(self, connection: sa.Connection, drawn: Sequence[Drawn]) -> None:
+        trials = self.trials
+        connection.execute(trials.insert(), [copied(trials, self.row, one) | {"number": one.number} for one in drawn])
+        between = trials.c.number.between(drawn[0].number, drawn[-1].number)
+        ids = {row["number"]: row[self.key] for row in read(connection, trials, between)}
+        for table, rows in self.children.items():
+            copies = [copied(table, row, one) | self.link(row, ids[one.number]) for one in drawn for row in rows]
+            if copies:
+                connection.execute(table.insert(), copies)
+
+    def link(self, row: Row, trial_id: int) -> Row:
+        """The columns that say of which trial a row is."""
+        if "trial_id" in row:
+            return {"trial_id": trial_id}
+        return {"key": row["key"].replace(self.note, f"dashboard:{trial_id}:")}
+
+
+def read(connection: sa.Connection, table: sa.Table, where: sa.ColumnElement[bool]) -> list[Row]:
+    return [dict(row) for row in connection.execute(sa.select(table).where(where)).mappings()]
+
+
+def copied(table: sa.Table, row: Row, drawn: Drawn) -> Row:
+    """A row without the number the database gave it."""
+    given = table.autoincrement_column
+    kept = {name: value for name, value in row.items() if given is None or name != given.name}
+    return kept | (drawn.columns[table.name](row) if table.name in drawn.columns else {})
 
 
 def overhead(url: str, folder: Path, counts: Sequence[int]) -> None:

@@ -84,12 +84,14 @@ def test_files_outside_the_model_folders_are_not_read(folder: Path, call: Call) 
     assert "no study named 'third'" in call("worker", "--study", "third", code=2).err
 
 
-def test_a_worker_of_every_study_of_a_server_must_be_told_where_models_are() -> None:
+def test_a_worker_of_every_study_of_a_server_must_be_told_where_models_are(folder: Path) -> None:
     environment = {**os.environ, "MERGETUNE_STORAGE": new_postgresql_url()}
 
     def work(**more: str) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "optimizer.cli", "worker", "--until-done"]
-        return subprocess.run(command, env=environment | more, capture_output=True, text=True, timeout=120, check=False)
+        return subprocess.run(
+            command, cwd=folder, env=environment | more, capture_output=True, text=True, timeout=120, check=False
+        )
 
     refused = work()
     assert (refused.returncode, refused.stderr.count("\n")) == (2, 1), refused.stderr
