@@ -27,7 +27,7 @@ audit: .venv/.installed-test
 	$(BIN)/bandit --quiet --configfile pyproject.toml --recursive search_spaces scorers studies optimizer
 	$(BIN)/pip-audit --local --skip-editable --progress-spinner off
 
-# Hundreds of trials by workers that are killed every few seconds; on a server: `... tests/soak.py FOLDER --url URL`.
+# Hundreds of trials on SQLite, and again on PostgreSQL, by workers that are killed every few seconds.
 soak: .venv/.installed-test
 	PYTHONPATH=.:tests $(BIN)/python tests/soak.py $$(mktemp -d) --trials 300
 

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 BUCKET = "merges"
+SECRET_KEY = "secret-of-the-tests"
 
 
 class ObjectStore:
@@ -27,7 +28,7 @@ class ObjectStore:
         self.environment = {
             "AWS_ENDPOINT_URL": f"http://127.0.0.1:{self.port}",
             "AWS_ACCESS_KEY_ID": "key",
-            "AWS_SECRET_ACCESS_KEY": "secret-of-the-tests",
+            "AWS_SECRET_ACCESS_KEY": SECRET_KEY,
             "AWS_DEFAULT_REGION": "us-east-1",
             "AWS_EC2_METADATA_DISABLED": "true",
         }
@@ -55,7 +56,7 @@ class ObjectStore:
             endpoint_url=self.environment["AWS_ENDPOINT_URL"],
             region_name="us-east-1",
             aws_access_key_id="key",
-            aws_secret_access_key="secret-of-the-tests",
+            aws_secret_access_key=SECRET_KEY,
         )
 
     def names(self, prefix: str = "") -> list[str]:

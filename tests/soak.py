@@ -21,9 +21,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import optuna
+import sqlalchemy as sa
 import torch
 from demo_study import Recorder, make_machine, short_spec
 from optuna.trial import TrialState
+from real_databases import new_postgresql_url
 
 from optimizer.presence import RERUNS
 from optimizer.setup import Machine
@@ -140,7 +142,8 @@ def soak(folder: Path, url: str, machine: Machine, workers: int, seed: int) -> l
     found = wrongs(database, torn, trials)
     again = sum(row.attempt > 1 for row in results.load_trials(database, results.load_study(database, "short")))
     database.close()
-    print(f"{trials} trials, {workers} workers, {killed} killed, {again} trials run again, {seconds:.0f} s", flush=True)
+    counts = f"{trials} trials, {workers} workers, {killed} killed, {again} trials run again"
+    print(f"{sa.make_url(url).get_backend_name()}: {counts}, {seconds:.0f} s", flush=True)
     return found
 
 
@@ -181,7 +184,7 @@ def _inconsistencies(database: Database, row: StoredTrial, trial: optuna.trial.F
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--url", nargs="+", help="empty databases, one after the other; a SQLite file if left out")
+    parser.add_argument("--url", nargs="+", help="empty databases, in turn; SQLite and PostgreSQL if left out")
     parser.add_argument("--trials", type=int, default=300)
     parser.add_argument("--workers", type=int, default=4)
     parser.add_argument("--seed", type=int, default=None)
@@ -191,7 +194,7 @@ def main() -> None:
     torch.set_num_threads(1)  # a process that has used several cannot be forked
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     machine = small_machine(arguments.folder, arguments.trials)
-    urls = arguments.url or [f"sqlite:///{arguments.folder}/soak.db"]
+    urls = arguments.url or [f"sqlite:///{arguments.folder}/soak.db", new_postgresql_url()]
     found = []
     for index, url in enumerate(urls):
         found += soak(arguments.folder / str(index), url, machine, arguments.workers, seed)

@@ -1,4 +1,7 @@
-"""The processes of docker-compose.yml, started by hand with its own commands: a real PostgreSQL and password files."""
+"""The processes of docker-compose.yml, started by hand with its own commands: a real PostgreSQL and password files.
+
+Artifacts are in a folder, or in a real S3-compatible store with the environment of docker/s3.yml.
+"""
 
 from __future__ import annotations
 
@@ -11,21 +14,28 @@ import subprocess
 import sys
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
-from demo_study import DEMO, begin
+from demo_study import DEMO, SMALL, begin
+from object_store import BUCKET, SECRET_KEY, ObjectStore, object_store
 from real_databases import new_guarded_postgresql_url
 
 from optimizer.gates import PASSWORD_VARIABLE, USER
 from studies.database import PASSWORD_FILE_VARIABLE
 
 MERGETUNE = [sys.executable, "-m", "optimizer.cli"]
-SERVICES = yaml.safe_load((Path(__file__).parents[2] / "docker-compose.yml").read_text())["services"]
+ROOT = Path(__file__).parents[2]
+SERVICES = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]
+IN_BUCKET = yaml.safe_load((ROOT / "docker" / "s3.yml").read_text())["services"]
 STORAGE_PASSWORD = "of-the-database-0123456789"
 DASHBOARD_PASSWORD = "of-the-dashboard-0123456789"
+CHANGES = {**SMALL, "budget": {"trials": 60}}
+PASSWORDS = (STORAGE_PASSWORD, DASHBOARD_PASSWORD, SECRET_KEY)
 
 
 class Service:
@@ -35,7 +45,8 @@ class Service:
         self.folder = folder
         for name, password in (("postgres_password", STORAGE_PASSWORD), ("dashboard_password", DASHBOARD_PASSWORD)):
             (folder / name).write_text(f"{password}\n")
-        self.environment = {name: value for name, value in os.environ.items() if name != PASSWORD_VARIABLE} | {
+        usual = {name: value for name, value in os.environ.items() if name != PASSWORD_VARIABLE and "AWS" not in name}
+        self.environment = usual | {
             "MERGETUNE_STORAGE": new_guarded_postgresql_url(STORAGE_PASSWORD),
             PASSWORD_FILE_VARIABLE: str(folder / "postgres_password"),
             "MERGETUNE_ARTIFACTS": str(folder / "artifacts"),
@@ -44,9 +55,21 @@ class Service:
             "MPLCONFIGDIR": str(folder / "matplotlib"),
         }
 
-    def start(self, name: str, **changes: str) -> subprocess.Popen[str]:
+    def in_bucket(self, name: str, objects: ObjectStore) -> dict[str, str]:
+        """What docker/s3.yml adds to a service's environment, where a user has set what must be set."""
+        key, secret = (objects.environment[f"AWS_{name}"] for name in ("ACCESS_KEY_ID", "SECRET_ACCESS_KEY"))
+        credentials = f"[default]\naws_access_key_id = {key}\naws_secret_access_key = {secret}\n"
+        (self.folder / "s3_credentials").write_text(credentials)
+        told = objects.environment | {"MERGETUNE_ARTIFACTS": f"s3://{BUCKET}/service"}
+        found = {}
+        for variable, value in IN_BUCKET[name]["environment"].items():
+            asked = re.fullmatch(r"\$\{(\w+):[-?](.*)\}", value)
+            found[variable] = told.get(asked[1], asked[2]) if asked else value.replace("/run/secrets", str(self.folder))
+        return found
+
+    def start(self, name: str, environment: Mapping[str, str] | None = None) -> subprocess.Popen[str]:
         """A service's command, with what only holds in a container changed."""
-        changes |= {"/run/secrets": str(self.folder), "0.0.0.0": "127.0.0.1", "8080": "0"}
+        changes = {"/run/secrets": str(self.folder), "/models": str(DEMO), "0.0.0.0": "127.0.0.1", "8080": "0"}
         words = SERVICES[name]["command"]
         for before, after in changes.items():
             words = [word.replace(before, after) for word in words]
@@ -54,7 +77,7 @@ class Service:
             return subprocess.Popen(
                 [*MERGETUNE, *words],
                 cwd=self.folder,
-                env=self.environment,
+                env={**self.environment, **(environment or {})},
                 stdout=subprocess.PIPE,
                 stderr=log,
                 text=True,
@@ -66,7 +89,7 @@ class Service:
         complained = (self.folder / f"{name}.log").read_text()
         assert process.returncode == code, said + complained
         assert "Traceback" not in said + complained
-        for password in (STORAGE_PASSWORD, DASHBOARD_PASSWORD):
+        for password in PASSWORDS:
             assert password not in said + complained
         return said + complained
 
@@ -80,13 +103,19 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Service:
 
 
 @pytest.fixture(scope="module")
-def dashboard(service: Service) -> Iterator[str]:
-    """Its address, with a study in the database that was begun while it started."""
-    process = service.start("dashboard")
+def objects() -> Iterator[ObjectStore]:
+    with object_store() as store:
+        yield store
+
+
+@pytest.fixture(scope="module")
+def dashboard(service: Service, objects: ObjectStore) -> Iterator[str]:
+    """Its address, with a study in the database that was begun while it started; it shows what is in the bucket."""
+    process = service.start("dashboard", service.in_bucket("dashboard", objects))
     try:
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv(PASSWORD_FILE_VARIABLE, service.environment[PASSWORD_FILE_VARIABLE])
-            begin(service.folder, {"final": {"top": 0}}, service.environment["MERGETUNE_STORAGE"]).database.close()
+            begin(service.folder, CHANGES, service.environment["MERGETUNE_STORAGE"]).database.close()
         assert process.stdout is not None
         found = re.search(r"http://127\.0\.0\.1:\d+", process.stdout.readline())
         assert found is not None
@@ -100,35 +129,55 @@ def dashboard(service: Service) -> Iterator[str]:
 def assert_nothing_shows_a_password(pid: int) -> None:
     for file in ("cmdline", "environ"):
         content = Path(f"/proc/{pid}/{file}").read_bytes().decode()
-        assert STORAGE_PASSWORD not in content
-        assert DASHBOARD_PASSWORD not in content
+        assert not [password for password in PASSWORDS if password in content]
 
 
-def trials_shown(address: str) -> dict[str, int]:
-    """State -> number of the study's trials, as the dashboard tells."""
+def shown(address: str, path: str) -> tuple[str, bytes]:
+    """Type and content of what the dashboard answers."""
     login = base64.b64encode(f"{USER}:{DASHBOARD_PASSWORD}".encode()).decode()
-    request = urllib.request.Request(f"{address}/api/studies/1", headers={"Authorization": f"Basic {login}"})
+    request = urllib.request.Request(f"{address}{path}", headers={"Authorization": f"Basic {login}"})
     with urllib.request.urlopen(request, timeout=30) as answer:
-        states = [trial["state"] for trial in json.load(answer)["trials"]]
-    return {state: states.count(state) for state in states}
+        return answer.headers["content-type"], answer.read()
 
 
-def test_a_worker_works_leaves_on_sigterm_and_the_dashboard_shows_it(service: Service, dashboard: str) -> None:
-    assert set(trials_shown(dashboard)) <= {"Waiting"}
-    worker = service.start("worker", **{"/models": str(DEMO)})
+def trials_shown(address: str) -> list[dict[str, Any]]:
+    return list(json.loads(shown(address, "/api/studies/1")[1])["trials"])
+
+
+@pytest.mark.parametrize("place", ["folder", "bucket"])
+def test_a_worker_works_leaves_on_sigterm_and_the_dashboard_shows_it(
+    place: str, service: Service, objects: ObjectStore, dashboard: str
+) -> None:
+    def sheets() -> int:
+        files = (
+            [file.name for file in (service.folder / "artifacts").rglob("*")] if place == "folder" else objects.names()
+        )
+        return sum(file.endswith("sheet.jpg") for file in files)
+
+    states = Counter(trial["state"] for trial in trials_shown(dashboard))
+    before = states.pop("Complete", 0)
+    assert set(states) <= {"Waiting"}
+    worker = service.start("worker", service.in_bucket("worker", objects) if place == "bucket" else {})
     assert worker.stdout is not None
     assert_nothing_shows_a_password(worker.pid)
     seen = ""
     for line in worker.stdout:
         seen += line
-        if line.startswith("trial 1,"):
+        if line.startswith("trial "):
             worker.send_signal(signal.SIGTERM)
     seen += service.end(worker, "worker")
     done = re.findall(r"^trial (\d+),", seen, flags=re.MULTILINE)
-    shown = trials_shown(dashboard)
-    assert 2 <= len(done) < 13
-    assert shown["Complete"] == len(done)
-    assert shown.get("Running", 0) == 0
+    trials = trials_shown(dashboard)
+    states = Counter(trial["state"] for trial in trials)
+    assert 1 <= len(done) < 30
+    assert sheets() == len(done)
+    assert states["Complete"] == before + len(done)
+    assert states["Running"] == 0
+    if place == "bucket":
+        trial = trials[int(done[-1])]
+        (sheet,) = trial["artifacts"]
+        kind, picture = shown(dashboard, f"/artifacts/1/{trial['trial_id']}/{sheet['artifact_id']}")
+        assert (kind, picture[:3]) == ("image/jpeg", b"\xff\xd8\xff")
 
 
 def test_the_dashboard_asks_for_its_password_which_is_what_its_health_check_wants(dashboard: str) -> None:
@@ -145,7 +194,7 @@ def test_the_dashboard_asks_for_its_password_which_is_what_its_health_check_want
 def test_without_the_password_file_nothing_begins(service: Service) -> None:
     (service.folder / "postgres_password").rename(service.folder / "away")
     try:
-        said = service.end(service.start("worker", **{"/models": str(DEMO)}), "worker", code=2)
+        said = service.end(service.start("worker"), "worker", code=2)
     finally:
         (service.folder / "away").rename(service.folder / "postgres_password")
     assert said.startswith("error: the password file")
