@@ -9,7 +9,7 @@ COPY search_spaces search_spaces
 COPY scorers scorers
 COPY studies studies
 COPY optimizer optimizer
-RUN /opt/mergetune/bin/pip install --only-binary :all: --no-binary mergetune '.[postgresql,metrics]'
+RUN /opt/mergetune/bin/pip install --only-binary :all: --no-binary mergetune '.[postgresql,metrics,s3]'
 
 FROM python:3.11.14-slim-bookworm
 # Of the user on the host whose models, results and secrets are used.

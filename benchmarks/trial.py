@@ -13,12 +13,13 @@ import itertools
 import tempfile
 from pathlib import Path
 
+import optuna
 import torch
 
 import studies
 from optimizer.reporting import Reporters
 from optimizer.setup import build_machine, hash_parents, make_plan
-from optimizer.worker import Worker, quiet_optuna
+from optimizer.worker import Worker
 from studies.artifacts import Artifacts
 from studies.database import open_database
 from studies.results import StoredTrial, create_study, load_trials
@@ -34,7 +35,7 @@ def main() -> None:
     options = parser.parse_args()
     if options.threads:
         torch.set_num_threads(options.threads)
-    quiet_optuna()
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
     spec = load_spec(Path(studies.__file__).parent / "demo" / "demo.yaml")
     spec = spec.model_copy(update={"budget": spec.budget.model_copy(update={"trials": options.trials})})
     with tempfile.TemporaryDirectory() as folder:

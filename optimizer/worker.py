@@ -21,7 +21,6 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
-import optuna
 import torch
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import Trial, TrialState
@@ -413,8 +412,3 @@ class Worker:
         if len(parents) == len(self._machine.parents) and all(row.state == "failed" for row in parents.values()):
             reasons = "; ".join(f"{letter}: {row.reason}" for letter, row in parents.items())
             raise OptimizerError(f"every parent failed, so there is nothing to be better than ({reasons})")
-
-
-def quiet_optuna() -> None:
-    """Optuna logs every trial; the reporter does that better."""
-    optuna.logging.set_verbosity(optuna.logging.WARNING)

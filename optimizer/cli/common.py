@@ -11,6 +11,7 @@ from typing import Annotated, NoReturn
 
 import typer
 from rich.console import Console
+from rich.status import Status
 
 USER_ERROR = 2
 DATABASE_LOST = 3
@@ -146,6 +147,18 @@ def _from_outside(error: Exception) -> str | None:
             return f"the study database cannot be used: {str(cause.orig or cause).splitlines()[0]}"
         cause = cause.__cause__
     return None
+
+
+def quiet_optuna() -> None:
+    """Optuna logs every trial; a reporter does that better."""
+    import optuna
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+
+
+def loading_libraries() -> Status:
+    """What people see while torch and its like are imported, which takes seconds."""
+    return console.status("loading torch, diffusers and open_clip")
 
 
 def safetensors_target(output: Path) -> Path:

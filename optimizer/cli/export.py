@@ -17,6 +17,7 @@ from optimizer.cli.common import (
     console,
     escaped,
     fail,
+    loading_libraries,
     parsed_weights,
     storage_url,
 )
@@ -56,9 +57,6 @@ def export(
 
     from optimizer.cli.work import verified_plan
     from optimizer.cli.worker import model_folders
-    from optimizer.delivery import Watch, deliver
-    from optimizer.merging.checkpoint import total_bytes
-    from optimizer.merging.export import export_layout
     from optimizer.standing import stopped_after
     from studies.artifacts import Artifacts
     from studies.database import open_database
@@ -78,6 +76,11 @@ def export(
     target = (output or Path(f"{stored.name}-trial-{row.number}.safetensors")).expanduser()
     if target.exists() and not force:
         fail(f"{target} exists: give another name with -o, or --force to replace it")
+    with loading_libraries():
+        from optimizer.delivery import Watch, deliver
+        from optimizer.merging.checkpoint import total_bytes
+        from optimizer.merging.export import export_layout
+
     plan = verified_plan(stored, model_folders(None, cache_folder(None)), trust_times=False)
     total = total_bytes(export_layout(plan.ingredients, row.recipe.dtype).values())
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:.0f} %"))

@@ -53,8 +53,8 @@ class RayWorker:
         self._stop.set()
 
     def _work(self) -> None:
+        from optimizer.cli.common import quiet_optuna
         from optimizer.errors import USER_ERRORS, DatabaseLostError
-        from optimizer.worker import quiet_optuna
         from studies.database import open_database
 
         quiet_optuna()

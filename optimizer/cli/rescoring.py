@@ -18,6 +18,8 @@ from optimizer.cli.common import (
     console,
     escaped,
     interactive,
+    loading_libraries,
+    quiet_optuna,
     storage_url,
 )
 
@@ -40,10 +42,6 @@ def rescore(
     """Score a study's kept images with other scorers or weights, as a new study; nothing is rendered."""
     from optimizer.cli.report import print_study
     from optimizer.cli.work import introduced, storage_option
-    from optimizer.rescore import find_pictures, require_rescorable, require_same_images
-    from optimizer.setup import choose_device, make_plan
-    from optimizer.warm_start import Other
-    from optimizer.worker import quiet_optuna
     from studies.artifacts import Artifacts
     from studies.database import open_database
     from studies.results import load_study
@@ -54,9 +52,15 @@ def rescore(
     url = storage_url(storage)
     require_local(url)
     wanted = load_spec(spec)
-    require_rescorable(wanted, study)
     database = open_database(url, create=False)
-    other = Other(database=database, study=load_study(database, study), artifacts=Artifacts.known(url, artifacts))
+    before = load_study(database, study)
+    with loading_libraries():
+        from optimizer.rescore import find_pictures, require_rescorable, require_same_images
+        from optimizer.setup import choose_device, make_plan
+        from optimizer.warm_start import Other
+
+    require_rescorable(wanted, study)
+    other = Other(database=database, study=before, artifacts=Artifacts.known(url, artifacts))
     pictures = find_pictures(database, other.study)
     plan = make_plan(wanted)
     parents = introduced(database, plan, choose_device(plan.spec.render.device))

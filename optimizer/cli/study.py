@@ -17,6 +17,7 @@ from optimizer.cli.common import (
     cache_folder,
     console,
     escaped,
+    loading_libraries,
     parsed_weights,
     storage_url,
 )
@@ -46,14 +47,17 @@ def check(
     cache: CacheFolder = None,
 ) -> None:
     """Validate a spec without running it: files, architectures, space, scorers, cost, what it begins with."""
-    from optimizer.cli.planning import print_notes, print_plan
-    from optimizer.cli.work import hashed
-    from optimizer.search.recipe_probes import with_recipes
-    from optimizer.setup import build_scorers, choose_device, make_plan, render_dtype
-    from optimizer.warm_start import find_warm_start, require_other_study
     from studies.spec import load_spec
 
-    plan = make_plan(load_spec(spec))
+    loaded = load_spec(spec)
+    with loading_libraries():
+        from optimizer.cli.planning import print_notes, print_plan
+        from optimizer.cli.work import hashed
+        from optimizer.search.recipe_probes import with_recipes
+        from optimizer.setup import build_scorers, choose_device, make_plan, render_dtype
+        from optimizer.warm_start import find_warm_start, require_other_study
+
+    plan = make_plan(loaded)
     device = choose_device(plan.spec.render.device)
     render_dtype(plan.spec.render, device)
     build_scorers(plan.spec, device, cache_folder(cache))
@@ -118,7 +122,6 @@ def resume(
 ) -> None:
     """Go on with a study, with the sampler, seed and settings it began with."""
     from optimizer.cli.work import other_workers, resumed, work_on
-    from optimizer.setup import check_changed
     from studies.control import set_status
     from studies.database import open_database
     from studies.results import load_study, set_budget
@@ -132,6 +135,8 @@ def resume(
     if Path(study).is_file():
         spec = load_spec(Path(study))
         stored = load_study(database, spec.study)
+        with loading_libraries():
+            from optimizer.setup import check_changed
         check_changed(stored.spec, spec)
         budget = spec.budget
     else:
@@ -166,7 +171,6 @@ def finish(
     from optimizer.cli.final import finish_study
     from optimizer.cli.report import print_study, study_objective
     from optimizer.cli.work import resumed
-    from optimizer.finals import choose_finalists
     from optimizer.insight.ranking import by_value
     from studies.artifacts import Artifacts
     from studies.database import open_database
@@ -176,6 +180,8 @@ def finish(
     database = open_database(storage_url(storage), create=False)
     stored = load_study(database, study)
     objective = study_objective(stored)
+    with loading_libraries():
+        from optimizer.finals import choose_finalists
     choose_finalists(load_trials(database, stored), objective, by_value(objective), stored.spec.final)
     machine = resumed(stored, cache_folder(cache))  # only now, as loading takes its time
     folder, reporter = Artifacts.beside(database.url, artifacts), watch.reporter(database, stored)

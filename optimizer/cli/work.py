@@ -20,6 +20,8 @@ from optimizer.cli.common import (
     console,
     escaped,
     interactive,
+    loading_libraries,
+    quiet_optuna,
 )
 from optimizer.cli.observing import NOBODY, Watch
 
@@ -80,30 +82,36 @@ def _device_of(plan: Plan) -> torch.device:
     return device
 
 
-def registered(spec: Path, url: str, cache: Path, artifacts: str | Path | None = None) -> tuple[Database, StoredStudy]:
-    """A new study for other workers: everything is checked but for what their device can do."""
+def _cpu(_plan: Plan) -> torch.device:
     import torch
 
-    from optimizer.setup import settled
+    return torch.device("cpu")
 
-    beginning = _beginning(spec, url, artifacts, lambda _plan: torch.device("cpu"))
+
+def registered(spec: Path, url: str, cache: Path, artifacts: str | Path | None = None) -> tuple[Database, StoredStudy]:
+    """A new study for other workers: everything is checked but for what their device can do."""
+    beginning = _beginning(spec, url, artifacts, _cpu)
     with console.status("loading scorers"):
-        plan, _ = settled(beginning.plan, beginning.parents, torch.device("cpu"), cache)
+        from optimizer.setup import settled
+
+        plan, _ = settled(beginning.plan, beginning.parents, _cpu(beginning.plan), cache)
     return beginning.database, beginning.store(plan)
 
 
 def _beginning(spec: Path, url: str, artifacts: str | Path | None, choose: Callable[[Plan], torch.device]) -> Beginning:
-    from optimizer.cli.planning import print_notes
-    from optimizer.setup import make_plan
-    from optimizer.warm_start import find_warm_start, require_other_study
-    from optimizer.worker import quiet_optuna
     from studies.database import open_database
     from studies.shares import require_local
     from studies.spec import load_spec
 
     quiet_optuna()
     require_local(url)
-    plan = make_plan(load_spec(spec))
+    loaded = load_spec(spec)
+    with loading_libraries():
+        from optimizer.cli.planning import print_notes
+        from optimizer.setup import make_plan
+        from optimizer.warm_start import find_warm_start, require_other_study
+
+    plan = make_plan(loaded)
     device = choose(plan)
     require_other_study(plan.spec, url)
     database = open_database(url)  # made where it is missing, so only now
@@ -143,7 +151,8 @@ def planned(stored: StoredStudy, folders: ModelFolders) -> Plan:
 
 def verified_plan(stored: StoredStudy, folders: ModelFolders, *, trust_times: bool = True) -> Plan:
     """A stored study's plan, its parents being the files it began with."""
-    from optimizer.setup import make_plan
+    with loading_libraries():
+        from optimizer.setup import make_plan
 
     plan = make_plan(folders.located(stored))
     hashed(plan, stored.parents, trust_times=trust_times)
@@ -202,7 +211,7 @@ def work_on(
     from optimizer.cli.progress import ProgressReporter
     from optimizer.cli.report import print_study, save_comparison
     from optimizer.insight.interactive import save_figures
-    from optimizer.worker import Worker, quiet_optuna
+    from optimizer.worker import Worker
     from studies.artifacts import Artifacts
     from studies.results import load_study, load_trials
 

@@ -21,7 +21,9 @@ from optimizer.cli.common import (
     console,
     escaped,
     fail,
+    loading_libraries,
     print_error,
+    quiet_optuna,
     storage_url,
 )
 from optimizer.cli.observing import LogJson, MetricsAddress, Watch, observing
@@ -69,11 +71,12 @@ class Assignment:
 
     def service(self, database: Database, stop: threading.Event, watch: Watch) -> Service:
         """A worker of this process."""
-        from optimizer.cli.work import built, planned
-        from optimizer.machines import Machines
-        from optimizer.outages import Endurance
-        from optimizer.service import Service, Settings
-        from studies.artifacts import Artifacts
+        with loading_libraries():
+            from optimizer.cli.work import built, planned
+            from optimizer.machines import Machines
+            from optimizer.outages import Endurance
+            from optimizer.service import Service, Settings
+            from studies.artifacts import Artifacts
 
         settings = Settings(
             names=self.names,
@@ -134,7 +137,6 @@ def worker(
 ) -> None:
     """Take trials of every active study whose files can be found, until it is stopped."""
     from optimizer.cli.work import stopping
-    from optimizer.worker import quiet_optuna
 
     quiet_optuna()
     watch = observing(context, log_json, metrics)

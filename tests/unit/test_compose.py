@@ -141,6 +141,27 @@ def test_the_database_is_named_without_a_password_which_comes_from_the_servers_o
     assert f"--username={user} --dbname={database}" in health
 
 
+# ------------------------------------------------------------------------------------------- bucket
+
+
+def test_artifacts_in_a_bucket_are_added_to_whoever_reads_or_writes_them() -> None:
+    assert schema_check(ROOT / "docker" / "s3.yml") == 0
+    added = yaml.safe_load((ROOT / "docker" / "s3.yml").read_text())
+    assert set(added["services"]) == {name for name in EVERY if "/artifacts" in mounts(name)}
+    for name, service in added["services"].items():
+        assert "outside" in SERVICES[name]["networks"]
+        assert set(service) == {"environment", "secrets"}
+        for variable, value in service["environment"].items():
+            assert value in {f"/run/secrets/{secret}" for secret in service["secrets"]} or f"${{{variable}:" in value
+            assert not re.search("KEY|TOKEN|SECRET", variable)
+            assert f"`{variable}`" in GUIDE or f"{variable}=" in GUIDE
+    for secret, source in added["secrets"].items():
+        assert secret not in COMPOSE["secrets"]
+        assert f"> {defaults(source['file'])}\n".replace("./", "") in GUIDE
+    assert "COMPOSE_FILE=docker-compose.yml:docker/s3.yml" in GUIDE
+    assert any("s3" in re.findall(r"\w+", word) for line in DOCKERFILE for word in line if word.startswith(".["))
+
+
 # ----------------------------------------------------------------------------------------- commands
 
 

@@ -150,33 +150,37 @@ def test_wrong_usage_is_one_line_that_names_it_and_where_help_is(
         assert word in outcome.err
 
 
-def test_help_is_fast_because_nothing_heavy_is_imported() -> None:
+def imported_by(folder: Path, *arguments: str, code: int) -> set[str]:
+    """Packages that are loaded when a command has ended."""
     program = (
         "import json, sys\n"
-        "sys.argv = ['mergetune', '--help']\n"
+        f"sys.argv = ['mergetune', *{arguments!r}]\n"
         "from optimizer.cli.main import run\n"
-        "try:\n    run()\nexcept SystemExit as left:\n    assert left.code == 0\n"
+        f"try:\n    run()\nexcept SystemExit as left:\n    assert left.code == {code}, left.code\n"
         "print(json.dumps(sorted(sys.modules)), file=sys.stderr)\n"
     )
     done = subprocess.run(
-        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True, timeout=120
+        [sys.executable, "-c", program],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=120,
     )
-    assert "Usage: mergetune" in done.stdout
     loaded = {name.split(".")[0] for name in json.loads(done.stderr.splitlines()[-1])}
     assert "optimizer" in loaded
-    heavy = {
-        "torch",
-        "optuna",
-        "diffusers",
-        "transformers",
-        "numpy",
-        "pydantic",
-        "sqlalchemy",
-        "alembic",
-        "yaml",
-        "PIL",
-    }
-    assert loaded & heavy == set()
+    return loaded
+
+
+def test_help_is_fast_because_nothing_heavy_is_imported(tmp_path: Path) -> None:
+    heavy = {"optuna", "diffusers", "transformers", "numpy", "pydantic", "sqlalchemy", "alembic", "yaml", "PIL"}
+    assert imported_by(tmp_path, "--help", code=0) & {"torch", *heavy} == set()
+
+
+@pytest.mark.parametrize("words", [("study", "start", "missing.yaml"), ("worker",), ("export", "nobody")])
+def test_a_mistake_is_told_before_torch_is_imported(words: tuple[str, ...], tmp_path: Path) -> None:
+    assert imported_by(tmp_path, *words, code=2) & {"torch", "diffusers", "open_clip"} == set()
 
 
 def test_the_installed_command_answers(tmp_path: Path) -> None:
