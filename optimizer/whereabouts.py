@@ -11,15 +11,23 @@ import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from optimizer.errors import CheckpointError, OutsideFoldersError
 from optimizer.merging.checkpoint import model_name
 from optimizer.merging.finding import Candidate, candidates
+from studies.fingerprints import named_paths
 from studies.results import ParentFile, StoredStudy
 from studies.spec import StudySpec
+
+
+class Located(NamedTuple):
+    """A stored study's files as they are on this machine."""
+
+    spec: StudySpec
+    parents: tuple[ParentFile, ...]  # with paths and times of here
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,8 +44,8 @@ class ModelFolders:
     digests: Path | None = None
     also: tuple[Path, ...] = ()
 
-    def located(self, study: StoredStudy, progress: Callable[[int], None] | None = None) -> StudySpec:
-        """The study's spec with every file where it is here.
+    def located(self, study: StoredStudy, progress: Callable[[int], None] | None = None) -> Located:
+        """Where every file of the study is here.
 
         Raises:
             CheckpointError: a parent is neither at its path nor in the folders.
@@ -45,7 +53,7 @@ class ModelFolders:
         """
         spec = study.spec
         if not self.folders:
-            return spec
+            return Located(spec, study.parents)
         parents = tuple(self._parent(file, progress) for file in study.parents)
         loras = {
             name: lora.model_copy(update={"path": self._named(lora.path, f"the LoRA {name!r}")})
@@ -53,9 +61,10 @@ class ModelFolders:
         }
         vae = None if spec.vae is None else self._named(spec.vae, "the VAE")
         for name, entry in spec.scorers.items():
-            for path in _paths(entry.options):
+            for path in named_paths(entry.options):
                 self._require(path, f"scorer {name!r}")
-        return spec.model_copy(update={"parents": parents, "loras": loras, "vae": vae})
+        changes = {"parents": tuple(file.path for file in parents), "loras": loras, "vae": vae}
+        return Located(spec.model_copy(update=changes), parents)
 
     def allows(self, path: Path) -> bool:
         """Whether a path, with every link followed, lies in one of the folders."""
@@ -70,14 +79,17 @@ class ModelFolders:
             )
         return path
 
-    def _parent(self, file: ParentFile, progress: Callable[[int], None] | None) -> Path:
-        """Its own path where that may be read, or a file of the same content."""
-        if self.allows(file.path) and file.path.exists():
-            return file.path
+    def _parent(self, file: ParentFile, progress: Callable[[int], None] | None) -> ParentFile:
+        """At its own path where that may be read, or a file of the same content, with the time that one has."""
+        own = Candidate.of(file.path) if self.allows(file.path) and file.path.exists() else None
+        if own is not None and (own.size_bytes, own.mtime_ns) == (file.bytes, file.mtime_ns):
+            return file
         known = Digests(self.digests)
-        for candidate in self._candidates(model_name(file.path)):
+        for candidate in (own,) if own is not None else self._candidates(model_name(file.path)):
             if candidate.size_bytes == file.bytes and known.of(candidate, progress) == file.sha256:
-                return candidate.path
+                return replace(file, path=candidate.path, mtime_ns=candidate.mtime_ns)
+        if own is not None:
+            return file  # it has changed: who hashes the parents refuses it
         raise CheckpointError(
             f"parent {file.letter} ({file.path.name}, sha256 {file.sha256[:10]}...) is not in the model folders "
             f"{_told(self.folders)}: put it there under any name, or name its folder with --models"
@@ -141,17 +153,6 @@ class Digests:
             temporary = self._path.with_suffix(f".{os.getpid()}.part")
             temporary.write_text(json.dumps(known))
             temporary.replace(self._path)
-
-
-def _paths(options: Mapping[Any, Any]) -> Iterator[Path]:
-    """Every absolute path among a scorer's options."""
-    for value in options.values():
-        if isinstance(value, Mapping):
-            yield from _paths(value)
-        elif isinstance(value, (list, tuple)):
-            yield from _paths(dict(enumerate(value)))
-        elif isinstance(value, str) and Path(value).is_absolute():
-            yield Path(value)
 
 
 def _told(folders: Sequence[Path]) -> str:

@@ -45,16 +45,20 @@ def _digest(options: Mapping[str, Any]) -> str:
     return digest.hexdigest()
 
 
-def _files(options: Mapping[str, Any]) -> Iterator[Path]:
-    """Files named by absolute paths, in a fixed order; of folders, the pictures, and the architecture in use."""
+def named_paths(options: Mapping[str, Any]) -> Iterator[Path]:
+    """The absolute paths among a scorer's options, in a fixed order; of `config_dir`, the architecture in use."""
     for name, value in sorted(options.items()):
-        if isinstance(value, Mapping):
-            yield from _files(value)
-        elif isinstance(value, str) and Path(value).is_absolute():
-            path = Path(value)
-            if name == "config_dir":
-                path /= f"{options.get('model')}.json"
-            if path.is_file():
-                yield path
-            elif path.is_dir():
-                yield from sorted(row for row in path.rglob("*") if row.suffix.lower() in PICTURES)
+        for each in value if isinstance(value, (list, tuple)) else (value,):
+            if isinstance(each, Mapping):
+                yield from named_paths(each)
+            elif isinstance(each, str) and Path(each).is_absolute():
+                yield Path(each, f"{options.get('model')}.json") if name == "config_dir" else Path(each)
+
+
+def _files(options: Mapping[str, Any]) -> Iterator[Path]:
+    """What is read: files, and of folders the pictures."""
+    for path in named_paths(options):
+        if path.is_file():
+            yield path
+        elif path.is_dir():
+            yield from sorted(row for row in path.rglob("*") if row.suffix.lower() in PICTURES)

@@ -154,8 +154,10 @@ def verified_plan(stored: StoredStudy, folders: ModelFolders, *, trust_times: bo
     with loading_libraries():
         from optimizer.setup import make_plan
 
-    plan = make_plan(folders.located(stored))
-    hashed(plan, stored.parents, trust_times=trust_times)
+    with console.status(f"looking for the files of {escaped(stored.name)}"):
+        found = folders.located(stored)
+    plan = make_plan(found.spec)
+    hashed(plan, found.parents, trust_times=trust_times)
     return plan
 
 

@@ -29,6 +29,11 @@ class Candidate:
     def size_bytes(self) -> int:
         return sum(file.stat().st_size for file in self.files)
 
+    @property
+    def mtime_ns(self) -> int:
+        """When any of its files was last changed, in nanoseconds since the epoch."""
+        return max(file.stat().st_mtime_ns for file in self.files)
+
     def sha256(self, progress: Callable[[int], None] | None = None) -> str:
         """As recipes name it: of the file, or of a folder as `sha256_of_files` has it."""
         if self.files == (self.path,):

@@ -219,11 +219,24 @@ def test_parents_are_found_by_their_content_wherever_they_lie(place: Place) -> N
     stored = replace(study, spec=study.spec.model_copy(update={"scorers": {}}))
     read: list[int] = []
     found = folders.located(stored, read.append)
-    assert [path.name for path in found.parents] == ["renamed-0.safetensors", "renamed-1.safetensors"]
+    assert [path.name for path in found.spec.parents] == ["renamed-0.safetensors", "renamed-1.safetensors"]
+    again: list[int] = []
+    hash_parents(make_plan(found.spec), found.parents, again.append)
+    assert again == []  # known by the times they have here
     assert sum(read) > 0
     read.clear()
     assert folders.located(stored, read.append) == found
     assert read == []  # by size and time
+    copied = tuple(
+        replace(parent, path=models / f"renamed-{index}.safetensors", mtime_ns=1)
+        for index, parent in enumerate(study.parents)
+    )
+    fresh = replace(folders, digests=place.folder / "cache" / "other.json")
+    for expected in (sum(parent.bytes for parent in copied), 0):  # at their own paths, with other times
+        found = fresh.located(replace(stored, parents=copied), read.append)
+        hash_parents(make_plan(found.spec), found.parents, read.append)
+        assert sum(read) == expected
+        read.clear()
     (models / "renamed-1.safetensors").write_bytes(bytes(study.parents[1].bytes))
     with pytest.raises(CheckpointError, match=r"parent B .* is not in the model folders"):
         folders.located(stored)
