@@ -6,6 +6,7 @@ its number. Nothing is mended that would lose a score.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -21,7 +22,7 @@ from optimizer.racing import ESTIMATE_KEY
 from search_spaces.blocks import Architecture
 from search_spaces.errors import OutsideSpaceError
 from search_spaces.space import SearchSpace
-from studies import results, tables
+from studies import attendance, results, tables
 from studies.adoption import rows_of
 from studies.artifacts import Artifacts
 from studies.blueprint import Blueprint, LoraFile, slots_of
@@ -69,7 +70,7 @@ def diagnose(database: Database, studies: Sequence[StoredStudy], artifacts: Arti
 
 
 def _findings(database: Database, studies: Sequence[StoredStudy], artifacts: Artifacts) -> Iterator[Finding]:
-    alive = results.live_workers(database)
+    alive = attendance.live_workers(database)
     for study in studies:
         rows = results.load_trials(database, study)
         if study.name in optuna.get_all_study_names(storage=database.storage):
@@ -93,7 +94,8 @@ def _workers(database: Database, alive: frozenset[str]) -> Iterator[Finding]:
     for row in rows:
         if row.id not in alive | holding:
             words = f"worker {row.id[:8]} (process {row.pid} on {row.host}) is dead: its entry is removed"
-            yield Finding(kind="dead worker", words=words, mend=lambda row=row: results.remove_worker(database, row.id))  # type: ignore[misc]
+            remove = functools.partial(attendance.remove_worker, database, row.id)
+            yield Finding(kind="dead worker", words=words, mend=remove)
 
 
 # ------------------------------------------------------------------------------------------ trials
@@ -150,7 +152,7 @@ class _Trials:
             reason = f"ended by another program: {trial.state.name} for Optuna while its worker was dead"
             words = f"it is running for us, {trial.state.name} for Optuna, and its worker is dead: failed"
             yield self._finding("ended elsewhere", row.number, words, lambda: self._fail(row, reason))
-        elif not results.is_registered(self.database, row.worker_id):
+        elif not attendance.is_registered(self.database, row.worker_id):
             return  # given back: the next worker runs it again
         elif row.attempt > RERUNS:
             words = f"{row.attempt} workers died over it: failed"
@@ -244,10 +246,13 @@ def _files(database: Database, study: StoredStudy, files: StudyFiles) -> Iterato
     kept = results.kept_files(database, study)
     named = {row.number: kept.get(row.number, frozenset()) for row in finished}
     sheets = {row.number: files.sheet(row) for row in finished}
+    by_set = results.numbers_with_set_scores(database, study)
+    features = {row.number: files.features(row) for row in finished if row.number in by_set}
     gone = {number: names - listed for number, names in named.items() if names - listed}
     gone_sheets = {number for number, sheet in sheets.items() if sheet is not None and sheet not in listed}
-    count = sum(map(len, named.values())) + sum(sheet is not None for sheet in sheets.values())
-    if count and count == sum(map(len, gone.values())) + len(gone_sheets):
+    gone_features = {number for number, name in features.items() if name not in listed}
+    count = sum(map(len, named.values())) + sum(sheet is not None for sheet in sheets.values()) + len(features)
+    if count and count == sum(map(len, gone.values())) + len(gone_sheets) + len(gone_features):
         words = (
             f"none of the {count} files that its trials name is in {files.place}: name the right place with --artifacts"
         )
@@ -255,6 +260,12 @@ def _files(database: Database, study: StoredStudy, files: StudyFiles) -> Iterato
         return
     for row in finished:
         yield from _missing(database, study, row, gone.get(row.number, frozenset()), sheet=row.number in gone_sheets)
+        if row.number in gone_features:
+            words = (
+                f"the features of its set scores are not there ({features[row.number]}): restore them from a backup; "
+                "without those of the parents no trial's gain can be told"
+            )
+            yield Finding(kind="missing features", study=study.name, trial=row.number, words=words)
     for name in sorted(orphans_among(listed, database, study, files.artifacts, rows)):
         yield Finding(
             kind="orphan file",

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import PurePosixPath
 
-from studies.artifacts import Artifacts, stored_name
+from studies.artifacts import FEATURES, Artifacts, stored_name
 from studies.results import StoredStudy, StoredTrial
 
 
@@ -38,6 +38,10 @@ class StudyFiles:
     def sheet(self, row: StoredTrial) -> str | None:
         """The name of a trial's contact sheet, if it has one."""
         return None if row.sheet is None else stored_name(row.sheet)
+
+    def features(self, row: StoredTrial) -> str:
+        """The name of the features of a trial's set scores."""
+        return self.artifacts.of_trial(self.study.key, row.number, row.worker_id).name(FEATURES)
 
     def remove(self, name: str) -> None:
         self.artifacts.store.remove(name)

@@ -201,6 +201,7 @@ class EventReporter(Reporter):
         self._log.tell("images_rendered", images=done)
 
     def trial_finished(self, trial: StoredTrial) -> None:
+        self._log.trial = trial.number  # of a trial that is given up, nothing else was told
         failed = trial.state == "failed"
         took = None if trial.finished_at is None else trial.finished_at - trial.started_at
         self._log.tell(
@@ -223,11 +224,11 @@ class EventReporter(Reporter):
         self._log.tell("trial_lost", "warning")
         self._log.trial = None
 
-    def database_away(self, reason: str, limit_seconds: float) -> None:
-        self._log.tell("database_away", "warning", reason=reason, limit=limit_seconds)
+    def outage_began(self, reason: str, limit_seconds: float) -> None:
+        self._log.tell("outage_began", "warning", reason=reason, limit=limit_seconds)
 
-    def database_back(self, seconds: float) -> None:
-        self._log.tell("database_back", took=seconds)
+    def outage_ended(self, seconds: float) -> None:
+        self._log.tell("outage_ended", took=seconds)
 
     def paused(self) -> None:
         self._log.tell("paused")

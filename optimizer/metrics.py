@@ -70,11 +70,9 @@ class Metrics:
             registry=registry,
         )  # fmt: skip
         self.outages = prometheus.Counter(
-            "mergetune_database_outages", "How often the study database went away.", of, registry=registry
+            "mergetune_outages", "How often the study database or the artifact store went away.", of, registry=registry
         )
-        self.away = prometheus.Gauge(
-            "mergetune_database_away", "1 while the study database is waited for.", of, registry=registry
-        )
+        self.away = prometheus.Gauge("mergetune_outage", "1 while either is waited for.", of, registry=registry)
         self.stored = prometheus.Gauge(
             "mergetune_study_trials", "Trials in the database: running, complete, stopped, failed.", (*of, "state"),
             registry=registry,
@@ -160,11 +158,11 @@ class MetricsReporter(Reporter):
     def trial_lost(self, number: int) -> None:
         self._metrics.trials.labels(self._study, "lost").inc()
 
-    def database_away(self, reason: str, limit_seconds: float) -> None:
+    def outage_began(self, reason: str, limit_seconds: float) -> None:
         self._metrics.outages.labels(self._study).inc()
         self._metrics.away.labels(self._study).set(1)
 
-    def database_back(self, seconds: float) -> None:
+    def outage_ended(self, seconds: float) -> None:
         self._metrics.away.labels(self._study).set(0)
 
     def _look(self) -> None:

@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from sqlalchemy.exc import SQLAlchemyError
 
 from optimizer.outages import OUTAGES, Endurance
-from studies import results
+from studies import attendance
 from studies.database import Database
 from studies.errors import DatabaseError
 
@@ -36,13 +36,13 @@ class Presence:
         """
         self._look_at_the_clock()
         trusted = time.monotonic() >= self._trusted_from
-        return results.live_workers(self._database, results.STALE_SECONDS if trusted else float("inf"))
+        return attendance.live_workers(self._database, attendance.STALE_SECONDS if trusted else float("inf"))
 
     def beat_until(self, left: threading.Event) -> None:
         """Give signs of life."""
         while not left.wait(HEARTBEAT_SECONDS):
             try:
-                results.sign_of_life(self._database, self.worker_id)
+                attendance.sign_of_life(self._database, self.worker_id)
                 self._look_at_the_clock()
             except SQLAlchemyError:  # the next beat may get through
                 self._distrust()
@@ -68,7 +68,7 @@ def deaths(attempts: int) -> str:
 @contextmanager
 def present(database: Database, endure: Endurance) -> Iterator[Presence]:
     """Sign on, give signs of life, and sign off."""
-    presence = Presence(database, endure(lambda: results.register_worker(database)))
+    presence = Presence(database, endure(lambda: attendance.register_worker(database)))
     left = threading.Event()
     thread = threading.Thread(target=presence.beat_until, args=(left,), name="heartbeat", daemon=True)
     thread.start()
@@ -78,4 +78,4 @@ def present(database: Database, endure: Endurance) -> Iterator[Presence]:
         left.set()
         thread.join()
         with suppress(*OUTAGES, DatabaseError):  # then it counts as one that died, which costs nobody anything
-            results.remove_worker(database, presence.worker_id)
+            attendance.remove_worker(database, presence.worker_id)

@@ -31,14 +31,17 @@ class Reporter:
     def images_rendered(self, done: int) -> None: ...
 
     def trial_finished(self, trial: StoredTrial) -> None:
-        """It is complete or failed, and stored. Called again if it raises what tells of an outage."""
+        """It is complete or failed, and stored: also one that is given up, as too many workers died over it.
+
+        Called again if it raises what tells of an outage.
+        """
 
     def trial_lost(self, number: int) -> None:
         """Another worker took this one for dead and has its trial: nothing of it was stored."""
 
-    def database_away(self, reason: str, limit_seconds: float) -> None: ...
+    def outage_began(self, reason: str, limit_seconds: float) -> None: ...
 
-    def database_back(self, seconds: float) -> None:
+    def outage_ended(self, seconds: float) -> None:
         """It had been away for so long."""
 
     def paused(self) -> None:
@@ -91,13 +94,13 @@ class Reporters(Reporter):
         for reporter in self._reporters:
             reporter.trial_lost(number)
 
-    def database_away(self, reason: str, limit_seconds: float) -> None:
+    def outage_began(self, reason: str, limit_seconds: float) -> None:
         for reporter in self._reporters:
-            reporter.database_away(reason, limit_seconds)
+            reporter.outage_began(reason, limit_seconds)
 
-    def database_back(self, seconds: float) -> None:
+    def outage_ended(self, seconds: float) -> None:
         for reporter in self._reporters:
-            reporter.database_back(seconds)
+            reporter.outage_ended(seconds)
 
     def paused(self) -> None:
         for reporter in self._reporters:

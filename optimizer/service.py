@@ -56,9 +56,9 @@ class Host(Protocol):
     def waiting(self) -> None:
         """There is nothing to do: told once until there is."""
 
-    def database_away(self, reason: str, limit_seconds: float) -> None: ...
+    def outage_began(self, reason: str, limit_seconds: float) -> None: ...
 
-    def database_back(self, seconds: float) -> None: ...
+    def outage_ended(self, seconds: float) -> None: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,7 +106,7 @@ class Service:
         self._database, self._machines, self._artifacts = database, machines, artifacts
         self._host, self._stop, self._settings = host, stop, settings
         self._endure = Endurance(
-            limit_seconds=settings.patience_seconds, on_waiting=host.database_away, on_back=host.database_back
+            limit_seconds=settings.patience_seconds, on_waiting=host.outage_began, on_back=host.outage_ended
         )
         self._prospects: dict[int, Prospect] = {}
         self._refusals: dict[str, _Refusal] = {}
@@ -114,6 +114,7 @@ class Service:
         self.doing = "looking for work"  # in words, for people
         self._current: int | None = None  # the study it is at
         self._since = 0.0  # time.monotonic
+        self._looked = 0.0  # time.monotonic, when it last chose among the studies
 
     def run(self) -> int:
         """Work until there is nothing left or it is stopped; returns how many trials were finished.
@@ -145,6 +146,7 @@ class Service:
     # --------------------------------------------------------------------------------- choosing
 
     def _next(self, presence: Presence) -> _Turn | None:
+        self._looked = time.monotonic()
         alive = presence.alive() - {presence.worker_id}
         others = workers_at(self._database, alive)
         turns: dict[int, _Turn] = {}
@@ -238,9 +240,11 @@ class Service:
         return Worker(self._database, study, machine, self._artifacts, reporter, self._stop.is_set, patience)
 
     def _stays(self, study: StoredStudy, presence: Presence) -> bool:
-        """Whether the same study is to be worked on again, without a look at what else there is in it."""
+        """Whether the same study is to be worked on again; what else there is to do is looked at now and then."""
         if self._stop.is_set() or self._endure(lambda: status_of(self._database, study)) != "active":
             return False
+        if time.monotonic() - self._looked < self._settings.poll_seconds:
+            return True
         turn = self._endure(lambda: self._next(presence))
         return turn is not None and turn.study == study and turn.task == "trials"
 

@@ -41,7 +41,7 @@ from optimizer.search.probes import Probe, without
 from optimizer.search.sampler import ProbesFirst, distributions, load_optuna_study
 from optimizer.setup import Machine, device_kind, machine_description
 from optimizer.standing import best_trials, parent_trials, would_be_best
-from studies import results
+from studies import attendance, results
 from studies.artifacts import Artifacts, TrialFiles, attach_sheet
 from studies.attendance import turn_to
 from studies.batch_limits import load_batch_limits, store_batch_limit
@@ -97,7 +97,7 @@ class Worker:
         patience_seconds: float = LIMIT_SECONDS,
     ) -> None:
         self._endure = Endurance(
-            limit_seconds=patience_seconds, on_waiting=reporter.database_away, on_back=reporter.database_back
+            limit_seconds=patience_seconds, on_waiting=reporter.outage_began, on_back=reporter.outage_ended
         )
         self._database, self._study, self._machine = database, study, machine
         self._artifacts, self._reporter, self._stop = artifacts, reporter, stop
@@ -203,7 +203,9 @@ class Worker:
                 return _Start(trial=trial, params=trial.params, attempt=1)
             if row.state == "running" and (attempt := self._next_attempt(row)) is not None:
                 return _Start(trial=trial, params=trial.params, attempt=attempt)
-            self._settle(trial)
+            settled = self._settle(trial)
+            if settled.state == "failed" and settled.reason == deaths(settled.attempt):
+                self._reporter.trial_finished(settled)  # who worked on it cannot tell any more
         return None
 
     def _next_attempt(self, row: StoredTrial) -> int | None:
@@ -211,7 +213,7 @@ class Worker:
 
         A worker that left of its own accord has signed off, and does not count.
         """
-        if not results.is_registered(self._database, row.worker_id):
+        if not attendance.is_registered(self._database, row.worker_id):
             return row.attempt
         if row.attempt <= RERUNS:
             return row.attempt + 1
@@ -400,7 +402,7 @@ class Worker:
             return
         rows = self._ledger.trials()
         kept = {row.number for row in (*parent_trials(rows).values(), *best_trials(rows, self._machine.objective))}
-        dropped = results.numbers_with_files(self._database, self._study) - kept
+        dropped = results.kept_files(self._database, self._study).keys() - kept
         for row in rows:
             if row.number in dropped:
                 for file in results.drop_files(self._database, row):

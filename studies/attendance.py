@@ -1,7 +1,10 @@
-"""Which worker is at which study, and what it does there."""
+"""Which workers there are, which of them live, and what each is at."""
 
 from __future__ import annotations
 
+import os
+import socket
+import uuid
 from collections import Counter
 from collections.abc import Collection
 from typing import Literal
@@ -9,10 +12,55 @@ from typing import Literal
 import sqlalchemy as sa
 
 from studies import tables
-from studies.database import Database
+from studies.database import Database, clock
+from studies.processes import is_running, process_identity
 from studies.results import StoredStudy
 
+STALE_SECONDS = 180.0  # a worker on another machine that gave no sign of life for so long is taken for dead
+
 Task = Literal["trials", "final"]
+
+
+def register_worker(database: Database) -> str:
+    """A new worker of this process; returns its id."""
+    worker_id, pid = uuid.uuid4().hex, os.getpid()
+    who = {"id": worker_id, "host": socket.gethostname(), "pid": pid, "process": process_identity(pid)}
+    with database.write() as connection:
+        connection.execute(tables.workers.insert().values(**who, seen_at=clock(connection)))
+    return worker_id
+
+
+def sign_of_life(database: Database, worker_id: str) -> None:
+    with database.write() as connection:
+        values = {"seen_at": clock(connection)}
+        connection.execute(tables.workers.update().where(tables.workers.c.id == worker_id).values(**values))
+
+
+def remove_worker(database: Database, worker_id: str) -> None:
+    with database.write() as connection:
+        connection.execute(tables.workers.delete().where(tables.workers.c.id == worker_id))
+
+
+def is_registered(database: Database, worker_id: str) -> bool:
+    """Whether a worker has not left: it is alive, or it died."""
+    with database.engine.connect() as connection:
+        query = sa.select(tables.workers.c.id).where(tables.workers.c.id == worker_id)
+        return connection.execute(query).first() is not None
+
+
+def live_workers(database: Database, stale_seconds: float = STALE_SECONDS) -> frozenset[str]:
+    """Workers not known to be dead: on this machine their process must exist, elsewhere they must have been seen.
+
+    One that was seen in the future was seen before the clock was set back: that tells as little as the past.
+    """
+    here = socket.gethostname()
+    with database.engine.connect() as connection:
+        rows, time = connection.execute(sa.select(tables.workers)).all(), clock(connection)
+    return frozenset(
+        row.id
+        for row in rows
+        if (is_running(row.pid, row.process) if row.host == here else abs(time - row.seen_at) < stale_seconds)
+    )
 
 
 def turn_to(database: Database, worker_id: str, study: StoredStudy | None, task: Task | None = None) -> None:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import functools
-import os
-import socket
 import uuid
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
@@ -20,10 +18,9 @@ from sqlalchemy.engine import Connection, CursorResult, Row
 
 from scorers.protocol import Direction
 from studies import tables
-from studies.database import Database, clock, now
+from studies.database import Database, now
 from studies.errors import StudyExistsError, StudyMissingError
 from studies.fingerprints import fingerprints
-from studies.processes import is_running, process_identity
 from studies.recipe import Recipe
 from studies.spec import BudgetSettings, StudySpec
 
@@ -31,7 +28,6 @@ SOFTWARE = ("mergetune", "torch", "diffusers", "transformers", "optuna", "open_c
 State = Literal["running", "complete", "failed"]
 Status = Literal["active", "paused", "stopped"]
 BEGINNING = "mergetune:takes trials over"  # our key, of an Optuna study: without one of ours, its start was cut off
-STALE_SECONDS = 180.0  # a worker on another machine that gave no sign of life for so long is taken for dead
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -545,12 +541,13 @@ def kept_files(database: Database, study: StoredStudy) -> dict[int, frozenset[st
     return {number: frozenset(files) for number, files in found.items()}
 
 
-def numbers_with_files(database: Database, study: StoredStudy) -> frozenset[int]:
-    """Trials that keep renders as PNG files."""
+def numbers_with_set_scores(database: Database, study: StoredStudy) -> frozenset[int]:
+    """Trials with scores of a whole set, whose features must be kept."""
     query = (
         sa.select(tables.trials.c.number)
-        .join(tables.renders, tables.renders.c.trial_id == tables.trials.c.id)
-        .where(tables.trials.c.study_id == study.id, tables.renders.c.file.is_not(None))
+        .join(tables.scores, tables.scores.c.trial_id == tables.trials.c.id)
+        .where(tables.trials.c.study_id == study.id, tables.scores.c.item.is_(None))
+        .distinct()
     )
     with database.engine.connect() as connection:
         return frozenset(connection.execute(query).scalars())
@@ -581,48 +578,3 @@ def load_scores(database: Database, trial: StoredTrial) -> tuple[dict[str, tuple
             else:
                 by_item.setdefault(row.scorer, []).append(row.value)
     return {scorer: tuple(values) for scorer, values in by_item.items()}, by_set
-
-
-# ----------------------------------------------------------------------------------------- workers
-
-
-def register_worker(database: Database) -> str:
-    """A new worker of this process; returns its id."""
-    worker_id, pid = uuid.uuid4().hex, os.getpid()
-    who = {"id": worker_id, "host": socket.gethostname(), "pid": pid, "process": process_identity(pid)}
-    with database.write() as connection:
-        connection.execute(tables.workers.insert().values(**who, seen_at=clock(connection)))
-    return worker_id
-
-
-def sign_of_life(database: Database, worker_id: str) -> None:
-    with database.write() as connection:
-        values = {"seen_at": clock(connection)}
-        connection.execute(tables.workers.update().where(tables.workers.c.id == worker_id).values(**values))
-
-
-def remove_worker(database: Database, worker_id: str) -> None:
-    with database.write() as connection:
-        connection.execute(tables.workers.delete().where(tables.workers.c.id == worker_id))
-
-
-def is_registered(database: Database, worker_id: str) -> bool:
-    """Whether a worker has not left: it is alive, or it died."""
-    with database.engine.connect() as connection:
-        query = sa.select(tables.workers.c.id).where(tables.workers.c.id == worker_id)
-        return connection.execute(query).first() is not None
-
-
-def live_workers(database: Database, stale_seconds: float = STALE_SECONDS) -> frozenset[str]:
-    """Workers not known to be dead: on this machine their process must exist, elsewhere they must have been seen.
-
-    One that was seen in the future was seen before the clock was set back: that tells as little as the past.
-    """
-    here = socket.gethostname()
-    with database.engine.connect() as connection:
-        rows, time = connection.execute(sa.select(tables.workers)).all(), clock(connection)
-    return frozenset(
-        row.id
-        for row in rows
-        if (is_running(row.pid, row.process) if row.host == here else abs(time - row.seen_at) < stale_seconds)
-    )

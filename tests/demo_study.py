@@ -79,14 +79,14 @@ class Recorder(Reporter):
 
     def paused(self) -> None: ...
 
-    def database_away(self, reason: str, limit_seconds: float) -> None:
+    def outage_began(self, reason: str, limit_seconds: float) -> None:
         assert limit_seconds > 0
         self.away.append(reason)
 
     def batch_reduced(self, batch_size: int, reason: str) -> None:
         self.reduced.append((batch_size, reason))
 
-    def database_back(self, seconds: float) -> None:
+    def outage_ended(self, seconds: float) -> None:
         self.back.append(seconds)
 
     def stop(self) -> bool:

@@ -99,11 +99,12 @@ class ProgressReporter(Reporter):
         elif trial.state == "failed":
             console.print(f"[red]trial {trial.number} failed:[/] {escaped(trial.reason or '')}")
 
-    def database_away(self, reason: str, limit_seconds: float) -> None:
+    def outage_began(self, reason: str, limit_seconds: float) -> None:
         print_waiting(reason, limit_seconds)
 
     def paused(self) -> None:
-        console.print(f"paused; it goes on with: mergetune study resume {escaped(self._study.name)} --detach")
+        again = f'mergetune study resume "{self._study.name}" --detach'
+        console.print(escaped(f"paused; it goes on with: {again}"), soft_wrap=True)
 
     def batch_reduced(self, batch_size: int, reason: str) -> None:
         images = "1 image" if batch_size == 1 else f"{batch_size} images"

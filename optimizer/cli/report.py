@@ -19,7 +19,7 @@ from optimizer.objective import SINGLE, Objective
 from optimizer.search.ties import split_before, split_in_words
 from optimizer.standing import best_trials, parent_trials, stopped_after
 from scorers.protocol import ScorerInfo
-from studies import results
+from studies import attendance, results
 from studies.artifacts import Artifacts
 from studies.attendance import workers_at
 from studies.database import Database
@@ -34,7 +34,7 @@ def studies_table(database: Database) -> Table:
     table = Table(title="studies", title_justify="left")
     for head in ("study", "parents", "status", "trials", "failed", "best gain (95 % interval)", "begun"):
         table.add_column(head)
-    workers = workers_at(database, results.live_workers(database))
+    workers = workers_at(database, attendance.live_workers(database))
     for study in results.list_studies(database):
         rows = results.load_trials(database, study)
         objective = study_objective(study)

@@ -197,11 +197,11 @@ class Terminal:
     def waiting(self) -> None:
         console.print("waiting for work; Ctrl-C or SIGTERM to leave", soft_wrap=True)
 
-    def database_away(self, reason: str, limit_seconds: float) -> None:
+    def outage_began(self, reason: str, limit_seconds: float) -> None:
         from optimizer.cli.progress import print_waiting
 
         print_waiting(reason, limit_seconds)
-        self._watch.tell("database_away", "warning", reason=reason, limit=limit_seconds)
+        self._watch.tell("outage_began", "warning", reason=reason, limit=limit_seconds)
 
-    def database_back(self, seconds: float) -> None:
-        self._watch.tell("database_back", took=seconds)
+    def outage_ended(self, seconds: float) -> None:
+        self._watch.tell("outage_ended", took=seconds)

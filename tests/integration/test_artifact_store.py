@@ -25,7 +25,7 @@ from optimizer.delivery import Watch, deliver
 from optimizer.evaluation import pixels_digest
 from optimizer.setup import Machine
 from optimizer.worker import Worker
-from studies import results
+from studies import attendance, results
 from studies.artifacts import Artifacts, stored_name
 from studies.database import open_database
 from studies.errors import ArtifactError
@@ -168,8 +168,8 @@ class Cut(Recorder):
         if number == 2:
             self._objects.stop()
 
-    def database_away(self, reason: str, limit_seconds: float) -> None:
-        super().database_away(reason, limit_seconds)
+    def outage_began(self, reason: str, limit_seconds: float) -> None:
+        super().outage_began(reason, limit_seconds)
         if self._back:
             threading.Timer(1.0, self._objects.start).start()
 
@@ -193,7 +193,7 @@ def test_a_store_that_stays_away_ends_the_worker_and_another_runs_its_trial_agai
             run(short, Cut(objects, back=False), patience=1)
         rows = results.load_trials(short.database, short.study)
         assert [row.state for row in rows] == ["complete", "complete", "running"]
-        assert results.live_workers(short.database) == frozenset()
+        assert attendance.live_workers(short.database) == frozenset()
     finally:
         objects.start()
     assert there(short) == referred(short)

@@ -26,7 +26,7 @@ from optimizer.setup import build_machine, hash_parents, make_plan
 from optimizer.worker import Worker
 from scorers.protocol import SuiteImages
 from search_spaces.blocks import Architecture
-from studies import results, tables
+from studies import attendance, results, tables
 from studies.database import Database, open_database
 from studies.errors import DatabaseError, StudyChangedError
 from studies.spec import StudySpec
@@ -143,7 +143,7 @@ class Clocks:
 
 def elsewhere(database: Database) -> str:
     """A worker of another machine that has just given a sign of life."""
-    worker = results.register_worker(database)
+    worker = attendance.register_worker(database)
     with database.write() as connection:
         connection.execute(tables.workers.update().where(tables.workers.c.id == worker).values(host="elsewhere"))
     return worker
@@ -155,17 +155,17 @@ def test_a_clock_that_is_set_kills_nobody_and_keeps_no_dead_alive(
 ) -> None:
     database = open_database(f"sqlite:///{tmp_path}/study.db")
     clocks = Clocks(monkeypatch)
-    living, dead, here = elsewhere(database), elsewhere(database), results.register_worker(database)
-    presence = Presence(database, results.register_worker(database))
+    living, dead, here = elsewhere(database), elsewhere(database), attendance.register_worker(database)
+    presence = Presence(database, attendance.register_worker(database))
     assert {living, dead, here} <= presence.alive()
     clocks.set_by = hours * HOUR
     assert {living, dead, here} <= presence.alive()
     for _ in range(4):
         clocks.passed += HEARTBEAT_SECONDS
-        results.sign_of_life(database, living)
+        attendance.sign_of_life(database, living)
         assert {living, here} <= presence.alive()
-    clocks.passed += results.STALE_SECONDS - HEARTBEAT_SECONDS
-    results.sign_of_life(database, living)
+    clocks.passed += attendance.STALE_SECONDS - HEARTBEAT_SECONDS
+    attendance.sign_of_life(database, living)
     assert presence.alive() & {living, dead, here} == {living, here}
     database.close()
 
@@ -175,10 +175,10 @@ def test_workers_of_a_server_see_each_other_by_its_clock(monkeypatch: pytest.Mon
     database = open_database(new_postgresql_url())
     worker, clocks = elsewhere(database), Clocks(monkeypatch)
     clocks.set_by = 5 * HOUR
-    assert worker in results.live_workers(database)
-    results.sign_of_life(database, worker)
+    assert worker in attendance.live_workers(database)
+    attendance.sign_of_life(database, worker)
     clocks.set_by = -5 * HOUR
-    assert worker in results.live_workers(database)
+    assert worker in attendance.live_workers(database)
     database.close()
 
 
@@ -242,7 +242,7 @@ def test_a_worker_writes_nothing_into_tables_of_another_version_and_the_trial_is
     with pytest.raises(DatabaseError, match="newer mergetune"):
         open_database(short.database.url)
     set_version(short.database, "0001")
-    results.remove_worker(short.database, rows[1].worker_id)  # its process would have ended
+    attendance.remove_worker(short.database, rows[1].worker_id)  # its process would have ended
     assert [number for number, _ in short.run().started] == [1, 2, 3]
     short.database.close()
 

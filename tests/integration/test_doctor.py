@@ -20,7 +20,7 @@ from real_databases import new_postgresql_url
 from optimizer.doctor import Diagnosis, diagnose
 from optimizer.presence import RERUNS
 from optimizer.setup import Machine
-from studies import results, tables
+from studies import attendance, results, tables
 from studies.artifacts import Artifacts, stored_name
 from studies.database import open_database
 from studies.results import StoredTrial
@@ -81,7 +81,7 @@ def told(short: ShortStudy) -> list[FrozenTrial]:
 def dead_worker(short: ShortStudy) -> str:
     process = subprocess.Popen([sys.executable, "-c", ""])
     process.wait()
-    worker = results.register_worker(short.database)
+    worker = attendance.register_worker(short.database)
     with short.database.write() as connection:
         mine = tables.workers.c.id == worker
         connection.execute(tables.workers.update().where(mine).values(pid=process.pid))
@@ -107,7 +107,7 @@ def test_everything_that_crashes_leave_is_found_and_mended_and_the_study_finishe
     stale, hopeless = taken(short, dead_worker(short)), taken(short, dead_worker(short), RERUNS + 1)
     ended, idle = taken(short, dead_worker(short)), dead_worker(short)
     optuna.load_study(study_name="short", storage=short.database.storage).tell(ended, state=TrialState.FAIL)
-    living = results.register_worker(short.database)
+    living = attendance.register_worker(short.database)
     busy = taken(short, living)
     before = told(short)[3]
     execute(
@@ -154,10 +154,10 @@ def test_everything_that_crashes_leave_is_found_and_mended_and_the_study_finishe
     assert [row.file for row in results.load_renders(short.database, row_of(short, 0))].count(None) == 1
     assert all((folder / name).exists() for name in kept)
     assert [path.exists() for path in (*orphans, *others)] == [False, False, True, True]
-    assert results.is_registered(short.database, living)
-    assert not results.is_registered(short.database, idle)
+    assert attendance.is_registered(short.database, living)
+    assert not attendance.is_registered(short.database, idle)
 
-    results.remove_worker(short.database, living)  # it gives its trial back
+    attendance.remove_worker(short.database, living)  # it gives its trial back
     assert [number for number, _ in short.run().started] == [stale, busy]
     rows = results.load_trials(short.database, short.study)
     assert [row.number for row in rows if row.state != "complete"] == [hopeless, ended]
@@ -203,11 +203,17 @@ def test_what_only_people_can_mend_is_left_with_exit_code_1(
 
     execute(short, "UPDATE trials SET state = 'FAIL' WHERE number = 2")
     results.begin_trial(short.database, short.study, 1, "x", row_of(short, 1).recipe, "w")
-    execute(short, "DELETE FROM mergetune_trials WHERE number = 1")
+    execute(
+        short,
+        "DELETE FROM mergetune_trials WHERE number = 1",
+        "INSERT INTO mergetune_scores (trial_id, scorer, value) "
+        "SELECT id, 'likeness', 0.5 FROM mergetune_trials WHERE number = 0",
+    )
     found = json.loads(call("short", *here, "--mend", "--json", code=1).out)
     assert [(row["kind"], row["trial"], row["can_mend"]) for row in found["left"]] == [
         ("contradiction", 2, False),
         ("unknown to us", 1, False),
+        ("missing features", 0, False),
     ]
     optuna.delete_study(study_name="short", storage=short.database.storage)
     assert "Optuna's part is gone" in " ".join(call("short", *here, code=1).out.split())

@@ -122,7 +122,7 @@ def test_counters_agree_with_the_database(watched: Watched) -> None:
             assert watched.of("mergetune_trials_total", study, outcome=state) == count
             assert watched.of("mergetune_study_trials", study, state=state) == count
         assert watched.of("mergetune_study_trials", study, state="running") == 0
-        assert watched.of("mergetune_database_outages_total", study) == 0
+        assert watched.of("mergetune_outages_total", study) == 0
     assert watched.of("mergetune_images_total", "short") == sum(row.rendered for row in watched.rows["short"]) == 40
     assert Counter(row.state for row in watched.rows["broken"]) == {"complete": 1, "failed": 3}
     assert watched.of("mergetune_trial_failures_total", "broken", reason="degenerate") == 3

@@ -106,7 +106,7 @@ def optunas(short: ShortStudy | Other) -> list[tuple[Any, ...]]:
 
 
 def with_files(short: ShortStudy | Other) -> frozenset[int]:
-    return results.numbers_with_files(short.database, short.study)
+    return frozenset(results.kept_files(short.database, short.study))
 
 
 def test_the_same_scorers_give_the_same_study_to_the_bit(folder: Path, mergetune: Call) -> None:

@@ -11,9 +11,10 @@ import pytest
 from demo_study import Recorder, ShortStudy, begin
 from optuna.trial import TrialState
 
+from optimizer.failures import failure_kind
 from optimizer.presence import RERUNS
 from optimizer.worker import Worker
-from studies import results, tables
+from studies import attendance, results, tables
 
 
 @pytest.fixture(scope="module")
@@ -28,12 +29,12 @@ def taken_by_the_dead(short: ShortStudy, attempt: int, *, signed_off: bool = Fal
     """A trial that is RUNNING in the hands of a worker whose process has ended; its number."""
     process = subprocess.Popen([sys.executable, "-c", ""])
     process.wait()
-    worker_id = results.register_worker(short.database)
+    worker_id = attendance.register_worker(short.database)
     with short.database.write() as connection:
         mine = tables.workers.c.id == worker_id
         connection.execute(tables.workers.update().where(mine).values(pid=process.pid))
     if signed_off:
-        results.remove_worker(short.database, worker_id)
+        attendance.remove_worker(short.database, worker_id)
     number = optuna.load_study(study_name="short", storage=short.database.storage).ask().number
     recipe = short.machine.probes[number].recipe
     origin = short.machine.probes[number].origin
@@ -73,6 +74,11 @@ def test_a_trial_over_which_too_many_died_fails_and_the_study_goes_on(begun: Sho
     assert row.state == "failed"
     assert f"{RERUNS + 1} workers died" in (row.reason or "")
     assert told(begun, number) == TrialState.FAIL
+    assert [(trial.number, trial.state) for trial in recorder.finished] == [
+        (number, "failed"),
+        (number + 1, "complete"),
+    ]
+    assert failure_kind(row.reason) == "worker_died"
 
 
 @dataclass
