@@ -8,6 +8,7 @@ import os
 import secrets
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -191,8 +192,6 @@ def _connected(address: str | None, caches: Path, *, may_start: bool = False) ->
 
 def _require_listener(address: str) -> None:
     """Ray itself would try for minutes."""
-    import socket
-
     host, _, port = address.rpartition(":")
     if not host or not port.isdecimal():
         fail(f"--address takes HOST:PORT of a Ray cluster's head, got {address!r}")
@@ -264,15 +263,11 @@ def _start_own_ray(caches: Path) -> str:
 
 
 def _free_port() -> int:
-    import socket
-
     with socket.create_server((LOOPBACK, 0)) as server:
         return int(server.getsockname()[1])
 
 
 def _await_port(process: subprocess.Popen[bytes], port: int) -> None:
-    import socket
-
     deadline = time.monotonic() + START_SECONDS
     while time.monotonic() < deadline and process.poll() is None:
         with contextlib.suppress(OSError), socket.create_connection((LOOPBACK, port), timeout=1):

@@ -7,11 +7,14 @@ import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 from rich.console import Console
 from rich.status import Status
+
+if TYPE_CHECKING:
+    from studies.database import Database
 
 USER_ERROR = 2
 DATABASE_LOST = 3
@@ -74,6 +77,20 @@ def parsed_weights(weights: str | None) -> dict[str, float] | None:
 def storage_url(storage: str) -> str:
     """A plain path means a SQLite file."""
     return storage if "://" in storage else f"sqlite:///{Path(storage).expanduser().resolve()}"
+
+
+def database_to_change(storage: str) -> Database:
+    """The opened database, of a command that writes to it.
+
+    Raises:
+        DatabaseError: there is none, or it is a SQLite file on a network share.
+    """
+    from studies.database import open_database
+    from studies.shares import require_local
+
+    url = storage_url(storage)
+    require_local(url)
+    return open_database(url, create=False)
 
 
 def cache_folder(cache: Path | None) -> Path:

@@ -7,7 +7,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from optimizer.cli.common import DEFAULT_STORAGE, ArtifactFolder, AsJson, Storage, console, escaped, storage_url
+from optimizer.cli.common import (
+    DEFAULT_STORAGE,
+    ArtifactFolder,
+    AsJson,
+    Storage,
+    console,
+    database_to_change,
+    escaped,
+    storage_url,
+)
 
 if TYPE_CHECKING:
     from optimizer.doctor import Diagnosis, Finding
@@ -31,12 +40,9 @@ def doctor(
     from studies.artifacts import Artifacts
     from studies.database import open_database
     from studies.results import list_studies, load_study
-    from studies.shares import require_local
 
     url = storage_url(storage)
-    if mend:
-        require_local(url)
-    database = open_database(url, create=False)
+    database = database_to_change(url) if mend else open_database(url, create=False)
     chosen = list_studies(database) if study is None else [load_study(database, study)]
     diagnosis = diagnose(database, chosen, Artifacts.known(url, artifacts), mend=mend)
     if as_json:

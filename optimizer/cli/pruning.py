@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from optimizer.cli.common import DEFAULT_STORAGE, ArtifactFolder, Storage, console, escaped, storage_url
+from optimizer.cli.common import DEFAULT_STORAGE, ArtifactFolder, Storage, console, database_to_change, escaped
 
 
 class Keep(StrEnum):
@@ -28,10 +28,9 @@ def prune_artifacts(
     from optimizer.cli.report import study_objective
     from optimizer.pruning import find_waste, remove_waste
     from studies.artifacts import Artifacts
-    from studies.database import open_database
     from studies.results import load_study
 
-    database = open_database(storage_url(storage), create=False)
+    database = database_to_change(storage)
     stored = load_study(database, study)
     place = Artifacts.beside(database.url, artifacts)
     waste = find_waste(database, stored, place, study_objective(stored), keep.value)

@@ -16,6 +16,7 @@ from optimizer.cli.common import (
     Storage,
     cache_folder,
     console,
+    database_to_change,
     escaped,
     interactive,
     loading_libraries,
@@ -43,16 +44,13 @@ def rescore(
     from optimizer.cli.report import print_study
     from optimizer.cli.work import introduced, storage_option
     from studies.artifacts import Artifacts
-    from studies.database import open_database
     from studies.results import load_study
-    from studies.shares import require_local
     from studies.spec import load_spec
 
     quiet_optuna()
     url = storage_url(storage)
-    require_local(url)
     wanted = load_spec(spec)
-    database = open_database(url, create=False)
+    database = database_to_change(url)
     before = load_study(database, study)
     with loading_libraries():
         from optimizer.rescore import find_pictures, require_rescorable, require_same_images

@@ -16,6 +16,7 @@ from optimizer.cli.common import (
     Weights,
     cache_folder,
     console,
+    database_to_change,
     escaped,
     loading_libraries,
     parsed_weights,
@@ -123,15 +124,12 @@ def resume(
     """Go on with a study, with the sampler, seed and settings it began with."""
     from optimizer.cli.work import other_workers, resumed, work_on
     from studies.control import set_status
-    from studies.database import open_database
     from studies.results import load_study, set_budget
-    from studies.shares import require_local
     from studies.spec import load_spec
 
     watch = observing(context, log_json, metrics)
     count, url, caches = worker_count(workers), storage_url(storage), cache_folder(cache)
-    require_local(url)
-    database = open_database(url, create=False)
+    database = database_to_change(url)
     if Path(study).is_file():
         spec = load_spec(Path(study))
         stored = load_study(database, spec.study)
@@ -173,11 +171,10 @@ def finish(
     from optimizer.cli.work import resumed
     from optimizer.insight.ranking import by_value
     from studies.artifacts import Artifacts
-    from studies.database import open_database
     from studies.results import load_study, load_trials
 
     watch = observing(context, log_json, metrics)
-    database = open_database(storage_url(storage), create=False)
+    database = database_to_change(storage)
     stored = load_study(database, study)
     objective = study_objective(stored)
     with loading_libraries():
@@ -228,10 +225,9 @@ def pause(study: StudyName, storage: Storage = DEFAULT_STORAGE) -> None:
 
 def _ask(study: str, storage: str, status: Status, told: str) -> None:
     from studies.control import set_status
-    from studies.database import open_database
     from studies.results import load_study
 
-    database = open_database(storage_url(storage), create=False)
+    database = database_to_change(storage)
     stored = load_study(database, study)
     set_status(database, stored, status)
     again = f'mergetune study resume "{stored.name}"{" --detach" if status == "paused" else ""}'
@@ -246,10 +242,9 @@ def priority(
 ) -> None:
     """Say which study the workers of several turn to first."""
     from studies.control import set_priority
-    from studies.database import open_database
     from studies.results import load_study
 
-    database = open_database(storage_url(storage), create=False)
+    database = database_to_change(storage)
     stored = load_study(database, study)
     set_priority(database, stored, number)
     console.print(f"{escaped(stored.name)} has priority {number}")

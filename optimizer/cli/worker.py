@@ -19,6 +19,7 @@ from optimizer.cli.common import (
     Storage,
     cache_folder,
     console,
+    database_to_change,
     escaped,
     fail,
     loading_libraries,
@@ -97,13 +98,11 @@ def assigned(
 ) -> tuple[Assignment, Database]:
     """What the options ask for, checked, and the opened database."""
     from optimizer.cli.work import patience_seconds
-    from studies.database import database_file, open_database
+    from studies.database import database_file
     from studies.results import load_study
-    from studies.shares import require_local
 
     url, caches = storage_url(storage), cache_folder(cache)
-    require_local(url)
-    database = open_database(url, create=False)
+    database = database_to_change(url)
     for name in names or ():
         load_study(database, name)
     folders = model_folders(models, caches)
