@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import optuna
 import pytest
+import torch
 import yaml
 from demo_study import PROMPTS, Recorder, ShortStudy, begin, make_machine, reopen, short_spec
 from object_store import BUCKET, ObjectStore, object_store
@@ -24,12 +25,13 @@ from optimizer.dashboard import listening_port, make_server
 from optimizer.delivery import Watch, deliver
 from optimizer.evaluation import pixels_digest
 from optimizer.setup import Machine
+from optimizer.warm_start import find_warm_start
 from optimizer.worker import Worker
 from studies import attendance, results
 from studies.artifacts import Artifacts, stored_name
 from studies.database import open_database
 from studies.errors import ArtifactError
-from studies.spec import parse_spec
+from studies.spec import WarmStartSettings, parse_spec
 
 WHOLE: dict[str, Any] = {
     "suite": {"prompts": PROMPTS, "seeds": [1], "sizes": [64], "steps": 1},
@@ -120,12 +122,28 @@ def test_a_study_with_its_artifacts_in_a_bucket_from_its_start_to_the_export(
         short.database, short.study, row, short.machine.plan, short.artifacts, target, overwrite=False, watch=silent
     )
     assert "identical, to the bit" in done.proof
+    _assert_another_begins_with_its_trials(short, place, tmp_path)
     _assert_the_dashboard_shows(short, row)
 
 
-def _tensor(pixels: np.ndarray[Any, Any]) -> Any:
-    import torch
+def _assert_another_begins_with_its_trials(short: ShortStudy, place: str, folder: Path) -> None:
+    """A new study elsewhere takes files over from the bucket, into a folder."""
+    settings = WarmStartSettings(study="short", storage=short.database.url, artifacts=place)
+    spec = short.machine.spec.model_copy(update={"study": "warm", "warm_start": settings})
+    plan, url = replace(short.machine.plan, spec=spec), f"sqlite:///{folder}/warm.db"
+    found = find_warm_start(plan, short.study.parents, torch.device("cpu"), url, folder / "warm")
+    assert found is not None
+    database, artifacts, objective = open_database(url), Artifacts.beside(url, folder / "warm"), plan.objective
+    taken = found.takeover(plan, artifacts)
+    study = results.create_study(database, spec, short.study.parents, objective.directions, objective.names, taken)
+    assert [row.source for row in results.load_trials(database, study)] == [f"short trial {n}" for n in range(4)]
+    new = replace(short, database=database, study=study, artifacts=artifacts)
+    assert there(new) == referred(new)
+    assert sum(name.endswith("features.npz") for name in there(new)) == 4
+    database.close()
 
+
+def _tensor(pixels: np.ndarray[Any, Any]) -> Any:
     return torch.from_numpy(pixels.copy())
 
 
