@@ -412,32 +412,3 @@ def build_machine(plan: Plan, parents: Sequence[ParentFile], cache_dir: Path) ->
         evaluator=Evaluator(resident, renderer, scorers, degenerate_limit=plan.spec.render.degenerate_limit),
         device=device,
     )
-
-
-# what may not change -> as the spec writes it
-SETTLED = {
-    "parents": "parents",
-    "operations": "method` or `steps",
-    "loras": "loras",
-    "vae": "vae",
-    "suite": "suite",
-    "scorers": "scorers",
-    "objectives": "objectives",
-    "probes": "probes",
-    "warm_start": "warm_start",
-    "sampler": "sampler",
-    "racing": "racing",
-    "export": "export",
-    "final": "final",
-}
-
-
-def check_changed(stored: StudySpec, spec: StudySpec) -> None:
-    """Raises StudyChangedError when a spec file is not the one the study began with."""
-    stored, spec = stored.as_asked, spec.as_asked
-    changed = [told for name, told in SETTLED.items() if getattr(stored, name) != getattr(spec, name)]
-    if changed:
-        raise StudyChangedError(
-            f"`{'`, `'.join(changed)}` of the spec changed since the study began: its scores could not be compared; "
-            "undo the change, start a new study, or resume this one by its name"
-        )

@@ -1,4 +1,4 @@
-"""What a study reads from disk beside its parents, by content: none of it may change under the study."""
+"""What may not change under a study: its spec but for the budget, and what it reads from disk beside its parents."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 from studies.errors import StudyChangedError
 from studies.spec import ScorerEntry, StudySpec
 
+FREE = frozenset({"study", "budget", "method", "steps"})  # of a spec; the last two are compared as its operations
 PICTURES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp"})
 
 
@@ -35,6 +36,28 @@ def refuse_changed_files(stored: Mapping[str, str], spec: StudySpec) -> None:
                 f"{what}: not the file the study began with, so scores could not be compared; put the old one back, "
                 "or start a new study"
             )
+
+
+def refuse_changed_spec(stored: StudySpec, spec: StudySpec) -> None:
+    """Raises StudyChangedError when a spec file is not the one the study began with, but for its budget."""
+    stored, spec = stored.as_asked, spec.as_asked
+    names = {name: name for name in StudySpec.model_fields if name not in FREE} | {"operations": "method` or `steps"}
+    changed = [told for name, told in names.items() if getattr(stored, name) != getattr(spec, name)]
+    if "objective" in changed and _same_objective(stored, spec):
+        changed.remove("objective")
+    if changed:
+        raise StudyChangedError(
+            f"`{'`, `'.join(changed)}` of the spec changed since the study began, and only `budget` may: undo the "
+            "change, start a new study, or resume this one by its name"
+        )
+
+
+def _same_objective(stored: StudySpec, spec: StudySpec) -> bool:
+    """Whether only units differ that the file does not give: they are written out when a study begins."""
+    before, now = stored.terms, spec.terms
+    return before.keys() == now.keys() and all(
+        term.weight == before[name].weight and term.unit in {None, before[name].unit} for name, term in now.items()
+    )
 
 
 def _digest(options: Mapping[str, Any]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -122,8 +123,9 @@ def resume(
     metrics: MetricsAddress = None,
 ) -> None:
     """Go on with a study, with the sampler, seed and settings it began with."""
-    from optimizer.cli.work import other_workers, resumed, work_on
+    from optimizer.cli.work import has_ended, other_workers, print_end, print_outcome, resumed, work_on
     from studies.control import set_status
+    from studies.fingerprints import refuse_changed_spec
     from studies.results import load_study, set_budget
     from studies.spec import load_spec
 
@@ -133,23 +135,27 @@ def resume(
     if Path(study).is_file():
         spec = load_spec(Path(study))
         stored = load_study(database, spec.study)
-        with loading_libraries():
-            from optimizer.setup import check_changed
-        check_changed(stored.spec, spec)
+        refuse_changed_spec(stored.spec, spec)
         budget = spec.budget
     else:
         stored = load_study(database, study)
         budget = stored.spec.budget
-    machine = None if detach else resumed(stored, caches)  # before anything is changed: it may be refused
     if trials is not None:
         budget = budget.model_copy(update={"trials": trials})
     if patience is not None:
         budget = budget.model_copy(update={"patience": patience or None})
+    asked = replace(stored, spec=stored.spec.model_copy(update={"budget": budget}))
+    ended = not detach and has_ended(database, asked)
+    machine = None if detach or ended else resumed(stored, caches)  # before anything is changed: it may be refused
     set_budget(database, stored, budget)
     set_status(database, stored, "active")
     stored = load_study(database, stored.name)
-    if machine is None:
+    if detach:
         console.print(f"{escaped(stored.name)} goes on; its workers take it from here", soft_wrap=True)
+        return
+    if machine is None:
+        print_outcome(database, stored, artifacts)
+        print_end(database, stored)
         return
     others = other_workers(count, machine, url, artifacts, caches)
     work_on(database, stored, machine, artifacts, watch, others)

@@ -99,13 +99,17 @@ def registered(spec: Path, url: str, cache: Path, artifacts: str | Path | None =
 
 
 def _beginning(spec: Path, url: str, artifacts: str | Path | None, choose: Callable[[Plan], torch.device]) -> Beginning:
-    from studies.database import open_database
+    from studies.database import database_file, open_database
+    from studies.results import require_new
     from studies.shares import require_local
     from studies.spec import load_spec
 
     quiet_optuna()
     require_local(url)
-    loaded = load_spec(spec)
+    loaded, file = load_spec(spec), database_file(url)
+    database = open_database(url) if file is None or file.exists() else None
+    if database is not None:
+        require_new(database, loaded.study)
     with loading_libraries():
         from optimizer.cli.planning import print_notes
         from optimizer.setup import make_plan
@@ -114,7 +118,7 @@ def _beginning(spec: Path, url: str, artifacts: str | Path | None, choose: Calla
     plan = make_plan(loaded)
     device = choose(plan)
     require_other_study(plan.spec, url)
-    database = open_database(url)  # made where it is missing, so only now
+    database = database or open_database(url)  # a file that is missing is made only now
     parents = introduced(database, plan, device)
     found = find_warm_start(plan, parents, device, url, artifacts)
     if found is not None:
@@ -208,14 +212,12 @@ def work_on(
     Args:
         others: the environments of further workers on this machine.
     """
-    from optimizer.budget import end_of
     from optimizer.cli.crew import crew
     from optimizer.cli.progress import ProgressReporter
-    from optimizer.cli.report import print_study, save_comparison
     from optimizer.insight.interactive import save_figures
     from optimizer.worker import Worker
     from studies.artifacts import Artifacts
-    from studies.results import load_study, load_trials
+    from studies.results import load_study
 
     quiet_optuna()
     folder = Artifacts.beside(database.url, artifacts)
@@ -231,19 +233,47 @@ def work_on(
     if not stopped:
         final_after(database, stored, machine, folder, reporter)
     save_figures(database, stored, machine.objective)
+    print_outcome(database, stored, artifacts)
+    if stopped:
+        console.print(escaped(f"Stopped. Go on with: {_resuming(database, stored)}"), soft_wrap=True)
+    elif finished == 0:
+        print_end(database, stored)
+    return not stopped
+
+
+def has_ended(database: Database, stored: StoredStudy) -> bool:
+    """Whether a worker would find nothing to do, so that nothing need be loaded."""
+    from optimizer.prospects import Prospect
+    from studies.attendance import live_workers
+
+    return Prospect(database, stored).task(stored, live_workers(database)) is None
+
+
+def print_outcome(database: Database, stored: StoredStudy, artifacts: str | Path | None) -> None:
+    """What the study has found so far, as a table and as a picture."""
+    from optimizer.cli.report import print_study, save_comparison
+    from studies.artifacts import Artifacts
+
     print_study(database, stored, every_trial=False)
-    sheet = save_comparison(database, stored, folder)
+    sheet = save_comparison(database, stored, Artifacts.beside(database.url, artifacts))
     if sheet is not None:
         console.print(f"contact sheet, parents beside the best: {escaped(sheet)}", soft_wrap=True)
-    again = f'mergetune study resume "{stored.name}"{storage_option(database)}'
-    if stopped:
-        console.print(escaped(f"Stopped. Go on with: {again}"), soft_wrap=True)
-    elif finished == 0:
-        rows = load_trials(database, stored)
-        if end := end_of(database, stored, rows):
-            more = RAISED.get(end.key, ", from its spec with a larger budget")
-            console.print(escaped(f"The study has ended; go on with: {again}{more}"), soft_wrap=True)
-    return not stopped
+
+
+def print_end(database: Database, stored: StoredStudy) -> None:
+    """How to go on with a study whose budget is spent; nothing where it is not."""
+    from optimizer.budget import end_of
+    from studies.results import load_trials
+
+    if end := end_of(database, stored, load_trials(database, stored)):
+        more = RAISED.get(end.key, ", from its spec with a larger budget")
+        told = f"The study has ended; go on with: {_resuming(database, stored)}{more}"
+        console.print(escaped(told), soft_wrap=True)
+
+
+def _resuming(database: Database, stored: StoredStudy) -> str:
+    """The command."""
+    return f'mergetune study resume "{stored.name}"{storage_option(database)}'
 
 
 def other_workers(

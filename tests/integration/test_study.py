@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import optuna
@@ -25,12 +27,12 @@ from optimizer.delivery import Watch, deliver, render_file
 from optimizer.errors import CheckpointError, ExportError, OptimizerError, RenderError, TrialFailed
 from optimizer.evaluation import Evaluator, pixels_digest
 from optimizer.merging.checkpoint import Checkpoint
-from optimizer.setup import check_changed, hash_parents, make_plan
+from optimizer.setup import hash_parents, make_plan
 from optimizer.standing import best_trials, parent_trials
 from scorers.protocol import SuiteImages
 from studies import results
 from studies.errors import StudyChangedError
-from studies.fingerprints import fingerprints, refuse_changed_files
+from studies.fingerprints import fingerprints, refuse_changed_files, refuse_changed_spec
 from studies.recipe import Recipe
 from studies.spec import parse_spec
 
@@ -205,12 +207,30 @@ def test_a_changed_parent_is_refused(tmp_path: Path) -> None:
         hash_parents(make_plan(spec), known)
 
 
-def test_a_changed_suite_is_refused() -> None:
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"suite": short_spec()["suite"] | {"steps": 3}}, "`suite`"),
+        ({"space": {"granularity": "uniform"}}, "`space`"),
+        ({"method": "slerp"}, "`method` or `steps`"),
+        ({"objective": {"clip_score": {"weight": 2}}}, "`objective`"),
+        ({"objective": {"clip_score": {"unit": 3}}}, "`objective`"),
+        ({"render": {"keep": "all"}}, "`render`"),
+        ({"sampler": {"name": "tpe"}, "final": {"top": 1}}, "`sampler`, `final`"),
+    ],
+)
+def test_a_spec_that_has_changed_is_refused(changes: dict[str, Any], named: str) -> None:
     spec = parse_spec(yaml.safe_dump(short_spec()), base_dir=DEMO)
-    other = parse_spec(yaml.safe_dump(short_spec(suite=short_spec()["suite"] | {"steps": 3})), base_dir=DEMO)
-    check_changed(spec, spec)
-    with pytest.raises(StudyChangedError, match="suite"):
-        check_changed(spec, other)
+    other = parse_spec(yaml.safe_dump(short_spec(**changes)), base_dir=DEMO)
+    with pytest.raises(StudyChangedError, match=re.escape(named)):
+        refuse_changed_spec(spec, other)
+
+
+def test_a_larger_budget_and_units_that_were_written_out_are_no_change(tmp_path: Path) -> None:
+    stored = begin(tmp_path).study.spec
+    assert stored.objective is not None
+    assert all(term.unit for term in stored.objective.values())
+    refuse_changed_spec(stored, parse_spec(yaml.safe_dump(short_spec(budget={"trials": 99})), base_dir=tmp_path))
 
 
 def test_broken_images_fail_the_trial_and_are_no_score(tmp_path: Path) -> None:

@@ -16,12 +16,13 @@ from optuna.trial import TrialState
 from real_databases import new_postgresql_url
 
 from optimizer.cli.work import begun, resumed
-from optimizer.setup import check_changed, hash_parents, make_plan
+from optimizer.setup import hash_parents, make_plan
 from optimizer.warm_start import WarmStart, find_warm_start
 from studies import results
 from studies.artifacts import FEATURES, Artifacts
 from studies.database import open_database
 from studies.errors import DatabaseError, StudyMissingError, WarmStartError
+from studies.fingerprints import refuse_changed_spec
 from studies.recipe import Recipe, Step
 from studies.results import StoredTrial
 from studies.spec import load_spec
@@ -149,7 +150,7 @@ class TestFullRight:
         started = []
         for _ in range(2):
             stored = results.load_study(new.short.database, "new")
-            check_changed(stored.spec, load_spec(here / "new.yaml"))
+            refuse_changed_spec(stored.spec, load_spec(here / "new.yaml"))
             machine = resumed(stored, here / "cache")
             recorder = ShortStudy(new.short.database, stored, machine, new.short.artifacts).run(stop_after=1)
             started += recorder.started
