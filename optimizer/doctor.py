@@ -24,7 +24,7 @@ from search_spaces.errors import OutsideSpaceError
 from search_spaces.space import SearchSpace
 from studies import attendance, results, tables
 from studies.adoption import rows_of
-from studies.artifacts import Artifacts
+from studies.artifacts import Artifacts, sheet_attributes
 from studies.blueprint import Blueprint, LoraFile, slots_of
 from studies.database import Database
 from studies.results import StoredStudy, StoredTrial
@@ -81,6 +81,8 @@ def _findings(database: Database, studies: Sequence[StoredStudy], artifacts: Art
             )
             yield Finding(kind="no Optuna study", study=study.name, words=words)
         yield from _files(database, study, StudyFiles(artifacts, study))
+    for name, why in results.unreadable_studies(database).items():
+        yield Finding(kind="unreadable study", study=name, words=f"{why}; it is left as it is")
     yield from _workers(database, alive)
 
 
@@ -177,15 +179,19 @@ class _Trials:
     def _tell(self, row: StoredTrial, trial: FrozenTrial) -> None:
         """As a worker tells it; gains and notes follow with the next worker."""
         state, values = _outcome(row, inside=bool(trial.params))
+        storage, trial_id = self.database.storage, trial._trial_id  # noqa: SLF001 - the storage wants it
+        if row.sheet is not None:
+            for key, value in sheet_attributes(row.sheet, row.number).items():
+                storage.set_trial_system_attr(trial_id, key, value)
         if row.estimated:
-            estimate = {"images": row.rendered, "incumbent": row.incumbent}
-            self.database.storage.set_trial_user_attr(trial._trial_id, ESTIMATE_KEY, estimate)  # noqa: SLF001
-        study = optuna.load_study(study_name=self.study.name, storage=self.database.storage)
-        study.tell(row.number, values, state=None if values is not None else state)
+            storage.set_trial_user_attr(trial_id, ESTIMATE_KEY, {"images": row.rendered, "incumbent": row.incumbent})
+        results.optuna_study(self.database, self.study.name).tell(
+            row.number, values, state=None if values is not None else state
+        )
 
     def _add(self, first: int, last: int) -> None:
         """Give Optuna trials that it lost, under their numbers."""
-        study = optuna.load_study(study_name=self.study.name, storage=self.database.storage)
+        study = results.optuna_study(self.database, self.study.name)
         rows = {row.number: row for row in self.rows if row.state != "running"}
         for number in range(first, last + 1):
             row = rows.get(number)

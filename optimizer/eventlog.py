@@ -47,8 +47,8 @@ class LineFile:
         data = ("\n" * self._torn + line + "\n").encode()  # what was torn ends first
         try:
             if self._was_moved():
-                os.close(self._file)
-                self._file = self._open()
+                moved, self._file = self._file, self._open()
+                os.close(moved)
             self._torn = os.write(self._file, data) < len(data)
         except OSError as error:
             if not self._complained:

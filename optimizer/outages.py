@@ -76,10 +76,6 @@ class Endurance:
                 return found
 
 
-IMPATIENT = Endurance(limit_seconds=0.0)
-"""Waits for nothing."""
-
-
 def reason_of(error: BaseException) -> str:
     """The driver's own words, one line."""
     cause: BaseException = error

@@ -9,6 +9,7 @@ from contextlib import contextmanager, suppress
 
 from sqlalchemy.exc import SQLAlchemyError
 
+from optimizer.errors import USER_ERRORS
 from optimizer.outages import OUTAGES, Endurance
 from studies import attendance
 from studies.database import Database
@@ -67,15 +68,23 @@ def deaths(attempts: int) -> str:
 
 @contextmanager
 def present(database: Database, endure: Endurance) -> Iterator[Presence]:
-    """Sign on, give signs of life, and sign off."""
+    """Sign on, give signs of life, and sign off.
+
+    Nobody signs off who ends by a bug: the trial in hand may be what it died over, and counts it as a death.
+    """
     presence = Presence(database, endure(lambda: attendance.register_worker(database)))
     left = threading.Event()
     thread = threading.Thread(target=presence.beat_until, args=(left,), name="heartbeat", daemon=True)
     thread.start()
+    peaceful = True
     try:
         yield presence
+    except Exception as error:
+        peaceful = isinstance(error, USER_ERRORS)
+        raise
     finally:
         left.set()
         thread.join()
-        with suppress(*OUTAGES, DatabaseError):  # then it counts as one that died, which costs nobody anything
-            attendance.remove_worker(database, presence.worker_id)
+        if peaceful:
+            with suppress(*OUTAGES, DatabaseError):  # then it counts as one that died, which costs nobody anything
+                attendance.remove_worker(database, presence.worker_id)

@@ -4,24 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-import optuna
-
 from optimizer.budget import is_spent
 from studies.attendance import Task
 from studies.database import Database
 from studies.finals import lacks_final
 from studies.ledger import Ledger
 from studies.optuna_tables import running_trials
-from studies.results import StoredStudy
+from studies.results import StoredStudy, optuna_study
 
 
 class Prospect:
-    """Looks at one study again and again; what cannot change any more is read once."""
+    """Looks at one study again and again; what cannot change any more is read once.
+
+    Raises:
+        StudyMissingError: Optuna's part of it was deleted.
+    """
 
     def __init__(self, database: Database, study: StoredStudy) -> None:
         self._database = database
         self._ledger = Ledger(database, study)
-        self._optuna = optuna.load_study(study_name=study.name, storage=database.storage)
+        self._optuna = optuna_study(database, study.name)
 
     def task(self, study: StoredStudy, others: Collection[str]) -> Task | None:
         """What a worker would find: a trial that is new or was interrupted, or a final that is due.

@@ -26,10 +26,10 @@ from optimizer.setup import Machine
 from optimizer.worker import Worker
 from studies import results
 from studies.artifacts import Artifacts
-from studies.attendance import Task, claim_final, give_back, turn_to, workers_at
+from studies.attendance import Task, claim_final, finals_held, give_back, turn_to, workers_at
 from studies.control import Order, orders, status_of
 from studies.database import Database
-from studies.errors import StudyError
+from studies.errors import ArtifactError, StudyError
 from studies.results import StoredStudy
 
 POLL_SECONDS = 5.0  # between two looks for work while there is none
@@ -75,7 +75,7 @@ class Settings:
 
 @dataclass(frozen=True, slots=True)
 class _Refusal:
-    error: BaseException
+    reason: str  # not the error: its traceback would keep the models in memory
     at: float  # time.monotonic
 
 
@@ -122,6 +122,7 @@ class Service:
         Raises:
             OptimizerError, StudyError, ScorerError, SpaceError: studies were named, and none can be worked on.
             DatabaseLostError: the database went away and stayed away.
+            ArtifactError: the artifact store did, is full, or refuses.
         """
         finished, idle = 0, False
         with present(self._database, self._endure) as presence:
@@ -148,12 +149,12 @@ class Service:
     def _next(self, presence: Presence) -> _Turn | None:
         self._looked = time.monotonic()
         alive = presence.alive() - {presence.worker_id}
-        others = workers_at(self._database, alive)
+        others, held = workers_at(self._database, alive), finals_held(self._database, alive)
         turns: dict[int, _Turn] = {}
         candidates = []
         for order in self._wanted():
             turn = self._look(order, alive)
-            if turn is not None:
+            if turn is not None and not (turn.task == "final" and order.study in held):
                 turns[order.study] = turn
                 candidates.append(
                     Candidate(study=order.study, priority=order.priority, others=others.get(order.study, 0))
@@ -185,12 +186,12 @@ class Service:
     def _look(self, order: Order, alive: Collection[str]) -> _Turn | None:
         try:
             study = results.load_study(self._database, order.name)
-        except StudyError as error:  # deleted in this moment, or its scorer plug-in is not installed here
+            if order.study not in self._prospects:
+                self._prospects[order.study] = Prospect(self._database, study)
+            task = self._prospects[order.study].task(study, alive)
+        except StudyError as error:  # deleted, also in the dashboard, or its scorer plug-in is not installed here
             self._refuse(order.name, error)
             return None
-        if order.study not in self._prospects:
-            self._prospects[order.study] = Prospect(self._database, study)
-        task = self._prospects[order.study].task(study, alive)
         if task == "final" and (not self._settings.finals or self._final_state(study) in self._without_final):
             return None
         return None if task is None else _Turn(study, task)
@@ -208,13 +209,14 @@ class Service:
                 self._hold_final(turn.study, presence)
                 return 0
             return self._work(turn.study, presence)
-        except DatabaseLostError:
+        except (DatabaseLostError, ArtifactError):  # another study would fare no better
             raise
         except OBSTACLES as error:
-            self._machines.drop(turn.study.id)
-            self._endure(lambda: give_back(self._database, presence.worker_id))
             self._refuse(turn.study.name, error)
-            return 0
+        # Outside the handler, or the error's traceback would hold what is to be dropped.
+        self._machines.drop(turn.study.id)
+        self._endure(lambda: give_back(self._database, presence.worker_id))
+        return 0
 
     def _work(self, study: StoredStudy, presence: Presence) -> int:
         self._endure(lambda: turn_to(self._database, presence.worker_id, study, "trials"))
@@ -262,8 +264,9 @@ class Service:
     def _refuse(self, name: str, error: BaseException) -> None:
         """Leave a study alone for a while; raises the error where every study that was named is refused."""
         before = self._refusals.get(name)
-        self._refusals[name] = _Refusal(error, time.monotonic())
+        reason = " ".join(str(error).split())
+        self._refusals[name] = _Refusal(reason, time.monotonic())
         if self._settings.names and self._settings.names <= self._refusals.keys():
             raise error
-        if before is None or str(before.error) != str(error):
-            self._host.refused(name, " ".join(str(error).split()))
+        if before is None or before.reason != reason:
+            self._host.refused(name, reason)

@@ -63,6 +63,9 @@ class ModelFolders:
         for name, entry in spec.scorers.items():
             for path in named_paths(entry.options):
                 self._require(path, f"scorer {name!r}")
+        for probe in spec.probes.recipes:
+            if probe.recipe is None:  # of a study that was begun by mergetune it is stored
+                raise OutsideFoldersError(f"the recipe {probe.path} is not stored with this study, and is not read now")
         changes = {"parents": tuple(file.path for file in parents), "loras": loras, "vae": vae}
         return Located(spec.model_copy(update=changes), parents)
 

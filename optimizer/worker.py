@@ -38,7 +38,7 @@ from optimizer.rendering.batch_limits import Size
 from optimizer.rendering.sheet import contact_sheet, to_picture
 from optimizer.reporting import Reporter
 from optimizer.search.probes import Probe, without
-from optimizer.search.sampler import ProbesFirst, distributions, load_optuna_study
+from optimizer.search.sampler import ProbesFirst, distributions
 from optimizer.setup import Machine, device_kind, machine_description
 from optimizer.standing import best_trials, parent_trials, would_be_best
 from studies import attendance, results
@@ -108,7 +108,7 @@ class Worker:
         self._probes = without(machine.probes, {row.recipe.digest for row in taken})
         sampler = ProbesFirst(machine.spec.sampler, machine.plan.space, self._probes, self._taken)
         self._distributions = distributions(machine.plan.space)
-        self._optuna = load_optuna_study(database.storage, study.name, sampler)
+        self._optuna = results.optuna_study(database, study.name, sampler)
         self._optuna_study = self._optuna._study_id  # noqa: SLF001 - the storage wants it
         scoring = machine.evaluator.scoring
         self._books = Bookkeeper(database, study, self._ledger, machine.plan, scoring, artifacts)
@@ -121,6 +121,7 @@ class Worker:
 
         Raises:
             OptimizerError: every parent failed, so nothing can be compared with anything.
+            StudyMissingError: Optuna's part of the study was deleted.
             DatabaseLostError: the database went away and stayed away.
         """
         finished = 0
@@ -143,10 +144,12 @@ class Worker:
         if self._taken and not self._gains_filled:
             self._endure(self._books.fill_gains)
             self._gains_filled = True
-        task = self._endure(lambda: self._take(presence))
-        if task is None:
-            return None
-        finished = self._work(task)
+        try:
+            task = self._endure(lambda: self._take(presence))
+            finished = None if task is None else self._work(task)
+        except KeyError:  # what Optuna's storage says of what is not there
+            self._endure(lambda: results.optuna_study(self._database, self._study.name))
+            raise
         self._endure(self._require_a_parent)
         return finished
 
@@ -172,23 +175,27 @@ class Worker:
     def _take(self, presence: Presence) -> _Task | None:
         """An interrupted trial, or a new one; None when the budget is spent."""
         with self._database.exclusive():
-            rows = self._ledger.trials()
-            interrupted = self._interrupted(rows, presence)
-            if interrupted is not None:
-                task = replace(self._begin(interrupted, presence.worker_id), again=True)
-                self._reporter.trial_taken_over(task.trial.number, interrupted.attempt)
-                return task
-            if is_spent(self._database, self._study, rows, self._optuna):
-                return None
-            # As `Study.ask`, which would first read every trial to look for one that was enqueued: none ever is.
-            trial = Trial(self._optuna, self._database.storage.create_new_trial(self._optuna_study))
-            return self._begin(_Start(trial=trial, params={}, attempt=1), presence.worker_id)
+            while True:
+                rows = self._ledger.trials()
+                interrupted = self._interrupted(rows, presence)
+                if interrupted is None:
+                    return None if is_spent(self._database, self._study, rows, self._optuna) else self._new(presence)
+                task = replace(self._prepare(interrupted, presence.worker_id), again=True)
+                if self._begin(task, interrupted.attempt):
+                    self._reporter.trial_taken_over(task.trial.number, interrupted.attempt)
+                    return task
+                # Its worker lives after all, and has stored it since the rows were read.
 
-    def _begin(self, found: _Start, worker_id: str) -> _Task:
-        task = self._prepare(found, worker_id)
-        number = found.trial.number
-        results.begin_trial(self._database, self._study, number, task.origin, task.recipe, worker_id, found.attempt)
+    def _new(self, presence: Presence) -> _Task:
+        # As `Study.ask`, which would first read every trial to look for one that was enqueued: none ever is.
+        trial = Trial(self._optuna, self._database.storage.create_new_trial(self._optuna_study))
+        task = self._prepare(_Start(trial=trial, params={}, attempt=1), presence.worker_id)
+        self._begin(task, attempt=1)
         return task
+
+    def _begin(self, task: _Task, attempt: int) -> bool:
+        number, worker_id = task.trial.number, task.worker_id
+        return results.begin_trial(self._database, self._study, number, task.origin, task.recipe, worker_id, attempt)
 
     def _interrupted(self, trials: Sequence[StoredTrial], presence: Presence) -> _Start | None:
         """A RUNNING trial that nobody works on; what was recorded already is only told."""
@@ -288,12 +295,13 @@ class Worker:
         self._books.fill_gains(trial.number)
         self._keep_the_best()
         row = self._books.row(trial.number)
-        if row.sheet is not None:
-            attach_sheet(trial, row.sheet)
         self._books.describe(row)
-        if row.estimated:
-            trial.set_user_attr(ESTIMATE_KEY, {"images": row.rendered, "incumbent": row.incumbent})
-        self._tell(trial, row)
+        with suppress(UpdateFinishedTrialError):  # told before, or ended by another program
+            if row.sheet is not None:
+                attach_sheet(trial, row.sheet)
+            if row.estimated:
+                trial.set_user_attr(ESTIMATE_KEY, {"images": row.rendered, "incumbent": row.incumbent})
+            self._tell(trial, row)
         return row
 
     def _race(self, task: _Task) -> Race | None:
@@ -393,8 +401,7 @@ class Worker:
         else:
             state = TrialState.COMPLETE
             values = [row.objectives[name] for name in self._machine.objective.names]
-        with suppress(UpdateFinishedTrialError):  # told before
-            self._database.storage.set_trial_state_values(trial._trial_id, state, values)  # noqa: SLF001
+        self._database.storage.set_trial_state_values(trial._trial_id, state, values)  # noqa: SLF001
 
     def _keep_the_best(self) -> None:
         """Drop the renders of trials that are neither a parent nor among the best."""
@@ -404,7 +411,7 @@ class Worker:
         kept = {row.number for row in (*parent_trials(rows).values(), *best_trials(rows, self._machine.objective))}
         dropped = results.kept_files(self._database, self._study).keys() - kept
         for row in rows:
-            if row.number in dropped:
+            if row.state == "complete" and row.number in dropped:  # not one that was stored since the rows were read
                 for file in results.drop_files(self._database, row):
                     # Waited for here: who comes again does not find their names any more.
                     self._endure(functools.partial(self._artifacts.store.remove, file))

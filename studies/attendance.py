@@ -7,13 +7,13 @@ import socket
 import uuid
 from collections import Counter
 from collections.abc import Collection
-from typing import Literal
+from typing import Any, Literal
 
 import sqlalchemy as sa
 
 from studies import tables
-from studies.database import Database, clock
-from studies.processes import is_running, process_identity
+from studies.database import Database, clock, database_file
+from studies.processes import is_running, process_identity, shares_processes
 from studies.results import StoredStudy
 
 STALE_SECONDS = 180.0  # a worker on another machine that gave no sign of life for so long is taken for dead
@@ -23,17 +23,25 @@ Task = Literal["trials", "final"]
 
 def register_worker(database: Database) -> str:
     """A new worker of this process; returns its id."""
-    worker_id, pid = uuid.uuid4().hex, os.getpid()
-    who = {"id": worker_id, "host": socket.gethostname(), "pid": pid, "process": process_identity(pid)}
+    worker_id = uuid.uuid4().hex
     with database.write() as connection:
-        connection.execute(tables.workers.insert().values(**who, seen_at=clock(connection)))
+        _insert(connection, worker_id)
     return worker_id
 
 
+def _insert(connection: sa.Connection, worker_id: str) -> None:
+    pid = os.getpid()
+    who = {"id": worker_id, "host": socket.gethostname(), "pid": pid, "process": process_identity(pid)}
+    connection.execute(tables.workers.insert().values(**who, seen_at=clock(connection)))
+
+
 def sign_of_life(database: Database, worker_id: str) -> None:
+    """Of this process's worker; one whose entry somebody has removed, taking it for dead, is registered again."""
+    mine = tables.workers.c.id == worker_id
     with database.write() as connection:
-        values = {"seen_at": clock(connection)}
-        connection.execute(tables.workers.update().where(tables.workers.c.id == worker_id).values(**values))
+        found = connection.execute(tables.workers.update().where(mine).values(seen_at=clock(connection)))
+        if found.rowcount == 0:
+            _insert(connection, worker_id)
 
 
 def remove_worker(database: Database, worker_id: str) -> None:
@@ -53,14 +61,24 @@ def live_workers(database: Database, stale_seconds: float = STALE_SECONDS) -> fr
 
     One that was seen in the future was seen before the clock was set back: that tells as little as the past.
     """
-    here = socket.gethostname()
     with database.engine.connect() as connection:
         rows, time = connection.execute(sa.select(tables.workers)).all(), clock(connection)
+    local = database_file(database.url) is not None
     return frozenset(
         row.id
         for row in rows
-        if (is_running(row.pid, row.process) if row.host == here else abs(time - row.seen_at) < stale_seconds)
+        if (is_running(row.pid, row.process) if _is_here(row, local) else abs(time - row.seen_at) < stale_seconds)
     )
+
+
+def _is_here(row: sa.Row[Any], local: bool) -> bool:
+    """Whether a worker is, or was, a process that this one can see.
+
+    Machines and containers may share a name. A file is on one machine, which may have been started anew since.
+    """
+    if row.host != socket.gethostname():
+        return False
+    return local or row.process is None or shares_processes(row.process)
 
 
 def turn_to(database: Database, worker_id: str, study: StoredStudy | None, task: Task | None = None) -> None:
@@ -93,6 +111,13 @@ def give_back(database: Database, worker_id: str) -> None:
     mine = sa.and_(rows.worker_id == worker_id, rows.state == "running")
     with database.write() as connection:
         connection.execute(tables.trials.update().where(mine).values(worker_id=""))
+
+
+def finals_held(database: Database, alive: Collection[str]) -> frozenset[int]:
+    """Ids of the studies whose final one of these workers holds."""
+    with database.engine.connect() as connection:
+        query = sa.select(tables.workers.c.id, tables.workers.c.study_id).where(tables.workers.c.task == "final")
+        return frozenset(row.study_id for row in connection.execute(query) if row.id in alive)
 
 
 def workers_at(database: Database, alive: Collection[str]) -> Counter[int]:

@@ -27,6 +27,9 @@ from studies.tables import VERSION_TABLE
 
 SQLITE_WAIT_SECONDS = 60.0  # for another process's write
 SERVER_WAIT_SECONDS = 10  # for a connection
+# libpq's names: a machine that vanished without a word is noticed in a minute, not after the hours that Linux takes.
+KEEPALIVES = {"keepalives_idle": 30, "keepalives_interval": 10, "keepalives_count": 3}  # seconds, seconds, times
+VANISHED_PEER = {**KEEPALIVES, "tcp_user_timeout": 60_000}  # milliseconds for what was sent and not acknowledged
 # As libpq has PGPASSFILE, but with the password alone: one file serves the database's container and us.
 PASSWORD_FILE_VARIABLE = "MERGETUNE_STORAGE_PASSWORD_FILE"  # noqa: S105 - the variable's name
 SQLITE_MAGIC = b"SQLite format 3\x00"
@@ -120,9 +123,8 @@ def _engine_options(url: str) -> dict[str, Any]:
     parsed = make_url(url)
     if parsed.get_backend_name() == "sqlite":
         return {"connect_args": {"timeout": SQLITE_WAIT_SECONDS}}
-    arguments: dict[str, Any] = {}
-    if "connect_timeout" not in parsed.query:
-        arguments["connect_timeout"] = SERVER_WAIT_SECONDS
+    usual = {"connect_timeout": SERVER_WAIT_SECONDS, **VANISHED_PEER}
+    arguments: dict[str, Any] = {name: value for name, value in usual.items() if name not in parsed.query}
     file = os.environ.get(PASSWORD_FILE_VARIABLE)
     if file and not parsed.password and "password" not in parsed.query:
         arguments["password"] = read_password_file(Path(file))
@@ -270,9 +272,9 @@ def redacted(url: str) -> str:
     try:
         parsed = make_url(url)
     except (ArgumentError, ValueError):
-        return re.sub(r"//[^/]*@", "//***@", url)
-    if "password" in parsed.query:
-        parsed = parsed.update_query_dict({"password": "hidden"})
+        return re.sub(r"//.*@", "//***@", url)
+    secret = {name: "hidden" for name in parsed.query if "password" in name}
+    parsed = parsed.update_query_dict(secret)
     return parsed.render_as_string(hide_password=True)
 
 
@@ -289,6 +291,9 @@ def _exclusive(engine: Engine, file: Path | None) -> Iterator[None]:
             yield
         return
     with engine.connect() as connection:
+        # The server, too, must find out soon that a holder's machine is gone: everyone waits for the lock.
+        settings = ", ".join(f"set_config('tcp_{name}', '{value}', false)" for name, value in KEEPALIVES.items())
+        connection.execute(sa.text(f"SELECT {settings}"))
         connection.execute(sa.text("SELECT pg_advisory_lock(hashtext('mergetune'))"))
         try:
             yield
@@ -301,7 +306,8 @@ def sqlite_lock(file: Path) -> Iterator[None]:
     """A lock between the processes of one machine."""
     import fcntl
 
-    with file.with_name(file.name + ".lock").open("w") as handle:
+    real = file.resolve()  # whatever link leads to it, there is one lock
+    with real.with_name(real.name + ".lock").open("w") as handle:
         fcntl.flock(handle, fcntl.LOCK_EX)
         try:
             yield

@@ -13,13 +13,14 @@ from typing import Any, Literal, Protocol
 
 import optuna
 import sqlalchemy as sa
+from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial
 from sqlalchemy.engine import Connection, CursorResult, Row
 
 from scorers.protocol import Direction
 from studies import tables
 from studies.database import Database, now
-from studies.errors import StudyExistsError, StudyMissingError
+from studies.errors import SpecError, StudyExistsError, StudyMissingError
 from studies.fingerprints import fingerprints
 from studies.recipe import Recipe
 from studies.spec import BudgetSettings, StudySpec
@@ -174,13 +175,13 @@ def create_study(
     Raises:
         StudyExistsError: the name is taken.
     """
+    software, files = software_versions(), fingerprints(spec)  # gigabytes may be read for them: not under the lock
     with database.exclusive():  # or two of one name could be begun at once
         require_new(database, spec.study)
-        optuna_study, key = _create_optuna_study(database, spec.study, directions, names)
+        told, key = _create_optuna_study(database, spec.study, directions, names)
         if takeover is not None:
-            optuna_study.set_user_attr(BEGINNING, key)
-            takeover.into_optuna(optuna_study, key)
-        software, files = software_versions(), fingerprints(spec)
+            told.set_user_attr(BEGINNING, key)
+            takeover.into_optuna(told, key)
         with database.write() as connection:
             study_id = _insert_study(connection, spec, key, parents, software, files)
             if takeover is not None:
@@ -293,9 +294,25 @@ def load_study(database: Database, name: str) -> StoredStudy:
 
 
 def list_studies(database: Database) -> list[StoredStudy]:
+    """Those that can be understood here; see `unreadable_studies`."""
+    return [study for study in _all_studies(database).values() if isinstance(study, StoredStudy)]
+
+
+def unreadable_studies(database: Database) -> dict[str, str]:
+    """Name -> why, of studies that cannot be understood here: of a scorer plug-in that is not installed, say."""
+    found = _all_studies(database)
+    return {name: str(study) for name, study in found.items() if isinstance(study, SpecError)}
+
+
+def _all_studies(database: Database) -> dict[str, StoredStudy | SpecError]:
+    found: dict[str, StoredStudy | SpecError] = {}
     with database.engine.connect() as connection:
-        rows = connection.execute(sa.select(tables.studies).order_by(tables.studies.c.id)).all()
-        return [_study(connection, row) for row in rows]
+        for row in connection.execute(sa.select(tables.studies).order_by(tables.studies.c.id)).all():
+            try:
+                found[row.name] = _study(connection, row)
+            except SpecError as error:
+                found[row.name] = error
+    return found
 
 
 def _study(connection: Connection, row: Row[Any]) -> StoredStudy:
@@ -337,15 +354,16 @@ def begin_trial(
     recipe: Recipe,
     worker_id: str,
     attempt: int = 1,
-) -> None:
+) -> bool:
     """Note who works on a trial, and on what; replaces what an interrupted worker left.
 
-    From now on only this worker can store the trial's outcome.
+    From now on only this worker can store the trial's outcome. False, and nothing is changed, where it has one.
     """
+    mine = sa.and_(tables.trials.c.study_id == study.id, tables.trials.c.number == number)
     with database.write() as connection:
-        connection.execute(
-            tables.trials.delete().where(tables.trials.c.study_id == study.id, tables.trials.c.number == number)
-        )
+        connection.execute(tables.trials.delete().where(mine, tables.trials.c.state == "running"))
+        if connection.execute(sa.select(tables.trials.c.id).where(mine)).first() is not None:
+            return False
         connection.execute(
             tables.trials.insert().values(
                 study_id=study.id,
@@ -360,6 +378,7 @@ def begin_trial(
                 started_at=now(),
             )
         )
+        return True
 
 
 def finish_trial(database: Database, study: StoredStudy, number: int, worker_id: str, result: TrialResult) -> bool:
@@ -471,9 +490,26 @@ def read_trials(database: Database, study: StoredStudy, *which: sa.ColumnElement
         return [_trial(row) for row in connection.execute(query.order_by(tables.trials.c.number))]
 
 
+def optuna_study(database: Database, name: str, sampler: BaseSampler | None = None) -> optuna.Study:
+    """Optuna's part of a study.
+
+    Args:
+        sampler: who proposes; left out, nobody of ours does, for Optuna then takes its default.
+
+    Raises:
+        StudyMissingError: its trials are gone, deleted in the dashboard.
+    """
+    try:
+        return optuna.load_study(study_name=name, storage=database.storage, sampler=sampler)
+    except KeyError as error:
+        raise StudyMissingError(
+            f"the trials of study {name!r} were deleted in the dashboard: start a study of another name"
+        ) from error
+
+
 def optuna_trials(database: Database, study: StoredStudy) -> list[FrozenTrial]:
     """Optuna's side of every trial that was asked for, by number: parameters, and what the sampler noted."""
-    return optuna.load_study(study_name=study.name, storage=database.storage).get_trials(deepcopy=False)
+    return optuna_study(database, study.name).get_trials(deepcopy=False)
 
 
 def load_trial(database: Database, study: StoredStudy, number: int) -> StoredTrial | None:

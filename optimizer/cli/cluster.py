@@ -158,7 +158,9 @@ def _ask(ray: Any, name: str) -> bool:
 def _has_ended(ray: Any, name: str) -> bool:
     try:
         state: State = ray.get(ray.get_actor(name, namespace=NAMESPACE).state.remote(), timeout=ANSWER_SECONDS)
-    except (ray.exceptions.RayActorError, ray.exceptions.GetTimeoutError, ValueError):
+    except ray.exceptions.GetTimeoutError:  # it is busy: it may be loading models
+        return False
+    except (ray.exceptions.RayActorError, ValueError):
         return True
     return state.ended is not None
 

@@ -92,7 +92,7 @@ def crew(study: str, surroundings: Sequence[Mapping[str, str]], stop: threading.
         _join(mates)
     except BaseException:
         _ask(mates)
-        _ask(mates)  # a second time: they leave at once
+        _ask(mates, signal.SIGINT)  # a second time, they leave at once; two of a kind might arrive as one
         for mate in mates:
             try:
                 mate.process.wait(LEAVING_SECONDS)
@@ -122,10 +122,10 @@ def _start(study: str, more: Mapping[str, str]) -> _Mate:
     return _Mate(process, errors)
 
 
-def _ask(mates: list[_Mate]) -> None:
+def _ask(mates: list[_Mate], how: signal.Signals = signal.SIGTERM) -> None:
     for mate in mates:
         if mate.process.poll() is None:
-            mate.process.send_signal(signal.SIGTERM)
+            mate.process.send_signal(how)
 
 
 def _join(mates: list[_Mate]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import signal
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -52,11 +53,13 @@ def _serve(
     from optimizer.dashboard import listening_port, make_server
     from optimizer.insight.interactive import save_figures
     from studies.artifacts import Artifacts
+    from studies.errors import StudyMissingError
     from studies.results import list_studies
 
     with console.status("drawing what mattered in each study"):
         for stored in list_studies(database):
-            save_figures(database, stored, study_objective(stored))
+            with suppress(StudyMissingError):  # Optuna's part was deleted; the others are shown
+                save_figures(database, stored, study_objective(stored))
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a supervisor ends it as Ctrl-C does
     folder = Artifacts.beside(database.url, artifacts)
     server = make_server(database, folder, host, port, password, changes=changes)

@@ -13,7 +13,7 @@ from optimizer.budget import end_of
 from optimizer.cli.common import console, escaped, interactive
 from optimizer.cli.progress import gain_text
 from optimizer.objective import SINGLE, Objective
-from optimizer.outages import IMPATIENT, Endurance
+from optimizer.outages import Endurance
 from optimizer.verdict import is_better, suspicion
 from studies.database import Database
 from studies.finals import Final, Finalist, lacks_final, store_final
@@ -36,12 +36,12 @@ def finish_study(
     machine: Machine,
     artifacts: Artifacts,
     reporter: Reporter,
-    endure: Endurance = IMPATIENT,
+    endure: Endurance,
 ) -> Final:
     """Hold the final with live progress, store it, and draw its contact sheet.
 
     Args:
-        endure: what is done while the database is away.
+        endure: what is done while the database or the artifact store is away.
 
     Raises:
         FinalError: there is nothing to compare.
@@ -57,7 +57,7 @@ def finish_study(
         final = hold_final(machine, rows, rank, watch)
     endure(lambda: store_final(database, stored, final))
     reporter.final_held(final)
-    sheet = _save_sheet(stored, final, pictures, artifacts)
+    sheet = endure(lambda: _save_sheet(stored, final, pictures, artifacts))
     console.print(f"contact sheet, parents beside the candidates: {escaped(sheet)}", soft_wrap=True)
     return final
 

@@ -13,6 +13,7 @@ from optimizer.cli.worker import Assignment
 
 if TYPE_CHECKING:
     from optimizer.service import Service
+    from studies.database import Database
 
 DIED = 1  # exit code after which Ray starts the actor again
 
@@ -36,6 +37,7 @@ class RayWorker:
         self._stop = threading.Event()
         self._ended: str | None = None
         self._service: Service | None = None
+        self._waits_for = "connecting to the database"
         self._thread = threading.Thread(target=self._work, name="worker", daemon=True)
         self._thread.start()
 
@@ -44,7 +46,7 @@ class RayWorker:
             host=socket.gethostname(),
             pid=os.getpid(),
             gpus=os.environ.get("CUDA_VISIBLE_DEVICES", ""),
-            doing="connecting to the database" if self._service is None else self._service.doing,
+            doing=self._waits_for if self._service is None else self._service.doing,
             ended=self._ended,
         )
 
@@ -52,14 +54,27 @@ class RayWorker:
         """Ask it to finish its trial and leave."""
         self._stop.set()
 
+    def _opened(self) -> Database:
+        """The database, as soon as there is one to reach: Ray starts an actor again while it may still be away."""
+        from optimizer.outages import LONGEST_PAUSE_SECONDS, OUTAGES
+        from studies.database import open_database
+        from studies.errors import DatabaseError
+
+        while True:
+            try:
+                return open_database(self._assignment.storage, create=False)
+            except DatabaseError as error:
+                self._waits_for = str(error)
+                if not isinstance(error.__cause__, OUTAGES) or self._stop.wait(LONGEST_PAUSE_SECONDS):
+                    raise
+
     def _work(self) -> None:
         from optimizer.cli.common import quiet_optuna
         from optimizer.errors import USER_ERRORS, DatabaseLostError
-        from studies.database import open_database
 
         quiet_optuna()
         try:
-            database = open_database(self._assignment.storage, create=False)
+            database = self._opened()
             self._service = self._assignment.service(database, self._stop, NOBODY)
             finished = self._service.run()
             self._ended = f"left after {finished} trials"

@@ -23,6 +23,7 @@ from studies import attendance, results
 from studies.artifacts import Artifacts
 from studies.attendance import workers_at
 from studies.database import Database
+from studies.errors import StudyError
 from studies.finals import Final, load_final
 from studies.results import StoredStudy, StoredTrial
 
@@ -36,23 +37,32 @@ def studies_table(database: Database) -> Table:
         table.add_column(head)
     workers = workers_at(database, attendance.live_workers(database))
     for study in results.list_studies(database):
-        rows = results.load_trials(database, study)
-        objective = study_objective(study)
-        best = best_trials(rows, objective)
-        gains = [row.gains[SINGLE] for row in best if SINGLE in row.gains]
-        own = own_trials(rows)
-        finished = sum(row.state != "running" for row in own)
-        taken = f", {len(rows) - len(own)} taken over" if len(own) < len(rows) else ""
-        table.add_row(
-            escaped(study.name),
-            escaped(" + ".join(parent.path.stem for parent in study.parents)),
-            _status(database, study, rows, workers[study.id]),
-            f"{finished}/{study.spec.budget.trials}{taken}",
-            str(sum(row.state == "failed" for row in rows)),
-            gain_text(gains[0]) if gains else (f"front of {len(best)}" if best and not objective.terms else ""),
-            datetime.fromtimestamp(study.created_at).astimezone().strftime("%Y-%m-%d %H:%M"),
-        )
+        try:
+            table.add_row(*_study_row(database, study, workers[study.id]))
+        except StudyError as error:
+            table.add_row(escaped(study.name), "", f"[red]{escaped(str(error))}[/]")
+    for name, why in results.unreadable_studies(database).items():
+        table.add_row(escaped(name), "", f"[red]{escaped(why)}[/]")
     return table
+
+
+def _study_row(database: Database, study: StoredStudy, workers: int) -> tuple[str, ...]:
+    rows = results.load_trials(database, study)
+    objective = study_objective(study)
+    best = best_trials(rows, objective)
+    gains = [row.gains[SINGLE] for row in best if SINGLE in row.gains]
+    own = own_trials(rows)
+    finished = sum(row.state != "running" for row in own)
+    taken = f", {len(rows) - len(own)} taken over" if len(own) < len(rows) else ""
+    return (
+        escaped(study.name),
+        escaped(" + ".join(parent.path.stem for parent in study.parents)),
+        _status(database, study, rows, workers),
+        f"{finished}/{study.spec.budget.trials}{taken}",
+        str(sum(row.state == "failed" for row in rows)),
+        gain_text(gains[0]) if gains else (f"front of {len(best)}" if best and not objective.terms else ""),
+        datetime.fromtimestamp(study.created_at).astimezone().strftime("%Y-%m-%d %H:%M"),
+    )
 
 
 def _status(database: Database, study: StoredStudy, rows: Sequence[StoredTrial], workers: int) -> str:

@@ -174,7 +174,7 @@ def finish(
     """Hold the final now: the best trials and the parents on prompts or seeds that the search never saw."""
     from optimizer.cli.final import finish_study
     from optimizer.cli.report import print_study, study_objective
-    from optimizer.cli.work import resumed
+    from optimizer.cli.work import endurance, resumed
     from optimizer.insight.ranking import by_value
     from studies.artifacts import Artifacts
     from studies.results import load_study, load_trials
@@ -188,7 +188,7 @@ def finish(
     choose_finalists(load_trials(database, stored), objective, by_value(objective), stored.spec.final)
     machine = resumed(stored, cache_folder(cache))  # only now, as loading takes its time
     folder, reporter = Artifacts.beside(database.url, artifacts), watch.reporter(database, stored)
-    finish_study(database, stored, machine, folder, reporter)
+    finish_study(database, stored, machine, folder, reporter, endurance(reporter))
     print_study(database, stored, every_trial=False)
 
 

@@ -30,6 +30,7 @@ RAISED = {"trials": " --trials N", "patience": " --patience N"}  # how a resume 
 if TYPE_CHECKING:
     import torch
 
+    from optimizer.outages import Endurance
     from optimizer.reporting import Reporter
     from optimizer.setup import Machine, Plan
     from optimizer.warm_start import WarmStart
@@ -194,7 +195,7 @@ def final_after(
     if not final_is_due(database, stored):
         return
     try:
-        finish_study(database, stored, machine, artifacts, reporter)
+        finish_study(database, stored, machine, artifacts, reporter, endurance(reporter))
     except FinalError as error:
         console.print(f"no final: {escaped(str(error))}", soft_wrap=True)
 
@@ -288,6 +289,13 @@ def other_workers(
     if machine.device.type == "cpu":
         torch.set_num_threads(int(all_of_them[0]["OMP_NUM_THREADS"]))
     return [settings_of(url, artifacts, cache) | row for row in all_of_them[1:]]
+
+
+def endurance(reporter: Reporter) -> Endurance:
+    """How outages are waited for, and who is told."""
+    from optimizer.outages import Endurance
+
+    return Endurance(limit_seconds=patience_seconds(), on_waiting=reporter.outage_began, on_back=reporter.outage_ended)
 
 
 def patience_seconds() -> float:

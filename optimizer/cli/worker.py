@@ -177,7 +177,7 @@ class Terminal:
         from optimizer.cli.progress import ProgressReporter
 
         console.print(f"at study {escaped(study.name)}", soft_wrap=True)
-        with ProgressReporter(self._database, study, machine.objective, self._stop) as people:
+        with self._endure(lambda: ProgressReporter(self._database, study, machine.objective, self._stop)) as people:
             yield self._watch.reporter(self._database, study, people)
 
     def hold_final(self, study: StoredStudy, machine: Machine) -> None:

@@ -35,7 +35,7 @@ from search_spaces.space import SearchSpace
 from studies.blueprint import slots_of
 from studies.database import Database
 from studies.errors import StudyError
-from studies.results import StoredStudy, StoredTrial, load_trials, optuna_trials
+from studies.results import StoredStudy, StoredTrial, load_trials, optuna_study, optuna_trials
 
 TOP = 0.1  # share of the trials that count as the best
 LEAST = 10  # trials: below, the best tenth is a single one
@@ -163,7 +163,7 @@ def fitted_model(
     from optimizer.search.depth_model import NUMERICAL_ERRORS  # BoTorch takes seconds to import
 
     space = space_of(study, rows[0])
-    stored = optuna.load_study(study_name=study.name, storage=database.storage)
+    stored = optuna_study(database, study.name)
     try:
         model = DepthModel.of(space, stored.get_trials(deepcopy=False), stored.directions, objective)
     except (StudyError, *NUMERICAL_ERRORS):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Final
 
-import optuna
 from optuna_dashboard import save_plotly_graph_object
 
 from optimizer.errors import TooFewTrialsError
@@ -25,7 +24,7 @@ from optimizer.insight.plots import (
 )
 from optimizer.objective import Objective
 from studies.database import Database
-from studies.results import StoredStudy
+from studies.results import StoredStudy, optuna_study
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -44,7 +43,7 @@ def save_figures(database: Database, study: StoredStudy, objective: Objective) -
         found = insight(database, study, objective)
     except TooFewTrialsError:
         return 0
-    told = optuna.load_study(study_name=study.name, storage=database.storage)
+    told = optuna_study(database, study.name)
     count = 0
     for index, findings in enumerate(found.findings):
         figures = {

@@ -13,7 +13,6 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-import optuna
 from optuna.distributions import BaseDistribution, FloatDistribution
 from optuna.exceptions import ExperimentalWarning
 from optuna.samplers import (
@@ -32,7 +31,7 @@ from optimizer.search.depth_gp import DepthGPSampler
 from optimizer.search.probes import Probe
 from optimizer.search.proposal import Proposal
 from search_spaces.space import SearchSpace
-from studies.errors import SpecError, StudyMissingError
+from studies.errors import SpecError
 from studies.spec import SamplerName, SamplerSettings
 
 SAMPLERS: Mapping[SamplerName, Callable[..., BaseSampler]] = {
@@ -164,17 +163,3 @@ class ProbesFirst(BaseSampler):
         if self._inner is None:
             self._inner = make_sampler(self._settings, self._search_space, trial.number, len(study.directions))
         return self._inner.sample_independent(study, trial, param_name, param_distribution)
-
-
-def load_optuna_study(storage: Any, name: str, sampler: BaseSampler) -> Study:
-    """Optuna's study with our sampler: loading it without one silently takes Optuna's default.
-
-    Raises:
-        StudyMissingError: its trials are gone, deleted in the dashboard.
-    """
-    try:
-        return optuna.load_study(study_name=name, storage=storage, sampler=sampler)
-    except KeyError as error:
-        raise StudyMissingError(
-            f"the trials of study {name!r} were deleted in the dashboard: start a study of another name"
-        ) from error

@@ -94,8 +94,8 @@ RESULT = TrialResult(
 )
 
 
-def begin(database: Database, study: StoredStudy, number: int = 0, worker: str = "w") -> None:
-    results.begin_trial(database, study, number, "uniform 0.5", recipe(), worker)
+def begin(database: Database, study: StoredStudy, number: int = 0, worker: str = "w") -> bool:
+    return results.begin_trial(database, study, number, "uniform 0.5", recipe(), worker)
 
 
 def reload(database: Database, study: StoredStudy, number: int = 0) -> StoredTrial:
@@ -315,18 +315,14 @@ def test_a_failed_trial_keeps_its_reason(database: Database, study: StoredStudy)
     assert results.load_renders(database, row) == []
 
 
-def test_beginning_again_replaces_everything_an_interrupted_worker_left(database: Database, study: StoredStudy) -> None:
-    begin(database, study, 0, "dead")
-    results.finish_trial(database, study, 0, "dead", RESULT)
-    begin(database, study, 1)
-    results.finish_trial(database, study, 1, "w", RESULT)
-    rows = count(database, tables.renders), count(database, tables.scores)
-    begin(database, study, 0, "alive")
-    row = reload(database, study)
-    assert (row.worker_id, row.state, row.objectives) == ("alive", "running", {})
-    assert results.load_renders(database, row) == []
-    assert (count(database, tables.renders), count(database, tables.scores)) == (rows[0] - 2, rows[1] - 5)
-    assert reload(database, study, 1).objectives == RESULT.objectives
+def test_a_running_trial_may_be_taken_over_and_a_finished_one_never(database: Database, study: StoredStudy) -> None:
+    assert begin(database, study, 0, "dead")
+    assert begin(database, study, 0, "alive")
+    assert not results.finish_trial(database, study, 0, "dead", RESULT)
+    assert results.finish_trial(database, study, 0, "alive", RESULT)
+    before = reload(database, study), count(database, tables.renders), count(database, tables.scores)
+    assert not begin(database, study, 0, "late")
+    assert (reload(database, study), count(database, tables.renders), count(database, tables.scores)) == before
 
 
 def test_dropping_files_returns_them_once_and_keeps_the_digests(database: Database, study: StoredStudy) -> None:
@@ -409,6 +405,25 @@ def test_a_zombie_is_dead_and_its_identity_was_the_same_until_then() -> None:
     assert not is_running(child.pid, identity)
     child.communicate()
     assert not is_running(child.pid, identity)
+
+
+def test_a_worker_whose_entry_was_removed_is_there_again_with_its_next_sign_of_life(database: Database) -> None:
+    worker = attendance.register_worker(database)
+    attendance.remove_worker(database, worker)
+    attendance.sign_of_life(database, worker)
+    assert worker in attendance.live_workers(database)
+    attendance.remove_worker(database, worker)
+
+
+def test_on_a_server_a_machine_of_the_same_name_is_another_machine(database: Database) -> None:
+    """Containers and cloned machines may be called alike, and each sees its own processes alone."""
+    other = "00000000-0000-0000-0000-000000000000 pid:[1] 77"
+    for seen_at, alive in (
+        (now(), database.url.startswith("postgresql")),
+        (now() - attendance.STALE_SECONDS - 1, False),
+    ):
+        worker = put_worker(database, host=socket.gethostname(), pid=os.getpid(), seen_at=seen_at, process=other)
+        assert (worker in attendance.live_workers(database)) is alive
 
 
 def test_a_worker_elsewhere_is_alive_as_long_as_it_gives_signs_of_life(database: Database) -> None:

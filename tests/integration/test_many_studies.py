@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import threading
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from io import StringIO
 from pathlib import Path
 
+import optuna
 import pytest
 import torch
 from demo_study import SMALL, Recorder, make_machine, short_spec
+from rich.console import Console
 
+from optimizer.cli.report import studies_table
+from optimizer.doctor import diagnose
 from optimizer.errors import CheckpointError, FinalError
 from optimizer.machines import Machines
 from optimizer.service import Service, Settings
 from optimizer.setup import Machine, Plan, build_machine, hash_parents, make_plan
 from optimizer.whereabouts import ModelFolders
-from studies import results, tables
+from studies import attendance, results, tables
 from studies.artifacts import Artifacts
 from studies.control import set_priority, set_status
 from studies.database import Database, open_database
@@ -34,6 +40,7 @@ class Log(Recorder):
     visits: list[str] = field(default_factory=list)
     reasons: list[tuple[str, str]] = field(default_factory=list)
     finals: list[str] = field(default_factory=list)
+    machines: dict[str, weakref.ref[Machine]] = field(default_factory=dict)
     waits: int = 0
     on_wait: Callable[[], None] = lambda: None
     on_trial: Callable[[str], None] = lambda _name: None
@@ -42,6 +49,7 @@ class Log(Recorder):
     def at(self, study: StoredStudy, machine: Machine) -> Iterator[Recorder]:
         assert machine.spec.study == study.name
         self.visits.append(study.name)
+        self.machines[study.name] = weakref.ref(machine)
         yield Visit(log=self, name=study.name)
 
     def hold_final(self, study: StoredStudy, machine: Machine) -> None:
@@ -197,6 +205,78 @@ def test_a_study_that_cannot_be_worked_on_here_is_left_alone_and_the_others_go_o
     with pytest.raises(CheckpointError, match="no checkpoint at"):
         place.service(alone := Log(), names=frozenset({"lost"})).run()
     assert alone.reasons == []  # the error says it
+
+
+def test_a_study_that_fails_under_way_is_not_kept_in_memory(place: Place) -> None:
+    failing, fine = place.add("failing"), place.add("fine")
+    log = Log()
+
+    def on_trial(name: str) -> None:
+        if name == "failing":
+            raise CheckpointError("a file went away")
+
+    log.on_trial = on_trial
+    service = place.service(log)
+    assert service.run() == 3
+    assert log.reasons == [("failing", "a file went away")]
+    assert {name: machine() is None for name, machine in log.machines.items()} == {"failing": True, "fine": False}
+    assert (place.states(failing), place.states(fine)) == (["complete"], ["complete"] * 3)
+
+
+@pytest.mark.parametrize("when", ["before", "meanwhile"])
+def test_a_study_that_is_deleted_in_the_dashboard_takes_no_other_with_it(when: str, place: Place) -> None:
+    place.add("gone")
+    fine = place.add("fine")
+    log = Log()
+
+    def on_trial(name: str) -> None:
+        if name == "gone":
+            optuna.delete_study(study_name="gone", storage=place.database.storage)
+
+    if when == "before":
+        on_trial("gone")
+    log.on_trial = on_trial
+    place.service(log).run()
+    assert place.states(fine) == ["complete"] * 3
+    assert [name for name, _ in log.reasons] == ["gone"]
+    assert "were deleted in the dashboard" in log.reasons[0][1]
+    assert "gone" in listed(place)
+
+
+def test_a_study_that_cannot_be_read_here_hides_no_other(place: Place) -> None:
+    strange = place.add("strange")
+    place.add("fine")
+    text = strange.spec.to_json().replace('"sharpness"', '"of_a_plug_in"')
+    with place.database.write() as connection:
+        connection.execute(tables.studies.update().where(tables.studies.c.id == strange.id).values(spec=text))
+    log = Log()
+    assert place.service(log).run() == 3
+    assert [name for name, _ in log.reasons] == ["strange"]
+    assert "does not fit this installation" in listed(place)
+    assert [study.name for study in results.list_studies(place.database)] == ["fine"]
+    found = diagnose(place.database, [], Artifacts.beside(place.database.url, place.folder / "artifacts"), mend=False)
+    assert [(row.kind, row.study) for row in found.left] == [("unreadable study", "strange")]
+
+
+def listed(place: Place) -> str:
+    """As `study list` shows it."""
+    with StringIO() as text:
+        Console(file=text, width=400).print(studies_table(place.database))
+        return text.getvalue()
+
+
+def test_who_finds_a_final_held_by_another_turns_to_less_urgent_work(place: Place) -> None:
+    judged, other = place.add("judged", final={"top": 2}), place.add("other")
+    set_priority(place.database, judged, 5)
+    place.service(Log(), names=frozenset({"judged"}), finals=False).run()
+    holder = attendance.register_worker(place.database)
+    attendance.turn_to(place.database, holder, judged, "final")
+    log = Log()
+    assert place.service(log).run() == 3
+    assert (log.finals, place.states(other)) == ([], ["complete"] * 3)
+    attendance.remove_worker(place.database, holder)
+    place.service(log).run()
+    assert log.finals == ["judged"]
 
 
 def test_a_final_is_held_once_and_not_again_where_there_is_nothing_to_compare(place: Place) -> None:

@@ -304,6 +304,21 @@ def test_a_log_that_is_moved_away_goes_on_in_a_new_file(tmp_path: Path) -> None:
     assert (tmp_path / "log").read_text() == "second\n"
 
 
+def test_a_log_that_cannot_be_opened_anew_touches_no_other_file(tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    write = LineFile(tmp_path / "folder" / "log")
+    (tmp_path / "folder").rename(tmp_path / "moved")
+    write("lost")  # there is no folder for a new file
+    with (tmp_path / "other").open("w") as other:  # takes whatever number is free
+        (tmp_path / "moved").rename(tmp_path / "folder")
+        (tmp_path / "folder" / "log").unlink()
+        write("found")
+        other.write("mine")
+    write.close()
+    assert (tmp_path / "other").read_text() == "mine"
+    assert (tmp_path / "folder" / "log").read_text().splitlines() == ["found"]
+
+
 def test_a_full_disk_costs_lines_and_is_said_once(capsys: pytest.CaptureFixture[str]) -> None:
     write = LineFile(Path("/dev/full"))
     write("first")

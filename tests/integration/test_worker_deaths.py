@@ -11,8 +11,10 @@ import pytest
 from demo_study import Recorder, ShortStudy, begin
 from optuna.trial import TrialState
 
+from optimizer.errors import CheckpointError
 from optimizer.failures import failure_kind
-from optimizer.presence import RERUNS
+from optimizer.outages import Endurance
+from optimizer.presence import RERUNS, present
 from optimizer.worker import Worker
 from studies import attendance, results, tables
 
@@ -79,6 +81,43 @@ def test_a_trial_over_which_too_many_died_fails_and_the_study_goes_on(begun: Sho
         (number + 1, "complete"),
     ]
     assert failure_kind(row.reason) == "worker_died"
+
+
+@pytest.mark.parametrize(
+    ("error", "counts"), [(RuntimeError("a bug"), True), (CheckpointError("gone"), False), (KeyboardInterrupt(), False)]
+)
+def test_who_ends_by_a_bug_has_died_and_who_says_why_has_left(
+    begun: ShortStudy, error: BaseException, counts: bool
+) -> None:
+    """Or a trial that brings every worker down would be run for ever."""
+    with pytest.raises(type(error)), present(begun.database, Endurance()) as presence:
+        raise error
+    assert attendance.is_registered(begun.database, presence.worker_id) is counts
+    attendance.remove_worker(begun.database, presence.worker_id)
+
+
+def test_a_trial_that_another_program_has_ended_is_left_to_the_doctor(begun: ShortStudy) -> None:
+    ended = Ended(short=begun)
+    worker = Worker(begun.database, begun.study, begun.machine, begun.artifacts, ended, ended.stop)
+    worker.run()
+    (row,) = ended.finished
+    assert (row.state, told(begun, row.number)) == ("complete", TrialState.FAIL)
+
+
+@dataclass
+class Ended(Recorder):
+    """While its first trial is evaluated, somebody else tells Optuna that it failed."""
+
+    short: ShortStudy | None = None
+
+    def trial_started(self, number: int, origin: str, images: int) -> None:
+        super().trial_started(number, origin, images)
+        assert self.short is not None
+        study = optuna.load_study(study_name="short", storage=self.short.database.storage)
+        study.tell(number, state=TrialState.FAIL)
+
+    def stop(self) -> bool:
+        return bool(self.started)
 
 
 @dataclass

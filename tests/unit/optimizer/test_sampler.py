@@ -9,12 +9,13 @@ from typing import Any, get_args
 
 import optuna
 import pytest
+from optuna.samplers import BaseSampler
 from optuna.storages import BaseStorage, InMemoryStorage, RDBStorage
 from optuna.study import StudyDirection
 from optuna.trial import Trial, TrialState, create_trial
 
 from optimizer.search.probes import Probe, make_probes
-from optimizer.search.sampler import ProbesFirst, distributions, load_optuna_study, make_sampler
+from optimizer.search.sampler import ProbesFirst, distributions, make_sampler
 from search_spaces.blocks import Architecture
 from search_spaces.settings import SpaceSettings
 from search_spaces.slots import Slot
@@ -97,8 +98,12 @@ def in_one_go(
 ) -> list[dict[str, float] | None]:
     storage = InMemoryStorage()
     create(storage, objectives)
-    study = load_optuna_study(storage, "s", ProbesFirst(settings, space, probes))
+    study = study_of(storage, ProbesFirst(settings, space, probes))
     return [one_trial(study, space, probes) for _ in range(trials)]
+
+
+def study_of(storage: BaseStorage, sampler: BaseSampler) -> optuna.Study:
+    return optuna.load_study(study_name="s", storage=storage, sampler=sampler)
 
 
 @contextmanager
@@ -121,9 +126,7 @@ class TestProbesFirst:
     def test_probes_come_after_the_trials_that_were_taken_over(self, space: SearchSpace) -> None:
         probes, storage = probes_in(space), InMemoryStorage()
         create(storage)
-        study = load_optuna_study(
-            storage, "s", ProbesFirst(SamplerSettings(name="random"), space, probes, taken=len(probes) + 1)
-        )
+        study = study_of(storage, ProbesFirst(SamplerSettings(name="random"), space, probes, taken=len(probes) + 1))
         known = [probe.params or probes[0].params for probe in (*probes, probes[0])]
         for params in known:
             study.add_trial(create_trial(value=0.0, params=dict(params or {}), distributions=distributions(space)))
@@ -139,8 +142,7 @@ class TestProbesFirst:
         with opened(tmp_path / "a.db") as storage, opened(tmp_path / "a.db") as second:
             create(storage)
             workers = [
-                load_optuna_study(each, "s", ProbesFirst(SamplerSettings(name="random"), space, probes))
-                for each in (storage, second)
+                study_of(each, ProbesFirst(SamplerSettings(name="random"), space, probes)) for each in (storage, second)
             ]
             trials = [workers[index % 2].ask() for index in range(len(probes))]
             assert [trial.number for trial in trials] == list(range(len(probes)))
@@ -151,7 +153,7 @@ class TestProbesFirst:
     def test_a_trial_without_parameters_stays_without(self, space: SearchSpace) -> None:
         probes, storage = probes_in(space), InMemoryStorage()
         create(storage)
-        study = load_optuna_study(storage, "s", ProbesFirst(SamplerSettings(), space, probes))
+        study = study_of(storage, ProbesFirst(SamplerSettings(), space, probes))
         for _ in range(2):
             one_trial(study, space, probes)
         assert study.trials[1].params == {}
@@ -169,7 +171,7 @@ class TestEverySampler:
             with opened(tmp_path / "a.db") as storage:
                 if number == 0:
                     create(storage)
-                study = load_optuna_study(storage, "s", ProbesFirst(settings, space, probes))
+                study = study_of(storage, ProbesFirst(settings, space, probes))
                 found.append(one_trial(study, space, probes))
         assert found == in_one_go(settings, space, probes)
         asked = [params for params in found[len(probes) :] if params is not None]
@@ -199,7 +201,7 @@ class TestEverySampler:
         """Optuna would take the parameters common to all past trials: none."""
         probes, storage = probes_in(space), InMemoryStorage()
         create(storage)
-        study = load_optuna_study(storage, "s", ProbesFirst(SamplerSettings(name=name), space, probes))
+        study = study_of(storage, ProbesFirst(SamplerSettings(name=name), space, probes))
         for _ in range(TRIALS):
             one_trial(study, space, probes)
         written = {"tpe": "tpe:relative_params", "cmaes": "cma:", "qmc": "qmc"}[name]
@@ -246,19 +248,19 @@ class TestInterruptedTrials:
         expected = in_one_go(settings, space, probes)[-1]
         storage = InMemoryStorage()
         create(storage)
-        study = load_optuna_study(storage, "s", ProbesFirst(settings, space, probes))
+        study = study_of(storage, ProbesFirst(settings, space, probes))
         for _ in range(TRIALS - 1):
             one_trial(study, space, probes)
         assert study.ask().relative_params == expected
 
-        later = load_optuna_study(storage, "s", ProbesFirst(settings, space, probes))
+        later = study_of(storage, ProbesFirst(settings, space, probes))
         again = Trial(later, study.trials[-1]._trial_id)
         assert suggest(again, space) == expected
 
     def test_an_interrupted_probe_is_the_same_probe(self, space: SearchSpace) -> None:
         probes, storage = probes_in(space), InMemoryStorage()
         create(storage)
-        study = load_optuna_study(storage, "s", ProbesFirst(SamplerSettings(), space, probes))
+        study = study_of(storage, ProbesFirst(SamplerSettings(), space, probes))
         for _ in range(3):
             study.ask()
         again = Trial(study, study.trials[2]._trial_id)
