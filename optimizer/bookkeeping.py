@@ -106,5 +106,6 @@ class Bookkeeper:
                 f"features of {', '.join(sorted(missing))} for trial {row.number} are not in {self._artifacts.place}: "
                 "name where the study's artifacts are with --artifacts"
             )
-        features = {name: torch.from_numpy(rows) for name, rows in stored.items()}
+        # A file that was taken over may have more: features of scorers that this study has dropped.
+        features = {name: torch.from_numpy(stored[name]) for name in by_set}
         return self._scoring.evidence(sheet, features)

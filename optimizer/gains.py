@@ -3,6 +3,9 @@
 Renders are paired: the same prompt and the same noise in every trial. So the interval is over the suite's items,
 of the differences item by item: Student's t, with the standard error from a bootstrap over items where a set score
 (a distance between distributions) takes part.
+
+Items are taken as independent. With several seeds for each prompt that holds for new seeds of these prompts, where the
+interval is wider than it need be; other prompts may differ by more, as seeds of one prompt have its effect in common.
 """
 
 from __future__ import annotations
@@ -70,7 +73,7 @@ def gains(
 def standard_errors(trial: Evidence, objective: Objective, infos: Mapping[str, ScorerInfo]) -> dict[str, float]:
     """Of every objective and every scorer by itself, over the suite's items; none where it cannot be had.
 
-    Other prompts and seeds would give another score, this far away. It is far more than what tells two merges apart,
+    Other items would give another score, this far away. It is far more than what tells two merges apart,
     because prompts differ from each other; that is what the intervals of gains are for, which are paired.
     """
     found = {name: standard_error(trial, terms) for name, terms in _all_terms(objective, infos).items()}

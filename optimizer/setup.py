@@ -30,7 +30,7 @@ from optimizer.rendering.prompts import CONTEXT, token_count
 from optimizer.rendering.render import Renderer, check_suite
 from optimizer.search.probes import Probe, make_probes
 from optimizer.search.recipe_probes import check_recipe_files, with_recipes
-from optimizer.search.sampler import make_sampler
+from optimizer.search.sampler import check_options
 from scorers.errors import SuiteImagesError
 from scorers.protocol import BuildContext, Scorer, ScorerInfo
 from scorers.registry import build, parse_settings
@@ -104,7 +104,7 @@ def make_plan(spec: StudySpec) -> Plan:
         _check_final(spec, infos)
     if spec.racing is not None:
         _check_racing(spec.racing, infos)
-    make_sampler(spec.sampler, space, 0, len(spec.objectives or ("one",)))
+    check_options(spec.sampler, space, len(spec.objectives or ("one",)))
     check_recipe_files(spec, architecture)
     notes = [*ingredients.notes, *_prompt_notes(spec.suite, spec.held_out)]
     notes += [note for info in infos.values() for note in info.notes(items)]
@@ -310,7 +310,7 @@ def build_scorers(spec: StudySpec, device: torch.device, cache_dir: Path) -> dic
     Raises:
         ScorerError: weights are missing or wrong, or references too few.
     """
-    context = BuildContext(device=str(device), cache_dir=cache_dir, base_dir=Path("/"))
+    context = BuildContext(device=str(device), cache_dir=cache_dir)
     return {
         name: build(entry.kind, parse_settings(entry.kind, entry.options, Path("/")), context)
         for name, entry in spec.scorers.items()

@@ -71,6 +71,9 @@ def apply_head(embeddings: Tensor, layers: tuple[Affine, ...]) -> Tensor:
     return values.squeeze(-1)
 
 
+CLIP_OF_THE_HEAD = frozenset({"ViT-L-14", "ViT-L-14-quickgelu"})  # at 224 pixels; at 336 embeddings are as wide
+
+
 class AestheticScorer:
     """A LAION head on a CLIP embedding; the head is tiny and stays on the CPU."""
 
@@ -93,12 +96,21 @@ class AestheticScorer:
 
 def build(settings: AestheticSettings, context: BuildContext) -> AestheticScorer:
     """An aesthetic scorer; without a head of its own, the pinned v2 file."""
-    if settings.head is None and settings.clip.tag not in (None, "openai"):
-        raise ScorerSettingsError(
-            f"the LAION aesthetic head was trained on CLIP weights 'openai', not {settings.clip.tag!r}: "
-            "use those, or name a head of your own with option 'head'"
-        )
+    if settings.head is None:
+        _require_its_clip(settings)
     # The head first: it is small, and if it is missing nobody should wait for CLIP.
     path = weights.resolve(settings.head, weights.AESTHETIC_V2, context.cache_dir)
+    if settings.head is not None and weights.file_sha256(path) == weights.AESTHETIC_V2.sha256:
+        _require_its_clip(settings)
     layers = read_head(weights.load_tensors(path), str(path))
     return AestheticScorer(shared_embedder(settings.clip, context), layers, str(path))
+
+
+def _require_its_clip(settings: AestheticSettings) -> None:
+    """Whether the embeddings are those that LAION's head was trained on; weights in a file of the user's own may be."""
+    clip = settings.clip
+    if clip.tag not in (None, "openai") or (clip.tag == "openai" and clip.model not in CLIP_OF_THE_HEAD):
+        raise ScorerSettingsError(
+            f"the LAION aesthetic head was trained on ViT-L-14 with CLIP weights 'openai', not on {clip.model} with "
+            f"{clip.tag!r}: use those, or name a head of your own with option 'head'"
+        )

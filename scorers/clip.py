@@ -90,10 +90,6 @@ class ClipEmbedder:
             self._texts.update(zip(batch, self._encode_texts(batch), strict=True))
         return torch.stack([self._texts[prompt] for prompt in prompts])
 
-    def token_count(self, prompt: str) -> int:
-        """Tokens of a prompt, start and end included; what is beyond `context_length` goes unread."""
-        return token_count(prompt, self._tokenize)
-
     def _encode_images(self, images: Sequence[Tensor]) -> Tensor:
         def encode(batch: list[Tensor]) -> Tensor:
             embedded: Tensor = self._model.encode_image(prepare_batch(batch, self.preprocess, self._device))
@@ -153,7 +149,10 @@ def make_model(config: dict[str, Any]) -> Any:
     if own_text:
         config["text_cfg"]["hf_model_pretrained"] = False
     custom = config.pop("custom_text", False) or own_text
-    return (open_clip.CustomTextCLIP if custom else open_clip.CLIP)(**config)
+    try:
+        return (open_clip.CustomTextCLIP if custom else open_clip.CLIP)(**config)
+    except (TypeError, ValueError, AssertionError) as error:  # an architecture of the user's own
+        raise ScorerSettingsError(f"open_clip cannot make a CLIP of this architecture: {error}") from error
 
 
 def load_weights(model: Any, path: Path) -> None:

@@ -1,7 +1,8 @@
 """CLIP score: does the image show what its prompt asks for?
 
-Hessel et al. 2021, CLIPScore, https://arxiv.org/abs/2104.08718, without its factor 2.5 and its cut at zero: a
-merge that turns away from the prompt should be told how far, and 100 x cosine is what other tools report.
+Hessel et al. 2021, CLIPScore, https://arxiv.org/abs/2104.08718, without its factor 2.5, its cut at zero and the words
+"A photo depicts" before every caption: a merge that turns away from the prompt should be told how far, prompts are no
+captions of photos, and 100 x cosine is what other tools report.
 """
 
 from __future__ import annotations
@@ -34,16 +35,6 @@ class ClipScorer:
     def score(self, images: SuiteImages) -> Tensor:
         """Float64 [n], 100 x cosine."""
         return clip_score(self._embedder.embed_images(images), self._embedder.embed_texts(images.prompts))
-
-    def prompt_notes(self, prompts: tuple[str, ...]) -> tuple[str, ...]:
-        """One line for each prompt that is longer than CLIP reads."""
-        limit = self._embedder.context_length
-        counts = {prompt: self._embedder.token_count(prompt) for prompt in dict.fromkeys(prompts)}
-        return tuple(
-            f"prompt of {count} tokens: CLIP reads only the first {limit}: {prompt[:60]!r}"
-            for prompt, count in counts.items()
-            if count > limit
-        )
 
 
 def build(settings: ClipScoreSettings, context: BuildContext) -> ClipScorer:

@@ -120,7 +120,7 @@ def read_rgb(path: Path) -> Tensor:
     try:
         with Image.open(path) as opened:
             image = to_rgb(ImageOps.exif_transpose(opened))
-    except (OSError, ValueError, SyntaxError) as error:  # Pillow reports broken PNG chunks as SyntaxError
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:  # broken PNG chunks: SyntaxError
         raise ReferenceImagesError(f"{path} cannot be read as an image ({error}): repair or remove it") from error
     return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()
 

@@ -151,6 +151,5 @@ class BuildContext:
 
     device: str  # as torch spells it: "cpu", "cuda", "cuda:1"
     cache_dir: Path  # downloaded weights and reference statistics
-    base_dir: Path  # folder of the spec, for plug-ins that keep paths of their own
     # Networks by what they were made from, so that two scorers on the same CLIP hold one copy of it.
     shared: Memo = field(default_factory=Memo, repr=False, compare=False)

@@ -129,7 +129,7 @@ def resolve_hub_file(repository: str, names: Sequence[str], *, title: str, advic
         raise MissingWeightsError(f"{missing} the hub did not answer: fetch it from {page}, then {advice}")
     for name in names:
         try:
-            # Whatever revision it is, the study keeps its digest and refuses another.
+            # The newest revision, as open_clip takes it: only files that a spec names by path are compared by content.
             file = huggingface_hub.hf_hub_download(repository, name)  # nosec B615
             return Path(file)
         except errors.EntryNotFoundError:
@@ -172,8 +172,11 @@ def is_torchscript(path: Path) -> bool:
     """Whether a file is a TorchScript archive, the format in which OpenAI published CLIP."""
     if not zipfile.is_zipfile(path):
         return False
-    with zipfile.ZipFile(path) as archive:
-        return any(name.split("/", 1)[-1] == "constants.pkl" for name in archive.namelist())
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return any(name.split("/", 1)[-1] == "constants.pkl" for name in archive.namelist())
+    except (zipfile.BadZipFile, UnicodeDecodeError, NotImplementedError):  # who reads its tensors says what is wrong
+        return False
 
 
 def load_tensors(path: Path) -> dict[str, Tensor]:

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from search_spaces.blocks import Architecture
+from search_spaces.errors import SpaceError
+from search_spaces.space import SearchSpace
+from studies.blueprint import slots_of
 from studies.errors import StudyChangedError
 from studies.spec import ScorerEntry, StudySpec
 
@@ -25,7 +30,12 @@ def fingerprints(spec: StudySpec) -> dict[str, str]:
 
 def scorer_fingerprint(name: str, entry: ScorerEntry) -> tuple[str, str]:
     """(what it is, sha256) of the files that a scorer's options name."""
-    return f"the weights or reference images of scorer {name!r}", _digest(entry.options)
+    return files_of_scorer(name), _digest(entry.options)
+
+
+def files_of_scorer(name: str) -> str:
+    """What a scorer's files are called among the fingerprints."""
+    return f"the weights or reference images of scorer {name!r}"
 
 
 def refuse_changed_files(stored: Mapping[str, str], spec: StudySpec) -> None:
@@ -45,6 +55,8 @@ def refuse_changed_spec(stored: StudySpec, spec: StudySpec) -> None:
     changed = [told for name, told in names.items() if getattr(stored, name) != getattr(spec, name)]
     if "objective" in changed and _same_objective(stored, spec):
         changed.remove("objective")
+    if "space" in changed and _same_space(stored, spec):
+        changed.remove("space")
     if changed:
         raise StudyChangedError(
             f"`{'`, `'.join(changed)}` of the spec changed since the study began, and only `budget` may: undo the "
@@ -58,6 +70,16 @@ def _same_objective(stored: StudySpec, spec: StudySpec) -> bool:
     return before.keys() == now.keys() and all(
         term.weight == before[name].weight and term.unit in {None, before[name].unit} for name, term in now.items()
     )
+
+
+def _same_space(stored: StudySpec, spec: StudySpec) -> bool:
+    """Whether the file's space is what the study's was understood as: a preset spelt out, weights of LoRAs among it."""
+    slots = slots_of(spec.operations, spec.letters, tuple(spec.loras))
+    for architecture in Architecture:
+        with suppress(SpaceError):  # its blocks are those of the other one
+            if SearchSpace.build(spec.full_space, architecture, slots).settings == stored.space:
+                return True
+    return False
 
 
 def _digest(options: Mapping[str, Any]) -> str:

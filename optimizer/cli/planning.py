@@ -13,6 +13,7 @@ from optimizer.rendering.prediction import EPSILON
 from optimizer.setup import Plan
 from studies.spec import RacingSettings
 
+TWICE = frozenset({"heun"})  # goes through the U-Net twice a step, but for the last
 GUIDED_PASSES = 2  # classifier-free guidance runs the U-Net with and without the prompt
 
 
@@ -84,10 +85,13 @@ def objective_in_words(plan: Plan) -> str:
 def cost(plan: Plan) -> str:
     """Images and U-Net passes of the whole budget, and memory for the weights."""
     spec, images = plan.spec, len(plan.spec.suite.items())
-    passes = images * spec.suite.steps * (GUIDED_PASSES if spec.suite.cfg > 1 else 1)
+    steps = 2 * spec.suite.steps - 1 if spec.suite.scheduler in TWICE else spec.suite.steps
+    passes = images * steps * (GUIDED_PASSES if spec.suite.cfg > 1 else 1)
     stored = sum(total_bytes(checkpoint.tensors.values()) for checkpoint in plan.checkpoints)
     live = 4 * sum(info.size for info in plan.checkpoints[0].tensors.values())
-    fewer_trials = "at most " if spec.budget.patience is not None else ""
+    budget = spec.budget
+    may_end = any(each is not None for each in (budget.patience, budget.images, budget.minutes))
+    fewer_trials = "at most " if may_end else ""
     fewer_images = "at most " if spec.racing is not None and not fewer_trials else ""
     return (
         f"{fewer_trials}{spec.budget.trials} trials, {fewer_images}{spec.budget.trials * images:,} images, "

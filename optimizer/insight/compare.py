@@ -13,6 +13,7 @@ from optimizer.insight.front import chosen_trial
 from optimizer.objective import SINGLE, Objective
 from scorers.protocol import Direction, ScorerInfo
 from studies.database import Database
+from studies.fingerprints import files_of_scorer
 from studies.results import StoredStudy, StoredTrial, load_scores, load_trials
 
 NOT_SETTINGS: Final = ("study", "budget")  # differ between any two studies, and are told elsewhere
@@ -154,7 +155,8 @@ def why_not_scorer(name: str, first: Side, second: Side) -> str | None:
             return f"study {side.study.name!r} does not have this scorer"
     if first.study.spec.scorers[name] != second.study.spec.scorers[name]:
         return "its settings differ"
-    if first.study.fingerprints.get(name) != second.study.fingerprints.get(name):
+    files = files_of_scorer(name)
+    if first.study.fingerprints.get(files) != second.study.fingerprints.get(files):
         return "the files it reads (weights, references) differ"
     if name not in first.by_item or name not in second.by_item:
         return "it is one number for the whole set of images, not one per image"

@@ -13,6 +13,7 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+import optuna
 from optuna.distributions import BaseDistribution, FloatDistribution
 from optuna.exceptions import ExperimentalWarning
 from optuna.samplers import (
@@ -25,7 +26,7 @@ from optuna.samplers import (
     TPESampler,
 )
 from optuna.study import Study
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial, create_trial
 
 from optimizer.search.depth_gp import DepthGPSampler
 from optimizer.search.probes import Probe
@@ -45,6 +46,7 @@ SAMPLERS: Mapping[SamplerName, Callable[..., BaseSampler]] = {
 }
 SINGLE_OBJECTIVE = ("cmaes",)
 REFINING = ("depth",)
+MADE_UP = 12  # trials: more than samplers draw at random before they begin to model
 COUNTING = ("qmc",)  # counts its proposals in the study, so that asking twice is not the same as asking once
 PROPOSAL_KEY = "mergetune:proposal"
 
@@ -86,6 +88,34 @@ def make_sampler(settings: SamplerSettings, space: SearchSpace, number: int, obj
     except (TypeError, ValueError) as error:
         given = dict(settings.options)
         raise SpecError(f"sampler {settings.name} cannot be made with options {given}: {error}") from error
+
+
+def check_options(settings: SamplerSettings, space: SearchSpace, objectives: int) -> None:
+    """Let the sampler propose on made-up trials: Optuna's take options of wrong types, and fail when they use them.
+
+    Raises:
+        SpecError: as `make_sampler`, or what the sampler made of its options.
+    """
+    make_sampler(settings, space, 0, objectives)
+    if not settings.options:
+        return
+    generator, ranges = np.random.default_rng(0), distributions(space)
+    before = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    try:
+        study = optuna.create_study(directions=["maximize"] * objectives, sampler=ProbesFirst(settings, space, ()))
+        for _ in range(MADE_UP):
+            params = {row.name: float(generator.uniform(row.low, row.high)) for row in space.parameters}
+            values = generator.normal(size=objectives).tolist()
+            study.add_trial(create_trial(params=params, distributions=ranges, values=values))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            study.ask().relative_params  # noqa: B018 - asked for only now
+    except Exception as error:  # whatever it stumbles over
+        given = dict(settings.options)
+        raise SpecError(f"sampler {settings.name} cannot propose with options {given}: {error}") from error
+    finally:
+        optuna.logging.set_verbosity(before)
 
 
 def samples_jointly(settings: SamplerSettings, objectives: int) -> bool:
@@ -152,8 +182,6 @@ class ProbesFirst(BaseSampler):
         """
         inferred = inner.infer_relative_search_space(study, trial)  # also prepares TPE's groups
         if not samples_jointly(self._settings, len(study.directions)):
-            return inferred
-        if not study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
             return inferred
         return {name: row for name, row in self._space.items() if not row.single()}
 

@@ -23,7 +23,9 @@ from optimizer.cli.report import study_objective
 from optimizer.insight.importance import BINS, insight, load_samples
 from optimizer.insight.interactive import save_figures
 from optimizer.insight.ranking import beliefs, by_posterior, by_value
+from studies import tables
 from studies.database import open_database
+from studies.fingerprints import files_of_scorer
 from studies.results import load_study, load_trials
 
 NOISE = np.random.default_rng(7).normal(0, 0.01, (1000, 4))
@@ -156,6 +158,12 @@ def test_bests_of_equal_suites_are_paired_and_others_not(folder: Path) -> None:
     said = run(folder, "study", "compare", "one", "again")
     assert "over 4 images" in said
     assert "parents are other files" not in said
+    database = open_database(f"sqlite:///{folder}/s.db", create=False)
+    with database.write() as connection:
+        named = {files_of_scorer("sharpness"): "0" * 64}
+        connection.execute(tables.studies.update().where(tables.studies.c.name == "again").values(fingerprints=named))
+    database.close()
+    assert "files it reads (weights, references) differ" in run(folder, "study", "compare", "one", "again")
     said = run(folder, "study", "compare", "one", "other")
     assert "suite.prompts" in said
     assert "sharpness: not paired, because the suites differ" in said

@@ -226,6 +226,17 @@ def test_a_spec_that_has_changed_is_refused(changes: dict[str, Any], named: str)
         refuse_changed_spec(spec, other)
 
 
+@pytest.mark.parametrize(
+    "space", [{"preset": "blocks"}, {"preset": "blocks", "frozen": {"M00": 0.5}}, {"granularity": "uniform"}]
+)
+def test_a_space_that_was_spelt_out_is_no_change(space: dict[str, Any]) -> None:
+    spec = parse_spec(yaml.safe_dump(short_spec(space=space)), base_dir=DEMO)
+    refuse_changed_spec(make_plan(spec).spec, spec)
+    other = parse_spec(yaml.safe_dump(short_spec(space=space | {"bounds": {"*": [0.1, 0.9]}})), base_dir=DEMO)
+    with pytest.raises(StudyChangedError, match="`space`"):
+        refuse_changed_spec(make_plan(spec).spec, other)
+
+
 def test_a_larger_budget_and_units_that_were_written_out_are_no_change(tmp_path: Path) -> None:
     stored = begin(tmp_path).study.spec
     assert stored.objective is not None

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import optuna
 import pytest
 import torch
@@ -208,6 +209,18 @@ class TestFullRight:
 
 def asked(folder: Path, storage: str | None = None) -> dict[str, str]:
     return {"study": "short", "storage": storage or str(folder / "study.db"), "artifacts": str(folder / "artifacts")}
+
+
+def test_features_of_a_set_score_that_was_dropped_are_passed_over(old: ShortStudy, folder: Path) -> None:
+    artifacts = Artifacts.beside(f"sqlite:///{folder}/study.db", folder / "artifacts")
+    for row in results.load_trials(old.database, old.study):
+        files = artifacts.of_trial(old.study.key, row.number, row.worker_id)
+        files.save_features(files.load_features() | {"dropped": np.zeros((len(PROMPTS), 3))})
+    new = warm(folder, trials=1)
+    new.short.run()
+    assert [dict(row.gains) for row in new.taken] == [
+        dict(row.gains) for row in results.load_trials(old.database, old.study)
+    ]
 
 
 class TestRenderedAnew:

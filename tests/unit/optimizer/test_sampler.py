@@ -15,7 +15,7 @@ from optuna.study import StudyDirection
 from optuna.trial import Trial, TrialState, create_trial
 
 from optimizer.search.probes import Probe, make_probes
-from optimizer.search.sampler import ProbesFirst, distributions, make_sampler
+from optimizer.search.sampler import ProbesFirst, check_options, distributions, make_sampler
 from search_spaces.blocks import Architecture
 from search_spaces.settings import SpaceSettings
 from search_spaces.slots import Slot
@@ -212,10 +212,17 @@ class TestEverySampler:
         narrow = SpaceSettings(granularity="sections", bounds={"*": (0.25, 0.75)})
         space = SearchSpace.build(narrow, Architecture.SD15, (B,))
         probes = tuple(probe for probe in _outside(space) if probe.params is None)
-        found = in_one_go(SamplerSettings(name="qmc"), space, probes, trials=len(probes) + 9)[len(probes) + 1 :]
+        found = in_one_go(SamplerSettings(name="qmc"), space, probes, trials=len(probes) + 8)[len(probes) :]
         for row in space.parameters:
             eighths = sorted(int((params[row.name] - 0.25) * 16) for params in found if params is not None)
             assert eighths == list(range(8))
+
+    def test_workers_that_ask_before_any_trial_is_finished_get_other_merges(self, space: SearchSpace) -> None:
+        storage = InMemoryStorage()
+        create(storage)
+        study = study_of(storage, ProbesFirst(SamplerSettings(name="qmc"), space, ()))
+        asked = [suggest(study.ask(), space) for _ in range(3)]
+        assert len({tuple(params.values()) for params in asked}) == 3
 
     def test_gp_climbs(self, space: SearchSpace) -> None:
         probes = probes_in(space)
@@ -286,6 +293,22 @@ class TestOptions:
     ) -> None:
         with pytest.raises(SpecError, match=f"sampler {name} cannot be made with options"):
             make_sampler(SamplerSettings(name=name, options=options), space, 0, 1)
+
+    @pytest.mark.parametrize(
+        ("name", "options"),
+        [
+            ("gp", {"n_startup_trials": "12"}),
+            ("gp", {"independent_sampler": "random"}),
+            ("tpe", {"n_ei_candidates": "24"}),
+            ("cmaes", {"popsize": "8"}),
+        ],
+    )
+    def test_options_of_wrong_types_are_refused_before_the_study_begins(
+        self, name: SamplerName, options: dict[str, Any], space: SearchSpace
+    ) -> None:
+        """Optuna takes them, and would fail when the probes are done."""
+        with pytest.raises(SpecError, match=f"sampler {name} cannot propose with options"):
+            check_options(SamplerSettings(name=name, options=options), space, 1)
 
     def test_one_objective_samplers_refuse_several(self, space: SearchSpace) -> None:
         with pytest.raises(SpecError, match="cmaes knows a single objective, the study has 2"):

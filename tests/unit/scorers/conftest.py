@@ -50,7 +50,7 @@ def timm_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def context(tmp_path: Path) -> BuildContext:
-    return BuildContext(device="cpu", cache_dir=tmp_path / "cache", base_dir=tmp_path)
+    return BuildContext(device="cpu", cache_dir=tmp_path / "cache")
 
 
 @pytest.fixture

@@ -150,12 +150,14 @@ def test_scoring_leaves_the_renderers_settings_alone(embedder: clip.ClipEmbedder
     torch.testing.assert_close(inside, outside, atol=1e-5, rtol=0)  # bfloat16 would be 1e-2 away
 
 
-def test_tokens_are_counted_with_start_and_end(embedder: clip.ClipEmbedder) -> None:
-    assert clip.token_count("a cat") == embedder.token_count("a cat") == 4
-    long = "cat " * 76
-    assert clip.token_count(long) == 78
-    (note,) = clip_score.ClipScorer(embedder).prompt_notes(("a cat", long, long))
-    assert note.startswith("prompt of 78 tokens: CLIP reads only the first 77")
+def test_tokens_are_counted_with_start_and_end() -> None:
+    assert clip.token_count("a cat") == 4
+    assert clip.token_count("cat " * 76) == 78
+
+
+def test_an_architecture_that_open_clip_does_not_take_is_named() -> None:
+    with pytest.raises(ScorerSettingsError, match=r"open_clip cannot make a CLIP of this architecture.*colour"):
+        clip.make_model({"embed_dim": 8, "vision_cfg": {"layers": 1}, "text_cfg": {"layers": 1}, "colour": 1})
 
 
 # Which model a file is for
@@ -365,10 +367,22 @@ def test_a_head_with_other_layers_is_refused(change: dict[str, torch.Tensor], me
         aesthetic.read_head(head_state() | change, "head.pth")
 
 
-def test_laions_head_is_not_put_on_another_clip(context: BuildContext) -> None:
-    other = ClipModelSettings(model="ViT-L-14", pretrained="laion2b_s32b_b82k")
-    with pytest.raises(ScorerSettingsError, match="trained on CLIP weights 'openai', not 'laion2b_s32b_b82k'"):
+@pytest.mark.parametrize(
+    ("model", "tag"), [("ViT-L-14", "laion2b_s32b_b82k"), ("ViT-L-14-336", "openai"), ("ViT-B-32", "openai")]
+)
+def test_laions_head_is_not_put_on_another_clip(
+    model: str, tag: str, context: BuildContext, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither fetched nor from a copy of one's own: its width alone would not tell."""
+    other = ClipModelSettings(model=model, pretrained=tag)
+    said = f"with CLIP weights 'openai', not on {model} with '{tag}'"
+    with pytest.raises(ScorerSettingsError, match=said):
         aesthetic.build(AestheticSettings(clip=other), context)
+    torch.save(head_state(width=768), tmp_path / "copy.pth")
+    public = replace(weights.AESTHETIC_V2, sha256=weights.file_sha256(tmp_path / "copy.pth"))
+    monkeypatch.setattr(weights, "AESTHETIC_V2", public)
+    with pytest.raises(ScorerSettingsError, match=said):
+        aesthetic.build(AestheticSettings(clip=other, head=tmp_path / "copy.pth"), context)
 
 
 def test_a_missing_head_is_told_before_clip_is_loaded(context: BuildContext, monkeypatch: pytest.MonkeyPatch) -> None:

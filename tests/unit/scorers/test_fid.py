@@ -302,7 +302,7 @@ def test_fid_and_kid_from_a_spec(
     scorers = [
         cast(
             "SetScorer",
-            registry.build(name, registry.parse_settings(name, options, context.base_dir), context),
+            registry.build(name, registry.parse_settings(name, options, context.cache_dir.parent), context),
         )
         for name in ("fid", "kid")
     ]

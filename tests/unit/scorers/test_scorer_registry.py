@@ -176,7 +176,7 @@ def test_an_installed_plugin_is_listed_configured_and_built(
         brightness = brightness_plugin:KIND
         """)
     assert registry.kinds()["brightness"].info.label == "brightness"
-    settings = registry.parse_settings("brightness", {"factor": 2}, context.base_dir)
+    settings = registry.parse_settings("brightness", {"factor": 2}, Path("/"))
     scorer = cast("ImageScorer", registry.build("brightness", settings, context))
     scores = scorer.score(suite)
     assert scores[0] == pytest.approx(2 * suite.images[0].double().mean())
