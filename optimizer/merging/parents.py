@@ -134,7 +134,7 @@ def _require_same_shapes(first: Checkpoint, other: Checkpoint, letter: str) -> N
     differing = [
         f"{key} is {_shape(mine)} in A and {_shape(theirs)} in {letter}"
         for key, (mine, theirs) in shared.items()
-        if not _fits(mine, theirs) and not _is_narrower(key, theirs, mine)
+        if not mine.fits(theirs) and not _is_narrower(key, theirs, mine)
     ]
     if differing:
         raise ParentsDifferError(
@@ -150,15 +150,6 @@ def _require_first_channels(first: Checkpoint, other: Checkpoint, letter: str) -
             f"{letter} ({other.path.name}) reads {theirs.shape[1]} input channels and A ({first.path.name}) "
             f"{mine.shape[1]}: an inpainting or InstructPix2Pix model must be parent A, name it first"
         )
-
-
-def _fits(one: TensorInfo, other: TensorInfo) -> bool:
-    """Equal shapes up to ones at the end: a 1x1 convolution is a linear layer, and files store it as either."""
-    return _without_ones(one.shape) == _without_ones(other.shape)
-
-
-def _without_ones(shape: tuple[int, ...]) -> tuple[int, ...]:
-    return _without_ones(shape[:-1]) if shape[-1:] == (1,) else shape
 
 
 def _is_narrower(key: str, own: TensorInfo, wanted: TensorInfo) -> bool:

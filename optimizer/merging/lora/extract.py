@@ -165,7 +165,7 @@ def _shared_keys(a: Checkpoint, b: Checkpoint, components: Sequence[Component]) 
 
     keys = [key for key in a.tensors if key in b.tensors and asked(key, a)]
     for key in keys:
-        if a.tensors[key].shape != b.tensors[key].shape:
+        if component_of(key, architecture) != VAE and not a.tensors[key].fits(b.tensors[key]):
             raise ParentsDifferError(
                 f"{key} is {list(a.tensors[key].shape)} in {a.path.name} and {list(b.tensors[key].shape)} in "
                 f"{b.path.name}: a LoRA is extracted from two checkpoints of the same shapes"
@@ -177,13 +177,22 @@ def _shared_keys(a: Checkpoint, b: Checkpoint, components: Sequence[Component]) 
 def _differences(
     a: Checkpoint, b: Checkpoint, keys: Sequence[str], device: torch.device | str
 ) -> Iterator[tuple[str, Tensor]]:
-    """(key, B - A in float64 on the device)."""
+    """(key, B - A in float64 on the device, in A's shape).
+
+    Infinity stands for what cannot be subtracted in the VAE: no LoRA holds that, so it must not stand in its way.
+    """
+    unlike = torch.tensor(torch.inf)
     for key in keys:
-        first, second = (checkpoint.tensor(key).to(device).double() for checkpoint in (a, b))
-        difference = second - first
-        if not difference.isfinite().all():
+        difference = unlike
+        if a.tensors[key].fits(b.tensors[key]):
+            first, second = (checkpoint.tensor(key).to(device).double() for checkpoint in (a, b))
+            difference = second.view(first.shape) - first
+        if difference.isfinite().all():
+            yield key, difference
+        elif component_of(key, a.architecture) == VAE:
+            yield key, unlike
+        else:
             raise LoraError(f"{key} holds values that are no finite numbers in {a.path.name} or {b.path.name}")
-        yield key, difference
 
 
 def _squares(tensor: Tensor) -> float:
