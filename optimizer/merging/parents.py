@@ -18,6 +18,7 @@ from optimizer.merging.sources import TensorInfo, some
 from search_spaces.blocks import EMA, VAE, Architecture, text_encoders
 
 FIRST_CONVOLUTION = "model.diffusion_model.input_blocks.0.0.weight"  # [out, in, 3, 3]
+MARKERS = frozenset({"v_pred", "ztsnr"})  # tensors whose presence alone says what a model predicts
 PLAIN_CHANNELS = 4  # of a latent; inpainting models read 9 channels, InstructPix2Pix models 8
 
 
@@ -218,7 +219,8 @@ def _extra_notes(other: Checkpoint, letter: str, homes: Mapping[str, int]) -> li
     rest = [key for key in keys if not is_marker(key)]
     notes = []
     if marks:
-        notes.append(f"{letter} is marked {', '.join(marks)} and A is not: the result is what A is, without the mark")
+        told = "the result is marked as A is, unless a study's `suite` says what it predicts"
+        notes.append(f"{letter} is marked {', '.join(marks)} and A is not: {told}")
     if rest:
         notes.append(f"{_tensors(rest)} only in {letter} and left out: {some(rest)}")
     return notes
@@ -249,4 +251,4 @@ def _ema_notes(checkpoints: Sequence[Checkpoint]) -> list[str]:
 
 def is_marker(key: str) -> bool:
     """Whether a key says what the model predicts, instead of being one of its weights."""
-    return key in {"v_pred", "ztsnr"} or key.startswith("edm_")
+    return key in MARKERS or key.startswith("edm_")
