@@ -22,9 +22,10 @@ from optimizer.evaluation import pixels_digest
 from optimizer.merging.checkpoint import Checkpoint
 from optimizer.merging.export import Exported, atomic_file, refuse_sources, write_merge
 from optimizer.merging.ingredients import Ingredients
-from optimizer.merging.metadata import merge_metadata
-from optimizer.merging.parents import Parents
+from optimizer.merging.metadata import MARKERS_FIELD, merge_metadata
+from optimizer.merging.parents import MARKERS, Parents
 from optimizer.rendering.batch_limits import BatchLimits
+from optimizer.rendering.prediction import markers_of
 from optimizer.setup import BATCHES_FIELD, Plan, build_renderer, choose_device, machine_description
 from studies.artifacts import Artifacts
 from studies.database import Database
@@ -191,6 +192,7 @@ def export_metadata(
         device=device,
     )
     return metadata | {
+        **marker_metadata(plan),
         "mergetune.study": json.dumps({"name": study.name, "trial": trial.number, "origin": trial.title}),
         "mergetune.scores": json.dumps(told),
         "mergetune.suite_sha256": study.suite_digest,
@@ -199,3 +201,11 @@ def export_metadata(
             timespec="seconds"
         ),
     }
+
+
+def marker_metadata(plan: Plan) -> dict[str, str]:
+    """The markers of what the study rendered, where they are not parent A's: programs that load the file go by them."""
+    wanted = markers_of(plan.prediction)
+    if wanted is None or wanted == MARKERS & plan.checkpoints[0].tensors.keys():
+        return {}
+    return {MARKERS_FIELD: " ".join(sorted(wanted))}

@@ -108,10 +108,6 @@ class SearchSpace:
         self._check_rows(rows)
         return {parameter.name: _clipped_mean(parameter, rows) for parameter in self.parameters}
 
-    def uniform_rows(self, ratio: float) -> dict[str, tuple[float, ...]]:
-        """The same ratio in every ratio slot of every place; other slots as they are fixed, or else their default."""
-        return self.profile_rows(dict.fromkeys(places(self.architecture), ratio))
-
     def profile_rows(self, ratios: Mapping[str, float]) -> dict[str, tuple[float, ...]]:
         """One ratio per place, in every ratio slot; other slots as they are fixed, or else their default."""
         fixed = {(place, index): value for place, index, value in self.fixed}

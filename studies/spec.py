@@ -510,8 +510,8 @@ class StudySpec(_Settings):
         if self.steps is not None and self.method is not None:
             msg = "give either `method` (one step) or `steps`, not both"
             raise ValueError(msg)
-        if not 1 <= len(self.parents) <= len(LETTERS):
-            msg = f"a merge takes 1 to {len(LETTERS)} parents, the spec names {len(self.parents)}"
+        if not 2 <= len(self.parents) <= len(LETTERS):
+            msg = f"a study takes 2 to {len(LETTERS)} parents, the spec names {len(self.parents)}"
             raise ValueError(msg)
         try:
             check_operations(self.operations, self.letters)

@@ -370,7 +370,7 @@ def _metadata(
 ) -> dict[str, str]:
     """The header's metadata; that of the file to make again, where the merge is the same."""
     from optimizer.merging.export import HASH_FIELD
-    from optimizer.merging.metadata import DEVICE_FIELD, THREADS_FIELD, merge_metadata
+    from optimizer.merging.metadata import DEVICE_FIELD, MARKERS_FIELD, THREADS_FIELD, merge_metadata
     from optimizer.rendering.prediction import prediction_of
 
     stated = job.made.get("modelspec.prediction_type")
@@ -382,7 +382,7 @@ def _metadata(
         device=device,
     )
     if not job.made or not _is_unchanged(job):
-        return fresh
+        return fresh | {key: value for key, value in job.made.items() if key == MARKERS_FIELD}
     machine = {DEVICE_FIELD, THREADS_FIELD}
     kept = {key: value for key, value in job.made.items() if key != HASH_FIELD and key not in machine - fresh.keys()}
     renewed = {key: fresh[key] for key in (*machine, "modelspec.title") if key in fresh}

@@ -69,7 +69,7 @@ class Distance:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TensorDistance:
-    """One tensor that both files have, in the same shape."""
+    """One tensor that both files have, in shapes that fit."""
 
     key: str
     place: str
@@ -85,7 +85,7 @@ class Comparison:
     unaveraged_different: tuple[str, ...]  # ... those that are not equal
     only_in_a: tuple[str, ...]
     only_in_b: tuple[str, ...]
-    other_shapes: tuple[str, ...]  # keys whose shapes differ
+    other_shapes: tuple[str, ...]  # keys whose shapes differ by more than ones at the end
 
     def by_place(self) -> dict[str, Distance]:
         """Place -> its tensors together, for the places that have any, in the order they appear in A."""
@@ -104,7 +104,7 @@ def _remoteness(row: TensorDistance) -> tuple[float, str]:
 
 
 def tensor_distance(a: Tensor, b: Tensor) -> Distance:
-    """Distance of two floating tensors of one shape and any dtypes, on the CPU; never raises for NaN or Inf.
+    """Distance of two floating tensors of one size and any dtypes, on the CPU; never raises for NaN or Inf.
 
     Works through both in pieces of `CHUNK_ELEMENTS`, so its memory does not grow with them.
     """
@@ -177,7 +177,8 @@ def compare(a: Checkpoint, b: Checkpoint, progress: Callable[[int], None] | None
             place = place_of(key, a.architecture)
             rows.append(TensorDistance(key=key, place=place, distance=tensor_distance(first, second)))
         else:
-            (equal if bool((first.double() == second.double()).all()) else different).append(key)
+            same = bool((first.double() == second.double().view(first.shape)).all())
+            (equal if same else different).append(key)
         if progress is not None:
             progress(a.tensors[key].nbytes + b.tensors[key].nbytes)
     return Comparison(
@@ -200,10 +201,10 @@ def _is_averaged(key: str, a: Checkpoint, b: Checkpoint) -> bool:
 
 
 def _shared_keys(a: Checkpoint, b: Checkpoint) -> tuple[list[str], list[str]]:
-    """(keys of one shape in both, keys of different shapes) in A's order, which is the order of its bytes."""
+    """(keys whose shapes fit, keys whose shapes do not) in A's order, which is the order of its bytes."""
     shared = [key for key in a.tensors if key in b.tensors and place_of(key, a.architecture) != EMA]
-    same = [key for key in shared if a.tensors[key].shape == b.tensors[key].shape]
-    return same, [key for key in shared if a.tensors[key].shape != b.tensors[key].shape]
+    fitting = [key for key in shared if a.tensors[key].fits(b.tensors[key])]
+    return fitting, [key for key in shared if not a.tensors[key].fits(b.tensors[key])]
 
 
 def _only_in(one: Checkpoint, other: Checkpoint) -> tuple[str, ...]:

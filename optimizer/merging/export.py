@@ -22,6 +22,8 @@ from torch import Tensor
 from optimizer.errors import ExportError
 from optimizer.merging.flat import Scratch, merge_one
 from optimizer.merging.ingredients import Ingredients
+from optimizer.merging.metadata import markers_in
+from optimizer.merging.parents import MARKERS
 from optimizer.merging.plan import plan_places
 from optimizer.merging.sources import DTYPE_NAMES, TensorInfo, sha256_of
 from studies.recipe import DtypeName, Recipe
@@ -40,14 +42,22 @@ class Exported:
     sha256: str  # of the whole file; its first 10 digits are the AutoV2 hash
 
 
-def export_layout(ingredients: Ingredients, dtype: DtypeName | None) -> dict[str, TensorInfo]:
+def export_layout(
+    ingredients: Ingredients, dtype: DtypeName | None, markers: frozenset[str] | None = None
+) -> dict[str, TensorInfo]:
     """What the file will hold: the result's keys, weights in `dtype`, in A's order but wide dtypes first.
 
     So every tensor starts at a multiple of its element size, which readers that map the file rely on.
+
+    Args:
+        markers: which of `MARKERS` it has, those that A lacks as empty tensors; None takes A's.
     """
     layout = {
-        key: TensorInfo(ingredients.saved_dtype(key, dtype), info.shape) for key, info in ingredients.tensors.items()
+        key: TensorInfo(ingredients.saved_dtype(key, dtype), info.shape)
+        for key, info in ingredients.tensors.items()
+        if markers is None or key not in MARKERS - markers
     }
+    layout |= {key: TensorInfo(torch.float32, (0,)) for key in sorted(markers or ()) if key not in layout}
     return dict(sorted(layout.items(), key=lambda row: -row[1].dtype.itemsize))
 
 
@@ -62,6 +72,9 @@ def merged_tensors(
     ingredients = ingredients.on(device)
     scratch, plans = Scratch.on(device), plan_places(recipe)
     for key, info in layout.items():
+        if key not in ingredients.tensors:  # a marker
+            yield key, torch.empty(info.shape, dtype=info.dtype)
+            continue
         plan = ingredients.plan(key, plans, baked=recipe.vae is not None)
         if not plan.steps and not plan.loras:
             yield key, ingredients.tensor(key, plan.final).to(info.dtype).view(info.shape)
@@ -92,7 +105,7 @@ def write_merge(
     """Write the merged checkpoint to `path`, which must not be anyone's file: see `atomic_file`.
 
     Args:
-        metadata: stored in the header; `modelspec.hash_sha256` is filled in.
+        metadata: stored in the header; `modelspec.hash_sha256` is filled in, and the markers it names are written.
         device: where the arithmetic is done; the same recipe gives the same bits on one device.
         progress: called with the bytes of every tensor written.
 
@@ -101,7 +114,7 @@ def write_merge(
         RecipeError: the recipe is of other ingredients.
     """
     ingredients.check(recipe)
-    layout = export_layout(ingredients, recipe.dtype)
+    layout = export_layout(ingredients, recipe.dtype, markers_in(metadata))
     header, hash_at = _header(layout, dict(metadata) | {HASH_FIELD: HASH_BLANK})
     data_digest = hashlib.sha256()
     with _explained(path), path.open("wb") as file:

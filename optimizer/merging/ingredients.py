@@ -61,7 +61,7 @@ class Ingredients:
     def _check_vae(self, vae: VaeFile) -> None:
         own = {key: info for key, info in self.parents.tensors.items() if self.place(key) == VAE}
         shared = own.keys() & vae.tensors.keys()
-        different = sorted(key for key in shared if own[key].shape != vae.tensors[key].shape)
+        different = sorted(key for key in shared if not own[key].fits(vae.tensors[key]))
         if (own and not shared) or different:
             named = f": {', '.join(different[:3])} differ in shape" if different else ""
             raise CheckpointError(
@@ -126,13 +126,13 @@ class Ingredients:
             else:
                 found = {KEPT_SOURCE: self.parents.tensors[key]}
         if self.vae is not None and key in self.vae.tensors and key in self.tensors:
-            found[VAE_SOURCE] = self.vae.tensors[key]
+            found[VAE_SOURCE] = TensorInfo(self.vae.tensors[key].dtype, self.tensors[key].shape)
         return found
 
     def tensor(self, key: str, source: str) -> Tensor:
         """A source's values, in its own dtype and the result's shape."""
         if source == VAE_SOURCE and self.vae is not None:
-            return self.vae.tensor(key)
+            return self.vae.tensor(key).view(self.tensors[key].shape)
         if source == KEPT_SOURCE:
             return self.parents.kept(key)
         return self.parents.tensor(key, letters(len(self.parents.checkpoints)).index(source))

@@ -57,8 +57,8 @@ def live_views(key: str, architecture: Architecture, rank: int) -> tuple[LiveVie
         rank: number of dimensions of the stored tensor.
 
     Returns:
-        No view for what no live model has (`position_ids`, `logit_scale`, markers, EMA copies), three
-        for a fused attention projection, one otherwise.
+        No view for what no live model has (`position_ids`, `logit_scale`, CLIP-L's projection, markers, EMA
+        copies), three for a fused attention projection, one otherwise.
     """
     for prefix, place in _PREFIXES[architecture]:
         if key.startswith(prefix):
@@ -288,7 +288,9 @@ def _ldm_vae_name(name: str) -> str | None:
 
 
 def _clip_l(rest: str, rank: int) -> tuple[LiveView, ...]:  # noqa: ARG001
-    return () if rest.endswith("position_ids") else (LiveView("text_encoder", rest),)
+    """What else stands beside the text model, such as a `text_projection`, is kept in files and renders nothing."""
+    live = _LIVE_CLIP.fullmatch(rest) is not None and not rest.endswith("position_ids")
+    return (LiveView("text_encoder", rest),) if live else ()
 
 
 _OPEN_CLIP_ENDS = {

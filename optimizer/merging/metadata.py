@@ -8,17 +8,21 @@ device, and a CPU's threads where a merge adds elements up. So equal merges give
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 
+from optimizer.errors import ExportError
 from optimizer.merging.ingredients import Ingredients
+from optimizer.merging.parents import MARKERS
 from search_spaces.blocks import Architecture
 from studies.recipe import Recipe
 
 RECIPE_FIELD = "mergetune.recipe"
 DEVICE_FIELD = "mergetune.device"
 THREADS_FIELD = "mergetune.threads"
+MARKERS_FIELD = "mergetune.markers"  # which the file has, where a study says otherwise than A
 
 MODELSPEC_ARCHITECTURE = {
     Architecture.SD15: "stable-diffusion-v1",
@@ -58,6 +62,21 @@ def merge_metadata(
         "modelspec.resolution": RESOLUTION[architecture],
         "modelspec.merged_from": ", ".join(parent.name for parent in recipe.parents),
     }
+
+
+def markers_in(metadata: Mapping[str, str]) -> frozenset[str] | None:
+    """Which of `MARKERS` a file of this metadata has; None: those of parent A.
+
+    Raises:
+        ExportError: it names others.
+    """
+    if MARKERS_FIELD not in metadata:
+        return None
+    named = frozenset(metadata[MARKERS_FIELD].split())
+    if not named <= MARKERS:
+        wanted = ", ".join(sorted(MARKERS))
+        raise ExportError(f"the metadata {MARKERS_FIELD} is {metadata[MARKERS_FIELD]!r}: expected some of {wanted}")
+    return named
 
 
 def _sums(recipe: Recipe) -> bool:

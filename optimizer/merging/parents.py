@@ -18,6 +18,7 @@ from optimizer.merging.sources import TensorInfo, some
 from search_spaces.blocks import EMA, VAE, Architecture, text_encoders
 
 FIRST_CONVOLUTION = "model.diffusion_model.input_blocks.0.0.weight"  # [out, in, 3, 3]
+MARKERS = frozenset({"v_pred", "ztsnr"})  # tensors whose presence alone says what a model predicts
 PLAIN_CHANNELS = 4  # of a latent; inpainting models read 9 channels, InstructPix2Pix models 8
 
 
@@ -134,7 +135,7 @@ def _require_same_shapes(first: Checkpoint, other: Checkpoint, letter: str) -> N
     differing = [
         f"{key} is {_shape(mine)} in A and {_shape(theirs)} in {letter}"
         for key, (mine, theirs) in shared.items()
-        if not _fits(mine, theirs) and not _is_narrower(key, theirs, mine)
+        if not mine.fits(theirs) and not _is_narrower(key, theirs, mine)
     ]
     if differing:
         raise ParentsDifferError(
@@ -150,15 +151,6 @@ def _require_first_channels(first: Checkpoint, other: Checkpoint, letter: str) -
             f"{letter} ({other.path.name}) reads {theirs.shape[1]} input channels and A ({first.path.name}) "
             f"{mine.shape[1]}: an inpainting or InstructPix2Pix model must be parent A, name it first"
         )
-
-
-def _fits(one: TensorInfo, other: TensorInfo) -> bool:
-    """Equal shapes up to ones at the end: a 1x1 convolution is a linear layer, and files store it as either."""
-    return _without_ones(one.shape) == _without_ones(other.shape)
-
-
-def _without_ones(shape: tuple[int, ...]) -> tuple[int, ...]:
-    return _without_ones(shape[:-1]) if shape[-1:] == (1,) else shape
 
 
 def _is_narrower(key: str, own: TensorInfo, wanted: TensorInfo) -> bool:
@@ -227,7 +219,8 @@ def _extra_notes(other: Checkpoint, letter: str, homes: Mapping[str, int]) -> li
     rest = [key for key in keys if not is_marker(key)]
     notes = []
     if marks:
-        notes.append(f"{letter} is marked {', '.join(marks)} and A is not: the result is what A is, without the mark")
+        told = "the result is marked as A is, unless a study's `suite` says what it predicts"
+        notes.append(f"{letter} is marked {', '.join(marks)} and A is not: {told}")
     if rest:
         notes.append(f"{_tensors(rest)} only in {letter} and left out: {some(rest)}")
     return notes
@@ -258,4 +251,4 @@ def _ema_notes(checkpoints: Sequence[Checkpoint]) -> list[str]:
 
 def is_marker(key: str) -> bool:
     """Whether a key says what the model predicts, instead of being one of its weights."""
-    return key in {"v_pred", "ztsnr"} or key.startswith("edm_")
+    return key in MARKERS or key.startswith("edm_")

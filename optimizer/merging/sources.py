@@ -61,6 +61,14 @@ class TensorInfo:
     def nbytes(self) -> int:
         return self.size * self.dtype.itemsize
 
+    def fits(self, other: TensorInfo) -> bool:
+        """Equal shapes up to ones at the end: a 1x1 convolution is a linear layer, and files store it as either."""
+        return _without_ones(self.shape) == _without_ones(other.shape)
+
+
+def _without_ones(shape: tuple[int, ...]) -> tuple[int, ...]:
+    return _without_ones(shape[:-1]) if shape[-1:] == (1,) else shape
+
 
 @dataclass(frozen=True, slots=True)
 class Stored:

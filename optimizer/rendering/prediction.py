@@ -82,6 +82,14 @@ class Prediction:
 EPSILON = Prediction()
 
 
+def markers_of(prediction: Prediction) -> frozenset[str] | None:
+    """Which of `MARKERS` a file has that predicts this; None for EDM models, which have markers of their own."""
+    if prediction.edm is not None:
+        return None
+    marked = {"v_pred": prediction.kind == "v", "ztsnr": prediction.zero_snr}
+    return frozenset(key for key, there in marked.items() if there)
+
+
 def prediction_of(checkpoint: Checkpoint) -> Prediction:
     """What a file says its model predicts; one without any marker predicts noise.
 

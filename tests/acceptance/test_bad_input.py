@@ -168,7 +168,7 @@ BAD_SPECS: list[tuple[dict[str, Any], list[str]]] = [
     ({"scorers": {"sharpnes": None}}, ["'sharpnes'", "'sharpness'"]),
     ({"scorers": None}, ["`scorers` is missing"]),
     ({"method": "add_difference"}, ["add_difference", "takes 3 inputs", "A, B"]),
-    ({"parents": ["a.safetensors"]}, ["weighted_sum", "takes 2 or more inputs", "got A"]),
+    ({"parents": ["a.safetensors"]}, ["a study takes 2 to 26 parents", "names 1"]),
     ({"objective": {"fid": None}}, ["'fid'", "sharpness"]),
     ({"final": {"seeds": [3, 0]}}, ["final", "seed 0", "is one of the suite's"]),
     ({"final": {"prompts": [{"prompt": "a cat", "seeds": [0]}]}}, ["final", "seed 0"]),

@@ -3,20 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import yaml
-from demo_study import DEMO, short_spec
+from command_line import caller
+from demo_study import DEMO, SMALL, begin, short_spec
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from optimizer.cli.common import console
 from optimizer.cli.planning import print_plan
-from optimizer.errors import OptimizerError, ParentsDifferError, RenderError
-from optimizer.rendering.prediction import Prediction, agreed_prediction
-from optimizer.setup import Plan, make_plan
+from optimizer.delivery import Watch, deliver, marker_metadata
+from optimizer.errors import ExportError, OptimizerError, ParentsDifferError, RenderError
+from optimizer.merging.checkpoint import Checkpoint
+from optimizer.merging.export import write_merge
+from optimizer.merging.metadata import MARKERS_FIELD
+from optimizer.rendering.prediction import Prediction, agreed_prediction, prediction_of
+from optimizer.setup import Plan, hash_parents, make_plan, recipe_parents
+from studies.recipe import Recipe
+from studies.results import load_trials
 from studies.spec import parse_spec
 
 ZERO_SNR = {"v_pred": torch.zeros(0), "ztsnr": torch.zeros(0)}
@@ -80,3 +88,63 @@ def test_one_file_alone_is_taken_for_what_the_study_rendered(marked: Mapping[str
     for plan in (said, read):
         alone = agreed_prediction(plan.checkpoints[:1], plan.spec.suite)
         assert alone == plan.prediction == Prediction(kind="v", zero_snr=True)
+
+
+# ------------------------------------------------------------------------------------------ export
+
+
+@pytest.mark.parametrize(
+    ("parents", "suite", "expected"),
+    [
+        (["animals", "foods"], {"prediction": "v_prediction", "zero_snr": True}, ["v_pred", "ztsnr"]),
+        (["animals", "foods"], {"prediction": "v_prediction"}, ["v_pred"]),
+        (["animals", "foods of v"], {"prediction": "v_prediction", "zero_snr": True}, ["v_pred", "ztsnr"]),
+        (["animals of v", "foods"], {"prediction": "v_prediction", "zero_snr": False}, ["v_pred"]),
+        (["animals of v", "foods"], {"prediction": "epsilon"}, []),
+        (["animals of v", "foods of v"], {}, ["v_pred", "ztsnr"]),
+        (["animals", "foods"], {}, []),
+    ],
+)
+def test_an_export_carries_the_markers_of_what_was_rendered(
+    parents: list[str], suite: Mapping[str, Any], expected: list[str], marked: Mapping[str, str], tmp_path: Path
+) -> None:
+    plan = plan_of([marked[name] for name in parents], **suite, scheduler="euler")
+    recipe = Recipe(architecture="sd15", parents=recipe_parents(hash_parents(plan)))
+    path = tmp_path / "export.safetensors"
+    write_merge(path, recipe, plan.ingredients, marker_metadata(plan), torch.device("cpu"))
+    opened = Checkpoint.open(path)
+    assert sorted(opened.tensors.keys() & {"v_pred", "ztsnr"}) == expected
+    assert prediction_of(opened) == plan.prediction
+    weights = load_file(marked["animals"])
+    assert all(torch.equal(tensor, weights[key]) for key, tensor in load_file(path).items() if key not in expected)
+
+
+def test_a_studys_export_says_what_it_predicts_and_is_made_again_to_the_bit(
+    marked: Mapping[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    suite = SMALL["suite"] | {"prediction": "v_prediction", "zero_snr": True, "scheduler": "euler"}
+    short = begin(tmp_path, {**SMALL, "parents": [marked["animals"], marked["foods of v"]], "suite": suite})
+    short.run(stop_after=1)
+    (row,) = load_trials(short.database, short.study)
+    export, watch = tmp_path / "export.safetensors", Watch(written=lambda _: None, rendered=lambda _: None)
+    deliver(short.database, short.study, row, short.machine.plan, short.artifacts, export, overwrite=False, watch=watch)
+    short.database.close()
+    opened = Checkpoint.open(export)
+    assert opened.metadata["modelspec.prediction_type"] == "v"
+    assert prediction_of(opened) == Prediction(kind="v", zero_snr=True)
+    call, parents = (
+        caller(monkeypatch, capsys),
+        [f"--parent=A={marked['animals']}", f"--parent=B={marked['foods of v']}"],
+    )
+    again = call("merge", export, "-o", tmp_path / "again.safetensors", *parents, code=0)
+    assert "equal to export.safetensors, bit for bit" in again.out
+    call("merge", export, "-o", tmp_path / "half.safetensors", "--dtype", "bf16", *parents, code=0)
+    assert prediction_of(Checkpoint.open(tmp_path / "half.safetensors")) == Prediction(kind="v", zero_snr=True)
+
+
+def test_markers_that_no_model_has_are_not_written(marked: Mapping[str, str], tmp_path: Path) -> None:
+    plan = plan_of([marked["animals"], marked["foods"]])
+    recipe = Recipe(architecture="sd15", parents=recipe_parents(hash_parents(plan)))
+    with pytest.raises(ExportError, match=r"mergetune.markers is 'v_pred x': expected some of v_pred, ztsnr"):
+        write_merge(tmp_path / "x", recipe, plan.ingredients, {MARKERS_FIELD: "v_pred x"}, torch.device("cpu"))
+    assert not (tmp_path / "x").exists()

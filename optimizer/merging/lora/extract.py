@@ -12,7 +12,7 @@ two iterations keep up to an eighth less energy than the best.
 
 Both factors get sqrt(S). kohya's extraction puts S into `up` alone and clips both factors to their 0.99 quantile. The
 product without clipping is the same, but entries of a small difference would underflow in float16, and clipping loses
-energy (between the demo's parents, rank 32 keeps 0.74 of it instead of 0.82), so it is off unless asked for.
+energy: between the demo's parents, rank 32 keeps 0.74 of it instead of 0.82.
 """
 
 from __future__ import annotations
@@ -99,7 +99,6 @@ def extract(
     *,
     device: torch.device | str = "cpu",
     components: Sequence[Component] = COMPONENTS,
-    clamp_quantile: float = 1.0,
     dtype: torch.dtype = torch.float16,
     progress: Callable[[int, int], None] | None = None,
 ) -> ExtractedLora:
@@ -110,7 +109,6 @@ def extract(
         conv_rank: of 3x3 convolutions; None is `rank`, 0 leaves them out.
         device: where the decompositions are computed; it must know float64.
         components: what to extract from; the VAE cannot be.
-        clamp_quantile: factors are clipped to this quantile of their values, 1 is not at all.
         dtype: of the factors.
         progress: called with (tensors done, tensors in all).
 
@@ -133,7 +131,7 @@ def extract(
             unchanged += size == 0
             limit = conv_rank if max(layer.shape[2:], default=1) > 1 else rank
             if size > 0 and limit > 0:
-                factors[target] = _low_rank(layer, limit, clamp_quantile, dtype)
+                factors[target] = _low_rank(layer, limit, dtype)
                 row.kept += size - _squares(layer - _product(*factors[target], layer.shape))
         if progress is not None:
             progress(done, len(keys))
@@ -167,7 +165,7 @@ def _shared_keys(a: Checkpoint, b: Checkpoint, components: Sequence[Component]) 
 
     keys = [key for key in a.tensors if key in b.tensors and asked(key, a)]
     for key in keys:
-        if a.tensors[key].shape != b.tensors[key].shape:
+        if component_of(key, architecture) != VAE and not a.tensors[key].fits(b.tensors[key]):
             raise ParentsDifferError(
                 f"{key} is {list(a.tensors[key].shape)} in {a.path.name} and {list(b.tensors[key].shape)} in "
                 f"{b.path.name}: a LoRA is extracted from two checkpoints of the same shapes"
@@ -179,28 +177,35 @@ def _shared_keys(a: Checkpoint, b: Checkpoint, components: Sequence[Component]) 
 def _differences(
     a: Checkpoint, b: Checkpoint, keys: Sequence[str], device: torch.device | str
 ) -> Iterator[tuple[str, Tensor]]:
-    """(key, B - A in float64 on the device)."""
+    """(key, B - A in float64 on the device, in A's shape).
+
+    Infinity stands for what cannot be subtracted in the VAE: no LoRA holds that, so it must not stand in its way.
+    """
+    unlike = torch.tensor(torch.inf)
     for key in keys:
-        first, second = (checkpoint.tensor(key).to(device).double() for checkpoint in (a, b))
-        difference = second - first
-        if not difference.isfinite().all():
+        difference = unlike
+        if a.tensors[key].fits(b.tensors[key]):
+            first, second = (checkpoint.tensor(key).to(device).double() for checkpoint in (a, b))
+            difference = second.view(first.shape) - first
+        if difference.isfinite().all():
+            yield key, difference
+        elif component_of(key, a.architecture) == VAE:
+            yield key, unlike
+        else:
             raise LoraError(f"{key} holds values that are no finite numbers in {a.path.name} or {b.path.name}")
-        yield key, difference
 
 
 def _squares(tensor: Tensor) -> float:
     return float(tensor.square().sum())
 
 
-def _low_rank(layer: Tensor, rank: int, clamp_quantile: float, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+def _low_rank(layer: Tensor, rank: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """(up, down) of one layer: [out, r] and [r, in], or [out, r, 1, 1] and [r, in, height, width].
 
     Args:
         layer: float64, the difference of its weight.
     """
     up, down = _truncated(layer.flatten(1), rank)
-    if clamp_quantile < 1:
-        up, down = _clamped(up, down, clamp_quantile)
     up, down = up.to("cpu", dtype), down.to("cpu", dtype)
     if layer.dim() == 2:
         return up.contiguous(), down.contiguous()
@@ -218,13 +223,6 @@ def _truncated(matrix: Tensor, rank: int) -> tuple[Tensor, Tensor]:
     root = torch.where(real, squared.clamp_min(0) ** 0.25, 0)
     inverse = torch.where(real, 1 / root, 0)
     return vectors * root, (vectors.t() @ matrix) * inverse[:, None]
-
-
-def _clamped(up: Tensor, down: Tensor, quantile: float) -> tuple[Tensor, Tensor]:
-    """Both clipped to a quantile of all their values, as kohya's extraction does; torch.quantile takes too few."""
-    values = torch.cat([up.flatten(), down.flatten()])
-    limit = float(values.kthvalue(max(1, round(quantile * values.numel()))).values)
-    return up.clamp(-limit, limit), down.clamp(-limit, limit)
 
 
 def _product(up: Tensor, down: Tensor, shape: Sequence[int]) -> Tensor:

@@ -258,6 +258,18 @@ def test_keys_of_one_file_and_other_shapes_are_named(tmp_path: Path) -> None:
     assert f"{inner}.weight" not in {row.key for row in found.tensors}
 
 
+def test_shapes_that_differ_in_ones_at_the_end_are_compared(tmp_path: Path) -> None:
+    """A 1x1 convolution is a linear layer, and files store it as either."""
+    key = "first_stage_model.decoder.mid.attn_1.q.weight"
+    flat = noise(7, 8, 8)
+    a = opened(tmp_path / "a.safetensors", SMALL | {key: flat[:, :, None, None], "betas": torch.arange(3)})
+    b = opened(tmp_path / "b.safetensors", SMALL | {key: flat * 2, "betas": torch.arange(3)[:, None]})
+    found = compare(a, b)
+    assert found.other_shapes == found.unaveraged_different == ()
+    (row,) = [row for row in found.tensors if row.key == key]
+    assert row.distance.relative == pytest.approx(1)
+
+
 def test_progress_tells_the_bytes_of_both_files(tmp_path: Path) -> None:
     a = opened(tmp_path / "a.safetensors", SMALL)
     b = opened(tmp_path / "b.safetensors", {key: value.double() for key, value in SMALL.items()})

@@ -125,6 +125,25 @@ class TestVae:
         with pytest.raises(CheckpointError, match=rf"other.safetensors is not one for these parents: {key} differ"):
             Ingredients(files.parents, vae=vae_file(tmp_path, tensors))
 
+    @pytest.mark.parametrize("own", [(5, 5, 1, 1), (5, 5)])
+    def test_a_1x1_convolution_may_be_stored_as_a_linear_layer(self, own: tuple[int, ...], tmp_path: Path) -> None:
+        """The result has the parents' shape, whichever the VAE's own is."""
+        case = Case()
+        case.open(tmp_path)
+        key, values = "first_stage_model.decoder.mid.attn_1.q.weight", torch.arange(25.0)
+        for index in (0, 1):
+            save_file({**case.parent(index), key: torch.ones(own)}, tmp_path / f"{index}.safetensors")
+        parents = Parents.of([Checkpoint.open(tmp_path / f"{index}.safetensors") for index in (0, 1)])
+        stored = values.view((5, 5) if len(own) == 4 else (5, 5, 1, 1))
+        vae = vae_file(tmp_path, case.vae_tensors() | {key: stored})
+        files = Ingredients(parents, vae=vae)
+        recipe = replace(case.recipe(files, 0), vae=BakedVae(name="other", sha256=vae.sha256))
+        model = case.resident(files)
+        model.merge(recipe)
+        path = write_merge(tmp_path / "out.safetensors", recipe, files, {}, torch.device("cpu")).path
+        for made in (model.live_tensors()[key], Checkpoint.open(path).tensor(key)):
+            assert torch.equal(made, values.view(own))
+
     def test_a_vae_that_shares_no_tensor_is_refused(self, tmp_path: Path) -> None:
         files = Case().open(tmp_path)
         with pytest.raises(CheckpointError, match=r"is not one for these parents; give one of their family"):

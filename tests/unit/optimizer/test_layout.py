@@ -239,6 +239,8 @@ class TestValues:
         "model_ema.decay",
         "conditioner.embedders.1.model.logit_scale",
         "conditioner.embedders.0.transformer.text_model.embeddings.position_ids",
+        "conditioner.embedders.0.transformer.text_projection.weight",
+        "conditioner.embedders.0.transformer.logit_scale",
         "model.diffusion_model.something_new.weight",
         "no.such.key",
     ],

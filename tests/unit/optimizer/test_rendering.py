@@ -286,6 +286,14 @@ class TestLiveModels:
         with pytest.raises(CheckpointError, match=message):
             build_models(resident_of((Checkpoint.open(tmp_path / "odd.safetensors"),)))
 
+    def test_what_stands_beside_the_text_model_is_no_parameter(self, tmp_path: Path) -> None:
+        """Files saved from a CLIPModel or CLIPTextModelWithProjection carry it; the merge keeps it."""
+        key = "cond_stage_model.transformer.text_projection.weight"
+        save_file(random_tensors("sd15", 0) | {key: torch.eye(64)}, tmp_path / "more.safetensors")
+        resident = resident_of((Checkpoint.open(tmp_path / "more.safetensors"),))
+        build_models(resident)
+        assert torch.equal(resident.live_tensors()[key], torch.eye(64))
+
     def test_a_model_that_needs_a_depth_map_cannot_render_a_suite(self, tmp_path: Path) -> None:
         live = build_models(resident_of((write_marked(tmp_path / "depth.safetensors", channels=5),)))
         with pytest.raises(RenderError, match=r"takes 5 input channels, a suite can be rendered with 4 \(text\), 9"):

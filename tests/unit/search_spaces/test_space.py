@@ -419,9 +419,9 @@ def test_a_method_without_ratios_leaves_nothing_to_search_but_its_parameters_and
     assert set(space.rows({"style": 0.25}).values()) == {(0.5, 0.25)}
 
 
-def test_uniform_rows_are_uniform_in_the_ratios_and_leave_the_rest_as_it_is_set() -> None:
+def test_a_profiles_rows_have_its_ratios_and_leave_the_rest_as_it_is_set() -> None:
     space = _mixed(parameters={"density": 0.3, "style": [0, 1]})
-    assert set(space.uniform_rows(0.7).values()) == {(0.7, 0.3, 1.0)}
+    assert space.profile_rows({"IN00": 0.7, "M00": 0.2}) == {"IN00": (0.7, 0.3, 1.0), "M00": (0.2, 0.3, 1.0)}
     assert space.ratio_slots == (0,)
 
 

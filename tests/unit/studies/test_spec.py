@@ -293,7 +293,7 @@ WRONG = [
     ("parents", "a.safetensors", ["`parents`", "list"]),
     ("parents", [1, 2], ["`parents.0`", "path"]),
     ("method", "addition", ["'addition'", "weighted_sum", "add_difference"]),
-    ("parents", ["a"], ["weighted_sum", "2 or more inputs", "got A"]),
+    ("parents", ["a"], ["a study takes 2 to 26 parents", "names 1"]),
     ("parents", [f"p{index}" for index in range(27)], ["26 parents", "27"]),
     ("parents", ["a", "./a"], ["named twice"]),
     ("parents", ["a", "b/../a"], ["named twice"]),
