@@ -119,6 +119,7 @@ def write_merge(
 
     Raises:
         ExportError: the disk is full, the file cannot be written, or the merge gives NaN or infinity.
+        CheckpointError: a file that goes into the merge is not what it was when it was opened.
         RecipeError: the recipe is of other ingredients.
     """
     ingredients.check(recipe)
@@ -138,6 +139,7 @@ def write_merge(
         file.flush()
         os.fsync(file.fileno())
         total = file.seek(0, os.SEEK_END)
+    ingredients.require_unchanged()  # or the recipe would name files by hashes that are not theirs
     return Exported(path=path, bytes=total, sha256=sha256_of(path))
 
 
@@ -172,17 +174,22 @@ def refuse_sources(target: Path, sources: Mapping[str, Iterable[Path]]) -> None:
             raise ExportError(f"{target} is {what}, which goes into the merge: give another name with -o")
 
 
+def refuse_target(target: Path, *, overwrite: bool) -> None:
+    """Raises ExportError when the target exists and may not be replaced, or its folder does not exist."""
+    if target.exists() and not overwrite:
+        raise ExportError(f"{target} exists: give another name with -o, or --force to replace it")
+    if target.is_dir() or not target.parent.is_dir():
+        raise ExportError(f"cannot write {target}: give the path of a file in a folder that exists")
+
+
 @contextmanager
 def atomic_file(target: Path, *, overwrite: bool) -> Iterator[Path]:
     """A temporary file beside `target` that becomes it when the block ends well, and vanishes otherwise.
 
     Raises:
-        ExportError: `target` exists and may not be replaced, or its folder does not exist.
+        ExportError: as `refuse_target`, or it cannot be written.
     """
-    if target.exists() and not overwrite:
-        raise ExportError(f"{target} exists: give another name with -o, or --force to replace it")
-    if target.is_dir() or not target.parent.is_dir():
-        raise ExportError(f"cannot write {target}: give the path of a file in a folder that exists")
+    refuse_target(target, overwrite=overwrite)
     temporary = target.with_name(f".{target.name}.{os.getpid()}.part")
     try:
         yield temporary

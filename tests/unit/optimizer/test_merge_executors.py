@@ -36,7 +36,7 @@ from safetensors.torch import save_file
 from small_files import small_parents
 from torch import Tensor
 
-from optimizer.errors import ExportError
+from optimizer.errors import CheckpointError, ExportError
 from optimizer.merging.checkpoint import Checkpoint, sha256_of
 from optimizer.merging.export import atomic_file, export_layout, write_merge
 from optimizer.merging.ingredients import EXPORT_DTYPES, Ingredients
@@ -510,6 +510,18 @@ class TestFile:
         assert set(saved) == set(stored) - {EMA_COPY}
         shapes = {key: row.shape for key, row in export_layout(files, None).items()}
         assert shapes == {key: tuple(row.shape) for key, row in stored.items() if key != EMA_COPY}
+
+    def test_a_file_that_changes_while_it_is_merged_is_refused(self, tmp_path: Path) -> None:
+        case = Case()
+        files = case.open(tmp_path)
+        with (
+            pytest.raises(CheckpointError, match=r"parent B .* has changed since it was opened"),
+            atomic_file(tmp_path / "out.safetensors", overwrite=False) as temporary,
+        ):
+            write_merge(
+                temporary, case.recipe(files, 1), files, {}, CPU, lambda _: (tmp_path / "1.safetensors").touch()
+            )
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["0.safetensors", "1.safetensors"]
 
     def test_the_same_recipe_writes_the_same_file(self, tmp_path: Path) -> None:
         chain = (Operation(method="dare_ties", inputs=("A", "B", "C"), seed=3),)
