@@ -86,10 +86,7 @@ class Evaluator:
     def _evaluate(self, recipe: Recipe, on_images: Callable[[int], None] | None, go_on: GoOn | None) -> Evaluation:
         clock = Stopwatch()
         with clock.stage("merge"):
-            changed = self.resident.merge(recipe)
-            self._wait()
-        if changed & self._text_places:
-            self.renderer.text_changed()
+            self._merge(recipe)
         parts: list[ScoredImages] = []
         broken: list[tuple[int, str]] = []
         for items, renders in zip(self.renderer.stages, self.renderer.render_stages(on_images), strict=True):
@@ -106,6 +103,15 @@ class Evaluator:
         return Evaluation(
             items=part.items, images=part.images, sheet=sheet, features=part.features, seconds=dict(clock.seconds)
         )
+
+    def _merge(self, recipe: Recipe) -> None:
+        changed = self._text_places  # for all that is known when a merge is broken off, as by a lack of memory
+        try:
+            changed = self.resident.merge(recipe)
+            self._wait()
+        finally:
+            if changed & self._text_places:
+                self.renderer.text_changed()
 
     def _refuse_degenerate(self, found: Sequence[tuple[int, str]], rendered: int) -> None:
         """Raises TrialFailed for too many broken (item, reason) among the images rendered so far."""

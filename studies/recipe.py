@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import reprlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
@@ -157,13 +158,17 @@ class Recipe:
             every = places(Architecture(data["architecture"]))
             return cls(
                 architecture=data["architecture"],
-                parents=tuple(Parent(**parent) for parent in data["parents"]),
+                parents=tuple(Parent(**_texts(parent)) for parent in data["parents"]),
                 steps=tuple(_read_step(step, every) for step in data["steps"]),
                 loras=tuple(
-                    LoraUse(name=lora["name"], sha256=lora["sha256"], weights=_sorted(_spread(lora["weight"], every)))
+                    LoraUse(
+                        name=_text(lora["name"]),
+                        sha256=_text(lora["sha256"]),
+                        weights=_sorted(_spread(lora["weight"], every)),
+                    )
                     for lora in data["loras"]
                 ),
-                vae=None if data["vae"] is None else BakedVae(**data["vae"]),
+                vae=None if data["vae"] is None else BakedVae(**_texts(data["vae"])),
                 dtype=data["dtype"],
             )
         except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
@@ -228,6 +233,16 @@ def _step_data(step: Step) -> dict[str, Any]:
             for index, slot in enumerate(operation.slots)
         },
     }
+
+
+def _texts(data: Mapping[str, Any]) -> dict[str, str]:
+    return {name: _text(value) for name, value in data.items()}
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise RecipeError(f"not a recipe: expected the text of a name or hash, got {reprlib.repr(value)}")
+    return value
 
 
 def _read_step(data: Mapping[str, Any], every: Sequence[str]) -> Step:

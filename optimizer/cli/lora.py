@@ -138,7 +138,7 @@ def bake(
 ) -> None:
     """Add LoRAs to a checkpoint, W + weight * (alpha / rank) * up @ down, and write it as one file."""
     from optimizer.merging.checkpoint import Checkpoint, total_bytes
-    from optimizer.merging.export import atomic_file, export_layout, write_merge
+    from optimizer.merging.export import atomic_file, export_layout, refuse_target, write_merge
     from optimizer.merging.ingredients import Ingredients
     from optimizer.merging.lora.file import Lora
     from optimizer.merging.metadata import merge_metadata
@@ -146,6 +146,7 @@ def bake(
     from optimizer.rendering.prediction import prediction_of
 
     target = safetensors_target(output)
+    refuse_target(target, overwrite=force)  # said before gigabytes are hashed
     weighted = [_path_and_weight(text) for text in loras]
     base = Checkpoint.open(checkpoint)
     ingredients = Ingredients(Parents.of([base]), tuple(Lora.open(path) for path, _ in weighted))

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from optimizer.merging.export import Exported
     from optimizer.merging.finding import Candidate
     from optimizer.merging.ingredients import Ingredients
+    from optimizer.merging.unchanged import OpenedFiles
     from studies.recipe import Recipe
     from studies.recipe_file import RecipePaths
 
@@ -42,6 +43,7 @@ class Job:
 
     recipe: Recipe
     paths: RecipePaths
+    opened: OpenedFiles  # the files at `paths` as they were before they were hashed
     made: Mapping[str, str]  # metadata of the file that is made again; empty for a recipe file
 
 
@@ -108,17 +110,16 @@ def merge(
     force: Force = False,
 ) -> None:
     """Merge checkpoints after a recipe file, or make a merged file again from its parents."""
-    from optimizer.merging.export import refuse_sources
+    from optimizer.merging.export import refuse_sources, refuse_target
 
     if show == (output is not None):
         fail("give either -o FILE to merge or --show to print the recipe")
     if show and (title is not None or device is not None or force):
         fail("--show prints the recipe and writes nothing: leave out --title, --device and --force")
     target = None if output is None else safetensors_target(output)
-    if target is not None and target.exists() and not force:
-        fail(f"{target} exists: give another name with -o, or --force to replace it")
     where = Places(parents=parent or (), loras=lora or (), vae=vae, models=models or ())
     if target is not None:
+        refuse_target(target, overwrite=force)  # said before gigabytes are hashed
         refuse_sources(target, {"SOURCE": [source]})
     job = _job(source, where, complete=target is not None)
     recipe = job.recipe if dtype is None else replace(job.recipe, dtype=dtype.value)
@@ -145,6 +146,7 @@ def _job(source: Path, where: Places, *, complete: bool) -> Job:
 def _from_recipe_file(path: Path) -> Job:
     from optimizer.merging.checkpoint import Checkpoint
     from optimizer.merging.lora.file import Lora
+    from optimizer.merging.unchanged import OpenedFiles
     from optimizer.merging.vae import VaeFile
     from studies.recipe import BakedVae, Parent
     from studies.recipe_file import RecipePaths, load_recipe_file
@@ -156,6 +158,10 @@ def _from_recipe_file(path: Path) -> Job:
     architecture = checkpoints["A"].architecture
     file.chain(architecture)  # what is wrong with the numbers is said before gigabytes are hashed
     file.lora_weights(architecture)
+    opened = OpenedFiles.now(
+        {f"parent {letter}": checkpoint.files for letter, checkpoint in checkpoints.items()}
+        | {"a LoRA": tuple(lora.path for lora in loras), "the VAE": () if vae is None else vae.files}
+    )
     with reading("hashing parents", sum(checkpoint.size_bytes for checkpoint in checkpoints.values())) as advance:
         parents = [
             Parent(letter=letter, name=checkpoint.name, sha256=checkpoint.hash(advance))
@@ -172,7 +178,7 @@ def _from_recipe_file(path: Path) -> Job:
         loras=[entry.path for entry in file.loras],
         vae=None if file.vae is None else file.vae.path,
     )
-    return Job(recipe=recipe, paths=paths, made={})
+    return Job(recipe=recipe, paths=paths, opened=opened, made={})
 
 
 # -------------------------------------------------------------------------------- from a merged file
@@ -192,6 +198,7 @@ class Wanted:
 def _from_merged_file(path: Path, where: Places, *, complete: bool) -> Job:
     from optimizer.merging.checkpoint import read_header
     from optimizer.merging.metadata import RECIPE_FIELD
+    from optimizer.merging.unchanged import OpenedFiles, Stamp
     from studies.recipe import Recipe
     from studies.recipe_file import RecipePaths
 
@@ -207,14 +214,18 @@ def _from_merged_file(path: Path, where: Places, *, complete: bool) -> Job:
         named = ", ".join(f"{row.what} ({row.name}, sha256 {row.sha256})" for row in missing)
         place = f" in {', '.join(map(str, where.models))}" if where.models else ""
         fail(f"not found{place}: {named}; say where with {missing[0].option}, or search a folder with --models")
-    placed = [found.get(row.sha256, Path(f"{row.name}{MERGED_SUFFIX}")) for row in wanted]
+    there = [(row, found.get(row.sha256)) for row in wanted]
+    placed = [file.path.absolute() if file else Path(f"{row.name}{MERGED_SUFFIX}") for row, file in there]
+    stamps: dict[str, dict[Path, Stamp | None]] = {}
+    for row, file in there:  # two LoRAs may have one name
+        stamps.setdefault(row.what, {}).update(file.stamps if file else {})
     count = len(recipe.parents)
     paths = RecipePaths(
         parents={row.letter: file for row, file in zip(recipe.parents, placed, strict=False)},
         loras=placed[count : count + len(recipe.loras)],
         vae=None if recipe.vae is None else placed[-1],
     )
-    return Job(recipe=recipe, paths=paths, made=metadata)
+    return Job(recipe=recipe, paths=paths, opened=OpenedFiles(stamps), made=metadata)
 
 
 def _wanted(recipe: Recipe, where: Places) -> Iterator[Wanted]:
@@ -253,25 +264,25 @@ def _by_name(option: str, texts: Sequence[str], names: Sequence[str]) -> dict[st
     return found
 
 
-def _found(wanted: Sequence[Wanted], models: Sequence[Path]) -> dict[str, Path]:
-    """sha256 -> path of what is there; fails when a file is not what the user says."""
+def _found(wanted: Sequence[Wanted], models: Sequence[Path]) -> dict[str, Candidate]:
+    """sha256 -> what is there; fails when a file is not what the user says."""
     from optimizer.merging.finding import Candidate, candidates, find_by_sha256
 
-    found: dict[str, Path] = {}
+    found: dict[str, Candidate] = {}
     given = [(row, Candidate.of(row.given)) for row in wanted if row.given is not None]
     with _hashing("hashing", [candidate for _, candidate in given]) as advance:
         for row, candidate in given:
             sha256 = candidate.sha256(advance)
             if sha256 != row.sha256:
                 fail(f"{row.what}: {candidate.path} has the sha256 {sha256}, expected {row.sha256} ({row.name})")
-            found[sha256] = candidate.path
+            found[sha256] = candidate
     for folder in models:
         missing = {row.sha256: row.name for row in wanted if row.sha256 not in found}
         if missing:
             among = candidates(folder, set(missing.values()))
             with _hashing(f"searching {folder}", among) as advance:
                 found |= find_by_sha256(missing, among, advance)
-    return {sha256: path.absolute() for sha256, path in found.items()}
+    return found
 
 
 def _hashing(what: str, files: Sequence[Candidate]) -> AbstractContextManager[Callable[[int], None]]:
@@ -291,7 +302,7 @@ def _write(source: Path, job: Job, target: Path, title: str | None, device: torc
     from optimizer.merging.checkpoint import total_bytes
     from optimizer.merging.export import atomic_file, export_layout, refuse_sources, write_merge
 
-    ingredients = _opened(job.paths)
+    ingredients = _opened(job.paths, job.opened)
     refuse_sources(target, ingredients.files)
     for note in (*ingredients.notes, *_notes(job, ingredients)):
         console.print(escaped(note), soft_wrap=True)
@@ -305,7 +316,7 @@ def _write(source: Path, job: Job, target: Path, title: str | None, device: torc
     console.print(f"wrote {escaped(str(target))} ({escaped(job.recipe.method)})", soft_wrap=True)
 
 
-def _opened(paths: RecipePaths) -> Ingredients:
+def _opened(paths: RecipePaths, before: OpenedFiles) -> Ingredients:
     from optimizer.merging.checkpoint import Checkpoint
     from optimizer.merging.ingredients import Ingredients
     from optimizer.merging.lora.file import Lora
@@ -316,6 +327,7 @@ def _opened(paths: RecipePaths) -> Ingredients:
         Parents.of([Checkpoint.open(path) for path in paths.parents.values()]),
         tuple(Lora.open(path) for path in paths.loras),
         None if paths.vae is None else VaeFile.open(paths.vae),
+        before,
     )
 
 

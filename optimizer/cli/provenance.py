@@ -121,7 +121,12 @@ def _is_numeric(value: Any) -> bool:
 
 
 def _number(value: Any) -> str:
-    return "/".join(map(_number, value)) if isinstance(value, list) else f"{value:.4g}"
+    if isinstance(value, list):
+        return "/".join(map(_number, value))
+    try:
+        return f"{value:.4g}"
+    except OverflowError:  # an integer beyond all floats
+        return str(value)
 
 
 def _scalar(value: Any, names: Mapping[str, str]) -> str:

@@ -67,7 +67,7 @@ def merged_tensors(
     """(key, merged tensor on the CPU) one at a time, in the layout's order; computed on `device`.
 
     Raises:
-        ExportError: a method gave a NaN where no source has one.
+        ExportError: NaN where no source has one, or infinity where all sources are finite.
     """
     ingredients = ingredients.on(device)
     scratch, plans = Scratch.on(device), plan_places(recipe)
@@ -77,21 +77,42 @@ def merged_tensors(
             continue
         plan = ingredients.plan(key, plans, baked=recipe.vae is not None)
         if not plan.steps and not plan.loras:
-            yield key, ingredients.tensor(key, plan.final).to(info.dtype).view(info.shape)
+            source = ingredients.tensor(key, plan.final)
+            kept = source.to(info.dtype).view(info.shape)
+            if kept.dtype != source.dtype:
+                _refuse_broken(key, kept, {plan.final: source}, recipe)
+            yield key, kept
             continue
         sources = {name: ingredients.tensor(key, name).to(device) for name in plan.sources}
         out = torch.empty(info.shape, dtype=info.dtype, device=device)
         merge_one(plan, key, sources, out, info.dtype, scratch, ingredients.deltas(key, plan))
-        _refuse_nan(key, out, sources, recipe)
+        _refuse_broken(key, out, sources, recipe)
         yield key, out.cpu()
 
 
-def _refuse_nan(key: str, out: Tensor, sources: Mapping[str, Tensor], recipe: Recipe) -> None:
-    if not out.isnan().any() or any(bool(tensor.isnan().any()) for tensor in sources.values()):
+def _refuse_broken(key: str, out: Tensor, sources: Mapping[str, Tensor], recipe: Recipe) -> None:
+    if _is_finite(out):
         return
-    raise ExportError(
-        f"the merge ({recipe.method}) gives NaN in {key}: change its numbers there, or use another method"
-    )
+    found = f"the merge ({recipe.method}) gives"
+    if out.isnan().any():
+        if not any(bool(tensor.isnan().any()) for tensor in sources.values()):
+            raise ExportError(f"{found} NaN in {key}: change its numbers there, or use another method")
+    elif all(map(_is_finite, sources.values())):
+        dtype = str(out.dtype).removeprefix("torch.")
+        wider = "save it as bf16 or fp32, " if out.dtype == torch.float16 else ""
+        raise ExportError(
+            f"{found} infinity in {key}, beyond {torch.finfo(out.dtype).max:g}, where {dtype} ends: "
+            f"{wider}change its numbers there, or use another method"
+        )
+
+
+def _is_finite(tensor: Tensor) -> bool:
+    if not tensor.is_floating_point() or not tensor.numel():
+        return True
+    if tensor.dtype.itemsize == 1:
+        tensor = tensor.half()  # exact; aminmax knows no 8-bit floats
+    low, high = tensor.aminmax()  # both NaN where there is one; many times faster than isfinite
+    return bool(low.isfinite() & high.isfinite())
 
 
 def write_merge(
@@ -110,7 +131,8 @@ def write_merge(
         progress: called with the bytes of every tensor written.
 
     Raises:
-        ExportError: the disk is full, the file cannot be written, or the merge gives NaN.
+        ExportError: the disk is full, the file cannot be written, or the merge gives NaN or infinity.
+        CheckpointError: a file that goes into the merge is not what it was when it was opened.
         RecipeError: the recipe is of other ingredients.
     """
     ingredients.check(recipe)
@@ -130,6 +152,7 @@ def write_merge(
         file.flush()
         os.fsync(file.fileno())
         total = file.seek(0, os.SEEK_END)
+    ingredients.require_unchanged()  # or the recipe would name files by hashes that are not theirs
     return Exported(path=path, bytes=total, sha256=sha256_of(path))
 
 
@@ -164,17 +187,22 @@ def refuse_sources(target: Path, sources: Mapping[str, Iterable[Path]]) -> None:
             raise ExportError(f"{target} is {what}, which goes into the merge: give another name with -o")
 
 
+def refuse_target(target: Path, *, overwrite: bool) -> None:
+    """Raises ExportError when the target exists and may not be replaced, or its folder does not exist."""
+    if target.exists() and not overwrite:
+        raise ExportError(f"{target} exists: give another name with -o, or --force to replace it")
+    if target.is_dir() or not target.parent.is_dir():
+        raise ExportError(f"cannot write {target}: give the path of a file in a folder that exists")
+
+
 @contextmanager
 def atomic_file(target: Path, *, overwrite: bool) -> Iterator[Path]:
     """A temporary file beside `target` that becomes it when the block ends well, and vanishes otherwise.
 
     Raises:
-        ExportError: `target` exists and may not be replaced, or its folder does not exist.
+        ExportError: as `refuse_target`, or it cannot be written.
     """
-    if target.exists() and not overwrite:
-        raise ExportError(f"{target} exists: give another name with -o, or --force to replace it")
-    if target.is_dir() or not target.parent.is_dir():
-        raise ExportError(f"cannot write {target}: give the path of a file in a folder that exists")
+    refuse_target(target, overwrite=overwrite)
     temporary = target.with_name(f".{target.name}.{os.getpid()}.part")
     try:
         yield temporary

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Collection, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from optimizer.errors import CheckpointError
 from optimizer.merging.checkpoint import SAFETENSORS_SUFFIX, TORCH_SUFFIXES, model_name, open_source
 from optimizer.merging.diffusers_folder import INDEX
 from optimizer.merging.sources import sha256_of, sha256_of_files
+from optimizer.merging.unchanged import Stamp, stamps_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,11 +20,13 @@ class Candidate:
 
     path: Path
     files: tuple[Path, ...]
+    stamps: Mapping[Path, Stamp | None] = field(compare=False)  # of its files, as they were found
 
     @classmethod
     def of(cls, path: Path) -> Candidate:
         """Raises CheckpointError when nothing that could be a model is there."""
-        return cls(path, (path,) if path.is_file() else open_source(path).files)
+        files = (path,) if path.is_file() else open_source(path).files
+        return cls(path, files, stamps_of(files))
 
     @property
     def size_bytes(self) -> int:
@@ -82,13 +85,13 @@ def _candidate(path: Path) -> Candidate | None:
 
 def find_by_sha256(
     wanted: Collection[str], among: Iterable[Candidate], progress: Callable[[int], None] | None = None
-) -> dict[str, Path]:
-    """sha256 -> path of those that are there; reads files in their order until all are found."""
-    found: dict[str, Path] = {}
+) -> dict[str, Candidate]:
+    """sha256 -> the file of those that are there; reads files in their order until all are found."""
+    found: dict[str, Candidate] = {}
     for candidate in among:
         if len(found) == len(set(wanted)):
             break
         sha256 = candidate.sha256(progress)
         if sha256 in wanted:
-            found.setdefault(sha256, candidate.path)
+            found.setdefault(sha256, candidate)
     return found

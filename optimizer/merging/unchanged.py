@@ -6,7 +6,7 @@ made of it; one that is written to in place has not. Both are treated alike: it 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,7 +23,7 @@ class OpenedFiles:
 
     @classmethod
     def now(cls, files: Mapping[str, tuple[Path, ...]]) -> OpenedFiles:
-        return cls({what: {path: _stamp(path) for path in paths} for what, paths in files.items()})
+        return cls({what: stamps_of(paths) for what, paths in files.items()})
 
     def require_unchanged(self) -> None:
         """Raises CheckpointError when a file is gone, another one, or written to."""
@@ -33,8 +33,14 @@ class OpenedFiles:
                     how = "is gone" if now is None else "has changed"
                     raise CheckpointError(
                         f"{what} ({path}) {how} since it was opened, so it is not known what would be merged: put the "
-                        "file back and go on with `mergetune study resume`; all scores that were stored are good"
+                        "file back and begin again; a study goes on with `mergetune study resume`, all scores that "
+                        "were stored are good"
                     )
+
+
+def stamps_of(paths: Iterable[Path]) -> Mapping[Path, Stamp | None]:
+    """What tells whether files are the same later; None for one that is missing."""
+    return {path: _stamp(path) for path in paths}
 
 
 def _stamp(path: Path) -> Stamp | None:

@@ -209,7 +209,10 @@ def test_recipes_of_all_programs_are_shown_with_models_by_name(call: Call, told:
         assert found["recipes"][name] == json.loads(_merge_metadata()[name])
 
 
-@pytest.mark.parametrize("text", ["", "{", "[[[", "null", "NaN", '{"a": NaN}', "[" * 100_000, "[/x]", "1"])
+DAMAGED = ["", "{", "[[[", "null", "NaN", '{"a": NaN}', "[" * 100_000, "[/x]", "1", f'{{"a": {{"b": {10**400}}}}}']
+
+
+@pytest.mark.parametrize("text", DAMAGED)
 def test_a_damaged_recipe_hides_nothing_else(text: str, call: Call, tmp_path: Path) -> None:
     names = ("mergetune.recipe", "sd_merge_recipe", "sd_merge_models", "mecha_recipe", "else")
     keys = ("model.diffusion_model.input_blocks.0.0.weight", "cond_stage_model.transformer.text_model.x")

@@ -166,6 +166,7 @@ BAD = [
     (("extract", "a.safetensors", "b.safetensors", "-o", "no/out.safetensors"), ["in a folder that exists"]),
     (("extract", "a.safetensors", "b.safetensors", "-o", "b.safetensors", "--force"), ["one of the files to read"]),
     (("bake", "a.safetensors", *OUT), ["LORA"]),
+    (("bake", "gone.safetensors", "style.safetensors", "-o", "no/o.safetensors"), ["in a folder that exists"]),
     (("bake", "a.safetensors", "gone.safetensors:0.5", *OUT), ["no LoRA at gone.safetensors"]),
     (("bake", "a.safetensors", "style.safetensors:much", *OUT), ["style.safetensors:much", "LORA:WEIGHT"]),
     (("bake", "a.safetensors", "style.safetensors:inf", *OUT), ["style.safetensors:inf", "finite"]),

@@ -22,7 +22,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import studies
-from optimizer.cli import main
+from optimizer.cli import main, merge
 
 DEMO = Path(studies.__file__).parent / "demo"
 ROOT = Path(__file__).parents[2]
@@ -247,6 +247,27 @@ class TestAgain:
         assert [step["method"] for step in shown["steps"]] == ["slerp", "dare_linear"]
         assert (shown["steps"][1]["seed"], shown["steps"][1]["values"]) == (7, {"B": 0.3, "density": 0.4})
 
+    @pytest.mark.parametrize("words", ["r.yaml", "half.safetensors --models .", "half.safetensors --parent"])
+    def test_a_file_that_changes_after_it_was_hashed_is_refused(
+        self, words: str, folder: Path, call: Call, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        (folder / "r.yaml").write_text("parents: [a.safetensors, own.safetensors]\nratio: 0.5\n")
+        shutil.copy("b.safetensors", "own.safetensors")
+        (folder / "b.safetensors").unlink()
+        if words != "r.yaml":
+            call("merge", "r.yaml", "-o", "half.safetensors")
+        given = ("A=a.safetensors", "--parent", "B=own.safetensors") if words.endswith("--parent") else ()
+        opened = merge._opened
+
+        def changing(*arguments: Any) -> Any:
+            shutil.copy("a.safetensors", "own.safetensors")
+            return opened(*arguments)
+
+        monkeypatch.setattr(merge, "_opened", changing)
+        refused = call("merge", *words.split(), *given, "-o", "out.safetensors", code=2)
+        assert re.search(r"parent B \(.*own.safetensors\) has changed since it was opened", refused.err)
+        assert not (folder / "out.safetensors").exists()
+
     def test_another_dtype_is_another_file_with_its_own_recipe(self, merged: Path, folder: Path, call: Call) -> None:
         call("merge", merged, "-o", "wide.safetensors", "--models", ".", "--dtype", "fp32")
         assert json.loads(metadata(folder / "wide.safetensors")["mergetune.recipe"])["dtype"] == "fp32"
@@ -345,6 +366,7 @@ BAD = [
     (("chain.yaml", "--dtype", "int8", *OUT), ["--dtype"]),
     (("chain.yaml", "--device", "tpu", *OUT), ["--device"]),
     (("chain.yaml", "--models", ".", *OUT), ["chain.yaml names its own files"]),
+    (("lost.yaml", "-o", "no/out.safetensors"), ["in a folder that exists"]),
     (("lost.yaml", *OUT), ["no checkpoint at", "gone.safetensors"]),
     (("typo.yaml", *OUT), ["typo.yaml", "did you mean `ratio`"]),
     (("far.yaml", *OUT), ["B is 1.5", "expected 0 to 1"]),

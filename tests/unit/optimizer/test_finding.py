@@ -24,7 +24,7 @@ def test_models_are_found_below_a_folder_and_through_links(tmp_path: Path) -> No
     (tmp_path / "models" / "linked").symlink_to(tmp_path / "disk")
     (tmp_path / "disk" / "back").symlink_to(tmp_path / "models")
     found = find_by_sha256({one, two}, candidates(tmp_path / "models", ()))
-    assert {sha256: path.name for sha256, path in found.items()} == {one: "x.safetensors", two: "Y.CKPT"}
+    assert {sha256: row.path.name for sha256, row in found.items()} == {one: "x.safetensors", two: "Y.CKPT"}
 
 
 def test_a_file_under_several_names_is_read_once(tmp_path: Path) -> None:
@@ -40,7 +40,7 @@ def test_files_of_the_wanted_name_come_first_and_nothing_is_read_after_the_last_
     wanted = write(tmp_path / "z" / "tuned.v2.safetensors", b"wanted")
     read: list[int] = []
     found = find_by_sha256([wanted], candidates(tmp_path, {"tuned.v2"}), read.append)
-    assert found == {wanted: tmp_path / "z" / "tuned.v2.safetensors"}
+    assert {sha256: row.path for sha256, row in found.items()} == {wanted: tmp_path / "z" / "tuned.v2.safetensors"}
     assert sum(read) == len(b"wanted")
 
 

@@ -10,14 +10,14 @@ import os
 import resource
 import subprocess
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given, reject, settings
 from hypothesis import strategies as st
 from merge_cases import (
     EMA_COPY,
@@ -36,7 +36,7 @@ from safetensors.torch import save_file
 from small_files import small_parents
 from torch import Tensor
 
-from optimizer.errors import ExportError
+from optimizer.errors import CheckpointError, ExportError
 from optimizer.merging.checkpoint import Checkpoint, sha256_of
 from optimizer.merging.export import atomic_file, export_layout, write_merge
 from optimizer.merging.ingredients import EXPORT_DTYPES, Ingredients
@@ -62,6 +62,16 @@ def written(recipe: Recipe, files: Ingredients, folder: Path) -> dict[str, Tenso
     return read(write_merge(folder / "out.safetensors", recipe, files, {"format": "pt"}, CPU).path)
 
 
+def written_unless_overflowing(recipe: Recipe, files: Ingredients, folder: Path) -> dict[str, Tensor]:
+    """As `written`, for random recipes; an example that goes beyond the dtype's range is given up."""
+    try:
+        return written(recipe, files, folder)
+    except ExportError as error:
+        if "gives infinity in" not in str(error):
+            raise
+        reject()
+
+
 def snapshot(model: ResidentModel) -> dict[str, bytes]:
     return {key: bits(row) for key, row in model.live_tensors().items()}
 
@@ -82,7 +92,7 @@ def test_the_live_model_is_what_the_file_holds_and_any_recipe_can_be_made_again(
         folder = Path(name)
         files = case.open(folder)
         first, second = (case.recipe(files, seed) for seed in seeds)
-        saved = written(first, files, folder)
+        saved = written_unless_overflowing(first, files, folder)
         for placement in (Placement.DEVICE, Placement.FILES):
             model = case.resident(files, placement)
             model.merge(first)
@@ -117,7 +127,7 @@ def test_a_half_precision_pipeline_holds_the_saved_values_rounded_once_more(case
         files = case.open(Path(name))
         model, recipe = case.resident(files, live=live), case.recipe(files, 3)
         model.merge(recipe)
-        saved = written(recipe, files, Path(name))
+        saved = written_unless_overflowing(recipe, files, Path(name))
         for key, row in model.live_tensors().items():
             assert bits(row) == bits(saved[key].to(row.dtype)), key
 
@@ -340,7 +350,7 @@ class TestUnequalParents:
         assert all(bits(saved[key]) == bits(owner[key]) for key in keys)
 
 
-class TestNan:
+class TestNotFinite:
     def test_a_nan_that_a_method_makes_is_refused_by_its_key(self, tmp_path: Path) -> None:
         case = Case(dtypes=((torch.float32,),) * 2)
         key = list(some_shapes(Architecture.SD15))[4]
@@ -366,14 +376,55 @@ class TestNan:
     def test_a_nan_of_a_parent_passes_through(self, tmp_path: Path) -> None:
         case = Case()
         key = list(some_shapes(Architecture.SD15))[4]
-        case.open(tmp_path)
-        tensors = case.parent(1)
-        tensors[key].view(-1)[0] = math.nan
-        save_file(tensors, tmp_path / "1.safetensors")
-        files = Ingredients(Parents.of([Checkpoint.open(tmp_path / f"{index}.safetensors") for index in (0, 1)]))
+        files = with_value(case, (1,), key, math.nan, tmp_path)
         saved = written(uniform(case.recipe(files, 0), 0.5), files, tmp_path)
         assert saved[key].isnan().flatten().nonzero().flatten().tolist() == [0]
         assert [name for name, row in saved.items() if row.is_floating_point() and row.isnan().any()] == [key]
+
+    def test_what_overflows_its_dtype_is_refused_by_its_key_and_fits_a_wider_one(self, tmp_path: Path) -> None:
+        operation = Operation(method="weighted_subtraction", inputs=("A", "B"))
+        case = Case(operations=(operation,))
+        files = case.open(tmp_path)
+        recipe = uniform(case.recipe(files, 0), 0.0, M00=1.0)
+        with pytest.raises(
+            ExportError, match=r"\(weighted_subtraction\) gives infinity in .*middle_block.* 65504"
+        ) as found:
+            written(recipe, files, tmp_path)
+        assert "bf16 or fp32" in str(found.value)
+        saved = written(replace(recipe, dtype="bf16"), files, tmp_path)
+        assert all(bool(row.isfinite().all()) for row in saved.values())
+
+    @pytest.mark.parametrize("ratio", [0.5, 0.0])
+    def test_a_dtype_that_is_too_narrow_for_the_parents_is_refused(self, ratio: float, tmp_path: Path) -> None:
+        case = Case(dtypes=((torch.float32,),) * 2)
+        key = list(some_shapes(Architecture.SD15))[4]
+        files = with_value(case, (0, 1), key, 1e5, tmp_path)
+        recipe = uniform(case.recipe(files, 0), ratio)
+        assert written(recipe, files, tmp_path)[key].view(-1)[0] == 1e5
+        with pytest.raises(
+            ExportError, match=rf"weighted_sum\) gives infinity in {key}, beyond 65504, where float16 ends"
+        ):
+            written(replace(recipe, dtype="fp16"), files, tmp_path)
+
+    @pytest.mark.parametrize("dtype", [torch.float16, torch.float8_e5m2])
+    def test_an_infinity_of_a_parent_passes_through(self, dtype: torch.dtype, tmp_path: Path) -> None:
+        case = Case(dtypes=((dtype,),) * 2, export="fp16")
+        key = list(some_shapes(Architecture.SD15))[4]
+        for parent, ratio in ((0, 0.0), (1, 0.25)):
+            files = with_value(case, (parent,), key, math.inf, tmp_path)
+            saved = written(uniform(case.recipe(files, 0), ratio), files, tmp_path)
+            assert saved[key].view(-1)[0] == math.inf
+            assert [name for name, row in saved.items() if not bool(row.isfinite().all())] == [key]
+
+
+def with_value(case: Case, parents: Sequence[int], key: str, value: float, folder: Path) -> Ingredients:
+    """The case's two parents, some of them with another first element in a tensor."""
+    case.open(folder)
+    for index in parents:
+        tensors = case.parent(index)
+        tensors[key].view(-1)[0] = value
+        save_file(tensors, folder / f"{index}.safetensors")
+    return Ingredients(Parents.of([Checkpoint.open(folder / f"{index}.safetensors") for index in (0, 1)]))
 
 
 def no_numbers(recipe: Recipe) -> tuple[tuple[str, tuple[float, ...]], ...]:
@@ -459,6 +510,18 @@ class TestFile:
         assert set(saved) == set(stored) - {EMA_COPY}
         shapes = {key: row.shape for key, row in export_layout(files, None).items()}
         assert shapes == {key: tuple(row.shape) for key, row in stored.items() if key != EMA_COPY}
+
+    def test_a_file_that_changes_while_it_is_merged_is_refused(self, tmp_path: Path) -> None:
+        case = Case()
+        files = case.open(tmp_path)
+        with (
+            pytest.raises(CheckpointError, match=r"parent B .* has changed since it was opened"),
+            atomic_file(tmp_path / "out.safetensors", overwrite=False) as temporary,
+        ):
+            write_merge(
+                temporary, case.recipe(files, 1), files, {}, CPU, lambda _: (tmp_path / "1.safetensors").touch()
+            )
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["0.safetensors", "1.safetensors"]
 
     def test_the_same_recipe_writes_the_same_file(self, tmp_path: Path) -> None:
         chain = (Operation(method="dare_ties", inputs=("A", "B", "C"), seed=3),)

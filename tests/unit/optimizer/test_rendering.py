@@ -31,7 +31,10 @@ from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
 from optimizer.errors import CheckpointError, RenderError
+from optimizer.evaluation import Evaluator
 from optimizer.merging.checkpoint import Checkpoint
+from optimizer.merging.flat import merge_flat
+from optimizer.merging.plan import PlacePlan
 from optimizer.rendering.models import LiveModels, build_models, live_dtypes
 from optimizer.rendering.prompts import PromptEncoder, clip_tokenizer, pad_with_end, token_count
 from optimizer.rendering.render import Renderer, Renders, make_pipeline
@@ -260,6 +263,26 @@ class TestLiveModels:
         again = renderer.render().images()
         assert not any(torch.equal(one, two) for one, two in zip(first, other, strict=True))
         assert all(torch.equal(one, two) for one, two in zip(first, again, strict=True))
+
+    def test_a_merge_that_is_broken_off_leaves_no_text_embeddings_behind(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        resident = resident_of(small_parents(Architecture.SD15)[:2])
+        renderer = Renderer(build_models(resident), suite(seeds=(1,), steps=1))
+        evaluator = Evaluator(resident, renderer, {}, degenerate_limit=len(renderer.items))
+        text = {row.data_ptr() for _, row in resident.parameters("text_encoder")}
+
+        def merge_text_alone(plan: PlacePlan, held: Mapping[str, Tensor], live: Tensor, *rest: Any) -> None:
+            if live.data_ptr() not in text:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            merge_flat(plan, held, live, *rest)
+
+        evaluator.evaluate(weighted(resident, 0.0))
+        with monkeypatch.context() as patch:
+            patch.setattr("optimizer.merging.resident.merge_flat", merge_text_alone)
+            with pytest.raises(torch.OutOfMemoryError):
+                evaluator.evaluate(weighted(resident, 0.5))
+        found = evaluator.evaluate(weighted(resident, 0.5)).images
+        renderer.text_changed()
+        assert all(torch.equal(*pair) for pair in zip(found, renderer.render().images(), strict=True))
 
     def test_a_cpu_computes_in_float32_and_sdxl_decodes_in_float32_everywhere(self) -> None:
         assert set(live_dtypes(CPU, Architecture.SDXL, torch.float16).values()) == {torch.float32}

@@ -315,6 +315,10 @@ def _stored(**changes: Any) -> str:
     return json.dumps({key: value for key, value in data.items() if value is not ...})
 
 
+def _parents(first: Mapping[str, Any]) -> str:
+    return _stored(parents=[first, *json.loads(SIMPLE.to_json())["parents"][1:]])
+
+
 def _step(**changes: Any) -> str:
     data: Mapping[str, Any] = json.loads(SIMPLE.to_json())["steps"][0] | changes
     return _stored(steps=[{key: value for key, value in data.items() if value is not ...}])
@@ -334,8 +338,11 @@ def _step(**changes: Any) -> str:
         _stored(parents=[{"letter": "A"}]),
         _stored(parents=[1, 2]),
         _stored(parents={"A": 1, "B": 2}),
+        *[_parents({"letter": "A", "name": "a", "sha256": "0", key: [1]}) for key in ("letter", "name", "sha256")],
         _stored(steps=[1]),
         _stored(vae={"name": "v"}),
+        _stored(vae={"name": "v", "sha256": ["0"]}),
+        _stored(loras=[{"name": "l", "sha256": ["0"], "weight": 1.0}]),
         _stored(loras=[{"name": "l", "sha256": "0", "weight": {"IN00": 1.0}}]),
         _step(method="median"),
         _step(values=[1]),
