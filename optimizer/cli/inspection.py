@@ -91,13 +91,11 @@ def _facts(opened: Checkpoint, *, check: bool) -> dict[str, Any]:
 
 def _prediction(opened: Checkpoint) -> dict[str, Any]:
     """What it predicts; a damaged marker is told and hides nothing else."""
-    from optimizer.errors import CheckpointError
-    from optimizer.rendering.prediction import prediction_of
+    from optimizer.rendering.prediction import prediction_or_problem
 
-    try:
-        found = prediction_of(opened)
-    except CheckpointError as error:
-        return {"name": None, "zero_snr": None, "words": None, "problem": str(error)}
+    found = prediction_or_problem(opened)
+    if isinstance(found, str):
+        return {"name": None, "zero_snr": None, "words": None, "problem": found}
     return {"name": found.name, "zero_snr": found.zero_snr, "words": found.words, "problem": None}
 
 

@@ -143,7 +143,7 @@ def bake(
     from optimizer.merging.lora.file import Lora
     from optimizer.merging.metadata import merge_metadata
     from optimizer.merging.parents import Parents
-    from optimizer.rendering.prediction import prediction_of
+    from optimizer.rendering.prediction import modelspec_kind
 
     target = safetensors_target(output)
     refuse_target(target, overwrite=force)  # said before gigabytes are hashed
@@ -154,7 +154,7 @@ def bake(
     recipe = _recipe(ingredients, [weight for _, weight in weighted], dtype)
     device = _device()
     metadata = merge_metadata(
-        recipe, ingredients, title=target.stem, prediction_type=prediction_of(base).kind, device=device
+        recipe, ingredients, title=target.stem, prediction_type=modelspec_kind(base), device=device
     )
     size = total_bytes(export_layout(ingredients, recipe.dtype).values())
     with atomic_file(target, overwrite=force) as temporary, reading("writing", size) as advance:
@@ -195,7 +195,11 @@ def _recipe(ingredients: Ingredients, weights: Sequence[float], dtype: DtypeChoi
 
 
 def _show_baked(ingredients: Ingredients, weights: Sequence[float]) -> None:
-    for note in ingredients.notes:
+    from optimizer.rendering.prediction import prediction_or_problem
+
+    found = prediction_or_problem(ingredients.parents.first)
+    unclear = [f"it is not known what it predicts: {found}"] if isinstance(found, str) else []
+    for note in (*ingredients.notes, *unclear):
         console.print(escaped(note), soft_wrap=True)
     for lora, weight in zip(ingredients.loras, weights, strict=True):
         touched = lora.places(ingredients.parents.tensors, ingredients.parents.architecture)

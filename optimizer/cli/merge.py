@@ -332,7 +332,7 @@ def _opened(paths: RecipePaths, before: OpenedFiles) -> Ingredients:
 
 
 def _notes(job: Job, ingredients: Ingredients) -> Iterator[str]:
-    from optimizer.rendering.prediction import prediction_of
+    from optimizer.rendering.prediction import prediction_or_problem
 
     recipe = job.recipe
     used = {name for step in recipe.steps for name in step.operation.inputs} or {"A"}
@@ -341,9 +341,12 @@ def _notes(job: Job, ingredients: Ingredients) -> Iterator[str]:
         yield f"parent {', '.join(idle)} goes into no step"
     if job.made:  # settled when it was made, perhaps by the study's own word
         return
-    first, *others = (prediction_of(checkpoint) for checkpoint in ingredients.parents.checkpoints)
-    for parent, other in zip(recipe.parents[1:], others, strict=True):
-        if other.name != first.name:
+    found = [prediction_or_problem(checkpoint) for checkpoint in ingredients.parents.checkpoints]
+    first = found[0]
+    for parent, other in zip(recipe.parents, found, strict=True):
+        if isinstance(other, str):
+            yield f"it is not known what {parent.letter} predicts: {other}"
+        elif not isinstance(first, str) and other.name != first.name:
             yield f"A predicts {first.name} and {parent.letter} {other.name}: a merge of both rarely gives good images"
 
 
@@ -383,14 +386,14 @@ def _metadata(
     """The header's metadata; that of the file to make again, where the merge is the same."""
     from optimizer.merging.export import HASH_FIELD
     from optimizer.merging.metadata import DEVICE_FIELD, MARKERS_FIELD, THREADS_FIELD, merge_metadata
-    from optimizer.rendering.prediction import prediction_of
+    from optimizer.rendering.prediction import modelspec_kind
 
     stated = job.made.get("modelspec.prediction_type")
     fresh = merge_metadata(
         job.recipe,
         ingredients,
         title=title or job.made.get("modelspec.title") or target.stem,
-        prediction_type=stated or prediction_of(ingredients.parents.first).kind,
+        prediction_type=stated or modelspec_kind(ingredients.parents.first),
         device=device,
     )
     if not job.made or not _is_unchanged(job):

@@ -36,13 +36,13 @@ RESOLUTION = {Architecture.SD15: "512x512", Architecture.SDXL: "1024x1024"}
 
 
 def merge_metadata(
-    recipe: Recipe, ingredients: Ingredients, *, title: str, prediction_type: str, device: torch.device
+    recipe: Recipe, ingredients: Ingredients, *, title: str, prediction_type: str | None, device: torch.device
 ) -> dict[str, str]:
     """Header metadata of a merge.
 
     Args:
         title: the model's name, for people.
-        prediction_type: as modelspec has it, `epsilon` or `v`.
+        prediction_type: as modelspec has it, `epsilon` or `v`; None says nothing of it.
         device: where the arithmetic is done: the same recipe gives the same bits there.
     """
     architecture = ingredients.parents.architecture
@@ -58,7 +58,7 @@ def merge_metadata(
         "modelspec.architecture": MODELSPEC_ARCHITECTURE[architecture],
         "modelspec.implementation": MODELSPEC_IMPLEMENTATION[architecture],
         "modelspec.title": title,
-        "modelspec.prediction_type": prediction_type,
+        **({} if prediction_type is None else {"modelspec.prediction_type": prediction_type}),
         "modelspec.resolution": RESOLUTION[architecture],
         "modelspec.merged_from": ", ".join(parent.name for parent in recipe.parents),
     }

@@ -96,15 +96,31 @@ def prediction_of(checkpoint: Checkpoint) -> Prediction:
     Raises:
         CheckpointError: a marker is damaged, contradicts another, or names a prediction that is not known.
     """
-    special = _edm_of(checkpoint)
-    if special is not None:
-        return special
+    return _edm_of(checkpoint) or _plain(checkpoint)
+
+
+def prediction_or_problem(checkpoint: Checkpoint) -> Prediction | str:
+    """As `prediction_of`; what is wrong, in one line, where a file's marks cannot be understood."""
+    try:
+        return prediction_of(checkpoint)
+    except CheckpointError as error:
+        return str(error)
+
+
+def modelspec_kind(first: Checkpoint) -> str | None:
+    """What a merge says in `modelspec.prediction_type`: what A predicts; where that is unclear, what A says there."""
+    found = prediction_or_problem(first)
+    return first.metadata.get(METADATA_KEYS[0]) if isinstance(found, str) else found.kind
+
+
+def _plain(checkpoint: Checkpoint) -> Prediction:
+    """Of a model that is not marked as EDM."""
     kind = "v" if "v_pred" in checkpoint.tensors else _kind_in_metadata(checkpoint)
     zero_snr = "ztsnr" in checkpoint.tensors
     if zero_snr and kind == "epsilon":
         raise CheckpointError(
             f"{checkpoint.path.name} is marked ztsnr, but nothing marks it as predicting v, as a model with zero "
-            "terminal SNR must: say what it predicts with `suite: {prediction: v_prediction}` (or `epsilon`)"
+            "terminal SNR must"
         )
     return Prediction(kind=kind, zero_snr=zero_snr)
 
@@ -130,7 +146,7 @@ def agreed_prediction(parents: Sequence[Checkpoint], suite: SuiteSettings) -> Pr
 
 
 def _shared(parents: Sequence[Checkpoint]) -> Prediction:
-    found = [prediction_of(parent) for parent in parents]
+    found = [_of_parent(parent) for parent in parents]
     names = letters(len(parents))
     for letter, parent, other in zip(names, parents, found, strict=True):
         if other.name != found[0].name:
@@ -140,6 +156,17 @@ def _shared(parents: Sequence[Checkpoint]) -> Prediction:
                 "marker is missing, say it with `suite: {prediction: v_prediction}` (or `epsilon`)"
             )
     return found[0]
+
+
+def _of_parent(parent: Checkpoint) -> Prediction:
+    special = _edm_of(parent)
+    if special is not None:
+        return special
+    try:
+        return _plain(parent)
+    except CheckpointError as error:
+        advice = "say what it predicts with `suite: {prediction: v_prediction}` (or `epsilon`)"
+        raise CheckpointError(f"{error}; {advice}") from error
 
 
 def _stated(first: Checkpoint, suite: SuiteSettings) -> Prediction:
@@ -172,8 +199,7 @@ def _kind_in_metadata(checkpoint: Checkpoint) -> Kind:
             value = checkpoint.metadata[key]
             if value not in METADATA_KINDS:
                 raise CheckpointError(
-                    f"{checkpoint.path.name} says {key} {value!r}, which cannot be rendered: expected epsilon or v; "
-                    "if that is wrong, say what it predicts with `suite: {prediction: epsilon}` (or `v_prediction`)"
+                    f"{checkpoint.path.name} says {key} {value!r}, which cannot be rendered: expected epsilon or v"
                 )
             return METADATA_KINDS[value]
     return "epsilon"

@@ -168,6 +168,33 @@ class TestByHand:
         first, made = load_file("a.safetensors"), load_file("o.safetensors")
         assert all(torch.equal(made[key], tensor) for key, tensor in first.items())
 
+    @pytest.mark.parametrize(
+        ("marks", "says", "words"),
+        [
+            ({"ztsnr": torch.zeros(0)}, {}, "odd.safetensors is marked ztsnr"),
+            ({}, {"modelspec.prediction_type": "v-prediction"}, "modelspec.prediction_type 'v-prediction'"),
+        ],
+    )
+    def test_unclear_marks_are_a_note_and_stay_as_they_are(
+        self, marks: Mapping[str, Tensor], says: Mapping[str, str], words: str, folder: Path, call: Call
+    ) -> None:
+        save_file({**load_file("b.safetensors"), **marks}, "odd.safetensors", dict(says))
+        (folder / "r.yaml").write_text("parents: [odd.safetensors, a.safetensors]\nratio: 0.5\n")
+        (folder / "s.yaml").write_text("parents: [a.safetensors, odd.safetensors]\nratio: 0.5\n")
+        for command, letter, stated in (
+            (("merge", "r.yaml"), "A", says),
+            (("merge", "s.yaml"), "B", {"modelspec.prediction_type": "epsilon"}),
+            (("lora", "bake", "odd.safetensors", "style.safetensors"), "it", says),
+        ):
+            said = call(*command, "-o", "o.safetensors", "--force").out
+            assert re.search(f"it is not known what {letter} predicts: .*{words}", said)
+            assert "suite" not in said
+            found = metadata(folder / "o.safetensors")
+            assert {key: found[key] for key in found if key == "modelspec.prediction_type"} == stated
+        assert "ztsnr" not in marks or "ztsnr" in load_file("o.safetensors")
+        call("merge", "o.safetensors", "-o", "again.safetensors", "--models", ".")
+        assert sha256(folder / "again.safetensors") == sha256(folder / "o.safetensors")
+
     def test_an_existing_file_is_replaced_only_on_demand_and_a_source_never(self, folder: Path, call: Call) -> None:
         (folder / "o.safetensors").write_text("mine")
         assert "--force" in call("merge", "chain.yaml", "-o", "o.safetensors", code=2).err

@@ -163,6 +163,14 @@ class TestAgreement:
             (COSXL, COSXL, {"prediction": "v_prediction"}, RenderError, "marked as an EDM v_prediction model"),
             (COSXL, COSXL, {"zero_snr": True}, RenderError, "needs v_prediction, a.safetensors predicts EDM v"),
             ({}, {}, {"zero_snr": True}, RenderError, "needs v_prediction, a.safetensors predicts epsilon"),
+            (
+                {},
+                {"ztsnr": torch.zeros(0)},
+                {},
+                CheckpointError,
+                "must; say what it predicts with `suite: {prediction:",
+            ),
+            ({}, {"edm_std": torch.ones(4)}, {}, CheckpointError, "lacks edm_mean, .* fetch it again$"),
         ],
     )
     def test_what_does_not_fit_is_refused(
