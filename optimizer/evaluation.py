@@ -15,7 +15,7 @@ from optimizer.errors import TrialFailed
 from optimizer.gains import Evidence
 from optimizer.merging.resident import ResidentModel
 from optimizer.objective import ScoreSheet
-from optimizer.rendering.batch_limits import BatchReduced
+from optimizer.rendering.batch_limits import BatchReduced, lacks_memory
 from optimizer.rendering.render import Renderer
 from optimizer.scoring import ScoredImages, Scoring, joined
 from scorers.degenerate import find_degenerate
@@ -74,14 +74,19 @@ class Evaluator:
             go_on: may end the rendering early; None renders everything.
 
         Raises:
-            TrialFailed: broken images, a scorer that gives no finite number, or no memory for a single image; never a
-                score in their place.
+            TrialFailed: broken images, a scorer that gives no finite number, or no memory for the merge or for a single
+                image; never a score in their place.
         """
         while True:
             try:
                 return self._evaluate(recipe, on_images, go_on)
             except BatchReduced:  # all images again, so that they follow from the recipe and the batches alone
                 continue
+            except (RuntimeError, MemoryError) as error:
+                if not lacks_memory(error):
+                    raise
+                told = str(error).split("\n", maxsplit=1)[0]
+                raise TrialFailed(f"out of memory: {told}") from None
 
     def _evaluate(self, recipe: Recipe, on_images: Callable[[int], None] | None, go_on: GoOn | None) -> Evaluation:
         clock = Stopwatch()

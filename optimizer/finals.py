@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
-import torch
 from torch import Tensor
 
 from optimizer.errors import FinalError, TrialFailed
@@ -113,7 +112,7 @@ def _show(evaluator: Evaluator, row: StoredTrial, total: int, watch: FinalWatch)
     watch.begun(row, total)
     try:
         evaluation = evaluator.evaluate(row.recipe, watch.rendered)
-    except (TrialFailed, torch.OutOfMemoryError) as failure:
+    except TrialFailed as failure:
         return Shown(failure=str(failure).split("\n", maxsplit=1)[0])
     watch.finished(row, evaluation.images)
     return Shown(evidence=evaluator.scoring.evidence(evaluation.sheet, evaluation.features))

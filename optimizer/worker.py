@@ -21,7 +21,6 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
-import torch
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import Trial, TrialState
 from PIL.Image import Image
@@ -267,7 +266,7 @@ class Worker:
             evaluation = self._machine.evaluator.evaluate(
                 task.recipe, on_images, None if race is None else race.goes_on
             )
-        except (TrialFailed, torch.OutOfMemoryError) as failure:
+        except TrialFailed as failure:
             reason = str(failure).split("\n", maxsplit=1)[0]
             cost = (rendered, {"other": time.perf_counter() - start})
             stored = self._endure(

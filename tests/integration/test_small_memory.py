@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 from torch.testing import assert_close
 
 from optimizer.delivery import Watch, deliver
+from optimizer.failures import failure_kind
 from optimizer.rendering.batch_limits import BatchLimits, lacks_memory
 from optimizer.rendering.render import Renderer
 from optimizer.setup import BATCHES_FIELD, device_kind
@@ -117,6 +119,19 @@ def test_only_when_a_single_image_is_too_much_the_trial_fails(tmp_path: Path) ->
     store_batch_limit(short.database, short.study, "card", (64, 64), 2)
     store_batch_limit(short.database, short.study, "card", (64, 64), 3)  # a worker that knew less
     assert load_batch_limits(short.database, short.study, "card") == {(64, 64): 2}
+    short.database.close()
+
+
+def test_a_merge_without_memory_fails_its_trial_and_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a CPU, where torch says it in another way, too."""
+    short = begin(tmp_path, SMALL)
+    resident = short.machine.evaluator.resident
+    merge, calls = resident.merge, itertools.count()
+    monkeypatch.setattr(resident, "merge", lambda recipe: torch.empty(1 << 50) if not next(calls) else merge(recipe))
+    recorder = Recorder(stop_after=2)
+    Worker(short.database, short.study, short.machine, short.artifacts, recorder, recorder.stop).run()
+    first, second = results.load_trials(short.database, short.study)
+    assert (first.state, failure_kind(first.reason), second.state) == ("failed", "out_of_memory", "complete")
     short.database.close()
 
 
