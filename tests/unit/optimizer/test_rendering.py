@@ -30,7 +30,7 @@ from small_files import small_parents
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
-from optimizer.errors import CheckpointError, RenderError
+from optimizer.errors import CheckpointError, RenderError, TrialFailed
 from optimizer.evaluation import Evaluator
 from optimizer.merging.checkpoint import Checkpoint
 from optimizer.merging.flat import merge_flat
@@ -278,7 +278,7 @@ class TestLiveModels:
         evaluator.evaluate(weighted(resident, 0.0))
         with monkeypatch.context() as patch:
             patch.setattr("optimizer.merging.resident.merge_flat", merge_text_alone)
-            with pytest.raises(torch.OutOfMemoryError):
+            with pytest.raises(TrialFailed, match="out of memory"):
                 evaluator.evaluate(weighted(resident, 0.5))
         found = evaluator.evaluate(weighted(resident, 0.5)).images
         renderer.text_changed()
