@@ -9,6 +9,8 @@ import pytest
 from command_line import run_program
 from demo_study import short_spec, write_spec
 
+pytestmark = pytest.mark.slow  # what racing does is tested without the command line too
+
 
 def run(folder: Path, *arguments: str) -> str:
     """On one line, wherever a table breaks it."""

@@ -299,6 +299,7 @@ def test_a_parent_outside_the_space_is_still_the_whole_parent(tmp_path: Path) ->
     ]
 
 
+@pytest.mark.slow  # the soak does the same with more of them
 def test_two_workers_share_a_study_and_no_trial_is_run_twice(tmp_path: Path) -> None:
     short = begin(tmp_path, {"sampler": {"name": "random"}})
     code = (

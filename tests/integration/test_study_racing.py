@@ -165,6 +165,7 @@ def test_a_stopped_trial_is_exported_with_a_proof_of_what_it_has(raced: ShortStu
     assert f"the {BATCH} renders that were scored are identical, to the bit" in done.proof
 
 
+@pytest.mark.slow
 def test_a_worker_that_is_killed_in_the_middle_of_a_race_changes_nothing(raced: ShortStudy, tmp_path: Path) -> None:
     short = begin(tmp_path, racing_spec())
     code = f"""
