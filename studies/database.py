@@ -293,8 +293,7 @@ def _exclusive(engine: Engine, file: Path | None) -> Iterator[None]:
     with engine.connect() as connection:
         # The server, too, must find out soon that a holder's machine is gone: everyone waits for the lock.
         settings = ", ".join(f"set_config('tcp_{name}', '{value}', false)" for name, value in KEEPALIVES.items())
-        connection.execute(sa.text(f"SELECT {settings}"))
-        connection.execute(sa.text("SELECT pg_advisory_lock(hashtext('mergetune'))"))
+        connection.execute(sa.text(f"SELECT {settings}, pg_advisory_lock(hashtext('mergetune'))"))
         try:
             yield
         finally:

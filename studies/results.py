@@ -295,16 +295,17 @@ def load_study(database: Database, name: str) -> StoredStudy:
 
 def list_studies(database: Database) -> list[StoredStudy]:
     """Those that can be understood here; see `unreadable_studies`."""
-    return [study for study in _all_studies(database).values() if isinstance(study, StoredStudy)]
+    return [study for study in every_study(database).values() if isinstance(study, StoredStudy)]
 
 
 def unreadable_studies(database: Database) -> dict[str, str]:
     """Name -> why, of studies that cannot be understood here: of a scorer plug-in that is not installed, say."""
-    found = _all_studies(database)
+    found = every_study(database)
     return {name: str(study) for name, study in found.items() if isinstance(study, SpecError)}
 
 
-def _all_studies(database: Database) -> dict[str, StoredStudy | SpecError]:
+def every_study(database: Database) -> dict[str, StoredStudy | SpecError]:
+    """Name -> the study, or why it cannot be understood here."""
     found: dict[str, StoredStudy | SpecError] = {}
     with database.engine.connect() as connection:
         for row in connection.execute(sa.select(tables.studies).order_by(tables.studies.c.id)).all():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -60,11 +61,17 @@ def enter(folder: Path, monkeypatch: pytest.MonkeyPatch, files: Path | None = No
     return folder
 
 
-def run_program(folder: Path, *arguments: str, code: int = 0) -> str:
-    """What `mergetune ARGUMENTS` says as a process of its own, which must end with `code` and show no traceback."""
+def run_program(folder: Path, *arguments: str, code: int = 0, threads: int | None = None) -> str:
+    """What `mergetune ARGUMENTS` says as a process of its own, which must end with `code` and show no traceback.
+
+    Args:
+        threads: of torch; as many as this process has if left out.
+    """
+    environment = {} if threads is None else {"OMP_NUM_THREADS": str(threads)}
     done = subprocess.run(
         [sys.executable, "-m", "optimizer.cli", *arguments],
         cwd=folder,
+        env=os.environ | environment,
         capture_output=True,
         text=True,
         timeout=280,

@@ -23,7 +23,7 @@ from studies import attendance, results
 from studies.artifacts import Artifacts
 from studies.attendance import workers_at
 from studies.database import Database
-from studies.errors import StudyError
+from studies.errors import SpecError, StudyError
 from studies.finals import Final, load_final
 from studies.results import StoredStudy, StoredTrial
 
@@ -36,13 +36,13 @@ def studies_table(database: Database) -> Table:
     for head in ("study", "parents", "status", "trials", "failed", "best gain (95 % interval)", "begun"):
         table.add_column(head)
     workers = workers_at(database, attendance.live_workers(database))
-    for study in results.list_studies(database):
+    for name, study in results.every_study(database).items():
         try:
+            if isinstance(study, SpecError):
+                raise study
             table.add_row(*_study_row(database, study, workers[study.id]))
         except StudyError as error:
-            table.add_row(escaped(study.name), "", f"[red]{escaped(str(error))}[/]")
-    for name, why in results.unreadable_studies(database).items():
-        table.add_row(escaped(name), "", f"[red]{escaped(why)}[/]")
+            table.add_row(escaped(name), "", f"[red]{escaped(str(error))}[/]")
     return table
 
 

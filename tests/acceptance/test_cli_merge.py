@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 import shutil
-import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -16,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from command_line import Call, caller, enter
+from command_line import Call, caller, enter, run_program
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -105,21 +103,6 @@ def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) ->
     torch.set_num_threads(threads)  # a file is made again with as many as it was made with
 
 
-def process(folder: Path, *arguments: str, threads: int = 1) -> str:
-    """Output of `mergetune ARGUMENTS` in a process of its own."""
-    done = subprocess.run(
-        [sys.executable, "-m", "optimizer.cli", *arguments],
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        timeout=280,
-        check=False,
-        env={**os.environ, "OMP_NUM_THREADS": str(threads)},
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
-
-
 class TestByHand:
     def test_a_process_merges_as_the_recipe_says_wherever_it_is_called_from(self, folder: Path) -> None:
         (folder / "r").mkdir()
@@ -130,7 +113,7 @@ class TestByHand:
             "dtype": "fp32",
         }
         (folder / "r" / "sum.json").write_text(json.dumps(recipe))
-        said = process(folder, "merge", "r/sum.json", "-o", "out.safetensors")
+        said = run_program(folder, "merge", "r/sum.json", "-o", "out.safetensors", threads=1)
         assert f"AutoV2 hash {sha256(folder / 'out.safetensors')[:10]}" in said
         first, second = load_file("a.safetensors"), load_file("b.safetensors")
         made = load_file("out.safetensors")
@@ -213,7 +196,7 @@ class TestByHand:
 def merged(files: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What the chain makes, by another count of threads than this process has."""
     target = tmp_path_factory.mktemp("merged") / "chain.safetensors"
-    process(files, "merge", "chain.yaml", "-o", str(target), threads=torch.get_num_threads() + 1)
+    run_program(files, "merge", "chain.yaml", "-o", str(target), threads=torch.get_num_threads() + 1)
     return target
 
 
