@@ -24,13 +24,13 @@ from searchers import METHODS, Params, Problem, chosen
 
 import studies
 from optimizer.errors import TrialFailed
-from optimizer.evaluation import Evaluator
 from optimizer.rendering.render import Renderer
-from optimizer.search.depth_insight import DepthModel
+from optimizer.runtime.setup import build_machine, hash_parents, make_plan
+from optimizer.search.depth.posterior import DepthModel
 from optimizer.search.sampler import distributions
-from optimizer.setup import build_machine, hash_parents, make_plan
-from studies.recipe import Recipe
-from studies.spec import StudySpec, SuiteSettings, load_spec
+from optimizer.trial.evaluation import Evaluator
+from studies.recipe.recipe import Recipe
+from studies.spec.study import StudySpec, SuiteSettings, load_spec
 
 SEARCH, HELD_OUT, FRESH = "search", "held out", "fresh"
 SEEDS = {SEARCH: (1,), HELD_OUT: (101, 102), FRESH: (201, 202)}

@@ -17,12 +17,12 @@ import torch
 from memory import anonymous_bytes
 from synthetic import write_synthetic
 
-from optimizer.merging.checkpoint import Checkpoint
-from optimizer.merging.export import write_merge
-from optimizer.merging.ingredients import Ingredients
-from optimizer.merging.parents import Parents
+from optimizer.merging.engine.export import write_merge
+from optimizer.merging.engine.ingredients import Ingredients
+from optimizer.merging.files.checkpoint import Checkpoint
+from optimizer.merging.files.parents import Parents
 from search_spaces.blocks import places
-from studies.recipe import Operation, Parent, Recipe, Step, canonical_values
+from studies.recipe.recipe import Operation, Parent, Recipe, Step, canonical_values
 
 CHUNK = 1 << 22  # elements
 

@@ -21,17 +21,17 @@ import torch
 from memory import anonymous_bytes
 from synthetic import write_lora, write_synthetic
 
-from optimizer.merging.checkpoint import Checkpoint, letters
-from optimizer.merging.ingredients import Ingredients
-from optimizer.merging.layout import Component
+from optimizer.merging.engine.ingredients import Ingredients
+from optimizer.merging.engine.placement import Placement
+from optimizer.merging.engine.resident import ResidentModel
+from optimizer.merging.files.checkpoint import Checkpoint, letters
+from optimizer.merging.files.layout import Component
+from optimizer.merging.files.parents import Parents
 from optimizer.merging.lora.file import Lora
-from optimizer.merging.parents import Parents
-from optimizer.merging.placement import Placement
-from optimizer.merging.resident import ResidentModel
 from search_spaces.blocks import places
 from search_spaces.slots import Slot
-from studies.methods import METHODS
-from studies.recipe import LoraUse, Operation, Parent, Recipe, Step, canonical_values
+from studies.recipe.methods import METHODS
+from studies.recipe.recipe import LoraUse, Operation, Parent, Recipe, Step, canonical_values
 
 COMPONENTS: tuple[Component, ...] = ("unet", "vae", "text_encoder", "text_encoder_2")
 DAILY = ("weighted_sum:2", "weighted_sum:3", "add_difference:3")

@@ -27,9 +27,9 @@ from searchers import METHODS, Params, Problem, Searcher, chosen
 from optimizer.search.probes import make_probes
 from search_spaces.blocks import Architecture
 from search_spaces.space import SearchSpace
-from studies.blueprint import Blueprint, slots_of
-from studies.recipe import Parent
-from studies.spec import StudySpec
+from studies.recipe.blueprint import Blueprint, slots_of
+from studies.recipe.recipe import Parent
+from studies.spec.study import StudySpec
 
 CHECKPOINTS = (30, 60, 100)
 FIRST_REPORTED_SEED = 1000  # samplers were tuned on landscapes of smaller seeds

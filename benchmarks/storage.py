@@ -29,24 +29,24 @@ import optuna
 import sqlalchemy as sa
 import torch
 
-from optimizer.evaluation import Evaluation
-from optimizer.objective import Objective, ScoreSheet
+from optimizer.observe.events import Reporter
 from optimizer.rendering.batch_limits import BatchLimits
-from optimizer.reporting import Reporter
-from optimizer.scoring import Scoring
+from optimizer.runtime.setup import Machine
 from optimizer.search.probes import make_probes
 from optimizer.search.sampler import distributions
-from optimizer.setup import Machine
-from optimizer.worker import Worker
+from optimizer.trial.evaluation import Evaluation
+from optimizer.trial.objective import Objective, ScoreSheet
+from optimizer.trial.scoring import Scoring
+from optimizer.work.worker import Worker
 from search_spaces.blocks import Architecture, places
 from search_spaces.space import SearchSpace
-from studies import results
-from studies.artifacts import Artifacts
-from studies.blueprint import Blueprint, slots_of
-from studies.database import Database, open_database
-from studies.recipe import Parent
-from studies.results import ParentFile, StoredTrial
-from studies.spec import StudySpec
+from studies.files.artifacts import Artifacts
+from studies.recipe.blueprint import Blueprint, slots_of
+from studies.recipe.recipe import Parent
+from studies.records import results
+from studies.records.database import Database, open_database
+from studies.records.results import ParentFile, StoredTrial
+from studies.spec.study import StudySpec
 
 Row = dict[str, Any]  # of a table
 

@@ -17,13 +17,13 @@ import optuna
 import torch
 
 import studies
-from optimizer.reporting import Reporters
-from optimizer.setup import build_machine, hash_parents, make_plan
-from optimizer.worker import Worker
-from studies.artifacts import Artifacts
-from studies.database import open_database
-from studies.results import StoredTrial, create_study, load_trials
-from studies.spec import load_spec
+from optimizer.observe.events import Reporters
+from optimizer.runtime.setup import build_machine, hash_parents, make_plan
+from optimizer.work.worker import Worker
+from studies.files.artifacts import Artifacts
+from studies.records.database import open_database
+from studies.records.results import StoredTrial, create_study, load_trials
+from studies.spec.study import load_spec
 
 WORK = ("denoise", "decode", "score")
 

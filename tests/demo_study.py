@@ -10,13 +10,13 @@ from typing import Any
 import yaml
 
 import studies
-from optimizer.reporting import Reporter
-from optimizer.setup import Machine, build_machine, hash_parents, make_plan
-from optimizer.worker import Worker
-from studies.artifacts import Artifacts
-from studies.database import Database, open_database
-from studies.results import StoredStudy, StoredTrial, create_study, load_study
-from studies.spec import StudySpec, parse_spec
+from optimizer.observe.events import Reporter
+from optimizer.runtime.setup import Machine, build_machine, hash_parents, make_plan
+from optimizer.work.worker import Worker
+from studies.files.artifacts import Artifacts
+from studies.records.database import Database, open_database
+from studies.records.results import StoredStudy, StoredTrial, create_study, load_study
+from studies.spec.study import StudySpec, parse_spec
 
 DEMO = Path(studies.__file__).parent / "demo"
 PROMPTS = [

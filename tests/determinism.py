@@ -24,10 +24,10 @@ import optuna
 import torch
 from soak import LONGEST_SECONDS, Soak, small_machine
 
-from optimizer.budget import EXPECTED_KEY
-from optimizer.setup import Machine
-from studies import results
-from studies.database import open_database
+from optimizer.runtime.setup import Machine
+from optimizer.search.stopping import EXPECTED_KEY
+from studies.records import results
+from studies.records.database import open_database
 
 BEYOND = 1.5  # trials' durations, within which a kill falls
 

@@ -27,14 +27,14 @@ from demo_study import Recorder, make_machine, short_spec
 from optuna.trial import TrialState
 from real_databases import new_postgresql_url
 
-from optimizer.presence import RERUNS
-from optimizer.setup import Machine
-from optimizer.worker import Worker
-from studies import results
-from studies.artifacts import Artifacts
-from studies.database import Database, open_database
-from studies.results import StoredTrial
-from studies.spec import StudySpec
+from optimizer.runtime.setup import Machine
+from optimizer.work.heartbeat import RERUNS
+from optimizer.work.worker import Worker
+from studies.files.artifacts import Artifacts
+from studies.records import results
+from studies.records.database import Database, open_database
+from studies.records.results import StoredTrial
+from studies.spec.study import StudySpec
 
 LONGEST_SECONDS = 3600.0
 PAUSE = (0.3, 2.5)  # seconds between two kills

@@ -10,15 +10,15 @@ import numpy as np
 import optuna
 from optuna.trial import TrialState
 
-from optimizer.objective import Objective
+from optimizer.trial.objective import Objective
 from search_spaces.blocks import Architecture
 from search_spaces.space import SearchSpace
-from studies import results
-from studies.blueprint import Blueprint, slots_of
-from studies.database import Database
-from studies.recipe import Parent
-from studies.results import ParentFile, StoredStudy, TrialResult
-from studies.spec import parse_spec
+from studies.recipe.blueprint import Blueprint, slots_of
+from studies.recipe.recipe import Parent
+from studies.records import results
+from studies.records.database import Database
+from studies.records.results import ParentFile, StoredStudy, TrialResult
+from studies.spec.study import parse_spec
 
 Score = Callable[[Mapping[str, float]], Mapping[str, tuple[float, ...]]]  # params -> scorer -> one value per item
 SPEC = """

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.status import Status
 
 if TYPE_CHECKING:
-    from studies.database import Database
+    from studies.records.database import Database
 
 USER_ERROR = 2
 DATABASE_LOST = 3
@@ -69,7 +69,7 @@ def parsed_weights(weights: str | None) -> dict[str, float] | None:
     """`clip_score=1,fid=0.5` as a mapping; None stays None."""
     if weights is None:
         return None
-    from optimizer.insight.front import parse_weights
+    from optimizer.trial.front import parse_weights
 
     return parse_weights(weights)
 
@@ -85,8 +85,8 @@ def database_to_change(storage: str) -> Database:
     Raises:
         DatabaseError: there is none, or it is a SQLite file on a network share.
     """
-    from studies.database import open_database
-    from studies.shares import require_local
+    from studies.records.database import open_database
+    from studies.records.network_shares import require_local
 
     url = storage_url(storage)
     require_local(url)

@@ -9,7 +9,19 @@ from typing import Annotated
 
 import typer
 
-from optimizer.cli import cluster, dashboard, demo, difference, export, inspection, lists, lora, merge, study, worker
+from optimizer.cli.commands import (
+    cluster,
+    dashboard,
+    demo,
+    difference,
+    export,
+    inspection,
+    lists,
+    lora,
+    merge,
+    study,
+    worker,
+)
 from optimizer.cli.common import USER_ERROR, debugging, errors, guarded, print_error
 
 app = typer.Typer(

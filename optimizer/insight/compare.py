@@ -8,13 +8,13 @@ from typing import Any, Final
 
 import numpy as np
 
-from optimizer.gains import t_interval
-from optimizer.insight.front import chosen_trial
-from optimizer.objective import SINGLE, Objective
+from optimizer.trial.front import chosen_trial
+from optimizer.trial.gains import t_interval
+from optimizer.trial.objective import SINGLE, Objective
 from scorers.protocol import Direction, ScorerInfo
-from studies.database import Database
-from studies.fingerprints import files_of_scorer
-from studies.results import StoredStudy, StoredTrial, load_scores, load_trials
+from studies.records.database import Database
+from studies.records.results import StoredStudy, StoredTrial, load_scores, load_trials
+from studies.spec.fingerprints import files_of_scorer
 
 NOT_SETTINGS: Final = ("study", "budget")  # differ between any two studies, and are told elsewhere
 

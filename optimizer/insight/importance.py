@@ -24,18 +24,18 @@ from optuna.importance import PedAnovaImportanceEvaluator
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from optimizer.errors import TooFewTrialsError
-from optimizer.insight.front import chosen_trial
-from optimizer.objective import Objective
-from optimizer.search.depth_insight import DepthModel, Effect
-from optimizer.standing import best_trials
+from optimizer.search.depth.posterior import DepthModel, Effect
+from optimizer.trial.front import chosen_trial
+from optimizer.trial.objective import Objective
+from optimizer.trial.ranking import best_trials
 from scorers.protocol import Direction
 from search_spaces.blocks import Architecture
 from search_spaces.parameters import Parameter
 from search_spaces.space import SearchSpace
-from studies.blueprint import slots_of
-from studies.database import Database
 from studies.errors import StudyError
-from studies.results import StoredStudy, StoredTrial, load_trials, optuna_study, optuna_trials
+from studies.recipe.blueprint import slots_of
+from studies.records.database import Database
+from studies.records.results import StoredStudy, StoredTrial, load_trials, optuna_study, optuna_trials
 
 TOP = 0.1  # share of the trials that count as the best
 LEAST = 10  # trials: below, the best tenth is a single one
@@ -160,7 +160,7 @@ def fitted_model(
     Args:
         rows: the study's trials, at least one.
     """
-    from optimizer.search.depth_model import NUMERICAL_ERRORS  # BoTorch takes seconds to import
+    from optimizer.search.depth.gaussian_process import NUMERICAL_ERRORS  # BoTorch takes seconds to import
 
     space = space_of(study, rows[0])
     stored = optuna_study(database, study.name)

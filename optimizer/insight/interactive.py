@@ -22,9 +22,9 @@ from optimizer.insight.plots import (
     picture_of,
     spots,
 )
-from optimizer.objective import Objective
-from studies.database import Database
-from studies.results import StoredStudy, optuna_study
+from optimizer.trial.objective import Objective
+from studies.records.database import Database
+from studies.records.results import StoredStudy, optuna_study
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go

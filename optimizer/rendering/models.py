@@ -11,8 +11,8 @@ from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
 from optimizer.errors import CheckpointError
-from optimizer.merging.layout import Component
-from optimizer.merging.resident import ResidentModel
+from optimizer.merging.engine.resident import ResidentModel
+from optimizer.merging.files.layout import Component
 from optimizer.rendering.configs import clip_l_config, open_clip_config, unet_config, vae_config
 from optimizer.rendering.latents import latent_config
 from optimizer.rendering.prediction import EPSILON, Prediction

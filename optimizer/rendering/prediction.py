@@ -23,8 +23,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from optimizer.errors import CheckpointError, ParentsDifferError, RenderError
-from optimizer.merging.checkpoint import Checkpoint, letters
-from studies.spec import SuiteSettings
+from optimizer.merging.files.checkpoint import Checkpoint, letters
+from studies.spec.study import SuiteSettings
 
 Kind = Literal["epsilon", "v"]
 

@@ -16,10 +16,10 @@ from search_spaces.block_presets import preset_ratios
 from search_spaces.blocks import VAE, Architecture, blocks, places
 from search_spaces.errors import OutsideSpaceError
 from search_spaces.space import SearchSpace
-from studies.adoption import rows_of
-from studies.blueprint import Blueprint, Rows, alone_row
-from studies.recipe import Recipe
-from studies.spec import StudySpec
+from studies.recipe.adoption import rows_of
+from studies.recipe.blueprint import Blueprint, Rows, alone_row
+from studies.recipe.recipe import Recipe
+from studies.spec.study import StudySpec
 
 Ratios = Mapping[str, float]  # place -> ratio
 RATIO_DIGITS = 6  # far finer than any ratio matters

@@ -6,8 +6,8 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from optimizer.budget import EXPECTED_KEY, Expectation
-from optimizer.search.ties import SPLIT_KEY, Split
+from optimizer.search.depth.ties import SPLIT_KEY, Split
+from optimizer.search.stopping import EXPECTED_KEY, Expectation
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,14 +10,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from optimizer.merging.checkpoint import model_name
+from optimizer.merging.files.checkpoint import model_name
 from search_spaces.blocks import Architecture
-from studies.adoption import adopted
-from studies.blueprint import Blueprint
 from studies.errors import RecipeError
-from studies.recipe import BakedVae, Parent, Recipe
-from studies.recipe_file import FileEntry, RecipeFile, load_recipe_file
-from studies.spec import RecipeProbe, StudySpec
+from studies.recipe.adoption import adopted
+from studies.recipe.blueprint import Blueprint
+from studies.recipe.file import FileEntry, RecipeFile, load_recipe_file
+from studies.recipe.recipe import BakedVae, Parent, Recipe
+from studies.spec.study import RecipeProbe, StudySpec
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -28,12 +28,12 @@ from optuna.samplers import (
 from optuna.study import Study
 from optuna.trial import FrozenTrial, create_trial
 
-from optimizer.search.depth_gp import DepthGPSampler
+from optimizer.search.depth.sampler import DepthGPSampler
 from optimizer.search.probes import Probe
 from optimizer.search.proposal import Proposal
 from search_spaces.space import SearchSpace
 from studies.errors import SpecError
-from studies.spec import SamplerName, SamplerSettings
+from studies.spec.study import SamplerName, SamplerSettings
 
 SAMPLERS: Mapping[SamplerName, Callable[..., BaseSampler]] = {
     "depth": DepthGPSampler,

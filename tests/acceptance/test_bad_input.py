@@ -18,12 +18,12 @@ from command_line import Call, caller, enter
 from safetensors.torch import save_file
 
 from search_spaces.blocks import Architecture, places
-from studies import results
-from studies.control import set_status
-from studies.database import Database, open_database
-from studies.recipe import Operation, Parent, Recipe, Step, canonical_values
-from studies.results import ParentFile, TrialResult
-from studies.spec import FinalSettings, StudySpec, load_spec
+from studies.recipe.recipe import Operation, Parent, Recipe, Step, canonical_values
+from studies.records import results
+from studies.records.control import set_status
+from studies.records.database import Database, open_database
+from studies.records.results import ParentFile, TrialResult
+from studies.spec.study import FinalSettings, StudySpec, load_spec
 
 SPEC: Mapping[str, Any] = {
     "study": "portraits",

@@ -14,9 +14,9 @@ import pytest
 from command_line import Call, caller, enter, run_program
 from demo_study import SMALL, write_spec
 
-from studies import results
-from studies.database import open_database
-from studies.processes import process_identity
+from studies.records import results
+from studies.records.database import open_database
+from studies.system.processes import process_identity
 
 CHANGES = {**SMALL, "study": "shared", "budget": {"trials": 60}}
 

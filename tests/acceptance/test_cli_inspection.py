@@ -22,7 +22,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from search_spaces.blocks import Architecture, blocks, places
-from studies.recipe import Parent, Recipe
+from studies.recipe.recipe import Parent, Recipe
 
 SHA_A, SHA_B = "a1" * 32, "b2" * 32
 MECHA = """version 0.1.0

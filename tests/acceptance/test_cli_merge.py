@@ -20,7 +20,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import studies
-from optimizer.cli import main, merge
+from optimizer.cli import main
+from optimizer.cli.commands import merge
 
 DEMO = Path(studies.__file__).parent / "demo"
 ROOT = Path(__file__).parents[2]

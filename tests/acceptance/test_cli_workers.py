@@ -16,8 +16,8 @@ from command_line import Call, caller, enter
 from demo_study import DEMO, SMALL, short_spec, write_spec
 from real_databases import new_postgresql_url
 
-from studies import attendance, results
-from studies.database import open_database
+from studies.records import registry, results
+from studies.records.database import open_database
 
 CHANGES = {**SMALL, "budget": {"trials": 4}, "probes": {"uniform": [0.5], "profiles": 0}}
 
@@ -124,7 +124,7 @@ def test_several_workers_of_one_machine_share_a_study_and_end_with_it(folder: Pa
     assert "Stopped. Go on with" in said
     assert len(names) == 2, said
     database = open_database(url, create=False)
-    assert attendance.live_workers(database) == frozenset()
+    assert registry.live_workers(database) == frozenset()
     assert "running" not in {row.state for row in results.load_trials(database, results.load_study(database, "shared"))}
     database.close()
 

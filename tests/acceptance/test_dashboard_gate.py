@@ -17,7 +17,7 @@ from pathlib import Path
 import optuna
 import pytest
 
-from studies.database import open_database
+from studies.records.database import open_database
 
 MERGETUNE = [sys.executable, "-m", "optimizer.cli"]
 PASSWORD = "läng und geheim"

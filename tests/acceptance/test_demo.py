@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 from safetensors import safe_open
 
-from optimizer.cli.report import study_objective
-from optimizer.standing import best_trials, parent_trials
-from studies.database import open_database
-from studies.results import load_scores, load_study, load_trials
+from optimizer.cli.views.report import study_objective
+from optimizer.trial.ranking import best_trials, parent_trials
+from studies.records.database import open_database
+from studies.records.results import load_scores, load_study, load_trials
 
 
 @pytest.mark.slow

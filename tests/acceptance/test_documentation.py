@@ -10,7 +10,7 @@ import pytest
 import typer.main
 
 from optimizer.cli.main import app
-from studies.spec import StudySpec, load_spec, parse_spec
+from studies.spec.study import StudySpec, load_spec, parse_spec
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()

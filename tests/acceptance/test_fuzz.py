@@ -25,11 +25,11 @@ from odd_input import documents, pickle_files, safetensors_files
 from safetensors.torch import save, save_file
 from stored_study import store_study
 
-from studies import results
-from studies.database import open_database
 from studies.errors import StudyError
-from studies.recipe import Recipe
-from studies.spec import StudySpec
+from studies.recipe.recipe import Recipe
+from studies.records import results
+from studies.records.database import open_database
+from studies.spec.study import StudySpec
 
 SECONDS = 10.0  # of CPU, for one case
 BYTES = 2 << 30  # of address space, beyond what the process has

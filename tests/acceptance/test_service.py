@@ -25,8 +25,8 @@ from demo_study import DEMO, SMALL, begin
 from object_store import BUCKET, SECRET_KEY, ObjectStore, object_store
 from real_databases import new_guarded_postgresql_url
 
-from optimizer.gates import PASSWORD_VARIABLE, USER
-from studies.database import PASSWORD_FILE_VARIABLE
+from optimizer.observe.http_gate import PASSWORD_VARIABLE, USER
+from studies.records.database import PASSWORD_FILE_VARIABLE
 
 MERGETUNE = [sys.executable, "-m", "optimizer.cli"]
 ROOT = Path(__file__).parents[2]

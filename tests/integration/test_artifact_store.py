@@ -21,17 +21,17 @@ from demo_study import PROMPTS, Recorder, ShortStudy, begin, make_machine, reope
 from object_store import BUCKET, ObjectStore, object_store
 from optuna.trial import TrialState
 
-from optimizer.dashboard import listening_port, make_server
-from optimizer.delivery import Watch, deliver
-from optimizer.evaluation import pixels_digest
-from optimizer.setup import Machine
-from optimizer.warm_start import find_warm_start
-from optimizer.worker import Worker
-from studies import attendance, results
-from studies.artifacts import Artifacts, stored_name
-from studies.database import open_database
+from optimizer.observe.dashboard import listening_port, make_server
+from optimizer.outcome.export import Watch, deliver
+from optimizer.outcome.warm_start import find_warm_start
+from optimizer.runtime.setup import Machine
+from optimizer.trial.evaluation import pixels_digest
+from optimizer.work.worker import Worker
 from studies.errors import ArtifactError
-from studies.spec import WarmStartSettings, parse_spec
+from studies.files.artifacts import Artifacts, stored_name
+from studies.records import registry, results
+from studies.records.database import open_database
+from studies.spec.study import WarmStartSettings, parse_spec
 
 WHOLE: dict[str, Any] = {
     "suite": {"prompts": PROMPTS, "seeds": [1], "sizes": [64], "steps": 1},
@@ -211,7 +211,7 @@ def test_a_store_that_stays_away_ends_the_worker_and_another_runs_its_trial_agai
             run(short, Cut(objects, back=False), patience=1)
         rows = results.load_trials(short.database, short.study)
         assert [row.state for row in rows] == ["complete", "complete", "running"]
-        assert attendance.live_workers(short.database) == frozenset()
+        assert registry.live_workers(short.database) == frozenset()
     finally:
         objects.start()
     assert there(short) == referred(short)

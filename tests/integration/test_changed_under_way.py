@@ -17,19 +17,19 @@ from demo_study import DEMO, Recorder, ShortStudy, begin, reopen, short_spec
 from real_databases import new_postgresql_url
 
 from optimizer.errors import CheckpointError
-from optimizer.evaluation import Evaluator
-from optimizer.merging.placement import Placement
-from optimizer.merging.resident import ResidentModel
-from optimizer.presence import HEARTBEAT_SECONDS, Presence
+from optimizer.merging.engine.placement import Placement
+from optimizer.merging.engine.resident import ResidentModel
 from optimizer.rendering.models import live_dtypes
-from optimizer.setup import build_machine, hash_parents, make_plan
-from optimizer.worker import Worker
+from optimizer.runtime.setup import build_machine, hash_parents, make_plan
+from optimizer.trial.evaluation import Evaluator
+from optimizer.work.heartbeat import HEARTBEAT_SECONDS, Presence
+from optimizer.work.worker import Worker
 from scorers.protocol import SuiteImages
 from search_spaces.blocks import Architecture
-from studies import attendance, results, tables
-from studies.database import Database, open_database
 from studies.errors import DatabaseError, StudyChangedError
-from studies.spec import StudySpec
+from studies.records import registry, results, tables
+from studies.records.database import Database, open_database
+from studies.spec.study import StudySpec
 
 SMALL: dict[str, Any] = {
     "budget": {"trials": 4},
@@ -143,7 +143,7 @@ class Clocks:
 
 def elsewhere(database: Database) -> str:
     """A worker of another machine that has just given a sign of life."""
-    worker = attendance.register_worker(database)
+    worker = registry.register_worker(database)
     with database.write() as connection:
         connection.execute(tables.workers.update().where(tables.workers.c.id == worker).values(host="elsewhere"))
     return worker
@@ -155,17 +155,17 @@ def test_a_clock_that_is_set_kills_nobody_and_keeps_no_dead_alive(
 ) -> None:
     database = open_database(f"sqlite:///{tmp_path}/study.db")
     clocks = Clocks(monkeypatch)
-    living, dead, here = elsewhere(database), elsewhere(database), attendance.register_worker(database)
-    presence = Presence(database, attendance.register_worker(database))
+    living, dead, here = elsewhere(database), elsewhere(database), registry.register_worker(database)
+    presence = Presence(database, registry.register_worker(database))
     assert {living, dead, here} <= presence.alive()
     clocks.set_by = hours * HOUR
     assert {living, dead, here} <= presence.alive()
     for _ in range(4):
         clocks.passed += HEARTBEAT_SECONDS
-        attendance.sign_of_life(database, living)
+        registry.sign_of_life(database, living)
         assert {living, here} <= presence.alive()
-    clocks.passed += attendance.STALE_SECONDS - HEARTBEAT_SECONDS
-    attendance.sign_of_life(database, living)
+    clocks.passed += registry.STALE_SECONDS - HEARTBEAT_SECONDS
+    registry.sign_of_life(database, living)
     assert presence.alive() & {living, dead, here} == {living, here}
     database.close()
 
@@ -175,10 +175,10 @@ def test_workers_of_a_server_see_each_other_by_its_clock(monkeypatch: pytest.Mon
     database = open_database(new_postgresql_url())
     worker, clocks = elsewhere(database), Clocks(monkeypatch)
     clocks.set_by = 5 * HOUR
-    assert worker in attendance.live_workers(database)
-    attendance.sign_of_life(database, worker)
+    assert worker in registry.live_workers(database)
+    registry.sign_of_life(database, worker)
     clocks.set_by = -5 * HOUR
-    assert worker in attendance.live_workers(database)
+    assert worker in registry.live_workers(database)
     database.close()
 
 
@@ -242,7 +242,7 @@ def test_a_worker_writes_nothing_into_tables_of_another_version_and_the_trial_is
     with pytest.raises(DatabaseError, match="newer mergetune"):
         open_database(short.database.url)
     set_version(short.database, "0001")
-    attendance.remove_worker(short.database, rows[1].worker_id)  # its process would have ended
+    registry.remove_worker(short.database, rows[1].worker_id)  # its process would have ended
     assert [number for number, _ in short.run().started] == [1, 2, 3]
     short.database.close()
 

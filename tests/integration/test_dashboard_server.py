@@ -16,11 +16,11 @@ from typing import Any
 import optuna
 import pytest
 
-from optimizer.dashboard import MAX_UPLOAD_BYTES, listening_port, make_server
 from optimizer.errors import StorageError
-from optimizer.gates import USER
-from studies.artifacts import Artifacts
-from studies.database import Database, open_database
+from optimizer.observe.dashboard import MAX_UPLOAD_BYTES, listening_port, make_server
+from optimizer.observe.http_gate import USER
+from studies.files.artifacts import Artifacts
+from studies.records.database import Database, open_database
 
 PASSWORD = "correct horse: bättery"
 

@@ -21,9 +21,9 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from real_databases import new_guarded_postgresql_url, new_postgresql_url
 
-from studies.database import PASSWORD_FILE_VARIABLE, Database, database_file, open_database, redacted
 from studies.errors import DatabaseError, StudyError
-from studies.tables import VERSION_TABLE, metadata
+from studies.records.database import PASSWORD_FILE_VARIABLE, Database, database_file, open_database, redacted
+from studies.records.tables import VERSION_TABLE, metadata
 
 OURS = set(metadata.tables) | {VERSION_TABLE}
 PASSWORD = "s3cret-pass"
@@ -288,7 +288,7 @@ def test_the_file_of_a_url(url: str, file: Path | None) -> None:
 
 CHILD = """
 import sys
-from studies.database import open_database
+from studies.records.database import open_database
 database = open_database(sys.argv[1], create=False)
 print("open", flush=True)
 sys.stdin.readline()

@@ -17,14 +17,14 @@ from demo_study import ShortStudy, make_machine, short_spec
 from optuna.trial import FrozenTrial, TrialState
 from real_databases import new_postgresql_url
 
-from optimizer.doctor import Diagnosis, diagnose
-from optimizer.presence import RERUNS
-from optimizer.setup import Machine
-from studies import attendance, results, tables
-from studies.artifacts import Artifacts, stored_name
-from studies.database import open_database
-from studies.results import StoredTrial
-from studies.spec import StudySpec
+from optimizer.runtime.setup import Machine
+from optimizer.upkeep.doctor import Diagnosis, diagnose
+from optimizer.work.heartbeat import RERUNS
+from studies.files.artifacts import Artifacts, stored_name
+from studies.records import registry, results, tables
+from studies.records.database import open_database
+from studies.records.results import StoredTrial
+from studies.spec.study import StudySpec
 
 SMALL: dict[str, Any] = {
     "budget": {"trials": 9},
@@ -81,7 +81,7 @@ def told(short: ShortStudy) -> list[FrozenTrial]:
 def dead_worker(short: ShortStudy) -> str:
     process = subprocess.Popen([sys.executable, "-c", ""])
     process.wait()
-    worker = attendance.register_worker(short.database)
+    worker = registry.register_worker(short.database)
     with short.database.write() as connection:
         mine = tables.workers.c.id == worker
         connection.execute(tables.workers.update().where(mine).values(pid=process.pid))
@@ -107,7 +107,7 @@ def test_everything_that_crashes_leave_is_found_and_mended_and_the_study_finishe
     stale, hopeless = taken(short, dead_worker(short)), taken(short, dead_worker(short), RERUNS + 1)
     ended, idle = taken(short, dead_worker(short)), dead_worker(short)
     optuna.load_study(study_name="short", storage=short.database.storage).tell(ended, state=TrialState.FAIL)
-    living = attendance.register_worker(short.database)
+    living = registry.register_worker(short.database)
     busy = taken(short, living)
     before = told(short)[3]
     execute(
@@ -154,10 +154,10 @@ def test_everything_that_crashes_leave_is_found_and_mended_and_the_study_finishe
     assert [row.file for row in results.load_renders(short.database, row_of(short, 0))].count(None) == 1
     assert all((folder / name).exists() for name in kept)
     assert [path.exists() for path in (*orphans, *others)] == [False, False, True, True]
-    assert attendance.is_registered(short.database, living)
-    assert not attendance.is_registered(short.database, idle)
+    assert registry.is_registered(short.database, living)
+    assert not registry.is_registered(short.database, idle)
 
-    attendance.remove_worker(short.database, living)  # it gives its trial back
+    registry.remove_worker(short.database, living)  # it gives its trial back
     assert [number for number, _ in short.run().started] == [stale, busy]
     rows = results.load_trials(short.database, short.study)
     assert [row.number for row in rows if row.state != "complete"] == [hopeless, ended]

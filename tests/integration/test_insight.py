@@ -19,14 +19,14 @@ from scipy import stats
 from stored_study import store_study
 
 from optimizer.cli import main
-from optimizer.cli.report import study_objective
+from optimizer.cli.views.report import study_objective
 from optimizer.insight.importance import BINS, insight, load_samples
 from optimizer.insight.interactive import save_figures
-from optimizer.insight.ranking import beliefs, by_posterior, by_value
-from studies import tables
-from studies.database import open_database
-from studies.fingerprints import files_of_scorer
-from studies.results import load_study, load_trials
+from optimizer.search.shortlist import beliefs, by_posterior, by_value
+from studies.records import tables
+from studies.records.database import open_database
+from studies.records.results import load_study, load_trials
+from studies.spec.fingerprints import files_of_scorer
 
 NOISE = np.random.default_rng(7).normal(0, 0.01, (1000, 4))
 DRAWS = iter(NOISE)

@@ -16,19 +16,19 @@ import torch
 from demo_study import SMALL, Recorder, make_machine, short_spec
 from rich.console import Console
 
-from optimizer.cli.report import studies_table
-from optimizer.doctor import diagnose
+from optimizer.cli.views.report import studies_table
 from optimizer.errors import CheckpointError, FinalError
-from optimizer.machines import Machines
-from optimizer.service import Service, Settings
-from optimizer.setup import Machine, Plan, build_machine, hash_parents, make_plan
-from optimizer.whereabouts import ModelFolders
-from studies import attendance, results, tables
-from studies.artifacts import Artifacts
-from studies.control import set_priority, set_status
-from studies.database import Database, open_database
-from studies.results import StoredStudy, StoredTrial
-from studies.spec import StudySpec
+from optimizer.runtime.model_files import ModelFolders
+from optimizer.runtime.pool import Machines
+from optimizer.runtime.setup import Machine, Plan, build_machine, hash_parents, make_plan
+from optimizer.upkeep.doctor import diagnose
+from optimizer.work.service import Service, Settings
+from studies.files.artifacts import Artifacts
+from studies.records import registry, results, tables
+from studies.records.control import set_priority, set_status
+from studies.records.database import Database, open_database
+from studies.records.results import StoredStudy, StoredTrial
+from studies.spec.study import StudySpec
 
 CHANGES = {**SMALL, "budget": {"trials": 3}}
 
@@ -269,12 +269,12 @@ def test_who_finds_a_final_held_by_another_turns_to_less_urgent_work(place: Plac
     judged, other = place.add("judged", final={"top": 2}), place.add("other")
     set_priority(place.database, judged, 5)
     place.service(Log(), names=frozenset({"judged"}), finals=False).run()
-    holder = attendance.register_worker(place.database)
-    attendance.turn_to(place.database, holder, judged, "final")
+    holder = registry.register_worker(place.database)
+    registry.turn_to(place.database, holder, judged, "final")
     log = Log()
     assert place.service(log).run() == 3
     assert (log.finals, place.states(other)) == ([], ["complete"] * 3)
-    attendance.remove_worker(place.database, holder)
+    registry.remove_worker(place.database, holder)
     place.service(log).run()
     assert log.finals == ["judged"]
 

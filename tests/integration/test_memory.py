@@ -18,12 +18,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from optimizer.errors import NoMemoryError
-from optimizer.host_memory import available_host_bytes, cgroup_room
-from optimizer.memory import Need, needed, require_memory
 from optimizer.rendering.models import live_dtypes
-from optimizer.setup import make_plan
+from optimizer.runtime.memory import Need, needed, require_memory
+from optimizer.runtime.setup import make_plan
+from optimizer.system.host_memory import available_host_bytes, cgroup_room
 from search_spaces.blocks import Architecture
-from studies.spec import parse_spec
+from studies.spec.study import parse_spec
 
 GB = 10**9
 CPU = torch.device("cpu")
@@ -32,8 +32,8 @@ import json, os, resource, sys, threading, time
 from pathlib import Path
 import psutil, torch
 from optimizer.errors import NoMemoryError
-from optimizer.setup import build_renderer, choose_device, make_plan
-from studies.spec import parse_spec
+from optimizer.runtime.setup import build_renderer, choose_device, make_plan
+from studies.spec.study import parse_spec
 
 def anonymous():
     return int(Path("/proc/self/status").read_text().split("RssAnon:")[1].split()[0]) * 1024

@@ -28,14 +28,14 @@ from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 from safetensors.torch import load_file, save_file
 
-from optimizer.cli.observing import Watch
+from optimizer.cli.workers.monitoring import Watch
 from optimizer.errors import ObservationError
-from optimizer.eventlog import EventLog, LineFile, event_log
-from optimizer.metrics import parse_address, served
-from optimizer.worker import Worker
-from studies import results
-from studies.database import open_database
-from studies.results import StoredTrial
+from optimizer.observe.event_log import EventLog, LineFile, event_log
+from optimizer.observe.metrics import parse_address, served
+from optimizer.work.worker import Worker
+from studies.records import results
+from studies.records.database import open_database
+from studies.records.results import StoredTrial
 
 ROOT = Path(__file__).parents[2]
 CHANGES: dict[str, Any] = {
@@ -274,7 +274,7 @@ def test_a_port_that_is_taken_is_told(call: Call) -> None:
 
 def test_metrics_without_prometheus_client_say_what_to_install(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "prometheus_client", None)
-    monkeypatch.delitem(sys.modules, "optimizer.metrics", raising=False)
+    monkeypatch.delitem(sys.modules, "optimizer.observe.metrics", raising=False)
     outcome = call("worker", "--study", "short", "--metrics", "0", code=2)
     assert outcome.err == "error: --metrics needs prometheus_client: pip install 'mergetune[metrics]'\n"
 
@@ -335,7 +335,7 @@ def test_records_of_our_modules_are_events_and_others_are_not(
     with event_log(str(tmp_path / "log")) as log:
         log.study, log.trial = "short", 3
         logging.getLogger("scorers.registry").warning("a line\nand %s", "another")
-        logging.getLogger("optimizer.merging.fused").debug("nobody wants to know")
+        logging.getLogger("optimizer.merging.engine.fused").debug("nobody wants to know")
         logging.getLogger("sqlalchemy").info("neither this")
     logging.getLogger("scorers.registry").warning("nobody listens any more")
     (event,) = events_of(tmp_path / "log")

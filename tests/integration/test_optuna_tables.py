@@ -14,8 +14,8 @@ from optuna.trial import Trial
 from optuna_dashboard import get_note, save_note
 from real_databases import new_postgresql_url
 
-from studies.database import Database, open_database
-from studies.optuna_tables import NOTE_LETTERS, NOTE_PIECES, store_note, store_params
+from studies.records.database import Database, open_database
+from studies.records.optuna_tables import NOTE_LETTERS, NOTE_PIECES, store_note, store_params
 
 RATIOS = {
     "IN00": FloatDistribution(0.0, 1.0),

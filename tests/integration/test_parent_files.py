@@ -13,8 +13,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from optimizer.errors import CheckpointError
-from optimizer.setup import Plan, build_renderer, choose_device, hash_parents, make_plan
-from studies.spec import parse_spec
+from optimizer.runtime.setup import Plan, build_renderer, choose_device, hash_parents, make_plan
+from studies.spec.study import parse_spec
 
 UNET = "model.diffusion_model."
 

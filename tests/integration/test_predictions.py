@@ -15,17 +15,17 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from optimizer.cli.common import console
-from optimizer.cli.planning import print_plan
-from optimizer.delivery import Watch, deliver, marker_metadata
+from optimizer.cli.views.planning import print_plan
 from optimizer.errors import ExportError, OptimizerError, ParentsDifferError, RenderError
-from optimizer.merging.checkpoint import Checkpoint
-from optimizer.merging.export import write_merge
-from optimizer.merging.metadata import MARKERS_FIELD
+from optimizer.merging.engine.export import write_merge
+from optimizer.merging.engine.metadata import MARKERS_FIELD
+from optimizer.merging.files.checkpoint import Checkpoint
+from optimizer.outcome.export import Watch, deliver, marker_metadata
 from optimizer.rendering.prediction import Prediction, agreed_prediction, prediction_of
-from optimizer.setup import Plan, hash_parents, make_plan, recipe_parents
-from studies.recipe import Recipe
-from studies.results import load_trials
-from studies.spec import parse_spec
+from optimizer.runtime.setup import Plan, hash_parents, make_plan, recipe_parents
+from studies.recipe.recipe import Recipe
+from studies.records.results import load_trials
+from studies.spec.study import parse_spec
 
 ZERO_SNR = {"v_pred": torch.zeros(0), "ztsnr": torch.zeros(0)}
 

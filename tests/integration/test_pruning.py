@@ -9,12 +9,12 @@ import pytest
 from command_line import Call, caller, enter
 from stored_study import store_study
 
-from optimizer.cli.report import study_objective
-from optimizer.standing import best_trials
-from studies import results, tables
-from studies.artifacts import FEATURES, SHEET, Artifacts, render_file, sheet_attributes, stored_name
-from studies.database import Database, open_database
-from studies.results import StoredStudy
+from optimizer.cli.views.report import study_objective
+from optimizer.trial.ranking import best_trials
+from studies.files.artifacts import FEATURES, SHEET, Artifacts, render_file, sheet_attributes, stored_name
+from studies.records import results, tables
+from studies.records.database import Database, open_database
+from studies.records.results import StoredStudy
 
 TRIALS, ITEMS, SIZE = 6, 4, 100  # SIZE in bytes
 DEAD = "dead"  # a worker

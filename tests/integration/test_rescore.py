@@ -12,11 +12,11 @@ import pytest
 from command_line import Call, caller, enter
 from demo_study import DEMO, PROMPTS, ShortStudy, begin, reopen, short_spec, write_spec
 
-from optimizer.warm_start import Other
-from studies import results
-from studies.artifacts import Artifacts, render_file
-from studies.database import open_database
-from studies.results import StoredTrial
+from optimizer.outcome.warm_start import Other
+from studies.files.artifacts import Artifacts, render_file
+from studies.records import results
+from studies.records.database import open_database
+from studies.records.results import StoredTrial
 
 # The search is random, so what is proposed under a number does not depend on scores; racing makes it score by stages.
 SMALL: Mapping[str, Any] = {

@@ -16,14 +16,14 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.testing import assert_close
 
-from optimizer.delivery import Watch, deliver
-from optimizer.failures import failure_kind
+from optimizer.outcome.export import Watch, deliver
 from optimizer.rendering.batch_limits import BatchLimits, lacks_memory
 from optimizer.rendering.render import Renderer
-from optimizer.setup import BATCHES_FIELD, device_kind
-from optimizer.worker import Worker
-from studies import results
-from studies.batch_limits import load_batch_limits, store_batch_limit
+from optimizer.runtime.setup import BATCHES_FIELD, device_kind
+from optimizer.trial.failures import failure_kind
+from optimizer.work.worker import Worker
+from studies.records import results
+from studies.records.batch_limits import load_batch_limits, store_batch_limit
 
 SMALL: dict[str, Any] = {
     "budget": {"trials": 3},

@@ -23,18 +23,18 @@ from optuna.trial import TrialState
 from real_databases import new_postgresql_url
 from safetensors.torch import load_file, save_file
 
-from optimizer.delivery import Watch, deliver, render_file
 from optimizer.errors import CheckpointError, ExportError, OptimizerError, RenderError, TrialFailed
-from optimizer.evaluation import Evaluator, pixels_digest
-from optimizer.merging.checkpoint import Checkpoint
-from optimizer.setup import hash_parents, make_plan
-from optimizer.standing import best_trials, parent_trials
+from optimizer.merging.files.checkpoint import Checkpoint
+from optimizer.outcome.export import Watch, deliver, render_file
+from optimizer.runtime.setup import hash_parents, make_plan
+from optimizer.trial.evaluation import Evaluator, pixels_digest
+from optimizer.trial.ranking import best_trials, parent_trials
 from scorers.protocol import SuiteImages
-from studies import results
 from studies.errors import StudyChangedError
-from studies.fingerprints import fingerprints, refuse_changed_files, refuse_changed_spec
-from studies.recipe import Recipe
-from studies.spec import parse_spec
+from studies.recipe.recipe import Recipe
+from studies.records import results
+from studies.spec.fingerprints import fingerprints, refuse_changed_files, refuse_changed_spec
+from studies.spec.study import parse_spec
 
 SILENT = Watch(written=lambda _: None, rendered=lambda _: None)
 

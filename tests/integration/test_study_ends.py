@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 from demo_study import ShortStudy, begin, reopen
 
-from optimizer.budget import end_of, expectations
-from optimizer.cli.report import print_study
-from optimizer.search.ties import split_of
-from studies import results
+from optimizer.cli.views.report import print_study
+from optimizer.search.depth.ties import split_of
+from optimizer.search.stopping import end_of, expectations
 from studies.errors import SpecError
+from studies.records import results
 
 SETTINGS = {
     "space": {"granularity": "auto"},

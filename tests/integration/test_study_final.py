@@ -13,13 +13,13 @@ from demo_study import ShortStudy, begin
 from scipy import stats
 
 from optimizer.errors import FinalError
-from optimizer.finals import FinalWatch, hold_final
-from optimizer.insight.ranking import by_value
-from optimizer.objective import SINGLE
-from optimizer.standing import parent_trials
-from studies import results
-from studies.database import open_database
-from studies.finals import Final, load_final, store_final
+from optimizer.outcome.final import FinalWatch, hold_final
+from optimizer.search.shortlist import by_value
+from optimizer.trial.objective import SINGLE
+from optimizer.trial.ranking import parent_trials
+from studies.records import results
+from studies.records.database import open_database
+from studies.records.finals import Final, load_final, store_final
 
 BUDGET = 6  # two parents, three uniform merges, a depth profile
 CLIP_ONLY = {"probes": {"profiles": 1}, "budget": {"trials": BUDGET}, "objective": {"clip_score": None}}

@@ -17,15 +17,15 @@ from optuna.trial import Trial, TrialState
 from optuna_dashboard import get_note
 from safetensors.torch import load_file, save_file
 
-from optimizer.budget import images_of
-from optimizer.delivery import Watch, deliver
-from optimizer.finals import choose_finalists
-from optimizer.insight.ranking import by_value
-from optimizer.objective import SINGLE
-from optimizer.racing import ESTIMATE_KEY
-from optimizer.standing import best_trials
-from studies import results
-from studies.results import StoredTrial
+from optimizer.outcome.export import Watch, deliver
+from optimizer.outcome.final import choose_finalists
+from optimizer.search.shortlist import by_value
+from optimizer.search.stopping import images_of
+from optimizer.trial.objective import SINGLE
+from optimizer.trial.racing import ESTIMATE_KEY
+from optimizer.trial.ranking import best_trials
+from studies.records import results
+from studies.records.results import StoredTrial
 
 ITEMS, BATCH = 16, 8
 KILLED = 3  # the trial that the killed worker was rendering: one that is stopped
@@ -173,7 +173,7 @@ import os, signal, sys; sys.path[:0] = sys.argv[2].split(':')
 from pathlib import Path
 import torch; torch.set_num_threads(int(sys.argv[3]))
 from demo_study import Recorder, reopen
-from optimizer.worker import Worker
+from optimizer.work.worker import Worker
 
 class Deadly(Recorder):
     def images_rendered(self, done):

@@ -22,15 +22,15 @@ from stored_study import SPEC
 from optimizer.search.sampler import distributions
 from search_spaces.blocks import Architecture
 from search_spaces.space import SearchSpace
-from studies import results
-from studies.artifacts import SHEET, Artifacts
-from studies.blueprint import Blueprint, slots_of
-from studies.database import Database, open_database
 from studies.errors import StudyExistsError
-from studies.recipe import Parent
-from studies.results import ParentFile, TrialResult
-from studies.spec import parse_spec
-from studies.takeover import CopiedTrials, TakenTrial
+from studies.files.artifacts import SHEET, Artifacts
+from studies.recipe.blueprint import Blueprint, slots_of
+from studies.recipe.recipe import Parent
+from studies.records import results
+from studies.records.database import Database, open_database
+from studies.records.results import ParentFile, TrialResult
+from studies.records.takeover import CopiedTrials, TakenTrial
+from studies.spec.study import parse_spec
 
 COUNT = 14
 OUTSIDE = 7  # this one has no parameters

@@ -16,17 +16,17 @@ from demo_study import DEMO, PROMPTS, ShortStudy, begin, short_spec, write_spec
 from optuna.trial import TrialState
 from real_databases import new_postgresql_url
 
-from optimizer.cli.work import begun, resumed
-from optimizer.setup import hash_parents, make_plan
-from optimizer.warm_start import WarmStart, find_warm_start
-from studies import results
-from studies.artifacts import FEATURES, Artifacts
-from studies.database import open_database
+from optimizer.cli.workers.session import begun, resumed
+from optimizer.outcome.warm_start import WarmStart, find_warm_start
+from optimizer.runtime.setup import hash_parents, make_plan
 from studies.errors import DatabaseError, StudyMissingError, WarmStartError
-from studies.fingerprints import refuse_changed_spec
-from studies.recipe import Recipe, Step
-from studies.results import StoredTrial
-from studies.spec import load_spec
+from studies.files.artifacts import FEATURES, Artifacts
+from studies.recipe.recipe import Recipe, Step
+from studies.records import results
+from studies.records.database import open_database
+from studies.records.results import StoredTrial
+from studies.spec.fingerprints import refuse_changed_spec
+from studies.spec.study import load_spec
 
 SMALL: Mapping[str, Any] = {
     "suite": {"prompts": PROMPTS, "seeds": [1], "sizes": [64], "steps": 1},

@@ -12,11 +12,11 @@ from demo_study import Recorder, ShortStudy, begin
 from optuna.trial import TrialState
 
 from optimizer.errors import CheckpointError
-from optimizer.failures import failure_kind
-from optimizer.outages import Endurance
-from optimizer.presence import RERUNS, present
-from optimizer.worker import Worker
-from studies import attendance, results, tables
+from optimizer.system.retry import Endurance
+from optimizer.trial.failures import failure_kind
+from optimizer.work.heartbeat import RERUNS, present
+from optimizer.work.worker import Worker
+from studies.records import registry, results, tables
 
 
 @pytest.fixture(scope="module")
@@ -31,12 +31,12 @@ def taken_by_the_dead(short: ShortStudy, attempt: int, *, signed_off: bool = Fal
     """A trial that is RUNNING in the hands of a worker whose process has ended; its number."""
     process = subprocess.Popen([sys.executable, "-c", ""])
     process.wait()
-    worker_id = attendance.register_worker(short.database)
+    worker_id = registry.register_worker(short.database)
     with short.database.write() as connection:
         mine = tables.workers.c.id == worker_id
         connection.execute(tables.workers.update().where(mine).values(pid=process.pid))
     if signed_off:
-        attendance.remove_worker(short.database, worker_id)
+        registry.remove_worker(short.database, worker_id)
     number = optuna.load_study(study_name="short", storage=short.database.storage).ask().number
     recipe = short.machine.probes[number].recipe
     origin = short.machine.probes[number].origin
@@ -92,8 +92,8 @@ def test_who_ends_by_a_bug_has_died_and_who_says_why_has_left(
     """Or a trial that brings every worker down would be run for ever."""
     with pytest.raises(type(error)), present(begun.database, Endurance()) as presence:
         raise error
-    assert attendance.is_registered(begun.database, presence.worker_id) is counts
-    attendance.remove_worker(begun.database, presence.worker_id)
+    assert registry.is_registered(begun.database, presence.worker_id) is counts
+    registry.remove_worker(begun.database, presence.worker_id)
 
 
 def test_a_trial_that_another_program_has_ended_is_left_to_the_doctor(begun: ShortStudy) -> None:

@@ -25,9 +25,9 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from optimizer.errors import LoraError
-from optimizer.merging.layout import LiveView
+from optimizer.merging.files.layout import LiveView
+from optimizer.merging.files.sources import TensorInfo, read_header, sha256_of
 from optimizer.merging.lora.names import FAMILIES, Role, Target, address_book, family_of, other_kind, role_of
-from optimizer.merging.sources import TensorInfo, read_header, sha256_of
 from search_spaces.blocks import Architecture, place_of, places
 
 _PATTERN = re.compile(r"[\w.\\|^$-]*(\.\*[\w.\\|^$-]*){0,2}")

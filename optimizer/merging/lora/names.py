@@ -21,8 +21,8 @@ from typing import Literal
 
 import torch
 
-from optimizer.merging.layout import Component, LiveView, live_views
-from optimizer.merging.sources import TensorInfo
+from optimizer.merging.files.layout import Component, LiveView, live_views
+from optimizer.merging.files.sources import TensorInfo
 from search_spaces.blocks import Architecture
 
 Naming = Literal["kohya", "diffusers"]

@@ -1,7 +1,7 @@
 """Merge methods in which an element of the result depends on the same element of the inputs alone.
 
 Notation: A, B, C ... = the inputs in order; r, s, alpha, beta = `values`, one number for each slot that
-studies/methods.py names for the method; dB = B - A. |x| is the absolute value of an element.
+studies/recipe/methods.py names for the method; dB = B - A. |x| is the absolute value of an element.
 
 Every function takes float32 tensors of one shape on one device, of any rank, and never changes them. It gives
 float32 of that shape, which may be one of the inputs where nothing changes. The bits of an element do not depend

@@ -1,9 +1,9 @@
 """Merge methods that need norms, dot products or distances of whole tensors.
 
-Notation: A, B, C ... = the inputs in order; r, alpha = `values`, one number for each slot that studies/methods.py
-names for the method; <x, y> = sum of x y over all elements, |x| = sqrt(<x, x>), cos(x, y) = <x, y> / (|x| |y|);
-lerp(x, y, r) = (1-r)x + ry. "The whole tensor" is that of the file: a linear layer's matrix, a convolution's
-kernels, a bias.
+Notation: A, B, C ... = the inputs in order; r, alpha = `values`, one number for each slot that
+studies/recipe/methods.py names for the method; <x, y> = sum of x y over all elements, |x| = sqrt(<x, x>),
+cos(x, y) = <x, y> / (|x| |y|); lerp(x, y, r) = (1-r)x + ry. "The whole tensor" is that of the file: a linear layer's
+matrix, a convolution's kernels, a bias.
 
 Every function takes float32 tensors of one shape (rank 0 to 4, also of one element) on one device and never changes
 them. It gives float32 of that shape, which may be one of the inputs where nothing changes. Sums run in float64, so

@@ -1,4 +1,4 @@
-"""Method names -> functions. What a method means and needs is told in studies/methods.py."""
+"""Method names -> functions. What a method means and needs is told in studies/recipe/methods.py."""
 
 from __future__ import annotations
 

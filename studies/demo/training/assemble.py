@@ -25,7 +25,7 @@ from layouts import read_layout  # noqa: E402 - the repository's list of SD1.5's
 from train import CLIP_CONFIG, read_picture  # noqa: E402
 from words import ANIMALS, FOODS  # noqa: E402
 
-from optimizer.merging.layout import live_views  # noqa: E402
+from optimizer.merging.files.layout import live_views  # noqa: E402
 from search_spaces.blocks import Architecture  # noqa: E402
 
 DEMO = Path(__file__).resolve().parents[1]

@@ -1,0 +1,82 @@
+"""`mergetune dashboard`: optuna-dashboard over the study database."""
+
+from __future__ import annotations
+
+import ipaddress
+import signal
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from optimizer.cli.common import DEFAULT_STORAGE, ArtifactFolder, Storage, console, escaped, fail, storage_url
+
+if TYPE_CHECKING:
+    from studies.records.database import Database
+
+
+def dashboard(
+    storage: Storage = DEFAULT_STORAGE,
+    artifacts: ArtifactFolder = None,
+    host: Annotated[
+        str, typer.Option(help="Address to listen on; anything but loopback needs a password.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 takes a free one.")] = 8080,
+    password_file: Annotated[
+        Path | None,
+        typer.Option(help="File with the password, one line (user name: mergetune).", show_default=False),
+    ] = None,
+    read_only: Annotated[
+        bool, typer.Option("--read-only", help="Nothing can be changed or deleted from the browser.")
+    ] = False,
+) -> None:
+    """Serve the dashboard: every trial with its contact sheet, recipe, gain and timings."""
+    from optimizer.observe.http_gate import PASSWORD_VARIABLE, dashboard_password
+
+    password = dashboard_password(password_file)
+    if password is None and not _is_loopback(host):
+        fail(
+            f"{host} can be reached from other machines, and whoever reaches the dashboard can delete studies: give "
+            f"--password-file FILE or the environment variable {PASSWORD_VARIABLE}, or leave --host at 127.0.0.1"
+        )
+    from studies.records.database import open_database
+
+    database = open_database(storage_url(storage), create=False)
+    _serve(database, artifacts, host, port, password, changes=not read_only)
+
+
+def _serve(
+    database: Database, artifacts: str | None, host: str, port: int, password: str | None, *, changes: bool
+) -> None:
+    from optimizer.cli.views.report import study_objective
+    from optimizer.insight.interactive import save_figures
+    from optimizer.observe.dashboard import listening_port, make_server
+    from studies.errors import StudyMissingError
+    from studies.files.artifacts import Artifacts
+    from studies.records.results import list_studies
+
+    with console.status("drawing what mattered in each study"):
+        for stored in list_studies(database):
+            with suppress(StudyMissingError):  # Optuna's part was deleted; the others are shown
+                save_figures(database, stored, study_objective(stored))
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a supervisor ends it as Ctrl-C does
+    folder = Artifacts.beside(database.url, artifacts)
+    server = make_server(database, folder, host, port, password, changes=changes)
+    shown = f"[{host}]" if ":" in host else host
+    console.print(
+        escaped(f"dashboard: http://{shown}:{listening_port(server)}/dashboard/  (Ctrl-C to stop)"), soft_wrap=True
+    )
+    try:
+        server.run()
+    except KeyboardInterrupt:
+        server.close()
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

@@ -1,0 +1,48 @@
+"""`mergetune demo`: the embedded demo study from start to proven export."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from optimizer.cli.common import console, escaped, storage_url
+
+SPEC = Path("demo") / "demo.yaml"
+
+
+def demo(
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the study and the exported file.")] = Path(
+        "demo-run"
+    ),
+) -> None:
+    """Run the embedded demo study, export the winner, and say where everything is."""
+    import studies
+    from optimizer.cli.commands.export import export
+    from optimizer.cli.workers.session import begun, resumed, work_on
+    from studies.records.database import open_database
+    from studies.records.results import list_studies
+    from studies.spec.study import load_spec
+
+    output.mkdir(parents=True, exist_ok=True)
+    spec = Path(studies.__file__).parent / SPEC
+    file, cache = output / "demo.db", (output / "cache").resolve()
+    storage = storage_url(str(file))
+    name = load_spec(spec).study
+    database = open_database(storage)
+    there = [study for study in list_studies(database) if study.name == name]
+    if there:
+        stored, machine = there[0], resumed(there[0], cache)
+    else:
+        database, stored, machine = begun(spec, storage, cache)
+    if not work_on(database, stored, machine, None):
+        return
+    winner = output / "best-merge.safetensors"
+    export(name, output=winner, force=True, storage=storage)
+    console.rule()
+    console.print(f"study database  {escaped(str(file))}", soft_wrap=True)
+    console.print(f"contact sheet   {escaped(str(output / 'demo-artifacts' / f'{name}.png'))}", soft_wrap=True)
+    console.print(f"of the final    {escaped(str(output / 'demo-artifacts' / f'{name}-final.png'))}", soft_wrap=True)
+    console.print(f"the best merge  {escaped(str(winner))}", soft_wrap=True)
+    console.print(f"dashboard       mergetune dashboard --storage {escaped(str(file))}", soft_wrap=True)

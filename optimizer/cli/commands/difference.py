@@ -1,0 +1,223 @@
+"""`mergetune diff`: where two checkpoints differ, and how much."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from optimizer.cli.commands.inspection import reading
+from optimizer.cli.common import AsJson, ReplacePlot, console, escaped, fail
+
+if TYPE_CHECKING:
+    from rich.text import Text
+
+    from optimizer.merging.files.checkpoint import Checkpoint
+    from optimizer.merging.files.distance import Comparison, Distance
+    from search_spaces.blocks import Architecture
+
+BAR_WIDTH = 24  # characters; a character is eight steps
+EIGHTHS = " ▏▎▍▌▋▊▉"
+KEYS_SHOWN = 3  # of those that only one file has, and the like
+
+
+def diff(
+    a: Annotated[Path, typer.Argument(metavar="A", help="The checkpoint to measure from.", show_default=False)],
+    b: Annotated[Path, typer.Argument(metavar="B", help="The checkpoint to measure.", show_default=False)],
+    tensors: Annotated[int, typer.Option(min=0, help="List this many of the most different tensors.")] = 0,
+    plot: Annotated[
+        Path | None, typer.Option(metavar="FILE.png", help="Also draw the distances to this file.", show_default=False)
+    ] = None,
+    force: ReplacePlot = False,
+    as_json: AsJson = False,
+) -> None:
+    """Show how far B is from A, ||B - A|| / ||A||, for every U-Net block, text encoder and VAE."""
+    import json
+
+    from optimizer.merging.files.checkpoint import Checkpoint
+    from optimizer.merging.files.distance import compare, compared_bytes
+
+    if plot is not None:
+        require_writable(plot, force=force)
+    first, second = Checkpoint.open(a), Checkpoint.open(b)
+    with reading("comparing", compared_bytes(first, second)) as advance:
+        compared = compare(first, second, advance)
+    facts = _facts(first, second, compared, tensors)
+    if plot is not None:
+        _draw(plot, facts, first, second)
+    if as_json:
+        typer.echo(json.dumps(facts, indent=2, allow_nan=False))
+        return
+    _show(facts)
+    if plot is not None:
+        console.print(f"wrote {escaped(str(plot))}", soft_wrap=True)
+
+
+def require_writable(plot: Path, *, force: bool) -> None:
+    """Said before anything is read."""
+    if plot.suffix.lower() != ".png":
+        fail(f"--plot writes a .png file, got {plot}: give a name that ends in .png")
+    if plot.is_dir() or not plot.parent.is_dir():
+        fail(f"cannot write {plot}: give the path of a file in a folder that exists")
+    if plot.exists() and not force:
+        fail(f"{plot} exists: give another name with --plot, or --force to replace it")
+
+
+def _draw(plot: Path, facts: Mapping[str, Any], first: Checkpoint, second: Checkpoint) -> None:
+    from optimizer.cli.views.difference_plot import draw_distances
+    from optimizer.merging.engine.export import atomic_file
+
+    distances = {row["place"]: row["relative_distance"] for row in facts["places"]}
+    with atomic_file(plot, overwrite=True) as temporary:
+        draw_distances(temporary, distances, first.architecture, a=first.path.name, b=second.path.name)
+
+
+# -------------------------------------------------------------------------------------------- facts
+
+
+def _facts(first: Checkpoint, second: Checkpoint, compared: Comparison, tensors: int) -> dict[str, Any]:
+    """Everything that `--json` prints; the tables show the same."""
+    from optimizer.merging.files.distance import together
+    from search_spaces.blocks import places
+
+    by_place = compared.by_place()
+    ordered = [place for place in places(first.architecture) if place in by_place]
+    return {
+        "a": str(first.path),
+        "b": str(second.path),
+        "architecture": str(first.architecture),
+        "places": [{"place": place} | _numbers(by_place[place]) for place in ordered],
+        "components": _components(by_place, first.architecture),
+        "total": _numbers(together(by_place.values())),
+        "most_different": [
+            {
+                "key": row.key,
+                "place": row.place,
+                "shape": list(first.tensors[row.key].shape),
+                "relative_distance": _finite(row.distance.relative),
+            }
+            for row in compared.most_different(tensors)
+        ],
+        "not_finite": [row.key for row in compared.tensors if not row.distance.finite],
+        "not_averaged": {
+            "identical": list(compared.unaveraged),
+            "different": list(compared.unaveraged_different),
+        },
+        "only_in_a": list(compared.only_in_a),
+        "only_in_b": list(compared.only_in_b),
+        "other_shapes": [
+            {"key": key, "a": list(first.tensors[key].shape), "b": list(second.tensors[key].shape)}
+            for key in compared.other_shapes
+        ],
+    }
+
+
+def _components(by_place: Mapping[str, Distance], architecture: Architecture) -> list[dict[str, Any]]:
+    """The U-Net as a whole, the text encoders, the VAE."""
+    from optimizer.merging.files.distance import together
+    from search_spaces.blocks import UNET, VAE, blocks, text_encoders
+
+    groups = {UNET: blocks(architecture)} | {name: (name,) for name in (*text_encoders(architecture), VAE)}
+    rows = []
+    for name, members in groups.items():
+        found = [by_place[place] for place in members if place in by_place]
+        if found:
+            rows.append({"component": name} | _numbers(together(found)))
+    return rows
+
+
+def _numbers(distance: Distance) -> dict[str, Any]:
+    return {
+        "tensors": distance.tensors,
+        "identical_tensors": distance.identical,
+        "parameters": distance.size,
+        "relative_distance": _finite(distance.relative),
+        "difference_cosine": distance.cosine,
+    }
+
+
+def _finite(value: float) -> float | None:
+    """JSON has no NaN and no infinity."""
+    return value if math.isfinite(value) else None
+
+
+# ------------------------------------------------------------------------------------------- tables
+
+
+def _show(facts: Mapping[str, Any]) -> None:
+    from rich.table import Table
+
+    largest = max((row["relative_distance"] or 0.0 for row in facts["places"]), default=0.0)
+    table = Table(title="distance of B from A, ||B - A|| / ||A||", title_justify="left")
+    for head in ("place", "distance", "", "same", "cos(B-A, A)"):
+        table.add_column(head, justify="left" if head in {"place", ""} else "right", no_wrap=True)
+    section = facts["places"][0]["place"][:2] if facts["places"] else ""
+    for row in facts["places"]:
+        if row["place"][:2] != section:  # text encoders, IN, M0, OUT, VAE
+            table.add_section()
+        section = row["place"][:2]
+        table.add_row(row["place"], *_cells(row, largest))
+    table.add_section()
+    unet = [row for row in facts["components"] if row["component"] == "unet"]
+    for name, row in (*(("U-Net", row) for row in unet), ("everything", facts["total"])):
+        table.add_row(name, *_cells(row, 0.0))
+    console.print(f"A {escaped(facts['a'])}\nB {escaped(facts['b'])}\n{facts['architecture']}", soft_wrap=True)
+    console.print(table)
+    _show_tensors(facts["most_different"])
+    _show_remarks(facts)
+
+
+def _cells(row: Mapping[str, Any], largest: float) -> tuple[str | Text, ...]:
+    """Distance, bar, tensors that are the same, cosine."""
+    from rich.text import Text
+
+    distance, cosine = row["relative_distance"], row["difference_cosine"]
+    return (
+        _distance(distance),
+        Text(bar(distance or 0.0, largest), style="cyan"),
+        f"{row['identical_tensors']}/{row['tensors']}",
+        "" if cosine is None else f"{cosine:+.3f}",
+    )
+
+
+def _distance(value: float | None) -> str:
+    return "no number" if value is None else f"{value:.6f}" if 1e-4 <= value < 100 or value == 0 else f"{value:.2e}"
+
+
+def bar(value: float, largest: float) -> str:
+    """At most `BAR_WIDTH` characters, linear against the largest value; what is not 0 shows at least a thin line."""
+    if largest <= 0 or value <= 0:
+        return ""
+    eighths = max(1, round(value / largest * BAR_WIDTH * 8))
+    return "█" * (eighths // 8) + EIGHTHS[eighths % 8].strip()
+
+
+def _show_tensors(rows: Sequence[Mapping[str, Any]]) -> None:
+    if rows:
+        console.print(f"the {len(rows)} most different tensors" if len(rows) > 1 else "the most different tensor")
+    for row in rows:
+        shape = "x".join(map(str, row["shape"])) or "a number"
+        line = f"  {_distance(row['relative_distance'])}  {row['place']}  {row['key']}  {shape}"
+        console.print(line, soft_wrap=True, markup=False)
+
+
+def _show_remarks(facts: Mapping[str, Any]) -> None:
+    shapes = [
+        f"{row['key']} ({'x'.join(map(str, row['a']))} in A, {'x'.join(map(str, row['b']))} in B)"
+        for row in facts["other_shapes"]
+    ]
+    for what, keys in (
+        ("hold NaN or Inf in A or B, so their places have no distance", facts["not_finite"]),
+        ("have other shapes and were not compared", shapes),
+        ("are only in A", facts["only_in_a"]),
+        ("are only in B", facts["only_in_b"]),
+        ("that a merge does not average differ", facts["not_averaged"]["different"]),
+    ):
+        if keys:
+            more = ", ..." if len(keys) > KEYS_SHOWN else ""
+            console.print(
+                f"{len(keys)} tensors {what}: {', '.join(keys[:KEYS_SHOWN])}{more}", soft_wrap=True, markup=False
+            )

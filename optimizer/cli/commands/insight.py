@@ -1,0 +1,308 @@
+"""`mergetune study importance` and `mergetune study compare`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from optimizer.cli.common import DEFAULT_STORAGE, AsJson, ReplacePlot, Storage, console, escaped, fail, storage_url
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from optimizer.insight.compare import Comparison, Side
+    from optimizer.insight.importance import Findings, Insight
+    from optimizer.trial.objective import Objective
+    from studies.records.database import Database
+    from studies.records.results import StoredStudy, StoredTrial
+
+BAR_WIDTH = 24  # characters of the longest bar
+
+
+def importance(
+    study: Annotated[str, typer.Argument(metavar="STUDY", help="Name of the study.", show_default=False)],
+    storage: Storage = DEFAULT_STORAGE,
+    plot: Annotated[
+        Path | None, typer.Option(metavar="FILE.png", help="Draw it into this PNG file.", show_default=False)
+    ] = None,
+    force: ReplacePlot = False,
+    as_json: AsJson = False,
+) -> None:
+    """Show which blocks mattered, how the objective goes with each ratio, and the best trial's ratios."""
+    import json
+
+    from optimizer.cli.commands.difference import require_writable
+    from optimizer.insight.importance import insight
+    from studies.records.database import open_database
+    from studies.records.results import load_study
+
+    if plot is not None:
+        require_writable(plot, force=force)
+    database = open_database(storage_url(storage), create=False)
+    stored = load_study(database, study)
+    found = insight(database, stored, _objective(stored))
+    if plot is not None:
+        _draw(plot, found)
+    if as_json:
+        typer.echo(json.dumps(_facts(found), indent=2, allow_nan=False))
+        return
+    for findings in found.findings:
+        console.print(_importance_table(found, findings))
+    _print_notes(found)
+    if plot is not None:
+        console.print(f"wrote {escaped(str(plot))}", soft_wrap=True)
+
+
+def _objective(stored: StoredStudy) -> Objective:
+    """As `report.study_objective`, which would load everything that renders."""
+    from optimizer.trial.objective import Objective
+
+    return Objective.of(stored.spec, {name: entry.info for name, entry in stored.spec.scorers.items()})
+
+
+def _draw(plot: Path, found: Insight) -> None:
+    from optimizer.insight.plots import draw_insight
+    from optimizer.merging.engine.export import atomic_file
+
+    with atomic_file(plot, overwrite=True) as temporary:
+        draw_insight(temporary, found)
+
+
+def _importance_table(found: Insight, findings: Findings) -> Table:
+    """One row a parameter, in depth order: importance, the best trial's number, and the main effect."""
+    from rich.table import Table
+
+    from optimizer.insight.importance import BINS
+
+    table = Table(title=f"what mattered for {escaped(findings.objective)}", title_justify="left")
+    table.add_column("number")
+    table.add_column("importance (PED-ANOVA)")
+    if findings.believed is not None:
+        table.add_column("by the\nmodel", justify="right")
+    table.add_column(f"best\n(trial {found.chosen.number})", justify="right")
+    table.add_column(f"mean {escaped(findings.objective)} in {BINS} equal parts of the bounds")
+    best = found.params_of(found.chosen) or {}
+    largest = max(findings.shares.values()) or 1.0
+    for row in found.space.parameters:
+        share = findings.shares[row.name]
+        bar = "█" * round(BAR_WIDTH * share / largest)
+        means = {part.low: f"{part.mean:.4g}" for part in findings.effects[row.name]}
+        edges = [row.low + (row.high - row.low) * index / BINS for index in range(BINS)]
+        effect = " ".join(f"{_nearest(means, edge, (row.high - row.low) / BINS):>8}" for edge in edges)
+        believed = [] if findings.believed is None else [f"{100 * findings.believed[row.name].share:.1f} %"]
+        table.add_row(
+            escaped(row.name),
+            f"{100 * share:4.1f} % {bar}",
+            *believed,
+            f"{best[row.name]:.3f}" if row.name in best else "",
+            effect,
+        )
+    return table
+
+
+def _nearest(means: Mapping[float, str], edge: float, width: float) -> str:
+    """The mean of the bin that begins at an edge; a dash for one without trials."""
+    return next((text for low, text in means.items() if abs(low - edge) < width / 2), "-")
+
+
+def _print_notes(found: Insight) -> None:
+    from optimizer.insight.importance import RELIABLE
+
+    count = len(found.samples)
+    if found.reliable:
+        console.print(f"from {count} complete trials of the search space")
+    else:
+        console.print(
+            f"[yellow]not reliable yet:[/] {count} complete trials of the search space, {RELIABLE} are needed"
+        )
+    if found.estimated:
+        console.print(f"of {found.estimated} of them, stopped early by racing, the objective is an estimate")
+    if found.left_out:
+        console.print(f"{found.left_out} complete trials are no part of the space (whole parents) and left out")
+    if found.params_of(found.chosen) is None:
+        console.print(f"the best trial, {found.chosen.number}, is no part of the space, so it has no numbers to show")
+    console.print("main effects are what was seen: the other numbers vary along with the one shown", soft_wrap=True)
+    if all(findings.believed is not None for findings in found.findings):
+        told = "by the model: the share of its predictions' variance that a number explains alone, over the whole space"
+        console.print(told, soft_wrap=True)
+
+
+def _facts(found: Insight) -> dict[str, Any]:
+    from dataclasses import asdict
+
+    best = found.params_of(found.chosen)
+    return {
+        "study": found.study.name,
+        "trials": len(found.samples),
+        "left_out": found.left_out,
+        "estimated": found.estimated,
+        "reliable": found.reliable,
+        "best_trial": found.chosen.number,
+        "objectives": [
+            {
+                "objective": findings.objective,
+                "direction": findings.direction,
+                "parameters": [
+                    {
+                        "name": row.name,
+                        "places": list(row.places),
+                        "importance": findings.shares[row.name],
+                        "best": None if best is None else best[row.name],
+                        "effect": [asdict(part) for part in findings.effects[row.name]],
+                        "model": None if findings.believed is None else asdict(findings.believed[row.name]),
+                    }
+                    for row in found.space.parameters
+                ],
+            }
+            for findings in found.findings
+        ],
+    }
+
+
+# ------------------------------------------------------------------------------------------- compare
+
+
+def compare(
+    first: Annotated[str, typer.Argument(metavar="STUDY1", help="Name of a study.", show_default=False)],
+    second: Annotated[str, typer.Argument(metavar="STUDY2", help="Name of another.", show_default=False)],
+    storage: Storage = DEFAULT_STORAGE,
+) -> None:
+    """Show two studies of a database side by side, their bests compared image by image where that is fair."""
+    from optimizer.insight import compare as comparing
+    from studies.records.database import open_database
+
+    if first == second:
+        fail(f"{first!r} is named twice: name two different studies")
+    database = open_database(storage_url(storage), create=False)
+    found = comparing.compare(_side(database, first), _side(database, second))
+    console.print(_overview(found))
+    if found.settings:
+        console.print(_settings_table(found))
+    else:
+        console.print("their specs are equal but for name and budget")
+    _print_paired(found)
+
+
+def _side(database: Database, name: str) -> Side:
+    from optimizer.insight.compare import load_side
+    from studies.records.results import load_study
+
+    stored = load_study(database, name)
+    infos = {key: entry.info for key, entry in stored.spec.scorers.items()}
+    return load_side(database, stored, _objective(stored), infos)
+
+
+def _overview(found: Comparison) -> Table:
+    """Trials, best objective and gains of both."""
+    from rich.table import Table
+
+    from optimizer.cli.views.progress import gain_text
+
+    sides = (found.first, found.second)
+    table = Table(title="studies compared", title_justify="left")
+    table.add_column("")
+    for side in sides:
+        table.add_column(escaped(side.study.name), justify="right")
+    states = [[row.state for row in side.rows] for side in sides]
+    table.add_row("trials complete", *(str(each.count("complete")) for each in states))
+    if any(row.estimated for side in sides for row in side.rows):
+        table.add_row("of these stopped early", *(str(sum(row.estimated for row in side.rows)) for side in sides))
+    table.add_row("trials failed", *(str(each.count("failed")) for each in states))
+    table.add_row("objective", *(escaped(side.objective.formula()) for side in sides))
+    best = [side.best for side in sides]
+    table.add_row("best trial", *("" if row is None else f"{row.number} ({escaped(row.title)})" for row in best))
+    names = dict.fromkeys(name for side in sides for name in (*side.objective.names, *side.infos))
+    for name in names:
+        cells = []
+        for side in sides:
+            values = side.means | (dict(side.best.objectives) if side.best is not None else {})
+            gain = side.best.gains.get(name) if side.best is not None else None
+            told = f"\ngain {gain_text(gain)}" if gain is not None else ""
+            cells.append(f"{values[name]:.4g}{told}" if name in values else "")
+        table.add_row(f"best: {escaped(name)}", *cells)
+    return table
+
+
+def _settings_table(found: Comparison) -> Table:
+    from rich.table import Table
+
+    table = Table(title="settings that differ", title_justify="left")
+    table.add_column("setting")
+    for side in (found.first, found.second):
+        table.add_column(escaped(side.study.name), overflow="fold")
+    for key, (ours, theirs) in found.settings.items():
+        table.add_row(escaped(key), escaped(ours), escaped(theirs))
+    return table
+
+
+def _print_paired(found: Comparison) -> None:
+    """Differences of the bests, or why there are none."""
+    from optimizer.insight.compare import Paired
+
+    first, second = found.first.study.name, found.second.study.name
+    for score in found.scores:
+        if not isinstance(score, Paired):
+            console.print(f"{escaped(score.name)}: not paired, because {escaped(score.reason)}", soft_wrap=True)
+            continue
+        interval = "" if score.low is None or score.high is None else f" ({score.low:+.3g} to {score.high:+.3g})"
+        better = "higher" if score.direction == "maximize" else "lower"
+        console.print(
+            f"{escaped(score.name)}: {escaped(second)} minus {escaped(first)} {score.difference:+.3g}{interval}, "
+            f"over {score.items} images; {better} is better",
+            soft_wrap=True,
+        )
+    if found.other_parents is not None:
+        console.print("their parents are other files, so gains are over other models", soft_wrap=True)
+    console.print("intervals are 95 %; each best is chosen by these very images, so both flatter themselves")
+
+
+# --------------------------------------------------------------------------------------------- the front
+
+
+def print_front(rows: Sequence[StoredTrial], objective: Objective, weights: Mapping[str, float] | None) -> None:
+    """Every member of the Pareto front, what is taken for the best, and the front's volume."""
+    from rich.table import Table
+
+    from optimizer.trial.front import chosen_trial, front_of
+
+    front = front_of(rows, objective)
+    best = chosen_trial(rows, objective, weights)
+    if front is None or best is None:
+        return
+    table = Table(title="Pareto front: no trial is better in every objective", title_justify="left")
+    table.add_column("trial", justify="right")
+    table.add_column("what")
+    for name, direction in zip(objective.names, objective.directions, strict=True):
+        table.add_column(
+            f"{escaped(name)} ({'higher' if direction == 'maximize' else 'lower'} is better)", justify="right"
+        )
+    table.add_column("")
+    for row in front.members:
+        roles = ["best"] if row is best else []
+        roles += ["knee"] if row is front.knee else []
+        values = [f"{row.objectives[name]:.4g}" for name in objective.names]
+        table.add_row(str(row.number), escaped(row.title), *values, ", ".join(roles))
+    console.print(table)
+    if front.reference is None or front.volume is None:
+        return
+    worst = ", ".join(f"{name} {value:.4g}" for name, value in front.reference.items())
+    share = "" if front.share is None else f", {100 * front.share:.1f} % of the box up to the best of each"
+    told = f"hypervolume {front.volume:.4g}{share}, above the worst parent in each ({worst})"
+    console.print(escaped(told), soft_wrap=True)
+
+
+def print_choice(
+    rows: Sequence[StoredTrial], objective: Objective, best: StoredTrial, weights: Mapping[str, float] | None
+) -> None:
+    """Which member of a front was taken, and by what; nothing for a single objective."""
+    from optimizer.trial.ranking import best_trials
+
+    if len(objective.names) == 1:
+        return
+    others = ", ".join(str(row.number) for row in best_trials(rows, objective) if row is not best)
+    by = "its knee" if weights is None else "these weights"
+    rest = f"; the others with --trial: {others}" if others else ""
+    console.print(escaped(f"best of the front by {by} is trial {best.number}{rest}"), soft_wrap=True)

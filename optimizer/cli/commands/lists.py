@@ -1,0 +1,75 @@
+"""`mergetune scorers` and `mergetune spaces`: what a spec can name."""
+
+from __future__ import annotations
+
+from optimizer.cli.common import console, escaped
+
+
+def scorers() -> None:
+    """List the scorers a spec can name, plug-ins included."""
+    from rich.table import Table
+
+    from scorers.registry import kinds
+
+    table = Table(title="scorers", title_justify="left")
+    table.add_column("kind", no_wrap=True)
+    table.add_column("what")
+    for name, kind in kinds().items():
+        info = kind.info
+        better = "higher" if info.direction == "maximize" else "lower"
+        scope = "each image" if info.scope == "image" else f"the whole set, at least {info.min_images} images"
+        low, high = info.range
+        options = ", ".join(kind.settings.model_fields) or "none"
+        details = f"{better} is better; {low:g} to {high:g}, unit {info.unit:g}; scores {scope}; options: {options}"
+        table.add_row(name, f"{escaped(info.summary)}\n[dim]{escaped(details)}[/]", end_section=True)
+    console.print(table)
+
+
+def spaces() -> None:
+    """List the named search spaces, with the number of ratios for SD1.5 and SDXL, and the named block weights."""
+    from rich.table import Table
+
+    from search_spaces.blocks import Architecture
+    from search_spaces.errors import SpaceError
+    from search_spaces.presets import load_preset, preset_names
+    from search_spaces.settings import SpaceSettings
+    from search_spaces.space import SearchSpace
+    from studies.recipe.methods import METHODS
+
+    def size(name: str, architecture: Architecture) -> str:
+        try:
+            space = SearchSpace.build(SpaceSettings(preset=name), architecture, METHODS["weighted_sum"].slots("AB"))
+        except SpaceError:
+            return "-"
+        return str(len(space.parameters))
+
+    table = Table(title="search spaces (`space: {preset: NAME}` in a spec)", title_justify="left")
+    for head in ("preset", "what", "ratios, SD1.5", "ratios, SDXL"):
+        table.add_column(head)
+    for name in preset_names():
+        table.add_row(name, load_preset(name).description, size(name, Architecture.SD15), size(name, Architecture.SDXL))
+    console.print(table)
+    _print_block_presets()
+
+
+def _print_block_presets() -> None:
+    from rich.table import Table
+
+    from search_spaces.block_presets import block_preset, block_preset_names
+
+    table = Table(title="block weights (`values: {B: {preset: NAME}}` in a recipe)", title_justify="left")
+    table.add_column("preset", no_wrap=True)
+    table.add_column("BASE", justify="right")
+    for head in ("IN00 to IN11", "M00", "OUT00 to OUT11"):
+        table.add_column(head, no_wrap=True)
+    for name in block_preset_names():
+        base, *blocks = block_preset(name)
+        bars = "".join(_bar(ratio) for ratio in blocks)
+        table.add_row(name, f"{base:g}", bars[:12], bars[12], bars[13:])
+    console.print(table)
+
+
+def _bar(ratio: float) -> str:
+    """A ratio of 0 to 1 as one character; a digit where the terminal has no bars."""
+    scale = "▁▂▃▄▅▆▇█" if console.encoding.startswith("utf") else "01234567"
+    return scale[round(min(max(ratio, 0.0), 1.0) * (len(scale) - 1))]

@@ -1,0 +1,235 @@
+"""`mergetune lora`: a LoRA from the difference of two checkpoints, and LoRAs baked into one."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from optimizer.cli.commands.inspection import reading
+from optimizer.cli.common import console, errors, escaped, fail, safetensors_target
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import torch
+
+    from optimizer.merging.engine.ingredients import Ingredients
+    from optimizer.merging.lora.extract import ExtractedLora
+    from studies.recipe.recipe import Recipe
+
+app = typer.Typer(help="Extract a LoRA from two checkpoints, or bake LoRAs into one.", no_args_is_help=True)
+
+KEYS_SHOWN = 3
+
+Output = Annotated[
+    Path,
+    typer.Option("--output", "-o", metavar="FILE", help="The .safetensors file to write.", show_default=False),
+]
+Force = Annotated[bool, typer.Option("--force", help="Replace an existing file.")]
+
+
+class NamingName(StrEnum):
+    """Conventions of tensor names."""
+
+    KOHYA = "kohya"
+    DIFFUSERS = "diffusers"
+
+
+class DtypeChoice(StrEnum):
+    """What weights are saved in."""
+
+    FP16 = "fp16"
+    BF16 = "bf16"
+    FP32 = "fp32"
+
+
+# ------------------------------------------------------------------------------------------ extract
+
+
+@app.command()
+def extract(
+    a: Annotated[Path, typer.Argument(metavar="A", help="The checkpoint to add the LoRA to.", show_default=False)],
+    b: Annotated[Path, typer.Argument(metavar="B", help="The checkpoint it shall then be like.", show_default=False)],
+    output: Output,
+    rank: Annotated[int, typer.Option(min=1, help="Of linear layers: larger keeps more and takes more room.")] = 32,
+    conv_rank: Annotated[
+        int | None,
+        typer.Option(min=0, help="Of 3x3 convolutions; 0 leaves them out. [default: as --rank]", show_default=False),
+    ] = None,
+    naming: Annotated[NamingName, typer.Option(help="kohya for most programs, diffusers for PEFT.")] = NamingName.KOHYA,
+    force: Force = False,
+) -> None:
+    """Write what B has learned over A as a LoRA, and show how much of it the LoRA holds."""
+    from optimizer.merging.engine.export import atomic_file
+    from optimizer.merging.files.checkpoint import Checkpoint
+    from optimizer.merging.lora.extract import extract as extract_lora
+    from optimizer.merging.lora.extract import write_lora
+
+    target = safetensors_target(output)
+    first, second = Checkpoint.open(a), Checkpoint.open(b)
+    _refuse_inputs(target, [*first.files, *second.files])
+    with atomic_file(target, overwrite=force) as temporary:
+        with _counting("tensors") as progress:
+            lora = extract_lora(first, second, rank, conv_rank, device=_device(), progress=progress)
+        write_lora(temporary, lora, naming.value, target.stem)
+    _show_energy(lora)
+    console.print(
+        f"wrote {escaped(str(target))}: {len(lora.factors)} layers, {target.stat().st_size / 1e6:,.1f} MB",
+        soft_wrap=True,
+    )
+
+
+def _show_energy(lora: ExtractedLora) -> None:
+    from rich.table import Table
+
+    table = Table(title="share of the difference between A and B, squared", title_justify="left")
+    for head in ("place", "of all", "kept", "lost to the rank", "not expressible"):
+        table.add_column(head, justify="left" if head == "place" else "right")
+    overall = lora.overall
+    rows = {place: energy for place, energy in lora.energy.items() if place != "vae"}
+    for place, energy in (*rows.items(), ("together", overall)):
+        lost = 1 - energy.kept_share - energy.not_expressible_share
+        if place == "together":
+            table.add_section()
+        shares = (energy.total / overall.total, energy.kept_share, max(0.0, lost), energy.not_expressible_share)
+        table.add_row(place, *(f"{share:.1%}" for share in shares))
+    console.print(table)
+    for note in _notes(lora):
+        console.print(escaped(note), soft_wrap=True)
+
+
+def _notes(lora: ExtractedLora) -> Iterator[str]:
+    yield "not expressible: norms, biases and embeddings, which no LoRA can hold"
+    if "vae" in lora.energy:
+        yield "the VAEs differ: a LoRA holds none, so A's stays"
+    if lora.unchanged:
+        yield f"{lora.unchanged} layers are equal in A and B and were left out"
+    if lora.one_sided:
+        shown = ", ".join(lora.one_sided[:KEYS_SHOWN]) + (", ..." if len(lora.one_sided) > KEYS_SHOWN else "")
+        yield f"{len(lora.one_sided)} tensors are in one of the two only and were left out: {shown}"
+
+
+# --------------------------------------------------------------------------------------------- bake
+
+
+@app.command()
+def bake(
+    checkpoint: Annotated[
+        Path, typer.Argument(metavar="CHECKPOINT", help="What the LoRAs are added to.", show_default=False)
+    ],
+    loras: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="LORA[:WEIGHT]...", help="LoRA files with their weights, 1 if none.", show_default=False
+        ),
+    ],
+    output: Output,
+    dtype: Annotated[
+        DtypeChoice | None,
+        typer.Option(help="Save weights in this dtype. [default: as in CHECKPOINT]", show_default=False),
+    ] = None,
+    force: Force = False,
+) -> None:
+    """Add LoRAs to a checkpoint, W + weight * (alpha / rank) * up @ down, and write it as one file."""
+    from optimizer.merging.engine.export import atomic_file, export_layout, refuse_target, write_merge
+    from optimizer.merging.engine.ingredients import Ingredients
+    from optimizer.merging.engine.metadata import merge_metadata
+    from optimizer.merging.files.checkpoint import Checkpoint, total_bytes
+    from optimizer.merging.files.parents import Parents
+    from optimizer.merging.lora.file import Lora
+    from optimizer.rendering.prediction import modelspec_kind
+
+    target = safetensors_target(output)
+    refuse_target(target, overwrite=force)  # said before gigabytes are hashed
+    weighted = [_path_and_weight(text) for text in loras]
+    base = Checkpoint.open(checkpoint)
+    ingredients = Ingredients(Parents.of([base]), tuple(Lora.open(path) for path, _ in weighted))
+    _refuse_inputs(target, [*base.files, *(path for path, _ in weighted)])
+    recipe = _recipe(ingredients, [weight for _, weight in weighted], dtype)
+    device = _device()
+    metadata = merge_metadata(
+        recipe, ingredients, title=target.stem, prediction_type=modelspec_kind(base), device=device
+    )
+    size = total_bytes(export_layout(ingredients, recipe.dtype).values())
+    with atomic_file(target, overwrite=force) as temporary, reading("writing", size) as advance:
+        written = write_merge(temporary, recipe, ingredients, metadata, device, advance)
+    _show_baked(ingredients, [weight for _, weight in weighted])
+    console.print(f"wrote {escaped(str(target))}: {written.bytes / 1e6:,.1f} MB", soft_wrap=True)
+
+
+def _path_and_weight(text: str) -> tuple[Path, float]:
+    """`style.safetensors:0.8`; a file that has a colon in its name needs no weight."""
+    if Path(text).exists() or ":" not in text:
+        return Path(text).expanduser(), 1.0
+    path, _, number = text.rpartition(":")
+    try:
+        weight = float(number)
+    except ValueError:
+        weight = math.nan
+    if not math.isfinite(weight):
+        fail(f"{text}: expected LORA or LORA:WEIGHT with a finite number, such as style.safetensors:0.8")
+    return Path(path).expanduser(), weight
+
+
+def _recipe(ingredients: Ingredients, weights: Sequence[float], dtype: DtypeChoice | None) -> Recipe:
+    from search_spaces.blocks import places
+    from studies.recipe.recipe import LoraUse, Parent, Recipe
+
+    base, architecture = ingredients.parents.first, ingredients.parents.architecture
+    everywhere = sorted(places(architecture))
+    return Recipe(
+        architecture=architecture.value,
+        parents=(Parent(letter="A", name=base.name, sha256=base.sha256),),
+        loras=tuple(
+            LoraUse(name=lora.name, sha256=lora.sha256, weights=tuple((place, weight) for place in everywhere))
+            for lora, weight in zip(ingredients.loras, weights, strict=True)
+        ),
+        dtype=None if dtype is None else dtype.value,
+    )
+
+
+def _show_baked(ingredients: Ingredients, weights: Sequence[float]) -> None:
+    from optimizer.rendering.prediction import prediction_or_problem
+
+    found = prediction_or_problem(ingredients.parents.first)
+    unclear = [f"it is not known what it predicts: {found}"] if isinstance(found, str) else []
+    for note in (*ingredients.notes, *unclear):
+        console.print(escaped(note), soft_wrap=True)
+    for lora, weight in zip(ingredients.loras, weights, strict=True):
+        touched = lora.places(ingredients.parents.tensors, ingredients.parents.architecture)
+        console.print(
+            escaped(f"{lora.name} at {weight:g}: {len(lora.modules)} layers in {', '.join(touched)}"), soft_wrap=True
+        )
+
+
+# ------------------------------------------------------------------------------------------- shared
+
+
+def _refuse_inputs(target: Path, inputs: Sequence[Path]) -> None:
+    """Not even --force may destroy what is read."""
+    if target.exists() and any(target.samefile(path) for path in inputs):
+        fail(f"{target} is one of the files to read: give another name with -o")
+
+
+def _device() -> torch.device:
+    """A CUDA device where there is one; not Apple's, which knows no float64."""
+    import torch
+
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+@contextmanager
+def _counting(what: str) -> Iterator[Callable[[int, int], None]]:
+    """A bar on stderr that counts; shown only in a terminal, gone afterwards."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns: Any = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=errors, transient=True, disable=not errors.is_terminal) as progress:
+        task = progress.add_task(what, total=None)
+        yield lambda done, total: progress.update(task, completed=done, total=total)

@@ -1,0 +1,43 @@
+"""`mergetune study prune-artifacts`: room in the artifact store."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated
+
+import typer
+
+from optimizer.cli.common import DEFAULT_STORAGE, ArtifactFolder, Storage, console, database_to_change, escaped
+
+
+class Keep(StrEnum):
+    best = "best"
+    none = "none"
+
+
+def prune_artifacts(
+    study: Annotated[str, typer.Argument(metavar="STUDY", help="Name of the study.", show_default=False)],
+    keep: Annotated[
+        Keep, typer.Option(help="Whose renders stay: those of the parents and the best, or nobody's.")
+    ] = Keep.best,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be removed.")] = False,
+    storage: Storage = DEFAULT_STORAGE,
+    artifacts: ArtifactFolder = None,
+) -> None:
+    """Remove kept renders, and files that no trial refers to; contact sheets, scores and features stay."""
+    from optimizer.cli.views.report import study_objective
+    from optimizer.upkeep.pruning import find_waste, remove_waste
+    from studies.files.artifacts import Artifacts
+    from studies.records.results import load_study
+
+    database = database_to_change(storage)
+    stored = load_study(database, study)
+    place = Artifacts.beside(database.url, artifacts)
+    waste = find_waste(database, stored, place, study_objective(stored), keep.value)
+    if not dry_run:
+        remove_waste(database, place, waste)
+    console.print(
+        f"{'would remove' if dry_run else 'removed'} {len(waste.renders)} renders of {len(waste.trials)} trials and "
+        f"{len(waste.orphans)} files that no trial refers to: {waste.bytes / 1e6:,.1f} MB in {escaped(place.place)}",
+        soft_wrap=True,
+    )

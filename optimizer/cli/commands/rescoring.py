@@ -1,0 +1,150 @@
+"""`mergetune study rescore`: other scorers or weights over the images that a study has kept."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from optimizer.cli.common import (
+    DEFAULT_STORAGE,
+    ArtifactFolder,
+    CacheFolder,
+    Storage,
+    cache_folder,
+    console,
+    database_to_change,
+    escaped,
+    interactive,
+    loading_libraries,
+    quiet_optuna,
+    storage_url,
+)
+
+if TYPE_CHECKING:
+    from optimizer.outcome.rescore import Pictures
+    from optimizer.outcome.warm_start import Other
+    from optimizer.runtime.setup import Plan
+    from optimizer.trial.objective import Objective
+    from studies.records.database import Database
+    from studies.records.results import ParentFile, StoredStudy, StoredTrial
+
+
+def rescore(
+    study: Annotated[str, typer.Argument(metavar="STUDY", help="The study with the images.", show_default=False)],
+    spec: Annotated[Path, typer.Argument(metavar="SPEC", help="The new study's YAML file.", show_default=False)],
+    storage: Storage = DEFAULT_STORAGE,
+    artifacts: ArtifactFolder = None,
+    cache: CacheFolder = None,
+) -> None:
+    """Score a study's kept images with other scorers or weights, as a new study; nothing is rendered."""
+    from optimizer.cli.views.report import print_study
+    from optimizer.cli.workers.session import introduced, storage_option
+    from studies.files.artifacts import Artifacts
+    from studies.records.results import load_study
+    from studies.spec.study import load_spec
+
+    quiet_optuna()
+    url = storage_url(storage)
+    wanted = load_spec(spec)
+    database = database_to_change(url)
+    before = load_study(database, study)
+    with loading_libraries():
+        from optimizer.outcome.rescore import find_pictures, require_rescorable, require_same_images
+        from optimizer.outcome.warm_start import Other
+        from optimizer.runtime.setup import choose_device, make_plan
+
+    require_rescorable(wanted, study)
+    other = Other(database=database, study=before, artifacts=Artifacts.known(url, artifacts))
+    pictures = find_pictures(database, other.study)
+    plan = make_plan(wanted)
+    parents = introduced(database, plan, choose_device(plan.spec.render.device))
+    require_same_images(plan, parents, other.study)
+    stored = _begun(pictures, plan, parents, other, artifacts, cache_folder(cache))
+    print_study(database, stored, every_trial=False)
+    for line in _verdict(database, other.study, stored):
+        console.print(escaped(line), soft_wrap=True)
+    again = f'mergetune study resume "{stored.name}"{storage_option(database)}'
+    console.print(escaped(f"Go on with: {again}"), soft_wrap=True)
+
+
+def _begun(
+    pictures: Pictures,
+    plan: Plan,
+    parents: tuple[ParentFile, ...],
+    other: Other,
+    artifacts: str | Path | None,
+    cache: Path,
+) -> StoredStudy:
+    """The new study with its trials, their gains and notes."""
+    from optimizer.cli.views.planning import print_notes
+    from optimizer.cli.workers.session import Beginning
+    from optimizer.outcome.rescore import rescored
+    from optimizer.runtime.setup import choose_device, settled
+    from optimizer.trial.scoring import Scoring
+    from optimizer.work.gain_recorder import Bookkeeper
+    from studies.files.artifacts import Artifacts
+    from studies.records.cached_reads import Ledger
+
+    database, device = other.database, choose_device(plan.spec.render.device)
+    with console.status("loading scorers"):
+        plan, scorers = settled(plan, parents, device, cache)
+    scoring = Scoring(scorers)
+    with _progress(len(pictures.trials)) as advance:
+        found = rescored(pictures, plan, parents, other, scoring, device, advance)
+    print_notes(found.notes)
+    with console.status("storing the study"):
+        beginning = Beginning(database=database, plan=plan, parents=parents, found=found, artifacts=artifacts)
+        stored = beginning.store(plan)
+        place = Artifacts.beside(database.url, artifacts)
+        Bookkeeper(database, stored, Ledger(database, stored), plan, scoring, place).fill_gains()
+    return stored
+
+
+@contextmanager
+def _progress(trials: int) -> Iterator[Callable[[], None]]:
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("scoring trials"), BarColumn(bar_width=20), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True, disable=not interactive()) as progress:
+        task = progress.add_task("", total=trials)
+        yield lambda: progress.advance(task)
+
+
+def _verdict(database: Database, before: StoredStudy, stored: StoredStudy) -> Iterator[str]:
+    """The best by the new objective, and what became of the best by the old one."""
+    from optimizer.cli.views.report import study_objective
+    from studies.records.results import load_trials
+
+    objective = study_objective(stored)
+    rows = load_trials(database, stored)
+    best = _best(rows, objective)
+    yield f"best by the new objective: {_told(best, objective)}"
+    old = _best(load_trials(database, before), study_objective(before))
+    here = next((row for row in rows if row.source == f"{before.name} trial {old.number}"), None)
+    if here is None:
+        yield f"best by the old one: trial {old.number} of {before.name}, which is left out"
+    elif here.number == best.number:
+        yield "best by the old one: the same"
+    else:
+        yield f"best by the old one: {_told(here, objective)}"
+
+
+def _best(rows: Sequence[StoredTrial], objective: Objective) -> StoredTrial:
+    """The best whole trial; of several objectives, the knee of their front."""
+    from optimizer.search.shortlist import by_value
+
+    return by_value(objective)([row for row in rows if row.is_whole])[0]
+
+
+def _told(row: StoredTrial, objective: Objective) -> str:
+    from optimizer.cli.views.progress import gain_text
+
+    values = [
+        f"{name} {row.objectives[name]:.4g}" + (f", gain {gain_text(row.gains[name])}" if name in row.gains else "")
+        for name in objective.names
+    ]
+    return f"trial {row.number} ({row.title}), {'; '.join(values)}"

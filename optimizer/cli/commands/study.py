@@ -1,0 +1,256 @@
+"""`mergetune study ...`: check, start, resume, finish, list, show, stop, pause, priority."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from optimizer.cli.commands import doctor, insight, pruning, rescoring
+from optimizer.cli.common import (
+    DEFAULT_STORAGE,
+    ArtifactFolder,
+    CacheFolder,
+    Storage,
+    Weights,
+    cache_folder,
+    console,
+    database_to_change,
+    escaped,
+    loading_libraries,
+    parsed_weights,
+    storage_url,
+)
+from optimizer.cli.workers.local_workers import Workers, worker_count
+from optimizer.cli.workers.monitoring import LogJson, MetricsAddress, observing
+
+if TYPE_CHECKING:
+    from studies.records.results import Status
+
+app = typer.Typer(help="Check, start, resume and look at studies.", no_args_is_help=True)
+
+SpecFile = Annotated[Path, typer.Argument(metavar="SPEC", help="The study's YAML file.", show_default=False)]
+app.command()(insight.importance)
+app.command()(insight.compare)
+app.command()(doctor.doctor)
+app.command()(pruning.prune_artifacts)
+app.command()(rescoring.rescore)
+
+StudyName = Annotated[str, typer.Argument(metavar="STUDY", help="Name of the study.", show_default=False)]
+
+
+@app.command()
+def check(
+    spec: SpecFile,
+    storage: Storage = DEFAULT_STORAGE,
+    artifacts: ArtifactFolder = None,
+    cache: CacheFolder = None,
+) -> None:
+    """Validate a spec without running it: files, architectures, space, scorers, cost, what it begins with."""
+    from studies.spec.study import load_spec
+
+    loaded = load_spec(spec)
+    with loading_libraries():
+        from optimizer.cli.views.planning import print_notes, print_plan
+        from optimizer.cli.workers.session import hashed
+        from optimizer.outcome.warm_start import find_warm_start, require_other_study
+        from optimizer.runtime.setup import build_scorers, choose_device, make_plan, render_dtype
+        from optimizer.search.recipe_probes import with_recipes
+
+    plan = make_plan(loaded)
+    device = choose_device(plan.spec.render.device)
+    render_dtype(plan.spec.render, device)
+    build_scorers(plan.spec, device, cache_folder(cache))
+    require_other_study(plan.spec, storage_url(storage))
+    print_plan(plan, device)
+    if plan.spec.warm_start is not None or plan.spec.probes.recipes:  # their files are known by their content
+        parents = hashed(plan, ())
+        with_recipes(plan.spec, plan.blueprint(parents))
+        found = find_warm_start(plan, parents, device, storage_url(storage), artifacts)
+        print_notes(found.notes if found is not None else ())
+    console.print("[green]The spec is fine.[/] Start it with: mergetune study start " + escaped(str(spec)))
+
+
+Detach = Annotated[
+    bool, typer.Option("--detach", help="Leave the work to the workers of this database (`mergetune worker`).")
+]
+
+
+@app.command()
+def start(
+    context: typer.Context,
+    spec: SpecFile,
+    storage: Storage = DEFAULT_STORAGE,
+    artifacts: ArtifactFolder = None,
+    cache: CacheFolder = None,
+    workers: Workers = "1",
+    detach: Detach = False,
+    log_json: LogJson = None,
+    metrics: MetricsAddress = None,
+) -> None:
+    """Begin a study and work on it until its budget is spent."""
+    from optimizer.cli.workers.session import begun, other_workers, registered, work_on
+
+    watch = observing(context, log_json, metrics)
+    count, url, caches = worker_count(workers), storage_url(storage), cache_folder(cache)
+    if detach:
+        _, stored = registered(spec, url, caches, artifacts)
+        console.print(f"{escaped(stored.name)} is registered; its workers take it from here", soft_wrap=True)
+        return
+    database, stored, machine = begun(spec, url, caches, artifacts)
+    others = other_workers(count, machine, url, artifacts, caches)
+    work_on(database, stored, machine, artifacts, watch, others)
+
+
+@app.command()
+def resume(
+    context: typer.Context,
+    study: Annotated[
+        str, typer.Argument(metavar="STUDY", help="Name of the study, or its spec file.", show_default=False)
+    ],
+    storage: Storage = DEFAULT_STORAGE,
+    artifacts: ArtifactFolder = None,
+    cache: CacheFolder = None,
+    trials: Annotated[
+        int | None, typer.Option(min=1, max=1_000_000, help="A new total budget of trials.", show_default=False)
+    ] = None,
+    patience: Annotated[int | None, typer.Option(min=0, help="A new patience; 0 for none.", show_default=False)] = None,
+    workers: Workers = "1",
+    detach: Detach = False,
+    log_json: LogJson = None,
+    metrics: MetricsAddress = None,
+) -> None:
+    """Go on with a study, with the sampler, seed and settings it began with."""
+    from optimizer.cli.workers.session import has_ended, other_workers, print_end, print_outcome, resumed, work_on
+    from studies.records.control import set_status
+    from studies.records.results import load_study, set_budget
+    from studies.spec.fingerprints import refuse_changed_spec
+    from studies.spec.study import load_spec
+
+    watch = observing(context, log_json, metrics)
+    count, url, caches = worker_count(workers), storage_url(storage), cache_folder(cache)
+    database = database_to_change(url)
+    if Path(study).is_file():
+        spec = load_spec(Path(study))
+        stored = load_study(database, spec.study)
+        refuse_changed_spec(stored.spec, spec)
+        budget = spec.budget
+    else:
+        stored = load_study(database, study)
+        budget = stored.spec.budget
+    if trials is not None:
+        budget = budget.model_copy(update={"trials": trials})
+    if patience is not None:
+        budget = budget.model_copy(update={"patience": patience or None})
+    asked = replace(stored, spec=stored.spec.model_copy(update={"budget": budget}))
+    ended = not detach and has_ended(database, asked)
+    machine = None if detach or ended else resumed(stored, caches)  # before anything is changed: it may be refused
+    set_budget(database, stored, budget)
+    set_status(database, stored, "active")
+    stored = load_study(database, stored.name)
+    if detach:
+        console.print(f"{escaped(stored.name)} goes on; its workers take it from here", soft_wrap=True)
+        return
+    if machine is None:
+        print_outcome(database, stored, artifacts)
+        print_end(database, stored)
+        return
+    others = other_workers(count, machine, url, artifacts, caches)
+    work_on(database, stored, machine, artifacts, watch, others)
+
+
+@app.command()
+def finish(
+    context: typer.Context,
+    study: StudyName,
+    storage: Storage = DEFAULT_STORAGE,
+    artifacts: ArtifactFolder = None,
+    cache: CacheFolder = None,
+    log_json: LogJson = None,
+    metrics: MetricsAddress = None,
+) -> None:
+    """Hold the final now: the best trials and the parents on prompts or seeds that the search never saw."""
+    from optimizer.cli.views.final import finish_study
+    from optimizer.cli.views.report import print_study, study_objective
+    from optimizer.cli.workers.session import endurance, resumed
+    from optimizer.search.shortlist import by_value
+    from studies.files.artifacts import Artifacts
+    from studies.records.results import load_study, load_trials
+
+    watch = observing(context, log_json, metrics)
+    database = database_to_change(storage)
+    stored = load_study(database, study)
+    objective = study_objective(stored)
+    with loading_libraries():
+        from optimizer.outcome.final import choose_finalists
+    choose_finalists(load_trials(database, stored), objective, by_value(objective), stored.spec.final)
+    machine = resumed(stored, cache_folder(cache))  # only now, as loading takes its time
+    folder, reporter = Artifacts.beside(database.url, artifacts), watch.reporter(database, stored)
+    finish_study(database, stored, machine, folder, reporter, endurance(reporter))
+    print_study(database, stored, every_trial=False)
+
+
+@app.command(name="list")
+def list_studies(storage: Storage = DEFAULT_STORAGE) -> None:
+    """List the studies of a database."""
+    from optimizer.cli.views.report import studies_table
+    from studies.records.database import open_database
+
+    console.print(studies_table(open_database(storage_url(storage), create=False)))
+
+
+@app.command()
+def show(
+    study: StudyName,
+    storage: Storage = DEFAULT_STORAGE,
+    trials: Annotated[bool, typer.Option("--trials", help="List every trial.")] = False,
+    weights: Weights = None,
+) -> None:
+    """Show a study: parents, best trial, gain with its interval, final, failures."""
+    from optimizer.cli.views.report import print_study
+    from studies.records.database import open_database
+    from studies.records.results import load_study
+
+    database = open_database(storage_url(storage), create=False)
+    print_study(database, load_study(database, study), every_trial=trials, weights=parsed_weights(weights))
+
+
+@app.command()
+def stop(study: StudyName, storage: Storage = DEFAULT_STORAGE) -> None:
+    """Ask the workers of a study to finish their trial and leave."""
+    _ask(study, storage, "stopped", "stops after the trials in progress")
+
+
+@app.command()
+def pause(study: StudyName, storage: Storage = DEFAULT_STORAGE) -> None:
+    """Ask the workers of a study to finish their trial and wait, or to turn to other studies."""
+    _ask(study, storage, "paused", "pauses after the trials in progress")
+
+
+def _ask(study: str, storage: str, status: Status, told: str) -> None:
+    from studies.records.control import set_status
+    from studies.records.results import load_study
+
+    database = database_to_change(storage)
+    stored = load_study(database, study)
+    set_status(database, stored, status)
+    again = f'mergetune study resume "{stored.name}"{" --detach" if status == "paused" else ""}'
+    console.print(escaped(f"{stored.name} {told}; go on with: {again}"), soft_wrap=True)
+
+
+@app.command(context_settings={"ignore_unknown_options": True})  # or -3 would be an option
+def priority(
+    study: StudyName,
+    number: Annotated[int, typer.Argument(metavar="NUMBER", min=-1000, max=1000, help="0 is usual; more comes first.")],
+    storage: Storage = DEFAULT_STORAGE,
+) -> None:
+    """Say which study the workers of several turn to first."""
+    from studies.records.control import set_priority
+    from studies.records.results import load_study
+
+    database = database_to_change(storage)
+    stored = load_study(database, study)
+    set_priority(database, stored, number)
+    console.print(f"{escaped(stored.name)} has priority {number}")

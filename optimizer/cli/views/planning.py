@@ -1,0 +1,99 @@
+"""What a study will do and cost, before it does it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from rich.table import Table
+
+from optimizer.cli.common import console, escaped
+from optimizer.merging.files.checkpoint import letters, total_bytes
+from optimizer.rendering.prediction import EPSILON
+from optimizer.runtime.setup import Plan
+from studies.spec.study import RacingSettings
+
+TWICE = frozenset({"heun"})  # goes through the U-Net twice a step, but for the last
+GUIDED_PASSES = 2  # classifier-free guidance runs the U-Net with and without the prompt
+
+
+def print_plan(plan: Plan, device: torch.device) -> None:
+    """A table of what was understood, then notes."""
+    spec, items = plan.spec, plan.spec.suite.items()
+    table = Table(title=f"study {escaped(spec.study)}", show_header=False, title_justify="left")
+    for letter, checkpoint in zip(letters(len(plan.checkpoints)), plan.checkpoints, strict=True):
+        size = checkpoint.size_bytes / 1e6
+        table.add_row(
+            f"parent {letter}", escaped(f"{checkpoint.path.name} ({checkpoint.architecture}, {size:,.0f} MB)")
+        )
+    method = ", then ".join(operation.method for operation in spec.operations)
+    names = ", ".join(parameter.name for parameter in plan.space.parameters)
+    coarse = ", at first by section" if plan.space.settings.begins_coarse else ""
+    table.add_row("search", f"{method}, {len(plan.space.parameters)} numbers{coarse}: {escaped(names)}")
+    sizes = ", ".join(sorted({f"{item.width}x{item.height}" for item in items}))
+    suite = spec.suite
+    table.add_row(
+        "suite",
+        f"{len(items)} images a trial, {sizes}, {suite.steps} steps of {suite.scheduler}, CFG {suite.cfg:g}",
+    )
+    if plan.prediction != EPSILON:
+        table.add_row("prediction", plan.prediction.words)
+    table.add_row("scorers", escaped(", ".join(info.report_name(len(items)) for info in plan.infos.values())))
+    table.add_row("objective", escaped(objective_in_words(plan)))
+    table.add_row("sampler", f"{spec.sampler.name}, seed {spec.sampler.seed}, after the probes")
+    if spec.racing is not None:
+        table.add_row("racing", racing_in_words(spec.racing, len(items)))
+    table.add_row("final", final_in_words(plan))
+    table.add_row("device", str(device))
+    table.add_row("cost", cost(plan))
+    console.print(table)
+    print_notes(plan.notes)
+
+
+def print_notes(notes: Iterable[str]) -> None:
+    """What the user should know, one line each."""
+    for note in notes:
+        console.print(f"[yellow]note:[/] {escaped(note)}", soft_wrap=True)
+
+
+def final_in_words(plan: Plan) -> str:
+    """Who is rendered once more when the budget is spent, and how often."""
+    settings = plan.spec.final
+    if settings.top == 0:
+        return "none"
+    other = "other prompts and seeds" if settings.prompts is not None else "other seeds"
+    images = len(plan.spec.held_out.items())
+    return f"the best {settings.top} and the parents once more, {images} images each with {other}"
+
+
+def racing_in_words(settings: RacingSettings, items: int) -> str:
+    """After how many images a trial may be stopped."""
+    looks = list(range(settings.batch, items, settings.batch))
+    told = ", ".join(map(str, looks)) if len(looks) <= 4 else f"every {settings.batch}"
+    sure = f"behind the best with confidence {settings.confidence:g}"
+    return f"a trial {sure} is stopped after {told} of {items} images"
+
+
+def objective_in_words(plan: Plan) -> str:
+    """What is searched for; units may depend on reference images that are not read yet."""
+    better = {name: "higher" if info.direction == "maximize" else "lower" for name, info in plan.infos.items()}
+    if plan.spec.objectives is not None:
+        return "Pareto front of " + ", ".join(f"{name} ({better[name]} is better)" for name in plan.spec.objectives)
+    return " + ".join(f"{term.weight:g} x {name} ({better[name]} is better)" for name, term in plan.spec.terms.items())
+
+
+def cost(plan: Plan) -> str:
+    """Images and U-Net passes of the whole budget, and memory for the weights."""
+    spec, images = plan.spec, len(plan.spec.suite.items())
+    steps = 2 * spec.suite.steps - 1 if spec.suite.scheduler in TWICE else spec.suite.steps
+    passes = images * steps * (GUIDED_PASSES if spec.suite.cfg > 1 else 1)
+    stored = sum(total_bytes(checkpoint.tensors.values()) for checkpoint in plan.checkpoints)
+    live = 4 * sum(info.size for info in plan.checkpoints[0].tensors.values())
+    budget = spec.budget
+    may_end = any(each is not None for each in (budget.patience, budget.images, budget.minutes))
+    fewer_trials = "at most " if may_end else ""
+    fewer_images = "at most " if spec.racing is not None and not fewer_trials else ""
+    return (
+        f"{fewer_trials}{spec.budget.trials} trials, {fewer_images}{spec.budget.trials * images:,} images, "
+        f"{spec.budget.trials * passes:,} U-Net passes; {(stored + live) / 1e9:.2f} GB for the weights at most"
+    )

@@ -1,0 +1,166 @@
+"""Live progress of a study: one line that moves in a terminal, one line a trial elsewhere."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Self
+
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn
+from rich.text import Text
+
+from optimizer.cli.common import console, escaped, interactive
+from optimizer.observe.events import Reporter
+from optimizer.search.depth.ties import split_of
+from optimizer.search.stopping import own_trials
+from optimizer.trial.objective import SINGLE, Objective
+from optimizer.trial.ranking import best_gains, stopped_after
+from studies.records.cached_reads import Ledger
+from studies.records.database import Database
+from studies.records.results import Gain, StoredStudy, StoredTrial
+
+FINISHING = "finishing this trial; press Ctrl-C again to leave now (resume will run it again)"
+STAGES = {"merge": ("merge",), "render": ("text", "denoise", "decode"), "score": ("score",)}
+
+
+class _More(ProgressColumn):
+    """A task's own words; while a stop is awaited, the images' line says so.
+
+    A signal handler must not print through the console it may have interrupted: the next refresh shows it.
+    """
+
+    def __init__(self, stop: threading.Event) -> None:
+        super().__init__()
+        self._stop = stop
+
+    def render(self, task: Task) -> Text:
+        awaited = self._stop.is_set() and task.fields["stoppable"]
+        return Text(FINISHING if awaited else task.fields["more"], style="yellow" if awaited else "")
+
+
+class ProgressReporter(Reporter):
+    """A worker's Reporter for people.
+
+    Args:
+        stop: set when the user has asked to stop.
+    """
+
+    def __init__(self, database: Database, study: StoredStudy, objective: Objective, stop: threading.Event) -> None:
+        self._database, self._study = database, study
+        self._names = (SINGLE,) if objective.terms else objective.names
+        self._total = study.spec.budget.trials
+        self._items = len(study.spec.suite.items())
+        self._begun = time.monotonic()
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=20),
+            MofNCompleteColumn(),
+            _More(stop),
+            console=console,
+            disable=not interactive(),
+        )
+        self._ledger = Ledger(database, study)
+        finished = [row for row in own_trials(self._ledger.trials()) if row.state != "running"]
+        self._finished = len(finished)
+        self._task = self._progress.add_task(
+            "trials", total=self._total, completed=self._finished, more="", stoppable=False
+        )
+        self._images = self._progress.add_task("images", total=1, more="", stoppable=True)
+
+    def __enter__(self) -> Self:
+        self._progress.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._progress.stop()
+
+    def trial_started(self, number: int, origin: str, images: int) -> None:
+        self._progress.update(self._images, total=images, completed=0, more=f"trial {number}, {origin}")
+
+    def images_rendered(self, done: int) -> None:
+        self._progress.update(self._images, completed=done)
+
+    def trial_finished(self, trial: StoredTrial) -> None:
+        rows = [row for row in self._ledger.trials() if row.state != "running"]
+        done = len(own_trials(rows))
+        done_since = max(1, done - self._finished)  # by all workers of the study
+        left = (time.monotonic() - self._begun) / done_since * max(0, self._total - done)
+        more = " | ".join(part for part in (self._best_gain(rows), _stages(trial), f"{_clock(left)} left") if part)
+        self._progress.update(self._task, completed=done, more=more)
+        if split := self._newly_split(trial):
+            console.print(f"from trial {trial.number} on {split} searched in blocks", markup=False)
+        if not interactive():
+            line = f"trial {trial.number}, {done}/{self._total} | {self._outcome(trial)} | {more}"
+            console.print(line, soft_wrap=True, markup=False)
+        elif trial.state == "failed":
+            console.print(f"[red]trial {trial.number} failed:[/] {escaped(trial.reason or '')}")
+
+    def outage_began(self, reason: str, limit_seconds: float) -> None:
+        print_waiting(reason, limit_seconds)
+
+    def paused(self) -> None:
+        again = f'mergetune study resume "{self._study.name}" --detach'
+        console.print(escaped(f"paused; it goes on with: {again}"), soft_wrap=True)
+
+    def batch_reduced(self, batch_size: int, reason: str) -> None:
+        images = "1 image" if batch_size == 1 else f"{batch_size} images"
+        told = f"out of memory: from now on {images} at once, and the same on such machines ({reason})"
+        console.print(escaped(told), soft_wrap=True)
+
+    def _newly_split(self, trial: StoredTrial) -> str:
+        """The sections that were split for this trial, with `granularity: auto`."""
+        storage = self._database.storage
+        study_id = storage.get_study_id_from_name(self._study.name)
+        asked = storage.get_trial(storage.get_trial_id_from_study_id_trial_number(study_id, trial.number))
+        split = split_of(asked) or {}
+        found = [section for section, number in split.items() if number == trial.number]
+        return f"{' and '.join(found)} {'is' if len(found) == 1 else 'are'}" if found else ""
+
+    def _best_gain(self, rows: Sequence[StoredTrial]) -> str:
+        """The best gain so far in each objective, over all workers."""
+        best = best_gains(rows)
+        parts = [
+            f"best {'gain' if name == SINGLE else name} {gain_text(best[name])}" for name in self._names if name in best
+        ]
+        return ", ".join(parts)
+
+    def _outcome(self, trial: StoredTrial) -> str:
+        if trial.state == "failed":
+            return f"{trial.origin} failed: {trial.reason}"
+        if trial.estimated:
+            values = ", ".join(f"{name} about {trial.objectives[name]:.4g}" for name in self._names)
+            return f"{trial.origin} {stopped_after(trial, self._items)}: {values}"
+        values = ", ".join(
+            f"{name} {trial.objectives[name]:.4g}"
+            + (f" gain {trial.gains[name].value:+.3g}" if name in trial.gains else "")
+            for name in self._names
+        )
+        return f"{trial.origin}: {values}"
+
+
+def print_waiting(reason: str, limit_seconds: float) -> None:
+    """What is waited for and why, and for how long at most."""
+    console.print(escaped(f"waiting for {reason}, {limit_seconds / 60:.0f} minutes at most"), soft_wrap=True)
+
+
+def gain_text(gain: Gain) -> str:
+    """`+1.23 (0.98 to 1.48)`."""
+    interval = "" if gain.low is None or gain.high is None else f" ({gain.low:+.3g} to {gain.high:+.3g})"
+    return f"{gain.value:+.3g}{interval}"
+
+
+def _stages(trial: StoredTrial) -> str:
+    if trial.state == "failed" or not trial.seconds:  # of a failed trial only the sum is known
+        return ""
+    sums = {label: sum(trial.seconds.get(stage, 0.0) for stage in stages) for label, stages in STAGES.items()}
+    return ", ".join(f"{label} {seconds:.2f} s" for label, seconds in sums.items())
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

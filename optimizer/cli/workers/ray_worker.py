@@ -1,0 +1,89 @@
+"""A worker as a Ray actor: Ray chooses its GPU, and starts it again when its process or machine dies."""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from optimizer.cli.commands.worker import Assignment
+from optimizer.cli.workers.monitoring import NOBODY
+
+if TYPE_CHECKING:
+    from optimizer.work.service import Service
+    from studies.records.database import Database
+
+DIED = 1  # exit code after which Ray starts the actor again
+
+
+@dataclass(frozen=True, kw_only=True)
+class State:
+    """What an actor tells of itself."""
+
+    host: str
+    pid: int
+    gpus: str  # numbers, as CUDA sees them; empty on a CPU
+    doing: str  # a study's name, or what it waits for
+    ended: str | None  # why it works no more; None while it does
+
+
+class RayWorker:
+    """The class of the actors. It works in a thread, so that it can answer and be asked to leave at any time."""
+
+    def __init__(self, assignment: Assignment) -> None:
+        self._assignment = assignment
+        self._stop = threading.Event()
+        self._ended: str | None = None
+        self._service: Service | None = None
+        self._waits_for = "connecting to the database"
+        self._thread = threading.Thread(target=self._work, name="worker", daemon=True)
+        self._thread.start()
+
+    def state(self) -> State:
+        return State(
+            host=socket.gethostname(),
+            pid=os.getpid(),
+            gpus=os.environ.get("CUDA_VISIBLE_DEVICES", ""),
+            doing=self._waits_for if self._service is None else self._service.doing,
+            ended=self._ended,
+        )
+
+    def leave(self) -> None:
+        """Ask it to finish its trial and leave."""
+        self._stop.set()
+
+    def _opened(self) -> Database:
+        """The database, as soon as there is one to reach: Ray starts an actor again while it may still be away."""
+        from optimizer.system.retry import LONGEST_PAUSE_SECONDS, OUTAGES
+        from studies.errors import DatabaseError
+        from studies.records.database import open_database
+
+        while True:
+            try:
+                return open_database(self._assignment.storage, create=False)
+            except DatabaseError as error:
+                self._waits_for = str(error)
+                if not isinstance(error.__cause__, OUTAGES) or self._stop.wait(LONGEST_PAUSE_SECONDS):
+                    raise
+
+    def _work(self) -> None:
+        from optimizer.cli.common import quiet_optuna
+        from optimizer.errors import USER_ERRORS, DatabaseLostError
+
+        quiet_optuna()
+        try:
+            database = self._opened()
+            self._service = self._assignment.service(database, self._stop, NOBODY)
+            finished = self._service.run()
+            self._ended = f"left after {finished} trials"
+        except DatabaseLostError:
+            os._exit(DIED)  # Ray starts it again, and it looks for the database anew
+        except USER_ERRORS as error:
+            self._ended = " ".join(str(error).split())  # no restart would help
+        except BaseException:  # noqa: BLE001 - a thread that ends in silence would look like one at work
+            import traceback
+
+            traceback.print_exc()  # into Ray's log of this actor
+            os._exit(DIED)

@@ -1,0 +1,222 @@
+"""The merge to a file: tensor by tensor from memory-mapped parents to one .safetensors, with little memory.
+
+Shares plan.py and flat.py with the resident merge, so both give the same bits on the same device. Which tensors the
+file has, and what is kept where no ratio applies, is told in files/parents.py and ingredients.py.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import struct
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from optimizer.errors import ExportError
+from optimizer.merging.engine.flat import Scratch, merge_one
+from optimizer.merging.engine.ingredients import Ingredients
+from optimizer.merging.engine.metadata import markers_in
+from optimizer.merging.engine.plan import plan_places
+from optimizer.merging.files.parents import MARKERS
+from optimizer.merging.files.sources import DTYPE_NAMES, TensorInfo, sha256_of
+from studies.recipe.recipe import DtypeName, Recipe
+
+# modelspec's hash covers the tensor data, which is known only after it is written; the header comes first.
+HASH_FIELD = "modelspec.hash_sha256"
+HASH_BLANK = "0x" + "0" * 64
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Exported:
+    """A written file."""
+
+    path: Path
+    bytes: int
+    sha256: str  # of the whole file; its first 10 digits are the AutoV2 hash
+
+
+def export_layout(
+    ingredients: Ingredients, dtype: DtypeName | None, markers: frozenset[str] | None = None
+) -> dict[str, TensorInfo]:
+    """What the file will hold: the result's keys, weights in `dtype`, in A's order but wide dtypes first.
+
+    So every tensor starts at a multiple of its element size, which readers that map the file rely on.
+
+    Args:
+        markers: which of `MARKERS` it has, those that A lacks as empty tensors; None takes A's.
+    """
+    layout = {
+        key: TensorInfo(ingredients.saved_dtype(key, dtype), info.shape)
+        for key, info in ingredients.tensors.items()
+        if markers is None or key not in MARKERS - markers
+    }
+    layout |= {key: TensorInfo(torch.float32, (0,)) for key in sorted(markers or ()) if key not in layout}
+    return dict(sorted(layout.items(), key=lambda row: -row[1].dtype.itemsize))
+
+
+def merged_tensors(
+    recipe: Recipe, ingredients: Ingredients, layout: Mapping[str, TensorInfo], device: torch.device
+) -> Iterator[tuple[str, Tensor]]:
+    """(key, merged tensor on the CPU) one at a time, in the layout's order; computed on `device`.
+
+    Raises:
+        ExportError: NaN where no source has one, or infinity where all sources are finite.
+    """
+    ingredients = ingredients.on(device)
+    scratch, plans = Scratch.on(device), plan_places(recipe)
+    for key, info in layout.items():
+        if key not in ingredients.tensors:  # a marker
+            yield key, torch.empty(info.shape, dtype=info.dtype)
+            continue
+        plan = ingredients.plan(key, plans, baked=recipe.vae is not None)
+        if not plan.steps and not plan.loras:
+            source = ingredients.tensor(key, plan.final)
+            kept = source.to(info.dtype).view(info.shape)
+            if kept.dtype != source.dtype:
+                _refuse_broken(key, kept, {plan.final: source}, recipe)
+            yield key, kept
+            continue
+        sources = {name: ingredients.tensor(key, name).to(device) for name in plan.sources}
+        out = torch.empty(info.shape, dtype=info.dtype, device=device)
+        merge_one(plan, key, sources, out, info.dtype, scratch, ingredients.deltas(key, plan))
+        _refuse_broken(key, out, sources, recipe)
+        yield key, out.cpu()
+
+
+def _refuse_broken(key: str, out: Tensor, sources: Mapping[str, Tensor], recipe: Recipe) -> None:
+    if _is_finite(out):
+        return
+    found = f"the merge ({recipe.method}) gives"
+    if out.isnan().any():
+        if not any(bool(tensor.isnan().any()) for tensor in sources.values()):
+            raise ExportError(f"{found} NaN in {key}: change its numbers there, or use another method")
+    elif all(map(_is_finite, sources.values())):
+        dtype = str(out.dtype).removeprefix("torch.")
+        wider = "save it as bf16 or fp32, " if out.dtype == torch.float16 else ""
+        raise ExportError(
+            f"{found} infinity in {key}, beyond {torch.finfo(out.dtype).max:g}, where {dtype} ends: "
+            f"{wider}change its numbers there, or use another method"
+        )
+
+
+def _is_finite(tensor: Tensor) -> bool:
+    if not tensor.is_floating_point() or not tensor.numel():
+        return True
+    if tensor.dtype.itemsize == 1:
+        tensor = tensor.half()  # exact; aminmax knows no 8-bit floats
+    low, high = tensor.aminmax()  # both NaN where there is one; many times faster than isfinite
+    return bool(low.isfinite() & high.isfinite())
+
+
+def write_merge(
+    path: Path,
+    recipe: Recipe,
+    ingredients: Ingredients,
+    metadata: Mapping[str, str],
+    device: torch.device,
+    progress: Callable[[int], None] | None = None,
+) -> Exported:
+    """Write the merged checkpoint to `path`, which must not be anyone's file: see `atomic_file`.
+
+    Args:
+        metadata: stored in the header; `modelspec.hash_sha256` is filled in, and the markers it names are written.
+        device: where the arithmetic is done; the same recipe gives the same bits on one device.
+        progress: called with the bytes of every tensor written.
+
+    Raises:
+        ExportError: the disk is full, the file cannot be written, or the merge gives NaN or infinity.
+        CheckpointError: a file that goes into the merge is not what it was when it was opened.
+        RecipeError: the recipe is of other ingredients.
+    """
+    ingredients.check(recipe)
+    layout = export_layout(ingredients, recipe.dtype, markers_in(metadata))
+    header, hash_at = _header(layout, dict(metadata) | {HASH_FIELD: HASH_BLANK})
+    data_digest = hashlib.sha256()
+    with _explained(path), path.open("wb") as file:
+        file.write(header)
+        for _, tensor in merged_tensors(recipe, ingredients, layout, device):
+            raw = memoryview(tensor.contiguous().view(-1).view(torch.uint8).numpy().data)
+            file.write(raw)
+            data_digest.update(raw)
+            if progress is not None:
+                progress(raw.nbytes)
+        file.seek(hash_at)
+        file.write(f"0x{data_digest.hexdigest()}".encode())
+        file.flush()
+        os.fsync(file.fileno())
+        total = file.seek(0, os.SEEK_END)
+    ingredients.require_unchanged()  # or the recipe would name files by hashes that are not theirs
+    return Exported(path=path, bytes=total, sha256=sha256_of(path))
+
+
+def _header(layout: Mapping[str, TensorInfo], metadata: Mapping[str, str]) -> tuple[bytes, int]:
+    """The file's bytes before the data, and where the hash stands in them.
+
+    The header begins with `{"` and is padded to 8 bytes, which A1111's reader and the format want.
+    """
+    table: dict[str, object] = {"__metadata__": dict(metadata)}
+    start = 0
+    for key, info in layout.items():
+        table[key] = {
+            "dtype": DTYPE_NAMES[info.dtype],
+            "shape": list(info.shape),
+            "data_offsets": [start, start + info.nbytes],
+        }
+        start += info.nbytes
+    text = json.dumps(table, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    header = struct.pack("<Q", len(text)) + text
+    return header, header.index(f'"{HASH_FIELD}":"{HASH_BLANK}"'.encode()) + len(f'"{HASH_FIELD}":"')
+
+
+def refuse_sources(target: Path, sources: Mapping[str, Iterable[Path]]) -> None:
+    """Raises ExportError when the target is one of the files that a merge reads: not even --force may destroy one.
+
+    Args:
+        sources: what it is, for the message -> its files.
+    """
+    for what, files in sources.items():
+        if target.exists() and any(file.exists() and target.samefile(file) for file in files):
+            raise ExportError(f"{target} is {what}, which goes into the merge: give another name with -o")
+
+
+def refuse_target(target: Path, *, overwrite: bool) -> None:
+    """Raises ExportError when the target exists and may not be replaced, or its folder does not exist."""
+    if target.exists() and not overwrite:
+        raise ExportError(f"{target} exists: give another name with -o, or --force to replace it")
+    if target.is_dir() or not target.parent.is_dir():
+        raise ExportError(f"cannot write {target}: give the path of a file in a folder that exists")
+
+
+@contextmanager
+def atomic_file(target: Path, *, overwrite: bool) -> Iterator[Path]:
+    """A temporary file beside `target` that becomes it when the block ends well, and vanishes otherwise.
+
+    Raises:
+        ExportError: as `refuse_target`, or it cannot be written.
+    """
+    refuse_target(target, overwrite=overwrite)
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.part")
+    try:
+        yield temporary
+        with _explained(target):
+            temporary.replace(target)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}:
+            raise ExportError(f"the disk is full: {path.parent} has no room for the file; nothing was kept") from error
+        raise ExportError(f"cannot write {path}: {error.strerror or error}") from error

@@ -1,0 +1,61 @@
+"""Where a merge's sources stay between trials: on the device, in pinned host memory, or in their files."""
+
+from __future__ import annotations
+
+import logging
+from enum import Enum
+
+import torch
+
+from optimizer.system.host_memory import available_host_bytes
+
+LOG = logging.getLogger(__name__)
+
+GIB = 1 << 30
+RESERVED = {"cuda": 4 * GIB, "cpu": 2 * GIB}  # for rendering and scoring: activations, autoencoder, scorers
+HOST_SHARE = 0.7  # of the free host memory that may be pinned; the system needs the rest
+
+
+class Placement(Enum):
+    """Fastest first."""
+
+    DEVICE = "on the device"
+    HOST = "in pinned host memory, streamed to the device at every merge"
+    FILES = "in their files, read at every merge"
+
+
+def choose_placement(device: torch.device, sources: int, live: int, working: int = 0) -> Placement:
+    """By the memory that is free now; anything but the fastest is said in the log.
+
+    Args:
+        sources: bytes of all parents.
+        live: bytes of the live model, which always stays on the device.
+        working: bytes to be left free, where that is more than usual. Only on a CPU, which is killed for what it lacks;
+            elsewhere batches become smaller.
+    """
+    beside = live + max(0, working - RESERVED["cpu"]) if device.type == "cpu" else live
+    placement = _fitting(device.type, sources, beside, device_free(device), available_host_bytes())
+    if placement is not Placement.DEVICE:
+        LOG.warning(
+            "the parents (%.1f GB) do not fit into %s's free memory beside the live model (%.1f GB): they stay %s",
+            sources / 1e9,
+            device,
+            live / 1e9,
+            placement.value,
+        )
+    return placement
+
+
+def _fitting(kind: str, sources: int, live: int, free: int | None, host: int | None) -> Placement:
+    if free is None or sources + live + RESERVED.get(kind, 0) <= free:
+        return Placement.DEVICE
+    if kind == "cpu" or (host is not None and sources > HOST_SHARE * host):
+        return Placement.FILES
+    return Placement.HOST
+
+
+def device_free(device: torch.device) -> int | None:
+    """Free bytes on a device; None where nobody can tell."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    return available_host_bytes() if device.type == "cpu" else None

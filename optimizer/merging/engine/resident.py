@@ -1,0 +1,216 @@
+"""The merge in memory: sources packed once, the live model's parameters views into one live buffer.
+
+Every source's tensors are packed into flat buffers, one per place and dtype ("slab"). A merge is one pass over each
+slab whose numbers changed, in place: no file, no reload, no allocation that grows with the trials, and whatever holds
+the live parameters (a pipeline, a compiled graph) stays valid. Sources that do not fit beside the live model stay in
+pinned host memory, or in their files, and are streamed: see placement.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from optimizer.merging.engine.flat import Scratch, merge_flat, merge_one
+from optimizer.merging.engine.ingredients import Ingredients
+from optimizer.merging.engine.placement import Placement, choose_placement
+from optimizer.merging.engine.plan import PlacePlan, plan_places
+from optimizer.merging.files.layout import Component, live_views
+from optimizer.merging.files.sources import TensorInfo
+from studies.errors import RecipeError
+from studies.recipe.recipe import DtypeName, Recipe
+
+# Tensors start on 64-element boundaries (at least 64 bytes): vector kernels see the same alignment whatever
+# stands before them, so equal models compute equal images.
+ALIGNMENT = 64
+
+
+@dataclass(frozen=True, slots=True)
+class _Kind:
+    """What the tensors of one slab have in common."""
+
+    place: str
+    sources: tuple[tuple[str, torch.dtype], ...]
+    export_dtype: torch.dtype
+    live_dtype: torch.dtype
+
+
+@dataclass(frozen=True, slots=True)
+class _Member:
+    """One tensor of a slab."""
+
+    key: str
+    start: int
+    info: TensorInfo
+
+    def of(self, flat: Tensor) -> Tensor:
+        return flat[self.start : self.start + self.info.size].view(self.info.shape)
+
+
+class _Slab:
+    """The flat buffers of one kind: each source's values, unless they stay in their files, and the live ones."""
+
+    def __init__(
+        self, kind: _Kind, keys: Sequence[str], ingredients: Ingredients, placement: Placement, device: torch.device
+    ) -> None:
+        self.kind, self._ingredients, self._device = kind, ingredients, device
+        self.members, end = [], 0
+        for key in keys:
+            info = ingredients.tensors[key]
+            self.members.append(_Member(key, end, info))
+            end += -(-info.size // ALIGNMENT) * ALIGNMENT
+        self.touching = frozenset(index for key in keys for index, _ in ingredients.touching(key))  # LoRAs
+        self.live = torch.zeros(end, dtype=kind.live_dtype, device=device)
+        self.held: dict[str, Tensor] = {}  # empty when sources stay in their files
+        if placement is not Placement.FILES:
+            self.held = {name: self._packed(name, dtype, end, placement) for name, dtype in kind.sources}
+        self.made: PlacePlan | None = None  # what the live values are
+
+    def _packed(self, name: str, dtype: torch.dtype, size: int, placement: Placement) -> Tensor:
+        home = self._device if placement is Placement.DEVICE else torch.device("cpu")
+        pinned = placement is Placement.HOST and self._device.type == "cuda"
+        flat = torch.zeros(size, dtype=dtype, device=home, pin_memory=pinned)
+        for member in self.members:
+            member.of(flat).copy_(self._ingredients.tensor(member.key, name))
+        return flat
+
+    def merge(self, plan: PlacePlan, scratch: Scratch) -> bool:
+        """Make a plan live; False when it was already."""
+        if self.made == plan:
+            return False
+        self.made = None  # an interrupted merge leaves nothing that could be taken for done
+        in_one_pass = plan.elementwise and bool(self.held)
+        if in_one_pass:
+            merge_flat(plan, self.held, self.live, self.kind.export_dtype, scratch)
+        if not in_one_pass or plan.loras:
+            for member in self.members:
+                self._merge_member(member, plan, scratch, done=in_one_pass)
+        self.made = plan
+        return True
+
+    def _merge_member(self, member: _Member, plan: PlacePlan, scratch: Scratch, *, done: bool) -> None:
+        """One tensor; where the pass over the flat buffers has done it, only if a LoRA comes on top."""
+        deltas = self._ingredients.deltas(member.key, plan)
+        if done and not deltas:
+            return
+        sources = {name: self._source(member, name).to(self._device, non_blocking=True) for name in plan.sources}
+        merge_one(plan, member.key, sources, member.of(self.live), self.kind.export_dtype, scratch, deltas)
+
+    def _source(self, member: _Member, name: str) -> Tensor:
+        return member.of(self.held[name]) if self.held else self._ingredients.tensor(member.key, name)
+
+
+class ResidentModel:
+    """Sources in memory and one live model that any recipe over them can become; it begins as parent A.
+
+    Args:
+        device: where the live model stays.
+        live_dtypes: what each component computes in; float32 for all on a CPU.
+        export_dtype: what an export would save; None keeps A's dtype of each tensor.
+        placement: where the sources stay; None chooses by the memory that is free.
+        working: bytes that rendering takes on a CPU, if they are known.
+    """
+
+    def __init__(
+        self,
+        ingredients: Ingredients,
+        *,
+        device: torch.device | str,
+        live_dtypes: Mapping[Component, torch.dtype],
+        export_dtype: DtypeName | None = None,
+        placement: Placement | None = None,
+        working: int = 0,
+    ) -> None:
+        self.device = torch.device(device)
+        self.ingredients = ingredients.on(self.device)
+        self.architecture = ingredients.parents.architecture
+        self._export_dtype = export_dtype
+        self._scratch = Scratch.on(self.device, sum(info.size for info in ingredients.tensors.values()))
+        groups = self._group(live_dtypes)
+        self.placement = placement or choose_placement(self.device, *_sizes(groups, ingredients), working)
+        self._slabs = [
+            _Slab(kind, keys, self.ingredients, self.placement, self.device) for kind, keys in groups.items()
+        ]
+        self._live = {member.key: member.of(slab.live) for slab in self._slabs for member in slab.members}
+        self._merge({}, baked=False)
+
+    def _group(self, live_dtypes: Mapping[Component, torch.dtype]) -> dict[_Kind, list[str]]:
+        groups: dict[_Kind, list[str]] = {}
+        for key, info in self.ingredients.tensors.items():
+            saved = self.ingredients.saved_dtype(key, self._export_dtype)
+            views = live_views(key, self.architecture, len(info.shape))
+            live = live_dtypes[views[0].component] if views else saved
+            sources = tuple((name, source.dtype) for name, source in self.ingredients.sources(key).items())
+            groups.setdefault(_Kind(self.ingredients.place(key), sources, saved, live), []).append(key)
+        return groups
+
+    def merge(self, recipe: Recipe) -> frozenset[str]:
+        """Make a recipe live, in place; returns the places whose values changed.
+
+        Raises:
+            RecipeError: the recipe is of other ingredients, or asks for another dtype than this model rounds to.
+            CheckpointError: sources that stay in their files have changed there.
+        """
+        if recipe.dtype != self._export_dtype:
+            raise RecipeError(f"the recipe is for dtype {recipe.dtype}, this model rounds to {self._export_dtype}")
+        self.ingredients.check(recipe)
+        if self.placement is not Placement.FILES:
+            return self._merge(plan_places(recipe), baked=recipe.vae is not None)
+        self.ingredients.require_unchanged()
+        changed = self._merge(plan_places(recipe), baked=recipe.vae is not None)
+        self.ingredients.require_unchanged()  # nor while they were read
+        return changed
+
+    def _merge(self, plans: Mapping[str, PlacePlan], *, baked: bool) -> frozenset[str]:
+        first = PlacePlan((), "A")
+        every = {slab.kind.place: plans.get(slab.kind.place, first) for slab in self._slabs}
+        changed = set()
+        for slab in self._slabs:
+            plan = self._slab_plan(slab, every, baked=baked)
+            if slab.merge(plan, self._scratch):
+                changed.add(slab.kind.place)
+        return frozenset(changed)
+
+    def _slab_plan(self, slab: _Slab, plans: Mapping[str, PlacePlan], *, baked: bool) -> PlacePlan:
+        """The plan that all tensors of a slab share, with every LoRA that touches one of them."""
+        plan = self.ingredients.plan(slab.members[0].key, plans, baked=baked)
+        loras = tuple(row for row in plans[slab.kind.place].loras if row[0] in slab.touching)
+        return PlacePlan(plan.steps, plan.final, loras)
+
+    def broken_keys(self) -> tuple[str, ...]:
+        """Live tensors that hold a NaN or an infinity, in the file's order."""
+        return tuple(key for key, tensor in self._live.items() if not bool(tensor.isfinite().all()))
+
+    def copy_first(self) -> None:
+        """Make parent A live by a plain copy, not rounded: what a merge's seconds are measured against."""
+        for slab in self._slabs:
+            slab.live.copy_(next(iter(slab.held.values())))
+            slab.made = None
+
+    def live_tensors(self) -> Mapping[str, Tensor]:
+        """File key -> live tensor in the file's shape; views that every merge changes."""
+        return self._live
+
+    def parameters(self, component: Component) -> Iterator[tuple[str, Tensor]]:
+        """(name in the live model, view) for every parameter of one component."""
+        for key, tensor in self._live.items():
+            for view in live_views(key, self.architecture, tensor.dim()):
+                if view.component == component:
+                    yield view.name, view.of(tensor)
+
+    def nbytes(self) -> int:
+        """Bytes held for sources and live model together."""
+        return sum(flat.nbytes for slab in self._slabs for flat in (*slab.held.values(), slab.live))
+
+
+def _sizes(groups: Mapping[_Kind, Sequence[str]], ingredients: Ingredients) -> tuple[int, int]:
+    """Bytes of all sources, and of the live model."""
+    sources = live = 0
+    for kind, keys in groups.items():
+        elements = sum(ingredients.tensors[key].size for key in keys)
+        sources += elements * sum(dtype.itemsize for _, dtype in kind.sources)
+        live += elements * kind.live_dtype.itemsize
+    return sources, live

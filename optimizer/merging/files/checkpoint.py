@@ -1,0 +1,223 @@
+"""Open a checkpoint, tell what it is, and identify it by its content.
+
+A checkpoint is a .safetensors file, a file of torch.save (.ckpt, .pt, .pth) or the folder of a diffusers pipeline.
+Whatever it is, its tensors are seen under the keys of Stable Diffusion's own single-file layout
+(`model.diffusion_model.`, `first_stage_model.`, `cond_stage_model.` or `conditioner.embedders.`). They are read through
+a memory map: opening costs nothing, and reading one tensor allocates nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Final
+
+from torch import Tensor
+
+from optimizer.errors import CheckpointError
+from optimizer.merging.files.canonical import canonical
+from optimizer.merging.files.diffusers_folder import diffusers_source
+from optimizer.merging.files.pickles import torch_source
+from optimizer.merging.files.sources import (
+    DTYPE_NAMES,
+    DTYPES,
+    Source,
+    Stored,
+    TensorInfo,
+    data_hash,
+    legacy_hash,
+    read_header,
+    safetensors_source,
+    sha256_of,
+    sha256_of_files,
+)
+from search_spaces.blocks import (
+    EMA,
+    OTHER,
+    UNET,
+    VAE,
+    Architecture,
+    architecture_of,
+    blocks,
+    place_of,
+    text_encoders,
+)
+from search_spaces.errors import UnknownArchitectureError
+from studies.recipe.recipe import LETTERS
+
+__all__ = [
+    "DTYPES",
+    "DTYPE_NAMES",
+    "Checkpoint",
+    "TensorInfo",
+    "data_hash",
+    "is_mergeable",
+    "legacy_hash",
+    "letters",
+    "model_name",
+    "read_header",
+    "sha256_of",
+    "total_bytes",
+]
+
+TORCH_SUFFIXES: Final = frozenset({".ckpt", ".pt", ".pth"})
+SAFETENSORS_SUFFIX: Final = ".safetensors"
+
+
+class Checkpoint:
+    """One opened checkpoint: its tensors by key, read through a memory map.
+
+    Attributes:
+        path: the file or folder.
+        tensors: key -> dtype and shape, in the order of the file.
+        metadata: of the file's header; empty for what is not safetensors.
+        files: every file it is read from; for a folder its weights, and the scheduler's settings where they mark what
+            the model predicts.
+        notes: one line for everything that was renamed, repaired or ignored.
+    """
+
+    def __init__(self, path: Path, source: Source) -> None:
+        self.path = path
+        self.files = source.files
+        self.metadata = dict(source.metadata)
+        self._stored: Mapping[str, Stored]
+        self._stored, notes = canonical(source.tensors, str(path))
+        self.tensors: Mapping[str, TensorInfo] = {key: stored.info for key, stored in self._stored.items()}
+        self.notes: tuple[str, ...] = (*source.notes, *notes)
+
+    @classmethod
+    def open(cls, path: Path) -> Checkpoint:
+        """Open and check a file's header, or a folder's.
+
+        Raises:
+            CheckpointError: it is missing, of no known kind, damaged or cut off, quantised, or holds code to run.
+        """
+        return cls(path, open_source(path))
+
+    def tensor(self, key: str) -> Tensor:
+        """The tensor in the dtype and shape of `tensors[key]`; a view of the file's pages where it is stored so.
+
+        Raises:
+            KeyError: the checkpoint has no such tensor.
+        """
+        return self._stored[key].read()
+
+    @cached_property
+    def architecture(self) -> Architecture:
+        """Raises CheckpointError for what has no SD1.5 or SDXL U-Net."""
+        try:
+            return architecture_of({key: info.shape for key, info in self.tensors.items()})
+        except UnknownArchitectureError as error:
+            raise CheckpointError(f"{self.path.name}: {error}") from error
+
+    @cached_property
+    def components(self) -> tuple[str, ...]:
+        """Which of unet, text_encoder, text_encoder_2 and vae it has, in that order.
+
+        A component is there when any of its tensors is. Raises CheckpointError as `architecture` does.
+        """
+        found = {component_of(key, self.architecture) for key in self.tensors}
+        return tuple(name for name in (UNET, *text_encoders(self.architecture), VAE) if name in found)
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes on disk, of all its files."""
+        return sum(file.stat().st_size for file in self.files)
+
+    @property
+    def mtime_ns(self) -> int:
+        """When any of its files was last changed, in nanoseconds since the epoch."""
+        return max(file.stat().st_mtime_ns for file in self.files)
+
+    @property
+    def name(self) -> str:
+        """For people: see `model_name`."""
+        return model_name(self.path)
+
+    def hash(self, progress: Callable[[int], None] | None = None) -> str:
+        """`sha256`, read anew; `progress` is called with the bytes of each chunk."""
+        if self.files == (self.path,):
+            return sha256_of(self.path, progress)
+        return sha256_of_files(self.path, self.files, progress)
+
+    @cached_property
+    def sha256(self) -> str:
+        """Hash of the whole file, 64 hex digits; its first 10 are the AutoV2 hash of A1111 and Civitai.
+
+        Of a folder, the sha256 of the lines `<sha256>  <path in the folder>` of its `files`, sorted by path: see
+        `sha256_of_files`.
+        """
+        return self.hash()
+
+    @property
+    def legacy_hash(self) -> str | None:
+        """A1111's old model hash, 8 hex digits; None for a folder, which A1111 does not know."""
+        return legacy_hash(self.path) if self.files == (self.path,) else None
+
+    @property
+    def data_hash(self) -> str | None:
+        """sha256 of the tensor data, 64 hex digits, whose first 12 are AutoV3; None for what is not safetensors."""
+        return data_hash(self.path) if _is_safetensors(self.path) else None
+
+
+def model_name(path: Path) -> str:
+    """A checkpoint's name for people: without folder, and without the suffix of a file; a folder's name has none."""
+    known = path.suffix.lower() in {SAFETENSORS_SUFFIX, *TORCH_SUFFIXES} and not path.is_dir()
+    return path.stem if known else path.name
+
+
+def open_source(path: Path) -> Source:
+    """The tensors of a file or folder as they are stored, by the kind its suffix says.
+
+    Raises:
+        CheckpointError: it is missing, of no known kind, damaged or cut off, or holds code to run.
+    """
+    if not path.exists():
+        raise CheckpointError(
+            f"no checkpoint at {path}: give the path of a .safetensors or .ckpt file, or of a diffusers folder"
+        )
+    if path.is_dir():
+        return diffusers_source(path)
+    if not path.is_file():  # a pipe would block, a device may never end
+        raise CheckpointError(f"{path} is no regular file: give a .safetensors or .ckpt file, or a diffusers folder")
+    if path.suffix.lower() in TORCH_SUFFIXES:
+        return torch_source(path)
+    if path.suffix.lower() == ".bin":
+        raise CheckpointError(
+            f"{path} is one part of a diffusers pipeline: give the folder that holds model_index.json instead"
+        )
+    return safetensors_source(path)
+
+
+def _is_safetensors(path: Path) -> bool:
+    return path.is_file() and path.suffix.lower() not in TORCH_SUFFIXES
+
+
+def component_of(key: str, architecture: Architecture) -> str:
+    """unet, text_encoder, text_encoder_2 or vae; else the key's place, OTHER or EMA."""
+    place = place_of(key, architecture)
+    return UNET if place in _BLOCKS[architecture] else place
+
+
+_BLOCKS: Final = {architecture: frozenset(blocks(architecture)) for architecture in Architecture}
+
+
+def is_mergeable(key: str, info: TensorInfo, architecture: Architecture) -> bool:
+    """Whether a ratio applies to this tensor: integers, schedules and markers stay as parent A has them.
+
+    `position_ids` are integers whatever they are stored as: old merges left them as floats, and averaging or casting
+    those once more is how such files break.
+    """
+    if not info.dtype.is_floating_point or key.endswith(".position_ids"):
+        return False
+    return place_of(key, architecture) not in {OTHER, EMA}
+
+
+def letters(count: int) -> tuple[str, ...]:
+    """Names of the parents in order: A, B, C ..."""
+    return tuple(LETTERS[:count])
+
+
+def total_bytes(infos: Iterable[TensorInfo]) -> int:
+    return sum(info.nbytes for info in infos)

@@ -1,0 +1,163 @@
+"""Checkpoints written by torch.save (.ckpt, .pt, .pth, and a diffusers folder's .bin): read without running their code.
+
+Such a file is a pickle, which is a program. It is read by torch's weights-only reader, which knows tensors and plain
+containers and refuses every other name. Stable Diffusion's first files also name classes of PyTorch Lightning, which
+trained them; those names are replaced by a class that does nothing. Nothing the file names is ever imported.
+"""
+
+from __future__ import annotations
+
+import pickle
+import pickletools
+import re
+import warnings
+import zipfile
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import IO, Any, Self
+
+import torch
+from torch import Tensor
+
+from optimizer.errors import CheckpointError
+from optimizer.merging.files.sources import DTYPE_NAMES, GGUF_MAGIC, Source, Stored, some
+
+HARMLESS_OWNERS = ("pytorch_lightning.", "lightning.", "lightning_fabric.")
+ZIP_MAGIC = b"PK\x03\x04"
+PICKLE_MAGIC = b"\x80"  # and then the protocol's number
+LEGACY_PICKLES = 5  # torch before 1.6: magic number, protocol, system, the object, storage keys; then the data
+_TORCHS_OWN = ("torch.", "collections.OrderedDict")
+
+
+class _Ignored:
+    """Stands in for a Lightning class: takes anything, does nothing."""
+
+    def __new__(cls, *_: Any, **__: Any) -> Self:
+        return super().__new__(cls)
+
+    def __setstate__(self, state: Any) -> None:
+        pass
+
+
+def torch_source(path: Path) -> Source:
+    """A file of torch.save: the tensors of its state dict, memory-mapped where the file is a zip.
+
+    Raises:
+        CheckpointError: it names code to run, is damaged or cut off, or holds no tensors by name.
+    """
+    names, content = _load(path)
+    notes = []
+    if names:
+        notes.append(f"classes of PyTorch Lightning are named in the file and ignored: {some(names)}")
+    while isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
+        beside = [str(key) for key in content if key != "state_dict"]
+        if beside:
+            notes.append(f"{len(beside)} entries beside the state dict are ignored: {some(beside)}")
+        content = content["state_dict"]
+    if not isinstance(content, Mapping):
+        raise CheckpointError(f"{path} holds a {type(content).__name__} instead of tensors by name: give a checkpoint")
+    tensors = {key: _stored(path, key, row) for key, row in content.items() if _is_tensor(key, row)}
+    ignored = [str(key) for key, row in content.items() if not _is_tensor(key, row)]
+    if ignored:
+        notes.append(f"{len(ignored)} entries that are no tensors are ignored: {some(ignored)}")
+    return Source(files=(path,), tensors=tensors, notes=tuple(notes))
+
+
+def _is_tensor(key: object, value: object) -> bool:
+    return isinstance(key, str) and isinstance(value, Tensor)
+
+
+def _stored(path: Path, key: str, tensor: Tensor) -> Stored:
+    if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_meta or tensor.dtype not in DTYPE_NAMES:
+        raise CheckpointError(
+            f"{path}: {key} is stored as {tensor.dtype}, {tensor.layout}, on {tensor.device}: "
+            "only plain tensors of floats or integers can be merged"
+        )
+    return Stored.of(tensor.detach())
+
+
+def _load(path: Path) -> tuple[list[str], Any]:
+    """The names of Lightning's classes that were replaced, and what the file holds."""
+    try:
+        with path.open("rb") as file:
+            start = file.read(4)
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read ({error.strerror or error})") from error
+    zipped = start == ZIP_MAGIC
+    if start == GGUF_MAGIC:
+        raise CheckpointError(
+            f"{path} is a GGUF file: its weights are quantised and cannot be merged; "
+            "use the .safetensors checkpoint it was made from"
+        )
+    if not zipped and start[:1] != PICKLE_MAGIC:
+        raise CheckpointError(
+            f"{path} is not a file of torch.save (or its start is damaged): "
+            "fetch it again; a safetensors file must be named .safetensors"
+        )
+    names: list[str] = []
+    try:
+        names = _named_classes(path, zipped=zipped)
+        harmless = [name for name in names if name.startswith(HARMLESS_OWNERS)]
+        stand_ins = [_stand_in(name) for name in harmless]
+        with warnings.catch_warnings(), torch.serialization.safe_globals(stand_ins):
+            warnings.simplefilter("ignore")  # of torch, about what is refused here in words
+            return harmless, torch.load(
+                path, map_location="cpu", weights_only=True, mmap=zipped and _can_be_mapped(path)
+            )
+    except Exception as error:  # a foreign pickle can fail in every way there is
+        raise CheckpointError(_explanation(path, names, error)) from error
+
+
+def _can_be_mapped(path: Path) -> bool:
+    """A zip whose tensors stand in it as they are: one that was packed again is compressed, and mapping it is noise."""
+    if not zipfile.is_zipfile(path):
+        return False
+    with zipfile.ZipFile(path) as archive:
+        return all(row.compress_type == zipfile.ZIP_STORED for row in archive.infolist())
+
+
+def _stand_in(name: str) -> Any:
+    """torch fills containers only when they are exactly its own, so Lightning's dictionaries become plain ones."""
+    return (OrderedDict if name.endswith("Dict") else _Ignored), name
+
+
+def _explanation(path: Path, names: list[str], error: Exception) -> str:
+    suspects = [name for name in names if not name.startswith((*HARMLESS_OWNERS, *_TORCHS_OWN))]
+    refused = re.search(r"GLOBAL (\S+)", str(error))
+    named = some(suspects)
+    if refused:  # torch names a builtin without its module
+        named = next((name for name in suspects if name.endswith(f".{refused[1]}")), refused[1])
+    if named and isinstance(error, pickle.UnpicklingError):
+        return (
+            f"{path} holds executable code (it names {named}) and is refused: nothing of it was run; "
+            "use a .safetensors file of this model"
+        )
+    reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    return f"{path} is damaged or cut off ({reason}): fetch it again"
+
+
+def _named_classes(path: Path, *, zipped: bool) -> list[str]:
+    """Every class or function a file names, without running anything."""
+    if not zipped:
+        with path.open("rb") as file:
+            return list(dict.fromkeys(name for _ in range(LEGACY_PICKLES) for name in _globals(file)))
+    with zipfile.ZipFile(path) as archive:
+        pickles = [name for name in archive.namelist() if name.endswith("data.pkl")]
+        found: dict[str, None] = {}
+        for name in pickles:
+            with archive.open(name) as file:
+                found |= dict.fromkeys(_globals(file))
+    return list(found)
+
+
+def _globals(file: IO[bytes]) -> Iterator[str]:
+    """The names in one pickle; a name put together on the stack is taken from the last two texts."""
+    texts: list[str] = []
+    for operation, argument, _ in pickletools.genops(file):
+        if operation.name in {"GLOBAL", "INST"}:
+            yield str(argument).replace(" ", ".", 1).replace("__builtin__.", "builtins.", 1)
+        elif operation.name == "STACK_GLOBAL":
+            yield ".".join(texts[-2:])
+        elif isinstance(argument, str):
+            texts.append(argument)

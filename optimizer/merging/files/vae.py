@@ -1,0 +1,81 @@
+"""A VAE to bake into a merge: from a bare VAE file, a diffusers VAE file, or any checkpoint that has one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+from torch import Tensor
+
+from optimizer.errors import CheckpointError
+from optimizer.merging.files.checkpoint import open_source
+from optimizer.merging.files.layout import stored_part
+from optimizer.merging.files.sources import Stored, TensorInfo, sha256_of, sha256_of_files
+from search_spaces.blocks import Architecture
+
+PREFIX = "first_stage_model."
+_PARTS = ("encoder.", "decoder.", "quant_conv.", "post_quant_conv.")
+
+
+@dataclass(frozen=True, eq=False)
+class VaeFile:
+    """An opened VAE: its tensors under their keys in a single-file checkpoint."""
+
+    path: Path
+    files: tuple[Path, ...]
+    _stored: Mapping[str, Stored] = field(repr=False)
+
+    @classmethod
+    def open(cls, path: Path) -> VaeFile:
+        """Read the header.
+
+        Raises:
+            CheckpointError: the file cannot be read, or holds no VAE of Stable Diffusion.
+        """
+        source = open_source(path)
+        found: dict[str, Stored] = {}
+        for name, stored in source.tensors.items():
+            if not stored.info.dtype.is_floating_point:
+                continue
+            if name.startswith(PREFIX):
+                found[name] = stored
+            elif name.startswith(_PARTS):
+                key, row = _single_file(name, stored)
+                found[key] = row
+        if not any(key.startswith(f"{PREFIX}decoder.") for key in found):
+            raise CheckpointError(f"{path} holds no VAE: give a VAE file, or a checkpoint that has one")
+        return cls(path, source.files, found)
+
+    @property
+    def name(self) -> str:
+        """File name without suffix."""
+        return self.path.stem if self.path.is_file() else self.path.name
+
+    @cached_property
+    def sha256(self) -> str:
+        """Hash of the whole file, 64 hex digits; of a folder, as for checkpoints."""
+        if self.files == (self.path,):
+            return sha256_of(self.path)
+        return sha256_of_files(self.path, self.files)
+
+    @cached_property
+    def tensors(self) -> Mapping[str, TensorInfo]:
+        return {key: stored.info for key, stored in self._stored.items()}
+
+    def tensor(self, key: str) -> Tensor:
+        return self._stored[key].read()
+
+
+def _single_file(name: str, stored: Stored) -> tuple[str, Stored]:
+    """A bare VAE's tensor; diffusers' names have blocks where the original has levels."""
+    diffusers = "_blocks." in name or "mid_block." in name or "conv_norm_out" in name
+    if not diffusers:
+        return PREFIX + name, stored
+    part = stored_part("vae", name, Architecture.SD15, len(stored.info.shape))
+    if part is None:
+        return PREFIX + name, stored
+    if part.reading == "whole":
+        return part.key, stored
+    return part.key, stored.seen_as(part.shape_of(stored.info.shape), part.of)

@@ -1,0 +1,1 @@
+"""How people and programs watch the work: events, logs, metrics, the dashboard."""

@@ -1,0 +1,208 @@
+"""What stands between a browser and optuna-dashboard: a password, where requests may come from, what answers may do.
+
+Each gate takes a WSGI application and returns one that answers by itself or passes the request on. optuna-dashboard has
+no users, no read-only mode, and serves an uploaded file with the type that its name suggests: an HTML file put into a
+study would run with the rights of everyone who opens it.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import hmac
+import os
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from studies.system.passwords import read_password_file
+
+USER = "mergetune"
+PASSWORD_VARIABLE = "MERGETUNE_DASHBOARD_PASSWORD"  # noqa: S105 - the variable's name
+LOCAL_NAMES = frozenset({"localhost", "127.0.0.1", "::1", ""})  # an HTTP/1.0 client names none
+READING = frozenset({"GET", "HEAD"})
+
+Environment = dict[str, Any]
+Headers = list[tuple[str, str]]
+StartResponse = Callable[..., Any]
+Application = Callable[[Environment, StartResponse], Iterable[bytes]]
+
+EVERYWHERE: Headers = [
+    ("X-Content-Type-Options", "nosniff"),
+    ("X-Frame-Options", "DENY"),
+    ("Referrer-Policy", "no-referrer"),
+    ("Cross-Origin-Resource-Policy", "same-origin"),
+]
+FRAMES_REFUSED = ("Content-Security-Policy", "frame-ancestors 'none'")  # beside the page's own policy, which stays
+NO_PAGE = ("Content-Security-Policy", "default-src 'none'; frame-ancestors 'none'; sandbox")
+SHOWN_TYPES = frozenset(
+    {"image/png", "image/jpeg", "image/webp", "image/gif", "application/json", "text/plain"}
+)  # nothing in these is ever run
+SAVED_TYPES = frozenset({"text/csv"})  # kept as they are, but as a download; of all others not even the type is kept
+PAGE_HEADERS = frozenset({"content-type", "content-disposition", "content-security-policy"})
+
+
+def behind_password(application: Application, password: str) -> Application:
+    """HTTP basic authentication in front of everything: nothing of a request is looked at before.
+
+    Raises:
+        ValueError: the password is empty, which would let everyone in who knows the user's name.
+    """
+    if not password:
+        raise ValueError("an empty password is none")
+    expected = hashlib.sha256(f"{USER}:{password}".encode()).digest()
+
+    def gate(environment: Environment, start_response: StartResponse) -> Iterable[bytes]:
+        given = _credentials(str(environment.get("HTTP_AUTHORIZATION", "")))
+        # Digests have one length, so that comparing them takes one time.
+        if hmac.compare_digest(hashlib.sha256(given).digest(), expected):
+            return application(environment, start_response)
+        challenge = ("WWW-Authenticate", 'Basic realm="mergetune", charset="UTF-8"')
+        return _refused(start_response, "401 Unauthorized", "a password is needed", challenge)
+
+    return gate
+
+
+def _credentials(header: str) -> bytes:
+    """`user:password` of a basic authorization header; empty when it is not one."""
+    scheme, _, encoded = header.partition(" ")
+    if scheme.lower() != "basic":
+        return b""
+    try:
+        return base64.b64decode(encoded.strip(" "), validate=True)
+    except ValueError:
+        return b""
+
+
+def for_local_names(application: Application, host: str) -> Application:
+    """Refuse requests for other host names: a web page elsewhere may point its own name at this machine.
+
+    Without it, DNS rebinding would let any page that a user visits delete studies.
+    """
+
+    def gate(environment: Environment, start_response: StartResponse) -> Iterable[bytes]:
+        asked = environment.get("HTTP_HOST", "")
+        name = asked[1:].partition("]")[0] if asked.startswith("[") else asked.partition(":")[0]
+        if name in LOCAL_NAMES | {host}:
+            return application(environment, start_response)
+        return _refused(start_response, "403 Forbidden", "ask for 127.0.0.1 or localhost")
+
+    return gate
+
+
+def for_own_pages(application: Application) -> Application:
+    """Refuse changes that a page from elsewhere asks for: a browser sends it the password it once was given."""
+
+    def gate(environment: Environment, start_response: StartResponse) -> Iterable[bytes]:
+        if environment["REQUEST_METHOD"] in READING or _from_own_page(environment):
+            return application(environment, start_response)
+        return _refused(start_response, "403 Forbidden", "only the dashboard's own pages may change something")
+
+    return gate
+
+
+def _from_own_page(environment: Environment) -> bool:
+    """What the browser says; programs, which no page can make ask, say nothing."""
+    site = environment.get("HTTP_SEC_FETCH_SITE")
+    if site is not None:
+        return site in {"same-origin", "none"}
+    origin = environment.get("HTTP_ORIGIN")  # what browsers send over plain HTTP
+    if origin is None:
+        return True
+    host = origin.partition("://")[2]
+    return bool(host) and host == environment.get("HTTP_HOST")
+
+
+def read_only(application: Application) -> Application:
+    """Let GET and HEAD through, by which optuna-dashboard changes nothing."""
+
+    def gate(environment: Environment, start_response: StartResponse) -> Iterable[bytes]:
+        if environment["REQUEST_METHOD"] in READING:
+            return application(environment, start_response)
+        message = "this dashboard is read-only"
+        return _refused(start_response, "405 Method Not Allowed", message, ("Allow", "GET, HEAD"))
+
+    return gate
+
+
+def for_readable_paths(application: Application) -> Application:
+    """Refuse paths that are no UTF-8: optuna-dashboard leaves the odd bytes out, and sees another path than we do."""
+
+    def gate(environment: Environment, start_response: StartResponse) -> Iterable[bytes]:
+        try:
+            environment.get("PATH_INFO", "").encode("latin-1").decode()
+        except ValueError:
+            return _refused(start_response, "400 Bad Request", "the path is not UTF-8")
+        return application(environment, start_response)
+
+    return gate
+
+
+def without_renaming(application: Application) -> Application:
+    """Refuse to rename a study: optuna-dashboard copies it to a new one, and our tables know it by its name."""
+
+    def gate(environment: Environment, start_response: StartResponse) -> Iterable[bytes]:
+        if environment.get("PATH_INFO", "").rstrip("/").endswith("/rename"):
+            start_response("403 Forbidden", [("Content-Type", "application/json"), *EVERYWHERE, NO_PAGE])
+            return [b'{"reason": "a study of mergetune keeps its name"}']
+        return application(environment, start_response)
+
+    return gate
+
+
+def with_inert_answers(application: Application) -> Application:
+    """Only the dashboard's own page is a page: whatever else is answered is shown as a picture or text, or saved.
+
+    Its own files under /static/ keep their types, or its script would not be run.
+    """
+
+    def gate(environment: Environment, start_response: StartResponse) -> Iterable[bytes]:
+        path = environment.get("PATH_INFO", "")  # now: the application changes it
+
+        def start(status: str, headers: Headers, *error: Any) -> Any:
+            found = status.startswith("2")  # an error's text is nobody's file
+            return start_response(status, _inert(path, headers, found=found), *error)
+
+        return application(environment, start)
+
+    return gate
+
+
+def _inert(path: str, headers: Headers, *, found: bool) -> Headers:
+    """An answer's headers, by what its path may answer."""
+    ours = {name.lower() for name, _ in EVERYWHERE}
+    # What others' pages may read is for nobody but us to say.
+    kept = [(n, v) for n, v in headers if n.lower() not in ours and not n.lower().startswith("access-control-")]
+    if path == "/dashboard" or path.startswith("/dashboard/"):
+        return [*kept, *EVERYWHERE, FRAMES_REFUSED]
+    if path.startswith("/static/") or path == "/favicon.ico" or not found:
+        return [*kept, *EVERYWHERE, NO_PAGE]
+    told = {name.lower(): value for name, value in headers}
+    rest = [(name, value) for name, value in kept if name.lower() not in PAGE_HEADERS]
+    return [*rest, *_as_data(told.get("content-type", ""), told.get("content-disposition", "")), *EVERYWHERE, NO_PAGE]
+
+
+def _as_data(content_type: str, disposition: str) -> Headers:
+    kind = content_type.partition(";")[0].strip().lower()
+    if kind in SHOWN_TYPES:
+        return [("Content-Type", content_type)]
+    return [
+        ("Content-Type", content_type if kind in SAVED_TYPES else "application/octet-stream"),
+        ("Content-Disposition", disposition if disposition.lower().startswith("attachment") else "attachment"),
+    ]
+
+
+def _refused(start_response: StartResponse, status: str, message: str, *headers: tuple[str, str]) -> list[bytes]:
+    start_response(status, [("Content-Type", "text/plain"), *headers, *EVERYWHERE, NO_PAGE])
+    return [f"{message}\n".encode()]
+
+
+def dashboard_password(file: Path | None) -> str | None:
+    """From a file's first line or the environment; never from the command line, where others can read it.
+
+    Raises:
+        PasswordError: the file is missing, empty or no text.
+    """
+    if file is not None:
+        return read_password_file(file)
+    return os.environ.get(PASSWORD_VARIABLE, "").strip() or None

@@ -1,0 +1,180 @@
+"""What a worker does as metrics for Prometheus, served over HTTP. docs/service.md has the table of them.
+
+Counters tell what this process did; `mergetune_study_trials` and `mergetune_best_gain` what the database says, all
+workers together, as of this worker's last look.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+
+import prometheus_client as prometheus
+from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from optimizer.errors import ObservationError
+from optimizer.observe.events import Reporter
+from optimizer.system.retry import OUTAGES
+from optimizer.trial.failures import failure_kind
+from optimizer.trial.ranking import best_gains
+from studies.records.cached_reads import Ledger
+from studies.records.database import Database
+from studies.records.results import StoredStudy, StoredTrial
+
+LOOPBACK = "127.0.0.1"
+STAGE_BUCKETS = (0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100, 300, 1000)  # seconds: a demo's merge to a large suite
+
+
+class GpuMemory(Collector):
+    """Bytes of torch's allocator on each CUDA device that this process uses, asked when it is scraped."""
+
+    def collect(self) -> Iterable[Metric]:
+        family = GaugeMetricFamily(
+            "mergetune_gpu_memory_bytes",
+            "Memory of torch's CUDA allocator: allocated, reserved, and the peak allocated since the start.",
+            labels=("device", "kind"),
+        )
+        torch = sys.modules.get("torch")
+        if torch is not None and torch.cuda.is_available() and torch.cuda.is_initialized():
+            for device in range(torch.cuda.device_count()):
+                if torch.cuda.max_memory_reserved(device):
+                    family.add_metric((str(device), "allocated"), torch.cuda.memory_allocated(device))
+                    family.add_metric((str(device), "reserved"), torch.cuda.memory_reserved(device))
+                    family.add_metric((str(device), "peak"), torch.cuda.max_memory_allocated(device))
+        yield family
+
+
+class Metrics:
+    """The metrics of one process, in a registry of its own."""
+
+    def __init__(self) -> None:
+        self.registry = registry = prometheus.CollectorRegistry()
+        prometheus.ProcessCollector(registry=registry)
+        registry.register(GpuMemory())
+        of = ("study",)
+        self.up = prometheus.Gauge("mergetune_worker_up", "1 while a worker is on the study.", of, registry=registry)
+        self.trials = prometheus.Counter(
+            "mergetune_trials", "Trials that ended here: complete, stopped, failed or lost.", (*of, "outcome"),
+            registry=registry,
+        )  # fmt: skip
+        self.failures = prometheus.Counter(
+            "mergetune_trial_failures", "Trials that failed here, by the kind of reason.", (*of, "reason"),
+            registry=registry,
+        )  # fmt: skip
+        self.images = prometheus.Counter("mergetune_images", "Images rendered here.", of, registry=registry)
+        self.seconds = prometheus.Histogram(
+            "mergetune_stage_seconds", "Seconds of a trial by stage.", (*of, "stage"), buckets=STAGE_BUCKETS,
+            registry=registry,
+        )  # fmt: skip
+        self.outages = prometheus.Counter(
+            "mergetune_outages", "How often the study database or the artifact store went away.", of, registry=registry
+        )
+        self.away = prometheus.Gauge("mergetune_outage", "1 while either is waited for.", of, registry=registry)
+        self.stored = prometheus.Gauge(
+            "mergetune_study_trials", "Trials in the database: running, complete, stopped, failed.", (*of, "state"),
+            registry=registry,
+        )  # fmt: skip
+        self.best = prometheus.Gauge(
+            "mergetune_best_gain", "Best gain over the better parent, of all workers.", (*of, "objective"),
+            registry=registry,
+        )  # fmt: skip
+
+
+@contextmanager
+def served(address: str) -> Iterator[tuple[Metrics, str]]:
+    """(new metrics, where they are served).
+
+    Args:
+        address: `PORT` or `HOST:PORT`; loopback unless a host is given, and any free port for 0.
+
+    Raises:
+        ObservationError: it is no address, or cannot be listened on.
+    """
+    host, port = parse_address(address)
+    metrics = Metrics()
+    try:
+        server, thread = prometheus.start_http_server(port, addr=host, registry=metrics.registry)
+    except OSError as error:
+        raise ObservationError(
+            f"metrics cannot be served at {address}: {error.strerror or error}: give another [HOST:]PORT with --metrics"
+        ) from error
+    try:
+        yield metrics, f"http://{f'[{host}]' if ':' in host else host}:{server.server_port}/metrics"
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+def parse_address(address: str) -> tuple[str, int]:
+    """(host, port) of `PORT`, `HOST:PORT` or `[IPv6]:PORT`.
+
+    Raises:
+        ObservationError: it is none of these.
+    """
+    host, _, port = address.rpartition(":")
+    host = host.removeprefix("[").removesuffix("]") if host.startswith("[") else host
+    named = bool(host) == (":" in address) and (":" not in host or address.startswith("["))
+    if not (named and port.isascii() and port.isdigit() and len(port) <= 5 and int(port) < 65536):
+        raise ObservationError(f"--metrics takes [HOST:]PORT, as 9464 or 0.0.0.0:9464, got {address!r}")
+    return host or LOOPBACK, int(port)
+
+
+class MetricsReporter(Reporter):
+    """Counts what a worker does on one study."""
+
+    def __init__(self, metrics: Metrics, database: Database, study: StoredStudy) -> None:
+        self._metrics, self._study = metrics, study.name
+        self._ledger = Ledger(database, study)
+        self._seen = 0  # images of the trial in progress
+        metrics.outages.labels(study.name)  # 0 is shown too
+        metrics.away.labels(study.name).set(0)
+
+    def worker_started(self, worker_id: str) -> None:
+        self._metrics.up.labels(self._study).set(1)
+        self._look()
+
+    def worker_left(self, finished: int) -> None:
+        self._metrics.up.labels(self._study).set(0)
+
+    def trial_started(self, number: int, origin: str, images: int) -> None:
+        self._seen = 0
+
+    def images_rendered(self, done: int) -> None:
+        self._metrics.images.labels(self._study).inc(done - self._seen)
+        self._seen = done
+
+    def trial_finished(self, trial: StoredTrial) -> None:
+        self._metrics.trials.labels(self._study, _state(trial)).inc()
+        if trial.state == "failed":
+            self._metrics.failures.labels(self._study, failure_kind(trial.reason)).inc()
+        for stage, seconds in trial.seconds.items():
+            self._metrics.seconds.labels(self._study, stage).observe(seconds)
+        self._look()
+
+    def trial_lost(self, number: int) -> None:
+        self._metrics.trials.labels(self._study, "lost").inc()
+
+    def outage_began(self, reason: str, limit_seconds: float) -> None:
+        self._metrics.outages.labels(self._study).inc()
+        self._metrics.away.labels(self._study).set(1)
+
+    def outage_ended(self, seconds: float) -> None:
+        self._metrics.away.labels(self._study).set(0)
+
+    def _look(self) -> None:
+        """What the database says; while it is away, what it said last, for a trial must not be counted twice."""
+        with suppress(*OUTAGES):
+            rows = self._ledger.trials()
+            counts = Counter(map(_state, rows))
+            for state in ("running", "complete", "stopped", "failed"):
+                self._metrics.stored.labels(self._study, state).set(counts[state])
+            for name, gain in best_gains(rows).items():
+                self._metrics.best.labels(self._study, name).set(gain.value)
+
+
+def _state(trial: StoredTrial) -> str:
+    return "stopped" if trial.estimated else trial.state

@@ -1,0 +1,1 @@
+"""What a study leaves: the final, the exported checkpoint, and new studies begun from its trials."""

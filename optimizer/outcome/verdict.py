@@ -1,0 +1,42 @@
+"""What the gains of a final say: whether a merge is better than its parents, and whether a scorer was gamed."""
+
+from __future__ import annotations
+
+from optimizer.trial.objective import SINGLE, Objective
+from studies.records.finals import Finalist
+from studies.records.results import Gain
+
+
+def is_better(gain: Gain) -> bool:
+    """Better than the parent, if not surely so."""
+    return gain.value > 0
+
+
+def is_worse(gain: Gain) -> bool:
+    """Surely worse than the parent: the whole interval is below zero."""
+    return gain.high is not None and gain.high < 0
+
+
+def suspicion(candidate: Finalist, objective: Objective) -> str | None:
+    """In words, whether a candidate's gain looks like a gamed scorer; None where nothing points to it."""
+    undone = [
+        name
+        for name in objective.names
+        if name in candidate.held_out
+        and name in candidate.in_sample
+        and is_better(candidate.in_sample[name])
+        and is_worse(candidate.held_out[name])
+    ]
+    if undone:
+        what = ", ".join("the objective" if name == SINGLE else name for name in undone)
+        parent = candidate.held_out[undone[0]].parent
+        return f"its gain in {what} during the search is a loss against parent {parent} on renders it never saw"
+    if not objective.terms or SINGLE not in candidate.held_out:
+        return None
+    lost = [term.scorer for term in objective.terms if is_worse(candidate.held_out[term.scorer])]
+    in_sample = candidate.in_sample.get(SINGLE)
+    gained = is_better(candidate.held_out[SINGLE]) or (in_sample is not None and is_better(in_sample))
+    if not (gained and lost):
+        return None
+    parent = candidate.held_out[SINGLE].parent
+    return f"the objective gains while {', '.join(lost)} surely loses against parent {parent}"

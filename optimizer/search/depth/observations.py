@@ -1,0 +1,113 @@
+"""What the depth-aware sampler reads from a study: finished, failed and running trials as arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from optuna.study import StudyDirection
+from optuna.trial import FrozenTrial, TrialState
+
+from optimizer.search.depth.features import Geometry
+
+Floats = NDArray[np.float64]
+
+TAIL = 2.0
+"""Values this many robust standard deviations below the median are broken merges; how broken does not matter."""
+MAD_TO_SD = 1.4826
+LARGEST = 1e100  # values beyond are taken for this, so that their squares are numbers
+LEAST_SPREAD = 1e-3  # of the robust deviation, as a share of the plain one
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scale:
+    """Values, larger is better <-> z = (value - center) / spread with the tail below -TAIL pressed together.
+
+    A landscape of merges has a plateau of broken ones far below everything else. Taken at face value it would be
+    most of the variance, and the model would explain it instead of what tells good merges apart.
+    """
+
+    sign: float  # -1 where smaller values are better
+    center: float
+    spread: float
+
+    @classmethod
+    def of(cls, values: Floats, direction: StudyDirection) -> Scale:
+        sign = -1.0 if direction == StudyDirection.MINIMIZE else 1.0
+        if not len(values):
+            return cls(sign=sign, center=0.0, spread=1.0)
+        center = float(np.median(values))
+        spread = MAD_TO_SD * float(np.median(np.abs(values - center)))
+        deviation = float(values.std())
+        if spread <= LEAST_SPREAD * deviation:  # more than half of the values are the same
+            spread = deviation or 1.0
+        return cls(sign=sign, center=sign * center, spread=spread)
+
+    def apply(self, values: Floats) -> Floats:
+        z = self._linear(values)
+        return np.asarray(np.where(z < -TAIL, -TAIL - np.log1p(np.maximum(-TAIL - z, 0.0)), z))
+
+    def undo(self, z: Floats) -> Floats:
+        linear = np.where(z < -TAIL, -TAIL - np.expm1(np.clip(-TAIL - z, 0.0, 50.0)), z)
+        return np.asarray(self.sign * (linear * self.spread + self.center))
+
+    def _linear(self, values: Floats) -> Floats:
+        return np.asarray((self.sign * values - self.center) / self.spread)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Observations:
+    """A study's trials; d parameters, m objectives. Values are standardised and larger is better."""
+
+    x: Floats  # [n, d] scaled to 0..1
+    values: Floats  # [n, m]
+    scales: tuple[Scale, ...]  # of each objective
+    pending: Floats  # [p, d]
+    finished: int  # how many of n were finished; the rest failed
+
+    @classmethod
+    def of(
+        cls,
+        geometry: Geometry,
+        trials: Sequence[FrozenTrial],
+        directions: Sequence[StudyDirection],
+        except_number: int = -1,
+    ) -> Observations:
+        """Trials that have all parameters of the space, in the order of their numbers.
+
+        A failed trial counts as one that is as bad as the worst finished one, so that the sampler turns away from
+        where merges fail; left out, they would be proposed again and again.
+        """
+        known = [
+            trial for trial in trials if trial.number != except_number and set(geometry.names) <= trial.params.keys()
+        ]
+        complete = [trial for trial in known if trial.state == TrialState.COMPLETE]
+        failed = [trial for trial in known if trial.state == TrialState.FAIL] if complete else []
+        raw = _finite(np.array([trial.values for trial in complete]).reshape(-1, len(directions)))
+        scales = tuple(Scale.of(column, direction) for column, direction in zip(raw.T, directions, strict=True))
+        z = np.stack([scale.apply(column) for scale, column in zip(scales, raw.T, strict=True)], axis=1)
+        if failed:
+            z = np.concatenate([z, np.repeat(z.min(axis=0, keepdims=True), len(failed), axis=0)])
+        return cls(
+            x=_points(geometry, [*complete, *failed]),
+            values=z,
+            scales=scales,
+            pending=_points(geometry, [trial for trial in known if trial.state == TrialState.RUNNING]),
+            finished=len(complete),
+        )
+
+
+def _points(geometry: Geometry, trials: Sequence[FrozenTrial]) -> Floats:
+    return np.array([geometry.scaled(trial.params) for trial in trials]).reshape(-1, len(geometry.names))
+
+
+def _finite(raw: Floats) -> Floats:
+    """Infinite values at the nearest finite one of their objective; Optuna refuses NaN."""
+    columns = []
+    for column in raw.T:
+        finite = column[np.isfinite(column)]
+        low, high = (finite.min(), finite.max()) if len(finite) else (0.0, 0.0)
+        columns.append(np.clip(column, max(low, -LARGEST), min(high, LARGEST)))
+    return np.array(columns).T.reshape(raw.shape)

@@ -1,0 +1,65 @@
+"""Which trials promise most: the candidates of a final, in their order.
+
+The best observed trial is best partly by luck. The model that the search learned from has seen all trials, and what
+it believes of one is its observed value drawn towards its neighbours': a lucky one among mediocre ones falls back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+
+from optimizer.insight.importance import fitted_model
+from optimizer.trial.front import knee_order, signed_values
+from optimizer.trial.objective import Objective
+from studies.records.database import Database
+from studies.records.results import StoredStudy, StoredTrial
+
+Rank = Callable[[Sequence[StoredTrial]], Sequence[StoredTrial]]  # complete trials -> the same, best first
+Belief = Mapping[int, float]  # trial number -> what the model takes its objective for
+
+
+def by_value(objective: Objective, beliefs: Mapping[str, Belief] | None = None) -> Rank:
+    """Rank by the objective; of several by how far a trial lies beyond the plane through the front's extremes.
+
+    Args:
+        beliefs: objective -> what is believed of each trial; what was observed is taken where nothing is.
+    """
+
+    def rank(trials: Sequence[StoredTrial]) -> list[StoredTrial]:
+        if not trials:
+            return []
+        rows = sorted(trials, key=lambda row: row.number)
+        values = signed_values([_believed(row, beliefs or {}) for row in rows], objective)
+        order = np.argsort(-values[:, 0], kind="stable") if values.shape[1] == 1 else knee_order(values)
+        return [rows[at] for at in order]
+
+    return rank
+
+
+def _believed(row: StoredTrial, beliefs: Mapping[str, Belief]) -> dict[str, float]:
+    return {name: beliefs.get(name, {}).get(row.number, value) for name, value in row.objectives.items()}
+
+
+def by_posterior(database: Database, study: StoredStudy, objective: Objective, rows: Sequence[StoredTrial]) -> Rank:
+    """Rank by the posterior mean of the depth-aware model, fitted to all trials of the search space.
+
+    Whichever sampler proposed them. Trials outside the space, and all of them where the model cannot be fitted
+    (fewer than three finished trials, values that allow no model), count with what was observed.
+    """
+    return by_value(objective, beliefs(database, study, objective, rows) if rows else None)
+
+
+def beliefs(
+    database: Database, study: StoredStudy, objective: Objective, rows: Sequence[StoredTrial]
+) -> dict[str, Belief]:
+    """Objective -> posterior mean of each complete trial in the space, in the objective's own unit."""
+    found: dict[str, Belief] = {}
+    for index, name in enumerate(objective.names):
+        fitted = fitted_model(database, study, rows, index)
+        if fitted is None:
+            return {}
+        model, trials = fitted
+        found[name] = dict(zip((trial.number for trial in trials), map(float, model.posterior(trials)[0]), strict=True))
+    return found

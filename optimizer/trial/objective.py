@@ -1,0 +1,73 @@
+"""From scores to what the search sees: one number, or several.
+
+One number: the sum over its scorers of  weight * score / unit,  subtracted where a lower score is better. The unit
+says how much of a scorer counts as one step, so that an aesthetic point and a percent of cosine can be added;
+nothing is normalised by what other trials scored, so the same renders always give the same number.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from scorers.protocol import Direction, ScorerInfo
+from studies.spec.study import StudySpec
+
+SINGLE = "objective"  # the name of a single-number objective
+
+
+@dataclass(frozen=True, slots=True)
+class Term:
+    """One scorer's part of an objective: `factor` is signed, so that more is always better."""
+
+    scorer: str
+    factor: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Objective:
+    """What the search maximises or minimises."""
+
+    names: tuple[str, ...]  # ("objective",), or the scorers of a multi-objective study
+    directions: tuple[Direction, ...]
+    terms: tuple[Term, ...]  # of the single number; empty for several objectives
+
+    @classmethod
+    def of(cls, spec: StudySpec, infos: Mapping[str, ScorerInfo]) -> Objective:
+        if spec.objectives is not None:
+            directions = tuple(infos[name].direction for name in spec.objectives)
+            return cls(names=spec.objectives, directions=directions, terms=())
+        terms = []
+        for name, term in spec.terms.items():
+            sign = 1.0 if infos[name].direction == "maximize" else -1.0
+            terms.append(Term(name, sign * term.weight / (term.unit or infos[name].unit)))
+        return cls(names=(SINGLE,), directions=("maximize",), terms=tuple(terms))
+
+    def values(self, means: Mapping[str, float]) -> dict[str, float]:
+        """Objective values, in order, of scores that are one number each."""
+        if self.terms:
+            return {SINGLE: sum(term.factor * means[term.scorer] for term in self.terms)}
+        return {name: means[name] for name in self.names}
+
+    def formula(self) -> str:
+        """The objective in words, for reports."""
+        if not self.terms:
+            pairs = zip(self.directions, self.names, strict=True)
+            return ", ".join(f"{direction} {name}" for direction, name in pairs)
+        return " ".join(f"{term.factor:+.4g} {term.scorer}" for term in self.terms).removeprefix("+")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScoreSheet:
+    """All scores of one trial."""
+
+    by_item: Mapping[str, NDArray[np.float64]]  # image scorers: [items]
+    by_set: Mapping[str, float]  # set scorers
+
+    @property
+    def means(self) -> dict[str, float]:
+        """One number per scorer."""
+        return {name: float(values.mean()) for name, values in self.by_item.items()} | dict(self.by_set)

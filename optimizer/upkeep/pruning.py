@@ -1,0 +1,94 @@
+"""Making room in an artifact store: renders that nobody will look at again, and files that no trial refers to."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from optimizer.trial.objective import Objective
+from optimizer.trial.ranking import best_trials, parent_trials
+from studies.files.artifacts import FEATURES, Artifacts, stored_name
+from studies.files.stores import StoredFile
+from studies.records import results
+from studies.records.database import Database
+from studies.records.results import StoredStudy, StoredTrial
+
+Keep = Literal["best", "none"]  # best: parents and the best
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Waste:
+    """What of a study's files can go."""
+
+    trials: tuple[StoredTrial, ...]  # whose renders are dropped
+    renders: tuple[StoredFile, ...]  # of these trials
+    orphans: tuple[StoredFile, ...]  # left by workers that died or were taken for dead
+
+    @property
+    def bytes(self) -> int:
+        return sum(file.bytes for file in (*self.renders, *self.orphans))
+
+
+def find_waste(database: Database, study: StoredStudy, artifacts: Artifacts, objective: Objective, keep: Keep) -> Waste:
+    """What can go, while workers may be at work.
+
+    The files are listed before the database is read: a file that was there then belongs to a trial that is by now
+    recorded, or still runs in the hands of the worker that its name has; or to nobody.
+    """
+    files = {file.name: file for file in artifacts.store.files(f"studies/{study.key}/")}
+    rows = results.load_trials(database, study)
+    kept = () if keep == "none" else (*parent_trials(rows).values(), *best_trials(rows, objective))
+    stored = results.kept_files(database, study)
+    numbers = stored.keys() - {row.number for row in kept}
+    dropped = tuple(row for row in rows if row.number in numbers and row.state == "complete")
+    renders = [name for row in dropped for name in sorted(stored[row.number])]
+    orphans = orphans_among(files, database, study, artifacts, rows)
+    return Waste(
+        trials=dropped,
+        renders=tuple(files[name] for name in renders if name in files),
+        orphans=tuple(file for name, file in files.items() if name in orphans),
+    )
+
+
+def orphans_among(
+    names: Iterable[str],
+    database: Database,
+    study: StoredStudy,
+    artifacts: Artifacts,
+    rows: Sequence[StoredTrial],
+) -> frozenset[str]:
+    """Those files of a study that no trial has, and no worker is about to give one.
+
+    Args:
+        names: of files, listed before the rows were read.
+    """
+    known = _known_files(database, study, artifacts, rows)
+    running = tuple(_folder(study, artifacts, row) for row in rows if row.state == "running")
+    return frozenset(name for name in names if name not in known and not name.startswith(running))
+
+
+def remove_waste(database: Database, artifacts: Artifacts, waste: Waste) -> None:
+    """Forget the files, and then remove them: the database never refers to what is not there."""
+    for row in waste.trials:
+        results.drop_files(database, row)
+    for file in (*waste.renders, *waste.orphans):
+        artifacts.store.remove(file.name)
+
+
+def _known_files(
+    database: Database, study: StoredStudy, artifacts: Artifacts, rows: Sequence[StoredTrial]
+) -> frozenset[str]:
+    """What complete trials refer to."""
+    known, kept = set[str](), results.kept_files(database, study)
+    for row in rows:
+        if row.state == "complete":
+            known.update(kept.get(row.number, ()))
+            known.add(f"{_folder(study, artifacts, row)}{FEATURES}")
+            if row.sheet is not None:
+                known.add(stored_name(row.sheet))
+    return frozenset(known)
+
+
+def _folder(study: StoredStudy, artifacts: Artifacts, row: StoredTrial) -> str:
+    return f"{artifacts.of_trial(study.key, row.number, row.worker_id).folder}/"

@@ -1,0 +1,47 @@
+"""The files of a study as `study doctor` sees them: which there are, which its trials have, which can go.
+
+Only what lies under the study's own key is looked through: databases may share an artifact store.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import PurePosixPath
+
+from studies.files.artifacts import FEATURES, Artifacts, stored_name
+from studies.records.results import StoredStudy, StoredTrial
+
+
+@dataclass(frozen=True)
+class StudyFiles:
+    """One study's part of an artifact store."""
+
+    artifacts: Artifacts
+    study: StoredStudy
+
+    @property
+    def place(self) -> str:
+        """For people."""
+        return self.artifacts.place
+
+    @cached_property
+    def listed(self) -> frozenset[str]:
+        """Names of all files of the study, as they were when this was asked first."""
+        return frozenset(file.name for file in self.artifacts.store.files(f"studies/{self.study.key}/"))
+
+    def number(self, name: str) -> int | None:
+        """Of the trial that a listed file belongs to; None for what is none of ours."""
+        part = PurePosixPath(name).parts[2].split("-")[0]  # studies/KEY/12-WORKER/0000.png
+        return int(part) if part.isdecimal() else None
+
+    def sheet(self, row: StoredTrial) -> str | None:
+        """The name of a trial's contact sheet, if it has one."""
+        return None if row.sheet is None else stored_name(row.sheet)
+
+    def features(self, row: StoredTrial) -> str:
+        """The name of the features of a trial's set scores."""
+        return self.artifacts.of_trial(self.study.key, row.number, row.worker_id).name(FEATURES)
+
+    def remove(self, name: str) -> None:
+        self.artifacts.store.remove(name)

@@ -1,0 +1,272 @@
+"""A worker of many studies: it turns from one to the next for as long as there is something to do, and then waits.
+
+Every step starts from what is stored, so a worker may come, be killed and go at any time: see worker.py for a trial.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Collection
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+
+from optimizer.errors import USER_ERRORS, DatabaseLostError, FinalError
+from optimizer.observe.events import Reporter
+from optimizer.runtime.pool import Machines
+from optimizer.runtime.setup import Machine
+from optimizer.system.retry import LIMIT_SECONDS, Endurance
+from optimizer.work.heartbeat import Presence, present
+from optimizer.work.pending import Prospect
+from optimizer.work.scheduling import Candidate, choose
+from optimizer.work.worker import Worker
+from studies.errors import ArtifactError, StudyError
+from studies.files.artifacts import Artifacts
+from studies.records import results
+from studies.records.control import Order, orders, status_of
+from studies.records.database import Database
+from studies.records.registry import Task, claim_final, finals_held, give_back, turn_to, workers_at
+from studies.records.results import StoredStudy
+
+POLL_SECONDS = 5.0  # between two looks for work while there is none
+RETRY_SECONDS = 300.0  # until a study that could not be worked on is tried again
+
+OBSTACLES = (*USER_ERRORS, OSError, torch.OutOfMemoryError)
+"""What keeps a worker from one study, and not from the others."""
+
+_log = logging.getLogger(__name__)
+
+
+class Host(Protocol):
+    """What surrounds a service: where people see what it does."""
+
+    def at(self, study: StoredStudy, machine: Machine) -> AbstractContextManager[Reporter]:
+        """While the service is at a study."""
+
+    def hold_final(self, study: StoredStudy, machine: Machine) -> None:
+        """Hold a study's final and store it; raises FinalError."""
+
+    def refused(self, name: str, reason: str) -> None:
+        """A study that cannot be worked on here, and why: told once for each reason."""
+
+    def waiting(self) -> None:
+        """There is nothing to do: told once until there is."""
+
+    def outage_began(self, reason: str, limit_seconds: float) -> None: ...
+
+    def outage_ended(self, seconds: float) -> None: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """What a service does, and for how long."""
+
+    names: frozenset[str] = frozenset()  # of studies; none means all
+    until_done: bool = False  # leave when there is nothing left to do
+    finals: bool = True
+    patience_seconds: float = LIMIT_SECONDS
+    poll_seconds: float = POLL_SECONDS
+    retry_seconds: float = RETRY_SECONDS
+
+
+@dataclass(frozen=True, slots=True)
+class _Refusal:
+    reason: str  # not the error: its traceback would keep the models in memory
+    at: float  # time.monotonic
+
+
+@dataclass(frozen=True, slots=True)
+class _Turn:
+    """What to do next."""
+
+    study: StoredStudy
+    task: Task
+
+
+class Service:
+    """Works on the studies of a database until it is told to stop.
+
+    Args:
+        stop: set when the process is asked to leave: the trial in progress is finished.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        machines: Machines,
+        artifacts: Artifacts,
+        host: Host,
+        stop: threading.Event,
+        settings: Settings,
+    ) -> None:
+        self._database, self._machines, self._artifacts = database, machines, artifacts
+        self._host, self._stop, self._settings = host, stop, settings
+        self._endure = Endurance(
+            limit_seconds=settings.patience_seconds, on_waiting=host.outage_began, on_back=host.outage_ended
+        )
+        self._prospects: dict[int, Prospect] = {}
+        self._refusals: dict[str, _Refusal] = {}
+        self._without_final: set[tuple[int, int]] = set()  # (study id, its trials): there was nothing to compare
+        self.doing = "looking for work"  # in words, for people
+        self._current: int | None = None  # the study it is at
+        self._since = 0.0  # time.monotonic
+        self._looked = 0.0  # time.monotonic, when it last chose among the studies
+
+    def run(self) -> int:
+        """Work until there is nothing left or it is stopped; returns how many trials were finished.
+
+        Raises:
+            OptimizerError, StudyError, ScorerError, SpaceError: studies were named, and none can be worked on.
+            DatabaseLostError: the database went away and stayed away.
+            ArtifactError: the artifact store did, is full, or refuses.
+        """
+        finished, idle = 0, False
+        with present(self._database, self._endure) as presence:
+            while not self._stop.is_set():
+                turn = self._endure(lambda: self._next(presence))
+                if turn is not None:
+                    idle = False
+                    done = self._take(turn, presence)
+                    finished += done
+                    if not done:  # another was faster, or it cannot be worked on: no cause to hurry
+                        self._stop.wait(min(1.0, self._settings.poll_seconds))
+                elif self._settings.until_done and not self._endure(self._is_paused):
+                    break
+                else:
+                    if not idle:
+                        self._host.waiting()
+                        self.doing = "waiting for work"
+                        idle = True
+                    self._stop.wait(self._settings.poll_seconds)
+        return finished
+
+    # --------------------------------------------------------------------------------- choosing
+
+    def _next(self, presence: Presence) -> _Turn | None:
+        self._looked = time.monotonic()
+        alive = presence.alive() - {presence.worker_id}
+        others, held = workers_at(self._database, alive), finals_held(self._database, alive)
+        turns: dict[int, _Turn] = {}
+        candidates = []
+        for order in self._wanted():
+            turn = self._look(order, alive)
+            if turn is not None and not (turn.task == "final" and order.study in held):
+                turns[order.study] = turn
+                candidates.append(
+                    Candidate(study=order.study, priority=order.priority, others=others.get(order.study, 0))
+                )
+        chosen = choose(candidates, self._current, time.monotonic() - self._since)
+        if chosen != self._current:
+            self._current, self._since = chosen, time.monotonic()
+            if chosen is None:
+                turn_to(self._database, presence.worker_id, None)
+        return None if chosen is None else turns[chosen]
+
+    def _wanted(self) -> list[Order]:
+        """Studies whose workers are to take trials, and that were not refused of late."""
+        names = self._settings.names
+        now = time.monotonic()
+        wanted = []
+        for order in orders(self._database):
+            refusal = self._refusals.get(order.name)
+            late = refusal is not None and now - refusal.at < self._settings.retry_seconds
+            if order.status == "active" and (not names or order.name in names) and not late:
+                wanted.append(order)
+        return wanted
+
+    def _is_paused(self) -> bool:
+        """Whether there may be something to do later."""
+        names = self._settings.names
+        return any(row.status == "paused" and (not names or row.name in names) for row in orders(self._database))
+
+    def _look(self, order: Order, alive: Collection[str]) -> _Turn | None:
+        try:
+            study = results.load_study(self._database, order.name)
+            if order.study not in self._prospects:
+                self._prospects[order.study] = Prospect(self._database, study)
+            task = self._prospects[order.study].task(study, alive)
+        except StudyError as error:  # deleted, also in the dashboard, or its scorer plug-in is not installed here
+            self._refuse(order.name, error)
+            return None
+        if task == "final" and (not self._settings.finals or self._final_state(study) in self._without_final):
+            return None
+        return None if task is None else _Turn(study, task)
+
+    def _final_state(self, study: StoredStudy) -> tuple[int, int]:
+        return study.id, len(results.load_trials(self._database, study))
+
+    # ---------------------------------------------------------------------------------- working
+
+    def _take(self, turn: _Turn, presence: Presence) -> int:
+        """Be at a study until something else is wanted; returns how many trials were finished."""
+        try:
+            self.doing = f"{'the final of' if turn.task == 'final' else 'trials of'} {turn.study.name}"
+            if turn.task == "final":
+                self._hold_final(turn.study, presence)
+                return 0
+            return self._work(turn.study, presence)
+        except (DatabaseLostError, ArtifactError):  # another study would fare no better
+            raise
+        except OBSTACLES as error:
+            self._refuse(turn.study.name, error)
+        # Outside the handler, or the error's traceback would hold what is to be dropped.
+        self._machines.drop(turn.study.id)
+        self._endure(lambda: give_back(self._database, presence.worker_id))
+        return 0
+
+    def _work(self, study: StoredStudy, presence: Presence) -> int:
+        self._endure(lambda: turn_to(self._database, presence.worker_id, study, "trials"))
+        machine = self._machines.of(study)
+        self._refusals.pop(study.name, None)
+        finished = 0
+        with self._host.at(study, machine) as reporter:
+            worker = self._endure(lambda: self._worker(study, machine, reporter))
+            reporter.worker_started(presence.worker_id)
+            try:
+                while (done := worker.work_once(presence)) is not None:
+                    finished += done
+                    if not self._stays(study, presence):
+                        break
+                if self._stop.is_set():
+                    reporter.stop_asked("signal")
+            finally:
+                reporter.worker_left(finished)
+        return finished
+
+    def _worker(self, study: StoredStudy, machine: Machine, reporter: Reporter) -> Worker:
+        patience = self._settings.patience_seconds
+        return Worker(self._database, study, machine, self._artifacts, reporter, self._stop.is_set, patience)
+
+    def _stays(self, study: StoredStudy, presence: Presence) -> bool:
+        """Whether the same study is to be worked on again; what else there is to do is looked at now and then."""
+        if self._stop.is_set() or self._endure(lambda: status_of(self._database, study)) != "active":
+            return False
+        if time.monotonic() - self._looked < self._settings.poll_seconds:
+            return True
+        turn = self._endure(lambda: self._next(presence))
+        return turn is not None and turn.study == study and turn.task == "trials"
+
+    def _hold_final(self, study: StoredStudy, presence: Presence) -> None:
+        if not self._endure(lambda: claim_final(self._database, presence.worker_id, study, presence.alive())):
+            return  # another worker holds it
+        try:
+            self._host.hold_final(study, self._machines.of(study))
+        except FinalError as error:
+            self._without_final.add(self._endure(lambda: self._final_state(study)))
+            _log.info("no final of %s: %s", study.name, error)
+        finally:
+            self._endure(lambda: turn_to(self._database, presence.worker_id, None))
+
+    def _refuse(self, name: str, error: BaseException) -> None:
+        """Leave a study alone for a while; raises the error where every study that was named is refused."""
+        before = self._refusals.get(name)
+        reason = " ".join(str(error).split())
+        self._refusals[name] = _Refusal(reason, time.monotonic())
+        if self._settings.names and self._settings.names <= self._refusals.keys():
+            raise error
+        if before is None or before.reason != reason:
+            self._host.refused(name, reason)

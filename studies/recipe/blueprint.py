@@ -1,0 +1,136 @@
+"""Blueprint: a recipe without its numbers, which is what a study searches the numbers of.
+
+The numbers of one place, over all steps and LoRAs, form one row; its slots have names that are all different.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import accumulate
+
+from search_spaces.blocks import Architecture, places
+from search_spaces.slots import Slot
+from studies.errors import RecipeError
+from studies.recipe.recipe import (
+    RESULT,
+    BakedVae,
+    DtypeName,
+    LoraUse,
+    Operation,
+    Parent,
+    Recipe,
+    Step,
+    canonical_values,
+    check_operations,
+)
+
+Rows = Mapping[str, tuple[float, ...]]  # place -> one number per slot of the blueprint
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoraFile:
+    """A LoRA of a study."""
+
+    slot: str  # what its weight is called in the search
+    name: str
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Blueprint:
+    """Everything of a recipe but its numbers."""
+
+    architecture: Architecture
+    parents: tuple[Parent, ...]
+    operations: tuple[Operation, ...]
+    loras: tuple[LoraFile, ...] = ()
+    vae: BakedVae | None = None
+    only_vae: bool = False  # no parent has one of its own
+    dtype: DtypeName | None = None
+
+    def recipe(self, rows: Rows) -> Recipe:
+        """The recipe with these numbers.
+
+        Raises:
+            RecipeError: a place is missing or unknown, or its numbers are too few, too many or not allowed.
+        """
+        counts = [len(operation.slots) for operation in self.operations]
+        starts = [0, *accumulate(counts)]
+        wanted = starts[-1] + len(self.loras)
+        for place, row in rows.items():
+            if len(row) != wanted:
+                raise RecipeError(f"{place} has {len(row)} numbers, the steps and LoRAs take {wanted}")
+        steps = tuple(
+            Step(
+                operation=operation,
+                values=canonical_values({place: row[start : start + count] for place, row in rows.items()}),
+            )
+            for operation, start, count in zip(self.operations, starts, counts, strict=False)
+        )
+        loras = tuple(
+            LoraUse(
+                name=lora.name,
+                sha256=lora.sha256,
+                weights=tuple((place, float(rows[place][starts[-1] + index])) for place in sorted(rows)),
+            )
+            for index, lora in enumerate(self.loras)
+        )
+        return self._of(steps, loras)
+
+    def parent_alone(self, letter: str) -> Recipe:
+        """A parent as it is, with its own VAE if there is one, without LoRAs: what a merge has to beat."""
+        if letter == self.parents[0].letter:
+            return self._alone(())
+        copy = Operation(method="weighted_sum", inputs=(self.parents[0].letter, letter))
+        rows = dict.fromkeys(places(self.architecture), (1.0,))
+        return self._alone((Step(operation=copy, values=canonical_values(rows)),))
+
+    def _alone(self, steps: tuple[Step, ...]) -> Recipe:
+        recipe = self._of(steps, ())
+        return recipe if self.only_vae else replace(recipe, vae=None)
+
+    def _of(self, steps: tuple[Step, ...], loras: tuple[LoraUse, ...]) -> Recipe:
+        return Recipe(
+            architecture=self.architecture.value,
+            parents=self.parents,
+            steps=steps,
+            loras=loras,
+            vae=self.vae,
+            dtype=self.dtype,
+        )
+
+
+def slots_of(operations: Sequence[Operation], letters: Sequence[str], loras: Sequence[str] = ()) -> tuple[Slot, ...]:
+    """The slots of all steps and then the LoRAs; a name that several steps share gets its step's number: `B-2`.
+
+    Raises:
+        RecipeError: the steps do not fit together.
+    """
+    check_operations(operations, letters)
+    found = [(number, slot) for number, operation in enumerate(operations, start=1) for slot in operation.slots]
+    counts = Counter(slot.name for _, slot in found)
+    named = [replace(slot, name=f"{slot.name}-{number}") if counts[slot.name] > 1 else slot for number, slot in found]
+    weights = [Slot(name=name, kind="lora", default=1.0, description="weight of the LoRA") for name in loras]
+    return (*named, *weights)
+
+
+def alone_row(operations: Sequence[Operation], letters: Sequence[str], letter: str) -> tuple[float | None, ...] | None:
+    """Ratios with which a chain gives one parent alone, one entry per slot of the steps; None for what is no ratio.
+
+    Returns:
+        None when no ratios do: a base that only serves for a difference, a method without ratios.
+    """
+    passed: dict[str, str] = {name: name for name in letters}  # input or result -> the parent it is, if it is one
+    row: list[float | None] = []
+    last = letters[0]
+    for number, operation in enumerate(operations, start=1):
+        ratios = [slot for slot in operation.slots if slot.kind == "ratio"]
+        wanted = next((name for name in operation.inputs if passed.get(name) == letter), operation.inputs[0])
+        if wanted != operation.inputs[0] and not operation.info.ends_in:
+            wanted = operation.inputs[0]
+        row += [(1.0 if slot.name == wanted else 0.0) if slot.kind == "ratio" else None for slot in operation.slots]
+        last = passed.get(wanted, "") if ratios else ""
+        passed[f"{RESULT}{number}"] = last
+    return tuple(row) if last == letter else None

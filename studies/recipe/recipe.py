@@ -1,0 +1,275 @@
+"""Recipe: everything needed to make one merge, as a value.
+
+A recipe is a chain of steps. Each merges inputs, which are parents (A, B, C ...) or what an earlier step made
+(result-1, result-2 ...), by one method with its own numbers for every place; the last step's result, plus LoRAs,
+is the merge. Without any step it is parent A.
+
+Two executors read it: the resident merge, which makes it live in the running pipeline, and the export, which
+writes it to a file. Ratios follow A1111's direction: 0 is a step's first input.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import reprlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+from search_spaces.blocks import Architecture, places
+from search_spaces.slots import Slot
+from studies.errors import RecipeError
+from studies.recipe.methods import METHODS, MethodInfo
+
+DtypeName = Literal["fp16", "bf16", "fp32"]
+LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+RESULT = "result-"  # result-1 is what the first step made
+
+# (place, one number per slot), sorted by place, every place of the architecture once
+PlaceValues = tuple[tuple[str, tuple[float, ...]], ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parent:
+    """A checkpoint that goes into the merge, known by its content."""
+
+    letter: str
+    name: str  # file name without folder and suffix, for people
+    sha256: str  # of the whole file
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Operation:
+    """What a step does, without its numbers."""
+
+    method: str
+    inputs: tuple[str, ...]  # letters of parents, or result-N for what step N made
+    clip: bool = False  # weights clip: no element leaves the range between the first two inputs
+    seed: int = 0  # which elements a random method drops
+
+    @property
+    def info(self) -> MethodInfo:
+        """Raises RecipeError for a method that does not exist."""
+        if self.method not in METHODS:
+            raise RecipeError(f"unknown merge method {self.method!r}: use one of {', '.join(METHODS)}")
+        return METHODS[self.method]
+
+    @property
+    def slots(self) -> tuple[Slot, ...]:
+        return self.info.slots(self.inputs)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Step:
+    """One merge of a chain."""
+
+    operation: Operation
+    values: PlaceValues
+
+    @property
+    def by_place(self) -> dict[str, tuple[float, ...]]:
+        return dict(self.values)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoraUse:
+    """A LoRA baked into the merge after the last step."""
+
+    name: str
+    sha256: str
+    weights: tuple[tuple[str, float], ...]  # (place, weight), as PlaceValues
+
+    @property
+    def by_place(self) -> dict[str, float]:
+        return dict(self.weights)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BakedVae:
+    """A VAE that replaces the merge's own."""
+
+    name: str
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recipe:
+    """One merge. Equal recipes over equal files give equal tensors, bit for bit, on one device."""
+
+    architecture: str
+    parents: tuple[Parent, ...]
+    steps: tuple[Step, ...] = ()
+    loras: tuple[LoraUse, ...] = ()
+    vae: BakedVae | None = None
+    dtype: DtypeName | None = None  # of the merged tensors; None keeps parent A's, tensor by tensor
+
+    def __post_init__(self) -> None:
+        try:
+            wanted = places(Architecture(self.architecture))
+        except ValueError:
+            known = ", ".join(Architecture)
+            raise RecipeError(f"unknown architecture {self.architecture!r}: use one of {known}") from None
+        if not self.parents:
+            raise RecipeError("a recipe needs at least one parent")
+        letters = [parent.letter for parent in self.parents]
+        if letters != list(LETTERS[: len(letters)]):
+            raise RecipeError(f"a recipe's parents are called A, B, C and so on in order, got {', '.join(letters)}")
+        if self.dtype is not None and self.dtype not in get_args(DtypeName):
+            raise RecipeError(f"unknown dtype {self.dtype!r}: use one of {', '.join(get_args(DtypeName))}, or none")
+        check_operations([step.operation for step in self.steps], letters)
+        for number, step in enumerate(self.steps, start=1):
+            _check_values(f"step {number} ({step.operation.method})", step.values, step.operation.slots, wanted)
+        for lora in self.loras:
+            values = tuple((place, (weight,)) for place, weight in lora.weights)
+            _check_values(f"LoRA {lora.name}", values, (Slot(name="weight", kind="lora", default=1.0),), wanted)
+
+    @property
+    def method(self) -> str:
+        """The chain's methods in order, for people."""
+        return ", then ".join(step.operation.method for step in self.steps) or "parent A"
+
+    @property
+    def digest(self) -> str:
+        """sha256 of the canonical JSON, 64 hex digits."""
+        return hashlib.sha256(self.to_json().encode()).hexdigest()
+
+    def to_json(self) -> str:
+        """Canonical JSON: sorted keys, shortest exact floats; a number that is alike in all places stands once."""
+        data = {
+            "architecture": self.architecture,
+            "parents": [
+                {"letter": parent.letter, "name": parent.name, "sha256": parent.sha256} for parent in self.parents
+            ],
+            "steps": [_step_data(step) for step in self.steps],
+            "loras": [
+                {"name": lora.name, "sha256": lora.sha256, "weight": _collapsed(lora.by_place)} for lora in self.loras
+            ],
+            "vae": None if self.vae is None else {"name": self.vae.name, "sha256": self.vae.sha256},
+            "dtype": self.dtype,
+        }
+        return json.dumps(data, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+    @classmethod
+    def from_json(cls, text: str) -> Recipe:
+        """Raises RecipeError when the text is not a recipe."""
+        try:
+            data: dict[str, Any] = json.loads(text)
+            every = places(Architecture(data["architecture"]))
+            return cls(
+                architecture=data["architecture"],
+                parents=tuple(Parent(**_texts(parent)) for parent in data["parents"]),
+                steps=tuple(_read_step(step, every) for step in data["steps"]),
+                loras=tuple(
+                    LoraUse(
+                        name=_text(lora["name"]),
+                        sha256=_text(lora["sha256"]),
+                        weights=_sorted(_spread(lora["weight"], every)),
+                    )
+                    for lora in data["loras"]
+                ),
+                vae=None if data["vae"] is None else BakedVae(**_texts(data["vae"])),
+                dtype=data["dtype"],
+            )
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
+            raise RecipeError(f"not a recipe: {error!r}") from error
+
+
+def canonical_values(values: Mapping[str, Sequence[float]]) -> PlaceValues:
+    """Sorted by place, plain floats without a negative zero: equal merges make equal recipes."""
+    return tuple((place, tuple(float(value) + 0.0 for value in values[place])) for place in sorted(values))
+
+
+def check_operations(operations: Sequence[Operation], letters: Sequence[str]) -> None:
+    """Raises RecipeError unless every step finds its inputs and every result but the last goes into a later step."""
+    used: set[str] = set()
+    known = list(letters)
+    for number, operation in enumerate(operations, start=1):
+        what = f"step {number} ({operation.method})"
+        info = operation.info
+        if not info.accepts(len(operation.inputs)):
+            raise RecipeError(f"{what} takes {info.wanted_inputs} inputs, got {', '.join(operation.inputs) or 'none'}")
+        for name in operation.inputs:
+            if name not in known:
+                shown = "result" if name == f"{RESULT}0" else name
+                raise RecipeError(f"{what} takes {shown!r}, which is not there before it: use {', '.join(known)}")
+        if len(set(operation.inputs)) < len(operation.inputs):
+            raise RecipeError(f"{what} takes an input twice: {', '.join(operation.inputs)}")
+        used |= set(operation.inputs)
+        known.append(f"{RESULT}{number}")
+    unused = [f"{RESULT}{number}" for number in range(1, len(operations)) if f"{RESULT}{number}" not in used]
+    if unused:
+        raise RecipeError(f"{', '.join(unused)} goes into no later step: name it among a step's inputs, or remove it")
+
+
+def _check_values(what: str, values: PlaceValues, slots: Sequence[Slot], wanted: Iterable[str]) -> None:
+    given, expected = [place for place, _ in values], sorted(wanted)
+    if sorted(given) != expected:
+        twice = sorted({place for place in given if given.count(place) > 1})
+        off = sorted(set(given) ^ set(expected))
+        raise RecipeError(f"{what}: every place has its numbers once, got {', '.join(twice or off)} wrong")
+    for place, row in values:
+        if len(row) != len(slots):
+            names = ", ".join(slot.name for slot in slots) or "none"
+            raise RecipeError(f"{what}: {place} has {len(row)} numbers, it needs {len(slots)} ({names})")
+        for slot, value in zip(slots, row, strict=True):
+            if not slot.allows(value):
+                raise RecipeError(f"{what}: {slot.name} is {value} in {place}, expected {slot.allowed}")
+
+
+# --------------------------------------------------------------------------------------------- JSON
+
+
+def _step_data(step: Step) -> dict[str, Any]:
+    operation = step.operation
+    rows = step.by_place
+    return {
+        "method": operation.method,
+        "inputs": list(operation.inputs),
+        "clip": operation.clip,
+        "seed": operation.seed,
+        "values": {
+            slot.name: _collapsed({place: row[index] for place, row in rows.items()})
+            for index, slot in enumerate(operation.slots)
+        },
+    }
+
+
+def _texts(data: Mapping[str, Any]) -> dict[str, str]:
+    return {name: _text(value) for name, value in data.items()}
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise RecipeError(f"not a recipe: expected the text of a name or hash, got {reprlib.repr(value)}")
+    return value
+
+
+def _read_step(data: Mapping[str, Any], every: Sequence[str]) -> Step:
+    operation = Operation(
+        method=str(data["method"]), inputs=tuple(data["inputs"]), clip=bool(data["clip"]), seed=int(data["seed"])
+    )
+    given = {name: _spread(value, every) for name, value in data["values"].items()}
+    slots = [slot.name for slot in operation.slots]
+    if set(given) != set(slots):
+        raise RecipeError(f"{operation.method} has the numbers {', '.join(slots)}, got {', '.join(given)}")
+    rows = {place: tuple(given[name][place] for name in slots) for place in every}
+    return Step(operation=operation, values=canonical_values(rows))
+
+
+def _collapsed(numbers: Mapping[str, float]) -> float | dict[str, float]:
+    plain = {place: float(number) + 0.0 for place, number in numbers.items()}  # -0 and integers equal what they are
+    different = set(plain.values())
+    return different.pop() if len(different) == 1 else plain
+
+
+def _spread(value: Any, every: Sequence[str]) -> dict[str, float]:
+    if isinstance(value, Mapping):
+        if set(value) != set(every):
+            raise RecipeError(f"expected a number for each of {', '.join(every)}, got {', '.join(value)}")
+        return {place: float(number) for place, number in value.items()}
+    return dict.fromkeys(every, float(value))
+
+
+def _sorted(numbers: Mapping[str, float]) -> tuple[tuple[str, float], ...]:
+    return tuple(sorted(numbers.items()))

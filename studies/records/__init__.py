@@ -1,0 +1,1 @@
+"""The study database: what was asked, what was tried, who works on it."""

@@ -1,0 +1,59 @@
+"""What people ask of a study while workers are at it: that they wait, leave or go on, and which study comes first."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import sqlalchemy as sa
+
+from studies.records import tables
+from studies.records.database import Database
+from studies.records.results import Status, StoredStudy
+
+PRIORITIES = range(-1000, 1001)
+
+
+def set_status(database: Database, study: StoredStudy, status: Status) -> None:
+    """Ask the workers of a study to take trials (`active`), to wait (`paused`), or to leave (`stopped`).
+
+    A trial in progress is finished in any case.
+    """
+    _update(database, study, status=status)
+
+
+def status_of(database: Database, study: StoredStudy) -> Status:
+    """The status now; `stopped` for a study that was deleted."""
+    with database.engine.connect() as connection:
+        found = connection.execute(sa.select(tables.studies.c.status).where(tables.studies.c.id == study.id)).scalar()
+    return "stopped" if found is None else found
+
+
+def set_priority(database: Database, study: StoredStudy, priority: int) -> None:
+    """Workers of several studies turn to the highest priority first; 0 is what a study begins with."""
+    _update(database, study, priority=priority)
+
+
+def _update(database: Database, study: StoredStudy, **values: object) -> None:
+    with database.write() as connection:
+        connection.execute(tables.studies.update().where(tables.studies.c.id == study.id).values(**values))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Order:
+    """What people want of a study."""
+
+    study: int  # its id
+    name: str
+    status: Status
+    priority: int
+
+
+def orders(database: Database) -> list[Order]:
+    """Of every study, by id. Nothing else of them is read: one that cannot be understood hides none of the others."""
+    columns = tables.studies.c
+    query = sa.select(columns.id, columns.name, columns.status, columns.priority).order_by(columns.id)
+    with database.engine.connect() as connection:
+        return [
+            Order(study=row.id, name=row.name, status=row.status, priority=row.priority)
+            for row in connection.execute(query)
+        ]

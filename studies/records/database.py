@@ -1,0 +1,326 @@
+"""The study database: Optuna's storage and our tables in one place, SQLite by default, PostgreSQL by URL."""
+
+from __future__ import annotations
+
+import functools
+import os
+import re
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+from alembic import command
+from alembic.config import Config
+from alembic.script import ScriptDirectory
+from optuna.exceptions import OptunaError
+from optuna.storages import RDBStorage
+from sqlalchemy.engine import Connection, Engine, make_url
+from sqlalchemy.exc import ArgumentError, SQLAlchemyError
+
+from studies.errors import DatabaseError
+from studies.records.tables import VERSION_TABLE
+from studies.system.passwords import read_password_file
+
+SQLITE_WAIT_SECONDS = 60.0  # for another process's write
+SERVER_WAIT_SECONDS = 10  # for a connection
+# libpq's names: a machine that vanished without a word is noticed in a minute, not after the hours that Linux takes.
+KEEPALIVES = {"keepalives_idle": 30, "keepalives_interval": 10, "keepalives_count": 3}  # seconds, seconds, times
+VANISHED_PEER = {**KEEPALIVES, "tcp_user_timeout": 60_000}  # milliseconds for what was sent and not acknowledged
+# As libpq has PGPASSFILE, but with the password alone: one file serves the database's container and us.
+PASSWORD_FILE_VARIABLE = "MERGETUNE_STORAGE_PASSWORD_FILE"  # noqa: S105 - the variable's name
+SQLITE_MAGIC = b"SQLite format 3\x00"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Database:
+    """An opened study database."""
+
+    url: str
+    storage: RDBStorage
+
+    @property
+    def engine(self) -> Engine:
+        engine: Engine = self.storage.engine
+        return engine
+
+    @contextmanager
+    def write(self) -> Iterator[Connection]:
+        """One transaction: all of it is stored, or nothing.
+
+        Raises:
+            DatabaseError: another version has changed the tables since they were opened.
+        """
+        with self.engine.begin() as connection:
+            _require_known_schema(connection)
+            yield connection
+
+    @contextmanager
+    def exclusive(self) -> Iterator[None]:
+        """Hold every other process off while a trial is taken.
+
+        Optuna hands out trials one by one only where the database can lock rows; SQLite cannot. Raises as `write`.
+        """
+        with _exclusive(self.engine, database_file(self.url)):
+            with self.engine.connect() as connection:
+                _require_known_schema(connection)
+            yield
+
+    def clock(self) -> float:
+        """See `clock`."""
+        with self.engine.connect() as connection:
+            return clock(connection)
+
+    def close(self) -> None:
+        self.storage.remove_session()
+        self.engine.dispose()
+
+
+def open_database(url: str, *, create: bool = True) -> Database:
+    """Connect, and bring the schema to this version.
+
+    Args:
+        create: make a missing SQLite file; reading commands do not.
+
+    Raises:
+        DatabaseError: unreachable, not a database, or written by a newer mergetune or Optuna.
+    """
+    file = database_file(url)
+    if file is not None:
+        _check_file(file, create=create)
+    try:
+        with _set_up_alone(url, file):
+            return Database(url=url, storage=_open_storage(url, file))
+    except (SQLAlchemyError, OptunaError, OSError, RuntimeError, ImportError, ValueError) as error:
+        raise DatabaseError(f"the study database {redacted(url)} cannot be used: {_first_line(error)}") from error
+
+
+def _check_file(file: Path, *, create: bool) -> None:
+    """Raises DatabaseError for what is not, and cannot become, a SQLite database."""
+    if file.is_dir():
+        raise DatabaseError(f"{file} is a folder: name a database file with --storage")
+    if not file.parent.is_dir():
+        raise DatabaseError(f"the folder {file.parent} does not exist: create it, or name another place with --storage")
+    if not file.exists():
+        if not create:
+            raise DatabaseError(
+                f"no study database at {file}: start a study first, or name the database with --storage"
+            )
+        return
+    try:
+        with file.open("rb") as handle:
+            start = handle.read(len(SQLITE_MAGIC))
+    except OSError as error:
+        raise DatabaseError(f"the study database {file} cannot be read: {error.strerror}") from error
+    if start not in {b"", SQLITE_MAGIC}:
+        raise DatabaseError(f"{file} is not a study database: name another file with --storage")
+
+
+def _engine_options(url: str) -> dict[str, Any]:
+    parsed = make_url(url)
+    if parsed.get_backend_name() == "sqlite":
+        return {"connect_args": {"timeout": SQLITE_WAIT_SECONDS}}
+    usual = {"connect_timeout": SERVER_WAIT_SECONDS, **VANISHED_PEER}
+    arguments: dict[str, Any] = {name: value for name, value in usual.items() if name not in parsed.query}
+    file = os.environ.get(PASSWORD_FILE_VARIABLE)
+    if file and not parsed.password and "password" not in parsed.query:
+        arguments["password"] = read_password_file(Path(file))
+    return {"pool_pre_ping": True, "connect_args": arguments}
+
+
+@contextmanager
+def _set_up_alone(url: str, file: Path | None) -> Iterator[None]:
+    """Hold other processes off while tables are made; a database that is complete needs no waiting."""
+    with _engine(url) as engine:
+        current = False
+        if file is None or file.exists():
+            with engine.connect() as connection:
+                current = _stored_revision(connection) == _scripts().get_current_head()
+        if current:
+            yield
+            return
+        with _exclusive(engine, file):
+            yield
+
+
+def _open_storage(url: str, file: Path | None) -> RDBStorage:
+    """Optuna's storage over tables that are all there."""
+    if file is not None:
+        _use_wal(url)
+    storage = RDBStorage(url, engine_kwargs=_engine_options(url))
+    try:
+        migrate(storage.engine)
+    except BaseException:
+        storage.engine.dispose()
+        raise
+    if file is not None:
+        sa.event.listen(storage.engine, "connect", _tune_sqlite)
+        storage.engine.dispose()  # connections made so far were not tuned
+    return storage
+
+
+def _use_wal(url: str) -> None:
+    """The mode stays in the file."""
+    with _engine(url) as engine, engine.connect() as connection:
+        connection.execute(sa.text("PRAGMA journal_mode=WAL"))
+
+
+@contextmanager
+def _engine(url: str) -> Iterator[Engine]:
+    """Connections apart from Optuna's."""
+    engine = sa.create_engine(url, **_engine_options(url))
+    try:
+        yield engine
+    finally:
+        engine.dispose()
+
+
+def _tune_sqlite(connection: Any, _record: Any) -> None:
+    """WAL with synchronous=NORMAL survives a killed process, and is several times faster."""
+    cursor = connection.cursor()
+    cursor.execute("PRAGMA synchronous=NORMAL")
+    cursor.execute("PRAGMA foreign_keys=ON")
+    cursor.close()
+
+
+def migrate(engine: Engine) -> None:
+    """Bring our tables to this version's schema.
+
+    Raises:
+        DatabaseError: the database was written by a newer mergetune.
+    """
+    script = _scripts()
+    with engine.begin() as connection:
+        stored = _stored_revision(connection)
+        if stored == script.get_current_head():
+            return
+        if stored is not None and stored not in {row.revision for row in script.walk_revisions()}:
+            raise DatabaseError(
+                f"this study database belongs to a newer mergetune (schema {stored}, this version knows up to "
+                f"{script.get_current_head()}): upgrade mergetune"
+            )
+        if engine.dialect.name == "sqlite":  # or its driver would store every CREATE TABLE by itself
+            connection.exec_driver_sql("BEGIN IMMEDIATE")
+        config = _alembic()
+        config.attributes["connection"] = connection
+        command.upgrade(config, "head")
+
+
+def _require_known_schema(connection: Connection) -> None:
+    """Tables may be brought to another version's schema while this one is at work."""
+    stored = connection.execute(sa.text(f"SELECT version_num FROM {VERSION_TABLE}")).scalar()  # noqa: S608 - a constant
+    if stored != _head():
+        raise DatabaseError(
+            f"another version of mergetune has changed this study database since it was opened (schema {stored}, this "
+            f"version has {_head()}): nothing more is written by this one; use one version everywhere, and go on with "
+            "`mergetune study resume`"
+        )
+
+
+@functools.cache
+def _head() -> str | None:
+    """This version's schema."""
+    return _scripts().get_current_head()
+
+
+def _alembic() -> Config:
+    config = Config()
+    # Alembic reads its options with configparser, to which a percent sign in a folder's name is special.
+    config.set_main_option("script_location", str(Path(__file__).parent / "migrations").replace("%", "%%"))
+    return config
+
+
+def _scripts() -> ScriptDirectory:
+    return ScriptDirectory.from_config(_alembic())
+
+
+def _stored_revision(connection: Connection) -> str | None:
+    if not sa.inspect(connection).has_table(VERSION_TABLE):
+        return None
+    row = connection.execute(sa.text(f"SELECT version_num FROM {VERSION_TABLE}")).first()  # noqa: S608 - a constant
+    return None if row is None else str(row[0])
+
+
+def database_file(url: str) -> Path | None:
+    """The file of a SQLite URL; None for a server.
+
+    Raises:
+        DatabaseError: not a database URL at all.
+    """
+    try:
+        parsed = make_url(url)
+        backend = parsed.get_backend_name()
+    except (ArgumentError, ValueError):  # a ValueError for a port that is no number
+        backend = ""
+    if backend == "postgresql":
+        return None
+    if backend != "sqlite":
+        raise DatabaseError(
+            f"{redacted(url)!r} is not a database URL: write sqlite:///path/to/file.db or "
+            "postgresql+psycopg://user@host/name"
+        )
+    if not parsed.database or ":memory:" in parsed.database or "mode=memory" in parsed.database:
+        raise DatabaseError("a study needs a database that outlives the program: write sqlite:///path/to/file.db")
+    return Path(parsed.database)
+
+
+def redacted(url: str) -> str:
+    """The URL without its password, for messages."""
+    try:
+        parsed = make_url(url)
+    except (ArgumentError, ValueError):
+        return re.sub(r"//.*@", "//***@", url)
+    secret = {name: "hidden" for name in parsed.query if "password" in name}
+    parsed = parsed.update_query_dict(secret)
+    return parsed.render_as_string(hide_password=True)
+
+
+def _first_line(error: BaseException) -> str:
+    cause = getattr(error, "orig", None) or error
+    return str(cause).strip().split("\n", maxsplit=1)[0]
+
+
+@contextmanager
+def _exclusive(engine: Engine, file: Path | None) -> Iterator[None]:
+    """One process at a time, by a lock that the system or the server releases when its holder dies."""
+    if file is not None:
+        with sqlite_lock(file):
+            yield
+        return
+    with engine.connect() as connection:
+        # The server, too, must find out soon that a holder's machine is gone: everyone waits for the lock.
+        settings = ", ".join(f"set_config('tcp_{name}', '{value}', false)" for name, value in KEEPALIVES.items())
+        connection.execute(sa.text(f"SELECT {settings}, pg_advisory_lock(hashtext('mergetune'))"))
+        try:
+            yield
+        finally:
+            connection.execute(sa.text("SELECT pg_advisory_unlock(hashtext('mergetune'))"))
+
+
+@contextmanager
+def sqlite_lock(file: Path) -> Iterator[None]:
+    """A lock between the processes of one machine."""
+    import fcntl
+
+    real = file.resolve()  # whatever link leads to it, there is one lock
+    with real.with_name(real.name + ".lock").open("w") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        try:
+            yield
+        finally:
+            fcntl.flock(handle, fcntl.LOCK_UN)
+
+
+def now() -> float:
+    """Seconds since the epoch, for the time columns."""
+    return time.time()
+
+
+def clock(connection: Connection) -> float:
+    """The time by which workers see each other, seconds since the epoch: the server's, or this machine's for a file."""
+    if connection.dialect.name == "postgresql":
+        return float(connection.execute(sa.text("SELECT EXTRACT(EPOCH FROM clock_timestamp())")).scalar_one())
+    return now()

@@ -1,0 +1,110 @@
+"""Trials of another study that a new one begins with, as if they were its own: copied whole, or not at all.
+
+Optuna's part is written first, our tables in the transaction that makes the study. What is left of a start that was cut
+off has no row of ours: the next start makes it anew. Nothing points back to the other study, which may vanish.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import optuna
+from optuna.distributions import BaseDistribution
+from optuna.trial import FrozenTrial, TrialState, create_trial
+from sqlalchemy.engine import Connection
+
+from studies.files.artifacts import SHEET, Artifacts, Features, TrialFiles, render_file, sheet_attributes
+from studies.recipe.recipe import Recipe
+from studies.records import tables
+from studies.records.results import TrialResult, insert_renders, inserted_id
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TakenTrial:
+    """A finished trial of another study, with the objectives of the new one."""
+
+    origin: str
+    source: str  # "STUDY trial 12"
+    recipe: Recipe
+    params: Mapping[str, float] | None  # None: outside the search space
+    result: TrialResult  # without files and sheet
+    files: TrialFiles  # of the other study
+    renders: tuple[int, ...] = ()  # items whose renders are copied
+    sheet: bool = False  # whether it is copied
+    features: Callable[[], Features] = dict  # of set scorers
+    worker_id: str
+    started_at: float
+    finished_at: float | None
+
+
+class CopiedTrials:
+    """A Takeover (see `results.create_study`): the first trials of a new study, in their order.
+
+    Args:
+        distributions: of the new study's parameters.
+        artifacts: of the new study.
+    """
+
+    def __init__(
+        self, trials: Sequence[TakenTrial], distributions: Mapping[str, BaseDistribution], artifacts: Artifacts
+    ) -> None:
+        self._trials, self._distributions, self._artifacts = trials, dict(distributions), artifacts
+
+    def into_optuna(self, study: optuna.Study, key: str) -> None:
+        for number, taken in enumerate(self._trials):
+            self._copy_files(taken, self._files(key, number))
+            study.add_trial(self._frozen(number, taken, key))
+
+    def _files(self, key: str, number: int) -> TrialFiles:
+        return self._artifacts.of_trial(key, number, self._trials[number].worker_id)
+
+    def _copy_files(self, taken: TakenTrial, files: TrialFiles) -> None:
+        for file in (*map(render_file, taken.renders), *([SHEET] if taken.sheet else [])):
+            files.copy(file, taken.files)
+        if features := taken.features():
+            files.save_features(features)
+
+    def _frozen(self, number: int, taken: TakenTrial, key: str) -> FrozenTrial:
+        """As a worker tells it: a merge outside the space has no parameters to learn from."""
+        attached = sheet_attributes(self._files(key, number).sheet_id, number) if taken.sheet else None
+        if taken.params is None:
+            return create_trial(state=TrialState.PRUNED, system_attrs=attached)
+        return create_trial(
+            values=list(taken.result.objectives.values()),
+            params=dict(taken.params),
+            distributions=self._distributions,
+            system_attrs=attached,
+        )
+
+    def into_tables(self, connection: Connection, study_id: int, key: str) -> None:
+        for number, taken in enumerate(self._trials):
+            files = self._files(key, number)
+            renders = {item: files.name(render_file(item)) for item in taken.renders}
+            result = replace(taken.result, files=renders, sheet=files.sheet_id if taken.sheet else None)
+            insert_renders(connection, _insert_trial(connection, study_id, number, taken, result), result)
+
+
+def _insert_trial(connection: Connection, study_id: int, number: int, taken: TakenTrial, result: TrialResult) -> int:
+    return inserted_id(
+        connection.execute(
+            tables.trials.insert().values(
+                study_id=study_id,
+                number=number,
+                origin=taken.origin,
+                source=taken.source,
+                recipe=taken.recipe.to_json(),
+                recipe_digest=taken.recipe.digest,
+                worker_id=taken.worker_id,
+                attempt=1,
+                state="complete",
+                objectives=dict(result.objectives),
+                seconds=dict(result.seconds),
+                machine=dict(result.machine),
+                sheet=result.sheet,
+                rendered=len(result.pixels_sha256),
+                started_at=taken.started_at,
+                finished_at=taken.finished_at,
+            )
+        )
+    )

@@ -1,0 +1,83 @@
+"""A ledger says what the database says, whatever happens in between, and asks for less."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+
+import pytest
+import sqlalchemy as sa
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from stored_study import store_study
+
+from studies.recipe.recipe import Recipe
+from studies.records import results
+from studies.records.cached_reads import Ledger
+from studies.records.database import Database, open_database
+from studies.records.results import Gain, StoredStudy, TrialResult
+
+NAMES = itertools.count()
+RESULT = TrialResult(
+    objectives={"objective": 1.0},
+    image_scores={"sharpness": (1.0,)},
+    set_scores={},
+    pixels_sha256=("0" * 64,),
+    seconds={},
+    machine={},
+)
+
+
+@pytest.fixture(scope="module")
+def database(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Database]:
+    opened = open_database(f"sqlite:///{tmp_path_factory.mktemp('ledger')}/s.db")
+    yield opened
+    opened.close()
+
+
+def a_study(database: Database) -> StoredStudy:
+    return store_study(database, f"s{next(NAMES)}", lambda _: {}, trials=0)
+
+
+def recipe_of(database: Database) -> Recipe:
+    study = store_study(database, f"r{next(NAMES)}", lambda _: {"sharpness": (1.0,), "contrast": (1.0,)}, trials=1)
+    return results.load_trials(database, study)[0].recipe
+
+
+@given(
+    steps=st.lists(
+        st.tuples(st.sampled_from(["begin", "finish", "fail", "gains"]), st.integers(0, 5), st.booleans()), max_size=25
+    )
+)
+@settings(max_examples=25, deadline=None)
+def test_it_is_what_a_fresh_look_finds(database: Database, steps: list[tuple[str, int, bool]]) -> None:
+    study, recipe = a_study(database), recipe_of(database)
+    ledger = Ledger(database, study)
+    for what, number, look in steps:
+        row = results.load_trial(database, study, number)
+        if what == "begin" and (row is None or row.state == "running"):
+            results.begin_trial(database, study, number, "random", recipe, "w", 1 if row is None else row.attempt + 1)
+        elif what == "finish" and row is not None:
+            results.finish_trial(database, study, number, "w", RESULT)
+        elif what == "fail" and row is not None:
+            results.fail_trial(database, study, number, "w", "black")
+        elif what == "gains" and row is not None and row.state == "complete":
+            results.store_gains(database, row, {"objective": Gain(value=1.0, low=None, high=None, parent="A")})
+        if look:
+            assert ledger.trials() == results.load_trials(database, study)
+    assert ledger.trials() == results.load_trials(database, study)
+
+
+def test_settled_trials_are_not_read_again(database: Database) -> None:
+    study, recipe = a_study(database), recipe_of(database)
+    for number in range(5):
+        results.begin_trial(database, study, number, "random", recipe, "w")
+        if number < 4:
+            results.fail_trial(database, study, number, "w", "black")
+    ledger = Ledger(database, study)
+    ledger.trials()
+    with database.write() as connection:  # what is settled may vanish, and is known all the same
+        connection.execute(
+            sa.text("DELETE FROM mergetune_trials WHERE number < 4 AND study_id = :id"), {"id": study.id}
+        )
+    assert [row.number for row in ledger.trials()] == [0, 1, 2, 3, 4]

@@ -1,0 +1,39 @@
+"""Small merges on the CPU, for tests that look at what comes after the merge."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+
+from optimizer.merging.engine.ingredients import Ingredients
+from optimizer.merging.engine.resident import ResidentModel
+from optimizer.merging.files.checkpoint import Checkpoint
+from optimizer.merging.files.parents import Parents
+from optimizer.rendering.models import live_dtypes
+from search_spaces.blocks import places
+from studies.recipe.recipe import Operation, Parent, Recipe, Step, canonical_values
+
+CPU = torch.device("cpu")
+
+
+def resident_of(parents: Sequence[Checkpoint]) -> ResidentModel:
+    """The parents in memory, parent A live."""
+    dtypes = live_dtypes(CPU, parents[0].architecture, torch.float32)
+    return ResidentModel(Ingredients(Parents.of(parents)), device=CPU, live_dtypes=dtypes)
+
+
+def weighted(resident: ResidentModel, ratios: Mapping[str, float] | float) -> Recipe:
+    """A weighted sum of parents A and B; a place that is not named has A's values."""
+    every = places(resident.architecture)
+    named = ratios if isinstance(ratios, Mapping) else dict.fromkeys(every, ratios)
+    return Recipe(
+        architecture=resident.architecture.value,
+        parents=tuple(Parent(letter=letter, name=letter, sha256="0" * 64) for letter in "AB"),
+        steps=(
+            Step(
+                operation=Operation(method="weighted_sum", inputs=("A", "B")),
+                values=canonical_values({place: (named.get(place, 0.0),) for place in every}),
+            ),
+        ),
+    )

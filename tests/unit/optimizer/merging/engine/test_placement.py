@@ -1,0 +1,103 @@
+"""Where the sources of a merge stay, and that it does not change the merge."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from merge_cases import Case, bits
+
+from optimizer.merging.engine.placement import (
+    GIB,
+    HOST_SHARE,
+    RESERVED,
+    Placement,
+    _fitting,
+    choose_placement,
+    device_free,
+)
+from studies.recipe.recipe import Operation
+
+sizes = st.integers(0, 200 * GIB)
+
+
+class TestChoice:
+    @given(kind=st.sampled_from(["cuda", "cpu", "mps"]), sources=sizes, live=sizes, free=sizes, host=sizes)
+    def test_the_device_holds_the_sources_if_everything_fits_and_rendering_has_room(
+        self, kind: str, sources: int, live: int, free: int, host: int
+    ) -> None:
+        left = free - sources - live - RESERVED.get(kind, 0)
+        assert (_fitting(kind, sources, live, free, host) is Placement.DEVICE) == (left >= 0)
+
+    @given(sources=sizes, live=sizes, host=sizes)
+    def test_beside_a_full_card_host_memory_holds_them_or_else_their_files(
+        self, sources: int, live: int, host: int
+    ) -> None:
+        found = _fitting("cuda", sources, live, 0, host)
+        assert found is (Placement.FILES if sources > HOST_SHARE * host else Placement.HOST)
+
+    @given(sources=sizes, live=sizes)
+    def test_a_processors_memory_is_the_hosts(self, sources: int, live: int) -> None:
+        assert _fitting("cpu", sources, live, 0, 1000 * GIB) is Placement.FILES
+
+    def test_who_cannot_tell_is_taken_to_have_room(self) -> None:
+        assert _fitting("mps", GIB, GIB, None, None) is Placement.DEVICE
+        assert _fitting("cuda", 10 * GIB, GIB, GIB, None) is Placement.HOST
+
+    def test_the_examples_of_daily_use(self) -> None:
+        """Pairs and threes of SDXL (6.9 GB each in half precision)."""
+        one = 69 * GIB // 10
+        assert _fitting("cuda", 2 * one, one, 139 * GIB, 100 * GIB) is Placement.DEVICE
+        assert _fitting("cuda", 3 * one, one, 24 * GIB, 64 * GIB) is Placement.HOST
+        assert _fitting("cuda", 3 * one, one, 24 * GIB, 16 * GIB) is Placement.FILES
+
+    def test_a_processor_keeps_what_rendering_takes_free(self) -> None:
+        assert choose_placement(torch.device("cpu"), 1000, 1000, 10**15) is Placement.FILES
+        assert choose_placement(torch.device("cpu"), 1000, 1000) is Placement.DEVICE
+
+
+class TestFree:
+    def test_what_a_device_of_another_kind_has_is_not_known(self) -> None:
+        assert device_free(torch.device("meta")) is None
+
+
+class TestLog:
+    def test_a_slower_place_is_told_with_the_sizes_and_the_device(self, caplog: pytest.LogCaptureFixture) -> None:
+        with caplog.at_level(logging.INFO):
+            chosen = choose_placement(torch.device("cpu"), 10**15, 2_500_000_000)
+        assert chosen is Placement.FILES
+        (message,) = caplog.messages
+        for words in ("1000000.0 GB", "cpu's free memory", "2.5 GB", "in their files"):
+            assert words in message
+
+    def test_the_fastest_place_is_not_worth_a_word(self, caplog: pytest.LogCaptureFixture) -> None:
+        with caplog.at_level(logging.DEBUG):
+            assert choose_placement(torch.device("meta"), 10**15, 0) is Placement.DEVICE
+        assert caplog.messages == []
+
+
+class TestFiles:
+    def test_no_source_is_held_and_every_merge_is_the_same(self, tmp_path: Path) -> None:
+        chain = (
+            Operation(method="rotate", inputs=("A", "B")),
+            Operation(method="add_difference", inputs=("result-1", "B", "C"), clip=True),
+        )
+        case = Case(operations=chain, dtypes=((torch.float16,), (torch.float32,), (torch.bfloat16,)), loras=1)
+        files = case.open(tmp_path)
+        held, streamed = (case.resident(files, placement) for placement in (Placement.DEVICE, Placement.FILES))
+        live = sum(row.nbytes for row in streamed.live_tensors().values())
+        assert live <= streamed.nbytes() < held.nbytes() - live / 2
+        for seed in range(4):
+            recipe = case.recipe(files, seed)
+            assert held.merge(recipe) == streamed.merge(recipe)
+            for key, row in held.live_tensors().items():
+                assert bits(row) == bits(streamed.live_tensors()[key]), key
+
+    def test_small_models_are_held_by_default(self, tmp_path: Path) -> None:
+        case = Case()
+        model = case.resident(case.open(tmp_path), None)
+        assert model.placement is Placement.DEVICE

@@ -1,0 +1,300 @@
+"""The gates in front of the dashboard, as WSGI: what opens them, and that nothing else does."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from optimizer.observe.http_gate import (
+    EVERYWHERE,
+    PASSWORD_VARIABLE,
+    USER,
+    behind_password,
+    dashboard_password,
+    for_local_names,
+    for_own_pages,
+    for_readable_paths,
+    read_only,
+    with_inert_answers,
+)
+from studies.errors import PasswordError
+from studies.system.passwords import read_password_file
+
+PASSWORD = "correct horse: bättery"
+Gate = Callable[[Any], Any]
+
+
+class Inside:
+    """A WSGI application that remembers what reached it."""
+
+    def __init__(self, headers: list[tuple[str, str]] | None = None) -> None:
+        self.headers = headers or []
+        self.reached: list[dict[str, Any]] = []
+
+    def __call__(self, environment: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+        self.reached.append(environment)
+        start_response("200 OK", self.headers)
+        return [b"inside"]
+
+
+class Answer:
+    """What a gate did with a request."""
+
+    def __init__(self, gate: Gate, environment: dict[str, Any], inside: Inside | None = None) -> None:
+        inside = inside or Inside()
+
+        def start_response(status: str, headers: list[tuple[str, str]]) -> None:
+            self.status = int(status.split()[0])
+            self.names = [name.lower() for name, _ in headers]
+            self.headers = {name.lower(): value for name, value in headers}
+
+        self.body = b"".join(gate(inside)(environment, start_response))
+        self.passed = bool(inside.reached)
+
+
+def basic(user: str, password: str, encoding: str = "utf-8") -> str:
+    return "Basic " + base64.b64encode(f"{user}:{password}".encode(encoding)).decode()
+
+
+def request(method: str = "GET", path: str = "/dashboard/", **headers: str) -> dict[str, Any]:
+    return {"REQUEST_METHOD": method, "PATH_INFO": path} | {f"HTTP_{name}": value for name, value in headers.items()}
+
+
+def password_gate(application: Any) -> Any:
+    return behind_password(application, PASSWORD)
+
+
+# ----------------------------------------------------------------------------------------- password
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        basic(USER, PASSWORD),
+        basic(USER, PASSWORD).replace("Basic", "bAsIc"),
+        basic(USER, PASSWORD).replace(" ", "  ") + " ",
+    ],
+)
+def test_the_right_password_opens_the_gate(header: str) -> None:
+    answer = Answer(password_gate, request(AUTHORIZATION=header))
+    assert (answer.status, answer.body, answer.passed) == (200, b"inside", True)
+
+
+WRONG_HEADERS = [
+    "",
+    " ",
+    "Basic",
+    "Basic ",
+    "Basic :",
+    "Basic !!!",
+    "Basic ====",
+    "Basic bWVyZ2V0dW5l",  # the user name alone
+    "Basic bWVyZ2V0dW5lOg==",  # and with an empty password
+    "Basic \xff\xfe",  # bytes that are no base64, as a WSGI server hands them over
+    basic(USER, "wrong"),
+    basic("", PASSWORD),
+    basic("admin", PASSWORD),
+    basic(USER.upper(), PASSWORD),
+    basic(USER, PASSWORD.upper()),
+    basic(USER, PASSWORD + " "),
+    basic(USER, PASSWORD + "\0"),
+    basic(USER, PASSWORD[:-1]),
+    basic(USER, PASSWORD * 5000),
+    basic(USER, PASSWORD, "latin-1"),
+    basic(USER, PASSWORD).replace("Basic", "Bearer"),
+    basic(USER, PASSWORD).replace("Basic", "Digest"),
+    basic(USER, PASSWORD).replace("Basic ", "Basic"),
+    basic(USER, PASSWORD).replace("Basic ", "Basic\t"),
+    basic(USER, PASSWORD).replace("Basic ", ""),
+    " " + basic(USER, PASSWORD),
+    f"{basic(USER, PASSWORD)}, {basic(USER, PASSWORD)}",  # a header given twice
+    f"{basic(USER, 'wrong')}, {basic(USER, PASSWORD)}",
+    f"Basic {USER}:{PASSWORD}",
+    "Basic " + "QUFB" * 60_000,
+]
+
+
+@pytest.mark.parametrize("header", WRONG_HEADERS, ids=range(len(WRONG_HEADERS)))
+def test_everything_else_is_asked_for_a_password(header: str) -> None:
+    answer = Answer(password_gate, request(AUTHORIZATION=header))
+    assert (answer.status, answer.passed) == (401, False)
+    assert answer.headers["www-authenticate"].startswith("Basic realm=")
+    assert answer.headers["x-content-type-options"] == "nosniff"
+    assert PASSWORD.encode() not in answer.body
+
+
+# What a server may put into a header or a path: bytes, each as one character.
+wire = st.text(st.characters(max_codepoint=255), max_size=40)
+headers = st.dictionaries(
+    st.sampled_from(
+        ["HTTP_HOST", "HTTP_ORIGIN", "HTTP_COOKIE", "HTTP_X_FORWARDED_FOR", "HTTP_PROXY_AUTHORIZATION",
+         "HTTP_X_AUTHORIZATION", "HTTP_X_HTTP_METHOD_OVERRIDE", "HTTP_X_ORIGINAL_URL", "REMOTE_USER", "QUERY_STRING",
+         "SCRIPT_NAME", "AUTH_TYPE", "CONTENT_LENGTH", "REMOTE_ADDR"]
+    ),
+    st.one_of(wire, st.sampled_from([USER, basic(USER, PASSWORD), "127.0.0.1", "/dashboard"])),
+)  # fmt: skip
+authorizations = st.one_of(
+    wire, wire.map(lambda text: f"Basic {text}"), st.binary().map(lambda raw: f"Basic {base64.b64encode(raw).decode()}")
+)
+
+
+def opens(header: object) -> bool:
+    """Whether a header carries the password, worked out another way: by writing down what may be sent."""
+    scheme, *rest = str(header).split(" ")
+    return scheme.lower() == "basic" and "".join(rest) == basic(USER, PASSWORD).removeprefix("Basic ")
+
+
+@given(method=wire, path=wire, others=headers, header=st.none() | authorizations)
+@example(method="GET", path="/static/../api/studies", others={}, header=None)
+@example(method="OPTIONS", path="*", others={"HTTP_ORIGIN": "null"}, header=None)
+def test_no_request_without_the_password_passes(
+    method: str, path: str, others: dict[str, str], header: str | None
+) -> None:
+    environment = request(method, path) | others
+    if header is not None:
+        environment["HTTP_AUTHORIZATION"] = header
+    before = dict(environment)
+    answer = Answer(password_gate, environment)
+    assert answer.passed == opens(header)
+    assert answer.passed or answer.status == 401
+    assert environment == before
+
+
+@given(password=st.text(min_size=1), other=st.text())
+def test_a_password_opens_its_own_gate_and_no_other(password: str, other: str) -> None:
+    try:
+        header = basic(USER, other)
+        password.encode()
+    except UnicodeEncodeError:  # half a surrogate pair, which no file in UTF-8 holds
+        return
+    answer = Answer(lambda inside: behind_password(inside, password), request(AUTHORIZATION=header))
+    assert answer.passed == (password == other)
+
+
+def test_an_empty_password_is_no_gate() -> None:
+    with pytest.raises(ValueError, match="empty"):
+        behind_password(Inside(), "")
+
+
+# ------------------------------------------------------------------------------- where passwords are
+
+
+def test_the_password_is_the_files_first_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(PASSWORD_VARIABLE, "not this one")
+    file = tmp_path / "password"
+    file.write_bytes("\ufeffpässword \r\nsecond line\n".encode())
+    assert dashboard_password(file) == "pässword"
+
+
+@pytest.mark.parametrize(("value", "password"), [(None, None), ("", None), ("  ", None), ("secret", "secret")])
+def test_without_a_file_the_environment_is_asked(
+    value: str | None, password: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv(PASSWORD_VARIABLE, raising=False)
+    if value is not None:
+        monkeypatch.setenv(PASSWORD_VARIABLE, value)
+    assert dashboard_password(None) == password
+
+
+@pytest.mark.parametrize("content", [b"", b"\n", b"  \nsecret\n", b"\xff\xfe\x00"])
+def test_a_password_file_without_a_password_is_refused(content: bytes, tmp_path: Path) -> None:
+    file = tmp_path / "password"
+    file.write_bytes(content)
+    with pytest.raises(PasswordError, match="first line"):
+        read_password_file(file)
+
+
+def test_a_password_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    for path in (tmp_path / "absent", tmp_path):
+        with pytest.raises(PasswordError, match=f"{path} cannot be read"):
+            read_password_file(path)
+
+
+# --------------------------------------------------------------------------------------- the others
+
+
+@pytest.mark.parametrize(
+    ("asked", "passes"),
+    [
+        ("127.0.0.1:8080", True),
+        ("localhost", True),
+        ("[::1]:80", True),
+        ("", True),
+        ("evil.example:8080", False),
+        ("127.0.0.1.evil.example", False),
+        ("127.0.0.1@evil.example", False),
+        ("[evil.example]", False),
+    ],
+)
+def test_without_a_password_only_local_names_are_answered(asked: str, passes: bool) -> None:
+    answer = Answer(lambda inside: for_local_names(inside, "127.0.0.1"), request(HOST=asked))
+    assert answer.passed == passes
+    assert answer.status == (200 if passes else 403)
+
+
+@given(method=wire, others=headers)
+@example(method="get", others={})
+@example(method="POST", others={"HTTP_X_HTTP_METHOD_OVERRIDE": "GET"})
+def test_read_only_lets_nothing_but_reading_through(method: str, others: dict[str, str]) -> None:
+    answer = Answer(read_only, request(method) | others)
+    assert answer.passed == (method in {"GET", "HEAD"})
+    assert answer.passed or (answer.status, answer.headers["allow"]) == (405, "GET, HEAD")
+
+
+@given(origin=wire, host=wire)
+@example(origin="", host="")
+@example(origin="127.0.0.1", host="127.0.0.1")
+def test_a_change_passes_only_from_the_host_itself(origin: str, host: str) -> None:
+    answer = Answer(for_own_pages, request("POST", HOST=host, ORIGIN=f"http://{origin}"))
+    assert answer.passed == (origin == host != "")
+    assert not Answer(for_own_pages, request("POST", HOST=host, ORIGIN="null")).passed
+
+
+@given(raw=st.binary(max_size=20))
+def test_a_path_passes_where_nothing_of_it_would_be_left_out(raw: bytes) -> None:
+    answer = Answer(for_readable_paths, request(path=raw.decode("latin-1")))
+    assert answer.passed == (raw.decode("utf-8", "ignore").encode() == raw)
+
+
+# ------------------------------------------------------------------------------------------ answers
+
+RUNNABLE = ("html", "xml", "svg", "javascript", "ecmascript", "pdf", "css", "shockwave", "wasm")
+
+
+@given(
+    path=wire,
+    kind=wire | st.sampled_from(["text/html", "image/svg+xml", "TEXT/HTML", "text/html; image/png", " text/html"]),
+    disposition=wire | st.sampled_from(["inline", "attachment; filename=a.html"]),
+)
+@example(path="/artifacts/1/2", kind="image/png, text/html", disposition="inline")
+@example(path="/dashboard-of-others", kind="text/html", disposition="")
+def test_no_answer_outside_the_page_is_a_page(path: str, kind: str, disposition: str) -> None:
+    inside = Inside([("content-TYPE", kind), ("Content-Disposition", disposition), ("X-Frame-Options", "ALLOWALL"),
+                     ("Access-Control-Allow-Origin", "*"), ("Content-Length", "6")])  # fmt: skip
+    answer = Answer(with_inert_answers, request(path=path), inside)
+    assert len(answer.names) == len(set(answer.names)) or path.startswith("/dashboard")
+    for name, value in EVERYWHERE:
+        assert answer.headers[name.lower()] == value
+    assert "access-control-allow-origin" not in answer.headers
+    assert answer.headers["content-length"] == "6"
+    if path.startswith(("/dashboard/", "/static/")) or path in {"/dashboard", "/favicon.ico"}:
+        return
+    assert "sandbox" in answer.headers["content-security-policy"]
+    saved = answer.headers.get("content-disposition", "").lower().startswith("attachment")
+    assert saved or not any(word in answer.headers["content-type"].lower().partition(";")[0] for word in RUNNABLE)
+
+
+def test_the_page_keeps_its_own_policy_and_is_shown_in_no_frame() -> None:
+    own = ("Content-Security-Policy", "default-src 'self'")
+    told: list[tuple[str, str]] = []
+    gate = with_inert_answers(Inside([("Content-Type", "text/html"), own]))
+    list(gate(request(path="/dashboard/studies/1"), lambda _status, headers: told.extend(headers)))
+    assert own in told
+    assert ("Content-Security-Policy", "frame-ancestors 'none'") in told
+    assert ("Content-Type", "text/html") in told

@@ -1,0 +1,216 @@
+"""Renders of models that predict v, end in pure noise or follow EDM, against loops written here in float64."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+import torch
+from live import resident_of
+from marked_files import COSXL, PLAYGROUND, V_PRED, ZERO_SNR, write_marked
+from torch import Tensor, nn
+
+from optimizer.merging.files.checkpoint import Checkpoint
+from optimizer.rendering.models import LiveModels, build_models
+from optimizer.rendering.prediction import Prediction, agreed_prediction
+from optimizer.rendering.prompts import PromptEncoder
+from optimizer.rendering.render import Renderer
+from optimizer.rendering.schedulers import EDM_SCHEDULERS, NO_ZERO_SNR
+from studies.spec.study import SchedulerName, SuiteItem, SuiteSettings
+
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning")
+
+Denoiser = Callable[[Tensor, Tensor], Tensor]  # (sample, time) -> guided output, all in float64
+MARKERS: Mapping[str, Mapping[str, Tensor]] = {
+    "epsilon": {},
+    "v": V_PRED,
+    "zero_snr": ZERO_SNR,
+    "cosxl": COSXL,
+    "playground": PLAYGROUND,
+}
+
+
+def suite(**changes: Any) -> SuiteSettings:
+    settings: dict[str, Any] = {
+        "prompts": [{"prompt": "a bird", "negative": "blurry"}],
+        "seeds": (3, 4),
+        "sizes": (64,),
+        "steps": 3,
+        "cfg": 3.0,
+        "scheduler": "ddim",
+    }
+    return SuiteSettings.model_validate(settings | changes)
+
+
+def live_models(checkpoint: Checkpoint, settings: SuiteSettings) -> LiveModels:
+    return build_models(resident_of([checkpoint]), agreed_prediction([checkpoint], settings))
+
+
+@pytest.fixture(scope="module")
+def sd15(tmp_path_factory: pytest.TempPathFactory) -> dict[str, LiveModels]:
+    """The same SD1.5 weights, marked in every way."""
+    folder = tmp_path_factory.mktemp("marked")
+    return {
+        name: live_models(write_marked(folder / f"{name}.safetensors", markers), suite())
+        for name, markers in MARKERS.items()
+    }
+
+
+@dataclass
+class Seen:
+    """What a VAE was asked to decode: the renderer's final latents, as the VAE knows them."""
+
+    latents: Tensor
+    pixels: tuple[Tensor, ...]
+
+
+def render(models: LiveModels, settings: SuiteSettings) -> Seen:
+    decoded: list[Tensor] = []
+
+    def listen(_: nn.Module, args: tuple[Tensor, ...]) -> None:
+        decoded.append(args[0].clone())
+
+    handle = models.vae.post_quant_conv.register_forward_pre_hook(listen)
+    try:
+        pixels = Renderer(models, settings).render().pixels
+    finally:
+        handle.remove()
+    return Seen(torch.cat(decoded).double(), pixels)
+
+
+def denoiser(models: LiveModels, item: SuiteItem, settings: SuiteSettings) -> Denoiser:
+    """The model's guided output for one item."""
+    unet = copy.deepcopy(models.unet).double()
+    found = PromptEncoder(models, settings.clip_skip).embed([item.prompt, item.negative])
+    rows = [found[item.negative], found[item.prompt]]
+    tokens = torch.stack([row.tokens for row in rows]).double()
+    added = None
+    if rows[0].pooled is not None:
+        sizes = torch.tensor([[item.height, item.width, 0, 0, item.height, item.width]] * 2).double()
+        added = {"text_embeds": torch.stack([row.pooled for row in rows if row.pooled is not None]), "time_ids": sizes}
+        added["text_embeds"] = added["text_embeds"].double()
+
+    def guided(sample: Tensor, time: Tensor) -> Tensor:
+        with torch.no_grad():
+            out: Tensor = unet(
+                torch.cat([sample] * 2), time, encoder_hidden_states=tokens, added_cond_kwargs=added
+            ).sample
+        without, with_prompt = out.chunk(2)
+        return without + settings.cfg * (with_prompt - without)
+
+    return guided
+
+
+def first_noise(item: SuiteItem) -> Tensor:
+    generator = torch.Generator().manual_seed(item.seed)
+    return torch.randn((1, 4, item.height // 8, item.width // 8), generator=generator).double()
+
+
+def alphas() -> Tensor:
+    return torch.cumprod(1 - torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2, dim=0)
+
+
+def without_signal(alphas: Tensor) -> Tensor:
+    """Algorithm 1 of arXiv:2305.08891: the last step's signal becomes zero, the first one's stays."""
+    root = alphas.sqrt()
+    return ((root - root[-1]) * root[0] / (root[0] - root[-1])) ** 2
+
+
+def ddim_of_v(guided: Denoiser, sample: Tensor, alphas: Tensor, times: list[int], step: int) -> Tensor:
+    """DDIM without noise, on outputs that are v: arXiv:2202.00512, appendix D."""
+    for time in times:
+        alpha, sigma = alphas[time].sqrt(), (1 - alphas[time]).sqrt()
+        v = guided(sample, torch.tensor(time))
+        image, noise = alpha * sample - sigma * v, sigma * sample + alpha * v
+        earlier = alphas[max(time - step, 0)]
+        sample = earlier.sqrt() * image + (1 - earlier).sqrt() * noise
+    return sample
+
+
+def euler_of_edm(guided: Denoiser, noise: Tensor, levels: Tensor, data: float, sign: int) -> Tensor:
+    """Euler's method on dx = (x - D(x)) / sigma dsigma with the preconditioning of arXiv:2206.00364, table 1."""
+    sample = noise * (levels[0] ** 2 + 1).sqrt()
+    for level, following in zip(levels, [*levels[1:], torch.tensor(0.0)], strict=True):
+        spread = (level**2 + data**2).sqrt()
+        out = guided(sample / spread, level.log() / 4)
+        image = data**2 / spread**2 * sample + sign * level * data / spread * out
+        sample = sample + (sample - image) / level * (following - level)
+    return sample
+
+
+def test_v_prediction_is_ddim_on_v(sd15: Mapping[str, LiveModels]) -> None:
+    settings = suite()
+    expected = [
+        ddim_of_v(denoiser(sd15["v"], item, settings), first_noise(item), alphas(), [667, 334, 1], 333)
+        for item in settings.items()
+    ]
+    found = render(sd15["v"], settings).latents
+    torch.testing.assert_close(found, torch.cat(expected) / 0.18215, rtol=1e-4, atol=1e-3)
+
+
+def test_zero_snr_begins_in_pure_noise_on_the_rescaled_schedule(sd15: Mapping[str, LiveModels]) -> None:
+    settings = suite(steps=4)
+    schedule = without_signal(alphas())
+    expected = [
+        ddim_of_v(denoiser(sd15["zero_snr"], item, settings), first_noise(item), schedule, [999, 749, 499, 249], 250)
+        for item in settings.items()
+    ]
+    found = render(sd15["zero_snr"], settings).latents
+    torch.testing.assert_close(found, torch.cat(expected) / 0.18215, rtol=1e-4, atol=1e-3)
+
+
+@pytest.mark.parametrize("architecture", ["sd15", "sdxl"])
+def test_cosxl_is_euler_on_preconditioned_v(architecture: str, tmp_path: Path) -> None:
+    settings = suite(scheduler="euler", seeds=[5])
+    models = live_models(write_marked(tmp_path / "a.safetensors", COSXL, architecture=architecture), settings)
+    (item,) = settings.items()
+    levels = torch.tensor([120.0, (120 * 0.002) ** 0.5, 0.002], dtype=torch.float64)  # evenly spaced logarithms
+    expected = euler_of_edm(denoiser(models, item, settings), first_noise(item), levels, data=1.0, sign=-1)
+    scale = 0.18215 if architecture == "sd15" else 0.13025
+    torch.testing.assert_close(render(models, settings).latents, expected / scale, rtol=1e-3, atol=1e-2)
+
+
+def test_playground_is_edm_on_latents_with_a_mean_and_deviation(tmp_path: Path) -> None:
+    settings = suite(scheduler="euler", seeds=[5])
+    models = live_models(write_marked(tmp_path / "a.safetensors", PLAYGROUND, architecture="sdxl"), settings)
+    (item,) = settings.items()
+    levels = torch.tensor([80.0, (80 * 0.002) ** 0.5, 0.002], dtype=torch.float64)
+    latents = euler_of_edm(denoiser(models, item, settings), first_noise(item), levels, data=0.5, sign=1)
+    expected = latents * PLAYGROUND["edm_std"] / 0.5 + PLAYGROUND["edm_mean"]
+    torch.testing.assert_close(render(models, settings).latents, expected, rtol=1e-3, atol=1e-2)
+
+
+def takes(name: SchedulerName, marking: str) -> bool:
+    if marking in {"cosxl", "playground"}:
+        return name in EDM_SCHEDULERS
+    return marking != "zero_snr" or name not in NO_ZERO_SNR
+
+
+@pytest.mark.parametrize("name", get_args(SchedulerName))
+def test_every_scheduler_renders_what_it_takes(name: SchedulerName, sd15: Mapping[str, LiveModels]) -> None:
+    settings = suite(scheduler=name, seeds=[1], cfg=1)
+    found = {marking: render(models, settings) for marking, models in sd15.items() if takes(name, marking)}
+    assert {"epsilon", "v"} <= found.keys()
+    for marking, seen in found.items():
+        assert seen.latents.isfinite().all()
+        assert all(pixels.isfinite().all() and pixels.std() > 0 for pixels in seen.pixels)
+        if marking != "epsilon":  # the same weights, another meaning
+            assert (seen.latents - found["epsilon"].latents).abs().mean() > 0.1, marking
+
+
+@pytest.mark.parametrize(
+    ("marking", "name"), [("zero_snr", "unipc"), ("zero_snr", "dpmpp_2m_karras"), ("cosxl", "dpmpp_2m")]
+)
+def test_one_step_is_enough(marking: str, name: SchedulerName, sd15: Mapping[str, LiveModels]) -> None:
+    assert render(sd15[marking], suite(scheduler=name, steps=1)).latents.isfinite().all()
+
+
+def test_the_suite_can_say_what_no_marker_does(sd15: Mapping[str, LiveModels], tmp_path: Path) -> None:
+    said = suite(prediction="v_prediction", zero_snr=True)
+    bare = live_models(write_marked(tmp_path / "bare.safetensors"), said)
+    assert bare.prediction == Prediction(kind="v", zero_snr=True)
+    assert torch.equal(render(bare, said).latents, render(sd15["zero_snr"], suite()).latents)
