@@ -21,21 +21,19 @@ import optuna
 from numpy.typing import NDArray
 from optuna.distributions import FloatDistribution
 from optuna.importance import PedAnovaImportanceEvaluator
-from optuna.trial import FrozenTrial, TrialState, create_trial
+from optuna.trial import TrialState, create_trial
 
 from optimizer.errors import TooFewTrialsError
-from optimizer.search.depth.posterior import DepthModel, Effect
+from optimizer.search.depth.posterior import Effect
+from optimizer.search.depth.stored_study import fitted_model, space_of
 from optimizer.trial.front import chosen_trial
 from optimizer.trial.objective import Objective
 from optimizer.trial.ranking import best_trials
 from scorers.protocol import Direction
-from search_spaces.blocks import Architecture
 from search_spaces.parameters import Parameter
 from search_spaces.space import SearchSpace
-from studies.errors import StudyError
-from studies.recipe.blueprint import slots_of
 from studies.records.database import Database
-from studies.records.results import StoredStudy, StoredTrial, load_trials, optuna_study, optuna_trials
+from studies.records.results import StoredStudy, StoredTrial, load_trials, optuna_trials
 
 TOP = 0.1  # share of the trials that count as the best
 LEAST = 10  # trials: below, the best tenth is a single one
@@ -143,34 +141,6 @@ def insight(database: Database, study: StoredStudy, objective: Objective) -> Ins
         left_out=complete - len(samples),
         findings=findings,
     )
-
-
-def space_of(study: StoredStudy, row: StoredTrial) -> SearchSpace:
-    """The search space of a stored study, without opening its files; any of its trials tells the architecture."""
-    spec = study.spec
-    slots = slots_of(spec.operations, spec.letters, tuple(spec.loras))
-    return SearchSpace.build(spec.full_space, Architecture(row.recipe.architecture), slots)
-
-
-def fitted_model(
-    database: Database, study: StoredStudy, rows: Sequence[StoredTrial], objective: int
-) -> tuple[DepthModel, list[FrozenTrial]] | None:
-    """The depth-aware model of one objective and the complete trials it has seen; None where it cannot be fitted.
-
-    Args:
-        rows: the study's trials, at least one.
-    """
-    from optimizer.search.depth.gaussian_process import NUMERICAL_ERRORS  # BoTorch takes seconds to import
-
-    space = space_of(study, rows[0])
-    stored = optuna_study(database, study.name)
-    try:
-        model = DepthModel.of(space, stored.get_trials(deepcopy=False), stored.directions, objective)
-    except (StudyError, *NUMERICAL_ERRORS):
-        return None
-    names = {row.name for row in space.parameters}
-    complete = stored.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-    return model, [trial for trial in complete if names <= trial.params.keys()]
 
 
 def believed_effects(

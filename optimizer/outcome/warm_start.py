@@ -27,7 +27,7 @@ from studies.errors import DatabaseError, RecipeError, StudyMissingError, WarmSt
 from studies.files.artifacts import SHEET, Artifacts, Features, TrialFiles, render_file
 from studies.recipe.adoption import adopted
 from studies.recipe.recipe import Recipe
-from studies.records.database import Database, open_database, redacted
+from studies.records.database import Database, open_database
 from studies.records.results import (
     ParentFile,
     StoredStudy,
@@ -42,6 +42,7 @@ from studies.records.results import (
 from studies.records.takeover import CopiedTrials, TakenTrial
 from studies.spec.fingerprints import scorer_fingerprint
 from studies.spec.study import NamedRecipe, StudySpec, WarmStartSettings
+from studies.system.database_url import redacted
 
 AGAIN: Final = 10  # merges rendered anew, unless the spec says how many
 SCORING_SOFTWARE: Final = ("mergetune", "open_clip_torch")  # the machine's description holds the rest

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from optimizer.insight.importance import fitted_model
+from optimizer.search.depth.stored_study import fitted_model
 from optimizer.trial.front import knee_order, signed_values
 from optimizer.trial.objective import Objective
 from studies.records.database import Database

@@ -28,7 +28,7 @@ from optuna.artifacts.exceptions import ArtifactNotFound
 from PIL import Image
 
 from studies.files.stores import SCHEME, FolderStore, Store, bucket_store
-from studies.records.database import database_file
+from studies.system.database_url import database_file
 
 SHEET: Final = "sheet.jpg"
 FEATURES: Final = "features.npz"

@@ -43,7 +43,7 @@ from studies.recipe.recipe import (
     canonical_values,
     check_operations,
 )
-from studies.spec.study import StepSettings, operations_of
+from studies.recipe.steps import StepSettings, operations_of
 from studies.system.documents import parse_json, parse_yaml, read_text
 from studies.system.explain import explain
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import os
-import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,10 +18,11 @@ from alembic.script import ScriptDirectory
 from optuna.exceptions import OptunaError
 from optuna.storages import RDBStorage
 from sqlalchemy.engine import Connection, Engine, make_url
-from sqlalchemy.exc import ArgumentError, SQLAlchemyError
+from sqlalchemy.exc import SQLAlchemyError
 
 from studies.errors import DatabaseError
 from studies.records.tables import VERSION_TABLE
+from studies.system.database_url import database_file, redacted
 from studies.system.passwords import read_password_file
 
 SQLITE_WAIT_SECONDS = 60.0  # for another process's write
@@ -242,40 +242,6 @@ def _stored_revision(connection: Connection) -> str | None:
         return None
     row = connection.execute(sa.text(f"SELECT version_num FROM {VERSION_TABLE}")).first()  # noqa: S608 - a constant
     return None if row is None else str(row[0])
-
-
-def database_file(url: str) -> Path | None:
-    """The file of a SQLite URL; None for a server.
-
-    Raises:
-        DatabaseError: not a database URL at all.
-    """
-    try:
-        parsed = make_url(url)
-        backend = parsed.get_backend_name()
-    except (ArgumentError, ValueError):  # a ValueError for a port that is no number
-        backend = ""
-    if backend == "postgresql":
-        return None
-    if backend != "sqlite":
-        raise DatabaseError(
-            f"{redacted(url)!r} is not a database URL: write sqlite:///path/to/file.db or "
-            "postgresql+psycopg://user@host/name"
-        )
-    if not parsed.database or ":memory:" in parsed.database or "mode=memory" in parsed.database:
-        raise DatabaseError("a study needs a database that outlives the program: write sqlite:///path/to/file.db")
-    return Path(parsed.database)
-
-
-def redacted(url: str) -> str:
-    """The URL without its password, for messages."""
-    try:
-        parsed = make_url(url)
-    except (ArgumentError, ValueError):
-        return re.sub(r"//.*@", "//***@", url)
-    secret = {name: "hidden" for name in parsed.query if "password" in name}
-    parsed = parsed.update_query_dict(secret)
-    return parsed.render_as_string(hide_password=True)
 
 
 def _first_line(error: BaseException) -> str:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from studies.errors import DatabaseError
-from studies.records.database import database_file
+from studies.system.database_url import database_file
 
 MOUNTS = Path("/proc/self/mountinfo")
 SHARES = frozenset(

@@ -12,8 +12,9 @@ from typing import Any, Literal
 import sqlalchemy as sa
 
 from studies.records import tables
-from studies.records.database import Database, clock, database_file
+from studies.records.database import Database, clock
 from studies.records.results import StoredStudy
+from studies.system.database_url import database_file
 from studies.system.processes import is_running, process_identity, shares_processes
 
 STALE_SECONDS = 180.0  # a worker on another machine that gave no sign of life for so long is taken for dead

@@ -9,16 +9,14 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     AfterValidator,
-    BaseModel,
     BeforeValidator,
-    ConfigDict,
     Field,
     ValidationError,
     ValidationInfo,
@@ -34,9 +32,11 @@ from scorers.registry import get_kind, parse_settings
 from search_spaces.block_presets import block_preset
 from search_spaces.settings import SlotSettings, SpaceSettings
 from studies.errors import RecipeError, SpecError
-from studies.recipe.recipe import LETTERS, RESULT, DtypeName, Operation, check_operations
+from studies.recipe.recipe import LETTERS, DtypeName, Operation, check_operations
+from studies.recipe.steps import StepSettings, operations_of
 from studies.system.documents import parse_yaml, read_text
 from studies.system.explain import explain
+from studies.system.settings import FrozenSettings
 
 SchedulerName = Literal[
     "ddim", "dpmpp_2m", "dpmpp_2m_karras", "dpmpp_2m_sde_karras", "euler", "euler_a", "heun", "lcm", "unipc"
@@ -51,10 +51,6 @@ MAX_NAME = 100  # characters of a scorer's name: what the database, and a table 
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 
 
-class _Settings(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SuiteItem:
     """One render of the suite."""
@@ -67,7 +63,7 @@ class SuiteItem:
     height: int
 
 
-class SuitePrompt(_Settings):
+class SuitePrompt(FrozenSettings):
     """A prompt with what differs from the suite's own settings."""
 
     prompt: str = Field(min_length=1)
@@ -76,7 +72,7 @@ class SuitePrompt(_Settings):
     sizes: tuple[Size, ...] | None = None
 
 
-class SuiteSettings(_Settings):
+class SuiteSettings(FrozenSettings):
     """prompts x seeds x sizes, and how each is rendered; fixed for the whole study."""
 
     prompts: tuple[SuitePrompt, ...]
@@ -150,7 +146,7 @@ class SuiteSettings(_Settings):
         return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
 
 
-class FinalSettings(_Settings):
+class FinalSettings(FrozenSettings):
     """How the best trials are compared once more, on renders that the search never saw."""
 
     top: int = Field(default=5, ge=0, le=100)  # finished trials that take part; 0: no final
@@ -207,7 +203,7 @@ def _unseen_shift(seeds: set[int]) -> int:
     return shift
 
 
-class ScorerEntry(_Settings):
+class ScorerEntry(FrozenSettings):
     """One scorer of a study. Written flat: `name: {kind: KIND, option: ...}`; the kind is the name if left out."""
 
     kind: str
@@ -238,14 +234,14 @@ class ScorerEntry(_Settings):
         return {"kind": self.kind, **self.options}
 
 
-class ObjectiveTerm(_Settings):
+class ObjectiveTerm(FrozenSettings):
     """One scorer's part in a single-number objective: weight * score / unit, subtracted for scores to minimise."""
 
     weight: float = Field(default=1.0, gt=0, allow_inf_nan=False)
     unit: float | None = Field(default=None, gt=0, allow_inf_nan=False)  # None takes the scorer's own unit
 
 
-class SamplerSettings(_Settings):
+class SamplerSettings(FrozenSettings):
     """Who proposes the trials after the probes."""
 
     name: SamplerName = "depth"
@@ -253,7 +249,7 @@ class SamplerSettings(_Settings):
     options: Mapping[str, Any] = Field(default_factory=dict)  # handed to the sampler's constructor
 
 
-class RecipeProbe(_Settings):
+class RecipeProbe(FrozenSettings):
     """A recipe file whose merge is tried. Written short as its path."""
 
     path: SpecPath
@@ -265,7 +261,7 @@ class RecipeProbe(_Settings):
         return {"path": value} if isinstance(value, (str, Path)) else value
 
 
-class ProbeSettings(_Settings):
+class ProbeSettings(FrozenSettings):
     """Trials chosen by us before the sampler takes over; parents always come first."""
 
     uniform: tuple[Finite, ...] = (0.25, 0.5, 0.75)
@@ -281,7 +277,7 @@ class ProbeSettings(_Settings):
         return value
 
 
-class NamedRecipe(_Settings):
+class NamedRecipe(FrozenSettings):
     """A merge that was found elsewhere."""
 
     name: str
@@ -302,7 +298,7 @@ def _checked_place(text: str, info: ValidationInfo) -> str:
     return text if text.startswith("s3://") else str(absolute_path(Path(text), info))
 
 
-class WarmStartSettings(_Settings):
+class WarmStartSettings(FrozenSettings):
     """Another study over the same parents, whose finished trials this one begins with. Written short as its name."""
 
     study: str = Field(min_length=1)
@@ -317,7 +313,7 @@ class WarmStartSettings(_Settings):
         return {"study": value} if isinstance(value, str) else value
 
 
-class BudgetSettings(_Settings):
+class BudgetSettings(FrozenSettings):
     """A study ends when the first of these is spent; a trial that has begun is finished."""
 
     trials: int = Field(default=100, ge=1, le=1_000_000)  # probes included
@@ -326,7 +322,7 @@ class BudgetSettings(_Settings):
     patience: int | None = Field(default=None, ge=1)  # proposed trials that together promise less than the noise
 
 
-class RenderSettings(_Settings):
+class RenderSettings(FrozenSettings):
     device: str = "auto"  # auto, cpu, cuda, cuda:1, mps ...
     dtype: Literal["auto", "fp16", "bf16", "fp32"] = "auto"  # auto: fp32 on a CPU, fp16 elsewhere
     batch_size: int | None = Field(default=None, ge=1)
@@ -334,50 +330,25 @@ class RenderSettings(_Settings):
     degenerate_limit: int = Field(default=0, ge=0)  # broken images a trial may have before it fails
 
 
-class RacingSettings(_Settings):
+class RacingSettings(FrozenSettings):
     """Trials that surely fall behind the best so far are not rendered to their end."""
 
     batch: int = Field(default=16, ge=4)  # images between two looks: fewer say nothing about their own spread
     confidence: float = Field(default=0.99, ge=0.5, lt=1)  # that a trial as good as the best is rendered to its end
 
 
-class ExportSettings(_Settings):
+class ExportSettings(FrozenSettings):
     dtype: DtypeName | None = None  # None keeps parent A's, tensor by tensor
 
 
-class StepSettings(_Settings):
-    """One step of a chain of merges."""
-
-    method: str = "weighted_sum"
-    inputs: tuple[str, ...] | None = None  # parents by letter, or result-N of step N; None: all parents
-    clip: bool = False  # no element may leave the range between the first two inputs
-    seed: int = Field(default=0, ge=0, lt=2**31)  # of methods that drop elements at random
-
-
-def operations_of(steps: Sequence[StepSettings], letters: Sequence[str]) -> tuple[Operation, ...]:
-    """The steps with their inputs written out: all parents where none are named, `result` as the step before."""
-    return tuple(
-        Operation(
-            method=step.method,
-            inputs=tuple(
-                f"{RESULT}{index}" if name == "result" else name
-                for name in (letters if step.inputs is None else step.inputs)
-            ),
-            clip=step.clip,
-            seed=step.seed,
-        )
-        for index, step in enumerate(steps)
-    )
-
-
-class LoraSettings(_Settings):
+class LoraSettings(FrozenSettings):
     """A LoRA that is baked into every trial."""
 
     path: SpecPath
     weight: SlotSettings = SlotSettings(bounds=(0.0, 1.0))
 
 
-class StudySpec(_Settings):
+class StudySpec(FrozenSettings):
     """A study as its user asked for it."""
 
     study: str = Field(min_length=1, max_length=60)

@@ -22,8 +22,9 @@ from alembic.migration import MigrationContext
 from real_databases import new_guarded_postgresql_url, new_postgresql_url
 
 from studies.errors import DatabaseError, StudyError
-from studies.records.database import PASSWORD_FILE_VARIABLE, Database, database_file, open_database, redacted
+from studies.records.database import PASSWORD_FILE_VARIABLE, Database, open_database
 from studies.records.tables import VERSION_TABLE, metadata
+from studies.system.database_url import database_file, redacted
 
 OURS = set(metadata.tables) | {VERSION_TABLE}
 PASSWORD = "s3cret-pass"

@@ -17,7 +17,8 @@ import yaml
 
 from optimizer.cli.common import storage_url
 from optimizer.cli.main import app
-from studies.records.database import PASSWORD_FILE_VARIABLE, database_file, redacted
+from studies.records.database import PASSWORD_FILE_VARIABLE
+from studies.system.database_url import database_file, redacted
 
 ROOT = Path(__file__).parents[2]
 FILE = ROOT / "docker-compose.yml"

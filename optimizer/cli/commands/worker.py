@@ -98,8 +98,8 @@ def assigned(
 ) -> tuple[Assignment, Database]:
     """What the options ask for, checked, and the opened database."""
     from optimizer.cli.workers.session import patience_seconds
-    from studies.records.database import database_file
     from studies.records.results import load_study
+    from studies.system.database_url import database_file
 
     url, caches = storage_url(storage), cache_folder(cache)
     database = database_to_change(url)

@@ -125,7 +125,7 @@ def _print_progress(database: Database, study: StoredStudy, rows: Sequence[Store
         soft_wrap=True,
     )
     if rows and study.spec.full_space.begins_coarse:
-        from optimizer.insight.importance import space_of
+        from optimizer.search.depth.stored_study import space_of
 
         split = split_before(results.optuna_trials(database, study)) or {}
         console.print(escaped(f"search: {split_in_words(space_of(study, rows[0]), split)}"), soft_wrap=True)

@@ -100,10 +100,11 @@ def registered(spec: Path, url: str, cache: Path, artifacts: str | Path | None =
 
 
 def _beginning(spec: Path, url: str, artifacts: str | Path | None, choose: Callable[[Plan], torch.device]) -> Beginning:
-    from studies.records.database import database_file, open_database
+    from studies.records.database import open_database
     from studies.records.network_shares import require_local
     from studies.records.results import require_new
     from studies.spec.study import load_spec
+    from studies.system.database_url import database_file
 
     quiet_optuna()
     require_local(url)
@@ -319,7 +320,7 @@ def patience_seconds() -> float:
 
 def storage_option(database: Database) -> str:
     """What a command needs to find the same database again."""
-    from studies.records.database import database_file, redacted
+    from studies.system.database_url import database_file, redacted
 
     if database.url == DEFAULT_STORAGE or os.environ.get("MERGETUNE_STORAGE"):
         return ""

@@ -15,6 +15,7 @@ import torch
 
 from optimizer.errors import ExportError
 from optimizer.merging.engine.ingredients import Ingredients
+from optimizer.merging.files.modelspec import MODELSPEC_ARCHITECTURE, MODELSPEC_IMPLEMENTATION
 from optimizer.merging.files.parents import MARKERS
 from search_spaces.blocks import Architecture
 from studies.recipe.recipe import Recipe
@@ -24,14 +25,6 @@ DEVICE_FIELD = "mergetune.device"
 THREADS_FIELD = "mergetune.threads"
 MARKERS_FIELD = "mergetune.markers"  # which the file has, where a study says otherwise than A
 
-MODELSPEC_ARCHITECTURE = {
-    Architecture.SD15: "stable-diffusion-v1",
-    Architecture.SDXL: "stable-diffusion-xl-v1-base",
-}
-MODELSPEC_IMPLEMENTATION = {
-    Architecture.SD15: "https://github.com/CompVis/stable-diffusion",
-    Architecture.SDXL: "https://github.com/Stability-AI/generative-models",
-}
 RESOLUTION = {Architecture.SD15: "512x512", Architecture.SDXL: "1024x1024"}
 
 

@@ -28,9 +28,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from optimizer.errors import ExportError, LoraError, ParentsDifferError
-from optimizer.merging.engine.metadata import MODELSPEC_ARCHITECTURE, MODELSPEC_IMPLEMENTATION
 from optimizer.merging.files.checkpoint import Checkpoint, component_of, is_mergeable
 from optimizer.merging.files.layout import Component
+from optimizer.merging.files.modelspec import MODELSPEC_ARCHITECTURE, MODELSPEC_IMPLEMENTATION
 from optimizer.merging.files.sources import data_hash
 from optimizer.merging.lora.names import Naming, Target, name_in, targets_of
 from search_spaces.blocks import VAE, Architecture, place_of, places

@@ -1,0 +1,35 @@
+"""The steps of a chain of merges as a person writes them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from pydantic import Field
+
+from studies.recipe.recipe import RESULT, Operation
+from studies.system.settings import FrozenSettings
+
+
+class StepSettings(FrozenSettings):
+    """One step of a chain of merges."""
+
+    method: str = "weighted_sum"
+    inputs: tuple[str, ...] | None = None  # parents by letter, or result-N of step N; None: all parents
+    clip: bool = False  # no element may leave the range between the first two inputs
+    seed: int = Field(default=0, ge=0, lt=2**31)  # of methods that drop elements at random
+
+
+def operations_of(steps: Sequence[StepSettings], letters: Sequence[str]) -> tuple[Operation, ...]:
+    """The steps with their inputs written out: all parents where none are named, `result` as the step before."""
+    return tuple(
+        Operation(
+            method=step.method,
+            inputs=tuple(
+                f"{RESULT}{index}" if name == "result" else name
+                for name in (letters if step.inputs is None else step.inputs)
+            ),
+            clip=step.clip,
+            seed=step.seed,
+        )
+        for index, step in enumerate(steps)
+    )
