@@ -30,7 +30,8 @@ from optimizer.search.depth.posterior import DepthModel
 from optimizer.search.sampler import distributions
 from optimizer.trial.evaluation import Evaluator
 from studies.recipe.recipe import Recipe
-from studies.spec.study import StudySpec, SuiteSettings, load_spec
+from studies.spec.study import StudySpec, load_spec
+from studies.spec.suite import SuiteSettings
 
 SEARCH, HELD_OUT, FRESH = "search", "held out", "fresh"
 SEEDS = {SEARCH: (1,), HELD_OUT: (101, 102), FRESH: (201, 202)}

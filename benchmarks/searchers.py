@@ -21,7 +21,7 @@ from optimizer.search.probes import Probe
 from optimizer.search.sampler import ProbesFirst
 from search_spaces.settings import Granularity
 from search_spaces.space import SearchSpace
-from studies.spec.study import SamplerSettings
+from studies.spec.search import SamplerSettings
 
 Params = Mapping[str, float]
 Score = Callable[[Params], float | None]  # larger is better; None: the merge failed

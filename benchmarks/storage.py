@@ -43,9 +43,9 @@ from search_spaces.space import SearchSpace
 from studies.files.artifacts import Artifacts
 from studies.recipe.blueprint import Blueprint, slots_of
 from studies.recipe.recipe import Parent
-from studies.records import results
+from studies.records import stored_studies
 from studies.records.database import Database, open_database
-from studies.records.results import ParentFile, StoredTrial
+from studies.records.values import ParentFile, StoredTrial
 from studies.spec.study import StudySpec
 
 Row = dict[str, Any]  # of a table
@@ -128,13 +128,13 @@ def machine_of(budget: int, seconds: float) -> Machine:
 def begin(url: str, machine: Machine) -> Database:
     database = open_database(url)
     objective = machine.objective
-    results.create_study(database, machine.spec, machine.parents, objective.directions, objective.names)
+    stored_studies.create_study(database, machine.spec, machine.parents, objective.directions, objective.names)
     return database
 
 
 def work(database: Database, machine: Machine, folder: Path, stop: Callable[[], bool] = lambda: False) -> Quiet:
     reporter = Quiet()
-    study = results.load_study(database, "storage")
+    study = stored_studies.load_study(database, "storage")
     Worker(database, study, machine, Artifacts.beside(database.url, folder), reporter, stop).run()
     return reporter
 

@@ -22,7 +22,9 @@ from optimizer.runtime.setup import build_machine, hash_parents, make_plan
 from optimizer.work.worker import Worker
 from studies.files.artifacts import Artifacts
 from studies.records.database import open_database
-from studies.records.results import StoredTrial, create_study, load_trials
+from studies.records.stored_studies import create_study
+from studies.records.stored_trials import load_trials
+from studies.records.values import StoredTrial
 from studies.spec.study import load_spec
 
 WORK = ("denoise", "decode", "score")

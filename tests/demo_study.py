@@ -15,7 +15,8 @@ from optimizer.runtime.setup import Machine, build_machine, hash_parents, make_p
 from optimizer.work.worker import Worker
 from studies.files.artifacts import Artifacts
 from studies.records.database import Database, open_database
-from studies.records.results import StoredStudy, StoredTrial, create_study, load_study
+from studies.records.stored_studies import create_study, load_study
+from studies.records.values import StoredStudy, StoredTrial
 from studies.spec.study import StudySpec, parse_spec
 
 DEMO = Path(studies.__file__).parent / "demo"

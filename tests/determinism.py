@@ -26,7 +26,7 @@ from soak import LONGEST_SECONDS, Soak, small_machine
 
 from optimizer.runtime.setup import Machine
 from optimizer.search.stopping import EXPECTED_KEY
-from studies.records import results
+from studies.records import stored_renders, stored_studies, stored_trials
 from studies.records.database import open_database
 
 BEYOND = 1.5  # trials' durations, within which a kill falls
@@ -37,7 +37,7 @@ def begun(folder: Path, machine: Machine) -> Soak:
     folder.mkdir(parents=True)
     database = open_database(f"sqlite:///{folder}/study.db")
     objective = machine.objective
-    results.create_study(database, machine.spec, machine.parents, objective.directions, objective.names)
+    stored_studies.create_study(database, machine.spec, machine.parents, objective.directions, objective.names)
     database.close()  # no connection is shared with a child
     return Soak(folder=folder, url=database.url, machine=machine)
 
@@ -65,7 +65,7 @@ def kill_in(study: Soak, number: int, delay: float) -> None:
 def found(study: Soak) -> list[dict[str, Any]]:
     """Of every trial what must not depend on who worked on it, and when."""
     database = open_database(study.url, create=False)
-    stored = results.load_study(database, study.machine.spec.study)
+    stored = stored_studies.load_study(database, study.machine.spec.study)
     told = optuna.load_study(study_name=stored.name, storage=database.storage).trials
     trials = [
         {
@@ -75,10 +75,10 @@ def found(study: Soak) -> list[dict[str, Any]]:
             "row": (row.number, row.state, row.origin, row.recipe_text),
             "objectives": row.objectives,
             "gains": (row.gains, row.errors),
-            "scores": results.load_scores(database, row),
-            "pixels": [(render.item, render.pixels_sha256) for render in results.load_renders(database, row)],
+            "scores": stored_renders.load_scores(database, row),
+            "pixels": [(render.item, render.pixels_sha256) for render in stored_renders.load_renders(database, row)],
         }
-        for row, trial in zip(results.load_trials(database, stored), told, strict=True)
+        for row, trial in zip(stored_trials.load_trials(database, stored), told, strict=True)
     ]
     database.close()
     return trials
@@ -87,7 +87,7 @@ def found(study: Soak) -> list[dict[str, Any]]:
 def attempts(study: Soak) -> int:
     """Trials that were begun again."""
     database = open_database(study.url, create=False)
-    rows = results.load_trials(database, results.load_study(database, study.machine.spec.study))
+    rows = stored_trials.load_trials(database, stored_studies.load_study(database, study.machine.spec.study))
     database.close()
     return sum(row.attempt > 1 for row in rows)
 

@@ -31,9 +31,9 @@ from optimizer.runtime.setup import Machine
 from optimizer.work.heartbeat import RERUNS
 from optimizer.work.worker import Worker
 from studies.files.artifacts import Artifacts
-from studies.records import results
+from studies.records import stored_renders, stored_studies, stored_trials
 from studies.records.database import Database, open_database
-from studies.records.results import StoredTrial
+from studies.records.values import StoredTrial
 from studies.spec.study import StudySpec
 
 LONGEST_SECONDS = 3600.0
@@ -72,7 +72,7 @@ class Soak:
         code = 1
         try:
             database = open_database(self.url, create=False)
-            study = results.load_study(database, self.machine.spec.study)
+            study = stored_studies.load_study(database, self.machine.spec.study)
             artifacts = Artifacts.beside(self.url, self.folder / "artifacts")
             Worker(database, study, self.machine, artifacts, Log(self.log)).run()
             code = 0
@@ -131,7 +131,7 @@ def soak(folder: Path, url: str, machine: Machine, workers: int, seed: int) -> l
     folder.mkdir(parents=True, exist_ok=True)
     database = open_database(url)
     objective = machine.objective
-    results.create_study(database, machine.spec, machine.parents, objective.directions, objective.names)
+    stored_studies.create_study(database, machine.spec, machine.parents, objective.directions, objective.names)
     database.close()  # no connection is shared with a child
     torn = Soak(folder=folder, url=url, machine=machine)
     start = time.perf_counter()
@@ -140,7 +140,9 @@ def soak(folder: Path, url: str, machine: Machine, workers: int, seed: int) -> l
     database = open_database(url, create=False)
     trials = machine.spec.budget.trials
     found = wrongs(database, torn, trials)
-    again = sum(row.attempt > 1 for row in results.load_trials(database, results.load_study(database, "short")))
+    again = sum(
+        row.attempt > 1 for row in stored_trials.load_trials(database, stored_studies.load_study(database, "short"))
+    )
     database.close()
     counts = f"{trials} trials, {workers} workers, {killed} killed, {again} trials run again"
     print(f"{sa.make_url(url).get_backend_name()}: {counts}, {seconds:.0f} s", flush=True)
@@ -149,8 +151,8 @@ def soak(folder: Path, url: str, machine: Machine, workers: int, seed: int) -> l
 
 def wrongs(database: Database, torn: Soak, trials: int) -> list[str]:
     """What is wrong with the study as it was left, one line each."""
-    study = results.load_study(database, torn.machine.spec.study)
-    rows = results.load_trials(database, study)
+    study = stored_studies.load_study(database, torn.machine.spec.study)
+    rows = stored_trials.load_trials(database, study)
     told = optuna.load_study(study_name=study.name, storage=database.storage).trials
     found = []
     if [row.number for row in rows] != list(range(trials)) or len(told) != trials:
@@ -174,8 +176,8 @@ def _inconsistencies(database: Database, row: StoredTrial, trial: optuna.trial.F
         found.append(f"{trial.values} for Optuna, {dict(row.objectives)} for us")
     if not row.gains:
         found.append("no gains")
-    renders = results.load_renders(database, row)
-    by_item, _ = results.load_scores(database, row)
+    renders = stored_renders.load_renders(database, row)
+    by_item, _ = stored_renders.load_scores(database, row)
     if [render.item for render in renders] != list(range(4)) or {len(values) for values in by_item.values()} != {4}:
         found.append(f"{len(renders)} renders and {by_item} scores")
     return found

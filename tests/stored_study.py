@@ -15,9 +15,9 @@ from search_spaces.blocks import Architecture
 from search_spaces.space import SearchSpace
 from studies.recipe.blueprint import Blueprint, slots_of
 from studies.recipe.recipe import Parent
-from studies.records import results
+from studies.records import stored_studies, stored_trials
 from studies.records.database import Database
-from studies.records.results import ParentFile, StoredStudy, TrialResult
+from studies.records.values import ParentFile, StoredStudy, TrialResult
 from studies.spec.study import parse_spec
 
 Score = Callable[[Mapping[str, float]], Mapping[str, tuple[float, ...]]]  # params -> scorer -> one value per item
@@ -58,7 +58,7 @@ def store_study(
     ]
     infos = {key: entry.info for key, entry in spec.scorers.items()}
     objective = Objective.of(spec, infos)
-    study = results.create_study(database, spec, files, objective.directions, objective.names)
+    study = stored_studies.create_study(database, spec, files, objective.directions, objective.names)
     space = SearchSpace.build(spec.full_space, Architecture.SD15, slots_of(spec.operations, spec.letters))
     parents = tuple(Parent(letter=file.letter, name=file.path.stem, sha256=file.sha256) for file in files)
     blueprint = Blueprint(architecture=Architecture.SD15, parents=parents, operations=spec.operations)
@@ -74,9 +74,9 @@ def store_study(
         trial = told.ask()
         if known:
             params = {row.name: trial.suggest_float(row.name, row.low, row.high) for row in space.parameters}
-        results.begin_trial(database, study, number, origin, blueprint.recipe(space.rows(params)), "w")
+        stored_trials.begin_trial(database, study, number, origin, blueprint.recipe(space.rows(params)), "w")
         if number in failed:
-            results.fail_trial(database, study, number, "w", "black images")
+            stored_trials.fail_trial(database, study, number, "w", "black images")
             told.tell(number, state=TrialState.FAIL)
             continue
         values = _record(database, study, number, objective, score(params))
@@ -97,5 +97,5 @@ def _record(
         seconds={"merge": 0.1},
         machine={},
     )
-    results.finish_trial(database, study, number, "w", result)
+    stored_trials.finish_trial(database, study, number, "w", result)
     return list(values.values())

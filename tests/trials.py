@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from search_spaces.blocks import Architecture, places
 from studies.recipe.recipe import Operation, Parent, Recipe, Step, canonical_values
-from studies.records.results import State, StoredTrial
+from studies.records.values import State, StoredTrial
 
 
 def trial(number: int, origin: str = "gp", state: State = "complete", **objectives: float) -> StoredTrial:

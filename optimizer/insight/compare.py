@@ -13,7 +13,9 @@ from optimizer.trial.gains import t_interval
 from optimizer.trial.objective import SINGLE, Objective
 from scorers.protocol import Direction, ScorerInfo
 from studies.records.database import Database
-from studies.records.results import StoredStudy, StoredTrial, load_scores, load_trials
+from studies.records.stored_renders import load_scores
+from studies.records.stored_trials import load_trials
+from studies.records.values import StoredStudy, StoredTrial
 from studies.spec.fingerprints import files_of_scorer
 
 NOT_SETTINGS: Final = ("study", "budget")  # differ between any two studies, and are told elsewhere

@@ -33,7 +33,9 @@ from scorers.protocol import Direction
 from search_spaces.parameters import Parameter
 from search_spaces.space import SearchSpace
 from studies.records.database import Database
-from studies.records.results import StoredStudy, StoredTrial, load_trials, optuna_trials
+from studies.records.optuna_studies import optuna_trials
+from studies.records.stored_trials import load_trials
+from studies.records.values import StoredStudy, StoredTrial
 
 TOP = 0.1  # share of the trials that count as the best
 LEAST = 10  # trials: below, the best tenth is a single one

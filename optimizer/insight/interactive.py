@@ -24,7 +24,8 @@ from optimizer.insight.plots import (
 )
 from optimizer.trial.objective import Objective
 from studies.records.database import Database
-from studies.records.results import StoredStudy, optuna_study
+from studies.records.optuna_studies import optuna_study
+from studies.records.values import StoredStudy
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go

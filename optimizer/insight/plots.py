@@ -13,7 +13,7 @@ import numpy as np
 from optimizer.insight.importance import BINS, RELIABLE, Findings, Insight
 from search_spaces.blocks import VAE, Architecture, blocks, section_of, text_encoders
 from search_spaces.slots import Slot
-from studies.records.results import StoredTrial
+from studies.records.values import StoredTrial
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

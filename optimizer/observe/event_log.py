@@ -17,7 +17,7 @@ from optimizer.errors import ObservationError
 from optimizer.observe.events import Reporter
 from optimizer.trial.failures import failure_kind
 from studies.records.finals import Final
-from studies.records.results import Gain, StoredTrial
+from studies.records.values import Gain, StoredTrial
 
 Level = Literal["debug", "info", "warning", "error", "critical"]
 Write = Callable[[str], None]

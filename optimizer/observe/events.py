@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from studies.records.finals import Final
-from studies.records.results import StoredTrial
+from studies.records.values import StoredTrial
 
 
 class Reporter:

@@ -22,7 +22,7 @@ from optimizer.trial.failures import failure_kind
 from optimizer.trial.ranking import best_gains
 from studies.records.cached_reads import Ledger
 from studies.records.database import Database
-from studies.records.results import StoredStudy, StoredTrial
+from studies.records.values import StoredStudy, StoredTrial
 
 LOOPBACK = "127.0.0.1"
 STAGE_BUCKETS = (0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100, 300, 1000)  # seconds: a demo's merge to a large suite

@@ -8,7 +8,7 @@ from optimizer.runtime.setup import Plan
 from optimizer.search.depth.ties import Split, split_in_words
 from optimizer.trial.ranking import stopped_after
 from search_spaces.blocks import places
-from studies.records.results import Gain, StoredTrial
+from studies.records.values import Gain, StoredTrial
 
 
 def trial_note(

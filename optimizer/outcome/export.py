@@ -30,7 +30,9 @@ from optimizer.trial.evaluation import pixels_digest
 from studies.files.artifacts import Artifacts
 from studies.recipe.recipe import Recipe
 from studies.records.database import Database
-from studies.records.results import StoredRender, StoredStudy, StoredTrial, load_renders, load_scores, software_versions
+from studies.records.stored_renders import load_renders, load_scores
+from studies.records.stored_studies import software_versions
+from studies.records.values import StoredRender, StoredStudy, StoredTrial
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -24,8 +24,8 @@ from optimizer.trial.objective import SINGLE, Objective
 from optimizer.trial.ranking import best_trials, parent_trials
 from scorers.protocol import ScorerInfo
 from studies.records.finals import Final, Finalist
-from studies.records.results import StoredTrial
-from studies.spec.study import FinalSettings
+from studies.records.values import StoredTrial
+from studies.spec.final import FinalSettings
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

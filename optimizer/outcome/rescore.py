@@ -39,15 +39,10 @@ from studies.errors import RescoreError
 from studies.files.artifacts import SHEET, Artifacts
 from studies.recipe.recipe import Recipe
 from studies.records.database import Database
-from studies.records.results import (
-    ParentFile,
-    StoredRender,
-    StoredStudy,
-    StoredTrial,
-    load_renders,
-    load_trials,
-    software_versions,
-)
+from studies.records.stored_renders import load_renders
+from studies.records.stored_studies import software_versions
+from studies.records.stored_trials import load_trials
+from studies.records.values import ParentFile, StoredRender, StoredStudy, StoredTrial
 from studies.spec.study import StudySpec
 
 NOT_FINISHED: Final = "not finished"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from optimizer.trial.objective import SINGLE, Objective
 from studies.records.finals import Finalist
-from studies.records.results import Gain
+from studies.records.values import Gain
 
 
 def is_better(gain: Gain) -> bool:

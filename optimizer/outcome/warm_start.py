@@ -28,20 +28,14 @@ from studies.files.artifacts import SHEET, Artifacts, Features, TrialFiles, rend
 from studies.recipe.adoption import adopted
 from studies.recipe.recipe import Recipe
 from studies.records.database import Database, open_database
-from studies.records.results import (
-    ParentFile,
-    StoredStudy,
-    StoredTrial,
-    TrialResult,
-    load_renders,
-    load_scores,
-    load_study,
-    load_trials,
-    software_versions,
-)
+from studies.records.stored_renders import load_renders, load_scores
+from studies.records.stored_studies import load_study, software_versions
+from studies.records.stored_trials import load_trials
 from studies.records.takeover import CopiedTrials, TakenTrial
+from studies.records.values import ParentFile, StoredStudy, StoredTrial, TrialResult
 from studies.spec.fingerprints import scorer_fingerprint
-from studies.spec.study import NamedRecipe, StudySpec, WarmStartSettings
+from studies.spec.study import StudySpec
+from studies.spec.warm_start import NamedRecipe, WarmStartSettings
 from studies.system.database_url import redacted
 
 AGAIN: Final = 10  # merges rendered anew, unless the spec says how many

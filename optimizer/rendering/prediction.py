@@ -24,7 +24,7 @@ from typing import Literal
 
 from optimizer.errors import CheckpointError, ParentsDifferError, RenderError
 from optimizer.merging.files.checkpoint import Checkpoint, letters
-from studies.spec.study import SuiteSettings
+from studies.spec.suite import SuiteSettings
 
 Kind = Literal["epsilon", "v"]
 

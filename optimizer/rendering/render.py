@@ -22,7 +22,7 @@ from optimizer.rendering.prompts import Embedding, PromptEncoder
 from optimizer.rendering.schedulers import make_scheduler
 from optimizer.rendering.suite import LATENT_FACTOR, batches, noise, stages
 from search_spaces.blocks import Architecture
-from studies.spec.study import SuiteItem, SuiteSettings
+from studies.spec.suite import SuiteItem, SuiteSettings
 
 # Decoded at once: the autoencoder needs far more memory a pixel than the U-Net, and a CPU gains nothing by larger ones.
 DECODE_PIXELS, CPU_DECODE_PIXELS = 16 * 512 * 512, 512 * 512

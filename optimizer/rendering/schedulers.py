@@ -29,7 +29,7 @@ from diffusers import (
 
 from optimizer.errors import RenderError
 from optimizer.rendering.prediction import EPSILON, EdmRange, Prediction
-from studies.spec.study import SchedulerName
+from studies.spec.suite import SchedulerName
 
 # The schedule both SD1.5 and SDXL were trained with.
 TRAINED = {

@@ -14,7 +14,7 @@ from types import MappingProxyType
 import torch
 from torch import Tensor
 
-from studies.spec.study import SuiteItem, SuiteSettings
+from studies.spec.suite import SuiteItem, SuiteSettings
 
 LATENT_FACTOR = 8  # pixels a latent cell covers, in SD1.5 and SDXL alike
 

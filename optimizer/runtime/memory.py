@@ -27,7 +27,7 @@ from optimizer.rendering.render import decoded_at_once
 from optimizer.rendering.suite import LATENT_FACTOR, usual_batch
 from optimizer.system.host_memory import available_host_bytes
 from studies.recipe.recipe import DtypeName
-from studies.spec.study import SuiteSettings
+from studies.spec.suite import SuiteSettings
 
 UNET_HELD = 48  # tensors of the first level's width
 VAE_HELD = 4  # tensors of the last level but one's width, at the image's size

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 from optimizer.errors import CheckpointError, OutsideFoldersError
 from optimizer.merging.files.checkpoint import model_name
 from optimizer.merging.files.hash_lookup import Candidate, candidates
-from studies.records.results import ParentFile, StoredStudy
+from studies.records.values import ParentFile, StoredStudy
 from studies.spec.fingerprints import named_paths
 from studies.spec.study import StudySpec
 

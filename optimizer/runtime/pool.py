@@ -12,7 +12,7 @@ import torch
 from optimizer.errors import NoMemoryError
 from optimizer.merging.engine.placement import RESERVED, device_free
 from optimizer.runtime.setup import Machine, Plan, choose_device, need_of
-from studies.records.results import StoredStudy
+from studies.records.values import StoredStudy
 
 _log = logging.getLogger(__name__)
 

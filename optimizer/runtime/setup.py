@@ -39,8 +39,11 @@ from search_spaces.space import SearchSpace
 from studies.errors import StudyChangedError
 from studies.recipe.blueprint import Blueprint, LoraFile, slots_of
 from studies.recipe.recipe import BakedVae, DtypeName, Parent
-from studies.records.results import ParentFile
-from studies.spec.study import RacingSettings, RenderSettings, StudySpec, SuiteSettings
+from studies.records.values import ParentFile
+from studies.spec.rendering import RenderSettings
+from studies.spec.search import RacingSettings
+from studies.spec.study import StudySpec
+from studies.spec.suite import SuiteSettings
 
 
 @dataclass(frozen=True, kw_only=True)

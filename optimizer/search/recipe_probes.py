@@ -17,7 +17,8 @@ from studies.recipe.adoption import adopted
 from studies.recipe.blueprint import Blueprint
 from studies.recipe.file import FileEntry, RecipeFile, load_recipe_file
 from studies.recipe.recipe import BakedVae, Parent, Recipe
-from studies.spec.study import RecipeProbe, StudySpec
+from studies.spec.search import RecipeProbe
+from studies.spec.study import StudySpec
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -33,7 +33,7 @@ from optimizer.search.probes import Probe
 from optimizer.search.proposal import Proposal
 from search_spaces.space import SearchSpace
 from studies.errors import SpecError
-from studies.spec.study import SamplerName, SamplerSettings
+from studies.spec.search import SamplerName, SamplerSettings
 
 SAMPLERS: Mapping[SamplerName, Callable[..., BaseSampler]] = {
     "depth": DepthGPSampler,

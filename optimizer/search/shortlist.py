@@ -14,7 +14,7 @@ from optimizer.search.depth.stored_study import fitted_model
 from optimizer.trial.front import knee_order, signed_values
 from optimizer.trial.objective import Objective
 from studies.records.database import Database
-from studies.records.results import StoredStudy, StoredTrial
+from studies.records.values import StoredStudy, StoredTrial
 
 Rank = Callable[[Sequence[StoredTrial]], Sequence[StoredTrial]]  # complete trials -> the same, best first
 Belief = Mapping[int, float]  # trial number -> what the model takes its objective for

@@ -11,8 +11,9 @@ import optuna
 from optuna.trial import FrozenTrial
 
 from studies.records.database import Database
+from studies.records.optuna_studies import optuna_trials
 from studies.records.optuna_tables import count_trials
-from studies.records.results import StoredStudy, StoredTrial, optuna_trials
+from studies.records.values import StoredStudy, StoredTrial
 from studies.spec.study import StudySpec
 
 EXPECTED_KEY = "mergetune:expected"

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from optimizer.errors import WeightsError
 from optimizer.trial.objective import Objective
 from optimizer.trial.ranking import best_trials, parent_trials
-from studies.records.results import StoredTrial
+from studies.records.values import StoredTrial
 
 Values = NDArray[np.float64]
 TIE_DIGITS = 9  # of scaled distances and sums: closer ones are equal, and the earlier trial is taken

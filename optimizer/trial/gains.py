@@ -19,7 +19,7 @@ from scipy import stats
 
 from optimizer.trial.objective import SINGLE, Objective, ScoreSheet, Term
 from scorers.protocol import ScorerInfo
-from studies.records.results import Gain
+from studies.records.values import Gain
 
 CONFIDENCE = 0.95
 RESAMPLES = 200

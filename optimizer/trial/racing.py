@@ -29,8 +29,8 @@ from dataclasses import dataclass
 
 from optimizer.trial.gains import Evidence, difference, difference_interval
 from optimizer.trial.objective import SINGLE, Term
-from studies.records.results import StoredTrial
-from studies.spec.study import RacingSettings
+from studies.records.values import StoredTrial
+from studies.spec.search import RacingSettings
 
 ESTIMATE_KEY = "mergetune:estimate"
 """User attribute of a stopped trial in Optuna: how many images it has, and which trial it was compared with."""

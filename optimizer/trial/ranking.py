@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 
 from optimizer.trial.objective import Objective
-from studies.records.results import Gain, StoredTrial
+from studies.records.values import Gain, StoredTrial
 
 
 def parent_trials(trials: Sequence[StoredTrial]) -> dict[str, StoredTrial]:

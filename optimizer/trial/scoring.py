@@ -16,7 +16,7 @@ from optimizer.errors import TrialFailed
 from optimizer.trial.gains import Evidence
 from optimizer.trial.objective import ScoreSheet
 from scorers.protocol import ImageScorer, Scorer, SetScorer, SuiteImages
-from studies.spec.study import SuiteItem
+from studies.spec.suite import SuiteItem
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

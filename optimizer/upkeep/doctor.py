@@ -25,9 +25,9 @@ from search_spaces.space import SearchSpace
 from studies.files.artifacts import Artifacts, sheet_attributes
 from studies.recipe.adoption import rows_of
 from studies.recipe.blueprint import Blueprint, LoraFile, slots_of
-from studies.records import registry, results, tables
+from studies.records import optuna_studies, registry, stored_renders, stored_studies, stored_trials, tables
 from studies.records.database import Database
-from studies.records.results import StoredStudy, StoredTrial
+from studies.records.values import StoredStudy, StoredTrial
 
 ROUNDS = 4  # one mended thing may uncover another: a trial that is failed must then be told to Optuna
 
@@ -72,7 +72,7 @@ def diagnose(database: Database, studies: Sequence[StoredStudy], artifacts: Arti
 def _findings(database: Database, studies: Sequence[StoredStudy], artifacts: Artifacts) -> Iterator[Finding]:
     alive = registry.live_workers(database)
     for study in studies:
-        rows = results.load_trials(database, study)
+        rows = stored_trials.load_trials(database, study)
         if study.name in optuna.get_all_study_names(storage=database.storage):
             yield from _Trials(database, study, rows, alive).findings()
         else:
@@ -81,7 +81,7 @@ def _findings(database: Database, studies: Sequence[StoredStudy], artifacts: Art
             )
             yield Finding(kind="no Optuna study", study=study.name, words=words)
         yield from _files(database, study, StudyFiles(artifacts, study))
-    for name, why in results.unreadable_studies(database).items():
+    for name, why in stored_studies.unreadable_studies(database).items():
         yield Finding(kind="unreadable study", study=name, words=f"{why}; it is left as it is")
     yield from _workers(database, alive)
 
@@ -113,7 +113,7 @@ class _Trials:
     alive: frozenset[str]
 
     def findings(self) -> Iterator[Finding]:
-        told = {trial.number: trial for trial in results.optuna_trials(self.database, self.study)}
+        told = {trial.number: trial for trial in optuna_studies.optuna_trials(self.database, self.study)}
         for row in self.rows:
             yield from self._of(row, told.get(row.number))
         last = max((row.number for row in self.rows if row.state != "running"), default=-1)
@@ -170,7 +170,7 @@ class _Trials:
             connection.execute(tables.workers.delete().where(tables.workers.c.id == row.worker_id))
 
     def _fail(self, row: StoredTrial, reason: str) -> None:
-        results.fail_trial(self.database, self.study, row.number, row.worker_id, reason)
+        stored_trials.fail_trial(self.database, self.study, row.number, row.worker_id, reason)
 
     def _forget(self, row: StoredTrial) -> None:
         with self.database.write() as connection:
@@ -185,13 +185,13 @@ class _Trials:
                 storage.set_trial_system_attr(trial_id, key, value)
         if row.estimated:
             storage.set_trial_user_attr(trial_id, ESTIMATE_KEY, {"images": row.rendered, "incumbent": row.incumbent})
-        results.optuna_study(self.database, self.study.name).tell(
+        optuna_studies.optuna_study(self.database, self.study.name).tell(
             row.number, values, state=None if values is not None else state
         )
 
     def _add(self, first: int, last: int) -> None:
         """Give Optuna trials that it lost, under their numbers."""
-        study = results.optuna_study(self.database, self.study.name)
+        study = optuna_studies.optuna_study(self.database, self.study.name)
         rows = {row.number: row for row in self.rows if row.state != "running"}
         for number in range(first, last + 1):
             row = rows.get(number)
@@ -247,12 +247,12 @@ def _outcome(row: StoredTrial, *, inside: bool) -> tuple[TrialState, list[float]
 
 def _files(database: Database, study: StoredStudy, files: StudyFiles) -> Iterator[Finding]:
     listed = files.listed  # before the rows: a file that is there now has a row by then
-    rows = results.load_trials(database, study)
+    rows = stored_trials.load_trials(database, study)
     finished = [row for row in rows if row.state != "running"]
-    kept = results.kept_files(database, study)
+    kept = stored_renders.kept_files(database, study)
     named = {row.number: kept.get(row.number, frozenset()) for row in finished}
     sheets = {row.number: files.sheet(row) for row in finished}
-    by_set = results.numbers_with_set_scores(database, study)
+    by_set = stored_renders.numbers_with_set_scores(database, study)
     features = {row.number: files.features(row) for row in finished if row.number in by_set}
     gone = {number: names - listed for number, names in named.items() if names - listed}
     gone_sheets = {number for number, sheet in sheets.items() if sheet is not None and sheet not in listed}

@@ -10,9 +10,9 @@ from optimizer.trial.objective import Objective
 from optimizer.trial.ranking import best_trials, parent_trials
 from studies.files.artifacts import FEATURES, Artifacts, stored_name
 from studies.files.stores import StoredFile
-from studies.records import results
+from studies.records import stored_renders, stored_trials
 from studies.records.database import Database
-from studies.records.results import StoredStudy, StoredTrial
+from studies.records.values import StoredStudy, StoredTrial
 
 Keep = Literal["best", "none"]  # best: parents and the best
 
@@ -37,9 +37,9 @@ def find_waste(database: Database, study: StoredStudy, artifacts: Artifacts, obj
     recorded, or still runs in the hands of the worker that its name has; or to nobody.
     """
     files = {file.name: file for file in artifacts.store.files(f"studies/{study.key}/")}
-    rows = results.load_trials(database, study)
+    rows = stored_trials.load_trials(database, study)
     kept = () if keep == "none" else (*parent_trials(rows).values(), *best_trials(rows, objective))
-    stored = results.kept_files(database, study)
+    stored = stored_renders.kept_files(database, study)
     numbers = stored.keys() - {row.number for row in kept}
     dropped = tuple(row for row in rows if row.number in numbers and row.state == "complete")
     renders = [name for row in dropped for name in sorted(stored[row.number])]
@@ -71,7 +71,7 @@ def orphans_among(
 def remove_waste(database: Database, artifacts: Artifacts, waste: Waste) -> None:
     """Forget the files, and then remove them: the database never refers to what is not there."""
     for row in waste.trials:
-        results.drop_files(database, row)
+        stored_renders.drop_files(database, row)
     for file in (*waste.renders, *waste.orphans):
         artifacts.store.remove(file.name)
 
@@ -80,7 +80,7 @@ def _known_files(
     database: Database, study: StoredStudy, artifacts: Artifacts, rows: Sequence[StoredTrial]
 ) -> frozenset[str]:
     """What complete trials refer to."""
-    known, kept = set[str](), results.kept_files(database, study)
+    known, kept = set[str](), stored_renders.kept_files(database, study)
     for row in rows:
         if row.state == "complete":
             known.update(kept.get(row.number, ()))

@@ -10,7 +10,7 @@ from functools import cached_property
 from pathlib import PurePosixPath
 
 from studies.files.artifacts import FEATURES, Artifacts, stored_name
-from studies.records.results import StoredStudy, StoredTrial
+from studies.records.values import StoredStudy, StoredTrial
 
 
 @dataclass(frozen=True)

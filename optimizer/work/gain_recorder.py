@@ -14,11 +14,11 @@ from optimizer.trial.objective import ScoreSheet
 from optimizer.trial.ranking import parent_trials
 from optimizer.trial.scoring import Scoring
 from studies.files.artifacts import Artifacts
-from studies.records import results
+from studies.records import stored_renders, stored_trials
 from studies.records.cached_reads import Ledger
 from studies.records.database import Database
 from studies.records.optuna_tables import store_note
-from studies.records.results import StoredStudy, StoredTrial
+from studies.records.values import StoredStudy, StoredTrial
 
 
 class Bookkeeper:
@@ -46,7 +46,7 @@ class Bookkeeper:
 
     def row(self, number: int) -> StoredTrial:
         """A trial that was begun, as it is stored now."""
-        row = results.load_trial(self._database, self._study, number)
+        row = stored_trials.load_trial(self._database, self._study, number)
         if row is None:
             raise OptimizerError(f"trial {number} vanished from the database while it was being worked on")
         return row
@@ -69,17 +69,17 @@ class Bookkeeper:
             if row.state == "complete" and not row.gains:
                 against = evidence
                 if row.estimated:
-                    items = [render.item for render in results.load_renders(self._database, row)]
+                    items = [render.item for render in stored_renders.load_renders(self._database, row)]
                     against = {letter: whole.part(items) for letter, whole in evidence.items()}
                 own, objective, infos = self._load_evidence(row), self._objective, self._plan.infos
                 found, errors = gains(own, against, objective, infos), standard_errors(own, objective, infos)
-                results.store_gains(self._database, row, found, errors)
+                stored_trials.store_gains(self._database, row, found, errors)
                 if row.number != current:  # its note was written before the parents were in, or not at all
                     self.describe(self.row(row.number))
 
     def describe(self, row: StoredTrial) -> None:
         """The trial's note in the dashboard."""
-        by_item, by_set = results.load_scores(self._database, row)
+        by_item, by_set = stored_renders.load_scores(self._database, row)
         means = {name: float(np.mean(values)) for name, values in by_item.items()} | by_set
         trial_id = self._database.storage.get_trial_id_from_study_id_trial_number(self._optuna_id, row.number)
         body = trial_note(self._plan, row, means, self._split(trial_id), study_id=self._optuna_id, trial_id=trial_id)
@@ -98,7 +98,7 @@ class Bookkeeper:
         return self._evidence[row.number]
 
     def _load_evidence(self, row: StoredTrial) -> Evidence:
-        by_item, by_set = results.load_scores(self._database, row)
+        by_item, by_set = stored_renders.load_scores(self._database, row)
         sheet = ScoreSheet(by_item={name: np.array(values) for name, values in by_item.items()}, by_set=by_set)
         stored = self._artifacts.of_trial(self._study.key, row.number, row.worker_id).load_features()
         if missing := by_set.keys() - stored.keys():

@@ -8,9 +8,10 @@ from optimizer.search.stopping import is_spent
 from studies.records.cached_reads import Ledger
 from studies.records.database import Database
 from studies.records.finals import lacks_final
+from studies.records.optuna_studies import optuna_study
 from studies.records.optuna_tables import running_trials
 from studies.records.registry import Task
-from studies.records.results import StoredStudy, optuna_study
+from studies.records.values import StoredStudy
 
 
 class Prospect:

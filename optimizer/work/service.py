@@ -26,11 +26,11 @@ from optimizer.work.scheduling import Candidate, choose
 from optimizer.work.worker import Worker
 from studies.errors import ArtifactError, StudyError
 from studies.files.artifacts import Artifacts
-from studies.records import results
+from studies.records import stored_studies, stored_trials
 from studies.records.control import Order, orders, status_of
 from studies.records.database import Database
 from studies.records.registry import Task, claim_final, finals_held, give_back, turn_to, workers_at
-from studies.records.results import StoredStudy
+from studies.records.values import StoredStudy
 
 POLL_SECONDS = 5.0  # between two looks for work while there is none
 RETRY_SECONDS = 300.0  # until a study that could not be worked on is tried again
@@ -185,7 +185,7 @@ class Service:
 
     def _look(self, order: Order, alive: Collection[str]) -> _Turn | None:
         try:
-            study = results.load_study(self._database, order.name)
+            study = stored_studies.load_study(self._database, order.name)
             if order.study not in self._prospects:
                 self._prospects[order.study] = Prospect(self._database, study)
             task = self._prospects[order.study].task(study, alive)
@@ -197,7 +197,7 @@ class Service:
         return None if task is None else _Turn(study, task)
 
     def _final_state(self, study: StoredStudy) -> tuple[int, int]:
-        return study.id, len(results.load_trials(self._database, study))
+        return study.id, len(stored_trials.load_trials(self._database, study))
 
     # ---------------------------------------------------------------------------------- working
 

@@ -43,14 +43,14 @@ from optimizer.work.heartbeat import RERUNS, Presence, deaths, present
 from studies.errors import ArtifactError
 from studies.files.artifacts import Artifacts, TrialFiles, attach_sheet
 from studies.recipe.recipe import Recipe
-from studies.records import registry, results
+from studies.records import optuna_studies, registry, stored_renders, stored_trials
 from studies.records.batch_limits import load_batch_limits, store_batch_limit
 from studies.records.cached_reads import Ledger
 from studies.records.control import status_of
 from studies.records.database import Database
 from studies.records.optuna_tables import running_trials, store_params
 from studies.records.registry import turn_to
-from studies.records.results import StoredStudy, StoredTrial, TrialResult
+from studies.records.values import StoredStudy, StoredTrial, TrialResult
 
 PAUSE_SECONDS = 2.0  # between two looks at whether a paused study goes on
 
@@ -107,7 +107,7 @@ class Worker:
         self._probes = without(machine.probes, {row.recipe.digest for row in taken})
         sampler = ProbesFirst(machine.spec.sampler, machine.plan.space, self._probes, self._taken)
         self._distributions = distributions(machine.plan.space)
-        self._optuna = results.optuna_study(database, study.name, sampler)
+        self._optuna = optuna_studies.optuna_study(database, study.name, sampler)
         self._optuna_study = self._optuna._study_id  # noqa: SLF001 - the storage wants it
         scoring = machine.evaluator.scoring
         self._books = Bookkeeper(database, study, self._ledger, machine.plan, scoring, artifacts)
@@ -147,7 +147,7 @@ class Worker:
             task = self._endure(lambda: self._take(presence))
             finished = None if task is None else self._work(task)
         except KeyError:  # what Optuna's storage says of what is not there
-            self._endure(lambda: results.optuna_study(self._database, self._study.name))
+            self._endure(lambda: optuna_studies.optuna_study(self._database, self._study.name))
             raise
         self._endure(self._require_a_parent)
         return finished
@@ -194,7 +194,9 @@ class Worker:
 
     def _begin(self, task: _Task, attempt: int) -> bool:
         number, worker_id = task.trial.number, task.worker_id
-        return results.begin_trial(self._database, self._study, number, task.origin, task.recipe, worker_id, attempt)
+        return stored_trials.begin_trial(
+            self._database, self._study, number, task.origin, task.recipe, worker_id, attempt
+        )
 
     def _interrupted(self, trials: Sequence[StoredTrial], presence: Presence) -> _Start | None:
         """A RUNNING trial that nobody works on; what was recorded already is only told."""
@@ -223,7 +225,7 @@ class Worker:
             return row.attempt
         if row.attempt <= RERUNS:
             return row.attempt + 1
-        results.fail_trial(self._database, self._study, row.number, row.worker_id, deaths(row.attempt))
+        stored_trials.fail_trial(self._database, self._study, row.number, row.worker_id, deaths(row.attempt))
         return None
 
     def _prepare(self, found: _Start, worker_id: str) -> _Task:
@@ -270,7 +272,7 @@ class Worker:
             reason = str(failure).split("\n", maxsplit=1)[0]
             cost = (rendered, {"other": time.perf_counter() - start})
             stored = self._endure(
-                lambda: results.fail_trial(self._database, self._study, number, task.worker_id, reason, *cost)
+                lambda: stored_trials.fail_trial(self._database, self._study, number, task.worker_id, reason, *cost)
             )
         else:
             stored = self._store(task, evaluation, race, start)
@@ -362,7 +364,7 @@ class Worker:
             sheet=sheet,
             incumbent=incumbent,
         )
-        return results.finish_trial(self._database, self._study, number, task.worker_id, result)
+        return stored_trials.finish_trial(self._database, self._study, number, task.worker_id, result)
 
     def _told(self, evaluation: Evaluation, race: Race | None) -> tuple[dict[str, float], int | None]:
         """Objectives for the search, and the trial against which they were estimated, if they were."""
@@ -408,10 +410,10 @@ class Worker:
             return
         rows = self._ledger.trials()
         kept = {row.number for row in (*parent_trials(rows).values(), *best_trials(rows, self._machine.objective))}
-        dropped = results.kept_files(self._database, self._study).keys() - kept
+        dropped = stored_renders.kept_files(self._database, self._study).keys() - kept
         for row in rows:
             if row.state == "complete" and row.number in dropped:  # not one that was stored since the rows were read
-                for file in results.drop_files(self._database, row):
+                for file in stored_renders.drop_files(self._database, row):
                     # Waited for here: who comes again does not find their names any more.
                     self._endure(functools.partial(self._artifacts.store.remove, file))
 

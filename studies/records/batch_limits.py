@@ -7,8 +7,8 @@ from collections.abc import Mapping
 import sqlalchemy as sa
 
 from studies.records.database import Database
-from studies.records.results import StoredStudy
 from studies.records.tables import batch_limits
+from studies.records.values import StoredStudy
 
 
 def load_batch_limits(database: Database, study: StoredStudy, device: str) -> Mapping[tuple[int, int], int]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from studies.records import tables
 from studies.records.database import Database
-from studies.records.results import StoredStudy, StoredTrial, read_trials
+from studies.records.stored_trials import read_trials
+from studies.records.values import StoredStudy, StoredTrial
 
 
 class Ledger:

@@ -8,7 +8,7 @@ import sqlalchemy as sa
 
 from studies.records import tables
 from studies.records.database import Database
-from studies.records.results import Status, StoredStudy
+from studies.records.values import Status, StoredStudy
 
 PRIORITIES = range(-1000, 1001)
 

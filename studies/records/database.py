@@ -17,7 +17,7 @@ from alembic.config import Config
 from alembic.script import ScriptDirectory
 from optuna.exceptions import OptunaError
 from optuna.storages import RDBStorage
-from sqlalchemy.engine import Connection, Engine, make_url
+from sqlalchemy.engine import Connection, CursorResult, Engine, make_url
 from sqlalchemy.exc import SQLAlchemyError
 
 from studies.errors import DatabaseError
@@ -290,3 +290,9 @@ def clock(connection: Connection) -> float:
     if connection.dialect.name == "postgresql":
         return float(connection.execute(sa.text("SELECT EXTRACT(EPOCH FROM clock_timestamp())")).scalar_one())
     return now()
+
+
+def inserted_id(result: CursorResult[Any]) -> int:
+    """The id of the one row that was inserted."""
+    (row_id,) = result.inserted_primary_key or (None,)
+    return int(row_id)  # type: ignore[arg-type]

@@ -10,7 +10,7 @@ import sqlalchemy as sa
 
 from studies.records import tables
 from studies.records.database import Database, now
-from studies.records.results import Gain, StoredStudy, StoredTrial
+from studies.records.values import Gain, StoredStudy, StoredTrial
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,7 +13,7 @@ import sqlalchemy as sa
 
 from studies.records import tables
 from studies.records.database import Database, clock
-from studies.records.results import StoredStudy
+from studies.records.values import StoredStudy
 from studies.system.database_url import database_file
 from studies.system.processes import is_running, process_identity, shares_processes
 

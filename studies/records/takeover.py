@@ -17,7 +17,9 @@ from sqlalchemy.engine import Connection
 from studies.files.artifacts import SHEET, Artifacts, Features, TrialFiles, render_file, sheet_attributes
 from studies.recipe.recipe import Recipe
 from studies.records import tables
-from studies.records.results import TrialResult, insert_renders, inserted_id
+from studies.records.database import inserted_id
+from studies.records.stored_renders import insert_renders
+from studies.records.values import TrialResult
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

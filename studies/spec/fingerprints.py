@@ -13,7 +13,8 @@ from search_spaces.errors import SpaceError
 from search_spaces.space import SearchSpace
 from studies.errors import StudyChangedError
 from studies.recipe.blueprint import slots_of
-from studies.spec.study import ScorerEntry, StudySpec
+from studies.spec.scoring import ScorerEntry
+from studies.spec.study import StudySpec
 
 FREE = frozenset({"study", "budget", "method", "steps"})  # of a spec; the last two are compared as its operations
 PICTURES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp"})

@@ -19,11 +19,12 @@ from safetensors.torch import save_file
 
 from search_spaces.blocks import Architecture, places
 from studies.recipe.recipe import Operation, Parent, Recipe, Step, canonical_values
-from studies.records import results
+from studies.records import stored_studies, stored_trials
 from studies.records.control import set_status
 from studies.records.database import Database, open_database
-from studies.records.results import ParentFile, TrialResult
-from studies.spec.study import FinalSettings, StudySpec, load_spec
+from studies.records.values import ParentFile, TrialResult
+from studies.spec.final import FinalSettings
+from studies.spec.study import StudySpec, load_spec
 
 SPEC: Mapping[str, Any] = {
     "study": "portraits",
@@ -104,7 +105,7 @@ def database(folder: Path) -> Database:
         stat = path.stat()
         digest = sha256_of(path)
         files.append(ParentFile(letter=letter, path=path, sha256=digest, bytes=stat.st_size, mtime_ns=stat.st_mtime_ns))
-    study = results.create_study(opened, spec, files, ["maximize"], ["objective"])
+    study = stored_studies.create_study(opened, spec, files, ["maximize"], ["objective"])
     sums = Operation(method="weighted_sum", inputs=("A", "B"))
     rows = dict.fromkeys(places(Architecture.SD15), (0.5,))
     recipe = Recipe(
@@ -113,7 +114,7 @@ def database(folder: Path) -> Database:
         steps=(Step(operation=sums, values=canonical_values(rows)),),
     )
     for number in (0, 1):
-        results.begin_trial(opened, study, number, "uniform 0.5", recipe, "nobody")
+        stored_trials.begin_trial(opened, study, number, "uniform 0.5", recipe, "nobody")
     result = TrialResult(
         objectives={"objective": 1.0},
         image_scores={"sharpness": (1.0, 2.0)},
@@ -122,7 +123,7 @@ def database(folder: Path) -> Database:
         seconds={"merge": 0.1},
         machine={"device": "cpu", "threads": "1", "torch": "0"},
     )
-    results.finish_trial(opened, study, 0, "nobody", result)
+    stored_trials.finish_trial(opened, study, 0, "nobody", result)
     opened.close()
     return opened
 
@@ -337,7 +338,7 @@ def test_a_scorer_without_weights_says_within_seconds_where_to_put_them(command:
     assert "option 'head'" in outcome.err
     if (folder / "mergetune.db").exists():  # `start` may open its database first, but begins nothing
         database = open_database(f"sqlite:///{folder}/mergetune.db")
-        assert results.list_studies(database) == []
+        assert stored_studies.list_studies(database) == []
         database.close()
 
 
@@ -480,7 +481,7 @@ def test_starting_a_study_that_exists_offers_to_resume_it(folder: Path, refused:
 
 def stored_budget(database: Database) -> tuple[int, str]:
     opened = open_database(database.url)
-    study = results.load_study(opened, "portraits")
+    study = stored_studies.load_study(opened, "portraits")
     opened.close()
     return study.spec.budget.trials, study.status
 
@@ -500,7 +501,7 @@ def test_a_study_whose_parent_has_changed_is_not_touched(
 ) -> None:
     opened = open_database(database.url)
     if command[0] != "worker":  # which would leave a stopped study alone
-        set_status(opened, results.load_study(opened, "portraits"), "stopped")
+        set_status(opened, stored_studies.load_study(opened, "portraits"), "stopped")
     opened.close()
     before = stored_budget(database)
     (folder / "b.safetensors").unlink()

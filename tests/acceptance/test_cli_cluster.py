@@ -14,7 +14,7 @@ import pytest
 from command_line import Call, caller, enter, run_program
 from demo_study import SMALL, write_spec
 
-from studies.records import results
+from studies.records import stored_studies, stored_trials
 from studies.records.database import open_database
 from studies.system.processes import process_identity
 
@@ -82,7 +82,7 @@ def test_ray_runs_workers_restarts_one_that_is_killed_and_ends_with_them(folder:
     assert "the Ray of this machine has ended" in said
     assert process_identity(head.pid) is None
     database = open_database(f"sqlite:///{folder}/mergetune.db", create=False)
-    rows = results.load_trials(database, results.load_study(database, "shared"))
+    rows = stored_trials.load_trials(database, stored_studies.load_study(database, "shared"))
     assert [row.state for row in rows] == ["complete"] * 60
     assert len({row.worker_id for row in rows}) >= 2
     database.close()

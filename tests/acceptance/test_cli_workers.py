@@ -16,7 +16,7 @@ from command_line import Call, caller, enter
 from demo_study import DEMO, SMALL, short_spec, write_spec
 from real_databases import new_postgresql_url
 
-from studies.records import registry, results
+from studies.records import registry, stored_studies, stored_trials, values
 from studies.records.database import open_database
 
 CHANGES = {**SMALL, "budget": {"trials": 4}, "probes": {"uniform": [0.5], "profiles": 0}}
@@ -32,10 +32,10 @@ def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) ->
     return caller(monkeypatch, capsys)
 
 
-def trials_of(url: str, name: str) -> list[results.StoredTrial]:
+def trials_of(url: str, name: str) -> list[values.StoredTrial]:
     database = open_database(url, create=False)
     try:
-        return results.load_trials(database, results.load_study(database, name))
+        return stored_trials.load_trials(database, stored_studies.load_study(database, name))
     finally:
         database.close()
 
@@ -125,7 +125,9 @@ def test_several_workers_of_one_machine_share_a_study_and_end_with_it(folder: Pa
     assert len(names) == 2, said
     database = open_database(url, create=False)
     assert registry.live_workers(database) == frozenset()
-    assert "running" not in {row.state for row in results.load_trials(database, results.load_study(database, "shared"))}
+    assert "running" not in {
+        row.state for row in stored_trials.load_trials(database, stored_studies.load_study(database, "shared"))
+    }
     database.close()
 
 

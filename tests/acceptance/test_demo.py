@@ -13,7 +13,9 @@ from safetensors import safe_open
 from optimizer.cli.views.report import study_objective
 from optimizer.trial.ranking import best_trials, parent_trials
 from studies.records.database import open_database
-from studies.records.results import load_scores, load_study, load_trials
+from studies.records.stored_renders import load_scores
+from studies.records.stored_studies import load_study
+from studies.records.stored_trials import load_trials
 
 
 @pytest.mark.slow

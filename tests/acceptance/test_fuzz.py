@@ -27,7 +27,7 @@ from stored_study import store_study
 
 from studies.errors import StudyError
 from studies.recipe.recipe import Recipe
-from studies.records import results
+from studies.records import stored_trials
 from studies.records.database import open_database
 from studies.spec.study import StudySpec
 
@@ -303,7 +303,7 @@ def stored(sandbox: Sandbox) -> tuple[Any, Any]:
 
     database = open_database(f"sqlite:///{sandbox.folder}/study.db")
     study = store_study(database, "stored", score, trials=4)
-    spec, recipe = study.spec.to_json(), results.load_trials(database, study)[-1].recipe_text
+    spec, recipe = study.spec.to_json(), stored_trials.load_trials(database, study)[-1].recipe_text
     database.close()
     return json.loads(spec), json.loads(recipe)
 

@@ -29,9 +29,10 @@ from optimizer.trial.evaluation import pixels_digest
 from optimizer.work.worker import Worker
 from studies.errors import ArtifactError
 from studies.files.artifacts import Artifacts, stored_name
-from studies.records import registry, results
+from studies.records import registry, stored_renders, stored_studies, stored_trials, values
 from studies.records.database import open_database
-from studies.spec.study import WarmStartSettings, parse_spec
+from studies.spec.study import parse_spec
+from studies.spec.warm_start import WarmStartSettings
 
 WHOLE: dict[str, Any] = {
     "suite": {"prompts": PROMPTS, "seeds": [1], "sizes": [64], "steps": 1},
@@ -65,7 +66,7 @@ def machine(tmp_path_factory: pytest.TempPathFactory) -> Machine:
 def begun(folder: Path, place: str | Path, machine: Machine) -> ShortStudy:
     database = open_database(f"sqlite:///{folder}/study.db")
     objective = machine.objective
-    study = results.create_study(database, machine.spec, machine.parents, objective.directions, objective.names)
+    study = stored_studies.create_study(database, machine.spec, machine.parents, objective.directions, objective.names)
     return ShortStudy(database, study, machine, Artifacts.beside(database.url, place))
 
 
@@ -79,10 +80,10 @@ def run(short: ShortStudy, recorder: Recorder, patience: float = 60) -> None:
 def referred(short: ShortStudy) -> list[str]:
     """Names of the files that the database refers to."""
     found: list[str] = []
-    for row in results.load_trials(short.database, short.study):
-        found += [each.file for each in results.load_renders(short.database, row) if each.file is not None]
+    for row in stored_trials.load_trials(short.database, short.study):
+        found += [each.file for each in stored_renders.load_renders(short.database, row) if each.file is not None]
         found += [] if row.sheet is None else [stored_name(row.sheet)]
-        if results.load_scores(short.database, row)[1]:
+        if stored_renders.load_scores(short.database, row)[1]:
             found.append(f"studies/{short.study.key}/{row.number}-{row.worker_id[:12]}/features.npz")
     return sorted(found)
 
@@ -93,7 +94,7 @@ def there(short: ShortStudy) -> list[str]:
 
 def assert_whole(short: ShortStudy) -> None:
     """Every trial is complete, was evaluated once, and has all its files; there are no others."""
-    rows = results.load_trials(short.database, short.study)
+    rows = stored_trials.load_trials(short.database, short.study)
     assert [(row.number, row.state, row.attempt) for row in rows] == [(n, "complete", 1) for n in range(4)]
     told = optuna.load_study(study_name="short", storage=short.database.storage).trials
     assert [trial.state for trial in told] == [TrialState.COMPLETE] * 4
@@ -111,8 +112,8 @@ def test_a_study_with_its_artifacts_in_a_bucket_from_its_start_to_the_export(
     run(short, Recorder())
     assert_whole(short)
     assert all(name.startswith("whole/") for name in objects.names("whole"))
-    row = results.load_trials(short.database, short.study)[0]
-    for render in results.load_renders(short.database, row):
+    row = stored_trials.load_trials(short.database, short.study)[0]
+    for render in stored_renders.load_renders(short.database, row):
         assert render.file is not None
         pixels = np.asarray(short.artifacts.open_render(render.file)).transpose(2, 0, 1)
         assert pixels_digest(_tensor(pixels)) == render.pixels_sha256
@@ -135,8 +136,10 @@ def _assert_another_begins_with_its_trials(short: ShortStudy, place: str, folder
     assert found is not None
     database, artifacts, objective = open_database(url), Artifacts.beside(url, folder / "warm"), plan.objective
     taken = found.takeover(plan, artifacts)
-    study = results.create_study(database, spec, short.study.parents, objective.directions, objective.names, taken)
-    assert [row.source for row in results.load_trials(database, study)] == [f"short trial {n}" for n in range(4)]
+    study = stored_studies.create_study(
+        database, spec, short.study.parents, objective.directions, objective.names, taken
+    )
+    assert [row.source for row in stored_trials.load_trials(database, study)] == [f"short trial {n}" for n in range(4)]
     new = replace(short, database=database, study=study, artifacts=artifacts)
     assert there(new) == referred(new)
     assert sum(name.endswith("features.npz") for name in there(new)) == 4
@@ -147,7 +150,7 @@ def _tensor(pixels: np.ndarray[Any, Any]) -> Any:
     return torch.from_numpy(pixels.copy())
 
 
-def _assert_the_dashboard_shows(short: ShortStudy, row: results.StoredTrial) -> None:
+def _assert_the_dashboard_shows(short: ShortStudy, row: values.StoredTrial) -> None:
     from http.client import HTTPConnection
 
     assert row.sheet is not None
@@ -209,7 +212,7 @@ def test_a_store_that_stays_away_ends_the_worker_and_another_runs_its_trial_agai
     try:
         with pytest.raises(ArtifactError, match=r"artifact store has been away for .* go on with"):
             run(short, Cut(objects, back=False), patience=1)
-        rows = results.load_trials(short.database, short.study)
+        rows = stored_trials.load_trials(short.database, short.study)
         assert [row.state for row in rows] == ["complete", "complete", "running"]
         assert registry.live_workers(short.database) == frozenset()
     finally:
@@ -247,7 +250,7 @@ def test_a_full_disk_ends_the_worker_with_nothing_half_stored(
     with pytest.raises(ArtifactError, match=r"No space left on device.*make room") as told:
         run(short, Recorder())
     assert str(small_disk) in str(told.value)
-    rows = results.load_trials(short.database, short.study)
+    rows = stored_trials.load_trials(short.database, short.study)
     assert rows[-1].state == "running"
     assert there(short) == referred(short)
     subprocess.run(["mount", "-o", "remount,size=4m", str(small_disk)], check=True)

@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from stored_study import store_study
 
 from studies.recipe.recipe import Recipe
-from studies.records import results
+from studies.records import stored_trials
 from studies.records.cached_reads import Ledger
 from studies.records.database import Database, open_database
-from studies.records.results import Gain, StoredStudy, TrialResult
+from studies.records.values import Gain, StoredStudy, TrialResult
 
 NAMES = itertools.count()
 RESULT = TrialResult(
@@ -41,7 +41,7 @@ def a_study(database: Database) -> StoredStudy:
 
 def recipe_of(database: Database) -> Recipe:
     study = store_study(database, f"r{next(NAMES)}", lambda _: {"sharpness": (1.0,), "contrast": (1.0,)}, trials=1)
-    return results.load_trials(database, study)[0].recipe
+    return stored_trials.load_trials(database, study)[0].recipe
 
 
 @given(
@@ -54,26 +54,28 @@ def test_it_is_what_a_fresh_look_finds(database: Database, steps: list[tuple[str
     study, recipe = a_study(database), recipe_of(database)
     ledger = Ledger(database, study)
     for what, number, look in steps:
-        row = results.load_trial(database, study, number)
+        row = stored_trials.load_trial(database, study, number)
         if what == "begin" and (row is None or row.state == "running"):
-            results.begin_trial(database, study, number, "random", recipe, "w", 1 if row is None else row.attempt + 1)
+            stored_trials.begin_trial(
+                database, study, number, "random", recipe, "w", 1 if row is None else row.attempt + 1
+            )
         elif what == "finish" and row is not None:
-            results.finish_trial(database, study, number, "w", RESULT)
+            stored_trials.finish_trial(database, study, number, "w", RESULT)
         elif what == "fail" and row is not None:
-            results.fail_trial(database, study, number, "w", "black")
+            stored_trials.fail_trial(database, study, number, "w", "black")
         elif what == "gains" and row is not None and row.state == "complete":
-            results.store_gains(database, row, {"objective": Gain(value=1.0, low=None, high=None, parent="A")})
+            stored_trials.store_gains(database, row, {"objective": Gain(value=1.0, low=None, high=None, parent="A")})
         if look:
-            assert ledger.trials() == results.load_trials(database, study)
-    assert ledger.trials() == results.load_trials(database, study)
+            assert ledger.trials() == stored_trials.load_trials(database, study)
+    assert ledger.trials() == stored_trials.load_trials(database, study)
 
 
 def test_settled_trials_are_not_read_again(database: Database) -> None:
     study, recipe = a_study(database), recipe_of(database)
     for number in range(5):
-        results.begin_trial(database, study, number, "random", recipe, "w")
+        stored_trials.begin_trial(database, study, number, "random", recipe, "w")
         if number < 4:
-            results.fail_trial(database, study, number, "w", "black")
+            stored_trials.fail_trial(database, study, number, "w", "black")
     ledger = Ledger(database, study)
     ledger.trials()
     with database.write() as connection:  # what is settled may vanish, and is known all the same

@@ -27,7 +27,7 @@ from optimizer.work.worker import Worker
 from scorers.protocol import SuiteImages
 from search_spaces.blocks import Architecture
 from studies.errors import DatabaseError, StudyChangedError
-from studies.records import registry, results, tables
+from studies.records import optuna_studies, registry, stored_renders, stored_trials, tables
 from studies.records.database import Database, open_database
 from studies.spec.study import StudySpec
 
@@ -124,8 +124,8 @@ def names(space: object) -> list[str]:
 
 
 def scores(short: ShortStudy) -> list[object]:
-    rows = results.load_trials(short.database, short.study)
-    return [(row.number, row.state, row.objectives, results.load_scores(short.database, row)) for row in rows]
+    rows = stored_trials.load_trials(short.database, short.study)
+    return [(row.number, row.state, row.objectives, stored_renders.load_scores(short.database, row)) for row in rows]
 
 
 # ------------------------------------------------------------------------------------------- clocks
@@ -232,13 +232,13 @@ def test_a_worker_writes_nothing_into_tables_of_another_version_and_the_trial_is
     recorder = Upgrade(short.database, at=1)
     with pytest.raises(DatabaseError, match=r"another version of mergetune .*schema 0999, this version has 0001"):
         Worker(short.database, short.study, short.machine, short.artifacts, recorder).run()
-    asked = len(results.optuna_trials(short.database, short.study))
+    asked = len(optuna_studies.optuna_trials(short.database, short.study))
     with pytest.raises(DatabaseError, match="another version"):
         short.run()
-    assert len(results.optuna_trials(short.database, short.study)) == asked == 2  # none was taken
-    rows = results.load_trials(short.database, short.study)
+    assert len(optuna_studies.optuna_trials(short.database, short.study)) == asked == 2  # none was taken
+    rows = stored_trials.load_trials(short.database, short.study)
     assert [(row.number, row.state) for row in rows] == [(0, "complete"), (1, "running")]
-    assert results.load_scores(short.database, rows[1]) == ({}, {})
+    assert stored_renders.load_scores(short.database, rows[1]) == ({}, {})
     with pytest.raises(DatabaseError, match="newer mergetune"):
         open_database(short.database.url)
     set_version(short.database, "0001")

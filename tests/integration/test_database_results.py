@@ -21,11 +21,12 @@ from real_databases import new_postgresql_url
 from search_spaces.blocks import Architecture, places
 from studies.errors import StudyExistsError, StudyMissingError
 from studies.recipe.recipe import BakedVae, LoraUse, Operation, Parent, Recipe, Step, canonical_values
-from studies.records import registry, results, tables
+from studies.records import registry, stored_renders, stored_studies, stored_trials, tables
 from studies.records.control import Order, orders, set_priority, set_status, status_of
 from studies.records.database import Database, now, open_database
-from studies.records.results import Gain, ParentFile, StoredStudy, StoredTrial, TrialResult
-from studies.spec.study import BudgetSettings, StudySpec, parse_spec
+from studies.records.values import Gain, ParentFile, StoredStudy, StoredTrial, TrialResult
+from studies.spec.search import BudgetSettings
+from studies.spec.study import StudySpec, parse_spec
 from studies.system.processes import is_running, process_identity
 
 NUMBERS = itertools.count()
@@ -57,7 +58,7 @@ def make_spec(name: str, **changes: Any) -> StudySpec:
 
 
 def new_study(database: Database) -> StoredStudy:
-    return results.create_study(database, make_spec(f"s{next(NUMBERS)}"), PARENTS, ["maximize"], ["objective"])
+    return stored_studies.create_study(database, make_spec(f"s{next(NUMBERS)}"), PARENTS, ["maximize"], ["objective"])
 
 
 @pytest.fixture
@@ -95,11 +96,11 @@ RESULT = TrialResult(
 
 
 def begin(database: Database, study: StoredStudy, number: int = 0, worker: str = "w") -> bool:
-    return results.begin_trial(database, study, number, "uniform 0.5", recipe(), worker)
+    return stored_trials.begin_trial(database, study, number, "uniform 0.5", recipe(), worker)
 
 
 def reload(database: Database, study: StoredStudy, number: int = 0) -> StoredTrial:
-    row = results.load_trial(database, study, number)
+    row = stored_trials.load_trial(database, study, number)
     assert row is not None
     return row
 
@@ -115,12 +116,12 @@ def count(database: Database, table: sa.Table) -> int:
 def test_a_study_is_read_back_as_it_was_stored(database: Database) -> None:
     spec = make_spec(f"s{next(NUMBERS)}")
     before = now()
-    stored = results.create_study(database, spec, PARENTS, ["maximize"], ["objective"])
-    assert stored == results.load_study(database, spec.study)
+    stored = stored_studies.create_study(database, spec, PARENTS, ["maximize"], ["objective"])
+    assert stored == stored_studies.load_study(database, spec.study)
     assert stored.spec == spec
     assert stored.suite_digest == spec.suite.digest
     assert stored.parents == PARENTS
-    assert stored.software == results.software_versions()
+    assert stored.software == stored_studies.software_versions()
     assert stored.software["optuna"] == optuna.__version__
     assert before <= stored.created_at <= now()
     assert (stored.status, stored.priority) == ("active", 0)
@@ -128,7 +129,7 @@ def test_a_study_is_read_back_as_it_was_stored(database: Database) -> None:
 
 def test_optuna_knows_the_study_with_its_directions_and_names(database: Database) -> None:
     spec = make_spec(f"s{next(NUMBERS)}")
-    results.create_study(database, spec, PARENTS, ["maximize", "minimize"], ["sharpness", "fid"])
+    stored_studies.create_study(database, spec, PARENTS, ["maximize", "minimize"], ["sharpness", "fid"])
     study = optuna.load_study(study_name=spec.study, storage=database.storage)
     assert [direction.name for direction in study.directions] == ["MAXIMIZE", "MINIMIZE"]
     assert study.metric_names == ["sharpness", "fid"]
@@ -136,15 +137,15 @@ def test_optuna_knows_the_study_with_its_directions_and_names(database: Database
 
 def test_a_taken_name_is_refused_with_the_way_to_go_on(database: Database, study: StoredStudy) -> None:
     with pytest.raises(StudyExistsError, match=f'mergetune study resume "{study.name}"'):
-        results.require_new(database, study.name)
+        stored_studies.require_new(database, study.name)
     with pytest.raises(StudyExistsError, match="exists in this database"):
-        results.create_study(database, study.spec, PARENTS, ["maximize"], ["objective"])
+        stored_studies.create_study(database, study.spec, PARENTS, ["maximize"], ["objective"])
 
 
 def test_what_a_start_that_was_cut_off_left_in_optuna_does_no_harm(database: Database) -> None:
     spec = make_spec(f"s{next(NUMBERS)}")
     optuna.create_study(storage=database.storage, study_name=spec.study, directions=["minimize", "minimize"])
-    results.create_study(database, spec, PARENTS, ["maximize"], ["objective"])
+    stored_studies.create_study(database, spec, PARENTS, ["maximize"], ["objective"])
     study = optuna.load_study(study_name=spec.study, storage=database.storage)
     assert [direction.name for direction in study.directions] == ["MAXIMIZE"]
 
@@ -154,34 +155,34 @@ def test_a_study_that_someone_made_with_optuna_is_not_taken_over(database: Datab
     theirs = optuna.create_study(storage=database.storage, study_name=spec.study)
     theirs.ask()
     with pytest.raises(StudyExistsError, match="did not make"):
-        results.create_study(database, spec, PARENTS, ["maximize"], ["objective"])
+        stored_studies.create_study(database, spec, PARENTS, ["maximize"], ["objective"])
     assert len(optuna.load_study(study_name=spec.study, storage=database.storage).trials) == 1
     with pytest.raises(StudyMissingError):
-        results.load_study(database, spec.study)
+        stored_studies.load_study(database, spec.study)
 
 
 def test_a_missing_study_is_told_with_those_there_are(database: Database, study: StoredStudy) -> None:
     with pytest.raises(StudyMissingError, match=f"'absent'.*{study.name}"):
-        results.load_study(database, "absent")
+        stored_studies.load_study(database, "absent")
 
 
 def test_an_empty_database_says_that_it_holds_no_study(tmp_path: Path) -> None:
     database = open_database(f"sqlite:///{tmp_path}/empty.db")
-    assert results.list_studies(database) == []
+    assert stored_studies.list_studies(database) == []
     with pytest.raises(StudyMissingError, match="no study yet"):
-        results.load_study(database, "absent")
+        stored_studies.load_study(database, "absent")
     database.close()
 
 
 def test_studies_are_listed_in_the_order_they_were_begun(database: Database) -> None:
     first, second = new_study(database), new_study(database)
-    assert results.list_studies(database)[-2:] == [first, second]
+    assert stored_studies.list_studies(database)[-2:] == [first, second]
 
 
 def test_the_budget_is_the_only_thing_that_set_budget_changes(database: Database, study: StoredStudy) -> None:
-    changed = results.set_budget(database, study, BudgetSettings(trials=7, minutes=1.5))
+    changed = stored_studies.set_budget(database, study, BudgetSettings(trials=7, minutes=1.5))
     assert (changed.spec.budget.trials, changed.spec.budget.minutes) == (7, 1.5)
-    assert changed == results.load_study(database, study.name)
+    assert changed == stored_studies.load_study(database, study.name)
     assert changed.spec.model_copy(update={"budget": study.spec.budget}) == study.spec
     assert changed.suite_digest == study.suite_digest
 
@@ -192,7 +193,7 @@ def test_what_is_asked_of_a_study_is_known_to_all_and_can_be_taken_back(database
     set_status(database, study, "paused")
     set_priority(database, study, 7)
     assert status_of(database, study) == "paused"
-    stored = results.load_study(database, study.name)
+    stored = stored_studies.load_study(database, study.name)
     assert (stored.status, stored.priority) == ("paused", 7)
     assert status_of(database, other) == "active"
     assert [row for row in orders(database) if row.study in {study.id, other.id}] == [
@@ -222,8 +223,8 @@ def test_trials_are_listed_by_number_and_only_those_of_the_study(database: Datab
     begin(database, other, 0)
     for number in (2, 0, 1):
         begin(database, study, number)
-    assert [row.number for row in results.load_trials(database, study)] == [0, 1, 2]
-    assert results.load_trial(database, study, 5) is None
+    assert [row.number for row in stored_trials.load_trials(database, study)] == [0, 1, 2]
+    assert stored_trials.load_trial(database, study, 5) is None
 
 
 text = st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1, max_size=20)
@@ -253,7 +254,7 @@ def trial_results(draw: st.DrawFn) -> TrialResult:
 def test_a_result_is_read_back_exactly(database: Database, long_study: StoredStudy, result: TrialResult) -> None:
     number = next(NUMBERS)
     begin(database, long_study, number)
-    results.finish_trial(database, long_study, number, "w", result)
+    stored_trials.finish_trial(database, long_study, number, "w", result)
     row = reload(database, long_study, number)
     assert row.state == "complete"
     assert row.finished_at is not None
@@ -265,8 +266,8 @@ def test_a_result_is_read_back_exactly(database: Database, long_study: StoredStu
         result.sheet,
     )
     assert list(row.objectives) == list(result.objectives)  # in the study's order
-    assert results.load_scores(database, row) == (dict(result.image_scores), dict(result.set_scores))
-    renders = results.load_renders(database, row)
+    assert stored_renders.load_scores(database, row) == (dict(result.image_scores), dict(result.set_scores))
+    renders = stored_renders.load_renders(database, row)
     assert [render.item for render in renders] == list(range(len(result.pixels_sha256)))
     assert tuple(render.pixels_sha256 for render in renders) == result.pixels_sha256
     assert {render.item: render.file for render in renders if render.file is not None} == dict(result.files)
@@ -282,7 +283,7 @@ def test_a_result_is_read_back_exactly(database: Database, long_study: StoredStu
 def test_gains_are_read_back_exactly(database: Database, long_study: StoredStudy, gains: dict[str, Gain]) -> None:
     number = next(NUMBERS)
     begin(database, long_study, number)
-    results.store_gains(database, reload(database, long_study, number), gains)
+    stored_trials.store_gains(database, reload(database, long_study, number), gains)
     assert reload(database, long_study, number).gains == gains
 
 
@@ -299,27 +300,27 @@ def test_a_result_is_stored_whole_or_not_at_all(database: Database, study: Store
     rows = count(database, tables.renders), count(database, tables.scores)
     damaged = TrialResult(**({name: getattr(RESULT, name) for name in RESULT.__slots__} | broken))
     with pytest.raises(sa.exc.IntegrityError):
-        results.finish_trial(database, study, 0, "w", damaged)
+        stored_trials.finish_trial(database, study, 0, "w", damaged)
     assert reload(database, study) == before
     assert (count(database, tables.renders), count(database, tables.scores)) == rows
-    results.finish_trial(database, study, 0, "w", RESULT)  # and can still be stored
+    stored_trials.finish_trial(database, study, 0, "w", RESULT)  # and can still be stored
     assert reload(database, study).state == "complete"
 
 
 def test_a_failed_trial_keeps_its_reason(database: Database, study: StoredStudy) -> None:
     begin(database, study)
-    results.fail_trial(database, study, 0, "w", "degenerate: 3 of 8 images are black")
+    stored_trials.fail_trial(database, study, 0, "w", "degenerate: 3 of 8 images are black")
     row = reload(database, study)
     assert (row.state, row.reason) == ("failed", "degenerate: 3 of 8 images are black")
     assert row.finished_at is not None
-    assert results.load_renders(database, row) == []
+    assert stored_renders.load_renders(database, row) == []
 
 
 def test_a_running_trial_may_be_taken_over_and_a_finished_one_never(database: Database, study: StoredStudy) -> None:
     assert begin(database, study, 0, "dead")
     assert begin(database, study, 0, "alive")
-    assert not results.finish_trial(database, study, 0, "dead", RESULT)
-    assert results.finish_trial(database, study, 0, "alive", RESULT)
+    assert not stored_trials.finish_trial(database, study, 0, "dead", RESULT)
+    assert stored_trials.finish_trial(database, study, 0, "alive", RESULT)
     before = reload(database, study), count(database, tables.renders), count(database, tables.scores)
     assert not begin(database, study, 0, "late")
     assert (reload(database, study), count(database, tables.renders), count(database, tables.scores)) == before
@@ -328,14 +329,14 @@ def test_a_running_trial_may_be_taken_over_and_a_finished_one_never(database: Da
 def test_dropping_files_returns_them_once_and_keeps_the_digests(database: Database, study: StoredStudy) -> None:
     for number in (0, 1):
         begin(database, study, number)
-        results.finish_trial(database, study, number, "w", RESULT)
+        stored_trials.finish_trial(database, study, number, "w", RESULT)
     row = reload(database, study)
-    assert sorted(results.drop_files(database, row)) == sorted(RESULT.files.values())
-    assert results.drop_files(database, row) == []
-    renders = results.load_renders(database, row)
+    assert sorted(stored_renders.drop_files(database, row)) == sorted(RESULT.files.values())
+    assert stored_renders.drop_files(database, row) == []
+    renders = stored_renders.load_renders(database, row)
     assert [render.file for render in renders] == [None, None]
     assert tuple(render.pixels_sha256 for render in renders) == RESULT.pixels_sha256
-    kept = results.load_renders(database, reload(database, study, 1))
+    kept = stored_renders.load_renders(database, reload(database, study, 1))
     assert [render.file for render in kept] == list(RESULT.files.values())
 
 

@@ -21,9 +21,9 @@ from optimizer.runtime.setup import Machine
 from optimizer.upkeep.doctor import Diagnosis, diagnose
 from optimizer.work.heartbeat import RERUNS
 from studies.files.artifacts import Artifacts, stored_name
-from studies.records import registry, results, tables
+from studies.records import registry, stored_renders, stored_studies, stored_trials, tables
 from studies.records.database import open_database
-from studies.records.results import StoredTrial
+from studies.records.values import StoredTrial
 from studies.spec.study import StudySpec
 
 SMALL: dict[str, Any] = {
@@ -45,7 +45,7 @@ def machine(tmp_path_factory: pytest.TempPathFactory) -> Machine:
 def begun(machine: Machine, folder: Path, url: str, trials: int) -> ShortStudy:
     """A study of which some trials are done."""
     database, objective = open_database(url), machine.objective
-    study = results.create_study(database, machine.spec, machine.parents, objective.directions, objective.names)
+    study = stored_studies.create_study(database, machine.spec, machine.parents, objective.directions, objective.names)
     short = ShortStudy(database, study, machine, Artifacts.beside(url, folder / "artifacts"))
     short.run(stop_after=trials)
     return short
@@ -60,7 +60,7 @@ def short(request: pytest.FixtureRequest, machine: Machine, tmp_path: Path) -> I
 
 
 def look(short: ShortStudy, *, mend: bool = False, artifacts: Artifacts | None = None) -> Diagnosis:
-    study = results.load_study(short.database, short.study.name)
+    study = stored_studies.load_study(short.database, short.study.name)
     return diagnose(short.database, [study], artifacts or short.artifacts, mend=mend)
 
 
@@ -69,7 +69,7 @@ def kinds(diagnosis: Diagnosis) -> list[tuple[str, int | None]]:
 
 
 def row_of(short: ShortStudy, number: int) -> StoredTrial:
-    row = results.load_trial(short.database, short.study, number)
+    row = stored_trials.load_trial(short.database, short.study, number)
     assert row is not None
     return row
 
@@ -92,7 +92,7 @@ def taken(short: ShortStudy, worker: str, attempt: int = 1) -> int:
     """A trial that a worker has begun; its number."""
     number = optuna.load_study(study_name=short.study.name, storage=short.database.storage).ask().number
     recipe = row_of(short, 2).recipe
-    results.begin_trial(short.database, short.study, number, "uniform 0.5", recipe, worker, attempt)
+    stored_trials.begin_trial(short.database, short.study, number, "uniform 0.5", recipe, worker, attempt)
     return number
 
 
@@ -116,7 +116,7 @@ def test_everything_that_crashes_leave_is_found_and_mended_and_the_study_finishe
         "DELETE FROM trial_values WHERE trial_id IN (SELECT trial_id FROM trials WHERE number = 3)",
     )
     folder, mine = Path(short.artifacts.place), f"studies/{short.study.key}"
-    (lost, *kept) = [row.file for row in results.load_renders(short.database, row_of(short, 0)) if row.file]
+    (lost, *kept) = [row.file for row in stored_renders.load_renders(short.database, row_of(short, 0)) if row.file]
     (folder / lost).unlink()
     sheet = row_of(short, 2).sheet
     assert sheet is not None
@@ -151,7 +151,7 @@ def test_everything_that_crashes_leave_is_found_and_mended_and_the_study_finishe
     assert "ended by another program: FAIL" in (row_of(short, ended).reason or "")
     after = told(short)[3]
     assert (after.state, after.values, after.params) == (TrialState.COMPLETE, before.values, before.params)
-    assert [row.file for row in results.load_renders(short.database, row_of(short, 0))].count(None) == 1
+    assert [row.file for row in stored_renders.load_renders(short.database, row_of(short, 0))].count(None) == 1
     assert all((folder / name).exists() for name in kept)
     assert [path.exists() for path in (*orphans, *others)] == [False, False, True, True]
     assert registry.is_registered(short.database, living)
@@ -159,7 +159,7 @@ def test_everything_that_crashes_leave_is_found_and_mended_and_the_study_finishe
 
     registry.remove_worker(short.database, living)  # it gives its trial back
     assert [number for number, _ in short.run().started] == [stale, busy]
-    rows = results.load_trials(short.database, short.study)
+    rows = stored_trials.load_trials(short.database, short.study)
     assert [row.number for row in rows if row.state != "complete"] == [hopeless, ended]
     assert row_of(short, stale).attempt == 2
     assert [trial.state for trial in told(short)] == [
@@ -181,7 +181,7 @@ def test_trials_that_optuna_lost_are_given_back_to_it_from_their_recipes(short: 
     assert [(row.state, row.values) for row in after] == [(row.state, row.values) for row in before]
     assert [row.params for row in after] == [pytest.approx(row.params) for row in before]
     assert [number for number, _ in short.run().started] == [5, 6, 7, 8]
-    assert [row.state for row in results.load_trials(short.database, short.study)] == ["complete"] * 9
+    assert [row.state for row in stored_trials.load_trials(short.database, short.study)] == ["complete"] * 9
 
 
 def test_what_only_people_can_mend_is_left_with_exit_code_1(
@@ -202,7 +202,7 @@ def test_what_only_people_can_mend_is_left_with_exit_code_1(
     assert look(short) == Diagnosis(mended=(), left=())  # nothing was forgotten for that
 
     execute(short, "UPDATE trials SET state = 'FAIL' WHERE number = 2")
-    results.begin_trial(short.database, short.study, 1, "x", row_of(short, 1).recipe, "w")
+    stored_trials.begin_trial(short.database, short.study, 1, "x", row_of(short, 1).recipe, "w")
     execute(
         short,
         "DELETE FROM mergetune_trials WHERE number = 1",

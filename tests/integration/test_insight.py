@@ -25,7 +25,8 @@ from optimizer.insight.interactive import save_figures
 from optimizer.search.shortlist import beliefs, by_posterior, by_value
 from studies.records import tables
 from studies.records.database import open_database
-from studies.records.results import load_study, load_trials
+from studies.records.stored_studies import load_study
+from studies.records.stored_trials import load_trials
 from studies.spec.fingerprints import files_of_scorer
 
 NOISE = np.random.default_rng(7).normal(0, 0.01, (1000, 4))

@@ -24,10 +24,10 @@ from optimizer.runtime.setup import Machine, Plan, build_machine, hash_parents, 
 from optimizer.upkeep.doctor import diagnose
 from optimizer.work.service import Service, Settings
 from studies.files.artifacts import Artifacts
-from studies.records import registry, results, tables
+from studies.records import registry, stored_studies, stored_trials, tables
 from studies.records.control import set_priority, set_status
 from studies.records.database import Database, open_database
-from studies.records.results import StoredStudy, StoredTrial
+from studies.records.values import StoredStudy, StoredTrial
 from studies.spec.study import StudySpec
 
 CHANGES = {**SMALL, "budget": {"trials": 3}}
@@ -91,7 +91,9 @@ class Place:
         spec = StudySpec.model_validate(short_spec(**CHANGES, study=name) | changes, context={"base_dir": self.folder})
         machine = make_machine(spec, self.folder)
         objective = machine.objective
-        return results.create_study(self.database, machine.spec, machine.parents, objective.directions, objective.names)
+        return stored_studies.create_study(
+            self.database, machine.spec, machine.parents, objective.directions, objective.names
+        )
 
     def machines(self) -> Machines:
         def plan(study: StoredStudy) -> Plan:
@@ -114,7 +116,7 @@ class Place:
         return Service(self.database, self.machines(), artifacts, log, stop or threading.Event(), chosen)
 
     def states(self, study: StoredStudy) -> list[str]:
-        return [row.state for row in results.load_trials(self.database, study)]
+        return [row.state for row in stored_trials.load_trials(self.database, study)]
 
 
 @pytest.fixture
@@ -253,7 +255,7 @@ def test_a_study_that_cannot_be_read_here_hides_no_other(place: Place) -> None:
     assert place.service(log).run() == 3
     assert [name for name, _ in log.reasons] == ["strange"]
     assert "does not fit this installation" in listed(place)
-    assert [study.name for study in results.list_studies(place.database)] == ["fine"]
+    assert [study.name for study in stored_studies.list_studies(place.database)] == ["fine"]
     found = diagnose(place.database, [], Artifacts.beside(place.database.url, place.folder / "artifacts"), mend=False)
     assert [(row.kind, row.study) for row in found.left] == [("unreadable study", "strange")]
 

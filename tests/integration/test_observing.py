@@ -33,9 +33,9 @@ from optimizer.errors import ObservationError
 from optimizer.observe.event_log import EventLog, LineFile, event_log
 from optimizer.observe.metrics import parse_address, served
 from optimizer.work.worker import Worker
-from studies.records import results
+from studies.records import stored_studies, stored_trials
 from studies.records.database import open_database
-from studies.records.results import StoredTrial
+from studies.records.values import StoredTrial
 
 ROOT = Path(__file__).parents[2]
 CHANGES: dict[str, Any] = {
@@ -112,7 +112,7 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Watched:
 
             Worker(short.database, short.study, short.machine, short.artifacts, reporter, look).run()
         after = scrape(address)
-    rows = {short.study.name: results.load_trials(short.database, short.study) for short in (good, bad)}
+    rows = {short.study.name: stored_trials.load_trials(short.database, short.study) for short in (good, bad)}
     return Watched(rows=rows, metrics=after, before=scraped[4], events=events_of(folder / "log.jsonl"))
 
 
@@ -217,7 +217,7 @@ def test_a_process_that_is_scraped_and_stopped_tells_all_of_it(tmp_path: Path) -
         scrape(address)
     events = events_of(tmp_path / "log.jsonl")
     database = open_database(f"sqlite:///{tmp_path}/mergetune.db")
-    rows = results.load_trials(database, results.load_study(database, "short"))
+    rows = stored_trials.load_trials(database, stored_studies.load_study(database, "short"))
     database.close()
     assert [event["trial"] for event in events if event["event"] == "trial_finished"] == [row.number for row in rows]
     assert len(rows) == seen

@@ -24,7 +24,7 @@ from optimizer.outcome.export import Watch, deliver, marker_metadata
 from optimizer.rendering.prediction import Prediction, agreed_prediction, prediction_of
 from optimizer.runtime.setup import Plan, hash_parents, make_plan, recipe_parents
 from studies.recipe.recipe import Recipe
-from studies.records.results import load_trials
+from studies.records.stored_trials import load_trials
 from studies.spec.study import parse_spec
 
 ZERO_SNR = {"v_pred": torch.zeros(0), "ztsnr": torch.zeros(0)}

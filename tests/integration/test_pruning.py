@@ -12,9 +12,9 @@ from stored_study import store_study
 from optimizer.cli.views.report import study_objective
 from optimizer.trial.ranking import best_trials
 from studies.files.artifacts import FEATURES, SHEET, Artifacts, render_file, sheet_attributes, stored_name
-from studies.records import results, tables
+from studies.records import stored_renders, stored_trials, tables
 from studies.records.database import Database, open_database
-from studies.records.results import StoredStudy
+from studies.records.values import StoredStudy
 
 TRIALS, ITEMS, SIZE = 6, 4, 100  # SIZE in bytes
 DEAD = "dead"  # a worker
@@ -36,7 +36,7 @@ def stored(tmp_path: Path) -> tuple[Database, StoredStudy, Artifacts]:
 
     study = store_study(database, "cats", score, trials=TRIALS, failed=(4,))
     artifacts = Artifacts.beside(database.url)
-    rows = results.load_trials(database, study)
+    rows = stored_trials.load_trials(database, study)
     for row in rows:
         mine, left = artifacts.of_trial(study.key, row.number, "w"), artifacts.of_trial(study.key, row.number, DEAD)
         left.store.write(left.name(SHEET), bytes(SIZE))
@@ -49,7 +49,7 @@ def stored(tmp_path: Path) -> tuple[Database, StoredStudy, Artifacts]:
             for item in range(ITEMS):
                 which = (tables.renders.c.trial_id == row.id) & (tables.renders.c.item == item)
                 connection.execute(tables.renders.update().where(which).values(file=mine.name(render_file(item))))
-    results.begin_trial(database, study, TRIALS, "gp", rows[2].recipe, "busy")
+    stored_trials.begin_trial(database, study, TRIALS, "gp", rows[2].recipe, "busy")
     busy = artifacts.of_trial(study.key, TRIALS, "busy")
     busy.store.write(busy.name(render_file(0)), bytes(SIZE))
     artifacts.store.write("studies/another/0-w/sheet.jpg", bytes(SIZE))
@@ -61,11 +61,11 @@ def numbers_with_renders(database: Database, study: StoredStudy, artifacts: Arti
     """Of complete trials, after looking whether everything that the database refers to is there."""
     names = {file.name for file in artifacts.store.files("")}
     found = set()
-    for row in results.load_trials(database, study):
+    for row in stored_trials.load_trials(database, study):
         if row.state == "complete":
             assert row.sheet is not None
             mine = artifacts.of_trial(study.key, row.number, row.worker_id)
-            files = {each.file for each in results.load_renders(database, row) if each.file is not None}
+            files = {each.file for each in stored_renders.load_renders(database, row) if each.file is not None}
             assert names >= files | {stored_name(row.sheet), mine.name(FEATURES)}
             found |= {row.number} if files else set()
     return found
@@ -76,7 +76,7 @@ def test_renders_and_leftovers_go_and_nothing_else(
     keep: str, mergetune: Call, stored: tuple[Database, StoredStudy, Artifacts]
 ) -> None:
     database, study, artifacts = stored
-    rows = results.load_trials(database, study)
+    rows = stored_trials.load_trials(database, study)
     before = {file.name for file in artifacts.store.files("")}
     best = {row.number for row in best_trials(rows, study_objective(study))}
     wanted = set() if keep == "none" else {0, 1} | best
@@ -100,7 +100,7 @@ def test_a_sheet_is_known_to_optuna_by_a_name_that_leads_to_its_file(
     stored: tuple[Database, StoredStudy, Artifacts],
 ) -> None:
     database, study, artifacts = stored
-    row = results.load_trials(database, study)[0]
+    row = stored_trials.load_trials(database, study)[0]
     assert row.sheet is not None
     assert list(sheet_attributes(row.sheet, 0)) == [f"artifacts:{row.sheet}"]
     assert artifacts.shown.open_reader(row.sheet).read() == bytes(SIZE)

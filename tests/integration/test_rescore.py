@@ -14,9 +14,9 @@ from demo_study import DEMO, PROMPTS, ShortStudy, begin, reopen, short_spec, wri
 
 from optimizer.outcome.warm_start import Other
 from studies.files.artifacts import Artifacts, render_file
-from studies.records import results
+from studies.records import stored_renders, stored_studies, stored_trials
 from studies.records.database import open_database
-from studies.records.results import StoredTrial
+from studies.records.values import StoredTrial
 
 # The search is random, so what is proposed under a number does not depend on scores; racing makes it score by stages.
 SMALL: Mapping[str, Any] = {
@@ -76,13 +76,13 @@ def look(folder: Path, name: str) -> Other:
     database = open_database(f"sqlite:///{folder}/study.db", create=False)
     return Other(
         database=database,
-        study=results.load_study(database, name),
+        study=stored_studies.load_study(database, name),
         artifacts=Artifacts.beside(database.url, folder / "artifacts"),
     )
 
 
 def rows_of(short: ShortStudy | Other) -> list[StoredTrial]:
-    return results.load_trials(short.database, short.study)
+    return stored_trials.load_trials(short.database, short.study)
 
 
 def found_in(short: ShortStudy | Other, row: StoredTrial) -> dict[str, Any]:
@@ -93,9 +93,9 @@ def found_in(short: ShortStudy | Other, row: StoredTrial) -> dict[str, Any]:
         "objectives": row.objectives,
         "gains": row.gains,
         "errors": row.errors,
-        "scores": results.load_scores(short.database, row),
+        "scores": stored_renders.load_scores(short.database, row),
         "features": {name: rows.tolist() for name, rows in features.items()},
-        "pixels": [each.pixels_sha256 for each in results.load_renders(short.database, row)],
+        "pixels": [each.pixels_sha256 for each in stored_renders.load_renders(short.database, row)],
         "machine": row.machine,
     }
 
@@ -106,7 +106,7 @@ def optunas(short: ShortStudy | Other) -> list[tuple[Any, ...]]:
 
 
 def with_files(short: ShortStudy | Other) -> frozenset[int]:
-    return frozenset(results.kept_files(short.database, short.study))
+    return frozenset(stored_renders.kept_files(short.database, short.study))
 
 
 def test_the_same_scorers_give_the_same_study_to_the_bit(folder: Path, mergetune: Call) -> None:
@@ -201,4 +201,4 @@ def test_a_spec_of_other_images_is_refused_in_one_line(
     folder: Path, mergetune: Call, changes: dict[str, Any], why: str
 ) -> None:
     assert why in rescore(mergetune, folder, code=2, **changes)
-    assert [study.name for study in results.list_studies(look(folder, "short").database)] == ["short"]
+    assert [study.name for study in stored_studies.list_studies(look(folder, "short").database)] == ["short"]

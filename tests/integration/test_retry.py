@@ -23,7 +23,7 @@ from optuna.trial import TrialState
 
 from optimizer.system.retry import Endurance
 from optimizer.work.worker import Worker
-from studies.records import results
+from studies.records import stored_studies, stored_trials
 from studies.records.database import open_database
 
 BUDGET = {"budget": {"trials": 5}, "probes": {"profiles": 0}, "objective": {"clip_score": None}}
@@ -96,7 +96,7 @@ def test_a_worker_waits_for_the_database_and_loses_nothing(server: Server, tmp_p
     (seconds,) = recorder.back
     assert 4.0 <= seconds < 60
     assert [number for number, _ in recorder.started] == [0, 1, 2, 3, 4]  # none was evaluated twice
-    rows = results.load_trials(short.database, short.study)
+    rows = stored_trials.load_trials(short.database, short.study)
     assert [(row.number, row.state, row.attempt) for row in rows] == [(number, "complete", 1) for number in range(5)]
     told = optuna.load_study(study_name="short", storage=short.database.storage).trials
     assert [trial.state for trial in told] == [TrialState.COMPLETE] * 5
@@ -126,7 +126,7 @@ def test_a_database_that_stays_away_ends_the_program_clearly_and_the_study_can_b
     again[again.index("start")] = "resume"
     subprocess.run(again, cwd=tmp_path, env=environment, check=True, capture_output=True, timeout=200)
     database = open_database(url_of(server), create=False)
-    rows = results.load_trials(database, results.load_study(database, "short"))
+    rows = stored_trials.load_trials(database, stored_studies.load_study(database, "short"))
     assert [(row.number, row.state) for row in rows] == [(number, "complete") for number in range(5)]
     database.close()
 

@@ -22,7 +22,7 @@ from optimizer.rendering.render import Renderer
 from optimizer.runtime.setup import BATCHES_FIELD, device_kind
 from optimizer.trial.failures import failure_kind
 from optimizer.work.worker import Worker
-from studies.records import results
+from studies.records import stored_trials
 from studies.records.batch_limits import load_batch_limits, store_batch_limit
 
 SMALL: dict[str, Any] = {
@@ -77,7 +77,7 @@ def test_smaller_batches_said_once_kept_for_the_study_and_the_same_pictures(tmp_
         assert short.run(stop_after=1).reduced == []
         assert set(seen) == {2}
     assert_close(expected.pixels, usual.pixels, atol=1e-4, rtol=1e-4)
-    rows = results.load_trials(short.database, short.study)
+    rows = stored_trials.load_trials(short.database, short.study)
     assert [(row.state, row.rendered) for row in rows] == [("complete", 8)] * 2
     assert rows[0].machine[BATCHES_FIELD] == f"{size[0]}x{size[1]} 2"
     assert load_batch_limits(short.database, short.study, device_kind(CPU)) == {size: 2}
@@ -109,7 +109,7 @@ def test_only_when_a_single_image_is_too_much_the_trial_fails(tmp_path: Path) ->
         recorder = Recorder(stop_after=1)
         Worker(short.database, short.study, short.machine, short.artifacts, recorder, recorder.stop).run()
     assert [most for most, _ in recorder.reduced] == [4, 2, 1]
-    (row,) = results.load_trials(short.database, short.study)
+    (row,) = stored_trials.load_trials(short.database, short.study)
     width, height = size_of(short)
     assert row.state == "failed"
     assert row.reason == (
@@ -130,7 +130,7 @@ def test_a_merge_without_memory_fails_its_trial_and_no_other(tmp_path: Path, mon
     monkeypatch.setattr(resident, "merge", lambda recipe: torch.empty(1 << 50) if not next(calls) else merge(recipe))
     recorder = Recorder(stop_after=2)
     Worker(short.database, short.study, short.machine, short.artifacts, recorder, recorder.stop).run()
-    first, second = results.load_trials(short.database, short.study)
+    first, second = stored_trials.load_trials(short.database, short.study)
     assert (first.state, failure_kind(first.reason), second.state) == ("failed", "out_of_memory", "complete")
     short.database.close()
 

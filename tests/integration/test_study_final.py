@@ -17,7 +17,7 @@ from optimizer.outcome.final import FinalWatch, hold_final
 from optimizer.search.shortlist import by_value
 from optimizer.trial.objective import SINGLE
 from optimizer.trial.ranking import parent_trials
-from studies.records import results
+from studies.records import stored_renders, stored_trials
 from studies.records.database import open_database
 from studies.records.finals import Final, load_final, store_final
 
@@ -45,7 +45,7 @@ class Watched:
 def hold(short: ShortStudy) -> tuple[Final, Watched]:
     watched = Watched()
     rank = by_value(short.machine.objective)
-    trials = results.load_trials(short.database, short.study)
+    trials = stored_trials.load_trials(short.database, short.study)
     return hold_final(short.machine, trials, rank, watched.watch), watched
 
 
@@ -65,7 +65,9 @@ def held(short: ShortStudy) -> tuple[Final, Watched]:
 def test_the_best_observed_and_all_parents_are_rendered_and_nothing_else(
     short: ShortStudy, held: tuple[Final, Watched]
 ) -> None:
-    rows = [row for row in results.load_trials(short.database, short.study) if not row.origin.startswith("parent")]
+    rows = [
+        row for row in stored_trials.load_trials(short.database, short.study) if not row.origin.startswith("parent")
+    ]
     best = sorted(rows, key=lambda row: -row.objectives[SINGLE])[:2]
     final, watched = held
     assert [row.number for row in final.candidates] == [row.number for row in best]
@@ -83,9 +85,9 @@ def test_the_held_out_suite_differs_from_the_search_in_its_noise_alone(
     assert not {row.seed for row in suite} & {row.seed for row in other}
     final, _ = held
     for finalist in final.finalists:
-        row = results.load_trial(short.database, short.study, finalist.number)
+        row = stored_trials.load_trial(short.database, short.study, finalist.number)
         assert row is not None
-        seen, _ = results.load_scores(short.database, row)
+        seen, _ = stored_renders.load_scores(short.database, row)
         assert len(finalist.image_scores["clip_score"]) == 8
         assert finalist.image_scores["clip_score"] != seen["clip_score"]
 
@@ -107,9 +109,9 @@ def test_gains_are_paired_with_the_better_parent_held_out(short: ShortStudy, hel
 
 def test_the_study_goes_on_after_a_final_as_if_there_had_been_none(short: ShortStudy) -> None:
     hold(short)
-    row = next(iter(parent_trials(results.load_trials(short.database, short.study)).values()))
+    row = next(iter(parent_trials(stored_trials.load_trials(short.database, short.study)).values()))
     again = short.machine.evaluator.evaluate(row.recipe)
-    stored = [render.pixels_sha256 for render in results.load_renders(short.database, row)]
+    stored = [render.pixels_sha256 for render in stored_renders.load_renders(short.database, row)]
     assert list(again.pixels_sha256) == stored
 
 
@@ -165,16 +167,16 @@ def test_a_trial_finished_afterwards_outdates_the_final(tmp_path: Path) -> None:
     study.run(stop_after=3)
     final, _ = hold(study)
     assert {len(row.image_scores["clip_score"]) for row in final.finalists} == {10}
-    assert not final.is_outdated(results.load_trials(study.database, study.study))
+    assert not final.is_outdated(stored_trials.load_trials(study.database, study.study))
     study.run(stop_after=1)
-    assert final.is_outdated(results.load_trials(study.database, study.study))
+    assert final.is_outdated(stored_trials.load_trials(study.database, study.study))
 
 
 def test_members_of_a_front_all_take_part_and_none_wins(tmp_path: Path) -> None:
     two = {"objective": None, "objectives": ["clip_score", "likeness"], "final": {"top": 3}}
     study = begin(tmp_path, CLIP_ONLY | two)
     study.run(stop_after=4)
-    trials = results.load_trials(study.database, study.study)
+    trials = stored_trials.load_trials(study.database, study.study)
     final, _ = hold(study)
     signed = {row.number: (row.objectives["clip_score"], -row.objectives["likeness"]) for row in trials}
     front = {

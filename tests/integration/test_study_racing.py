@@ -24,8 +24,8 @@ from optimizer.search.stopping import images_of
 from optimizer.trial.objective import SINGLE
 from optimizer.trial.racing import ESTIMATE_KEY
 from optimizer.trial.ranking import best_trials
-from studies.records import results
-from studies.records.results import StoredTrial
+from studies.records import stored_renders, stored_trials
+from studies.records.values import StoredTrial
 
 ITEMS, BATCH = 16, 8
 KILLED = 3  # the trial that the killed worker was rendering: one that is stopped
@@ -51,7 +51,7 @@ def raced(tmp_path_factory: pytest.TempPathFactory) -> ShortStudy:
 
 
 def rows_of(short: ShortStudy) -> list[StoredTrial]:
-    return results.load_trials(short.database, short.study)
+    return stored_trials.load_trials(short.database, short.study)
 
 
 def stopped_of(short: ShortStudy) -> list[StoredTrial]:
@@ -61,11 +61,11 @@ def stopped_of(short: ShortStudy) -> list[StoredTrial]:
 
 
 def items_of(short: ShortStudy, row: StoredTrial) -> list[int]:
-    return [render.item for render in results.load_renders(short.database, row)]
+    return [render.item for render in stored_renders.load_renders(short.database, row)]
 
 
 def pixels_of(short: ShortStudy, row: StoredTrial) -> dict[int, str]:
-    return {render.item: render.pixels_sha256 for render in results.load_renders(short.database, row)}
+    return {render.item: render.pixels_sha256 for render in stored_renders.load_renders(short.database, row)}
 
 
 def test_parents_are_rendered_to_their_end_and_others_only_while_they_may_be_the_best(raced: ShortStudy) -> None:
@@ -92,8 +92,8 @@ def test_a_stopped_trial_is_told_as_the_incumbent_plus_the_mean_paired_differenc
     for row in stopped_of(raced):
         assert row.incumbent is not None
         best, items = rows[row.incumbent], items_of(raced, row)
-        ours, _ = results.load_scores(raced.database, row)
-        theirs, _ = results.load_scores(raced.database, best)
+        ours, _ = stored_renders.load_scores(raced.database, row)
+        theirs, _ = stored_renders.load_scores(raced.database, best)
         clip = np.mean(np.array(ours["clip_score"]) - np.array(theirs["clip_score"])[items])
         one, other = (
             torch.from_numpy(
@@ -125,7 +125,7 @@ def test_what_was_rendered_is_the_same_to_the_bit_whether_a_trial_is_stopped_or_
         assert again.items == tuple(range(ITEMS))
         whole = dict(enumerate(again.pixels_sha256))
         assert pixels_of(raced, row).items() <= whole.items()
-        stored, _ = results.load_scores(raced.database, row)
+        stored, _ = stored_renders.load_scores(raced.database, row)
         shown = list(pixels_of(raced, row))
         assert list(stored["clip_score"]) == [float(again.sheet.by_item["clip_score"][item]) for item in shown]
 
@@ -134,8 +134,10 @@ def test_gains_of_a_stopped_trial_are_over_the_parents_on_the_same_items(raced: 
     rows = rows_of(raced)
     for row in stopped_of(raced):
         items = items_of(raced, row)
-        ours, _ = results.load_scores(raced.database, row)
-        parents = [np.array(results.load_scores(raced.database, rows[number])[0]["clip_score"]) for number in (0, 1)]
+        ours, _ = stored_renders.load_scores(raced.database, row)
+        parents = [
+            np.array(stored_renders.load_scores(raced.database, rows[number])[0]["clip_score"]) for number in (0, 1)
+        ]
         better = max(values[items].mean() for values in parents)
         assert row.gains["clip_score"].value == pytest.approx(np.mean(ours["clip_score"]) - better)
 
@@ -192,7 +194,7 @@ Worker(study.database, study.study, study.machine, study.artifacts, Deadly()).ru
         assert (ours.recipe, ours.objectives, ours.rendered) == (theirs.recipe, theirs.objectives, theirs.rendered)
         assert (ours.incumbent, ours.gains) == (theirs.incumbent, theirs.gains)
         assert pixels_of(short, ours) == pixels_of(raced, theirs)
-        assert results.load_scores(short.database, ours) == results.load_scores(raced.database, theirs)
+        assert stored_renders.load_scores(short.database, ours) == stored_renders.load_scores(raced.database, theirs)
     assert len(rows_of(short)) == KILLED + 2
 
 

@@ -26,10 +26,10 @@ from studies.errors import StudyExistsError
 from studies.files.artifacts import SHEET, Artifacts
 from studies.recipe.blueprint import Blueprint, slots_of
 from studies.recipe.recipe import Parent
-from studies.records import results
+from studies.records import stored_renders, stored_studies, stored_trials
 from studies.records.database import Database, open_database
-from studies.records.results import ParentFile, TrialResult
 from studies.records.takeover import CopiedTrials, TakenTrial
+from studies.records.values import ParentFile, TrialResult
 from studies.spec.study import parse_spec
 
 COUNT = 14
@@ -100,28 +100,29 @@ def begin(url: str, folder: Path) -> None:
     try:
         takeover = CopiedTrials(taken_trials(folder), distributions(space), Artifacts.beside(url, folder / "artifacts"))
         spec = parse_spec(SPEC.format(name="new"), base_dir=Path("/"))
-        results.create_study(database, spec, files, ["maximize"], ["objective"], takeover)
+        stored_studies.create_study(database, spec, files, ["maximize"], ["objective"], takeover)
     finally:
         database.close()
 
 
 def stored(database: Database, folder: Path) -> list[Any]:
     """Everything of the study but ids that the database chose."""
-    study = results.load_study(database, "new")
+    study = stored_studies.load_study(database, "new")
     artifacts = files_of(folder)
     found: list[Any] = []
-    for row in results.load_trials(database, study):
+    for row in stored_trials.load_trials(database, study):
         renders = [
-            (each.item, each.pixels_sha256, each.file is not None) for each in results.load_renders(database, row)
+            (each.item, each.pixels_sha256, each.file is not None)
+            for each in stored_renders.load_renders(database, row)
         ]
-        files = [artifacts.store.read(each.file) for each in results.load_renders(database, row) if each.file]
+        files = [artifacts.store.read(each.file) for each in stored_renders.load_renders(database, row) if each.file]
         mine = artifacts.of_trial(study.key, row.number, row.worker_id)
         features = {name: rows.tobytes() for name, rows in mine.load_features().items()}
         sheet = None if row.sheet is None else artifacts.shown.open_reader(row.sheet).read()
         what = (row.number, row.origin, row.source, row.recipe, row.state, dict(row.objectives), row.gains)
         times = (dict(row.seconds), dict(row.machine), row.started_at, row.finished_at)
         copies = (renders, files, features, sheet)
-        found.append((*what, *times, results.load_scores(database, row), *copies))
+        found.append((*what, *times, stored_renders.load_scores(database, row), *copies))
     trials = optuna.load_study(study_name="new", storage=database.storage).trials
     found += [(trial.number, trial.state, trial.values, trial.params, trial.distributions) for trial in trials]
     return found
@@ -131,8 +132,8 @@ def test_a_study_begins_with_copies_of_everything(database: Database, tmp_path: 
     begin(database.url, tmp_path)
     trials = taken_trials(tmp_path)
     shutil.rmtree(tmp_path / "old")  # the other study may vanish
-    study = results.load_study(database, "new")
-    rows = results.load_trials(database, study)
+    study = stored_studies.load_study(database, "new")
+    rows = stored_trials.load_trials(database, study)
     assert [row.number for row in rows] == list(range(COUNT))
     optunas = optuna.load_study(study_name="new", storage=database.storage)
     artifacts = files_of(tmp_path)
@@ -140,14 +141,17 @@ def test_a_study_begins_with_copies_of_everything(database: Database, tmp_path: 
         assert (row.state, row.origin, row.source, row.recipe) == ("complete", "gp", taken.source, taken.recipe)
         assert row.title == f"gp, from {taken.source}"
         assert row.objectives == taken.result.objectives
-        by_item, by_set = results.load_scores(database, row)
+        by_item, by_set = stored_renders.load_scores(database, row)
         assert (by_item, by_set) == (taken.result.image_scores, taken.result.set_scores)
-        assert tuple(each.pixels_sha256 for each in results.load_renders(database, row)) == taken.result.pixels_sha256
+        assert (
+            tuple(each.pixels_sha256 for each in stored_renders.load_renders(database, row))
+            == taken.result.pixels_sha256
+        )
         assert artifacts.of_trial(study.key, row.number, "w").load_features()["fid"].shape == (4, 3)
         assert trial.state == (TrialState.PRUNED if taken.params is None else TrialState.COMPLETE)
         if taken.params is not None:
             assert (trial.params, trial.value) == (taken.params, taken.result.objectives["objective"])
-    (kept,) = [each.file for each in results.load_renders(database, rows[1]) if each.file is not None]
+    (kept,) = [each.file for each in stored_renders.load_renders(database, rows[1]) if each.file is not None]
     assert artifacts.store.read(kept) == b"a picture"
     assert rows[1].sheet is not None
     assert artifacts.shown.open_reader(rows[1].sheet).read() == b"a picture"
@@ -167,7 +171,7 @@ def test_killed_at_any_moment_it_leaves_nothing_or_all(database: Database, tmp_p
     """SIGKILL while the trials are taken over; the next start ends with what one without interruption makes."""
     moments = random.Random(0)
     left: list[int] = []
-    while len(left) < 3 and not results.list_studies(database):
+    while len(left) < 3 and not stored_studies.list_studies(database):
         database.close()  # no connection is shared with the child
         wanted = moments.randrange(1, COUNT)
         child = os.fork()
@@ -182,11 +186,11 @@ def test_killed_at_any_moment_it_leaves_nothing_or_all(database: Database, tmp_p
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
         left.append(optuna_trials(database))
-        if not results.list_studies(database):  # else it was faster than the signal
+        if not stored_studies.list_studies(database):  # else it was faster than the signal
             with database.engine.connect() as connection:
                 assert connection.exec_driver_sql("SELECT count(*) FROM mergetune_trials").scalar() == 0
     assert any(left)
-    if not results.list_studies(database):
+    if not stored_studies.list_studies(database):
         begin(database.url, tmp_path)
     other = tmp_path / "other"
     other.mkdir()
@@ -196,7 +200,7 @@ def test_killed_at_any_moment_it_leaves_nothing_or_all(database: Database, tmp_p
     assert stored(database, tmp_path) == stored(whole, other)
     whole.close()
     names = {file.name.partition("/")[2].partition("/")[0] for file in files_of(tmp_path).store.files("studies/")}
-    assert names == {results.load_study(database, "new").key}  # nothing is left of the starts that were cut off
+    assert names == {stored_studies.load_study(database, "new").key}  # nothing is left of the starts that were cut off
 
 
 def files_of(folder: Path) -> Artifacts:

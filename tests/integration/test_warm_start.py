@@ -22,9 +22,9 @@ from optimizer.runtime.setup import hash_parents, make_plan
 from studies.errors import DatabaseError, StudyMissingError, WarmStartError
 from studies.files.artifacts import FEATURES, Artifacts
 from studies.recipe.recipe import Recipe, Step
-from studies.records import results
+from studies.records import stored_renders, stored_studies, stored_trials
 from studies.records.database import open_database
-from studies.records.results import StoredTrial
+from studies.records.values import StoredTrial
 from studies.spec.fingerprints import refuse_changed_spec
 from studies.spec.study import load_spec
 
@@ -63,7 +63,7 @@ class Begun:
 
     @property
     def rows(self) -> list[StoredTrial]:
-        return results.load_trials(self.short.database, self.short.study)
+        return stored_trials.load_trials(self.short.database, self.short.study)
 
     @property
     def taken(self) -> list[StoredTrial]:
@@ -98,16 +98,16 @@ def find(folder: Path, changes: Mapping[str, Any] | None = None) -> WarmStart:
 
 
 def best_merges(old: ShortStudy, count: int) -> list[StoredTrial]:
-    rows = results.load_trials(old.database, old.study)[2:]
+    rows = stored_trials.load_trials(old.database, old.study)[2:]
     return sorted(rows, key=lambda row: -row.objectives["objective"])[:count]
 
 
 def scores_of(short: ShortStudy, row: StoredTrial) -> Any:
-    return results.load_scores(short.database, row)
+    return stored_renders.load_scores(short.database, row)
 
 
 def pixels_of(short: ShortStudy, row: StoredTrial) -> list[str]:
-    return [each.pixels_sha256 for each in results.load_renders(short.database, row)]
+    return [each.pixels_sha256 for each in stored_renders.load_renders(short.database, row)]
 
 
 class TestFullRight:
@@ -115,7 +115,7 @@ class TestFullRight:
         self, old: ShortStudy, folder: Path
     ) -> None:
         new = warm(folder)
-        before = results.load_trials(old.database, old.study)
+        before = stored_trials.load_trials(old.database, old.study)
         assert [row.source for row in new.taken] == [f"short trial {row.number}" for row in before]
         recorder = new.short.run()
         for row, theirs in zip(new.taken, before, strict=True):
@@ -150,7 +150,7 @@ class TestFullRight:
         shutil.rmtree(there)
         started = []
         for _ in range(2):
-            stored = results.load_study(new.short.database, "new")
+            stored = stored_studies.load_study(new.short.database, "new")
             refuse_changed_spec(stored.spec, load_spec(here / "new.yaml"))
             machine = resumed(stored, here / "cache")
             recorder = ShortStudy(new.short.database, stored, machine, new.short.artifacts).run(stop_after=1)
@@ -165,7 +165,7 @@ class TestFullRight:
 
     def test_several_objectives_of_which_the_old_study_had_one_number(self, old: ShortStudy, folder: Path) -> None:
         new = warm(folder, {"objective": None, "objectives": ["sharpness", "likeness"]})
-        for trial, theirs in zip(new.optunas, results.load_trials(old.database, old.study), strict=True):
+        for trial, theirs in zip(new.optunas, stored_trials.load_trials(old.database, old.study), strict=True):
             by_item, by_set = scores_of(old, theirs)
             assert trial.values == [pytest.approx(sum(by_item["sharpness"]) / len(PROMPTS)), by_set["likeness"]]
 
@@ -179,7 +179,7 @@ class TestFullRight:
     def test_other_weights_or_fewer_scorers_keep_the_scores(self, old: ShortStudy, folder: Path) -> None:
         """The objective is a matter of the new study alone."""
         found = find(folder, {"objective": None, "scorers": {"sharpness": None}})
-        for kept, theirs in zip(found.kept, results.load_trials(old.database, old.study), strict=True):
+        for kept, theirs in zip(found.kept, stored_trials.load_trials(old.database, old.study), strict=True):
             assert tuple(kept.sheet.by_item["sharpness"]) == scores_of(old, theirs)[0]["sharpness"]
             assert kept.sheet.by_set == {}
         assert len(find(folder, {"objective": {"sharpness": {"weight": 3}}}).kept) == 4
@@ -201,7 +201,7 @@ class TestFullRight:
         short = begin(tmp_path, {**OLD, "budget": {"trials": 2}}, url=new_postgresql_url())
         short.run()
         new = warm(tmp_path, {"warm_start": asked(tmp_path, short.database.url)})
-        theirs = results.load_trials(short.database, short.study)
+        theirs = stored_trials.load_trials(short.database, short.study)
         assert [scores_of(new.short, row) for row in new.taken] == [scores_of(short, row) for row in theirs]
         assert [row.objectives for row in new.taken] == [row.objectives for row in theirs]
         short.database.close()
@@ -213,13 +213,13 @@ def asked(folder: Path, storage: str | None = None) -> dict[str, str]:
 
 def test_features_of_a_set_score_that_was_dropped_are_passed_over(old: ShortStudy, folder: Path) -> None:
     artifacts = Artifacts.beside(f"sqlite:///{folder}/study.db", folder / "artifacts")
-    for row in results.load_trials(old.database, old.study):
+    for row in stored_trials.load_trials(old.database, old.study):
         files = artifacts.of_trial(old.study.key, row.number, row.worker_id)
         files.save_features(files.load_features() | {"dropped": np.zeros((len(PROMPTS), 3))})
     new = warm(folder, trials=1)
     new.short.run()
     assert [dict(row.gains) for row in new.taken] == [
-        dict(row.gains) for row in results.load_trials(old.database, old.study)
+        dict(row.gains) for row in stored_trials.load_trials(old.database, old.study)
     ]
 
 

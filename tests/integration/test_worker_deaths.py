@@ -16,7 +16,7 @@ from optimizer.system.retry import Endurance
 from optimizer.trial.failures import failure_kind
 from optimizer.work.heartbeat import RERUNS, present
 from optimizer.work.worker import Worker
-from studies.records import registry, results, tables
+from studies.records import registry, stored_renders, stored_trials, tables, values
 
 
 @pytest.fixture(scope="module")
@@ -40,12 +40,12 @@ def taken_by_the_dead(short: ShortStudy, attempt: int, *, signed_off: bool = Fal
     number = optuna.load_study(study_name="short", storage=short.database.storage).ask().number
     recipe = short.machine.probes[number].recipe
     origin = short.machine.probes[number].origin
-    results.begin_trial(short.database, short.study, number, origin, recipe, worker_id, attempt)
+    stored_trials.begin_trial(short.database, short.study, number, origin, recipe, worker_id, attempt)
     return number
 
 
-def row_of(short: ShortStudy, number: int) -> results.StoredTrial:
-    row = results.load_trial(short.database, short.study, number)
+def row_of(short: ShortStudy, number: int) -> values.StoredTrial:
+    row = stored_trials.load_trial(short.database, short.study, number)
     assert row is not None
     return row
 
@@ -132,7 +132,7 @@ class TakenOver(Recorder):
         if self.short is not None and self.number is None:
             self.number = number
             recipe = row_of(self.short, number).recipe
-            results.begin_trial(self.short.database, self.short.study, number, origin, recipe, "successor", 2)
+            stored_trials.begin_trial(self.short.database, self.short.study, number, origin, recipe, "successor", 2)
 
     def stop(self) -> bool:
         return self.number is not None
@@ -146,7 +146,7 @@ def test_a_worker_that_was_taken_for_dead_stores_nothing_and_its_successor_does(
     assert recorder.finished == []
     row = row_of(begun, recorder.number)
     assert (row.state, row.worker_id, row.attempt) == ("running", "successor", 2)
-    assert results.load_renders(begun.database, row) == []
+    assert stored_renders.load_renders(begun.database, row) == []
     assert told(begun, recorder.number) == TrialState.RUNNING
     again = begun.run(stop_after=1)
     assert [number for number, _ in again.started] == [recorder.number]
@@ -156,7 +156,7 @@ def test_a_worker_that_was_taken_for_dead_stores_nothing_and_its_successor_does(
 def test_a_failure_of_a_worker_that_was_taken_for_dead_is_not_stored(begun: ShortStudy) -> None:
     number = taken_by_the_dead(begun, 1)
     before = row_of(begun, number)
-    assert not results.fail_trial(begun.database, begun.study, number, "another", "out of memory")
+    assert not stored_trials.fail_trial(begun.database, begun.study, number, "another", "out of memory")
     assert row_of(begun, number) == before
-    assert results.fail_trial(begun.database, begun.study, number, before.worker_id, "out of memory")
+    assert stored_trials.fail_trial(begun.database, begun.study, number, before.worker_id, "out of memory")
     assert row_of(begun, number).reason == "out of memory"

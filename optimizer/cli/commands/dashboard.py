@@ -54,7 +54,7 @@ def _serve(
     from optimizer.observe.dashboard import listening_port, make_server
     from studies.errors import StudyMissingError
     from studies.files.artifacts import Artifacts
-    from studies.records.results import list_studies
+    from studies.records.stored_studies import list_studies
 
     with console.status("drawing what mattered in each study"):
         for stored in list_studies(database):

@@ -22,7 +22,7 @@ def demo(
     from optimizer.cli.commands.export import export
     from optimizer.cli.workers.session import begun, resumed, work_on
     from studies.records.database import open_database
-    from studies.records.results import list_studies
+    from studies.records.stored_studies import list_studies
     from studies.spec.study import load_spec
 
     output.mkdir(parents=True, exist_ok=True)

@@ -39,7 +39,7 @@ def doctor(
     from optimizer.upkeep.doctor import diagnose
     from studies.files.artifacts import Artifacts
     from studies.records.database import open_database
-    from studies.records.results import list_studies, load_study
+    from studies.records.stored_studies import list_studies, load_study
 
     url = storage_url(storage)
     database = database_to_change(url) if mend else open_database(url, create=False)

@@ -24,7 +24,7 @@ from optimizer.cli.common import (
 
 if TYPE_CHECKING:
     from studies.records.database import Database
-    from studies.records.results import StoredStudy, StoredTrial
+    from studies.records.values import StoredStudy, StoredTrial
 
 MAX_DIGITS = 9  # of a trial's number: what the database's integers hold
 
@@ -60,7 +60,7 @@ def export(
     from optimizer.trial.ranking import stopped_after
     from studies.files.artifacts import Artifacts
     from studies.records.database import open_database
-    from studies.records.results import load_study
+    from studies.records.stored_studies import load_study
 
     database = open_database(storage_url(storage), create=False)
     stored = load_study(database, study)
@@ -122,7 +122,7 @@ def _chosen(database: Database, stored: StoredStudy, trial: str, weights: Mappin
     from optimizer.cli.commands.insight import print_choice
     from optimizer.cli.views.report import study_objective
     from optimizer.trial.front import chosen_trial
-    from studies.records.results import load_trial, load_trials
+    from studies.records.stored_trials import load_trial, load_trials
 
     if trial != "best":
         if weights is not None:

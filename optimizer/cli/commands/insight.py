@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from optimizer.insight.importance import Findings, Insight
     from optimizer.trial.objective import Objective
     from studies.records.database import Database
-    from studies.records.results import StoredStudy, StoredTrial
+    from studies.records.values import StoredStudy, StoredTrial
 
 BAR_WIDTH = 24  # characters of the longest bar
 
@@ -37,7 +37,7 @@ def importance(
     from optimizer.cli.commands.difference import require_writable
     from optimizer.insight.importance import insight
     from studies.records.database import open_database
-    from studies.records.results import load_study
+    from studies.records.stored_studies import load_study
 
     if plot is not None:
         require_writable(plot, force=force)
@@ -188,7 +188,7 @@ def compare(
 
 def _side(database: Database, name: str) -> Side:
     from optimizer.insight.compare import load_side
-    from studies.records.results import load_study
+    from studies.records.stored_studies import load_study
 
     stored = load_study(database, name)
     infos = {key: entry.info for key, entry in stored.spec.scorers.items()}

@@ -28,7 +28,7 @@ def prune_artifacts(
     from optimizer.cli.views.report import study_objective
     from optimizer.upkeep.pruning import find_waste, remove_waste
     from studies.files.artifacts import Artifacts
-    from studies.records.results import load_study
+    from studies.records.stored_studies import load_study
 
     database = database_to_change(storage)
     stored = load_study(database, study)

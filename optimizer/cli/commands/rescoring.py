@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from optimizer.runtime.setup import Plan
     from optimizer.trial.objective import Objective
     from studies.records.database import Database
-    from studies.records.results import ParentFile, StoredStudy, StoredTrial
+    from studies.records.values import ParentFile, StoredStudy, StoredTrial
 
 
 def rescore(
@@ -44,7 +44,7 @@ def rescore(
     from optimizer.cli.views.report import print_study
     from optimizer.cli.workers.session import introduced, storage_option
     from studies.files.artifacts import Artifacts
-    from studies.records.results import load_study
+    from studies.records.stored_studies import load_study
     from studies.spec.study import load_spec
 
     quiet_optuna()
@@ -117,7 +117,7 @@ def _progress(trials: int) -> Iterator[Callable[[], None]]:
 def _verdict(database: Database, before: StoredStudy, stored: StoredStudy) -> Iterator[str]:
     """The best by the new objective, and what became of the best by the old one."""
     from optimizer.cli.views.report import study_objective
-    from studies.records.results import load_trials
+    from studies.records.stored_trials import load_trials
 
     objective = study_objective(stored)
     rows = load_trials(database, stored)

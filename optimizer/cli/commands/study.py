@@ -27,7 +27,7 @@ from optimizer.cli.workers.local_workers import Workers, worker_count
 from optimizer.cli.workers.monitoring import LogJson, MetricsAddress, observing
 
 if TYPE_CHECKING:
-    from studies.records.results import Status
+    from studies.records.values import Status
 
 app = typer.Typer(help="Check, start, resume and look at studies.", no_args_is_help=True)
 
@@ -125,7 +125,7 @@ def resume(
     """Go on with a study, with the sampler, seed and settings it began with."""
     from optimizer.cli.workers.session import has_ended, other_workers, print_end, print_outcome, resumed, work_on
     from studies.records.control import set_status
-    from studies.records.results import load_study, set_budget
+    from studies.records.stored_studies import load_study, set_budget
     from studies.spec.fingerprints import refuse_changed_spec
     from studies.spec.study import load_spec
 
@@ -177,7 +177,8 @@ def finish(
     from optimizer.cli.workers.session import endurance, resumed
     from optimizer.search.shortlist import by_value
     from studies.files.artifacts import Artifacts
-    from studies.records.results import load_study, load_trials
+    from studies.records.stored_studies import load_study
+    from studies.records.stored_trials import load_trials
 
     watch = observing(context, log_json, metrics)
     database = database_to_change(storage)
@@ -211,7 +212,7 @@ def show(
     """Show a study: parents, best trial, gain with its interval, final, failures."""
     from optimizer.cli.views.report import print_study
     from studies.records.database import open_database
-    from studies.records.results import load_study
+    from studies.records.stored_studies import load_study
 
     database = open_database(storage_url(storage), create=False)
     print_study(database, load_study(database, study), every_trial=trials, weights=parsed_weights(weights))
@@ -231,7 +232,7 @@ def pause(study: StudyName, storage: Storage = DEFAULT_STORAGE) -> None:
 
 def _ask(study: str, storage: str, status: Status, told: str) -> None:
     from studies.records.control import set_status
-    from studies.records.results import load_study
+    from studies.records.stored_studies import load_study
 
     database = database_to_change(storage)
     stored = load_study(database, study)
@@ -248,7 +249,7 @@ def priority(
 ) -> None:
     """Say which study the workers of several turn to first."""
     from studies.records.control import set_priority
-    from studies.records.results import load_study
+    from studies.records.stored_studies import load_study
 
     database = database_to_change(storage)
     stored = load_study(database, study)

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from optimizer.work.service import Service
     from studies.files.artifacts import Artifacts
     from studies.records.database import Database
-    from studies.records.results import StoredStudy
+    from studies.records.values import StoredStudy
 
 MODELS_VARIABLE = "MERGETUNE_MODELS"
 
@@ -98,7 +98,7 @@ def assigned(
 ) -> tuple[Assignment, Database]:
     """What the options ask for, checked, and the opened database."""
     from optimizer.cli.workers.session import patience_seconds
-    from studies.records.results import load_study
+    from studies.records.stored_studies import load_study
     from studies.system.database_url import database_file
 
     url, caches = storage_url(storage), cache_folder(cache)

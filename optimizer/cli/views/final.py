@@ -17,7 +17,8 @@ from optimizer.system.retry import Endurance
 from optimizer.trial.objective import SINGLE, Objective
 from studies.records.database import Database
 from studies.records.finals import Final, Finalist, lacks_final, store_final
-from studies.records.results import Gain, StoredStudy, StoredTrial, load_trials
+from studies.records.stored_trials import load_trials
+from studies.records.values import Gain, StoredStudy, StoredTrial
 
 if TYPE_CHECKING:
     from torch import Tensor

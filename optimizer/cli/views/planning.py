@@ -11,7 +11,7 @@ from optimizer.cli.common import console, escaped
 from optimizer.merging.files.checkpoint import letters, total_bytes
 from optimizer.rendering.prediction import EPSILON
 from optimizer.runtime.setup import Plan
-from studies.spec.study import RacingSettings
+from studies.spec.search import RacingSettings
 
 TWICE = frozenset({"heun"})  # goes through the U-Net twice a step, but for the last
 GUIDED_PASSES = 2  # classifier-free guidance runs the U-Net with and without the prompt

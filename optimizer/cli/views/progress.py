@@ -19,7 +19,7 @@ from optimizer.trial.objective import SINGLE, Objective
 from optimizer.trial.ranking import best_gains, stopped_after
 from studies.records.cached_reads import Ledger
 from studies.records.database import Database
-from studies.records.results import Gain, StoredStudy, StoredTrial
+from studies.records.values import Gain, StoredStudy, StoredTrial
 
 FINISHING = "finishing this trial; press Ctrl-C again to leave now (resume will run it again)"
 STAGES = {"merge": ("merge",), "render": ("text", "denoise", "decode"), "score": ("score",)}

@@ -21,11 +21,11 @@ from optimizer.trial.ranking import best_trials, parent_trials, stopped_after
 from scorers.protocol import ScorerInfo
 from studies.errors import SpecError, StudyError
 from studies.files.artifacts import Artifacts
-from studies.records import registry, results
+from studies.records import optuna_studies, registry, stored_renders, stored_studies, stored_trials
 from studies.records.database import Database
 from studies.records.finals import Final, load_final
 from studies.records.registry import workers_at
-from studies.records.results import StoredStudy, StoredTrial
+from studies.records.values import StoredStudy, StoredTrial
 
 FRONT_SHOWN = 12
 
@@ -36,7 +36,7 @@ def studies_table(database: Database) -> Table:
     for head in ("study", "parents", "status", "trials", "failed", "best gain (95 % interval)", "begun"):
         table.add_column(head)
     workers = workers_at(database, registry.live_workers(database))
-    for name, study in results.every_study(database).items():
+    for name, study in stored_studies.every_study(database).items():
         try:
             if isinstance(study, SpecError):
                 raise study
@@ -47,7 +47,7 @@ def studies_table(database: Database) -> Table:
 
 
 def _study_row(database: Database, study: StoredStudy, workers: int) -> tuple[str, ...]:
-    rows = results.load_trials(database, study)
+    rows = stored_trials.load_trials(database, study)
     objective = study_objective(study)
     best = best_trials(rows, objective)
     gains = [row.gains[SINGLE] for row in best if SINGLE in row.gains]
@@ -86,7 +86,7 @@ def print_study(
     database: Database, study: StoredStudy, *, every_trial: bool, weights: Mapping[str, float] | None = None
 ) -> None:
     """Parents, uniform merge and best side by side, every score with its gain; what failed; the final."""
-    rows = results.load_trials(database, study)
+    rows = stored_trials.load_trials(database, study)
     final = load_final(database, study)
     objective = study_objective(study)
     if weights is not None:
@@ -127,7 +127,7 @@ def _print_progress(database: Database, study: StoredStudy, rows: Sequence[Store
     if rows and study.spec.full_space.begins_coarse:
         from optimizer.search.depth.stored_study import space_of
 
-        split = split_before(results.optuna_trials(database, study)) or {}
+        split = split_before(optuna_studies.optuna_trials(database, study)) or {}
         console.print(escaped(f"search: {split_in_words(space_of(study, rows[0]), split)}"), soft_wrap=True)
     end = None if running else end_of(database, study, rows)
     if end is not None:
@@ -170,7 +170,7 @@ def _scores_table(
     for row in shown:
         role = f"[bold]{roles[row.number]}[/]: " if row.number in roles else ""
         table.add_column(f"{role}{escaped(row.title)}\n(trial {row.number})", justify="right")
-        by_item, by_set = results.load_scores(database, row)
+        by_item, by_set = stored_renders.load_scores(database, row)
         means[row.number] = dict(row.objectives) | {name: float(np.mean(by_item[name])) for name in by_item} | by_set
     for name in ((SINGLE,) if objective.terms else ()) + tuple(study.spec.scorers):
         label = infos[name].report_name(items) if name in infos else name
@@ -226,13 +226,13 @@ def save_comparison(database: Database, study: StoredStudy, artifacts: Artifacts
 
     from optimizer.rendering.contact_sheet import comparison_sheet
 
-    rows = results.load_trials(database, study)
+    rows = stored_trials.load_trials(database, study)
     parents = [row for row in parent_trials(rows).values() if row.state == "complete"]
     chosen = chosen_trial(rows, study_objective(study))
     best = [] if chosen is None else [chosen]
     columns = []
     for row in [*parents, *(row for row in best if row not in parents)]:
-        renders = results.load_renders(database, row)
+        renders = stored_renders.load_renders(database, row)
         if any(render.file is None for render in renders):
             return None
         try:

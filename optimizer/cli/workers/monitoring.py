@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from optimizer.observe.events import Reporter
     from optimizer.observe.metrics import Metrics
     from studies.records.database import Database
-    from studies.records.results import StoredStudy
+    from studies.records.values import StoredStudy
 
 LogJson = Annotated[
     str | None,

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from optimizer.system.retry import Endurance
     from studies.files.artifacts import Artifacts
     from studies.records.database import Database
-    from studies.records.results import ParentFile, StoredStudy
+    from studies.records.values import ParentFile, StoredStudy
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +57,7 @@ class Beginning:
             plan: this one with the units of its scores written out.
         """
         from studies.files.artifacts import Artifacts
-        from studies.records.results import create_study
+        from studies.records.stored_studies import create_study
 
         takeover = None
         if self.found is not None and self.found.kept:
@@ -102,7 +102,7 @@ def registered(spec: Path, url: str, cache: Path, artifacts: str | Path | None =
 def _beginning(spec: Path, url: str, artifacts: str | Path | None, choose: Callable[[Plan], torch.device]) -> Beginning:
     from studies.records.database import open_database
     from studies.records.network_shares import require_local
-    from studies.records.results import require_new
+    from studies.records.stored_studies import require_new
     from studies.spec.study import load_spec
     from studies.system.database_url import database_file
 
@@ -132,7 +132,7 @@ def _beginning(spec: Path, url: str, artifacts: str | Path | None, choose: Calla
 def introduced(database: Database, plan: Plan, device: torch.device) -> tuple[ParentFile, ...]:
     """Say what a new study will do, and hash its parents. Raises StudyExistsError when its name is taken."""
     from optimizer.cli.views.planning import print_plan
-    from studies.records.results import require_new
+    from studies.records.stored_studies import require_new
 
     require_new(database, plan.spec.study)
     print_plan(plan, device)
@@ -219,7 +219,7 @@ def work_on(
     from optimizer.insight.interactive import save_figures
     from optimizer.work.worker import Worker
     from studies.files.artifacts import Artifacts
-    from studies.records.results import load_study
+    from studies.records.stored_studies import load_study
 
     quiet_optuna()
     folder = Artifacts.beside(database.url, artifacts)
@@ -265,7 +265,7 @@ def print_outcome(database: Database, stored: StoredStudy, artifacts: str | Path
 def print_end(database: Database, stored: StoredStudy) -> None:
     """How to go on with a study whose budget is spent; nothing where it is not."""
     from optimizer.search.stopping import end_of
-    from studies.records.results import load_trials
+    from studies.records.stored_trials import load_trials
 
     if end := end_of(database, stored, load_trials(database, stored)):
         more = RAISED.get(end.key, ", from its spec with a larger budget")

@@ -12,7 +12,8 @@ from search_spaces.space import SearchSpace
 from studies.errors import StudyError
 from studies.recipe.blueprint import slots_of
 from studies.records.database import Database
-from studies.records.results import StoredStudy, StoredTrial, optuna_study
+from studies.records.optuna_studies import optuna_study
+from studies.records.values import StoredStudy, StoredTrial
 
 
 def space_of(study: StoredStudy, row: StoredTrial) -> SearchSpace:

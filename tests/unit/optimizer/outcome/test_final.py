@@ -19,8 +19,8 @@ from optimizer.trial.gains import Evidence
 from optimizer.trial.objective import SINGLE, Objective, ScoreSheet, Term
 from scorers.protocol import Direction, ScorerInfo
 from studies.records.finals import Final
-from studies.records.results import Gain, StoredTrial
-from studies.spec.study import FinalSettings
+from studies.records.values import Gain, StoredTrial
+from studies.spec.final import FinalSettings
 
 SUM = Objective(names=(SINGLE,), directions=("maximize",), terms=(Term("charm", 1.0), Term("noise", -2.0)))
 TWO = Objective(names=("charm", "noise"), directions=("maximize", "minimize"), terms=())

@@ -21,7 +21,7 @@ from optimizer.rendering.models import LiveModels, build_models
 from optimizer.rendering.prediction import prediction_of
 from optimizer.rendering.prompts import PromptEncoder
 from optimizer.rendering.render import Renderer
-from studies.spec.study import SuiteSettings
+from studies.spec.suite import SuiteSettings
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning")
 

@@ -27,7 +27,7 @@ from optimizer.rendering.prediction import (
     prediction_of,
 )
 from optimizer.rendering.schedulers import make_scheduler
-from studies.spec.study import SchedulerName, SuiteSettings
+from studies.spec.suite import SchedulerName, SuiteSettings
 
 V = Prediction(kind="v")
 V_ZERO = Prediction(kind="v", zero_snr=True)

@@ -40,7 +40,7 @@ from optimizer.rendering.render import Renderer, Renders, make_pipeline
 from optimizer.rendering.suite import batches, noise, usual_batch
 from optimizer.trial.evaluation import Evaluator
 from search_spaces.blocks import Architecture
-from studies.spec.study import SchedulerName, SuiteItem, SuiteSettings
+from studies.spec.suite import SchedulerName, SuiteItem, SuiteSettings
 
 # diffusers calls np.array on a tensor; torch's __array__ has no `copy` yet.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning")

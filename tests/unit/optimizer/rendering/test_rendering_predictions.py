@@ -20,7 +20,7 @@ from optimizer.rendering.prediction import Prediction, agreed_prediction
 from optimizer.rendering.prompts import PromptEncoder
 from optimizer.rendering.render import Renderer
 from optimizer.rendering.schedulers import EDM_SCHEDULERS, NO_ZERO_SNR
-from studies.spec.study import SchedulerName, SuiteItem, SuiteSettings
+from studies.spec.suite import SchedulerName, SuiteItem, SuiteSettings
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning")
 

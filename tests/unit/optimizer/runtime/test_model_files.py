@@ -10,9 +10,10 @@ from demo_study import short_spec
 
 from optimizer.errors import OutsideFoldersError
 from optimizer.runtime.model_files import ModelFolders
-from studies.records.results import StoredStudy
+from studies.records.values import StoredStudy
 from studies.spec.fingerprints import named_paths
-from studies.spec.study import ScorerEntry, StudySpec
+from studies.spec.scoring import ScorerEntry
+from studies.spec.study import StudySpec
 
 
 def study_with(options: dict[str, Any]) -> StoredStudy:

@@ -23,7 +23,8 @@ from search_spaces.space import SearchSpace
 from studies.errors import SpecError
 from studies.recipe.blueprint import Blueprint
 from studies.recipe.recipe import Operation, Parent
-from studies.spec.study import SamplerName, SamplerSettings, StudySpec
+from studies.spec.search import SamplerName, SamplerSettings
+from studies.spec.study import StudySpec
 
 NAMES: tuple[SamplerName, ...] = get_args(SamplerName)
 TRIALS = 14

@@ -11,7 +11,7 @@ from trials import trial
 
 from optimizer.search.proposal import Proposal
 from optimizer.search.stopping import Expectation, expectations, images_of, minutes_of, spent
-from studies.records.results import StoredTrial
+from studies.records.values import StoredTrial
 from studies.spec.study import StudySpec
 
 # The clock was set back by an hour while the trial ran: what it took is known all the same.

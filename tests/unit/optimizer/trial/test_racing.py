@@ -18,7 +18,7 @@ from optimizer.trial.objective import SINGLE, Objective, ScoreSheet, Term
 from optimizer.trial.racing import Race
 from optimizer.trial.ranking import best_trials, stopped_after, would_be_best
 from scorers.registry import get_kind
-from studies.spec.study import SuiteSettings
+from studies.spec.suite import SuiteSettings
 
 Array = NDArray[np.float64]
 TERMS = (Term("up", 2.0), Term("down", -0.5))

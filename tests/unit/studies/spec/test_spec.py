@@ -19,16 +19,9 @@ from search_spaces.errors import SpaceError
 from search_spaces.space import SearchSpace
 from studies.errors import SpecError
 from studies.recipe.blueprint import slots_of
-from studies.spec.study import (
-    BudgetSettings,
-    RacingSettings,
-    SamplerName,
-    SchedulerName,
-    StudySpec,
-    SuiteSettings,
-    load_spec,
-    parse_spec,
-)
+from studies.spec.search import BudgetSettings, RacingSettings, SamplerName
+from studies.spec.study import StudySpec, load_spec, parse_spec
+from studies.spec.suite import SchedulerName, SuiteSettings
 
 BASE = Path("/data/study")
 

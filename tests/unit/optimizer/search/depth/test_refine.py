@@ -27,7 +27,7 @@ from search_spaces.settings import SpaceSettings
 from search_spaces.slots import Slot
 from search_spaces.space import SearchSpace
 from studies.errors import SpecError
-from studies.spec.study import SamplerName, SamplerSettings
+from studies.spec.search import SamplerName, SamplerSettings
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")

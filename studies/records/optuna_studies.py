@@ -1,0 +1,65 @@
+"""Optuna's part of a study, in the same database."""
+
+from __future__ import annotations
+
+import uuid
+import warnings
+from collections.abc import Sequence
+
+import optuna
+from optuna.samplers import BaseSampler
+from optuna.trial import FrozenTrial
+
+from scorers.protocol import Direction
+from studies.errors import StudyExistsError, StudyMissingError
+from studies.records.database import Database
+from studies.records.values import StoredStudy
+
+BEGINNING = "mergetune:takes trials over"  # our key, of an Optuna study: without one of ours, its start was cut off
+
+
+def create_optuna_study(
+    database: Database, name: str, directions: Sequence[Direction], names: Sequence[str]
+) -> tuple[optuna.Study, str]:
+    """Optuna's part comes first, so one may be left from a start that was cut off: it is made anew.
+
+    Returns:
+        The study, and our key for it: that of the start that was cut off, whose files are then replaced.
+    """
+    key = uuid.uuid4().hex
+    if name in optuna.get_all_study_names(storage=database.storage):
+        left = optuna.load_study(study_name=name, storage=database.storage)
+        if left.get_trials(deepcopy=False) and BEGINNING not in left.user_attrs:
+            raise StudyExistsError(
+                f"this database holds an Optuna study named {name!r} that mergetune did not make: "
+                "give the new one another name"
+            )
+        key = left.user_attrs.get(BEGINNING, key)
+        optuna.delete_study(study_name=name, storage=database.storage)
+    study = optuna.create_study(storage=database.storage, study_name=name, directions=list(directions))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # stable since Optuna 3.2 all the same
+        study.set_metric_names(list(names))
+    return study, key
+
+
+def optuna_study(database: Database, name: str, sampler: BaseSampler | None = None) -> optuna.Study:
+    """Optuna's part of a study.
+
+    Args:
+        sampler: who proposes; left out, nobody of ours does, for Optuna then takes its default.
+
+    Raises:
+        StudyMissingError: its trials are gone, deleted in the dashboard.
+    """
+    try:
+        return optuna.load_study(study_name=name, storage=database.storage, sampler=sampler)
+    except KeyError as error:
+        raise StudyMissingError(
+            f"the trials of study {name!r} were deleted in the dashboard: start a study of another name"
+        ) from error
+
+
+def optuna_trials(database: Database, study: StoredStudy) -> list[FrozenTrial]:
+    """Optuna's side of every trial that was asked for, by number: parameters, and what the sampler noted."""
+    return optuna_study(database, study.name).get_trials(deepcopy=False)

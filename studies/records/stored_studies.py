@@ -1,0 +1,199 @@
+"""Studies in the database: registered once, whole, and read back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, Protocol
+
+import optuna
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection, Row
+
+from scorers.protocol import Direction
+from studies.errors import SpecError, StudyExistsError, StudyMissingError
+from studies.records import tables
+from studies.records.database import Database, inserted_id, now
+from studies.records.optuna_studies import BEGINNING, create_optuna_study
+from studies.records.values import ParentFile, StoredStudy
+from studies.spec.fingerprints import fingerprints
+from studies.spec.search import BudgetSettings
+from studies.spec.study import StudySpec
+
+SOFTWARE = ("mergetune", "torch", "diffusers", "transformers", "optuna", "open_clip_torch")
+
+
+def software_versions() -> dict[str, str]:
+    found = {}
+    for name in SOFTWARE:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:  # run from a source tree that is not installed
+            found[name] = "unknown"
+    return found
+
+
+class Takeover(Protocol):
+    """Trials of another study that a new one begins with."""
+
+    def into_optuna(self, study: optuna.Study, key: str) -> None:
+        """Copy files under the new study's key, and add the trials to Optuna's study; may be cut off anywhere."""
+
+    def into_tables(self, connection: Connection, study_id: int, key: str) -> None:
+        """Add the trials to our tables, in the transaction that makes the study."""
+
+
+def create_study(
+    database: Database,
+    spec: StudySpec,
+    parents: Sequence[ParentFile],
+    directions: Sequence[Direction],
+    names: Sequence[str],
+    takeover: Takeover | None = None,
+) -> StoredStudy:
+    """Register a study with Optuna and with us; with the trials it begins with, or not at all.
+
+    Args:
+        directions: "maximize" or "minimize" per objective.
+        names: what the objectives are called in the dashboard.
+
+    Raises:
+        StudyExistsError: the name is taken.
+    """
+    software, files = software_versions(), fingerprints(spec)  # gigabytes may be read for them: not under the lock
+    with database.exclusive():  # or two of one name could be begun at once
+        require_new(database, spec.study)
+        told, key = create_optuna_study(database, spec.study, directions, names)
+        if takeover is not None:
+            told.set_user_attr(BEGINNING, key)
+            takeover.into_optuna(told, key)
+        with database.write() as connection:
+            study_id = _insert_study(connection, spec, key, parents, software, files)
+            if takeover is not None:
+                takeover.into_tables(connection, study_id, key)
+    return load_study(database, spec.study)
+
+
+def _insert_study(
+    connection: Connection,
+    spec: StudySpec,
+    key: str,
+    parents: Sequence[ParentFile],
+    software: Mapping[str, str],
+    files: Mapping[str, str],
+) -> int:
+    result = connection.execute(
+        tables.studies.insert().values(
+            name=spec.study,
+            key=key,
+            spec=spec.to_json(),
+            suite_digest=spec.suite.digest,
+            software=dict(software),
+            fingerprints=dict(files),
+            created_at=now(),
+            status="active",
+            priority=0,
+        )
+    )
+    study_id = inserted_id(result)
+    connection.execute(
+        tables.parents.insert(),
+        [
+            {
+                "study_id": study_id,
+                "letter": parent.letter,
+                "path": str(parent.path),
+                "sha256": parent.sha256,
+                "bytes": parent.bytes,
+                "mtime_ns": parent.mtime_ns,
+            }
+            for parent in parents
+        ],
+    )
+    return study_id
+
+
+def require_new(database: Database, name: str) -> None:
+    """Raises StudyExistsError when the name is taken."""
+    with database.engine.connect() as connection:
+        query = sa.select(tables.studies.c.id).where(tables.studies.c.name == name)
+        if connection.execute(query).first() is not None:
+            raise StudyExistsError(
+                f'a study named {name!r} exists in this database: go on with `mergetune study resume "{name}"`, '
+                "or give the new one another name"
+            )
+
+
+def set_budget(database: Database, study: StoredStudy, budget: BudgetSettings) -> StoredStudy:
+    """Change what a study may spend; nothing else of a spec can change.
+
+    Raises:
+        SpecError: the study cannot end that way.
+    """
+    spec = study.spec.with_budget(budget)
+    with database.write() as connection:
+        connection.execute(tables.studies.update().where(tables.studies.c.id == study.id).values(spec=spec.to_json()))
+    return load_study(database, study.name)
+
+
+def load_study(database: Database, name: str) -> StoredStudy:
+    """Raises StudyMissingError, naming the studies there are."""
+    with database.engine.connect() as connection:
+        row = connection.execute(sa.select(tables.studies).where(tables.studies.c.name == name)).first()
+        if row is None:
+            known = connection.execute(sa.select(tables.studies.c.name).order_by(tables.studies.c.id)).scalars().all()
+            there = f"there are: {', '.join(known)}" if known else "it holds no study yet"
+            raise StudyMissingError(f"no study named {name!r} in this database: {there}")
+        return _study(connection, row)
+
+
+def list_studies(database: Database) -> list[StoredStudy]:
+    """Those that can be understood here; see `unreadable_studies`."""
+    return [study for study in every_study(database).values() if isinstance(study, StoredStudy)]
+
+
+def unreadable_studies(database: Database) -> dict[str, str]:
+    """Name -> why, of studies that cannot be understood here: of a scorer plug-in that is not installed, say."""
+    found = every_study(database)
+    return {name: str(study) for name, study in found.items() if isinstance(study, SpecError)}
+
+
+def every_study(database: Database) -> dict[str, StoredStudy | SpecError]:
+    """Name -> the study, or why it cannot be understood here."""
+    found: dict[str, StoredStudy | SpecError] = {}
+    with database.engine.connect() as connection:
+        for row in connection.execute(sa.select(tables.studies).order_by(tables.studies.c.id)).all():
+            try:
+                found[row.name] = _study(connection, row)
+            except SpecError as error:
+                found[row.name] = error
+    return found
+
+
+def _study(connection: Connection, row: Row[Any]) -> StoredStudy:
+    parents = connection.execute(
+        sa.select(tables.parents).where(tables.parents.c.study_id == row.id).order_by(tables.parents.c.letter)
+    )
+    return StoredStudy(
+        id=row.id,
+        key=row.key,
+        name=row.name,
+        spec=StudySpec.from_json(row.spec),
+        suite_digest=row.suite_digest,
+        parents=tuple(
+            ParentFile(
+                letter=parent.letter,
+                path=Path(parent.path),
+                sha256=parent.sha256,
+                bytes=parent.bytes,
+                mtime_ns=parent.mtime_ns,
+            )
+            for parent in parents
+        ),
+        software=row.software,
+        fingerprints=row.fingerprints,
+        created_at=row.created_at,
+        status=row.status,
+        priority=row.priority,
+    )

@@ -1,0 +1,172 @@
+"""Trials in the database: begun by one worker, and finished by it alone, whole or not at all."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection, Row
+
+from studies.recipe.recipe import Recipe
+from studies.records import tables
+from studies.records.database import Database, now
+from studies.records.stored_renders import insert_renders
+from studies.records.values import Gain, StoredStudy, StoredTrial, TrialResult
+
+
+def begin_trial(
+    database: Database,
+    study: StoredStudy,
+    number: int,
+    origin: str,
+    recipe: Recipe,
+    worker_id: str,
+    attempt: int = 1,
+) -> bool:
+    """Note who works on a trial, and on what; replaces what an interrupted worker left.
+
+    From now on only this worker can store the trial's outcome. False, and nothing is changed, where it has one.
+    """
+    mine = sa.and_(tables.trials.c.study_id == study.id, tables.trials.c.number == number)
+    with database.write() as connection:
+        connection.execute(tables.trials.delete().where(mine, tables.trials.c.state == "running"))
+        if connection.execute(sa.select(tables.trials.c.id).where(mine)).first() is not None:
+            return False
+        connection.execute(
+            tables.trials.insert().values(
+                study_id=study.id,
+                number=number,
+                origin=origin,
+                recipe=recipe.to_json(),
+                recipe_digest=recipe.digest,
+                worker_id=worker_id,
+                attempt=attempt,
+                state="running",
+                rendered=0,
+                started_at=now(),
+            )
+        )
+        return True
+
+
+def finish_trial(database: Database, study: StoredStudy, number: int, worker_id: str, result: TrialResult) -> bool:
+    """Store a result whole; False, and nothing is stored, where another worker has taken this one for dead.
+
+    True as well for what this worker has stored already: it may not know, if the connection broke at that moment.
+    """
+    with database.write() as connection:
+        trial_id = _trial_id(connection, study, number)
+        stored = connection.execute(
+            tables.trials.update()
+            .where(_is_held(trial_id, worker_id))
+            .values(
+                state="complete",
+                objectives=dict(result.objectives),
+                seconds=dict(result.seconds),
+                machine=dict(result.machine),
+                sheet=result.sheet,
+                rendered=len(result.pixels_sha256),
+                incumbent=result.incumbent,
+                finished_at=now(),
+            )
+        )
+        if stored.rowcount == 0:
+            return _was_stored_by(connection, trial_id, worker_id)
+        insert_renders(connection, trial_id, result)
+        return True
+
+
+def fail_trial(
+    database: Database,
+    study: StoredStudy,
+    number: int,
+    worker_id: str,
+    reason: str,
+    rendered: int = 0,
+    seconds: Mapping[str, float] | None = None,
+) -> bool:
+    """Store why a trial failed, and how many images and seconds it cost; False as `finish_trial` has it."""
+    with database.write() as connection:
+        trial_id = _trial_id(connection, study, number)
+        stored = connection.execute(
+            tables.trials.update()
+            .where(_is_held(trial_id, worker_id))
+            .values(state="failed", reason=reason, rendered=rendered, seconds=dict(seconds or {}), finished_at=now())
+        )
+        return bool(stored.rowcount) or _was_stored_by(connection, trial_id, worker_id)
+
+
+def _is_held(trial_id: int, worker_id: str) -> sa.ColumnElement[bool]:
+    """Whether a trial runs, and in this worker's hands."""
+    return sa.and_(
+        tables.trials.c.id == trial_id, tables.trials.c.state == "running", tables.trials.c.worker_id == worker_id
+    )
+
+
+def _was_stored_by(connection: Connection, trial_id: int, worker_id: str) -> bool:
+    row = connection.execute(sa.select(tables.trials).where(tables.trials.c.id == trial_id)).one()
+    return bool(row.worker_id == worker_id and row.state != "running")
+
+
+def _trial_id(connection: Connection, study: StoredStudy, number: int) -> int:
+    query = sa.select(tables.trials.c.id).where(tables.trials.c.study_id == study.id, tables.trials.c.number == number)
+    return int(connection.execute(query).scalar_one())
+
+
+def store_gains(
+    database: Database, trial: StoredTrial, gains: Mapping[str, Gain], errors: Mapping[str, float] | None = None
+) -> None:
+    """Gains over the parents, and the standard errors of the trial's own scores."""
+    values = {name: [gain.value, gain.low, gain.high, gain.parent] for name, gain in gains.items()}
+    with database.write() as connection:
+        connection.execute(
+            tables.trials.update().where(tables.trials.c.id == trial.id).values(gains=values, errors=dict(errors or {}))
+        )
+
+
+def load_trials(database: Database, study: StoredStudy) -> list[StoredTrial]:
+    """Every trial that was begun, by number."""
+    return read_trials(database, study)
+
+
+def read_trials(database: Database, study: StoredStudy, *which: sa.ColumnElement[bool]) -> list[StoredTrial]:
+    """The trials of which all of this holds, by number."""
+    query = sa.select(tables.trials).where(tables.trials.c.study_id == study.id, *which)
+    with database.engine.connect() as connection:
+        return [_trial(row) for row in connection.execute(query.order_by(tables.trials.c.number))]
+
+
+def load_trial(database: Database, study: StoredStudy, number: int) -> StoredTrial | None:
+    query = sa.select(tables.trials).where(tables.trials.c.study_id == study.id, tables.trials.c.number == number)
+    with database.engine.connect() as connection:
+        row = connection.execute(query).first()
+    return None if row is None else _trial(row)
+
+
+def _trial(row: Row[Any]) -> StoredTrial:
+    gains = {
+        name: Gain(value=value, low=low, high=high, parent=parent)
+        for name, (value, low, high, parent) in (row.gains or {}).items()
+    }
+    return StoredTrial(
+        id=row.id,
+        number=row.number,
+        origin=row.origin,
+        recipe_text=row.recipe,
+        worker_id=row.worker_id,
+        attempt=row.attempt,
+        state=row.state,
+        reason=row.reason,
+        objectives=row.objectives or {},
+        gains=gains,
+        errors=row.errors or {},
+        seconds=row.seconds or {},
+        machine=row.machine or {},
+        sheet=row.sheet,
+        started_at=row.started_at,
+        finished_at=row.finished_at,
+        rendered=row.rendered,
+        incumbent=row.incumbent,
+        source=row.source,
+    )

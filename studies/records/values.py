@@ -1,0 +1,126 @@
+"""Studies, trials and renders as they are stored: frozen values."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from studies.recipe.recipe import Recipe
+from studies.spec.study import StudySpec
+
+State = Literal["running", "complete", "failed"]
+Status = Literal["active", "paused", "stopped"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ParentFile:
+    """A parent checkpoint as the study first saw it."""
+
+    letter: str
+    path: Path
+    sha256: str
+    bytes: int
+    mtime_ns: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredStudy:
+    id: int
+    key: str  # what its files in an artifact folder are kept under
+    name: str
+    spec: StudySpec
+    suite_digest: str
+    parents: tuple[ParentFile, ...]
+    software: Mapping[str, str]
+    fingerprints: Mapping[str, str]  # scorer -> digest of the files it reads
+    created_at: float
+    status: Status  # as it was when the study was read; studies/records/control.py has it as it is now
+    priority: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gain:
+    """How much better than the better parent, with the 95 % interval over the suite's items.
+
+    Positive is better whatever the score's direction; `low` and `high` are None where no interval can be given
+    (one item only).
+    """
+
+    value: float
+    low: float | None
+    high: float | None
+    parent: str  # letter of the parent compared with: the better one in this score
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrialResult:
+    """What evaluating one recipe gave; stored whole or not at all."""
+
+    objectives: Mapping[str, float]  # as told to Optuna, in the study's order
+    items: tuple[int, ...] | None = None  # of the suite that were rendered, in their order; None: all
+    image_scores: Mapping[str, tuple[float, ...]]  # scorer -> one value per item
+    set_scores: Mapping[str, float]
+    pixels_sha256: tuple[str, ...]  # per item
+    files: Mapping[int, str] = field(default_factory=dict)  # item -> name of its PNG in the artifact store
+    seconds: Mapping[str, float]
+    machine: Mapping[str, str]
+    sheet: str | None = None
+    incumbent: int | None = None  # of a stopped trial: see StoredTrial
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredTrial:
+    id: int
+    number: int
+    origin: str
+    recipe_text: str  # JSON
+    worker_id: str
+    attempt: int
+    state: State
+    reason: str | None
+    objectives: Mapping[str, float]
+    gains: Mapping[str, Gain]
+    seconds: Mapping[str, float]
+    machine: Mapping[str, str]
+    sheet: str | None
+    started_at: float
+    finished_at: float | None
+    rendered: int = 0  # images; 0 while it runs
+    incumbent: int | None = None  # the trial that a stopped one was compared with, on the items it has
+    errors: Mapping[str, float] = field(default_factory=dict)  # objective or score -> its standard error over the suite
+    source: str | None = None  # "STUDY trial 12" where it was taken over with its scores
+
+    @property
+    def recipe(self) -> Recipe:
+        """What was merged. Parsed when it is asked for: most who look at trials do not."""
+        return _recipe(self.recipe_text)
+
+    @property
+    def estimated(self) -> bool:
+        """Whether it was stopped before all items were rendered, so that its objective is an estimate."""
+        return self.incumbent is not None
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether it is complete and has all items: what may be the best."""
+        return self.state == "complete" and not self.estimated
+
+    @property
+    def title(self) -> str:
+        """What the trial is, for people."""
+        return self.origin if self.source is None else f"{self.origin}, from {self.source}"
+
+
+@functools.lru_cache(maxsize=512)
+def _recipe(text: str) -> Recipe:
+    return Recipe.from_json(text)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredRender:
+    item: int
+    pixels_sha256: str
+    file: str | None

@@ -1,0 +1,22 @@
+"""How trials are rendered, and what the exported file holds."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from studies.recipe.recipe import DtypeName
+from studies.system.settings import FrozenSettings
+
+
+class RenderSettings(FrozenSettings):
+    device: str = "auto"  # auto, cpu, cuda, cuda:1, mps ...
+    dtype: Literal["auto", "fp16", "bf16", "fp32"] = "auto"  # auto: fp32 on a CPU, fp16 elsewhere
+    batch_size: int | None = Field(default=None, ge=1)
+    keep: Literal["best", "all", "none"] = "best"  # whose renders stay as files; contact sheets always do
+    degenerate_limit: int = Field(default=0, ge=0)  # broken images a trial may have before it fails
+
+
+class ExportSettings(FrozenSettings):
+    dtype: DtypeName | None = None  # None keeps parent A's, tensor by tensor

@@ -1,0 +1,60 @@
+"""Scorers, and what the search makes of their numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field, ValidationInfo, model_serializer, model_validator
+
+from scorers.errors import ScorerError
+from scorers.protocol import ScorerInfo
+from scorers.registry import get_kind, parse_settings
+from studies.system.settings import FrozenSettings
+
+
+class ScorerEntry(FrozenSettings):
+    """One scorer of a study. Written flat: `name: {kind: KIND, option: ...}`; the kind is the name if left out."""
+
+    kind: str
+    options: Mapping[str, Any]  # checked by the scorer's own settings class; paths absolute
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_flat(cls, value: Any, info: ValidationInfo) -> Any:
+        if not isinstance(value, Mapping):
+            return value
+        options = {key: option for key, option in value.items() if key != "kind"}
+        base_dir = (info.context or {}).get("base_dir", Path("/"))
+        try:
+            settings = parse_settings(str(value["kind"]), options, base_dir)
+        except ScorerError as error:
+            raise ValueError(str(error)) from error
+        return {"kind": value["kind"], "options": settings.model_dump(mode="json", exclude_unset=True)}
+
+    @property
+    def info(self) -> ScorerInfo:
+        """What the scorer measures; a distance on a network of one's own carries the network's name."""
+        info = get_kind(self.kind).info
+        network = self.options.get("network")
+        return replace(info, label=f"{info.label}({network})") if network else info
+
+    @model_serializer
+    def _flat(self) -> dict[str, Any]:
+        return {"kind": self.kind, **self.options}
+
+
+def with_kind(name: str, options: Any) -> Any:
+    """A scorer's options with its kind, which is the name where none is given; wrong types are refused later."""
+    if options is None:
+        return {"kind": name}
+    return {"kind": name, **options} if isinstance(options, Mapping) else options
+
+
+class ObjectiveTerm(FrozenSettings):
+    """One scorer's part in a single-number objective: weight * score / unit, subtracted for scores to minimise."""
+
+    weight: float = Field(default=1.0, gt=0, allow_inf_nan=False)
+    unit: float | None = Field(default=None, gt=0, allow_inf_nan=False)  # None takes the scorer's own unit

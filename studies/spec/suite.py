@@ -1,0 +1,121 @@
+"""The suite: prompts x seeds x sizes, and how each is rendered."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BeforeValidator, Field, field_validator, model_validator
+
+from studies.system.settings import FrozenSettings
+
+SchedulerName = Literal[
+    "ddim", "dpmpp_2m", "dpmpp_2m_karras", "dpmpp_2m_sde_karras", "euler", "euler_a", "heun", "lcm", "unipc"
+]
+PredictionName = Literal["auto", "epsilon", "v_prediction"]
+Size = Annotated[tuple[int, int], BeforeValidator(lambda value: (value, value) if isinstance(value, int) else value)]
+Seed = Annotated[int, Field(ge=0, lt=2**63)]  # what a torch generator takes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SuiteItem:
+    """One render of the suite."""
+
+    index: int
+    prompt: str
+    negative: str
+    seed: int
+    width: int  # pixels, a multiple of 64
+    height: int
+
+
+class SuitePrompt(FrozenSettings):
+    """A prompt with what differs from the suite's own settings."""
+
+    prompt: str = Field(min_length=1)
+    negative: str | None = None
+    seeds: tuple[Seed, ...] | None = None
+    sizes: tuple[Size, ...] | None = None
+
+
+class SuiteSettings(FrozenSettings):
+    """prompts x seeds x sizes, and how each is rendered; fixed for the whole study."""
+
+    prompts: tuple[SuitePrompt, ...]
+    negative: str = ""
+    seeds: tuple[Seed, ...] = (0,)
+    sizes: tuple[Size, ...] = ((512, 512),)
+    steps: int = Field(default=20, ge=1, le=1000)
+    cfg: float = Field(default=7.0, ge=0, le=100)  # guidance scale; 1 or less renders without guidance
+    scheduler: SchedulerName = "dpmpp_2m"
+    clip_skip: int = Field(default=1, ge=1, le=11)  # 1 is the last layer, as A1111 counts; SDXL: at least 2
+    prediction: PredictionName = "auto"  # what the U-Net predicts; auto: what the parents' markers say
+    zero_snr: Literal["auto"] | bool = "auto"  # whether the noise schedule ends in pure noise; auto: as marked
+
+    @field_validator("prompts", mode="before")
+    @classmethod
+    def _plain_prompts(cls, value: Any) -> Any:
+        return with_prompt(value)
+
+    @field_validator("zero_snr", mode="before")
+    @classmethod
+    def _auto_or_bool(cls, value: Any) -> Any:
+        if not isinstance(value, bool) and value != "auto":  # not what else pydantic takes for a bool
+            msg = "expected auto, true or false"
+            raise ValueError(msg)
+        return value
+
+    @model_validator(mode="after")
+    def _zero_snr_predicts_v(self) -> Self:
+        if self.prediction == "epsilon" and self.zero_snr is True:
+            msg = "zero_snr: true needs prediction: v_prediction: at pure noise, the noise tells nothing of the image"
+            raise ValueError(msg)
+        return self
+
+    @model_validator(mode="after")
+    def _something_to_render(self) -> Self:
+        items = self.items()
+        if not items:
+            msg = "the suite is empty: give at least one prompt, one seed and one size"
+            raise ValueError(msg)
+        for item in items:
+            if item.width % 64 or item.height % 64 or not 64 <= item.width <= 4096 or not 64 <= item.height <= 4096:
+                msg = f"size {item.width}x{item.height} cannot be rendered: use multiples of 64 from 64 to 4096"
+                raise ValueError(msg)
+        renders = {(item.prompt, item.negative, item.seed, item.width, item.height) for item in items}
+        if len(renders) < len(items):
+            msg = "the suite holds the same render twice (prompt, seed and size): remove the repeated one"
+            raise ValueError(msg)
+        return self
+
+    def items(self) -> tuple[SuiteItem, ...]:
+        """Every render, in the order prompt, seed, size."""
+        rows = [
+            (row.prompt, self.negative if row.negative is None else row.negative, seed, size)
+            for row in self.prompts
+            for seed in (self.seeds if row.seeds is None else row.seeds)
+            for size in (self.sizes if row.sizes is None else row.sizes)
+        ]
+        return tuple(
+            SuiteItem(index=index, prompt=prompt, negative=negative, seed=seed, width=size[0], height=size[1])
+            for index, (prompt, negative, seed, size) in enumerate(rows)
+        )
+
+    @property
+    def digest(self) -> str:
+        """sha256 over everything that shapes the renders, 64 hex digits.
+
+        What is left to the models' markers is no part of it: the parents' own hashes hold those.
+        """
+        marked = {name for name in ("prediction", "zero_snr") if getattr(self, name) == "auto"}
+        said = self.model_dump(mode="json", exclude=marked)
+        return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
+
+
+def with_prompt(value: Any) -> Any:
+    """Prompts written as plain texts."""
+    if isinstance(value, (list, tuple)):
+        return [{"prompt": row} if isinstance(row, str) else row for row in value]
+    return value
