@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 import torch
 
@@ -96,6 +98,10 @@ class Bookkeeper:
         if row.number not in self._evidence:
             self._evidence[row.number] = self._load_evidence(row)
         return self._evidence[row.number]
+
+    def evidence(self, sheet: ScoreSheet, features: Mapping[str, torch.Tensor]) -> Evidence:
+        """What a comparison needs of a trial that is not stored yet."""
+        return self._scoring.evidence(sheet, features)
 
     def _load_evidence(self, row: StoredTrial) -> Evidence:
         by_item, by_set = stored_renders.load_scores(self._database, row)

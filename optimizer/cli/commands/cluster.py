@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from optimizer.cli.commands.worker import ModelOption, StudyNames, assigned
 from optimizer.cli.common import (
     DEFAULT_STORAGE,
     ArtifactFolder,
@@ -30,6 +29,7 @@ from optimizer.cli.common import (
     escaped,
     fail,
 )
+from optimizer.cli.workers.assignment import ModelOption, StudyNames, assigned
 from optimizer.cli.workers.local_workers import Workers, worker_count
 
 if TYPE_CHECKING:

@@ -55,7 +55,7 @@ def export(
     """Write a trial's merge as one .safetensors file, and prove that it renders what was scored."""
     from rich.progress import BarColumn, Progress, TextColumn
 
-    from optimizer.cli.commands.worker import model_folders
+    from optimizer.cli.workers.model_folders import model_folders
     from optimizer.cli.workers.session import verified_plan
     from optimizer.trial.ranking import stopped_after
     from studies.files.artifacts import Artifacts
@@ -119,7 +119,7 @@ def _write_recipe(stored: StoredStudy, row: StoredTrial, target: Path, *, force:
 
 def _chosen(database: Database, stored: StoredStudy, trial: str, weights: Mapping[str, float] | None) -> StoredTrial:
     """The trial a user means."""
-    from optimizer.cli.commands.insight import print_choice
+    from optimizer.cli.views.front import print_choice
     from optimizer.cli.views.report import study_objective
     from optimizer.trial.front import chosen_trial
     from studies.records.stored_trials import load_trial, load_trials

@@ -9,9 +9,9 @@ import numpy as np
 from optuna.artifacts.exceptions import ArtifactNotFound
 from rich.table import Table
 
-from optimizer.cli.commands.insight import print_front
 from optimizer.cli.common import console, escaped
 from optimizer.cli.views.final import current_winner, print_final
+from optimizer.cli.views.front import print_front
 from optimizer.cli.views.progress import gain_text
 from optimizer.search.depth.ties import split_before, split_in_words
 from optimizer.search.stopping import end_of, own_trials

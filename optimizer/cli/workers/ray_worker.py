@@ -8,7 +8,7 @@ import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from optimizer.cli.commands.worker import Assignment
+from optimizer.cli.workers.assignment import Assignment
 from optimizer.cli.workers.monitoring import NOBODY
 
 if TYPE_CHECKING:

@@ -23,6 +23,7 @@ from optimizer.cli.common import (
     loading_libraries,
     quiet_optuna,
 )
+from optimizer.cli.workers.model_folders import model_folders
 from optimizer.cli.workers.monitoring import NOBODY, Watch
 
 RAISED = {"trials": " --trials N", "patience": " --patience N"}  # how a resume goes on beyond an end
@@ -141,8 +142,6 @@ def introduced(database: Database, plan: Plan, device: torch.device) -> tuple[Pa
 
 def resumed(stored: StoredStudy, cache: Path) -> Machine:
     """The machine of a stored study; refuses files that have changed."""
-    from optimizer.cli.commands.worker import model_folders
-
     return built(planned(stored, model_folders(None, cache)), stored.parents, cache)
 
 

@@ -1,0 +1,156 @@
+"""What a worker of several studies is to do: from the options, and carried to another computer."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from optimizer.cli.common import (
+    cache_folder,
+    console,
+    database_to_change,
+    escaped,
+    fail,
+    loading_libraries,
+    print_error,
+    storage_url,
+)
+from optimizer.cli.workers.model_folders import MODELS_VARIABLE, model_folders
+from optimizer.cli.workers.monitoring import Watch
+from optimizer.cli.workers.session import built, patience_seconds, planned
+
+if TYPE_CHECKING:
+    from optimizer.observe.events import Reporter
+    from optimizer.runtime.model_files import ModelFolders
+    from optimizer.runtime.setup import Machine
+    from optimizer.system.retry import Endurance
+    from optimizer.work.service import Service
+    from studies.files.artifacts import Artifacts
+    from studies.records.database import Database
+    from studies.records.values import StoredStudy
+
+StudyNames = Annotated[
+    list[str] | None,
+    typer.Option("--study", metavar="NAME", help="Work on this study alone; may be repeated.", show_default=False),
+]
+ModelOption = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--models",
+        help="Folder in which a study's files are looked for by their sha256, and outside of which none are read; "
+        f"may be repeated. [default: {MODELS_VARIABLE}]",
+        show_default=False,
+    ),
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Assignment:
+    """What a worker is to work on, and with what. Can be sent to another machine."""
+
+    storage: str  # URL
+    names: frozenset[str]  # of studies; none means all
+    folders: ModelFolders
+    artifacts: str | None
+    cache: Path
+    patience_seconds: float
+    until_done: bool = False
+    finals: bool = True
+
+    def service(self, database: Database, stop: threading.Event, watch: Watch) -> Service:
+        """A worker of this process."""
+        with loading_libraries():
+            from optimizer.runtime.pool import Machines
+            from optimizer.system.retry import Endurance
+            from optimizer.work.service import Service, Settings
+            from studies.files.artifacts import Artifacts
+
+        settings = Settings(
+            names=self.names,
+            until_done=self.until_done,
+            finals=self.finals,
+            patience_seconds=self.patience_seconds,
+        )
+        store = Artifacts.beside(self.storage, self.artifacts)
+        machines = Machines(
+            lambda study: planned(study, self.folders), lambda plan, study: built(plan, study.parents, self.cache)
+        )
+        host = Terminal(database, store, stop, Endurance(limit_seconds=self.patience_seconds), watch)
+        return Service(database, machines, store, host, stop, settings)
+
+
+def assigned(
+    storage: str, names: list[str] | None, models: list[Path] | None, artifacts: str | None, cache: Path | None
+) -> tuple[Assignment, Database]:
+    """What the options ask for, checked, and the opened database."""
+    from studies.records.stored_studies import load_study
+    from studies.system.database_url import database_file
+
+    url, caches = storage_url(storage), cache_folder(cache)
+    database = database_to_change(url)
+    for name in names or ():
+        load_study(database, name)
+    folders = model_folders(models, caches)
+    if not folders.folders and not names and database_file(url) is None:
+        fail(
+            "a worker of every study of a server reads whatever files the database names: say from which folders with "
+            f"--models or {MODELS_VARIABLE}, or which studies with --study"
+        )
+    assignment = Assignment(
+        storage=url,
+        names=frozenset(names or ()),
+        folders=folders,
+        artifacts=artifacts,
+        cache=caches,
+        patience_seconds=patience_seconds(),
+    )
+    return assignment, database
+
+
+class Terminal:
+    """A service's Host for people."""
+
+    def __init__(
+        self, database: Database, artifacts: Artifacts, stop: threading.Event, endure: Endurance, watch: Watch
+    ) -> None:
+        self._database, self._artifacts, self._stop = database, artifacts, stop
+        self._endure, self._watch = endure, watch
+
+    @contextmanager
+    def at(self, study: StoredStudy, machine: Machine) -> Iterator[Reporter]:
+        from optimizer.cli.views.progress import ProgressReporter
+
+        console.print(f"at study {escaped(study.name)}", soft_wrap=True)
+        with self._endure(lambda: ProgressReporter(self._database, study, machine.objective, self._stop)) as people:
+            yield self._watch.reporter(self._database, study, people)
+
+    def hold_final(self, study: StoredStudy, machine: Machine) -> None:
+        from optimizer.cli.views.final import finish_study
+        from optimizer.insight.interactive import save_figures
+
+        console.print(f"the final of {escaped(study.name)}", soft_wrap=True)
+        reporter = self._watch.reporter(self._database, study)
+        finish_study(self._database, study, machine, self._artifacts, reporter, self._endure)
+        self._endure(lambda: save_figures(self._database, study, machine.objective))
+
+    def refused(self, name: str, reason: str) -> None:
+        print_error(f"study {escaped(name)} cannot be worked on here", reason)
+        self._watch.tell("study_refused", "warning", name=name, reason=reason)
+
+    def waiting(self) -> None:
+        console.print("waiting for work; Ctrl-C or SIGTERM to leave", soft_wrap=True)
+
+    def outage_began(self, reason: str, limit_seconds: float) -> None:
+        from optimizer.cli.views.progress import print_waiting
+
+        print_waiting(reason, limit_seconds)
+        self._watch.tell("outage_began", "warning", reason=reason, limit=limit_seconds)
+
+    def outage_ended(self, seconds: float) -> None:
+        self._watch.tell("outage_ended", took=seconds)

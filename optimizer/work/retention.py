@@ -1,0 +1,51 @@
+"""Which trials keep their renders as files: parents and the best, unless the spec says all or none."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+
+from optimizer.system.retry import Endurance
+from optimizer.trial.objective import Objective
+from optimizer.trial.ranking import best_trials, parent_trials, would_be_best
+from studies.files.artifacts import Artifacts
+from studies.records import stored_renders
+from studies.records.cached_reads import Ledger
+from studies.records.database import Database
+from studies.records.values import StoredStudy
+
+
+class Retention:
+    """Decides which renders of one study are written, and removes those that are no longer wanted."""
+
+    def __init__(
+        self,
+        database: Database,
+        study: StoredStudy,
+        artifacts: Artifacts,
+        objective: Objective,
+        trials: Ledger,
+        endure: Endurance,
+    ) -> None:
+        self._database, self._study, self._artifacts = database, study, artifacts
+        self._objective, self._trials, self._endure = objective, trials, endure
+        self._keep = study.spec.render.keep
+
+    def keeps(self, objectives: Mapping[str, float], *, is_parent: bool) -> bool:
+        """Whether the renders of a trial with these objectives are written."""
+        if self._keep == "best" and not is_parent:
+            return would_be_best(objectives, self._trials.trials(), self._objective)
+        return self._keep != "none"
+
+    def remove_unwanted(self) -> None:
+        """Remove the renders of trials that are neither a parent nor among the best."""
+        if self._keep != "best":
+            return
+        trials = self._trials.trials()
+        wanted = {trial.number for trial in (*parent_trials(trials).values(), *best_trials(trials, self._objective))}
+        unwanted = stored_renders.kept_files(self._database, self._study).keys() - wanted
+        for trial in trials:
+            if trial.state == "complete" and trial.number in unwanted:  # not one stored since the trials were read
+                for file in stored_renders.drop_files(self._database, trial):
+                    # Waited for here: whoever comes again does not find their names any more.
+                    self._endure(functools.partial(self._artifacts.store.remove, file))

@@ -1,0 +1,56 @@
+"""What each trial of a study is, by its number: taken over, a probe, or a merge that the sampler proposes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Self
+
+from optimizer.runtime.setup import Machine
+from optimizer.search.probes import Probe, without
+from optimizer.search.sampler import ProbesFirst
+from search_spaces.space import SearchSpace
+from studies.recipe.blueprint import Blueprint
+from studies.records.values import StoredTrial
+from studies.spec.search import SamplerSettings
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrialPlan:
+    """The order of a study's trials: those taken over come first, then the probes, then the sampler's."""
+
+    space: SearchSpace
+    blueprint: Blueprint
+    settings: SamplerSettings
+    probes: tuple[Probe, ...]  # those that are not among the trials taken over
+    taken_over: int  # trials of another study that this one began with: the first numbers
+
+    @classmethod
+    def of(cls, machine: Machine, trials: Sequence[StoredTrial]) -> Self:
+        """The plan of a study that is ready to run.
+
+        Args:
+            trials: every trial that was begun.
+        """
+        taken = [trial for trial in trials if trial.source is not None]
+        return cls(
+            space=machine.plan.space,
+            blueprint=machine.blueprint,
+            settings=machine.spec.sampler,
+            probes=without(machine.probes, {trial.recipe.digest for trial in taken}),
+            taken_over=len(taken),
+        )
+
+    def sampler(self) -> ProbesFirst:
+        """The sampler that Optuna asks for parameters."""
+        return ProbesFirst(self.settings, self.space, self.probes, self.taken_over)
+
+    def probe(self, number: int) -> Probe | None:
+        """The probe that a trial is; None where the sampler proposes it."""
+        index = number - self.taken_over
+        return self.probes[index] if index < len(self.probes) else None
+
+    def has_parameters(self, number: int) -> bool:
+        """Whether a trial lies in the search space, so that a sampler can learn from it."""
+        probe = self.probe(number)
+        return probe is None or probe.params is not None

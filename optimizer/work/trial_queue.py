@@ -1,0 +1,148 @@
+"""Which trial a worker takes next: one that was interrupted, or a new one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from optuna.trial import Trial
+
+from optimizer.observe.events import Reporter
+from optimizer.search.sampler import distributions
+from optimizer.search.stopping import is_spent
+from optimizer.work.heartbeat import RERUNS, Presence, deaths
+from optimizer.work.trial_plan import TrialPlan
+from studies.recipe.recipe import Recipe
+from studies.records import registry, stored_trials
+from studies.records.cached_reads import Ledger
+from studies.records.database import Database
+from studies.records.optuna_studies import optuna_study
+from studies.records.optuna_tables import running_trials, store_params
+from studies.records.values import StoredStudy, StoredTrial
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClaimedTrial:
+    """A trial that one worker evaluates."""
+
+    trial: Trial
+    origin: str
+    recipe: Recipe
+    worker_id: str
+    interrupted: bool = False  # whether another worker began it
+
+    @property
+    def number(self) -> int:
+        return self.trial.number
+
+    @property
+    def is_parent(self) -> bool:
+        return self.origin.startswith("parent ")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Start:
+    """A trial to begin: one that was interrupted, or a new one, which is no different."""
+
+    trial: Trial
+    params: Mapping[str, float]  # empty where none are stored
+    attempt: int
+
+
+class TrialQueue:
+    """Claims trials of one study for the workers of this process.
+
+    Args:
+        trials: the study's, from the database.
+        settle: ends a trial whose outcome is stored: tells Optuna, and returns it as it is stored then.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        study: StoredStudy,
+        plan: TrialPlan,
+        trials: Ledger,
+        reporter: Reporter,
+        settle: Callable[[Trial], StoredTrial],
+    ) -> None:
+        self._database, self._study, self._plan = database, study, plan
+        self._trials, self._reporter, self._settle = trials, reporter, settle
+        self._distributions = distributions(plan.space)
+        self._optuna = optuna_study(database, study.name, plan.sampler())
+        self._optuna_id = self._optuna._study_id  # noqa: SLF001 - the storage wants it
+
+    def take(self, presence: Presence) -> ClaimedTrial | None:
+        """Claim an interrupted trial, or a new one; None when the budget is spent.
+
+        Raises:
+            KeyError: Optuna's part of the study was deleted.
+        """
+        with self._database.exclusive():
+            while True:
+                trials = self._trials.trials()
+                interrupted = self._interrupted(trials, presence)
+                if interrupted is None:
+                    return None if is_spent(self._database, self._study, trials, self._optuna) else self._new(presence)
+                claimed = replace(self._prepare(interrupted, presence.worker_id), interrupted=True)
+                if self._begin(claimed, interrupted.attempt):
+                    self._reporter.trial_taken_over(claimed.number, interrupted.attempt)
+                    return claimed
+                # Its worker lives after all, and has stored it since the trials were read.
+
+    def _new(self, presence: Presence) -> ClaimedTrial:
+        # As `Study.ask`, which would first read every trial to look for one that was enqueued: none ever is.
+        trial = Trial(self._optuna, self._database.storage.create_new_trial(self._optuna_id))
+        claimed = self._prepare(_Start(trial=trial, params={}, attempt=1), presence.worker_id)
+        self._begin(claimed, attempt=1)
+        return claimed
+
+    def _begin(self, claimed: ClaimedTrial, attempt: int) -> bool:
+        return stored_trials.begin_trial(
+            self._database, self._study, claimed.number, claimed.origin, claimed.recipe, claimed.worker_id, attempt
+        )
+
+    def _interrupted(self, trials: Sequence[StoredTrial], presence: Presence) -> _Start | None:
+        """A RUNNING trial that nobody works on; one whose outcome is stored already is only settled."""
+        alive = presence.alive() - {presence.worker_id}
+        begun = {stored.number: stored for stored in trials}
+        for number, trial_id in running_trials(self._database, self._optuna_id).items():
+            stored = begun.get(number)
+            if stored is not None and stored.worker_id in alive:
+                continue
+            trial = Trial(self._optuna, trial_id)  # Optuna has no public way back
+            if stored is None:
+                return _Start(trial=trial, params=trial.params, attempt=1)
+            if stored.state == "running" and (attempt := self._next_attempt(stored)) is not None:
+                return _Start(trial=trial, params=trial.params, attempt=attempt)
+            settled = self._settle(trial)
+            if settled.state == "failed" and settled.reason == deaths(settled.attempt):
+                self._reporter.trial_finished(settled)  # the worker that had it cannot report it any more
+        return None
+
+    def _next_attempt(self, stored: StoredTrial) -> int | None:
+        """The number of the next attempt; None where the trial has failed now, because too many workers died over it.
+
+        A worker that left of its own accord has signed off, and does not count.
+        """
+        if not registry.is_registered(self._database, stored.worker_id):
+            return stored.attempt
+        if stored.attempt <= RERUNS:
+            return stored.attempt + 1
+        stored_trials.fail_trial(self._database, self._study, stored.number, stored.worker_id, deaths(stored.attempt))
+        return None
+
+    def _prepare(self, start: _Start, worker_id: str) -> ClaimedTrial:
+        trial, probe = start.trial, self._plan.probe(start.trial.number)
+        if probe is not None and probe.params is None:
+            return ClaimedTrial(trial=trial, origin=probe.origin, recipe=probe.recipe, worker_id=worker_id)
+        params = start.params or self._proposed(trial)
+        recipe = probe.recipe if probe else self._plan.blueprint.recipe(self._plan.space.rows(params))
+        origin = probe.origin if probe else self._plan.settings.name
+        return ClaimedTrial(trial=trial, origin=origin, recipe=recipe, worker_id=worker_id)
+
+    def _proposed(self, trial: Trial) -> dict[str, float]:
+        """The parameters that the sampler proposes, stored."""
+        params = {name: trial.relative_params[name] for name in self._distributions}
+        store_params(self._database, trial._trial_id, params, self._distributions)  # noqa: SLF001
+        return params

@@ -1,0 +1,169 @@
+"""The outcome of a trial, recorded: its files, its scores in the database, and what Optuna is told."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+
+from optuna.exceptions import UpdateFinishedTrialError
+from optuna.trial import Trial, TrialState
+from PIL.Image import Image
+
+from optimizer.rendering.contact_sheet import contact_sheet, to_picture
+from optimizer.system.retry import Endurance
+from optimizer.trial.evaluation import Evaluation
+from optimizer.trial.objective import SINGLE, Objective
+from optimizer.trial.racing import ESTIMATE_KEY, Race
+from optimizer.work.gain_recorder import Bookkeeper
+from optimizer.work.retention import Retention
+from optimizer.work.trial_plan import TrialPlan
+from optimizer.work.trial_queue import ClaimedTrial
+from studies.errors import ArtifactError
+from studies.files.artifacts import Artifacts, TrialFiles, attach_sheet
+from studies.records import stored_trials
+from studies.records.database import Database
+from studies.records.values import StoredStudy, StoredTrial, TrialResult
+from studies.spec.suite import SuiteItem
+
+
+class TrialRecorder:
+    """Records the trials of one study: each of them whole, or not at all.
+
+    Args:
+        items: the suite's.
+        describe_machine: what the exact pixels of a render depend on beyond the recipe.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        study: StoredStudy,
+        artifacts: Artifacts,
+        *,
+        plan: TrialPlan,
+        objective: Objective,
+        items: Sequence[SuiteItem],
+        gains: Bookkeeper,
+        retention: Retention,
+        endure: Endurance,
+        describe_machine: Callable[[], Mapping[str, str]],
+    ) -> None:
+        self._database, self._study, self._artifacts = database, study, artifacts
+        self._plan, self._objective, self._items = plan, objective, items
+        self._gains, self._retention, self._endure = gains, retention, endure
+        self._describe_machine = describe_machine
+
+    def store(self, claimed: ClaimedTrial, evaluation: Evaluation, race: Race | None, started: float) -> bool:
+        """Record what a trial scored; False, and no file is left behind, where another worker has it by now.
+
+        Args:
+            race: in which it was rendered, if in any; a trial that was stopped gets an estimated objective.
+            started: when the trial was, by time.perf_counter().
+
+        Raises:
+            ArtifactError: a file could not be written; none is left behind.
+        """
+        files = self._files(claimed)
+        try:
+            stored = self._endure(lambda: self._store(claimed, evaluation, race, started))
+        except ArtifactError:
+            with suppress(ArtifactError):
+                files.remove()
+            raise
+        if not stored:
+            self._endure(files.remove)
+        return stored
+
+    def fail(self, claimed: ClaimedTrial, reason: str, rendered: int, seconds: float) -> bool:
+        """Record why a trial failed, and what it cost; False where another worker has it by now."""
+        number, worker_id, parts = claimed.number, claimed.worker_id, {"other": seconds}
+        return self._endure(
+            lambda: stored_trials.fail_trial(self._database, self._study, number, worker_id, reason, rendered, parts)
+        )
+
+    def settle(self, trial: Trial) -> StoredTrial:
+        """Do everything that follows once a trial's outcome is stored; harmless when it is done twice."""
+        self._gains.fill_gains(trial.number)
+        self._retention.remove_unwanted()
+        stored = self._gains.row(trial.number)
+        self._gains.describe(stored)
+        with suppress(UpdateFinishedTrialError):  # told before, or ended by another program
+            if stored.sheet is not None:
+                attach_sheet(trial, stored.sheet)
+            if stored.estimated:
+                trial.set_user_attr(ESTIMATE_KEY, {"images": stored.rendered, "incumbent": stored.incumbent})
+            self._tell(trial, stored)
+        return stored
+
+    def remove_leftovers(self, number: int) -> None:
+        """Remove the files of workers that did not finish a trial."""
+        stored = self._gains.row(number)
+        if stored.state != "running":
+            self._artifacts.remove_others(self._study.key, number, stored.worker_id)
+
+    def _files(self, claimed: ClaimedTrial) -> TrialFiles:
+        return self._artifacts.of_trial(self._study.key, claimed.number, claimed.worker_id)
+
+    def _store(self, claimed: ClaimedTrial, evaluation: Evaluation, race: Race | None, started: float) -> bool:
+        files = self._files(claimed)
+        sheet = files.save_sheet(self._contact_sheet(claimed, evaluation))
+        objectives, incumbent = self._objectives(evaluation, race)
+        renders = self._save_renders(files, evaluation, objectives, is_parent=claimed.is_parent)
+        if evaluation.features:
+            files.save_features({name: feature.numpy() for name, feature in evaluation.features.items()})
+        other = time.perf_counter() - started - sum(evaluation.seconds.values())
+        result = TrialResult(
+            objectives=objectives,
+            items=evaluation.items,
+            image_scores={name: tuple(map(float, values)) for name, values in evaluation.sheet.by_item.items()},
+            set_scores=dict(evaluation.sheet.by_set),
+            pixels_sha256=evaluation.pixels_sha256,
+            files=renders,
+            seconds={**evaluation.seconds, "other": other},
+            machine=self._describe_machine(),
+            sheet=sheet,
+            incumbent=incumbent,
+        )
+        return stored_trials.finish_trial(self._database, self._study, claimed.number, claimed.worker_id, result)
+
+    def _save_renders(
+        self, files: TrialFiles, evaluation: Evaluation, objectives: Mapping[str, float], *, is_parent: bool
+    ) -> dict[int, str]:
+        """Item -> name of its PNG in the artifact store; empty where the trial keeps none."""
+        if not self._retention.keeps(objectives, is_parent=is_parent):
+            return {}
+        return {
+            item: files.save_render(item, to_picture(image))
+            for item, image in zip(evaluation.items, evaluation.images, strict=True)
+        }
+
+    def _objectives(self, evaluation: Evaluation, race: Race | None) -> tuple[dict[str, float], int | None]:
+        """Objectives for the search, and the trial against which they were estimated, if they were."""
+        if race is None or len(evaluation.items) == len(self._items):
+            return self._objective.values(evaluation.sheet.means), None
+        evidence = self._gains.evidence(evaluation.sheet, evaluation.features)
+        return {SINGLE: race.estimate(evaluation.items, evidence)}, race.incumbent
+
+    def _contact_sheet(self, claimed: ClaimedTrial, evaluation: Evaluation) -> Image:
+        shown = len(evaluation.items)
+        title = f"{self._study.name}, trial {claimed.number}: {claimed.origin}"
+        if shown < len(self._items):
+            title += f", stopped after {shown} of {len(self._items)} images"
+        return contact_sheet(title, evaluation.images, [self._items[item].prompt for item in evaluation.items])
+
+    def _tell(self, trial: Trial, stored: StoredTrial) -> None:
+        """Give Optuna the outcome. A parent outside the space has no parameters to learn from: told as pruned.
+
+        By its storage: `Study.tell` would read the trial three times, and has a sampler that remembers nothing look
+        at it.
+        """
+        values = None
+        if stored.state == "failed":
+            state = TrialState.FAIL
+        elif not self._plan.has_parameters(stored.number):
+            state = TrialState.PRUNED
+        else:
+            state = TrialState.COMPLETE
+            values = [stored.objectives[name] for name in self._objective.names]
+        self._database.storage.set_trial_state_values(trial._trial_id, state, values)  # noqa: SLF001
