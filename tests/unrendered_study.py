@@ -1,0 +1,107 @@
+"""A study on the demo's checkpoints whose trials are queued and recorded, but never rendered: no model is loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import yaml
+from demo_study import SMALL, short_spec
+
+from optimizer.runtime.setup import Plan, hash_parents, make_plan
+from optimizer.search.probes import make_probes
+from optimizer.system.retry import Endurance
+from optimizer.trial.evaluation import Evaluation
+from optimizer.trial.objective import ScoreSheet
+from optimizer.trial.scoring import Scoring
+from optimizer.work.gain_recorder import Bookkeeper
+from optimizer.work.retention import Retention
+from optimizer.work.trial_plan import TrialPlan
+from optimizer.work.trial_recorder import TrialRecorder
+from scorers.protocol import BuildContext
+from scorers.registry import build, parse_settings
+from studies.files.artifacts import Artifacts
+from studies.records.cached_reads import Ledger
+from studies.records.database import Database, open_database
+from studies.records.stored_studies import create_study
+from studies.records.values import StoredStudy
+from studies.spec.study import parse_spec
+
+SIZE = 64  # pixels, of both images of the suite
+
+
+@dataclass(frozen=True, kw_only=True)
+class UnrenderedStudy:
+    """A study in a SQLite file, with all that queue and recorder need."""
+
+    database: Database
+    study: StoredStudy
+    plan: Plan
+    order: TrialPlan
+    trials: Ledger
+    artifacts: Artifacts
+
+    def recorder(self) -> TrialRecorder:
+        entry = self.study.spec.scorers["sharpness"]
+        scorer = build(
+            entry.kind,
+            parse_settings(entry.kind, entry.options, Path("/")),
+            BuildContext(device="cpu", cache_dir=Path("/")),
+        )
+        gains = Bookkeeper(
+            self.database, self.study, self.trials, self.plan, Scoring({"sharpness": scorer}), self.artifacts
+        )
+        retention = Retention(self.database, self.study, self.artifacts, self.plan.objective, self.trials, Endurance())
+        return TrialRecorder(
+            self.database,
+            self.study,
+            self.artifacts,
+            plan=self.order,
+            objective=self.plan.objective,
+            items=self.study.spec.suite.items(),
+            gains=gains,
+            retention=retention,
+            endure=Endurance(),
+            describe_machine=lambda: {"device": "none"},
+        )
+
+
+def begin_unrendered(folder: Path, **changes: Any) -> UnrenderedStudy:
+    """The short study, small; `changes` replace top-level keys of its spec."""
+    data = short_spec(**SMALL) | {"probes": {"uniform": [0.5], "profiles": 0}} | changes
+    plan = make_plan(parse_spec(yaml.safe_dump(data), base_dir=folder))
+    parents = hash_parents(plan)
+    database = open_database(f"sqlite:///{folder}/study.db")
+    objective = plan.objective
+    study = create_study(database, plan.spec, parents, objective.directions, objective.names)
+    blueprint = plan.blueprint(parents)
+    order = TrialPlan(
+        space=plan.space,
+        blueprint=blueprint,
+        settings=plan.spec.sampler,
+        probes=make_probes(plan.spec, plan.space, blueprint, frozenset()),
+        taken_over=0,
+    )
+    return UnrenderedStudy(
+        database=database,
+        study=study,
+        plan=plan,
+        order=order,
+        trials=Ledger(database, study),
+        artifacts=Artifacts.beside(database.url, folder / "artifacts"),
+    )
+
+
+def evaluation(*sharpness: float, seconds: Mapping[str, float] | None = None) -> Evaluation:
+    """What rendering the suite might have given: grey images, and a sharpness for each."""
+    return Evaluation(
+        items=tuple(range(len(sharpness))),
+        images=tuple(torch.full((3, SIZE, SIZE), 40 * item, dtype=torch.uint8) for item in range(len(sharpness))),
+        sheet=ScoreSheet(by_item={"sharpness": np.array(sharpness)}, by_set={}),
+        features={},
+        seconds=seconds or {"merge": 0.25, "denoise": 0.5},
+    )
