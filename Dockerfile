@@ -5,6 +5,7 @@ ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
 RUN python -m venv /opt/mergetune
 WORKDIR /source
 COPY pyproject.toml README.md LICENSE ./
+COPY basics basics
 COPY search_spaces search_spaces
 COPY scorers scorers
 COPY studies studies

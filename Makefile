@@ -24,7 +24,7 @@ lint: .venv/.installed-test
 # Our code for what is dangerous, and what is installed for what is known to be broken; pip-audit asks PyPI.
 audit: .venv/.installed-test
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[audit]'
-	$(BIN)/bandit --quiet --configfile pyproject.toml --recursive search_spaces scorers studies optimizer
+	$(BIN)/bandit --quiet --configfile pyproject.toml --recursive basics search_spaces scorers studies optimizer
 	$(BIN)/pip-audit --local --skip-editable --progress-spinner off
 
 # Hundreds of trials on SQLite, and again on PostgreSQL, by workers that are killed every few seconds.

@@ -39,9 +39,8 @@ from optimizer.trial.objective import Objective, ScoreSheet
 from optimizer.trial.scoring import Scoring
 from optimizer.work.worker import Worker
 from search_spaces.blocks import Architecture, places
-from search_spaces.space import SearchSpace
 from studies.files.artifacts import Artifacts
-from studies.recipe.blueprint import Blueprint, slots_of
+from studies.recipe.blueprint import Blueprint
 from studies.recipe.recipe import Parent
 from studies.records import stored_studies
 from studies.records.database import Database, open_database
@@ -103,13 +102,13 @@ def machine_of(budget: int, seconds: float) -> Machine:
         },
         context={"base_dir": Path("/")},
     )
-    space = SearchSpace.build(spec.full_space, Architecture.SD15, slots_of(spec.operations, spec.letters))
+    space = spec.search_space(Architecture.SD15)
     files = tuple(
         ParentFile(letter=letter, path=Path(f"/{letter}"), sha256=letter * 64, bytes=1, mtime_ns=0) for letter in "AB"
     )
     parents = tuple(Parent(letter=file.letter, name=file.letter, sha256=file.sha256) for file in files)
     blueprint = Blueprint(architecture=Architecture.SD15, parents=parents, operations=spec.operations)
-    infos = {name: entry.info for name, entry in spec.scorers.items()}
+    infos = spec.infos
     objective = Objective.of(spec, infos)
     plan: Any = SimpleNamespace(spec=spec, space=space, infos=infos, objective=objective)
     evaluator: Any = Simulated(spec, seconds)

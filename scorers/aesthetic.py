@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import torch.nn.functional as F
 
+from basics.files import sha256_of
 from scorers import weights
 from scorers.catalogue import AESTHETIC
 from scorers.clip import ClipEmbedder, shared_embedder
@@ -100,7 +101,7 @@ def build(settings: AestheticSettings, context: BuildContext) -> AestheticScorer
         _require_its_clip(settings)
     # The head first: it is small, and if it is missing nobody should wait for CLIP.
     path = weights.resolve(settings.head, weights.AESTHETIC_V2, context.cache_dir)
-    if settings.head is not None and weights.file_sha256(path) == weights.AESTHETIC_V2.sha256:
+    if settings.head is not None and sha256_of(path) == weights.AESTHETIC_V2.sha256:
         _require_its_clip(settings)
     layers = read_head(weights.load_tensors(path), str(path))
     return AestheticScorer(shared_embedder(settings.clip, context), layers, str(path))

@@ -22,6 +22,8 @@ import torch.nn.functional as F
 from open_clip.convert import convert_state_dict
 from open_clip.model import convert_to_custom_text_state_dict
 
+from basics.files import sha256_of
+from basics.messages import first_line
 from scorers import weights
 from scorers.errors import MissingWeightsError, ScorerSettingsError, WrongWeightsError
 from scorers.images import Preprocess, prepare_batch
@@ -182,7 +184,7 @@ def read_state(path: Path, trusted_archives: frozenset[str] | None = None) -> di
         state = weights.load_tensors(path)
         return {name.removeprefix("module."): tensor for name, tensor in state.items()}
     trusted = openai_digests() if trusted_archives is None else trusted_archives
-    if weights.file_sha256(path) not in trusted:
+    if sha256_of(path) not in trusted:
         raise WrongWeightsError(
             f"{path} is a TorchScript archive, which holds code, and none that OpenAI published: "
             "convert it to .safetensors"
@@ -228,7 +230,7 @@ def make_tokenizer(model: str, text_config: Mapping[str, Any]) -> Any:
     except (OSError, ValueError, RuntimeError) as error:
         raise MissingWeightsError(
             f"the tokenizer of {model!r} comes from the Hugging Face hub, which failed "
-            f"({str(error).splitlines()[0]}): choose a model with CLIP's own vocabulary"
+            f"({first_line(error)}): choose a model with CLIP's own vocabulary"
         ) from error
 
 

@@ -11,13 +11,13 @@ from typing import Annotated
 
 from pydantic import (
     AfterValidator,
-    BaseModel,
-    ConfigDict,
     Field,
     ValidationInfo,
     field_validator,
     model_validator,
 )
+
+from basics.settings import FrozenSettings
 
 #: Kinds of file that weights may come in. All are opened without running code.
 WEIGHT_SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt")
@@ -45,10 +45,8 @@ def absolute_path(path: Path, info: ValidationInfo) -> Path:
 SpecPath = Annotated[Path, AfterValidator(absolute_path)]
 
 
-class ScorerSettings(BaseModel):
+class ScorerSettings(FrozenSettings):
     """Base of all scorer settings; equal settings are equal and hash alike."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class ClipModelSettings(ScorerSettings):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import io
 from typing import TYPE_CHECKING, Any, Protocol
@@ -11,6 +10,8 @@ import timm
 import torch
 from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
+from basics.files import sha256_of
+from basics.messages import nearest
 from scorers import weights
 from scorers.errors import ScorerSettingsError, WrongWeightsError
 from scorers.images import Preprocess, prepare_batch
@@ -50,7 +51,7 @@ class InceptionFeatures:
     def __init__(self, weights_file: Path, device: str = "cpu") -> None:
         self._network = _make_inception(weights.load_tensors(weights_file), weights_file).to(device)
         self._device = device
-        self.digest = _digest("inception-2015-12-05", weights.file_sha256(weights_file))
+        self.digest = _digest("inception-2015-12-05", sha256_of(weights_file))
 
     def embed(self, images: Sequence[Tensor]) -> Tensor:
         """Float32 [n, 2048]."""
@@ -70,7 +71,7 @@ class TimmFeatures:
         self._network.to(device).eval().requires_grad_(requires_grad=False)
         self._device = device
         self.preprocess = timm_preprocess(network, self._network.pretrained_cfg, input_size)
-        self.digest = _digest(network, weights.file_sha256(weights_file), repr(self.preprocess))
+        self.digest = _digest(network, sha256_of(weights_file), repr(self.preprocess))
 
     def embed(self, images: Sequence[Tensor]) -> Tensor:
         """Float32 [n, d], d the network's own."""
@@ -117,7 +118,7 @@ def _make_inception(state: dict[str, Tensor], source: Path) -> torch.nn.Module:
 def _load_timm(network: str, state: dict[str, Tensor], source: Path) -> Any:
     """A timm network with these weights, every key used. The classifier may be in the file or not."""
     if network not in timm.list_models():
-        near = difflib.get_close_matches(network, timm.list_models(), n=3) or ["see timm.list_models()"]
+        near = nearest(network, timm.list_models(), count=3) or ["see timm.list_models()"]
         raise ScorerSettingsError(f"timm has no network {network!r}: {', '.join(near)}")
     classifier = timm.get_pretrained_cfg(network, allow_unregistered=True)
     name = getattr(classifier, "classifier", None)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import os
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,9 +11,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+from basics.files import replacing, sha256_of
 from scorers.errors import ReferenceImagesError
 from scorers.images import list_images, read_rgb
-from scorers.weights import file_sha256
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -53,7 +51,7 @@ def content_key(paths: Sequence[Path], network: FeatureNetwork) -> str:
     """Hex digest of what the features depend on: the network, and the bytes and order of the files."""
     key = hashlib.sha256(network.digest.encode())
     for path in paths:
-        key.update(bytes.fromhex(file_sha256(path)))
+        key.update(bytes.fromhex(sha256_of(path)))
     return key.hexdigest()
 
 
@@ -77,14 +75,8 @@ def read_cache(path: Path, *, count: int) -> Tensor | None:
 def write_cache(path: Path, features: Tensor) -> None:
     """Store features so that readers see the whole file or none, with several workers writing at once."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=".safetensors")
-    os.close(handle)
-    partial = Path(name)
-    try:
+    with replacing(path) as partial:
         save_file({_TENSOR: features}, partial, metadata={"sha256": _checksum(features)})
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def _compute(paths: Sequence[Path], network: FeatureNetwork) -> Tensor:

@@ -10,23 +10,22 @@ and is loaded when its name is asked for, never before: a broken plug-in does no
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import logging
 from dataclasses import dataclass
 from importlib import metadata
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
+from basics.messages import unknown_name
+from basics.settings import explain_all
 from scorers import catalogue, config
 from scorers.errors import BrokenPluginError, ScorerSettingsError, UnknownScorerError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Mapping
     from pathlib import Path
-
-    from pydantic_core import ErrorDetails
 
     from scorers.protocol import BuildContext, Scorer, ScorerInfo
 
@@ -86,7 +85,7 @@ def get_kind(name: str) -> ScorerKind:
     if name in BUILTIN_KINDS and not claims:
         return BUILTIN_KINDS[name]
     if not claims:
-        raise UnknownScorerError(f"no scorer {name!r}{_suggest(name, [*BUILTIN_KINDS, *plugins])}")
+        raise UnknownScorerError(f"no scorer {name!r}: {unknown_name(name, sorted({*BUILTIN_KINDS, *plugins}))}")
     if name in BUILTIN_KINDS or len(claims) > 1:
         owners = ", ".join((["mergetune"] if name in BUILTIN_KINDS else []) + [_owner(point) for point in claims])
         raise BrokenPluginError(f"scorer {name!r} is claimed by {owners}: uninstall one, or rename the plug-in's")
@@ -102,8 +101,7 @@ def parse_settings(kind: str, options: Mapping[str, object], base_dir: Path) -> 
     try:
         return model.model_validate(dict(options), context={"base_dir": base_dir})
     except ValidationError as error:
-        faults = "; ".join(_explain(fault, model) for fault in error.errors(include_url=False))
-        raise ScorerSettingsError(f"scorer {kind!r}: {faults}") from error
+        raise ScorerSettingsError(f"scorer {kind!r}: {'; '.join(explain_all(error, model))}") from error
 
 
 def build(kind: str, settings: config.ScorerSettings, context: BuildContext) -> Scorer:
@@ -148,36 +146,3 @@ def _load_plugin(point: metadata.EntryPoint) -> ScorerKind:
             f"scorer {point.name!r} of {_owner(point)} calls itself {kind.info.name!r}: both names must agree"
         )
     return kind
-
-
-def _suggest(word: str, known: Iterable[str]) -> str:
-    names = sorted(set(known))
-    near = difflib.get_close_matches(word, names, n=3, cutoff=0.5)
-    if near:
-        return f" (did you mean {' or '.join(repr(name) for name in near)}?)"
-    return f" (known: {', '.join(names) or 'none'})"
-
-
-def _explain(fault: ErrorDetails, model: type[BaseModel]) -> str:
-    """One validation fault in words: where, what is wrong, and what came."""
-    place = ".".join(str(part) for part in fault["loc"])
-    if fault["type"] == "extra_forbidden":
-        known = _options_at(model, fault["loc"][:-1])
-        return f"unknown option {place!r}{_suggest(str(fault['loc'][-1]), known)}"
-    if fault["type"] == "missing":
-        return f"option {place!r} is needed"
-    message = fault["msg"].removeprefix("Value error, ")
-    where = f"option {place!r}: " if place else ""
-    came = "" if isinstance(fault["input"], dict) else f" (got {fault['input']!r})"
-    return f"{where}{message}{came}"
-
-
-def _options_at(model: type[BaseModel], place: tuple[int | str, ...]) -> list[str]:
-    """Names of the options that exist at `place`, following nested settings."""
-    for part in place:
-        field = model.model_fields.get(str(part))
-        inner = field.annotation if field is not None else None
-        if not (isinstance(inner, type) and issubclass(inner, BaseModel)):
-            return []
-        model = inner
-    return list(model.model_fields)

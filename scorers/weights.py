@@ -8,10 +8,7 @@ are fast.
 
 from __future__ import annotations
 
-import hashlib
-import os
 import pickle
-import tempfile
 import threading
 import urllib.error
 import urllib.request
@@ -20,6 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
+from basics.files import replacing, sha256_of
+from basics.messages import first_line
 from scorers.errors import MissingWeightsError, WrongWeightsError
 
 if TYPE_CHECKING:
@@ -69,12 +68,6 @@ FID_INCEPTION = WeightFile(
     licence="Apache-2.0",
     setting="weights",
 )
-
-
-def file_sha256(path: Path) -> str:
-    """Hex SHA-256 of a file's bytes."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def existing_file(path: Path, setting: str) -> Path:
@@ -135,7 +128,7 @@ def resolve_hub_file(repository: str, names: Sequence[str], *, title: str, advic
         except errors.EntryNotFoundError:
             continue
         except (errors.HfHubHTTPError, OSError) as error:
-            reason = str(error).splitlines()[0]
+            reason = first_line(error)
             raise MissingWeightsError(
                 f"{missing} the download failed ({reason}): fetch it from {page}, then {advice}"
             ) from error
@@ -227,7 +220,7 @@ def _how_to_get(wanted: WeightFile, target: Path, reason: str) -> str:
 
 
 def _check_digest(path: Path, wanted: WeightFile, advice: str) -> None:
-    found = file_sha256(path)
+    found = sha256_of(path)
     if found != wanted.sha256:
         raise WrongWeightsError(
             f"{wanted.title}: expected sha256 {wanted.sha256}, {path.name} has {found} "
@@ -238,15 +231,10 @@ def _check_digest(path: Path, wanted: WeightFile, advice: str) -> None:
 def _download(wanted: WeightFile, target: Path) -> None:
     """Fetch, check, then rename: `target` appears whole and right, or not at all."""
     target.parent.mkdir(parents=True, exist_ok=True)
-    handle, unfinished = tempfile.mkstemp(dir=target.parent, prefix=f".{wanted.name}.")
-    partial = Path(unfinished)
-    try:
-        with os.fdopen(handle, "wb") as file:
+    with replacing(target) as partial:
+        with partial.open("wb") as file:
             _fetch(wanted, file)
         _check_digest(partial, wanted, f"the file behind {wanted.url} has changed, or a proxy answered in its place")
-        partial.replace(target)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def _fetch(wanted: WeightFile, file: IO[bytes]) -> None:

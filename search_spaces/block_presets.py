@@ -6,9 +6,10 @@ from importlib import resources
 
 import yaml
 
+from basics.messages import unknown_name
 from search_spaces.block_weights import parse_block_weights
 from search_spaces.blocks import Architecture, text_encoders
-from search_spaces.errors import UnknownPresetError, unknown_name
+from search_spaces.errors import UnknownPresetError
 
 _FILE = "block_presets.yaml"
 

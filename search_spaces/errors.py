@@ -19,9 +19,6 @@ The command line prints `str(error)` as it is: every message is one line that sa
 came, and what to do.
 """
 
-import difflib
-from collections.abc import Iterable
-
 
 class SpaceError(ValueError):
     """Base of all errors of this package."""
@@ -73,13 +70,3 @@ class RatioError(SpaceError):
 
 class OutsideSpaceError(RatioError):
     """Ratios that are valid in themselves but that no parameters of this space produce."""
-
-
-def unknown_name(name: str, known: Iterable[str]) -> str:
-    """Return the tail of a message about a misspelt name: the closest known one, then all of them."""
-    names = tuple(known)
-    # Compared without case: `in00` for `IN00` is the slip most often made.
-    by_folded = {candidate.casefold(): candidate for candidate in names}
-    closest = difflib.get_close_matches(name.casefold(), by_folded, n=1, cutoff=0.5)
-    hint = f"did you mean {by_folded[closest[0]]!r}? " if closest else ""
-    return f"{hint}Known: {', '.join(names)}"

@@ -11,8 +11,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from basics.messages import unknown_name
 from search_spaces.blocks import UNET, VAE, Architecture, blocks, places, section_of
-from search_spaces.errors import BoundsError, EmptySpaceError, FrozenError, GroupError, SlotError, unknown_name
+from search_spaces.errors import BoundsError, EmptySpaceError, FrozenError, GroupError, SlotError
 from search_spaces.patterns import collective_names, matching_places
 from search_spaces.settings import SlotSettings, SpaceSettings
 from search_spaces.slots import Slot

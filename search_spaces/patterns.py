@@ -2,8 +2,9 @@
 
 from fnmatch import fnmatchcase
 
+from basics.messages import unknown_name
 from search_spaces.blocks import SECTIONS, UNET, Architecture, blocks, places, section_of
-from search_spaces.errors import UnmatchedPatternError, unknown_name
+from search_spaces.errors import UnmatchedPatternError
 
 
 def collective_names(architecture: Architecture) -> dict[str, tuple[str, ...]]:

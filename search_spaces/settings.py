@@ -3,18 +3,18 @@
 from collections.abc import Mapping
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
+
+from basics.settings import FrozenSettings
 
 Granularity = Literal["uniform", "sections", "blocks", "auto"]
 
 
-class SlotSettings(BaseModel):
+class SlotSettings(FrozenSettings):
     """A method's parameter or a LoRA's weight: a number that is held, or bounds to search.
 
     Written short as `0.3` or `[0.1, 0.9]`, or in full as `{bounds: [0.1, 0.9], granularity: blocks}`.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     value: float | None = Field(default=None, allow_inf_nan=False, description="held at this")
     bounds: tuple[float, float] | None = Field(default=None, description="searched from low to high")
@@ -37,14 +37,12 @@ class SlotSettings(BaseModel):
         return self
 
 
-class SpaceSettings(BaseModel):
+class SpaceSettings(FrozenSettings):
     """Which ratios are searched, and where. A pattern is what `matching_places` understands; with a dot
     and a slot's name behind it (`IN*.B`) it means that slot only.
 
     Serialises to what was written and nothing else, so that a preset still gives the rest after a round trip.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     preset: str | None = Field(default=None, description="named settings to start from; see `preset_names`")
     granularity: Granularity = Field(

@@ -12,8 +12,7 @@ from optuna.trial import TrialState
 
 from optimizer.trial.objective import Objective
 from search_spaces.blocks import Architecture
-from search_spaces.space import SearchSpace
-from studies.recipe.blueprint import Blueprint, slots_of
+from studies.recipe.blueprint import Blueprint
 from studies.recipe.recipe import Parent
 from studies.records import stored_studies, stored_trials
 from studies.records.database import Database
@@ -56,10 +55,10 @@ def store_study(
         )
         for letter in "AB"
     ]
-    infos = {key: entry.info for key, entry in spec.scorers.items()}
+    infos = spec.infos
     objective = Objective.of(spec, infos)
     study = stored_studies.create_study(database, spec, files, objective.directions, objective.names)
-    space = SearchSpace.build(spec.full_space, Architecture.SD15, slots_of(spec.operations, spec.letters))
+    space = spec.search_space(Architecture.SD15)
     parents = tuple(Parent(letter=file.letter, name=file.path.stem, sha256=file.sha256) for file in files)
     blueprint = Blueprint(architecture=Architecture.SD15, parents=parents, operations=spec.operations)
     told = optuna.load_study(study_name=name, storage=database.storage)

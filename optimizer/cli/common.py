@@ -13,6 +13,8 @@ import typer
 from rich.console import Console
 from rich.status import Status
 
+from basics.messages import first_line
+
 if TYPE_CHECKING:
     from studies.records.database import Database
 
@@ -161,7 +163,7 @@ def _from_outside(error: Exception) -> str | None:
     cause: BaseException | None = error
     while cause is not None and database_errors is not None:
         if isinstance(cause, database_errors.OperationalError):
-            return f"the study database cannot be used: {str(cause.orig or cause).splitlines()[0]}"
+            return f"the study database cannot be used: {first_line(cause.orig or cause)}"
         cause = cause.__cause__
     return None
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor
 
+from basics.messages import first_line
 from optimizer.errors import FinalError, TrialFailed
 from optimizer.rendering.render import Renderer
 from optimizer.runtime.setup import Machine
@@ -113,7 +114,7 @@ def _show(evaluator: Evaluator, row: StoredTrial, total: int, watch: FinalWatch)
     try:
         evaluation = evaluator.evaluate(row.recipe, watch.rendered)
     except TrialFailed as failure:
-        return Shown(failure=str(failure).split("\n", maxsplit=1)[0])
+        return Shown(failure=first_line(failure))
     watch.finished(row, evaluation.images)
     return Shown(evidence=evaluator.scoring.evidence(evaluation.sheet, evaluation.features))
 

@@ -19,6 +19,7 @@ from optuna.artifacts.exceptions import ArtifactNotFound
 from PIL import Image
 from torch import Tensor
 
+from basics.messages import first_line
 from optimizer.errors import TrialFailed
 from optimizer.outcome.warm_start import (
     Adoption,
@@ -209,7 +210,7 @@ class _Rescorer:
         except _NoLonger as gone:
             return LeftOut(number=row.number, why=NO_LONGER, detail=str(gone))
         except TrialFailed as failure:
-            return LeftOut(number=row.number, why=UNSCORED, detail=str(failure).split("\n", maxsplit=1)[0])
+            return LeftOut(number=row.number, why=UNSCORED, detail=first_line(failure))
 
     def _scored(self, trial: Pictured, recipe: Recipe, images: Mapping[int, Tensor]) -> Kept:
         row, start = trial.row, time.perf_counter()

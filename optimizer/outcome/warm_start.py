@@ -234,7 +234,7 @@ class _Choice:
         self._adoption = Adoption(plan, parents, complete)
         self._machine = machine_description(device)
         self._reasons = tuple(_differences(plan.spec, parents, other.study))
-        infos = {name: entry.info for name, entry in other.study.spec.scorers.items()}
+        infos = other.study.spec.infos
         self._by_rank = by_value(Objective.of(other.study.spec, infos))(complete)
 
     def warm_start(self, top: int | None) -> WarmStart:

@@ -8,13 +8,13 @@ them is opened for it, wherever a path or a link leads.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from basics.files import replacing
 from optimizer.errors import CheckpointError, OutsideFoldersError
 from optimizer.merging.files.checkpoint import model_name
 from optimizer.merging.files.hash_lookup import Candidate, candidates
@@ -153,9 +153,8 @@ class Digests:
             return
         with suppress(OSError):  # it only saves time
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            temporary = self._path.with_suffix(f".{os.getpid()}.part")
-            temporary.write_text(json.dumps(known))
-            temporary.replace(self._path)
+            with replacing(self._path) as temporary:
+                temporary.write_text(json.dumps(known))
 
 
 def _told(folders: Sequence[Path]) -> str:

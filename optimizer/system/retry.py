@@ -11,6 +11,7 @@ from typing import TypeVar
 from optuna.exceptions import StorageInternalError
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 
+from basics.messages import first_line
 from optimizer.errors import DatabaseLostError
 from studies.errors import ArtifactError, ArtifactsAwayError
 
@@ -83,4 +84,4 @@ def reason_of(error: BaseException) -> str:
         cause = cause.__cause__
     if isinstance(cause, DBAPIError) and cause.orig is not None:
         cause = cause.orig
-    return str(cause).strip().split("\n", maxsplit=1)[0]
+    return first_line(cause)

@@ -24,7 +24,7 @@ from search_spaces.errors import OutsideSpaceError
 from search_spaces.space import SearchSpace
 from studies.files.artifacts import Artifacts, sheet_attributes
 from studies.recipe.adoption import rows_of
-from studies.recipe.blueprint import Blueprint, LoraFile, slots_of
+from studies.recipe.blueprint import Blueprint, LoraFile
 from studies.records import optuna_studies, registry, stored_renders, stored_studies, stored_trials, tables
 from studies.records.database import Database
 from studies.records.values import StoredStudy, StoredTrial
@@ -209,9 +209,7 @@ class _Trials:
         return create_trial(state=state, values=values, params=dict(params), distributions=ranges)
 
     def _space(self, row: StoredTrial) -> SearchSpace:
-        spec = self.study.spec
-        slots = slots_of(spec.operations, spec.letters, tuple(spec.loras))
-        return SearchSpace.build(spec.full_space, Architecture(row.recipe.architecture), slots)
+        return self.study.spec.search_space(Architecture(row.recipe.architecture))
 
     def _params(self, row: StoredTrial) -> dict[str, float] | None:
         """The parameters that gave a recipe; None for one outside the space, and for whole parents."""

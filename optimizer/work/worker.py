@@ -18,6 +18,7 @@ import logging
 import time
 from collections.abc import Callable
 
+from basics.messages import first_line
 from optimizer.errors import OptimizerError, TrialFailed
 from optimizer.observe.events import Reporter
 from optimizer.rendering.batch_limits import Size
@@ -187,7 +188,7 @@ class Worker:
                 claimed.recipe, on_images, None if race is None else race.goes_on
             )
         except TrialFailed as failure:
-            reason = str(failure).split("\n", maxsplit=1)[0]
+            reason = first_line(failure)
             return self._recorder.fail(claimed, reason, rendered, time.perf_counter() - started)
         return self._recorder.store(claimed, evaluation, race, started)
 

@@ -10,10 +10,12 @@ from importlib import resources
 from importlib.resources.abc import Traversable
 
 import yaml
-from pydantic import BaseModel, ConfigDict
+from pydantic import Field
 
+from basics.messages import unknown_name
+from basics.settings import FrozenSettings
 from search_spaces.blocks import Architecture
-from search_spaces.errors import UnknownPresetError, unknown_name
+from search_spaces.errors import UnknownPresetError
 from search_spaces.settings import SpaceSettings
 
 _SUFFIX = ".yaml"
@@ -33,14 +35,12 @@ class Preset:
         return self.architectures.get(architecture, SpaceSettings()).over(self.settings)
 
 
-class _PresetFile(BaseModel):
+class _PresetFile(FrozenSettings):
     """The content of one YAML file."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     description: str
     settings: SpaceSettings = SpaceSettings()
-    architectures: dict[Architecture, SpaceSettings] = {}
+    architectures: dict[Architecture, SpaceSettings] = Field(default_factory=dict)
 
 
 def preset_names() -> tuple[str, ...]:

@@ -14,19 +14,19 @@ from typing import Annotated, Any, Final, Self
 import yaml
 from pydantic import (
     AfterValidator,
-    BaseModel,
-    ConfigDict,
     Field,
     ValidationError,
     field_validator,
     model_validator,
 )
 
+from basics.messages import unknown_name
+from basics.settings import FrozenSettings, explain
 from scorers.config import SpecPath
 from search_spaces.block_presets import block_preset, preset_ratios
 from search_spaces.block_weights import parse_block_weights
 from search_spaces.blocks import SECTIONS, UNET, VAE, Architecture, blocks, places, text_encoders
-from search_spaces.errors import SpaceError, unknown_name
+from search_spaces.errors import SpaceError
 from search_spaces.patterns import collective_names, matching_places
 from search_spaces.slots import Slot
 from studies.errors import RecipeError
@@ -45,7 +45,6 @@ from studies.recipe.recipe import (
 )
 from studies.recipe.steps import StepSettings, operations_of
 from studies.system.documents import parse_json, parse_yaml, read_text
-from studies.system.explain import explain
 
 PRESET, BASE = "preset", "base"  # keys of a mapping that are no patterns
 LORA_WEIGHT: Final = Slot(name="weight", kind="lora", default=1.0, description="weight of the LoRA")
@@ -173,10 +172,8 @@ def _checked_sha256(text: str) -> str:
     return text.lower()
 
 
-class FileEntry(BaseModel):
+class FileEntry(FrozenSettings):
     """A file by its path, and by its content where `sha256` is given. Written short as the path alone."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     path: SpecPath
     sha256: Annotated[str, AfterValidator(_checked_sha256)] | None = None

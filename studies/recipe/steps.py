@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from pydantic import Field
 
+from basics.settings import FrozenSettings
 from studies.recipe.recipe import RESULT, Operation
-from studies.system.settings import FrozenSettings
 
 
 class StepSettings(FrozenSettings):

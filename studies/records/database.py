@@ -20,6 +20,7 @@ from optuna.storages import RDBStorage
 from sqlalchemy.engine import Connection, CursorResult, Engine, make_url
 from sqlalchemy.exc import SQLAlchemyError
 
+from basics.messages import first_line
 from studies.errors import DatabaseError
 from studies.records.tables import VERSION_TABLE
 from studies.system.database_url import database_file, redacted
@@ -246,7 +247,7 @@ def _stored_revision(connection: Connection) -> str | None:
 
 def _first_line(error: BaseException) -> str:
     cause = getattr(error, "orig", None) or error
-    return str(cause).strip().split("\n", maxsplit=1)[0]
+    return first_line(cause)
 
 
 @contextmanager

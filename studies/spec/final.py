@@ -6,8 +6,8 @@ from typing import Any
 
 from pydantic import Field, ValidationError, field_validator
 
+from basics.settings import FrozenSettings
 from studies.spec.suite import Seed, SuitePrompt, SuiteSettings, with_prompt
-from studies.system.settings import FrozenSettings
 
 SEED_SHIFT = 1_000_003  # of the final's seeds: a prime far beyond what people count up to
 

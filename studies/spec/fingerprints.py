@@ -8,11 +8,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from basics.files import sha256_of
 from search_spaces.blocks import Architecture
 from search_spaces.errors import SpaceError
-from search_spaces.space import SearchSpace
 from studies.errors import StudyChangedError
-from studies.recipe.blueprint import slots_of
 from studies.spec.scoring import ScorerEntry
 from studies.spec.study import StudySpec
 
@@ -75,10 +74,9 @@ def _same_objective(stored: StudySpec, spec: StudySpec) -> bool:
 
 def _same_space(stored: StudySpec, spec: StudySpec) -> bool:
     """Whether the file's space is what the study's was understood as: a preset spelt out, weights of LoRAs among it."""
-    slots = slots_of(spec.operations, spec.letters, tuple(spec.loras))
     for architecture in Architecture:
         with suppress(SpaceError):  # its blocks are those of the other one
-            if SearchSpace.build(spec.full_space, architecture, slots).settings == stored.space:
+            if spec.search_space(architecture).settings == stored.space:
                 return True
     return False
 
@@ -86,8 +84,7 @@ def _same_space(stored: StudySpec, spec: StudySpec) -> bool:
 def _digest(options: Mapping[str, Any]) -> str:
     digest = hashlib.sha256()
     for path in _files(options):
-        with path.open("rb") as file:
-            digest.update(hashlib.file_digest(file, "sha256").digest())
+        digest.update(bytes.fromhex(sha256_of(path)))
     return digest.hexdigest()
 
 

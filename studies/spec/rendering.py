@@ -6,8 +6,8 @@ from typing import Literal
 
 from pydantic import Field
 
+from basics.settings import FrozenSettings
 from studies.recipe.recipe import DtypeName
-from studies.system.settings import FrozenSettings
 
 
 class RenderSettings(FrozenSettings):

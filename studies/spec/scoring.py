@@ -9,10 +9,10 @@ from typing import Any
 
 from pydantic import Field, ValidationInfo, model_serializer, model_validator
 
+from basics.settings import FrozenSettings
 from scorers.errors import ScorerError
 from scorers.protocol import ScorerInfo
 from scorers.registry import get_kind, parse_settings
-from studies.system.settings import FrozenSettings
 
 
 class ScorerEntry(FrozenSettings):

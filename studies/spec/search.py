@@ -8,9 +8,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from basics.settings import FrozenSettings
 from scorers.config import SpecPath
 from search_spaces.block_presets import block_preset
-from studies.system.settings import FrozenSettings
 
 SamplerName = Literal["depth", "gp", "tpe", "cmaes", "nsgaii", "qmc", "random"]
 EXPECTING: tuple[SamplerName, ...] = ("depth",)  # samplers that say how much they expect of a trial

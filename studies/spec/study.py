@@ -13,9 +13,14 @@ from typing import Any, Self
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
+from basics.settings import FrozenSettings, explain
 from scorers.config import SpecPath
+from scorers.protocol import ScorerInfo
+from search_spaces.blocks import Architecture
 from search_spaces.settings import SlotSettings, SpaceSettings
+from search_spaces.space import SearchSpace
 from studies.errors import RecipeError, SpecError
+from studies.recipe.blueprint import slots_of
 from studies.recipe.recipe import LETTERS, Operation, check_operations
 from studies.recipe.steps import StepSettings, operations_of
 from studies.spec.final import FinalSettings
@@ -25,8 +30,6 @@ from studies.spec.search import EXPECTING, BudgetSettings, ProbeSettings, Racing
 from studies.spec.suite import SuiteSettings
 from studies.spec.warm_start import WarmStartSettings
 from studies.system.documents import parse_yaml, read_text
-from studies.system.explain import explain
-from studies.system.settings import FrozenSettings
 
 MAX_NAME = 100  # characters of a scorer's name: what the database, and a table on the screen, hold
 
@@ -210,6 +213,21 @@ class StudySpec(FrozenSettings):
         if not weights:
             return self.space
         return self.space.model_copy(update={"parameters": weights | dict(self.space.parameters)})
+
+    def search_space(self, architecture: Architecture) -> SearchSpace:
+        """What is searched, for parents of an architecture.
+
+        Raises:
+            SpaceError: the settings contradict themselves or the architecture.
+        """
+        return SearchSpace.build(
+            self.full_space, architecture, slots_of(self.operations, self.letters, tuple(self.loras))
+        )
+
+    @property
+    def infos(self) -> dict[str, ScorerInfo]:
+        """What each scorer measures; units that depend on reference images are not read yet."""
+        return {name: entry.info for name, entry in self.scorers.items()}
 
     @property
     def terms(self) -> Mapping[str, ObjectiveTerm]:

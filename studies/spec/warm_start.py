@@ -7,8 +7,8 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, Field, ValidationInfo, model_validator
 
+from basics.settings import FrozenSettings
 from scorers.config import absolute_path
-from studies.system.settings import FrozenSettings
 
 
 class NamedRecipe(FrozenSettings):

@@ -24,7 +24,7 @@ from search_spaces.blocks import Architecture
 from search_spaces.space import SearchSpace
 from studies.errors import StudyExistsError
 from studies.files.artifacts import SHEET, Artifacts
-from studies.recipe.blueprint import Blueprint, slots_of
+from studies.recipe.blueprint import Blueprint
 from studies.recipe.recipe import Parent
 from studies.records import stored_renders, stored_studies, stored_trials
 from studies.records.database import Database, open_database
@@ -84,7 +84,7 @@ def taken_trials(folder: Path) -> list[TakenTrial]:
 
 def space_and_blueprint() -> tuple[SearchSpace, Blueprint]:
     spec = parse_spec(SPEC.format(name="new"), base_dir=Path("/"))
-    space = SearchSpace.build(spec.full_space, Architecture.SD15, slots_of(spec.operations, spec.letters))
+    space = spec.search_space(Architecture.SD15)
     parents = tuple(Parent(letter=letter, name=letter, sha256=letter) for letter in "AB")
     return space, Blueprint(architecture=Architecture.SD15, parents=parents, operations=spec.operations)
 

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from basics.messages import first_line
 from optimizer.cli.common import (
     DEFAULT_STORAGE,
     ArtifactFolder,
@@ -185,7 +186,7 @@ def _connected(address: str | None, caches: Path, *, may_start: bool = False) ->
     try:
         ray.init(address=chosen, namespace=NAMESPACE, log_to_driver=False, logging_level="ERROR")
     except (ConnectionError, RuntimeError, ValueError) as error:
-        fail(f"the Ray cluster at {chosen} cannot be used ({str(error).splitlines()[0]}): see `ray status`")
+        fail(f"the Ray cluster at {chosen} cannot be used ({first_line(error)}): see `ray status`")
     try:
         yield ray
     finally:

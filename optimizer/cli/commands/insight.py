@@ -191,7 +191,7 @@ def _side(database: Database, name: str) -> Side:
     from studies.records.stored_studies import load_study
 
     stored = load_study(database, name)
-    infos = {key: entry.info for key, entry in stored.spec.scorers.items()}
+    infos = stored.spec.infos
     return load_side(database, stored, _objective(stored), infos)
 
 

@@ -406,7 +406,7 @@ def _metadata(
 
 def _compare(source: Path, written: Exported) -> None:
     """Say whether the same file came out."""
-    from optimizer.merging.files.checkpoint import sha256_of
+    from basics.files import sha256_of
 
     if source.stat().st_size == written.bytes and sha256_of(source) == written.sha256:
         console.print(f"the file is equal to {escaped(source.name)}, bit for bit", soft_wrap=True)

@@ -19,13 +19,14 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from basics.files import replacing, sha256_of
 from optimizer.errors import ExportError
 from optimizer.merging.engine.flat import Scratch, merge_one
 from optimizer.merging.engine.ingredients import Ingredients
 from optimizer.merging.engine.metadata import markers_in
 from optimizer.merging.engine.plan import plan_places
 from optimizer.merging.files.parents import MARKERS
-from optimizer.merging.files.sources import DTYPE_NAMES, TensorInfo, sha256_of
+from optimizer.merging.files.sources import DTYPE_NAMES, TensorInfo
 from studies.recipe.recipe import DtypeName, Recipe
 
 # modelspec's hash covers the tensor data, which is known only after it is written; the header comes first.
@@ -203,13 +204,8 @@ def atomic_file(target: Path, *, overwrite: bool) -> Iterator[Path]:
         ExportError: as `refuse_target`, or it cannot be written.
     """
     refuse_target(target, overwrite=overwrite)
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.part")
-    try:
+    with replacing(target, lambda: _explained(target)) as temporary:
         yield temporary
-        with _explained(target):
-            temporary.replace(target)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 @contextmanager

@@ -15,6 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from basics.messages import first_line
+
 LOG = logging.getLogger(__name__)
 
 WORTH_COMPILING = 1 << 28  # elements of a model; compiling takes seconds, and half a minute the first time
@@ -70,7 +72,7 @@ class FusedAddDifference:
         try:
             self._run(inputs, (0.37,), found, kind[4])
         except Exception as error:  # noqa: BLE001 - no compiler, no writable cache ...: each is a reason to do without
-            LOG.info("add difference is not compiled here: %s", str(error).split("\n", maxsplit=1)[0])
+            LOG.info("add difference is not compiled here: %s", first_line(error))
             return False
         if not torch.equal(found, wanted):
             LOG.info("add difference, compiled, rounds otherwise here: library calls are used")

@@ -29,8 +29,7 @@ from optimizer.merging.files.sources import (
     legacy_hash,
     read_header,
     safetensors_source,
-    sha256_of,
-    sha256_of_files,
+    sha256_of_model,
 )
 from search_spaces.blocks import (
     EMA,
@@ -57,7 +56,6 @@ __all__ = [
     "letters",
     "model_name",
     "read_header",
-    "sha256_of",
     "total_bytes",
 ]
 
@@ -137,9 +135,7 @@ class Checkpoint:
 
     def hash(self, progress: Callable[[int], None] | None = None) -> str:
         """`sha256`, read anew; `progress` is called with the bytes of each chunk."""
-        if self.files == (self.path,):
-            return sha256_of(self.path, progress)
-        return sha256_of_files(self.path, self.files, progress)
+        return sha256_of_model(self.path, self.files, progress)
 
     @cached_property
     def sha256(self) -> str:

@@ -11,7 +11,7 @@ from optimizer.errors import CheckpointError
 from optimizer.merging.files.change_guard import Stamp, stamps_of
 from optimizer.merging.files.checkpoint import SAFETENSORS_SUFFIX, TORCH_SUFFIXES, model_name, open_source
 from optimizer.merging.files.diffusers_folder import INDEX
-from optimizer.merging.files.sources import sha256_of, sha256_of_files
+from optimizer.merging.files.sources import sha256_of_model
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,10 +38,8 @@ class Candidate:
         return max(file.stat().st_mtime_ns for file in self.files)
 
     def sha256(self, progress: Callable[[int], None] | None = None) -> str:
-        """As recipes name it: of the file, or of a folder as `sha256_of_files` has it."""
-        if self.files == (self.path,):
-            return sha256_of(self.path, progress)
-        return sha256_of_files(self.path, self.files, progress)
+        """As recipes name it: of the file, or of a folder as `sha256_of_model` has it."""
+        return sha256_of_model(self.path, self.files, progress)
 
 
 def candidates(folder: Path, names: Collection[str]) -> list[Candidate]:

@@ -20,6 +20,7 @@ from typing import IO, Any, Self
 import torch
 from torch import Tensor
 
+from basics.messages import first_line
 from optimizer.errors import CheckpointError
 from optimizer.merging.files.sources import DTYPE_NAMES, GGUF_MAGIC, Source, Stored, some
 
@@ -133,7 +134,7 @@ def _explanation(path: Path, names: list[str], error: Exception) -> str:
             f"{path} holds executable code (it names {named}) and is refused: nothing of it was run; "
             "use a .safetensors file of this model"
         )
-    reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    reason = first_line(error)
     return f"{path} is damaged or cut off ({reason}): fetch it again"
 
 

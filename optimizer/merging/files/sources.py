@@ -19,6 +19,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from basics.files import HASH_CHUNK_BYTES, sha256_of
 from optimizer.errors import CheckpointError
 
 DTYPES: dict[str, torch.dtype] = {
@@ -40,7 +41,6 @@ DTYPES: dict[str, torch.dtype] = {
 }
 DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
-HASH_CHUNK_BYTES = 1 << 22
 GGUF_MAGIC = b"GGUF"
 TORCH_MAGICS = (b"PK\x03\x04", b"\x80\x02")  # a zip, and the pickle that torch wrote before 1.6
 
@@ -172,25 +172,20 @@ def _not_safetensors(path: Path, start: bytes) -> str:
     return f"{path} is not a .safetensors file (or its header is cut off): fetch it again"
 
 
-def sha256_of(path: Path, progress: Callable[[int], None] | None = None) -> str:
-    """sha256 of a whole file as 64 hex digits; `progress` is called with the bytes of each chunk."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(HASH_CHUNK_BYTES):
-            digest.update(chunk)
-            if progress is not None:
-                progress(len(chunk))
-    return digest.hexdigest()
+def sha256_of_model(path: Path, files: tuple[Path, ...], progress: Callable[[int], None] | None = None) -> str:
+    """What identifies a model: the sha256 of its file, or one digest over the files of its folder; 64 hex digits.
 
+    A folder's is the sha256 of the text that has one line `<sha256 of the file>  <its path in the folder>` for each
+    file, sorted by path with `/` between names: what `sha256sum unet/... vae/... | sha256sum` prints.
 
-def sha256_of_files(folder: Path, files: tuple[Path, ...], progress: Callable[[int], None] | None = None) -> str:
-    """One digest over several files, 64 hex digits.
-
-    It is the sha256 of the text that has one line `<sha256 of the file>  <its path in the folder>` for each file,
-    sorted by path with `/` between names: what `sha256sum unet/... vae/... | sha256sum` prints.
+    Args:
+        files: of the model; `path` alone where it is a single file.
+        progress: called with the bytes of each chunk that was read.
     """
-    names = sorted(file.relative_to(folder).as_posix() for file in files)
-    lines = "".join(f"{sha256_of(folder / name, progress)}  {name}\n" for name in names)
+    if files == (path,):
+        return sha256_of(path, progress)
+    names = sorted(file.relative_to(path).as_posix() for file in files)
+    lines = "".join(f"{sha256_of(path / name, progress)}  {name}\n" for name in names)
     return hashlib.sha256(lines.encode()).hexdigest()
 
 

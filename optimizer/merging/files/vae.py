@@ -12,7 +12,7 @@ from torch import Tensor
 from optimizer.errors import CheckpointError
 from optimizer.merging.files.checkpoint import open_source
 from optimizer.merging.files.layout import stored_part
-from optimizer.merging.files.sources import Stored, TensorInfo, sha256_of, sha256_of_files
+from optimizer.merging.files.sources import Stored, TensorInfo, sha256_of_model
 from search_spaces.blocks import Architecture
 
 PREFIX = "first_stage_model."
@@ -56,9 +56,7 @@ class VaeFile:
     @cached_property
     def sha256(self) -> str:
         """Hash of the whole file, 64 hex digits; of a folder, as for checkpoints."""
-        if self.files == (self.path,):
-            return sha256_of(self.path)
-        return sha256_of_files(self.path, self.files)
+        return sha256_of_model(self.path, self.files)
 
     @cached_property
     def tensors(self) -> Mapping[str, TensorInfo]:

@@ -24,9 +24,10 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from basics.files import sha256_of
 from optimizer.errors import LoraError
 from optimizer.merging.files.layout import LiveView
-from optimizer.merging.files.sources import TensorInfo, read_header, sha256_of
+from optimizer.merging.files.sources import TensorInfo, read_header
 from optimizer.merging.lora.names import FAMILIES, Role, Target, address_book, family_of, other_kind, role_of
 from search_spaces.blocks import Architecture, place_of, places
 

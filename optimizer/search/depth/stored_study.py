@@ -10,7 +10,6 @@ from optimizer.search.depth.posterior import DepthModel
 from search_spaces.blocks import Architecture
 from search_spaces.space import SearchSpace
 from studies.errors import StudyError
-from studies.recipe.blueprint import slots_of
 from studies.records.database import Database
 from studies.records.optuna_studies import optuna_study
 from studies.records.values import StoredStudy, StoredTrial
@@ -18,9 +17,7 @@ from studies.records.values import StoredStudy, StoredTrial
 
 def space_of(study: StoredStudy, row: StoredTrial) -> SearchSpace:
     """The search space of a stored study, without opening its files; any of its trials tells the architecture."""
-    spec = study.spec
-    slots = slots_of(spec.operations, spec.letters, tuple(spec.loras))
-    return SearchSpace.build(spec.full_space, Architecture(row.recipe.architecture), slots)
+    return study.spec.search_space(Architecture(row.recipe.architecture))
 
 
 def fitted_model(

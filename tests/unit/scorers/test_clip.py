@@ -17,6 +17,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from scorer_helpers import TINY_CLIP, picture
 
+from basics.files import sha256_of
 from scorers import aesthetic, clip, clip_iqa, clip_score, inference, weights
 from scorers.config import AestheticSettings, ClipIqaSettings, ClipModelSettings, ClipScoreSettings
 from scorers.errors import MissingWeightsError, ScorerSettingsError, WrongWeightsError
@@ -206,7 +207,7 @@ def test_openais_archive_is_known_by_its_format_and_opened_by_its_digest(
     assert clip.plan_model(settings).config["quick_gelu"] is True
     with pytest.raises(WrongWeightsError, match="TorchScript archive, which holds code"):
         clip.read_state(archive)
-    state = clip.read_state(archive, frozenset([weights.file_sha256(archive)]))
+    state = clip.read_state(archive, frozenset([sha256_of(archive)]))
     assert {name: tensor.dtype for name, tensor in state.items()} == {
         "weight": torch.float32,
         "bias": torch.float32,
@@ -379,7 +380,7 @@ def test_laions_head_is_not_put_on_another_clip(
     with pytest.raises(ScorerSettingsError, match=said):
         aesthetic.build(AestheticSettings(clip=other), context)
     torch.save(head_state(width=768), tmp_path / "copy.pth")
-    public = replace(weights.AESTHETIC_V2, sha256=weights.file_sha256(tmp_path / "copy.pth"))
+    public = replace(weights.AESTHETIC_V2, sha256=sha256_of(tmp_path / "copy.pth"))
     monkeypatch.setattr(weights, "AESTHETIC_V2", public)
     with pytest.raises(ScorerSettingsError, match=said):
         aesthetic.build(AestheticSettings(clip=other, head=tmp_path / "copy.pth"), context)

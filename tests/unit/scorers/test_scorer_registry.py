@@ -80,7 +80,7 @@ def test_names_of_the_builtin_kinds_are_those_of_their_infos() -> None:
 
 
 def test_an_unknown_kind_names_the_nearest() -> None:
-    with pytest.raises(UnknownScorerError, match=r"no scorer 'asthetic' \(did you mean 'aesthetic'\?\)"):
+    with pytest.raises(UnknownScorerError, match=r"no scorer 'asthetic': did you mean 'aesthetic'\?"):
         registry.get_kind("asthetic")
 
 
@@ -114,20 +114,20 @@ def test_a_relative_path_without_a_folder_is_refused() -> None:
         (
             "fid",
             {"refrence": "x"},
-            r"option 'reference' is needed; unknown option 'refrence' \(did you mean 'ref",
+            r"unknown key `refrence`: did you mean `reference`\?; `reference` is missing",
         ),
-        ("clip_score", {"clip": {"mdoel": "x"}}, r"unknown option 'clip.mdoel' \(did you mean 'model'\?\)"),
-        ("contrast", {"level": 1}, r"unknown option 'level' \(known: none\)"),
-        ("clip_iqa", {"pairs": []}, r"option 'pairs': .* at least 1 item"),
+        ("clip_score", {"clip": {"mdoel": "x"}}, r"unknown key `clip.mdoel`: did you mean `model`\?"),
+        ("contrast", {"level": 1}, r"unknown key `level`: known here: none"),
+        ("clip_iqa", {"pairs": []}, r"`pairs`: .* at least 1 item"),
         (
             "frechet",
             {"reference": "r", "network": "n", "weights": "w", "input_size": 4},
-            r"'input_size': .*got 4",
+            r"`input_size`: .*got 4",
         ),
         (
             "clip_score",
             {"clip": {"trained_as": "openai"}},
-            "option 'clip': trained_as belongs to a weight file",
+            "`clip`: trained_as belongs to a weight file",
         ),
         ("clip_score", {"clip": {"config_dir": "x"}}, "needs a weight file in `pretrained`"),
     ],

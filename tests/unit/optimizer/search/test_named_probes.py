@@ -19,7 +19,7 @@ from search_spaces.blocks import Architecture, blocks, places
 from search_spaces.space import SearchSpace
 from studies.errors import RecipeError, SpecError
 from studies.recipe.adoption import adopted, rows_of
-from studies.recipe.blueprint import Blueprint, LoraFile, slots_of
+from studies.recipe.blueprint import Blueprint, LoraFile
 from studies.recipe.recipe import BakedVae, Parent, Recipe
 from studies.spec.study import StudySpec, parse_spec
 
@@ -52,7 +52,7 @@ def blueprint_of(spec: StudySpec, architecture: Architecture = Architecture.SD15
 
 
 def space_of(spec: StudySpec, architecture: Architecture = Architecture.SD15) -> SearchSpace:
-    return SearchSpace.build(spec.full_space, architecture, slots_of(spec.operations, spec.letters, tuple(spec.loras)))
+    return spec.search_space(architecture)
 
 
 def probes_of(

@@ -36,13 +36,14 @@ from safetensors.torch import save_file
 from small_files import small_parents
 from torch import Tensor
 
+from basics.files import sha256_of
 from optimizer.errors import CheckpointError, ExportError
 from optimizer.merging.engine.export import atomic_file, export_layout, write_merge
 from optimizer.merging.engine.ingredients import EXPORT_DTYPES, Ingredients
 from optimizer.merging.engine.metadata import merge_metadata
 from optimizer.merging.engine.placement import Placement
 from optimizer.merging.engine.resident import ResidentModel
-from optimizer.merging.files.checkpoint import Checkpoint, sha256_of
+from optimizer.merging.files.checkpoint import Checkpoint
 from optimizer.merging.files.parents import FIRST_CONVOLUTION, Parents
 from search_spaces.blocks import VAE, Architecture, place_of, places
 from studies.errors import RecipeError

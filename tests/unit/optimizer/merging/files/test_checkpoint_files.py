@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 from torch import Tensor
 
+from basics.files import sha256_of
 from optimizer.errors import CheckpointError
 from optimizer.merging.files.checkpoint import (
     Checkpoint,
@@ -26,7 +27,6 @@ from optimizer.merging.files.checkpoint import (
     legacy_hash,
     letters,
     read_header,
-    sha256_of,
     total_bytes,
 )
 from search_spaces.blocks import Architecture

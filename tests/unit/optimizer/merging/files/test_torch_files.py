@@ -18,8 +18,9 @@ import torch
 from checkpoints import random_tensors
 from torch import Tensor
 
+from basics.files import sha256_of
 from optimizer.errors import CheckpointError
-from optimizer.merging.files.checkpoint import Checkpoint, TensorInfo, sha256_of
+from optimizer.merging.files.checkpoint import Checkpoint, TensorInfo
 
 ZIP_OR_LEGACY = pytest.mark.parametrize("zipped", [True, False], ids=["zip", "legacy"])
 

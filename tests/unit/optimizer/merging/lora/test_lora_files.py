@@ -19,8 +19,9 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
+from basics.files import sha256_of
 from optimizer.errors import CheckpointError, LoraError
-from optimizer.merging.files.sources import TensorInfo, sha256_of
+from optimizer.merging.files.sources import TensorInfo
 from optimizer.merging.lora.file import Lora, delta
 from optimizer.merging.lora.names import _spellings, address_book, targets_of
 from optimizer.rendering.configs import clip_l_config, open_clip_config, unet_config

@@ -1,16 +1,23 @@
-"""Pydantic's findings as one line a user can act on."""
+"""The base of all settings, and pydantic's findings about them as one line a user can act on."""
 
 from __future__ import annotations
 
-import difflib
 import re
 import types
 import typing
 from collections.abc import Mapping
 from typing import Any
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic_core import ErrorDetails
+
+from basics.messages import nearest
+
+
+class FrozenSettings(BaseModel):
+    """Settings that cannot change; unknown keys are refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 def explain(error: ValidationError, model: type[BaseModel]) -> str:
@@ -18,16 +25,20 @@ def explain(error: ValidationError, model: type[BaseModel]) -> str:
 
     A misspelt key comes before the complaint that the right one is missing: it is the cause.
     """
+    first, *others = explain_all(error, model)
+    return f"{first} (and {len(others)} more)" if others else first
+
+
+def explain_all(error: ValidationError, model: type[BaseModel]) -> list[str]:
+    """Every finding in words, misspelt keys first."""
     findings = sorted(error.errors(include_url=False), key=lambda finding: finding["type"] != "extra_forbidden")
-    first = _explain_one(findings[0], model)
-    more = len(findings) - 1
-    return f"{first} (and {more} more)" if more else first
+    return [_explain_one(finding, model) for finding in findings]
 
 
 def _explain_one(finding: ErrorDetails, model: type[BaseModel]) -> str:
     where = ".".join(map(str, finding["loc"]))
     if finding["type"] == "extra_forbidden":
-        return unknown_key(str(finding["loc"][-1]), where, _fields_at(model, finding["loc"][:-1]))
+        return _unknown_key(str(finding["loc"][-1]), where, _fields_at(model, finding["loc"][:-1]))
     if finding["type"] == "missing":
         return f"`{where}` is missing"
     message = _plain(finding["msg"].removeprefix("Value error, "))
@@ -46,9 +57,9 @@ def _plain(message: str) -> str:
     return message.replace("tuple should have", "list should have").replace("Tuple should have", "list should have")
 
 
-def unknown_key(key: str, where: str, known: list[str]) -> str:
-    nearest = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
-    hint = f"did you mean `{nearest[0]}`?" if nearest else f"known here: {', '.join(known)}"
+def _unknown_key(key: str, where: str, known: list[str]) -> str:
+    meant = nearest(key, known)
+    hint = f"did you mean `{meant[0]}`?" if meant else f"known here: {', '.join(known) or 'none'}"
     return f"unknown key `{where}`: {hint}"
 
 

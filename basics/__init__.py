@@ -1,0 +1,1 @@
+"""What every other package stands on: messages, settings and files. No torch."""
