@@ -14,18 +14,18 @@ from demo_study import SMALL, short_spec
 
 from optimizer.runtime.setup import Plan, hash_parents, make_plan
 from optimizer.search.probes import make_probes
-from optimizer.system.retry import Endurance
+from optimizer.system.retry import Retry
 from optimizer.trial.evaluation import Evaluation
 from optimizer.trial.objective import ScoreSheet
 from optimizer.trial.scoring import Scoring
-from optimizer.work.gain_recorder import Bookkeeper
+from optimizer.work.gain_recorder import GainRecorder
 from optimizer.work.retention import Retention
 from optimizer.work.trial_plan import TrialPlan
 from optimizer.work.trial_recorder import TrialRecorder
 from scorers.protocol import BuildContext
 from scorers.registry import build, parse_settings
 from studies.files.artifacts import Artifacts
-from studies.records.cached_reads import Ledger
+from studies.records.cached_reads import CachedTrials
 from studies.records.database import Database, open_database
 from studies.records.stored_studies import create_study
 from studies.records.values import StoredStudy
@@ -42,7 +42,7 @@ class UnrenderedStudy:
     study: StoredStudy
     plan: Plan
     order: TrialPlan
-    trials: Ledger
+    trials: CachedTrials
     artifacts: Artifacts
 
     def recorder(self) -> TrialRecorder:
@@ -52,10 +52,10 @@ class UnrenderedStudy:
             parse_settings(entry.kind, entry.options, Path("/")),
             BuildContext(device="cpu", cache_dir=Path("/")),
         )
-        gains = Bookkeeper(
+        gains = GainRecorder(
             self.database, self.study, self.trials, self.plan, Scoring({"sharpness": scorer}), self.artifacts
         )
-        retention = Retention(self.database, self.study, self.artifacts, self.plan.objective, self.trials, Endurance())
+        retention = Retention(self.database, self.study, self.artifacts, self.plan.objective, self.trials, Retry())
         return TrialRecorder(
             self.database,
             self.study,
@@ -65,7 +65,7 @@ class UnrenderedStudy:
             items=self.study.spec.suite.items(),
             gains=gains,
             retention=retention,
-            endure=Endurance(),
+            retry=Retry(),
             describe_machine=lambda: {"device": "none"},
         )
 
@@ -91,7 +91,7 @@ def begin_unrendered(folder: Path, **changes: Any) -> UnrenderedStudy:
         study=study,
         plan=plan,
         order=order,
-        trials=Ledger(database, study),
+        trials=CachedTrials(database, study),
         artifacts=Artifacts.beside(database.url, folder / "artifacts"),
     )
 

@@ -60,7 +60,7 @@ class Unpaired:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Comparison:
+class StudyComparison:
     first: Side
     second: Side
     settings: Mapping[str, tuple[str, str]]  # key of the spec, dotted -> what each study has; only what differs
@@ -70,9 +70,9 @@ class Comparison:
     )  # names of both studies' parents, if these are not the same files: gains differ
 
 
-def compare(first: Side, second: Side) -> Comparison:
+def compare(first: Side, second: Side) -> StudyComparison:
     """What two studies have in common and what not."""
-    return Comparison(
+    return StudyComparison(
         first=first,
         second=second,
         settings=setting_differences(first.study, second.study),

@@ -20,7 +20,7 @@ from optimizer.observe.events import Reporter
 from optimizer.system.retry import OUTAGES
 from optimizer.trial.failures import failure_kind
 from optimizer.trial.ranking import best_gains
-from studies.records.cached_reads import Ledger
+from studies.records.cached_reads import CachedTrials
 from studies.records.database import Database
 from studies.records.values import StoredStudy, StoredTrial
 
@@ -128,7 +128,7 @@ class MetricsReporter(Reporter):
 
     def __init__(self, metrics: Metrics, database: Database, study: StoredStudy) -> None:
         self._metrics, self._study = metrics, study.name
-        self._ledger = Ledger(database, study)
+        self._cached = CachedTrials(database, study)
         self._seen = 0  # images of the trial in progress
         metrics.outages.labels(study.name)  # 0 is shown too
         metrics.away.labels(study.name).set(0)
@@ -168,7 +168,7 @@ class MetricsReporter(Reporter):
     def _look(self) -> None:
         """What the database says; while it is away, what it said last, for a trial must not be counted twice."""
         with suppress(*OUTAGES):
-            rows = self._ledger.trials()
+            rows = self._cached.trials()
             counts = Counter(map(_state, rows))
             for state in ("running", "complete", "stopped", "failed"):
                 self._metrics.stored.labels(self._study, state).set(counts[state])

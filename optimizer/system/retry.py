@@ -32,7 +32,7 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Endurance:
+class Retry:
     """Does again what failed for want of the database or of the artifact store, at growing intervals.
 
     Args:

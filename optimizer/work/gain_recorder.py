@@ -17,13 +17,13 @@ from optimizer.trial.ranking import parent_trials
 from optimizer.trial.scoring import Scoring
 from studies.files.artifacts import Artifacts
 from studies.records import stored_renders, stored_trials
-from studies.records.cached_reads import Ledger
+from studies.records.cached_reads import CachedTrials
 from studies.records.database import Database
 from studies.records.optuna_tables import store_note
 from studies.records.values import StoredStudy, StoredTrial
 
 
-class Bookkeeper:
+class GainRecorder:
     """Completes the trials of one study, from the database and the artifact store alone.
 
     Args:
@@ -35,13 +35,13 @@ class Bookkeeper:
         self,
         database: Database,
         study: StoredStudy,
-        ledger: Ledger,
+        cached: CachedTrials,
         plan: Plan,
         scoring: Scoring,
         artifacts: Artifacts,
     ) -> None:
         self._database, self._study, self._artifacts = database, study, artifacts
-        self._ledger = ledger
+        self._cached = cached
         self._plan, self._objective, self._scoring = plan, plan.objective, scoring
         self._optuna_id = database.storage.get_study_id_from_name(study.name)
         self._evidence: dict[int, Evidence] = {}  # of trials that others are compared with: parents and incumbents
@@ -59,7 +59,7 @@ class Bookkeeper:
         Args:
             current: the trial whose note is written later.
         """
-        rows = self._ledger.trials()
+        rows = self._cached.trials()
         parents = parent_trials(rows)
         if len(parents) < len(self._study.parents) or any(row.state == "running" for row in parents.values()):
             return

@@ -1,4 +1,4 @@
-"""A worker's presence: known to the database as alive from before its first trial until after its last."""
+"""A worker's heartbeat: known to the database as alive from before its first trial until after its last."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from sqlalchemy.exc import SQLAlchemyError
 
 from optimizer.errors import USER_ERRORS
-from optimizer.system.retry import OUTAGES, Endurance
+from optimizer.system.retry import OUTAGES, Retry
 from studies.errors import DatabaseError
 from studies.records import registry
 from studies.records.database import Database
@@ -19,7 +19,7 @@ HEARTBEAT_SECONDS = 20.0
 RERUNS = 3  # of a trial whose worker died
 
 
-class Presence:
+class Heartbeat:
     """Who this worker is, and who else is there."""
 
     def __init__(self, database: Database, worker_id: str) -> None:
@@ -67,18 +67,18 @@ def deaths(attempts: int) -> str:
 
 
 @contextmanager
-def present(database: Database, endure: Endurance) -> Iterator[Presence]:
+def registered_worker(database: Database, retry: Retry) -> Iterator[Heartbeat]:
     """Sign on, give signs of life, and sign off.
 
     Nobody signs off who ends by a bug: the trial in hand may be what it died over, and counts it as a death.
     """
-    presence = Presence(database, endure(lambda: registry.register_worker(database)))
+    heartbeat = Heartbeat(database, retry(lambda: registry.register_worker(database)))
     left = threading.Event()
-    thread = threading.Thread(target=presence.beat_until, args=(left,), name="heartbeat", daemon=True)
+    thread = threading.Thread(target=heartbeat.beat_until, args=(left,), name="heartbeat", daemon=True)
     thread.start()
     peaceful = True
     try:
-        yield presence
+        yield heartbeat
     except Exception as error:
         peaceful = isinstance(error, USER_ERRORS)
         raise
@@ -87,4 +87,4 @@ def present(database: Database, endure: Endurance) -> Iterator[Presence]:
         thread.join()
         if peaceful:
             with suppress(*OUTAGES, DatabaseError):  # then it counts as one that died, which costs nobody anything
-                registry.remove_worker(database, presence.worker_id)
+                registry.remove_worker(database, heartbeat.worker_id)

@@ -5,12 +5,12 @@ from __future__ import annotations
 import functools
 from collections.abc import Mapping
 
-from optimizer.system.retry import Endurance
+from optimizer.system.retry import Retry
 from optimizer.trial.objective import Objective
 from optimizer.trial.ranking import best_trials, parent_trials, would_be_best
 from studies.files.artifacts import Artifacts
 from studies.records import stored_renders
-from studies.records.cached_reads import Ledger
+from studies.records.cached_reads import CachedTrials
 from studies.records.database import Database
 from studies.records.values import StoredStudy
 
@@ -24,11 +24,11 @@ class Retention:
         study: StoredStudy,
         artifacts: Artifacts,
         objective: Objective,
-        trials: Ledger,
-        endure: Endurance,
+        trials: CachedTrials,
+        retry: Retry,
     ) -> None:
         self._database, self._study, self._artifacts = database, study, artifacts
-        self._objective, self._trials, self._endure = objective, trials, endure
+        self._objective, self._trials, self._retry = objective, trials, retry
         self._keep = study.spec.render.keep
 
     def keeps(self, objectives: Mapping[str, float], *, is_parent: bool) -> bool:
@@ -48,4 +48,4 @@ class Retention:
             if trial.state == "complete" and trial.number in unwanted:  # not one stored since the trials were read
                 for file in stored_renders.drop_files(self._database, trial):
                     # Waited for here: whoever comes again does not find their names any more.
-                    self._endure(functools.partial(self._artifacts.store.remove, file))
+                    self._retry(functools.partial(self._artifacts.store.remove, file))

@@ -7,14 +7,23 @@ it give way to a study that nobody works on, or that has fewer workers than its 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+
+from optimizer.search.stopping import is_spent
+from studies.records.cached_reads import CachedTrials
+from studies.records.database import Database
+from studies.records.finals import lacks_final
+from studies.records.optuna_studies import optuna_study
+from studies.records.optuna_tables import running_trials
+from studies.records.registry import Task
+from studies.records.values import StoredStudy
 
 SLICE_SECONDS = 600.0  # at one study while another of the same priority waits
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Candidate:
+class WaitingStudy:
     """A study that has something to do."""
 
     study: int  # its id
@@ -22,7 +31,7 @@ class Candidate:
     others: int  # workers at it beside the one that asks
 
 
-def choose(candidates: Sequence[Candidate], current: int | None, seconds: float) -> int | None:
+def choose(candidates: Sequence[WaitingStudy], current: int | None, seconds: float) -> int | None:
     """The study to turn to, or to stay at; None where there is nothing to do.
 
     Args:
@@ -42,3 +51,32 @@ def choose(candidates: Sequence[Candidate], current: int | None, seconds: float)
     emptiest = [row.study for row in equals if row.others == fewest]
     later = [study for study in emptiest if current is not None and study > current]  # round and round
     return next(iter(later or emptiest), None)
+
+
+class PendingWork:
+    """Looks at one study again and again; what cannot change any more is read once.
+
+    Raises:
+        StudyMissingError: Optuna's part of it was deleted.
+    """
+
+    def __init__(self, database: Database, study: StoredStudy) -> None:
+        self._database = database
+        self._cached = CachedTrials(database, study)
+        self._optuna = optuna_study(database, study.name)
+
+    def task(self, study: StoredStudy, others: Collection[str]) -> Task | None:
+        """What a worker would find: a trial that is new or was interrupted, or a final that is due.
+
+        Args:
+            study: as it is now; its budget may have changed.
+            others: workers beside it that are not known to be dead.
+        """
+        rows = self._cached.trials()
+        holders = {row.number: row.worker_id for row in rows}
+        running = running_trials(self._database, self._optuna._study_id)  # noqa: SLF001 - the table wants it
+        if any(holders.get(number) not in others for number in running):
+            return "trials"
+        if not is_spent(self._database, study, rows, self._optuna):
+            return "trials"
+        return "final" if not running and lacks_final(self._database, study, rows) else None

@@ -19,10 +19,9 @@ from optimizer.errors import USER_ERRORS, DatabaseLostError, FinalError
 from optimizer.observe.events import Reporter
 from optimizer.runtime.pool import Machines
 from optimizer.runtime.setup import Machine
-from optimizer.system.retry import LIMIT_SECONDS, Endurance
-from optimizer.work.heartbeat import Presence, present
-from optimizer.work.pending import Prospect
-from optimizer.work.scheduling import Candidate, choose
+from optimizer.system.retry import LIMIT_SECONDS, Retry
+from optimizer.work.heartbeat import Heartbeat, registered_worker
+from optimizer.work.scheduling import PendingWork, WaitingStudy, choose
 from optimizer.work.worker import Worker
 from studies.errors import ArtifactError, StudyError
 from studies.files.artifacts import Artifacts
@@ -62,7 +61,7 @@ class Host(Protocol):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Settings:
+class ServiceSettings:
     """What a service does, and for how long."""
 
     names: frozenset[str] = frozenset()  # of studies; none means all
@@ -101,14 +100,14 @@ class Service:
         artifacts: Artifacts,
         host: Host,
         stop: threading.Event,
-        settings: Settings,
+        settings: ServiceSettings,
     ) -> None:
         self._database, self._machines, self._artifacts = database, machines, artifacts
         self._host, self._stop, self._settings = host, stop, settings
-        self._endure = Endurance(
+        self._retry = Retry(
             limit_seconds=settings.patience_seconds, on_waiting=host.outage_began, on_back=host.outage_ended
         )
-        self._prospects: dict[int, Prospect] = {}
+        self._pending: dict[int, PendingWork] = {}
         self._refusals: dict[str, _Refusal] = {}
         self._without_final: set[tuple[int, int]] = set()  # (study id, its trials): there was nothing to compare
         self.doing = "looking for work"  # in words, for people
@@ -125,16 +124,16 @@ class Service:
             ArtifactError: the artifact store did, is full, or refuses.
         """
         finished, idle = 0, False
-        with present(self._database, self._endure) as presence:
+        with registered_worker(self._database, self._retry) as heartbeat:
             while not self._stop.is_set():
-                turn = self._endure(lambda: self._next(presence))
+                turn = self._retry(lambda: self._next(heartbeat))
                 if turn is not None:
                     idle = False
-                    done = self._take(turn, presence)
+                    done = self._take(turn, heartbeat)
                     finished += done
                     if not done:  # another was faster, or it cannot be worked on: no cause to hurry
                         self._stop.wait(min(1.0, self._settings.poll_seconds))
-                elif self._settings.until_done and not self._endure(self._is_paused):
+                elif self._settings.until_done and not self._retry(self._is_paused):
                     break
                 else:
                     if not idle:
@@ -146,9 +145,9 @@ class Service:
 
     # --------------------------------------------------------------------------------- choosing
 
-    def _next(self, presence: Presence) -> _Turn | None:
+    def _next(self, heartbeat: Heartbeat) -> _Turn | None:
         self._looked = time.monotonic()
-        alive = presence.alive() - {presence.worker_id}
+        alive = heartbeat.alive() - {heartbeat.worker_id}
         others, held = workers_at(self._database, alive), finals_held(self._database, alive)
         turns: dict[int, _Turn] = {}
         candidates = []
@@ -157,13 +156,13 @@ class Service:
             if turn is not None and not (turn.task == "final" and order.study in held):
                 turns[order.study] = turn
                 candidates.append(
-                    Candidate(study=order.study, priority=order.priority, others=others.get(order.study, 0))
+                    WaitingStudy(study=order.study, priority=order.priority, others=others.get(order.study, 0))
                 )
         chosen = choose(candidates, self._current, time.monotonic() - self._since)
         if chosen != self._current:
             self._current, self._since = chosen, time.monotonic()
             if chosen is None:
-                turn_to(self._database, presence.worker_id, None)
+                turn_to(self._database, heartbeat.worker_id, None)
         return None if chosen is None else turns[chosen]
 
     def _wanted(self) -> list[Order]:
@@ -186,9 +185,9 @@ class Service:
     def _look(self, order: Order, alive: Collection[str]) -> _Turn | None:
         try:
             study = stored_studies.load_study(self._database, order.name)
-            if order.study not in self._prospects:
-                self._prospects[order.study] = Prospect(self._database, study)
-            task = self._prospects[order.study].task(study, alive)
+            if order.study not in self._pending:
+                self._pending[order.study] = PendingWork(self._database, study)
+            task = self._pending[order.study].task(study, alive)
         except StudyError as error:  # deleted, also in the dashboard, or its scorer plug-in is not installed here
             self._refuse(order.name, error)
             return None
@@ -201,35 +200,35 @@ class Service:
 
     # ---------------------------------------------------------------------------------- working
 
-    def _take(self, turn: _Turn, presence: Presence) -> int:
+    def _take(self, turn: _Turn, heartbeat: Heartbeat) -> int:
         """Be at a study until something else is wanted; returns how many trials were finished."""
         try:
             self.doing = f"{'the final of' if turn.task == 'final' else 'trials of'} {turn.study.name}"
             if turn.task == "final":
-                self._hold_final(turn.study, presence)
+                self._hold_final(turn.study, heartbeat)
                 return 0
-            return self._work(turn.study, presence)
+            return self._work(turn.study, heartbeat)
         except (DatabaseLostError, ArtifactError):  # another study would fare no better
             raise
         except OBSTACLES as error:
             self._refuse(turn.study.name, error)
         # Outside the handler, or the error's traceback would hold what is to be dropped.
         self._machines.drop(turn.study.id)
-        self._endure(lambda: give_back(self._database, presence.worker_id))
+        self._retry(lambda: give_back(self._database, heartbeat.worker_id))
         return 0
 
-    def _work(self, study: StoredStudy, presence: Presence) -> int:
-        self._endure(lambda: turn_to(self._database, presence.worker_id, study, "trials"))
+    def _work(self, study: StoredStudy, heartbeat: Heartbeat) -> int:
+        self._retry(lambda: turn_to(self._database, heartbeat.worker_id, study, "trials"))
         machine = self._machines.of(study)
         self._refusals.pop(study.name, None)
         finished = 0
         with self._host.at(study, machine) as reporter:
-            worker = self._endure(lambda: self._worker(study, machine, reporter))
-            reporter.worker_started(presence.worker_id)
+            worker = self._retry(lambda: self._worker(study, machine, reporter))
+            reporter.worker_started(heartbeat.worker_id)
             try:
-                while (done := worker.work_once(presence)) is not None:
+                while (done := worker.work_once(heartbeat)) is not None:
                     finished += done
-                    if not self._stays(study, presence):
+                    if not self._stays(study, heartbeat):
                         break
                 if self._stop.is_set():
                     reporter.stop_asked("signal")
@@ -241,25 +240,25 @@ class Service:
         patience = self._settings.patience_seconds
         return Worker(self._database, study, machine, self._artifacts, reporter, self._stop.is_set, patience)
 
-    def _stays(self, study: StoredStudy, presence: Presence) -> bool:
+    def _stays(self, study: StoredStudy, heartbeat: Heartbeat) -> bool:
         """Whether the same study is to be worked on again; what else there is to do is looked at now and then."""
-        if self._stop.is_set() or self._endure(lambda: status_of(self._database, study)) != "active":
+        if self._stop.is_set() or self._retry(lambda: status_of(self._database, study)) != "active":
             return False
         if time.monotonic() - self._looked < self._settings.poll_seconds:
             return True
-        turn = self._endure(lambda: self._next(presence))
+        turn = self._retry(lambda: self._next(heartbeat))
         return turn is not None and turn.study == study and turn.task == "trials"
 
-    def _hold_final(self, study: StoredStudy, presence: Presence) -> None:
-        if not self._endure(lambda: claim_final(self._database, presence.worker_id, study, presence.alive())):
+    def _hold_final(self, study: StoredStudy, heartbeat: Heartbeat) -> None:
+        if not self._retry(lambda: claim_final(self._database, heartbeat.worker_id, study, heartbeat.alive())):
             return  # another worker holds it
         try:
             self._host.hold_final(study, self._machines.of(study))
         except FinalError as error:
-            self._without_final.add(self._endure(lambda: self._final_state(study)))
+            self._without_final.add(self._retry(lambda: self._final_state(study)))
             _log.info("no final of %s: %s", study.name, error)
         finally:
-            self._endure(lambda: turn_to(self._database, presence.worker_id, None))
+            self._retry(lambda: turn_to(self._database, heartbeat.worker_id, None))
 
     def _refuse(self, name: str, error: BaseException) -> None:
         """Leave a study alone for a while; raises the error where every study that was named is refused."""

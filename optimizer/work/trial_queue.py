@@ -10,11 +10,11 @@ from optuna.trial import Trial
 from optimizer.observe.events import Reporter
 from optimizer.search.sampler import distributions
 from optimizer.search.stopping import is_spent
-from optimizer.work.heartbeat import RERUNS, Presence, deaths
+from optimizer.work.heartbeat import RERUNS, Heartbeat, deaths
 from optimizer.work.trial_plan import TrialPlan
 from studies.recipe.recipe import Recipe
 from studies.records import registry, stored_trials
-from studies.records.cached_reads import Ledger
+from studies.records.cached_reads import CachedTrials
 from studies.records.database import Database
 from studies.records.optuna_studies import optuna_study
 from studies.records.optuna_tables import running_trials, store_params
@@ -62,7 +62,7 @@ class TrialQueue:
         database: Database,
         study: StoredStudy,
         plan: TrialPlan,
-        trials: Ledger,
+        trials: CachedTrials,
         reporter: Reporter,
         settle: Callable[[Trial], StoredTrial],
     ) -> None:
@@ -72,7 +72,7 @@ class TrialQueue:
         self._optuna = optuna_study(database, study.name, plan.sampler())
         self._optuna_id = self._optuna._study_id  # noqa: SLF001 - the storage wants it
 
-    def take(self, presence: Presence) -> ClaimedTrial | None:
+    def take(self, heartbeat: Heartbeat) -> ClaimedTrial | None:
         """Claim an interrupted trial, or a new one; None when the budget is spent.
 
         Raises:
@@ -81,19 +81,19 @@ class TrialQueue:
         with self._database.exclusive():
             while True:
                 trials = self._trials.trials()
-                interrupted = self._interrupted(trials, presence)
+                interrupted = self._interrupted(trials, heartbeat)
                 if interrupted is None:
-                    return None if is_spent(self._database, self._study, trials, self._optuna) else self._new(presence)
-                claimed = replace(self._prepare(interrupted, presence.worker_id), interrupted=True)
+                    return None if is_spent(self._database, self._study, trials, self._optuna) else self._new(heartbeat)
+                claimed = replace(self._prepare(interrupted, heartbeat.worker_id), interrupted=True)
                 if self._begin(claimed, interrupted.attempt):
                     self._reporter.trial_taken_over(claimed.number, interrupted.attempt)
                     return claimed
                 # Its worker lives after all, and has stored it since the trials were read.
 
-    def _new(self, presence: Presence) -> ClaimedTrial:
+    def _new(self, heartbeat: Heartbeat) -> ClaimedTrial:
         # As `Study.ask`, which would first read every trial to look for one that was enqueued: none ever is.
         trial = Trial(self._optuna, self._database.storage.create_new_trial(self._optuna_id))
-        claimed = self._prepare(_Start(trial=trial, params={}, attempt=1), presence.worker_id)
+        claimed = self._prepare(_Start(trial=trial, params={}, attempt=1), heartbeat.worker_id)
         self._begin(claimed, attempt=1)
         return claimed
 
@@ -102,9 +102,9 @@ class TrialQueue:
             self._database, self._study, claimed.number, claimed.origin, claimed.recipe, claimed.worker_id, attempt
         )
 
-    def _interrupted(self, trials: Sequence[StoredTrial], presence: Presence) -> _Start | None:
+    def _interrupted(self, trials: Sequence[StoredTrial], heartbeat: Heartbeat) -> _Start | None:
         """A RUNNING trial that nobody works on; one whose outcome is stored already is only settled."""
-        alive = presence.alive() - {presence.worker_id}
+        alive = heartbeat.alive() - {heartbeat.worker_id}
         begun = {stored.number: stored for stored in trials}
         for number, trial_id in running_trials(self._database, self._optuna_id).items():
             stored = begun.get(number)

@@ -11,11 +11,11 @@ from optuna.trial import Trial, TrialState
 from PIL.Image import Image
 
 from optimizer.rendering.contact_sheet import contact_sheet, to_picture
-from optimizer.system.retry import Endurance
+from optimizer.system.retry import Retry
 from optimizer.trial.evaluation import Evaluation
 from optimizer.trial.objective import SINGLE, Objective
 from optimizer.trial.racing import ESTIMATE_KEY, Race
-from optimizer.work.gain_recorder import Bookkeeper
+from optimizer.work.gain_recorder import GainRecorder
 from optimizer.work.retention import Retention
 from optimizer.work.trial_plan import TrialPlan
 from optimizer.work.trial_queue import ClaimedTrial
@@ -44,14 +44,14 @@ class TrialRecorder:
         plan: TrialPlan,
         objective: Objective,
         items: Sequence[SuiteItem],
-        gains: Bookkeeper,
+        gains: GainRecorder,
         retention: Retention,
-        endure: Endurance,
+        retry: Retry,
         describe_machine: Callable[[], Mapping[str, str]],
     ) -> None:
         self._database, self._study, self._artifacts = database, study, artifacts
         self._plan, self._objective, self._items = plan, objective, items
-        self._gains, self._retention, self._endure = gains, retention, endure
+        self._gains, self._retention, self._retry = gains, retention, retry
         self._describe_machine = describe_machine
 
     def store(self, claimed: ClaimedTrial, evaluation: Evaluation, race: Race | None, started: float) -> bool:
@@ -66,19 +66,19 @@ class TrialRecorder:
         """
         files = self._files(claimed)
         try:
-            stored = self._endure(lambda: self._store(claimed, evaluation, race, started))
+            stored = self._retry(lambda: self._store(claimed, evaluation, race, started))
         except ArtifactError:
             with suppress(ArtifactError):
                 files.remove()
             raise
         if not stored:
-            self._endure(files.remove)
+            self._retry(files.remove)
         return stored
 
     def fail(self, claimed: ClaimedTrial, reason: str, rendered: int, seconds: float) -> bool:
         """Record why a trial failed, and what it cost; False where another worker has it by now."""
         number, worker_id, parts = claimed.number, claimed.worker_id, {"other": seconds}
-        return self._endure(
+        return self._retry(
             lambda: stored_trials.fail_trial(self._database, self._study, number, worker_id, reason, rendered, parts)
         )
 

@@ -23,18 +23,18 @@ from optimizer.errors import OptimizerError, TrialFailed
 from optimizer.observe.events import Reporter
 from optimizer.rendering.batch_limits import Size
 from optimizer.runtime.setup import Machine, device_kind, machine_description
-from optimizer.system.retry import LIMIT_SECONDS, Endurance
+from optimizer.system.retry import LIMIT_SECONDS, Retry
 from optimizer.trial.racing import Race
 from optimizer.trial.ranking import best_trials, parent_trials
-from optimizer.work.gain_recorder import Bookkeeper
-from optimizer.work.heartbeat import Presence, present
+from optimizer.work.gain_recorder import GainRecorder
+from optimizer.work.heartbeat import Heartbeat, registered_worker
 from optimizer.work.retention import Retention
 from optimizer.work.trial_plan import TrialPlan
 from optimizer.work.trial_queue import ClaimedTrial, TrialQueue
 from optimizer.work.trial_recorder import TrialRecorder
 from studies.files.artifacts import Artifacts
 from studies.records.batch_limits import load_batch_limits, store_batch_limit
-from studies.records.cached_reads import Ledger
+from studies.records.cached_reads import CachedTrials
 from studies.records.control import status_of
 from studies.records.database import Database
 from studies.records.optuna_studies import optuna_study
@@ -64,15 +64,15 @@ class Worker:
         stop: Callable[[], bool] = lambda: False,
         patience_seconds: float = LIMIT_SECONDS,
     ) -> None:
-        self._endure = Endurance(
+        self._retry = Retry(
             limit_seconds=patience_seconds, on_waiting=reporter.outage_began, on_back=reporter.outage_ended
         )
         self._database, self._study, self._machine = database, study, machine
         self._reporter, self._stop = reporter, stop
-        self._trials = Ledger(database, study)
+        self._trials = CachedTrials(database, study)
         plan = TrialPlan.of(machine, self._trials.trials())
         scoring = machine.evaluator.scoring
-        self._gains = Bookkeeper(database, study, self._trials, machine.plan, scoring, artifacts)
+        self._gains = GainRecorder(database, study, self._trials, machine.plan, scoring, artifacts)
         self._gains_are_due = plan.taken_over > 0  # of the trials taken over
         self._recorder = self._make_recorder(plan, artifacts)
         self._queue = TrialQueue(database, study, plan, self._trials, reporter, self._recorder.settle)
@@ -80,7 +80,7 @@ class Worker:
 
     def _make_recorder(self, plan: TrialPlan, artifacts: Artifacts) -> TrialRecorder:
         machine, renderer = self._machine, self._machine.evaluator.renderer
-        retention = Retention(self._database, self._study, artifacts, machine.objective, self._trials, self._endure)
+        retention = Retention(self._database, self._study, artifacts, machine.objective, self._trials, self._retry)
         return TrialRecorder(
             self._database,
             self._study,
@@ -90,7 +90,7 @@ class Worker:
             items=renderer.items,
             gains=self._gains,
             retention=retention,
-            endure=self._endure,
+            retry=self._retry,
             describe_machine=lambda: machine_description(machine.device, renderer.limits),
         )
 
@@ -99,7 +99,7 @@ class Worker:
         kind, limits = device_kind(self._machine.device), self._machine.evaluator.renderer.limits
 
         def note(size: Size, most: int, reason: str) -> None:
-            self._endure(lambda: store_batch_limit(self._database, self._study, kind, size, most))
+            self._retry(lambda: store_batch_limit(self._database, self._study, kind, size, most))
             self._reporter.batch_reduced(most, reason)
 
         limits.adopt(load_batch_limits(self._database, self._study, kind))
@@ -114,39 +114,39 @@ class Worker:
             DatabaseLostError: the database went away and stayed away.
         """
         finished = 0
-        with present(self._database, self._endure) as presence:
-            self._endure(lambda: turn_to(self._database, presence.worker_id, self._study, "trials"))
-            self._reporter.worker_started(presence.worker_id)
+        with registered_worker(self._database, self._retry) as heartbeat:
+            self._retry(lambda: turn_to(self._database, heartbeat.worker_id, self._study, "trials"))
+            self._reporter.worker_started(heartbeat.worker_id)
             try:
-                while self._may_go_on() and (done := self.work_once(presence)) is not None:
+                while self._may_go_on() and (done := self.work_once(heartbeat)) is not None:
                     finished += done
             finally:
                 self._reporter.worker_left(finished)
         return finished
 
-    def work_once(self, presence: Presence) -> bool | None:
+    def work_once(self, heartbeat: Heartbeat) -> bool | None:
         """Take one trial and evaluate it; None where there is nothing left to do, as `run` for all else.
 
         Returns:
             Whether the trial was finished: False where another worker has it by now.
         """
         if self._gains_are_due:
-            self._endure(self._gains.fill_gains)
+            self._retry(self._gains.fill_gains)
             self._gains_are_due = False
         try:
-            claimed = self._endure(lambda: self._queue.take(presence))
+            claimed = self._retry(lambda: self._queue.take(heartbeat))
             finished = None if claimed is None else self._work(claimed)
         except KeyError:  # what Optuna's storage says of what is not there
-            self._endure(lambda: optuna_study(self._database, self._study.name))
+            self._retry(lambda: optuna_study(self._database, self._study.name))
             raise
-        self._endure(self._require_a_parent)
+        self._retry(self._require_a_parent)
         return finished
 
     def _may_go_on(self) -> bool:
         """Whether the study's workers are to take trials; waits while it is paused."""
         told = False
         while not self._stop():
-            status = self._endure(lambda: status_of(self._database, self._study))
+            status = self._retry(lambda: status_of(self._database, self._study))
             if status == "active":
                 return True
             if status == "stopped":
@@ -165,13 +165,13 @@ class Worker:
         self._reporter.trial_started(number, claimed.origin, len(self._machine.evaluator.renderer.items))
         stored = self._evaluate(claimed)
         if claimed.interrupted:
-            self._endure(lambda: self._recorder.remove_leftovers(number))
+            self._retry(lambda: self._recorder.remove_leftovers(number))
         if not stored:
             _log.warning("trial %d was taken over by another worker, which took this one for dead", number)
             self._reporter.trial_lost(number)
             return False
-        trial = self._endure(lambda: self._recorder.settle(claimed.trial))
-        self._endure(lambda: self._reporter.trial_finished(trial))
+        trial = self._retry(lambda: self._recorder.settle(claimed.trial))
+        self._retry(lambda: self._reporter.trial_finished(trial))
         return True
 
     def _evaluate(self, claimed: ClaimedTrial) -> bool:
@@ -182,7 +182,7 @@ class Worker:
             rendered = done
             self._reporter.images_rendered(done)
 
-        race = self._endure(lambda: self._race(claimed))
+        race = self._retry(lambda: self._race(claimed))
         try:
             evaluation = self._machine.evaluator.evaluate(
                 claimed.recipe, on_images, None if race is None else race.goes_on

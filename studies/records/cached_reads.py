@@ -8,7 +8,7 @@ from studies.records.stored_trials import read_trials
 from studies.records.values import StoredStudy, StoredTrial
 
 
-class Ledger:
+class CachedTrials:
     """Reads the trials of one study again and again, each time only those that may have changed.
 
     A trial that failed, or is complete and has its gains, stays as it is. So a worker's cost per trial does not grow

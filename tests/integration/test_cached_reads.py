@@ -1,4 +1,4 @@
-"""A ledger says what the database says, whatever happens in between, and asks for less."""
+"""Cached trials say what the database says, whatever happens in between, and ask for less."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from stored_study import store_study
 
 from studies.recipe.recipe import Recipe
 from studies.records import stored_trials
-from studies.records.cached_reads import Ledger
+from studies.records.cached_reads import CachedTrials
 from studies.records.database import Database, open_database
 from studies.records.values import Gain, StoredStudy, TrialResult
 
@@ -30,7 +30,7 @@ RESULT = TrialResult(
 
 @pytest.fixture(scope="module")
 def database(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Database]:
-    opened = open_database(f"sqlite:///{tmp_path_factory.mktemp('ledger')}/s.db")
+    opened = open_database(f"sqlite:///{tmp_path_factory.mktemp('cached')}/s.db")
     yield opened
     opened.close()
 
@@ -52,7 +52,7 @@ def recipe_of(database: Database) -> Recipe:
 @settings(max_examples=25, deadline=None)
 def test_it_is_what_a_fresh_look_finds(database: Database, steps: list[tuple[str, int, bool]]) -> None:
     study, recipe = a_study(database), recipe_of(database)
-    ledger = Ledger(database, study)
+    cached = CachedTrials(database, study)
     for what, number, look in steps:
         row = stored_trials.load_trial(database, study, number)
         if what == "begin" and (row is None or row.state == "running"):
@@ -66,8 +66,8 @@ def test_it_is_what_a_fresh_look_finds(database: Database, steps: list[tuple[str
         elif what == "gains" and row is not None and row.state == "complete":
             stored_trials.store_gains(database, row, {"objective": Gain(value=1.0, low=None, high=None, parent="A")})
         if look:
-            assert ledger.trials() == stored_trials.load_trials(database, study)
-    assert ledger.trials() == stored_trials.load_trials(database, study)
+            assert cached.trials() == stored_trials.load_trials(database, study)
+    assert cached.trials() == stored_trials.load_trials(database, study)
 
 
 def test_settled_trials_are_not_read_again(database: Database) -> None:
@@ -76,10 +76,10 @@ def test_settled_trials_are_not_read_again(database: Database) -> None:
         stored_trials.begin_trial(database, study, number, "random", recipe, "w")
         if number < 4:
             stored_trials.fail_trial(database, study, number, "w", "black")
-    ledger = Ledger(database, study)
-    ledger.trials()
+    cached = CachedTrials(database, study)
+    cached.trials()
     with database.write() as connection:  # what is settled may vanish, and is known all the same
         connection.execute(
             sa.text("DELETE FROM mergetune_trials WHERE number < 4 AND study_id = :id"), {"id": study.id}
         )
-    assert [row.number for row in ledger.trials()] == [0, 1, 2, 3, 4]
+    assert [row.number for row in cached.trials()] == [0, 1, 2, 3, 4]

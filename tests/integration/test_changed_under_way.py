@@ -22,7 +22,7 @@ from optimizer.merging.engine.resident import ResidentModel
 from optimizer.rendering.models import live_dtypes
 from optimizer.runtime.setup import build_machine, hash_parents, make_plan
 from optimizer.trial.evaluation import Evaluator
-from optimizer.work.heartbeat import HEARTBEAT_SECONDS, Presence
+from optimizer.work.heartbeat import HEARTBEAT_SECONDS, Heartbeat
 from optimizer.work.worker import Worker
 from scorers.protocol import SuiteImages
 from search_spaces.blocks import Architecture
@@ -156,17 +156,17 @@ def test_a_clock_that_is_set_kills_nobody_and_keeps_no_dead_alive(
     database = open_database(f"sqlite:///{tmp_path}/study.db")
     clocks = Clocks(monkeypatch)
     living, dead, here = elsewhere(database), elsewhere(database), registry.register_worker(database)
-    presence = Presence(database, registry.register_worker(database))
-    assert {living, dead, here} <= presence.alive()
+    heartbeat = Heartbeat(database, registry.register_worker(database))
+    assert {living, dead, here} <= heartbeat.alive()
     clocks.set_by = hours * HOUR
-    assert {living, dead, here} <= presence.alive()
+    assert {living, dead, here} <= heartbeat.alive()
     for _ in range(4):
         clocks.passed += HEARTBEAT_SECONDS
         registry.sign_of_life(database, living)
-        assert {living, here} <= presence.alive()
+        assert {living, here} <= heartbeat.alive()
     clocks.passed += registry.STALE_SECONDS - HEARTBEAT_SECONDS
     registry.sign_of_life(database, living)
-    assert presence.alive() & {living, dead, here} == {living, here}
+    assert heartbeat.alive() & {living, dead, here} == {living, here}
     database.close()
 
 

@@ -22,7 +22,7 @@ from optimizer.runtime.model_files import ModelFolders
 from optimizer.runtime.pool import Machines
 from optimizer.runtime.setup import Machine, Plan, build_machine, hash_parents, make_plan
 from optimizer.upkeep.doctor import diagnose
-from optimizer.work.service import Service, Settings
+from optimizer.work.service import Service, ServiceSettings
 from studies.files.artifacts import Artifacts
 from studies.records import registry, stored_studies, stored_trials, tables
 from studies.records.control import set_priority, set_status
@@ -111,7 +111,7 @@ class Place:
         return machines
 
     def service(self, log: Log, stop: threading.Event | None = None, **settings: object) -> Service:
-        chosen = Settings(**({"until_done": True, "poll_seconds": 0.05} | settings))  # type: ignore[arg-type]
+        chosen = ServiceSettings(**({"until_done": True, "poll_seconds": 0.05} | settings))  # type: ignore[arg-type]
         artifacts = Artifacts.beside(self.database.url, self.folder / "artifacts")
         return Service(self.database, self.machines(), artifacts, log, stop or threading.Event(), chosen)
 

@@ -28,7 +28,7 @@ from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 from safetensors.torch import load_file, save_file
 
-from optimizer.cli.workers.monitoring import Watch
+from optimizer.cli.workers.monitoring import Monitoring
 from optimizer.errors import ObservationError
 from optimizer.observe.event_log import EventLog, LineFile, event_log
 from optimizer.observe.metrics import parse_address, served
@@ -101,7 +101,7 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Watched:
     }
     scraped = []
     with served("0") as (metrics, address), event_log(str(folder / "log.jsonl")) as log:
-        watch = Watch(log=log, metrics=metrics)
+        watch = Monitoring(log=log, metrics=metrics)
         good, bad = begin(folder, CHANGES), begin(folder / "broken", CHANGES | broken)
         for short in (good, bad):
             reporter = watch.reporter(short.database, short.study)

@@ -21,7 +21,7 @@ import sqlalchemy as sa
 from demo_study import Recorder, ShortStudy, begin, write_spec
 from optuna.trial import TrialState
 
-from optimizer.system.retry import Endurance
+from optimizer.system.retry import Retry
 from optimizer.work.worker import Worker
 from studies.records import stored_studies, stored_trials
 from studies.records.database import open_database
@@ -141,15 +141,15 @@ def test_pauses_grow_and_what_is_no_outage_is_raised_at_once() -> None:
         return "done"
 
     said: list[tuple[str, float]] = []
-    endure = Endurance(limit_seconds=30, on_waiting=lambda reason, limit: said.append((reason, limit)))
-    assert endure(fails_twice) == "done"
+    retry = Retry(limit_seconds=30, on_waiting=lambda reason, limit: said.append((reason, limit)))
+    assert retry(fails_twice) == "done"
     pauses = [after - before for before, after in itertools.pairwise(attempts)]
     assert pauses == sorted(pauses)
     assert said == [("the study database (server closed the connection)", 30)]
     with pytest.raises(ZeroDivisionError):
-        endure(lambda: 1 // 0)
+        retry(lambda: 1 // 0)
     with pytest.raises(sa.exc.IntegrityError):
-        endure(_violated)
+        retry(_violated)
 
 
 def _violated() -> None:

@@ -12,9 +12,9 @@ from demo_study import Recorder, ShortStudy, begin
 from optuna.trial import TrialState
 
 from optimizer.errors import CheckpointError
-from optimizer.system.retry import Endurance
+from optimizer.system.retry import Retry
 from optimizer.trial.failures import failure_kind
-from optimizer.work.heartbeat import RERUNS, present
+from optimizer.work.heartbeat import RERUNS, registered_worker
 from optimizer.work.worker import Worker
 from studies.records import registry, stored_renders, stored_trials, tables, values
 
@@ -90,10 +90,10 @@ def test_who_ends_by_a_bug_has_died_and_who_says_why_has_left(
     begun: ShortStudy, error: BaseException, counts: bool
 ) -> None:
     """Or a trial that brings every worker down would be run for ever."""
-    with pytest.raises(type(error)), present(begun.database, Endurance()) as presence:
+    with pytest.raises(type(error)), registered_worker(begun.database, Retry()) as heartbeat:
         raise error
-    assert registry.is_registered(begun.database, presence.worker_id) is counts
-    registry.remove_worker(begun.database, presence.worker_id)
+    assert registry.is_registered(begun.database, heartbeat.worker_id) is counts
+    registry.remove_worker(begun.database, heartbeat.worker_id)
 
 
 def test_a_trial_that_another_program_has_ended_is_left_to_the_doctor(begun: ShortStudy) -> None:

@@ -13,7 +13,7 @@ from optimizer.cli.common import DEFAULT_STORAGE, AsJson, ReplacePlot, Storage, 
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from optimizer.insight.compare import Comparison, Side
+    from optimizer.insight.compare import Side, StudyComparison
     from optimizer.insight.importance import Findings, Insight
     from optimizer.trial.objective import Objective
     from studies.records.database import Database
@@ -195,7 +195,7 @@ def _side(database: Database, name: str) -> Side:
     return load_side(database, stored, _objective(stored), infos)
 
 
-def _overview(found: Comparison) -> Table:
+def _overview(found: StudyComparison) -> Table:
     """Trials, best objective and gains of both."""
     from rich.table import Table
 
@@ -226,7 +226,7 @@ def _overview(found: Comparison) -> Table:
     return table
 
 
-def _settings_table(found: Comparison) -> Table:
+def _settings_table(found: StudyComparison) -> Table:
     from rich.table import Table
 
     table = Table(title="settings that differ", title_justify="left")
@@ -238,7 +238,7 @@ def _settings_table(found: Comparison) -> Table:
     return table
 
 
-def _print_paired(found: Comparison) -> None:
+def _print_paired(found: StudyComparison) -> None:
     """Differences of the bests, or why there are none."""
     from optimizer.insight.compare import Paired
 

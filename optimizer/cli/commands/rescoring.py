@@ -85,9 +85,9 @@ def _begun(
     from optimizer.outcome.rescore import rescored
     from optimizer.runtime.setup import choose_device, settled
     from optimizer.trial.scoring import Scoring
-    from optimizer.work.gain_recorder import Bookkeeper
+    from optimizer.work.gain_recorder import GainRecorder
     from studies.files.artifacts import Artifacts
-    from studies.records.cached_reads import Ledger
+    from studies.records.cached_reads import CachedTrials
 
     database, device = other.database, choose_device(plan.spec.render.device)
     with console.status("loading scorers"):
@@ -100,7 +100,7 @@ def _begun(
         beginning = Beginning(database=database, plan=plan, parents=parents, found=found, artifacts=artifacts)
         stored = beginning.store(plan)
         place = Artifacts.beside(database.url, artifacts)
-        Bookkeeper(database, stored, Ledger(database, stored), plan, scoring, place).fill_gains()
+        GainRecorder(database, stored, CachedTrials(database, stored), plan, scoring, place).fill_gains()
     return stored
 
 

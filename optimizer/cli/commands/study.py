@@ -174,7 +174,7 @@ def finish(
     """Hold the final now: the best trials and the parents on prompts or seeds that the search never saw."""
     from optimizer.cli.views.final import finish_study
     from optimizer.cli.views.report import print_study, study_objective
-    from optimizer.cli.workers.session import endurance, resumed
+    from optimizer.cli.workers.session import resumed, retry_for
     from optimizer.search.shortlist import by_value
     from studies.files.artifacts import Artifacts
     from studies.records.stored_studies import load_study
@@ -189,7 +189,7 @@ def finish(
     choose_finalists(load_trials(database, stored), objective, by_value(objective), stored.spec.final)
     machine = resumed(stored, cache_folder(cache))  # only now, as loading takes its time
     folder, reporter = Artifacts.beside(database.url, artifacts), watch.reporter(database, stored)
-    finish_study(database, stored, machine, folder, reporter, endurance(reporter))
+    finish_study(database, stored, machine, folder, reporter, retry_for(reporter))
     print_study(database, stored, every_trial=False)
 
 

@@ -13,7 +13,7 @@ from optimizer.cli.common import console, escaped, interactive
 from optimizer.cli.views.progress import gain_text
 from optimizer.outcome.verdict import is_better, suspicion
 from optimizer.search.stopping import end_of
-from optimizer.system.retry import Endurance
+from optimizer.system.retry import Retry
 from optimizer.trial.objective import SINGLE, Objective
 from studies.records.database import Database
 from studies.records.finals import Final, Finalist, lacks_final, store_final
@@ -37,12 +37,12 @@ def finish_study(
     machine: Machine,
     artifacts: Artifacts,
     reporter: Reporter,
-    endure: Endurance,
+    retry: Retry,
 ) -> Final:
     """Hold the final with live progress, store it, and draw its contact sheet.
 
     Args:
-        endure: what is done while the database or the artifact store is away.
+        retry: what is done while the database or the artifact store is away.
 
     Raises:
         FinalError: there is nothing to compare.
@@ -50,15 +50,15 @@ def finish_study(
     from optimizer.outcome.final import hold_final
     from optimizer.search.shortlist import by_posterior
 
-    rows = endure(lambda: load_trials(database, stored))
-    rank = endure(lambda: by_posterior(database, stored, machine.objective, rows))
+    rows = retry(lambda: load_trials(database, stored))
+    rank = retry(lambda: by_posterior(database, stored, machine.objective, rows))
     pictures: Pictures = {}
     reporter.final_started(_images(stored))
     with _progress(_images(stored), pictures) as watch:
         final = hold_final(machine, rows, rank, watch)
-    endure(lambda: store_final(database, stored, final))
+    retry(lambda: store_final(database, stored, final))
     reporter.final_held(final)
-    sheet = endure(lambda: _save_sheet(stored, final, pictures, artifacts))
+    sheet = retry(lambda: _save_sheet(stored, final, pictures, artifacts))
     console.print(f"contact sheet, parents beside the candidates: {escaped(sheet)}", soft_wrap=True)
     return final
 

@@ -17,7 +17,7 @@ from optimizer.search.depth.ties import split_of
 from optimizer.search.stopping import own_trials
 from optimizer.trial.objective import SINGLE, Objective
 from optimizer.trial.ranking import best_gains, stopped_after
-from studies.records.cached_reads import Ledger
+from studies.records.cached_reads import CachedTrials
 from studies.records.database import Database
 from studies.records.values import Gain, StoredStudy, StoredTrial
 
@@ -61,8 +61,8 @@ class ProgressReporter(Reporter):
             console=console,
             disable=not interactive(),
         )
-        self._ledger = Ledger(database, study)
-        finished = [row for row in own_trials(self._ledger.trials()) if row.state != "running"]
+        self._cached = CachedTrials(database, study)
+        finished = [row for row in own_trials(self._cached.trials()) if row.state != "running"]
         self._finished = len(finished)
         self._task = self._progress.add_task(
             "trials", total=self._total, completed=self._finished, more="", stoppable=False
@@ -85,7 +85,7 @@ class ProgressReporter(Reporter):
         self._progress.update(self._images, completed=done)
 
     def trial_finished(self, trial: StoredTrial) -> None:
-        rows = [row for row in self._ledger.trials() if row.state != "running"]
+        rows = [row for row in self._cached.trials() if row.state != "running"]
         done = len(own_trials(rows))
         done_since = max(1, done - self._finished)  # by all workers of the study
         left = (time.monotonic() - self._begun) / done_since * max(0, self._total - done)

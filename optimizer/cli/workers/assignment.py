@@ -22,14 +22,14 @@ from optimizer.cli.common import (
     storage_url,
 )
 from optimizer.cli.workers.model_folders import MODELS_VARIABLE, model_folders
-from optimizer.cli.workers.monitoring import Watch
+from optimizer.cli.workers.monitoring import Monitoring
 from optimizer.cli.workers.session import built, patience_seconds, planned
 
 if TYPE_CHECKING:
     from optimizer.observe.events import Reporter
     from optimizer.runtime.model_files import ModelFolders
     from optimizer.runtime.setup import Machine
-    from optimizer.system.retry import Endurance
+    from optimizer.system.retry import Retry
     from optimizer.work.service import Service
     from studies.files.artifacts import Artifacts
     from studies.records.database import Database
@@ -63,15 +63,15 @@ class Assignment:
     until_done: bool = False
     finals: bool = True
 
-    def service(self, database: Database, stop: threading.Event, watch: Watch) -> Service:
+    def service(self, database: Database, stop: threading.Event, watch: Monitoring) -> Service:
         """A worker of this process."""
         with loading_libraries():
             from optimizer.runtime.pool import Machines
-            from optimizer.system.retry import Endurance
-            from optimizer.work.service import Service, Settings
+            from optimizer.system.retry import Retry
+            from optimizer.work.service import Service, ServiceSettings
             from studies.files.artifacts import Artifacts
 
-        settings = Settings(
+        settings = ServiceSettings(
             names=self.names,
             until_done=self.until_done,
             finals=self.finals,
@@ -81,7 +81,7 @@ class Assignment:
         machines = Machines(
             lambda study: planned(study, self.folders), lambda plan, study: built(plan, study.parents, self.cache)
         )
-        host = Terminal(database, store, stop, Endurance(limit_seconds=self.patience_seconds), watch)
+        host = Terminal(database, store, stop, Retry(limit_seconds=self.patience_seconds), watch)
         return Service(database, machines, store, host, stop, settings)
 
 
@@ -117,17 +117,17 @@ class Terminal:
     """A service's Host for people."""
 
     def __init__(
-        self, database: Database, artifacts: Artifacts, stop: threading.Event, endure: Endurance, watch: Watch
+        self, database: Database, artifacts: Artifacts, stop: threading.Event, retry: Retry, watch: Monitoring
     ) -> None:
         self._database, self._artifacts, self._stop = database, artifacts, stop
-        self._endure, self._watch = endure, watch
+        self._retry, self._watch = retry, watch
 
     @contextmanager
     def at(self, study: StoredStudy, machine: Machine) -> Iterator[Reporter]:
         from optimizer.cli.views.progress import ProgressReporter
 
         console.print(f"at study {escaped(study.name)}", soft_wrap=True)
-        with self._endure(lambda: ProgressReporter(self._database, study, machine.objective, self._stop)) as people:
+        with self._retry(lambda: ProgressReporter(self._database, study, machine.objective, self._stop)) as people:
             yield self._watch.reporter(self._database, study, people)
 
     def hold_final(self, study: StoredStudy, machine: Machine) -> None:
@@ -136,8 +136,8 @@ class Terminal:
 
         console.print(f"the final of {escaped(study.name)}", soft_wrap=True)
         reporter = self._watch.reporter(self._database, study)
-        finish_study(self._database, study, machine, self._artifacts, reporter, self._endure)
-        self._endure(lambda: save_figures(self._database, study, machine.objective))
+        finish_study(self._database, study, machine, self._artifacts, reporter, self._retry)
+        self._retry(lambda: save_figures(self._database, study, machine.objective))
 
     def refused(self, name: str, reason: str) -> None:
         print_error(f"study {escaped(name)} cannot be worked on here", reason)

@@ -55,7 +55,7 @@ def environments(count: int | None, device: torch.device) -> list[dict[str, str]
 
 
 @dataclass(frozen=True)
-class _Mate:
+class _LocalWorker:
     process: subprocess.Popen[bytes]
     errors: IO[bytes]
 
@@ -69,47 +69,49 @@ class _Mate:
 
 
 @contextmanager
-def crew(study: str, surroundings: Sequence[Mapping[str, str]], stop: threading.Event) -> Iterator[list[_Mate]]:
+def local_workers(
+    study: str, surroundings: Sequence[Mapping[str, str]], stop: threading.Event
+) -> Iterator[list[_LocalWorker]]:
     """Workers beside this one while the block runs; at its end they finish their trials.
 
     Args:
         surroundings: the environment of each, beyond this process's.
         stop: when it is set, they are asked to leave.
     """
-    mates = [_start(study, more) for more in surroundings]
+    workers = [_start(study, more) for more in surroundings]
     over = threading.Event()
 
     def pass_on() -> None:
         while not over.wait(0.2):
             if stop.is_set():
-                _ask(mates)
+                _ask(workers)
                 return
 
-    thread = threading.Thread(target=pass_on, name="crew", daemon=True)
+    thread = threading.Thread(target=pass_on, name="local_workers", daemon=True)
     thread.start()
     try:
-        yield mates
-        _join(mates)
+        yield workers
+        _join(workers)
     except BaseException:
-        _ask(mates)
-        _ask(mates, signal.SIGINT)  # a second time, they leave at once; two of a kind might arrive as one
-        for mate in mates:
+        _ask(workers)
+        _ask(workers, signal.SIGINT)  # a second time, they leave at once; two of a kind might arrive as one
+        for worker in workers:
             try:
-                mate.process.wait(LEAVING_SECONDS)
+                worker.process.wait(LEAVING_SECONDS)
             except subprocess.TimeoutExpired:
-                mate.process.kill()
-                mate.process.wait()
+                worker.process.kill()
+                worker.process.wait()
         raise
     finally:
         over.set()
         thread.join()
-        for mate in mates:
-            mate.errors.close()
+        for worker in workers:
+            worker.errors.close()
 
 
-def _start(study: str, more: Mapping[str, str]) -> _Mate:
+def _start(study: str, more: Mapping[str, str]) -> _LocalWorker:
     """Apart from the terminal: its Ctrl-C reaches this process alone, which passes it on once."""
-    errors = tempfile.TemporaryFile()  # noqa: SIM115 - closed by `crew`
+    errors = tempfile.TemporaryFile()  # noqa: SIM115 - closed by `local_workers`
     words = ["worker", "--study", study, "--until-done", "--no-final"]
     process = subprocess.Popen(  # noqa: S603 - this program, with a name that the database knows
         [sys.executable, "-m", "optimizer.cli", *words],
@@ -119,22 +121,22 @@ def _start(study: str, more: Mapping[str, str]) -> _Mate:
         stderr=errors,
         start_new_session=True,
     )
-    return _Mate(process, errors)
+    return _LocalWorker(process, errors)
 
 
-def _ask(mates: list[_Mate], how: signal.Signals = signal.SIGTERM) -> None:
-    for mate in mates:
-        if mate.process.poll() is None:
-            mate.process.send_signal(how)
+def _ask(workers: list[_LocalWorker], how: signal.Signals = signal.SIGTERM) -> None:
+    for worker in workers:
+        if worker.process.poll() is None:
+            worker.process.send_signal(how)
 
 
-def _join(mates: list[_Mate]) -> None:
-    if any(mate.process.poll() is None for mate in mates):
+def _join(workers: list[_LocalWorker]) -> None:
+    if any(worker.process.poll() is None for worker in workers):
         with console.status("the other workers finish their trials"):
-            for mate in mates:
-                mate.process.wait()
-    for number, mate in enumerate(mates, start=2):
-        if (complaint := mate.complaint()) is not None:
+            for worker in workers:
+                worker.process.wait()
+    for number, worker in enumerate(workers, start=2):
+        if (complaint := worker.complaint()) is not None:
             print_error(f"worker {number}", complaint)
 
 

@@ -41,7 +41,7 @@ MetricsAddress = Annotated[
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Watch:
+class Monitoring:
     """Who watches this process, beside people."""
 
     log: EventLog | None = None
@@ -68,10 +68,10 @@ class Watch:
         return Reporters(reporters)
 
 
-NOBODY = Watch()
+NOBODY = Monitoring()
 
 
-def observing(context: typer.Context, log_json: str | None, metrics: str | None) -> Watch:
+def observing(context: typer.Context, log_json: str | None, metrics: str | None) -> Monitoring:
     """Open what the options ask for, until the command ends.
 
     Raises:
@@ -81,7 +81,7 @@ def observing(context: typer.Context, log_json: str | None, metrics: str | None)
 
 
 @contextmanager
-def _opened(log_json: str | None, metrics: str | None) -> Iterator[Watch]:
+def _opened(log_json: str | None, metrics: str | None) -> Iterator[Monitoring]:
     with ExitStack() as opened:
         log = counted = None
         if log_json is not None:
@@ -92,7 +92,7 @@ def _opened(log_json: str | None, metrics: str | None) -> Iterator[Watch]:
         if metrics is not None:
             counted, address = opened.enter_context(_served(metrics))
             console.print(escaped(f"metrics: {address}"), soft_wrap=True)
-        yield Watch(log=log, metrics=counted)
+        yield Monitoring(log=log, metrics=counted)
 
 
 @contextmanager

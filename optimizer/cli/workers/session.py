@@ -24,7 +24,7 @@ from optimizer.cli.common import (
     quiet_optuna,
 )
 from optimizer.cli.workers.model_folders import model_folders
-from optimizer.cli.workers.monitoring import NOBODY, Watch
+from optimizer.cli.workers.monitoring import NOBODY, Monitoring
 
 RAISED = {"trials": " --trials N", "patience": " --patience N"}  # how a resume goes on beyond an end
 
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from optimizer.outcome.warm_start import WarmStart
     from optimizer.runtime.model_files import ModelFolders
     from optimizer.runtime.setup import Machine, Plan
-    from optimizer.system.retry import Endurance
+    from optimizer.system.retry import Retry
     from studies.files.artifacts import Artifacts
     from studies.records.database import Database
     from studies.records.values import ParentFile, StoredStudy
@@ -195,7 +195,7 @@ def final_after(
     if not final_is_due(database, stored):
         return
     try:
-        finish_study(database, stored, machine, artifacts, reporter, endurance(reporter))
+        finish_study(database, stored, machine, artifacts, reporter, retry_for(reporter))
     except FinalError as error:
         console.print(f"no final: {escaped(str(error))}", soft_wrap=True)
 
@@ -205,7 +205,7 @@ def work_on(
     stored: StoredStudy,
     machine: Machine,
     artifacts: str | Path | None,
-    watch: Watch = NOBODY,
+    watch: Monitoring = NOBODY,
     others: Sequence[Mapping[str, str]] = (),
 ) -> bool:
     """Run trials with live progress, hold the final, report; False when it was stopped before its budget was spent.
@@ -214,7 +214,7 @@ def work_on(
         others: the environments of further workers on this machine.
     """
     from optimizer.cli.views.progress import ProgressReporter
-    from optimizer.cli.workers.local_workers import crew
+    from optimizer.cli.workers.local_workers import local_workers
     from optimizer.insight.interactive import save_figures
     from optimizer.work.worker import Worker
     from studies.files.artifacts import Artifacts
@@ -224,7 +224,7 @@ def work_on(
     folder = Artifacts.beside(database.url, artifacts)
     with (
         stopping() as stop,
-        crew(stored.name, others, stop),
+        local_workers(stored.name, others, stop),
         ProgressReporter(database, stored, machine.objective, stop) as people,
     ):
         reporter = watch.reporter(database, stored, people)
@@ -244,10 +244,10 @@ def work_on(
 
 def has_ended(database: Database, stored: StoredStudy) -> bool:
     """Whether a worker would find nothing to do, so that nothing need be loaded."""
-    from optimizer.work.pending import Prospect
+    from optimizer.work.scheduling import PendingWork
     from studies.records.registry import live_workers
 
-    return Prospect(database, stored).task(stored, live_workers(database)) is None
+    return PendingWork(database, stored).task(stored, live_workers(database)) is None
 
 
 def print_outcome(database: Database, stored: StoredStudy, artifacts: str | Path | None) -> None:
@@ -291,11 +291,11 @@ def other_workers(
     return [settings_of(url, artifacts, cache) | row for row in all_of_them[1:]]
 
 
-def endurance(reporter: Reporter) -> Endurance:
+def retry_for(reporter: Reporter) -> Retry:
     """How outages are waited for, and who is told."""
-    from optimizer.system.retry import Endurance
+    from optimizer.system.retry import Retry
 
-    return Endurance(limit_seconds=patience_seconds(), on_waiting=reporter.outage_began, on_back=reporter.outage_ended)
+    return Retry(limit_seconds=patience_seconds(), on_waiting=reporter.outage_began, on_back=reporter.outage_ended)
 
 
 def patience_seconds() -> float:

@@ -7,10 +7,10 @@ from collections import Counter
 from hypothesis import given
 from hypothesis import strategies as st
 
-from optimizer.work.scheduling import SLICE_SECONDS, Candidate, choose
+from optimizer.work.scheduling import SLICE_SECONDS, WaitingStudy, choose
 
 STUDIES = st.lists(
-    st.builds(Candidate, study=st.integers(1, 9), priority=st.integers(-2, 2), others=st.integers(0, 5)),
+    st.builds(WaitingStudy, study=st.integers(1, 9), priority=st.integers(-2, 2), others=st.integers(0, 5)),
     unique_by=lambda row: row.study,
     max_size=6,
 ).map(lambda rows: sorted(rows, key=lambda row: row.study))
@@ -18,7 +18,7 @@ STUDIES = st.lists(
 
 @given(STUDIES, st.none() | st.integers(1, 9), st.floats(0, 3 * SLICE_SECONDS))
 def test_something_of_the_highest_priority_is_chosen_while_there_is_anything(
-    candidates: list[Candidate], current: int | None, seconds: float
+    candidates: list[WaitingStudy], current: int | None, seconds: float
 ) -> None:
     chosen = choose(candidates, current, seconds)
     highest = [row for row in candidates if row.priority == max(row.priority for row in candidates)]
@@ -28,8 +28,8 @@ def test_something_of_the_highest_priority_is_chosen_while_there_is_anything(
         assert chosen == current
 
 
-def at(study: int, others: int = 0, priority: int = 0) -> Candidate:
-    return Candidate(study=study, priority=priority, others=others)
+def at(study: int, others: int = 0, priority: int = 0) -> WaitingStudy:
+    return WaitingStudy(study=study, priority=priority, others=others)
 
 
 def test_a_new_worker_goes_where_the_fewest_are() -> None:

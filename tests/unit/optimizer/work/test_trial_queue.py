@@ -10,7 +10,7 @@ from demo_study import Recorder
 from optuna.trial import TrialState
 from unrendered_study import UnrenderedStudy, begin_unrendered, evaluation
 
-from optimizer.work.heartbeat import RERUNS, Presence, deaths
+from optimizer.work.heartbeat import RERUNS, Heartbeat, deaths
 from optimizer.work.trial_queue import ClaimedTrial, TrialQueue
 from studies.records import registry, stored_trials, tables
 from studies.records.optuna_studies import optuna_trials
@@ -25,10 +25,10 @@ class Queue:
         self.queue = TrialQueue(
             study.database, study.study, study.order, study.trials, self.reporter, self.recorder.settle
         )
-        self.presence = Presence(study.database, registry.register_worker(study.database))
+        self.heartbeat = Heartbeat(study.database, registry.register_worker(study.database))
 
     def take(self) -> ClaimedTrial:
-        claimed = self.queue.take(self.presence)
+        claimed = self.queue.take(self.heartbeat)
         assert claimed is not None
         return claimed
 
@@ -69,7 +69,7 @@ def test_probes_come_in_their_order_and_then_what_the_sampler_proposes(study: Un
     assert [trial.origin for trial in claimed] == ["parent A", "parent B", "uniform 0.5", "random", "random"]
     assert [trial.recipe for trial in claimed[:3]] == [probe.recipe for probe in study.order.probes]
     assert not any(trial.interrupted for trial in claimed)
-    assert queue.queue.take(queue.presence) is None, "the budget is spent"
+    assert queue.queue.take(queue.heartbeat) is None, "the budget is spent"
 
 
 def test_a_claimed_trial_is_stored_with_its_worker_its_recipe_and_its_parameters(study: UnrenderedStudy) -> None:
@@ -78,7 +78,7 @@ def test_a_claimed_trial_is_stored_with_its_worker_its_recipe_and_its_parameters
         queue.finish(queue.take())
     claimed = queue.take()
     stored = stored_trials.load_trials(study.database, study.study)[claimed.number]
-    assert (stored.state, stored.worker_id, stored.attempt) == ("running", queue.presence.worker_id, 1)
+    assert (stored.state, stored.worker_id, stored.attempt) == ("running", queue.heartbeat.worker_id, 1)
     assert stored.recipe == claimed.recipe
     params = optuna_trials(study.database, study.study)[claimed.number].params
     assert study.order.blueprint.recipe(study.plan.space.rows(params)) == claimed.recipe
@@ -94,7 +94,7 @@ def test_a_trial_of_a_living_worker_is_left_alone(study: UnrenderedStudy) -> Non
 def test_a_trial_whose_worker_left_is_taken_again_as_the_same_attempt(study: UnrenderedStudy) -> None:
     first, second = Queue(study), Queue(study)
     left = first.take()
-    registry.remove_worker(study.database, first.presence.worker_id)
+    registry.remove_worker(study.database, first.heartbeat.worker_id)
     taken = second.take()
     assert (taken.number, taken.recipe, taken.interrupted) == (left.number, left.recipe, True)
     assert second.reporter.taken == [(left.number, 1)]
@@ -107,7 +107,7 @@ def test_a_trial_proposed_by_the_sampler_keeps_its_parameters_when_it_is_taken_a
         first.finish(first.take())
     left = first.take()
     before = optuna_trials(study.database, study.study)[left.number].params
-    registry.remove_worker(study.database, first.presence.worker_id)
+    registry.remove_worker(study.database, first.heartbeat.worker_id)
     assert second.take().recipe == left.recipe
     assert optuna_trials(study.database, study.study)[left.number].params == before
 
@@ -118,7 +118,7 @@ def test_a_trial_over_which_a_worker_died_is_tried_a_few_times_and_then_fails(st
         queue = Queue(study)
         assert queue.take().number == 0
         attempts += [attempt for _, attempt in queue.reporter.taken]
-        die(study, queue.presence.worker_id)
+        die(study, queue.heartbeat.worker_id)
     assert attempts == list(range(2, RERUNS + 2))
     last = Queue(study)
     assert last.take().number == 1, "trial 0 is given up"
@@ -131,7 +131,7 @@ def test_a_trial_that_was_recorded_but_not_told_is_only_settled(study: Unrendere
     first, second = Queue(study), Queue(study)
     cut_off = first.take()
     assert first.recorder.store(cut_off, evaluation(1.0, 2.0), None, 0.0)
-    die(study, first.presence.worker_id)
+    die(study, first.heartbeat.worker_id)
     assert second.take().number == 1
     told = optuna_trials(study.database, study.study)[0]
     assert (told.state, told.values) == (TrialState.COMPLETE, [1.5])

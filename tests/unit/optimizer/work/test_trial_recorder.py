@@ -11,7 +11,7 @@ from optuna.trial import TrialState
 from unrendered_study import UnrenderedStudy, begin_unrendered, evaluation
 
 from optimizer.observe.events import Reporter
-from optimizer.work.heartbeat import Presence
+from optimizer.work.heartbeat import Heartbeat
 from optimizer.work.trial_queue import ClaimedTrial, TrialQueue
 from studies.errors import ArtifactError
 from studies.files.artifacts import Artifacts
@@ -29,7 +29,7 @@ class Desk:
         self._queue = TrialQueue(
             study.database, study.study, study.order, study.trials, Reporter(), self.recorder.settle
         )
-        self._presence = Presence(study.database, registry.register_worker(study.database))
+        self._presence = Heartbeat(study.database, registry.register_worker(study.database))
 
     def claim(self) -> ClaimedTrial:
         claimed = self._queue.take(self._presence)
