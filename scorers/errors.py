@@ -11,6 +11,8 @@ ScorerError
 └── SuiteImagesError       the rendered images cannot be scored: wrong type or shape, too few
 """
 
+from __future__ import annotations
+
 
 class ScorerError(Exception):
     """Base of all errors of this package; the command line prints its message and no traceback."""

@@ -1,5 +1,7 @@
 """The block weights that the community's merge extensions offer by name, such as GRAD_V; data in block_presets.yaml."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping
 from functools import cache
 from importlib import resources

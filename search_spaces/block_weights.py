@@ -4,6 +4,8 @@ A string is the numbers a person would type into a merge extension: `BASE,IN00,.
 without BASE. 0 is A and 1 is B, as in this project.
 """
 
+from __future__ import annotations
+
 import math
 
 from search_spaces.blocks import VAE, Architecture, blocks, text_encoders

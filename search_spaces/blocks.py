@@ -5,6 +5,8 @@ text_encoder_2, vae). Two more places have none: OTHER is kept from parent A, EM
 Keys are those of the single-file (LDM) layout.
 """
 
+from __future__ import annotations
+
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass

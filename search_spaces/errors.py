@@ -19,6 +19,8 @@ The command line prints `str(error)` as it is: every message is one line that sa
 came, and what to do.
 """
 
+from __future__ import annotations
+
 
 class SpaceError(ValueError):
     """Base of all errors of this package."""

@@ -5,6 +5,8 @@ themselves, the architecture or the merge method are errors. Nothing is repaired
 than its author believes costs a study.
 """
 
+from __future__ import annotations
+
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence

@@ -1,5 +1,7 @@
 """Names a user writes in a search space -> places."""
 
+from __future__ import annotations
+
 from fnmatch import fnmatchcase
 
 from basics.messages import unknown_name

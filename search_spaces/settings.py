@@ -1,5 +1,7 @@
 """What a user writes about the search space. What it means is worked out by `SearchSpace.build`."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping
 from typing import Any, Literal, Self
 

@@ -1,5 +1,7 @@
 """The search space: trial parameters <-> the numbers of every place."""
 
+from __future__ import annotations
+
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field

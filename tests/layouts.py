@@ -1,5 +1,7 @@
 """The tensors of real checkpoints: every key with its shape, for full-size synthetic files and total maps."""
 
+from __future__ import annotations
+
 import gzip
 from dataclasses import dataclass
 from pathlib import Path

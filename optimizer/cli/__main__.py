@@ -1,5 +1,7 @@
 """`python -m optimizer.cli` is `mergetune`."""
 
+from __future__ import annotations
+
 from optimizer.cli.main import run
 
 if __name__ == "__main__":

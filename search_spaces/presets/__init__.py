@@ -4,6 +4,8 @@ A file holds a one-line `description`, `settings`, and where block names differ 
 `architectures`: settings written over the first for that architecture. Every preset builds on every one.
 """
 
+from __future__ import annotations
+
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import resources

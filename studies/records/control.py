@@ -10,8 +10,6 @@ from studies.records import tables
 from studies.records.database import Database
 from studies.records.values import Status, StoredStudy
 
-PRIORITIES = range(-1000, 1001)
-
 
 def set_status(database: Database, study: StoredStudy, status: Status) -> None:
     """Ask the workers of a study to take trials (`active`), to wait (`paused`), or to leave (`stopped`).

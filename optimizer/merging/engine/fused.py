@@ -17,7 +17,7 @@ from torch import Tensor
 
 from basics.messages import first_line
 
-LOG = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
 
 WORTH_COMPILING = 1 << 28  # elements of a model; compiling takes seconds, and half a minute the first time
 SAMPLE = (1 << 16) + 13  # elements compared; the odd tail goes through the loop's remainder
@@ -72,9 +72,9 @@ class FusedAddDifference:
         try:
             self._run(inputs, (0.37,), found, kind[4])
         except Exception as error:  # noqa: BLE001 - no compiler, no writable cache ...: each is a reason to do without
-            LOG.info("add difference is not compiled here: %s", first_line(error))
+            _log.info("add difference is not compiled here: %s", first_line(error))
             return False
         if not torch.equal(found, wanted):
-            LOG.info("add difference, compiled, rounds otherwise here: library calls are used")
+            _log.info("add difference, compiled, rounds otherwise here: library calls are used")
             return False
         return True

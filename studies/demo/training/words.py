@@ -4,6 +4,8 @@ The names are the ones people use ("lion", not the Unicode chart's "lion face");
 finds the 64-pixel Noto picture in the npm package `emoji-datasource-google`.
 """
 
+from __future__ import annotations
+
 ANIMALS: dict[str, str] = {
     "rat": "1f400", "ox": "1f402", "cow": "1f404", "tiger": "1f405",
     "leopard": "1f406", "rabbit": "1f407", "cat": "1f408", "crocodile": "1f40a",

@@ -1,5 +1,7 @@
 """Alembic's entry point; studies/records/database.py hands over an open connection."""
 
+from __future__ import annotations
+
 from alembic import context
 
 from studies.records.tables import VERSION_TABLE, metadata

@@ -1,5 +1,7 @@
 """Block-weight strings of the community."""
 
+from __future__ import annotations
+
 import pytest
 
 from search_spaces.block_weights import parse_block_weights

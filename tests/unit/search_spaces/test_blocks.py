@@ -1,5 +1,7 @@
 """The block map: total, and the same as counting the keys by hand."""
 
+from __future__ import annotations
+
 from collections import Counter
 
 import pytest

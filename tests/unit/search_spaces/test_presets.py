@@ -1,5 +1,7 @@
 """Presets: every one builds, and what a user writes goes on top."""
 
+from __future__ import annotations
+
 from importlib import resources
 
 import pytest

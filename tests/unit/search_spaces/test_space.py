@@ -1,5 +1,7 @@
 """The search space: round trips for random settings, and one clear line for each contradiction."""
 
+from __future__ import annotations
+
 import math
 from dataclasses import dataclass
 from typing import Any

@@ -1,5 +1,7 @@
 """The tables as they first were."""
 
+from __future__ import annotations
+
 import sqlalchemy as sa
 from alembic import op
 
