@@ -77,3 +77,18 @@ def test_links_between_documents_lead_somewhere() -> None:
     for path in (ROOT / "README.md", *(ROOT / "docs").glob("*.md")):
         for link in re.findall(r"\]\(([^)#:]+)\)", path.read_text()):
             assert (path.parent / link).exists(), f"{path.name}: {link}"
+
+
+@pytest.mark.parametrize("root", ["optimizer", "studies"])
+def test_every_package_is_in_the_architecture_page(root: str) -> None:
+    text = (ROOT / "docs" / "architecture.md").read_text()
+    packages = [path.parent for path in (ROOT / root).rglob("__init__.py") if "migrations" not in path.parts]
+    for package in packages:
+        assert f"{package.name}/`" in text, package
+
+
+def test_every_file_that_the_architecture_page_names_exists() -> None:
+    named = re.findall(r"`((?:\w+/)+\w+\.py)`", (ROOT / "docs" / "architecture.md").read_text())
+    assert len(named) > 12
+    for file in named:
+        assert (ROOT / file).is_file() or (ROOT / "optimizer" / file).is_file(), file
