@@ -312,4 +312,4 @@ def test_what_is_copied_into_the_image_exists_and_is_not_kept_from_it() -> None:
                 assert (ROOT / source).exists(), source
                 assert any(fnmatch.fnmatch(source, rule) for rule in let_in), source
     copied = {source for line in DOCKERFILE if line[0] == "COPY" for source in line[1:-1]}
-    assert copied >= {"optimizer", "studies", "scorers", "search_spaces", "pyproject.toml"}
+    assert copied >= {"basics", "optimizer", "studies", "scorers", "search_spaces", "pyproject.toml"}
