@@ -1,4 +1,4 @@
-"""Host memory that sources are streamed from: ordinary memory, page-locked for CUDA where that is allowed.
+"""Host memory that sources are streamed from: ordinary memory, page-locked ("pinned") for CUDA where that is allowed.
 
 torch's own pinned memory comes in blocks of powers of two, which take up to twice what is asked for. Here exactly what
 is asked for is registered with CUDA.
@@ -22,14 +22,14 @@ LOG = logging.getLogger(__name__)
 
 
 class HostBuffers:
-    """One buffer of zeros for each source, page-locked for as long as this object lives.
+    """One buffer of zeros for each source, pinned for as long as this object lives.
 
-    Where CUDA refuses (Windows and WSL lock only a part of the memory, containers may have a limit), the rest stays
+    Where CUDA refuses (Windows and WSL pin only a part of the memory, containers may have a limit), the rest stays
     pageable: the same merges, with slower copies. That is said in the log once.
 
     Args:
         sizes: source -> bytes.
-        device: where the values will be copied to; memory is page-locked only for CUDA.
+        device: where the values will be copied to; memory is pinned only for CUDA.
 
     Raises:
         NoMemoryError: the system does not give so much.
@@ -37,11 +37,11 @@ class HostBuffers:
 
     def __init__(self, sizes: Mapping[str, int], device: torch.device) -> None:
         self._buffers = {name: _zeros(size) for name, size in sizes.items()}
-        locked = _page_locked(list(self._buffers.values()), device) if device.type == "cuda" else []
-        self.locked_bytes = sum(buffer.nbytes for buffer in locked)
-        if locked:
-            # It holds the memory until that is unlocked. At the end of the process the system does both.
-            weakref.finalize(self, _unlock, locked, device).atexit = False
+        pinned = _pinned(list(self._buffers.values()), device) if device.type == "cuda" else []
+        self.pinned_bytes = sum(buffer.nbytes for buffer in pinned)
+        if pinned:
+            # It holds the memory until that is unpinned. At the end of the process the system does both.
+            weakref.finalize(self, _unpin, pinned, device).atexit = False
 
     def part(self, name: str, start: int, size: int, dtype: torch.dtype) -> Tensor:
         """A view of a source's buffer, [size] of `dtype`; it must not be used for longer than this object lives.
@@ -66,26 +66,26 @@ def _zeros(size: int) -> Tensor:
     return torch.frombuffer(pages, dtype=torch.uint8)  # keeps the pages for as long as it lives
 
 
-def _page_locked(buffers: Sequence[Tensor], device: torch.device) -> list[Tensor]:
-    """Lock one buffer after the other; those that CUDA agreed to, up to the first that it refused."""
-    locked: list[Tensor] = []
+def _pinned(buffers: Sequence[Tensor], device: torch.device) -> list[Tensor]:
+    """Pin one buffer after the other; those that CUDA agreed to, up to the first that it refused."""
+    pinned: list[Tensor] = []
     for buffer in (buffer for buffer in buffers if buffer.nbytes):
-        refusal = _lock(buffer, device)
+        refusal = _pin(buffer, device)
         if refusal is not None:
-            total, done = (sum(row.nbytes for row in rows) / 1e9 for rows in (buffers, locked))
+            total, done = (sum(row.nbytes for row in rows) / 1e9 for rows in (buffers, pinned))
             LOG.warning(
-                "%.1f of the parents' %.1f GB could not be page-locked (%s): merges take longer",
+                "%.1f of the parents' %.1f GB could not be pinned (%s): merges take longer",
                 total - done,
                 total,
                 refusal,
             )
             break
-        locked.append(buffer)
-    return locked
+        pinned.append(buffer)
+    return pinned
 
 
-def _lock(buffer: Tensor, device: torch.device) -> str | None:
-    """Page-lock a buffer; why not, where CUDA refuses."""
+def _pin(buffer: Tensor, device: torch.device) -> str | None:
+    """Pin a buffer; why not, where CUDA refuses."""
     with torch.cuda.device(device):
         runtime = torch.cuda.cudart()  # type: ignore[no-untyped-call]
         code = runtime.cudaHostRegister(buffer.data_ptr(), buffer.nbytes, 0)
@@ -101,9 +101,9 @@ def _forget_error(device: torch.device) -> None:
         torch.ones(1, device=device)
 
 
-def _unlock(locked: Sequence[Tensor], device: torch.device) -> None:
+def _unpin(pinned: Sequence[Tensor], device: torch.device) -> None:
     with suppress(RuntimeError):  # a device that has failed copies nothing any more
         torch.cuda.synchronize(device)  # copies may be under way
     with torch.cuda.device(device):
-        for buffer in locked:
+        for buffer in pinned:
             torch.cuda.cudart().cudaHostUnregister(buffer.data_ptr())  # type: ignore[no-untyped-call]

@@ -11,9 +11,12 @@ import torch
 from merge_cases import ADDED, Case, bits
 
 from optimizer.merging.export import export_layout, merged_tensors
-from optimizer.merging.host_buffers import HostBuffers, _page_locked
+from optimizer.merging.flat import Scratch, merge_flat
+from optimizer.merging.host_buffers import HostBuffers, _pinned
 from optimizer.merging.placement import Placement
+from optimizer.merging.plan import PlacePlan, PlannedStep
 from optimizer.merging.staging import BUFFER_BYTES, BUFFERS, Staging
+from studies.methods import METHODS
 from studies.recipe import Operation
 
 pytestmark = [
@@ -31,6 +34,7 @@ CHAINS = {
         Operation(method="weighted_sum", inputs=("A", "result-1"), clip=True),
     ),
 }
+MANY = 20_000_003  # elements: several pieces, and a tail that no vector fills
 MIXES = {"half": ((HALF,),) * 3, "mixed": ((HALF,), (FULL,), (BRAIN,))}
 
 
@@ -72,7 +76,7 @@ def test_fifty_merges_take_no_more_device_memory(chain: str, placement: Placemen
     assert (torch.cuda.memory_allocated(), torch.cuda.memory_reserved()) == before
 
 
-def test_sources_on_the_host_are_page_locked_and_the_models_end_unlocks_them(tmp_path: Path) -> None:
+def test_sources_on_the_host_are_pinned_and_the_models_end_unpins_them(tmp_path: Path) -> None:
     case = Case()
     model = case.resident(case.open(tmp_path), Placement.HOST, HALF, "cuda")
     held = [row for slab in model._slabs for row in slab.held.values() if row.numel()]
@@ -83,21 +87,45 @@ def test_sources_on_the_host_are_page_locked_and_the_models_end_unlocks_them(tmp
     assert not any(row.is_pinned() for row in held)
 
 
+@pytest.mark.parametrize("live", [HALF, FULL])
+@pytest.mark.parametrize("dtypes", MIXES)
+@pytest.mark.parametrize("method", ["weighted_sum", "add_difference", "sum_twice", "multiply_difference"])
+def test_many_pieces_from_the_host_make_what_one_pass_on_the_device_makes(
+    method: str, dtypes: str, live: torch.dtype
+) -> None:
+    operation = Operation(method=method, inputs=tuple("ABC"[: METHODS[method].most_inputs]))
+    values = tuple(0.3 + 0.1 * index for index, _ in enumerate(operation.slots))
+    plan = PlacePlan((PlannedStep(operation, values, "result-1"),), "result-1")
+    kinds = {name: dtype for name, (dtype,) in zip("ABC", MIXES[dtypes], strict=True)}
+    buffers = HostBuffers({name: MANY * dtype.itemsize for name, dtype in kinds.items()}, CUDA)
+    there = {name: buffers.part(name, 0, MANY, dtype) for name, dtype in kinds.items()}
+    for seed, row in enumerate(there.values()):
+        row.copy_(torch.randn(MANY, generator=torch.Generator().manual_seed(seed)))
+    here = {name: row.to(CUDA) for name, row in there.items()}
+    found, wanted = (torch.zeros(MANY, dtype=live, device=CUDA) for _ in range(2))
+    scratch = Scratch.on(CUDA)
+    for _ in range(3):
+        found.zero_()
+        merge_flat(plan, there, found, HALF, scratch)
+    merge_flat(plan, here, wanted, HALF, scratch)
+    assert bits(found) == bits(wanted)
+
+
 class TestHostBuffers:
-    def test_what_is_locked_is_what_was_asked_for(self) -> None:
+    def test_what_is_pinned_is_what_was_asked_for(self) -> None:
         buffers = HostBuffers({"A": 3 * PAGE + 8, "B": 0, "C": 1}, CUDA)
-        assert buffers.locked_bytes == 3 * PAGE + 8 + 1
+        assert buffers.pinned_bytes == 3 * PAGE + 8 + 1
         assert buffers.part("C", 0, 1, torch.uint8).is_pinned()
 
     def test_after_a_refusal_the_memory_is_pageable_and_the_next_kernel_runs(
         self, caplog: pytest.LogCaptureFixture
     ) -> None:
         buffers = HostBuffers({"A": 2 * PAGE}, CUDA)
-        locked = buffers.part("A", 0, 2 * PAGE, torch.uint8)
+        pinned = buffers.part("A", 0, 2 * PAGE, torch.uint8)
         caplog.clear()
-        assert _page_locked([locked], CUDA) == []  # the same pages cannot be locked again
+        assert _pinned([pinned], CUDA) == []  # the same pages cannot be pinned again
         (message,) = caplog.messages
-        assert "not page-locked" in message
+        assert "could not be pinned" in message
         assert torch.ones(3, device=CUDA).sum().item() == 3
 
 
@@ -117,7 +145,8 @@ class TestStaging:
 
     def test_a_computation_waits_for_its_copies(self) -> None:
         count, staging = BUFFER_BYTES // 2, Staging(CUDA)
-        source = HostBuffers({"A": 2 * count}, CUDA).part("A", 0, count, HALF)
+        buffers = HostBuffers({"A": 2 * count}, CUDA)
+        source = buffers.part("A", 0, count, HALF)
         for number in range(2 * BUFFERS):
             torch.cuda.synchronize()
             source.fill_(number)

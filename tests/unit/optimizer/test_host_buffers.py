@@ -32,8 +32,8 @@ def test_a_source_without_bytes_has_an_empty_part() -> None:
     assert HostBuffers({"A": 0}, CPU).part("A", 0, 0, torch.float16).shape == (0,)
 
 
-def test_nothing_is_page_locked_for_a_processor() -> None:
-    assert HostBuffers({"A": PAGE}, CPU).locked_bytes == 0
+def test_nothing_is_pinned_for_a_processor() -> None:
+    assert HostBuffers({"A": PAGE}, CPU).pinned_bytes == 0
 
 
 def test_what_the_system_does_not_give_is_told() -> None:
