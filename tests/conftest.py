@@ -1,0 +1,32 @@
+"""What all tests share: the device a test runs on, and the mark of those that need a card."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import settings
+
+settings.register_profile("card", deadline=None)  # a kernel's first use loads it, which takes far longer than it runs
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    marked = [item for item in items if item.get_closest_marker("cuda")]
+    if not marked:
+        return
+    import torch  # late: many tests need none of it
+
+    if torch.cuda.is_available():
+        settings.load_profile("card")
+        return
+    for item in marked:
+        item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
+
+
+@pytest.fixture(scope="module", params=["cpu", pytest.param("cuda", marks=pytest.mark.cuda)])
+def device(request: pytest.FixtureRequest) -> Iterator[object]:
+    """torch.device: the CPU, and a card where there is one, computing in full float32 as references do."""
+    import torch
+
+    with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=False, allow_tf32=False):
+        yield torch.device(request.param)
