@@ -219,11 +219,15 @@ class Case:
         )
 
     def resident(
-        self, files: Ingredients, placement: Placement | None = Placement.DEVICE, live: torch.dtype = torch.float32
+        self,
+        files: Ingredients,
+        placement: Placement | None = Placement.DEVICE,
+        live: torch.dtype = torch.float32,
+        device: torch.device | str = "cpu",
     ) -> ResidentModel:
         return ResidentModel(
             files,
-            device="cpu",
+            device=device,
             live_dtypes=dict.fromkeys(COMPONENTS, live),
             export_dtype=self.export,
             placement=placement,
@@ -280,4 +284,4 @@ def cases(draw: st.DrawFn, methods: Sequence[str] = tuple(METHODS)) -> Case:
 
 
 def bits(tensor: Tensor) -> bytes:
-    return tensor.detach().contiguous().flatten().view(torch.uint8).numpy().tobytes()
+    return tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
