@@ -114,7 +114,7 @@ def test_parameters_stay_in_their_storage_and_merges_take_no_more_memory(
     before = [row.data_ptr() for part in parts for row in part.parameters()]
     stores = {row.untyped_storage().data_ptr() for row in resident.live_tensors().values()}
     held = []
-    for share in (0.1, 0.7, 0.3, 0.9):
+    for share in (0.1, 0.7, 0.3):
         for operation in OPERATIONS.values():
             resident.merge(recipe_of(operation, parents[0].architecture, share))
         torch.cuda.synchronize()
