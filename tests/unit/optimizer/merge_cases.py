@@ -226,7 +226,7 @@ class Case:
         files: Ingredients,
         placement: Placement | None = Placement.DEVICE,
         live: torch.dtype = torch.float32,
-        device: str = "cpu",
+        device: torch.device | str = "cpu",
     ) -> ResidentModel:
         return ResidentModel(
             files,
