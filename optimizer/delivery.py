@@ -101,6 +101,42 @@ def _repeat_conditions(trial: StoredTrial) -> None:
         torch.set_num_threads(int(trial.machine["threads"]))
 
 
+def export_metadata(
+    database: Database, study: StoredStudy, trial: StoredTrial, plan: Plan, device: torch.device
+) -> dict[str, str]:
+    """Header metadata: that of the merge, and where it comes from. The date is that of the trial."""
+    by_item, by_set = load_scores(database, trial)
+    scores = {name: float(np.mean(values)) for name, values in by_item.items()} | by_set
+    told: dict[str, object] = {"objectives": dict(trial.objectives), "scores": scores}
+    if trial.estimated:
+        told["estimated_from_images"] = trial.rendered
+    metadata = merge_metadata(
+        trial.recipe,
+        plan.ingredients,
+        title=f"{study.name} trial {trial.number}",
+        prediction_type=plan.prediction.kind,
+        device=device,
+    )
+    return metadata | {
+        **marker_metadata(plan),
+        "mergetune.study": json.dumps({"name": study.name, "trial": trial.number, "origin": trial.title}),
+        "mergetune.scores": json.dumps(told),
+        "mergetune.suite_sha256": study.suite_digest,
+        "mergetune.software": json.dumps(software_versions()),
+        "modelspec.date": datetime.fromtimestamp(trial.finished_at or trial.started_at, UTC).isoformat(
+            timespec="seconds"
+        ),
+    }
+
+
+def marker_metadata(plan: Plan) -> dict[str, str]:
+    """The markers of what the study rendered, where they are not parent A's: programs that load the file go by them."""
+    wanted = markers_of(plan.prediction)
+    if wanted is None or wanted == MARKERS & plan.checkpoints[0].tensors.keys():
+        return {}
+    return {MARKERS_FIELD: " ".join(sorted(wanted))}
+
+
 @torch.inference_mode()
 def _require_merge(
     path: Path,
@@ -219,42 +255,3 @@ def _reason(then: Mapping[str, str], here: Mapping[str, str]) -> str:
         "nothing is known to have changed: with little free memory libraries may compute in another order, but if this "
         "happens again, report it"
     )
-
-
-# ----------------------------------------------------------------------------------------- metadata
-
-
-def export_metadata(
-    database: Database, study: StoredStudy, trial: StoredTrial, plan: Plan, device: torch.device
-) -> dict[str, str]:
-    """Header metadata: that of the merge, and where it comes from. The date is that of the trial."""
-    by_item, by_set = load_scores(database, trial)
-    scores = {name: float(np.mean(values)) for name, values in by_item.items()} | by_set
-    told: dict[str, object] = {"objectives": dict(trial.objectives), "scores": scores}
-    if trial.estimated:
-        told["estimated_from_images"] = trial.rendered
-    metadata = merge_metadata(
-        trial.recipe,
-        plan.ingredients,
-        title=f"{study.name} trial {trial.number}",
-        prediction_type=plan.prediction.kind,
-        device=device,
-    )
-    return metadata | {
-        **marker_metadata(plan),
-        "mergetune.study": json.dumps({"name": study.name, "trial": trial.number, "origin": trial.title}),
-        "mergetune.scores": json.dumps(told),
-        "mergetune.suite_sha256": study.suite_digest,
-        "mergetune.software": json.dumps(software_versions()),
-        "modelspec.date": datetime.fromtimestamp(trial.finished_at or trial.started_at, UTC).isoformat(
-            timespec="seconds"
-        ),
-    }
-
-
-def marker_metadata(plan: Plan) -> dict[str, str]:
-    """The markers of what the study rendered, where they are not parent A's: programs that load the file go by them."""
-    wanted = markers_of(plan.prediction)
-    if wanted is None or wanted == MARKERS & plan.checkpoints[0].tensors.keys():
-        return {}
-    return {MARKERS_FIELD: " ".join(sorted(wanted))}
