@@ -358,7 +358,9 @@ class Worker:
             pixels_sha256=evaluation.pixels_sha256,
             files=files,
             seconds=seconds,
-            machine=machine_description(self._machine.device, self._machine.evaluator.renderer.limits),
+            machine=machine_description(
+                self._machine.device, self._machine.evaluator.renderer.limits, self._machine.variation
+            ),
             sheet=sheet,
             incumbent=incumbent,
         )
