@@ -1,4 +1,4 @@
-"""Small merges on the CPU, for tests that look at what comes after the merge."""
+"""Small merges, for tests that look at what comes after the merge."""
 
 from __future__ import annotations
 
@@ -17,10 +17,12 @@ from studies.recipe.recipe import Operation, Parent, Recipe, Step, canonical_val
 CPU = torch.device("cpu")
 
 
-def resident_of(parents: Sequence[Checkpoint]) -> ResidentModel:
-    """The parents in memory, parent A live."""
-    dtypes = live_dtypes(CPU, parents[0].architecture, torch.float32)
-    return ResidentModel(Ingredients(Parents.of(parents)), device=CPU, live_dtypes=dtypes)
+def resident_of(
+    parents: Sequence[Checkpoint], device: torch.device = CPU, dtype: torch.dtype = torch.float32
+) -> ResidentModel:
+    """The parents in the device's memory, parent A live and computing in `dtype` where the device can."""
+    dtypes = live_dtypes(device, parents[0].architecture, dtype)
+    return ResidentModel(Ingredients(Parents.of(parents)), device=device, live_dtypes=dtypes)
 
 
 def weighted(resident: ResidentModel, ratios: Mapping[str, float] | float) -> Recipe:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 import torch
@@ -12,6 +12,7 @@ from torch import Tensor
 from studies.recipe.methods import METHODS
 
 Array = NDArray[np.float64]
+Method = Callable[..., Tensor]
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 SHAPES = ((), (1,), (7,), (1, 1), (5, 3), (1, 6), (4, 3, 2), (4, 3, 3, 3))
 TINY, LARGE = 1e-40, 1e18  # a subnormal number; squares of the large one leave float32
@@ -32,6 +33,16 @@ def smooth_tensors(count: int, shape: Sequence[int], seed: int = 0) -> list[Tens
     """Numbers around 1 in size, no two alike: as weights are."""
     generator = torch.Generator().manual_seed(seed)
     return list(torch.randn((count, *shape), generator=generator))
+
+
+def computed_on(device: torch.device, method: Method) -> Method:
+    """The method computed on a device, from inputs and to a result on the CPU."""
+
+    def call(inputs: Sequence[Tensor], values: Sequence[float], *draws: Sequence[Tensor]) -> Tensor:
+        there = [[tensor.to(device) for tensor in row] for row in (inputs, *draws)]
+        return method(there[0], values, *there[1:]).cpu()
+
+    return call
 
 
 def some_values(name: str, count: int) -> list[float]:

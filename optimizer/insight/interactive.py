@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import math
+from functools import cache
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Final
 
 from optuna_dashboard import save_plotly_graph_object
@@ -30,6 +33,8 @@ from studies.records.values import StoredStudy
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
+LOG = logging.getLogger(__name__)
+
 COLUMNS: Final = 6
 BAR: Final = "#6b5b95"
 BELIEVED: Final = "#2a9d8f"
@@ -38,8 +43,10 @@ BELIEVED: Final = "#2a9d8f"
 def save_figures(database: Database, study: StoredStudy, objective: Objective) -> int:
     """Write the study's figures for the dashboard, over those of before; returns how many.
 
-    A study with too few trials for them gets none, and 0 is returned.
+    A study with too few trials for them gets none, nor does any without plotly; 0 is returned.
     """
+    if not _can_draw():
+        return 0
     try:
         found = insight(database, study, objective)
     except TooFewTrialsError:
@@ -56,6 +63,15 @@ def save_figures(database: Database, study: StoredStudy, objective: Objective) -
             save_plotly_graph_object(told, figure, graph_object_id=f"mergetune-{index}-{name}")
             count += 1
     return count
+
+
+@cache
+def _can_draw() -> bool:
+    """Whether plotly is installed. Its absence is told once a process and ends no study: results need no figures."""
+    found = find_spec("plotly") is not None
+    if not found:
+        LOG.warning("plotly is not installed: the dashboard gets no figures of what mattered (pip install plotly)")
+    return found
 
 
 def unet_figure(found: Insight, findings: Findings) -> go.Figure:

@@ -7,20 +7,16 @@ the last bits depend on what goes through a network together. All else is as a w
 
 from __future__ import annotations
 
-import struct
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
-import numpy as np
 import torch
-from optuna.artifacts.exceptions import ArtifactNotFound
-from PIL import Image
 from torch import Tensor
 
 from basics.messages import first_line
-from optimizer.errors import TrialFailed
+from optimizer.errors import ScoredImageLost, TrialFailed
 from optimizer.outcome.warm_start import (
     Adoption,
     Kept,
@@ -33,11 +29,11 @@ from optimizer.outcome.warm_start import (
 )
 from optimizer.rendering.suite import stages
 from optimizer.runtime.setup import Plan, machine_description
-from optimizer.trial.evaluation import pixels_digest
 from optimizer.trial.ranking import parent_trials
+from optimizer.trial.scored_images import read_images
 from optimizer.trial.scoring import Scoring, joined
 from studies.errors import RescoreError
-from studies.files.artifacts import SHEET, Artifacts
+from studies.files.artifacts import SHEET
 from studies.recipe.recipe import Recipe
 from studies.records.database import Database
 from studies.records.stored_renders import load_renders
@@ -56,7 +52,6 @@ UNSCORED: Final = "cannot be scored"
 
 SCORED_FIELD: Final = "scored"  # of a trial's machine: who scored it, if that is not who rendered it
 NUMBERS_SHOWN: Final = 8
-UNREADABLE: Final = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)  # Pillow's
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -207,7 +202,7 @@ class _Rescorer:
         try:
             images = read_images(self._other.artifacts, trial.renders)
             return self._scored(trial, recipe, images)
-        except _NoLonger as gone:
+        except ScoredImageLost as gone:
             return LeftOut(number=row.number, why=NO_LONGER, detail=str(gone))
         except TrialFailed as failure:
             return LeftOut(number=row.number, why=UNSCORED, detail=first_line(failure))
@@ -237,29 +232,6 @@ class _Rescorer:
             return row.machine
         by = {"mergetune": software_versions()["mergetune"]} | self._here
         return dict(row.machine) | {SCORED_FIELD: "by " + ", ".join(f"{name} {value}" for name, value in by.items())}
-
-
-class _NoLonger(Exception):  # noqa: N818 - an outcome, not an error
-    """An image is not there as it was scored."""
-
-
-def read_images(artifacts: Artifacts, renders: Iterable[StoredRender]) -> dict[int, Tensor]:
-    """Item -> uint8 [3, h, w], each to the bit what was scored."""
-    return {each.item: _read(artifacts, each) for each in renders}
-
-
-def _read(artifacts: Artifacts, render: StoredRender) -> Tensor:
-    where = f"item {render.item}, {render.file}"
-    try:
-        picture = artifacts.open_render(render.file or "")
-    except ArtifactNotFound as error:
-        raise _NoLonger(f"{where}, is gone") from error
-    except UNREADABLE as error:
-        raise _NoLonger(f"{where}, cannot be read") from error
-    image = torch.from_numpy(np.array(picture)).permute(2, 0, 1).contiguous()
-    if pixels_digest(image) != render.pixels_sha256:
-        raise _NoLonger(f"{where}, holds another picture")
-    return image
 
 
 def _notes(study: str, kept: Sequence[Kept], left_out: Sequence[LeftOut], parents: int) -> Iterator[str]:

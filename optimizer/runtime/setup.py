@@ -25,10 +25,12 @@ from optimizer.rendering.models import build_models, live_dtypes
 from optimizer.rendering.prediction import Prediction, agreed_prediction
 from optimizer.rendering.prompts import CONTEXT, token_count
 from optimizer.rendering.render import Renderer, check_suite
+from optimizer.rendering.variation import render_variation
 from optimizer.runtime.memory import Need, needed, require_memory
 from optimizer.search.probes import Probe, make_probes
 from optimizer.search.recipe_probes import check_recipe_files, with_recipes
 from optimizer.search.sampler import check_options
+from optimizer.system.nvidia_driver import driver_version
 from optimizer.trial.evaluation import Evaluator
 from optimizer.trial.objective import Objective
 from scorers.errors import SuiteImagesError
@@ -339,6 +341,7 @@ class Machine:
     probes: tuple[Probe, ...]
     evaluator: Evaluator
     device: torch.device
+    variation: float  # grey levels between two renders of one item of parent A; 0 where the machine repeats itself
 
     @property
     def infos(self) -> Mapping[str, ScorerInfo]:
@@ -357,17 +360,38 @@ class Machine:
 CPU_SETTINGS = ("ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA", "MKL_ENABLE_INSTRUCTIONS")
 
 
-BATCHES_FIELD = "batches"  # of a machine's description, where memory was too small for the usual ones
+# Of a machine's description:
+BATCHES_FIELD = "batches"  # where memory was too small for the usual ones
+VARIATION_FIELD = "variation"  # grey levels between two renders of one item, where the machine does not repeat itself
 
 
-def machine_description(device: torch.device, limits: BatchLimits | None = None) -> dict[str, str]:
-    """What the exact pixels of a render depend on beyond the recipe."""
+def machine_description(
+    device: torch.device, limits: BatchLimits | None = None, variation: float = 0.0
+) -> dict[str, str]:
+    """What the exact pixels of a render depend on beyond the recipe.
+
+    Args:
+        limits: of batches, as they are when the trial ends.
+        variation: how far apart two renders of one item are here, in grey levels.
+    """
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
     instructions = f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}"
     libraries = {package: version(package) for package in ("torch", "diffusers", "transformers")}
     settings = {name: os.environ[name] for name in CPU_SETTINGS if name in os.environ}
     found = {"device": name, "cpu": instructions, "threads": str(torch.get_num_threads()), **libraries, **settings}
-    return found | ({BATCHES_FIELD: str(limits)} if limits is not None and limits.most else {})
+    found |= _cuda_description(device) if device.type == "cuda" else {}
+    found |= {BATCHES_FIELD: str(limits)} if limits is not None and limits.most else {}
+    return found | ({VARIATION_FIELD: f"{variation:.2g}"} if variation else {})
+
+
+def _cuda_description(device: torch.device) -> dict[str, str]:
+    """By what kernels are chosen, and by what they are compiled."""
+    major, minor = torch.cuda.get_device_capability(device)
+    return {
+        "capability": f"{major}.{minor}",
+        "cudnn": str(torch.backends.cudnn.version()),  # type: ignore[no-untyped-call]
+        "driver": driver_version() or "unknown",
+    }
 
 
 def device_kind(device: torch.device) -> str:
@@ -414,4 +438,6 @@ def build_machine(plan: Plan, parents: Sequence[ParentFile], cache_dir: Path) ->
         probes=make_probes(plan.spec, plan.space, blueprint, alike),
         evaluator=Evaluator(resident, renderer, scorers, degenerate_limit=plan.spec.render.degenerate_limit),
         device=device,
+        # A CPU repeats itself, and may take minutes for an image.
+        variation=0.0 if device.type == "cpu" else render_variation(renderer),
     )

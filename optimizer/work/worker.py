@@ -91,7 +91,7 @@ class Worker:
             gains=self._gains,
             retention=retention,
             retry=self._retry,
-            describe_machine=lambda: machine_description(machine.device, renderer.limits),
+            describe_machine=lambda: machine_description(machine.device, renderer.limits, machine.variation),
         )
 
     def _adopt_batch_limits(self) -> None:

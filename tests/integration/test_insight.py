@@ -21,7 +21,7 @@ from stored_study import store_study
 from optimizer.cli import main
 from optimizer.cli.views.report import study_objective
 from optimizer.insight.importance import BINS, insight, load_samples
-from optimizer.insight.interactive import save_figures
+from optimizer.insight.interactive import _can_draw, save_figures
 from optimizer.search.shortlist import beliefs, by_posterior, by_value
 from studies.records import tables
 from studies.records.database import open_database
@@ -181,6 +181,22 @@ def test_the_front_is_shown_and_exported_by_its_knee_or_by_weights(folder: Path)
     assert f"trial {sharpest.number}" in said
     assert (folder / "sharp.yaml").is_file()
     assert "by its knee" in run(folder, "export", "front", "--recipe", "knee.yaml")
+
+
+def test_without_plotly_there_are_no_figures_and_the_log_says_so_once(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setitem(sys.modules, "plotly", None)
+    database = open_database(f"sqlite:///{folder}/s.db", create=False)
+    study = load_study(database, "front")
+    _can_draw.cache_clear()
+    try:
+        assert [save_figures(database, study, study_objective(study)) for _ in range(2)] == [0, 0]
+    finally:
+        _can_draw.cache_clear()
+        database.close()
+    (message,) = caplog.messages
+    assert "plotly is not installed" in message
 
 
 def test_the_dashboard_gets_its_figures_and_writes_over_old_ones(folder: Path) -> None:

@@ -97,7 +97,7 @@ def test_smaller_batches_said_once_kept_for_the_study_and_the_same_pictures(tmp_
         again.artifacts,
         target,
         overwrite=False,
-        watch=Watch(written=quiet, rendered=quiet),
+        watch=Watch(written=quiet, compared=quiet, rendered=quiet),
     ).proof
     assert "all 8 renders of the file are identical, to the bit, to those that were scored" in proof
     again.database.close()

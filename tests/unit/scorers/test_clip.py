@@ -21,12 +21,12 @@ from basics.files import sha256_of
 from scorers import aesthetic, clip, clip_iqa, clip_score, inference, weights
 from scorers.config import AestheticSettings, ClipIqaSettings, ClipModelSettings, ClipScoreSettings
 from scorers.errors import MissingWeightsError, ScorerSettingsError, WrongWeightsError
-from scorers.protocol import SuiteImages
+from scorers.protocol import BuildContext, SuiteImages
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from scorers.protocol import BuildContext, ImageScorer
+    from scorers.protocol import ImageScorer
 
 
 @pytest.fixture
@@ -38,8 +38,13 @@ def reference(clip_dir: Path) -> open_clip.CLIP:
 
 
 @pytest.fixture
-def embedder(clip_settings: ClipModelSettings) -> clip.ClipEmbedder:
-    return clip.load_embedder(clip_settings)
+def context(device: torch.device, tmp_path: Path) -> BuildContext:
+    return BuildContext(device=str(device), cache_dir=tmp_path / "cache")
+
+
+@pytest.fixture
+def embedder(clip_settings: ClipModelSettings, device: torch.device) -> clip.ClipEmbedder:
+    return clip.load_embedder(clip_settings, str(device))
 
 
 def save_archive(model: torch.nn.Module, path: Path) -> Path:

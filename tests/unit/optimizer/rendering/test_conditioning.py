@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from diffusers import DDIMScheduler, StableDiffusionInpaintPipeline
-from live import resident_of, weighted
+from live import CPU, resident_of, weighted
 from marked_files import COSXL, write_marked
 from torch import Tensor, nn
 
@@ -40,18 +40,20 @@ def suite(**changes: Any) -> SuiteSettings:
     return SuiteSettings.model_validate(settings | changes)
 
 
-def resident(folder: Path, channels: int, seeds: tuple[int, ...] = (0,), **options: Any) -> ResidentModel:
+def resident(
+    folder: Path, channels: int, seeds: tuple[int, ...] = (0,), device: torch.device = CPU, **options: Any
+) -> ResidentModel:
     parents = [write_marked(folder / f"{seed}.safetensors", channels=channels, seed=seed, **options) for seed in seeds]
-    return resident_of(parents)
+    return resident_of(parents, device)
 
 
 @contextmanager
 def inputs(models: LiveModels) -> Iterator[list[Tensor]]:
-    """Everything the U-Net's first convolution is given."""
+    """Everything the U-Net's first convolution is given, on the CPU."""
     seen: list[Tensor] = []
 
     def listen(_: nn.Module, args: tuple[Tensor, ...]) -> None:
-        seen.append(args[0].clone())
+        seen.append(args[0].to("cpu", copy=True))
 
     handle = models.unet.conv_in.register_forward_pre_hook(listen)
     try:
@@ -61,10 +63,12 @@ def inputs(models: LiveModels) -> Iterator[list[Tensor]]:
 
 
 def grey_latents(models: LiveModels, height: int, width: int) -> Tensor:
-    """The mean of what the VAE makes of mid-grey, by its layers: [1, 4, h, w]."""
+    """The mean of what the VAE makes of mid-grey, by its layers: [1, 4, h, w] on the CPU."""
     with torch.no_grad():
-        moments: Tensor = models.vae.quant_conv(models.vae.encoder(torch.zeros(1, 3, height, width)))
-    return moments[:, :4] * 0.18215
+        moments: Tensor = models.vae.quant_conv(
+            models.vae.encoder(torch.zeros(1, 3, height, width, device=models.vae.device))
+        )
+    return moments[:, :4].cpu() * 0.18215
 
 
 class TestKinds:
@@ -80,8 +84,11 @@ class TestKinds:
 
 class TestInpainting:
     @torch.no_grad()
-    def test_images_are_those_of_diffusers_with_all_of_a_grey_image_masked(self, tmp_path: Path) -> None:
+    def test_images_are_those_of_diffusers_with_all_of_a_grey_image_masked(
+        self, device: torch.device, tmp_path: Path
+    ) -> None:
         models, settings = build_models(resident(tmp_path, INPAINTING)), suite()
+        ours = Renderer(build_models(resident(tmp_path, INPAINTING, device=device)), settings).render().pixels
         items = settings.items()
         found = PromptEncoder(models, 1).embed(text for item in items for text in (item.prompt, item.negative))
         pipeline = StableDiffusionInpaintPipeline(
@@ -117,12 +124,11 @@ class TestInpainting:
             width=64,
             output_type="pt",
         )
-        ours = Renderer(models, settings).render().pixels
         assert len({float(row.mean()) for row in ours}) == len(items)
         torch.testing.assert_close(torch.stack(ours), result.images, rtol=0, atol=2e-4)
 
-    def test_the_unet_is_given_noise_mask_and_grey_in_that_order(self, tmp_path: Path) -> None:
-        models = build_models(resident(tmp_path, INPAINTING))
+    def test_the_unet_is_given_noise_mask_and_grey_in_that_order(self, device: torch.device, tmp_path: Path) -> None:
+        models = build_models(resident(tmp_path, INPAINTING, device=device))
         with inputs(models) as seen:
             Renderer(models, suite(sizes=(64, (128, 64)), seeds=(7,), prompts=["x"])).render()
         assert [tuple(row.shape) for row in seen] == [(2, 9, 8, 8)] * 2 + [(2, 9, 8, 16)] * 2  # with and without prompt
@@ -137,8 +143,8 @@ class TestInpainting:
                 torch.testing.assert_close(row[:, 5:], grey.expand(2, -1, -1, -1))
         assert not torch.equal(seen[0][:, :4], seen[1][:, :4])
 
-    def test_the_grey_follows_the_merged_vae(self, tmp_path: Path) -> None:
-        merged = resident(tmp_path, INPAINTING, seeds=(0, 1))
+    def test_the_grey_follows_the_merged_vae(self, device: torch.device, tmp_path: Path) -> None:
+        merged = resident(tmp_path, INPAINTING, seeds=(0, 1), device=device)
         models = build_models(merged)
         renderer = Renderer(models, suite(seeds=(1,), prompts=["x"]))
         greys = []
@@ -151,8 +157,10 @@ class TestInpainting:
         assert (greys[0] - greys[1]).abs().max() > 1e-3
 
     @pytest.mark.parametrize("scheduler", ["ddim", "euler_a"])
-    def test_images_do_not_depend_on_the_batch_or_on_another_renderer(self, scheduler: str, tmp_path: Path) -> None:
-        models, settings = build_models(resident(tmp_path, INPAINTING)), suite(scheduler=scheduler)
+    def test_images_do_not_depend_on_the_batch_or_on_another_renderer(
+        self, device: torch.device, scheduler: str, tmp_path: Path
+    ) -> None:
+        models, settings = build_models(resident(tmp_path, INPAINTING, device=device)), suite(scheduler=scheduler)
         first, second = Renderer(models, settings), Renderer(models, settings, batch_size=1)
         one, two, again = (row.render().pixels for row in (first, second, first))
         torch.testing.assert_close(torch.stack(one), torch.stack(two), rtol=0, atol=2e-4)
@@ -160,26 +168,28 @@ class TestInpainting:
 
 
 class TestInstruction:
-    def test_the_image_is_zeros(self, tmp_path: Path) -> None:
-        models = build_models(resident(tmp_path, INSTRUCTION))
+    def test_the_image_is_zeros(self, device: torch.device, tmp_path: Path) -> None:
+        models = build_models(resident(tmp_path, INSTRUCTION, device=device))
         with inputs(models) as seen:
             renders = Renderer(models, suite()).render()
         assert {tuple(row.shape) for row in seen} == {(8, 8, 8, 8)}  # four items, with and without the prompt
         assert all(row[:, 4:].eq(0).all() and row[:, :4].std() > 0.1 for row in seen)
         assert all(pixels.isfinite().all() and pixels.std() > 0 for pixels in renders.pixels)
 
-    def test_images_are_those_of_a_model_whose_weights_for_the_image_are_not_there(self, tmp_path: Path) -> None:
-        wide = build_models(resident(tmp_path, INSTRUCTION))
-        plain = build_models(resident(tmp_path, 4))
+    def test_images_are_those_of_a_model_whose_weights_for_the_image_are_not_there(
+        self, device: torch.device, tmp_path: Path
+    ) -> None:
+        wide = build_models(resident(tmp_path, INSTRUCTION, device=device))
+        plain = build_models(resident(tmp_path, 4, device=device))
         plain.unet.conv_in.weight.data.copy_(wide.unet.conv_in.weight[:, :4])
         ours, theirs = (Renderer(models, suite()).render().pixels for models in (wide, plain))
         torch.testing.assert_close(torch.stack(ours), torch.stack(theirs), rtol=0, atol=2e-4)
 
 
 @pytest.mark.parametrize("channels", [INPAINTING, INSTRUCTION])
-def test_sdxl_and_edm_models_of_both_kinds_render(channels: int, tmp_path: Path) -> None:
+def test_sdxl_and_edm_models_of_both_kinds_render(device: torch.device, channels: int, tmp_path: Path) -> None:
     """CosXL Edit is an EDM model that takes an image."""
     checkpoint = write_marked(tmp_path / "a.safetensors", COSXL, architecture="sdxl", channels=channels)
-    models = build_models(resident_of([checkpoint]), prediction_of(checkpoint))
+    models = build_models(resident_of([checkpoint], device), prediction_of(checkpoint))
     renders = Renderer(models, suite(scheduler="euler")).render()
     assert all(pixels.isfinite().all() and pixels.std() > 0 for pixels in renders.pixels)

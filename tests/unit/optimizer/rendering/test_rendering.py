@@ -49,9 +49,9 @@ BOTH = pytest.mark.parametrize("architecture", list(Architecture))
 
 
 @pytest.fixture(scope="module")
-def models() -> dict[Architecture, LiveModels]:
+def models(device: torch.device) -> dict[Architecture, LiveModels]:
     """Parent A of each architecture, live."""
-    return {name: build_models(resident_of(small_parents(name)[:1])) for name in Architecture}
+    return {name: build_models(resident_of(small_parents(name)[:1], device)) for name in Architecture}
 
 
 def suite(**changes: Any) -> SuiteSettings:
@@ -225,9 +225,9 @@ def reference_images(architecture: Architecture, settings: SuiteSettings) -> tup
 
 
 @BOTH
-def test_images_are_those_of_a_plain_diffusers_pipeline(architecture: Architecture) -> None:
+def test_images_are_those_of_a_plain_diffusers_pipeline(device: torch.device, architecture: Architecture) -> None:
     settings = suite(scheduler="euler", steps=3)
-    live = build_models(resident_of(small_parents(architecture)[:1]))
+    live = build_models(resident_of(small_parents(architecture)[:1], device))
     assert_close(Renderer(live, settings).render().pixels, reference_images(architecture, settings))
 
 
@@ -236,8 +236,10 @@ def test_images_are_those_of_a_plain_diffusers_pipeline(architecture: Architectu
 
 class TestLiveModels:
     @BOTH
-    def test_parameters_are_the_resident_buffers_and_stay_them(self, architecture: Architecture) -> None:
-        resident = resident_of(small_parents(architecture)[:2])
+    def test_parameters_are_the_resident_buffers_and_stay_them(
+        self, device: torch.device, architecture: Architecture
+    ) -> None:
+        resident = resident_of(small_parents(architecture)[:2], device)
         live = build_models(resident)
         parts = [live.unet, live.vae, live.text_encoder, live.text_encoder_2]
         parameters = [row for part in parts if part is not None for row in part.parameters()]
@@ -251,8 +253,10 @@ class TestLiveModels:
         assert not any(row.requires_grad or row.is_meta for row in parameters)
 
     @BOTH
-    def test_a_merge_shows_in_the_images_and_undoing_it_too(self, architecture: Architecture) -> None:
-        resident = resident_of(small_parents(architecture)[:2])
+    def test_a_merge_shows_in_the_images_and_undoing_it_too(
+        self, device: torch.device, architecture: Architecture
+    ) -> None:
+        resident = resident_of(small_parents(architecture)[:2], device)
         renderer = Renderer(build_models(resident), suite())
         first = renderer.render().images()
         resident.merge(weighted(resident, 0.5))
@@ -264,8 +268,10 @@ class TestLiveModels:
         assert not any(torch.equal(one, two) for one, two in zip(first, other, strict=True))
         assert all(torch.equal(one, two) for one, two in zip(first, again, strict=True))
 
-    def test_a_merge_that_is_broken_off_leaves_no_text_embeddings_behind(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        resident = resident_of(small_parents(Architecture.SD15)[:2])
+    def test_a_merge_that_is_broken_off_leaves_no_text_embeddings_behind(
+        self, device: torch.device, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        resident = resident_of(small_parents(Architecture.SD15)[:2], device)
         renderer = Renderer(build_models(resident), suite(seeds=(1,), steps=1))
         evaluator = Evaluator(resident, renderer, {}, degenerate_limit=len(renderer.items))
         text = {row.data_ptr() for _, row in resident.parameters("text_encoder")}
@@ -487,7 +493,7 @@ class TestPrompts:
             expected = shorter(input_ids=token_ids(["a red apple"], 49407)).last_hidden_state[0]
             found = PromptEncoder(models[Architecture.SD15], skip).embed(["a red apple"])["a red apple"]
             assert found.pooled is None
-            torch.testing.assert_close(found.tokens, expected, rtol=1e-4, atol=1e-5)
+            torch.testing.assert_close(found.tokens.cpu(), expected, rtol=1e-4, atol=1e-5)
 
     @torch.no_grad()
     @pytest.mark.parametrize("skip", [1, 2])
@@ -499,10 +505,10 @@ class TestPrompts:
         found = PromptEncoder(models[Architecture.SDXL], skip).embed(["a red apple", ""])
         for prompt, embedding in found.items():
             expected = torch.cat([penultimate(one, [prompt], 49407), penultimate(two, [prompt], 0)], dim=-1)[0]
-            torch.testing.assert_close(embedding.tokens, expected, rtol=1e-4, atol=1e-5)
+            torch.testing.assert_close(embedding.tokens.cpu(), expected, rtol=1e-4, atol=1e-5)
             assert embedding.pooled is not None
             pooled = two(input_ids=token_ids([prompt], 0)).text_embeds[0]
-            torch.testing.assert_close(embedding.pooled, pooled, rtol=1e-4, atol=1e-5)
+            torch.testing.assert_close(embedding.pooled.cpu(), pooled, rtol=1e-4, atol=1e-5)
 
     @BOTH
     def test_prompts_are_embedded_once_until_the_encoder_changes(

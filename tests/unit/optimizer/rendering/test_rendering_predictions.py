@@ -46,16 +46,16 @@ def suite(**changes: Any) -> SuiteSettings:
     return SuiteSettings.model_validate(settings | changes)
 
 
-def live_models(checkpoint: Checkpoint, settings: SuiteSettings) -> LiveModels:
-    return build_models(resident_of([checkpoint]), agreed_prediction([checkpoint], settings))
+def live_models(checkpoint: Checkpoint, settings: SuiteSettings, device: torch.device) -> LiveModels:
+    return build_models(resident_of([checkpoint], device), agreed_prediction([checkpoint], settings))
 
 
 @pytest.fixture(scope="module")
-def sd15(tmp_path_factory: pytest.TempPathFactory) -> dict[str, LiveModels]:
+def sd15(device: torch.device, tmp_path_factory: pytest.TempPathFactory) -> dict[str, LiveModels]:
     """The same SD1.5 weights, marked in every way."""
     folder = tmp_path_factory.mktemp("marked")
     return {
-        name: live_models(write_marked(folder / f"{name}.safetensors", markers), suite())
+        name: live_models(write_marked(folder / f"{name}.safetensors", markers), suite(), device)
         for name, markers in MARKERS.items()
     }
 
@@ -72,7 +72,7 @@ def render(models: LiveModels, settings: SuiteSettings) -> Seen:
     decoded: list[Tensor] = []
 
     def listen(_: nn.Module, args: tuple[Tensor, ...]) -> None:
-        decoded.append(args[0].clone())
+        decoded.append(args[0].to("cpu", copy=True))
 
     handle = models.vae.post_quant_conv.register_forward_pre_hook(listen)
     try:
@@ -83,16 +83,16 @@ def render(models: LiveModels, settings: SuiteSettings) -> Seen:
 
 
 def denoiser(models: LiveModels, item: SuiteItem, settings: SuiteSettings) -> Denoiser:
-    """The model's guided output for one item."""
-    unet = copy.deepcopy(models.unet).double()
+    """The model's guided output for one item, computed on the CPU."""
+    unet = copy.deepcopy(models.unet).cpu().double()
     found = PromptEncoder(models, settings.clip_skip).embed([item.prompt, item.negative])
     rows = [found[item.negative], found[item.prompt]]
-    tokens = torch.stack([row.tokens for row in rows]).double()
+    tokens = torch.stack([row.tokens for row in rows]).cpu().double()
     added = None
     if rows[0].pooled is not None:
         sizes = torch.tensor([[item.height, item.width, 0, 0, item.height, item.width]] * 2).double()
         added = {"text_embeds": torch.stack([row.pooled for row in rows if row.pooled is not None]), "time_ids": sizes}
-        added["text_embeds"] = added["text_embeds"].double()
+        added["text_embeds"] = added["text_embeds"].cpu().double()
 
     def guided(sample: Tensor, time: Tensor) -> Tensor:
         with torch.no_grad():
@@ -164,9 +164,9 @@ def test_zero_snr_begins_in_pure_noise_on_the_rescaled_schedule(sd15: Mapping[st
 
 
 @pytest.mark.parametrize("architecture", ["sd15", "sdxl"])
-def test_cosxl_is_euler_on_preconditioned_v(architecture: str, tmp_path: Path) -> None:
+def test_cosxl_is_euler_on_preconditioned_v(device: torch.device, architecture: str, tmp_path: Path) -> None:
     settings = suite(scheduler="euler", seeds=[5])
-    models = live_models(write_marked(tmp_path / "a.safetensors", COSXL, architecture=architecture), settings)
+    models = live_models(write_marked(tmp_path / "a.safetensors", COSXL, architecture=architecture), settings, device)
     (item,) = settings.items()
     levels = torch.tensor([120.0, (120 * 0.002) ** 0.5, 0.002], dtype=torch.float64)  # evenly spaced logarithms
     expected = euler_of_edm(denoiser(models, item, settings), first_noise(item), levels, data=1.0, sign=-1)
@@ -174,9 +174,9 @@ def test_cosxl_is_euler_on_preconditioned_v(architecture: str, tmp_path: Path) -
     torch.testing.assert_close(render(models, settings).latents, expected / scale, rtol=1e-3, atol=1e-2)
 
 
-def test_playground_is_edm_on_latents_with_a_mean_and_deviation(tmp_path: Path) -> None:
+def test_playground_is_edm_on_latents_with_a_mean_and_deviation(device: torch.device, tmp_path: Path) -> None:
     settings = suite(scheduler="euler", seeds=[5])
-    models = live_models(write_marked(tmp_path / "a.safetensors", PLAYGROUND, architecture="sdxl"), settings)
+    models = live_models(write_marked(tmp_path / "a.safetensors", PLAYGROUND, architecture="sdxl"), settings, device)
     (item,) = settings.items()
     levels = torch.tensor([80.0, (80 * 0.002) ** 0.5, 0.002], dtype=torch.float64)
     latents = euler_of_edm(denoiser(models, item, settings), first_noise(item), levels, data=0.5, sign=1)
@@ -209,8 +209,10 @@ def test_one_step_is_enough(marking: str, name: SchedulerName, sd15: Mapping[str
     assert render(sd15[marking], suite(scheduler=name, steps=1)).latents.isfinite().all()
 
 
-def test_the_suite_can_say_what_no_marker_does(sd15: Mapping[str, LiveModels], tmp_path: Path) -> None:
+def test_the_suite_can_say_what_no_marker_does(
+    device: torch.device, sd15: Mapping[str, LiveModels], tmp_path: Path
+) -> None:
     said = suite(prediction="v_prediction", zero_snr=True)
-    bare = live_models(write_marked(tmp_path / "bare.safetensors"), said)
+    bare = live_models(write_marked(tmp_path / "bare.safetensors"), said, device)
     assert bare.prediction == Prediction(kind="v", zero_snr=True)
     assert torch.equal(render(bare, said).latents, render(sd15["zero_snr"], suite()).latents)

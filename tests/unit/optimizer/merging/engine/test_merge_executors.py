@@ -20,6 +20,7 @@ import torch
 from hypothesis import given, reject, settings
 from hypothesis import strategies as st
 from merge_cases import (
+    ADDED,
     EMA_COPY,
     LAYERS,
     MARKERS,
@@ -47,11 +48,18 @@ from optimizer.merging.files.checkpoint import Checkpoint
 from optimizer.merging.files.parents import FIRST_CONVOLUTION, Parents
 from search_spaces.blocks import VAE, Architecture, place_of, places
 from studies.errors import RecipeError
+from studies.recipe.methods import METHODS
 from studies.recipe.recipe import DtypeName, LoraUse, Operation, Recipe, Step, canonical_values
 
 CPU = torch.device("cpu")
 BOTH = pytest.mark.parametrize("architecture", list(Architecture))
-HELD = pytest.mark.parametrize("placement", [Placement.DEVICE, Placement.FILES])
+HELD = pytest.mark.parametrize(
+    ("device", "placement"),
+    [
+        *((torch.device("cpu"), placement) for placement in Placement),
+        *(pytest.param(torch.device("cuda"), placement, marks=pytest.mark.cuda) for placement in Placement),
+    ],
+)
 
 
 def read(path: Path) -> dict[str, Tensor]:
@@ -59,18 +67,25 @@ def read(path: Path) -> dict[str, Tensor]:
         return {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - it is no dictionary
 
 
-def written(recipe: Recipe, files: Ingredients, folder: Path) -> dict[str, Tensor]:
-    return read(write_merge(folder / "out.safetensors", recipe, files, {"format": "pt"}, CPU).path)
+def written(recipe: Recipe, files: Ingredients, folder: Path, device: torch.device) -> dict[str, Tensor]:
+    return read(write_merge(folder / "out.safetensors", recipe, files, {"format": "pt"}, device).path)
 
 
-def written_unless_overflowing(recipe: Recipe, files: Ingredients, folder: Path) -> dict[str, Tensor]:
+def written_unless_overflowing(
+    recipe: Recipe, files: Ingredients, folder: Path, device: torch.device
+) -> dict[str, Tensor]:
     """As `written`, for random recipes; an example that goes beyond the dtype's range is given up."""
     try:
-        return written(recipe, files, folder)
+        return written(recipe, files, folder, device)
     except ExportError as error:
         if "gives infinity in" not in str(error):
             raise
         reject()
+
+
+def live_values(model: ResidentModel) -> dict[str, Tensor]:
+    """The live tensors' values now, on the CPU."""
+    return {key: row.to("cpu", copy=True) for key, row in model.live_tensors().items()}
 
 
 def snapshot(model: ResidentModel) -> dict[str, bytes]:
@@ -87,15 +102,15 @@ def uniform(recipe: Recipe, ratio: float, **different: float) -> Recipe:
 @settings(max_examples=30, deadline=None)
 @given(case=cases(), seeds=st.tuples(st.integers(0, 10**6), st.integers(0, 10**6)))
 def test_the_live_model_is_what_the_file_holds_and_any_recipe_can_be_made_again(
-    case: Case, seeds: tuple[int, int]
+    device: torch.device, case: Case, seeds: tuple[int, int]
 ) -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         files = case.open(folder)
         first, second = (case.recipe(files, seed) for seed in seeds)
-        saved = written_unless_overflowing(first, files, folder)
-        for placement in (Placement.DEVICE, Placement.FILES):
-            model = case.resident(files, placement)
+        saved = written_unless_overflowing(first, files, folder, device)
+        for placement in Placement:
+            model = case.resident(files, placement, device=device)
             model.merge(first)
             before = snapshot(model)
             assert saved.keys() == before.keys()
@@ -123,12 +138,14 @@ def differing_places(one: Recipe, other: Recipe) -> set[str]:
 
 @settings(max_examples=10, deadline=None)
 @given(case=cases(), live=st.sampled_from([torch.float16, torch.bfloat16]))
-def test_a_half_precision_pipeline_holds_the_saved_values_rounded_once_more(case: Case, live: torch.dtype) -> None:
+def test_a_half_precision_pipeline_holds_the_saved_values_rounded_once_more(
+    device: torch.device, case: Case, live: torch.dtype
+) -> None:
     with tempfile.TemporaryDirectory() as name:
         files = case.open(Path(name))
-        model, recipe = case.resident(files, live=live), case.recipe(files, 3)
+        model, recipe = case.resident(files, live=live, device=device), case.recipe(files, 3)
         model.merge(recipe)
-        saved = written_unless_overflowing(recipe, files, Path(name))
+        saved = written_unless_overflowing(recipe, files, Path(name), device)
         for key, row in model.live_tensors().items():
             assert bits(row) == bits(saved[key].to(row.dtype)), key
 
@@ -136,34 +153,38 @@ def test_a_half_precision_pipeline_holds_the_saved_values_rounded_once_more(case
 class TestResident:
     @BOTH
     @HELD
-    def test_it_begins_as_parent_a(self, architecture: Architecture, placement: Placement, tmp_path: Path) -> None:
+    def test_it_begins_as_parent_a(
+        self, architecture: Architecture, device: torch.device, placement: Placement, tmp_path: Path
+    ) -> None:
         case = Case(architecture=architecture)
         stored = case.parent(0)
-        for key, row in case.resident(case.open(tmp_path), placement).live_tensors().items():
+        for key, row in live_values(case.resident(case.open(tmp_path), placement, device=device)).items():
             assert bits(row.to(stored[key].dtype)) == bits(stored[key]), key
 
     @BOTH
-    def test_a_ratio_reaches_its_place_and_no_other(self, architecture: Architecture, tmp_path: Path) -> None:
+    def test_a_ratio_reaches_its_place_and_no_other(
+        self, device: torch.device, architecture: Architecture, tmp_path: Path
+    ) -> None:
         case = Case(architecture=architecture)
         files = case.open(tmp_path)
-        model, plain, before = case.resident(files), case.recipe(files, 0), ""
+        model, plain, before = case.resident(files, device=device), case.recipe(files, 0), ""
         a, b = case.parent(0), case.parent(1)
         model.merge(uniform(plain, 0.0))
         for chosen in places(architecture):
             changed = model.merge(uniform(plain, 0.0, **{chosen: 1.0}))
             assert changed == {chosen, before} - {""}
-            before = chosen
+            before, now = chosen, live_values(model)
             for key in some_shapes(architecture):
                 wanted = b if place_of(key, architecture) == chosen else a
-                assert torch.equal(model.live_tensors()[key], wanted[key].float()), (chosen, key)
+                assert torch.equal(now[key], wanted[key].float()), (chosen, key)
 
-    def test_what_no_ratio_applies_to_stays_parent_as(self, tmp_path: Path) -> None:
+    def test_what_no_ratio_applies_to_stays_parent_as(self, device: torch.device, tmp_path: Path) -> None:
         case = Case(export="bf16")
         files = case.open(tmp_path)
-        model = case.resident(files)
+        model = case.resident(files, device=device)
         for seed in range(3):
             model.merge(case.recipe(files, seed))
-        live, stored = model.live_tensors(), case.parent(0)
+        live, stored = live_values(model), case.parent(0)
         for key in (*MARKERS, POSITIONS[Architecture.SD15]):
             assert live[key].dtype == stored[key].dtype
             assert torch.equal(live[key], stored[key])
@@ -172,14 +193,32 @@ class TestResident:
         assert EMA_COPY not in live
 
     @HELD
-    def test_merges_stay_in_the_same_memory_and_take_no_more(self, placement: Placement, tmp_path: Path) -> None:
+    @pytest.mark.parametrize("method", ["weighted_sum", "add_difference", "sce", "della", "distribution_crossover"])
+    def test_a_weight_without_elements_stays_without(
+        self, method: str, device: torch.device, placement: Placement, tmp_path: Path
+    ) -> None:
+        operation = Operation(method=method, inputs=tuple("ABC"[: METHODS[method].least_inputs]))
+        case = Case(operations=(operation,), dtypes=((torch.float16,),) * 3, loras=1, added=(0, 4, 3, 3))
+        files = case.open(tmp_path)
+        model, recipe = case.resident(files, placement, device=device), case.recipe(files, 5)
+        model.merge(recipe)
+        saved = written(recipe, files, tmp_path, device)
+        assert saved[ADDED].shape == model.live_tensors()[ADDED].shape == (0, 4, 3, 3)
+        assert model.broken_keys() == ()
+        for key, row in model.live_tensors().items():
+            assert torch.equal(row.cpu(), saved[key].to(row.dtype)), key
+
+    @HELD
+    def test_merges_stay_in_the_same_memory_and_take_no_more(
+        self, device: torch.device, placement: Placement, tmp_path: Path
+    ) -> None:
         chain = (
             Operation(method="ties", inputs=("A", "B", "C")),
             Operation(method="weighted_sum", inputs=("A", "result-1"), clip=True),
         )
         case = Case(operations=chain, dtypes=((torch.float16,),) * 3, loras=2, vae=True)
         files = case.open(tmp_path)
-        model = case.resident(files, placement)
+        model = case.resident(files, placement, device=device)
         addresses = {key: row.data_ptr() for key, row in model.live_tensors().items()}
         held = model.nbytes()
         for seed in range(5):
@@ -191,16 +230,16 @@ class TestResident:
         assert {key: row.data_ptr() for key, row in model.live_tensors().items()} == addresses
         assert model.nbytes() == held
 
-    def test_tensors_do_not_overlap(self, tmp_path: Path) -> None:
+    def test_tensors_do_not_overlap(self, device: torch.device, tmp_path: Path) -> None:
         case = Case()
-        live = case.resident(case.open(tmp_path)).live_tensors()
+        live = case.resident(case.open(tmp_path), device=device).live_tensors()
         spans = sorted((row.data_ptr(), row.data_ptr() + row.nbytes) for row in live.values() if row.numel())
         assert all(end <= start for (_, end), (start, _) in pairwise(spans))
 
-    def test_broken_keys_names_what_is_not_finite_and_only_that(self, tmp_path: Path) -> None:
+    def test_broken_keys_names_what_is_not_finite_and_only_that(self, device: torch.device, tmp_path: Path) -> None:
         case = Case(dtypes=((torch.float16, torch.float8_e4m3fn),) * 2)
         files = case.open(tmp_path)
-        assert case.resident(files).broken_keys() == ()
+        assert case.resident(files, device=device).broken_keys() == ()
         broken = case.parent(1)
         wanted = [key for key in list(some_shapes(Architecture.SD15))[3:6] if key in files.tensors]
         for key, value in zip(wanted, (math.nan, math.inf, -math.inf), strict=True):
@@ -208,7 +247,7 @@ class TestResident:
             broken[key].view(-1)[1] = value
         save_file(broken, tmp_path / "1.safetensors")
         files = Ingredients(Parents.of([Checkpoint.open(tmp_path / f"{index}.safetensors") for index in (0, 1)]))
-        model = case.resident(files)
+        model = case.resident(files, device=device)
         model.merge(uniform(case.recipe(files, 0), 0.5))
         assert sorted(model.broken_keys()) == sorted(wanted)
         model.merge(uniform(case.recipe(files, 0), 0.0))
@@ -222,10 +261,12 @@ class TestResident:
             ({"parents": 3}, "3 parents, there are 2"),
         ],
     )
-    def test_a_recipe_of_other_files_is_refused(self, change: dict[str, object], words: str, tmp_path: Path) -> None:
+    def test_a_recipe_of_other_files_is_refused(
+        self, device: torch.device, change: dict[str, object], words: str, tmp_path: Path
+    ) -> None:
         case = Case()
         files = case.open(tmp_path)
-        model = case.resident(files)
+        model = case.resident(files, device=device)
         before = snapshot(model)
         plain = Recipe(architecture="sd15", parents=case.recipe(files, 0).parents)
         if "parents" in change:
@@ -250,11 +291,11 @@ class TestLoras:
     @BOTH
     @HELD
     def test_a_weight_changes_only_the_places_that_its_lora_touches(
-        self, architecture: Architecture, placement: Placement, tmp_path: Path
+        self, architecture: Architecture, device: torch.device, placement: Placement, tmp_path: Path
     ) -> None:
         case = Case(architecture=architecture, loras=2)
         files = case.open(tmp_path)
-        model = case.resident(files, placement)
+        model = case.resident(files, placement, device=device)
         recipe = uniform(case.recipe(files, 0), 0.3)
         recipe = replace(recipe, loras=tuple(weighing(lora, 0.5) for lora in recipe.loras))
         model.merge(recipe)
@@ -266,13 +307,13 @@ class TestLoras:
 
     @BOTH
     def test_what_is_baked_is_the_merge_plus_the_weighted_product(
-        self, architecture: Architecture, tmp_path: Path
+        self, device: torch.device, architecture: Architecture, tmp_path: Path
     ) -> None:
         case = Case(architecture=architecture, loras=1, dtypes=((torch.float32,),) * 2)
         files = case.open(tmp_path)
         recipe = uniform(case.recipe(files, 0), 0.25)
         recipe = replace(recipe, loras=(weighing(recipe.loras[0], -0.8),))
-        saved, a, b = written(recipe, files, tmp_path), case.parent(0), case.parent(1)
+        saved, a, b = written(recipe, files, tmp_path, device), case.parent(0), case.parent(1)
         lora = read(tmp_path / "lora0.safetensors")
         expected = {key: 0.75 * a[key].double() + 0.25 * b[key].double() for key in some_shapes(architecture)}
         for module, key in LAYERS[architecture].items():
@@ -287,12 +328,12 @@ class TestLoras:
         for key, row in expected.items():
             torch.testing.assert_close(saved[key].double(), row, rtol=1e-5, atol=1e-5, msg=key)
 
-    def test_loras_in_another_order_are_refused(self, tmp_path: Path) -> None:
+    def test_loras_in_another_order_are_refused(self, device: torch.device, tmp_path: Path) -> None:
         case = Case(loras=2)
         files = case.open(tmp_path)
         recipe = case.recipe(files, 0)
         with pytest.raises(RecipeError, match="in the recipe's order"):
-            case.resident(files).merge(replace(recipe, loras=recipe.loras[::-1]))
+            case.resident(files, device=device).merge(replace(recipe, loras=recipe.loras[::-1]))
 
 
 def weighing(lora: LoraUse, weight: float) -> LoraUse:
@@ -301,23 +342,25 @@ def weighing(lora: LoraUse, weight: float) -> LoraUse:
 
 class TestVae:
     @HELD
-    def test_a_baked_vae_is_the_files_own_and_the_rest_the_merge(self, placement: Placement, tmp_path: Path) -> None:
+    def test_a_baked_vae_is_the_files_own_and_the_rest_the_merge(
+        self, device: torch.device, placement: Placement, tmp_path: Path
+    ) -> None:
         case = Case(vae=True)
         files = case.open(tmp_path)
-        model = case.resident(files, placement)
+        model = case.resident(files, placement, device=device)
         baked, plain = uniform(case.recipe(files, 1), 0.5), uniform(case.recipe(files, 2), 0.5)
         assert baked.vae is not None
         assert plain.vae is None
         model.merge(plain)
-        mixed = {key: row.clone() for key, row in model.live_tensors().items()}
+        mixed = live_values(model)
         assert model.merge(baked) == {VAE}
-        for key, row in written(baked, files, tmp_path).items():
+        for key, row in written(baked, files, tmp_path, device).items():
             if key in (stored := case.vae_tensors()):
                 assert bits(row) == bits(stored[key].to(row.dtype)), key
             else:
                 assert torch.equal(row.float(), mixed[key].float()), key
         assert model.merge(plain) == {VAE}
-        assert all(torch.equal(row, mixed[key]) for key, row in model.live_tensors().items())
+        assert all(torch.equal(row, mixed[key]) for key, row in live_values(model).items())
 
     def test_another_vae_than_the_recipes_is_refused(self, tmp_path: Path) -> None:
         case = Case(vae=True)
@@ -332,27 +375,31 @@ class TestVae:
 
 
 class TestUnequalParents:
-    def test_extra_channels_of_an_inpainting_model_stay_and_the_plain_ones_are_merged(self, tmp_path: Path) -> None:
+    def test_extra_channels_of_an_inpainting_model_stay_and_the_plain_ones_are_merged(
+        self, device: torch.device, tmp_path: Path
+    ) -> None:
         case = Case(inpainting=True)
         files = case.open(tmp_path)
-        merged = written(uniform(case.recipe(files, 0), 0.5), files, tmp_path)[FIRST_CONVOLUTION]
+        merged = written(uniform(case.recipe(files, 0), 0.5), files, tmp_path, device)[FIRST_CONVOLUTION]
         a, b = (case.parent(index)[FIRST_CONVOLUTION] for index in (0, 1))
         assert (a.shape[1], b.shape[1]) == (9, 4)
         assert torch.equal(merged[:, 4:], a[:, 4:])
         assert torch.equal(merged[:, :4], (0.5 * (a[:, :4].double() + b.double())).half())
 
     @pytest.mark.parametrize("lacking", [0, 1])
-    def test_a_component_that_one_parent_lacks_is_the_others(self, lacking: int, tmp_path: Path) -> None:
+    def test_a_component_that_one_parent_lacks_is_the_others(
+        self, device: torch.device, lacking: int, tmp_path: Path
+    ) -> None:
         case = Case(lacking=lacking)
         files = case.open(tmp_path)
-        saved, owner = written(uniform(case.recipe(files, 0), 0.5), files, tmp_path), case.parent(1 - lacking)
+        saved, owner = written(uniform(case.recipe(files, 0), 0.5), files, tmp_path, device), case.parent(1 - lacking)
         keys = [key for key in owner if place_of(key, Architecture.SD15) == "text_encoder"]
         assert keys
         assert all(bits(saved[key]) == bits(owner[key]) for key in keys)
 
 
 class TestNotFinite:
-    def test_a_nan_that_a_method_makes_is_refused_by_its_key(self, tmp_path: Path) -> None:
+    def test_a_nan_that_a_method_makes_is_refused_by_its_key(self, device: torch.device, tmp_path: Path) -> None:
         case = Case(dtypes=((torch.float32,),) * 2)
         key = list(some_shapes(Architecture.SD15))[4]
         for index, value in enumerate((3e38, -3e38)):
@@ -366,23 +413,25 @@ class TestNotFinite:
         average = Step(operation=Operation(method="n_average", inputs=("A", "B")), values=no_numbers(recipe))
         rows = dict.fromkeys(places(Architecture.SD15), (1.0, 0.5))
         overflowing = replace(recipe, steps=(average, Step(operation=operation, values=canonical_values(rows))))
-        overflow = Case(dtypes=case.dtypes).resident(files)
+        overflow = Case(dtypes=case.dtypes).resident(files, device=device)
         overflow.merge(overflowing)
         live = overflow.live_tensors()[key]
         if not bool(live.isnan().any()):
             pytest.fail("the example gives no NaN")
         with pytest.raises(ExportError, match=rf"n_average, then similarity_add_difference\) gives NaN in {key}"):
-            written(overflowing, files, tmp_path)
+            written(overflowing, files, tmp_path, device)
 
-    def test_a_nan_of_a_parent_passes_through(self, tmp_path: Path) -> None:
+    def test_a_nan_of_a_parent_passes_through(self, device: torch.device, tmp_path: Path) -> None:
         case = Case()
         key = list(some_shapes(Architecture.SD15))[4]
         files = with_value(case, (1,), key, math.nan, tmp_path)
-        saved = written(uniform(case.recipe(files, 0), 0.5), files, tmp_path)
+        saved = written(uniform(case.recipe(files, 0), 0.5), files, tmp_path, device)
         assert saved[key].isnan().flatten().nonzero().flatten().tolist() == [0]
         assert [name for name, row in saved.items() if row.is_floating_point() and row.isnan().any()] == [key]
 
-    def test_what_overflows_its_dtype_is_refused_by_its_key_and_fits_a_wider_one(self, tmp_path: Path) -> None:
+    def test_what_overflows_its_dtype_is_refused_by_its_key_and_fits_a_wider_one(
+        self, device: torch.device, tmp_path: Path
+    ) -> None:
         operation = Operation(method="weighted_subtraction", inputs=("A", "B"))
         case = Case(operations=(operation,))
         files = case.open(tmp_path)
@@ -390,30 +439,34 @@ class TestNotFinite:
         with pytest.raises(
             ExportError, match=r"\(weighted_subtraction\) gives infinity in .*middle_block.* 65504"
         ) as found:
-            written(recipe, files, tmp_path)
+            written(recipe, files, tmp_path, device)
         assert "bf16 or fp32" in str(found.value)
-        saved = written(replace(recipe, dtype="bf16"), files, tmp_path)
+        saved = written(replace(recipe, dtype="bf16"), files, tmp_path, device)
         assert all(bool(row.isfinite().all()) for row in saved.values())
 
     @pytest.mark.parametrize("ratio", [0.5, 0.0])
-    def test_a_dtype_that_is_too_narrow_for_the_parents_is_refused(self, ratio: float, tmp_path: Path) -> None:
+    def test_a_dtype_that_is_too_narrow_for_the_parents_is_refused(
+        self, device: torch.device, ratio: float, tmp_path: Path
+    ) -> None:
         case = Case(dtypes=((torch.float32,),) * 2)
         key = list(some_shapes(Architecture.SD15))[4]
         files = with_value(case, (0, 1), key, 1e5, tmp_path)
         recipe = uniform(case.recipe(files, 0), ratio)
-        assert written(recipe, files, tmp_path)[key].view(-1)[0] == 1e5
+        assert written(recipe, files, tmp_path, device)[key].view(-1)[0] == 1e5
         with pytest.raises(
             ExportError, match=rf"weighted_sum\) gives infinity in {key}, beyond 65504, where float16 ends"
         ):
-            written(replace(recipe, dtype="fp16"), files, tmp_path)
+            written(replace(recipe, dtype="fp16"), files, tmp_path, device)
 
     @pytest.mark.parametrize("dtype", [torch.float16, torch.float8_e5m2])
-    def test_an_infinity_of_a_parent_passes_through(self, dtype: torch.dtype, tmp_path: Path) -> None:
+    def test_an_infinity_of_a_parent_passes_through(
+        self, device: torch.device, dtype: torch.dtype, tmp_path: Path
+    ) -> None:
         case = Case(dtypes=((dtype,),) * 2, export="fp16")
         key = list(some_shapes(Architecture.SD15))[4]
         for parent, ratio in ((0, 0.0), (1, 0.25)):
             files = with_value(case, (parent,), key, math.inf, tmp_path)
-            saved = written(uniform(case.recipe(files, 0), ratio), files, tmp_path)
+            saved = written(uniform(case.recipe(files, 0), ratio), files, tmp_path, device)
             assert saved[key].view(-1)[0] == math.inf
             assert [name for name, row in saved.items() if not bool(row.isfinite().all())] == [key]
 
@@ -434,15 +487,17 @@ def no_numbers(recipe: Recipe) -> tuple[tuple[str, tuple[float, ...]], ...]:
 
 class TestFile:
     @BOTH
-    def test_a_whole_small_model_agrees_with_memory(self, architecture: Architecture, tmp_path: Path) -> None:
+    def test_a_whole_small_model_agrees_with_memory(
+        self, device: torch.device, architecture: Architecture, tmp_path: Path
+    ) -> None:
         operation = Operation(method="weighted_sum", inputs=("A", "B", "C"))
         case = Case(architecture=architecture, operations=(operation,), dtypes=((torch.float16,),) * 3)
         parents = small_parents(architecture)
         files = Ingredients(Parents.of(parents))
-        recipe, model = case.recipe(files, 5), case.resident(files)
+        recipe, model = case.recipe(files, 5), case.resident(files, device=device)
         model.merge(recipe)
         seen: list[int] = []
-        result = write_merge(tmp_path / "out.safetensors", recipe, files, {"format": "pt"}, CPU, seen.append)
+        result = write_merge(tmp_path / "out.safetensors", recipe, files, {"format": "pt"}, device, seen.append)
         saved = read(result.path)
         assert set(saved) == set(parents[0].tensors)
         assert [
@@ -480,10 +535,10 @@ class TestFile:
         assert [row for row in rows if row["data_offsets"][0] % width[row["dtype"]]] == []
 
     @pytest.mark.parametrize("export", [None, "fp16", "bf16", "fp32"])
-    def test_only_weights_are_cast(self, export: DtypeName | None, tmp_path: Path) -> None:
+    def test_only_weights_are_cast(self, device: torch.device, export: DtypeName | None, tmp_path: Path) -> None:
         case = Case(export=export)
         files = case.open(tmp_path)
-        saved = written(case.recipe(files, 1), files, tmp_path)
+        saved = written(case.recipe(files, 1), files, tmp_path, device)
         positions = saved.pop(POSITIONS[Architecture.SD15])
         assert positions.dtype == torch.int64
         assert torch.equal(positions, torch.arange(77)[None])
@@ -492,22 +547,24 @@ class TestFile:
             assert torch.equal(saved.pop(key), value)
         assert {row.dtype for row in saved.values()} == {EXPORT_DTYPES[export] if export else torch.float16}
 
-    def test_positions_that_an_old_merge_left_as_floats_are_integers_again(self, tmp_path: Path) -> None:
+    def test_positions_that_an_old_merge_left_as_floats_are_integers_again(
+        self, device: torch.device, tmp_path: Path
+    ) -> None:
         key = POSITIONS[Architecture.SD15]
         case = Case(export="bf16")
         parents = case.open(tmp_path).parents.checkpoints
         broken = case.parent(0) | {key: torch.arange(77.0).half()[None]}
         save_file(broken, tmp_path / "broken.safetensors")
         files = Ingredients(Parents.of([Checkpoint.open(tmp_path / "broken.safetensors"), parents[1]]))
-        saved = written(case.recipe(files, 1), files, tmp_path)
+        saved = written(case.recipe(files, 1), files, tmp_path, device)
         assert saved[key].dtype == torch.int64
         assert torch.equal(saved[key], torch.arange(77)[None])
 
-    def test_keys_are_parent_as_without_the_ema_copy(self, tmp_path: Path) -> None:
+    def test_keys_are_parent_as_without_the_ema_copy(self, device: torch.device, tmp_path: Path) -> None:
         case = Case()
         files = case.open(tmp_path)
         stored = case.parent(0)
-        saved = written(case.recipe(files, 1), files, tmp_path)
+        saved = written(case.recipe(files, 1), files, tmp_path, device)
         assert set(saved) == set(stored) - {EMA_COPY}
         shapes = {key: row.shape for key, row in export_layout(files, None).items()}
         assert shapes == {key: tuple(row.shape) for key, row in stored.items() if key != EMA_COPY}
@@ -524,24 +581,24 @@ class TestFile:
             )
         assert sorted(path.name for path in tmp_path.iterdir()) == ["0.safetensors", "1.safetensors"]
 
-    def test_the_same_recipe_writes_the_same_file(self, tmp_path: Path) -> None:
+    def test_the_same_recipe_writes_the_same_file(self, device: torch.device, tmp_path: Path) -> None:
         chain = (Operation(method="dare_ties", inputs=("A", "B", "C"), seed=3),)
         case = Case(operations=chain, dtypes=((torch.float16,),) * 3, loras=1, vae=True)
         digests = set()
         for name in "xy":
             files = case.open(tmp_path)  # opened anew
             recipe = case.recipe(files, 5)
-            metadata = merge_metadata(recipe, files, title="t", prediction_type="epsilon", device=CPU)
-            digests.add(write_merge(tmp_path / f"{name}.safetensors", recipe, files, metadata, CPU).sha256)
+            metadata = merge_metadata(recipe, files, title="t", prediction_type="epsilon", device=device)
+            digests.add(write_merge(tmp_path / f"{name}.safetensors", recipe, files, metadata, device).sha256)
         assert len(digests) == 1
 
-    def test_another_seed_drops_other_elements(self, tmp_path: Path) -> None:
+    def test_another_seed_drops_other_elements(self, device: torch.device, tmp_path: Path) -> None:
         one, other = (
             Case(operations=(Operation(method="dare_linear", inputs=("A", "B"), seed=seed),)) for seed in (0, 1)
         )
         files = one.open(tmp_path)
-        assert bits_of(written(one.recipe(files, 2), files, tmp_path)) != bits_of(
-            written(other.recipe(files, 2), files, tmp_path)
+        assert bits_of(written(one.recipe(files, 2), files, tmp_path, device)) != bits_of(
+            written(other.recipe(files, 2), files, tmp_path, device)
         )
 
 

@@ -167,16 +167,22 @@ CONVENTIONS: tuple[tuple[Architecture, Writer, str, str], ...] = (
 @pytest.mark.parametrize("alpha", [None, 1.0, 12.0])
 @pytest.mark.parametrize(("architecture", "writer", "module", "key"), CONVENTIONS, ids=[row[2] for row in CONVENTIONS])
 def test_every_convention_gives_the_change_that_the_formula_gives(
-    tmp_path: Path, architecture: Architecture, writer: Writer, module: str, key: str, alpha: float | None
+    device: torch.device,
+    tmp_path: Path,
+    architecture: Architecture,
+    writer: Writer,
+    module: str,
+    key: str,
+    alpha: float | None,
 ) -> None:
     """(alpha / rank) * up @ down in float64, with a convolution's kernel flattened."""
     rank = 3
     out, inputs, *kernel = small_shapes(architecture.value)[key]
     up, down = matrix(out, rank, *[1] * len(kernel)), matrix(rank, inputs, *kernel, seed=1)
-    lora = Lora.open(write(tmp_path, writer(module, up.half(), down.half(), alpha)))
+    lora = Lora.open(write(tmp_path, writer(module, up.half(), down.half(), alpha))).to(device)
     targets = lora.targets(tensors_of(architecture), architecture)
     assert list(targets) == [key]
-    got = delta(targets[key], (out, inputs, *kernel))
+    got = delta(targets[key], (out, inputs, *kernel)).cpu()
     scale = 1.0 if alpha is None else alpha / rank
     wanted = (
         scale
@@ -187,7 +193,7 @@ def test_every_convention_gives_the_change_that_the_formula_gives(
     np.testing.assert_allclose(got.numpy(), wanted.reshape(out, inputs, *kernel), rtol=1e-5, atol=1e-5)
 
 
-def test_attention_of_the_second_text_encoder_goes_into_its_thirds(tmp_path: Path) -> None:
+def test_attention_of_the_second_text_encoder_goes_into_its_thirds(device: torch.device, tmp_path: Path) -> None:
     home = "lora_te2_text_model_encoder_layers_0_self_attn"
     key = "conditioner.embedders.1.model.transformer.resblocks.0.attn.in_proj_weight"
     out, width = small_shapes("sdxl")[key]
@@ -196,8 +202,8 @@ def test_attention_of_the_second_text_encoder_goes_into_its_thirds(tmp_path: Pat
     named = {
         name: row for part, pair in factors.items() for name, row in kohya(f"{home}_{part}_proj", *pair, 6.0).items()
     }
-    targets = Lora.open(write(tmp_path, named)).targets(tensors_of(SDXL), SDXL)
-    got = delta(targets[key], (out, width)).double()
+    targets = Lora.open(write(tmp_path, named)).to(device).targets(tensors_of(SDXL), SDXL)
+    got = delta(targets[key], (out, width)).cpu().double()
     for third, part in enumerate("qkv"):
         wanted = torch.zeros(rows, width).double()
         if part in factors:
@@ -206,24 +212,24 @@ def test_attention_of_the_second_text_encoder_goes_into_its_thirds(tmp_path: Pat
         torch.testing.assert_close(got[third * rows : (third + 1) * rows], wanted, rtol=1e-5, atol=1e-5)
 
 
-def test_the_text_projection_is_stored_transposed(tmp_path: Path) -> None:
+def test_the_text_projection_is_stored_transposed(device: torch.device, tmp_path: Path) -> None:
     key = "conditioner.embedders.1.model.text_projection"
     width, out = small_shapes("sdxl")[key]
     up, down = matrix(out, 2), matrix(2, width, seed=3)
-    lora = Lora.open(write(tmp_path, peft("text_encoder_2.text_projection", up, down, None)))
+    lora = Lora.open(write(tmp_path, peft("text_encoder_2.text_projection", up, down, None))).to(device)
     got = delta(lora.targets(tensors_of(SDXL), SDXL)[key], (width, out))
-    torch.testing.assert_close(got.double(), (up.double() @ down.double()).t(), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(got.cpu().double(), (up.double() @ down.double()).t(), rtol=1e-5, atol=1e-5)
 
 
-def test_a_decomposed_convolution_is_three_convolutions_in_a_row(tmp_path: Path) -> None:
+def test_a_decomposed_convolution_is_three_convolutions_in_a_row(device: torch.device, tmp_path: Path) -> None:
     """1x1 into the rank, 3x3 within it, 1x1 out of it: applied to an image, they must do what their product does."""
     key = f"{UNET}input_blocks.1.0.in_layers.2.weight"
     shape = small_shapes("sd15")[key]
     up, mid, down = matrix(shape[0], 4, 1, 1), matrix(4, 4, 3, 3), matrix(4, shape[1], 1, 1)
     module = "lora_unet_down_blocks_0_resnets_0_conv1"
     named = kohya(module, up, down, 2.0) | {f"{module}.lora_mid.weight": mid}
-    lora = Lora.open(write(tmp_path, named))
-    change = delta(lora.targets(tensors_of(SD15), SD15)[key], shape).double()
+    lora = Lora.open(write(tmp_path, named)).to(device)
+    change = delta(lora.targets(tensors_of(SD15), SD15)[key], shape).cpu().double()
     image = matrix(1, shape[1], 9, 9, seed=7).double()
     inner = torch.conv2d(torch.conv2d(image, down.double()), mid.double(), padding=1)
     wanted = 0.5 * torch.conv2d(inner, up.double())

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from typing import Protocol
 
 import numpy as np
 import pytest
@@ -12,9 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from method_inputs import (
     SHAPES,
-    Array,
     assert_close,
     bits,
+    computed_on,
     degenerate_inputs,
     smooth_tensors,
     some_values,
@@ -38,9 +39,18 @@ shares = st.sampled_from((0.0, 0.25, 0.5, 1.0)) | st.floats(0, 1)
 numbers = shares | st.floats(-2, 2)
 
 
-def merge(name: str, inputs: Sequence[Tensor], values: Sequence[float]) -> Tensor:
-    function: Callable[[Sequence[Tensor], Sequence[float]], Tensor] = getattr(elementwise, name)
-    return function(inputs, values)
+class Merge(Protocol):
+    """A method by its name, on CPU tensors."""
+
+    def __call__(self, name: str, inputs: Sequence[Tensor], values: Sequence[float]) -> Tensor: ...
+
+
+@pytest.fixture(scope="module")
+def merge(device: torch.device) -> Merge:
+    def call(name: str, inputs: Sequence[Tensor], values: Sequence[float]) -> Tensor:
+        return computed_on(device, getattr(elementwise, name))(inputs, values)
+
+    return call
 
 
 def counts(name: str) -> tuple[int, ...]:
@@ -50,7 +60,9 @@ def counts(name: str) -> tuple[int, ...]:
 
 class TestAgainstFloat64:
     @given(seeds, shapes, st.lists(numbers, min_size=1, max_size=4))
-    def test_weighted_sum_folds_input_by_input(self, seed: int, shape: tuple[int, ...], ratios: list[float]) -> None:
+    def test_weighted_sum_folds_input_by_input(
+        self, merge: Merge, seed: int, shape: tuple[int, ...], ratios: list[float]
+    ) -> None:
         inputs = tensors(len(ratios) + 1, shape, seed)
         first, *others = wide(inputs)
         exact = first
@@ -59,37 +71,37 @@ class TestAgainstFloat64:
         assert_close(merge("weighted_sum", inputs, ratios), exact, inputs, gain=5 ** len(ratios))
 
     @given(seeds, shapes, st.integers(2, 6))
-    def test_n_average(self, seed: int, shape: tuple[int, ...], count: int) -> None:
+    def test_n_average(self, merge: Merge, seed: int, shape: tuple[int, ...], count: int) -> None:
         inputs = tensors(count, shape, seed)
         assert_close(merge("n_average", inputs, []), np.mean(wide(inputs), axis=0), inputs)
 
     @given(seeds, shapes, shares, shares)
-    def test_sum_twice(self, seed: int, shape: tuple[int, ...], r: float, s: float) -> None:
+    def test_sum_twice(self, merge: Merge, seed: int, shape: tuple[int, ...], r: float, s: float) -> None:
         inputs = tensors(3, shape, seed)
         a, b, c = wide(inputs)
         assert_close(merge("sum_twice", inputs, [r, s]), (1 - s) * ((1 - r) * a + r * b) + s * c, inputs)
 
     @given(seeds, shapes, shares, shares)
-    def test_triple_sum(self, seed: int, shape: tuple[int, ...], r: float, s: float) -> None:
+    def test_triple_sum(self, merge: Merge, seed: int, shape: tuple[int, ...], r: float, s: float) -> None:
         inputs = tensors(3, shape, seed)
         a, b, c = wide(inputs)
         assert_close(merge("triple_sum", inputs, [r, s]), (1 - r - s) * a + r * b + s * c, inputs)
 
     @given(seeds, shapes, st.lists(numbers, min_size=1, max_size=4))
-    def test_task_arithmetic(self, seed: int, shape: tuple[int, ...], ratios: list[float]) -> None:
+    def test_task_arithmetic(self, merge: Merge, seed: int, shape: tuple[int, ...], ratios: list[float]) -> None:
         inputs = tensors(len(ratios) + 1, shape, seed)
         base, *others = wide(inputs)
         exact = base + np.einsum("i,i...->...", np.array(ratios), np.stack(others) - base)
         assert_close(merge("task_arithmetic", inputs, ratios), exact, inputs, gain=4 * len(ratios))
 
     @given(seeds, shapes, numbers)
-    def test_add_difference(self, seed: int, shape: tuple[int, ...], r: float) -> None:
+    def test_add_difference(self, merge: Merge, seed: int, shape: tuple[int, ...], r: float) -> None:
         inputs = tensors(3, shape, seed)
         a, b, c = wide(inputs)
         assert_close(merge("add_difference", inputs, [r]), a + r * (b - c), inputs, gain=4)
 
     @given(seeds, shapes, numbers)
-    def test_train_difference(self, seed: int, shape: tuple[int, ...], r: float) -> None:
+    def test_train_difference(self, merge: Merge, seed: int, shape: tuple[int, ...], r: float) -> None:
         inputs = tensors(3, shape, seed)
         a, b, c = wide(inputs)
         whole = np.abs(b - c) + np.abs(b - a)
@@ -97,14 +109,18 @@ class TestAgainstFloat64:
         assert_close(merge("train_difference", inputs, [r]), exact, inputs, gain=8)
 
     @given(seeds, shapes, st.floats(0, 0.95), st.floats(0, 0.95))
-    def test_weighted_subtraction(self, seed: int, shape: tuple[int, ...], alpha: float, beta: float) -> None:
+    def test_weighted_subtraction(
+        self, merge: Merge, seed: int, shape: tuple[int, ...], alpha: float, beta: float
+    ) -> None:
         inputs = tensors(2, shape, seed)
         a, b = wide(inputs)
         exact = (a - alpha * beta * b) / (1 - alpha * beta)
         assert_close(merge("weighted_subtraction", inputs, [alpha, beta]), exact, inputs, gain=2 / (1 - alpha * beta))
 
     @given(seeds, shapes, shares, shares)
-    def test_multiply_difference(self, seed: int, shape: tuple[int, ...], alpha: float, beta: float) -> None:
+    def test_multiply_difference(
+        self, merge: Merge, seed: int, shape: tuple[int, ...], alpha: float, beta: float
+    ) -> None:
         inputs = tensors(3, shape, seed)
         c = wide(inputs)[2]
         # Differences of float32 numbers are float32: near zero a root would show what rounding does to them.
@@ -117,7 +133,9 @@ class TestAgainstFloat64:
         assert_close(result, c + sign * size, inputs, gain=4)
 
     @given(seeds, shapes, numbers, shares)
-    def test_similarity_add_difference(self, seed: int, shape: tuple[int, ...], alpha: float, beta: float) -> None:
+    def test_similarity_add_difference(
+        self, merge: Merge, seed: int, shape: tuple[int, ...], alpha: float, beta: float
+    ) -> None:
         inputs = tensors(3, shape, seed)
         a, b, c = wide(inputs)
         largest = np.maximum(np.abs(a), np.abs(b))
@@ -127,7 +145,9 @@ class TestAgainstFloat64:
         assert_close(merge("similarity_add_difference", inputs, [alpha, beta]), exact, inputs, gain=8)
 
     @given(seeds, shapes, shares)
-    def test_geometric_is_the_real_part_of_complex_powers(self, seed: int, shape: tuple[int, ...], r: float) -> None:
+    def test_geometric_is_the_real_part_of_complex_powers(
+        self, merge: Merge, seed: int, shape: tuple[int, ...], r: float
+    ) -> None:
         inputs = tensors(2, shape, seed)
         a, b = (values.astype(np.complex128) for values in wide(inputs))
         exact = np.asarray(a ** (1 - r) * b**r).real
@@ -142,7 +162,7 @@ class TestAgainstFloat64:
 
 class TestEnds:
     @pytest.mark.parametrize("name", [name for name in NAMES if name != "n_average"])
-    def test_ratios_of_0_give_the_first_input(self, name: str) -> None:
+    def test_ratios_of_0_give_the_first_input(self, merge: Merge, name: str) -> None:
         for count in counts(name):
             inputs = tensors(count, (4, 3, 3, 3))
             slots = METHODS[name].slots("ABCDE"[:count])
@@ -150,7 +170,7 @@ class TestEnds:
             assert_close(result, inputs[0].double().numpy(), inputs, units=2)
 
     @pytest.mark.parametrize("name", ENDING)
-    def test_a_ratio_of_1_gives_that_input_bit_for_bit(self, name: str) -> None:
+    def test_a_ratio_of_1_gives_that_input_bit_for_bit(self, merge: Merge, name: str) -> None:
         for count in counts(name):
             inputs = tensors(count, (4, 9))
             inputs[0][0] = float("nan")  # has no share
@@ -158,17 +178,19 @@ class TestEnds:
                 ratios = [float(j == k) for j in range(1, count)]
                 assert bits(merge(name, inputs, ratios)) == bits(inputs[k])
 
-    def test_a_ratio_of_1_leaves_out_all_that_was_folded_before(self) -> None:
+    def test_a_ratio_of_1_leaves_out_all_that_was_folded_before(self, merge: Merge) -> None:
         a, b, c = smooth_tensors(3, (8,))
         assert bits(merge("weighted_sum", [a, b * float("inf"), c], [0.4, 1.0])) == bits(c)
 
     @given(seeds, shapes, shares)
-    def test_a_weighted_sum_reads_the_same_from_either_end(self, seed: int, shape: tuple[int, ...], r: float) -> None:
+    def test_a_weighted_sum_reads_the_same_from_either_end(
+        self, merge: Merge, seed: int, shape: tuple[int, ...], r: float
+    ) -> None:
         a, b = tensors(2, shape, seed)
         other = merge("weighted_sum", [b, a], [1 - r])
         assert_close(merge("weighted_sum", [a, b], [r]), other.double().numpy(), [a, b], units=2)
 
-    def test_close_to_b_a_weighted_sum_is_as_exact_as_close_to_a(self) -> None:
+    def test_close_to_b_a_weighted_sum_is_as_exact_as_close_to_a(self, merge: Merge) -> None:
         large, small = torch.full((9,), 1000.0), torch.linspace(0.001, 0.002, 9)
         ratio = 2.0**-20
         near_b = merge("weighted_sum", [large, small], [1 - ratio])
@@ -176,7 +198,7 @@ class TestEnds:
         assert_close(near_b, ratio * 1000 + (1 - ratio) * small.double().numpy(), [small])
 
     @pytest.mark.parametrize("name", ["task_arithmetic", "add_difference", "train_difference"])
-    def test_an_input_without_a_share_may_hold_anything(self, name: str) -> None:
+    def test_an_input_without_a_share_may_hold_anything(self, merge: Merge, name: str) -> None:
         a, b, c = smooth_tensors(3, (8,))
         b[:] = float("nan")
         values = [0.0] * len(METHODS[name].slots("ABC"))
@@ -184,7 +206,7 @@ class TestEnds:
 
     @pytest.mark.parametrize("name", [name for name in NAMES if name != "n_average"])
     @pytest.mark.parametrize("odd", [float("nan"), float("inf")])
-    def test_nan_and_infinity_pass_through_in_their_place(self, name: str, odd: float) -> None:
+    def test_nan_and_infinity_pass_through_in_their_place(self, merge: Merge, name: str, odd: float) -> None:
         count = counts(name)[0]
         inputs = smooth_tensors(count, (40,))
         values = some_values(name, count)
@@ -197,21 +219,21 @@ class TestEnds:
 
 
 class TestSymmetry:
-    def test_an_average_does_not_depend_on_the_order(self) -> None:
+    def test_an_average_does_not_depend_on_the_order(self, merge: Merge) -> None:
         inputs = smooth_tensors(4, (5, 3))
         exact = merge("n_average", inputs, []).double().numpy()
         for order in itertools.permutations(inputs):
             assert_close(merge("n_average", order, []), exact, inputs, units=2)
 
     @given(seeds, numbers)
-    def test_an_offset_of_b_and_c_changes_no_difference(self, seed: int, r: float) -> None:
+    def test_an_offset_of_b_and_c_changes_no_difference(self, merge: Merge, seed: int, r: float) -> None:
         a, b, c, offset = smooth_tensors(4, (5, 3), seed)
         plain = merge("add_difference", [a, b, c], [r]).double().numpy()
         shifted = merge("add_difference", [a, b + offset, c + offset], [r])
         assert_close(shifted, plain, [a, b, c, offset], gain=8)
 
     @pytest.mark.parametrize("name", SYMMETRIC_UNDER_OFFSET)
-    def test_an_offset_of_all_inputs_shifts_the_result_by_it(self, name: str) -> None:
+    def test_an_offset_of_all_inputs_shifts_the_result_by_it(self, merge: Merge, name: str) -> None:
         for count in counts(name):
             *inputs, offset = smooth_tensors(count + 1, (5, 3))
             values = some_values(name, count)
@@ -221,7 +243,7 @@ class TestSymmetry:
             assert_close(result, exact, [*inputs, offset], units=64)
 
     @pytest.mark.parametrize("name", [name for name in NAMES if name not in ("geometric", "n_average")])
-    def test_elements_equal_in_all_inputs_stay_as_they_are(self, name: str) -> None:
+    def test_elements_equal_in_all_inputs_stay_as_they_are(self, merge: Merge, name: str) -> None:
         for count in counts(name):
             tensor = smooth_tensors(1, (50,))[0]
             result = merge(name, [tensor.clone() for _ in range(count)], some_values(name, count))
@@ -230,7 +252,7 @@ class TestSymmetry:
 
 class TestDegenerate:
     @pytest.mark.parametrize("name", NAMES)
-    def test_finite_inputs_give_finite_results(self, name: str) -> None:
+    def test_finite_inputs_give_finite_results(self, merge: Merge, name: str) -> None:
         for count in counts(name):
             slots = METHODS[name].slots("ABCDE"[:count])
             for values in (some_values(name, count), [0.5] * len(slots), [1.0] * len(slots), [1e-6] * len(slots)):
@@ -238,22 +260,22 @@ class TestDegenerate:
                     assert merge(name, inputs, values).isfinite().all(), (case, values)
 
     @pytest.mark.parametrize("name", NAMES)
-    def test_empty_tensors_stay_empty(self, name: str) -> None:
+    def test_empty_tensors_stay_empty(self, merge: Merge, name: str) -> None:
         count = counts(name)[0]
         assert merge(name, [torch.zeros(0, 3)] * count, some_values(name, count)).shape == (0, 3)
 
-    def test_subtracting_all_of_b_is_bounded(self) -> None:
+    def test_subtracting_all_of_b_is_bounded(self, merge: Merge) -> None:
         a, b = smooth_tensors(2, (9,))
         result = merge("weighted_subtraction", [a, b], [1.0, 1.0])
         assert torch.equal(result.sign(), (a - b).sign())
         assert (result.abs() > 1e6 * (a - b).abs()).all()
 
-    def test_a_difference_that_cancels_in_the_lerp_is_added(self) -> None:
+    def test_a_difference_that_cancels_in_the_lerp_is_added(self, merge: Merge) -> None:
         c = torch.zeros(3)
         result = merge("multiply_difference", [c + 2, c - 2, c], [0.5, 0.5])
         assert torch.allclose(result, c + 2)
 
-    def test_two_zeros_are_alike(self) -> None:
+    def test_two_zeros_are_alike(self, merge: Merge) -> None:
         zero = torch.zeros(3)
         result = merge("similarity_add_difference", [zero, zero, zero + 1], [1.0, 0.75])
         assert torch.allclose(result, zero - 0.25)  # a quarter of B - C; the rest is the average of A and B
@@ -261,7 +283,7 @@ class TestDegenerate:
 
 class TestPurity:
     @pytest.mark.parametrize("name", NAMES)
-    def test_inputs_are_not_changed(self, name: str) -> None:
+    def test_inputs_are_not_changed(self, merge: Merge, name: str) -> None:
         for count in counts(name):
             for share in (0.0, 0.3, 1.0):
                 inputs = tensors(count, (4, 3, 3, 3))
@@ -276,7 +298,7 @@ class TestPurity:
         assert [bits(tensor) for tensor in inputs] == before
 
     @pytest.mark.parametrize("name", NAMES)
-    def test_bits_do_not_depend_on_the_cutting(self, name: str) -> None:
+    def test_bits_do_not_depend_on_the_cutting(self, merge: Merge, name: str) -> None:
         for count in counts(name):
             inputs = tensors(count, (120_011,))
             for values in (some_values(name, count), [0.95] * len(METHODS[name].slots("ABCDE"[:count]))):
@@ -288,12 +310,3 @@ class TestPurity:
                     if start >= whole.numel():
                         break
                 assert torch.equal(torch.cat(parts).view(torch.int32), whole.view(torch.int32))
-
-    @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-    @pytest.mark.parametrize("name", NAMES)
-    def test_a_gpu_computes_the_same(self, name: str) -> None:
-        for count in counts(name):
-            inputs = smooth_tensors(count, (64, 33))
-            values = some_values(name, count)
-            exact: Array = merge(name, inputs, values).double().numpy()
-            assert_close(merge(name, [tensor.cuda() for tensor in inputs], values).cpu(), exact, inputs)

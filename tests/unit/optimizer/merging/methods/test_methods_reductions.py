@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from typing import Protocol
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from method_inputs import (
     Array,
     assert_close,
     bits,
+    computed_on,
     degenerate_inputs,
     smooth_tensors,
     some_values,
@@ -37,9 +39,18 @@ large_shapes = st.sampled_from([shape for shape in SHAPES if math.prod(shape) > 
 shares = st.sampled_from((0.0, 0.25, 0.5, 1.0)) | st.floats(0, 1)
 
 
-def merge(name: str, inputs: Sequence[Tensor], values: Sequence[float] = ()) -> Tensor:
-    function: Callable[[Sequence[Tensor], Sequence[float]], Tensor] = getattr(reductions, name)
-    return function(inputs, values)
+class Merge(Protocol):
+    """A method by its name, on CPU tensors."""
+
+    def __call__(self, name: str, inputs: Sequence[Tensor], values: Sequence[float] = ()) -> Tensor: ...
+
+
+@pytest.fixture(scope="module")
+def merge(device: torch.device) -> Merge:
+    def call(name: str, inputs: Sequence[Tensor], values: Sequence[float] = ()) -> Tensor:
+        return computed_on(device, getattr(reductions, name))(inputs, values)
+
+    return call
 
 
 def counts(name: str) -> tuple[int, ...]:
@@ -68,7 +79,7 @@ def column_cosines(a: Array, b: Array) -> Array:
 
 class TestSlerp:
     @given(seeds, large_shapes, shares)
-    def test_matches_the_great_circle(self, seed: int, shape: tuple[int, ...], r: float) -> None:
+    def test_matches_the_great_circle(self, merge: Merge, seed: int, shape: tuple[int, ...], r: float) -> None:
         inputs = tensors(2, shape, seed)
         a, b = wide(inputs)
         assume(np.any(a) and np.any(b) and abs(cosine(a, b)) < 0.999)
@@ -80,7 +91,7 @@ class TestSlerp:
         assert_close(merge("slerp", inputs, [r]), length * direction, inputs, gain=gain)
 
     @given(seeds, st.floats(-9, -3), shares)
-    def test_small_angles_lose_no_digits(self, seed: int, exponent: float, r: float) -> None:
+    def test_small_angles_lose_no_digits(self, merge: Merge, seed: int, exponent: float, r: float) -> None:
         a, noise = smooth_tensors(2, (20, 30), seed)
         b = 2 * (a + 10**exponent * noise)
         x, y = wide([a, b])
@@ -94,7 +105,7 @@ class TestSlerp:
         assert_close(merge("slerp", [a, b], [r]), length * direction, [whole], units=2)
 
     @given(seeds, shares)
-    def test_length_is_interpolated_and_the_angle_is_shared_out(self, seed: int, r: float) -> None:
+    def test_length_is_interpolated_and_the_angle_is_shared_out(self, merge: Merge, seed: int, r: float) -> None:
         inputs = smooth_tensors(2, (6, 7), seed)
         a, b = wide(inputs)
         result = merge("slerp", inputs, [r]).double().numpy()
@@ -103,18 +114,18 @@ class TestSlerp:
 
     @pytest.mark.parametrize("r", [0.2, 0.5, 0.9])
     @pytest.mark.parametrize("case", ["all zero", "first zero", "second zero", "opposite", "parallel", "all equal"])
-    def test_without_a_circle_it_is_the_linear_blend(self, case: str, r: float) -> None:
+    def test_without_a_circle_it_is_the_linear_blend(self, merge: Merge, case: str, r: float) -> None:
         inputs = degenerate_inputs(2, (4, 3))[case]
         a, b = wide(inputs)
         assert_close(merge("slerp", inputs, [r]), (1 - r) * a + r * b, inputs)
 
     @pytest.mark.parametrize("shape", [(), (1,), (1, 1, 1, 1)])
     @pytest.mark.parametrize("sign", [-1, 1])
-    def test_a_single_number_is_blended_linearly(self, shape: tuple[int, ...], sign: int) -> None:
+    def test_a_single_number_is_blended_linearly(self, merge: Merge, shape: tuple[int, ...], sign: int) -> None:
         a, b = torch.full(shape, 2.0), torch.full(shape, 5.0 * sign)
         assert merge("slerp", [a, b], [0.25]).item() == pytest.approx(0.75 * 2 + 0.25 * 5 * sign)
 
-    def test_a_ratio_of_1_gives_b_bit_for_bit(self) -> None:
+    def test_a_ratio_of_1_gives_b_bit_for_bit(self, merge: Merge) -> None:
         a, b = tensors(2, (5, 3))
         a[0] = float("nan")  # has no share
         assert bits(merge("slerp", [a, b], [1.0])) == bits(b)
@@ -122,7 +133,9 @@ class TestSlerp:
 
 class TestCosine:
     @given(seeds, shapes, shares)
-    def test_a_takes_more_of_b_where_columns_are_alike(self, seed: int, shape: tuple[int, ...], r: float) -> None:
+    def test_a_takes_more_of_b_where_columns_are_alike(
+        self, merge: Merge, seed: int, shape: tuple[int, ...], r: float
+    ) -> None:
         inputs = tensors(2, shape, seed)
         a, b = wide(inputs)
         similarity = column_cosines(np.atleast_1d(a), np.atleast_1d(b)).reshape(shape)
@@ -130,7 +143,9 @@ class TestCosine:
         assert_close(merge("cosine_a", inputs, [r]), (1 - share) * a + share * b, inputs, units=16)
 
     @given(seeds, shapes, shares)
-    def test_b_looks_at_the_whole_tensor_as_well(self, seed: int, shape: tuple[int, ...], r: float) -> None:
+    def test_b_looks_at_the_whole_tensor_as_well(
+        self, merge: Merge, seed: int, shape: tuple[int, ...], r: float
+    ) -> None:
         inputs = tensors(2, shape, seed)
         a, b = wide(inputs)
         similarity = (column_cosines(np.atleast_1d(a), np.atleast_1d(b)).reshape(shape) + cosine(a, b)) / 2
@@ -138,12 +153,12 @@ class TestCosine:
         assert_close(merge("cosine_b", inputs, [r]), (1 - share) * a + share * b, inputs, units=16)
 
     @pytest.mark.parametrize("name", ["cosine_a", "cosine_b"])
-    def test_similar_models_are_blended_and_opposite_ones_left_alone(self, name: str) -> None:
+    def test_similar_models_are_blended_and_opposite_ones_left_alone(self, merge: Merge, name: str) -> None:
         a = smooth_tensors(1, (6, 4))[0]
         assert_close(merge(name, [a, 3 * a], [0.25]), 1.5 * a.double().numpy(), [a, 3 * a])
         assert bits(merge(name, [a, -a], [1.0])) == bits(a)
 
-    def test_columns_are_cut_like_whole_tensors(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_columns_are_cut_like_whole_tensors(self, merge: Merge, monkeypatch: pytest.MonkeyPatch) -> None:
         inputs = smooth_tensors(2, (50, 7))
         inputs[1] += inputs[0]
         a, b = wide(inputs)
@@ -155,7 +170,9 @@ class TestCosine:
 
 class TestPerpendicular:
     @given(seeds, large_shapes, shares)
-    def test_adds_what_a_regression_on_a_leaves_of_b(self, seed: int, shape: tuple[int, ...], r: float) -> None:
+    def test_adds_what_a_regression_on_a_leaves_of_b(
+        self, merge: Merge, seed: int, shape: tuple[int, ...], r: float
+    ) -> None:
         inputs = smooth_tensors(3, shape, seed)
         a, b, c = wide(inputs)
         of_a, of_b = (a - c).reshape(-1, 1), (b - c).reshape(-1)
@@ -163,11 +180,11 @@ class TestPerpendicular:
         exact = a + r * (of_b - of_a @ coefficient).reshape(shape)
         assert_close(merge("perpendicular", inputs, [r]), exact, inputs, gain=2 + abs(float(coefficient[0])))
 
-    def test_adds_nothing_that_a_has_learned_already(self) -> None:
+    def test_adds_nothing_that_a_has_learned_already(self, merge: Merge) -> None:
         a, c = smooth_tensors(2, (6, 4))
         assert_close(merge("perpendicular", [a, c + 2 * (a - c), c], [1.0]), a.double().numpy(), [a, c], gain=4)
 
-    def test_adds_all_where_a_has_learned_nothing(self) -> None:
+    def test_adds_all_where_a_has_learned_nothing(self, merge: Merge) -> None:
         b, c = smooth_tensors(2, (6, 4))
         exact = 0.5 * (b + c).double().numpy()
         assert_close(merge("perpendicular", [c.clone(), b, c], [0.5]), exact, [b, c])
@@ -175,7 +192,7 @@ class TestPerpendicular:
 
 class TestEuclideanAddDifference:
     @given(seeds, large_shapes, shares)
-    def test_matches_float64(self, seed: int, shape: tuple[int, ...], alpha: float) -> None:
+    def test_matches_float64(self, merge: Merge, seed: int, shape: tuple[int, ...], alpha: float) -> None:
         inputs = smooth_tensors(3, shape, seed)
         a, b, c = wide(inputs)
         blend = (1 - alpha) * (a - c) + alpha * (b - c)
@@ -185,26 +202,28 @@ class TestEuclideanAddDifference:
         assert_close(merge("euclidean_add_difference", inputs, [alpha]), exact, inputs, gain=8)
 
     @pytest.mark.parametrize(("alpha", "end"), [(0.0, 0), (1.0, 1)])
-    def test_ends_in_a_and_b(self, alpha: float, end: int) -> None:
+    def test_ends_in_a_and_b(self, merge: Merge, alpha: float, end: int) -> None:
         inputs = smooth_tensors(3, (4, 3, 3, 3))
         result = merge("euclidean_add_difference", inputs, [alpha])
         assert_close(result, inputs[end].double().numpy(), inputs)
 
     @pytest.mark.parametrize(("same", "share"), [(0, 0.3), (1, 0.7)])
-    def test_without_one_difference_the_other_is_added_by_its_share(self, same: int, share: float) -> None:
+    def test_without_one_difference_the_other_is_added_by_its_share(
+        self, merge: Merge, same: int, share: float
+    ) -> None:
         inputs = smooth_tensors(3, (6, 4))
         inputs[same] = inputs[2].clone()
         other, c = wide([inputs[1 - same], inputs[2]])
         assert_close(merge("euclidean_add_difference", inputs, [0.3]), c + share * (other - c), inputs)
 
-    def test_differences_that_cancel_leave_c(self) -> None:
+    def test_differences_that_cancel_leave_c(self, merge: Merge) -> None:
         c = torch.zeros(4)
         assert bits(merge("euclidean_add_difference", [c + 1, c - 1, c], [0.5])) == bits(c)
 
 
 class TestModelStock:
     @given(seeds, shapes, st.integers(2, 5))
-    def test_matches_float64(self, seed: int, shape: tuple[int, ...], count: int) -> None:
+    def test_matches_float64(self, merge: Merge, seed: int, shape: tuple[int, ...], count: int) -> None:
         inputs = tensors(count + 1, shape, seed)
         base, *others = wide(inputs)
         differences = [other - base for other in others]
@@ -216,14 +235,14 @@ class TestModelStock:
         assert_close(merge("model_stock", inputs), exact, inputs, gain=4 * count)
 
     @pytest.mark.parametrize("count", [2, 3, 5])
-    def test_models_that_agree_are_taken_whole_and_unrelated_ones_not_at_all(self, count: int) -> None:
+    def test_models_that_agree_are_taken_whole_and_unrelated_ones_not_at_all(self, merge: Merge, count: int) -> None:
         base, model = smooth_tensors(2, (8, 8))
         assert_close(merge("model_stock", [base, *[model] * count]), model.double().numpy(), [base, model])
         whole = base.round()  # so that the differences are exactly at right angles
         unrelated = [whole + 4.0 * row.reshape(8, 8) for row in torch.eye(64)[:count]]
         assert torch.equal(merge("model_stock", [whole, *unrelated]), whole)
 
-    def test_two_models_meet_at_the_foot_of_the_perpendicular_from_the_centre(self) -> None:
+    def test_two_models_meet_at_the_foot_of_the_perpendicular_from_the_centre(self, merge: Merge) -> None:
         # Finetunes lie on a sphere around their centre, which is at right angles to their differences from it:
         # the merge is the point of the base's median line that is closest to the centre.
         generator = np.random.default_rng(5)
@@ -235,7 +254,7 @@ class TestModelStock:
         assert_close(merge("model_stock", inputs), exact, inputs, gain=4)
 
     @pytest.mark.parametrize("case", ["opposite around the third", "all equal"])
-    def test_contradicting_or_missing_differences_leave_the_base(self, case: str) -> None:
+    def test_contradicting_or_missing_differences_leave_the_base(self, merge: Merge, case: str) -> None:
         *models, base = degenerate_inputs(3, (4, 3))[case]
         assert bits(merge("model_stock", [base, *models])) == bits(base)
 
@@ -243,7 +262,7 @@ class TestModelStock:
 class TestGeometricMedian:
     @given(seeds, large_shapes, st.integers(3, 6), st.floats(0, 10))
     def test_the_pulls_of_the_inputs_balance(
-        self, seed: int, shape: tuple[int, ...], count: int, outlier: float
+        self, merge: Merge, seed: int, shape: tuple[int, ...], count: int, outlier: float
     ) -> None:
         inputs = smooth_tensors(count, shape, seed)
         inputs[0] = inputs[0] * (1 + outlier)
@@ -255,32 +274,32 @@ class TestGeometricMedian:
         assert np.linalg.norm(np.sum(pulls, axis=0)) <= (count - len(pulls)) + 1e-4
 
     @given(st.lists(st.floats(-100, 100, width=32), min_size=3, max_size=9).filter(lambda x: len(x) % 2 == 1))
-    def test_of_single_numbers_it_is_the_median(self, numbers: list[float]) -> None:
+    def test_of_single_numbers_it_is_the_median(self, merge: Merge, numbers: list[float]) -> None:
         inputs = [torch.tensor(number) for number in numbers]
         spread = max(numbers) - min(numbers)
         result = merge("geometric_median", inputs).item()
         assert result == pytest.approx(float(np.median(numbers)), abs=1e-6 * spread)
 
-    def test_of_an_even_triangle_it_is_the_centre(self) -> None:
+    def test_of_an_even_triangle_it_is_the_centre(self, merge: Merge) -> None:
         corners = [torch.tensor([math.cos(k * math.tau / 3), math.sin(k * math.tau / 3)]) for k in range(3)]
         assert torch.allclose(merge("geometric_median", corners), torch.zeros(2), atol=1e-6)
 
-    def test_of_a_right_triangle_it_sees_the_sides_at_120_degrees(self) -> None:
+    def test_of_a_right_triangle_it_sees_the_sides_at_120_degrees(self, merge: Merge) -> None:
         corners = [torch.tensor([0.0, 0.0]), torch.tensor([4.0, 0.0]), torch.tensor([0.0, 3.0])]
         median = merge("geometric_median", corners).double().numpy()
         for x, y in itertools.combinations(wide(corners), 2):
             assert cosine(x - median, y - median) == pytest.approx(-0.5, abs=1e-5)
 
-    def test_of_a_blunt_triangle_it_is_the_blunt_corner_itself(self) -> None:
+    def test_of_a_blunt_triangle_it_is_the_blunt_corner_itself(self, merge: Merge) -> None:
         corners = [torch.tensor([-5.0, 0.0]), torch.tensor([0.1, 0.3]), torch.tensor([5.0, 0.0])]
         assert bits(merge("geometric_median", corners)) == bits(corners[1])
 
-    def test_most_inputs_outvote_the_others(self) -> None:
+    def test_most_inputs_outvote_the_others(self, merge: Merge) -> None:
         model, other, third = smooth_tensors(3, (6, 4))
         inputs = [1000 * other, model.clone(), third, model.clone(), model.clone()]
         assert bits(merge("geometric_median", inputs)) == bits(model)
 
-    def test_starts_well_where_the_mean_is_an_input_that_is_not_the_median(self) -> None:
+    def test_starts_well_where_the_mean_is_an_input_that_is_not_the_median(self, merge: Merge) -> None:
         # The mean of all five is the last, but the first two and the last pull less than the pair is worth.
         points = [[3.0, 0.0], [3.0, 0.0], [-2.0, 2.0], [-4.0, -2.0], [0.0, 0.0]]
         inputs = [torch.tensor(point) for point in points]
@@ -292,7 +311,7 @@ class TestGeometricMedian:
         steps = [np.array([math.cos(k), math.sin(k)]) * size for k in range(12) for size in (1e-2, 1e-3)]
         assert all(total(result) <= total(result + step) for step in steps)
 
-    def test_the_mean_stands_in_for_distances_that_are_not_finite(self) -> None:
+    def test_the_mean_stands_in_for_distances_that_are_not_finite(self, merge: Merge) -> None:
         inputs = smooth_tensors(3, (8,))
         inputs[1][3] = float("inf")
         result = merge("geometric_median", inputs)
@@ -302,32 +321,32 @@ class TestGeometricMedian:
 
 class TestAll:
     @pytest.mark.parametrize("name", WITH_RATIOS)
-    def test_ratios_of_0_give_the_first_input(self, name: str) -> None:
+    def test_ratios_of_0_give_the_first_input(self, merge: Merge, name: str) -> None:
         for count in counts(name):
             inputs = tensors(count, (4, 3, 3, 3))
             result = merge(name, inputs, [0.0] * len(METHODS[name].slots("ABCDE"[:count])))
             assert_close(result, inputs[0].double().numpy(), inputs, units=2)
 
     @pytest.mark.parametrize("name", [name for name in WITH_RATIOS if name != "euclidean_add_difference"])
-    def test_at_a_ratio_of_0_other_inputs_may_hold_anything(self, name: str) -> None:
+    def test_at_a_ratio_of_0_other_inputs_may_hold_anything(self, merge: Merge, name: str) -> None:
         inputs = smooth_tensors(counts(name)[0], (5, 3))
         inputs[1][:] = float("nan")
         assert bits(merge(name, inputs, [0.0])) == bits(inputs[0])
 
     @pytest.mark.parametrize("name", NAMES)
-    def test_nan_is_never_hidden(self, name: str) -> None:
+    def test_nan_is_never_hidden(self, merge: Merge, name: str) -> None:
         inputs = smooth_tensors(counts(name)[0], (5, 3))
         inputs[1][2, 1] = float("nan")
         assert merge(name, inputs, some_values(name, len(inputs))).isnan().any()
 
     @pytest.mark.parametrize("name", ["model_stock", "geometric_median"])
-    def test_the_order_of_models_does_not_matter(self, name: str) -> None:
+    def test_the_order_of_models_does_not_matter(self, merge: Merge, name: str) -> None:
         base, *models = smooth_tensors(5, (5, 3))
         exact = merge(name, [base, *models]).double().numpy()
         for order in itertools.permutations(models):
             assert_close(merge(name, [base, *order]), exact, [base, *models], units=4)
 
-    def test_nor_does_it_for_all_inputs_of_a_median(self) -> None:
+    def test_nor_does_it_for_all_inputs_of_a_median(self, merge: Merge) -> None:
         inputs = smooth_tensors(4, (5, 3))
         exact = merge("geometric_median", inputs).double().numpy()
         for order in itertools.permutations(inputs):
@@ -335,7 +354,9 @@ class TestAll:
 
     @pytest.mark.parametrize("name", OF_DIFFERENCES)
     @pytest.mark.parametrize("shape", SHAPES)
-    def test_an_offset_of_all_inputs_shifts_the_result_by_it(self, name: str, shape: tuple[int, ...]) -> None:
+    def test_an_offset_of_all_inputs_shifts_the_result_by_it(
+        self, merge: Merge, name: str, shape: tuple[int, ...]
+    ) -> None:
         for count in counts(name):
             *inputs, offset = smooth_tensors(count + 1, shape)
             values = some_values(name, count)
@@ -344,7 +365,7 @@ class TestAll:
             assert_close(result, exact, [*inputs, offset], units=32)
 
     @pytest.mark.parametrize("name", NAMES)
-    def test_equal_inputs_are_left_as_they_are(self, name: str) -> None:
+    def test_equal_inputs_are_left_as_they_are(self, merge: Merge, name: str) -> None:
         for count in counts(name):
             tensor = smooth_tensors(1, (6, 5))[0]
             result = merge(name, [tensor.clone() for _ in range(count)], some_values(name, count))
@@ -352,7 +373,7 @@ class TestAll:
 
     @pytest.mark.parametrize("name", NAMES)
     @pytest.mark.parametrize("shape", SHAPES)
-    def test_finite_inputs_give_finite_results(self, name: str, shape: tuple[int, ...]) -> None:
+    def test_finite_inputs_give_finite_results(self, merge: Merge, name: str, shape: tuple[int, ...]) -> None:
         for count in counts(name):
             slots = METHODS[name].slots("ABCDE"[:count])
             for values in (some_values(name, count), [0.5] * len(slots), [1.0] * len(slots), [1e-6] * len(slots)):
@@ -364,12 +385,12 @@ class TestAll:
 
     @pytest.mark.parametrize("name", NAMES)
     @pytest.mark.parametrize("shape", [(0,), (0, 3), (3, 0)])
-    def test_empty_tensors_stay_empty(self, name: str, shape: tuple[int, ...]) -> None:
+    def test_empty_tensors_stay_empty(self, merge: Merge, name: str, shape: tuple[int, ...]) -> None:
         count = counts(name)[0]
         assert merge(name, [torch.zeros(shape)] * count, some_values(name, count)).shape == shape
 
     @pytest.mark.parametrize("name", NAMES)
-    def test_inputs_are_not_changed(self, name: str) -> None:
+    def test_inputs_are_not_changed(self, merge: Merge, name: str) -> None:
         for count in counts(name):
             for inputs in (tensors(count, (4, 3, 3, 3)), *degenerate_inputs(count, (4, 3)).values()):
                 before = [bits(tensor) for tensor in inputs]
@@ -377,22 +398,13 @@ class TestAll:
                 assert [bits(tensor) for tensor in inputs] == before
 
     @pytest.mark.parametrize("name", NAMES)
-    def test_a_second_time_gives_the_same_bits(self, name: str) -> None:
+    def test_a_second_time_gives_the_same_bits(self, merge: Merge, name: str) -> None:
         inputs = smooth_tensors(3 if METHODS[name].accepts(3) else 2, (300, 70))
         values = some_values(name, len(inputs))
         assert bits(merge(name, inputs, values)) == bits(merge(name, inputs, values))
 
-    def test_pieces_of_the_sums_do_not_show(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_pieces_of_the_sums_do_not_show(self, merge: Merge, monkeypatch: pytest.MonkeyPatch) -> None:
         inputs = smooth_tensors(2, (50, 7))
         exact = merge("slerp", inputs, [0.4]).double().numpy()
         monkeypatch.setattr(reductions, "PIECE", 33)
         assert_close(merge("slerp", inputs, [0.4]), exact, inputs, units=2)
-
-    @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-    @pytest.mark.parametrize("name", NAMES)
-    def test_a_gpu_computes_the_same(self, name: str) -> None:
-        for count in counts(name):
-            inputs = smooth_tensors(count, (64, 33))
-            values = some_values(name, count)
-            exact = merge(name, inputs, values).double().numpy()
-            assert_close(merge(name, [tensor.cuda() for tensor in inputs], values).cpu(), exact, inputs)

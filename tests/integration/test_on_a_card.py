@@ -1,0 +1,270 @@
+"""What can only be seen on a CUDA card: its memory, its placements, its own kernels, and a study from end to end."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+import torch
+from checkpoints import write_checkpoint
+from demo_study import DEMO, ShortStudy, begin, short_spec
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from optimizer.merging.engine.export import write_merge
+from optimizer.merging.engine.ingredients import Ingredients
+from optimizer.merging.engine.placement import Placement
+from optimizer.merging.engine.resident import ResidentModel
+from optimizer.merging.files.checkpoint import Checkpoint
+from optimizer.merging.files.parents import Parents
+from optimizer.outcome.export import Watch, deliver, render_file
+from optimizer.rendering.models import LiveModels, build_models, live_dtypes
+from optimizer.rendering.render import Renderer
+from optimizer.trial.evaluation import pixels_digest
+from search_spaces.blocks import Architecture, places
+from studies.recipe.recipe import Operation, Parent, Recipe, Step, canonical_values
+from studies.records import stored_renders, stored_trials
+from studies.spec.suite import SchedulerName, SuiteSettings
+
+pytestmark = [
+    pytest.mark.cuda,
+    pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning"),
+]
+
+CARD = torch.device("cuda")
+MIB = 1 << 20
+STUDY: dict[str, Any] = {
+    "budget": {"trials": 3},
+    "probes": {"profiles": 0},
+    "final": {"top": 0},
+    "render": {"device": "cuda", "degenerate_limit": 8},
+}
+OPERATIONS: Mapping[str, Operation] = {
+    "two parents": Operation(method="weighted_sum", inputs=("A", "B")),
+    "three parents": Operation(method="weighted_sum", inputs=("A", "B", "C")),
+    "a difference": Operation(method="add_difference", inputs=("A", "B", "C")),
+    "by whole tensors": Operation(method="ties", inputs=("A", "B", "C")),
+    "by chance": Operation(method="dare_linear", inputs=("A", "B"), seed=4),
+}
+
+
+@pytest.fixture(scope="module", params=list(Architecture))
+def parents(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Checkpoint, ...]:
+    """Three small ones in fp16."""
+    folder = tmp_path_factory.mktemp("parents")
+    return tuple(
+        Checkpoint.open(write_checkpoint(folder / f"{seed}.safetensors", request.param, seed)) for seed in range(3)
+    )
+
+
+def on_the_card(parents: tuple[Checkpoint, ...], placement: Placement | None = None) -> ResidentModel:
+    return ResidentModel(
+        Ingredients(Parents.of(parents)),
+        device=CARD,
+        live_dtypes=live_dtypes(CARD, parents[0].architecture, torch.float16),
+        placement=placement,
+    )
+
+
+def recipe_of(operation: Operation, architecture: Architecture, share: float = 0.4) -> Recipe:
+    """Every slot at a share of its highest number."""
+    numbers = tuple(share * slot.high for slot in operation.slots)
+    return Recipe(
+        architecture=architecture.value,
+        parents=tuple(Parent(letter=letter, name=letter, sha256="0" * 64) for letter in "ABC"),
+        steps=(Step(operation=operation, values=canonical_values(dict.fromkeys(places(architecture), numbers))),),
+    )
+
+
+def digest(tensors: Mapping[str, Tensor]) -> str:
+    """sha256 over all tensors' bytes, by their names."""
+    found = hashlib.sha256()
+    for key in sorted(tensors):
+        found.update(key.encode() + tensors[key].cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+    return found.hexdigest()
+
+
+@pytest.mark.parametrize("operation", OPERATIONS.values(), ids=OPERATIONS)
+def test_a_merge_is_the_same_wherever_its_sources_stay_and_what_the_file_holds(
+    operation: Operation, parents: tuple[Checkpoint, ...], tmp_path: Path
+) -> None:
+    recipe, digests = recipe_of(operation, parents[0].architecture), {}
+    for placement in Placement:
+        model = on_the_card(parents, placement)
+        model.merge(recipe)
+        digests[placement] = digest(model.live_tensors())
+    assert len(set(digests.values())) == 1, digests
+    write_merge(tmp_path / "out.safetensors", recipe, Ingredients(Parents.of(parents)), {}, CARD)
+    saved = load_file(tmp_path / "out.safetensors")
+    live = on_the_card(parents).live_tensors()
+    assert digest({key: saved[key].to(row.dtype) for key, row in live.items()}) == digests[Placement.DEVICE]
+
+
+@pytest.mark.parametrize("placement", list(Placement))
+def test_parameters_stay_in_their_storage_and_merges_take_no_more_memory(
+    placement: Placement, parents: tuple[Checkpoint, ...]
+) -> None:
+    resident = on_the_card(parents, placement)
+    models = build_models(resident)
+    parts = [models.unet, models.vae, models.text_encoder, *filter(None, [models.text_encoder_2])]
+    before = [row.data_ptr() for part in parts for row in part.parameters()]
+    stores = {row.untyped_storage().data_ptr() for row in resident.live_tensors().values()}
+    held = []
+    for share in (0.1, 0.7, 0.3):
+        for operation in OPERATIONS.values():
+            resident.merge(recipe_of(operation, parents[0].architecture, share))
+        torch.cuda.synchronize()
+        held.append(torch.cuda.memory_allocated())
+    parameters = [row for part in parts for row in part.parameters()]
+    assert [row.data_ptr() for row in parameters] == before
+    assert {row.untyped_storage().data_ptr() for row in parameters} <= stores
+    assert all(row.device.type == "cuda" for row in parameters)
+    assert len(set(held[1:])) == 1  # the first round loads libraries, which keep work space
+
+
+# -------------------------------------------------------------------------------------- rendering
+
+
+def suite(**changes: Any) -> SuiteSettings:
+    settings: dict[str, Any] = {
+        "prompts": ["a red apple", {"prompt": "a bird", "negative": "blurry"}],
+        "seeds": (1, 2),
+        "sizes": (64, (128, 64)),
+        "steps": 4,
+        "cfg": 5.0,
+        "scheduler": "euler",
+    }
+    return SuiteSettings.model_validate(settings | changes)
+
+
+@pytest.fixture(scope="module")
+def models(parents: tuple[Checkpoint, ...]) -> LiveModels:
+    return build_models(on_the_card(parents[:1]))
+
+
+@pytest.mark.parametrize("scheduler", get_args(SchedulerName))
+def test_the_same_pixels_a_second_time_and_from_a_second_renderer(scheduler: str, models: LiveModels) -> None:
+    settings = suite(scheduler=scheduler)
+    renderer = Renderer(models, settings)
+    first, second = renderer.render().pixels, renderer.render().pixels
+    other = Renderer(models, settings).render().pixels
+    for one, two, three in zip(first, second, other, strict=True):
+        assert one.isfinite().all()
+        assert one.std() > 0
+        assert torch.equal(one, two)
+        assert torch.equal(one, three)
+
+
+@contextmanager
+def card_with(free: int) -> Iterator[None]:
+    """At most so many bytes beside what this process holds of the card now."""
+    torch.cuda.empty_cache()
+    total = torch.cuda.get_device_properties(CARD).total_memory
+    torch.cuda.set_per_process_memory_fraction((torch.cuda.memory_reserved() + free) / total)
+    try:
+        yield
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
+        torch.cuda.empty_cache()
+
+
+@contextmanager
+def hungry(module: nn.Module, nbytes: int) -> Iterator[list[int]]:
+    """A module that takes so many bytes of the card more for each row of a batch; yields the batches it was given."""
+    seen: list[int] = []
+
+    def take(_: nn.Module, arguments: tuple[Tensor, ...]) -> None:
+        seen.append(len(arguments[0]))
+        torch.empty(len(arguments[0]) * nbytes, dtype=torch.uint8, device=CARD)
+
+    handle = module.register_forward_pre_hook(take)
+    try:
+        yield seen
+    finally:
+        handle.remove()
+
+
+def test_a_batch_that_denoising_has_no_memory_for_is_halved(models: LiveModels) -> None:
+    """Guidance gives the U-Net two rows an image: eight images would take 16 GiB, and there are 10."""
+    settings = suite(seeds=(1, 2, 3, 4), sizes=(64,))
+    expected = Renderer(models, settings, batch_size=4).render().pixels
+    renderer = Renderer(models, settings)
+    with card_with(10 << 30), hungry(models.unet.conv_in, 1 << 30) as seen:
+        pixels = renderer.render().pixels
+    assert renderer.limits.most == {(64, 64): 4}
+    assert seen[0] == 16
+    assert set(seen[1:]) == {8}
+    torch.testing.assert_close(torch.stack(pixels), torch.stack(expected), rtol=0, atol=0.05)
+
+
+def test_decoding_that_has_too_little_memory_for_all_at_once_still_gives_the_images(models: LiveModels) -> None:
+    settings = suite(seeds=(1, 2, 3, 4), sizes=(64,))
+    expected = Renderer(models, settings).render().pixels
+    with card_with(5 << 30), hungry(models.vae.post_quant_conv, 1 << 30) as seen:
+        pixels = Renderer(models, settings).render().pixels
+    assert max(seen) > min(seen)
+    torch.testing.assert_close(torch.stack(pixels), torch.stack(expected), rtol=0, atol=0.05)
+
+
+# ------------------------------------------------------------------------------------------ a study
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory: pytest.TempPathFactory) -> ShortStudy:
+    """Three trials of the demo's checkpoints, scored by CLIP and by a distance between sets."""
+    short = begin(tmp_path_factory.mktemp("study"), STUDY)
+    short.run()
+    return short
+
+
+def test_a_study_runs_its_trials(study: ShortStudy) -> None:
+    rows = stored_trials.load_trials(study.database, study.study)
+    assert [(row.state, row.reason) for row in rows] == [("complete", None)] * 3
+    assert all(row.machine["device"] == torch.cuda.get_device_name(CARD) for row in rows)
+    assert len({tuple(row.objectives.values()) for row in rows}) == len(rows)
+
+
+def test_an_export_is_proven_and_renders_the_stored_digests_twice(study: ShortStudy, tmp_path: Path) -> None:
+    row = stored_trials.load_trials(study.database, study.study)[-1]
+    target = tmp_path / "merge.safetensors"
+    watch = Watch(written=lambda _: None, compared=lambda _: None, rendered=lambda _: None)
+    done = deliver(
+        study.database,
+        study.study,
+        row,
+        study.machine.plan,
+        study.artifacts,
+        target,
+        overwrite=False,
+        watch=watch,
+    )
+    assert done.difference == ""
+    stored = [render.pixels_sha256 for render in stored_renders.load_renders(study.database, row)]
+    with torch.inference_mode():
+        for _ in range(2):
+            assert [pixels_digest(image) for image in render_file(target, study.study)] == stored
+
+
+def test_a_trial_whose_batches_are_too_large_succeeds_with_smaller_ones(tmp_path: Path) -> None:
+    scorers = {"clip_score": short_spec()["scorers"]["clip_score"]}
+    short = begin(tmp_path, STUDY | {"scorers": scorers, "objective": {"clip_score": None}})
+    unet = short.machine.evaluator.renderer.models.unet
+    with card_with(10 << 30), hungry(unet.conv_in, 1 << 30):
+        recorder = short.run(stop_after=1)
+    assert [row.state for row in recorder.finished] == ["complete"]
+    assert [size for size, _ in recorder.reduced] == [4]
+
+
+def test_the_demos_checkpoints_are_known_to_the_card(study: ShortStudy) -> None:
+    """The live model is on the card, and parent A there is parent A's file."""
+    resident = study.machine.evaluator.resident
+    resident.merge(stored_trials.load_trials(study.database, study.study)[0].recipe)
+    stored = load_file(DEMO / "animals.safetensors")
+    assert all(
+        torch.equal(row.cpu(), stored[key].to(row.dtype)) and row.device.type == "cuda"
+        for key, row in resident.live_tensors().items()
+    )
