@@ -55,7 +55,8 @@ def _fitting(kind: str, sources: int, live: int, free: int | None, host: int | N
 
 
 def device_free(device: torch.device) -> int | None:
-    """Free bytes on a device; None where nobody can tell."""
+    """Free bytes on a device, with those that torch keeps for its next tensors; None where nobody can tell."""
     if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0])
+        cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)  # the driver calls it used
+        return int(torch.cuda.mem_get_info(device)[0]) + cached
     return available_host_bytes() if device.type == "cpu" else None

@@ -64,6 +64,13 @@ class TestFree:
     def test_what_a_device_of_another_kind_has_is_not_known(self) -> None:
         assert device_free(torch.device("meta")) is None
 
+    def test_what_torch_keeps_for_its_next_tensors_is_free(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A card of 8 GiB, of which other programs have 2, and this one has taken 4 and uses 1."""
+        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _device: (2 * GIB, 8 * GIB))
+        monkeypatch.setattr(torch.cuda, "memory_reserved", lambda _device: 4 * GIB)
+        monkeypatch.setattr(torch.cuda, "memory_allocated", lambda _device: GIB)
+        assert device_free(torch.device("cuda")) == 5 * GIB
+
 
 class TestLog:
     def test_a_slower_place_is_told_with_the_sizes_and_the_device(self, caplog: pytest.LogCaptureFixture) -> None:
