@@ -9,13 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-import torch
-
 Size = tuple[int, int]  # width and height in pixels
-
-# What is raised for want of memory without being called so: by torch on a CPU and on Apple's devices, and by the
-# libraries that torch calls.
-_WORDS = ("can't allocate memory", "not enough memory", "out of memory", "_ALLOC_FAILED")
 
 
 class BatchReduced(Exception):  # noqa: N818 - asks for another attempt
@@ -53,10 +47,3 @@ class BatchLimits:
         rows = [row.split(" ") for row in text.split(", ") if row]
         sizes = [tuple(map(int, size.split("x"))) for size, _ in rows]
         return cls({(width, height): int(most) for (width, height), (_, most) in zip(sizes, rows, strict=True)})
-
-
-def lacks_memory(error: BaseException) -> bool:
-    """Whether an error is raised for want of memory, on whatever device."""
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
-        return True
-    return isinstance(error, RuntimeError) and any(word in str(error) for word in _WORDS)

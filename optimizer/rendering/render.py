@@ -13,7 +13,7 @@ from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
 from torch import Tensor
 
 from optimizer.errors import RenderError, TrialFailed
-from optimizer.rendering.batch_limits import BatchLimits, BatchReduced, lacks_memory
+from optimizer.rendering.batch_limits import BatchLimits, BatchReduced
 from optimizer.rendering.conditioning import appended, image_channels, unet_kind
 from optimizer.rendering.latents import to_vae
 from optimizer.rendering.models import LiveModels
@@ -21,6 +21,7 @@ from optimizer.rendering.prediction import Prediction
 from optimizer.rendering.prompts import Embedding, PromptEncoder
 from optimizer.rendering.schedulers import make_scheduler
 from optimizer.rendering.suite import LATENT_FACTOR, batches, noise, stages
+from scorers.memory import lacks_memory
 from search_spaces.blocks import Architecture
 from studies.spec import SuiteItem, SuiteSettings
 

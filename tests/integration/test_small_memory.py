@@ -18,10 +18,11 @@ from torch.testing import assert_close
 
 from optimizer.delivery import Watch, deliver
 from optimizer.failures import failure_kind
-from optimizer.rendering.batch_limits import BatchLimits, lacks_memory
+from optimizer.rendering.batch_limits import BatchLimits
 from optimizer.rendering.render import Renderer
 from optimizer.setup import BATCHES_FIELD, device_kind
 from optimizer.worker import Worker
+from scorers.memory import lacks_memory
 from studies import results
 from studies.batch_limits import load_batch_limits, store_batch_limit
 
@@ -142,6 +143,26 @@ def test_want_of_memory_is_told_from_other_errors() -> None:
     assert lacks_memory(torch.OutOfMemoryError("CUDA out of memory"))
     assert not lacks_memory(RuntimeError("The size of tensor a (3) must match"))
     assert not lacks_memory(ValueError("out of memory"))
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "CUDA error: out of memory\nCUDA kernel errors might be asynchronously reported at some other API call",
+        "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+        "CUDA error: CUBLAS_STATUS_NOT_INITIALIZED when calling `cublasCreate(handle)`",
+        "cuDNN error: CUDNN_STATUS_ALLOC_FAILED",
+        "cuDNN error: CUDNN_STATUS_NOT_INITIALIZED",
+        "cusolver error: CUSOLVER_STATUS_NOT_INITIALIZED, when calling `cusolverDnCreate(handle)`",
+        "FIND was unable to find an engine to execute this computation",
+        "GET was unable to find an engine to execute this computation",
+        "MPS backend out of memory (MPS allocated: 17.9 GB, other allocations: 1.2 MB, max allowed: 18.1 GB).",
+        "[enforce fail at alloc_cpu.cpp:127] data. DefaultCPUAllocator: not enough memory: you tried to allocate 8",
+    ],
+)
+def test_libraries_have_their_own_words_for_it(message: str) -> None:
+    assert lacks_memory(RuntimeError(message))
+    assert not lacks_memory(KeyError(message))
 
 
 @given(st.dictionaries(st.tuples(st.integers(64, 4096), st.integers(64, 4096)), st.integers(1, 64)))
