@@ -21,6 +21,7 @@ from optimizer.errors import NoMemoryError
 from optimizer.host_memory import available_host_bytes, cgroup_room
 from optimizer.memory import Need, needed, require_memory
 from optimizer.rendering.models import live_dtypes
+from optimizer.rendering.render import decoded_at_once
 from optimizer.setup import make_plan
 from search_spaces.blocks import Architecture
 from studies.spec import parse_spec
@@ -162,6 +163,18 @@ def test_the_suites_largest_batch_counts() -> None:
     assert asked([[512, 512]], batch_size=1).working == large.working[:1]
     assert large.working == tuple(sorted(large.working))
     assert large.working[0] < large.working[-1]
+
+
+def test_a_card_decodes_an_image_of_a_megapixel_at_once_or_as_many_smaller_ones() -> None:
+    """Its estimate follows: a second image adds nothing to what one of 1024 pixels takes in the autoencoder."""
+    cuda = torch.device("cuda")
+    sizes = [(2048, 1024), (1024, 1024), (1024, 512), (512, 512)]
+    assert [decoded_at_once(*size, cuda) for size in sizes] == [1, 1, 2, 4]
+    assert [decoded_at_once(*size, CPU) for size in sizes] == [1, 1, 1, 1]
+    spec = short_spec(objective={"clip_score": None})
+    spec["suite"] |= {"sizes": [[1024, 1024]]}
+    one, two = need_of(spec, cuda).working
+    assert one == two
 
 
 class TestContainers:
