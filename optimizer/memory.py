@@ -12,7 +12,8 @@ batches of 1 to 16): attention is computed in pieces, so all of it is proportion
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -26,6 +27,7 @@ from optimizer.merging.placement import device_free
 from optimizer.rendering.configs import unet_config, vae_config
 from optimizer.rendering.render import decoded_at_once
 from optimizer.rendering.suite import LATENT_FACTOR, usual_batch
+from scorers.memory import lacks_memory
 from studies.recipe import DtypeName
 from studies.spec import SuiteSettings
 
@@ -173,6 +175,25 @@ def require_memory(
             f"not enough memory on {device}: about {_gb(need.device_bytes)} are needed for the model and one image, "
             f"{_gb(free)} are free; end what else uses it, or name another with `device` under `render`"
         )
+
+
+@contextmanager
+def memory_to_load(what: str, device: torch.device) -> Iterator[None]:
+    """For loading what an estimate cannot tell, or told wrongly.
+
+    Raises:
+        NoMemoryError: the memory was not enough for what is loaded inside.
+    """
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not lacks_memory(error):
+            raise
+        told = str(error).strip().split("\n", maxsplit=1)[0]
+        raise NoMemoryError(
+            f"not enough memory on {device} to load {what}: {told}; end what else uses it, render smaller images, or "
+            "name another with `device` under `render`"
+        ) from None
 
 
 def _gb(size: int) -> str:

@@ -14,7 +14,7 @@ import torch
 
 from optimizer.errors import RenderError
 from optimizer.evaluation import Evaluator
-from optimizer.memory import Need, needed, require_memory
+from optimizer.memory import Need, memory_to_load, needed, require_memory
 from optimizer.merging.checkpoint import Checkpoint, letters, model_name
 from optimizer.merging.ingredients import EXPORT_DTYPES, Ingredients
 from optimizer.merging.lora.file import Lora
@@ -276,16 +276,17 @@ def build_renderer(
         limits: of batches, known from before.
 
     Raises:
-        NoMemoryError: it cannot fit; nothing was loaded.
+        NoMemoryError: it cannot fit, or did not.
     """
     parents = ingredients.parents
     dtypes = live_dtypes(device, parents.architecture, render_dtype(settings, device))
     need = needed(ingredients, suite, device, dtypes, export_dtype=export_dtype, batch_size=settings.batch_size)
     require_memory(need, device)
-    resident = ResidentModel(
-        ingredients, device=device, live_dtypes=dtypes, export_dtype=export_dtype, working=need.working[-1]
-    )
-    models = build_models(resident, agreed_prediction(parents.checkpoints, suite))
+    with memory_to_load("the models", device):
+        resident = ResidentModel(
+            ingredients, device=device, live_dtypes=dtypes, export_dtype=export_dtype, working=need.working[-1]
+        )
+        models = build_models(resident, agreed_prediction(parents.checkpoints, suite))
     stage_size = None if racing is None else racing.batch
     return resident, Renderer(models, suite, batch_size=settings.batch_size, stage_size=stage_size, limits=limits)
 
@@ -309,12 +310,13 @@ def build_scorers(spec: StudySpec, device: torch.device, cache_dir: Path) -> dic
 
     Raises:
         ScorerError: weights are missing or wrong, or references too few.
+        NoMemoryError: they did not fit.
     """
-    context = BuildContext(device=str(device), cache_dir=cache_dir)
-    return {
-        name: build(entry.kind, parse_settings(entry.kind, entry.options, Path("/")), context)
-        for name, entry in spec.scorers.items()
-    }
+    context, scorers = BuildContext(device=str(device), cache_dir=cache_dir), {}
+    for name, entry in spec.scorers.items():
+        with memory_to_load(f"the scorer {name}", device):
+            scorers[name] = build(entry.kind, parse_settings(entry.kind, entry.options, Path("/")), context)
+    return scorers
 
 
 def with_units(spec: StudySpec, infos: Mapping[str, ScorerInfo]) -> StudySpec:

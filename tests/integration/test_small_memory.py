@@ -17,10 +17,12 @@ from torch import Tensor, nn
 from torch.testing import assert_close
 
 from optimizer.delivery import Watch, deliver
+from optimizer.errors import NoMemoryError
 from optimizer.failures import failure_kind
+from optimizer.memory import memory_to_load
 from optimizer.rendering.batch_limits import BatchLimits
 from optimizer.rendering.render import Renderer
-from optimizer.setup import BATCHES_FIELD, device_kind
+from optimizer.setup import BATCHES_FIELD, build_renderer, build_scorers, device_kind
 from optimizer.worker import Worker
 from scorers.memory import lacks_memory
 from studies import results
@@ -202,6 +204,37 @@ def test_a_merge_without_memory_fails_its_trial_and_no_other(tmp_path: Path, mon
     Worker(short.database, short.study, short.machine, short.artifacts, recorder, recorder.stop).run()
     first, second = results.load_trials(short.database, short.study)
     assert (first.state, failure_kind(first.reason), second.state) == ("failed", "out_of_memory", "complete")
+    short.database.close()
+
+
+def test_a_scorer_without_memory_takes_fewer_images_at_once_and_only_then_fails_its_trial(tmp_path: Path) -> None:
+    short = begin(tmp_path, SMALL)
+    scorer: Any = short.machine.evaluator.scoring.scorers["clip_score"]
+    with room_for(3, scorer._embedder._model.visual) as seen:
+        short.run(stop_after=1)
+        assert seen == [8, 4, *[2] * 4]
+    with room_for(0, scorer._embedder._model.visual) as seen:
+        short.run(stop_after=1)
+    assert seen == [2, 1]  # and not every image alone, to find one that is to blame
+    first, second = results.load_trials(short.database, short.study)
+    assert (first.state, second.state, failure_kind(second.reason)) == ("complete", "failed", "out_of_memory")
+    assert second.reason == "out of memory in scorer clip_score: CUDA out of memory. Tried to allocate 2.00 GiB."
+    short.database.close()
+
+
+def test_models_and_scorers_that_do_not_fit_while_they_are_loaded_are_refused_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    short = begin(tmp_path, SMALL)
+    monkeypatch.setattr("optimizer.setup.build", lambda *_arguments: torch.empty(1 << 50))
+    monkeypatch.setattr("optimizer.setup.build_models", lambda *_arguments: torch.empty(1 << 50))
+    spec, plan = short.machine.spec, short.machine.plan
+    with pytest.raises(NoMemoryError, match=r"^not enough memory on cpu to load the scorer clip_score: .*; end what"):
+        build_scorers(spec, CPU, tmp_path / "cache")
+    with pytest.raises(NoMemoryError, match=r"^not enough memory on cpu to load the models: .*; end what"):
+        build_renderer(plan.ingredients, spec.suite, spec.render, CPU, None)
+    with pytest.raises(RuntimeError, match="must match"), memory_to_load("the models", CPU):
+        raise RuntimeError("The size of tensor a (3) must match")
     short.database.close()
 
 
