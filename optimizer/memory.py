@@ -1,6 +1,6 @@
 """What rendering a merge needs of memory, estimated from headers alone, so that too much is refused before it is tried.
 
-    live         the live model, which is always held
+    live         the live model and, on a device with memory of its own, the factors of LoRAs: always held
     sources      parents and a baked VAE; they stay in their files where they do not fit (placement.py)
     working      what the U-Net or the autoencoder holds in between while a batch goes through it, whichever is more
     images       the suite's images, on the host
@@ -93,7 +93,9 @@ def needed(
     batches = {size: min(count, batch_size or usual_batch(*size)) for size, count in items.items()}
     working = _Working.of(ingredients, suite, device, dtypes)
     return Need(
-        live=_live_bytes(ingredients, dtypes, export_dtype) + SCRATCH_TENSORS * 4 * chunk,
+        live=_live_bytes(ingredients, dtypes, export_dtype)
+        + SCRATCH_TENSORS * 4 * chunk
+        + (0 if on_host else _lora_bytes(ingredients)),  # the host holds them since they were opened
         sources=sum(info.nbytes for key in ingredients.tensors for info in ingredients.sources(key).values()),
         working=tuple(
             max(working.bytes(*size, min(most, count)) for size, count in batches.items())
@@ -113,6 +115,11 @@ def _live_bytes(
         dtype = dtypes[views[0].component] if views else ingredients.saved_dtype(key, export_dtype)
         total += info.size * dtype.itemsize
     return total
+
+
+def _lora_bytes(ingredients: Ingredients) -> int:
+    factors = [row for lora in ingredients.loras for row in lora.modules.values()]
+    return sum(row.up.nbytes + row.down.nbytes for row in factors)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,7 +12,7 @@ from optimizer.host_memory import available_host_bytes
 LOG = logging.getLogger(__name__)
 
 GIB = 1 << 30
-RESERVED = {"cuda": 4 * GIB, "cpu": 2 * GIB}  # for rendering and scoring: activations, autoencoder, scorers
+RESERVED = {"cuda": 2 * GIB, "cpu": 2 * GIB}  # at least, for rendering, scoring and what libraries take for themselves
 HOST_SHARE = 0.7  # of the free host memory that may be pinned; the system needs the rest
 
 
@@ -30,10 +30,9 @@ def choose_placement(device: torch.device, sources: int, live: int, working: int
     Args:
         sources: bytes of all parents.
         live: bytes of the live model, which always stays on the device.
-        working: bytes to be left free, where that is more than usual. Only on a CPU, which is killed for what it lacks;
-            elsewhere batches become smaller.
+        working: bytes that rendering takes, to be left free where they are more than what always is.
     """
-    beside = live + max(0, working - RESERVED["cpu"]) if device.type == "cpu" else live
+    beside = live + max(0, working - RESERVED.get(device.type, 0))
     placement = _fitting(device.type, sources, beside, device_free(device), available_host_bytes())
     if placement is not Placement.DEVICE:
         LOG.warning(

@@ -16,10 +16,15 @@ from checkpoints import write_checkpoint
 from demo_study import short_spec
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors.torch import save_file
 
 from optimizer.errors import NoMemoryError
 from optimizer.host_memory import available_host_bytes, cgroup_room
 from optimizer.memory import Need, needed, require_memory
+from optimizer.merging.checkpoint import Checkpoint
+from optimizer.merging.ingredients import Ingredients
+from optimizer.merging.lora.file import Lora
+from optimizer.merging.parents import Parents
 from optimizer.rendering.models import live_dtypes
 from optimizer.rendering.render import decoded_at_once
 from optimizer.setup import make_plan
@@ -175,6 +180,25 @@ def test_a_card_decodes_an_image_of_a_megapixel_at_once_or_as_many_smaller_ones(
     spec["suite"] |= {"sizes": [[1024, 1024]]}
     one, two = need_of(spec, cuda).working
     assert one == two
+
+
+def test_the_factors_of_loras_count_where_they_are_copied_to(tmp_path: Path) -> None:
+    checkpoint = Checkpoint.open(write_checkpoint(tmp_path / "a.safetensors", seed=0))
+    layer = "text_model.encoder.layers.0.self_attn.q_proj"
+    rows, columns = checkpoint.tensors[f"cond_stage_model.transformer.{layer}.weight"].shape
+    name, rank = f"lora_te_{layer.replace('.', '_')}", 4
+    factors = {"up": torch.ones(rows, rank).half(), "down": torch.ones(rank, columns).half()}
+    save_file({f"{name}.lora_{key}.weight": value for key, value in factors.items()}, tmp_path / "lora.safetensors")
+    parents, lora = Parents.of([checkpoint]), Lora.open(tmp_path / "lora.safetensors")
+    suite = parse_spec(yaml.safe_dump(short_spec()), base_dir=tmp_path).suite
+
+    def live(device: torch.device, *loras: Lora) -> int:
+        dtypes = live_dtypes(device, Architecture.SD15, torch.float32)
+        return needed(Ingredients(parents, loras), suite, device, dtypes).live
+
+    cuda = torch.device("cuda")
+    assert live(cuda, lora) - live(cuda) == (rows + columns) * rank * 4  # float32
+    assert live(CPU, lora) == live(CPU)  # which holds them since they were opened
 
 
 class TestContainers:
