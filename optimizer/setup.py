@@ -12,6 +12,7 @@ from pathlib import Path
 import psutil
 import torch
 
+from optimizer.devices import fault_of, usual_device
 from optimizer.errors import RenderError
 from optimizer.evaluation import Evaluator
 from optimizer.memory import Need, memory_to_load, needed, require_memory
@@ -234,22 +235,17 @@ def _same(one: torch.Tensor, other: torch.Tensor) -> bool:
 
 
 def choose_device(name: str) -> torch.device:
-    """`auto` takes a CUDA device, else Apple's, else the CPU.
+    """`auto` takes a CUDA device that works, else Apple's, else the CPU.
 
     Raises:
-        RenderError: the device is not there.
+        RenderError: the device is not there, or cannot compute.
     """
     if name == "auto":
-        if torch.cuda.is_available():
-            return torch.device("cuda")
-        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise RenderError(f"device {name!r} cannot be used ({reason}): write auto, cpu or cuda") from error
-    return device
+        return usual_device()
+    reason = fault_of(name)
+    if reason is not None:
+        raise RenderError(f"device {name!r} cannot be used ({reason}): write auto, cpu or cuda")
+    return torch.device(name)
 
 
 def render_dtype(settings: RenderSettings, device: torch.device) -> torch.dtype:
