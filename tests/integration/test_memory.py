@@ -28,7 +28,6 @@ from optimizer.merging.parents import Parents
 from optimizer.rendering.models import live_dtypes
 from optimizer.rendering.render import decoded_at_once
 from optimizer.setup import make_plan
-from search_spaces.blocks import Architecture
 from studies.spec import parse_spec
 
 GB = 10**9
@@ -90,7 +89,7 @@ for file in small:
 
 def need_of(spec: dict[str, object], device: torch.device = CPU) -> Need:
     plan = make_plan(parse_spec(yaml.safe_dump(spec), base_dir=Path("/")))
-    dtypes = live_dtypes(device, Architecture.SD15, torch.float32)
+    dtypes = live_dtypes(device, torch.float32)
     settings = plan.spec.render
     return needed(plan.ingredients, plan.spec.suite, device, dtypes, batch_size=settings.batch_size)
 
@@ -193,7 +192,7 @@ def test_the_factors_of_loras_count_where_they_are_copied_to(tmp_path: Path) -> 
     suite = parse_spec(yaml.safe_dump(short_spec()), base_dir=tmp_path).suite
 
     def live(device: torch.device, *loras: Lora) -> int:
-        dtypes = live_dtypes(device, Architecture.SD15, torch.float32)
+        dtypes = live_dtypes(device, torch.float32)
         return needed(Ingredients(parents, loras), suite, device, dtypes).live
 
     cuda = torch.device("cuda")

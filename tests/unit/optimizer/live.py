@@ -19,7 +19,7 @@ CPU = torch.device("cpu")
 
 def resident_of(parents: Sequence[Checkpoint]) -> ResidentModel:
     """The parents in memory, parent A live."""
-    dtypes = live_dtypes(CPU, parents[0].architecture, torch.float32)
+    dtypes = live_dtypes(CPU, torch.float32)
     return ResidentModel(Ingredients(Parents.of(parents)), device=CPU, live_dtypes=dtypes)
 
 

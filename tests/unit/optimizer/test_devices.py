@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
+from merge_cases import Case
 
 from optimizer.devices import fault_of, usual_device
 from optimizer.errors import RenderError
-from optimizer.setup import choose_device
+from optimizer.rendering.models import live_dtypes
+from optimizer.setup import choose_device, computes_in
+from studies.recipe import DtypeName
+from studies.spec import RenderSettings
 
 OLD_DRIVER = "The NVIDIA driver on your system is too old (found version 11040). Please update your GPU driver."
 OLD_CARD = "CUDA error: no kernel image is available for execution on the device"
@@ -72,3 +77,39 @@ def test_what_gives_nothing_back_is_refused(name: str) -> None:
 
 def test_a_processor_works() -> None:
     assert choose_device("cpu") == torch.device("cpu")
+
+
+class TestDtype:
+    """What a card computes in; a merge that is saved in bfloat16 may hold what float16 cannot."""
+
+    @pytest.mark.parametrize(
+        ("stored", "export", "capability", "expected"),
+        [
+            (torch.bfloat16, None, (8, 0), torch.bfloat16),
+            (torch.bfloat16, None, (7, 5), torch.float16),
+            (torch.float16, None, (9, 0), torch.float16),
+            (torch.float32, None, (9, 0), torch.float16),
+            (torch.float16, "bf16", (9, 0), torch.bfloat16),
+            (torch.bfloat16, "fp16", (9, 0), torch.float16),
+        ],
+    )
+    def test_what_is_saved_in_bfloat16_is_rendered_so_by_cards_that_have_it(
+        self,
+        stored: torch.dtype,
+        export: DtypeName | None,
+        capability: tuple[int, int],
+        expected: torch.dtype,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _device: capability)
+        case = Case(dtypes=((stored,), (torch.float32,)))
+        found = computes_in(case.open(tmp_path), RenderSettings(), torch.device("cuda"), export)
+        assert found == live_dtypes(torch.device("cuda"), expected)
+        cpu = torch.device("cpu")
+        assert computes_in(case.open(tmp_path), RenderSettings(), cpu, export) == live_dtypes(cpu, torch.float32)
+
+    def test_what_the_spec_says_holds(self, tmp_path: Path) -> None:
+        case = Case(dtypes=((torch.bfloat16,), (torch.bfloat16,)))
+        found = computes_in(case.open(tmp_path), RenderSettings(dtype="fp32"), torch.device("cuda"), None)
+        assert set(found.values()) == {torch.float32}
