@@ -13,12 +13,13 @@ from torch import Tensor
 
 from optimizer.errors import TrialFailed
 from optimizer.merging.engine.resident import ResidentModel
-from optimizer.rendering.batch_limits import BatchReduced, lacks_memory
+from optimizer.rendering.batch_limits import BatchReduced
 from optimizer.rendering.render import Renderer
 from optimizer.trial.gains import Evidence
 from optimizer.trial.objective import ScoreSheet
 from optimizer.trial.scoring import ScoredImages, Scoring, joined
 from scorers.degenerate import find_degenerate
+from scorers.memory import lacks_memory
 from scorers.protocol import Scorer
 from search_spaces.blocks import text_encoders
 from studies.recipe.recipe import Recipe

@@ -21,7 +21,6 @@ from collections.abc import Callable
 from basics.messages import first_line
 from optimizer.errors import OptimizerError, TrialFailed
 from optimizer.observe.events import Reporter
-from optimizer.rendering.batch_limits import Size
 from optimizer.runtime.setup import Machine, device_kind, machine_description
 from optimizer.system.retry import LIMIT_SECONDS, Retry
 from optimizer.trial.racing import Race
@@ -33,7 +32,7 @@ from optimizer.work.trial_plan import TrialPlan
 from optimizer.work.trial_queue import ClaimedTrial, TrialQueue
 from optimizer.work.trial_recorder import TrialRecorder
 from studies.files.artifacts import Artifacts
-from studies.records.batch_limits import load_batch_limits, store_batch_limit
+from studies.records.batch_limits import Batched, Size, load_batch_limits, store_batch_limit
 from studies.records.cached_reads import CachedTrials
 from studies.records.control import status_of
 from studies.records.database import Database
@@ -98,9 +97,9 @@ class Worker:
         """Take over what workers on such a device have found out, and note what this one will."""
         kind, limits = device_kind(self._machine.device), self._machine.evaluator.renderer.limits
 
-        def note(size: Size, most: int, reason: str) -> None:
-            self._retry(lambda: store_batch_limit(self._database, self._study, kind, size, most))
-            self._reporter.batch_reduced(most, reason)
+        def note(component: Batched, size: Size, most: int, reason: str) -> None:
+            self._retry(lambda: store_batch_limit(self._database, self._study, kind, component, size, most))
+            self._reporter.batch_reduced(component, most, reason)
 
         limits.adopt(load_batch_limits(self._database, self._study, kind))
         limits.on_lowered = note

@@ -65,7 +65,7 @@ def on_the_card(parents: tuple[Checkpoint, ...], placement: Placement | None = N
     return ResidentModel(
         Ingredients(Parents.of(parents)),
         device=CARD,
-        live_dtypes=live_dtypes(CARD, parents[0].architecture, torch.float16),
+        live_dtypes=live_dtypes(CARD, torch.float16),
         placement=placement,
     )
 
@@ -195,7 +195,7 @@ def test_a_batch_that_denoising_has_no_memory_for_is_halved(models: LiveModels) 
     renderer = Renderer(models, settings)
     with card_with(10 << 30), hungry(models.unet.conv_in, 1 << 30) as seen:
         pixels = renderer.render().pixels
-    assert renderer.limits.most == {(64, 64): 4}
+    assert renderer.limits.most == {("unet", (64, 64)): 4}
     assert seen[0] == 16
     assert set(seen[1:]) == {8}
     torch.testing.assert_close(torch.stack(pixels), torch.stack(expected), rtol=0, atol=0.05)
@@ -256,7 +256,7 @@ def test_a_trial_whose_batches_are_too_large_succeeds_with_smaller_ones(tmp_path
     with card_with(10 << 30), hungry(unet.conv_in, 1 << 30):
         recorder = short.run(stop_after=1)
     assert [row.state for row in recorder.finished] == ["complete"]
-    assert [size for size, _ in recorder.reduced] == [4]
+    assert [row[:2] for row in recorder.reduced] == [("unet", 4)]
 
 
 def test_the_demos_checkpoints_are_known_to_the_card(study: ShortStudy) -> None:

@@ -17,6 +17,7 @@ from optimizer.search.depth.ties import split_of
 from optimizer.search.stopping import own_trials
 from optimizer.trial.objective import SINGLE, Objective
 from optimizer.trial.ranking import best_gains, stopped_after
+from studies.records.batch_limits import Batched
 from studies.records.cached_reads import CachedTrials
 from studies.records.database import Database
 from studies.records.values import Gain, StoredStudy, StoredTrial
@@ -106,9 +107,10 @@ class ProgressReporter(Reporter):
         again = f'mergetune study resume "{self._study.name}" --detach'
         console.print(escaped(f"paused; it goes on with: {again}"), soft_wrap=True)
 
-    def batch_reduced(self, batch_size: int, reason: str) -> None:
+    def batch_reduced(self, component: Batched, batch_size: int, reason: str) -> None:
         images = "1 image" if batch_size == 1 else f"{batch_size} images"
-        told = f"out of memory: from now on {images} at once, and the same on such machines ({reason})"
+        done = " decoded" if component == "vae" else ""
+        told = f"out of memory: from now on {images}{done} at once, and the same on such machines ({reason})"
         console.print(escaped(told), soft_wrap=True)
 
     def _newly_split(self, trial: StoredTrial) -> str:
