@@ -33,7 +33,7 @@ from studies.records.values import StoredStudy
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
-LOG = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
 
 COLUMNS: Final = 6
 BAR: Final = "#6b5b95"
@@ -70,7 +70,7 @@ def _can_draw() -> bool:
     """Whether plotly is installed. Its absence is told once a process and ends no study: results need no figures."""
     found = find_spec("plotly") is not None
     if not found:
-        LOG.warning("plotly is not installed: the dashboard gets no figures of what mattered (pip install plotly)")
+        _log.warning("plotly is not installed: the dashboard gets no figures of what mattered (pip install plotly)")
     return found
 
 

@@ -13,6 +13,7 @@ import torch
 from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
 from torch import Tensor
 
+from basics.messages import first_line
 from optimizer.errors import RenderError, TrialFailed
 from optimizer.rendering.batch_limits import BatchLimits, BatchReduced
 from optimizer.rendering.conditioning import appended, image_channels, unet_kind
@@ -159,7 +160,7 @@ class Renderer:
         except (RuntimeError, MemoryError) as error:
             if not lacks_memory(error):
                 raise
-            reason = str(error).strip().split("\n", maxsplit=1)[0]
+            reason = first_line(error)
         # Only here, where the error and all that its frames hold are gone, is there memory again.
         if count == 1:
             doing = "denoising" if component == "unet" else "decoding"

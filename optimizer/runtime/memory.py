@@ -18,6 +18,7 @@ from dataclasses import dataclass
 
 import torch
 
+from basics.messages import first_line
 from optimizer.errors import NoMemoryError
 from optimizer.merging.engine.flat import CPU_CHUNK, GPU_CHUNK
 from optimizer.merging.engine.ingredients import Ingredients
@@ -197,7 +198,7 @@ def memory_to_load(what: str, device: torch.device) -> Iterator[None]:
     except (RuntimeError, MemoryError) as error:
         if not lacks_memory(error):
             raise
-        told = str(error).strip().split("\n", maxsplit=1)[0]
+        told = first_line(error)
         raise NoMemoryError(
             f"not enough memory on {device} to load {what}: {told}; end what else uses it, render smaller images, or "
             "name another with `device` under `render`"

@@ -42,7 +42,7 @@ from scorers.registry import build, parse_settings
 from search_spaces.blocks import VAE, Architecture, place_of, places
 from search_spaces.space import SearchSpace
 from studies.errors import StudyChangedError
-from studies.recipe.blueprint import Blueprint, LoraFile, slots_of
+from studies.recipe.blueprint import Blueprint, LoraFile
 from studies.recipe.recipe import BakedVae, DtypeName, Parent
 from studies.records.values import ParentFile
 from studies.spec.rendering import RenderSettings
@@ -103,8 +103,8 @@ def make_plan(spec: StudySpec) -> Plan:
     )
     prediction = agreed_prediction(checkpoints, spec.suite)
     check_models(ingredients, spec.suite, prediction)
-    space = SearchSpace.build(spec.full_space, architecture, slots_of(spec.operations, spec.letters, tuple(spec.loras)))
-    infos = {name: entry.info for name, entry in spec.scorers.items()}
+    space = spec.search_space(architecture)
+    infos = spec.infos
     items = len(spec.suite.items())
     for info in infos.values():
         info.check_count(items)

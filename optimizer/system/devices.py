@@ -8,9 +8,10 @@ from functools import cache
 
 import torch
 
+from basics.messages import first_line
 from scorers.memory import lacks_memory
 
-LOG = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
 
 NO_CARD = ("not compiled with CUDA", "Found no NVIDIA driver", "No CUDA GPUs are available")  # in torch's words
 
@@ -28,7 +29,7 @@ def fault_of(device: str) -> str | None:
             square = torch.ones(64, 64, dtype=torch.float16, device=device)
             (square @ square).cpu()
     except (RuntimeError, AssertionError) as error:
-        return None if lacks_memory(error) else str(error).strip().splitlines()[0]
+        return None if lacks_memory(error) else first_line(error)
     return None
 
 
@@ -39,5 +40,5 @@ def usual_device() -> torch.device:
     if fault is None:
         return torch.device("cuda")
     if not any(words in fault for words in NO_CARD):
-        LOG.warning("the graphics card is not used, since it cannot compute: %s", fault)
+        _log.warning("the graphics card is not used, since it cannot compute: %s", fault)
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")

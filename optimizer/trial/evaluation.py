@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from basics.messages import first_line
 from optimizer.errors import TrialFailed
 from optimizer.merging.engine.resident import ResidentModel
 from optimizer.rendering.batch_limits import BatchReduced
@@ -86,7 +87,7 @@ class Evaluator:
             except (RuntimeError, MemoryError) as error:
                 if not lacks_memory(error):
                     raise
-                told = str(error).split("\n", maxsplit=1)[0]
+                told = first_line(error)
                 raise TrialFailed(f"out of memory: {told}") from None
 
     def _evaluate(self, recipe: Recipe, on_images: Callable[[int], None] | None, go_on: GoOn | None) -> Evaluation:

@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from basics.messages import first_line
 from optimizer.errors import TrialFailed
 from optimizer.trial.gains import Evidence
 from optimizer.trial.objective import ScoreSheet
@@ -105,7 +106,7 @@ def _blamed(name: str, where: Callable[[], str] = lambda: "") -> Iterator[None]:
         yield
     except Exception as error:
         if lacks_memory(error):  # which a single image may have, and tells nothing about it
-            told = str(error).split("\n", maxsplit=1)[0]
+            told = first_line(error)
             raise TrialFailed(f"out of memory in scorer {name}: {told}") from error
         raise TrialFailed(f"scorer {name} failed{where()}: {type(error).__name__}: {error}") from error
 

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from optimizer.errors import NoMemoryError
 
-LOG = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
 
 
 class HostBuffers:
@@ -73,7 +73,7 @@ def _pinned(buffers: Sequence[Tensor], device: torch.device) -> list[Tensor]:
         refusal = _pin(buffer, device)
         if refusal is not None:
             total, done = (sum(row.nbytes for row in rows) / 1e9 for rows in (buffers, pinned))
-            LOG.warning(
+            _log.warning(
                 "%.1f of the parents' %.1f GB could not be pinned (%s): merges take longer",
                 total - done,
                 total,

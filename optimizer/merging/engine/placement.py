@@ -9,7 +9,7 @@ import torch
 
 from optimizer.system.host_memory import available_host_bytes
 
-LOG = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
 
 GIB = 1 << 30
 RESERVED = {"cuda": 2 * GIB, "cpu": 2 * GIB}  # at least, for rendering, scoring and what libraries take for themselves
@@ -35,7 +35,7 @@ def choose_placement(device: torch.device, sources: int, live: int, working: int
     beside = live + max(0, working - RESERVED.get(device.type, 0))
     placement = _fitting(device.type, sources, beside, device_free(device), available_host_bytes())
     if placement is not Placement.DEVICE:
-        LOG.warning(
+        _log.warning(
             "the parents (%.1f GB) do not fit into %s's free memory beside the live model (%.1f GB): they stay %s",
             sources / 1e9,
             device,

@@ -27,7 +27,7 @@ from optimizer.merging.files.sources import TensorInfo
 from studies.errors import RecipeError
 from studies.recipe.recipe import DtypeName, Recipe
 
-LOG = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
 
 # Tensors start on 64-element boundaries (at least 64 bytes): vector kernels see the same alignment whatever
 # stands before them, so equal models compute equal images.
@@ -174,7 +174,7 @@ class ResidentModel:
                 return parts
             except NoMemoryError as error:
                 self.placement = Placement.FILES
-                LOG.warning("%s: the parents stay %s", error, self.placement.value)
+                _log.warning("%s: the parents stay %s", error, self.placement.value)
         if self.placement is Placement.FILES:
             return [{} for _ in layouts]
         return [
