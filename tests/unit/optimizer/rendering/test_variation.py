@@ -81,7 +81,10 @@ def test_no_memory_for_one_image_is_said_as_such(models: LiveModels) -> None:
     def too_much(_: Tensor) -> Tensor:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
 
-    with changed(models.unet.conv_in, too_much), pytest.raises(NoMemoryError, match="with a single image of 128x128"):
+    with (
+        changed(models.unet.conv_in, too_much),
+        pytest.raises(NoMemoryError, match="denoising a single image of 128x128"),
+    ):
         render_variation(Renderer(models, SUITE))
 
 
