@@ -276,7 +276,7 @@ from pathlib import Path
 from dataclasses import replace
 from demo_study import reopen
 from optimizer.outcome.export import Watch, deliver
-from studies.records.results import load_trials
+from studies.records.stored_trials import load_trials
 def quiet(_): pass
 short = reopen(Path(sys.argv[1]))
 spec = short.study.spec
