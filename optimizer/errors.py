@@ -53,7 +53,7 @@ class RenderError(OptimizerError):
 
 
 class NoMemoryError(OptimizerError):
-    """The memory that is free is less than what is needed; nothing was loaded."""
+    """The memory that is free is less than what is needed; nothing stays loaded."""
 
 
 class TrialFailed(OptimizerError):  # noqa: N818 - it is an outcome, told to the study as such

@@ -33,7 +33,7 @@ def test_a_cpu_has_no_fields_of_a_card_and_names_what_is_unusual() -> None:
     plain = machine_description(torch.device("cpu"))
     assert plain["device"] == "cpu"
     assert not CUDA_FIELDS & plain.keys()
-    unusual = machine_description(torch.device("cpu"), BatchLimits({(64, 64): 2}), variation=0.03125)
+    unusual = machine_description(torch.device("cpu"), BatchLimits({("unet", (64, 64)): 2}), variation=0.03125)
     assert unusual == plain | {"batches": "64x64 2", "variation": "0.031"}
 
 
