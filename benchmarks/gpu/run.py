@@ -84,7 +84,7 @@ def parts(files: Path, out: Path, *, small: bool) -> list[Part]:
         Part(
             name="cards",
             limit_seconds=300,
-            commands=() if small else tuple((*trial, "--spec", sdxl, "--trials", 2, "--card-gb", gb) for gb in CARDS),
+            commands=() if small else tuple((*trial, "--spec", sdxl, "--trials", 3, "--card-gb", gb) for gb in CARDS),
         ),
     ]
 
