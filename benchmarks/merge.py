@@ -19,6 +19,7 @@ from pathlib import Path
 
 import torch
 from memory import anonymous_bytes
+from records import add_records_option, record
 from synthetic import write_lora, write_synthetic
 
 from optimizer.merging.checkpoint import Checkpoint, letters
@@ -96,22 +97,28 @@ def main() -> None:
     parser.add_argument("--placement", choices=[row.name.lower() for row in Placement], default="device")
     parser.add_argument("--merges", type=int, default=200, help="of the first method, for the memory; 0 for none")
     parser.add_argument("--repeats", type=int, default=7)
-    parser.add_argument("--folder", type=Path, default=None, help="where the files go; default: a temporary folder")
+    parser.add_argument("--folder", type=Path, default=None, help="where parents are written once, and kept")
+    add_records_option(parser)
     options = parser.parse_args()
     names = list(METHODS) if options.method == ["all"] else options.method
     operations = [operation_of(name, clip=options.clip) for name in names]
-    with tempfile.TemporaryDirectory(dir=options.folder) as name:
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = options.folder or Path(temporary)
         paths = [
-            write_synthetic(Path(name) / f"{letter}.safetensors", options.layout, seed)
+            parent(folder / f"{options.layout}-{letter}.safetensors", options.layout, seed)
             for seed, letter in enumerate(letters(max(len(operation.inputs) for operation in operations)))
         ]
-        lora = write_lora(Path(name) / "lora.safetensors", options.layout) if options.lora else None
+        lora = write_lora(Path(temporary) / "lora.safetensors", options.layout) if options.lora else None
         for index, operation in enumerate(operations):
             model = resident(paths[: len(operation.inputs)], lora, options)
             measure(model, operation, options)
             if index == 0 and options.merges:
                 watch_memory(model, operation, options.merges)
             del model
+
+
+def parent(path: Path, layout: str, seed: int) -> Path:
+    return path if path.exists() else write_synthetic(path, layout, seed)
 
 
 def resident(paths: list[Path], lora: Path | None, options: argparse.Namespace) -> ResidentModel:
@@ -139,9 +146,13 @@ def measure(model: ResidentModel, operation: Operation, options: argparse.Namesp
     what += " clipped" * operation.clip + " with a LoRA" * bool(model.ingredients.loras)
     if model.placement is Placement.FILES:
         print(f"{what}: merge {merge:.3f} s from files")
+        record(options.records, "merge", what=what, placement="files", merge_seconds=merge)
         return
     copy = seconds(model.copy_first, model.device, options.repeats)
     print(f"{what}: merge {merge:.3f} s, copy {copy:.3f} s, ratio {merge / copy:.2f}", flush=True)
+    sizes = {"live_bytes": sum(tensor.nbytes for tensor in model.live_tensors().values()), "held_bytes": model.nbytes()}
+    name = model.placement.name.lower()
+    record(options.records, "merge", what=what, placement=name, merge_seconds=merge, copy_seconds=copy, **sizes)
 
 
 def watch_memory(model: ResidentModel, operation: Operation, merges: int) -> None:

@@ -23,6 +23,7 @@ from optimizer.merging.flat import CPU_CHUNK, GPU_CHUNK
 from optimizer.merging.ingredients import Ingredients
 from optimizer.merging.layout import Component, live_views
 from optimizer.merging.placement import device_free
+from optimizer.merging.staging import STAGING_BYTES
 from optimizer.rendering.configs import unet_config, vae_config
 from optimizer.rendering.render import decoded_at_once
 from optimizer.rendering.suite import LATENT_FACTOR, usual_batch
@@ -91,7 +92,9 @@ def needed(
     batches = {size: min(count, batch_size or usual_batch(*size)) for size, count in items.items()}
     working = _Working.of(ingredients, suite, device, dtypes)
     return Need(
-        live=_live_bytes(ingredients, dtypes, export_dtype) + SCRATCH_TENSORS * 4 * chunk,
+        live=_live_bytes(ingredients, dtypes, export_dtype)
+        + SCRATCH_TENSORS * 4 * chunk
+        + (0 if on_host else STAGING_BYTES),
         sources=sum(info.nbytes for key in ingredients.tensors for info in ingredients.sources(key).values()),
         working=tuple(
             max(working.bytes(*size, min(most, count)) for size, count in batches.items())

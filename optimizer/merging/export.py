@@ -83,7 +83,7 @@ def merged_tensors(
                 _refuse_broken(key, kept, {plan.final: source}, recipe)
             yield key, kept
             continue
-        sources = {name: ingredients.tensor(key, name).to(device) for name in plan.sources}
+        sources = {name: ingredients.tensor(key, name) for name in plan.sources}
         out = torch.empty(info.shape, dtype=info.dtype, device=device)
         merge_one(plan, key, sources, out, info.dtype, scratch, ingredients.deltas(key, plan))
         _refuse_broken(key, out, sources, recipe)

@@ -9,7 +9,8 @@ is rendered is exactly what an export would save.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -19,6 +20,7 @@ from optimizer.merging.fused import WORTH_COMPILING, FusedAddDifference
 from optimizer.merging.methods.elementwise import weights_clip
 from optimizer.merging.methods.registry import FUNCTIONS, RANDOM_FUNCTIONS
 from optimizer.merging.plan import PlacePlan, PlannedStep
+from optimizer.merging.staging import Staging
 from studies.recipe import Operation
 
 # Elements merged at a time when a detour is needed (float32 arithmetic, or rounding on the way to a wider live
@@ -33,11 +35,12 @@ FUSED = frozenset({torch.float16, torch.bfloat16, torch.float32})
 
 @dataclass(slots=True)
 class Scratch:
-    """Float32 work space, allocated once and used by every merge."""
+    """Work space, allocated once and used by every merge."""
 
     first: Tensor  # float32 [chunk]
     second: Tensor  # float32 [chunk]
     fused: FusedAddDifference | None = None
+    staging: Staging | None = None  # made when sources first come from elsewhere
 
     @classmethod
     def on(cls, device: torch.device | str, elements: int = 0) -> Scratch:
@@ -52,6 +55,12 @@ class Scratch:
     def chunk(self) -> int:
         return self.first.numel()
 
+    def staged(self) -> Staging:
+        """What sources from elsewhere go through."""
+        if self.staging is None:
+            self.staging = Staging(self.first.device)
+        return self.staging
+
 
 # ------------------------------------------------------------------------------------- flat buffers
 
@@ -62,53 +71,45 @@ def merge_flat(
     """Carry out an elementwise plan on 1-D tensors, in place.
 
     Args:
-        sources: [n] each, any floating dtype, on live's device; at least those the plan reads.
+        sources: [n] each, any floating dtype; at least those the plan reads. On live's device, or in host memory.
         live: [n]; overwritten with values rounded to `export_dtype`.
+        scratch: on live's device.
     """
-    direct = live.dtype == export_dtype
+    if not live.numel():  # markers have none
+        return
     here = all(sources[name].device == live.device for name in plan.sources)
-    if direct and here and _is_fused(plan, sources, live):  # no float32 detour, so nothing to cut
+    if here and live.dtype == export_dtype and _is_fused(plan, sources, live):  # no float32 detour: nothing to cut
         _run(plan, sources, live, scratch)
         return
     if here and scratch.fused is not None and _in_place(plan) is _add_difference:
         step = plan.steps[0]
         if scratch.fused([sources[name] for name in step.operation.inputs], step.values, live, export_dtype):
             return
-    rounded = live if direct else torch.empty(min(scratch.chunk, live.numel()), dtype=export_dtype, device=live.device)
-    parts = [slice(start, min(start + scratch.chunk, live.numel())) for start in range(0, live.numel(), scratch.chunk)]
-    pieces = _views(plan, sources, parts) if here else _streamed(plan, sources, parts, live.device)
-    for part, piece in zip(parts, pieces, strict=True):
-        out = live[part] if direct else rounded[: part.stop - part.start]
-        _run(plan, piece, out, scratch)
+    _in_pieces(plan, sources, live, export_dtype, scratch, None if here else scratch.staged())
+
+
+def _in_pieces(
+    plan: PlacePlan,
+    sources: Mapping[str, Tensor],
+    live: Tensor,
+    export_dtype: torch.dtype,
+    scratch: Scratch,
+    staging: Staging | None,
+) -> None:
+    """As `merge_flat`, a piece at a time; through `staging` where it is given."""
+    direct = live.dtype == export_dtype
+    chunk = min(scratch.chunk, live.numel())
+    if staging is not None:
+        chunk = min(chunk, staging.chunk([sources[name].dtype for name in plan.sources]))
+    rounded = live if direct else torch.empty(chunk, dtype=export_dtype, device=live.device)
+    for start in range(0, live.numel(), chunk):
+        part = slice(start, min(start + chunk, live.numel()))
+        out = live[part] if direct else rounded[: part.stop - start]
+        views = {name: sources[name][part] for name in plan.sources}
+        with nullcontext(views) if staging is None else staging.filled(views) as piece:
+            _run(plan, piece, out, scratch)
         if not direct:
             live[part].copy_(out)
-
-
-def _views(plan: PlacePlan, sources: Mapping[str, Tensor], parts: Sequence[slice]) -> Iterator[dict[str, Tensor]]:
-    for part in parts:
-        yield {name: sources[name][part] for name in plan.sources}
-
-
-def _streamed(
-    plan: PlacePlan, sources: Mapping[str, Tensor], parts: Sequence[slice], device: torch.device
-) -> Iterator[dict[str, Tensor]]:
-    """Pieces of pinned host buffers on a CUDA device; each is copied while the one before is computed."""
-    copying: torch.cuda.Stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
-    computing = torch.cuda.current_stream(device)
-
-    def load(part: slice) -> dict[str, Tensor]:
-        with torch.cuda.stream(copying):
-            return {name: sources[name][part].to(device, non_blocking=True) for name in plan.sources}
-
-    following = load(parts[0])
-    for part in (*parts[1:], None):
-        current = following
-        computing.wait_stream(copying)
-        if part is not None:
-            following = load(part)
-        for tensor in current.values():
-            tensor.record_stream(computing)
-        yield current
 
 
 def _run(plan: PlacePlan, sources: Mapping[str, Tensor], out: Tensor, scratch: Scratch) -> None:
@@ -182,13 +183,16 @@ def merge_one(
 ) -> None:
     """Carry out any plan on one tensor, in place, by the way through the arithmetic that suits it.
 
-    Args: as `merge_tensor` has them.
+    Args: as `merge_tensor` has them, but that sources may be in host memory.
     """
+    if not live.numel():
+        return
     if plan.elementwise and not deltas:
         flat = {name: tensor.flatten() for name, tensor in sources.items()}
         merge_flat(plan, flat, live.view(-1), export_dtype, scratch)
     else:
-        merge_tensor(plan, key, sources, live, export_dtype, deltas)
+        here = {name: sources[name].to(live.device, non_blocking=True) for name in plan.sources}
+        merge_tensor(plan, key, here, live, export_dtype, deltas)
 
 
 def merge_tensor(

@@ -3,18 +3,22 @@
 Every source's tensors are packed into flat buffers, one per place and dtype ("slab"). A merge is one pass over each
 slab whose numbers changed, in place: no file, no reload, no allocation that grows with the trials, and whatever holds
 the live parameters (a pipeline, a compiled graph) stays valid. Sources that do not fit beside the live model stay in
-pinned host memory, or in their files, and are streamed: see placement.py.
+host memory, or in their files, and are streamed: see placement.py, host_buffers.py and staging.py.
 """
 
 from __future__ import annotations
 
+import logging
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from optimizer.errors import NoMemoryError
 from optimizer.merging.flat import Scratch, merge_flat, merge_one
+from optimizer.merging.host_buffers import HostBuffers
 from optimizer.merging.ingredients import Ingredients
 from optimizer.merging.layout import Component, live_views
 from optimizer.merging.placement import Placement, choose_placement
@@ -22,6 +26,8 @@ from optimizer.merging.plan import PlacePlan, plan_places
 from optimizer.merging.sources import TensorInfo
 from studies.errors import RecipeError
 from studies.recipe import DtypeName, Recipe
+
+LOG = logging.getLogger(__name__)
 
 # Tensors start on 64-element boundaries (at least 64 bytes): vector kernels see the same alignment whatever
 # stands before them, so equal models compute equal images.
@@ -50,32 +56,43 @@ class _Member:
         return flat[self.start : self.start + self.info.size].view(self.info.shape)
 
 
-class _Slab:
-    """The flat buffers of one kind: each source's values, unless they stay in their files, and the live ones."""
+@dataclass(frozen=True, slots=True)
+class _Layout:
+    """Where the tensors of one slab stand in its flat buffers."""
 
-    def __init__(
-        self, kind: _Kind, keys: Sequence[str], ingredients: Ingredients, placement: Placement, device: torch.device
-    ) -> None:
-        self.kind, self._ingredients, self._device = kind, ingredients, device
-        self.members, end = [], 0
+    kind: _Kind
+    members: tuple[_Member, ...]
+    size: int  # elements, with those between the tensors
+    touching: frozenset[int]  # LoRAs
+
+    @classmethod
+    def of(cls, kind: _Kind, keys: Sequence[str], ingredients: Ingredients) -> _Layout:
+        members, end = [], 0
         for key in keys:
             info = ingredients.tensors[key]
-            self.members.append(_Member(key, end, info))
+            members.append(_Member(key, end, info))
             end += -(-info.size // ALIGNMENT) * ALIGNMENT
-        self.touching = frozenset(index for key in keys for index, _ in ingredients.touching(key))  # LoRAs
-        self.live = torch.zeros(end, dtype=kind.live_dtype, device=device)
-        self.held: dict[str, Tensor] = {}  # empty when sources stay in their files
-        if placement is not Placement.FILES:
-            self.held = {name: self._packed(name, dtype, end, placement) for name, dtype in kind.sources}
-        self.made: PlacePlan | None = None  # what the live values are
+        touching = frozenset(index for key in keys for index, _ in ingredients.touching(key))
+        return cls(kind, tuple(members), end, touching)
 
-    def _packed(self, name: str, dtype: torch.dtype, size: int, placement: Placement) -> Tensor:
-        home = self._device if placement is Placement.DEVICE else torch.device("cpu")
-        pinned = placement is Placement.HOST and self._device.type == "cuda"
-        flat = torch.zeros(size, dtype=dtype, device=home, pin_memory=pinned)
-        for member in self.members:
-            member.of(flat).copy_(self._ingredients.tensor(member.key, name))
-        return flat
+
+class _Slab:
+    """The flat buffers of one kind: each source's values, unless they stay in their files, and the live ones.
+
+    Args:
+        held: source -> zeros, [size] of its dtype, to be filled; empty when sources stay in their files.
+    """
+
+    def __init__(
+        self, layout: _Layout, held: Mapping[str, Tensor], ingredients: Ingredients, device: torch.device
+    ) -> None:
+        self.kind, self.members, self.touching = layout.kind, layout.members, layout.touching
+        self.held, self._ingredients = held, ingredients
+        self.live = torch.zeros(layout.size, dtype=layout.kind.live_dtype, device=device)
+        self.made: PlacePlan | None = None  # what the live values are
+        for name, flat in held.items():
+            for member in self.members:
+                member.of(flat).copy_(ingredients.tensor(member.key, name))
 
     def merge(self, plan: PlacePlan, scratch: Scratch) -> bool:
         """Make a plan live; False when it was already."""
@@ -96,7 +113,7 @@ class _Slab:
         deltas = self._ingredients.deltas(member.key, plan)
         if done and not deltas:
             return
-        sources = {name: self._source(member, name).to(self._device, non_blocking=True) for name in plan.sources}
+        sources = {name: self._source(member, name) for name in plan.sources}
         merge_one(plan, member.key, sources, member.of(self.live), self.kind.export_dtype, scratch, deltas)
 
     def _source(self, member: _Member, name: str) -> Tensor:
@@ -129,10 +146,12 @@ class ResidentModel:
         self.architecture = ingredients.parents.architecture
         self._export_dtype = export_dtype
         self._scratch = Scratch.on(self.device, sum(info.size for info in ingredients.tensors.values()))
-        groups = self._group(live_dtypes)
-        self.placement = placement or choose_placement(self.device, *_sizes(groups, ingredients), working)
+        layouts = [_Layout.of(kind, keys, self.ingredients) for kind, keys in self._group(live_dtypes).items()]
+        self.placement = placement or choose_placement(self.device, *_sizes(layouts), working)
+        self._host: HostBuffers | None = None
         self._slabs = [
-            _Slab(kind, keys, self.ingredients, self.placement, self.device) for kind, keys in groups.items()
+            _Slab(layout, held, self.ingredients, self.device)
+            for layout, held in zip(layouts, self._room(layouts), strict=True)
         ]
         self._live = {member.key: member.of(slab.live) for slab in self._slabs for member in slab.members}
         self._merge({}, baked=False)
@@ -146,6 +165,22 @@ class ResidentModel:
             sources = tuple((name, source.dtype) for name, source in self.ingredients.sources(key).items())
             groups.setdefault(_Kind(self.ingredients.place(key), sources, saved, live), []).append(key)
         return groups
+
+    def _room(self, layouts: Sequence[_Layout]) -> list[dict[str, Tensor]]:
+        """Zeros for each slab's sources; where the host has no room for them, they stay in their files."""
+        if self.placement is Placement.HOST:
+            try:
+                self._host, parts = _host_parts(layouts, self.device)
+                return parts
+            except NoMemoryError as error:
+                self.placement = Placement.FILES
+                LOG.warning("%s: the parents stay %s", error, self.placement.value)
+        if self.placement is Placement.FILES:
+            return [{} for _ in layouts]
+        return [
+            {name: torch.zeros(layout.size, dtype=dtype, device=self.device) for name, dtype in layout.kind.sources}
+            for layout in layouts
+        ]
 
     def merge(self, recipe: Recipe) -> frozenset[str]:
         """Make a recipe live, in place; returns the places whose values changed.
@@ -206,11 +241,25 @@ class ResidentModel:
         return sum(flat.nbytes for slab in self._slabs for flat in (*slab.held.values(), slab.live))
 
 
-def _sizes(groups: Mapping[_Kind, Sequence[str]], ingredients: Ingredients) -> tuple[int, int]:
+def _host_parts(layouts: Sequence[_Layout], device: torch.device) -> tuple[HostBuffers, list[dict[str, Tensor]]]:
+    """One buffer for each source, and the part of each slab in them.
+
+    Raises:
+        NoMemoryError: the host has no room for them.
+    """
+    sizes: Counter[str] = Counter()
+    starts: list[dict[str, int]] = []
+    for layout in layouts:
+        starts.append({name: sizes[name] for name, _ in layout.kind.sources})
+        sizes.update({name: layout.size * dtype.itemsize for name, dtype in layout.kind.sources})
+    buffers = HostBuffers(sizes, device)
+    return buffers, [
+        {name: buffers.part(name, start[name], layout.size, dtype) for name, dtype in layout.kind.sources}
+        for layout, start in zip(layouts, starts, strict=True)
+    ]
+
+
+def _sizes(layouts: Sequence[_Layout]) -> tuple[int, int]:
     """Bytes of all sources, and of the live model."""
-    sources = live = 0
-    for kind, keys in groups.items():
-        elements = sum(ingredients.tensors[key].size for key in keys)
-        sources += elements * sum(dtype.itemsize for _, dtype in kind.sources)
-        live += elements * kind.live_dtype.itemsize
-    return sources, live
+    sources = sum(layout.size * dtype.itemsize for layout in layouts for _, dtype in layout.kind.sources)
+    return sources, sum(layout.size * layout.kind.live_dtype.itemsize for layout in layouts)

@@ -46,6 +46,7 @@ POSITIONS = {
 ONLY_A = "model.diffusion_model.middle_block.0.only_in_a.weight"
 ONLY_B = "model.diffusion_model.middle_block.0.only_in_b.weight"
 EMA_COPY = "model_ema.diffusion_modelmiddle_block00weight"
+ADDED = "model.diffusion_model.middle_block.0.added.weight"
 MARKERS = {
     "v_pred": torch.zeros(0),
     "alphas_cumprod": torch.linspace(0, 1, 11),
@@ -151,13 +152,15 @@ class Case:
     lacking: int | None = None  # this parent has no text encoder
     export: DtypeName | None = None
     seed: int = 11
+    added: tuple[int, ...] = ()  # shape of one more weight, of zeros, that all parents have
 
     @property
     def letters(self) -> tuple[str, ...]:
         return letters(len(self.dtypes))
 
     def parent(self, index: int) -> dict[str, Tensor]:
-        return parent_tensors(
+        added = {ADDED: torch.zeros(self.added, dtype=self.dtypes[index][0])} if self.added else {}
+        return added | parent_tensors(
             self.architecture,
             index,
             self.seed,

@@ -12,8 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from optimizer.merging.flat import IN_PLACE, Scratch, merge_flat, merge_tensor
+from optimizer.merging.flat import IN_PLACE, Scratch, _in_pieces, merge_flat, merge_one, merge_tensor
 from optimizer.merging.plan import PlacePlan, plan_places
+from optimizer.merging.staging import STEP, Staging
 from search_spaces.blocks import Architecture, places
 from studies.methods import METHODS
 from studies.recipe import Operation, Parent, Recipe, Step, canonical_values
@@ -264,6 +265,47 @@ def test_results_do_not_depend_on_how_the_tensor_is_cut(
         for start, end in itertools.pairwise(edges)
     ]
     assert torch.equal(bits(torch.cat(pieces)), bits(whole))
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    plan=elementwise_plans(),
+    dtypes=dtypes_of_four,
+    same=st.booleans(),
+    export=st.sampled_from(EXPORTS),
+    live=st.sampled_from(EXPORTS),
+    chunk=st.integers(100, 2_000),
+    spare=st.integers(0, 3 * STEP),
+)
+def test_results_do_not_depend_on_whether_the_sources_come_through_staging(
+    passed: Passed,
+    device: torch.device,
+    plan: PlacePlan,
+    dtypes: list[torch.dtype],
+    same: bool,
+    export: torch.dtype,
+    live: torch.dtype,
+    chunk: int,
+    spare: int,
+) -> None:
+    parents = values(1_500, dtypes[:1] * 4 if same else dtypes)
+    there, staging = torch.full((1_500,), 99.0, device=device).to(live), Staging(device, 4 * 4 * STEP + spare)
+    scratch = Scratch(torch.empty(chunk, device=device), torch.empty(chunk, device=device))
+    _in_pieces(plan, dict(zip("ABCD", parents, strict=True)), there, export, scratch, staging)
+    assert torch.equal(bits(there.cpu()), bits(passed(plan, parents, live=live, export=export)))
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("shape", [(0,), (3, 0), (0, 4, 3, 3)])
+def test_a_tensor_without_elements_is_merged_by_every_method(
+    device: torch.device, method: str, shape: tuple[int, ...]
+) -> None:
+    operation = Operation(method=method, inputs=tuple("ABCD"[: METHODS[method].least_inputs]))
+    plan = plan_of([operation], [[slot.high / 2 for slot in operation.slots]], 4)
+    sources = {name: torch.zeros(shape, dtype=HALF, device=device) for name in "ABCD"}
+    live, scratch = torch.zeros(shape, device=device), Scratch.on(device)
+    merge_one(plan, "k", sources, live, HALF, scratch, [(0.5, torch.zeros(shape, device=device))])
+    merge_one(plan, "k", sources, live, HALF, scratch)
 
 
 def test_a_clipped_zero_has_the_same_sign_wherever_the_tensor_is_cut(passed: Passed) -> None:

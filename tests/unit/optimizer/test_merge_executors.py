@@ -20,6 +20,7 @@ import torch
 from hypothesis import given, reject, settings
 from hypothesis import strategies as st
 from merge_cases import (
+    ADDED,
     EMA_COPY,
     LAYERS,
     MARKERS,
@@ -46,18 +47,12 @@ from optimizer.merging.placement import Placement
 from optimizer.merging.resident import ResidentModel
 from search_spaces.blocks import VAE, Architecture, place_of, places
 from studies.errors import RecipeError
+from studies.methods import METHODS
 from studies.recipe import DtypeName, LoraUse, Operation, Recipe, Step, canonical_values
 
 CPU = torch.device("cpu")
 BOTH = pytest.mark.parametrize("architecture", list(Architecture))
-PLACEMENTS = {"cpu": (Placement.DEVICE, Placement.FILES), "cuda": tuple(Placement)}
-HELD = pytest.mark.parametrize(
-    ("device", "placement"),
-    [
-        *((torch.device("cpu"), placement) for placement in PLACEMENTS["cpu"]),
-        *(pytest.param(torch.device("cuda"), placement, marks=pytest.mark.cuda) for placement in PLACEMENTS["cuda"]),
-    ],
-)
+HELD = pytest.mark.parametrize("placement", list(Placement))
 
 
 def read(path: Path) -> dict[str, Tensor]:
@@ -107,7 +102,7 @@ def test_the_live_model_is_what_the_file_holds_and_any_recipe_can_be_made_again(
         files = case.open(folder)
         first, second = (case.recipe(files, seed) for seed in seeds)
         saved = written_unless_overflowing(first, files, folder, device)
-        for placement in PLACEMENTS[device.type]:
+        for placement in Placement:
             model = case.resident(files, placement, device=device)
             model.merge(first)
             before = snapshot(model)
@@ -189,6 +184,22 @@ class TestResident:
         assert torch.equal(live[ONLY_A], stored[ONLY_A].bfloat16().float())
         assert ONLY_B not in live
         assert EMA_COPY not in live
+
+    @HELD
+    @pytest.mark.parametrize("method", ["weighted_sum", "add_difference", "sce", "della", "distribution_crossover"])
+    def test_a_weight_without_elements_stays_without(
+        self, device: torch.device, method: str, placement: Placement, tmp_path: Path
+    ) -> None:
+        operation = Operation(method=method, inputs=tuple("ABC"[: METHODS[method].least_inputs]))
+        case = Case(operations=(operation,), dtypes=((torch.float16,),) * 3, loras=1, added=(0, 4, 3, 3))
+        files = case.open(tmp_path)
+        model, recipe = case.resident(files, placement, device=device), case.recipe(files, 5)
+        model.merge(recipe)
+        saved = written(recipe, files, tmp_path, device)
+        assert saved[ADDED].shape == model.live_tensors()[ADDED].shape == (0, 4, 3, 3)
+        assert model.broken_keys() == ()
+        for key, row in live_values(model).items():
+            assert torch.equal(row, saved[key].to(row.dtype)), key
 
     @HELD
     def test_merges_stay_in_the_same_memory_and_take_no_more(

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import logging
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -101,3 +104,39 @@ class TestFiles:
         case = Case()
         model = case.resident(case.open(tmp_path), None)
         assert model.placement is Placement.DEVICE
+
+
+LIMITED = """
+import logging, resource, sys
+from pathlib import Path
+import psutil, torch
+from merge_cases import Case
+from optimizer.merging.checkpoint import Checkpoint
+from optimizer.merging.ingredients import Ingredients
+from optimizer.merging.parents import Parents
+from optimizer.merging.placement import Placement
+
+logging.basicConfig(format="%(message)s")
+spare, *paths = sys.argv[1:]
+files = Ingredients(Parents.of([Checkpoint.open(Path(path)) for path in paths]))
+limit = psutil.Process().memory_info().vms + int(spare)
+resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+print(Case().resident(files, Placement.HOST, torch.float16).placement.name)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux refuses memory beyond a limit")
+@pytest.mark.parametrize(("spare", "chosen"), [(130 << 20, Placement.FILES), (1 << 30, Placement.HOST)])
+def test_sources_that_the_host_gives_no_memory_for_stay_in_their_files(
+    spare: int, chosen: Placement, tmp_path: Path
+) -> None:
+    """In a process that may take so many bytes more: two parents have 64 MiB each, the rest of it takes 72."""
+    case = Case(added=(1 << 25,))
+    case.open(tmp_path)
+    command = [sys.executable, "-c", LIMITED, str(spare), *(str(tmp_path / f"{index}.safetensors") for index in (0, 1))]
+    here = os.pathsep.join([str(Path(__file__).parent), *sys.path])
+    done = subprocess.run(
+        command, env=os.environ | {"PYTHONPATH": here}, capture_output=True, text=True, check=True, timeout=120
+    )
+    assert done.stdout.strip() == chosen.name
+    assert ("gives no 0.1 GB" in done.stderr) == (chosen is Placement.FILES)

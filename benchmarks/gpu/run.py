@@ -1,0 +1,143 @@
+"""Everything that wants a GPU, in order of worth, each part a process of its own with a time limit.
+
+    python benchmarks/gpu/run.py --minutes 9 --out DIR [--parts NAME ...] [--files FOLDER] [--small]
+
+Writes DIR/records.jsonl as it goes (`report.py` makes tables of it), one log for each part, and a summary. `--small`
+runs the same parts on whatever device there is with small checkpoints, which shows that they run, and nothing else.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+TAIL_LINES = 30  # of a part's log, in the summary
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """A part of the run; its commands run one after the other until one fails."""
+
+    name: str
+    limit_seconds: float
+    commands: tuple[Sequence[object], ...]
+
+
+def parts(files: Path, out: Path, *, small: bool) -> list[Part]:
+    """In order of worth."""
+    python, here = sys.executable, ROOT / "benchmarks"
+    records = ("--records", out / "records.jsonl")
+    demo = out / "demo"
+    cli = (python, "-m", "optimizer.cli")
+    size = ("--size", 64, "--images", 2, "--steps", 2) if small else ()
+    trial = (python, here / "trial.py", *records)
+    merge = (python, here / "merge.py", "--device", "cpu" if small else "cuda", "--folder", files, *records)
+    placements = ("device", "files") if small else ("device", "host", "files")
+    sdxl = files / "sdxl.yaml"
+    render = (python, here / "gpu" / "render.py", files / "sdxl-A.safetensors", *size, *records)
+    return [
+        Part(
+            name="tests",
+            limit_seconds=180,
+            commands=((python, "-m", "pytest", "-m", "cuda", "-n", 4, "-p", "no:cacheprovider", "tests/unit"),),
+        ),
+        Part(name="demo-trial", limit_seconds=60, commands=((*trial, "--trials", 4 if small else 12),)),
+        Part(
+            name="demo-proof",
+            limit_seconds=150,
+            commands=(
+                (*cli, "demo", "--output", demo),
+                (*cli, "export", "demo", "--storage", demo / "demo.db", "--output", demo / "again.safetensors"),
+            ),
+        ),
+        Part(
+            name="files",
+            limit_seconds=120,
+            commands=((python, here / "gpu" / "full_size.py", files, *(("--small",) if small else ())),),
+        ),
+        Part(
+            name="sdxl-render",
+            limit_seconds=200,
+            commands=((*render, "--variants"),),
+        ),
+        Part(name="sdxl-trial", limit_seconds=150, commands=((*trial, "--spec", sdxl, "--trials", 4),)),
+        Part(
+            name="merge",
+            limit_seconds=120,
+            commands=tuple(
+                (*merge, "--layout", layout, "--placement", name, "--merges", 0, "--method", *METHODS)
+                for layout in (("sd15",) if small else ("sdxl", "sd15"))
+                for name in placements
+            ),
+        ),
+        Part(
+            name="cards",
+            limit_seconds=300,
+            commands=() if small else tuple((*trial, "--spec", sdxl, "--trials", 2, "--card-gb", gb) for gb in CARDS),
+        ),
+    ]
+
+
+METHODS = ("weighted_sum:2", "add_difference:3")
+CARDS = (24, 16, 12, 8)  # GB
+
+
+def run(part: Part, out: Path, seconds: float) -> dict[str, object]:
+    """One part's outcome; its log grows as it runs."""
+    log, start, code = out / f"{part.name}.log", time.monotonic(), 0
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
+    environment |= {"PYTHONUNBUFFERED": "1", "HF_HUB_OFFLINE": "1", "OMP_WAIT_POLICY": "PASSIVE"}
+    with log.open("w") as file:
+        for command in part.commands:
+            left = min(part.limit_seconds, seconds) - (time.monotonic() - start)
+            try:
+                done = subprocess.run(
+                    list(map(str, command)),
+                    stdout=file,
+                    stderr=subprocess.STDOUT,
+                    env=environment,
+                    cwd=ROOT,
+                    timeout=max(1.0, left),
+                    check=False,
+                )
+                code = code or done.returncode
+            except subprocess.TimeoutExpired:
+                code = 124
+                break
+    return {"part": part.name, "exit": code, "seconds": round(time.monotonic() - start, 1)}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--minutes", type=float, default=9)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--files", type=Path, default=Path(tempfile.gettempdir()) / "mergetune-gpu")
+    parser.add_argument("--parts", nargs="+", default=None)
+    parser.add_argument("--small", action="store_true")
+    options = parser.parse_args()
+    out, files = options.out.resolve(), options.files.resolve()
+    out.mkdir(parents=True, exist_ok=True)
+    files.mkdir(parents=True, exist_ok=True)
+    end = time.monotonic() + 60 * options.minutes
+    outcomes = []
+    for part in parts(files, out, small=options.small):
+        left = end - time.monotonic()
+        if left > 10 and (options.parts is None or part.name in options.parts):
+            outcomes.append(run(part, out, left))
+            tail = (out / f"{part.name}.log").read_text(errors="replace").splitlines()[-TAIL_LINES:]
+            print("=====", json.dumps(outcomes[-1]), *tail, sep="\n", flush=True)
+    (out / "summary.json").write_text(json.dumps(outcomes, indent=1))
+    sys.exit(any(outcome["exit"] for outcome in outcomes))
+
+
+if __name__ == "__main__":
+    main()
