@@ -122,6 +122,7 @@ def machine_of(budget: int, seconds: float) -> Machine:
         alike=alike,
         evaluator=evaluator,
         device=torch.device("cpu"),
+        variation=0.0,
     )
 
 

@@ -1,36 +1,43 @@
 """The best trial leaves as a file, and the file is proven to be the model that was scored.
 
-The merged checkpoint is written beside its place, opened anew as any checkpoint is, and renders the whole suite.
-Only when that gives the stored renders does the file get its name.
+The merged checkpoint is written beside its place, and gets its name only when its tensors, read back, are those that
+the trial's recipe makes live, and it was opened anew as any checkpoint is and has rendered the suite: see proof.py.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
 import torch
-from optuna.artifacts.exceptions import ArtifactNotFound
 from torch import Tensor
 
-from optimizer.errors import ExportError
-from optimizer.evaluation import pixels_digest
+from optimizer.errors import ExportError, NoMemoryError, TrialFailed
 from optimizer.merging.checkpoint import Checkpoint
-from optimizer.merging.export import Exported, atomic_file, refuse_sources, write_merge
+from optimizer.merging.export import Exported, atomic_file, export_layout, refuse_sources, write_merge
 from optimizer.merging.ingredients import Ingredients
-from optimizer.merging.metadata import MARKERS_FIELD, merge_metadata
+from optimizer.merging.metadata import MARKERS_FIELD, markers_in, merge_metadata
 from optimizer.merging.parents import MARKERS, Parents
+from optimizer.merging.sources import TensorInfo, some
+from optimizer.proof import RenderComparison, compare_renders, different_tensors
 from optimizer.rendering.batch_limits import BatchLimits
 from optimizer.rendering.prediction import markers_of
-from optimizer.setup import BATCHES_FIELD, Plan, build_renderer, choose_device, machine_description
+from optimizer.setup import (
+    BATCHES_FIELD,
+    CPU_SETTINGS,
+    VARIATION_FIELD,
+    Plan,
+    build_renderer,
+    choose_device,
+    machine_description,
+)
 from studies.artifacts import Artifacts
 from studies.database import Database
-from studies.recipe import Recipe
-from studies.results import StoredRender, StoredStudy, StoredTrial, load_renders, load_scores, software_versions
+from studies.results import StoredStudy, StoredTrial, load_scores, software_versions
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,8 +45,8 @@ class Delivery:
     """A proven export."""
 
     file: Exported
-    renders: int
-    proof: str  # how the file's renders compare with the stored ones, for people
+    proof: str  # what is equal to the bit, for people
+    difference: str  # how the file's renders differ from the scored ones, for people; empty where they do not
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,6 +54,7 @@ class Watch:
     """Told how far an export is."""
 
     written: Callable[[int], None]  # bytes of each tensor
+    compared: Callable[[int], None]  # bytes of each tensor
     rendered: Callable[[int], None]  # images so far
 
 
@@ -64,7 +72,7 @@ def deliver(
     """Write a trial's merge to `target`, and prove it.
 
     Raises:
-        ExportError: the trial has no renders, the file cannot be written, or it renders other images than were scored.
+        ExportError: the trial has no renders, the file cannot be written, or it does not hold the trial's merge.
     """
     if trial.state != "complete":
         raise ExportError(f"trial {trial.number} is {trial.state}, so there is nothing to compare an export with")
@@ -72,16 +80,18 @@ def deliver(
     _repeat_conditions(trial)
     device = choose_device(study.spec.render.device)  # the arithmetic of one device, as in the trial
     metadata = export_metadata(database, study, trial, plan, device)
+    layout = export_layout(plan.ingredients, trial.recipe.dtype, markers_in(metadata))
+    limits = BatchLimits.parse(trial.machine.get(BATCHES_FIELD, ""))
     with atomic_file(target, overwrite=overwrite) as temporary:
         written = write_merge(temporary, trial.recipe, plan.ingredients, metadata, device, watch.written)
-        with torch.inference_mode():
-            limits = BatchLimits.parse(trial.machine.get(BATCHES_FIELD, ""))
-            images = render_file(temporary, study, watch.rendered, limits)
-        proof = _prove(database, study, trial, plan, artifacts, images, limits)
+        _require_merge(temporary, layout, study, trial, plan, watch.compared)
+        images = _render_if_it_fits(temporary, study, watch.rendered, limits)
+    # From here on the file is kept, whatever comes: it is right.
+    found = None if images is None else compare_renders(database, study, trial, artifacts, images)
     return Delivery(
         file=Exported(path=target, bytes=written.bytes, sha256=written.sha256),
-        renders=len(images),
-        proof=proof,
+        proof=_proof(len(layout), found, trial),
+        difference=_difference(found, trial, machine_description(device, limits)),
     )
 
 
@@ -89,90 +99,6 @@ def _repeat_conditions(trial: StoredTrial) -> None:
     """A CPU's sums depend on how many threads share them."""
     if trial.machine.get("device") == "cpu":
         torch.set_num_threads(int(trial.machine["threads"]))
-
-
-def render_file(
-    path: Path,
-    study: StoredStudy,
-    on_images: Callable[[int], None] | None = None,
-    limits: BatchLimits | None = None,
-) -> tuple[Tensor, ...]:
-    """The study's suite rendered from one checkpoint file: uint8 [3, h, w] each."""
-    return _render(Ingredients(Parents.of([Checkpoint.open(path)])), study, None, on_images, limits)
-
-
-def _render(
-    ingredients: Ingredients,
-    study: StoredStudy,
-    recipe: Recipe | None,
-    on_images: Callable[[int], None] | None = None,
-    limits: BatchLimits | None = None,
-) -> tuple[Tensor, ...]:
-    spec = study.spec
-    device = choose_device(spec.render.device)
-    resident, renderer = build_renderer(
-        ingredients, spec.suite, spec.render, device, spec.export.dtype, spec.racing, limits
-    )
-    if recipe is not None:
-        resident.merge(recipe)
-    return renderer.render(on_images).images()
-
-
-def _prove(
-    database: Database,
-    study: StoredStudy,
-    trial: StoredTrial,
-    plan: Plan,
-    artifacts: Artifacts,
-    images: tuple[Tensor, ...],
-    limits: BatchLimits,
-) -> str:
-    """Raises ExportError unless the images are the trial's.
-
-    On the machine that scored the trial they must be equal to the bit. Elsewhere even the same weights round
-    differently, so there the resident merge is rendered again, and the file must give exactly its images.
-    """
-    stored = load_renders(database, trial)
-    equal = sum(pixels_digest(images[row.item]) == row.pixels_sha256 for row in stored)
-    if equal == len(stored):
-        if trial.estimated:
-            return f"the {equal} renders that were scored are identical, to the bit, to those of the file"
-        return f"all {equal} renders of the file are identical, to the bit, to those that were scored"
-    here = machine_description(choose_device(study.spec.render.device), limits)
-    if here == dict(trial.machine):
-        raise ExportError(
-            f"the written file renders other images than were scored in {len(stored) - equal} of {len(stored)} items, "
-            "so it was not kept; run `mergetune study check` on the spec and report this"
-        )
-    again = _render(plan.ingredients, study, trial.recipe, limits=limits)
-    if any(not torch.equal(one, other) for one, other in zip(images, again, strict=True)):
-        raise ExportError("the written file renders other images than the merge in memory, so it was not kept")
-    return (
-        f"all {len(images)} renders of the file are identical, to the bit, to the merge in memory; the scored ones "
-        f"came from another machine ({_told(trial.machine)}, here {_told(here)})"
-        f"{_distance(artifacts, stored, images)}"
-    )
-
-
-def _told(machine: Mapping[str, str]) -> str:
-    return ", ".join(f"{name} {value}" for name, value in machine.items())
-
-
-def _distance(artifacts: Artifacts, stored: Sequence[StoredRender], images: tuple[Tensor, ...]) -> str:
-    kept = [(row.file, images[row.item]) for row in stored if row.file is not None]
-    if not kept:
-        return ""
-    try:
-        differences = [
-            np.abs(np.asarray(artifacts.open_render(file), dtype=np.int16) - image.permute(1, 2, 0).numpy()).mean()
-            for file, image in kept
-        ]
-    except ArtifactNotFound:  # the proof does not depend on them
-        return ""
-    return f" and differ by {np.mean(differences):.2f} of 255 grey levels on average"
-
-
-# ----------------------------------------------------------------------------------------- metadata
 
 
 def export_metadata(
@@ -209,3 +135,123 @@ def marker_metadata(plan: Plan) -> dict[str, str]:
     if wanted is None or wanted == MARKERS & plan.checkpoints[0].tensors.keys():
         return {}
     return {MARKERS_FIELD: " ".join(sorted(wanted))}
+
+
+@torch.inference_mode()
+def _require_merge(
+    path: Path,
+    layout: Mapping[str, TensorInfo],
+    study: StoredStudy,
+    trial: StoredTrial,
+    plan: Plan,
+    on_compared: Callable[[int], None],
+) -> None:
+    """Raise ExportError unless a file's tensors are what the trial's recipe makes live.
+
+    The live model is gone when this returns: the file's own comes after it, and need not fit beside it.
+    """
+    spec = study.spec
+    device = choose_device(spec.render.device)
+    resident, _ = build_renderer(plan.ingredients, spec.suite, spec.render, device, spec.export.dtype, spec.racing)
+    resident.merge(trial.recipe)
+    different = different_tensors(Checkpoint.open(path), layout, resident, on_compared)
+    if different:
+        plan.ingredients.require_unchanged()  # or that is why
+        raise ExportError(
+            f"the written file is not the merge in memory in {len(different)} of {len(layout)} tensors "
+            f"({some(different)}), so it was not kept; try again, and if that gives the same, run "
+            "`mergetune study check` on the spec and report this"
+        )
+
+
+def _render_if_it_fits(
+    path: Path, study: StoredStudy, on_images: Callable[[int], None], limits: BatchLimits
+) -> tuple[Tensor, ...] | None:
+    """`render_file`, or None where the memory is too small for that."""
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()  # of the live model that was compared
+    try:
+        return render_file(path, study, on_images, limits)
+    except (NoMemoryError, TrialFailed):
+        return None
+
+
+@torch.inference_mode()
+def render_file(
+    path: Path,
+    study: StoredStudy,
+    on_images: Callable[[int], None] | None = None,
+    limits: BatchLimits | None = None,
+) -> tuple[Tensor, ...]:
+    """Render the study's suite from one checkpoint file: uint8 [3, h, w] each.
+
+    Raises:
+        CheckpointError, RenderError: it is no file that could be loaded and rendered.
+        NoMemoryError, TrialFailed: there is not the memory for it.
+    """
+    spec, file = study.spec, Ingredients(Parents.of([Checkpoint.open(path)]))
+    device = choose_device(spec.render.device)
+    _, renderer = build_renderer(file, spec.suite, spec.render, device, spec.export.dtype, spec.racing, limits)
+    return renderer.render(on_images).images()
+
+
+# ------------------------------------------------------------------------------------------ in words
+
+
+def _proof(tensors: int, found: RenderComparison | None, trial: StoredTrial) -> str:
+    """Say what is equal."""
+    told = f"all {tensors} tensors of the file are equal, to the bit, to the merge in memory"
+    if found is None or found.different:
+        return f"{told}: it is the model that was scored"
+    if trial.estimated:
+        return (
+            f"{told}, and the {found.scored} renders that were scored are identical, to the bit, to those of the file"
+        )
+    return f"{told}, and all {found.scored} renders of the file are identical, to the bit, to those that were scored"
+
+
+def _difference(found: RenderComparison | None, trial: StoredTrial, here: Mapping[str, str]) -> str:
+    """Say how renders differ, and why; empty where they do not."""
+    if found is None:
+        return "there was not the memory to render the file here, so its renders are compared with nothing"
+    if not found.different:
+        return ""
+    return (
+        f"{found.different} of {found.scored} renders of the file are not identical to those that were scored"
+        f"{_distance(found)}; {_reason(trial.machine, here)}. The weights are the same, so the file is kept"
+    )
+
+
+def _distance(found: RenderComparison) -> str:
+    if found.distance is None:
+        return " (by how much is unknown, as the scored images were not all kept)"
+    told = f", and {_levels(found.distance)} of 255 grey levels from them on average"
+    if found.nearest is None or found.bound is None:
+        return told
+    nearest = f"half of what lies between the scored ones and those of the nearest parent ({_levels(found.nearest)})"
+    if found.distance < found.bound:
+        return f"{told}: less than {nearest}, so they show the same model"
+    return f"{told}: not less than {nearest}, so they alone would not tell which model it is"
+
+
+def _levels(value: float) -> str:
+    return "less than 0.01" if value < 0.01 else f"{value:.2f}"
+
+
+def _reason(then: Mapping[str, str], here: Mapping[str, str]) -> str:
+    """Why equal weights gave other pixels, as far as the two machines' descriptions tell."""
+    names = dict.fromkeys((*here, *CPU_SETTINGS, BATCHES_FIELD))
+    changed = [
+        f"{name} {then.get(name, '-')}, here {here.get(name, '-')}"
+        for name in names
+        if then.get(name) != here.get(name)
+    ]
+    if changed:
+        return f"they were rendered by another machine or in other batches ({'; '.join(changed)})"
+    if VARIATION_FIELD in then:
+        told = f"two renders of one item were {then[VARIATION_FIELD]} grey levels apart when the study began"
+        return f"this machine does not repeat itself: {told}"
+    return (
+        "nothing is known to have changed: with little free memory libraries may compute in another order, but if this "
+        "happens again, report it"
+    )

@@ -12,6 +12,7 @@
     ├── TooFewTrialsError         nothing can be said about what mattered yet
     ├── WeightsError              weights of objectives that cannot be used
     ├── ExportError               the file was not written
+    ├── ScoredImageLost           an image that was scored is not kept any more
     ├── ObservationError          a log that cannot be written, or metrics that cannot be served
     └── StorageError              the study database or the folder beside it cannot be used
         └── DatabaseLostError     it was there, and went away for good: exit code 3
@@ -52,7 +53,7 @@ class RenderError(OptimizerError):
 
 
 class NoMemoryError(OptimizerError):
-    """The memory that is free is less than what is needed; nothing was loaded."""
+    """The memory that is free is less than what is needed; nothing stays loaded."""
 
 
 class TrialFailed(OptimizerError):  # noqa: N818 - it is an outcome, told to the study as such
@@ -73,6 +74,10 @@ class WeightsError(OptimizerError):
 
 class ExportError(OptimizerError):
     """The merged file could not be written, or is not the model that was scored."""
+
+
+class ScoredImageLost(OptimizerError):  # noqa: N818 - an outcome: what needs the image goes on without it
+    """An image that a trial kept is gone, unreadable, or another than was scored."""
 
 
 class ObservationError(OptimizerError):

@@ -15,10 +15,11 @@ from optimizer.errors import TrialFailed
 from optimizer.gains import Evidence
 from optimizer.merging.resident import ResidentModel
 from optimizer.objective import ScoreSheet
-from optimizer.rendering.batch_limits import BatchReduced, lacks_memory
+from optimizer.rendering.batch_limits import BatchReduced
 from optimizer.rendering.render import Renderer
 from optimizer.scoring import ScoredImages, Scoring, joined
 from scorers.degenerate import find_degenerate
+from scorers.memory import lacks_memory
 from scorers.protocol import Scorer
 from search_spaces.blocks import text_encoders
 from studies.recipe import Recipe

@@ -16,6 +16,7 @@ from typing import Any, Literal
 from optimizer.errors import ObservationError
 from optimizer.failures import failure_kind
 from optimizer.reporting import Reporter
+from studies.batch_limits import Batched
 from studies.finals import Final
 from studies.results import Gain, StoredTrial
 
@@ -233,8 +234,8 @@ class EventReporter(Reporter):
     def paused(self) -> None:
         self._log.tell("paused")
 
-    def batch_reduced(self, batch_size: int, reason: str) -> None:
-        self._log.tell("batch_reduced", "warning", images=batch_size, reason=reason)
+    def batch_reduced(self, component: Batched, batch_size: int, reason: str) -> None:
+        self._log.tell("batch_reduced", "warning", component=component, images=batch_size, reason=reason)
 
     def final_started(self, images: int) -> None:
         self._log.tell("final_started", images=images)

@@ -1,6 +1,6 @@
 """What rendering a merge needs of memory, estimated from headers alone, so that too much is refused before it is tried.
 
-    live         the live model, which is always held
+    live         the live model and, on a device with memory of its own, the factors of LoRAs: always held
     sources      parents and a baked VAE; they stay in their files where they do not fit (placement.py)
     working      what the U-Net or the autoencoder holds in between while a batch goes through it, whichever is more
     images       the suite's images, on the host
@@ -12,7 +12,8 @@ batches of 1 to 16): attention is computed in pieces, so all of it is proportion
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -27,6 +28,7 @@ from optimizer.merging.staging import STAGING_BYTES
 from optimizer.rendering.configs import unet_config, vae_config
 from optimizer.rendering.render import decoded_at_once
 from optimizer.rendering.suite import LATENT_FACTOR, usual_batch
+from scorers.memory import lacks_memory
 from studies.recipe import DtypeName
 from studies.spec import SuiteSettings
 
@@ -94,7 +96,7 @@ def needed(
     return Need(
         live=_live_bytes(ingredients, dtypes, export_dtype)
         + SCRATCH_TENSORS * 4 * chunk
-        + (0 if on_host else STAGING_BYTES),
+        + (0 if on_host else STAGING_BYTES + _lora_bytes(ingredients)),  # the host holds LoRAs since they were opened
         sources=sum(info.nbytes for key in ingredients.tensors for info in ingredients.sources(key).values()),
         working=tuple(
             max(working.bytes(*size, min(most, count)) for size, count in batches.items())
@@ -114,6 +116,11 @@ def _live_bytes(
         dtype = dtypes[views[0].component] if views else ingredients.saved_dtype(key, export_dtype)
         total += info.size * dtype.itemsize
     return total
+
+
+def _lora_bytes(ingredients: Ingredients) -> int:
+    factors = [row for lora in ingredients.loras for row in lora.modules.values()]
+    return sum(row.up.nbytes + row.down.nbytes for row in factors)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -176,6 +183,25 @@ def require_memory(
             f"not enough memory on {device}: about {_gb(need.device_bytes)} are needed for the model and one image, "
             f"{_gb(free)} are free; end what else uses it, or name another with `device` under `render`"
         )
+
+
+@contextmanager
+def memory_to_load(what: str, device: torch.device) -> Iterator[None]:
+    """For loading what an estimate cannot tell, or told wrongly.
+
+    Raises:
+        NoMemoryError: the memory was not enough for what is loaded inside.
+    """
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not lacks_memory(error):
+            raise
+        told = str(error).strip().split("\n", maxsplit=1)[0]
+        raise NoMemoryError(
+            f"not enough memory on {device} to load {what}: {told}; end what else uses it, render smaller images, or "
+            "name another with `device` under `render`"
+        ) from None
 
 
 def _gb(size: int) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from studies.batch_limits import Batched
 from studies.finals import Final
 from studies.results import StoredTrial
 
@@ -47,8 +48,8 @@ class Reporter:
     def paused(self) -> None:
         """The study is paused: the worker waits until it goes on, and then starts its next trial."""
 
-    def batch_reduced(self, batch_size: int, reason: str) -> None:
-        """Memory was too small: from now on so many images are rendered at once, on this kind of device."""
+    def batch_reduced(self, component: Batched, batch_size: int, reason: str) -> None:
+        """Memory was too small: so many images go through a component at once from now on, on this kind of device."""
 
     def final_started(self, images: int) -> None:
         """Each of its trials is rendered on so many held-out items."""
@@ -106,9 +107,9 @@ class Reporters(Reporter):
         for reporter in self._reporters:
             reporter.paused()
 
-    def batch_reduced(self, batch_size: int, reason: str) -> None:
+    def batch_reduced(self, component: Batched, batch_size: int, reason: str) -> None:
         for reporter in self._reporters:
-            reporter.batch_reduced(batch_size, reason)
+            reporter.batch_reduced(component, batch_size, reason)
 
     def final_started(self, images: int) -> None:
         for reporter in self._reporters:

@@ -7,21 +7,17 @@ the last bits depend on what goes through a network together. All else is as a w
 
 from __future__ import annotations
 
-import struct
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
-import numpy as np
 import torch
-from optuna.artifacts.exceptions import ArtifactNotFound
-from PIL import Image
 from torch import Tensor
 
-from optimizer.errors import TrialFailed
-from optimizer.evaluation import pixels_digest
+from optimizer.errors import ScoredImageLost, TrialFailed
 from optimizer.rendering.suite import stages
+from optimizer.scored_images import read_images
 from optimizer.scoring import Scoring, joined
 from optimizer.setup import Plan, machine_description
 from optimizer.standing import parent_trials
@@ -35,7 +31,7 @@ from optimizer.warm_start import (
     other_parents,
     same_parents,
 )
-from studies.artifacts import SHEET, Artifacts
+from studies.artifacts import SHEET
 from studies.database import Database
 from studies.errors import RescoreError
 from studies.recipe import Recipe
@@ -60,7 +56,6 @@ UNSCORED: Final = "cannot be scored"
 
 SCORED_FIELD: Final = "scored"  # of a trial's machine: who scored it, if that is not who rendered it
 NUMBERS_SHOWN: Final = 8
-UNREADABLE: Final = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)  # Pillow's
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -211,7 +206,7 @@ class _Rescorer:
         try:
             images = read_images(self._other.artifacts, trial.renders)
             return self._scored(trial, recipe, images)
-        except _NoLonger as gone:
+        except ScoredImageLost as gone:
             return LeftOut(number=row.number, why=NO_LONGER, detail=str(gone))
         except TrialFailed as failure:
             return LeftOut(number=row.number, why=UNSCORED, detail=str(failure).split("\n", maxsplit=1)[0])
@@ -241,29 +236,6 @@ class _Rescorer:
             return row.machine
         by = {"mergetune": software_versions()["mergetune"]} | self._here
         return dict(row.machine) | {SCORED_FIELD: "by " + ", ".join(f"{name} {value}" for name, value in by.items())}
-
-
-class _NoLonger(Exception):  # noqa: N818 - an outcome, not an error
-    """An image is not there as it was scored."""
-
-
-def read_images(artifacts: Artifacts, renders: Iterable[StoredRender]) -> dict[int, Tensor]:
-    """Item -> uint8 [3, h, w], each to the bit what was scored."""
-    return {each.item: _read(artifacts, each) for each in renders}
-
-
-def _read(artifacts: Artifacts, render: StoredRender) -> Tensor:
-    where = f"item {render.item}, {render.file}"
-    try:
-        picture = artifacts.open_render(render.file or "")
-    except ArtifactNotFound as error:
-        raise _NoLonger(f"{where}, is gone") from error
-    except UNREADABLE as error:
-        raise _NoLonger(f"{where}, cannot be read") from error
-    image = torch.from_numpy(np.array(picture)).permute(2, 0, 1).contiguous()
-    if pixels_digest(image) != render.pixels_sha256:
-        raise _NoLonger(f"{where}, holds another picture")
-    return image
 
 
 def _notes(study: str, kept: Sequence[Kept], left_out: Sequence[LeftOut], parents: int) -> Iterator[str]:

@@ -15,6 +15,7 @@ from torch import Tensor
 from optimizer.errors import TrialFailed
 from optimizer.gains import Evidence
 from optimizer.objective import ScoreSheet
+from scorers.memory import lacks_memory
 from scorers.protocol import ImageScorer, Scorer, SetScorer, SuiteImages
 from studies.spec import SuiteItem
 
@@ -99,10 +100,13 @@ def joined(parts: Sequence[ScoredImages]) -> ScoredImages:
 
 @contextmanager
 def _blamed(name: str, where: Callable[[], str] = lambda: "") -> Iterator[None]:
-    """Whatever a scorer raises fails the trial, with its name and the words for where."""
+    """Whatever a scorer raises fails the trial, with its name and, unless memory lacks, the words for where."""
     try:
         yield
     except Exception as error:
+        if lacks_memory(error):  # which a single image may have, and tells nothing about it
+            told = str(error).split("\n", maxsplit=1)[0]
+            raise TrialFailed(f"out of memory in scorer {name}: {told}") from error
         raise TrialFailed(f"scorer {name} failed{where()}: {type(error).__name__}: {error}") from error
 
 

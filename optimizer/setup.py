@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
@@ -12,15 +13,18 @@ from pathlib import Path
 import psutil
 import torch
 
+from optimizer.devices import fault_of, usual_device
 from optimizer.errors import RenderError
 from optimizer.evaluation import Evaluator
-from optimizer.memory import Need, needed, require_memory
+from optimizer.memory import Need, memory_to_load, needed, require_memory
 from optimizer.merging.checkpoint import Checkpoint, letters, model_name
 from optimizer.merging.ingredients import EXPORT_DTYPES, Ingredients
+from optimizer.merging.layout import Component, live_views
 from optimizer.merging.lora.file import Lora
 from optimizer.merging.parents import Parents
 from optimizer.merging.resident import ResidentModel
 from optimizer.merging.vae import VaeFile
+from optimizer.nvidia_driver import driver_version
 from optimizer.objective import Objective
 from optimizer.rendering.batch_limits import BatchLimits
 from optimizer.rendering.configs import clip_l_config, open_clip_config, unet_config, vae_config
@@ -28,6 +32,7 @@ from optimizer.rendering.models import build_models, live_dtypes
 from optimizer.rendering.prediction import Prediction, agreed_prediction
 from optimizer.rendering.prompts import CONTEXT, token_count
 from optimizer.rendering.render import Renderer, check_suite
+from optimizer.rendering.variation import render_variation
 from optimizer.search.probes import Probe, make_probes
 from optimizer.search.recipe_probes import check_recipe_files, with_recipes
 from optimizer.search.sampler import check_options
@@ -234,30 +239,52 @@ def _same(one: torch.Tensor, other: torch.Tensor) -> bool:
 
 
 def choose_device(name: str) -> torch.device:
-    """`auto` takes a CUDA device, else Apple's, else the CPU.
+    """`auto` takes a CUDA device that works, else Apple's, else the CPU.
 
     Raises:
-        RenderError: the device is not there.
+        RenderError: the device is not there, or cannot compute.
     """
     if name == "auto":
-        if torch.cuda.is_available():
-            return torch.device("cuda")
-        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise RenderError(f"device {name!r} cannot be used ({reason}): write auto, cpu or cuda") from error
-    return device
+        return usual_device()
+    reason = fault_of(name)
+    if reason is not None:
+        raise RenderError(f"device {name!r} cannot be used ({reason}): write auto, cpu or cuda")
+    return torch.device(name)
 
 
-def render_dtype(settings: RenderSettings, device: torch.device) -> torch.dtype:
+def render_dtype(settings: RenderSettings, device: torch.device, saved: torch.dtype = torch.float16) -> torch.dtype:
+    """What the U-Net and the text encoders compute in.
+
+    Args:
+        saved: what most of the merge's U-Net is saved in. `auto` renders bfloat16 as such on a card that has it, for it
+            holds what float16 cannot. An exported file tells the same of itself, and so renders alike.
+
+    Raises:
+        RenderError: a CPU is asked for something else than float32.
+    """
     if settings.dtype == "auto":
-        return torch.float32 if device.type == "cpu" else torch.float16
+        half = torch.bfloat16 if saved == torch.bfloat16 and _has_bfloat16(device) else torch.float16
+        return torch.float32 if device.type == "cpu" else half
     if device.type == "cpu" and settings.dtype != "fp32":
         raise RenderError(f"a CPU renders in fp32, the spec asks for {settings.dtype}: write `dtype: auto`")
     return EXPORT_DTYPES[settings.dtype]
+
+
+def _has_bfloat16(device: torch.device) -> bool:
+    """Since Ampere; older cards only imitate it, slowly."""
+    return device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)
+
+
+def computes_in(
+    ingredients: Ingredients, settings: RenderSettings, device: torch.device, export_dtype: DtypeName | None
+) -> Mapping[Component, torch.dtype]:
+    """What each component of a merge computes in."""
+    architecture, saved = ingredients.parents.architecture, Counter[torch.dtype]()
+    for key, info in ingredients.tensors.items():
+        if any(view.component == "unet" for view in live_views(key, architecture, len(info.shape))):
+            saved[ingredients.saved_dtype(key, export_dtype)] += info.size
+    most = max(saved, key=lambda dtype: saved[dtype], default=torch.float16)
+    return live_dtypes(device, render_dtype(settings, device, most))
 
 
 def build_renderer(
@@ -276,16 +303,17 @@ def build_renderer(
         limits: of batches, known from before.
 
     Raises:
-        NoMemoryError: it cannot fit; nothing was loaded.
+        NoMemoryError: it cannot fit, or did not.
     """
     parents = ingredients.parents
-    dtypes = live_dtypes(device, parents.architecture, render_dtype(settings, device))
+    dtypes = computes_in(ingredients, settings, device, export_dtype)
     need = needed(ingredients, suite, device, dtypes, export_dtype=export_dtype, batch_size=settings.batch_size)
     require_memory(need, device)
-    resident = ResidentModel(
-        ingredients, device=device, live_dtypes=dtypes, export_dtype=export_dtype, working=need.working[-1]
-    )
-    models = build_models(resident, agreed_prediction(parents.checkpoints, suite))
+    with memory_to_load("the models", device):
+        resident = ResidentModel(
+            ingredients, device=device, live_dtypes=dtypes, export_dtype=export_dtype, working=need.working[-1]
+        )
+        models = build_models(resident, agreed_prediction(parents.checkpoints, suite))
     stage_size = None if racing is None else racing.batch
     return resident, Renderer(models, suite, batch_size=settings.batch_size, stage_size=stage_size, limits=limits)
 
@@ -293,7 +321,7 @@ def build_renderer(
 def need_of(plan: Plan, device: torch.device) -> Need:
     """What a study takes of memory, told by headers alone."""
     spec = plan.spec
-    dtypes = live_dtypes(device, plan.ingredients.parents.architecture, render_dtype(spec.render, device))
+    dtypes = computes_in(plan.ingredients, spec.render, device, spec.export.dtype)
     return needed(
         plan.ingredients,
         spec.suite,
@@ -309,12 +337,13 @@ def build_scorers(spec: StudySpec, device: torch.device, cache_dir: Path) -> dic
 
     Raises:
         ScorerError: weights are missing or wrong, or references too few.
+        NoMemoryError: they did not fit.
     """
-    context = BuildContext(device=str(device), cache_dir=cache_dir)
-    return {
-        name: build(entry.kind, parse_settings(entry.kind, entry.options, Path("/")), context)
-        for name, entry in spec.scorers.items()
-    }
+    context, scorers = BuildContext(device=str(device), cache_dir=cache_dir), {}
+    for name, entry in spec.scorers.items():
+        with memory_to_load(f"the scorer {name}", device):
+            scorers[name] = build(entry.kind, parse_settings(entry.kind, entry.options, Path("/")), context)
+    return scorers
 
 
 def with_units(spec: StudySpec, infos: Mapping[str, ScorerInfo]) -> StudySpec:
@@ -336,6 +365,7 @@ class Machine:
     probes: tuple[Probe, ...]
     evaluator: Evaluator
     device: torch.device
+    variation: float  # grey levels between two renders of one item of parent A; 0 where the machine repeats itself
 
     @property
     def infos(self) -> Mapping[str, ScorerInfo]:
@@ -354,17 +384,38 @@ class Machine:
 CPU_SETTINGS = ("ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA", "MKL_ENABLE_INSTRUCTIONS")
 
 
-BATCHES_FIELD = "batches"  # of a machine's description, where memory was too small for the usual ones
+# Of a machine's description:
+BATCHES_FIELD = "batches"  # where memory was too small for the usual ones
+VARIATION_FIELD = "variation"  # grey levels between two renders of one item, where the machine does not repeat itself
 
 
-def machine_description(device: torch.device, limits: BatchLimits | None = None) -> dict[str, str]:
-    """What the exact pixels of a render depend on beyond the recipe."""
+def machine_description(
+    device: torch.device, limits: BatchLimits | None = None, variation: float = 0.0
+) -> dict[str, str]:
+    """What the exact pixels of a render depend on beyond the recipe.
+
+    Args:
+        limits: of batches, as they are when the trial ends.
+        variation: how far apart two renders of one item are here, in grey levels.
+    """
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
     instructions = f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}"
     libraries = {package: version(package) for package in ("torch", "diffusers", "transformers")}
     settings = {name: os.environ[name] for name in CPU_SETTINGS if name in os.environ}
     found = {"device": name, "cpu": instructions, "threads": str(torch.get_num_threads()), **libraries, **settings}
-    return found | ({BATCHES_FIELD: str(limits)} if limits is not None and limits.most else {})
+    found |= _cuda_description(device) if device.type == "cuda" else {}
+    found |= {BATCHES_FIELD: str(limits)} if limits is not None and limits.most else {}
+    return found | ({VARIATION_FIELD: f"{variation:.2g}"} if variation else {})
+
+
+def _cuda_description(device: torch.device) -> dict[str, str]:
+    """By what kernels are chosen, and by what they are compiled."""
+    major, minor = torch.cuda.get_device_capability(device)
+    return {
+        "capability": f"{major}.{minor}",
+        "cudnn": str(torch.backends.cudnn.version()),  # type: ignore[no-untyped-call]
+        "driver": driver_version() or "unknown",
+    }
 
 
 def device_kind(device: torch.device) -> str:
@@ -411,4 +462,6 @@ def build_machine(plan: Plan, parents: Sequence[ParentFile], cache_dir: Path) ->
         probes=make_probes(plan.spec, plan.space, blueprint, alike),
         evaluator=Evaluator(resident, renderer, scorers, degenerate_limit=plan.spec.render.degenerate_limit),
         device=device,
+        # A CPU repeats itself, and may take minutes for an image.
+        variation=0.0 if device.type == "cpu" else render_variation(renderer),
     )

@@ -33,7 +33,6 @@ from optimizer.objective import SINGLE
 from optimizer.outages import LIMIT_SECONDS, Endurance
 from optimizer.presence import RERUNS, Presence, deaths, present
 from optimizer.racing import ESTIMATE_KEY, Race
-from optimizer.rendering.batch_limits import Size
 from optimizer.rendering.sheet import contact_sheet, to_picture
 from optimizer.reporting import Reporter
 from optimizer.search.probes import Probe, without
@@ -43,7 +42,7 @@ from optimizer.standing import best_trials, parent_trials, would_be_best
 from studies import attendance, results
 from studies.artifacts import Artifacts, TrialFiles, attach_sheet
 from studies.attendance import turn_to
-from studies.batch_limits import load_batch_limits, store_batch_limit
+from studies.batch_limits import Batched, Size, load_batch_limits, store_batch_limit
 from studies.control import status_of
 from studies.database import Database
 from studies.errors import ArtifactError
@@ -284,10 +283,10 @@ class Worker:
         self._endure(lambda: self._reporter.trial_finished(row))
         return True
 
-    def _batch_reduced(self, size: Size, most: int, reason: str) -> None:
+    def _batch_reduced(self, component: Batched, size: Size, most: int, reason: str) -> None:
         """Remember it for whoever goes on with the study on such a device."""
-        self._endure(lambda: store_batch_limit(self._database, self._study, self._kind, size, most))
-        self._reporter.batch_reduced(most, reason)
+        self._endure(lambda: store_batch_limit(self._database, self._study, self._kind, component, size, most))
+        self._reporter.batch_reduced(component, most, reason)
 
     def _settle(self, trial: Trial) -> StoredTrial:
         """Everything after a trial's outcome is stored; done again if it was cut off."""
@@ -358,7 +357,9 @@ class Worker:
             pixels_sha256=evaluation.pixels_sha256,
             files=files,
             seconds=seconds,
-            machine=machine_description(self._machine.device, self._machine.evaluator.renderer.limits),
+            machine=machine_description(
+                self._machine.device, self._machine.evaluator.renderer.limits, self._machine.variation
+            ),
             sheet=sheet,
             incumbent=incumbent,
         )

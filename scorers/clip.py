@@ -25,7 +25,7 @@ from open_clip.model import convert_to_custom_text_state_dict
 from scorers import weights
 from scorers.errors import MissingWeightsError, ScorerSettingsError, WrongWeightsError
 from scorers.images import Preprocess, prepare_batch
-from scorers.inference import BATCH_SIZE, map_batches, repeatable
+from scorers.inference import BATCH_SIZE, Batches, repeatable
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Mapping, Sequence
@@ -66,7 +66,7 @@ class ClipEmbedder:
     ) -> None:
         self._model = model.float().to(device).eval().requires_grad_(requires_grad=False)
         self._tokenize = tokenize
-        self._device = device
+        self._device, self._batches = device, Batches()
         self._key = key
         self._texts: dict[str, Tensor] = {}
         self.preprocess = preprocess
@@ -95,7 +95,7 @@ class ClipEmbedder:
             embedded: Tensor = self._model.encode_image(prepare_batch(batch, self.preprocess, self._device))
             return embedded
 
-        return F.normalize(map_batches(images, encode), dim=-1)
+        return F.normalize(self._batches.map(images, encode), dim=-1)
 
     def _encode_texts(self, prompts: Sequence[str]) -> Tensor:
         with repeatable():

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import logging
 from contextlib import contextmanager
 from itertools import groupby
 from typing import TYPE_CHECKING
 
 import torch
 
+from scorers.memory import lacks_memory
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from torch import Tensor
+
+_log = logging.getLogger(__name__)
 
 #: Images that go through a scoring network at once: bounds memory, whatever the size of the suite.
 BATCH_SIZE = 16
@@ -39,21 +44,49 @@ def repeatable() -> Iterator[None]:
         torch.set_float32_matmul_precision(precision)
 
 
-def map_batches(images: Sequence[Tensor], forward: Callable[[list[Tensor]], Tensor]) -> Tensor:
-    """Rows of `forward`, [n, d] float32 on the CPU, in the order of `images`.
+class Batches:
+    """Runs one network over images, in batches that its device's memory takes.
 
-    Args:
-        images: n >= 1 tensors [3, h, w]; sizes may differ, those of one size go through together.
-        forward: at most BATCH_SIZE images of one size -> [b, d]. It also resizes and moves them to its device,
-            so that never more than a batch of network inputs exists.
+    Attributes:
+        most: images that go through at once; halved where they are too many, for all that comes later.
     """
+
+    def __init__(self) -> None:
+        self.most = BATCH_SIZE
+
+    def map(self, images: Sequence[Tensor], forward: Callable[[list[Tensor]], Tensor]) -> Tensor:
+        """Rows of `forward`, [n, d] float32 on the CPU, in the order of `images`.
+
+        The last bits of a row depend on what shares its batch, so after a halving all images go through again.
+
+        Args:
+            images: n >= 1 tensors [3, h, w]; sizes may differ, those of one size go through together.
+            forward: at most `most` images of one size -> [b, d]. It also resizes and moves them to its device, so that
+                never more than a batch of network inputs exists.
+
+        Raises:
+            RuntimeError, MemoryError: the memory does not even take one image.
+        """
+        while True:
+            try:
+                return _map_batches(images, forward, self.most)
+            except (RuntimeError, MemoryError) as error:
+                if not lacks_memory(error) or min(self.most, len(images)) == 1:
+                    raise
+            # Only here, where the error and all that its frames hold are gone, is there memory again.
+            self.most = -(-min(self.most, len(images)) // 2)
+            _log.warning("out of memory: a scorer's network takes %d images at once from now on", self.most)
+            torch.cuda.empty_cache()  # does nothing where no card is in use
+
+
+def _map_batches(images: Sequence[Tensor], forward: Callable[[list[Tensor]], Tensor], most: int) -> Tensor:
     order = sorted(range(len(images)), key=lambda index: tuple(images[index].shape))
     rows: dict[int, Tensor] = {}
     with repeatable():
         for _, same_size in groupby(order, key=lambda index: tuple(images[index].shape)):
             indices = list(same_size)
-            for start in range(0, len(indices), BATCH_SIZE):
-                batch = indices[start : start + BATCH_SIZE]
+            for start in range(0, len(indices), most):
+                batch = indices[start : start + most]
                 output = forward([images[index] for index in batch]).float().cpu()
                 rows.update(zip(batch, output, strict=True))
     return torch.stack([rows[index] for index in range(len(images))])

@@ -14,7 +14,7 @@ from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorIncepti
 from scorers import weights
 from scorers.errors import ScorerSettingsError, WrongWeightsError
 from scorers.images import Preprocess, prepare_batch
-from scorers.inference import map_batches
+from scorers.inference import Batches
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -49,12 +49,12 @@ class InceptionFeatures:
 
     def __init__(self, weights_file: Path, device: str = "cpu") -> None:
         self._network = _make_inception(weights.load_tensors(weights_file), weights_file).to(device)
-        self._device = device
+        self._device, self._batches = device, Batches()
         self.digest = _digest("inception-2015-12-05", weights.file_sha256(weights_file))
 
     def embed(self, images: Sequence[Tensor]) -> Tensor:
         """Float32 [n, 2048]."""
-        return map_batches(images, lambda batch: self._network(torch.stack(batch).to(self._device))[0])
+        return self._batches.map(images, lambda batch: self._network(torch.stack(batch).to(self._device))[0])
 
 
 class TimmFeatures:
@@ -68,13 +68,13 @@ class TimmFeatures:
     def __init__(self, network: str, weights_file: Path, *, input_size: int | None = None, device: str = "cpu") -> None:
         self._network = _load_timm(network, weights.load_tensors(weights_file), weights_file)
         self._network.to(device).eval().requires_grad_(requires_grad=False)
-        self._device = device
+        self._device, self._batches = device, Batches()
         self.preprocess = timm_preprocess(network, self._network.pretrained_cfg, input_size)
         self.digest = _digest(network, weights.file_sha256(weights_file), repr(self.preprocess))
 
     def embed(self, images: Sequence[Tensor]) -> Tensor:
         """Float32 [n, d], d the network's own."""
-        return map_batches(images, self._forward)
+        return self._batches.map(images, self._forward)
 
     def _forward(self, batch: list[Tensor]) -> Tensor:
         inputs = prepare_batch(batch, self.preprocess, self._device)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Literal
 
 import sqlalchemy as sa
 
@@ -10,18 +11,26 @@ from studies.database import Database
 from studies.results import StoredStudy
 from studies.tables import batch_limits
 
+Batched = Literal["unet", "vae"]
+"""A component through which a suite's images go in batches."""
 
-def load_batch_limits(database: Database, study: StoredStudy, device: str) -> Mapping[tuple[int, int], int]:
-    """(width, height) -> images at once, for a kind of device; sizes without a limit are not there."""
+Size = tuple[int, int]
+"""Width and height in pixels."""
+
+
+def load_batch_limits(database: Database, study: StoredStudy, device: str) -> Mapping[tuple[Batched, Size], int]:
+    """(component, size) -> images at once, for a kind of device; what has no limit is not there."""
     query = sa.select(batch_limits).where(batch_limits.c.study_id == study.id, batch_limits.c.device == device)
     with database.engine.connect() as connection:
-        return {(row.width, row.height): row.images for row in connection.execute(query)}
+        return {(row.component, (row.width, row.height)): row.images for row in connection.execute(query)}
 
 
-def store_batch_limit(database: Database, study: StoredStudy, device: str, size: tuple[int, int], images: int) -> None:
+def store_batch_limit(
+    database: Database, study: StoredStudy, device: str, component: Batched, size: Size, images: int
+) -> None:
     """Replaces a higher limit; a lower one, which another worker has found, stays."""
     width, height = size
-    which = {"study_id": study.id, "device": device, "width": width, "height": height}
+    which = {"study_id": study.id, "device": device, "component": component, "width": width, "height": height}
     same = sa.and_(*(batch_limits.c[name] == value for name, value in which.items()))
     with database.exclusive(), database.write() as connection:
         known = connection.execute(sa.select(batch_limits.c.images).where(same)).scalar()

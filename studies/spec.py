@@ -328,7 +328,7 @@ class BudgetSettings(_Settings):
 
 class RenderSettings(_Settings):
     device: str = "auto"  # auto, cpu, cuda, cuda:1, mps ...
-    dtype: Literal["auto", "fp16", "bf16", "fp32"] = "auto"  # auto: fp32 on a CPU, fp16 elsewhere
+    dtype: Literal["auto", "fp16", "bf16", "fp32"] = "auto"  # auto: fp32 on a CPU, else fp16 or what is saved
     batch_size: int | None = Field(default=None, ge=1)
     keep: Literal["best", "all", "none"] = "best"  # whose renders stay as files; contact sheets always do
     degenerate_limit: int = Field(default=0, ge=0)  # broken images a trial may have before it fails

@@ -135,6 +135,7 @@ batch_limits = Table(
     metadata,
     Column("study_id", ForeignKey("mergetune_studies.id", ondelete="CASCADE"), primary_key=True),
     Column("device", String(200), primary_key=True),  # its kind: name and memory
+    Column("component", String(20), primary_key=True),  # unet or vae
     Column("width", Integer, primary_key=True),  # pixels
     Column("height", Integer, primary_key=True),
     Column("images", Integer, nullable=False),  # at once, after more did not fit

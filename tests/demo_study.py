@@ -14,6 +14,7 @@ from optimizer.reporting import Reporter
 from optimizer.setup import Machine, build_machine, hash_parents, make_plan
 from optimizer.worker import Worker
 from studies.artifacts import Artifacts
+from studies.batch_limits import Batched
 from studies.database import Database, open_database
 from studies.results import StoredStudy, StoredTrial, create_study, load_study
 from studies.spec import StudySpec, parse_spec
@@ -63,7 +64,7 @@ class Recorder(Reporter):
     started: list[tuple[int, str]] = field(default_factory=list)
     finished: list[StoredTrial] = field(default_factory=list)
     away: list[str] = field(default_factory=list)
-    reduced: list[tuple[int, str]] = field(default_factory=list)
+    reduced: list[tuple[Batched, int, str]] = field(default_factory=list)
     back: list[float] = field(default_factory=list)  # seconds
     stop_after: int | None = None
 
@@ -83,8 +84,8 @@ class Recorder(Reporter):
         assert limit_seconds > 0
         self.away.append(reason)
 
-    def batch_reduced(self, batch_size: int, reason: str) -> None:
-        self.reduced.append((batch_size, reason))
+    def batch_reduced(self, component: Batched, batch_size: int, reason: str) -> None:
+        self.reduced.append((component, batch_size, reason))
 
     def outage_ended(self, seconds: float) -> None:
         self.back.append(seconds)

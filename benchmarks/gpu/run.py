@@ -48,7 +48,9 @@ def parts(files: Path, out: Path, *, small: bool) -> list[Part]:
         Part(
             name="tests",
             limit_seconds=180,
-            commands=((python, "-m", "pytest", "-m", "cuda", "-n", 4, "-p", "no:cacheprovider", "tests/unit"),),
+            commands=(
+                (python, "-m", "pytest", "-m", "cuda", "-n", 4, "-p", "no:cacheprovider", "-W", "default", *TESTS),
+            ),
         ),
         Part(name="demo-trial", limit_seconds=60, commands=((*trial, "--trials", 4 if small else 12),)),
         Part(
@@ -82,11 +84,12 @@ def parts(files: Path, out: Path, *, small: bool) -> list[Part]:
         Part(
             name="cards",
             limit_seconds=300,
-            commands=() if small else tuple((*trial, "--spec", sdxl, "--trials", 2, "--card-gb", gb) for gb in CARDS),
+            commands=() if small else tuple((*trial, "--spec", sdxl, "--trials", 3, "--card-gb", gb) for gb in CARDS),
         ),
     ]
 
 
+TESTS = ("tests/unit", "tests/integration")
 METHODS = ("weighted_sum:2", "add_difference:3")
 CARDS = (24, 16, 12, 8)  # GB
 

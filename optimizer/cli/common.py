@@ -157,6 +157,11 @@ def _from_outside(error: Exception) -> str | None:
     if isinstance(error, OSError):
         where = f"{error.filename}: " if error.filename else ""
         return f"{where}{error.strerror or error}"
+    if "torch" in sys.modules:
+        from scorers.memory import lacks_memory
+
+        if lacks_memory(error):
+            return f"out of memory: {str(error).splitlines()[0] if str(error) else 'close other programs'}"
     database_errors = sys.modules.get("sqlalchemy.exc")
     cause: BaseException | None = error
     while cause is not None and database_errors is not None:

@@ -52,7 +52,7 @@ def export(
     storage: Storage = DEFAULT_STORAGE,
     artifacts: ArtifactFolder = None,
 ) -> None:
-    """Write a trial's merge as one .safetensors file, and prove that it renders what was scored."""
+    """Write a trial's merge as one .safetensors file, and prove that it is the model that was scored."""
     from rich.progress import BarColumn, Progress, TextColumn
 
     from optimizer.cli.work import verified_plan
@@ -86,14 +86,18 @@ def export(
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:.0f} %"))
     with Progress(*columns, console=console, transient=True) as progress:
         writing = progress.add_task("writing the merge", total=total)
+        comparing = progress.add_task("comparing its tensors", total=total)
         rendering = progress.add_task("rendering from the file", total=len(stored.spec.suite.items()))
         watch = Watch(
             written=lambda size: progress.advance(writing, size),
+            compared=lambda size: progress.advance(comparing, size),
             rendered=lambda done: progress.update(rendering, completed=done),
         )
         folder = Artifacts.beside(database.url, artifacts)
         done = deliver(database, stored, row, plan, folder, target, overwrite=force, watch=watch)
-    console.print(f"proof: {done.proof}")
+    console.print(f"proof: {done.proof}", soft_wrap=True)
+    if done.difference:
+        console.print(f"[yellow]note:[/] {escaped(done.difference)}", soft_wrap=True)
     console.print(f"AutoV2 hash {done.file.sha256[:10]}, {done.file.bytes / 1e6:,.1f} MB")
     console.print(f"wrote {escaped(str(target))} (trial {row.number}, {escaped(row.title)})", soft_wrap=True)
 

@@ -17,6 +17,7 @@ from optimizer.objective import SINGLE, Objective
 from optimizer.reporting import Reporter
 from optimizer.search.ties import split_of
 from optimizer.standing import best_gains, stopped_after
+from studies.batch_limits import Batched
 from studies.database import Database
 from studies.ledger import Ledger
 from studies.results import Gain, StoredStudy, StoredTrial
@@ -106,9 +107,10 @@ class ProgressReporter(Reporter):
         again = f'mergetune study resume "{self._study.name}" --detach'
         console.print(escaped(f"paused; it goes on with: {again}"), soft_wrap=True)
 
-    def batch_reduced(self, batch_size: int, reason: str) -> None:
+    def batch_reduced(self, component: Batched, batch_size: int, reason: str) -> None:
         images = "1 image" if batch_size == 1 else f"{batch_size} images"
-        told = f"out of memory: from now on {images} at once, and the same on such machines ({reason})"
+        done = " decoded" if component == "vae" else ""
+        told = f"out of memory: from now on {images}{done} at once, and the same on such machines ({reason})"
         console.print(escaped(told), soft_wrap=True)
 
     def _newly_split(self, trial: StoredTrial) -> str:

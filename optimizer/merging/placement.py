@@ -12,7 +12,7 @@ from optimizer.host_memory import available_host_bytes
 LOG = logging.getLogger(__name__)
 
 GIB = 1 << 30
-RESERVED = {"cuda": 4 * GIB, "cpu": 2 * GIB}  # for rendering and scoring: activations, autoencoder, scorers
+RESERVED = {"cuda": 2 * GIB, "cpu": 2 * GIB}  # at least, for rendering, scoring and what libraries take for themselves
 HOST_SHARE = 0.7  # of the free host memory that may be pinned; the system needs the rest
 
 
@@ -30,10 +30,9 @@ def choose_placement(device: torch.device, sources: int, live: int, working: int
     Args:
         sources: bytes of all parents.
         live: bytes of the live model, which always stays on the device.
-        working: bytes to be left free, where that is more than usual. Only on a CPU, which is killed for what it lacks;
-            elsewhere batches become smaller.
+        working: bytes that rendering takes, to be left free where they are more than what always is.
     """
-    beside = live + max(0, working - RESERVED["cpu"]) if device.type == "cpu" else live
+    beside = live + max(0, working - RESERVED.get(device.type, 0))
     placement = _fitting(device.type, sources, beside, device_free(device), available_host_bytes())
     if placement is not Placement.DEVICE:
         LOG.warning(
@@ -55,7 +54,8 @@ def _fitting(kind: str, sources: int, live: int, free: int | None, host: int | N
 
 
 def device_free(device: torch.device) -> int | None:
-    """Free bytes on a device; None where nobody can tell."""
+    """Free bytes on a device, with those that torch keeps for its next tensors; None where nobody can tell."""
     if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0])
+        cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)  # the driver calls it used
+        return int(torch.cuda.mem_get_info(device)[0]) + cached
     return available_host_bytes() if device.type == "cpu" else None

@@ -128,7 +128,7 @@ class ResidentModel:
         live_dtypes: what each component computes in; float32 for all on a CPU.
         export_dtype: what an export would save; None keeps A's dtype of each tensor.
         placement: where the sources stay; None chooses by the memory that is free.
-        working: bytes that rendering takes on a CPU, if they are known.
+        working: bytes that rendering takes, if they are known.
     """
 
     def __init__(

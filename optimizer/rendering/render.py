@@ -6,26 +6,32 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 import torch
 from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
 from torch import Tensor
 
 from optimizer.errors import RenderError, TrialFailed
-from optimizer.rendering.batch_limits import BatchLimits, BatchReduced, lacks_memory
+from optimizer.rendering.batch_limits import BatchLimits, BatchReduced
 from optimizer.rendering.conditioning import appended, image_channels, unet_kind
 from optimizer.rendering.latents import to_vae
 from optimizer.rendering.models import LiveModels
 from optimizer.rendering.prediction import Prediction
 from optimizer.rendering.prompts import Embedding, PromptEncoder
 from optimizer.rendering.schedulers import make_scheduler
-from optimizer.rendering.suite import LATENT_FACTOR, batches, noise, stages
+from optimizer.rendering.suite import batches, noise, stages
+from scorers.memory import lacks_memory
 from search_spaces.blocks import Architecture
+from studies.batch_limits import Batched, Size
 from studies.spec import SuiteItem, SuiteSettings
 
-# Decoded at once: the autoencoder needs far more memory a pixel than the U-Net, and a CPU gains nothing by larger ones.
-DECODE_PIXELS, CPU_DECODE_PIXELS = 16 * 512 * 512, 512 * 512
+# Decoded at once: one image of 1024 x 1024 or four of 512 x 512 take 4.3 GB in float32, more than the U-Net takes for
+# a batch, and occupy a GPU wholly already; a CPU gains nothing by more than one of 512 x 512.
+DECODE_PIXELS, CPU_DECODE_PIXELS = 1024 * 1024, 512 * 512
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,7 +70,8 @@ class Renderer:
         self.encoder = PromptEncoder(models, suite.clip_skip)
         self.pipeline = make_pipeline(models, suite)
         self._kind = unet_kind(models.unet.config.in_channels, models.vae.config.latent_channels)
-        self._channels: dict[tuple[int, int], Tensor | None] = {}  # (width, height) -> what follows the noise
+        self._channels: dict[Size, Tensor | None] = {}  # what follows the noise
+        self._decoded: set[Size] = set()  # sizes of which images were decoded since the beginning
 
     def text_changed(self) -> None:
         """Call after a merge that changed a text encoder."""
@@ -94,56 +101,73 @@ class Renderer:
         """Render the `stages` in their order, each of them when it is asked for.
 
         Raises:
-            BatchReduced: the memory was too small for a batch, and the next ones will be smaller: begin again.
+            BatchReduced: the memory was too small for a batch, and the next ones will be smaller: begin again. Where it
+                was too small for decoding only, and no image of the size was decoded yet, fewer are decoded instead.
             TrialFailed: not even a single image fits into the memory.
         """
         start = time.perf_counter()
         self._channels.clear()  # they follow the VAE, which a merge may have changed
+        self._decoded.clear()
         prompts = self.encoder.embed(text for item in self.items for text in (item.prompt, item.negative))
         text, count = time.perf_counter() - start, 0
         for items in self.stages:
             done: dict[int, Tensor] = {}
             seconds = {"text": text, "denoise": 0.0, "decode": 0.0}
             text = 0.0  # all prompts were embedded before the first stage
-            for batch in batches(items, self.batch_size, self.limits.most):
-                images = self._try_batch(batch, prompts, seconds)
+            for batch in batches(items, self.batch_size, self.limits.of("unet")):
+                images = self._render_batch(batch, prompts, seconds)
                 done.update(zip((item.index for item in batch), images, strict=True))
                 count += len(batch)
                 if on_batch is not None:
                     on_batch(count)
             yield Renders(pixels=tuple(done[item.index] for item in items), seconds=seconds)
 
-    def _try_batch(
+    def _render_batch(
         self, batch: Sequence[SuiteItem], prompts: Mapping[str, Embedding], seconds: dict[str, float]
     ) -> list[Tensor]:
-        """`_render_batch`, or half of it next time; raises as `render_stages`."""
+        """Pixels of items of one size; adds to the seconds of `denoise` and `decode`. Raises as `render_stages`."""
+        size, begun = (batch[0].width, batch[0].height), time.perf_counter()
+        latents = self._within_memory("unet", size, len(batch), partial(self._denoise, batch, prompts))
+        if latents is None:
+            raise BatchReduced
+        denoised = time.perf_counter()
+        images = self._decode_all(latents, size)
+        seconds["denoise"] += denoised - begun
+        seconds["decode"] += time.perf_counter() - denoised
+        return images
+
+    def _decode_all(self, latents: Tensor, size: Size) -> list[Tensor]:
+        """Pixels of a batch, decoded in groups that fit; raises as `render_stages`."""
+        usual = min(decoded_at_once(*size, latents.device), len(latents))
+        while True:
+            at_once = min(usual, self.limits.of("vae").get(size, usual))
+            images = self._within_memory("vae", size, at_once, partial(self._decode, latents, at_once))
+            if images is not None:
+                self._decoded.add(size)
+                return images
+            if size in self._decoded:  # in larger groups: the same images, but for their last bits
+                raise BatchReduced
+
+    def _within_memory(self, component: Batched, size: Size, count: int, compute: Callable[[], T]) -> T | None:
+        """What is computed for so many images at once; None where memory lacks, and then their limit is lower.
+
+        Raises:
+            TrialFailed: a single image is too much.
+        """
         try:
-            return self._render_batch(batch, prompts, seconds)
+            return compute()
         except (RuntimeError, MemoryError) as error:
             if not lacks_memory(error):
                 raise
             reason = str(error).strip().split("\n", maxsplit=1)[0]
         # Only here, where the error and all that its frames hold are gone, is there memory again.
-        first = batch[0]
-        if len(batch) == 1:
-            raise TrialFailed(f"out of memory with a single image of {first.width}x{first.height}: {reason}")
+        if count == 1:
+            doing = "denoising" if component == "unet" else "decoding"
+            raise TrialFailed(f"out of memory {doing} a single image of {size[0]}x{size[1]}: {reason}")
         if self.models.unet.device.type == "cuda":
             torch.cuda.empty_cache()
-        self.limits.lower((first.width, first.height), len(batch), reason)
-        raise BatchReduced
-
-    def _render_batch(
-        self, batch: Sequence[SuiteItem], prompts: Mapping[str, Embedding], seconds: dict[str, float]
-    ) -> list[Tensor]:
-        """Pixels of items of one size; adds to the seconds of `denoise` and `decode`."""
-        begun = time.perf_counter()
-        latents = self._denoise(batch, prompts)
-        _wait_for(latents)
-        denoised = time.perf_counter()
-        images = self._decode(latents)
-        seconds["denoise"] += denoised - begun
-        seconds["decode"] += time.perf_counter() - denoised
-        return images
+        self.limits.lower(component, size, count, reason)
+        return None
 
     def _denoise(self, batch: Sequence[SuiteItem], prompts: Mapping[str, Embedding]) -> Tensor:
         """Final latents [n, channels, h / 8, w / 8] of items of one size."""
@@ -164,6 +188,7 @@ class Renderer:
                 output_type="latent",
             )
         latents: Tensor = result.images
+        _wait_for(latents)
         return latents
 
     def _image_channels(self, width: int, height: int) -> Tensor | None:
@@ -173,13 +198,10 @@ class Renderer:
         return self._channels[size]
 
     @torch.inference_mode()
-    def _decode(self, latents: Tensor) -> list[Tensor]:
+    def _decode(self, latents: Tensor, at_once: int) -> list[Tensor]:
         vae = self.models.vae
-        latents = to_vae(latents.to(vae.dtype), vae)
-        height, width = (LATENT_FACTOR * cells for cells in latents.shape[-2:])
-        at_once = decoded_at_once(width, height, latents.device)
-        images = [vae.decode(part).sample for part in torch.split(latents, at_once)]
-        return [image for part in images for image in (part.float() / 2 + 0.5).clamp(0, 1).cpu()]
+        groups = torch.split(to_vae(latents.to(vae.dtype), vae), at_once)
+        return [image for group in groups for image in (vae.decode(group).sample.float() / 2 + 0.5).clamp(0, 1).cpu()]
 
 
 def decoded_at_once(width: int, height: int, device: torch.device) -> int:

@@ -46,6 +46,7 @@ def test_the_demo_finds_proves_and_exports_a_merge_better_than_both_parents(tmp_
     assert sum(scores["A"][:half]) > sum(scores["B"][:half])
     assert sum(scores["A"][half:]) < sum(scores["B"][half:])
 
-    assert "are identical, to the bit" in done.stdout
+    assert "tensors of the file are equal, to the bit, to the merge in memory" in done.stdout
+    assert "renders of the file are identical, to the bit, to those that were scored" in done.stdout
     with safe_open(tmp_path / "run" / "best-merge.safetensors", framework="pt") as file:
         assert "mergetune.recipe" in file.metadata()

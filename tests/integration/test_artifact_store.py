@@ -116,7 +116,7 @@ def test_a_study_with_its_artifacts_in_a_bucket_from_its_start_to_the_export(
         assert render.file is not None
         pixels = np.asarray(short.artifacts.open_render(render.file)).transpose(2, 0, 1)
         assert pixels_digest(_tensor(pixels)) == render.pixels_sha256
-    silent = Watch(written=lambda _size: None, rendered=lambda _done: None)
+    silent = Watch(written=lambda _size: None, compared=lambda _size: None, rendered=lambda _done: None)
     target = tmp_path / "best.safetensors"
     done = deliver(
         short.database, short.study, row, short.machine.plan, short.artifacts, target, overwrite=False, watch=silent

@@ -17,11 +17,12 @@ from typing import Any
 import optuna
 import pytest
 import sqlalchemy as sa
+from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from real_databases import new_guarded_postgresql_url, new_postgresql_url
 
-from studies.database import PASSWORD_FILE_VARIABLE, Database, database_file, open_database, redacted
+from studies.database import PASSWORD_FILE_VARIABLE, Database, _alembic, database_file, open_database, redacted
 from studies.errors import DatabaseError, StudyError
 from studies.tables import VERSION_TABLE, metadata
 
@@ -87,6 +88,26 @@ def test_the_migrations_make_what_the_tables_say(database: Database) -> None:
             connection, opts={"include_object": ours_only, "compare_type": True, "version_table": VERSION_TABLE}
         )
         assert compare_metadata(context, metadata) == []
+
+
+def test_limits_of_batches_that_an_older_version_stored_are_the_unets(url: str) -> None:
+    storage = optuna.storages.RDBStorage(url)
+    with storage.engine.begin() as connection:
+        config = _alembic()
+        config.attributes["connection"] = connection
+        command.upgrade(config, "0001")
+    storage.engine.dispose()
+    execute(
+        url,
+        "INSERT INTO mergetune_studies (id, name, key, spec, suite_digest, software, fingerprints, created_at, status, "
+        "priority) VALUES (1, 'old', 'k', '', '', '{}', '[]', 0, 'active', 0)",
+    )
+    execute(url, "INSERT INTO mergetune_batch_limits VALUES (1, 'card', 64, 128, 2)")
+    database = open_database(url)
+    query = "SELECT study_id, device, component, width, height, images FROM mergetune_batch_limits"
+    with database.engine.connect() as connection:
+        assert connection.execute(sa.text(query)).all() == [(1, "card", "unet", 64, 128, 2)]
+    database.close()
 
 
 def test_opening_again_changes_nothing_and_keeps_what_is_there(url: str, database: Database) -> None:

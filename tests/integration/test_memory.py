@@ -16,13 +16,18 @@ from checkpoints import write_checkpoint
 from demo_study import short_spec
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors.torch import save_file
 
 from optimizer.errors import NoMemoryError
 from optimizer.host_memory import available_host_bytes, cgroup_room
 from optimizer.memory import Need, needed, require_memory
+from optimizer.merging.checkpoint import Checkpoint
+from optimizer.merging.ingredients import Ingredients
+from optimizer.merging.lora.file import Lora
+from optimizer.merging.parents import Parents
 from optimizer.rendering.models import live_dtypes
+from optimizer.rendering.render import decoded_at_once
 from optimizer.setup import make_plan
-from search_spaces.blocks import Architecture
 from studies.spec import parse_spec
 
 GB = 10**9
@@ -84,7 +89,7 @@ for file in small:
 
 def need_of(spec: dict[str, object], device: torch.device = CPU) -> Need:
     plan = make_plan(parse_spec(yaml.safe_dump(spec), base_dir=Path("/")))
-    dtypes = live_dtypes(device, Architecture.SD15, torch.float32)
+    dtypes = live_dtypes(device, torch.float32)
     settings = plan.spec.render
     return needed(plan.ingredients, plan.spec.suite, device, dtypes, batch_size=settings.batch_size)
 
@@ -162,6 +167,37 @@ def test_the_suites_largest_batch_counts() -> None:
     assert asked([[512, 512]], batch_size=1).working == large.working[:1]
     assert large.working == tuple(sorted(large.working))
     assert large.working[0] < large.working[-1]
+
+
+def test_a_card_decodes_an_image_of_a_megapixel_at_once_or_as_many_smaller_ones() -> None:
+    """Its estimate follows: a second image adds nothing to what one of 1024 pixels takes in the autoencoder."""
+    cuda = torch.device("cuda")
+    sizes = [(2048, 1024), (1024, 1024), (1024, 512), (512, 512)]
+    assert [decoded_at_once(*size, cuda) for size in sizes] == [1, 1, 2, 4]
+    assert [decoded_at_once(*size, CPU) for size in sizes] == [1, 1, 1, 1]
+    spec = short_spec(objective={"clip_score": None})
+    spec["suite"] |= {"sizes": [[1024, 1024]]}
+    one, two = need_of(spec, cuda).working
+    assert one == two
+
+
+def test_the_factors_of_loras_count_where_they_are_copied_to(tmp_path: Path) -> None:
+    checkpoint = Checkpoint.open(write_checkpoint(tmp_path / "a.safetensors", seed=0))
+    layer = "text_model.encoder.layers.0.self_attn.q_proj"
+    rows, columns = checkpoint.tensors[f"cond_stage_model.transformer.{layer}.weight"].shape
+    name, rank = f"lora_te_{layer.replace('.', '_')}", 4
+    factors = {"up": torch.ones(rows, rank).half(), "down": torch.ones(rank, columns).half()}
+    save_file({f"{name}.lora_{key}.weight": value for key, value in factors.items()}, tmp_path / "lora.safetensors")
+    parents, lora = Parents.of([checkpoint]), Lora.open(tmp_path / "lora.safetensors")
+    suite = parse_spec(yaml.safe_dump(short_spec()), base_dir=tmp_path).suite
+
+    def live(device: torch.device, *loras: Lora) -> int:
+        dtypes = live_dtypes(device, torch.float32)
+        return needed(Ingredients(parents, loras), suite, device, dtypes).live
+
+    cuda = torch.device("cuda")
+    assert live(cuda, lora) - live(cuda) == (rows + columns) * rank * 4  # float32
+    assert live(CPU, lora) == live(CPU)  # which holds them since they were opened
 
 
 class TestContainers:

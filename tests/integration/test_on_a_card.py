@@ -65,7 +65,7 @@ def on_the_card(parents: tuple[Checkpoint, ...], placement: Placement | None = N
     return ResidentModel(
         Ingredients(Parents.of(parents)),
         device=CARD,
-        live_dtypes=live_dtypes(CARD, parents[0].architecture, torch.float16),
+        live_dtypes=live_dtypes(CARD, torch.float16),
         placement=placement,
     )
 
@@ -195,7 +195,7 @@ def test_a_batch_that_denoising_has_no_memory_for_is_halved(models: LiveModels) 
     renderer = Renderer(models, settings)
     with card_with(10 << 30), hungry(models.unet.conv_in, 1 << 30) as seen:
         pixels = renderer.render().pixels
-    assert renderer.limits.most == {(64, 64): 4}
+    assert renderer.limits.most == {("unet", (64, 64)): 4}
     assert seen[0] == 16
     assert set(seen[1:]) == {8}
     torch.testing.assert_close(torch.stack(pixels), torch.stack(expected), rtol=0, atol=0.05)
@@ -231,7 +231,7 @@ def test_a_study_runs_its_trials(study: ShortStudy) -> None:
 def test_an_export_is_proven_and_renders_the_stored_digests_twice(study: ShortStudy, tmp_path: Path) -> None:
     row = results.load_trials(study.database, study.study)[-1]
     target = tmp_path / "merge.safetensors"
-    watch = Watch(written=lambda _: None, rendered=lambda _: None)
+    watch = Watch(written=lambda _: None, compared=lambda _: None, rendered=lambda _: None)
     done = deliver(
         study.database,
         study.study,
@@ -242,7 +242,7 @@ def test_an_export_is_proven_and_renders_the_stored_digests_twice(study: ShortSt
         overwrite=False,
         watch=watch,
     )
-    assert done.renders == 8
+    assert not done.difference
     stored = [render.pixels_sha256 for render in results.load_renders(study.database, row)]
     with torch.inference_mode():
         for _ in range(2):
@@ -256,7 +256,7 @@ def test_a_trial_whose_batches_are_too_large_succeeds_with_smaller_ones(tmp_path
     with card_with(10 << 30), hungry(unet.conv_in, 1 << 30):
         recorder = short.run(stop_after=1)
     assert [row.state for row in recorder.finished] == ["complete"]
-    assert [size for size, _ in recorder.reduced] == [4]
+    assert recorder.reduced[0][:2] == ("unet", 4)
 
 
 def test_the_demos_checkpoints_are_known_to_the_card(study: ShortStudy) -> None:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -17,13 +17,16 @@ from torch import Tensor, nn
 from torch.testing import assert_close
 
 from optimizer.delivery import Watch, deliver
+from optimizer.errors import NoMemoryError
 from optimizer.failures import failure_kind
-from optimizer.rendering.batch_limits import BatchLimits, lacks_memory
+from optimizer.memory import memory_to_load
+from optimizer.rendering.batch_limits import BatchLimits
 from optimizer.rendering.render import Renderer
-from optimizer.setup import BATCHES_FIELD, device_kind
+from optimizer.setup import BATCHES_FIELD, build_renderer, build_scorers, device_kind
 from optimizer.worker import Worker
+from scorers.memory import lacks_memory
 from studies import results
-from studies.batch_limits import load_batch_limits, store_batch_limit
+from studies.batch_limits import Batched, load_batch_limits, store_batch_limit
 
 SMALL: dict[str, Any] = {
     "budget": {"trials": 3},
@@ -40,20 +43,32 @@ def quiet(_done: int) -> None: ...
 
 
 @contextmanager
-def room_for(images: int, short: ShortStudy) -> Iterator[list[int]]:
-    """The live U-Net on a device whose memory takes so many images; yields the sizes of all batches it is given."""
+def room_for(images: int, module: nn.Module, rows: int = 1) -> Iterator[list[int]]:
+    """A live module on a device whose memory takes so many images; yields the sizes of all batches it is given.
+
+    Args:
+        rows: of the module's input for an image.
+    """
     seen: list[int] = []
 
     def check(_module: nn.Module, arguments: tuple[Tensor, ...]) -> None:
-        seen.append(len(arguments[0]) // GUIDED)
+        seen.append(len(arguments[0]) // rows)
         if seen[-1] > images:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nGPU 0 has ...")
 
-    handle = short.machine.evaluator.renderer.models.unet.register_forward_pre_hook(check)
+    handle = module.register_forward_pre_hook(check)
     try:
         yield seen
     finally:
         handle.remove()
+
+
+def room_to_denoise(images: int, short: ShortStudy) -> AbstractContextManager[list[int]]:
+    return room_for(images, short.machine.evaluator.renderer.models.unet, GUIDED)
+
+
+def room_to_decode(images: int, short: ShortStudy) -> AbstractContextManager[list[int]]:
+    return room_for(images, short.machine.evaluator.renderer.models.vae.decoder)
 
 
 def size_of(short: ShortStudy) -> tuple[int, int]:
@@ -67,10 +82,11 @@ def test_smaller_batches_said_once_kept_for_the_study_and_the_same_pictures(tmp_
     with torch.inference_mode():
         expected = Renderer(renderer.models, renderer.suite, batch_size=2).render()
         usual = renderer.render()
-    with room_for(3, short) as seen:
+    with room_to_denoise(3, short) as seen:
         recorder = short.run(stop_after=1)
         assert sorted(set(seen), reverse=True) == [8, 4, 2]
-        assert recorder.reduced == [(4, "CUDA out of memory. Tried to allocate 2.00 GiB."), (2, recorder.reduced[0][1])]
+        reason = "CUDA out of memory. Tried to allocate 2.00 GiB."
+        assert recorder.reduced == [("unet", 4, reason), ("unet", 2, reason)]
         with torch.inference_mode():
             assert [row.sum() for row in renderer.render().pixels] == [row.sum() for row in expected.pixels]
         seen.clear()
@@ -80,12 +96,12 @@ def test_smaller_batches_said_once_kept_for_the_study_and_the_same_pictures(tmp_
     rows = results.load_trials(short.database, short.study)
     assert [(row.state, row.rendered) for row in rows] == [("complete", 8)] * 2
     assert rows[0].machine[BATCHES_FIELD] == f"{size[0]}x{size[1]} 2"
-    assert load_batch_limits(short.database, short.study, device_kind(CPU)) == {size: 2}
+    assert load_batch_limits(short.database, short.study, device_kind(CPU)) == {("unet", size): 2}
     assert load_batch_limits(short.database, short.study, "another card, 8 GB") == {}
     short.database.close()
 
     again = reopen(tmp_path)  # another process, later
-    with room_for(3, again) as seen:
+    with room_to_denoise(3, again) as seen:
         assert again.run().reduced == []
         assert set(seen) == {2}
     target = tmp_path / "merge.safetensors"
@@ -97,28 +113,84 @@ def test_smaller_batches_said_once_kept_for_the_study_and_the_same_pictures(tmp_
         again.artifacts,
         target,
         overwrite=False,
-        watch=Watch(written=quiet, rendered=quiet),
+        watch=Watch(written=quiet, compared=quiet, rendered=quiet),
     ).proof
     assert "all 8 renders of the file are identical, to the bit, to those that were scored" in proof
     again.database.close()
 
 
+def test_what_cannot_be_decoded_at_once_is_denoised_once_and_decoded_in_smaller_groups(tmp_path: Path) -> None:
+    short = begin(tmp_path, SMALL)
+    size = size_of(short)
+    with room_to_denoise(8, short) as denoised, room_to_decode(3, short) as decoded:
+        recorder = short.run(stop_after=1)
+        steps = len(denoised)
+        assert short.run(stop_after=1).reduced == []
+    assert [row[:2] for row in recorder.reduced] == [("vae", 4), ("vae", 2)]
+    assert set(denoised) == {8}
+    assert len(denoised) == 2 * steps  # the trial that met with it denoised nothing again
+    assert decoded == [8, 4, *[2] * 4, *[2] * 4]
+    first, second = results.load_trials(short.database, short.study)
+    assert first.machine[BATCHES_FIELD] == second.machine[BATCHES_FIELD] == f"vae {size[0]}x{size[1]} 2"
+    assert load_batch_limits(short.database, short.study, device_kind(CPU)) == {("vae", size): 2}
+    target = tmp_path / "merge.safetensors"
+    watch = Watch(written=quiet, compared=quiet, rendered=quiet)
+    with room_to_decode(8, short) as decoded:
+        plan = short.machine.plan
+        proof = deliver(short.database, short.study, first, plan, short.artifacts, target, overwrite=False, watch=watch)
+    assert "all 8 renders of the file are identical, to the bit, to those that were scored" in proof.proof
+    short.database.close()
+
+
+def test_images_decoded_in_larger_groups_before_are_made_again(tmp_path: Path) -> None:
+    """Another program may take its memory later: all pixels follow from the limit that the trial ends with."""
+    short = begin(tmp_path, SMALL)
+    size, models, suite = size_of(short), short.machine.evaluator.renderer.models, short.machine.spec.suite
+    renderer, done = Renderer(models, suite, batch_size=4), list[int]()
+    with torch.inference_mode():
+        limits = BatchLimits({("vae", size): 2})
+        expected = Renderer(models, suite, batch_size=4, limits=limits).render()
+        with ExitStack() as later:
+
+            def advance(count: int) -> None:
+                done.append(count)
+                if len(done) == 1:
+                    later.enter_context(room_to_decode(3, short))
+
+            found = renderer.render(advance)
+    assert done == [4, 4, 8]
+    assert renderer.limits.most == limits.most
+    assert all(torch.equal(one, other) for one, other in zip(found.pixels, expected.pixels, strict=True))
+    short.database.close()
+
+
+def test_an_image_that_cannot_be_decoded_fails_its_trial(tmp_path: Path) -> None:
+    short = begin(tmp_path, SMALL)
+    with room_to_decode(0, short):
+        short.run(stop_after=1)
+    (row,) = results.load_trials(short.database, short.study)
+    assert row.state == "failed"
+    assert (row.reason or "").startswith("out of memory decoding a single image of ")
+    short.database.close()
+
+
 def test_only_when_a_single_image_is_too_much_the_trial_fails(tmp_path: Path) -> None:
     short = begin(tmp_path, SMALL)
-    with room_for(0, short):
+    with room_to_denoise(0, short):
         recorder = Recorder(stop_after=1)
         Worker(short.database, short.study, short.machine, short.artifacts, recorder, recorder.stop).run()
-    assert [most for most, _ in recorder.reduced] == [4, 2, 1]
+    assert [most for _, most, _ in recorder.reduced] == [4, 2, 1]
     (row,) = results.load_trials(short.database, short.study)
     width, height = size_of(short)
     assert row.state == "failed"
     assert row.reason == (
-        f"out of memory with a single image of {width}x{height}: CUDA out of memory. Tried to allocate 2.00 GiB."
+        f"out of memory denoising a single image of {width}x{height}: CUDA out of memory. Tried to allocate 2.00 GiB."
     )
-    store_batch_limit(short.database, short.study, "card", (64, 64), 4)
-    store_batch_limit(short.database, short.study, "card", (64, 64), 2)
-    store_batch_limit(short.database, short.study, "card", (64, 64), 3)  # a worker that knew less
-    assert load_batch_limits(short.database, short.study, "card") == {(64, 64): 2}
+    store_batch_limit(short.database, short.study, "card", "unet", (64, 64), 4)
+    store_batch_limit(short.database, short.study, "card", "unet", (64, 64), 2)
+    store_batch_limit(short.database, short.study, "card", "unet", (64, 64), 3)  # a worker that knew less
+    store_batch_limit(short.database, short.study, "card", "vae", (64, 64), 1)
+    assert load_batch_limits(short.database, short.study, "card") == {("unet", (64, 64)): 2, ("vae", (64, 64)): 1}
     short.database.close()
 
 
@@ -135,6 +207,37 @@ def test_a_merge_without_memory_fails_its_trial_and_no_other(tmp_path: Path, mon
     short.database.close()
 
 
+def test_a_scorer_without_memory_takes_fewer_images_at_once_and_only_then_fails_its_trial(tmp_path: Path) -> None:
+    short = begin(tmp_path, SMALL)
+    scorer: Any = short.machine.evaluator.scoring.scorers["clip_score"]
+    with room_for(3, scorer._embedder._model.visual) as seen:
+        short.run(stop_after=1)
+        assert seen == [8, 4, *[2] * 4]
+    with room_for(0, scorer._embedder._model.visual) as seen:
+        short.run(stop_after=1)
+    assert seen == [2, 1]  # and not every image alone, to find one that is to blame
+    first, second = results.load_trials(short.database, short.study)
+    assert (first.state, second.state, failure_kind(second.reason)) == ("complete", "failed", "out_of_memory")
+    assert second.reason == "out of memory in scorer clip_score: CUDA out of memory. Tried to allocate 2.00 GiB."
+    short.database.close()
+
+
+def test_models_and_scorers_that_do_not_fit_while_they_are_loaded_are_refused_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    short = begin(tmp_path, SMALL)
+    monkeypatch.setattr("optimizer.setup.build", lambda *_arguments: torch.empty(1 << 50))
+    monkeypatch.setattr("optimizer.setup.build_models", lambda *_arguments: torch.empty(1 << 50))
+    spec, plan = short.machine.spec, short.machine.plan
+    with pytest.raises(NoMemoryError, match=r"^not enough memory on cpu to load the scorer clip_score: .*; end what"):
+        build_scorers(spec, CPU, tmp_path / "cache")
+    with pytest.raises(NoMemoryError, match=r"^not enough memory on cpu to load the models: .*; end what"):
+        build_renderer(plan.ingredients, spec.suite, spec.render, CPU, None)
+    with pytest.raises(RuntimeError, match="must match"), memory_to_load("the models", CPU):
+        raise RuntimeError("The size of tensor a (3) must match")
+    short.database.close()
+
+
 def test_want_of_memory_is_told_from_other_errors() -> None:
     with pytest.raises(RuntimeError) as found:
         torch.empty(1 << 50)
@@ -144,6 +247,35 @@ def test_want_of_memory_is_told_from_other_errors() -> None:
     assert not lacks_memory(ValueError("out of memory"))
 
 
-@given(st.dictionaries(st.tuples(st.integers(64, 4096), st.integers(64, 4096)), st.integers(1, 64)))
-def test_limits_are_read_back_from_their_text(most: dict[tuple[int, int], int]) -> None:
+@pytest.mark.parametrize(
+    "message",
+    [
+        "CUDA error: out of memory\nCUDA kernel errors might be asynchronously reported at some other API call",
+        "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+        "CUDA error: CUBLAS_STATUS_NOT_INITIALIZED when calling `cublasCreate(handle)`",
+        "cuDNN error: CUDNN_STATUS_ALLOC_FAILED",
+        "cuDNN error: CUDNN_STATUS_NOT_INITIALIZED",
+        "cusolver error: CUSOLVER_STATUS_NOT_INITIALIZED, when calling `cusolverDnCreate(handle)`",
+        "FIND was unable to find an engine to execute this computation",
+        "GET was unable to find an engine to execute this computation",
+        "MPS backend out of memory (MPS allocated: 17.9 GB, other allocations: 1.2 MB, max allowed: 18.1 GB).",
+        "[enforce fail at alloc_cpu.cpp:127] data. DefaultCPUAllocator: not enough memory: you tried to allocate 8",
+    ],
+)
+def test_libraries_have_their_own_words_for_it(message: str) -> None:
+    assert lacks_memory(RuntimeError(message))
+    assert not lacks_memory(KeyError(message))
+
+
+sizes = st.tuples(st.integers(64, 4096), st.integers(64, 4096))
+
+
+@given(st.dictionaries(st.tuples(st.sampled_from(get_args(Batched)), sizes), st.integers(1, 64)))
+def test_limits_are_read_back_from_their_text(most: dict[tuple[Batched, tuple[int, int]], int]) -> None:
     assert BatchLimits.parse(str(BatchLimits(most))).most == most
+
+
+def test_limits_of_older_studies_are_the_unets() -> None:
+    text = "512x512 4, 1024x1024 1"
+    assert BatchLimits.parse(text).most == {("unet", (512, 512)): 4, ("unet", (1024, 1024)): 1}
+    assert str(BatchLimits.parse(text)) == text

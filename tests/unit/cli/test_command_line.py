@@ -18,6 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.text import Text
 from sqlalchemy.exc import OperationalError
+from torch import OutOfMemoryError
 
 from optimizer.cli import common, main
 from optimizer.cli.common import cache_folder, escaped, guarded, storage_url
@@ -235,6 +236,8 @@ def test_an_error_of_ours_is_printed_as_it_is_in_one_line(error: Exception, caps
         (OSError(28, "No space left on device", "/data/study.db"), "/data/study.db: No space left on device"),
         (PermissionError(13, "Permission denied", "x.png"), "x.png: Permission denied"),
         (OperationalError("SELECT 1", {}, Exception("server closed\nDETAIL")), "study database.*server closed$"),
+        (OutOfMemoryError("CUDA out of memory.\nGPU 0 has"), "error: out of memory: CUDA out of memory.$"),
+        (MemoryError(), "error: out of memory: close other programs$"),
     ],
 )
 def test_what_the_system_or_the_server_does_to_us_is_no_bug(

@@ -21,7 +21,7 @@ def resident_of(
     parents: Sequence[Checkpoint], device: torch.device = CPU, dtype: torch.dtype = torch.float32
 ) -> ResidentModel:
     """The parents in the device's memory, parent A live and computing in `dtype` where the device can."""
-    dtypes = live_dtypes(device, parents[0].architecture, dtype)
+    dtypes = live_dtypes(device, dtype)
     return ResidentModel(Ingredients(Parents.of(parents)), device=device, live_dtypes=dtypes)
 
 

@@ -58,6 +58,16 @@ class TestChoice:
         assert _fitting("cuda", 3 * one, one, 24 * GIB, 64 * GIB) is Placement.HOST
         assert _fitting("cuda", 3 * one, one, 24 * GIB, 16 * GIB) is Placement.FILES
 
+    def test_a_card_keeps_what_rendering_takes_free(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Two parents of SDXL on a card of 24 GB: decoding decides whether they stay on it."""
+        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _device: (235 * GIB // 10, 24 * GIB))
+        monkeypatch.setattr(torch.cuda, "memory_reserved", lambda _device: 0)
+        monkeypatch.setattr(torch.cuda, "memory_allocated", lambda _device: 0)
+        monkeypatch.setattr("optimizer.merging.placement.available_host_bytes", lambda: 64 * GIB)
+        card, sources, live = torch.device("cuda"), 138 * GIB // 10, 7 * GIB
+        assert choose_placement(card, sources, live, 25 * GIB // 10) is Placement.DEVICE
+        assert choose_placement(card, sources, live, 43 * GIB // 10) is Placement.HOST
+
     def test_a_processor_keeps_what_rendering_takes_free(self) -> None:
         assert choose_placement(torch.device("cpu"), 1000, 1000, 10**15) is Placement.FILES
         assert choose_placement(torch.device("cpu"), 1000, 1000) is Placement.DEVICE
@@ -66,6 +76,13 @@ class TestChoice:
 class TestFree:
     def test_what_a_device_of_another_kind_has_is_not_known(self) -> None:
         assert device_free(torch.device("meta")) is None
+
+    def test_what_torch_keeps_for_its_next_tensors_is_free(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A card of 8 GiB, of which other programs have 2, and this one has taken 4 and uses 1."""
+        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _device: (2 * GIB, 8 * GIB))
+        monkeypatch.setattr(torch.cuda, "memory_reserved", lambda _device: 4 * GIB)
+        monkeypatch.setattr(torch.cuda, "memory_allocated", lambda _device: GIB)
+        assert device_free(torch.device("cuda")) == 5 * GIB
 
 
 class TestLog:

@@ -142,6 +142,25 @@ def test_scores_do_not_depend_on_order_or_batch(embedder: clip.ClipEmbedder) -> 
     torch.testing.assert_close(whole, torch.tensor(single, dtype=torch.float64), atol=1e-4, rtol=0)
 
 
+def test_too_many_images_at_once_become_half_as_many_from_then_on(
+    clip_settings: ClipModelSettings, caplog: pytest.LogCaptureFixture
+) -> None:
+    images, seen = tuple(picture(seed, 30, 40) for seed in range(9)), list[int]()
+    whole, short = (clip.load_embedder(clip_settings) for _ in range(2))
+
+    def check(_module: object, arguments: tuple[torch.Tensor, ...]) -> None:
+        seen.append(len(arguments[0]))
+        if seen[-1] > 4:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    short._model.visual.register_forward_pre_hook(check)
+    for _ in range(2):
+        suite = SuiteImages(images=images, prompts=("",) * 9)
+        torch.testing.assert_close(short.embed_images(suite), whole.embed_images(suite), atol=1e-5, rtol=0)
+    assert seen == [9, 5, 3, 3, 3, 3, 3, 3]
+    assert [message.split("takes ")[1][:8] for message in caplog.messages] == ["5 images", "3 images"]
+
+
 def test_scoring_leaves_the_renderers_settings_alone(embedder: clip.ClipEmbedder, suite: SuiteImages) -> None:
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("high")

@@ -1,0 +1,102 @@
+"""The records of a run on a GPU as tables, between two marks of docs/benchmarks.md or on the screen.
+
+python benchmarks/gpu/report.py records.jsonl [--write docs/benchmarks.md]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+BEGIN, END = "<!-- GPU figures: benchmarks/gpu/report.py -->", "<!-- end of the GPU figures -->"
+GB = 1e9
+
+Record = Mapping[str, Any]
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    return [*lines, *("| " + " | ".join(row) + " |" for row in rows), ""]
+
+
+def merges(records: Sequence[Record]) -> list[str]:
+    """Seconds of a merge in each placement, beside a copy of parent A into the live model."""
+    rows = [
+        (
+            record["what"],
+            record["placement"],
+            f"{1000 * record['merge_seconds']:.1f} ms",
+            f"{1000 * record['copy_seconds']:.1f} ms" if "copy_seconds" in record else "",
+            f"{record['merge_seconds'] / record['copy_seconds']:.2f}" if "copy_seconds" in record else "",
+        )
+        for record in records
+    ]
+    return table(("merge", "parents", "merge", "copy of A", "merge / copy"), rows)
+
+
+def renders(records: Sequence[Record]) -> list[str]:
+    """Seconds of an image each way, and the ratio to the plain loop of the same run."""
+    plain = next((row["seconds"] / row["images"] for row in records if row["what"] == "plain diffusers loop"), None)
+    rows = []
+    for record in records:
+        if record["what"].startswith("warm-up"):
+            continue
+        each = record["seconds"] / record["images"]
+        ratio = f"{plain / each:.2f}" if plain and not record["what"].startswith("decode") else ""
+        stages = (f"{record[name]:.3f}" if name in record else "" for name in ("denoise", "decode"))
+        rows.append((record["what"], f"{each:.3f}", ratio, *stages, f"{record['peak_gb']:.1f}"))
+    head = ("", "seconds an image", "times the plain loop's speed", "denoise", "decode", "peak GB")
+    return table(head, rows)
+
+
+def trials(records: Sequence[Record]) -> list[str]:
+    """A trial by stage."""
+    names = list(dict.fromkeys(name for record in records for name in record["stages"]))
+    rows = [
+        (
+            f"{record['spec']}, {record['images']} images",
+            "" if record["card_gb"] is None else f"{record['card_gb']:.0f} GB",
+            f"{record['trial_seconds']:.2f} s",
+            *(f"{record['stages'].get(name, 0.0):.3f}" for name in names),
+            f"{100 * record['overhead']:.1f} %",
+            "" if record["peak_gb"] is None else f"{record['peak_gb']:.1f}",
+            record["batches"],
+        )
+        for record in records
+    ]
+    return table(("study", "card", "trial", *names, "overhead", "peak GB", "batches made smaller"), rows)
+
+
+SECTIONS = {"trial": ("A trial", trials), "render": ("Rendering", renders), "merge": ("The merge", merges)}
+
+
+def report(records: Sequence[Record]) -> str:
+    """Markdown: a device after the other, a table for each part."""
+    lines: list[str] = []
+    for device in dict.fromkeys(record["device"] for record in records):
+        for part, (title, make) in SECTIONS.items():
+            mine = [record for record in records if record["device"] == device and record["part"] == part]
+            if mine:
+                lines += [f"### {title}: {device}, PyTorch {mine[0]['torch']}", "", *make(mine)]
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("records", type=Path, nargs="+")
+    parser.add_argument("--write", type=Path, default=None, help="a page with the two marks")
+    options = parser.parse_args()
+    text = report([json.loads(line) for path in options.records for line in path.read_text().splitlines()])
+    if options.write is None:
+        print(text)
+        return
+    before, _, rest = options.write.read_text().partition(BEGIN)
+    _, _, after = rest.partition(END)
+    options.write.write_text(f"{before}{BEGIN}\n\n{text}\n{END}{after}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,132 @@
+"""What proves that an exported file is the model that was scored: its tensors first, its renders second.
+
+The file's tensors are read back and compared, to the bit, with those that the trial's recipe makes live. That carries
+the claim on every device. Its renders are compared with the stored ones because they are what people look at; but equal
+weights give equal pixels only where the same kernels add in the same order, and libraries choose kernels by version,
+batch, alignment and free memory. So where pixels differ it is told how far, and never held against the file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from optimizer.errors import ScoredImageLost
+from optimizer.evaluation import pixels_digest
+from optimizer.merging.checkpoint import Checkpoint
+from optimizer.merging.resident import ResidentModel
+from optimizer.merging.sources import TensorInfo
+from optimizer.rendering.variation import grey_levels
+from optimizer.scored_images import read_images
+from optimizer.standing import parent_trials
+from studies.artifacts import Artifacts
+from studies.database import Database
+from studies.errors import ArtifactError
+from studies.results import StoredStudy, StoredTrial, load_renders, load_trials
+
+# ------------------------------------------------------------------------------------------ tensors
+
+
+def different_tensors(
+    file: Checkpoint,
+    layout: Mapping[str, TensorInfo],
+    resident: ResidentModel,
+    on_compared: Callable[[int], None],
+) -> list[str]:
+    """Keys of a written file that are not, to the bit, what is live.
+
+    Each tensor is read, brought to the device and into the live dtype by itself, so no second model is held.
+
+    Args:
+        layout: what the file should have (`export_layout`); markers among it are empty and need not be live.
+        on_compared: called with the bytes of each tensor.
+    """
+    live = resident.live_tensors()
+    different = sorted(file.tensors.keys() - layout.keys())
+    for key, info in layout.items():
+        right = file.tensors.get(key) == info
+        if right and key in live:
+            written = file.tensor(key).to(resident.device).to(live[key].dtype)
+            right = _same_bits(written, live[key])
+        if not right:
+            different.append(key)
+        on_compared(info.nbytes)
+    return different
+
+
+_INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}  # by bytes of an element
+
+
+def _same_bits(one: Tensor, other: Tensor) -> bool:
+    """Whether two tensors of one dtype and shape are equal, minus zero and NaN like any other value."""
+    integers = _INTEGERS[one.element_size()]
+    return torch.equal(one.contiguous().view(integers), other.contiguous().view(integers))
+
+
+# ------------------------------------------------------------------------------------------ renders
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RenderComparison:
+    """The renders of a file beside the trial's that were scored."""
+
+    scored: int
+    different: int  # of those that were scored, in any pixel
+    distance: float | None = None  # grey levels of 255 on average; None if no scored image is kept
+    nearest: float | None = None  # the same between the trial's images and those of the nearest parent; None: unknown
+
+    @property
+    def bound(self) -> float | None:
+        """Grey levels below which the file's renders are surely nearer to the scored ones than to any parent's.
+
+        Mean absolute difference is a metric. By the triangle inequality
+
+            d(file, parent) >= d(scored, parent) - d(file, scored),
+
+        which is more than d(file, scored) as long as that is less than half of d(scored, parent).
+        """
+        return None if self.nearest is None else self.nearest / 2
+
+
+def compare_renders(
+    database: Database, study: StoredStudy, trial: StoredTrial, artifacts: Artifacts, images: Sequence[Tensor]
+) -> RenderComparison:
+    """Compare the suite rendered from a file, uint8 [3, h, w] an item, with what a trial's digests and images say."""
+    stored = load_renders(database, trial)
+    different = sum(pixels_digest(images[each.item]) != each.pixels_sha256 for each in stored)
+    scored = _kept_images(database, trial, artifacts) if different else {}
+    if not scored:
+        return RenderComparison(scored=len(stored), different=different)
+    return RenderComparison(
+        scored=len(stored),
+        different=different,
+        distance=_distance(scored, dict(enumerate(images))),
+        nearest=min(_parent_distances(database, study, artifacts, scored), default=None),
+    )
+
+
+def _kept_images(database: Database, trial: StoredTrial, artifacts: Artifacts) -> dict[int, Tensor]:
+    """A trial's images by item, as they were scored; empty where they are not all there."""
+    try:
+        return read_images(artifacts, [each for each in load_renders(database, trial) if each.file is not None])
+    except (ScoredImageLost, ArtifactError):  # the proof does not depend on them
+        return {}
+
+
+def _parent_distances(
+    database: Database, study: StoredStudy, artifacts: Artifacts, scored: Mapping[int, Tensor]
+) -> Iterator[float]:
+    """From a trial's images to each parent's of the same items; not to those that show the very same."""
+    for parent in parent_trials(load_trials(database, study)).values():
+        images = _kept_images(database, parent, artifacts)
+        if scored.keys() <= images.keys() and (distance := _distance(scored, images)) > 0:
+            yield distance
+
+
+def _distance(some: Mapping[int, Tensor], others: Mapping[int, Tensor]) -> float:
+    """Mean over the items of `some`."""
+    return float(np.mean([grey_levels(image, others[item]) for item, image in some.items()]))

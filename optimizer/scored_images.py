@@ -1,0 +1,43 @@
+"""The images that a trial has kept, read back to the bit as they were scored."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterable
+from typing import Final
+
+import numpy as np
+import torch
+from optuna.artifacts.exceptions import ArtifactNotFound
+from PIL import Image
+from torch import Tensor
+
+from optimizer.errors import ScoredImageLost
+from optimizer.evaluation import pixels_digest
+from studies.artifacts import Artifacts
+from studies.results import StoredRender
+
+UNREADABLE: Final = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)  # Pillow's
+
+
+def read_images(artifacts: Artifacts, renders: Iterable[StoredRender]) -> dict[int, Tensor]:
+    """Map each item to its image, uint8 [3, h, w].
+
+    Raises:
+        ScoredImageLost: an image is gone, cannot be read, or is not what was scored.
+    """
+    return {each.item: _read(artifacts, each) for each in renders}
+
+
+def _read(artifacts: Artifacts, render: StoredRender) -> Tensor:
+    where = f"item {render.item}, {render.file}"
+    try:
+        picture = artifacts.open_render(render.file or "")
+    except ArtifactNotFound as error:
+        raise ScoredImageLost(f"{where}, is gone") from error
+    except UNREADABLE as error:
+        raise ScoredImageLost(f"{where}, cannot be read") from error
+    image = torch.from_numpy(np.array(picture)).permute(2, 0, 1).contiguous()
+    if pixels_digest(image) != render.pixels_sha256:
+        raise ScoredImageLost(f"{where}, holds another picture")
+    return image

@@ -1,0 +1,115 @@
+"""Which device computes: none that cannot, and with the reason."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from merge_cases import Case
+
+from optimizer.devices import fault_of, usual_device
+from optimizer.errors import RenderError
+from optimizer.rendering.models import live_dtypes
+from optimizer.setup import choose_device, computes_in
+from studies.recipe import DtypeName
+from studies.spec import RenderSettings
+
+OLD_DRIVER = "The NVIDIA driver on your system is too old (found version 11040). Please update your GPU driver."
+OLD_CARD = "CUDA error: no kernel image is available for execution on the device"
+
+
+@pytest.fixture(autouse=True)
+def _asked_anew() -> Iterator[None]:
+    for asked in (fault_of, usual_device):
+        asked.cache_clear()
+    yield
+    for asked in (fault_of, usual_device):
+        asked.cache_clear()
+
+
+@pytest.fixture
+def card_says(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A machine whose card gives an error at its first use, as torch's own first step there does."""
+
+    def begin() -> None:
+        raise RuntimeError(f"{request.param}\nCompile with `TORCH_USE_CUDA_DSA` to enable device-side assertions.")
+
+    monkeypatch.setattr(torch.cuda, "_lazy_init", begin)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    return str(request.param)
+
+
+@pytest.mark.parametrize("card_says", [OLD_DRIVER, OLD_CARD], indirect=True)
+def test_a_card_that_cannot_compute_is_told_once_and_the_processor_taken(
+    card_says: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert [choose_device("auto") for _ in range(3)] == [torch.device("cpu")] * 3
+    assert caplog.messages == [f"the graphics card is not used, since it cannot compute: {card_says}"]
+    with pytest.raises(RenderError) as refused:
+        choose_device("cuda:0")
+    assert str(refused.value) == f"device 'cuda:0' cannot be used ({card_says}): write auto, cpu or cuda"
+
+
+@pytest.mark.parametrize(
+    "card_says", ["No CUDA GPUs are available", "Found no NVIDIA driver on your system."], indirect=True
+)
+def test_where_there_is_no_card_nothing_is_said(card_says: str, caplog: pytest.LogCaptureFixture) -> None:
+    assert choose_device("auto") == torch.device("cpu")
+    assert caplog.messages == []
+    with pytest.raises(RenderError, match=card_says):
+        choose_device("cuda")
+
+
+@pytest.mark.parametrize("card_says", ["CUDA out of memory. Tried to allocate 2.00 MiB."], indirect=True)
+@pytest.mark.usefixtures("card_says")
+def test_a_full_card_is_a_card() -> None:
+    assert choose_device("auto") == choose_device("cuda") == torch.device("cuda")
+
+
+@pytest.mark.parametrize("name", ["meta", "nonsense", "cpu:x"])
+def test_what_gives_nothing_back_is_refused(name: str) -> None:
+    with pytest.raises(RenderError, match=f"device '{name}' cannot be used"):
+        choose_device(name)
+
+
+def test_a_processor_works() -> None:
+    assert choose_device("cpu") == torch.device("cpu")
+
+
+class TestDtype:
+    """What a card computes in; a merge that is saved in bfloat16 may hold what float16 cannot."""
+
+    @pytest.mark.parametrize(
+        ("stored", "export", "capability", "expected"),
+        [
+            (torch.bfloat16, None, (8, 0), torch.bfloat16),
+            (torch.bfloat16, None, (7, 5), torch.float16),
+            (torch.float16, None, (9, 0), torch.float16),
+            (torch.float32, None, (9, 0), torch.float16),
+            (torch.float16, "bf16", (9, 0), torch.bfloat16),
+            (torch.bfloat16, "fp16", (9, 0), torch.float16),
+        ],
+    )
+    def test_what_is_saved_in_bfloat16_is_rendered_so_by_cards_that_have_it(
+        self,
+        stored: torch.dtype,
+        export: DtypeName | None,
+        capability: tuple[int, int],
+        expected: torch.dtype,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _device: capability)
+        case = Case(dtypes=((stored,), (torch.float32,)))
+        found = computes_in(case.open(tmp_path), RenderSettings(), torch.device("cuda"), export)
+        assert found == live_dtypes(torch.device("cuda"), expected)
+        cpu = torch.device("cpu")
+        assert computes_in(case.open(tmp_path), RenderSettings(), cpu, export) == live_dtypes(cpu, torch.float32)
+
+    def test_what_the_spec_says_holds(self, tmp_path: Path) -> None:
+        case = Case(dtypes=((torch.bfloat16,), (torch.bfloat16,)))
+        found = computes_in(case.open(tmp_path), RenderSettings(dtype="fp32"), torch.device("cuda"), None)
+        assert set(found.values()) == {torch.float32}
