@@ -66,7 +66,7 @@ def suite(**changes: Any) -> SuiteSettings:
 def resident_of(
     parents: tuple[Checkpoint, ...], placement: Placement = Placement.DEVICE, dtype: torch.dtype = HALF
 ) -> ResidentModel:
-    dtypes = live_dtypes(CARD, parents[0].architecture, dtype)
+    dtypes = live_dtypes(CARD, dtype)
     return ResidentModel(Ingredients(Parents.of(parents)), device=CARD, live_dtypes=dtypes, placement=placement)
 
 
