@@ -1,0 +1,260 @@
+"""Merging and rendering on a card that only pretends: no tensor on the wrong device, and no host that waits."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+import torch
+from fake_card import CARD, FakeCard, present
+from live import weighted
+from marked_files import COSXL, PLAYGROUND, V_PRED, ZERO_SNR, write_header, write_marked
+from merge_cases import Case
+from small_files import small_parents
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorDeviceMismatchError
+
+from optimizer.merging.checkpoint import Checkpoint
+from optimizer.merging.ingredients import Ingredients
+from optimizer.merging.parents import Parents
+from optimizer.merging.placement import Placement
+from optimizer.merging.resident import ResidentModel
+from optimizer.rendering.models import LiveModels, build_models, live_dtypes
+from optimizer.rendering.prediction import agreed_prediction
+from optimizer.rendering.render import Renderer
+from search_spaces.blocks import Architecture
+from studies.recipe import Operation
+from studies.spec import SchedulerName, SuiteSettings
+
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning")
+
+HALF = torch.float16
+STEPS = 3
+
+# How often the host waits for the card in one step, at most; 0 lets it run ahead. Where a scheduler asks for numbers,
+# and so may ask for more, each is 0.
+WAITS: Mapping[SchedulerName, int] = {
+    "ddim": 4,
+    "dpmpp_2m": 0,
+    "dpmpp_2m_karras": 0,
+    "dpmpp_2m_sde_karras": 1,  # noise from a CPU generator
+    "euler": 0,
+    "euler_a": 1,
+    "heun": 0,
+    "lcm": 3,
+    "unipc": 5,
+}
+
+
+def suite(**changes: Any) -> SuiteSettings:
+    settings: dict[str, Any] = {
+        "prompts": [{"prompt": "a bird", "negative": "blurry"}],
+        "seeds": (1,),
+        "sizes": (64,),
+        "steps": STEPS,
+        "cfg": 5.0,
+        "scheduler": "euler",
+    }
+    return SuiteSettings.model_validate(settings | changes)
+
+
+def resident_of(
+    parents: tuple[Checkpoint, ...], placement: Placement = Placement.DEVICE, dtype: torch.dtype = HALF
+) -> ResidentModel:
+    dtypes = live_dtypes(CARD, dtype)
+    return ResidentModel(Ingredients(Parents.of(parents)), device=CARD, live_dtypes=dtypes, placement=placement)
+
+
+def models_of(
+    parents: tuple[Checkpoint, ...], settings: SuiteSettings | None = None, dtype: torch.dtype = HALF
+) -> LiveModels:
+    return build_models(resident_of(parents, dtype=dtype), agreed_prediction(parents, settings or suite()))
+
+
+@contextmanager
+def waits_at_steps(models: LiveModels, card: FakeCard) -> Iterator[list[Counter[str]]]:
+    """What the host has waited for at each call of the U-Net."""
+    seen: list[Counter[str]] = []
+    handle = models.unet.register_forward_pre_hook(lambda *_: seen.append(card.waits.copy()))
+    try:
+        yield seen
+    finally:
+        handle.remove()
+
+
+def assert_renders(models: LiveModels, settings: SuiteSettings) -> None:
+    """Images come to the CPU in float32, whatever was computed on the way."""
+    pixels = Renderer(models, settings).render().pixels
+    assert [(row.shape, row.dtype, row.device.type) for row in pixels] == [((3, 64, 64), torch.float32, "cpu")]
+
+
+@pytest.fixture(scope="module")
+def card() -> FakeCard:
+    return FakeCard()
+
+
+@pytest.fixture(scope="module")
+def models(card: FakeCard) -> Mapping[Architecture, LiveModels]:
+    """Parent A of each architecture in half precision."""
+    with present(card):
+        return {name: models_of(small_parents(name)[:1]) for name in Architecture}
+
+
+@pytest.mark.parametrize(
+    ("architecture", "scheduler"),
+    [*((Architecture.SD15, name) for name in WAITS), (Architecture.SDXL, "euler"), (Architecture.SDXL, "dpmpp_2m")],
+)
+def test_a_step_waits_for_the_card_no_more_often_than_its_scheduler_must(
+    architecture: Architecture, scheduler: SchedulerName, models: Mapping[Architecture, LiveModels], card: FakeCard
+) -> None:
+    with present(card), waits_at_steps(models[architecture], card) as seen:
+        assert_renders(models[architecture], suite(scheduler=scheduler))
+    assert len(seen) >= STEPS
+    assert (seen[-1] - seen[-2]).total() <= WAITS[scheduler], seen[-1] - seen[-2]
+
+
+def test_the_waits_of_every_scheduler_are_known() -> None:
+    assert WAITS.keys() == set(get_args(SchedulerName))
+
+
+@pytest.mark.parametrize("scheduler", get_args(SchedulerName))
+def test_sdxl_renders_with_every_scheduler_on_the_card(
+    scheduler: SchedulerName, models: Mapping[Architecture, LiveModels], card: FakeCard
+) -> None:
+    with present(card):
+        assert_renders(models[Architecture.SDXL], suite(scheduler=scheduler, steps=1))
+
+
+@pytest.mark.parametrize(
+    ("markers", "scheduler"),
+    [(V_PRED, "dpmpp_2m"), (ZERO_SNR, "euler"), (COSXL, "dpmpp_2m_karras")],
+    ids=["v", "zero snr", "cosxl"],
+)
+def test_every_prediction_renders_on_the_card(
+    markers: Mapping[str, Tensor],
+    scheduler: str,
+    models: Mapping[Architecture, LiveModels],
+    card: FakeCard,
+    tmp_path: Path,
+) -> None:
+    settings = suite(scheduler=scheduler)
+    prediction = agreed_prediction([write_header(tmp_path / "a.safetensors", markers)], settings)
+    changed = replace(models[Architecture.SD15], prediction=prediction)
+    with present(card), waits_at_steps(changed, card) as seen:
+        assert_renders(changed, settings)
+    assert seen[-1] == seen[-2]
+
+
+@pytest.mark.parametrize(
+    ("architecture", "channels", "markers"), [("sd15", 9, {}), ("sdxl", 8, COSXL), ("sdxl", 4, PLAYGROUND)]
+)
+def test_models_of_other_channels_and_latents_render_on_the_card(
+    architecture: str, channels: int, markers: Mapping[str, Tensor], card: FakeCard, tmp_path: Path
+) -> None:
+    """Inpainting, instructions, and latents with a mean and a deviation."""
+    parents = (write_marked(tmp_path / "a.safetensors", markers, architecture=architecture, channels=channels),)
+    with present(card):
+        models = models_of(parents)
+        with waits_at_steps(models, card) as seen:
+            assert_renders(models, suite())
+    assert seen[-1] == seen[-2]
+
+
+def test_bfloat16_renders_on_the_card(card: FakeCard) -> None:
+    with present(card):
+        models = models_of(small_parents(Architecture.SDXL)[:1], dtype=torch.bfloat16)
+        assert_renders(models, suite(steps=1))
+
+
+@pytest.mark.parametrize("changes", [{"clip_skip": 2}, {"cfg": 1.0}], ids=str)
+@pytest.mark.parametrize("architecture", list(Architecture))
+def test_with_clip_skip_and_without_guidance(
+    architecture: Architecture,
+    changes: Mapping[str, Any],
+    models: Mapping[Architecture, LiveModels],
+    card: FakeCard,
+) -> None:
+    with present(card):
+        assert_renders(models[architecture], suite(steps=1, **changes))
+
+
+CHAINS = {
+    "weighted sum": (Operation(method="weighted_sum", inputs=("A", "B")),),
+    "add difference": (Operation(method="add_difference", inputs=("A", "B", "C")),),
+    "tensor by tensor": (
+        Operation(method="dare_ties", inputs=("A", "B", "C")),
+        Operation(method="slerp", inputs=("result-1", "A")),
+    ),
+}
+
+
+@pytest.mark.parametrize("placement", list(Placement))
+@pytest.mark.parametrize("chain", CHAINS)
+@pytest.mark.parametrize("architecture", list(Architecture))
+def test_sources_of_every_placement_are_merged_on_the_card_empty_markers_too(
+    architecture: Architecture, chain: str, placement: Placement, card: FakeCard, tmp_path: Path
+) -> None:
+    dtypes = ((torch.float16,), (torch.float32,), (torch.bfloat16,))
+    case = Case(architecture=architecture, operations=CHAINS[chain], dtypes=dtypes, loras=1, vae=True, added=(0, 4))
+    files = case.open(tmp_path)
+    with present(card):
+        model = case.resident(files, placement, HALF, CARD)
+        for seed in range(2):
+            model.merge(case.recipe(files, seed))
+        live = model.live_tensors()
+        assert {row.device for row in live.values()} == {CARD}
+        assert live["v_pred"].numel() == 0
+
+
+def test_a_merge_in_one_pass_lets_the_host_run_ahead(card: FakeCard) -> None:
+    with present(card):
+        model = resident_of(small_parents(Architecture.SD15)[:2])
+        before = card.waits.copy()
+        model.merge(weighted(model, 0.5))
+    assert card.waits == before
+
+
+class TestFaultsAreFound:
+    @pytest.fixture
+    def layer(self, models: Mapping[Architecture, LiveModels]) -> Iterator[nn.Linear]:
+        """One of the U-Net's layers, which a test may break."""
+        layer = models[Architecture.SD15].unet.time_embedding.linear_1
+        weight, bias = layer.weight, layer.bias
+        yield layer
+        layer.weight, layer.bias = weight, bias
+
+    def test_a_weight_that_was_left_on_the_cpu(
+        self, layer: nn.Linear, models: Mapping[Architecture, LiveModels], card: FakeCard
+    ) -> None:
+        layer.bias = nn.Parameter(torch.zeros(layer.bias.shape, dtype=HALF), requires_grad=False)
+        with present(card), pytest.raises(FakeTensorDeviceMismatchError, match="at least two devices"):
+            Renderer(models[Architecture.SD15], suite()).render()
+
+    def test_a_weight_of_another_dtype(
+        self, layer: nn.Linear, models: Mapping[Architecture, LiveModels], card: FakeCard
+    ) -> None:
+        with present(card):
+            layer.weight = nn.Parameter(layer.weight.float(), requires_grad=False)
+            with pytest.raises(RuntimeError, match="should be the same"):
+                Renderer(models[Architecture.SD15], suite()).render()
+
+    def test_a_step_that_looks_at_the_latents(self, models: Mapping[Architecture, LiveModels], card: FakeCard) -> None:
+        def look(_module: nn.Module, _inputs: object, out: Tensor) -> None:
+            assert not out.sum().item()
+            assert len(out.nonzero()) == 1
+            out.copy_(torch.randn(out.shape).to(out))
+            out.cpu()
+
+        unet = models[Architecture.SD15].unet
+        handle = unet.conv_in.register_forward_hook(look)
+        try:
+            with present(card), waits_at_steps(models[Architecture.SD15], card) as seen:
+                Renderer(models[Architecture.SD15], suite()).render()
+        finally:
+            handle.remove()
+        assert seen[-1] - seen[-2] == {"number": 1, "nonzero": 1, "to the card": 1, "from the card": 1}
