@@ -129,7 +129,7 @@ class _Queue:
 
 
 @contextmanager
-def present(card: FakeCard) -> Iterator[FakeCard]:
+def registered_worker(card: FakeCard) -> Iterator[FakeCard]:
     """The card, and torch.cuda's functions for memory and streams as far as merging and rendering call them.
 
     Memory is pageable, as where a system pins none. What is made in one block can be used in the next with the card.

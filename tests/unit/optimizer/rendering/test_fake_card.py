@@ -11,7 +11,7 @@ from typing import Any, get_args
 
 import pytest
 import torch
-from fake_card import CARD, FakeCard, present
+from fake_card import CARD, FakeCard, registered_worker
 from live import weighted
 from marked_files import COSXL, PLAYGROUND, V_PRED, ZERO_SNR, write_header, write_marked
 from merge_cases import Case
@@ -19,17 +19,17 @@ from small_files import small_parents
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorDeviceMismatchError
 
-from optimizer.merging.checkpoint import Checkpoint
-from optimizer.merging.ingredients import Ingredients
-from optimizer.merging.parents import Parents
-from optimizer.merging.placement import Placement
-from optimizer.merging.resident import ResidentModel
+from optimizer.merging.engine.ingredients import Ingredients
+from optimizer.merging.engine.placement import Placement
+from optimizer.merging.engine.resident import ResidentModel
+from optimizer.merging.files.checkpoint import Checkpoint
+from optimizer.merging.files.parents import Parents
 from optimizer.rendering.models import LiveModels, build_models, live_dtypes
 from optimizer.rendering.prediction import agreed_prediction
 from optimizer.rendering.render import Renderer
 from search_spaces.blocks import Architecture
-from studies.recipe import Operation
-from studies.spec import SchedulerName, SuiteSettings
+from studies.recipe.recipe import Operation
+from studies.spec.suite import SchedulerName, SuiteSettings
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning")
 
@@ -101,7 +101,7 @@ def card() -> FakeCard:
 @pytest.fixture(scope="module")
 def models(card: FakeCard) -> Mapping[Architecture, LiveModels]:
     """Parent A of each architecture in half precision."""
-    with present(card):
+    with registered_worker(card):
         return {name: models_of(small_parents(name)[:1]) for name in Architecture}
 
 
@@ -112,7 +112,7 @@ def models(card: FakeCard) -> Mapping[Architecture, LiveModels]:
 def test_a_step_waits_for_the_card_no_more_often_than_its_scheduler_must(
     architecture: Architecture, scheduler: SchedulerName, models: Mapping[Architecture, LiveModels], card: FakeCard
 ) -> None:
-    with present(card), waits_at_steps(models[architecture], card) as seen:
+    with registered_worker(card), waits_at_steps(models[architecture], card) as seen:
         assert_renders(models[architecture], suite(scheduler=scheduler))
     assert len(seen) >= STEPS
     assert (seen[-1] - seen[-2]).total() <= WAITS[scheduler], seen[-1] - seen[-2]
@@ -126,7 +126,7 @@ def test_the_waits_of_every_scheduler_are_known() -> None:
 def test_sdxl_renders_with_every_scheduler_on_the_card(
     scheduler: SchedulerName, models: Mapping[Architecture, LiveModels], card: FakeCard
 ) -> None:
-    with present(card):
+    with registered_worker(card):
         assert_renders(models[Architecture.SDXL], suite(scheduler=scheduler, steps=1))
 
 
@@ -145,7 +145,7 @@ def test_every_prediction_renders_on_the_card(
     settings = suite(scheduler=scheduler)
     prediction = agreed_prediction([write_header(tmp_path / "a.safetensors", markers)], settings)
     changed = replace(models[Architecture.SD15], prediction=prediction)
-    with present(card), waits_at_steps(changed, card) as seen:
+    with registered_worker(card), waits_at_steps(changed, card) as seen:
         assert_renders(changed, settings)
     assert seen[-1] == seen[-2]
 
@@ -158,7 +158,7 @@ def test_models_of_other_channels_and_latents_render_on_the_card(
 ) -> None:
     """Inpainting, instructions, and latents with a mean and a deviation."""
     parents = (write_marked(tmp_path / "a.safetensors", markers, architecture=architecture, channels=channels),)
-    with present(card):
+    with registered_worker(card):
         models = models_of(parents)
         with waits_at_steps(models, card) as seen:
             assert_renders(models, suite())
@@ -166,7 +166,7 @@ def test_models_of_other_channels_and_latents_render_on_the_card(
 
 
 def test_bfloat16_renders_on_the_card(card: FakeCard) -> None:
-    with present(card):
+    with registered_worker(card):
         models = models_of(small_parents(Architecture.SDXL)[:1], dtype=torch.bfloat16)
         assert_renders(models, suite(steps=1))
 
@@ -179,7 +179,7 @@ def test_with_clip_skip_and_without_guidance(
     models: Mapping[Architecture, LiveModels],
     card: FakeCard,
 ) -> None:
-    with present(card):
+    with registered_worker(card):
         assert_renders(models[architecture], suite(steps=1, **changes))
 
 
@@ -202,7 +202,7 @@ def test_sources_of_every_placement_are_merged_on_the_card_empty_markers_too(
     dtypes = ((torch.float16,), (torch.float32,), (torch.bfloat16,))
     case = Case(architecture=architecture, operations=CHAINS[chain], dtypes=dtypes, loras=1, vae=True, added=(0, 4))
     files = case.open(tmp_path)
-    with present(card):
+    with registered_worker(card):
         model = case.resident(files, placement, HALF, CARD)
         for seed in range(2):
             model.merge(case.recipe(files, seed))
@@ -212,7 +212,7 @@ def test_sources_of_every_placement_are_merged_on_the_card_empty_markers_too(
 
 
 def test_a_merge_in_one_pass_lets_the_host_run_ahead(card: FakeCard) -> None:
-    with present(card):
+    with registered_worker(card):
         model = resident_of(small_parents(Architecture.SD15)[:2])
         before = card.waits.copy()
         model.merge(weighted(model, 0.5))
@@ -232,13 +232,13 @@ class TestFaultsAreFound:
         self, layer: nn.Linear, models: Mapping[Architecture, LiveModels], card: FakeCard
     ) -> None:
         layer.bias = nn.Parameter(torch.zeros(layer.bias.shape, dtype=HALF), requires_grad=False)
-        with present(card), pytest.raises(FakeTensorDeviceMismatchError, match="at least two devices"):
+        with registered_worker(card), pytest.raises(FakeTensorDeviceMismatchError, match="at least two devices"):
             Renderer(models[Architecture.SD15], suite()).render()
 
     def test_a_weight_of_another_dtype(
         self, layer: nn.Linear, models: Mapping[Architecture, LiveModels], card: FakeCard
     ) -> None:
-        with present(card):
+        with registered_worker(card):
             layer.weight = nn.Parameter(layer.weight.float(), requires_grad=False)
             with pytest.raises(RuntimeError, match="should be the same"):
                 Renderer(models[Architecture.SD15], suite()).render()
@@ -253,7 +253,7 @@ class TestFaultsAreFound:
         unet = models[Architecture.SD15].unet
         handle = unet.conv_in.register_forward_hook(look)
         try:
-            with present(card), waits_at_steps(models[Architecture.SD15], card) as seen:
+            with registered_worker(card), waits_at_steps(models[Architecture.SD15], card) as seen:
                 Renderer(models[Architecture.SD15], suite()).render()
         finally:
             handle.remove()
