@@ -3,6 +3,8 @@ PYTHON ?= python3
 BIN := .venv/bin
 THREADS ?= 1
 PROCESSES ?= 2
+# Threads that wait for each other sleep: spinning, they would hold up the other processes.
+export OMP_WAIT_POLICY ?= PASSIVE
 
 .PHONY: demo test test-slow lint audit bench soak fuzz clean
 

@@ -8,6 +8,10 @@ from importlib.util import find_spec
 import pytest
 from hypothesis import settings
 
+from optimizer.system.cores import wait_without_spinning
+
+wait_without_spinning()  # several tests run at once, and pytest imports this module before any that imports torch
+
 # Cards are often on machines with less than `.[test]`: there `pytest -m cuda` must not stop at an import.
 collect_ignore = [] if find_spec("prometheus_client") else ["integration/test_observing.py"]
 

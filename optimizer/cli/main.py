@@ -23,6 +23,7 @@ from optimizer.cli.commands import (
     worker,
 )
 from optimizer.cli.common import USER_ERROR, debugging, errors, guarded, print_error
+from optimizer.system.cores import wait_without_spinning
 
 app = typer.Typer(
     name="mergetune",
@@ -65,6 +66,7 @@ def main(
 
 def run() -> None:
     """Entry point of the `mergetune` command."""
+    wait_without_spinning()
     # linear_operator, which optuna-dashboard imports, scripts functions as it is imported.
     warnings.filterwarnings("ignore", message="`torch.jit.script", category=FutureWarning)
     for stream in (sys.stdout, sys.stderr):

@@ -23,7 +23,8 @@ CHANGES = {**SMALL, "study": "shared", "budget": {"trials": 60}}
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    for variable in ("RAY_ADDRESS", "OMP_WAIT_POLICY"):
+        monkeypatch.delenv(variable, raising=False)
     return enter(tmp_path, monkeypatch)
 
 
@@ -66,6 +67,8 @@ def test_ray_runs_workers_restarts_one_that_is_killed_and_ends_with_them(folder:
     try:
         workers = await_workers(folder, here, 2)
         head = psutil.Process(int(re.findall(r'"pid": (\d+)', (folder / "cache" / "ray.json").read_text())[0]))
+        for process in workers.values():
+            assert psutil.Process(int(process)).environ()["OMP_WAIT_POLICY"] == "PASSIVE"
         assert listening(head) == {"127.0.0.1"}
         assert (folder / "cache" / "ray.token").stat().st_mode & 0o077 == 0
         os.kill(int(workers["worker-0"]), signal.SIGKILL)

@@ -32,6 +32,7 @@ from optimizer.cli.common import (
 )
 from optimizer.cli.workers.assignment import ModelOption, StudyNames, assigned
 from optimizer.cli.workers.local_workers import Workers, worker_count
+from optimizer.system.cores import WAIT_POLICY
 
 if TYPE_CHECKING:
     from optimizer.cli.workers.ray_worker import State
@@ -75,14 +76,15 @@ def start(
     with _connected(address, caches, may_start=True) as ray:
         gpus = int(ray.cluster_resources().get("GPU", 0))
         share = {"num_gpus": 1} if gpus else {"num_cpus": 1}
+        # Before anything of ours is imported there: what an actor is given imports torch already.
+        surroundings = {"env_vars": {WAIT_POLICY: os.environ[WAIT_POLICY]}}
+        options = {"lifetime": "detached", "max_restarts": -1, "max_concurrency": 4, "runtime_env": surroundings}
         actor = ray.remote(RayWorker)
         there = _names(ray)
         for _ in range(count or max(gpus, 1)):
             name = next(name for index in range(10**6) if (name := f"{PREFIX}{index}") not in there)
             there.add(name)
-            actor.options(name=name, lifetime="detached", max_restarts=-1, max_concurrency=4, **share).remote(
-                assignment
-            )
+            actor.options(name=name, **options, **share).remote(assignment)
         told = f"{len(there)} {'worker' if len(there) == 1 else 'workers'} in the cluster"
         console.print(f"{told}; see: mergetune cluster status", soft_wrap=True)
 
