@@ -1,1 +1,1 @@
-"""What every other package stands on: messages, settings and files. No torch."""
+"""What every other package stands on: messages, errors, settings and files. No torch."""

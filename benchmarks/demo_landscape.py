@@ -97,7 +97,7 @@ class DemoLandscape:
     def gain(self, params: Params, suite: str) -> float | None:
         """Over the better parent, on one suite."""
         value = self.evaluate(params, suite)["objective"]
-        parents = [row.params for row in self.problem.probes if row.origin.startswith("parent ") and row.params]
+        parents = [row.params for row in self.problem.probes if row.origin.kind == "parent" and row.params]
         found = [self.evaluate(parent, suite)["objective"] for parent in parents]
         return None if value is None else value - max(row for row in found if row is not None)
 

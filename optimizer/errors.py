@@ -1,4 +1,4 @@
-"""What can go wrong in the machine.
+"""What can go wrong while merging, rendering, searching and recording.
 
     OptimizerError
     ├── CheckpointError           a file that is not, or no longer, what it should be
@@ -17,18 +17,16 @@
     └── StorageError              the study database or the folder beside it cannot be used
         └── DatabaseLostError     it was there, and went away for good: exit code 3
 
-Every message says what was expected, what came and what to do: the command line prints it as
-one line and ends with exit code 2.
+The base of all is basics.errors.MergetuneError.
 """
 
 from __future__ import annotations
 
-from scorers.errors import ScorerError
-from search_spaces.errors import SpaceError
-from studies.errors import StudyError
+from basics.errors import MergetuneError
+from studies.records.failures import FailureKind, failure_kind
 
 
-class OptimizerError(Exception):
+class OptimizerError(MergetuneError):
     """Base of everything this package raises on purpose."""
 
 
@@ -57,7 +55,15 @@ class NoMemoryError(OptimizerError):
 
 
 class TrialFailed(OptimizerError):  # noqa: N818 - it is an outcome, told to the study as such
-    """The trial cannot be scored; the message is kept as its reason."""
+    """The trial cannot be scored; the message is kept as its reason.
+
+    Args:
+        kind: what kind of reason it is; read off the message where it is left out.
+    """
+
+    def __init__(self, reason: str, kind: FailureKind | None = None) -> None:
+        super().__init__(reason)
+        self.kind: FailureKind = kind or failure_kind(reason)
 
 
 class FinalError(OptimizerError):
@@ -90,7 +96,3 @@ class StorageError(OptimizerError):
 
 class DatabaseLostError(StorageError):
     """The study database went away in the middle of the work, and did not come back."""
-
-
-USER_ERRORS = (OptimizerError, ScorerError, SpaceError, StudyError)
-"""Everything that our packages raise on purpose: what the user has to mend."""

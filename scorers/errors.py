@@ -13,8 +13,10 @@ ScorerError
 
 from __future__ import annotations
 
+from basics.errors import MergetuneError
 
-class ScorerError(Exception):
+
+class ScorerError(MergetuneError):
     """Base of all errors of this package; the command line prints its message and no traceback."""
 
 

@@ -1,6 +1,6 @@
 """What can be wrong with a search space, as one tree.
 
-ValueError
+MergetuneError and ValueError
 └── SpaceError                      everything this package raises on purpose
     ├── UnknownArchitectureError    the tensors are not those of an SD1.5 or SDXL checkpoint
     ├── UnknownBlockError           a name is not that of a U-Net block
@@ -21,8 +21,10 @@ came, and what to do.
 
 from __future__ import annotations
 
+from basics.errors import MergetuneError
 
-class SpaceError(ValueError):
+
+class SpaceError(MergetuneError, ValueError):
     """Base of all errors of this package."""
 
 

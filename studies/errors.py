@@ -13,13 +13,15 @@
     ├── StudyMissingError    no study of this name
     └── StudyChangedError    resume refused: a parent file or the suite is no longer the same
 
-Messages are printed by the command line as one line: expected, got, what to do.
+The base of all is basics.errors.MergetuneError.
 """
 
 from __future__ import annotations
 
+from basics.errors import MergetuneError
 
-class StudyError(Exception):
+
+class StudyError(MergetuneError):
     """Base of everything this package raises on purpose."""
 
 

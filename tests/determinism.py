@@ -72,7 +72,7 @@ def found(study: Soak) -> list[dict[str, Any]]:
             "params": trial.params,
             "expected": trial.system_attrs.get(EXPECTED_KEY),
             "told": (trial.state, trial.values),
-            "row": (row.number, row.state, row.origin, row.recipe_text),
+            "row": (row.number, row.state, str(row.origin), row.recipe_text),
             "objectives": row.objectives,
             "gains": (row.gains, row.errors),
             "scores": stored_renders.load_scores(database, row),

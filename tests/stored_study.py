@@ -16,6 +16,7 @@ from studies.recipe.blueprint import Blueprint
 from studies.recipe.recipe import Parent
 from studies.records import stored_studies, stored_trials
 from studies.records.database import Database
+from studies.records.origins import Origin
 from studies.records.values import ParentFile, StoredStudy, TrialResult
 from studies.spec.study import parse_spec
 
@@ -67,7 +68,7 @@ def store_study(
         params = {row.name: float(random.uniform(row.low, row.high)) for row in space.parameters}
         if number < len(parents):
             params = dict.fromkeys(params, float(number))
-        origin = f"parent {'AB'[number]}" if number < len(parents) else "random"
+        origin = Origin("parent", "AB"[number]) if number < len(parents) else Origin("sampler", "random")
         known = not (outside and number == 1)
         told.enqueue_trial(params if known else {})
         trial = told.ask()

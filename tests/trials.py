@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from search_spaces.blocks import Architecture, places
 from studies.recipe.recipe import Operation, Parent, Recipe, Step, canonical_values
+from studies.records.origins import Origin
 from studies.records.values import State, StoredTrial
 
 
@@ -15,7 +16,7 @@ def trial(number: int, origin: str = "gp", state: State = "complete", **objectiv
     return StoredTrial(
         id=number + 1,
         number=number,
-        origin=origin,
+        origin=Origin.parse(origin),
         recipe_text=Recipe(architecture="sd15", parents=parents, steps=(step,)).to_json(),
         worker_id="w",
         attempt=1,

@@ -13,6 +13,7 @@ import typer
 from rich.console import Console
 from rich.status import Status
 
+from basics.errors import MergetuneError
 from basics.messages import first_line
 
 if TYPE_CHECKING:
@@ -126,11 +127,11 @@ def _escaped_bracket(found: re.Match[str]) -> str:
 
 def guarded(command: Callable[[], object], *, debug: bool) -> int:
     """Run a command; everything that is the user's to mend becomes one line and exit code 2."""
-    from optimizer.errors import USER_ERRORS, DatabaseLostError
+    from optimizer.errors import DatabaseLostError
 
     try:
         code = command()
-    except USER_ERRORS as error:
+    except MergetuneError as error:
         if debug:
             raise
         print_error("error", str(error))

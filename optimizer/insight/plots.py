@@ -276,13 +276,13 @@ def groups_of(insight: Insight) -> list[Group]:
 
 
 def _kind(row: StoredTrial, sampler: str) -> str:
-    if row.origin.startswith("parent "):
+    if row.origin.kind == "parent":
         return "parents"
     if row.estimated:
         return "stopped early"
     if row.source is not None:
         return "taken over"
-    return f"sampler: {sampler}" if row.origin == sampler else "other probes"
+    return f"sampler: {sampler}" if row.origin.kind == "sampler" else "other probes"
 
 
 def _draw_progress(axes: Axes, insight: Insight, findings: Findings) -> None:
@@ -303,7 +303,7 @@ def _draw_progress(axes: Axes, insight: Insight, findings: Findings) -> None:
         better = pick(parents, key=lambda row: row.objectives[name])
         axes.axhline(better.objectives[name], color="#c0392b", linestyle="--", linewidth=1, zorder=1)
         axes.annotate(
-            f"better parent: {better.origin.removeprefix('parent ')}",
+            f"better parent: {better.origin.parent}",
             (1.0, better.objectives[name]),
             xycoords=("axes fraction", "data"),
             xytext=(-4, 4),

@@ -15,7 +15,6 @@ from typing import Any, Literal
 
 from optimizer.errors import ObservationError
 from optimizer.observe.events import Reporter
-from optimizer.trial.failures import failure_kind
 from studies.records.batch_limits import Batched
 from studies.records.finals import Final
 from studies.records.values import Gain, StoredTrial
@@ -208,11 +207,11 @@ class EventReporter(Reporter):
         self._log.tell(
             "trial_failed" if failed else "trial_finished",
             "warning" if failed else "info",
-            origin=trial.origin,
+            origin=str(trial.origin),
             attempt=trial.attempt,
             images=trial.rendered,
             took=took,
-            kind=failure_kind(trial.reason) if failed else None,
+            kind=trial.failure,
             reason=trial.reason,
             estimated=None if failed else trial.estimated,
             objectives=trial.objectives or None,

@@ -18,7 +18,6 @@ from prometheus_client.registry import Collector
 from optimizer.errors import ObservationError
 from optimizer.observe.events import Reporter
 from optimizer.system.retry import OUTAGES
-from optimizer.trial.failures import failure_kind
 from optimizer.trial.ranking import best_gains
 from studies.records.cached_reads import CachedTrials
 from studies.records.database import Database
@@ -150,7 +149,7 @@ class MetricsReporter(Reporter):
     def trial_finished(self, trial: StoredTrial) -> None:
         self._metrics.trials.labels(self._study, _state(trial)).inc()
         if trial.state == "failed":
-            self._metrics.failures.labels(self._study, failure_kind(trial.reason)).inc()
+            self._metrics.failures.labels(self._study, trial.failure).inc()
         for stage, seconds in trial.seconds.items():
             self._metrics.seconds.labels(self._study, stage).observe(seconds)
         self._look()

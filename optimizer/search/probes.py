@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from search_spaces.block_presets import preset_ratios
 from search_spaces.blocks import VAE, Architecture, blocks, places
@@ -19,6 +19,7 @@ from search_spaces.space import SearchSpace
 from studies.recipe.adoption import rows_of
 from studies.recipe.blueprint import Blueprint, Rows, alone_row
 from studies.recipe.recipe import Recipe
+from studies.records.origins import Origin
 from studies.spec.study import StudySpec
 
 Ratios = Mapping[str, float]  # place -> ratio
@@ -30,7 +31,7 @@ NAME_LENGTH = 80  # characters of a recipe file's name that are shown
 class Probe:
     """One trial chosen by us."""
 
-    origin: str  # what the trial is called: "parent A", "uniform 0.5", "profile rising" ...
+    origin: Origin
     recipe: Recipe
     params: Mapping[str, float] | None  # None: outside the search space, so nothing a sampler could learn from
 
@@ -64,20 +65,21 @@ def _wanted(spec: StudySpec, space: SearchSpace, blueprint: Blueprint, alike: fr
     """Everything but the parents, in order."""
     every = places(space.architecture)
     for ratio in spec.probes.uniform:
-        yield _near(f"uniform {ratio:g}", dict.fromkeys(every, ratio), space, blueprint)
+        yield _near(Origin("uniform", f"{ratio:g}"), dict.fromkeys(every, ratio), space, blueprint)
     for entry in spec.probes.recipes:
         if entry.recipe is None:
             raise ValueError(f"{entry.path} was not read: call with_recipes first")
-        yield exact(f"recipe {entry.path.stem[:NAME_LENGTH]}", Recipe.from_json(entry.recipe), space, blueprint, alike)
+        origin = Origin("recipe", entry.path.stem[:NAME_LENGTH])
+        yield exact(origin, Recipe.from_json(entry.recipe), space, blueprint, alike)
     for name in spec.probes.presets:
-        yield exact(f"preset {name}", _preset_recipe(name, space, blueprint), space, blueprint, alike)
+        yield exact(Origin("preset", name), _preset_recipe(name, space, blueprint), space, blueprint, alike)
     for found in spec.warm_start.again if spec.warm_start else ():
-        yield exact(f"from {found.name}", Recipe.from_json(found.recipe), space, blueprint, alike)
+        yield exact(Origin("warm start", found.name), Recipe.from_json(found.recipe), space, blueprint, alike)
     for name, ratios in _profiles(spec.probes.profiles, space.architecture, spec.sampler.seed):
-        yield _near(name, ratios, space, blueprint)
+        yield _near(Origin("profile", name), ratios, space, blueprint)
 
 
-def _near(origin: str, ratios: Ratios, space: SearchSpace, blueprint: Blueprint) -> Probe:
+def _near(origin: Origin, ratios: Ratios, space: SearchSpace, blueprint: Blueprint) -> Probe:
     """The merge of the space that is closest to these ratios."""
     rows = space.profile_rows(ratios)
     params = _rounded(space.nearest(rows), space)
@@ -85,7 +87,7 @@ def _near(origin: str, ratios: Ratios, space: SearchSpace, blueprint: Blueprint)
     return Probe(origin=_honest(origin, rows, made, space), recipe=blueprint.recipe(made), params=params)
 
 
-def exact(origin: str, recipe: Recipe, space: SearchSpace, blueprint: Blueprint, alike: frozenset[str]) -> Probe:
+def exact(origin: Origin, recipe: Recipe, space: SearchSpace, blueprint: Blueprint, alike: frozenset[str]) -> Probe:
     """A recipe over the blueprint's files as it is, with its parameters where the space can express it.
 
     In places in which all parents are alike every ratio gives the same merge, so there the space's own is taken.
@@ -119,14 +121,14 @@ def _preset_recipe(name: str, space: SearchSpace, blueprint: Blueprint) -> Recip
     )
 
 
-def _honest(origin: str, wanted: Rows, made: Rows, space: SearchSpace) -> str:
+def _honest(origin: Origin, wanted: Rows, made: Rows, space: SearchSpace) -> Origin:
     """Bounds and frozen places may keep a uniform probe from being uniform; then it is not called so plainly."""
     off = [
         place
         for place in made
         if place != VAE and any(made[place][slot] != wanted[place][slot] for slot in space.ratio_slots)
     ]
-    return f"{origin} within the space" if off and origin.startswith("uniform ") else origin
+    return replace(origin, name=f"{origin.name} within the space") if off and origin.kind == "uniform" else origin
 
 
 def _rounded(params: Mapping[str, float], space: SearchSpace) -> dict[str, float]:
@@ -143,7 +145,7 @@ def parent_probe(space: SearchSpace, blueprint: Blueprint, letter: str, alike: f
     Where the space cannot express it (a frozen place, bounds, a base that only serves for a difference), the trial
     carries no parameters.
     """
-    origin = f"parent {letter}"
+    origin = Origin("parent", letter)
     rows = _rows_alone(space, blueprint, letter, alike)
     if rows is not None and (blueprint.vae is None or blueprint.only_vae):
         try:
@@ -196,7 +198,7 @@ def _profiles(count: int, architecture: Architecture, seed: int) -> list[tuple[s
     for name, shape in named:
         values = {block: shape(index / (len(order) - 1)) for index, block in enumerate(order)}
         mean = sum(values.values()) / len(values)
-        profiles.append((f"profile {name}", {place: values.get(place, mean) for place in places(architecture)}))
+        profiles.append((name, {place: values.get(place, mean) for place in places(architecture)}))
     return profiles
 
 

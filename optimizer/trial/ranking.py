@@ -10,7 +10,7 @@ from studies.records.values import Gain, StoredTrial
 
 def parent_trials(trials: Sequence[StoredTrial]) -> dict[str, StoredTrial]:
     """Parent letter -> the trial that is that parent alone."""
-    return {row.origin.removeprefix("parent "): row for row in trials if row.origin.startswith("parent ")}
+    return {letter: trial for trial in trials if (letter := trial.origin.parent) is not None}
 
 
 def best_trials(trials: Sequence[StoredTrial], objective: Objective) -> list[StoredTrial]:
@@ -29,7 +29,7 @@ def best_gains(trials: Iterable[StoredTrial]) -> dict[str, Gain]:
     """Objective -> the best gain over the better parent, of all whole trials but the parents' own."""
     found: dict[str, Gain] = {}
     for row in trials:
-        if row.is_whole and not row.origin.startswith("parent "):
+        if row.is_whole and row.origin.parent is None:
             for name in row.objectives.keys() & row.gains.keys():
                 found[name] = max(found.get(name, row.gains[name]), row.gains[name], key=lambda gain: gain.value)
     return found

@@ -67,7 +67,7 @@ class Scoring:
         finite |= {name: math.isfinite(value) for name, value in by_set.items()}
         for name in self.scorers:
             if not finite[name]:
-                raise TrialFailed(f"scorer {name} gave a value that is not a finite number")
+                raise TrialFailed(f"scorer {name} gave a value that is not a finite number", "scorer")
         return ScoreSheet(by_item=part.by_item, by_set=by_set)
 
     def evidence(self, sheet: ScoreSheet, features: Mapping[str, Tensor]) -> Evidence:
@@ -107,8 +107,8 @@ def _blamed(name: str, where: Callable[[], str] = lambda: "") -> Iterator[None]:
     except Exception as error:
         if lacks_memory(error):  # which a single image may have, and tells nothing about it
             told = first_line(error)
-            raise TrialFailed(f"out of memory in scorer {name}: {told}") from error
-        raise TrialFailed(f"scorer {name} failed{where()}: {type(error).__name__}: {error}") from error
+            raise TrialFailed(f"out of memory in scorer {name}: {told}", "out_of_memory") from error
+        raise TrialFailed(f"scorer {name} failed{where()}: {type(error).__name__}: {error}", "scorer") from error
 
 
 def _culprit(scorer: Scorer, suite: SuiteImages, items: Sequence[SuiteItem]) -> str:

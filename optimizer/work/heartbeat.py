@@ -9,7 +9,7 @@ from contextlib import contextmanager, suppress
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from optimizer.errors import USER_ERRORS
+from basics.errors import MergetuneError
 from optimizer.system.retry import OUTAGES, Retry
 from studies.errors import DatabaseError
 from studies.records import registry
@@ -80,7 +80,7 @@ def registered_worker(database: Database, retry: Retry) -> Iterator[Heartbeat]:
     try:
         yield heartbeat
     except Exception as error:
-        peaceful = isinstance(error, USER_ERRORS)
+        peaceful = isinstance(error, MergetuneError)
         raise
     finally:
         left.set()

@@ -15,7 +15,8 @@ from typing import Protocol
 
 import torch
 
-from optimizer.errors import USER_ERRORS, DatabaseLostError, FinalError
+from basics.errors import MergetuneError
+from optimizer.errors import DatabaseLostError, FinalError
 from optimizer.observe.events import Reporter
 from optimizer.runtime.pool import Machines
 from optimizer.runtime.setup import Machine
@@ -34,7 +35,7 @@ from studies.records.values import StoredStudy
 POLL_SECONDS = 5.0  # between two looks for work while there is none
 RETRY_SECONDS = 300.0  # until a study that could not be worked on is tried again
 
-OBSTACLES = (*USER_ERRORS, OSError, torch.OutOfMemoryError)
+OBSTACLES = (MergetuneError, OSError, torch.OutOfMemoryError)
 """What keeps a worker from one study, and not from the others."""
 
 _log = logging.getLogger(__name__)

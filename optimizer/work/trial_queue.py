@@ -18,6 +18,7 @@ from studies.records.cached_reads import CachedTrials
 from studies.records.database import Database
 from studies.records.optuna_studies import optuna_study
 from studies.records.optuna_tables import running_trials, store_params
+from studies.records.origins import Origin
 from studies.records.values import StoredStudy, StoredTrial
 
 
@@ -26,7 +27,7 @@ class ClaimedTrial:
     """A trial that one worker evaluates."""
 
     trial: Trial
-    origin: str
+    origin: Origin
     recipe: Recipe
     worker_id: str
     interrupted: bool = False  # whether another worker began it
@@ -37,7 +38,7 @@ class ClaimedTrial:
 
     @property
     def is_parent(self) -> bool:
-        return self.origin.startswith("parent ")
+        return self.origin.parent is not None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -138,7 +139,7 @@ class TrialQueue:
             return ClaimedTrial(trial=trial, origin=probe.origin, recipe=probe.recipe, worker_id=worker_id)
         params = start.params or self._proposed(trial)
         recipe = probe.recipe if probe else self._plan.blueprint.recipe(self._plan.space.rows(params))
-        origin = probe.origin if probe else self._plan.settings.name
+        origin = probe.origin if probe else Origin("sampler", self._plan.settings.name)
         return ClaimedTrial(trial=trial, origin=origin, recipe=recipe, worker_id=worker_id)
 
     def _proposed(self, trial: Trial) -> dict[str, float]:

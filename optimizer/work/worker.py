@@ -17,6 +17,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
+from dataclasses import replace
 
 from basics.messages import first_line
 from optimizer.errors import OptimizerError, TrialFailed
@@ -36,6 +37,7 @@ from studies.records.batch_limits import Batched, Size, load_batch_limits, store
 from studies.records.cached_reads import CachedTrials
 from studies.records.control import status_of
 from studies.records.database import Database
+from studies.records.failures import FailureKind
 from studies.records.optuna_studies import optuna_study
 from studies.records.registry import turn_to
 from studies.records.values import StoredStudy
@@ -161,8 +163,8 @@ class Worker:
     def _work(self, claimed: ClaimedTrial) -> bool:
         """Evaluate a trial and record its outcome; False where it is another worker's by now."""
         number = claimed.number
-        self._reporter.trial_started(number, claimed.origin, len(self._machine.evaluator.renderer.items))
-        stored = self._evaluate(claimed)
+        self._reporter.trial_started(number, str(claimed.origin), len(self._machine.evaluator.renderer.items))
+        stored, failure = self._evaluate(claimed)
         if claimed.interrupted:
             self._retry(lambda: self._recorder.remove_leftovers(number))
         if not stored:
@@ -170,10 +172,11 @@ class Worker:
             self._reporter.trial_lost(number)
             return False
         trial = self._retry(lambda: self._recorder.settle(claimed.trial))
-        self._retry(lambda: self._reporter.trial_finished(trial))
+        self._retry(lambda: self._reporter.trial_finished(replace(trial, failure=failure)))
         return True
 
-    def _evaluate(self, claimed: ClaimedTrial) -> bool:
+    def _evaluate(self, claimed: ClaimedTrial) -> tuple[bool, FailureKind | None]:
+        """Evaluate a trial and record its outcome: whether it was stored, and why it failed if it did."""
         started, rendered = time.perf_counter(), 0
 
         def on_images(done: int) -> None:
@@ -187,9 +190,9 @@ class Worker:
                 claimed.recipe, on_images, None if race is None else race.goes_on
             )
         except TrialFailed as failure:
-            reason = first_line(failure)
-            return self._recorder.fail(claimed, reason, rendered, time.perf_counter() - started)
-        return self._recorder.store(claimed, evaluation, race, started)
+            seconds = time.perf_counter() - started
+            return self._recorder.fail(claimed, first_line(failure), rendered, seconds), failure.kind
+        return self._recorder.store(claimed, evaluation, race, started), None
 
     def _race(self, claimed: ClaimedTrial) -> Race | None:
         """A race against the best whole trial; None where the trial is rendered to its end, as parents always are."""

@@ -10,6 +10,7 @@ import sqlalchemy as sa
 
 from studies.records import tables
 from studies.records.database import Database, now
+from studies.records.origins import Origin
 from studies.records.values import Gain, StoredStudy, StoredTrial
 
 
@@ -18,7 +19,7 @@ class Finalist:
     """A trial in the final. Scores, objectives and gains are empty where it failed there."""
 
     number: int  # the trial's
-    origin: str
+    origin: Origin
     objectives: Mapping[str, float] = field(default_factory=dict)
     image_scores: Mapping[str, tuple[float, ...]] = field(default_factory=dict)  # scorer -> value per held-out item
     set_scores: Mapping[str, float] = field(default_factory=dict)
@@ -29,7 +30,7 @@ class Finalist:
 
     @property
     def is_parent(self) -> bool:
-        return self.origin.startswith("parent ")
+        return self.origin.parent is not None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,7 +77,7 @@ def _row(study: StoredStudy, final: Final, place: int, finalist: Finalist) -> di
         "study_id": study.id,
         "number": finalist.number,
         "place": place,
-        "origin": finalist.origin,
+        "origin": str(finalist.origin),
         "objectives": dict(finalist.objectives),
         "image_scores": {name: list(values) for name, values in finalist.image_scores.items()},
         "set_scores": dict(finalist.set_scores),
@@ -104,7 +105,7 @@ def load_final(database: Database, study: StoredStudy) -> Final | None:
         finalists=tuple(
             Finalist(
                 number=row.number,
-                origin=row.origin,
+                origin=Origin.parse(row.origin),
                 objectives=row.objectives,
                 image_scores={name: tuple(values) for name, values in row.image_scores.items()},
                 set_scores=row.set_scores,

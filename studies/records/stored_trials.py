@@ -11,6 +11,8 @@ from sqlalchemy.engine import Connection, Row
 from studies.recipe.recipe import Recipe
 from studies.records import tables
 from studies.records.database import Database, now
+from studies.records.failures import failure_kind
+from studies.records.origins import Origin
 from studies.records.stored_renders import insert_renders
 from studies.records.values import Gain, StoredStudy, StoredTrial, TrialResult
 
@@ -19,7 +21,7 @@ def begin_trial(
     database: Database,
     study: StoredStudy,
     number: int,
-    origin: str,
+    origin: Origin,
     recipe: Recipe,
     worker_id: str,
     attempt: int = 1,
@@ -37,7 +39,7 @@ def begin_trial(
             tables.trials.insert().values(
                 study_id=study.id,
                 number=number,
-                origin=origin,
+                origin=str(origin),
                 recipe=recipe.to_json(),
                 recipe_digest=recipe.digest,
                 worker_id=worker_id,
@@ -152,12 +154,13 @@ def _trial(row: Row[Any]) -> StoredTrial:
     return StoredTrial(
         id=row.id,
         number=row.number,
-        origin=row.origin,
+        origin=Origin.parse(row.origin),
         recipe_text=row.recipe,
         worker_id=row.worker_id,
         attempt=row.attempt,
         state=row.state,
         reason=row.reason,
+        failure=failure_kind(row.reason) if row.state == "failed" else None,
         objectives=row.objectives or {},
         gains=gains,
         errors=row.errors or {},

@@ -18,6 +18,7 @@ from studies.files.artifacts import SHEET, Artifacts, Features, TrialFiles, rend
 from studies.recipe.recipe import Recipe
 from studies.records import tables
 from studies.records.database import inserted_id
+from studies.records.origins import Origin
 from studies.records.stored_renders import insert_renders
 from studies.records.values import TrialResult
 
@@ -26,7 +27,7 @@ from studies.records.values import TrialResult
 class TakenTrial:
     """A finished trial of another study, with the objectives of the new one."""
 
-    origin: str
+    origin: Origin
     source: str  # "STUDY trial 12"
     recipe: Recipe
     params: Mapping[str, float] | None  # None: outside the search space
@@ -93,7 +94,7 @@ def _insert_trial(connection: Connection, study_id: int, number: int, taken: Tak
             tables.trials.insert().values(
                 study_id=study_id,
                 number=number,
-                origin=taken.origin,
+                origin=str(taken.origin),
                 source=taken.source,
                 recipe=taken.recipe.to_json(),
                 recipe_digest=taken.recipe.digest,

@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Literal
 
 from studies.recipe.recipe import Recipe
+from studies.records.failures import FailureKind
+from studies.records.origins import Origin
 from studies.spec.study import StudySpec
 
 State = Literal["running", "complete", "failed"]
@@ -75,12 +77,12 @@ class TrialResult:
 class StoredTrial:
     id: int
     number: int
-    origin: str
+    origin: Origin
     recipe_text: str  # JSON
     worker_id: str
     attempt: int
     state: State
-    reason: str | None
+    reason: str | None  # why it failed, as one line
     objectives: Mapping[str, float]
     gains: Mapping[str, Gain]
     seconds: Mapping[str, float]
@@ -91,6 +93,7 @@ class StoredTrial:
     rendered: int = 0  # images; 0 while it runs
     incumbent: int | None = None  # the trial that a stopped one was compared with, on the items it has
     errors: Mapping[str, float] = field(default_factory=dict)  # objective or score -> its standard error over the suite
+    failure: FailureKind | None = None  # what kind of reason it is
     source: str | None = None  # "STUDY trial 12" where it was taken over with its scores
 
     @property
@@ -111,7 +114,7 @@ class StoredTrial:
     @property
     def title(self) -> str:
         """What the trial is, for people."""
-        return self.origin if self.source is None else f"{self.origin}, from {self.source}"
+        return str(self.origin) if self.source is None else f"{self.origin}, from {self.source}"
 
 
 @functools.lru_cache(maxsize=512)

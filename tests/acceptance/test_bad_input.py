@@ -22,6 +22,7 @@ from studies.recipe.recipe import Operation, Parent, Recipe, Step, canonical_val
 from studies.records import stored_studies, stored_trials
 from studies.records.control import set_status
 from studies.records.database import Database, open_database
+from studies.records.origins import Origin
 from studies.records.values import ParentFile, TrialResult
 from studies.spec.final import FinalSettings
 from studies.spec.study import StudySpec, load_spec
@@ -114,7 +115,7 @@ def database(folder: Path) -> Database:
         steps=(Step(operation=sums, values=canonical_values(rows)),),
     )
     for number in (0, 1):
-        stored_trials.begin_trial(opened, study, number, "uniform 0.5", recipe, "nobody")
+        stored_trials.begin_trial(opened, study, number, Origin("uniform", "0.5"), recipe, "nobody")
     result = TrialResult(
         objectives={"objective": 1.0},
         image_scores={"sharpness": (1.0, 2.0)},

@@ -35,7 +35,7 @@ def test_the_demo_finds_proves_and_exports_a_merge_better_than_both_parents(tmp_
 
     (best,) = best_trials(rows, study_objective(study))
     gain = best.gains["objective"]
-    assert not best.origin.startswith(("parent", "uniform"))
+    assert best.origin.kind not in {"parent", "uniform"}
     assert gain.low is not None
     assert gain.low > 0
     held_out = re.search(r"held-out gain: objective \+[\d.]+ \(([+-][\d.]+) to", done.stdout)

@@ -15,6 +15,7 @@ from studies.recipe.recipe import Recipe
 from studies.records import stored_trials
 from studies.records.cached_reads import CachedTrials
 from studies.records.database import Database, open_database
+from studies.records.origins import Origin
 from studies.records.values import Gain, StoredStudy, TrialResult
 
 NAMES = itertools.count()
@@ -57,7 +58,7 @@ def test_it_is_what_a_fresh_look_finds(database: Database, steps: list[tuple[str
         row = stored_trials.load_trial(database, study, number)
         if what == "begin" and (row is None or row.state == "running"):
             stored_trials.begin_trial(
-                database, study, number, "random", recipe, "w", 1 if row is None else row.attempt + 1
+                database, study, number, Origin("sampler", "random"), recipe, "w", 1 if row is None else row.attempt + 1
             )
         elif what == "finish" and row is not None:
             stored_trials.finish_trial(database, study, number, "w", RESULT)
@@ -73,7 +74,7 @@ def test_it_is_what_a_fresh_look_finds(database: Database, steps: list[tuple[str
 def test_settled_trials_are_not_read_again(database: Database) -> None:
     study, recipe = a_study(database), recipe_of(database)
     for number in range(5):
-        stored_trials.begin_trial(database, study, number, "random", recipe, "w")
+        stored_trials.begin_trial(database, study, number, Origin("sampler", "random"), recipe, "w")
         if number < 4:
             stored_trials.fail_trial(database, study, number, "w", "black")
     cached = CachedTrials(database, study)

@@ -24,6 +24,7 @@ from studies.recipe.recipe import BakedVae, LoraUse, Operation, Parent, Recipe, 
 from studies.records import registry, stored_renders, stored_studies, stored_trials, tables
 from studies.records.control import Order, orders, set_priority, set_status, status_of
 from studies.records.database import Database, now, open_database
+from studies.records.origins import Origin
 from studies.records.values import Gain, ParentFile, StoredStudy, StoredTrial, TrialResult
 from studies.spec.search import BudgetSettings
 from studies.spec.study import StudySpec, parse_spec
@@ -96,7 +97,7 @@ RESULT = TrialResult(
 
 
 def begin(database: Database, study: StoredStudy, number: int = 0, worker: str = "w") -> bool:
-    return stored_trials.begin_trial(database, study, number, "uniform 0.5", recipe(), worker)
+    return stored_trials.begin_trial(database, study, number, Origin("uniform", "0.5"), recipe(), worker)
 
 
 def reload(database: Database, study: StoredStudy, number: int = 0) -> StoredTrial:
@@ -211,7 +212,7 @@ def test_a_begun_trial_names_its_worker_and_recipe(database: Database, study: St
     before = now()
     begin(database, study, 3, "worker-1")
     row = reload(database, study, 3)
-    assert (row.number, row.origin, row.worker_id, row.state) == (3, "uniform 0.5", "worker-1", "running")
+    assert (row.number, str(row.origin), row.worker_id, row.state) == (3, "uniform 0.5", "worker-1", "running")
     assert row.recipe == recipe()
     assert before <= row.started_at <= now()
     assert (row.finished_at, row.reason, row.sheet) == (None, None, None)

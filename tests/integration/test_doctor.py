@@ -23,6 +23,7 @@ from optimizer.work.heartbeat import RERUNS
 from studies.files.artifacts import Artifacts, stored_name
 from studies.records import registry, stored_renders, stored_studies, stored_trials, tables
 from studies.records.database import open_database
+from studies.records.origins import Origin
 from studies.records.values import StoredTrial
 from studies.spec.study import StudySpec
 
@@ -92,7 +93,7 @@ def taken(short: ShortStudy, worker: str, attempt: int = 1) -> int:
     """A trial that a worker has begun; its number."""
     number = optuna.load_study(study_name=short.study.name, storage=short.database.storage).ask().number
     recipe = row_of(short, 2).recipe
-    stored_trials.begin_trial(short.database, short.study, number, "uniform 0.5", recipe, worker, attempt)
+    stored_trials.begin_trial(short.database, short.study, number, Origin("uniform", "0.5"), recipe, worker, attempt)
     return number
 
 
@@ -202,7 +203,7 @@ def test_what_only_people_can_mend_is_left_with_exit_code_1(
     assert look(short) == Diagnosis(mended=(), left=())  # nothing was forgotten for that
 
     execute(short, "UPDATE trials SET state = 'FAIL' WHERE number = 2")
-    stored_trials.begin_trial(short.database, short.study, 1, "x", row_of(short, 1).recipe, "w")
+    stored_trials.begin_trial(short.database, short.study, 1, Origin("sampler", "x"), row_of(short, 1).recipe, "w")
     execute(
         short,
         "DELETE FROM mergetune_trials WHERE number = 1",

@@ -14,6 +14,7 @@ from optimizer.trial.ranking import best_trials
 from studies.files.artifacts import FEATURES, SHEET, Artifacts, render_file, sheet_attributes, stored_name
 from studies.records import stored_renders, stored_trials, tables
 from studies.records.database import Database, open_database
+from studies.records.origins import Origin
 from studies.records.values import StoredStudy
 
 TRIALS, ITEMS, SIZE = 6, 4, 100  # SIZE in bytes
@@ -49,7 +50,7 @@ def stored(tmp_path: Path) -> tuple[Database, StoredStudy, Artifacts]:
             for item in range(ITEMS):
                 which = (tables.renders.c.trial_id == row.id) & (tables.renders.c.item == item)
                 connection.execute(tables.renders.update().where(which).values(file=mine.name(render_file(item))))
-    stored_trials.begin_trial(database, study, TRIALS, "gp", rows[2].recipe, "busy")
+    stored_trials.begin_trial(database, study, TRIALS, Origin("sampler", "gp"), rows[2].recipe, "busy")
     busy = artifacts.of_trial(study.key, TRIALS, "busy")
     busy.store.write(busy.name(render_file(0)), bytes(SIZE))
     artifacts.store.write("studies/another/0-w/sheet.jpg", bytes(SIZE))

@@ -22,7 +22,6 @@ from optimizer.rendering.batch_limits import BatchLimits
 from optimizer.rendering.render import Renderer
 from optimizer.runtime.memory import memory_to_load
 from optimizer.runtime.setup import BATCHES_FIELD, build_renderer, build_scorers, device_kind
-from optimizer.trial.failures import failure_kind
 from optimizer.work.worker import Worker
 from scorers.memory import lacks_memory
 from studies.records import stored_trials
@@ -203,7 +202,7 @@ def test_a_merge_without_memory_fails_its_trial_and_no_other(tmp_path: Path, mon
     recorder = Recorder(stop_after=2)
     Worker(short.database, short.study, short.machine, short.artifacts, recorder, recorder.stop).run()
     first, second = stored_trials.load_trials(short.database, short.study)
-    assert (first.state, failure_kind(first.reason), second.state) == ("failed", "out_of_memory", "complete")
+    assert (first.state, first.failure, second.state) == ("failed", "out_of_memory", "complete")
     short.database.close()
 
 
@@ -217,7 +216,7 @@ def test_a_scorer_without_memory_takes_fewer_images_at_once_and_only_then_fails_
         short.run(stop_after=1)
     assert seen == [2, 1]  # and not every image alone, to find one that is to blame
     first, second = stored_trials.load_trials(short.database, short.study)
-    assert (first.state, second.state, failure_kind(second.reason)) == ("complete", "failed", "out_of_memory")
+    assert (first.state, second.state, second.failure) == ("complete", "failed", "out_of_memory")
     assert second.reason == "out of memory in scorer clip_score: CUDA out of memory. Tried to allocate 2.00 GiB."
     short.database.close()
 

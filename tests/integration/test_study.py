@@ -33,6 +33,7 @@ from scorers.protocol import SuiteImages
 from studies.errors import StudyChangedError
 from studies.recipe.recipe import Recipe
 from studies.records import stored_renders, stored_trials, values
+from studies.records.origins import Origin
 from studies.spec.fingerprints import fingerprints, refuse_changed_files, refuse_changed_spec
 from studies.spec.study import parse_spec
 
@@ -57,7 +58,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> ShortStudy:
 
 
 def test_probes_come_first_and_the_budget_is_kept(finished: ShortStudy) -> None:
-    origins = [row.origin for row in stored_trials.load_trials(finished.database, finished.study)]
+    origins = [str(row.origin) for row in stored_trials.load_trials(finished.database, finished.study)]
     assert origins[:5] == ["parent A", "parent B", "uniform 0.25", "uniform 0.5", "uniform 0.75"]
     assert all(origin.startswith("profile ") for origin in origins[5:11])
     assert origins[11:] == ["depth", "depth"]
@@ -83,7 +84,7 @@ def test_gain_is_over_the_better_parent(finished: ShortStudy) -> None:
     for row in rows:
         gain = row.gains["objective"]
         assert gain.value == pytest.approx(row.objectives["objective"] - better.objectives["objective"])
-        assert f"parent {gain.parent}" == better.origin
+        assert gain.parent == better.origin.parent
         assert gain.low is not None
         assert gain.high is not None
         assert gain.low <= gain.high
@@ -171,7 +172,7 @@ def test_a_trial_recorded_but_not_told_is_told_and_not_run_again(tmp_path: Path)
     study = optuna.load_study(study_name="short", storage=short.database.storage)
     trial_id = study.ask()._trial_id  # what a worker leaves that dies between recording and telling
     row = stored_trials.load_trials(short.database, short.study)[1]
-    stored_trials.begin_trial(short.database, short.study, 2, "uniform 0.25", row.recipe, "dead")
+    stored_trials.begin_trial(short.database, short.study, 2, Origin("uniform", "0.25"), row.recipe, "dead")
     by_item, by_set = stored_renders.load_scores(short.database, row)
     recorded = values.TrialResult(
         objectives={"objective": 12.5},

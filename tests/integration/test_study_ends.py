@@ -23,7 +23,7 @@ SETTINGS = {
 
 
 def origins(short: ShortStudy) -> list[str]:
-    return [row.origin for row in stored_trials.load_trials(short.database, short.study)]
+    return [str(row.origin) for row in stored_trials.load_trials(short.database, short.study)]
 
 
 def params(short: ShortStudy) -> list[dict[str, float]]:

@@ -65,13 +65,11 @@ def held(short: ShortStudy) -> tuple[Final, Watched]:
 def test_the_best_observed_and_all_parents_are_rendered_and_nothing_else(
     short: ShortStudy, held: tuple[Final, Watched]
 ) -> None:
-    rows = [
-        row for row in stored_trials.load_trials(short.database, short.study) if not row.origin.startswith("parent")
-    ]
+    rows = [row for row in stored_trials.load_trials(short.database, short.study) if row.origin.kind != "parent"]
     best = sorted(rows, key=lambda row: -row.objectives[SINGLE])[:2]
     final, watched = held
     assert [row.number for row in final.candidates] == [row.number for row in best]
-    assert [row.origin for row in final.parents] == ["parent A", "parent B"]
+    assert [str(row.origin) for row in final.parents] == ["parent A", "parent B"]
     assert watched.begun == [(row.number, 4) for row in final.finalists]
     assert max(watched.rendered) == 8
     assert watched.shown == {row.number: 8 for row in final.finalists}
@@ -100,7 +98,7 @@ def test_gains_are_paired_with_the_better_parent_held_out(short: ShortStudy, hel
         pair = [np.array(row.image_scores["clip_score"]) / unit for row in (candidate, better)]
         paired = stats.ttest_rel(*pair).confidence_interval(0.95)
         gain = candidate.held_out[SINGLE]
-        assert f"parent {gain.parent}" == better.origin
+        assert gain.parent == better.origin.parent
         assert gain.value == pytest.approx(np.mean(pair[0] - pair[1]))
         assert (gain.low, gain.high) == pytest.approx((paired.low, paired.high))
     winner = max(final.candidates, key=lambda row: np.mean(row.image_scores["clip_score"]))
@@ -187,7 +185,7 @@ def test_members_of_a_front_all_take_part_and_none_wins(tmp_path: Path) -> None:
     for candidate in final.candidates:
         for name, gain in candidate.held_out.items():
             if name == "clip_score":
-                parents = {row.origin[-1]: float(np.mean(row.image_scores[name])) for row in final.parents}
+                parents = {row.origin.name: float(np.mean(row.image_scores[name])) for row in final.parents}
                 assert gain.value == pytest.approx(float(np.mean(candidate.image_scores[name])) - max(parents.values()))
                 assert gain.parent == max(parents, key=lambda letter: parents[letter])
 

@@ -28,6 +28,7 @@ from studies.recipe.blueprint import Blueprint
 from studies.recipe.recipe import Parent
 from studies.records import stored_renders, stored_studies, stored_trials
 from studies.records.database import Database, open_database
+from studies.records.origins import Origin
 from studies.records.takeover import CopiedTrials, TakenTrial
 from studies.records.values import ParentFile, TrialResult
 from studies.spec.study import parse_spec
@@ -58,7 +59,7 @@ def taken_trials(folder: Path) -> list[TakenTrial]:
         scores = {name: tuple(map(float, generator.normal(size=4))) for name in spec.scorers}
         trials.append(
             TakenTrial(
-                origin="gp",
+                origin=Origin("sampler", "gp"),
                 source=f"old trial {3 * number}",
                 recipe=blueprint.recipe(space.rows(params)),
                 params=None if number == OUTSIDE else params,
@@ -138,7 +139,7 @@ def test_a_study_begins_with_copies_of_everything(database: Database, tmp_path: 
     optunas = optuna.load_study(study_name="new", storage=database.storage)
     artifacts = files_of(tmp_path)
     for row, taken, trial in zip(rows, trials, optunas.trials, strict=True):
-        assert (row.state, row.origin, row.source, row.recipe) == ("complete", "gp", taken.source, taken.recipe)
+        assert (row.state, str(row.origin), row.source, row.recipe) == ("complete", "gp", taken.source, taken.recipe)
         assert row.title == f"gp, from {taken.source}"
         assert row.objectives == taken.result.objectives
         by_item, by_set = stored_renders.load_scores(database, row)

@@ -73,7 +73,7 @@ class Begun:
     def probes(self) -> list[str]:
         """What is tried before the sampler proposes."""
         known = {row.recipe.digest for row in self.taken}
-        return [probe.origin for probe in self.short.machine.probes if probe.recipe.digest not in known]
+        return [str(probe.origin) for probe in self.short.machine.probes if probe.recipe.digest not in known]
 
     @property
     def optunas(self) -> list[optuna.trial.FrozenTrial]:
@@ -171,7 +171,7 @@ class TestFullRight:
 
     def test_what_the_space_cannot_express_is_kept_without_parameters(self, folder: Path) -> None:
         new = warm(folder, {"space": {"granularity": "sections", "bounds": {"*": [0.3, 1.0]}}})
-        states = {row.origin: trial.state for row, trial in zip(new.taken, new.optunas, strict=True)}
+        states = {str(row.origin): trial.state for row, trial in zip(new.taken, new.optunas, strict=True)}
         assert states["parent A"] == TrialState.PRUNED
         assert states["uniform 0.75"] == TrialState.COMPLETE
         assert new.probes == ["uniform 0.5"]
@@ -267,7 +267,7 @@ class TestRenderedAnew:
         (best,) = best_merges(old, 1)
         assert new.probes == ["parent A", "parent B", f"from short trial {best.number}"]
         new.short.run()
-        assert [row.origin for row in new.rows] == new.probes
+        assert [str(row.origin) for row in new.rows] == new.probes
         assert {row.source for row in new.rows} == {None}
         assert pixels_of(new.short, new.rows[2]) != pixels_of(old, best)
 

@@ -13,10 +13,10 @@ from optuna.trial import TrialState
 
 from optimizer.errors import CheckpointError
 from optimizer.system.retry import Retry
-from optimizer.trial.failures import failure_kind
 from optimizer.work.heartbeat import RERUNS, registered_worker
 from optimizer.work.worker import Worker
 from studies.records import registry, stored_renders, stored_trials, tables, values
+from studies.records.origins import Origin
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +80,7 @@ def test_a_trial_over_which_too_many_died_fails_and_the_study_goes_on(begun: Sho
         (number, "failed"),
         (number + 1, "complete"),
     ]
-    assert failure_kind(row.reason) == "worker_died"
+    assert row.failure == "worker_died"
 
 
 @pytest.mark.parametrize(
@@ -132,7 +132,9 @@ class TakenOver(Recorder):
         if self.short is not None and self.number is None:
             self.number = number
             recipe = row_of(self.short, number).recipe
-            stored_trials.begin_trial(self.short.database, self.short.study, number, origin, recipe, "successor", 2)
+            stored_trials.begin_trial(
+                self.short.database, self.short.study, number, Origin.parse(origin), recipe, "successor", 2
+            )
 
     def stop(self) -> bool:
         return self.number is not None

@@ -70,7 +70,7 @@ def _save_sheet(stored: StoredStudy, final: Final, pictures: Pictures, artifacts
     columns = []
     for row in final.finalists:
         if row.number in pictures:
-            heading = row.origin if row.is_parent else f"trial {row.number}"
+            heading = str(row.origin) if row.is_parent else f"trial {row.number}"
             columns.append((f"{heading}: chosen" if row.chosen else heading, pictures[row.number]))
     captions = [item.prompt for item in stored.spec.held_out.items()]
     sheet = comparison_sheet(f"{stored.name}, the final", columns, captions, blocks=min(2, -(-len(captions) // 8)))
@@ -152,7 +152,7 @@ def final_table(stored: StoredStudy, final: Final, objective: Objective) -> Tabl
         cells = [_cell(row.in_sample, names), _cell(row.held_out, names)]
         cells += [_cell(row.held_out, (name,)) for name in scorers]
         state = "failed" if row.failure is not None else "[bold]chosen[/]" if row.chosen else ""
-        table.add_row(str(row.number), escaped(row.origin), *cells, state)
+        table.add_row(str(row.number), escaped(str(row.origin)), *cells, state)
     return table
 
 

@@ -113,7 +113,7 @@ def _print_progress(database: Database, study: StoredStudy, rows: Sequence[Store
     failed = [row for row in rows if row.state == "failed"]
     for row in failed[:5]:
         reason = escaped(row.reason or "")
-        console.print(f"[red]trial {row.number} ({escaped(row.origin)}) failed:[/] {reason}", soft_wrap=True)
+        console.print(f"[red]trial {row.number} ({escaped(str(row.origin))}) failed:[/] {reason}", soft_wrap=True)
     if len(failed) > 5:
         console.print(f"[red]and {len(failed) - 5} more failed[/]")
     running = sum(row.state == "running" for row in rows)
@@ -144,7 +144,7 @@ def _stopped_text(study: StoredStudy, complete: Sequence[StoredTrial]) -> str:
 def notable_trials(rows: Sequence[StoredTrial], objective: Objective, chosen: int | None = None) -> list[StoredTrial]:
     """Parents, the best uniform merge, the best trials, and the one that the final chose."""
     parents = [row for row in parent_trials(rows).values() if row.state == "complete"]
-    uniform = best_trials([row for row in rows if row.origin.startswith("uniform ")], objective)[:1]
+    uniform = best_trials([row for row in rows if row.origin.kind == "uniform"], objective)[:1]
     best = best_trials(rows, objective)[:FRONT_SHOWN]
     winner = [row for row in rows if row.number == chosen]
     notable = {row.number: row for row in (*parents, *uniform, *best, *winner)}
@@ -185,7 +185,7 @@ def _scores_table(
 def _score_cell(row: StoredTrial, name: str, value: float) -> str:
     gain = row.gains.get(name)
     told = value_text(value, row.errors.get(name))
-    return told if gain is None or row.origin == f"parent {gain.parent}" else f"{told}\n{gain_text(gain)}"
+    return told if gain is None or row.origin.parent == gain.parent else f"{told}\n{gain_text(gain)}"
 
 
 def value_text(value: float, error: float | None) -> str:
@@ -240,7 +240,7 @@ def save_comparison(database: Database, study: StoredStudy, artifacts: Artifacts
         except ArtifactNotFound:
             return None
         images = [torch.from_numpy(np.array(picture)).permute(2, 0, 1) for picture in pictures]
-        title = row.origin if row in parents else f"best: trial {row.number}"
+        title = str(row.origin) if row in parents else f"best: trial {row.number}"
         columns.append((title, images))
     if not columns:
         return None

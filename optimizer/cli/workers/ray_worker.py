@@ -8,6 +8,7 @@ import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from basics.errors import MergetuneError
 from optimizer.cli.workers.assignment import Assignment
 from optimizer.cli.workers.monitoring import NOBODY
 
@@ -70,7 +71,7 @@ class RayWorker:
 
     def _work(self) -> None:
         from optimizer.cli.common import quiet_optuna
-        from optimizer.errors import USER_ERRORS, DatabaseLostError
+        from optimizer.errors import DatabaseLostError
 
         quiet_optuna()
         try:
@@ -80,7 +81,7 @@ class RayWorker:
             self._ended = f"left after {finished} trials"
         except DatabaseLostError:
             os._exit(DIED)  # Ray starts it again, and it looks for the database anew
-        except USER_ERRORS as error:
+        except MergetuneError as error:
             self._ended = " ".join(str(error).split())  # no restart would help
         except BaseException:  # noqa: BLE001 - a thread that ends in silence would look like one at work
             import traceback

@@ -66,7 +66,7 @@ def test_probes_come_in_their_order_and_then_what_the_sampler_proposes(study: Un
     for _ in range(5):
         claimed.append(queue.take())
         queue.finish(claimed[-1])
-    assert [trial.origin for trial in claimed] == ["parent A", "parent B", "uniform 0.5", "random", "random"]
+    assert [str(trial.origin) for trial in claimed] == ["parent A", "parent B", "uniform 0.5", "random", "random"]
     assert [trial.recipe for trial in claimed[:3]] == [probe.recipe for probe in study.order.probes]
     assert not any(trial.interrupted for trial in claimed)
     assert queue.queue.take(queue.heartbeat) is None, "the budget is spent"
@@ -142,12 +142,12 @@ def test_a_trial_that_optuna_has_and_nobody_began_is_begun(study: UnrenderedStud
     study.database.storage.create_new_trial(study.database.storage.get_study_id_from_name(study.study.name))
     queue = Queue(study)
     claimed = queue.take()
-    assert (claimed.number, claimed.origin, claimed.interrupted) == (0, "parent A", True)
+    assert (claimed.number, str(claimed.origin), claimed.interrupted) == (0, "parent A", True)
 
 
 def test_a_parent_outside_the_space_is_claimed_without_parameters(tmp_path: Path) -> None:
     study = begin_unrendered(tmp_path, space={"granularity": "sections", "bounds": {"*": [0.2, 0.8]}})
     queue = Queue(study)
-    assert queue.take().origin == "parent A"
+    assert str(queue.take().origin) == "parent A"
     assert optuna_trials(study.database, study.study)[0].params == {}
     assert not study.order.has_parameters(0)

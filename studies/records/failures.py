@@ -1,4 +1,4 @@
-"""What kind of failure a trial's reason tells of: few kinds, to be counted, where reasons are many."""
+"""Why a trial failed, as one of few kinds, to be counted where reasons are many."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _KINDS: tuple[tuple[FailureKind, re.Pattern[str]], ...] = (
 
 
 def failure_kind(reason: str | None) -> FailureKind:
-    """The kind of a stored reason, which is one line."""
+    """Read the kind off a stored reason, which is one line: the database has no column for it."""
     for kind, pattern in _KINDS:
         if pattern.match(reason or ""):
             return kind
