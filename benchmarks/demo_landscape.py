@@ -25,7 +25,9 @@ from searchers import METHODS, Params, Problem, chosen
 import studies
 from optimizer.errors import TrialFailed
 from optimizer.rendering.render import Renderer
-from optimizer.runtime.setup import build_machine, hash_parents, make_plan
+from optimizer.runtime.parent_files import hash_parents
+from optimizer.runtime.plan import make_plan
+from optimizer.runtime.setup import build_machine
 from optimizer.search.depth.posterior import DepthModel
 from optimizer.search.sampler import distributions
 from optimizer.trial.evaluation import Evaluator

@@ -22,7 +22,9 @@ from records import add_records_option, record
 
 import studies
 from optimizer.observe.events import Reporters
-from optimizer.runtime.setup import build_machine, hash_parents, make_plan
+from optimizer.runtime.parent_files import hash_parents
+from optimizer.runtime.plan import make_plan
+from optimizer.runtime.setup import build_machine
 from optimizer.work.worker import Worker
 from studies.files.artifacts import Artifacts
 from studies.records.database import open_database

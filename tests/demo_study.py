@@ -11,7 +11,9 @@ import yaml
 
 import studies
 from optimizer.observe.events import Reporter
-from optimizer.runtime.setup import Machine, build_machine, hash_parents, make_plan
+from optimizer.runtime.parent_files import hash_parents
+from optimizer.runtime.plan import make_plan
+from optimizer.runtime.setup import Machine, build_machine
 from optimizer.work.worker import Worker
 from studies.files.artifacts import Artifacts
 from studies.records.batch_limits import Batched

@@ -12,7 +12,8 @@ import torch
 import yaml
 from demo_study import SMALL, short_spec
 
-from optimizer.runtime.setup import Plan, hash_parents, make_plan
+from optimizer.runtime.parent_files import hash_parents
+from optimizer.runtime.plan import Plan, make_plan
 from optimizer.search.probes import make_probes
 from optimizer.system.retry import Retry
 from optimizer.trial.evaluation import Evaluation

@@ -27,7 +27,8 @@ from optimizer.merging.files.checkpoint import Checkpoint
 from optimizer.merging.files.parents import Parents
 from optimizer.rendering.latents import to_vae
 from optimizer.rendering.render import Renderer
-from optimizer.runtime.setup import build_renderer, choose_device
+from optimizer.runtime.device_choice import choose_device
+from optimizer.runtime.setup import build_renderer
 from studies.spec.rendering import RenderSettings
 from studies.spec.suite import SuitePrompt, SuiteSettings
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from optimizer.runtime.setup import Plan
+from optimizer.runtime.plan import Plan
 from optimizer.search.depth.ties import Split, split_in_words
 from optimizer.trial.ranking import stopped_after
 from search_spaces.blocks import places

@@ -26,15 +26,10 @@ from optimizer.merging.files.sources import TensorInfo, some
 from optimizer.outcome.proof import RenderComparison, compare_renders, different_tensors
 from optimizer.rendering.batch_limits import BatchLimits
 from optimizer.rendering.prediction import markers_of
-from optimizer.runtime.setup import (
-    BATCHES_FIELD,
-    CPU_SETTINGS,
-    VARIATION_FIELD,
-    Plan,
-    build_renderer,
-    choose_device,
-    machine_description,
-)
+from optimizer.runtime.device_choice import choose_device
+from optimizer.runtime.machine import BATCHES_FIELD, CPU_SETTINGS, VARIATION_FIELD, machine_description
+from optimizer.runtime.plan import Plan
+from optimizer.runtime.setup import build_renderer
 from studies.files.artifacts import Artifacts
 from studies.records.database import Database
 from studies.records.stored_renders import load_scores

@@ -28,7 +28,8 @@ from optimizer.outcome.warm_start import (
     same_parents,
 )
 from optimizer.rendering.suite import stages
-from optimizer.runtime.setup import Plan, machine_description
+from optimizer.runtime.machine import machine_description
+from optimizer.runtime.plan import Plan
 from optimizer.trial.ranking import parent_trials
 from optimizer.trial.scored_images import read_images
 from optimizer.trial.scoring import Scoring, joined

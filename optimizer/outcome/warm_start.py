@@ -17,7 +17,9 @@ from typing import Any, Final
 import numpy as np
 import torch
 
-from optimizer.runtime.setup import Plan, alike_places, machine_description
+from optimizer.runtime.machine import machine_description
+from optimizer.runtime.parent_files import alike_places
+from optimizer.runtime.plan import Plan
 from optimizer.search.probes import Probe, exact, parent_probe
 from optimizer.search.sampler import distributions
 from optimizer.search.shortlist import by_value

@@ -11,7 +11,9 @@ import torch
 
 from optimizer.errors import NoMemoryError
 from optimizer.merging.engine.placement import RESERVED, device_free
-from optimizer.runtime.setup import Machine, Plan, choose_device, need_of
+from optimizer.runtime.device_choice import choose_device
+from optimizer.runtime.plan import Plan
+from optimizer.runtime.setup import Machine, need_of
 from studies.records.values import StoredStudy
 
 _log = logging.getLogger(__name__)

@@ -9,7 +9,7 @@ import torch
 
 from optimizer.errors import OptimizerError, StorageError
 from optimizer.observe.trial_notes import trial_note
-from optimizer.runtime.setup import Plan
+from optimizer.runtime.plan import Plan
 from optimizer.search.depth.ties import Split, split_of
 from optimizer.trial.gains import Evidence, gains, standard_errors
 from optimizer.trial.objective import ScoreSheet

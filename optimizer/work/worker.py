@@ -22,7 +22,8 @@ from dataclasses import replace
 from basics.messages import first_line
 from optimizer.errors import OptimizerError, TrialFailed
 from optimizer.observe.events import Reporter
-from optimizer.runtime.setup import Machine, device_kind, machine_description
+from optimizer.runtime.machine import device_kind, machine_description
+from optimizer.runtime.setup import Machine
 from optimizer.system.retry import LIMIT_SECONDS, Retry
 from optimizer.trial.racing import Race
 from optimizer.trial.ranking import best_trials, parent_trials

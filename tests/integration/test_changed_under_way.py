@@ -20,7 +20,9 @@ from optimizer.errors import CheckpointError
 from optimizer.merging.engine.placement import Placement
 from optimizer.merging.engine.resident import ResidentModel
 from optimizer.rendering.models import live_dtypes
-from optimizer.runtime.setup import build_machine, hash_parents, make_plan
+from optimizer.runtime.parent_files import hash_parents
+from optimizer.runtime.plan import make_plan
+from optimizer.runtime.setup import build_machine
 from optimizer.trial.evaluation import Evaluator
 from optimizer.work.heartbeat import HEARTBEAT_SECONDS, Heartbeat
 from optimizer.work.worker import Worker

@@ -19,8 +19,10 @@ from rich.console import Console
 from optimizer.cli.views.report import studies_table
 from optimizer.errors import CheckpointError, FinalError
 from optimizer.runtime.model_files import ModelFolders
+from optimizer.runtime.parent_files import hash_parents
+from optimizer.runtime.plan import Plan, make_plan
 from optimizer.runtime.pool import Machines
-from optimizer.runtime.setup import Machine, Plan, build_machine, hash_parents, make_plan
+from optimizer.runtime.setup import Machine, build_machine
 from optimizer.upkeep.doctor import diagnose
 from optimizer.work.service import Service, ServiceSettings
 from studies.files.artifacts import Artifacts

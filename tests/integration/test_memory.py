@@ -26,7 +26,7 @@ from optimizer.merging.lora.file import Lora
 from optimizer.rendering.models import live_dtypes
 from optimizer.rendering.render import decoded_at_once
 from optimizer.runtime.memory import Need, needed, require_memory
-from optimizer.runtime.setup import make_plan
+from optimizer.runtime.plan import make_plan
 from optimizer.system.host_memory import available_host_bytes, cgroup_room
 from studies.spec.study import parse_spec
 
@@ -37,7 +37,9 @@ import json, os, resource, sys, threading, time
 from pathlib import Path
 import psutil, torch
 from optimizer.errors import NoMemoryError
-from optimizer.runtime.setup import build_renderer, choose_device, make_plan
+from optimizer.runtime.device_choice import choose_device
+from optimizer.runtime.plan import make_plan
+from optimizer.runtime.setup import build_renderer
 from studies.spec.study import parse_spec
 
 def anonymous():

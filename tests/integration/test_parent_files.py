@@ -13,7 +13,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from optimizer.errors import CheckpointError
-from optimizer.runtime.setup import Plan, build_renderer, choose_device, hash_parents, make_plan
+from optimizer.runtime.device_choice import choose_device
+from optimizer.runtime.parent_files import hash_parents
+from optimizer.runtime.plan import Plan, make_plan
+from optimizer.runtime.setup import build_renderer
 from studies.spec.study import parse_spec
 
 UNET = "model.diffusion_model."

@@ -22,7 +22,8 @@ from optimizer.merging.engine.metadata import MARKERS_FIELD
 from optimizer.merging.files.checkpoint import Checkpoint
 from optimizer.outcome.export import Watch, deliver, marker_metadata
 from optimizer.rendering.prediction import Prediction, agreed_prediction, prediction_of
-from optimizer.runtime.setup import Plan, hash_parents, make_plan, recipe_parents
+from optimizer.runtime.parent_files import hash_parents
+from optimizer.runtime.plan import Plan, make_plan, recipe_parents
 from studies.recipe.recipe import Recipe
 from studies.records.stored_trials import load_trials
 from studies.spec.study import parse_spec

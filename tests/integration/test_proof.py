@@ -26,7 +26,7 @@ from optimizer.outcome.export import Delivery, Watch, deliver, render_file
 from optimizer.outcome.proof import RenderComparison, different_tensors
 from optimizer.rendering.contact_sheet import to_picture
 from optimizer.runtime import memory
-from optimizer.runtime.setup import VARIATION_FIELD
+from optimizer.runtime.machine import VARIATION_FIELD
 from optimizer.trial.evaluation import pixels_digest
 from studies.records import stored_trials, tables
 from studies.records.values import StoredTrial

@@ -20,8 +20,9 @@ from optimizer.errors import NoMemoryError
 from optimizer.outcome.export import Watch, deliver
 from optimizer.rendering.batch_limits import BatchLimits
 from optimizer.rendering.render import Renderer
+from optimizer.runtime.machine import BATCHES_FIELD, device_kind
 from optimizer.runtime.memory import memory_to_load
-from optimizer.runtime.setup import BATCHES_FIELD, build_renderer, build_scorers, device_kind
+from optimizer.runtime.setup import build_renderer, build_scorers
 from optimizer.work.worker import Worker
 from scorers.memory import lacks_memory
 from studies.records import stored_trials

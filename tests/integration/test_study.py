@@ -26,7 +26,8 @@ from safetensors.torch import load_file, save_file
 from optimizer.errors import CheckpointError, ExportError, OptimizerError, RenderError, TrialFailed
 from optimizer.merging.files.checkpoint import Checkpoint
 from optimizer.outcome.export import Watch, deliver, render_file
-from optimizer.runtime.setup import hash_parents, make_plan
+from optimizer.runtime.parent_files import hash_parents
+from optimizer.runtime.plan import make_plan
 from optimizer.trial.evaluation import Evaluator, pixels_digest
 from optimizer.trial.ranking import best_trials, parent_trials
 from scorers.protocol import SuiteImages

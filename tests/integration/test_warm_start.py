@@ -18,7 +18,8 @@ from real_databases import new_postgresql_url
 
 from optimizer.cli.workers.session import begun, resumed
 from optimizer.outcome.warm_start import WarmStart, find_warm_start
-from optimizer.runtime.setup import hash_parents, make_plan
+from optimizer.runtime.parent_files import hash_parents
+from optimizer.runtime.plan import make_plan
 from studies.errors import DatabaseError, StudyMissingError, WarmStartError
 from studies.files.artifacts import FEATURES, Artifacts
 from studies.recipe.recipe import Recipe, Step

@@ -27,7 +27,7 @@ from optimizer.cli.common import (
 if TYPE_CHECKING:
     from optimizer.outcome.rescore import Pictures
     from optimizer.outcome.warm_start import Other
-    from optimizer.runtime.setup import Plan
+    from optimizer.runtime.plan import Plan
     from optimizer.trial.objective import Objective
     from studies.records.database import Database
     from studies.records.values import ParentFile, StoredStudy, StoredTrial
@@ -55,7 +55,8 @@ def rescore(
     with loading_libraries():
         from optimizer.outcome.rescore import find_pictures, require_rescorable, require_same_images
         from optimizer.outcome.warm_start import Other
-        from optimizer.runtime.setup import choose_device, make_plan
+        from optimizer.runtime.device_choice import choose_device
+        from optimizer.runtime.plan import make_plan
 
     require_rescorable(wanted, study)
     other = Other(database=database, study=before, artifacts=Artifacts.known(url, artifacts))
@@ -83,7 +84,8 @@ def _begun(
     from optimizer.cli.views.planning import print_notes
     from optimizer.cli.workers.session import Beginning
     from optimizer.outcome.rescore import rescored
-    from optimizer.runtime.setup import choose_device, settled
+    from optimizer.runtime.device_choice import choose_device
+    from optimizer.runtime.setup import settled
     from optimizer.trial.scoring import Scoring
     from optimizer.work.gain_recorder import GainRecorder
     from studies.files.artifacts import Artifacts

@@ -56,7 +56,9 @@ def check(
         from optimizer.cli.views.planning import print_notes, print_plan
         from optimizer.cli.workers.session import hashed
         from optimizer.outcome.warm_start import find_warm_start, require_other_study
-        from optimizer.runtime.setup import build_scorers, choose_device, make_plan, render_dtype
+        from optimizer.runtime.device_choice import choose_device, render_dtype
+        from optimizer.runtime.plan import make_plan
+        from optimizer.runtime.setup import build_scorers
         from optimizer.search.recipe_probes import with_recipes
 
     plan = make_plan(loaded)

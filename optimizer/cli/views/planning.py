@@ -10,7 +10,7 @@ from rich.table import Table
 from optimizer.cli.common import console, escaped
 from optimizer.merging.files.checkpoint import letters, total_bytes
 from optimizer.rendering.prediction import EPSILON
-from optimizer.runtime.setup import Plan
+from optimizer.runtime.plan import Plan
 from studies.spec.search import RacingSettings
 
 TWICE = frozenset({"heun"})  # goes through the U-Net twice a step, but for the last

@@ -34,7 +34,8 @@ if TYPE_CHECKING:
     from optimizer.observe.events import Reporter
     from optimizer.outcome.warm_start import WarmStart
     from optimizer.runtime.model_files import ModelFolders
-    from optimizer.runtime.setup import Machine, Plan
+    from optimizer.runtime.plan import Plan
+    from optimizer.runtime.setup import Machine
     from optimizer.system.retry import Retry
     from studies.files.artifacts import Artifacts
     from studies.records.database import Database
@@ -77,7 +78,7 @@ def begun(
 
 
 def _device_of(plan: Plan) -> torch.device:
-    from optimizer.runtime.setup import choose_device, render_dtype
+    from optimizer.runtime.device_choice import choose_device, render_dtype
 
     device = choose_device(plan.spec.render.device)
     render_dtype(plan.spec.render, device)
@@ -116,7 +117,7 @@ def _beginning(spec: Path, url: str, artifacts: str | Path | None, choose: Calla
     with loading_libraries():
         from optimizer.cli.views.planning import print_notes
         from optimizer.outcome.warm_start import find_warm_start, require_other_study
-        from optimizer.runtime.setup import make_plan
+        from optimizer.runtime.plan import make_plan
 
     plan = make_plan(loaded)
     device = choose(plan)
@@ -157,7 +158,7 @@ def planned(stored: StoredStudy, folders: ModelFolders) -> Plan:
 def verified_plan(stored: StoredStudy, folders: ModelFolders, *, trust_times: bool = True) -> Plan:
     """A stored study's plan, its parents being the files it began with."""
     with loading_libraries():
-        from optimizer.runtime.setup import make_plan
+        from optimizer.runtime.plan import make_plan
 
     with console.status(f"looking for the files of {escaped(stored.name)}"):
         found = folders.located(stored)
@@ -169,7 +170,7 @@ def verified_plan(stored: StoredStudy, folders: ModelFolders, *, trust_times: bo
 def hashed(plan: Plan, known: tuple[ParentFile, ...], *, trust_times: bool = True) -> tuple[ParentFile, ...]:
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
-    from optimizer.runtime.setup import hash_parents
+    from optimizer.runtime.parent_files import hash_parents
 
     total = sum(checkpoint.size_bytes for checkpoint in plan.checkpoints)
     columns = (TextColumn("hashing parents"), BarColumn(), DownloadColumn(), TimeRemainingColumn())

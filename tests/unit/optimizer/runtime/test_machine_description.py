@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from optimizer.rendering.batch_limits import BatchLimits
-from optimizer.runtime.setup import machine_description
+from optimizer.runtime.machine import machine_description
 from optimizer.system.nvidia_driver import driver_version
 
 CUDA_FIELDS = {"capability", "cudnn", "driver"}

@@ -11,7 +11,7 @@ from merge_cases import Case
 
 from optimizer.errors import RenderError
 from optimizer.rendering.models import live_dtypes
-from optimizer.runtime.setup import choose_device, computes_in
+from optimizer.runtime.device_choice import choose_device, computes_in
 from optimizer.system.devices import fault_of, usual_device
 from studies.recipe.recipe import DtypeName
 from studies.spec.rendering import RenderSettings

@@ -1,0 +1,65 @@
+"""Which device a study computes on, and in which dtypes."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+
+import torch
+
+from optimizer.errors import RenderError
+from optimizer.merging.engine.ingredients import EXPORT_DTYPES, Ingredients
+from optimizer.merging.files.layout import Component, live_views
+from optimizer.rendering.models import live_dtypes
+from optimizer.system.devices import fault_of, usual_device
+from studies.recipe.recipe import DtypeName
+from studies.spec.rendering import RenderSettings
+
+
+def choose_device(name: str) -> torch.device:
+    """`auto` takes a CUDA device that works, else Apple's, else the CPU.
+
+    Raises:
+        RenderError: the device is not there, or cannot compute.
+    """
+    if name == "auto":
+        return usual_device()
+    reason = fault_of(name)
+    if reason is not None:
+        raise RenderError(f"device {name!r} cannot be used ({reason}): write auto, cpu or cuda")
+    return torch.device(name)
+
+
+def render_dtype(settings: RenderSettings, device: torch.device, saved: torch.dtype = torch.float16) -> torch.dtype:
+    """What the U-Net and the text encoders compute in.
+
+    Args:
+        saved: what most of the merge's U-Net is saved in. `auto` renders bfloat16 as such on a card that has it, for it
+            holds what float16 cannot. An exported file tells the same of itself, and so renders alike.
+
+    Raises:
+        RenderError: a CPU is asked for something else than float32.
+    """
+    if settings.dtype == "auto":
+        half = torch.bfloat16 if saved == torch.bfloat16 and _has_bfloat16(device) else torch.float16
+        return torch.float32 if device.type == "cpu" else half
+    if device.type == "cpu" and settings.dtype != "fp32":
+        raise RenderError(f"a CPU renders in fp32, the spec asks for {settings.dtype}: write `dtype: auto`")
+    return EXPORT_DTYPES[settings.dtype]
+
+
+def _has_bfloat16(device: torch.device) -> bool:
+    """Since Ampere; older cards only imitate it, slowly."""
+    return device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)
+
+
+def computes_in(
+    ingredients: Ingredients, settings: RenderSettings, device: torch.device, export_dtype: DtypeName | None
+) -> Mapping[Component, torch.dtype]:
+    """What each component of a merge computes in."""
+    architecture, saved = ingredients.parents.architecture, Counter[torch.dtype]()
+    for key, info in ingredients.tensors.items():
+        if any(view.component == "unet" for view in live_views(key, architecture, len(info.shape))):
+            saved[ingredients.saved_dtype(key, export_dtype)] += info.size
+    most = max(saved, key=lambda dtype: saved[dtype], default=torch.float16)
+    return live_dtypes(device, render_dtype(settings, device, most))

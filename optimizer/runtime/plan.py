@@ -1,0 +1,159 @@
+"""A spec understood: its files opened by their headers, and everything checked that can be before models are loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from optimizer.merging.engine.ingredients import Ingredients
+from optimizer.merging.files.checkpoint import Checkpoint, model_name
+from optimizer.merging.files.parents import Parents
+from optimizer.merging.files.vae import VaeFile
+from optimizer.merging.lora.file import Lora
+from optimizer.rendering.configs import clip_l_config, open_clip_config, unet_config, vae_config
+from optimizer.rendering.prediction import Prediction, agreed_prediction
+from optimizer.rendering.prompts import CONTEXT, token_count
+from optimizer.rendering.render import check_suite
+from optimizer.search.recipe_probes import check_recipe_files
+from optimizer.search.sampler import check_options
+from optimizer.trial.objective import Objective
+from scorers.errors import SuiteImagesError
+from scorers.protocol import ScorerInfo
+from search_spaces.blocks import VAE, Architecture
+from search_spaces.space import SearchSpace
+from studies.recipe.blueprint import Blueprint, LoraFile
+from studies.recipe.recipe import BakedVae, Parent
+from studies.records.values import ParentFile
+from studies.spec.search import RacingSettings
+from studies.spec.study import StudySpec
+from studies.spec.suite import SuiteSettings
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """A spec understood: what would be merged, searched and rendered. Nothing is loaded yet."""
+
+    spec: StudySpec
+    ingredients: Ingredients
+    space: SearchSpace
+    prediction: Prediction  # what the merge predicts
+    infos: Mapping[str, ScorerInfo]
+    notes: tuple[str, ...]  # what the user should know, one line each
+
+    @property
+    def checkpoints(self) -> tuple[Checkpoint, ...]:
+        """The parents, as they were opened."""
+        return self.ingredients.parents.checkpoints
+
+    @property
+    def objective(self) -> Objective:
+        return Objective.of(self.spec, self.infos)
+
+    def blueprint(self, parents: Sequence[ParentFile]) -> Blueprint:
+        """What every trial's recipe has in common."""
+        spec, files = self.spec, self.ingredients
+        return Blueprint(
+            architecture=files.parents.architecture,
+            parents=recipe_parents(parents),
+            operations=spec.operations,
+            loras=tuple(
+                LoraFile(slot=slot, name=lora.name, sha256=lora.sha256)
+                for slot, lora in zip(spec.loras, files.loras, strict=True)
+            ),
+            vae=None if files.vae is None else BakedVae(name=files.vae.name, sha256=files.vae.sha256),
+            only_vae=VAE not in {files.place(key) for key in files.parents.tensors},
+            dtype=spec.export.dtype,
+        )
+
+
+def recipe_parents(files: Sequence[ParentFile]) -> tuple[Parent, ...]:
+    return tuple(Parent(letter=file.letter, name=model_name(file.path), sha256=file.sha256) for file in files)
+
+
+def make_plan(spec: StudySpec) -> Plan:
+    """Open the parents' headers and check that everything fits together.
+
+    Raises:
+        SpecError, CheckpointError, SpaceError, ScorerError, RecipeError: what does not.
+    """
+    checkpoints = tuple(Checkpoint.open(path) for path in spec.parents)
+    architecture = checkpoints[0].architecture
+    ingredients = Ingredients(
+        Parents.of(checkpoints),
+        tuple(Lora.open(lora.path) for lora in spec.loras.values()),
+        None if spec.vae is None else VaeFile.open(spec.vae),
+    )
+    prediction = agreed_prediction(checkpoints, spec.suite)
+    check_models(ingredients, spec.suite, prediction)
+    space = spec.search_space(architecture)
+    infos = spec.infos
+    items = len(spec.suite.items())
+    for info in infos.values():
+        info.check_count(items)
+    if spec.final.top:
+        _check_final(spec, infos)
+    if spec.racing is not None:
+        _check_racing(spec.racing, infos)
+    check_options(spec.sampler, space, len(spec.objectives or ("one",)))
+    check_recipe_files(spec, architecture)
+    notes = [*ingredients.notes, *_prompt_notes(spec.suite, spec.held_out)]
+    notes += [note for info in infos.values() for note in info.notes(items)]
+    return Plan(
+        # The space as it was understood, so that a preset may change later without changing this study.
+        spec=spec.model_copy(update={"space": space.settings}),
+        ingredients=ingredients,
+        space=space,
+        prediction=prediction,
+        infos=infos,
+        notes=tuple(notes),
+    )
+
+
+def check_models(ingredients: Ingredients, suite: SuiteSettings, prediction: Prediction) -> None:
+    """Read the models' configurations off the header and check that they can render the suite.
+
+    Raises:
+        CheckpointError: a component is missing.
+        RenderError: scheduler, steps, clip skip or the kind of U-Net do not fit.
+    """
+    architecture = ingredients.parents.architecture
+    shapes = {key: info.shape for key, info in ingredients.tensors.items()}
+    texts = [clip_l_config(shapes, architecture)]
+    if architecture == Architecture.SDXL:
+        texts.append(open_clip_config(shapes))
+    check_suite(
+        suite,
+        prediction=prediction,
+        unet_channels=unet_config(shapes, architecture)["in_channels"],
+        latent_channels=vae_config(shapes, architecture)["latent_channels"],
+        text_layers=min(text["num_hidden_layers"] for text in texts),
+    )
+
+
+def _check_final(spec: StudySpec, infos: Mapping[str, ScorerInfo]) -> None:
+    """Raises SuiteImagesError when the held-out suite is too small for a scorer."""
+    for info in infos.values():
+        try:
+            info.check_count(len(spec.held_out.items()))
+        except SuiteImagesError as error:
+            raise SuiteImagesError(f"final: {error}") from error
+
+
+def _check_racing(settings: RacingSettings, infos: Mapping[str, ScorerInfo]) -> None:
+    """Raises SuiteImagesError when the first stage is too small for a scorer."""
+    for info in infos.values():
+        if settings.batch < info.min_images:
+            raise SuiteImagesError(
+                f"racing: scorer {info.name!r} needs at least {info.min_images} images, and the first look is after "
+                f"{settings.batch}: use a larger `batch`, or leave racing off"
+            )
+
+
+def _prompt_notes(*suites: SuiteSettings) -> list[str]:
+    items = [item for suite in suites for item in suite.items()]
+    texts = dict.fromkeys(text for item in items for text in (item.prompt, item.negative))
+    return [
+        f"the prompt {text[:40]!r}... has {count} tokens, CLIP reads {CONTEXT} and drops the rest"
+        for text in texts
+        if (count := token_count(text)) > CONTEXT
+    ]
