@@ -27,7 +27,7 @@ from optimizer.errors import TrialFailed
 from optimizer.rendering.render import Renderer
 from optimizer.runtime.parent_files import hash_parents
 from optimizer.runtime.plan import make_plan
-from optimizer.runtime.setup import build_machine
+from optimizer.runtime.setup import build_runtime
 from optimizer.search.depth.posterior import DepthModel
 from optimizer.search.sampler import distributions
 from optimizer.trial.evaluation import Evaluator
@@ -58,17 +58,17 @@ class DemoLandscape:
         spec = load_spec(Path(studies.__file__).parent / "demo" / "demo.yaml")
         suites = {name: suite_of(spec, seeds) for name, seeds in SEEDS.items()}
         plan = make_plan(spec.model_copy(update={"suite": suites[SEARCH]}))
-        self._machine = build_machine(plan, hash_parents(plan), folder / "cache")
-        known = self._machine.evaluator
+        self._runtime = build_runtime(plan, hash_parents(plan), folder / "cache")
+        known = self._runtime.evaluator
         self._evaluators = {
             name: Evaluator(known.resident, Renderer(known.renderer.models, suite), known.scoring.scorers)
             for name, suite in suites.items()
         }
-        self.problem = Problem(space=plan.space, probes=self._machine.probes)
+        self.problem = Problem(space=plan.space, probes=self._runtime.probes)
         self._known = {(row["suite"], row["recipe"]): row for row in read_lines(self._file)}
 
     def recipe(self, params: Params) -> Recipe:
-        return self._machine.blueprint.recipe(self.problem.space.rows(params))
+        return self._runtime.blueprint.recipe(self.problem.space.rows(params))
 
     def evaluate(self, params: Params, suite: str = SEARCH) -> dict[str, Any]:
         """The row of a merge: recipe, params, objective (None if it failed), scores by item and by set."""
@@ -92,7 +92,7 @@ class DemoLandscape:
             path = self.folder / "features" / suite / f"{recipe.digest}.{name}.npy"
             path.parent.mkdir(parents=True, exist_ok=True)
             np.save(path, rows.numpy())
-        (objective,) = self._machine.objective.values(found.sheet.means).values()
+        (objective,) = self._runtime.objective.values(found.sheet.means).values()
         by_item = {name: list(map(float, values)) for name, values in found.sheet.by_item.items()}
         return {"objective": objective, "by_item": by_item, "by_set": dict(found.sheet.by_set)}
 

@@ -31,7 +31,7 @@ import torch
 
 from optimizer.observe.events import Reporter
 from optimizer.rendering.batch_limits import BatchLimits
-from optimizer.runtime.setup import Machine
+from optimizer.runtime.setup import Runtime
 from optimizer.search.probes import make_probes
 from optimizer.search.sampler import distributions
 from optimizer.trial.evaluation import Evaluation
@@ -87,7 +87,7 @@ class Simulated:
         )
 
 
-def machine_of(budget: int, seconds: float) -> Machine:
+def runtime_of(budget: int, seconds: float) -> Runtime:
     """A study of two checkpoints, a ratio for each block, as a worker sees it but for the evaluator."""
     spec = StudySpec.model_validate(
         {
@@ -113,7 +113,7 @@ def machine_of(budget: int, seconds: float) -> Machine:
     plan: Any = SimpleNamespace(spec=spec, space=space, infos=infos, objective=objective)
     evaluator: Any = Simulated(spec, seconds)
     alike = frozenset(places(Architecture.SD15))
-    return Machine(
+    return Runtime(
         plan=plan,
         parents=files,
         blueprint=blueprint,
@@ -125,21 +125,21 @@ def machine_of(budget: int, seconds: float) -> Machine:
     )
 
 
-def begin(url: str, machine: Machine) -> Database:
+def begin(url: str, runtime: Runtime) -> Database:
     database = open_database(url)
-    objective = machine.objective
-    stored_studies.create_study(database, machine.spec, machine.parents, objective.directions, objective.names)
+    objective = runtime.objective
+    stored_studies.create_study(database, runtime.spec, runtime.parents, objective.directions, objective.names)
     return database
 
 
-def work(database: Database, machine: Machine, folder: Path, stop: Callable[[], bool] = lambda: False) -> Quiet:
+def work(database: Database, runtime: Runtime, folder: Path, stop: Callable[[], bool] = lambda: False) -> Quiet:
     reporter = Quiet()
     study = stored_studies.load_study(database, "storage")
-    Worker(database, study, machine, Artifacts.beside(database.url, folder), reporter, stop).run()
+    Worker(database, study, runtime, Artifacts.beside(database.url, folder), reporter, stop).run()
     return reporter
 
 
-def fill(database: Database, machine: Machine, upto: int) -> None:
+def fill(database: Database, runtime: Runtime, upto: int) -> None:
     """Copies of the last trial up to a number: its rows in every table, with parameters and scores of their own."""
     known = sa.MetaData()
     known.reflect(database.engine)
@@ -152,7 +152,7 @@ def fill(database: Database, machine: Machine, upto: int) -> None:
         ]
         first = connection.execute(sa.select(last)).scalar_one() + 1
         for start in range(first, upto, 500):
-            drawn = [Drawn(number, machine, generator) for number in range(start, min(start + 500, upto))]
+            drawn = [Drawn(number, runtime, generator) for number in range(start, min(start + 500, upto))]
             for family in families:
                 family.copy(connection, drawn)
 
@@ -160,12 +160,12 @@ def fill(database: Database, machine: Machine, upto: int) -> None:
 class Drawn:
     """What a copy of a trial has of its own: table -> columns for one of its rows there."""
 
-    def __init__(self, number: int, machine: Machine, generator: np.random.Generator) -> None:
+    def __init__(self, number: int, runtime: Runtime, generator: np.random.Generator) -> None:
         self.number = number
-        params = {name: float(generator.uniform()) for name in distributions(machine.plan.space)}
+        params = {name: float(generator.uniform()) for name in distributions(runtime.plan.space)}
         scores = generator.normal(size=ITEMS).tolist()
-        recipe = machine.blueprint.recipe(machine.plan.space.rows(params))
-        objectives = machine.objective.values({"sharpness": statistics.fmean(scores)})
+        recipe = runtime.blueprint.recipe(runtime.plan.space.rows(params))
+        objectives = runtime.objective.values({"sharpness": statistics.fmean(scores)})
         values = tuple(objectives.values())
         whole = {"recipe": recipe.to_json(), "recipe_digest": recipe.digest, "objectives": objectives}
         self.columns: dict[str, Callable[[Row], Row]] = {
@@ -220,8 +220,8 @@ def copied(table: sa.Table, row: Row, drawn: Drawn) -> Row:
 
 
 def overhead(url: str, folder: Path, counts: Sequence[int]) -> None:
-    machine = machine_of(10**6, 0.0)
-    database = begin(url, machine)
+    runtime = runtime_of(10**6, 0.0)
+    database = begin(url, runtime)
     done = 0
 
     def stop() -> bool:
@@ -229,12 +229,12 @@ def overhead(url: str, folder: Path, counts: Sequence[int]) -> None:
         done += 1
         return done > AFTER + 1
 
-    work(database, machine, folder, stop)
+    work(database, runtime, folder, stop)
     print("| trials before | seconds of overhead a trial (median) |")
     for count in counts:
-        fill(database, machine, count)
+        fill(database, runtime, count)
         done = 0
-        ends = work(database, machine, folder, stop).ends
+        ends = work(database, runtime, folder, stop).ends
         steps = [after - before for before, after in itertools.pairwise(ends)]
         print(f"| {count} | {statistics.median(steps):.3f} |", flush=True)
     database.close()
@@ -244,9 +244,9 @@ def throughput(url: str, folder: Path, counts: Sequence[int], seconds: float, ea
     print("| workers | trials a minute | of the ideal |")
     for count in counts:
         target = f"{url}-{count}" if url.startswith("sqlite") else url
-        machine = machine_of(2 + count * each, seconds)
-        database = begin(target, machine)
-        work(database, machine, folder, iter([False, False, True]).__next__)  # the parents
+        runtime = runtime_of(2 + count * each, seconds)
+        database = begin(target, runtime)
+        work(database, runtime, folder, iter([False, False, True]).__next__)  # the parents
         database.close()
         gate = multiprocessing.get_context("fork").Barrier(count + 1)  # workers run for weeks: not their start counts
         children = []
@@ -255,7 +255,7 @@ def throughput(url: str, folder: Path, counts: Sequence[int], seconds: float, ea
             if not child:
                 own = open_database(target, create=False)
                 gate.wait()
-                work(own, machine, folder)
+                work(own, runtime, folder)
                 os._exit(0)
             children.append(child)
         gate.wait()

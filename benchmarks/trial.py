@@ -24,7 +24,7 @@ import studies
 from optimizer.observe.events import Reporters
 from optimizer.runtime.parent_files import hash_parents
 from optimizer.runtime.plan import make_plan
-from optimizer.runtime.setup import build_machine
+from optimizer.runtime.setup import build_runtime
 from optimizer.work.worker import Worker
 from studies.files.artifacts import Artifacts
 from studies.records.database import open_database
@@ -53,18 +53,18 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         database = open_database(f"sqlite:///{folder}/benchmark.db")
         plan = make_plan(spec)
-        machine = build_machine(plan, hash_parents(plan), Path(folder) / "cache")
-        objective = machine.objective
-        study = create_study(database, plan.spec, machine.parents, objective.directions, objective.names)
-        Worker(database, study, machine, Artifacts.beside(database.url), Reporters(())).run()
+        runtime = build_runtime(plan, hash_parents(plan), Path(folder) / "cache")
+        objective = runtime.objective
+        study = create_study(database, plan.spec, runtime.parents, objective.directions, objective.names)
+        Worker(database, study, runtime, Artifacts.beside(database.url), Reporters(())).run()
         rows = load_trials(database, study)
         database.close()
-    peak = torch.cuda.max_memory_allocated() / 1e9 if machine.device.type == "cuda" else None
+    peak = torch.cuda.max_memory_allocated() / 1e9 if runtime.device.type == "cuda" else None
     del taken
     for row in rows:
         if row.state != "complete":
             print(f"trial {row.number} {row.state}: {row.reason}")
-    print(f"parents {machine.evaluator.resident.placement.value}; {dict(rows[-1].machine)}; peak {peak} GB")
+    print(f"parents {runtime.evaluator.resident.placement.value}; {dict(rows[-1].machine)}; peak {peak} GB")
     report([row for row in rows if row.state == "complete"], options, peak)
 
 

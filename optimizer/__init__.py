@@ -1,1 +1,1 @@
-"""The machine: merging, rendering, searching, and the command line that drives them."""
+"""Merging, rendering, searching, and the command line that drives them."""

@@ -13,7 +13,7 @@ import studies
 from optimizer.observe.events import Reporter
 from optimizer.runtime.parent_files import hash_parents
 from optimizer.runtime.plan import make_plan
-from optimizer.runtime.setup import Machine, build_machine
+from optimizer.runtime.setup import Runtime, build_runtime
 from optimizer.work.worker import Worker
 from studies.files.artifacts import Artifacts
 from studies.records.batch_limits import Batched
@@ -99,26 +99,26 @@ class Recorder(Reporter):
 
 @dataclass(frozen=True)
 class ShortStudy:
-    """A registered short study with its machine."""
+    """A registered short study with its runtime."""
 
     database: Database
     study: StoredStudy
-    machine: Machine
+    runtime: Runtime
     artifacts: Artifacts
 
     def run(self, stop_after: int | None = None) -> Recorder:
         recorder = Recorder(stop_after=stop_after)
-        Worker(self.database, self.study, self.machine, self.artifacts, recorder, recorder.stop).run()
+        Worker(self.database, self.study, self.runtime, self.artifacts, recorder, recorder.stop).run()
         return recorder
 
 
 def begin(folder: Path, changes: Mapping[str, Any] | None = None, url: str | None = None) -> ShortStudy:
     spec = parse_spec(yaml.safe_dump(short_spec(**(changes or {}))), base_dir=folder)
     database = open_database(url or f"sqlite:///{folder}/study.db")
-    machine = make_machine(spec, folder)
-    objective = machine.objective
-    study = create_study(database, machine.spec, machine.parents, objective.directions, objective.names)
-    return ShortStudy(database, study, machine, Artifacts.beside(database.url, folder / "artifacts"))
+    runtime = make_runtime(spec, folder)
+    objective = runtime.objective
+    study = create_study(database, runtime.spec, runtime.parents, objective.directions, objective.names)
+    return ShortStudy(database, study, runtime, Artifacts.beside(database.url, folder / "artifacts"))
 
 
 def reopen(folder: Path, name: str = "short") -> ShortStudy:
@@ -127,10 +127,10 @@ def reopen(folder: Path, name: str = "short") -> ShortStudy:
     study = load_study(database, name)
     plan = make_plan(study.spec)
     hash_parents(plan, study.parents)
-    machine = build_machine(plan, study.parents, folder / "cache")
-    return ShortStudy(database, study, machine, Artifacts.beside(database.url, folder / "artifacts"))
+    runtime = build_runtime(plan, study.parents, folder / "cache")
+    return ShortStudy(database, study, runtime, Artifacts.beside(database.url, folder / "artifacts"))
 
 
-def make_machine(spec: StudySpec, folder: Path) -> Machine:
+def make_runtime(spec: StudySpec, folder: Path) -> Runtime:
     plan = make_plan(spec)
-    return build_machine(plan, hash_parents(plan), folder / "cache")
+    return build_runtime(plan, hash_parents(plan), folder / "cache")

@@ -22,9 +22,9 @@ from typing import Any
 
 import optuna
 import torch
-from soak import LONGEST_SECONDS, Soak, small_machine
+from soak import LONGEST_SECONDS, Soak, small_runtime
 
-from optimizer.runtime.setup import Machine
+from optimizer.runtime.setup import Runtime
 from optimizer.search.stopping import EXPECTED_KEY
 from studies.records import stored_renders, stored_studies, stored_trials
 from studies.records.database import open_database
@@ -32,14 +32,14 @@ from studies.records.database import open_database
 BEYOND = 1.5  # trials' durations, within which a kill falls
 
 
-def begun(folder: Path, machine: Machine) -> Soak:
+def begun(folder: Path, runtime: Runtime) -> Soak:
     """A new study in a database of its own."""
     folder.mkdir(parents=True)
     database = open_database(f"sqlite:///{folder}/study.db")
-    objective = machine.objective
-    stored_studies.create_study(database, machine.spec, machine.parents, objective.directions, objective.names)
+    objective = runtime.objective
+    stored_studies.create_study(database, runtime.spec, runtime.parents, objective.directions, objective.names)
     database.close()  # no connection is shared with a child
-    return Soak(folder=folder, url=database.url, machine=machine)
+    return Soak(folder=folder, url=database.url, runtime=runtime)
 
 
 def finish(study: Soak) -> None:
@@ -65,7 +65,7 @@ def kill_in(study: Soak, number: int, delay: float) -> None:
 def found(study: Soak) -> list[dict[str, Any]]:
     """Of every trial what must not depend on who worked on it, and when."""
     database = open_database(study.url, create=False)
-    stored = stored_studies.load_study(database, study.machine.spec.study)
+    stored = stored_studies.load_study(database, study.runtime.spec.study)
     told = optuna.load_study(study_name=stored.name, storage=database.storage).trials
     trials = [
         {
@@ -87,7 +87,7 @@ def found(study: Soak) -> list[dict[str, Any]]:
 def attempts(study: Soak) -> int:
     """Trials that were begun again."""
     database = open_database(study.url, create=False)
-    rows = stored_trials.load_trials(database, stored_studies.load_study(database, study.machine.spec.study))
+    rows = stored_trials.load_trials(database, stored_studies.load_study(database, study.runtime.spec.study))
     database.close()
     return sum(row.attempt > 1 for row in rows)
 
@@ -115,8 +115,8 @@ def main() -> None:
     print(f"seed {seed}", flush=True)
     torch.set_num_threads(1)  # a process that has used several cannot be forked
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    machine = small_machine(arguments.folder, arguments.trials, sampler="depth")
-    through, torn = (begun(arguments.folder / name, machine) for name in ("through", "torn"))
+    runtime = small_runtime(arguments.folder, arguments.trials, sampler="depth")
+    through, torn = (begun(arguments.folder / name, runtime) for name in ("through", "torn"))
     start = time.monotonic()
     finish(through)
     seconds = (time.monotonic() - start) / arguments.trials

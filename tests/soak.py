@@ -23,11 +23,11 @@ from pathlib import Path
 import optuna
 import sqlalchemy as sa
 import torch
-from demo_study import Recorder, make_machine, short_spec
+from demo_study import Recorder, make_runtime, short_spec
 from optuna.trial import TrialState
 from real_databases import new_postgresql_url
 
-from optimizer.runtime.setup import Machine
+from optimizer.runtime.setup import Runtime
 from optimizer.work.heartbeat import RERUNS
 from optimizer.work.worker import Worker
 from studies.files.artifacts import Artifacts
@@ -58,7 +58,7 @@ class Soak:
 
     folder: Path
     url: str
-    machine: Machine
+    runtime: Runtime
 
     @property
     def log(self) -> Path:
@@ -72,9 +72,9 @@ class Soak:
         code = 1
         try:
             database = open_database(self.url, create=False)
-            study = stored_studies.load_study(database, self.machine.spec.study)
+            study = stored_studies.load_study(database, self.runtime.spec.study)
             artifacts = Artifacts.beside(self.url, self.folder / "artifacts")
-            Worker(database, study, self.machine, artifacts, Log(self.log)).run()
+            Worker(database, study, self.runtime, artifacts, Log(self.log)).run()
             code = 0
         finally:
             os._exit(code)
@@ -110,7 +110,7 @@ class Soak:
         return killed
 
 
-def small_machine(folder: Path, trials: int, sampler: str = "random") -> Machine:
+def small_runtime(folder: Path, trials: int, sampler: str = "random") -> Runtime:
     """The demo with four images of a single step."""
     changes = {
         "budget": {"trials": trials},
@@ -123,22 +123,22 @@ def small_machine(folder: Path, trials: int, sampler: str = "random") -> Machine
     data["suite"] |= {"prompts": data["suite"]["prompts"][:4], "steps": 1}
     data["scorers"] = {"clip_score": data["scorers"]["clip_score"]}
     spec = StudySpec.model_validate(data, context={"base_dir": folder})
-    return make_machine(spec, folder)
+    return make_runtime(spec, folder)
 
 
-def soak(folder: Path, url: str, machine: Machine, workers: int, seed: int) -> list[str]:
+def soak(folder: Path, url: str, runtime: Runtime, workers: int, seed: int) -> list[str]:
     """Run one study to its end while its workers are killed; what is wrong with it then, one line each."""
     folder.mkdir(parents=True, exist_ok=True)
     database = open_database(url)
-    objective = machine.objective
-    stored_studies.create_study(database, machine.spec, machine.parents, objective.directions, objective.names)
+    objective = runtime.objective
+    stored_studies.create_study(database, runtime.spec, runtime.parents, objective.directions, objective.names)
     database.close()  # no connection is shared with a child
-    torn = Soak(folder=folder, url=url, machine=machine)
+    torn = Soak(folder=folder, url=url, runtime=runtime)
     start = time.perf_counter()
     killed = torn.tear(workers, random.Random(seed))
     seconds = time.perf_counter() - start
     database = open_database(url, create=False)
-    trials = machine.spec.budget.trials
+    trials = runtime.spec.budget.trials
     found = wrongs(database, torn, trials)
     again = sum(
         row.attempt > 1 for row in stored_trials.load_trials(database, stored_studies.load_study(database, "short"))
@@ -151,7 +151,7 @@ def soak(folder: Path, url: str, machine: Machine, workers: int, seed: int) -> l
 
 def wrongs(database: Database, torn: Soak, trials: int) -> list[str]:
     """What is wrong with the study as it was left, one line each."""
-    study = stored_studies.load_study(database, torn.machine.spec.study)
+    study = stored_studies.load_study(database, torn.runtime.spec.study)
     rows = stored_trials.load_trials(database, study)
     told = optuna.load_study(study_name=study.name, storage=database.storage).trials
     found = []
@@ -195,11 +195,11 @@ def main() -> None:
     print(f"seed {seed}", flush=True)
     torch.set_num_threads(1)  # a process that has used several cannot be forked
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    machine = small_machine(arguments.folder, arguments.trials)
+    runtime = small_runtime(arguments.folder, arguments.trials)
     urls = arguments.url or [f"sqlite:///{arguments.folder}/soak.db", new_postgresql_url()]
     found = []
     for index, url in enumerate(urls):
-        found += soak(arguments.folder / str(index), url, machine, arguments.workers, seed)
+        found += soak(arguments.folder / str(index), url, runtime, arguments.workers, seed)
     if found:
         sys.exit("\n".join(found))
 

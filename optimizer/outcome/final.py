@@ -17,7 +17,7 @@ from torch import Tensor
 from basics.messages import first_line
 from optimizer.errors import FinalError, TrialFailed
 from optimizer.rendering.render import Renderer
-from optimizer.runtime.setup import Machine
+from optimizer.runtime.setup import Runtime
 from optimizer.search.shortlist import Rank
 from optimizer.trial.evaluation import Evaluator
 from optimizer.trial.gains import Evidence, gains
@@ -76,33 +76,33 @@ class Shown:
     failure: str | None = None
 
 
-def hold_final(machine: Machine, trials: Sequence[StoredTrial], rank: Rank, watch: FinalWatch) -> Final:
+def hold_final(runtime: Runtime, trials: Sequence[StoredTrial], rank: Rank, watch: FinalWatch) -> Final:
     """Render parents and candidates on the held-out suite, and choose there.
 
     Raises:
         FinalError: nothing to compare, or every parent renders broken images on the held-out suite.
     """
-    parents, candidates = choose_finalists(trials, machine.objective, rank, machine.spec.final)
+    parents, candidates = choose_finalists(trials, runtime.objective, rank, runtime.spec.final)
     rows = [*parents.values(), *candidates]
-    with _held_out_evaluator(machine) as evaluator:
+    with _held_out_evaluator(runtime) as evaluator:
         shown = {row.number: _show(evaluator, row, len(rows), watch) for row in rows}
     return judge(
         {letter: (row, shown[row.number]) for letter, row in parents.items()},
         [(row, shown[row.number]) for row in candidates],
-        machine.objective,
-        machine.infos,
-        suite_digest=machine.spec.held_out.digest,
+        runtime.objective,
+        runtime.infos,
+        suite_digest=runtime.spec.held_out.digest,
         complete_trials=sum(row.state == "complete" for row in trials),
     )
 
 
 @contextmanager
-def _held_out_evaluator(machine: Machine) -> Iterator[Evaluator]:
-    """The running machine with another suite."""
-    known = machine.evaluator
+def _held_out_evaluator(runtime: Runtime) -> Iterator[Evaluator]:
+    """The study's evaluator with the held-out suite in place of its own, over the same models."""
+    known = runtime.evaluator
     before = known.renderer
-    renderer = Renderer(before.models, machine.spec.held_out, batch_size=before.batch_size, limits=before.limits)
-    limit = machine.spec.render.degenerate_limit
+    renderer = Renderer(before.models, runtime.spec.held_out, batch_size=before.batch_size, limits=before.limits)
+    limit = runtime.spec.render.degenerate_limit
     try:
         yield Evaluator(known.resident, renderer, known.scoring.scorers, degenerate_limit=limit)
     finally:

@@ -1,4 +1,4 @@
-"""The suite's items on their way through the machine: stages, groups of one size, cut into batches, with their noise.
+"""The suite's items on their way through the pipeline: stages, groups of one size, cut into batches, with their noise.
 
 An item's noise comes from a CPU generator seeded with the item's seed: it depends on nothing else, so it is the
 same in every trial, on every device, in every batch and order.

@@ -1,4 +1,4 @@
-"""Machines of several studies, kept loaded between their trials as memory allows."""
+"""Runtimes of several studies, kept loaded between their trials as memory allows."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from optimizer.errors import NoMemoryError
 from optimizer.merging.engine.placement import RESERVED, device_free
 from optimizer.runtime.device_choice import choose_device
 from optimizer.runtime.plan import Plan
-from optimizer.runtime.setup import Machine, need_of
+from optimizer.runtime.setup import Runtime, need_of
 from studies.records.values import StoredStudy
 
 _log = logging.getLogger(__name__)
@@ -21,12 +21,12 @@ _log = logging.getLogger(__name__)
 Plans = Callable[[StoredStudy], Plan]
 """Opens the files of a study; raises what the user has to mend."""
 
-Builds = Callable[[Plan, StoredStudy], Machine]
+Builds = Callable[[Plan, StoredStudy], Runtime]
 """Loads what a plan needs; likewise."""
 
 
-class Machines:
-    """Loads a study's machine when it is asked for; drops those that were not used for longest when memory is short.
+class Runtimes:
+    """Loads a study's runtime when it is asked for, and drops the least recently used ones when memory is short.
 
     Args:
         free_bytes: of a device; None where nobody can tell, and then nothing is dropped before it must be.
@@ -36,15 +36,15 @@ class Machines:
         self, plans: Plans, builds: Builds, free_bytes: Callable[[torch.device], int | None] = device_free
     ) -> None:
         self._plans, self._builds, self._free_bytes = plans, builds, free_bytes
-        self._held: OrderedDict[int, Machine] = OrderedDict()  # study id -> machine, the latest used last
+        self._held: OrderedDict[int, Runtime] = OrderedDict()  # study id -> runtime, the latest used last
 
     @property
     def held(self) -> tuple[int, ...]:
         """Ids of the studies that are loaded, the latest used last."""
         return tuple(self._held)
 
-    def of(self, study: StoredStudy) -> Machine:
-        """The machine of a study.
+    def of(self, study: StoredStudy) -> Runtime:
+        """The runtime of a study.
 
         Raises:
             OptimizerError, StudyError, ScorerError, SpaceError: files are missing or changed, or cannot be used here.
@@ -58,7 +58,7 @@ class Machines:
         return self._held[study.id]
 
     def drop(self, study_id: int) -> None:
-        """Forget a study's machine, if there is one."""
+        """Forget a study's runtime, if it is loaded."""
         if self._held.pop(study_id, None) is not None:
             gc.collect()
             if torch.cuda.is_available():
@@ -71,7 +71,7 @@ class Machines:
         while self._held and (free := self._free_bytes(device)) is not None and free < wanted:
             self._drop_oldest()
 
-    def _built(self, plan: Plan, study: StoredStudy) -> Machine:
+    def _built(self, plan: Plan, study: StoredStudy) -> Runtime:
         while True:
             try:
                 return self._builds(plan, study)

@@ -35,7 +35,7 @@ from studies.spec.suite import SuiteSettings
 
 
 @dataclass(frozen=True, kw_only=True)
-class Machine:
+class Runtime:
     """Everything a worker needs to turn trials into results."""
 
     plan: Plan
@@ -61,7 +61,7 @@ class Machine:
         return Objective.of(self.spec, self.infos)
 
 
-def build_machine(plan: Plan, parents: Sequence[ParentFile], cache_dir: Path) -> Machine:
+def build_runtime(plan: Plan, parents: Sequence[ParentFile], cache_dir: Path) -> Runtime:
     """Load parents, pipeline and scorers.
 
     Raises:
@@ -75,7 +75,7 @@ def build_machine(plan: Plan, parents: Sequence[ParentFile], cache_dir: Path) ->
     )
     alike = alike_places(plan)
     plan.ingredients.require_unchanged()  # or what was hashed is not what was loaded
-    return Machine(
+    return Runtime(
         plan=plan,
         parents=tuple(parents),
         blueprint=blueprint,

@@ -18,8 +18,8 @@ import torch
 from basics.errors import MergetuneError
 from optimizer.errors import DatabaseLostError, FinalError
 from optimizer.observe.events import Reporter
-from optimizer.runtime.pool import Machines
-from optimizer.runtime.setup import Machine
+from optimizer.runtime.pool import Runtimes
+from optimizer.runtime.setup import Runtime
 from optimizer.system.retry import LIMIT_SECONDS, Retry
 from optimizer.work.heartbeat import Heartbeat, registered_worker
 from optimizer.work.scheduling import PendingWork, WaitingStudy, choose
@@ -44,10 +44,10 @@ _log = logging.getLogger(__name__)
 class Host(Protocol):
     """What surrounds a service: where people see what it does."""
 
-    def at(self, study: StoredStudy, machine: Machine) -> AbstractContextManager[Reporter]:
+    def at(self, study: StoredStudy, runtime: Runtime) -> AbstractContextManager[Reporter]:
         """While the service is at a study."""
 
-    def hold_final(self, study: StoredStudy, machine: Machine) -> None:
+    def hold_final(self, study: StoredStudy, runtime: Runtime) -> None:
         """Hold a study's final and store it; raises FinalError."""
 
     def refused(self, name: str, reason: str) -> None:
@@ -97,13 +97,13 @@ class Service:
     def __init__(
         self,
         database: Database,
-        machines: Machines,
+        runtimes: Runtimes,
         artifacts: Artifacts,
         host: Host,
         stop: threading.Event,
         settings: ServiceSettings,
     ) -> None:
-        self._database, self._machines, self._artifacts = database, machines, artifacts
+        self._database, self._runtimes, self._artifacts = database, runtimes, artifacts
         self._host, self._stop, self._settings = host, stop, settings
         self._retry = Retry(
             limit_seconds=settings.patience_seconds, on_waiting=host.outage_began, on_back=host.outage_ended
@@ -214,17 +214,17 @@ class Service:
         except OBSTACLES as error:
             self._refuse(turn.study.name, error)
         # Outside the handler, or the error's traceback would hold what is to be dropped.
-        self._machines.drop(turn.study.id)
+        self._runtimes.drop(turn.study.id)
         self._retry(lambda: give_back(self._database, heartbeat.worker_id))
         return 0
 
     def _work(self, study: StoredStudy, heartbeat: Heartbeat) -> int:
         self._retry(lambda: turn_to(self._database, heartbeat.worker_id, study, "trials"))
-        machine = self._machines.of(study)
+        runtime = self._runtimes.of(study)
         self._refusals.pop(study.name, None)
         finished = 0
-        with self._host.at(study, machine) as reporter:
-            worker = self._retry(lambda: self._worker(study, machine, reporter))
+        with self._host.at(study, runtime) as reporter:
+            worker = self._retry(lambda: self._worker(study, runtime, reporter))
             reporter.worker_started(heartbeat.worker_id)
             try:
                 while (done := worker.work_once(heartbeat)) is not None:
@@ -237,9 +237,9 @@ class Service:
                 reporter.worker_left(finished)
         return finished
 
-    def _worker(self, study: StoredStudy, machine: Machine, reporter: Reporter) -> Worker:
+    def _worker(self, study: StoredStudy, runtime: Runtime, reporter: Reporter) -> Worker:
         patience = self._settings.patience_seconds
-        return Worker(self._database, study, machine, self._artifacts, reporter, self._stop.is_set, patience)
+        return Worker(self._database, study, runtime, self._artifacts, reporter, self._stop.is_set, patience)
 
     def _stays(self, study: StoredStudy, heartbeat: Heartbeat) -> bool:
         """Whether the same study is to be worked on again; what else there is to do is looked at now and then."""
@@ -254,7 +254,7 @@ class Service:
         if not self._retry(lambda: claim_final(self._database, heartbeat.worker_id, study, heartbeat.alive())):
             return  # another worker holds it
         try:
-            self._host.hold_final(study, self._machines.of(study))
+            self._host.hold_final(study, self._runtimes.of(study))
         except FinalError as error:
             self._without_final.add(self._retry(lambda: self._final_state(study)))
             _log.info("no final of %s: %s", study.name, error)

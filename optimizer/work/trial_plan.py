@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Self
 
-from optimizer.runtime.setup import Machine
+from optimizer.runtime.setup import Runtime
 from optimizer.search.probes import Probe, without
 from optimizer.search.sampler import ProbesFirst
 from search_spaces.space import SearchSpace
@@ -26,7 +26,7 @@ class TrialPlan:
     taken_over: int  # trials of another study that this one began with: the first numbers
 
     @classmethod
-    def of(cls, machine: Machine, trials: Sequence[StoredTrial]) -> Self:
+    def of(cls, runtime: Runtime, trials: Sequence[StoredTrial]) -> Self:
         """The plan of a study that is ready to run.
 
         Args:
@@ -34,10 +34,10 @@ class TrialPlan:
         """
         taken = [trial for trial in trials if trial.source is not None]
         return cls(
-            space=machine.plan.space,
-            blueprint=machine.blueprint,
-            settings=machine.spec.sampler,
-            probes=without(machine.probes, {trial.recipe.digest for trial in taken}),
+            space=runtime.plan.space,
+            blueprint=runtime.blueprint,
+            settings=runtime.spec.sampler,
+            probes=without(runtime.probes, {trial.recipe.digest for trial in taken}),
             taken_over=len(taken),
         )
 

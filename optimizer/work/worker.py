@@ -23,7 +23,7 @@ from basics.messages import first_line
 from optimizer.errors import OptimizerError, TrialFailed
 from optimizer.observe.events import Reporter
 from optimizer.runtime.machine import device_kind, machine_description
-from optimizer.runtime.setup import Machine
+from optimizer.runtime.setup import Runtime
 from optimizer.system.retry import LIMIT_SECONDS, Retry
 from optimizer.trial.racing import Race
 from optimizer.trial.ranking import best_trials, parent_trials
@@ -60,7 +60,7 @@ class Worker:
         self,
         database: Database,
         study: StoredStudy,
-        machine: Machine,
+        runtime: Runtime,
         artifacts: Artifacts,
         reporter: Reporter,
         stop: Callable[[], bool] = lambda: False,
@@ -69,36 +69,36 @@ class Worker:
         self._retry = Retry(
             limit_seconds=patience_seconds, on_waiting=reporter.outage_began, on_back=reporter.outage_ended
         )
-        self._database, self._study, self._machine = database, study, machine
+        self._database, self._study, self._runtime = database, study, runtime
         self._reporter, self._stop = reporter, stop
         self._trials = CachedTrials(database, study)
-        plan = TrialPlan.of(machine, self._trials.trials())
-        scoring = machine.evaluator.scoring
-        self._gains = GainRecorder(database, study, self._trials, machine.plan, scoring, artifacts)
+        plan = TrialPlan.of(runtime, self._trials.trials())
+        scoring = runtime.evaluator.scoring
+        self._gains = GainRecorder(database, study, self._trials, runtime.plan, scoring, artifacts)
         self._gains_are_due = plan.taken_over > 0  # of the trials taken over
         self._recorder = self._make_recorder(plan, artifacts)
         self._queue = TrialQueue(database, study, plan, self._trials, reporter, self._recorder.settle)
         self._adopt_batch_limits()
 
     def _make_recorder(self, plan: TrialPlan, artifacts: Artifacts) -> TrialRecorder:
-        machine, renderer = self._machine, self._machine.evaluator.renderer
-        retention = Retention(self._database, self._study, artifacts, machine.objective, self._trials, self._retry)
+        runtime, renderer = self._runtime, self._runtime.evaluator.renderer
+        retention = Retention(self._database, self._study, artifacts, runtime.objective, self._trials, self._retry)
         return TrialRecorder(
             self._database,
             self._study,
             artifacts,
             plan=plan,
-            objective=machine.objective,
+            objective=runtime.objective,
             items=renderer.items,
             gains=self._gains,
             retention=retention,
             retry=self._retry,
-            describe_machine=lambda: machine_description(machine.device, renderer.limits, machine.variation),
+            describe_machine=lambda: machine_description(runtime.device, renderer.limits, runtime.variation),
         )
 
     def _adopt_batch_limits(self) -> None:
         """Take over what workers on such a device have found out, and note what this one will."""
-        kind, limits = device_kind(self._machine.device), self._machine.evaluator.renderer.limits
+        kind, limits = device_kind(self._runtime.device), self._runtime.evaluator.renderer.limits
 
         def note(component: Batched, size: Size, most: int, reason: str) -> None:
             self._retry(lambda: store_batch_limit(self._database, self._study, kind, component, size, most))
@@ -164,7 +164,7 @@ class Worker:
     def _work(self, claimed: ClaimedTrial) -> bool:
         """Evaluate a trial and record its outcome; False where it is another worker's by now."""
         number = claimed.number
-        self._reporter.trial_started(number, str(claimed.origin), len(self._machine.evaluator.renderer.items))
+        self._reporter.trial_started(number, str(claimed.origin), len(self._runtime.evaluator.renderer.items))
         stored, failure = self._evaluate(claimed)
         if claimed.interrupted:
             self._retry(lambda: self._recorder.remove_leftovers(number))
@@ -187,7 +187,7 @@ class Worker:
 
         race = self._retry(lambda: self._race(claimed))
         try:
-            evaluation = self._machine.evaluator.evaluate(
+            evaluation = self._runtime.evaluator.evaluate(
                 claimed.recipe, on_images, None if race is None else race.goes_on
             )
         except TrialFailed as failure:
@@ -197,17 +197,17 @@ class Worker:
 
     def _race(self, claimed: ClaimedTrial) -> Race | None:
         """A race against the best whole trial; None where the trial is rendered to its end, as parents always are."""
-        settings, objective = self._study.spec.racing, self._machine.objective
+        settings, objective = self._study.spec.racing, self._runtime.objective
         if settings is None or claimed.is_parent:
             return None
         best = best_trials(self._trials.trials(), objective)
         if not best:
             return None
-        stages = len(self._machine.evaluator.renderer.stages)
+        stages = len(self._runtime.evaluator.renderer.stages)
         return Race.against(best[0], self._gains.known_evidence(best[0]), objective.terms, settings, stages)
 
     def _require_a_parent(self) -> None:
         parents = parent_trials(self._trials.trials())
-        if len(parents) == len(self._machine.parents) and all(row.state == "failed" for row in parents.values()):
+        if len(parents) == len(self._runtime.parents) and all(row.state == "failed" for row in parents.values()):
             reasons = "; ".join(f"{letter}: {row.reason}" for letter, row in parents.items())
             raise OptimizerError(f"every parent failed, so there is nothing to be better than ({reasons})")

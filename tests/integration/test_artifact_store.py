@@ -17,14 +17,14 @@ import optuna
 import pytest
 import torch
 import yaml
-from demo_study import PROMPTS, Recorder, ShortStudy, begin, make_machine, reopen, short_spec
+from demo_study import PROMPTS, Recorder, ShortStudy, begin, make_runtime, reopen, short_spec
 from object_store import BUCKET, ObjectStore, object_store
 from optuna.trial import TrialState
 
 from optimizer.observe.dashboard import listening_port, make_server
 from optimizer.outcome.export import Watch, deliver
 from optimizer.outcome.warm_start import find_warm_start
-from optimizer.runtime.setup import Machine
+from optimizer.runtime.setup import Runtime
 from optimizer.trial.evaluation import pixels_digest
 from optimizer.work.worker import Worker
 from studies.errors import ArtifactError
@@ -57,22 +57,22 @@ def objects() -> Iterator[ObjectStore]:
 
 
 @pytest.fixture(scope="module")
-def machine(tmp_path_factory: pytest.TempPathFactory) -> Machine:
+def runtime(tmp_path_factory: pytest.TempPathFactory) -> Runtime:
     """Of all small studies: loading it takes longer than they do."""
-    folder = tmp_path_factory.mktemp("machine")
-    return make_machine(parse_spec(yaml.safe_dump(short_spec(**SMALL)), base_dir=folder), folder)
+    folder = tmp_path_factory.mktemp("runtime")
+    return make_runtime(parse_spec(yaml.safe_dump(short_spec(**SMALL)), base_dir=folder), folder)
 
 
-def begun(folder: Path, place: str | Path, machine: Machine) -> ShortStudy:
+def begun(folder: Path, place: str | Path, runtime: Runtime) -> ShortStudy:
     database = open_database(f"sqlite:///{folder}/study.db")
-    objective = machine.objective
-    study = stored_studies.create_study(database, machine.spec, machine.parents, objective.directions, objective.names)
-    return ShortStudy(database, study, machine, Artifacts.beside(database.url, place))
+    objective = runtime.objective
+    study = stored_studies.create_study(database, runtime.spec, runtime.parents, objective.directions, objective.names)
+    return ShortStudy(database, study, runtime, Artifacts.beside(database.url, place))
 
 
 def run(short: ShortStudy, recorder: Recorder, patience: float = 60) -> None:
     try:
-        Worker(short.database, short.study, short.machine, short.artifacts, recorder, recorder.stop, patience).run()
+        Worker(short.database, short.study, short.runtime, short.artifacts, recorder, recorder.stop, patience).run()
     finally:
         short.database.close()
 
@@ -120,7 +120,7 @@ def test_a_study_with_its_artifacts_in_a_bucket_from_its_start_to_the_export(
     silent = Watch(written=lambda _size: None, compared=lambda _size: None, rendered=lambda _done: None)
     target = tmp_path / "best.safetensors"
     done = deliver(
-        short.database, short.study, row, short.machine.plan, short.artifacts, target, overwrite=False, watch=silent
+        short.database, short.study, row, short.runtime.plan, short.artifacts, target, overwrite=False, watch=silent
     )
     assert "identical, to the bit" in done.proof
     _assert_another_begins_with_its_trials(short, place, tmp_path)
@@ -130,8 +130,8 @@ def test_a_study_with_its_artifacts_in_a_bucket_from_its_start_to_the_export(
 def _assert_another_begins_with_its_trials(short: ShortStudy, place: str, folder: Path) -> None:
     """A new study elsewhere takes files over from the bucket, into a folder."""
     settings = WarmStartSettings(study="short", storage=short.database.url, artifacts=place)
-    spec = short.machine.spec.model_copy(update={"study": "warm", "warm_start": settings})
-    plan, url = replace(short.machine.plan, spec=spec), f"sqlite:///{folder}/warm.db"
+    spec = short.runtime.spec.model_copy(update={"study": "warm", "warm_start": settings})
+    plan, url = replace(short.runtime.plan, spec=spec), f"sqlite:///{folder}/warm.db"
     found = find_warm_start(plan, short.study.parents, torch.device("cpu"), url, folder / "warm")
     assert found is not None
     database, artifacts, objective = open_database(url), Artifacts.beside(url, folder / "warm"), plan.objective
@@ -195,8 +195,8 @@ class Cut(Recorder):
             threading.Timer(1.0, self._objects.start).start()
 
 
-def test_a_store_that_is_away_for_a_while_is_waited_for(objects: ObjectStore, machine: Machine, tmp_path: Path) -> None:
-    short = begun(tmp_path, f"s3://{BUCKET}/while", machine)
+def test_a_store_that_is_away_for_a_while_is_waited_for(objects: ObjectStore, runtime: Runtime, tmp_path: Path) -> None:
+    short = begun(tmp_path, f"s3://{BUCKET}/while", runtime)
     recorder = Cut(objects, back=True)
     run(short, recorder)
     assert [number for number, _ in recorder.started] == [0, 1, 2, 3]
@@ -206,9 +206,9 @@ def test_a_store_that_is_away_for_a_while_is_waited_for(objects: ObjectStore, ma
 
 
 def test_a_store_that_stays_away_ends_the_worker_and_another_runs_its_trial_again(
-    objects: ObjectStore, machine: Machine, tmp_path: Path
+    objects: ObjectStore, runtime: Runtime, tmp_path: Path
 ) -> None:
-    short = begun(tmp_path, f"s3://{BUCKET}/gone", machine)
+    short = begun(tmp_path, f"s3://{BUCKET}/gone", runtime)
     try:
         with pytest.raises(ArtifactError, match=r"artifact store has been away for .* go on with"):
             run(short, Cut(objects, back=False), patience=1)
@@ -242,11 +242,11 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 def test_a_full_disk_ends_the_worker_with_nothing_half_stored(
-    small_disk: Path, machine: Machine, tmp_path: Path
+    small_disk: Path, runtime: Runtime, tmp_path: Path
 ) -> None:
     folder = tmp_path / "study"
     folder.mkdir()
-    short = begun(folder, small_disk / "artifacts", machine)
+    short = begun(folder, small_disk / "artifacts", runtime)
     with pytest.raises(ArtifactError, match=r"No space left on device.*make room") as told:
         run(short, Recorder())
     assert str(small_disk) in str(told.value)

@@ -22,7 +22,7 @@ from optimizer.merging.engine.resident import ResidentModel
 from optimizer.rendering.models import live_dtypes
 from optimizer.runtime.parent_files import hash_parents
 from optimizer.runtime.plan import make_plan
-from optimizer.runtime.setup import build_machine
+from optimizer.runtime.setup import build_runtime
 from optimizer.trial.evaluation import Evaluator
 from optimizer.work.heartbeat import HEARTBEAT_SECONDS, Heartbeat
 from optimizer.work.worker import Worker
@@ -113,7 +113,7 @@ class TestParents:
         files = hash_parents(plan)
         rewrite(tmp_path / "animals.safetensors")
         with pytest.raises(CheckpointError, match=r"parent A .* has changed since it was opened"):
-            build_machine(plan, files, tmp_path / "cache")
+            build_runtime(plan, files, tmp_path / "cache")
 
 
 def parsed(folder: Path, changes: dict[str, object]) -> StudySpec:
@@ -198,7 +198,7 @@ class Jump(Recorder):
 def test_minutes_of_work_are_not_counted_by_the_clock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     short = begin(tmp_path, SMALL | {"budget": {"trials": 4, "minutes": 30}})
     recorder = Jump(Clocks(monkeypatch), stop_after=9)
-    Worker(short.database, short.study, short.machine, short.artifacts, recorder, recorder.stop).run()
+    Worker(short.database, short.study, short.runtime, short.artifacts, recorder, recorder.stop).run()
     assert [row.state for row in recorder.finished] == ["complete"] * 4
     assert any(abs((row.finished_at or 0) - row.started_at) > HOUR for row in recorder.finished)
     short.database.close()
@@ -232,7 +232,7 @@ def test_a_worker_writes_nothing_into_tables_of_another_version_and_the_trial_is
     short = begin(tmp_path, SMALL)
     recorder = Upgrade(short.database, at=1)
     with pytest.raises(DatabaseError, match=r"another version of mergetune .*schema 0999, this version has \d+"):
-        Worker(short.database, short.study, short.machine, short.artifacts, recorder).run()
+        Worker(short.database, short.study, short.runtime, short.artifacts, recorder).run()
     asked = len(optuna_studies.optuna_trials(short.database, short.study))
     with pytest.raises(DatabaseError, match="another version"):
         short.run()
@@ -253,7 +253,7 @@ def test_a_worker_writes_nothing_into_tables_of_another_version_and_the_trial_is
 
 def test_a_scorer_that_cannot_take_one_image_fails_that_trial_alone_and_names_it(tmp_path: Path) -> None:
     short = begin(tmp_path, SMALL)
-    known = short.machine.evaluator
+    known = short.runtime.evaluator
     whole = known.scoring.scorers["clip_score"]
     renders: list[torch.Tensor] = []
 
@@ -271,7 +271,7 @@ def test_a_scorer_that_cannot_take_one_image_fails_that_trial_alone_and_names_it
     evaluator = Evaluator(
         known.resident, known.renderer, {**known.scoring.scorers, "clip_score": Moody()}, degenerate_limit=8
     )
-    moody = replace(short, machine=replace(short.machine, evaluator=evaluator))
+    moody = replace(short, runtime=replace(short.runtime, evaluator=evaluator))
     states = [(row.number, row.state, row.reason) for row in moody.run().finished]
     assert states == [
         (0, "complete", None),

@@ -13,11 +13,11 @@ import optuna
 import pytest
 import sqlalchemy as sa
 from command_line import caller, enter
-from demo_study import ShortStudy, make_machine, short_spec
+from demo_study import ShortStudy, make_runtime, short_spec
 from optuna.trial import FrozenTrial, TrialState
 from real_databases import new_postgresql_url
 
-from optimizer.runtime.setup import Machine
+from optimizer.runtime.setup import Runtime
 from optimizer.upkeep.doctor import Diagnosis, diagnose
 from optimizer.work.heartbeat import RERUNS
 from studies.files.artifacts import Artifacts, stored_name
@@ -38,24 +38,24 @@ SMALL: dict[str, Any] = {
 
 
 @pytest.fixture(scope="module")
-def machine(tmp_path_factory: pytest.TempPathFactory) -> Machine:
-    folder = tmp_path_factory.mktemp("machine")
-    return make_machine(StudySpec.model_validate(short_spec(**SMALL), context={"base_dir": folder}), folder)
+def runtime(tmp_path_factory: pytest.TempPathFactory) -> Runtime:
+    folder = tmp_path_factory.mktemp("runtime")
+    return make_runtime(StudySpec.model_validate(short_spec(**SMALL), context={"base_dir": folder}), folder)
 
 
-def begun(machine: Machine, folder: Path, url: str, trials: int) -> ShortStudy:
+def begun(runtime: Runtime, folder: Path, url: str, trials: int) -> ShortStudy:
     """A study of which some trials are done."""
-    database, objective = open_database(url), machine.objective
-    study = stored_studies.create_study(database, machine.spec, machine.parents, objective.directions, objective.names)
-    short = ShortStudy(database, study, machine, Artifacts.beside(url, folder / "artifacts"))
+    database, objective = open_database(url), runtime.objective
+    study = stored_studies.create_study(database, runtime.spec, runtime.parents, objective.directions, objective.names)
+    short = ShortStudy(database, study, runtime, Artifacts.beside(url, folder / "artifacts"))
     short.run(stop_after=trials)
     return short
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
-def short(request: pytest.FixtureRequest, machine: Machine, tmp_path: Path) -> Iterator[ShortStudy]:
+def short(request: pytest.FixtureRequest, runtime: Runtime, tmp_path: Path) -> Iterator[ShortStudy]:
     url = new_postgresql_url() if request.param == "postgresql" else f"sqlite:///{tmp_path}/study.db"
-    found = begun(machine, tmp_path, url, trials=5)
+    found = begun(runtime, tmp_path, url, trials=5)
     yield found
     found.database.close()
 
@@ -186,9 +186,9 @@ def test_trials_that_optuna_lost_are_given_back_to_it_from_their_recipes(short: 
 
 
 def test_what_only_people_can_mend_is_left_with_exit_code_1(
-    machine: Machine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    runtime: Runtime, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    short = begun(machine, tmp_path, f"sqlite:///{tmp_path}/study.db", trials=3)
+    short = begun(runtime, tmp_path, f"sqlite:///{tmp_path}/study.db", trials=3)
     call = caller(monkeypatch, capsys, "study", "doctor")
     enter(tmp_path, monkeypatch)
     here = ("--storage", "study.db", "--artifacts", "artifacts")

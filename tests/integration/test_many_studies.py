@@ -13,7 +13,7 @@ from pathlib import Path
 import optuna
 import pytest
 import torch
-from demo_study import SMALL, Recorder, make_machine, short_spec
+from demo_study import SMALL, Recorder, make_runtime, short_spec
 from rich.console import Console
 
 from optimizer.cli.views.report import studies_table
@@ -21,8 +21,8 @@ from optimizer.errors import CheckpointError, FinalError
 from optimizer.runtime.model_files import ModelFolders
 from optimizer.runtime.parent_files import hash_parents
 from optimizer.runtime.plan import Plan, make_plan
-from optimizer.runtime.pool import Machines
-from optimizer.runtime.setup import Machine, build_machine
+from optimizer.runtime.pool import Runtimes
+from optimizer.runtime.setup import Runtime, build_runtime
 from optimizer.upkeep.doctor import diagnose
 from optimizer.work.service import Service, ServiceSettings
 from studies.files.artifacts import Artifacts
@@ -42,20 +42,20 @@ class Log(Recorder):
     visits: list[str] = field(default_factory=list)
     reasons: list[tuple[str, str]] = field(default_factory=list)
     finals: list[str] = field(default_factory=list)
-    machines: dict[str, weakref.ref[Machine]] = field(default_factory=dict)
+    runtimes: dict[str, weakref.ref[Runtime]] = field(default_factory=dict)
     waits: int = 0
     on_wait: Callable[[], None] = lambda: None
     on_trial: Callable[[str], None] = lambda _name: None
 
     @contextmanager
-    def at(self, study: StoredStudy, machine: Machine) -> Iterator[Recorder]:
-        assert machine.spec.study == study.name
+    def at(self, study: StoredStudy, runtime: Runtime) -> Iterator[Recorder]:
+        assert runtime.spec.study == study.name
         self.visits.append(study.name)
-        self.machines[study.name] = weakref.ref(machine)
+        self.runtimes[study.name] = weakref.ref(runtime)
         yield Visit(log=self, name=study.name)
 
-    def hold_final(self, study: StoredStudy, machine: Machine) -> None:
-        assert machine.spec.study == study.name
+    def hold_final(self, study: StoredStudy, runtime: Runtime) -> None:
+        assert runtime.spec.study == study.name
         self.finals.append(study.name)
         raise FinalError("nothing to compare")
 
@@ -81,41 +81,41 @@ class Visit(Recorder):
 
 @dataclass
 class Place:
-    """A database, its files, and what loads machines for it."""
+    """A database, its files, and what loads runtimes for it."""
 
     folder: Path
     database: Database
     loaded: list[str] = field(default_factory=list)
     free: int | None = None  # bytes
-    narrow: bool = False  # one machine is all that fits
+    narrow: bool = False  # one runtime is all that fits
 
     def add(self, name: str, **changes: object) -> StoredStudy:
         spec = StudySpec.model_validate(short_spec(**CHANGES, study=name) | changes, context={"base_dir": self.folder})
-        machine = make_machine(spec, self.folder)
-        objective = machine.objective
+        runtime = make_runtime(spec, self.folder)
+        objective = runtime.objective
         return stored_studies.create_study(
-            self.database, machine.spec, machine.parents, objective.directions, objective.names
+            self.database, runtime.spec, runtime.parents, objective.directions, objective.names
         )
 
-    def machines(self) -> Machines:
+    def runtimes(self) -> Runtimes:
         def plan(study: StoredStudy) -> Plan:
             found = make_plan(study.spec)
             hash_parents(found, study.parents)
             return found
 
-        def build(found: Plan, study: StoredStudy) -> Machine:
-            if self.narrow and machines.held:
+        def build(found: Plan, study: StoredStudy) -> Runtime:
+            if self.narrow and runtimes.held:
                 raise torch.OutOfMemoryError("out of memory")
             self.loaded.append(study.name)
-            return build_machine(found, study.parents, self.folder / "cache")
+            return build_runtime(found, study.parents, self.folder / "cache")
 
-        machines = Machines(plan, build, lambda _device: self.free)
-        return machines
+        runtimes = Runtimes(plan, build, lambda _device: self.free)
+        return runtimes
 
     def service(self, log: Log, stop: threading.Event | None = None, **settings: object) -> Service:
         chosen = ServiceSettings(**({"until_done": True, "poll_seconds": 0.05} | settings))  # type: ignore[arg-type]
         artifacts = Artifacts.beside(self.database.url, self.folder / "artifacts")
-        return Service(self.database, self.machines(), artifacts, log, stop or threading.Event(), chosen)
+        return Service(self.database, self.runtimes(), artifacts, log, stop or threading.Event(), chosen)
 
     def states(self, study: StoredStudy) -> list[str]:
         return [row.state for row in stored_trials.load_trials(self.database, study)]
@@ -174,12 +174,12 @@ def test_more_urgent_work_comes_between_two_trials(place: Place) -> None:
 def test_short_of_memory_the_models_that_were_not_used_for_longest_are_dropped(place: Place) -> None:
     studies = [place.add(name) for name in ("one", "two")]
     place.free = 10**12
-    roomy = place.machines()
+    roomy = place.runtimes()
     for study in (*studies, *studies):
         roomy.of(study)
     assert (place.loaded, roomy.held) == (["one", "two"], (studies[0].id, studies[1].id))
     place.free = 0
-    narrow = place.machines()
+    narrow = place.runtimes()
     for study in (*studies, studies[1], studies[0]):
         narrow.of(study)
         assert narrow.held == (study.id,)
@@ -190,10 +190,10 @@ def test_what_does_not_fit_beside_others_is_loaded_alone(place: Place) -> None:
     """Where nobody can tell how much is free, running out tells."""
     studies = [place.add(name) for name in ("one", "two")]
     place.narrow = True
-    machines = place.machines()
+    runtimes = place.runtimes()
     for study in studies:
-        machines.of(study)
-    assert machines.held == (studies[1].id,)
+        runtimes.of(study)
+    assert runtimes.held == (studies[1].id,)
 
 
 def test_a_study_that_cannot_be_worked_on_here_is_left_alone_and_the_others_go_on(place: Place) -> None:
@@ -223,7 +223,7 @@ def test_a_study_that_fails_under_way_is_not_kept_in_memory(place: Place) -> Non
     service = place.service(log)
     assert service.run() == 3
     assert log.reasons == [("failing", "a file went away")]
-    assert {name: machine() is None for name, machine in log.machines.items()} == {"failing": True, "fine": False}
+    assert {name: runtime() is None for name, runtime in log.runtimes.items()} == {"failing": True, "fine": False}
     assert (place.states(failing), place.states(fine)) == (["complete"], ["complete"] * 3)
 
 

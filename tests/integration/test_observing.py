@@ -110,7 +110,7 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Watched:
                 scraped.append(scrape(address))
                 return False
 
-            Worker(short.database, short.study, short.machine, short.artifacts, reporter, look).run()
+            Worker(short.database, short.study, short.runtime, short.artifacts, reporter, look).run()
         after = scrape(address)
     rows = {short.study.name: stored_trials.load_trials(short.database, short.study) for short in (good, bad)}
     return Watched(rows=rows, metrics=after, before=scraped[4], events=events_of(folder / "log.jsonl"))

@@ -236,7 +236,7 @@ def test_an_export_is_proven_and_renders_the_stored_digests_twice(study: ShortSt
         study.database,
         study.study,
         row,
-        study.machine.plan,
+        study.runtime.plan,
         study.artifacts,
         target,
         overwrite=False,
@@ -252,7 +252,7 @@ def test_an_export_is_proven_and_renders_the_stored_digests_twice(study: ShortSt
 def test_a_trial_whose_batches_are_too_large_succeeds_with_smaller_ones(tmp_path: Path) -> None:
     scorers = {"clip_score": short_spec()["scorers"]["clip_score"]}
     short = begin(tmp_path, STUDY | {"scorers": scorers, "objective": {"clip_score": None}})
-    unet = short.machine.evaluator.renderer.models.unet
+    unet = short.runtime.evaluator.renderer.models.unet
     with card_with(10 << 30), hungry(unet.conv_in, 1 << 30):
         recorder = short.run(stop_after=1)
     assert [row.state for row in recorder.finished] == ["complete"]
@@ -261,7 +261,7 @@ def test_a_trial_whose_batches_are_too_large_succeeds_with_smaller_ones(tmp_path
 
 def test_the_demos_checkpoints_are_known_to_the_card(study: ShortStudy) -> None:
     """The live model is on the card, and parent A there is parent A's file."""
-    resident = study.machine.evaluator.resident
+    resident = study.runtime.evaluator.resident
     resident.merge(stored_trials.load_trials(study.database, study.study)[0].recipe)
     stored = load_file(DEMO / "animals.safetensors")
     assert all(

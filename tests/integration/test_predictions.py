@@ -129,7 +129,7 @@ def test_a_studys_export_says_what_it_predicts_and_is_made_again_to_the_bit(
     (row,) = load_trials(short.database, short.study)
     export = tmp_path / "export.safetensors"
     watch = Watch(written=lambda _: None, compared=lambda _: None, rendered=lambda _: None)
-    deliver(short.database, short.study, row, short.machine.plan, short.artifacts, export, overwrite=False, watch=watch)
+    deliver(short.database, short.study, row, short.runtime.plan, short.artifacts, export, overwrite=False, watch=watch)
     short.database.close()
     opened = Checkpoint.open(export)
     assert opened.metadata["modelspec.prediction_type"] == "v"

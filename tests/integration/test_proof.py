@@ -51,7 +51,7 @@ def delivered(
         short.database,
         short.study,
         trial,
-        short.machine.plan,
+        short.runtime.plan,
         short.artifacts,
         target,
         overwrite=False,
@@ -136,7 +136,7 @@ def _lose_a_sign(tensors: dict[str, Tensor]) -> None:
 def test_what_differs_is_named(
     alter: Alteration, expected: str, short: ShortStudy, rows: list[StoredTrial], tmp_path: Path
 ) -> None:
-    resident, ingredients = short.machine.evaluator.resident, short.machine.plan.ingredients
+    resident, ingredients = short.runtime.evaluator.resident, short.runtime.plan.ingredients
     resident.merge(rows[2].recipe)
     live = resident.live_tensors()[UNUSED]
     live[0, 0] = 0.0  # so that there is a sign to lose
@@ -232,7 +232,7 @@ def test_renders_that_are_nearly_the_scored_ones_are_told_from_another_models(
 ) -> None:
     parent = rows[0]
     files = short.artifacts.of_trial(short.study.key, parent.number, parent.worker_id)
-    nearly = render_file(short.machine.plan.checkpoints[0].path, short.study)[0].clone()
+    nearly = render_file(short.runtime.plan.checkpoints[0].path, short.study)[0].clone()
     nearly[0, 0, 0] ^= 1  # one grey level in one of 3 x 64 x 64 values
     files.save_render(0, to_picture(nearly))
     forget_pixels(short, parent, item=0, digest=pixels_digest(nearly))
@@ -284,7 +284,7 @@ study = replace(short.study, spec=spec.model_copy(update={"render": spec.render.
 trial = load_trials(short.database, short.study)[0]
 watch = Watch(written=quiet, compared=quiet, rendered=quiet)
 print(deliver(
-    short.database, study, trial, short.machine.plan, short.artifacts, Path(sys.argv[2]), overwrite=False, watch=watch
+    short.database, study, trial, short.runtime.plan, short.artifacts, Path(sys.argv[2]), overwrite=False, watch=watch
 ))
 """
 
@@ -311,7 +311,7 @@ def test_a_second_process_with_another_batch_size_proves_the_file(tmp_path: Path
 
 def test_how_far_a_machine_is_from_repeating_itself_is_stored_with_its_trials(tmp_path: Path) -> None:
     short = begin(tmp_path, SMALL)
-    replace(short, machine=replace(short.machine, variation=0.03125)).run(stop_after=1)
+    replace(short, runtime=replace(short.runtime, variation=0.03125)).run(stop_after=1)
     short.run(stop_after=1)
     varied, same = stored_trials.load_trials(short.database, short.study)
     assert varied.machine[VARIATION_FIELD] == "0.031"

@@ -79,7 +79,7 @@ class Cut(Recorder):
 
 
 def work(short: ShortStudy, recorder: Recorder, patience: float) -> int:
-    worker = Worker(short.database, short.study, short.machine, short.artifacts, recorder, patience_seconds=patience)
+    worker = Worker(short.database, short.study, short.runtime, short.artifacts, recorder, patience_seconds=patience)
     return worker.run()
 
 

@@ -64,21 +64,21 @@ def room_for(images: int, module: nn.Module, rows: int = 1) -> Iterator[list[int
 
 
 def room_to_denoise(images: int, short: ShortStudy) -> AbstractContextManager[list[int]]:
-    return room_for(images, short.machine.evaluator.renderer.models.unet, GUIDED)
+    return room_for(images, short.runtime.evaluator.renderer.models.unet, GUIDED)
 
 
 def room_to_decode(images: int, short: ShortStudy) -> AbstractContextManager[list[int]]:
-    return room_for(images, short.machine.evaluator.renderer.models.vae.decoder)
+    return room_for(images, short.runtime.evaluator.renderer.models.vae.decoder)
 
 
 def size_of(short: ShortStudy) -> tuple[int, int]:
-    first = short.machine.evaluator.renderer.items[0]
+    first = short.runtime.evaluator.renderer.items[0]
     return first.width, first.height
 
 
 def test_smaller_batches_said_once_kept_for_the_study_and_the_same_pictures(tmp_path: Path) -> None:
     short = begin(tmp_path, SMALL)
-    renderer, size = short.machine.evaluator.renderer, size_of(short)
+    renderer, size = short.runtime.evaluator.renderer, size_of(short)
     with torch.inference_mode():
         expected = Renderer(renderer.models, renderer.suite, batch_size=2).render()
         usual = renderer.render()
@@ -109,7 +109,7 @@ def test_smaller_batches_said_once_kept_for_the_study_and_the_same_pictures(tmp_
         again.database,
         again.study,
         rows[0],
-        again.machine.plan,
+        again.runtime.plan,
         again.artifacts,
         target,
         overwrite=False,
@@ -136,7 +136,7 @@ def test_what_cannot_be_decoded_at_once_is_denoised_once_and_decoded_in_smaller_
     target = tmp_path / "merge.safetensors"
     watch = Watch(written=quiet, compared=quiet, rendered=quiet)
     with room_to_decode(8, short) as decoded:
-        plan = short.machine.plan
+        plan = short.runtime.plan
         done = deliver(short.database, short.study, first, plan, short.artifacts, target, overwrite=False, watch=watch)
     assert "all 8 renders of the file are identical, to the bit, to those that were scored" in done.proof
     short.database.close()
@@ -145,7 +145,7 @@ def test_what_cannot_be_decoded_at_once_is_denoised_once_and_decoded_in_smaller_
 def test_images_decoded_in_larger_groups_before_are_made_again(tmp_path: Path) -> None:
     """Another program may take its memory later: all pixels follow from the limit that the trial ends with."""
     short = begin(tmp_path, SMALL)
-    size, models, suite = size_of(short), short.machine.evaluator.renderer.models, short.machine.spec.suite
+    size, models, suite = size_of(short), short.runtime.evaluator.renderer.models, short.runtime.spec.suite
     renderer, done = Renderer(models, suite, batch_size=4), list[int]()
     with torch.inference_mode():
         limits = BatchLimits({("vae", size): 2})
@@ -178,7 +178,7 @@ def test_only_when_a_single_image_is_too_much_the_trial_fails(tmp_path: Path) ->
     short = begin(tmp_path, SMALL)
     with room_to_denoise(0, short):
         recorder = Recorder(stop_after=1)
-        Worker(short.database, short.study, short.machine, short.artifacts, recorder, recorder.stop).run()
+        Worker(short.database, short.study, short.runtime, short.artifacts, recorder, recorder.stop).run()
     assert [most for _, most, _ in recorder.reduced] == [4, 2, 1]
     (row,) = stored_trials.load_trials(short.database, short.study)
     width, height = size_of(short)
@@ -197,11 +197,11 @@ def test_only_when_a_single_image_is_too_much_the_trial_fails(tmp_path: Path) ->
 def test_a_merge_without_memory_fails_its_trial_and_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """On a CPU, where torch says it in another way, too."""
     short = begin(tmp_path, SMALL)
-    resident = short.machine.evaluator.resident
+    resident = short.runtime.evaluator.resident
     merge, calls = resident.merge, itertools.count()
     monkeypatch.setattr(resident, "merge", lambda recipe: torch.empty(1 << 50) if not next(calls) else merge(recipe))
     recorder = Recorder(stop_after=2)
-    Worker(short.database, short.study, short.machine, short.artifacts, recorder, recorder.stop).run()
+    Worker(short.database, short.study, short.runtime, short.artifacts, recorder, recorder.stop).run()
     first, second = stored_trials.load_trials(short.database, short.study)
     assert (first.state, first.failure, second.state) == ("failed", "out_of_memory", "complete")
     short.database.close()
@@ -209,7 +209,7 @@ def test_a_merge_without_memory_fails_its_trial_and_no_other(tmp_path: Path, mon
 
 def test_a_scorer_without_memory_takes_fewer_images_at_once_and_only_then_fails_its_trial(tmp_path: Path) -> None:
     short = begin(tmp_path, SMALL)
-    scorer: Any = short.machine.evaluator.scoring.scorers["clip_score"]
+    scorer: Any = short.runtime.evaluator.scoring.scorers["clip_score"]
     with room_for(3, scorer._embedder._model.visual) as seen:
         short.run(stop_after=1)
         assert seen == [8, 4, *[2] * 4]
@@ -228,7 +228,7 @@ def test_models_and_scorers_that_do_not_fit_while_they_are_loaded_are_refused_in
     short = begin(tmp_path, SMALL)
     monkeypatch.setattr("optimizer.runtime.setup.build", lambda *_arguments: torch.empty(1 << 50))
     monkeypatch.setattr("optimizer.runtime.setup.build_models", lambda *_arguments: torch.empty(1 << 50))
-    spec, plan = short.machine.spec, short.machine.plan
+    spec, plan = short.runtime.spec, short.runtime.plan
     with pytest.raises(NoMemoryError, match=r"^not enough memory on cpu to load the scorer clip_score: .*; end what"):
         build_scorers(spec, CPU, tmp_path / "cache")
     with pytest.raises(NoMemoryError, match=r"^not enough memory on cpu to load the models: .*; end what"):

@@ -74,8 +74,8 @@ def test_every_render_and_score_is_stored(finished: ShortStudy) -> None:
         assert set(by_set) == {"likeness"}
         assert {"merge", "denoise", "decode", "score", "other"} <= row.seconds.keys()
         assert row.objectives["objective"] == pytest.approx(
-            np.mean(by_item["clip_score"]) / finished.machine.infos["clip_score"].unit
-            - by_set["likeness"] / finished.machine.infos["likeness"].unit
+            np.mean(by_item["clip_score"]) / finished.runtime.infos["clip_score"].unit
+            - by_set["likeness"] / finished.runtime.infos["likeness"].unit
         )
 
 
@@ -102,7 +102,7 @@ def test_optuna_holds_what_our_tables_hold(finished: ShortStudy) -> None:
 
 def test_only_parents_and_the_best_keep_their_renders(finished: ShortStudy) -> None:
     rows = stored_trials.load_trials(finished.database, finished.study)
-    best = best_trials(rows, finished.machine.objective)[0].number
+    best = best_trials(rows, finished.runtime.objective)[0].number
     for row in rows:
         files = [render.file for render in stored_renders.load_renders(finished.database, row)]
         if row.number in {0, 1, best}:
@@ -117,8 +117,8 @@ def test_only_parents_and_the_best_keep_their_renders(finished: ShortStudy) -> N
 
 def test_equal_recipes_give_equal_pixels(finished: ShortStudy) -> None:
     row = stored_trials.load_trials(finished.database, finished.study)[3]
-    finished.machine.evaluator.evaluate(stored_trials.load_trials(finished.database, finished.study)[7].recipe)
-    again = finished.machine.evaluator.evaluate(row.recipe)
+    finished.runtime.evaluator.evaluate(stored_trials.load_trials(finished.database, finished.study)[7].recipe)
+    again = finished.runtime.evaluator.evaluate(row.recipe)
     assert list(again.pixels_sha256) == [
         render.pixels_sha256 for render in stored_renders.load_renders(finished.database, row)
     ]
@@ -284,7 +284,7 @@ def test_several_objectives_make_a_pareto_front(tmp_path: Path) -> None:
     study = optuna.load_study(study_name="short", storage=short.database.storage)
     assert [direction.name for direction in study.directions] == ["MAXIMIZE", "MINIMIZE"]
     rows = stored_trials.load_trials(short.database, short.study)
-    front = {row.number for row in best_trials(rows, short.machine.objective)}
+    front = {row.number for row in best_trials(rows, short.runtime.objective)}
     assert front == {trial.number for trial in study.best_trials}
 
 
@@ -328,7 +328,7 @@ def test_the_exported_file_renders_exactly_what_was_scored(finished: ShortStudy,
         finished.database,
         finished.study,
         row,
-        finished.machine.plan,
+        finished.runtime.plan,
         finished.artifacts,
         target,
         overwrite=False,
@@ -354,7 +354,7 @@ def test_a_failed_trial_is_not_exported(finished: ShortStudy, tmp_path: Path) ->
     failed = values.StoredTrial(**{name: getattr(row, name) for name in row.__slots__} | {"state": "failed"})
     with pytest.raises(ExportError, match="failed"):
         deliver(
-            finished.database, finished.study, failed, finished.machine.plan, finished.artifacts, tmp_path / "x",
+            finished.database, finished.study, failed, finished.runtime.plan, finished.artifacts, tmp_path / "x",
             overwrite=False, watch=SILENT,
         )  # fmt: skip
 
@@ -373,7 +373,7 @@ def test_an_export_never_overwrites_a_parent_even_when_told_to(finished: ShortSt
     row = stored_trials.load_trials(short.database, short.study)[0]
     with pytest.raises(ExportError, match="is parent A"):
         deliver(
-            short.database, short.study, row, short.machine.plan, short.artifacts, parent, overwrite=True, watch=SILENT
+            short.database, short.study, row, short.runtime.plan, short.artifacts, parent, overwrite=True, watch=SILENT
         )
     assert parent.read_bytes() == (DEMO / "animals.safetensors").read_bytes()
 
@@ -398,19 +398,19 @@ def test_a_scorer_that_raises_fails_the_trial_with_its_reason(tmp_path: Path) ->
     class Broken:
         """A third party's scorer with a fault."""
 
-        info = short.machine.infos["clip_score"]
+        info = short.runtime.infos["clip_score"]
 
         def score(self, images: SuiteImages) -> torch.Tensor:  # noqa: ARG002
             raise ZeroDivisionError("no images today")
 
     evaluator = Evaluator(
-        short.machine.evaluator.resident,
-        short.machine.evaluator.renderer,
+        short.runtime.evaluator.resident,
+        short.runtime.evaluator.renderer,
         {"broken": Broken()},
         degenerate_limit=8,
     )
     with pytest.raises(TrialFailed, match="scorer broken failed at item 0: ZeroDivisionError: no images today"):
-        evaluator.evaluate(short.machine.probes[0].recipe)
+        evaluator.evaluate(short.runtime.probes[0].recipe)
 
 
 @pytest.mark.parametrize(

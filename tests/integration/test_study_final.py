@@ -44,9 +44,9 @@ class Watched:
 
 def hold(short: ShortStudy) -> tuple[Final, Watched]:
     watched = Watched()
-    rank = by_value(short.machine.objective)
+    rank = by_value(short.runtime.objective)
     trials = stored_trials.load_trials(short.database, short.study)
-    return hold_final(short.machine, trials, rank, watched.watch), watched
+    return hold_final(short.runtime, trials, rank, watched.watch), watched
 
 
 @pytest.fixture(scope="module")
@@ -92,7 +92,7 @@ def test_the_held_out_suite_differs_from_the_search_in_its_noise_alone(
 
 def test_gains_are_paired_with_the_better_parent_held_out(short: ShortStudy, held: tuple[Final, Watched]) -> None:
     final, _ = held
-    unit = short.machine.infos["clip_score"].unit
+    unit = short.runtime.infos["clip_score"].unit
     better = max(final.parents, key=lambda row: np.mean(row.image_scores["clip_score"]))
     for candidate in final.candidates:
         pair = [np.array(row.image_scores["clip_score"]) / unit for row in (candidate, better)]
@@ -108,7 +108,7 @@ def test_gains_are_paired_with_the_better_parent_held_out(short: ShortStudy, hel
 def test_the_study_goes_on_after_a_final_as_if_there_had_been_none(short: ShortStudy) -> None:
     hold(short)
     row = next(iter(parent_trials(stored_trials.load_trials(short.database, short.study)).values()))
-    again = short.machine.evaluator.evaluate(row.recipe)
+    again = short.runtime.evaluator.evaluate(row.recipe)
     stored = [render.pixels_sha256 for render in stored_renders.load_renders(short.database, row)]
     assert list(again.pixels_sha256) == stored
 

@@ -75,7 +75,7 @@ def test_parents_are_rendered_to_their_end_and_others_only_while_they_may_be_the
     assert rows[KILLED].rendered == BATCH
     assert {row.rendered for row in rows} == {BATCH, ITEMS}
     assert all(row.estimated == (row.rendered < ITEMS) for row in rows)
-    first = sorted(item.index for item in raced.machine.evaluator.renderer.stages[0])
+    first = sorted(item.index for item in raced.runtime.evaluator.renderer.stages[0])
     assert all(items_of(raced, row) == first for row in stopped_of(raced))
 
 
@@ -87,8 +87,8 @@ def test_the_incumbent_is_the_best_whole_trial_before(raced: ShortStudy) -> None
 
 
 def test_a_stopped_trial_is_told_as_the_incumbent_plus_the_mean_paired_difference(raced: ShortStudy) -> None:
-    rows, infos = rows_of(raced), raced.machine.infos
-    likeness = raced.machine.evaluator.scoring.scorers["likeness"]
+    rows, infos = rows_of(raced), raced.runtime.infos
+    likeness = raced.runtime.evaluator.scoring.scorers["likeness"]
     for row in stopped_of(raced):
         assert row.incumbent is not None
         best, items = rows[row.incumbent], items_of(raced, row)
@@ -121,7 +121,7 @@ def test_optuna_learns_of_it_as_a_complete_trial_that_is_marked(raced: ShortStud
 def test_what_was_rendered_is_the_same_to_the_bit_whether_a_trial_is_stopped_or_not(raced: ShortStudy) -> None:
     rows = rows_of(raced)
     for row in (rows[KILLED], rows[2]):
-        again = raced.machine.evaluator.evaluate(row.recipe)
+        again = raced.runtime.evaluator.evaluate(row.recipe)
         assert again.items == tuple(range(ITEMS))
         whole = dict(enumerate(again.pixels_sha256))
         assert pixels_of(raced, row).items() <= whole.items()
@@ -143,11 +143,11 @@ def test_gains_of_a_stopped_trial_are_over_the_parents_on_the_same_items(raced: 
 
 
 def test_a_stopped_trial_is_neither_best_nor_in_the_final(raced: ShortStudy) -> None:
-    rows, objective = rows_of(raced), raced.machine.objective
+    rows, objective = rows_of(raced), raced.runtime.objective
     stopped = {row.number for row in stopped_of(raced)}
     assert best_trials(rows, objective)[0].number not in stopped
     rank = by_value(objective)
-    _, candidates = choose_finalists(rows, objective, rank, raced.machine.spec.final)
+    _, candidates = choose_finalists(rows, objective, rank, raced.runtime.spec.final)
     assert {row.number for row in candidates} == {row.number for row in rows[2:]} - stopped
 
 
@@ -161,7 +161,7 @@ def test_a_stopped_trial_is_exported_with_a_proof_of_what_it_has(raced: ShortStu
     row, target = stopped_of(raced)[0], tmp_path / "merge.safetensors"
     silent = Watch(written=lambda _: None, compared=lambda _: None, rendered=lambda _: None)
     done = deliver(
-        raced.database, raced.study, row, raced.machine.plan, raced.artifacts, target, overwrite=False, watch=silent
+        raced.database, raced.study, row, raced.runtime.plan, raced.artifacts, target, overwrite=False, watch=silent
     )
     assert f"the {BATCH} renders that were scored are identical, to the bit" in done.proof
 
@@ -182,7 +182,7 @@ class Deadly(Recorder):
             os.kill(os.getpid(), signal.SIGKILL)
 
 study = reopen(Path(sys.argv[1]))
-Worker(study.database, study.study, study.machine, study.artifacts, Deadly()).run()
+Worker(study.database, study.study, study.runtime, study.artifacts, Deadly()).run()
 """
     paths = f"{Path(__file__).parents[1]}:{Path(__file__).parents[2]}"
     command = [sys.executable, "-c", code, str(tmp_path), paths, str(torch.get_num_threads())]
@@ -208,5 +208,5 @@ def test_a_broken_merge_fails_after_its_first_images(tmp_path: Path) -> None:
     assert (whole.state, whole.rendered) == ("complete", ITEMS)
     assert (broken.state, broken.rendered) == ("failed", BATCH)
     assert f"degenerate: {BATCH} of {BATCH} images are broken" in (broken.reason or "")
-    first = [item.index for item in short.machine.evaluator.renderer.stages[0]]
+    first = [item.index for item in short.runtime.evaluator.renderer.stages[0]]
     assert f"item {first[0]} " in (broken.reason or "")

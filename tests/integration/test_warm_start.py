@@ -74,7 +74,7 @@ class Begun:
     def probes(self) -> list[str]:
         """What is tried before the sampler proposes."""
         known = {row.recipe.digest for row in self.taken}
-        return [str(probe.origin) for probe in self.short.machine.probes if probe.recipe.digest not in known]
+        return [str(probe.origin) for probe in self.short.runtime.probes if probe.recipe.digest not in known]
 
     @property
     def optunas(self) -> list[optuna.trial.FrozenTrial]:
@@ -85,8 +85,8 @@ def warm(folder: Path, changes: Mapping[str, Any] | None = None, trials: int = 2
     """As the command line begins it: `new`, beside the old study unless the spec says otherwise."""
     spec = write_spec(folder / "new.yaml", **{**NEW, "budget": {"trials": trials}, **(changes or {})})
     url, artifacts = f"sqlite:///{folder}/study.db", folder / "artifacts"
-    database, study, machine = begun(spec, url, folder / "cache", artifacts)
-    return Begun(ShortStudy(database, study, machine, Artifacts.beside(url, artifacts)))
+    database, study, runtime = begun(spec, url, folder / "cache", artifacts)
+    return Begun(ShortStudy(database, study, runtime, Artifacts.beside(url, artifacts)))
 
 
 def find(folder: Path, changes: Mapping[str, Any] | None = None) -> WarmStart:
@@ -129,12 +129,12 @@ class TestFullRight:
         assert [trial.value for trial in new.optunas[:4]] == [row.objectives["objective"] for row in before]
         assert new.optunas[2].params == dict.fromkeys(new.optunas[2].params, 0.75)
         for row in new.taken[1:3]:  # what a newly rendered trial of the same recipe gives
-            evaluation = new.short.machine.evaluator.evaluate(row.recipe)
+            evaluation = new.short.runtime.evaluator.evaluate(row.recipe)
             assert list(evaluation.pixels_sha256) == pixels_of(new.short, row)
             by_item, by_set = scores_of(new.short, row)
             assert {name: tuple(values) for name, values in evaluation.sheet.by_item.items()} == by_item
             assert dict(evaluation.sheet.by_set) == by_set
-            assert new.short.machine.objective.values(evaluation.sheet.means) == row.objectives
+            assert new.short.runtime.objective.values(evaluation.sheet.means) == row.objectives
 
     def test_it_goes_on_as_if_never_stopped_when_the_old_study_is_gone(self, folder: Path) -> None:
         there, here = folder / "theirs", folder / "ours"
@@ -153,8 +153,8 @@ class TestFullRight:
         for _ in range(2):
             stored = stored_studies.load_study(new.short.database, "new")
             refuse_changed_spec(stored.spec, load_spec(here / "new.yaml"))
-            machine = resumed(stored, here / "cache")
-            recorder = ShortStudy(new.short.database, stored, machine, new.short.artifacts).run(stop_after=1)
+            runtime = resumed(stored, here / "cache")
+            recorder = ShortStudy(new.short.database, stored, runtime, new.short.artifacts).run(stop_after=1)
             started += recorder.started
         assert started == [(4, "uniform 0.5"), (5, "random")]  # nothing is taken over again
         assert [trial.params for trial in whole.optunas] == [trial.params for trial in new.optunas]

@@ -38,8 +38,8 @@ def taken_by_the_dead(short: ShortStudy, attempt: int, *, signed_off: bool = Fal
     if signed_off:
         registry.remove_worker(short.database, worker_id)
     number = optuna.load_study(study_name="short", storage=short.database.storage).ask().number
-    recipe = short.machine.probes[number].recipe
-    origin = short.machine.probes[number].origin
+    recipe = short.runtime.probes[number].recipe
+    origin = short.runtime.probes[number].origin
     stored_trials.begin_trial(short.database, short.study, number, origin, recipe, worker_id, attempt)
     return number
 
@@ -98,7 +98,7 @@ def test_who_ends_by_a_bug_has_died_and_who_says_why_has_left(
 
 def test_a_trial_that_another_program_has_ended_is_left_to_the_doctor(begun: ShortStudy) -> None:
     ended = Ended(short=begun)
-    worker = Worker(begun.database, begun.study, begun.machine, begun.artifacts, ended, ended.stop)
+    worker = Worker(begun.database, begun.study, begun.runtime, begun.artifacts, ended, ended.stop)
     worker.run()
     (row,) = ended.finished
     assert (row.state, told(begun, row.number)) == ("complete", TrialState.FAIL)
@@ -142,7 +142,7 @@ class TakenOver(Recorder):
 
 def test_a_worker_that_was_taken_for_dead_stores_nothing_and_its_successor_does(begun: ShortStudy) -> None:
     recorder = TakenOver(short=begun)
-    worker = Worker(begun.database, begun.study, begun.machine, begun.artifacts, recorder, recorder.stop)
+    worker = Worker(begun.database, begun.study, begun.runtime, begun.artifacts, recorder, recorder.stop)
     assert worker.run() == 0
     assert recorder.number is not None
     assert recorder.finished == []

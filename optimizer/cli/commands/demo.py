@@ -33,10 +33,10 @@ def demo(
     database = open_database(storage)
     there = [study for study in list_studies(database) if study.name == name]
     if there:
-        stored, machine = there[0], resumed(there[0], cache)
+        stored, runtime = there[0], resumed(there[0], cache)
     else:
-        database, stored, machine = begun(spec, storage, cache)
-    if not work_on(database, stored, machine, None):
+        database, stored, runtime = begun(spec, storage, cache)
+    if not work_on(database, stored, runtime, None):
         return
     winner = output / "best-merge.safetensors"
     export(name, output=winner, force=True, storage=storage)

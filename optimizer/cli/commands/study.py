@@ -101,9 +101,9 @@ def start(
         _, stored = registered(spec, url, caches, artifacts)
         console.print(f"{escaped(stored.name)} is registered; its workers take it from here", soft_wrap=True)
         return
-    database, stored, machine = begun(spec, url, caches, artifacts)
-    others = other_workers(count, machine, url, artifacts, caches)
-    work_on(database, stored, machine, artifacts, watch, others)
+    database, stored, runtime = begun(spec, url, caches, artifacts)
+    others = other_workers(count, runtime, url, artifacts, caches)
+    work_on(database, stored, runtime, artifacts, watch, others)
 
 
 @app.command()
@@ -148,19 +148,19 @@ def resume(
         budget = budget.model_copy(update={"patience": patience or None})
     asked = replace(stored, spec=stored.spec.model_copy(update={"budget": budget}))
     ended = not detach and has_ended(database, asked)
-    machine = None if detach or ended else resumed(stored, caches)  # before anything is changed: it may be refused
+    runtime = None if detach or ended else resumed(stored, caches)  # before anything is changed: it may be refused
     set_budget(database, stored, budget)
     set_status(database, stored, "active")
     stored = load_study(database, stored.name)
     if detach:
         console.print(f"{escaped(stored.name)} goes on; its workers take it from here", soft_wrap=True)
         return
-    if machine is None:
+    if runtime is None:
         print_outcome(database, stored, artifacts)
         print_end(database, stored)
         return
-    others = other_workers(count, machine, url, artifacts, caches)
-    work_on(database, stored, machine, artifacts, watch, others)
+    others = other_workers(count, runtime, url, artifacts, caches)
+    work_on(database, stored, runtime, artifacts, watch, others)
 
 
 @app.command()
@@ -189,9 +189,9 @@ def finish(
     with loading_libraries():
         from optimizer.outcome.final import choose_finalists
     choose_finalists(load_trials(database, stored), objective, by_value(objective), stored.spec.final)
-    machine = resumed(stored, cache_folder(cache))  # only now, as loading takes its time
+    runtime = resumed(stored, cache_folder(cache))  # only now, as loading takes its time
     folder, reporter = Artifacts.beside(database.url, artifacts), watch.reporter(database, stored)
-    finish_study(database, stored, machine, folder, reporter, retry_for(reporter))
+    finish_study(database, stored, runtime, folder, reporter, retry_for(reporter))
     print_study(database, stored, every_trial=False)
 
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from optimizer.observe.events import Reporter
     from optimizer.outcome.final import FinalWatch
-    from optimizer.runtime.setup import Machine
+    from optimizer.runtime.setup import Runtime
     from studies.files.artifacts import Artifacts
 
     Pictures = dict[int, Sequence[Tensor]]  # trial -> its held-out renders, reduced
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 def finish_study(
     database: Database,
     stored: StoredStudy,
-    machine: Machine,
+    runtime: Runtime,
     artifacts: Artifacts,
     reporter: Reporter,
     retry: Retry,
@@ -51,11 +51,11 @@ def finish_study(
     from optimizer.search.shortlist import by_posterior
 
     rows = retry(lambda: load_trials(database, stored))
-    rank = retry(lambda: by_posterior(database, stored, machine.objective, rows))
+    rank = retry(lambda: by_posterior(database, stored, runtime.objective, rows))
     pictures: Pictures = {}
     reporter.final_started(_images(stored))
     with _progress(_images(stored), pictures) as watch:
-        final = hold_final(machine, rows, rank, watch)
+        final = hold_final(runtime, rows, rank, watch)
     retry(lambda: store_final(database, stored, final))
     reporter.final_held(final)
     sheet = retry(lambda: _save_sheet(stored, final, pictures, artifacts))

@@ -28,7 +28,7 @@ from optimizer.cli.workers.session import built, patience_seconds, planned
 if TYPE_CHECKING:
     from optimizer.observe.events import Reporter
     from optimizer.runtime.model_files import ModelFolders
-    from optimizer.runtime.setup import Machine
+    from optimizer.runtime.setup import Runtime
     from optimizer.system.retry import Retry
     from optimizer.work.service import Service
     from studies.files.artifacts import Artifacts
@@ -66,7 +66,7 @@ class Assignment:
     def service(self, database: Database, stop: threading.Event, watch: Monitoring) -> Service:
         """A worker of this process."""
         with loading_libraries():
-            from optimizer.runtime.pool import Machines
+            from optimizer.runtime.pool import Runtimes
             from optimizer.system.retry import Retry
             from optimizer.work.service import Service, ServiceSettings
             from studies.files.artifacts import Artifacts
@@ -78,11 +78,11 @@ class Assignment:
             patience_seconds=self.patience_seconds,
         )
         store = Artifacts.beside(self.storage, self.artifacts)
-        machines = Machines(
+        runtimes = Runtimes(
             lambda study: planned(study, self.folders), lambda plan, study: built(plan, study.parents, self.cache)
         )
         host = Terminal(database, store, stop, Retry(limit_seconds=self.patience_seconds), watch)
-        return Service(database, machines, store, host, stop, settings)
+        return Service(database, runtimes, store, host, stop, settings)
 
 
 def assigned(
@@ -123,21 +123,21 @@ class Terminal:
         self._retry, self._watch = retry, watch
 
     @contextmanager
-    def at(self, study: StoredStudy, machine: Machine) -> Iterator[Reporter]:
+    def at(self, study: StoredStudy, runtime: Runtime) -> Iterator[Reporter]:
         from optimizer.cli.views.progress import ProgressReporter
 
         console.print(f"at study {escaped(study.name)}", soft_wrap=True)
-        with self._retry(lambda: ProgressReporter(self._database, study, machine.objective, self._stop)) as people:
+        with self._retry(lambda: ProgressReporter(self._database, study, runtime.objective, self._stop)) as people:
             yield self._watch.reporter(self._database, study, people)
 
-    def hold_final(self, study: StoredStudy, machine: Machine) -> None:
+    def hold_final(self, study: StoredStudy, runtime: Runtime) -> None:
         from optimizer.cli.views.final import finish_study
         from optimizer.insight.interactive import save_figures
 
         console.print(f"the final of {escaped(study.name)}", soft_wrap=True)
         reporter = self._watch.reporter(self._database, study)
-        finish_study(self._database, study, machine, self._artifacts, reporter, self._retry)
-        self._retry(lambda: save_figures(self._database, study, machine.objective))
+        finish_study(self._database, study, runtime, self._artifacts, reporter, self._retry)
+        self._retry(lambda: save_figures(self._database, study, runtime.objective))
 
     def refused(self, name: str, reason: str) -> None:
         print_error(f"study {escaped(name)} cannot be worked on here", reason)

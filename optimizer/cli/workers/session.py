@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from optimizer.outcome.warm_start import WarmStart
     from optimizer.runtime.model_files import ModelFolders
     from optimizer.runtime.plan import Plan
-    from optimizer.runtime.setup import Machine
+    from optimizer.runtime.setup import Runtime
     from optimizer.system.retry import Retry
     from studies.files.artifacts import Artifacts
     from studies.records.database import Database
@@ -70,11 +70,11 @@ class Beginning:
 
 def begun(
     spec: Path, url: str, cache: Path, artifacts: str | Path | None = None
-) -> tuple[Database, StoredStudy, Machine]:
+) -> tuple[Database, StoredStudy, Runtime]:
     """A new study: everything is loaded first and stored only then."""
     beginning = _beginning(spec, url, artifacts, _device_of)
-    machine = built(beginning.plan, beginning.parents, cache)
-    return beginning.database, beginning.store(machine.plan), machine
+    runtime = built(beginning.plan, beginning.parents, cache)
+    return beginning.database, beginning.store(runtime.plan), runtime
 
 
 def _device_of(plan: Plan) -> torch.device:
@@ -141,7 +141,7 @@ def introduced(database: Database, plan: Plan, device: torch.device) -> tuple[Pa
     return hashed(plan, ())
 
 
-def resumed(stored: StoredStudy, cache: Path) -> Machine:
+def resumed(stored: StoredStudy, cache: Path) -> Runtime:
     """The machine of a stored study; refuses files that have changed."""
     return built(planned(stored, model_folders(None, cache)), stored.parents, cache)
 
@@ -179,15 +179,15 @@ def hashed(plan: Plan, known: tuple[ParentFile, ...], *, trust_times: bool = Tru
         return hash_parents(plan, known, lambda size: progress.advance(task, size), trust_times=trust_times)
 
 
-def built(plan: Plan, parents: tuple[ParentFile, ...], cache: Path) -> Machine:
-    from optimizer.runtime.setup import build_machine
+def built(plan: Plan, parents: tuple[ParentFile, ...], cache: Path) -> Runtime:
+    from optimizer.runtime.setup import build_runtime
 
     with console.status("loading parents, pipeline and scorers"):
-        return build_machine(plan, parents, cache)
+        return build_runtime(plan, parents, cache)
 
 
 def final_after(
-    database: Database, stored: StoredStudy, machine: Machine, artifacts: Artifacts, reporter: Reporter
+    database: Database, stored: StoredStudy, runtime: Runtime, artifacts: Artifacts, reporter: Reporter
 ) -> None:
     """The final, once the budget is spent; left to the last worker where others are still at work."""
     from optimizer.cli.views.final import final_is_due, finish_study
@@ -196,7 +196,7 @@ def final_after(
     if not final_is_due(database, stored):
         return
     try:
-        finish_study(database, stored, machine, artifacts, reporter, retry_for(reporter))
+        finish_study(database, stored, runtime, artifacts, reporter, retry_for(reporter))
     except FinalError as error:
         console.print(f"no final: {escaped(str(error))}", soft_wrap=True)
 
@@ -204,7 +204,7 @@ def final_after(
 def work_on(
     database: Database,
     stored: StoredStudy,
-    machine: Machine,
+    runtime: Runtime,
     artifacts: str | Path | None,
     watch: Monitoring = NOBODY,
     others: Sequence[Mapping[str, str]] = (),
@@ -226,15 +226,15 @@ def work_on(
     with (
         stopping() as stop,
         local_workers(stored.name, others, stop),
-        ProgressReporter(database, stored, machine.objective, stop) as people,
+        ProgressReporter(database, stored, runtime.objective, stop) as people,
     ):
         reporter = watch.reporter(database, stored, people)
-        finished = Worker(database, stored, machine, folder, reporter, stop.is_set, patience_seconds()).run()
+        finished = Worker(database, stored, runtime, folder, reporter, stop.is_set, patience_seconds()).run()
     stored = load_study(database, stored.name)
     stopped = stop.is_set() or stored.status != "active"
     if not stopped:
-        final_after(database, stored, machine, folder, reporter)
-    save_figures(database, stored, machine.objective)
+        final_after(database, stored, runtime, folder, reporter)
+    save_figures(database, stored, runtime.objective)
     print_outcome(database, stored, artifacts)
     if stopped:
         console.print(escaped(f"Stopped. Go on with: {_resuming(database, stored)}"), soft_wrap=True)
@@ -279,15 +279,15 @@ def _resuming(database: Database, stored: StoredStudy) -> str:
 
 
 def other_workers(
-    count: int | None, machine: Machine, url: str, artifacts: str | Path | None, cache: Path
+    count: int | None, runtime: Runtime, url: str, artifacts: str | Path | None, cache: Path
 ) -> list[dict[str, str]]:
     """The environments of the workers beside this one, which takes its share of the machine."""
     import torch
 
     from optimizer.cli.workers.local_workers import environments, settings_of
 
-    all_of_them = environments(count, machine.device)
-    if machine.device.type == "cpu":
+    all_of_them = environments(count, runtime.device)
+    if runtime.device.type == "cpu":
         torch.set_num_threads(int(all_of_them[0]["OMP_NUM_THREADS"]))
     return [settings_of(url, artifacts, cache) | row for row in all_of_them[1:]]
 
