@@ -112,13 +112,13 @@ def runtime_of(budget: int, seconds: float) -> Runtime:
     objective = Objective.of(spec, infos)
     plan: Any = SimpleNamespace(spec=spec, space=space, infos=infos, objective=objective)
     evaluator: Any = Simulated(spec, seconds)
-    alike = frozenset(places(Architecture.SD15))
+    equal_places = frozenset(places(Architecture.SD15))
     return Runtime(
         plan=plan,
         parents=files,
         blueprint=blueprint,
-        probes=make_probes(spec, space, blueprint, alike),
-        alike=alike,
+        probes=make_probes(spec, space, blueprint, equal_places),
+        equal_places=equal_places,
         evaluator=evaluator,
         device=torch.device("cpu"),
         variation=0.0,

@@ -1,8 +1,9 @@
-"""Other scorers over the images that a study has kept: a new study, and nothing is rendered.
+"""Score the images that a study has kept with other scorers, as a new study. Nothing is rendered.
 
-What is taken are whole trials of which every image is kept, in a file that still is what was scored. Scoring begins at
-uint8, so a trial gets the scores that it would get if it were rendered today; by stages, where the studies race, as
-the last bits depend on what goes through a network together. All else is as a warm start has it.
+Only whole trials are taken of which every image is kept, in a file that still is what was scored. Scorers read uint8
+images, so a trial gets the scores that it would get if it were rendered today. Where the studies race, scorers take the
+images stage by stage, because the last bits depend on which go through a network together. All else is as in a warm
+start.
 """
 
 from __future__ import annotations
@@ -17,16 +18,10 @@ from torch import Tensor
 
 from basics.messages import first_line
 from optimizer.errors import ScoredImageLost, TrialFailed
-from optimizer.outcome.warm_start import (
-    Adoption,
-    Kept,
-    Other,
-    WarmStart,
-    changed_software,
-    image_differences,
-    other_parents,
-    same_parents,
-)
+from optimizer.outcome.comparability import changed_software, image_differences
+from optimizer.outcome.kept_trials import KeptTrial, WarmStart
+from optimizer.outcome.other_study import Other, same_parents, unlike_parents
+from optimizer.outcome.warm_start import Adoption
 from optimizer.rendering.suite import stages
 from optimizer.runtime.machine import machine_description
 from optimizer.runtime.plan import Plan
@@ -65,18 +60,18 @@ class LeftOut:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Pictured:
+class RenderedTrial:
     """A whole trial of which every image is kept."""
 
-    row: StoredTrial
+    trial: StoredTrial
     renders: tuple[StoredRender, ...]  # one an item of the suite, in their order
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Pictures:
-    """What of a study may be scored anew, as its database has it."""
+class Rescorable:
+    """What of a study may be scored anew, according to its database."""
 
-    trials: tuple[Pictured, ...]  # by number
+    trials: tuple[RenderedTrial, ...]  # by number
     left_out: tuple[LeftOut, ...]
 
 
@@ -86,59 +81,61 @@ def require_rescorable(spec: StudySpec, study: str) -> None:
         raise RescoreError(f"a rescored study begins with the trials of {study}: leave `warm_start` out of its spec")
 
 
-def find_pictures(database: Database, study: StoredStudy) -> Pictures:
-    """Whole trials with their images; no file is looked at yet.
+def find_rescorable(database: Database, study: StoredStudy) -> Rescorable:
+    """Find the whole trials with their images. No file is looked at yet.
 
     Raises:
         RescoreError: there is none, or no parent among them.
     """
-    trials: list[Pictured] = []
+    found: list[RenderedTrial] = []
     left_out: list[LeftOut] = []
-    for row in load_trials(database, study):
-        renders = tuple(load_renders(database, row)) if row.is_whole else ()
-        why = _unfit(row, renders)
+    for trial in load_trials(database, study):
+        renders = tuple(load_renders(database, trial)) if trial.is_whole else ()
+        why = _unfit(trial, renders)
         if why is None:
-            trials.append(Pictured(row=row, renders=renders))
+            found.append(RenderedTrial(trial=trial, renders=renders))
         else:
-            left_out.append(LeftOut(number=row.number, why=why))
-    _require_some(study.name, [each.row for each in trials], left_out)
-    return Pictures(trials=tuple(trials), left_out=tuple(left_out))
+            left_out.append(LeftOut(number=trial.number, why=why))
+    _require_parent(study.name, [each.trial for each in found], left_out)
+    return Rescorable(trials=tuple(found), left_out=tuple(left_out))
 
 
-def _unfit(row: StoredTrial, renders: Sequence[StoredRender]) -> str | None:
-    if row.state == "running":
+def _unfit(trial: StoredTrial, renders: Sequence[StoredRender]) -> str | None:
+    """Why a trial cannot be scored anew; None where it can."""
+    if trial.state == "running":
         return NOT_FINISHED
-    if row.state == "failed":
+    if trial.state == "failed":
         return FAILED
-    if row.estimated:
+    if trial.estimated:
         return STOPPED
-    return None if renders and all(each.file is not None for each in renders) else NOT_KEPT
+    return None if renders and all(render.file is not None for render in renders) else NOT_KEPT
 
 
-def _require_some(study: str, rows: Sequence[StoredTrial], left_out: Sequence[LeftOut]) -> None:
+def _require_parent(study: str, trials: Sequence[StoredTrial], left_out: Sequence[LeftOut]) -> None:
     """Raises RescoreError without any trial, or without a parent to compare with."""
-    if not parent_trials(rows):
-        what = "none of its parents" if rows else "no trial"
+    if not parent_trials(trials):
+        what = "none of its parents" if trials else "no trial"
+        reasons = "; ".join(_reasons(left_out)) or "it has no trials"
         raise RescoreError(
-            f"study {study!r} has {what} to score anew ({'; '.join(told(left_out)) or 'it has no trials'}): images "
-            "stay where its spec has `render: {keep: all}`, and are looked for in --artifacts"
+            f"study {study!r} has {what} to score anew ({reasons}): images stay where its spec has "
+            "`render: {keep: all}`, and are looked for in --artifacts"
         )
 
 
-def told(left_out: Sequence[LeftOut]) -> Iterator[str]:
+def _reasons(left_out: Sequence[LeftOut]) -> Iterator[str]:
     """Which trials are left out and why, a line for each reason."""
-    for why in dict.fromkeys(row.why for row in left_out):
-        rows = [row for row in left_out if row.why == why]
-        numbers = ", ".join(str(row.number) for row in rows[:NUMBERS_SHOWN])
-        more = " ..." if len(rows) > NUMBERS_SHOWN else ""
-        detail = f": {rows[0].detail}" if rows[0].detail else ""
-        yield f"left out, {why}: {len(rows)} {'trial' if len(rows) == 1 else 'trials'} ({numbers}{more}){detail}"
+    for why in dict.fromkeys(each.why for each in left_out):
+        same = [each for each in left_out if each.why == why]
+        numbers = ", ".join(str(each.number) for each in same[:NUMBERS_SHOWN])
+        more = " ..." if len(same) > NUMBERS_SHOWN else ""
+        detail = f": {same[0].detail}" if same[0].detail else ""
+        yield f"left out, {why}: {len(same)} {'trial' if len(same) == 1 else 'trials'} ({numbers}{more}){detail}"
 
 
 def require_same_images(plan: Plan, parents: Sequence[ParentFile], other: StoredStudy) -> None:
     """Raises RescoreError where the new study would render other images of the same merges."""
     if not same_parents(parents, other):
-        raise RescoreError(other_parents(plan, parents, other))
+        raise RescoreError(unlike_parents(plan, parents, other))
     differences = list(image_differences(plan.spec, parents, other))
     if differences:
         raise RescoreError(
@@ -151,7 +148,7 @@ def require_same_images(plan: Plan, parents: Sequence[ParentFile], other: Stored
 
 
 def rescored(
-    pictures: Pictures,
+    found: Rescorable,
     plan: Plan,
     parents: Sequence[ParentFile],
     other: Other,
@@ -159,7 +156,7 @@ def rescored(
     device: torch.device,
     on_trial: Callable[[], None] = lambda: None,
 ) -> WarmStart:
-    """The trials with their new scores, to be taken over; held in memory until then, without their images.
+    """Score the trials anew, to be taken over. Until then they are held in memory, without their images.
 
     Args:
         plan: of the new study, with the units of its scores.
@@ -170,17 +167,18 @@ def rescored(
         RescoreError: no trial, or no parent, is left.
         ArtifactError: the store fails.
     """
-    rescorer = _Rescorer(plan, Adoption(plan, parents, [each.row for each in pictures.trials]), other, scoring, device)
-    kept: list[Kept] = []
-    left_out = list(pictures.left_out)
-    for trial in pictures.trials:
-        found = rescorer.kept(trial)
-        if isinstance(found, LeftOut):
-            left_out.append(found)
+    adoption = Adoption(plan, parents, [each.trial for each in found.trials])
+    rescorer = _Rescorer(plan, adoption, other, scoring, device)
+    kept: list[KeptTrial] = []
+    left_out = list(found.left_out)
+    for rendered in found.trials:
+        result = rescorer.rescored(rendered)
+        if isinstance(result, LeftOut):
+            left_out.append(result)
         else:
-            kept.append(found)
+            kept.append(result)
         on_trial()
-    _require_some(other.study.name, [each.row for each in kept], left_out)
+    _require_parent(other.study.name, [each.trial for each in kept], left_out)
     notes = _notes(other.study.name, kept, left_out, len(plan.checkpoints))
     return WarmStart(study=other.study.name, kept=tuple(kept), again=(), notes=tuple(notes))
 
@@ -195,52 +193,57 @@ class _Rescorer:
         self._here = machine_description(device)
         self._same_software = not changed_software(other.study)
 
-    def kept(self, trial: Pictured) -> Kept | LeftOut:
-        row = trial.row
-        recipe = self._adoption.recipe(row)
+    def rescored(self, rendered: RenderedTrial) -> KeptTrial | LeftOut:
+        trial = rendered.trial
+        recipe = self._adoption.recipe(trial)
         if recipe is None:
-            return LeftOut(number=row.number, why=FOREIGN)
+            return LeftOut(number=trial.number, why=FOREIGN)
         try:
-            images = read_images(self._other.artifacts, trial.renders)
-            return self._scored(trial, recipe, images)
-        except ScoredImageLost as gone:
-            return LeftOut(number=row.number, why=NO_LONGER, detail=str(gone))
-        except TrialFailed as failure:
-            return LeftOut(number=row.number, why=UNSCORED, detail=first_line(failure))
+            images = read_images(self._other.artifacts, rendered.renders)
+            return self._scored(rendered, recipe, images)
+        except ScoredImageLost as error:
+            return LeftOut(number=trial.number, why=NO_LONGER, detail=str(error))
+        except TrialFailed as error:
+            return LeftOut(number=trial.number, why=UNSCORED, detail=first_line(error))
 
-    def _scored(self, trial: Pictured, recipe: Recipe, images: Mapping[int, Tensor]) -> Kept:
-        row, start = trial.row, time.perf_counter()
+    def _scored(self, rendered: RenderedTrial, recipe: Recipe, images: Mapping[int, Tensor]) -> KeptTrial:
+        """The trial with its new scores.
+
+        Args:
+            images: item -> uint8 [3, h, w].
+        """
+        trial, start = rendered.trial, time.perf_counter()
         parts = [self._scoring.score(items, tuple(images[item.index] for item in items)) for items in self._stages]
         whole = joined(parts)
-        sheet = self._scoring.sheet(whole)
-        seconds = dict(row.seconds) | {"score": time.perf_counter() - start}
-        features = {name: rows.numpy() for name, rows in whole.features.items()}
-        files = self._other.artifacts.of_trial(self._other.study.key, row.number, row.worker_id)
-        return Kept(
-            row=replace(row, seconds=seconds, machine=self._machine(row)),
-            probe=self._adoption.probe(row, recipe),
-            sheet=sheet,
-            pixels_sha256=tuple(each.pixels_sha256 for each in trial.renders),
+        scores = self._scoring.sheet(whole)
+        seconds = dict(trial.seconds) | {"score": time.perf_counter() - start}
+        features = {name: values.numpy() for name, values in whole.features.items()}
+        files = self._other.artifacts.of_trial(self._other.study.key, trial.number, trial.worker_id)
+        return KeptTrial(
+            trial=replace(trial, seconds=seconds, machine=self._machine(trial)),
+            probe=self._adoption.probe(trial, recipe),
+            scores=scores,
+            pixels_sha256=tuple(render.pixels_sha256 for render in rendered.renders),
             files=files,
-            renders=tuple(each.item for each in trial.renders),
-            picture=row.sheet is not None and SHEET in files.files(),
+            renders=tuple(render.item for render in rendered.renders),
+            has_contact_sheet=trial.sheet is not None and SHEET in files.files(),
             features=lambda: features,
         )
 
-    def _machine(self, row: StoredTrial) -> Mapping[str, str]:
+    def _machine(self, trial: StoredTrial) -> Mapping[str, str]:
         """Who rendered it, and who scored it where that is another: such scores must not pass for the renderer's."""
-        if dict(row.machine) == self._here and self._same_software:
-            return row.machine
+        if dict(trial.machine) == self._here and self._same_software:
+            return trial.machine
         by = {"mergetune": software_versions()["mergetune"]} | self._here
-        return dict(row.machine) | {SCORED_FIELD: "by " + ", ".join(f"{name} {value}" for name, value in by.items())}
+        return dict(trial.machine) | {SCORED_FIELD: "by " + ", ".join(f"{name} {value}" for name, value in by.items())}
 
 
-def _notes(study: str, kept: Sequence[Kept], left_out: Sequence[LeftOut], parents: int) -> Iterator[str]:
+def _notes(study: str, kept: Sequence[KeptTrial], left_out: Sequence[LeftOut], parents: int) -> Iterator[str]:
     outside = sum(each.probe.params is None for each in kept)
     params = f", {outside} of them without parameters, as this space cannot express them" if outside else ""
     yield f"{len(kept)} of {len(kept) + len(left_out)} trials of {study} are scored anew{params}"
-    yield from told(left_out)
-    if len(parent_trials([each.row for each in kept])) < parents:
+    yield from _reasons(left_out)
+    if len(parent_trials([each.trial for each in kept])) < parents:
         yield "gains are computed when the parents that are left out have been rendered, by whoever goes on"
-    if elsewhere := sum(SCORED_FIELD in each.row.machine for each in kept):
+    if elsewhere := sum(SCORED_FIELD in each.trial.machine for each in kept):
         yield f"{elsewhere} of them were rendered by another machine or version: what follows may differ in last bits"

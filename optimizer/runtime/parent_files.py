@@ -49,7 +49,7 @@ def hash_parents(
     return tuple(files)
 
 
-def alike_places(plan: Plan) -> frozenset[str]:
+def equal_places(plan: Plan) -> frozenset[str]:
     """Frozen places in which all parents hold the same bytes, so that a ratio means nothing there: often the VAE."""
     parents = plan.ingredients.parents
     fixed = {place for place, slot, _ in plan.space.fixed if slot in plan.space.ratio_slots}

@@ -17,7 +17,7 @@ from optimizer.rendering.render import Renderer
 from optimizer.rendering.variation import render_variation
 from optimizer.runtime.device_choice import choose_device, computes_in
 from optimizer.runtime.memory import Need, memory_to_load, needed, require_memory
-from optimizer.runtime.parent_files import alike_places
+from optimizer.runtime.parent_files import equal_places
 from optimizer.runtime.plan import Plan
 from optimizer.search.probes import Probe, make_probes
 from optimizer.search.recipe_probes import with_recipes
@@ -41,7 +41,7 @@ class Runtime:
     plan: Plan
     parents: tuple[ParentFile, ...]
     blueprint: Blueprint
-    alike: frozenset[str]  # places in which all parents are the same
+    equal_places: frozenset[str]  # in which all parents hold the same bytes
     probes: tuple[Probe, ...]
     evaluator: Evaluator
     device: torch.device
@@ -68,19 +68,19 @@ def build_runtime(plan: Plan, parents: Sequence[ParentFile], cache_dir: Path) ->
         CheckpointError, RenderError, ScorerError, RecipeError: what cannot be loaded.
     """
     device = choose_device(plan.spec.render.device)
-    plan, scorers = settled(plan, parents, device, cache_dir)
+    plan, scorers = load_scorers(plan, parents, device, cache_dir)
     blueprint = plan.blueprint(parents)
     resident, renderer = build_renderer(
         plan.ingredients, plan.spec.suite, plan.spec.render, device, plan.spec.export.dtype, plan.spec.racing
     )
-    alike = alike_places(plan)
+    equal = equal_places(plan)
     plan.ingredients.require_unchanged()  # or what was hashed is not what was loaded
     return Runtime(
         plan=plan,
         parents=tuple(parents),
         blueprint=blueprint,
-        alike=alike,
-        probes=make_probes(plan.spec, plan.space, blueprint, alike),
+        equal_places=equal,
+        probes=make_probes(plan.spec, plan.space, blueprint, equal),
         evaluator=Evaluator(resident, renderer, scorers, degenerate_limit=plan.spec.render.degenerate_limit),
         device=device,
         # A CPU repeats itself, and may take minutes for an image.
@@ -88,10 +88,10 @@ def build_runtime(plan: Plan, parents: Sequence[ParentFile], cache_dir: Path) ->
     )
 
 
-def settled(
+def load_scorers(
     plan: Plan, parents: Sequence[ParentFile], device: torch.device, cache_dir: Path
 ) -> tuple[Plan, dict[str, Scorer]]:
-    """The plan as it is stored, with recipe files read and units written out, and the scorers that tell the units.
+    """Load a study's scorers, and complete its plan as it is stored: recipe files read, units written out.
 
     Raises:
         ScorerError, RecipeError: weights, references or recipe files cannot be used.

@@ -36,20 +36,22 @@ class Probe:
     params: Mapping[str, float] | None  # None: outside the search space, so nothing a sampler could learn from
 
 
-def make_probes(spec: StudySpec, space: SearchSpace, blueprint: Blueprint, alike: frozenset[str]) -> tuple[Probe, ...]:
+def make_probes(
+    spec: StudySpec, space: SearchSpace, blueprint: Blueprint, equal_places: frozenset[str]
+) -> tuple[Probe, ...]:
     """Each parent, uniform ratios, recipes, presets, merges of another study, then depth profiles.
 
     A probe equal to an earlier one is left out.
 
     Args:
         spec: with its recipe files read (see `recipe_probes.with_recipes`).
-        alike: places in which all parents hold the same values, so that their ratio means nothing; often the VAE.
+        equal_places: in which all parents hold the same values, so that a ratio means nothing; often the VAE.
     """
-    parents = [parent_probe(space, blueprint, parent.letter, alike) for parent in blueprint.parents]
+    parents = [parent_probe(space, blueprint, parent.letter, equal_places) for parent in blueprint.parents]
     seen = {blueprint.parent_alone(parent.letter).digest for parent in blueprint.parents}
     seen |= {probe.recipe.digest for probe in parents}
     probes = []
-    for probe in _wanted(spec, space, blueprint, alike):
+    for probe in _wanted(spec, space, blueprint, equal_places):
         if probe.recipe.digest not in seen:
             seen.add(probe.recipe.digest)
             probes.append(probe)
@@ -61,7 +63,7 @@ def without(probes: Sequence[Probe], known: Collection[str]) -> tuple[Probe, ...
     return tuple(probe for probe in probes if probe.recipe.digest not in known)
 
 
-def _wanted(spec: StudySpec, space: SearchSpace, blueprint: Blueprint, alike: frozenset[str]) -> Iterator[Probe]:
+def _wanted(spec: StudySpec, space: SearchSpace, blueprint: Blueprint, equal_places: frozenset[str]) -> Iterator[Probe]:
     """Everything but the parents, in order."""
     every = places(space.architecture)
     for ratio in spec.probes.uniform:
@@ -70,11 +72,11 @@ def _wanted(spec: StudySpec, space: SearchSpace, blueprint: Blueprint, alike: fr
         if entry.recipe is None:
             raise ValueError(f"{entry.path} was not read: call with_recipes first")
         origin = Origin("recipe", entry.path.stem[:NAME_LENGTH])
-        yield exact(origin, Recipe.from_json(entry.recipe), space, blueprint, alike)
+        yield exact(origin, Recipe.from_json(entry.recipe), space, blueprint, equal_places)
     for name in spec.probes.presets:
-        yield exact(Origin("preset", name), _preset_recipe(name, space, blueprint), space, blueprint, alike)
+        yield exact(Origin("preset", name), _preset_recipe(name, space, blueprint), space, blueprint, equal_places)
     for found in spec.warm_start.again if spec.warm_start else ():
-        yield exact(Origin("warm start", found.name), Recipe.from_json(found.recipe), space, blueprint, alike)
+        yield exact(Origin("warm start", found.name), Recipe.from_json(found.recipe), space, blueprint, equal_places)
     for name, ratios in _profiles(spec.probes.profiles, space.architecture, spec.sampler.seed):
         yield _near(Origin("profile", name), ratios, space, blueprint)
 
@@ -87,16 +89,18 @@ def _near(origin: Origin, ratios: Ratios, space: SearchSpace, blueprint: Bluepri
     return Probe(origin=_honest(origin, rows, made, space), recipe=blueprint.recipe(made), params=params)
 
 
-def exact(origin: Origin, recipe: Recipe, space: SearchSpace, blueprint: Blueprint, alike: frozenset[str]) -> Probe:
+def exact(
+    origin: Origin, recipe: Recipe, space: SearchSpace, blueprint: Blueprint, equal_places: frozenset[str]
+) -> Probe:
     """A recipe over the blueprint's files as it is, with its parameters where the space can express it.
 
-    In places in which all parents are alike every ratio gives the same merge, so there the space's own is taken.
+    In places in which all parents are equal every ratio gives the same merge, so there the space's own is taken.
     """
     rows = rows_of(recipe, blueprint)
     if rows is not None:
         made = {place: list(row) for place, row in rows.items()}
         for place, index, value in space.fixed:
-            if place in alike and index in space.ratio_slots:
+            if place in equal_places and index in space.ratio_slots:
                 made[place][index] = value
         expressed = {place: tuple(row) for place, row in made.items()}
         try:
@@ -139,14 +143,14 @@ def _rounded(params: Mapping[str, float], space: SearchSpace) -> dict[str, float
     }
 
 
-def parent_probe(space: SearchSpace, blueprint: Blueprint, letter: str, alike: frozenset[str]) -> Probe:
+def parent_probe(space: SearchSpace, blueprint: Blueprint, letter: str, equal_places: frozenset[str]) -> Probe:
     """The whole parent, frozen places and VAE included, without LoRAs: it is the file the user has.
 
     Where the space cannot express it (a frozen place, bounds, a base that only serves for a difference), the trial
     carries no parameters.
     """
     origin = Origin("parent", letter)
-    rows = _rows_alone(space, blueprint, letter, alike)
+    rows = _rows_alone(space, blueprint, letter, equal_places)
     if rows is not None and (blueprint.vae is None or blueprint.only_vae):
         try:
             return Probe(origin=origin, recipe=blueprint.recipe(rows), params=space.params(rows))
@@ -155,7 +159,7 @@ def parent_probe(space: SearchSpace, blueprint: Blueprint, letter: str, alike: f
     return Probe(origin=origin, recipe=blueprint.parent_alone(letter), params=None)
 
 
-def _rows_alone(space: SearchSpace, blueprint: Blueprint, letter: str, alike: frozenset[str]) -> Rows | None:
+def _rows_alone(space: SearchSpace, blueprint: Blueprint, letter: str, equal_places: frozenset[str]) -> Rows | None:
     """The numbers with which the merge is one parent; method parameters, which then mean nothing, at their default."""
     ratios = alone_row(blueprint.operations, [parent.letter for parent in blueprint.parents], letter)
     if ratios is None:
@@ -167,7 +171,7 @@ def _rows_alone(space: SearchSpace, blueprint: Blueprint, letter: str, alike: fr
         row = []
         for index, slot in enumerate(space.slots):
             wanted = 0.0 if slot.kind == "lora" else ratios[index]
-            if wanted is None or (slot.kind == "ratio" and place in alike):
+            if wanted is None or (slot.kind == "ratio" and place in equal_places):
                 low, high = bounds.get((place, index), (slot.default, slot.default))
                 free = min(max(slot.default, low), high) if wanted is None else wanted
                 wanted = fixed.get((place, index), free)

@@ -12,7 +12,7 @@ import pytest
 from command_line import Call, caller, enter
 from demo_study import DEMO, PROMPTS, ShortStudy, begin, reopen, short_spec, write_spec
 
-from optimizer.outcome.warm_start import Other
+from optimizer.outcome.other_study import Other
 from studies.files.artifacts import Artifacts, render_file
 from studies.records import stored_renders, stored_studies, stored_trials
 from studies.records.database import open_database

@@ -16,8 +16,10 @@ from demo_study import DEMO, PROMPTS, ShortStudy, begin, short_spec, write_spec
 from optuna.trial import TrialState
 from real_databases import new_postgresql_url
 
-from optimizer.cli.workers.session import begun, resumed
-from optimizer.outcome.warm_start import WarmStart, find_warm_start
+from optimizer.cli.workers.loading import load_stored_study
+from optimizer.cli.workers.new_study import start_study
+from optimizer.outcome.kept_trials import WarmStart
+from optimizer.outcome.warm_start import find_warm_start
 from optimizer.runtime.parent_files import hash_parents
 from optimizer.runtime.plan import make_plan
 from studies.errors import DatabaseError, StudyMissingError, WarmStartError
@@ -85,7 +87,7 @@ def warm(folder: Path, changes: Mapping[str, Any] | None = None, trials: int = 2
     """As the command line begins it: `new`, beside the old study unless the spec says otherwise."""
     spec = write_spec(folder / "new.yaml", **{**NEW, "budget": {"trials": trials}, **(changes or {})})
     url, artifacts = f"sqlite:///{folder}/study.db", folder / "artifacts"
-    database, study, runtime = begun(spec, url, folder / "cache", artifacts)
+    database, study, runtime = start_study(spec, url, folder / "cache", artifacts)
     return Begun(ShortStudy(database, study, runtime, Artifacts.beside(url, artifacts)))
 
 
@@ -153,7 +155,7 @@ class TestFullRight:
         for _ in range(2):
             stored = stored_studies.load_study(new.short.database, "new")
             refuse_changed_spec(stored.spec, load_spec(here / "new.yaml"))
-            runtime = resumed(stored, here / "cache")
+            runtime = load_stored_study(stored, here / "cache")
             recorder = ShortStudy(new.short.database, stored, runtime, new.short.artifacts).run(stop_after=1)
             started += recorder.started
         assert started == [(4, "uniform 0.5"), (5, "random")]  # nothing is taken over again
@@ -181,14 +183,14 @@ class TestFullRight:
         """The objective is a matter of the new study alone."""
         found = find(folder, {"objective": None, "scorers": {"sharpness": None}})
         for kept, theirs in zip(found.kept, stored_trials.load_trials(old.database, old.study), strict=True):
-            assert tuple(kept.sheet.by_item["sharpness"]) == scores_of(old, theirs)[0]["sharpness"]
-            assert kept.sheet.by_set == {}
+            assert tuple(kept.scores.by_item["sharpness"]) == scores_of(old, theirs)[0]["sharpness"]
+            assert kept.scores.by_set == {}
         assert len(find(folder, {"objective": {"sharpness": {"weight": 3}}}).kept) == 4
 
     def test_only_the_best_are_taken_when_asked_and_always_the_parents(self, old: ShortStudy, folder: Path) -> None:
         found = find(folder, {"warm_start": {"study": "short", "top": 1}})
         wanted = sorted([0, 1, best_merges(old, 1)[0].number])
-        assert [kept.row.number for kept in found.kept] == wanted
+        assert [kept.trial.number for kept in found.kept] == wanted
         assert found.again == ()
 
     def test_files_that_lie_elsewhere_are_the_same_files(self, folder: Path) -> None:

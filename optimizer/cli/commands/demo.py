@@ -20,7 +20,9 @@ def demo(
     """Run the embedded demo study, export the winner, and say where everything is."""
     import studies
     from optimizer.cli.commands.export import export
-    from optimizer.cli.workers.session import begun, resumed, work_on
+    from optimizer.cli.workers.loading import load_stored_study
+    from optimizer.cli.workers.new_study import start_study
+    from optimizer.cli.workers.session import work_on
     from studies.records.database import open_database
     from studies.records.stored_studies import list_studies
     from studies.spec.study import load_spec
@@ -33,9 +35,9 @@ def demo(
     database = open_database(storage)
     there = [study for study in list_studies(database) if study.name == name]
     if there:
-        stored, runtime = there[0], resumed(there[0], cache)
+        stored, runtime = there[0], load_stored_study(there[0], cache)
     else:
-        database, stored, runtime = begun(spec, storage, cache)
+        database, stored, runtime = start_study(spec, storage, cache)
     if not work_on(database, stored, runtime, None):
         return
     winner = output / "best-merge.safetensors"

@@ -55,8 +55,8 @@ def export(
     """Write a trial's merge as one .safetensors file, and prove that it is the model that was scored."""
     from rich.progress import BarColumn, Progress, TextColumn
 
+    from optimizer.cli.workers.loading import open_plan
     from optimizer.cli.workers.model_folders import model_folders
-    from optimizer.cli.workers.session import verified_plan
     from optimizer.trial.ranking import stopped_after
     from studies.files.artifacts import Artifacts
     from studies.records.database import open_database
@@ -81,7 +81,7 @@ def export(
         from optimizer.merging.files.checkpoint import total_bytes
         from optimizer.outcome.export import Watch, deliver
 
-    plan = verified_plan(stored, model_folders(None, cache_folder(None)), trust_times=False)
+    plan = open_plan(stored, model_folders(None, cache_folder(None)), trust_times=False)
     total = total_bytes(export_layout(plan.ingredients, row.recipe.dtype).values())
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:.0f} %"))
     with Progress(*columns, console=console, transient=True) as progress:

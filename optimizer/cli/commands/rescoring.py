@@ -25,8 +25,8 @@ from optimizer.cli.common import (
 )
 
 if TYPE_CHECKING:
-    from optimizer.outcome.rescore import Pictures
-    from optimizer.outcome.warm_start import Other
+    from optimizer.outcome.other_study import Other
+    from optimizer.outcome.rescore import Rescorable
     from optimizer.runtime.plan import Plan
     from optimizer.trial.objective import Objective
     from studies.records.database import Database
@@ -42,7 +42,8 @@ def rescore(
 ) -> None:
     """Score a study's kept images with other scorers or weights, as a new study; nothing is rendered."""
     from optimizer.cli.views.report import print_study
-    from optimizer.cli.workers.session import introduced, storage_option
+    from optimizer.cli.workers.new_study import announce
+    from optimizer.cli.workers.session import storage_option
     from studies.files.artifacts import Artifacts
     from studies.records.stored_studies import load_study
     from studies.spec.study import load_spec
@@ -53,18 +54,18 @@ def rescore(
     database = database_to_change(url)
     before = load_study(database, study)
     with loading_libraries():
-        from optimizer.outcome.rescore import find_pictures, require_rescorable, require_same_images
-        from optimizer.outcome.warm_start import Other
+        from optimizer.outcome.other_study import Other
+        from optimizer.outcome.rescore import find_rescorable, require_rescorable, require_same_images
         from optimizer.runtime.device_choice import choose_device
         from optimizer.runtime.plan import make_plan
 
     require_rescorable(wanted, study)
     other = Other(database=database, study=before, artifacts=Artifacts.known(url, artifacts))
-    pictures = find_pictures(database, other.study)
+    found = find_rescorable(database, other.study)
     plan = make_plan(wanted)
-    parents = introduced(database, plan, choose_device(plan.spec.render.device))
+    parents = announce(database, plan, choose_device(plan.spec.render.device))
     require_same_images(plan, parents, other.study)
-    stored = _begun(pictures, plan, parents, other, artifacts, cache_folder(cache))
+    stored = _store(found, plan, parents, other, artifacts, cache_folder(cache))
     print_study(database, stored, every_trial=False)
     for line in _verdict(database, other.study, stored):
         console.print(escaped(line), soft_wrap=True)
@@ -72,20 +73,20 @@ def rescore(
     console.print(escaped(f"Go on with: {again}"), soft_wrap=True)
 
 
-def _begun(
-    pictures: Pictures,
+def _store(
+    found: Rescorable,
     plan: Plan,
     parents: tuple[ParentFile, ...],
     other: Other,
     artifacts: str | Path | None,
     cache: Path,
 ) -> StoredStudy:
-    """The new study with its trials, their gains and notes."""
+    """Score the trials anew, and store the new study with them, their gains and notes."""
     from optimizer.cli.views.planning import print_notes
-    from optimizer.cli.workers.session import Beginning
+    from optimizer.cli.workers.new_study import NewStudy
     from optimizer.outcome.rescore import rescored
     from optimizer.runtime.device_choice import choose_device
-    from optimizer.runtime.setup import settled
+    from optimizer.runtime.setup import load_scorers
     from optimizer.trial.scoring import Scoring
     from optimizer.work.gain_recorder import GainRecorder
     from studies.files.artifacts import Artifacts
@@ -93,14 +94,14 @@ def _begun(
 
     database, device = other.database, choose_device(plan.spec.render.device)
     with console.status("loading scorers"):
-        plan, scorers = settled(plan, parents, device, cache)
+        plan, scorers = load_scorers(plan, parents, device, cache)
     scoring = Scoring(scorers)
-    with _progress(len(pictures.trials)) as advance:
-        found = rescored(pictures, plan, parents, other, scoring, device, advance)
-    print_notes(found.notes)
+    with _progress(len(found.trials)) as advance:
+        warm_start = rescored(found, plan, parents, other, scoring, device, advance)
+    print_notes(warm_start.notes)
     with console.status("storing the study"):
-        beginning = Beginning(database=database, plan=plan, parents=parents, found=found, artifacts=artifacts)
-        stored = beginning.store(plan)
+        new = NewStudy(database=database, plan=plan, parents=parents, warm_start=warm_start, artifacts=artifacts)
+        stored = new.store(plan)
         place = Artifacts.beside(database.url, artifacts)
         GainRecorder(database, stored, CachedTrials(database, stored), plan, scoring, place).fill_gains()
     return stored
@@ -122,31 +123,32 @@ def _verdict(database: Database, before: StoredStudy, stored: StoredStudy) -> It
     from studies.records.stored_trials import load_trials
 
     objective = study_objective(stored)
-    rows = load_trials(database, stored)
-    best = _best(rows, objective)
-    yield f"best by the new objective: {_told(best, objective)}"
+    trials = load_trials(database, stored)
+    best = _best(trials, objective)
+    yield f"best by the new objective: {_in_words(best, objective)}"
     old = _best(load_trials(database, before), study_objective(before))
-    here = next((row for row in rows if row.source == f"{before.name} trial {old.number}"), None)
+    here = next((trial for trial in trials if trial.source == f"{before.name} trial {old.number}"), None)
     if here is None:
         yield f"best by the old one: trial {old.number} of {before.name}, which is left out"
     elif here.number == best.number:
         yield "best by the old one: the same"
     else:
-        yield f"best by the old one: {_told(here, objective)}"
+        yield f"best by the old one: {_in_words(here, objective)}"
 
 
-def _best(rows: Sequence[StoredTrial], objective: Objective) -> StoredTrial:
+def _best(trials: Sequence[StoredTrial], objective: Objective) -> StoredTrial:
     """The best whole trial; of several objectives, the knee of their front."""
     from optimizer.search.shortlist import by_value
 
-    return by_value(objective)([row for row in rows if row.is_whole])[0]
+    return by_value(objective)([trial for trial in trials if trial.is_whole])[0]
 
 
-def _told(row: StoredTrial, objective: Objective) -> str:
+def _in_words(trial: StoredTrial, objective: Objective) -> str:
     from optimizer.cli.views.progress import gain_text
 
     values = [
-        f"{name} {row.objectives[name]:.4g}" + (f", gain {gain_text(row.gains[name])}" if name in row.gains else "")
+        f"{name} {trial.objectives[name]:.4g}"
+        + (f", gain {gain_text(trial.gains[name])}" if name in trial.gains else "")
         for name in objective.names
     ]
-    return f"trial {row.number} ({row.title}), {'; '.join(values)}"
+    return f"trial {trial.number} ({trial.title}), {'; '.join(values)}"

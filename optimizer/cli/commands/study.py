@@ -54,8 +54,9 @@ def check(
     loaded = load_spec(spec)
     with loading_libraries():
         from optimizer.cli.views.planning import print_notes, print_plan
-        from optimizer.cli.workers.session import hashed
-        from optimizer.outcome.warm_start import find_warm_start, require_other_study
+        from optimizer.cli.workers.loading import hash_with_progress
+        from optimizer.outcome.other_study import require_other_study
+        from optimizer.outcome.warm_start import find_warm_start
         from optimizer.runtime.device_choice import choose_device, render_dtype
         from optimizer.runtime.plan import make_plan
         from optimizer.runtime.setup import build_scorers
@@ -68,7 +69,7 @@ def check(
     require_other_study(plan.spec, storage_url(storage))
     print_plan(plan, device)
     if plan.spec.warm_start is not None or plan.spec.probes.recipes:  # their files are known by their content
-        parents = hashed(plan, ())
+        parents = hash_with_progress(plan)
         with_recipes(plan.spec, plan.blueprint(parents))
         found = find_warm_start(plan, parents, device, storage_url(storage), artifacts)
         print_notes(found.notes if found is not None else ())
@@ -93,16 +94,17 @@ def start(
     metrics: MetricsAddress = None,
 ) -> None:
     """Begin a study and work on it until its budget is spent."""
-    from optimizer.cli.workers.session import begun, other_workers, registered, work_on
+    from optimizer.cli.workers.new_study import register_study, start_study
+    from optimizer.cli.workers.session import environments_of_others, work_on
 
     watch = observing(context, log_json, metrics)
     count, url, caches = worker_count(workers), storage_url(storage), cache_folder(cache)
     if detach:
-        _, stored = registered(spec, url, caches, artifacts)
+        _, stored = register_study(spec, url, caches, artifacts)
         console.print(f"{escaped(stored.name)} is registered; its workers take it from here", soft_wrap=True)
         return
-    database, stored, runtime = begun(spec, url, caches, artifacts)
-    others = other_workers(count, runtime, url, artifacts, caches)
+    database, stored, runtime = start_study(spec, url, caches, artifacts)
+    others = environments_of_others(count, runtime, url, artifacts, caches)
     work_on(database, stored, runtime, artifacts, watch, others)
 
 
@@ -125,7 +127,8 @@ def resume(
     metrics: MetricsAddress = None,
 ) -> None:
     """Go on with a study, with the sampler, seed and settings it began with."""
-    from optimizer.cli.workers.session import has_ended, other_workers, print_end, print_outcome, resumed, work_on
+    from optimizer.cli.workers.loading import load_stored_study
+    from optimizer.cli.workers.session import environments_of_others, has_ended, print_end, print_outcome, work_on
     from studies.records.control import set_status
     from studies.records.stored_studies import load_study, set_budget
     from studies.spec.fingerprints import refuse_changed_spec
@@ -148,7 +151,7 @@ def resume(
         budget = budget.model_copy(update={"patience": patience or None})
     asked = replace(stored, spec=stored.spec.model_copy(update={"budget": budget}))
     ended = not detach and has_ended(database, asked)
-    runtime = None if detach or ended else resumed(stored, caches)  # before anything is changed: it may be refused
+    runtime = None if detach or ended else load_stored_study(stored, caches)  # first: it may be refused
     set_budget(database, stored, budget)
     set_status(database, stored, "active")
     stored = load_study(database, stored.name)
@@ -159,7 +162,7 @@ def resume(
         print_outcome(database, stored, artifacts)
         print_end(database, stored)
         return
-    others = other_workers(count, runtime, url, artifacts, caches)
+    others = environments_of_others(count, runtime, url, artifacts, caches)
     work_on(database, stored, runtime, artifacts, watch, others)
 
 
@@ -176,7 +179,8 @@ def finish(
     """Hold the final now: the best trials and the parents on prompts or seeds that the search never saw."""
     from optimizer.cli.views.final import finish_study
     from optimizer.cli.views.report import print_study, study_objective
-    from optimizer.cli.workers.session import resumed, retry_for
+    from optimizer.cli.workers.loading import load_stored_study
+    from optimizer.cli.workers.session import retry_for
     from optimizer.search.shortlist import by_value
     from studies.files.artifacts import Artifacts
     from studies.records.stored_studies import load_study
@@ -189,7 +193,7 @@ def finish(
     with loading_libraries():
         from optimizer.outcome.final import choose_finalists
     choose_finalists(load_trials(database, stored), objective, by_value(objective), stored.spec.final)
-    runtime = resumed(stored, cache_folder(cache))  # only now, as loading takes its time
+    runtime = load_stored_study(stored, cache_folder(cache))  # only now, as loading takes its time
     folder, reporter = Artifacts.beside(database.url, artifacts), watch.reporter(database, stored)
     finish_study(database, stored, runtime, folder, reporter, retry_for(reporter))
     print_study(database, stored, every_trial=False)

@@ -21,9 +21,10 @@ from optimizer.cli.common import (
     print_error,
     storage_url,
 )
+from optimizer.cli.workers.loading import load_runtime, open_unchanged_plan
 from optimizer.cli.workers.model_folders import MODELS_VARIABLE, model_folders
 from optimizer.cli.workers.monitoring import Monitoring
-from optimizer.cli.workers.session import built, patience_seconds, planned
+from optimizer.cli.workers.session import patience_seconds
 
 if TYPE_CHECKING:
     from optimizer.observe.events import Reporter
@@ -79,7 +80,8 @@ class Assignment:
         )
         store = Artifacts.beside(self.storage, self.artifacts)
         runtimes = Runtimes(
-            lambda study: planned(study, self.folders), lambda plan, study: built(plan, study.parents, self.cache)
+            lambda study: open_unchanged_plan(study, self.folders),
+            lambda plan, study: load_runtime(plan, study.parents, self.cache),
         )
         host = Terminal(database, store, stop, Retry(limit_seconds=self.patience_seconds), watch)
         return Service(database, runtimes, store, host, stop, settings)

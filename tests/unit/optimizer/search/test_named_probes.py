@@ -23,7 +23,7 @@ from studies.recipe.blueprint import Blueprint, LoraFile
 from studies.recipe.recipe import BakedVae, Parent, Recipe
 from studies.spec.study import StudySpec, parse_spec
 
-NOTHING_ALIKE: frozenset[str] = frozenset()
+NO_EQUAL_PLACES: frozenset[str] = frozenset()
 NO_OTHERS = {"uniform": [], "profiles": 0}
 
 
@@ -56,11 +56,11 @@ def space_of(spec: StudySpec, architecture: Architecture = Architecture.SD15) ->
 
 
 def probes_of(
-    spec: StudySpec, architecture: Architecture = Architecture.SD15, alike: frozenset[str] = NOTHING_ALIKE
+    spec: StudySpec, architecture: Architecture = Architecture.SD15, equal_places: frozenset[str] = NO_EQUAL_PLACES
 ) -> tuple[Probe, ...]:
     """As a study makes them, without the parents."""
     blueprint = blueprint_of(spec, architecture)
-    made = make_probes(with_recipes(spec, blueprint), space_of(spec, architecture), blueprint, alike)
+    made = make_probes(with_recipes(spec, blueprint), space_of(spec, architecture), blueprint, equal_places)
     return tuple(probe for probe in made if probe.origin.kind != "parent")
 
 
@@ -167,7 +167,7 @@ class TestRecipes:
 
     def test_alike_places_may_have_any_ratio(self, folder: Path) -> None:
         write(folder / "mine.yaml", ratio={"*": 0.5, "vae": 0.5})
-        (probe,) = probes_of(spec_of(folder, {"recipes": ["mine.yaml"]}), alike=frozenset({"vae"}))
+        (probe,) = probes_of(spec_of(folder, {"recipes": ["mine.yaml"]}), equal_places=frozenset({"vae"}))
         assert probe.params is not None
         assert probe.recipe.steps[0].by_place["vae"] == (0.0,)
 
@@ -228,7 +228,7 @@ class TestRecipes:
         check_recipe_files(stored, Architecture.SD15)
         again = with_recipes(stored, blueprint)
         assert again == stored
-        assert make_probes(again, space_of(spec), blueprint, NOTHING_ALIKE)[-1].params is not None
+        assert make_probes(again, space_of(spec), blueprint, NO_EQUAL_PLACES)[-1].params is not None
         assert stored.as_asked == spec
 
     def test_one_equal_to_an_earlier_probe_is_left_out(self, folder: Path) -> None:

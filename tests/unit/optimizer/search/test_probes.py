@@ -20,7 +20,7 @@ from studies.recipe.blueprint import Blueprint, LoraFile, slots_of
 from studies.recipe.recipe import BakedVae, Parent, Recipe
 from studies.spec.study import StudySpec
 
-NOTHING_ALIKE: frozenset[str] = frozenset()
+NO_EQUAL_PLACES: frozenset[str] = frozenset()
 
 
 def spec_of(parents: int = 2, method: str | None = None, seed: int = 0, **changes: Any) -> StudySpec:
@@ -59,10 +59,10 @@ def space_of(
 def probes_of(
     spec: StudySpec,
     architecture: Architecture = Architecture.SD15,
-    alike: frozenset[str] = NOTHING_ALIKE,
+    equal_places: frozenset[str] = NO_EQUAL_PLACES,
     **space: Any,
 ) -> tuple[Probe, ...]:
-    return make_probes(spec, *space_of(spec, architecture, **space), alike)
+    return make_probes(spec, *space_of(spec, architecture, **space), equal_places)
 
 
 def rows_of(probe: Probe) -> Mapping[str, tuple[float, ...]]:
@@ -137,14 +137,14 @@ class TestParents:
         assert set(params.values()) == {1.0}
 
     def test_b_is_inside_when_both_vaes_are_alike(self) -> None:
-        probe = by_name(probes_of(spec_of(), alike=frozenset({"vae"})))["parent B"]
+        probe = by_name(probes_of(spec_of(), equal_places=frozenset({"vae"})))["parent B"]
         assert probe.params is not None
         assert set(probe.params.values()) == {1.0}
         assert rows_of(probe)["vae"] == (0.0,)
         assert all(ratios == (1.0,) for place, ratios in rows_of(probe).items() if place != "vae")
 
     def test_an_alike_place_does_not_help_where_another_frozen_one_differs(self) -> None:
-        probe = by_name(probes_of(spec_of(), alike=frozenset({"vae"}), frozen={"text_encoder": 0.0}))["parent B"]
+        probe = by_name(probes_of(spec_of(), equal_places=frozenset({"vae"}), frozen={"text_encoder": 0.0}))["parent B"]
         assert probe.params is None
         assert whole_parent(probe.recipe) == "B"
 
@@ -196,7 +196,7 @@ class TestOtherNumbers:
         assert whole_parent(probes["parent B"].recipe) == "B"
 
     def test_a_searched_lora_weighs_nothing_in_a_parent_alone(self) -> None:
-        probes = by_name(probes_of(spec_of(loras=STYLE), alike=frozenset({"vae"})))
+        probes = by_name(probes_of(spec_of(loras=STYLE), equal_places=frozenset({"vae"})))
         for letter, ratio in (("A", 0.0), ("B", 1.0)):
             probe = probes[f"parent {letter}"]
             assert probe.params is not None
@@ -207,12 +207,12 @@ class TestOtherNumbers:
     @pytest.mark.parametrize("weight", [0.8, [0.2, 1.0]])
     def test_a_lora_that_cannot_be_left_out_leaves_the_parents_without_parameters(self, weight: Any) -> None:
         loras = {"style": {"path": "/style.safetensors", "weight": weight}}
-        for letter, probe in zip("AB", probes_of(spec_of(loras=loras), alike=frozenset({"vae"})), strict=False):
+        for letter, probe in zip("AB", probes_of(spec_of(loras=loras), equal_places=frozenset({"vae"})), strict=False):
             assert probe.params is None
             assert whole_parent(probe.recipe) == letter
 
     def test_a_baked_vae_is_in_every_probe_but_the_parents(self) -> None:
-        for probe in probes_of(spec_of(), alike=frozenset({"vae"}), vae=True):
+        for probe in probes_of(spec_of(), equal_places=frozenset({"vae"}), vae=True):
             if probe.origin.kind == "parent":
                 assert probe.params is None
                 assert whole_parent(probe.recipe) == probe.origin.parent
@@ -233,7 +233,7 @@ class TestOtherNumbers:
 
     def test_bounds_that_hold_the_default_of_a_parameter_out_are_met(self) -> None:
         spec = spec_of(2, "dare_linear", space={"parameters": {"density": [0.7, 0.9]}})
-        probes = by_name(probes_of(spec, alike=frozenset({"vae"})))
+        probes = by_name(probes_of(spec, equal_places=frozenset({"vae"})))
         for name in ("parent A", "uniform 0.5", "profile rising"):
             params = probes[name].params
             assert params is not None
@@ -263,7 +263,7 @@ class TestInsideTheSpace:
     ) -> None:
         spec = spec_of(*parents, seed=seed, profiles=profiles)
         space, blueprint = space_of(spec, architecture, granularity=granularity, merge_vae=vae, bounds={"*": bounds})
-        probes = make_probes(spec, space, blueprint, NOTHING_ALIKE)
+        probes = make_probes(spec, space, blueprint, NO_EQUAL_PLACES)
         assert len({probe.recipe.digest for probe in probes}) == len(probes)
         for probe in probes:
             if probe.params is None:

@@ -1,0 +1,146 @@
+"""The start of a study, from its YAML file to its rows in the database, in the order in which it is done.
+
+What cannot run is not begun: the study is stored last, once everything that it needs has been opened, checked and,
+where this process works on it, loaded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from optimizer.cli.common import console, loading_libraries, quiet_optuna
+from optimizer.cli.workers.loading import hash_with_progress, load_runtime
+
+if TYPE_CHECKING:
+    import torch
+
+    from optimizer.outcome.kept_trials import WarmStart
+    from optimizer.runtime.plan import Plan
+    from optimizer.runtime.setup import Runtime
+    from studies.records.database import Database
+    from studies.records.values import ParentFile, StoredStudy
+    from studies.spec.study import StudySpec
+
+
+def start_study(
+    spec: Path, url: str, cache: Path, artifacts: str | Path | None = None
+) -> tuple[Database, StoredStudy, Runtime]:
+    """Begin a study that this process works on.
+
+    Args:
+        url: of the study database.
+        artifacts: where the study's files go; None for beside the database.
+    """
+    new = _prepare(spec, url, artifacts, _usable_device)
+    runtime = load_runtime(new.plan, new.parents, cache)
+    return new.database, new.store(runtime.plan), runtime
+
+
+def register_study(
+    spec: Path, url: str, cache: Path, artifacts: str | Path | None = None
+) -> tuple[Database, StoredStudy]:
+    """Begin a study for other workers: everything is checked but what their devices can do."""
+    new = _prepare(spec, url, artifacts, _cpu)
+    with console.status("loading scorers"):
+        from optimizer.runtime.setup import load_scorers
+
+        plan, _ = load_scorers(new.plan, new.parents, _cpu(new.plan), cache)
+    return new.database, new.store(plan)
+
+
+def _prepare(spec: Path, url: str, artifacts: str | Path | None, choose: Callable[[Plan], torch.device]) -> NewStudy:
+    """Understand a spec, check it against the database, hash its parents, and look for trials to begin with."""
+    quiet_optuna()
+    wanted, database = _new_spec(spec, url)
+    with loading_libraries():
+        from optimizer.cli.views.planning import print_notes
+        from optimizer.outcome.other_study import require_other_study
+        from optimizer.outcome.warm_start import find_warm_start
+        from optimizer.runtime.plan import make_plan
+        from studies.records.database import open_database
+
+    plan = make_plan(wanted)
+    device = choose(plan)
+    require_other_study(plan.spec, url)
+    database = database or open_database(url)  # a file that is missing is made only now
+    parents = announce(database, plan, device)
+    warm_start = find_warm_start(plan, parents, device, url, artifacts)
+    if warm_start is not None:
+        print_notes(warm_start.notes)
+        plan = replace(plan, spec=warm_start.written_into(plan.spec))
+    return NewStudy(database=database, plan=plan, parents=parents, warm_start=warm_start, artifacts=artifacts)
+
+
+def _new_spec(file: Path, url: str) -> tuple[StudySpec, Database | None]:
+    """Read a spec whose name must be new. The database is None while its file is missing."""
+    from studies.records.database import open_database
+    from studies.records.network_shares import require_local
+    from studies.records.stored_studies import require_new
+    from studies.spec.study import load_spec
+    from studies.system.database_url import database_file
+
+    require_local(url)
+    spec, sqlite_file = load_spec(file), database_file(url)
+    if sqlite_file is not None and not sqlite_file.exists():
+        return spec, None
+    database = open_database(url)
+    require_new(database, spec.study)
+    return spec, database
+
+
+def _usable_device(plan: Plan) -> torch.device:
+    """The device that the spec asks for, which must be able to render as it asks."""
+    from optimizer.runtime.device_choice import choose_device, render_dtype
+
+    device = choose_device(plan.spec.render.device)
+    render_dtype(plan.spec.render, device)
+    return device
+
+
+def _cpu(_plan: Plan) -> torch.device:
+    import torch
+
+    return torch.device("cpu")
+
+
+def announce(database: Database, plan: Plan, device: torch.device) -> tuple[ParentFile, ...]:
+    """Print what a new study will do, and hash its parents.
+
+    Raises:
+        StudyExistsError: its name is taken.
+    """
+    from optimizer.cli.views.planning import print_plan
+    from studies.records.stored_studies import require_new
+
+    require_new(database, plan.spec.study)
+    print_plan(plan, device)
+    return hash_with_progress(plan)
+
+
+@dataclass(frozen=True, kw_only=True)
+class NewStudy:
+    """A study that is understood, and not stored yet."""
+
+    database: Database
+    plan: Plan
+    parents: tuple[ParentFile, ...]
+    warm_start: WarmStart | None
+    artifacts: str | Path | None
+
+    def store(self, plan: Plan) -> StoredStudy:
+        """Register the study, with the trials that it begins with.
+
+        Args:
+            plan: this one with the units of its scores written out.
+        """
+        from studies.files.artifacts import Artifacts
+        from studies.records.stored_studies import create_study
+
+        takeover = None
+        if self.warm_start is not None and self.warm_start.kept:
+            takeover = self.warm_start.takeover(plan, Artifacts.beside(self.database.url, self.artifacts))
+        objective = plan.objective
+        return create_study(self.database, plan.spec, self.parents, objective.directions, objective.names, takeover)

@@ -1,0 +1,74 @@
+"""What images and scores depend on beyond the recipe, and in which of it two studies differ."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from studies.records.stored_studies import software_versions
+from studies.records.values import ParentFile, StoredStudy
+from studies.spec.fingerprints import scorer_fingerprint
+from studies.spec.study import StudySpec
+
+SCORING_SOFTWARE: Final = ("mergetune", "open_clip_torch")  # the machine's description holds the rest
+
+
+def score_differences(spec: StudySpec, parents: Sequence[ParentFile], other: StoredStudy) -> Iterator[str]:
+    """Say why the other study's scores do not hold in a new one; nothing where they do.
+
+    Args:
+        spec, parents: of the new study.
+    """
+    yield from image_differences(spec, parents, other)
+    scorers = [name for name in spec.scorers if not _same_scorer(name, spec, other)]
+    if scorers:
+        yield f"other scorers: {', '.join(scorers)}"
+    changed = changed_software(other)
+    if changed:
+        yield f"another version of {', '.join(changed)}"
+
+
+def image_differences(spec: StudySpec, parents: Sequence[ParentFile], other: StoredStudy) -> Iterator[str]:
+    """Say why the other study's images are not what a new one would render and score of the same merges."""
+    theirs = other.spec
+    if [file.sha256 for file in parents] != [file.sha256 for file in other.parents]:
+        yield "the parents stand in another order"
+    if spec.suite.digest != other.suite_digest:
+        yield "another suite"
+    if spec.export.dtype != theirs.export.dtype:
+        yield "another export dtype"
+    if _batching(spec) != _batching(theirs):
+        yield "another dtype or batch size of the renders"
+    if spec.render.degenerate_limit < theirs.render.degenerate_limit:
+        yield "fewer broken images are allowed"
+
+
+def _batching(spec: StudySpec) -> tuple[Any, ...]:
+    """What, beside the suite, decides which renders are computed together, and in which dtype."""
+    return spec.render.dtype, spec.render.batch_size, None if spec.racing is None else spec.racing.batch
+
+
+def _same_scorer(name: str, spec: StudySpec, other: StoredStudy) -> bool:
+    """Whether both have the same settings, and files of the same content wherever they lie."""
+    ours, theirs = spec.scorers[name], other.spec.scorers.get(name)
+    if theirs is None or ours.kind != theirs.kind or _without_paths(ours.options) != _without_paths(theirs.options):
+        return False
+    what, digest = scorer_fingerprint(name, ours)
+    return other.fingerprints.get(what) == digest
+
+
+def _without_paths(value: Any) -> Any:
+    """Options without where their files lie."""
+    if isinstance(value, Mapping):
+        return {name: _without_paths(inner) for name, inner in value.items()}
+    return "a file" if isinstance(value, str) and Path(value).is_absolute() else value
+
+
+def changed_software(other: StoredStudy) -> list[str]:
+    """List the packages that scores may depend on and that have another version now than when the study began.
+
+    Those that a machine's description names are left to the comparison of the descriptions.
+    """
+    now = software_versions()
+    return [name for name in SCORING_SOFTWARE if now[name] != other.software.get(name)]
