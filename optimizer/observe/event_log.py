@@ -1,4 +1,4 @@
-"""What a worker does as a log for machines: one JSON object a line. docs/service.md has the table of keys."""
+"""What a worker does as a log for programs: one JSON object a line. docs/service.md has the table of keys."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ class EventLog(logging.Handler):
         Args:
             more: keys of its own; what is None is left out.
         """
-        row = {
+        line = {
             "time": datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
             "level": level,
             "event": event,
@@ -97,8 +97,8 @@ class EventLog(logging.Handler):
             "trial": self.trial,
             "worker": self.worker,
         }
-        row |= {key: _plain(value) for key, value in more.items() if value is not None}
-        self._write(json.dumps(row, allow_nan=False))  # ASCII alone, so no character can break a line
+        line |= {key: _plain(value) for key, value in more.items() if value is not None}
+        self._write(json.dumps(line, allow_nan=False))  # ASCII alone, so no character can break a line
 
     def emit(self, record: logging.LogRecord) -> None:
         level: Level = record.levelname.lower()  # type: ignore[assignment] # our modules use the standard ones alone
@@ -111,7 +111,7 @@ class EventLog(logging.Handler):
 
 
 def _plain(value: object) -> Any:
-    """As JSON has it: no NaN, no infinity, nothing of our own."""
+    """Return the value in types that JSON has. NaN and infinity become None."""
     if isinstance(value, Mapping):
         return {str(key): _plain(inner) for key, inner in value.items()}
     if isinstance(value, (list, tuple)):
@@ -125,7 +125,7 @@ def _plain(value: object) -> Any:
 
 @contextmanager
 def event_log(target: str) -> Iterator[EventLog]:
-    """An open log, which records of mergetune's modules land in as well.
+    """Open a log that also takes the records of mergetune's own loggers.
 
     Args:
         target: a file to append to, or `-` for stderr.
@@ -150,10 +150,10 @@ def _to_stderr(line: str) -> None:
 
 @contextmanager
 def _listening(log: EventLog, *, aloud: bool) -> Iterator[None]:
-    """Records from level INFO on go to the log.
+    """Send the records of our loggers from level INFO on to the log, while the block runs.
 
     Args:
-        aloud: warnings go to stderr as well, as they do where nobody listens.
+        aloud: whether warnings also go to stderr, as they do without a log.
     """
     handlers = [log, *([logging.lastResort] if aloud and logging.lastResort is not None else [])]
     loggers = [logging.getLogger(name) for name in PACKAGES]
@@ -201,7 +201,7 @@ class EventReporter(Reporter):
         self._log.tell("images_rendered", images=done)
 
     def trial_finished(self, trial: StoredTrial) -> None:
-        self._log.trial = trial.number  # of a trial that is given up, nothing else was told
+        self._log.trial = trial.number  # of a trial that is given up, this is the only event
         failed = trial.state == "failed"
         took = None if trial.finished_at is None else trial.finished_at - trial.started_at
         self._log.tell(
@@ -245,6 +245,6 @@ class EventReporter(Reporter):
             "final_held",
             winner=None if winner is None else winner.number,
             gains=None if winner is None else winner.held_out,
-            candidates=[row.number for row in final.candidates],
-            failed=[row.number for row in final.finalists if row.failure is not None],
+            candidates=[finalist.number for finalist in final.candidates],
+            failed=[finalist.number for finalist in final.finalists if finalist.failure is not None],
         )

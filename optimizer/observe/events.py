@@ -1,4 +1,4 @@
-"""Who is told what a worker does: people, a log, metrics."""
+"""The events of a worker, and their receivers: people, a log, metrics."""
 
 from __future__ import annotations
 
@@ -10,55 +10,55 @@ from studies.records.values import StoredTrial
 
 
 class Reporter:
-    """Told what happens; a subclass overrides what it cares for."""
+    """Receives events; a subclass overrides those that it needs."""
 
     def worker_started(self, worker_id: str) -> None: ...
 
     def worker_left(self, finished: int) -> None:
-        """After so many trials, of its own accord or by an error."""
+        """The worker ends after so many finished trials, be it by an error."""
 
     def stop_asked(self, by: str) -> None:
-        """The worker leaves for that reason, its trial being finished.
+        """The worker is asked to leave, and has finished its trial.
 
         Args:
             by: "signal", or "database" for `mergetune study stop`.
         """
 
     def trial_taken_over(self, number: int, attempt: int) -> None:
-        """A trial of a worker that died or left is about to start here; `attempt` is 1 where that left in peace."""
+        """This worker takes over a trial of one that died or left; `attempt` is 1 if it left without dying."""
 
     def trial_started(self, number: int, origin: str, images: int) -> None: ...
 
     def images_rendered(self, done: int) -> None: ...
 
     def trial_finished(self, trial: StoredTrial) -> None:
-        """It is complete or failed, and stored: also one that is given up, as too many workers died over it.
+        """The trial is stored as complete or failed. It may have failed because too many workers died over it.
 
-        Called again if it raises what tells of an outage.
+        Called again if it raises an error of a database that is away.
         """
 
     def trial_lost(self, number: int) -> None:
-        """Another worker took this one for dead and has its trial: nothing of it was stored."""
+        """Another worker took this one for dead and has its trial, so nothing of it was stored."""
 
     def outage_began(self, reason: str, limit_seconds: float) -> None: ...
 
     def outage_ended(self, seconds: float) -> None:
-        """It had been away for so long."""
+        """The database or store is back after so many seconds."""
 
     def paused(self) -> None:
-        """The study is paused: the worker waits until it goes on, and then starts its next trial."""
+        """The study is paused. The worker starts its next trial when it goes on."""
 
     def batch_reduced(self, component: Batched, batch_size: int, reason: str) -> None:
-        """Memory was too small: so many images go through a component at once from now on, on this kind of device."""
+        """Memory was too small. From now on a component takes so many images at once on this kind of device."""
 
     def final_started(self, images: int) -> None:
-        """Each of its trials is rendered on so many held-out items."""
+        """The final begins: each of its trials renders so many held-out images."""
 
     def final_held(self, final: Final) -> None: ...
 
 
 class Reporters(Reporter):
-    """Tells several, in their order."""
+    """Passes every event to several reporters, in their order."""
 
     def __init__(self, reporters: Sequence[Reporter]) -> None:
         self._reporters = tuple(reporters)

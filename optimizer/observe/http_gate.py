@@ -1,4 +1,4 @@
-"""What stands between a browser and optuna-dashboard: a password, where requests may come from, what answers may do.
+"""The checks in front of optuna-dashboard: a password, where requests may come from, and what answers may do.
 
 Each gate takes a WSGI application and returns one that answers by itself or passes the request on. optuna-dashboard has
 no users, no read-only mode, and serves an uploaded file with the type that its name suggests: an HTML file put into a
@@ -43,7 +43,7 @@ PAGE_HEADERS = frozenset({"content-type", "content-disposition", "content-securi
 
 
 def behind_password(application: Application, password: str) -> Application:
-    """HTTP basic authentication in front of everything: nothing of a request is looked at before.
+    """Require HTTP basic authentication before anything else of a request is looked at.
 
     Raises:
         ValueError: the password is empty, which would let everyone in who knows the user's name.
@@ -102,7 +102,7 @@ def for_own_pages(application: Application) -> Application:
 
 
 def _from_own_page(environment: Environment) -> bool:
-    """What the browser says; programs, which no page can make ask, say nothing."""
+    """Read it from the browser's headers. Programs send none, and no page can make them ask."""
     site = environment.get("HTTP_SEC_FETCH_SITE")
     if site is not None:
         return site in {"same-origin", "none"}
@@ -126,7 +126,7 @@ def read_only(application: Application) -> Application:
 
 
 def for_readable_paths(application: Application) -> Application:
-    """Refuse paths that are no UTF-8: optuna-dashboard leaves the odd bytes out, and sees another path than we do."""
+    """Refuse paths that are no UTF-8: optuna-dashboard drops the bad bytes, and so sees another path than we do."""
 
     def gate(environment: Environment, start_response: StartResponse) -> Iterable[bytes]:
         try:

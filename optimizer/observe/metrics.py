@@ -1,7 +1,7 @@
 """What a worker does as metrics for Prometheus, served over HTTP. docs/service.md has the table of them.
 
-Counters tell what this process did; `mergetune_study_trials` and `mergetune_best_gain` what the database says, all
-workers together, as of this worker's last look.
+Counters say what this process did. `mergetune_study_trials` and `mergetune_best_gain` say what the database had for all
+workers when this worker last read it.
 """
 
 from __future__ import annotations
@@ -165,7 +165,7 @@ class MetricsReporter(Reporter):
         self._metrics.away.labels(self._study).set(0)
 
     def _look(self) -> None:
-        """What the database says; while it is away, what it said last, for a trial must not be counted twice."""
+        """Read the database's figures. While it is away the last ones stay: no trial may be counted twice."""
         with suppress(*OUTAGES):
             rows = self._cached.trials()
             counts = Counter(map(_state, rows))

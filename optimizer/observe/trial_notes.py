@@ -13,63 +13,70 @@ from studies.records.values import Gain, StoredTrial
 
 def trial_note(
     plan: Plan,
-    row: StoredTrial,
+    trial: StoredTrial,
     means: Mapping[str, float],
     split: Split | None,
     *,
     study_id: int,
     trial_id: int,
 ) -> str:
-    """Markdown: picture, scores with gains, recipe, timings; with `granularity: auto` what was split by then."""
-    parts = [f"## Trial {row.number}: {row.title}"]
-    if row.estimated:
-        told = stopped_after(row, len(plan.spec.suite.items()))
+    """Write the note as Markdown: contact sheet, scores with gains, recipe, and timings.
+
+    Args:
+        means: score -> its mean over the suite.
+        split: the sections searched block by block so far, with `granularity: auto`.
+        study_id, trial_id: Optuna's.
+    """
+    parts = [f"## Trial {trial.number}: {trial.title}"]
+    if trial.estimated:
+        stopped = stopped_after(trial, len(plan.spec.suite.items()))
         parts.append(
-            f"**{told.capitalize()}**: surely behind trial {row.incumbent}. The objective is an estimate: that trial's "
-            "plus the mean difference on these images. The other scores, and all gains, are of these images alone."
+            f"**{stopped.capitalize()}**: surely behind trial {trial.incumbent}. The objective is an estimate: that "
+            "trial's plus the mean difference on these images. The other scores, and all gains, are of these images "
+            "alone."
         )
     if split is not None:
         parts.append(f"Search: {split_in_words(plan.space, split)}")
-    if row.state == "failed":
-        parts.append(f"**Failed**: {row.reason}")
-    if row.sheet is not None:
-        parts.append(f"![contact sheet](/artifacts/{study_id}/{trial_id}/{row.sheet})")
-    if row.state == "complete":
-        parts.append(_scores(plan, row, means))
-        seconds = ", ".join(f"{stage} {value:.2f} s" for stage, value in row.seconds.items())
+    if trial.state == "failed":
+        parts.append(f"**Failed**: {trial.reason}")
+    if trial.sheet is not None:
+        parts.append(f"![contact sheet](/artifacts/{study_id}/{trial_id}/{trial.sheet})")
+    if trial.state == "complete":
+        parts.append(_scores(plan, trial, means))
+        seconds = ", ".join(f"{stage} {value:.2f} s" for stage, value in trial.seconds.items())
         parts.append(f"### Seconds\n\n{seconds}")
-    parts.append(_recipe(plan, row))
+    parts.append(_recipe(plan, trial))
     return "\n\n".join(parts) + "\n"
 
 
-def _scores(plan: Plan, row: StoredTrial, means: Mapping[str, float]) -> str:
-    objective, items = plan.objective, row.rendered
+def _scores(plan: Plan, trial: StoredTrial, means: Mapping[str, float]) -> str:
+    objective, items = plan.objective, trial.rendered
     lines = [
         "### Scores",
         "",
         "| score | value | standard error | gain over the better parent | 95 % interval |",
         "|---|---|---|---|---|",
     ]
-    shown = dict(row.objectives) if objective.terms else {}
+    objectives = dict(trial.objectives) if objective.terms else {}
     names = {name: info.report_name(items) for name, info in plan.infos.items()}
-    for name, value in (shown | dict(means)).items():
-        error = f"{row.errors[name]:.2g}" if name in row.errors else ""
-        lines.append(f"| {names.get(name, name)} | {value:.4g} | {error} | {gain_cells(row.gains.get(name))} |")
+    for name, value in (objectives | dict(means)).items():
+        error = f"{trial.errors[name]:.2g}" if name in trial.errors else ""
+        lines.append(f"| {names.get(name, name)} | {value:.4g} | {error} | {gain_cells(trial.gains.get(name))} |")
     if objective.terms:
         lines += ["", f"objective = {objective.formula()}"]
     return "\n".join(lines)
 
 
 def gain_cells(gain: Gain | None) -> str:
-    """Two cells: the gain with its parent, and the interval."""
+    """Return two cells of a table: the gain with its parent, and the interval."""
     if gain is None:
         return "not yet | "
     interval = "" if gain.low is None or gain.high is None else f"{gain.low:+.4g} to {gain.high:+.4g}"
     return f"{gain.value:+.4g} (over {gain.parent}) | {interval}"
 
 
-def _recipe(plan: Plan, row: StoredTrial) -> str:
-    recipe = row.recipe
+def _recipe(plan: Plan, trial: StoredTrial) -> str:
+    recipe = trial.recipe
     columns: dict[str, Mapping[str, float]] = {}
     for number, step in enumerate(recipe.steps, start=1):
         for index, slot in enumerate(step.operation.slots):

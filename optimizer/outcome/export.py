@@ -1,7 +1,8 @@
-"""The best trial leaves as a file, and the file is proven to be the model that was scored.
+"""Export a trial's merge as a file, and prove that the file is the model that was scored.
 
-The merged checkpoint is written beside its place, and gets its name only when its tensors, read back, are those that
-the trial's recipe makes live, and it was opened anew as any checkpoint is and has rendered the suite: see proof.py.
+The checkpoint is written beside its final place. It gets its name only after its tensors were read back and compared
+with those that the recipe merges in memory, and after it was opened like any checkpoint and rendered the suite: see
+proof.py.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ class Delivery:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Watch:
-    """Told how far an export is."""
+    """Called back as an export goes on."""
 
     written: Callable[[int], None]  # bytes of each tensor
     compared: Callable[[int], None]  # bytes of each tensor
@@ -83,7 +84,7 @@ def deliver(
         written = write_merge(temporary, trial.recipe, plan.ingredients, metadata, device, watch.written)
         _require_merge(temporary, layout, study, trial, plan, watch.compared)
         images = _render_if_it_fits(temporary, study, watch.rendered, limits)
-    # From here on the file is kept, whatever comes: it is right.
+    # Its tensors are right, so from here on the file is kept, whatever the renders say.
     found = None if images is None else compare_renders(database, study, trial, artifacts, images)
     return Delivery(
         file=Exported(path=target, bytes=written.bytes, sha256=written.sha256),
@@ -104,9 +105,9 @@ def export_metadata(
     """Header metadata: that of the merge, and where it comes from. The date is that of the trial."""
     by_item, by_set = load_scores(database, trial)
     scores = {name: float(np.mean(values)) for name, values in by_item.items()} | by_set
-    told: dict[str, object] = {"objectives": dict(trial.objectives), "scores": scores}
+    results: dict[str, object] = {"objectives": dict(trial.objectives), "scores": scores}
     if trial.estimated:
-        told["estimated_from_images"] = trial.rendered
+        results["estimated_from_images"] = trial.rendered
     metadata = merge_metadata(
         trial.recipe,
         plan.ingredients,
@@ -117,7 +118,7 @@ def export_metadata(
     return metadata | {
         **marker_metadata(plan),
         "mergetune.study": json.dumps({"name": study.name, "trial": trial.number, "origin": trial.title}),
-        "mergetune.scores": json.dumps(told),
+        "mergetune.scores": json.dumps(results),
         "mergetune.suite_sha256": study.suite_digest,
         "mergetune.software": json.dumps(software_versions()),
         "modelspec.date": datetime.fromtimestamp(trial.finished_at or trial.started_at, UTC).isoformat(
@@ -197,14 +198,14 @@ def render_file(
 
 def _proof(tensors: int, found: RenderComparison | None, trial: StoredTrial) -> str:
     """Say what is equal."""
-    told = f"all {tensors} tensors of the file are equal, to the bit, to the merge in memory"
+    equal = f"all {tensors} tensors of the file are equal, to the bit, to the merge in memory"
     if found is None or found.different:
-        return f"{told}: it is the model that was scored"
+        return f"{equal}: it is the model that was scored"
     if trial.estimated:
         return (
-            f"{told}, and the {found.scored} renders that were scored are identical, to the bit, to those of the file"
+            f"{equal}, and the {found.scored} renders that were scored are identical, to the bit, to those of the file"
         )
-    return f"{told}, and all {found.scored} renders of the file are identical, to the bit, to those that were scored"
+    return f"{equal}, and all {found.scored} renders of the file are identical, to the bit, to those that were scored"
 
 
 def _difference(found: RenderComparison | None, trial: StoredTrial, here: Mapping[str, str]) -> str:
@@ -222,13 +223,13 @@ def _difference(found: RenderComparison | None, trial: StoredTrial, here: Mappin
 def _distance(found: RenderComparison) -> str:
     if found.distance is None:
         return " (by how much is unknown, as the scored images were not all kept)"
-    told = f", and {_levels(found.distance)} of 255 grey levels from them on average"
+    apart = f", and {_levels(found.distance)} of 255 grey levels from them on average"
     if found.nearest is None or found.bound is None:
-        return told
+        return apart
     nearest = f"half of what lies between the scored ones and those of the nearest parent ({_levels(found.nearest)})"
     if found.distance < found.bound:
-        return f"{told}: less than {nearest}, so they show the same model"
-    return f"{told}: not less than {nearest}, so they alone would not tell which model it is"
+        return f"{apart}: less than {nearest}, so they show the same model"
+    return f"{apart}: not less than {nearest}, so they alone would not tell which model it is"
 
 
 def _levels(value: float) -> str:
@@ -236,7 +237,7 @@ def _levels(value: float) -> str:
 
 
 def _reason(then: Mapping[str, str], here: Mapping[str, str]) -> str:
-    """Why equal weights gave other pixels, as far as the two machines' descriptions tell."""
+    """Explain why equal weights gave other pixels, as far as the two machines' descriptions tell."""
     names = dict.fromkeys((*here, *CPU_SETTINGS, BATCHES_FIELD))
     changed = [
         f"{name} {then.get(name, '-')}, here {here.get(name, '-')}"
@@ -246,8 +247,8 @@ def _reason(then: Mapping[str, str], here: Mapping[str, str]) -> str:
     if changed:
         return f"they were rendered by another machine or in other batches ({'; '.join(changed)})"
     if VARIATION_FIELD in then:
-        told = f"two renders of one item were {then[VARIATION_FIELD]} grey levels apart when the study began"
-        return f"this machine does not repeat itself: {told}"
+        variation = f"two renders of one item were {then[VARIATION_FIELD]} grey levels apart when the study began"
+        return f"this machine does not repeat itself: {variation}"
     return (
         "nothing is known to have changed: with little free memory libraries may compute in another order, but if this "
         "happens again, report it"

@@ -1,9 +1,9 @@
 """The final: are the best merges better on renders that the search never saw?
 
-The best observed trial is best partly by luck: of many noisy trials it is the one whose noise was kindest (the
-winner's curse). So the best few, and all parents, are rendered once more on a held-out suite, the gains are taken
-there, and the choice is made there. What gained in the search and loses in the final, or gains by one scorer at
-another's cost, is named: that is what a gamed scorer looks like.
+The best observed trial is best partly by luck: of many noisy trials it had the most favourable noise (the winner's
+curse). So the best few and all parents are rendered once more on a held-out suite, which decides the gains and the
+choice. A merge that gained in the search and loses in the final, or gains by one scorer at another's cost, is named:
+its scorer may have been gamed.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ from studies.spec.final import FinalSettings
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FinalWatch:
-    """Told how far a final is."""
+    """Called back as a final goes on."""
 
-    begun: Callable[[StoredTrial, int], None]  # a trial, and how many there are in all
+    started: Callable[[StoredTrial, int], None]  # a trial, and how many there are in all
     rendered: Callable[[int], None]  # images of that trial so far
     finished: Callable[[StoredTrial, Sequence[Tensor]], None]  # a trial's images in item order, uint8 [3, h, w]
 
@@ -53,13 +53,13 @@ def choose_finalists(
     """
     if settings.top == 0:
         raise FinalError("the study's spec turns the final off (`final: {top: 0}`): there is nothing to finish")
-    parents = {letter: row for letter, row in parent_trials(trials).items() if row.state == "complete"}
+    parents = {letter: trial for letter, trial in parent_trials(trials).items() if trial.state == "complete"}
     if not parents:
         raise FinalError("no parent's trial is finished, so there is nothing to be better than: resume the study first")
     several = len(objective.names) > 1
-    able = best_trials(trials, objective) if several else [row for row in trials if row.is_whole]
-    ranked = [row for row in rank(able) if row.number not in {parent.number for parent in parents.values()}]
-    candidates = {row.recipe.digest: row for row in reversed(ranked)}  # of equal recipes the better ranked
+    able = best_trials(trials, objective) if several else [trial for trial in trials if trial.is_whole]
+    ranked = [trial for trial in rank(able) if trial.number not in {parent.number for parent in parents.values()}]
+    candidates = {trial.recipe.digest: trial for trial in reversed(ranked)}  # of equal recipes the better ranked
     if not candidates:
         raise FinalError("no trial but the parents' own is finished, so there is no candidate: resume the study first")
     return parents, list(reversed(candidates.values()))[: settings.top]
@@ -69,7 +69,7 @@ def choose_finalists(
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Shown:
+class HeldOutResult:
     """What a trial scores on the held-out suite, or why it does not."""
 
     evidence: Evidence | None = None
@@ -83,16 +83,16 @@ def hold_final(runtime: Runtime, trials: Sequence[StoredTrial], rank: Rank, watc
         FinalError: nothing to compare, or every parent renders broken images on the held-out suite.
     """
     parents, candidates = choose_finalists(trials, runtime.objective, rank, runtime.spec.final)
-    rows = [*parents.values(), *candidates]
+    finalists = [*parents.values(), *candidates]
     with _held_out_evaluator(runtime) as evaluator:
-        shown = {row.number: _show(evaluator, row, len(rows), watch) for row in rows}
+        results = {trial.number: _result(evaluator, trial, len(finalists), watch) for trial in finalists}
     return judge(
-        {letter: (row, shown[row.number]) for letter, row in parents.items()},
-        [(row, shown[row.number]) for row in candidates],
+        {letter: (trial, results[trial.number]) for letter, trial in parents.items()},
+        [(trial, results[trial.number]) for trial in candidates],
         runtime.objective,
         runtime.infos,
         suite_digest=runtime.spec.held_out.digest,
-        complete_trials=sum(row.state == "complete" for row in trials),
+        complete_trials=sum(trial.state == "complete" for trial in trials),
     )
 
 
@@ -109,29 +109,29 @@ def _held_out_evaluator(runtime: Runtime) -> Iterator[Evaluator]:
         known.renderer.text_changed()  # other text encoders have been live since it last embedded
 
 
-def _show(evaluator: Evaluator, row: StoredTrial, total: int, watch: FinalWatch) -> Shown:
-    watch.begun(row, total)
+def _result(evaluator: Evaluator, trial: StoredTrial, total: int, watch: FinalWatch) -> HeldOutResult:
+    watch.started(trial, total)
     try:
-        evaluation = evaluator.evaluate(row.recipe, watch.rendered)
+        evaluation = evaluator.evaluate(trial.recipe, watch.rendered)
     except TrialFailed as failure:
-        return Shown(failure=first_line(failure))
-    watch.finished(row, evaluation.images)
-    return Shown(evidence=evaluator.scoring.evidence(evaluation.sheet, evaluation.features))
+        return HeldOutResult(failure=first_line(failure))
+    watch.finished(trial, evaluation.images)
+    return HeldOutResult(evidence=evaluator.scoring.evidence(evaluation.sheet, evaluation.features))
 
 
 # ----------------------------------------------------------------------------------------- judging
 
 
 def judge(
-    parents: Mapping[str, tuple[StoredTrial, Shown]],
-    candidates: Sequence[tuple[StoredTrial, Shown]],
+    parents: Mapping[str, tuple[StoredTrial, HeldOutResult]],
+    candidates: Sequence[tuple[StoredTrial, HeldOutResult]],
     objective: Objective,
     infos: Mapping[str, ScorerInfo],
     *,
     suite_digest: str,
     complete_trials: int,
 ) -> Final:
-    """Gains on the held-out suite, and the choice.
+    """Compare on the held-out suite, and choose the winner there.
 
     With one objective every gain, of scorers too, is over the parent that is better in the objective there: a merge
     may stay behind the best parent of a single scorer without any harm. With several, each is over the parent that is
@@ -140,40 +140,40 @@ def judge(
     Raises:
         FinalError: no parent has scores there.
     """
-    known = {letter: shown.evidence for letter, (_, shown) in parents.items() if shown.evidence is not None}
+    known = {letter: result.evidence for letter, (_, result) in parents.items() if result.evidence is not None}
     if not known:
-        reasons = "; ".join(f"{letter}: {shown.failure}" for letter, (_, shown) in parents.items())
+        reasons = "; ".join(f"{letter}: {result.failure}" for letter, (_, result) in parents.items())
         raise FinalError(f"no parent can be scored on the held-out suite, so nothing can be compared ({reasons})")
     if objective.terms:
         better = max(known, key=lambda letter: (objective.values(known[letter].sheet.means)[SINGLE], -ord(letter)))
         known = {better: known[better]}
-    rows = [_finalist(row, shown, objective) for row, shown in parents.values()]
-    for row, shown in candidates:
-        found = {} if shown.evidence is None else gains(shown.evidence, known, objective, infos)
-        rows.append(replace(_finalist(row, shown, objective), in_sample=row.gains, held_out=found))
-    chosen = _chosen(rows, objective)
+    finalists = [_finalist(trial, result, objective) for trial, result in parents.values()]
+    for trial, result in candidates:
+        held_out = {} if result.evidence is None else gains(result.evidence, known, objective, infos)
+        finalists.append(replace(_finalist(trial, result, objective), in_sample=trial.gains, held_out=held_out))
+    chosen = _chosen(finalists, objective)
     return Final(
         suite_digest=suite_digest,
         complete_trials=complete_trials,
-        finalists=tuple(replace(row, chosen=row.number == chosen) for row in rows),
+        finalists=tuple(replace(finalist, chosen=finalist.number == chosen) for finalist in finalists),
     )
 
 
-def _finalist(row: StoredTrial, shown: Shown, objective: Objective) -> Finalist:
-    if shown.evidence is None:
-        return Finalist(number=row.number, origin=row.origin, failure=shown.failure)
-    sheet = shown.evidence.sheet
+def _finalist(trial: StoredTrial, result: HeldOutResult, objective: Objective) -> Finalist:
+    if result.evidence is None:
+        return Finalist(number=trial.number, origin=trial.origin, failure=result.failure)
+    scores = result.evidence.sheet
     return Finalist(
-        number=row.number,
-        origin=row.origin,
-        objectives=objective.values(sheet.means),
-        image_scores={name: tuple(map(float, values)) for name, values in sheet.by_item.items()},
-        set_scores=dict(sheet.by_set),
+        number=trial.number,
+        origin=trial.origin,
+        objectives=objective.values(scores.means),
+        image_scores={name: tuple(map(float, values)) for name, values in scores.by_item.items()},
+        set_scores=dict(scores.by_set),
     )
 
 
-def _chosen(rows: Sequence[Finalist], objective: Objective) -> int | None:
-    able = [row for row in rows if not row.is_parent and row.failure is None]
+def _chosen(finalists: Sequence[Finalist], objective: Objective) -> int | None:
+    able = [finalist for finalist in finalists if not finalist.is_parent and finalist.failure is None]
     if not objective.terms or not able:
         return None
-    return max(able, key=lambda row: row.objectives[SINGLE]).number  # the first of equals
+    return max(able, key=lambda finalist: finalist.objectives[SINGLE]).number  # the first of equals

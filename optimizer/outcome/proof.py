@@ -1,9 +1,9 @@
-"""What proves that an exported file is the model that was scored: its tensors first, its renders second.
+"""The proof that an exported file is the model that was scored: its tensors first, its renders second.
 
-The file's tensors are read back and compared, to the bit, with those that the trial's recipe makes live. That carries
-the claim on every device. Its renders are compared with the stored ones because they are what people look at; but equal
-weights give equal pixels only where the same kernels add in the same order, and libraries choose kernels by version,
-batch, alignment and free memory. So where pixels differ it is told how far, and never held against the file.
+The file's tensors are read back and compared, to the bit, with those that the recipe merges in memory. This proves the
+claim on every device. The renders are compared as well, because they are what people look at. But equal weights give
+equal pixels only where the same kernels add in the same order, and libraries choose kernels by version, batch,
+alignment and free memory. So a difference in pixels is reported with its size, and the file is kept.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def different_tensors(
     resident: ResidentModel,
     on_compared: Callable[[int], None],
 ) -> list[str]:
-    """Keys of a written file that are not, to the bit, what is live.
+    """List the keys of a written file whose tensors differ in any bit from those in memory.
 
     Each tensor is read, brought to the device and into the live dtype by itself, so no second model is held.
 

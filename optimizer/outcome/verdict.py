@@ -8,7 +8,7 @@ from studies.records.values import Gain
 
 
 def is_better(gain: Gain) -> bool:
-    """Better than the parent, if not surely so."""
+    """Return whether it is better than the parent, be it within the interval."""
     return gain.value > 0
 
 
@@ -18,7 +18,7 @@ def is_worse(gain: Gain) -> bool:
 
 
 def suspicion(candidate: Finalist, objective: Objective) -> str | None:
-    """In words, whether a candidate's gain looks like a gamed scorer; None where nothing points to it."""
+    """Say why a candidate's gain looks like a gamed scorer; None where it does not."""
     undone = [
         name
         for name in objective.names

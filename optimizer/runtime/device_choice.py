@@ -17,7 +17,7 @@ from studies.spec.rendering import RenderSettings
 
 
 def choose_device(name: str) -> torch.device:
-    """`auto` takes a CUDA device that works, else Apple's, else the CPU.
+    """Choose the device that a spec asks for. `auto` is a CUDA device that works, else Apple's, else the CPU.
 
     Raises:
         RenderError: the device is not there, or cannot compute.
@@ -31,14 +31,14 @@ def choose_device(name: str) -> torch.device:
 
 
 def render_dtype(settings: RenderSettings, device: torch.device, saved: torch.dtype = torch.float16) -> torch.dtype:
-    """What the U-Net and the text encoders compute in.
+    """Return the dtype in which the U-Net and the text encoders compute.
 
     Args:
-        saved: what most of the merge's U-Net is saved in. `auto` renders bfloat16 as such on a card that has it, for it
-            holds what float16 cannot. An exported file tells the same of itself, and so renders alike.
+        saved: the dtype in which most of the merge's U-Net is saved. `auto` renders bfloat16 as such on a card that
+            has it, because it holds numbers that float16 cannot. An exported file leads to the same choice.
 
     Raises:
-        RenderError: a CPU is asked for something else than float32.
+        RenderError: a CPU is asked for another dtype than float32.
     """
     if settings.dtype == "auto":
         half = torch.bfloat16 if saved == torch.bfloat16 and _has_bfloat16(device) else torch.float16
@@ -56,7 +56,7 @@ def _has_bfloat16(device: torch.device) -> bool:
 def computes_in(
     ingredients: Ingredients, settings: RenderSettings, device: torch.device, export_dtype: DtypeName | None
 ) -> Mapping[Component, torch.dtype]:
-    """What each component of a merge computes in."""
+    """Return the dtype in which each component of a merge computes."""
     architecture, saved = ingredients.parents.architecture, Counter[torch.dtype]()
     for key, info in ingredients.tensors.items():
         if any(view.component == "unet" for view in live_views(key, architecture, len(info.shape))):

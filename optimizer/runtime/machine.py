@@ -22,7 +22,7 @@ VARIATION_FIELD = "variation"  # grey levels between two renders of one item, wh
 def machine_description(
     device: torch.device, limits: BatchLimits | None = None, variation: float = 0.0
 ) -> dict[str, str]:
-    """What the exact pixels of a render depend on beyond the recipe.
+    """Describe what the exact pixels of a render depend on beyond the recipe.
 
     Args:
         limits: of batches, as they are when the trial ends.
@@ -39,7 +39,7 @@ def machine_description(
 
 
 def _cuda_description(device: torch.device) -> dict[str, str]:
-    """By what kernels are chosen, and by what they are compiled."""
+    """What the choice of kernels and their code depend on."""
     major, minor = torch.cuda.get_device_capability(device)
     return {
         "capability": f"{major}.{minor}",
@@ -49,7 +49,7 @@ def _cuda_description(device: torch.device) -> dict[str, str]:
 
 
 def device_kind(device: torch.device) -> str:
-    """Its name and memory: machines of one kind can render the same number of images at once."""
+    """Return the device's name and memory. Devices of one kind can render the same number of images at once."""
     if device.type == "cuda":
         properties = torch.cuda.get_device_properties(device)
         return f"{properties.name}, {properties.total_memory / 1e9:.0f} GB"

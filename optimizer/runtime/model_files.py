@@ -102,7 +102,7 @@ class ModelFolders:
         """A file of the same name, in whatever folder: its content is compared with the study's when it is loaded."""
         if self.allows(path) and path.exists():
             return path
-        found = [row.path for row in self._candidates(model_name(path)) if row.path.name == path.name]
+        found = [candidate.path for candidate in self._candidates(model_name(path)) if candidate.path.name == path.name]
         if not found:
             raise OutsideFoldersError(
                 f"{what} ({path.name}) is not in the model folders {_told(self.folders)}: put it there under its name, "

@@ -20,7 +20,7 @@ def hash_parents(
     *,
     trust_times: bool = True,
 ) -> tuple[ParentFile, ...]:
-    """Each parent with its sha256; a file of the known size and time is not read again, unless times are not trusted.
+    """Hash each parent. A file whose size and time are known is not read again, unless times are not trusted.
 
     Raises:
         StudyChangedError: a known parent has another content now.
@@ -50,7 +50,7 @@ def hash_parents(
 
 
 def equal_places(plan: Plan) -> frozenset[str]:
-    """Frozen places in which all parents hold the same bytes, so that a ratio means nothing there: often the VAE."""
+    """Find the frozen places, often the VAE, in which all parents hold the same bytes, so that no ratio matters."""
     parents = plan.ingredients.parents
     fixed = {place for place, slot, _ in plan.space.fixed if slot in plan.space.ratio_slots}
     different: set[str] = set()

@@ -117,7 +117,7 @@ def build_scorers(spec: StudySpec, device: torch.device, cache_dir: Path) -> dic
 
 
 def with_units(spec: StudySpec, infos: Mapping[str, ScorerInfo]) -> StudySpec:
-    """The spec with every unit of its objective written out: it is stored so, and cannot drift."""
+    """Write every unit of the objective into the spec. It is stored so, and the units cannot change later."""
     if spec.objectives is not None:
         return spec
     terms = {name: term.model_copy(update={"unit": term.unit or infos[name].unit}) for name, term in spec.terms.items()}
@@ -156,7 +156,7 @@ def build_renderer(
 
 
 def need_of(plan: Plan, device: torch.device) -> Need:
-    """What a study takes of memory, told by headers alone."""
+    """Estimate from headers alone how much memory a study takes."""
     spec = plan.spec
     dtypes = computes_in(plan.ingredients, spec.render, device, spec.export.dtype)
     return needed(

@@ -1,8 +1,8 @@
 """Probes: the trials every study begins with, before the sampler takes over.
 
-The parents alone are what every gain is measured against; uniform ratios are what most people would try by
-hand; recipes and presets are what the user already believes in; smooth depth profiles tell the sampler early which
-end of the U-Net wants which parent.
+Every gain is measured against the parents alone. Uniform ratios are what most people would try by hand. Recipes and
+presets are what the user already believes in. Smooth depth profiles show the sampler early which parent is better at
+which end of the U-Net.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ def _wanted(spec: StudySpec, space: SearchSpace, blueprint: Blueprint, equal_pla
 
 
 def _near(origin: Origin, ratios: Ratios, space: SearchSpace, blueprint: Blueprint) -> Probe:
-    """The merge of the space that is closest to these ratios."""
+    """Make a probe of the merge in the space that is closest to these ratios."""
     rows = space.profile_rows(ratios)
     params = _rounded(space.nearest(rows), space)
     made = space.rows(params)
@@ -126,7 +126,7 @@ def _preset_recipe(name: str, space: SearchSpace, blueprint: Blueprint) -> Recip
 
 
 def _honest(origin: Origin, wanted: Rows, made: Rows, space: SearchSpace) -> Origin:
-    """Bounds and frozen places may keep a uniform probe from being uniform; then it is not called so plainly."""
+    """Add `within the space` to a uniform probe's name if bounds or frozen places keep it from being uniform."""
     off = [
         place
         for place in made
@@ -136,7 +136,7 @@ def _honest(origin: Origin, wanted: Rows, made: Rows, space: SearchSpace) -> Ori
 
 
 def _rounded(params: Mapping[str, float], space: SearchSpace) -> dict[str, float]:
-    """Ratios as people write them: a mean of .49999999999999994 would be another probe than .5."""
+    """Round ratios as people write them: a mean of .49999999999999994 would be another probe than .5."""
     bounds = {row.name: (row.low, row.high) for row in space.parameters}
     return {
         name: min(max(round(value, RATIO_DIGITS), bounds[name][0]), bounds[name][1]) for name, value in params.items()

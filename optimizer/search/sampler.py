@@ -1,7 +1,7 @@
-"""Who proposes the next trial: an Optuna sampler that depends on nothing but the database.
+"""The sampler that proposes the next trial. It depends on nothing but the database.
 
-A sampler is made anew for every trial, seeded by the study's seed and the trial's number. So a study that was
-interrupted goes on exactly as if it had not been, and a sampler's own state never has to be saved.
+A new one is made for every trial, seeded by the study's seed and the trial's number. So an interrupted study goes on
+exactly as if it had not been interrupted, and a sampler's state never has to be saved.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ def make_sampler(settings: SamplerSettings, space: SearchSpace, number: int, obj
 
 
 def check_options(settings: SamplerSettings, space: SearchSpace, objectives: int) -> None:
-    """Let the sampler propose on made-up trials: Optuna's take options of wrong types, and fail when they use them.
+    """Let the sampler propose on made-up trials: Optuna's samplers accept options of wrong types and fail later.
 
     Raises:
         SpecError: as `make_sampler`, or what the sampler made of its options.
@@ -163,7 +163,7 @@ class ProbesFirst(BaseSampler):
         return dict(proposal.params)
 
     def _propose(self, study: Study, trial: FrozenTrial) -> Proposal:
-        """A value for every parameter, so that nothing is left to be drawn after the proposal is stored."""
+        """Propose a value for every parameter, so that nothing is drawn after the proposal is stored."""
         self._inner = make_sampler(self._settings, self._search_space, trial.number, len(study.directions))
         self._inner.before_trial(study, trial)
         if isinstance(self._inner, DepthGPSampler):

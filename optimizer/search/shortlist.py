@@ -1,7 +1,7 @@
-"""Which trials promise most: the candidates of a final, in their order.
+"""Rank the trials that promise most: the candidates of a final.
 
-The best observed trial is best partly by luck. The model that the search learned from has seen all trials, and what
-it believes of one is its observed value drawn towards its neighbours': a lucky one among mediocre ones falls back.
+The best observed trial is best partly by luck. The search's model has seen all trials, and its posterior mean of a
+trial is the observed value pulled towards those of its neighbours. So a lucky trial among mediocre ones falls back.
 """
 
 from __future__ import annotations
@@ -30,36 +30,36 @@ def by_value(objective: Objective, beliefs: Mapping[str, Belief] | None = None) 
     def rank(trials: Sequence[StoredTrial]) -> list[StoredTrial]:
         if not trials:
             return []
-        rows = sorted(trials, key=lambda row: row.number)
-        values = signed_values([_believed(row, beliefs or {}) for row in rows], objective)
+        ordered = sorted(trials, key=lambda trial: trial.number)
+        values = signed_values([_believed(trial, beliefs or {}) for trial in ordered], objective)
         order = np.argsort(-values[:, 0], kind="stable") if values.shape[1] == 1 else knee_order(values)
-        return [rows[at] for at in order]
+        return [ordered[at] for at in order]
 
     return rank
 
 
-def _believed(row: StoredTrial, beliefs: Mapping[str, Belief]) -> dict[str, float]:
-    return {name: beliefs.get(name, {}).get(row.number, value) for name, value in row.objectives.items()}
+def _believed(trial: StoredTrial, beliefs: Mapping[str, Belief]) -> dict[str, float]:
+    return {name: beliefs.get(name, {}).get(trial.number, value) for name, value in trial.objectives.items()}
 
 
-def by_posterior(database: Database, study: StoredStudy, objective: Objective, rows: Sequence[StoredTrial]) -> Rank:
+def by_posterior(database: Database, study: StoredStudy, objective: Objective, trials: Sequence[StoredTrial]) -> Rank:
     """Rank by the posterior mean of the depth-aware model, fitted to all trials of the search space.
 
     Whichever sampler proposed them. Trials outside the space, and all of them where the model cannot be fitted
     (fewer than three finished trials, values that allow no model), count with what was observed.
     """
-    return by_value(objective, beliefs(database, study, objective, rows) if rows else None)
+    return by_value(objective, beliefs(database, study, objective, trials) if trials else None)
 
 
 def beliefs(
-    database: Database, study: StoredStudy, objective: Objective, rows: Sequence[StoredTrial]
+    database: Database, study: StoredStudy, objective: Objective, trials: Sequence[StoredTrial]
 ) -> dict[str, Belief]:
     """Objective -> posterior mean of each complete trial in the space, in the objective's own unit."""
     found: dict[str, Belief] = {}
     for index, name in enumerate(objective.names):
-        fitted = fitted_model(database, study, rows, index)
+        fitted = fitted_model(database, study, trials, index)
         if fitted is None:
             return {}
-        model, trials = fitted
-        found[name] = dict(zip((trial.number for trial in trials), map(float, model.posterior(trials)[0]), strict=True))
+        model, seen = fitted
+        found[name] = dict(zip((trial.number for trial in seen), map(float, model.posterior(seen)[0]), strict=True))
     return found

@@ -1,4 +1,4 @@
-"""When a study ends: by trials, images or minutes of work, or by itself when little is expected any more."""
+"""When a study ends: after so many trials, images or minutes of work, or once little more is expected."""
 
 from __future__ import annotations
 
@@ -40,18 +40,18 @@ class End:
     words: str  # a sentence without a full stop
 
 
-def spent(spec: StudySpec, rows: Sequence[StoredTrial], asked: int, expected: Sequence[Expectation]) -> End | None:
-    """Why no new trial may begin; None while one may. It follows from what is stored, so all workers agree.
+def spent(spec: StudySpec, trials: Sequence[StoredTrial], asked: int, expected: Sequence[Expectation]) -> End | None:
+    """Return why no new trial may begin; None while one may. It follows from what is stored, so all workers agree.
 
     Trials taken over from another study cost nothing.
 
     Args:
-        rows: the trials that were begun.
+        trials: those that were begun.
         asked: trials that Optuna has, among them those that are about to begin.
         expected: what was expected of the finished trials that were proposed for what they promised.
     """
-    budget, own = spec.budget, own_trials(rows)
-    asked -= len(rows) - len(own)
+    budget, own = spec.budget, own_trials(trials)
+    asked -= len(trials) - len(own)
     if asked >= budget.trials:
         return End(key="trials", words=f"the budget of {budget.trials} trials is spent")
     if budget.images is not None and images_of(own) >= budget.images:
@@ -62,57 +62,57 @@ def spent(spec: StudySpec, rows: Sequence[StoredTrial], asked: int, expected: Se
 
 
 def expectations(trials: Iterable[FrozenTrial]) -> list[Expectation]:
-    """Of the finished and failed trials that were proposed with one, by number."""
-    rows = sorted((row for row in trials if row.state.is_finished()), key=lambda row: row.number)
-    pairs = [json.loads(row.system_attrs[EXPECTED_KEY]) for row in rows if EXPECTED_KEY in row.system_attrs]
+    """List the expectations of the finished and failed trials that were proposed with one, by number."""
+    finished = sorted((trial for trial in trials if trial.state.is_finished()), key=lambda trial: trial.number)
+    pairs = [json.loads(trial.system_attrs[EXPECTED_KEY]) for trial in finished if EXPECTED_KEY in trial.system_attrs]
     return [Expectation(improvement=improvement, noise=noise) for improvement, noise in pairs]
 
 
 def _out_of_patience(patience: int, expected: Sequence[Expectation]) -> End | None:
-    """Whether the last trials together were expected to improve the best by less than the noise of a single one.
+    """End a search whose last trials together were expected to gain less than the noise of a single one.
 
     Together, because a search proceeds by small steps: even while it gains, each one's expectation is mostly below
     the noise.
     """
     last = expected[-patience:]
-    if len(last) < patience or sum(row.improvement for row in last) >= last[-1].noise:
+    if len(last) < patience or sum(expectation.improvement for expectation in last) >= last[-1].noise:
         return None
     trials = "the last trial" if patience == 1 else f"the last {patience} trials together"
     return End(key="patience", words=f"less than {last[-1].noise:.3g}, the noise of one trial, expected of {trials}")
 
 
-def end_of(database: Database, study: StoredStudy, rows: Sequence[StoredTrial]) -> End | None:
-    """Why a stored study has ended, or None."""
+def end_of(database: Database, study: StoredStudy, trials: Sequence[StoredTrial]) -> End | None:
+    """Return why a stored study has ended; None while it has not."""
     if study.spec.budget.patience is None:
-        return spent(study.spec, rows, len(rows), ())
-    return spent(study.spec, rows, len(rows), expectations(optuna_trials(database, study)))
+        return spent(study.spec, trials, len(trials), ())
+    return spent(study.spec, trials, len(trials), expectations(optuna_trials(database, study)))
 
 
-def is_spent(database: Database, study: StoredStudy, rows: Sequence[StoredTrial], told: optuna.Study) -> bool:
-    """Whether no new trial may begin, also told by trials that were asked for and not begun yet.
+def is_spent(database: Database, study: StoredStudy, trials: Sequence[StoredTrial], in_optuna: optuna.Study) -> bool:
+    """Return whether no new trial may begin, counting those that were asked for and have not begun yet.
 
     Args:
-        told: the study as Optuna has it; its trials are read only where the budget has patience.
+        in_optuna: the study as Optuna has it; its trials are read only where the budget has patience.
     """
-    asked = count_trials(database, told._study_id)  # noqa: SLF001 - the table wants it
+    asked = count_trials(database, in_optuna._study_id)  # noqa: SLF001 - the table wants it
     patient = study.spec.budget.patience is not None
-    promised = expectations(told.get_trials(deepcopy=False)) if patient else ()
-    return spent(study.spec, rows, asked, promised) is not None
+    promised = expectations(in_optuna.get_trials(deepcopy=False)) if patient else ()
+    return spent(study.spec, trials, asked, promised) is not None
 
 
-def own_trials(rows: Sequence[StoredTrial]) -> list[StoredTrial]:
-    """Those that were not taken over."""
-    return [row for row in rows if row.source is None]
+def own_trials(trials: Sequence[StoredTrial]) -> list[StoredTrial]:
+    """List the trials that were not taken over from another study."""
+    return [trial for trial in trials if trial.source is None]
 
 
-def images_of(rows: Sequence[StoredTrial]) -> int:
-    """Rendered by finished trials; one that failed or was stopped may have fewer than the suite has items."""
-    return sum(row.rendered for row in rows if row.state != "running")
+def images_of(trials: Sequence[StoredTrial]) -> int:
+    """Count the images that finished trials rendered. One that failed or was stopped may have few."""
+    return sum(trial.rendered for trial in trials if trial.state != "running")
 
 
-def minutes_of(rows: Sequence[StoredTrial]) -> float:
-    """That finished trials took, over all workers; by clocks that nobody sets, so not from the times of day.
+def minutes_of(trials: Sequence[StoredTrial]) -> float:
+    """Sum the minutes that finished trials took, over all workers, by monotonic clocks.
 
-    What a worker did that died is not known, and costs nothing.
+    The work of a worker that died is not known, and costs nothing.
     """
-    return sum(sum(row.seconds.values()) for row in rows if row.state != "running") / 60
+    return sum(sum(trial.seconds.values()) for trial in trials if trial.state != "running") / 60

@@ -1,4 +1,4 @@
-"""Racing: a trial that surely falls behind the best so far is not rendered to its end.
+"""Racing: stop rendering a trial that surely falls behind the best so far.
 
 The suite is rendered in stages, a fixed partition in shuffled order. After each stage but the last the trial is
 compared with the incumbent, image by image on what both have, and stopped when the upper end of the one-sided interval
@@ -7,15 +7,16 @@ of its difference is below zero:
     d + t(1 - e / looks; n - 1) * s / sqrt(n) * sqrt(1 - n / N) < 0
 
 d is the mean difference over the n of N items rendered so far, s / sqrt(n) its standard error (Student's, or the
-bootstrap's where a set score takes part). The last factor is that of a finite population: what is asked is whether the
+bootstrap's where a set score takes part). The last factor is that of a finite population: the question is whether the
 trial would be the best over this very suite, of which n items are known already. Every look is one more chance to be
 wrong, so each takes an equal share of the error e = 1 - confidence (Bonferroni). So a trial that is as good as the
-incumbent is rendered to its end with the confidence asked for; somewhat less often, as with any t-test, where its
-differences have a long tail upwards (it is much better on a few prompts only).
+incumbent renders the full suite with the confidence asked for. Where its differences have a long upper tail (it is much
+better on a few prompts only), it does so somewhat less often, as with any t-test.
 
-A stopped trial is told to the search as the incumbent's objective plus its own mean difference from it: prompts
-differ far more from each other than two merges do on the same prompt, so its plain mean over other prompts than the
-incumbent's would be no measure of it. It is never pruned, which samplers learn nothing from, and never the best.
+The search learns a stopped trial's objective as the incumbent's plus the mean difference between the two. Its plain
+mean over fewer prompts would be no measure of it, because prompts differ far more from each other than two merges do on
+the same prompt. It is not reported as pruned, because samplers learn nothing from pruned trials, and it is never the
+best.
 
 The idea of paired comparisons over a fixed order of instances: Birattari et al. 2002, "A Racing Algorithm for
 Configuring Metaheuristics"; here there is one opponent, and intervals instead of a rank test.

@@ -1,4 +1,4 @@
-"""How a study stands: which trials are parents, which are best."""
+"""Which trials of a study are parents, and which are best."""
 
 from __future__ import annotations
 
@@ -15,40 +15,40 @@ def parent_trials(trials: Sequence[StoredTrial]) -> dict[str, StoredTrial]:
 
 def best_trials(trials: Sequence[StoredTrial], objective: Objective) -> list[StoredTrial]:
     """The best whole trial, or the Pareto front of several objectives; ties go to the earlier trial."""
-    complete = [row for row in trials if row.is_whole]
+    complete = [trial for trial in trials if trial.is_whole]
     if len(objective.names) == 1:
-        return sorted(complete, key=lambda row: (-_signed(row, objective)[0], row.number))[:1]
+        return sorted(complete, key=lambda trial: (-_signed(trial, objective)[0], trial.number))[:1]
     front: list[StoredTrial] = []
-    for row in complete:
-        if not any(_dominates(other, row, objective) for other in front):
-            front = [other for other in front if not _dominates(row, other, objective)] + [row]
+    for trial in complete:
+        if not any(_dominates(other, trial, objective) for other in front):
+            front = [other for other in front if not _dominates(trial, other, objective)] + [trial]
     return front
 
 
 def best_gains(trials: Iterable[StoredTrial]) -> dict[str, Gain]:
     """Objective -> the best gain over the better parent, of all whole trials but the parents' own."""
     found: dict[str, Gain] = {}
-    for row in trials:
-        if row.is_whole and row.origin.parent is None:
-            for name in row.objectives.keys() & row.gains.keys():
-                found[name] = max(found.get(name, row.gains[name]), row.gains[name], key=lambda gain: gain.value)
+    for trial in trials:
+        if trial.is_whole and trial.origin.parent is None:
+            for name in trial.objectives.keys() & trial.gains.keys():
+                found[name] = max(found.get(name, trial.gains[name]), trial.gains[name], key=lambda gain: gain.value)
     return found
 
 
-def stopped_after(row: StoredTrial, items: int) -> str:
+def stopped_after(trial: StoredTrial, items: int) -> str:
     """`stopped after 16 of 64 images` for a trial that racing ended; empty for others."""
-    return f"stopped after {row.rendered} of {items} images" if row.estimated else ""
+    return f"stopped after {trial.rendered} of {items} images" if trial.estimated else ""
 
 
 def would_be_best(values: Mapping[str, float], trials: Sequence[StoredTrial], objective: Objective) -> bool:
     """Whether a new trial with these objective values would be among the best."""
     ours = _signed_values(values, objective)
-    complete = [_signed(row, objective) for row in trials if row.is_whole]
+    complete = [_signed(trial, objective) for trial in trials if trial.is_whole]
     return not any(all(theirs >= mine for theirs, mine in zip(other, ours, strict=True)) for other in complete)
 
 
-def _signed(row: StoredTrial, objective: Objective) -> tuple[float, ...]:
-    return _signed_values(row.objectives, objective)
+def _signed(trial: StoredTrial, objective: Objective) -> tuple[float, ...]:
+    return _signed_values(trial.objectives, objective)
 
 
 def _signed_values(values: Mapping[str, float], objective: Objective) -> tuple[float, ...]:

@@ -1,4 +1,4 @@
-"""A worker's heartbeat: known to the database as alive from before its first trial until after its last."""
+"""The heartbeat by which the database knows a worker as alive, from before its first trial until after its last."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ RERUNS = 3  # of a trial whose worker died
 
 
 class Heartbeat:
-    """Who this worker is, and who else is there."""
+    """This worker's id, and which other workers are alive."""
 
     def __init__(self, database: Database, worker_id: str) -> None:
         self.worker_id = worker_id
@@ -29,11 +29,10 @@ class Heartbeat:
         self._clocks: tuple[float, float] | None = None  # the database's and the monotonic one, when last looked at
 
     def alive(self) -> frozenset[str]:
-        """Workers not known to be dead.
+        """Return the ids of the workers not known to be dead.
 
-        While nobody could reach the database nobody could give a sign of life either, and where its clock was set the
-        signs that were given tell nothing. So for a while after either silence is no proof, and every worker of another
-        machine counts as alive.
+        While the database is away no worker can send a heartbeat, and after its clock was set the times of earlier ones
+        mean nothing. So for a while after either event, every worker of another machine counts as alive.
         """
         self._look_at_the_clock()
         trusted = time.monotonic() >= self._trusted_from
@@ -51,7 +50,7 @@ class Heartbeat:
                 return
 
     def _look_at_the_clock(self) -> None:
-        """Whether the database's clock has jumped since it was last looked at; this process's sleep looks the same."""
+        """Notice a jump of the database's clock since the last look. A sleep of this process looks the same."""
         now = (self._database.clock(), time.monotonic())
         before, self._clocks = self._clocks or now, now
         if abs((now[0] - before[0]) - (now[1] - before[1])) > HEARTBEAT_SECONDS:
@@ -62,15 +61,15 @@ class Heartbeat:
 
 
 def deaths(attempts: int) -> str:
-    """Why a trial is given up."""
+    """Return the reason of a trial that failed because so many workers died over it."""
     return f"{attempts} workers died while they worked on it: look for what killed them (out of memory?)"
 
 
 @contextmanager
 def registered_worker(database: Database, retry: Retry) -> Iterator[Heartbeat]:
-    """Sign on, give signs of life, and sign off.
+    """Register a worker, send its heartbeat while the block runs, and remove it at the end.
 
-    Nobody signs off who ends by a bug: the trial in hand may be what it died over, and counts it as a death.
+    A worker that ends by a bug is not removed, so it counts as dead: the trial in hand may be what killed it.
     """
     heartbeat = Heartbeat(database, retry(lambda: registry.register_worker(database)))
     left = threading.Event()

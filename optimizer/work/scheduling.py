@@ -1,8 +1,8 @@
 """Which study a worker of many turns to next.
 
-Studies of the highest priority come first. Among equals the workers spread: each goes where the fewest are. A worker
-stays at its study as long as there is work, for turning to another may mean loading gigabytes; only after a while does
-it give way to a study that nobody works on, or that has fewer workers than its own would keep.
+Studies of the highest priority come first. Among equals each worker goes to the study with the fewest workers. It stays
+there as long as there is work, because turning to another study may mean loading gigabytes. Only after SLICE_SECONDS
+does it move to a study that has no worker, or fewer than its own would still have.
 """
 
 from __future__ import annotations
@@ -32,29 +32,33 @@ class WaitingStudy:
 
 
 def choose(candidates: Sequence[WaitingStudy], current: int | None, seconds: float) -> int | None:
-    """The study to turn to, or to stay at; None where there is nothing to do.
+    """Choose the study to work on next; None where there is nothing to do.
 
     Args:
-        candidates: in a fixed order, that of their ids.
+        candidates: by id.
         current: the study that the worker is at.
-        seconds: for how long.
+        seconds: how long it has been there.
     """
-    highest = max((row.priority for row in candidates), default=0)
-    equals = [row for row in candidates if row.priority == highest]
-    here = next((row for row in equals if row.study == current), None)
+    highest = max((candidate.priority for candidate in candidates), default=0)
+    equals = [candidate for candidate in candidates if candidate.priority == highest]
+    here = next((candidate for candidate in equals if candidate.study == current), None)
     if here is not None:
-        waiting = [row for row in equals if row is not here and (row.others == 0 or row.others < here.others)]
+        waiting = [
+            candidate
+            for candidate in equals
+            if candidate is not here and (candidate.others == 0 or candidate.others < here.others)
+        ]
         if seconds < SLICE_SECONDS or not waiting:
             return here.study
         equals = waiting
-    fewest = min((row.others for row in equals), default=0)
-    emptiest = [row.study for row in equals if row.others == fewest]
-    later = [study for study in emptiest if current is not None and study > current]  # round and round
+    fewest = min((candidate.others for candidate in equals), default=0)
+    emptiest = [candidate.study for candidate in equals if candidate.others == fewest]
+    later = [study for study in emptiest if current is not None and study > current]  # each in its turn
     return next(iter(later or emptiest), None)
 
 
 class PendingWork:
-    """Looks at one study again and again; what cannot change any more is read once.
+    """Checks one study for work, repeatedly. What cannot change any more is read once.
 
     Raises:
         StudyMissingError: Optuna's part of it was deleted.
@@ -66,17 +70,17 @@ class PendingWork:
         self._optuna = optuna_study(database, study.name)
 
     def task(self, study: StoredStudy, others: Collection[str]) -> Task | None:
-        """What a worker would find: a trial that is new or was interrupted, or a final that is due.
+        """Return what there is to do: a trial that is new or was interrupted, or a final that is due; None for nothing.
 
         Args:
             study: as it is now; its budget may have changed.
-            others: workers beside it that are not known to be dead.
+            others: ids of the other workers that are not known to be dead.
         """
-        rows = self._cached.trials()
-        holders = {row.number: row.worker_id for row in rows}
+        trials = self._cached.trials()
+        holders = {trial.number: trial.worker_id for trial in trials}
         running = running_trials(self._database, self._optuna._study_id)  # noqa: SLF001 - the table wants it
         if any(holders.get(number) not in others for number in running):
             return "trials"
-        if not is_spent(self._database, study, rows, self._optuna):
+        if not is_spent(self._database, study, trials, self._optuna):
             return "trials"
-        return "final" if not running and lacks_final(self._database, study, rows) else None
+        return "final" if not running and lacks_final(self._database, study, trials) else None

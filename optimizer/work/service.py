@@ -1,6 +1,6 @@
-"""A worker of many studies: it turns from one to the next for as long as there is something to do, and then waits.
+"""A worker of many studies: it works on one after the other while there is something to do, and then waits.
 
-Every step starts from what is stored, so a worker may come, be killed and go at any time: see worker.py for a trial.
+Every step starts from what is stored, so a worker may start, leave or be killed at any time: see worker.py for a trial.
 """
 
 from __future__ import annotations
@@ -42,19 +42,19 @@ _log = logging.getLogger(__name__)
 
 
 class Host(Protocol):
-    """What surrounds a service: where people see what it does."""
+    """Where people see what a service does."""
 
     def at(self, study: StoredStudy, runtime: Runtime) -> AbstractContextManager[Reporter]:
-        """While the service is at a study."""
+        """Surround the work on one study; gives who is to be told of it."""
 
     def hold_final(self, study: StoredStudy, runtime: Runtime) -> None:
         """Hold a study's final and store it; raises FinalError."""
 
     def refused(self, name: str, reason: str) -> None:
-        """A study that cannot be worked on here, and why: told once for each reason."""
+        """Called once for each reason why a study cannot be worked on here."""
 
     def waiting(self) -> None:
-        """There is nothing to do: told once until there is."""
+        """Called when there is nothing to do, and not again until there was."""
 
     def outage_began(self, reason: str, limit_seconds: float) -> None: ...
 
@@ -167,7 +167,7 @@ class Service:
         return None if chosen is None else turns[chosen]
 
     def _wanted(self) -> list[Order]:
-        """Studies whose workers are to take trials, and that were not refused of late."""
+        """List the active studies, without those that were refused in the last `retry_seconds`."""
         names = self._settings.names
         now = time.monotonic()
         wanted = []
@@ -179,9 +179,9 @@ class Service:
         return wanted
 
     def _is_paused(self) -> bool:
-        """Whether there may be something to do later."""
+        """Return whether a study is paused, so that there may be work later."""
         names = self._settings.names
-        return any(row.status == "paused" and (not names or row.name in names) for row in orders(self._database))
+        return any(order.status == "paused" and (not names or order.name in names) for order in orders(self._database))
 
     def _look(self, order: Order, alive: Collection[str]) -> _Turn | None:
         try:
@@ -202,7 +202,7 @@ class Service:
     # ---------------------------------------------------------------------------------- working
 
     def _take(self, turn: _Turn, heartbeat: Heartbeat) -> int:
-        """Be at a study until something else is wanted; returns how many trials were finished."""
+        """Work on a study until another comes first; returns how many trials were finished."""
         try:
             self.doing = f"{'the final of' if turn.task == 'final' else 'trials of'} {turn.study.name}"
             if turn.task == "final":
@@ -242,7 +242,7 @@ class Service:
         return Worker(self._database, study, runtime, self._artifacts, reporter, self._stop.is_set, patience)
 
     def _stays(self, study: StoredStudy, heartbeat: Heartbeat) -> bool:
-        """Whether the same study is to be worked on again; what else there is to do is looked at now and then."""
+        """Return whether to go on with the same study. Every `poll_seconds` it checks for other work."""
         if self._stop.is_set() or self._retry(lambda: status_of(self._database, study)) != "active":
             return False
         if time.monotonic() - self._looked < self._settings.poll_seconds:
@@ -262,7 +262,7 @@ class Service:
             self._retry(lambda: turn_to(self._database, heartbeat.worker_id, None))
 
     def _refuse(self, name: str, error: BaseException) -> None:
-        """Leave a study alone for a while; raises the error where every study that was named is refused."""
+        """Leave a study alone for `retry_seconds`. Raises the error once every study that was named is refused."""
         before = self._refusals.get(name)
         reason = " ".join(str(error).split())
         self._refusals[name] = _Refusal(reason, time.monotonic())

@@ -1,4 +1,4 @@
-"""What each trial of a study is, by its number: taken over, a probe, or a merge that the sampler proposes."""
+"""Which trial of a study is what, by its number: taken over, a probe, or a merge that the sampler proposes."""
 
 from __future__ import annotations
 

@@ -43,7 +43,7 @@ class ClaimedTrial:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Start:
-    """A trial to begin: one that was interrupted, or a new one, which is no different."""
+    """A trial to begin, be it new or interrupted."""
 
     trial: Trial
     params: Mapping[str, float]  # empty where none are stored
@@ -89,7 +89,7 @@ class TrialQueue:
                 if self._begin(claimed, interrupted.attempt):
                     self._reporter.trial_taken_over(claimed.number, interrupted.attempt)
                     return claimed
-                # Its worker lives after all, and has stored it since the trials were read.
+                # Its worker is alive after all, and has stored it since the trials were read.
 
     def _new(self, heartbeat: Heartbeat) -> ClaimedTrial:
         # As `Study.ask`, which would first read every trial to look for one that was enqueued: none ever is.
@@ -104,11 +104,11 @@ class TrialQueue:
         )
 
     def _interrupted(self, trials: Sequence[StoredTrial], heartbeat: Heartbeat) -> _Start | None:
-        """A RUNNING trial that nobody works on; one whose outcome is stored already is only settled."""
+        """Find a RUNNING trial that nobody works on. One whose outcome is stored already is only settled."""
         alive = heartbeat.alive() - {heartbeat.worker_id}
-        begun = {stored.number: stored for stored in trials}
+        by_number = {stored.number: stored for stored in trials}
         for number, trial_id in running_trials(self._database, self._optuna_id).items():
-            stored = begun.get(number)
+            stored = by_number.get(number)
             if stored is not None and stored.worker_id in alive:
                 continue
             trial = Trial(self._optuna, trial_id)  # Optuna has no public way back
@@ -116,15 +116,15 @@ class TrialQueue:
                 return _Start(trial=trial, params=trial.params, attempt=1)
             if stored.state == "running" and (attempt := self._next_attempt(stored)) is not None:
                 return _Start(trial=trial, params=trial.params, attempt=attempt)
-            settled = self._settle(trial)
-            if settled.state == "failed" and settled.reason == deaths(settled.attempt):
-                self._reporter.trial_finished(settled)  # the worker that had it cannot report it any more
+            ended = self._settle(trial)
+            if ended.state == "failed" and ended.reason == deaths(ended.attempt):
+                self._reporter.trial_finished(ended)  # its worker is dead and cannot report it
         return None
 
     def _next_attempt(self, stored: StoredTrial) -> int | None:
-        """The number of the next attempt; None where the trial has failed now, because too many workers died over it.
+        """Return the number of the next attempt; None if too many workers died over the trial, which fails it.
 
-        A worker that left of its own accord has signed off, and does not count.
+        A worker that left by itself has signed off, and does not count as dead.
         """
         if not registry.is_registered(self._database, stored.worker_id):
             return stored.attempt
@@ -143,7 +143,7 @@ class TrialQueue:
         return ClaimedTrial(trial=trial, origin=origin, recipe=recipe, worker_id=worker_id)
 
     def _proposed(self, trial: Trial) -> dict[str, float]:
-        """The parameters that the sampler proposes, stored."""
+        """Ask the sampler for parameters, and store them."""
         params = {name: trial.relative_params[name] for name in self._distributions}
         store_params(self._database, trial._trial_id, params, self._distributions)  # noqa: SLF001
         return params

@@ -1,4 +1,4 @@
-"""The outcome of a trial, recorded: its files, its scores in the database, and what Optuna is told."""
+"""Record the outcome of a trial: its files, its scores in the database, and its values in Optuna."""
 
 from __future__ import annotations
 
@@ -83,12 +83,12 @@ class TrialRecorder:
         )
 
     def settle(self, trial: Trial) -> StoredTrial:
-        """Do everything that follows once a trial's outcome is stored; harmless when it is done twice."""
+        """Do everything that follows once a trial's outcome is stored. Doing it twice is harmless."""
         self._gains.fill_gains(trial.number)
         self._retention.remove_unwanted()
-        stored = self._gains.row(trial.number)
+        stored = self._gains.stored_trial(trial.number)
         self._gains.describe(stored)
-        with suppress(UpdateFinishedTrialError):  # told before, or ended by another program
+        with suppress(UpdateFinishedTrialError):  # Optuna has it already, or another program has ended it
             if stored.sheet is not None:
                 attach_sheet(trial, stored.sheet)
             if stored.estimated:
@@ -98,7 +98,7 @@ class TrialRecorder:
 
     def remove_leftovers(self, number: int) -> None:
         """Remove the files of workers that did not finish a trial."""
-        stored = self._gains.row(number)
+        stored = self._gains.stored_trial(number)
         if stored.state != "running":
             self._artifacts.remove_others(self._study.key, number, stored.worker_id)
 
@@ -107,7 +107,7 @@ class TrialRecorder:
 
     def _store(self, claimed: ClaimedTrial, evaluation: Evaluation, race: Race | None, started: float) -> bool:
         files = self._files(claimed)
-        sheet = files.save_sheet(self._contact_sheet(claimed, evaluation))
+        sheet_id = files.save_sheet(self._contact_sheet(claimed, evaluation))
         objectives, incumbent = self._objectives(evaluation, race)
         renders = self._save_renders(files, evaluation, objectives, is_parent=claimed.is_parent)
         if evaluation.features:
@@ -122,7 +122,7 @@ class TrialRecorder:
             files=renders,
             seconds={**evaluation.seconds, "other": other},
             machine=self._describe_machine(),
-            sheet=sheet,
+            sheet=sheet_id,
             incumbent=incumbent,
         )
         return stored_trials.finish_trial(self._database, self._study, claimed.number, claimed.worker_id, result)
@@ -146,14 +146,14 @@ class TrialRecorder:
         return {SINGLE: race.estimate(evaluation.items, evidence)}, race.incumbent
 
     def _contact_sheet(self, claimed: ClaimedTrial, evaluation: Evaluation) -> Image:
-        shown = len(evaluation.items)
+        rendered = len(evaluation.items)
         title = f"{self._study.name}, trial {claimed.number}: {claimed.origin}"
-        if shown < len(self._items):
-            title += f", stopped after {shown} of {len(self._items)} images"
+        if rendered < len(self._items):
+            title += f", stopped after {rendered} of {len(self._items)} images"
         return contact_sheet(title, evaluation.images, [self._items[item].prompt for item in evaluation.items])
 
     def _tell(self, trial: Trial, stored: StoredTrial) -> None:
-        """Give Optuna the outcome. A parent outside the space has no parameters to learn from: told as pruned.
+        """Give Optuna the outcome. A parent outside the space has no parameters to learn from, so it counts as pruned.
 
         By its storage: `Study.tell` would read the trial three times, and has a sampler that remembers nothing look
         at it.

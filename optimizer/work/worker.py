@@ -1,15 +1,15 @@
-"""A worker: take a trial, evaluate it, record it, tell Optuna; until the budget is spent or someone says stop.
+"""A worker takes a trial, evaluates it, records it and tells Optuna, until the budget is spent or it is stopped.
 
-What is on disk decides, not what is in memory. A trial goes through these steps, and may be cut off between any two:
+The database decides, not the memory. A trial goes through these steps, and may be interrupted between any two:
 
     asked      Optuna has a RUNNING trial; its parameters follow from the database and its number
     begun      our row names the worker and the recipe
     recorded   our row, renders and scores are stored, in one transaction
     told       Optuna has the value
 
-A trial that is RUNNING and whose worker is dead is taken again: told if it was recorded, evaluated otherwise. One over
-which too many workers died fails: it may be what kills them. A worker that was wrongly taken for dead cannot store
-anything any more, for a trial's outcome is stored by the worker that its row names or not at all.
+A RUNNING trial whose worker is dead is taken over: if it was recorded, Optuna is told, and otherwise it is evaluated
+again. A trial over which too many workers died fails, because it may be what kills them. A worker that was wrongly
+taken for dead cannot store anything: only the worker that the trial's row names can.
 """
 
 from __future__ import annotations
@@ -97,7 +97,7 @@ class Worker:
         )
 
     def _adopt_batch_limits(self) -> None:
-        """Take over what workers on such a device have found out, and note what this one will."""
+        """Begin with the batch limits that workers found on such a device, and store those that this one will find."""
         kind, limits = device_kind(self._runtime.device), self._runtime.evaluator.renderer.limits
 
         def note(component: Batched, size: Size, most: int, reason: str) -> None:
@@ -127,10 +127,10 @@ class Worker:
         return finished
 
     def work_once(self, heartbeat: Heartbeat) -> bool | None:
-        """Take one trial and evaluate it; None where there is nothing left to do, as `run` for all else.
+        """Take one trial and evaluate it. Errors are those of `run`.
 
         Returns:
-            Whether the trial was finished: False where another worker has it by now.
+            Whether the trial was finished: False where another worker has it by now, None if nothing is left to do.
         """
         if self._gains_are_due:
             self._retry(self._gains.fill_gains)
@@ -145,8 +145,8 @@ class Worker:
         return finished
 
     def _may_go_on(self) -> bool:
-        """Whether the study's workers are to take trials; waits while it is paused."""
-        told = False
+        """Return whether to take another trial; waits while the study is paused."""
+        reported = False
         while not self._stop():
             status = self._retry(lambda: status_of(self._database, self._study))
             if status == "active":
@@ -154,9 +154,9 @@ class Worker:
             if status == "stopped":
                 self._reporter.stop_asked("database")
                 return False
-            if not told:
+            if not reported:
                 self._reporter.paused()
-                told = True
+                reported = True
             time.sleep(PAUSE_SECONDS)
         self._reporter.stop_asked("signal")
         return False
@@ -196,7 +196,7 @@ class Worker:
         return self._recorder.store(claimed, evaluation, race, started), None
 
     def _race(self, claimed: ClaimedTrial) -> Race | None:
-        """A race against the best whole trial; None where the trial is rendered to its end, as parents always are."""
+        """Make a race against the best whole trial; None for one that renders the full suite, as parents always do."""
         settings, objective = self._study.spec.racing, self._runtime.objective
         if settings is None or claimed.is_parent:
             return None
@@ -208,6 +208,6 @@ class Worker:
 
     def _require_a_parent(self) -> None:
         parents = parent_trials(self._trials.trials())
-        if len(parents) == len(self._runtime.parents) and all(row.state == "failed" for row in parents.values()):
-            reasons = "; ".join(f"{letter}: {row.reason}" for letter, row in parents.items())
+        if len(parents) == len(self._runtime.parents) and all(trial.state == "failed" for trial in parents.values()):
+            reasons = "; ".join(f"{letter}: {trial.reason}" for letter, trial in parents.items())
             raise OptimizerError(f"every parent failed, so there is nothing to be better than ({reasons})")

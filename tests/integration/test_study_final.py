@@ -36,7 +36,7 @@ class Watched:
     @property
     def watch(self) -> FinalWatch:
         return FinalWatch(
-            begun=lambda row, total: self.begun.append((row.number, total)),
+            started=lambda row, total: self.begun.append((row.number, total)),
             rendered=self.rendered.append,
             finished=lambda row, images: self.shown.update({row.number: len(images)}),
         )

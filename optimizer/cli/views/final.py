@@ -100,7 +100,7 @@ def _progress(images: int, pictures: Pictures) -> Iterator[FinalWatch]:
             pictures[row.number] = [reduced(image) for image in found]
 
         yield FinalWatch(
-            begun=on_begun,
+            started=on_begun,
             rendered=lambda done: progress.update(renders, completed=done),
             finished=on_finished,
         )

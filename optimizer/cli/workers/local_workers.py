@@ -33,24 +33,24 @@ Workers = Annotated[
 ]
 
 
-def worker_count(told: str) -> int | None:
-    """The number of `--workers`; None for one for each GPU."""
-    if told == AUTO:
+def worker_count(text: str) -> int | None:
+    """Read the number of `--workers`; None for one for each GPU."""
+    if text == AUTO:
         return None
-    if not told.isdecimal() or not 1 <= int(told) <= 256:
-        fail(f"--workers takes a number from 1 to 256, or auto; got {told!r}")
-    return int(told)
+    if not text.isdecimal() or not 1 <= int(text) <= 256:
+        fail(f"--workers takes a number from 1 to 256, or auto; got {text!r}")
+    return int(text)
 
 
 def environments(count: int | None, device: torch.device) -> list[dict[str, str]]:
-    """Of each worker, what its environment has beyond this process's; the first is this process itself."""
+    """Return what each worker's environment has beyond this process's. The first is that of this process itself."""
     import torch
 
     if device.type != "cuda":
-        threads = max(1, torch.get_num_threads() // (count or 1))  # all alike, or their sums would round differently
+        threads = max(1, torch.get_num_threads() // (count or 1))  # for all, or sums would round differently
         return [{"OMP_NUM_THREADS": str(threads)}] * (count or 1)
-    told = os.environ.get("CUDA_VISIBLE_DEVICES")
-    names = told.split(",") if told else [str(index) for index in range(torch.cuda.device_count())]
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    names = visible.split(",") if visible else [str(index) for index in range(torch.cuda.device_count())]
     return [{"CUDA_VISIBLE_DEVICES": names[index % len(names)]} for index in range(count or len(names))]
 
 
@@ -142,5 +142,5 @@ def _join(workers: list[_LocalWorker]) -> None:
 
 def settings_of(storage: str, artifacts: str | Path | None, cache: Path) -> dict[str, str]:
     """A command's options as the environment of further workers: no option of theirs holds a password."""
-    told = {"MERGETUNE_STORAGE": storage, "MERGETUNE_CACHE": str(cache)}
-    return told if artifacts is None else told | {"MERGETUNE_ARTIFACTS": str(artifacts)}
+    settings = {"MERGETUNE_STORAGE": storage, "MERGETUNE_CACHE": str(cache)}
+    return settings if artifacts is None else settings | {"MERGETUNE_ARTIFACTS": str(artifacts)}

@@ -19,8 +19,8 @@ def model_folders(given: list[Path] | None, caches: Path) -> ModelFolders:
     import studies.demo
     from optimizer.runtime.model_files import ModelFolders
 
-    told = os.environ.get(MODELS_VARIABLE, "")
-    folders = given or [Path(part) for part in told.split(os.pathsep) if part]
+    listed = os.environ.get(MODELS_VARIABLE, "")
+    folders = given or [Path(part) for part in listed.split(os.pathsep) if part]
     for folder in folders:
         if not folder.expanduser().is_dir():
             fail(f"--models: {folder} is not a folder")

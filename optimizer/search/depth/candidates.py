@@ -1,7 +1,7 @@
 """Candidates: the merges among which the acquisition function chooses.
 
-A gradient alone is lost in 26 dimensions, most of which a model knows nothing about. So the candidates are what a
-person would try: smooth profiles, small changes of the best merge so far, whole sections moved.
+A gradient alone finds little in 26 dimensions, about most of which the model knows nothing. So the candidates are what
+a person would try: smooth profiles, small changes of the best merge so far, and whole sections moved.
 All arrays hold parameters scaled to 0..1.
 """
 
@@ -96,7 +96,7 @@ def _section_shifts(geometry: Geometry, centers: Floats, count: int, generator: 
 
 
 def perturbed(center: Floats, generator: np.random.Generator) -> Floats:
-    """What is proposed where no model could be fitted: the incumbent, every parameter a little off [d]."""
+    """Propose without a model: the incumbent with every parameter changed a little [d]."""
     return np.asarray(np.clip(center + generator.normal(0.0, 0.1, len(center)), 0.0, 1.0))
 
 

@@ -2,10 +2,10 @@
 
 Notation: d parameters, scaled to 0..1 by their bounds; f depth features, linear in them; k smooth modes.
 
-Blocks next to each other do similar work, so most of what a profile of ratios does is told by a few numbers: how
-high it is in the input blocks, how it slopes and bends there, the same for the output blocks, the middle block and
-the text encoders. These are the *depth features* of each slot. Their transposes, directions in which a whole section
-moves smoothly, are the *modes* that candidates are made of.
+Blocks next to each other do similar work, so a few numbers describe most of a profile of ratios: its level, slope and
+bend in the input blocks, the same in the output blocks, and the values of the middle block and the text encoders. These
+are the *depth features* of each slot. Their transposes are the *modes*, directions in which a whole section moves
+smoothly. Candidates are made of modes.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What the depth-aware model believes: of the trials that were observed, and of each parameter."""
+"""The depth-aware model's posterior: of the observed trials, and of each parameter's effect."""
 
 from __future__ import annotations
 

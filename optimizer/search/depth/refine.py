@@ -1,10 +1,10 @@
-"""When a section is split into blocks: when the merges that this opens promise more, and by enough.
+"""When to split a section into blocks: once the merges that this opens promise enough more.
 
 The promise of a search space is the largest expected improvement in it (log expected improvement, or that of the
 hypervolume), found from the best candidate of the coarse search upwards along the gradient. That of the finer space is
-never smaller. As the coarse space becomes known its own promise falls, while a section that was never varied within
-keeps its uncertainty: a section is split as soon as that raises the promise by the factor WORTH, the one that raises it
-most first.
+never smaller. As the search learns the coarse space, its promise falls, while a section whose blocks never varied keeps
+its uncertainty. A section is split as soon as that raises the promise by the factor WORTH. The one that raises it most
+comes first.
 """
 
 from __future__ import annotations

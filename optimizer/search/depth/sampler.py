@@ -1,4 +1,4 @@
-"""The depth-aware sampler: Bayesian optimisation that knows in which order a U-Net's blocks stand.
+"""The depth-aware sampler: Bayesian optimisation that knows the order of a U-Net's blocks.
 
 It keeps nothing between trials. Every proposal follows from the seed, the trial's number and the finished and running
 trials in the database. BoTorch is imported with the first proposal, so that the command line stays fast.

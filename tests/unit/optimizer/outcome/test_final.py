@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from trials import trial
 
 from optimizer.errors import FinalError
-from optimizer.outcome.final import Shown, choose_finalists, judge
+from optimizer.outcome.final import HeldOutResult, choose_finalists, judge
 from optimizer.outcome.verdict import suspicion
 from optimizer.search.shortlist import by_value
 from optimizer.trial.gains import Evidence
@@ -94,16 +94,18 @@ class TestCandidates:
             numbers(trials, top)
 
 
-def shown(charm: list[float], noise: list[float] | None = None) -> Shown:
+def shown(charm: list[float], noise: list[float] | None = None) -> HeldOutResult:
     by_item = {"charm": np.array(charm), "noise": np.array(noise or [0.0] * len(charm))}
-    return Shown(evidence=Evidence(items=len(charm), sheet=ScoreSheet(by_item=by_item, by_set={})))
+    return HeldOutResult(evidence=Evidence(items=len(charm), sheet=ScoreSheet(by_item=by_item, by_set={})))
 
 
-BROKEN = Shown(failure="degenerate: 4 of 4 images are broken")
-PARENTS: Mapping[str, Shown] = {"A": shown([1, 1, 1, 1]), "B": shown([2, 2, 2, 2])}
+BROKEN = HeldOutResult(failure="degenerate: 4 of 4 images are broken")
+PARENTS: Mapping[str, HeldOutResult] = {"A": shown([1, 1, 1, 1]), "B": shown([2, 2, 2, 2])}
 
 
-def final(*candidates: Shown, objective: Objective = SUM, parents: Mapping[str, Shown] = PARENTS) -> Final:
+def final(
+    *candidates: HeldOutResult, objective: Objective = SUM, parents: Mapping[str, HeldOutResult] = PARENTS
+) -> Final:
     """Candidates get the numbers 10, 11 ...; each gained 1 in the search."""
     gain = Gain(value=1.0, low=0.5, high=1.5, parent="B")
     rows = [
