@@ -45,7 +45,7 @@ class Measured(NamedTuple):
     peak: float  # the largest
     spread: float  # largest standard deviation of a channel
     grey_spread: float  # standard deviation of luma
-    correlation: float  # of luma with its neighbours, in the direction where its magnitude is largest: 0..1
+    correlation: float  # of luma with its neighbours, in the direction where its magnitude is largest: 0..1, or NaN
     calmest_tile: float  # smallest standard deviation of luma among the tiles of a 4 x 4 division
 
 
@@ -92,7 +92,7 @@ def _is_noise(image: Measured) -> bool:
     Noise that a VAE has smeared over blocks of eight pixels looks like a texture and is not found here.
     """
     strong = image.grey_spread >= NOISE_MIN_STD
-    unrelated = image.correlation <= NOISE_MAX_CORRELATION
+    unrelated = image.correlation <= NOISE_MAX_CORRELATION  # NaN is not: constant pixels are as related as can be
     return strong and unrelated and image.calmest_tile >= NOISE_MIN_TILE_SHARE * image.grey_spread
 
 
@@ -116,11 +116,9 @@ def _neighbour_correlation(grey: Tensor) -> Tensor:
 
 
 def _correlation(first: Tensor, second: Tensor) -> Tensor:
-    """Pearson's, of each [h, w] of the first [n, h, w] with that of the second: float64 [n]."""
+    """Pearson's, of each [h, w] of the first [n, h, w] with that of the second: float64 [n]; NaN if one is constant."""
     first, second = _centred(first), _centred(second)
-    norms = torch.linalg.vector_norm(first, dim=(-2, -1)) * torch.linalg.vector_norm(second, dim=(-2, -1))
-    # Constant pixels are as predictable as can be: 0 / 0 is NaN there, and 1 is what is meant.
-    return ((first * second).sum(dim=(-2, -1)) / norms).nan_to_num(nan=1.0)
+    return (first * second).sum(dim=(-2, -1)) / (_norm(first) * _norm(second))
 
 
 def _calmest_tile(grey: Tensor) -> Tensor:
@@ -131,7 +129,13 @@ def _calmest_tile(grey: Tensor) -> Tensor:
 
 def _deviation(values: Tensor) -> Tensor:
     """Standard deviation over [h, w]; on a CPU several times as fast as `Tensor.std` over part of the dimensions."""
-    return torch.linalg.vector_norm(_centred(values), dim=(-2, -1)) / math.sqrt(values.shape[-2:].numel())
+    return _norm(_centred(values)) / math.sqrt(values.shape[-2:].numel())
+
+
+def _norm(values: Tensor) -> Tensor:
+    """Root of the sum of squares over [h, w]."""
+    norm: Tensor = torch.linalg.vector_norm(values, dim=(-2, -1))
+    return norm
 
 
 def _centred(values: Tensor) -> Tensor:
