@@ -456,6 +456,23 @@ class TestSettings:
             Renderer(models[architecture], suite(clip_skip=3))
 
 
+def test_the_fault_of_an_image_stands_beside_it(device: torch.device) -> None:
+    """Of the wide images, which are every second one, each batch's last is broken."""
+    models = build_models(resident_of(small_parents(Architecture.SD15)[:1], device))
+    renderer = Renderer(models, suite(sizes=(64, (128, 64))), batch_size=3)
+
+    def spoil(_module: nn.Module, _arguments: tuple[Tensor, ...], output: Tensor) -> None:
+        if output.shape[-1] == 128:
+            output[-1, 1] = torch.nan
+
+    with models.vae.decoder.register_forward_hook(spoil):
+        renders = renderer.render()
+    nan = f"{64 * 128} of {3 * 64 * 128} values are NaN or infinite"
+    assert [fault == nan for fault in renders.faults] == [index in {5, 7} for index in range(8)]
+    assert [bool(image[1].any()) for image in renders.images] == [index not in {5, 7} for index in range(8)]
+    assert {image.device.type for image in renders.images} == {"cpu"}
+
+
 def test_images_are_rounded_bytes_and_nan_is_black(device: torch.device) -> None:
     image = to_bytes(torch.tensor([0.0, 1.0, 0.5, torch.nan, 0.001, 0.002], device=device))
     assert image.dtype == torch.uint8
