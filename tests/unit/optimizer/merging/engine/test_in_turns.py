@@ -110,7 +110,7 @@ def test_renders_are_the_same(parents: Parents, device: torch.device) -> None:
             for ratio in (0.2, 0.6):
                 resident.merge(weighted(resident, ratio))
                 renderer.text_changed()
-                pixels.append(torch.cat([row.flatten() for row in renderer.render(counts.append).images()]))
+                pixels.append(torch.cat([row.flatten() for row in renderer.render(counts.append).images]))
         assert counts == [3, 4, 7, 8] * 2
     assert torch.equal(pixels[0], pixels[2])
     assert torch.equal(pixels[1], pixels[3])
