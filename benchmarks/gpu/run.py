@@ -73,18 +73,40 @@ def parts(files: Path, out: Path, *, small: bool) -> list[Part]:
         ),
         Part(name="sdxl-trial", limit_seconds=150, commands=((*trial, "--spec", sdxl, "--trials", 4),)),
         Part(
+            name="cards",
+            limit_seconds=300,
+            commands=()
+            if small
+            else (
+                (python, here / "gpu" / "full_size.py", files, "--images", 4),
+                *((*trial, "--spec", sdxl, "--trials", 3, "--card-gb", gb) for gb in CARDS),
+            ),
+        ),
+        Part(
+            name="sdxl-proof",
+            limit_seconds=200,
+            commands=(
+                (python, here / "gpu" / "full_size.py", files, "--images", 4, *(("--small",) if small else ())),
+                (*cli, "study", "start", sdxl, "--storage", out / "sdxl.db"),
+                (
+                    *cli,
+                    "export",
+                    "sdxl-full-size",
+                    "--storage",
+                    out / "sdxl.db",
+                    "--output",
+                    files / "best.safetensors",
+                ),
+            ),
+        ),
+        Part(
             name="merge",
             limit_seconds=120,
             commands=tuple(
                 (*merge, "--layout", layout, "--placement", name, "--merges", 0, "--method", *METHODS)
-                for layout in (("sd15",) if small else ("sdxl", "sd15"))
                 for name in placements
+                for layout in (("sd15",) if small else ("sdxl", "sd15"))
             ),
-        ),
-        Part(
-            name="cards",
-            limit_seconds=300,
-            commands=() if small else tuple((*trial, "--spec", sdxl, "--trials", 3, "--card-gb", gb) for gb in CARDS),
         ),
     ]
 

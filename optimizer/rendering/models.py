@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -29,6 +29,8 @@ class LiveModels:
     text_encoder: CLIPTextModel
     text_encoder_2: CLIPTextModelWithProjection | None  # SDXL only
     prediction: Prediction  # what the U-Net's output means
+    in_turns: bool = False  # whether only what was asked for by `use` may compute
+    use: Callable[..., None] = lambda *_: None  # ResidentModel.use: names the components that compute next
 
 
 def live_dtypes(device: torch.device, dtype: torch.dtype) -> Mapping[Component, torch.dtype]:
@@ -73,6 +75,8 @@ def build_models(resident: ResidentModel, prediction: Prediction = EPSILON) -> L
         text_encoder=text_encoder,
         text_encoder_2=text_encoder_2,
         prediction=prediction,
+        in_turns=resident.in_turns,
+        use=resident.use,
     )
 
 

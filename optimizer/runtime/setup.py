@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import torch
 
 from optimizer.merging.engine.ingredients import Ingredients
+from optimizer.merging.engine.placement import device_free
 from optimizer.merging.engine.resident import ResidentModel
 from optimizer.rendering.batch_limits import BatchLimits
 from optimizer.rendering.models import build_models
@@ -19,6 +21,7 @@ from optimizer.runtime.device_choice import choose_device, computes_in
 from optimizer.runtime.memory import Need, memory_to_load, needed, require_memory
 from optimizer.runtime.parent_files import equal_places
 from optimizer.runtime.plan import Plan
+from optimizer.runtime.residence import Residence, choose_residence
 from optimizer.search.probes import Probe, make_probes
 from optimizer.search.recipe_probes import with_recipes
 from optimizer.trial.evaluation import Evaluator
@@ -32,6 +35,8 @@ from studies.spec.rendering import RenderSettings
 from studies.spec.search import RacingSettings
 from studies.spec.study import StudySpec
 from studies.spec.suite import SuiteSettings
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,19 +102,44 @@ def load_scorers(
         ScorerError, RecipeError: weights, references or recipe files cannot be used.
     """
     plan = replace(plan, spec=with_recipes(plan.spec, plan.blueprint(parents)))
-    scorers = build_scorers(plan.spec, device, cache_dir)
+    residence = plan_residence(plan, device)
+    scorers = build_scorers(plan.spec, device, cache_dir, in_turns=residence.scorers_in_turns)
     infos = {name: scorer.info for name, scorer in scorers.items()}
     return replace(plan, spec=with_units(plan.spec, infos), infos=infos), scorers
 
 
-def build_scorers(spec: StudySpec, device: torch.device, cache_dir: Path) -> dict[str, Scorer]:
+def plan_residence(plan: Plan, device: torch.device) -> Residence:
+    """Choose what stays on the device and what takes turns there, with the memory that is free now."""
+    return choose_residence(need_of(plan, device), device_free(device))
+
+
+def need_of(plan: Plan, device: torch.device) -> Need:
+    """Estimate from headers alone how much memory a study takes."""
+    spec = plan.spec
+    dtypes = computes_in(plan.ingredients, spec.render, device, spec.export.dtype)
+    return needed(
+        plan.ingredients,
+        spec.suite,
+        device,
+        dtypes,
+        export_dtype=spec.export.dtype,
+        batch_size=spec.render.batch_size,
+    )
+
+
+def build_scorers(
+    spec: StudySpec, device: torch.device, cache_dir: Path, *, in_turns: bool = False
+) -> dict[str, Scorer]:
     """Load every scorer's weights and references.
+
+    Args:
+        in_turns: whether their networks are on the device only while they score.
 
     Raises:
         ScorerError: weights are missing or wrong, or references too few.
         NoMemoryError: they did not fit.
     """
-    context, scorers = BuildContext(device=str(device), cache_dir=cache_dir), {}
+    context, scorers = BuildContext(device=str(device), cache_dir=cache_dir, in_turns=in_turns), {}
     for name, entry in spec.scorers.items():
         with memory_to_load(f"the scorer {name}", device):
             scorers[name] = build(entry.kind, parse_settings(entry.kind, entry.options, Path("/")), context)
@@ -146,24 +176,18 @@ def build_renderer(
     dtypes = computes_in(ingredients, settings, device, export_dtype)
     need = needed(ingredients, suite, device, dtypes, export_dtype=export_dtype, batch_size=settings.batch_size)
     require_memory(need, device)
+    residence = choose_residence(need, device_free(device), scorers=False)  # which are loaded by now
+    if residence.components_in_turns:
+        _log.warning("%s has no memory for all of the model at once: %s", device, residence)
     with memory_to_load("the models", device):
         resident = ResidentModel(
-            ingredients, device=device, live_dtypes=dtypes, export_dtype=export_dtype, working=need.working[-1]
+            ingredients,
+            device=device,
+            live_dtypes=dtypes,
+            export_dtype=export_dtype,
+            working=need.working[0 if residence.components_in_turns else -1],
+            in_turns=residence.components_in_turns,
         )
         models = build_models(resident, agreed_prediction(parents.checkpoints, suite))
     stage_size = None if racing is None else racing.batch
     return resident, Renderer(models, suite, batch_size=settings.batch_size, stage_size=stage_size, limits=limits)
-
-
-def need_of(plan: Plan, device: torch.device) -> Need:
-    """Estimate from headers alone how much memory a study takes."""
-    spec = plan.spec
-    dtypes = computes_in(plan.ingredients, spec.render, device, spec.export.dtype)
-    return needed(
-        plan.ingredients,
-        spec.suite,
-        device,
-        dtypes,
-        export_dtype=spec.export.dtype,
-        batch_size=spec.render.batch_size,
-    )

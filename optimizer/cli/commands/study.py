@@ -59,15 +59,16 @@ def check(
         from optimizer.outcome.warm_start import find_warm_start
         from optimizer.runtime.device_choice import choose_device, render_dtype
         from optimizer.runtime.plan import make_plan
-        from optimizer.runtime.setup import build_scorers
+        from optimizer.runtime.setup import build_scorers, plan_residence
         from optimizer.search.recipe_probes import with_recipes
 
     plan = make_plan(loaded)
     device = choose_device(plan.spec.render.device)
     render_dtype(plan.spec.render, device)
-    build_scorers(plan.spec, device, cache_folder(cache))
+    residence = plan_residence(plan, device)
+    build_scorers(plan.spec, device, cache_folder(cache), in_turns=residence.scorers_in_turns)
     require_other_study(plan.spec, storage_url(storage))
-    print_plan(plan, device)
+    print_plan(plan, device, residence)
     if plan.spec.warm_start is not None or plan.spec.probes.recipes:  # their files are known by their content
         parents = hash_with_progress(plan)
         with_recipes(plan.spec, plan.blueprint(parents))
