@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from optimizer.insight.importance import BINS, RELIABLE, Findings, Insight
-from search_spaces.blocks import VAE, Architecture, blocks, section_of, text_encoders
+from search_spaces.blocks import VAE, Architecture, blocks, place_label, section_of, text_encoders
 from search_spaces.slots import Slot
 from studies.records.values import StoredTrial
 
@@ -29,7 +29,6 @@ COLOURS: Final = ("#2b6ca3", "#f4f1ec", "#d9822b")  # ratio 0, middle, 1: told a
 DARK: Final = "#333333"
 BOX: Final = (1.5, 0.8)  # width and height of a block; the distance between two is 1
 REACH: Final = 2.2  # length of the longest importance bar
-LABELS: Final = {"text_encoder": "CLIP-L", "text_encoder_2": "CLIP-G", VAE: "VAE"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,6 +38,7 @@ class Spot:
     x: float
     y: float
     side: int
+    label: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,15 +64,17 @@ def spots(architecture: Architecture) -> dict[str, Spot]:
     for block in blocks(architecture):
         section = section_of(block)
         if section == "MID":
-            found[block] = Spot(x=0.0, y=-depth - 0.3, side=1)
+            found[block] = Spot(x=0.0, y=-depth - 0.3, side=1, label=block)
             continue
         number = int(block.removeprefix(section))
         row = number if section == "IN" else depth - 1 - number
         side = -1 if section == "IN" else 1
-        found[block] = Spot(x=side * (3.1 - 0.45 * (row // 3)), y=-row, side=side)  # three rows a resolution
+        found[block] = Spot(
+            x=side * (3.1 - 0.45 * (row // 3)), y=-row, side=side, label=block
+        )  # three rows a resolution
     for index, place in enumerate(text_encoders(architecture)):
-        found[place] = Spot(x=-3.1, y=-depth - 1.4 - index, side=-1)
-    return found | {VAE: Spot(x=3.1, y=-depth - 1.4, side=1)}
+        found[place] = Spot(x=-3.1, y=-depth - 1.4 - index, side=-1, label=place_label(place, architecture))
+    return found | {VAE: Spot(x=3.1, y=-depth - 1.4, side=1, label=place_label(VAE, architecture))}
 
 
 def picture_of(insight: Insight, findings: Findings) -> Picture:
@@ -206,8 +208,7 @@ def _draw_place(
         )
     )
     ink = "white" if value is not None and _is_dark(colours(norm(value))) else DARK
-    label = LABELS.get(place, place)
-    text = label if value is None else f"{label}\n{value:.2f}{'' if share is not None else ' fixed'}"
+    text = spot.label if value is None else f"{spot.label}\n{value:.2f}{'' if share is not None else ' fixed'}"
     axes.text(spot.x, spot.y, text, ha="center", va="center", fontsize=7.5, color=ink, linespacing=1.05)
     if share is None:
         return
