@@ -10,10 +10,9 @@ from pathlib import Path
 from torch import Tensor
 
 from optimizer.errors import CheckpointError
+from optimizer.families.vae_names import vae_part
 from optimizer.merging.files.checkpoint import open_source
-from optimizer.merging.files.layout import stored_part
 from optimizer.merging.files.sources import Stored, TensorInfo, sha256_of_model
-from search_spaces.blocks import Architecture
 
 PREFIX = "first_stage_model."
 _PARTS = ("encoder.", "decoder.", "quant_conv.", "post_quant_conv.")
@@ -71,7 +70,7 @@ def _single_file(name: str, stored: Stored) -> tuple[str, Stored]:
     diffusers = "_blocks." in name or "mid_block." in name or "conv_norm_out" in name
     if not diffusers:
         return PREFIX + name, stored
-    part = stored_part("vae", name, Architecture.SD15, len(stored.info.shape))
+    part = vae_part(name, PREFIX, len(stored.info.shape))
     if part is None:
         return PREFIX + name, stored
     if part.reading == "whole":
