@@ -1,9 +1,9 @@
 """Open a checkpoint, tell what it is, and identify it by its content.
 
 A checkpoint is a .safetensors file, a file of torch.save (.ckpt, .pt, .pth) or the folder of a diffusers pipeline.
-Whatever it is, its tensors are seen under the keys of Stable Diffusion's own single-file layout
-(`model.diffusion_model.`, `first_stage_model.`, `cond_stage_model.` or `conditioner.embedders.`). They are read through
-a memory map: opening costs nothing, and reading one tensor allocates nothing.
+Whatever it is, its tensors are seen under the keys of its family's single-file layout
+(Stable Diffusion's begin with `model.diffusion_model.`, `first_stage_model.` and the like). They are read through a
+memory map: opening costs nothing, and reading one tensor allocates nothing.
 """
 
 from __future__ import annotations
@@ -103,7 +103,7 @@ class Checkpoint:
 
     @cached_property
     def architecture(self) -> Architecture:
-        """Raises CheckpointError for what has no SD1.5 or SDXL U-Net."""
+        """Raises CheckpointError for what has no U-Net of a known family."""
         try:
             return architecture_of({key: info.shape for key, info in self.tensors.items()})
         except UnknownArchitectureError as error:

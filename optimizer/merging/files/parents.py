@@ -47,7 +47,7 @@ class Parents:
 
         Raises:
             ParentsDifferError: another architecture, or other shapes (the first three keys are named).
-            CheckpointError: one of them is no SD1.5 or SDXL checkpoint.
+            CheckpointError: one of them is of no known family.
         """
         first = checkpoints[0]
         for letter, other in _others(checkpoints):

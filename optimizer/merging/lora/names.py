@@ -21,7 +21,7 @@ from typing import Literal
 
 import torch
 
-from optimizer.families.registry import model_family
+from optimizer.families.registry import model_families, model_family
 from optimizer.merging.files.layout import LiveView, live_views
 from optimizer.merging.files.sources import TensorInfo
 from search_spaces.blocks import Architecture, text_encoders
@@ -194,11 +194,13 @@ _OTHER_KINDS = (
     (re.compile(r"lora_(up|B(\.[^.]+)?|linear_layer\.up)\.bias$|_lora\.up\.bias$"), "a LoRA with biases"),
     (re.compile(r"lora_embedding_[AB]"), "a LoRA of embeddings"),
     (re.compile(r"^(double_blocks|single_blocks|joint_blocks)\."), "a checkpoint of another model"),
-    (re.compile(r"^(model\.diffusion_model|first_stage_model|cond_stage_model|conditioner)\."), "a checkpoint"),
+    (re.compile(r"^(cond_stage_model|conditioner)\."), "a checkpoint"),
 )
 
 
 def other_kind(keys: Iterable[str]) -> str | None:
     """What a file with these keys is, where it is no plain LoRA."""
     known = tuple(keys)
-    return next((what for pattern, what in _OTHER_KINDS if any(map(pattern.search, known))), None)
+    found = next((what for pattern, what in _OTHER_KINDS if any(map(pattern.search, known))), None)
+    of_checkpoints = tuple(prefix for family in model_families() for prefix in (family.keys.unet, family.keys.vae))
+    return "a checkpoint" if found is None and any(key.startswith(of_checkpoints) for key in known) else found
