@@ -65,7 +65,9 @@ def _base_and_blocks(numbers: list[float], architecture: Architecture) -> tuple[
             weights = numbers[-borrowed.blocks :]
             return (numbers[0] if count > borrowed.blocks else 0.0), [weights[index] for index in borrowed.taken]
         also = f", or an {borrowed.title} string of {borrowed.blocks + 1} or {borrowed.blocks}"
+    sections = family_of(architecture).sections.items()
+    order = ", ".join(members[0] if len(members) == 1 else f"{section}.." for section, members in sections)
     raise BlockWeightsError(
-        f"block weights: expected {own + 1} numbers for {architecture} (BASE, IN.., M00, OUT..) "
+        f"block weights: expected {own + 1} numbers for {architecture} (BASE, {order}) "
         f"or {own} without BASE{also}; got {count}",
     )

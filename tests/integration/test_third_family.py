@@ -27,7 +27,7 @@ ROOT = Path(__file__).parents[2]
 MODULES = ROOT / "tests" / "data" / "third_family"
 PACKAGES = ("basics", "search_spaces", "scorers", "studies", "optimizer")
 RENAMED = {"model.diffusion_model.": "net.", "first_stage_model.": "vae.", "cond_stage_model.": "text."}
-TRIALS = 4  # both parents, a uniform merge, and a proposal of the sampler
+TRIALS = 13  # both parents, a uniform merge, and ten proposals of the sampler: what importance needs
 UNIFORM = 2  # number of the uniform merge's trial
 
 
@@ -108,6 +108,9 @@ def test_a_study_of_a_third_family_renders_and_exports_what_it_would_under_the_n
     expected = load_file(study_in(caller(monkeypatch, capsys), known, originals))
     written = study_in(partial(mergetune, program, third), third, renamed)
 
+    mergetune(program, third, "study", "importance", "short", "--plot", "importance.png")
+    assert (third / "importance.png").stat().st_size > 0
+
     found = load_file(written)
     assert found.keys() == {third_name(key) for key in expected}
     assert all(torch.equal(found[third_name(key)], row) for key, row in expected.items())
@@ -119,9 +122,11 @@ def test_a_study_of_a_third_family_renders_and_exports_what_it_would_under_the_n
     assert recipe["architecture"] == "third"
 
 
-def test_a_third_family_is_named_wherever_the_families_are(program: Path, tmp_path: Path) -> None:
+def test_a_third_family_is_told_and_drawn_as_the_others_are(program: Path, tmp_path: Path) -> None:
     assert "ratios, Third" in mergetune(program, tmp_path, "spaces")
     parent = tmp_path / "a.safetensors"
     save_file({third_name(key): row for key, row in load_file(DEMO / "animals.safetensors").items()}, parent)
     shown = json.loads(mergetune(program, tmp_path, "inspect", parent, "--json"))
     assert shown["architecture"] == "third"
+    mergetune(program, tmp_path, "diff", parent, parent, "--plot", "difference.png")
+    assert (tmp_path / "difference.png").stat().st_size > 0
