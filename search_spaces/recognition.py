@@ -6,7 +6,7 @@ import re
 from typing import Final
 
 from search_spaces.errors import UnknownArchitectureError
-from search_spaces.families.family import Evidence, Mistake, Shapes
+from search_spaces.families.family import Match, Mistake, Shapes
 from search_spaces.families.registry import Architecture, family_of, titles
 
 # What people hand over by mistake: (pattern found in any key, what it is), most specific first.
@@ -52,12 +52,12 @@ def architecture_of(shapes: Shapes) -> Architecture:
     Raises:
         UnknownArchitectureError: no U-Net, or another family's; the message names it where known.
     """
-    found = _evidence(shapes)
-    for evidence in found.values():
-        if evidence.mistake is not None:
-            raise UnknownArchitectureError(_expected(_sentence(evidence.mistake)))
-    by_unet = next((architecture for architecture, evidence in found.items() if evidence.unet), None)
-    by_text = next((architecture for architecture, evidence in found.items() if evidence.texts), None)
+    found = _matches(shapes)
+    for match in found.values():
+        if match.mistake is not None:
+            raise UnknownArchitectureError(_expected(_sentence(match.mistake)))
+    by_unet = next((architecture for architecture, match in found.items() if match.unet), None)
+    by_text = next((architecture for architecture, match in found.items() if match.texts), None)
     architecture = by_unet or by_text
     if architecture is None:
         raise UnknownArchitectureError(_expected(_description(tuple(shapes))))
@@ -66,10 +66,10 @@ def architecture_of(shapes: Shapes) -> Architecture:
     return architecture
 
 
-def _evidence(shapes: Shapes) -> dict[Architecture, Evidence]:
+def _matches(shapes: Shapes) -> dict[Architecture, Match]:
     """Return what speaks for each family whose kind of U-Net the tensors have."""
-    found = {architecture: family_of(architecture).evidence(shapes) for architecture in Architecture}
-    return {architecture: evidence for architecture, evidence in found.items() if evidence is not None}
+    found = {architecture: family_of(architecture).match(shapes) for architecture in Architecture}
+    return {architecture: match for architecture, match in found.items() if match is not None}
 
 
 def _expected(got: str) -> str:

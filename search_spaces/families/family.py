@@ -23,7 +23,7 @@ class Mistake:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Evidence:
+class Match:
     """What a file's tensors say for one family. Either of the first two suffices, if nothing contradicts it."""
 
     unet: bool  # the tensors of the U-Net are this family's
@@ -74,5 +74,5 @@ class Family(Protocol):
     def place_of(self, key: str) -> str:
         """Return a block, a text encoder, VAE, OTHER or EMA. Never raises."""
 
-    def evidence(self, shapes: Shapes) -> Evidence | None:
+    def match(self, shapes: Shapes) -> Match | None:
         """Return what the tensors say for this family; None where they have nothing like its U-Net."""

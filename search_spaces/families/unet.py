@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Final
 
-from search_spaces.families.family import EMA, OTHER, VAE, BorrowedWeights, Evidence, Mistake, Shapes
+from search_spaces.families.family import EMA, OTHER, VAE, BorrowedWeights, Match, Mistake, Shapes
 
 # At most two digits and no leading zero: `input_blocks.03.` is no name that any program writes.
 _NUMBERED_BLOCK: Final = re.compile(r"(input|output)_blocks\.(0|[1-9][0-9]?)\.")
@@ -91,7 +91,7 @@ class UNetFamily:
             return OTHER
         return f"{'IN' if numbered[1] == 'input' else 'OUT'}{number:02d}"
 
-    def evidence(self, shapes: Shapes) -> Evidence | None:
+    def match(self, shapes: Shapes) -> Match | None:
         """Compare the U-Net's signs with this family's; where they do not suffice, text encoders may tell."""
         unet = {
             key.removeprefix(self.unet_prefix): shape
@@ -101,7 +101,7 @@ class UNetFamily:
         if not any(key.split(".")[0] == "input_blocks" for key in unet) or any(map(_FOREIGN.search, shapes)):
             return None
         found = _signs(unet)
-        return Evidence(
+        return Match(
             unet=self.signs.fit(found),
             texts=all(any(key.startswith(prefix) for key in shapes) for prefix in self.own_texts),
             mistake=next((mistake for signs, mistake in self.lookalikes if signs.fit(found)), None),

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from search_spaces.families import sd15
-from search_spaces.families.family import BorrowedWeights, Evidence, Shapes
+from search_spaces.families.family import BorrowedWeights, Match, Shapes
 
 # How its keys are told and divided is SD1.5's way, under other prefixes.
 _LIKE = replace(
@@ -38,9 +38,9 @@ class Third:
         place = _LIKE.place_of(key)
         return _BLOCKS.get(place, place)
 
-    def evidence(self, shapes: Shapes) -> Evidence | None:
+    def match(self, shapes: Shapes) -> Match | None:
         """Its prefixes tell it from SD1.5."""
-        return _LIKE.evidence(shapes)
+        return _LIKE.match(shapes)
 
 
 FAMILY = Third()
