@@ -27,7 +27,7 @@ from basics.messages import first_line
 from scorers import weights
 from scorers.errors import MissingWeightsError, ScorerSettingsError, WrongWeightsError
 from scorers.images import Preprocess, prepare_batch
-from scorers.inference import BATCH_SIZE, Batches, repeatable
+from scorers.inference import BATCH_SIZE, Runner
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Mapping, Sequence
@@ -64,11 +64,18 @@ class ClipEmbedder:
     """
 
     def __init__(
-        self, model: Any, tokenize: Any, preprocess: Preprocess, *, key: Hashable, device: str = "cpu"
+        self,
+        model: Any,
+        tokenize: Any,
+        preprocess: Preprocess,
+        *,
+        key: Hashable,
+        device: str = "cpu",
+        in_turns: bool = False,
     ) -> None:
-        self._model = model.float().to(device).eval().requires_grad_(requires_grad=False)
+        self._model = model.float().eval().requires_grad_(requires_grad=False)
+        self._runner = Runner(self._model, device, in_turns=in_turns)
         self._tokenize = tokenize
-        self._device, self._batches = device, Batches()
         self._key = key
         self._texts: dict[str, Tensor] = {}
         self.preprocess = preprocess
@@ -94,24 +101,24 @@ class ClipEmbedder:
 
     def _encode_images(self, images: Sequence[Tensor]) -> Tensor:
         def encode(batch: list[Tensor]) -> Tensor:
-            embedded: Tensor = self._model.encode_image(prepare_batch(batch, self.preprocess, self._device))
+            embedded: Tensor = self._model.encode_image(prepare_batch(batch, self.preprocess, self._runner.device))
             return embedded
 
-        return F.normalize(self._batches.map(images, encode), dim=-1)
+        return F.normalize(self._runner.map(images, encode), dim=-1)
 
     def _encode_texts(self, prompts: Sequence[str]) -> Tensor:
-        with repeatable():
-            tokens = self._tokenize(list(prompts)).to(self._device)
+        with self._runner.present():
+            tokens = self._tokenize(list(prompts)).to(self._runner.device)
             return F.normalize(self._model.encode_text(tokens).float().cpu(), dim=-1)
 
 
 def shared_embedder(settings: ClipModelSettings, context: BuildContext) -> ClipEmbedder:
     """The embedder of these settings, loaded once per context however many scorers ask for it."""
     key = ("clip", settings, context.device)
-    return context.shared.get(key, lambda: load_embedder(settings, context.device))
+    return context.shared.get(key, lambda: load_embedder(settings, context.device, in_turns=context.in_turns))
 
 
-def load_embedder(settings: ClipModelSettings, device: str = "cpu") -> ClipEmbedder:
+def load_embedder(settings: ClipModelSettings, device: str = "cpu", *, in_turns: bool = False) -> ClipEmbedder:
     """Load the CLIP that `settings` describe.
 
     Raises ScorerSettingsError, MissingWeightsError or WrongWeightsError.
@@ -121,7 +128,7 @@ def load_embedder(settings: ClipModelSettings, device: str = "cpu") -> ClipEmbed
     load_weights(model, plan.file)
     tokenizer = make_tokenizer(plan.model, plan.config["text_cfg"])
     preprocess = preprocess_of(model.visual.image_size, plan.normalisation)
-    return ClipEmbedder(model, tokenizer, preprocess, key=(settings, device), device=device)
+    return ClipEmbedder(model, tokenizer, preprocess, key=(settings, device), device=device, in_turns=in_turns)
 
 
 def plan_model(settings: ClipModelSettings) -> ClipPlan:

@@ -113,7 +113,7 @@ def _inception(settings: InceptionSettings, context: BuildContext) -> InceptionF
 
     def load() -> InceptionFeatures:
         path = weights.resolve(settings.weights, weights.FID_INCEPTION, context.cache_dir)
-        return InceptionFeatures(path, context.device)
+        return InceptionFeatures(path, context.device, in_turns=context.in_turns)
 
     return context.shared.get(key, load)
 
@@ -123,7 +123,13 @@ def _timm(settings: NetworkSettings, context: BuildContext) -> TimmFeatures:
 
     def load() -> TimmFeatures:
         path = weights.existing_file(settings.weights, "weights")
-        return TimmFeatures(settings.network, path, input_size=settings.input_size, device=context.device)
+        return TimmFeatures(
+            settings.network,
+            path,
+            input_size=settings.input_size,
+            device=context.device,
+            in_turns=context.in_turns,
+        )
 
     return context.shared.get(key, load)
 

@@ -44,15 +44,38 @@ def repeatable() -> Iterator[None]:
         torch.set_float32_matmul_precision(precision)
 
 
-class Batches:
-    """Runs one network over images, in batches that its device's memory takes.
+class Runner:
+    """Runs one network on its device, over images in batches that the device's memory takes.
+
+    Args:
+        network: on the host. It is moved to the device for good, unless it takes turns.
+        in_turns: whether it is on the device only while it is used; its weights stay in host memory beside.
 
     Attributes:
         most: images that go through at once; halved where they are too many, for all that comes later.
     """
 
-    def __init__(self) -> None:
-        self.most = BATCH_SIZE
+    def __init__(self, network: torch.nn.Module, device: str = "cpu", *, in_turns: bool = False) -> None:
+        self.device, self.most = device, BATCH_SIZE
+        self._visitors: list[tuple[Tensor, Tensor]] = []  # each of the network's tensors, and its values on the host
+        if in_turns:
+            tensors = (*network.parameters(), *network.buffers())
+            self._visitors = [(tensor, tensor.data) for tensor in tensors]
+        else:
+            network.to(device)
+
+    @contextmanager
+    def present(self) -> Iterator[None]:
+        """Around what computes with the network; deterministic and in float32, see `repeatable`."""
+        try:
+            with torch.inference_mode(mode=False):  # a tensor that is made in it cannot become a parameter's values
+                for tensor, values in self._visitors:
+                    tensor.data = values.to(self.device)
+            with repeatable():
+                yield
+        finally:
+            for tensor, values in self._visitors:
+                tensor.data = values
 
     def map(self, images: Sequence[Tensor], forward: Callable[[list[Tensor]], Tensor]) -> Tensor:
         """Rows of `forward`, [n, d] float32 on the CPU, in the order of `images`.
@@ -69,7 +92,8 @@ class Batches:
         """
         while True:
             try:
-                return _map_batches(images, forward, self.most)
+                with self.present():
+                    return _map_batches(images, forward, self.most)
             except (RuntimeError, MemoryError) as error:
                 if not lacks_memory(error) or min(self.most, len(images)) == 1:
                     raise
@@ -82,11 +106,10 @@ class Batches:
 def _map_batches(images: Sequence[Tensor], forward: Callable[[list[Tensor]], Tensor], most: int) -> Tensor:
     order = sorted(range(len(images)), key=lambda index: tuple(images[index].shape))
     rows: dict[int, Tensor] = {}
-    with repeatable():
-        for _, same_size in groupby(order, key=lambda index: tuple(images[index].shape)):
-            indices = list(same_size)
-            for start in range(0, len(indices), most):
-                batch = indices[start : start + most]
-                output = forward([images[index] for index in batch]).float().cpu()
-                rows.update(zip(batch, output, strict=True))
+    for _, same_size in groupby(order, key=lambda index: tuple(images[index].shape)):
+        indices = list(same_size)
+        for start in range(0, len(indices), most):
+            batch = indices[start : start + most]
+            output = forward([images[index] for index in batch]).float().cpu()
+            rows.update(zip(batch, output, strict=True))
     return torch.stack([rows[index] for index in range(len(images))])

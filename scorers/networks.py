@@ -15,7 +15,7 @@ from basics.messages import nearest
 from scorers import weights
 from scorers.errors import ScorerSettingsError, WrongWeightsError
 from scorers.images import Preprocess, prepare_batch
-from scorers.inference import Batches
+from scorers.inference import Runner
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -48,14 +48,14 @@ class InceptionFeatures:
     opens a file in a way that may run code.
     """
 
-    def __init__(self, weights_file: Path, device: str = "cpu") -> None:
-        self._network = _make_inception(weights.load_tensors(weights_file), weights_file).to(device)
-        self._device, self._batches = device, Batches()
+    def __init__(self, weights_file: Path, device: str = "cpu", *, in_turns: bool = False) -> None:
+        self._network = _make_inception(weights.load_tensors(weights_file), weights_file)
+        self._runner = Runner(self._network, device, in_turns=in_turns)
         self.digest = _digest("inception-2015-12-05", sha256_of(weights_file))
 
     def embed(self, images: Sequence[Tensor]) -> Tensor:
         """Float32 [n, 2048]."""
-        return self._batches.map(images, lambda batch: self._network(torch.stack(batch).to(self._device))[0])
+        return self._runner.map(images, lambda batch: self._network(torch.stack(batch).to(self._runner.device))[0])
 
 
 class TimmFeatures:
@@ -66,19 +66,27 @@ class TimmFeatures:
     weights that are not its own.
     """
 
-    def __init__(self, network: str, weights_file: Path, *, input_size: int | None = None, device: str = "cpu") -> None:
+    def __init__(
+        self,
+        network: str,
+        weights_file: Path,
+        *,
+        input_size: int | None = None,
+        device: str = "cpu",
+        in_turns: bool = False,
+    ) -> None:
         self._network = _load_timm(network, weights.load_tensors(weights_file), weights_file)
-        self._network.to(device).eval().requires_grad_(requires_grad=False)
-        self._device, self._batches = device, Batches()
+        self._network.eval().requires_grad_(requires_grad=False)
+        self._runner = Runner(self._network, device, in_turns=in_turns)
         self.preprocess = timm_preprocess(network, self._network.pretrained_cfg, input_size)
         self.digest = _digest(network, sha256_of(weights_file), repr(self.preprocess))
 
     def embed(self, images: Sequence[Tensor]) -> Tensor:
         """Float32 [n, d], d the network's own."""
-        return self._batches.map(images, self._forward)
+        return self._runner.map(images, self._forward)
 
     def _forward(self, batch: list[Tensor]) -> Tensor:
-        inputs = prepare_batch(batch, self.preprocess, self._device)
+        inputs = prepare_batch(batch, self.preprocess, self._runner.device)
         pooled: Tensor = self._network.forward_head(self._network.forward_features(inputs), pre_logits=True)
         return pooled.flatten(1)
 

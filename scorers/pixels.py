@@ -21,13 +21,13 @@ if TYPE_CHECKING:
     from scorers.config import PixelSettings
     from scorers.protocol import BuildContext, ScorerInfo, SuiteImages
 
-_REC601 = (0.299, 0.587, 0.114)
+_RED, _GREEN, _BLUE = 0.299, 0.587, 0.114  # Rec. 601
 
 
-def luma(image: Tensor) -> Tensor:
-    """Rec. 601 luma, float64 [h, w] in the levels of the image, from [3, h, w]."""
-    weights = torch.tensor(_REC601, dtype=torch.float64)
-    return (weights.view(3, 1, 1) * image.cpu().double()).sum(dim=0)
+def luma(images: Tensor) -> Tensor:
+    """Rec. 601 luma, float64 [..., h, w] in the levels of the images and on their device, from [..., 3, h, w]."""
+    red, green, blue = images.double().unbind(-3)
+    return _RED * red + _GREEN * green + _BLUE * blue
 
 
 def sharpness(image: Tensor) -> float:

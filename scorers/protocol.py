@@ -151,5 +151,6 @@ class BuildContext:
 
     device: str  # as torch spells it: "cpu", "cuda", "cuda:1"
     cache_dir: Path  # downloaded weights and reference statistics
+    in_turns: bool = False  # whether a network is on the device only while it is used: the device's memory is short
     # Networks by what they were made from, so that two scorers on the same CLIP hold one copy of it.
     shared: Memo = field(default_factory=Memo, repr=False, compare=False)

@@ -10,6 +10,8 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
+LARGEST = 3.4028234663852886e38  # of float32, in which merges are computed
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Slot:
@@ -20,19 +22,19 @@ class Slot:
     default: float  # where nothing else is said
     low: float = 0.0  # bounds of a search that gives none
     high: float = 1.0
-    least: float = -math.inf  # values outside these mean nothing
-    most: float = math.inf
+    least: float = -LARGEST  # values outside these mean nothing
+    most: float = LARGEST
     description: str = ""
 
     def allows(self, value: float) -> bool:
         """False for NaN and infinity as well."""
-        return math.isfinite(value) and self.least <= value <= self.most
+        return math.isfinite(value) and max(self.least, -LARGEST) <= value <= min(self.most, LARGEST)
 
     @property
     def allowed(self) -> str:
         """The allowed values in words."""
-        if math.isinf(self.least) and math.isinf(self.most):
-            return "any finite number"
-        if math.isinf(self.most):
+        if self.least <= -LARGEST and self.most >= LARGEST:
+            return "any finite number up to 3.4e38"
+        if self.most >= LARGEST:
             return f"{self.least:g} or more"
         return f"{self.least:g} to {self.most:g}"

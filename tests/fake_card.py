@@ -67,7 +67,7 @@ class FakeCard(TorchDispatchMode):
         packet = func.overloadpacket
         if packet is aten._to_copy:
             return self._copied_over(func, args[0], options)
-        if packet in {aten._local_scalar_dense, aten.equal}:
+        if packet in {aten._local_scalar_dense, aten.item, aten.equal}:  # `item` in inference mode
             return self._number(*args)
         if packet is aten.nonzero:
             self.waits["nonzero"] += args[0].device == CARD

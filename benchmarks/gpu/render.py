@@ -89,12 +89,12 @@ class Comparison:
     def _keep(self, renderer: Renderer) -> None:
         with torch.inference_mode():
             renders = renderer.render()
-        self.stages, self.pixels = renders.seconds, renders.pixels
+        self.stages, self.renders = renders.seconds, renders
 
     def finite(self) -> None:
         """Random weights, real pictures: neither NaN nor flat."""
-        spread = [float(pixels.std()) for pixels in self.pixels]
-        whole = all(bool(pixels.isfinite().all()) for pixels in self.pixels)
+        spread = [float((image / 255).std()) for image in self.renders.images]
+        whole = not any("NaN" in fault for fault in self.renders.faults if fault is not None)
         print(f"finite: {whole}; standard deviation of the pixels {min(spread):.3f} to {max(spread):.3f}")
 
     def plain(self, images: int) -> None:

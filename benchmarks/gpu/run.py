@@ -73,18 +73,18 @@ def parts(files: Path, out: Path, *, small: bool) -> list[Part]:
         ),
         Part(name="sdxl-trial", limit_seconds=150, commands=((*trial, "--spec", sdxl, "--trials", 4),)),
         Part(
+            name="cards",
+            limit_seconds=300,
+            commands=() if small else tuple((*trial, "--spec", sdxl, "--trials", 3, "--card-gb", gb) for gb in CARDS),
+        ),
+        Part(
             name="merge",
             limit_seconds=120,
             commands=tuple(
                 (*merge, "--layout", layout, "--placement", name, "--merges", 0, "--method", *METHODS)
-                for layout in (("sd15",) if small else ("sdxl", "sd15"))
                 for name in placements
+                for layout in (("sd15",) if small else ("sdxl", "sd15"))
             ),
-        ),
-        Part(
-            name="cards",
-            limit_seconds=300,
-            commands=() if small else tuple((*trial, "--spec", sdxl, "--trials", 3, "--card-gb", gb) for gb in CARDS),
         ),
     ]
 

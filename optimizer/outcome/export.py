@@ -194,7 +194,7 @@ def render_file(
     spec, file = study.spec, Ingredients(Parents.of([Checkpoint.open(path)]))
     device = choose_device(spec.render.device)
     _, renderer = build_renderer(file, spec.suite, spec.render, device, spec.export.dtype, spec.racing, limits)
-    return renderer.render(on_images).images()
+    return renderer.render(on_images).images
 
 
 # ------------------------------------------------------------------------------------------ in words

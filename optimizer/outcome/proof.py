@@ -53,7 +53,7 @@ def different_tensors(
         right = file.tensors.get(key) == info
         if right and key in live:
             written = file.tensor(key).to(resident.device).to(live[key].dtype)
-            right = _same_bits(written, live[key])
+            right = _same_bits(written, resident.live_tensor(key))
         if not right:
             different.append(key)
         on_compared(info.nbytes)

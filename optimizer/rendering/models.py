@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,6 +29,8 @@ class LiveModels:
     vae: AutoencoderKL
     text_encoders: Mapping[Component, Any]  # transformers' models, in the order in which the family reads them
     prediction: Prediction  # what the U-Net's output means
+    in_turns: bool = False  # whether only what was asked for by `use` may compute
+    use: Callable[..., None] = lambda *_: None  # ResidentModel.use: names the components that compute next
 
 
 def live_dtypes(device: torch.device, dtype: torch.dtype) -> Mapping[Component, torch.dtype]:
@@ -62,6 +64,8 @@ def build_models(resident: ResidentModel, prediction: Prediction = EPSILON) -> L
         vae=modules.pop(VAE),
         text_encoders=modules,
         prediction=prediction,
+        in_turns=resident.in_turns,
+        use=resident.use,
     )
 
 

@@ -41,6 +41,8 @@ class PromptEncoder:
         """Embeddings of the given prompts; only those not known yet are computed."""
         prompts = list(dict.fromkeys(prompts))
         new = [prompt for prompt in prompts if prompt not in self._known]
+        if new:
+            self.models.use("text_encoder", "text_encoder_2")
         for start in range(0, len(new), TEXT_BATCH):
             batch = new[start : start + TEXT_BATCH]
             self._known.update(zip(batch, self._encode(batch), strict=True))

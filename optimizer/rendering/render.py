@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
@@ -23,6 +24,7 @@ from optimizer.rendering.prediction import Prediction
 from optimizer.rendering.prompts import Embedding, PromptEncoder
 from optimizer.rendering.schedulers import make_scheduler
 from optimizer.rendering.suite import batches, noise, stages
+from scorers.degenerate import faults, measure
 from scorers.memory import lacks_memory
 from studies.records.batch_limits import Batched, Size
 from studies.spec.suite import SuiteItem, SuiteSettings
@@ -35,15 +37,27 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Renders:
-    """Images of the suite or of one stage, in item order."""
+class Render:
+    """One image of the suite."""
 
-    pixels: tuple[Tensor, ...]  # float32 [3, h, w] on the CPU, 0..1 unless the model is broken (NaN)
+    image: Tensor  # uint8 [3, h, w] on the CPU: what is scored and saved
+    fault: str | None  # why it is no picture, if it is none
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Renders:
+    """Those of the suite or of one stage, in item order."""
+
+    renders: tuple[Render, ...]
     seconds: Mapping[str, float]  # stage -> seconds: text, denoise, decode
 
+    @property
     def images(self) -> tuple[Tensor, ...]:
-        """uint8 [3, h, w]: what is scored and saved. NaN becomes 0; check `pixels` for it first."""
-        return tuple((pixels.nan_to_num(0) * 255).round().clamp(0, 255).to(torch.uint8) for pixels in self.pixels)
+        return tuple(render.image for render in self.renders)
+
+    @property
+    def faults(self) -> tuple[str | None, ...]:
+        return tuple(render.fault for render in self.renders)
 
 
 class Renderer:
@@ -90,12 +104,12 @@ class Renderer:
                 continue
 
     def _render_all(self, on_batch: Callable[[int], None] | None) -> Renders:
-        done: dict[int, Tensor] = {}
+        done: dict[int, Render] = {}
         seconds: Counter[str] = Counter()
         for items, renders in zip(self.stages, self.render_stages(on_batch), strict=True):
-            done.update(zip((item.index for item in items), renders.pixels, strict=True))
+            done.update(zip((item.index for item in items), renders.renders, strict=True))
             seconds.update(renders.seconds)
-        return Renders(pixels=tuple(done[item.index] for item in self.items), seconds=dict(seconds))
+        return Renders(renders=tuple(done[item.index] for item in self.items), seconds=dict(seconds))
 
     def render_stages(self, on_batch: Callable[[int], None] | None = None) -> Iterator[Renders]:
         """Render the `stages` in their order, each of them when it is asked for.
@@ -111,33 +125,49 @@ class Renderer:
         prompts = self.encoder.embed(text for item in self.items for text in (item.prompt, item.negative))
         text, count = time.perf_counter() - start, 0
         for items in self.stages:
-            done: dict[int, Tensor] = {}
+            done: dict[int, Render] = {}
             seconds = {"text": text, "denoise": 0.0, "decode": 0.0}
             text = 0.0  # all prompts were embedded before the first stage
-            for batch in batches(items, self.batch_size, self.limits.of("unet")):
-                images = self._render_batch(batch, prompts, seconds)
-                done.update(zip((item.index for item in batch), images, strict=True))
-                count += len(batch)
-                if on_batch is not None:
-                    on_batch(count)
-            yield Renders(pixels=tuple(done[item.index] for item in items), seconds=seconds)
+            for group in self._groups(items):
+                for batch, images in self._render_group(group, prompts, seconds):
+                    done.update(zip((item.index for item in batch), images, strict=True))
+                    count += len(batch)
+                    if on_batch is not None:
+                        on_batch(count)
+            yield Renders(renders=tuple(done[item.index] for item in items), seconds=seconds)
 
-    def _render_batch(
-        self, batch: Sequence[SuiteItem], prompts: Mapping[str, Embedding], seconds: dict[str, float]
-    ) -> list[Tensor]:
-        """Pixels of items of one size; adds to the seconds of `denoise` and `decode`. Raises as `render_stages`."""
-        size, begun = (batch[0].width, batch[0].height), time.perf_counter()
-        latents = self._within_memory("unet", size, len(batch), partial(self._denoise, batch, prompts))
+    def _groups(self, items: Sequence[SuiteItem]) -> Iterator[list[list[SuiteItem]]]:
+        """Batches that are denoised before the first of them is decoded: all, where U-Net and VAE take turns."""
+        every = list(batches(items, self.batch_size, self.limits.of("unet")))
+        if self.models.in_turns:
+            yield every
+        else:
+            yield from ([batch] for batch in every)
+
+    def _render_group(
+        self, group: Sequence[list[SuiteItem]], prompts: Mapping[str, Embedding], seconds: dict[str, float]
+    ) -> Iterator[tuple[list[SuiteItem], list[Render]]]:
+        """Each batch; adds to the seconds of `denoise` and `decode`. Raises as `render_stages`."""
+        with _timed(seconds, "denoise"):
+            latents = [self._denoise_all(batch, prompts) for batch in group]
+        for batch, some in zip(group, latents, strict=True):
+            with _timed(seconds, "decode"):
+                images = self._decode_all(some, _size(batch))
+            yield batch, images
+
+    def _denoise_all(self, batch: Sequence[SuiteItem], prompts: Mapping[str, Embedding]) -> Tensor:
+        """`_denoise`; raises as `render_stages`."""
+        channels = self._image_channels(*_size(batch))
+        self.models.use("unet")
+        compute = partial(self._denoise, batch, prompts, channels)
+        latents = self._within_memory("unet", _size(batch), len(batch), compute)
         if latents is None:
             raise BatchReduced
-        denoised = time.perf_counter()
-        images = self._decode_all(latents, size)
-        seconds["denoise"] += denoised - begun
-        seconds["decode"] += time.perf_counter() - denoised
-        return images
+        return latents
 
-    def _decode_all(self, latents: Tensor, size: Size) -> list[Tensor]:
-        """Pixels of a batch, decoded in groups that fit; raises as `render_stages`."""
+    def _decode_all(self, latents: Tensor, size: Size) -> list[Render]:
+        """A batch, decoded in groups that fit; raises as `render_stages`."""
+        self.models.use("vae")
         usual = min(decoded_at_once(*size, latents.device), len(latents))
         while True:
             at_once = min(usual, self.limits.of("vae").get(size, usual))
@@ -169,14 +199,18 @@ class Renderer:
         self.limits.lower(component, size, count, reason)
         return None
 
-    def _denoise(self, batch: Sequence[SuiteItem], prompts: Mapping[str, Embedding]) -> Tensor:
-        """Final latents [n, channels, h / 8, w / 8] of items of one size."""
+    def _denoise(self, batch: Sequence[SuiteItem], prompts: Mapping[str, Embedding], channels: Tensor | None) -> Tensor:
+        """Final latents [n, latent channels, h / 8, w / 8] of items of one size.
+
+        Args:
+            channels: what follows the noise, as `image_channels` gives them.
+        """
         unet, latent_channels = self.models.unet, self.models.vae.config.latent_channels
         first, generators = zip(*(noise(item, latent_channels) for item in batch), strict=True)
         wanted = _stack("prompt_embeds", [prompts[item.prompt] for item in batch])
         if self.suite.cfg > 1:
             wanted |= _stack("negative_prompt_embeds", [prompts[item.negative] for item in batch])
-        with appended(unet, self._image_channels(batch[0].width, batch[0].height)):
+        with appended(unet, channels):
             result = self.pipeline(
                 **wanted,
                 width=batch[0].width,
@@ -194,14 +228,26 @@ class Renderer:
     def _image_channels(self, width: int, height: int) -> Tensor | None:
         size = (width, height)
         if size not in self._channels:
+            if self._kind == "inpainting":
+                self.models.use("vae")
             self._channels[size] = image_channels(self._kind, self.models.vae, width, height, self.models.unet.dtype)
         return self._channels[size]
 
     @torch.inference_mode()
-    def _decode(self, latents: Tensor, at_once: int) -> list[Tensor]:
-        vae = self.models.vae
-        groups = torch.split(to_vae(latents.to(vae.dtype), vae), at_once)
-        return [image for group in groups for image in (vae.decode(group).sample.float() / 2 + 0.5).clamp(0, 1).cpu()]
+    def _decode(self, latents: Tensor, at_once: int) -> list[Render]:
+        """Images are checked and rounded where they are decoded: of the float pixels nothing leaves the device."""
+        vae, images, measured = self.models.vae, list[Tensor](), list[Tensor]()
+        for group in torch.split(to_vae(latents.to(vae.dtype), vae), at_once):
+            pixels = (vae.decode(group).sample.float() / 2 + 0.5).clamp(0, 1)
+            measured.append(measure(pixels))
+            images.append(to_bytes(pixels))
+        found = faults(torch.cat(measured))
+        return [Render(image=image, fault=fault) for image, fault in zip(torch.cat(images).cpu(), found, strict=True)]
+
+
+def to_bytes(pixels: Tensor) -> Tensor:
+    """uint8 in 0..255, rounded, of floating point in 0..1; NaN becomes 0."""
+    return (pixels.nan_to_num(0) * 255).round().clamp(0, 255).to(torch.uint8)
 
 
 def decoded_at_once(width: int, height: int, device: torch.device) -> int:
@@ -261,6 +307,18 @@ def _stack(name: str, embeddings: Sequence[Embedding]) -> dict[str, Tensor]:
     if pooled:
         arguments[name.replace("prompt_embeds", "pooled_prompt_embeds")] = torch.stack(pooled)
     return arguments
+
+
+def _size(batch: Sequence[SuiteItem]) -> Size:
+    return batch[0].width, batch[0].height
+
+
+@contextmanager
+def _timed(seconds: dict[str, float], stage: str) -> Iterator[None]:
+    """Count the seconds of what is done inside."""
+    start = time.perf_counter()
+    yield
+    seconds[stage] += time.perf_counter() - start
 
 
 def _wait_for(tensor: Tensor) -> None:

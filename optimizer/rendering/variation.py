@@ -26,9 +26,9 @@ def render_variation(renderer: Renderer) -> float:
     """
     again = Renderer(renderer.models, first_item(renderer.suite), batch_size=1)
     try:
-        (one,) = again.render().images()
+        (one,) = again.render().images
         again.text_changed()  # the prompt is embedded twice, too
-        (other,) = again.render().images()
+        (other,) = again.render().images
     except TrialFailed as error:
         raise NoMemoryError(str(error)) from error
     return grey_levels(one, other)

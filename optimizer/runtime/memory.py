@@ -1,6 +1,7 @@
 """What rendering a merge needs of memory, estimated from headers alone, so that too much is refused before it is tried.
 
-    live         the live model and, on a device with memory of its own, the factors of LoRAs: always held
+    live         the live model and, on a device with memory of its own, the factors of LoRAs: held all at once, or one
+                 component after the other (residence.py)
     sources      parents and a baked VAE; they stay in their files where they do not fit (engine/placement.py)
     working      what the U-Net or the autoencoder holds in between while a batch goes through it, whichever is more
     images       the suite's images, on the host
@@ -46,6 +47,7 @@ class Need:
     """Bytes that a study takes beyond what its scorers hold already."""
 
     live: int
+    in_turns: int  # with one image at once, where components take turns
     sources: int
     working: tuple[int, ...]  # with batches of at most 1, 2, 3 ... images, up to what was asked for
     images: int
@@ -62,8 +64,8 @@ class Need:
 
     @property
     def device_bytes(self) -> int:
-        """Of a device with memory of its own, at least: with batches of one image; 0 on the host."""
-        return 0 if self.on_host else self.live + self.working[0]
+        """Of a device with memory of its own, at least: one image at once, components in turns; 0 on the host."""
+        return 0 if self.on_host else self.in_turns
 
     def fitting_batch(self, available: int) -> int:
         """Images at once for which so many bytes of the host are enough; 0 if one is too many."""
@@ -90,14 +92,19 @@ def needed(
         CheckpointError: a component is missing.
     """
     on_host = device.type == "cpu"
-    chunk = CPU_CHUNK if on_host else GPU_CHUNK
     items = Counter((item.width, item.height) for item in suite.items())
     batches = {size: min(count, batch_size or usual_batch(*size)) for size, count in items.items()}
     working = _Working.of(ingredients, suite, device, dtypes)
+    live = _live_bytes(ingredients, dtypes, export_dtype)
+    always = live.pop(None, 0) + _merge_bytes(ingredients, on_host=on_host)
     return Need(
-        live=_live_bytes(ingredients, dtypes, export_dtype)
-        + SCRATCH_TENSORS * 4 * chunk
-        + (0 if on_host else STAGING_BYTES + _lora_bytes(ingredients)),  # the host holds LoRAs since they were opened
+        live=always + live.total(),
+        in_turns=always
+        + max(
+            live["text_encoder"] + live["text_encoder_2"],
+            live["unet"] + max(working.denoising(*size, 1) for size in batches),
+            live["vae"] + max(working.decoding(*size, 1) for size in batches),
+        ),
         sources=sum(info.nbytes for key in ingredients.tensors for info in ingredients.sources(key).values()),
         working=tuple(
             max(working.bytes(*size, min(most, count)) for size, count in batches.items())
@@ -110,18 +117,23 @@ def needed(
 
 def _live_bytes(
     ingredients: Ingredients, dtypes: Mapping[Component, torch.dtype], export_dtype: DtypeName | None
-) -> int:
-    total = 0
+) -> Counter[Component | None]:
+    """Bytes by component; None is what the file has beside them."""
+    found: Counter[Component | None] = Counter()
     for key, info in ingredients.tensors.items():
         views = live_views(key, ingredients.parents.architecture, len(info.shape))
-        dtype = dtypes[views[0].component] if views else ingredients.saved_dtype(key, export_dtype)
-        total += info.size * dtype.itemsize
-    return total
+        component = views[0].component if views else None
+        dtype = ingredients.saved_dtype(key, export_dtype) if component is None else dtypes[component]
+        found[component] += info.size * dtype.itemsize
+    return found
 
 
-def _lora_bytes(ingredients: Ingredients) -> int:
+def _merge_bytes(ingredients: Ingredients, *, on_host: bool) -> int:
+    """A merge's work space, and the LoRAs on a device with memory of its own; the host holds them already."""
+    if on_host:
+        return SCRATCH_TENSORS * 4 * CPU_CHUNK
     factors = [row for lora in ingredients.loras for row in lora.modules.values()]
-    return sum(row.up.nbytes + row.down.nbytes for row in factors)
+    return SCRATCH_TENSORS * 4 * GPU_CHUNK + STAGING_BYTES + sum(row.up.nbytes + row.down.nbytes for row in factors)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -151,11 +163,17 @@ class _Working:
             device=device,
         )
 
+    def denoising(self, width: int, height: int, count: int) -> int:
+        """Bytes for so many images of a size in pixels."""
+        return count * (width // LATENT_FACTOR) * (height // LATENT_FACTOR) * self.cell
+
+    def decoding(self, width: int, height: int, count: int) -> int:
+        """Likewise, of those that are decoded at once."""
+        return min(count, decoded_at_once(width, height, self.device)) * width * height * self.pixel
+
     def bytes(self, width: int, height: int, count: int) -> int:
-        """For so many images of a size in pixels."""
-        denoising = count * (width // LATENT_FACTOR) * (height // LATENT_FACTOR) * self.cell
-        decoding = min(count, decoded_at_once(width, height, self.device)) * width * height * self.pixel
-        return max(denoising, decoding)
+        """What is held at once."""
+        return max(self.denoising(width, height, count), self.decoding(width, height, count))
 
 
 def require_memory(

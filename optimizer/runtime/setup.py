@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import platform
 from collections import Counter
@@ -16,6 +17,7 @@ import torch
 from optimizer.errors import RenderError
 from optimizer.families.clip_tokens import CONTEXT
 from optimizer.merging.engine.ingredients import EXPORT_DTYPES, Ingredients
+from optimizer.merging.engine.placement import device_free
 from optimizer.merging.engine.resident import ResidentModel
 from optimizer.merging.files.checkpoint import Checkpoint, letters, model_name
 from optimizer.merging.files.layout import Component, live_views
@@ -30,6 +32,7 @@ from optimizer.rendering.prompts import token_count
 from optimizer.rendering.render import Renderer, check_suite
 from optimizer.rendering.variation import render_variation
 from optimizer.runtime.memory import Need, memory_to_load, needed, require_memory
+from optimizer.runtime.residence import Residence, choose_residence
 from optimizer.search.probes import Probe, make_probes
 from optimizer.search.recipe_probes import check_recipe_files, with_recipes
 from optimizer.search.sampler import check_options
@@ -50,6 +53,8 @@ from studies.spec.rendering import RenderSettings
 from studies.spec.search import RacingSettings
 from studies.spec.study import StudySpec
 from studies.spec.suite import SuiteSettings
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -310,9 +315,17 @@ def build_renderer(
     dtypes = computes_in(ingredients, settings, device, export_dtype)
     need = needed(ingredients, suite, device, dtypes, export_dtype=export_dtype, batch_size=settings.batch_size)
     require_memory(need, device)
+    residence = choose_residence(need, device_free(device), scorers=False)  # which are loaded by now
+    if residence.components_in_turns:
+        _log.warning("%s has no memory for all of the model at once: %s", device, residence)
     with memory_to_load("the models", device):
         resident = ResidentModel(
-            ingredients, device=device, live_dtypes=dtypes, export_dtype=export_dtype, working=need.working[-1]
+            ingredients,
+            device=device,
+            live_dtypes=dtypes,
+            export_dtype=export_dtype,
+            working=need.working[0 if residence.components_in_turns else -1],
+            in_turns=residence.components_in_turns,
         )
         models = build_models(resident, agreed_prediction(parents.checkpoints, suite))
     stage_size = None if racing is None else racing.batch
@@ -333,14 +346,24 @@ def need_of(plan: Plan, device: torch.device) -> Need:
     )
 
 
-def build_scorers(spec: StudySpec, device: torch.device, cache_dir: Path) -> dict[str, Scorer]:
+def plan_residence(plan: Plan, device: torch.device) -> Residence:
+    """What will stay on the device and what will take turns, with the memory that is free now."""
+    return choose_residence(need_of(plan, device), device_free(device))
+
+
+def build_scorers(
+    spec: StudySpec, device: torch.device, cache_dir: Path, *, in_turns: bool = False
+) -> dict[str, Scorer]:
     """Load every scorer's weights and references.
+
+    Args:
+        in_turns: whether their networks are on the device only while they score.
 
     Raises:
         ScorerError: weights are missing or wrong, or references too few.
         NoMemoryError: they did not fit.
     """
-    context, scorers = BuildContext(device=str(device), cache_dir=cache_dir), {}
+    context, scorers = BuildContext(device=str(device), cache_dir=cache_dir, in_turns=in_turns), {}
     for name, entry in spec.scorers.items():
         with memory_to_load(f"the scorer {name}", device):
             scorers[name] = build(entry.kind, parse_settings(entry.kind, entry.options, Path("/")), context)
@@ -436,7 +459,8 @@ def settled(
         ScorerError, RecipeError: weights, references or recipe files cannot be used.
     """
     plan = replace(plan, spec=with_recipes(plan.spec, plan.blueprint(parents)))
-    scorers = build_scorers(plan.spec, device, cache_dir)
+    residence = plan_residence(plan, device)
+    scorers = build_scorers(plan.spec, device, cache_dir, in_turns=residence.scorers_in_turns)
     infos = {name: scorer.info for name, scorer in scorers.items()}
     return replace(plan, spec=with_units(plan.spec, infos), infos=infos), scorers
 

@@ -19,7 +19,6 @@ from optimizer.rendering.render import Renderer
 from optimizer.trial.gains import Evidence
 from optimizer.trial.objective import ScoreSheet
 from optimizer.trial.scoring import ScoredImages, Scoring, joined
-from scorers.degenerate import find_degenerate
 from scorers.memory import lacks_memory
 from scorers.protocol import Scorer
 from search_spaces.blocks import text_encoders
@@ -98,10 +97,12 @@ class Evaluator:
         broken: list[tuple[int, str]] = []
         for items, renders in zip(self.renderer.stages, self.renderer.render_stages(on_images), strict=True):
             clock.add(renders.seconds)
-            broken += [(items[row.index].index, row.reason) for row in find_degenerate(renders.pixels)]
+            broken += [
+                (item.index, fault) for item, fault in zip(items, renders.faults, strict=True) if fault is not None
+            ]
             self._refuse_degenerate(broken, len(items) + sum(len(part.items) for part in parts))
             with clock.stage("score"):
-                parts.append(self.scoring.score(items, renders.images()))
+                parts.append(self.scoring.score(items, renders.images))
                 part = joined(parts)
                 sheet = self.scoring.sheet(part)
             more = len(parts) < len(self.renderer.stages)

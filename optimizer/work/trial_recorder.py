@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import Trial, TrialState
 from PIL.Image import Image
 
-from optimizer.rendering.contact_sheet import contact_sheet, to_picture
+from optimizer.rendering.contact_sheet import contact_sheet
 from optimizer.system.retry import Retry
 from optimizer.trial.evaluation import Evaluation
 from optimizer.trial.objective import SINGLE, Objective
@@ -25,6 +26,8 @@ from studies.records import stored_trials
 from studies.records.database import Database
 from studies.records.values import StoredStudy, StoredTrial, TrialResult
 from studies.spec.suite import SuiteItem
+
+WRITERS = 4  # threads that encode renders and write them
 
 
 class TrialRecorder:
@@ -133,10 +136,9 @@ class TrialRecorder:
         """Item -> name of its PNG in the artifact store; empty where the trial keeps none."""
         if not self._retention.keeps(objectives, is_parent=is_parent):
             return {}
-        return {
-            item: files.save_render(item, to_picture(image))
-            for item, image in zip(evaluation.items, evaluation.images, strict=True)
-        }
+        pixels = [image.numpy() for image in evaluation.images]
+        with ThreadPoolExecutor(WRITERS) as threads:  # ends when all have ended: no file comes after a failure
+            return dict(zip(evaluation.items, threads.map(files.save_render, evaluation.items, pixels), strict=True))
 
     def _objectives(self, evaluation: Evaluation, race: Race | None) -> tuple[dict[str, float], int | None]:
         """Objectives for the search, and the trial against which they were estimated, if they were."""

@@ -27,6 +27,7 @@ from optuna.artifacts._upload import ARTIFACTS_ATTR_PREFIX  # optuna-dashboard h
 from optuna.artifacts.exceptions import ArtifactNotFound
 from PIL import Image
 
+from studies.files.png import encode_png
 from studies.files.stores import SCHEME, FolderStore, Store, bucket_store
 from studies.system.database_url import database_file
 
@@ -133,10 +134,10 @@ class TrialFiles:
         self.store.write(self.name(SHEET), _encoded(sheet, format="JPEG", quality=90, subsampling=0))
         return self.sheet_id
 
-    def save_render(self, item: int, picture: Image.Image) -> str:
-        """Store one render losslessly; returns its name in the store."""
+    def save_render(self, item: int, pixels: NDArray[np.uint8]) -> str:
+        """Store one render, [3, h, w], losslessly; returns its name in the store. Several threads may do so at once."""
         name = self.name(render_file(item))
-        self.store.write(name, _encoded(picture, format="PNG", compress_level=1))  # as lossless, and faster
+        self.store.write(name, encode_png(pixels))
         return name
 
     def save_features(self, features: Features) -> None:

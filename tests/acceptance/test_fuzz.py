@@ -221,6 +221,7 @@ def test_recipes(cases: int, sandbox: Sandbox) -> None:
     @fuzzing(cases)
     @example(text=yaml.safe_dump(dict(RECIPE)), name="mine.yaml", write=True)
     @example(text=json.dumps(CHAIN), name="mine.json", write=True)
+    @example(text=yaml.safe_dump({**RECIPE, "ratio": 3.4028234663852890e38}), name="mine.yaml", write=True)
     @example(text=json.dumps({**CHAIN, "vae": "\ud800"}), name="mine.json", write=True)
     @example(text=json.dumps({**CHAIN, "vae": "\ud800"}), name="mine.yaml", write=True)
     @example(text=json.dumps({**CHAIN, "vae": "pipe.safetensors"}), name="mine.yaml", write=True)

@@ -129,7 +129,7 @@ def test_the_estimate_is_near_what_processes_really_hold_and_one_that_cannot_is_
 
 
 def made(*working: int, on_host: bool = True) -> Need:
-    return Need(live=1000, sources=500, working=working, images=100, on_host=on_host)
+    return Need(live=1000, in_turns=1000 + working[0], sources=500, working=working, images=100, on_host=on_host)
 
 
 @given(free=st.integers(0, 2 * GB), working=st.lists(st.integers(1, 2 * GB), min_size=1, max_size=64).map(sorted))

@@ -29,7 +29,7 @@ def pictures(plan: Plan) -> tuple[Tensor, ...]:
     spec = plan.spec
     _, renderer = build_renderer(plan.ingredients, spec.suite, spec.render, choose_device("cpu"), spec.export.dtype)
     with torch.inference_mode():
-        return renderer.render().images()
+        return renderer.render().images
 
 
 def written(path: Path, tensors: Mapping[str, Tensor]) -> Path:

@@ -24,7 +24,6 @@ from optimizer.merging.engine.resident import ResidentModel
 from optimizer.merging.files.checkpoint import Checkpoint
 from optimizer.outcome.export import Delivery, Watch, deliver, render_file
 from optimizer.outcome.proof import RenderComparison, different_tensors
-from optimizer.rendering.contact_sheet import to_picture
 from optimizer.runtime import memory
 from optimizer.runtime.setup import VARIATION_FIELD
 from optimizer.trial.evaluation import pixels_digest
@@ -234,7 +233,7 @@ def test_renders_that_are_nearly_the_scored_ones_are_told_from_another_models(
     files = short.artifacts.of_trial(short.study.key, parent.number, parent.worker_id)
     nearly = render_file(short.machine.plan.checkpoints[0].path, short.study)[0].clone()
     nearly[0, 0, 0] ^= 1  # one grey level in one of 3 x 64 x 64 values
-    files.save_render(0, to_picture(nearly))
+    files.save_render(0, nearly.numpy())
     forget_pixels(short, parent, item=0, digest=pixels_digest(nearly))
     near = delivered(short, parent, tmp_path / "near.safetensors").difference
     assert (

@@ -56,15 +56,16 @@ def check(
         from optimizer.cli.views.planning import print_notes, print_plan
         from optimizer.cli.workers.session import hashed
         from optimizer.outcome.warm_start import find_warm_start, require_other_study
-        from optimizer.runtime.setup import build_scorers, choose_device, make_plan, render_dtype
+        from optimizer.runtime.setup import build_scorers, choose_device, make_plan, plan_residence, render_dtype
         from optimizer.search.recipe_probes import with_recipes
 
     plan = make_plan(loaded)
     device = choose_device(plan.spec.render.device)
     render_dtype(plan.spec.render, device)
-    build_scorers(plan.spec, device, cache_folder(cache))
+    residence = plan_residence(plan, device)
+    build_scorers(plan.spec, device, cache_folder(cache), in_turns=residence.scorers_in_turns)
     require_other_study(plan.spec, storage_url(storage))
-    print_plan(plan, device)
+    print_plan(plan, device, residence)
     if plan.spec.warm_start is not None or plan.spec.probes.recipes:  # their files are known by their content
         parents = hashed(plan, ())
         with_recipes(plan.spec, plan.blueprint(parents))

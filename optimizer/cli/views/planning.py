@@ -10,6 +10,7 @@ from rich.table import Table
 from optimizer.cli.common import console, escaped
 from optimizer.merging.files.checkpoint import letters, total_bytes
 from optimizer.rendering.prediction import EPSILON
+from optimizer.runtime.residence import Residence
 from optimizer.runtime.setup import Plan
 from studies.spec.search import RacingSettings
 
@@ -17,8 +18,12 @@ TWICE = frozenset({"heun"})  # goes through the U-Net twice a step, but for the 
 GUIDED_PASSES = 2  # classifier-free guidance runs the U-Net with and without the prompt
 
 
-def print_plan(plan: Plan, device: torch.device) -> None:
-    """A table of what was understood, then notes."""
+def print_plan(plan: Plan, device: torch.device, residence: Residence | None = None) -> None:
+    """A table of what was understood, then notes.
+
+    Args:
+        residence: what would stay on the device; None once it is loaded.
+    """
     spec, items = plan.spec, plan.spec.suite.items()
     table = Table(title=f"study {escaped(spec.study)}", show_header=False, title_justify="left")
     for letter, checkpoint in zip(letters(len(plan.checkpoints)), plan.checkpoints, strict=True):
@@ -44,7 +49,7 @@ def print_plan(plan: Plan, device: torch.device) -> None:
     if spec.racing is not None:
         table.add_row("racing", racing_in_words(spec.racing, len(items)))
     table.add_row("final", final_in_words(plan))
-    table.add_row("device", str(device))
+    table.add_row("device", str(device) if residence is None or device.type == "cpu" else f"{device}: {residence}")
     table.add_row("cost", cost(plan))
     console.print(table)
     print_notes(plan.notes)

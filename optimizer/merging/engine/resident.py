@@ -4,6 +4,9 @@ Every source's tensors are packed into flat buffers, one per place and dtype ("s
 slab whose numbers changed, in place: no file, no reload, no allocation that grows with the trials, and whatever holds
 the live parameters (a pipeline, a compiled graph) stays valid. Sources that do not fit beside the live model stay in
 host memory, or in their files, and are streamed: see placement.py, host_buffers.py and staging.py.
+
+Where not even the live model fits, its components take turns: one is merged when it is needed and gives its memory back
+when the next one is. That costs what merging everything at once would, since each is merged once a trial either way.
 """
 
 from __future__ import annotations
@@ -11,6 +14,7 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -39,6 +43,7 @@ class _Kind:
     """What the tensors of one slab have in common."""
 
     place: str
+    component: Component | None  # None: no part of the live model, but of the file
     sources: tuple[tuple[str, torch.dtype], ...]
     export_dtype: torch.dtype
     live_dtype: torch.dtype
@@ -89,15 +94,40 @@ class _Slab:
         self.kind, self.members, self.touching = layout.kind, layout.members, layout.touching
         self.held, self._ingredients = held, ingredients
         self.live = torch.zeros(layout.size, dtype=layout.kind.live_dtype, device=device)
-        self.made: PlacePlan | None = None  # what the live values are
+        self.made: PlacePlan | None = None  # what the live values are, or were when they left
+        self._wanted = PlacePlan((), "A")
+        self._live_bytes = self.live.nbytes
         for name, flat in held.items():
             for member in self.members:
                 member.of(flat).copy_(ingredients.tensor(member.key, name))
 
+    @property
+    def present(self) -> bool:
+        """Whether the live values have memory."""
+        return self.live.untyped_storage().nbytes() == self._live_bytes
+
+    def leave(self) -> None:
+        """Give the live values' memory back; whatever views them stays as it is, and must not be read."""
+        self.live.untyped_storage().resize_(0)
+
+    def enter(self, scratch: Scratch) -> None:
+        """Have memory for the live values, and make live what was wanted last."""
+        absent = not self.present
+        if absent:
+            self.live.untyped_storage().resize_(self._live_bytes)
+        if absent or self.made != self._wanted:
+            self._make(self._wanted, scratch)
+
     def merge(self, plan: PlacePlan, scratch: Scratch) -> bool:
-        """Make a plan live; False when it was already."""
+        """Make a plan live, or have it made when the slab enters; False when it was already, or was when it left."""
+        self._wanted = plan
         if self.made == plan:
             return False
+        if self.present:
+            self._make(plan, scratch)
+        return True
+
+    def _make(self, plan: PlacePlan, scratch: Scratch) -> None:
         self.made = None  # an interrupted merge leaves nothing that could be taken for done
         in_one_pass = plan.elementwise and bool(self.held)
         if in_one_pass:
@@ -106,7 +136,6 @@ class _Slab:
             for member in self.members:
                 self._merge_member(member, plan, scratch, done=in_one_pass)
         self.made = plan
-        return True
 
     def _merge_member(self, member: _Member, plan: PlacePlan, scratch: Scratch, *, done: bool) -> None:
         """One tensor; where the pass over the flat buffers has done it, only if a LoRA comes on top."""
@@ -129,6 +158,7 @@ class ResidentModel:
         export_dtype: what an export would save; None keeps A's dtype of each tensor.
         placement: where the sources stay; None chooses by the memory that is free.
         working: bytes that rendering takes, if they are known.
+        in_turns: whether a component has memory only from when it is asked for (`use`) until another is.
     """
 
     def __init__(
@@ -140,6 +170,7 @@ class ResidentModel:
         export_dtype: DtypeName | None = None,
         placement: Placement | None = None,
         working: int = 0,
+        in_turns: bool = False,
     ) -> None:
         self.device = torch.device(device)
         self.ingredients = ingredients.on(self.device)
@@ -147,13 +178,17 @@ class ResidentModel:
         self._export_dtype = export_dtype
         self._scratch = Scratch.on(self.device, sum(info.size for info in ingredients.tensors.values()))
         layouts = [_Layout.of(kind, keys, self.ingredients) for kind, keys in self._group(live_dtypes).items()]
-        self.placement = placement or choose_placement(self.device, *_sizes(layouts), working)
+        self.in_turns = in_turns
+        self.placement = placement or choose_placement(self.device, *_sizes(layouts, in_turns=in_turns), working)
         self._host: HostBuffers | None = None
-        self._slabs = [
-            _Slab(layout, held, self.ingredients, self.device)
-            for layout, held in zip(layouts, self._room(layouts), strict=True)
-        ]
-        self._live = {member.key: member.of(slab.live) for slab in self._slabs for member in slab.members}
+        self._slabs: list[_Slab] = []
+        self._live: dict[str, Tensor] = {}
+        for layout, held in zip(layouts, self._room(layouts), strict=True):
+            slab = _Slab(layout, held, self.ingredients, self.device)
+            self._slabs.append(slab)
+            self._live |= {member.key: member.of(slab.live) for member in slab.members}
+            if in_turns and layout.kind.component is not None:
+                slab.leave()
         self._merge({}, baked=False)
 
     def _group(self, live_dtypes: Mapping[Component, torch.dtype]) -> dict[_Kind, list[str]]:
@@ -161,9 +196,10 @@ class ResidentModel:
         for key, info in self.ingredients.tensors.items():
             saved = self.ingredients.saved_dtype(key, self._export_dtype)
             views = live_views(key, self.architecture, len(info.shape))
-            live = live_dtypes[views[0].component] if views else saved
+            component = views[0].component if views else None
+            live = saved if component is None else live_dtypes[component]
             sources = tuple((name, source.dtype) for name, source in self.ingredients.sources(key).items())
-            groups.setdefault(_Kind(self.ingredients.place(key), sources, saved, live), []).append(key)
+            groups.setdefault(_Kind(self.ingredients.place(key), component, sources, saved, live), []).append(key)
         return groups
 
     def _room(self, layouts: Sequence[_Layout]) -> list[dict[str, Tensor]]:
@@ -185,6 +221,8 @@ class ResidentModel:
     def merge(self, recipe: Recipe) -> frozenset[str]:
         """Make a recipe live, in place; returns the places whose values changed.
 
+        Where components take turns, those that are absent are merged when they are used.
+
         Raises:
             RecipeError: the recipe is of other ingredients, or asks for another dtype than this model rounds to.
             CheckpointError: sources that stay in their files have changed there.
@@ -192,12 +230,34 @@ class ResidentModel:
         if recipe.dtype != self._export_dtype:
             raise RecipeError(f"the recipe is for dtype {recipe.dtype}, this model rounds to {self._export_dtype}")
         self.ingredients.check(recipe)
-        if self.placement is not Placement.FILES:
+        with self._reading():
             return self._merge(plan_places(recipe), baked=recipe.vae is not None)
-        self.ingredients.require_unchanged()
-        changed = self._merge(plan_places(recipe), baked=recipe.vae is not None)
-        self.ingredients.require_unchanged()  # nor while they were read
-        return changed
+
+    def use(self, *components: Component) -> None:
+        """Have these components live for what comes next; where they take turns, the others leave before.
+
+        Raises:
+            CheckpointError: sources that stay in their files have changed there.
+            torch.OutOfMemoryError: there is not the memory for them.
+        """
+        if not self.in_turns:
+            return
+        for slab in self._slabs:
+            if slab.kind.component not in (None, *components):
+                slab.leave()
+        with self._reading():
+            for slab in self._slabs:
+                if slab.kind.component in components:
+                    slab.enter(self._scratch)
+
+    @contextmanager
+    def _reading(self) -> Iterator[None]:
+        """Around what may read sources from their files: they must be what they were, before and after."""
+        if self.placement is Placement.FILES:
+            self.ingredients.require_unchanged()
+        yield
+        if self.placement is Placement.FILES:
+            self.ingredients.require_unchanged()
 
     def _merge(self, plans: Mapping[str, PlacePlan], *, baked: bool) -> frozenset[str]:
         first = PlacePlan((), "A")
@@ -217,7 +277,14 @@ class ResidentModel:
 
     def broken_keys(self) -> tuple[str, ...]:
         """Live tensors that hold a NaN or an infinity, in the file's order."""
-        return tuple(key for key, tensor in self._live.items() if not bool(tensor.isfinite().all()))
+        broken = set[str]()
+        for component in dict.fromkeys(slab.kind.component for slab in self._slabs):
+            if component is not None:
+                self.use(component)
+            for slab in self._slabs:
+                if slab.kind.component == component:
+                    broken |= {each.key for each in slab.members if not bool(each.of(slab.live).isfinite().all())}
+        return tuple(key for key in self._live if key in broken)
 
     def copy_first(self) -> None:
         """Make parent A live by a plain copy, not rounded: what a merge's seconds are measured against."""
@@ -226,11 +293,21 @@ class ResidentModel:
             slab.made = None
 
     def live_tensors(self) -> Mapping[str, Tensor]:
-        """File key -> live tensor in the file's shape; views that every merge changes."""
+        """File key -> live tensor in the file's shape; views that every merge changes.
+
+        Where components take turns, those of an absent one have a shape but no values: see `live_tensor`.
+        """
         return self._live
 
+    def live_tensor(self, key: str) -> Tensor:
+        """One live tensor, after its component was brought in if it was absent."""
+        for view in live_views(key, self.architecture, self._live[key].dim())[:1]:
+            self.use(view.component)
+        return self._live[key]
+
     def parameters(self, component: Component) -> Iterator[tuple[str, Tensor]]:
-        """(name in the live model, view) for every parameter of one component."""
+        """(name in the live model, view) for every parameter of one component, which is used for it."""
+        self.use(component)
         for key, tensor in self._live.items():
             for view in live_views(key, self.architecture, tensor.dim()):
                 if view.component == component:
@@ -238,7 +315,8 @@ class ResidentModel:
 
     def nbytes(self) -> int:
         """Bytes held for sources and live model together."""
-        return sum(flat.nbytes for slab in self._slabs for flat in (*slab.held.values(), slab.live))
+        sources = sum(flat.nbytes for slab in self._slabs for flat in slab.held.values())
+        return sources + sum(slab.live.untyped_storage().nbytes() for slab in self._slabs)
 
 
 def _host_parts(layouts: Sequence[_Layout], device: torch.device) -> tuple[HostBuffers, list[dict[str, Tensor]]]:
@@ -259,7 +337,11 @@ def _host_parts(layouts: Sequence[_Layout], device: torch.device) -> tuple[HostB
     ]
 
 
-def _sizes(layouts: Sequence[_Layout]) -> tuple[int, int]:
-    """Bytes of all sources, and of the live model."""
+def _sizes(layouts: Sequence[_Layout], *, in_turns: bool) -> tuple[int, int]:
+    """Bytes of all sources, and of what is live at once: all components, or the largest if they take turns."""
     sources = sum(layout.size * dtype.itemsize for layout in layouts for _, dtype in layout.kind.sources)
-    return sources, sum(layout.size * layout.kind.live_dtype.itemsize for layout in layouts)
+    live: Counter[Component | None] = Counter()
+    for layout in layouts:
+        live[layout.kind.component] += layout.size * layout.kind.live_dtype.itemsize
+    always = live.pop(None, 0)
+    return sources, always + (max(live.values(), default=0) if in_turns else live.total())

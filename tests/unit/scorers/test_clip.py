@@ -74,6 +74,21 @@ def test_text_embeddings_are_those_of_open_clip(embedder: clip.ClipEmbedder, ref
     torch.testing.assert_close(embedder.embed_texts(prompts), expected, atol=1e-6, rtol=0)
 
 
+def test_a_network_that_takes_turns_gives_the_same_rows_and_leaves_the_device(
+    clip_settings: ClipModelSettings, device: torch.device, suite: SuiteImages
+) -> None:
+    stays = clip.load_embedder(clip_settings, str(device))
+    held = torch.cuda.memory_allocated() if device.type == "cuda" else 0
+    turns = clip.load_embedder(clip_settings, str(device), in_turns=True)
+    for _ in range(2):
+        alone = SuiteImages(images=suite.images, prompts=suite.prompts)
+        with torch.inference_mode():
+            assert torch.equal(turns.embed_images(alone), stays.embed_images(suite))
+            assert torch.equal(turns.embed_texts(["a cat", "a dog"]), stays.embed_texts(["a cat", "a dog"]))
+    assert (torch.cuda.memory_allocated() if device.type == "cuda" else 0) == held
+    assert {parameter.device.type for parameter in turns._model.parameters()} == {"cpu"}
+
+
 def test_clip_score_is_a_hundred_cosines(embedder: clip.ClipEmbedder, suite: SuiteImages) -> None:
     images, texts = embedder.embed_images(suite), embedder.embed_texts(suite.prompts)
     expected = 100 * torch.nn.functional.cosine_similarity(images.double(), texts.double())

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 import torch
+from fake_card import CARD, FakeCard
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageDraw, ImageFilter
@@ -15,7 +16,7 @@ from scorer_helpers import picture
 
 from scorers import pixels, registry
 from scorers.config import PixelSettings
-from scorers.degenerate import Degenerate, find_degenerate
+from scorers.degenerate import faults, measure
 from scorers.errors import SuiteImagesError
 
 if TYPE_CHECKING:
@@ -122,6 +123,10 @@ def both_types(image: torch.Tensor) -> list[torch.Tensor]:
     return [image.float(), (image * 255).round().clamp(0, 255).byte()]
 
 
+def any_fault(image: torch.Tensor) -> bool:
+    return any(fault is not None for typed in both_types(image) for fault in faults(measure(typed[None])))
+
+
 @pytest.mark.parametrize(
     ("image", "reason"),
     [
@@ -136,19 +141,19 @@ def both_types(image: torch.Tensor) -> list[torch.Tensor]:
     ],
     ids=["black", "nearly black", "grey", "white", "faint noise", "noise", "small noise", "grey noise"],
 )
-def test_no_image_is_found_in_float_and_in_uint8(image: torch.Tensor, reason: str) -> None:
+def test_no_image_is_found_in_float_and_in_uint8(image: torch.Tensor, reason: str, device: torch.device) -> None:
     for typed in both_types(image):
-        (found,) = find_degenerate([picture(1), typed])
-        assert found.index == 1
-        assert found.reason.startswith(reason)
+        (found,) = faults(measure(typed[None].to(device)))
+        assert found is not None
+        assert found.startswith(reason)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.bfloat16])
-def test_a_single_broken_value_is_found(value: float, dtype: torch.dtype) -> None:
+def test_a_single_broken_value_is_found(value: float, dtype: torch.dtype, device: torch.device) -> None:
     image = (picture(0, 32, 32) / 255).to(dtype)
     image[1, 5, 7] = value
-    assert find_degenerate([image]) == [Degenerate(index=0, reason="1 of 3072 values are NaN or infinite")]
+    assert faults(measure(image[None].to(device))) == ["1 of 3072 values are NaN or infinite"]
 
 
 def drawing(size: int, draw: str) -> torch.Tensor:
@@ -175,7 +180,7 @@ def drawing(size: int, draw: str) -> torch.Tensor:
 @pytest.mark.parametrize("what", ["emoji", "lines", "stripes", "stars", "text"])
 @pytest.mark.parametrize("size", [64, 256])
 def test_drawings_are_pictures(what: str, size: int) -> None:
-    assert find_degenerate(both_types(drawing(size, what))) == []
+    assert not any_fault(drawing(size, what))
 
 
 def checkerboard(square: int, size: int = 64) -> torch.Tensor:
@@ -224,10 +229,93 @@ def grainy(image: torch.Tensor, strength: float) -> torch.Tensor:
     ],
 )
 def test_pictures_are_pictures(image: torch.Tensor) -> None:
-    assert find_degenerate(both_types(image)) == []
+    assert not any_fault(image)
 
 
 @given(seed=st.integers(0, 100_000))
 def test_noise_is_always_found_and_pictures_never(seed: int) -> None:
-    found = find_degenerate([noise(seed, 32), picture(seed, 32, 32)])
-    assert [image.index for image in found] == [0]
+    found = faults(measure(torch.stack([noise(seed, 32), picture(seed, 32, 32) / 255])))
+    assert [fault is not None for fault in found] == [True, False]
+
+
+def reference_fault(image: np.ndarray) -> str | None:
+    """Why an image, float [3, h, w] in 0..1, is none: one statistic after the other, by numpy in float64."""
+    if broken := int((~np.isfinite(image)).sum()):
+        return f"{broken} of {image.size} values are NaN or infinite"
+    levels = image.astype(np.float64)
+    if levels.max() <= 5 / 255:
+        return f"black: the brightest value is {255 * levels.max():.1f} of 255"
+    if (spread := max(channel.std() for channel in levels)) <= 0.01:
+        return f"flat: the standard deviation is {255 * spread:.1f} of 255"
+    grey = np.tensordot([0.299, 0.587, 0.114], levels, 1)
+    if min(grey.shape) < 16 or grey.std() < 0.08:
+        return None
+    neighbours = [
+        (grey[:, :-1], grey[:, 1:]),
+        (grey[:-1], grey[1:]),
+        (grey[:-1, :-1], grey[1:, 1:]),
+        (grey[:-1, 1:], grey[1:, :-1]),
+    ]
+    with np.errstate(invalid="ignore", divide="ignore"):
+        related = [np.corrcoef(one.ravel(), other.ravel())[0, 1] for one, other in neighbours]
+    tiles = [tile.std() for rows in np.array_split(grey, 4) for tile in np.array_split(rows, 4, axis=1)]
+    if np.nanmax(np.abs(related)) > 0.15 or np.isnan(related).any() or min(tiles) < 0.6 * grey.std():
+        return None
+    return "noise: neighbouring pixels are unrelated over the whole frame"
+
+
+def spoilt(image: torch.Tensor) -> torch.Tensor:
+    spoilt = image.clone()
+    spoilt[:, ::5, 0], spoilt[0, 0, 0] = torch.nan, torch.inf
+    return spoilt
+
+
+def mixed(seed: int, height: int, width: int) -> torch.Tensor:
+    """Images of one size, some of which are degenerate and some nearly: float32 [n, 3, h, w] in 0..1."""
+    generator = torch.Generator().manual_seed(seed)
+    wild, calm = torch.rand(3, height, width, generator=generator), picture(seed, height, width) / 255
+    share, edge = torch.rand((), generator=generator), torch.zeros(3, height, width)
+    edge[:, :, 0] = 1  # all but a column of it is constant
+    strength = 0.5 + 0.5 * share
+    images = [
+        wild,
+        calm,
+        torch.zeros(3, height, width),
+        torch.full((3, height, width), float(share)),
+        share * wild,
+        0.04 * share * wild,
+        0.5 + 0.07 * share * (wild - 0.5),
+        strength * wild + (1 - strength) * calm,
+        torch.cat([wild[:, : height // 2], calm[:, height // 2 :]], dim=1),
+        edge,
+        spoilt(calm),
+        spoilt(wild),
+    ]
+    return torch.stack(images)
+
+
+@given(seed=st.integers(0, 100_000), height=st.integers(1, 70), width=st.integers(1, 70))
+def test_faults_of_a_batch_are_those_of_each_image_by_a_plain_reference(
+    seed: int, height: int, width: int, device: torch.device
+) -> None:
+    images = mixed(seed, height, width)
+    expected = [reference_fault(image.numpy()) for image in images]
+    assert faults(measure(images.to(device))) == expected
+    rounded = (images.nan_to_num(0) * 255).round().clamp(0, 255).byte()
+    expected = [reference_fault(image.numpy() / 255) for image in rounded]
+    assert faults(measure(rounded.to(device))) == expected
+
+
+def test_batches_may_be_judged_together() -> None:
+    first, second = measure(mixed(1, 20, 30)), measure(mixed(2, 64, 40))
+    assert faults(torch.cat([first, second])) == faults(first) + faults(second)
+    assert {(fault or "a picture").split(":")[0] for fault in faults(first)} >= {"a picture", "black", "flat", "noise"}
+
+
+def test_measuring_reads_nothing_back_from_the_device() -> None:
+    with FakeCard() as card:
+        images = torch.zeros(2, 3, 32, 32, device=CARD)
+        before = card.waits.copy()
+        measured = measure(images)
+        assert card.waits == before
+    assert measured.shape == (2, 7)

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from decoded import float_pixels
 from diffusers import DDIMScheduler, StableDiffusionInpaintPipeline
 from live import CPU, resident_of, weighted
 from marked_files import COSXL, write_marked
@@ -88,7 +89,7 @@ class TestInpainting:
         self, device: torch.device, tmp_path: Path
     ) -> None:
         models, settings = build_models(resident(tmp_path, INPAINTING)), suite()
-        ours = Renderer(build_models(resident(tmp_path, INPAINTING, device=device)), settings).render().pixels
+        ours = float_pixels(Renderer(build_models(resident(tmp_path, INPAINTING, device=device)), settings))
         items = settings.items()
         found = PromptEncoder(models, 1).embed(text for item in items for text in (item.prompt, item.negative))
         pipeline = StableDiffusionInpaintPipeline(
@@ -162,7 +163,7 @@ class TestInpainting:
     ) -> None:
         models, settings = build_models(resident(tmp_path, INPAINTING, device=device)), suite(scheduler=scheduler)
         first, second = Renderer(models, settings), Renderer(models, settings, batch_size=1)
-        one, two, again = (row.render().pixels for row in (first, second, first))
+        one, two, again = (float_pixels(row) for row in (first, second, first))
         torch.testing.assert_close(torch.stack(one), torch.stack(two), rtol=0, atol=2e-4)
         assert all(torch.equal(pixels, later) for pixels, later in zip(one, again, strict=True))
 
@@ -171,10 +172,10 @@ class TestInstruction:
     def test_the_image_is_zeros(self, device: torch.device, tmp_path: Path) -> None:
         models = build_models(resident(tmp_path, INSTRUCTION, device=device))
         with inputs(models) as seen:
-            renders = Renderer(models, suite()).render()
+            found = float_pixels(Renderer(models, suite()))
         assert {tuple(row.shape) for row in seen} == {(8, 8, 8, 8)}  # four items, with and without the prompt
         assert all(row[:, 4:].eq(0).all() and row[:, :4].std() > 0.1 for row in seen)
-        assert all(pixels.isfinite().all() and pixels.std() > 0 for pixels in renders.pixels)
+        assert all(pixels.isfinite().all() and pixels.std() > 0 for pixels in found)
 
     def test_images_are_those_of_a_model_whose_weights_for_the_image_are_not_there(
         self, device: torch.device, tmp_path: Path
@@ -182,7 +183,7 @@ class TestInstruction:
         wide = build_models(resident(tmp_path, INSTRUCTION, device=device))
         plain = build_models(resident(tmp_path, 4, device=device))
         plain.unet.conv_in.weight.data.copy_(wide.unet.conv_in.weight[:, :4])
-        ours, theirs = (Renderer(models, suite()).render().pixels for models in (wide, plain))
+        ours, theirs = (float_pixels(Renderer(models, suite())) for models in (wide, plain))
         torch.testing.assert_close(torch.stack(ours), torch.stack(theirs), rtol=0, atol=2e-4)
 
 
@@ -191,5 +192,5 @@ def test_sdxl_and_edm_models_of_both_kinds_render(device: torch.device, channels
     """CosXL Edit is an EDM model that takes an image."""
     checkpoint = write_marked(tmp_path / "a.safetensors", COSXL, architecture="sdxl", channels=channels)
     models = build_models(resident_of([checkpoint], device), prediction_of(checkpoint))
-    renders = Renderer(models, suite(scheduler="euler")).render()
-    assert all(pixels.isfinite().all() and pixels.std() > 0 for pixels in renders.pixels)
+    found = float_pixels(Renderer(models, suite(scheduler="euler")))
+    assert all(pixels.isfinite().all() and pixels.std() > 0 for pixels in found)

@@ -88,9 +88,9 @@ def waits_at_steps(models: LiveModels, card: FakeCard) -> Iterator[list[Counter[
 
 
 def assert_renders(models: LiveModels, settings: SuiteSettings) -> None:
-    """Images come to the CPU in float32, whatever was computed on the way."""
-    pixels = Renderer(models, settings).render().pixels
-    assert [(row.shape, row.dtype, row.device.type) for row in pixels] == [((3, 64, 64), torch.float32, "cpu")]
+    """Images come to the CPU as bytes, whatever was computed on the way."""
+    images = Renderer(models, settings).render().images
+    assert [(row.shape, row.dtype, row.device.type) for row in images] == [((3, 64, 64), torch.uint8, "cpu")]
 
 
 @pytest.fixture(scope="module")

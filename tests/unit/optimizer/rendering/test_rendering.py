@@ -10,6 +10,7 @@ from typing import Any, get_args
 import pytest
 import torch
 from checkpoints import random_tensors
+from decoded import float_pixels
 from diffusers import (
     AutoencoderKL,
     EulerDiscreteScheduler,
@@ -37,7 +38,7 @@ from optimizer.merging.engine.plan import PlacePlan
 from optimizer.merging.files.checkpoint import Checkpoint
 from optimizer.rendering.models import LiveModels, build_models, live_dtypes
 from optimizer.rendering.prompts import PromptEncoder, token_count
-from optimizer.rendering.render import Renderer, Renders, make_pipeline
+from optimizer.rendering.render import Renderer, make_pipeline, to_bytes
 from optimizer.rendering.suite import batches, noise, usual_batch
 from optimizer.trial.evaluation import Evaluator
 from search_spaces.blocks import Architecture
@@ -229,7 +230,7 @@ def reference_images(architecture: Architecture, settings: SuiteSettings) -> tup
 def test_images_are_those_of_a_plain_diffusers_pipeline(device: torch.device, architecture: Architecture) -> None:
     settings = suite(scheduler="euler", steps=3)
     live = build_models(resident_of(small_parents(architecture)[:1], device))
-    assert_close(Renderer(live, settings).render().pixels, reference_images(architecture, settings))
+    assert_close(float_pixels(Renderer(live, settings)), reference_images(architecture, settings))
 
 
 # ------------------------------------------------------------------------------------ live models
@@ -259,13 +260,13 @@ class TestLiveModels:
     ) -> None:
         resident = resident_of(small_parents(architecture)[:2], device)
         renderer = Renderer(build_models(resident), suite())
-        first = renderer.render().images()
+        first = renderer.render().images
         resident.merge(weighted(resident, 0.5))
         renderer.text_changed()
-        other = renderer.render().images()
+        other = renderer.render().images
         resident.merge(weighted(resident, 0.0))
         renderer.text_changed()
-        again = renderer.render().images()
+        again = renderer.render().images
         assert not any(torch.equal(one, two) for one, two in zip(first, other, strict=True))
         assert all(torch.equal(one, two) for one, two in zip(first, again, strict=True))
 
@@ -289,7 +290,7 @@ class TestLiveModels:
                 evaluator.evaluate(weighted(resident, 0.5))
         found = evaluator.evaluate(weighted(resident, 0.5)).images
         renderer.text_changed()
-        assert all(torch.equal(*pair) for pair in zip(found, renderer.render().images(), strict=True))
+        assert all(torch.equal(*pair) for pair in zip(found, renderer.render().images, strict=True))
 
     def test_a_cpu_computes_in_float32_and_images_are_decoded_in_float32_everywhere(self) -> None:
         assert set(live_dtypes(CPU, torch.float16).values()) == {torch.float32}
@@ -376,7 +377,7 @@ class TestBatchSize:
     ) -> None:
         settings = suite(scheduler=scheduler, sizes=(64, (128, 64)))
         one, two, every = (
-            Renderer(models[architecture], settings, batch_size=size).render().pixels for size in (1, 2, None)
+            float_pixels(Renderer(models[architecture], settings, batch_size=size)) for size in (1, 2, None)
         )
         assert [tuple(row.shape) for row in one] == [(3, 64, 64), (3, 64, 128)] * 4
         assert_close(two, one)
@@ -386,7 +387,7 @@ class TestBatchSize:
     def test_images_do_not_depend_on_the_order_of_the_prompts(self, models: Mapping[Architecture, LiveModels]) -> None:
         forth = Renderer(models[Architecture.SD15], suite(scheduler="euler_a", prompts=["cat", "dog"], seeds=(5,)))
         back = Renderer(models[Architecture.SD15], suite(scheduler="euler_a", prompts=["dog", "cat"], seeds=(5,)))
-        assert_close(forth.render().pixels, back.render().pixels[::-1])
+        assert_close(float_pixels(forth), float_pixels(back)[::-1])
 
     def test_progress_counts_images(self, models: Mapping[Architecture, LiveModels]) -> None:
         done: list[int] = []
@@ -407,13 +408,13 @@ class TestStages:
         whole = renderer.render(done.append)
         places = [item.index for item in renderer.stages[0]]
         assert len(places) == 3
-        assert all(torch.equal(one, whole.pixels[place]) for one, place in zip(first.pixels, places, strict=True))
+        assert all(torch.equal(one, whole.images[place]) for one, place in zip(first.images, places, strict=True))
         assert done == sorted(set(done))
-        assert done[-1] == len(whole.pixels) == len(renderer.items)
+        assert done[-1] == len(whole.images) == len(renderer.items)
 
     def test_stages_render_the_images_of_the_plain_order(self, models: Mapping[Architecture, LiveModels]) -> None:
         live = models[Architecture.SD15]
-        assert_close(Renderer(live, suite(), stage_size=3).render().pixels, Renderer(live, suite()).render().pixels)
+        assert_close(float_pixels(Renderer(live, suite(), stage_size=3)), float_pixels(Renderer(live, suite())))
 
     def test_only_the_stages_that_are_asked_for_are_rendered(self, models: Mapping[Architecture, LiveModels]) -> None:
         done: list[int] = []
@@ -429,9 +430,8 @@ class TestSettings:
     def test_every_scheduler_renders(
         self, scheduler: str, steps: int, models: Mapping[Architecture, LiveModels]
     ) -> None:
-        renders = Renderer(models[Architecture.SD15], suite(scheduler=scheduler, steps=steps, seeds=(1,))).render()
-        for pixels in renders.pixels:
-            assert pixels.dtype == torch.float32
+        settings = suite(scheduler=scheduler, steps=steps, seeds=(1,))
+        for pixels in float_pixels(Renderer(models[Architecture.SD15], settings)):
             assert pixels.isfinite().all()
             assert pixels.std() > 0
 
@@ -440,7 +440,7 @@ class TestSettings:
         self, cfg: float, models: Mapping[Architecture, LiveModels]
     ) -> None:
         one, other = (
-            Renderer(models[Architecture.SDXL], suite(cfg=cfg, prompts=["cat"], negative=negative)).render().pixels
+            float_pixels(Renderer(models[Architecture.SDXL], suite(cfg=cfg, prompts=["cat"], negative=negative)))
             for negative in ("", "blurry")
         )
         assert_close(one, other, tolerance=0)
@@ -457,11 +457,27 @@ class TestSettings:
             Renderer(models[architecture], suite(clip_skip=3))
 
 
-def test_images_are_rounded_bytes_and_nan_is_black() -> None:
-    pixels = torch.tensor([0.0, 1.0, 0.5, torch.nan, 0.001, 0.002]).view(3, 1, 2)
-    (image,) = Renders(pixels=(pixels,), seconds={}).images()
+def test_the_fault_of_an_image_stands_beside_it(device: torch.device) -> None:
+    """Of the wide images, which are every second one, each batch's last is broken."""
+    models = build_models(resident_of(small_parents(Architecture.SD15)[:1], device))
+    renderer = Renderer(models, suite(sizes=(64, (128, 64))), batch_size=3)
+
+    def spoil(_module: nn.Module, _arguments: tuple[Tensor, ...], output: Tensor) -> None:
+        if output.shape[-1] == 128:
+            output[-1, 1] = torch.nan
+
+    with models.vae.decoder.register_forward_hook(spoil):
+        renders = renderer.render()
+    nan = f"{64 * 128} of {3 * 64 * 128} values are NaN or infinite"
+    assert [fault == nan for fault in renders.faults] == [index in {5, 7} for index in range(8)]
+    assert [bool(image[1].any()) for image in renders.images] == [index not in {5, 7} for index in range(8)]
+    assert {image.device.type for image in renders.images} == {"cpu"}
+
+
+def test_images_are_rounded_bytes_and_nan_is_black(device: torch.device) -> None:
+    image = to_bytes(torch.tensor([0.0, 1.0, 0.5, torch.nan, 0.001, 0.002], device=device))
     assert image.dtype == torch.uint8
-    assert image.flatten().tolist() == [0, 255, 128, 0, 0, 1]
+    assert image.tolist() == [0, 255, 128, 0, 0, 1]
 
 
 # ------------------------------------------------------------------------------------------ prompts

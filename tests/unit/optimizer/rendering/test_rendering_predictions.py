@@ -10,6 +10,7 @@ from typing import Any, get_args
 
 import pytest
 import torch
+from decoded import float_pixels
 from live import resident_of
 from marked_files import COSXL, PLAYGROUND, V_PRED, ZERO_SNR, write_marked
 from torch import Tensor, nn
@@ -76,7 +77,7 @@ def render(models: LiveModels, settings: SuiteSettings) -> Seen:
 
     handle = models.vae.post_quant_conv.register_forward_pre_hook(listen)
     try:
-        pixels = Renderer(models, settings).render().pixels
+        pixels = float_pixels(Renderer(models, settings))
     finally:
         handle.remove()
     return Seen(torch.cat(decoded).double(), pixels)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from threading import Lock
 
 import pytest
 from optuna.trial import TrialState
@@ -142,7 +143,7 @@ class FullStore:
     """A store that has room for so many files, and then is full."""
 
     def __init__(self, store: Store, room: int) -> None:
-        self._store, self._room = store, room
+        self._store, self._room, self._lock = store, room, Lock()
 
     @property
     def place(self) -> str:
@@ -152,9 +153,10 @@ class FullStore:
         return self._store.read(name)
 
     def write(self, name: str, content: bytes) -> None:
-        if self._room == 0:
-            raise ArtifactError("the store is full")
-        self._room -= 1
+        with self._lock:
+            if self._room == 0:
+                raise ArtifactError("the store is full")
+            self._room -= 1
         self._store.write(name, content)
 
     def remove(self, name: str) -> None:

@@ -92,7 +92,7 @@ class TestEveryStore:
     def test_a_render_comes_back_to_the_bit(
         self, artifacts: Artifacts, files: TrialFiles, image: np.ndarray[tuple[int, ...], np.dtype[np.uint8]]
     ) -> None:
-        name = files.save_render(7, Image.fromarray(image))
+        name = files.save_render(7, image.transpose(2, 0, 1))
         assert name == f"studies/{'0' * 32}/3-abcdef012345/0007.png"
         assert np.array_equal(np.asarray(artifacts.open_render(name)), image)
 

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from search_spaces.blocks import Architecture, places
-from search_spaces.slots import Slot
+from search_spaces.slots import LARGEST, Slot
 from studies.errors import RecipeError
 from studies.recipe.methods import ANY_NUMBER, METHODS
 from studies.recipe.recipe import (
@@ -31,12 +31,12 @@ from studies.recipe.recipe import (
 
 text = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 digests = st.text("0123456789abcdef", min_size=64, max_size=64)
-finite = st.floats(allow_nan=False, allow_infinity=False)
+finite = st.floats(-LARGEST, LARGEST)
 EVERY = places(Architecture.SD15)
 
 
 def numbers_of(slot: Slot) -> st.SearchStrategy[float]:
-    return st.floats(max(slot.least, -1e300), min(slot.most, 1e300))
+    return st.floats(slot.least, slot.most)
 
 
 @st.composite
@@ -293,6 +293,8 @@ def op(method: str, *inputs: str) -> Operation:
         ({"steps": (step(SUM, 0.5, M00=(math.nan,)),)}, "B is nan in M00, expected any finite number"),
         ({"steps": (step(SUM, 0.5, M00=(math.inf,)),)}, "B is inf in M00"),
         ({"steps": (step(SUM, 0.5, M00=(-math.inf,)),)}, "B is -inf in M00"),
+        ({"steps": (step(SUM, 0.5, M00=(3.4028234663852890e38,)),)}, "B is 3.402823466385289e[+]38 in M00"),
+        ({"steps": (step(SUM, 0.5, M00=(-1e300,)),)}, "B is -1e[+]300 in M00"),
         ({"loras": (replace(LORA, weights=LORA.weights[1:]),)}, "LoRA l: every place.*IN00"),
         ({"loras": (replace(LORA, weights=(("IN00", math.nan), *LORA.weights[1:])),)}, "LoRA l: weight is nan in IN00"),
     ],

@@ -1,0 +1,32 @@
+"""What a renderer decodes before it is rounded to bytes, for tests that compare more closely than grey levels do."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from optimizer.rendering.render import Renderer, to_bytes
+from optimizer.rendering.suite import batches
+
+
+def float_pixels(renderer: Renderer) -> tuple[Tensor, ...]:
+    """The suite in item order, float32 [3, h, w] in 0..1 on the CPU; no batch may be too large for the memory."""
+    decoded: list[Tensor] = []
+
+    def listen(_: nn.Module, _arguments: tuple[Tensor, ...], output: Tensor) -> None:
+        decoded.extend((output.float() / 2 + 0.5).clamp(0, 1).cpu())
+
+    handle = renderer.models.vae.decoder.register_forward_hook(listen)
+    try:
+        images = renderer.render().images
+    finally:
+        handle.remove()
+    order = [
+        item.index
+        for stage in renderer.stages
+        for batch in batches(stage, renderer.batch_size, renderer.limits.of("unet"))
+        for item in batch
+    ]
+    pixels = tuple(row for _, row in sorted(zip(order, decoded, strict=True), key=lambda pair: pair[0]))
+    assert all(torch.equal(to_bytes(row), image) for row, image in zip(pixels, images, strict=True))
+    return pixels

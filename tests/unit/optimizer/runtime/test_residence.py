@@ -1,0 +1,96 @@
+"""What stays on a card and what takes turns, for SDXL's true shapes on cards that people have."""
+
+from __future__ import annotations
+
+import json
+import struct
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from layouts import read_layout
+
+from optimizer.errors import NoMemoryError
+from optimizer.merging.engine.ingredients import Ingredients
+from optimizer.merging.files.checkpoint import Checkpoint
+from optimizer.merging.files.parents import Parents
+from optimizer.rendering.models import live_dtypes
+from optimizer.runtime.memory import Need, needed, require_memory
+from optimizer.runtime.residence import Residence, choose_residence
+from studies.spec.suite import SuitePrompt, SuiteSettings
+
+CARD = torch.device("cuda")
+CONTEXT = 500_000_000  # bytes that CUDA takes for itself
+GB = 1_000_000_000
+
+
+def hollow(path: Path, layout: str) -> Path:
+    """A full-size checkpoint with a true header and nothing behind it: a file of holes."""
+    table: dict[str, object] = {}
+    end = 0
+    for row in read_layout(layout):
+        if row.kind != "F" or not row.shape:
+            continue
+        size = 2
+        for length in row.shape:
+            size *= length
+        table[row.key] = {"dtype": "F16", "shape": list(row.shape), "data_offsets": [end, end + size]}
+        end += size
+    header = json.dumps(table).encode()
+    with path.open("wb") as file:
+        file.write(struct.pack("<Q", len(header)) + header)
+        file.truncate(8 + len(header) + end)
+    return path
+
+
+@pytest.fixture(scope="module")
+def sdxl(tmp_path_factory: pytest.TempPathFactory) -> Need:
+    """Two parents in float16, rendered at 1024 x 1024."""
+    folder = tmp_path_factory.mktemp("sdxl")
+    parents = [Checkpoint.open(hollow(folder / f"{letter}.safetensors", "sdxl")) for letter in "ab"]
+    suite = SuiteSettings(prompts=(SuitePrompt(prompt="a cat"),) * 1, seeds=tuple(range(8)), sizes=((1024, 1024),))
+    return needed(Ingredients(Parents.of(parents)), suite, CARD, live_dtypes(CARD, torch.float16))
+
+
+@pytest.mark.parametrize(
+    ("card", "expected"),
+    [
+        (8, Residence(scorers_in_turns=True, components_in_turns=True)),
+        (12, Residence(scorers_in_turns=True, components_in_turns=True)),
+        (16, Residence(scorers_in_turns=True)),
+        (24, Residence()),
+        (80, Residence()),
+    ],
+)
+def test_room_is_made_step_by_step(sdxl: Need, card: int, expected: Residence) -> None:
+    assert choose_residence(sdxl, card * GB - CONTEXT) == expected
+
+
+def test_sdxl_is_accepted_on_eight_gigabytes_and_refused_with_the_figures_on_six(sdxl: Need) -> None:
+    require_memory(sdxl, CARD, host_free=64 * GB, free_on_device=8 * GB - CONTEXT)
+    with pytest.raises(NoMemoryError, match=r"about 6\.\d\d GB are needed .* 5\.50 GB are free"):
+        require_memory(sdxl, CARD, host_free=64 * GB, free_on_device=6 * GB - CONTEXT)
+
+
+def test_the_largest_turn_is_the_unets(sdxl: Need) -> None:
+    """Its 2.57 G parameters in float16, and what one image of 1024 x 1024 takes beside them."""
+    assert 5.1 * GB < sdxl.in_turns < 6.6 * GB
+    assert sdxl.in_turns < sdxl.live < sdxl.in_turns + 2 * GB
+
+
+def test_scorers_that_are_loaded_take_no_turns_any_more(sdxl: Need) -> None:
+    assert choose_residence(sdxl, 16 * GB - CONTEXT, scorers=False) == Residence()
+
+
+def test_nobody_takes_turns_on_the_host_or_where_free_memory_cannot_be_told(sdxl: Need) -> None:
+    assert choose_residence(sdxl, None) == Residence()
+    assert choose_residence(replace(sdxl, on_host=True), 1) == Residence()
+
+
+def test_each_residence_is_said_in_words() -> None:
+    said = {
+        str(Residence(scorers_in_turns=one, components_in_turns=other))
+        for one, other in ((False, False), (True, False), (True, True))
+    }
+    assert len(said) == 3
