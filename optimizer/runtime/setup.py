@@ -15,6 +15,7 @@ import psutil
 import torch
 
 from optimizer.errors import RenderError
+from optimizer.families.clip_tokens import CONTEXT
 from optimizer.merging.engine.ingredients import EXPORT_DTYPES, Ingredients
 from optimizer.merging.engine.placement import device_free
 from optimizer.merging.engine.resident import ResidentModel
@@ -24,10 +25,10 @@ from optimizer.merging.files.parents import Parents
 from optimizer.merging.files.vae import VaeFile
 from optimizer.merging.lora.file import Lora
 from optimizer.rendering.batch_limits import BatchLimits
-from optimizer.rendering.configs import clip_l_config, open_clip_config, unet_config, vae_config
+from optimizer.rendering.configs import text_configs, unet_config, vae_config
 from optimizer.rendering.models import build_models, live_dtypes
 from optimizer.rendering.prediction import Prediction, agreed_prediction
-from optimizer.rendering.prompts import CONTEXT, token_count
+from optimizer.rendering.prompts import token_count
 from optimizer.rendering.render import Renderer, check_suite
 from optimizer.rendering.variation import render_variation
 from optimizer.runtime.memory import Need, memory_to_load, needed, require_memory
@@ -42,7 +43,7 @@ from optimizer.trial.objective import Objective
 from scorers.errors import SuiteImagesError
 from scorers.protocol import BuildContext, Scorer, ScorerInfo
 from scorers.registry import build, parse_settings
-from search_spaces.blocks import VAE, Architecture, place_of, places
+from search_spaces.blocks import VAE, place_of, places
 from search_spaces.space import SearchSpace
 from studies.errors import StudyChangedError
 from studies.recipe.blueprint import Blueprint, LoraFile
@@ -160,15 +161,12 @@ def check_models(ingredients: Ingredients, suite: SuiteSettings, prediction: Pre
     """
     architecture = ingredients.parents.architecture
     shapes = {key: info.shape for key, info in ingredients.tensors.items()}
-    texts = [clip_l_config(shapes, architecture)]
-    if architecture == Architecture.SDXL:
-        texts.append(open_clip_config(shapes))
     check_suite(
         suite,
         prediction=prediction,
         unet_channels=unet_config(shapes, architecture)["in_channels"],
         latent_channels=vae_config(shapes, architecture)["latent_channels"],
-        text_layers=min(text["num_hidden_layers"] for text in texts),
+        text_layers=min(text["num_hidden_layers"] for text in text_configs(shapes, architecture).values()),
     )
 
 
