@@ -11,8 +11,8 @@ from hypothesis import settings
 # Cards are often on machines with less than `.[test]`: there `pytest -m cuda` must not stop at an import.
 collect_ignore = [] if find_spec("prometheus_client") else ["integration/test_observing.py"]
 
-# A kernel's first use loads it, which takes far longer than it runs, and other work on the machine delays any test. What
-# hangs meets pytest's own time limit. Before the tests are imported, or those with settings of their own keep a deadline.
+# A kernel's first use loads it, which takes far longer than it runs, and other work on the machine delays any test.
+# What hangs meets pytest's own time limit. Here, before the tests are imported: settings of their own are made then.
 settings.register_profile("mergetune", deadline=None)
 settings.load_profile("mergetune")
 
