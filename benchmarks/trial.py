@@ -59,7 +59,8 @@ def main() -> None:
         Worker(database, study, runtime, Artifacts.beside(database.url), Reporters(())).run()
         rows = load_trials(database, study)
         database.close()
-    peak = torch.cuda.max_memory_allocated() / 1e9 if runtime.device.type == "cuda" else None
+    beside = 0 if taken is None else taken.nbytes
+    peak = (torch.cuda.max_memory_allocated() - beside) / 1e9 if runtime.device.type == "cuda" else None
     del taken
     for row in rows:
         if row.state != "complete":

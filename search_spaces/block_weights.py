@@ -10,13 +10,15 @@ import math
 
 from search_spaces.blocks import VAE, Architecture, blocks, text_encoders
 from search_spaces.errors import BlockWeightsError
+from search_spaces.families.registry import family_of
 
 
 def parse_block_weights(text: str, architecture: Architecture) -> dict[str, float]:
     """Return the ratio of every place, in the order of `places`.
 
-    Takes 26 numbers for SD1.5 and 20 for SDXL. One fewer means that BASE was left out: the text encoders
-    then stay at 0. A string of SD1.5 (26 or 25) is accepted for SDXL and loses the blocks SDXL lacks.
+    Takes BASE and one number for each block: 26 numbers for SD1.5 and 20 for SDXL. One fewer means that BASE was
+    left out: the text encoders then stay at 0. A string of SD1.5 (26 or 25) is accepted for SDXL and loses the
+    blocks SDXL lacks.
     BASE goes to every text encoder. Some tools apply it to the VAE as well; here the VAE is 0, because a VAE
     is merged on purpose only (`merge_vae`).
 
@@ -44,21 +46,28 @@ def _number(item: str, position: int) -> float:
     return number
 
 
+def leaves_out_base(text: str, architecture: Architecture) -> bool:
+    """Whether a string that `parse_block_weights` takes has numbers for blocks only."""
+    borrowed = family_of(architecture).borrowed_weights
+    counts = {len(blocks(architecture)), *(() if borrowed is None else (borrowed.blocks,))}
+    return len(text.split(",")) in counts
+
+
 def _base_and_blocks(numbers: list[float], architecture: Architecture) -> tuple[float, list[float]]:
     """Split off BASE (0 where it was left out) and return one weight per block of the architecture."""
-    own, sd15 = len(blocks(architecture)), len(blocks(Architecture.SD15))
+    own, borrowed = len(blocks(architecture)), family_of(architecture).borrowed_weights
     count = len(numbers)
     if count in (own, own + 1):
         return (numbers[0] if count > own else 0.0), numbers[-own:]
-    if architecture is Architecture.SDXL and count in (sd15, sd15 + 1):
-        return (numbers[0] if count > sd15 else 0.0), _sd15_on_sdxl(numbers[-sd15:])
-    also = f", or an SD1.5 string of {sd15 + 1} or {sd15}" if architecture is Architecture.SDXL else ""
+    also = ""
+    if borrowed is not None:
+        if count in (borrowed.blocks, borrowed.blocks + 1):
+            weights = numbers[-borrowed.blocks :]
+            return (numbers[0] if count > borrowed.blocks else 0.0), [weights[index] for index in borrowed.taken]
+        also = f", or an {borrowed.title} string of {borrowed.blocks + 1} or {borrowed.blocks}"
+    sections = family_of(architecture).sections.items()
+    order = ", ".join(members[0] if len(members) == 1 else f"{section}.." for section, members in sections)
     raise BlockWeightsError(
-        f"block weights: expected {own + 1} numbers for {architecture} (BASE, IN.., M00, OUT..) "
+        f"block weights: expected {own + 1} numbers for {architecture} (BASE, {order}) "
         f"or {own} without BASE{also}; got {count}",
     )
-
-
-def _sd15_on_sdxl(weights: list[float]) -> list[float]:
-    """Keep IN00..IN08, M00 and OUT00..OUT08 of the 25 weights of SD1.5, as merge extensions do."""
-    return weights[:9] + weights[12:22]

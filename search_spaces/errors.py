@@ -2,7 +2,7 @@
 
 MergetuneError and ValueError
 └── SpaceError                      everything this package raises on purpose
-    ├── UnknownArchitectureError    the tensors are not those of an SD1.5 or SDXL checkpoint
+    ├── UnknownArchitectureError    the tensors are not those of a checkpoint of a known family
     ├── UnknownBlockError           a name is not that of a U-Net block
     ├── UnknownPresetError          no preset has this name
     ├── UnmatchedPatternError       a pattern in the settings names nothing
@@ -29,7 +29,7 @@ class SpaceError(MergetuneError, ValueError):
 
 
 class UnknownArchitectureError(SpaceError):
-    """The tensors are not those of a complete SD1.5 or SDXL checkpoint."""
+    """The tensors are not those of a complete checkpoint of a known family."""
 
 
 class UnknownBlockError(SpaceError):

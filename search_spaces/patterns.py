@@ -5,17 +5,14 @@ from __future__ import annotations
 from fnmatch import fnmatchcase
 
 from basics.messages import unknown_name
-from search_spaces.blocks import SECTIONS, UNET, Architecture, blocks, places, section_of
+from search_spaces.blocks import UNET, Architecture, blocks, places
 from search_spaces.errors import UnmatchedPatternError
+from search_spaces.families.registry import family_of
 
 
 def collective_names(architecture: Architecture) -> dict[str, tuple[str, ...]]:
     """Return the names that stand for several blocks: each section, and `unet` for all."""
-    every_block = blocks(architecture)
-    names: dict[str, tuple[str, ...]] = {
-        section: tuple(block for block in every_block if section_of(block) == section) for section in SECTIONS
-    }
-    return {**names, UNET: every_block}
+    return {**family_of(architecture).sections, UNET: blocks(architecture)}
 
 
 def matching_places(pattern: str, architecture: Architecture, setting: str) -> tuple[str, ...]:

@@ -15,7 +15,10 @@ wait_without_spinning()  # several tests run at once, and pytest imports this mo
 # Cards are often on machines with less than `.[test]`: there `pytest -m cuda` must not stop at an import.
 collect_ignore = [] if find_spec("prometheus_client") else ["integration/test_observing.py"]
 
-settings.register_profile("card", deadline=None)  # a kernel's first use loads it, which takes far longer than it runs
+# A kernel's first use loads it, which takes far longer than it runs, and other work on the machine delays any test.
+# What hangs meets pytest's own time limit. Here, before the tests are imported: settings of their own are made then.
+settings.register_profile("mergetune", deadline=None)
+settings.load_profile("mergetune")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -25,7 +28,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     import torch  # late: many tests need none of it
 
     if torch.cuda.is_available():
-        settings.load_profile("card")
         return
     for item in marked:
         item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))

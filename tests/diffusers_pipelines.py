@@ -21,7 +21,7 @@ from diffusers.loaders.single_file_utils import (
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
-from optimizer.rendering.configs import clip_l_config, open_clip_config, unet_config, vae_config
+from optimizer.rendering.configs import text_configs, unet_config, vae_config
 from search_spaces.blocks import Architecture
 
 
@@ -30,14 +30,16 @@ def small_pipeline(architecture: Architecture, tensors: Mapping[str, Tensor]) ->
     shapes = {key: tuple(tensor.shape) for key, tensor in tensors.items()}
     parts: dict[str, Any] = {
         "unet": UNet2DConditionModel(**unet_config(shapes, architecture)),
-        "text_encoder": CLIPTextModel(CLIPTextConfig(**clip_l_config(shapes, architecture))),
+        "text_encoder": CLIPTextModel(CLIPTextConfig(**text_configs(shapes, architecture)["text_encoder"])),
         "scheduler": DDIMScheduler(steps_offset=1, clip_sample=False),
         "tokenizer": None,
     }
     with torch.device("meta"):
         parts["vae"] = AutoencoderKL(**vae_config(shapes, architecture))
     if architecture == Architecture.SDXL:
-        parts["text_encoder_2"] = CLIPTextModelWithProjection(CLIPTextConfig(**open_clip_config(shapes)))
+        parts["text_encoder_2"] = CLIPTextModelWithProjection(
+            CLIPTextConfig(**text_configs(shapes, Architecture.SDXL)["text_encoder_2"])
+        )
     for component, values in converted(architecture, tensors).items():
         _load(parts[component], values)
     if architecture == Architecture.SDXL:

@@ -19,7 +19,7 @@ from optimizer.merging.engine.placement import Placement
 from optimizer.merging.engine.resident import ResidentModel
 from optimizer.merging.files.checkpoint import Checkpoint, letters
 from optimizer.merging.files.layout import Component
-from optimizer.merging.files.parents import FIRST_CONVOLUTION, Parents
+from optimizer.merging.files.parents import Parents
 from optimizer.merging.files.vae import VaeFile
 from optimizer.merging.lora.file import Lora
 from search_spaces.blocks import VAE, Architecture, place_of, places
@@ -37,6 +37,7 @@ from studies.recipe.recipe import (
 )
 
 COMPONENTS: tuple[Component, ...] = ("unet", "vae", "text_encoder", "text_encoder_2")
+FIRST_CONVOLUTION = "model.diffusion_model.input_blocks.0.0.weight"  # [out, in, 3, 3]
 FLOATS = (torch.float16, torch.bfloat16, torch.float32)
 HALVES = (torch.float16,)
 POSITIONS = {

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from optimizer.insight.importance import BINS, RELIABLE, Findings, Insight
-from search_spaces.blocks import VAE, Architecture, blocks, section_of, text_encoders
+from search_spaces.blocks import VAE, Architecture, blocks, place_label, section_of, text_encoders
 from search_spaces.slots import Slot
 from studies.records.values import StoredTrial
 
@@ -28,8 +28,8 @@ DPI: Final = 120
 COLOURS: Final = ("#2b6ca3", "#f4f1ec", "#d9822b")  # ratio 0, middle, 1: told apart by the colour-blind as well
 DARK: Final = "#333333"
 BOX: Final = (1.5, 0.8)  # width and height of a block; the distance between two is 1
+SIDE: Final = 3.1  # from the middle to the left and right columns
 REACH: Final = 2.2  # length of the longest importance bar
-LABELS: Final = {"text_encoder": "CLIP-L", "text_encoder_2": "CLIP-G", VAE: "VAE"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,6 +39,7 @@ class Spot:
     x: float
     y: float
     side: int
+    label: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,24 +56,44 @@ class Picture:
 
 
 def spots(architecture: Architecture) -> dict[str, Spot]:
-    """Input blocks down on the left, the middle at the bottom, output blocks up on the right, the rest beside it.
+    """The blocks as the signal passes them, the text encoders below on the left, the VAE below on the right."""
+    in_order = blocks(architecture)
+    found = _u_shape(in_order) if "M00" in in_order else _two_columns(in_order)
+    bottom = min(spot.y for spot in found.values()) - 1.1
+    for index, place in enumerate(text_encoders(architecture)):
+        label = place_label(place, architecture)
+        found[place] = Spot(x=-SIDE, y=bottom - index, side=-1, label=label)
+    return found | {VAE: Spot(x=SIDE, y=bottom, side=1, label=place_label(VAE, architecture))}
+
+
+def _u_shape(in_order: Sequence[str]) -> dict[str, Spot]:
+    """Input blocks down on the left, the middle at the bottom, output blocks up on the right.
 
     An output block stands opposite to the input block whose result it gets by the skip connection.
     """
-    depth = (len(blocks(architecture)) - 1) // 2
+    depth = (len(in_order) - 1) // 2
     found = {}
-    for block in blocks(architecture):
+    for block in in_order:
         section = section_of(block)
         if section == "MID":
-            found[block] = Spot(x=0.0, y=-depth - 0.3, side=1)
+            found[block] = Spot(x=0.0, y=-depth - 0.3, side=1, label=block)
             continue
         number = int(block.removeprefix(section))
         row = number if section == "IN" else depth - 1 - number
         side = -1 if section == "IN" else 1
-        found[block] = Spot(x=side * (3.1 - 0.45 * (row // 3)), y=-row, side=side)  # three rows a resolution
-    for index, place in enumerate(text_encoders(architecture)):
-        found[place] = Spot(x=-3.1, y=-depth - 1.4 - index, side=-1)
-    return found | {VAE: Spot(x=3.1, y=-depth - 1.4, side=1)}
+        x = side * (SIDE - 0.45 * (row // 3))  # three rows a resolution
+        found[block] = Spot(x=x, y=-row, side=side, label=block)
+    return found
+
+
+def _two_columns(in_order: Sequence[str]) -> dict[str, Spot]:
+    """Blocks that are one list: the first half down on the left, the other down on the right."""
+    half = math.ceil(len(in_order) / 2)
+    found = {}
+    for number, block in enumerate(in_order):
+        side = -1 if number < half else 1
+        found[block] = Spot(x=side * SIDE, y=-(number % half), side=side, label=block)
+    return found
 
 
 def picture_of(insight: Insight, findings: Findings) -> Picture:
@@ -172,7 +193,9 @@ def _unet_heading(picture: Picture) -> str:
 
 
 def _skips(axes: Axes, where: Mapping[str, Spot]) -> None:
-    """Skip connections, and the way down and up."""
+    """A U-Net's skip connections, and the way down and up."""
+    if "M00" not in where:
+        return
     left = [spot for block, spot in where.items() if block.startswith("IN")]
     right = [spot for block, spot in where.items() if block.startswith("OUT")]
     for one, other in zip(left, reversed(right), strict=True):
@@ -206,8 +229,7 @@ def _draw_place(
         )
     )
     ink = "white" if value is not None and _is_dark(colours(norm(value))) else DARK
-    label = LABELS.get(place, place)
-    text = label if value is None else f"{label}\n{value:.2f}{'' if share is not None else ' fixed'}"
+    text = spot.label if value is None else f"{spot.label}\n{value:.2f}{'' if share is not None else ' fixed'}"
     axes.text(spot.x, spot.y, text, ha="center", va="center", fontsize=7.5, color=ink, linespacing=1.05)
     if share is None:
         return

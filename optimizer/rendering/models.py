@@ -4,19 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import nn
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
 from optimizer.errors import CheckpointError
+from optimizer.families.registry import model_family
 from optimizer.merging.engine.resident import ResidentModel
 from optimizer.merging.files.layout import Component
-from optimizer.rendering.configs import clip_l_config, open_clip_config, unet_config, vae_config
 from optimizer.rendering.latents import latent_config
 from optimizer.rendering.prediction import EPSILON, Prediction
-from search_spaces.blocks import Architecture
+from search_spaces.blocks import UNET, VAE, Architecture, text_encoders
+from search_spaces.families.registry import titles
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,8 +27,7 @@ class LiveModels:
     architecture: Architecture
     unet: UNet2DConditionModel
     vae: AutoencoderKL
-    text_encoder: CLIPTextModel
-    text_encoder_2: CLIPTextModelWithProjection | None  # SDXL only
+    text_encoders: Mapping[Component, Any]  # transformers' models, in the order in which the family reads them
     prediction: Prediction  # what the U-Net's output means
     in_turns: bool = False  # whether only what was asked for by `use` may compute
     use: Callable[..., None] = lambda *_: None  # ResidentModel.use: names the components that compute next
@@ -40,9 +40,9 @@ def live_dtypes(device: torch.device, dtype: torch.dtype) -> Mapping[Component, 
     weights), and so do some that SD1.5 models come with, of which every image would be NaN. Beside float16 that costs
     SD1.5 0.17 GB for the weights (84 million), and 1.07 GB instead of 0.54 while an image of 512 x 512 is decoded.
     """
-    if device.type == "cpu":
-        return dict.fromkeys(("unet", "vae", "text_encoder", "text_encoder_2"), torch.float32)
-    return {"unet": dtype, "vae": torch.float32, "text_encoder": dtype, "text_encoder_2": dtype}
+    texts = {name for architecture in Architecture for name in text_encoders(architecture)}
+    computing = torch.float32 if device.type == "cpu" else dtype
+    return {**dict.fromkeys((UNET, *sorted(texts)), computing), VAE: torch.float32}
 
 
 def build_models(resident: ResidentModel, prediction: Prediction = EPSILON) -> LiveModels:
@@ -55,25 +55,14 @@ def build_models(resident: ResidentModel, prediction: Prediction = EPSILON) -> L
         CheckpointError: a component or a tensor of one is missing, or the shapes fit no known model.
     """
     shapes = {key: tuple(tensor.shape) for key, tensor in resident.live_tensors().items()}
-    architecture = resident.architecture
-    with torch.device("meta"):
-        unet = UNet2DConditionModel(**unet_config(shapes, architecture))
-        vae = AutoencoderKL(**vae_config(shapes, architecture) | latent_config(prediction))
-        text_encoder = CLIPTextModel(CLIPTextConfig(**clip_l_config(shapes, architecture)))
-        text_encoder_2 = None
-        if architecture == Architecture.SDXL:
-            text_encoder_2 = CLIPTextModelWithProjection(CLIPTextConfig(**open_clip_config(shapes)))
-    _attach(unet, resident, "unet")
-    _attach(vae, resident, "vae")
-    _attach(text_encoder, resident, "text_encoder")
-    if text_encoder_2 is not None:
-        _attach(text_encoder_2, resident, "text_encoder_2")
+    modules: dict[Component, Any] = model_family(resident.architecture).build(shapes, latent_config(prediction))
+    for component, module in modules.items():
+        _attach(module, resident, component)
     return LiveModels(
-        architecture=architecture,
-        unet=unet,
-        vae=vae,
-        text_encoder=text_encoder,
-        text_encoder_2=text_encoder_2,
+        architecture=resident.architecture,
+        unet=modules.pop(UNET),
+        vae=modules.pop(VAE),
+        text_encoders=modules,
         prediction=prediction,
         in_turns=resident.in_turns,
         use=resident.use,
@@ -91,13 +80,13 @@ def _attach(module: nn.Module, resident: ResidentModel, component: Component) ->
         what = f"lacks {missing[0]}" if missing else f"has {unknown[0]}, which the model does not"
         raise CheckpointError(
             f"the {component} {what} ({len(missing)} missing, {len(unknown)} unknown): "
-            "this is not a plain SD1.5 or SDXL checkpoint"
+            f"this is not a plain {titles('or')} checkpoint"
         )
     try:
         module.load_state_dict(views, strict=False, assign=True)
     except RuntimeError as error:  # a shape that the module's configuration does not expect
         reason = str(error).splitlines()[-1].strip()
-        raise CheckpointError(f"the {component} is not a plain SD1.5 or SDXL model: {reason}") from error
+        raise CheckpointError(f"the {component} is not a plain {titles('or')} model: {reason}") from error
     for name, buffer in list(module.named_buffers()):
         if buffer.is_meta:  # position_ids, the only buffer of these models
             owner, _, leaf = name.rpartition(".")

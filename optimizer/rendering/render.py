@@ -11,11 +11,11 @@ from functools import partial
 from typing import Any, TypeVar
 
 import torch
-from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
 from torch import Tensor
 
 from basics.messages import first_line
 from optimizer.errors import RenderError, TrialFailed
+from optimizer.families.registry import model_family
 from optimizer.rendering.batch_limits import BatchLimits, BatchReduced
 from optimizer.rendering.conditioning import appended, image_channels, unet_kind
 from optimizer.rendering.latents import to_vae
@@ -26,7 +26,6 @@ from optimizer.rendering.schedulers import make_scheduler
 from optimizer.rendering.suite import batches, noise, stages
 from scorers.degenerate import faults, measure
 from scorers.memory import lacks_memory
-from search_spaces.blocks import Architecture
 from studies.records.batch_limits import Batched, Size
 from studies.spec.suite import SuiteItem, SuiteSettings
 
@@ -263,36 +262,14 @@ def make_pipeline(models: LiveModels, suite: SuiteSettings) -> Any:
     Raises:
         RenderError: the suite's scheduler, steps or clip skip do not fit, or the U-Net takes unknown channels.
     """
-    encoders = [models.text_encoder] if models.text_encoder_2 is None else [models.text_encoder, models.text_encoder_2]
     scheduler = check_suite(
         suite,
         prediction=models.prediction,
         unet_channels=models.unet.config.in_channels,
         latent_channels=models.vae.config.latent_channels,
-        text_layers=min(encoder.config.num_hidden_layers for encoder in encoders),
+        text_layers=min(encoder.config.num_hidden_layers for encoder in models.text_encoders.values()),
     )
-    if models.architecture == Architecture.SD15:
-        pipeline: Any = StableDiffusionPipeline(
-            vae=models.vae,
-            text_encoder=models.text_encoder,
-            tokenizer=None,
-            unet=models.unet,
-            scheduler=scheduler,
-            safety_checker=None,
-            feature_extractor=None,
-            requires_safety_checker=False,
-        )
-    else:
-        pipeline = StableDiffusionXLPipeline(
-            vae=models.vae,
-            text_encoder=models.text_encoder,
-            text_encoder_2=models.text_encoder_2,
-            tokenizer=None,
-            tokenizer_2=None,
-            unet=models.unet,
-            scheduler=scheduler,
-            add_watermarker=False,
-        )
+    pipeline = model_family(models.architecture).pipeline(models.unet, models.vae, models.text_encoders, scheduler)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
 

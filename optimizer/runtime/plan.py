@@ -5,21 +5,22 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from optimizer.families.clip_tokens import CONTEXT
 from optimizer.merging.engine.ingredients import Ingredients
 from optimizer.merging.files.checkpoint import Checkpoint, model_name
 from optimizer.merging.files.parents import Parents
 from optimizer.merging.files.vae import VaeFile
 from optimizer.merging.lora.file import Lora
-from optimizer.rendering.configs import clip_l_config, open_clip_config, unet_config, vae_config
+from optimizer.rendering.configs import text_configs, unet_config, vae_config
 from optimizer.rendering.prediction import Prediction, agreed_prediction
-from optimizer.rendering.prompts import CONTEXT, token_count
+from optimizer.rendering.prompts import token_count
 from optimizer.rendering.render import check_suite
 from optimizer.search.recipe_probes import check_recipe_files
 from optimizer.search.sampler import check_options
 from optimizer.trial.objective import Objective
 from scorers.errors import SuiteImagesError
 from scorers.protocol import ScorerInfo
-from search_spaces.blocks import VAE, Architecture
+from search_spaces.blocks import VAE
 from search_spaces.space import SearchSpace
 from studies.recipe.blueprint import Blueprint, LoraFile
 from studies.recipe.recipe import BakedVae, Parent
@@ -118,15 +119,12 @@ def check_models(ingredients: Ingredients, suite: SuiteSettings, prediction: Pre
     """
     architecture = ingredients.parents.architecture
     shapes = {key: info.shape for key, info in ingredients.tensors.items()}
-    texts = [clip_l_config(shapes, architecture)]
-    if architecture == Architecture.SDXL:
-        texts.append(open_clip_config(shapes))
     check_suite(
         suite,
         prediction=prediction,
         unet_channels=unet_config(shapes, architecture)["in_channels"],
         latent_channels=vae_config(shapes, architecture)["latent_channels"],
-        text_layers=min(text["num_hidden_layers"] for text in texts),
+        text_layers=min(text["num_hidden_layers"] for text in text_configs(shapes, architecture).values()),
     )
 
 

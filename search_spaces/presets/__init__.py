@@ -1,23 +1,22 @@
 """Named search spaces, one YAML file each beside this module.
 
-A file holds a one-line `description`, `settings`, and where block names differ between the architectures
-`architectures`: settings written over the first for that architecture. Every preset builds on every one.
+A file holds a one-line `description` and `settings`. Groups of blocks whose names differ between families of models
+stand with the family (`preset_groups`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import resources
 from importlib.resources.abc import Traversable
 
 import yaml
-from pydantic import Field
 
 from basics.messages import unknown_name
 from basics.settings import FrozenSettings
 from search_spaces.blocks import Architecture
 from search_spaces.errors import UnknownPresetError
+from search_spaces.families.registry import family_of
 from search_spaces.settings import SpaceSettings
 
 _SUFFIX = ".yaml"
@@ -30,11 +29,11 @@ class Preset:
     name: str
     description: str  # one line, for lists
     settings: SpaceSettings
-    architectures: Mapping[Architecture, SpaceSettings]  # what an architecture adds to `settings`
 
     def settings_for(self, architecture: Architecture) -> SpaceSettings:
         """Return the settings as they are for one architecture."""
-        return self.architectures.get(architecture, SpaceSettings()).over(self.settings)
+        groups = family_of(architecture).preset_groups.get(self.name)
+        return self.settings if groups is None else SpaceSettings(groups=dict(groups)).over(self.settings)
 
 
 class _PresetFile(FrozenSettings):
@@ -42,7 +41,6 @@ class _PresetFile(FrozenSettings):
 
     description: str
     settings: SpaceSettings = SpaceSettings()
-    architectures: dict[Architecture, SpaceSettings] = Field(default_factory=dict)
 
 
 def preset_names() -> tuple[str, ...]:
@@ -60,12 +58,7 @@ def load_preset(name: str) -> Preset:
     if name not in files:
         raise UnknownPresetError(f"preset: {name!r} is unknown: {unknown_name(name, sorted(files))}")
     content = _PresetFile.model_validate(yaml.safe_load(files[name].read_text(encoding="utf-8")))
-    return Preset(
-        name=name,
-        description=content.description,
-        settings=content.settings,
-        architectures=content.architectures,
-    )
+    return Preset(name=name, description=content.description, settings=content.settings)
 
 
 def resolved(settings: SpaceSettings, architecture: Architecture) -> SpaceSettings:

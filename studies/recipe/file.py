@@ -24,8 +24,8 @@ from basics.messages import unknown_name
 from basics.settings import FrozenSettings, explain
 from scorers.config import SpecPath
 from search_spaces.block_presets import block_preset, preset_ratios
-from search_spaces.block_weights import parse_block_weights
-from search_spaces.blocks import SECTIONS, UNET, VAE, Architecture, blocks, places, text_encoders
+from search_spaces.block_weights import leaves_out_base, parse_block_weights
+from search_spaces.blocks import UNET, VAE, Architecture, blocks, places, sections, text_encoders
 from search_spaces.errors import SpaceError
 from search_spaces.patterns import collective_names, matching_places
 from search_spaces.slots import Slot
@@ -137,8 +137,7 @@ def _fill_by_pattern(
 def _named_by_weights(text: str, architecture: Architecture) -> dict[str, float]:
     """The places that block weights name: without BASE, no text encoder."""
     ratios = parse_block_weights(text, architecture)
-    without_base = len(text.split(",")) in {len(blocks(each)) for each in Architecture}
-    unnamed = {VAE, *(text_encoders(architecture) if without_base else ())}
+    unnamed = {VAE, *(text_encoders(architecture) if leaves_out_base(text, architecture) else ())}
     return {place: ratio for place, ratio in ratios.items() if place not in unnamed}
 
 
@@ -150,9 +149,12 @@ def collapsed(numbers: Mapping[str, float], slot: Slot, architecture: Architectu
             return short
     rest = 0.0 if slot.kind == "lora" else slot.default
     groups = collective_names(architecture)
-    names = _alike(UNET, groups[UNET], numbers) or [
-        name for section in SECTIONS for name in _alike(section, groups[section], numbers) or groups[section]
+    in_sections = [
+        name
+        for section in sections(architecture)
+        for name in _alike(section, groups[section], numbers) or groups[section]
     ]
+    names = _alike(UNET, groups[UNET], numbers) or in_sections
     short = {name: numbers[groups.get(name, (name,))[0]] for name in (*text_encoders(architecture), *names, VAE)}
     return {name: number for name, number in short.items() if number != rest}
 

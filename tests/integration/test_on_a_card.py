@@ -112,7 +112,7 @@ def test_parameters_stay_in_their_storage_and_merges_take_no_more_memory(
 ) -> None:
     resident = on_the_card(parents, placement)
     models = build_models(resident)
-    parts = [models.unet, models.vae, models.text_encoder, *filter(None, [models.text_encoder_2])]
+    parts = [models.unet, models.vae, *models.text_encoders.values()]
     before = [row.data_ptr() for part in parts for row in part.parameters()]
     stores = {row.untyped_storage().data_ptr() for row in resident.live_tensors().values()}
     held = []

@@ -26,11 +26,12 @@ def scorers() -> None:
 
 
 def spaces() -> None:
-    """List the named search spaces, with the number of ratios for SD1.5 and SDXL, and the named block weights."""
+    """List the named search spaces, with the number of ratios for each family, and the named block weights."""
     from rich.table import Table
 
     from search_spaces.blocks import Architecture
     from search_spaces.errors import SpaceError
+    from search_spaces.families.registry import family_of
     from search_spaces.presets import load_preset, preset_names
     from search_spaces.settings import SpaceSettings
     from search_spaces.space import SearchSpace
@@ -44,10 +45,10 @@ def spaces() -> None:
         return str(len(space.parameters))
 
     table = Table(title="search spaces (`space: {preset: NAME}` in a spec)", title_justify="left")
-    for head in ("preset", "what", "ratios, SD1.5", "ratios, SDXL"):
+    for head in ("preset", "what", *(f"ratios, {family_of(architecture).title}" for architecture in Architecture)):
         table.add_column(head)
     for name in preset_names():
-        table.add_row(name, load_preset(name).description, size(name, Architecture.SD15), size(name, Architecture.SDXL))
+        table.add_row(name, load_preset(name).description, *(size(name, architecture) for architecture in Architecture))
     console.print(table)
     _print_block_presets()
 

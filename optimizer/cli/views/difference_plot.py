@@ -23,7 +23,8 @@ GROUPS: Final = {  # heading -> colour; told apart by place and heading too, not
     "output blocks": "#4fa3c7",
     "VAE": "#d08a3e",
 }
-LABELS: Final = {"text_encoder": "CLIP-L", "text_encoder_2": "CLIP-G", "vae": "VAE"}
+HEADINGS: Final = {"IN": "input blocks", "MID": "middle", "OUT": "output blocks"}  # of sections
+OTHER_SECTION: Final = "#2b6ca3"  # colour of a section without a heading of its own
 
 
 def draw_distances(
@@ -55,6 +56,8 @@ def draw_distances(
 
 def _bars(axes: Axes, distances: Mapping[str, float | None], architecture: Architecture, largest: float) -> None:
     """Bars, their labels, and a heading over every group."""
+    from search_spaces.blocks import place_label
+
     ticks: list[float] = []
     labels: list[str] = []
     at = 0.0
@@ -64,7 +67,9 @@ def _bars(axes: Axes, distances: Mapping[str, float | None], architecture: Archi
             continue
         positions = [at + number for number in range(len(shown))]
         heights = [distances[place] for place in shown]
-        bars = axes.bar(positions, [height or 0.0 for height in heights], width=0.8, color=GROUPS[heading])
+        bars = axes.bar(
+            positions, [height or 0.0 for height in heights], width=0.8, color=GROUPS.get(heading, OTHER_SECTION)
+        )
         axes.bar_label(bars, [_percent(height) for height in heights], padding=2, fontsize=7, color="#444444")
         for position, height in zip(positions, heights, strict=True):
             if height is None:
@@ -72,7 +77,7 @@ def _bars(axes: Axes, distances: Mapping[str, float | None], architecture: Archi
         middle = (positions[0] + positions[-1]) / 2
         axes.text(middle, 1.0, heading, transform=axes.get_xaxis_transform(), ha="center", va="top", fontsize=9)
         ticks += positions
-        labels += [LABELS.get(place, place) for place in shown]
+        labels += [place_label(place, architecture) for place in shown]
         at = positions[-1] + 1 + GAP
     axes.set_xticks(ticks, labels, fontsize=7.2)
     axes.tick_params(axis="x", length=0)
@@ -81,14 +86,13 @@ def _bars(axes: Axes, distances: Mapping[str, float | None], architecture: Archi
 
 def _grouped(architecture: Architecture) -> dict[str, tuple[str, ...]]:
     """Heading -> places, from left to right."""
-    from search_spaces.blocks import VAE, blocks, section_of, text_encoders
+    from search_spaces.blocks import VAE, text_encoders
+    from search_spaces.families.registry import family_of
 
-    unet = blocks(architecture)
+    sections = family_of(architecture).sections
     return {
         "text": text_encoders(architecture),
-        "input blocks": tuple(block for block in unet if section_of(block) == "IN"),
-        "middle": tuple(block for block in unet if section_of(block) == "MID"),
-        "output blocks": tuple(block for block in unet if section_of(block) == "OUT"),
+        **{HEADINGS.get(section, section): members for section, members in sections.items()},
         "VAE": (VAE,),
     }
 

@@ -56,6 +56,7 @@ class Ingredients:
             for key, parts in lora.targets(self.parents.tensors, self.parents.architecture).items():
                 self._touched.setdefault(key, []).append((index, parts))
         if self.vae is not None:
+            object.__setattr__(self, "vae", self.vae.in_files_of(self.parents.architecture))
             self._check_vae(self.vae)
 
     def _check_vae(self, vae: VaeFile) -> None:

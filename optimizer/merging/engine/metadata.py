@@ -14,18 +14,15 @@ from typing import Any
 import torch
 
 from optimizer.errors import ExportError
+from optimizer.families.registry import model_family
 from optimizer.merging.engine.ingredients import Ingredients
-from optimizer.merging.files.modelspec import MODELSPEC_ARCHITECTURE, MODELSPEC_IMPLEMENTATION
 from optimizer.merging.files.parents import MARKERS
-from search_spaces.blocks import Architecture
 from studies.recipe.recipe import Recipe
 
 RECIPE_FIELD = "mergetune.recipe"
 DEVICE_FIELD = "mergetune.device"
 THREADS_FIELD = "mergetune.threads"
 MARKERS_FIELD = "mergetune.markers"  # which the file has, where a study says otherwise than A
-
-RESOLUTION = {Architecture.SD15: "512x512", Architecture.SDXL: "1024x1024"}
 
 
 def merge_metadata(
@@ -38,7 +35,7 @@ def merge_metadata(
         prediction_type: as modelspec has it, `epsilon` or `v`; None says nothing of it.
         device: where the arithmetic is done: the same recipe gives the same bits there.
     """
-    architecture = ingredients.parents.architecture
+    names = model_family(ingredients.parents.architecture).header
     threads = {THREADS_FIELD: str(torch.get_num_threads())} if device.type == "cpu" and _sums(recipe) else {}
     return {
         "format": "pt",
@@ -48,11 +45,11 @@ def merge_metadata(
         "sd_merge_recipe": json.dumps(_merge_recipe(recipe)),
         "sd_merge_models": json.dumps(_merge_models(ingredients, recipe)),
         "modelspec.sai_model_spec": "1.0.0",
-        "modelspec.architecture": MODELSPEC_ARCHITECTURE[architecture],
-        "modelspec.implementation": MODELSPEC_IMPLEMENTATION[architecture],
+        "modelspec.architecture": names.architecture,
+        "modelspec.implementation": names.implementation,
         "modelspec.title": title,
         **({} if prediction_type is None else {"modelspec.prediction_type": prediction_type}),
-        "modelspec.resolution": RESOLUTION[architecture],
+        "modelspec.resolution": names.resolution,
         "modelspec.merged_from": ", ".join(parent.name for parent in recipe.parents),
     }
 

@@ -11,11 +11,9 @@ from collections.abc import Mapping
 import torch
 
 from optimizer.errors import CheckpointError
+from optimizer.families.registry import model_families
 from optimizer.merging.files.sources import Stored
 
-UNET_PREFIX = "model.diffusion_model."
-_UNET_HEADS = ("input_blocks.", "middle_block.", "output_blocks.", "out.", "time_embed.", "label_emb.")
-_TEXT_HOMES = ("cond_stage_model.transformer.", "conditioner.embedders.0.transformer.")
 _TEXT_HEADS = ("embeddings.", "encoder.", "final_layer_norm.")
 
 # Weights that mean something only together with a scale or a code book beside them: ComfyUI's scaled fp8 and its
@@ -55,33 +53,40 @@ def _refuse_quantised(tensors: Mapping[str, Stored], name: str) -> None:
 
 def _renamed(tensors: Mapping[str, Stored]) -> tuple[dict[str, Stored], list[str]]:
     """Where a file has a tensor under both names, the canonical one counts: other programs read that one too."""
-    bare = any(key.startswith(_UNET_HEADS[0]) for key in tensors) and not any(
-        key.startswith(UNET_PREFIX) for key in tensors
-    )
+    homes = tuple(dict.fromkeys(home for family in model_families() for home in family.keys.clips))
+    prefix, heads = _bare_unet(tensors)
     found: dict[str, Stored] = {}
     text, unet, doubled = 0, 0, []
     for key, stored in tensors.items():
-        new = _with_text_model(key)
-        if bare and key.startswith(_UNET_HEADS):
-            new = UNET_PREFIX + key
+        bare = key.startswith(heads)
+        new = prefix + key if bare else _with_text_model(key, homes)
         if new != key and new in tensors:
             doubled.append(key)
             continue
-        text += new != key and not new.startswith(UNET_PREFIX)
-        unet += new != key and new.startswith(UNET_PREFIX)
+        text += new != key and not bare
+        unet += bare
         found[new] = stored
     notes = []
     if text:
         notes.append(f"{text} tensors of the text encoder lack `text_model.` in their names (as NAI's do): put in")
     if unet:
-        notes.append(f"{unet} tensors of the U-Net lack the prefix `{UNET_PREFIX}`: put in")
+        notes.append(f"{unet} tensors of the U-Net lack the prefix `{prefix}`: put in")
     if doubled:
         notes.append(f"{len(doubled)} tensors are there under two names, those without `text_model.` are ignored")
     return found, notes
 
 
-def _with_text_model(key: str) -> str:
-    for home in _TEXT_HOMES:
+def _bare_unet(tensors: Mapping[str, Stored]) -> tuple[str, tuple[str, ...]]:
+    """(the prefix that a U-Net's keys lack, how they begin); no beginnings where they lack none."""
+    for family in model_families():
+        prefix, heads = family.keys.unet, family.keys.bare_unet
+        if heads and any(key.startswith(heads[0]) for key in tensors):
+            return (prefix, ()) if any(key.startswith(prefix) for key in tensors) else (prefix, heads)
+    return "", ()
+
+
+def _with_text_model(key: str, homes: tuple[str, ...]) -> str:
+    for home in homes:
         rest = key.removeprefix(home)
         if rest != key and rest.startswith(_TEXT_HEADS):
             return f"{home}text_model.{rest}"

@@ -1,15 +1,15 @@
 """Open a checkpoint, tell what it is, and identify it by its content.
 
 A checkpoint is a .safetensors file, a file of torch.save (.ckpt, .pt, .pth) or the folder of a diffusers pipeline.
-Whatever it is, its tensors are seen under the keys of Stable Diffusion's own single-file layout
-(`model.diffusion_model.`, `first_stage_model.`, `cond_stage_model.` or `conditioner.embedders.`). They are read through
-a memory map: opening costs nothing, and reading one tensor allocates nothing.
+Whatever it is, its tensors are seen under the keys of its family's single-file layout
+(Stable Diffusion's begin with `model.diffusion_model.`, `first_stage_model.` and the like). They are read through a
+memory map: opening costs nothing, and reading one tensor allocates nothing.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Final
 
@@ -37,12 +37,12 @@ from search_spaces.blocks import (
     UNET,
     VAE,
     Architecture,
-    architecture_of,
     blocks,
     place_of,
     text_encoders,
 )
 from search_spaces.errors import UnknownArchitectureError
+from search_spaces.recognition import architecture_of
 from studies.recipe.recipe import LETTERS
 
 __all__ = [
@@ -103,7 +103,7 @@ class Checkpoint:
 
     @cached_property
     def architecture(self) -> Architecture:
-        """Raises CheckpointError for what has no SD1.5 or SDXL U-Net."""
+        """Raises CheckpointError for what has no U-Net of a known family."""
         try:
             return architecture_of({key: info.shape for key, info in self.tensors.items()})
         except UnknownArchitectureError as error:
@@ -193,10 +193,12 @@ def _is_safetensors(path: Path) -> bool:
 def component_of(key: str, architecture: Architecture) -> str:
     """unet, text_encoder, text_encoder_2 or vae; else the key's place, OTHER or EMA."""
     place = place_of(key, architecture)
-    return UNET if place in _BLOCKS[architecture] else place
+    return UNET if place in _blocks(architecture) else place
 
 
-_BLOCKS: Final = {architecture: frozenset(blocks(architecture)) for architecture in Architecture}
+@cache
+def _blocks(architecture: Architecture) -> frozenset[str]:
+    return frozenset(blocks(architecture))
 
 
 def is_mergeable(key: str, info: TensorInfo, architecture: Architecture) -> bool:

@@ -8,7 +8,7 @@ the name, and in the shape, that Stable Diffusion's own files use, so that nothi
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,18 +16,14 @@ import torch
 from torch import Tensor
 
 from optimizer.errors import CheckpointError
+from optimizer.families.registry import model_families, model_family
 from optimizer.merging.files.layout import THIRDS, Component, Reading, stored_part
 from optimizer.merging.files.pickles import torch_source
 from optimizer.merging.files.sources import Source, Stored, TensorInfo, safetensors_source, some
 from search_spaces.blocks import Architecture
+from search_spaces.families.registry import titles
 
 INDEX = "model_index.json"
-PIPELINE_CLASSES: Mapping[Component, str] = {
-    "unet": "UNet2DConditionModel",
-    "vae": "AutoencoderKL",
-    "text_encoder": "CLIPTextModel",
-    "text_encoder_2": "CLIPTextModelWithProjection",
-}
 SCHEDULER_CONFIG = Path("scheduler", "scheduler_config.json")
 VAE_CONFIG = Path("vae", "config.json")
 
@@ -53,12 +49,13 @@ def diffusers_source(folder: Path) -> Source:
         )
     index = _json(folder / INDEX)
     parts = {
-        component: _component(folder, component) for component in PIPELINE_CLASSES if _has(folder, index, component)
+        component: _component(folder, component)
+        for component, classes in _pipeline_classes().items()
+        if _has(folder, index, component, classes)
     }
     if "unet" not in parts:
-        raise CheckpointError(f"{folder / INDEX} names no U-Net: only pipelines of SD1.5 and SDXL can be merged")
-    added = any(name.startswith("add_embedding.") for name in parts["unet"].tensors)
-    architecture = Architecture.SDXL if added else Architecture.SD15
+        raise CheckpointError(f"{folder / INDEX} names no U-Net: only pipelines of {titles('and')} can be merged")
+    architecture = _architecture(parts["unet"].tensors, folder)
     tensors: dict[str, Stored] = {}
     files = [file for part in parts.values() for file in part.files]
     notes = [f"{component}/: {note}" for component, part in parts.items() for note in part.notes]
@@ -86,16 +83,31 @@ def _json(path: Path) -> dict[str, Any]:
     return data
 
 
-def _has(folder: Path, index: Mapping[str, Any], component: Component) -> bool:
+def _pipeline_classes() -> dict[Component, tuple[str, ...]]:
+    """Component -> what it may be in a pipeline of any family."""
+    found: dict[Component, tuple[str, ...]] = {}
+    for family in model_families():
+        for component, name in family.pipeline_classes.items():
+            found[component] = tuple(dict.fromkeys((*found.get(component, ()), name)))
+    return found
+
+
+def _architecture(unet_names: Collection[str], folder: Path) -> Architecture:
+    for architecture in Architecture:
+        if model_family(architecture).is_pipeline(unet_names):
+            return architecture
+    raise CheckpointError(f"{folder / 'unet'} is of no known family: only pipelines of {titles('and')} can be merged")
+
+
+def _has(folder: Path, index: Mapping[str, Any], component: Component, classes: Sequence[str]) -> bool:
     """Whether the pipeline has this model; a null entry means that it was left out on purpose."""
     entry = index.get(component)
     if entry is None or entry == [None, None]:
         return False
-    known = PIPELINE_CLASSES[component]
-    if not isinstance(entry, list) or entry[-1:] != [known]:
+    if not isinstance(entry, list) or not entry or entry[-1] not in classes:
         raise CheckpointError(
-            f"{folder / INDEX}: {component} is {entry!r}, expected a {known}: "
-            "only pipelines of SD1.5 and SDXL can be merged"
+            f"{folder / INDEX}: {component} is {entry!r}, expected a {' or '.join(classes)}: "
+            f"only pipelines of {titles('and')} can be merged"
         )
     return True
 
@@ -161,7 +173,7 @@ def _single_file_names(
     """Tensors under their single-file names, and the names that have none.
 
     Raises:
-        CheckpointError: a U-Net or VAE with parameters that no SD1.5 or SDXL model has: to leave them out would
+        CheckpointError: a U-Net or VAE with parameters that no model of the family has: to leave them out would
             change what the model paints.
     """
     found: dict[str, Stored] = {}
@@ -179,18 +191,18 @@ def _single_file_names(
             found[part.key] = stored.seen_as(part.shape_of(stored.info.shape), part.of)
     if unknown and component in {"unet", "vae"}:
         raise CheckpointError(
-            f"{folder / component} has {len(unknown)} tensors that no SD1.5 or SDXL model has ({some(unknown)}): "
+            f"{folder / component} has {len(unknown)} tensors that no {titles('or')} model has ({some(unknown)}): "
             "only plain models of these families are merged"
         )
-    return found | {key: _fused(folder, key, rows) for key, rows in thirds.items()}, unknown
+    return found | {key: _fused(folder / component, key, rows) for key, rows in thirds.items()}, unknown
 
 
-def _fused(folder: Path, key: str, rows: Mapping[Reading, Stored]) -> Stored:
+def _fused(home: Path, key: str, rows: Mapping[Reading, Stored]) -> Stored:
     """OpenCLIP's query, key and value projections one above the other, as the single file holds them."""
     infos = {row.info for row in rows.values()}
     if len(rows) != len(THIRDS) or len(infos) != 1:
         raise CheckpointError(
-            f"{folder / 'text_encoder_2'}: the query, key and value projections that make up {key} "
+            f"{home}: the query, key and value projections that make up {key} "
             "are not three of one shape and dtype: fetch the folder again"
         )
     (info,) = infos

@@ -163,7 +163,7 @@ def compare(a: Checkpoint, b: Checkpoint, progress: Callable[[int], None] | None
         progress: called with the bytes of each pair that was compared; they sum up to `compared_bytes`.
 
     Raises:
-        CheckpointError: one of them is no SD1.5 or SDXL checkpoint.
+        CheckpointError: one of them is of no known family.
         ParentsDifferError: they are of different architectures.
     """
     _require_one_architecture(a, b)

@@ -31,7 +31,7 @@ def not_finite(checkpoint: Checkpoint, progress: Callable[[int], None] | None = 
         progress: called with the bytes of each tensor that was read.
 
     Raises:
-        CheckpointError: not an SD1.5 or SDXL checkpoint.
+        CheckpointError: it is of no known family.
     """
     found: dict[str, NotFinite] = {}
     for key, info in checkpoint.tensors.items():

@@ -8,16 +8,17 @@ text encoder) that A lacks and another parent has.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cache
 
 import torch
 from torch import Tensor
 
 from optimizer.errors import ParentsDifferError
+from optimizer.families.registry import model_families, model_family
 from optimizer.merging.files.checkpoint import Checkpoint, component_of, is_mergeable, letters
 from optimizer.merging.files.sources import TensorInfo, some
 from search_spaces.blocks import EMA, VAE, Architecture, text_encoders
 
-FIRST_CONVOLUTION = "model.diffusion_model.input_blocks.0.0.weight"  # [out, in, 3, 3]
 MARKERS = frozenset({"v_pred", "ztsnr"})  # tensors whose presence alone says what a model predicts
 PLAIN_CHANNELS = 4  # of a latent; inpainting models read 9 channels, InstructPix2Pix models 8
 
@@ -46,7 +47,7 @@ class Parents:
 
         Raises:
             ParentsDifferError: another architecture, or other shapes (the first three keys are named).
-            CheckpointError: one of them is no SD1.5 or SDXL checkpoint.
+            CheckpointError: one of them is of no known family.
         """
         first = checkpoints[0]
         for letter, other in _others(checkpoints):
@@ -130,8 +131,9 @@ def _require_same_architecture(first: Checkpoint, other: Checkpoint, letter: str
 
 def _require_same_shapes(first: Checkpoint, other: Checkpoint, letter: str) -> None:
     shared = {key: (info, other.tensors[key]) for key, info in first.tensors.items() if key in other.tensors}
-    if FIRST_CONVOLUTION in shared:
-        _require_first_channels(first, other, letter)
+    convolution = model_family(first.architecture).keys.first_convolution
+    if convolution is not None and convolution in shared:
+        _require_first_channels(first, other, letter, convolution)
     differing = [
         f"{key} is {_shape(mine)} in A and {_shape(theirs)} in {letter}"
         for key, (mine, theirs) in shared.items()
@@ -144,8 +146,8 @@ def _require_same_shapes(first: Checkpoint, other: Checkpoint, letter: str) -> N
         )
 
 
-def _require_first_channels(first: Checkpoint, other: Checkpoint, letter: str) -> None:
-    mine, theirs = first.tensors[FIRST_CONVOLUTION], other.tensors[FIRST_CONVOLUTION]
+def _require_first_channels(first: Checkpoint, other: Checkpoint, letter: str, key: str) -> None:
+    mine, theirs = first.tensors[key], other.tensors[key]
     if len(mine.shape) == len(theirs.shape) == 4 and mine.shape[1] < theirs.shape[1]:
         raise ParentsDifferError(
             f"{letter} ({other.path.name}) reads {theirs.shape[1]} input channels and A ({first.path.name}) "
@@ -155,10 +157,16 @@ def _require_first_channels(first: Checkpoint, other: Checkpoint, letter: str) -
 
 def _is_narrower(key: str, own: TensorInfo, wanted: TensorInfo) -> bool:
     """Whether this is a plain model's first convolution beside one of more input channels."""
-    if key != FIRST_CONVOLUTION or len(own.shape) != 4 or len(wanted.shape) != 4:
+    if key not in _first_convolutions() or len(own.shape) != 4 or len(wanted.shape) != 4:
         return False
     same = (own.shape[0], *own.shape[2:]) == (wanted.shape[0], *wanted.shape[2:])
     return same and own.shape[1] == PLAIN_CHANNELS < wanted.shape[1]
+
+
+@cache
+def _first_convolutions() -> frozenset[str | None]:
+    """Keys of the first convolution in files of any family."""
+    return frozenset(family.keys.first_convolution for family in model_families())
 
 
 def _common_dtype(one: torch.dtype, other: torch.dtype) -> torch.dtype:
@@ -231,10 +239,11 @@ def _tensors(keys: Sequence[str]) -> str:
 
 
 def _channel_notes(first: Checkpoint, other: Checkpoint, letter: str) -> list[str]:
-    if FIRST_CONVOLUTION not in first.tensors or FIRST_CONVOLUTION not in other.tensors:
+    key = model_family(first.architecture).keys.first_convolution
+    if key is None or key not in first.tensors or key not in other.tensors:
         return []
-    own, wanted = other.tensors[FIRST_CONVOLUTION], first.tensors[FIRST_CONVOLUTION]
-    if not _is_narrower(FIRST_CONVOLUTION, own, wanted):
+    own, wanted = other.tensors[key], first.tensors[key]
+    if not _is_narrower(key, own, wanted):
         return []
     extended = "first convolution is extended by A's extra channels, which the merge leaves as they are"
     return [f"{letter} reads {own.shape[1]} input channels and A {wanted.shape[1]}: {letter}'s {extended}"]

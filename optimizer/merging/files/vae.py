@@ -3,25 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
 from torch import Tensor
 
 from optimizer.errors import CheckpointError
+from optimizer.families.registry import model_families, model_family
+from optimizer.families.vae_names import vae_part
 from optimizer.merging.files.checkpoint import open_source
-from optimizer.merging.files.layout import stored_part
 from optimizer.merging.files.sources import Stored, TensorInfo, sha256_of_model
 from search_spaces.blocks import Architecture
 
-PREFIX = "first_stage_model."
+PREFIX = "first_stage_model."  # of a VAE's keys where no family is known
 _PARTS = ("encoder.", "decoder.", "quant_conv.", "post_quant_conv.")
 
 
 @dataclass(frozen=True, eq=False)
 class VaeFile:
-    """An opened VAE: its tensors under their keys in a single-file checkpoint."""
+    """An opened VAE: its tensors under their keys in a single-file checkpoint, Stable Diffusion's or a family's."""
 
     path: Path
     files: tuple[Path, ...]
@@ -36,17 +37,26 @@ class VaeFile:
         """
         source = open_source(path)
         found: dict[str, Stored] = {}
+        prefixes = tuple(family.keys.vae for family in model_families())
         for name, stored in source.tensors.items():
             if not stored.info.dtype.is_floating_point:
                 continue
-            if name.startswith(PREFIX):
-                found[name] = stored
+            if name.startswith(prefixes):
+                prefix = next(prefix for prefix in prefixes if name.startswith(prefix))
+                found[PREFIX + name.removeprefix(prefix)] = stored
             elif name.startswith(_PARTS):
                 key, row = _single_file(name, stored)
                 found[key] = row
         if not any(key.startswith(f"{PREFIX}decoder.") for key in found):
             raise CheckpointError(f"{path} holds no VAE: give a VAE file, or a checkpoint that has one")
         return cls(path, source.files, found)
+
+    def in_files_of(self, architecture: Architecture) -> VaeFile:
+        """The same under the keys of this family."""
+        prefix = model_family(architecture).keys.vae
+        if prefix == PREFIX:
+            return self
+        return replace(self, _stored={prefix + key.removeprefix(PREFIX): row for key, row in self._stored.items()})
 
     @property
     def name(self) -> str:
@@ -71,7 +81,7 @@ def _single_file(name: str, stored: Stored) -> tuple[str, Stored]:
     diffusers = "_blocks." in name or "mid_block." in name or "conv_norm_out" in name
     if not diffusers:
         return PREFIX + name, stored
-    part = stored_part("vae", name, Architecture.SD15, len(stored.info.shape))
+    part = vae_part(name, PREFIX, len(stored.info.shape))
     if part is None:
         return PREFIX + name, stored
     if part.reading == "whole":

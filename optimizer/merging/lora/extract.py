@@ -28,19 +28,15 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from optimizer.errors import ExportError, LoraError, ParentsDifferError
+from optimizer.families.registry import model_family
 from optimizer.merging.files.checkpoint import Checkpoint, component_of, is_mergeable
 from optimizer.merging.files.layout import Component
-from optimizer.merging.files.modelspec import MODELSPEC_ARCHITECTURE, MODELSPEC_IMPLEMENTATION
 from optimizer.merging.files.sources import data_hash
 from optimizer.merging.lora.names import Naming, Target, name_in, targets_of
-from search_spaces.blocks import VAE, Architecture, place_of, places
-
-COMPONENTS: tuple[Component, ...] = ("unet", "text_encoder", "text_encoder_2")
+from search_spaces.blocks import UNET, VAE, Architecture, place_of, places, text_encoders
 
 # Below this share of the largest, an eigenvalue of DD' in float64 is rounding noise, and so is its eigenvector's row.
 NOISE = 1e-12
-
-_BASE_MODEL = {Architecture.SD15: "sd_v1", Architecture.SDXL: "sdxl_base_v1-0"}  # kohya's names
 
 
 @dataclass(slots=True)
@@ -98,7 +94,7 @@ def extract(
     conv_rank: int | None = None,
     *,
     device: torch.device | str = "cpu",
-    components: Sequence[Component] = COMPONENTS,
+    components: Sequence[Component] | None = None,
     dtype: torch.dtype = torch.float16,
     progress: Callable[[int, int], None] | None = None,
 ) -> ExtractedLora:
@@ -108,7 +104,7 @@ def extract(
         rank: of linear layers and 1x1 convolutions; limited to what a layer's matrix has.
         conv_rank: of 3x3 convolutions; None is `rank`, 0 leaves them out.
         device: where the decompositions are computed; it must know float64.
-        components: what to extract from; the VAE cannot be.
+        components: what to extract from; None: from everything but the VAE, which cannot be.
         dtype: of the factors.
         progress: called with (tensors done, tensors in all).
 
@@ -117,7 +113,7 @@ def extract(
         LoraError: no layer differs, or the difference is not finite.
     """
     conv_rank = rank if conv_rank is None else conv_rank
-    keys, one_sided = _shared_keys(a, b, components)
+    keys, one_sided = _shared_keys(a, b, components or (UNET, *text_encoders(a.architecture)))
     energy: dict[str, Energy] = {place: Energy() for place in places(a.architecture)}
     factors: dict[Target, tuple[Tensor, Tensor]] = {}
     unchanged = 0
@@ -280,7 +276,7 @@ def _named(lora: ExtractedLora, naming: Naming) -> dict[str, Tensor]:
 
 def _metadata(lora: ExtractedLora, title: str) -> dict[str, str]:
     """What programs show of a LoRA: kohya's `ss_*`, Stability's `modelspec.*`, A1111's `sd_merge_*`."""
-    base, tuned = lora.base, lora.tuned
+    base, tuned, family = lora.base, lora.tuned, model_family(lora.architecture)
     convolutions = {"conv_dim": str(lora.conv_rank), "conv_alpha": str(float(lora.conv_rank))}
     return {
         "format": "pt",
@@ -288,13 +284,13 @@ def _metadata(lora: ExtractedLora, title: str) -> dict[str, str]:
         "ss_network_dim": str(lora.rank),
         "ss_network_alpha": str(float(lora.rank)),
         "ss_network_args": json.dumps(convolutions if lora.conv_rank else {}),
-        "ss_base_model_version": _BASE_MODEL[lora.architecture],
+        "ss_base_model_version": family.lora.base_model,
         "ss_sd_model_name": base.path.name,
         "ss_new_sd_model_hash": base.sha256,
         "ss_v2": "False",
         "modelspec.sai_model_spec": "1.0.0",
-        "modelspec.architecture": f"{MODELSPEC_ARCHITECTURE[lora.architecture]}/lora",
-        "modelspec.implementation": MODELSPEC_IMPLEMENTATION[lora.architecture],
+        "modelspec.architecture": f"{family.header.architecture}/lora",
+        "modelspec.implementation": family.header.implementation,
         "modelspec.title": title,
         "modelspec.merged_from": f"{base.name}, {tuned.name}",
         "sd_merge_recipe": json.dumps(

@@ -28,8 +28,9 @@ from basics.files import sha256_of
 from optimizer.errors import LoraError
 from optimizer.merging.files.layout import LiveView
 from optimizer.merging.files.sources import TensorInfo, read_header
-from optimizer.merging.lora.names import FAMILIES, Role, Target, address_book, family_of, other_kind, role_of
+from optimizer.merging.lora.names import Role, Target, address_book, made_for, other_kind, role_of
 from search_spaces.blocks import Architecture, place_of, places
+from search_spaces.families.registry import family_of
 
 _PATTERN = re.compile(r"[\w.\\|^$-]*(\.\*[\w.\\|^$-]*){0,2}")
 ADAPTER_METADATA = "lora_adapter_metadata"  # diffusers 0.34 and later: PEFT's configurations as JSON
@@ -134,7 +135,7 @@ class Lora:
             else:
                 addressed[target] = factors
         if unknown or misshapen:
-            raise LoraError(self._misfit(unknown, misshapen, FAMILIES[architecture]))
+            raise LoraError(self._misfit(unknown, misshapen, family_of(architecture).title))
         found: dict[str, tuple[LoraPart, ...]] = dict.fromkeys(tensors, ())
         for target, factors in addressed.items():
             found[target.key] += (LoraPart(target.view, factors),)
@@ -152,7 +153,7 @@ class Lora:
             if unknown
             else f"{len(misshapen)} of its {total} layers have another shape ({_some(misshapen)})"
         )
-        family = family_of({name: factors.shape[1] for name, factors in self.modules.items()}, self.metadata)
+        family = made_for({name: factors.shape[1] for name, factors in self.modules.items()}, self.metadata)
         if family is not None and family != wanted:
             return f"{self.path.name} is a LoRA for {family}, the checkpoint is {wanted}: {problem}"
         return f"{self.path.name} does not fit this {wanted} checkpoint: {problem}; use a LoRA made for this model"

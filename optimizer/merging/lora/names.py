@@ -15,21 +15,21 @@ programs have, and a name is looked up.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
 
-from optimizer.merging.files.layout import Component, LiveView, live_views
+from optimizer.families.registry import model_families, model_family
+from optimizer.merging.files.layout import LiveView, live_views
 from optimizer.merging.files.sources import TensorInfo
-from search_spaces.blocks import Architecture
+from search_spaces.blocks import Architecture, text_encoders
+from search_spaces.families.registry import family_of
 
 Naming = Literal["kohya", "diffusers"]
 Role = Literal["up", "down", "mid", "alpha"]
 
-FAMILIES: Mapping[Architecture, str] = {Architecture.SD15: "SD1.5", Architecture.SDXL: "SDXL"}
-UNET_PREFIX = "model.diffusion_model."
 PEFT_PREFIX = "base_model.model."
 
 
@@ -76,7 +76,7 @@ def _spellings(target: Target, architecture: Architecture) -> tuple[str, ...]:
     module, component = target.module, target.view.component
     flat = module.replace(".", "_")
     if component == "unet":
-        original = target.key.removeprefix(UNET_PREFIX).removesuffix(".weight")
+        original = _stored_module(target, architecture)
         return (
             f"lora_unet_{flat}",
             f"lora_unet_{original.replace('.', '_')}",
@@ -84,28 +84,26 @@ def _spellings(target: Target, architecture: Architecture) -> tuple[str, ...]:
             f"diffusion_model.{original}",
             module,
         )
-    kohya = f"{_kohya_prefix(component, architecture)}{flat}"
+    kohya = f"{model_family(architecture).lora.prefixes[component]}{flat}"
     # transformers 5.2 dropped the level `text_model` of the first encoder
     dotted = (f"{component}.{module}", f"{component}.{module.removeprefix('text_model.')}")
-    return (kohya, *dotted, *((module,) if architecture == Architecture.SD15 else ()))
+    only = len(text_encoders(architecture)) == 1  # else a bare module may be that of either
+    return (kohya, *dotted, *((module,) if only else ()))
 
 
-def _kohya_prefix(component: Component, architecture: Architecture) -> str:
-    if component == "unet":
-        return "lora_unet_"
-    if architecture == Architecture.SD15:
-        return "lora_te_"
-    return "lora_te1_" if component == "text_encoder" else "lora_te2_"
+def _stored_module(target: Target, architecture: Architecture) -> str:
+    """What the U-Net's file calls a layer."""
+    return target.key.removeprefix(model_family(architecture).keys.unet).removesuffix(".weight")
 
 
 def name_in(target: Target, naming: Naming, architecture: Architecture) -> str:
     """What a program of this convention calls a weight: kohya's scripts train SDXL's U-Net under its file's names."""
+    component, names = target.view.component, model_family(architecture).lora
     if naming == "diffusers":
-        return f"{target.view.component}.{target.module}"
-    module = target.module
-    if architecture == Architecture.SDXL and target.view.component == "unet":
-        module = target.key.removeprefix(UNET_PREFIX).removesuffix(".weight")
-    return _kohya_prefix(target.view.component, architecture) + module.replace(".", "_")
+        return f"{component}.{target.module}"
+    stored = component == "unet" and names.unet_as_stored
+    module = _stored_module(target, architecture) if stored else target.module
+    return names.prefixes[component] + module.replace(".", "_")
 
 
 # ------------------------------------------------------------------------------ the names of a file
@@ -144,24 +142,21 @@ def _plain(module: str, *, processor: bool) -> str:
     return f"{home}.to_out.0" if leaf == "to_out" else f"{home}.{leaf}"
 
 
-# What names, widths and headers give away of the model that a LoRA was made for.
-_FAMILY_BY_NAME = (
-    (re.compile(r"double_blocks|single_blocks|single_transformer_blocks"), "Flux"),
-    (re.compile(r"joint_blocks"), "SD3"),
-    (re.compile(r"^(lora_te[12]_|text_encoder_2\.)|add_embedding|label_emb"), FAMILIES[Architecture.SDXL]),
+# What names, widths and headers give away of the model that a LoRA was made for, where it is of no family of ours.
+_OTHERS_BY_NAME = (
+    ("Flux", re.compile(r"double_blocks|single_blocks|single_transformer_blocks")),
+    ("SD3", re.compile(r"joint_blocks")),
 )
-_FAMILY_BY_CONTEXT_WIDTH = {768: FAMILIES[Architecture.SD15], 1024: "SD2", 2048: FAMILIES[Architecture.SDXL]}
-_FAMILY_BY_HEADER = (
-    (re.compile(r"^(sdxl|stable-diffusion-xl)"), FAMILIES[Architecture.SDXL]),
-    (re.compile(r"^(sd_?v?1|stable-diffusion-v1)"), FAMILIES[Architecture.SD15]),
-    (re.compile(r"^(sd_?v?2|stable-diffusion-v2)"), "SD2"),
-    (re.compile(r"^(sd_?v?3|stable-diffusion-3)"), "SD3"),
-    (re.compile(r"^flux"), "Flux"),
+_OTHERS_BY_CONTEXT_WIDTH: dict[int | None, str] = {1024: "SD2"}
+_OTHERS_BY_HEADER = (
+    ("SD2", re.compile(r"^(sd_?v?2|stable-diffusion-v2)")),
+    ("SD3", re.compile(r"^(sd_?v?3|stable-diffusion-3)")),
+    ("Flux", re.compile(r"^flux")),
 )
 _CONTEXT = re.compile(r"attn2[._]to_[kv]$")
 
 
-def family_of(widths: Mapping[str, int], metadata: Mapping[str, str]) -> str | None:
+def made_for(widths: Mapping[str, int], metadata: Mapping[str, str]) -> str | None:
     """The model family a LoRA was made for, where one can tell.
 
     Args:
@@ -170,11 +165,20 @@ def family_of(widths: Mapping[str, int], metadata: Mapping[str, str]) -> str | N
     """
     stated = (metadata.get("modelspec.architecture", ""), metadata.get("ss_base_model_version", ""))
     contexts = {width for name, width in widths.items() if _CONTEXT.search(name)}
+    ours = [(family_of(architecture).title, model_family(architecture).lora) for architecture in Architecture]
+    by_name = (*_OTHERS_BY_NAME, *((title, names.names) for title, names in ours))
+    by_width = _OTHERS_BY_CONTEXT_WIDTH | {names.context_width: title for title, names in ours}
+    by_header = (*((title, names.header) for title, names in ours), *_OTHERS_BY_HEADER)
     return (
-        next((family for pattern, family in _FAMILY_BY_NAME if any(map(pattern.search, widths))), None)
-        or next(filter(None, map(_FAMILY_BY_CONTEXT_WIDTH.get, contexts)), None)
-        or next((family for pattern, family in _FAMILY_BY_HEADER if any(map(pattern.search, stated))), None)
+        _first_match(by_name, widths)
+        or next(filter(None, map(by_width.get, contexts)), None)
+        or _first_match(by_header, stated)
     )
+
+
+def _first_match(patterns: Iterable[tuple[str, re.Pattern[str] | None]], texts: Collection[str]) -> str | None:
+    """The first title whose pattern is found in any of the texts."""
+    return next((title for title, pattern in patterns if pattern and any(map(pattern.search, texts))), None)
 
 
 # Other adapters that come in files of the same suffix: (pattern of a key, what it is).
@@ -190,11 +194,13 @@ _OTHER_KINDS = (
     (re.compile(r"lora_(up|B(\.[^.]+)?|linear_layer\.up)\.bias$|_lora\.up\.bias$"), "a LoRA with biases"),
     (re.compile(r"lora_embedding_[AB]"), "a LoRA of embeddings"),
     (re.compile(r"^(double_blocks|single_blocks|joint_blocks)\."), "a checkpoint of another model"),
-    (re.compile(r"^(model\.diffusion_model|first_stage_model|cond_stage_model|conditioner)\."), "a checkpoint"),
+    (re.compile(r"^(cond_stage_model|conditioner)\."), "a checkpoint"),
 )
 
 
 def other_kind(keys: Iterable[str]) -> str | None:
     """What a file with these keys is, where it is no plain LoRA."""
     known = tuple(keys)
-    return next((what for pattern, what in _OTHER_KINDS if any(map(pattern.search, known))), None)
+    found = next((what for pattern, what in _OTHER_KINDS if any(map(pattern.search, known))), None)
+    of_checkpoints = tuple(prefix for family in model_families() for prefix in (family.keys.unet, family.keys.vae))
+    return "a checkpoint" if found is None and any(key.startswith(of_checkpoints) for key in known) else found

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from search_spaces.blocks import VAE, Architecture, blocks, places, section_of
+from search_spaces.blocks import VAE, Architecture, blocks, places, section_of, sections
 from search_spaces.parameters import Parameter
 from search_spaces.space import SearchSpace
 
@@ -69,13 +69,13 @@ class Geometry:
         parameters = space.parameters
         low = np.array([row.low for row in parameters])
         high = np.array([row.high for row in parameters])
-        sections = [
+        parts = [
             _Section.of(space, slot, section)
             for slot in dict.fromkeys(row.slot for row in parameters)
             for section in _section_names(space, slot)
         ]
-        features = _independent([feature for section in sections for feature in section.features()])
-        modes = [mode for section in sections for mode in section.modes()]
+        features = _independent([feature for part in parts for feature in part.features()])
+        modes = [mode for part in parts for mode in part.modes()]
         labels = _labels(space)
         names = tuple(dict.fromkeys(labels))
         return cls(
@@ -85,7 +85,7 @@ class Geometry:
             features=features if len(features) < len(parameters) else (),
             groups=tuple(names.index(label) for label in labels),
             group_names=names,
-            levels=np.array([section.modes()[0] for section in sections]),
+            levels=np.array([part.modes()[0] for part in parts]),
             modes=np.array(modes),
             waves=_waves(space),
         )
@@ -99,15 +99,16 @@ def _section_of(place: str, architecture: Architecture) -> str:
 
 def _is_global(parameter: Parameter, space: SearchSpace) -> bool:
     """Whether it is one number for everything: it has no depth."""
-    sections = {_section_of(place, space.architecture) for place in parameter.places}
-    return {"IN", "OUT"} <= sections
+    found = {_section_of(place, space.architecture) for place in parameter.places}
+    every = sections(space.architecture)
+    return len(found) > 1 and {every[0], every[-1]} <= found
 
 
 def _section_names(space: SearchSpace, slot: int) -> tuple[str, ...]:
     found = {
         _section_of(place, space.architecture) for row in space.parameters if row.slot == slot for place in row.places
     }
-    return tuple(name for name in ("TEXT", "IN", "MID", "OUT", "VAE") if name in found)
+    return tuple(name for name in ("TEXT", *sections(space.architecture), "VAE") if name in found)
 
 
 def _labels(space: SearchSpace) -> tuple[str, ...]:

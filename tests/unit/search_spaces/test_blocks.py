@@ -12,16 +12,16 @@ from layouts import read_layout
 from search_spaces.blocks import (
     EMA,
     OTHER,
-    SECTIONS,
     Architecture,
-    architecture_of,
     blocks,
     place_of,
     places,
     section_of,
+    sections,
     text_encoders,
 )
 from search_spaces.errors import SpaceError, UnknownArchitectureError, UnknownBlockError
+from search_spaces.recognition import architecture_of
 
 SD15, SDXL = Architecture.SD15, Architecture.SDXL
 
@@ -151,10 +151,10 @@ def test_tensors_that_other_tools_forget_have_a_place(key: str, place: str) -> N
 
 @every_architecture
 def test_every_block_is_in_one_section_and_sections_follow_depth(architecture: Architecture) -> None:
-    sections = [section_of(block) for block in blocks(architecture)]
-    assert tuple(dict.fromkeys(sections)) == SECTIONS
-    assert sections == sorted(sections, key=SECTIONS.index)
-    assert sections.count("MID") == 1
+    found = [section_of(block) for block in blocks(architecture)]
+    assert tuple(dict.fromkeys(found)) == sections(architecture) == ("IN", "MID", "OUT")
+    assert found == sorted(found, key=sections(architecture).index)
+    assert found.count("MID") == 1
 
 
 @pytest.mark.parametrize("name", ["vae", "text_encoder", "IN", "in00", "OUT000", ""])

@@ -94,7 +94,7 @@ class TestInpainting:
         found = PromptEncoder(models, 1).embed(text for item in items for text in (item.prompt, item.negative))
         pipeline = StableDiffusionInpaintPipeline(
             vae=models.vae,
-            text_encoder=models.text_encoder,
+            text_encoder=models.text_encoders["text_encoder"],
             tokenizer=None,
             unet=models.unet,
             scheduler=DDIMScheduler(

@@ -32,11 +32,12 @@ from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
 from optimizer.errors import CheckpointError, RenderError, TrialFailed
+from optimizer.families.clip_tokens import clip_tokenizer, pad_with_end
 from optimizer.merging.engine.flat import merge_flat
 from optimizer.merging.engine.plan import PlacePlan
 from optimizer.merging.files.checkpoint import Checkpoint
 from optimizer.rendering.models import LiveModels, build_models, live_dtypes
-from optimizer.rendering.prompts import PromptEncoder, clip_tokenizer, pad_with_end, token_count
+from optimizer.rendering.prompts import PromptEncoder, token_count
 from optimizer.rendering.render import Renderer, make_pipeline, to_bytes
 from optimizer.rendering.suite import batches, noise, usual_batch
 from optimizer.trial.evaluation import Evaluator
@@ -242,8 +243,8 @@ class TestLiveModels:
     ) -> None:
         resident = resident_of(small_parents(architecture)[:2], device)
         live = build_models(resident)
-        parts = [live.unet, live.vae, live.text_encoder, live.text_encoder_2]
-        parameters = [row for part in parts if part is not None for row in part.parameters()]
+        parts = [live.unet, live.vae, *live.text_encoders.values()]
+        parameters = [row for part in parts for row in part.parameters()]
         buffers = {row.untyped_storage().data_ptr() for row in resident.live_tensors().values()}
         assert {row.untyped_storage().data_ptr() for row in parameters} <= buffers
         pointers = [row.data_ptr() for row in parameters]
@@ -534,7 +535,7 @@ class TestPrompts:
         def count(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Tensor], out: object) -> None:
             forwards.append(len(kwargs["input_ids"]))
 
-        handle = models[architecture].text_encoder.register_forward_hook(count, with_kwargs=True)
+        handle = models[architecture].text_encoders["text_encoder"].register_forward_hook(count, with_kwargs=True)
         try:
             first = encoder.embed(["cat", "dog", "cat"])
             assert forwards == [2]

@@ -72,7 +72,8 @@ def test_a_machine_that_does_not_is_measured_by_its_two_renders(models: LiveMode
 
 def test_a_text_encoder_that_does_not_is_found_out_too(models: LiveModels) -> None:
     calls: Iterator[int] = itertools.count()
-    norm = getattr(models.text_encoder, "text_model", models.text_encoder).final_layer_norm
+    encoder = models.text_encoders["text_encoder"]
+    norm = getattr(encoder, "text_model", encoder).final_layer_norm
     with changed(norm, lambda output: output * (1 + next(calls))):
         assert render_variation(Renderer(models, SUITE)) > 0
 

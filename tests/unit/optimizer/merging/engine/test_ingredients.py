@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from merge_cases import LAYERS, MARKERS, ONLY_A, POSITIONS, Case, bits
+from merge_cases import FIRST_CONVOLUTION, LAYERS, MARKERS, ONLY_A, POSITIONS, Case, bits
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -18,7 +18,7 @@ from optimizer.merging.engine.ingredients import Ingredients
 from optimizer.merging.engine.placement import Placement
 from optimizer.merging.engine.plan import PlacePlan, plan_places
 from optimizer.merging.files.checkpoint import Checkpoint
-from optimizer.merging.files.parents import FIRST_CONVOLUTION, Parents
+from optimizer.merging.files.parents import Parents
 from optimizer.merging.files.vae import VaeFile
 from optimizer.merging.lora.file import Lora
 from search_spaces.blocks import VAE, Architecture, place_of

@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 from merge_cases import (
     ADDED,
     EMA_COPY,
+    FIRST_CONVOLUTION,
     LAYERS,
     MARKERS,
     ONLY_A,
@@ -45,7 +46,7 @@ from optimizer.merging.engine.metadata import merge_metadata
 from optimizer.merging.engine.placement import Placement
 from optimizer.merging.engine.resident import ResidentModel
 from optimizer.merging.files.checkpoint import Checkpoint
-from optimizer.merging.files.parents import FIRST_CONVOLUTION, Parents
+from optimizer.merging.files.parents import Parents
 from search_spaces.blocks import VAE, Architecture, place_of, places
 from studies.errors import RecipeError
 from studies.recipe.methods import METHODS

@@ -34,7 +34,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProject
 
 from optimizer.errors import CheckpointError
 from optimizer.merging.files.checkpoint import Checkpoint
-from optimizer.rendering.configs import clip_l_config, open_clip_config, unet_config, vae_config
+from optimizer.rendering.configs import text_configs, unet_config, vae_config
 from search_spaces.blocks import Architecture
 
 BOTH = pytest.mark.parametrize("architecture", ["sd15", "sdxl"])
@@ -64,10 +64,12 @@ def models_of(tensors: dict[str, Tensor], architecture: Architecture) -> dict[st
     models: dict[str, nn.Module] = {
         "unet": UNet2DConditionModel(**unet_config(shapes, architecture)),
         "vae": AutoencoderKL(**vae_config(shapes, architecture)),
-        "text_encoder": CLIPTextModel(CLIPTextConfig(**clip_l_config(shapes, architecture))),
+        "text_encoder": CLIPTextModel(CLIPTextConfig(**text_configs(shapes, architecture)["text_encoder"])),
     }
     if architecture == Architecture.SDXL:
-        models["text_encoder_2"] = CLIPTextModelWithProjection(CLIPTextConfig(**open_clip_config(shapes)))
+        models["text_encoder_2"] = CLIPTextModelWithProjection(
+            CLIPTextConfig(**text_configs(shapes, Architecture.SDXL)["text_encoder_2"])
+        )
     for component, rows in converted(tensors, architecture).items():
         prefix = (
             ""

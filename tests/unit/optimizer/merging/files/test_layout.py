@@ -21,7 +21,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProject
 
 from optimizer.errors import CheckpointError
 from optimizer.merging.files.layout import THIRDS, Component, LiveView, Reading, StoredPart, live_views, stored_part
-from optimizer.rendering.configs import clip_l_config, open_clip_config, unet_config, vae_config
+from optimizer.rendering.configs import text_configs, unet_config, vae_config
 from search_spaces.blocks import Architecture
 
 BOTH = pytest.mark.parametrize("architecture", list(Architecture))
@@ -48,10 +48,12 @@ def full_models(architecture: Architecture) -> dict[str, nn.Module]:
         models: dict[str, nn.Module] = {
             "unet": UNet2DConditionModel(**unet_config(shapes, architecture)),
             "vae": AutoencoderKL(**vae_config(shapes, architecture)),
-            "text_encoder": CLIPTextModel(CLIPTextConfig(**clip_l_config(shapes, architecture))),
+            "text_encoder": CLIPTextModel(CLIPTextConfig(**text_configs(shapes, architecture)["text_encoder"])),
         }
         if architecture == Architecture.SDXL:
-            models["text_encoder_2"] = CLIPTextModelWithProjection(CLIPTextConfig(**open_clip_config(shapes)))
+            models["text_encoder_2"] = CLIPTextModelWithProjection(
+                CLIPTextConfig(**text_configs(shapes, Architecture.SDXL)["text_encoder_2"])
+            )
     return models
 
 
@@ -99,7 +101,7 @@ class TestFullSize:
             "use_linear_projection": False,
             "norm_num_groups": 32,
         }
-        assert clip_l_config(shapes, Architecture.SD15) == CLIP_L
+        assert text_configs(shapes, Architecture.SD15)["text_encoder"] == CLIP_L
         assert vae_config(shapes, Architecture.SD15) == VAE | {"sample_size": 512, "scaling_factor": 0.18215}
 
     def test_sdxl_is_the_published_model(self) -> None:
@@ -121,8 +123,8 @@ class TestFullSize:
             "addition_time_embed_dim": 256,
             "projection_class_embeddings_input_dim": 2816,
         }
-        assert clip_l_config(shapes, Architecture.SDXL) == CLIP_L
-        assert open_clip_config(shapes) == CLIP_L | {
+        assert text_configs(shapes, Architecture.SDXL)["text_encoder"] == CLIP_L
+        assert text_configs(shapes, Architecture.SDXL)["text_encoder_2"] == CLIP_L | {
             "hidden_size": 1280,
             "intermediate_size": 5120,
             "num_attention_heads": 20,
@@ -139,12 +141,12 @@ class TestFullSize:
         """SDXL reads the last layer but one: counted in eleven layers, that would be another layer."""
         shapes = {key: shape for key, shape in full_shapes(architecture).items() if ".encoder.layers.11." not in key}
         with pytest.raises(CheckpointError, match="11 of 12 layers"):
-            clip_l_config(shapes, architecture)
+            text_configs(shapes, architecture)
 
     @BOTH
     @pytest.mark.parametrize(
         ("prefix", "read"),
-        [("model.diffusion_model.", unet_config), ("first_stage_model.", vae_config), ("cond", clip_l_config)],
+        [("model.diffusion_model.", unet_config), ("first_stage_model.", vae_config), ("cond", text_configs)],
     )
     def test_a_file_without_a_part_is_refused(self, architecture: Architecture, prefix: str, read: Any) -> None:
         shapes = {key: shape for key, shape in full_shapes(architecture).items() if not key.startswith(prefix)}
@@ -290,7 +292,7 @@ class TestBackwards:
         found = set()
         for component, model in full_models(architecture).items():
             for name, row in model.named_parameters():
-                part = stored_part(component, name, architecture, row.dim())  # type: ignore[arg-type]
+                part = stored_part(component, name, architecture, row.dim())
                 assert part is not None, name
                 found.add(part.key)
         assert found == full_shapes(architecture).keys() - WITHOUT_A_VIEW[architecture]

@@ -24,7 +24,7 @@ from optimizer.errors import CheckpointError, LoraError
 from optimizer.merging.files.sources import TensorInfo
 from optimizer.merging.lora.file import Lora, delta
 from optimizer.merging.lora.names import _spellings, address_book, targets_of
-from optimizer.rendering.configs import clip_l_config, open_clip_config, unet_config
+from optimizer.rendering.configs import text_configs, unet_config
 from search_spaces.blocks import Architecture
 
 SD15, SDXL = Architecture.SD15, Architecture.SDXL
@@ -278,10 +278,12 @@ def test_the_layers_are_those_of_the_full_size_models_and_no_name_means_two(arch
     with torch.device("meta"):
         models: dict[str, nn.Module] = {
             "unet": UNet2DConditionModel(**unet_config(shapes, architecture)),
-            "text_encoder": CLIPTextModel(CLIPTextConfig(**clip_l_config(shapes, architecture))),
+            "text_encoder": CLIPTextModel(CLIPTextConfig(**text_configs(shapes, architecture)["text_encoder"])),
         }
         if architecture == SDXL:
-            models["text_encoder_2"] = CLIPTextModelWithProjection(CLIPTextConfig(**open_clip_config(shapes)))
+            models["text_encoder_2"] = CLIPTextModelWithProjection(
+                CLIPTextConfig(**text_configs(shapes, Architecture.SDXL)["text_encoder_2"])
+            )
     wanted = {
         (component, name.removeprefix("text_model.")): tuple(module.weight.shape)
         for component, model in models.items()

@@ -1,0 +1,194 @@
+"""CLIP's text models in checkpoint files: the names of their tensors, and their configurations.
+
+CLIP-L stands in files as transformers names it, OpenCLIP's models as open_clip does. Both run as transformers' models.
+What shapes cannot tell is fixed: 64 channels a head.
+
+Checked in tests against the conversion that diffusers itself does when it loads a single file.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from torch import nn
+
+from optimizer.errors import CheckpointError
+from optimizer.families.shapes import Shapes, count, shape_of
+from optimizer.families.views import THIRDS, Component, LiveView, Reading, StoredPart
+
+HEAD_WIDTH = 64
+LAYERS = {768: 12, 1280: 32}  # width -> layers of CLIP-L and OpenCLIP-G
+
+_LIVE = re.compile(r"(?:text_model\.)?((?:embeddings|encoder|final_layer_norm)\..+)")
+_LIVE_LAYER = re.compile(r"encoder\.layers\.(\d+)\.(.+)\.(weight|bias)")
+_LIVE_ATTENTION = re.compile(r"self_attn\.([qkv])_proj")
+_ENDS = {
+    "token_embedding.weight": "embeddings.token_embedding.weight",
+    "positional_embedding": "embeddings.position_embedding.weight",
+    "ln_final.weight": "final_layer_norm.weight",
+    "ln_final.bias": "final_layer_norm.bias",
+}
+_LAYER = {
+    "ln_1": "layer_norm1",
+    "ln_2": "layer_norm2",
+    "mlp.c_fc": "mlp.fc1",
+    "mlp.c_proj": "mlp.fc2",
+    "attn.out_proj": "self_attn.out_proj",
+}
+_BLOCK = re.compile(r"transformer\.resblocks\.(\d+)\.(.+)")
+_THIRDS: tuple[tuple[str, Reading], ...] = tuple(zip("qkv", THIRDS, strict=True))
+_STORED_ENDS = {live: stored for stored, live in _ENDS.items()}
+_STORED_LAYER = {live: stored for stored, live in _LAYER.items()}
+
+
+class TextEncoder(Protocol):
+    """A text encoder that comes in a family's checkpoint files."""
+
+    @property
+    def component(self) -> Component:
+        """Its name."""
+
+    @property
+    def prefix(self) -> str:
+        """How the keys of its live tensors begin."""
+
+    @property
+    def model_class(self) -> str:
+        """What transformers calls it."""
+
+    def views(self, rest: str) -> tuple[LiveView, ...]:
+        """Where a stored tensor lives; `rest` is its key without the prefix."""
+
+    def part(self, name: str) -> StoredPart | None:
+        """Where a live parameter stands in a file; None for what no such file has."""
+
+    def config(self, shapes: Shapes) -> dict[str, Any]:
+        """Arguments of its configuration. Raises CheckpointError where a tensor is missing."""
+
+    def build(self, config: dict[str, Any]) -> nn.Module:
+        """The model, on torch's current default device."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClipL:
+    """A CLIP text model under transformers' own names. Implements `TextEncoder`."""
+
+    component: Component
+    prefix: str
+    model_class: str = "CLIPTextModel"
+
+    def views(self, rest: str) -> tuple[LiveView, ...]:
+        """What else stands beside the text model, such as a `text_projection`, is kept and renders nothing."""
+        live = _LIVE.fullmatch(rest) is not None and not rest.endswith("position_ids")
+        return (LiveView(self.component, rest),) if live else ()
+
+    def part(self, name: str) -> StoredPart | None:
+        """Names without `text_model.` are understood too."""
+        found = _LIVE.fullmatch(name)
+        return StoredPart(f"{self.prefix}text_model.{found[1]}") if found else None
+
+    def config(self, shapes: Shapes) -> dict[str, Any]:
+        """Arguments of transformers' CLIPTextConfig."""
+        prefix = f"{self.prefix}text_model."
+        vocabulary, width = shape_of(shapes, f"{prefix}embeddings.token_embedding.weight")
+        return {
+            **_shared(vocabulary, width),
+            "max_position_embeddings": shape_of(shapes, f"{prefix}embeddings.position_embedding.weight")[0],
+            "intermediate_size": shape_of(shapes, f"{prefix}encoder.layers.0.mlp.fc1.weight")[0],
+            "num_hidden_layers": _layers(shapes, f"{prefix}encoder.layers.", width),
+            "hidden_act": "quick_gelu",
+        }
+
+    def build(self, config: dict[str, Any]) -> nn.Module:
+        """A CLIPTextModel."""
+        from transformers import CLIPTextConfig, CLIPTextModel
+
+        model: nn.Module = CLIPTextModel(CLIPTextConfig(**config))
+        return model
+
+
+@dataclass(frozen=True, kw_only=True)
+class OpenClip:
+    """A CLIP text model with a projection under open_clip's names. Implements `TextEncoder`."""
+
+    component: Component
+    prefix: str
+    model_class: str = "CLIPTextModelWithProjection"
+
+    def views(self, rest: str) -> tuple[LiveView, ...]:
+        """Three for a fused attention projection."""
+        if rest == "text_projection":
+            return (LiveView(self.component, "text_projection.weight", "transposed"),)
+        if rest in _ENDS:
+            return (LiveView(self.component, f"text_model.{_ENDS[rest]}"),)
+        block = _BLOCK.fullmatch(rest)
+        if block is None:
+            return ()
+        home, inner = f"text_model.encoder.layers.{block[1]}", block[2]
+        if inner.startswith("attn.in_proj_"):
+            leaf = inner.removeprefix("attn.in_proj_")
+            return tuple(
+                LiveView(self.component, f"{home}.self_attn.{part}_proj.{leaf}", third) for part, third in _THIRDS
+            )
+        stem, _, leaf = inner.rpartition(".")
+        return (LiveView(self.component, f"{home}.{_LAYER[stem]}.{leaf}"),) if stem in _LAYER else ()
+
+    def part(self, name: str) -> StoredPart | None:
+        """A query, key or value projection is a third of a stored tensor."""
+        if name == "text_projection.weight":
+            return StoredPart(f"{self.prefix}text_projection", "transposed")
+        found = _LIVE.fullmatch(name)
+        if found is None:
+            return None
+        if found[1] in _STORED_ENDS:
+            return StoredPart(self.prefix + _STORED_ENDS[found[1]])
+        layer = _LIVE_LAYER.fullmatch(found[1])
+        if layer is None:
+            return None
+        home, inner, leaf = f"{self.prefix}transformer.resblocks.{layer[1]}.", layer[2], layer[3]
+        if attention := _LIVE_ATTENTION.fullmatch(inner):
+            return StoredPart(f"{home}attn.in_proj_{leaf}", dict(_THIRDS)[attention[1]])
+        return StoredPart(f"{home}{_STORED_LAYER[inner]}.{leaf}") if inner in _STORED_LAYER else None
+
+    def config(self, shapes: Shapes) -> dict[str, Any]:
+        """Arguments of transformers' CLIPTextConfig."""
+        vocabulary, width = shape_of(shapes, f"{self.prefix}token_embedding.weight")
+        return {
+            **_shared(vocabulary, width),
+            "max_position_embeddings": shape_of(shapes, f"{self.prefix}positional_embedding")[0],
+            "intermediate_size": shape_of(shapes, f"{self.prefix}transformer.resblocks.0.mlp.c_fc.weight")[0],
+            "num_hidden_layers": _layers(shapes, f"{self.prefix}transformer.resblocks.", width),
+            "hidden_act": "gelu",
+            "projection_dim": shape_of(shapes, f"{self.prefix}text_projection")[1],
+        }
+
+    def build(self, config: dict[str, Any]) -> nn.Module:
+        """A CLIPTextModelWithProjection."""
+        from transformers import CLIPTextConfig, CLIPTextModelWithProjection
+
+        model: nn.Module = CLIPTextModelWithProjection(CLIPTextConfig(**config))
+        return model
+
+
+def _shared(vocabulary: int, width: int) -> dict[str, Any]:
+    return {
+        "vocab_size": vocabulary,
+        "hidden_size": width,
+        "num_attention_heads": max(1, width // HEAD_WIDTH),
+        "bos_token_id": 49406,
+        "eos_token_id": 49407,
+        "pad_token_id": 1,
+    }
+
+
+def _layers(shapes: Shapes, prefix: str, width: int) -> int:
+    """Number of layers; some files leave out the last, and one layer less would mean another layer to read."""
+    found, known = count(shapes, re.compile(re.escape(prefix) + r"(\d+)\.")), LAYERS.get(width, 0)
+    if found < known:
+        raise CheckpointError(
+            f"{prefix}{found} is missing: the text encoder has {found} of {known} layers; "
+            "make a full checkpoint parent A"
+        )
+    return found

@@ -1,0 +1,86 @@
+"""Stable Diffusion 1.5: what its files and its running models are like."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, Final
+
+import torch
+
+from optimizer.families.clip import ClipL
+from optimizer.families.family import Embedded, HeaderNames, KeyNames, LoraNames, ModelFamily
+from optimizer.families.stable_diffusion import UNET_HEADS, StableDiffusion
+from optimizer.families.views import Component
+from search_spaces.families import sd15
+
+
+class SD15(StableDiffusion):
+    """Implements `ModelFamily`."""
+
+    def is_pipeline(self, unet_names: Collection[str]) -> bool:
+        """Its U-Net is told nothing but time and text."""
+        return not any(name.startswith("add_embedding.") for name in unet_names)
+
+    def heads(self, widths: list[int]) -> int:  # noqa: ARG002 - the same everywhere
+        """Eight, whatever the width."""
+        return 8
+
+    def embed(
+        self, prompts: Sequence[str], texts: Mapping[Component, Any], clip_skip: int, device: torch.device
+    ) -> Embedded:
+        """The chosen layer under the final normalisation, as Stable Diffusion 1 was trained."""
+        from optimizer.families.clip_tokens import clip_tokenizer, pad_with_end
+
+        encoder = texts["text_encoder"]
+        ids = clip_tokenizer()(list(prompts)).to(device)
+        out = encoder(input_ids=pad_with_end(ids), output_hidden_states=True)
+        if clip_skip == 1:
+            return Embedded(tokens=out.last_hidden_state, pooled=None)
+        norm = getattr(encoder, "text_model", encoder).final_layer_norm
+        return Embedded(tokens=norm(out.hidden_states[-clip_skip]), pooled=None)
+
+    def pipeline(self, unet: Any, vae: Any, texts: Mapping[Component, Any], scheduler: Any) -> Any:
+        """A StableDiffusionPipeline."""
+        from diffusers import StableDiffusionPipeline
+
+        return StableDiffusionPipeline(
+            vae=vae,
+            text_encoder=texts["text_encoder"],
+            tokenizer=None,
+            unet=unet,
+            scheduler=scheduler,
+            safety_checker=None,
+            feature_extractor=None,
+            requires_safety_checker=False,
+        )
+
+
+TEXT: Final = "cond_stage_model.transformer."
+
+FAMILY: Final[ModelFamily] = SD15(
+    keys=KeyNames(
+        unet=sd15.FAMILY.unet_prefix,
+        vae=sd15.FAMILY.vae_prefix,
+        bare_unet=UNET_HEADS,
+        clips=(TEXT,),
+        first_convolution=f"{sd15.FAMILY.unet_prefix}input_blocks.0.0.weight",
+    ),
+    texts=(ClipL(component="text_encoder", prefix=TEXT),),
+    up_levels_without_attention={0},
+    latent_scale=0.18215,
+    image_size=512,
+    lora=LoraNames(
+        prefixes={"unet": "lora_unet_", "text_encoder": "lora_te_"},
+        unet_as_stored=False,
+        base_model="sd_v1",
+        header=re.compile(r"^(sd_?v?1|stable-diffusion-v1)"),
+        names=None,
+        context_width=768,
+    ),
+    header=HeaderNames(
+        architecture="stable-diffusion-v1",
+        implementation="https://github.com/CompVis/stable-diffusion",
+        resolution="512x512",
+    ),
+)

@@ -1,0 +1,104 @@
+"""Stable Diffusion XL: what its files and its running models are like."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, Final
+
+import torch
+
+from optimizer.families.clip import HEAD_WIDTH, ClipL, OpenClip
+from optimizer.families.family import Embedded, HeaderNames, KeyNames, LoraNames, ModelFamily
+from optimizer.families.shapes import Shapes, shape_of
+from optimizer.families.stable_diffusion import UNET_HEADS, StableDiffusion
+from optimizer.families.views import Component
+from search_spaces.families import sdxl
+
+TIME_IDS = 6  # the U-Net is told original size, crop and target size: six numbers
+CLIP_L: Final = "conditioner.embedders.0.transformer."
+CLIP_G: Final = "conditioner.embedders.1.model."
+
+
+class SDXL(StableDiffusion):
+    """Implements `ModelFamily`."""
+
+    def is_pipeline(self, unet_names: Collection[str]) -> bool:
+        """Its U-Net is told sizes and the pooled text."""
+        return any(name.startswith("add_embedding.") for name in unet_names)
+
+    def heads(self, widths: list[int]) -> tuple[int, ...]:
+        """One for each 64 channels."""
+        return tuple(max(1, width // HEAD_WIDTH) for width in widths)
+
+    def conditions(self, shapes: Shapes) -> dict[str, Any]:
+        """Sizes and the pooled text."""
+        projected = shape_of(shapes, f"{self.keys.unet}label_emb.0.0.weight")[1]
+        pooled = shape_of(shapes, f"{CLIP_G}text_projection")[1]
+        return {
+            "addition_embed_type": "text_time",
+            "addition_time_embed_dim": (projected - pooled) // TIME_IDS,
+            "projection_class_embeddings_input_dim": projected,
+        }
+
+    def embed(
+        self, prompts: Sequence[str], texts: Mapping[Component, Any], clip_skip: int, device: torch.device
+    ) -> Embedded:
+        """Penultimate layers of both encoders side by side [n, 77, w1 + w2], and the pooled text [n, p].
+
+        The first encoder is padded with the end mark, the second with zeros, as SDXL was trained.
+        """
+        from optimizer.families.clip_tokens import clip_tokenizer, pad_with_end
+
+        ids = clip_tokenizer()(list(prompts)).to(device)
+        layer = -max(2, clip_skip)
+        one = texts["text_encoder"](input_ids=pad_with_end(ids), output_hidden_states=True)
+        two = texts["text_encoder_2"](input_ids=ids, output_hidden_states=True)
+        tokens = torch.cat([one.hidden_states[layer], two.hidden_states[layer]], dim=-1)
+        return Embedded(tokens=tokens, pooled=two.text_embeds)
+
+    def pipeline(self, unet: Any, vae: Any, texts: Mapping[Component, Any], scheduler: Any) -> Any:
+        """A StableDiffusionXLPipeline."""
+        from diffusers import StableDiffusionXLPipeline
+
+        return StableDiffusionXLPipeline(
+            vae=vae,
+            text_encoder=texts["text_encoder"],
+            text_encoder_2=texts["text_encoder_2"],
+            tokenizer=None,
+            tokenizer_2=None,
+            unet=unet,
+            scheduler=scheduler,
+            add_watermarker=False,
+        )
+
+
+FAMILY: Final[ModelFamily] = SDXL(
+    keys=KeyNames(
+        unet=sdxl.FAMILY.unet_prefix,
+        vae=sdxl.FAMILY.vae_prefix,
+        bare_unet=UNET_HEADS,
+        clips=(CLIP_L,),
+        first_convolution=f"{sdxl.FAMILY.unet_prefix}input_blocks.0.0.weight",
+    ),
+    texts=(
+        ClipL(component="text_encoder", prefix=CLIP_L),
+        OpenClip(component="text_encoder_2", prefix=CLIP_G),
+    ),
+    up_levels_without_attention={2},
+    latent_scale=0.13025,
+    image_size=1024,
+    lora=LoraNames(
+        prefixes={"unet": "lora_unet_", "text_encoder": "lora_te1_", "text_encoder_2": "lora_te2_"},
+        unet_as_stored=True,
+        base_model="sdxl_base_v1-0",
+        header=re.compile(r"^(sdxl|stable-diffusion-xl)"),
+        names=re.compile(r"^(lora_te[12]_|text_encoder_2\.)|add_embedding|label_emb"),
+        context_width=2048,
+    ),
+    header=HeaderNames(
+        architecture="stable-diffusion-xl-v1-base",
+        implementation="https://github.com/Stability-AI/generative-models",
+        resolution="1024x1024",
+    ),
+)

@@ -1,0 +1,142 @@
+"""What SD1.5 and SDXL share: a U-Net and a VAE of the same kinds, and CLIP's text models.
+
+What shapes cannot tell is fixed: 32 groups in every normalisation, and what each family's own module says.
+"""
+
+from __future__ import annotations
+
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from optimizer.errors import CheckpointError
+from optimizer.families.clip import TextEncoder
+from optimizer.families.family import HeaderNames, KeyNames, LoraNames
+from optimizer.families.shapes import Shapes, count, shape_of
+from optimizer.families.unet_names import unet_part, unet_views
+from optimizer.families.vae_names import vae_part, vae_views
+from optimizer.families.views import Component, LiveView, StoredPart
+
+UNET_HEADS = ("input_blocks.", "middle_block.", "output_blocks.", "out.", "time_embed.", "label_emb.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class StableDiffusion(ABC):
+    """The part of `ModelFamily` in which the families of Stable Diffusion differ by names and numbers only."""
+
+    keys: KeyNames
+    lora: LoraNames
+    header: HeaderNames
+    texts: tuple[TextEncoder, ...]
+    up_levels_without_attention: Collection[int]  # of the output blocks, counted from the deepest
+    latent_scale: float
+    image_size: int  # pixels of a side, as the family was trained
+
+    @property
+    def pipeline_classes(self) -> Mapping[Component, str]:
+        """Component -> class in `model_index.json`."""
+        texts = {text.component: text.model_class for text in self.texts}
+        return {"unet": "UNet2DConditionModel", "vae": "AutoencoderKL", **texts}
+
+    def live_views(self, key: str, rank: int) -> tuple[LiveView, ...]:
+        """Where one stored tensor lives."""
+        if key.startswith(self.keys.unet):
+            return unet_views(key.removeprefix(self.keys.unet))
+        if key.startswith(self.keys.vae):
+            return vae_views(key.removeprefix(self.keys.vae), rank)
+        for text in self.texts:
+            if key.startswith(text.prefix):
+                return text.views(key.removeprefix(text.prefix))
+        return ()
+
+    def stored_part(self, component: Component, name: str, rank: int) -> StoredPart | None:
+        """Where a live parameter stands in a file."""
+        if component == "unet":
+            return unet_part(name, self.keys.unet, self.up_levels_without_attention)
+        if component == "vae":
+            return vae_part(name, self.keys.vae, rank)
+        return next((text.part(name) for text in self.texts if text.component == component), None)
+
+    def unet_config(self, shapes: Shapes) -> dict[str, Any]:
+        """Arguments of diffusers' UNet2DConditionModel."""
+        unet = self.keys.unet
+        widths = _level_widths(shapes, unet)
+        depths = [_transformer_depth(shapes, f"{unet}input_blocks.{3 * level + 1}.1.") for level in range(len(widths))]
+        middle = _transformer_depth(shapes, f"{unet}middle_block.1.")
+        linear = len(shape_of(shapes, f"{unet}middle_block.1.proj_in.weight")) == 2
+        return {
+            "sample_size": self.image_size // 8,
+            "in_channels": shape_of(shapes, f"{unet}input_blocks.0.0.weight")[1],
+            "out_channels": shape_of(shapes, f"{unet}out.2.weight")[0],
+            "block_out_channels": tuple(widths),
+            "layers_per_block": 2,
+            "down_block_types": tuple("CrossAttnDownBlock2D" if depth else "DownBlock2D" for depth in depths),
+            "up_block_types": tuple("CrossAttnUpBlock2D" if depth else "UpBlock2D" for depth in reversed(depths)),
+            "transformer_layers_per_block": (*(depth or 1 for depth in depths[:-1]), middle),
+            "cross_attention_dim": shape_of(shapes, f"{unet}middle_block.1.transformer_blocks.0.attn2.to_k.weight")[1],
+            # diffusers' name is a historical mistake: this is the number of heads
+            "attention_head_dim": self.heads(widths),
+            "use_linear_projection": linear,
+            "norm_num_groups": 32,
+            **self.conditions(shapes),
+        }
+
+    @abstractmethod
+    def heads(self, widths: list[int]) -> int | tuple[int, ...]:
+        """Attention heads of the U-Net's levels, which have these channels."""
+
+    def conditions(self, shapes: Shapes) -> dict[str, Any]:  # noqa: ARG002 - none but time and text
+        """The U-Net's arguments for what it is told beside time and text."""
+        return {}
+
+    def vae_config(self, shapes: Shapes) -> dict[str, Any]:
+        """Arguments of diffusers' AutoencoderKL."""
+        vae = self.keys.vae
+        levels = count(shapes, re.compile(re.escape(f"{vae}encoder.down.") + r"(\d+)\."))
+        widths = [shape_of(shapes, f"{vae}encoder.down.{level}.block.0.conv2.weight")[0] for level in range(levels)]
+        return {
+            "in_channels": shape_of(shapes, f"{vae}encoder.conv_in.weight")[1],
+            "out_channels": shape_of(shapes, f"{vae}decoder.conv_out.weight")[0],
+            "down_block_types": ("DownEncoderBlock2D",) * levels,
+            "up_block_types": ("UpDecoderBlock2D",) * levels,
+            "block_out_channels": tuple(widths),
+            "layers_per_block": count(shapes, re.compile(re.escape(f"{vae}encoder.down.0.block.") + r"(\d+)\.")),
+            "latent_channels": shape_of(shapes, f"{vae}post_quant_conv.weight")[1],
+            "norm_num_groups": 32,
+            "sample_size": self.image_size,
+            "scaling_factor": self.latent_scale,
+        }
+
+    def text_configs(self, shapes: Shapes) -> dict[Component, dict[str, Any]]:
+        """Arguments of transformers' CLIPTextConfig for each text encoder."""
+        return {text.component: text.config(shapes) for text in self.texts}
+
+    def build(self, shapes: Shapes, latents: Mapping[str, Any]) -> dict[Component, nn.Module]:
+        """Every component without weights, on the device `meta`."""
+        from diffusers import AutoencoderKL, UNet2DConditionModel
+
+        with torch.device("meta"):
+            return {
+                "unet": UNet2DConditionModel(**self.unet_config(shapes)),
+                "vae": AutoencoderKL(**{**self.vae_config(shapes), **latents}),
+                **{text.component: text.build(text.config(shapes)) for text in self.texts},
+            }
+
+
+def _level_widths(shapes: Shapes, unet: str) -> list[int]:
+    """Channels of each level: its first residual block is input block 1, 4, 7 ..."""
+    widths: list[int] = []
+    while (key := f"{unet}input_blocks.{3 * len(widths) + 1}.0.out_layers.3.weight") in shapes:
+        widths.append(shapes[key][0])
+    if not widths:
+        raise CheckpointError(f"no U-Net: {unet}input_blocks.1.0.out_layers.3.weight is missing; use a full checkpoint")
+    return widths
+
+
+def _transformer_depth(shapes: Shapes, prefix: str) -> int:
+    return count(shapes, re.compile(re.escape(prefix) + r"transformer_blocks\.(\d+)\."))

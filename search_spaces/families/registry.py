@@ -1,0 +1,33 @@
+"""The families of models that can be merged. A line here and two modules add one: see docs/architecture.md."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from functools import cache
+from importlib import import_module
+
+from search_spaces.families.family import Family
+
+
+class Architecture(StrEnum):
+    """A family of checkpoints that share keys and shapes, and so can be merged.
+
+    The value is stored in recipes and databases. It is also the name of the family's two modules, in
+    search_spaces/families and optimizer/families; each of them calls what it knows FAMILY.
+    """
+
+    SD15 = "sd15"
+    SDXL = "sdxl"
+
+
+@cache
+def family_of(architecture: Architecture) -> Family:
+    """Return what is known of a family without torch: its blocks, its keys, and how to tell it."""
+    found: Family = import_module(f"search_spaces.families.{architecture}").FAMILY
+    return found
+
+
+def titles(conjunction: str) -> str:
+    """Return the families' names for people: `SD1.5 or SDXL`, and commas between more than two."""
+    *others, last = (family_of(architecture).title for architecture in Architecture)
+    return f"{', '.join(others)} {conjunction} {last}"
