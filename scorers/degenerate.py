@@ -58,6 +58,8 @@ def measure(images: Tensor) -> Tensor:
     Returns:
         Float64 [n, 7], each row a `Measured`, for `faults`.
     """
+    if images.device.type == "mps":  # which knows no float64
+        images = images.cpu()
     levels = images.double() / 255 if images.dtype == torch.uint8 else images.double()
     finite = images.isfinite().flatten(1).sum(dim=1, dtype=torch.float64)
     values = torch.full_like(finite, images[0].numel())

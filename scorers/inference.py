@@ -90,17 +90,22 @@ class Runner:
         Raises:
             RuntimeError, MemoryError: the memory does not even take one image.
         """
-        while True:
-            try:
-                with self.present():
-                    return _map_batches(images, forward, self.most)
-            except (RuntimeError, MemoryError) as error:
-                if not lacks_memory(error) or min(self.most, len(images)) == 1:
-                    raise
-            # Only here, where the error and all that its frames hold are gone, is there memory again.
-            self.most = -(-min(self.most, len(images)) // 2)
-            _log.warning("out of memory: a scorer's network takes %d images at once from now on", self.most)
-            torch.cuda.empty_cache()  # does nothing where no card is in use
+        most = self.most
+        with self.present():
+            while True:
+                try:
+                    rows = _map_batches(images, forward, most)
+                    break
+                except (RuntimeError, MemoryError) as error:
+                    if not lacks_memory(error) or min(most, len(images)) == 1:
+                        raise
+                # Only here, where the error and all that its frames hold are gone, is there memory again.
+                most = -(-min(most, len(images)) // 2)
+                torch.cuda.empty_cache()  # does nothing where no card is in use
+        if most < self.most:
+            self.most = most  # only what was enough: another program may have held the memory for a moment
+            _log.warning("out of memory: a scorer's network takes %d images at once from now on", most)
+        return rows
 
 
 def _map_batches(images: Sequence[Tensor], forward: Callable[[list[Tensor]], Tensor], most: int) -> Tensor:

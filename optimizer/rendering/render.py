@@ -149,6 +149,8 @@ class Renderer:
     ) -> Iterator[tuple[list[SuiteItem], list[Render]]]:
         """Each batch; adds to the seconds of `denoise` and `decode`. Raises as `render_stages`."""
         with _timed(seconds, "denoise"):
+            for size in dict.fromkeys(map(_size, group)):
+                self._image_channels(*size)  # of all sizes first: they need the VAE, which may have to leave
             latents = [self._denoise_all(batch, prompts) for batch in group]
         for batch, some in zip(group, latents, strict=True):
             with _timed(seconds, "decode"):

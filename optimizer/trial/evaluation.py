@@ -131,7 +131,12 @@ class Evaluator:
 
     def _broken_weights(self) -> str:
         """Which weights of the merge are to blame, if they are."""
-        keys = self.resident.broken_keys()
+        try:
+            keys = self.resident.broken_keys()
+        except (RuntimeError, MemoryError) as error:  # components that take turns may find no memory
+            if not lacks_memory(error):
+                raise
+            return ""
         if not keys:
             return ""
         named = ", ".join(f"{key} ({self.resident.ingredients.place(key)})" for key in keys[:3])

@@ -269,6 +269,19 @@ def test_a_file_that_cannot_be_rendered_for_want_of_memory_is_kept(
     assert Checkpoint.open(target).sha256 == done.file.sha256
 
 
+def test_a_file_whose_prompts_cannot_be_embedded_for_want_of_memory_is_kept(
+    short: ShortStudy, rows: list[StoredTrial], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_memory(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    monkeypatch.setattr("optimizer.rendering.prompts.PromptEncoder._encode", no_memory)
+    target = tmp_path / "merge.safetensors"
+    done = delivered(short, rows[3], target)
+    assert done.difference.startswith("there was not the memory to render the file here")
+    assert Checkpoint.open(target).sha256 == done.file.sha256
+
+
 IN_ANOTHER_PROCESS = """
 import sys
 from pathlib import Path

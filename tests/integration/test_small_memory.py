@@ -25,6 +25,7 @@ from optimizer.runtime.machine import BATCHES_FIELD, device_kind
 from optimizer.runtime.memory import memory_to_load
 from optimizer.runtime.setup import build_renderer, build_scorers
 from optimizer.work.worker import Worker
+from scorers.inference import BATCH_SIZE, Runner
 from scorers.memory import lacks_memory
 from studies.records import stored_trials
 from studies.records.batch_limits import Batched, load_batch_limits, store_batch_limit
@@ -222,6 +223,25 @@ def test_a_scorer_without_memory_takes_fewer_images_at_once_and_only_then_fails_
     assert (first.state, second.state, second.failure) == ("complete", "failed", "out_of_memory")
     assert second.reason == "out of memory in scorer clip_score: CUDA out of memory. Tried to allocate 2.00 GiB."
     short.database.close()
+
+
+def test_a_scorer_that_had_no_memory_for_a_moment_keeps_its_batch() -> None:
+    network = torch.nn.Linear(3, 2)
+    runner, images = Runner(network), [torch.zeros(3, 4, 4, dtype=torch.uint8)] * 8
+
+    def never(batch: list[torch.Tensor]) -> torch.Tensor:
+        raise torch.OutOfMemoryError(f"CUDA out of memory with {len(batch)}")
+
+    def pooled(batch: list[torch.Tensor]) -> torch.Tensor:
+        rows: torch.Tensor = network(torch.stack(batch).float().mean(dim=(2, 3)))
+        return rows
+
+    with pytest.raises(torch.OutOfMemoryError, match="with 1"):
+        runner.map(images, never)
+    assert runner.most == BATCH_SIZE
+    with room_for(4, network):
+        runner.map(images, pooled)
+    assert runner.most == 4
 
 
 def test_models_and_scorers_that_do_not_fit_while_they_are_loaded_are_refused_in_one_line(

@@ -6,7 +6,7 @@ the live parameters (a pipeline, a compiled graph) stays valid. Sources that do 
 host memory, or in their files, and are streamed: see placement.py, host_buffers.py and staging.py.
 
 Where not even the live model fits, its components take turns: one is merged when it is needed and gives its memory back
-when the next one is. That costs what merging everything at once would, since each is merged once a trial either way.
+when the next one is. In a trial of one stage that costs what merging everything at once would: each is merged once.
 """
 
 from __future__ import annotations
@@ -114,6 +114,7 @@ class _Slab:
         """Have memory for the live values, and make live what was wanted last."""
         absent = not self.present
         if absent:
+            self.made = None  # before there is memory with whatever lay in it
             self.live.untyped_storage().resize_(self._live_bytes)
         if absent or self.made != self._wanted:
             self._make(self._wanted, scratch)
@@ -287,7 +288,10 @@ class ResidentModel:
         return tuple(key for key in self._live if key in broken)
 
     def copy_first(self) -> None:
-        """Make parent A live by a plain copy, not rounded: what a merge's seconds are measured against."""
+        """Make parent A live by a plain copy, not rounded: what a merge's seconds are measured against.
+
+        All components must stay, and sources be held.
+        """
         for slab in self._slabs:
             slab.live.copy_(next(iter(slab.held.values())))
             slab.made = None

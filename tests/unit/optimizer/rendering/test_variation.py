@@ -89,6 +89,24 @@ def test_no_memory_for_one_image_is_said_as_such(models: LiveModels) -> None:
         render_variation(Renderer(models, SUITE))
 
 
+@pytest.mark.parametrize(
+    "text", ["CUDA error: CUBLAS_STATUS_NOT_INITIALIZED when calling `cublasCreate`", "not memory"]
+)
+def test_no_memory_for_the_prompt_is_told_from_other_errors(models: LiveModels, text: str) -> None:
+    """Embedding is the first thing that computes after loading."""
+
+    def too_much(_: Tensor) -> Tensor:
+        raise RuntimeError(text)
+
+    encoder = models.text_encoders["text_encoder"]
+    expected = NoMemoryError if "CUBLAS" in text else RuntimeError
+    with (
+        changed(getattr(encoder, "text_model", encoder).final_layer_norm, too_much),
+        pytest.raises(expected, match=text[:12]),
+    ):
+        render_variation(Renderer(models, SUITE))
+
+
 def test_grey_levels_are_a_mean_over_all_values() -> None:
     dark, light = torch.zeros(3, 2, 2, dtype=torch.uint8), torch.zeros(3, 2, 2, dtype=torch.uint8)
     light[0, 0, 0] = 240
