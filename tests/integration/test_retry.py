@@ -94,7 +94,7 @@ def test_a_worker_waits_for_the_database_and_loses_nothing(server: Server, tmp_p
     recorder.timer.join()
     assert len(recorder.away) == 1
     (seconds,) = recorder.back
-    assert 4.0 <= seconds < 60
+    assert 0 < seconds < 60  # since it was noticed, which is when the trial is recorded
     assert [number for number, _ in recorder.started] == [0, 1, 2, 3, 4]  # none was evaluated twice
     rows = stored_trials.load_trials(short.database, short.study)
     assert [(row.number, row.state, row.attempt) for row in rows] == [(number, "complete", 1) for number in range(5)]
