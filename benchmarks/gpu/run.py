@@ -43,6 +43,7 @@ def parts(files: Path, out: Path, *, small: bool) -> list[Part]:
     merge = (python, here / "merge.py", "--device", "cpu" if small else "cuda", "--folder", files, *records)
     placements = ("device", "files") if small else ("device", "host", "files")
     sdxl = files / "sdxl.yaml"
+    full_size = (python, here / "gpu" / "full_size.py", files, *(("--small",) if small else ()))
     render = (python, here / "gpu" / "render.py", files / "sdxl-A.safetensors", *size, *records)
     return [
         Part(
@@ -64,7 +65,7 @@ def parts(files: Path, out: Path, *, small: bool) -> list[Part]:
         Part(
             name="files",
             limit_seconds=120,
-            commands=((python, here / "gpu" / "full_size.py", files, *(("--small",) if small else ())),),
+            commands=(full_size,),
         ),
         Part(
             name="sdxl-render",
@@ -78,7 +79,7 @@ def parts(files: Path, out: Path, *, small: bool) -> list[Part]:
             commands=()
             if small
             else (
-                (python, here / "gpu" / "full_size.py", files, "--images", 4),
+                (*full_size, "--images", 4),
                 *((*trial, "--spec", sdxl, "--trials", 3, "--card-gb", gb) for gb in CARDS),
             ),
         ),
@@ -86,7 +87,7 @@ def parts(files: Path, out: Path, *, small: bool) -> list[Part]:
             name="sdxl-proof",
             limit_seconds=200,
             commands=(
-                (python, here / "gpu" / "full_size.py", files, "--images", 4, *(("--small",) if small else ())),
+                (*full_size, "--images", 4),
                 (*cli, "study", "start", sdxl, "--storage", out / "sdxl.db"),
                 (
                     *cli,

@@ -31,7 +31,6 @@ from optimizer.runtime.device_choice import choose_device
 from optimizer.runtime.machine import BATCHES_FIELD, CPU_SETTINGS, VARIATION_FIELD, machine_description
 from optimizer.runtime.plan import Plan
 from optimizer.runtime.setup import build_renderer
-from scorers.memory import lacks_memory
 from studies.files.artifacts import Artifacts
 from studies.records.database import Database
 from studies.records.stored_renders import load_scores
@@ -172,10 +171,6 @@ def _render_if_it_fits(
     try:
         return render_file(path, study, on_images, limits)
     except (NoMemoryError, TrialFailed):
-        return None
-    except (RuntimeError, MemoryError) as error:
-        if not lacks_memory(error):
-            raise
         return None
 
 

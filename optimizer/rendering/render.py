@@ -95,13 +95,17 @@ class Renderer:
         """Render every item; `on_batch` is called with the number of images done so far.
 
         Raises:
-            TrialFailed: not even a single image fits into the memory.
+            TrialFailed: the memory does not take the prompts, a component that takes turns, or a single image.
         """
         while True:
             try:
                 return self._render_all(on_batch)
             except BatchReduced:
                 continue
+            except (RuntimeError, MemoryError) as error:
+                if not lacks_memory(error):
+                    raise
+                raise TrialFailed(f"out of memory: {first_line(error)}") from None
 
     def _render_all(self, on_batch: Callable[[int], None] | None) -> Renders:
         done: dict[int, Render] = {}

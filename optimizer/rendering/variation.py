@@ -9,10 +9,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from basics.messages import first_line
 from optimizer.errors import NoMemoryError, TrialFailed
 from optimizer.rendering.render import Renderer
-from scorers.memory import lacks_memory
 from studies.spec.suite import SuitePrompt, SuiteSettings
 
 
@@ -31,10 +29,8 @@ def render_variation(renderer: Renderer) -> float:
         (one,) = again.render().images
         again.text_changed()  # the prompt is embedded twice, too
         (other,) = again.render().images
-    except (TrialFailed, RuntimeError, MemoryError) as error:
-        if not isinstance(error, TrialFailed) and not lacks_memory(error):
-            raise
-        raise NoMemoryError(first_line(error)) from error
+    except TrialFailed as error:
+        raise NoMemoryError(str(error)) from error
     return grey_levels(one, other)
 
 
