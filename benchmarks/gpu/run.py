@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -125,18 +126,20 @@ def run(part: Part, out: Path, seconds: float) -> dict[str, object]:
     with log.open("w") as file:
         for command in part.commands:
             left = min(part.limit_seconds, seconds) - (time.monotonic() - start)
+            # A session of its own: what is cut off ends with all that it started, and leaves the card to what follows.
+            process = subprocess.Popen(
+                list(map(str, command)),
+                stdout=file,
+                stderr=subprocess.STDOUT,
+                env=environment,
+                cwd=ROOT,
+                start_new_session=True,
+            )
             try:
-                done = subprocess.run(
-                    list(map(str, command)),
-                    stdout=file,
-                    stderr=subprocess.STDOUT,
-                    env=environment,
-                    cwd=ROOT,
-                    timeout=max(1.0, left),
-                    check=False,
-                )
-                code = code or done.returncode
+                code = code or process.wait(timeout=max(1.0, left))
             except subprocess.TimeoutExpired:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
                 code = 124
                 break
     return {"part": part.name, "exit": code, "seconds": round(time.monotonic() - start, 1)}
