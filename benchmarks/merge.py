@@ -148,7 +148,7 @@ def measure(model: ResidentModel, operation: Operation, options: argparse.Namesp
         print(f"{what}: merge {merge:.3f} s from files")
         record(options.records, "merge", what=what, placement="files", merge_seconds=merge)
         return
-    copy = seconds(model.copy_first, model.device, options.repeats)
+    copy = seconds(model.copy_parent_a, model.device, options.repeats)
     print(f"{what}: merge {merge:.3f} s, copy {copy:.3f} s, ratio {merge / copy:.2f}", flush=True)
     sizes = {"live_bytes": sum(tensor.nbytes for tensor in model.live_tensors().values()), "held_bytes": model.nbytes()}
     name = model.placement.name.lower()
