@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from optimizer.runtime.setup import Runtime
     from studies.files.artifacts import Artifacts
 
-    Pictures = dict[int, Sequence[Tensor]]  # trial -> its held-out renders, reduced
+    Pictures = dict[int, Sequence[Tensor]]  # trial -> its held-out renders, as thumbnails
 
 
 def finish_study(
@@ -80,7 +80,7 @@ def _save_sheet(stored: StoredStudy, final: Final, pictures: Pictures, artifacts
 @contextmanager
 def _progress(images: int, pictures: Pictures) -> Iterator[FinalWatch]:
     from optimizer.outcome.final import FinalWatch
-    from optimizer.rendering.contact_sheet import reduced
+    from optimizer.rendering.contact_sheet import thumbnail
 
     columns = (TextColumn("{task.description}"), BarColumn(bar_width=20), MofNCompleteColumn())
     with Progress(*columns, console=console, transient=True, disable=not interactive()) as progress:
@@ -97,7 +97,7 @@ def _progress(images: int, pictures: Pictures) -> Iterator[FinalWatch]:
                 console.print(line, soft_wrap=True, markup=False)
 
         def on_finished(row: StoredTrial, found: Sequence[Tensor]) -> None:
-            pictures[row.number] = [reduced(image) for image in found]
+            pictures[row.number] = [thumbnail(image) for image in found]
 
         yield FinalWatch(
             started=on_begun,
