@@ -22,7 +22,7 @@ from optimizer.cli import main
 from optimizer.cli.views.report import study_objective
 from optimizer.insight.importance import BINS, insight, load_samples
 from optimizer.insight.interactive import _can_draw, save_figures
-from optimizer.search.shortlist import beliefs, by_posterior, by_value
+from optimizer.search.shortlist import by_posterior, by_value, posterior_means
 from studies.records import tables
 from studies.records.database import open_database
 from studies.records.stored_studies import load_study
@@ -125,14 +125,14 @@ def test_a_lucky_trial_among_mediocre_ones_is_ranked_by_what_the_model_believes(
     study = store_study(database, "luck", score, trials=40, seed=1, **changes)
     objective, rows = study_objective(study), load_trials(database, study)
     ranked = by_posterior(database, study, objective, rows)(rows)
-    believed = beliefs(database, study, objective, rows)["objective"]
+    means = posterior_means(database, study, objective, rows)["objective"]
     database.close()
     by_number = {row.number: row for row in rows}
     assert sorted(row.number for row in ranked) == sorted(by_number)
-    assert [row.number for row in ranked] == sorted(believed, key=lambda number: -believed[number])
+    assert [row.number for row in ranked] == sorted(means, key=lambda number: -means[number])
     place_observed = [row.number for row in by_value(objective)(rows)].index(20)
     assert [row.number for row in ranked].index(20) > place_observed
-    assert believed[20] < by_number[20].objectives["objective"] - 0.2
+    assert means[20] < by_number[20].objectives["objective"] - 0.2
 
 
 def test_where_no_model_can_be_fitted_the_observed_values_rank(tmp_path: Path) -> None:
@@ -141,7 +141,7 @@ def test_where_no_model_can_be_fitted_the_observed_values_rank(tmp_path: Path) -
     rows = load_trials(database, study)
     objective = study_objective(study)
     assert by_posterior(database, study, objective, rows)(rows) == by_value(objective)(rows)
-    assert beliefs(database, study, objective, rows) == {}
+    assert posterior_means(database, study, objective, rows) == {}
     database.close()
 
 
