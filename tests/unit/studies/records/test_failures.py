@@ -12,7 +12,7 @@ REASONS: dict[str, FailureKind] = {
     "out of memory denoising a single image of 512x512: CUDA out of memory": "out_of_memory",
     "out of memory in scorer clip: CUDA out of memory": "out_of_memory",
     "scorer clip failed at item 0: ZeroDivisionError: no images today": "scorer",
-    "scorer clip gave a value that is not a finite number": "scorer",
+    "scorer clip returned a value that is not finite": "scorer",
     "4 workers died while they worked on it: look for what killed them (out of memory?)": "worker_died",
     "ended by another program: FAIL for Optuna while its worker was dead": "other",
 }
