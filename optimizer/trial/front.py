@@ -91,7 +91,9 @@ def check_weights(weights: Mapping[str, float], objective: Objective) -> None:
         WeightsError: weights for a single objective, of unknown objectives, negative, not finite or all zero.
     """
     if len(objective.names) == 1:
-        raise WeightsError("weights choose from a front of several objectives, but this study has one: leave them out")
+        raise WeightsError(
+            "weights choose from a front of several objectives, but this study has a single one: leave them out"
+        )
     if unknown := sorted(weights.keys() - set(objective.names)):
         raise WeightsError(
             f"weights: expected objectives of this study ({', '.join(objective.names)}), got {unknown[0]!r}"

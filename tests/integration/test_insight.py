@@ -150,7 +150,7 @@ def test_too_few_trials_and_unknown_studies_are_one_line(folder: Path) -> None:
     assert "no study named" in run(folder, "study", "importance", "none", code=2)
     assert ".png" in run(folder, "study", "importance", "one", "--plot", "one.jpg", code=2)
     assert "twice" in run(folder, "study", "compare", "one", "one", code=2)
-    assert "no objective" in run(folder, "study", "show", "front", "--weights", "fid=1", code=2)
+    assert "expected objectives of this study" in run(folder, "study", "show", "front", "--weights", "fid=1", code=2)
     assert "single" in run(folder, "study", "show", "one", "--weights", "sharpness=1", code=2)
     assert "--weights" in run(folder, "export", "front", "--trial", "1", "--weights", "sharpness=1", code=2)
 
