@@ -23,6 +23,7 @@ from optimizer.work.trial_queue import ClaimedTrial
 from studies.errors import ArtifactError
 from studies.files.artifacts import Artifacts, TrialFiles, attach_sheet
 from studies.records import stored_trials
+from studies.records.failures import Failure
 from studies.records.study_records import StudyRecords
 from studies.records.values import StoredTrial, TrialResult
 from studies.spec.suite import SuiteItem
@@ -77,10 +78,10 @@ class TrialRecorder:
             self._retry(files.remove)
         return stored
 
-    def fail(self, claimed: ClaimedTrial, reason: str, rendered: int, seconds: float) -> bool:
+    def fail(self, claimed: ClaimedTrial, failure: Failure, rendered: int, seconds: float) -> bool:
         """Record why a trial failed, and what it cost; False where another worker has it by now."""
         number, worker_id, parts = claimed.number, claimed.worker_id, {"other": seconds}
-        return self._retry(lambda: stored_trials.fail_trial(self._records, number, worker_id, reason, rendered, parts))
+        return self._retry(lambda: stored_trials.fail_trial(self._records, number, worker_id, failure, rendered, parts))
 
     def settle(self, trial: Trial) -> StoredTrial:
         """Do everything that follows once a trial's outcome is stored. Doing it twice is harmless."""
