@@ -33,9 +33,9 @@ from optimizer.trial.ranking import best_trials
 from scorers.protocol import Direction
 from search_spaces.parameters import Parameter
 from search_spaces.space import SearchSpace
-from studies.records.database import Database
 from studies.records.optuna_studies import optuna_trials
 from studies.records.stored_trials import load_trials
+from studies.records.study_records import StudyRecords
 from studies.records.values import StoredStudy, StoredTrial
 
 TOP = 0.1  # share of the trials that count as the best
@@ -110,14 +110,15 @@ class Insight:
         return trial
 
 
-def insight(database: Database, study: StoredStudy, objective: Objective) -> Insight:
+def insight(records: StudyRecords, objective: Objective) -> Insight:
     """Read a study and work out what mattered in it.
 
     Raises:
         TooFewTrialsError: fewer than MIN_TRIALS complete trials are in the search space.
     """
-    trials = tuple(load_trials(database, study))
-    samples = load_samples(database, study, trials)
+    study = records.study
+    trials = tuple(load_trials(records))
+    samples = load_samples(records, trials)
     if len(samples) < MIN_TRIALS:
         raise TooFewTrialsError(
             f"study {study.name!r} has {len(samples)} complete trials in its search space, but importance needs at "
@@ -130,7 +131,7 @@ def insight(database: Database, study: StoredStudy, objective: Objective) -> Ins
             direction=direction,
             shares=shares(samples, space, name, direction),
             effects={parameter.name: main_effect(samples, parameter, name) for parameter in space.parameters},
-            model_effects=model_effects(database, study, trials, index),
+            model_effects=model_effects(records, trials, index),
             best=best_trials(trials, Objective(names=(name,), directions=(direction,), terms=()))[0],
         )
         for index, (name, direction) in enumerate(zip(objective.names, objective.directions, strict=True))
@@ -147,20 +148,18 @@ def insight(database: Database, study: StoredStudy, objective: Objective) -> Ins
     )
 
 
-def model_effects(
-    database: Database, study: StoredStudy, rows: Sequence[StoredTrial], objective: int
-) -> dict[str, Effect] | None:
+def model_effects(records: StudyRecords, trials: Sequence[StoredTrial], objective: int) -> dict[str, Effect] | None:
     """Map each parameter to its effect by the depth-aware model; None if the model cannot be fitted."""
-    fitted = fitted_model(database, study, rows, objective)
+    fitted = fitted_model(records, trials, objective)
     return None if fitted is None else fitted[0].effects()
 
 
-def load_samples(database: Database, study: StoredStudy, rows: Sequence[StoredTrial]) -> tuple[Sample, ...]:
+def load_samples(records: StudyRecords, trials: Sequence[StoredTrial]) -> tuple[Sample, ...]:
     """Load the complete trials that have parameters, by number; a parent that the space cannot express has none."""
-    params = {trial.number: trial.params for trial in optuna_trials(database, study) if trial.params}
+    params = {trial.number: trial.params for trial in optuna_trials(records) if trial.params}
     return tuple(
         Sample(number=trial.number, params=params[trial.number], objectives=trial.objectives)
-        for trial in rows
+        for trial in trials
         if trial.state == "complete" and trial.number in params
     )
 

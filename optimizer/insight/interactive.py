@@ -25,9 +25,8 @@ from optimizer.insight.plots import (
     spots,
 )
 from optimizer.trial.objective import Objective
-from studies.records.database import Database
 from studies.records.optuna_studies import optuna_study
-from studies.records.values import StoredStudy
+from studies.records.study_records import StudyRecords
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -39,7 +38,7 @@ BAR: Final = "#6b5b95"
 MODEL: Final = "#2a9d8f"
 
 
-def save_figures(database: Database, study: StoredStudy, objective: Objective) -> int:
+def save_figures(records: StudyRecords, objective: Objective) -> int:
     """Store the study's figures for the dashboard, replacing earlier ones; returns their number.
 
     It is 0 if the study has too few trials or plotly is not installed.
@@ -47,10 +46,10 @@ def save_figures(database: Database, study: StoredStudy, objective: Objective) -
     if not _can_draw():
         return 0
     try:
-        facts = insight(database, study, objective)
+        facts = insight(records, objective)
     except TooFewTrialsError:
         return 0
-    in_optuna = optuna_study(database, study.name)
+    in_optuna = optuna_study(records)
     count = 0
     for index, findings in enumerate(facts.findings):
         figures = {

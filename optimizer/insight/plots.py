@@ -48,9 +48,7 @@ class Picture:
 
     slot: Slot
     trial: StoredTrial
-    values: (
-        Mapping[str, float] | None
-    )  # place -> the slot's number; None if the trial is outside the space
+    values: Mapping[str, float] | None  # place -> the slot's number; None if the trial is outside the space
     shares: Mapping[str, float]  # searched place -> importance of its parameter
     shared: bool  # whether any parameter has several places
     low: float  # ends of the colour scale

@@ -13,8 +13,8 @@ import numpy as np
 from optimizer.search.depth.stored_study import fitted_model
 from optimizer.trial.front import knee_order, signed_values
 from optimizer.trial.objective import Objective
-from studies.records.database import Database
-from studies.records.values import StoredStudy, StoredTrial
+from studies.records.study_records import StudyRecords
+from studies.records.values import StoredTrial
 
 Rank = Callable[[Sequence[StoredTrial]], Sequence[StoredTrial]]  # complete trials -> the same, best first
 PosteriorMeans = Mapping[int, float]  # trial number -> posterior mean of an objective
@@ -42,17 +42,17 @@ def _expected(trial: StoredTrial, means: Mapping[str, PosteriorMeans]) -> dict[s
     return {name: means.get(name, {}).get(trial.number, value) for name, value in trial.objectives.items()}
 
 
-def by_posterior(database: Database, study: StoredStudy, objective: Objective, trials: Sequence[StoredTrial]) -> Rank:
+def by_posterior(records: StudyRecords, objective: Objective, trials: Sequence[StoredTrial]) -> Rank:
     """Rank by the posterior mean of the depth-aware model, whichever sampler proposed the trials.
 
     The model is fitted to all trials in the search space. Trials outside it count with their observed values. If the
     model cannot be fitted (fewer than three complete trials, or values that no model fits), all trials do.
     """
-    return by_value(objective, posterior_means(database, study, objective, trials) if trials else None)
+    return by_value(objective, posterior_means(records, objective, trials) if trials else None)
 
 
 def posterior_means(
-    database: Database, study: StoredStudy, objective: Objective, trials: Sequence[StoredTrial]
+    records: StudyRecords, objective: Objective, trials: Sequence[StoredTrial]
 ) -> dict[str, PosteriorMeans]:
     """Map each objective to the posterior means of the complete trials in the space, in the objective's own unit.
 
@@ -60,7 +60,7 @@ def posterior_means(
     """
     means: dict[str, PosteriorMeans] = {}
     for index, name in enumerate(objective.names):
-        fitted = fitted_model(database, study, trials, index)
+        fitted = fitted_model(records, trials, index)
         if fitted is None:
             return {}
         model, in_space = fitted

@@ -86,7 +86,7 @@ class Evaluator:
             except (RuntimeError, MemoryError) as error:
                 if not lacks_memory(error):
                     raise
-                raise TrialFailed(f"out of memory: {first_line(error)}") from None
+                raise TrialFailed(f"out of memory: {first_line(error)}", "out_of_memory") from None
 
     def _evaluate(self, recipe: Recipe, on_images: Callable[[int], None] | None, go_on: GoOn | None) -> Evaluation:
         clock = Stopwatch()
@@ -135,7 +135,7 @@ class Evaluator:
             named = ", ".join(f"{item} ({reason})" for item, reason in broken[:4])
             more = f" and {len(broken) - 4} more" if len(broken) > 4 else ""
             images = f"{len(broken)} of {rendered} images are broken: item {named}{more}"
-            raise TrialFailed(f"degenerate: {images}{self._broken_weights()}")
+            raise TrialFailed(f"degenerate: {images}{self._broken_weights()}", "degenerate")
 
     def _broken_weights(self) -> str:
         """Name the weights of the merge that are NaN or infinite, as the end of a message; empty if there are none."""

@@ -10,8 +10,8 @@ from optimizer.search.depth.posterior import DepthModel
 from search_spaces.blocks import Architecture
 from search_spaces.space import SearchSpace
 from studies.errors import StudyError
-from studies.records.database import Database
 from studies.records.optuna_studies import optuna_study
+from studies.records.study_records import StudyRecords
 from studies.records.values import StoredStudy, StoredTrial
 
 
@@ -21,7 +21,7 @@ def space_of(study: StoredStudy, trial: StoredTrial) -> SearchSpace:
 
 
 def fitted_model(
-    database: Database, study: StoredStudy, trials: Sequence[StoredTrial], objective: int
+    records: StudyRecords, trials: Sequence[StoredTrial], objective: int
 ) -> tuple[DepthModel, list[FrozenTrial]] | None:
     """Fit the depth-aware model to one objective; None if it cannot be fitted.
 
@@ -34,8 +34,8 @@ def fitted_model(
     """
     from optimizer.search.depth.gaussian_process import NUMERICAL_ERRORS  # BoTorch takes seconds to import
 
-    space = space_of(study, trials[0])
-    in_optuna = optuna_study(database, study.name)
+    space = space_of(records.study, trials[0])
+    in_optuna = optuna_study(records)
     try:
         model = DepthModel.of(space, in_optuna.get_trials(deepcopy=False), in_optuna.directions, objective)
     except (StudyError, *NUMERICAL_ERRORS):
