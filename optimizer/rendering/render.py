@@ -111,7 +111,7 @@ class Renderer:
             except (RuntimeError, MemoryError) as error:
                 if not lacks_memory(error):
                     raise
-                raise TrialFailed(f"out of memory: {first_line(error)}") from None
+                raise TrialFailed(f"out of memory: {first_line(error)}", "out_of_memory") from None
 
     def _render_all(self, on_batch: Callable[[int], None] | None) -> Renders:
         done: dict[int, Render] = {}
@@ -227,7 +227,8 @@ class Renderer:
         # Outside the handler, because memory is free again only when the error and the frames that it holds are gone.
         if count == 1:
             activity = "denoising" if component == "unet" else "decoding"
-            raise TrialFailed(f"out of memory {activity} a single image of {size[0]}x{size[1]}: {reason}")
+            message = f"out of memory {activity} a single image of {size[0]}x{size[1]}: {reason}"
+            raise TrialFailed(message, "out_of_memory")
         if self.models.unet.device.type == "cuda":
             torch.cuda.empty_cache()
         self.limits.lower(component, size, count, reason)
