@@ -335,7 +335,7 @@ class TestRefusals:
     @pytest.mark.parametrize("zipped", [True, False])
     def test_a_pickle_under_the_wrong_name_is_told_as_one(self, zipped: bool, tmp_path: Path) -> None:
         torch.save({"w": torch.ones(1)}, tmp_path / "a.safetensors", _use_new_zipfile_serialization=zipped)
-        with pytest.raises(CheckpointError, match=r"is not a \.safetensors file but was written by torch\.save.*\.ckpt"):
+        with pytest.raises(CheckpointError, match=r"is not a \.safetensors file but was written by torch\.save"):
             Checkpoint.open(tmp_path / "a.safetensors")
 
     def test_a_header_whose_length_looks_like_a_pickle_is_a_header(self, tmp_path: Path) -> None:
