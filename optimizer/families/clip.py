@@ -203,7 +203,7 @@ def _layers(shapes: Shapes, prefix: str, width: int) -> int:
     """Count the layers of a text encoder.
 
     Args:
-        width: of the encoder, which tells how many layers it should have.
+        width: of the encoder, which determines how many layers it should have.
 
     Raises:
         CheckpointError: layers are missing. Some files leave out the last one, and with one layer less the prompt would

@@ -32,8 +32,8 @@ def choose_placement(device: torch.device, sources: int, live: int, working: int
         live: bytes of the live model, which always stays on the device.
         working: bytes that rendering takes; they are left free where they exceed `RESERVED`.
     """
-    beside = live + max(0, working - RESERVED.get(device.type, 0))
-    placement = _fastest_fit(device.type, sources, beside, device_free(device), available_host_bytes())
+    required = live + max(0, working - RESERVED.get(device.type, 0))
+    placement = _fastest_fit(device.type, sources, required, device_free(device), available_host_bytes())
     if placement is not Placement.DEVICE:
         _log.warning(
             "the parents (%.1f GB) do not fit into the free memory of %s beside the live model (%.1f GB): they stay %s",

@@ -224,7 +224,7 @@ def is_mergeable(key: str, info: TensorInfo, architecture: Architecture) -> bool
 
 
 def letters(count: int) -> tuple[str, ...]:
-    """Return the names of so many parents in order: A, B, C ..."""
+    """Return the letters of the first `count` parents: A, B, C ..."""
     return tuple(LETTERS[:count])
 
 

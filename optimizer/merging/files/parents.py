@@ -53,13 +53,13 @@ class Parents:
         for letter, other in _others(checkpoints):
             _require_same_architecture(first, other, letter)
         homes = {key: 0 for key in first.tensors if component_of(key, first.architecture) != EMA}
-        taken = _components_from_others(checkpoints)
-        for component, home in taken.items():
+        added_components = _components_from_others(checkpoints)
+        for component, home in added_components.items():
             owner = checkpoints[home]
             homes |= {key: home for key in owner.tensors if component_of(key, owner.architecture) == component}
         for letter, other in _others(checkpoints):
             _require_same_shapes(first, other, letter)
-        return cls(checkpoints, homes, _notes(checkpoints, homes, taken))
+        return cls(checkpoints, homes, _notes(checkpoints, homes, added_components))
 
     @property
     def first(self) -> Checkpoint:
@@ -199,12 +199,14 @@ def _components_from_others(checkpoints: Sequence[Checkpoint]) -> dict[str, int]
     return homes
 
 
-def _notes(checkpoints: Sequence[Checkpoint], homes: Mapping[str, int], taken: Mapping[str, int]) -> list[str]:
+def _notes(
+    checkpoints: Sequence[Checkpoint], homes: Mapping[str, int], added_components: Mapping[str, int]
+) -> list[str]:
     """Return the notes of all checkpoints, and those on how they differ.
 
     Args:
         homes: key of the result -> index of the parent that keeps it.
-        taken: component that A lacks -> index of the parent that provides it.
+        added_components: component that A lacks -> index of the parent that provides it.
     """
     names = letters(len(checkpoints))
     notes = [
@@ -212,7 +214,10 @@ def _notes(checkpoints: Sequence[Checkpoint], homes: Mapping[str, int], taken: M
         for letter, checkpoint in zip(names, checkpoints, strict=True)
         for note in checkpoint.notes
     ]
-    notes += [f"parent A has no {component}: {names[home]}'s is taken as it is" for component, home in taken.items()]
+    notes += [
+        f"parent A has no {component}: {names[home]}'s is taken as it is"
+        for component, home in added_components.items()
+    ]
     for letter, other in _others(checkpoints):
         notes += _missing_notes(checkpoints[0], other, letter)
         notes += _extra_notes(other, letter, homes)

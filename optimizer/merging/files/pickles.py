@@ -53,9 +53,9 @@ def torch_source(path: Path) -> Source:
     if lightning_names:
         notes.append(f"classes of PyTorch Lightning are named in the file and ignored: {abbreviated(lightning_names)}")
     while isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
-        beside = [str(key) for key in content if key != "state_dict"]
-        if beside:
-            notes.append(f"{len(beside)} entries beside the state dict are ignored: {abbreviated(beside)}")
+        other_keys = [str(key) for key in content if key != "state_dict"]
+        if other_keys:
+            notes.append(f"{len(other_keys)} entries beside the state dict are ignored: {abbreviated(other_keys)}")
         content = content["state_dict"]
     if not isinstance(content, Mapping):
         raise CheckpointError(f"{path} holds a {type(content).__name__} instead of tensors by name: give a checkpoint")

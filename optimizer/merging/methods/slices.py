@@ -48,8 +48,8 @@ def top_k_tensor_sum(inputs: Sequence[Tensor], values: Sequence[float]) -> Tenso
     magnitude in A is in the window (0 = the smallest); other positions keep A's value. So exactly the window's share of
     positions is written. Equal values of B rank by position, the first one lowest; equal magnitudes of A by value, the
     lower one highest. Width 0 gives A; width 1 gives all of A's values in the order of B's. Two sorts: O(n log n),
-    24 bytes of temporary memory an element. Source: sd-meh, whose window lies between two magnitudes and treats equal
-    ones alike.
+    24 bytes of temporary memory an element. Source: sd-meh, whose window lies between two magnitudes, with equal ones
+    either all inside or all outside.
 
     Args:
         inputs: two.
