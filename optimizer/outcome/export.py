@@ -8,7 +8,7 @@ proof.py.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -28,10 +28,11 @@ from optimizer.outcome.proof import RenderComparison, compare_renders, different
 from optimizer.rendering.batch_limits import BatchLimits
 from optimizer.rendering.prediction import markers_of
 from optimizer.runtime.device_choice import choose_device
-from optimizer.runtime.machine import BATCHES_FIELD, CPU_SETTINGS, VARIATION_FIELD, machine_description
+from optimizer.runtime.machine import CPU_SETTINGS, VARIATION_FIELD, machine_description
 from optimizer.runtime.plan import Plan
 from optimizer.runtime.setup import build_renderer
 from studies.files.artifacts import Artifacts
+from studies.records.batch_limits import BatchLimit
 from studies.records.stored_renders import load_scores
 from studies.records.stored_studies import software_versions
 from studies.records.study_records import StudyRecords
@@ -78,7 +79,8 @@ def deliver(
     device = choose_device(records.study.spec.render.device)  # the arithmetic of one device, as in the trial
     metadata = export_metadata(records, trial, plan, device)
     layout = export_layout(plan.ingredients, trial.recipe.dtype, markers_in(metadata))
-    limits = BatchLimits.parse(trial.machine.get(BATCHES_FIELD, ""))
+    limits = BatchLimits()
+    limits.adopt(trial.batch_limits)
     with atomic_file(target, overwrite=overwrite) as temporary:
         written = write_merge(temporary, trial.recipe, plan.ingredients, metadata, device, watch.written)
         _require_merge(temporary, layout, records.study, trial, plan, watch.compared)
@@ -88,7 +90,7 @@ def deliver(
     return Delivery(
         file=Exported(path=target, bytes=written.bytes, sha256=written.sha256),
         proof=_proof(len(layout), found, trial),
-        difference=_difference(found, trial, machine_description(device, limits)),
+        difference=_difference(found, trial, machine_description(device), limits.known),
     )
 
 
@@ -206,7 +208,9 @@ def _proof(tensors: int, found: RenderComparison | None, trial: StoredTrial) -> 
     return f"{equal}, and all {found.scored} renders of the file are identical, to the bit, to those that were scored"
 
 
-def _difference(found: RenderComparison | None, trial: StoredTrial, here: Mapping[str, str]) -> str:
+def _difference(
+    found: RenderComparison | None, trial: StoredTrial, here: Mapping[str, str], limits: Sequence[BatchLimit]
+) -> str:
     """Say how renders differ, and why; empty where they do not."""
     if found is None:
         return "there was not the memory to render the file here, so its renders are compared with nothing"
@@ -214,7 +218,7 @@ def _difference(found: RenderComparison | None, trial: StoredTrial, here: Mappin
         return ""
     return (
         f"{found.different} of {found.scored} renders of the file are not identical to those that were scored"
-        f"{_distance(found)}; {_reason(trial.machine, here)}. The weights are the same, so the file is kept"
+        f"{_distance(found)}; {_reason(trial, here, limits)}. The weights are the same, so the file is kept"
     )
 
 
@@ -234,14 +238,12 @@ def _levels(value: float) -> str:
     return "less than 0.01" if value < 0.01 else f"{value:.2f}"
 
 
-def _reason(then: Mapping[str, str], here: Mapping[str, str]) -> str:
-    """Explain why equal weights gave other pixels, as far as the two machines' descriptions tell."""
-    names = dict.fromkeys((*here, *CPU_SETTINGS, BATCHES_FIELD))
-    changed = [
-        f"{name} {then.get(name, '-')}, here {here.get(name, '-')}"
-        for name in names
-        if then.get(name) != here.get(name)
-    ]
+def _reason(trial: StoredTrial, here: Mapping[str, str], limits: Sequence[BatchLimit]) -> str:
+    """Explain why equal weights gave other pixels, as far as the two machines' descriptions and batches tell."""
+    then = trial.machine
+    pairs = {name: (then.get(name, "-"), here.get(name, "-")) for name in (*here, *CPU_SETTINGS)}
+    pairs["batches"] = (_batches(trial.batch_limits), _batches(limits))
+    changed = [f"{name} {before}, here {now}" for name, (before, now) in pairs.items() if before != now]
     if changed:
         return f"they were rendered by another machine or in other batches ({'; '.join(changed)})"
     if VARIATION_FIELD in then:
@@ -251,3 +253,7 @@ def _reason(then: Mapping[str, str], here: Mapping[str, str]) -> str:
         "nothing is known to have changed: with little free memory libraries may compute in another order, but if this "
         "happens again, report it"
     )
+
+
+def _batches(limits: Sequence[BatchLimit]) -> str:
+    return ", ".join(map(str, limits)) or "-"

@@ -84,6 +84,7 @@ class WarmStart:
                 pixels_sha256=kept.pixels_sha256,
                 seconds=trial.seconds,
                 machine=trial.machine,
+                batch_limits=trial.batch_limits,
             ),
             files=kept.files,
             renders=kept.renders if keeps_renders else (),

@@ -232,7 +232,7 @@ class _Rescorer:
 
     def _machine(self, trial: StoredTrial) -> Mapping[str, str]:
         """Who rendered it, and who scored it where that is another: such scores must not pass for the renderer's."""
-        if dict(trial.machine) == self._here and self._same_software:
+        if dict(trial.machine) == self._here and not trial.batch_limits and self._same_software:
             return trial.machine
         by = {"mergetune": software_versions()["mergetune"]} | self._here
         return dict(trial.machine) | {SCORED_FIELD: "by " + ", ".join(f"{name} {value}" for name, value in by.items())}

@@ -105,7 +105,7 @@ class _Choice:
         return {number: recipe for number, recipe in found.items() if recipe is not None}
 
     def _scores_hold(self, trial: StoredTrial) -> bool:
-        if self._differences or dict(trial.machine) != self._machine:
+        if self._differences or trial.batch_limits or dict(trial.machine) != self._machine:
             return False
         return not self._set_scorers or self._set_scorers <= self._files_of(trial).load_features().keys()
 

@@ -23,6 +23,7 @@ from scorers.memory import lacks_memory
 from scorers.protocol import Scorer
 from search_spaces.blocks import text_encoders
 from studies.recipe.recipe import Recipe
+from studies.records.batch_limits import BatchLimit
 
 GoOn = Callable[[Sequence[int], Evidence], bool]
 """Asked after each stage but the last, with the items rendered so far, in their order, and what they say: whether to
@@ -38,6 +39,7 @@ class Evaluation:
     sheet: ScoreSheet
     features: Mapping[str, Tensor]  # set scorer -> [items, d] on the CPU
     seconds: Mapping[str, float]  # merge, text, denoise, decode, score
+    batch_limits: tuple[BatchLimit, ...] = ()  # that all images were rendered with
 
     @property
     def pixels_sha256(self) -> tuple[str, ...]:
@@ -109,7 +111,12 @@ class Evaluator:
             if more and go_on is not None and not go_on(part.items, self.scoring.evidence(sheet, part.features)):
                 break
         return Evaluation(
-            items=part.items, images=part.images, sheet=sheet, features=part.features, seconds=dict(clock.seconds)
+            items=part.items,
+            images=part.images,
+            sheet=sheet,
+            features=part.features,
+            seconds=dict(clock.seconds),
+            batch_limits=self.renderer.limits.known,
         )
 
     def _merge(self, recipe: Recipe) -> None:

@@ -36,7 +36,7 @@ class TrialRecorder:
 
     Args:
         items: the suite's.
-        describe_machine: what the exact pixels of a render depend on beyond the recipe.
+        describe_machine: what the exact pixels of a render depend on beyond the recipe and the batches.
     """
 
     def __init__(
@@ -123,6 +123,7 @@ class TrialRecorder:
             files=renders,
             seconds={**evaluation.seconds, "other": other},
             machine=self._describe_machine(),
+            batch_limits=evaluation.batch_limits,
             sheet=sheet_id,
             incumbent=incumbent,
         )

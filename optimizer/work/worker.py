@@ -33,12 +33,13 @@ from optimizer.work.trial_plan import TrialPlan
 from optimizer.work.trial_queue import ClaimedTrial, TrialQueue
 from optimizer.work.trial_recorder import TrialRecorder
 from studies.files.artifacts import Artifacts
-from studies.records.batch_limits import Batched, Size, load_batch_limits, store_batch_limit
+from studies.records.batch_limits import BatchLimit
 from studies.records.cached_reads import CachedTrials
 from studies.records.control import status_of
 from studies.records.failures import Failure
 from studies.records.optuna_studies import optuna_study
 from studies.records.registry import turn_to
+from studies.records.stored_batch_limits import load_batch_limits, store_batch_limit
 from studies.records.study_records import StudyRecords
 
 PAUSE_SECONDS = 2.0  # between two looks at whether a paused study goes on
@@ -89,16 +90,16 @@ class Worker:
             gains=self._gains,
             retention=retention,
             retry=self._retry,
-            describe_machine=lambda: machine_description(runtime.device, renderer.limits, runtime.variation),
+            describe_machine=lambda: machine_description(runtime.device, runtime.variation),
         )
 
     def _adopt_batch_limits(self) -> None:
         """Begin with the batch limits that workers found on such a device, and store those that this one will find."""
         kind, limits = device_kind(self._runtime.device), self._runtime.evaluator.renderer.limits
 
-        def note(component: Batched, size: Size, most: int, reason: str) -> None:
-            self._retry(lambda: store_batch_limit(self._records, kind, component, size, most))
-            self._reporter.batch_reduced(component, most, reason)
+        def note(limit: BatchLimit, reason: str) -> None:
+            self._retry(lambda: store_batch_limit(self._records, kind, limit))
+            self._reporter.batch_reduced(limit.component, limit.images, reason)
 
         limits.adopt(load_batch_limits(self._records, kind))
         limits.on_lowered = note

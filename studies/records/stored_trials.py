@@ -10,6 +10,7 @@ from sqlalchemy.engine import Connection, Row
 
 from studies.recipe.recipe import Recipe
 from studies.records import tables
+from studies.records.batch_limits import limits_from_json, limits_to_json
 from studies.records.database import now
 from studies.records.failures import Failure
 from studies.records.origins import Origin
@@ -67,6 +68,7 @@ def finish_trial(records: StudyRecords, number: int, worker_id: str, result: Tri
                 objectives=dict(result.objectives),
                 seconds=dict(result.seconds),
                 machine=dict(result.machine),
+                batch_limits=limits_to_json(result.batch_limits),
                 sheet=result.sheet,
                 rendered=len(result.pixels_sha256),
                 incumbent=result.incumbent,
@@ -176,6 +178,7 @@ def _trial(row: Row[Any]) -> StoredTrial:
         errors=row.errors or {},
         seconds=row.seconds or {},
         machine=row.machine or {},
+        batch_limits=limits_from_json(row.batch_limits),
         sheet=row.sheet,
         started_at=row.started_at,
         finished_at=row.finished_at,

@@ -17,6 +17,7 @@ from sqlalchemy.engine import Connection
 from studies.files.artifacts import SHEET, Artifacts, Features, TrialFiles, render_file, sheet_attributes
 from studies.recipe.recipe import Recipe
 from studies.records import tables
+from studies.records.batch_limits import limits_to_json
 from studies.records.database import inserted_id
 from studies.records.origins import Origin
 from studies.records.stored_renders import insert_renders
@@ -104,6 +105,7 @@ def _insert_trial(connection: Connection, study_id: int, number: int, taken: Tak
                 objectives=dict(result.objectives),
                 seconds=dict(result.seconds),
                 machine=dict(result.machine),
+                batch_limits=limits_to_json(result.batch_limits),
                 sheet=result.sheet,
                 rendered=len(result.pixels_sha256),
                 started_at=taken.started_at,

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from studies.recipe.recipe import Recipe
+from studies.records.batch_limits import BatchLimit
 from studies.records.failures import FailureKind
 from studies.records.origins import Origin
 from studies.spec.study import StudySpec
@@ -69,6 +70,7 @@ class TrialResult:
     files: Mapping[int, str] = field(default_factory=dict)  # item -> name of its PNG in the artifact store
     seconds: Mapping[str, float]
     machine: Mapping[str, str]
+    batch_limits: tuple[BatchLimit, ...] = ()  # that it was rendered with: they decide which images share a batch
     sheet: str | None = None
     incumbent: int | None = None  # of a stopped trial: see StoredTrial
 
@@ -94,6 +96,7 @@ class StoredTrial:
     incumbent: int | None = None  # the trial that a stopped one was compared with, on the items it has
     errors: Mapping[str, float] = field(default_factory=dict)  # objective or score -> its standard error over the suite
     failure: FailureKind | None = None  # what kind of reason it is
+    batch_limits: tuple[BatchLimit, ...] = ()  # that it was rendered with
     source: str | None = None  # "STUDY trial 12" where it was taken over with its scores
 
     @property
