@@ -31,8 +31,10 @@ class ParentFile:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoredStudy:
+    """A study as it stands in the database."""
+
     id: int
-    key: str  # what its files in an artifact folder are kept under
+    key: str  # the folder of its files in an artifact store
     name: str
     spec: StudySpec
     suite_digest: str
@@ -40,7 +42,7 @@ class StoredStudy:
     software: Mapping[str, str]
     fingerprints: Mapping[str, str]  # scorer -> digest of the files it reads
     created_at: float
-    status: Status  # as it was when the study was read; studies/records/control.py has it as it is now
+    status: Status  # as it was when the study was read; `status_of` reads it as it is now
     priority: int
 
 
@@ -60,7 +62,7 @@ class Gain:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrialResult:
-    """What evaluating one recipe gave; stored whole or not at all."""
+    """What the evaluation of one recipe gave. It is stored whole or not at all."""
 
     objectives: Mapping[str, float]  # as told to Optuna, in the study's order
     items: tuple[int, ...] | None = None  # of the suite that were rendered, in their order; None: all
@@ -71,12 +73,14 @@ class TrialResult:
     seconds: Mapping[str, float]
     machine: Mapping[str, str]
     batch_limits: tuple[BatchLimit, ...] = ()  # that it was rendered with: they decide which images share a batch
-    sheet: str | None = None
+    contact_sheet: str | None = None  # its artifact id
     incumbent: int | None = None  # of a stopped trial: see StoredTrial
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoredTrial:
+    """A trial as it stands in the database."""
+
     id: int
     number: int
     origin: Origin
@@ -89,7 +93,7 @@ class StoredTrial:
     gains: Mapping[str, Gain]
     seconds: Mapping[str, float]
     machine: Mapping[str, str]
-    sheet: str | None
+    contact_sheet: str | None  # its artifact id
     started_at: float
     finished_at: float | None
     rendered: int = 0  # images; 0 while it runs
@@ -101,7 +105,7 @@ class StoredTrial:
 
     @property
     def recipe(self) -> Recipe:
-        """What was merged. Parsed when it is asked for: most who look at trials do not."""
+        """What was merged. It is parsed here, because most who read trials do not need it."""
         return _recipe(self.recipe_text)
 
     @property
@@ -111,7 +115,7 @@ class StoredTrial:
 
     @property
     def is_whole(self) -> bool:
-        """Whether it is complete and has all items: what may be the best."""
+        """Whether it is complete and has all items, so that it may be the best."""
         return self.state == "complete" and not self.estimated
 
     @property
@@ -127,6 +131,8 @@ def _recipe(text: str) -> Recipe:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoredRender:
+    """A render as it stands in the database."""
+
     item: int
     pixels_sha256: str
     file: str | None

@@ -99,7 +99,7 @@ RESULT = TrialResult(
         BatchLimit(component="unet", size=(64, 32), images=2),
         BatchLimit(component="vae", size=(64, 32), images=1),
     ),
-    sheet="artifact",
+    contact_sheet="artifact",
 )
 
 
@@ -222,7 +222,7 @@ def test_a_begun_trial_names_its_worker_and_recipe(records: StudyRecords) -> Non
     assert (row.number, str(row.origin), row.worker_id, row.state) == (3, "uniform 0.5", "worker-1", "running")
     assert row.recipe == recipe()
     assert before <= row.started_at <= now()
-    assert (row.finished_at, row.reason, row.sheet) == (None, None, None)
+    assert (row.finished_at, row.reason, row.contact_sheet) == (None, None, None)
     assert (row.objectives, row.gains, row.seconds, row.machine) == ({}, {}, {}, {})
 
 
@@ -258,7 +258,7 @@ def trial_results(draw: st.DrawFn) -> TrialResult:
         seconds=draw(st.dictionaries(text, finite)),
         machine=draw(st.dictionaries(text, text)),
         batch_limits=draw(st.lists(limits, max_size=3).map(tuple)),
-        sheet=draw(st.none() | digests),
+        contact_sheet=draw(st.none() | digests),
     )
 
 
@@ -272,12 +272,12 @@ def test_a_result_is_read_back_exactly(long_records: StudyRecords, result: Trial
     assert row.state == "complete"
     assert row.finished_at is not None
     assert row.finished_at >= row.started_at
-    assert (row.objectives, row.seconds, row.machine, row.batch_limits, row.sheet) == (
+    assert (row.objectives, row.seconds, row.machine, row.batch_limits, row.contact_sheet) == (
         dict(result.objectives),
         dict(result.seconds),
         dict(result.machine),
         result.batch_limits,
-        result.sheet,
+        result.contact_sheet,
     )
     assert list(row.objectives) == list(result.objectives)  # in the study's order
     assert stored_renders.load_scores(long_records, row) == (dict(result.image_scores), dict(result.set_scores))
