@@ -101,7 +101,7 @@ def report(trials: list[StoredTrial], options: argparse.Namespace, peak: float |
         overhead=1 - work / mean,
         trials=len(durations),
         peak_gb=peak,
-        batches=trials[-1].machine.get("batches", ""),
+        batches=", ".join(map(str, trials[-1].batch_limits)),
     )
 
 

@@ -7,11 +7,10 @@ depend on the recipe and the limits alone, and the limits are recorded with the 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import cast
 
-from studies.records.batch_limits import Batched, Size
+from studies.records.batch_limits import Batched, BatchLimit, Size
 
 
 class BatchReduced(Exception):  # noqa: N818 - a request to try again, not an error
@@ -24,11 +23,11 @@ class BatchLimits:
 
     Attributes:
         most: (component, size) -> images; without an entry there is no limit.
-        on_lowered: called with the component, the size, the new limit and the reason.
+        on_lowered: called with the new limit and the reason.
     """
 
     most: dict[tuple[Batched, Size], int] = field(default_factory=dict)
-    on_lowered: Callable[[Batched, Size, int, str], None] = lambda _component, _size, _most, _reason: None
+    on_lowered: Callable[[BatchLimit, str], None] = lambda _limit, _reason: None
 
     def of(self, component: Batched) -> Mapping[Size, int]:
         """Return the limits of one component, by size."""
@@ -41,28 +40,18 @@ class BatchLimits:
             failed: images that did not fit into the memory.
             reason: error message, for `on_lowered`.
         """
-        self.most[component, size] = -(-failed // 2)
-        self.on_lowered(component, size, self.most[component, size], reason)
+        limit = BatchLimit(component=component, size=size, images=-(-failed // 2))
+        self.most[component, size] = limit.images
+        self.on_lowered(limit, reason)
 
-    def adopt(self, others: Mapping[tuple[Batched, Size], int]) -> None:
+    def adopt(self, others: Iterable[BatchLimit]) -> None:
         """Apply limits that other workers have found; of two limits, the lower one holds."""
-        for key, most in others.items():
-            self.most[key] = min(most, self.most.get(key, most))
+        for limit in others:
+            key = (limit.component, limit.size)
+            self.most[key] = min(limit.images, self.most.get(key, limit.images))
 
-    def __str__(self) -> str:
-        """Format as in `512x512 4, 1024x1024 2, vae 1024x1024 1`, the U-Net's limits without a component."""
-        return ", ".join(
-            f"{'' if component == 'unet' else f'{component} '}{width}x{height} {most}"
-            for (component, (width, height)), most in sorted(self.most.items())
-        )
-
-    @classmethod
-    def parse(cls, text: str) -> BatchLimits:
-        """Parse the format of `str`."""
-        limits = cls()
-        for entry in text.split(", ") if text else ():
-            *names, size, most = entry.split(" ")
-            width, height = map(int, size.split("x"))
-            component = cast("Batched", names[0]) if names else "unet"
-            limits.most[component, (width, height)] = int(most)
-        return limits
+    @property
+    def known(self) -> tuple[BatchLimit, ...]:
+        """All limits, sorted."""
+        limits = (BatchLimit(component=name, size=size, images=images) for (name, size), images in self.most.items())
+        return tuple(sorted(limits))
