@@ -396,7 +396,7 @@ def test_a_first_look_too_early_for_a_set_score_is_refused(folder: Path, refused
         "racing": {"batch": 4},
     }
     message = refused("study", "check", write_spec(folder, **changes))
-    assert "racing: scorer 'fid' needs at least 8 images, and the first look is after 4" in message
+    assert "racing: scorer 'fid' needs at least 8 images, and the first check is after 4" in message
 
 
 def test_racing_is_not_switched_on_under_way(database: Database, folder: Path, refused: Callable[..., str]) -> None:

@@ -67,7 +67,7 @@ class Assignment:
     def service(self, database: Database, stop: threading.Event, watch: Monitoring) -> Service:
         """A worker of this process."""
         with loading_libraries():
-            from optimizer.runtime.pool import Runtimes
+            from optimizer.runtime.pool import RuntimePool
             from optimizer.system.retry import Retry
             from optimizer.work.service import Service, ServiceSettings
             from studies.files.artifacts import Artifacts
@@ -79,7 +79,7 @@ class Assignment:
             patience_seconds=self.patience_seconds,
         )
         store = Artifacts.beside(self.storage, self.artifacts)
-        runtimes = Runtimes(
+        runtimes = RuntimePool(
             lambda study: open_unchanged_plan(study, self.folders),
             lambda plan, study: load_runtime(plan, study.parents, self.cache),
         )

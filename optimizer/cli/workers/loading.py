@@ -50,7 +50,7 @@ def open_plan(stored: StoredStudy, folders: ModelFolders, *, trust_times: bool =
         from optimizer.runtime.plan import make_plan
 
     with console.status(f"looking for the files of {escaped(stored.name)}"):
-        found = folders.located(stored)
+        found = folders.locate(stored)
     plan = make_plan(found.spec)
     hash_with_progress(plan, found.parents, trust_times=trust_times)
     return plan
