@@ -191,7 +191,7 @@ BAD_SPECS: list[tuple[dict[str, Any], list[str]]] = [
     ),
     ({"probes": {"presets": ["GRAD_W"]}}, ["'GRAD_W' is unknown", "GRAD_V"]),
     ({"probes": {"recipes": ["absent.yaml"]}}, ["no recipe at", "absent.yaml"]),
-    ({"probes": {"recipes": ["text.safetensors"]}}, ["text.safetensors", "holds no recipe"]),
+    ({"probes": {"recipes": ["text.safetensors"]}}, ["text.safetensors", "contains no recipe"]),
     ({"warm_start": "portraits-0"}, ["warm_start", "no study database at"]),
     ({"warm_start": {"study": "x", "storage": "absent.db"}}, ["warm_start", "absent.db"]),
     ({"warm_start": {"study": "x", "tpo": 3}}, ["`warm_start.tpo`", "did you mean `top`?"]),

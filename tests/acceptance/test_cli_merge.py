@@ -146,7 +146,7 @@ class TestByHand:
         said = call(
             "merge", "r.yaml", "-o", "o.safetensors", "--title", "My merge", "--dtype", "fp16", "--device", "cpu"
         )
-        assert "parent B goes into no step" in said.out
+        assert "parent B is not used by any step" in said.out
         assert metadata(folder / "o.safetensors")["modelspec.title"] == "My merge"
         assert json.loads(metadata(folder / "o.safetensors")["mergetune.recipe"])["dtype"] == "fp16"
         first, made = load_file("a.safetensors"), load_file("o.safetensors")
@@ -383,7 +383,7 @@ BAD = [
     (("far.yaml", *OUT), ["B is 1.5", "expected 0 to 1"]),
     (("place.yaml", *OUT), ["'IN1O'", "did you mean"]),
     (("hash.yaml", *OUT), ["parent B", "not the file that the recipe names"]),
-    (("text.yaml", *OUT), ["holds no recipe"]),
+    (("text.yaml", *OUT), ["contains no recipe"]),
     (("merged.safetensors", "--models", "gone", *OUT), ["--models"]),
     (("merged.safetensors", "--parent", "D=a.safetensors", *OUT), ["--parent D=a.safetensors", "A, B"]),
     (("merged.safetensors", "--parent", "A=gone.safetensors", *OUT), ["no checkpoint at gone.safetensors"]),

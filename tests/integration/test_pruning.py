@@ -84,7 +84,7 @@ def test_renders_and_leftovers_go_and_nothing_else(
     dropped = {row.number for row in rows if row.state == "complete"} - wanted
     renders, orphans = ITEMS * len(dropped), TRIALS
     told = f"{renders} renders of {len(dropped)} trials and {orphans} files that no trial refers to"
-    size = f"{(renders + orphans) * SIZE / 1e6:,.1f} MB in {artifacts.place}"
+    size = f"{(renders + orphans) * SIZE / 1e6:,.1f} MB in {artifacts.location}"
     said = mergetune("prune-artifacts", "cats", "--keep", keep, "--dry-run", code=0).out
     assert said.split() == f"would remove {told}: {size}".split()
     assert {file.name for file in artifacts.store.files("")} == before
@@ -104,4 +104,4 @@ def test_a_sheet_is_known_to_optuna_by_a_name_that_leads_to_its_file(
     row = stored_trials.load_trials(database, study)[0]
     assert row.sheet is not None
     assert list(sheet_attributes(row.sheet, 0)) == [f"artifacts:{row.sheet}"]
-    assert artifacts.shown.open_reader(row.sheet).read() == bytes(SIZE)
+    assert artifacts.for_optuna.open_reader(row.sheet).read() == bytes(SIZE)

@@ -49,7 +49,7 @@ def old(tmp_path_factory: pytest.TempPathFactory) -> ShortStudy:
 @pytest.fixture
 def folder(old: ShortStudy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A copy of the study's database and files, as the current folder."""
-    shutil.copytree(Path(old.artifacts.place).parent, tmp_path, dirs_exist_ok=True)
+    shutil.copytree(Path(old.artifacts.location).parent, tmp_path, dirs_exist_ok=True)
     return enter(tmp_path, monkeypatch)
 
 
@@ -152,13 +152,13 @@ def test_only_images_that_are_what_was_scored_count(folder: Path, mergetune: Cal
     before = look(folder, "short")
     whole = {row.number: found_in(before, row) for row in rows_of(before)}
     gone, broken, other = (
-        Path(before.artifacts.place)
+        Path(before.artifacts.location)
         / before.artifacts.of_trial(before.study.key, row.number, row.worker_id).name(render_file(2))
         for row in rows_of(before)[1:]
     )
     gone.unlink()
     broken.write_bytes(broken.read_bytes()[:-400])
-    with before.artifacts.open_render(other.relative_to(before.artifacts.place).as_posix()) as picture:
+    with before.artifacts.open_render(other.relative_to(before.artifacts.location).as_posix()) as picture:
         picture.putpixel((3, 4), (1, 2, 3))
         picture.save(other)
     said = rescore(mergetune, folder, budget={"trials": 1})

@@ -44,7 +44,7 @@ def doctor(
     url = storage_url(storage)
     database = database_to_change(url) if mend else open_database(url, create=False)
     chosen = list_studies(database) if study is None else [load_study(database, study)]
-    diagnosis = diagnose(database, chosen, Artifacts.known(url, artifacts), mend=mend)
+    diagnosis = diagnose(database, chosen, Artifacts.existing(url, artifacts), mend=mend)
     if as_json:
         typer.echo(json.dumps(_facts(diagnosis), indent=2, allow_nan=False))
     else:

@@ -338,7 +338,7 @@ def _notes(job: Job, ingredients: Ingredients) -> Iterator[str]:
     used = {name for step in recipe.steps for name in step.operation.inputs} or {"A"}
     idle = [parent.letter for parent in recipe.parents if parent.letter not in used]
     if idle:
-        yield f"parent {', '.join(idle)} goes into no step"
+        yield f"parent {', '.join(idle)} is not used by any step"
     if job.made:  # settled when it was made, perhaps by the study's own word
         return
     found = [prediction_or_problem(checkpoint) for checkpoint in ingredients.parents.checkpoints]

@@ -38,6 +38,6 @@ def prune_artifacts(
         remove_waste(database, place, waste)
     console.print(
         f"{'would remove' if dry_run else 'removed'} {len(waste.renders)} renders of {len(waste.trials)} trials and "
-        f"{len(waste.orphans)} files that no trial refers to: {waste.bytes / 1e6:,.1f} MB in {escaped(place.place)}",
+        f"{len(waste.orphans)} files that no trial refers to: {waste.bytes / 1e6:,.1f} MB in {escaped(place.location)}",
         soft_wrap=True,
     )

@@ -60,7 +60,7 @@ def rescore(
         from optimizer.runtime.plan import make_plan
 
     require_rescorable(wanted, study)
-    other = Other(database=database, study=before, artifacts=Artifacts.known(url, artifacts))
+    other = Other(database=database, study=before, artifacts=Artifacts.existing(url, artifacts))
     found = find_rescorable(database, other.study)
     plan = make_plan(wanted)
     parents = announce(database, plan, choose_device(plan.spec.render.device))
