@@ -201,7 +201,7 @@ class TestFolder:
         folder.rename(tmp_path / "elsewhere")
         folder.mkdir()  # where a share was mounted
         for action in (files.load_features, files.files, lambda: files.save_features({"fid": np.ones((2, 2))})):
-            with pytest.raises(ArtifactsAwayError, match=f"{folder} is not there"):
+            with pytest.raises(ArtifactsAwayError, match=f"{folder} is missing"):
                 action()
         assert list(folder.iterdir()) == []
 

@@ -185,7 +185,7 @@ BAD = {
     "no ratio but a parameter": ("parents: [a, b]\nmethod: ties\nvalues: {density: 0.5}", "nothing would be merged"),
     "step and steps": ("parents: [a, b]\nratio: 0.1\nsteps: []", "beside `steps`"),
     "an unknown method": ("parents: [a, b]\nmethod: blend\nratio: 0.1", "unknown merge method 'blend'"),
-    "an unknown input": ("parents: [a, b]\ninputs: [A, C]\nratio: 0.1", "'C', which is not there"),
+    "an unknown input": ("parents: [a, b]\ninputs: [A, C]\nratio: 0.1", "'C', which does not exist"),
     "an unused result": (
         "parents: [a, b]\nsteps: [{ratio: 0.1}, {inputs: [A, B], ratio: 0.1}]",
         "result-1 is not used by any later step",
