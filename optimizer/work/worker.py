@@ -37,11 +37,10 @@ from studies.files.artifacts import Artifacts
 from studies.records.batch_limits import Batched, Size, load_batch_limits, store_batch_limit
 from studies.records.cached_reads import CachedTrials
 from studies.records.control import status_of
-from studies.records.database import Database
 from studies.records.failures import FailureKind
 from studies.records.optuna_studies import optuna_study
 from studies.records.registry import turn_to
-from studies.records.values import StoredStudy
+from studies.records.study_records import StudyRecords
 
 PAUSE_SECONDS = 2.0  # between two looks at whether a paused study goes on
 
@@ -58,8 +57,7 @@ class Worker:
 
     def __init__(
         self,
-        database: Database,
-        study: StoredStudy,
+        records: StudyRecords,
         runtime: Runtime,
         artifacts: Artifacts,
         reporter: Reporter,
@@ -69,23 +67,22 @@ class Worker:
         self._retry = Retry(
             limit_seconds=patience_seconds, on_waiting=reporter.outage_began, on_back=reporter.outage_ended
         )
-        self._database, self._study, self._runtime = database, study, runtime
+        self._records, self._runtime = records, runtime
         self._reporter, self._stop = reporter, stop
-        self._trials = CachedTrials(database, study)
+        self._trials = CachedTrials(records)
         plan = TrialPlan.of(runtime, self._trials.trials())
         scoring = runtime.evaluator.scoring
-        self._gains = GainRecorder(database, study, self._trials, runtime.plan, scoring, artifacts)
+        self._gains = GainRecorder(records, self._trials, runtime.plan, scoring, artifacts)
         self._gains_are_due = plan.taken_over > 0  # of the trials taken over
         self._recorder = self._make_recorder(plan, artifacts)
-        self._queue = TrialQueue(database, study, plan, self._trials, reporter, self._recorder.settle)
+        self._queue = TrialQueue(records, plan, self._trials, reporter, self._recorder.settle)
         self._adopt_batch_limits()
 
     def _make_recorder(self, plan: TrialPlan, artifacts: Artifacts) -> TrialRecorder:
         runtime, renderer = self._runtime, self._runtime.evaluator.renderer
-        retention = Retention(self._database, self._study, artifacts, runtime.objective, self._trials, self._retry)
+        retention = Retention(self._records, artifacts, runtime.objective, self._trials, self._retry)
         return TrialRecorder(
-            self._database,
-            self._study,
+            self._records,
             artifacts,
             plan=plan,
             objective=runtime.objective,
@@ -101,10 +98,10 @@ class Worker:
         kind, limits = device_kind(self._runtime.device), self._runtime.evaluator.renderer.limits
 
         def note(component: Batched, size: Size, most: int, reason: str) -> None:
-            self._retry(lambda: store_batch_limit(self._database, self._study, kind, component, size, most))
+            self._retry(lambda: store_batch_limit(self._records, kind, component, size, most))
             self._reporter.batch_reduced(component, most, reason)
 
-        limits.adopt(load_batch_limits(self._database, self._study, kind))
+        limits.adopt(load_batch_limits(self._records, kind))
         limits.on_lowered = note
 
     def run(self) -> int:
@@ -116,8 +113,8 @@ class Worker:
             DatabaseLostError: the database went away and stayed away.
         """
         finished = 0
-        with registered_worker(self._database, self._retry) as heartbeat:
-            self._retry(lambda: turn_to(self._database, heartbeat.worker_id, self._study, "trials"))
+        with registered_worker(self._records.database, self._retry) as heartbeat:
+            self._retry(lambda: turn_to(self._records.database, heartbeat.worker_id, self._records.study, "trials"))
             self._reporter.worker_started(heartbeat.worker_id)
             try:
                 while self._may_go_on() and (done := self.work_once(heartbeat)) is not None:
@@ -139,7 +136,7 @@ class Worker:
             claimed = self._retry(lambda: self._queue.take(heartbeat))
             finished = None if claimed is None else self._work(claimed)
         except KeyError:  # what Optuna's storage says of what is not there
-            self._retry(lambda: optuna_study(self._database, self._study.name))
+            self._retry(lambda: optuna_study(self._records))
             raise
         self._retry(self._require_a_parent)
         return finished
@@ -148,7 +145,7 @@ class Worker:
         """Return whether to take another trial; waits while the study is paused."""
         reported = False
         while not self._stop():
-            status = self._retry(lambda: status_of(self._database, self._study))
+            status = self._retry(lambda: status_of(self._records))
             if status == "active":
                 return True
             if status == "stopped":
@@ -197,7 +194,7 @@ class Worker:
 
     def _race(self, claimed: ClaimedTrial) -> Race | None:
         """Make a race against the best whole trial; None for one that renders the full suite, as parents always do."""
-        settings, objective = self._study.spec.racing, self._runtime.objective
+        settings, objective = self._records.study.spec.racing, self._runtime.objective
         if settings is None or claimed.is_parent:
             return None
         best = best_trials(self._trials.trials(), objective)
