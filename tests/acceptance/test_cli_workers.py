@@ -46,14 +46,14 @@ def test_studies_wait_for_workers_pause_and_go_on(folder: Path, call: Call) -> N
         assert f"{name} is registered" in said.out
     url = f"sqlite:///{folder}/mergetune.db"
     assert trials_of(url, "first") == []
-    assert "go on with: mergetune study resume" in call("study", "pause", "first", code=0).out
+    assert "continue with: mergetune study resume" in call("study", "pause", "first", code=0).out
     call("study", "priority", "second", "-3", code=0)
     listed = call("study", "list", code=0).out
     assert re.search(r"first .* paused .* 0/4", listed)
     assert "active" in listed
     assert "-3" in listed
     worked = call("worker", "--study", "second", "--until-done", "--models", DEMO, code=0)
-    assert "at study second" in worked.out
+    assert "working on study second" in worked.out
     assert "4 trials finished by this worker" in worked.out
     assert (len(trials_of(url, "first")), len(trials_of(url, "second"))) == (0, 4)
     call("study", "resume", "first", "--detach", "--trials", "5", code=0)
@@ -121,7 +121,7 @@ def test_several_workers_of_one_machine_share_a_study_and_end_with_it(folder: Pa
     rest, _ = process.communicate(timeout=120)
     said += rest
     assert process.returncode == 0, said
-    assert "Stopped. Go on with" in said
+    assert "Stopped. Continue with" in said
     assert len(names) == 2, said
     database = open_database(url, create=False)
     assert registry.live_workers(database) == frozenset()

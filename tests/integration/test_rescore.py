@@ -124,7 +124,7 @@ def test_the_same_scorers_give_the_same_study_to_the_bit(folder: Path, mergetune
     best = max(rows_of(before), key=lambda row: row.objectives["objective"])
     assert f"best by the new objective: trial {best.number} ({best.origin}, from short trial {best.number})" in said
     assert "best by the old one: the same" in said
-    assert "Go on with: mergetune study resume" in said
+    assert "Continue with: mergetune study resume" in said
 
 
 def test_other_scorers_give_what_a_study_rendered_with_them_has_and_it_goes_on_like_that(

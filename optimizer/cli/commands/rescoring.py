@@ -70,7 +70,7 @@ def rescore(
     for line in _verdict(before, records):
         console.print(escaped(line), soft_wrap=True)
     again = f'mergetune study resume "{records.study.name}"{storage_option(database)}'
-    console.print(escaped(f"Go on with: {again}"), soft_wrap=True)
+    console.print(escaped(f"Continue with: {again}"), soft_wrap=True)
 
 
 def _store(

@@ -24,7 +24,7 @@ from optimizer.cli.common import (
     storage_url,
 )
 from optimizer.cli.workers.local_workers import Workers, worker_count
-from optimizer.cli.workers.monitoring import LogJson, MetricsAddress, observing
+from optimizer.cli.workers.monitoring import LogJson, MetricsAddress, monitor
 
 if TYPE_CHECKING:
     from studies.records.values import Status
@@ -98,7 +98,7 @@ def start(
     from optimizer.cli.workers.new_study import register_study, start_study
     from optimizer.cli.workers.session import environments_of_others, work_on
 
-    watch = observing(context, log_json, metrics)
+    monitoring = monitor(context, log_json, metrics)
     count, url, caches = worker_count(workers), storage_url(storage), cache_folder(cache)
     if detach:
         records = register_study(spec, url, caches, artifacts)
@@ -106,7 +106,7 @@ def start(
         return
     records, runtime = start_study(spec, url, caches, artifacts)
     others = environments_of_others(count, runtime, url, artifacts, caches)
-    work_on(records, runtime, artifacts, watch, others)
+    work_on(records, runtime, artifacts, monitoring, others)
 
 
 @app.command()
@@ -135,7 +135,7 @@ def resume(
     from studies.spec.fingerprints import refuse_changed_spec
     from studies.spec.study import load_spec
 
-    watch = observing(context, log_json, metrics)
+    monitoring = monitor(context, log_json, metrics)
     count, url, caches = worker_count(workers), storage_url(storage), cache_folder(cache)
     database = database_to_change(url)
     if Path(study).is_file():
@@ -164,7 +164,7 @@ def resume(
         print_end(records)
         return
     others = environments_of_others(count, runtime, url, artifacts, caches)
-    work_on(records, runtime, artifacts, watch, others)
+    work_on(records, runtime, artifacts, monitoring, others)
 
 
 @app.command()
@@ -187,7 +187,7 @@ def finish(
     from studies.records.stored_studies import open_study
     from studies.records.stored_trials import load_trials
 
-    watch = observing(context, log_json, metrics)
+    monitoring = monitor(context, log_json, metrics)
     database = database_to_change(storage)
     records = open_study(database, study)
     objective = study_objective(records.study)
@@ -195,7 +195,7 @@ def finish(
         from optimizer.outcome.final import choose_finalists
     choose_finalists(load_trials(records), objective, by_value(objective), records.study.spec.final)
     runtime = load_stored_study(records.study, cache_folder(cache))  # only now, as loading takes its time
-    folder, reporter = Artifacts.beside(database.url, artifacts), watch.reporter(records)
+    folder, reporter = Artifacts.beside(database.url, artifacts), monitoring.reporter(records)
     finish_study(records, runtime, folder, reporter, retry_for(reporter))
     print_study(records, every_trial=False)
 
@@ -245,7 +245,7 @@ def _ask(study: str, storage: str, status: Status, told: str) -> None:
     records = open_study(database, study)
     set_status(records, status)
     again = f'mergetune study resume "{records.study.name}"{" --detach" if status == "paused" else ""}'
-    console.print(escaped(f"{records.study.name} {told}; go on with: {again}"), soft_wrap=True)
+    console.print(escaped(f"{records.study.name} {told}; continue with: {again}"), soft_wrap=True)
 
 
 @app.command(context_settings={"ignore_unknown_options": True})  # or -3 would be an option

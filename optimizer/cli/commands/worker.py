@@ -9,7 +9,7 @@ import typer
 
 from optimizer.cli.common import DEFAULT_STORAGE, ArtifactFolder, CacheFolder, Storage, console, quiet_optuna
 from optimizer.cli.workers.assignment import ModelOption, StudyNames, assigned
-from optimizer.cli.workers.monitoring import LogJson, MetricsAddress, observing
+from optimizer.cli.workers.monitoring import LogJson, MetricsAddress, monitor
 from optimizer.cli.workers.session import stopping
 
 
@@ -27,9 +27,9 @@ def worker(
 ) -> None:
     """Take trials of every active study whose files can be found, until it is stopped."""
     quiet_optuna()
-    watch = observing(context, log_json, metrics)
+    monitoring = monitor(context, log_json, metrics)
     assignment, database = assigned(storage, study, models, artifacts, cache)
     with stopping() as stop:
         asked = replace(assignment, until_done=until_done, finals=not no_final)
-        finished = asked.service(database, stop, watch).run()
+        finished = asked.service(database, stop, monitoring).run()
     console.print(f"{finished} {'trial' if finished == 1 else 'trials'} finished by this worker")
