@@ -296,7 +296,7 @@ class TestAgain:
             metadata(folder / "here.safetensors") | {"mergetune.device": "tpu"},
         )
         said = call("merge", "there.safetensors", "-o", "again.safetensors", "--models", ".")
-        assert "there.safetensors was computed on tpu, this merge is on cpu" in said.err
+        assert "there.safetensors was computed on tpu, this merge is computed on cpu" in said.err
         assert "not equal to there.safetensors" in said.err
         assert metadata(folder / "again.safetensors")["mergetune.device"] == "cpu"
         assert same_tensors(folder / "again.safetensors", folder / "here.safetensors")
@@ -388,7 +388,7 @@ BAD = [
     (("merged.safetensors", "--parent", "D=a.safetensors", *OUT), ["--parent D=a.safetensors", "A, B"]),
     (("merged.safetensors", "--parent", "A=gone.safetensors", *OUT), ["no checkpoint at gone.safetensors"]),
     (("merged.safetensors", "--parent", "A=a.safetensors", "--parent", "A=a.safetensors", *OUT), ["twice"]),
-    (("merged.safetensors", "--lora", "x=style.safetensors", *OUT), ["the recipe has style"]),
+    (("merged.safetensors", "--lora", "x=style.safetensors", *OUT), ["one of the recipe's names: style"]),
     (("merged.safetensors", "-o", "merged.safetensors", "--force"), ["merged.safetensors is SOURCE"]),
     (("broken.safetensors", *OUT), ["not a recipe"]),
 ]  # fmt: skip

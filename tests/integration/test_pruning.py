@@ -86,7 +86,7 @@ def test_renders_and_leftovers_go_and_nothing_else(
     wanted = set() if keep == "none" else {0, 1} | best
     dropped = {row.number for row in rows if row.state == "complete"} - wanted
     renders, orphans = ITEMS * len(dropped), TRIALS
-    told = f"{renders} renders of {len(dropped)} trials and {orphans} files that no trial refers to"
+    told = f"{renders} renders of {len(dropped)} trials and {orphans} files that belong to no trial"
     size = f"{(renders + orphans) * SIZE / 1e6:,.1f} MB in {artifacts.location}"
     said = mergetune("prune-artifacts", "cats", "--keep", keep, "--dry-run", code=0).out
     assert said.split() == f"would remove {told}: {size}".split()

@@ -6,7 +6,7 @@ from optimizer.cli.common import console, escaped
 
 
 def scorers() -> None:
-    """List the scorers a spec can name, plug-ins included."""
+    """List the scorers that a spec can name, including plug-ins."""
     from rich.table import Table
 
     from scorers.registry import kinds
@@ -26,7 +26,7 @@ def scorers() -> None:
 
 
 def spaces() -> None:
-    """List the named search spaces, with the number of ratios for each family, and the named block weights."""
+    """List the named search spaces with their number of ratios for each family, and the named block weights."""
     from rich.table import Table
 
     from search_spaces.blocks import Architecture
@@ -71,6 +71,6 @@ def _print_block_presets() -> None:
 
 
 def _bar(ratio: float) -> str:
-    """A ratio of 0 to 1 as one character; a digit where the terminal has no bars."""
+    """Draw a ratio of 0 to 1 as one character; a digit if the terminal has no bars."""
     scale = "▁▂▃▄▅▆▇█" if console.encoding.startswith("utf") else "01234567"
     return scale[round(min(max(ratio, 0.0), 1.0) * (len(scale) - 1))]

@@ -121,8 +121,8 @@ def _print_progress(records: StudyRecords, trials: Sequence[StoredTrial]) -> Non
     taken = len(trials) - len(own_trials(trials))
     taken_over = f" ({taken} of them taken over)" if taken else ""
     console.print(
-        f"{len(complete)} trials complete{taken_over}{_stopped_text(study, complete)}, {len(failed)} failed, {running} in "
-        f"progress or interrupted, budget {study.spec.budget.trials}",
+        f"{len(complete)} trials complete{taken_over}{_stopped_text(study, complete)}, {len(failed)} failed, {running} "
+        f"in progress or interrupted, budget {study.spec.budget.trials}",
         soft_wrap=True,
     )
     if trials and study.spec.full_space.begins_coarse:
