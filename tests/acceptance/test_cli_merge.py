@@ -268,13 +268,13 @@ class TestAgain:
         if words != "r.yaml":
             call("merge", "r.yaml", "-o", "half.safetensors")
         given = ("A=a.safetensors", "--parent", "B=own.safetensors") if words.endswith("--parent") else ()
-        opened = merge._opened
+        opened = merge._open_ingredients
 
         def changing(*arguments: Any) -> Any:
             shutil.copy("a.safetensors", "own.safetensors")
             return opened(*arguments)
 
-        monkeypatch.setattr(merge, "_opened", changing)
+        monkeypatch.setattr(merge, "_open_ingredients", changing)
         refused = call("merge", *words.split(), *given, "-o", "out.safetensors", code=2)
         assert re.search(r"parent B \(.*own.safetensors\) has changed since it was opened", refused.err)
         assert not (folder / "out.safetensors").exists()
