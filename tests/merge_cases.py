@@ -89,7 +89,7 @@ LAYERS: Mapping[Architecture, Mapping[str, str]] = {
 
 @cache
 def some_shapes(architecture: Architecture) -> Mapping[str, tuple[int, ...]]:
-    """Return the shapes of a few small tensors of every place, and of those that show the family or that LoRAs change."""
+    """Return shapes of a few small tensors of every place, and of those that mark the family or that LoRAs change."""
     every = small_shapes(architecture.value)
     by_place: dict[str, list[tuple[str, tuple[int, ...]]]] = {}
     for key, shape in every.items():
