@@ -16,6 +16,7 @@ from studies.recipe.blueprint import Blueprint
 from studies.recipe.recipe import Parent
 from studies.records import stored_studies, stored_trials
 from studies.records.database import Database
+from studies.records.failures import Failure
 from studies.records.origins import Origin
 from studies.records.study_records import StudyRecords
 from studies.records.values import ParentFile, TrialResult
@@ -77,7 +78,7 @@ def store_study(
             params = {row.name: trial.suggest_float(row.name, row.low, row.high) for row in space.parameters}
         stored_trials.begin_trial(records, number, origin, blueprint.recipe(space.rows(params)), "w")
         if number in failed:
-            stored_trials.fail_trial(records, number, "w", "black images")
+            stored_trials.fail_trial(records, number, "w", Failure(kind="degenerate", reason="black images"))
             told.tell(number, state=TrialState.FAIL)
             continue
         values = _record(records, number, objective, score(params))

@@ -27,6 +27,7 @@ from studies.recipe.adoption import rows_of
 from studies.recipe.blueprint import Blueprint, LoraFile
 from studies.records import optuna_studies, registry, stored_renders, stored_studies, stored_trials, tables
 from studies.records.database import Database
+from studies.records.failures import Failure
 from studies.records.study_records import StudyRecords
 from studies.records.values import StoredTrial
 
@@ -155,8 +156,9 @@ class _Trials:
             yield self._finding("unknown to Optuna", row.number, words, lambda: self._forget(row))
         elif trial.state.is_finished():
             reason = f"ended by another program: {trial.state.name} for Optuna while its worker was dead"
+            failure = Failure(kind="other", reason=reason)
             words = f"it is running for us, {trial.state.name} for Optuna, and its worker is dead: failed"
-            yield self._finding("ended elsewhere", row.number, words, lambda: self._fail(row, reason))
+            yield self._finding("ended elsewhere", row.number, words, lambda: self._fail(row, failure))
         elif not registry.is_registered(self.records.database, row.worker_id):
             return  # given back: the next worker runs it again
         elif row.attempt > RERUNS:
@@ -172,8 +174,8 @@ class _Trials:
             connection.execute(tables.trials.update().where(mine).values(attempt=row.attempt + 1))
             connection.execute(tables.workers.delete().where(tables.workers.c.id == row.worker_id))
 
-    def _fail(self, row: StoredTrial, reason: str) -> None:
-        stored_trials.fail_trial(self.records, row.number, row.worker_id, reason)
+    def _fail(self, row: StoredTrial, failure: Failure) -> None:
+        stored_trials.fail_trial(self.records, row.number, row.worker_id, failure)
 
     def _forget(self, row: StoredTrial) -> None:
         with self.records.database.write() as connection:

@@ -116,7 +116,7 @@ class TrialQueue:
             if stored.state == "running" and (attempt := self._next_attempt(stored)) is not None:
                 return _Start(trial=trial, params=trial.params, attempt=attempt)
             ended = self._settle(trial)
-            if ended.state == "failed" and ended.reason == deaths(ended.attempt):
+            if ended.failure == "worker_died":
                 self._reporter.trial_finished(ended)  # its worker is dead and cannot report it
         return None
 

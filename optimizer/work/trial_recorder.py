@@ -23,6 +23,7 @@ from optimizer.work.trial_queue import ClaimedTrial
 from studies.errors import ArtifactError
 from studies.files.artifacts import Artifacts, TrialFiles, attach_sheet
 from studies.records import stored_trials
+from studies.records.failures import Failure
 from studies.records.study_records import StudyRecords
 from studies.records.values import StoredTrial, TrialResult
 from studies.spec.suite import SuiteItem
@@ -77,10 +78,10 @@ class TrialRecorder:
             self._retry(files.remove)
         return stored
 
-    def fail(self, claimed: ClaimedTrial, reason: str, rendered: int, seconds: float) -> bool:
+    def fail(self, claimed: ClaimedTrial, failure: Failure, rendered: int, seconds: float) -> bool:
         """Record why a trial failed, and what it cost; False where another worker has it by now."""
         number, worker_id, parts = claimed.number, claimed.worker_id, {"other": seconds}
-        return self._retry(lambda: stored_trials.fail_trial(self._records, number, worker_id, reason, rendered, parts))
+        return self._retry(lambda: stored_trials.fail_trial(self._records, number, worker_id, failure, rendered, parts))
 
     def settle(self, trial: Trial) -> StoredTrial:
         """Do everything that follows once a trial's outcome is stored. Doing it twice is harmless."""
@@ -116,8 +117,8 @@ class TrialRecorder:
         result = TrialResult(
             objectives=objectives,
             items=evaluation.items,
-            image_scores={name: tuple(map(float, values)) for name, values in evaluation.sheet.by_item.items()},
-            set_scores=dict(evaluation.sheet.by_set),
+            image_scores={name: tuple(map(float, values)) for name, values in evaluation.scores.by_item.items()},
+            set_scores=dict(evaluation.scores.by_set),
             pixels_sha256=evaluation.pixels_sha256,
             files=renders,
             seconds={**evaluation.seconds, "other": other},
@@ -140,8 +141,8 @@ class TrialRecorder:
     def _objectives(self, evaluation: Evaluation, race: Race | None) -> tuple[dict[str, float], int | None]:
         """Objectives for the search, and the trial against which they were estimated, if they were."""
         if race is None or len(evaluation.items) == len(self._items):
-            return self._objective.values(evaluation.sheet.means), None
-        evidence = self._gains.evidence(evaluation.sheet, evaluation.features)
+            return self._objective.values(evaluation.scores.means), None
+        evidence = self._gains.evidence(evaluation.scores, evaluation.features)
         return {SINGLE: race.estimate(evaluation.items, evidence)}, race.incumbent
 
     def _contact_sheet(self, claimed: ClaimedTrial, evaluation: Evaluation) -> Image:

@@ -17,7 +17,6 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import replace
 
 from basics.messages import first_line
 from optimizer.errors import OptimizerError, TrialFailed
@@ -37,7 +36,7 @@ from studies.files.artifacts import Artifacts
 from studies.records.batch_limits import Batched, Size, load_batch_limits, store_batch_limit
 from studies.records.cached_reads import CachedTrials
 from studies.records.control import status_of
-from studies.records.failures import FailureKind
+from studies.records.failures import Failure
 from studies.records.optuna_studies import optuna_study
 from studies.records.registry import turn_to
 from studies.records.study_records import StudyRecords
@@ -162,7 +161,7 @@ class Worker:
         """Evaluate a trial and record its outcome; False where it is another worker's by now."""
         number = claimed.number
         self._reporter.trial_started(number, str(claimed.origin), len(self._runtime.evaluator.renderer.items))
-        stored, failure = self._evaluate(claimed)
+        stored = self._evaluate(claimed)
         if claimed.interrupted:
             self._retry(lambda: self._recorder.remove_leftovers(number))
         if not stored:
@@ -170,11 +169,11 @@ class Worker:
             self._reporter.trial_lost(number)
             return False
         trial = self._retry(lambda: self._recorder.settle(claimed.trial))
-        self._retry(lambda: self._reporter.trial_finished(replace(trial, failure=failure)))
+        self._retry(lambda: self._reporter.trial_finished(trial))
         return True
 
-    def _evaluate(self, claimed: ClaimedTrial) -> tuple[bool, FailureKind | None]:
-        """Evaluate a trial and record its outcome: whether it was stored, and why it failed if it did."""
+    def _evaluate(self, claimed: ClaimedTrial) -> bool:
+        """Evaluate a trial and record its outcome; False where another worker has it by now."""
         started, rendered = time.perf_counter(), 0
 
         def on_images(done: int) -> None:
@@ -187,10 +186,10 @@ class Worker:
             evaluation = self._runtime.evaluator.evaluate(
                 claimed.recipe, on_images, None if race is None else race.goes_on
             )
-        except TrialFailed as failure:
-            seconds = time.perf_counter() - started
-            return self._recorder.fail(claimed, first_line(failure), rendered, seconds), failure.kind
-        return self._recorder.store(claimed, evaluation, race, started), None
+        except TrialFailed as error:
+            failure = Failure(kind=error.kind, reason=first_line(error))
+            return self._recorder.fail(claimed, failure, rendered, time.perf_counter() - started)
+        return self._recorder.store(claimed, evaluation, race, started)
 
     def _race(self, claimed: ClaimedTrial) -> Race | None:
         """Make a race against the best whole trial; None for one that renders the full suite, as parents always do."""

@@ -11,7 +11,7 @@ from sqlalchemy.engine import Connection, Row
 from studies.recipe.recipe import Recipe
 from studies.records import tables
 from studies.records.database import now
-from studies.records.failures import failure_kind
+from studies.records.failures import Failure
 from studies.records.origins import Origin
 from studies.records.stored_renders import insert_renders
 from studies.records.study_records import StudyRecords
@@ -83,7 +83,7 @@ def fail_trial(
     records: StudyRecords,
     number: int,
     worker_id: str,
-    reason: str,
+    failure: Failure,
     rendered: int = 0,
     seconds: Mapping[str, float] | None = None,
 ) -> bool:
@@ -93,7 +93,14 @@ def fail_trial(
         stored = connection.execute(
             tables.trials.update()
             .where(_is_held(trial_id, worker_id))
-            .values(state="failed", reason=reason, rendered=rendered, seconds=dict(seconds or {}), finished_at=now())
+            .values(
+                state="failed",
+                reason=failure.reason,
+                failure=failure.kind,
+                rendered=rendered,
+                seconds=dict(seconds or {}),
+                finished_at=now(),
+            )
         )
         return bool(stored.rowcount) or _was_stored_by(connection, trial_id, worker_id)
 
@@ -163,7 +170,7 @@ def _trial(row: Row[Any]) -> StoredTrial:
         attempt=row.attempt,
         state=row.state,
         reason=row.reason,
-        failure=failure_kind(row.reason) if row.state == "failed" else None,
+        failure=row.failure,
         objectives=row.objectives or {},
         gains=gains,
         errors=row.errors or {},

@@ -15,11 +15,13 @@ from studies.recipe.recipe import Recipe
 from studies.records import stored_trials
 from studies.records.cached_reads import CachedTrials
 from studies.records.database import Database, open_database
+from studies.records.failures import Failure
 from studies.records.origins import Origin
 from studies.records.study_records import StudyRecords
 from studies.records.values import Gain, TrialResult
 
 NAMES = itertools.count()
+BLACK = Failure(kind="degenerate", reason="degenerate: 1 of 1 images is black")
 RESULT = TrialResult(
     objectives={"objective": 1.0},
     image_scores={"sharpness": (1.0,)},
@@ -64,7 +66,7 @@ def test_it_is_what_a_fresh_look_finds(database: Database, steps: list[tuple[str
         elif what == "finish" and row is not None:
             stored_trials.finish_trial(records, number, "w", RESULT)
         elif what == "fail" and row is not None:
-            stored_trials.fail_trial(records, number, "w", "black")
+            stored_trials.fail_trial(records, number, "w", BLACK)
         elif what == "gains" and row is not None and row.state == "complete":
             stored_trials.store_gains(records, row, {"objective": Gain(value=1.0, low=None, high=None, parent="A")})
         if look:
@@ -77,7 +79,7 @@ def test_settled_trials_are_not_read_again(database: Database) -> None:
     for number in range(5):
         stored_trials.begin_trial(records, number, Origin("sampler", "random"), recipe, "w")
         if number < 4:
-            stored_trials.fail_trial(records, number, "w", "black")
+            stored_trials.fail_trial(records, number, "w", BLACK)
     cached = CachedTrials(records)
     cached.trials()
     with database.write() as connection:  # what is settled may vanish, and is known all the same

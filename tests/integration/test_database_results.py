@@ -24,6 +24,7 @@ from studies.recipe.recipe import BakedVae, LoraUse, Operation, Parent, Recipe, 
 from studies.records import registry, stored_renders, stored_studies, stored_trials, tables
 from studies.records.control import Order, orders, set_priority, set_status, status_of
 from studies.records.database import Database, now, open_database
+from studies.records.failures import Failure
 from studies.records.origins import Origin
 from studies.records.study_records import StudyRecords
 from studies.records.values import Gain, ParentFile, StoredTrial, TrialResult
@@ -309,11 +310,12 @@ def test_a_result_is_stored_whole_or_not_at_all(records: StudyRecords, broken: d
     assert reload(records).state == "complete"
 
 
-def test_a_failed_trial_keeps_its_reason(records: StudyRecords) -> None:
+def test_a_failed_trial_keeps_its_reason_and_the_kind_of_it_whatever_the_words(records: StudyRecords) -> None:
     begin(records)
-    stored_trials.fail_trial(records, 0, "w", "degenerate: 3 of 8 images are black")
+    failure = Failure(kind="scorer", reason="out of memory: no, only the scorer was wrong")
+    stored_trials.fail_trial(records, 0, "w", failure)
     row = reload(records)
-    assert (row.state, row.reason) == ("failed", "degenerate: 3 of 8 images are black")
+    assert (row.state, row.failure, row.reason) == ("failed", failure.kind, failure.reason)
     assert row.finished_at is not None
     assert stored_renders.load_renders(records, row) == []
 

@@ -16,6 +16,7 @@ from optimizer.system.retry import Retry
 from optimizer.work.heartbeat import RERUNS, registered_worker
 from optimizer.work.worker import Worker
 from studies.records import registry, stored_renders, stored_trials, tables, values
+from studies.records.failures import Failure
 from studies.records.origins import Origin
 
 
@@ -155,8 +156,8 @@ def test_a_worker_that_was_taken_for_dead_stores_nothing_and_its_successor_does(
 
 def test_a_failure_of_a_worker_that_was_taken_for_dead_is_not_stored(begun: ShortStudy) -> None:
     number = taken_by_the_dead(begun, 1)
-    before = row_of(begun, number)
-    assert not stored_trials.fail_trial(begun.records, number, "another", "out of memory")
+    before, failure = row_of(begun, number), Failure(kind="out_of_memory", reason="out of memory")
+    assert not stored_trials.fail_trial(begun.records, number, "another", failure)
     assert row_of(begun, number) == before
-    assert stored_trials.fail_trial(begun.records, number, before.worker_id, "out of memory")
+    assert stored_trials.fail_trial(begun.records, number, before.worker_id, failure)
     assert row_of(begun, number).reason == "out of memory"

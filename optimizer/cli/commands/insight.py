@@ -80,24 +80,26 @@ def _importance_table(found: Insight, findings: Findings) -> Table:
     table = Table(title=f"what mattered for {escaped(findings.objective)}", title_justify="left")
     table.add_column("number")
     table.add_column("importance (PED-ANOVA)")
-    if findings.believed is not None:
+    if findings.model_effects is not None:
         table.add_column("by the\nmodel", justify="right")
     table.add_column(f"best\n(trial {found.chosen.number})", justify="right")
     table.add_column(f"mean {escaped(findings.objective)} in {BINS} equal parts of the bounds")
     best = found.params_of(found.chosen) or {}
     largest = max(findings.shares.values()) or 1.0
-    for row in found.space.parameters:
-        share = findings.shares[row.name]
+    for parameter in found.space.parameters:
+        share = findings.shares[parameter.name]
         bar = "█" * round(BAR_WIDTH * share / largest)
-        means = {part.low: f"{part.mean:.4g}" for part in findings.effects[row.name]}
-        edges = [row.low + (row.high - row.low) * index / BINS for index in range(BINS)]
-        effect = " ".join(f"{_nearest(means, edge, (row.high - row.low) / BINS):>8}" for edge in edges)
-        believed = [] if findings.believed is None else [f"{100 * findings.believed[row.name].share:.1f} %"]
+        means = {part.low: f"{part.mean:.4g}" for part in findings.effects[parameter.name]}
+        edges = [parameter.low + (parameter.high - parameter.low) * index / BINS for index in range(BINS)]
+        effect = " ".join(f"{_nearest(means, edge, (parameter.high - parameter.low) / BINS):>8}" for edge in edges)
+        by_model = (
+            [] if findings.model_effects is None else [f"{100 * findings.model_effects[parameter.name].share:.1f} %"]
+        )
         table.add_row(
-            escaped(row.name),
+            escaped(parameter.name),
             f"{100 * share:4.1f} % {bar}",
-            *believed,
-            f"{best[row.name]:.3f}" if row.name in best else "",
+            *by_model,
+            f"{best[parameter.name]:.3f}" if parameter.name in best else "",
             effect,
         )
     return table
@@ -125,7 +127,7 @@ def _print_notes(found: Insight) -> None:
     if found.params_of(found.chosen) is None:
         console.print(f"the best trial, {found.chosen.number}, is outside the space, so it has no numbers to show")
     console.print("main effects are observed means: the other numbers vary along with the one shown", soft_wrap=True)
-    if all(findings.believed is not None for findings in found.findings):
+    if all(findings.model_effects is not None for findings in found.findings):
         note = "by the model: the share of its predictions' variance that a number alone explains, over the whole space"
         console.print(note, soft_wrap=True)
 
@@ -147,14 +149,16 @@ def _facts(found: Insight) -> dict[str, Any]:
                 "direction": findings.direction,
                 "parameters": [
                     {
-                        "name": row.name,
-                        "places": list(row.places),
-                        "importance": findings.shares[row.name],
-                        "best": None if best is None else best[row.name],
-                        "effect": [asdict(part) for part in findings.effects[row.name]],
-                        "model": None if findings.believed is None else asdict(findings.believed[row.name]),
+                        "name": parameter.name,
+                        "places": list(parameter.places),
+                        "importance": findings.shares[parameter.name],
+                        "best": None if best is None else best[parameter.name],
+                        "effect": [asdict(part) for part in findings.effects[parameter.name]],
+                        "model": None
+                        if findings.model_effects is None
+                        else asdict(findings.model_effects[parameter.name]),
                     }
-                    for row in found.space.parameters
+                    for parameter in found.space.parameters
                 ],
             }
             for findings in found.findings
@@ -206,10 +210,10 @@ def _overview(found: StudyComparison) -> Table:
     table.add_column("")
     for side in sides:
         table.add_column(escaped(side.study.name), justify="right")
-    states = [[row.state for row in side.rows] for side in sides]
+    states = [[trial.state for trial in side.trials] for side in sides]
     table.add_row("trials complete", *(str(each.count("complete")) for each in states))
-    if any(row.estimated for side in sides for row in side.rows):
-        table.add_row("of these stopped early", *(str(sum(row.estimated for row in side.rows)) for side in sides))
+    if any(trial.estimated for side in sides for trial in side.trials):
+        table.add_row("of these stopped early", *(str(sum(trial.estimated for trial in side.trials)) for side in sides))
     table.add_row("trials failed", *(str(each.count("failed")) for each in states))
     table.add_row("objective", *(escaped(side.objective.formula()) for side in sides))
     best = [side.best for side in sides]

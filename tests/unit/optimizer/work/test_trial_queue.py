@@ -121,7 +121,7 @@ def test_a_trial_over_which_a_worker_died_is_tried_a_few_times_and_then_fails(st
     last = Queue(study)
     assert last.take().number == 1, "trial 0 is given up"
     (failed,) = last.reporter.finished
-    assert (failed.number, failed.state, failed.reason) == (0, "failed", deaths(RERUNS + 1))
+    assert (failed.number, failed.state, failed.reason) == (0, "failed", deaths(RERUNS + 1).reason)
     assert optuna_trials(study.records)[0].state is TrialState.FAIL
 
 

@@ -18,8 +18,11 @@ from studies.errors import ArtifactError
 from studies.files.artifacts import Artifacts
 from studies.files.stores import Store, StoredFile
 from studies.records import registry, stored_renders, stored_trials
+from studies.records.failures import Failure
 from studies.records.optuna_studies import optuna_trials
 from studies.records.values import StoredTrial
+
+BLACK = Failure(kind="degenerate", reason="black images")
 
 
 class Desk:
@@ -101,7 +104,7 @@ def test_the_spec_may_keep_all_renders_or_none(keep: str, kept: set[int], tmp_pa
 def test_a_failed_trial_has_its_reason_and_its_cost_and_no_score(study: UnrenderedStudy) -> None:
     desk = Desk(study)
     claimed = desk.claim()
-    assert desk.recorder.fail(claimed, "black images", rendered=1, seconds=2.5)
+    assert desk.recorder.fail(claimed, BLACK, rendered=1, seconds=2.5)
     stored = desk.recorder.settle(claimed.trial)
     assert (stored.state, stored.reason, stored.rendered) == ("failed", "black images", 1)
     assert (stored.seconds, stored.objectives) == ({"other": 2.5}, {})
@@ -130,7 +133,7 @@ def test_a_trial_that_another_worker_took_leaves_no_file(study: UnrenderedStudy)
     assert stored_trials.begin_trial(study.records, claimed.number, claimed.origin, claimed.recipe, "another")
     assert not desk.recorder.store(claimed, evaluation(1.0, 3.0), None, 0.0)
     assert list(study.artifacts.store.files("")) == []
-    assert not desk.recorder.fail(claimed, "black images", rendered=0, seconds=1.0)
+    assert not desk.recorder.fail(claimed, BLACK, rendered=0, seconds=1.0)
     (stored,) = stored_trials.load_trials(study.records)
     assert (stored.state, stored.worker_id) == ("running", "another")
 
