@@ -63,7 +63,7 @@ def extract(
     conv_rank: Annotated[
         int | None,
         typer.Option(
-            min=0, help="Rank for 3x3 convolutions; 0 leaves them out. [default: as --rank]", show_default=False
+            min=0, help="Rank for 3x3 convolutions; 0 leaves them out. \\[default: as --rank]", show_default=False
         ),
     ] = None,
     naming: Annotated[NamingName, typer.Option(help="kohya for most programs, diffusers for PEFT.")] = NamingName.KOHYA,
@@ -136,7 +136,7 @@ def bake(
     output: Output,
     dtype: Annotated[
         DtypeChoice | None,
-        typer.Option(help="Save weights in this dtype. [default: that of CHECKPOINT]", show_default=False),
+        typer.Option(help="Save weights in this dtype. \\[default: that of CHECKPOINT]", show_default=False),
     ] = None,
     force: Force = False,
 ) -> None:
