@@ -9,23 +9,18 @@ from importlib.metadata import version
 import psutil
 import torch
 
-from optimizer.rendering.batch_limits import BatchLimits
 from optimizer.system.nvidia_driver import driver_version
 
 CPU_SETTINGS = ("ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA", "MKL_ENABLE_INSTRUCTIONS")
 
-# Fields of a machine's description that are not always there:
-BATCHES_FIELD = "batches"  # the batch limits, if memory was too small for the usual batches
+# Field of a machine's description that is not always there:
 VARIATION_FIELD = "variation"  # grey levels between two renders of one item, if the machine is not deterministic
 
 
-def machine_description(
-    device: torch.device, limits: BatchLimits | None = None, variation: float = 0.0
-) -> dict[str, str]:
+def machine_description(device: torch.device, variation: float = 0.0) -> dict[str, str]:
     """Describe what the exact pixels of a render depend on beyond the recipe.
 
     Args:
-        limits: the batch limits when the trial ends.
         variation: how far apart two renders of one item are on this machine, in grey levels.
     """
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
@@ -34,7 +29,6 @@ def machine_description(
     settings = {name: os.environ[name] for name in CPU_SETTINGS if name in os.environ}
     facts = {"device": name, "cpu": instructions, "threads": str(torch.get_num_threads()), **libraries, **settings}
     facts |= _cuda_description(device) if device.type == "cuda" else {}
-    facts |= {BATCHES_FIELD: str(limits)} if limits is not None and limits.most else {}
     return facts | ({VARIATION_FIELD: f"{variation:.2g}"} if variation else {})
 
 
