@@ -163,7 +163,9 @@ class TestFullRight:
         assert [row.objectives for row in whole.rows] == [row.objectives for row in new.rows]
         assert [row.gains for row in whole.rows] == [row.gains for row in new.rows]
         pictures = [
-            new.short.artifacts.for_optuna.open_reader(row.contact_sheet).read() for row in new.taken if row.contact_sheet
+            new.short.artifacts.for_optuna.open_reader(row.contact_sheet).read()
+            for row in new.taken
+            if row.contact_sheet
         ]
         assert len(pictures) == 4
         assert all(picture.startswith(b"\xff\xd8") for picture in pictures)  # a JPEG

@@ -13,7 +13,7 @@ def scorers() -> None:
 
     table = Table(title="scorers", title_justify="left")
     table.add_column("kind", no_wrap=True)
-    table.add_column("what")
+    table.add_column("description")
     for name, kind in kinds().items():
         info = kind.info
         better = "higher" if info.direction == "maximize" else "lower"
@@ -45,7 +45,7 @@ def spaces() -> None:
         return str(len(space.parameters))
 
     table = Table(title="search spaces (`space: {preset: NAME}` in a spec)", title_justify="left")
-    for head in ("preset", "what", *(f"ratios, {family_of(architecture).title}" for architecture in Architecture)):
+    for head in ("preset", "description", *(f"ratios, {family_of(architecture).title}" for architecture in Architecture)):
         table.add_column(head)
     for name in preset_names():
         table.add_row(name, load_preset(name).description, *(size(name, architecture) for architecture in Architecture))

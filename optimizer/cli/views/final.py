@@ -141,7 +141,7 @@ def final_table(stored: StoredStudy, final: Final, objective: Objective) -> Tabl
     scorers = [term.scorer for term in objective.terms]
     for head in (
         "trial",
-        "what",
+        "origin",
         "gain in\nthe search",
         "held-out\ngain",
         *(f"{name}\nheld out" for name in scorers),

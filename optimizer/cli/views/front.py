@@ -24,7 +24,7 @@ def print_front(trials: Sequence[StoredTrial], objective: Objective, weights: Ma
         return
     table = Table(title="Pareto front: no trial is better in every objective", title_justify="left")
     table.add_column("trial", justify="right")
-    table.add_column("what")
+    table.add_column("origin")
     for name, direction in zip(objective.names, objective.directions, strict=True):
         table.add_column(
             f"{escaped(name)} ({'higher' if direction == 'maximize' else 'lower'} is better)", justify="right"

@@ -199,7 +199,7 @@ def value_text(value: float, error: float | None) -> str:
 
 def _trials_table(study: StoredStudy, trials: Sequence[StoredTrial], objective: Objective) -> Table:
     table = Table(title=f"trials of {escaped(study.name)}", title_justify="left")
-    for head in ("trial", "what", "state", *objective.names, "gain (95 % interval)", "seconds"):
+    for head in ("trial", "origin", "state", *objective.names, "gain (95 % interval)", "seconds"):
         table.add_column(head)
     items = len(study.spec.suite.items())
     for trial in trials:
