@@ -21,10 +21,22 @@ from dataclasses import replace
 
 from basics.messages import first_line
 from optimizer.errors import OptimizerError, TrialFailed
-from optimizer.observe.events import Reporter
+from optimizer.observe.events import (
+    BatchReduced,
+    ImagesRendered,
+    Reporter,
+    StopAsked,
+    StudyPaused,
+    TrialEnded,
+    TrialLost,
+    TrialStarted,
+    WorkerLeft,
+    WorkerStarted,
+    reporting_retry,
+)
 from optimizer.runtime.machine import device_kind, machine_description
 from optimizer.runtime.setup import Runtime
-from optimizer.system.retry import LIMIT_SECONDS, Retry
+from optimizer.system.retry import LIMIT_SECONDS
 from optimizer.trial.racing import Race
 from optimizer.trial.ranking import best_trials, parent_trials
 from optimizer.work.gain_recorder import GainRecorder
@@ -66,9 +78,7 @@ class Worker:
         stop: Callable[[], bool] = lambda: False,
         patience_seconds: float = LIMIT_SECONDS,
     ) -> None:
-        self._retry = Retry(
-            limit_seconds=patience_seconds, on_waiting=reporter.outage_began, on_back=reporter.outage_ended
-        )
+        self._retry = reporting_retry(reporter, patience_seconds)
         self._database, self._study, self._runtime = database, study, runtime
         self._reporter, self._stop = reporter, stop
         self._trials = CachedTrials(database, study)
@@ -102,7 +112,7 @@ class Worker:
 
         def note(component: Batched, size: Size, most: int, reason: str) -> None:
             self._retry(lambda: store_batch_limit(self._database, self._study, kind, component, size, most))
-            self._reporter.batch_reduced(component, most, reason)
+            self._reporter.report(BatchReduced(component=component, images=most, reason=reason))
 
         limits.adopt(load_batch_limits(self._database, self._study, kind))
         limits.on_lowered = note
@@ -118,12 +128,12 @@ class Worker:
         finished = 0
         with registered_worker(self._database, self._retry) as heartbeat:
             self._retry(lambda: turn_to(self._database, heartbeat.worker_id, self._study, "trials"))
-            self._reporter.worker_started(heartbeat.worker_id)
+            self._reporter.report(WorkerStarted(worker=heartbeat.worker_id))
             try:
                 while self._may_go_on() and (done := self.work_once(heartbeat)) is not None:
                     finished += done
             finally:
-                self._reporter.worker_left(finished)
+                self._reporter.report(WorkerLeft(finished=finished))
         return finished
 
     def work_once(self, heartbeat: Heartbeat) -> bool | None:
@@ -152,28 +162,28 @@ class Worker:
             if status == "active":
                 return True
             if status == "stopped":
-                self._reporter.stop_asked("database")
+                self._reporter.report(StopAsked(by="database"))
                 return False
             if not reported:
-                self._reporter.paused()
+                self._reporter.report(StudyPaused())
                 reported = True
             time.sleep(PAUSE_SECONDS)
-        self._reporter.stop_asked("signal")
+        self._reporter.report(StopAsked(by="signal"))
         return False
 
     def _work(self, claimed: ClaimedTrial) -> bool:
         """Evaluate a trial and record its outcome; False where it is another worker's by now."""
-        number = claimed.number
-        self._reporter.trial_started(number, str(claimed.origin), len(self._runtime.evaluator.renderer.items))
+        number, images = claimed.number, len(self._runtime.evaluator.renderer.items)
+        self._reporter.report(TrialStarted(trial=number, origin=str(claimed.origin), images=images))
         stored, failure = self._evaluate(claimed)
         if claimed.interrupted:
             self._retry(lambda: self._recorder.remove_leftovers(number))
         if not stored:
             _log.warning("trial %d was taken over by another worker, which took this one for dead", number)
-            self._reporter.trial_lost(number)
+            self._reporter.report(TrialLost(trial=number))
             return False
         trial = self._retry(lambda: self._recorder.settle(claimed.trial))
-        self._retry(lambda: self._reporter.trial_finished(replace(trial, failure=failure)))
+        self._retry(lambda: self._reporter.report(TrialEnded.of(replace(trial, failure=failure))))
         return True
 
     def _evaluate(self, claimed: ClaimedTrial) -> tuple[bool, FailureKind | None]:
@@ -183,7 +193,7 @@ class Worker:
         def on_images(done: int) -> None:
             nonlocal rendered
             rendered = done
-            self._reporter.images_rendered(done)
+            self._reporter.report(ImagesRendered(images=done))
 
         race = self._retry(lambda: self._race(claimed))
         try:
