@@ -110,9 +110,14 @@ class _Outage:
         ) from error
 
     def release(self) -> None:
-        """Drop the last error. Tenacity's frames hold it, and it holds them and all that lies below, models as well."""
+        """Drop the last attempt and its error.
+
+        The error holds tenacity's frames, and they hold it. Without this, all that the action refers to would stay in
+        memory until the garbage collector comes by, models as well.
+        """
         if self._attempt is not None:
             self._attempt.outcome = None
+        self._attempt = None
 
     def seconds(self) -> float:
         """Return how long the outage has lasted."""

@@ -76,17 +76,17 @@ def test_an_error_that_is_no_outage_leaves_nothing_in_memory_behind() -> None:
     class Models:
         pass
 
-    models = Models()
-    reference = weakref.ref(models)
+    def breaks(_models: Models) -> None:
+        raise ValueError("broken")
 
-    def work(models: Models) -> None:
+    def work() -> weakref.ref[Models]:
+        models = Models()
         with pytest.raises(ValueError, match="broken"):
-            Retry()(failing(AWAY, ValueError(f"{models} are broken")))
+            Retry()(lambda: breaks(models))
+        return weakref.ref(models)
 
     gc.disable()
     try:
-        work(models)
-        del models
-        assert reference() is None
+        assert work()() is None
     finally:
         gc.enable()
