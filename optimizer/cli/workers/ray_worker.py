@@ -21,7 +21,7 @@ DIED = 1  # exit code after which Ray starts the actor again
 
 @dataclass(frozen=True, kw_only=True)
 class State:
-    """What an actor tells of itself."""
+    """What an actor says of itself."""
 
     host: str
     pid: int
@@ -43,6 +43,7 @@ class RayWorker:
         self._thread.start()
 
     def state(self) -> State:
+        """Return where it is and what it does."""
         return State(
             host=socket.gethostname(),
             pid=os.getpid(),
