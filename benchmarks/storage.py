@@ -135,8 +135,8 @@ def begin(url: str, runtime: Runtime) -> Database:
 
 def work(database: Database, runtime: Runtime, folder: Path, stop: Callable[[], bool] = lambda: False) -> Quiet:
     reporter = Quiet()
-    study = stored_studies.load_study(database, "storage")
-    Worker(database, study, runtime, Artifacts.beside(database.url, folder), reporter, stop).run()
+    records = stored_studies.open_study(database, "storage")
+    Worker(records, runtime, Artifacts.beside(database.url, folder), reporter, stop).run()
     return reporter
 
 

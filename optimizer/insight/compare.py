@@ -12,9 +12,9 @@ from optimizer.trial.front import chosen_trial
 from optimizer.trial.gains import t_interval
 from optimizer.trial.objective import SINGLE, Objective
 from scorers.protocol import Direction, ScorerInfo
-from studies.records.database import Database
 from studies.records.stored_renders import load_scores
 from studies.records.stored_trials import load_trials
+from studies.records.study_records import StudyRecords
 from studies.records.values import StoredStudy, StoredTrial
 from studies.spec.fingerprints import files_of_scorer
 
@@ -81,12 +81,14 @@ def compare(first: Side, second: Side) -> StudyComparison:
     )
 
 
-def load_side(database: Database, study: StoredStudy, objective: Objective, infos: Mapping[str, ScorerInfo]) -> Side:
+def load_side(records: StudyRecords, objective: Objective, infos: Mapping[str, ScorerInfo]) -> Side:
     """A study with the scores of its best trial."""
-    rows = tuple(load_trials(database, study))
+    rows = tuple(load_trials(records))
     best = chosen_trial(rows, objective)
-    by_item, by_set = load_scores(database, best) if best is not None else ({}, {})
-    return Side(study=study, objective=objective, infos=infos, rows=rows, best=best, by_item=by_item, by_set=by_set)
+    by_item, by_set = load_scores(records, best) if best is not None else ({}, {})
+    return Side(
+        study=records.study, objective=objective, infos=infos, rows=rows, best=best, by_item=by_item, by_set=by_set
+    )
 
 
 # ------------------------------------------------------------------------------------------- settings

@@ -32,9 +32,9 @@ from optimizer.trial.ranking import best_trials
 from scorers.protocol import Direction
 from search_spaces.parameters import Parameter
 from search_spaces.space import SearchSpace
-from studies.records.database import Database
 from studies.records.optuna_studies import optuna_trials
 from studies.records.stored_trials import load_trials
+from studies.records.study_records import StudyRecords
 from studies.records.values import StoredStudy, StoredTrial
 
 TOP = 0.1  # share of the trials that count as the best
@@ -108,14 +108,15 @@ class Insight:
         return row
 
 
-def insight(database: Database, study: StoredStudy, objective: Objective) -> Insight:
+def insight(records: StudyRecords, objective: Objective) -> Insight:
     """Read a study and work out what mattered in it.
 
     Raises:
         TooFewTrialsError: fewer than LEAST complete trials of the search space.
     """
-    rows = tuple(load_trials(database, study))
-    samples = load_samples(database, study, rows)
+    study = records.study
+    rows = tuple(load_trials(records))
+    samples = load_samples(records, rows)
     if len(samples) < LEAST:
         raise TooFewTrialsError(
             f"study {study.name!r} has {len(samples)} complete trials in its search space, and importance needs "
@@ -128,7 +129,7 @@ def insight(database: Database, study: StoredStudy, objective: Objective) -> Ins
             direction=direction,
             shares=shares(samples, space, name, direction),
             effects={row.name: main_effect(samples, row, name) for row in space.parameters},
-            believed=believed_effects(database, study, rows, index),
+            believed=believed_effects(records, rows, index),
             best=best_trials(rows, Objective(names=(name,), directions=(direction,), terms=()))[0],
         )
         for index, (name, direction) in enumerate(zip(objective.names, objective.directions, strict=True))
@@ -145,17 +146,15 @@ def insight(database: Database, study: StoredStudy, objective: Objective) -> Ins
     )
 
 
-def believed_effects(
-    database: Database, study: StoredStudy, rows: Sequence[StoredTrial], objective: int
-) -> dict[str, Effect] | None:
+def believed_effects(records: StudyRecords, rows: Sequence[StoredTrial], objective: int) -> dict[str, Effect] | None:
     """What the model says of each parameter; None where it cannot be fitted."""
-    fitted = fitted_model(database, study, rows, objective)
+    fitted = fitted_model(records, rows, objective)
     return None if fitted is None else fitted[0].effects()
 
 
-def load_samples(database: Database, study: StoredStudy, rows: Sequence[StoredTrial]) -> tuple[Sample, ...]:
+def load_samples(records: StudyRecords, rows: Sequence[StoredTrial]) -> tuple[Sample, ...]:
     """Complete trials that have parameters, by number; a parent that the space cannot express has none."""
-    params = {trial.number: trial.params for trial in optuna_trials(database, study) if trial.params}
+    params = {trial.number: trial.params for trial in optuna_trials(records) if trial.params}
     return tuple(
         Sample(number=row.number, params=params[row.number], objectives=row.objectives)
         for row in rows

@@ -25,9 +25,8 @@ from optimizer.insight.plots import (
     spots,
 )
 from optimizer.trial.objective import Objective
-from studies.records.database import Database
 from studies.records.optuna_studies import optuna_study
-from studies.records.values import StoredStudy
+from studies.records.study_records import StudyRecords
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -39,7 +38,7 @@ BAR: Final = "#6b5b95"
 BELIEVED: Final = "#2a9d8f"
 
 
-def save_figures(database: Database, study: StoredStudy, objective: Objective) -> int:
+def save_figures(records: StudyRecords, objective: Objective) -> int:
     """Write the study's figures for the dashboard, over those of before; returns how many.
 
     A study with too few trials for them gets none, nor does any without plotly; 0 is returned.
@@ -47,10 +46,10 @@ def save_figures(database: Database, study: StoredStudy, objective: Objective) -
     if not _can_draw():
         return 0
     try:
-        found = insight(database, study, objective)
+        found = insight(records, objective)
     except TooFewTrialsError:
         return 0
-    told = optuna_study(database, study.name)
+    told = optuna_study(records)
     count = 0
     for index, findings in enumerate(found.findings):
         figures = {

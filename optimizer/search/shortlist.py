@@ -13,8 +13,8 @@ import numpy as np
 from optimizer.search.depth.stored_study import fitted_model
 from optimizer.trial.front import knee_order, signed_values
 from optimizer.trial.objective import Objective
-from studies.records.database import Database
-from studies.records.values import StoredStudy, StoredTrial
+from studies.records.study_records import StudyRecords
+from studies.records.values import StoredTrial
 
 Rank = Callable[[Sequence[StoredTrial]], Sequence[StoredTrial]]  # complete trials -> the same, best first
 Belief = Mapping[int, float]  # trial number -> what the model takes its objective for
@@ -42,22 +42,20 @@ def _believed(trial: StoredTrial, beliefs: Mapping[str, Belief]) -> dict[str, fl
     return {name: beliefs.get(name, {}).get(trial.number, value) for name, value in trial.objectives.items()}
 
 
-def by_posterior(database: Database, study: StoredStudy, objective: Objective, trials: Sequence[StoredTrial]) -> Rank:
+def by_posterior(records: StudyRecords, objective: Objective, trials: Sequence[StoredTrial]) -> Rank:
     """Rank by the posterior mean of the depth-aware model, fitted to all trials of the search space.
 
     Whichever sampler proposed them. Trials outside the space, and all of them where the model cannot be fitted
     (fewer than three finished trials, values that allow no model), count with what was observed.
     """
-    return by_value(objective, beliefs(database, study, objective, trials) if trials else None)
+    return by_value(objective, beliefs(records, objective, trials) if trials else None)
 
 
-def beliefs(
-    database: Database, study: StoredStudy, objective: Objective, trials: Sequence[StoredTrial]
-) -> dict[str, Belief]:
+def beliefs(records: StudyRecords, objective: Objective, trials: Sequence[StoredTrial]) -> dict[str, Belief]:
     """Objective -> posterior mean of each complete trial in the space, in the objective's own unit."""
     found: dict[str, Belief] = {}
     for index, name in enumerate(objective.names):
-        fitted = fitted_model(database, study, trials, index)
+        fitted = fitted_model(records, trials, index)
         if fitted is None:
             return {}
         model, seen = fitted

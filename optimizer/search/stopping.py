@@ -10,10 +10,10 @@ from typing import Literal
 import optuna
 from optuna.trial import FrozenTrial
 
-from studies.records.database import Database
 from studies.records.optuna_studies import optuna_trials
 from studies.records.optuna_tables import count_trials
-from studies.records.values import StoredStudy, StoredTrial
+from studies.records.study_records import StudyRecords
+from studies.records.values import StoredTrial
 from studies.spec.study import StudySpec
 
 EXPECTED_KEY = "mergetune:expected"
@@ -81,20 +81,22 @@ def _out_of_patience(patience: int, expected: Sequence[Expectation]) -> End | No
     return End(key="patience", words=f"less than {last[-1].noise:.3g}, the noise of one trial, expected of {trials}")
 
 
-def end_of(database: Database, study: StoredStudy, trials: Sequence[StoredTrial]) -> End | None:
+def end_of(records: StudyRecords, trials: Sequence[StoredTrial]) -> End | None:
     """Return why a stored study has ended; None while it has not."""
+    study = records.study
     if study.spec.budget.patience is None:
         return spent(study.spec, trials, len(trials), ())
-    return spent(study.spec, trials, len(trials), expectations(optuna_trials(database, study)))
+    return spent(study.spec, trials, len(trials), expectations(optuna_trials(records)))
 
 
-def is_spent(database: Database, study: StoredStudy, trials: Sequence[StoredTrial], in_optuna: optuna.Study) -> bool:
+def is_spent(records: StudyRecords, trials: Sequence[StoredTrial], in_optuna: optuna.Study) -> bool:
     """Return whether no new trial may begin, counting those that were asked for and have not begun yet.
 
     Args:
         in_optuna: the study as Optuna has it; its trials are read only where the budget has patience.
     """
-    asked = count_trials(database, in_optuna._study_id)  # noqa: SLF001 - the table wants it
+    study = records.study
+    asked = count_trials(records.database, in_optuna._study_id)  # noqa: SLF001 - the table wants it
     patient = study.spec.budget.patience is not None
     promised = expectations(in_optuna.get_trials(deepcopy=False)) if patient else ()
     return spent(study.spec, trials, asked, promised) is not None

@@ -87,7 +87,7 @@ class Evaluator:
                 if not lacks_memory(error):
                     raise
                 told = first_line(error)
-                raise TrialFailed(f"out of memory: {told}") from None
+                raise TrialFailed(f"out of memory: {told}", "out_of_memory") from None
 
     def _evaluate(self, recipe: Recipe, on_images: Callable[[int], None] | None, go_on: GoOn | None) -> Evaluation:
         clock = Stopwatch()
@@ -127,7 +127,7 @@ class Evaluator:
             named = ", ".join(f"{item} ({reason})" for item, reason in found[:4])
             more = f" and {len(found) - 4} more" if len(found) > 4 else ""
             broken = f"{len(found)} of {rendered} images are broken: item {named}{more}"
-            raise TrialFailed(f"degenerate: {broken}{self._broken_weights()}")
+            raise TrialFailed(f"degenerate: {broken}{self._broken_weights()}", "degenerate")
 
     def _broken_weights(self) -> str:
         """Which weights of the merge are to blame, if they are."""

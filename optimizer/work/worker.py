@@ -17,7 +17,6 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import replace
 
 from basics.messages import first_line
 from optimizer.errors import OptimizerError, TrialFailed
@@ -49,11 +48,10 @@ from studies.files.artifacts import Artifacts
 from studies.records.batch_limits import Batched, Size, load_batch_limits, store_batch_limit
 from studies.records.cached_reads import CachedTrials
 from studies.records.control import status_of
-from studies.records.database import Database
-from studies.records.failures import FailureKind
+from studies.records.failures import Failure
 from studies.records.optuna_studies import optuna_study
 from studies.records.registry import turn_to
-from studies.records.values import StoredStudy
+from studies.records.study_records import StudyRecords
 
 PAUSE_SECONDS = 2.0  # between two looks at whether a paused study goes on
 
@@ -70,8 +68,7 @@ class Worker:
 
     def __init__(
         self,
-        database: Database,
-        study: StoredStudy,
+        records: StudyRecords,
         runtime: Runtime,
         artifacts: Artifacts,
         reporter: Reporter,
@@ -79,23 +76,22 @@ class Worker:
         patience_seconds: float = LIMIT_SECONDS,
     ) -> None:
         self._retry = reporting_retry(reporter, patience_seconds)
-        self._database, self._study, self._runtime = database, study, runtime
+        self._records, self._runtime = records, runtime
         self._reporter, self._stop = reporter, stop
-        self._trials = CachedTrials(database, study)
+        self._trials = CachedTrials(records)
         plan = TrialPlan.of(runtime, self._trials.trials())
         scoring = runtime.evaluator.scoring
-        self._gains = GainRecorder(database, study, self._trials, runtime.plan, scoring, artifacts)
+        self._gains = GainRecorder(records, self._trials, runtime.plan, scoring, artifacts)
         self._gains_are_due = plan.taken_over > 0  # of the trials taken over
         self._recorder = self._make_recorder(plan, artifacts)
-        self._queue = TrialQueue(database, study, plan, self._trials, reporter, self._recorder.settle)
+        self._queue = TrialQueue(records, plan, self._trials, reporter, self._recorder.settle)
         self._adopt_batch_limits()
 
     def _make_recorder(self, plan: TrialPlan, artifacts: Artifacts) -> TrialRecorder:
         runtime, renderer = self._runtime, self._runtime.evaluator.renderer
-        retention = Retention(self._database, self._study, artifacts, runtime.objective, self._trials, self._retry)
+        retention = Retention(self._records, artifacts, runtime.objective, self._trials, self._retry)
         return TrialRecorder(
-            self._database,
-            self._study,
+            self._records,
             artifacts,
             plan=plan,
             objective=runtime.objective,
@@ -111,10 +107,10 @@ class Worker:
         kind, limits = device_kind(self._runtime.device), self._runtime.evaluator.renderer.limits
 
         def note(component: Batched, size: Size, most: int, reason: str) -> None:
-            self._retry(lambda: store_batch_limit(self._database, self._study, kind, component, size, most))
+            self._retry(lambda: store_batch_limit(self._records, kind, component, size, most))
             self._reporter.report(BatchReduced(component=component, images=most, reason=reason))
 
-        limits.adopt(load_batch_limits(self._database, self._study, kind))
+        limits.adopt(load_batch_limits(self._records, kind))
         limits.on_lowered = note
 
     def run(self) -> int:
@@ -126,8 +122,8 @@ class Worker:
             DatabaseLostError: the database went away and stayed away.
         """
         finished = 0
-        with registered_worker(self._database, self._retry) as heartbeat:
-            self._retry(lambda: turn_to(self._database, heartbeat.worker_id, self._study, "trials"))
+        with registered_worker(self._records.database, self._retry) as heartbeat:
+            self._retry(lambda: turn_to(self._records.database, heartbeat.worker_id, self._records.study, "trials"))
             self._reporter.report(WorkerStarted(worker=heartbeat.worker_id))
             try:
                 while self._may_go_on() and (done := self.work_once(heartbeat)) is not None:
@@ -149,7 +145,7 @@ class Worker:
             claimed = self._retry(lambda: self._queue.take(heartbeat))
             finished = None if claimed is None else self._work(claimed)
         except KeyError:  # what Optuna's storage says of what is not there
-            self._retry(lambda: optuna_study(self._database, self._study.name))
+            self._retry(lambda: optuna_study(self._records))
             raise
         self._retry(self._require_a_parent)
         return finished
@@ -158,7 +154,7 @@ class Worker:
         """Return whether to take another trial; waits while the study is paused."""
         reported = False
         while not self._stop():
-            status = self._retry(lambda: status_of(self._database, self._study))
+            status = self._retry(lambda: status_of(self._records))
             if status == "active":
                 return True
             if status == "stopped":
@@ -175,7 +171,7 @@ class Worker:
         """Evaluate a trial and record its outcome; False where it is another worker's by now."""
         number, images = claimed.number, len(self._runtime.evaluator.renderer.items)
         self._reporter.report(TrialStarted(trial=number, origin=str(claimed.origin), images=images))
-        stored, failure = self._evaluate(claimed)
+        stored = self._evaluate(claimed)
         if claimed.interrupted:
             self._retry(lambda: self._recorder.remove_leftovers(number))
         if not stored:
@@ -183,11 +179,11 @@ class Worker:
             self._reporter.report(TrialLost(trial=number))
             return False
         trial = self._retry(lambda: self._recorder.settle(claimed.trial))
-        self._retry(lambda: self._reporter.report(TrialEnded.of(replace(trial, failure=failure))))
+        self._retry(lambda: self._reporter.report(TrialEnded.of(trial)))
         return True
 
-    def _evaluate(self, claimed: ClaimedTrial) -> tuple[bool, FailureKind | None]:
-        """Evaluate a trial and record its outcome: whether it was stored, and why it failed if it did."""
+    def _evaluate(self, claimed: ClaimedTrial) -> bool:
+        """Evaluate a trial and record its outcome; False where another worker has it by now."""
         started, rendered = time.perf_counter(), 0
 
         def on_images(done: int) -> None:
@@ -200,14 +196,14 @@ class Worker:
             evaluation = self._runtime.evaluator.evaluate(
                 claimed.recipe, on_images, None if race is None else race.goes_on
             )
-        except TrialFailed as failure:
-            seconds = time.perf_counter() - started
-            return self._recorder.fail(claimed, first_line(failure), rendered, seconds), failure.kind
-        return self._recorder.store(claimed, evaluation, race, started), None
+        except TrialFailed as error:
+            failure = Failure(kind=error.kind, reason=first_line(error))
+            return self._recorder.fail(claimed, failure, rendered, time.perf_counter() - started)
+        return self._recorder.store(claimed, evaluation, race, started)
 
     def _race(self, claimed: ClaimedTrial) -> Race | None:
         """Make a race against the best whole trial; None for one that renders the full suite, as parents always do."""
-        settings, objective = self._study.spec.racing, self._runtime.objective
+        settings, objective = self._records.study.spec.racing, self._runtime.objective
         if settings is None or claimed.is_parent:
             return None
         best = best_trials(self._trials.trials(), objective)

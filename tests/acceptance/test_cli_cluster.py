@@ -60,7 +60,7 @@ def head(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
     command = [
-        Path(sys.executable).with_name("ray"), "start", "--head", "--block", "--node-ip-address=127.0.0.1",
+        str(Path(sys.executable).with_name("ray")), "start", "--head", "--block", "--node-ip-address=127.0.0.1",
         f"--port={port}", "--include-dashboard=false", "--disable-usage-stats",
     ]  # fmt: skip
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
@@ -105,7 +105,7 @@ def test_ray_runs_workers_and_restarts_one_that_is_killed(folder: Path, head: st
     assert "2 workers have left" in said
     assert "worker-" not in run_program(folder, "cluster", "status", *there)
     database = open_database(f"sqlite:///{folder}/mergetune.db", create=False)
-    rows = stored_trials.load_trials(database, stored_studies.load_study(database, "shared"))
+    rows = stored_trials.load_trials(stored_studies.open_study(database, "shared"))
     assert [row.state for row in rows] == ["complete"] * 60
     assert len({row.worker_id for row in rows}) >= 2
     database.close()

@@ -37,13 +37,13 @@ def importance(
     from optimizer.cli.commands.difference import require_writable
     from optimizer.insight.importance import insight
     from studies.records.database import open_database
-    from studies.records.stored_studies import load_study
+    from studies.records.stored_studies import open_study
 
     if plot is not None:
         require_writable(plot, force=force)
     database = open_database(storage_url(storage), create=False)
-    stored = load_study(database, study)
-    found = insight(database, stored, _objective(stored))
+    records = open_study(database, study)
+    found = insight(records, _objective(records.study))
     if plot is not None:
         _draw(plot, found)
     if as_json:
@@ -188,11 +188,11 @@ def compare(
 
 def _side(database: Database, name: str) -> Side:
     from optimizer.insight.compare import load_side
-    from studies.records.stored_studies import load_study
+    from studies.records.stored_studies import open_study
 
-    stored = load_study(database, name)
-    infos = stored.spec.infos
-    return load_side(database, stored, _objective(stored), infos)
+    records = open_study(database, name)
+    infos = records.study.spec.infos
+    return load_side(records, _objective(records.study), infos)
 
 
 def _overview(found: StudyComparison) -> Table:

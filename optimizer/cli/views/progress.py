@@ -26,8 +26,8 @@ from optimizer.search.stopping import own_trials
 from optimizer.trial.objective import SINGLE, Objective
 from optimizer.trial.ranking import best_gains, stopped_after
 from studies.records.cached_reads import CachedTrials
-from studies.records.database import Database
-from studies.records.values import Gain, StoredStudy, StoredTrial
+from studies.records.study_records import StudyRecords
+from studies.records.values import Gain, StoredTrial
 
 FINISHING = "finishing this trial; press Ctrl-C again to leave now (resume will run it again)"
 STAGES = {"merge": ("merge",), "render": ("text", "denoise", "decode"), "score": ("score",)}
@@ -55,11 +55,11 @@ class ProgressReporter:
         stop: set when the user has asked to stop.
     """
 
-    def __init__(self, database: Database, study: StoredStudy, objective: Objective, stop: threading.Event) -> None:
-        self._database, self._study = database, study
+    def __init__(self, records: StudyRecords, objective: Objective, stop: threading.Event) -> None:
+        self._records = records
         self._names = (SINGLE,) if objective.terms else objective.names
-        self._total = study.spec.budget.trials
-        self._items = len(study.spec.suite.items())
+        self._total = records.study.spec.budget.trials
+        self._items = len(records.study.spec.suite.items())
         self._begun = time.monotonic()
         self._progress = Progress(
             TextColumn("{task.description}"),
@@ -69,7 +69,7 @@ class ProgressReporter:
             console=console,
             disable=not interactive(),
         )
-        self._cached = CachedTrials(database, study)
+        self._cached = CachedTrials(records)
         finished = [row for row in own_trials(self._cached.trials()) if row.state != "running"]
         self._finished = len(finished)
         self._task = self._progress.add_task(
@@ -102,7 +102,7 @@ class ProgressReporter:
             case OutageBegan(reason=reason, limit=limit):
                 print_waiting(reason, limit)
             case StudyPaused():
-                again = f'mergetune study resume "{self._study.name}" --detach'
+                again = f'mergetune study resume "{self._records.study.name}" --detach'
                 console.print(escaped(f"paused; it goes on with: {again}"), soft_wrap=True)
             case BatchReduced():
                 console.print(escaped(_reduction(event)), soft_wrap=True)
@@ -124,8 +124,8 @@ class ProgressReporter:
 
     def _newly_split(self, trial: StoredTrial) -> str:
         """The sections that were split for this trial, with `granularity: auto`."""
-        storage = self._database.storage
-        study_id = storage.get_study_id_from_name(self._study.name)
+        storage = self._records.database.storage
+        study_id = storage.get_study_id_from_name(self._records.study.name)
         asked = storage.get_trial(storage.get_trial_id_from_study_id_trial_number(study_id, trial.number))
         split = split_of(asked) or {}
         found = [section for section, number in split.items() if number == trial.number]

@@ -15,8 +15,7 @@ if TYPE_CHECKING:
     from optimizer.observe.event_log import EventLog
     from optimizer.observe.events import Event, Reporter
     from optimizer.observe.metrics import Metrics
-    from studies.records.database import Database
-    from studies.records.values import StoredStudy
+    from studies.records.study_records import StudyRecords
 
 LogJson = Annotated[
     str | None,
@@ -52,7 +51,7 @@ class Monitoring:
         if self.log is not None:
             self.log.report(event)
 
-    def reporter(self, database: Database, study: StoredStudy, *people: Reporter) -> Reporter:
+    def reporter(self, records: StudyRecords, *people: Reporter) -> Reporter:
         """Return a reporter that tells all of them of one study.
 
         Args:
@@ -64,9 +63,9 @@ class Monitoring:
         if self.metrics is not None:
             from optimizer.observe.metrics import MetricsReporter
 
-            reporters.append(MetricsReporter(self.metrics, database, study))
+            reporters.append(MetricsReporter(self.metrics, records))
         if self.log is not None:
-            reporters.append(self.log.at(study.name))
+            reporters.append(self.log.at(records.study.name))
         return Reporters(reporters)
 
 

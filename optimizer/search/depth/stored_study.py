@@ -10,8 +10,8 @@ from optimizer.search.depth.posterior import DepthModel
 from search_spaces.blocks import Architecture
 from search_spaces.space import SearchSpace
 from studies.errors import StudyError
-from studies.records.database import Database
 from studies.records.optuna_studies import optuna_study
+from studies.records.study_records import StudyRecords
 from studies.records.values import StoredStudy, StoredTrial
 
 
@@ -21,7 +21,7 @@ def space_of(study: StoredStudy, row: StoredTrial) -> SearchSpace:
 
 
 def fitted_model(
-    database: Database, study: StoredStudy, rows: Sequence[StoredTrial], objective: int
+    records: StudyRecords, rows: Sequence[StoredTrial], objective: int
 ) -> tuple[DepthModel, list[FrozenTrial]] | None:
     """The depth-aware model of one objective and the complete trials it has seen; None where it cannot be fitted.
 
@@ -30,8 +30,8 @@ def fitted_model(
     """
     from optimizer.search.depth.gaussian_process import NUMERICAL_ERRORS  # BoTorch takes seconds to import
 
-    space = space_of(study, rows[0])
-    stored = optuna_study(database, study.name)
+    space = space_of(records.study, rows[0])
+    stored = optuna_study(records)
     try:
         model = DepthModel.of(space, stored.get_trials(deepcopy=False), stored.directions, objective)
     except (StudyError, *NUMERICAL_ERRORS):
