@@ -38,7 +38,7 @@ STAGE_BUCKETS = (0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100, 300, 1000)  # seconds:
 
 
 class GpuMemory(Collector):
-    """Bytes of torch's allocator on each CUDA device that this process uses, asked when it is scraped."""
+    """Bytes of torch's allocator on each CUDA device that this process uses, read at every scrape."""
 
     def collect(self) -> Iterable[Metric]:
         family = GaugeMetricFamily(
@@ -94,7 +94,7 @@ class Metrics:
 
 @contextmanager
 def served(address: str) -> Iterator[tuple[Metrics, str]]:
-    """(new metrics, where they are served).
+    """Serve new metrics while the block runs; give them, and the address at which they are.
 
     Args:
         address: `PORT` or `HOST:PORT`; loopback unless a host is given, and any free port for 0.
@@ -119,7 +119,7 @@ def served(address: str) -> Iterator[tuple[Metrics, str]]:
 
 
 def parse_address(address: str) -> tuple[str, int]:
-    """(host, port) of `PORT`, `HOST:PORT` or `[IPv6]:PORT`.
+    """Return host and port of `PORT`, `HOST:PORT` or `[IPv6]:PORT`.
 
     Raises:
         ObservationError: it is none of these.

@@ -1,4 +1,4 @@
-"""A study database or an artifact store that is away for a while: a worker waits for it and loses nothing."""
+"""Waiting for a study database or an artifact store that is away for a while, so that a worker loses nothing."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ LONGEST_PAUSE_SECONDS = 15.0
 LIMIT_SECONDS = 600.0
 
 OUTAGES = (OperationalError, InterfaceError, StorageInternalError, ArtifactsAwayError)
-"""What SQLAlchemy and Optuna raise when a server is away, a connection breaks, or a SQLite file stays locked; and what
-our artifact stores do.
+"""What SQLAlchemy and Optuna raise when a server is away, a connection breaks, or a SQLite file stays locked, and what
+our artifact stores raise when they are away.
 
-A table that is missing is an OperationalError of SQLite too: that is waited for as well, and told in the end.
+SQLite raises OperationalError for a missing table, too: that is waited for as well, and reported in the end.
 """
 
 _log = logging.getLogger(__name__)

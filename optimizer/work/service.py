@@ -53,10 +53,14 @@ class Host(Reporter, Protocol):
     """Where a service works, and who is told of what happens between its studies."""
 
     def at(self, records: StudyRecords, runtime: Runtime) -> AbstractContextManager[Reporter]:
-        """Surround the work on one study; gives who is to be told of it."""
+        """Surround the work on one study; give the reporter of it."""
 
     def hold_final(self, records: StudyRecords, runtime: Runtime) -> None:
-        """Hold a study's final and store it; raises FinalError."""
+        """Hold a study's final and store it.
+
+        Raises:
+            FinalError: there is nothing to compare.
+        """
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

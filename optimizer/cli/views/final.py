@@ -64,7 +64,7 @@ def finish_study(
 
 
 def _save_sheet(stored: StoredStudy, final: Final, pictures: Pictures, artifacts: Artifacts) -> str:
-    """Parents and candidates side by side, on renders that the search never saw."""
+    """Draw parents and candidates side by side, on renders that the search never saw, and return where it is."""
     from optimizer.rendering.contact_sheet import comparison_sheet
 
     columns = []
@@ -107,13 +107,13 @@ def _progress(images: int, pictures: Pictures) -> Iterator[FinalWatch]:
 
 
 def final_is_due(records: StudyRecords) -> bool:
-    """Whether the budget is spent, no worker is still at work, and the final knows not of all trials."""
+    """Return whether the budget is spent, no worker is still at work, and the final does not cover all trials."""
     rows = load_trials(records)
     return end_of(records, rows) is not None and lacks_final(records, rows)
 
 
 def current_winner(final: Final | None, rows: Sequence[StoredTrial]) -> Finalist | None:
-    """The final's choice while it holds: trials finished since may be better."""
+    """Return the final's choice; None once trials have finished that it does not cover, as they may be better."""
     return None if final is None or final.is_outdated(rows) else final.winner
 
 
@@ -121,7 +121,7 @@ def current_winner(final: Final | None, rows: Sequence[StoredTrial]) -> Finalist
 
 
 def print_final(stored: StoredStudy, final: Final, rows: Sequence[StoredTrial], objective: Objective) -> None:
-    """The candidates with their gains in the search and in the final, what was chosen, and what looks gamed."""
+    """Print the candidates with their gains in the search and in the final, what was chosen, and what looks gamed."""
     console.print(final_table(stored, final, objective))
     for line in final_lines(final, objective):
         console.print(escaped(line), soft_wrap=True)
@@ -134,7 +134,7 @@ def print_final(stored: StoredStudy, final: Final, rows: Sequence[StoredTrial], 
 
 
 def final_table(stored: StoredStudy, final: Final, objective: Objective) -> Table:
-    """One row a candidate."""
+    """Return a table with one row for each candidate."""
     title = f"final of {escaped(stored.name)}: {_images(stored)} images that the search never saw"
     table = Table(title=title, title_justify="left")
     names = objective.names
@@ -169,7 +169,7 @@ def _images(stored: StoredStudy) -> int:
 
 
 def final_lines(final: Final, objective: Objective) -> list[str]:
-    """The verdict, then what failed, then what looks gamed; one line each."""
+    """Return the verdict, then what failed, then what looks gamed, one line each."""
     lines = [_verdict(final, objective)]
     failed = [row for row in final.finalists if row.failure is not None]
     lines += [f"trial {row.number} ({row.origin}) failed in the final: {row.failure}" for row in failed]

@@ -123,7 +123,7 @@ class ProgressReporter:
             console.print(f"[red]trial {trial.number} failed:[/] {escaped(trial.reason or '')}")
 
     def _newly_split(self, trial: StoredTrial) -> str:
-        """The sections that were split for this trial, with `granularity: auto`."""
+        """Return which sections were split for this trial, with `granularity: auto`; empty if none."""
         storage = self._records.database.storage
         study_id = storage.get_study_id_from_name(self._records.study.name)
         asked = storage.get_trial(storage.get_trial_id_from_study_id_trial_number(study_id, trial.number))
@@ -132,7 +132,7 @@ class ProgressReporter:
         return f"{' and '.join(found)} {'is' if len(found) == 1 else 'are'}" if found else ""
 
     def _best_gain(self, rows: Sequence[StoredTrial]) -> str:
-        """The best gain so far in each objective, over all workers."""
+        """Return the best gain so far in each objective, over all workers."""
         best = best_gains(rows)
         parts = [
             f"best {'gain' if name == SINGLE else name} {gain_text(best[name])}" for name in self._names if name in best
@@ -154,7 +154,7 @@ class ProgressReporter:
 
 
 def print_waiting(reason: str, limit_seconds: float) -> None:
-    """What is waited for and why, and for how long at most."""
+    """Print what is waited for and why, and for how long at most."""
     console.print(escaped(f"waiting for {reason}, {limit_seconds / 60:.0f} minutes at most"), soft_wrap=True)
 
 
@@ -165,7 +165,7 @@ def _reduction(event: BatchReduced) -> str:
 
 
 def gain_text(gain: Gain) -> str:
-    """`+1.23 (0.98 to 1.48)`."""
+    """Return a gain with its interval, as `+1.23 (+0.98 to +1.48)`."""
     interval = "" if gain.low is None or gain.high is None else f" ({gain.low:+.3g} to {gain.high:+.3g})"
     return f"{gain.value:+.3g}{interval}"
 

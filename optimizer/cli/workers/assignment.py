@@ -1,4 +1,4 @@
-"""What a worker of several studies is to do: from the options, and carried to another computer."""
+"""What a worker of several studies is to do, as its options say; can be sent to another computer."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ ModelOption = Annotated[
 
 @dataclass(frozen=True, kw_only=True)
 class Assignment:
-    """What a worker is to work on, and with what. Can be sent to another machine."""
+    """What a worker is to work on, and with what."""
 
     storage: str  # URL
     names: frozenset[str]  # of studies; none means all
@@ -65,7 +65,7 @@ class Assignment:
     finals: bool = True
 
     def service(self, database: Database, stop: threading.Event, watch: Monitoring) -> Service:
-        """A worker of this process."""
+        """Return a worker of this process."""
         with loading_libraries():
             from optimizer.runtime.pool import Runtimes
             from optimizer.system.retry import Retry
@@ -90,7 +90,11 @@ class Assignment:
 def assigned(
     storage: str, names: list[str] | None, models: list[Path] | None, artifacts: str | None, cache: Path | None
 ) -> tuple[Assignment, Database]:
-    """What the options ask for, checked, and the opened database."""
+    """Return what the options ask for, checked, and the opened database.
+
+    Raises:
+        StudyMissingError: the database has no study of a given name.
+    """
     from studies.records.stored_studies import open_study
     from studies.system.database_url import database_file
 
@@ -116,7 +120,7 @@ def assigned(
 
 
 class Terminal:
-    """A service's Host for people."""
+    """A service's host that prints for people, and reports to those who monitor."""
 
     def __init__(self, artifacts: Artifacts, stop: threading.Event, retry: Retry, watch: Monitoring) -> None:
         self._artifacts, self._stop = artifacts, stop
@@ -124,6 +128,7 @@ class Terminal:
 
     @contextmanager
     def at(self, records: StudyRecords, runtime: Runtime) -> Iterator[Reporter]:
+        """Show the progress of a study while the block runs."""
         from optimizer.cli.views.progress import ProgressReporter
 
         console.print(f"at study {escaped(records.study.name)}", soft_wrap=True)
@@ -131,6 +136,11 @@ class Terminal:
             yield self._watch.reporter(records, people)
 
     def hold_final(self, records: StudyRecords, runtime: Runtime) -> None:
+        """Hold a study's final, store it, and print what it found.
+
+        Raises:
+            FinalError: there is nothing to compare.
+        """
         from optimizer.cli.views.final import finish_study
         from optimizer.insight.interactive import save_figures
 

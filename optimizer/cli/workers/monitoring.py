@@ -1,4 +1,4 @@
-"""How a worker is watched by machines: `--log-json` and `--metrics`."""
+"""How programs watch a worker: `--log-json` and `--metrics`."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ MetricsAddress = Annotated[
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Monitoring:
-    """Who watches this process, beside people."""
+    """The programs that watch this process, beside people."""
 
     log: EventLog | None = None
     metrics: Metrics | None = None
