@@ -21,7 +21,7 @@ from optimizer.errors import ObservationError
 from optimizer.observe.events import Event, FinalHeld, TrialEnded, TrialFailed, TrialLost, WorkerLeft
 from studies.records.values import Gain
 
-PACKAGES = ("optimizer", "studies", "scorers", "search_spaces")  # whose log records are events too
+PACKAGES = ("optimizer", "studies", "scorers", "search_spaces", "basics")  # whose log records are events too
 MODE = 0o640  # of a new file: it is not for everybody, as it names models
 
 

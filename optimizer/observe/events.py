@@ -31,7 +31,7 @@ class Event:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerStarted(Event):
-    """A worker begins with a study."""
+    """The start of a worker on a study."""
 
     event: ClassVar[str] = "worker_started"
     worker: str  # its id
@@ -40,7 +40,7 @@ class WorkerStarted(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerLeft(Event):
-    """A worker ends its work on a study, be it by an error."""
+    """The end of a worker's work on a study, be it by an error."""
 
     event: ClassVar[str] = "worker_left"
     finished: int  # trials
@@ -48,7 +48,7 @@ class WorkerLeft(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StopAsked(Event):
-    """A worker was asked to leave, and has finished its trial."""
+    """A request to leave, once the worker has finished its trial."""
 
     event: ClassVar[str] = "stop_asked"
     by: Literal["signal", "database"]  # database: by `mergetune study stop`
@@ -56,14 +56,14 @@ class StopAsked(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StudyPaused(Event):
-    """Somebody paused the study: the worker starts its next trial when it goes on."""
+    """A pause that somebody asked for: the worker starts its next trial when the study goes on."""
 
     event: ClassVar[str] = "paused"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StudyRefused(Event):
-    """A study cannot be worked on here. Reported once for each reason."""
+    """A study that cannot be worked on here. Reported once for each reason."""
 
     event: ClassVar[str] = "study_refused"
     level: ClassVar[Level] = "warning"
@@ -73,14 +73,14 @@ class StudyRefused(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WaitingForWork(Event):
-    """There is nothing to do. Not reported again until there was."""
+    """The start of waiting for work. Not reported again until there was some."""
 
     event: ClassVar[str] = "waiting_for_work"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrialTakenOver(Event):
-    """This worker takes over a trial of one that died or left."""
+    """A trial that this worker takes over from one that died or left."""
 
     event: ClassVar[str] = "trial_taken_over"
     trial: int
@@ -89,7 +89,7 @@ class TrialTakenOver(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrialStarted(Event):
-    """The evaluation of a trial begins."""
+    """The start of a trial's evaluation."""
 
     event: ClassVar[str] = "trial_started"
     trial: int
@@ -99,7 +99,7 @@ class TrialStarted(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImagesRendered(Event):
-    """More images of the trial in progress are rendered."""
+    """Progress of the trial that is evaluated."""
 
     event: ClassVar[str] = "images_rendered"
     images: int  # of this trial so far
@@ -107,7 +107,7 @@ class ImagesRendered(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrialEnded(Event):
-    """A trial is stored with its outcome.
+    """The end of a trial, once its outcome is stored.
 
     Reported again if a receiver raises an error of a database that is away.
     """
@@ -122,14 +122,14 @@ class TrialEnded(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrialFinished(TrialEnded):
-    """A trial is stored as complete, be it with an estimate of racing."""
+    """The end of a trial that is complete, or stopped by racing."""
 
     event: ClassVar[str] = "trial_finished"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrialFailed(TrialEnded):
-    """A trial is stored as failed, perhaps because too many workers died over it."""
+    """The end of a trial that failed, perhaps because too many workers died over it."""
 
     event: ClassVar[str] = "trial_failed"
     level: ClassVar[Level] = "warning"
@@ -137,7 +137,7 @@ class TrialFailed(TrialEnded):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrialLost(Event):
-    """Another worker took this one for dead and has its trial, so nothing of it was stored."""
+    """The loss of a trial to a worker that took this one for dead: nothing of it was stored."""
 
     event: ClassVar[str] = "trial_lost"
     level: ClassVar[Level] = "warning"
@@ -146,7 +146,7 @@ class TrialLost(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OutageBegan(Event):
-    """The study database or the artifact store is away."""
+    """The start of an outage of the study database or of the artifact store."""
 
     event: ClassVar[str] = "outage_began"
     level: ClassVar[Level] = "warning"
@@ -156,7 +156,7 @@ class OutageBegan(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OutageEnded(Event):
-    """The database or store is back."""
+    """The end of an outage."""
 
     event: ClassVar[str] = "outage_ended"
     took: float  # seconds
@@ -164,7 +164,7 @@ class OutageEnded(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BatchReduced(Event):
-    """Memory was too small: from now on a component takes fewer images at once on this kind of device."""
+    """A smaller batch, as memory ran out: a component takes fewer images at once on this kind of device from now on."""
 
     event: ClassVar[str] = "batch_reduced"
     level: ClassVar[Level] = "warning"
@@ -175,7 +175,7 @@ class BatchReduced(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FinalStarted(Event):
-    """The final begins."""
+    """The start of the final."""
 
     event: ClassVar[str] = "final_started"
     images: int  # held-out ones that each of its trials renders
@@ -183,7 +183,7 @@ class FinalStarted(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FinalHeld(Event):
-    """The final is stored."""
+    """The end of the final, once it is stored."""
 
     event: ClassVar[str] = "final_held"
     final: Final
@@ -191,7 +191,7 @@ class FinalHeld(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CommandFailed(Event):
-    """An error ends the command."""
+    """An error that ends the command."""
 
     event: ClassVar[str] = "error"
     level: ClassVar[Level] = "error"
@@ -200,7 +200,7 @@ class CommandFailed(Event):
 
 
 class Reporter(Protocol):
-    """Who is told of events."""
+    """A receiver of events."""
 
     def report(self, event: Event) -> None:
         """Take note of an event; one that does not matter here is ignored."""

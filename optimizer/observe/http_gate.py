@@ -1,7 +1,7 @@
 """The checks in front of optuna-dashboard: a password, where requests may come from, and what answers may do.
 
 Each gate takes a WSGI application and returns one that answers by itself or passes the request on. optuna-dashboard has
-no users and no read-only mode, and serves an uploaded file with the type that its name suggests: an HTML file put into a
+no users and no read-only mode, and it serves an uploaded file with the type that its name suggests: an HTML file in a
 study would run with the rights of everyone who opens it.
 """
 
