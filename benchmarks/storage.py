@@ -35,7 +35,7 @@ from optimizer.runtime.setup import Runtime
 from optimizer.search.probes import make_probes
 from optimizer.search.sampler import distributions
 from optimizer.trial.evaluation import Evaluation
-from optimizer.trial.objective import Objective, ScoreSheet
+from optimizer.trial.objective import Objective, Scores
 from optimizer.trial.scoring import Scoring
 from optimizer.work.worker import Worker
 from search_spaces.blocks import Architecture, places
@@ -82,7 +82,7 @@ class Simulated:
         return Evaluation(
             items=tuple(range(ITEMS)),
             images=self._images,
-            sheet=ScoreSheet(by_item={"sharpness": generator.normal(size=ITEMS)}, by_set={}),
+            scores=Scores(by_item={"sharpness": generator.normal(size=ITEMS)}, by_set={}),
             features={},
             seconds={"merge": 0.0, "denoise": self._seconds, "score": 0.0},
         )

@@ -17,7 +17,7 @@ from optimizer.runtime.plan import Plan, make_plan
 from optimizer.search.probes import make_probes
 from optimizer.system.retry import Retry
 from optimizer.trial.evaluation import Evaluation
-from optimizer.trial.objective import ScoreSheet
+from optimizer.trial.objective import Scores
 from optimizer.trial.scoring import Scoring
 from optimizer.work.gain_recorder import GainRecorder
 from optimizer.work.retention import Retention
@@ -97,7 +97,7 @@ def evaluation(*sharpness: float, seconds: Mapping[str, float] | None = None) ->
     return Evaluation(
         items=tuple(range(len(sharpness))),
         images=tuple(torch.full((3, SIZE, SIZE), 40 * item, dtype=torch.uint8) for item in range(len(sharpness))),
-        sheet=ScoreSheet(by_item={"sharpness": np.array(sharpness)}, by_set={}),
+        scores=Scores(by_item={"sharpness": np.array(sharpness)}, by_set={}),
         features={},
         seconds=seconds or {"merge": 0.25, "denoise": 0.5},
     )

@@ -215,7 +215,7 @@ class _Rescorer:
         trial, start = rendered.trial, time.perf_counter()
         parts = [self._scoring.score(items, tuple(images[item.index] for item in items)) for items in self._stages]
         whole = joined(parts)
-        scores = self._scoring.sheet(whole)
+        scores = self._scoring.scores(whole)
         seconds = dict(trial.seconds) | {"score": time.perf_counter() - start}
         features = {name: values.numpy() for name, values in whole.features.items()}
         files = self._other.artifacts.of_trial(self._other.records.study.key, trial.number, trial.worker_id)

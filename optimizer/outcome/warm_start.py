@@ -21,9 +21,9 @@ from optimizer.outcome.other_study import Other, other_study, same_parents, unli
 from optimizer.runtime.machine import machine_description
 from optimizer.runtime.parent_files import equal_places
 from optimizer.runtime.plan import Plan
-from optimizer.search.probes import Probe, exact, parent_probe
+from optimizer.search.probes import Probe, exact_probe, parent_probe
 from optimizer.search.shortlist import by_value
-from optimizer.trial.objective import Objective, ScoreSheet
+from optimizer.trial.objective import Objective, Scores
 from optimizer.trial.ranking import parent_trials
 from studies.errors import RecipeError, WarmStartError
 from studies.files.artifacts import SHEET, TrialFiles, render_file
@@ -125,7 +125,7 @@ class _Choice:
         return KeptTrial(
             trial=trial,
             probe=self._adoption.probe(trial, recipe),
-            scores=ScoreSheet(
+            scores=Scores(
                 by_item={name: np.array(by_item[name]) for name in names if name in by_item},
                 by_set={name: by_set[name] for name in names if name in by_set},
             ),
@@ -188,4 +188,4 @@ class Adoption:
         """Return what the trial is in the new study. A parent alone is that parent's probe, so it is rendered once."""
         if trial.number in self.parents:
             return parent_probe(self._space, self._blueprint, self.parents[trial.number], self._equal_places)
-        return exact(trial.origin, recipe, self._space, self._blueprint, self._equal_places)
+        return exact_probe(trial.origin, recipe, self._space, self._blueprint, self._equal_places)

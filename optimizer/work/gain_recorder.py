@@ -12,7 +12,7 @@ from optimizer.observe.trial_notes import trial_note
 from optimizer.runtime.plan import Plan
 from optimizer.search.depth.ties import Split, split_of
 from optimizer.trial.gains import Evidence, gains, standard_errors
-from optimizer.trial.objective import ScoreSheet
+from optimizer.trial.objective import Scores
 from optimizer.trial.ranking import parent_trials
 from optimizer.trial.scoring import Scoring
 from studies.files.artifacts import Artifacts
@@ -100,13 +100,13 @@ class GainRecorder:
             self._evidence[trial.number] = self._load_evidence(trial)
         return self._evidence[trial.number]
 
-    def evidence(self, scores: ScoreSheet, features: Mapping[str, torch.Tensor]) -> Evidence:
+    def evidence(self, scores: Scores, features: Mapping[str, torch.Tensor]) -> Evidence:
         """Make what a comparison needs of a trial that is not stored yet."""
         return self._scoring.evidence(scores, features)
 
     def _load_evidence(self, trial: StoredTrial) -> Evidence:
         by_item, by_set = stored_renders.load_scores(self._records, trial)
-        scores = ScoreSheet(by_item={name: np.array(values) for name, values in by_item.items()}, by_set=by_set)
+        scores = Scores(by_item={name: np.array(values) for name, values in by_item.items()}, by_set=by_set)
         stored = self._artifacts.of_trial(self._records.study.key, trial.number, trial.worker_id).load_features()
         if missing := by_set.keys() - stored.keys():
             raise StorageError(

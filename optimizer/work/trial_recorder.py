@@ -117,8 +117,8 @@ class TrialRecorder:
         result = TrialResult(
             objectives=objectives,
             items=evaluation.items,
-            image_scores={name: tuple(map(float, values)) for name, values in evaluation.sheet.by_item.items()},
-            set_scores=dict(evaluation.sheet.by_set),
+            image_scores={name: tuple(map(float, values)) for name, values in evaluation.scores.by_item.items()},
+            set_scores=dict(evaluation.scores.by_set),
             pixels_sha256=evaluation.pixels_sha256,
             files=renders,
             seconds={**evaluation.seconds, "other": other},
@@ -141,8 +141,8 @@ class TrialRecorder:
     def _objectives(self, evaluation: Evaluation, race: Race | None) -> tuple[dict[str, float], int | None]:
         """Objectives for the search, and the trial against which they were estimated, if they were."""
         if race is None or len(evaluation.items) == len(self._items):
-            return self._objective.values(evaluation.sheet.means), None
-        evidence = self._gains.evidence(evaluation.sheet, evaluation.features)
+            return self._objective.values(evaluation.scores.means), None
+        evidence = self._gains.evidence(evaluation.scores, evaluation.features)
         return {SINGLE: race.estimate(evaluation.items, evidence)}, race.incumbent
 
     def _contact_sheet(self, claimed: ClaimedTrial, evaluation: Evaluation) -> Image:

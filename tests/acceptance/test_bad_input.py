@@ -213,7 +213,7 @@ RECIPES: list[tuple[dict[str, Any], str]] = [
     ({"parents": ["a.safetensors", "header.safetensors"], "ratio": 0.5}, "is not among the study's files"),
     ({"parents": ["a.safetensors", {"path": "b.safetensors", "sha256": "0" * 64}], "ratio": 0.5}, "parent B"),
     ({"parents": ["a.safetensors", "b.safetensors"], "ratio": {"IN99": 1}}, "'IN99'"),
-    ({"parents": ["a.safetensors", "b.safetensors"], "ratio": 0.5, "dtype": "bf16"}, "it saves in bf16"),
+    ({"parents": ["a.safetensors", "b.safetensors"], "ratio": 0.5, "dtype": "bf16"}, "got bf16: leave `dtype` out"),
 ]
 
 

@@ -22,7 +22,7 @@ from optimizer.cli import main
 from optimizer.cli.views.report import study_objective
 from optimizer.insight.importance import BINS, insight, load_samples
 from optimizer.insight.interactive import _can_draw, save_figures
-from optimizer.search.shortlist import beliefs, by_posterior, by_value
+from optimizer.search.shortlist import by_posterior, by_value, posterior_means
 from studies.records import tables
 from studies.records.database import open_database
 from studies.records.stored_studies import open_study
@@ -125,14 +125,14 @@ def test_a_lucky_trial_among_mediocre_ones_is_ranked_by_what_the_model_believes(
     records = store_study(database, "luck", score, trials=40, seed=1, **changes)
     objective, rows = study_objective(records.study), load_trials(records)
     ranked = by_posterior(records, objective, rows)(rows)
-    believed = beliefs(records, objective, rows)["objective"]
+    means = posterior_means(records, objective, rows)["objective"]
     database.close()
     by_number = {row.number: row for row in rows}
     assert sorted(row.number for row in ranked) == sorted(by_number)
-    assert [row.number for row in ranked] == sorted(believed, key=lambda number: -believed[number])
+    assert [row.number for row in ranked] == sorted(means, key=lambda number: -means[number])
     place_observed = [row.number for row in by_value(objective)(rows)].index(20)
     assert [row.number for row in ranked].index(20) > place_observed
-    assert believed[20] < by_number[20].objectives["objective"] - 0.2
+    assert means[20] < by_number[20].objectives["objective"] - 0.2
 
 
 def test_where_no_model_can_be_fitted_the_observed_values_rank(tmp_path: Path) -> None:
@@ -141,7 +141,7 @@ def test_where_no_model_can_be_fitted_the_observed_values_rank(tmp_path: Path) -
     rows = load_trials(records)
     objective = study_objective(records.study)
     assert by_posterior(records, objective, rows)(rows) == by_value(objective)(rows)
-    assert beliefs(records, objective, rows) == {}
+    assert posterior_means(records, objective, rows) == {}
     database.close()
 
 
@@ -150,7 +150,7 @@ def test_too_few_trials_and_unknown_studies_are_one_line(folder: Path) -> None:
     assert "no study named" in run(folder, "study", "importance", "none", code=2)
     assert ".png" in run(folder, "study", "importance", "one", "--plot", "one.jpg", code=2)
     assert "twice" in run(folder, "study", "compare", "one", "one", code=2)
-    assert "no objective" in run(folder, "study", "show", "front", "--weights", "fid=1", code=2)
+    assert "expected objectives of this study" in run(folder, "study", "show", "front", "--weights", "fid=1", code=2)
     assert "single" in run(folder, "study", "show", "one", "--weights", "sharpness=1", code=2)
     assert "--weights" in run(folder, "export", "front", "--trial", "1", "--weights", "sharpness=1", code=2)
 

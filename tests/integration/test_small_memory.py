@@ -240,10 +240,10 @@ def test_a_scorer_that_had_no_memory_for_a_moment_keeps_its_batch() -> None:
 
     with pytest.raises(torch.OutOfMemoryError, match="with 1"):
         runner.map(images, never)
-    assert runner.most == BATCH_SIZE
+    assert runner.batch_size == BATCH_SIZE
     with room_for(4, network):
         runner.map(images, pooled)
-    assert runner.most == 4
+    assert runner.batch_size == 4
 
 
 def test_models_and_scorers_that_do_not_fit_while_they_are_loaded_are_refused_in_one_line(

@@ -53,7 +53,7 @@ def test_a_study_ends_when_too_little_is_expected_and_says_why(
     assert end.key == "patience"
     print_study(ended.records, every_trial=False)
     shown = " ".join(capsys.readouterr().out.split())
-    assert f"ended: {end.words}" in shown
+    assert f"ended: {end.reason}" in shown
     assert "searched as a whole" in shown or "split into blocks at trial" in shown
 
 

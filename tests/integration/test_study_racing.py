@@ -127,7 +127,7 @@ def test_what_was_rendered_is_the_same_to_the_bit_whether_a_trial_is_stopped_or_
         assert pixels_of(raced, row).items() <= whole.items()
         stored, _ = stored_renders.load_scores(raced.records, row)
         shown = list(pixels_of(raced, row))
-        assert list(stored["clip_score"]) == [float(again.sheet.by_item["clip_score"][item]) for item in shown]
+        assert list(stored["clip_score"]) == [float(again.scores.by_item["clip_score"][item]) for item in shown]
 
 
 def test_gains_of_a_stopped_trial_are_over_the_parents_on_the_same_items(raced: ShortStudy) -> None:

@@ -134,9 +134,9 @@ class TestFullRight:
             evaluation = new.short.runtime.evaluator.evaluate(row.recipe)
             assert list(evaluation.pixels_sha256) == pixels_of(new.short, row)
             by_item, by_set = scores_of(new.short, row)
-            assert {name: tuple(values) for name, values in evaluation.sheet.by_item.items()} == by_item
-            assert dict(evaluation.sheet.by_set) == by_set
-            assert new.short.runtime.objective.values(evaluation.sheet.means) == row.objectives
+            assert {name: tuple(values) for name, values in evaluation.scores.by_item.items()} == by_item
+            assert dict(evaluation.scores.by_set) == by_set
+            assert new.short.runtime.objective.values(evaluation.scores.means) == row.objectives
 
     def test_it_goes_on_as_if_never_stopped_when_the_old_study_is_gone(self, folder: Path) -> None:
         there, here = folder / "theirs", folder / "ours"

@@ -132,7 +132,7 @@ def _print_progress(records: StudyRecords, rows: Sequence[StoredTrial]) -> None:
         console.print(escaped(f"search: {split_in_words(space_of(study, rows[0]), split)}"), soft_wrap=True)
     end = None if running else end_of(records, rows)
     if end is not None:
-        console.print(f"ended: {end.words}")
+        console.print(f"ended: {end.reason}")
 
 
 def _stopped_text(study: StoredStudy, complete: Sequence[StoredTrial]) -> str:
