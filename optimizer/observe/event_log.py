@@ -98,8 +98,8 @@ class EventLog(logging.Formatter):
         details = details_of(event)
         self.worker = details.pop("worker", self.worker)
         self.trial = None if isinstance(event, WorkerLeft) else details.pop("trial", self.trial)
-        details = {"event": event.event} | details
-        self._handler.handle(logging.makeLogRecord({"levelname": event.level.upper(), "details": details}))
+        record = {"levelname": event.level.upper(), "details": {"event": event.event} | details}
+        self._handler.handle(logging.makeLogRecord(record))
         if isinstance(event, (TrialEnded, TrialLost)):
             self.trial = None
 
@@ -109,7 +109,7 @@ class EventLog(logging.Formatter):
         line = {
             "time": datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
             "level": record.levelname.lower(),
-            "event": details.pop("event"),
+            "event": details["event"],
             "study": self.study,
             "trial": self.trial,
             "worker": self.worker,
