@@ -99,7 +99,7 @@ def report(rows: list[StoredTrial], options: argparse.Namespace, peak: float | N
         overhead=1 - work / wall,
         trials=len(walls),
         peak_gb=peak,
-        batches=rows[-1].machine.get("batches", ""),
+        batches=", ".join(map(str, rows[-1].batch_limits)),
     )
 
 

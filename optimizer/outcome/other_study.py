@@ -1,4 +1,4 @@
-"""Another study whose trials a new one begins with: found, opened, and of the same parents."""
+"""Another study with whose trials a new one begins: find it, open it, and check that its parents are the same."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from studies.spec.warm_start import WarmStartSettings
 
 @dataclass(frozen=True, kw_only=True)
 class Other:
-    """The study whose trials are asked for."""
+    """The study whose trials are to be used again."""
 
     records: StudyRecords
     artifacts: Artifacts
@@ -65,7 +65,7 @@ def other_study(settings: WarmStartSettings, url: str, artifacts: str | Path | N
 
 
 def same_parents(parents: Sequence[ParentFile], other: StoredStudy) -> bool:
-    """Whether both merge files of the same content, in whatever order."""
+    """Return whether both merge files of the same content, in whatever order."""
     return sorted(file.sha256 for file in parents) == sorted(file.sha256 for file in other.parents)
 
 

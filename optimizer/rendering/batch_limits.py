@@ -7,11 +7,10 @@ and the limits are recorded with it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import cast
 
-from studies.records.batch_limits import Batched, Size
+from studies.records.batch_limits import Batched, BatchLimit, Size
 
 
 class BatchReduced(Exception):  # noqa: N818 - asks for another attempt
@@ -23,11 +22,11 @@ class BatchLimits:
     """Images of a size that may go through the U-Net or the VAE at once; what is not named has no limit.
 
     Attributes:
-        on_lowered: told the component, the size, the new limit and why.
+        on_lowered: told the new limit, and why.
     """
 
     most: dict[tuple[Batched, Size], int] = field(default_factory=dict)
-    on_lowered: Callable[[Batched, Size, int, str], None] = lambda _component, _size, _most, _reason: None
+    on_lowered: Callable[[BatchLimit, str], None] = lambda _limit, _reason: None
 
     def of(self, component: Batched) -> Mapping[Size, int]:
         """The limits of one component."""
@@ -35,29 +34,18 @@ class BatchLimits:
 
     def lower(self, component: Batched, size: Size, failed: int, reason: str) -> None:
         """Half of what failed."""
-        self.most[component, size] = -(-failed // 2)
-        self.on_lowered(component, size, self.most[component, size], reason)
+        limit = BatchLimit(component=component, size=size, images=-(-failed // 2))
+        self.most[component, size] = limit.images
+        self.on_lowered(limit, reason)
 
-    def adopt(self, known: Mapping[tuple[Batched, Size], int]) -> None:
-        """Limits that others have found; the lower one holds."""
-        for key, most in known.items():
-            self.most[key] = min(most, self.most.get(key, most))
+    def adopt(self, known: Iterable[BatchLimit]) -> None:
+        """Take over limits that others have found; the lower one holds."""
+        for limit in known:
+            key = (limit.component, limit.size)
+            self.most[key] = min(limit.images, self.most.get(key, limit.images))
 
-    def __str__(self) -> str:
-        """`512x512 4, 1024x1024 2, vae 1024x1024 1`: the U-Net's have no name."""
-        rows = sorted(self.most.items())
-        return ", ".join(
-            f"{'' if component == 'unet' else f'{component} '}{width}x{height} {most}"
-            for (component, (width, height)), most in rows
-        )
-
-    @classmethod
-    def parse(cls, text: str) -> BatchLimits:
-        """What `str` gives."""
-        found = cls()
-        for row in text.split(", ") if text else ():
-            *named, size, most = row.split(" ")
-            width, height = map(int, size.split("x"))
-            component = cast("Batched", named[0]) if named else "unet"
-            found.most[component, (width, height)] = int(most)
-        return found
+    @property
+    def known(self) -> tuple[BatchLimit, ...]:
+        """All limits, in order."""
+        found = (BatchLimit(component=name, size=size, images=images) for (name, size), images in self.most.items())
+        return tuple(sorted(found))

@@ -40,7 +40,7 @@ from studies.records.database import Database
 from studies.records.registry import Task, claim_final, finals_held, give_back, turn_to, workers_at
 from studies.records.study_records import StudyRecords
 
-POLL_SECONDS = 5.0  # between two looks for work while there is none
+POLL_SECONDS = 5.0  # between two checks for work while there is none
 RETRY_SECONDS = 300.0  # until a study that could not be worked on is tried again
 
 OBSTACLES = (MergetuneError, OSError, torch.OutOfMemoryError)
@@ -50,10 +50,10 @@ _log = logging.getLogger(__name__)
 
 
 class Host(Reporter, Protocol):
-    """Where a service works, and who is told of what happens between its studies."""
+    """Where people see what a service does, what holds its finals, and is told of events between two studies."""
 
     def at(self, records: StudyRecords, runtime: Runtime) -> AbstractContextManager[Reporter]:
-        """Surround the work on one study; give the reporter of it."""
+        """Surround the work on one study, and give the reporter of it."""
 
     def hold_final(self, records: StudyRecords, runtime: Runtime) -> None:
         """Hold a study's final and store it.
@@ -90,7 +90,7 @@ class _Turn:
 
 
 class Service:
-    """Works on the studies of a database until it is told to stop.
+    """A worker of the studies of a database, until it is asked to stop.
 
     Args:
         stop: set when the process is asked to leave: the trial in progress is finished.
@@ -147,6 +147,7 @@ class Service:
     # --------------------------------------------------------------------------------- choosing
 
     def _next(self, heartbeat: Heartbeat) -> _Turn | None:
+        """Choose what to do next; None for nothing."""
         self._looked = time.monotonic()
         alive = heartbeat.alive() - {heartbeat.worker_id}
         others, held = workers_at(self._database, alive), finals_held(self._database, alive)
@@ -184,6 +185,7 @@ class Service:
         return any(order.status == "paused" and (not names or order.name in names) for order in orders(self._database))
 
     def _look(self, order: Order, alive: Collection[str]) -> _Turn | None:
+        """Check an active study for something to do."""
         try:
             records = stored_studies.open_study(self._database, order.name)
             if order.study not in self._pending:
@@ -262,7 +264,7 @@ class Service:
             self._retry(lambda: turn_to(self._database, heartbeat.worker_id, None))
 
     def _refuse(self, name: str, error: BaseException) -> None:
-        """Leave a study alone for `retry_seconds`. Raises the error once every study that was named is refused."""
+        """Leave a study alone for `retry_seconds`. Once every study that was named is refused, raise the error."""
         before = self._refusals.get(name)
         reason = " ".join(str(error).split())
         self._refusals[name] = _Refusal(reason, time.monotonic())

@@ -85,7 +85,7 @@ def referred(short: ShortStudy) -> list[str]:
     found: list[str] = []
     for row in stored_trials.load_trials(short.records):
         found += [each.file for each in stored_renders.load_renders(short.records, row) if each.file is not None]
-        found += [] if row.sheet is None else [stored_name(row.sheet)]
+        found += [] if row.contact_sheet is None else [stored_name(row.contact_sheet)]
         if stored_renders.load_scores(short.records, row)[1]:
             found.append(f"studies/{short.study.key}/{row.number}-{row.worker_id[:12]}/features.npz")
     return sorted(found)
@@ -154,18 +154,18 @@ def _tensor(pixels: np.ndarray[Any, Any]) -> Any:
 def _assert_the_dashboard_shows(short: ShortStudy, row: values.StoredTrial) -> None:
     from http.client import HTTPConnection
 
-    assert row.sheet is not None
+    assert row.contact_sheet is not None
     server = make_server(short.database, short.artifacts, "127.0.0.1", 0, None)
     thread = threading.Thread(target=lambda: _until_closed(server), daemon=True)
     thread.start()
     trial = optuna.load_study(study_name="short", storage=short.database.storage).trials[row.number]
     connection = HTTPConnection("127.0.0.1", listening_port(server), timeout=30)
     try:
-        connection.request("GET", f"/artifacts/1/{trial._trial_id}/{row.sheet}")
+        connection.request("GET", f"/artifacts/1/{trial._trial_id}/{row.contact_sheet}")
         answer = connection.getresponse()
         assert (answer.status, answer.getheader("content-type")) == (200, "image/jpeg")
         assert answer.getheader("x-content-type-options") == "nosniff"
-        assert answer.read() == short.artifacts.store.read(stored_name(row.sheet))
+        assert answer.read() == short.artifacts.store.read(stored_name(row.contact_sheet))
     finally:
         connection.close()
         server.close()

@@ -17,7 +17,7 @@ from optimizer.cli.workers.loading import hash_with_progress, load_runtime
 if TYPE_CHECKING:
     import torch
 
-    from optimizer.outcome.kept_trials import WarmStart
+    from optimizer.outcome.scored_trials import WarmStart
     from optimizer.runtime.plan import Plan
     from optimizer.runtime.setup import Runtime
     from studies.records.database import Database
@@ -137,7 +137,7 @@ class NewStudy:
         from studies.records.stored_studies import create_study
 
         takeover = None
-        if self.warm_start is not None and self.warm_start.kept:
+        if self.warm_start is not None and self.warm_start.scored:
             takeover = self.warm_start.takeover(plan, Artifacts.beside(self.database.url, self.artifacts))
         objective = plan.objective
         return create_study(self.database, plan.spec, self.parents, objective.directions, objective.names, takeover)
