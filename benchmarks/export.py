@@ -46,7 +46,7 @@ class Peak:
 
 
 def numpy_lerp(paths: list[Path], out: Path, ratio: float) -> None:
-    """The plainest streamed merge: equal layouts, fp16 data, float32 arithmetic."""
+    """Merge with the plainest streaming loop: equal layouts, fp16 data, float32 arithmetic."""
     header = 8 + int.from_bytes(paths[0].open("rb").read(8), "little")
     one, two = (np.memmap(path, dtype=np.float16, mode="r", offset=header) for path in paths)
     with out.open("wb") as file:

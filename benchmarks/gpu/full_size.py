@@ -46,7 +46,7 @@ def write_models(folder: Path, layout: str, *, small: bool) -> dict[str, object]
 
 
 def write_study(folder: Path, options: argparse.Namespace) -> Path:
-    """The spec, with its models beside it."""
+    """Write the spec, with its models beside it."""
     folder.mkdir(parents=True, exist_ok=True)
     clip = write_models(folder, options.layout, small=options.small)
     size = 64 if options.small else options.size

@@ -81,7 +81,7 @@ class Comparison:
         )
 
     def ours(self, batch: int, what: str = "ours") -> None:
-        """The whole suite by our renderer; its own stages."""
+        """Time the whole suite in our renderer, in its own stages."""
         renderer = Renderer(self.renderer.models, self.suite, batch_size=batch)
         seconds, peak = timed(lambda: self._keep(renderer), self.device)
         stages = {stage: round(value / len(self.suite.items()), 4) for stage, value in self.stages.items()}
@@ -132,7 +132,7 @@ class Comparison:
         self.say("plain diffusers loop", loop_seconds, images, peak)
 
     def decodes(self, batches: list[int]) -> None:
-        """The autoencoder alone."""
+        """Time the autoencoder alone."""
         vae = self.renderer.models.vae
         cells = self.options.size // 8
         for dtype in dict.fromkeys((vae.dtype, torch.bfloat16)):
@@ -146,7 +146,7 @@ class Comparison:
                 self.say(f"decode {dtype}, batch {batch}", seconds, batch, peak)
 
     def variants(self) -> None:
-        """What changes the modules for good comes last."""
+        """Time the variants; those that change the modules permanently come last."""
         unet = self.renderer.models.unet
         unet.to(memory_format=torch.channels_last)
         self.ours(4, "warm-up, channels_last")

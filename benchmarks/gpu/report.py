@@ -53,7 +53,7 @@ def renders(records: Sequence[Record]) -> list[str]:
 
 
 def trials(records: Sequence[Record]) -> list[str]:
-    """A trial by stage."""
+    """Return a table of the seconds of a trial by stage."""
     names = list(dict.fromkeys(name for record in records for name in record["stages"]))
     rows = [
         (

@@ -45,7 +45,8 @@ def spaces() -> None:
         return str(len(space.parameters))
 
     table = Table(title="search spaces (`space: {preset: NAME}` in a spec)", title_justify="left")
-    for head in ("preset", "description", *(f"ratios, {family_of(architecture).title}" for architecture in Architecture)):
+    counts = (f"ratios, {family_of(architecture).title}" for architecture in Architecture)
+    for head in ("preset", "description", *counts):
         table.add_column(head)
     for name in preset_names():
         table.add_row(name, load_preset(name).description, *(size(name, architecture) for architecture in Architecture))
