@@ -50,7 +50,7 @@ def operation_of(text: str, *, clip: bool) -> Operation:
 
 
 def recipe(model: ResidentModel, operation: Operation, share: float) -> Recipe:
-    """The same numbers everywhere.
+    """Return a recipe with the same numbers in all places.
 
     Args:
         share: where between its usual bounds every number lies, 0 to 1.
