@@ -1,6 +1,6 @@
-"""The records of a run on a GPU as tables, between two marks of docs/benchmarks.md or on the screen.
+"""The records of a run on a GPU as tables, between two marks of docs/explanation/benchmarks.md or on the screen.
 
-python benchmarks/gpu/report.py records.jsonl [--write docs/benchmarks.md]
+python benchmarks/gpu/report.py records.jsonl [--write docs/explanation/benchmarks.md]
 """
 
 from __future__ import annotations

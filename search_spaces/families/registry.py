@@ -1,4 +1,7 @@
-"""The families of models that can be merged. A line here and two modules add one: see docs/architecture.md."""
+"""The families of models that can be merged. A line here and two modules add one.
+
+docs/explanation/architecture.md says how.
+"""
 
 from __future__ import annotations
 

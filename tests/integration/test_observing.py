@@ -177,7 +177,7 @@ def test_every_event_has_the_common_keys_and_times_that_do_not_go_back(watched: 
 
 
 def test_every_event_key_and_metric_is_documented(watched: Watched) -> None:
-    guide = (ROOT / "docs" / "service.md").read_text()
+    guide = (ROOT / "docs" / "reference" / "events-and-metrics.md").read_text()
     for event in watched.events:
         assert f"`{event['event']}`" in guide
         for key in event:

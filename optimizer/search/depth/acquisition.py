@@ -2,8 +2,8 @@
 
 The improvement is one over the best posterior mean, not over the luckiest observation: a noisy value taken for an
 optimum would hold the search where nothing is. Noisy expected improvement, which averages over what the best may be,
-was measured and found no better for more time: see docs/benchmarks.md. Merges that are still being rendered count as
-if they had given what the model expects. The functions are BoTorch's.
+was measured and found no better for more time: see docs/explanation/benchmarks.md. Merges that are still being
+rendered count as if they had given what the model expects. The functions are BoTorch's.
 Ament et al., Unexpected Improvements to Expected Improvement (2023); Daulton et al., Differentiable Expected
 Hypervolume Improvement (2020).
 """
