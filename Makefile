@@ -14,7 +14,7 @@ demo: .venv/.installed
 test: .venv/.installed-test lint
 	OMP_NUM_THREADS=$(THREADS) HF_HUB_OFFLINE=1 $(BIN)/pytest -m "not slow" -n $(PROCESSES) --dist loadfile
 
-test-slow: .venv/.installed-test
+test-slow: .venv/.installed-test .venv/.installed-docs
 	OMP_NUM_THREADS=$(THREADS) HF_HUB_OFFLINE=1 $(BIN)/pytest -m slow
 
 lint: .venv/.installed-test
@@ -39,7 +39,7 @@ fuzz: .venv/.installed-test
 
 # The documentation as a site in site/. A broken link or a page that is in no menu ends it.
 docs: .venv/.installed-docs
-	$(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 bench: .venv/.installed-test
 	$(BIN)/python benchmarks/merge.py
