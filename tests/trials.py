@@ -26,7 +26,7 @@ def trial(number: int, origin: str = "gp", state: State = "complete", **objectiv
         gains={},
         seconds={},
         machine={},
-        sheet=None,
+        contact_sheet=None,
         started_at=0.0,
         finished_at=1.0,
     )

@@ -9,23 +9,18 @@ from importlib.metadata import version
 import psutil
 import torch
 
-from optimizer.rendering.batch_limits import BatchLimits
 from optimizer.system.nvidia_driver import driver_version
 
 CPU_SETTINGS = ("ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA", "MKL_ENABLE_INSTRUCTIONS")
 
 # Of a machine's description:
-BATCHES_FIELD = "batches"  # where memory was too small for the usual ones
 VARIATION_FIELD = "variation"  # grey levels between two renders of one item, where the machine does not repeat itself
 
 
-def machine_description(
-    device: torch.device, limits: BatchLimits | None = None, variation: float = 0.0
-) -> dict[str, str]:
+def machine_description(device: torch.device, variation: float = 0.0) -> dict[str, str]:
     """Describe what the exact pixels of a render depend on beyond the recipe.
 
     Args:
-        limits: of batches, as they are when the trial ends.
         variation: how far apart two renders of one item are here, in grey levels.
     """
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
@@ -34,7 +29,6 @@ def machine_description(
     settings = {name: os.environ[name] for name in CPU_SETTINGS if name in os.environ}
     found = {"device": name, "cpu": instructions, "threads": str(torch.get_num_threads()), **libraries, **settings}
     found |= _cuda_description(device) if device.type == "cuda" else {}
-    found |= {BATCHES_FIELD: str(limits)} if limits is not None and limits.most else {}
     return found | ({VARIATION_FIELD: f"{variation:.2g}"} if variation else {})
 
 

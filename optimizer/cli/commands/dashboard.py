@@ -57,9 +57,9 @@ def _serve(
     from studies.records.stored_studies import list_studies
 
     with console.status("drawing what mattered in each study"):
-        for stored in list_studies(database):
+        for records in list_studies(database):
             with suppress(StudyMissingError):  # Optuna's part was deleted; the others are shown
-                save_figures(database, stored, study_objective(stored))
+                save_figures(records, study_objective(records.study))
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a supervisor ends it as Ctrl-C does
     folder = Artifacts.beside(database.url, artifacts)
     server = make_server(database, folder, host, port, password, changes=changes)

@@ -96,7 +96,7 @@ def _prediction(opened: Checkpoint) -> dict[str, Any]:
     found = prediction_or_problem(opened)
     if isinstance(found, str):
         return {"name": None, "zero_snr": None, "words": None, "problem": found}
-    return {"name": found.name, "zero_snr": found.zero_snr, "words": found.words, "problem": None}
+    return {"name": found.name, "zero_snr": found.zero_snr, "words": found.description, "problem": None}
 
 
 def _components(opened: Checkpoint) -> dict[str, list[str]]:
