@@ -17,7 +17,7 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 
-from layouts import Row, read_layout
+from layouts import LayoutTensor, read_layout
 
 UNET = "model.diffusion_model."
 NOISE = 1 << 20  # distinct random values; they are repeated to fill a tensor, which does not affect any timing
@@ -47,7 +47,7 @@ def write_synthetic(path: Path, layout: str, seed: int) -> Path:
     return path
 
 
-def _initial(row: Row, noise: Tensor) -> Tensor:
+def _initial(row: LayoutTensor, noise: Tensor) -> Tensor:
     """Scale standard normal values to those of a tensor, or of its first `NOISE` elements."""
     if len(row.shape) < 2:
         is_scale = row.key.endswith("weight")  # of a norm; names of biases end differently
@@ -69,7 +69,7 @@ def write_lora(path: Path, layout: str, rank: int = 16) -> Path:
     return path
 
 
-def _elements(row: Row) -> int:
+def _elements(row: LayoutTensor) -> int:
     total = 1
     for size in row.shape:
         total *= size

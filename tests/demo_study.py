@@ -1,4 +1,4 @@
-"""A short study on the demo's real checkpoints: the whole loop in a few seconds."""
+"""A short study of the demo's real checkpoints: the whole loop in a few seconds."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ PROMPTS = [
 
 
 def short_spec(**changes: Any) -> dict[str, Any]:
-    """The demo's spec as plain data, with 8 items of 2 steps; `changes` replace top-level keys."""
+    """Return the demo's spec as plain data, with 8 items of 2 steps; `changes` replace top-level keys."""
     spec: dict[str, Any] = yaml.safe_load((DEMO / "demo.yaml").read_text())
     spec["study"] = "short"
     spec["parents"] = [str(DEMO / name) for name in spec["parents"]]
@@ -42,11 +42,11 @@ def short_spec(**changes: Any) -> dict[str, Any]:
     }
     spec["space"] = {"granularity": "sections"}
     spec["budget"] = {"trials": 13}
-    spec["render"] = {"degenerate_limit": 8}  # two steps do not make good pictures
+    spec["render"] = {"degenerate_limit": 8}  # two steps do not make good images
     return spec | changes
 
 
-# Changes of `short_spec`: two images of one step, scored without any network. A trial takes a moment.
+# Changes for `short_spec`: two images of one step, scored without a network. A trial takes a moment.
 SMALL: Mapping[str, Any] = {
     "final": {"top": 0},
     "sampler": {"name": "random"},
@@ -57,13 +57,14 @@ SMALL: Mapping[str, Any] = {
 
 
 def write_spec(path: Path, **changes: Any) -> Path:
+    """Write the spec of `short_spec` to a file, and return its path."""
     path.write_text(yaml.safe_dump(short_spec(**changes)))
     return path
 
 
 @dataclass
 class Recorder(Reporter):
-    """A Reporter that remembers, and may ask to stop."""
+    """A reporter that records everything, and may ask the worker to stop."""
 
     started: list[tuple[int, str]] = field(default_factory=list)
     finished: list[StoredTrial] = field(default_factory=list)
@@ -100,7 +101,7 @@ class Recorder(Reporter):
 
 @dataclass(frozen=True)
 class ShortStudy:
-    """A registered short study with its runtime."""
+    """A stored short study with its runtime."""
 
     records: StudyRecords
     runtime: Runtime
@@ -115,6 +116,7 @@ class ShortStudy:
         return self.records.study
 
     def run(self, stop_after: int | None = None) -> Recorder:
+        """Work on the study until it ends, or until `stop_after` trials are finished."""
         recorder = Recorder(stop_after=stop_after)
         Worker(self.records, self.runtime, self.artifacts, recorder, recorder.stop).run()
         return recorder
@@ -130,7 +132,7 @@ def begin(folder: Path, changes: Mapping[str, Any] | None = None, url: str | Non
 
 
 def reopen(folder: Path, name: str = "short") -> ShortStudy:
-    """The same study from its database alone, as another process would see it."""
+    """Open the same study from its database alone, as another process would."""
     database = open_database(f"sqlite:///{folder}/study.db", create=False)
     records = open_study(database, name)
     plan = make_plan(records.study.spec)
@@ -140,5 +142,6 @@ def reopen(folder: Path, name: str = "short") -> ShortStudy:
 
 
 def make_runtime(spec: StudySpec, folder: Path) -> Runtime:
+    """Load the models and scorers of a spec."""
     plan = make_plan(spec)
     return build_runtime(plan, hash_parents(plan), folder / "cache")

@@ -45,7 +45,7 @@ def make_server(
         StorageError: the address cannot be listened on.
     """
     # Optuna wraps a plain RDB storage in its cache: the study page of a long study loads several times faster.
-    dashboard: Application = optuna_dashboard.wsgi(get_storage(database.storage), artifact_store=artifacts.shown)
+    dashboard: Application = optuna_dashboard.wsgi(get_storage(database.storage), artifact_store=artifacts.for_optuna)
     dashboard = for_own_pages(for_readable_paths(without_renaming(with_inert_answers(dashboard))))
     if not changes:
         dashboard = read_only(dashboard)

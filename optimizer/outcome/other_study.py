@@ -57,7 +57,7 @@ def other_study(settings: WarmStartSettings, url: str, artifacts: str | Path | N
         raise DatabaseError(f"warm_start: {error}") from error
     try:
         records = open_study(database, settings.study)
-        yield Other(records=records, artifacts=Artifacts.known(other_url, other_artifacts))
+        yield Other(records=records, artifacts=Artifacts.existing(other_url, other_artifacts))
     except StudyMissingError as error:
         raise StudyMissingError(f"warm_start: {error}") from error
     finally:

@@ -27,7 +27,7 @@ from optimizer.trial.objective import Objective, Scores
 from optimizer.trial.ranking import parent_trials
 from studies.errors import RecipeError, WarmStartError
 from studies.files.artifacts import SHEET, TrialFiles, render_file
-from studies.recipe.adoption import adopted
+from studies.recipe.adoption import adopt
 from studies.recipe.recipe import Recipe
 from studies.records.stored_renders import load_renders, load_scores
 from studies.records.stored_trials import load_trials
@@ -181,7 +181,7 @@ class Adoption:
     def recipe(self, trial: StoredTrial) -> Recipe | None:
         """Return the recipe over the new study's files; None if it needs a LoRA or a VAE that is not among them."""
         try:
-            return adopted(trial.recipe, self._blueprint)
+            return adopt(trial.recipe, self._blueprint)
         except RecipeError:
             return None
 

@@ -21,9 +21,9 @@ class StudyFiles:
     study: StoredStudy
 
     @property
-    def place(self) -> str:
+    def location(self) -> str:
         """Where the files are, for people."""
-        return self.artifacts.place
+        return self.artifacts.location
 
     @cached_property
     def listed(self) -> frozenset[str]:

@@ -122,7 +122,7 @@ class GainRecorder:
         if missing := by_set.keys() - stored.keys():
             raise StorageError(
                 f"features of {', '.join(sorted(missing))} for trial {trial.number} are not in "
-                f"{self._artifacts.place}: name where the study's artifacts are with --artifacts"
+                f"{self._artifacts.location}: name where the study's artifacts are with --artifacts"
             )
         # A file that was taken over may have more: features of scorers that this study has dropped.
         features = {name: torch.from_numpy(stored[name]) for name in by_set}

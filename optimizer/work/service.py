@@ -18,7 +18,7 @@ import torch
 from basics.errors import MergetuneError
 from optimizer.errors import DatabaseLostError, FinalError
 from optimizer.observe.events import Reporter
-from optimizer.runtime.pool import Runtimes
+from optimizer.runtime.pool import RuntimePool
 from optimizer.runtime.setup import Runtime
 from optimizer.system.retry import LIMIT_SECONDS, Retry
 from optimizer.work.heartbeat import Heartbeat, registered_worker
@@ -101,7 +101,7 @@ class Service:
     def __init__(
         self,
         database: Database,
-        runtimes: Runtimes,
+        runtimes: RuntimePool,
         artifacts: Artifacts,
         host: Host,
         stop: threading.Event,

@@ -21,7 +21,7 @@ from optimizer.errors import CheckpointError, FinalError
 from optimizer.runtime.model_files import ModelFolders
 from optimizer.runtime.parent_files import hash_parents
 from optimizer.runtime.plan import Plan, make_plan
-from optimizer.runtime.pool import Runtimes
+from optimizer.runtime.pool import RuntimePool
 from optimizer.runtime.setup import Runtime, build_runtime
 from optimizer.upkeep.doctor import diagnose
 from optimizer.work.service import Service, ServiceSettings
@@ -98,19 +98,19 @@ class Place:
             self.database, runtime.spec, runtime.parents, objective.directions, objective.names
         )
 
-    def runtimes(self) -> Runtimes:
+    def runtimes(self) -> RuntimePool:
         def plan(study: StoredStudy) -> Plan:
             found = make_plan(study.spec)
             hash_parents(found, study.parents)
             return found
 
         def build(found: Plan, study: StoredStudy) -> Runtime:
-            if self.narrow and runtimes.held:
+            if self.narrow and runtimes.loaded:
                 raise torch.OutOfMemoryError("out of memory")
             self.loaded.append(study.name)
             return build_runtime(found, study.parents, self.folder / "cache")
 
-        runtimes = Runtimes(plan, build, lambda _device: self.free)
+        runtimes = RuntimePool(plan, build, lambda _device: self.free)
         return runtimes
 
     def service(self, log: Log, stop: threading.Event | None = None, **settings: object) -> Service:
@@ -178,12 +178,12 @@ def test_short_of_memory_the_models_that_were_not_used_for_longest_are_dropped(p
     roomy = place.runtimes()
     for study in (*studies, *studies):
         roomy.of(study)
-    assert (place.loaded, roomy.held) == (["one", "two"], (studies[0].id, studies[1].id))
+    assert (place.loaded, roomy.loaded) == (["one", "two"], (studies[0].id, studies[1].id))
     place.free = 0
     narrow = place.runtimes()
     for study in (*studies, studies[1], studies[0]):
         narrow.of(study)
-        assert narrow.held == (study.id,)
+        assert narrow.loaded == (study.id,)
     assert place.loaded[2:] == ["one", "two", "one"]
 
 
@@ -194,7 +194,7 @@ def test_what_does_not_fit_beside_others_is_loaded_alone(place: Place) -> None:
     runtimes = place.runtimes()
     for study in studies:
         runtimes.of(study)
-    assert runtimes.held == (studies[1].id,)
+    assert runtimes.loaded == (studies[1].id,)
 
 
 def test_a_study_that_cannot_be_worked_on_here_is_left_alone_and_the_others_go_on(place: Place) -> None:
@@ -303,14 +303,14 @@ def test_parents_are_found_by_their_content_wherever_they_lie(place: Place) -> N
     folders = ModelFolders(folders=(place.folder / "models",), digests=place.folder / "cache" / "sha256.json")
     stored = replace(study, spec=study.spec.model_copy(update={"scorers": {}}))
     read: list[int] = []
-    found = folders.located(stored, read.append)
+    found = folders.locate(stored, read.append)
     assert [path.name for path in found.spec.parents] == ["renamed-0.safetensors", "renamed-1.safetensors"]
     again: list[int] = []
     hash_parents(make_plan(found.spec), found.parents, again.append)
     assert again == []  # known by the times they have here
     assert sum(read) > 0
     read.clear()
-    assert folders.located(stored, read.append) == found
+    assert folders.locate(stored, read.append) == found
     assert read == []  # by size and time
     copied = tuple(
         replace(parent, path=models / f"renamed-{index}.safetensors", mtime_ns=1)
@@ -318,10 +318,10 @@ def test_parents_are_found_by_their_content_wherever_they_lie(place: Place) -> N
     )
     fresh = replace(folders, digests=place.folder / "cache" / "other.json")
     for expected in (sum(parent.bytes for parent in copied), 0):  # at their own paths, with other times
-        found = fresh.located(replace(stored, parents=copied), read.append)
+        found = fresh.locate(replace(stored, parents=copied), read.append)
         hash_parents(make_plan(found.spec), found.parents, read.append)
         assert sum(read) == expected
         read.clear()
     (models / "renamed-1.safetensors").write_bytes(bytes(study.parents[1].bytes))
     with pytest.raises(CheckpointError, match=r"parent B .* is not in the model folders"):
-        folders.located(stored)
+        folders.locate(stored)

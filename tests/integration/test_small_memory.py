@@ -20,7 +20,7 @@ from optimizer.outcome.export import Watch, deliver
 from optimizer.rendering.batch_limits import BatchLimits
 from optimizer.rendering.render import Renderer
 from optimizer.runtime.machine import device_kind
-from optimizer.runtime.memory import memory_to_load
+from optimizer.runtime.memory import explain_out_of_memory
 from optimizer.runtime.setup import build_renderer, build_scorers
 from optimizer.work.worker import Worker
 from scorers.inference import BATCH_SIZE, Runner
@@ -253,7 +253,7 @@ def test_models_and_scorers_that_do_not_fit_while_they_are_loaded_are_refused_in
         build_scorers(spec, CPU, tmp_path / "cache")
     with pytest.raises(NoMemoryError, match=r"^not enough memory on cpu to load the models: .*; end what"):
         build_renderer(plan.ingredients, spec.suite, spec.render, CPU, None)
-    with pytest.raises(RuntimeError, match="must match"), memory_to_load("the models", CPU):
+    with pytest.raises(RuntimeError, match="must match"), explain_out_of_memory("the models", CPU):
         raise RuntimeError("The size of tensor a (3) must match")
     short.database.close()
 

@@ -118,7 +118,7 @@ def stored(database: Database, folder: Path) -> list[Any]:
         files = [artifacts.store.read(each.file) for each in stored_renders.load_renders(records, row) if each.file]
         mine = artifacts.of_trial(records.study.key, row.number, row.worker_id)
         features = {name: rows.tobytes() for name, rows in mine.load_features().items()}
-        sheet = None if row.contact_sheet is None else artifacts.shown.open_reader(row.contact_sheet).read()
+        sheet = None if row.contact_sheet is None else artifacts.for_optuna.open_reader(row.contact_sheet).read()
         what = (row.number, row.origin, row.source, row.recipe, row.state, dict(row.objectives), row.gains)
         times = (dict(row.seconds), dict(row.machine), row.started_at, row.finished_at)
         copies = (renders, files, features, sheet)
@@ -154,7 +154,7 @@ def test_a_study_begins_with_copies_of_everything(database: Database, tmp_path: 
     (kept,) = [each.file for each in stored_renders.load_renders(records, rows[1]) if each.file is not None]
     assert artifacts.store.read(kept) == b"a picture"
     assert rows[1].contact_sheet is not None
-    assert artifacts.shown.open_reader(rows[1].contact_sheet).read() == b"a picture"
+    assert artifacts.for_optuna.open_reader(rows[1].contact_sheet).read() == b"a picture"
     (meta,) = get_all_artifact_meta(optunas.trials[1], storage=database.storage)
     assert (meta.artifact_id, meta.filename) == (rows[1].contact_sheet, "trial 1.jpg")
 
@@ -206,7 +206,7 @@ def test_killed_at_any_moment_it_leaves_nothing_or_all(database: Database, tmp_p
 
 
 def files_of(folder: Path) -> Artifacts:
-    return Artifacts.known("", folder / "artifacts")
+    return Artifacts.existing("", folder / "artifacts")
 
 
 def optuna_trials(database: Database) -> int:

@@ -54,7 +54,7 @@ def old(tmp_path_factory: pytest.TempPathFactory) -> ShortStudy:
 def folder(old: ShortStudy, tmp_path: Path) -> Path:
     """A copy of the old study's database and folder."""
     old.database.close()
-    shutil.copytree(Path(old.artifacts.place).parent, tmp_path, dirs_exist_ok=True)
+    shutil.copytree(Path(old.artifacts.location).parent, tmp_path, dirs_exist_ok=True)
     return tmp_path
 
 
@@ -163,7 +163,9 @@ class TestFullRight:
         assert [row.objectives for row in whole.rows] == [row.objectives for row in new.rows]
         assert [row.gains for row in whole.rows] == [row.gains for row in new.rows]
         pictures = [
-            new.short.artifacts.shown.open_reader(row.contact_sheet).read() for row in new.taken if row.contact_sheet
+            new.short.artifacts.for_optuna.open_reader(row.contact_sheet).read()
+            for row in new.taken
+            if row.contact_sheet
         ]
         assert len(pictures) == 4
         assert all(picture.startswith(b"\xff\xd8") for picture in pictures)  # a JPEG

@@ -1,4 +1,4 @@
-"""How a worker is watched by machines: `--log-json` and `--metrics`."""
+"""How other programs observe a worker: `--log-json` and `--metrics`."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ LogJson = Annotated[
         "--log-json",
         envvar="MERGETUNE_LOG_JSON",
         metavar="FILE",
-        help="Append every event as a line of JSON to a file; - for stderr.",
+        help="Append every event to a file as a line of JSON; - writes to stderr.",
         show_default=False,
     ),
 ]
@@ -33,7 +33,7 @@ MetricsAddress = Annotated[
         "--metrics",
         envvar="MERGETUNE_METRICS",
         metavar="[HOST:]PORT",
-        help="Serve metrics for Prometheus; on loopback unless a host is given.",
+        help="Serve Prometheus metrics; only on loopback unless HOST is given.",
         show_default=False,
     ),
 ]
@@ -41,7 +41,7 @@ MetricsAddress = Annotated[
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Monitoring:
-    """Who watches this process, beside people."""
+    """The log and the metrics of this process, if they were asked for."""
 
     log: EventLog | None = None
     metrics: Metrics | None = None
@@ -67,20 +67,20 @@ class Monitoring:
         return Reporters(reporters)
 
 
-NOBODY = Monitoring()
+UNMONITORED = Monitoring()
 
 
-def observing(context: typer.Context, log_json: str | None, metrics: str | None) -> Monitoring:
-    """Open what the options ask for, until the command ends.
+def monitor(context: typer.Context, log_json: str | None, metrics: str | None) -> Monitoring:
+    """Open the log and the metrics that the options ask for, until the command ends.
 
     Raises:
         ObservationError: the file cannot be written, the address cannot be used, or prometheus_client is missing.
     """
-    return context.with_resource(_opened(log_json, metrics))
+    return context.with_resource(_open(log_json, metrics))
 
 
 @contextmanager
-def _opened(log_json: str | None, metrics: str | None) -> Iterator[Monitoring]:
+def _open(log_json: str | None, metrics: str | None) -> Iterator[Monitoring]:
     with ExitStack() as opened:
         log = counted = None
         if log_json is not None:

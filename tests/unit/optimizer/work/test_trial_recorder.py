@@ -145,8 +145,8 @@ class FullStore:
         self._store, self._room, self._lock = store, room, Lock()
 
     @property
-    def place(self) -> str:
-        return self._store.place
+    def location(self) -> str:
+        return self._store.location
 
     def read(self, name: str) -> bytes:
         return self._store.read(name)
