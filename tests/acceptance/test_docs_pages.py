@@ -40,18 +40,18 @@ def blocks(page: Path, language: str) -> list[str]:
 
 
 def on_a_forge(heading: str) -> str:
-    """The anchor of a heading on GitHub, GitLab and their like."""
+    """Return the anchor of a heading on GitHub, GitLab and their like."""
     return re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
 
 
 def on_the_site(heading: str) -> str:
-    """The anchor of a heading in Python-Markdown."""
+    """Return the anchor of a heading in Python-Markdown."""
     return re.sub(r"[-\s]+", "-", re.sub(r"[^\w\s-]", "", heading).strip().lower())
 
 
 @cache
 def anchors(page: Path) -> set[str]:
-    """Anchors that are the same on a forge and on the site."""
+    """Return the anchors that are the same on a forge and on the site."""
     headings = re.findall(r"^#+ (.+)$", prose(page), flags=re.MULTILINE)
     return {on_a_forge(heading) for heading in headings} & {on_the_site(heading) for heading in headings}
 
@@ -96,7 +96,7 @@ def test_every_command_line_that_is_shown_has_a_command_and_options_that_exist()
         words = line.removeprefix("mergetune ")
         name = max((name for name in known if f"{words} ".startswith(f"{name} ")), key=len, default=None)
         assert name is not None, f"{page.name}: {line}"
-        options = {option for parameter in known[name].params for option in (*parameter.opts, *parameter.secondary_opts)}
+        options = {option for given in known[name].params for option in (*given.opts, *given.secondary_opts)}
         for option in re.findall(r"(?<=\s)--?[a-z][\w-]*", words):
             assert option in options, f"{page.name}: {line}"
 
@@ -131,7 +131,7 @@ def test_yaml_blocks_are_yaml() -> None:
 
 @cache
 def texts_of_the_program() -> str:
-    """All strings of the program, one a line; of an f-string its pieces."""
+    """Return all strings of the program, one a line; of an f-string its pieces."""
     found = []
     for package in PACKAGES:
         for module in (ROOT / package).rglob("*.py"):

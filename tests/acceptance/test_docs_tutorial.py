@@ -1,4 +1,4 @@
-"""The tutorial is run: every console block that is not marked, on the demo's small checkpoints, with a smaller suite."""
+"""The tutorial is run on the demo's small checkpoints: every console block that is not marked."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ NUMBER = re.compile(r"[+-]?\d[\d.,]*")
 
 
 def shape(line: str) -> str:
-    """A line of output without what differs from study to study.
+    """Take from a line of output what differs from study to study.
 
-    That is its figures and hashes, who is the better parent or the winner, and the verdict behind a semicolon. Of a table's
-    row it is the first cell.
+    That is its figures and hashes, who is the better parent or the winner, and the verdict behind a semicolon. Of a row
+    of a table the first cell stays.
     """
     if line.strip().startswith(("│", "┃")):
         line = re.split("[│┃]", line)[1]
@@ -36,7 +36,7 @@ def shape(line: str) -> str:
 
 
 def small(spec: dict[str, Any]) -> dict[str, Any]:
-    """The tutorial's spec with the demo's scorers and a suite of eight images of three steps."""
+    """Return the tutorial's spec with the demo's scorers and a suite of eight images of three steps."""
     demo = short_spec()
     scorers = {"scorers": demo["scorers"], "objective": demo["objective"], "render": {"degenerate_limit": 8}}
     suite = spec["suite"] | {"prompts": PROMPTS, "seeds": [1], "sizes": [64], "steps": 3, "cfg": 3}

@@ -69,7 +69,7 @@ STORED = {"recipe", "again"}  # written into a spec by the program alone, when a
 
 
 def settings_below(model: type[BaseModel]) -> Iterator[tuple[str, type[BaseModel]]]:
-    """Every settings class that a key of `model` may hold, with the key, however deep in its annotation."""
+    """Yield every settings class that a key of `model` may hold, with the key, however deep in its annotation."""
     for name, information in model.model_fields.items():
         for settings in named_in(information.annotation):
             yield name, settings
