@@ -23,7 +23,7 @@ from optimizer.merging.engine.ingredients import Ingredients
 from optimizer.merging.engine.metadata import MARKERS_FIELD, markers_in, merge_metadata
 from optimizer.merging.files.checkpoint import Checkpoint
 from optimizer.merging.files.parents import MARKERS, Parents
-from optimizer.merging.files.sources import TensorInfo, some
+from optimizer.merging.files.sources import TensorInfo, abbreviated
 from optimizer.outcome.proof import RenderComparison, compare_renders, different_tensors
 from optimizer.rendering.batch_limits import BatchLimits
 from optimizer.rendering.prediction import markers_of
@@ -163,7 +163,7 @@ def _require_merge(
         plan.ingredients.require_unchanged()  # a changed parent would be the reason
         raise ExportError(
             f"the written file is not the merge in memory in {len(different)} of {len(layout)} tensors "
-            f"({some(different)}), so it was not kept; try again, and if that gives the same, run "
+            f"({abbreviated(different)}), so it was not kept; try again, and if that gives the same, run "
             "`mergetune study check` on the spec and report this"
         )
 

@@ -1,8 +1,8 @@
-"""How many images a device can denoise and decode at once: learned when it runs out of memory, and kept.
+"""Limits on how many images a device denoises and decodes at once, found when it runs out of memory.
 
-A render's last bits depend on what shares its batch. So a trial in which a limit was lowered is rendered from its
-beginning, unless no image that the limit is for was made yet: its renders follow from the recipe and the limits alone,
-and the limits are recorded with it.
+A render's last bits depend on the other images of its batch. If a limit is lowered during a trial, the trial is
+therefore rendered again from the beginning, unless no image that the limit concerns was rendered yet. So the renders
+depend on the recipe and the limits alone, and the limits are recorded with the trial.
 """
 
 from __future__ import annotations
@@ -13,39 +13,45 @@ from dataclasses import dataclass, field
 from studies.records.batch_limits import Batched, BatchLimit, Size
 
 
-class BatchReduced(Exception):  # noqa: N818 - asks for another attempt
-    """A limit was lowered: render again, from the trial's beginning."""
+class BatchReduced(Exception):  # noqa: N818 - a request to try again, not an error
+    """A signal that a limit was lowered, and the trial must be rendered again from the beginning."""
 
 
 @dataclass(slots=True)
 class BatchLimits:
-    """Images of a size that may go through the U-Net or the VAE at once; what is not named has no limit.
+    """How many images of a size may go through the U-Net or the VAE at once.
 
     Attributes:
-        on_lowered: told the new limit, and why.
+        most: (component, size) -> images; without an entry there is no limit.
+        on_lowered: called with the new limit and the reason.
     """
 
     most: dict[tuple[Batched, Size], int] = field(default_factory=dict)
     on_lowered: Callable[[BatchLimit, str], None] = lambda _limit, _reason: None
 
     def of(self, component: Batched) -> Mapping[Size, int]:
-        """The limits of one component."""
+        """Return the limits of one component, by size."""
         return {size: most for (name, size), most in self.most.items() if name == component}
 
     def lower(self, component: Batched, size: Size, failed: int, reason: str) -> None:
-        """Half of what failed."""
+        """Set a limit to half of the number of images that failed, rounded up.
+
+        Args:
+            failed: images that did not fit into the memory.
+            reason: error message, for `on_lowered`.
+        """
         limit = BatchLimit(component=component, size=size, images=-(-failed // 2))
         self.most[component, size] = limit.images
         self.on_lowered(limit, reason)
 
-    def adopt(self, known: Iterable[BatchLimit]) -> None:
-        """Take over limits that others have found; the lower one holds."""
-        for limit in known:
+    def adopt(self, others: Iterable[BatchLimit]) -> None:
+        """Apply limits that other workers have found; of two limits, the lower one holds."""
+        for limit in others:
             key = (limit.component, limit.size)
             self.most[key] = min(limit.images, self.most.get(key, limit.images))
 
     @property
     def known(self) -> tuple[BatchLimit, ...]:
-        """All limits, in order."""
-        found = (BatchLimit(component=name, size=size, images=images) for (name, size), images in self.most.items())
-        return tuple(sorted(found))
+        """All limits, sorted."""
+        limits = (BatchLimit(component=name, size=size, images=images) for (name, size), images in self.most.items())
+        return tuple(sorted(limits))

@@ -369,7 +369,7 @@ def test_fewer_reference_images_than_needed_are_refused(folder: Path, refused: C
     scorers = {"frechet": {"reference": "photos", "network": "test_resnet", "weights": "net.safetensors"}}
     suite = SPEC["suite"] | {"seeds": list(range(16))}
     message = refused("study", "check", write_spec(folder, scorers=scorers, suite=suite), "--cache", str(folder))
-    assert "photos holds 1 reference images" in message
+    assert "photos holds 1: add images" in message
     assert "at least" in message
 
 

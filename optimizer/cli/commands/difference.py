@@ -80,7 +80,7 @@ def _draw(plot: Path, facts: Mapping[str, Any], first: Checkpoint, second: Check
 
 def _facts(first: Checkpoint, second: Checkpoint, compared: Comparison, tensors: int) -> dict[str, Any]:
     """Return everything that `--json` prints and the tables show."""
-    from optimizer.merging.files.distance import together
+    from optimizer.merging.files.distance import combined
     from search_spaces.blocks import places
 
     by_place = compared.by_place()
@@ -91,7 +91,7 @@ def _facts(first: Checkpoint, second: Checkpoint, compared: Comparison, tensors:
         "architecture": str(first.architecture),
         "places": [{"place": place} | _numbers(by_place[place]) for place in ordered],
         "components": _components(by_place, first.architecture),
-        "total": _numbers(together(by_place.values())),
+        "total": _numbers(combined(by_place.values())),
         "most_different": [
             {
                 "key": tensor.key,
@@ -117,7 +117,7 @@ def _facts(first: Checkpoint, second: Checkpoint, compared: Comparison, tensors:
 
 def _components(by_place: Mapping[str, Distance], architecture: Architecture) -> list[dict[str, Any]]:
     """Return the distances of the whole U-Net, each text encoder, and the VAE."""
-    from optimizer.merging.files.distance import together
+    from optimizer.merging.files.distance import combined
     from search_spaces.blocks import UNET, VAE, blocks, text_encoders
 
     groups = {UNET: blocks(architecture)} | {name: (name,) for name in (*text_encoders(architecture), VAE)}
@@ -125,7 +125,7 @@ def _components(by_place: Mapping[str, Distance], architecture: Architecture) ->
     for name, members in groups.items():
         found = [by_place[place] for place in members if place in by_place]
         if found:
-            rows.append({"component": name} | _numbers(together(found)))
+            rows.append({"component": name} | _numbers(combined(found)))
     return rows
 
 

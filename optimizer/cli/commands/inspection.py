@@ -96,7 +96,7 @@ def _prediction(opened: Checkpoint) -> dict[str, Any]:
     prediction = prediction_or_problem(opened)
     if isinstance(prediction, str):
         return {"name": None, "zero_snr": None, "words": None, "problem": prediction}
-    return {"name": prediction.name, "zero_snr": prediction.zero_snr, "words": prediction.words, "problem": None}
+    return {"name": prediction.name, "zero_snr": prediction.zero_snr, "words": prediction.description, "problem": None}
 
 
 def _components(opened: Checkpoint) -> dict[str, list[str]]:

@@ -45,8 +45,11 @@ def spaces() -> None:
         return str(len(space.parameters))
 
     table = Table(title="search spaces (`space: {preset: NAME}` in a spec)", title_justify="left")
-    counts = (f"ratios, {family_of(architecture).title}" for architecture in Architecture)
-    for head in ("preset", "description", *counts):
+    for head in (
+        "preset",
+        "description",
+        *(f"ratios, {family_of(architecture).title}" for architecture in Architecture),
+    ):
         table.add_column(head)
     for name in preset_names():
         table.add_row(name, load_preset(name).description, *(size(name, architecture) for architecture in Architecture))

@@ -11,6 +11,7 @@ from rich.table import Table
 
 from optimizer.cli.common import console, escaped, interactive
 from optimizer.cli.views.progress import gain_text
+from optimizer.observe.events import FinalHeld, FinalStarted, Reporter
 from optimizer.outcome.verdict import is_better, suspicion
 from optimizer.search.stopping import end_of
 from optimizer.system.retry import Retry
@@ -23,12 +24,11 @@ from studies.records.values import Gain, StoredStudy, StoredTrial
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from optimizer.observe.events import Reporter
     from optimizer.outcome.final import FinalWatch
     from optimizer.runtime.setup import Runtime
     from studies.files.artifacts import Artifacts
 
-    Pictures = dict[int, Sequence[Tensor]]  # trial -> its held-out renders, reduced
+    Pictures = dict[int, Sequence[Tensor]]  # trial -> its held-out renders, as thumbnails
 
 
 def finish_study(
@@ -53,11 +53,11 @@ def finish_study(
     trials = retry(lambda: load_trials(records))
     rank = retry(lambda: by_posterior(records, runtime.objective, trials))
     pictures: Pictures = {}
-    reporter.final_started(_images(study))
+    reporter.report(FinalStarted(images=_images(study)))
     with _progress(_images(study), pictures) as watch:
         final = hold_final(runtime, trials, rank, watch)
     retry(lambda: store_final(records, final))
-    reporter.final_held(final)
+    reporter.report(FinalHeld(final=final))
     sheet = retry(lambda: _save_sheet(study, final, pictures, artifacts))
     console.print(f"contact sheet of the parents and the candidates: {escaped(sheet)}", soft_wrap=True)
     return final
@@ -80,7 +80,7 @@ def _save_sheet(stored: StoredStudy, final: Final, pictures: Pictures, artifacts
 @contextmanager
 def _progress(images: int, pictures: Pictures) -> Iterator[FinalWatch]:
     from optimizer.outcome.final import FinalWatch
-    from optimizer.rendering.contact_sheet import reduced
+    from optimizer.rendering.contact_sheet import thumbnail
 
     columns = (TextColumn("{task.description}"), BarColumn(bar_width=20), MofNCompleteColumn())
     with Progress(*columns, console=console, transient=True, disable=not interactive()) as progress:
@@ -97,7 +97,7 @@ def _progress(images: int, pictures: Pictures) -> Iterator[FinalWatch]:
                 console.print(line, soft_wrap=True, markup=False)
 
         def on_finished(trial: StoredTrial, rendered: Sequence[Tensor]) -> None:
-            pictures[trial.number] = [reduced(image) for image in rendered]
+            pictures[trial.number] = [thumbnail(image) for image in rendered]
 
         yield FinalWatch(
             started=on_started,

@@ -42,7 +42,7 @@ def print_plan(plan: Plan, device: torch.device, residence: Residence | None = N
         f"{len(items)} images per trial, {sizes}, {suite.steps} steps of {suite.scheduler}, CFG {suite.cfg:g}",
     )
     if plan.prediction != EPSILON:
-        table.add_row("prediction", plan.prediction.words)
+        table.add_row("prediction", plan.prediction.description)
     table.add_row("scorers", escaped(", ".join(info.report_name(len(items)) for info in plan.infos.values())))
     table.add_row("objective", escaped(objective_in_words(plan)))
     table.add_row("sampler", f"{spec.sampler.name}, seed {spec.sampler.seed}, after the probes")

@@ -27,7 +27,7 @@ from optimizer.cli.workers.monitoring import Monitoring
 from optimizer.cli.workers.session import patience_seconds
 
 if TYPE_CHECKING:
-    from optimizer.observe.events import Reporter
+    from optimizer.observe.events import Event, Reporter
     from optimizer.runtime.model_files import ModelFolders
     from optimizer.runtime.setup import Runtime
     from optimizer.system.retry import Retry
@@ -129,6 +129,7 @@ class TerminalHost:
 
     @contextmanager
     def at(self, records: StudyRecords, runtime: Runtime) -> Iterator[Reporter]:
+        """Show the progress of a study while the block runs."""
         from optimizer.cli.views.progress import ProgressReporter
 
         console.print(f"working on study {escaped(records.study.name)}", soft_wrap=True)
@@ -136,6 +137,11 @@ class TerminalHost:
             yield self._watch.reporter(records, people)
 
     def hold_final(self, records: StudyRecords, runtime: Runtime) -> None:
+        """Hold a study's final, store it, and print what it found.
+
+        Raises:
+            FinalError: there is nothing to compare.
+        """
         from optimizer.cli.views.final import finish_study
         from optimizer.insight.interactive import save_figures
 
@@ -144,18 +150,16 @@ class TerminalHost:
         finish_study(records, runtime, self._artifacts, reporter, self._retry)
         self._retry(lambda: save_figures(records, runtime.objective))
 
-    def refused(self, name: str, reason: str) -> None:
-        print_error(f"study {escaped(name)} cannot be worked on here", reason)
-        self._watch.tell("study_refused", "warning", name=name, reason=reason)
-
-    def waiting(self) -> None:
-        console.print("waiting for work; Ctrl-C or SIGTERM to leave", soft_wrap=True)
-
-    def outage_began(self, reason: str, limit_seconds: float) -> None:
+    def report(self, event: Event) -> None:
+        """Print what happens between two studies, and log it."""
         from optimizer.cli.views.progress import print_waiting
+        from optimizer.observe.events import OutageBegan, StudyRefused, WaitingForWork
 
-        print_waiting(reason, limit_seconds)
-        self._watch.tell("outage_began", "warning", reason=reason, limit=limit_seconds)
-
-    def outage_ended(self, seconds: float) -> None:
-        self._watch.tell("outage_ended", took=seconds)
+        match event:
+            case StudyRefused(name=name, reason=reason):
+                print_error(f"study {escaped(name)} cannot be worked on here", reason)
+            case WaitingForWork():
+                console.print("waiting for work; Ctrl-C or SIGTERM to leave", soft_wrap=True)
+            case OutageBegan(reason=reason, limit=limit):
+                print_waiting(reason, limit)
+        self._watch.report(event)

@@ -12,8 +12,8 @@ import typer
 from optimizer.cli.common import console, escaped
 
 if TYPE_CHECKING:
-    from optimizer.observe.event_log import EventLog, Level
-    from optimizer.observe.events import Reporter
+    from optimizer.observe.event_log import EventLog
+    from optimizer.observe.events import Event, Reporter
     from optimizer.observe.metrics import Metrics
     from studies.records.study_records import StudyRecords
 
@@ -46,13 +46,17 @@ class Monitoring:
     log: EventLog | None = None
     metrics: Metrics | None = None
 
-    def tell(self, event: str, level: Level = "info", **more: object) -> None:
-        """An event of no study in particular."""
+    def report(self, event: Event) -> None:
+        """Log an event of no study in particular."""
         if self.log is not None:
-            self.log.tell(event, level, **more)
+            self.log.report(event)
 
     def reporter(self, records: StudyRecords, *people: Reporter) -> Reporter:
-        """Tells all of them of one study; people first, as only theirs may fail and be told again."""
+        """Return a reporter that tells all of them of one study.
+
+        Args:
+            people: are told first, as only theirs may fail and be told again.
+        """
         from optimizer.observe.events import Reporters
 
         reporters = list(people)
@@ -61,9 +65,7 @@ class Monitoring:
 
             reporters.append(MetricsReporter(self.metrics, records))
         if self.log is not None:
-            from optimizer.observe.event_log import EventReporter
-
-            reporters.append(EventReporter(self.log, records.study.name))
+            reporters.append(self.log.at(records.study.name))
         return Reporters(reporters)
 
 
@@ -96,13 +98,15 @@ def _open(log_json: str | None, metrics: str | None) -> Iterator[Monitoring]:
 
 @contextmanager
 def _last_words(log: EventLog) -> Iterator[None]:
-    """An error that ends the command is an event too."""
+    """Log an error that ends the command."""
+    from optimizer.observe.events import CommandFailed
+
     try:
         yield
     except typer.Exit:
         raise
     except (Exception, KeyboardInterrupt) as error:
-        log.tell("error", "error", kind=type(error).__name__, message=str(error))
+        log.report(CommandFailed(kind=type(error).__name__, message=str(error)))
         raise
 
 

@@ -157,9 +157,9 @@ def final_after(records: StudyRecords, runtime: Runtime, artifacts: Artifacts, r
 
 def retry_for(reporter: Reporter) -> Retry:
     """Wait for a database or store that is away as long as MERGETUNE_PATIENCE_SECONDS says, and report it."""
-    from optimizer.system.retry import Retry
+    from optimizer.observe.events import reporting_retry
 
-    return Retry(limit_seconds=patience_seconds(), on_waiting=reporter.outage_began, on_back=reporter.outage_ended)
+    return reporting_retry(reporter, patience_seconds())
 
 
 def print_outcome(records: StudyRecords, artifacts: str | Path | None) -> None:
