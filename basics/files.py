@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import stat
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -29,20 +30,28 @@ def sha256_of(path: Path, progress: Callable[[int], None] | None = None) -> str:
 
 @contextmanager
 def replacing(target: Path, explained: Callable[[], AbstractContextManager[None]] = nullcontext) -> Iterator[Path]:
-    """Give a path beside `target` that becomes it when the block ends well, and vanishes otherwise.
+    """Give an empty file beside `target` that becomes it when the block ends well, and vanishes otherwise.
 
-    Readers see the whole file or the one of before. Several may write at once: the last one wins.
+    Readers see the whole file or the one of before. Several may write at once: the last one wins. Whoever writes it,
+    and whatever the file of before allowed, it ends with the permissions that the umask (or the folder's default ACL)
+    gives a new file: safetensors and `tempfile` make files that nobody else can read.
 
     Args:
-        explained: around the last step, to say in other words why the file cannot be moved into its place.
+        explained: around the first step and the last, to say in other words why the file cannot be made, or moved into
+            its place.
 
     Raises:
         OSError: it cannot.
     """
     temporary = target.with_name(f".{target.name}.{os.getpid()}-{uuid.uuid4().hex[:8]}.part")
     try:
+        with explained():
+            temporary.touch(exist_ok=False)
+            mode = temporary.stat().st_mode  # asking for the umask itself would change it for other threads
         yield temporary
         with explained():
+            if temporary.stat().st_mode != mode:  # some file systems know no permissions and refuse to set them
+                temporary.chmod(stat.S_IMODE(mode))
             temporary.replace(target)
     finally:
         temporary.unlink(missing_ok=True)

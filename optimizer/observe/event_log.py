@@ -23,7 +23,7 @@ Level = Literal["debug", "info", "warning", "error", "critical"]
 Write = Callable[[str], None]
 
 PACKAGES = ("optimizer", "studies", "scorers", "search_spaces")  # whose log records are events too
-MODE = 0o640  # of a new file: it is not for everybody, as it names models
+MODE = 0o666  # of a new file, less the umask
 
 
 class LineFile:

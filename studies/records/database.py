@@ -150,6 +150,8 @@ def _set_up_alone(url: str, file: Path | None) -> Iterator[None]:
 def _open_storage(url: str, file: Path | None) -> RDBStorage:
     """Optuna's storage over tables that are all there."""
     if file is not None:
+        if not file.exists():
+            file.touch()  # SQLite makes it 0644, which no group can write whatever the umask; its -wal and -shm follow
         _use_wal(url)
     storage = RDBStorage(url, engine_kwargs=_engine_options(url))
     try:

@@ -214,7 +214,8 @@ def _own_environment(caches: Path) -> dict[str, str]:
     """What keeps our Ray to this machine and this user.
 
     Ray takes loopback for the machine's address outside only when told to: by this variable, on Linux as well. Whoever
-    reaches it may run code, so it wants a token, and takes it from a file that nobody else can read.
+    reaches it may run code, so it wants a token, and takes it from a file that nobody else can read: the one file of
+    ours that does not take its permissions from the umask.
     """
     token = caches / "ray.token"
     if not token.exists():
