@@ -25,7 +25,9 @@ def _code_of_command() -> int:
         run_command()
     except SystemExit as left:
         return left.code if isinstance(left.code, int) else 0
-    except KeyboardInterrupt:
+    except BaseException as error:
+        if not process.came_from_interrupt(error):
+            raise
         process.interrupt_has_arrived()
         sys.stderr.write("interrupted\n")
         return process.INTERRUPTED

@@ -77,7 +77,7 @@ def _fill_gaps() -> None:
 def _text(number: int, stream: TextIO | None) -> tuple[TextIO, Outlet]:
     outlet = Outlet(number, "w", closefd=False)
     encoding = "utf-8" if stream is None else stream.encoding
-    by_line = number == 2 or outlet.isatty()
+    by_line = number == 2 or outlet.isatty() or "PYTHONUNBUFFERED" in os.environ
     return io.TextIOWrapper(io.BufferedWriter(outlet), encoding, line_buffering=by_line), outlet
 
 

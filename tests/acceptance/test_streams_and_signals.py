@@ -21,6 +21,7 @@ from optimizer.cli.process import UNREAD, UNWRITTEN
 
 PROGRAM = f"{sys.executable} -m optimizer.cli"
 FULL = Path("/dev/full")
+HEEDING = ["env", "--default-signal=INT"]  # a shell's background jobs, of which these tests may be one, ignore it
 INTERRUPTED = {128 + signal.SIGINT, -signal.SIGINT}  # Python ends itself by the signal if `exec` was interrupted
 
 
@@ -34,6 +35,7 @@ def shell(folder: Path, line: str, **variables: str) -> subprocess.CompletedProc
         env=environment | variables,
         capture_output=True,
         text=True,
+        errors="replace",
         timeout=280,
         check=False,
     )
@@ -104,7 +106,7 @@ def test_a_pipe_that_another_program_made_non_blocking_gets_everything(tmp_path:
     )
     with subprocess.Popen([sys.executable, "-c", program], stdout=writing) as process:
         os.close(writing)
-        with open(reading, "rb") as pipe:
+        with os.fdopen(reading, "rb") as pipe:
             time.sleep(0.5)  # it meets a full pipe
             assert len(pipe.read()) == 1_000_000
     assert process.returncode == 0
@@ -112,7 +114,7 @@ def test_a_pipe_that_another_program_made_non_blocking_gets_everything(tmp_path:
 
 @pytest.mark.parametrize("reader", ["head -1", "true", "tee /dev/full >/dev/null 2>&1"])
 def test_a_study_goes_on_when_the_reader_of_its_output_has_left(reader: str, tmp_path: Path) -> None:
-    write_spec(tmp_path / "short.yaml", **SMALL | {"budget": {"trials": 3}})
+    write_spec(tmp_path / "short.yaml", **{**SMALL, "budget": {"trials": 3}})
     done = shell(tmp_path, f"mergetune study start short.yaml --log-json - 2>&1 | {reader}")
     assert done.returncode in {UNREAD, 0}
     with closing(sqlite3.connect(tmp_path / "mergetune.db")) as database:
@@ -147,7 +149,7 @@ def test_what_the_terminal_cannot_show_is_written_in_another_way(variables: dict
     assert "composition" in shell(tmp_path, "mergetune spaces", **variables).stdout
     done = shell(tmp_path, "mergetune inspect 猫-ü.safetensors", **variables)
     assert done.returncode == 2
-    assert done.stderr.count("\n") == 1
+    assert done.stderr.splitlines()[-1].startswith("error: no checkpoint at ")
 
 
 # ------------------------------------------------------------------------------------------- interrupts
@@ -209,21 +211,32 @@ def test_an_interrupt_that_a_library_swallows_is_not_lost(library: str, how: str
 
 def interrupted(folder: Path, words: Sequence[str], **variables: str) -> subprocess.CompletedProcess[str]:
     environment = {name: value for name, value in os.environ.items() if name not in VARIABLES} | variables
-    command = [sys.executable, "-m", "optimizer.cli", *words]
+    command = [*HEEDING, sys.executable, "-m", "optimizer.cli", *words]
     return subprocess.run(
         command, cwd=folder, env=environment, capture_output=True, text=True, timeout=280, check=False
     )
 
 
+def test_an_interrupt_that_was_to_be_ignored_is_ignored(tmp_path: Path) -> None:
+    ignoring = "import os, signal; from optimizer.cli.process import watch_interrupts; watch_interrupts(); "
+    ignoring += "os.kill(os.getpid(), signal.SIGINT); print('still here')"
+    done = shell(tmp_path, f'trap "" INT; {sys.executable} -c "{ignoring}"')
+    assert (done.returncode, done.stdout) == (0, "still here\n")
+
+
+def begun(words: Sequence[str]) -> subprocess.Popen[str]:
+    command = [*HEEDING, sys.executable, "-m", "optimizer.cli", *words]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
 @pytest.mark.slow
 def test_an_interrupt_at_any_moment_of_loading_ends_the_command(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "optimizer.cli", "scorers"]
-    begun = time.monotonic()
-    subprocess.run(command, capture_output=True, check=True)
-    usual = time.monotonic() - begun
+    started = time.monotonic()
+    begun(["scorers"]).communicate(timeout=120)
+    usual = time.monotonic() - started
     moments = random.Random(5)
     for _ in range(30):
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        process = begun(["scorers"])
         time.sleep(moments.uniform(0.2, 0.9) * usual)
         still_there = process.poll() is None
         process.send_signal(signal.SIGINT)
