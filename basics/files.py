@@ -1,4 +1,4 @@
-"""Files on disk: their sha256, and replacing one whole or not at all."""
+"""Files on disk: their sha256, and atomic replacement."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def sha256_of(path: Path, progress: Callable[[int], None] | None = None) -> str:
     """Return the sha256 of a whole file as 64 hex digits.
 
     Args:
-        progress: called with the bytes of each chunk that was read.
+        progress: called with the number of bytes of each chunk that was read.
     """
     digest = hashlib.sha256()
     with path.open("rb") as file:
@@ -30,18 +30,19 @@ def sha256_of(path: Path, progress: Callable[[int], None] | None = None) -> str:
 
 @contextmanager
 def replacing(target: Path, explained: Callable[[], AbstractContextManager[None]] = nullcontext) -> Iterator[Path]:
-    """Give an empty file beside `target` that becomes it when the block ends well, and vanishes otherwise.
+    """Yield an empty file beside `target`, which replaces it if the block succeeds and is removed otherwise.
 
-    Readers see the whole file or the one of before. Several may write at once: the last one wins. Whoever writes it,
-    and whatever the file of before allowed, it ends with the permissions that the umask (or the folder's default ACL)
-    gives a new file: safetensors and `tempfile` make files that nobody else can read.
+    Readers see either the whole new file or the old one. Several processes may write at once; the last one wins.
+    Whoever writes the new file, and whatever the old one allowed, it gets the permissions that the umask (or the
+    folder's default ACL) gives a new file: safetensors and `tempfile` make files that nobody else can read.
 
     Args:
-        explained: around the first step and the last, to say in other words why the file cannot be made, or moved into
-            its place.
+        target: the file to replace.
+        explained: context manager around making the file and around the replacement, which may turn their errors into
+            clearer ones.
 
     Raises:
-        OSError: it cannot.
+        OSError: the file cannot be replaced.
     """
     temporary = target.with_name(f".{target.name}.{os.getpid()}-{uuid.uuid4().hex[:8]}.part")
     try:

@@ -1,10 +1,10 @@
-"""Several workers on one study, one of them killed every few seconds: nothing may be lost, and nothing done twice.
+"""Run several workers on one study, and kill one of them every few seconds: nothing may be lost or done twice.
 
     python tests/soak.py FOLDER [--url URL ...] [--trials 300] [--workers 4] [--seed N]
 
-Workers are real processes that end by SIGKILL; they are forked from one that has loaded the models, so that a new one
-is at work at once. Renders are the demo's, of few images and a single step. Prints the seed, and ends with an error if
-anything is wrong.
+Workers are real processes that end by SIGKILL. They are forked from one that has loaded the models, so that a new one
+starts working at once. Trials render a few of the demo's images with a single step. Prints the seed, and ends with an
+error if anything is wrong.
 """
 
 from __future__ import annotations
@@ -27,12 +27,14 @@ from demo_study import Recorder, make_runtime, short_spec
 from optuna.trial import TrialState
 from real_databases import new_postgresql_url
 
+from optimizer.observe.events import Event, TrialEnded
 from optimizer.runtime.setup import Runtime
 from optimizer.work.heartbeat import RERUNS
 from optimizer.work.worker import Worker
 from studies.files.artifacts import Artifacts
 from studies.records import stored_renders, stored_studies, stored_trials
 from studies.records.database import Database, open_database
+from studies.records.study_records import StudyRecords
 from studies.records.values import StoredTrial
 from studies.spec.study import StudySpec
 
@@ -41,20 +43,22 @@ PAUSE = (0.3, 2.5)  # seconds between two kills
 
 
 class Log(Recorder):
-    """Notes every trial that a worker believes to have finished, in one file of all workers."""
+    """A reporter that records every trial that its worker has finished, in one file for all workers."""
 
     def __init__(self, path: Path) -> None:
         super().__init__()
         self._path = path
 
-    def trial_finished(self, trial: StoredTrial) -> None:
-        with self._path.open("a") as file:
-            file.write(f"{trial.number}\n")
+    def report(self, event: Event) -> None:
+        super().report(event)
+        if isinstance(event, TrialEnded):
+            with self._path.open("a") as file:
+                file.write(f"{event.stored.number}\n")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Soak:
-    """A study that is about to be worked on, and torn at."""
+    """A study whose workers are killed."""
 
     folder: Path
     url: str
@@ -65,22 +69,22 @@ class Soak:
         return self.folder / "finished.txt"
 
     def fork(self) -> int:
-        """A worker process; returns its number."""
+        """Start a worker process, and return its process number."""
         child = os.fork()
         if child:
             return child
         code = 1
         try:
             database = open_database(self.url, create=False)
-            study = stored_studies.load_study(database, self.runtime.spec.study)
+            records = stored_studies.open_study(database, self.runtime.spec.study)
             artifacts = Artifacts.beside(self.url, self.folder / "artifacts")
-            Worker(database, study, self.runtime, artifacts, Log(self.log)).run()
+            Worker(records, self.runtime, artifacts, Log(self.log)).run()
             code = 0
         finally:
             os._exit(code)
 
     def tear(self, workers: int, generator: random.Random) -> int:
-        """Keep so many workers at it until one finds nothing left to do; returns how many were killed."""
+        """Keep a number of workers running until one finds nothing left to do; return how many were killed."""
         alive = [self.fork() for _ in range(workers)]
         killed, deadline = 0, time.monotonic() + LONGEST_SECONDS
         try:
@@ -104,14 +108,14 @@ class Soak:
         finally:
             for process in alive:
                 _, status = os.waitpid(process, 0)
-        last = self.fork()  # takes what the last victim left
+        last = self.fork()  # finishes what the last victim left
         if os.waitpid(last, 0)[1]:
             raise SystemExit("the last worker failed")
         return killed
 
 
 def small_runtime(folder: Path, trials: int, sampler: str = "random") -> Runtime:
-    """The demo with four images of a single step."""
+    """Load the demo with four images of a single step."""
     changes = {
         "budget": {"trials": trials},
         "sampler": {"name": sampler},
@@ -127,7 +131,7 @@ def small_runtime(folder: Path, trials: int, sampler: str = "random") -> Runtime
 
 
 def soak(folder: Path, url: str, runtime: Runtime, workers: int, seed: int) -> list[str]:
-    """Run one study to its end while its workers are killed; what is wrong with it then, one line each."""
+    """Run one study to its end while its workers are killed; return what is wrong with it then, one line each."""
     folder.mkdir(parents=True, exist_ok=True)
     database = open_database(url)
     objective = runtime.objective
@@ -140,9 +144,7 @@ def soak(folder: Path, url: str, runtime: Runtime, workers: int, seed: int) -> l
     database = open_database(url, create=False)
     trials = runtime.spec.budget.trials
     found = wrongs(database, torn, trials)
-    again = sum(
-        row.attempt > 1 for row in stored_trials.load_trials(database, stored_studies.load_study(database, "short"))
-    )
+    again = sum(row.attempt > 1 for row in stored_trials.load_trials(stored_studies.open_study(database, "short")))
     database.close()
     counts = f"{trials} trials, {workers} workers, {killed} killed, {again} trials run again"
     print(f"{sa.make_url(url).get_backend_name()}: {counts}, {seconds:.0f} s", flush=True)
@@ -150,10 +152,10 @@ def soak(folder: Path, url: str, runtime: Runtime, workers: int, seed: int) -> l
 
 
 def wrongs(database: Database, torn: Soak, trials: int) -> list[str]:
-    """What is wrong with the study as it was left, one line each."""
-    study = stored_studies.load_study(database, torn.runtime.spec.study)
-    rows = stored_trials.load_trials(database, study)
-    told = optuna.load_study(study_name=study.name, storage=database.storage).trials
+    """Return what is wrong with the study at the end, one line each."""
+    records = stored_studies.open_study(database, torn.runtime.spec.study)
+    rows = stored_trials.load_trials(records)
+    told = optuna.load_study(study_name=records.study.name, storage=database.storage).trials
     found = []
     if [row.number for row in rows] != list(range(trials)) or len(told) != trials:
         found.append(f"{trials} trials were asked for, there are {len(rows)} of ours and {len(told)} of Optuna's")
@@ -162,11 +164,11 @@ def wrongs(database: Database, torn: Soak, trials: int) -> list[str]:
     complete = {row.number for row in rows if row.state == "complete"}
     found += [f"trial {number} was finished and is lost" for number in finished if number not in complete]
     for row, trial in zip(rows, told, strict=False):
-        found += [f"trial {row.number}: {what}" for what in _inconsistencies(database, row, trial)]
+        found += [f"trial {row.number}: {what}" for what in _inconsistencies(records, row, trial)]
     return found
 
 
-def _inconsistencies(database: Database, row: StoredTrial, trial: optuna.trial.FrozenTrial) -> Sequence[str]:
+def _inconsistencies(records: StudyRecords, row: StoredTrial, trial: optuna.trial.FrozenTrial) -> Sequence[str]:
     if row.state == "failed" and row.attempt == RERUNS + 1 and trial.state == TrialState.FAIL:
         return ()  # too many workers were killed over it
     found = []
@@ -176,14 +178,15 @@ def _inconsistencies(database: Database, row: StoredTrial, trial: optuna.trial.F
         found.append(f"{trial.values} for Optuna, {dict(row.objectives)} for us")
     if not row.gains:
         found.append("no gains")
-    renders = stored_renders.load_renders(database, row)
-    by_item, _ = stored_renders.load_scores(database, row)
+    renders = stored_renders.load_renders(records, row)
+    by_item, _ = stored_renders.load_scores(records, row)
     if [render.item for render in renders] != list(range(4)) or {len(values) for values in by_item.values()} != {4}:
         found.append(f"{len(renders)} renders and {by_item} scores")
     return found
 
 
 def main() -> None:
+    """Run the studies that the command line asks for."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path)
     parser.add_argument("--url", nargs="+", help="empty databases, in turn; SQLite and PostgreSQL if left out")

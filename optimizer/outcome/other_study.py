@@ -1,4 +1,4 @@
-"""Another study whose trials a new one begins with: found, opened, and of the same parents."""
+"""Another study with whose trials a new one begins: find it, open it, and check that its parents are the same."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from pathlib import Path
 from optimizer.runtime.plan import Plan
 from studies.errors import DatabaseError, StudyMissingError
 from studies.files.artifacts import Artifacts
-from studies.records.database import Database, open_database
-from studies.records.stored_studies import load_study
+from studies.records.database import open_database
+from studies.records.stored_studies import open_study
+from studies.records.study_records import StudyRecords
 from studies.records.values import ParentFile, StoredStudy
 from studies.spec.study import StudySpec
 from studies.spec.warm_start import WarmStartSettings
@@ -19,10 +20,9 @@ from studies.spec.warm_start import WarmStartSettings
 
 @dataclass(frozen=True, kw_only=True)
 class Other:
-    """The study whose trials are asked for."""
+    """The study whose trials are to be used again."""
 
-    database: Database
-    study: StoredStudy
+    records: StudyRecords
     artifacts: Artifacts
 
 
@@ -56,8 +56,8 @@ def other_study(settings: WarmStartSettings, url: str, artifacts: str | Path | N
     except DatabaseError as error:
         raise DatabaseError(f"warm_start: {error}") from error
     try:
-        study = load_study(database, settings.study)
-        yield Other(database=database, study=study, artifacts=Artifacts.known(other_url, other_artifacts))
+        records = open_study(database, settings.study)
+        yield Other(records=records, artifacts=Artifacts.existing(other_url, other_artifacts))
     except StudyMissingError as error:
         raise StudyMissingError(f"warm_start: {error}") from error
     finally:
@@ -65,7 +65,7 @@ def other_study(settings: WarmStartSettings, url: str, artifacts: str | Path | N
 
 
 def same_parents(parents: Sequence[ParentFile], other: StoredStudy) -> bool:
-    """Whether both merge files of the same content, in whatever order."""
+    """Return whether both merge files of the same content, in whatever order."""
     return sorted(file.sha256 for file in parents) == sorted(file.sha256 for file in other.parents)
 
 

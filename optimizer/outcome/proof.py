@@ -25,10 +25,10 @@ from optimizer.trial.ranking import parent_trials
 from optimizer.trial.scored_images import read_images
 from studies.errors import ArtifactError
 from studies.files.artifacts import Artifacts
-from studies.records.database import Database
 from studies.records.stored_renders import load_renders
 from studies.records.stored_trials import load_trials
-from studies.records.values import StoredStudy, StoredTrial
+from studies.records.study_records import StudyRecords
+from studies.records.values import StoredTrial
 
 # ------------------------------------------------------------------------------------------ tensors
 
@@ -64,7 +64,7 @@ _INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}  # 
 
 
 def _same_bits(one: Tensor, other: Tensor) -> bool:
-    """Whether two tensors of one dtype and shape are equal, minus zero and NaN like any other value."""
+    """Return whether two tensors of one dtype and shape are equal bit by bit, minus zero and NaN included."""
     integers = _INTEGERS[one.element_size()]
     return torch.equal(one.contiguous().view(integers), other.contiguous().view(integers))
 
@@ -95,40 +95,38 @@ class RenderComparison:
 
 
 def compare_renders(
-    database: Database, study: StoredStudy, trial: StoredTrial, artifacts: Artifacts, images: Sequence[Tensor]
+    records: StudyRecords, trial: StoredTrial, artifacts: Artifacts, images: Sequence[Tensor]
 ) -> RenderComparison:
     """Compare the suite rendered from a file, uint8 [3, h, w] an item, with what a trial's digests and images say."""
-    stored = load_renders(database, trial)
+    stored = load_renders(records, trial)
     different = sum(pixels_digest(images[each.item]) != each.pixels_sha256 for each in stored)
-    scored = _kept_images(database, trial, artifacts) if different else {}
+    scored = _stored_images(records, trial, artifacts) if different else {}
     if not scored:
         return RenderComparison(scored=len(stored), different=different)
     return RenderComparison(
         scored=len(stored),
         different=different,
         distance=_distance(scored, dict(enumerate(images))),
-        nearest=min(_parent_distances(database, study, artifacts, scored), default=None),
+        nearest=min(_parent_distances(records, artifacts, scored), default=None),
     )
 
 
-def _kept_images(database: Database, trial: StoredTrial, artifacts: Artifacts) -> dict[int, Tensor]:
-    """A trial's images by item, as they were scored; empty where they are not all there."""
+def _stored_images(records: StudyRecords, trial: StoredTrial, artifacts: Artifacts) -> dict[int, Tensor]:
+    """Read a trial's images by item, as they were scored; empty where one of them is lost."""
     try:
-        return read_images(artifacts, [each for each in load_renders(database, trial) if each.file is not None])
+        return read_images(artifacts, [each for each in load_renders(records, trial) if each.file is not None])
     except (ScoredImageLost, ArtifactError):  # the proof does not depend on them
         return {}
 
 
-def _parent_distances(
-    database: Database, study: StoredStudy, artifacts: Artifacts, scored: Mapping[int, Tensor]
-) -> Iterator[float]:
-    """From a trial's images to each parent's of the same items; not to those that show the very same."""
-    for parent in parent_trials(load_trials(database, study)).values():
-        images = _kept_images(database, parent, artifacts)
+def _parent_distances(records: StudyRecords, artifacts: Artifacts, scored: Mapping[int, Tensor]) -> Iterator[float]:
+    """Yield how far a trial's images are from each parent's of the same items, without parents that look the same."""
+    for parent in parent_trials(load_trials(records)).values():
+        images = _stored_images(records, parent, artifacts)
         if scored.keys() <= images.keys() and (distance := _distance(scored, images)) > 0:
             yield distance
 
 
 def _distance(some: Mapping[int, Tensor], others: Mapping[int, Tensor]) -> float:
-    """Mean over the items of `some`."""
+    """Return the mean over the items of `some`, in grey levels of 255."""
     return float(np.mean([grey_levels(image, others[item]) for item, image in some.items()]))

@@ -45,12 +45,13 @@ class Database:
 
     @property
     def engine(self) -> Engine:
+        """Optuna's connections, which we use as well."""
         engine: Engine = self.storage.engine
         return engine
 
     @contextmanager
     def write(self) -> Iterator[Connection]:
-        """One transaction: all of it is stored, or nothing.
+        """Give a connection with one transaction: all of it is stored, or nothing.
 
         Raises:
             DatabaseError: another version has changed the tables since they were opened.
@@ -61,9 +62,12 @@ class Database:
 
     @contextmanager
     def exclusive(self) -> Iterator[None]:
-        """Hold every other process off while a trial is taken.
+        """Hold every other process off while the block runs, as while a trial is taken.
 
-        Optuna hands out trials one by one only where the database can lock rows; SQLite cannot. Raises as `write`.
+        Optuna hands out trials one by one only where the database can lock rows; SQLite cannot.
+
+        Raises:
+            DatabaseError: another version has changed the tables since they were opened.
         """
         with _exclusive(self.engine, database_file(self.url)):
             with self.engine.connect() as connection:
@@ -71,11 +75,12 @@ class Database:
             yield
 
     def clock(self) -> float:
-        """See `clock`."""
+        """Return the time by which workers see each other. See the function `clock`."""
         with self.engine.connect() as connection:
             return clock(connection)
 
     def close(self) -> None:
+        """Close every connection."""
         self.storage.remove_session()
         self.engine.dispose()
 
@@ -84,10 +89,10 @@ def open_database(url: str, *, create: bool = True) -> Database:
     """Connect, and bring the schema to this version.
 
     Args:
-        create: make a missing SQLite file; reading commands do not.
+        create: whether to make a missing SQLite file. Commands that only read do not.
 
     Raises:
-        DatabaseError: unreachable, not a database, or written by a newer mergetune or Optuna.
+        DatabaseError: it cannot be reached, is no database, or was written by a newer mergetune or Optuna.
     """
     file = database_file(url)
     if file is not None:
@@ -100,7 +105,11 @@ def open_database(url: str, *, create: bool = True) -> Database:
 
 
 def _check_file(file: Path, *, create: bool) -> None:
-    """Raises DatabaseError for what is not, and cannot become, a SQLite database."""
+    """Refuse a path that is not, and cannot become, a SQLite database.
+
+    Raises:
+        DatabaseError: it is such a path.
+    """
     if file.is_dir():
         raise DatabaseError(f"{file} is a folder: name a database file with --storage")
     if not file.parent.is_dir():
@@ -134,7 +143,7 @@ def _engine_options(url: str) -> dict[str, Any]:
 
 @contextmanager
 def _set_up_alone(url: str, file: Path | None) -> Iterator[None]:
-    """Hold other processes off while tables are made; a database that is complete needs no waiting."""
+    """Hold other processes off while tables are made. A complete database is used without waiting."""
     with _engine(url) as engine:
         current = False
         if file is None or file.exists():
@@ -148,7 +157,7 @@ def _set_up_alone(url: str, file: Path | None) -> Iterator[None]:
 
 
 def _open_storage(url: str, file: Path | None) -> RDBStorage:
-    """Optuna's storage over tables that are all there."""
+    """Open Optuna's storage, and make the tables that are missing."""
     if file is not None:
         if not file.exists():
             file.touch()  # SQLite makes it 0644, which no group can write whatever the umask; its -wal and -shm follow
@@ -166,14 +175,14 @@ def _open_storage(url: str, file: Path | None) -> RDBStorage:
 
 
 def _use_wal(url: str) -> None:
-    """The mode stays in the file."""
+    """Write ahead, a mode that the file keeps."""
     with _engine(url) as engine, engine.connect() as connection:
         connection.execute(sa.text("PRAGMA journal_mode=WAL"))
 
 
 @contextmanager
 def _engine(url: str) -> Iterator[Engine]:
-    """Connections apart from Optuna's."""
+    """Give connections apart from Optuna's."""
     engine = sa.create_engine(url, **_engine_options(url))
     try:
         yield engine
@@ -182,7 +191,7 @@ def _engine(url: str) -> Iterator[Engine]:
 
 
 def _tune_sqlite(connection: Any, _record: Any) -> None:
-    """WAL with synchronous=NORMAL survives a killed process, and is several times faster."""
+    """Set what SQLite forgets: WAL with synchronous=NORMAL survives a killed process, and is several times faster."""
     cursor = connection.cursor()
     cursor.execute("PRAGMA synchronous=NORMAL")
     cursor.execute("PRAGMA foreign_keys=ON")
@@ -200,7 +209,7 @@ def migrate(engine: Engine) -> None:
         stored = _stored_revision(connection)
         if stored == script.get_current_head():
             return
-        if stored is not None and stored not in {row.revision for row in script.walk_revisions()}:
+        if stored is not None and stored not in {each.revision for each in script.walk_revisions()}:
             raise DatabaseError(
                 f"this study database belongs to a newer mergetune (schema {stored}, this version knows up to "
                 f"{script.get_current_head()}): upgrade mergetune"
@@ -213,7 +222,11 @@ def migrate(engine: Engine) -> None:
 
 
 def _require_known_schema(connection: Connection) -> None:
-    """Tables may be brought to another version's schema while this one is at work."""
+    """Refuse to go on where another version has changed the schema while this one was at work.
+
+    Raises:
+        DatabaseError: it has.
+    """
     stored = connection.execute(sa.text(f"SELECT version_num FROM {VERSION_TABLE}")).scalar()  # noqa: S608 - a constant
     if stored != _head():
         raise DatabaseError(
@@ -225,7 +238,7 @@ def _require_known_schema(connection: Connection) -> None:
 
 @functools.cache
 def _head() -> str | None:
-    """This version's schema."""
+    """Return the revision of this version's schema."""
     return _scripts().get_current_head()
 
 
@@ -254,7 +267,7 @@ def _first_line(error: BaseException) -> str:
 
 @contextmanager
 def _exclusive(engine: Engine, file: Path | None) -> Iterator[None]:
-    """One process at a time, by a lock that the system or the server releases when its holder dies."""
+    """Let in one process at a time, by a lock that the system or the server releases when its holder dies."""
     if file is not None:
         with sqlite_lock(file):
             yield
@@ -271,7 +284,7 @@ def _exclusive(engine: Engine, file: Path | None) -> Iterator[None]:
 
 @contextmanager
 def sqlite_lock(file: Path) -> Iterator[None]:
-    """A lock between the processes of one machine."""
+    """Hold a lock between the processes of one machine."""
     import fcntl
 
     real = file.resolve()  # whatever link leads to it, there is one lock
@@ -284,18 +297,21 @@ def sqlite_lock(file: Path) -> Iterator[None]:
 
 
 def now() -> float:
-    """Seconds since the epoch, for the time columns."""
+    """Return seconds since the epoch, for the time columns."""
     return time.time()
 
 
 def clock(connection: Connection) -> float:
-    """The time by which workers see each other, seconds since the epoch: the server's, or this machine's for a file."""
+    """Return the time by which workers see each other, in seconds since the epoch.
+
+    It is the server's, or this machine's for a file.
+    """
     if connection.dialect.name == "postgresql":
         return float(connection.execute(sa.text("SELECT EXTRACT(EPOCH FROM clock_timestamp())")).scalar_one())
     return now()
 
 
 def inserted_id(result: CursorResult[Any]) -> int:
-    """The id of the one row that was inserted."""
+    """Return the id of the one row that was inserted."""
     (row_id,) = result.inserted_primary_key or (None,)
     return int(row_id)  # type: ignore[arg-type]

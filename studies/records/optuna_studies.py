@@ -13,7 +13,7 @@ from optuna.trial import FrozenTrial
 from scorers.protocol import Direction
 from studies.errors import StudyExistsError, StudyMissingError
 from studies.records.database import Database
-from studies.records.values import StoredStudy
+from studies.records.study_records import StudyRecords
 
 BEGINNING = "mergetune:takes trials over"  # our key, of an Optuna study: without one of ours, its start was cut off
 
@@ -21,10 +21,13 @@ BEGINNING = "mergetune:takes trials over"  # our key, of an Optuna study: withou
 def create_optuna_study(
     database: Database, name: str, directions: Sequence[Direction], names: Sequence[str]
 ) -> tuple[optuna.Study, str]:
-    """Optuna's part comes first, so one may be left from a start that was cut off: it is made anew.
+    """Make Optuna's part of a study. What is left of a start that was cut off is replaced.
 
     Returns:
         The study, and our key for it: that of the start that was cut off, whose files are then replaced.
+
+    Raises:
+        StudyExistsError: somebody else made an Optuna study of this name.
     """
     key = uuid.uuid4().hex
     if name in optuna.get_all_study_names(storage=database.storage):
@@ -43,23 +46,27 @@ def create_optuna_study(
     return study, key
 
 
-def optuna_study(database: Database, name: str, sampler: BaseSampler | None = None) -> optuna.Study:
-    """Optuna's part of a study.
+def optuna_study(records: StudyRecords, sampler: BaseSampler | None = None) -> optuna.Study:
+    """Open Optuna's part of a study.
 
     Args:
-        sampler: who proposes; left out, nobody of ours does, for Optuna then takes its default.
+        sampler: what proposes trials. Without one Optuna would propose by its default, so none may be asked for.
 
     Raises:
         StudyMissingError: its trials are gone, deleted in the dashboard.
     """
     try:
-        return optuna.load_study(study_name=name, storage=database.storage, sampler=sampler)
+        return optuna.load_study(study_name=records.study.name, storage=records.database.storage, sampler=sampler)
     except KeyError as error:
         raise StudyMissingError(
-            f"the trials of study {name!r} were deleted in the dashboard: start a study of another name"
+            f"the trials of study {records.study.name!r} were deleted in the dashboard: start a study of another name"
         ) from error
 
 
-def optuna_trials(database: Database, study: StoredStudy) -> list[FrozenTrial]:
-    """Optuna's side of every trial that was asked for, by number: parameters, and what the sampler noted."""
-    return optuna_study(database, study.name).get_trials(deepcopy=False)
+def optuna_trials(records: StudyRecords) -> list[FrozenTrial]:
+    """Return Optuna's side of every trial that was asked for, by number: parameters, and what the sampler noted.
+
+    Raises:
+        StudyMissingError: the trials are gone, deleted in the dashboard.
+    """
+    return optuna_study(records).get_trials(deepcopy=False)

@@ -77,12 +77,14 @@ trials = Table(
     Column("worker_id", String(64), nullable=False),  # who may store the outcome
     Column("attempt", Integer, nullable=False),  # 1, and one more for each worker that died over it
     Column("state", String(10), nullable=False),  # running, complete, failed
-    Column("reason", Text),  # why it failed
+    Column("reason", Text),  # why it failed, as one line
+    Column("failure", String(20)),  # what kind of reason it is: a FailureKind
     Column("objectives", JSON),  # name -> value, as told to Optuna
     Column("gains", JSON),  # name -> [gain over the better parent, low, high of its 95 % interval]
     Column("errors", JSON),  # name -> standard error of the objective or score over the suite's items
     Column("seconds", JSON),  # stage -> seconds
     Column("machine", JSON),  # device, threads, torch: what repeating the renders exactly depends on
+    Column("batch_limits", JSON),  # [component, width, height, images at once], where memory was too small for more
     Column("sheet", String(64)),  # artifact id of the contact sheet
     Column("rendered", Integer, nullable=False),  # images; those of a running trial are not known yet
     Column("incumbent", Integer),  # of a stopped trial: the number of the one it was estimated against

@@ -1,4 +1,4 @@
-"""The URL of a study database: the file it names, and how it is shown."""
+"""The URL of a study database: the file that it names, and the URL without its password."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from studies.errors import DatabaseError
 
 
 def database_file(url: str) -> Path | None:
-    """The file of a SQLite URL; None for a server.
+    """Return the file of a SQLite URL; None for a server.
 
     Raises:
-        DatabaseError: not a database URL at all.
+        DatabaseError: it is not the URL of a SQLite file or a PostgreSQL database.
     """
     try:
         parsed = make_url(url)
         backend = parsed.get_backend_name()
-    except (ArgumentError, ValueError):  # a ValueError for a port that is no number
+    except (ArgumentError, ValueError):  # ValueError: the port is not a number
         backend = ""
     if backend == "postgresql":
         return None
@@ -35,7 +35,7 @@ def database_file(url: str) -> Path | None:
 
 
 def redacted(url: str) -> str:
-    """The URL without its password, for messages."""
+    """Return the URL without its password, for messages."""
     try:
         parsed = make_url(url)
     except (ArgumentError, ValueError):

@@ -19,6 +19,7 @@ from real_databases import new_postgresql_url
 from optimizer.errors import CheckpointError
 from optimizer.merging.engine.placement import Placement
 from optimizer.merging.engine.resident import ResidentModel
+from optimizer.observe.events import Event, TrialStarted
 from optimizer.rendering.models import live_dtypes
 from optimizer.runtime.parent_files import hash_parents
 from optimizer.runtime.plan import make_plan
@@ -125,8 +126,8 @@ def names(space: object) -> list[str]:
 
 
 def scores(short: ShortStudy) -> list[object]:
-    rows = stored_trials.load_trials(short.database, short.study)
-    return [(row.number, row.state, row.objectives, stored_renders.load_scores(short.database, row)) for row in rows]
+    rows = stored_trials.load_trials(short.records)
+    return [(row.number, row.state, row.objectives, stored_renders.load_scores(short.records, row)) for row in rows]
 
 
 # ------------------------------------------------------------------------------------------- clocks
@@ -190,15 +191,16 @@ class Jump(Recorder):
         super().__init__(stop_after=stop_after)
         self._clocks = clocks
 
-    def trial_started(self, number: int, origin: str, images: int) -> None:
-        super().trial_started(number, origin, images)
-        self._clocks.set_by += 5 * HOUR if number % 2 else -5 * HOUR
+    def report(self, event: Event) -> None:
+        super().report(event)
+        if isinstance(event, TrialStarted):
+            self._clocks.set_by += 5 * HOUR if event.trial % 2 else -5 * HOUR
 
 
 def test_minutes_of_work_are_not_counted_by_the_clock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     short = begin(tmp_path, SMALL | {"budget": {"trials": 4, "minutes": 30}})
     recorder = Jump(Clocks(monkeypatch), stop_after=9)
-    Worker(short.database, short.study, short.runtime, short.artifacts, recorder, recorder.stop).run()
+    Worker(short.records, short.runtime, short.artifacts, recorder, recorder.stop).run()
     assert [row.state for row in recorder.finished] == ["complete"] * 4
     assert any(abs((row.finished_at or 0) - row.started_at) > HOUR for row in recorder.finished)
     short.database.close()
@@ -214,9 +216,9 @@ class Upgrade(Recorder):
         super().__init__()
         self._database, self._at = database, at
 
-    def trial_started(self, number: int, origin: str, images: int) -> None:
-        super().trial_started(number, origin, images)
-        if number == self._at:
+    def report(self, event: Event) -> None:
+        super().report(event)
+        if isinstance(event, TrialStarted) and event.trial == self._at:
             set_version(self._database, "0999")
 
 
@@ -232,14 +234,14 @@ def test_a_worker_writes_nothing_into_tables_of_another_version_and_the_trial_is
     short = begin(tmp_path, SMALL)
     recorder = Upgrade(short.database, at=1)
     with pytest.raises(DatabaseError, match=r"another version of mergetune .*schema 0999, this version has \d+"):
-        Worker(short.database, short.study, short.runtime, short.artifacts, recorder).run()
-    asked = len(optuna_studies.optuna_trials(short.database, short.study))
+        Worker(short.records, short.runtime, short.artifacts, recorder).run()
+    asked = len(optuna_studies.optuna_trials(short.records))
     with pytest.raises(DatabaseError, match="another version"):
         short.run()
-    assert len(optuna_studies.optuna_trials(short.database, short.study)) == asked == 2  # none was taken
-    rows = stored_trials.load_trials(short.database, short.study)
+    assert len(optuna_studies.optuna_trials(short.records)) == asked == 2  # none was taken
+    rows = stored_trials.load_trials(short.records)
     assert [(row.number, row.state) for row in rows] == [(0, "complete"), (1, "running")]
-    assert stored_renders.load_scores(short.database, rows[1]) == ({}, {})
+    assert stored_renders.load_scores(short.records, rows[1]) == ({}, {})
     with pytest.raises(DatabaseError, match="newer mergetune"):
         open_database(short.database.url)
     set_version(short.database, str(_head()))

@@ -21,6 +21,7 @@ import sqlalchemy as sa
 from demo_study import Recorder, ShortStudy, begin, write_spec
 from optuna.trial import TrialState
 
+from optimizer.observe.events import Event, OutageBegan, OutageEnded, TrialStarted
 from optimizer.system.retry import Retry
 from optimizer.work.worker import Worker
 from studies.records import stored_studies, stored_trials
@@ -71,18 +72,16 @@ class Cut(Recorder):
         self._server = server
         self.timer = threading.Timer(back_after, server.start)
 
-    def trial_started(self, number: int, origin: str, images: int) -> None:
-        super().trial_started(number, origin, images)
-        if number == 2:
+    def report(self, event: Event) -> None:
+        super().report(event)
+        if isinstance(event, TrialStarted) and event.trial == 2:
             self._server.kill()
-
-    def outage_began(self, reason: str, limit_seconds: float) -> None:
-        super().outage_began(reason, limit_seconds)
-        self.timer.start()  # not at the kill: the worker notices only when it records the trial
+        if isinstance(event, OutageBegan):
+            self.timer.start()  # not at the kill: the worker notices only when it records the trial
 
 
 def work(short: ShortStudy, recorder: Recorder, patience: float) -> int:
-    worker = Worker(short.database, short.study, short.runtime, short.artifacts, recorder, patience_seconds=patience)
+    worker = Worker(short.records, short.runtime, short.artifacts, recorder, patience_seconds=patience)
     return worker.run()
 
 
@@ -95,11 +94,11 @@ def test_a_worker_waits_for_the_database_and_loses_nothing(server: Server, tmp_p
     recorder = Cut(server, back_after=4.0)
     assert work(short, recorder, patience=120) == 5
     recorder.timer.join()
-    assert len(recorder.away) == 1
-    (seconds,) = recorder.back
-    assert 4.0 <= seconds < 60
+    assert len(recorder.of(OutageBegan)) == 1
+    (back,) = recorder.of(OutageEnded)
+    assert 4.0 <= back.took < 60
     assert [number for number, _ in recorder.started] == [0, 1, 2, 3, 4]  # none was evaluated twice
-    rows = stored_trials.load_trials(short.database, short.study)
+    rows = stored_trials.load_trials(short.records)
     assert [(row.number, row.state, row.attempt) for row in rows] == [(number, "complete", 1) for number in range(5)]
     told = optuna.load_study(study_name="short", storage=short.database.storage).trials
     assert [trial.state for trial in told] == [TrialState.COMPLETE] * 5
@@ -129,7 +128,7 @@ def test_a_database_that_stays_away_ends_the_program_clearly_and_the_study_can_b
     again[again.index("start")] = "resume"
     subprocess.run(again, cwd=tmp_path, env=environment, check=True, capture_output=True, timeout=200)
     database = open_database(url_of(server), create=False)
-    rows = stored_trials.load_trials(database, stored_studies.load_study(database, "short"))
+    rows = stored_trials.load_trials(stored_studies.open_study(database, "short"))
     assert [(row.number, row.state) for row in rows] == [(number, "complete") for number in range(5)]
     database.close()
 

@@ -1,4 +1,4 @@
-"""`mergetune demo`: the embedded demo study from start to proven export."""
+"""`mergetune demo`: the built-in demo study, from its start to a proven export."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def demo(
         "demo-run"
     ),
 ) -> None:
-    """Run the embedded demo study, export the winner, and say where everything is."""
+    """Run the built-in demo study, export the winner, and print where the results are."""
     import studies
     from optimizer.cli.commands.export import export
     from optimizer.cli.workers.loading import load_stored_study
@@ -33,12 +33,12 @@ def demo(
     storage = storage_url(str(file))
     name = load_spec(spec).study
     database = open_database(storage)
-    there = [study for study in list_studies(database) if study.name == name]
-    if there:
-        stored, runtime = there[0], load_stored_study(there[0], cache)
+    records = next((each for each in list_studies(database) if each.study.name == name), None)
+    if records is None:
+        records, runtime = start_study(spec, storage, cache)
     else:
-        database, stored, runtime = start_study(spec, storage, cache)
-    if not work_on(database, stored, runtime, None):
+        runtime = load_stored_study(records.study, cache)
+    if not work_on(records, runtime, None):
         return
     winner = output / "best-merge.safetensors"
     export(name, output=winner, force=True, storage=storage)

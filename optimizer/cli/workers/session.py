@@ -1,4 +1,4 @@
-"""Work on a study that is loaded: trials with live progress, the final, and what is said at the end."""
+"""Work on a loaded study: trials with live progress, the final, and the summary at the end."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from types import FrameType
 from typing import TYPE_CHECKING
 
 from optimizer.cli.common import DEFAULT_STORAGE, console, escaped, interactive, quiet_optuna
-from optimizer.cli.workers.monitoring import NOBODY, Monitoring
+from optimizer.cli.workers.monitoring import UNMONITORED, Monitoring
 
 if TYPE_CHECKING:
     from optimizer.observe.events import Reporter
@@ -23,49 +23,48 @@ if TYPE_CHECKING:
     from optimizer.system.retry import Retry
     from studies.files.artifacts import Artifacts
     from studies.records.database import Database
-    from studies.records.values import StoredStudy
+    from studies.records.study_records import StudyRecords
 
-LARGER = {"trials": " --trials N", "patience": " --patience N"}  # the end of a study -> how a resume goes beyond it
+BUDGET_OPTIONS = {"trials": " --trials N", "patience": " --patience N"}  # why a study ended -> how to resume it
 
 
-def has_ended(database: Database, stored: StoredStudy) -> bool:
-    """Return whether a worker would find nothing to do, so that nothing need be loaded."""
+def has_ended(records: StudyRecords) -> bool:
+    """Return whether a worker would find nothing to do, so that no model needs to be loaded."""
     from optimizer.work.scheduling import PendingWork
     from studies.records.registry import live_workers
 
-    return PendingWork(database, stored).task(stored, live_workers(database)) is None
+    return PendingWork(records).task(records, live_workers(records.database)) is None
 
 
 def environments_of_others(
     count: int | None, runtime: Runtime, url: str, artifacts: str | Path | None, cache: Path
 ) -> list[dict[str, str]]:
-    """Return the environments of the workers to start beside this one, and give this one its share of the cores.
+    """Return the environments of the additional workers, and limit this process to its share of the cores.
 
     Args:
-        count: of workers on this machine, this one included; None for one for each GPU.
+        count: the number of workers on this machine, including this one; None: one for each GPU.
     """
     import torch
 
-    from optimizer.cli.workers.local_workers import environments, settings_of
+    from optimizer.cli.workers.local_workers import environments, options_as_variables
 
     own, *others = environments(count, runtime.device)
     if runtime.device.type == "cpu":
         torch.set_num_threads(int(own["OMP_NUM_THREADS"]))
-    return [settings_of(url, artifacts, cache) | other for other in others]
+    return [options_as_variables(url, artifacts, cache) | other for other in others]
 
 
 def work_on(
-    database: Database,
-    stored: StoredStudy,
+    records: StudyRecords,
     runtime: Runtime,
     artifacts: str | Path | None,
-    watch: Monitoring = NOBODY,
+    monitoring: Monitoring = UNMONITORED,
     others: Sequence[Mapping[str, str]] = (),
 ) -> bool:
     """Run trials with live progress, hold the final, and print the outcome.
 
     Args:
-        others: the environments of further workers to start on this machine.
+        others: the environments of additional workers to start on this machine.
 
     Returns:
         False if it was stopped before the budget was spent.
@@ -75,27 +74,27 @@ def work_on(
     from optimizer.insight.interactive import save_figures
     from optimizer.work.worker import Worker
     from studies.files.artifacts import Artifacts
-    from studies.records.stored_studies import load_study
+    from studies.records.stored_studies import open_study
 
     quiet_optuna()
-    folder = Artifacts.beside(database.url, artifacts)
+    folder = Artifacts.beside(records.database.url, artifacts)
     with (
         stopping() as stop,
-        local_workers(stored.name, others, stop),
-        ProgressReporter(database, stored, runtime.objective, stop) as people,
+        local_workers(records.study.name, others, stop),
+        ProgressReporter(records, runtime.objective, stop) as people,
     ):
-        reporter = watch.reporter(database, stored, people)
-        finished = Worker(database, stored, runtime, folder, reporter, stop.is_set, patience_seconds()).run()
-    stored = load_study(database, stored.name)
-    stopped = stop.is_set() or stored.status != "active"
+        reporter = monitoring.reporter(records, people)
+        finished = Worker(records, runtime, folder, reporter, stop.is_set, patience_seconds()).run()
+    records = open_study(records.database, records.study.name)
+    stopped = stop.is_set() or records.study.status != "active"
     if not stopped:
-        final_after(database, stored, runtime, folder, reporter)
-    save_figures(database, stored, runtime.objective)
-    print_outcome(database, stored, artifacts)
+        final_after(records, runtime, folder, reporter)
+    save_figures(records, runtime.objective)
+    print_outcome(records, artifacts)
     if stopped:
-        console.print(escaped(f"Stopped. Go on with: {_resume_command(database, stored)}"), soft_wrap=True)
+        console.print(escaped(f"Stopped. Continue with: {_resume_command(records)}"), soft_wrap=True)
     elif finished == 0:
-        print_end(database, stored)
+        print_end(records)
     return not stopped
 
 
@@ -103,7 +102,7 @@ def work_on(
 def stopping() -> Iterator[threading.Event]:
     """Give an event that the first Ctrl-C or SIGTERM sets, so that the trial in progress is finished.
 
-    A second one leaves at once, and loses only that trial.
+    A second one stops at once, and loses only that trial.
     """
     from optimizer.cli.views.progress import FINISHING
 
@@ -113,9 +112,9 @@ def stopping() -> Iterator[threading.Event]:
         if stop.is_set():
             raise KeyboardInterrupt
         stop.set()
-        if not interactive():  # the live display says it by itself
+        if not interactive():  # the live display shows it anyway
             with suppress(OSError):  # nobody may be there to read it
-                os.write(sys.stderr.fileno(), f"\n{FINISHING}\n".encode())  # the console may be in the middle of a line
+                os.write(sys.stderr.fileno(), f"\n{FINISHING}\n".encode())  # the console may be busy printing a line
 
     before = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
@@ -126,10 +125,10 @@ def stopping() -> Iterator[threading.Event]:
 
 
 def patience_seconds() -> float:
-    """Return how long a worker waits for a database that is away: MERGETUNE_PATIENCE_SECONDS, or ten minutes.
+    """Return how long a worker waits for an unreachable database: MERGETUNE_PATIENCE_SECONDS, or ten minutes.
 
     Raises:
-        StorageError: the variable holds no number of seconds.
+        StorageError: the variable is not a number of seconds.
     """
     from optimizer.errors import StorageError
     from optimizer.system.retry import LIMIT_SECONDS
@@ -144,56 +143,54 @@ def patience_seconds() -> float:
     return seconds
 
 
-def final_after(
-    database: Database, stored: StoredStudy, runtime: Runtime, artifacts: Artifacts, reporter: Reporter
-) -> None:
-    """Hold the final once the budget is spent. While other workers are at work it is left to the last of them."""
+def final_after(records: StudyRecords, runtime: Runtime, artifacts: Artifacts, reporter: Reporter) -> None:
+    """Hold the final once the budget is spent; if other workers are still at work, the last of them does it."""
     from optimizer.cli.views.final import final_is_due, finish_study
     from optimizer.errors import FinalError
 
-    if not final_is_due(database, stored):
+    if not final_is_due(records):
         return
     try:
-        finish_study(database, stored, runtime, artifacts, reporter, retry_for(reporter))
+        finish_study(records, runtime, artifacts, reporter, retry_for(reporter))
     except FinalError as error:
         console.print(f"no final: {escaped(str(error))}", soft_wrap=True)
 
 
 def retry_for(reporter: Reporter) -> Retry:
     """Wait for a database or store that is away as long as MERGETUNE_PATIENCE_SECONDS says, and report it."""
-    from optimizer.system.retry import Retry
+    from optimizer.observe.events import reporting_retry
 
-    return Retry(limit_seconds=patience_seconds(), on_waiting=reporter.outage_began, on_back=reporter.outage_ended)
+    return reporting_retry(reporter, patience_seconds())
 
 
-def print_outcome(database: Database, stored: StoredStudy, artifacts: str | Path | None) -> None:
-    """Print what the study has found so far as a table, and draw it as a picture."""
+def print_outcome(records: StudyRecords, artifacts: str | Path | None) -> None:
+    """Print the results of a study as tables, and draw them as a picture."""
     from optimizer.cli.views.report import print_study, save_comparison
     from studies.files.artifacts import Artifacts
 
-    print_study(database, stored, every_trial=False)
-    sheet = save_comparison(database, stored, Artifacts.beside(database.url, artifacts))
+    print_study(records, every_trial=False)
+    sheet = save_comparison(records, Artifacts.beside(records.database.url, artifacts))
     if sheet is not None:
-        console.print(f"contact sheet, parents beside the best: {escaped(sheet)}", soft_wrap=True)
+        console.print(f"contact sheet of the parents and the best: {escaped(sheet)}", soft_wrap=True)
 
 
-def print_end(database: Database, stored: StoredStudy) -> None:
-    """Print how to go on with a study whose budget is spent; nothing for one whose budget is not."""
+def print_end(records: StudyRecords) -> None:
+    """Print how to continue a study whose budget is spent; print nothing if it is not spent."""
     from optimizer.search.stopping import end_of
     from studies.records.stored_trials import load_trials
 
-    if end := end_of(database, stored, load_trials(database, stored)):
-        more = LARGER.get(end.key, ", from its spec with a larger budget")
-        text = f"The study has ended; go on with: {_resume_command(database, stored)}{more}"
+    if end := end_of(records, load_trials(records)):
+        more = BUDGET_OPTIONS.get(end.key, ", after raising the budget in its spec file")
+        text = f"The study has ended; continue with: {_resume_command(records)}{more}"
         console.print(escaped(text), soft_wrap=True)
 
 
-def _resume_command(database: Database, stored: StoredStudy) -> str:
-    return f'mergetune study resume "{stored.name}"{storage_option(database)}'
+def _resume_command(records: StudyRecords) -> str:
+    return f'mergetune study resume "{records.study.name}"{storage_option(records.database)}'
 
 
 def storage_option(database: Database) -> str:
-    """Return the option by which another command finds this database, with a leading space; empty if none is needed."""
+    """Return the `--storage` option for another command, with a leading space; empty if none is needed."""
     from studies.system.database_url import database_file, redacted
 
     if database.url == DEFAULT_STORAGE or os.environ.get("MERGETUNE_STORAGE"):

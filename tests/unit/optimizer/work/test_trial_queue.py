@@ -10,6 +10,7 @@ from demo_study import Recorder
 from optuna.trial import TrialState
 from unrendered_study import UnrenderedStudy, begin_unrendered, evaluation
 
+from optimizer.observe.events import TrialTakenOver
 from optimizer.work.heartbeat import RERUNS, Heartbeat, deaths
 from optimizer.work.trial_queue import ClaimedTrial, TrialQueue
 from studies.records import registry, stored_trials, tables
@@ -20,32 +21,23 @@ class Queue:
     """A queue with a worker that is registered, and a reporter that remembers."""
 
     def __init__(self, study: UnrenderedStudy) -> None:
-        self.reporter = Takeovers()
+        self.reporter = Recorder()
         self.study, self.recorder = study, study.recorder()
-        self.queue = TrialQueue(
-            study.database, study.study, study.order, study.trials, self.reporter, self.recorder.settle
-        )
-        self.heartbeat = Heartbeat(study.database, registry.register_worker(study.database))
+        self.queue = TrialQueue(study.records, study.order, study.trials, self.reporter, self.recorder.settle)
+        self.heartbeat = Heartbeat(study.records.database, registry.register_worker(study.records.database))
 
     def take(self) -> ClaimedTrial:
         claimed = self.queue.take(self.heartbeat)
         assert claimed is not None
         return claimed
 
+    def taken_over(self) -> list[tuple[int, int]]:
+        """Number and attempt of the trials of others that were taken."""
+        return [(event.trial, event.attempt) for event in self.reporter.of(TrialTakenOver)]
+
     def finish(self, claimed: ClaimedTrial) -> None:
         assert self.recorder.store(claimed, evaluation(1.0, 2.0), None, 0.0)
         self.recorder.settle(claimed.trial)
-
-
-class Takeovers(Recorder):
-    """Remembers which trials of others were taken, and at which attempt."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.taken: list[tuple[int, int]] = []
-
-    def trial_taken_over(self, number: int, attempt: int) -> None:
-        self.taken.append((number, attempt))
 
 
 @pytest.fixture
@@ -56,7 +48,7 @@ def study(tmp_path: Path) -> UnrenderedStudy:
 def die(study: UnrenderedStudy, worker_id: str) -> None:
     """As if the worker's process had ended without signing off: another one has its number now."""
     mine = tables.workers.c.id == worker_id
-    with study.database.write() as connection:
+    with study.records.database.write() as connection:
         connection.execute(tables.workers.update().where(mine).values(pid=os.getpid(), process="an earlier one"))
 
 
@@ -77,10 +69,10 @@ def test_a_claimed_trial_is_stored_with_its_worker_its_recipe_and_its_parameters
     for _ in range(3):
         queue.finish(queue.take())
     claimed = queue.take()
-    stored = stored_trials.load_trials(study.database, study.study)[claimed.number]
+    stored = stored_trials.load_trials(study.records)[claimed.number]
     assert (stored.state, stored.worker_id, stored.attempt) == ("running", queue.heartbeat.worker_id, 1)
     assert stored.recipe == claimed.recipe
-    params = optuna_trials(study.database, study.study)[claimed.number].params
+    params = optuna_trials(study.records)[claimed.number].params
     assert study.order.blueprint.recipe(study.plan.space.rows(params)) == claimed.recipe
 
 
@@ -88,16 +80,16 @@ def test_a_trial_of_a_living_worker_is_left_alone(study: UnrenderedStudy) -> Non
     first, second = Queue(study), Queue(study)
     mine, yours = first.take(), second.take()
     assert (mine.number, yours.number) == (0, 1)
-    assert second.reporter.taken == []
+    assert second.taken_over() == []
 
 
 def test_a_trial_whose_worker_left_is_taken_again_as_the_same_attempt(study: UnrenderedStudy) -> None:
     first, second = Queue(study), Queue(study)
     left = first.take()
-    registry.remove_worker(study.database, first.heartbeat.worker_id)
+    registry.remove_worker(study.records.database, first.heartbeat.worker_id)
     taken = second.take()
     assert (taken.number, taken.recipe, taken.interrupted) == (left.number, left.recipe, True)
-    assert second.reporter.taken == [(left.number, 1)]
+    assert second.taken_over() == [(left.number, 1)]
     assert not first.recorder.store(left, evaluation(9.0, 9.0), None, 0.0), "it is another worker's now"
 
 
@@ -106,10 +98,10 @@ def test_a_trial_proposed_by_the_sampler_keeps_its_parameters_when_it_is_taken_a
     for _ in range(3):
         first.finish(first.take())
     left = first.take()
-    before = optuna_trials(study.database, study.study)[left.number].params
-    registry.remove_worker(study.database, first.heartbeat.worker_id)
+    before = optuna_trials(study.records)[left.number].params
+    registry.remove_worker(study.records.database, first.heartbeat.worker_id)
     assert second.take().recipe == left.recipe
-    assert optuna_trials(study.database, study.study)[left.number].params == before
+    assert optuna_trials(study.records)[left.number].params == before
 
 
 def test_a_trial_over_which_a_worker_died_is_tried_a_few_times_and_then_fails(study: UnrenderedStudy) -> None:
@@ -117,14 +109,14 @@ def test_a_trial_over_which_a_worker_died_is_tried_a_few_times_and_then_fails(st
     for _ in range(RERUNS + 1):
         queue = Queue(study)
         assert queue.take().number == 0
-        attempts += [attempt for _, attempt in queue.reporter.taken]
+        attempts += [attempt for _, attempt in queue.taken_over()]
         die(study, queue.heartbeat.worker_id)
     assert attempts == list(range(2, RERUNS + 2))
     last = Queue(study)
     assert last.take().number == 1, "trial 0 is given up"
     (failed,) = last.reporter.finished
-    assert (failed.number, failed.state, failed.reason) == (0, "failed", deaths(RERUNS + 1))
-    assert optuna_trials(study.database, study.study)[0].state is TrialState.FAIL
+    assert (failed.number, failed.state, failed.reason) == (0, "failed", deaths(RERUNS + 1).reason)
+    assert optuna_trials(study.records)[0].state is TrialState.FAIL
 
 
 def test_a_trial_that_was_recorded_but_not_told_is_only_settled(study: UnrenderedStudy) -> None:
@@ -133,13 +125,15 @@ def test_a_trial_that_was_recorded_but_not_told_is_only_settled(study: Unrendere
     assert first.recorder.store(cut_off, evaluation(1.0, 2.0), None, 0.0)
     die(study, first.heartbeat.worker_id)
     assert second.take().number == 1
-    told = optuna_trials(study.database, study.study)[0]
+    told = optuna_trials(study.records)[0]
     assert (told.state, told.values) == (TrialState.COMPLETE, [1.5])
-    assert second.reporter.taken == []
+    assert second.taken_over() == []
 
 
 def test_a_trial_that_optuna_has_and_nobody_began_is_begun(study: UnrenderedStudy) -> None:
-    study.database.storage.create_new_trial(study.database.storage.get_study_id_from_name(study.study.name))
+    study.records.database.storage.create_new_trial(
+        study.records.database.storage.get_study_id_from_name(study.records.study.name)
+    )
     queue = Queue(study)
     claimed = queue.take()
     assert (claimed.number, str(claimed.origin), claimed.interrupted) == (0, "parent A", True)
@@ -149,5 +143,5 @@ def test_a_parent_outside_the_space_is_claimed_without_parameters(tmp_path: Path
     study = begin_unrendered(tmp_path, space={"granularity": "sections", "bounds": {"*": [0.2, 0.8]}})
     queue = Queue(study)
     assert str(queue.take().origin) == "parent A"
-    assert optuna_trials(study.database, study.study)[0].params == {}
+    assert optuna_trials(study.records)[0].params == {}
     assert not study.order.has_parameters(0)
