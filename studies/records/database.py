@@ -159,6 +159,8 @@ def _set_up_alone(url: str, file: Path | None) -> Iterator[None]:
 def _open_storage(url: str, file: Path | None) -> RDBStorage:
     """Open Optuna's storage, and make the tables that are missing."""
     if file is not None:
+        if not file.exists():
+            file.touch()  # SQLite makes it 0644, which no group can write whatever the umask; its -wal and -shm follow
         _use_wal(url)
     storage = RDBStorage(url, engine_kwargs=_engine_options(url))
     try:
