@@ -27,6 +27,7 @@ from optuna.artifacts._upload import ARTIFACTS_ATTR_PREFIX  # optuna-dashboard h
 from optuna.artifacts.exceptions import ArtifactNotFound
 from PIL import Image
 
+from studies.errors import ArtifactError
 from studies.files.png import encode_png
 from studies.files.stores import SCHEME, FolderStore, Store, bucket_store
 from studies.system.database_url import database_file
@@ -60,7 +61,7 @@ class Artifacts:
             bucket = bucket_store(str(found))
             bucket.require()
             return cls(bucket)
-        folder = FolderStore(Path(found).resolve())
+        folder = FolderStore(_folder(found))
         folder.make()
         return cls(folder)
 
@@ -70,7 +71,7 @@ class Artifacts:
         found = usual_folder(url) if place is None else place
         if is_bucket(found):
             return cls(bucket_store(str(found)))
-        return cls(FolderStore(Path(found).resolve(), required=False))
+        return cls(FolderStore(_folder(found), required=False))
 
     @property
     def place(self) -> str:
@@ -222,6 +223,16 @@ def _encoded(picture: Image.Image, **options: Any) -> bytes:
 
 def is_bucket(place: str | Path) -> bool:
     return isinstance(place, str) and place.startswith(SCHEME)
+
+
+def _folder(place: str | Path) -> Path:
+    """Return a folder from the root on. Raises ArtifactError for a URL, which would be a folder named `gs:`."""
+    if isinstance(place, str) and "://" in place:
+        raise ArtifactError(f"artifacts are kept in a folder or in s3://bucket/prefix, got {place!r}")
+    try:
+        return Path(place).expanduser().resolve()
+    except RuntimeError as error:  # `~name` of nobody
+        raise ArtifactError(f"the artifact folder {place}: {error}") from error
 
 
 def usual_folder(url: str) -> Path:

@@ -7,7 +7,15 @@ from typing import Annotated
 
 import typer
 
-from optimizer.cli.common import DEFAULT_STORAGE, ArtifactFolder, Storage, console, database_to_change, escaped
+from optimizer.cli.common import (
+    DEFAULT_STORAGE,
+    ArtifactFolder,
+    Storage,
+    console,
+    database_to_change,
+    database_to_read,
+    escaped,
+)
 
 
 class Keep(StrEnum):
@@ -30,9 +38,9 @@ def prune_artifacts(
     from studies.files.artifacts import Artifacts
     from studies.records.stored_studies import load_study
 
-    database = database_to_change(storage)
+    database = database_to_read(storage) if dry_run else database_to_change(storage)
     stored = load_study(database, study)
-    place = Artifacts.beside(database.url, artifacts)
+    place = (Artifacts.known if dry_run else Artifacts.beside)(database.url, artifacts)
     waste = find_waste(database, stored, place, study_objective(stored), keep.value)
     if not dry_run:
         remove_waste(database, place, waste)

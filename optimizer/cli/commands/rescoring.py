@@ -69,7 +69,7 @@ def rescore(
     print_study(database, stored, every_trial=False)
     for line in _verdict(database, other.study, stored):
         console.print(escaped(line), soft_wrap=True)
-    again = f'mergetune study resume "{stored.name}"{storage_option(database)}'
+    again = f'mergetune study resume "{stored.name}"{storage_option(database.url)}'
     console.print(escaped(f"Go on with: {again}"), soft_wrap=True)
 
 

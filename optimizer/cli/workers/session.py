@@ -14,7 +14,7 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
 
-from optimizer.cli.common import DEFAULT_STORAGE, console, escaped, interactive, quiet_optuna
+from optimizer.cli.common import DEFAULT_STORAGE, console, escaped, interactive, quiet_optuna, storage_url
 from optimizer.cli.workers.monitoring import NOBODY, Monitoring
 
 if TYPE_CHECKING:
@@ -188,13 +188,15 @@ def print_end(database: Database, stored: StoredStudy) -> None:
 
 
 def _resume_command(database: Database, stored: StoredStudy) -> str:
-    return f'mergetune study resume "{stored.name}"{storage_option(database)}'
+    return f'mergetune study resume "{stored.name}"{storage_option(database.url)}'
 
 
-def storage_option(database: Database) -> str:
-    """Return the option by which another command finds this database, with a leading space; empty if none is needed."""
+def storage_option(url: str) -> str:
+    """Return the option by which another command finds a database, with a leading space; empty if none is needed."""
     from studies.system.database_url import database_file, redacted
 
-    if database.url == DEFAULT_STORAGE or os.environ.get("MERGETUNE_STORAGE"):
+    if url == storage_url(os.environ.get("MERGETUNE_STORAGE") or DEFAULT_STORAGE):
         return ""
-    return f" --storage {shlex.quote(str(database_file(database.url) or redacted(database.url)))}"
+    file = database_file(url)
+    shown = redacted(url) if file is None or storage_url(str(file)) == url else url  # its artifacts are beside a link
+    return f" --storage {shlex.quote(shown)}"
