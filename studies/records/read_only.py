@@ -67,6 +67,7 @@ def _connect_to_copy(file: Path, log: Path) -> sqlite3.Connection:
         shutil.copyfile(log, copy.with_name(f"{copy.name}-wal"))
         connection = sqlite3.connect(copy, timeout=WAIT_SECONDS, check_same_thread=False)
         connection.execute("SELECT count(*) FROM sqlite_master").fetchone()  # opens the log, which then may go
+        connection.execute("PRAGMA query_only=ON")
     return connection
 
 
