@@ -207,6 +207,8 @@ def _set_up_alone(url: str, file: Path | None) -> Iterator[None]:
             yield
         return
     with _engine(url, _reading_options(url, file)) as looking:
+        if file is None:
+            _require_writes(looking, url)
         current = _is_current(looking)
         if not current and (file is None or not _lock_of(file).exists()):
             _refuse_other_programs(looking, url)  # before a lock is made beside their file
@@ -236,8 +238,6 @@ def _open_storage(url: str, file: Path | None) -> RDBStorage:
     storage = RDBStorage(canonical_url(url), engine_kwargs=_engine_options(url))
     try:
         migrate(storage.engine)
-        if file is None:
-            _require_writes(storage.engine, url)
     except BaseException:
         storage.engine.dispose()
         raise
@@ -251,7 +251,8 @@ def _open_storage(url: str, file: Path | None) -> RDBStorage:
 def _require_writes(engine: Engine, url: str) -> None:
     """Raises DatabaseReadOnlyError."""
     with engine.connect() as connection:
-        if connection.execute(sa.text("SHOW transaction_read_only")).scalar_one() == "on":
+        usual = "current_setting('default_transaction_read_only')::boolean OR pg_is_in_recovery()"
+        if connection.execute(sa.text(f"SELECT {usual}")).scalar_one():
             raise DatabaseReadOnlyError(f"the study database {redacted(url)} cannot be written: {TAKES_NO_WRITES}")
 
 
