@@ -1,4 +1,4 @@
-"""Files on disk: their sha256, and replacing one whole or not at all."""
+"""Files on disk: their sha256, and atomic replacement."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def sha256_of(path: Path, progress: Callable[[int], None] | None = None) -> str:
     """Return the sha256 of a whole file as 64 hex digits.
 
     Args:
-        progress: called with the bytes of each chunk that was read.
+        progress: called with the number of bytes of each chunk that was read.
     """
     digest = hashlib.sha256()
     with path.open("rb") as file:
@@ -29,15 +29,16 @@ def sha256_of(path: Path, progress: Callable[[int], None] | None = None) -> str:
 
 @contextmanager
 def replacing(target: Path, explained: Callable[[], AbstractContextManager[None]] = nullcontext) -> Iterator[Path]:
-    """Give a path beside `target` that becomes it when the block ends well, and vanishes otherwise.
+    """Yield a temporary path beside `target`, which replaces it if the block succeeds and is removed otherwise.
 
-    Readers see the whole file or the one of before. Several may write at once: the last one wins.
+    Readers see either the whole new file or the old one. Several processes may write at once; the last one wins.
 
     Args:
-        explained: around the last step, to say in other words why the file cannot be moved into its place.
+        target: the file to replace.
+        explained: context manager around the replacement, which may turn its error into a clearer one.
 
     Raises:
-        OSError: it cannot.
+        OSError: the file cannot be replaced.
     """
     temporary = target.with_name(f".{target.name}.{os.getpid()}-{uuid.uuid4().hex[:8]}.part")
     try:

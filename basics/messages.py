@@ -1,4 +1,4 @@
-"""Parts of messages for people: one line of an error, and what a misspelt name was meant to be."""
+"""Parts of messages: the first line of an error, and suggestions for a misspelt name."""
 
 from __future__ import annotations
 
@@ -7,24 +7,24 @@ from collections.abc import Iterable
 
 
 def first_line(error: BaseException) -> str:
-    """Return the first line of an error's message; the name of its type where it has none."""
+    """Return the first line of an error's message, or the name of its type if the message is empty."""
     return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
 def nearest(name: str, known: Iterable[str], count: int = 1) -> list[str]:
-    """Return up to `count` known names that a misspelt one may mean, the nearest first.
+    """Return up to `count` known names that are similar to a misspelt one, the nearest first.
 
-    Case does not count: `in00` for `IN00` is the slip most often made.
+    Case is ignored: `in00` for `IN00` is the most common mistake.
     """
     by_folded: dict[str, str] = {}
     for candidate in known:
         by_folded.setdefault(candidate.casefold(), candidate)
-    found = difflib.get_close_matches(name.casefold(), by_folded, n=count, cutoff=0.5)
-    return [by_folded[folded] for folded in found]
+    matches = difflib.get_close_matches(name.casefold(), by_folded, n=count, cutoff=0.5)
+    return [by_folded[folded] for folded in matches]
 
 
 def unknown_name(name: str, known: Iterable[str]) -> str:
-    """Return the tail of a message about a misspelt name: the nearest known one, then all of them."""
+    """Return the end of a message about an unknown name: the nearest known name, then all known names."""
     names = tuple(known)
     hint = "".join(f"did you mean {candidate!r}? " for candidate in nearest(name, names))
     return f"{hint}Known: {', '.join(names)}"

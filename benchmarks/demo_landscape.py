@@ -92,9 +92,9 @@ class DemoLandscape:
             path = self.folder / "features" / suite / f"{recipe.digest}.{name}.npy"
             path.parent.mkdir(parents=True, exist_ok=True)
             np.save(path, rows.numpy())
-        (objective,) = self._runtime.objective.values(found.sheet.means).values()
-        by_item = {name: list(map(float, values)) for name, values in found.sheet.by_item.items()}
-        return {"objective": objective, "by_item": by_item, "by_set": dict(found.sheet.by_set)}
+        (objective,) = self._runtime.objective.values(found.scores.means).values()
+        by_item = {name: list(map(float, values)) for name, values in found.scores.by_item.items()}
+        return {"objective": objective, "by_item": by_item, "by_set": dict(found.scores.by_set)}
 
     def gain(self, params: Params, suite: str) -> float | None:
         """Over the better parent, on one suite."""

@@ -35,7 +35,7 @@ from optimizer.runtime.setup import Runtime
 from optimizer.search.probes import make_probes
 from optimizer.search.sampler import distributions
 from optimizer.trial.evaluation import Evaluation
-from optimizer.trial.objective import Objective, ScoreSheet
+from optimizer.trial.objective import Objective, Scores
 from optimizer.trial.scoring import Scoring
 from optimizer.work.worker import Worker
 from search_spaces.blocks import Architecture, places
@@ -81,7 +81,7 @@ class Simulated:
         return Evaluation(
             items=tuple(range(ITEMS)),
             images=self._images,
-            sheet=ScoreSheet(by_item={"sharpness": generator.normal(size=ITEMS)}, by_set={}),
+            scores=Scores(by_item={"sharpness": generator.normal(size=ITEMS)}, by_set={}),
             features={},
             seconds={"merge": 0.0, "denoise": self._seconds, "score": 0.0},
         )
@@ -134,8 +134,8 @@ def begin(url: str, runtime: Runtime) -> Database:
 
 def work(database: Database, runtime: Runtime, folder: Path, stop: Callable[[], bool] = lambda: False) -> Quiet:
     reporter = Quiet()
-    study = stored_studies.load_study(database, "storage")
-    Worker(database, study, runtime, Artifacts.beside(database.url, folder), reporter, stop).run()
+    records = stored_studies.open_study(database, "storage")
+    Worker(records, runtime, Artifacts.beside(database.url, folder), reporter, stop).run()
     return reporter
 
 

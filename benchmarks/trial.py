@@ -55,9 +55,9 @@ def main() -> None:
         plan = make_plan(spec)
         runtime = build_runtime(plan, hash_parents(plan), Path(folder) / "cache")
         objective = runtime.objective
-        study = create_study(database, plan.spec, runtime.parents, objective.directions, objective.names)
-        Worker(database, study, runtime, Artifacts.beside(database.url), Reporters(())).run()
-        rows = load_trials(database, study)
+        records = create_study(database, plan.spec, runtime.parents, objective.directions, objective.names)
+        Worker(records, runtime, Artifacts.beside(database.url), Reporters(())).run()
+        rows = load_trials(records)
         database.close()
     beside = 0 if taken is None else taken.nbytes
     peak = (torch.cuda.max_memory_allocated() - beside) / 1e9 if runtime.device.type == "cuda" else None

@@ -23,7 +23,7 @@ The base of all is basics.errors.MergetuneError.
 from __future__ import annotations
 
 from basics.errors import MergetuneError
-from studies.records.failures import FailureKind, failure_kind
+from studies.records.failures import FailureKind
 
 
 class OptimizerError(MergetuneError):
@@ -58,12 +58,12 @@ class TrialFailed(OptimizerError):  # noqa: N818 - it is an outcome, told to the
     """The trial cannot be scored; the message is kept as its reason.
 
     Args:
-        kind: what kind of reason it is; read off the message where it is left out.
+        kind: what kind of reason it is.
     """
 
-    def __init__(self, reason: str, kind: FailureKind | None = None) -> None:
+    def __init__(self, reason: str, kind: FailureKind) -> None:
         super().__init__(reason)
-        self.kind: FailureKind = kind or failure_kind(reason)
+        self.kind: FailureKind = kind
 
 
 class FinalError(OptimizerError):

@@ -1,9 +1,9 @@
 """LAION's aesthetic predictors: a small head on the CLIP ViT-L/14 image embedding.
 
-v2 (https://github.com/christophschuhmann/improved-aesthetic-predictor) is five linear layers with no
-activation between them; dropout lay between them in training, hence the gaps in their numbers. v1
-(https://github.com/LAION-AI/aesthetic-predictor) is a single linear layer. Both take an L2-normalised
-embedding and were fitted to ratings from 1 to 10. Which one a file holds is told by its keys.
+v2 (https://github.com/christophschuhmann/improved-aesthetic-predictor) has five linear layers without activations
+between them. Their numbers have gaps because there were dropout layers between them in training. v1
+(https://github.com/LAION-AI/aesthetic-predictor) is a single linear layer. Both take an L2-normalised embedding and
+were fitted to ratings from 1 to 10. The keys of a file tell which of the two it holds.
 """
 
 from __future__ import annotations
@@ -32,16 +32,21 @@ _V2_WIDTHS = (1024, 128, 64, 16, 1)
 
 
 class Affine(NamedTuple):
-    """x -> x @ weight.T + bias."""
+    """A linear layer: x -> x @ weight.T + bias."""
 
     weight: Tensor  # [out, in]
     bias: Tensor  # [out]
 
 
 def read_head(state: Mapping[str, Tensor], source: str) -> tuple[Affine, ...]:
-    """The layers of a v2 or v1 head, float64, from its named tensors.
+    """Read the layers of a v2 or v1 head from its named tensors, as float64.
 
-    Raises WrongWeightsError, naming `source`, if keys or shapes are those of neither.
+    Args:
+        state: key -> tensor.
+        source: the file, for messages.
+
+    Raises:
+        WrongWeightsError: keys or shapes are those of neither version.
     """
     for prefixes, widths in ((_V2_PREFIXES, _V2_WIDTHS), (_V1_PREFIXES, (1,))):
         keys = {f"{prefix}{part}" for prefix in prefixes for part in ("weight", "bias")}
@@ -49,34 +54,38 @@ def read_head(state: Mapping[str, Tensor], source: str) -> tuple[Affine, ...]:
             layers = tuple(Affine(state[f"{p}weight"].double(), state[f"{p}bias"].double()) for p in prefixes)
             _check_shapes(layers, widths, source)
             return layers
-    found = ", ".join(sorted(state)[:4]) + (", ..." if len(state) > 4 else "")
+    names = ", ".join(sorted(state)[:4]) + (", ..." if len(state) > 4 else "")
     raise WrongWeightsError(
-        f"{source} is no LAION aesthetic head: expected keys layers.0.weight to layers.7.bias (v2) "
-        f"or weight and bias (v1), got {found or 'none'}"
+        f"{source} is not a LAION aesthetic head: expected keys layers.0.weight to layers.7.bias (v2) "
+        f"or weight and bias (v1), got {names or 'none'}: give another file with option 'head'"
     )
 
 
 def _check_shapes(layers: tuple[Affine, ...], widths: tuple[int, ...], source: str) -> None:
-    entry = layers[0].weight.shape[-1]
-    expected = [(out, into) for out, into in zip(widths, (entry, *widths[:-1]), strict=True)]
-    found = [tuple(layer.weight.shape) for layer in layers]
-    if found != expected or any(layer.bias.shape != layer.weight.shape[:1] for layer in layers):
-        raise WrongWeightsError(f"{source}: expected linear layers {expected}, got {found}")
+    input_width = layers[0].weight.shape[-1]
+    expected = [(out, into) for out, into in zip(widths, (input_width, *widths[:-1]), strict=True)]
+    shapes = [tuple(layer.weight.shape) for layer in layers]
+    if shapes != expected or any(layer.bias.shape != layer.weight.shape[:1] for layer in layers):
+        raise WrongWeightsError(
+            f"{source}: expected linear layers {expected}, got {shapes}: give another file with option 'head'"
+        )
 
 
 def apply_head(embeddings: Tensor, layers: tuple[Affine, ...]) -> Tensor:
-    """Aesthetic score, float64 [n], nominally 1..10, of L2-normalised embeddings [n, width]."""
+    """Compute aesthetic scores, float64 [n], nominally 1..10, of L2-normalised embeddings [n, width]."""
     values = embeddings.double()
     for layer in layers:
         values = F.linear(values, layer.weight, layer.bias)
     return values.squeeze(-1)
 
 
-CLIP_OF_THE_HEAD = frozenset({"ViT-L-14", "ViT-L-14-quickgelu"})  # at 224 pixels; at 336 embeddings are as wide
+CLIP_OF_THE_HEAD = frozenset(
+    {"ViT-L-14", "ViT-L-14-quickgelu"}
+)  # at 224 pixels; embeddings of the model at 336 pixels have the same width
 
 
 class AestheticScorer:
-    """A LAION head on a CLIP embedding; the head is tiny and stays on the CPU."""
+    """An aesthetic scorer: a LAION head on a CLIP embedding. The head is tiny and stays on the CPU."""
 
     info = AESTHETIC
 
@@ -91,15 +100,21 @@ class AestheticScorer:
         self._layers = layers
 
     def score(self, images: SuiteImages) -> Tensor:
-        """Float64 [n]."""
+        """Return the aesthetic score of each image, float64 [n], nominally 1..10."""
         return apply_head(self._embedder.embed_images(images), self._layers)
 
 
 def build(settings: AestheticSettings, context: BuildContext) -> AestheticScorer:
-    """An aesthetic scorer; without a head of its own, the pinned v2 file."""
+    """Build an aesthetic scorer; its head is the pinned v2 file unless the settings name another.
+
+    Raises:
+        ScorerSettingsError: the LAION head was not trained on the CLIP of the settings.
+        MissingWeightsError: the head or CLIP is missing and cannot be downloaded.
+        WrongWeightsError: the head or CLIP is not what it should be, or the two do not fit.
+    """
     if settings.head is None:
         _require_its_clip(settings)
-    # The head first: it is small, and if it is missing nobody should wait for CLIP.
+    # The head comes first: it is small, and if it is missing, nobody should wait for CLIP.
     path = weights.resolve(settings.head, weights.AESTHETIC_V2, context.cache_dir)
     if settings.head is not None and sha256_of(path) == weights.AESTHETIC_V2.sha256:
         _require_its_clip(settings)
@@ -108,7 +123,11 @@ def build(settings: AestheticSettings, context: BuildContext) -> AestheticScorer
 
 
 def _require_its_clip(settings: AestheticSettings) -> None:
-    """Whether the embeddings are those that LAION's head was trained on; weights in a file of the user's own may be."""
+    """Refuse a CLIP that LAION's head was not trained on; a weight file without a tag may be the right one.
+
+    Raises:
+        ScorerSettingsError: the settings name another CLIP.
+    """
     clip = settings.clip
     if clip.tag not in (None, "openai") or (clip.tag == "openai" and clip.model not in CLIP_OF_THE_HEAD):
         raise ScorerSettingsError(

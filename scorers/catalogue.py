@@ -1,17 +1,16 @@
-"""What the built-in scorers measure, in which direction, and how much of it is one step.
+"""The built-in scorers: what they measure, which direction is better, and which difference counts as one step.
 
-`unit` is the size of a difference in the suite's mean that should count as one step. It only sets the exchange
-rate when several scores are added into one objective; a study with one score never uses it. The values are our
-judgement of comparable steps, not measurements; the comment beside each says what it amounts to.
+`unit` is the difference in the suite's mean that counts as one step. It only weighs scores against each other when
+several are added into one objective; a study with one score never uses it. The values are our judgement of comparable
+steps, not measurements. The comment beside each explains it.
 """
 
 from __future__ import annotations
 
 from scorers.protocol import ScorerInfo
 
-# Fréchet and kernel distances of fewer than 8 images say nothing. Below 32 their bias is larger than any
-# difference between models: clean CIFAR images against others as clean are 299 apart in FID with 8 images,
-# 210 with 32 and 168 with 64.
+# Fréchet and kernel distances of fewer than 8 images are meaningless. Below 32, their bias exceeds any difference
+# between models: the FID of clean CIFAR images to other clean ones is 299 with 8 images, 210 with 32 and 168 with 64.
 SET_MIN_IMAGES = 8
 SET_ADVISED_IMAGES = 32
 
@@ -20,7 +19,7 @@ CLIP_SCORE = ScorerInfo(
     label="CLIP score",
     summary="how well an image fits its prompt: 100 x cosine of their CLIP embeddings",
     direction="maximize",
-    # One point, where scores of matching images and prompts lie around 20 to 35.
+    # One point; the scores of matching images and prompts are about 20 to 35.
     unit=1.0,
     range=(-100.0, 100.0),
     scope="image",
@@ -42,7 +41,7 @@ CLIP_IQA = ScorerInfo(
     label="CLIP-IQA",
     summary="probability that CLIP prefers the good word of a pair of opposites",
     direction="maximize",
-    unit=0.05,  # five points of a hundred
+    unit=0.05,  # five percentage points
     range=(0.0, 1.0),
     scope="image",
 )
@@ -52,7 +51,7 @@ FID = ScorerInfo(
     label="FID",
     summary="Fréchet distance to reference images on the Inception network of 2015",
     direction="minimize",
-    # A twentieth of the value that clean images have against clean ones at n = 32.
+    # A twentieth of the value of clean images against clean images at n = 32.
     unit=10.0,
     range=(0.0, 500.0),
     scope="set",
@@ -78,8 +77,8 @@ FRECHET = ScorerInfo(
     label="FD",
     summary="Fréchet distance to reference images on a timm network of your choice; not FID",
     direction="minimize",
-    # The scale of features is a network's own, so the built scorer replaces this by 5 % of the spread of the
-    # reference set, unless the settings give a unit.
+    # Every network has its own scale of features. So the builder replaces this by 5 % of the spread of the reference
+    # set, unless the settings give a unit.
     unit=1.0,
     range=(0.0, float("inf")),
     scope="set",
@@ -92,7 +91,7 @@ KERNEL = ScorerInfo(
     label="MMD",
     summary="kernel distance (unbiased) to reference images on a timm network of your choice; not KID",
     direction="minimize",
-    unit=1.0,  # replaced as for FRECHET
+    unit=1.0,  # replaced as that of FRECHET
     range=(0.0, float("inf")),
     scope="set",
     min_images=SET_MIN_IMAGES,
@@ -124,7 +123,7 @@ COLOURFULNESS = ScorerInfo(
     label="colourfulness",
     summary="Hasler and Süsstrunk's M3: 0 grey, 33 moderate, 59 quite, 109 extremely colourful",
     direction="maximize",
-    unit=5.0,  # a third of a step of the authors' scale of words (15, 33, 45, 59, 82, 109)
+    unit=5.0,  # a third of a step on the authors' verbal scale (15, 33, 45, 59, 82, 109)
     range=(0.0, 110.0),
     scope="image",
 )
@@ -134,7 +133,7 @@ CLIPPING = ScorerInfo(
     label="clipping",
     summary="share of pixels that are pure black or pure white",
     direction="minimize",
-    unit=0.02,  # two pixels of a hundred
+    unit=0.02,  # two percent of the pixels
     range=(0.0, 1.0),
     scope="image",
 )

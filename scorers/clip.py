@@ -1,11 +1,10 @@
 """One CLIP for all scorers that need it: image and text embeddings by open_clip, in full float32.
 
-The QuickGELU trap. OpenAI trained CLIP with QuickGELU, x * sigmoid(1.702 x), where later models use GELU. The
-two have the same weights, so OpenAI's file loads into the plain architecture without a word, and every
-embedding is a little wrong. Given a tag, open_clip knows which it needs; given a file, nobody does. So a file
-for a built-in architecture must say which tag it was published under (`trained_as`), unless it is OpenAI's
-own archive or the architecture is named `-quickgelu`. The tag also tells the colour normalisation, a smaller
-trap.
+Activation: OpenAI trained CLIP with QuickGELU, x * sigmoid(1.702 x); later models use GELU. The activation has no
+weights, so OpenAI's file loads into the plain architecture without an error, and every embedding is slightly wrong. For
+a tag, open_clip knows the right activation. A file does not tell it, so the settings must give the tag under which a
+file for a built-in architecture was published (`trained_as`). Only OpenAI's own archives and architectures named
+`-quickgelu` need none. The tag also determines the colour normalisation.
 """
 
 from __future__ import annotations
@@ -38,7 +37,7 @@ if TYPE_CHECKING:
     from scorers.config import ClipModelSettings
     from scorers.protocol import BuildContext, SuiteImages
 
-#: Files that a hub repository of open_clip may hold, best first.
+#: Weight files in the hub repositories of open_clip, most preferred first.
 _HUB_NAMES = (
     "open_clip_model.safetensors",
     "open_clip_pytorch_model.safetensors",
@@ -48,19 +47,19 @@ _HUB_NAMES = (
 
 @dataclass(frozen=True, kw_only=True)
 class ClipPlan:
-    """A CLIP model, decided but not yet loaded."""
+    """A choice of CLIP model, file and normalisation, not loaded yet."""
 
     model: str
-    config: dict[str, Any]  # open_clip's architecture, QuickGELU decided
+    config: dict[str, Any]  # open_clip's architecture, with the right activation
     file: Path
-    normalisation: Mapping[str, Any]  # of open_clip's tag; empty means OpenAI's
+    normalisation: Mapping[str, Any]  # of open_clip's tag; empty: OpenAI's
 
 
 class ClipEmbedder:
-    """Holds one CLIP. Embeddings are L2-normalised float32 on the CPU.
+    """A CLIP in memory. Embeddings are L2-normalised float32 on the CPU.
 
-    Image embeddings are kept with the images, so that all scorers of a trial share one forward; text
-    embeddings are kept here, because prompts stay the same from trial to trial.
+    Image embeddings are cached with the images, so that all scorers of a trial share one forward pass. Text embeddings
+    are cached here, because prompts are the same in every trial.
     """
 
     def __init__(
@@ -88,11 +87,11 @@ class ClipEmbedder:
         return float(self._model.logit_scale.double().exp())
 
     def embed_images(self, images: SuiteImages) -> Tensor:
-        """[n, width], one row an image."""
+        """Embed the images: float32 [n, width]."""
         return images.memo(("clip", self._key), lambda: self._encode_images(images.images))
 
     def embed_texts(self, prompts: Sequence[str]) -> Tensor:
-        """[n, width], one row a prompt. What lies beyond `context_length` tokens is cut off."""
+        """Embed the prompts: float32 [n, width]. Prompts are cut off after `context_length` tokens."""
         new = [prompt for prompt in dict.fromkeys(prompts) if prompt not in self._texts]
         for start in range(0, len(new), BATCH_SIZE):
             batch = new[start : start + BATCH_SIZE]
@@ -107,21 +106,28 @@ class ClipEmbedder:
         return F.normalize(self._runner.map(images, encode), dim=-1)
 
     def _encode_texts(self, prompts: Sequence[str]) -> Tensor:
-        with self._runner.present():
+        with self._runner.on_device():
             tokens = self._tokenize(list(prompts)).to(self._runner.device)
             return F.normalize(self._model.encode_text(tokens).float().cpu(), dim=-1)
 
 
 def shared_embedder(settings: ClipModelSettings, context: BuildContext) -> ClipEmbedder:
-    """The embedder of these settings, loaded once per context however many scorers ask for it."""
+    """Return the embedder of these settings, loaded once in each context; raises as `load_embedder`."""
     key = ("clip", settings, context.device)
     return context.shared.get(key, lambda: load_embedder(settings, context.device, in_turns=context.in_turns))
 
 
 def load_embedder(settings: ClipModelSettings, device: str = "cpu", *, in_turns: bool = False) -> ClipEmbedder:
-    """Load the CLIP that `settings` describe.
+    """Load the CLIP of the settings.
 
-    Raises ScorerSettingsError, MissingWeightsError or WrongWeightsError.
+    Args:
+        device: as torch spells it.
+        in_turns: move the network to the device only while it is used.
+
+    Raises:
+        ScorerSettingsError: open_clip has no such architecture or tag, or cannot build it.
+        MissingWeightsError: the weights or the tokenizer are missing and cannot be downloaded.
+        WrongWeightsError: the file does not fit the architecture, may run code, or its activation is unknown.
     """
     plan = plan_model(settings)
     model = make_model(plan.config)
@@ -132,26 +138,32 @@ def load_embedder(settings: ClipModelSettings, device: str = "cpu", *, in_turns:
 
 
 def plan_model(settings: ClipModelSettings) -> ClipPlan:
-    """Decide architecture, activation, normalisation and file, without loading anything big."""
+    """Choose architecture, activation, normalisation and file, without loading weights; raises as `load_embedder`."""
     config = _own_config(settings) or _builtin_config(settings.model)
-    described = _tag_config(settings)
-    # The activation is decided before the file is fetched: a contradiction should not cost a download.
-    quick_gelu = _needs_quick_gelu(settings, config, described)
+    tag_config = _tag_config(settings)
+    # The activation comes before the download, so that a contradiction is found first.
+    quick_gelu = _needs_quick_gelu(settings, config, tag_config)
     file = settings.weights_file
     if file is None:
-        file = _fetch_tag(settings, described)
+        file = _fetch_tag(settings, tag_config)
     config["quick_gelu"] = quick_gelu
-    return ClipPlan(model=settings.model, config=config, file=file, normalisation=described)
+    return ClipPlan(model=settings.model, config=config, file=file, normalisation=tag_config)
 
 
 def make_model(config: dict[str, Any]) -> Any:
-    """An open_clip model with random weights, from an architecture as open_clip's JSON files hold it.
+    """Make an open_clip model with random weights.
 
-    open_clip.create_model would do, but it may ask the hub for the weights of either tower.
+    open_clip.create_model is not used, because it may ask the hub for the weights of either tower.
+
+    Args:
+        config: the architecture in the format of open_clip's JSON files.
+
+    Raises:
+        ScorerSettingsError: the architecture is a CoCa model, or open_clip cannot build it.
     """
     config = copy.deepcopy(config)
     if "multimodal_cfg" in config:
-        raise ScorerSettingsError("CoCa models have no use as a scorer: choose a CLIP architecture")
+        raise ScorerSettingsError("expected a CLIP architecture, got a CoCa model: choose another architecture")
     if "timm_model_name" in config["vision_cfg"]:
         config["vision_cfg"]["timm_model_pretrained"] = False
     own_text = "hf_model_name" in config["text_cfg"]
@@ -161,31 +173,41 @@ def make_model(config: dict[str, Any]) -> Any:
     try:
         return (open_clip.CustomTextCLIP if custom else open_clip.CLIP)(**config)
     except (TypeError, ValueError, AssertionError) as error:  # an architecture of the user's own
-        raise ScorerSettingsError(f"open_clip cannot make a CLIP of this architecture: {error}") from error
+        raise ScorerSettingsError(
+            f"open_clip cannot build a CLIP from this architecture ({error}): correct its file in config_dir"
+        ) from error
 
 
 def load_weights(model: Any, path: Path) -> None:
-    """Put the tensors of a file into an open_clip model; every key must fit.
+    """Load the tensors of a file into an open_clip model; every key must fit.
 
-    Not open_clip.load_checkpoint, which silently resamples position embeddings of another image size.
+    open_clip.load_checkpoint is not used, because it silently resamples position embeddings of another image size.
+
+    Raises:
+        WrongWeightsError: the file cannot be opened safely, or does not fit the model.
     """
     state = convert_state_dict(model, read_state(path))
     if not hasattr(model, "positional_embedding"):
         state = convert_to_custom_text_state_dict(state)
-    for name in ("logit_scale", "logit_bias"):  # stored as [] or as [1], by the age of the file
+    for name in ("logit_scale", "logit_bias"):  # [] or [1], depending on the age of the file
         if name in state and getattr(model, name, None) is not None:
             state[name] = state[name].reshape(getattr(model, name).shape)
     try:
         model.load_state_dict(state, strict=True)
     except RuntimeError as error:
-        raise WrongWeightsError(f"{path} does not fit the CLIP architecture: {_first_fault(error)}") from error
+        raise WrongWeightsError(f"{path} does not fit the CLIP architecture: {_first_finding(error)}") from error
 
 
 def read_state(path: Path, trusted_archives: frozenset[str] | None = None) -> dict[str, Tensor]:
-    """The tensors of a CLIP file.
+    """Read the tensors of a CLIP file.
 
-    A TorchScript archive holds code as well as tensors, so it is only opened if its digest is one that OpenAI
-    published (`trusted_archives`, by default those in the addresses of open_clip's table).
+    Args:
+        trusted_archives: sha256 of the TorchScript archives that may be opened, which can run code; by default those
+        that
+            OpenAI published (see `openai_digests`).
+
+    Raises:
+        WrongWeightsError: the file is an untrusted TorchScript archive, or not a file of plain tensors.
     """
     if not weights.is_torchscript(path):
         state = weights.load_tensors(path)
@@ -193,11 +215,11 @@ def read_state(path: Path, trusted_archives: frozenset[str] | None = None) -> di
     trusted = openai_digests() if trusted_archives is None else trusted_archives
     if sha256_of(path) not in trusted:
         raise WrongWeightsError(
-            f"{path} is a TorchScript archive, which holds code, and none that OpenAI published: "
+            f"{path} is a TorchScript archive, which may run code, and OpenAI has not published it: "
             "convert it to .safetensors"
         )
     with warnings.catch_warnings():
-        # TorchScript is deprecated, as a FutureWarning says; OpenAI's files stay what they are.
+        # TorchScript is deprecated, but OpenAI's files exist in no other format.
         warnings.simplefilter("ignore")
         archive = torch.jit.load(str(path), map_location="cpu")  # type: ignore[no-untyped-call]
     state = dict(archive.state_dict())
@@ -207,14 +229,14 @@ def read_state(path: Path, trusted_archives: frozenset[str] | None = None) -> di
 
 
 def openai_digests() -> frozenset[str]:
-    """SHA-256 of every CLIP archive that OpenAI published: part of its address in open_clip's table."""
+    """Return the sha256 of every CLIP archive that OpenAI published, which its URL in open_clip's table contains."""
     tags = (open_clip.get_pretrained_cfg(model, tag) for model, tag in open_clip.list_pretrained())
     urls = (tag.get("url", "") for tag in tags)
     return frozenset(url.split("/")[-2] for url in urls if "openaipublic" in url)
 
 
 def preprocess_of(size: int | tuple[int, int], normalisation: Mapping[str, Any]) -> Preprocess:
-    """open_clip's preprocessing of an image size and a tag; without a tag, that of OpenAI."""
+    """Return open_clip's preprocessing for an image size and a tag's normalisation; OpenAI's if that is empty."""
     height, width = (size, size) if isinstance(size, int) else size
     return Preprocess(
         size=(height, width),
@@ -227,7 +249,11 @@ def preprocess_of(size: int | tuple[int, int], normalisation: Mapping[str, Any])
 
 
 def make_tokenizer(model: str, text_config: Mapping[str, Any]) -> Any:
-    """The tokenizer of an architecture. CLIP's own vocabulary comes inside open_clip; others need the hub."""
+    """Make the tokenizer of an architecture. CLIP's own vocabulary is part of open_clip; others come from the hub.
+
+    Raises:
+        MissingWeightsError: the hub does not provide the tokenizer.
+    """
     if not text_config.get("hf_tokenizer_name") and "siglip" not in model.lower():
         return open_clip.SimpleTokenizer(
             context_length=text_config.get("context_length", 77), **text_config.get("tokenizer_kwargs", {})
@@ -236,32 +262,33 @@ def make_tokenizer(model: str, text_config: Mapping[str, Any]) -> Any:
         return open_clip.get_tokenizer(model)
     except (OSError, ValueError, RuntimeError) as error:
         raise MissingWeightsError(
-            f"the tokenizer of {model!r} comes from the Hugging Face hub, which failed "
+            f"the tokenizer of {model!r} could not be fetched from the Hugging Face hub "
             f"({first_line(error)}): choose a model with CLIP's own vocabulary"
         ) from error
 
 
 def token_count(prompt: str, tokenize: Any = None) -> int:
-    """Tokens of a prompt in CLIP's vocabulary (or that of `tokenize`), start and end included."""
+    """Count the tokens of a prompt in CLIP's vocabulary (or that of `tokenize`), start and end tokens included."""
     tokenize = tokenize or open_clip.SimpleTokenizer()
     encode = getattr(tokenize, "encode", None) or tokenize.tokenizer.encode
     return len(encode(prompt)) + 2
 
 
 def _own_config(settings: ClipModelSettings) -> dict[str, Any] | None:
+    """Read the architecture from config_dir; None if the settings have no config_dir."""
     if settings.config_dir is None:
         return None
     path = settings.config_dir / f"{settings.model}.json"
     if not path.is_file():
-        known = ", ".join(sorted(file.stem for file in settings.config_dir.glob("*.json"))) or "none"
-        raise ScorerSettingsError(f"no CLIP architecture {path}: config_dir holds {known}")
+        names = ", ".join(sorted(file.stem for file in settings.config_dir.glob("*.json"))) or "none"
+        raise ScorerSettingsError(f"no CLIP architecture {path}: choose one of those in config_dir ({names})")
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise ScorerSettingsError(f"{path} is not JSON: {error}") from error
-    wanted = {"embed_dim", "vision_cfg", "text_cfg"}
-    if not isinstance(config, dict) or not wanted <= config.keys():
-        raise ScorerSettingsError(f"{path} must hold {', '.join(sorted(wanted))}, as open_clip's own files do")
+        raise ScorerSettingsError(f"{path} is not JSON ({error}): correct it") from error
+    required = {"embed_dim", "vision_cfg", "text_cfg"}
+    if not isinstance(config, dict) or not required <= config.keys():
+        raise ScorerSettingsError(f"{path} must have the keys {', '.join(sorted(required))}, as open_clip's files do")
     return config
 
 
@@ -269,25 +296,31 @@ def _builtin_config(model: str) -> dict[str, Any]:
     config = open_clip.get_model_config(model) if model in open_clip.list_models() else None
     if config is None:
         raise ScorerSettingsError(
-            f"open_clip has no architecture {model!r}: see open_clip.list_models(), or "
+            f"open_clip has no architecture {model!r}: choose one of open_clip.list_models(), or "
             "set config_dir for one of your own"
         )
     return dict(config)
 
 
 def _tag_config(settings: ClipModelSettings) -> dict[str, Any]:
-    """open_clip's entry for the tag of these settings; empty without a tag."""
+    """Return open_clip's entry for the tag of the settings; empty without a tag."""
     if settings.tag is None:
         return {}
-    found = open_clip.get_pretrained_cfg(settings.model, settings.tag)
-    if not found:
+    entry = open_clip.get_pretrained_cfg(settings.model, settings.tag)
+    if not entry:
         tags = ", ".join(open_clip.list_pretrained_tags_by_model(settings.model)) or "none"
-        raise ScorerSettingsError(f"open_clip has no weights {settings.tag!r} for {settings.model!r}; it has {tags}")
-    return dict(found)
+        raise ScorerSettingsError(
+            f"open_clip has no weights {settings.tag!r} for {settings.model!r}: choose one of {tags}"
+        )
+    return dict(entry)
 
 
 def _needs_quick_gelu(settings: ClipModelSettings, config: Mapping[str, Any], tag: Mapping[str, Any]) -> bool:
-    """Which activation the weights were trained with; see the top of this module."""
+    """Return whether the weights were trained with QuickGELU; see the top of this module.
+
+    Raises:
+        WrongWeightsError: a file without a tag may have been trained with either activation.
+    """
     if settings.weights_file is not None:
         weights.existing_file(settings.weights_file, "clip.pretrained")
     if tag:
@@ -299,8 +332,8 @@ def _needs_quick_gelu(settings: ClipModelSettings, config: Mapping[str, Any], ta
     tags = open_clip.list_pretrained_tags_by_model(settings.model)
     if any(open_clip.get_pretrained_cfg(settings.model, name).get("quick_gelu") for name in tags):
         raise WrongWeightsError(
-            f"{settings.pretrained} does not tell whether this {settings.model!r} was trained with "
-            "QuickGELU, as OpenAI's, or with GELU, and the wrong one is silently wrong: set clip.trained_as "
+            f"{settings.pretrained} does not say whether this {settings.model!r} was trained with QuickGELU, like "
+            "OpenAI's, or with GELU, and the wrong one would give wrong scores without an error: set clip.trained_as "
             f"to the open_clip tag of the file, one of {', '.join(tags)}"
         )
     return False
@@ -315,7 +348,7 @@ def _fetch_tag(settings: ClipModelSettings, tag: Mapping[str, Any]) -> Path:
     return weights.resolve_hub_file(repository, (name,) if name else _HUB_NAMES, title=title, advice=advice)
 
 
-def _first_fault(error: RuntimeError) -> str:
-    """The first complaint of load_state_dict, on one line."""
+def _first_finding(error: RuntimeError) -> str:
+    """Return the first finding of load_state_dict, on one line."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return (lines[1] if len(lines) > 1 else lines[0])[:300]

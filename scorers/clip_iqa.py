@@ -1,7 +1,7 @@
-"""CLIP-IQA: is "Good photo." or "Bad photo." the better caption?
+"""CLIP-IQA: whether "Good photo." or "Bad photo." is the better caption of an image.
 
 Wang et al. 2023, Exploring CLIP for Assessing the Look and Feel of Images, https://arxiv.org/abs/2207.12396.
-With CLIP as it is; the paper's removal of position embeddings serves arbitrary sizes, and we resize.
+CLIP is used unchanged. The paper removes the position embeddings to take images of any size; here images are resized.
 """
 
 from __future__ import annotations
@@ -19,21 +19,21 @@ if TYPE_CHECKING:
 
 
 def antonym_probability(images: Tensor, good: Tensor, bad: Tensor, logit_scale: float) -> Tensor:
-    """Mean over pairs of the softmax weight of the good prompt, float64 [n] in 0..1.
+    """Average the softmax weight of the good prompt over all pairs: float64 [n] in 0..1.
 
     Args:
-        images: L2-normalised rows [n, d].
-        good: L2-normalised rows [p, d], one a pair.
-        bad: L2-normalised rows [p, d], the opposites in the same order.
-        logit_scale: factor on cosines before the softmax (equation 3 of the paper has 1/temperature).
+        images: L2-normalised embeddings [n, d].
+        good: L2-normalised embeddings of the good prompts [p, d].
+        bad: L2-normalised embeddings of their opposites [p, d], in the same order.
+        logit_scale: factor on cosines before the softmax; 1/temperature in equation 3 of the paper.
     """
-    # A softmax over two is a logistic function of their difference.
+    # A softmax over two values is the logistic function of their difference.
     difference = images.double() @ (good.double() - bad.double()).T
     return (logit_scale * difference).sigmoid().mean(dim=-1)
 
 
 class ClipIqaScorer:
-    """CLIP-IQA over pairs of opposite prompts."""
+    """A CLIP-IQA scorer over pairs of opposite prompts."""
 
     info = CLIP_IQA
 
@@ -43,11 +43,11 @@ class ClipIqaScorer:
         self._bad = embedder.embed_texts([bad for _, bad in pairs])
 
     def score(self, images: SuiteImages) -> Tensor:
-        """Float64 [n] in 0..1."""
+        """Return the CLIP-IQA of each image, float64 [n] in 0..1."""
         embedded = self._embedder.embed_images(images)
         return antonym_probability(embedded, self._good, self._bad, self._embedder.logit_scale)
 
 
 def build(settings: ClipIqaSettings, context: BuildContext) -> ClipIqaScorer:
-    """A CLIP-IQA scorer on the shared embedder of its settings."""
+    """Build a CLIP-IQA scorer on the shared embedder of its settings; raises as `shared_embedder`."""
     return ClipIqaScorer(shared_embedder(settings.clip, context), settings.pairs)

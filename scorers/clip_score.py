@@ -1,8 +1,8 @@
-"""CLIP score: does the image show what its prompt asks for?
+"""CLIP score: how well an image shows what its prompt asks for.
 
-Hessel et al. 2021, CLIPScore, https://arxiv.org/abs/2104.08718, without its factor 2.5, its cut at zero and the words
-"A photo depicts" before every caption: a merge that turns away from the prompt should be told how far, prompts are no
-captions of photos, and 100 x cosine is what other tools report.
+Hessel et al. 2021, CLIPScore, https://arxiv.org/abs/2104.08718, with three differences. Negative values are not clipped
+to zero, because they tell how far a merge is from its prompt. The prefix "A photo depicts" is left out, because prompts
+are not captions of photos. The factor is 100 instead of 2.5, as in other tools.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ if TYPE_CHECKING:
 
 
 def clip_score(images: Tensor, texts: Tensor) -> Tensor:
-    """100 x cosine of paired embeddings, float64 [n] in -100..100, from L2-normalised rows [n, d]."""
+    """Compute 100 x cosine of paired L2-normalised embeddings [n, d]: float64 [n] in -100..100."""
     return 100 * (images.double() * texts.double()).sum(dim=-1)
 
 
 class ClipScorer:
-    """CLIP score of each image with its own prompt."""
+    """A scorer of the CLIP score of each image with its own prompt."""
 
     info = CLIP_SCORE
 
@@ -33,10 +33,10 @@ class ClipScorer:
         self._embedder = embedder
 
     def score(self, images: SuiteImages) -> Tensor:
-        """Float64 [n], 100 x cosine."""
+        """Return the CLIP score of each image, float64 [n] in -100..100."""
         return clip_score(self._embedder.embed_images(images), self._embedder.embed_texts(images.prompts))
 
 
 def build(settings: ClipScoreSettings, context: BuildContext) -> ClipScorer:
-    """A CLIP scorer on the shared embedder of its settings."""
+    """Build a CLIP scorer on the shared embedder of its settings; raises as `shared_embedder`."""
     return ClipScorer(shared_embedder(settings.clip, context))

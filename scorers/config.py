@@ -1,6 +1,6 @@
-"""Settings of the built-in scorers, as a spec writes them. Frozen, unknown options refused, no torch.
+"""Settings of the built-in scorers, as in a spec: frozen, without unknown options, without torch.
 
-How much a score weighs in the objective is a matter of the study, not of the scorer, and is not here.
+The weight of a score in the objective belongs to the study and is not part of these settings.
 """
 
 from __future__ import annotations
@@ -19,15 +19,17 @@ from pydantic import (
 
 from basics.settings import FrozenSettings
 
-#: Kinds of file that weights may come in. All are opened without running code.
+#: Suffixes of weight files. All are opened without running code from them.
 WEIGHT_SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt")
 
 
 def absolute_path(path: Path, info: ValidationInfo) -> Path:
-    """`path` with `~` expanded and made absolute against `info.context["base_dir"]`, the folder of the spec.
+    """Expand `~` and make the path absolute against `info.context["base_dir"]`, the folder of the spec.
 
-    Never the current directory: a study that is resumed from elsewhere must find the same files.
-    Raises ValueError for a relative path where no base_dir was passed.
+    The current directory is never used: a study that is resumed from elsewhere must find the same files.
+
+    Raises:
+        ValueError: the path is relative and there is no base_dir, or there is no home folder for `~`.
     """
     try:
         path = path.expanduser()
@@ -36,30 +38,30 @@ def absolute_path(path: Path, info: ValidationInfo) -> Path:
     if not path.is_absolute():
         base_dir = (info.context or {}).get("base_dir")
         if base_dir is None:
-            raise ValueError(f"relative path {str(path)!r} needs a base_dir in the validation context")
+            raise ValueError(f"expected an absolute path, got {str(path)!r}: pass a base_dir in the validation context")
         path = Path(base_dir).absolute() / path
     return Path(os.path.normpath(path))
 
 
-#: A path in a spec: relative to the folder of the spec, stored absolute.
+#: A path in a spec. It may be relative to the folder of the spec, and is stored as an absolute path.
 SpecPath = Annotated[Path, AfterValidator(absolute_path)]
 
 
 class ScorerSettings(FrozenSettings):
-    """Base of all scorer settings; equal settings are equal and hash alike."""
+    """The base of all scorer settings. Settings with equal values are equal and have the same hash."""
 
 
 class ClipModelSettings(ScorerSettings):
-    """Which CLIP to embed with.
+    """The CLIP to embed with.
 
-    A tag tells open_clip's file, its activation and its normalisation. A local file tells none of these, so
-    for one of the built-in architectures say `trained_as`, the tag under which the file was published.
+    A tag of open_clip determines the file, its activation and its normalisation. A local file determines none of these,
+    so for a built-in architecture, set `trained_as` to the tag under which the file was published.
     """
 
     model: str = "ViT-L-14-quickgelu"  # an open_clip architecture, or the stem of a JSON file in config_dir
     pretrained: str = "openai"  # an open_clip tag, or a weight file
-    trained_as: str | None = None  # for a weight file: the tag whose activation and normalisation it follows
-    config_dir: SpecPath | None = None  # folder with own architectures, <model>.json as open_clip writes them
+    trained_as: str | None = None  # for a weight file: the tag with its activation and normalisation
+    config_dir: SpecPath | None = None  # folder of your own architectures: <model>.json in open_clip's format
 
     @field_validator("pretrained")
     @classmethod
@@ -71,20 +73,22 @@ class ClipModelSettings(ScorerSettings):
     @model_validator(mode="after")
     def _check_source(self) -> ClipModelSettings:
         if self.trained_as is not None and self.weights_file is None:
-            raise ValueError("trained_as belongs to a weight file in `pretrained`; with a tag leave it out")
+            raise ValueError("trained_as needs a weight file in `pretrained`, got a tag: leave trained_as out")
         if self.config_dir is not None and self.weights_file is None:
-            raise ValueError("an own architecture (config_dir) needs a weight file in `pretrained`, not a tag")
+            raise ValueError(
+                "config_dir needs a weight file in `pretrained`, got a tag: give the file, or leave config_dir out"
+            )
         return self
 
     @property
     def weights_file(self) -> Path | None:
-        """The weight file, or None when `pretrained` is a tag."""
+        """The weight file; None if `pretrained` is a tag."""
         path = Path(self.pretrained)
         return path if path.is_absolute() else None
 
     @property
     def tag(self) -> str | None:
-        """The open_clip tag that describes the weights, if one is known."""
+        """The open_clip tag that describes the weights; None if there is none."""
         return self.trained_as if self.weights_file else self.pretrained
 
 
@@ -98,14 +102,14 @@ class AestheticSettings(ScorerSettings):
     """Options of `aesthetic`."""
 
     clip: ClipModelSettings = ClipModelSettings()
-    head: SpecPath | None = None  # LAION head, v2 or v1; the pinned v2 file if absent
+    head: SpecPath | None = None  # LAION head, v2 or v1; None: the pinned v2 file
 
 
 class ClipIqaSettings(ScorerSettings):
     """Options of `clip_iqa`."""
 
     clip: ClipModelSettings = ClipModelSettings()
-    # (good, bad) prompts; the score is the mean over pairs. The default is the pair of the paper.
+    # Pairs of (good, bad) prompts; the score is the mean over pairs. The default is the paper's pair.
     pairs: Annotated[tuple[tuple[str, str], ...], Field(min_length=1)] = (("Good photo.", "Bad photo."),)
 
 
@@ -113,7 +117,7 @@ class InceptionSettings(ScorerSettings):
     """Options of `fid` and `kid`."""
 
     reference: SpecPath  # folder of images, searched recursively
-    weights: SpecPath | None = None  # FID Inception in torch-fidelity's format; the pinned file if absent
+    weights: SpecPath | None = None  # FID Inception in torch-fidelity's format; None: the pinned file
 
 
 class NetworkSettings(ScorerSettings):
@@ -122,9 +126,9 @@ class NetworkSettings(ScorerSettings):
     reference: SpecPath  # folder of images, searched recursively
     network: str  # a timm architecture
     weights: SpecPath  # its weights
-    input_size: Annotated[int, Field(ge=16, le=2048)] | None = None  # pixels; the network's own if absent
-    unit: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None  # 5 % of the reference spread if absent
+    input_size: Annotated[int, Field(ge=16, le=2048)] | None = None  # pixels; None: the network's own
+    unit: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None  # None: 5 % of the references' spread
 
 
 class PixelSettings(ScorerSettings):
-    """Pixel statistics have no options."""
+    """Options of the pixel statistics, which have none."""

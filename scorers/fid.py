@@ -1,8 +1,8 @@
-"""Distances between the rendered set and reference images: FID and KID, and the same on any timm network.
+"""Distances between the rendered images and reference images: FID and KID, and the same on any timm network.
 
-Only the Inception of 2015 gives a FID or a KID; on another network the numbers are named FD(network) and
-MMD(network). All carry their n, because their values shrink as n grows: compare only at the same n, the same
-prompts and seeds.
+Only the Inception network of 2015 gives a FID or a KID. On another network the numbers are named FD(network) and
+MMD(network). All names include n, because the Fréchet distance is biased upwards for small n: compare values only at
+the same n, prompts and seeds.
 """
 
 from __future__ import annotations
@@ -30,81 +30,106 @@ if TYPE_CHECKING:
     from scorers.config import InceptionSettings, NetworkSettings
     from scorers.protocol import BuildContext, ScorerInfo, SuiteImages
 
-#: One step of a distance whose scale is the network's own, as a share of the spread of the references.
+#: Default unit of a distance on a timm network, as a share of the spread of the references.
 _UNIT_SHARE = 0.05
 
 
 class _SetScorer:
-    """What both distances share: a network, with one forward for all scorers on it."""
+    """The base of both distances: all scorers on a network share one forward pass."""
 
     def __init__(self, network: FeatureNetwork, info: ScorerInfo) -> None:
         self._network = network
         self.info = info
 
     def features(self, images: SuiteImages) -> Tensor:
-        """Float32 [n, d]. Raises SuiteImagesError below `info.min_images`."""
+        """Return the features of the images, float32 [n, d].
+
+        Raises:
+            SuiteImagesError: there are fewer than `info.min_images` images.
+        """
         self.info.check_count(len(images))
         key = ("features", self._network.digest)
         return images.memo(key, lambda: self._network.embed(images.images))
 
 
 class FrechetScorer(_SetScorer):
-    """Fréchet distance of the images' features to the references'."""
+    """A scorer of the Fréchet distance between the features of the images and those of the references."""
 
     def __init__(self, network: FeatureNetwork, reference: FrechetReference, info: ScorerInfo) -> None:
         super().__init__(network, info)
         self._reference = reference
 
     def score(self, features: Tensor) -> float:
-        """The distance, >= 0. Raises SuiteImagesError below `info.min_images` rows."""
+        """Compute the Fréchet distance of features [n, d], >= 0.
+
+        Raises:
+            SuiteImagesError: n is smaller than `info.min_images`.
+        """
         self.info.check_count(len(features))
         return frechet_distance(features, self._reference)
 
 
 class KernelScorer(_SetScorer):
-    """Kernel distance of the images' features to the references'."""
+    """A scorer of the kernel distance between the features of the images and those of the references."""
 
     def __init__(self, network: FeatureNetwork, reference: KernelReference, info: ScorerInfo) -> None:
         super().__init__(network, info)
         self._reference = reference
 
     def score(self, features: Tensor) -> float:
-        """The distance, around 0 for equal sets. Raises SuiteImagesError below `info.min_images` rows."""
+        """Compute the kernel distance of features [n, d], around 0 for equal distributions.
+
+        Raises:
+            SuiteImagesError: n is smaller than `info.min_images`.
+        """
         self.info.check_count(len(features))
         return kernel_distance(features, self._reference)
 
 
 def build_fid(settings: InceptionSettings, context: BuildContext) -> FrechetScorer:
-    """FID against the reference folder."""
+    """Build an FID scorer against the reference folder.
+
+    Raises:
+        MissingWeightsError: the network's weights are missing and cannot be downloaded.
+        WrongWeightsError: they are not what they should be.
+        ReferenceImagesError: the folder is missing, unreadable, or has too few images.
+    """
     network = _inception(settings, context)
     reference = frechet_reference(_references(settings.reference, network, context))
     return FrechetScorer(network, reference, catalogue.FID)
 
 
 def build_kid(settings: InceptionSettings, context: BuildContext) -> KernelScorer:
-    """KID against the reference folder."""
+    """Build a KID scorer against the reference folder; raises as `build_fid`."""
     network = _inception(settings, context)
     reference = kernel_reference(_references(settings.reference, network, context))
     return KernelScorer(network, reference, catalogue.KID)
 
 
 def build_frechet(settings: NetworkSettings, context: BuildContext) -> FrechetScorer:
-    """Fréchet distance on a timm network."""
+    """Build a scorer of the Fréchet distance on a timm network.
+
+    Raises:
+        ScorerSettingsError: timm has no such network, or it does not take the input size.
+        MissingWeightsError: the weight file is missing.
+        WrongWeightsError: the file does not hold weights of the network.
+        ReferenceImagesError: the folder is missing, unreadable, or has too few images.
+    """
     network = _timm(settings, context)
     reference = frechet_reference(_references(settings.reference, network, context))
     return FrechetScorer(network, reference, _named(catalogue.FRECHET, settings, reference.spread))
 
 
 def build_kernel(settings: NetworkSettings, context: BuildContext) -> KernelScorer:
-    """Kernel distance on a timm network."""
+    """Build a scorer of the kernel distance on a timm network; raises as `build_frechet`."""
     network = _timm(settings, context)
     reference = kernel_reference(_references(settings.reference, network, context))
     return KernelScorer(network, reference, _named(catalogue.KERNEL, settings, reference.spread))
 
 
 def _named(info: ScorerInfo, settings: NetworkSettings, spread: float) -> ScorerInfo:
-    """`info` with the name of the network, and the unit of the settings or of the references' spread."""
-    unit = settings.unit or _UNIT_SHARE * spread or info.unit  # references that are all alike have no spread
+    """Name the network in `info`, and set the unit: the settings' own, or else a share of the references' spread."""
+    unit = settings.unit or _UNIT_SHARE * spread or info.unit  # identical references have no spread
     return replace(info, label=f"{info.label}({settings.network})", unit=unit)
 
 

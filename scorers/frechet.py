@@ -1,7 +1,8 @@
-"""Two distances between sets of feature vectors, exact for small sets. Pure functions, float64.
+"""Two distances between sets of feature vectors: the Fréchet distance and the kernel distance (MMD).
 
-Notation: X [n, d] the images' features, Y [m, d] the references', n small (8 to a few hundred), d about 2048.
-The reference side is prepared once; what is left for each call is cheap enough for a bootstrap.
+Notation: X [n, d] features of the images, Y [m, d] features of the references; n is small (8 to a few hundred), d about
+2048. Everything is computed in float64, exactly, without random subsets. The references are prepared once; the rest is
+cheap enough for a bootstrap.
 """
 
 from __future__ import annotations
@@ -17,24 +18,24 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class FrechetReference:
-    """Mean and covariance of the references, the covariance as a factor: root.T @ root."""
+    """The mean of the references, and their covariance as a factor: root.T @ root."""
 
     mean: Tensor  # [d]
     root: Tensor  # [min(m, d), d]
-    spread: float  # trace of the covariance: what the distance would be to copies of the mean
+    spread: float  # trace of the covariance: the distance to a set of copies of the mean
 
 
 @dataclass(frozen=True, kw_only=True)
 class KernelReference:
-    """The references, with the part of the kernel distance that only depends on them."""
+    """The features of the references, and the part of the kernel distance that depends on them alone."""
 
     features: Tensor  # [m, d]
-    self_similarity: float  # mean of k(y, y') over pairs of different references
-    spread: float  # mean of k(y, y) less self_similarity; the trace of the covariance if k were linear
+    self_similarity: float  # mean of k(y, y') over pairs of distinct references
+    spread: float  # mean of k(y, y) minus self_similarity; for a linear k, the trace of the covariance
 
 
 def frechet_reference(features: Tensor) -> FrechetReference:
-    """Prepare the reference side of `frechet_distance` from Y [m, d], m >= 2."""
+    """Prepare the references of `frechet_distance` from Y [m, d], m >= 2."""
     mean, root = _centre(features)
     if root.shape[0] > root.shape[1]:
         # More references than dimensions: R of Y = QR has the same R.T @ R and fewer rows.
@@ -43,14 +44,15 @@ def frechet_reference(features: Tensor) -> FrechetReference:
 
 
 def frechet_distance(features: Tensor, reference: FrechetReference) -> float:
-    """Squared Fréchet distance between Gaussians fitted to both sets; not negative, 0 for equal moments.
+    """Compute the squared Fréchet distance between Gaussians fitted to both sets: >= 0, and 0 for equal moments.
 
         |mean_x - mean_y|^2 + tr C_x + tr C_y - 2 tr (C_x C_y)^(1/2)
 
-    With C_x = A.T A and C_y = B.T B (A, B: centred features over sqrt(n - 1)), the non-zero eigenvalues of
-    C_x C_y are the squared singular values of A B.T, so the last trace is their sum: an [n, m] problem and
-    exact, where the usual square root of a [d, d] matrix of rank n is slow and needs a ridge.
-    Heusel et al. 2017, https://arxiv.org/abs/1706.08500 (with covariances over n - 1, as there).
+    With C_x = A.T A and C_y = B.T B (A, B: centred features divided by sqrt(n - 1)), the non-zero eigenvalues of C_x
+    C_y are the squared singular values of A B.T, so the last trace is the sum of those singular values. This is an
+    exact [n, m] problem. The usual square root of a [d, d] matrix of rank n is slow and needs regularisation.
+
+    Heusel et al. 2017, https://arxiv.org/abs/1706.08500; covariances are divided by n - 1, as there.
 
     Args:
         features: X [n, d], n >= 2, any float dtype.
@@ -64,7 +66,7 @@ def frechet_distance(features: Tensor, reference: FrechetReference) -> float:
 
 
 def kernel_reference(features: Tensor) -> KernelReference:
-    """Prepare the reference side of `kernel_distance` from Y [m, d], m >= 2."""
+    """Prepare the references of `kernel_distance` from Y [m, d], m >= 2."""
     features = features.double()
     gram = cubic_kernel(features, features)
     similarity = _mean_of_pairs(gram)
@@ -74,11 +76,11 @@ def kernel_reference(features: Tensor) -> KernelReference:
 
 
 def kernel_distance(features: Tensor, reference: KernelReference) -> float:
-    """Unbiased squared maximum mean discrepancy with the cubic kernel; around 0, or below, for equal sets.
+    """Compute the unbiased squared maximum mean discrepancy with the cubic kernel; it may be below 0.
 
-    Binkowski et al. 2018, KID, https://arxiv.org/abs/1801.01401, but over all images at once in place of
-    random subsets: the same expectation, less variance, no random numbers. Rows that repeat, as in a
-    bootstrap, count as pairs of equal images and raise the value.
+    Binkowski et al. 2018, KID, https://arxiv.org/abs/1801.01401, but over all images at once instead of random subsets:
+    the expectation is the same, the variance is lower, and there are no random numbers. Repeated rows, as in a
+    bootstrap, count as pairs of equal images and increase the value.
 
     Args:
         features: X [n, d], n >= 2, any float dtype.
@@ -91,18 +93,18 @@ def kernel_distance(features: Tensor, reference: KernelReference) -> float:
 
 
 def cubic_kernel(x: Tensor, y: Tensor) -> Tensor:
-    """(x . y / d + 1)^3 of all pairs of rows: [n, d], [m, d] -> [n, m]."""
+    """Compute (x . y / d + 1)^3 for all pairs of rows of x [n, d] and y [m, d]: [n, m]."""
     return (x @ y.T / x.shape[-1] + 1) ** 3
 
 
 def _centre(features: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean [d], and rows less the mean over sqrt(n - 1), whose Gram matrix is the covariance."""
+    """Return the mean [d], and A [n, d] = (rows - mean) / sqrt(n - 1), so that A.T @ A is the covariance."""
     features = features.double()
     mean = features.mean(dim=0)
     return mean, (features - mean) / (len(features) - 1) ** 0.5
 
 
 def _mean_of_pairs(gram: Tensor) -> float:
-    """Mean of a square matrix without its diagonal."""
+    """Average the off-diagonal elements of a square matrix."""
     count = len(gram)
     return float((gram.sum() - gram.diagonal().sum()) / (count * (count - 1)))

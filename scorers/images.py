@@ -1,4 +1,4 @@
-"""Pictures into tensors: reading files, and the resizing that scoring networks expect. Pure functions."""
+"""Image files as tensors, and the preprocessing that scoring networks expect. Pure functions."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ if TYPE_CHECKING:
 
 Interpolation = Literal["bicubic", "bilinear"]
 
-#: File suffixes that count as images, lower case.
+#: Suffixes of image files, in lower case.
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Preprocess:
-    """How a network wants its input: resized, cropped or padded, scaled to 0..1 and normalised."""
+    """The preprocessing of a network's input: resize, crop or pad, scale to 0..1, normalise."""
 
     size: tuple[int, int]  # height, width in pixels
     mean: tuple[float, float, float]  # of R, G, B in 0..1
@@ -38,9 +38,9 @@ class Preprocess:
 
 
 def prepare(image: Tensor, preprocess: Preprocess) -> Tensor:
-    """Network input, float32 [3, *preprocess.size], from a uint8 image [3, h, w], on the image's device.
+    """Turn an image, uint8 [3, h, w], into network input, float32 [3, *preprocess.size], on the same device.
 
-    Agrees with open_clip's transform within one grey level; see `resize` for how Pillow 13 may differ.
+    It agrees with open_clip's transform within one grey level; see `resize` about Pillow 13.
     """
     size = resized_size((image.shape[-2], image.shape[-1]), preprocess)
     levels = resize(image.unsqueeze(0).float(), size, preprocess.interpolation)
@@ -51,30 +51,30 @@ def prepare(image: Tensor, preprocess: Preprocess) -> Tensor:
 
 
 def prepare_batch(images: Sequence[Tensor], preprocess: Preprocess, device: str) -> Tensor:
-    """Network input on `device`, float32 [b, 3, *preprocess.size], from uint8 images [3, h, w] of any sizes."""
+    """Turn images, uint8 [3, h, w] of any sizes, into network input on `device`, float32 [b, 3, *preprocess.size]."""
     return torch.stack([prepare(image.to(device), preprocess) for image in images])
 
 
 def resize(levels: Tensor, size: tuple[int, int], interpolation: Interpolation) -> Tensor:
-    """Antialiased resizing of [b, c, h, w] in whole grey levels 0..255 to `size` (height, width).
+    """Resize [b, c, h, w], whole grey levels 0..255, to `size` (height, width), antialiased.
 
-    Networks were trained on the resizing of Pillow up to 12, so this does the same: along the rows first,
-    then along the columns, rounding and clipping after each. At hard edges one pass in both directions is up
-    to 16 levels away from that, and so is Pillow 13, which begins with the columns where that is faster
-    (https://github.com/python-pillow/Pillow/pull/9549). Here scores do not depend on Pillow's version.
+    Networks were trained on images resized by Pillow up to 12. This does the same: first along the rows, then along the
+    columns, rounding and clipping after each pass. At hard edges, a single pass in both directions differs from that by
+    up to 16 levels, and so does Pillow 13, which begins with the columns if that is faster
+    (https://github.com/python-pillow/Pillow/pull/9549). Scores must not depend on Pillow's version.
     """
     for step in ((levels.shape[-2], size[1]), size):
         if step != tuple(levels.shape[-2:]):
             levels = F.interpolate(levels, step, mode=interpolation, align_corners=False, antialias=True)
-            levels = (levels + 0.5).floor().clamp(0, 255)  # halves go up, in Pillow; round() goes to even
+            levels = (levels + 0.5).floor().clamp(0, 255)  # Pillow rounds halves up; round() rounds them to even
     return levels
 
 
 def resized_size(size: tuple[int, int], preprocess: Preprocess) -> tuple[int, int]:
-    """Height and width after resizing and before cropping or padding.
+    """Return height and width after resizing, before cropping or padding.
 
-    The two ways of rounding are those of the transforms that open_clip trains with: a square frame is filled
-    by torchvision's Resize, which truncates the longer edge, any other by a ratio that is rounded.
+    Rounding follows the transforms that open_clip trains with. A square frame is filled by torchvision's Resize, which
+    truncates the longer edge. For any other frame, both edges are rounded.
     """
     height, width = size
     target_height, target_width = preprocess.size
@@ -89,7 +89,7 @@ def resized_size(size: tuple[int, int], preprocess: Preprocess) -> tuple[int, in
 
 
 def centre(image: Tensor, size: tuple[int, int], fill: float) -> Tensor:
-    """The central window of `size` (height, width) of [..., h, w]; what lies outside the image is `fill`."""
+    """Crop or pad [..., h, w] to the central window of `size` (height, width); padding has the value `fill`."""
     missing_y = max(size[0] - image.shape[-2], 0)
     missing_x = max(size[1] - image.shape[-1], 0)
     if missing_y or missing_x:
@@ -101,21 +101,23 @@ def centre(image: Tensor, size: tuple[int, int], fill: float) -> Tensor:
 
 
 def list_images(folder: Path) -> tuple[Path, ...]:
-    """All image files below `folder`, in one order on every machine; other files are passed over.
+    """List all image files below `folder`, in the same order on every machine; other files are ignored.
 
-    Raises ReferenceImagesError if there is no such folder.
+    Raises:
+        ReferenceImagesError: there is no such folder.
     """
     if not folder.is_dir():
         raise ReferenceImagesError(f"no folder of reference images at {folder}: correct option 'reference'")
-    found = (path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file())
-    return tuple(sorted(found, key=lambda path: path.relative_to(folder).as_posix()))
+    images = (path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file())
+    return tuple(sorted(images, key=lambda path: path.relative_to(folder).as_posix()))
 
 
 def read_rgb(path: Path) -> Tensor:
-    """An image file as uint8 [3, h, w]: turned upright, transparency on white, 16 bits scaled to 8.
+    """Read an image file as uint8 [3, h, w]: rotated as its EXIF says, transparency on white, 16 bits scaled to 8.
 
-    Raises ReferenceImagesError for a file that is no readable image: a reference set that silently lost
-    pictures would be another reference set.
+    Raises:
+        ReferenceImagesError: the file cannot be read as an image. It is not skipped, because a reference set without it
+            would be another reference set.
     """
     try:
         with Image.open(path) as opened:
@@ -126,9 +128,9 @@ def read_rgb(path: Path) -> Tensor:
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """Any Pillow mode as RGB, with white behind whatever is transparent."""
+    """Convert an image of any Pillow mode to RGB, with a white background behind transparent pixels."""
     if image.mode.startswith("I"):
-        # 16-bit grey: Pillow's own conversion cuts off at 255, which turns such images white.
+        # 16-bit grey: Pillow's own conversion clips at 255, which turns such images white.
         levels = np.asarray(image, dtype=np.float64) / 257
         return Image.fromarray(levels.round().clip(0, 255).astype(np.uint8)).convert("RGB")
     if image.has_transparency_data:

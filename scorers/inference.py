@@ -1,4 +1,4 @@
-"""Running a network so that the same image always gets the same number."""
+"""Inference that is repeatable: the same image always gets the same number."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
-#: Images that go through a scoring network at once: bounds memory, whatever the size of the suite.
+#: Largest batch of a scoring network. It bounds the memory, whatever the size of the suite.
 BATCH_SIZE = 16
 
 
 @contextmanager
 def repeatable() -> Iterator[None]:
-    """No gradients, full float32, deterministic kernels: for the forward of a scoring network.
+    """Run a scoring network without gradients, in full float32, with deterministic kernels.
 
-    Scores of trials that lie weeks and workers apart are compared in the third digit. TF32 and half precision
-    differ between GPU generations by more than that, and the renderer may have allowed both for itself; so
-    they are shut out here and the renderer's settings are put back afterwards.
+    Scores are compared to the third digit, between trials that ran weeks apart and on different workers. TF32 and half
+    precision differ by more than that between generations of GPUs, and the renderer may have enabled both. So they are
+    disabled here, and the renderer's settings are restored afterwards.
     """
     precision = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("highest")
@@ -45,76 +45,79 @@ def repeatable() -> Iterator[None]:
 
 
 class Runner:
-    """Runs one network on its device, over images in batches that the device's memory takes.
+    """A network on its device, which processes images in batches that fit into the device's memory.
 
     Args:
-        network: on the host. It is moved to the device for good, unless it takes turns.
-        in_turns: whether it is on the device only while it is used; its weights stay in host memory beside.
+        network: on the host. It is moved to the device permanently, unless `in_turns` is set.
+        in_turns: move the network to the device only while it is used; its weights also stay in host memory.
 
     Attributes:
-        most: images that go through at once; halved where they are too many, for all that comes later.
+        batch_size: largest batch; it is halved, from then on, when memory does not suffice.
     """
 
     def __init__(self, network: torch.nn.Module, device: str = "cpu", *, in_turns: bool = False) -> None:
-        self.device, self.most = device, BATCH_SIZE
-        self._visitors: list[tuple[Tensor, Tensor]] = []  # each of the network's tensors, and its values on the host
+        self.device, self.batch_size = device, BATCH_SIZE
+        self._host_values: list[tuple[Tensor, Tensor]] = []  # (tensor of the network, its values on the host)
         if in_turns:
             tensors = (*network.parameters(), *network.buffers())
-            self._visitors = [(tensor, tensor.data) for tensor in tensors]
+            self._host_values = [(tensor, tensor.data) for tensor in tensors]
         else:
             network.to(device)
 
     @contextmanager
-    def present(self) -> Iterator[None]:
-        """Around what computes with the network; deterministic and in float32, see `repeatable`."""
+    def on_device(self) -> Iterator[None]:
+        """Hold the network on the device, with deterministic kernels in float32 (see `repeatable`)."""
         try:
-            with torch.inference_mode(mode=False):  # a tensor that is made in it cannot become a parameter's values
-                for tensor, values in self._visitors:
+            with torch.inference_mode(mode=False):  # a tensor made in inference mode cannot become a parameter's data
+                for tensor, values in self._host_values:
                     tensor.data = values.to(self.device)
             with repeatable():
                 yield
         finally:
-            for tensor, values in self._visitors:
+            for tensor, values in self._host_values:
                 tensor.data = values
 
     def map(self, images: Sequence[Tensor], forward: Callable[[list[Tensor]], Tensor]) -> Tensor:
-        """Rows of `forward`, [n, d] float32 on the CPU, in the order of `images`.
+        """Apply `forward` in batches: float32 [n, d] on the CPU, in the order of `images`.
 
-        The last bits of a row depend on what shares its batch, so after a halving all images go through again.
+        The last bits of a row depend on the other images in its batch, so after a halving all images are processed
+        again.
 
         Args:
-            images: n >= 1 tensors [3, h, w]; sizes may differ, those of one size go through together.
-            forward: at most `most` images of one size -> [b, d]. It also resizes and moves them to its device, so that
-                never more than a batch of network inputs exists.
+            images: n >= 1 tensors [3, h, w]; sizes may differ, and a batch holds images of one size.
+            forward: at most `batch_size` images of one size -> [b, d]. It also preprocesses them and moves them to the
+                device, so that no more than one batch of network input exists.
 
         Raises:
-            RuntimeError, MemoryError: the memory does not even take one image.
+            RuntimeError: memory does not suffice for a single image, or `forward` fails.
+            MemoryError: memory does not suffice for a single image.
         """
-        most = self.most
-        with self.present():
+        batch_size = self.batch_size
+        with self.on_device():
             while True:
                 try:
-                    rows = _map_batches(images, forward, most)
+                    rows = _map_batches(images, forward, batch_size)
                     break
                 except (RuntimeError, MemoryError) as error:
-                    if not lacks_memory(error) or min(most, len(images)) == 1:
+                    if not lacks_memory(error) or min(batch_size, len(images)) == 1:
                         raise
-                # Only here, where the error and all that its frames hold are gone, is there memory again.
-                most = -(-min(most, len(images)) // 2)
-                torch.cuda.empty_cache()  # does nothing where no card is in use
-        if most < self.most:
-            self.most = most  # only what was enough: another program may have held the memory for a moment
-            _log.warning("out of memory: a scorer's network takes %d images at once from now on", most)
+                # The memory is free only outside the except block, once the error and its frames are gone.
+                batch_size = -(-min(batch_size, len(images)) // 2)
+                torch.cuda.empty_cache()  # does nothing if CUDA is not in use
+        if batch_size < self.batch_size:
+            self.batch_size = batch_size  # set only after success: another program may have held the memory briefly
+            _log.warning("out of memory: a scorer's network processes %d images at once from now on", batch_size)
         return rows
 
 
-def _map_batches(images: Sequence[Tensor], forward: Callable[[list[Tensor]], Tensor], most: int) -> Tensor:
+def _map_batches(images: Sequence[Tensor], forward: Callable[[list[Tensor]], Tensor], batch_size: int) -> Tensor:
+    """Apply `forward` to batches of images of one size: float32 [n, d] on the CPU, in the order of `images`."""
     order = sorted(range(len(images)), key=lambda index: tuple(images[index].shape))
     rows: dict[int, Tensor] = {}
     for _, same_size in groupby(order, key=lambda index: tuple(images[index].shape)):
         indices = list(same_size)
-        for start in range(0, len(indices), most):
-            batch = indices[start : start + most]
+        for start in range(0, len(indices), batch_size):
+            batch = indices[start : start + batch_size]
             output = forward([images[index] for index in batch]).float().cpu()
             rows.update(zip(batch, output, strict=True))
     return torch.stack([rows[index] for index in range(len(images))])

@@ -1,13 +1,13 @@
-"""Telling an error that is raised for want of memory from others, on whatever device."""
+"""Recognition of out-of-memory errors on any device."""
 
 from __future__ import annotations
 
 import torch
 
-# What is raised for want of memory without torch calling it so: by a CPU's and Apple's allocators, and by the CUDA
-# libraries. cuBLAS, cuDNN and cuSOLVER take memory of their own when they are first used, and say that they are not
-# initialised where there is none; cuDNN finds no engine where none has the workspace that it needs.
-_WORDS = (
+# Messages of errors for which torch does not raise OutOfMemoryError: from the allocators of the CPU and of Apple's
+# devices, and from CUDA libraries. cuBLAS, cuDNN and cuSOLVER allocate memory when they are first used, and report that
+# they are not initialised if there is none. cuDNN finds no engine if none gets the workspace that it needs.
+_MESSAGES = (
     "can't allocate memory",
     "not enough memory",
     "out of memory",
@@ -18,8 +18,8 @@ _WORDS = (
 
 
 def lacks_memory(error: BaseException) -> bool:
-    """Whether an error is raised for want of memory."""
+    """Return whether an error was raised because memory does not suffice."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
-    told = str(error).lower()
-    return isinstance(error, RuntimeError) and any(word in told for word in _WORDS)
+    message = str(error).lower()
+    return isinstance(error, RuntimeError) and any(part in message for part in _MESSAGES)

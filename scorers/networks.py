@@ -1,4 +1,4 @@
-"""Networks that turn images into feature vectors for distances between sets."""
+"""Networks that turn images into feature vectors, for distances between sets of images."""
 
 from __future__ import annotations
 
@@ -23,29 +23,31 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-#: Changes whenever what a network sees of an image changes, so that cached features of old code are not
-#: reused.
+#: Must change whenever the preprocessing of images changes, so that features cached by older code are not reused.
 _FEATURES_VERSION = "1"
 
 
 class FeatureNetwork(Protocol):
-    """Images in, feature rows out."""
+    """A network that turns images into feature vectors."""
 
     @property
     def digest(self) -> str:
-        """Names weights and preprocessing: two networks of one digest give the same features."""
+        """A digest of weights and preprocessing: networks with equal digests give the same features."""
         ...
 
     def embed(self, images: Sequence[Tensor]) -> Tensor:
-        """Float32 [n, d] on the CPU from n >= 1 uint8 images [3, h, w] of any sizes."""
+        """Embed n >= 1 images, uint8 [3, h, w] of any sizes: float32 [n, d] on the CPU."""
         ...
 
 
 class InceptionFeatures:
-    """The Inception network that defines FID, with the resizing of TensorFlow 1 that belongs to it. d = 2048.
+    """The Inception network that defines FID, including the resizing of TensorFlow 1; d = 2048.
 
-    The network is torch-fidelity's, the weights are loaded here: its own loader, like that of torchmetrics,
-    opens a file in a way that may run code.
+    The network is torch-fidelity's, but the weights are loaded here: its own loader, like that of torchmetrics, opens a
+    file in a way that may run code.
+
+    Raises:
+        WrongWeightsError: the file does not hold this network's weights.
     """
 
     def __init__(self, weights_file: Path, device: str = "cpu", *, in_turns: bool = False) -> None:
@@ -54,16 +56,19 @@ class InceptionFeatures:
         self.digest = _digest("inception-2015-12-05", sha256_of(weights_file))
 
     def embed(self, images: Sequence[Tensor]) -> Tensor:
-        """Float32 [n, 2048]."""
+        """Embed the images: float32 [n, 2048] on the CPU."""
         return self._runner.map(images, lambda batch: self._network(torch.stack(batch).to(self._runner.device))[0])
 
 
 class TimmFeatures:
-    """A timm network's pooled output, the vector before its classifier.
+    """The pooled output of a timm network, before its classifier.
 
-    Images are squashed to a square: the whole picture counts, and renders are mostly square anyway.
-    Raises ScorerSettingsError for an unknown network or an input size it cannot take, WrongWeightsError for
-    weights that are not its own.
+    Images are resized to a square, ignoring their aspect ratio, so that the whole picture counts. Renders are mostly
+    square anyway.
+
+    Raises:
+        ScorerSettingsError: timm has no such network, or it does not take the input size.
+        WrongWeightsError: the file does not hold this network's weights.
     """
 
     def __init__(
@@ -82,7 +87,7 @@ class TimmFeatures:
         self.digest = _digest(network, sha256_of(weights_file), repr(self.preprocess))
 
     def embed(self, images: Sequence[Tensor]) -> Tensor:
-        """Float32 [n, d], d the network's own."""
+        """Embed the images: float32 [n, d] on the CPU."""
         return self._runner.map(images, self._forward)
 
     def _forward(self, batch: list[Tensor]) -> Tensor:
@@ -92,10 +97,16 @@ class TimmFeatures:
 
 
 def timm_preprocess(network: str, default: Mapping[str, Any], input_size: int | None) -> Preprocess:
-    """What `network` was trained to see, from timm's `default_cfg`, at another size if one is given."""
+    """Return the preprocessing that a network was trained with, by timm's `default_cfg`, or at another input size.
+
+    Raises:
+        ScorerSettingsError: the network does not take the input size.
+    """
     own = int(default["input_size"][-1])
     if input_size not in (None, own) and default.get("fixed_input_size"):
-        raise ScorerSettingsError(f"network {network!r} takes images of {own} pixels only, input_size is {input_size}")
+        raise ScorerSettingsError(
+            f"network {network!r} takes images of {own} pixels only, got input_size {input_size}: leave it out"
+        )
     size = input_size or own
     return Preprocess(
         size=(size, size),
@@ -107,8 +118,8 @@ def timm_preprocess(network: str, default: Mapping[str, Any], input_size: int | 
 
 
 def _make_inception(state: dict[str, Tensor], source: Path) -> torch.nn.Module:
-    # torch-fidelity's class downloads or unpickles inside its constructor and takes no state. So it is given
-    # a file in memory that we wrote ourselves, from tensors that were opened safely.
+    # torch-fidelity's constructor downloads or unpickles a file, and takes no state. So it gets a file in memory,
+    # written here from tensors that were opened safely.
     safe = io.BytesIO()
     torch.save(state, safe)
     safe.seek(0)
@@ -118,24 +129,31 @@ def _make_inception(state: dict[str, Tensor], source: Path) -> torch.nn.Module:
         )
     except RuntimeError as error:
         raise WrongWeightsError(
-            f"{source} does not hold the FID Inception of torch-fidelity: {_one_line(error)}"
+            f"{source} does not hold the FID Inception of torch-fidelity ({_one_line(error)}): give another file"
         ) from error
     return network
 
 
 def _load_timm(network: str, state: dict[str, Tensor], source: Path) -> Any:
-    """A timm network with these weights, every key used. The classifier may be in the file or not."""
+    """Make a timm network with these weights; every key must fit. The file may include the classifier or not.
+
+    Raises:
+        ScorerSettingsError: timm has no such network.
+        WrongWeightsError: the weights do not fit it.
+    """
     if network not in timm.list_models():
-        near = nearest(network, timm.list_models(), count=3) or ["see timm.list_models()"]
-        raise ScorerSettingsError(f"timm has no network {network!r}: {', '.join(near)}")
-    classifier = timm.get_pretrained_cfg(network, allow_unregistered=True)
-    name = getattr(classifier, "classifier", None)
-    head = state.get(f"{name}.weight")
-    model = timm.create_model(network, pretrained=False, num_classes=0 if head is None else head.shape[0])
+        names = ", ".join(nearest(network, timm.list_models(), count=3)) or "those of timm.list_models()"
+        raise ScorerSettingsError(f"timm has no network {network!r}: use one such as {names}")
+    config = timm.get_pretrained_cfg(network, allow_unregistered=True)
+    classifier = state.get(f"{getattr(config, 'classifier', None)}.weight")
+    classes = 0 if classifier is None else classifier.shape[0]
+    model = timm.create_model(network, pretrained=False, num_classes=classes)
     try:
         model.load_state_dict(state, strict=True)
     except RuntimeError as error:
-        raise WrongWeightsError(f"{source} does not hold weights of {network!r}: {_one_line(error)}") from error
+        raise WrongWeightsError(
+            f"{source} does not hold weights of {network!r} ({_one_line(error)}): give its weights"
+        ) from error
     return model
 
 

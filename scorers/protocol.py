@@ -1,9 +1,9 @@
-"""What a scorer is. No torch is imported here: the command line lists scorers without it.
+"""The interface of scorers. No torch is imported here, because the command line lists scorers without it.
 
-Two shapes of scorer exist. An image scorer gives every image a number and the mean over the suite is its
-objective. A set scorer compares the whole set with reference images and gives one number; it is split into
-`features` (slow: a network) and `score` (fast: linear algebra), so that a bootstrap can call
-`score(features[index])` hundreds of times without rendering or embedding anything again.
+There are two kinds. An image scorer gives each image a number, and the mean over the suite is its score. A set scorer
+compares the whole set with reference images and gives one number. It is split into `features` (slow: a network) and
+`score` (fast: linear algebra), so that a bootstrap can call `score(features[index])` hundreds of times without
+rendering or embedding anything again.
 """
 
 from __future__ import annotations
@@ -26,19 +26,19 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, kw_only=True)
 class ScorerInfo:
-    """What a score means, and what is needed to compute it."""
+    """The meaning of a score, and the number of images that it needs."""
 
-    name: str  # the kind, as written in a spec
+    name: str  # in a spec
     label: str  # as shown to people; see `report_name`
     summary: str  # one line
     direction: Direction
-    # The difference in score that counts as one step when scores are added into one objective: roughly what a
-    # person begins to see between two models, on the mean over a suite. catalogue.py gives each its reason.
+    # The difference that counts as one step when scores are added into one objective: roughly the smallest difference
+    # in the mean over a suite that a person sees between two models. catalogue.py gives the reason of each.
     unit: float
-    range: tuple[float, float]  # nominal: values outside may occur
+    range: tuple[float, float]  # nominal; values outside may occur
     scope: Scope
-    min_images: int = 1  # fewer are refused
-    advised_images: int = 1  # fewer are scored, with a note
+    min_images: int = 1  # with fewer, scoring is refused
+    advised_images: int = 1  # with fewer, the score has a note
 
     def __post_init__(self) -> None:
         if not self.unit > 0:
@@ -47,11 +47,15 @@ class ScorerInfo:
             raise ValueError(f"scorer {self.name!r} needs 1 <= min_images <= advised_images")
 
     def report_name(self, count: int) -> str:
-        """Name to print beside a value: set scores carry their n, and compare only at the same n."""
+        """Return the name to print beside a value. Set scores include n, because they compare only at equal n."""
         return f"{self.label}@{count}" if self.scope == "set" else self.label
 
     def check_count(self, count: int) -> None:
-        """Raise SuiteImagesError if `count` images are too few to be scored at all."""
+        """Refuse a number of images that is too small.
+
+        Raises:
+            SuiteImagesError: `count` is smaller than `min_images`.
+        """
         if count < self.min_images:
             raise SuiteImagesError(
                 f"scorer {self.name!r} needs at least {self.min_images} images, got {count}: "
@@ -59,27 +63,27 @@ class ScorerInfo:
             )
 
     def notes(self, count: int) -> tuple[str, ...]:
-        """What a reader of the score at this many images should know, one line each."""
+        """Return notes for a reader of a score of this many images, one line each."""
         if self.min_images <= count < self.advised_images:
             note = (
-                f"{self.report_name(count)} comes from {count} images: below {self.advised_images} its "
-                "value is strongly biased; trust only its ranking of models, at the same prompts and seeds"
+                f"{self.report_name(count)} is computed from {count} images: below {self.advised_images}, its value is "
+                "strongly biased; trust only its ranking of models, at the same prompts and seeds"
             )
             return (note,)
         return ()
 
 
 class Memo:
-    """Values computed once per key. Not locked: use one per thread of work.
+    """A cache of values that are computed once for each key. It has no lock: use one in each thread.
 
-    A `compute` that raises leaves nothing behind, so the next call tries again.
+    If `compute` raises, nothing is stored, and the next call tries again.
     """
 
     def __init__(self) -> None:
         self._values: dict[Hashable, object] = {}
 
     def get(self, key: Hashable, compute: Callable[[], T]) -> T:
-        """The value of `key`, calling `compute` if there is none. A key must always stand for one type."""
+        """Return the value of `key`; call `compute` if there is none. A key must always stand for the same type."""
         if key not in self._values:
             self._values[key] = compute()
         return cast("T", self._values[key])
@@ -87,11 +91,13 @@ class Memo:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class SuiteImages:
-    """The renders of one trial, in suite order, with the prompt of each.
+    """The images of one trial with their prompts, in the order of the suite.
 
-    Images are uint8 [3, h, w] in 0..255, RGB; sizes may differ. Scoring always begins at uint8, so an image
-    read back from its stored PNG scores exactly the same.
-    Raises SuiteImagesError for anything else.
+    Images are RGB, uint8 [3, h, w] in 0..255; sizes may differ. Scoring always starts from uint8, so an image that is
+    read back from its PNG gets exactly the same score.
+
+    Raises:
+        SuiteImagesError: an image has another dtype or shape, or there are more or fewer prompts than images.
     """
 
     images: tuple[Tensor, ...]
@@ -100,7 +106,9 @@ class SuiteImages:
 
     def __post_init__(self) -> None:
         if len(self.images) != len(self.prompts):
-            raise SuiteImagesError(f"{len(self.images)} images came with {len(self.prompts)} prompts")
+            raise SuiteImagesError(
+                f"expected one prompt for each of {len(self.images)} images, got {len(self.prompts)}"
+            )
         for index, image in enumerate(self.images):
             # The dtype is compared by name so that this module needs no torch.
             if str(image.dtype) != "torch.uint8" or image.ndim != 3 or image.shape[0] != 3 or not image.numel():
@@ -112,33 +120,33 @@ class SuiteImages:
         return len(self.images)
 
     def memo(self, key: Hashable, compute: Callable[[], T]) -> T:
-        """Share work between scorers: two that ask for the same key share one computation."""
+        """Share work between scorers: two calls with the same key share one computation."""
         return self._memo.get(key, compute)
 
 
 class ImageScorer(Protocol):
-    """Gives each image its own number."""
+    """A scorer that gives each image a number."""
 
     @property
     def info(self) -> ScorerInfo: ...
 
     def score(self, images: SuiteImages) -> Tensor:
-        """Float64 [n] on the CPU, one value an image, in suite order."""
+        """Return the score of each image, float64 [n] on the CPU, in the order of the suite."""
         ...
 
 
 class SetScorer(Protocol):
-    """Gives a set of images one number."""
+    """A scorer that gives a set of images one number."""
 
     @property
     def info(self) -> ScorerInfo: ...
 
     def features(self, images: SuiteImages) -> Tensor:
-        """Float32 or float64 [n, d] on the CPU, one row an image, in suite order."""
+        """Return the features of each image, float32 or float64 [n, d] on the CPU, in the order of the suite."""
         ...
 
     def score(self, features: Tensor) -> float:
-        """The number of the set whose rows are given: any selection of rows, repeats allowed."""
+        """Return the score of the set with these features [n, d]: any selection of rows, with or without repeats."""
         ...
 
 
@@ -147,10 +155,10 @@ Scorer = ImageScorer | SetScorer
 
 @dataclass(frozen=True, kw_only=True)
 class BuildContext:
-    """What a builder may use: where to compute, where to keep files, and what other scorers already hold."""
+    """What a builder may use: the device, the folder for files, and the networks of other scorers."""
 
     device: str  # as torch spells it: "cpu", "cuda", "cuda:1"
     cache_dir: Path  # downloaded weights and reference statistics
-    in_turns: bool = False  # whether a network is on the device only while it is used: the device's memory is short
-    # Networks by what they were made from, so that two scorers on the same CLIP hold one copy of it.
+    in_turns: bool = False  # keep a network on the device only while it is used, because its memory is short
+    # Networks by their settings, so that two scorers on the same CLIP share one copy.
     shared: Memo = field(default_factory=Memo, repr=False, compare=False)

@@ -1,4 +1,4 @@
-"""Features of a folder of reference images, kept on disk so that a worker reads them in milliseconds."""
+"""Features of a folder of reference images, cached on disk so that a worker reads them in milliseconds."""
 
 from __future__ import annotations
 
@@ -24,20 +24,22 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 _TENSOR = "features"
-_CHUNK_IMAGES = 64  # decoded at once: bounds memory for any size of folder
+_CHUNK_IMAGES = 64  # decoded at once; bounds the memory, whatever the size of the folder
 
 
 def reference_features(folder: Path, network: FeatureNetwork, cache_dir: Path, *, minimum: int) -> Tensor:
-    """Features of all images below `folder`, float32 [m, d], in the order of their paths.
+    """Return the features of all images below `folder`, float32 [m, d], in the order of their paths.
 
-    Computed once for each content: the cache is keyed by the network's digest and every file's bytes, so a
-    changed picture is never served from it. A damaged cache file is computed anew.
-    Raises ReferenceImagesError: no folder, fewer than `minimum` images, or one that cannot be read.
+    They are cached by the network's digest and the bytes of every file, so a changed picture is never served from the
+    cache. If a cache file is damaged, the features are computed again.
+
+    Raises:
+        ReferenceImagesError: the folder is missing, has fewer than `minimum` images, or one cannot be read.
     """
     paths = list_images(folder)
     if len(paths) < minimum:
         raise ReferenceImagesError(
-            f"{folder} holds {len(paths)} reference images, at least {minimum} are needed (png, jpg or webp)"
+            f"expected at least {minimum} reference images (png, jpg or webp), {folder} holds {len(paths)}: add images"
         )
     cached = cache_dir / "references" / f"{content_key(paths, network)}.safetensors"
     features = read_cache(cached, count=len(paths))
@@ -48,7 +50,7 @@ def reference_features(folder: Path, network: FeatureNetwork, cache_dir: Path, *
 
 
 def content_key(paths: Sequence[Path], network: FeatureNetwork) -> str:
-    """Hex digest of what the features depend on: the network, and the bytes and order of the files."""
+    """Return a hex digest of what the features depend on: the network, and the bytes and order of the files."""
     key = hashlib.sha256(network.digest.encode())
     for path in paths:
         key.update(bytes.fromhex(sha256_of(path)))
@@ -56,7 +58,7 @@ def content_key(paths: Sequence[Path], network: FeatureNetwork) -> str:
 
 
 def read_cache(path: Path, *, count: int) -> Tensor | None:
-    """Stored features, or None if there are none or the file is not whole."""
+    """Read cached features, float32 [count, d]; None if there are none or the file is damaged."""
     if not path.is_file():
         return None
     try:
@@ -64,16 +66,16 @@ def read_cache(path: Path, *, count: int) -> Tensor | None:
             features: Tensor = file.get_tensor(_TENSOR)
             checksum = (file.metadata() or {}).get("sha256")
     except (SafetensorError, OSError) as error:
-        _log.warning("%s is damaged (%s) and is computed anew", path, error)
+        _log.warning("%s is damaged (%s) and is computed again", path, error)
         return None
     if features.ndim != 2 or len(features) != count or checksum != _checksum(features):
-        _log.warning("%s is damaged (its contents do not match its checksum) and is computed anew", path)
+        _log.warning("%s is damaged (its content does not match its checksum) and is computed again", path)
         return None
     return features
 
 
 def write_cache(path: Path, features: Tensor) -> None:
-    """Store features so that readers see the whole file or none, with several workers writing at once."""
+    """Write features to the cache. Several workers may write at once; readers see a whole file or none."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as partial:
         save_file({_TENSOR: features}, partial, metadata={"sha256": _checksum(features)})

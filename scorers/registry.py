@@ -1,11 +1,11 @@
-"""Which scorers exist. An explicit table; other packages add theirs by entry point. No torch until `build`.
+"""The registry of scorers: an explicit table, and the entry points of other packages. No torch before `build`.
 
 A plug-in declares, in its pyproject.toml,
 
     [project.entry-points."mergetune.scorers"]
     my_score = "my_package.my_module:MY_KIND"      # a ScorerKind
 
-and is loaded when its name is asked for, never before: a broken plug-in does not stop a study without it.
+and is only loaded when a study uses its name, so a broken plug-in does not stop other studies.
 """
 
 from __future__ import annotations
@@ -37,12 +37,12 @@ SettingsT = TypeVar("SettingsT", bound=config.ScorerSettings)
 
 @dataclass(frozen=True, kw_only=True)
 class ScorerKind:
-    """One kind of scorer: what it measures, its options, and where its builder is."""
+    """One kind of scorer: what it measures, its options, and its builder."""
 
     info: ScorerInfo
     settings: type[config.ScorerSettings]
-    # "module:function", called as function(settings, context) -> Scorer. Text, so that listing loads no
-    # torch.
+    # "module:function", called as function(settings, context) -> Scorer. It is text, so that listing scorers does not
+    # import torch.
     builder: str
 
 
@@ -68,18 +68,23 @@ BUILTIN_KINDS: dict[str, ScorerKind] = dict(
 
 
 def kinds() -> dict[str, ScorerKind]:
-    """All kinds that can be used, by name: the built-in ones, then plug-ins. Broken plug-ins are logged."""
-    found = dict(BUILTIN_KINDS)
+    """Return all usable kinds by name: the built-in ones, then plug-ins. Broken plug-ins are logged."""
+    usable = dict(BUILTIN_KINDS)
     for name in sorted(_entry_points()):
         try:
-            found[name] = get_kind(name)
+            usable[name] = get_kind(name)
         except BrokenPluginError as error:
             _log.warning("%s", error)
-    return found
+    return usable
 
 
 def get_kind(name: str) -> ScorerKind:
-    """The kind called `name`. Raises UnknownScorerError with the nearest names, or BrokenPluginError."""
+    """Return the kind called `name`.
+
+    Raises:
+        UnknownScorerError: there is none; the message names the nearest ones.
+        BrokenPluginError: its plug-in cannot be loaded, or several packages claim the name.
+    """
     plugins = _entry_points()
     claims = plugins.get(name, [])
     if name in BUILTIN_KINDS and not claims:
@@ -93,9 +98,12 @@ def get_kind(name: str) -> ScorerKind:
 
 
 def parse_settings(kind: str, options: Mapping[str, object], base_dir: Path) -> config.ScorerSettings:
-    """The options of a scorer as frozen settings; relative paths become absolute against `base_dir`.
+    """Parse the options of a scorer into frozen settings; relative paths become absolute against `base_dir`.
 
-    Raises ScorerSettingsError with one line that names every faulty option, and those of `get_kind`.
+    Raises:
+        ScorerSettingsError: options are invalid; the message names all of them in one line.
+        UnknownScorerError: as `get_kind`.
+        BrokenPluginError: as `get_kind`.
     """
     model = get_kind(kind).settings
     try:
@@ -105,11 +113,15 @@ def parse_settings(kind: str, options: Mapping[str, object], base_dir: Path) -> 
 
 
 def build(kind: str, settings: config.ScorerSettings, context: BuildContext) -> Scorer:
-    """A ready scorer: this is where torch is imported, weights are loaded and references are read."""
+    """Build a scorer: import torch, load weights and read references.
+
+    Raises:
+        ScorerError: the settings, the weights or the references are wrong; see errors.py.
+    """
     entry = get_kind(kind)
     if not isinstance(settings, entry.settings):
         raise ScorerSettingsError(
-            f"scorer {kind!r} takes {entry.settings.__name__}, got {type(settings).__name__}: "
+            f"scorer {kind!r} expects {entry.settings.__name__}, got {type(settings).__name__}: "
             "make it with parse_settings"
         )
     module, _, function = entry.builder.partition(":")
@@ -131,18 +143,18 @@ def _owner(point: metadata.EntryPoint) -> str:
 def _load_plugin(point: metadata.EntryPoint) -> ScorerKind:
     try:
         kind = point.load()
-    except Exception as error:  # a plug-in's import may raise anything; it is reported, not hidden
+    except Exception as error:  # importing a plug-in may raise anything
         raise BrokenPluginError(
-            f"scorer {point.name!r} of {_owner(point)} cannot be loaded from {point.value!r}: "
-            f"{type(error).__name__}: {error}"
+            f"scorer {point.name!r} of {_owner(point)} cannot be loaded from {point.value!r} "
+            f"({type(error).__name__}: {error}): update or uninstall that package"
         ) from error
     if not isinstance(kind, ScorerKind):
         raise BrokenPluginError(
-            f"scorer {point.name!r} of {_owner(point)}: {point.value!r} must be a ScorerKind, "
-            f"is a {type(kind).__name__}"
+            f"scorer {point.name!r} of {_owner(point)}: expected a ScorerKind at {point.value!r}, "
+            f"got a {type(kind).__name__}: update or uninstall that package"
         )
     if kind.info.name != point.name:
         raise BrokenPluginError(
-            f"scorer {point.name!r} of {_owner(point)} calls itself {kind.info.name!r}: both names must agree"
+            f"scorer {point.name!r} of {_owner(point)} is named {kind.info.name!r} in its info: both names must agree"
         )
     return kind

@@ -1,9 +1,8 @@
-"""Weight files: where they come from, how they are checked, how they are opened.
+"""Weight files: finding, downloading, checking and opening them.
 
-Nothing is downloaded without a digest that is pinned here or kept by the Hugging Face hub, nothing is opened
-that could run code, and nothing waits long: a machine without a network gets its error within seconds, and
-the error says what to put where. torch is imported late, because the table itself is read by commands that
-are fast.
+Every download has a digest, pinned here or kept by the Hugging Face hub. No file is opened in a way that could run
+code. A machine without a network gets an error within seconds that says which file to put where. torch is imported
+late, because fast commands read this table.
 """
 
 from __future__ import annotations
@@ -26,26 +25,26 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-PROBE_TIMEOUT_S = 5.0  # how long a server may take to answer at all
-READ_TIMEOUT_S = 10.0  # connecting, and each read of a download
+PROBE_TIMEOUT_S = 5.0  # until a server answers at all
+READ_TIMEOUT_S = 10.0  # for connecting, and for each read of a download
 _CHUNK_BYTES = 1 << 20
 
 
 @dataclass(frozen=True, kw_only=True)
 class WeightFile:
-    """A public file of weights, pinned by its digest."""
+    """A public weight file, pinned by its digest."""
 
-    title: str  # in words, for messages
+    title: str  # for messages
     name: str  # file name in the cache
     url: str
     sha256: str
     size_bytes: int
     licence: str
-    setting: str  # the option of the scorer that names a local copy
+    setting: str  # option of the scorer that names a local copy
 
 
-# Digest as pinned by several independent public projects, among them birder, which serves a copy of its own, and
-# fusion-vision-mcp, which checked the file at the commit below; size as pinned by one. Looked up on 2026-11-20.
+# Several independent public projects pin this digest, among them birder, which serves its own copy, and
+# fusion-vision-mcp, which checked the file at the commit below. One of them pins the size. Looked up on 2026-11-20.
 AESTHETIC_V2 = WeightFile(
     title="LAION aesthetic head v2",
     name="sac+logos+ava1-l14-linearMSE.pth",
@@ -57,8 +56,8 @@ AESTHETIC_V2 = WeightFile(
     setting="head",
 )
 
-# The file's own name carries the first eight digits; the whole digest is recorded by several independent public
-# projects, two of which also give the size. Looked up on 2026-11-20.
+# The file's name contains the first eight digits of the digest. Several independent public projects record the whole
+# digest, and two of them the size. Looked up on 2026-11-20.
 FID_INCEPTION = WeightFile(
     title="FID Inception of 2015-12-05",
     name="weights-inception-2015-12-05-6726825d.pth",
@@ -71,41 +70,66 @@ FID_INCEPTION = WeightFile(
 
 
 def existing_file(path: Path, setting: str) -> Path:
-    """`path` if it is a file; else MissingWeightsError that names the option it came from."""
+    """Return `path` if it is a file.
+
+    Args:
+        setting: option that named the path, for the message.
+
+    Raises:
+        MissingWeightsError: it is not a file.
+    """
     if not path.is_file():
         raise MissingWeightsError(f"no weight file at {path}, named by option {setting!r}: correct the path")
     return path
 
 
 def resolve(path: Path | None, wanted: WeightFile, cache_dir: Path) -> Path:
-    """A local file for `wanted`: the one the user names, else the cached one, else the pinned download.
+    """Return a local copy of a weight file: the user's own, or else the cached one, or else a download.
 
-    A named file is taken as it is (it may be another version); the cached and the downloaded one must have
-    the pinned digest. Raises MissingWeightsError or WrongWeightsError.
+    The user's own file is not checked, because it may be another version. The cached and the downloaded file must have
+    the pinned digest.
+
+    Args:
+        path: the user's own file, if there is one.
+        wanted: the weight file.
+        cache_dir: folder of downloaded files.
+
+    Raises:
+        MissingWeightsError: there is no such file, and it cannot be downloaded.
+        WrongWeightsError: the cached or downloaded file has another digest.
     """
     if path is not None:
         return existing_file(path, wanted.setting)
     target = cache_dir / wanted.name
     if target.is_file():
-        _check_digest(target, wanted, f"delete {target} and start again")
+        _check_digest(target, wanted, f"delete {target} and try again")
         return target
     if not answers(wanted.url):
         raise MissingWeightsError(_how_to_get(wanted, target, "its server did not answer"))
     try:
         _download(wanted, target)
     except urllib.error.HTTPError as answer:
-        answer.close()  # an error page is a response that holds its connection
-        raise MissingWeightsError(_how_to_get(wanted, target, f"its server said {answer}")) from answer
+        answer.close()  # an error response keeps its connection open
+        raise MissingWeightsError(_how_to_get(wanted, target, f"its server answered {answer}")) from answer
     except OSError as error:  # includes urllib's other errors and time-outs
         raise MissingWeightsError(_how_to_get(wanted, target, f"the download failed ({error})")) from error
     return target
 
 
 def resolve_hub_file(repository: str, names: Sequence[str], *, title: str, advice: str) -> Path:
-    """The first of `names` that a Hugging Face repository holds, from the local hub cache if it is there.
+    """Return the first of `names` that a Hugging Face repository has, from the local hub cache if it is there.
 
-    The hub's own client retries for most of a minute without a network; so the cache is looked at first and
-    the hub is only asked once it has shown that it answers. Raises MissingWeightsError.
+    Without a network, the hub's client retries for most of a minute. So the cache is checked first, and the client is
+    only used once the hub has answered.
+
+    Args:
+        repository: owner/name.
+        names: file names, most preferred first.
+        title: of the weights, for messages.
+        advice: what to do with a file that was fetched by hand, for messages.
+
+    Raises:
+        MissingWeightsError: the file is not in the cache and cannot be downloaded.
     """
     import huggingface_hub
     from huggingface_hub import constants, errors
@@ -122,7 +146,7 @@ def resolve_hub_file(repository: str, names: Sequence[str], *, title: str, advic
         raise MissingWeightsError(f"{missing} the hub did not answer: fetch it from {page}, then {advice}")
     for name in names:
         try:
-            # The newest revision, as open_clip takes it: only files that a spec names by path are compared by content.
+            # The newest revision, like open_clip: only files that a spec names by path are compared by content.
             file = huggingface_hub.hf_hub_download(repository, name)  # nosec B615
             return Path(file)
         except errors.EntryNotFoundError:
@@ -136,15 +160,15 @@ def resolve_hub_file(repository: str, names: Sequence[str], *, title: str, advic
 
 
 def answers(url: str, timeout_s: float = PROBE_TIMEOUT_S) -> bool:
-    """Whether the server of `url` answers anything at all, an error page included, within the time given.
+    """Return whether the server of `url` answers at all, if only with an error, within the time limit.
 
-    It asks on a thread of its own, because looking up a host name cannot be given a time limit.
+    The request runs on its own thread, because looking up a host name has no time limit.
     """
     reached = threading.Event()
     finished = threading.Event()
 
     def ask() -> None:
-        request = urllib.request.Request(url, method="HEAD")  # noqa: S310 - addresses come from our own tables
+        request = urllib.request.Request(url, method="HEAD")  # noqa: S310 - addresses are from our own tables
         try:
             with urllib.request.urlopen(request, timeout=timeout_s):  # noqa: S310
                 reached.set()
@@ -162,22 +186,23 @@ def answers(url: str, timeout_s: float = PROBE_TIMEOUT_S) -> bool:
 
 
 def is_torchscript(path: Path) -> bool:
-    """Whether a file is a TorchScript archive, the format in which OpenAI published CLIP."""
+    """Return whether a file is a TorchScript archive, the format in which OpenAI published CLIP."""
     if not zipfile.is_zipfile(path):
         return False
     try:
         with zipfile.ZipFile(path) as archive:
             return any(name.split("/", 1)[-1] == "constants.pkl" for name in archive.namelist())
-    except (zipfile.BadZipFile, UnicodeDecodeError, NotImplementedError):  # who reads its tensors says what is wrong
+    except (zipfile.BadZipFile, UnicodeDecodeError, NotImplementedError):  # `load_tensors` says what is wrong with it
         return False
 
 
 def load_tensors(path: Path) -> dict[str, Tensor]:
-    """The named tensors of a .safetensors, or of a torch file opened with weights_only=True. On the CPU.
+    """Load the named tensors of a .safetensors file, or of a torch file with weights_only=True, onto the CPU.
 
-    A wrapping {"state_dict": ...} is taken off; anything else that is not a flat mapping of tensors is
-    refused.
-    Raises WrongWeightsError.
+    A mapping {"state_dict": ...} is unwrapped.
+
+    Raises:
+        WrongWeightsError: the file is damaged, or does not hold a flat mapping of names to tensors.
     """
     import torch
     from safetensors import SafetensorError
@@ -196,11 +221,13 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
         LookupError,
     ) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise WrongWeightsError(f"{path} cannot be opened as a file of plain tensors: {reason}") from error
+        raise WrongWeightsError(
+            f"{path} cannot be opened as a file of plain tensors ({reason}): give another file"
+        ) from error
     if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
         content = content["state_dict"]
     if not isinstance(content, dict) or not all(isinstance(value, torch.Tensor) for value in content.values()):
-        raise WrongWeightsError(f"{path} must hold named tensors, holds {_describe(content)}")
+        raise WrongWeightsError(f"{path}: expected named tensors, got {_describe(content)}: give another file")
     return dict(content)
 
 
@@ -220,25 +247,29 @@ def _how_to_get(wanted: WeightFile, target: Path, reason: str) -> str:
 
 
 def _check_digest(path: Path, wanted: WeightFile, advice: str) -> None:
-    found = sha256_of(path)
-    if found != wanted.sha256:
+    sha256 = sha256_of(path)
+    if sha256 != wanted.sha256:
         raise WrongWeightsError(
-            f"{wanted.title}: expected sha256 {wanted.sha256}, {path.name} has {found} "
+            f"{wanted.title}: expected sha256 {wanted.sha256}, {path.name} has {sha256} "
             f"({path.stat().st_size} of {wanted.size_bytes} bytes): {advice}"
         )
 
 
 def _download(wanted: WeightFile, target: Path) -> None:
-    """Fetch, check, then rename: `target` appears whole and right, or not at all."""
+    """Download to a temporary file, check it, then rename it: `target` is whole and correct, or does not exist."""
     target.parent.mkdir(parents=True, exist_ok=True)
     with replacing(target) as partial:
         with partial.open("wb") as file:
             _fetch(wanted, file)
-        _check_digest(partial, wanted, f"the file behind {wanted.url} has changed, or a proxy answered in its place")
+        _check_digest(
+            partial,
+            wanted,
+            f"the file at {wanted.url} has changed, or a proxy answered instead: try again, or fetch it by hand",
+        )
 
 
 def _fetch(wanted: WeightFile, file: IO[bytes]) -> None:
-    """Copy what the address gives, with a progress bar on stderr; stop if it is longer than it may be."""
+    """Download into a file, with a progress bar on stderr; stop if it is longer than expected."""
     from rich.console import Console
     from rich.progress import Progress
 

@@ -1,1 +1,1 @@
-"""Which merge ratios exist: the block map of a checkpoint and the space a study searches. No torch."""
+"""The block map of a checkpoint, and the space of merge ratios that a study searches. No torch."""

@@ -1,4 +1,4 @@
-"""The block weights that the community's merge extensions offer by name, such as GRAD_V; data in block_presets.yaml."""
+"""Block-weight presets of the community's merge extensions, such as GRAD_V. The data is in block_presets.yaml."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _FILE = "block_presets.yaml"
 
 
 def block_preset_names() -> tuple[str, ...]:
-    """Return the names of all block-weight presets, in the order extensions list them."""
+    """Return the names of all block-weight presets, in the order of the extensions."""
     return tuple(_presets())
 
 
@@ -34,12 +34,12 @@ def block_preset(name: str) -> tuple[float, ...]:
 
 
 def preset_ratios(name: str, architecture: Architecture, base: float | None = None) -> dict[str, float]:
-    """Return the ratio of every place, as `parse_block_weights` does: 0 for the VAE, SDXL without the blocks it lacks.
+    """Return the ratio of every place, as `parse_block_weights` does; the VAE's is 0.
 
     Args:
         name: of the preset.
-        architecture: whose places are named.
-        base: for the text encoders, instead of the preset's BASE.
+        architecture: of the places.
+        base: ratio of the text encoders, instead of the preset's BASE.
 
     Raises:
         UnknownPresetError: as `block_preset`.

@@ -1,7 +1,7 @@
-"""The community's block-weight strings -> ratios.
+"""Parsing of the community's block-weight strings into ratios.
 
-A string is the numbers a person would type into a merge extension: `BASE,IN00,..,M00,OUT00,..` with or
-without BASE. 0 is A and 1 is B, as in this project.
+A string holds the numbers that a person would type into a merge extension: `BASE,IN00,..,M00,OUT00,..`, with or without
+BASE. 0 is A and 1 is B, as in this project.
 """
 
 from __future__ import annotations
@@ -16,14 +16,13 @@ from search_spaces.families.registry import family_of
 def parse_block_weights(text: str, architecture: Architecture) -> dict[str, float]:
     """Return the ratio of every place, in the order of `places`.
 
-    Takes BASE and one number for each block: 26 numbers for SD1.5 and 20 for SDXL. One fewer means that BASE was
-    left out: the text encoders then stay at 0. A string of SD1.5 (26 or 25) is accepted for SDXL and loses the
-    blocks SDXL lacks.
-    BASE goes to every text encoder. Some tools apply it to the VAE as well; here the VAE is 0, because a VAE
-    is merged on purpose only (`merge_vae`).
+    A string has BASE and one number for each block: 26 numbers for SD1.5 and 20 for SDXL. With one fewer, BASE is
+    missing and the text encoders are 0. For SDXL, a string of SD1.5 (26 or 25 numbers) is accepted as well, without the
+    blocks that SDXL does not have. BASE applies to every text encoder. Some tools apply it to the VAE, too. Here the
+    VAE is 0, because it is merged only on request (`merge_vae`).
 
     Raises:
-        BlockWeightsError: another count, or something that is not a finite number.
+        BlockWeightsError: the string has another number of values, or one that is not a finite number.
     """
     numbers = [_number(item, position) for position, item in enumerate(text.split(","), start=1)]
     base, weights = _base_and_blocks(numbers, architecture)
@@ -47,27 +46,31 @@ def _number(item: str, position: int) -> float:
 
 
 def leaves_out_base(text: str, architecture: Architecture) -> bool:
-    """Whether a string that `parse_block_weights` takes has numbers for blocks only."""
+    """Return whether a valid block-weight string has numbers for blocks only."""
     borrowed = family_of(architecture).borrowed_weights
     counts = {len(blocks(architecture)), *(() if borrowed is None else (borrowed.blocks,))}
     return len(text.split(",")) in counts
 
 
 def _base_and_blocks(numbers: list[float], architecture: Architecture) -> tuple[float, list[float]]:
-    """Split off BASE (0 where it was left out) and return one weight per block of the architecture."""
+    """Split off BASE (0 if it is missing) and return one weight for each block of the architecture.
+
+    Raises:
+        BlockWeightsError: the architecture does not take this number of values.
+    """
     own, borrowed = len(blocks(architecture)), family_of(architecture).borrowed_weights
     count = len(numbers)
     if count in (own, own + 1):
         return (numbers[0] if count > own else 0.0), numbers[-own:]
-    also = ""
+    alternative = ""
     if borrowed is not None:
         if count in (borrowed.blocks, borrowed.blocks + 1):
             weights = numbers[-borrowed.blocks :]
             return (numbers[0] if count > borrowed.blocks else 0.0), [weights[index] for index in borrowed.taken]
-        also = f", or an {borrowed.title} string of {borrowed.blocks + 1} or {borrowed.blocks}"
+        alternative = f", or an {borrowed.title} string of {borrowed.blocks + 1} or {borrowed.blocks}"
     sections = family_of(architecture).sections.items()
     order = ", ".join(members[0] if len(members) == 1 else f"{section}.." for section, members in sections)
     raise BlockWeightsError(
         f"block weights: expected {own + 1} numbers for {architecture} (BASE, {order}) "
-        f"or {own} without BASE{also}; got {count}",
+        f"or {own} without BASE{alternative}; got {count}",
     )

@@ -1,8 +1,8 @@
-"""The total map from a tensor's key to the one place that decides its ratio.
+"""The block map: every tensor's key belongs to exactly one place, which has its ratio.
 
-A *place* is what has one ratio: a block (of a U-Net: IN00.., M00, OUT00..) or a component (text_encoder,
-text_encoder_2, vae). Two more places have none: OTHER is kept from parent A, EMA is dropped by exports.
-Keys are those of the single-file layout. What they are called in each family of models stands in families/.
+A *place* is what a ratio belongs to: a block (of a U-Net: IN00.., M00, OUT00..) or a component (text_encoder,
+text_encoder_2, vae). Two more places have no ratio: OTHER is kept from parent A, and EMA is dropped by exports.
+Keys are those of the single-file layout. Their names in each family of models are in families/.
 """
 
 from __future__ import annotations
@@ -35,20 +35,19 @@ UNET: Final = "unet"
 def place_of(key: str, architecture: Architecture) -> str:
     """Return the one place a tensor belongs to: a name of `places`, OTHER or EMA. Never raises.
 
-    OTHER holds what must never be averaged and what is not known: schedule buffers (`betas`,
-    `alphas_cumprod`), prediction markers (`v_pred`, `ztsnr`, `edm_*`), and block numbers the architecture
-    does not have.
+    OTHER holds tensors that must never be averaged (schedule buffers such as `betas` and `alphas_cumprod`, prediction
+    markers such as `v_pred`, `ztsnr` and `edm_*`) and unknown ones, such as blocks that the architecture does not have.
     """
     return family_of(architecture).place_of(key)
 
 
 def sections(architecture: Architecture) -> tuple[str, ...]:
-    """Return the names of the sections in the order the signal passes them; of a U-Net IN, MID and OUT."""
+    """Return the names of the sections in the order in which the signal passes them; for a U-Net IN, MID and OUT."""
     return tuple(family_of(architecture).sections)
 
 
 def blocks(architecture: Architecture) -> tuple[str, ...]:
-    """Return the U-Net's blocks in the order the signal passes them: IN00.., M00, OUT00.. ."""
+    """Return the blocks in the order in which the signal passes them; for a U-Net IN00.., M00, OUT00.. ."""
     return tuple(block for members in family_of(architecture).sections.values() for block in members)
 
 
@@ -63,7 +62,7 @@ def places(architecture: Architecture) -> tuple[str, ...]:
 
 
 def place_label(place: str, architecture: Architecture) -> str:
-    """Return what a picture calls a place: a text encoder by its own name, such as CLIP-L."""
+    """Return the name of a place in pictures; that of a text encoder is its own, such as CLIP-L."""
     return "VAE" if place == VAE else family_of(architecture).labels.get(place, place)
 
 
@@ -71,7 +70,7 @@ def section_of(block: str) -> str:
     """Return the section of a block's name.
 
     Raises:
-        UnknownBlockError: the name is not that of a block (a component has no section).
+        UnknownBlockError: there is no such block; a component has no section.
     """
     if block not in _section_by_block():
         raise UnknownBlockError(f"expected a block such as IN00, M00 or OUT08, got {block!r}")

@@ -1,22 +1,22 @@
-"""What can be wrong with a search space, as one tree.
+"""The errors of a search space, as one tree.
 
 MergetuneError and ValueError
-└── SpaceError                      everything this package raises on purpose
+└── SpaceError                      the base of all errors of this package
     ├── UnknownArchitectureError    the tensors are not those of a checkpoint of a known family
-    ├── UnknownBlockError           a name is not that of a U-Net block
+    ├── UnknownBlockError           there is no block of this name
     ├── UnknownPresetError          no preset has this name
-    ├── UnmatchedPatternError       a pattern in the settings names nothing
-    ├── BoundsError                 a range is empty, not finite, or not the same within one parameter
+    ├── UnmatchedPatternError       a pattern in the settings matches no place
+    ├── BoundsError                 bounds are empty, not finite, or differ within one parameter
     ├── FrozenError                 a fixed ratio is not finite, or other settings contradict it
     ├── GroupError                  a group is empty, overlaps, or has a misleading name
     ├── EmptySpaceError             nothing is left to search
     ├── SlotError                   the merge method's ratio names cannot name parameters
-    ├── BlockWeightsError           a block-weight string has the wrong count or no numbers
+    ├── BlockWeightsError           a block-weight string has the wrong number of values, or a value is no number
     └── RatioError                  values do not fit the space: missing, unknown, not finite, out of bounds
         └── OutsideSpaceError       valid ratios that no parameters of this space produce
 
-The command line prints `str(error)` as it is: every message is one line that says what was expected, what
-came, and what to do.
+The command line prints `str(error)` unchanged: every message is one line that says what was expected, what was given,
+and what to do.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from basics.errors import MergetuneError
 
 
 class SpaceError(MergetuneError, ValueError):
-    """Base of all errors of this package."""
+    """The base of all errors of this package."""
 
 
 class UnknownArchitectureError(SpaceError):
@@ -33,7 +33,7 @@ class UnknownArchitectureError(SpaceError):
 
 
 class UnknownBlockError(SpaceError):
-    """A name is not that of a U-Net block."""
+    """There is no block of this name."""
 
 
 class UnknownPresetError(SpaceError):
@@ -41,11 +41,11 @@ class UnknownPresetError(SpaceError):
 
 
 class UnmatchedPatternError(SpaceError):
-    """A pattern in the settings names no place of the architecture."""
+    """A pattern in the settings matches no place of the architecture."""
 
 
 class BoundsError(SpaceError):
-    """A range is empty, not finite, set on nothing searched, or not the same within one parameter."""
+    """Bounds are empty, not finite, apply to nothing that is searched, or differ within one parameter."""
 
 
 class FrozenError(SpaceError):
@@ -65,7 +65,7 @@ class SlotError(SpaceError):
 
 
 class BlockWeightsError(SpaceError):
-    """A block-weight string has the wrong count of numbers, or something that is no number."""
+    """A block-weight string has the wrong number of values, or a value is not a finite number."""
 
 
 class RatioError(SpaceError):
@@ -73,4 +73,4 @@ class RatioError(SpaceError):
 
 
 class OutsideSpaceError(RatioError):
-    """Ratios that are valid in themselves but that no parameters of this space produce."""
+    """Valid ratios that no parameters of this space produce."""

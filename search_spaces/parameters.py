@@ -1,8 +1,8 @@
-"""Settings -> parameters: which places share a number, in which range, and which are not searched at all.
+"""The parameters that settings define: which places share a number, its bounds, and which places are fixed.
 
 A *cell* is one slot of one place. Every cell is either fixed or belongs to one parameter. Settings that contradict
-themselves, the architecture or the merge method are errors. Nothing is repaired: a space that is smaller or larger
-than its author believes costs a study.
+themselves, the architecture or the merge method are errors. Nothing is repaired, because a space that is smaller or
+larger than its author believes wastes a study.
 """
 
 from __future__ import annotations
@@ -23,25 +23,26 @@ from search_spaces.slots import Slot
 Cell = tuple[str, int]  # (place, index of the slot)
 Bounds = tuple[float, float]
 
-# No dot, which separates a parameter's name from its slot's; no brackets or stars, which read as patterns.
+# Without a dot, which separates the name of a parameter from that of its slot, and without the characters of patterns.
 _NAME: Final = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Parameter:
-    """One number the optimizer chooses, and the places that take it."""
+    """One number that the optimizer chooses, and the places that use it."""
 
     name: str
     low: float
     high: float  # inclusive, as `low` is
     places: tuple[str, ...]  # in the order of `places(architecture)`
-    slot: int  # which of a place's numbers it is
+    slot: int  # index of the slot
 
 
 def parameters_of(settings: SpaceSettings, architecture: Architecture, slots: Sequence[Slot]) -> tuple[Parameter, ...]:
-    """Return the parameters, ordered by their first place; those of one place's slots stand together.
+    """Return the parameters, ordered by their first place and then by slot.
 
-    What is one number for everything comes last. The settings have no preset (see `presets.resolved`).
+    Parameters that are one number for everything come last. The settings must not name a preset (see
+    `presets.resolved`).
 
     Raises:
         SpaceError: the settings contradict themselves or the architecture; see errors.py for the kinds.
@@ -51,24 +52,24 @@ def parameters_of(settings: SpaceSettings, architecture: Architecture, slots: Se
     group_of = _group_of(settings, architecture, fixed, slots)
     single = sum(slot.kind == "ratio" for slot in slots) == 1
     order = {place: index for index, place in enumerate(places(architecture))}
-    found: list[tuple[tuple[float, int], Parameter]] = []
+    ranked: list[tuple[tuple[float, int], Parameter]] = []
     for index, slot in enumerate(slots):
         searched = [place for place in places(architecture) if (place, index) not in fixed]
         granularity = granularity_of(slot, settings)
         for name, members in _members(searched, granularity, group_of, architecture).items():
-            full = (
+            full_name = (
                 slot.name
                 if granularity == "one"
                 else name
                 if slot.kind == "ratio" and single
                 else f"{name}.{slot.name}"
             )
-            low, high = _common_bounds(full, members, index, bounds)
+            low, high = _common_bounds(full_name, members, index, bounds)
             rank = math.inf if granularity == "one" else order[members[0]]
-            found.append(((rank, index), Parameter(name=full, low=low, high=high, places=members, slot=index)))
-    if not found:
+            ranked.append(((rank, index), Parameter(name=full_name, low=low, high=high, places=members, slot=index)))
+    if not ranked:
         raise EmptySpaceError(_nothing_to_search(slots))
-    return tuple(parameter for _, parameter in sorted(found, key=lambda row: row[0]))
+    return tuple(parameter for _, parameter in sorted(ranked, key=lambda pair: pair[0]))
 
 
 def _nothing_to_search(slots: Sequence[Slot]) -> str:
@@ -81,20 +82,24 @@ def _nothing_to_search(slots: Sequence[Slot]) -> str:
 
 
 def check_slots(slots: Sequence[Slot], architecture: Architecture) -> None:
-    """Raises SlotError for names that could not name parameters, or that mean places already."""
+    """Refuse names of slots that cannot name parameters.
+
+    Raises:
+        SlotError: a name occurs twice, is not a valid name, or is the name of a place.
+    """
     names = [slot.name for slot in slots]
     if len(set(names)) != len(names) or not all(_NAME.fullmatch(name) for name in names):
         raise SlotError(f"slots: expected names that are all different and without dots, got {', '.join(names)}")
-    taken = {*places(architecture), *collective_names(architecture)}
-    if clash := sorted(taken & set(names)):
-        raise SlotError(f"slots: {clash[0]!r} is the name of a place: choose another name")
+    place_names = {*places(architecture), *collective_names(architecture)}
+    if clashes := sorted(place_names & set(names)):
+        raise SlotError(f"slots: {clashes[0]!r} is the name of a place: choose another name")
 
 
 # ------------------------------------------------------------------------------------------- fixed cells
 
 
 def fixed_cells(settings: SpaceSettings, architecture: Architecture, slots: Sequence[Slot]) -> dict[Cell, float]:
-    """Return what is not searched: a value for each fixed cell.
+    """Return the value of each fixed cell.
 
     Raises:
         FrozenError: a value is not allowed, or `merge_vae` asks to search a VAE that is frozen.
@@ -128,15 +133,18 @@ def fixed_cells(settings: SpaceSettings, architecture: Architecture, slots: Sequ
 def _fixed_numbers(
     slot: Slot, index: int, settings: SpaceSettings, architecture: Architecture, unmerged: set[str]
 ) -> dict[Cell, float]:
-    """The fixed cells of a parameter or a LoRA's weight: all if it is held, else where it means nothing."""
+    """Return the fixed cells of a method's parameter or a LoRA's weight.
+
+    All cells are fixed if the settings give a value. Otherwise those are fixed in which the number has no effect.
+    """
     chosen = settings.parameters.get(slot.name)
     if chosen is None or chosen.value is not None:
         value = slot.default if chosen is None or chosen.value is None else chosen.value
         return {(place, index): value for place in places(architecture)}
     if chosen.granularity == "one":
         return {}
-    idle = {VAE} if slot.kind == "lora" else unmerged | {VAE}
-    return {(place, index): slot.default for place in places(architecture) if place in idle}
+    without_effect = {VAE} if slot.kind == "lora" else unmerged | {VAE}
+    return {(place, index): slot.default for place in places(architecture) if place in without_effect}
 
 
 def _check_slot_settings(settings: SpaceSettings, slots: Sequence[Slot]) -> None:
@@ -146,7 +154,7 @@ def _check_slot_settings(settings: SpaceSettings, slots: Sequence[Slot]) -> None
             raise SlotError(f"parameters: {name!r} is not one of this merge: {unknown_name(name, by_name) or 'none'}")
         slot = by_name[name]
         if slot.kind == "ratio":
-            raise SlotError(f"parameters: {name!r} is a ratio; say with bounds and frozen where it is searched")
+            raise SlotError(f"parameters: {name!r} is a ratio: use bounds and frozen to say where it is searched")
         for value in (chosen.value,) if chosen.bounds is None else chosen.bounds:
             if value is None or not slot.allows(value):
                 raise BoundsError(f"parameters: {name} is {value}, expected {slot.allowed}")
@@ -157,7 +165,12 @@ def _check_slot_settings(settings: SpaceSettings, slots: Sequence[Slot]) -> None
 def _cells(
     pattern: str, architecture: Architecture, slots: Sequence[Slot], settings: SpaceSettings, setting: str
 ) -> list[Cell]:
-    """The cells a pattern names: its places, in the slot behind its dot or else in every ratio slot."""
+    """Return the cells of a pattern: its places, in the slot after its dot, or else in every ratio slot.
+
+    Raises:
+        SlotError: there is no such slot, or it has one number for all places.
+        UnmatchedPatternError: the pattern matches no place.
+    """
     where, dot, name = pattern.rpartition(".")
     if not dot:
         where, chosen = pattern, [index for index, slot in enumerate(slots) if slot.kind == "ratio"]
@@ -172,7 +185,7 @@ def _cells(
 
 
 def granularity_of(slot: Slot, settings: SpaceSettings) -> str:
-    """How finely a slot is searched: one, uniform, sections, blocks or auto."""
+    """Return the granularity of a slot: one, uniform, sections, blocks or auto."""
     if slot.kind == "ratio":
         return settings.granularity
     return settings.parameters.get(slot.name, SlotSettings(value=0)).granularity
@@ -186,8 +199,10 @@ def _bounds(
 ) -> dict[Cell, Bounds]:
     """Return the bounds of every searched cell.
 
-    A pattern may cover frozen places beside searched ones (`"*": [0, 0.5]` means all that is searched); one
-    that covers frozen places alone would change nothing and is refused.
+    A pattern may match fixed cells as well (`"*": [0, 0.5]` means every cell that is searched).
+
+    Raises:
+        BoundsError: bounds are not valid, or a pattern matches fixed cells only and would change nothing.
     """
     bounds: dict[Cell, Bounds] = {}
     for index, slot in enumerate(slots):
@@ -198,12 +213,12 @@ def _bounds(
         if not (math.isfinite(low) and math.isfinite(high) and low < high):
             raise BoundsError(
                 f"bounds: expected two finite numbers low < high for {pattern!r}, got [{low}, {high}]; "
-                f"to hold a ratio still, use frozen",
+                f"to fix a ratio, use frozen",
             )
-        covered = _cells(pattern, architecture, slots, settings, "bounds")
-        searched = [cell for cell in covered if cell in bounds]
+        matched = _cells(pattern, architecture, slots, settings, "bounds")
+        searched = [cell for cell in matched if cell in bounds]
         if not searched:
-            raise BoundsError(f"bounds: {pattern!r} changes nothing: {_why_fixed(covered[0], fixed, settings)}")
+            raise BoundsError(f"bounds: {pattern!r} changes nothing: {_why_fixed(matched[0], fixed, settings)}")
         for cell in searched:
             if not (slots[cell[1]].allows(low) and slots[cell[1]].allows(high)):
                 slot = slots[cell[1]]
@@ -213,7 +228,7 @@ def _bounds(
 
 
 def _why_fixed(cell: Cell, fixed: Mapping[Cell, float], settings: SpaceSettings) -> str:
-    """Say which setting holds a place still and what to do."""
+    """Say which setting fixes a place, and what to do."""
     place = cell[0]
     if place == VAE and not settings.merge_vae:
         return f"{VAE} is not searched unless merge_vae is true"
@@ -221,7 +236,11 @@ def _why_fixed(cell: Cell, fixed: Mapping[Cell, float], settings: SpaceSettings)
 
 
 def _common_bounds(name: str, members: tuple[str, ...], slot: int, bounds: Mapping[Cell, Bounds]) -> Bounds:
-    """Return the bounds that all places of one parameter share."""
+    """Return the bounds that all places of one parameter share.
+
+    Raises:
+        BoundsError: they have different bounds.
+    """
     first = members[0]
     for place in members:
         if bounds[place, slot] != bounds[first, slot]:
@@ -238,11 +257,11 @@ def _common_bounds(name: str, members: tuple[str, ...], slot: int, bounds: Mappi
 def _members(
     searched: Iterable[str], granularity: str, group_of: Mapping[str, str], architecture: Architecture
 ) -> dict[str, tuple[str, ...]]:
-    """Return parameter name (without slot) -> its places, in the order of each one's first place."""
-    every_block = frozenset(blocks(architecture))
+    """Map each parameter's name (without its slot) to its places, in the order of first places."""
+    unet_blocks = frozenset(blocks(architecture))
     members: dict[str, tuple[str, ...]] = {}
     for place in searched:
-        own_name = _name_in_unet(place, granularity) if place in every_block else place
+        own_name = _name_in_unet(place, granularity) if place in unet_blocks else place
         name = "" if granularity == "one" else group_of.get(place, own_name)
         members[name] = (*members.get(name, ()), place)
     return members
@@ -261,7 +280,11 @@ def _name_in_unet(block: str, granularity: str) -> str:
 def _group_of(
     settings: SpaceSettings, architecture: Architecture, fixed: Mapping[Cell, float], slots: Sequence[Slot]
 ) -> dict[str, str]:
-    """Return place -> group of the places that are in one."""
+    """Map each place that is in a group to the name of its group.
+
+    Raises:
+        GroupError: a group is empty, overlaps another, holds a fixed place, or has a misleading name.
+    """
     ratios = [index for index, slot in enumerate(slots) if slot.kind == "ratio"]
     group_of: dict[str, str] = {}
     for name, patterns in settings.groups.items():
@@ -274,7 +297,7 @@ def _group_of(
                 )
             if place in group_of:
                 raise GroupError(
-                    f"groups: {place} is in {group_of[place]!r} and in {name!r}; a place has one group, "
+                    f"groups: {place} is in {group_of[place]!r} and in {name!r}, but a place can have one group only: "
                     f"take it out of one of them",
                 )
             group_of[place] = name
@@ -285,7 +308,7 @@ def _group_members(name: str, patterns: tuple[str, ...], architecture: Architect
     setting = f"groups, {name!r}"
     matched = {place for pattern in patterns for place in matching_places(pattern, architecture, setting)}
     if not matched:
-        raise GroupError(f"groups: {name!r} is empty; give it patterns or remove it")
+        raise GroupError(f"groups: {name!r} is empty: give it patterns or remove it")
     return tuple(place for place in places(architecture) if place in matched)
 
 
@@ -298,7 +321,7 @@ def _check_group_name(name: str, members: tuple[str, ...], architecture: Archite
     meanings = {**collective_names(architecture), **{place: (place,) for place in places(architecture)}}
     if meanings.get(name, members) != members:
         raise GroupError(
-            f"groups: {name!r} means {_listed(meanings[name])}, but the group holds {_listed(members)}; "
+            f"groups: {name!r} means {_listed(meanings[name])}, but the group holds {_listed(members)}: "
             f"choose another name",
         )
 

@@ -1,4 +1,4 @@
-"""Names a user writes in a search space -> places."""
+"""Patterns: the names of places that a user writes in the settings of a search space."""
 
 from __future__ import annotations
 
@@ -16,22 +16,25 @@ def collective_names(architecture: Architecture) -> dict[str, tuple[str, ...]]:
 
 
 def matching_places(pattern: str, architecture: Architecture, setting: str) -> tuple[str, ...]:
-    """Return the places a pattern names, at least one, in the order of `places`.
+    """Return the places that a pattern matches, at least one, in the order of `places`.
 
-    A pattern is a collective name (IN, MID, OUT, unet), or a shell pattern over the names of places
-    (`IN0[0-3]`, `text_encoder*`), case sensitive. `setting` is where the pattern stood, for the message.
+    A pattern is a collective name (IN, MID, OUT, unet) or a shell pattern over the names of places (`IN0[0-3]`,
+    `text_encoder*`). It is case sensitive.
+
+    Args:
+        setting: where the pattern is written, for the message.
 
     Raises:
-        UnmatchedPatternError: nothing matches; the message names the closest known name.
+        UnmatchedPatternError: it matches no place; the message has the closest known name.
     """
     collectives = collective_names(architecture)
     if pattern in collectives:
         return collectives[pattern]
-    every_place = places(architecture)
-    matched = tuple(place for place in every_place if fnmatchcase(place, pattern))
+    all_places = places(architecture)
+    matched = tuple(place for place in all_places if fnmatchcase(place, pattern))
     if not matched:
         raise UnmatchedPatternError(
             f"{setting}: {pattern!r} matches nothing in {architecture}: "
-            f"{unknown_name(pattern, (*collectives, *every_place))}",
+            f"{unknown_name(pattern, (*collectives, *all_places))}",
         )
     return matched

@@ -1,4 +1,4 @@
-"""Tell a checkpoint's family by its tensors, and where it is of none, what it is instead."""
+"""Recognition of a checkpoint's family by its tensors, or of what the file is instead."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from search_spaces.errors import UnknownArchitectureError
 from search_spaces.families.family import Match, Mistake, Shapes
 from search_spaces.families.registry import Architecture, family_of, titles
 
-# What people hand over by mistake: (pattern found in any key, what it is), most specific first.
+# Files that people give by mistake: (pattern of any key, what it is), most specific first.
 _MISTAKES: Final = (
     (r"(?i)(^|[._])lora[._]", Mistake(what="a LoRA", advice="bake it into a checkpoint first and merge that")),
     (r"joint_blocks\.", Mistake(what="an SD3 model")),
@@ -44,20 +44,20 @@ _MISTAKES: Final = (
 
 
 def architecture_of(shapes: Shapes) -> Architecture:
-    """Return the architecture of the checkpoint that has these tensors; its U-Net suffices, text encoders may lack.
+    """Return the architecture of a checkpoint with these tensors; its U-Net suffices, without text encoders.
 
     Args:
         shapes: key in the single-file layout -> shape.
 
     Raises:
-        UnknownArchitectureError: no U-Net, or another family's; the message names it where known.
+        UnknownArchitectureError: there is no U-Net, or it is of an unsupported family; the message names a known one.
     """
-    found = _matches(shapes)
-    for match in found.values():
+    matches = _matches(shapes)
+    for match in matches.values():
         if match.mistake is not None:
             raise UnknownArchitectureError(_expected(_sentence(match.mistake)))
-    by_unet = next((architecture for architecture, match in found.items() if match.unet), None)
-    by_text = next((architecture for architecture, match in found.items() if match.texts), None)
+    by_unet = next((architecture for architecture, match in matches.items() if match.unet), None)
+    by_text = next((architecture for architecture, match in matches.items() if match.texts), None)
     architecture = by_unet or by_text
     if architecture is None:
         raise UnknownArchitectureError(_expected(_description(tuple(shapes))))
@@ -67,9 +67,9 @@ def architecture_of(shapes: Shapes) -> Architecture:
 
 
 def _matches(shapes: Shapes) -> dict[Architecture, Match]:
-    """Return what speaks for each family whose kind of U-Net the tensors have."""
-    found = {architecture: family_of(architecture).match(shapes) for architecture in Architecture}
-    return {architecture: match for architecture, match in found.items() if match is not None}
+    """Match the tensors against each family; families whose kind of U-Net they do not have are left out."""
+    matches = {architecture: family_of(architecture).match(shapes) for architecture in Architecture}
+    return {architecture: match for architecture, match in matches.items() if match is not None}
 
 
 def _expected(got: str) -> str:
@@ -84,11 +84,11 @@ def _sentence(mistake: Mistake) -> str:
 
 
 def _description(keys: tuple[str, ...]) -> str:
-    """Say what the keys are instead, and what to do."""
+    """Describe what the keys are instead, and what to do."""
     for pattern, mistake in _MISTAKES:
         if any(re.search(pattern, key) for key in keys):
             return _sentence(mistake)
     if not keys:
-        return "no tensors at all: the file is empty or was not written to its end"
+        return "no tensors at all: the file is empty or incomplete; get it again"
     first = ", ".join(repr(key) for key in keys[:3])
     return f"unknown tensors ({first}): give a single-file checkpoint"

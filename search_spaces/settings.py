@@ -1,4 +1,4 @@
-"""What a user writes about the search space. What it means is worked out by `SearchSpace.build`."""
+"""The settings of a search space, as a user writes them. `SearchSpace.build` works out what they mean."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ Granularity = Literal["uniform", "sections", "blocks", "auto"]
 
 
 class SlotSettings(FrozenSettings):
-    """A method's parameter or a LoRA's weight: a number that is held, or bounds to search.
+    """The settings of a method's parameter or of a LoRA's weight: a fixed number, or bounds to search.
 
-    Written short as `0.3` or `[0.1, 0.9]`, or in full as `{bounds: [0.1, 0.9], granularity: blocks}`.
+    The short form is `0.3` or `[0.1, 0.9]`, the full form `{bounds: [0.1, 0.9], granularity: blocks}`.
     """
 
-    value: float | None = Field(default=None, allow_inf_nan=False, description="held at this")
-    bounds: tuple[float, float] | None = Field(default=None, description="searched from low to high")
+    value: float | None = Field(default=None, allow_inf_nan=False, description="fixed at this number")
+    bounds: tuple[float, float] | None = Field(default=None, description="searched between low and high")
     granularity: Literal["one", "uniform", "sections", "blocks", "auto"] = Field(
-        default="one", description="one number for everything, or as the space's own granularity"
+        default="one", description="one number for everything, or as in the space's granularity"
     )
 
     @model_validator(mode="before")
@@ -34,16 +34,16 @@ class SlotSettings(FrozenSettings):
     @model_validator(mode="after")
     def _one_of_both(self) -> Self:
         if (self.value is None) == (self.bounds is None):
-            msg = "give either a number to hold or two bounds [low, high] to search"
+            msg = "give either a fixed number, or two bounds [low, high] to search"
             raise ValueError(msg)
         return self
 
 
 class SpaceSettings(FrozenSettings):
-    """Which ratios are searched, and where. A pattern is what `matching_places` understands; with a dot
-    and a slot's name behind it (`IN*.B`) it means that slot only.
+    """The settings of a search space: which ratios are searched, and in which bounds.
 
-    Serialises to what was written and nothing else, so that a preset still gives the rest after a round trip.
+    Patterns are those of `matching_places`. A dot and the name of a slot after a pattern (`IN*.B`) restrict it to that
+    slot. Only fields that were written are serialised, so that a preset still provides the others after a round trip.
     """
 
     preset: str | None = Field(default=None, description="named settings to start from; see `preset_names`")
@@ -54,7 +54,7 @@ class SpaceSettings(FrozenSettings):
     )
     bounds: dict[str, tuple[float, float]] = Field(
         default_factory=dict,
-        description="pattern -> (low, high), the method's own where none is given; a later pattern wins",
+        description="pattern -> (low, high); the default is the method's own; a later pattern wins",
     )
     frozen: dict[str, float] = Field(
         default_factory=dict,
@@ -66,13 +66,13 @@ class SpaceSettings(FrozenSettings):
     )
     parameters: dict[str, SlotSettings] = Field(
         default_factory=dict,
-        description="parameter of the method, or LoRA -> the number it is held at, or the bounds it is searched in",
+        description="parameter of the method, or LoRA -> its fixed number, or the bounds in which it is searched",
     )
-    merge_vae: bool = Field(default=False, description="search the VAE's ratio too; else the VAE stays A's")
+    merge_vae: bool = Field(default=False, description="search the VAE's ratio, too; otherwise the VAE is A's")
 
     @property
     def begins_coarse(self) -> bool:
-        """Whether a search goes from sections to blocks, in the ratios or in another number."""
+        """Whether a search begins with sections and splits them into blocks, in the ratios or in another number."""
         return "auto" in {self.granularity, *(chosen.granularity for chosen in self.parameters.values())}
 
     @model_serializer(mode="wrap")
@@ -80,10 +80,10 @@ class SpaceSettings(FrozenSettings):
         return {name: value for name, value in serialise(self).items() if name in self.model_fields_set}
 
     def over(self, base: Self) -> Self:
-        """Return `base` with everything that was written here on top.
+        """Return `base`, overridden by everything that is written here.
 
-        A single value replaces the base's. A mapping is joined entry by entry, and its own entries come
-        last, where they win: `frozen: {OUT11: 0}` over a preset adds to what the preset freezes.
+        A single value replaces the base's. Mappings are joined; entries written here come last, so that they win:
+        `frozen: {OUT11: 0}` over a preset adds to what the preset freezes.
         """
         joined = base.model_dump()
         for name, value in self.model_dump().items():
@@ -92,5 +92,5 @@ class SpaceSettings(FrozenSettings):
 
 
 def _joined(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
-    """Join two mappings; a key in both moves to the end, because the order decides which pattern wins."""
+    """Join two mappings; a key of both moves to the end, because later patterns win."""
     return {**{key: value for key, value in base.items() if key not in over}, **over}

@@ -1,7 +1,7 @@
-"""A slot: one number that every place has in a merge.
+"""Slots: the numbers that every place has in a merge.
 
-A ratio says how much of something goes in: 0 in every ratio of a step keeps the step's first input. A parameter
-shapes how it is done (a density, an offset). The weight of a LoRA is a slot as well.
+A ratio says how much of an input goes into the merge: with 0 in every ratio of a step, the result is the step's first
+input. A parameter of the method says how the merge is done (a density, an offset). The weight of a LoRA is a slot, too.
 """
 
 from __future__ import annotations
@@ -10,29 +10,29 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-LARGEST = 3.4028234663852886e38  # of float32, in which merges are computed
+LARGEST = 3.4028234663852886e38  # largest float32; merges are computed in float32
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Slot:
-    """One number of every place, with the values it may take and those worth searching."""
+    """One number of every place, with its allowed values and its default bounds."""
 
     name: str
     kind: Literal["ratio", "parameter", "lora"]
-    default: float  # where nothing else is said
-    low: float = 0.0  # bounds of a search that gives none
+    default: float
+    low: float = 0.0  # bounds of a search whose settings give none
     high: float = 1.0
-    least: float = -LARGEST  # values outside these mean nothing
-    most: float = LARGEST
+    least: float = -LARGEST  # smallest allowed value
+    most: float = LARGEST  # largest allowed value
     description: str = ""
 
     def allows(self, value: float) -> bool:
-        """False for NaN and infinity as well."""
+        """Return whether a value is finite and within the allowed range."""
         return math.isfinite(value) and max(self.least, -LARGEST) <= value <= min(self.most, LARGEST)
 
     @property
     def allowed(self) -> str:
-        """The allowed values in words."""
+        """The allowed values, for messages."""
         if self.least <= -LARGEST and self.most >= LARGEST:
             return "any finite number up to 3.4e38"
         if self.most >= LARGEST:

@@ -1,4 +1,4 @@
-"""The search space: trial parameters <-> the numbers of every place."""
+"""The search space: it converts between the parameters of a trial and the numbers of every place."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ Rows = Mapping[str, tuple[float, ...]]  # place -> one number per slot
 
 @dataclass(frozen=True, kw_only=True)
 class SearchSpace:
-    """Which numbers a study searches. Made by `build`.
+    """The numbers that a study searches. Use `build` to make one.
 
-    A *slot* is one number of every place: a ratio of the merge, a parameter of its method, the weight of a LoRA.
-    With several ratio slots a parameter is called `IN00.B`; what is one number for everything is called as its slot.
+    A *slot* is one number of every place: a ratio of the merge, a parameter of its method, or the weight of a LoRA.
+    With several ratio slots, a parameter has a name such as `IN00.B`. One number for everything has its slot's name.
     """
 
-    settings: SpaceSettings = field(hash=False)  # with the preset filled in: what a study should store
+    settings: SpaceSettings = field(hash=False)  # with the preset filled in, as a study stores them
     architecture: Architecture
     slots: tuple[Slot, ...]
     parameters: tuple[Parameter, ...]  # ordered by their first place: text encoders, blocks by depth, vae
@@ -57,30 +57,30 @@ class SearchSpace:
 
     @property
     def ratio_slots(self) -> tuple[int, ...]:
-        """Indices of the slots in which 0 keeps parent A."""
+        """Indices of the ratio slots, in which 0 keeps parent A."""
         return tuple(index for index, slot in enumerate(self.slots) if slot.kind == "ratio")
 
     @property
     def auto_slots(self) -> frozenset[int]:
-        """Indices of the slots of which each block has a number that the sampler begins by tying to its section's."""
+        """Indices of the slots with `granularity: auto`, whose blocks the sampler ties by section at first."""
         return frozenset(
             index for index, slot in enumerate(self.slots) if granularity_of(slot, self.settings) == "auto"
         )
 
     def rows(self, params: Mapping[str, float]) -> dict[str, tuple[float, ...]]:
-        """Return the numbers, one per slot, of every place of the architecture, fixed ones included.
+        """Return the numbers of every place, one for each slot, fixed ones included.
 
         Raises:
             RatioError: a parameter is missing or unknown, or its value is not finite or out of bounds.
         """
         _check_names("parameters", params, (parameter.name for parameter in self.parameters))
-        # Each nan is overwritten below: a cell is either fixed or in one parameter.
+        # Every NaN is overwritten below: a cell is either fixed or belongs to one parameter.
         rows = {place: [math.nan] * len(self.slots) for place in places(self.architecture)}
         for place, index, value in self.fixed:
             rows[place][index] = value
         for parameter in self.parameters:
             value = params[parameter.name]
-            if not parameter.low <= value <= parameter.high:  # false for nan, too
+            if not parameter.low <= value <= parameter.high:  # false for NaN as well
                 raise RatioError(_out_of_bounds(parameter, value))
             for place in parameter.places:
                 rows[place][parameter.slot] = float(value)
@@ -91,7 +91,7 @@ class SearchSpace:
 
         Raises:
             RatioError: a place is missing or unknown, or its numbers are too few, too many or not finite.
-            OutsideSpaceError: no parameters of this space give these numbers; `nearest` would.
+            OutsideSpaceError: no parameters of this space give these numbers; use `nearest`.
         """
         self._check_rows(rows)
         for place, index, value in self.fixed:
@@ -102,7 +102,7 @@ class SearchSpace:
     def nearest(self, rows: Rows) -> dict[str, float]:
         """Return the parameters whose numbers are closest to these in the least-squares sense.
 
-        That is the mean over each parameter's places, clipped to its bounds. What is fixed is not compared.
+        That is the mean over each parameter's places, clipped to its bounds. Fixed numbers are ignored.
 
         Raises:
             RatioError: a place is missing or unknown, or its numbers are too few, too many or not finite.
@@ -111,7 +111,7 @@ class SearchSpace:
         return {parameter.name: _clipped_mean(parameter, rows) for parameter in self.parameters}
 
     def profile_rows(self, ratios: Mapping[str, float]) -> dict[str, tuple[float, ...]]:
-        """One ratio per place, in every ratio slot; other slots as they are fixed, or else their default."""
+        """Put one ratio for each place into every ratio slot; other slots take their fixed number or their default."""
         fixed = {(place, index): value for place, index, value in self.fixed}
         return {
             place: tuple(
@@ -132,7 +132,11 @@ class SearchSpace:
 
 
 def _shared_value(parameter: Parameter, rows: Rows) -> float:
-    """Return the one value that all places of a parameter have."""
+    """Return the value that all places of a parameter share.
+
+    Raises:
+        OutsideSpaceError: the places have different values, or the value is out of bounds.
+    """
     first = parameter.places[0]
     value = rows[first][parameter.slot]
     for place in parameter.places:
@@ -157,12 +161,16 @@ def _out_of_bounds(parameter: Parameter, value: float) -> str:
 
 
 def _check_names(what: str, given: Iterable[str], expected: Iterable[str]) -> None:
-    """Refuse names that are missing or too many."""
+    """Refuse missing and unknown names.
+
+    Raises:
+        RatioError: the given names are not exactly the expected ones.
+    """
     names, known = set(given), set(expected)
-    complaints = [
-        f"{complaint} {', '.join(sorted(different))}"
-        for complaint, different in (("missing", known - names), ("unknown", names - known))
+    differences = [
+        f"{problem} {', '.join(sorted(different))}"
+        for problem, different in (("missing", known - names), ("unknown", names - known))
         if different
     ]
-    if complaints:
-        raise RatioError(f"expected exactly the {what} of this space: {'; '.join(complaints)}")
+    if differences:
+        raise RatioError(f"expected exactly the {what} of this space: {'; '.join(differences)}")

@@ -18,7 +18,8 @@ from optimizer.work.worker import Worker
 from studies.files.artifacts import Artifacts
 from studies.records.batch_limits import Batched
 from studies.records.database import Database, open_database
-from studies.records.stored_studies import create_study, load_study
+from studies.records.stored_studies import create_study, open_study
+from studies.records.study_records import StudyRecords
 from studies.records.values import StoredStudy, StoredTrial
 from studies.spec.study import StudySpec, parse_spec
 
@@ -101,14 +102,21 @@ class Recorder(Reporter):
 class ShortStudy:
     """A registered short study with its runtime."""
 
-    database: Database
-    study: StoredStudy
+    records: StudyRecords
     runtime: Runtime
     artifacts: Artifacts
 
+    @property
+    def database(self) -> Database:
+        return self.records.database
+
+    @property
+    def study(self) -> StoredStudy:
+        return self.records.study
+
     def run(self, stop_after: int | None = None) -> Recorder:
         recorder = Recorder(stop_after=stop_after)
-        Worker(self.database, self.study, self.runtime, self.artifacts, recorder, recorder.stop).run()
+        Worker(self.records, self.runtime, self.artifacts, recorder, recorder.stop).run()
         return recorder
 
 
@@ -117,18 +125,18 @@ def begin(folder: Path, changes: Mapping[str, Any] | None = None, url: str | Non
     database = open_database(url or f"sqlite:///{folder}/study.db")
     runtime = make_runtime(spec, folder)
     objective = runtime.objective
-    study = create_study(database, runtime.spec, runtime.parents, objective.directions, objective.names)
-    return ShortStudy(database, study, runtime, Artifacts.beside(database.url, folder / "artifacts"))
+    records = create_study(database, runtime.spec, runtime.parents, objective.directions, objective.names)
+    return ShortStudy(records, runtime, Artifacts.beside(database.url, folder / "artifacts"))
 
 
 def reopen(folder: Path, name: str = "short") -> ShortStudy:
     """The same study from its database alone, as another process would see it."""
     database = open_database(f"sqlite:///{folder}/study.db", create=False)
-    study = load_study(database, name)
-    plan = make_plan(study.spec)
-    hash_parents(plan, study.parents)
-    runtime = build_runtime(plan, study.parents, folder / "cache")
-    return ShortStudy(database, study, runtime, Artifacts.beside(database.url, folder / "artifacts"))
+    records = open_study(database, name)
+    plan = make_plan(records.study.spec)
+    hash_parents(plan, records.study.parents)
+    runtime = build_runtime(plan, records.study.parents, folder / "cache")
+    return ShortStudy(records, runtime, Artifacts.beside(database.url, folder / "artifacts"))
 
 
 def make_runtime(spec: StudySpec, folder: Path) -> Runtime:

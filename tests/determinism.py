@@ -65,8 +65,8 @@ def kill_in(study: Soak, number: int, delay: float) -> None:
 def found(study: Soak) -> list[dict[str, Any]]:
     """Of every trial what must not depend on who worked on it, and when."""
     database = open_database(study.url, create=False)
-    stored = stored_studies.load_study(database, study.runtime.spec.study)
-    told = optuna.load_study(study_name=stored.name, storage=database.storage).trials
+    records = stored_studies.open_study(database, study.runtime.spec.study)
+    told = optuna.load_study(study_name=records.study.name, storage=database.storage).trials
     trials = [
         {
             "params": trial.params,
@@ -75,10 +75,10 @@ def found(study: Soak) -> list[dict[str, Any]]:
             "row": (row.number, row.state, str(row.origin), row.recipe_text),
             "objectives": row.objectives,
             "gains": (row.gains, row.errors),
-            "scores": stored_renders.load_scores(database, row),
-            "pixels": [(render.item, render.pixels_sha256) for render in stored_renders.load_renders(database, row)],
+            "scores": stored_renders.load_scores(records, row),
+            "pixels": [(render.item, render.pixels_sha256) for render in stored_renders.load_renders(records, row)],
         }
-        for row, trial in zip(stored_trials.load_trials(database, stored), told, strict=True)
+        for row, trial in zip(stored_trials.load_trials(records), told, strict=True)
     ]
     database.close()
     return trials
@@ -87,7 +87,7 @@ def found(study: Soak) -> list[dict[str, Any]]:
 def attempts(study: Soak) -> int:
     """Trials that were begun again."""
     database = open_database(study.url, create=False)
-    rows = stored_trials.load_trials(database, stored_studies.load_study(database, study.runtime.spec.study))
+    rows = stored_trials.load_trials(stored_studies.open_study(database, study.runtime.spec.study))
     database.close()
     return sum(row.attempt > 1 for row in rows)
 

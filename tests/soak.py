@@ -33,6 +33,7 @@ from optimizer.work.worker import Worker
 from studies.files.artifacts import Artifacts
 from studies.records import stored_renders, stored_studies, stored_trials
 from studies.records.database import Database, open_database
+from studies.records.study_records import StudyRecords
 from studies.records.values import StoredTrial
 from studies.spec.study import StudySpec
 
@@ -72,9 +73,9 @@ class Soak:
         code = 1
         try:
             database = open_database(self.url, create=False)
-            study = stored_studies.load_study(database, self.runtime.spec.study)
+            records = stored_studies.open_study(database, self.runtime.spec.study)
             artifacts = Artifacts.beside(self.url, self.folder / "artifacts")
-            Worker(database, study, self.runtime, artifacts, Log(self.log)).run()
+            Worker(records, self.runtime, artifacts, Log(self.log)).run()
             code = 0
         finally:
             os._exit(code)
@@ -140,9 +141,7 @@ def soak(folder: Path, url: str, runtime: Runtime, workers: int, seed: int) -> l
     database = open_database(url, create=False)
     trials = runtime.spec.budget.trials
     found = wrongs(database, torn, trials)
-    again = sum(
-        row.attempt > 1 for row in stored_trials.load_trials(database, stored_studies.load_study(database, "short"))
-    )
+    again = sum(row.attempt > 1 for row in stored_trials.load_trials(stored_studies.open_study(database, "short")))
     database.close()
     counts = f"{trials} trials, {workers} workers, {killed} killed, {again} trials run again"
     print(f"{sa.make_url(url).get_backend_name()}: {counts}, {seconds:.0f} s", flush=True)
@@ -151,9 +150,9 @@ def soak(folder: Path, url: str, runtime: Runtime, workers: int, seed: int) -> l
 
 def wrongs(database: Database, torn: Soak, trials: int) -> list[str]:
     """What is wrong with the study as it was left, one line each."""
-    study = stored_studies.load_study(database, torn.runtime.spec.study)
-    rows = stored_trials.load_trials(database, study)
-    told = optuna.load_study(study_name=study.name, storage=database.storage).trials
+    records = stored_studies.open_study(database, torn.runtime.spec.study)
+    rows = stored_trials.load_trials(records)
+    told = optuna.load_study(study_name=records.study.name, storage=database.storage).trials
     found = []
     if [row.number for row in rows] != list(range(trials)) or len(told) != trials:
         found.append(f"{trials} trials were asked for, there are {len(rows)} of ours and {len(told)} of Optuna's")
@@ -162,11 +161,11 @@ def wrongs(database: Database, torn: Soak, trials: int) -> list[str]:
     complete = {row.number for row in rows if row.state == "complete"}
     found += [f"trial {number} was finished and is lost" for number in finished if number not in complete]
     for row, trial in zip(rows, told, strict=False):
-        found += [f"trial {row.number}: {what}" for what in _inconsistencies(database, row, trial)]
+        found += [f"trial {row.number}: {what}" for what in _inconsistencies(records, row, trial)]
     return found
 
 
-def _inconsistencies(database: Database, row: StoredTrial, trial: optuna.trial.FrozenTrial) -> Sequence[str]:
+def _inconsistencies(records: StudyRecords, row: StoredTrial, trial: optuna.trial.FrozenTrial) -> Sequence[str]:
     if row.state == "failed" and row.attempt == RERUNS + 1 and trial.state == TrialState.FAIL:
         return ()  # too many workers were killed over it
     found = []
@@ -176,8 +175,8 @@ def _inconsistencies(database: Database, row: StoredTrial, trial: optuna.trial.F
         found.append(f"{trial.values} for Optuna, {dict(row.objectives)} for us")
     if not row.gains:
         found.append("no gains")
-    renders = stored_renders.load_renders(database, row)
-    by_item, _ = stored_renders.load_scores(database, row)
+    renders = stored_renders.load_renders(records, row)
+    by_item, _ = stored_renders.load_scores(records, row)
     if [render.item for render in renders] != list(range(4)) or {len(values) for values in by_item.values()} != {4}:
         found.append(f"{len(renders)} renders and {by_item} scores")
     return found

@@ -16,8 +16,10 @@ from studies.recipe.blueprint import Blueprint
 from studies.recipe.recipe import Parent
 from studies.records import stored_studies, stored_trials
 from studies.records.database import Database
+from studies.records.failures import Failure
 from studies.records.origins import Origin
-from studies.records.values import ParentFile, StoredStudy, TrialResult
+from studies.records.study_records import StudyRecords
+from studies.records.values import ParentFile, TrialResult
 from studies.spec.study import parse_spec
 
 Score = Callable[[Mapping[str, float]], Mapping[str, tuple[float, ...]]]  # params -> scorer -> one value per item
@@ -40,7 +42,7 @@ def store_study(
     failed: tuple[int, ...] = (),
     outside: bool = False,
     **changes: Any,
-) -> StoredStudy:
+) -> StudyRecords:
     """A study with parents A and B as its first trials and then random ones.
 
     Args:
@@ -58,7 +60,7 @@ def store_study(
     ]
     infos = spec.infos
     objective = Objective.of(spec, infos)
-    study = stored_studies.create_study(database, spec, files, objective.directions, objective.names)
+    records = stored_studies.create_study(database, spec, files, objective.directions, objective.names)
     space = spec.search_space(Architecture.SD15)
     parents = tuple(Parent(letter=file.letter, name=file.path.stem, sha256=file.sha256) for file in files)
     blueprint = Blueprint(architecture=Architecture.SD15, parents=parents, operations=spec.operations)
@@ -74,18 +76,18 @@ def store_study(
         trial = told.ask()
         if known:
             params = {row.name: trial.suggest_float(row.name, row.low, row.high) for row in space.parameters}
-        stored_trials.begin_trial(database, study, number, origin, blueprint.recipe(space.rows(params)), "w")
+        stored_trials.begin_trial(records, number, origin, blueprint.recipe(space.rows(params)), "w")
         if number in failed:
-            stored_trials.fail_trial(database, study, number, "w", "black images")
+            stored_trials.fail_trial(records, number, "w", Failure(kind="degenerate", reason="black images"))
             told.tell(number, state=TrialState.FAIL)
             continue
-        values = _record(database, study, number, objective, score(params))
+        values = _record(records, number, objective, score(params))
         told.tell(number, values if known else None, state=None if known else TrialState.PRUNED)
-    return study
+    return records
 
 
 def _record(
-    database: Database, study: StoredStudy, number: int, objective: Objective, scores: Mapping[str, tuple[float, ...]]
+    records: StudyRecords, number: int, objective: Objective, scores: Mapping[str, tuple[float, ...]]
 ) -> list[float]:
     """Store a trial's scores; returns the objective's values."""
     values = objective.values({key: float(np.mean(items)) for key, items in scores.items()})
@@ -97,5 +99,5 @@ def _record(
         seconds={"merge": 0.1},
         machine={},
     )
-    stored_trials.finish_trial(database, study, number, "w", result)
+    stored_trials.finish_trial(records, number, "w", result)
     return list(values.values())

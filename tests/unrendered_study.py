@@ -17,7 +17,7 @@ from optimizer.runtime.plan import Plan, make_plan
 from optimizer.search.probes import make_probes
 from optimizer.system.retry import Retry
 from optimizer.trial.evaluation import Evaluation
-from optimizer.trial.objective import ScoreSheet
+from optimizer.trial.objective import Scores
 from optimizer.trial.scoring import Scoring
 from optimizer.work.gain_recorder import GainRecorder
 from optimizer.work.retention import Retention
@@ -27,9 +27,9 @@ from scorers.protocol import BuildContext
 from scorers.registry import build, parse_settings
 from studies.files.artifacts import Artifacts
 from studies.records.cached_reads import CachedTrials
-from studies.records.database import Database, open_database
+from studies.records.database import open_database
 from studies.records.stored_studies import create_study
-from studies.records.values import StoredStudy
+from studies.records.study_records import StudyRecords
 from studies.spec.study import parse_spec
 
 SIZE = 64  # pixels, of both images of the suite
@@ -39,31 +39,27 @@ SIZE = 64  # pixels, of both images of the suite
 class UnrenderedStudy:
     """A study in a SQLite file, with all that queue and recorder need."""
 
-    database: Database
-    study: StoredStudy
+    records: StudyRecords
     plan: Plan
     order: TrialPlan
     trials: CachedTrials
     artifacts: Artifacts
 
     def recorder(self) -> TrialRecorder:
-        entry = self.study.spec.scorers["sharpness"]
+        entry = self.records.study.spec.scorers["sharpness"]
         scorer = build(
             entry.kind,
             parse_settings(entry.kind, entry.options, Path("/")),
             BuildContext(device="cpu", cache_dir=Path("/")),
         )
-        gains = GainRecorder(
-            self.database, self.study, self.trials, self.plan, Scoring({"sharpness": scorer}), self.artifacts
-        )
-        retention = Retention(self.database, self.study, self.artifacts, self.plan.objective, self.trials, Retry())
+        gains = GainRecorder(self.records, self.trials, self.plan, Scoring({"sharpness": scorer}), self.artifacts)
+        retention = Retention(self.records, self.artifacts, self.plan.objective, self.trials, Retry())
         return TrialRecorder(
-            self.database,
-            self.study,
+            self.records,
             self.artifacts,
             plan=self.order,
             objective=self.plan.objective,
-            items=self.study.spec.suite.items(),
+            items=self.records.study.spec.suite.items(),
             gains=gains,
             retention=retention,
             retry=Retry(),
@@ -78,7 +74,7 @@ def begin_unrendered(folder: Path, **changes: Any) -> UnrenderedStudy:
     parents = hash_parents(plan)
     database = open_database(f"sqlite:///{folder}/study.db")
     objective = plan.objective
-    study = create_study(database, plan.spec, parents, objective.directions, objective.names)
+    records = create_study(database, plan.spec, parents, objective.directions, objective.names)
     blueprint = plan.blueprint(parents)
     order = TrialPlan(
         space=plan.space,
@@ -88,11 +84,10 @@ def begin_unrendered(folder: Path, **changes: Any) -> UnrenderedStudy:
         taken_over=0,
     )
     return UnrenderedStudy(
-        database=database,
-        study=study,
+        records=records,
         plan=plan,
         order=order,
-        trials=CachedTrials(database, study),
+        trials=CachedTrials(records),
         artifacts=Artifacts.beside(database.url, folder / "artifacts"),
     )
 
@@ -102,7 +97,7 @@ def evaluation(*sharpness: float, seconds: Mapping[str, float] | None = None) ->
     return Evaluation(
         items=tuple(range(len(sharpness))),
         images=tuple(torch.full((3, SIZE, SIZE), 40 * item, dtype=torch.uint8) for item in range(len(sharpness))),
-        sheet=ScoreSheet(by_item={"sharpness": np.array(sharpness)}, by_set={}),
+        scores=Scores(by_item={"sharpness": np.array(sharpness)}, by_set={}),
         features={},
         seconds=seconds or {"merge": 0.25, "denoise": 0.5},
     )

@@ -1,4 +1,4 @@
-"""Two studies side by side: what differs in what was asked, and which best is better, item by item where fair."""
+"""Comparison of two studies: the settings that differ, and their best trials, paired item by item if that is fair."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from optimizer.trial.front import chosen_trial
 from optimizer.trial.gains import t_interval
 from optimizer.trial.objective import SINGLE, Objective
 from scorers.protocol import Direction, ScorerInfo
-from studies.records.database import Database
 from studies.records.stored_renders import load_scores
 from studies.records.stored_trials import load_trials
+from studies.records.study_records import StudyRecords
 from studies.records.values import StoredStudy, StoredTrial
 from studies.spec.fingerprints import files_of_scorer
 
-NOT_SETTINGS: Final = ("study", "budget")  # differ between any two studies, and are told elsewhere
+NOT_SETTINGS: Final = ("study", "budget")  # keys of the spec that are not compared: any two studies differ in them
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,26 +28,26 @@ class Side:
     study: StoredStudy
     objective: Objective
     infos: Mapping[str, ScorerInfo]
-    rows: tuple[StoredTrial, ...]
-    best: StoredTrial | None  # of several objectives the knee of the front
-    by_item: Mapping[str, tuple[float, ...]]  # the best trial's scores: scorer -> one value per item
-    by_set: Mapping[str, float]
+    trials: tuple[StoredTrial, ...]
+    best: StoredTrial | None  # the knee of the front if there are several objectives
+    by_item: Mapping[str, tuple[float, ...]]  # the best trial's image scores: scorer -> one value for each item
+    by_set: Mapping[str, float]  # its set scores
 
     @property
     def means(self) -> dict[str, float]:
-        """One number per scorer of the best trial."""
+        """The best trial's mean score by each scorer."""
         return {name: float(np.mean(values)) for name, values in self.by_item.items()} | dict(self.by_set)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Paired:
-    """The second study's best minus the first's in one score, over the suite's items."""
+    """The paired difference of one score over the suite's items: the second study's best trial minus the first's."""
 
     name: str  # of a scorer, or "objective"
     direction: Direction
     difference: float
-    low: float | None  # of the 95 % interval; None, None for a single item
-    high: float | None
+    low: float | None  # lower end of the 95 % interval; None for a single item
+    high: float | None  # upper end
     items: int
 
 
@@ -61,17 +61,18 @@ class Unpaired:
 
 @dataclass(frozen=True, kw_only=True)
 class StudyComparison:
+    """Two studies and how they differ."""
+
     first: Side
     second: Side
-    settings: Mapping[str, tuple[str, str]]  # key of the spec, dotted -> what each study has; only what differs
+    settings: Mapping[str, tuple[str, str]]  # dotted key of the spec -> the value in each study; only those that differ
     scores: tuple[Paired | Unpaired, ...]  # the objective, then every scorer that either study has
-    other_parents: (
-        tuple[str, str] | None
-    )  # names of both studies' parents, if these are not the same files: gains differ
+    other_parents: tuple[str, str] | None
+    """Names of both studies' parents; None if they are the same files. With other parents, gains do not compare."""
 
 
 def compare(first: Side, second: Side) -> StudyComparison:
-    """What two studies have in common and what not."""
+    """Compare two studies."""
     return StudyComparison(
         first=first,
         second=second,
@@ -81,19 +82,21 @@ def compare(first: Side, second: Side) -> StudyComparison:
     )
 
 
-def load_side(database: Database, study: StoredStudy, objective: Objective, infos: Mapping[str, ScorerInfo]) -> Side:
-    """A study with the scores of its best trial."""
-    rows = tuple(load_trials(database, study))
-    best = chosen_trial(rows, objective)
-    by_item, by_set = load_scores(database, best) if best is not None else ({}, {})
-    return Side(study=study, objective=objective, infos=infos, rows=rows, best=best, by_item=by_item, by_set=by_set)
+def load_side(records: StudyRecords, objective: Objective, infos: Mapping[str, ScorerInfo]) -> Side:
+    """Load a study with the scores of its best trial."""
+    trials = tuple(load_trials(records))
+    best = chosen_trial(trials, objective)
+    by_item, by_set = load_scores(records, best) if best is not None else ({}, {})
+    return Side(
+        study=records.study, objective=objective, infos=infos, trials=trials, best=best, by_item=by_item, by_set=by_set
+    )
 
 
 # ------------------------------------------------------------------------------------------- settings
 
 
 def setting_differences(first: StoredStudy, second: StoredStudy) -> dict[str, tuple[str, str]]:
-    """Dotted key of the spec -> both values, where they differ; parents by their content, not by where they lie."""
+    """Map each dotted key of the spec whose values differ to both values; parents differ by content, not by path."""
     ours, theirs = _flat_settings(first), _flat_settings(second)
     keys = [*ours, *(key for key in theirs if key not in ours)]
     return {
@@ -108,9 +111,9 @@ def _flat_settings(study: StoredStudy) -> dict[str, str]:
 
 
 def _flat(value: Any, key: str) -> list[tuple[str, str]]:
-    """Nested mappings as dotted keys; everything else as text, and what is empty not at all."""
+    """Flatten nested mappings into pairs of dotted key and text; empty values are left out."""
     if isinstance(value, Mapping):
-        return [row for name, inner in value.items() for row in _flat(inner, f"{key}.{name}" if key else str(name))]
+        return [pair for name, inner in value.items() for pair in _flat(inner, f"{key}.{name}" if key else str(name))]
     if value is None or value == []:
         return []
     if isinstance(value, list):
@@ -126,31 +129,31 @@ def _other_parents(first: StoredStudy, second: StoredStudy) -> tuple[str, str] |
     return next(names), next(names)
 
 
-# ---------------------------------------------------------------------------------------------- paired
+# --------------------------------------------------------------------------------------- paired scores
 
 
 def paired_scores(first: Side, second: Side) -> list[Paired | Unpaired]:
-    """Every score of the two bests, paired where suite and scorer are the same."""
+    """Compare every score of the two best trials, paired if suite and scorer are the same."""
     names = list(dict.fromkeys([*first.study.spec.scorers, *second.study.spec.scorers]))
-    found: list[Paired | Unpaired] = []
+    objective: list[Paired | Unpaired] = []
     if first.objective.terms and second.objective.terms:
-        found.append(_paired_objective(first, second))
-    return [*found, *(_paired_scorer(name, first, second) for name in names)]
+        objective.append(_paired_objective(first, second))
+    return [*objective, *(_paired_scorer(name, first, second) for name in names)]
 
 
-def why_no_item(first: Side, second: Side) -> str | None:
-    """Why nothing of two studies can be paired; None where it can."""
+def why_no_pairs(first: Side, second: Side) -> str | None:
+    """Return why no score of two studies can be paired; None if some can."""
     for side in (first, second):
         if side.best is None:
             return f"study {side.study.name!r} has no complete trial yet"
     if first.study.suite_digest != second.study.suite_digest:
-        return "the suites differ (prompts, seeds, sizes or how they are rendered): no two images belong together"
+        return "the suites differ (prompts, seeds, sizes or how they are rendered), so no two images belong together"
     return None
 
 
-def why_not_scorer(name: str, first: Side, second: Side) -> str | None:
-    """Why one scorer's values of two studies cannot be paired; None where they can."""
-    if (reason := why_no_item(first, second)) is not None:
+def why_not_paired(name: str, first: Side, second: Side) -> str | None:
+    """Return why the values of one scorer cannot be paired; None if they can."""
+    if (reason := why_no_pairs(first, second)) is not None:
         return reason
     for side in (first, second):
         if name not in side.study.spec.scorers:
@@ -166,21 +169,21 @@ def why_not_scorer(name: str, first: Side, second: Side) -> str | None:
 
 
 def _paired_scorer(name: str, first: Side, second: Side) -> Paired | Unpaired:
-    if (reason := why_not_scorer(name, first, second)) is not None:
+    if (reason := why_not_paired(name, first, second)) is not None:
         return Unpaired(name=name, reason=reason)
     differences = np.subtract(second.by_item[name], first.by_item[name])
     return _paired(name, first.infos[name].direction, differences)
 
 
 def _paired_objective(first: Side, second: Side) -> Paired | Unpaired:
-    """The objective item by item: the sum of its terms, if these are the same."""
-    if (reason := why_no_item(first, second)) is not None:
+    """Pair the objective item by item, as the sum of its terms; both studies must have the same terms."""
+    if (reason := why_no_pairs(first, second)) is not None:
         return Unpaired(name=SINGLE, reason=reason)
     if first.objective.terms != second.objective.terms:
         ours, theirs = first.objective.formula(), second.objective.formula()
-        return Unpaired(name=SINGLE, reason=f"it is another one: {ours} here, {theirs} there")
+        return Unpaired(name=SINGLE, reason=f"the studies have different objectives: {ours} and {theirs}")
     for term in first.objective.terms:
-        if (reason := why_not_scorer(term.scorer, first, second)) is not None:
+        if (reason := why_not_paired(term.scorer, first, second)) is not None:
             return Unpaired(name=SINGLE, reason=f"{term.scorer}: {reason}")
     differences = np.sum(
         [

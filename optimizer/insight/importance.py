@@ -1,13 +1,14 @@
-"""Which numbers of the search mattered, and how the objective goes with each of them.
+"""Importance: which parameters of a search mattered, and how the objective varies with each of them.
 
 Importance is PED-ANOVA (Watanabe, Bansal and Hutter 2023, "PED-ANOVA: Efficiently Quantifying Hyperparameter
-Importance in Arbitrary Subspaces", arXiv:2304.10255) as Optuna implements it: how much a parameter's values among
-the best tenth of the trials differ from its values among all of them. The shares of all parameters sum to 1.
+Importance in Arbitrary Subspaces", arXiv:2304.10255) as Optuna implements it: how much the distribution of a parameter
+among the best tenth of the trials differs from its distribution among all trials. The shares of all parameters sum
+to 1.
 
-A main effect is the mean objective of the trials in equal parts of a parameter's bounds. All other parameters vary
-along with it, as the sampler chose them: it is what was seen, not what would follow from changing this one alone.
-That, as far as it can be known, is what the depth-aware model says: it is fitted to all trials, whichever sampler
-proposed them, and its effect of one parameter is averaged over all others.
+There are two kinds of main effect. The *observed* one is the mean objective of the trials in equal parts of a
+parameter's bounds. All other parameters vary as well, as the sampler chose them, so it does not say what would happen
+if this parameter alone were changed. The *model's* effect estimates that. The depth-aware model is fitted to all
+trials, whichever sampler proposed them, and its effect of one parameter is averaged over all others.
 """
 
 from __future__ import annotations
@@ -32,15 +33,15 @@ from optimizer.trial.ranking import best_trials
 from scorers.protocol import Direction
 from search_spaces.parameters import Parameter
 from search_spaces.space import SearchSpace
-from studies.records.database import Database
 from studies.records.optuna_studies import optuna_trials
 from studies.records.stored_trials import load_trials
+from studies.records.study_records import StudyRecords
 from studies.records.values import StoredStudy, StoredTrial
 
 TOP = 0.1  # share of the trials that count as the best
-LEAST = 10  # trials: below, the best tenth is a single one
-RELIABLE = 50  # trials: Optuna's documentation asks for 5 among the best tenth
-BINS = 5
+MIN_TRIALS = 10  # with fewer, there is no best tenth
+RELIABLE = 50  # trials; Optuna's documentation asks for 5 among the best tenth
+BINS = 5  # equal parts of a parameter's bounds
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,116 +66,116 @@ class Bin:
 
 @dataclass(frozen=True, kw_only=True)
 class Findings:
-    """What mattered for one objective."""
+    """The importance and effects of all parameters for one objective."""
 
     objective: str
     direction: Direction
     shares: Mapping[str, float]  # parameter -> importance; they sum to 1
-    effects: Mapping[str, tuple[Bin, ...]]  # parameter -> bins that hold trials, from its low bound to its high one
-    believed: Mapping[str, Effect] | None  # parameter -> what the model says; None where it cannot be fitted
+    effects: Mapping[str, tuple[Bin, ...]]  # parameter -> observed effect: the bins that hold trials, ascending
+    model_effects: Mapping[str, Effect] | None  # parameter -> the model's effect; None if it cannot be fitted
     best: StoredTrial  # in this objective
 
 
 @dataclass(frozen=True, kw_only=True)
 class Insight:
-    """A study, ready for tables and pictures."""
+    """A study and what mattered in it, ready for tables and pictures."""
 
     study: StoredStudy
     space: SearchSpace
     objective: Objective
-    rows: tuple[StoredTrial, ...]  # every trial that was begun
+    trials: tuple[StoredTrial, ...]  # every trial that has begun
     samples: tuple[Sample, ...]
-    left_out: int  # complete trials that are no part of the space: whole parents that it cannot express
-    findings: tuple[Findings, ...]  # one per objective
+    left_out: int  # complete trials outside the space: whole parents that it cannot express
+    findings: tuple[Findings, ...]  # one for each objective
 
     @property
     def estimated(self) -> int:
-        """Trials that racing stopped: their objective is an estimate."""
-        return sum(row.estimated for row in self.rows)
+        """Number of trials that racing stopped, so that their objective is an estimate."""
+        return sum(trial.estimated for trial in self.trials)
 
     @property
     def reliable(self) -> bool:
+        """Whether there are enough trials for a reliable importance."""
         return len(self.samples) >= RELIABLE
 
-    def params_of(self, row: StoredTrial) -> Mapping[str, float] | None:
-        """A trial's numbers; None for one outside the space."""
-        return next((sample.params for sample in self.samples if sample.number == row.number), None)
+    def params_of(self, trial: StoredTrial) -> Mapping[str, float] | None:
+        """Return a trial's parameters; None for a trial outside the space."""
+        return next((sample.params for sample in self.samples if sample.number == trial.number), None)
 
     @property
     def chosen(self) -> StoredTrial:
-        """What "best" means in this study: of several objectives the knee of the front."""
-        row = chosen_trial(self.rows, self.objective)
-        assert row is not None, "an insight has complete trials"  # noqa: S101
-        return row
+        """The best trial of the study; the knee of the front if there are several objectives."""
+        trial = chosen_trial(self.trials, self.objective)
+        assert trial is not None, "an insight has complete trials"  # noqa: S101
+        return trial
 
 
-def insight(database: Database, study: StoredStudy, objective: Objective) -> Insight:
+def insight(records: StudyRecords, objective: Objective) -> Insight:
     """Read a study and work out what mattered in it.
 
     Raises:
-        TooFewTrialsError: fewer than LEAST complete trials of the search space.
+        TooFewTrialsError: fewer than MIN_TRIALS complete trials are in the search space.
     """
-    rows = tuple(load_trials(database, study))
-    samples = load_samples(database, study, rows)
-    if len(samples) < LEAST:
+    study = records.study
+    trials = tuple(load_trials(records))
+    samples = load_samples(records, trials)
+    if len(samples) < MIN_TRIALS:
         raise TooFewTrialsError(
-            f"study {study.name!r} has {len(samples)} complete trials in its search space, and importance needs "
-            f"{LEAST} at least (it is reliable from {RELIABLE}): let it run on"
+            f"study {study.name!r} has {len(samples)} complete trials in its search space, but importance needs at "
+            f"least {MIN_TRIALS} and is reliable from {RELIABLE} on: let the study run on"
         )
-    space = space_of(study, rows[0])
+    space = space_of(study, trials[0])
     findings = tuple(
         Findings(
             objective=name,
             direction=direction,
             shares=shares(samples, space, name, direction),
-            effects={row.name: main_effect(samples, row, name) for row in space.parameters},
-            believed=believed_effects(database, study, rows, index),
-            best=best_trials(rows, Objective(names=(name,), directions=(direction,), terms=()))[0],
+            effects={parameter.name: main_effect(samples, parameter, name) for parameter in space.parameters},
+            model_effects=model_effects(records, trials, index),
+            best=best_trials(trials, Objective(names=(name,), directions=(direction,), terms=()))[0],
         )
         for index, (name, direction) in enumerate(zip(objective.names, objective.directions, strict=True))
     )
-    complete = sum(row.state == "complete" for row in rows)
+    complete = sum(trial.state == "complete" for trial in trials)
     return Insight(
         study=study,
         space=space,
         objective=objective,
-        rows=rows,
+        trials=trials,
         samples=samples,
         left_out=complete - len(samples),
         findings=findings,
     )
 
 
-def believed_effects(
-    database: Database, study: StoredStudy, rows: Sequence[StoredTrial], objective: int
-) -> dict[str, Effect] | None:
-    """What the model says of each parameter; None where it cannot be fitted."""
-    fitted = fitted_model(database, study, rows, objective)
+def model_effects(records: StudyRecords, trials: Sequence[StoredTrial], objective: int) -> dict[str, Effect] | None:
+    """Map each parameter to its effect by the depth-aware model; None if the model cannot be fitted."""
+    fitted = fitted_model(records, trials, objective)
     return None if fitted is None else fitted[0].effects()
 
 
-def load_samples(database: Database, study: StoredStudy, rows: Sequence[StoredTrial]) -> tuple[Sample, ...]:
-    """Complete trials that have parameters, by number; a parent that the space cannot express has none."""
-    params = {trial.number: trial.params for trial in optuna_trials(database, study) if trial.params}
+def load_samples(records: StudyRecords, trials: Sequence[StoredTrial]) -> tuple[Sample, ...]:
+    """Load the complete trials that have parameters, by number; a parent that the space cannot express has none."""
+    params = {trial.number: trial.params for trial in optuna_trials(records) if trial.params}
     return tuple(
-        Sample(number=row.number, params=params[row.number], objectives=row.objectives)
-        for row in rows
-        if row.state == "complete" and row.number in params
+        Sample(number=trial.number, params=params[trial.number], objectives=trial.objectives)
+        for trial in trials
+        if trial.state == "complete" and trial.number in params
     )
 
 
 def shares(samples: Sequence[Sample], space: SearchSpace, name: str, direction: Direction) -> dict[str, float]:
-    """PED-ANOVA's importance of every parameter for one objective; they sum to 1, in the space's order.
+    """Compute the importance of every parameter for one objective by PED-ANOVA: shares that sum to 1.
 
-    All trials being equal, nothing is more important than anything else, and all shares are.
+    If all trials have the same value, all shares are equal.
     """
     verbosity = optuna.logging.get_verbosity()
-    optuna.logging.set_verbosity(optuna.logging.WARNING)  # it would tell of a study that is none of the user's
+    optuna.logging.set_verbosity(optuna.logging.WARNING)  # Optuna would announce a study that is not the user's
     try:
         study = optuna.create_study(direction=direction)
     finally:
         optuna.logging.set_verbosity(verbosity)
-    ranges = {row.name: FloatDistribution(row.low, row.high) for row in space.parameters}
+    ranges = {parameter.name: FloatDistribution(parameter.low, parameter.high) for parameter in space.parameters}
     for sample in samples:
         params = {key: sample.params[key] for key in ranges}
         value = sample.objectives[name]
@@ -182,20 +183,20 @@ def shares(samples: Sequence[Sample], space: SearchSpace, name: str, direction: 
     if len({sample.objectives[name] for sample in samples}) == 1:
         return dict.fromkeys(ranges, 1 / len(ranges))
     evaluator = PedAnovaImportanceEvaluator(target_quantile=TOP)
-    found = optuna.importance.get_param_importances(study, evaluator=evaluator, params=list(ranges))
-    return {key: float(found[key]) for key in ranges}
+    importances = optuna.importance.get_param_importances(study, evaluator=evaluator, params=list(ranges))
+    return {key: float(importances[key]) for key in ranges}
 
 
 def main_effect(samples: Sequence[Sample], parameter: Parameter, name: str) -> tuple[Bin, ...]:
-    """Mean objective in BINS equal parts of a parameter's bounds; parts without a trial are left out."""
+    """Average the objective in BINS equal parts of a parameter's bounds; parts without a trial are left out."""
     edges = np.linspace(parameter.low, parameter.high, BINS + 1)
-    at = np.array([sample.params[parameter.name] for sample in samples])
+    positions = np.array([sample.params[parameter.name] for sample in samples])
     values = np.array([sample.objectives[name] for sample in samples])
-    part = np.clip(np.searchsorted(edges, at, side="right") - 1, 0, BINS - 1)
+    bins = np.clip(np.searchsorted(edges, positions, side="right") - 1, 0, BINS - 1)
     return tuple(
-        _bin(float(edges[index]), float(edges[index + 1]), values[part == index])
+        _bin(float(edges[index]), float(edges[index + 1]), values[bins == index])
         for index in range(BINS)
-        if (part == index).any()
+        if (bins == index).any()
     )
 
 

@@ -1,4 +1,4 @@
-"""The pictures of a study as plotly figures, kept in the study for optuna-dashboard to show."""
+"""Plotly figures of a study, stored in it for optuna-dashboard."""
 
 from __future__ import annotations
 
@@ -25,62 +25,61 @@ from optimizer.insight.plots import (
     spots,
 )
 from optimizer.trial.objective import Objective
-from studies.records.database import Database
 from studies.records.optuna_studies import optuna_study
-from studies.records.values import StoredStudy
+from studies.records.study_records import StudyRecords
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
 _log = logging.getLogger(__name__)
 
-COLUMNS: Final = 6
+COLUMNS: Final = 6  # main effects in a row
 BAR: Final = "#6b5b95"
-BELIEVED: Final = "#2a9d8f"
+MODEL: Final = "#2a9d8f"
 
 
-def save_figures(database: Database, study: StoredStudy, objective: Objective) -> int:
-    """Write the study's figures for the dashboard, over those of before; returns how many.
+def save_figures(records: StudyRecords, objective: Objective) -> int:
+    """Store the study's figures for the dashboard, replacing earlier ones; returns their number.
 
-    A study with too few trials for them gets none, nor does any without plotly; 0 is returned.
+    It is 0 if the study has too few trials or plotly is not installed.
     """
     if not _can_draw():
         return 0
     try:
-        found = insight(database, study, objective)
+        facts = insight(records, objective)
     except TooFewTrialsError:
         return 0
-    told = optuna_study(database, study.name)
+    in_optuna = optuna_study(records)
     count = 0
-    for index, findings in enumerate(found.findings):
+    for index, findings in enumerate(facts.findings):
         figures = {
-            "unet": unet_figure(found, findings),
-            "progress": progress_figure(found, findings),
-            "effects": effects_figure(found, findings),
+            "unet": unet_figure(facts, findings),
+            "progress": progress_figure(facts, findings),
+            "effects": effects_figure(facts, findings),
         }
         for name, figure in figures.items():
-            save_plotly_graph_object(told, figure, graph_object_id=f"mergetune-{index}-{name}")
+            save_plotly_graph_object(in_optuna, figure, graph_object_id=f"mergetune-{index}-{name}")
             count += 1
     return count
 
 
 @cache
 def _can_draw() -> bool:
-    """Whether plotly is installed. Its absence is told once a process and ends no study: results need no figures."""
-    found = find_spec("plotly") is not None
-    if not found:
-        _log.warning("plotly is not installed: the dashboard gets no figures of what mattered (pip install plotly)")
-    return found
+    """Return whether plotly is installed; warns once in each process if it is not, because results need no figures."""
+    installed = find_spec("plotly") is not None
+    if not installed:
+        _log.warning("plotly is not installed, so the dashboard gets no importance figures: pip install plotly")
+    return installed
 
 
-def unet_figure(found: Insight, findings: Findings) -> go.Figure:
-    """The U-Net with the best trial's numbers as colours, importance as bars."""
+def unet_figure(facts: Insight, findings: Findings) -> go.Figure:
+    """Draw the U-Net: colours are the best trial's numbers, bars the importance."""
     import plotly.graph_objects as go
 
-    picture = picture_of(found, findings)
-    where = spots(found.space.architecture)
+    picture = picture_of(facts, findings)
+    where = spots(facts.space.architecture)
     figure = go.Figure()
-    _add_bars(figure, found, picture)
+    _add_bars(figure, facts, picture)
     hover = []
     for place in where:
         number = "" if picture.values is None else f"<br>{label_of(picture.slot)}: {picture.values[place]:.4f}"
@@ -112,15 +111,15 @@ def unet_figure(found: Insight, findings: Findings) -> go.Figure:
         )
     )
     trial = f"trial {picture.trial.number}, {picture.trial.title}"
-    _style(figure, f"{findings.objective}: {trial}; bars are importance (PED-ANOVA{_doubt(found)})", 720)
+    _style(figure, f"{findings.objective}: {trial}; bars are importance (PED-ANOVA{_doubt(facts)})", 720)
     figure.update_xaxes(visible=False)
     figure.update_yaxes(visible=False)
     return figure
 
 
-def _add_bars(figure: go.Figure, found: Insight, picture: Picture) -> None:
+def _add_bars(figure: go.Figure, facts: Insight, picture: Picture) -> None:
     largest = max(picture.shares.values()) or 1.0
-    for place, spot in spots(found.space.architecture).items():
+    for place, spot in spots(facts.space.architecture).items():
         if place not in picture.shares:
             continue
         start = spot.x + spot.side * (BOX[0] / 2)
@@ -130,21 +129,21 @@ def _add_bars(figure: go.Figure, found: Insight, picture: Picture) -> None:
         )
 
 
-def progress_figure(found: Insight, findings: Findings) -> go.Figure:
-    """Every trial's objective with parents and probes marked, and the best so far."""
+def progress_figure(facts: Insight, findings: Findings) -> go.Figure:
+    """Draw every trial's objective, with parents and probes marked, and the best so far."""
     import plotly.graph_objects as go
 
     figure = go.Figure()
-    numbers, running = best_so_far(found, findings)
+    numbers, running = best_so_far(facts, findings)
     figure.add_trace(go.Scatter(x=numbers, y=running, mode="lines", line_shape="hv", name="best so far"))
-    for group in groups_of(found):
+    for group in groups_of(facts):
         figure.add_trace(
             go.Scatter(
-                x=[row.number for row in group.rows],
-                y=[row.objectives[findings.objective] for row in group.rows],
+                x=[trial.number for trial in group.trials],
+                y=[trial.objectives[findings.objective] for trial in group.trials],
                 mode="markers",
                 name=group.label,
-                hovertext=[row.title for row in group.rows],
+                hovertext=[trial.title for trial in group.trials],
                 marker={"color": group.colour, "symbol": group.symbol, "size": 9 if group.size > 20 else 7},
             )
         )
@@ -154,17 +153,17 @@ def progress_figure(found: Insight, findings: Findings) -> go.Figure:
     return figure
 
 
-def effects_figure(found: Insight, findings: Findings) -> go.Figure:
-    """The main effect of every parameter, small, on one scale."""
+def effects_figure(facts: Insight, findings: Findings) -> go.Figure:
+    """Draw a small panel with the main effect of each parameter, all on one scale."""
     import plotly.graph_objects as go
     from plotly.subplots import make_subplots
 
-    names = [row.name for row in found.space.parameters]
+    names = [parameter.name for parameter in facts.space.parameters]
     rows = math.ceil(len(names) / COLUMNS)
     titles = [f"{name} {100 * findings.shares[name]:.0f} %" for name in names]
     figure = make_subplots(rows=rows, cols=min(COLUMNS, len(names)), shared_yaxes=True, subplot_titles=titles)
     for index, name in enumerate(names):
-        at = {"row": index // COLUMNS + 1, "col": index % COLUMNS + 1}
+        panel = {"row": index // COLUMNS + 1, "col": index % COLUMNS + 1}
         bins = findings.effects[name]
         figure.add_trace(
             go.Scatter(
@@ -175,23 +174,23 @@ def effects_figure(found: Insight, findings: Findings) -> go.Figure:
                 line={"color": BAR, "width": 1.5},
                 hovertext=[f"{part.trials} trials" for part in bins],
             ),
-            **at,
+            **panel,
         )
-        if findings.believed is not None:
-            believed = findings.believed[name]
-            line = {"color": BELIEVED, "width": 1.2, "dash": "dash"}
-            hover = [f"the model, {100 * believed.share:.1f} %"] * len(believed.at)
-            trace = go.Scatter(x=believed.at, y=believed.mean, mode="lines", line=line, hovertext=hover)
-            figure.add_trace(trace, **at)
-    title = f"{findings.objective}: means in {BINS} equal parts of the bounds with standard errors; dashed: the model"
+        if findings.model_effects is not None:
+            effect = findings.model_effects[name]
+            line = {"color": MODEL, "width": 1.2, "dash": "dash"}
+            hover = [f"the model, {100 * effect.share:.1f} %"] * len(effect.at)
+            trace = go.Scatter(x=effect.at, y=effect.mean, mode="lines", line=line, hovertext=hover)
+            figure.add_trace(trace, **panel)
+    title = f"{findings.objective}: means in {BINS} equal parts of the bounds, with standard errors; dashed: the model"
     _style(figure, title, 190 * rows)
     figure.update_layout(height=150 + 150 * rows)
     figure.update_annotations(font_size=10)
     return figure
 
 
-def _doubt(found: Insight) -> str:
-    return "" if found.reliable else f", {len(found.samples)} trials: not reliable yet"
+def _doubt(facts: Insight) -> str:
+    return "" if facts.reliable else f", {len(facts.samples)} trials: not reliable yet"
 
 
 def _style(figure: go.Figure, title: str, height: int) -> None:

@@ -1,4 +1,4 @@
-"""A study as a picture: the U-Net with its ratios and what mattered, the trials in order, and every main effect."""
+"""A picture of a study: the U-Net with its ratios and their importance, the progress, and all main effects."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ TOP_INCHES: Final = 8.6  # the U-Net and the progress
 PANEL_INCHES: Final = 1.75  # a row of main effects
 COLUMNS: Final = 7  # main effects in a row
 DPI: Final = 120
-COLOURS: Final = ("#2b6ca3", "#f4f1ec", "#d9822b")  # ratio 0, middle, 1: told apart by the colour-blind as well
+COLOURS: Final = ("#2b6ca3", "#f4f1ec", "#d9822b")  # ratio 0, middle, 1; colour-blind people can tell them apart
 DARK: Final = "#333333"
 BOX: Final = (1.5, 0.8)  # width and height of a block; the distance between two is 1
 SIDE: Final = 3.1  # from the middle to the left and right columns
@@ -34,7 +34,7 @@ REACH: Final = 2.2  # length of the longest importance bar
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Spot:
-    """Where a place is drawn: its centre, and the side (-1 left, 1 right) to which its importance bar goes."""
+    """The spot at which a place is drawn: its centre, and the side of its importance bar (-1 left, 1 right)."""
 
     x: float
     y: float
@@ -44,84 +44,85 @@ class Spot:
 
 @dataclass(frozen=True, kw_only=True)
 class Picture:
-    """What the U-Net's picture shows."""
+    """The content of the U-Net's picture."""
 
     slot: Slot
     trial: StoredTrial
-    values: Mapping[str, float] | None  # place -> the slot's number in the trial; None outside the search space
-    shares: Mapping[str, float]  # place -> importance of the parameter it belongs to; places that are fixed lack
-    shared: bool  # whether a parameter has several places
+    values: Mapping[str, float] | None  # place -> the slot's number; None if the trial is outside the space
+    shares: Mapping[str, float]  # searched place -> importance of its parameter
+    shared: bool  # whether any parameter has several places
     low: float  # ends of the colour scale
     high: float
 
 
 def spots(architecture: Architecture) -> dict[str, Spot]:
-    """The blocks as the signal passes them, the text encoders below on the left, the VAE below on the right."""
+    """Arrange the blocks as the signal passes them, the text encoders below on the left, the VAE below on the right."""
     in_order = blocks(architecture)
-    found = _u_shape(in_order) if "M00" in in_order else _two_columns(in_order)
-    bottom = min(spot.y for spot in found.values()) - 1.1
+    arranged = _u_shape(in_order) if "M00" in in_order else _two_columns(in_order)
+    bottom = min(spot.y for spot in arranged.values()) - 1.1
     for index, place in enumerate(text_encoders(architecture)):
         label = place_label(place, architecture)
-        found[place] = Spot(x=-SIDE, y=bottom - index, side=-1, label=label)
-    return found | {VAE: Spot(x=SIDE, y=bottom, side=1, label=place_label(VAE, architecture))}
+        arranged[place] = Spot(x=-SIDE, y=bottom - index, side=-1, label=label)
+    return arranged | {VAE: Spot(x=SIDE, y=bottom, side=1, label=place_label(VAE, architecture))}
 
 
 def _u_shape(in_order: Sequence[str]) -> dict[str, Spot]:
-    """Input blocks down on the left, the middle at the bottom, output blocks up on the right.
+    """Arrange input blocks down the left, the middle block at the bottom, and output blocks up the right.
 
-    An output block stands opposite to the input block whose result it gets by the skip connection.
+    An output block is opposite the input block whose output it gets through the skip connection.
     """
     depth = (len(in_order) - 1) // 2
-    found = {}
+    arranged = {}
     for block in in_order:
         section = section_of(block)
         if section == "MID":
-            found[block] = Spot(x=0.0, y=-depth - 0.3, side=1, label=block)
+            arranged[block] = Spot(x=0.0, y=-depth - 0.3, side=1, label=block)
             continue
         number = int(block.removeprefix(section))
         row = number if section == "IN" else depth - 1 - number
         side = -1 if section == "IN" else 1
-        x = side * (SIDE - 0.45 * (row // 3))  # three rows a resolution
-        found[block] = Spot(x=x, y=-row, side=side, label=block)
-    return found
+        x = side * (SIDE - 0.45 * (row // 3))  # three rows for each resolution
+        arranged[block] = Spot(x=x, y=-row, side=side, label=block)
+    return arranged
 
 
 def _two_columns(in_order: Sequence[str]) -> dict[str, Spot]:
-    """Blocks that are one list: the first half down on the left, the other down on the right."""
+    """Arrange blocks that are one list: the first half down the left, the second half down the right."""
     half = math.ceil(len(in_order) / 2)
-    found = {}
+    arranged = {}
     for number, block in enumerate(in_order):
         side = -1 if number < half else 1
-        found[block] = Spot(x=side * SIDE, y=-(number % half), side=side, label=block)
-    return found
+        arranged[block] = Spot(x=side * SIDE, y=-(number % half), side=side, label=block)
+    return arranged
 
 
 def picture_of(insight: Insight, findings: Findings) -> Picture:
-    """The ratio slot that matters most, in the study's best trial."""
+    """Describe the ratio slot that matters most, in the study's best trial."""
     space, trial = insight.space, insight.chosen
     totals = {
-        index: sum(findings.shares[row.name] for row in space.parameters if row.slot == index)
-        for index in {row.slot for row in space.parameters}
+        index: sum(findings.shares[parameter.name] for parameter in space.parameters if parameter.slot == index)
+        for index in {parameter.slot for parameter in space.parameters}
     }
     ratios = [index for index in space.ratio_slots if index in totals]
     index = max(ratios or totals, key=lambda slot: (totals[slot], -slot))
-    members = [row for row in space.parameters if row.slot == index]
+    parameters = [parameter for parameter in space.parameters if parameter.slot == index]
     params = insight.params_of(trial)
-    values = None if params is None else {place: row[index] for place, row in space.rows(params).items()}
-    seen = [*(values or {}).values(), *(bound for row in members for bound in (row.low, row.high))]
+    values = None if params is None else {place: numbers[index] for place, numbers in space.rows(params).items()}
+    bounds = [bound for parameter in parameters for bound in (parameter.low, parameter.high)]
+    scale = [*(values or {}).values(), *bounds]
     return Picture(
         slot=space.slots[index],
         trial=trial,
         values=values,
-        shares={place: findings.shares[row.name] for row in members for place in row.places},
-        shared=any(len(row.places) > 1 for row in members),
-        low=min(0.0, *seen),
-        high=max(1.0, *seen),
+        shares={place: findings.shares[parameter.name] for parameter in parameters for place in parameter.places},
+        shared=any(len(parameter.places) > 1 for parameter in parameters),
+        low=min(0.0, *scale),
+        high=max(1.0, *scale),
     )
 
 
 def draw_insight(path: Path, insight: Insight) -> None:
-    """Write a PNG: for each objective the U-Net, the progress and the main effects.
+    """Draw the U-Net, the progress and the main effects of each objective into a PNG file.
 
     Args:
         insight: what mattered; see `importance.insight`.
@@ -146,7 +147,7 @@ def draw_insight(path: Path, insight: Insight) -> None:
 
 def _title(figure: SubFigure, insight: Insight, findings: Findings) -> None:
     count = len(insight.samples)
-    doubt = "" if insight.reliable else f": not reliable yet, which takes {RELIABLE}"
+    doubt = "" if insight.reliable else f"; not reliable below {RELIABLE}"
     title = f"{insight.study.name}: what mattered for {findings.objective} ({count} trials{doubt})"
     figure.suptitle(title, x=0.01, ha="left", fontsize=14, fontweight="bold", parse_math=False)
 
@@ -155,7 +156,7 @@ def _title(figure: SubFigure, insight: Insight, findings: Findings) -> None:
 
 
 def _draw_unet(axes: Axes, insight: Insight, picture: Picture) -> None:
-    """Blocks coloured by their ratio, with a bar of their importance to the outer side."""
+    """Draw the blocks in the colour of their ratio, each with an importance bar on its outer side."""
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import LinearSegmentedColormap, Normalize
 
@@ -170,9 +171,9 @@ def _draw_unet(axes: Axes, insight: Insight, picture: Picture) -> None:
     axes.set_ylim(bottom - 1.6, 1.1)
     axes.axis("off")
     axes.text(0, 0.75, _unet_heading(picture), ha="center", va="center", fontsize=10, color=DARK, parse_math=False)
-    note = "bar beside a block: importance (PED-ANOVA), a share of the whole"
+    note = "bar beside a block: importance (PED-ANOVA), as a share of the total"
     if picture.shared:
-        note += "\nblocks that share one number show its importance each"
+        note += "\nblocks that share one number all show its importance"
     axes.text(0, bottom - 0.85, note, ha="center", va="top", fontsize=9, color=DARK)
     bar = axes.figure.colorbar(
         ScalarMappable(norm, colours), ax=axes, orientation="horizontal", shrink=0.5, pad=0.0, aspect=40
@@ -181,25 +182,25 @@ def _draw_unet(axes: Axes, insight: Insight, picture: Picture) -> None:
 
 
 def label_of(slot: Slot) -> str:
-    """A slot for people: `ratio of B`."""
+    """Name a slot for people, such as `ratio of B`."""
     return f"ratio of {slot.name}" if slot.kind == "ratio" else slot.name
 
 
 def _unet_heading(picture: Picture) -> str:
     trial = f"the best trial, {picture.trial.number} ({picture.trial.title})"
     if picture.values is None:
-        return f"{trial}, is outside the search space: no colours"
+        return f"{trial}, is outside the search space, so blocks have no colours"
     return f"colour and number: {label_of(picture.slot)} in {trial}"
 
 
 def _skips(axes: Axes, where: Mapping[str, Spot]) -> None:
-    """A U-Net's skip connections, and the way down and up."""
+    """Draw the skip connections of a U-Net, and the path of the signal down and up."""
     if "M00" not in where:
         return
     left = [spot for block, spot in where.items() if block.startswith("IN")]
     right = [spot for block, spot in where.items() if block.startswith("OUT")]
-    for one, other in zip(left, reversed(right), strict=True):
-        axes.plot([one.x, other.x], [one.y, other.y], color="#dddddd", linewidth=1, linestyle=":", zorder=0)
+    for start, end in zip(left, reversed(right), strict=True):
+        axes.plot([start.x, end.x], [start.y, end.y], color="#dddddd", linewidth=1, linestyle=":", zorder=0)
     path = [*left, where["M00"], *right]
     axes.plot([spot.x for spot in path], [spot.y for spot in path], color="#bbbbbb", linewidth=2, zorder=0)
 
@@ -207,6 +208,7 @@ def _skips(axes: Axes, where: Mapping[str, Spot]) -> None:
 def _draw_place(
     axes: Axes, place: str, spot: Spot, picture: Picture, colours: LinearSegmentedColormap, norm: Normalize
 ) -> None:
+    """Draw one place with its label and importance bar; a fixed place has a dashed outline and no bar."""
     from matplotlib.patches import FancyBboxPatch, Rectangle
 
     width, height = BOX
@@ -248,7 +250,7 @@ def _draw_place(
 
 
 def _is_dark(colour: tuple[float, float, float, float]) -> bool:
-    """Whether white is the better ink; weights of ITU-R BT.709."""
+    """Return whether text on an RGBA colour in 0..1 should be white, by its BT.709 luma."""
     red, green, blue, _ = colour
     return 0.2126 * red + 0.7152 * green + 0.0722 * blue < 0.5
 
@@ -257,11 +259,11 @@ def _is_dark(colour: tuple[float, float, float, float]) -> bool:
 
 
 def best_so_far(insight: Insight, findings: Findings) -> tuple[list[int], list[float]]:
-    """(numbers of the whole trials, the best value up to each)."""
-    complete = [row for row in insight.rows if row.is_whole]
-    values = np.array([row.objectives[findings.objective] for row in complete])
+    """Return the numbers of the trials of the full suite, and the best value up to each."""
+    complete = [trial for trial in insight.trials if trial.is_whole]
+    values = np.array([trial.objectives[findings.objective] for trial in complete])
     running = np.maximum.accumulate(values) if findings.direction == "maximize" else np.minimum.accumulate(values)
-    return [row.number for row in complete], [float(value) for value in running]
+    return [trial.number for trial in complete], [float(value) for value in running]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -273,56 +275,56 @@ class Group:
     marker: str  # Matplotlib's
     symbol: str  # Plotly's
     size: float  # points squared
-    rows: tuple[StoredTrial, ...]
+    trials: tuple[StoredTrial, ...]
 
 
 def groups_of(insight: Insight) -> list[Group]:
-    """Complete trials as the legend tells them apart, in its order; none without a trial."""
+    """Group the complete trials as in the legend, in its order; empty groups are left out."""
     sampler = insight.study.spec.sampler.name
-    looks = {
+    styles = {
         "parents": ("#c0392b", "D", "diamond", 46.0),
         "other probes": ("#7f8c8d", "s", "square", 26.0),
         "taken over": ("#7d5ba6", "^", "triangle-up", 26.0),
         f"sampler: {sampler}": ("#2b6ca3", "o", "circle", 18.0),
         "stopped early": ("#9ab7d3", "v", "triangle-down", 18.0),
     }
-    kinds: dict[str, list[StoredTrial]] = {label: [] for label in looks}
-    for row in insight.rows:
-        if row.state == "complete":
-            kinds[_kind(row, sampler)].append(row)
+    trials: dict[str, list[StoredTrial]] = {label: [] for label in styles}
+    for trial in insight.trials:
+        if trial.state == "complete":
+            trials[_group_label(trial, sampler)].append(trial)
     return [
-        Group(label=label, colour=colour, marker=marker, symbol=symbol, size=size, rows=tuple(kinds[label]))
-        for label, (colour, marker, symbol, size) in looks.items()
-        if kinds[label]
+        Group(label=label, colour=colour, marker=marker, symbol=symbol, size=size, trials=tuple(trials[label]))
+        for label, (colour, marker, symbol, size) in styles.items()
+        if trials[label]
     ]
 
 
-def _kind(row: StoredTrial, sampler: str) -> str:
-    if row.origin.kind == "parent":
+def _group_label(trial: StoredTrial, sampler: str) -> str:
+    if trial.origin.kind == "parent":
         return "parents"
-    if row.estimated:
+    if trial.estimated:
         return "stopped early"
-    if row.source is not None:
+    if trial.source is not None:
         return "taken over"
-    return f"sampler: {sampler}" if row.origin.kind == "sampler" else "other probes"
+    return f"sampler: {sampler}" if trial.origin.kind == "sampler" else "other probes"
 
 
 def _draw_progress(axes: Axes, insight: Insight, findings: Findings) -> None:
-    """Every trial's objective, the best so far, and the better parent as a line."""
+    """Draw every trial's objective, the best so far, and the better parent as a line."""
     name = findings.objective
     groups = groups_of(insight)
     for group in groups:
-        numbers = [row.number for row in group.rows]
-        values = [row.objectives[name] for row in group.rows]
+        numbers = [trial.number for trial in group.trials]
+        values = [trial.objectives[name] for trial in group.trials]
         axes.scatter(
             numbers, values, marker=group.marker, color=group.colour, s=group.size, label=group.label, zorder=3
         )
     numbers, running = best_so_far(insight, findings)
     axes.step(numbers, running, where="post", color="#d9822b", linewidth=2, label="best so far", zorder=2)
-    parents = [row for group in groups if group.label == "parents" for row in group.rows]
+    parents = [trial for group in groups if group.label == "parents" for trial in group.trials]
     if parents:
         pick = max if findings.direction == "maximize" else min
-        better = pick(parents, key=lambda row: row.objectives[name])
+        better = pick(parents, key=lambda trial: trial.objectives[name])
         axes.axhline(better.objectives[name], color="#c0392b", linestyle="--", linewidth=1, zorder=1)
         axes.annotate(
             f"better parent: {better.origin.parent}",
@@ -334,7 +336,7 @@ def _draw_progress(axes: Axes, insight: Insight, findings: Findings) -> None:
             fontsize=8,
             color="#c0392b",
         )
-    failed = [row.number for row in insight.rows if row.state == "failed"]
+    failed = [trial.number for trial in insight.trials if trial.state == "failed"]
     if failed:
         axes.scatter(
             failed,
@@ -358,10 +360,10 @@ def _draw_progress(axes: Axes, insight: Insight, findings: Findings) -> None:
 
 
 def _draw_effects(figure: SubFigure, insight: Insight, findings: Findings, rows: int) -> None:
-    """One small panel a parameter, in depth order, all on one scale."""
+    """Draw a small panel for each parameter, in depth order, all on one scale."""
     figure.suptitle(
-        f"main effects: trials (dots), their mean in {BINS} equal parts of the bounds with its standard error, "
-        "what the model believes (dashed), and the best trial (line)",
+        f"main effects: trials (dots), their means in {BINS} equal parts of the bounds with standard errors, "
+        "the model's effect (dashed), and the best trial (vertical line)",
         x=0.01,
         ha="left",
         fontsize=11,
@@ -371,9 +373,9 @@ def _draw_effects(figure: SubFigure, insight: Insight, findings: Findings, rows:
     largest = max(findings.shares.values()) or 1.0
     for axes, parameter in zip(panels, insight.space.parameters, strict=False):
         name, share = parameter.name, findings.shares[parameter.name]
-        at = [sample.params[name] for sample in insight.samples]
+        positions = [sample.params[name] for sample in insight.samples]
         values = [sample.objectives[findings.objective] for sample in insight.samples]
-        axes.scatter(at, values, s=5, color="#c3ccd5", linewidths=0)
+        axes.scatter(positions, values, s=5, color="#c3ccd5", linewidths=0)
         bins = findings.effects[name]
         axes.errorbar(
             [(part.low + part.high) / 2 for part in bins],
@@ -384,9 +386,9 @@ def _draw_effects(figure: SubFigure, insight: Insight, findings: Findings, rows:
             marker="o",
             markersize=3.5,
         )
-        if findings.believed is not None:
-            believed = findings.believed[name]
-            axes.plot(believed.at, believed.mean, color="#2a9d8f", linewidth=1.2, linestyle="--")
+        if findings.model_effects is not None:
+            effect = findings.model_effects[name]
+            axes.plot(effect.at, effect.mean, color="#2a9d8f", linewidth=1.2, linestyle="--")
         if name in best:
             axes.axvline(best[name], color="#d9822b", linewidth=1.2)
         axes.set_title(f"{name}  {100 * share:.0f} %", fontsize=8.5, pad=3, parse_math=False)

@@ -20,8 +20,8 @@ from optimizer.observe.events import Reporter
 from optimizer.system.retry import OUTAGES
 from optimizer.trial.ranking import best_gains
 from studies.records.cached_reads import CachedTrials
-from studies.records.database import Database
-from studies.records.values import StoredStudy, StoredTrial
+from studies.records.study_records import StudyRecords
+from studies.records.values import StoredTrial
 
 LOOPBACK = "127.0.0.1"
 STAGE_BUCKETS = (0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100, 300, 1000)  # seconds: a demo's merge to a large suite
@@ -125,12 +125,12 @@ def parse_address(address: str) -> tuple[str, int]:
 class MetricsReporter(Reporter):
     """Counts what a worker does on one study."""
 
-    def __init__(self, metrics: Metrics, database: Database, study: StoredStudy) -> None:
-        self._metrics, self._study = metrics, study.name
-        self._cached = CachedTrials(database, study)
+    def __init__(self, metrics: Metrics, records: StudyRecords) -> None:
+        self._metrics, self._study = metrics, records.study.name
+        self._cached = CachedTrials(records)
         self._seen = 0  # images of the trial in progress
-        metrics.outages.labels(study.name)  # 0 is shown too
-        metrics.away.labels(study.name).set(0)
+        metrics.outages.labels(records.study.name)  # 0 is shown too
+        metrics.away.labels(records.study.name).set(0)
 
     def worker_started(self, worker_id: str) -> None:
         self._metrics.up.labels(self._study).set(1)

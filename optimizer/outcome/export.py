@@ -32,9 +32,9 @@ from optimizer.runtime.machine import BATCHES_FIELD, CPU_SETTINGS, VARIATION_FIE
 from optimizer.runtime.plan import Plan
 from optimizer.runtime.setup import build_renderer
 from studies.files.artifacts import Artifacts
-from studies.records.database import Database
 from studies.records.stored_renders import load_scores
 from studies.records.stored_studies import software_versions
+from studies.records.study_records import StudyRecords
 from studies.records.values import StoredStudy, StoredTrial
 
 
@@ -57,8 +57,7 @@ class Watch:
 
 
 def deliver(
-    database: Database,
-    study: StoredStudy,
+    records: StudyRecords,
     trial: StoredTrial,
     plan: Plan,
     artifacts: Artifacts,
@@ -76,16 +75,16 @@ def deliver(
         raise ExportError(f"trial {trial.number} is {trial.state}, so there is nothing to compare an export with")
     refuse_sources(target, plan.ingredients.files)
     _repeat_conditions(trial)
-    device = choose_device(study.spec.render.device)  # the arithmetic of one device, as in the trial
-    metadata = export_metadata(database, study, trial, plan, device)
+    device = choose_device(records.study.spec.render.device)  # the arithmetic of one device, as in the trial
+    metadata = export_metadata(records, trial, plan, device)
     layout = export_layout(plan.ingredients, trial.recipe.dtype, markers_in(metadata))
     limits = BatchLimits.parse(trial.machine.get(BATCHES_FIELD, ""))
     with atomic_file(target, overwrite=overwrite) as temporary:
         written = write_merge(temporary, trial.recipe, plan.ingredients, metadata, device, watch.written)
-        _require_merge(temporary, layout, study, trial, plan, watch.compared)
-        images = _render_if_it_fits(temporary, study, watch.rendered, limits)
+        _require_merge(temporary, layout, records.study, trial, plan, watch.compared)
+        images = _render_if_it_fits(temporary, records.study, watch.rendered, limits)
     # Its tensors are right, so from here on the file is kept, whatever the renders say.
-    found = None if images is None else compare_renders(database, study, trial, artifacts, images)
+    found = None if images is None else compare_renders(records, trial, artifacts, images)
     return Delivery(
         file=Exported(path=target, bytes=written.bytes, sha256=written.sha256),
         proof=_proof(len(layout), found, trial),
@@ -99,11 +98,10 @@ def _repeat_conditions(trial: StoredTrial) -> None:
         torch.set_num_threads(int(trial.machine["threads"]))
 
 
-def export_metadata(
-    database: Database, study: StoredStudy, trial: StoredTrial, plan: Plan, device: torch.device
-) -> dict[str, str]:
+def export_metadata(records: StudyRecords, trial: StoredTrial, plan: Plan, device: torch.device) -> dict[str, str]:
     """Header metadata: that of the merge, and where it comes from. The date is that of the trial."""
-    by_item, by_set = load_scores(database, trial)
+    study = records.study
+    by_item, by_set = load_scores(records, trial)
     scores = {name: float(np.mean(values)) for name, values in by_item.items()} | by_set
     results: dict[str, object] = {"objectives": dict(trial.objectives), "scores": scores}
     if trial.estimated:

@@ -116,7 +116,7 @@ def _result(evaluator: Evaluator, trial: StoredTrial, total: int, watch: FinalWa
     except TrialFailed as failure:
         return HeldOutResult(failure=first_line(failure))
     watch.finished(trial, evaluation.images)
-    return HeldOutResult(evidence=evaluator.scoring.evidence(evaluation.sheet, evaluation.features))
+    return HeldOutResult(evidence=evaluator.scoring.evidence(evaluation.scores, evaluation.features))
 
 
 # ----------------------------------------------------------------------------------------- judging
@@ -145,7 +145,7 @@ def judge(
         reasons = "; ".join(f"{letter}: {result.failure}" for letter, (_, result) in parents.items())
         raise FinalError(f"no parent can be scored on the held-out suite, so nothing can be compared ({reasons})")
     if objective.terms:
-        better = max(known, key=lambda letter: (objective.values(known[letter].sheet.means)[SINGLE], -ord(letter)))
+        better = max(known, key=lambda letter: (objective.values(known[letter].scores.means)[SINGLE], -ord(letter)))
         known = {better: known[better]}
     finalists = [_finalist(trial, result, objective) for trial, result in parents.values()]
     for trial, result in candidates:
@@ -162,7 +162,7 @@ def judge(
 def _finalist(trial: StoredTrial, result: HeldOutResult, objective: Objective) -> Finalist:
     if result.evidence is None:
         return Finalist(number=trial.number, origin=trial.origin, failure=result.failure)
-    scores = result.evidence.sheet
+    scores = result.evidence.scores
     return Finalist(
         number=trial.number,
         origin=trial.origin,

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from optimizer.runtime.plan import Plan
 from optimizer.search.probes import Probe
 from optimizer.search.sampler import distributions
-from optimizer.trial.objective import Objective, ScoreSheet
+from optimizer.trial.objective import Objective, Scores
 from optimizer.trial.ranking import best_trials, parent_trials
 from studies.files.artifacts import Artifacts, Features, TrialFiles
 from studies.records.takeover import CopiedTrials, TakenTrial
@@ -24,7 +24,7 @@ class KeptTrial:
 
     trial: StoredTrial  # of the other study
     probe: Probe  # what it is in the new study
-    scores: ScoreSheet  # of the new study's scorers
+    scores: Scores  # of the new study's scorers
     pixels_sha256: tuple[str, ...]
     files: TrialFiles  # of the other study
     renders: tuple[int, ...]  # items whose renders were kept and are still there

@@ -10,8 +10,9 @@ from pathlib import Path
 from optimizer.runtime.plan import Plan
 from studies.errors import DatabaseError, StudyMissingError
 from studies.files.artifacts import Artifacts
-from studies.records.database import Database, open_to_read
-from studies.records.stored_studies import load_study
+from studies.records.database import open_to_read
+from studies.records.stored_studies import open_study
+from studies.records.study_records import StudyRecords
 from studies.records.values import ParentFile, StoredStudy
 from studies.spec.study import StudySpec
 from studies.spec.warm_start import WarmStartSettings
@@ -22,8 +23,7 @@ from studies.system.database_url import same_database
 class Other:
     """The study whose trials are asked for."""
 
-    database: Database
-    study: StoredStudy
+    records: StudyRecords
     artifacts: Artifacts
 
 
@@ -57,8 +57,8 @@ def other_study(settings: WarmStartSettings, url: str, artifacts: str | Path | N
     except DatabaseError as error:
         raise DatabaseError(f"warm_start: {error}") from error
     try:
-        study = load_study(database, settings.study)
-        yield Other(database=database, study=study, artifacts=Artifacts.known(other_url, other_artifacts))
+        records = open_study(database, settings.study)
+        yield Other(records=records, artifacts=Artifacts.known(other_url, other_artifacts))
     except StudyMissingError as error:
         raise StudyMissingError(f"warm_start: {error}") from error
     finally:

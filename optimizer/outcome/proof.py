@@ -25,10 +25,10 @@ from optimizer.trial.ranking import parent_trials
 from optimizer.trial.scored_images import read_images
 from studies.errors import ArtifactError
 from studies.files.artifacts import Artifacts
-from studies.records.database import Database
 from studies.records.stored_renders import load_renders
 from studies.records.stored_trials import load_trials
-from studies.records.values import StoredStudy, StoredTrial
+from studies.records.study_records import StudyRecords
+from studies.records.values import StoredTrial
 
 # ------------------------------------------------------------------------------------------ tensors
 
@@ -95,36 +95,34 @@ class RenderComparison:
 
 
 def compare_renders(
-    database: Database, study: StoredStudy, trial: StoredTrial, artifacts: Artifacts, images: Sequence[Tensor]
+    records: StudyRecords, trial: StoredTrial, artifacts: Artifacts, images: Sequence[Tensor]
 ) -> RenderComparison:
     """Compare the suite rendered from a file, uint8 [3, h, w] an item, with what a trial's digests and images say."""
-    stored = load_renders(database, trial)
+    stored = load_renders(records, trial)
     different = sum(pixels_digest(images[each.item]) != each.pixels_sha256 for each in stored)
-    scored = _kept_images(database, trial, artifacts) if different else {}
+    scored = _kept_images(records, trial, artifacts) if different else {}
     if not scored:
         return RenderComparison(scored=len(stored), different=different)
     return RenderComparison(
         scored=len(stored),
         different=different,
         distance=_distance(scored, dict(enumerate(images))),
-        nearest=min(_parent_distances(database, study, artifacts, scored), default=None),
+        nearest=min(_parent_distances(records, artifacts, scored), default=None),
     )
 
 
-def _kept_images(database: Database, trial: StoredTrial, artifacts: Artifacts) -> dict[int, Tensor]:
+def _kept_images(records: StudyRecords, trial: StoredTrial, artifacts: Artifacts) -> dict[int, Tensor]:
     """A trial's images by item, as they were scored; empty where they are not all there."""
     try:
-        return read_images(artifacts, [each for each in load_renders(database, trial) if each.file is not None])
+        return read_images(artifacts, [each for each in load_renders(records, trial) if each.file is not None])
     except (ScoredImageLost, ArtifactError):  # the proof does not depend on them
         return {}
 
 
-def _parent_distances(
-    database: Database, study: StoredStudy, artifacts: Artifacts, scored: Mapping[int, Tensor]
-) -> Iterator[float]:
+def _parent_distances(records: StudyRecords, artifacts: Artifacts, scored: Mapping[int, Tensor]) -> Iterator[float]:
     """From a trial's images to each parent's of the same items; not to those that show the very same."""
-    for parent in parent_trials(load_trials(database, study)).values():
-        images = _kept_images(database, parent, artifacts)
+    for parent in parent_trials(load_trials(records)).values():
+        images = _kept_images(records, parent, artifacts)
         if scored.keys() <= images.keys() and (distance := _distance(scored, images)) > 0:
             yield distance
 

@@ -31,10 +31,10 @@ from optimizer.trial.scoring import Scoring, joined
 from studies.errors import RescoreError
 from studies.files.artifacts import SHEET
 from studies.recipe.recipe import Recipe
-from studies.records.database import Database
 from studies.records.stored_renders import load_renders
 from studies.records.stored_studies import software_versions
 from studies.records.stored_trials import load_trials
+from studies.records.study_records import StudyRecords
 from studies.records.values import ParentFile, StoredRender, StoredStudy, StoredTrial
 from studies.spec.study import StudySpec
 
@@ -81,7 +81,7 @@ def require_rescorable(spec: StudySpec, study: str) -> None:
         raise RescoreError(f"a rescored study begins with the trials of {study}: leave `warm_start` out of its spec")
 
 
-def find_rescorable(database: Database, study: StoredStudy) -> Rescorable:
+def find_rescorable(records: StudyRecords) -> Rescorable:
     """Find the whole trials with their images. No file is looked at yet.
 
     Raises:
@@ -89,14 +89,14 @@ def find_rescorable(database: Database, study: StoredStudy) -> Rescorable:
     """
     found: list[RenderedTrial] = []
     left_out: list[LeftOut] = []
-    for trial in load_trials(database, study):
-        renders = tuple(load_renders(database, trial)) if trial.is_whole else ()
+    for trial in load_trials(records):
+        renders = tuple(load_renders(records, trial)) if trial.is_whole else ()
         why = _unfit(trial, renders)
         if why is None:
             found.append(RenderedTrial(trial=trial, renders=renders))
         else:
             left_out.append(LeftOut(number=trial.number, why=why))
-    _require_parent(study.name, [each.trial for each in found], left_out)
+    _require_parent(records.study.name, [each.trial for each in found], left_out)
     return Rescorable(trials=tuple(found), left_out=tuple(left_out))
 
 
@@ -178,9 +178,9 @@ def rescored(
         else:
             kept.append(result)
         on_trial()
-    _require_parent(other.study.name, [each.trial for each in kept], left_out)
-    notes = _notes(other.study.name, kept, left_out, len(plan.checkpoints))
-    return WarmStart(study=other.study.name, kept=tuple(kept), again=(), notes=tuple(notes))
+    _require_parent(other.records.study.name, [each.trial for each in kept], left_out)
+    notes = _notes(other.records.study.name, kept, left_out, len(plan.checkpoints))
+    return WarmStart(study=other.records.study.name, kept=tuple(kept), again=(), notes=tuple(notes))
 
 
 class _Rescorer:
@@ -191,7 +191,7 @@ class _Rescorer:
         racing = plan.spec.racing
         self._stages = stages(plan.spec.suite, None if racing is None else racing.batch)
         self._here = machine_description(device)
-        self._same_software = not changed_software(other.study)
+        self._same_software = not changed_software(other.records.study)
 
     def rescored(self, rendered: RenderedTrial) -> KeptTrial | LeftOut:
         trial = rendered.trial
@@ -215,10 +215,10 @@ class _Rescorer:
         trial, start = rendered.trial, time.perf_counter()
         parts = [self._scoring.score(items, tuple(images[item.index] for item in items)) for items in self._stages]
         whole = joined(parts)
-        scores = self._scoring.sheet(whole)
+        scores = self._scoring.scores(whole)
         seconds = dict(trial.seconds) | {"score": time.perf_counter() - start}
         features = {name: values.numpy() for name, values in whole.features.items()}
-        files = self._other.artifacts.of_trial(self._other.study.key, trial.number, trial.worker_id)
+        files = self._other.artifacts.of_trial(self._other.records.study.key, trial.number, trial.worker_id)
         return KeptTrial(
             trial=replace(trial, seconds=seconds, machine=self._machine(trial)),
             probe=self._adoption.probe(trial, recipe),

@@ -21,9 +21,9 @@ from optimizer.outcome.other_study import Other, other_study, same_parents, unli
 from optimizer.runtime.machine import machine_description
 from optimizer.runtime.parent_files import equal_places
 from optimizer.runtime.plan import Plan
-from optimizer.search.probes import Probe, exact, parent_probe
+from optimizer.search.probes import Probe, exact_probe, parent_probe
 from optimizer.search.shortlist import by_value
-from optimizer.trial.objective import Objective, ScoreSheet
+from optimizer.trial.objective import Objective, Scores
 from optimizer.trial.ranking import parent_trials
 from studies.errors import RecipeError, WarmStartError
 from studies.files.artifacts import SHEET, TrialFiles, render_file
@@ -49,11 +49,13 @@ def find_warm_start(
     if settings is None:
         return None
     with other_study(settings, url, artifacts) as other:
-        if not same_parents(parents, other.study):
-            raise WarmStartError(f"warm_start: {unlike_parents(plan, parents, other.study)}")
-        complete = [trial for trial in load_trials(other.database, other.study) if trial.is_whole]
+        if not same_parents(parents, other.records.study):
+            raise WarmStartError(f"warm_start: {unlike_parents(plan, parents, other.records.study)}")
+        complete = [trial for trial in load_trials(other.records) if trial.is_whole]
         if not complete:
-            raise WarmStartError(f"warm_start: study {other.study.name!r} has no finished trial: nothing to begin with")
+            raise WarmStartError(
+                f"warm_start: study {other.records.study.name!r} has no finished trial: nothing to begin with"
+            )
         return _Choice(plan, parents, device, other, complete).warm_start(settings.top)
 
 
@@ -71,9 +73,9 @@ class _Choice:
         self._plan, self._other, self._complete = plan, other, complete
         self._adoption = Adoption(plan, parents, complete)
         self._machine = machine_description(device)
-        self._differences = tuple(score_differences(plan.spec, parents, other.study))
-        infos = other.study.spec.infos
-        self._by_rank = by_value(Objective.of(other.study.spec, infos))(complete)
+        self._differences = tuple(score_differences(plan.spec, parents, other.records.study))
+        infos = other.records.study.spec.infos
+        self._by_rank = by_value(Objective.of(other.records.study.spec, infos))(complete)
 
     def warm_start(self, top: int | None) -> WarmStart:
         """Choose.
@@ -91,7 +93,7 @@ class _Choice:
         without_scores = [trial for trial in merges if trial.number not in with_scores]
         again = self._again(without_scores, recipes, kept, AGAIN if top is None else max(0, top - len(best)))
         return WarmStart(
-            study=self._other.study.name,
+            study=self._other.records.study.name,
             kept=tuple(kept),
             again=tuple(again),
             notes=tuple(self._notes(kept, again, len(self._complete) - len(recipes))),
@@ -112,18 +114,18 @@ class _Choice:
         return {name for name, info in self._plan.infos.items() if info.scope == "set"}
 
     def _files_of(self, trial: StoredTrial) -> TrialFiles:
-        return self._other.artifacts.of_trial(self._other.study.key, trial.number, trial.worker_id)
+        return self._other.artifacts.of_trial(self._other.records.study.key, trial.number, trial.worker_id)
 
     def _kept(self, trial: StoredTrial, recipe: Recipe) -> KeptTrial:
         other, names = self._other, self._plan.infos
-        by_item, by_set = load_scores(other.database, trial)
-        renders = load_renders(other.database, trial)
+        by_item, by_set = load_scores(other.records, trial)
+        renders = load_renders(other.records, trial)
         files = self._files_of(trial)
         present = files.files()
         return KeptTrial(
             trial=trial,
             probe=self._adoption.probe(trial, recipe),
-            scores=ScoreSheet(
+            scores=Scores(
                 by_item={name: np.array(by_item[name]) for name in names if name in by_item},
                 by_set={name: by_set[name] for name in names if name in by_set},
             ),
@@ -140,7 +142,7 @@ class _Choice:
         self, trials: Sequence[StoredTrial], recipes: Mapping[int, Recipe], kept: Sequence[KeptTrial], most: int
     ) -> list[NamedRecipe]:
         """The recipes of at most so many trials, each once, without those that are kept."""
-        name, known = self._other.study.name, {each.probe.recipe.digest for each in kept}
+        name, known = self._other.records.study.name, {each.probe.recipe.digest for each in kept}
         found: dict[str, NamedRecipe] = {}
         for trial in trials:
             recipe = recipes[trial.number]
@@ -150,7 +152,7 @@ class _Choice:
         return list(found.values())[:most]
 
     def _notes(self, kept: Sequence[KeptTrial], again: Sequence[NamedRecipe], left_out: int) -> Iterator[str]:
-        what = f"warm start from {self._other.study.name}"
+        what = f"warm start from {self._other.records.study.name}"
         if kept:
             outside = sum(each.probe.params is None for each in kept)
             of_them = f", {outside} of them without parameters, as this space cannot express them" if outside else ""
@@ -186,4 +188,4 @@ class Adoption:
         """Return what the trial is in the new study. A parent alone is that parent's probe, so it is rendered once."""
         if trial.number in self.parents:
             return parent_probe(self._space, self._blueprint, self.parents[trial.number], self._equal_places)
-        return exact(trial.origin, recipe, self._space, self._blueprint, self._equal_places)
+        return exact_probe(trial.origin, recipe, self._space, self._blueprint, self._equal_places)

@@ -105,7 +105,7 @@ class Renderer:
             except (RuntimeError, MemoryError) as error:
                 if not lacks_memory(error):
                     raise
-                raise TrialFailed(f"out of memory: {first_line(error)}") from None
+                raise TrialFailed(f"out of memory: {first_line(error)}", "out_of_memory") from None
 
     def _render_all(self, on_batch: Callable[[int], None] | None) -> Renders:
         done: dict[int, Render] = {}
@@ -199,7 +199,8 @@ class Renderer:
         # Only here, where the error and all that its frames hold are gone, is there memory again.
         if count == 1:
             doing = "denoising" if component == "unet" else "decoding"
-            raise TrialFailed(f"out of memory {doing} a single image of {size[0]}x{size[1]}: {reason}")
+            words = f"out of memory {doing} a single image of {size[0]}x{size[1]}: {reason}"
+            raise TrialFailed(words, "out_of_memory")
         if self.models.unet.device.type == "cuda":
             torch.cuda.empty_cache()
         self.limits.lower(component, size, count, reason)

@@ -1,1 +1,1 @@
-"""Which trial comes next: probes first, then a sampler that can be rebuilt from the database."""
+"""The next trial of a study: first the probes, then a sampler that can be rebuilt from the database."""

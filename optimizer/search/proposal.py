@@ -1,4 +1,4 @@
-"""What a sampler that explains itself proposes, and what of it is stored with the trial."""
+"""A proposal of the depth-aware sampler, and what of it is stored with the trial."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from optimizer.search.stopping import EXPECTED_KEY, Expectation
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Proposal:
-    """A trial's parameters and why."""
+    """The parameters of a trial, and what the model expected of them."""
 
     params: Mapping[str, float]
-    expectation: Expectation | None = None  # None for several objectives, explorations, and before there is a model
-    split: Split | None = None  # the sections in blocks; None unless the space says `auto`
+    expectation: Expectation | None = None  # None for several objectives, for exploration, and before there is a model
+    split: Split | None = None  # the sections that are split; None unless the space has `granularity: auto`
 
     def attributes(self) -> dict[str, str]:
-        """System attributes to store with the trial."""
-        found = {}
+        """Return the system attributes to store with the trial, as JSON texts."""
+        attributes = {}
         if self.expectation is not None:
-            found[EXPECTED_KEY] = json.dumps([self.expectation.improvement, self.expectation.noise])
+            attributes[EXPECTED_KEY] = json.dumps([self.expectation.improvement, self.expectation.noise])
         if self.split is not None:
-            found[SPLIT_KEY] = json.dumps(self.split)
-        return found
+            attributes[SPLIT_KEY] = json.dumps(self.split)
+        return attributes

@@ -1,7 +1,7 @@
-"""Recipe files among the probes: read once, when the study begins, and stored with its spec.
+"""Recipe files among the probes: they are read once, when the study begins, and stored with its spec.
 
-Files are those of the study: by their sha256 where the recipe names it, else by their path, or, where the recipe comes
-from another machine and nothing lies at its path, by their name.
+Every file that a recipe names must be one of the study's. It is identified by its sha256 if the recipe gives one, or
+else by its path. If nothing exists at that path, because the recipe comes from another machine, its name decides.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from studies.spec.study import StudySpec
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class KnownFile:
+class StudyFile:
     """A file of the study."""
 
     path: Path
@@ -31,10 +31,10 @@ class KnownFile:
 
 
 def check_recipe_files(spec: StudySpec, architecture: Architecture) -> None:
-    """What can be said of the recipe files before the study's own files are hashed.
+    """Refuse recipe files that are wrong on their own, before the study's checkpoints are hashed.
 
     Raises:
-        RecipeError: missing, misspelt, or numbers that are not allowed.
+        RecipeError: a recipe file is missing or misspelt, or has numbers that are not allowed.
     """
     for entry in spec.probes.recipes:
         if entry.recipe is None:
@@ -43,18 +43,18 @@ def check_recipe_files(spec: StudySpec, architecture: Architecture) -> None:
                 file.chain(architecture)
                 file.lora_weights(architecture)
             except RecipeError as error:
-                raise _told(entry, error) from error
+                raise _in_entry(entry, error) from error
 
 
 def with_recipes(spec: StudySpec, blueprint: Blueprint) -> StudySpec:
-    """The spec with the recipe of every file that was not read yet.
+    """Read the recipe files that were not read yet into the spec.
 
     Raises:
         RecipeError: a recipe file cannot be read, or merges something other than the study's files.
     """
     recipes = tuple(
-        row if row.recipe is not None else row.model_copy(update={"recipe": _read(row, spec, blueprint)})
-        for row in spec.probes.recipes
+        entry if entry.recipe is not None else entry.model_copy(update={"recipe": _read(entry, spec, blueprint)})
+        for entry in spec.probes.recipes
     )
     return spec.model_copy(update={"probes": spec.probes.model_copy(update={"recipes": recipes})})
 
@@ -64,55 +64,60 @@ def _read(entry: RecipeProbe, spec: StudySpec, blueprint: Blueprint) -> str:
     try:
         if file.dtype not in {None, blueprint.dtype}:
             raise RecipeError(
-                f"it saves in {file.dtype}, the study in {blueprint.dtype or 'the dtypes of parent A'}: leave `dtype` "
-                "out, or set the study's `export`"
+                f"expected the dtype that the study saves in, {blueprint.dtype or 'as in parent A'}, got {file.dtype}: "
+                "leave `dtype` out, or set the study's `export`"
             )
         return adopted(_recipe(file, spec, blueprint), blueprint).to_json()
     except RecipeError as error:
-        raise _told(entry, error) from error
+        raise _in_entry(entry, error) from error
 
 
-def _told(entry: RecipeProbe, error: RecipeError) -> RecipeError:
+def _in_entry(entry: RecipeProbe, error: RecipeError) -> RecipeError:
+    """Say in which recipe the error is."""
     return RecipeError(f"probes, recipe {entry.path.name}: {error}")
 
 
 def _recipe(file: RecipeFile, spec: StudySpec, blueprint: Blueprint) -> Recipe:
-    """The file's recipe with the hashes of the study's files."""
+    """Return the file's recipe with the hashes of the study's files."""
     parents = [
-        KnownFile(path=path, name=parent.name, sha256=parent.sha256)
+        StudyFile(path=path, name=parent.name, sha256=parent.sha256)
         for path, parent in zip(spec.parents, blueprint.parents, strict=True)
     ]
     loras = [
-        KnownFile(path=lora.path, name=known.name, sha256=known.sha256)
-        for lora, known in zip(spec.loras.values(), blueprint.loras, strict=True)
+        StudyFile(path=lora.path, name=hashed.name, sha256=hashed.sha256)
+        for lora, hashed in zip(spec.loras.values(), blueprint.loras, strict=True)
     ]
     vaes = (
-        [KnownFile(path=spec.vae, name=blueprint.vae.name, sha256=blueprint.vae.sha256)]
+        [StudyFile(path=spec.vae, name=blueprint.vae.name, sha256=blueprint.vae.sha256)]
         if spec.vae is not None and blueprint.vae is not None
         else []
     )
-    found = {letter: _known(f"parent {letter}", each, parents) for letter, each in file.parents.items()}
-    weighed = [_known("the LoRA", each, loras) for each in file.loras]
-    baked = None if file.vae is None else _known("the VAE", file.vae, vaes)
+    recipe_parents = {letter: _study_file(f"parent {letter}", entry, parents) for letter, entry in file.parents.items()}
+    recipe_loras = [_study_file("the LoRA", entry, loras) for entry in file.loras]
+    baked = None if file.vae is None else _study_file("the VAE", file.vae, vaes)
     return file.recipe(
         blueprint.architecture,
-        [Parent(letter=letter, name=row.name, sha256=row.sha256) for letter, row in found.items()],
-        [(row.name, row.sha256) for row in weighed],
+        [Parent(letter=letter, name=parent.name, sha256=parent.sha256) for letter, parent in recipe_parents.items()],
+        [(lora.name, lora.sha256) for lora in recipe_loras],
         None if baked is None else BakedVae(name=baked.name, sha256=baked.sha256),
     )
 
 
-def _known(what: str, entry: FileEntry, files: Sequence[KnownFile]) -> KnownFile:
-    """The study's file that an entry of the recipe means."""
+def _study_file(what: str, entry: FileEntry, files: Sequence[StudyFile]) -> StudyFile:
+    """Find the file of the study that an entry of the recipe means.
+
+    Raises:
+        RecipeError: none of the study's files is meant.
+    """
     if entry.sha256 is not None:
-        same = [row for row in files if row.sha256 == entry.sha256]
+        matching = [file for file in files if file.sha256 == entry.sha256]
     elif entry.path.exists():
-        same = [row for row in files if row.path.exists() and row.path.samefile(entry.path)]
+        matching = [file for file in files if file.path.exists() and file.path.samefile(entry.path)]
     else:
-        same = [row for row in files if model_name(row.path) == model_name(entry.path)]
-        same = same if len(same) == 1 else []
-    if not same:
-        known = ", ".join(str(row.path) for row in files) or "none"
-        copy = "" if entry.sha256 is not None else "; of a copy give the `sha256`"
-        raise RecipeError(f"{what} ({entry.path}) is not among the study's files ({known}){copy}")
-    return same[0]
+        matching = [file for file in files if model_name(file.path) == model_name(entry.path)]
+        matching = matching if len(matching) == 1 else []
+    if not matching:
+        names = ", ".join(str(file.path) for file in files) or "none"
+        copy = "" if entry.sha256 is not None else "; if it is a copy of one, give its `sha256`"
+        raise RecipeError(f"{what} ({entry.path}) is not among the study's files ({names}){copy}")
+    return matching[0]

@@ -1,7 +1,7 @@
 """The sampler that proposes the next trial. It depends on nothing but the database.
 
-A new one is made for every trial, seeded by the study's seed and the trial's number. So an interrupted study goes on
-exactly as if it had not been interrupted, and a sampler's state never has to be saved.
+Every trial gets a new sampler, seeded by the study's seed and the trial's number. So an interrupted study continues
+exactly as if it had not been interrupted, and no sampler's state has to be saved.
 """
 
 from __future__ import annotations
@@ -44,42 +44,49 @@ SAMPLERS: Mapping[SamplerName, Callable[..., BaseSampler]] = {
     "qmc": QMCSampler,
     "random": RandomSampler,
 }
-SINGLE_OBJECTIVE = ("cmaes",)
-REFINING = ("depth",)
-MADE_UP = 12  # trials: more than samplers draw at random before they begin to model
-COUNTING = ("qmc",)  # counts its proposals in the study, so that asking twice is not the same as asking once
+SINGLE_OBJECTIVE = ("cmaes",)  # samplers that cannot optimise several objectives
+SPLITTING = ("depth",)  # samplers that can split sections, as `granularity: auto` needs
+TEST_TRIALS = 12  # more than samplers draw at random before they begin to model
+STATEFUL = ("qmc",)  # samplers that count their proposals in the study, so asking twice gives two proposals
 PROPOSAL_KEY = "mergetune:proposal"
+"""System attribute of a trial: the parameters that a stateful sampler proposed, as JSON."""
 
 
 def distributions(space: SearchSpace) -> dict[str, BaseDistribution]:
-    """The space in Optuna's terms."""
+    """Return the distribution of each parameter of the space, as Optuna needs it."""
     return {parameter.name: FloatDistribution(parameter.low, parameter.high) for parameter in space.parameters}
 
 
 def make_sampler(settings: SamplerSettings, space: SearchSpace, number: int, objectives: int) -> BaseSampler:
-    """The sampler for one trial.
+    """Make the sampler for one trial.
 
     Args:
-        space: handed to the sampler that knows more of it than Optuna does.
+        settings: which sampler, its seed and its options.
+        space: for the depth-aware sampler, which needs more than Optuna's distributions.
+        number: of the trial.
+        objectives: how many the study has.
 
     Raises:
-        SpecError: options the sampler does not take, or several objectives for one that knows a single one.
+        SpecError: the sampler does not take these options, cannot optimise several objectives, or cannot split
+            sections and the space has `granularity: auto`.
     """
     if objectives > 1 and settings.name in SINGLE_OBJECTIVE:
         raise SpecError(
-            f"sampler {settings.name} knows a single objective, the study has {objectives}: "
+            f"sampler {settings.name} takes a single objective, but the study has {objectives}: "
             "use depth, gp, tpe or nsgaii"
         )
-    if space.settings.begins_coarse and settings.name not in REFINING:
+    if space.settings.begins_coarse and settings.name not in SPLITTING:
         raise SpecError(
-            f"granularity auto is for the sampler that can split sections by itself, {' or '.join(REFINING)}, "
+            f"granularity auto needs a sampler that can split sections, {' or '.join(SPLITTING)}, "
             f"and the spec names {settings.name}: use granularity blocks or sections with it"
         )
     seed = int(np.random.SeedSequence([settings.seed, number]).generate_state(1)[0])
     options, maker = dict(settings.options), SAMPLERS[settings.name]
-    if settings.name == "depth":  # mixes in the trial's number itself
+    if settings.name == "depth":  # it derives each trial's random numbers from seed and number itself
         seed, maker = settings.seed, partial(DepthGPSampler, space)
-    elif settings.name == "qmc":  # a sequence: the same scramble in every trial, the position is the trial's number
+    elif (
+        settings.name == "qmc"
+    ):  # one sequence: all trials share its seed, and the trial's number is the position in it
         seed, options = settings.seed, {"scramble": True, "warn_asynchronous_seeding": False} | options
     try:
         with warnings.catch_warnings():  # the user chose the sampler and its options by name
@@ -87,52 +94,55 @@ def make_sampler(settings: SamplerSettings, space: SearchSpace, number: int, obj
             return maker(seed=seed, **options)
     except (TypeError, ValueError) as error:
         given = dict(settings.options)
-        raise SpecError(f"sampler {settings.name} cannot be made with options {given}: {error}") from error
+        raise SpecError(f"sampler {settings.name} does not take the options {given}: {error}") from error
 
 
 def check_options(settings: SamplerSettings, space: SearchSpace, objectives: int) -> None:
-    """Let the sampler propose on made-up trials: Optuna's samplers accept options of wrong types and fail later.
+    """Try the options: let the sampler propose, because Optuna's samplers accept wrong types and fail later.
 
     Raises:
-        SpecError: as `make_sampler`, or what the sampler made of its options.
+        SpecError: as `make_sampler`, or the sampler fails with its options.
     """
     make_sampler(settings, space, 0, objectives)
     if not settings.options:
         return
     generator, ranges = np.random.default_rng(0), distributions(space)
-    before = optuna.logging.get_verbosity()
+    verbosity = optuna.logging.get_verbosity()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     try:
         study = optuna.create_study(directions=["maximize"] * objectives, sampler=ProbesFirst(settings, space, ()))
-        for _ in range(MADE_UP):
-            params = {row.name: float(generator.uniform(row.low, row.high)) for row in space.parameters}
+        for _ in range(TEST_TRIALS):
+            params = {
+                parameter.name: float(generator.uniform(parameter.low, parameter.high))
+                for parameter in space.parameters
+            }
             values = generator.normal(size=objectives).tolist()
             study.add_trial(create_trial(params=params, distributions=ranges, values=values))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            study.ask().relative_params  # noqa: B018 - asked for only now
-    except Exception as error:  # whatever it stumbles over
+            study.ask().relative_params  # noqa: B018 - this property makes the sampler propose
+    except Exception as error:  # a wrong option may raise anything
         given = dict(settings.options)
-        raise SpecError(f"sampler {settings.name} cannot propose with options {given}: {error}") from error
+        raise SpecError(f"sampler {settings.name} fails with the options {given}: {error}") from error
     finally:
-        optuna.logging.set_verbosity(before)
+        optuna.logging.set_verbosity(verbosity)
 
 
 def samples_jointly(settings: SamplerSettings, objectives: int) -> bool:
-    """Whether the sampler proposes all parameters together; random never does, TPE as its option says."""
+    """Return whether the sampler proposes all parameters jointly; random never does, TPE by its option."""
     if settings.name == "tpe":
         return bool(settings.options.get("multivariate", objectives == 1))
     return settings.name != "random"
 
 
 class ProbesFirst(BaseSampler):
-    """Hands out the probe of a trial's number, or else what the study's sampler proposes.
+    """A sampler that first proposes the study's probes, then what the sampler of its settings proposes.
 
-    Nothing is enqueued: which probe a trial is follows from its number, so workers cannot take one twice, and
-    an interrupted probe is the same probe when it is run again.
+    Probes are not enqueued. A trial's number decides which probe it is, so two workers cannot take the same one, and
+    an interrupted probe is the same probe when it runs again.
 
     Args:
-        taken: trials of another study that this one began with; the probes come after them.
+        taken: number of trials taken over from another study; the probes follow them.
     """
 
     def __init__(self, settings: SamplerSettings, space: SearchSpace, probes: Sequence[Probe], taken: int = 0) -> None:
@@ -142,7 +152,7 @@ class ProbesFirst(BaseSampler):
         self._inner: BaseSampler | None = None
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
-        """The whole space; Optuna's own inference would wait for a finished trial."""
+        """Return the whole space; Optuna's own inference would wait for a complete trial."""
         return self._space
 
     def sample_relative(
@@ -155,7 +165,7 @@ class ProbesFirst(BaseSampler):
             return dict(json.loads(trial.system_attrs[PROPOSAL_KEY]))
         proposal = self._propose(study, trial)
         attributes = proposal.attributes()
-        if self._settings.name in COUNTING:
+        if self._settings.name in STATEFUL:
             attributes[PROPOSAL_KEY] = json.dumps(proposal.params)
         storage = study._storage  # noqa: SLF001 - Optuna's own samplers keep their state this way
         for key, text in attributes.items():
@@ -163,7 +173,7 @@ class ProbesFirst(BaseSampler):
         return dict(proposal.params)
 
     def _propose(self, study: Study, trial: FrozenTrial) -> Proposal:
-        """Propose a value for every parameter, so that nothing is drawn after the proposal is stored."""
+        """Propose values for all parameters at once, so that nothing is drawn after the proposal is stored."""
         self._inner = make_sampler(self._settings, self._search_space, trial.number, len(study.directions))
         self._inner.before_trial(study, trial)
         if isinstance(self._inner, DepthGPSampler):
@@ -175,15 +185,15 @@ class ProbesFirst(BaseSampler):
         return Proposal(params=proposal)
 
     def _joint_space(self, inner: BaseSampler, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
-        """What the sampler proposes together.
+        """Return the parameters that the sampler proposes jointly.
 
-        Optuna's inference takes what all past trials have in common. That is nothing as soon as a parent outside
-        the space was tried, and TPE and QMC would fall back to one parameter at a time, for good.
+        Optuna infers the parameters that all past trials have in common. A parent outside the space has none, so TPE
+        and QMC would sample each parameter independently from then on.
         """
         inferred = inner.infer_relative_search_space(study, trial)  # also prepares TPE's groups
         if not samples_jointly(self._settings, len(study.directions)):
             return inferred
-        return {name: row for name, row in self._space.items() if not row.single()}
+        return {name: distribution for name, distribution in self._space.items() if not distribution.single()}
 
     def sample_independent(
         self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution

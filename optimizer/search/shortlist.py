@@ -1,7 +1,7 @@
-"""Rank the trials that promise most: the candidates of a final.
+"""The shortlist of a final: complete trials ranked by what the model expects of them.
 
-The best observed trial is best partly by luck. The search's model has seen all trials, and its posterior mean of a
-trial is the observed value pulled towards those of its neighbours. So a lucky trial among mediocre ones falls back.
+The best observed trial is the best partly by luck. The posterior mean of the depth-aware model shrinks each observed
+value towards those of similar merges, so a lucky trial among mediocre ones falls back.
 """
 
 from __future__ import annotations
@@ -13,53 +13,57 @@ import numpy as np
 from optimizer.search.depth.stored_study import fitted_model
 from optimizer.trial.front import knee_order, signed_values
 from optimizer.trial.objective import Objective
-from studies.records.database import Database
-from studies.records.values import StoredStudy, StoredTrial
+from studies.records.study_records import StudyRecords
+from studies.records.values import StoredTrial
 
 Rank = Callable[[Sequence[StoredTrial]], Sequence[StoredTrial]]  # complete trials -> the same, best first
-Belief = Mapping[int, float]  # trial number -> what the model takes its objective for
+PosteriorMeans = Mapping[int, float]  # trial number -> posterior mean of an objective
 
 
-def by_value(objective: Objective, beliefs: Mapping[str, Belief] | None = None) -> Rank:
-    """Rank by the objective; of several by how far a trial lies beyond the plane through the front's extremes.
+def by_value(objective: Objective, means: Mapping[str, PosteriorMeans] | None = None) -> Rank:
+    """Rank by the objective; several objectives by the distance beyond the plane through the front's extremes.
 
     Args:
-        beliefs: objective -> what is believed of each trial; what was observed is taken where nothing is.
+        means: objective -> posterior means; a trial without one counts with its observed value.
     """
 
     def rank(trials: Sequence[StoredTrial]) -> list[StoredTrial]:
         if not trials:
             return []
         ordered = sorted(trials, key=lambda trial: trial.number)
-        values = signed_values([_believed(trial, beliefs or {}) for trial in ordered], objective)
+        values = signed_values([_expected(trial, means or {}) for trial in ordered], objective)
         order = np.argsort(-values[:, 0], kind="stable") if values.shape[1] == 1 else knee_order(values)
-        return [ordered[at] for at in order]
+        return [ordered[index] for index in order]
 
     return rank
 
 
-def _believed(trial: StoredTrial, beliefs: Mapping[str, Belief]) -> dict[str, float]:
-    return {name: beliefs.get(name, {}).get(trial.number, value) for name, value in trial.objectives.items()}
+def _expected(trial: StoredTrial, means: Mapping[str, PosteriorMeans]) -> dict[str, float]:
+    return {name: means.get(name, {}).get(trial.number, value) for name, value in trial.objectives.items()}
 
 
-def by_posterior(database: Database, study: StoredStudy, objective: Objective, trials: Sequence[StoredTrial]) -> Rank:
-    """Rank by the posterior mean of the depth-aware model, fitted to all trials of the search space.
+def by_posterior(records: StudyRecords, objective: Objective, trials: Sequence[StoredTrial]) -> Rank:
+    """Rank by the posterior mean of the depth-aware model, whichever sampler proposed the trials.
 
-    Whichever sampler proposed them. Trials outside the space, and all of them where the model cannot be fitted
-    (fewer than three finished trials, values that allow no model), count with what was observed.
+    The model is fitted to all trials in the search space. Trials outside it count with their observed values. If the
+    model cannot be fitted (fewer than three complete trials, or values that no model fits), all trials do.
     """
-    return by_value(objective, beliefs(database, study, objective, trials) if trials else None)
+    return by_value(objective, posterior_means(records, objective, trials) if trials else None)
 
 
-def beliefs(
-    database: Database, study: StoredStudy, objective: Objective, trials: Sequence[StoredTrial]
-) -> dict[str, Belief]:
-    """Objective -> posterior mean of each complete trial in the space, in the objective's own unit."""
-    found: dict[str, Belief] = {}
+def posterior_means(
+    records: StudyRecords, objective: Objective, trials: Sequence[StoredTrial]
+) -> dict[str, PosteriorMeans]:
+    """Map each objective to the posterior means of the complete trials in the space, in the objective's own unit.
+
+    The mapping is empty if the model cannot be fitted.
+    """
+    means: dict[str, PosteriorMeans] = {}
     for index, name in enumerate(objective.names):
-        fitted = fitted_model(database, study, trials, index)
+        fitted = fitted_model(records, trials, index)
         if fitted is None:
             return {}
-        model, seen = fitted
-        found[name] = dict(zip((trial.number for trial in seen), map(float, model.posterior(seen)[0]), strict=True))
-    return found
+        model, in_space = fitted
+        numbers = (trial.number for trial in in_space)
+        means[name] = dict(zip(numbers, map(float, model.posterior(in_space)[0]), strict=True))
+    return means

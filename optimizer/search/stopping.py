@@ -1,4 +1,4 @@
-"""When a study ends: after so many trials, images or minutes of work, or once little more is expected."""
+"""When a study ends: its budget of trials, images or minutes is spent, or little more improvement is expected."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from typing import Literal
 import optuna
 from optuna.trial import FrozenTrial
 
-from studies.records.database import Database
 from studies.records.optuna_studies import optuna_trials
 from studies.records.optuna_tables import count_trials
-from studies.records.values import StoredStudy, StoredTrial
+from studies.records.study_records import StudyRecords
+from studies.records.values import StoredTrial
 from studies.spec.study import StudySpec
 
 EXPECTED_KEY = "mergetune:expected"
@@ -22,13 +22,13 @@ EXPECTED_KEY = "mergetune:expected"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Expectation:
-    """What the model expected of a merge, both in the objective's own unit.
+    """What the model expected of a proposed merge, in the objective's own unit.
 
-    The improvement is over the incumbent, the trial of the best posterior mean. The noise is the standard deviation of
-    one trial's objective about what the model can explain by its ratios.
+    The improvement is that over the incumbent, the trial with the best posterior mean. The noise is the standard
+    deviation of one trial's objective around the model's noise-free value.
     """
 
-    improvement: float  # expected; never below 0
+    improvement: float  # its expected value, never below 0
     noise: float
 
 
@@ -37,67 +37,73 @@ class End:
     """Why a study has ended."""
 
     key: Literal["trials", "images", "minutes", "patience"]  # of the spec's budget
-    words: str  # a sentence without a full stop
+    reason: str  # one sentence without a full stop
 
 
-def spent(spec: StudySpec, trials: Sequence[StoredTrial], asked: int, expected: Sequence[Expectation]) -> End | None:
-    """Return why no new trial may begin; None while one may. It follows from what is stored, so all workers agree.
+def spent(
+    spec: StudySpec, trials: Sequence[StoredTrial], in_optuna: int, expected: Sequence[Expectation]
+) -> End | None:
+    """Return why no new trial may begin; None while one may.
 
-    Trials taken over from another study cost nothing.
+    It depends on stored data only, so all workers agree. Trials taken over from another study cost nothing.
 
     Args:
-        trials: those that were begun.
-        asked: trials that Optuna has, among them those that are about to begin.
-        expected: what was expected of the finished trials that were proposed for what they promised.
+        trials: the study's trials that have begun.
+        in_optuna: number of trials that Optuna has, including those that have not begun yet.
+        expected: the expectations of the finished trials that have one, by number.
     """
     budget, own = spec.budget, own_trials(trials)
-    asked -= len(trials) - len(own)
-    if asked >= budget.trials:
-        return End(key="trials", words=f"the budget of {budget.trials} trials is spent")
+    taken_over = len(trials) - len(own)
+    if in_optuna - taken_over >= budget.trials:
+        return End(key="trials", reason=f"the budget of {budget.trials} trials is spent")
     if budget.images is not None and images_of(own) >= budget.images:
-        return End(key="images", words=f"the budget of {budget.images} images is spent")
+        return End(key="images", reason=f"the budget of {budget.images} images is spent")
     if budget.minutes is not None and minutes_of(own) >= budget.minutes:
-        return End(key="minutes", words=f"the budget of {budget.minutes:g} minutes of work is spent")
+        return End(key="minutes", reason=f"the budget of {budget.minutes:g} minutes of work is spent")
     return None if budget.patience is None else _out_of_patience(budget.patience, expected)
 
 
 def expectations(trials: Iterable[FrozenTrial]) -> list[Expectation]:
-    """List the expectations of the finished and failed trials that were proposed with one, by number."""
+    """List the expectations of the finished trials (complete or failed) that were proposed with one, by number."""
     finished = sorted((trial for trial in trials if trial.state.is_finished()), key=lambda trial: trial.number)
     pairs = [json.loads(trial.system_attrs[EXPECTED_KEY]) for trial in finished if EXPECTED_KEY in trial.system_attrs]
     return [Expectation(improvement=improvement, noise=noise) for improvement, noise in pairs]
 
 
 def _out_of_patience(patience: int, expected: Sequence[Expectation]) -> End | None:
-    """End a search whose last trials together were expected to gain less than the noise of a single one.
+    """End a search whose last trials, taken together, were expected to gain less than the noise of a single trial.
 
-    Together, because a search proceeds by small steps: even while it gains, each one's expectation is mostly below
-    the noise.
+    Their expectations are added up because a search proceeds in small steps: even while it improves, the expectation of
+    a single trial is mostly below the noise.
     """
     last = expected[-patience:]
     if len(last) < patience or sum(expectation.improvement for expectation in last) >= last[-1].noise:
         return None
     trials = "the last trial" if patience == 1 else f"the last {patience} trials together"
-    return End(key="patience", words=f"less than {last[-1].noise:.3g}, the noise of one trial, expected of {trials}")
+    return End(
+        key="patience", reason=f"{trials} were expected to gain less than {last[-1].noise:.3g}, the noise of one trial"
+    )
 
 
-def end_of(database: Database, study: StoredStudy, trials: Sequence[StoredTrial]) -> End | None:
+def end_of(records: StudyRecords, trials: Sequence[StoredTrial]) -> End | None:
     """Return why a stored study has ended; None while it has not."""
+    study = records.study
     if study.spec.budget.patience is None:
         return spent(study.spec, trials, len(trials), ())
-    return spent(study.spec, trials, len(trials), expectations(optuna_trials(database, study)))
+    return spent(study.spec, trials, len(trials), expectations(optuna_trials(records)))
 
 
-def is_spent(database: Database, study: StoredStudy, trials: Sequence[StoredTrial], in_optuna: optuna.Study) -> bool:
-    """Return whether no new trial may begin, counting those that were asked for and have not begun yet.
+def is_spent(records: StudyRecords, trials: Sequence[StoredTrial], in_optuna: optuna.Study) -> bool:
+    """Return whether no new trial may begin, counting those in Optuna that have not begun yet.
 
     Args:
-        in_optuna: the study as Optuna has it; its trials are read only where the budget has patience.
+        in_optuna: the study in Optuna; its trials are read only if the budget has `patience`.
     """
-    asked = count_trials(database, in_optuna._study_id)  # noqa: SLF001 - the table wants it
-    patient = study.spec.budget.patience is not None
-    promised = expectations(in_optuna.get_trials(deepcopy=False)) if patient else ()
-    return spent(study.spec, trials, asked, promised) is not None
+    study = records.study
+    count = count_trials(records.database, in_optuna._study_id)  # noqa: SLF001 - the query needs the id
+    has_patience = study.spec.budget.patience is not None
+    expected = expectations(in_optuna.get_trials(deepcopy=False)) if has_patience else ()
+    return spent(study.spec, trials, count, expected) is not None
 
 
 def own_trials(trials: Sequence[StoredTrial]) -> list[StoredTrial]:
@@ -106,13 +112,13 @@ def own_trials(trials: Sequence[StoredTrial]) -> list[StoredTrial]:
 
 
 def images_of(trials: Sequence[StoredTrial]) -> int:
-    """Count the images that finished trials rendered. One that failed or was stopped may have few."""
+    """Count the images that finished trials rendered; a failed or stopped trial may have few."""
     return sum(trial.rendered for trial in trials if trial.state != "running")
 
 
 def minutes_of(trials: Sequence[StoredTrial]) -> float:
     """Sum the minutes that finished trials took, over all workers, by monotonic clocks.
 
-    The work of a worker that died is not known, and costs nothing.
+    The time of a worker that died is unknown and costs nothing.
     """
     return sum(sum(trial.seconds.values()) for trial in trials if trial.state != "running") / 60

@@ -1,1 +1,1 @@
-"""One trial: a recipe merged, rendered and scored, and how it compares with others."""
+"""One trial: a recipe is merged, rendered and scored, and compared with other trials."""

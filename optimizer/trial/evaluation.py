@@ -1,4 +1,4 @@
-"""Recipe -> merge -> render -> score. The collaborators are handed in; nothing here knows of Optuna or a database."""
+"""The evaluation of one recipe: merge, render, score. It knows neither Optuna nor a database."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from optimizer.merging.engine.resident import ResidentModel
 from optimizer.rendering.batch_limits import BatchReduced
 from optimizer.rendering.render import Renderer
 from optimizer.trial.gains import Evidence
-from optimizer.trial.objective import ScoreSheet
+from optimizer.trial.objective import Scores
 from optimizer.trial.scoring import ScoredImages, Scoring, joined
 from scorers.memory import lacks_memory
 from scorers.protocol import Scorer
@@ -25,19 +25,19 @@ from search_spaces.blocks import text_encoders
 from studies.recipe.recipe import Recipe
 
 GoOn = Callable[[Sequence[int], Evidence], bool]
-"""Asked after each stage but the last, with the items rendered so far, in their order, and what they say: whether to
-render the next one."""
+"""Decides whether to render the next stage. It is called after each stage but the last, with the items rendered so far,
+in their order, and their scores."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Evaluation:
-    """What one recipe looks like, and what it scores."""
+    """The images of one recipe and their scores."""
 
-    items: tuple[int, ...]  # that were rendered, in their order: all of the suite's unless it was stopped
-    images: tuple[Tensor, ...]  # uint8 [3, h, w], one an item
-    sheet: ScoreSheet
+    items: tuple[int, ...]  # the rendered items, in order: the whole suite unless racing stopped the trial
+    images: tuple[Tensor, ...]  # uint8 [3, h, w], one for each item
+    scores: Scores
     features: Mapping[str, Tensor]  # set scorer -> [items, d] on the CPU
-    seconds: Mapping[str, float]  # merge, text, denoise, decode, score
+    seconds: Mapping[str, float]  # stage (merge, text, denoise, decode, score) -> seconds
 
     @property
     def pixels_sha256(self) -> tuple[str, ...]:
@@ -45,13 +45,13 @@ class Evaluation:
 
 
 def pixels_digest(image: Tensor) -> str:
-    """sha256 of the size and raw bytes of a uint8 [3, h, w] image, 64 hex digits."""
+    """Return the sha256 of the size and raw bytes of an image, uint8 [3, h, w], as 64 hex digits."""
     shape = "x".join(map(str, image.shape)).encode()
     return hashlib.sha256(shape + b":" + image.contiguous().numpy().tobytes()).hexdigest()
 
 
 class Evaluator:
-    """Scores recipes, one after the other, on models and weights that stay in memory."""
+    """The evaluation of recipes, one after the other, with models and scorers that stay in memory."""
 
     def __init__(
         self,
@@ -68,26 +68,25 @@ class Evaluator:
     def evaluate(
         self, recipe: Recipe, on_images: Callable[[int], None] | None = None, go_on: GoOn | None = None
     ) -> Evaluation:
-        """Merge, render and score, stage by stage.
+        """Merge a recipe, then render and score it stage by stage.
 
         Args:
             on_images: called with the number of images rendered so far.
-            go_on: may end the rendering early; None renders everything.
+            go_on: decides after each stage whether to render the next one; None renders the whole suite.
 
         Raises:
-            TrialFailed: broken images, a scorer that gives no finite number, or no memory for the merge or for a single
-                image; never a score in their place.
+            TrialFailed: too many images are degenerate, a scorer fails or returns a value that is not finite, or memory
+                does not suffice for the merge or for a single image. No score is made up instead.
         """
         while True:
             try:
                 return self._evaluate(recipe, on_images, go_on)
-            except BatchReduced:  # all images again, so that they follow from the recipe and the batches alone
+            except BatchReduced:  # render all images again, so that they depend on the recipe and batch size alone
                 continue
             except (RuntimeError, MemoryError) as error:
                 if not lacks_memory(error):
                     raise
-                told = first_line(error)
-                raise TrialFailed(f"out of memory: {told}") from None
+                raise TrialFailed(f"out of memory: {first_line(error)}", "out_of_memory") from None
 
     def _evaluate(self, recipe: Recipe, on_images: Callable[[int], None] | None, go_on: GoOn | None) -> Evaluation:
         clock = Stopwatch()
@@ -104,16 +103,17 @@ class Evaluator:
             with clock.stage("score"):
                 parts.append(self.scoring.score(items, renders.images))
                 part = joined(parts)
-                sheet = self.scoring.sheet(part)
-            more = len(parts) < len(self.renderer.stages)
-            if more and go_on is not None and not go_on(part.items, self.scoring.evidence(sheet, part.features)):
+                scores = self.scoring.scores(part)
+            if go_on is None or len(parts) == len(self.renderer.stages):
+                continue
+            if not go_on(part.items, self.scoring.evidence(scores, part.features)):
                 break
         return Evaluation(
-            items=part.items, images=part.images, sheet=sheet, features=part.features, seconds=dict(clock.seconds)
+            items=part.items, images=part.images, scores=scores, features=part.features, seconds=dict(clock.seconds)
         )
 
     def _merge(self, recipe: Recipe) -> None:
-        changed = self._text_places  # for all that is known when a merge is broken off, as by a lack of memory
+        changed = self._text_places  # a merge that is interrupted, such as by a lack of memory, may have changed them
         try:
             changed = self.resident.merge(recipe)
             self._wait()
@@ -121,19 +121,27 @@ class Evaluator:
             if changed & self._text_places:
                 self.renderer.text_changed()
 
-    def _refuse_degenerate(self, found: Sequence[tuple[int, str]], rendered: int) -> None:
-        """Raises TrialFailed for too many broken (item, reason) among the images rendered so far."""
-        if len(found) > self._degenerate_limit:
-            named = ", ".join(f"{item} ({reason})" for item, reason in found[:4])
-            more = f" and {len(found) - 4} more" if len(found) > 4 else ""
-            broken = f"{len(found)} of {rendered} images are broken: item {named}{more}"
-            raise TrialFailed(f"degenerate: {broken}{self._broken_weights()}")
+    def _refuse_degenerate(self, broken: Sequence[tuple[int, str]], rendered: int) -> None:
+        """Fail the trial if too many images are degenerate.
+
+        Args:
+            broken: (item, reason) of each degenerate image so far.
+            rendered: number of images so far.
+
+        Raises:
+            TrialFailed: there are more of them than the limit.
+        """
+        if len(broken) > self._degenerate_limit:
+            named = ", ".join(f"{item} ({reason})" for item, reason in broken[:4])
+            more = f" and {len(broken) - 4} more" if len(broken) > 4 else ""
+            images = f"{len(broken)} of {rendered} images are broken: item {named}{more}"
+            raise TrialFailed(f"degenerate: {images}{self._broken_weights()}", "degenerate")
 
     def _broken_weights(self) -> str:
-        """Which weights of the merge are to blame, if they are."""
+        """Name the weights of the merge that are NaN or infinite, as the end of a message; empty if there are none."""
         try:
             keys = self.resident.broken_keys()
-        except (RuntimeError, MemoryError) as error:  # components that take turns may find no memory
+        except (RuntimeError, MemoryError) as error:  # components that are swapped in may find no memory
             if not lacks_memory(error):
                 raise
             return ""
@@ -148,13 +156,14 @@ class Evaluator:
 
 
 class Stopwatch:
-    """Seconds by stage."""
+    """The seconds that each stage of a trial took."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
+        """Measure the time spent inside the context."""
         start = time.perf_counter()
         try:
             yield
@@ -162,6 +171,6 @@ class Stopwatch:
             self.add({name: time.perf_counter() - start})
 
     def add(self, seconds: Mapping[str, float]) -> None:
-        """Count what was measured elsewhere."""
+        """Add seconds that were measured elsewhere."""
         for name, value in seconds.items():
             self.seconds[name] = self.seconds.get(name, 0.0) + value

@@ -1,13 +1,13 @@
-"""The Pareto front of a study of several objectives: its volume, its knee, and a member by weights.
+"""The Pareto front of a study with several objectives: its hypervolume, its knee, and the choice of one member.
 
-Notation: values are [members, objectives] float64. *Signed* values are such that more is always better. *Scaled*
-values are signed ones mapped per objective so that the front's worst is 0 and its best is 1; an objective in which
-all members are equal is 0 for all.
+Notation: values are [members, objectives] float64. *Signed* values have minimised objectives negated, so that more is
+always better. *Scaled* values are signed values mapped to 0 (worst of the front) .. 1 (best) for each objective; an
+objective in which all members are equal is 0 for all.
 
-Hypervolume: the volume that the front dominates above a reference point (Zitzler and Thiele 1998), here the worst
-parent in every objective.
-Knee: the member farthest beyond the plane through the extremes (Das 1999, "On characterizing the knee of the Pareto
-curve"), after scaling.
+Hypervolume: the volume that the front dominates above a reference point (Zitzler and Thiele 1998). The reference is the
+worst value among the parents in each objective.
+Knee: the member farthest beyond the plane through the extremes, after scaling (Das 1999, "On characterizing the 'knee'
+of the Pareto curve based on normal-boundary intersection").
 """
 
 from __future__ import annotations
@@ -26,26 +26,26 @@ from optimizer.trial.ranking import best_trials, parent_trials
 from studies.records.values import StoredTrial
 
 Values = NDArray[np.float64]
-TIE_DIGITS = 9  # of scaled distances and sums: closer ones are equal, and the earlier trial is taken
+TIE_DIGITS = 9  # decimals of scaled distances and sums; values equal to these are ties, and the earlier trial wins
 
 
 @dataclass(frozen=True, kw_only=True)
 class Front:
-    """The trials that no other trial beats in every objective."""
+    """The Pareto front: the complete trials that no other trial dominates."""
 
     members: tuple[StoredTrial, ...]  # by number
     knee: StoredTrial
-    reference: Mapping[str, float] | None  # the worst parent's value per objective; None while no parent is complete
+    reference: Mapping[str, float] | None  # worst parent value of each objective; None while no parent is complete
     volume: float | None  # in the objectives' own units; None without a reference
-    share: float | None  # of the box between the reference and the best of every objective; None where that is empty
+    share: float | None  # volume / box from the reference to the best of each objective; None if the box is empty
 
 
 def front_of(trials: Sequence[StoredTrial], objective: Objective) -> Front | None:
-    """The front of a study of several objectives; None while no trial is complete."""
+    """Compute the front of a study of several objectives; None while no trial is complete."""
     members = tuple(best_trials(trials, objective))
     if not members:
         return None
-    parents = [row for row in parent_trials(trials).values() if row.state == "complete"]
+    parents = [parent for parent in parent_trials(trials).values() if parent.state == "complete"]
     reference = _signed(parents, objective).min(axis=0) if parents else None
     volume = share = None
     if reference is not None:
@@ -56,7 +56,7 @@ def front_of(trials: Sequence[StoredTrial], objective: Objective) -> Front | Non
     return Front(
         members=members,
         knee=members[knee(_signed(members, objective))],
-        reference=None if reference is None else _named(reference, objective),
+        reference=None if reference is None else _unsigned(reference, objective),
         volume=volume,
         share=share,
     )
@@ -65,10 +65,10 @@ def front_of(trials: Sequence[StoredTrial], objective: Objective) -> Front | Non
 def chosen_trial(
     trials: Sequence[StoredTrial], objective: Objective, weights: Mapping[str, float] | None = None
 ) -> StoredTrial | None:
-    """The one trial that is meant by "best"; None while no trial is complete.
+    """Return the one trial that "best" means; None while no trial is complete.
 
-    One objective: its best trial. Several: the front's knee or, with weights, the member with the largest weighted
-    sum of scaled values; an objective without a weight counts nothing. Ties go to the earlier trial.
+    One objective: its best trial. Several objectives: the front's knee or, with weights, the member with the largest
+    weighted sum of scaled values; an objective without a weight has weight 0. Ties go to the earlier trial.
 
     Raises:
         WeightsError: weights for a single objective, of unknown objectives, negative, not finite or all zero.
@@ -85,11 +85,19 @@ def chosen_trial(
 
 
 def check_weights(weights: Mapping[str, float], objective: Objective) -> None:
-    """Raises WeightsError for weights that say nothing about these objectives."""
+    """Refuse weights that cannot choose from this study's front.
+
+    Raises:
+        WeightsError: weights for a single objective, of unknown objectives, negative, not finite or all zero.
+    """
     if len(objective.names) == 1:
-        raise WeightsError("weights choose from the front of several objectives; this study has a single one")
+        raise WeightsError(
+            "weights choose from a front of several objectives, but this study has a single one: leave them out"
+        )
     if unknown := sorted(weights.keys() - set(objective.names)):
-        raise WeightsError(f"weights: {unknown[0]!r} is no objective of this study: {', '.join(objective.names)}")
+        raise WeightsError(
+            f"weights: expected objectives of this study ({', '.join(objective.names)}), got {unknown[0]!r}"
+        )
     for name, weight in weights.items():
         if not (math.isfinite(weight) and weight >= 0):
             raise WeightsError(f"weights: expected a number of 0 or more for {name!r}, got {weight:g}")
@@ -98,12 +106,12 @@ def check_weights(weights: Mapping[str, float], objective: Objective) -> None:
 
 
 def parse_weights(text: str) -> dict[str, float]:
-    """`clip_score=1,fid=0.5` as a mapping.
+    """Parse `clip_score=1,fid=0.5` into a mapping.
 
     Raises:
-        WeightsError: another form, a name twice, or what is no number.
+        WeightsError: the text has another form, a name occurs twice, or a weight is not a number.
     """
-    found: dict[str, float] = {}
+    weights: dict[str, float] = {}
     for part in text.split(","):
         name, equals, number = (piece.strip() for piece in part.rpartition("="))
         try:
@@ -112,26 +120,26 @@ def parse_weights(text: str) -> dict[str, float]:
             value = math.nan
         if not (name and equals) or math.isnan(value):
             raise WeightsError(f"weights: expected NAME=NUMBER,NAME=NUMBER, got {text!r}")
-        if name in found:
-            raise WeightsError(f"weights: {name!r} is given twice")
-        found[name] = value
-    return found
+        if name in weights:
+            raise WeightsError(f"weights: {name!r} is given twice: remove one of the two")
+        weights[name] = value
+    return weights
 
 
-# ------------------------------------------------------------------------------------------- the numbers
+# ------------------------------------------------------------------------------------- hypervolume and knee
 
 
 def hypervolume(values: Values, reference: Values) -> float:
-    """Exact volume of the union of the boxes from the reference to each member.
+    """Compute the exact volume of the union of the boxes from the reference to each member.
 
     Args:
-        values: [members, objectives], signed; members may dominate each other. What is not above the reference in
-            every objective adds nothing.
+        values: [members, objectives], signed; members may dominate each other. A member that is not above the
+            reference in every objective adds nothing.
         reference: [objectives], signed.
     """
     import torch
 
-    with warnings.catch_warnings():  # the library's own imports are deprecated by a newer torch
+    with warnings.catch_warnings():  # BoTorch's dependencies use what newer versions of torch deprecate
         warnings.simplefilter("ignore", FutureWarning)
         from botorch.utils.multi_objective.hypervolume import Hypervolume
         from botorch.utils.multi_objective.pareto import is_non_dominated
@@ -142,17 +150,17 @@ def hypervolume(values: Values, reference: Values) -> float:
 
 
 def scaled(values: Values) -> Values:
-    """Signed values [members, objectives], per objective from 0 (worst of the front) to 1 (best)."""
+    """Scale signed values [members, objectives] to 0 (worst of the front) .. 1 (best) for each objective."""
     low, span = values.min(axis=0), np.ptp(values, axis=0)
     return np.asarray((values - low) / np.where(span > 0, span, 1.0))
 
 
 def knee(values: Values) -> int:
-    """Index of the member farthest beyond the plane through the extremes, towards better values.
+    """Return the index of the member farthest beyond the plane through the extremes, towards better values.
 
-    The extremes are the members best in each objective. Where they define no plane that falls in every objective
-    (one member is best in two of several), the plane is the one with equal intercepts. On a front that bends inwards
-    no member lies beyond it, and an extreme is returned. Ties go to the earlier member.
+    The extremes are the members that are best in each objective. If they define no plane whose normal is positive in
+    every objective (such as when one member is best in two of three), the plane with equal intercepts is used. On a
+    front that bends inwards no member lies beyond the plane, and an extreme is returned. Ties go to the earlier member.
 
     Args:
         values: [members, objectives], signed, at least one member.
@@ -161,7 +169,7 @@ def knee(values: Values) -> int:
 
 
 def knee_order(values: Values) -> NDArray[np.intp]:
-    """Indices of the members, the knee first, then by how far they lie beyond the plane that `knee` tells of."""
+    """Sort members by the distance beyond the plane of `knee`, the knee first; returns indices [members]."""
     points = scaled(values)[:, np.ptp(values, axis=0) > 0]
     if points.shape[1] == 0:
         return np.arange(len(values))
@@ -170,7 +178,7 @@ def knee_order(values: Values) -> NDArray[np.intp]:
 
 
 def _normal(points: Values) -> Values:
-    """Unit normal [objectives] of the plane through the extremes of scaled points, all entries above zero."""
+    """Return the unit normal [objectives] of the plane through the extremes of scaled points, all entries positive."""
     extremes = points[points.argmax(axis=0)]
     sides = points.shape[1]
     equal = np.full(sides, 1 / math.sqrt(sides))
@@ -181,21 +189,21 @@ def _normal(points: Values) -> Values:
 
 
 def by_weights(values: Values, weights: Mapping[str, float], objective: Objective) -> int:
-    """Index of the member with the largest weighted sum of scaled values [members, objectives]."""
+    """Return the index of the member with the largest weighted sum of scaled values [members, objectives]."""
     factors = np.array([weights.get(name, 0.0) for name in objective.names])
     return int(np.round(scaled(values) @ (factors / factors.sum()), TIE_DIGITS).argmax())
 
 
-def signed_values(rows: Sequence[Mapping[str, float]], objective: Objective) -> Values:
-    """Objective -> value mappings, at least one, as [rows, objectives]."""
+def signed_values(values: Sequence[Mapping[str, float]], objective: Objective) -> Values:
+    """Turn mappings from objective to value, at least one, into signed values [mappings, objectives]."""
     signs = np.array([1.0 if direction == "maximize" else -1.0 for direction in objective.directions])
-    return np.asarray(np.array([[row[name] for name in objective.names] for row in rows]) * signs)
+    return np.asarray(np.array([[of_trial[name] for name in objective.names] for of_trial in values]) * signs)
 
 
-def _signed(rows: Sequence[StoredTrial], objective: Objective) -> Values:
-    return signed_values([row.objectives for row in rows], objective)
+def _signed(trials: Sequence[StoredTrial], objective: Objective) -> Values:
+    return signed_values([trial.objectives for trial in trials], objective)
 
 
-def _named(signed: Values, objective: Objective) -> dict[str, float]:
+def _unsigned(signed: Values, objective: Objective) -> dict[str, float]:
     pairs = zip(objective.names, objective.directions, signed, strict=True)
     return {name: float(value if direction == "maximize" else -value) for name, direction, value in pairs}

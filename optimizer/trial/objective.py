@@ -1,8 +1,8 @@
-"""From scores to what the search sees: one number, or several.
+"""The objective: what the search optimises, computed from scores. One number, or several.
 
-One number: the sum over its scorers of  weight * score / unit,  subtracted where a lower score is better. The unit
-says how much of a scorer counts as one step, so that an aesthetic point and a percent of cosine can be added;
-nothing is normalised by what other trials scored, so the same renders always give the same number.
+One number: the sum of  weight * score / unit  over its scorers, with a minus sign if a lower score is better. The unit
+of a scorer is the difference that counts as one step, so that an aesthetic point and a hundredth of a cosine can be
+added. Scores are not normalised by those of other trials, so the same renders always give the same number.
 """
 
 from __future__ import annotations
@@ -33,10 +33,11 @@ class Objective:
 
     names: tuple[str, ...]  # ("objective",), or the scorers of a multi-objective study
     directions: tuple[Direction, ...]
-    terms: tuple[Term, ...]  # of the single number; empty for several objectives
+    terms: tuple[Term, ...]  # of the single number; empty if there are several objectives
 
     @classmethod
     def of(cls, spec: StudySpec, infos: Mapping[str, ScorerInfo]) -> Objective:
+        """Work out the objective of a spec, whose scorers `infos` describes."""
         if spec.objectives is not None:
             directions = tuple(infos[name].direction for name in spec.objectives)
             return cls(names=spec.objectives, directions=directions, terms=())
@@ -47,13 +48,13 @@ class Objective:
         return cls(names=(SINGLE,), directions=("maximize",), terms=tuple(terms))
 
     def values(self, means: Mapping[str, float]) -> dict[str, float]:
-        """Objective values, in order, of scores that are one number each."""
+        """Compute the objective values, in order, from the mean of each scorer."""
         if self.terms:
             return {SINGLE: sum(term.factor * means[term.scorer] for term in self.terms)}
         return {name: means[name] for name in self.names}
 
     def formula(self) -> str:
-        """The objective in words, for reports."""
+        """Write the objective as a formula, for reports."""
         if not self.terms:
             pairs = zip(self.directions, self.names, strict=True)
             return ", ".join(f"{direction} {name}" for direction, name in pairs)
@@ -61,11 +62,11 @@ class Objective:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ScoreSheet:
+class Scores:
     """All scores of one trial."""
 
-    by_item: Mapping[str, NDArray[np.float64]]  # image scorers: [items]
-    by_set: Mapping[str, float]  # set scorers
+    by_item: Mapping[str, NDArray[np.float64]]  # image scorer -> [items]
+    by_set: Mapping[str, float]  # set scorer -> the score of all items together
 
     @property
     def means(self) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""The images that a trial has kept, read back to the bit as they were scored."""
+"""The kept renders of a trial, read back exactly as they were scored."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ def read_images(artifacts: Artifacts, renders: Iterable[StoredRender]) -> dict[i
     """Map each item to its image, uint8 [3, h, w].
 
     Raises:
-        ScoredImageLost: an image is gone, cannot be read, or is not what was scored.
+        ScoredImageLost: an image is gone, cannot be read, or differs from the one that was scored.
     """
-    return {each.item: _read(artifacts, each) for each in renders}
+    return {render.item: _read(artifacts, render) for render in renders}
 
 
 def _read(artifacts: Artifacts, render: StoredRender) -> Tensor:
@@ -39,5 +39,5 @@ def _read(artifacts: Artifacts, render: StoredRender) -> Tensor:
         raise ScoredImageLost(f"{where}, cannot be read") from error
     image = torch.from_numpy(np.array(picture)).permute(2, 0, 1).contiguous()
     if pixels_digest(image) != render.pixels_sha256:
-        raise ScoredImageLost(f"{where}, holds another picture")
+        raise ScoredImageLost(f"{where}, is not the image that was scored")
     return image

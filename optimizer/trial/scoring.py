@@ -1,4 +1,4 @@
-"""Images -> scores: the suite's images through every scorer of a study, all at once or stage by stage."""
+"""Scoring: the suite's images go through every scorer of a study, all at once or stage by stage."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from torch import Tensor
 from basics.messages import first_line
 from optimizer.errors import TrialFailed
 from optimizer.trial.gains import Evidence
-from optimizer.trial.objective import ScoreSheet
+from optimizer.trial.objective import Scores
 from scorers.memory import lacks_memory
 from scorers.protocol import ImageScorer, Scorer, SetScorer, SuiteImages
 from studies.spec.suite import SuiteItem
@@ -23,33 +23,36 @@ from studies.spec.suite import SuiteItem
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScoredImages:
-    """Some of the suite's items with what a network makes of each."""
+    """Some of the suite's items with their image scores and features."""
 
     items: tuple[int, ...]
     images: tuple[Tensor, ...]  # uint8 [3, h, w]
     by_item: Mapping[str, NDArray[np.float64]]  # image scorer -> [items]
-    features: Mapping[str, Tensor]  # set scorer -> [items, d]
+    features: Mapping[str, Tensor]  # set scorer -> [items, d], on the CPU
 
 
 class Scoring:
     """The scorers of a study, with their weights in memory.
 
-    Whatever a scorer raises, and what is not a finite number, becomes TrialFailed: never a score in its place.
+    A scorer that fails, or returns a value that is not finite, fails the trial. No score is made up instead.
     """
 
     def __init__(self, scorers: Mapping[str, Scorer]) -> None:
         self.scorers = scorers
 
     def score(self, items: Sequence[SuiteItem], images: tuple[Tensor, ...]) -> ScoredImages:
-        """Run every network over the images [uint8, 3, h, w] of these items.
+        """Run every scorer's network over the images of these items, uint8 [3, h, w].
 
-        The last bits depend on which images go through together, so a study scores by the stages it renders in.
+        The last bits depend on which images share a batch, so a study scores by the stages that it renders in.
+
+        Raises:
+            TrialFailed: a scorer fails.
         """
         suite = SuiteImages(images=images, prompts=tuple(item.prompt for item in items))
         by_item: dict[str, NDArray[np.float64]] = {}
         features: dict[str, Tensor] = {}
         for name, scorer in self.scorers.items():
-            with _blamed(name, lambda scorer=scorer: _culprit(scorer, suite, items)):  # type: ignore[misc]
+            with _failing_trial(name, lambda scorer=scorer: _failing_item(scorer, suite, items)):  # type: ignore[misc]
                 if scorer.info.scope == "image":
                     by_item[name] = _image_scores(scorer, suite)  # type: ignore[arg-type]
                 else:
@@ -57,35 +60,43 @@ class Scoring:
         numbers = tuple(item.index for item in items)
         return ScoredImages(items=numbers, images=images, by_item=by_item, features=features)
 
-    def sheet(self, part: ScoredImages) -> ScoreSheet:
-        """All scores of these items, set scores among them."""
+    def scores(self, part: ScoredImages) -> Scores:
+        """Return all scores of these items, set scores included.
+
+        Raises:
+            TrialFailed: a scorer fails or returns a value that is not finite.
+        """
         by_set: dict[str, float] = {}
-        for name, rows in part.features.items():
-            with _blamed(name):
-                by_set[name] = float(self.scorers[name].score(rows))  # type: ignore[arg-type]
+        for name, features in part.features.items():
+            with _failing_trial(name):
+                by_set[name] = float(self.scorers[name].score(features))  # type: ignore[arg-type]
         finite = {name: bool(np.isfinite(values).all()) for name, values in part.by_item.items()}
         finite |= {name: math.isfinite(value) for name, value in by_set.items()}
         for name in self.scorers:
             if not finite[name]:
-                raise TrialFailed(f"scorer {name} gave a value that is not a finite number", "scorer")
-        return ScoreSheet(by_item=part.by_item, by_set=by_set)
+                raise TrialFailed(f"scorer {name} returned a value that is not finite", "scorer")
+        return Scores(by_item=part.by_item, by_set=by_set)
 
-    def evidence(self, sheet: ScoreSheet, features: Mapping[str, Tensor]) -> Evidence:
-        """What a comparison with other trials needs."""
-        counts = [*map(len, sheet.by_item.values()), *map(len, features.values())]
+    def evidence(self, scores: Scores, features: Mapping[str, Tensor]) -> Evidence:
+        """Return what a comparison with other trials needs.
+
+        Args:
+            features: set scorer -> [items, d].
+        """
+        counts = [*map(len, scores.by_item.values()), *map(len, features.values())]
         return Evidence(
             items=counts[0],
-            sheet=sheet,
-            resampled={name: self._resampled(name, rows) for name, rows in features.items()},
+            scores=scores,
+            resampled={name: self._resampled(name, of_scorer) for name, of_scorer in features.items()},
         )
 
-    def _resampled(self, name: str, rows: Tensor) -> Callable[[np.ndarray[tuple[int], np.dtype[np.int64]]], float]:
+    def _resampled(self, name: str, features: Tensor) -> Callable[[np.ndarray[tuple[int], np.dtype[np.int64]]], float]:
         scorer = self.scorers[name]
-        return lambda draw: scorer.score(rows[torch.from_numpy(draw)])  # type: ignore[arg-type,return-value]
+        return lambda draw: scorer.score(features[torch.from_numpy(draw)])  # type: ignore[arg-type,return-value]
 
 
 def joined(parts: Sequence[ScoredImages]) -> ScoredImages:
-    """All items together, in their order."""
+    """Join the parts, with all items in order."""
     if len(parts) == 1:
         return parts[0]
     items = [item for part in parts for item in part.items]
@@ -100,24 +111,30 @@ def joined(parts: Sequence[ScoredImages]) -> ScoredImages:
 
 
 @contextmanager
-def _blamed(name: str, where: Callable[[], str] = lambda: "") -> Iterator[None]:
-    """Whatever a scorer raises fails the trial, with its name and, unless memory lacks, the words for where."""
+def _failing_trial(name: str, where: Callable[[], str] = lambda: "") -> Iterator[None]:
+    """Turn whatever a scorer raises into a failed trial that names the scorer.
+
+    Args:
+        where: finds the item that the scorer failed at; not called if memory does not suffice.
+
+    Raises:
+        TrialFailed: the scorer failed.
+    """
     try:
         yield
     except Exception as error:
-        if lacks_memory(error):  # which a single image may have, and tells nothing about it
-            told = first_line(error)
-            raise TrialFailed(f"out of memory in scorer {name}: {told}", "out_of_memory") from error
+        if lacks_memory(error):  # no image is to blame, and a single one may well fit
+            raise TrialFailed(f"out of memory in scorer {name}: {first_line(error)}", "out_of_memory") from error
         raise TrialFailed(f"scorer {name} failed{where()}: {type(error).__name__}: {error}", "scorer") from error
 
 
-def _culprit(scorer: Scorer, suite: SuiteImages, items: Sequence[SuiteItem]) -> str:
-    """` at item 3`: the first image that a scorer cannot take alone either; nothing where it takes every one."""
+def _failing_item(scorer: Scorer, suite: SuiteImages, items: Sequence[SuiteItem]) -> str:
+    """Name the first item that fails on its own as well, such as ` at item 3`; empty if each succeeds on its own."""
     run = _image_scores if scorer.info.scope == "image" else _features
     for image, prompt, item in zip(suite.images, suite.prompts, items, strict=True):
         try:
             run(scorer, SuiteImages(images=(image,), prompts=(prompt,)))  # type: ignore[arg-type]
-        except Exception:  # noqa: BLE001 - as above
+        except Exception:  # noqa: BLE001 - a scorer may raise anything
             return f" at item {item.index}"
     return ""
 
@@ -125,12 +142,12 @@ def _culprit(scorer: Scorer, suite: SuiteImages, items: Sequence[SuiteItem]) -> 
 def _image_scores(scorer: ImageScorer, suite: SuiteImages) -> NDArray[np.float64]:
     values = scorer.score(suite).cpu().double().numpy()
     if values.shape != (len(suite),):
-        raise ValueError(f"it gave scores of shape {values.shape} for {len(suite)} images")
+        raise ValueError(f"expected one score for each of {len(suite)} images, got shape {values.shape}")
     return values
 
 
 def _features(scorer: SetScorer, suite: SuiteImages) -> Tensor:
-    rows = scorer.features(suite).cpu()
-    if rows.ndim != 2 or rows.shape[0] != len(suite):
-        raise ValueError(f"it gave features of shape {tuple(rows.shape)} for {len(suite)} images")
-    return rows
+    features = scorer.features(suite).cpu()
+    if features.ndim != 2 or features.shape[0] != len(suite):
+        raise ValueError(f"expected features of {len(suite)} images, [images, d], got shape {tuple(features.shape)}")
+    return features

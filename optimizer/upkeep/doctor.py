@@ -27,7 +27,9 @@ from studies.recipe.adoption import rows_of
 from studies.recipe.blueprint import Blueprint, LoraFile
 from studies.records import optuna_studies, registry, stored_renders, stored_studies, stored_trials, tables
 from studies.records.database import Database
-from studies.records.values import StoredStudy, StoredTrial
+from studies.records.failures import Failure
+from studies.records.study_records import StudyRecords
+from studies.records.values import StoredTrial
 
 ROUNDS = 4  # one mended thing may uncover another: a trial that is failed must then be told to Optuna
 
@@ -54,7 +56,7 @@ class Diagnosis:
     left: tuple[Finding, ...]
 
 
-def diagnose(database: Database, studies: Sequence[StoredStudy], artifacts: Artifacts, *, mend: bool) -> Diagnosis:
+def diagnose(database: Database, studies: Sequence[StudyRecords], artifacts: Artifacts, *, mend: bool) -> Diagnosis:
     """Look through studies and their files, with every worker held off meanwhile, and mend what can be if asked to."""
     mended: list[Finding] = []
     with database.exclusive():
@@ -69,18 +71,18 @@ def diagnose(database: Database, studies: Sequence[StoredStudy], artifacts: Arti
     return Diagnosis(mended=tuple(mended), left=tuple(found))
 
 
-def _findings(database: Database, studies: Sequence[StoredStudy], artifacts: Artifacts) -> Iterator[Finding]:
+def _findings(database: Database, studies: Sequence[StudyRecords], artifacts: Artifacts) -> Iterator[Finding]:
     alive = registry.live_workers(database)
-    for study in studies:
-        rows = stored_trials.load_trials(database, study)
+    for records in studies:
+        study, rows = records.study, stored_trials.load_trials(records)
         if study.name in optuna.get_all_study_names(storage=database.storage):
-            yield from _Trials(database, study, rows, alive).findings()
+            yield from _Trials(records, rows, alive).findings()
         else:
             words = (
                 "Optuna's part is gone (deleted in the dashboard?): restore a backup, or start it under another name"
             )
             yield Finding(kind="no Optuna study", study=study.name, words=words)
-        yield from _files(database, study, StudyFiles(artifacts, study))
+        yield from _files(records, StudyFiles(artifacts, study))
     for name, why in stored_studies.unreadable_studies(database).items():
         yield Finding(kind="unreadable study", study=name, words=f"{why}; it is left as it is")
     yield from _workers(database, alive)
@@ -107,13 +109,12 @@ def _workers(database: Database, alive: frozenset[str]) -> Iterator[Finding]:
 class _Trials:
     """One study's trials: our rows against Optuna's."""
 
-    database: Database
-    study: StoredStudy
+    records: StudyRecords
     rows: Sequence[StoredTrial]
     alive: frozenset[str]
 
     def findings(self) -> Iterator[Finding]:
-        told = {trial.number: trial for trial in optuna_studies.optuna_trials(self.database, self.study)}
+        told = {trial.number: trial for trial in optuna_studies.optuna_trials(self.records)}
         for row in self.rows:
             yield from self._of(row, told.get(row.number))
         last = max((row.number for row in self.rows if row.state != "running"), default=-1)
@@ -122,7 +123,10 @@ class _Trials:
                 f"trials {len(told)} to {last} are not in Optuna's tables: added again from their recipes and scores"
             )
             yield Finding(
-                kind="unknown to Optuna", study=self.study.name, words=words, mend=lambda: self._add(len(told), last)
+                kind="unknown to Optuna",
+                study=self.records.study.name,
+                words=words,
+                mend=lambda: self._add(len(told), last),
             )
         known = {row.number for row in self.rows}
         for number, trial in told.items():
@@ -131,7 +135,7 @@ class _Trials:
                 yield self._finding("unknown to us", number, words, None)
 
     def _finding(self, kind: str, number: int, words: str, mend: Callable[[], None] | None) -> Finding:
-        return Finding(kind=kind, study=self.study.name, trial=number, words=words, mend=mend)
+        return Finding(kind=kind, study=self.records.study.name, trial=number, words=words, mend=mend)
 
     def _of(self, row: StoredTrial, trial: FrozenTrial | None) -> Iterator[Finding]:
         if row.state == "running":
@@ -152,9 +156,10 @@ class _Trials:
             yield self._finding("unknown to Optuna", row.number, words, lambda: self._forget(row))
         elif trial.state.is_finished():
             reason = f"ended by another program: {trial.state.name} for Optuna while its worker was dead"
+            failure = Failure(kind="other", reason=reason)
             words = f"it is running for us, {trial.state.name} for Optuna, and its worker is dead: failed"
-            yield self._finding("ended elsewhere", row.number, words, lambda: self._fail(row, reason))
-        elif not registry.is_registered(self.database, row.worker_id):
+            yield self._finding("ended elsewhere", row.number, words, lambda: self._fail(row, failure))
+        elif not registry.is_registered(self.records.database, row.worker_id):
             return  # given back: the next worker runs it again
         elif row.attempt > RERUNS:
             words = f"{row.attempt} workers died over it: failed"
@@ -164,34 +169,32 @@ class _Trials:
             yield self._finding("stale trial", row.number, words, lambda: self._give_back(row))
 
     def _give_back(self, row: StoredTrial) -> None:
-        with self.database.write() as connection:
+        with self.records.database.write() as connection:
             mine = tables.trials.c.id == row.id
             connection.execute(tables.trials.update().where(mine).values(attempt=row.attempt + 1))
             connection.execute(tables.workers.delete().where(tables.workers.c.id == row.worker_id))
 
-    def _fail(self, row: StoredTrial, reason: str) -> None:
-        stored_trials.fail_trial(self.database, self.study, row.number, row.worker_id, reason)
+    def _fail(self, row: StoredTrial, failure: Failure) -> None:
+        stored_trials.fail_trial(self.records, row.number, row.worker_id, failure)
 
     def _forget(self, row: StoredTrial) -> None:
-        with self.database.write() as connection:
+        with self.records.database.write() as connection:
             connection.execute(tables.trials.delete().where(tables.trials.c.id == row.id))
 
     def _tell(self, row: StoredTrial, trial: FrozenTrial) -> None:
         """As a worker tells it; gains and notes follow with the next worker."""
         state, values = _outcome(row, inside=bool(trial.params))
-        storage, trial_id = self.database.storage, trial._trial_id  # noqa: SLF001 - the storage wants it
+        storage, trial_id = self.records.database.storage, trial._trial_id  # noqa: SLF001 - the storage wants it
         if row.sheet is not None:
             for key, value in sheet_attributes(row.sheet, row.number).items():
                 storage.set_trial_system_attr(trial_id, key, value)
         if row.estimated:
             storage.set_trial_user_attr(trial_id, ESTIMATE_KEY, {"images": row.rendered, "incumbent": row.incumbent})
-        optuna_studies.optuna_study(self.database, self.study.name).tell(
-            row.number, values, state=None if values is not None else state
-        )
+        optuna_studies.optuna_study(self.records).tell(row.number, values, state=None if values is not None else state)
 
     def _add(self, first: int, last: int) -> None:
         """Give Optuna trials that it lost, under their numbers."""
-        study = optuna_studies.optuna_study(self.database, self.study.name)
+        study = optuna_studies.optuna_study(self.records)
         rows = {row.number: row for row in self.rows if row.state != "running"}
         for number in range(first, last + 1):
             row = rows.get(number)
@@ -209,11 +212,11 @@ class _Trials:
         return create_trial(state=state, values=values, params=dict(params), distributions=ranges)
 
     def _space(self, row: StoredTrial) -> SearchSpace:
-        return self.study.spec.search_space(Architecture(row.recipe.architecture))
+        return self.records.study.spec.search_space(Architecture(row.recipe.architecture))
 
     def _params(self, row: StoredTrial) -> dict[str, float] | None:
         """The parameters that gave a recipe; None for one outside the space, and for whole parents."""
-        recipe, spec = row.recipe, self.study.spec
+        recipe, spec = row.recipe, self.records.study.spec
         loras = tuple(
             LoraFile(slot=slot, name=lora.name, sha256=lora.sha256)
             for slot, lora in zip(spec.loras, recipe.loras, strict=False)
@@ -243,14 +246,15 @@ def _outcome(row: StoredTrial, *, inside: bool) -> tuple[TrialState, list[float]
 # ------------------------------------------------------------------------------------------- files
 
 
-def _files(database: Database, study: StoredStudy, files: StudyFiles) -> Iterator[Finding]:
+def _files(records: StudyRecords, files: StudyFiles) -> Iterator[Finding]:
+    study = records.study
     listed = files.listed  # before the rows: a file that is there now has a row by then
-    rows = stored_trials.load_trials(database, study)
+    rows = stored_trials.load_trials(records)
     finished = [row for row in rows if row.state != "running"]
-    kept = stored_renders.kept_files(database, study)
+    kept = stored_renders.kept_files(records)
     named = {row.number: kept.get(row.number, frozenset()) for row in finished}
     sheets = {row.number: files.sheet(row) for row in finished}
-    by_set = stored_renders.numbers_with_set_scores(database, study)
+    by_set = stored_renders.numbers_with_set_scores(records)
     features = {row.number: files.features(row) for row in finished if row.number in by_set}
     gone = {number: names - listed for number, names in named.items() if names - listed}
     gone_sheets = {number for number, sheet in sheets.items() if sheet is not None and sheet not in listed}
@@ -263,14 +267,14 @@ def _files(database: Database, study: StoredStudy, files: StudyFiles) -> Iterato
         yield Finding(kind="no files", study=study.name, words=words)
         return
     for row in finished:
-        yield from _missing(database, study, row, gone.get(row.number, frozenset()), sheet=row.number in gone_sheets)
+        yield from _missing(records, row, gone.get(row.number, frozenset()), sheet=row.number in gone_sheets)
         if row.number in gone_features:
             words = (
                 f"the features of its set scores are not there ({features[row.number]}): restore them from a backup; "
                 "without those of the parents no trial's gain can be told"
             )
             yield Finding(kind="missing features", study=study.name, trial=row.number, words=words)
-    for name in sorted(orphans_among(listed, database, study, files.artifacts, rows)):
+    for name in sorted(orphans_among(listed, records, files.artifacts, rows)):
         yield Finding(
             kind="orphan file",
             study=study.name,
@@ -280,26 +284,24 @@ def _files(database: Database, study: StoredStudy, files: StudyFiles) -> Iterato
         )
 
 
-def _missing(
-    database: Database, study: StoredStudy, row: StoredTrial, gone: frozenset[str], *, sheet: bool
-) -> Iterator[Finding]:
+def _missing(records: StudyRecords, row: StoredTrial, gone: frozenset[str], *, sheet: bool) -> Iterator[Finding]:
     if gone:
         words = f"{len(gone)} of its renders are not there ({min(gone)}): forgotten, their scores stay"
         yield Finding(
             kind="missing renders",
-            study=study.name,
+            study=records.study.name,
             trial=row.number,
             words=words,
-            mend=lambda: _forget_renders(database, row, gone),
+            mend=lambda: _forget_renders(records.database, row, gone),
         )
     if sheet:
         words = "its contact sheet is not there: forgotten"
         yield Finding(
             kind="missing sheet",
-            study=study.name,
+            study=records.study.name,
             trial=row.number,
             words=words,
-            mend=lambda: _forget_sheet(database, row),
+            mend=lambda: _forget_sheet(records.database, row),
         )
 
 

@@ -11,7 +11,7 @@ from optimizer.trial.ranking import best_trials, parent_trials
 from studies.files.artifacts import FEATURES, Artifacts, stored_name
 from studies.files.stores import StoredFile
 from studies.records import stored_renders, stored_trials
-from studies.records.database import Database
+from studies.records.study_records import StudyRecords
 from studies.records.values import StoredStudy, StoredTrial
 
 Keep = Literal["best", "none"]  # best: parents and the best
@@ -30,20 +30,20 @@ class Waste:
         return sum(file.bytes for file in (*self.renders, *self.orphans))
 
 
-def find_waste(database: Database, study: StoredStudy, artifacts: Artifacts, objective: Objective, keep: Keep) -> Waste:
+def find_waste(records: StudyRecords, artifacts: Artifacts, objective: Objective, keep: Keep) -> Waste:
     """What can go, while workers may be at work.
 
     The files are listed before the database is read: a file that was there then belongs to a trial that is by now
     recorded, or still runs in the hands of the worker that its name has; or to nobody.
     """
-    files = {file.name: file for file in artifacts.store.files(f"studies/{study.key}/")}
-    rows = stored_trials.load_trials(database, study)
+    files = {file.name: file for file in artifacts.store.files(f"studies/{records.study.key}/")}
+    rows = stored_trials.load_trials(records)
     kept = () if keep == "none" else (*parent_trials(rows).values(), *best_trials(rows, objective))
-    stored = stored_renders.kept_files(database, study)
+    stored = stored_renders.kept_files(records)
     numbers = stored.keys() - {row.number for row in kept}
     dropped = tuple(row for row in rows if row.number in numbers and row.state == "complete")
     renders = [name for row in dropped for name in sorted(stored[row.number])]
-    orphans = orphans_among(files, database, study, artifacts, rows)
+    orphans = orphans_among(files, records, artifacts, rows)
     return Waste(
         trials=dropped,
         renders=tuple(files[name] for name in renders if name in files),
@@ -53,8 +53,7 @@ def find_waste(database: Database, study: StoredStudy, artifacts: Artifacts, obj
 
 def orphans_among(
     names: Iterable[str],
-    database: Database,
-    study: StoredStudy,
+    records: StudyRecords,
     artifacts: Artifacts,
     rows: Sequence[StoredTrial],
 ) -> frozenset[str]:
@@ -63,28 +62,26 @@ def orphans_among(
     Args:
         names: of files, listed before the rows were read.
     """
-    known = _known_files(database, study, artifacts, rows)
-    running = tuple(_folder(study, artifacts, row) for row in rows if row.state == "running")
+    known = _known_files(records, artifacts, rows)
+    running = tuple(_folder(records.study, artifacts, row) for row in rows if row.state == "running")
     return frozenset(name for name in names if name not in known and not name.startswith(running))
 
 
-def remove_waste(database: Database, artifacts: Artifacts, waste: Waste) -> None:
+def remove_waste(records: StudyRecords, artifacts: Artifacts, waste: Waste) -> None:
     """Forget the files, and then remove them: the database never refers to what is not there."""
     for row in waste.trials:
-        stored_renders.drop_files(database, row)
+        stored_renders.drop_files(records, row)
     for file in (*waste.renders, *waste.orphans):
         artifacts.store.remove(file.name)
 
 
-def _known_files(
-    database: Database, study: StoredStudy, artifacts: Artifacts, rows: Sequence[StoredTrial]
-) -> frozenset[str]:
+def _known_files(records: StudyRecords, artifacts: Artifacts, rows: Sequence[StoredTrial]) -> frozenset[str]:
     """What complete trials refer to."""
-    known, kept = set[str](), stored_renders.kept_files(database, study)
+    known, kept = set[str](), stored_renders.kept_files(records)
     for row in rows:
         if row.state == "complete":
             known.update(kept.get(row.number, ()))
-            known.add(f"{_folder(study, artifacts, row)}{FEATURES}")
+            known.add(f"{_folder(records.study, artifacts, row)}{FEATURES}")
             if row.sheet is not None:
                 known.add(stored_name(row.sheet))
     return frozenset(known)

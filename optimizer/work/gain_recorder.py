@@ -12,15 +12,15 @@ from optimizer.observe.trial_notes import trial_note
 from optimizer.runtime.plan import Plan
 from optimizer.search.depth.ties import Split, split_of
 from optimizer.trial.gains import Evidence, gains, standard_errors
-from optimizer.trial.objective import ScoreSheet
+from optimizer.trial.objective import Scores
 from optimizer.trial.ranking import parent_trials
 from optimizer.trial.scoring import Scoring
 from studies.files.artifacts import Artifacts
 from studies.records import stored_renders, stored_trials
 from studies.records.cached_reads import CachedTrials
-from studies.records.database import Database
 from studies.records.optuna_tables import store_note
-from studies.records.values import StoredStudy, StoredTrial
+from studies.records.study_records import StudyRecords
+from studies.records.values import StoredTrial
 
 
 class GainRecorder:
@@ -33,22 +33,21 @@ class GainRecorder:
 
     def __init__(
         self,
-        database: Database,
-        study: StoredStudy,
+        records: StudyRecords,
         cached: CachedTrials,
         plan: Plan,
         scoring: Scoring,
         artifacts: Artifacts,
     ) -> None:
-        self._database, self._study, self._artifacts = database, study, artifacts
+        self._records, self._artifacts = records, artifacts
         self._cached = cached
         self._plan, self._objective, self._scoring = plan, plan.objective, scoring
-        self._optuna_id = database.storage.get_study_id_from_name(study.name)
+        self._optuna_id = records.database.storage.get_study_id_from_name(records.study.name)
         self._evidence: dict[int, Evidence] = {}  # of trials that others are compared with: parents and incumbents
 
     def stored_trial(self, number: int) -> StoredTrial:
         """Read a trial as it is stored now."""
-        trial = stored_trials.load_trial(self._database, self._study, number)
+        trial = stored_trials.load_trial(self._records, number)
         if trial is None:
             raise OptimizerError(f"trial {number} vanished from the database while it was being worked on")
         return trial
@@ -61,7 +60,9 @@ class GainRecorder:
         """
         trials = self._cached.trials()
         parents = parent_trials(trials)
-        if len(parents) < len(self._study.parents) or any(trial.state == "running" for trial in parents.values()):
+        if len(parents) < len(self._records.study.parents) or any(
+            trial.state == "running" for trial in parents.values()
+        ):
             return
         finished = {letter: trial for letter, trial in parents.items() if trial.state == "complete"}
         if not finished:
@@ -71,27 +72,27 @@ class GainRecorder:
             if trial.state == "complete" and not trial.gains:
                 against = evidence
                 if trial.estimated:
-                    items = [render.item for render in stored_renders.load_renders(self._database, trial)]
+                    items = [render.item for render in stored_renders.load_renders(self._records, trial)]
                     against = {letter: whole.part(items) for letter, whole in evidence.items()}
                 own, objective, infos = self._load_evidence(trial), self._objective, self._plan.infos
                 found, errors = gains(own, against, objective, infos), standard_errors(own, objective, infos)
-                stored_trials.store_gains(self._database, trial, found, errors)
+                stored_trials.store_gains(self._records, trial, found, errors)
                 if trial.number != current:  # its note was written before the parents were in, or not at all
                     self.describe(self.stored_trial(trial.number))
 
     def describe(self, trial: StoredTrial) -> None:
         """Write the trial's note for the dashboard."""
-        by_item, by_set = stored_renders.load_scores(self._database, trial)
+        by_item, by_set = stored_renders.load_scores(self._records, trial)
         means = {name: float(np.mean(values)) for name, values in by_item.items()} | by_set
-        trial_id = self._database.storage.get_trial_id_from_study_id_trial_number(self._optuna_id, trial.number)
+        trial_id = self._records.database.storage.get_trial_id_from_study_id_trial_number(self._optuna_id, trial.number)
         body = trial_note(self._plan, trial, means, self._split(trial_id), study_id=self._optuna_id, trial_id=trial_id)
-        store_note(self._database, self._optuna_id, trial_id, body)
+        store_note(self._records.database, self._optuna_id, trial_id, body)
 
     def _split(self, trial_id: int) -> Split | None:
         """Which sections were searched in blocks; None where there is nothing to split."""
         if not self._plan.space.settings.begins_coarse:
             return None
-        return split_of(self._database.storage.get_trial(trial_id))
+        return split_of(self._records.database.storage.get_trial(trial_id))
 
     def known_evidence(self, trial: StoredTrial) -> Evidence:
         """Read the evidence of a trial that others are compared with, once."""
@@ -99,14 +100,14 @@ class GainRecorder:
             self._evidence[trial.number] = self._load_evidence(trial)
         return self._evidence[trial.number]
 
-    def evidence(self, scores: ScoreSheet, features: Mapping[str, torch.Tensor]) -> Evidence:
+    def evidence(self, scores: Scores, features: Mapping[str, torch.Tensor]) -> Evidence:
         """Make what a comparison needs of a trial that is not stored yet."""
         return self._scoring.evidence(scores, features)
 
     def _load_evidence(self, trial: StoredTrial) -> Evidence:
-        by_item, by_set = stored_renders.load_scores(self._database, trial)
-        scores = ScoreSheet(by_item={name: np.array(values) for name, values in by_item.items()}, by_set=by_set)
-        stored = self._artifacts.of_trial(self._study.key, trial.number, trial.worker_id).load_features()
+        by_item, by_set = stored_renders.load_scores(self._records, trial)
+        scores = Scores(by_item={name: np.array(values) for name, values in by_item.items()}, by_set=by_set)
+        stored = self._artifacts.of_trial(self._records.study.key, trial.number, trial.worker_id).load_features()
         if missing := by_set.keys() - stored.keys():
             raise StorageError(
                 f"features of {', '.join(sorted(missing))} for trial {trial.number} are not in "

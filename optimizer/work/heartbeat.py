@@ -14,6 +14,7 @@ from optimizer.system.retry import OUTAGES, Retry
 from studies.errors import DatabaseError
 from studies.records import registry
 from studies.records.database import Database
+from studies.records.failures import Failure
 
 HEARTBEAT_SECONDS = 20.0
 RERUNS = 3  # of a trial whose worker died
@@ -60,9 +61,10 @@ class Heartbeat:
         self._trusted_from = time.monotonic() + 3 * HEARTBEAT_SECONDS
 
 
-def deaths(attempts: int) -> str:
-    """Return the reason of a trial that failed because so many workers died over it."""
-    return f"{attempts} workers died while they worked on it: look for what killed them (out of memory?)"
+def deaths(attempts: int) -> Failure:
+    """Return why a trial failed over which so many workers died."""
+    reason = f"{attempts} workers died while they worked on it: look for what killed them (out of memory?)"
+    return Failure(kind="worker_died", reason=reason)
 
 
 @contextmanager

@@ -11,8 +11,7 @@ from optimizer.trial.ranking import best_trials, parent_trials, would_be_best
 from studies.files.artifacts import Artifacts
 from studies.records import stored_renders
 from studies.records.cached_reads import CachedTrials
-from studies.records.database import Database
-from studies.records.values import StoredStudy
+from studies.records.study_records import StudyRecords
 
 
 class Retention:
@@ -20,16 +19,15 @@ class Retention:
 
     def __init__(
         self,
-        database: Database,
-        study: StoredStudy,
+        records: StudyRecords,
         artifacts: Artifacts,
         objective: Objective,
         trials: CachedTrials,
         retry: Retry,
     ) -> None:
-        self._database, self._study, self._artifacts = database, study, artifacts
+        self._records, self._artifacts = records, artifacts
         self._objective, self._trials, self._retry = objective, trials, retry
-        self._keep = study.spec.render.keep
+        self._keep = records.study.spec.render.keep
 
     def keeps(self, objectives: Mapping[str, float], *, is_parent: bool) -> bool:
         """Whether the renders of a trial with these objectives are written."""
@@ -43,9 +41,9 @@ class Retention:
             return
         trials = self._trials.trials()
         wanted = {trial.number for trial in (*parent_trials(trials).values(), *best_trials(trials, self._objective))}
-        unwanted = stored_renders.kept_files(self._database, self._study).keys() - wanted
+        unwanted = stored_renders.kept_files(self._records).keys() - wanted
         for trial in trials:
             if trial.state == "complete" and trial.number in unwanted:  # not one stored since the trials were read
-                for file in stored_renders.drop_files(self._database, trial):
+                for file in stored_renders.drop_files(self._records, trial):
                     # Waited for here: whoever comes again does not find their names any more.
                     self._retry(functools.partial(self._artifacts.store.remove, file))

@@ -12,12 +12,11 @@ from dataclasses import dataclass
 
 from optimizer.search.stopping import is_spent
 from studies.records.cached_reads import CachedTrials
-from studies.records.database import Database
 from studies.records.finals import lacks_final
 from studies.records.optuna_studies import optuna_study
 from studies.records.optuna_tables import running_trials
 from studies.records.registry import Task
-from studies.records.values import StoredStudy
+from studies.records.study_records import StudyRecords
 
 SLICE_SECONDS = 600.0  # at one study while another of the same priority waits
 
@@ -64,23 +63,22 @@ class PendingWork:
         StudyMissingError: Optuna's part of it was deleted.
     """
 
-    def __init__(self, database: Database, study: StoredStudy) -> None:
-        self._database = database
-        self._cached = CachedTrials(database, study)
-        self._optuna = optuna_study(database, study.name)
+    def __init__(self, records: StudyRecords) -> None:
+        self._cached = CachedTrials(records)
+        self._optuna = optuna_study(records)
 
-    def task(self, study: StoredStudy, others: Collection[str]) -> Task | None:
+    def task(self, records: StudyRecords, others: Collection[str]) -> Task | None:
         """Return what there is to do: a trial that is new or was interrupted, or a final that is due; None for nothing.
 
         Args:
-            study: as it is now; its budget may have changed.
+            records: of the study as it is now; its budget may have changed.
             others: ids of the other workers that are not known to be dead.
         """
         trials = self._cached.trials()
         holders = {trial.number: trial.worker_id for trial in trials}
-        running = running_trials(self._database, self._optuna._study_id)  # noqa: SLF001 - the table wants it
+        running = running_trials(records.database, self._optuna._study_id)  # noqa: SLF001 - the table wants it
         if any(holders.get(number) not in others for number in running):
             return "trials"
-        if not is_spent(self._database, study, trials, self._optuna):
+        if not is_spent(records, trials, self._optuna):
             return "trials"
-        return "final" if not running and lacks_final(self._database, study, trials) else None
+        return "final" if not running and lacks_final(records, trials) else None

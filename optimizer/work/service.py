@@ -30,7 +30,7 @@ from studies.records import stored_studies, stored_trials
 from studies.records.control import Order, orders, status_of
 from studies.records.database import Database
 from studies.records.registry import Task, claim_final, finals_held, give_back, turn_to, workers_at
-from studies.records.values import StoredStudy
+from studies.records.study_records import StudyRecords
 
 POLL_SECONDS = 5.0  # between two looks for work while there is none
 RETRY_SECONDS = 300.0  # until a study that could not be worked on is tried again
@@ -44,10 +44,10 @@ _log = logging.getLogger(__name__)
 class Host(Protocol):
     """Where people see what a service does."""
 
-    def at(self, study: StoredStudy, runtime: Runtime) -> AbstractContextManager[Reporter]:
+    def at(self, records: StudyRecords, runtime: Runtime) -> AbstractContextManager[Reporter]:
         """Surround the work on one study; gives who is to be told of it."""
 
-    def hold_final(self, study: StoredStudy, runtime: Runtime) -> None:
+    def hold_final(self, records: StudyRecords, runtime: Runtime) -> None:
         """Hold a study's final and store it; raises FinalError."""
 
     def refused(self, name: str, reason: str) -> None:
@@ -83,7 +83,7 @@ class _Refusal:
 class _Turn:
     """What to do next."""
 
-    study: StoredStudy
+    records: StudyRecords
     task: Task
 
 
@@ -185,51 +185,51 @@ class Service:
 
     def _look(self, order: Order, alive: Collection[str]) -> _Turn | None:
         try:
-            study = stored_studies.load_study(self._database, order.name)
+            records = stored_studies.open_study(self._database, order.name)
             if order.study not in self._pending:
-                self._pending[order.study] = PendingWork(self._database, study)
-            task = self._pending[order.study].task(study, alive)
+                self._pending[order.study] = PendingWork(records)
+            task = self._pending[order.study].task(records, alive)
         except StudyError as error:  # deleted, also in the dashboard, or its scorer plug-in is not installed here
             self._refuse(order.name, error)
             return None
-        if task == "final" and (not self._settings.finals or self._final_state(study) in self._without_final):
+        if task == "final" and (not self._settings.finals or self._final_state(records) in self._without_final):
             return None
-        return None if task is None else _Turn(study, task)
+        return None if task is None else _Turn(records, task)
 
-    def _final_state(self, study: StoredStudy) -> tuple[int, int]:
-        return study.id, len(stored_trials.load_trials(self._database, study))
+    def _final_state(self, records: StudyRecords) -> tuple[int, int]:
+        return records.study.id, len(stored_trials.load_trials(records))
 
     # ---------------------------------------------------------------------------------- working
 
     def _take(self, turn: _Turn, heartbeat: Heartbeat) -> int:
         """Work on a study until another comes first; returns how many trials were finished."""
         try:
-            self.doing = f"{'the final of' if turn.task == 'final' else 'trials of'} {turn.study.name}"
+            self.doing = f"{'the final of' if turn.task == 'final' else 'trials of'} {turn.records.study.name}"
             if turn.task == "final":
-                self._hold_final(turn.study, heartbeat)
+                self._hold_final(turn.records, heartbeat)
                 return 0
-            return self._work(turn.study, heartbeat)
+            return self._work(turn.records, heartbeat)
         except (DatabaseLostError, ArtifactError):  # another study would fare no better
             raise
         except OBSTACLES as error:
-            self._refuse(turn.study.name, error)
+            self._refuse(turn.records.study.name, error)
         # Outside the handler, or the error's traceback would hold what is to be dropped.
-        self._runtimes.drop(turn.study.id)
+        self._runtimes.drop(turn.records.study.id)
         self._retry(lambda: give_back(self._database, heartbeat.worker_id))
         return 0
 
-    def _work(self, study: StoredStudy, heartbeat: Heartbeat) -> int:
-        self._retry(lambda: turn_to(self._database, heartbeat.worker_id, study, "trials"))
-        runtime = self._runtimes.of(study)
-        self._refusals.pop(study.name, None)
+    def _work(self, records: StudyRecords, heartbeat: Heartbeat) -> int:
+        self._retry(lambda: turn_to(self._database, heartbeat.worker_id, records.study, "trials"))
+        runtime = self._runtimes.of(records.study)
+        self._refusals.pop(records.study.name, None)
         finished = 0
-        with self._host.at(study, runtime) as reporter:
-            worker = self._retry(lambda: self._worker(study, runtime, reporter))
+        with self._host.at(records, runtime) as reporter:
+            worker = self._retry(lambda: self._worker(records, runtime, reporter))
             reporter.worker_started(heartbeat.worker_id)
             try:
                 while (done := worker.work_once(heartbeat)) is not None:
                     finished += done
-                    if not self._stays(study, heartbeat):
+                    if not self._stays(records, heartbeat):
                         break
                 if self._stop.is_set():
                     reporter.stop_asked("signal")
@@ -237,27 +237,27 @@ class Service:
                 reporter.worker_left(finished)
         return finished
 
-    def _worker(self, study: StoredStudy, runtime: Runtime, reporter: Reporter) -> Worker:
+    def _worker(self, records: StudyRecords, runtime: Runtime, reporter: Reporter) -> Worker:
         patience = self._settings.patience_seconds
-        return Worker(self._database, study, runtime, self._artifacts, reporter, self._stop.is_set, patience)
+        return Worker(records, runtime, self._artifacts, reporter, self._stop.is_set, patience)
 
-    def _stays(self, study: StoredStudy, heartbeat: Heartbeat) -> bool:
+    def _stays(self, records: StudyRecords, heartbeat: Heartbeat) -> bool:
         """Return whether to go on with the same study. Every `poll_seconds` it checks for other work."""
-        if self._stop.is_set() or self._retry(lambda: status_of(self._database, study)) != "active":
+        if self._stop.is_set() or self._retry(lambda: status_of(records)) != "active":
             return False
         if time.monotonic() - self._looked < self._settings.poll_seconds:
             return True
         turn = self._retry(lambda: self._next(heartbeat))
-        return turn is not None and turn.study == study and turn.task == "trials"
+        return turn is not None and turn.records == records and turn.task == "trials"
 
-    def _hold_final(self, study: StoredStudy, heartbeat: Heartbeat) -> None:
-        if not self._retry(lambda: claim_final(self._database, heartbeat.worker_id, study, heartbeat.alive())):
+    def _hold_final(self, records: StudyRecords, heartbeat: Heartbeat) -> None:
+        if not self._retry(lambda: claim_final(records, heartbeat.worker_id, heartbeat.alive())):
             return  # another worker holds it
         try:
-            self._host.hold_final(study, self._runtimes.of(study))
+            self._host.hold_final(records, self._runtimes.of(records.study))
         except FinalError as error:
-            self._without_final.add(self._retry(lambda: self._final_state(study)))
-            _log.info("no final of %s: %s", study.name, error)
+            self._without_final.add(self._retry(lambda: self._final_state(records)))
+            _log.info("no final of %s: %s", records.study.name, error)
         finally:
             self._retry(lambda: turn_to(self._database, heartbeat.worker_id, None))
 

@@ -15,11 +15,11 @@ from optimizer.work.trial_plan import TrialPlan
 from studies.recipe.recipe import Recipe
 from studies.records import registry, stored_trials
 from studies.records.cached_reads import CachedTrials
-from studies.records.database import Database
 from studies.records.optuna_studies import optuna_study
 from studies.records.optuna_tables import running_trials, store_params
 from studies.records.origins import Origin
-from studies.records.values import StoredStudy, StoredTrial
+from studies.records.study_records import StudyRecords
+from studies.records.values import StoredTrial
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,17 +60,16 @@ class TrialQueue:
 
     def __init__(
         self,
-        database: Database,
-        study: StoredStudy,
+        records: StudyRecords,
         plan: TrialPlan,
         trials: CachedTrials,
         reporter: Reporter,
         settle: Callable[[Trial], StoredTrial],
     ) -> None:
-        self._database, self._study, self._plan = database, study, plan
+        self._records, self._plan = records, plan
         self._trials, self._reporter, self._settle = trials, reporter, settle
         self._distributions = distributions(plan.space)
-        self._optuna = optuna_study(database, study.name, plan.sampler())
+        self._optuna = optuna_study(records, plan.sampler())
         self._optuna_id = self._optuna._study_id  # noqa: SLF001 - the storage wants it
 
     def take(self, heartbeat: Heartbeat) -> ClaimedTrial | None:
@@ -79,12 +78,12 @@ class TrialQueue:
         Raises:
             KeyError: Optuna's part of the study was deleted.
         """
-        with self._database.exclusive():
+        with self._records.database.exclusive():
             while True:
                 trials = self._trials.trials()
                 interrupted = self._interrupted(trials, heartbeat)
                 if interrupted is None:
-                    return None if is_spent(self._database, self._study, trials, self._optuna) else self._new(heartbeat)
+                    return None if is_spent(self._records, trials, self._optuna) else self._new(heartbeat)
                 claimed = replace(self._prepare(interrupted, heartbeat.worker_id), interrupted=True)
                 if self._begin(claimed, interrupted.attempt):
                     self._reporter.trial_taken_over(claimed.number, interrupted.attempt)
@@ -93,21 +92,21 @@ class TrialQueue:
 
     def _new(self, heartbeat: Heartbeat) -> ClaimedTrial:
         # As `Study.ask`, which would first read every trial to look for one that was enqueued: none ever is.
-        trial = Trial(self._optuna, self._database.storage.create_new_trial(self._optuna_id))
+        trial = Trial(self._optuna, self._records.database.storage.create_new_trial(self._optuna_id))
         claimed = self._prepare(_Start(trial=trial, params={}, attempt=1), heartbeat.worker_id)
         self._begin(claimed, attempt=1)
         return claimed
 
     def _begin(self, claimed: ClaimedTrial, attempt: int) -> bool:
         return stored_trials.begin_trial(
-            self._database, self._study, claimed.number, claimed.origin, claimed.recipe, claimed.worker_id, attempt
+            self._records, claimed.number, claimed.origin, claimed.recipe, claimed.worker_id, attempt
         )
 
     def _interrupted(self, trials: Sequence[StoredTrial], heartbeat: Heartbeat) -> _Start | None:
         """Find a RUNNING trial that nobody works on. One whose outcome is stored already is only settled."""
         alive = heartbeat.alive() - {heartbeat.worker_id}
         by_number = {stored.number: stored for stored in trials}
-        for number, trial_id in running_trials(self._database, self._optuna_id).items():
+        for number, trial_id in running_trials(self._records.database, self._optuna_id).items():
             stored = by_number.get(number)
             if stored is not None and stored.worker_id in alive:
                 continue
@@ -117,7 +116,7 @@ class TrialQueue:
             if stored.state == "running" and (attempt := self._next_attempt(stored)) is not None:
                 return _Start(trial=trial, params=trial.params, attempt=attempt)
             ended = self._settle(trial)
-            if ended.state == "failed" and ended.reason == deaths(ended.attempt):
+            if ended.failure == "worker_died":
                 self._reporter.trial_finished(ended)  # its worker is dead and cannot report it
         return None
 
@@ -126,11 +125,11 @@ class TrialQueue:
 
         A worker that left by itself has signed off, and does not count as dead.
         """
-        if not registry.is_registered(self._database, stored.worker_id):
+        if not registry.is_registered(self._records.database, stored.worker_id):
             return stored.attempt
         if stored.attempt <= RERUNS:
             return stored.attempt + 1
-        stored_trials.fail_trial(self._database, self._study, stored.number, stored.worker_id, deaths(stored.attempt))
+        stored_trials.fail_trial(self._records, stored.number, stored.worker_id, deaths(stored.attempt))
         return None
 
     def _prepare(self, start: _Start, worker_id: str) -> ClaimedTrial:
@@ -145,5 +144,5 @@ class TrialQueue:
     def _proposed(self, trial: Trial) -> dict[str, float]:
         """Ask the sampler for parameters, and store them."""
         params = {name: trial.relative_params[name] for name in self._distributions}
-        store_params(self._database, trial._trial_id, params, self._distributions)  # noqa: SLF001
+        store_params(self._records.database, trial._trial_id, params, self._distributions)  # noqa: SLF001
         return params

@@ -23,8 +23,9 @@ from optimizer.work.trial_queue import ClaimedTrial
 from studies.errors import ArtifactError
 from studies.files.artifacts import Artifacts, TrialFiles, attach_sheet
 from studies.records import stored_trials
-from studies.records.database import Database
-from studies.records.values import StoredStudy, StoredTrial, TrialResult
+from studies.records.failures import Failure
+from studies.records.study_records import StudyRecords
+from studies.records.values import StoredTrial, TrialResult
 from studies.spec.suite import SuiteItem
 
 WRITERS = 4  # threads that encode renders and write them
@@ -40,8 +41,7 @@ class TrialRecorder:
 
     def __init__(
         self,
-        database: Database,
-        study: StoredStudy,
+        records: StudyRecords,
         artifacts: Artifacts,
         *,
         plan: TrialPlan,
@@ -52,7 +52,7 @@ class TrialRecorder:
         retry: Retry,
         describe_machine: Callable[[], Mapping[str, str]],
     ) -> None:
-        self._database, self._study, self._artifacts = database, study, artifacts
+        self._records, self._artifacts = records, artifacts
         self._plan, self._objective, self._items = plan, objective, items
         self._gains, self._retention, self._retry = gains, retention, retry
         self._describe_machine = describe_machine
@@ -78,12 +78,10 @@ class TrialRecorder:
             self._retry(files.remove)
         return stored
 
-    def fail(self, claimed: ClaimedTrial, reason: str, rendered: int, seconds: float) -> bool:
+    def fail(self, claimed: ClaimedTrial, failure: Failure, rendered: int, seconds: float) -> bool:
         """Record why a trial failed, and what it cost; False where another worker has it by now."""
         number, worker_id, parts = claimed.number, claimed.worker_id, {"other": seconds}
-        return self._retry(
-            lambda: stored_trials.fail_trial(self._database, self._study, number, worker_id, reason, rendered, parts)
-        )
+        return self._retry(lambda: stored_trials.fail_trial(self._records, number, worker_id, failure, rendered, parts))
 
     def settle(self, trial: Trial) -> StoredTrial:
         """Do everything that follows once a trial's outcome is stored. Doing it twice is harmless."""
@@ -103,10 +101,10 @@ class TrialRecorder:
         """Remove the files of workers that did not finish a trial."""
         stored = self._gains.stored_trial(number)
         if stored.state != "running":
-            self._artifacts.remove_others(self._study.key, number, stored.worker_id)
+            self._artifacts.remove_others(self._records.study.key, number, stored.worker_id)
 
     def _files(self, claimed: ClaimedTrial) -> TrialFiles:
-        return self._artifacts.of_trial(self._study.key, claimed.number, claimed.worker_id)
+        return self._artifacts.of_trial(self._records.study.key, claimed.number, claimed.worker_id)
 
     def _store(self, claimed: ClaimedTrial, evaluation: Evaluation, race: Race | None, started: float) -> bool:
         files = self._files(claimed)
@@ -119,8 +117,8 @@ class TrialRecorder:
         result = TrialResult(
             objectives=objectives,
             items=evaluation.items,
-            image_scores={name: tuple(map(float, values)) for name, values in evaluation.sheet.by_item.items()},
-            set_scores=dict(evaluation.sheet.by_set),
+            image_scores={name: tuple(map(float, values)) for name, values in evaluation.scores.by_item.items()},
+            set_scores=dict(evaluation.scores.by_set),
             pixels_sha256=evaluation.pixels_sha256,
             files=renders,
             seconds={**evaluation.seconds, "other": other},
@@ -128,7 +126,7 @@ class TrialRecorder:
             sheet=sheet_id,
             incumbent=incumbent,
         )
-        return stored_trials.finish_trial(self._database, self._study, claimed.number, claimed.worker_id, result)
+        return stored_trials.finish_trial(self._records, claimed.number, claimed.worker_id, result)
 
     def _save_renders(
         self, files: TrialFiles, evaluation: Evaluation, objectives: Mapping[str, float], *, is_parent: bool
@@ -143,13 +141,13 @@ class TrialRecorder:
     def _objectives(self, evaluation: Evaluation, race: Race | None) -> tuple[dict[str, float], int | None]:
         """Objectives for the search, and the trial against which they were estimated, if they were."""
         if race is None or len(evaluation.items) == len(self._items):
-            return self._objective.values(evaluation.sheet.means), None
-        evidence = self._gains.evidence(evaluation.sheet, evaluation.features)
+            return self._objective.values(evaluation.scores.means), None
+        evidence = self._gains.evidence(evaluation.scores, evaluation.features)
         return {SINGLE: race.estimate(evaluation.items, evidence)}, race.incumbent
 
     def _contact_sheet(self, claimed: ClaimedTrial, evaluation: Evaluation) -> Image:
         rendered = len(evaluation.items)
-        title = f"{self._study.name}, trial {claimed.number}: {claimed.origin}"
+        title = f"{self._records.study.name}, trial {claimed.number}: {claimed.origin}"
         if rendered < len(self._items):
             title += f", stopped after {rendered} of {len(self._items)} images"
         return contact_sheet(title, evaluation.images, [self._items[item].prompt for item in evaluation.items])
@@ -168,4 +166,4 @@ class TrialRecorder:
         else:
             state = TrialState.COMPLETE
             values = [stored.objectives[name] for name in self._objective.names]
-        self._database.storage.set_trial_state_values(trial._trial_id, state, values)  # noqa: SLF001
+        self._records.database.storage.set_trial_state_values(trial._trial_id, state, values)  # noqa: SLF001

@@ -17,7 +17,6 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import replace
 
 from basics.messages import first_line
 from optimizer.errors import OptimizerError, TrialFailed
@@ -37,11 +36,10 @@ from studies.files.artifacts import Artifacts
 from studies.records.batch_limits import Batched, Size, load_batch_limits, store_batch_limit
 from studies.records.cached_reads import CachedTrials
 from studies.records.control import status_of
-from studies.records.database import Database
-from studies.records.failures import FailureKind
+from studies.records.failures import Failure
 from studies.records.optuna_studies import optuna_study
 from studies.records.registry import turn_to
-from studies.records.values import StoredStudy
+from studies.records.study_records import StudyRecords
 
 PAUSE_SECONDS = 2.0  # between two looks at whether a paused study goes on
 
@@ -58,8 +56,7 @@ class Worker:
 
     def __init__(
         self,
-        database: Database,
-        study: StoredStudy,
+        records: StudyRecords,
         runtime: Runtime,
         artifacts: Artifacts,
         reporter: Reporter,
@@ -69,23 +66,22 @@ class Worker:
         self._retry = Retry(
             limit_seconds=patience_seconds, on_waiting=reporter.outage_began, on_back=reporter.outage_ended
         )
-        self._database, self._study, self._runtime = database, study, runtime
+        self._records, self._runtime = records, runtime
         self._reporter, self._stop = reporter, stop
-        self._trials = CachedTrials(database, study)
+        self._trials = CachedTrials(records)
         plan = TrialPlan.of(runtime, self._trials.trials())
         scoring = runtime.evaluator.scoring
-        self._gains = GainRecorder(database, study, self._trials, runtime.plan, scoring, artifacts)
+        self._gains = GainRecorder(records, self._trials, runtime.plan, scoring, artifacts)
         self._gains_are_due = plan.taken_over > 0  # of the trials taken over
         self._recorder = self._make_recorder(plan, artifacts)
-        self._queue = TrialQueue(database, study, plan, self._trials, reporter, self._recorder.settle)
+        self._queue = TrialQueue(records, plan, self._trials, reporter, self._recorder.settle)
         self._adopt_batch_limits()
 
     def _make_recorder(self, plan: TrialPlan, artifacts: Artifacts) -> TrialRecorder:
         runtime, renderer = self._runtime, self._runtime.evaluator.renderer
-        retention = Retention(self._database, self._study, artifacts, runtime.objective, self._trials, self._retry)
+        retention = Retention(self._records, artifacts, runtime.objective, self._trials, self._retry)
         return TrialRecorder(
-            self._database,
-            self._study,
+            self._records,
             artifacts,
             plan=plan,
             objective=runtime.objective,
@@ -101,10 +97,10 @@ class Worker:
         kind, limits = device_kind(self._runtime.device), self._runtime.evaluator.renderer.limits
 
         def note(component: Batched, size: Size, most: int, reason: str) -> None:
-            self._retry(lambda: store_batch_limit(self._database, self._study, kind, component, size, most))
+            self._retry(lambda: store_batch_limit(self._records, kind, component, size, most))
             self._reporter.batch_reduced(component, most, reason)
 
-        limits.adopt(load_batch_limits(self._database, self._study, kind))
+        limits.adopt(load_batch_limits(self._records, kind))
         limits.on_lowered = note
 
     def run(self) -> int:
@@ -116,8 +112,8 @@ class Worker:
             DatabaseLostError: the database went away and stayed away.
         """
         finished = 0
-        with registered_worker(self._database, self._retry) as heartbeat:
-            self._retry(lambda: turn_to(self._database, heartbeat.worker_id, self._study, "trials"))
+        with registered_worker(self._records.database, self._retry) as heartbeat:
+            self._retry(lambda: turn_to(self._records.database, heartbeat.worker_id, self._records.study, "trials"))
             self._reporter.worker_started(heartbeat.worker_id)
             try:
                 while self._may_go_on() and (done := self.work_once(heartbeat)) is not None:
@@ -139,7 +135,7 @@ class Worker:
             claimed = self._retry(lambda: self._queue.take(heartbeat))
             finished = None if claimed is None else self._work(claimed)
         except KeyError:  # what Optuna's storage says of what is not there
-            self._retry(lambda: optuna_study(self._database, self._study.name))
+            self._retry(lambda: optuna_study(self._records))
             raise
         self._retry(self._require_a_parent)
         return finished
@@ -148,7 +144,7 @@ class Worker:
         """Return whether to take another trial; waits while the study is paused."""
         reported = False
         while not self._stop():
-            status = self._retry(lambda: status_of(self._database, self._study))
+            status = self._retry(lambda: status_of(self._records))
             if status == "active":
                 return True
             if status == "stopped":
@@ -165,7 +161,7 @@ class Worker:
         """Evaluate a trial and record its outcome; False where it is another worker's by now."""
         number = claimed.number
         self._reporter.trial_started(number, str(claimed.origin), len(self._runtime.evaluator.renderer.items))
-        stored, failure = self._evaluate(claimed)
+        stored = self._evaluate(claimed)
         if claimed.interrupted:
             self._retry(lambda: self._recorder.remove_leftovers(number))
         if not stored:
@@ -173,11 +169,11 @@ class Worker:
             self._reporter.trial_lost(number)
             return False
         trial = self._retry(lambda: self._recorder.settle(claimed.trial))
-        self._retry(lambda: self._reporter.trial_finished(replace(trial, failure=failure)))
+        self._retry(lambda: self._reporter.trial_finished(trial))
         return True
 
-    def _evaluate(self, claimed: ClaimedTrial) -> tuple[bool, FailureKind | None]:
-        """Evaluate a trial and record its outcome: whether it was stored, and why it failed if it did."""
+    def _evaluate(self, claimed: ClaimedTrial) -> bool:
+        """Evaluate a trial and record its outcome; False where another worker has it by now."""
         started, rendered = time.perf_counter(), 0
 
         def on_images(done: int) -> None:
@@ -190,14 +186,14 @@ class Worker:
             evaluation = self._runtime.evaluator.evaluate(
                 claimed.recipe, on_images, None if race is None else race.goes_on
             )
-        except TrialFailed as failure:
-            seconds = time.perf_counter() - started
-            return self._recorder.fail(claimed, first_line(failure), rendered, seconds), failure.kind
-        return self._recorder.store(claimed, evaluation, race, started), None
+        except TrialFailed as error:
+            failure = Failure(kind=error.kind, reason=first_line(error))
+            return self._recorder.fail(claimed, failure, rendered, time.perf_counter() - started)
+        return self._recorder.store(claimed, evaluation, race, started)
 
     def _race(self, claimed: ClaimedTrial) -> Race | None:
         """Make a race against the best whole trial; None for one that renders the full suite, as parents always do."""
-        settings, objective = self._study.spec.racing, self._runtime.objective
+        settings, objective = self._records.study.spec.racing, self._runtime.objective
         if settings is None or claimed.is_parent:
             return None
         best = best_trials(self._trials.trials(), objective)

@@ -1,1 +1,1 @@
-"""What is known of each family of models without torch: one module for each, and the registry."""
+"""The families of models, as far as torch is not needed: one module for each, and the registry."""

@@ -1,4 +1,4 @@
-"""What every family of models says of its files: its blocks, to which of them a key belongs, and how to tell it."""
+"""The interface of a family of models: its blocks, the block of each key, and how its files are recognised."""
 
 from __future__ import annotations
 
@@ -16,32 +16,32 @@ EMA: Final = "ema"
 
 @dataclass(frozen=True, kw_only=True)
 class Mistake:
-    """What people hand over instead of a model of a family."""
+    """A kind of file that people give by mistake instead of a supported model."""
 
     what: str
-    advice: str | None = None  # what to do; None: only the registered families are supported
+    advice: str | None = None  # what to do; None: say that only the registered families are supported
 
 
 @dataclass(frozen=True, kw_only=True)
 class Match:
-    """What a file's tensors say for one family. Either of the first two suffices, if nothing contradicts it."""
+    """How a file's tensors match a family. Either of the first two suffices, unless something contradicts it."""
 
     unet: bool  # the tensors of the U-Net are this family's
     texts: bool  # it has all the text encoders that only this family has
-    mistake: Mistake | None = None  # the U-Net is known to be another one
+    mistake: Mistake | None = None  # the U-Net is known to be of another kind
 
 
 @dataclass(frozen=True, kw_only=True)
 class BorrowedWeights:
-    """Block weights that people wrote for another family, and use with this one as well."""
+    """Block weights that people wrote for another family and also use with this one."""
 
     title: str  # of the family they were written for
-    blocks: int  # numbers in a string, BASE not counted
-    taken: tuple[int, ...]  # which of them this family's blocks get, in order
+    blocks: int  # numbers in a string, without BASE
+    taken: tuple[int, ...]  # indices of the numbers that this family's blocks use, in order
 
 
 class Family(Protocol):
-    """A family of models, as far as its keys and blocks go."""
+    """A family of models, as far as its keys and blocks are concerned."""
 
     @property
     def title(self) -> str:
@@ -49,10 +49,10 @@ class Family(Protocol):
 
     @property
     def sections(self) -> Mapping[str, tuple[str, ...]]:
-        """Section -> its blocks. Both are in the order in which the signal passes them.
+        """Section -> its blocks, both in the order in which the signal passes them.
 
-        A model whose blocks are one list has one section, or one for each kind of block. A block's name means the same
-        section in every family that has it.
+        A model whose blocks are one list has one section, or one for each kind of block. A block is in the same section
+        in every family that has it.
         """
 
     @property
@@ -65,14 +65,14 @@ class Family(Protocol):
 
     @property
     def borrowed_weights(self) -> BorrowedWeights | None:
-        """Another family's block weights that this one takes too."""
+        """Another family's block weights that this one accepts as well."""
 
     @property
     def preset_groups(self) -> Mapping[str, Mapping[str, tuple[str, ...]]]:
-        """Named search space -> the groups that it has in this family only, as `SpaceSettings.groups`."""
+        """Named search space -> its groups in this family, as in `SpaceSettings.groups`."""
 
     def place_of(self, key: str) -> str:
         """Return a block, a text encoder, VAE, OTHER or EMA. Never raises."""
 
     def match(self, shapes: Shapes) -> Match | None:
-        """Return what the tensors say for this family; None where they have nothing like its U-Net."""
+        """Match tensors against this family; None if they have nothing like its U-Net."""

@@ -1,4 +1,4 @@
-"""The families of models that can be merged. A line here and two modules add one: see docs/architecture.md."""
+"""The families of models that can be merged. To add one, see docs/architecture.md."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ class Architecture(StrEnum):
     """A family of checkpoints that share keys and shapes, and so can be merged.
 
     The value is stored in recipes and databases. It is also the name of the family's two modules, in
-    search_spaces/families and optimizer/families; each of them calls what it knows FAMILY.
+    search_spaces/families and optimizer/families; each of them defines FAMILY.
     """
 
     SD15 = "sd15"
@@ -22,9 +22,9 @@ class Architecture(StrEnum):
 
 @cache
 def family_of(architecture: Architecture) -> Family:
-    """Return what is known of a family without torch: its blocks, its keys, and how to tell it."""
-    found: Family = import_module(f"search_spaces.families.{architecture}").FAMILY
-    return found
+    """Return the part of a family that needs no torch: its blocks, its keys, and its recognition."""
+    family: Family = import_module(f"search_spaces.families.{architecture}").FAMILY
+    return family
 
 
 def titles(conjunction: str) -> str:

@@ -9,7 +9,7 @@ from search_spaces.families.unet import UNetFamily, UNetSigns
 
 FAMILY: Final = UNetFamily(
     title="SD1.5",
-    # SD2 enters attention by a linear layer where SD1.5 has a convolution; the SDXL refiner has labels.
+    # Into attention, SD2 has a linear layer and SD1.5 a convolution; the SDXL refiner has labels.
     signs=UNetSigns(depth=12, has_labels=False, entrance_rank=4),
     lookalikes=(
         (
@@ -22,8 +22,8 @@ FAMILY: Final = UNetFamily(
     own_texts=("cond_stage_model.transformer.",),
     labels={"text_encoder": "CLIP-L"},
     block_prefixes={"middle_block.": "M00", "out.": "OUT11", "time_embed.": "IN00"},
-    # The blocks of the smallest resolution have no attention and are few: they join their neighbours, so that SDXL
-    # has the same eight parameters.
+    # The few blocks of the smallest resolution have no attention. They join their neighbours, so that SD1.5 and SDXL
+    # have the same eight parameters.
     preset_groups={
         "levels": {
             "IN_inner": ("IN0[6-9]", "IN1[01]"),

@@ -14,7 +14,7 @@ FAMILY: Final = UNetFamily(
     own_texts=("conditioner.embedders.0.transformer.", "conditioner.embedders.1."),
     labels={"text_encoder": "CLIP-L", "text_encoder_2": "CLIP-G"},
     block_prefixes={"middle_block.": "M00", "out.": "OUT08", "time_embed.": "IN00", "label_emb.": "IN00"},
-    # IN00..IN08, M00 and OUT00..OUT08 of SD1.5's 25, as merge extensions take them.
+    # IN00..IN08, M00 and OUT00..OUT08 of SD1.5's 25 numbers, as in merge extensions.
     borrowed_weights=BorrowedWeights(title="SD1.5", blocks=25, taken=(*range(9), *range(12, 22))),
     preset_groups={
         "levels": {

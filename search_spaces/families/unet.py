@@ -10,10 +10,10 @@ from typing import Final
 
 from search_spaces.families.family import EMA, OTHER, VAE, BorrowedWeights, Match, Mistake, Shapes
 
-# At most two digits and no leading zero: `input_blocks.03.` is no name that any program writes.
+# At most two digits and no leading zero: no program writes `input_blocks.03.`.
 _NUMBERED_BLOCK: Final = re.compile(r"(input|output)_blocks\.(0|[1-9][0-9]?)\.")
 _ENTRANCE: Final = re.compile(r"(?:input_blocks|output_blocks)\.\d+\.1\.proj_in\.weight")
-# Keys that never stand beside such a U-Net in a file of SD1.5 or SDXL: SD3, Flux, SD2, the SDXL refiner.
+# Keys that a file of SD1.5 or SDXL never has: those of SD3, Flux, SD2 and the SDXL refiner.
 _FOREIGN: Final = re.compile(
     r"joint_blocks\.|double_blocks\.|^cond_stage_model\.model\.|^conditioner\.embedders\.0\.model\."
 )
@@ -21,29 +21,29 @@ _FOREIGN: Final = re.compile(
 
 @dataclass(frozen=True, kw_only=True)
 class UNetSigns:
-    """What tells one U-Net from another. Widths do not matter."""
+    """The signs that tell one U-Net from another. Widths do not matter."""
 
     depth: int  # number of input blocks, which is also the number of output blocks
-    has_labels: bool  # `label_emb`
-    entrance_rank: int | None  # of the weights that enter attention: 4 convolutions, 2 linear layers; None: any
+    has_labels: bool  # it has `label_emb`
+    entrance_rank: int | None  # rank of the weights into attention: 4 for convolutions, 2 for linear layers; None: any
 
-    def fit(self, found: UNetSigns) -> bool:
-        """Whether the signs found in a file are these."""
-        return (self.depth, self.has_labels) == (found.depth, found.has_labels) and (
-            self.entrance_rank in {None, found.entrance_rank}
+    def match(self, other: UNetSigns) -> bool:
+        """Return whether the signs of a file are these."""
+        return (self.depth, self.has_labels) == (other.depth, other.has_labels) and (
+            self.entrance_rank in {None, other.entrance_rank}
         )
 
 
 @dataclass(frozen=True, kw_only=True)
 class UNetFamily:
-    """One family of such models. Implements `Family`."""
+    """A family whose U-Net has this layout. It implements `Family`."""
 
     title: str
     signs: UNetSigns
-    text_prefixes: Mapping[str, str]  # text encoder -> how its keys begin
-    own_texts: tuple[str, ...]  # beginnings of keys that together only this family has
-    block_prefixes: Mapping[str, str]  # beginning of a key under the U-Net's prefix -> block, for unnumbered ones
-    lookalikes: tuple[tuple[UNetSigns, Mistake], ...] = ()  # U-Nets that are known to be others
+    text_prefixes: Mapping[str, str]  # text encoder -> prefix of its keys
+    own_texts: tuple[str, ...]  # prefixes of keys; only this family has all of them
+    block_prefixes: Mapping[str, str]  # prefix of a key without a block number, after the U-Net's prefix -> block
+    lookalikes: tuple[tuple[UNetSigns, Mistake], ...] = ()  # similar U-Nets that are not supported
     unet_prefix: str = "model.diffusion_model."
     vae_prefix: str = "first_stage_model."
     ema_prefix: str = "model_ema."
@@ -53,7 +53,7 @@ class UNetFamily:
 
     @cached_property
     def sections(self) -> Mapping[str, tuple[str, ...]]:
-        """IN00.., M00, OUT00.. ."""
+        """Section -> its blocks: IN00.., M00, OUT00.. ."""
         numbers = range(self.signs.depth)
         return {
             "IN": tuple(f"IN{n:02d}" for n in numbers),
@@ -63,15 +63,15 @@ class UNetFamily:
 
     @property
     def text_encoders(self) -> tuple[str, ...]:
-        """In the order in which the model reads them."""
+        """Names of the text encoders, in the order in which the model reads them."""
         return tuple(self.text_prefixes)
 
     def place_of(self, key: str) -> str:
         """Return the place of a key.
 
-        `time_embed` and SDXL's `label_emb` feed every block and so belong to none by nature. They count as IN00,
-        because supermerger and sd-meh count them so and the community's block-weight presets were tuned with those;
-        the head `out.` counts as the last output block for the same reason.
+        `time_embed` and SDXL's `label_emb` feed every block, so they belong to no single one. They count as IN00, and
+        the head `out.` as the last output block, because supermerger and sd-meh count them so, and the community's
+        block-weight presets were tuned with these programs.
         """
         if key.startswith(self.unet_prefix):
             return self._block_of(key.removeprefix(self.unet_prefix))
@@ -82,7 +82,7 @@ class UNetFamily:
         return next((place for place, prefix in self.text_prefixes.items() if key.startswith(prefix)), OTHER)
 
     def _block_of(self, key: str) -> str:
-        """Return the block of a key whose U-Net prefix is already cut off."""
+        """Return the block of a key without the U-Net's prefix."""
         numbered = _NUMBERED_BLOCK.match(key)
         if numbered is None:
             return next((block for prefix, block in self.block_prefixes.items() if key.startswith(prefix)), OTHER)
@@ -92,7 +92,7 @@ class UNetFamily:
         return f"{'IN' if numbered[1] == 'input' else 'OUT'}{number:02d}"
 
     def match(self, shapes: Shapes) -> Match | None:
-        """Compare the U-Net's signs with this family's; where they do not suffice, text encoders may tell."""
+        """Compare the U-Net's signs and the text encoders with this family's; None if there is no such U-Net."""
         unet = {
             key.removeprefix(self.unet_prefix): shape
             for key, shape in shapes.items()
@@ -100,17 +100,17 @@ class UNetFamily:
         }
         if not any(key.split(".")[0] == "input_blocks" for key in unet) or any(map(_FOREIGN.search, shapes)):
             return None
-        found = _signs(unet)
+        signs = _signs(unet)
         return Match(
-            unet=self.signs.fit(found),
+            unet=self.signs.match(signs),
             texts=all(any(key.startswith(prefix) for key in shapes) for prefix in self.own_texts),
-            mistake=next((mistake for signs, mistake in self.lookalikes if signs.fit(found)), None),
+            mistake=next((mistake for lookalike, mistake in self.lookalikes if lookalike.match(signs)), None),
         )
 
 
 def _signs(unet: Shapes) -> UNetSigns:
-    """Read the signs off a U-Net's tensors, their prefix cut off."""
-    inputs = [int(found[2]) for key in unet if (found := _NUMBERED_BLOCK.match(key)) and found[1] == "input"]
+    """Read the signs of a U-Net from its tensors, whose keys have no prefix."""
+    inputs = [int(match[2]) for key in unet if (match := _NUMBERED_BLOCK.match(key)) and match[1] == "input"]
     ranks = {len(shape) for key, shape in unet.items() if _ENTRANCE.fullmatch(key)}
     return UNetSigns(
         depth=1 + max(inputs, default=-1),

@@ -1,7 +1,7 @@
 """Named search spaces, one YAML file each beside this module.
 
-A file holds a one-line `description` and `settings`. Groups of blocks whose names differ between families of models
-stand with the family (`preset_groups`).
+A file holds a one-line `description` and `settings`. Groups of blocks that differ between families of models are
+defined with the family (`preset_groups`).
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Preset:
     settings: SpaceSettings
 
     def settings_for(self, architecture: Architecture) -> SpaceSettings:
-        """Return the settings as they are for one architecture."""
+        """Return the settings for one architecture."""
         groups = family_of(architecture).preset_groups.get(self.name)
         return self.settings if groups is None else SpaceSettings(groups=dict(groups)).over(self.settings)
 
@@ -62,9 +62,9 @@ def load_preset(name: str) -> Preset:
 
 
 def resolved(settings: SpaceSettings, architecture: Architecture) -> SpaceSettings:
-    """Return the settings with their preset filled in: `preset` is None, every other field is written out.
+    """Return the settings with their preset filled in: `preset` is None, and every other field is set.
 
-    A study that stores this searches the same space after the preset or a default has changed.
+    A study that stores them searches the same space even after the preset or a default has changed.
 
     Raises:
         UnknownPresetError: see `load_preset`.
@@ -76,6 +76,6 @@ def resolved(settings: SpaceSettings, architecture: Architecture) -> SpaceSettin
 
 
 def _files() -> dict[str, Traversable]:
-    """Return each preset's file by name. Through importlib.resources: a wheel may be read from a zip."""
-    found = resources.files(__package__).iterdir()
-    return {file.name.removesuffix(_SUFFIX): file for file in found if file.name.endswith(_SUFFIX)}
+    """Return each preset's file by name. importlib.resources also reads packages inside a zip file."""
+    files = resources.files(__package__).iterdir()
+    return {file.name.removesuffix(_SUFFIX): file for file in files if file.name.endswith(_SUFFIX)}

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from studies.records import tables
-from studies.records.database import Database
 from studies.records.stored_trials import read_trials
-from studies.records.values import StoredStudy, StoredTrial
+from studies.records.study_records import StudyRecords
+from studies.records.values import StoredTrial
 
 
 class CachedTrials:
@@ -15,13 +15,13 @@ class CachedTrials:
     with the study.
     """
 
-    def __init__(self, database: Database, study: StoredStudy) -> None:
-        self._database, self._study = database, study
+    def __init__(self, records: StudyRecords) -> None:
+        self._records = records
         self._settled: dict[int, StoredTrial] = {}  # a row from the first number on without a gap
 
     def trials(self) -> list[StoredTrial]:
         """Every trial that was begun, by number; as `results.load_trials`."""
-        open_rows = read_trials(self._database, self._study, tables.trials.c.number >= len(self._settled))
+        open_rows = read_trials(self._records, tables.trials.c.number >= len(self._settled))
         rows = [*self._settled.values(), *open_rows]
         for row in open_rows:
             if row.number != len(self._settled) or not _is_settled(row):

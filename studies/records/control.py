@@ -8,32 +8,34 @@ import sqlalchemy as sa
 
 from studies.records import tables
 from studies.records.database import Database
-from studies.records.values import Status, StoredStudy
+from studies.records.study_records import StudyRecords
+from studies.records.values import Status
 
 
-def set_status(database: Database, study: StoredStudy, status: Status) -> None:
+def set_status(records: StudyRecords, status: Status) -> None:
     """Ask the workers of a study to take trials (`active`), to wait (`paused`), or to leave (`stopped`).
 
     A trial in progress is finished in any case.
     """
-    _update(database, study, status=status)
+    _update(records, status=status)
 
 
-def status_of(database: Database, study: StoredStudy) -> Status:
+def status_of(records: StudyRecords) -> Status:
     """The status now; `stopped` for a study that was deleted."""
-    with database.engine.connect() as connection:
-        found = connection.execute(sa.select(tables.studies.c.status).where(tables.studies.c.id == study.id)).scalar()
+    query = sa.select(tables.studies.c.status).where(tables.studies.c.id == records.study.id)
+    with records.database.engine.connect() as connection:
+        found = connection.execute(query).scalar()
     return "stopped" if found is None else found
 
 
-def set_priority(database: Database, study: StoredStudy, priority: int) -> None:
+def set_priority(records: StudyRecords, priority: int) -> None:
     """Workers of several studies turn to the highest priority first; 0 is what a study begins with."""
-    _update(database, study, priority=priority)
+    _update(records, priority=priority)
 
 
-def _update(database: Database, study: StoredStudy, **values: object) -> None:
-    with database.write() as connection:
-        connection.execute(tables.studies.update().where(tables.studies.c.id == study.id).values(**values))
+def _update(records: StudyRecords, **values: object) -> None:
+    with records.database.write() as connection:
+        connection.execute(tables.studies.update().where(tables.studies.c.id == records.study.id).values(**values))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

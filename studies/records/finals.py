@@ -9,8 +9,9 @@ from typing import Any
 import sqlalchemy as sa
 
 from studies.records import tables
-from studies.records.database import Database, now
+from studies.records.database import now
 from studies.records.origins import Origin
+from studies.records.study_records import StudyRecords
 from studies.records.values import Gain, StoredStudy, StoredTrial
 
 
@@ -60,11 +61,12 @@ class Final:
         return sum(row.state == "complete" for row in trials) != self.complete_trials
 
 
-def store_final(database: Database, study: StoredStudy, final: Final) -> None:
+def store_final(records: StudyRecords, final: Final) -> None:
     """Replace a study's final, in one transaction."""
-    with database.write() as connection:
+    study, studies = records.study, tables.studies
+    with records.database.write() as connection:
         # A server would let two finals in at once: the second waits here for the first, and then replaces it.
-        connection.execute(sa.select(tables.studies.c.id).where(tables.studies.c.id == study.id).with_for_update())
+        connection.execute(sa.select(studies.c.id).where(studies.c.id == study.id).with_for_update())
         connection.execute(tables.finals.delete().where(tables.finals.c.study_id == study.id))
         connection.execute(
             tables.finals.insert(),
@@ -91,10 +93,10 @@ def _row(study: StoredStudy, final: Final, place: int, finalist: Finalist) -> di
     }
 
 
-def load_final(database: Database, study: StoredStudy) -> Final | None:
+def load_final(records: StudyRecords) -> Final | None:
     """None where there was none yet."""
-    query = sa.select(tables.finals).where(tables.finals.c.study_id == study.id).order_by(tables.finals.c.place)
-    with database.engine.connect() as connection:
+    query = sa.select(tables.finals).where(tables.finals.c.study_id == records.study.id).order_by(tables.finals.c.place)
+    with records.database.engine.connect() as connection:
         rows = connection.execute(query).all()
     if not rows:
         return None
@@ -119,11 +121,11 @@ def load_final(database: Database, study: StoredStudy) -> Final | None:
     )
 
 
-def lacks_final(database: Database, study: StoredStudy, rows: Sequence[StoredTrial]) -> bool:
+def lacks_final(records: StudyRecords, rows: Sequence[StoredTrial]) -> bool:
     """Whether a study that has ended with these trials is to have a final, and has none that knows of them all."""
-    if not study.spec.final.top or any(row.state == "running" for row in rows):
+    if not records.study.spec.final.top or any(row.state == "running" for row in rows):
         return False
-    known = load_final(database, study)
+    known = load_final(records)
     return known is None or known.is_outdated(rows)
 
 

@@ -13,7 +13,7 @@ from optuna.trial import FrozenTrial
 from scorers.protocol import Direction
 from studies.errors import StudyExistsError, StudyMissingError
 from studies.records.database import Database
-from studies.records.values import StoredStudy
+from studies.records.study_records import StudyRecords
 
 BEGINNING = "mergetune:takes trials over"  # our key, of an Optuna study: without one of ours, its start was cut off
 
@@ -43,7 +43,7 @@ def create_optuna_study(
     return study, key
 
 
-def optuna_study(database: Database, name: str, sampler: BaseSampler | None = None) -> optuna.Study:
+def optuna_study(records: StudyRecords, sampler: BaseSampler | None = None) -> optuna.Study:
     """Optuna's part of a study.
 
     Args:
@@ -53,13 +53,13 @@ def optuna_study(database: Database, name: str, sampler: BaseSampler | None = No
         StudyMissingError: its trials are gone, deleted in the dashboard.
     """
     try:
-        return optuna.load_study(study_name=name, storage=database.storage, sampler=sampler)
+        return optuna.load_study(study_name=records.study.name, storage=records.database.storage, sampler=sampler)
     except KeyError as error:
         raise StudyMissingError(
-            f"the trials of study {name!r} were deleted in the dashboard: start a study of another name"
+            f"the trials of study {records.study.name!r} were deleted in the dashboard: start a study of another name"
         ) from error
 
 
-def optuna_trials(database: Database, study: StoredStudy) -> list[FrozenTrial]:
+def optuna_trials(records: StudyRecords) -> list[FrozenTrial]:
     """Optuna's side of every trial that was asked for, by number: parameters, and what the sampler noted."""
-    return optuna_study(database, study.name).get_trials(deepcopy=False)
+    return optuna_study(records).get_trials(deepcopy=False)

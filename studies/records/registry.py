@@ -13,6 +13,7 @@ import sqlalchemy as sa
 
 from studies.records import tables
 from studies.records.database import Database, clock
+from studies.records.study_records import StudyRecords
 from studies.records.values import StoredStudy
 from studies.system.database_url import database_file
 from studies.system.processes import is_running, process_identity, shares_processes
@@ -89,13 +90,13 @@ def turn_to(database: Database, worker_id: str, study: StoredStudy | None, task:
         connection.execute(tables.workers.update().where(tables.workers.c.id == worker_id).values(**values))
 
 
-def claim_final(database: Database, worker_id: str, study: StoredStudy, alive: Collection[str]) -> bool:
+def claim_final(records: StudyRecords, worker_id: str, alive: Collection[str]) -> bool:
     """Note that a worker holds a study's final; False where another one does.
 
     Args:
         alive: workers that are not known to be dead; the claim of a dead one does not count.
     """
-    workers = tables.workers.c
+    database, study, workers = records.database, records.study, tables.workers.c
     with database.exclusive():
         with database.engine.connect() as connection:
             query = sa.select(workers.id).where(workers.study_id == study.id, workers.task == "final")

@@ -8,8 +8,8 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from studies.records import tables
-from studies.records.database import Database
-from studies.records.values import StoredRender, StoredStudy, StoredTrial, TrialResult
+from studies.records.study_records import StudyRecords
+from studies.records.values import StoredRender, StoredTrial, TrialResult
 
 
 def insert_renders(connection: Connection, trial_id: int, result: TrialResult) -> None:
@@ -34,16 +34,16 @@ def _score_rows(trial_id: int, result: TrialResult) -> Iterable[dict[str, object
         yield {"trial_id": trial_id, "scorer": scorer, "item": None, "value": value}
 
 
-def load_renders(database: Database, trial: StoredTrial) -> list[StoredRender]:
+def load_renders(records: StudyRecords, trial: StoredTrial) -> list[StoredRender]:
     query = sa.select(tables.renders).where(tables.renders.c.trial_id == trial.id).order_by(tables.renders.c.item)
-    with database.engine.connect() as connection:
+    with records.database.engine.connect() as connection:
         return [
             StoredRender(item=row.item, pixels_sha256=row.pixels_sha256, file=row.file)
             for row in connection.execute(query)
         ]
 
 
-def load_scores(database: Database, trial: StoredTrial) -> tuple[dict[str, tuple[float, ...]], dict[str, float]]:
+def load_scores(records: StudyRecords, trial: StoredTrial) -> tuple[dict[str, tuple[float, ...]], dict[str, float]]:
     """(scorer -> value per item that was rendered, in their order, scorer -> value of the set of these)."""
     query = (
         sa.select(tables.scores)
@@ -52,7 +52,7 @@ def load_scores(database: Database, trial: StoredTrial) -> tuple[dict[str, tuple
     )
     by_item: dict[str, list[float]] = {}
     by_set: dict[str, float] = {}
-    with database.engine.connect() as connection:
+    with records.database.engine.connect() as connection:
         for row in connection.execute(query):
             if row.item is None:
                 by_set[row.scorer] = row.value
@@ -61,35 +61,35 @@ def load_scores(database: Database, trial: StoredTrial) -> tuple[dict[str, tuple
     return {scorer: tuple(values) for scorer, values in by_item.items()}, by_set
 
 
-def kept_files(database: Database, study: StoredStudy) -> dict[int, frozenset[str]]:
+def kept_files(records: StudyRecords) -> dict[int, frozenset[str]]:
     """Number -> names of the PNG files of its renders, of trials that keep any."""
     query = (
         sa.select(tables.trials.c.number, tables.renders.c.file)
         .join(tables.renders, tables.renders.c.trial_id == tables.trials.c.id)
-        .where(tables.trials.c.study_id == study.id, tables.renders.c.file.is_not(None))
+        .where(tables.trials.c.study_id == records.study.id, tables.renders.c.file.is_not(None))
     )
     found: dict[int, set[str]] = {}
-    with database.engine.connect() as connection:
+    with records.database.engine.connect() as connection:
         for row in connection.execute(query):
             found.setdefault(row.number, set()).add(row.file)
     return {number: frozenset(files) for number, files in found.items()}
 
 
-def numbers_with_set_scores(database: Database, study: StoredStudy) -> frozenset[int]:
+def numbers_with_set_scores(records: StudyRecords) -> frozenset[int]:
     """Trials with scores of a whole set, whose features must be kept."""
     query = (
         sa.select(tables.trials.c.number)
         .join(tables.scores, tables.scores.c.trial_id == tables.trials.c.id)
-        .where(tables.trials.c.study_id == study.id, tables.scores.c.item.is_(None))
+        .where(tables.trials.c.study_id == records.study.id, tables.scores.c.item.is_(None))
         .distinct()
     )
-    with database.engine.connect() as connection:
+    with records.database.engine.connect() as connection:
         return frozenset(connection.execute(query).scalars())
 
 
-def drop_files(database: Database, trial: StoredTrial) -> list[str]:
+def drop_files(records: StudyRecords, trial: StoredTrial) -> list[str]:
     """Forget the PNG files of a trial's renders; returns their paths below the artifact folder."""
-    with database.write() as connection:
+    with records.database.write() as connection:
         query = sa.select(tables.renders.c.file).where(tables.renders.c.trial_id == trial.id)
         files = [file for file in connection.execute(query).scalars() if file is not None]
         connection.execute(tables.renders.update().where(tables.renders.c.trial_id == trial.id).values(file=None))

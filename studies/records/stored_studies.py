@@ -16,6 +16,7 @@ from studies.errors import SpecError, StudyExistsError, StudyMissingError
 from studies.records import tables
 from studies.records.database import Database, inserted_id, now
 from studies.records.optuna_studies import BEGINNING, create_optuna_study
+from studies.records.study_records import StudyRecords
 from studies.records.values import ParentFile, StoredStudy
 from studies.spec.fingerprints import fingerprints
 from studies.spec.search import BudgetSettings
@@ -51,7 +52,7 @@ def create_study(
     directions: Sequence[Direction],
     names: Sequence[str],
     takeover: Takeover | None = None,
-) -> StoredStudy:
+) -> StudyRecords:
     """Register a study with Optuna and with us; with the trials it begins with, or not at all.
 
     Args:
@@ -72,7 +73,7 @@ def create_study(
             study_id = _insert_study(connection, spec, key, parents, software, files)
             if takeover is not None:
                 takeover.into_tables(connection, study_id, key)
-    return load_study(database, spec.study)
+    return open_study(database, spec.study)
 
 
 def _insert_study(
@@ -136,47 +137,51 @@ def require_storable(database: Database, spec: StudySpec) -> None:
             connection.execute(sa.select(sa.func.length(sa.literal(spec.to_json()))))
 
 
-def set_budget(database: Database, study: StoredStudy, budget: BudgetSettings) -> StoredStudy:
+def set_budget(records: StudyRecords, budget: BudgetSettings) -> StudyRecords:
     """Change what a study may spend; nothing else of a spec can change.
 
     Raises:
         SpecError: the study cannot end that way.
     """
-    spec = study.spec.with_budget(budget)
-    with database.write() as connection:
-        connection.execute(tables.studies.update().where(tables.studies.c.id == study.id).values(spec=spec.to_json()))
-    return load_study(database, study.name)
+    spec, studies = records.study.spec.with_budget(budget), tables.studies
+    with records.database.write() as connection:
+        connection.execute(studies.update().where(studies.c.id == records.study.id).values(spec=spec.to_json()))
+    return open_study(records.database, records.study.name)
 
 
-def load_study(database: Database, name: str) -> StoredStudy:
-    """Raises StudyMissingError, naming the studies there are."""
+def open_study(database: Database, name: str) -> StudyRecords:
+    """Find a study by its name.
+
+    Raises:
+        StudyMissingError: there is none of this name; the message lists those there are.
+    """
     with database.engine.connect() as connection:
         row = connection.execute(sa.select(tables.studies).where(tables.studies.c.name == name)).first()
         if row is None:
             known = connection.execute(sa.select(tables.studies.c.name).order_by(tables.studies.c.id)).scalars().all()
             there = f"there are: {', '.join(known)}" if known else "it holds no study yet"
             raise StudyMissingError(f"no study named {name!r} in this database: {there}")
-        return _study(connection, row)
+        return StudyRecords(database=database, study=_study(connection, row))
 
 
-def list_studies(database: Database) -> list[StoredStudy]:
-    """Those that can be understood here; see `unreadable_studies`."""
-    return [study for study in every_study(database).values() if isinstance(study, StoredStudy)]
+def list_studies(database: Database) -> list[StudyRecords]:
+    """List the studies that can be understood here; see `unreadable_studies`."""
+    return [records for records in every_study(database).values() if isinstance(records, StudyRecords)]
 
 
 def unreadable_studies(database: Database) -> dict[str, str]:
-    """Name -> why, of studies that cannot be understood here: of a scorer plug-in that is not installed, say."""
+    """Return name -> why, of studies that cannot be understood here: of a scorer plug-in that is not installed, say."""
     found = every_study(database)
-    return {name: str(study) for name, study in found.items() if isinstance(study, SpecError)}
+    return {name: str(error) for name, error in found.items() if isinstance(error, SpecError)}
 
 
-def every_study(database: Database) -> dict[str, StoredStudy | SpecError]:
-    """Name -> the study, or why it cannot be understood here."""
-    found: dict[str, StoredStudy | SpecError] = {}
+def every_study(database: Database) -> dict[str, StudyRecords | SpecError]:
+    """Return name -> the study, or why it cannot be understood here."""
+    found: dict[str, StudyRecords | SpecError] = {}
     with database.engine.connect() as connection:
         for row in connection.execute(sa.select(tables.studies).order_by(tables.studies.c.id)).all():
             try:
-                found[row.name] = _study(connection, row)
+                found[row.name] = StudyRecords(database=database, study=_study(connection, row))
             except SpecError as error:
                 found[row.name] = error
     return found

@@ -10,16 +10,16 @@ from sqlalchemy.engine import Connection, Row
 
 from studies.recipe.recipe import Recipe
 from studies.records import tables
-from studies.records.database import Database, now
-from studies.records.failures import failure_kind
+from studies.records.database import now
+from studies.records.failures import Failure
 from studies.records.origins import Origin
 from studies.records.stored_renders import insert_renders
-from studies.records.values import Gain, StoredStudy, StoredTrial, TrialResult
+from studies.records.study_records import StudyRecords
+from studies.records.values import Gain, StoredTrial, TrialResult
 
 
 def begin_trial(
-    database: Database,
-    study: StoredStudy,
+    records: StudyRecords,
     number: int,
     origin: Origin,
     recipe: Recipe,
@@ -30,14 +30,14 @@ def begin_trial(
 
     From now on only this worker can store the trial's outcome. False, and nothing is changed, where it has one.
     """
-    mine = sa.and_(tables.trials.c.study_id == study.id, tables.trials.c.number == number)
-    with database.write() as connection:
+    mine = _is_numbered(records, number)
+    with records.database.write() as connection:
         connection.execute(tables.trials.delete().where(mine, tables.trials.c.state == "running"))
         if connection.execute(sa.select(tables.trials.c.id).where(mine)).first() is not None:
             return False
         connection.execute(
             tables.trials.insert().values(
-                study_id=study.id,
+                study_id=records.study.id,
                 number=number,
                 origin=str(origin),
                 recipe=recipe.to_json(),
@@ -52,13 +52,13 @@ def begin_trial(
         return True
 
 
-def finish_trial(database: Database, study: StoredStudy, number: int, worker_id: str, result: TrialResult) -> bool:
+def finish_trial(records: StudyRecords, number: int, worker_id: str, result: TrialResult) -> bool:
     """Store a result whole; False, and nothing is stored, where another worker has taken this one for dead.
 
     True as well for what this worker has stored already: it may not know, if the connection broke at that moment.
     """
-    with database.write() as connection:
-        trial_id = _trial_id(connection, study, number)
+    with records.database.write() as connection:
+        trial_id = _trial_id(connection, records, number)
         stored = connection.execute(
             tables.trials.update()
             .where(_is_held(trial_id, worker_id))
@@ -80,23 +80,33 @@ def finish_trial(database: Database, study: StoredStudy, number: int, worker_id:
 
 
 def fail_trial(
-    database: Database,
-    study: StoredStudy,
+    records: StudyRecords,
     number: int,
     worker_id: str,
-    reason: str,
+    failure: Failure,
     rendered: int = 0,
     seconds: Mapping[str, float] | None = None,
 ) -> bool:
     """Store why a trial failed, and how many images and seconds it cost; False as `finish_trial` has it."""
-    with database.write() as connection:
-        trial_id = _trial_id(connection, study, number)
+    with records.database.write() as connection:
+        trial_id = _trial_id(connection, records, number)
         stored = connection.execute(
             tables.trials.update()
             .where(_is_held(trial_id, worker_id))
-            .values(state="failed", reason=reason, rendered=rendered, seconds=dict(seconds or {}), finished_at=now())
+            .values(
+                state="failed",
+                reason=failure.reason,
+                failure=failure.kind,
+                rendered=rendered,
+                seconds=dict(seconds or {}),
+                finished_at=now(),
+            )
         )
         return bool(stored.rowcount) or _was_stored_by(connection, trial_id, worker_id)
+
+
+def _is_numbered(records: StudyRecords, number: int) -> sa.ColumnElement[bool]:
+    return sa.and_(tables.trials.c.study_id == records.study.id, tables.trials.c.number == number)
 
 
 def _is_held(trial_id: int, worker_id: str) -> sa.ColumnElement[bool]:
@@ -111,37 +121,37 @@ def _was_stored_by(connection: Connection, trial_id: int, worker_id: str) -> boo
     return bool(row.worker_id == worker_id and row.state != "running")
 
 
-def _trial_id(connection: Connection, study: StoredStudy, number: int) -> int:
-    query = sa.select(tables.trials.c.id).where(tables.trials.c.study_id == study.id, tables.trials.c.number == number)
+def _trial_id(connection: Connection, records: StudyRecords, number: int) -> int:
+    query = sa.select(tables.trials.c.id).where(_is_numbered(records, number))
     return int(connection.execute(query).scalar_one())
 
 
 def store_gains(
-    database: Database, trial: StoredTrial, gains: Mapping[str, Gain], errors: Mapping[str, float] | None = None
+    records: StudyRecords, trial: StoredTrial, gains: Mapping[str, Gain], errors: Mapping[str, float] | None = None
 ) -> None:
     """Gains over the parents, and the standard errors of the trial's own scores."""
     values = {name: [gain.value, gain.low, gain.high, gain.parent] for name, gain in gains.items()}
-    with database.write() as connection:
+    with records.database.write() as connection:
         connection.execute(
             tables.trials.update().where(tables.trials.c.id == trial.id).values(gains=values, errors=dict(errors or {}))
         )
 
 
-def load_trials(database: Database, study: StoredStudy) -> list[StoredTrial]:
+def load_trials(records: StudyRecords) -> list[StoredTrial]:
     """Every trial that was begun, by number."""
-    return read_trials(database, study)
+    return read_trials(records)
 
 
-def read_trials(database: Database, study: StoredStudy, *which: sa.ColumnElement[bool]) -> list[StoredTrial]:
+def read_trials(records: StudyRecords, *which: sa.ColumnElement[bool]) -> list[StoredTrial]:
     """The trials of which all of this holds, by number."""
-    query = sa.select(tables.trials).where(tables.trials.c.study_id == study.id, *which)
-    with database.engine.connect() as connection:
+    query = sa.select(tables.trials).where(tables.trials.c.study_id == records.study.id, *which)
+    with records.database.engine.connect() as connection:
         return [_trial(row) for row in connection.execute(query.order_by(tables.trials.c.number))]
 
 
-def load_trial(database: Database, study: StoredStudy, number: int) -> StoredTrial | None:
-    query = sa.select(tables.trials).where(tables.trials.c.study_id == study.id, tables.trials.c.number == number)
-    with database.engine.connect() as connection:
+def load_trial(records: StudyRecords, number: int) -> StoredTrial | None:
+    query = sa.select(tables.trials).where(_is_numbered(records, number))
+    with records.database.engine.connect() as connection:
         row = connection.execute(query).first()
     return None if row is None else _trial(row)
 
@@ -160,7 +170,7 @@ def _trial(row: Row[Any]) -> StoredTrial:
         attempt=row.attempt,
         state=row.state,
         reason=row.reason,
-        failure=failure_kind(row.reason) if row.state == "failed" else None,
+        failure=row.failure,
         objectives=row.objectives or {},
         gains=gains,
         errors=row.errors or {},

@@ -77,7 +77,8 @@ trials = Table(
     Column("worker_id", String(64), nullable=False),  # who may store the outcome
     Column("attempt", Integer, nullable=False),  # 1, and one more for each worker that died over it
     Column("state", String(10), nullable=False),  # running, complete, failed
-    Column("reason", Text),  # why it failed
+    Column("reason", Text),  # why it failed, as one line
+    Column("failure", String(20)),  # what kind of reason it is: a FailureKind
     Column("objectives", JSON),  # name -> value, as told to Optuna
     Column("gains", JSON),  # name -> [gain over the better parent, low, high of its 95 % interval]
     Column("errors", JSON),  # name -> standard error of the objective or score over the suite's items

@@ -106,7 +106,7 @@ def database(folder: Path) -> Database:
         stat = path.stat()
         digest = sha256_of(path)
         files.append(ParentFile(letter=letter, path=path, sha256=digest, bytes=stat.st_size, mtime_ns=stat.st_mtime_ns))
-    study = stored_studies.create_study(opened, spec, files, ["maximize"], ["objective"])
+    records = stored_studies.create_study(opened, spec, files, ["maximize"], ["objective"])
     sums = Operation(method="weighted_sum", inputs=("A", "B"))
     rows = dict.fromkeys(places(Architecture.SD15), (0.5,))
     recipe = Recipe(
@@ -115,7 +115,7 @@ def database(folder: Path) -> Database:
         steps=(Step(operation=sums, values=canonical_values(rows)),),
     )
     for number in (0, 1):
-        stored_trials.begin_trial(opened, study, number, Origin("uniform", "0.5"), recipe, "nobody")
+        stored_trials.begin_trial(records, number, Origin("uniform", "0.5"), recipe, "nobody")
     result = TrialResult(
         objectives={"objective": 1.0},
         image_scores={"sharpness": (1.0, 2.0)},
@@ -124,7 +124,7 @@ def database(folder: Path) -> Database:
         seconds={"merge": 0.1},
         machine={"device": "cpu", "threads": "1", "torch": "0"},
     )
-    stored_trials.finish_trial(opened, study, 0, "nobody", result)
+    stored_trials.finish_trial(records, 0, "nobody", result)
     opened.close()
     return opened
 
@@ -213,7 +213,7 @@ RECIPES: list[tuple[dict[str, Any], str]] = [
     ({"parents": ["a.safetensors", "header.safetensors"], "ratio": 0.5}, "is not among the study's files"),
     ({"parents": ["a.safetensors", {"path": "b.safetensors", "sha256": "0" * 64}], "ratio": 0.5}, "parent B"),
     ({"parents": ["a.safetensors", "b.safetensors"], "ratio": {"IN99": 1}}, "'IN99'"),
-    ({"parents": ["a.safetensors", "b.safetensors"], "ratio": 0.5, "dtype": "bf16"}, "it saves in bf16"),
+    ({"parents": ["a.safetensors", "b.safetensors"], "ratio": 0.5, "dtype": "bf16"}, "got bf16: leave `dtype` out"),
 ]
 
 
@@ -482,9 +482,9 @@ def test_starting_a_study_that_exists_offers_to_resume_it(folder: Path, refused:
 
 def stored_budget(database: Database) -> tuple[int, str]:
     opened = open_database(database.url)
-    study = stored_studies.load_study(opened, "portraits")
+    records = stored_studies.open_study(opened, "portraits")
     opened.close()
-    return study.spec.budget.trials, study.status
+    return records.study.spec.budget.trials, records.study.status
 
 
 @pytest.mark.parametrize("change", ["content", "gone"])
@@ -502,7 +502,7 @@ def test_a_study_whose_parent_has_changed_is_not_touched(
 ) -> None:
     opened = open_database(database.url)
     if command[0] != "worker":  # which would leave a stopped study alone
-        set_status(opened, stored_studies.load_study(opened, "portraits"), "stopped")
+        set_status(stored_studies.open_study(opened, "portraits"), "stopped")
     opened.close()
     before = stored_budget(database)
     (folder / "b.safetensors").unlink()

@@ -85,7 +85,7 @@ def test_ray_runs_workers_restarts_one_that_is_killed_and_ends_with_them(folder:
     assert "the Ray of this machine has ended" in said
     assert process_identity(head.pid) is None
     database = open_database(f"sqlite:///{folder}/mergetune.db", create=False)
-    rows = stored_trials.load_trials(database, stored_studies.load_study(database, "shared"))
+    rows = stored_trials.load_trials(stored_studies.open_study(database, "shared"))
     assert [row.state for row in rows] == ["complete"] * 60
     assert len({row.worker_id for row in rows}) >= 2
     database.close()

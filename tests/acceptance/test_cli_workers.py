@@ -35,7 +35,7 @@ def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) ->
 def trials_of(url: str, name: str) -> list[values.StoredTrial]:
     database = open_database(url, create=False)
     try:
-        return stored_trials.load_trials(database, stored_studies.load_study(database, name))
+        return stored_trials.load_trials(stored_studies.open_study(database, name))
     finally:
         database.close()
 
@@ -126,7 +126,7 @@ def test_several_workers_of_one_machine_share_a_study_and_end_with_it(folder: Pa
     database = open_database(url, create=False)
     assert registry.live_workers(database) == frozenset()
     assert "running" not in {
-        row.state for row in stored_trials.load_trials(database, stored_studies.load_study(database, "shared"))
+        row.state for row in stored_trials.load_trials(stored_studies.open_study(database, "shared"))
     }
     database.close()
 

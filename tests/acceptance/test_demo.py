@@ -14,7 +14,7 @@ from optimizer.cli.views.report import study_objective
 from optimizer.trial.ranking import best_trials, parent_trials
 from studies.records.database import open_database
 from studies.records.stored_renders import load_scores
-from studies.records.stored_studies import load_study
+from studies.records.stored_studies import open_study
 from studies.records.stored_trials import load_trials
 
 
@@ -29,11 +29,11 @@ def test_the_demo_finds_proves_and_exports_a_merge_better_than_both_parents(tmp_
     )
     assert done.returncode == 0, done.stdout + done.stderr
     database = open_database(f"sqlite:///{tmp_path}/run/demo.db", create=False)
-    study = load_study(database, "demo")
-    rows = load_trials(database, study)
+    records = open_study(database, "demo")
+    rows = load_trials(records)
     assert [row.state for row in rows] == ["complete"] * 30
 
-    (best,) = best_trials(rows, study_objective(study))
+    (best,) = best_trials(rows, study_objective(records.study))
     gain = best.gains["objective"]
     assert best.origin.kind not in {"parent", "uniform"}
     assert gain.low is not None
@@ -43,7 +43,7 @@ def test_the_demo_finds_proves_and_exports_a_merge_better_than_both_parents(tmp_
     assert float(held_out[1]) > 0
 
     # Each parent is the better one in its own half of the suite.
-    scores = {letter: load_scores(database, row)[0]["clip_score"] for letter, row in parent_trials(rows).items()}
+    scores = {letter: load_scores(records, row)[0]["clip_score"] for letter, row in parent_trials(rows).items()}
     half = len(scores["A"]) // 2
     assert sum(scores["A"][:half]) > sum(scores["B"][:half])
     assert sum(scores["A"][half:]) < sum(scores["B"][half:])

@@ -303,8 +303,8 @@ def stored(sandbox: Sandbox) -> tuple[Any, Any]:
         return {"sharpness": (1.0, 2.0, 3.0, sum(params.values())), "contrast": (1.0,) * 4}
 
     database = open_database(f"sqlite:///{sandbox.folder}/study.db")
-    study = store_study(database, "stored", score, trials=4)
-    spec, recipe = study.spec.to_json(), stored_trials.load_trials(database, study)[-1].recipe_text
+    records = store_study(database, "stored", score, trials=4)
+    spec, recipe = records.study.spec.to_json(), stored_trials.load_trials(records)[-1].recipe_text
     database.close()
     return json.loads(spec), json.loads(recipe)
 

@@ -66,13 +66,15 @@ def runtime(tmp_path_factory: pytest.TempPathFactory) -> Runtime:
 def begun(folder: Path, place: str | Path, runtime: Runtime) -> ShortStudy:
     database = open_database(f"sqlite:///{folder}/study.db")
     objective = runtime.objective
-    study = stored_studies.create_study(database, runtime.spec, runtime.parents, objective.directions, objective.names)
-    return ShortStudy(database, study, runtime, Artifacts.beside(database.url, place))
+    records = stored_studies.create_study(
+        database, runtime.spec, runtime.parents, objective.directions, objective.names
+    )
+    return ShortStudy(records, runtime, Artifacts.beside(database.url, place))
 
 
 def run(short: ShortStudy, recorder: Recorder, patience: float = 60) -> None:
     try:
-        Worker(short.database, short.study, short.runtime, short.artifacts, recorder, recorder.stop, patience).run()
+        Worker(short.records, short.runtime, short.artifacts, recorder, recorder.stop, patience).run()
     finally:
         short.database.close()
 
@@ -80,10 +82,10 @@ def run(short: ShortStudy, recorder: Recorder, patience: float = 60) -> None:
 def referred(short: ShortStudy) -> list[str]:
     """Names of the files that the database refers to."""
     found: list[str] = []
-    for row in stored_trials.load_trials(short.database, short.study):
-        found += [each.file for each in stored_renders.load_renders(short.database, row) if each.file is not None]
+    for row in stored_trials.load_trials(short.records):
+        found += [each.file for each in stored_renders.load_renders(short.records, row) if each.file is not None]
         found += [] if row.sheet is None else [stored_name(row.sheet)]
-        if stored_renders.load_scores(short.database, row)[1]:
+        if stored_renders.load_scores(short.records, row)[1]:
             found.append(f"studies/{short.study.key}/{row.number}-{row.worker_id[:12]}/features.npz")
     return sorted(found)
 
@@ -94,7 +96,7 @@ def there(short: ShortStudy) -> list[str]:
 
 def assert_whole(short: ShortStudy) -> None:
     """Every trial is complete, was evaluated once, and has all its files; there are no others."""
-    rows = stored_trials.load_trials(short.database, short.study)
+    rows = stored_trials.load_trials(short.records)
     assert [(row.number, row.state, row.attempt) for row in rows] == [(n, "complete", 1) for n in range(4)]
     told = optuna.load_study(study_name="short", storage=short.database.storage).trials
     assert [trial.state for trial in told] == [TrialState.COMPLETE] * 4
@@ -112,16 +114,14 @@ def test_a_study_with_its_artifacts_in_a_bucket_from_its_start_to_the_export(
     run(short, Recorder())
     assert_whole(short)
     assert all(name.startswith("whole/") for name in objects.names("whole"))
-    row = stored_trials.load_trials(short.database, short.study)[0]
-    for render in stored_renders.load_renders(short.database, row):
+    row = stored_trials.load_trials(short.records)[0]
+    for render in stored_renders.load_renders(short.records, row):
         assert render.file is not None
         pixels = np.asarray(short.artifacts.open_render(render.file)).transpose(2, 0, 1)
         assert pixels_digest(_tensor(pixels)) == render.pixels_sha256
     silent = Watch(written=lambda _size: None, compared=lambda _size: None, rendered=lambda _done: None)
     target = tmp_path / "best.safetensors"
-    done = deliver(
-        short.database, short.study, row, short.runtime.plan, short.artifacts, target, overwrite=False, watch=silent
-    )
+    done = deliver(short.records, row, short.runtime.plan, short.artifacts, target, overwrite=False, watch=silent)
     assert "identical, to the bit" in done.proof
     _assert_another_begins_with_its_trials(short, place, tmp_path)
     _assert_the_dashboard_shows(short, row)
@@ -136,11 +136,11 @@ def _assert_another_begins_with_its_trials(short: ShortStudy, place: str, folder
     assert found is not None
     database, artifacts, objective = open_database(url), Artifacts.beside(url, folder / "warm"), plan.objective
     taken = found.takeover(plan, artifacts)
-    study = stored_studies.create_study(
+    records = stored_studies.create_study(
         database, spec, short.study.parents, objective.directions, objective.names, taken
     )
-    assert [row.source for row in stored_trials.load_trials(database, study)] == [f"short trial {n}" for n in range(4)]
-    new = replace(short, database=database, study=study, artifacts=artifacts)
+    assert [row.source for row in stored_trials.load_trials(records)] == [f"short trial {n}" for n in range(4)]
+    new = replace(short, records=records, artifacts=artifacts)
     assert there(new) == referred(new)
     assert sum(name.endswith("features.npz") for name in there(new)) == 4
     database.close()
@@ -212,7 +212,7 @@ def test_a_store_that_stays_away_ends_the_worker_and_another_runs_its_trial_agai
     try:
         with pytest.raises(ArtifactError, match=r"artifact store has been away for .* go on with"):
             run(short, Cut(objects, back=False), patience=1)
-        rows = stored_trials.load_trials(short.database, short.study)
+        rows = stored_trials.load_trials(short.records)
         assert [row.state for row in rows] == ["complete", "complete", "running"]
         assert registry.live_workers(short.database) == frozenset()
     finally:
@@ -250,7 +250,7 @@ def test_a_full_disk_ends_the_worker_with_nothing_half_stored(
     with pytest.raises(ArtifactError, match=r"No space left on device.*make room") as told:
         run(short, Recorder())
     assert str(small_disk) in str(told.value)
-    rows = stored_trials.load_trials(short.database, short.study)
+    rows = stored_trials.load_trials(short.records)
     assert rows[-1].state == "running"
     assert there(short) == referred(short)
     subprocess.run(["mount", "-o", "remount,size=4m", str(small_disk)], check=True)

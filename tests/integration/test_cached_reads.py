@@ -15,10 +15,13 @@ from studies.recipe.recipe import Recipe
 from studies.records import stored_trials
 from studies.records.cached_reads import CachedTrials
 from studies.records.database import Database, open_database
+from studies.records.failures import Failure
 from studies.records.origins import Origin
-from studies.records.values import Gain, StoredStudy, TrialResult
+from studies.records.study_records import StudyRecords
+from studies.records.values import Gain, TrialResult
 
 NAMES = itertools.count()
+BLACK = Failure(kind="degenerate", reason="degenerate: 1 of 1 images is black")
 RESULT = TrialResult(
     objectives={"objective": 1.0},
     image_scores={"sharpness": (1.0,)},
@@ -36,13 +39,13 @@ def database(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Database]:
     opened.close()
 
 
-def a_study(database: Database) -> StoredStudy:
+def a_study(database: Database) -> StudyRecords:
     return store_study(database, f"s{next(NAMES)}", lambda _: {}, trials=0)
 
 
 def recipe_of(database: Database) -> Recipe:
-    study = store_study(database, f"r{next(NAMES)}", lambda _: {"sharpness": (1.0,), "contrast": (1.0,)}, trials=1)
-    return stored_trials.load_trials(database, study)[0].recipe
+    records = store_study(database, f"r{next(NAMES)}", lambda _: {"sharpness": (1.0,), "contrast": (1.0,)}, trials=1)
+    return stored_trials.load_trials(records)[0].recipe
 
 
 @given(
@@ -52,35 +55,35 @@ def recipe_of(database: Database) -> Recipe:
 )
 @settings(max_examples=25, deadline=None)
 def test_it_is_what_a_fresh_look_finds(database: Database, steps: list[tuple[str, int, bool]]) -> None:
-    study, recipe = a_study(database), recipe_of(database)
-    cached = CachedTrials(database, study)
+    records, recipe = a_study(database), recipe_of(database)
+    cached = CachedTrials(records)
     for what, number, look in steps:
-        row = stored_trials.load_trial(database, study, number)
+        row = stored_trials.load_trial(records, number)
         if what == "begin" and (row is None or row.state == "running"):
             stored_trials.begin_trial(
-                database, study, number, Origin("sampler", "random"), recipe, "w", 1 if row is None else row.attempt + 1
+                records, number, Origin("sampler", "random"), recipe, "w", 1 if row is None else row.attempt + 1
             )
         elif what == "finish" and row is not None:
-            stored_trials.finish_trial(database, study, number, "w", RESULT)
+            stored_trials.finish_trial(records, number, "w", RESULT)
         elif what == "fail" and row is not None:
-            stored_trials.fail_trial(database, study, number, "w", "black")
+            stored_trials.fail_trial(records, number, "w", BLACK)
         elif what == "gains" and row is not None and row.state == "complete":
-            stored_trials.store_gains(database, row, {"objective": Gain(value=1.0, low=None, high=None, parent="A")})
+            stored_trials.store_gains(records, row, {"objective": Gain(value=1.0, low=None, high=None, parent="A")})
         if look:
-            assert cached.trials() == stored_trials.load_trials(database, study)
-    assert cached.trials() == stored_trials.load_trials(database, study)
+            assert cached.trials() == stored_trials.load_trials(records)
+    assert cached.trials() == stored_trials.load_trials(records)
 
 
 def test_settled_trials_are_not_read_again(database: Database) -> None:
-    study, recipe = a_study(database), recipe_of(database)
+    records, recipe = a_study(database), recipe_of(database)
     for number in range(5):
-        stored_trials.begin_trial(database, study, number, Origin("sampler", "random"), recipe, "w")
+        stored_trials.begin_trial(records, number, Origin("sampler", "random"), recipe, "w")
         if number < 4:
-            stored_trials.fail_trial(database, study, number, "w", "black")
-    cached = CachedTrials(database, study)
+            stored_trials.fail_trial(records, number, "w", BLACK)
+    cached = CachedTrials(records)
     cached.trials()
     with database.write() as connection:  # what is settled may vanish, and is known all the same
         connection.execute(
-            sa.text("DELETE FROM mergetune_trials WHERE number < 4 AND study_id = :id"), {"id": study.id}
+            sa.text("DELETE FROM mergetune_trials WHERE number < 4 AND study_id = :id"), {"id": records.study.id}
         )
     assert [row.number for row in cached.trials()] == [0, 1, 2, 3, 4]

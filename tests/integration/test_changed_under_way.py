@@ -125,8 +125,8 @@ def names(space: object) -> list[str]:
 
 
 def scores(short: ShortStudy) -> list[object]:
-    rows = stored_trials.load_trials(short.database, short.study)
-    return [(row.number, row.state, row.objectives, stored_renders.load_scores(short.database, row)) for row in rows]
+    rows = stored_trials.load_trials(short.records)
+    return [(row.number, row.state, row.objectives, stored_renders.load_scores(short.records, row)) for row in rows]
 
 
 # ------------------------------------------------------------------------------------------- clocks
@@ -198,7 +198,7 @@ class Jump(Recorder):
 def test_minutes_of_work_are_not_counted_by_the_clock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     short = begin(tmp_path, SMALL | {"budget": {"trials": 4, "minutes": 30}})
     recorder = Jump(Clocks(monkeypatch), stop_after=9)
-    Worker(short.database, short.study, short.runtime, short.artifacts, recorder, recorder.stop).run()
+    Worker(short.records, short.runtime, short.artifacts, recorder, recorder.stop).run()
     assert [row.state for row in recorder.finished] == ["complete"] * 4
     assert any(abs((row.finished_at or 0) - row.started_at) > HOUR for row in recorder.finished)
     short.database.close()
@@ -232,14 +232,14 @@ def test_a_worker_writes_nothing_into_tables_of_another_version_and_the_trial_is
     short = begin(tmp_path, SMALL)
     recorder = Upgrade(short.database, at=1)
     with pytest.raises(DatabaseError, match=r"another version of mergetune .*schema 0999, this version has \d+"):
-        Worker(short.database, short.study, short.runtime, short.artifacts, recorder).run()
-    asked = len(optuna_studies.optuna_trials(short.database, short.study))
+        Worker(short.records, short.runtime, short.artifacts, recorder).run()
+    asked = len(optuna_studies.optuna_trials(short.records))
     with pytest.raises(DatabaseError, match="another version"):
         short.run()
-    assert len(optuna_studies.optuna_trials(short.database, short.study)) == asked == 2  # none was taken
-    rows = stored_trials.load_trials(short.database, short.study)
+    assert len(optuna_studies.optuna_trials(short.records)) == asked == 2  # none was taken
+    rows = stored_trials.load_trials(short.records)
     assert [(row.number, row.state) for row in rows] == [(0, "complete"), (1, "running")]
-    assert stored_renders.load_scores(short.database, rows[1]) == ({}, {})
+    assert stored_renders.load_scores(short.records, rows[1]) == ({}, {})
     with pytest.raises(DatabaseError, match="newer mergetune"):
         open_database(short.database.url)
     set_version(short.database, str(_head()))

@@ -24,11 +24,25 @@ from real_databases import new_guarded_postgresql_url, new_postgresql_url
 
 from studies.errors import DatabaseError, StudyError
 from studies.records.database import PASSWORD_FILE_VARIABLE, Database, _alembic, open_database
+from studies.records.failures import FailureKind
 from studies.records.tables import VERSION_TABLE, metadata
 from studies.system.database_url import database_file, redacted
 
 OURS = set(metadata.tables) | {VERSION_TABLE}
 PASSWORD = "s3cret-pass"
+OLD_TRIAL = {  # a row that every version has understood
+    "study_id": 1,
+    "number": 0,
+    "origin": "gp",
+    "recipe": "",
+    "recipe_digest": "",
+    "worker_id": "w",
+    "attempt": 1,
+    "state": "complete",
+    "reason": None,
+    "rendered": 0,
+    "started_at": 0.0,
+}
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -48,12 +62,18 @@ def tables_of(database: Database) -> set[str]:
     return set(sa.inspect(database.engine).get_table_names())
 
 
-def execute(url: str, statement: str) -> None:
+@contextmanager
+def changing(url: str) -> Iterator[sa.Connection]:
     """As another program would, past our code."""
     engine = sa.create_engine(url)
     with engine.begin() as connection:
-        connection.execute(sa.text(statement))
+        yield connection
     engine.dispose()
+
+
+def execute(url: str, statement: str) -> None:
+    with changing(url) as connection:
+        connection.execute(sa.text(statement))
 
 
 def refusal(url: str, *, create: bool = True) -> str:
@@ -91,23 +111,57 @@ def test_the_migrations_make_what_the_tables_say(database: Database) -> None:
         assert compare_metadata(context, metadata) == []
 
 
-def test_limits_of_batches_that_an_older_version_stored_are_the_unets(url: str) -> None:
+def make_older(url: str, revision: str) -> None:
+    """A database of an older version, with study 1."""
     storage = optuna.storages.RDBStorage(url)
     with storage.engine.begin() as connection:
         config = _alembic()
         config.attributes["connection"] = connection
-        command.upgrade(config, "0001")
+        command.upgrade(config, revision)
     storage.engine.dispose()
     execute(
         url,
         "INSERT INTO mergetune_studies (id, name, key, spec, suite_digest, software, fingerprints, created_at, status, "
         "priority) VALUES (1, 'old', 'k', '', '', '{}', '[]', 0, 'active', 0)",
     )
+
+
+def test_limits_of_batches_that_an_older_version_stored_are_the_unets(url: str) -> None:
+    make_older(url, "0001")
     execute(url, "INSERT INTO mergetune_batch_limits VALUES (1, 'card', 64, 128, 2)")
     database = open_database(url)
     query = "SELECT study_id, device, component, width, height, images FROM mergetune_batch_limits"
     with database.engine.connect() as connection:
         assert connection.execute(sa.text(query)).all() == [(1, "card", "unet", 64, 128, 2)]
+    database.close()
+
+
+REASONS: dict[str | None, FailureKind] = {  # as versions before 0003 stored them
+    "degenerate: 3 of 8 images are broken: item 0 (black)": "degenerate",
+    "out of memory: DefaultCPUAllocator: can't allocate memory": "out_of_memory",
+    "out of memory denoising a single image of 512x512: CUDA out of memory": "out_of_memory",
+    "out of memory in scorer clip: CUDA out of memory": "out_of_memory",
+    "scorer clip failed at item 0: ZeroDivisionError: no images today": "scorer",
+    "scorer clip gave a value that is not a finite number": "scorer",
+    "4 workers died while they worked on it: look for what killed them (out of memory?)": "worker_died",
+    "ended by another program: FAIL for Optuna while its worker was dead": "other",
+    None: "other",
+}
+
+
+def test_failures_that_an_older_version_stored_get_the_kind_of_their_reason(url: str) -> None:
+    make_older(url, "0002")
+    with changing(url) as connection:
+        older = sa.table("mergetune_trials", *map(sa.column, OLD_TRIAL))
+        rows = [
+            {**OLD_TRIAL, "number": number, "state": "failed", "reason": reason}
+            for number, reason in enumerate(REASONS)
+        ]
+        connection.execute(older.insert(), [*rows, {**OLD_TRIAL, "number": len(rows), "reason": None}])
+    database = open_database(url)
+    with database.engine.connect() as connection:
+        found = connection.execute(sa.text("SELECT failure FROM mergetune_trials ORDER BY number")).scalars().all()
+    assert found == [*REASONS.values(), None]
     database.close()
 
 

@@ -24,8 +24,10 @@ from studies.recipe.recipe import BakedVae, LoraUse, Operation, Parent, Recipe, 
 from studies.records import registry, stored_renders, stored_studies, stored_trials, tables
 from studies.records.control import Order, orders, set_priority, set_status, status_of
 from studies.records.database import Database, now, open_database
+from studies.records.failures import Failure
 from studies.records.origins import Origin
-from studies.records.values import Gain, ParentFile, StoredStudy, StoredTrial, TrialResult
+from studies.records.study_records import StudyRecords
+from studies.records.values import Gain, ParentFile, StoredTrial, TrialResult
 from studies.spec.search import BudgetSettings
 from studies.spec.study import StudySpec, parse_spec
 from studies.system.processes import is_running, process_identity
@@ -58,17 +60,17 @@ def make_spec(name: str, **changes: Any) -> StudySpec:
     return parse_spec(text, base_dir=Path("/")).model_copy(update=changes)
 
 
-def new_study(database: Database) -> StoredStudy:
+def new_study(database: Database) -> StudyRecords:
     return stored_studies.create_study(database, make_spec(f"s{next(NUMBERS)}"), PARENTS, ["maximize"], ["objective"])
 
 
 @pytest.fixture
-def study(database: Database) -> StoredStudy:
+def records(database: Database) -> StudyRecords:
     return new_study(database)
 
 
 @pytest.fixture(scope="module")
-def long_study(database: Database) -> StoredStudy:
+def long_records(database: Database) -> StudyRecords:
     """One study for all examples of a property; each takes a number of its own."""
     return new_study(database)
 
@@ -96,12 +98,12 @@ RESULT = TrialResult(
 )
 
 
-def begin(database: Database, study: StoredStudy, number: int = 0, worker: str = "w") -> bool:
-    return stored_trials.begin_trial(database, study, number, Origin("uniform", "0.5"), recipe(), worker)
+def begin(records: StudyRecords, number: int = 0, worker: str = "w") -> bool:
+    return stored_trials.begin_trial(records, number, Origin("uniform", "0.5"), recipe(), worker)
 
 
-def reload(database: Database, study: StoredStudy, number: int = 0) -> StoredTrial:
-    row = stored_trials.load_trial(database, study, number)
+def reload(records: StudyRecords, number: int = 0) -> StoredTrial:
+    row = stored_trials.load_trial(records, number)
     assert row is not None
     return row
 
@@ -117,15 +119,15 @@ def count(database: Database, table: sa.Table) -> int:
 def test_a_study_is_read_back_as_it_was_stored(database: Database) -> None:
     spec = make_spec(f"s{next(NUMBERS)}")
     before = now()
-    stored = stored_studies.create_study(database, spec, PARENTS, ["maximize"], ["objective"])
-    assert stored == stored_studies.load_study(database, spec.study)
-    assert stored.spec == spec
-    assert stored.suite_digest == spec.suite.digest
-    assert stored.parents == PARENTS
-    assert stored.software == stored_studies.software_versions()
-    assert stored.software["optuna"] == optuna.__version__
-    assert before <= stored.created_at <= now()
-    assert (stored.status, stored.priority) == ("active", 0)
+    records = stored_studies.create_study(database, spec, PARENTS, ["maximize"], ["objective"])
+    assert records == stored_studies.open_study(database, spec.study)
+    assert records.study.spec == spec
+    assert records.study.suite_digest == spec.suite.digest
+    assert records.study.parents == PARENTS
+    assert records.study.software == stored_studies.software_versions()
+    assert records.study.software["optuna"] == optuna.__version__
+    assert before <= records.study.created_at <= now()
+    assert (records.study.status, records.study.priority) == ("active", 0)
 
 
 def test_optuna_knows_the_study_with_its_directions_and_names(database: Database) -> None:
@@ -136,11 +138,11 @@ def test_optuna_knows_the_study_with_its_directions_and_names(database: Database
     assert study.metric_names == ["sharpness", "fid"]
 
 
-def test_a_taken_name_is_refused_with_the_way_to_go_on(database: Database, study: StoredStudy) -> None:
-    with pytest.raises(StudyExistsError, match=f'mergetune study resume "{study.name}"'):
-        stored_studies.require_new(database, study.name)
+def test_a_taken_name_is_refused_with_the_way_to_go_on(records: StudyRecords) -> None:
+    with pytest.raises(StudyExistsError, match=f'mergetune study resume "{records.study.name}"'):
+        stored_studies.require_new(records.database, records.study.name)
     with pytest.raises(StudyExistsError, match="exists in this database"):
-        stored_studies.create_study(database, study.spec, PARENTS, ["maximize"], ["objective"])
+        stored_studies.create_study(records.database, records.study.spec, PARENTS, ["maximize"], ["objective"])
 
 
 def test_what_a_start_that_was_cut_off_left_in_optuna_does_no_harm(database: Database) -> None:
@@ -159,19 +161,19 @@ def test_a_study_that_someone_made_with_optuna_is_not_taken_over(database: Datab
         stored_studies.create_study(database, spec, PARENTS, ["maximize"], ["objective"])
     assert len(optuna.load_study(study_name=spec.study, storage=database.storage).trials) == 1
     with pytest.raises(StudyMissingError):
-        stored_studies.load_study(database, spec.study)
+        stored_studies.open_study(database, spec.study)
 
 
-def test_a_missing_study_is_told_with_those_there_are(database: Database, study: StoredStudy) -> None:
-    with pytest.raises(StudyMissingError, match=f"'absent'.*{study.name}"):
-        stored_studies.load_study(database, "absent")
+def test_a_missing_study_is_told_with_those_there_are(records: StudyRecords) -> None:
+    with pytest.raises(StudyMissingError, match=f"'absent'.*{records.study.name}"):
+        stored_studies.open_study(records.database, "absent")
 
 
 def test_an_empty_database_says_that_it_holds_no_study(tmp_path: Path) -> None:
     database = open_database(f"sqlite:///{tmp_path}/empty.db")
     assert stored_studies.list_studies(database) == []
     with pytest.raises(StudyMissingError, match="no study yet"):
-        stored_studies.load_study(database, "absent")
+        stored_studies.open_study(database, "absent")
     database.close()
 
 
@@ -180,38 +182,38 @@ def test_studies_are_listed_in_the_order_they_were_begun(database: Database) -> 
     assert stored_studies.list_studies(database)[-2:] == [first, second]
 
 
-def test_the_budget_is_the_only_thing_that_set_budget_changes(database: Database, study: StoredStudy) -> None:
-    changed = stored_studies.set_budget(database, study, BudgetSettings(trials=7, minutes=1.5))
-    assert (changed.spec.budget.trials, changed.spec.budget.minutes) == (7, 1.5)
-    assert changed == stored_studies.load_study(database, study.name)
-    assert changed.spec.model_copy(update={"budget": study.spec.budget}) == study.spec
-    assert changed.suite_digest == study.suite_digest
+def test_the_budget_is_the_only_thing_that_set_budget_changes(records: StudyRecords) -> None:
+    changed = stored_studies.set_budget(records, BudgetSettings(trials=7, minutes=1.5))
+    assert (changed.study.spec.budget.trials, changed.study.spec.budget.minutes) == (7, 1.5)
+    assert changed == stored_studies.open_study(records.database, records.study.name)
+    assert changed.study.spec.model_copy(update={"budget": records.study.spec.budget}) == records.study.spec
+    assert changed.study.suite_digest == records.study.suite_digest
 
 
-def test_what_is_asked_of_a_study_is_known_to_all_and_can_be_taken_back(database: Database, study: StoredStudy) -> None:
-    other = new_study(database)
-    assert status_of(database, study) == "active"
-    set_status(database, study, "paused")
-    set_priority(database, study, 7)
-    assert status_of(database, study) == "paused"
-    stored = stored_studies.load_study(database, study.name)
+def test_what_is_asked_of_a_study_is_known_to_all_and_can_be_taken_back(records: StudyRecords) -> None:
+    other = new_study(records.database)
+    assert status_of(records) == "active"
+    set_status(records, "paused")
+    set_priority(records, 7)
+    assert status_of(records) == "paused"
+    stored = stored_studies.open_study(records.database, records.study.name).study
     assert (stored.status, stored.priority) == ("paused", 7)
-    assert status_of(database, other) == "active"
-    assert [row for row in orders(database) if row.study in {study.id, other.id}] == [
-        Order(study=study.id, name=study.name, status="paused", priority=7),
-        Order(study=other.id, name=other.name, status="active", priority=0),
+    assert status_of(other) == "active"
+    assert [row for row in orders(records.database) if row.study in {records.study.id, other.study.id}] == [
+        Order(study=records.study.id, name=records.study.name, status="paused", priority=7),
+        Order(study=other.study.id, name=other.study.name, status="active", priority=0),
     ]
-    set_status(database, study, "active")
-    assert status_of(database, study) == "active"
+    set_status(records, "active")
+    assert status_of(records) == "active"
 
 
 # ------------------------------------------------------------------------------------------- trials
 
 
-def test_a_begun_trial_names_its_worker_and_recipe(database: Database, study: StoredStudy) -> None:
+def test_a_begun_trial_names_its_worker_and_recipe(records: StudyRecords) -> None:
     before = now()
-    begin(database, study, 3, "worker-1")
-    row = reload(database, study, 3)
+    begin(records, 3, "worker-1")
+    row = reload(records, 3)
     assert (row.number, str(row.origin), row.worker_id, row.state) == (3, "uniform 0.5", "worker-1", "running")
     assert row.recipe == recipe()
     assert before <= row.started_at <= now()
@@ -219,13 +221,13 @@ def test_a_begun_trial_names_its_worker_and_recipe(database: Database, study: St
     assert (row.objectives, row.gains, row.seconds, row.machine) == ({}, {}, {}, {})
 
 
-def test_trials_are_listed_by_number_and_only_those_of_the_study(database: Database, study: StoredStudy) -> None:
-    other = new_study(database)
-    begin(database, other, 0)
+def test_trials_are_listed_by_number_and_only_those_of_the_study(records: StudyRecords) -> None:
+    other = new_study(records.database)
+    begin(other, 0)
     for number in (2, 0, 1):
-        begin(database, study, number)
-    assert [row.number for row in stored_trials.load_trials(database, study)] == [0, 1, 2]
-    assert stored_trials.load_trial(database, study, 5) is None
+        begin(records, number)
+    assert [row.number for row in stored_trials.load_trials(records)] == [0, 1, 2]
+    assert stored_trials.load_trial(records, 5) is None
 
 
 text = st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1, max_size=20)
@@ -252,11 +254,11 @@ def trial_results(draw: st.DrawFn) -> TrialResult:
 
 @given(result=trial_results())
 @settings(max_examples=20, deadline=None)
-def test_a_result_is_read_back_exactly(database: Database, long_study: StoredStudy, result: TrialResult) -> None:
+def test_a_result_is_read_back_exactly(long_records: StudyRecords, result: TrialResult) -> None:
     number = next(NUMBERS)
-    begin(database, long_study, number)
-    stored_trials.finish_trial(database, long_study, number, "w", result)
-    row = reload(database, long_study, number)
+    begin(long_records, number)
+    stored_trials.finish_trial(long_records, number, "w", result)
+    row = reload(long_records, number)
     assert row.state == "complete"
     assert row.finished_at is not None
     assert row.finished_at >= row.started_at
@@ -267,8 +269,8 @@ def test_a_result_is_read_back_exactly(database: Database, long_study: StoredStu
         result.sheet,
     )
     assert list(row.objectives) == list(result.objectives)  # in the study's order
-    assert stored_renders.load_scores(database, row) == (dict(result.image_scores), dict(result.set_scores))
-    renders = stored_renders.load_renders(database, row)
+    assert stored_renders.load_scores(long_records, row) == (dict(result.image_scores), dict(result.set_scores))
+    renders = stored_renders.load_renders(long_records, row)
     assert [render.item for render in renders] == list(range(len(result.pixels_sha256)))
     assert tuple(render.pixels_sha256 for render in renders) == result.pixels_sha256
     assert {render.item: render.file for render in renders if render.file is not None} == dict(result.files)
@@ -281,11 +283,11 @@ def test_a_result_is_read_back_exactly(database: Database, long_study: StoredStu
     )
 )
 @settings(max_examples=20, deadline=None)
-def test_gains_are_read_back_exactly(database: Database, long_study: StoredStudy, gains: dict[str, Gain]) -> None:
+def test_gains_are_read_back_exactly(long_records: StudyRecords, gains: dict[str, Gain]) -> None:
     number = next(NUMBERS)
-    begin(database, long_study, number)
-    stored_trials.store_gains(database, reload(database, long_study, number), gains)
-    assert reload(database, long_study, number).gains == gains
+    begin(long_records, number)
+    stored_trials.store_gains(long_records, reload(long_records, number), gains)
+    assert reload(long_records, number).gains == gains
 
 
 @pytest.mark.parametrize(
@@ -295,49 +297,50 @@ def test_gains_are_read_back_exactly(database: Database, long_study: StoredStudy
         {"pixels_sha256": ("1" * 64, None)},
     ],
 )
-def test_a_result_is_stored_whole_or_not_at_all(database: Database, study: StoredStudy, broken: dict[str, Any]) -> None:
-    begin(database, study)
-    before = reload(database, study)
-    rows = count(database, tables.renders), count(database, tables.scores)
+def test_a_result_is_stored_whole_or_not_at_all(records: StudyRecords, broken: dict[str, Any]) -> None:
+    begin(records)
+    before = reload(records)
+    rows = count(records.database, tables.renders), count(records.database, tables.scores)
     damaged = TrialResult(**({name: getattr(RESULT, name) for name in RESULT.__slots__} | broken))
     with pytest.raises(sa.exc.IntegrityError):
-        stored_trials.finish_trial(database, study, 0, "w", damaged)
-    assert reload(database, study) == before
-    assert (count(database, tables.renders), count(database, tables.scores)) == rows
-    stored_trials.finish_trial(database, study, 0, "w", RESULT)  # and can still be stored
-    assert reload(database, study).state == "complete"
+        stored_trials.finish_trial(records, 0, "w", damaged)
+    assert reload(records) == before
+    assert (count(records.database, tables.renders), count(records.database, tables.scores)) == rows
+    stored_trials.finish_trial(records, 0, "w", RESULT)  # and can still be stored
+    assert reload(records).state == "complete"
 
 
-def test_a_failed_trial_keeps_its_reason(database: Database, study: StoredStudy) -> None:
-    begin(database, study)
-    stored_trials.fail_trial(database, study, 0, "w", "degenerate: 3 of 8 images are black")
-    row = reload(database, study)
-    assert (row.state, row.reason) == ("failed", "degenerate: 3 of 8 images are black")
+def test_a_failed_trial_keeps_its_reason_and_the_kind_of_it_whatever_the_words(records: StudyRecords) -> None:
+    begin(records)
+    failure = Failure(kind="scorer", reason="out of memory: no, only the scorer was wrong")
+    stored_trials.fail_trial(records, 0, "w", failure)
+    row = reload(records)
+    assert (row.state, row.failure, row.reason) == ("failed", failure.kind, failure.reason)
     assert row.finished_at is not None
-    assert stored_renders.load_renders(database, row) == []
+    assert stored_renders.load_renders(records, row) == []
 
 
-def test_a_running_trial_may_be_taken_over_and_a_finished_one_never(database: Database, study: StoredStudy) -> None:
-    assert begin(database, study, 0, "dead")
-    assert begin(database, study, 0, "alive")
-    assert not stored_trials.finish_trial(database, study, 0, "dead", RESULT)
-    assert stored_trials.finish_trial(database, study, 0, "alive", RESULT)
-    before = reload(database, study), count(database, tables.renders), count(database, tables.scores)
-    assert not begin(database, study, 0, "late")
-    assert (reload(database, study), count(database, tables.renders), count(database, tables.scores)) == before
+def test_a_running_trial_may_be_taken_over_and_a_finished_one_never(records: StudyRecords) -> None:
+    assert begin(records, 0, "dead")
+    assert begin(records, 0, "alive")
+    assert not stored_trials.finish_trial(records, 0, "dead", RESULT)
+    assert stored_trials.finish_trial(records, 0, "alive", RESULT)
+    before = reload(records), count(records.database, tables.renders), count(records.database, tables.scores)
+    assert not begin(records, 0, "late")
+    assert (reload(records), count(records.database, tables.renders), count(records.database, tables.scores)) == before
 
 
-def test_dropping_files_returns_them_once_and_keeps_the_digests(database: Database, study: StoredStudy) -> None:
+def test_dropping_files_returns_them_once_and_keeps_the_digests(records: StudyRecords) -> None:
     for number in (0, 1):
-        begin(database, study, number)
-        stored_trials.finish_trial(database, study, number, "w", RESULT)
-    row = reload(database, study)
-    assert sorted(stored_renders.drop_files(database, row)) == sorted(RESULT.files.values())
-    assert stored_renders.drop_files(database, row) == []
-    renders = stored_renders.load_renders(database, row)
+        begin(records, number)
+        stored_trials.finish_trial(records, number, "w", RESULT)
+    row = reload(records)
+    assert sorted(stored_renders.drop_files(records, row)) == sorted(RESULT.files.values())
+    assert stored_renders.drop_files(records, row) == []
+    renders = stored_renders.load_renders(records, row)
     assert [render.file for render in renders] == [None, None]
     assert tuple(render.pixels_sha256 for render in renders) == RESULT.pixels_sha256
-    kept = stored_renders.load_renders(database, reload(database, study, 1))
+    kept = stored_renders.load_renders(records, reload(records, 1))
     assert [render.file for render in kept] == list(RESULT.files.values())
 
 

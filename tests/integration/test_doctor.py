@@ -46,8 +46,10 @@ def runtime(tmp_path_factory: pytest.TempPathFactory) -> Runtime:
 def begun(runtime: Runtime, folder: Path, url: str, trials: int) -> ShortStudy:
     """A study of which some trials are done."""
     database, objective = open_database(url), runtime.objective
-    study = stored_studies.create_study(database, runtime.spec, runtime.parents, objective.directions, objective.names)
-    short = ShortStudy(database, study, runtime, Artifacts.beside(url, folder / "artifacts"))
+    records = stored_studies.create_study(
+        database, runtime.spec, runtime.parents, objective.directions, objective.names
+    )
+    short = ShortStudy(records, runtime, Artifacts.beside(url, folder / "artifacts"))
     short.run(stop_after=trials)
     return short
 
@@ -61,8 +63,8 @@ def short(request: pytest.FixtureRequest, runtime: Runtime, tmp_path: Path) -> I
 
 
 def look(short: ShortStudy, *, mend: bool = False, artifacts: Artifacts | None = None) -> Diagnosis:
-    study = stored_studies.load_study(short.database, short.study.name)
-    return diagnose(short.database, [study], artifacts or short.artifacts, mend=mend)
+    records = stored_studies.open_study(short.database, short.study.name)
+    return diagnose(short.database, [records], artifacts or short.artifacts, mend=mend)
 
 
 def kinds(diagnosis: Diagnosis) -> list[tuple[str, int | None]]:
@@ -70,7 +72,7 @@ def kinds(diagnosis: Diagnosis) -> list[tuple[str, int | None]]:
 
 
 def row_of(short: ShortStudy, number: int) -> StoredTrial:
-    row = stored_trials.load_trial(short.database, short.study, number)
+    row = stored_trials.load_trial(short.records, number)
     assert row is not None
     return row
 
@@ -93,7 +95,7 @@ def taken(short: ShortStudy, worker: str, attempt: int = 1) -> int:
     """A trial that a worker has begun; its number."""
     number = optuna.load_study(study_name=short.study.name, storage=short.database.storage).ask().number
     recipe = row_of(short, 2).recipe
-    stored_trials.begin_trial(short.database, short.study, number, Origin("uniform", "0.5"), recipe, worker, attempt)
+    stored_trials.begin_trial(short.records, number, Origin("uniform", "0.5"), recipe, worker, attempt)
     return number
 
 
@@ -117,7 +119,7 @@ def test_everything_that_crashes_leave_is_found_and_mended_and_the_study_finishe
         "DELETE FROM trial_values WHERE trial_id IN (SELECT trial_id FROM trials WHERE number = 3)",
     )
     folder, mine = Path(short.artifacts.place), f"studies/{short.study.key}"
-    (lost, *kept) = [row.file for row in stored_renders.load_renders(short.database, row_of(short, 0)) if row.file]
+    (lost, *kept) = [row.file for row in stored_renders.load_renders(short.records, row_of(short, 0)) if row.file]
     (folder / lost).unlink()
     sheet = row_of(short, 2).sheet
     assert sheet is not None
@@ -152,7 +154,7 @@ def test_everything_that_crashes_leave_is_found_and_mended_and_the_study_finishe
     assert "ended by another program: FAIL" in (row_of(short, ended).reason or "")
     after = told(short)[3]
     assert (after.state, after.values, after.params) == (TrialState.COMPLETE, before.values, before.params)
-    assert [row.file for row in stored_renders.load_renders(short.database, row_of(short, 0))].count(None) == 1
+    assert [row.file for row in stored_renders.load_renders(short.records, row_of(short, 0))].count(None) == 1
     assert all((folder / name).exists() for name in kept)
     assert [path.exists() for path in (*orphans, *others)] == [False, False, True, True]
     assert registry.is_registered(short.database, living)
@@ -160,7 +162,7 @@ def test_everything_that_crashes_leave_is_found_and_mended_and_the_study_finishe
 
     registry.remove_worker(short.database, living)  # it gives its trial back
     assert [number for number, _ in short.run().started] == [stale, busy]
-    rows = stored_trials.load_trials(short.database, short.study)
+    rows = stored_trials.load_trials(short.records)
     assert [row.number for row in rows if row.state != "complete"] == [hopeless, ended]
     assert row_of(short, stale).attempt == 2
     assert [trial.state for trial in told(short)] == [
@@ -182,7 +184,7 @@ def test_trials_that_optuna_lost_are_given_back_to_it_from_their_recipes(short: 
     assert [(row.state, row.values) for row in after] == [(row.state, row.values) for row in before]
     assert [row.params for row in after] == [pytest.approx(row.params) for row in before]
     assert [number for number, _ in short.run().started] == [5, 6, 7, 8]
-    assert [row.state for row in stored_trials.load_trials(short.database, short.study)] == ["complete"] * 9
+    assert [row.state for row in stored_trials.load_trials(short.records)] == ["complete"] * 9
 
 
 def test_what_only_people_can_mend_is_left_with_exit_code_1(
@@ -203,7 +205,7 @@ def test_what_only_people_can_mend_is_left_with_exit_code_1(
     assert look(short) == Diagnosis(mended=(), left=())  # nothing was forgotten for that
 
     execute(short, "UPDATE trials SET state = 'FAIL' WHERE number = 2")
-    stored_trials.begin_trial(short.database, short.study, 1, Origin("sampler", "x"), row_of(short, 1).recipe, "w")
+    stored_trials.begin_trial(short.records, 1, Origin("sampler", "x"), row_of(short, 1).recipe, "w")
     execute(
         short,
         "DELETE FROM mergetune_trials WHERE number = 1",

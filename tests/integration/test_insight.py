@@ -22,10 +22,10 @@ from optimizer.cli import main
 from optimizer.cli.views.report import study_objective
 from optimizer.insight.importance import BINS, insight, load_samples
 from optimizer.insight.interactive import _can_draw, save_figures
-from optimizer.search.shortlist import beliefs, by_posterior, by_value
+from optimizer.search.shortlist import by_posterior, by_value, posterior_means
 from studies.records import tables
 from studies.records.database import open_database
-from studies.records.stored_studies import load_study
+from studies.records.stored_studies import open_study
 from studies.records.stored_trials import load_trials
 from studies.spec.fingerprints import files_of_scorer
 
@@ -79,8 +79,8 @@ def run(folder: Path, *arguments: str, code: int = 0) -> str:
 
 def test_the_one_block_that_matters_is_found_and_its_effect_is_the_mean_of_its_trials(folder: Path) -> None:
     database = open_database(f"sqlite:///{folder}/s.db", create=False)
-    study = load_study(database, "one")
-    found = insight(database, study, study_objective(study))
+    records = open_study(database, "one")
+    found = insight(records, study_objective(records.study))
     shares = found.findings[0].shares
     assert sum(shares.values()) == pytest.approx(1)
     assert max(shares, key=lambda name: shares[name]) == "IN04"
@@ -122,26 +122,26 @@ def test_a_lucky_trial_among_mediocre_ones_is_ranked_by_what_the_model_believes(
 
     database = open_database(f"sqlite:///{tmp_path}/s.db")
     changes: dict[str, Any] = {"objective": {"sharpness": {"weight": 1}}, "space": {"granularity": "sections"}}
-    study = store_study(database, "luck", score, trials=40, seed=1, **changes)
-    objective, rows = study_objective(study), load_trials(database, study)
-    ranked = by_posterior(database, study, objective, rows)(rows)
-    believed = beliefs(database, study, objective, rows)["objective"]
+    records = store_study(database, "luck", score, trials=40, seed=1, **changes)
+    objective, rows = study_objective(records.study), load_trials(records)
+    ranked = by_posterior(records, objective, rows)(rows)
+    means = posterior_means(records, objective, rows)["objective"]
     database.close()
     by_number = {row.number: row for row in rows}
     assert sorted(row.number for row in ranked) == sorted(by_number)
-    assert [row.number for row in ranked] == sorted(believed, key=lambda number: -believed[number])
+    assert [row.number for row in ranked] == sorted(means, key=lambda number: -means[number])
     place_observed = [row.number for row in by_value(objective)(rows)].index(20)
     assert [row.number for row in ranked].index(20) > place_observed
-    assert believed[20] < by_number[20].objectives["objective"] - 0.2
+    assert means[20] < by_number[20].objectives["objective"] - 0.2
 
 
 def test_where_no_model_can_be_fitted_the_observed_values_rank(tmp_path: Path) -> None:
     database = open_database(f"sqlite:///{tmp_path}/s.db")
-    study = store_study(database, "two", one_block, trials=2)
-    rows = load_trials(database, study)
-    objective = study_objective(study)
-    assert by_posterior(database, study, objective, rows)(rows) == by_value(objective)(rows)
-    assert beliefs(database, study, objective, rows) == {}
+    records = store_study(database, "two", one_block, trials=2)
+    rows = load_trials(records)
+    objective = study_objective(records.study)
+    assert by_posterior(records, objective, rows)(rows) == by_value(objective)(rows)
+    assert posterior_means(records, objective, rows) == {}
     database.close()
 
 
@@ -150,7 +150,7 @@ def test_too_few_trials_and_unknown_studies_are_one_line(folder: Path) -> None:
     assert "no study named" in run(folder, "study", "importance", "none", code=2)
     assert ".png" in run(folder, "study", "importance", "one", "--plot", "one.jpg", code=2)
     assert "twice" in run(folder, "study", "compare", "one", "one", code=2)
-    assert "no objective" in run(folder, "study", "show", "front", "--weights", "fid=1", code=2)
+    assert "expected objectives of this study" in run(folder, "study", "show", "front", "--weights", "fid=1", code=2)
     assert "single" in run(folder, "study", "show", "one", "--weights", "sharpness=1", code=2)
     assert "--weights" in run(folder, "export", "front", "--trial", "1", "--weights", "sharpness=1", code=2)
 
@@ -172,8 +172,8 @@ def test_bests_of_equal_suites_are_paired_and_others_not(folder: Path) -> None:
 
 def test_the_front_is_shown_and_exported_by_its_knee_or_by_weights(folder: Path) -> None:
     database = open_database(f"sqlite:///{folder}/s.db", create=False)
-    study = load_study(database, "front")
-    rows = load_trials(database, study)
+    records = open_study(database, "front")
+    rows = load_trials(records)
     database.close()
     sharpest = max(rows, key=lambda row: row.objectives["sharpness"])
     assert "knee" in run(folder, "study", "show", "front")
@@ -188,10 +188,10 @@ def test_without_plotly_there_are_no_figures_and_the_log_says_so_once(
 ) -> None:
     monkeypatch.setitem(sys.modules, "plotly", None)
     database = open_database(f"sqlite:///{folder}/s.db", create=False)
-    study = load_study(database, "front")
+    records = open_study(database, "front")
     _can_draw.cache_clear()
     try:
-        assert [save_figures(database, study, study_objective(study)) for _ in range(2)] == [0, 0]
+        assert [save_figures(records, study_objective(records.study)) for _ in range(2)] == [0, 0]
     finally:
         _can_draw.cache_clear()
         database.close()
@@ -201,14 +201,14 @@ def test_without_plotly_there_are_no_figures_and_the_log_says_so_once(
 
 def test_the_dashboard_gets_its_figures_and_writes_over_old_ones(folder: Path) -> None:
     database = open_database(f"sqlite:///{folder}/s.db", create=False)
-    study, few = load_study(database, "front"), load_study(database, "other")
-    assert save_figures(database, study, study_objective(study)) == 6
-    assert save_figures(database, study, study_objective(study)) == 6
-    assert save_figures(database, few, study_objective(few)) == 0
+    records, few = open_study(database, "front"), open_study(database, "other")
+    assert save_figures(records, study_objective(records.study)) == 6
+    assert save_figures(records, study_objective(records.study)) == 6
+    assert save_figures(few, study_objective(few.study)) == 0
     number = optuna.load_study(study_name="front", storage=database.storage)._study_id
     kept = get_plotly_graph_objects(database.storage.get_study_system_attrs(number))
     assert len(kept) == 6
-    samples = load_samples(database, study, load_trials(database, study))
+    samples = load_samples(records, load_trials(records))
     progress = json.loads(kept["mergetune-0-progress"])
     assert sum(len(trace["hovertext"]) for trace in progress["data"] if "hovertext" in trace) == len(samples)
     database.close()

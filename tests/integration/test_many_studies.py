@@ -29,6 +29,7 @@ from studies.files.artifacts import Artifacts
 from studies.records import registry, stored_studies, stored_trials, tables
 from studies.records.control import set_priority, set_status
 from studies.records.database import Database, open_database
+from studies.records.study_records import StudyRecords
 from studies.records.values import StoredStudy, StoredTrial
 from studies.spec.study import StudySpec
 
@@ -48,15 +49,15 @@ class Log(Recorder):
     on_trial: Callable[[str], None] = lambda _name: None
 
     @contextmanager
-    def at(self, study: StoredStudy, runtime: Runtime) -> Iterator[Recorder]:
-        assert runtime.spec.study == study.name
-        self.visits.append(study.name)
-        self.runtimes[study.name] = weakref.ref(runtime)
-        yield Visit(log=self, name=study.name)
+    def at(self, records: StudyRecords, runtime: Runtime) -> Iterator[Recorder]:
+        assert runtime.spec.study == records.study.name
+        self.visits.append(records.study.name)
+        self.runtimes[records.study.name] = weakref.ref(runtime)
+        yield Visit(log=self, name=records.study.name)
 
-    def hold_final(self, study: StoredStudy, runtime: Runtime) -> None:
-        assert runtime.spec.study == study.name
-        self.finals.append(study.name)
+    def hold_final(self, records: StudyRecords, runtime: Runtime) -> None:
+        assert runtime.spec.study == records.study.name
+        self.finals.append(records.study.name)
         raise FinalError("nothing to compare")
 
     def refused(self, name: str, reason: str) -> None:
@@ -89,7 +90,7 @@ class Place:
     free: int | None = None  # bytes
     narrow: bool = False  # one runtime is all that fits
 
-    def add(self, name: str, **changes: object) -> StoredStudy:
+    def add(self, name: str, **changes: object) -> StudyRecords:
         spec = StudySpec.model_validate(short_spec(**CHANGES, study=name) | changes, context={"base_dir": self.folder})
         runtime = make_runtime(spec, self.folder)
         objective = runtime.objective
@@ -117,8 +118,8 @@ class Place:
         artifacts = Artifacts.beside(self.database.url, self.folder / "artifacts")
         return Service(self.database, self.runtimes(), artifacts, log, stop or threading.Event(), chosen)
 
-    def states(self, study: StoredStudy) -> list[str]:
-        return [row.state for row in stored_trials.load_trials(self.database, study)]
+    def states(self, records: StudyRecords) -> list[str]:
+        return [row.state for row in stored_trials.load_trials(records)]
 
 
 @pytest.fixture
@@ -130,16 +131,16 @@ def place(tmp_path: Path) -> Iterator[Place]:
 
 def test_every_active_study_is_worked_on_the_most_urgent_first_and_each_is_loaded_once(place: Place) -> None:
     first, urgent, paused, stopped = (place.add(name) for name in ("first", "urgent", "paused", "stopped"))
-    set_priority(place.database, urgent, 5)
-    set_status(place.database, paused, "paused")
-    set_status(place.database, stopped, "stopped")
+    set_priority(urgent, 5)
+    set_status(paused, "paused")
+    set_status(stopped, "stopped")
     log, stop = Log(), threading.Event()
 
     def on_wait() -> None:
         """Only now the paused one may go on; then what was asked of it is done too."""
         if log.waits == 1:
             assert (place.states(paused), place.states(stopped)) == ([], [])
-            set_status(place.database, paused, "active")
+            set_status(paused, "active")
         else:
             stop.set()
 
@@ -147,7 +148,7 @@ def test_every_active_study_is_worked_on_the_most_urgent_first_and_each_is_loade
     assert place.service(log, stop, until_done=False).run() == 9
     assert log.visits == ["urgent", "first", "paused"]
     assert place.loaded == log.visits
-    assert {study.name: place.states(study) for study in (first, urgent, paused, stopped)} == {
+    assert {records.study.name: place.states(records) for records in (first, urgent, paused, stopped)} == {
         "first": ["complete"] * 3, "urgent": ["complete"] * 3, "paused": ["complete"] * 3, "stopped": [],
     }  # fmt: skip
     with place.database.engine.connect() as connection:
@@ -157,13 +158,13 @@ def test_every_active_study_is_worked_on_the_most_urgent_first_and_each_is_loade
 def test_more_urgent_work_comes_between_two_trials(place: Place) -> None:
     place.add("first")
     urgent = place.add("urgent", budget={"trials": 1})
-    set_status(place.database, urgent, "paused")
+    set_status(urgent, "paused")
     log = Log()
 
     def on_trial(name: str) -> None:
         if name == "first":
-            set_priority(place.database, urgent, 1)
-            set_status(place.database, urgent, "active")
+            set_priority(urgent, 1)
+            set_status(urgent, "active")
 
     log.on_trial = on_trial
     place.service(log).run()
@@ -172,7 +173,7 @@ def test_more_urgent_work_comes_between_two_trials(place: Place) -> None:
 
 
 def test_short_of_memory_the_models_that_were_not_used_for_longest_are_dropped(place: Place) -> None:
-    studies = [place.add(name) for name in ("one", "two")]
+    studies = [place.add(name).study for name in ("one", "two")]
     place.free = 10**12
     roomy = place.runtimes()
     for study in (*studies, *studies):
@@ -188,7 +189,7 @@ def test_short_of_memory_the_models_that_were_not_used_for_longest_are_dropped(p
 
 def test_what_does_not_fit_beside_others_is_loaded_alone(place: Place) -> None:
     """Where nobody can tell how much is free, running out tells."""
-    studies = [place.add(name) for name in ("one", "two")]
+    studies = [place.add(name).study for name in ("one", "two")]
     place.narrow = True
     runtimes = place.runtimes()
     for study in studies:
@@ -198,9 +199,9 @@ def test_what_does_not_fit_beside_others_is_loaded_alone(place: Place) -> None:
 
 def test_a_study_that_cannot_be_worked_on_here_is_left_alone_and_the_others_go_on(place: Place) -> None:
     lost, fine = place.add("lost"), place.add("fine")
-    text = lost.spec.to_json().replace(lost.spec.parents[0].name, "gone.safetensors")
+    text = lost.study.spec.to_json().replace(lost.study.spec.parents[0].name, "gone.safetensors")
     with place.database.write() as connection:
-        connection.execute(tables.studies.update().where(tables.studies.c.id == lost.id).values(spec=text))
+        connection.execute(tables.studies.update().where(tables.studies.c.id == lost.study.id).values(spec=text))
     log = Log()
     assert place.service(log).run() == 3
     assert (place.states(lost), place.states(fine)) == ([], ["complete"] * 3)
@@ -250,14 +251,14 @@ def test_a_study_that_is_deleted_in_the_dashboard_takes_no_other_with_it(when: s
 def test_a_study_that_cannot_be_read_here_hides_no_other(place: Place) -> None:
     strange = place.add("strange")
     place.add("fine")
-    text = strange.spec.to_json().replace('"sharpness"', '"of_a_plug_in"')
+    text = strange.study.spec.to_json().replace('"sharpness"', '"of_a_plug_in"')
     with place.database.write() as connection:
-        connection.execute(tables.studies.update().where(tables.studies.c.id == strange.id).values(spec=text))
+        connection.execute(tables.studies.update().where(tables.studies.c.id == strange.study.id).values(spec=text))
     log = Log()
     assert place.service(log).run() == 3
     assert [name for name, _ in log.reasons] == ["strange"]
     assert "does not fit this installation" in listed(place)
-    assert [study.name for study in stored_studies.list_studies(place.database)] == ["fine"]
+    assert [records.study.name for records in stored_studies.list_studies(place.database)] == ["fine"]
     found = diagnose(place.database, [], Artifacts.beside(place.database.url, place.folder / "artifacts"), mend=False)
     assert [(row.kind, row.study) for row in found.left] == [("unreadable study", "strange")]
 
@@ -271,10 +272,10 @@ def listed(place: Place) -> str:
 
 def test_who_finds_a_final_held_by_another_turns_to_less_urgent_work(place: Place) -> None:
     judged, other = place.add("judged", final={"top": 2}), place.add("other")
-    set_priority(place.database, judged, 5)
+    set_priority(judged, 5)
     place.service(Log(), names=frozenset({"judged"}), finals=False).run()
     holder = registry.register_worker(place.database)
-    registry.turn_to(place.database, holder, judged, "final")
+    registry.turn_to(place.database, holder, judged.study, "final")
     log = Log()
     assert place.service(log).run() == 3
     assert (log.finals, place.states(other)) == ([], ["complete"] * 3)
@@ -294,7 +295,7 @@ def test_a_final_is_held_once_and_not_again_where_there_is_nothing_to_compare(pl
 
 
 def test_parents_are_found_by_their_content_wherever_they_lie(place: Place) -> None:
-    study = place.add("anywhere")
+    study = place.add("anywhere").study
     models = place.folder / "models" / "deep"
     models.mkdir(parents=True)
     for index, parent in enumerate(study.parents):

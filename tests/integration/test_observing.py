@@ -104,15 +104,15 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Watched:
         watch = Monitoring(log=log, metrics=metrics)
         good, bad = begin(folder, CHANGES), begin(folder / "broken", CHANGES | broken)
         for short in (good, bad):
-            reporter = watch.reporter(short.database, short.study)
+            reporter = watch.reporter(short.records)
 
             def look() -> bool:
                 scraped.append(scrape(address))
                 return False
 
-            Worker(short.database, short.study, short.runtime, short.artifacts, reporter, look).run()
+            Worker(short.records, short.runtime, short.artifacts, reporter, look).run()
         after = scrape(address)
-    rows = {short.study.name: stored_trials.load_trials(short.database, short.study) for short in (good, bad)}
+    rows = {short.study.name: stored_trials.load_trials(short.records) for short in (good, bad)}
     return Watched(rows=rows, metrics=after, before=scraped[4], events=events_of(folder / "log.jsonl"))
 
 
@@ -217,7 +217,7 @@ def test_a_process_that_is_scraped_and_stopped_tells_all_of_it(tmp_path: Path) -
         scrape(address)
     events = events_of(tmp_path / "log.jsonl")
     database = open_database(f"sqlite:///{tmp_path}/mergetune.db")
-    rows = stored_trials.load_trials(database, stored_studies.load_study(database, "short"))
+    rows = stored_trials.load_trials(stored_studies.open_study(database, "short"))
     database.close()
     assert [event["trial"] for event in events if event["event"] == "trial_finished"] == [row.number for row in rows]
     assert len(rows) == seen

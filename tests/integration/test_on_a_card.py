@@ -224,19 +224,18 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> ShortStudy:
 
 
 def test_a_study_runs_its_trials(study: ShortStudy) -> None:
-    rows = stored_trials.load_trials(study.database, study.study)
+    rows = stored_trials.load_trials(study.records)
     assert [(row.state, row.reason) for row in rows] == [("complete", None)] * 3
     assert all(row.machine["device"] == torch.cuda.get_device_name(CARD) for row in rows)
     assert len({tuple(row.objectives.values()) for row in rows}) == len(rows)
 
 
 def test_an_export_is_proven_and_renders_the_stored_digests_twice(study: ShortStudy, tmp_path: Path) -> None:
-    row = stored_trials.load_trials(study.database, study.study)[-1]
+    row = stored_trials.load_trials(study.records)[-1]
     target = tmp_path / "merge.safetensors"
     watch = Watch(written=lambda _: None, compared=lambda _: None, rendered=lambda _: None)
     done = deliver(
-        study.database,
-        study.study,
+        study.records,
         row,
         study.runtime.plan,
         study.artifacts,
@@ -245,7 +244,7 @@ def test_an_export_is_proven_and_renders_the_stored_digests_twice(study: ShortSt
         watch=watch,
     )
     assert not done.difference
-    stored = [render.pixels_sha256 for render in stored_renders.load_renders(study.database, row)]
+    stored = [render.pixels_sha256 for render in stored_renders.load_renders(study.records, row)]
     with torch.inference_mode():
         for _ in range(2):
             assert [pixels_digest(image) for image in render_file(target, study.study)] == stored
@@ -264,7 +263,7 @@ def test_a_trial_whose_batches_are_too_large_succeeds_with_smaller_ones(tmp_path
 def test_the_demos_checkpoints_are_known_to_the_card(study: ShortStudy) -> None:
     """The live model is on the card, and parent A there is parent A's file."""
     resident = study.runtime.evaluator.resident
-    resident.merge(stored_trials.load_trials(study.database, study.study)[0].recipe)
+    resident.merge(stored_trials.load_trials(study.records)[0].recipe)
     stored = load_file(DEMO / "animals.safetensors")
     assert all(
         torch.equal(row.cpu(), stored[key].to(row.dtype)) and row.device.type == "cuda"

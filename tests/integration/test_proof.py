@@ -47,8 +47,7 @@ def delivered(
     rendered: Callable[[int], None] = quiet,
 ) -> Delivery:
     return deliver(
-        short.database,
-        short.study,
+        short.records,
         trial,
         short.runtime.plan,
         short.artifacts,
@@ -79,7 +78,7 @@ def short(tmp_path_factory: pytest.TempPathFactory) -> ShortStudy:
 
 @pytest.fixture
 def rows(short: ShortStudy) -> list[StoredTrial]:
-    return stored_trials.load_trials(short.database, short.study)
+    return stored_trials.load_trials(short.records)
 
 
 # ------------------------------------------------------------------------------------------ tensors
@@ -293,7 +292,7 @@ def quiet(_): pass
 short = reopen(Path(sys.argv[1]))
 spec = short.study.spec
 study = replace(short.study, spec=spec.model_copy(update={"render": spec.render.model_copy(update={"batch_size": 1})}))
-trial = load_trials(short.database, short.study)[0]
+trial = load_trials(short.records)[0]
 watch = Watch(written=quiet, compared=quiet, rendered=quiet)
 print(deliver(
     short.database, study, trial, short.runtime.plan, short.artifacts, Path(sys.argv[2]), overwrite=False, watch=watch
@@ -325,7 +324,7 @@ def test_how_far_a_machine_is_from_repeating_itself_is_stored_with_its_trials(tm
     short = begin(tmp_path, SMALL)
     replace(short, runtime=replace(short.runtime, variation=0.03125)).run(stop_after=1)
     short.run(stop_after=1)
-    varied, same = stored_trials.load_trials(short.database, short.study)
+    varied, same = stored_trials.load_trials(short.records)
     assert varied.machine[VARIATION_FIELD] == "0.031"
     assert dict(varied.machine) == {**same.machine, VARIATION_FIELD: "0.031"}
     short.database.close()

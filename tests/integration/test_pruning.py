@@ -13,9 +13,9 @@ from optimizer.cli.views.report import study_objective
 from optimizer.trial.ranking import best_trials
 from studies.files.artifacts import FEATURES, SHEET, Artifacts, render_file, sheet_attributes, stored_name
 from studies.records import stored_renders, stored_trials, tables
-from studies.records.database import Database, open_database
+from studies.records.database import open_database
 from studies.records.origins import Origin
-from studies.records.values import StoredStudy
+from studies.records.study_records import StudyRecords
 
 TRIALS, ITEMS, SIZE = 6, 4, 100  # SIZE in bytes
 DEAD = "dead"  # a worker
@@ -28,18 +28,21 @@ def mergetune(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str
 
 
 @pytest.fixture
-def stored(tmp_path: Path) -> tuple[Database, StoredStudy, Artifacts]:
+def stored(tmp_path: Path) -> tuple[StudyRecords, Artifacts]:
     """Trials of worker `w` that keep everything, leftovers of a dead worker, and a trial that is worked on."""
     database = open_database(f"sqlite:///{tmp_path}/mergetune.db")
 
     def score(params: Mapping[str, float]) -> Mapping[str, tuple[float, ...]]:
         return {name: (sum(params.values()),) * ITEMS for name in ("sharpness", "contrast")}
 
-    study = store_study(database, "cats", score, trials=TRIALS, failed=(4,))
+    records = store_study(database, "cats", score, trials=TRIALS, failed=(4,))
     artifacts = Artifacts.beside(database.url)
-    rows = stored_trials.load_trials(database, study)
+    rows = stored_trials.load_trials(records)
     for row in rows:
-        mine, left = artifacts.of_trial(study.key, row.number, "w"), artifacts.of_trial(study.key, row.number, DEAD)
+        mine, left = (
+            artifacts.of_trial(records.study.key, row.number, "w"),
+            artifacts.of_trial(records.study.key, row.number, DEAD),
+        )
         left.store.write(left.name(SHEET), bytes(SIZE))
         if row.state == "failed":
             continue
@@ -50,23 +53,23 @@ def stored(tmp_path: Path) -> tuple[Database, StoredStudy, Artifacts]:
             for item in range(ITEMS):
                 which = (tables.renders.c.trial_id == row.id) & (tables.renders.c.item == item)
                 connection.execute(tables.renders.update().where(which).values(file=mine.name(render_file(item))))
-    stored_trials.begin_trial(database, study, TRIALS, Origin("sampler", "gp"), rows[2].recipe, "busy")
-    busy = artifacts.of_trial(study.key, TRIALS, "busy")
+    stored_trials.begin_trial(records, TRIALS, Origin("sampler", "gp"), rows[2].recipe, "busy")
+    busy = artifacts.of_trial(records.study.key, TRIALS, "busy")
     busy.store.write(busy.name(render_file(0)), bytes(SIZE))
     artifacts.store.write("studies/another/0-w/sheet.jpg", bytes(SIZE))
     artifacts.store.write("uploads/12345678-1234-4321-8765-0123456789ab", bytes(SIZE))
-    return database, study, artifacts
+    return records, artifacts
 
 
-def numbers_with_renders(database: Database, study: StoredStudy, artifacts: Artifacts) -> set[int]:
+def numbers_with_renders(records: StudyRecords, artifacts: Artifacts) -> set[int]:
     """Of complete trials, after looking whether everything that the database refers to is there."""
     names = {file.name for file in artifacts.store.files("")}
     found = set()
-    for row in stored_trials.load_trials(database, study):
+    for row in stored_trials.load_trials(records):
         if row.state == "complete":
             assert row.sheet is not None
-            mine = artifacts.of_trial(study.key, row.number, row.worker_id)
-            files = {each.file for each in stored_renders.load_renders(database, row) if each.file is not None}
+            mine = artifacts.of_trial(records.study.key, row.number, row.worker_id)
+            files = {each.file for each in stored_renders.load_renders(records, row) if each.file is not None}
             assert names >= files | {stored_name(row.sheet), mine.name(FEATURES)}
             found |= {row.number} if files else set()
     return found
@@ -74,12 +77,12 @@ def numbers_with_renders(database: Database, study: StoredStudy, artifacts: Arti
 
 @pytest.mark.parametrize("keep", ["best", "none"])
 def test_renders_and_leftovers_go_and_nothing_else(
-    keep: str, mergetune: Call, stored: tuple[Database, StoredStudy, Artifacts]
+    keep: str, mergetune: Call, stored: tuple[StudyRecords, Artifacts]
 ) -> None:
-    database, study, artifacts = stored
-    rows = stored_trials.load_trials(database, study)
+    records, artifacts = stored
+    rows = stored_trials.load_trials(records)
     before = {file.name for file in artifacts.store.files("")}
-    best = {row.number for row in best_trials(rows, study_objective(study))}
+    best = {row.number for row in best_trials(rows, study_objective(records.study))}
     wanted = set() if keep == "none" else {0, 1} | best
     dropped = {row.number for row in rows if row.state == "complete"} - wanted
     renders, orphans = ITEMS * len(dropped), TRIALS
@@ -89,19 +92,19 @@ def test_renders_and_leftovers_go_and_nothing_else(
     assert said.split() == f"would remove {told}: {size}".split()
     assert {file.name for file in artifacts.store.files("")} == before
     assert mergetune("prune-artifacts", "cats", "--keep", keep, code=0).out.split() == f"removed {told}: {size}".split()
-    assert numbers_with_renders(database, study, artifacts) == wanted
+    assert numbers_with_renders(records, artifacts) == wanted
     gone = before - {file.name for file in artifacts.store.files("")}
     assert len(gone) == renders + orphans
-    assert all(name.startswith(f"studies/{study.key}/") for name in gone)
+    assert all(name.startswith(f"studies/{records.study.key}/") for name in gone)
     assert not any(f"/{TRIALS}-busy/" in name for name in gone)
     assert "removed 0 renders of 0 trials and 0 files" in mergetune("prune-artifacts", "cats", "--keep", keep).out
 
 
 def test_a_sheet_is_known_to_optuna_by_a_name_that_leads_to_its_file(
-    stored: tuple[Database, StoredStudy, Artifacts],
+    stored: tuple[StudyRecords, Artifacts],
 ) -> None:
-    database, study, artifacts = stored
-    row = stored_trials.load_trials(database, study)[0]
+    records, artifacts = stored
+    row = stored_trials.load_trials(records)[0]
     assert row.sheet is not None
     assert list(sheet_attributes(row.sheet, 0)) == [f"artifacts:{row.sheet}"]
     assert artifacts.shown.open_reader(row.sheet).read() == bytes(SIZE)

@@ -211,7 +211,7 @@ def test_a_reader_sees_what_workers_store_after_it_has_opened_the_file(tmp_path:
     reader = open_to_read(url)
     assert list_studies(reader) == []
     fill(url)
-    assert [study.name for study in list_studies(reader)] == ["first", "second"]
+    assert [records.study.name for records in list_studies(reader)] == ["first", "second"]
     reader.close()
 
 

@@ -42,7 +42,7 @@ def old(tmp_path_factory: pytest.TempPathFactory) -> ShortStudy:
     """Parents, a uniform merge and one of the sampler's, with all of their images."""
     short = begin(tmp_path_factory.mktemp("old"), SMALL)
     short.run()
-    short.database.close()
+    short.records.database.close()
     return short
 
 
@@ -75,38 +75,37 @@ def look(folder: Path, name: str) -> Other:
     """A study as it is stored."""
     database = open_database(f"sqlite:///{folder}/study.db", create=False)
     return Other(
-        database=database,
-        study=stored_studies.load_study(database, name),
+        records=stored_studies.open_study(database, name),
         artifacts=Artifacts.beside(database.url, folder / "artifacts"),
     )
 
 
 def rows_of(short: ShortStudy | Other) -> list[StoredTrial]:
-    return stored_trials.load_trials(short.database, short.study)
+    return stored_trials.load_trials(short.records)
 
 
 def found_in(short: ShortStudy | Other, row: StoredTrial) -> dict[str, Any]:
     """Everything that follows from a trial's images and the scorers."""
-    features = short.artifacts.of_trial(short.study.key, row.number, row.worker_id).load_features()
+    features = short.artifacts.of_trial(short.records.study.key, row.number, row.worker_id).load_features()
     return {
         "recipe": row.recipe,
         "objectives": row.objectives,
         "gains": row.gains,
         "errors": row.errors,
-        "scores": stored_renders.load_scores(short.database, row),
+        "scores": stored_renders.load_scores(short.records, row),
         "features": {name: rows.tolist() for name, rows in features.items()},
-        "pixels": [each.pixels_sha256 for each in stored_renders.load_renders(short.database, row)],
+        "pixels": [each.pixels_sha256 for each in stored_renders.load_renders(short.records, row)],
         "machine": row.machine,
     }
 
 
 def optunas(short: ShortStudy | Other) -> list[tuple[Any, ...]]:
-    trials = optuna.load_study(study_name=short.study.name, storage=short.database.storage).trials
+    trials = optuna.load_study(study_name=short.records.study.name, storage=short.records.database.storage).trials
     return [(trial.number, trial.state, trial.values, trial.params) for trial in trials]
 
 
 def with_files(short: ShortStudy | Other) -> frozenset[int]:
-    return frozenset(stored_renders.kept_files(short.database, short.study))
+    return frozenset(stored_renders.kept_files(short.records))
 
 
 def test_the_same_scorers_give_the_same_study_to_the_bit(folder: Path, mergetune: Call) -> None:
@@ -117,7 +116,7 @@ def test_the_same_scorers_give_the_same_study_to_the_bit(folder: Path, mergetune
     assert [row.source for row in rows_of(new)] == [f"short trial {number}" for number in range(4)]
     for ours, theirs in zip(rows_of(new), rows_of(before), strict=True):
         mine, other = (
-            short.artifacts.of_trial(short.study.key, row.number, row.worker_id)
+            short.artifacts.of_trial(short.records.study.key, row.number, row.worker_id)
             for short, row in ((new, ours), (before, theirs))
         )
         assert mine.files() == other.files() > {render_file(item) for item in range(2 * len(PROMPTS))}
@@ -153,7 +152,7 @@ def test_only_images_that_are_what_was_scored_count(folder: Path, mergetune: Cal
     whole = {row.number: found_in(before, row) for row in rows_of(before)}
     gone, broken, other = (
         Path(before.artifacts.place)
-        / before.artifacts.of_trial(before.study.key, row.number, row.worker_id).name(render_file(2))
+        / before.artifacts.of_trial(before.records.study.key, row.number, row.worker_id).name(render_file(2))
         for row in rows_of(before)[1:]
     )
     gone.unlink()
@@ -172,7 +171,7 @@ def test_only_images_that_are_what_was_scored_count(folder: Path, mergetune: Cal
 
 def test_stopped_and_failed_trials_stay_behind(folder: Path, mergetune: Call) -> None:
     before = look(folder, "short")
-    with before.database.write() as connection:
+    with before.records.database.write() as connection:
         connection.exec_driver_sql("UPDATE mergetune_trials SET incumbent = 0 WHERE number = 2")
         connection.exec_driver_sql("UPDATE mergetune_trials SET state = 'failed' WHERE number = 3")
     said = rescore(mergetune, folder)
@@ -201,4 +200,6 @@ def test_a_spec_of_other_images_is_refused_in_one_line(
     folder: Path, mergetune: Call, changes: dict[str, Any], why: str
 ) -> None:
     assert why in rescore(mergetune, folder, code=2, **changes)
-    assert [study.name for study in stored_studies.list_studies(look(folder, "short").database)] == ["short"]
+    assert [each.study.name for each in stored_studies.list_studies(look(folder, "short").records.database)] == [
+        "short"
+    ]

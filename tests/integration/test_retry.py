@@ -82,7 +82,7 @@ class Cut(Recorder):
 
 
 def work(short: ShortStudy, recorder: Recorder, patience: float) -> int:
-    worker = Worker(short.database, short.study, short.runtime, short.artifacts, recorder, patience_seconds=patience)
+    worker = Worker(short.records, short.runtime, short.artifacts, recorder, patience_seconds=patience)
     return worker.run()
 
 
@@ -99,7 +99,7 @@ def test_a_worker_waits_for_the_database_and_loses_nothing(server: Server, tmp_p
     (seconds,) = recorder.back
     assert 4.0 <= seconds < 60
     assert [number for number, _ in recorder.started] == [0, 1, 2, 3, 4]  # none was evaluated twice
-    rows = stored_trials.load_trials(short.database, short.study)
+    rows = stored_trials.load_trials(short.records)
     assert [(row.number, row.state, row.attempt) for row in rows] == [(number, "complete", 1) for number in range(5)]
     told = optuna.load_study(study_name="short", storage=short.database.storage).trials
     assert [trial.state for trial in told] == [TrialState.COMPLETE] * 5
@@ -129,7 +129,7 @@ def test_a_database_that_stays_away_ends_the_program_clearly_and_the_study_can_b
     again[again.index("start")] = "resume"
     subprocess.run(again, cwd=tmp_path, env=environment, check=True, capture_output=True, timeout=200)
     database = open_database(url_of(server), create=False)
-    rows = stored_trials.load_trials(database, stored_studies.load_study(database, "short"))
+    rows = stored_trials.load_trials(stored_studies.open_study(database, "short"))
     assert [(row.number, row.state) for row in rows] == [(number, "complete") for number in range(5)]
     database.close()
 

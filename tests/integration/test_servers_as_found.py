@@ -25,7 +25,7 @@ from optimizer.system.retry import Retry
 from studies.errors import DatabaseError, DatabaseReadOnlyError
 from studies.records.control import set_priority
 from studies.records.database import Database, open_database, open_to_read
-from studies.records.stored_studies import load_study, require_storable
+from studies.records.stored_studies import open_study, require_storable
 from studies.records.stored_trials import load_trials
 from studies.spec.study import parse_spec
 
@@ -112,10 +112,10 @@ def test_a_study_keeps_its_text_whatever_a_servers_encoding(encoding: str, promp
     with opened(new_postgresql_url(encoding)) as database:
         prompts = [prompt, "a dog", "a fox", "a bee"]
         store_study(database, "texts", score, trials=3, suite={"prompts": prompts})
-        stored = load_study(database, "texts")
-        require_storable(database, stored.spec)
-        assert [each.prompt for each in stored.spec.suite.prompts] == prompts
-        assert len(load_trials(database, stored)) == 3
+        stored = open_study(database, "texts")
+        require_storable(database, stored.study.spec)
+        assert [each.prompt for each in stored.study.spec.suite.prompts] == prompts
+        assert len(load_trials(stored)) == 3
 
 
 @pytest.mark.parametrize("prompt", ["狐", "lis ćma", "an em dash — here"])
@@ -125,7 +125,7 @@ def test_what_a_narrow_encoding_cannot_store_is_refused_before_anything_is_made(
         with pytest.raises(DatabaseError, match=r"LATIN1.*UTF8"):
             require_storable(database, spec)
         with pytest.raises(DatabaseError, match="no such character"):
-            load_study(database, prompt)
+            open_study(database, prompt)
         with pytest.raises(DatabaseError, match="no such character"):
             optuna.create_study(storage=database.storage, study_name=prompt)
         assert optuna.get_all_study_names(storage=database.storage) == []
@@ -180,7 +180,7 @@ def test_a_worker_waits_for_a_server_that_takes_no_writes_as_for_one_that_is_awa
     waited: list[str] = []
     with opened(url) as database:
         store_study(database, "kept", score, trials=2)
-        study = load_study(database, "kept")
+        study = open_study(database, "kept")
         set_default(url, "default_transaction_read_only", "on")
         database.engine.dispose()
 
@@ -189,8 +189,8 @@ def test_a_worker_waits_for_a_server_that_takes_no_writes_as_for_one_that_is_awa
             set_default(url, "default_transaction_read_only", "off")
             database.engine.dispose()
 
-        Retry(on_waiting=told)(lambda: set_priority(database, study, 7))
-        assert load_study(database, "kept").priority == 7
+        Retry(on_waiting=told)(lambda: set_priority(study, 7))
+        assert open_study(database, "kept").study.priority == 7
     assert len(waited) == 1
     assert "read-only transaction" in waited[0]
 
@@ -199,11 +199,11 @@ def test_a_server_that_goes_on_taking_no_writes_is_lost_after_the_patience() -> 
     url = new_postgresql_url()
     with opened(url) as database:
         store_study(database, "kept", score, trials=2)
-        study = load_study(database, "kept")
+        study = open_study(database, "kept")
         set_default(url, "default_transaction_read_only", "on")
         database.engine.dispose()
         with pytest.raises(DatabaseLostError, match="nothing that was stored is lost"):
-            Retry(limit_seconds=0.5)(lambda: set_priority(database, study, 7))
+            Retry(limit_seconds=0.5)(lambda: set_priority(study, 7))
 
 
 # ---------------------------------------------------------------------------- other programs' databases
@@ -301,7 +301,7 @@ def test_a_schema_of_its_own_keeps_a_study_apart_from_another_program() -> None:
     with opened(url) as database:
         store_study(database, "apart", score, trials=3)
     with opened(url) as database:
-        assert load_study(database, "apart").name == "apart"
+        assert open_study(database, "apart").study.name == "apart"
 
 
 def test_a_servers_time_zone_and_date_style_change_no_study() -> None:
@@ -311,7 +311,7 @@ def test_a_servers_time_zone_and_date_style_change_no_study() -> None:
     with opened(url) as database:
         store_study(database, "kept", score, trials=3)
         assert abs(database.clock() - time.time()) < 60
-        stored = load_trials(database, load_study(database, "kept"))
+        stored = load_trials(open_study(database, "kept"))
         assert all(abs(row.started_at - time.time()) < 600 for row in stored)
         told = optuna.load_study(study_name="kept", storage=database.storage).trials
         assert all(trial.duration is not None and trial.duration.total_seconds() < 600 for trial in told)

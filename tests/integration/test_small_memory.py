@@ -96,11 +96,11 @@ def test_smaller_batches_said_once_kept_for_the_study_and_the_same_pictures(tmp_
         seen.clear()
         assert short.run(stop_after=1).reduced == []
         assert set(seen) == {2}
-    rows = stored_trials.load_trials(short.database, short.study)
+    rows = stored_trials.load_trials(short.records)
     assert [(row.state, row.rendered) for row in rows] == [("complete", 8)] * 2
     assert rows[0].machine[BATCHES_FIELD] == f"{size[0]}x{size[1]} 2"
-    assert load_batch_limits(short.database, short.study, device_kind(CPU)) == {("unet", size): 2}
-    assert load_batch_limits(short.database, short.study, "another card, 8 GB") == {}
+    assert load_batch_limits(short.records, device_kind(CPU)) == {("unet", size): 2}
+    assert load_batch_limits(short.records, "another card, 8 GB") == {}
     short.database.close()
 
     again = reopen(tmp_path)  # another process, later
@@ -109,8 +109,7 @@ def test_smaller_batches_said_once_kept_for_the_study_and_the_same_pictures(tmp_
         assert set(seen) == {2}
     target = tmp_path / "merge.safetensors"
     proof = deliver(
-        again.database,
-        again.study,
+        again.records,
         rows[0],
         again.runtime.plan,
         again.artifacts,
@@ -133,14 +132,14 @@ def test_what_cannot_be_decoded_at_once_is_denoised_once_and_decoded_in_smaller_
     assert set(denoised) == {8}
     assert len(denoised) == 2 * steps  # the trial that met with it denoised nothing again
     assert decoded == [8, 4, *[2] * 4, *[2] * 4]
-    first, second = stored_trials.load_trials(short.database, short.study)
+    first, second = stored_trials.load_trials(short.records)
     assert first.machine[BATCHES_FIELD] == second.machine[BATCHES_FIELD] == f"vae {size[0]}x{size[1]} 2"
-    assert load_batch_limits(short.database, short.study, device_kind(CPU)) == {("vae", size): 2}
+    assert load_batch_limits(short.records, device_kind(CPU)) == {("vae", size): 2}
     target = tmp_path / "merge.safetensors"
     watch = Watch(written=quiet, compared=quiet, rendered=quiet)
     with room_to_decode(8, short) as decoded:
         plan = short.runtime.plan
-        done = deliver(short.database, short.study, first, plan, short.artifacts, target, overwrite=False, watch=watch)
+        done = deliver(short.records, first, plan, short.artifacts, target, overwrite=False, watch=watch)
     assert "all 8 renders of the file are identical, to the bit, to those that were scored" in done.proof
     short.database.close()
 
@@ -171,7 +170,7 @@ def test_an_image_that_cannot_be_decoded_fails_its_trial(tmp_path: Path) -> None
     short = begin(tmp_path, SMALL)
     with room_to_decode(0, short):
         short.run(stop_after=1)
-    (row,) = stored_trials.load_trials(short.database, short.study)
+    (row,) = stored_trials.load_trials(short.records)
     assert row.state == "failed"
     assert (row.reason or "").startswith("out of memory decoding a single image of ")
     short.database.close()
@@ -181,19 +180,19 @@ def test_only_when_a_single_image_is_too_much_the_trial_fails(tmp_path: Path) ->
     short = begin(tmp_path, SMALL)
     with room_to_denoise(0, short):
         recorder = Recorder(stop_after=1)
-        Worker(short.database, short.study, short.runtime, short.artifacts, recorder, recorder.stop).run()
+        Worker(short.records, short.runtime, short.artifacts, recorder, recorder.stop).run()
     assert [most for _, most, _ in recorder.reduced] == [4, 2, 1]
-    (row,) = stored_trials.load_trials(short.database, short.study)
+    (row,) = stored_trials.load_trials(short.records)
     width, height = size_of(short)
     assert row.state == "failed"
     assert row.reason == (
         f"out of memory denoising a single image of {width}x{height}: CUDA out of memory. Tried to allocate 2.00 GiB."
     )
-    store_batch_limit(short.database, short.study, "card", "unet", (64, 64), 4)
-    store_batch_limit(short.database, short.study, "card", "unet", (64, 64), 2)
-    store_batch_limit(short.database, short.study, "card", "unet", (64, 64), 3)  # a worker that knew less
-    store_batch_limit(short.database, short.study, "card", "vae", (64, 64), 1)
-    assert load_batch_limits(short.database, short.study, "card") == {("unet", (64, 64)): 2, ("vae", (64, 64)): 1}
+    store_batch_limit(short.records, "card", "unet", (64, 64), 4)
+    store_batch_limit(short.records, "card", "unet", (64, 64), 2)
+    store_batch_limit(short.records, "card", "unet", (64, 64), 3)  # a worker that knew less
+    store_batch_limit(short.records, "card", "vae", (64, 64), 1)
+    assert load_batch_limits(short.records, "card") == {("unet", (64, 64)): 2, ("vae", (64, 64)): 1}
     short.database.close()
 
 
@@ -204,8 +203,8 @@ def test_a_merge_without_memory_fails_its_trial_and_no_other(tmp_path: Path, mon
     merge, calls = resident.merge, itertools.count()
     monkeypatch.setattr(resident, "merge", lambda recipe: torch.empty(1 << 50) if not next(calls) else merge(recipe))
     recorder = Recorder(stop_after=2)
-    Worker(short.database, short.study, short.runtime, short.artifacts, recorder, recorder.stop).run()
-    first, second = stored_trials.load_trials(short.database, short.study)
+    Worker(short.records, short.runtime, short.artifacts, recorder, recorder.stop).run()
+    first, second = stored_trials.load_trials(short.records)
     assert (first.state, first.failure, second.state) == ("failed", "out_of_memory", "complete")
     short.database.close()
 
@@ -219,7 +218,7 @@ def test_a_scorer_without_memory_takes_fewer_images_at_once_and_only_then_fails_
     with room_for(0, scorer._embedder._model.visual) as seen:
         short.run(stop_after=1)
     assert seen == [2, 1]  # and not every image alone, to find one that is to blame
-    first, second = stored_trials.load_trials(short.database, short.study)
+    first, second = stored_trials.load_trials(short.records)
     assert (first.state, second.state, second.failure) == ("complete", "failed", "out_of_memory")
     assert second.reason == "out of memory in scorer clip_score: CUDA out of memory. Tried to allocate 2.00 GiB."
     short.database.close()
@@ -238,10 +237,10 @@ def test_a_scorer_that_had_no_memory_for_a_moment_keeps_its_batch() -> None:
 
     with pytest.raises(torch.OutOfMemoryError, match="with 1"):
         runner.map(images, never)
-    assert runner.most == BATCH_SIZE
+    assert runner.batch_size == BATCH_SIZE
     with room_for(4, network):
         runner.map(images, pooled)
-    assert runner.most == 4
+    assert runner.batch_size == 4
 
 
 def test_models_and_scorers_that_do_not_fit_while_they_are_loaded_are_refused_in_one_line(

@@ -47,8 +47,8 @@ def params_of(short: ShortStudy) -> list[dict[str, float]]:
 
 
 def scores_of(short: ShortStudy) -> list[tuple[object, object]]:
-    rows = stored_trials.load_trials(short.database, short.study)
-    return [stored_renders.load_scores(short.database, row) for row in rows]
+    rows = stored_trials.load_trials(short.records)
+    return [stored_renders.load_scores(short.records, row) for row in rows]
 
 
 @pytest.fixture(scope="module")
@@ -59,16 +59,16 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> ShortStudy:
 
 
 def test_probes_come_first_and_the_budget_is_kept(finished: ShortStudy) -> None:
-    origins = [str(row.origin) for row in stored_trials.load_trials(finished.database, finished.study)]
+    origins = [str(row.origin) for row in stored_trials.load_trials(finished.records)]
     assert origins[:5] == ["parent A", "parent B", "uniform 0.25", "uniform 0.5", "uniform 0.75"]
     assert all(origin.startswith("profile ") for origin in origins[5:11])
     assert origins[11:] == ["depth", "depth"]
 
 
 def test_every_render_and_score_is_stored(finished: ShortStudy) -> None:
-    for row in stored_trials.load_trials(finished.database, finished.study):
-        renders = stored_renders.load_renders(finished.database, row)
-        by_item, by_set = stored_renders.load_scores(finished.database, row)
+    for row in stored_trials.load_trials(finished.records):
+        renders = stored_renders.load_renders(finished.records, row)
+        by_item, by_set = stored_renders.load_scores(finished.records, row)
         assert [render.item for render in renders] == list(range(8))
         assert len(by_item["clip_score"]) == 8
         assert set(by_set) == {"likeness"}
@@ -80,7 +80,7 @@ def test_every_render_and_score_is_stored(finished: ShortStudy) -> None:
 
 
 def test_gain_is_over_the_better_parent(finished: ShortStudy) -> None:
-    rows = stored_trials.load_trials(finished.database, finished.study)
+    rows = stored_trials.load_trials(finished.records)
     better = max(parent_trials(rows).values(), key=lambda row: row.objectives["objective"])
     for row in rows:
         gain = row.gains["objective"]
@@ -93,7 +93,7 @@ def test_gain_is_over_the_better_parent(finished: ShortStudy) -> None:
 
 def test_optuna_holds_what_our_tables_hold(finished: ShortStudy) -> None:
     study = optuna.load_study(study_name="short", storage=finished.database.storage)
-    for row, trial in zip(stored_trials.load_trials(finished.database, finished.study), study.trials, strict=True):
+    for row, trial in zip(stored_trials.load_trials(finished.records), study.trials, strict=True):
         assert trial.state == TrialState.COMPLETE
         assert trial.value == row.objectives["objective"]
         made = row.recipe.steps[0].by_place if row.recipe.steps else {}
@@ -101,14 +101,14 @@ def test_optuna_holds_what_our_tables_hold(finished: ShortStudy) -> None:
 
 
 def test_only_parents_and_the_best_keep_their_renders(finished: ShortStudy) -> None:
-    rows = stored_trials.load_trials(finished.database, finished.study)
+    rows = stored_trials.load_trials(finished.records)
     best = best_trials(rows, finished.runtime.objective)[0].number
     for row in rows:
-        files = [render.file for render in stored_renders.load_renders(finished.database, row)]
+        files = [render.file for render in stored_renders.load_renders(finished.records, row)]
         if row.number in {0, 1, best}:
             stored = [np.array(finished.artifacts.open_render(file)) for file in files if file is not None]
             digests = [pixels_digest(torch.from_numpy(image).permute(2, 0, 1)) for image in stored]
-            assert digests == [render.pixels_sha256 for render in stored_renders.load_renders(finished.database, row)]
+            assert digests == [render.pixels_sha256 for render in stored_renders.load_renders(finished.records, row)]
         else:
             assert files == [None] * 8
     kept = [file for file in finished.artifacts.store.files("studies/") if file.name.endswith(".png")]
@@ -116,11 +116,11 @@ def test_only_parents_and_the_best_keep_their_renders(finished: ShortStudy) -> N
 
 
 def test_equal_recipes_give_equal_pixels(finished: ShortStudy) -> None:
-    row = stored_trials.load_trials(finished.database, finished.study)[3]
-    finished.runtime.evaluator.evaluate(stored_trials.load_trials(finished.database, finished.study)[7].recipe)
+    row = stored_trials.load_trials(finished.records)[3]
+    finished.runtime.evaluator.evaluate(stored_trials.load_trials(finished.records)[7].recipe)
     again = finished.runtime.evaluator.evaluate(row.recipe)
     assert list(again.pixels_sha256) == [
-        render.pixels_sha256 for render in stored_renders.load_renders(finished.database, row)
+        render.pixels_sha256 for render in stored_renders.load_renders(finished.records, row)
     ]
 
 
@@ -153,18 +153,18 @@ def test_kill_9_loses_only_the_trial_in_progress(finished: ShortStudy, tmp_path:
     for wanted in (2, 6):
         process = subprocess.Popen([sys.executable, "-c", code, str(tmp_path), paths, str(torch.get_num_threads())])
         deadline = time.monotonic() + 120
-        while len(stored_trials.load_trials(short.database, short.study)) <= wanted:
+        while len(stored_trials.load_trials(short.records)) <= wanted:
             assert process.poll() is None
             assert time.monotonic() < deadline
             time.sleep(0.02)
         os.kill(process.pid, signal.SIGKILL)
         process.wait()
-        rows = stored_trials.load_trials(short.database, short.study)
+        rows = stored_trials.load_trials(short.records)
         assert sum(row.state == "complete" for row in rows) >= wanted
     reopen(tmp_path).run()
     assert params_of(short) == params_of(finished)
     assert scores_of(short) == scores_of(finished)
-    assert {row.state for row in stored_trials.load_trials(short.database, short.study)} == {"complete"}
+    assert {row.state for row in stored_trials.load_trials(short.records)} == {"complete"}
 
 
 def test_a_trial_recorded_but_not_told_is_told_and_not_run_again(tmp_path: Path) -> None:
@@ -172,9 +172,9 @@ def test_a_trial_recorded_but_not_told_is_told_and_not_run_again(tmp_path: Path)
     short.run(stop_after=2)
     study = optuna.load_study(study_name="short", storage=short.database.storage)
     trial_id = study.ask()._trial_id  # what a worker leaves that dies between recording and telling
-    row = stored_trials.load_trials(short.database, short.study)[1]
-    stored_trials.begin_trial(short.database, short.study, 2, Origin("uniform", "0.25"), row.recipe, "dead")
-    by_item, by_set = stored_renders.load_scores(short.database, row)
+    row = stored_trials.load_trials(short.records)[1]
+    stored_trials.begin_trial(short.records, 2, Origin("uniform", "0.25"), row.recipe, "dead")
+    by_item, by_set = stored_renders.load_scores(short.records, row)
     recorded = values.TrialResult(
         objectives={"objective": 12.5},
         image_scores=by_item,
@@ -187,7 +187,7 @@ def test_a_trial_recorded_but_not_told_is_told_and_not_run_again(tmp_path: Path)
     short.artifacts.of_trial(short.study.key, 2, "dead").save_features(
         features
     )  # as the worker had, before it recorded the scores
-    stored_trials.finish_trial(short.database, short.study, 2, "dead", recorded)
+    stored_trials.finish_trial(short.records, 2, "dead", recorded)
     recorder = short.run(stop_after=1)
     assert [number for number, _ in recorder.started] == [3]
     told = short.database.storage.get_trial(trial_id)
@@ -256,7 +256,7 @@ def test_broken_images_fail_the_trial_and_are_no_score(tmp_path: Path) -> None:
         tmp_path, changes | {"render": {"degenerate_limit": 0}, "suite": short_spec()["suite"] | {"steps": 8}}
     )
     short.run()
-    rows = stored_trials.load_trials(short.database, short.study)
+    rows = stored_trials.load_trials(short.records)
     assert [row.state for row in rows] == ["complete", "failed", "failed", "failed"]
     assert "NaN" in (rows[1].reason or "") or "nan" in (rows[1].reason or "")
     states = [trial.state for trial in optuna.load_study(study_name="short", storage=short.database.storage).trials]
@@ -283,7 +283,7 @@ def test_several_objectives_make_a_pareto_front(tmp_path: Path) -> None:
     short.run()
     study = optuna.load_study(study_name="short", storage=short.database.storage)
     assert [direction.name for direction in study.directions] == ["MAXIMIZE", "MINIMIZE"]
-    rows = stored_trials.load_trials(short.database, short.study)
+    rows = stored_trials.load_trials(short.records)
     front = {row.number for row in best_trials(rows, short.runtime.objective)}
     assert front == {trial.number for trial in study.best_trials}
 
@@ -294,10 +294,10 @@ def test_a_parent_outside_the_space_is_still_the_whole_parent(tmp_path: Path) ->
     trials = optuna.load_study(study_name="short", storage=short.database.storage).trials
     assert [trial.state for trial in trials] == [TrialState.COMPLETE, TrialState.PRUNED, TrialState.COMPLETE]
     assert trials[1].params == {}
-    row = stored_trials.load_trials(short.database, short.study)[1]
+    row = stored_trials.load_trials(short.records)[1]
     alone = render_file(DEMO / "foods.safetensors", short.study)
     assert [pixels_digest(image) for image in alone] == [
-        render.pixels_sha256 for render in stored_renders.load_renders(short.database, row)
+        render.pixels_sha256 for render in stored_renders.load_renders(short.records, row)
     ]
 
 
@@ -315,18 +315,17 @@ def test_two_workers_share_a_study_and_no_trial_is_run_twice(tmp_path: Path) -> 
     workers = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
     started = [int(number) for worker in workers for number in worker.communicate(timeout=250)[0].split()]
     assert sorted(started) == list(range(13))
-    assert all(row.gains for row in stored_trials.load_trials(short.database, short.study))
+    assert all(row.gains for row in stored_trials.load_trials(short.records))
 
 
 # ------------------------------------------------------------------------------------------ export
 
 
 def test_the_exported_file_renders_exactly_what_was_scored(finished: ShortStudy, tmp_path: Path) -> None:
-    row = stored_trials.load_trials(finished.database, finished.study)[6]
+    row = stored_trials.load_trials(finished.records)[6]
     target = tmp_path / "merge.safetensors"
     done = deliver(
-        finished.database,
-        finished.study,
+        finished.records,
         row,
         finished.runtime.plan,
         finished.artifacts,
@@ -350,11 +349,11 @@ def test_the_exported_file_renders_exactly_what_was_scored(finished: ShortStudy,
 
 
 def test_a_failed_trial_is_not_exported(finished: ShortStudy, tmp_path: Path) -> None:
-    row = stored_trials.load_trials(finished.database, finished.study)[0]
+    row = stored_trials.load_trials(finished.records)[0]
     failed = values.StoredTrial(**{name: getattr(row, name) for name in row.__slots__} | {"state": "failed"})
     with pytest.raises(ExportError, match="failed"):
         deliver(
-            finished.database, finished.study, failed, finished.runtime.plan, finished.artifacts, tmp_path / "x",
+            finished.records, failed, finished.runtime.plan, finished.artifacts, tmp_path / "x",
             overwrite=False, watch=SILENT,
         )  # fmt: skip
 
@@ -370,11 +369,9 @@ def test_an_export_never_overwrites_a_parent_even_when_told_to(finished: ShortSt
     changes = {"parents": [str(parent), str(DEMO / "foods.safetensors")], "budget": {"trials": 2}}
     short = begin(tmp_path, changes)
     short.run()
-    row = stored_trials.load_trials(short.database, short.study)[0]
+    row = stored_trials.load_trials(short.records)[0]
     with pytest.raises(ExportError, match="is parent A"):
-        deliver(
-            short.database, short.study, row, short.runtime.plan, short.artifacts, parent, overwrite=True, watch=SILENT
-        )
+        deliver(short.records, row, short.runtime.plan, short.artifacts, parent, overwrite=True, watch=SILENT)
     assert parent.read_bytes() == (DEMO / "animals.safetensors").read_bytes()
 
 

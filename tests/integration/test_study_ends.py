@@ -23,11 +23,11 @@ SETTINGS = {
 
 
 def origins(short: ShortStudy) -> list[str]:
-    return [str(row.origin) for row in stored_trials.load_trials(short.database, short.study)]
+    return [str(row.origin) for row in stored_trials.load_trials(short.records)]
 
 
 def params(short: ShortStudy) -> list[dict[str, float]]:
-    return [row.params for row in optuna_studies.optuna_trials(short.database, short.study)]
+    return [row.params for row in optuna_studies.optuna_trials(short.records)]
 
 
 @pytest.fixture(scope="module")
@@ -40,20 +40,20 @@ def ended(tmp_path_factory: pytest.TempPathFactory) -> ShortStudy:
 def test_a_study_ends_when_too_little_is_expected_and_says_why(
     ended: ShortStudy, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    rows = stored_trials.load_trials(ended.database, ended.study)
-    trials = optuna_studies.optuna_trials(ended.database, ended.study)
+    rows = stored_trials.load_trials(ended.records)
+    trials = optuna_studies.optuna_trials(ended.records)
     last = expectations(trials)[-2:]
     assert len(rows) < 20
     assert sum(row.improvement for row in last) < last[-1].noise
     for count in range(len(trials)):  # and no earlier
         before = expectations(trials[:count])[-2:]
         assert len(before) < 2 or sum(row.improvement for row in before) >= before[-1].noise
-    end = end_of(ended.database, ended.study, rows)
+    end = end_of(ended.records, rows)
     assert end is not None
     assert end.key == "patience"
-    print_study(ended.database, ended.study, every_trial=False)
+    print_study(ended.records, every_trial=False)
     shown = " ".join(capsys.readouterr().out.split())
-    assert f"ended: {end.words}" in shown
+    assert f"ended: {end.reason}" in shown
     assert "searched as a whole" in shown or "split into blocks at trial" in shown
 
 
@@ -70,17 +70,17 @@ def test_an_interrupted_study_comes_to_the_same_end(ended: ShortStudy, tmp_path:
 def test_with_another_budget_it_goes_on(ended: ShortStudy) -> None:
     before = origins(ended)
     budget = ended.study.spec.budget.model_copy(update={"trials": len(before) + 1, "patience": None})
-    stored_studies.set_budget(ended.database, ended.study, budget)
+    stored_studies.set_budget(ended.records, budget)
     more = reopen(Path(ended.artifacts.place).parent)
     more.run()
     assert origins(more) == [*before, "depth"]
-    end = end_of(more.database, more.study, stored_trials.load_trials(more.database, more.study))
+    end = end_of(more.records, stored_trials.load_trials(more.records))
     assert end is not None
     assert end.key == "trials"
 
 
 def test_each_trials_note_tells_what_is_split(ended: ShortStudy) -> None:
-    trials = optuna_studies.optuna_trials(ended.database, ended.study)
+    trials = optuna_studies.optuna_trials(ended.records)
     assert [split_of(trial) is not None for trial in trials] == [origin == "depth" for origin in origins(ended)]
     storage = ended.database.storage
     study_id = storage.get_study_id_from_name(ended.study.name)
@@ -92,5 +92,5 @@ def test_a_budget_that_cannot_end_the_study_is_refused_and_nothing_changes(tmp_p
     short = begin(tmp_path, {"sampler": {"name": "random"}})
     budget = short.study.spec.budget.model_copy(update={"patience": 3})
     with pytest.raises(SpecError, match="patience needs a sampler that says what it expects"):
-        stored_studies.set_budget(short.database, short.study, budget)
-    assert stored_studies.load_study(short.database, "short").spec.budget.patience is None
+        stored_studies.set_budget(short.records, budget)
+    assert stored_studies.open_study(short.database, "short").study.spec.budget.patience is None

@@ -45,7 +45,7 @@ class Watched:
 def hold(short: ShortStudy) -> tuple[Final, Watched]:
     watched = Watched()
     rank = by_value(short.runtime.objective)
-    trials = stored_trials.load_trials(short.database, short.study)
+    trials = stored_trials.load_trials(short.records)
     return hold_final(short.runtime, trials, rank, watched.watch), watched
 
 
@@ -65,7 +65,7 @@ def held(short: ShortStudy) -> tuple[Final, Watched]:
 def test_the_best_observed_and_all_parents_are_rendered_and_nothing_else(
     short: ShortStudy, held: tuple[Final, Watched]
 ) -> None:
-    rows = [row for row in stored_trials.load_trials(short.database, short.study) if row.origin.kind != "parent"]
+    rows = [row for row in stored_trials.load_trials(short.records) if row.origin.kind != "parent"]
     best = sorted(rows, key=lambda row: -row.objectives[SINGLE])[:2]
     final, watched = held
     assert [row.number for row in final.candidates] == [row.number for row in best]
@@ -83,9 +83,9 @@ def test_the_held_out_suite_differs_from_the_search_in_its_noise_alone(
     assert not {row.seed for row in suite} & {row.seed for row in other}
     final, _ = held
     for finalist in final.finalists:
-        row = stored_trials.load_trial(short.database, short.study, finalist.number)
+        row = stored_trials.load_trial(short.records, finalist.number)
         assert row is not None
-        seen, _ = stored_renders.load_scores(short.database, row)
+        seen, _ = stored_renders.load_scores(short.records, row)
         assert len(finalist.image_scores["clip_score"]) == 8
         assert finalist.image_scores["clip_score"] != seen["clip_score"]
 
@@ -107,9 +107,9 @@ def test_gains_are_paired_with_the_better_parent_held_out(short: ShortStudy, hel
 
 def test_the_study_goes_on_after_a_final_as_if_there_had_been_none(short: ShortStudy) -> None:
     hold(short)
-    row = next(iter(parent_trials(stored_trials.load_trials(short.database, short.study)).values()))
+    row = next(iter(parent_trials(stored_trials.load_trials(short.records)).values()))
     again = short.runtime.evaluator.evaluate(row.recipe)
-    stored = [render.pixels_sha256 for render in stored_renders.load_renders(short.database, row)]
+    stored = [render.pixels_sha256 for render in stored_renders.load_renders(short.records, row)]
     assert list(again.pixels_sha256) == stored
 
 
@@ -117,11 +117,11 @@ def test_a_stored_final_is_the_one_that_was_held_and_another_replaces_it(
     short: ShortStudy, held: tuple[Final, Watched]
 ) -> None:
     final, _ = held
-    store_final(short.database, short.study, final)
-    assert load_final(short.database, short.study) == final
+    store_final(short.records, final)
+    assert load_final(short.records) == final
     fewer = replace(final, finalists=final.finalists[:3])
-    store_final(short.database, short.study, fewer)
-    assert load_final(short.database, short.study) == fewer
+    store_final(short.records, fewer)
+    assert load_final(short.records) == fewer
 
 
 def test_two_finals_at_once_leave_one_of_them_whole(short: ShortStudy, held: tuple[Final, Watched]) -> None:
@@ -136,23 +136,23 @@ def test_two_finals_at_once_leave_one_of_them_whole(short: ShortStudy, held: tup
         thread.start()
     for thread in threads:
         thread.join()
-    assert load_final(short.database, short.study) in finals
+    assert load_final(short.records) in finals
     for database in databases:
         database.close()
 
 
 def test_a_final_that_cannot_be_stored_leaves_the_one_before(short: ShortStudy, held: tuple[Final, Watched]) -> None:
     final, _ = held
-    store_final(short.database, short.study, final)
+    store_final(short.records, final)
     twice = replace(final, finalists=(*final.finalists, final.finalists[0]))
     with pytest.raises(Exception, match="UNIQUE"):
-        store_final(short.database, short.study, twice)
-    assert load_final(short.database, short.study) == final
+        store_final(short.records, twice)
+    assert load_final(short.records) == final
 
 
 def test_a_study_that_is_deleted_takes_its_final_along(held: tuple[Final, Watched], tmp_path: Path) -> None:
     study = begin(tmp_path, CLIP_ONLY)
-    store_final(study.database, study.study, held[0])
+    store_final(study.records, held[0])
     with study.database.write() as connection:
         connection.exec_driver_sql("DELETE FROM mergetune_studies")
     with sqlite3.connect(tmp_path / "study.db") as connection:
@@ -165,16 +165,16 @@ def test_a_trial_finished_afterwards_outdates_the_final(tmp_path: Path) -> None:
     study.run(stop_after=3)
     final, _ = hold(study)
     assert {len(row.image_scores["clip_score"]) for row in final.finalists} == {10}
-    assert not final.is_outdated(stored_trials.load_trials(study.database, study.study))
+    assert not final.is_outdated(stored_trials.load_trials(study.records))
     study.run(stop_after=1)
-    assert final.is_outdated(stored_trials.load_trials(study.database, study.study))
+    assert final.is_outdated(stored_trials.load_trials(study.records))
 
 
 def test_members_of_a_front_all_take_part_and_none_wins(tmp_path: Path) -> None:
     two = {"objective": None, "objectives": ["clip_score", "likeness"], "final": {"top": 3}}
     study = begin(tmp_path, CLIP_ONLY | two)
     study.run(stop_after=4)
-    trials = stored_trials.load_trials(study.database, study.study)
+    trials = stored_trials.load_trials(study.records)
     final, _ = hold(study)
     signed = {row.number: (row.objectives["clip_score"], -row.objectives["likeness"]) for row in trials}
     front = {

@@ -51,7 +51,7 @@ def raced(tmp_path_factory: pytest.TempPathFactory) -> ShortStudy:
 
 
 def rows_of(short: ShortStudy) -> list[StoredTrial]:
-    return stored_trials.load_trials(short.database, short.study)
+    return stored_trials.load_trials(short.records)
 
 
 def stopped_of(short: ShortStudy) -> list[StoredTrial]:
@@ -61,11 +61,11 @@ def stopped_of(short: ShortStudy) -> list[StoredTrial]:
 
 
 def items_of(short: ShortStudy, row: StoredTrial) -> list[int]:
-    return [render.item for render in stored_renders.load_renders(short.database, row)]
+    return [render.item for render in stored_renders.load_renders(short.records, row)]
 
 
 def pixels_of(short: ShortStudy, row: StoredTrial) -> dict[int, str]:
-    return {render.item: render.pixels_sha256 for render in stored_renders.load_renders(short.database, row)}
+    return {render.item: render.pixels_sha256 for render in stored_renders.load_renders(short.records, row)}
 
 
 def test_parents_are_rendered_to_their_end_and_others_only_while_they_may_be_the_best(raced: ShortStudy) -> None:
@@ -92,8 +92,8 @@ def test_a_stopped_trial_is_told_as_the_incumbent_plus_the_mean_paired_differenc
     for row in stopped_of(raced):
         assert row.incumbent is not None
         best, items = rows[row.incumbent], items_of(raced, row)
-        ours, _ = stored_renders.load_scores(raced.database, row)
-        theirs, _ = stored_renders.load_scores(raced.database, best)
+        ours, _ = stored_renders.load_scores(raced.records, row)
+        theirs, _ = stored_renders.load_scores(raced.records, best)
         clip = np.mean(np.array(ours["clip_score"]) - np.array(theirs["clip_score"])[items])
         one, other = (
             torch.from_numpy(
@@ -125,18 +125,18 @@ def test_what_was_rendered_is_the_same_to_the_bit_whether_a_trial_is_stopped_or_
         assert again.items == tuple(range(ITEMS))
         whole = dict(enumerate(again.pixels_sha256))
         assert pixels_of(raced, row).items() <= whole.items()
-        stored, _ = stored_renders.load_scores(raced.database, row)
+        stored, _ = stored_renders.load_scores(raced.records, row)
         shown = list(pixels_of(raced, row))
-        assert list(stored["clip_score"]) == [float(again.sheet.by_item["clip_score"][item]) for item in shown]
+        assert list(stored["clip_score"]) == [float(again.scores.by_item["clip_score"][item]) for item in shown]
 
 
 def test_gains_of_a_stopped_trial_are_over_the_parents_on_the_same_items(raced: ShortStudy) -> None:
     rows = rows_of(raced)
     for row in stopped_of(raced):
         items = items_of(raced, row)
-        ours, _ = stored_renders.load_scores(raced.database, row)
+        ours, _ = stored_renders.load_scores(raced.records, row)
         parents = [
-            np.array(stored_renders.load_scores(raced.database, rows[number])[0]["clip_score"]) for number in (0, 1)
+            np.array(stored_renders.load_scores(raced.records, rows[number])[0]["clip_score"]) for number in (0, 1)
         ]
         better = max(values[items].mean() for values in parents)
         assert row.gains["clip_score"].value == pytest.approx(np.mean(ours["clip_score"]) - better)
@@ -160,9 +160,7 @@ def test_images_are_counted_as_they_were_rendered(raced: ShortStudy) -> None:
 def test_a_stopped_trial_is_exported_with_a_proof_of_what_it_has(raced: ShortStudy, tmp_path: Path) -> None:
     row, target = stopped_of(raced)[0], tmp_path / "merge.safetensors"
     silent = Watch(written=lambda _: None, compared=lambda _: None, rendered=lambda _: None)
-    done = deliver(
-        raced.database, raced.study, row, raced.runtime.plan, raced.artifacts, target, overwrite=False, watch=silent
-    )
+    done = deliver(raced.records, row, raced.runtime.plan, raced.artifacts, target, overwrite=False, watch=silent)
     assert f"the {BATCH} renders that were scored are identical, to the bit" in done.proof
 
 
@@ -182,7 +180,7 @@ class Deadly(Recorder):
             os.kill(os.getpid(), signal.SIGKILL)
 
 study = reopen(Path(sys.argv[1]))
-Worker(study.database, study.study, study.runtime, study.artifacts, Deadly()).run()
+Worker(study.records, study.runtime, study.artifacts, Deadly()).run()
 """
     paths = f"{Path(__file__).parents[1]}:{Path(__file__).parents[2]}"
     command = [sys.executable, "-c", code, str(tmp_path), paths, str(torch.get_num_threads())]
@@ -193,7 +191,7 @@ Worker(study.database, study.study, study.runtime, study.artifacts, Deadly()).ru
         assert (ours.recipe, ours.objectives, ours.rendered) == (theirs.recipe, theirs.objectives, theirs.rendered)
         assert (ours.incumbent, ours.gains) == (theirs.incumbent, theirs.gains)
         assert pixels_of(short, ours) == pixels_of(raced, theirs)
-        assert stored_renders.load_scores(short.database, ours) == stored_renders.load_scores(raced.database, theirs)
+        assert stored_renders.load_scores(short.records, ours) == stored_renders.load_scores(raced.records, theirs)
     assert len(rows_of(short)) == KILLED + 2
 
 

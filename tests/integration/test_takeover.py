@@ -108,22 +108,21 @@ def begin(url: str, folder: Path) -> None:
 
 def stored(database: Database, folder: Path) -> list[Any]:
     """Everything of the study but ids that the database chose."""
-    study = stored_studies.load_study(database, "new")
+    records = stored_studies.open_study(database, "new")
     artifacts = files_of(folder)
     found: list[Any] = []
-    for row in stored_trials.load_trials(database, study):
+    for row in stored_trials.load_trials(records):
         renders = [
-            (each.item, each.pixels_sha256, each.file is not None)
-            for each in stored_renders.load_renders(database, row)
+            (each.item, each.pixels_sha256, each.file is not None) for each in stored_renders.load_renders(records, row)
         ]
-        files = [artifacts.store.read(each.file) for each in stored_renders.load_renders(database, row) if each.file]
-        mine = artifacts.of_trial(study.key, row.number, row.worker_id)
+        files = [artifacts.store.read(each.file) for each in stored_renders.load_renders(records, row) if each.file]
+        mine = artifacts.of_trial(records.study.key, row.number, row.worker_id)
         features = {name: rows.tobytes() for name, rows in mine.load_features().items()}
         sheet = None if row.sheet is None else artifacts.shown.open_reader(row.sheet).read()
         what = (row.number, row.origin, row.source, row.recipe, row.state, dict(row.objectives), row.gains)
         times = (dict(row.seconds), dict(row.machine), row.started_at, row.finished_at)
         copies = (renders, files, features, sheet)
-        found.append((*what, *times, stored_renders.load_scores(database, row), *copies))
+        found.append((*what, *times, stored_renders.load_scores(records, row), *copies))
     trials = optuna.load_study(study_name="new", storage=database.storage).trials
     found += [(trial.number, trial.state, trial.values, trial.params, trial.distributions) for trial in trials]
     return found
@@ -133,8 +132,8 @@ def test_a_study_begins_with_copies_of_everything(database: Database, tmp_path: 
     begin(database.url, tmp_path)
     trials = taken_trials(tmp_path)
     shutil.rmtree(tmp_path / "old")  # the other study may vanish
-    study = stored_studies.load_study(database, "new")
-    rows = stored_trials.load_trials(database, study)
+    records = stored_studies.open_study(database, "new")
+    rows = stored_trials.load_trials(records)
     assert [row.number for row in rows] == list(range(COUNT))
     optunas = optuna.load_study(study_name="new", storage=database.storage)
     artifacts = files_of(tmp_path)
@@ -142,17 +141,17 @@ def test_a_study_begins_with_copies_of_everything(database: Database, tmp_path: 
         assert (row.state, str(row.origin), row.source, row.recipe) == ("complete", "gp", taken.source, taken.recipe)
         assert row.title == f"gp, from {taken.source}"
         assert row.objectives == taken.result.objectives
-        by_item, by_set = stored_renders.load_scores(database, row)
+        by_item, by_set = stored_renders.load_scores(records, row)
         assert (by_item, by_set) == (taken.result.image_scores, taken.result.set_scores)
         assert (
-            tuple(each.pixels_sha256 for each in stored_renders.load_renders(database, row))
+            tuple(each.pixels_sha256 for each in stored_renders.load_renders(records, row))
             == taken.result.pixels_sha256
         )
-        assert artifacts.of_trial(study.key, row.number, "w").load_features()["fid"].shape == (4, 3)
+        assert artifacts.of_trial(records.study.key, row.number, "w").load_features()["fid"].shape == (4, 3)
         assert trial.state == (TrialState.PRUNED if taken.params is None else TrialState.COMPLETE)
         if taken.params is not None:
             assert (trial.params, trial.value) == (taken.params, taken.result.objectives["objective"])
-    (kept,) = [each.file for each in stored_renders.load_renders(database, rows[1]) if each.file is not None]
+    (kept,) = [each.file for each in stored_renders.load_renders(records, rows[1]) if each.file is not None]
     assert artifacts.store.read(kept) == b"a picture"
     assert rows[1].sheet is not None
     assert artifacts.shown.open_reader(rows[1].sheet).read() == b"a picture"
@@ -201,7 +200,9 @@ def test_killed_at_any_moment_it_leaves_nothing_or_all(database: Database, tmp_p
     assert stored(database, tmp_path) == stored(whole, other)
     whole.close()
     names = {file.name.partition("/")[2].partition("/")[0] for file in files_of(tmp_path).store.files("studies/")}
-    assert names == {stored_studies.load_study(database, "new").key}  # nothing is left of the starts that were cut off
+    assert names == {
+        stored_studies.open_study(database, "new").study.key
+    }  # nothing is left of the starts that were cut off
 
 
 def files_of(folder: Path) -> Artifacts:

@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 
 from studies.records.database import open_database
 from studies.records.stored_renders import load_scores
-from studies.records.stored_studies import load_study
+from studies.records.stored_studies import open_study
 from studies.records.stored_trials import load_trials
 
 ROOT = Path(__file__).parents[2]
@@ -87,10 +87,10 @@ def study_in(run: Callable[..., object], folder: Path, parents: list[Path]) -> P
 def scores_of(folder: Path) -> list[tuple[str, tuple[float, ...]]]:
     """(origin, each image's score) of the trials that do not depend on the space's parameters."""
     database = open_database(f"sqlite:///{folder}/mergetune.db", create=False)
-    study = load_study(database, "short")
-    rows = load_trials(database, study)
+    records = open_study(database, "short")
+    rows = load_trials(records)
     assert [row.state for row in rows] == ["complete"] * TRIALS
-    return [(str(row.origin), load_scores(database, row)[0]["sharpness"]) for row in rows[: UNIFORM + 1]]
+    return [(str(row.origin), load_scores(records, row)[0]["sharpness"]) for row in rows[: UNIFORM + 1]]
 
 
 def test_a_study_of_a_third_family_renders_and_exports_what_it_would_under_the_names_of_sd15(

@@ -66,7 +66,7 @@ class Begun:
 
     @property
     def rows(self) -> list[StoredTrial]:
-        return stored_trials.load_trials(self.short.database, self.short.study)
+        return stored_trials.load_trials(self.short.records)
 
     @property
     def taken(self) -> list[StoredTrial]:
@@ -87,8 +87,8 @@ def warm(folder: Path, changes: Mapping[str, Any] | None = None, trials: int = 2
     """As the command line begins it: `new`, beside the old study unless the spec says otherwise."""
     spec = write_spec(folder / "new.yaml", **{**NEW, "budget": {"trials": trials}, **(changes or {})})
     url, artifacts = f"sqlite:///{folder}/study.db", folder / "artifacts"
-    database, study, runtime = start_study(spec, url, folder / "cache", artifacts)
-    return Begun(ShortStudy(database, study, runtime, Artifacts.beside(url, artifacts)))
+    records, runtime = start_study(spec, url, folder / "cache", artifacts)
+    return Begun(ShortStudy(records, runtime, Artifacts.beside(url, artifacts)))
 
 
 def find(folder: Path, changes: Mapping[str, Any] | None = None) -> WarmStart:
@@ -101,16 +101,16 @@ def find(folder: Path, changes: Mapping[str, Any] | None = None) -> WarmStart:
 
 
 def best_merges(old: ShortStudy, count: int) -> list[StoredTrial]:
-    rows = stored_trials.load_trials(old.database, old.study)[2:]
+    rows = stored_trials.load_trials(old.records)[2:]
     return sorted(rows, key=lambda row: -row.objectives["objective"])[:count]
 
 
 def scores_of(short: ShortStudy, row: StoredTrial) -> Any:
-    return stored_renders.load_scores(short.database, row)
+    return stored_renders.load_scores(short.records, row)
 
 
 def pixels_of(short: ShortStudy, row: StoredTrial) -> list[str]:
-    return [each.pixels_sha256 for each in stored_renders.load_renders(short.database, row)]
+    return [each.pixels_sha256 for each in stored_renders.load_renders(short.records, row)]
 
 
 class TestFullRight:
@@ -118,7 +118,7 @@ class TestFullRight:
         self, old: ShortStudy, folder: Path
     ) -> None:
         new = warm(folder)
-        before = stored_trials.load_trials(old.database, old.study)
+        before = stored_trials.load_trials(old.records)
         assert [row.source for row in new.taken] == [f"short trial {row.number}" for row in before]
         recorder = new.short.run()
         for row, theirs in zip(new.taken, before, strict=True):
@@ -134,9 +134,9 @@ class TestFullRight:
             evaluation = new.short.runtime.evaluator.evaluate(row.recipe)
             assert list(evaluation.pixels_sha256) == pixels_of(new.short, row)
             by_item, by_set = scores_of(new.short, row)
-            assert {name: tuple(values) for name, values in evaluation.sheet.by_item.items()} == by_item
-            assert dict(evaluation.sheet.by_set) == by_set
-            assert new.short.runtime.objective.values(evaluation.sheet.means) == row.objectives
+            assert {name: tuple(values) for name, values in evaluation.scores.by_item.items()} == by_item
+            assert dict(evaluation.scores.by_set) == by_set
+            assert new.short.runtime.objective.values(evaluation.scores.means) == row.objectives
 
     def test_it_goes_on_as_if_never_stopped_when_the_old_study_is_gone(self, folder: Path) -> None:
         there, here = folder / "theirs", folder / "ours"
@@ -153,10 +153,10 @@ class TestFullRight:
         shutil.rmtree(there)
         started = []
         for _ in range(2):
-            stored = stored_studies.load_study(new.short.database, "new")
-            refuse_changed_spec(stored.spec, load_spec(here / "new.yaml"))
-            runtime = load_stored_study(stored, here / "cache")
-            recorder = ShortStudy(new.short.database, stored, runtime, new.short.artifacts).run(stop_after=1)
+            records = stored_studies.open_study(new.short.database, "new")
+            refuse_changed_spec(records.study.spec, load_spec(here / "new.yaml"))
+            runtime = load_stored_study(records.study, here / "cache")
+            recorder = ShortStudy(records, runtime, new.short.artifacts).run(stop_after=1)
             started += recorder.started
         assert started == [(4, "uniform 0.5"), (5, "random")]  # nothing is taken over again
         assert [trial.params for trial in whole.optunas] == [trial.params for trial in new.optunas]
@@ -168,7 +168,7 @@ class TestFullRight:
 
     def test_several_objectives_of_which_the_old_study_had_one_number(self, old: ShortStudy, folder: Path) -> None:
         new = warm(folder, {"objective": None, "objectives": ["sharpness", "likeness"]})
-        for trial, theirs in zip(new.optunas, stored_trials.load_trials(old.database, old.study), strict=True):
+        for trial, theirs in zip(new.optunas, stored_trials.load_trials(old.records), strict=True):
             by_item, by_set = scores_of(old, theirs)
             assert trial.values == [pytest.approx(sum(by_item["sharpness"]) / len(PROMPTS)), by_set["likeness"]]
 
@@ -182,7 +182,7 @@ class TestFullRight:
     def test_other_weights_or_fewer_scorers_keep_the_scores(self, old: ShortStudy, folder: Path) -> None:
         """The objective is a matter of the new study alone."""
         found = find(folder, {"objective": None, "scorers": {"sharpness": None}})
-        for kept, theirs in zip(found.kept, stored_trials.load_trials(old.database, old.study), strict=True):
+        for kept, theirs in zip(found.kept, stored_trials.load_trials(old.records), strict=True):
             assert tuple(kept.scores.by_item["sharpness"]) == scores_of(old, theirs)[0]["sharpness"]
             assert kept.scores.by_set == {}
         assert len(find(folder, {"objective": {"sharpness": {"weight": 3}}}).kept) == 4
@@ -204,7 +204,7 @@ class TestFullRight:
         short = begin(tmp_path, {**OLD, "budget": {"trials": 2}}, url=new_postgresql_url())
         short.run()
         new = warm(tmp_path, {"warm_start": asked(tmp_path, short.database.url)})
-        theirs = stored_trials.load_trials(short.database, short.study)
+        theirs = stored_trials.load_trials(short.records)
         assert [scores_of(new.short, row) for row in new.taken] == [scores_of(short, row) for row in theirs]
         assert [row.objectives for row in new.taken] == [row.objectives for row in theirs]
         short.database.close()
@@ -216,14 +216,12 @@ def asked(folder: Path, storage: str | None = None) -> dict[str, str]:
 
 def test_features_of_a_set_score_that_was_dropped_are_passed_over(old: ShortStudy, folder: Path) -> None:
     artifacts = Artifacts.beside(f"sqlite:///{folder}/study.db", folder / "artifacts")
-    for row in stored_trials.load_trials(old.database, old.study):
+    for row in stored_trials.load_trials(old.records):
         files = artifacts.of_trial(old.study.key, row.number, row.worker_id)
         files.save_features(files.load_features() | {"dropped": np.zeros((len(PROMPTS), 3))})
     new = warm(folder, trials=1)
     new.short.run()
-    assert [dict(row.gains) for row in new.taken] == [
-        dict(row.gains) for row in stored_trials.load_trials(old.database, old.study)
-    ]
+    assert [dict(row.gains) for row in new.taken] == [dict(row.gains) for row in stored_trials.load_trials(old.records)]
 
 
 class TestRenderedAnew:

@@ -16,6 +16,7 @@ from optimizer.system.retry import Retry
 from optimizer.work.heartbeat import RERUNS, registered_worker
 from optimizer.work.worker import Worker
 from studies.records import registry, stored_renders, stored_trials, tables, values
+from studies.records.failures import Failure
 from studies.records.origins import Origin
 
 
@@ -40,12 +41,12 @@ def taken_by_the_dead(short: ShortStudy, attempt: int, *, signed_off: bool = Fal
     number = optuna.load_study(study_name="short", storage=short.database.storage).ask().number
     recipe = short.runtime.probes[number].recipe
     origin = short.runtime.probes[number].origin
-    stored_trials.begin_trial(short.database, short.study, number, origin, recipe, worker_id, attempt)
+    stored_trials.begin_trial(short.records, number, origin, recipe, worker_id, attempt)
     return number
 
 
 def row_of(short: ShortStudy, number: int) -> values.StoredTrial:
-    row = stored_trials.load_trial(short.database, short.study, number)
+    row = stored_trials.load_trial(short.records, number)
     assert row is not None
     return row
 
@@ -98,7 +99,7 @@ def test_who_ends_by_a_bug_has_died_and_who_says_why_has_left(
 
 def test_a_trial_that_another_program_has_ended_is_left_to_the_doctor(begun: ShortStudy) -> None:
     ended = Ended(short=begun)
-    worker = Worker(begun.database, begun.study, begun.runtime, begun.artifacts, ended, ended.stop)
+    worker = Worker(begun.records, begun.runtime, begun.artifacts, ended, ended.stop)
     worker.run()
     (row,) = ended.finished
     assert (row.state, told(begun, row.number)) == ("complete", TrialState.FAIL)
@@ -132,9 +133,7 @@ class TakenOver(Recorder):
         if self.short is not None and self.number is None:
             self.number = number
             recipe = row_of(self.short, number).recipe
-            stored_trials.begin_trial(
-                self.short.database, self.short.study, number, Origin.parse(origin), recipe, "successor", 2
-            )
+            stored_trials.begin_trial(self.short.records, number, Origin.parse(origin), recipe, "successor", 2)
 
     def stop(self) -> bool:
         return self.number is not None
@@ -142,13 +141,13 @@ class TakenOver(Recorder):
 
 def test_a_worker_that_was_taken_for_dead_stores_nothing_and_its_successor_does(begun: ShortStudy) -> None:
     recorder = TakenOver(short=begun)
-    worker = Worker(begun.database, begun.study, begun.runtime, begun.artifacts, recorder, recorder.stop)
+    worker = Worker(begun.records, begun.runtime, begun.artifacts, recorder, recorder.stop)
     assert worker.run() == 0
     assert recorder.number is not None
     assert recorder.finished == []
     row = row_of(begun, recorder.number)
     assert (row.state, row.worker_id, row.attempt) == ("running", "successor", 2)
-    assert stored_renders.load_renders(begun.database, row) == []
+    assert stored_renders.load_renders(begun.records, row) == []
     assert told(begun, recorder.number) == TrialState.RUNNING
     again = begun.run(stop_after=1)
     assert [number for number, _ in again.started] == [recorder.number]
@@ -157,8 +156,8 @@ def test_a_worker_that_was_taken_for_dead_stores_nothing_and_its_successor_does(
 
 def test_a_failure_of_a_worker_that_was_taken_for_dead_is_not_stored(begun: ShortStudy) -> None:
     number = taken_by_the_dead(begun, 1)
-    before = row_of(begun, number)
-    assert not stored_trials.fail_trial(begun.database, begun.study, number, "another", "out of memory")
+    before, failure = row_of(begun, number), Failure(kind="out_of_memory", reason="out of memory")
+    assert not stored_trials.fail_trial(begun.records, number, "another", failure)
     assert row_of(begun, number) == before
-    assert stored_trials.fail_trial(begun.database, begun.study, number, before.worker_id, "out of memory")
+    assert stored_trials.fail_trial(begun.records, number, before.worker_id, failure)
     assert row_of(begun, number).reason == "out of memory"

@@ -81,9 +81,9 @@ def _draw_figures(database: Database) -> None:
     from studies.records.stored_studies import list_studies
 
     with console.status("drawing what mattered in each study"):
-        for stored in list_studies(database):
+        for records in list_studies(database):
             with suppress(StudyMissingError):  # Optuna's part was deleted; the others are shown
-                save_figures(database, stored, study_objective(stored))
+                save_figures(records, study_objective(records.study))
 
 
 def _is_loopback(host: str) -> bool:

@@ -34,12 +34,12 @@ def demo(
     storage = storage_url(str(file))
     name = load_spec(spec).study
     database = open_database(storage)
-    there = [study for study in list_studies(database) if study.name == name]
-    if there:
-        stored, runtime = there[0], load_stored_study(there[0], cache)
+    records = next((each for each in list_studies(database) if each.study.name == name), None)
+    if records is None:
+        records, runtime = start_study(spec, storage, cache)
     else:
-        database, stored, runtime = start_study(spec, storage, cache)
-    if not work_on(database, stored, runtime, None):
+        runtime = load_stored_study(records.study, cache)
+    if not work_on(records, runtime, None):
         return
     winner = output / "best-merge.safetensors"
     export(name, output=winner, force=True, storage=storage)

@@ -39,11 +39,11 @@ def doctor(
 
     from optimizer.upkeep.doctor import diagnose
     from studies.files.artifacts import Artifacts
-    from studies.records.stored_studies import list_studies, load_study
+    from studies.records.stored_studies import list_studies, open_study
 
     url = storage_url(storage)
     database = database_to_change(url) if mend else database_to_read(url)
-    chosen = list_studies(database) if study is None else [load_study(database, study)]
+    chosen = list_studies(database) if study is None else [open_study(database, study)]
     diagnosis = diagnose(database, chosen, Artifacts.known(url, artifacts), mend=mend)
     if as_json:
         typer.echo(json.dumps(_facts(diagnosis), indent=2, allow_nan=False))

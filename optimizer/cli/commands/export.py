@@ -23,7 +23,7 @@ from optimizer.cli.common import (
 )
 
 if TYPE_CHECKING:
-    from studies.records.database import Database
+    from studies.records.study_records import StudyRecords
     from studies.records.values import StoredStudy, StoredTrial
 
 MAX_DIGITS = 9  # of a trial's number: what the database's integers hold
@@ -59,11 +59,12 @@ def export(
     from optimizer.cli.workers.model_folders import model_folders
     from optimizer.trial.ranking import stopped_after
     from studies.files.artifacts import Artifacts
-    from studies.records.stored_studies import load_study
+    from studies.records.stored_studies import open_study
 
     database = database_to_read(storage)
-    stored = load_study(database, study)
-    row = _chosen(database, stored, trial, parsed_weights(weights))
+    records = open_study(database, study)
+    stored = records.study
+    row = _chosen(records, trial, parsed_weights(weights))
     if recipe is not None:
         if output is not None:
             fail("give either -o for the merge or --recipe for its recipe alone")
@@ -93,7 +94,7 @@ def export(
             rendered=lambda done: progress.update(rendering, completed=done),
         )
         folder = Artifacts.known(database.url, artifacts)
-        done = deliver(database, stored, row, plan, folder, target, overwrite=force, watch=watch)
+        done = deliver(records, row, plan, folder, target, overwrite=force, watch=watch)
     console.print(f"proof: {done.proof}", soft_wrap=True)
     if done.difference:
         console.print(f"[yellow]note:[/] {escaped(done.difference)}", soft_wrap=True)
@@ -120,49 +121,50 @@ def _write_recipe(stored: StoredStudy, row: StoredTrial, target: Path, *, force:
     console.print(f"wrote {escaped(str(target))} (trial {row.number}, {escaped(row.title)})", soft_wrap=True)
 
 
-def _chosen(database: Database, stored: StoredStudy, trial: str, weights: Mapping[str, float] | None) -> StoredTrial:
+def _chosen(records: StudyRecords, trial: str, weights: Mapping[str, float] | None) -> StoredTrial:
     """The trial a user means."""
     from optimizer.cli.views.front import print_choice
     from optimizer.cli.views.report import study_objective
     from optimizer.trial.front import chosen_trial
     from studies.records.stored_trials import load_trial, load_trials
 
+    study = records.study
     if trial != "best":
         if weights is not None:
             fail("give either --trial N or --weights, which choose the best from the front")
         if not trial.isdecimal():
             fail(f"--trial takes a number or best, got {trial!r}")
-        row = load_trial(database, stored, int(trial)) if len(trial) <= MAX_DIGITS else None
+        row = load_trial(records, int(trial)) if len(trial) <= MAX_DIGITS else None
         if row is None:
-            fail(f"study {stored.name!r} has no trial {trial}: see `mergetune study show --trials`")
+            fail(f"study {study.name!r} has no trial {trial}: see `mergetune study show --trials`")
         return row
-    rows = load_trials(database, stored)
-    winner = None if weights is not None else _winner(database, stored, rows)
+    rows = load_trials(records)
+    winner = None if weights is not None else _winner(records, rows)
     if winner is not None:
         return winner
-    best = chosen_trial(rows, study_objective(stored), weights)
+    best = chosen_trial(rows, study_objective(study), weights)
     if best is None:
-        fail(f"study {stored.name!r} has no complete trial yet")
-    print_choice(rows, study_objective(stored), best, weights)
+        fail(f"study {study.name!r} has no complete trial yet")
+    print_choice(rows, study_objective(study), best, weights)
     return best
 
 
-def _winner(database: Database, stored: StoredStudy, rows: Sequence[StoredTrial]) -> StoredTrial | None:
+def _winner(records: StudyRecords, rows: Sequence[StoredTrial]) -> StoredTrial | None:
     """The trial that the final chose, if it still holds; and a line that says so."""
     from optimizer.cli.views.final import final_lines
     from optimizer.cli.views.report import study_objective
     from studies.records.finals import load_final
 
-    final = load_final(database, stored)
+    final = load_final(records)
     if final is None:
         return None
     if final.is_outdated(rows):
-        again = f'mergetune study finish "{stored.name}"'
+        again = f'mergetune study finish "{records.study.name}"'
         told = f"the final is outdated, so the best observed is taken; hold it again with: {again}"
         console.print(escaped(told), soft_wrap=True)
         return None
     if final.winner is None:
         return None
-    verdict = final_lines(final, study_objective(stored))[0]
+    verdict = final_lines(final, study_objective(records.study))[0]
     console.print(escaped(f"best is the final's choice, trial {final.winner.number}; {verdict}"), soft_wrap=True)
     return next(row for row in rows if row.number == final.winner.number)

@@ -36,13 +36,13 @@ def importance(
 
     from optimizer.cli.commands.difference import require_writable
     from optimizer.insight.importance import insight
-    from studies.records.stored_studies import load_study
+    from studies.records.stored_studies import open_study
 
     if plot is not None:
         require_writable(plot, force=force)
     database = database_to_read(storage)
-    stored = load_study(database, study)
-    found = insight(database, stored, _objective(stored))
+    records = open_study(database, study)
+    found = insight(records, _objective(records.study))
     if plot is not None:
         _draw(plot, found)
     if as_json:
@@ -79,7 +79,7 @@ def _importance_table(found: Insight, findings: Findings) -> Table:
     table = Table(title=f"what mattered for {escaped(findings.objective)}", title_justify="left")
     table.add_column("number")
     table.add_column("importance (PED-ANOVA)")
-    if findings.believed is not None:
+    if findings.model_effects is not None:
         table.add_column("by the\nmodel", justify="right")
     table.add_column(f"best\n(trial {found.chosen.number})", justify="right")
     table.add_column(f"mean {escaped(findings.objective)} in {BINS} equal parts of the bounds")
@@ -91,11 +91,11 @@ def _importance_table(found: Insight, findings: Findings) -> Table:
         means = {part.low: f"{part.mean:.4g}" for part in findings.effects[row.name]}
         edges = [row.low + (row.high - row.low) * index / BINS for index in range(BINS)]
         effect = " ".join(f"{_nearest(means, edge, (row.high - row.low) / BINS):>8}" for edge in edges)
-        believed = [] if findings.believed is None else [f"{100 * findings.believed[row.name].share:.1f} %"]
+        by_model = [] if findings.model_effects is None else [f"{100 * findings.model_effects[row.name].share:.1f} %"]
         table.add_row(
             escaped(row.name),
             f"{100 * share:4.1f} % {bar}",
-            *believed,
+            *by_model,
             f"{best[row.name]:.3f}" if row.name in best else "",
             effect,
         )
@@ -124,7 +124,7 @@ def _print_notes(found: Insight) -> None:
     if found.params_of(found.chosen) is None:
         console.print(f"the best trial, {found.chosen.number}, is no part of the space, so it has no numbers to show")
     console.print("main effects are what was seen: the other numbers vary along with the one shown", soft_wrap=True)
-    if all(findings.believed is not None for findings in found.findings):
+    if all(findings.model_effects is not None for findings in found.findings):
         told = "by the model: the share of its predictions' variance that a number explains alone, over the whole space"
         console.print(told, soft_wrap=True)
 
@@ -151,7 +151,7 @@ def _facts(found: Insight) -> dict[str, Any]:
                         "importance": findings.shares[row.name],
                         "best": None if best is None else best[row.name],
                         "effect": [asdict(part) for part in findings.effects[row.name]],
-                        "model": None if findings.believed is None else asdict(findings.believed[row.name]),
+                        "model": None if findings.model_effects is None else asdict(findings.model_effects[row.name]),
                     }
                     for row in found.space.parameters
                 ],
@@ -186,11 +186,11 @@ def compare(
 
 def _side(database: Database, name: str) -> Side:
     from optimizer.insight.compare import load_side
-    from studies.records.stored_studies import load_study
+    from studies.records.stored_studies import open_study
 
-    stored = load_study(database, name)
-    infos = stored.spec.infos
-    return load_side(database, stored, _objective(stored), infos)
+    records = open_study(database, name)
+    infos = records.study.spec.infos
+    return load_side(records, _objective(records.study), infos)
 
 
 def _overview(found: StudyComparison) -> Table:
@@ -204,10 +204,10 @@ def _overview(found: StudyComparison) -> Table:
     table.add_column("")
     for side in sides:
         table.add_column(escaped(side.study.name), justify="right")
-    states = [[row.state for row in side.rows] for side in sides]
+    states = [[row.state for row in side.trials] for side in sides]
     table.add_row("trials complete", *(str(each.count("complete")) for each in states))
-    if any(row.estimated for side in sides for row in side.rows):
-        table.add_row("of these stopped early", *(str(sum(row.estimated for row in side.rows)) for side in sides))
+    if any(row.estimated for side in sides for row in side.trials):
+        table.add_row("of these stopped early", *(str(sum(row.estimated for row in side.trials)) for side in sides))
     table.add_row("trials failed", *(str(each.count("failed")) for each in states))
     table.add_row("objective", *(escaped(side.objective.formula()) for side in sides))
     best = [side.best for side in sides]

@@ -36,14 +36,14 @@ def prune_artifacts(
     from optimizer.cli.views.report import study_objective
     from optimizer.upkeep.pruning import find_waste, remove_waste
     from studies.files.artifacts import Artifacts
-    from studies.records.stored_studies import load_study
+    from studies.records.stored_studies import open_study
 
     database = database_to_read(storage) if dry_run else database_to_change(storage)
-    stored = load_study(database, study)
+    records = open_study(database, study)
     place = (Artifacts.known if dry_run else Artifacts.beside)(database.url, artifacts)
-    waste = find_waste(database, stored, place, study_objective(stored), keep.value)
+    waste = find_waste(records, place, study_objective(records.study), keep.value)
     if not dry_run:
-        remove_waste(database, place, waste)
+        remove_waste(records, place, waste)
     console.print(
         f"{'would remove' if dry_run else 'removed'} {len(waste.renders)} renders of {len(waste.trials)} trials and "
         f"{len(waste.orphans)} files that no trial refers to: {waste.bytes / 1e6:,.1f} MB in {escaped(place.place)}",

@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     from optimizer.outcome.rescore import Rescorable
     from optimizer.runtime.plan import Plan
     from optimizer.trial.objective import Objective
-    from studies.records.database import Database
-    from studies.records.values import ParentFile, StoredStudy, StoredTrial
+    from studies.records.study_records import StudyRecords
+    from studies.records.values import ParentFile, StoredTrial
 
 
 def rescore(
@@ -45,14 +45,14 @@ def rescore(
     from optimizer.cli.workers.new_study import announce
     from optimizer.cli.workers.session import storage_option
     from studies.files.artifacts import Artifacts
-    from studies.records.stored_studies import load_study
+    from studies.records.stored_studies import open_study
     from studies.spec.study import load_spec
 
     quiet_optuna()
     url = storage_url(storage)
     wanted = load_spec(spec)
     database = database_to_change(url)
-    before = load_study(database, study)
+    before = open_study(database, study)
     with loading_libraries():
         from optimizer.outcome.other_study import Other
         from optimizer.outcome.rescore import find_rescorable, require_rescorable, require_same_images
@@ -60,16 +60,16 @@ def rescore(
         from optimizer.runtime.plan import make_plan
 
     require_rescorable(wanted, study)
-    other = Other(database=database, study=before, artifacts=Artifacts.known(url, artifacts))
-    found = find_rescorable(database, other.study)
+    other = Other(records=before, artifacts=Artifacts.known(url, artifacts))
+    found = find_rescorable(before)
     plan = make_plan(wanted)
     parents = announce(database, plan, choose_device(plan.spec.render.device))
-    require_same_images(plan, parents, other.study)
-    stored = _store(found, plan, parents, other, artifacts, cache_folder(cache))
-    print_study(database, stored, every_trial=False)
-    for line in _verdict(database, other.study, stored):
+    require_same_images(plan, parents, before.study)
+    records = _store(found, plan, parents, other, artifacts, cache_folder(cache))
+    print_study(records, every_trial=False)
+    for line in _verdict(before, records):
         console.print(escaped(line), soft_wrap=True)
-    again = f'mergetune study resume "{stored.name}"{storage_option(database.url)}'
+    again = f'mergetune study resume "{records.study.name}"{storage_option(database.url)}'
     console.print(escaped(f"Go on with: {again}"), soft_wrap=True)
 
 
@@ -80,7 +80,7 @@ def _store(
     other: Other,
     artifacts: str | Path | None,
     cache: Path,
-) -> StoredStudy:
+) -> StudyRecords:
     """Score the trials anew, and store the new study with them, their gains and notes."""
     from optimizer.cli.views.planning import print_notes
     from optimizer.cli.workers.new_study import NewStudy
@@ -92,7 +92,7 @@ def _store(
     from studies.files.artifacts import Artifacts
     from studies.records.cached_reads import CachedTrials
 
-    database, device = other.database, choose_device(plan.spec.render.device)
+    database, device = other.records.database, choose_device(plan.spec.render.device)
     with console.status("loading scorers"):
         plan, scorers = load_scorers(plan, parents, device, cache)
     scoring = Scoring(scorers)
@@ -101,10 +101,10 @@ def _store(
     print_notes(warm_start.notes)
     with console.status("storing the study"):
         new = NewStudy(database=database, plan=plan, parents=parents, warm_start=warm_start, artifacts=artifacts)
-        stored = new.store(plan)
+        records = new.store(plan)
         place = Artifacts.beside(database.url, artifacts)
-        GainRecorder(database, stored, CachedTrials(database, stored), plan, scoring, place).fill_gains()
-    return stored
+        GainRecorder(records, CachedTrials(records), plan, scoring, place).fill_gains()
+    return records
 
 
 @contextmanager
@@ -117,19 +117,19 @@ def _progress(trials: int) -> Iterator[Callable[[], None]]:
         yield lambda: progress.advance(task)
 
 
-def _verdict(database: Database, before: StoredStudy, stored: StoredStudy) -> Iterator[str]:
+def _verdict(before: StudyRecords, records: StudyRecords) -> Iterator[str]:
     """The best by the new objective, and what became of the best by the old one."""
     from optimizer.cli.views.report import study_objective
     from studies.records.stored_trials import load_trials
 
-    objective = study_objective(stored)
-    trials = load_trials(database, stored)
+    objective = study_objective(records.study)
+    trials = load_trials(records)
     best = _best(trials, objective)
     yield f"best by the new objective: {_in_words(best, objective)}"
-    old = _best(load_trials(database, before), study_objective(before))
-    here = next((trial for trial in trials if trial.source == f"{before.name} trial {old.number}"), None)
+    old = _best(load_trials(before), study_objective(before.study))
+    here = next((trial for trial in trials if trial.source == f"{before.study.name} trial {old.number}"), None)
     if here is None:
-        yield f"best by the old one: trial {old.number} of {before.name}, which is left out"
+        yield f"best by the old one: trial {old.number} of {before.study.name}, which is left out"
     elif here.number == best.number:
         yield "best by the old one: the same"
     else:

@@ -105,12 +105,12 @@ def start(
     watch = observing(context, log_json, metrics)
     count, url, caches = worker_count(workers), storage_url(storage), cache_folder(cache)
     if detach:
-        _, stored = register_study(spec, url, caches, artifacts)
-        console.print(f"{escaped(stored.name)} is registered; its workers take it from here", soft_wrap=True)
+        records = register_study(spec, url, caches, artifacts)
+        console.print(f"{escaped(records.study.name)} is registered; its workers take it from here", soft_wrap=True)
         return
-    database, stored, runtime = start_study(spec, url, caches, artifacts)
+    records, runtime = start_study(spec, url, caches, artifacts)
     others = environments_of_others(count, runtime, url, artifacts, caches)
-    work_on(database, stored, runtime, artifacts, watch, others)
+    work_on(records, runtime, artifacts, watch, others)
 
 
 @app.command()
@@ -135,7 +135,7 @@ def resume(
     from optimizer.cli.workers.loading import load_stored_study
     from optimizer.cli.workers.session import environments_of_others, has_ended, print_end, print_outcome, work_on
     from studies.records.control import set_status
-    from studies.records.stored_studies import load_study, set_budget
+    from studies.records.stored_studies import open_study, set_budget
     from studies.spec.fingerprints import refuse_changed_spec
     from studies.spec.study import load_spec
 
@@ -144,31 +144,31 @@ def resume(
     database = database_to_change(url)
     if Path(study).is_file():
         spec = load_spec(Path(study))
-        stored = load_study(database, spec.study)
-        refuse_changed_spec(stored.spec, spec)
+        records = open_study(database, spec.study)
+        refuse_changed_spec(records.study.spec, spec)
         budget = spec.budget
     else:
-        stored = load_study(database, study)
-        budget = stored.spec.budget
+        records = open_study(database, study)
+        budget = records.study.spec.budget
     if trials is not None:
         budget = budget.model_copy(update={"trials": trials})
     if patience is not None:
         budget = budget.model_copy(update={"patience": patience or None})
-    asked = replace(stored, spec=stored.spec.model_copy(update={"budget": budget}))
-    ended = not detach and has_ended(database, asked)
-    runtime = None if detach or ended else load_stored_study(stored, caches)  # first: it may be refused
-    set_budget(database, stored, budget)
-    set_status(database, stored, "active")
-    stored = load_study(database, stored.name)
+    asked = replace(records.study, spec=records.study.spec.model_copy(update={"budget": budget}))
+    ended = not detach and has_ended(replace(records, study=asked))
+    runtime = None if detach or ended else load_stored_study(records.study, caches)  # first: it may be refused
+    set_budget(records, budget)
+    set_status(records, "active")
+    records = open_study(database, records.study.name)
     if detach:
-        console.print(f"{escaped(stored.name)} goes on; its workers take it from here", soft_wrap=True)
+        console.print(f"{escaped(records.study.name)} goes on; its workers take it from here", soft_wrap=True)
         return
     if runtime is None:
-        print_outcome(database, stored, artifacts)
-        print_end(database, stored)
+        print_outcome(records, artifacts)
+        print_end(records)
         return
     others = environments_of_others(count, runtime, url, artifacts, caches)
-    work_on(database, stored, runtime, artifacts, watch, others)
+    work_on(records, runtime, artifacts, watch, others)
 
 
 @app.command()
@@ -188,20 +188,20 @@ def finish(
     from optimizer.cli.workers.session import retry_for
     from optimizer.search.shortlist import by_value
     from studies.files.artifacts import Artifacts
-    from studies.records.stored_studies import load_study
+    from studies.records.stored_studies import open_study
     from studies.records.stored_trials import load_trials
 
     watch = observing(context, log_json, metrics)
     database = database_to_change(storage)
-    stored = load_study(database, study)
-    objective = study_objective(stored)
+    records = open_study(database, study)
+    objective = study_objective(records.study)
     with loading_libraries():
         from optimizer.outcome.final import choose_finalists
-    choose_finalists(load_trials(database, stored), objective, by_value(objective), stored.spec.final)
-    runtime = load_stored_study(stored, cache_folder(cache))  # only now, as loading takes its time
-    folder, reporter = Artifacts.beside(database.url, artifacts), watch.reporter(database, stored)
-    finish_study(database, stored, runtime, folder, reporter, retry_for(reporter))
-    print_study(database, stored, every_trial=False)
+    choose_finalists(load_trials(records), objective, by_value(objective), records.study.spec.final)
+    runtime = load_stored_study(records.study, cache_folder(cache))  # only now, as loading takes its time
+    folder, reporter = Artifacts.beside(database.url, artifacts), watch.reporter(records)
+    finish_study(records, runtime, folder, reporter, retry_for(reporter))
+    print_study(records, every_trial=False)
 
 
 @app.command(name="list")
@@ -221,10 +221,10 @@ def show(
 ) -> None:
     """Show a study: parents, best trial, gain with its interval, final, failures."""
     from optimizer.cli.views.report import print_study
-    from studies.records.stored_studies import load_study
+    from studies.records.stored_studies import open_study
 
     database = database_to_read(storage)
-    print_study(database, load_study(database, study), every_trial=trials, weights=parsed_weights(weights))
+    print_study(open_study(database, study), every_trial=trials, weights=parsed_weights(weights))
 
 
 @app.command()
@@ -254,14 +254,14 @@ def pause(study: StudyName, storage: Storage = DEFAULT_STORAGE) -> None:
 def _ask(study: str, storage: str, status: Status, told: str) -> None:
     from optimizer.cli.workers.session import storage_option
     from studies.records.control import set_status
-    from studies.records.stored_studies import load_study
+    from studies.records.stored_studies import open_study
 
     database = database_to_change(storage)
-    stored = load_study(database, study)
-    set_status(database, stored, status)
-    again = f'mergetune study resume "{stored.name}"{" --detach" if status == "paused" else ""}'
+    records = open_study(database, study)
+    set_status(records, status)
+    again = f'mergetune study resume "{records.study.name}"{" --detach" if status == "paused" else ""}'
     again += storage_option(database.url)
-    console.print(escaped(f"{stored.name} {told}; go on with: {again}"), soft_wrap=True)
+    console.print(escaped(f"{records.study.name} {told}; go on with: {again}"), soft_wrap=True)
 
 
 @app.command(context_settings={"ignore_unknown_options": True})  # or -3 would be an option
@@ -272,9 +272,9 @@ def priority(
 ) -> None:
     """Say which study the workers of several turn to first."""
     from studies.records.control import set_priority
-    from studies.records.stored_studies import load_study
+    from studies.records.stored_studies import open_study
 
     database = database_to_change(storage)
-    stored = load_study(database, study)
-    set_priority(database, stored, number)
-    console.print(f"{escaped(stored.name)} has priority {number}")
+    records = open_study(database, study)
+    set_priority(records, number)
+    console.print(f"{escaped(records.study.name)} has priority {number}")

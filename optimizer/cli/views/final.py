@@ -15,9 +15,9 @@ from optimizer.outcome.verdict import is_better, suspicion
 from optimizer.search.stopping import end_of
 from optimizer.system.retry import Retry
 from optimizer.trial.objective import SINGLE, Objective
-from studies.records.database import Database
 from studies.records.finals import Final, Finalist, lacks_final, store_final
 from studies.records.stored_trials import load_trials
+from studies.records.study_records import StudyRecords
 from studies.records.values import Gain, StoredStudy, StoredTrial
 
 if TYPE_CHECKING:
@@ -32,8 +32,7 @@ if TYPE_CHECKING:
 
 
 def finish_study(
-    database: Database,
-    stored: StoredStudy,
+    records: StudyRecords,
     runtime: Runtime,
     artifacts: Artifacts,
     reporter: Reporter,
@@ -50,15 +49,16 @@ def finish_study(
     from optimizer.outcome.final import hold_final
     from optimizer.search.shortlist import by_posterior
 
-    rows = retry(lambda: load_trials(database, stored))
-    rank = retry(lambda: by_posterior(database, stored, runtime.objective, rows))
+    study = records.study
+    rows = retry(lambda: load_trials(records))
+    rank = retry(lambda: by_posterior(records, runtime.objective, rows))
     pictures: Pictures = {}
-    reporter.final_started(_images(stored))
-    with _progress(_images(stored), pictures) as watch:
+    reporter.final_started(_images(study))
+    with _progress(_images(study), pictures) as watch:
         final = hold_final(runtime, rows, rank, watch)
-    retry(lambda: store_final(database, stored, final))
+    retry(lambda: store_final(records, final))
     reporter.final_held(final)
-    sheet = retry(lambda: _save_sheet(stored, final, pictures, artifacts))
+    sheet = retry(lambda: _save_sheet(study, final, pictures, artifacts))
     console.print(f"contact sheet, parents beside the candidates: {escaped(sheet)}", soft_wrap=True)
     return final
 
@@ -106,10 +106,10 @@ def _progress(images: int, pictures: Pictures) -> Iterator[FinalWatch]:
         )
 
 
-def final_is_due(database: Database, stored: StoredStudy) -> bool:
+def final_is_due(records: StudyRecords) -> bool:
     """Whether the budget is spent, no worker is still at work, and the final knows not of all trials."""
-    rows = load_trials(database, stored)
-    return end_of(database, stored, rows) is not None and lacks_final(database, stored, rows)
+    rows = load_trials(records)
+    return end_of(records, rows) is not None and lacks_final(records, rows)
 
 
 def current_winner(final: Final | None, rows: Sequence[StoredTrial]) -> Finalist | None:

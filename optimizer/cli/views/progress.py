@@ -19,8 +19,8 @@ from optimizer.trial.objective import SINGLE, Objective
 from optimizer.trial.ranking import best_gains, stopped_after
 from studies.records.batch_limits import Batched
 from studies.records.cached_reads import CachedTrials
-from studies.records.database import Database
-from studies.records.values import Gain, StoredStudy, StoredTrial
+from studies.records.study_records import StudyRecords
+from studies.records.values import Gain, StoredTrial
 
 FINISHING = "finishing this trial; press Ctrl-C again to leave now (resume will run it again)"
 STAGES = {"merge": ("merge",), "render": ("text", "denoise", "decode"), "score": ("score",)}
@@ -48,11 +48,11 @@ class ProgressReporter(Reporter):
         stop: set when the user has asked to stop.
     """
 
-    def __init__(self, database: Database, study: StoredStudy, objective: Objective, stop: threading.Event) -> None:
-        self._database, self._study = database, study
+    def __init__(self, records: StudyRecords, objective: Objective, stop: threading.Event) -> None:
+        self._records = records
         self._names = (SINGLE,) if objective.terms else objective.names
-        self._total = study.spec.budget.trials
-        self._items = len(study.spec.suite.items())
+        self._total = records.study.spec.budget.trials
+        self._items = len(records.study.spec.suite.items())
         self._begun = time.monotonic()
         self._progress = Progress(
             TextColumn("{task.description}"),
@@ -62,7 +62,7 @@ class ProgressReporter(Reporter):
             console=console,
             disable=not interactive(),
         )
-        self._cached = CachedTrials(database, study)
+        self._cached = CachedTrials(records)
         finished = [row for row in own_trials(self._cached.trials()) if row.state != "running"]
         self._finished = len(finished)
         self._task = self._progress.add_task(
@@ -104,7 +104,7 @@ class ProgressReporter(Reporter):
         print_waiting(reason, limit_seconds)
 
     def paused(self) -> None:
-        again = f'mergetune study resume "{self._study.name}" --detach'
+        again = f'mergetune study resume "{self._records.study.name}" --detach'
         console.print(escaped(f"paused; it goes on with: {again}"), soft_wrap=True)
 
     def batch_reduced(self, component: Batched, batch_size: int, reason: str) -> None:
@@ -115,8 +115,8 @@ class ProgressReporter(Reporter):
 
     def _newly_split(self, trial: StoredTrial) -> str:
         """The sections that were split for this trial, with `granularity: auto`."""
-        storage = self._database.storage
-        study_id = storage.get_study_id_from_name(self._study.name)
+        storage = self._records.database.storage
+        study_id = storage.get_study_id_from_name(self._records.study.name)
         asked = storage.get_trial(storage.get_trial_id_from_study_id_trial_number(study_id, trial.number))
         split = split_of(asked) or {}
         found = [section for section, number in split.items() if number == trial.number]

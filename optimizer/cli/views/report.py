@@ -25,6 +25,7 @@ from studies.records import optuna_studies, registry, stored_renders, stored_stu
 from studies.records.database import Database
 from studies.records.finals import Final, load_final
 from studies.records.registry import workers_at
+from studies.records.study_records import StudyRecords
 from studies.records.values import StoredStudy, StoredTrial
 
 FRONT_SHOWN = 12
@@ -36,18 +37,18 @@ def studies_table(database: Database) -> Table:
     for head in ("study", "parents", "status", "trials", "failed", "best gain (95 % interval)", "begun"):
         table.add_column(head)
     workers = workers_at(database, registry.live_workers(database))
-    for name, study in stored_studies.every_study(database).items():
+    for name, records in stored_studies.every_study(database).items():
         try:
-            if isinstance(study, SpecError):
-                raise study
-            table.add_row(*_study_row(database, study, workers[study.id]))
+            if isinstance(records, SpecError):
+                raise records
+            table.add_row(*_study_row(records, workers[records.study.id]))
         except StudyError as error:
             table.add_row(escaped(name), "", f"[red]{escaped(str(error))}[/]")
     return table
 
 
-def _study_row(database: Database, study: StoredStudy, workers: int) -> tuple[str, ...]:
-    rows = stored_trials.load_trials(database, study)
+def _study_row(records: StudyRecords, workers: int) -> tuple[str, ...]:
+    study, rows = records.study, stored_trials.load_trials(records)
     objective = study_objective(study)
     best = best_trials(rows, objective)
     gains = [row.gains[SINGLE] for row in best if SINGLE in row.gains]
@@ -57,7 +58,7 @@ def _study_row(database: Database, study: StoredStudy, workers: int) -> tuple[st
     return (
         escaped(study.name),
         escaped(" + ".join(parent.path.stem for parent in study.parents)),
-        _status(database, study, rows, workers),
+        _status(records, rows, workers),
         f"{finished}/{study.spec.budget.trials}{taken}",
         str(sum(row.state == "failed" for row in rows)),
         gain_text(gains[0]) if gains else (f"front of {len(best)}" if best and not objective.terms else ""),
@@ -65,9 +66,10 @@ def _study_row(database: Database, study: StoredStudy, workers: int) -> tuple[st
     )
 
 
-def _status(database: Database, study: StoredStudy, rows: Sequence[StoredTrial], workers: int) -> str:
+def _status(records: StudyRecords, rows: Sequence[StoredTrial], workers: int) -> str:
     """What is asked of the workers, or that it has ended; the priority unless it is the usual one; who is at it."""
-    over = study.status == "active" and end_of(database, study, rows) is not None
+    study = records.study
+    over = study.status == "active" and end_of(records, rows) is not None
     parts: list[str] = ["ended" if over else study.status]
     if study.priority:
         parts.append(f"priority {study.priority}")
@@ -82,12 +84,10 @@ EXPLAINED = (
 )
 
 
-def print_study(
-    database: Database, study: StoredStudy, *, every_trial: bool, weights: Mapping[str, float] | None = None
-) -> None:
+def print_study(records: StudyRecords, *, every_trial: bool, weights: Mapping[str, float] | None = None) -> None:
     """Parents, uniform merge and best side by side, every score with its gain; what failed; the final."""
-    rows = stored_trials.load_trials(database, study)
-    final = load_final(database, study)
+    study, rows = records.study, stored_trials.load_trials(records)
+    final = load_final(records)
     objective = study_objective(study)
     if weights is not None:
         check_weights(weights, objective)
@@ -97,18 +97,19 @@ def print_study(
         if any(row.estimated for row in rows):
             console.print("~ is an estimate from the images there are; gains of such trials are over these alone")
     if complete:
-        console.print(_scores_table(database, study, rows, objective, final))
+        console.print(_scores_table(records, rows, objective, final))
         console.print(f"objective: {escaped(objective.formula())}")
         console.print(EXPLAINED, soft_wrap=True)
     if complete and len(objective.names) > 1:
         print_front(rows, objective, weights)
-    _print_progress(database, study, rows)
+    _print_progress(records, rows)
     if final is not None:
         print_final(study, final, rows, objective)
 
 
-def _print_progress(database: Database, study: StoredStudy, rows: Sequence[StoredTrial]) -> None:
+def _print_progress(records: StudyRecords, rows: Sequence[StoredTrial]) -> None:
     """What failed, how many trials there are, what the search has split, and why it ended."""
+    study = records.study
     complete = [row for row in rows if row.state == "complete"]
     failed = [row for row in rows if row.state == "failed"]
     for row in failed[:5]:
@@ -127,11 +128,11 @@ def _print_progress(database: Database, study: StoredStudy, rows: Sequence[Store
     if rows and study.spec.full_space.begins_coarse:
         from optimizer.search.depth.stored_study import space_of
 
-        split = split_before(optuna_studies.optuna_trials(database, study)) or {}
+        split = split_before(optuna_studies.optuna_trials(records)) or {}
         console.print(escaped(f"search: {split_in_words(space_of(study, rows[0]), split)}"), soft_wrap=True)
-    end = None if running else end_of(database, study, rows)
+    end = None if running else end_of(records, rows)
     if end is not None:
-        console.print(f"ended: {end.words}")
+        console.print(f"ended: {end.reason}")
 
 
 def _stopped_text(study: StoredStudy, complete: Sequence[StoredTrial]) -> str:
@@ -152,9 +153,10 @@ def notable_trials(rows: Sequence[StoredTrial], objective: Objective, chosen: in
 
 
 def _scores_table(
-    database: Database, study: StoredStudy, rows: Sequence[StoredTrial], objective: Objective, final: Final | None
+    records: StudyRecords, rows: Sequence[StoredTrial], objective: Objective, final: Final | None
 ) -> Table:
     """One column a trial, one row a score: the value, and below it the gain."""
+    study = records.study
     items = len(study.spec.suite.items())
     infos = _infos(study)
     winner = current_winner(final, rows)
@@ -170,7 +172,7 @@ def _scores_table(
     for row in shown:
         role = f"[bold]{roles[row.number]}[/]: " if row.number in roles else ""
         table.add_column(f"{role}{escaped(row.title)}\n(trial {row.number})", justify="right")
-        by_item, by_set = stored_renders.load_scores(database, row)
+        by_item, by_set = stored_renders.load_scores(records, row)
         means[row.number] = dict(row.objectives) | {name: float(np.mean(by_item[name])) for name in by_item} | by_set
     for name in ((SINGLE,) if objective.terms else ()) + tuple(study.spec.scorers):
         label = infos[name].report_name(items) if name in infos else name
@@ -220,19 +222,19 @@ def study_objective(study: StoredStudy) -> Objective:
     return Objective.of(study.spec, _infos(study))
 
 
-def save_comparison(database: Database, study: StoredStudy, artifacts: Artifacts) -> str | None:
+def save_comparison(records: StudyRecords, artifacts: Artifacts) -> str | None:
     """Parents beside the best as one picture, and where it is; None when their renders were not kept."""
     import torch
 
     from optimizer.rendering.contact_sheet import comparison_sheet
 
-    rows = stored_trials.load_trials(database, study)
+    study, rows = records.study, stored_trials.load_trials(records)
     parents = [row for row in parent_trials(rows).values() if row.state == "complete"]
     chosen = chosen_trial(rows, study_objective(study))
     best = [] if chosen is None else [chosen]
     columns = []
     for row in [*parents, *(row for row in best if row not in parents)]:
-        renders = stored_renders.load_renders(database, row)
+        renders = stored_renders.load_renders(records, row)
         if any(render.file is None for render in renders):
             return None
         try:

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from optimizer.work.service import Service
     from studies.files.artifacts import Artifacts
     from studies.records.database import Database
-    from studies.records.values import StoredStudy
+    from studies.records.study_records import StudyRecords
 
 StudyNames = Annotated[
     list[str] | None,
@@ -83,7 +83,7 @@ class Assignment:
             lambda study: open_unchanged_plan(study, self.folders),
             lambda plan, study: load_runtime(plan, study.parents, self.cache),
         )
-        host = Terminal(database, store, stop, Retry(limit_seconds=self.patience_seconds), watch)
+        host = Terminal(store, stop, Retry(limit_seconds=self.patience_seconds), watch)
         return Service(database, runtimes, store, host, stop, settings)
 
 
@@ -91,13 +91,13 @@ def assigned(
     storage: str, names: list[str] | None, models: list[Path] | None, artifacts: str | None, cache: Path | None
 ) -> tuple[Assignment, Database]:
     """What the options ask for, checked, and the opened database."""
-    from studies.records.stored_studies import load_study
+    from studies.records.stored_studies import open_study
     from studies.system.database_url import database_file
 
     url, caches = storage_url(storage), cache_folder(cache)
     database = database_to_change(url)
     for name in names or ():
-        load_study(database, name)
+        open_study(database, name)
     folders = model_folders(models, caches)
     if not folders.folders and not names and database_file(url) is None:
         fail(
@@ -118,28 +118,26 @@ def assigned(
 class Terminal:
     """A service's Host for people."""
 
-    def __init__(
-        self, database: Database, artifacts: Artifacts, stop: threading.Event, retry: Retry, watch: Monitoring
-    ) -> None:
-        self._database, self._artifacts, self._stop = database, artifacts, stop
+    def __init__(self, artifacts: Artifacts, stop: threading.Event, retry: Retry, watch: Monitoring) -> None:
+        self._artifacts, self._stop = artifacts, stop
         self._retry, self._watch = retry, watch
 
     @contextmanager
-    def at(self, study: StoredStudy, runtime: Runtime) -> Iterator[Reporter]:
+    def at(self, records: StudyRecords, runtime: Runtime) -> Iterator[Reporter]:
         from optimizer.cli.views.progress import ProgressReporter
 
-        console.print(f"at study {escaped(study.name)}", soft_wrap=True)
-        with self._retry(lambda: ProgressReporter(self._database, study, runtime.objective, self._stop)) as people:
-            yield self._watch.reporter(self._database, study, people)
+        console.print(f"at study {escaped(records.study.name)}", soft_wrap=True)
+        with self._retry(lambda: ProgressReporter(records, runtime.objective, self._stop)) as people:
+            yield self._watch.reporter(records, people)
 
-    def hold_final(self, study: StoredStudy, runtime: Runtime) -> None:
+    def hold_final(self, records: StudyRecords, runtime: Runtime) -> None:
         from optimizer.cli.views.final import finish_study
         from optimizer.insight.interactive import save_figures
 
-        console.print(f"the final of {escaped(study.name)}", soft_wrap=True)
-        reporter = self._watch.reporter(self._database, study)
-        finish_study(self._database, study, runtime, self._artifacts, reporter, self._retry)
-        self._retry(lambda: save_figures(self._database, study, runtime.objective))
+        console.print(f"the final of {escaped(records.study.name)}", soft_wrap=True)
+        reporter = self._watch.reporter(records)
+        finish_study(records, runtime, self._artifacts, reporter, self._retry)
+        self._retry(lambda: save_figures(records, runtime.objective))
 
     def refused(self, name: str, reason: str) -> None:
         print_error(f"study {escaped(name)} cannot be worked on here", reason)

@@ -15,8 +15,7 @@ if TYPE_CHECKING:
     from optimizer.observe.event_log import EventLog, Level
     from optimizer.observe.events import Reporter
     from optimizer.observe.metrics import Metrics
-    from studies.records.database import Database
-    from studies.records.values import StoredStudy
+    from studies.records.study_records import StudyRecords
 
 LogJson = Annotated[
     str | None,
@@ -52,7 +51,7 @@ class Monitoring:
         if self.log is not None:
             self.log.tell(event, level, **more)
 
-    def reporter(self, database: Database, study: StoredStudy, *people: Reporter) -> Reporter:
+    def reporter(self, records: StudyRecords, *people: Reporter) -> Reporter:
         """Tells all of them of one study; people first, as only theirs may fail and be told again."""
         from optimizer.observe.events import Reporters
 
@@ -60,11 +59,11 @@ class Monitoring:
         if self.metrics is not None:
             from optimizer.observe.metrics import MetricsReporter
 
-            reporters.append(MetricsReporter(self.metrics, database, study))
+            reporters.append(MetricsReporter(self.metrics, records))
         if self.log is not None:
             from optimizer.observe.event_log import EventReporter
 
-            reporters.append(EventReporter(self.log, study.name))
+            reporters.append(EventReporter(self.log, records.study.name))
         return Reporters(reporters)
 
 

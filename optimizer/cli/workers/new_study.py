@@ -21,13 +21,12 @@ if TYPE_CHECKING:
     from optimizer.runtime.plan import Plan
     from optimizer.runtime.setup import Runtime
     from studies.records.database import Database
-    from studies.records.values import ParentFile, StoredStudy
+    from studies.records.study_records import StudyRecords
+    from studies.records.values import ParentFile
     from studies.spec.study import StudySpec
 
 
-def start_study(
-    spec: Path, url: str, cache: Path, artifacts: str | Path | None = None
-) -> tuple[Database, StoredStudy, Runtime]:
+def start_study(spec: Path, url: str, cache: Path, artifacts: str | Path | None = None) -> tuple[StudyRecords, Runtime]:
     """Begin a study that this process works on.
 
     Args:
@@ -36,19 +35,17 @@ def start_study(
     """
     new = _prepare(spec, url, artifacts, _usable_device)
     runtime = load_runtime(new.plan, new.parents, cache)
-    return new.database, new.store(runtime.plan), runtime
+    return new.store(runtime.plan), runtime
 
 
-def register_study(
-    spec: Path, url: str, cache: Path, artifacts: str | Path | None = None
-) -> tuple[Database, StoredStudy]:
+def register_study(spec: Path, url: str, cache: Path, artifacts: str | Path | None = None) -> StudyRecords:
     """Begin a study for other workers: everything is checked but what their devices can do."""
     new = _prepare(spec, url, artifacts, _cpu)
     with console.status("loading scorers"):
         from optimizer.runtime.setup import load_scorers
 
         plan, _ = load_scorers(new.plan, new.parents, _cpu(new.plan), cache)
-    return new.database, new.store(plan)
+    return new.store(plan)
 
 
 def _prepare(spec: Path, url: str, artifacts: str | Path | None, choose: Callable[[Plan], torch.device]) -> NewStudy:
@@ -131,7 +128,7 @@ class NewStudy:
     warm_start: WarmStart | None
     artifacts: str | Path | None
 
-    def store(self, plan: Plan) -> StoredStudy:
+    def store(self, plan: Plan) -> StudyRecords:
         """Register the study, with the trials that it begins with.
 
         Args:

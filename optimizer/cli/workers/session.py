@@ -22,18 +22,17 @@ if TYPE_CHECKING:
     from optimizer.runtime.setup import Runtime
     from optimizer.system.retry import Retry
     from studies.files.artifacts import Artifacts
-    from studies.records.database import Database
-    from studies.records.values import StoredStudy
+    from studies.records.study_records import StudyRecords
 
 LARGER = {"trials": " --trials N", "patience": " --patience N"}  # the end of a study -> how a resume goes beyond it
 
 
-def has_ended(database: Database, stored: StoredStudy) -> bool:
+def has_ended(records: StudyRecords) -> bool:
     """Return whether a worker would find nothing to do, so that nothing need be loaded."""
     from optimizer.work.scheduling import PendingWork
     from studies.records.registry import live_workers
 
-    return PendingWork(database, stored).task(stored, live_workers(database)) is None
+    return PendingWork(records).task(records, live_workers(records.database)) is None
 
 
 def environments_of_others(
@@ -55,8 +54,7 @@ def environments_of_others(
 
 
 def work_on(
-    database: Database,
-    stored: StoredStudy,
+    records: StudyRecords,
     runtime: Runtime,
     artifacts: str | Path | None,
     watch: Monitoring = NOBODY,
@@ -75,27 +73,27 @@ def work_on(
     from optimizer.insight.interactive import save_figures
     from optimizer.work.worker import Worker
     from studies.files.artifacts import Artifacts
-    from studies.records.stored_studies import load_study
+    from studies.records.stored_studies import open_study
 
     quiet_optuna()
-    folder = Artifacts.beside(database.url, artifacts)
+    folder = Artifacts.beside(records.database.url, artifacts)
     with (
         stopping() as stop,
-        local_workers(stored.name, others, stop),
-        ProgressReporter(database, stored, runtime.objective, stop) as people,
+        local_workers(records.study.name, others, stop),
+        ProgressReporter(records, runtime.objective, stop) as people,
     ):
-        reporter = watch.reporter(database, stored, people)
-        finished = Worker(database, stored, runtime, folder, reporter, stop.is_set, patience_seconds()).run()
-    stored = load_study(database, stored.name)
-    stopped = stop.is_set() or stored.status != "active"
+        reporter = watch.reporter(records, people)
+        finished = Worker(records, runtime, folder, reporter, stop.is_set, patience_seconds()).run()
+    records = open_study(records.database, records.study.name)
+    stopped = stop.is_set() or records.study.status != "active"
     if not stopped:
-        final_after(database, stored, runtime, folder, reporter)
-    save_figures(database, stored, runtime.objective)
-    print_outcome(database, stored, artifacts)
+        final_after(records, runtime, folder, reporter)
+    save_figures(records, runtime.objective)
+    print_outcome(records, artifacts)
     if stopped:
-        console.print(escaped(f"Stopped. Go on with: {_resume_command(database, stored)}"), soft_wrap=True)
+        console.print(escaped(f"Stopped. Go on with: {_resume_command(records)}"), soft_wrap=True)
     elif finished == 0:
-        print_end(database, stored)
+        print_end(records)
     return not stopped
 
 
@@ -143,17 +141,15 @@ def patience_seconds() -> float:
     return seconds
 
 
-def final_after(
-    database: Database, stored: StoredStudy, runtime: Runtime, artifacts: Artifacts, reporter: Reporter
-) -> None:
+def final_after(records: StudyRecords, runtime: Runtime, artifacts: Artifacts, reporter: Reporter) -> None:
     """Hold the final once the budget is spent. While other workers are at work it is left to the last of them."""
     from optimizer.cli.views.final import final_is_due, finish_study
     from optimizer.errors import FinalError
 
-    if not final_is_due(database, stored):
+    if not final_is_due(records):
         return
     try:
-        finish_study(database, stored, runtime, artifacts, reporter, retry_for(reporter))
+        finish_study(records, runtime, artifacts, reporter, retry_for(reporter))
     except FinalError as error:
         console.print(f"no final: {escaped(str(error))}", soft_wrap=True)
 
@@ -165,30 +161,30 @@ def retry_for(reporter: Reporter) -> Retry:
     return Retry(limit_seconds=patience_seconds(), on_waiting=reporter.outage_began, on_back=reporter.outage_ended)
 
 
-def print_outcome(database: Database, stored: StoredStudy, artifacts: str | Path | None) -> None:
+def print_outcome(records: StudyRecords, artifacts: str | Path | None) -> None:
     """Print what the study has found so far as a table, and draw it as a picture."""
     from optimizer.cli.views.report import print_study, save_comparison
     from studies.files.artifacts import Artifacts
 
-    print_study(database, stored, every_trial=False)
-    sheet = save_comparison(database, stored, Artifacts.beside(database.url, artifacts))
+    print_study(records, every_trial=False)
+    sheet = save_comparison(records, Artifacts.beside(records.database.url, artifacts))
     if sheet is not None:
         console.print(f"contact sheet, parents beside the best: {escaped(sheet)}", soft_wrap=True)
 
 
-def print_end(database: Database, stored: StoredStudy) -> None:
+def print_end(records: StudyRecords) -> None:
     """Print how to go on with a study whose budget is spent; nothing for one whose budget is not."""
     from optimizer.search.stopping import end_of
     from studies.records.stored_trials import load_trials
 
-    if end := end_of(database, stored, load_trials(database, stored)):
+    if end := end_of(records, load_trials(records)):
         more = LARGER.get(end.key, ", from its spec with a larger budget")
-        text = f"The study has ended; go on with: {_resume_command(database, stored)}{more}"
+        text = f"The study has ended; go on with: {_resume_command(records)}{more}"
         console.print(escaped(text), soft_wrap=True)
 
 
-def _resume_command(database: Database, stored: StoredStudy) -> str:
-    return f'mergetune study resume "{stored.name}"{storage_option(database.url)}'
+def _resume_command(records: StudyRecords) -> str:
+    return f'mergetune study resume "{records.study.name}"{storage_option(records.database.url)}'
 
 
 def storage_option(url: str) -> str:

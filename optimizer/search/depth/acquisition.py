@@ -1,9 +1,10 @@
-"""What the next merge is worth: log expected improvement, or of the hypervolume for several objectives.
+"""Acquisition functions: log expected improvement, or log expected hypervolume improvement for several objectives.
 
-The improvement is one over the best posterior mean, not over the luckiest observation: a noisy value taken for an
-optimum would hold the search where nothing is. Noisy expected improvement, which averages over what the best may be,
-was measured and found no better for more time: see docs/benchmarks.md. Merges that are still being rendered count as
-if they had given what the model expects. The functions are BoTorch's.
+The improvement is measured from the best posterior mean, not from the best observation. A lucky noisy observation would
+otherwise hold the search in a region that has nothing to offer. Noisy expected improvement, which integrates over the
+unknown best value, was measured as well: it took longer and was no better (docs/benchmarks.md). A merge that is still
+being rendered counts as if it had returned its posterior mean. The functions are BoTorch's.
+
 Ament et al., Unexpected Improvements to Expected Improvement (2023); Daulton et al., Differentiable Expected
 Hypervolume Improvement (2020).
 """
@@ -19,7 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from optimizer.search.depth.candidates import is_new
-from optimizer.search.depth.gaussian_process import posterior, quiet
+from optimizer.search.depth.gaussian_process import library_warnings_ignored, posterior
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
@@ -40,16 +41,16 @@ with warnings.catch_warnings():
 Floats = NDArray[np.float64]
 REFERENCE_MARGIN = 0.1  # how far below the front the reference point lies, as a share of the front's range
 CHUNK = 400  # candidates evaluated together
-LEAST_VARIANCE = 1e-12  # rounding may leave less than nothing where a value is known
-POLISHED = 2  # candidates whose parameters are then moved along the gradient
-POLISH_ITERATIONS = 25
+MIN_VARIANCE = 1e-12  # rounding may make the variance negative at observed points
+POLISHED = 2  # the best candidates, which L-BFGS then improves
+POLISH_ITERATIONS = 25  # of L-BFGS
 
 
 class Marginals(Model):  # type: ignore[misc]
-    """What models say of single merges, each on its own; m models, one for each objective.
+    """The marginal posteriors of single merges under m independent models, one for each objective.
 
-    GPyTorch's posterior of b merges in a batch copies the training data b times. Acquisition functions of one merge
-    need no covariance between merges: [b, 1, d] is asked for as [b, d], which takes a tenth of the time.
+    For b merges in a batch, GPyTorch's posterior copies the training data b times. An acquisition function of one merge
+    needs no covariance between merges, so [b, 1, d] is evaluated as [b, d], which takes a tenth of the time.
     """
 
     def __init__(self, models: Sequence[SingleTaskGP]) -> None:
@@ -65,11 +66,11 @@ class Marginals(Model):  # type: ignore[misc]
         return torch.Size()
 
     def posterior(self, X: Tensor, *_: object, **__: object) -> GPyTorchPosterior:  # noqa: N803 - BoTorch's name
-        """X: [b, 1, d]. Returns a posterior of [b, 1, m]."""
-        found = [model.posterior(X.squeeze(-2)) for model in self.models]
-        mean = torch.stack([each.mean for each in found], dim=-1)
-        variance = torch.cat([each.variance.clamp_min(LEAST_VARIANCE) for each in found], dim=-1)
-        if len(found) == 1:
+        """Return the posterior [b, 1, m] at X [b, 1, d]."""
+        posteriors = [model.posterior(X.squeeze(-2)) for model in self.models]
+        mean = torch.stack([each.mean for each in posteriors], dim=-1)
+        variance = torch.cat([each.variance.clamp_min(MIN_VARIANCE) for each in posteriors], dim=-1)
+        if len(posteriors) == 1:
             return GPyTorchPosterior(MultivariateNormal(mean.squeeze(-1), DiagLinearOperator(variance)))
         return GPyTorchPosterior(MultitaskMultivariateNormal(mean, DiagLinearOperator(variance)))
 
@@ -77,24 +78,30 @@ class Marginals(Model):  # type: ignore[misc]
 def acquisition(
     models: Sequence[SingleTaskGP], x: Floats, pending: Floats, samples: int, seed: int
 ) -> AcquisitionFunction:
-    """The function to maximise, of scaled parameters [..., 1, d].
+    """Return the function to maximise: scaled parameters [..., 1, d] -> [...].
 
     Args:
         models: one per objective, larger is better.
-        x: what was observed [n, d].
-        pending: what is being evaluated [p, d].
+        x: the observed merges [n, d].
+        pending: the merges that are being evaluated [p, d].
+        samples: quasi-Monte Carlo samples of the posterior; used for several objectives only.
+        seed: of those samples.
     """
-    with quiet():
-        models = [_believing(model, pending) for model in models]
-        known = np.concatenate([x, pending])
-        means = np.stack([posterior(model, known)[0] for model in models], axis=1)
+    with library_warnings_ignored():
+        models = [_with_pending(model, pending) for model in models]
+        merges = np.concatenate([x, pending])
+        means = np.stack([posterior(model, merges)[0] for model in models], axis=1)
         if len(models) == 1:
             return LogExpectedImprovement(Marginals(models), best_f=float(means.max()))
         return _hypervolume(models, torch.from_numpy(means), SobolQMCNormalSampler(torch.Size([samples]), seed=seed))
 
 
-def _believing(model: SingleTaskGP, pending: Floats) -> SingleTaskGP:
-    """The model as if each pending merge had given its posterior mean: nothing is gained by trying it again."""
+def _with_pending(model: SingleTaskGP, pending: Floats) -> SingleTaskGP:
+    """Condition the model on each pending merge having returned its posterior mean, so that it is not proposed again.
+
+    Args:
+        pending: [p, d].
+    """
     if not len(pending):
         return model
     mean, _ = posterior(model, pending)
@@ -104,10 +111,10 @@ def _believing(model: SingleTaskGP, pending: Floats) -> SingleTaskGP:
 
 
 def _hypervolume(models: Sequence[SingleTaskGP], means: Tensor, sampler: SobolQMCNormalSampler) -> AcquisitionFunction:
-    """Over the front of the posterior means [n, m].
+    """Return the log expected hypervolume improvement over the front of the posterior means [n, m].
 
-    In pure Python: BoTorch would else compile a C++ kernel on first use, half a minute in each process, and proposals
-    would depend on whether the machine has a compiler.
+    It runs in pure Python. BoTorch would otherwise compile a C++ kernel on first use, which takes half a minute in each
+    process, and proposals would depend on whether the machine has a compiler.
     """
     logei._load_attempted = True  # noqa: SLF001 - there is no public switch
     front = means[is_non_dominated(means)]
@@ -117,17 +124,23 @@ def _hypervolume(models: Sequence[SingleTaskGP], means: Tensor, sampler: SobolQM
     )
 
 
-def maximise(function: AcquisitionFunction, points: Floats, known: Floats, *, polish: bool = True) -> Floats:
-    """The best candidate, with `polish` moved along the gradient; never a copy of what is known [d]."""
-    fresh = points[is_new(points, known)]
-    if not len(fresh):
-        fresh = points
-    values = evaluate(function, fresh)
-    best = fresh[np.argsort(-values, kind="stable")[:POLISHED]]
+def maximise(function: AcquisitionFunction, points: Floats, tried: Floats, *, polish: bool = True) -> Floats:
+    """Return the candidate with the largest value [d]; a copy of a tried merge only if every candidate is one.
+
+    Args:
+        points: the candidates [n, d].
+        tried: merges that are observed or pending [m, d].
+        polish: improve the best candidates by L-BFGS first.
+    """
+    new = points[is_new(points, tried)]
+    if not len(new):
+        new = points
+    values = evaluate(function, new)
+    best = new[np.argsort(-values, kind="stable")[:POLISHED]]
     if not polish:
         return np.asarray(best[0])
-    with quiet():
-        moved, _ = optimize_acqf(
+    with library_warnings_ignored():
+        optimised, _ = optimize_acqf(
             function,
             bounds=torch.tensor([[0.0], [1.0]], dtype=torch.double).expand(2, points.shape[1]),
             q=1,
@@ -136,12 +149,12 @@ def maximise(function: AcquisitionFunction, points: Floats, known: Floats, *, po
             options={"maxiter": POLISH_ITERATIONS},
             retry_on_optimization_warning=False,
         )
-    polished = moved.detach().numpy()
-    return np.asarray(polished[0] if is_new(polished, known)[0] else best[0])
+    polished = optimised.detach().numpy()
+    return np.asarray(polished[0] if is_new(polished, tried)[0] else best[0])
 
 
 def evaluate(function: AcquisitionFunction, points: Floats) -> Floats:
-    """[n, d] -> [n]"""
-    with torch.no_grad(), quiet():
-        parts: list[Tensor] = [function(part[:, None]) for part in torch.split(torch.from_numpy(points), CHUNK)]
-    return np.asarray(torch.cat(parts).numpy())
+    """Evaluate the function at points [n, d]; returns [n]."""
+    with torch.no_grad(), library_warnings_ignored():
+        chunks: list[Tensor] = [function(chunk[:, None]) for chunk in torch.split(torch.from_numpy(points), CHUNK)]
+    return np.asarray(torch.cat(chunks).numpy())

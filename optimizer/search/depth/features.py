@@ -1,11 +1,12 @@
-"""What the depth-aware sampler knows of a search space before it has seen a single merge.
+"""Depth features: prior knowledge of a search space, before any merge has been tried.
 
-Notation: d parameters, scaled to 0..1 by their bounds; f depth features, linear in them; k smooth modes.
+Notation: d parameters, scaled to 0..1 by their bounds; f depth features, linear in them; s sections of slots; k smooth
+modes. All arrays are float64.
 
-Blocks next to each other do similar work, so a few numbers describe most of a profile of ratios: its level, slope and
-bend in the input blocks, the same in the output blocks, and the values of the middle block and the text encoders. These
-are the *depth features* of each slot. Their transposes are the *modes*, directions in which a whole section moves
-smoothly. Candidates are made of modes.
+Neighbouring blocks do similar work, so a few numbers describe most of a profile of ratios: its level, slope and bend
+over the input blocks, the same over the output blocks, and the values of the middle block and the text encoders. These
+are the *depth features* of each slot. The *modes* are the corresponding directions in parameter space, in which a whole
+section moves smoothly. Candidates are made of modes.
 """
 
 from __future__ import annotations
@@ -22,8 +23,8 @@ from search_spaces.space import SearchSpace
 
 Floats = NDArray[np.float64]
 SHAPES = ("level", "slope", "bend")  # Legendre polynomials of degree 0, 1, 2 over a section's depth
-INDEPENDENT = 1e-6  # a feature that others give but for this share of its length adds nothing
-PLAIN_DIMENSIONS = 8  # with no more parameters than this, each has a length scale of its own
+INDEPENDENT = 1e-6  # a feature adds nothing if no more than this share of its length is orthogonal to the others
+PLAIN_DIMENSIONS = 8  # with no more parameters than this, each has its own length scale
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,104 +42,114 @@ class Geometry:
     names: tuple[str, ...]  # of the parameters
     low: Floats  # [d]
     high: Floats  # [d]
-    features: tuple[Feature, ...]  # none where they would say no less and no more than the parameters themselves
-    groups: tuple[int, ...]  # which length scale each parameter has [d]
-    group_names: tuple[str, ...]
-    levels: Floats  # [s, d]: each section of each slot moved as a whole
-    modes: Floats  # [k, d]: levels, slopes and bends of each section, largest entry 1
-    waves: Floats  # [3, d]: a constant, half and whole cosine wave over the U-Net's whole depth
+    features: tuple[Feature, ...]  # empty if there are as many as parameters, so that they would add nothing
+    groups: tuple[int, ...]  # index of each parameter's length scale [d]
+    group_names: tuple[str, ...]  # of the length scales
+    levels: Floats  # [s, d]: the direction in which a section of a slot moves as a whole
+    modes: Floats  # [k, d]: level, slope and bend of each section, largest entry 1
+    waves: Floats  # [3, d]: a constant, half a cosine wave and a whole one over the U-Net's depth
 
     @property
     def weights(self) -> Floats:
-        """All features' weights [f, d]."""
+        """The weights of all features [f, d]."""
         return np.array([feature.weights for feature in self.features]).reshape(-1, len(self.names))
 
     def scaled(self, params: Mapping[str, float]) -> Floats:
-        """Parameters -> 0..1 [d]."""
+        """Scale parameters to 0..1 by their bounds [d]."""
         values = np.array([params[name] for name in self.names])
         return np.asarray((values - self.low) / (self.high - self.low))
 
     def params(self, scaled: Floats) -> dict[str, float]:
-        """0..1 [d] -> parameters; rounding never leaves the bounds."""
+        """Turn scaled values [d] back into parameters, clipped to their bounds."""
         values = np.clip(self.low + scaled * (self.high - self.low), self.low, self.high)
         return dict(zip(self.names, map(float, values), strict=True))
 
     @classmethod
     def of(cls, space: SearchSpace) -> Geometry:
-        """Work out the features, length scales and modes of any space."""
+        """Work out the features, length scales and modes of a space."""
         parameters = space.parameters
-        low = np.array([row.low for row in parameters])
-        high = np.array([row.high for row in parameters])
-        parts = [
+        low = np.array([parameter.low for parameter in parameters])
+        high = np.array([parameter.high for parameter in parameters])
+        slot_sections = [
             _Section.of(space, slot, section)
-            for slot in dict.fromkeys(row.slot for row in parameters)
+            for slot in dict.fromkeys(parameter.slot for parameter in parameters)
             for section in _section_names(space, slot)
         ]
-        features = _independent([feature for part in parts for feature in part.features()])
-        modes = [mode for part in parts for mode in part.modes()]
+        features = _independent([feature for section in slot_sections for feature in section.features()])
+        modes = [mode for section in slot_sections for mode in section.modes()]
         labels = _labels(space)
         names = tuple(dict.fromkeys(labels))
         return cls(
-            names=tuple(row.name for row in parameters),
+            names=tuple(parameter.name for parameter in parameters),
             low=low,
             high=high,
             features=features if len(features) < len(parameters) else (),
             groups=tuple(names.index(label) for label in labels),
             group_names=names,
-            levels=np.array([part.modes()[0] for part in parts]),
+            levels=np.array([section.modes()[0] for section in slot_sections]),
             modes=np.array(modes),
             waves=_waves(space),
         )
 
 
 def _section_of(place: str, architecture: Architecture) -> str:
+    """Return the section of a place; all text encoders are one section, TEXT, and the VAE is one."""
     if place == VAE:
         return "VAE"
     return section_of(place) if place in blocks(architecture) else "TEXT"
 
 
 def _is_global(parameter: Parameter, space: SearchSpace) -> bool:
-    """Whether it is one number for everything: it has no depth."""
-    found = {_section_of(place, space.architecture) for place in parameter.places}
-    every = sections(space.architecture)
-    return len(found) > 1 and {every[0], every[-1]} <= found
+    """Return whether a parameter is one number for the whole U-Net, which has no depth."""
+    spanned = {_section_of(place, space.architecture) for place in parameter.places}
+    in_order = sections(space.architecture)
+    return len(spanned) > 1 and {in_order[0], in_order[-1]} <= spanned
 
 
 def _section_names(space: SearchSpace, slot: int) -> tuple[str, ...]:
-    found = {
-        _section_of(place, space.architecture) for row in space.parameters if row.slot == slot for place in row.places
+    """List the sections with a searched place in a slot, in order."""
+    searched = {
+        _section_of(place, space.architecture)
+        for parameter in space.parameters
+        if parameter.slot == slot
+        for place in parameter.places
     }
-    return tuple(name for name in ("TEXT", *sections(space.architecture), "VAE") if name in found)
+    return tuple(name for name in ("TEXT", *sections(space.architecture), "VAE") if name in searched)
 
 
 def _labels(space: SearchSpace) -> tuple[str, ...]:
-    """The length scale each parameter shares: its slot's in its section, or its own."""
+    """Name each parameter's length scale: its section's in its slot, or its own."""
     if len(space.parameters) <= PLAIN_DIMENSIONS:
-        return tuple(row.name for row in space.parameters)
+        return tuple(parameter.name for parameter in space.parameters)
     return tuple(
-        row.name
-        if _is_global(row, space)
-        else f"{_section_of(row.places[0], space.architecture)} of {space.slots[row.slot].name}"
-        for row in space.parameters
+        parameter.name
+        if _is_global(parameter, space)
+        else f"{_section_of(parameter.places[0], space.architecture)} of {space.slots[parameter.slot].name}"
+        for parameter in space.parameters
     )
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Section:
-    """The searched places of one section in one slot."""
+    """The n searched places of one section in one slot."""
 
-    label: str
-    depth: Floats  # [n] of each searched place, -1..1 over the section
-    members: tuple[int, ...]  # [n] the parameter of each place
-    scale: Floats  # [d]: what a parameter's 0..1 means in the slot's widest range
-    separate: bool  # text encoders and VAE: no order among them, each place is a feature
+    label: str  # template of the features' names
+    depth: Floats  # [n]: of each place, -1..1 over the section
+    members: tuple[int, ...]  # [n]: index of each place's parameter
+    scale: Floats  # [d]: width of a parameter's bounds relative to the section's widest
+    separate: bool  # text encoders and VAE have no order, so each place is a feature
 
     @classmethod
     def of(cls, space: SearchSpace, slot: int, section: str) -> _Section:
         order = [place for place in places(space.architecture) if _section_of(place, space.architecture) == section]
-        owner = {place: index for index, row in enumerate(space.parameters) if row.slot == slot for place in row.places}
-        searched = [(at, owner[place]) for at, place in enumerate(order) if place in owner]
-        widths = np.array([row.high - row.low for row in space.parameters])
+        parameter_of = {
+            place: index
+            for index, parameter in enumerate(space.parameters)
+            if parameter.slot == slot
+            for place in parameter.places
+        }
+        searched = [(at, parameter_of[place]) for at, place in enumerate(order) if place in parameter_of]
+        widths = np.array([parameter.high - parameter.low for parameter in space.parameters])
         return cls(
             label=f"{section} {{}} of {space.slots[slot].name}",
             depth=np.array([2 * at / max(len(order) - 1, 1) - 1 for at, _ in searched]),
@@ -148,56 +159,60 @@ class _Section:
         )
 
     def features(self) -> list[Feature]:
-        """Least-squares level, slope and bend of the profile; as many as there are parameters."""
+        """Return the least-squares level, slope and bend of the profile; no more than there are parameters."""
         if self.separate:
             return [
                 Feature(name=self.label.format(f"part {index + 1}"), weights=np.eye(len(self.scale))[member])
                 for index, member in enumerate(dict.fromkeys(self.members))
             ]
-        fit = np.linalg.pinv(self._shapes())  # [shapes, places]
-        rows = np.zeros((len(fit), len(self.scale)))
+        fit = np.linalg.pinv(self._shapes())  # [shapes, n]
+        weights = np.zeros((len(fit), len(self.scale)))
         for at, member in enumerate(self.members):
-            rows[:, member] += fit[:, at] * self.scale[member]
-        return [Feature(name=self.label.format(shape), weights=row) for shape, row in zip(SHAPES, rows, strict=False)]
+            weights[:, member] += fit[:, at] * self.scale[member]
+        return [
+            Feature(name=self.label.format(shape), weights=of_shape)
+            for shape, of_shape in zip(SHAPES, weights, strict=False)
+        ]
 
     def modes(self) -> list[Floats]:
-        """The shapes as directions in parameter space; a parameter of several places moves by their mean."""
-        rows = []
+        """Return the shapes as directions [d] in parameter space; a parameter of several places moves by their mean."""
+        modes = []
         for shape in self._shapes().T:
-            row = np.zeros(len(self.scale))
+            mode = np.zeros(len(self.scale))
             for member in set(self.members):
-                row[member] = np.mean([value for value, who in zip(shape, self.members, strict=True) if who == member])
-            rows.append(row / max(np.abs(row).max(), 1e-9))
-        return rows
+                mode[member] = np.mean([value for value, of in zip(shape, self.members, strict=True) if of == member])
+            modes.append(mode / max(np.abs(mode).max(), 1e-9))
+        return modes
 
     def _shapes(self) -> Floats:
-        """[places, shapes]: no more shapes than parameters."""
+        """Evaluate the Legendre polynomials at each place [n, shapes]; no more shapes than parameters."""
         t = self.depth
         return np.stack([np.ones_like(t), t, (3 * t**2 - 1) / 2], axis=1)[:, : len(set(self.members))]
 
 
 def _independent(features: Sequence[Feature]) -> tuple[Feature, ...]:
-    """Without those that are combinations of earlier ones, as where a group spans two sections."""
-    kept: list[Feature] = []
+    """Drop features that are linear combinations of earlier ones, as when a group spans two sections (Gram-Schmidt)."""
+    independent: list[Feature] = []
     basis: list[Floats] = []
     for feature in features:
-        rest = feature.weights.copy()
-        for row in basis:
-            rest -= (rest @ row) * row
-        if (length := np.linalg.norm(rest)) > INDEPENDENT * np.linalg.norm(feature.weights):
-            kept.append(feature)
-            basis.append(rest / length)
-    return tuple(kept)
+        residual = feature.weights.copy()
+        for direction in basis:
+            residual -= (residual @ direction) * direction
+        if (length := np.linalg.norm(residual)) > INDEPENDENT * np.linalg.norm(feature.weights):
+            independent.append(feature)
+            basis.append(residual / length)
+    return tuple(independent)
 
 
 def _waves(space: SearchSpace) -> Floats:
-    order = {
-        place: index / (len(blocks(space.architecture)) - 1) for index, place in enumerate(blocks(space.architecture))
-    }
-    rows = []
-    for wave in (0.0, 1.0, 2.0):
-        values = {place: float(np.cos(np.pi * wave * at)) for place, at in order.items()}
-        rows.append(
-            [np.mean([values.get(place, float(wave == 0)) for place in row.places]) for row in space.parameters]
+    """Evaluate cosine waves over the U-Net's depth at each parameter [3, d]; outside the U-Net only the constant."""
+    in_order = blocks(space.architecture)
+    depth = {block: index / (len(in_order) - 1) for index, block in enumerate(in_order)}
+    waves = []
+    for half_waves in (0.0, 1.0, 2.0):
+        values = {block: float(np.cos(np.pi * half_waves * at)) for block, at in depth.items()}
+        elsewhere = float(half_waves == 0)
+        waves.append(
+            [np.mean([values.get(place, elsewhere) for place in parameter.places]) for parameter in space.parameters]
         )
-    return np.array(rows)
+    return np.array(waves)

@@ -2,11 +2,11 @@
 
     value(x) ~ c + GP(0, a1 k(W x; l1) + a2 k(x; l2)) + noise
 
-k is the Matern-5/2 kernel, W x are the depth features with a length scale each, l2 has one length scale for each
-section. All are fitted by their most probable values under log-normal priors, so that a1 and a2 settle how much of
+k is the Matern-5/2 kernel. W x are the depth features, with one length scale each; l2 has one length scale for each
+section. All hyperparameters are maximum a posteriori estimates under log-normal priors, so a1 and a2 say how much of
 the landscape follows depth. Sums of kernels, fit and posterior are GPyTorch's and BoTorch's.
 
-x: parameters scaled to 0..1 [n, d]. Values are standardised robustly, larger is better.
+x: parameters scaled to 0..1 [n, d]. Values are robustly standardised, larger is better (see `observations.Scale`).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from torch import Tensor
 
 from optimizer.search.depth.features import Geometry
 
-with warnings.catch_warnings():  # linear_operator scripts functions with torch.jit, which newer torch warns of
+with warnings.catch_warnings():  # linear_operator uses torch.jit.script, which newer versions of torch deprecate
     warnings.simplefilter("ignore")
     from botorch.exceptions.errors import ModelFittingError, OptimizationGradientError
     from botorch.exceptions.warnings import BotorchWarning
@@ -39,18 +39,18 @@ with warnings.catch_warnings():  # linear_operator scripts functions with torch.
 
 Floats = NDArray[np.float64]
 NUMERICAL_ERRORS = (ModelFittingError, OptimizationGradientError, NanError, NotPSDError, torch.linalg.LinAlgError)  # type: ignore[attr-defined]
-"""What fitting or predicting may end in where the values allow no sensible model."""
+"""What fitting or predicting raises if no sensible model fits the values."""
 FIT_ITERATIONS = 30
-"""Of L-BFGS, from the priors' medians; more change the proposals little."""
-MOST_FITTED = 120
-"""Of more values than these, as many spread over the study fit the parameters; all of them make the posterior."""
-LEAST_NOISE = 1e-5  # variance, in standardised units
-LEAST_SQUARE = 1e-15  # of a distance, whose root would else have no slope
+"""Of L-BFGS, starting at the priors' medians. More iterations hardly change the proposals."""
+MAX_FITTED = 120
+"""With more values than this, hyperparameters are fitted to this many, evenly spaced; the posterior uses all values."""
+MIN_NOISE = 1e-5  # variance, in standardised units
+MIN_SQUARE = 1e-15  # of a distance, whose square root has no gradient at 0
 
 
 @contextmanager
-def quiet() -> Iterator[None]:
-    """Without the libraries' remarks about jitter and iteration limits; errors pass."""
+def library_warnings_ignored() -> Iterator[None]:
+    """Ignore BoTorch's and GPyTorch's warnings, such as those about jitter and iteration limits. Errors pass."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", BotorchWarning)
         warnings.simplefilter("ignore", NumericalWarning)
@@ -60,12 +60,13 @@ def quiet() -> Iterator[None]:
 
 
 class LinearMatern(Kernel):  # type: ignore[misc]  # GPyTorch has no types
-    """Matern-5/2 over linear functions of the inputs, which share length scales in groups.
+    """A Matern-5/2 kernel over linear functions of the inputs, which may share length scales.
 
     Args:
-        weights: [f, d]
-        groups: the length scale of each of the f functions.
+        weights: of the linear functions [f, d].
+        groups: index of the length scale of each linear function [f].
         median: of the length scales' log-normal prior.
+        deviation: standard deviation of the log length scale under that prior.
     """
 
     has_lengthscale = True
@@ -81,11 +82,11 @@ class LinearMatern(Kernel):  # type: ignore[misc]  # GPyTorch has no types
 
     @property
     def batch_shape(self) -> torch.Size:
-        """One kernel, never a batch; GPyTorch would look for parts in it at every call."""
+        """Always empty: one kernel, never a batch. GPyTorch would otherwise walk over its parts at every call."""
         return torch.Size()
 
     def forward(self, x1: Tensor, x2: Tensor, diag: bool = False, **_: object) -> Tensor:
-        """[..., n, d], [..., m, d] -> [..., n, m], or [..., n] of pairs with `diag`."""
+        """Return the covariance [..., n, m] of x1 [..., n, d] and x2 [..., m, d]; of pairs [..., n] with `diag`."""
         scales = self.lengthscale[..., self.groups]
         first = x1 @ self.weights.T / scales
         second = first if x1 is x2 else x2 @ self.weights.T / scales
@@ -94,20 +95,21 @@ class LinearMatern(Kernel):  # type: ignore[misc]  # GPyTorch has no types
         else:
             lengths = [side.square().sum(dim=-1, keepdim=True) for side in (first, second)]
             squared = lengths[0] + lengths[1].mT - 2 * first @ second.mT
-        distance = (5 * squared.clamp_min(LEAST_SQUARE)).sqrt()
+        distance = (5 * squared.clamp_min(MIN_SQUARE)).sqrt()
         covariance: Tensor = (1 + distance + distance.square() / 3) * torch.exp(-distance)
         return covariance
 
 
-DEPTH_SCALE = 0.8  # median length scale per square root of dimensions, of the depth features
-RATIO_SCALE = 0.4  # and of the parameters themselves
+# The log-normal priors. A deviation is the standard deviation of the logarithm.
+DEPTH_SCALE = 0.8  # median length scale of the depth features, divided by the square root of their number
+RATIO_SCALE = 0.4  # the same for the parameters themselves
 SCALE_DEVIATION = 0.5
-DEPTH_VARIANCE, RATIO_VARIANCE, VARIANCE_DEVIATION = 0.6, 0.4, 1.0
+DEPTH_VARIANCE, RATIO_VARIANCE, VARIANCE_DEVIATION = 0.6, 0.4, 1.0  # medians of a1 and a2, and the deviation of both
 NOISE_VARIANCE, NOISE_DEVIATION = 0.1, 1.5
 
 
 def kernel_of(geometry: Geometry) -> Kernel:
-    """The sum of both parts; the parameters alone where depth features say nothing more."""
+    """Return the sum of both kernels; only that of the parameters if there are no depth features."""
     count = len(geometry.names)
     median = max(RATIO_SCALE * math.sqrt(count), 0.4)
     ratios = LinearMatern(torch.eye(count, dtype=torch.double), geometry.groups, median, SCALE_DEVIATION)
@@ -128,17 +130,21 @@ def _scaled(kernel: Kernel, variance: float) -> Kernel:
 
 
 def fit(geometry: Geometry, x: Floats, z: Floats) -> SingleTaskGP:
-    """The most probable model of standardised values.
+    """Fit the model to standardised values.
 
     Args:
-        x: [n, d], n >= 1. z: [n].
+        x: [n, d], n >= 1.
+        z: [n].
+
+    Raises:
+        NUMERICAL_ERRORS: no sensible model fits the values.
     """
-    with quiet():
+    with library_warnings_ignored():
         model = _prior(geometry, x, z)
-        if len(z) <= MOST_FITTED:
+        if len(z) <= MAX_FITTED:
             return _fitted(model).eval()
-        few = np.linspace(0, len(z) - 1, MOST_FITTED).astype(int)
-        sample = _fitted(_prior(geometry, x[few], z[few]))
+        subset = np.linspace(0, len(z) - 1, MAX_FITTED).astype(int)
+        sample = _fitted(_prior(geometry, x[subset], z[subset]))
         model.covar_module.load_state_dict(sample.covar_module.state_dict())
         model.mean_module.load_state_dict(sample.mean_module.state_dict())
         model.likelihood.load_state_dict(sample.likelihood.state_dict())
@@ -146,10 +152,10 @@ def fit(geometry: Geometry, x: Floats, z: Floats) -> SingleTaskGP:
 
 
 def _prior(geometry: Geometry, x: Floats, z: Floats) -> SingleTaskGP:
-    """The model with its most usual parameters."""
+    """Return the model with its hyperparameters at the priors' medians."""
     likelihood = GaussianLikelihood(
         noise_prior=LogNormalPrior(math.log(NOISE_VARIANCE), NOISE_DEVIATION),
-        noise_constraint=LogTransformedInterval(LEAST_NOISE, 10.0, initial_value=NOISE_VARIANCE),
+        noise_constraint=LogTransformedInterval(MIN_NOISE, 10.0, initial_value=NOISE_VARIANCE),
     )
     return SingleTaskGP(
         torch.from_numpy(x),
@@ -166,7 +172,7 @@ def _fitted(model: SingleTaskGP) -> SingleTaskGP:
 
 
 def posterior(model: SingleTaskGP, x: Floats) -> tuple[Floats, Floats]:
-    """Mean and standard deviation of the noise-free standardised value at each of x [n, d]: [n], [n]."""
-    with torch.no_grad(), quiet():
-        found = model.posterior(torch.from_numpy(x))
-        return found.mean[:, 0].numpy(), found.variance[:, 0].clamp_min(0.0).sqrt().numpy()
+    """Return mean [n] and standard deviation [n] of the noise-free standardised value at each point of x [n, d]."""
+    with torch.no_grad(), library_warnings_ignored():
+        of_points = model.posterior(torch.from_numpy(x))
+        return of_points.mean[:, 0].numpy(), of_points.variance[:, 0].clamp_min(0.0).sqrt().numpy()

@@ -1,4 +1,4 @@
-"""What the depth-aware sampler reads from a study: finished, failed and running trials as arrays."""
+"""Observations: the finished, failed and running trials of a study, as arrays for the depth-aware model."""
 
 from __future__ import annotations
 
@@ -15,41 +15,44 @@ from optimizer.search.depth.features import Geometry
 Floats = NDArray[np.float64]
 
 TAIL = 2.0
-"""Values this many robust standard deviations below the median are broken merges; how broken does not matter."""
-MAD_TO_SD = 1.4826
-LARGEST = 1e100  # values beyond are taken for this, so that their squares are numbers
-LEAST_SPREAD = 1e-3  # of the robust deviation, as a share of the plain one
+"""Values further below the median than this many robust standard deviations are broken merges, and are compressed."""
+MAD_TO_SD = 1.4826  # median absolute deviation -> standard deviation of a normal distribution
+LARGEST = 1e100  # larger values are clipped to this, so that their squares are finite
+MIN_SPREAD = 1e-3  # of the robust standard deviation, as a share of the plain one
 
 
 @dataclass(frozen=True, kw_only=True)
 class Scale:
-    """Values, larger is better <-> z = (value - center) / spread with the tail below -TAIL pressed together.
+    """Robust standardisation: z = (value - center) / spread, larger is better, logarithmic below -TAIL.
 
-    A landscape of merges has a plateau of broken ones far below everything else. Taken at face value it would be
-    most of the variance, and the model would explain it instead of what tells good merges apart.
+    A landscape of merges has a plateau of broken ones far below everything else. On a linear scale it would make up
+    most of the variance, and the model would explain the plateau instead of the differences between good merges.
     """
 
     sign: float  # -1 where smaller values are better
-    center: float
-    spread: float
+    center: float  # the median, with the sign
+    spread: float  # robust standard deviation, from the median absolute deviation
 
     @classmethod
     def of(cls, values: Floats, direction: StudyDirection) -> Scale:
+        """Estimate center and spread from finite values [n]."""
         sign = -1.0 if direction == StudyDirection.MINIMIZE else 1.0
         if not len(values):
             return cls(sign=sign, center=0.0, spread=1.0)
         center = float(np.median(values))
         spread = MAD_TO_SD * float(np.median(np.abs(values - center)))
         deviation = float(values.std())
-        if spread <= LEAST_SPREAD * deviation:  # more than half of the values are the same
+        if spread <= MIN_SPREAD * deviation:  # more than half of the values are the same
             spread = deviation or 1.0
         return cls(sign=sign, center=sign * center, spread=spread)
 
     def apply(self, values: Floats) -> Floats:
+        """Standardise values [n]."""
         z = self._linear(values)
         return np.asarray(np.where(z < -TAIL, -TAIL - np.log1p(np.maximum(-TAIL - z, 0.0)), z))
 
     def undo(self, z: Floats) -> Floats:
+        """Turn standardised values [n] back into the objective's own unit."""
         linear = np.where(z < -TAIL, -TAIL - np.expm1(np.clip(-TAIL - z, 0.0, 50.0)), z)
         return np.asarray(self.sign * (linear * self.spread + self.center))
 
@@ -61,11 +64,11 @@ class Scale:
 class Observations:
     """A study's trials; d parameters, m objectives. Values are standardised and larger is better."""
 
-    x: Floats  # [n, d] scaled to 0..1
+    x: Floats  # [n, d]: the complete trials, then the failed ones; scaled to 0..1
     values: Floats  # [n, m]
     scales: tuple[Scale, ...]  # of each objective
-    pending: Floats  # [p, d]
-    finished: int  # how many of n were finished; the rest failed
+    pending: Floats  # [p, d]: the running trials
+    complete: int  # how many of the n trials are complete; the others failed
 
     @classmethod
     def of(
@@ -75,16 +78,21 @@ class Observations:
         directions: Sequence[StudyDirection],
         except_number: int = -1,
     ) -> Observations:
-        """Trials that have all parameters of the space, in the order of their numbers.
+        """Collect the trials that have all parameters of the space.
 
-        A failed trial counts as one that is as bad as the worst finished one, so that the sampler turns away from
-        where merges fail; left out, they would be proposed again and again.
+        A failed trial counts as much as the worst complete one, so that the sampler avoids regions where merges fail.
+        If failed trials were left out, the sampler would propose them again and again.
+
+        Args:
+            trials: of the study, in the order of their numbers.
+            directions: of its objectives.
+            except_number: of a trial to leave out, such as the one to propose.
         """
-        known = [
+        inside = [
             trial for trial in trials if trial.number != except_number and set(geometry.names) <= trial.params.keys()
         ]
-        complete = [trial for trial in known if trial.state == TrialState.COMPLETE]
-        failed = [trial for trial in known if trial.state == TrialState.FAIL] if complete else []
+        complete = [trial for trial in inside if trial.state == TrialState.COMPLETE]
+        failed = [trial for trial in inside if trial.state == TrialState.FAIL] if complete else []
         raw = _finite(np.array([trial.values for trial in complete]).reshape(-1, len(directions)))
         scales = tuple(Scale.of(column, direction) for column, direction in zip(raw.T, directions, strict=True))
         z = np.stack([scale.apply(column) for scale, column in zip(scales, raw.T, strict=True)], axis=1)
@@ -94,8 +102,8 @@ class Observations:
             x=_points(geometry, [*complete, *failed]),
             values=z,
             scales=scales,
-            pending=_points(geometry, [trial for trial in known if trial.state == TrialState.RUNNING]),
-            finished=len(complete),
+            pending=_points(geometry, [trial for trial in inside if trial.state == TrialState.RUNNING]),
+            complete=len(complete),
         )
 
 
@@ -104,7 +112,7 @@ def _points(geometry: Geometry, trials: Sequence[FrozenTrial]) -> Floats:
 
 
 def _finite(raw: Floats) -> Floats:
-    """Infinite values at the nearest finite one of their objective; Optuna refuses NaN."""
+    """Clip infinite values to the most extreme finite one of their objective [n, m]; Optuna itself refuses NaN."""
     columns = []
     for column in raw.T:
         finite = column[np.isfinite(column)]

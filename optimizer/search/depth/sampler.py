@@ -1,6 +1,6 @@
 """The depth-aware sampler: Bayesian optimisation that knows the order of a U-Net's blocks.
 
-It keeps nothing between trials. Every proposal follows from the seed, the trial's number and the finished and running
+It has no state between trials. Every proposal follows from the seed, the trial's number and the finished and running
 trials in the database. BoTorch is imported with the first proposal, so that the command line stays fast.
 """
 
@@ -37,15 +37,15 @@ STARTUP_TRIALS = 8
 CANDIDATES = 800
 SAMPLES = 32
 EXPLORE_EVERY = 3
-"""Of so many trials one may be a smooth profile far from the best merges, the most promising one."""
+"""One trial in this many may explore: it then takes the most promising smooth profile far from the best merges."""
 EXPLORE_BELOW = 1.0
-"""It is, when near the best merges less than so many standard deviations of a trial's noise is to be expected.
+"""Such a trial explores if the expected improvement is below this many standard deviations of a trial's noise.
 
-Expected improvement alone stays on the first good region it meets: with noisy values there is always a little left to
-gain there. Where values are nearly without noise, as on a fixed suite, and still rise, exploring only costs trials.
+Expected improvement alone stays in the first good region that it finds: with noisy values there is always a little left
+to gain there. If values are almost free of noise, as on a fixed suite, and still improve, exploring only costs trials.
 """
-DECIDING = 160  # candidates of the coarse search from which it is found out whether a section is to be split
-CENTERS = 5  # merges around which candidates are made
+SPLIT_CANDIDATES = 160  # candidates of the coarse search from which the decision to split a section starts
+CENTERS = 5  # best merges around which candidates are made
 
 _log = logging.getLogger(__name__)
 
@@ -55,12 +55,12 @@ class DepthGPSampler(BaseSampler):
 
     Args:
         seed: of the study; each trial's random numbers follow from it and the trial's number.
-        n_startup_trials: finished trials before the model is used; smooth random profiles until then.
-        candidates: merges among which the acquisition function chooses.
-        mc_samples: of the posterior, for several objectives.
+        n_startup_trials: complete trials before the model is used; until then, proposals are smooth random profiles.
+        candidates: how many merges the acquisition function chooses from.
+        mc_samples: samples of the posterior; used for several objectives only.
 
     Raises:
-        ValueError: an option out of range.
+        ValueError: an option is out of range.
     """
 
     def __init__(
@@ -83,26 +83,28 @@ class DepthGPSampler(BaseSampler):
         self._startup, self._candidates, self._samples = n_startup_trials, candidates, mc_samples
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
-        return {row.name: FloatDistribution(row.low, row.high) for row in self._space.parameters}
+        return {
+            parameter.name: FloatDistribution(parameter.low, parameter.high) for parameter in self._space.parameters
+        }
 
     def sample_relative(
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
-        """A value for every parameter of the space."""
+        """Propose a value for every parameter of the space."""
         return dict(self.propose(study, trial).params)
 
     def propose(self, study: Study, trial: FrozenTrial) -> Proposal:
-        """A value for every parameter of the space, with what was expected of it and what is split by now."""
+        """Propose a value for every parameter, with its expected improvement and the sections split by then."""
         geometry = Geometry.of(self._space)
         ties = Ties.of(self._space, geometry)
         trials = study.get_trials(deepcopy=False)
-        seen = Observations.of(geometry, trials, study.directions, except_number=trial.number)
+        observed = Observations.of(geometry, trials, study.directions, except_number=trial.number)
         split = split_before(trials, trial.number) or {}
-        if seen.finished < self._startup:
+        if observed.complete < self._startup:
             subspace = ties.subspace(split)
-            choice = _Choice(x=subspace.up(self._startup_profile(subspace.geometry, trial.number)), split=split)
+            choice = _Choice(x=subspace.embed(self._startup_profile(subspace.geometry, trial.number)), split=split)
         else:
-            choice = self._proposal(ties, split, seen, trial.number)
+            choice = self._choose(ties, split, observed, trial.number)
         return Proposal(
             params=geometry.params(choice.x),
             expectation=choice.expectation,
@@ -112,59 +114,70 @@ class DepthGPSampler(BaseSampler):
     def sample_independent(
         self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
     ) -> Any:
-        """Never asked for a parameter of the space."""
-        raise ValueError(f"{param_name!r} is no parameter of the space this sampler was made for")
+        """Refuse a parameter that is not of the space; `sample_relative` has proposed all that are.
+
+        Raises:
+            ValueError: always.
+        """
+        raise ValueError(
+            f"expected a parameter of this sampler's search space, got {param_name!r}: make a sampler for its space"
+        )
 
     def _generator(self, number: int) -> np.random.Generator:
         return np.random.default_rng([self._seed, number])
 
     def _startup_profile(self, geometry: Geometry, number: int) -> Floats:
-        """The trial's place in a Sobol sequence of profiles."""
+        """Return the trial's element of a Sobol sequence of smooth profiles [d]."""
         sequence = qmc.Sobol(profile_draws(geometry), rng=np.random.default_rng(self._seed))
         if number:
             sequence.fast_forward(number)
         return np.asarray(profiles(geometry, sequence.random(1))[0])
 
-    def _proposal(self, ties: Ties, split: Split, seen: Observations, number: int) -> _Choice:
+    def _choose(self, ties: Ties, split: Split, observed: Observations, number: int) -> _Choice:
+        """Choose by the model, or near the best trial if the model cannot be fitted."""
         from optimizer.search.depth.gaussian_process import NUMERICAL_ERRORS
 
         generator = self._generator(number)
         try:
-            return self._by_model(ties, split, seen, number, generator)
+            return self._choose_by_model(ties, split, observed, number, generator)
         except NUMERICAL_ERRORS as error:
             _log.warning(
-                "trial %d: the model could not be fitted (%s), so a merge near the best is tried", number, error
+                "trial %d: the model could not be fitted (%s); trying a merge near the best one instead",
+                number,
+                error,
             )
             subspace = ties.subspace(split)
-            best = subspace.down(seen.x[np.argmax(seen.values.sum(axis=1))])
-            return _Choice(x=subspace.up(perturbed(best, generator)), split=split)
+            best = subspace.project(observed.x[np.argmax(observed.values.sum(axis=1))])
+            return _Choice(x=subspace.embed(perturbed(best, generator)), split=split)
 
-    def _by_model(
-        self, ties: Ties, split: Split, seen: Observations, number: int, generator: np.random.Generator
+    def _choose_by_model(
+        self, ties: Ties, split: Split, observed: Observations, number: int, generator: np.random.Generator
     ) -> _Choice:
+        """Fit the model, split a section if that pays, and maximise the acquisition function; explore now and then."""
         from optimizer.search.depth.acquisition import acquisition, maximise
         from optimizer.search.depth.gaussian_process import fit, posterior
-        from optimizer.search.depth.refine import Lifted
+        from optimizer.search.depth.refine import SubspaceAcquisition
 
         geometry = ties.geometry
-        models = [fit(geometry, seen.x, values) for values in seen.values.T]
-        means = np.stack([posterior(model, seen.x)[0] for model in models], axis=1)
-        centers = seen.x[_best_first(means)[:CENTERS]]
-        function = acquisition(models, seen.x, seen.pending, self._samples, int(generator.integers(2**31)))
-        subspace, split = self._refined(function, ties, split, centers, number)
+        models = [fit(geometry, observed.x, values) for values in observed.values.T]
+        means = np.stack([posterior(model, observed.x)[0] for model in models], axis=1)
+        centers = observed.x[_best_first(means)[:CENTERS]]
+        function = acquisition(models, observed.x, observed.pending, self._samples, int(generator.integers(2**31)))
+        subspace, split = self._split_if_worth_it(function, ties, split, centers, number)
         if ties.sections:
-            function = Lifted(function, subspace)
-        centers, known = subspace.down(centers), subspace.inside(np.concatenate([seen.x, seen.pending]))
-        exploring = number % EXPLORE_EVERY == 0 and bool(geometry.features)
-        if not exploring or len(models) == 1:  # of several objectives it cannot be told whether enough is expected
-            free = maximise(function, candidates(subspace.geometry, centers, self._candidates, generator), known)
-            expectation = _expectation(function, free, models, seen)
-            if not exploring or _promising(expectation):
-                return _Choice(x=subspace.up(free), split=split, expectation=expectation)
+            function = SubspaceAcquisition(function, subspace)
+        centers = subspace.project(centers)
+        tried = subspace.contained(np.concatenate([observed.x, observed.pending]))
+        may_explore = number % EXPLORE_EVERY == 0 and bool(geometry.features)
+        if not may_explore or len(models) == 1:  # several objectives have no single number to decide by: they explore
+            free = maximise(function, candidates(subspace.geometry, centers, self._candidates, generator), tried)
+            expectation = _expectation(function, free, models, observed)
+            if not may_explore or _promising(expectation):
+                return _Choice(x=subspace.embed(free), split=split, expectation=expectation)
         distant = distant_profiles(subspace.geometry, centers, self._candidates, generator)
-        return _Choice(x=subspace.up(maximise(function, distant, known, polish=False)), split=split)
+        return _Choice(x=subspace.embed(maximise(function, distant, tried, polish=False)), split=split)
 
-    def _refined(
+    def _split_if_worth_it(
         self,
         function: AcquisitionFunction,
         ties: Ties,
@@ -172,15 +185,15 @@ class DepthGPSampler(BaseSampler):
         centers: Floats,
         number: int,
     ) -> tuple[Subspace, Split]:
-        """Where this trial is searched: one more section is split where that pays."""
-        from optimizer.search.depth.refine import to_split
+        """Return the subspace that this trial is searched in, and its split sections: one more if that pays."""
+        from optimizer.search.depth.refine import section_to_split
 
         subspace = ties.subspace(split)
         if len(split) == len(ties.sections):
             return subspace, split
         generator = np.random.default_rng([self._seed, number, 1])
-        points = candidates(subspace.geometry, subspace.down(centers), DECIDING, generator)
-        label = to_split(function, ties, list(split), points)
+        points = candidates(subspace.geometry, subspace.project(centers), SPLIT_CANDIDATES, generator)
+        label = section_to_split(function, ties, list(split), points)
         if label is None:
             return subspace, split
         return ties.subspace([*split, label]), {**split, label: number}
@@ -191,16 +204,16 @@ class _Choice:
     """A proposal in scaled parameters."""
 
     x: Floats  # [d]
-    split: Split
+    split: Split  # the sections that are split by then
     expectation: Expectation | None = None
 
 
 def _expectation(
-    function: AcquisitionFunction, free: Floats, models: Sequence[SingleTaskGP], seen: Observations
+    function: AcquisitionFunction, free: Floats, models: Sequence[SingleTaskGP], observed: Observations
 ) -> Expectation | None:
-    """Of the chosen merge; several objectives have no one unit in which it could be told.
+    """Return what is expected of the chosen merge [k]; None for several objectives, which have no common unit.
 
-    Above the incumbent the scale of standardised values is linear, so that a spread turns them into the objective's.
+    Above the incumbent the standardised scale is linear, so multiplying by its spread gives the objective's own unit.
     """
     from optimizer.search.depth.acquisition import evaluate
 
@@ -208,16 +221,19 @@ def _expectation(
         return None
     noise = float(models[0].likelihood.noise.detach().sqrt())
     improvement = np.exp(evaluate(function, free[None])[0])
-    spread = seen.scales[0].spread
+    spread = observed.scales[0].spread
     return Expectation(improvement=float(improvement) * spread, noise=noise * spread)
 
 
 def _promising(expectation: Expectation | None) -> bool:
-    """Whether enough is expected near the best merges; never where that cannot be told in one number."""
+    """Return whether the expected improvement is worth a trial; False if it is not one number."""
     return expectation is not None and expectation.improvement >= EXPLORE_BELOW * expectation.noise
 
 
 def _best_first(means: Floats) -> NDArray[np.intp]:
-    """By posterior mean; with several objectives by how many others are better in all of them."""
-    beaten = np.all(means[None] >= means[:, None], axis=-1).sum(axis=1)
-    return np.lexsort((-means.sum(axis=1), beaten))
+    """Sort merges by posterior means [n, m], best first; returns indices [n].
+
+    With several objectives, fewer dominating merges come first, then the larger sum.
+    """
+    dominating = np.all(means[None] >= means[:, None], axis=-1).sum(axis=1)
+    return np.lexsort((-means.sum(axis=1), dominating))

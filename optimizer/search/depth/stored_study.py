@@ -10,32 +10,36 @@ from optimizer.search.depth.posterior import DepthModel
 from search_spaces.blocks import Architecture
 from search_spaces.space import SearchSpace
 from studies.errors import StudyError
-from studies.records.database import Database
 from studies.records.optuna_studies import optuna_study
+from studies.records.study_records import StudyRecords
 from studies.records.values import StoredStudy, StoredTrial
 
 
-def space_of(study: StoredStudy, row: StoredTrial) -> SearchSpace:
-    """The search space of a stored study, without opening its files; any of its trials tells the architecture."""
-    return study.spec.search_space(Architecture(row.recipe.architecture))
+def space_of(study: StoredStudy, trial: StoredTrial) -> SearchSpace:
+    """Build the search space of a stored study without opening its files; any of its trials has the architecture."""
+    return study.spec.search_space(Architecture(trial.recipe.architecture))
 
 
 def fitted_model(
-    database: Database, study: StoredStudy, rows: Sequence[StoredTrial], objective: int
+    records: StudyRecords, trials: Sequence[StoredTrial], objective: int
 ) -> tuple[DepthModel, list[FrozenTrial]] | None:
-    """The depth-aware model of one objective and the complete trials it has seen; None where it cannot be fitted.
+    """Fit the depth-aware model to one objective; None if it cannot be fitted.
 
     Args:
-        rows: the study's trials, at least one.
+        trials: of the study, at least one.
+        objective: index of the objective.
+
+    Returns:
+        The model, and the complete trials that it was fitted to.
     """
     from optimizer.search.depth.gaussian_process import NUMERICAL_ERRORS  # BoTorch takes seconds to import
 
-    space = space_of(study, rows[0])
-    stored = optuna_study(database, study.name)
+    space = space_of(records.study, trials[0])
+    in_optuna = optuna_study(records)
     try:
-        model = DepthModel.of(space, stored.get_trials(deepcopy=False), stored.directions, objective)
+        model = DepthModel.of(space, in_optuna.get_trials(deepcopy=False), in_optuna.directions, objective)
     except (StudyError, *NUMERICAL_ERRORS):
         return None
-    names = {row.name for row in space.parameters}
-    complete = stored.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    names = {parameter.name for parameter in space.parameters}
+    complete = in_optuna.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
     return model, [trial for trial in complete if names <= trial.params.keys()]

@@ -62,7 +62,7 @@ def test_blur_lowers_sharpness() -> None:
 
 
 def test_sharpness_needs_an_inner_pixel() -> None:
-    with pytest.raises(SuiteImagesError, match=r"3 x 3 pixels or more, got \[2, 9\]"):
+    with pytest.raises(SuiteImagesError, match=r"at least 3 x 3 pixels, got \[2, 9\]"):
         pixels.sharpness(torch.zeros(3, 2, 9, dtype=torch.uint8))
 
 

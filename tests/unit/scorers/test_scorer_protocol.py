@@ -54,7 +54,7 @@ def test_suite_images_must_be_uint8_rgb(wrong: torch.Tensor) -> None:
 
 
 def test_suite_images_need_a_prompt_each() -> None:
-    with pytest.raises(SuiteImagesError, match="2 images came with 1 prompts"):
+    with pytest.raises(SuiteImagesError, match="expected one prompt for each of 2 images, got 1"):
         SuiteImages(images=(image(), image()), prompts=("a",))
 
 
@@ -73,7 +73,7 @@ def test_counts_are_refused_noted_or_accepted() -> None:
         catalogue.FID.check_count(7)
     catalogue.FID.check_count(8)
     (note,) = catalogue.FID.notes(31)
-    assert note.startswith("FID@31 comes from 31 images")
+    assert note.startswith("FID@31 is computed from 31 images")
     assert catalogue.FID.notes(32) == ()
     assert catalogue.CLIP_SCORE.notes(1) == ()
 

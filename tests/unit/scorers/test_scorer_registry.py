@@ -104,7 +104,7 @@ def test_home_is_expanded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_a_relative_path_without_a_folder_is_refused() -> None:
-    with pytest.raises(ValueError, match="needs a base_dir"):
+    with pytest.raises(ValueError, match="pass a base_dir"):
         InceptionSettings.model_validate({"reference": "ref"})
 
 
@@ -127,7 +127,7 @@ def test_a_relative_path_without_a_folder_is_refused() -> None:
         (
             "clip_score",
             {"clip": {"trained_as": "openai"}},
-            "`clip`: trained_as belongs to a weight file",
+            "`clip`: trained_as needs a weight file",
         ),
         ("clip_score", {"clip": {"config_dir": "x"}}, "needs a weight file in `pretrained`"),
     ],
@@ -158,7 +158,7 @@ def test_pretrained_is_a_tag_or_a_file(pretrained: str, file: str | None, tmp_pa
 
 
 def test_build_refuses_settings_of_another_kind(context: BuildContext) -> None:
-    with pytest.raises(ScorerSettingsError, match="'fid' takes InceptionSettings, got PixelSettings"):
+    with pytest.raises(ScorerSettingsError, match="'fid' expects InceptionSettings, got PixelSettings"):
         registry.build("fid", PixelSettings(), context)
 
 
@@ -187,8 +187,8 @@ def test_an_installed_plugin_is_listed_configured_and_built(
     [
         ("brightness_plugin:NOTHING", "of brightness-plugin cannot be loaded .*AttributeError"),
         ("no_such_module:KIND", "cannot be loaded .*ModuleNotFoundError"),
-        ("brightness_plugin:NOT_A_KIND", "must be a ScorerKind, is a int"),
-        ("brightness_plugin:KIND", "calls itself 'brightness': both names must agree"),
+        ("brightness_plugin:NOT_A_KIND", "got a int"),
+        ("brightness_plugin:KIND", "is named 'brightness' in its info: both names must agree"),
     ],
 )
 def test_a_broken_plugin_hurts_only_when_asked_for(

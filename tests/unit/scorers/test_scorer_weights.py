@@ -202,7 +202,7 @@ def test_a_file_with_code_is_refused_and_not_run(kind: str, tmp_path: Path, monk
 
 
 @pytest.mark.parametrize(
-    ("content", "message"), [({"a": 1}, "holds a mapping with int"), (torch.ones(2), "holds a Tensor")]
+    ("content", "message"), [({"a": 1}, "got a mapping with int"), (torch.ones(2), "got a Tensor")]
 )
 def test_anything_but_named_tensors_is_refused(content: object, message: str, tmp_path: Path) -> None:
     torch.save(content, tmp_path / "file.pt")

@@ -16,7 +16,7 @@ from optimizer.outcome.final import HeldOutResult, choose_finalists, judge
 from optimizer.outcome.verdict import suspicion
 from optimizer.search.shortlist import by_value
 from optimizer.trial.gains import Evidence
-from optimizer.trial.objective import SINGLE, Objective, ScoreSheet, Term
+from optimizer.trial.objective import SINGLE, Objective, Scores, Term
 from scorers.protocol import Direction, ScorerInfo
 from studies.records.finals import Final
 from studies.records.values import Gain, StoredTrial
@@ -96,7 +96,7 @@ class TestCandidates:
 
 def shown(charm: list[float], noise: list[float] | None = None) -> HeldOutResult:
     by_item = {"charm": np.array(charm), "noise": np.array(noise or [0.0] * len(charm))}
-    return HeldOutResult(evidence=Evidence(items=len(charm), sheet=ScoreSheet(by_item=by_item, by_set={})))
+    return HeldOutResult(evidence=Evidence(items=len(charm), scores=Scores(by_item=by_item, by_set={})))
 
 
 BROKEN = HeldOutResult(failure="degenerate: 4 of 4 images are broken")

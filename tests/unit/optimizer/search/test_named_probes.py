@@ -201,7 +201,7 @@ class TestRecipes:
     @pytest.mark.parametrize(
         ("recipe", "message"),
         [
-            ({"ratio": 0.5, "dtype": "fp16"}, "it saves in fp16, the study in the dtypes of parent A"),
+            ({"ratio": 0.5, "dtype": "fp16"}, "the study saves in, as in parent A, got fp16: leave"),
             ({"ratio": 0.5, "loras": ["style.safetensors"]}, "the LoRA .* is not among the study's files .none."),
             ({"ratio": 0.5, "vae": "v.safetensors"}, "the VAE .* is not among the study's files"),
         ],

@@ -51,7 +51,7 @@ def test_trials_taken_over_from_another_study_cost_nothing() -> None:
         ({"trials": 9, "minutes": 2}, rows(1), 1, None),
     ):
         end = spent(spec(**budget), taken + made, len(taken) + asked, ())
-        assert (end is None) if what is None else (end is not None and what in end.words)
+        assert (end is None) if what is None else (end is not None and what in end.reason)
 
 
 def test_finished_trials_cost_what_they_rendered_and_running_ones_nothing_yet() -> None:
@@ -77,7 +77,7 @@ def test_the_first_budget_that_is_spent_ends_the_study(
     budget: dict[str, float], made: list[StoredTrial], asked: int, what: str | None
 ) -> None:
     end = spent(spec(**budget), made, asked, ())
-    assert (end and end.words) == what
+    assert (end and end.reason) == what
     assert end is None or end.key in budget
 
 
@@ -110,7 +110,7 @@ class TestPatience:
     def test_it_is_told_in_words(self) -> None:
         end = spent(spec(patience=10), rows(20), 20, promised(*[0.01] * 10, noise=0.1234))
         assert end is not None
-        assert end.words == "less than 0.123, the noise of one trial, expected of the last 10 trials together"
+        assert end.reason == "the last 10 trials together were expected to gain less than 0.123, the noise of one trial"
 
     def test_without_it_no_expectation_ends_a_study(self) -> None:
         assert spent(spec(), rows(20), 20, promised(*[0.0] * 20)) is None

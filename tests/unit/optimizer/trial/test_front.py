@@ -105,7 +105,7 @@ class TestChoice:
     @pytest.mark.parametrize(
         ("weights", "said"),
         [
-            ({"left": 1.0}, "no objective"),
+            ({"left": 1.0}, "expected objectives of this study"),
             ({"up": -1.0}, "0 or more"),
             ({"up": 0.0}, "all are 0"),
             ({"up": np.inf}, "inf"),

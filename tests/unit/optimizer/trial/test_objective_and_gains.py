@@ -16,7 +16,7 @@ from scipy import stats
 from trials import trial
 
 from optimizer.trial.gains import Evidence, difference_interval, gains, standard_error, standard_errors, t_interval
-from optimizer.trial.objective import SINGLE, Objective, ScoreSheet, Term
+from optimizer.trial.objective import SINGLE, Objective, Scores, Term
 from optimizer.trial.ranking import best_trials, parent_trials
 from scorers.protocol import Direction, Scope, ScorerInfo
 from studies.spec.study import StudySpec
@@ -72,8 +72,8 @@ class TestObjective:
         assert objective.formula() == "minimize clipping, maximize sharpness"
 
     def test_means_are_over_the_items_and_set_scores_as_they_are(self) -> None:
-        sheet = ScoreSheet(by_item={"sharpness": np.array([1.0, 2.0, 6.0])}, by_set={"fid": 12.5})
-        assert sheet.means == {"sharpness": 3.0, "fid": 12.5}
+        scores = Scores(by_item={"sharpness": np.array([1.0, 2.0, 6.0])}, by_set={"fid": 12.5})
+        assert scores.means == {"sharpness": 3.0, "fid": 12.5}
 
 
 # -------------------------------------------------------------------------------------------- gains
@@ -81,13 +81,13 @@ class TestObjective:
 
 def images_only(**values: Any) -> Evidence:
     by_item = {name: np.asarray(row, dtype=np.float64) for name, row in values.items()}
-    return Evidence(items=len(next(iter(by_item.values()))), sheet=ScoreSheet(by_item=by_item, by_set={}))
+    return Evidence(items=len(next(iter(by_item.values()))), scores=Scores(by_item=by_item, by_set={}))
 
 
 def with_set(rows: Array, offset: float = 0.0, by_item: Mapping[str, Array] | None = None) -> Evidence:
     """A set score that is the mean of hidden values, so that its bootstrap has a known answer."""
-    sheet = ScoreSheet(by_item=by_item or {}, by_set={"fid": float(rows.mean()) + offset})
-    return Evidence(items=len(rows), sheet=sheet, resampled={"fid": lambda draw: float(rows[draw].mean()) + offset})
+    scores = Scores(by_item=by_item or {}, by_set={"fid": float(rows.mean()) + offset})
+    return Evidence(items=len(rows), scores=scores, resampled={"fid": lambda draw: float(rows[draw].mean()) + offset})
 
 
 class TestStandardErrors:
@@ -105,7 +105,7 @@ class TestStandardErrors:
 
     def test_a_single_item_and_lost_features_have_none(self) -> None:
         assert standard_error(images_only(x=[1.0]), (Term("x", 1.0),)) is None
-        lost = Evidence(items=5, sheet=ScoreSheet(by_item={}, by_set={"fid": 1.0}))
+        lost = Evidence(items=5, scores=Scores(by_item={}, by_set={"fid": 1.0}))
         assert standard_error(lost, (Term("fid", 1.0),)) is None
 
 
@@ -175,7 +175,7 @@ class TestInterval:
             calls.append(len(draw))
             return float(draw.mean())
 
-        parent = Evidence(items=8, sheet=ScoreSheet(by_item={}, by_set={"fid": 1.0}), resampled={"fid": score})
+        parent = Evidence(items=8, scores=Scores(by_item={}, by_set={"fid": 1.0}), resampled={"fid": score})
         trial = with_set(np.arange(8.0))
         difference_interval(trial, parent, (Term("fid", 1.0),))
         first = len(calls)
@@ -184,7 +184,7 @@ class TestInterval:
         assert set(calls) == {8}
 
     def test_features_that_were_not_kept_leave_no_interval(self) -> None:
-        without = Evidence(items=4, sheet=ScoreSheet(by_item={}, by_set={"fid": 1.0}))
+        without = Evidence(items=4, scores=Scores(by_item={}, by_set={"fid": 1.0}))
         assert difference_interval(with_set(np.ones(4)), without, (Term("fid", 1.0),)) == (None, None)
 
 

@@ -14,7 +14,7 @@ from trials import trial
 
 from optimizer.rendering.suite import stages
 from optimizer.trial.gains import Evidence, gains
-from optimizer.trial.objective import SINGLE, Objective, ScoreSheet, Term
+from optimizer.trial.objective import SINGLE, Objective, Scores, Term
 from optimizer.trial.racing import Race
 from optimizer.trial.ranking import best_trials, stopped_after, would_be_best
 from scorers.registry import get_kind
@@ -28,11 +28,11 @@ STUDIES = 1000
 
 def images(up: Array, down: Array | None = None) -> Evidence:
     by_item = {"up": up, "down": np.zeros(len(up)) if down is None else down}
-    return Evidence(items=len(up), sheet=ScoreSheet(by_item=by_item, by_set={}))
+    return Evidence(items=len(up), scores=Scores(by_item=by_item, by_set={}))
 
 
 def race(incumbent: Evidence, *, confidence: float = 0.99, batch: int = BATCH, terms: tuple[Term, ...] = TERMS) -> Race:
-    means = incumbent.sheet.means
+    means = incumbent.scores.means
     return Race(
         incumbent=3,
         objective=sum(term.factor * means[term.scorer] for term in terms),
@@ -122,7 +122,7 @@ def with_set(hidden: Array) -> Evidence:
     """A set score that is the mean of hidden values."""
     return Evidence(
         items=len(hidden),
-        sheet=ScoreSheet(by_item={}, by_set={"fid": float(hidden.mean())}),
+        scores=Scores(by_item={}, by_set={"fid": float(hidden.mean())}),
         resampled={"fid": lambda draw: float(hidden[draw].mean())},
     )
 
@@ -159,9 +159,9 @@ class TestEvidenceOfSomeItems:
         objective = Objective(names=(SINGLE,), directions=("maximize",), terms=(Term("up", 1.0), Term("fid", -2.0)))
 
         def both(rows: Array) -> Evidence:
-            sheet = ScoreSheet(by_item={"up": rows[0]}, by_set={"fid": float(rows[1].mean())})
+            scores = Scores(by_item={"up": rows[0]}, by_set={"fid": float(rows[1].mean())})
             return Evidence(
-                items=rows.shape[1], sheet=sheet, resampled={"fid": lambda draw: float(rows[1][draw].mean())}
+                items=rows.shape[1], scores=scores, resampled={"fid": lambda draw: float(rows[1][draw].mean())}
             )
 
         parts = [both(rows).part(items) for rows in (hidden[:2], hidden[2:])]

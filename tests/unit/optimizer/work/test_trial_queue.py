@@ -22,10 +22,8 @@ class Queue:
     def __init__(self, study: UnrenderedStudy) -> None:
         self.reporter = Takeovers()
         self.study, self.recorder = study, study.recorder()
-        self.queue = TrialQueue(
-            study.database, study.study, study.order, study.trials, self.reporter, self.recorder.settle
-        )
-        self.heartbeat = Heartbeat(study.database, registry.register_worker(study.database))
+        self.queue = TrialQueue(study.records, study.order, study.trials, self.reporter, self.recorder.settle)
+        self.heartbeat = Heartbeat(study.records.database, registry.register_worker(study.records.database))
 
     def take(self) -> ClaimedTrial:
         claimed = self.queue.take(self.heartbeat)
@@ -56,7 +54,7 @@ def study(tmp_path: Path) -> UnrenderedStudy:
 def die(study: UnrenderedStudy, worker_id: str) -> None:
     """As if the worker's process had ended without signing off: another one has its number now."""
     mine = tables.workers.c.id == worker_id
-    with study.database.write() as connection:
+    with study.records.database.write() as connection:
         connection.execute(tables.workers.update().where(mine).values(pid=os.getpid(), process="an earlier one"))
 
 
@@ -77,10 +75,10 @@ def test_a_claimed_trial_is_stored_with_its_worker_its_recipe_and_its_parameters
     for _ in range(3):
         queue.finish(queue.take())
     claimed = queue.take()
-    stored = stored_trials.load_trials(study.database, study.study)[claimed.number]
+    stored = stored_trials.load_trials(study.records)[claimed.number]
     assert (stored.state, stored.worker_id, stored.attempt) == ("running", queue.heartbeat.worker_id, 1)
     assert stored.recipe == claimed.recipe
-    params = optuna_trials(study.database, study.study)[claimed.number].params
+    params = optuna_trials(study.records)[claimed.number].params
     assert study.order.blueprint.recipe(study.plan.space.rows(params)) == claimed.recipe
 
 
@@ -94,7 +92,7 @@ def test_a_trial_of_a_living_worker_is_left_alone(study: UnrenderedStudy) -> Non
 def test_a_trial_whose_worker_left_is_taken_again_as_the_same_attempt(study: UnrenderedStudy) -> None:
     first, second = Queue(study), Queue(study)
     left = first.take()
-    registry.remove_worker(study.database, first.heartbeat.worker_id)
+    registry.remove_worker(study.records.database, first.heartbeat.worker_id)
     taken = second.take()
     assert (taken.number, taken.recipe, taken.interrupted) == (left.number, left.recipe, True)
     assert second.reporter.taken == [(left.number, 1)]
@@ -106,10 +104,10 @@ def test_a_trial_proposed_by_the_sampler_keeps_its_parameters_when_it_is_taken_a
     for _ in range(3):
         first.finish(first.take())
     left = first.take()
-    before = optuna_trials(study.database, study.study)[left.number].params
-    registry.remove_worker(study.database, first.heartbeat.worker_id)
+    before = optuna_trials(study.records)[left.number].params
+    registry.remove_worker(study.records.database, first.heartbeat.worker_id)
     assert second.take().recipe == left.recipe
-    assert optuna_trials(study.database, study.study)[left.number].params == before
+    assert optuna_trials(study.records)[left.number].params == before
 
 
 def test_a_trial_over_which_a_worker_died_is_tried_a_few_times_and_then_fails(study: UnrenderedStudy) -> None:
@@ -123,8 +121,8 @@ def test_a_trial_over_which_a_worker_died_is_tried_a_few_times_and_then_fails(st
     last = Queue(study)
     assert last.take().number == 1, "trial 0 is given up"
     (failed,) = last.reporter.finished
-    assert (failed.number, failed.state, failed.reason) == (0, "failed", deaths(RERUNS + 1))
-    assert optuna_trials(study.database, study.study)[0].state is TrialState.FAIL
+    assert (failed.number, failed.state, failed.reason) == (0, "failed", deaths(RERUNS + 1).reason)
+    assert optuna_trials(study.records)[0].state is TrialState.FAIL
 
 
 def test_a_trial_that_was_recorded_but_not_told_is_only_settled(study: UnrenderedStudy) -> None:
@@ -133,13 +131,15 @@ def test_a_trial_that_was_recorded_but_not_told_is_only_settled(study: Unrendere
     assert first.recorder.store(cut_off, evaluation(1.0, 2.0), None, 0.0)
     die(study, first.heartbeat.worker_id)
     assert second.take().number == 1
-    told = optuna_trials(study.database, study.study)[0]
+    told = optuna_trials(study.records)[0]
     assert (told.state, told.values) == (TrialState.COMPLETE, [1.5])
     assert second.reporter.taken == []
 
 
 def test_a_trial_that_optuna_has_and_nobody_began_is_begun(study: UnrenderedStudy) -> None:
-    study.database.storage.create_new_trial(study.database.storage.get_study_id_from_name(study.study.name))
+    study.records.database.storage.create_new_trial(
+        study.records.database.storage.get_study_id_from_name(study.records.study.name)
+    )
     queue = Queue(study)
     claimed = queue.take()
     assert (claimed.number, str(claimed.origin), claimed.interrupted) == (0, "parent A", True)
@@ -149,5 +149,5 @@ def test_a_parent_outside_the_space_is_claimed_without_parameters(tmp_path: Path
     study = begin_unrendered(tmp_path, space={"granularity": "sections", "bounds": {"*": [0.2, 0.8]}})
     queue = Queue(study)
     assert str(queue.take().origin) == "parent A"
-    assert optuna_trials(study.database, study.study)[0].params == {}
+    assert optuna_trials(study.records)[0].params == {}
     assert not study.order.has_parameters(0)

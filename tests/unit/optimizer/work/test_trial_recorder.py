@@ -18,8 +18,11 @@ from studies.errors import ArtifactError
 from studies.files.artifacts import Artifacts
 from studies.files.stores import Store, StoredFile
 from studies.records import registry, stored_renders, stored_trials
+from studies.records.failures import Failure
 from studies.records.optuna_studies import optuna_trials
 from studies.records.values import StoredTrial
+
+BLACK = Failure(kind="degenerate", reason="black images")
 
 
 class Desk:
@@ -27,10 +30,8 @@ class Desk:
 
     def __init__(self, study: UnrenderedStudy) -> None:
         self.study, self.recorder = study, study.recorder()
-        self._queue = TrialQueue(
-            study.database, study.study, study.order, study.trials, Reporter(), self.recorder.settle
-        )
-        self._presence = Heartbeat(study.database, registry.register_worker(study.database))
+        self._queue = TrialQueue(study.records, study.order, study.trials, Reporter(), self.recorder.settle)
+        self._presence = Heartbeat(study.records.database, registry.register_worker(study.records.database))
 
     def claim(self) -> ClaimedTrial:
         claimed = self._queue.take(self._presence)
@@ -45,7 +46,7 @@ class Desk:
 
     def kept(self) -> set[int]:
         """Trials whose renders are in the artifact store, every image of them."""
-        rows = stored_renders.kept_files(self.study.database, self.study.study)
+        rows = stored_renders.kept_files(self.study.records)
         there = {file.name for file in self.study.artifacts.store.files("")}
         assert all(files <= there for files in rows.values())
         assert {name for name in there if name.endswith(".png")} == {name for files in rows.values() for name in files}
@@ -64,10 +65,10 @@ def test_scores_renders_and_seconds_are_stored_and_optuna_is_told(study: Unrende
     assert stored.seconds["merge"] == 0.25
     assert stored.seconds.keys() == {"merge", "denoise", "other"}
     assert stored.machine == {"device": "none"}
-    assert stored_renders.load_scores(study.database, stored) == ({"sharpness": (1.0, 3.0)}, {})
-    renders = stored_renders.load_renders(study.database, stored)
+    assert stored_renders.load_scores(study.records, stored) == ({"sharpness": (1.0, 3.0)}, {})
+    renders = stored_renders.load_renders(study.records, stored)
     assert tuple(render.pixels_sha256 for render in renders) == evaluation(1.0, 3.0).pixels_sha256
-    told = optuna_trials(study.database, study.study)[0]
+    told = optuna_trials(study.records)[0]
     assert (told.state, told.values) == (TrialState.COMPLETE, [2.0])
 
 
@@ -103,18 +104,18 @@ def test_the_spec_may_keep_all_renders_or_none(keep: str, kept: set[int], tmp_pa
 def test_a_failed_trial_has_its_reason_and_its_cost_and_no_score(study: UnrenderedStudy) -> None:
     desk = Desk(study)
     claimed = desk.claim()
-    assert desk.recorder.fail(claimed, "black images", rendered=1, seconds=2.5)
+    assert desk.recorder.fail(claimed, BLACK, rendered=1, seconds=2.5)
     stored = desk.recorder.settle(claimed.trial)
     assert (stored.state, stored.reason, stored.rendered) == ("failed", "black images", 1)
     assert (stored.seconds, stored.objectives) == ({"other": 2.5}, {})
-    assert optuna_trials(study.database, study.study)[0].state is TrialState.FAIL
+    assert optuna_trials(study.records)[0].state is TrialState.FAIL
 
 
 def test_a_parent_outside_the_space_is_told_as_pruned(tmp_path: Path) -> None:
     study = begin_unrendered(tmp_path, space={"granularity": "sections", "bounds": {"*": [0.2, 0.8]}})
     stored = Desk(study).record(1.0, 3.0)
     assert stored.objectives == {"objective": 2.0}
-    assert optuna_trials(study.database, study.study)[0].state is TrialState.PRUNED
+    assert optuna_trials(study.records)[0].state is TrialState.PRUNED
 
 
 def test_settling_twice_changes_nothing(study: UnrenderedStudy) -> None:
@@ -123,19 +124,17 @@ def test_settling_twice_changes_nothing(study: UnrenderedStudy) -> None:
     assert desk.recorder.store(claimed, evaluation(1.0, 3.0), None, 0.0)
     first = desk.recorder.settle(claimed.trial)
     assert desk.recorder.settle(claimed.trial) == first
-    assert optuna_trials(study.database, study.study)[0].values == [2.0]
+    assert optuna_trials(study.records)[0].values == [2.0]
 
 
 def test_a_trial_that_another_worker_took_leaves_no_file(study: UnrenderedStudy) -> None:
     desk = Desk(study)
     claimed = desk.claim()
-    assert stored_trials.begin_trial(
-        study.database, study.study, claimed.number, claimed.origin, claimed.recipe, "another"
-    )
+    assert stored_trials.begin_trial(study.records, claimed.number, claimed.origin, claimed.recipe, "another")
     assert not desk.recorder.store(claimed, evaluation(1.0, 3.0), None, 0.0)
     assert list(study.artifacts.store.files("")) == []
-    assert not desk.recorder.fail(claimed, "black images", rendered=0, seconds=1.0)
-    (stored,) = stored_trials.load_trials(study.database, study.study)
+    assert not desk.recorder.fail(claimed, BLACK, rendered=0, seconds=1.0)
+    (stored,) = stored_trials.load_trials(study.records)
     assert (stored.state, stored.worker_id) == ("running", "another")
 
 
@@ -174,14 +173,14 @@ def test_where_the_store_is_full_nothing_is_recorded_and_no_file_is_left(room: i
     with pytest.raises(ArtifactError, match="full"):
         desk.recorder.store(claimed, evaluation(1.0, 3.0), None, 0.0)
     assert list(study.artifacts.store.files("")) == []
-    (stored,) = stored_trials.load_trials(study.database, study.study)
+    (stored,) = stored_trials.load_trials(study.records)
     assert stored.state == "running"
 
 
 def test_leftovers_of_other_workers_go_once_the_trial_has_ended(study: UnrenderedStudy) -> None:
     desk = Desk(study)
     claimed = desk.claim()
-    study.artifacts.of_trial(study.study.key, claimed.number, "dead").save_features({})
+    study.artifacts.of_trial(study.records.study.key, claimed.number, "dead").save_features({})
     desk.recorder.remove_leftovers(claimed.number)
     assert len(list(study.artifacts.store.files(""))) == 1, "not while the trial runs"
     desk.recorder.store(claimed, evaluation(1.0, 3.0), None, 0.0)

@@ -280,9 +280,9 @@ class TestMarginals:
 
 class TestLongStudies:
     def test_every_value_counts_where_only_some_fit_the_parameters(self) -> None:
-        from optimizer.search.depth.gaussian_process import MOST_FITTED, fit, posterior
+        from optimizer.search.depth.gaussian_process import MAX_FITTED, fit, posterior
 
-        x = np.random.default_rng(1).uniform(size=(MOST_FITTED + 30, len(SECTIONS.parameters)))
+        x = np.random.default_rng(1).uniform(size=(MAX_FITTED + 30, len(SECTIONS.parameters)))
         z = np.sin(4 * x[:, 1]) + x[:, 3]
         found, _ = posterior(fit(Geometry.of(SECTIONS), x, z), x)
         assert np.abs(found - z).max() < 0.05

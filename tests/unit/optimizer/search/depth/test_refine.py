@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from optimizer.search.depth.features import Geometry
-from optimizer.search.depth.refine import WORTH, Lifted, to_split
+from optimizer.search.depth.refine import SPLIT_FACTOR, SubspaceAcquisition, section_to_split
 from optimizer.search.depth.ties import SPLIT_KEY, Ties
 from optimizer.search.probes import Probe
 from optimizer.search.sampler import ProbesFirst, make_sampler
@@ -72,7 +72,7 @@ def split_for(target: Floats, split: list[str]) -> str | None:
     free = np.random.default_rng(0).uniform(size=(32, len(TIES.subspace(split).geometry.names)))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return to_split(Bowl(target), TIES, split, free)
+        return section_to_split(Bowl(target), TIES, split, free)
 
 
 @settings(max_examples=25, deadline=None)
@@ -84,10 +84,10 @@ def test_the_section_that_raises_the_promise_most_is_split_if_by_enough(
     reach = np.where(SECTION == "IN", reach_in, np.where(SECTION == "OUT", reach_out, 0.4))
     target = 0.5 + reach * generator.uniform(-1, 1, len(SECTION))
     losses = {section: loss(target, section) for section in ("IN", "OUT") if section not in split}
-    assume(all(abs(value - math.log(WORTH)) > 1e-3 for value in losses.values()))
+    assume(all(abs(value - math.log(SPLIT_FACTOR)) > 1e-3 for value in losses.values()))
     assume(len(losses) < 2 or abs(losses["IN"] - losses["OUT"]) > 1e-3)
     best = max(losses, key=losses.__getitem__)
-    assert split_for(target, split) == (best if losses[best] > math.log(WORTH) else None)
+    assert split_for(target, split) == (best if losses[best] > math.log(SPLIT_FACTOR) else None)
 
 
 def test_nothing_is_left_to_split_in_the_end() -> None:
@@ -97,8 +97,8 @@ def test_nothing_is_left_to_split_in_the_end() -> None:
 def test_a_lifted_function_is_the_function_of_the_lifted_merge() -> None:
     bowl, subspace = Bowl(np.linspace(0, 1, 26)), TIES.subspace(["IN"])
     free = np.random.default_rng(0).uniform(size=(5, len(subspace.geometry.names)))
-    lifted = Lifted(bowl, subspace)(torch.from_numpy(free)[:, None])
-    assert torch.allclose(lifted, bowl(torch.from_numpy(subspace.up(free))[:, None]))
+    restricted = SubspaceAcquisition(bowl, subspace)(torch.from_numpy(free)[:, None])
+    assert torch.allclose(restricted, bowl(torch.from_numpy(subspace.embed(free))[:, None]))
 
 
 # ---------------------------------------------------------------------------------- in whole searches

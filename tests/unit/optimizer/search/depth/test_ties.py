@@ -79,7 +79,7 @@ class TestWhatIsTied:
     def test_nothing_is_tied_unless_the_space_says_auto(self, granularity: str) -> None:
         ties = ties_of(space_of(B, granularity=granularity))
         assert not ties.sections
-        assert np.array_equal(ties.subspace(()).lift, np.eye(len(ties.geometry.names)))
+        assert np.array_equal(ties.subspace(()).embedding, np.eye(len(ties.geometry.names)))
 
     def test_a_loras_weight_is_tied_where_it_says_auto_itself(self) -> None:
         style = SlotSettings(bounds=(0.0, 1.5), granularity="auto")
@@ -97,9 +97,9 @@ class TestSubspaces:
         split = data.draw(st.sets(st.sampled_from(sorted(ties.sections))))
         subspace = ties.subspace(split)
         free = np.random.default_rng(seed).uniform(size=(3, len(subspace.geometry.names)))
-        x = subspace.up(free)
-        assert np.allclose(subspace.down(x), free)
-        assert np.allclose(subspace.inside(x), free)
+        x = subspace.embed(free)
+        assert np.allclose(subspace.project(x), free)
+        assert np.allclose(subspace.contained(x), free)
         names = [row.name for row in space.parameters]
         for label, rows in ties.sections.items():
             for members in rows:
@@ -111,14 +111,14 @@ class TestSubspaces:
     def test_going_down_is_the_nearest_point_of_the_subspace(self, space: SearchSpace, seed: int) -> None:
         subspace = ties_of(space).subspace(())
         x = np.random.default_rng(seed).uniform(size=len(space.parameters))
-        wanted = np.linalg.lstsq(subspace.lift, x)[0]
-        assert np.allclose(subspace.down(x), wanted)
+        wanted = np.linalg.lstsq(subspace.embedding, x)[0]
+        assert np.allclose(subspace.project(x), wanted)
 
     def test_what_lies_outside_is_left_out(self) -> None:
         subspace = ties_of(space_of()).subspace(())
         uniform, rising = np.full(26, 0.3), np.linspace(0, 1, 26)
-        assert np.allclose(subspace.inside(np.stack([rising, uniform])), subspace.down(uniform)[None])
-        assert subspace.inside(rising[None]).shape == (0, 4)
+        assert np.allclose(subspace.contained(np.stack([rising, uniform])), subspace.project(uniform)[None])
+        assert subspace.contained(rising[None]).shape == (0, 4)
 
     @settings(deadline=None)
     @given(some_space, st.data())
@@ -126,7 +126,7 @@ class TestSubspaces:
         ties = ties_of(space)
         subspace = ties.subspace(data.draw(st.sets(st.sampled_from(sorted(ties.sections)))))
         free = np.random.default_rng(0).uniform(size=len(subspace.geometry.names))
-        assert np.allclose(subspace.geometry.weights @ free, ties.geometry.weights @ subspace.up(free))
+        assert np.allclose(subspace.geometry.weights @ free, ties.geometry.weights @ subspace.embed(free))
 
     @settings(deadline=None)
     @given(some_space, st.integers(0, 2**32 - 1))
