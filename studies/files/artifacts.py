@@ -30,7 +30,7 @@ from PIL import Image
 from studies.errors import ArtifactError
 from studies.files.png import encode_png
 from studies.files.stores import SCHEME, FolderStore, Store, bucket_store
-from studies.system.database_url import database_file
+from studies.system.database_url import database_file, from_home
 
 SHEET: Final = "sheet.jpg"
 FEATURES: Final = "features.npz"
@@ -229,10 +229,7 @@ def _folder(place: str | Path) -> Path:
     """Return a folder from the root on. Raises ArtifactError for a URL, which would be a folder named `gs:`."""
     if isinstance(place, str) and "://" in place:
         raise ArtifactError(f"artifacts are kept in a folder or in s3://bucket/prefix, got {place!r}")
-    try:
-        return Path(place).expanduser().resolve()
-    except RuntimeError as error:  # `~name` of nobody
-        raise ArtifactError(f"the artifact folder {place}: {error}") from error
+    return from_home(Path(place)).resolve()
 
 
 def usual_folder(url: str) -> Path:

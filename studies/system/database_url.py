@@ -35,16 +35,17 @@ def complete_url(storage: str) -> str:
         DatabaseError: the path cannot be written as a URL, or a URL's file not be told.
     """
     if "://" not in storage:
-        return sqlite_url(_from_home(Path(storage)).resolve())
+        return sqlite_url(from_home(Path(storage)).resolve())
     file = database_file(storage)
-    return storage if file is None else sqlite_url(_from_home(file).absolute())
+    return storage if file is None else sqlite_url(from_home(file).absolute())
 
 
-def _from_home(file: Path) -> Path:
+def from_home(file: Path) -> Path:
+    """Expand `~`; a name that begins with one and is nobody's home is a file's."""
     try:
         return file.expanduser()
-    except RuntimeError as error:
-        raise DatabaseError(f"{file}: {error}") from error
+    except RuntimeError:
+        return file
 
 
 def canonical_url(url: str) -> str:
