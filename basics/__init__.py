@@ -1,1 +1,1 @@
-"""What every other package stands on: messages, errors, settings and files. No torch."""
+"""Messages, errors, settings and files that every other package uses. No torch."""

@@ -1,11 +1,11 @@
-"""The embedded demo as a landscape: real merges, real renders, real scores, each evaluated once and kept.
+"""The embedded demo as a landscape: real merges, renders and scores, each evaluated once and stored.
 
     python benchmarks/search.py demo FOLDER [--methods depth,gp ...] [--seeds 5] [--trials 40] [--final] [--report]
 
-Every method searches with every seed. The suite is the demo's prompts with one seed and half the steps, so that
-thousands of merges can be rendered on a few cores; the held-out suites have other seeds. What was evaluated is kept in
-FOLDER, so a run that was cut off goes on, and several processes may share the work (`--methods`, `--first-seed`).
-`--final` holds the finals of a method's runs as `mergetune study finish` does; `--report` prints the tables.
+Every method searches with every seed. The suite has the demo's prompts with one seed and half the steps, so that
+thousands of merges can be rendered on a few cores; the held-out suites have other seeds. Evaluations are stored in
+FOLDER, so an interrupted run continues, and several processes can share the work (`--methods`, `--first-seed`).
+`--final` runs the final of each of a method's searches, like `mergetune study finish`. `--report` prints the tables.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import optuna
 from optuna.trial import TrialState, create_trial
-from searchers import METHODS, Params, Problem, chosen
+from searchers import METHODS, Params, Problem, method_names
 
 import studies
 from optimizer.errors import TrialFailed
@@ -38,7 +38,7 @@ from studies.spec.suite import SuiteSettings
 SEARCH, HELD_OUT, FRESH = "search", "held out", "fresh"
 SEEDS = {SEARCH: (1,), HELD_OUT: (101, 102), FRESH: (201, 202)}
 STEPS = 10
-AT = (10, 15, 20, 30, 40, 60, 100, 200)  # trials
+REPORTED_TRIALS = (10, 15, 20, 30, 40, 60, 100, 200)  # numbers of trials in the report
 
 
 def suite_of(spec: StudySpec, seeds: tuple[int, ...]) -> SuiteSettings:
@@ -46,10 +46,10 @@ def suite_of(spec: StudySpec, seeds: tuple[int, ...]) -> SuiteSettings:
 
 
 class DemoLandscape:
-    """Scores merges of the demo's checkpoints.
+    """The scores of merges of the demo's checkpoints.
 
     Args:
-        folder: where evaluations are kept: a JSON line each, and the features of the set scorer.
+        folder: of the stored evaluations: one JSON line each, and the features of the set scorer.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -59,49 +59,50 @@ class DemoLandscape:
         suites = {name: suite_of(spec, seeds) for name, seeds in SEEDS.items()}
         plan = make_plan(spec.model_copy(update={"suite": suites[SEARCH]}))
         self._runtime = build_runtime(plan, hash_parents(plan), folder / "cache")
-        known = self._runtime.evaluator
+        evaluator = self._runtime.evaluator
         self._evaluators = {
-            name: Evaluator(known.resident, Renderer(known.renderer.models, suite), known.scoring.scorers)
+            name: Evaluator(evaluator.resident, Renderer(evaluator.renderer.models, suite), evaluator.scoring.scorers)
             for name, suite in suites.items()
         }
         self.problem = Problem(space=plan.space, probes=self._runtime.probes)
-        self._known = {(row["suite"], row["recipe"]): row for row in read_lines(self._file)}
+        self._stored = {(each["suite"], each["recipe"]): each for each in read_lines(self._file)}
 
     def recipe(self, params: Params) -> Recipe:
         return self._runtime.blueprint.recipe(self.problem.space.rows(params))
 
     def evaluate(self, params: Params, suite: str = SEARCH) -> dict[str, Any]:
-        """The row of a merge: recipe, params, objective (None if it failed), scores by item and by set."""
+        """Evaluate a merge, or look it up: recipe, params, objective (None if it failed), scores by item and by set."""
         recipe = self.recipe(params)
         key = (suite, recipe.digest)
-        if key not in self._known:
-            row = {"suite": suite, "recipe": recipe.digest, "params": dict(params), **self._scores(recipe, suite)}
-            append_line(self._file, row)
-            self._known[key] = row
-        return self._known[key]
+        if key not in self._stored:
+            evaluation = {"suite": suite, "recipe": recipe.digest, "params": dict(params)}
+            evaluation |= self._scores(recipe, suite)
+            append_line(self._file, evaluation)
+            self._stored[key] = evaluation
+        return self._stored[key]
 
     def _scores(self, recipe: Recipe, suite: str) -> dict[str, Any]:
         evaluator = self._evaluators[suite]
         for other in self._evaluators.values():
             other.renderer.text_changed()  # the other suite may have rendered another merge
         try:
-            found = evaluator.evaluate(recipe)
+            evaluation = evaluator.evaluate(recipe)
         except TrialFailed as failure:
             return {"objective": None, "failure": str(failure)}
-        for name, rows in found.features.items():
+        for name, features in evaluation.features.items():
             path = self.folder / "features" / suite / f"{recipe.digest}.{name}.npy"
             path.parent.mkdir(parents=True, exist_ok=True)
-            np.save(path, rows.numpy())
-        (objective,) = self._runtime.objective.values(found.scores.means).values()
-        by_item = {name: list(map(float, values)) for name, values in found.scores.by_item.items()}
-        return {"objective": objective, "by_item": by_item, "by_set": dict(found.scores.by_set)}
+            np.save(path, features.numpy())
+        (objective,) = self._runtime.objective.values(evaluation.scores.means).values()
+        by_item = {name: list(map(float, values)) for name, values in evaluation.scores.by_item.items()}
+        return {"objective": objective, "by_item": by_item, "by_set": dict(evaluation.scores.by_set)}
 
     def gain(self, params: Params, suite: str) -> float | None:
-        """Over the better parent, on one suite."""
+        """Return the gain over the better parent on one suite; None if the merge failed."""
         value = self.evaluate(params, suite)["objective"]
-        parents = [row.params for row in self.problem.probes if row.origin.kind == "parent" and row.params]
-        found = [self.evaluate(parent, suite)["objective"] for parent in parents]
-        return None if value is None else value - max(row for row in found if row is not None)
+        parents = [probe.params for probe in self.problem.probes if probe.origin.kind == "parent" and probe.params]
+        objectives = [self.evaluate(parent, suite)["objective"] for parent in parents]
+        return None if value is None else value - max(each for each in objectives if each is not None)
 
 
 def read_lines(path: Path) -> Iterator[dict[str, Any]]:
@@ -110,18 +111,18 @@ def read_lines(path: Path) -> Iterator[dict[str, Any]]:
             yield json.loads(line)
 
 
-def append_line(path: Path, row: Mapping[str, Any]) -> None:
-    with path.open("a") as file:  # one write: lines of several processes stay whole
-        file.write(json.dumps(row) + "\n")
+def append_line(path: Path, content: Mapping[str, Any]) -> None:
+    with path.open("a") as file:  # a single write, so that lines of several processes do not mix
+        file.write(json.dumps(content) + "\n")
 
 
 # ------------------------------------------------------------------------------------------ searching
 
 
 def search(landscape: DemoLandscape, method: str, seed: int, trials: int) -> None:
-    """One search; its gains, in order, and the held-out gain of the best observed merge become a line of runs.jsonl."""
+    """Run one search; append its gains, in order, and the held-out gain of its best observed merge to runs.jsonl."""
     path = landscape.folder / "runs.jsonl"
-    if any((row["method"], row["seed"], len(row["gains"])) == (method, seed, trials) for row in read_lines(path)):
+    if any((run["method"], run["seed"], len(run["gains"])) == (method, seed, trials) for run in read_lines(path)):
         return
     tried: list[Params] = []
 
@@ -132,13 +133,13 @@ def search(landscape: DemoLandscape, method: str, seed: int, trials: int) -> Non
 
     seconds = METHODS[method](landscape.problem, seed, trials, score)
     gains = [landscape.gain(params, SEARCH) for params in tried]
-    known = np.array([-np.inf if gain is None else gain for gain in gains])
+    finite = np.array([-np.inf if gain is None else gain for gain in gains])
     held_out = {
-        str(count): landscape.gain(tried[int(known[:count].argmax())], HELD_OUT)
+        str(count): landscape.gain(tried[int(finite[:count].argmax())], HELD_OUT)
         for count in sorted({40, trials})
         if count <= trials
     }
-    row = {
+    run = {
         "method": method,
         "seed": seed,
         "gains": gains,
@@ -146,17 +147,17 @@ def search(landscape: DemoLandscape, method: str, seed: int, trials: int) -> Non
         "ask": seconds / trials,
         "tried": tried,
     }
-    append_line(path, row)
+    append_line(path, run)
     print(
         f"{method}, seed {seed}: best of {trials} {max(g for g in gains if g is not None):+.2f}", held_out, flush=True
     )
 
 
 def final(landscape: DemoLandscape, run: Mapping[str, Any], top: int = 5) -> dict[str, float]:
-    """The final as a study holds it, of one run: the candidates by posterior mean, chosen on the held-out suite.
+    """Run the final of one search, like a study: candidates by posterior mean, the winner by the held-out suite.
 
     Returns:
-        The chosen merge's gains: in the search, in the final, and on a third suite that no choice was made on.
+        The winner's gains: in the search, in the final, and on a third suite that played no part in any choice.
     """
     space, tried, gains = landscape.problem.space, run["tried"], run["gains"]
     ranges = distributions(space)
@@ -167,30 +168,29 @@ def final(landscape: DemoLandscape, run: Mapping[str, Any], top: int = 5) -> dic
     trials = study.trials
     complete = [trial for trial in trials if trial.state == TrialState.COMPLETE]
     means, _ = DepthModel.of(space, trials, study.directions).posterior(complete)
-    found = {landscape.recipe(complete[at].params).digest: complete[at] for at in np.argsort(-means, kind="stable")}
-    shown = [(landscape.gain(trial.params, HELD_OUT), trial) for trial in list(found.values())[:top]]
-    held_out, chosen = max(((gain, trial) for gain, trial in shown if gain is not None), key=lambda pair: pair[0])
-    fresh = landscape.gain(chosen.params, FRESH)
-    assert chosen.value is not None
+    order = np.argsort(-means, kind="stable")
+    by_recipe = {landscape.recipe(complete[index].params).digest: complete[index] for index in order}
+    candidates = [(landscape.gain(trial.params, HELD_OUT), trial) for trial in list(by_recipe.values())[:top]]
+    held_out, winner = max(((gain, trial) for gain, trial in candidates if gain is not None), key=lambda pair: pair[0])
+    fresh = landscape.gain(winner.params, FRESH)
+    assert winner.value is not None
     assert fresh is not None
-    return {"in_sample": chosen.value, "held_out": held_out, "fresh": fresh}
+    return {"in_sample": winner.value, "held_out": held_out, "fresh": fresh}
 
 
 def finals(landscape: DemoLandscape, method: str) -> None:
-    """Every run's final, a line each in finals.jsonl, and what is left of the gains."""
+    """Run the final of each search of a method, append it to finals.jsonl, and print what remains of the gains."""
     path = landscape.folder / "finals.jsonl"
-    done = {(row["method"], row["seed"]) for row in read_lines(path)}
+    done = {(each["method"], each["seed"]) for each in read_lines(path)}
     for run in read_lines(landscape.folder / "runs.jsonl"):
         if run["method"] == method and (method, run["seed"]) not in done:
             append_line(path, {"method": method, "seed": run["seed"], **final(landscape, run)})
-    rows = [row for row in read_lines(path) if row["method"] == method]
-    print("\n| seed | gain in the search | in the final | on a third suite | kept |")
-    for row in rows:
-        kept = row["fresh"] / row["in_sample"]
-        print(
-            f"| {row['seed']} | {row['in_sample']:+.2f} | {row['held_out']:+.2f} | {row['fresh']:+.2f} | {kept:.0%} |"
-        )
-    sums = {key: sum(row[key] for row in rows) for key in ("in_sample", "held_out", "fresh")}
+    results = [each for each in read_lines(path) if each["method"] == method]
+    print("\n| seed | gain in the search | in the final | on a third suite | third suite / search |")
+    for result in results:
+        gains = " | ".join(f"{result[key]:+.2f}" for key in ("in_sample", "held_out", "fresh"))
+        print(f"| {result['seed']} | {gains} | {result['fresh'] / result['in_sample']:.0%} |")
+    sums = {key: sum(result[key] for result in results) for key in ("in_sample", "held_out", "fresh")}
     print(f"held out / in the search: {sums['held_out'] / sums['in_sample']:.0%} in the final, ", end="")
     print(f"{sums['fresh'] / sums['in_sample']:.0%} on a third suite")
 
@@ -200,34 +200,38 @@ def finals(landscape: DemoLandscape, method: str) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class Searched:
-    """All searches of one method."""
+    """The searches of one method."""
 
-    best: Sequence[Sequence[float]]  # best gain so far after each trial, a row each seed
-    held_out: Mapping[int, Sequence[float]]  # trials -> of the best merge then, by seed
+    best: Sequence[Sequence[float]]  # [seeds, trials]: best gain so far
+    held_out: Mapping[int, Sequence[float]]  # number of trials -> held-out gain of the best merge then [seeds]
 
 
 def load_runs(folder: Path) -> dict[str, Searched]:
-    rows: dict[str, dict[int, dict[str, Any]]] = {}
-    for row in read_lines(folder / "runs.jsonl"):
-        rows.setdefault(row["method"], {})[row["seed"]] = row
-    found = {}
-    for method, seeds in rows.items():
-        gains = [[-np.inf if gain is None else gain for gain in row["gains"]] for row in seeds.values()]
-        counts = {int(count) for row in seeds.values() for count in row["held_out"]}
-        held_out = {count: [row["held_out"][str(count)] for row in seeds.values()] for count in sorted(counts)}
-        found[method] = Searched(best=[np.maximum.accumulate(row).tolist() for row in gains], held_out=held_out)
-    return found
+    """Map each method to its stored searches."""
+    runs: dict[str, dict[int, dict[str, Any]]] = {}
+    for run in read_lines(folder / "runs.jsonl"):
+        runs.setdefault(run["method"], {})[run["seed"]] = run
+    searched = {}
+    for method, by_seed in runs.items():
+        gains = [[-np.inf if gain is None else gain for gain in run["gains"]] for run in by_seed.values()]
+        counts = {int(count) for run in by_seed.values() for count in run["held_out"]}
+        held_out = {count: [run["held_out"][str(count)] for run in by_seed.values()] for count in sorted(counts)}
+        searched[method] = Searched(
+            best=[np.maximum.accumulate(of_run).tolist() for of_run in gains], held_out=held_out
+        )
+    return searched
 
 
 def report(folder: Path, images: int) -> None:
-    """Medians over seeds, with the range; `images` a trial."""
+    """Print each method's median gain over seeds with its range; a trial has `images` images."""
     for method, runs in load_runs(folder).items():
         print(f"\n{method}, {len(runs.best)} seeds")
-        print("| trials | images | median gain of the best so far (least to most) | held out |")
-        for count in [at for at in AT if at <= min(map(len, runs.best))]:
+        print("| trials | images | median gain of the best so far (min to max) | held out |")
+        for count in [count for count in REPORTED_TRIALS if count <= min(map(len, runs.best))]:
             held_out = runs.held_out.get(count)
-            shown = _spread(held_out) if held_out else ""
-            print(f"| {count} | {count * images} | {_spread([row[count - 1] for row in runs.best])} | {shown} |")
+            held_out_text = _spread(held_out) if held_out else ""
+            best = _spread([of_run[count - 1] for of_run in runs.best])
+            print(f"| {count} | {count * images} | {best} | {held_out_text} |")
 
 
 def _spread(values: Sequence[float]) -> str:
@@ -241,17 +245,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--trials", type=int, default=40)
     parser.add_argument("--bayes-opt-trials", type=int, default=200)
-    parser.add_argument("--final", action="store_true", help="hold the finals of the first method's runs")
-    parser.add_argument("--report", action="store_true", help="print tables of what is there, search nothing")
+    parser.add_argument("--final", action="store_true", help="run the finals of the first method's searches")
+    parser.add_argument("--report", action="store_true", help="print the tables of stored searches, without searching")
 
 
 def run(arguments: argparse.Namespace) -> None:
     if not arguments.report:
         landscape = DemoLandscape(arguments.folder)
         for seed in range(arguments.first_seed, arguments.first_seed + arguments.seeds):
-            for method in chosen(arguments.methods):
+            for method in method_names(arguments.methods):
                 trials = arguments.bayes_opt_trials if method == "bayes_opt" else arguments.trials
                 search(landscape, method, seed, trials)
         if arguments.final:
-            finals(landscape, chosen(arguments.methods)[0])
+            finals(landscape, method_names(arguments.methods)[0])
     report(arguments.folder, images=len(load_spec(Path(studies.__file__).parent / "demo" / "demo.yaml").suite.prompts))

@@ -1,4 +1,4 @@
-"""Export of a full-size pair: seconds against a streamed numpy fp32 lerp of the same files, and anonymous memory.
+"""Compare the export of a full-size pair with a streamed numpy fp32 lerp of the same files: time and memory.
 
 python benchmarks/export.py [--layout sd15|sdxl]
 """
@@ -28,7 +28,7 @@ CHUNK = 1 << 22  # elements
 
 
 class Peak:
-    """The most anonymous memory beyond what there was at the start, sampled every 5 ms."""
+    """The peak of anonymous memory above its value at the start, in bytes, sampled every 5 ms."""
 
     def __enter__(self) -> Self:
         self.start, self.most, self._done = anonymous_bytes(), 0, threading.Event()
@@ -46,14 +46,14 @@ class Peak:
 
 
 def numpy_lerp(paths: list[Path], out: Path, ratio: float) -> None:
-    """The plainest streamed merge: equal layouts, fp16 data, float32 arithmetic."""
-    header = 8 + int.from_bytes(paths[0].open("rb").read(8), "little")
-    one, two = (np.memmap(path, dtype=np.float16, mode="r", offset=header) for path in paths)
+    """Merge two files of the same layout in the simplest streamed way: fp16 data, float32 arithmetic."""
+    header_bytes = 8 + int.from_bytes(paths[0].open("rb").read(8), "little")
+    data_a, data_b = (np.memmap(path, dtype=np.float16, mode="r", offset=header_bytes) for path in paths)
     with out.open("wb") as file:
-        file.write(paths[0].open("rb").read(header))
-        for start in range(0, one.size, CHUNK):
-            a = one[start : start + CHUNK].astype(np.float32)
-            b = two[start : start + CHUNK].astype(np.float32)
+        file.write(paths[0].open("rb").read(header_bytes))
+        for start in range(0, data_a.size, CHUNK):
+            a = data_a[start : start + CHUNK].astype(np.float32)
+            b = data_b[start : start + CHUNK].astype(np.float32)
             file.write((a + np.float32(ratio) * (b - a)).astype(np.float16).tobytes())
 
 
@@ -74,18 +74,18 @@ def main() -> None:
             steps=(Step(operation=Operation(method="weighted_sum", inputs=("A", "B")), values=values),),
         )
         start = time.perf_counter()
-        with Peak() as plain:
+        with Peak() as numpy_peak:
             numpy_lerp(paths, folder / "numpy.bin", 0.37)
         numpy_seconds = time.perf_counter() - start
         (folder / "numpy.bin").unlink()
         start = time.perf_counter()
-        with Peak() as ours:
+        with Peak() as export_peak:
             write_merge(folder / "merge.safetensors", recipe, ingredients, {"format": "pt"}, torch.device("cpu"))
         seconds = time.perf_counter() - start
         print(
             f"{options.layout}: export {seconds:.1f} s (with both sha256), numpy lerp {numpy_seconds:.1f} s, "
-            f"ratio {seconds / numpy_seconds:.2f}; anonymous memory {ours.most / 1e9:.2f} GB, "
-            f"numpy {plain.most / 1e9:.2f} GB"
+            f"ratio {seconds / numpy_seconds:.2f}; anonymous memory {export_peak.most / 1e9:.2f} GB, "
+            f"numpy {numpy_peak.most / 1e9:.2f} GB"
         )
 
 

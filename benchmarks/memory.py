@@ -1,4 +1,4 @@
-"""What a process really holds: anonymous memory, without the pages of mapped files."""
+"""The anonymous memory of a process, which excludes the pages of mapped files."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 
 
 def anonymous_bytes() -> int:
-    """RssAnon of this process now, in bytes (Linux)."""
+    """Return RssAnon of this process in bytes (Linux only)."""
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith("RssAnon:"):
             return int(line.split()[1]) * 1024

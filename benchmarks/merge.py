@@ -1,10 +1,10 @@
-"""Resident merges against a plain copy of one parent into the live buffer, in the same run.
+"""Compare resident merges with a plain copy of one parent into the live buffers, in the same run.
 
     python benchmarks/merge.py [--layout sd15|sdxl] [--device cpu|cuda] [--live fp16|fp32] [--merges 200]
                                [--method NAME[:INPUTS] ...] [--clip] [--lora] [--placement device|host|files]
 
-Prints seconds and their ratio to the copy, and the process's memory over many merges. Parents are random weights of
-the true shapes; all numbers of a method are in the middle of their usual range.
+Prints the seconds of both, their ratio, and the process's memory over many merges. Parents have random weights of the
+true shapes; all values of a method lie in the middle of their usual range.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ from studies.recipe.methods import METHODS
 from studies.recipe.recipe import LoraUse, Operation, Parent, Recipe, Step, canonical_values
 
 COMPONENTS: tuple[Component, ...] = ("unet", "vae", "text_encoder", "text_encoder_2")
-DAILY = ("weighted_sum:2", "weighted_sum:3", "add_difference:3")
+COMMON_METHODS = ("weighted_sum:2", "weighted_sum:3", "add_difference:3")
 
 
 def operation_of(text: str, *, clip: bool) -> Operation:
-    """`ties:3` is ties of A, B and C; without a number the method's least."""
+    """Parse an operation: `ties:3` is ties of A, B and C; without a number it has the least inputs possible."""
     name, _, count = text.partition(":")
     if name not in METHODS:
         raise SystemExit(f"unknown method {name!r}: use one of {', '.join(METHODS)}")
@@ -50,21 +50,21 @@ def operation_of(text: str, *, clip: bool) -> Operation:
 
 
 def recipe(model: ResidentModel, operation: Operation, share: float) -> Recipe:
-    """The same numbers everywhere.
+    """Return a recipe with the same values in every place.
 
     Args:
-        share: where between its usual bounds every number lies, 0 to 1.
+        share: position of every value between its usual bounds, 0 to 1.
     """
-    every = places(model.architecture)
-    row = tuple(_within(slot, share) for slot in operation.slots)
-    weights = tuple((place, share) for place in sorted(every))
+    all_places = places(model.architecture)
+    values = tuple(_within(slot, share) for slot in operation.slots)
+    weights = tuple((place, share) for place in sorted(all_places))
     return Recipe(
         architecture=model.architecture.value,
         parents=tuple(
             Parent(letter=letter, name=letter, sha256="0" * 64)
             for letter in letters(len(model.ingredients.parents.checkpoints))
         ),
-        steps=(Step(operation=operation, values=canonical_values(dict.fromkeys(every, row))),),
+        steps=(Step(operation=operation, values=canonical_values(dict.fromkeys(all_places, values))),),
         loras=tuple(LoraUse(name=lora.name, sha256=lora.sha256, weights=weights) for lora in model.ingredients.loras),
     )
 
@@ -73,17 +73,17 @@ def _within(slot: Slot, share: float) -> float:
     return slot.low + share * (slot.high - slot.low)
 
 
-def seconds(work: Callable[[], object], device: torch.device, repeats: int) -> float:
-    """Median over repeats, after one to warm up."""
-    taken = []
+def median_seconds(work: Callable[[], object], device: torch.device, repeats: int) -> float:
+    """Measure the median wall time over repeats, after one warm-up run."""
+    times = []
     for index in range(repeats + 1):
         start = time.perf_counter()
         work()
         if device.type == "cuda":
             torch.cuda.synchronize()
         if index:
-            taken.append(time.perf_counter() - start)
-    return statistics.median(taken)
+            times.append(time.perf_counter() - start)
+    return statistics.median(times)
 
 
 def main() -> None:
@@ -91,13 +91,20 @@ def main() -> None:
     parser.add_argument("--layout", choices=("sd15", "sdxl"), default="sd15")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--live", choices=("fp16", "fp32"), default=None, help="default: fp32 on a CPU, fp16 on a GPU")
-    parser.add_argument("--method", nargs="+", default=DAILY, metavar="NAME[:INPUTS]", help="or `all`")
+    parser.add_argument("--method", nargs="+", default=COMMON_METHODS, metavar="NAME[:INPUTS]", help="or `all`")
     parser.add_argument("--clip", action="store_true", help="with weights clip")
     parser.add_argument("--lora", action="store_true", help="with a LoRA of rank 16 on every attention layer")
-    parser.add_argument("--placement", choices=[row.name.lower() for row in Placement], default="device")
-    parser.add_argument("--merges", type=int, default=200, help="of the first method, for the memory; 0 for none")
+    parser.add_argument("--placement", choices=[placement.name.lower() for placement in Placement], default="device")
+    parser.add_argument(
+        "--merges",
+        type=int,
+        default=200,
+        help="number of merges of the first method in which memory is watched; 0: none",
+    )
     parser.add_argument("--repeats", type=int, default=7)
-    parser.add_argument("--folder", type=Path, default=None, help="where parents are written once, and kept")
+    parser.add_argument(
+        "--folder", type=Path, default=None, help="where parents are written, and reused; default: a temporary folder"
+    )
     add_records_option(parser)
     options = parser.parse_args()
     names = list(METHODS) if options.method == ["all"] else options.method
@@ -134,28 +141,29 @@ def resident(paths: list[Path], lora: Path | None, options: argparse.Namespace) 
 
 
 def measure(model: ResidentModel, operation: Operation, options: argparse.Namespace) -> None:
-    # A seed of its own makes each a new merge, also of a method without numbers: equal ones would be skipped.
+    # Equal plans are skipped. Every recipe has another seed, so that each is a new merge even where it has no values.
     recipes = iter(
         [
             recipe(model, replace(operation, seed=index), 0.4 + 0.2 * index / (options.repeats + 1))
             for index in range(options.repeats + 1)
         ]
     )
-    merge = seconds(lambda: model.merge(next(recipes)), model.device, options.repeats)
-    what = f"{options.layout} {model.device}, {operation.method} of {len(operation.inputs)}"
-    what += " clipped" * operation.clip + " with a LoRA" * bool(model.ingredients.loras)
+    merge = median_seconds(lambda: model.merge(next(recipes)), model.device, options.repeats)
+    title = f"{options.layout} {model.device}, {operation.method} of {len(operation.inputs)}"
+    title += " clipped" * operation.clip + " with a LoRA" * bool(model.ingredients.loras)
     if model.placement is Placement.FILES:
-        print(f"{what}: merge {merge:.3f} s from files")
-        record(options.records, "merge", what=what, placement="files", merge_seconds=merge)
+        print(f"{title}: merge {merge:.3f} s from files")
+        record(options.records, "merge", what=title, placement="files", merge_seconds=merge)
         return
-    copy = seconds(model.copy_first, model.device, options.repeats)
-    print(f"{what}: merge {merge:.3f} s, copy {copy:.3f} s, ratio {merge / copy:.2f}", flush=True)
+    copy = median_seconds(model.copy_parent_a, model.device, options.repeats)
+    print(f"{title}: merge {merge:.3f} s, copy {copy:.3f} s, ratio {merge / copy:.2f}", flush=True)
     sizes = {"live_bytes": sum(tensor.nbytes for tensor in model.live_tensors().values()), "held_bytes": model.nbytes()}
     name = model.placement.name.lower()
-    record(options.records, "merge", what=what, placement=name, merge_seconds=merge, copy_seconds=copy, **sizes)
+    record(options.records, "merge", what=title, placement=name, merge_seconds=merge, copy_seconds=copy, **sizes)
 
 
 def watch_memory(model: ResidentModel, operation: Operation, merges: int) -> None:
+    """Print how much the process's anonymous memory grows between the fifth merge and the last."""
     sizes = []
     for index in range(merges):
         model.merge(recipe(model, operation, (index % 97 + 1) / 100))

@@ -1,4 +1,4 @@
-"""Figures as JSON lines, so that a report can be made of runs on other machines."""
+"""Figures as JSON lines, so that a report can include runs on other machines."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def add_records_option(parser: argparse.ArgumentParser) -> None:
 
 
 def record(path: Path | None, part: str, **figures: object) -> None:
-    """Append one line; nothing without a path. The device is that of the process."""
+    """Append one JSON line, with the process's device; do nothing without a path."""
     if path is None:
         return
     name = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"

@@ -1,11 +1,12 @@
-"""How well each sampler searches: on hand-written, merge-like landscapes, and on the real one of the demo.
+"""Benchmark of the samplers, on hand-written, merge-like landscapes and on the real one of the demo.
 
     python benchmarks/search.py synthetic [--landscapes 4] [--controls 3] [--seeds 2] [--methods depth,gp ...]
     python benchmarks/search.py demo FOLDER [--seeds 5] [--trials 40] [--final] (see demo_landscape.py)
 
-On hand-written landscapes the figure is mean regret: 0 is the optimum, 1 the median of random merges. It is read off
-the noise-free landscape at the trial whose noisy value is the best so far, probes included. Intervals: 95 %, Student's
-t over landscapes and seeds. One core, no GPU. Every ask goes through the sampler that a study would use.
+On hand-written landscapes the figure is mean regret: 0 at the optimum, 1 at the median random merge. It is the regret
+on the noise-free landscape of the trial with the best noisy value so far, probes included. Intervals are 95 % Student's
+t intervals over landscapes and seeds. It runs on one core without a GPU. Every ask goes through the sampler that a
+study would use.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ import optuna
 import torch
 from landscapes import PLACES, Floats, Landscape, make_landscape
 from scipy import stats
-from searchers import METHODS, Params, Problem, Searcher, chosen
+from searchers import METHODS, Params, Problem, Searcher, method_names
 
 from optimizer.search.probes import make_probes
 from search_spaces.blocks import Architecture
@@ -32,19 +33,19 @@ from studies.recipe.recipe import Parent
 from studies.spec.study import StudySpec
 
 CHECKPOINTS = (30, 60, 100)
-FIRST_REPORTED_SEED = 1000  # samplers were tuned on landscapes of smaller seeds
+FIRST_REPORTED_SEED = 1000  # samplers were tuned on landscapes with smaller seeds
 
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """One search."""
+    """The result of one search."""
 
     regrets: tuple[float, ...]  # at the checkpoints
     seconds: float  # of all asks
 
 
 def problem(seed: int) -> Problem:
-    """A study of two SD1.5 checkpoints, one ratio a block, and its probes."""
+    """Make a study of two SD1.5 checkpoints, with one ratio for each block, and its probes."""
     spec = StudySpec.model_validate(
         {
             "study": "benchmark",
@@ -63,7 +64,7 @@ def problem(seed: int) -> Problem:
 
 
 def search(method: Searcher, landscape: Landscape, seed: int, trials: int) -> Run:
-    """One search. Every method sees the same noise for the same trial number."""
+    """Run one search; the noise of a trial depends on its number, not on the method."""
     generator = np.random.default_rng([seed, 7])
     tried: list[Floats] = []
     values: list[float] = []
@@ -79,12 +80,14 @@ def search(method: Searcher, landscape: Landscape, seed: int, trials: int) -> Ru
 
 
 def _interval(values: Sequence[float]) -> str:
-    half = stats.t.ppf(0.975, len(values) - 1) * np.std(values, ddof=1) / np.sqrt(len(values)) if len(values) > 1 else 0
-    return f"{np.mean(values):.3f} ± {half:.3f}"
+    """Format the mean and the half-width of its 95 % Student's t interval."""
+    count = len(values)
+    half_width = stats.t.ppf(0.975, count - 1) * np.std(values, ddof=1) / np.sqrt(count) if count > 1 else 0
+    return f"{np.mean(values):.3f} ± {half_width:.3f}"
 
 
 def compare(names: Sequence[str], landscapes: Sequence[Landscape], seeds: Sequence[int], trials: int) -> None:
-    """Print one table."""
+    """Print a table of the methods' regret on these landscapes."""
     print(f"\n{', '.join(landscape.name for landscape in landscapes)}; {len(seeds)} seeds each")
     print("| method | " + " | ".join(str(count) for count in CHECKPOINTS if count <= trials) + " | s per ask |")
     for name in names:
@@ -95,12 +98,14 @@ def compare(names: Sequence[str], landscapes: Sequence[Landscape], seeds: Sequen
 
 
 def synthetic(arguments: argparse.Namespace) -> None:
+    """Compare the methods on each kind of hand-written landscape."""
     kinds = ((True, False, arguments.landscapes), (False, False, arguments.controls), (True, True, arguments.coarse))
     for structured, coarse, count in kinds:
         first = arguments.first_landscape
-        made = [make_landscape(seed, structured=structured, coarse=coarse) for seed in range(first, first + count)]
-        if made:
-            compare(chosen(arguments.methods), made, range(arguments.seeds), arguments.trials)
+        seeds = range(first, first + count)
+        landscapes = [make_landscape(seed, structured=structured, coarse=coarse) for seed in seeds]
+        if landscapes:
+            compare(method_names(arguments.methods), landscapes, range(arguments.seeds), arguments.trials)
 
 
 def main() -> None:
@@ -108,8 +113,8 @@ def main() -> None:
     kinds = parser.add_subparsers(required=True)
     by_hand = kinds.add_parser("synthetic", help="hand-written landscapes")
     by_hand.add_argument("--landscapes", type=int, default=4, help="with depth structure")
-    by_hand.add_argument("--controls", type=int, default=3, help="without")
-    by_hand.add_argument("--coarse", type=int, default=0, help="where a number for each section is nearly enough")
+    by_hand.add_argument("--controls", type=int, default=3, help="without depth structure")
+    by_hand.add_argument("--coarse", type=int, default=0, help="where one ratio for each section is almost enough")
     by_hand.add_argument("--seeds", type=int, default=2, help="searches on each landscape")
     by_hand.add_argument("--trials", type=int, default=max(CHECKPOINTS))
     by_hand.add_argument("--first-landscape", type=int, default=FIRST_REPORTED_SEED)

@@ -1,9 +1,9 @@
-"""Samplers as programs that maximise a function: what the search benchmarks compare.
+"""The methods that the search benchmarks compare: samplers as functions that maximise a score.
 
-Every method asks for merges of one study's search space, one after the other, and is told what each scored. Those of
-mergetune go through the very class that a study asks. `bayes_opt` is the package `bayesian-optimization` with its
-defaults, five random merges and then a Gaussian process, as the best-known auto-merger of web UIs calls it
-(s1dlx/sd-webui-bayesian-merger); it is no dependency: `pip install bayesian-optimization`.
+Every method proposes merges of one study's search space, one after the other, and gets the score of each. Samplers of
+mergetune go through the same class as in a study. `bayes_opt` is the package `bayesian-optimization` with its defaults,
+five random merges and then a Gaussian process, as in the best-known auto-merger of web UIs
+(s1dlx/sd-webui-bayesian-merger). It is not a dependency: `pip install bayesian-optimization`.
 """
 
 from __future__ import annotations
@@ -29,21 +29,23 @@ Score = Callable[[Params], float | None]  # larger is better; None: the merge fa
 
 @dataclass(frozen=True, kw_only=True)
 class Problem:
-    """What a study searches."""
+    """The search space of a study, and its probes."""
 
     space: SearchSpace
     probes: tuple[Probe, ...]
 
 
 class Searcher(Protocol):
-    """Scores `trials` merges, and returns the seconds it took to choose them."""
+    """A search method."""
 
-    def __call__(self, problem: Problem, seed: int, trials: int, score: Score) -> float: ...
+    def __call__(self, problem: Problem, seed: int, trials: int, score: Score) -> float:
+        """Score `trials` merges; returns the seconds that choosing them took."""
+        ...
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sampler:
-    """A sampler of mergetune, with or without the probes a study begins with."""
+    """A sampler of mergetune, with or without the probes that a study begins with."""
 
     name: str
     probes: bool
@@ -59,7 +61,7 @@ class Sampler:
         for _ in range(trials):
             start = time.perf_counter()
             trial = study.ask()
-            params = {row.name: trial.suggest_float(row.name, row.low, row.high) for row in space.parameters}
+            params = {each.name: trial.suggest_float(each.name, each.low, each.high) for each in space.parameters}
             seconds += time.perf_counter() - start
             value = score(params)
             if value is None:
@@ -74,26 +76,26 @@ class Sampler:
 
 
 def bayes_opt(problem: Problem, seed: int, trials: int, score: Score) -> float:
-    """The package with its defaults; a failed merge is told as the worst score so far, for it knows no failures."""
+    """Search by the package with its defaults; a failed merge gets the worst score so far, as it has no failures."""
     from bayes_opt import BayesianOptimization
 
-    scoring = 0.0
-    seen: list[float] = []
+    scoring_seconds = 0.0
+    scores: list[float] = []
 
     def objective(**params: float) -> float:
-        nonlocal scoring
+        nonlocal scoring_seconds
         start = time.perf_counter()
         value = score(params)
-        seen.append(min(seen, default=0.0) if value is None else value)
-        scoring += time.perf_counter() - start
-        return seen[-1]
+        scores.append(min(scores, default=0.0) if value is None else value)
+        scoring_seconds += time.perf_counter() - start
+        return scores[-1]
 
-    bounds = {row.name: (row.low, row.high) for row in problem.space.parameters}
+    bounds = {parameter.name: (parameter.low, parameter.high) for parameter in problem.space.parameters}
     random_points = min(5, trials)
     start = time.perf_counter()
     optimizer = BayesianOptimization(f=objective, pbounds=bounds, random_state=seed, verbose=0)
     optimizer.maximize(init_points=random_points, n_iter=trials - random_points)
-    return time.perf_counter() - start - scoring
+    return time.perf_counter() - start - scoring_seconds
 
 
 METHODS: Mapping[str, Searcher] = {
@@ -108,13 +110,13 @@ METHODS: Mapping[str, Searcher] = {
 }
 
 
-def chosen(names: str) -> Sequence[str]:
-    """Methods by names separated by commas.
+def method_names(text: str) -> Sequence[str]:
+    """Split names of methods at commas.
 
     Raises:
-        SystemExit: a name that is none.
+        SystemExit: a method is unknown.
     """
-    found = names.split(",")
-    if unknown := [name for name in found if name not in METHODS]:
-        raise SystemExit(f"no method {', '.join(unknown)}: there are {', '.join(METHODS)}")
-    return found
+    names = text.split(",")
+    if unknown := [name for name in names if name not in METHODS]:
+        raise SystemExit(f"unknown method {', '.join(unknown)}: choose from {', '.join(METHODS)}")
+    return names

@@ -1,12 +1,13 @@
-"""What a trial costs besides rendering: asking, recording and telling, on long studies and with many workers.
+"""Benchmark of a trial's overhead (asking, recording, telling), on long studies and with many workers.
 
     python benchmarks/storage.py overhead [--url URL] [--trials 100,1000,10000]
     python benchmarks/storage.py workers [--url URL] [--counts 1,2,4,8,16] [--seconds 1] [--trials-each 12]
 
-`overhead` fills a study with copies of a finished trial, then lets a worker do a few more whose evaluation takes no
-time: the seconds are asking, database, notes and files. `workers` runs processes whose trials take exactly so many
-seconds, and prints how many trials a minute they finish against what they would without any overhead. A SQLite file in
-a temporary folder unless --url names an empty database. The sampler is `random`: see search.py for the others' time.
+`overhead` fills a study with copies of a finished trial, then lets a worker run a few more whose evaluation takes no
+time, so that only asking, database, notes and files are timed. `workers` runs processes whose trials take exactly
+--seconds, and prints how many trials they finish in a minute, and what share that is of the number without overhead.
+The database is a SQLite file in a temporary folder, unless --url names an empty database. The sampler is `random`; see
+search.py for the time of others.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ import optuna
 import sqlalchemy as sa
 import torch
 
-from optimizer.observe.events import Reporter
+from optimizer.observe.events import Event, TrialEnded
 from optimizer.rendering.batch_limits import BatchLimits
 from optimizer.runtime.setup import Runtime
 from optimizer.search.probes import make_probes
@@ -44,28 +45,29 @@ from studies.recipe.blueprint import Blueprint
 from studies.recipe.recipe import Parent
 from studies.records import stored_studies
 from studies.records.database import Database, open_database
-from studies.records.values import ParentFile, StoredTrial
+from studies.records.values import ParentFile
 from studies.spec.study import StudySpec
 
 Row = dict[str, Any]  # of a table
 
 ITEMS = 16
-AFTER = 12  # trials a worker does on top of a filled study
+TIMED_TRIALS = 12  # that a worker runs after the study is filled
 
 
-class Quiet(Reporter):
-    """A Reporter that notes when each trial was finished."""
+class FinishTimes:
+    """A reporter that records when each trial finished."""
 
     def __init__(self) -> None:
         self.ends: list[float] = []
 
-    def trial_finished(self, trial: StoredTrial) -> None:
-        assert trial.state == "complete"
-        self.ends.append(time.perf_counter())
+    def report(self, event: Event) -> None:
+        if isinstance(event, TrialEnded):
+            assert event.stored.state == "complete"
+            self.ends.append(time.perf_counter())
 
 
-class Simulated:
-    """An evaluator that takes a given time and makes up scores: only what surrounds it is measured."""
+class SimulatedEvaluator:
+    """An evaluator that takes a given time and returns random scores, so that only its surroundings are timed."""
 
     def __init__(self, spec: StudySpec, seconds: float) -> None:
         items = spec.suite.items()
@@ -88,7 +90,7 @@ class Simulated:
 
 
 def runtime_of(budget: int, seconds: float) -> Runtime:
-    """A study of two checkpoints, a ratio for each block, as a worker sees it but for the evaluator."""
+    """Make the runtime of a study of two checkpoints with a ratio for each block, and a simulated evaluator."""
     spec = StudySpec.model_validate(
         {
             "study": "storage",
@@ -111,7 +113,7 @@ def runtime_of(budget: int, seconds: float) -> Runtime:
     infos = spec.infos
     objective = Objective.of(spec, infos)
     plan: Any = SimpleNamespace(spec=spec, space=space, infos=infos, objective=objective)
-    evaluator: Any = Simulated(spec, seconds)
+    evaluator: Any = SimulatedEvaluator(spec, seconds)
     equal_places = frozenset(places(Architecture.SD15))
     return Runtime(
         plan=plan,
@@ -132,33 +134,34 @@ def begin(url: str, runtime: Runtime) -> Database:
     return database
 
 
-def work(database: Database, runtime: Runtime, folder: Path, stop: Callable[[], bool] = lambda: False) -> Quiet:
-    reporter = Quiet()
+def work(database: Database, runtime: Runtime, folder: Path, stop: Callable[[], bool] = lambda: False) -> FinishTimes:
+    """Run a worker until its study ends or `stop` returns True."""
+    reporter = FinishTimes()
     records = stored_studies.open_study(database, "storage")
     Worker(records, runtime, Artifacts.beside(database.url, folder), reporter, stop).run()
     return reporter
 
 
 def fill(database: Database, runtime: Runtime, upto: int) -> None:
-    """Copies of the last trial up to a number: its rows in every table, with parameters and scores of their own."""
-    known = sa.MetaData()
-    known.reflect(database.engine)
+    """Copy the last trial up to a number: its rows in every table, each copy with its own parameters and scores."""
+    metadata = sa.MetaData()
+    metadata.reflect(database.engine)
     generator = np.random.default_rng(0)
-    last = sa.select(sa.func.max(known.tables["trials"].c.number)).scalar_subquery()
+    last = sa.select(sa.func.max(metadata.tables["trials"].c.number)).scalar_subquery()
     with database.write() as connection:
-        families = [
-            Family(connection, known, name, key, last)
+        copiers = [
+            TrialCopier(connection, metadata, name, key, last)
             for name, key in (("trials", "trial_id"), ("mergetune_trials", "id"))
         ]
         first = connection.execute(sa.select(last)).scalar_one() + 1
         for start in range(first, upto, 500):
-            drawn = [Drawn(number, runtime, generator) for number in range(start, min(start + 500, upto))]
-            for family in families:
-                family.copy(connection, drawn)
+            copies = [TrialCopy(number, runtime, generator) for number in range(start, min(start + 500, upto))]
+            for copier in copiers:
+                copier.copy(connection, copies)
 
 
-class Drawn:
-    """What a copy of a trial has of its own: table -> columns for one of its rows there."""
+class TrialCopy:
+    """The columns in which a copy of a trial differs from the original: table -> columns of one of its rows."""
 
     def __init__(self, number: int, runtime: Runtime, generator: np.random.Generator) -> None:
         self.number = number
@@ -167,42 +170,45 @@ class Drawn:
         recipe = runtime.blueprint.recipe(runtime.plan.space.rows(params))
         objectives = runtime.objective.values({"sharpness": statistics.fmean(scores)})
         values = tuple(objectives.values())
-        whole = {"recipe": recipe.to_json(), "recipe_digest": recipe.digest, "objectives": objectives}
+        recipe_columns = {"recipe": recipe.to_json(), "recipe_digest": recipe.digest, "objectives": objectives}
         self.columns: dict[str, Callable[[Row], Row]] = {
             "trial_params": lambda row: {"param_value": params[row["param_name"]]},
             "trial_values": lambda row: {"value": values[row["objective"]]},
-            "mergetune_trials": lambda _: whole,
+            "mergetune_trials": lambda _: recipe_columns,
             "mergetune_scores": lambda row: {"value": scores[row["item"]]},
         }
 
 
-class Family:
-    """A trial's row in one table, the rows that refer to it, and its note for the dashboard."""
+class TrialCopier:
+    """A trial's row in one table, the rows that refer to it, and its note for the dashboard, ready to be copied."""
 
-    def __init__(self, connection: sa.Connection, known: sa.MetaData, name: str, key: str, number: Any) -> None:
-        self.trials, self.key = known.tables[name], key
+    def __init__(self, connection: sa.Connection, metadata: sa.MetaData, name: str, key: str, number: Any) -> None:
+        self.trials, self.key = metadata.tables[name], key
         self.row = read(connection, self.trials, self.trials.c.number == number)[0]
         self.children = {
             table: read(connection, table, table.c.trial_id == self.row[key])
-            for table in known.sorted_tables
+            for table in metadata.sorted_tables
             if any(foreign.column.table is self.trials for foreign in table.foreign_keys)
         }
-        self.notes = known.tables["study_system_attributes"]
+        self.notes = metadata.tables["study_system_attributes"]
         self.note = f"dashboard:{self.row[key]}:" if name == "trials" else "none"
         self.children[self.notes] = read(connection, self.notes, self.notes.c.key.startswith(self.note))
 
-    def copy(self, connection: sa.Connection, drawn: Sequence[Drawn]) -> None:
-        trials = self.trials
-        connection.execute(trials.insert(), [copied(trials, self.row, one) | {"number": one.number} for one in drawn])
-        between = trials.c.number.between(drawn[0].number, drawn[-1].number)
-        ids = {row["number"]: row[self.key] for row in read(connection, trials, between)}
-        for table, rows in self.children.items():
-            copies = [copied(table, row, one) | self.link(row, ids[one.number]) for one in drawn for row in rows]
+    def copy(self, connection: sa.Connection, trials: Sequence[TrialCopy]) -> None:
+        """Insert the rows of these copies."""
+        table = self.trials
+        connection.execute(
+            table.insert(), [copied(table, self.row, trial) | {"number": trial.number} for trial in trials]
+        )
+        between = table.c.number.between(trials[0].number, trials[-1].number)
+        ids = {row["number"]: row[self.key] for row in read(connection, table, between)}
+        for child, rows in self.children.items():
+            copies = [copied(child, row, trial) | self.link(row, ids[trial.number]) for trial in trials for row in rows]
             if copies:
-                connection.execute(table.insert(), copies)
+                connection.execute(child.insert(), copies)
 
     def link(self, row: Row, trial_id: int) -> Row:
-        """The columns that say of which trial a row is."""
+        """Return the columns that link a row to its trial."""
         if "trial_id" in row:
             return {"trial_id": trial_id}
         return {"key": row["key"].replace(self.note, f"dashboard:{trial_id}:")}
@@ -212,11 +218,11 @@ def read(connection: sa.Connection, table: sa.Table, where: sa.ColumnElement[boo
     return [dict(row) for row in connection.execute(sa.select(table).where(where)).mappings()]
 
 
-def copied(table: sa.Table, row: Row, drawn: Drawn) -> Row:
-    """A row without the number the database gave it."""
-    given = table.autoincrement_column
-    kept = {name: value for name, value in row.items() if given is None or name != given.name}
-    return kept | (drawn.columns[table.name](row) if table.name in drawn.columns else {})
+def copied(table: sa.Table, row: Row, trial: TrialCopy) -> Row:
+    """Copy a row for another trial, without its autoincremented id."""
+    automatic = table.autoincrement_column
+    columns = {name: value for name, value in row.items() if automatic is None or name != automatic.name}
+    return columns | (trial.columns[table.name](row) if table.name in trial.columns else {})
 
 
 def overhead(url: str, folder: Path, counts: Sequence[int]) -> None:
@@ -227,7 +233,7 @@ def overhead(url: str, folder: Path, counts: Sequence[int]) -> None:
     def stop() -> bool:
         nonlocal done
         done += 1
-        return done > AFTER + 1
+        return done > TIMED_TRIALS + 1
 
     work(database, runtime, folder, stop)
     print("| trials before | seconds of overhead a trial (median) |")
@@ -248,7 +254,9 @@ def throughput(url: str, folder: Path, counts: Sequence[int], seconds: float, ea
         database = begin(target, runtime)
         work(database, runtime, folder, iter([False, False, True]).__next__)  # the parents
         database.close()
-        gate = multiprocessing.get_context("fork").Barrier(count + 1)  # workers run for weeks: not their start counts
+        gate = multiprocessing.get_context("fork").Barrier(
+            count + 1
+        )  # workers run for weeks, so their start is not timed
         children = []
         for _ in range(count):
             child = os.fork()

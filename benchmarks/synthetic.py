@@ -1,7 +1,7 @@
 """Full-size checkpoint files with random weights, made from the repository's key lists.
 
-Their pictures show nothing, but they are finite and not flat, also in float16: every layer is initialised so that its
-output has about the variance of its input.
+Their images show nothing, but they are finite and not flat, even in float16, because every layer is initialised so that
+its output has about the variance of its input.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 
-from layouts import Row, read_layout
+from layouts import LayoutTensor, read_layout
 
 UNET = "model.diffusion_model."
-NOISE = 1 << 20  # distinct random values; repeated to fill a tensor, which no arithmetic notices
-NEAR_ZERO = 0.02  # standard deviation of biases, embeddings, and of norms' scales around one
+NOISE = 1 << 20  # distinct random values; they are repeated to fill a tensor, which does not affect any timing
+NEAR_ZERO = 0.02  # standard deviation of biases and embeddings, and of the scales of norms around 1
 
 
 def write_synthetic(path: Path, layout: str, seed: int) -> Path:
-    """An fp16 checkpoint of full size (SD1.5 2.1 GB, SDXL 6.9 GB), written tensor by tensor."""
+    """Write an fp16 checkpoint of full size (SD1.5 2.1 GB, SDXL 6.9 GB), tensor by tensor."""
     rows = [row for row in read_layout(layout) if row.kind == "F" and row.shape]  # no position ids, no logit scale
     table: dict[str, object] = {}
     offset = 0
@@ -39,18 +39,18 @@ def write_synthetic(path: Path, layout: str, seed: int) -> Path:
     with path.open("wb") as file:
         file.write(struct.pack("<Q", len(header)) + header)
         for row in rows:
-            left = 2 * _elements(row)
+            remaining = 2 * _elements(row)
             values = _initial(row, noise[: _elements(row)]).half().numpy().tobytes()
-            while left > 0:
-                file.write(values[:left])
-                left -= len(values)
+            while remaining > 0:
+                file.write(values[:remaining])
+                remaining -= len(values)
     return path
 
 
-def _initial(row: Row, noise: Tensor) -> Tensor:
-    """Values of a tensor, or of its first `NOISE` elements, from standard normal ones."""
+def _initial(row: LayoutTensor, noise: Tensor) -> Tensor:
+    """Scale standard normal values to those of a tensor, or of its first `NOISE` elements."""
     if len(row.shape) < 2:
-        is_scale = row.key.endswith("weight")  # of a norm: biases, and what has no shape, end in other words
+        is_scale = row.key.endswith("weight")  # of a norm; names of biases end differently
         return is_scale + NEAR_ZERO * noise
     if "embedding" in row.key:
         return NEAR_ZERO * noise
@@ -58,7 +58,7 @@ def _initial(row: Row, noise: Tensor) -> Tensor:
 
 
 def write_lora(path: Path, layout: str, rank: int = 16) -> Path:
-    """A LoRA on every attention layer of the U-Net, named as the checkpoint's own keys are."""
+    """Write a LoRA on every attention layer of the U-Net, named after the checkpoint's keys."""
     tensors = {}
     for row in read_layout(layout):
         if row.key.startswith(UNET) and ".attn" in row.key and len(row.shape) == 2:
@@ -69,7 +69,7 @@ def write_lora(path: Path, layout: str, rank: int = 16) -> Path:
     return path
 
 
-def _elements(row: Row) -> int:
+def _elements(row: LayoutTensor) -> int:
     total = 1
     for size in row.shape:
         total *= size

@@ -1,12 +1,12 @@
-"""Where a trial's seconds go: a study, run in this process, each stage's share of the wall time.
+"""Measure each stage's share of a trial's wall time, with a study run in this process.
 
     python benchmarks/trial.py [--spec FILE] [--trials 16] [--threads N] [--card-gb GB]
 
-Without a spec it is the demo study. `--card-gb` takes memory of a larger GPU away first, so that the rest is that of a
-card of so many GB.
+Without a spec it runs the demo study. `--card-gb` first allocates memory of a larger GPU, so that what remains is that
+of a card of this size.
 
-"overhead" is everything that is not denoising, decoding or scoring: merging, text embeddings, asking the sampler,
-contact sheet, files and database.
+"overhead" is everything except denoising, decoding and scoring: merging, text embeddings, the sampler, contact sheet,
+files and database.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def main() -> None:
     if options.threads:
         torch.set_num_threads(options.threads)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    taken = None if options.card_gb is None else smaller_card(options.card_gb * 1e9)
+    occupied = None if options.card_gb is None else occupy_memory(options.card_gb * 1e9)
     spec = load_spec(options.spec)
     spec = spec.model_copy(update={"budget": spec.budget.model_copy(update={"trials": options.trials})})
     with tempfile.TemporaryDirectory() as folder:
@@ -57,49 +57,51 @@ def main() -> None:
         objective = runtime.objective
         records = create_study(database, plan.spec, runtime.parents, objective.directions, objective.names)
         Worker(records, runtime, Artifacts.beside(database.url), Reporters(())).run()
-        rows = load_trials(records)
+        trials = load_trials(records)
         database.close()
-    beside = 0 if taken is None else taken.nbytes
-    peak = (torch.cuda.max_memory_allocated() - beside) / 1e9 if runtime.device.type == "cuda" else None
-    del taken
-    for row in rows:
-        if row.state != "complete":
-            print(f"trial {row.number} {row.state}: {row.reason}")
-    print(f"parents {runtime.evaluator.resident.placement.value}; {dict(rows[-1].machine)}; peak {peak} GB")
-    report([row for row in rows if row.state == "complete"], options, peak)
+    occupied_bytes = 0 if occupied is None else occupied.nbytes
+    peak = (torch.cuda.max_memory_allocated() - occupied_bytes) / 1e9 if runtime.device.type == "cuda" else None
+    del occupied
+    for trial in trials:
+        if trial.state != "complete":
+            print(f"trial {trial.number} {trial.state}: {trial.reason}")
+    print(f"parents {runtime.evaluator.resident.placement.value}; {dict(trials[-1].machine)}; peak {peak} GB")
+    report([trial for trial in trials if trial.state == "complete"], options, peak)
 
 
-def smaller_card(size: float) -> torch.Tensor:
-    """Memory that must be held for the card to have no more than `size` bytes, those of the CUDA context included."""
+def occupy_memory(size: float) -> torch.Tensor:
+    """Allocate what leaves no more than `size` bytes of the GPU's memory, those of the CUDA context included."""
     total = torch.cuda.get_device_properties().total_memory
     return torch.empty(max(0, int(total - size)), dtype=torch.uint8, device="cuda")
 
 
-def report(rows: list[StoredTrial], options: argparse.Namespace, peak: float | None) -> None:
-    """Means over all trials but the first, which warms up."""
-    if len(rows) < 2:
-        raise SystemExit(f"{len(rows)} trials are complete: too few for a mean")
-    ends = [row.finished_at or 0.0 for row in rows]
-    walls = [after - before for before, after in itertools.pairwise(ends)]
-    wall = sum(walls) / len(walls)
-    stages = {stage: sum(row.seconds[stage] for row in rows[1:]) / len(walls) for stage in rows[0].seconds}
+def report(trials: list[StoredTrial], options: argparse.Namespace, peak: float | None) -> None:
+    """Print and record means over all trials but the first, which includes the warm-up."""
+    if len(trials) < 2:
+        raise SystemExit(f"{len(trials)} trials are complete, expected 2 or more for a mean: raise --trials")
+    ends = [trial.finished_at or 0.0 for trial in trials]
+    durations = [after - before for before, after in itertools.pairwise(ends)]
+    mean = sum(durations) / len(durations)
+    stages = {stage: sum(trial.seconds[stage] for trial in trials[1:]) / len(durations) for stage in trials[0].seconds}
     for stage, value in stages.items():
-        print(f"{stage:8} {value:7.3f} s  {value / wall:6.1%}")
+        print(f"{stage:8} {value:7.3f} s  {value / mean:6.1%}")
     work = sum(stages[stage] for stage in WORK)
     threads = torch.get_num_threads()
-    print(f"{'trial':8} {wall:7.3f} s  overhead {1 - work / wall:.1%}; mean of {len(walls)} trials, {threads} threads")
+    print(
+        f"{'trial':8} {mean:7.3f} s  overhead {1 - work / mean:.1%}; mean of {len(durations)} trials, {threads} threads"
+    )
     record(
         options.records,
         "trial",
         spec=options.spec.stem,
         card_gb=options.card_gb,
-        images=rows[0].rendered,
+        images=trials[0].rendered,
         stages=stages,
-        trial_seconds=wall,
-        overhead=1 - work / wall,
-        trials=len(walls),
+        trial_seconds=mean,
+        overhead=1 - work / mean,
+        trials=len(durations),
         peak_gb=peak,
-        batches=rows[-1].machine.get("batches", ""),
+        batches=", ".join(map(str, trials[-1].batch_limits)),
     )
 
 

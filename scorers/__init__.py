@@ -1,1 +1,1 @@
-"""Images in, numbers out. Importing this package loads no weights and no torch."""
+"""Scorers, which turn images into numbers. Importing this package loads no weights and no torch."""

@@ -155,7 +155,7 @@ Scorer = ImageScorer | SetScorer
 
 @dataclass(frozen=True, kw_only=True)
 class BuildContext:
-    """What a builder may use: the device, the folder for files, and the networks of other scorers."""
+    """The context of a builder: the device, the folder for files, and the networks of other scorers."""
 
     device: str  # as torch spells it: "cpu", "cuda", "cuda:1"
     cache_dir: Path  # downloaded weights and reference statistics

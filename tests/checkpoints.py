@@ -1,6 +1,6 @@
-"""Small checkpoint files of the true key layout, made from the full-size key lists by shrinking every dimension.
+"""Small checkpoint files with the real key layout, made from the full-size key lists by shrinking every dimension.
 
-Nothing here uses the code under test: which keys exist comes from the published lists, and values are random.
+Nothing here uses the code under test: the keys come from published lists, and the values are random.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from layouts import read_layout
 from safetensors.torch import save_file
 from torch import Tensor
 
-# (where, full size) -> small size; sums stay sums, because up blocks see two widths side by side.
+# Full size -> small size. Sums stay sums, because up blocks concatenate two widths.
 _UNET_SD15 = {
     320: 32,
     640: 64,
@@ -34,12 +34,12 @@ KEPT_LAYERS = 2  # of each text encoder; and one transformer block of each stack
 
 
 def small_shapes(architecture: str) -> dict[str, tuple[int, ...]]:
-    """Key -> shape of a small checkpoint, integers (position_ids) included."""
+    """Return key -> shape of a small checkpoint, including integers (position_ids)."""
     unet = _UNET_SD15 if architecture == "sd15" else _UNET_SDXL
     return {
-        row.key: tuple(_shrink(row.key, size, unet) for size in row.shape)
-        for row in read_layout(architecture)
-        if not _dropped(row.key)
+        entry.key: tuple(_shrink(entry.key, size, unet) for size in entry.shape)
+        for entry in read_layout(architecture)
+        if not _dropped(entry.key)
     }
 
 
@@ -57,7 +57,7 @@ def _dropped(key: str) -> bool:
 
 
 def random_tensors(architecture: str, seed: int, dtype: torch.dtype = torch.float16) -> dict[str, Tensor]:
-    """Values that keep activations finite: small weights, norms around one."""
+    """Draw values that keep activations finite: small weights, norms around one."""
     generator = torch.Generator().manual_seed(seed)
     tensors = {}
     for key, shape in small_shapes(architecture).items():
@@ -72,5 +72,6 @@ def random_tensors(architecture: str, seed: int, dtype: torch.dtype = torch.floa
 
 
 def write_checkpoint(path: Path, architecture: str = "sd15", seed: int = 0, dtype: torch.dtype = torch.float16) -> Path:
+    """Write a small checkpoint with random values, and return its path."""
     save_file(random_tensors(architecture, seed, dtype), path, metadata={"format": "pt"})
     return path

@@ -1,4 +1,4 @@
-"""The command line in the test's own process: loading torch for each call would take minutes."""
+"""Call the command line in the test's own process: loading torch for each call would take minutes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ VARIABLES = tuple(f"MERGETUNE_{name}" for name in SETTINGS)
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a user sees of a command."""
+    """The exit code and output of a command."""
 
     code: int
     out: str
@@ -27,32 +27,32 @@ class Outcome:
 
 
 class Call(Protocol):
-    """`mergetune ARGUMENTS`; with `code` given, it must end with that."""
+    """A call of `mergetune ARGUMENTS`, which must end with `code` if that is given."""
 
     def __call__(self, *arguments: str | Path, code: int | None = None) -> Outcome: ...
 
 
 def caller(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *words: str) -> Call:
-    """Runs the real parser in the current folder.
+    """Return a function that runs the real parser in the current folder.
 
     Args:
-        words: come first in every call, as the name of a group of commands.
+        words: come first in every call, such as the name of a command group.
     """
 
     def run(*arguments: str | Path, code: int | None = None) -> Outcome:
         monkeypatch.setattr(sys, "argv", ["mergetune", *words, *map(str, arguments)])
-        with pytest.raises(SystemExit) as left:
+        with pytest.raises(SystemExit) as ended:
             main.run()
         out, err = capsys.readouterr()
-        assert isinstance(left.value.code, int)
-        assert code in {None, left.value.code}, out + err
-        return Outcome(left.value.code, out, err)
+        assert isinstance(ended.value.code, int)
+        assert code in {None, ended.value.code}, out + err
+        return Outcome(ended.value.code, out, err)
 
     return run
 
 
 def enter(folder: Path, monkeypatch: pytest.MonkeyPatch, files: Path | None = None) -> Path:
-    """Make it the current folder, without settings from the environment, with links to the files of another."""
+    """Make `folder` the current one, without settings from the environment, and link the files of another into it."""
     for file in () if files is None else files.iterdir():
         (folder / file.name).symlink_to(file)
     for name in VARIABLES:
@@ -62,10 +62,10 @@ def enter(folder: Path, monkeypatch: pytest.MonkeyPatch, files: Path | None = No
 
 
 def run_program(folder: Path, *arguments: str, code: int = 0, threads: int | None = None) -> str:
-    """What `mergetune ARGUMENTS` says as a process of its own, which must end with `code` and show no traceback.
+    """Run `mergetune ARGUMENTS` as a process, which must end with `code` and show no traceback; return its output.
 
     Args:
-        threads: of torch; as many as this process has if left out.
+        threads: of torch; by default as many as this process has.
     """
     environment = {} if threads is None else {"OMP_NUM_THREADS": str(threads)}
     done = subprocess.run(

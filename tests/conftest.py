@@ -1,4 +1,4 @@
-"""What all tests share: the device a test runs on, and the mark of those that need a card."""
+"""What all tests share: the device fixture, and skipping tests that need a CUDA device."""
 
 from __future__ import annotations
 
@@ -10,22 +10,24 @@ from hypothesis import settings
 
 from optimizer.system.cores import wait_without_spinning
 
-wait_without_spinning()  # several tests run at once, and pytest imports this module before any that imports torch
+wait_without_spinning()  # several tests run at once; pytest imports this module before any that imports torch
 
-# Cards are often on machines with less than `.[test]`: there `pytest -m cuda` must not stop at an import.
+# Machines with a card often have less than `.[test]` installed: `pytest -m cuda` must not fail at an import there.
 collect_ignore = [] if find_spec("prometheus_client") else ["integration/test_observing.py"]
 
-# A kernel's first use loads it, which takes far longer than it runs, and other work on the machine delays any test.
-# What hangs meets pytest's own time limit. Here, before the tests are imported: settings of their own are made then.
+# The first use of a kernel loads it, which takes far longer than running it, and other work on the machine delays any
+# test. Tests that hang meet pytest's own time limit. The profile is loaded here, before test modules make settings of
+# their own.
 settings.register_profile("mergetune", deadline=None)
 settings.load_profile("mergetune")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip tests that need a CUDA device on machines without one."""
     marked = [item for item in items if item.get_closest_marker("cuda")]
     if not marked:
         return
-    import torch  # late: many tests need none of it
+    import torch  # late, because many tests do not need it
 
     if torch.cuda.is_available():
         return
@@ -35,7 +37,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="module", params=["cpu", pytest.param("cuda", marks=pytest.mark.cuda)])
 def device(request: pytest.FixtureRequest) -> Iterator[object]:
-    """torch.device: the CPU, and a card where there is one, computing in full float32 as references do."""
+    """Give a torch.device: the CPU, and a card if there is one, which computes in full float32 as references do."""
     import torch
 
     with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=False, allow_tf32=False):

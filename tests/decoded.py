@@ -1,4 +1,4 @@
-"""What a renderer decodes before it is rounded to bytes, for tests that compare more closely than grey levels do."""
+"""A renderer's images before they are rounded to bytes, for tests that compare more precisely than grey levels."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from optimizer.rendering.suite import batches
 
 
 def float_pixels(renderer: Renderer) -> tuple[Tensor, ...]:
-    """The suite in item order, float32 [3, h, w] in 0..1 on the CPU; no batch may be too large for the memory."""
+    """Render the suite in item order: float32 [3, h, w] in 0..1 on the CPU. Every batch must fit into memory."""
     decoded: list[Tensor] = []
 
     def listen(_: nn.Module, _arguments: tuple[Tensor, ...], output: Tensor) -> None:
@@ -27,6 +27,6 @@ def float_pixels(renderer: Renderer) -> tuple[Tensor, ...]:
         for batch in batches(stage, renderer.batch_size, renderer.limits.of("unet"))
         for item in batch
     ]
-    pixels = tuple(row for _, row in sorted(zip(order, decoded, strict=True), key=lambda pair: pair[0]))
-    assert all(torch.equal(to_bytes(row), image) for row, image in zip(pixels, images, strict=True))
+    pixels = tuple(image for _, image in sorted(zip(order, decoded, strict=True), key=lambda pair: pair[0]))
+    assert all(torch.equal(to_bytes(exact), image) for exact, image in zip(pixels, images, strict=True))
     return pixels

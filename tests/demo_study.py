@@ -1,27 +1,28 @@
-"""A short study on the demo's real checkpoints: the whole loop in a few seconds."""
+"""A short study of the demo's real checkpoints: the whole loop in a few seconds."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 
 import studies
-from optimizer.observe.events import Reporter
+from optimizer.observe.events import Event, TrialEnded, TrialStarted
 from optimizer.runtime.parent_files import hash_parents
 from optimizer.runtime.plan import make_plan
 from optimizer.runtime.setup import Runtime, build_runtime
 from optimizer.work.worker import Worker
 from studies.files.artifacts import Artifacts
-from studies.records.batch_limits import Batched
 from studies.records.database import Database, open_database
 from studies.records.stored_studies import create_study, open_study
 from studies.records.study_records import StudyRecords
 from studies.records.values import StoredStudy, StoredTrial
 from studies.spec.study import StudySpec, parse_spec
+
+EventT = TypeVar("EventT", bound=Event)
 
 DEMO = Path(studies.__file__).parent / "demo"
 PROMPTS = [
@@ -30,7 +31,7 @@ PROMPTS = [
 
 
 def short_spec(**changes: Any) -> dict[str, Any]:
-    """The demo's spec as plain data, with 8 items of 2 steps; `changes` replace top-level keys."""
+    """Return the demo's spec as plain data, with 8 items of 2 steps; `changes` replace top-level keys."""
     spec: dict[str, Any] = yaml.safe_load((DEMO / "demo.yaml").read_text())
     spec["study"] = "short"
     spec["parents"] = [str(DEMO / name) for name in spec["parents"]]
@@ -42,11 +43,11 @@ def short_spec(**changes: Any) -> dict[str, Any]:
     }
     spec["space"] = {"granularity": "sections"}
     spec["budget"] = {"trials": 13}
-    spec["render"] = {"degenerate_limit": 8}  # two steps do not make good pictures
+    spec["render"] = {"degenerate_limit": 8}  # two steps do not make good images
     return spec | changes
 
 
-# Changes of `short_spec`: two images of one step, scored without any network. A trial takes a moment.
+# Changes for `short_spec`: two images of one step, scored without a network. A trial takes a moment.
 SMALL: Mapping[str, Any] = {
     "final": {"top": 0},
     "sampler": {"name": "random"},
@@ -57,42 +58,33 @@ SMALL: Mapping[str, Any] = {
 
 
 def write_spec(path: Path, **changes: Any) -> Path:
+    """Write the spec of `short_spec` to a file, and return its path."""
     path.write_text(yaml.safe_dump(short_spec(**changes)))
     return path
 
 
 @dataclass
-class Recorder(Reporter):
-    """A Reporter that remembers, and may ask to stop."""
+class Recorder:
+    """A reporter that records everything, and may ask the worker to stop."""
 
-    started: list[tuple[int, str]] = field(default_factory=list)
-    finished: list[StoredTrial] = field(default_factory=list)
-    away: list[str] = field(default_factory=list)
-    reduced: list[tuple[Batched, int, str]] = field(default_factory=list)
-    back: list[float] = field(default_factory=list)  # seconds
+    events: list[Event] = field(default_factory=list)
     stop_after: int | None = None
 
-    def trial_started(self, number: int, origin: str, images: int) -> None:
-        assert images > 0
-        self.started.append((number, origin))
+    def report(self, event: Event) -> None:
+        self.events.append(event)
 
-    def images_rendered(self, done: int) -> None:
-        assert done > 0
+    def of(self, kind: type[EventT]) -> list[EventT]:
+        """Return the events of one kind."""
+        return [event for event in self.events if isinstance(event, kind)]
 
-    def trial_finished(self, trial: StoredTrial) -> None:
-        self.finished.append(trial)
+    @property
+    def started(self) -> list[tuple[int, str]]:
+        """Number and origin of the trials that were begun."""
+        return [(event.trial, event.origin) for event in self.of(TrialStarted)]
 
-    def paused(self) -> None: ...
-
-    def outage_began(self, reason: str, limit_seconds: float) -> None:
-        assert limit_seconds > 0
-        self.away.append(reason)
-
-    def batch_reduced(self, component: Batched, batch_size: int, reason: str) -> None:
-        self.reduced.append((component, batch_size, reason))
-
-    def outage_ended(self, seconds: float) -> None:
-        self.back.append(seconds)
+    @property
+    def finished(self) -> list[StoredTrial]:
+        return [event.stored for event in self.of(TrialEnded)]
 
     def stop(self) -> bool:
         return self.stop_after is not None and len(self.finished) >= self.stop_after
@@ -100,7 +92,7 @@ class Recorder(Reporter):
 
 @dataclass(frozen=True)
 class ShortStudy:
-    """A registered short study with its runtime."""
+    """A stored short study with its runtime."""
 
     records: StudyRecords
     runtime: Runtime
@@ -115,6 +107,7 @@ class ShortStudy:
         return self.records.study
 
     def run(self, stop_after: int | None = None) -> Recorder:
+        """Work on the study until it ends, or until `stop_after` trials are finished."""
         recorder = Recorder(stop_after=stop_after)
         Worker(self.records, self.runtime, self.artifacts, recorder, recorder.stop).run()
         return recorder
@@ -130,7 +123,7 @@ def begin(folder: Path, changes: Mapping[str, Any] | None = None, url: str | Non
 
 
 def reopen(folder: Path, name: str = "short") -> ShortStudy:
-    """The same study from its database alone, as another process would see it."""
+    """Open the same study from its database alone, as another process would."""
     database = open_database(f"sqlite:///{folder}/study.db", create=False)
     records = open_study(database, name)
     plan = make_plan(records.study.spec)
@@ -140,5 +133,6 @@ def reopen(folder: Path, name: str = "short") -> ShortStudy:
 
 
 def make_runtime(spec: StudySpec, folder: Path) -> Runtime:
+    """Load the models and scorers of a spec."""
     plan = make_plan(spec)
     return build_runtime(plan, hash_parents(plan), folder / "cache")

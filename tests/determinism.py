@@ -1,10 +1,10 @@
-"""A study run through, and the same one killed at random moments and resumed: to the bit the same trials.
+"""Compare a study that runs without interruption with one that is killed at random moments: trials must be equal.
 
     python tests/determinism.py FOLDER [--trials 40] [--kills 20] [--seed N]
 
-One worker at a time, which ends by SIGKILL, and the sampler that models what it has seen. Each moment is within so many
-seconds after a random trial began as one takes, and half as much again: so it falls into its renders, its scores,
-what is recorded of it, or the next proposal. Prints the seed, and ends with an error if anything differs.
+There is one worker at a time, which ends by SIGKILL, and the sampler is the one with a model. A kill comes after a
+random trial has begun, within 1.5 times a trial's duration: while it renders, scores or is recorded, or while the next
+trial is proposed. Prints the seed, and ends with an error if anything differs, down to the last bit.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ from optimizer.search.stopping import EXPECTED_KEY
 from studies.records import stored_renders, stored_studies, stored_trials
 from studies.records.database import open_database
 
-BEYOND = 1.5  # trials' durations, within which a kill falls
+KILL_WITHIN = 1.5  # durations of a trial
 
 
-def begun(folder: Path, runtime: Runtime) -> Soak:
-    """A new study in a database of its own."""
+def begin(folder: Path, runtime: Runtime) -> Soak:
+    """Store a new study in a database of its own."""
     folder.mkdir(parents=True)
     database = open_database(f"sqlite:///{folder}/study.db")
     objective = runtime.objective
@@ -43,27 +43,27 @@ def begun(folder: Path, runtime: Runtime) -> Soak:
 
 
 def finish(study: Soak) -> None:
-    """One worker, to the end."""
+    """Let one worker finish the study."""
     worker = study.fork()
     if os.waitpid(worker, 0)[1]:
         raise SystemExit("the worker failed")
 
 
 def kill_in(study: Soak, number: int, delay: float) -> None:
-    """A worker that is killed so many seconds after it began a trial, or after its start if that was begun before."""
+    """Start a worker, and kill it `delay` seconds after the trial `number` has begun, by it or before."""
     worker, deadline = study.fork(), time.monotonic() + LONGEST_SECONDS
     with closing(sqlite3.connect(study.folder / "study.db")) as connection:
         while connection.execute("SELECT COUNT(*) FROM mergetune_trials").fetchone()[0] <= number:
             if os.waitpid(worker, os.WNOHANG)[0] or time.monotonic() > deadline:
-                raise SystemExit(f"trial {number} was never begun")
+                raise SystemExit(f"trial {number} never began")
             time.sleep(0.002)
     time.sleep(delay)
     os.kill(worker, signal.SIGKILL)
     os.waitpid(worker, 0)
 
 
-def found(study: Soak) -> list[dict[str, Any]]:
-    """Of every trial what must not depend on who worked on it, and when."""
+def results(study: Soak) -> list[dict[str, Any]]:
+    """Return what must not depend on the worker and on time, for every trial."""
     database = open_database(study.url, create=False)
     records = stored_studies.open_study(database, study.runtime.spec.study)
     told = optuna.load_study(study_name=records.study.name, storage=database.storage).trials
@@ -85,7 +85,7 @@ def found(study: Soak) -> list[dict[str, Any]]:
 
 
 def attempts(study: Soak) -> int:
-    """Trials that were begun again."""
+    """Count the trials that were run again."""
     database = open_database(study.url, create=False)
     rows = stored_trials.load_trials(stored_studies.open_study(database, study.runtime.spec.study))
     database.close()
@@ -93,7 +93,7 @@ def attempts(study: Soak) -> int:
 
 
 def differences(through: list[dict[str, Any]], torn: list[dict[str, Any]]) -> list[str]:
-    """What differs, one line each."""
+    """Return the differences, one line each."""
     if len(through) != len(torn):
         return [f"{len(through)} trials run through, {len(torn)} after the kills"]
     return [
@@ -105,6 +105,7 @@ def differences(through: list[dict[str, Any]], torn: list[dict[str, Any]]) -> li
 
 
 def main() -> None:
+    """Run both studies, and compare them."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path)
     parser.add_argument("--trials", type=int, default=40)
@@ -116,15 +117,15 @@ def main() -> None:
     torch.set_num_threads(1)  # a process that has used several cannot be forked
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     runtime = small_runtime(arguments.folder, arguments.trials, sampler="depth")
-    through, torn = (begun(arguments.folder / name, runtime) for name in ("through", "torn"))
+    through, torn = (begin(arguments.folder / name, runtime) for name in ("through", "torn"))
     start = time.monotonic()
     finish(through)
     seconds = (time.monotonic() - start) / arguments.trials
     generator = random.Random(seed)
     for number in sorted(generator.sample(range(arguments.trials - 1), arguments.kills)):
-        kill_in(torn, number, generator.uniform(0, BEYOND * seconds))
+        kill_in(torn, number, generator.uniform(0, KILL_WITHIN * seconds))
     finish(torn)
-    one, other = found(through), found(torn)
+    one, other = results(through), results(torn)
     modelled = sum(trial["expected"] is not None for trial in one)
     print(
         f"{arguments.trials} trials, {modelled} proposed by the model, {arguments.kills} killed, "

@@ -1,4 +1,4 @@
-"""Small diffusers pipelines made from a single file's tensors by diffusers' own conversion, without code of ours."""
+"""Small diffusers pipelines, made from a single file's tensors by diffusers' own conversion, without our code."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from search_spaces.blocks import Architecture
 
 
 def small_pipeline(architecture: Architecture, tensors: Mapping[str, Tensor]) -> Any:
-    """U-Net and text encoders hold `tensors` (float32); the VAE holds nothing."""
+    """Build a pipeline whose U-Net and text encoders have `tensors` (float32); its VAE has no values."""
     shapes = {key: tuple(tensor.shape) for key, tensor in tensors.items()}
     parts: dict[str, Any] = {
         "unet": UNet2DConditionModel(**unet_config(shapes, architecture)),
@@ -48,19 +48,21 @@ def small_pipeline(architecture: Architecture, tensors: Mapping[str, Tensor]) ->
 
 
 def converted(architecture: Architecture, tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
-    """Component -> its parameters by their live names, as diffusers converts a single file."""
+    """Return component -> its parameters by live name, as diffusers converts a single file."""
     config = {"layers_per_block": 2} | ({"addition_embed_type": "text_time"} if architecture == "sdxl" else {})
-    found = {
+    components = {
         "unet": convert_ldm_unet_checkpoint(dict(tensors), config),
         "text_encoder": convert_ldm_clip_checkpoint(dict(tensors)),
     }
     if architecture == Architecture.SDXL:
-        found["text_encoder_2"] = convert_open_clip_checkpoint(None, dict(tensors), "conditioner.embedders.1.model.")
-    return found
+        components["text_encoder_2"] = convert_open_clip_checkpoint(
+            None, dict(tensors), "conditioner.embedders.1.model."
+        )
+    return components
 
 
 def parameters(module: nn.Module, like: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """A module's parameters under the names that `like` has: transformers 5.2 dropped CLIP-L's `text_model.`."""
+    """Return a module's parameters by the names of `like`: transformers 5.2 dropped CLIP-L's `text_model.`."""
     own = dict(module.named_parameters())
     return {name: own[name if name in own else name.removeprefix("text_model.")] for name in like if "_ids" not in name}
 

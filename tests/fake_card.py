@@ -1,4 +1,4 @@
-"""A CUDA card that only pretends: for finding tensors on the wrong device and hosts that wait, without a card."""
+"""A fake CUDA card, to find tensors on the wrong device and places where the host waits, without a real card."""
 
 from __future__ import annotations
 
@@ -17,29 +17,29 @@ from torch.utils._pytree import tree_map_only
 from torch.utils.weak import WeakTensorKeyDictionary
 
 CARD = torch.device("cuda:0")
-FEW = 4096  # elements of a copy to the card that is remembered: a schedule, never weights or an image
+FEW = 4096  # elements up to which a copy to the card keeps its values: a schedule, never weights or an image
 MEMORY_BYTES = 80 << 30
 
 aten = torch.ops.aten
 
 
 class FakeCard(TorchDispatchMode):
-    """Tensors on `CARD` have shape, dtype and device, but no values; those on the CPU are real as ever.
+    """A card whose tensors have shape, dtype and device, but no values; tensors on the CPU are real.
 
-    Operations on tensors of two devices raise as they do on a card (FakeTensorDeviceMismatchError); a number on the
-    CPU may take part, as there. What comes back from the card has no values either, but for small tensors that went
-    there as they are. A number that is asked for is 0, and of a mask one element is set.
+    Operations on tensors of two devices raise as they do on a real card (FakeTensorDeviceMismatchError), where scalars
+    on the CPU are allowed, too. Tensors that come back from the card have no values either, except small ones that were
+    copied there unchanged. Reading a number gives 0, and `nonzero` finds one element.
 
     Attributes:
         waits: how often the host waited for the card: `number`, `nonzero`, `to the card`, `from the card`,
-            `synchronize`. A copy that is not said to be non-blocking waits, in either direction.
+            `synchronize`. A copy in either direction waits unless it is non-blocking.
     """
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.waits: Counter[str] = Counter()
         self._fake = FakeTensorMode()
-        # Tensor on the card -> the same on the CPU.
+        # Tensor on the card -> the same tensor on the CPU.
         self._small = WeakTensorKeyDictionary()
 
     def __enter__(self) -> Self:
@@ -79,7 +79,7 @@ class FakeCard(TorchDispatchMode):
         return func(*args, **options)
 
     def _number(self, *tensors: Tensor) -> float | int | bool:
-        """0 of the tensor's kind; of two, that they differ."""
+        """Return 0 in the tensor's type; for two tensors, that they differ."""
         self.waits["number"] += tensors[0].device == CARD
         if len({tensor.device for tensor in tensors}) > 1:
             raise RuntimeError("Expected all tensors to be on the same device, but one is on the CPU")
@@ -91,15 +91,15 @@ class FakeCard(TorchDispatchMode):
         return tensor if isinstance(tensor, FakeTensor) else self._fake.from_tensor(tensor)
 
     def _copied_over(self, func: Any, tensor: Tensor, options: Mapping[str, Any]) -> Tensor:
-        """A copy, with another dtype or on another device."""
+        """Copy a tensor to another dtype or device."""
         made: Tensor = func(self._pretended(tensor), **options)
         self._count(tensor.device, made.device, **options)
         if not isinstance(tensor, FakeTensor) and tensor.numel() <= FEW:
             self._small[made] = tensor
         if made.device.type == "cpu" and tensor in self._small:
             with unset_fake_temporarily():
-                known: Tensor = self._small[tensor].to(made.dtype, copy=True)
-            return known
+                small: Tensor = self._small[tensor].to(made.dtype, copy=True)
+            return small
         return made
 
     def _count(self, source: torch.device, target: torch.device, non_blocking: bool = False, **_: object) -> None:
@@ -108,7 +108,7 @@ class FakeCard(TorchDispatchMode):
 
 
 def _is_real(value: object) -> bool:
-    """Whether it is, or lists, a tensor of the CPU's."""
+    """Return whether it is, or contains, a tensor on the CPU."""
     if isinstance(value, list | tuple):
         return any(map(_is_real, value))
     return isinstance(value, Tensor) and not isinstance(value, FakeTensor)
@@ -119,7 +119,7 @@ def _names_the_card(options: Mapping[str, Any]) -> bool:
 
 
 class _Queue:
-    """In place of a stream or an event: there is nothing to wait for."""
+    """A stand-in for streams and events: there is nothing to wait for."""
 
     def __init__(self, *_: object, **__: object) -> None: ...
 
@@ -130,9 +130,10 @@ class _Queue:
 
 @contextmanager
 def registered_worker(card: FakeCard) -> Iterator[FakeCard]:
-    """The card, and torch.cuda's functions for memory and streams as far as merging and rendering call them.
+    """Give the card, with torch.cuda's functions for memory and streams as far as merging and rendering call them.
 
-    Memory is pageable, as where a system pins none. What is made in one block can be used in the next with the card.
+    Memory is pageable, as on a system that pins none. Tensors made in one block can be used in the next one of this
+    card.
     """
 
     def nothing(*_: object, **__: object) -> None: ...

@@ -1,4 +1,4 @@
-"""The tensors of real checkpoints: every key with its shape, for full-size synthetic files and total maps."""
+"""The tensors of real checkpoints: every key with its shape, to make synthetic files and to check complete maps."""
 
 from __future__ import annotations
 
@@ -10,24 +10,24 @@ _FOLDER = Path(__file__).parent / "data" / "layouts"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Row:
+class LayoutTensor:
     """One tensor of a checkpoint."""
 
     key: str
     shape: tuple[int, ...]  # () for a scalar
     kind: str  # "F" for floating point of any width, else a safetensors dtype: "I64"
-    optional: bool  # checkpoints in the wild have it or do not
+    optional: bool  # whether some published checkpoints lack it
 
 
-def read_layout(name: str) -> list[Row]:
+def read_layout(name: str) -> list[LayoutTensor]:
     """Return the tensors of "sd15" or "sdxl", in the order of the keys."""
     text = gzip.decompress((_FOLDER / f"{name}.tsv.gz").read_bytes()).decode("utf-8")
-    return [_row(line) for line in text.splitlines()]
+    return [_parse_line(line) for line in text.splitlines()]
 
 
-def _row(line: str) -> Row:
+def _parse_line(line: str) -> LayoutTensor:
     key, shape, kind, optional = line.split("\t")
-    return Row(
+    return LayoutTensor(
         key=key,
         shape=() if shape == "-" else tuple(int(length) for length in shape.split("x")),
         kind=kind,

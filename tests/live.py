@@ -1,4 +1,4 @@
-"""Small merges, for tests that look at what comes after the merge."""
+"""Small merges, for tests of what follows the merge."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ CPU = torch.device("cpu")
 def resident_of(
     parents: Sequence[Checkpoint], device: torch.device = CPU, dtype: torch.dtype = torch.float32
 ) -> ResidentModel:
-    """The parents in the device's memory, parent A live and computing in `dtype` where the device can."""
+    """Load the parents into the device's memory, with parent A live, computing in `dtype` if the device can."""
     dtypes = live_dtypes(device, dtype)
     return ResidentModel(Ingredients(Parents.of(parents)), device=device, live_dtypes=dtypes)
 
 
 def weighted(resident: ResidentModel, ratios: Mapping[str, float] | float) -> Recipe:
-    """A weighted sum of parents A and B; a place that is not named has A's values."""
+    """Return a weighted sum of parents A and B; places that are not named keep A's values."""
     every = places(resident.architecture)
     named = ratios if isinstance(ratios, Mapping) else dict.fromkeys(every, ratios)
     return Recipe(

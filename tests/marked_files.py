@@ -31,9 +31,9 @@ def _tensors(architecture: str, seed: int) -> Mapping[str, Tensor]:
 def write_header(
     path: Path, markers: Mapping[str, Tensor] | None = None, *, metadata: Mapping[str, str] | None = None
 ) -> Checkpoint:
-    """A file of an SD1.5 U-Net's and text encoder's keys, with markers, whose tensors are of no use."""
-    kept = [key for key in _tensors("sd15", 0) if key.startswith(("model.diffusion_model.input_blocks.1.", "cond_"))]
-    tensors = {key: torch.zeros(1) for key in kept}
+    """Write a file with keys of an SD1.5 U-Net and text encoder and with markers; its tensors are meaningless."""
+    keys = [key for key in _tensors("sd15", 0) if key.startswith(("model.diffusion_model.input_blocks.1.", "cond_"))]
+    tensors = {key: torch.zeros(1) for key in keys}
     save_file(tensors | dict(markers or {}), path, metadata={"format": "pt", **(metadata or {})})
     return Checkpoint.open(path)
 
@@ -47,7 +47,7 @@ def write_marked(
     channels: int = 4,
     seed: int = 0,
 ) -> Checkpoint:
-    """A small checkpoint whose U-Net takes so many input channels, with top-level markers."""
+    """Write a small checkpoint with top-level markers, whose U-Net takes the given number of input channels."""
     tensors = dict(_tensors(architecture, seed))
     shape = (tensors[FIRST].shape[0], channels, 3, 3)
     tensors[FIRST] = (torch.randn(shape, generator=torch.Generator().manual_seed(seed)) * 0.1).half()

@@ -1,4 +1,4 @@
-"""Random merges for property tests: a few tensors of every place, and recipes over all methods."""
+"""Random merges for property tests: a few tensors of every place, and recipes with all methods."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ FAMILY_MARK = {
     Architecture.SDXL: "model.diffusion_model.label_emb.0.0.bias",
 }
 
-# Layers that the LoRAs of a case change: module in the LoRA -> key in the checkpoint.
+# Layers that a case's LoRAs change: module in the LoRA -> key in the checkpoint.
 LAYERS: Mapping[Architecture, Mapping[str, str]] = {
     Architecture.SD15: {
         "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn2_to_k": (
@@ -89,14 +89,14 @@ LAYERS: Mapping[Architecture, Mapping[str, str]] = {
 
 @cache
 def some_shapes(architecture: Architecture) -> Mapping[str, tuple[int, ...]]:
-    """A few tensors of every place, none of them large; those that tell the family, and those the LoRAs change."""
+    """Return shapes of a few small tensors of every place, and of those that mark the family or that LoRAs change."""
     every = small_shapes(architecture.value)
     by_place: dict[str, list[tuple[str, tuple[int, ...]]]] = {}
     for key, shape in every.items():
         if torch.Size(shape).numel() < 10_000 and not key.endswith("position_ids"):
             by_place.setdefault(place_of(key, architecture), []).append((key, shape))
     assert set(by_place) == set(places(architecture))
-    chosen = {key: shape for rows in by_place.values() for key, shape in (*rows[:2], rows[-1])}
+    chosen = {key: shape for tensors in by_place.values() for key, shape in (*tensors[:2], tensors[-1])}
     named = (FIRST_CONVOLUTION, FAMILY_MARK[architecture], *LAYERS[architecture].values())
     return chosen | {key: every[key] for key in named}
 
@@ -110,7 +110,7 @@ def parent_tensors(
     channels: int = 4,
     without: str = "",
 ) -> dict[str, Tensor]:
-    """One parent; several dtypes are dealt out to its tensors."""
+    """Return one parent's tensors; each gets one of the dtypes at random."""
     generator, dealer = torch.Generator().manual_seed(seed * 7 + index), random.Random(seed * 7 + index)
     shapes = dict(some_shapes(architecture))
     first = shapes[FIRST_CONVOLUTION]
@@ -126,7 +126,7 @@ def parent_tensors(
 
 
 def lora_tensors(architecture: Architecture, index: int, modules: Sequence[str]) -> dict[str, Tensor]:
-    """Rank 2, in kohya's names."""
+    """Return a LoRA of rank 2 with kohya's names."""
     generator = torch.Generator().manual_seed(100 + index)
     tensors = {}
     for module in modules:
@@ -142,7 +142,7 @@ def lora_tensors(architecture: Architecture, index: int, modules: Sequence[str])
 
 @dataclass(frozen=True, kw_only=True)
 class Case:
-    """Files, and the recipes that are made of them."""
+    """Files to merge, and recipes for them."""
 
     architecture: Architecture = Architecture.SD15
     operations: tuple[Operation, ...] = (Operation(method="weighted_sum", inputs=("A", "B")),)
@@ -150,7 +150,7 @@ class Case:
     loras: int = 0
     vae: bool = False
     inpainting: bool = False  # parent A
-    lacking: int | None = None  # this parent has no text encoder
+    lacking: int | None = None  # the parent without a text encoder
     export: DtypeName | None = None
     seed: int = 11
     added: tuple[int, ...] = ()  # shape of one more weight, of zeros, that all parents have
@@ -160,6 +160,7 @@ class Case:
         return letters(len(self.dtypes))
 
     def parent(self, index: int) -> dict[str, Tensor]:
+        """Return the tensors of a parent."""
         added = {ADDED: torch.zeros(self.added, dtype=self.dtypes[index][0])} if self.added else {}
         return added | parent_tensors(
             self.architecture,
@@ -171,7 +172,7 @@ class Case:
         )
 
     def modules(self, index: int) -> tuple[str, ...]:
-        """The first LoRA changes all layers, the second only one of the U-Net."""
+        """Return the modules of a LoRA: the first changes all layers, the second only one of the U-Net."""
         every = tuple(LAYERS[self.architecture])
         return every if index == 0 else every[:1]
 
@@ -195,7 +196,7 @@ class Case:
         return Ingredients(Parents.of(opened), tuple(loras), VaeFile.open(folder / "vae.safetensors"))
 
     def recipe(self, files: Ingredients, seed: int) -> Recipe:
-        """Random numbers, many of them 0 or 1; the VAE is baked in every other recipe."""
+        """Return a recipe with random numbers, many of them 0 or 1; every other recipe bakes the VAE."""
         dealer = random.Random(seed)
         every = places(self.architecture)
         return Recipe(
@@ -239,7 +240,7 @@ class Case:
 
 
 def number_of(slot: Slot, dealer: random.Random) -> float:
-    """A number worth searching; ratios are often 0, 1/2 or 1."""
+    """Draw a number within the slot's search bounds; ratios are often 0, 1/2 or 1."""
     number = dealer.uniform(slot.low, slot.high)
     if slot.kind == "ratio":
         number = dealer.choice((0.0, 0.5, slot.high, number, number))
@@ -248,7 +249,7 @@ def number_of(slot: Slot, dealer: random.Random) -> float:
 
 @st.composite
 def chains(draw: st.DrawFn, letters: Sequence[str], methods: Sequence[str] = tuple(METHODS)) -> tuple[Operation, ...]:
-    """One to three steps, each taking parents or what a step before it made; no result is left unused."""
+    """Draw one to three steps, each taking parents or the result of the step before; no result is left unused."""
     fitting = [method for method in methods if METHODS[method].least_inputs <= len(letters)]
     operations: list[Operation] = []
     for number in range(draw(st.integers(1, 3))):

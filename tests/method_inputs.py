@@ -1,4 +1,4 @@
-"""Tensors to merge, and what results are held against: shared by the tests of the merge methods."""
+"""Tensors to merge and a comparison with exact results, shared by the tests of the merge methods."""
 
 from __future__ import annotations
 
@@ -19,34 +19,34 @@ TINY, LARGE = 1e-40, 1e18  # a subnormal number; squares of the large one leave 
 
 
 def tensors(count: int, shape: Sequence[int], seed: int = 0) -> list[Tensor]:
-    """Numbers over four orders of magnitude; some are 0, some are the same in two inputs."""
+    """Draw numbers over four orders of magnitude; some are 0, some are equal in two inputs."""
     generator = torch.Generator().manual_seed(seed)
     size = (count, *shape)
     values = torch.randn(size, generator=generator) * 10 ** (torch.rand(size, generator=generator) * 4 - 3)
     values[torch.rand(size, generator=generator) < 0.1] = 0.0
     same = torch.rand(size, generator=generator) < 0.1
     values = torch.where(same, values.roll(1, dims=0), values)
-    return [row.clone() for row in values]
+    return [tensor.clone() for tensor in values]
 
 
 def smooth_tensors(count: int, shape: Sequence[int], seed: int = 0) -> list[Tensor]:
-    """Numbers around 1 in size, no two alike: as weights are."""
+    """Draw numbers of a magnitude around 1, all different, as weights are."""
     generator = torch.Generator().manual_seed(seed)
     return list(torch.randn((count, *shape), generator=generator))
 
 
 def computed_on(device: torch.device, method: Method) -> Method:
-    """The method computed on a device, from inputs and to a result on the CPU."""
+    """Wrap a method so that it computes on a device, with inputs and result on the CPU."""
 
     def call(inputs: Sequence[Tensor], values: Sequence[float], *draws: Sequence[Tensor]) -> Tensor:
-        there = [[tensor.to(device) for tensor in row] for row in (inputs, *draws)]
-        return method(there[0], values, *there[1:]).cpu()
+        on_device = [[tensor.to(device) for tensor in tensors] for tensors in (inputs, *draws)]
+        return method(on_device[0], values, *on_device[1:]).cpu()
 
     return call
 
 
 def some_values(name: str, count: int) -> list[float]:
-    """One number for each slot of a method, no two alike, all within what it allows."""
+    """Return a valid number for each slot of a method, all different."""
     slots = METHODS[name].slots(LETTERS[:count])
     return [0.3 + 0.4 * k / max(1, len(slots)) for k in range(len(slots))]
 
@@ -61,11 +61,11 @@ def bits(tensor: Tensor) -> list[int]:
 
 
 def assert_close(result: Tensor, exact: Array, inputs: Sequence[Tensor], *, units: float = 8, gain: float = 1) -> None:
-    """Float32 of the inputs' shape, within some units in the last place of the largest number that went in.
+    """Check a result: float32, of the inputs' shape, within some units in the last place of the largest input.
 
     Args:
-        exact: float64, computed otherwise.
-        gain: what a method multiplies differences of its inputs with.
+        exact: float64, computed independently.
+        gain: the factor by which the method multiplies differences of its inputs.
     """
     assert result.dtype == torch.float32
     assert result.shape == inputs[0].shape
@@ -76,7 +76,7 @@ def assert_close(result: Tensor, exact: Array, inputs: Sequence[Tensor], *, unit
 
 
 def degenerate_inputs(count: int, shape: Sequence[int]) -> dict[str, list[Tensor]]:
-    """Where a formula may divide by zero or leave float32."""
+    """Return inputs for which a formula may divide by zero or leave float32's range."""
     first, second, third = smooth_tensors(3, shape)
     zero = torch.zeros(shape)
 

@@ -1,4 +1,4 @@
-"""A real S3-compatible store of the tests' own: moto's server behind a real socket, which can go away and come back."""
+"""A real S3-compatible store for tests: moto's server behind a real socket, which can be stopped and started again."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ SECRET_KEY = "secret-of-the-tests"
 
 
 class ObjectStore:
-    """Its content outlives `stop`, as that of a server that is restarted.
+    """An S3-compatible server whose content survives `stop`, like that of a real server.
 
-    One at a time in a process: moto keeps the content in the process.
+    A process can have only one at a time, because moto keeps the content in the process.
     """
 
     def __init__(self) -> None:
@@ -36,15 +36,16 @@ class ObjectStore:
         self.client.create_bucket(Bucket=BUCKET)
 
     def start(self) -> None:
+        """Answer at the port, again with the same content."""
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             from moto.server import ThreadedMotoServer
-        logging.getLogger("werkzeug").setLevel(logging.ERROR)  # it tells of every request
+        logging.getLogger("werkzeug").setLevel(logging.ERROR)  # it logs every request
         self._server = ThreadedMotoServer("127.0.0.1", self.port, verbose=False)
         self._server.start()
 
     def stop(self) -> None:
-        """From now on nobody answers at its port."""
+        """Stop answering at the port."""
         self._server.stop()
 
     @property
@@ -60,13 +61,14 @@ class ObjectStore:
         )
 
     def names(self, prefix: str = "") -> list[str]:
-        rows = self.client.list_objects_v2(Bucket=BUCKET, Prefix=prefix).get("Contents", [])
-        return sorted(row["Key"] for row in rows)
+        """Return the names of all objects that begin with `prefix`."""
+        objects = self.client.list_objects_v2(Bucket=BUCKET, Prefix=prefix).get("Contents", [])
+        return sorted(entry["Key"] for entry in objects)
 
 
 @contextmanager
 def object_store() -> Iterator[ObjectStore]:
-    """A running store with the bucket `merges`, which boto3 finds by the environment."""
+    """Run a store with the bucket `merges`, which boto3 finds through the environment."""
     store = ObjectStore()
     with pytest.MonkeyPatch.context() as patch:
         for name, value in store.environment.items():

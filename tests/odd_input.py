@@ -1,4 +1,4 @@
-"""Input that nobody should have written, by Hypothesis: values, documents, file headers and pickles."""
+"""Hypothesis strategies for malformed and malicious input: values, documents, file headers and pickles."""
 
 from __future__ import annotations
 
@@ -62,17 +62,17 @@ values = st.recursive(
 )
 
 
-def places(tree: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
-    """The paths to everything in a document."""
-    found = [path] if path else []
+def paths_in(tree: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    """Return the paths of all values in a document."""
+    paths = [path] if path else []
     items = tree.items() if isinstance(tree, Mapping) else enumerate(tree) if isinstance(tree, list) else ()
     for key, inner in items:
-        found += places(inner, (*path, key))
-    return found
+        paths += paths_in(inner, (*path, key))
+    return paths
 
 
 def similar(value: Any) -> st.SearchStrategy[Any]:
-    """Values of the same kind, that get further than others."""
+    """Draw values of the same type, which pass more checks than others."""
     if isinstance(value, str):
         return st.sampled_from(PATHS) | st.sampled_from(WORDS) | st.text(max_size=20).map(lambda text: value + text)
     if isinstance(value, (int, float)):
@@ -86,10 +86,10 @@ def similar(value: Any) -> st.SearchStrategy[Any]:
 
 @st.composite
 def changed(draw: st.DrawFn, bases: Sequence[Any]) -> Any:
-    """A good document with one to three of its parts replaced, removed, doubled, or joined by others."""
+    """Draw a valid document in which one to three parts are replaced, removed, repeated or added."""
     tree = deepcopy(draw(st.sampled_from(bases)))
     for _ in range(draw(st.integers(1, 3))):
-        *path, last = draw(st.sampled_from(places(tree) or [("x",)]))
+        *path, last = draw(st.sampled_from(paths_in(tree) or [("x",)]))
         parent = tree
         for key in path:
             parent = parent[key]
@@ -108,7 +108,7 @@ def changed(draw: st.DrawFn, bases: Sequence[Any]) -> Any:
 
 
 def bomb(leaf: str, width: int = 9, depth: int = 9) -> str:
-    """YAML of a few lines that stands for width ** depth values, under the anchor `bomb`."""
+    """Return a few lines of YAML that expand to width ** depth values, under the anchor `bomb`."""
     lines = [f"a0: &a0 [{', '.join([leaf] * width)}]"]
     lines += [f"a{step}: &a{step} [{', '.join([f'*a{step - 1}'] * width)}]" for step in range(1, depth)]
     return "\n".join([*lines, f"b: &bomb [*a{depth - 1}]\n"])
@@ -126,7 +126,7 @@ TRICKS = (
 
 @st.composite
 def documents(draw: st.DrawFn, bases: Sequence[Any], *, as_json: bool = False) -> str:
-    """YAML or JSON text: mostly a good document that was changed, sometimes text that was torn."""
+    """Draw YAML or JSON text: mostly a changed valid document, sometimes damaged text."""
     data = draw(changed(bases))
     text = json.dumps(data) if as_json else yaml.safe_dump(data, allow_unicode=True)
     match draw(st.sampled_from(["whole"] * 6 + ["cut", "joined", "trick", "bombed"])):
@@ -134,19 +134,18 @@ def documents(draw: st.DrawFn, bases: Sequence[Any], *, as_json: bool = False) -
             start, stop = sorted(draw(st.tuples(st.integers(0, len(text)), st.integers(0, len(text)))))
             return text[:start] + text[stop:]
         case "joined":
-            place = draw(st.integers(0, len(text)))
-            return text[:place] + draw(st.sampled_from(TRICKS) | st.text(max_size=10)) + text[place:]
+            position = draw(st.integers(0, len(text)))
+            return text[:position] + draw(st.sampled_from(TRICKS) | st.text(max_size=10)) + text[position:]
         case "trick":
             return draw(st.sampled_from(TRICKS))
         case "bombed" if not as_json and isinstance(data, dict) and data:
-            kept = {
+            rest = {
                 key: value
                 for key, value in data.items()
-                if key != (gone := draw(st.sampled_from(sorted(map(str, data)))))
+                if key != (bombed := draw(st.sampled_from(sorted(map(str, data)))))
             }
-            return (
-                bomb(draw(st.sampled_from(["x", "0.5", "a.safetensors"]))) + yaml.safe_dump(kept) + f"{gone!r}: *bomb\n"
-            )
+            leaf = draw(st.sampled_from(["x", "0.5", "a.safetensors"]))
+            return bomb(leaf) + yaml.safe_dump(rest) + f"{bombed!r}: *bomb\n"
     return text
 
 
@@ -171,26 +170,26 @@ metadata = st.dictionaries(
 
 @st.composite
 def safetensors_files(draw: st.DrawFn, names: Sequence[str], honest_headers: Sequence[Mapping[str, Any]]) -> bytes:
-    """A safetensors file whose header may lie about everything."""
+    """Draw a safetensors file whose header may be wrong in every respect."""
     header: dict[str, Any] = {}
     data = b"\0" * draw(st.sampled_from([0, 8, 64, 4096]))
-    place = 0
+    offset = 0
     if draw(st.booleans()):
-        known = draw(st.sampled_from(honest_headers))
-        place = max(row["data_offsets"][1] for row in known.values() if "data_offsets" in row)
-        header = dict(draw(st.sampled_from([known]) | changed([known])))
+        real = draw(st.sampled_from(honest_headers))
+        offset = max(entry["data_offsets"][1] for entry in real.values() if "data_offsets" in entry)
+        header = dict(draw(st.sampled_from([real]) | changed([real])))
     for name in draw(st.lists(st.sampled_from(names) | st.text(max_size=9), max_size=6, unique=True)):
         honest = draw(st.booleans())
         shape: list[Any] = draw(st.lists(st.integers(0, 4) if honest else SIZES, max_size=4))
         size = 2
         for side in shape if honest else ():
             size *= side
-        span = [place, place + size] if honest else draw(st.lists(SIZES, min_size=0, max_size=3))
-        place += size if honest else 0
-        row: Any = {"dtype": "F16" if honest else draw(DTYPE_WORDS), "shape": shape, "data_offsets": span}
+        span = [offset, offset + size] if honest else draw(st.lists(SIZES, min_size=0, max_size=3))
+        offset += size if honest else 0
+        entry: Any = {"dtype": "F16" if honest else draw(DTYPE_WORDS), "shape": shape, "data_offsets": span}
         if not honest and draw(st.integers(0, 5)) == 0:
-            row = draw(values)
-        header[name] = row
+            entry = draw(values)
+        header[name] = entry
     if draw(st.booleans()):
         header["__metadata__"] = draw(metadata | st.dictionaries(keys, st.text(max_size=9), max_size=3) | values)
     text = json.dumps(header)
@@ -209,7 +208,7 @@ def safetensors_files(draw: st.DrawFn, names: Sequence[str], honest_headers: Seq
     length = draw(
         st.just(len(raw)) | st.just(len(raw)) | st.sampled_from([0, 1, 7, len(raw) + 1, 2**31, 2**50, 2**63, 2**64 - 1])
     )
-    whole = struct.pack("<Q", length) + raw + (b"\0" * place if draw(st.booleans()) else data)
+    whole = struct.pack("<Q", length) + raw + (b"\0" * offset if draw(st.booleans()) else data)
     return whole[: draw(st.just(len(whole)) | st.integers(0, len(whole)))]
 
 
@@ -227,10 +226,10 @@ OPCODES = (
 
 @st.composite
 def pickle_files(draw: st.DrawFn, good: bytes) -> bytes:
-    """What torch might be asked to load: programs, good pickles of odd things, and torn files of its own.
+    """Draw a file that torch might be asked to load: pickle programs, valid pickles of odd values, damaged files.
 
     Args:
-        good: a file of torch.save.
+        good: a file written by torch.save.
     """
     body = draw(st.lists(st.sampled_from(OPCODES), max_size=30).map(b"".join))
     program = bytes([0x80, draw(st.integers(0, 6))]) + body + b"." * draw(st.integers(0, 1))
@@ -247,15 +246,15 @@ def pickle_files(draw: st.DrawFn, good: bytes) -> bytes:
             start, stop = sorted(draw(st.tuples(st.integers(0, len(good)), st.integers(0, len(good)))))
             return good[:start] + good[stop:]
         case "flipped":
-            torn = bytearray(good)
-            for place in draw(st.lists(st.integers(0, len(good) - 1), min_size=1, max_size=6)):
-                torn[place] = draw(st.integers(0, 255))
-            return bytes(torn)
+            flipped = bytearray(good)
+            for index in draw(st.lists(st.integers(0, len(good) - 1), min_size=1, max_size=6)):
+                flipped[index] = draw(st.integers(0, 255))
+            return bytes(flipped)
     return draw(st.sampled_from([b"", b"PK\x03\x04", b"\x80", b"\x80\x02", b"GGUF"])) + draw(st.binary(max_size=60))
 
 
 def zipped(good: bytes, changes: Mapping[str, bytes]) -> bytes:
-    """A file of torch.save with some of its records replaced or added."""
+    """Return a file of torch.save with some of its records replaced or added."""
     target = io.BytesIO()
     with zipfile.ZipFile(io.BytesIO(good)) as source, zipfile.ZipFile(target, "w") as archive:
         folder = source.namelist()[0].split("/")[0]

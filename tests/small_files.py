@@ -1,4 +1,4 @@
-"""Small parents of the true key layout, written once for all tests of this folder."""
+"""Small parents with the real key layout, written once per test process."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _FOLDER = tempfile.TemporaryDirectory(prefix="mergetune-small-")  # removed when
 
 @cache
 def small_parents(architecture: str) -> tuple[Checkpoint, ...]:
-    """Three parents in fp16, of different values."""
+    """Return three parents in fp16 with different values."""
     folder = Path(_FOLDER.name)
     return tuple(
         Checkpoint.open(write_checkpoint(folder / f"{architecture}-{seed}.safetensors", architecture, seed))

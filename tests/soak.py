@@ -1,10 +1,10 @@
-"""Several workers on one study, one of them killed every few seconds: nothing may be lost, and nothing done twice.
+"""Run several workers on one study, and kill one of them every few seconds: nothing may be lost or done twice.
 
     python tests/soak.py FOLDER [--url URL ...] [--trials 300] [--workers 4] [--seed N]
 
-Workers are real processes that end by SIGKILL; they are forked from one that has loaded the models, so that a new one
-is at work at once. Renders are the demo's, of few images and a single step. Prints the seed, and ends with an error if
-anything is wrong.
+Workers are real processes that end by SIGKILL. They are forked from one that has loaded the models, so that a new one
+starts working at once. Trials render a few of the demo's images with a single step. Prints the seed, and ends with an
+error if anything is wrong.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from demo_study import Recorder, make_runtime, short_spec
 from optuna.trial import TrialState
 from real_databases import new_postgresql_url
 
+from optimizer.observe.events import Event, TrialEnded
 from optimizer.runtime.setup import Runtime
 from optimizer.work.heartbeat import RERUNS
 from optimizer.work.worker import Worker
@@ -42,20 +43,22 @@ PAUSE = (0.3, 2.5)  # seconds between two kills
 
 
 class Log(Recorder):
-    """Notes every trial that a worker believes to have finished, in one file of all workers."""
+    """A reporter that records every trial that its worker has finished, in one file for all workers."""
 
     def __init__(self, path: Path) -> None:
         super().__init__()
         self._path = path
 
-    def trial_finished(self, trial: StoredTrial) -> None:
-        with self._path.open("a") as file:
-            file.write(f"{trial.number}\n")
+    def report(self, event: Event) -> None:
+        super().report(event)
+        if isinstance(event, TrialEnded):
+            with self._path.open("a") as file:
+                file.write(f"{event.stored.number}\n")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Soak:
-    """A study that is about to be worked on, and torn at."""
+    """A study whose workers are killed."""
 
     folder: Path
     url: str
@@ -66,7 +69,7 @@ class Soak:
         return self.folder / "finished.txt"
 
     def fork(self) -> int:
-        """A worker process; returns its number."""
+        """Start a worker process, and return its process number."""
         child = os.fork()
         if child:
             return child
@@ -81,7 +84,7 @@ class Soak:
             os._exit(code)
 
     def tear(self, workers: int, generator: random.Random) -> int:
-        """Keep so many workers at it until one finds nothing left to do; returns how many were killed."""
+        """Keep a number of workers running until one finds nothing left to do; return how many were killed."""
         alive = [self.fork() for _ in range(workers)]
         killed, deadline = 0, time.monotonic() + LONGEST_SECONDS
         try:
@@ -105,14 +108,14 @@ class Soak:
         finally:
             for process in alive:
                 _, status = os.waitpid(process, 0)
-        last = self.fork()  # takes what the last victim left
+        last = self.fork()  # finishes what the last victim left
         if os.waitpid(last, 0)[1]:
             raise SystemExit("the last worker failed")
         return killed
 
 
 def small_runtime(folder: Path, trials: int, sampler: str = "random") -> Runtime:
-    """The demo with four images of a single step."""
+    """Load the demo with four images of a single step."""
     changes = {
         "budget": {"trials": trials},
         "sampler": {"name": sampler},
@@ -128,7 +131,7 @@ def small_runtime(folder: Path, trials: int, sampler: str = "random") -> Runtime
 
 
 def soak(folder: Path, url: str, runtime: Runtime, workers: int, seed: int) -> list[str]:
-    """Run one study to its end while its workers are killed; what is wrong with it then, one line each."""
+    """Run one study to its end while its workers are killed; return what is wrong with it then, one line each."""
     folder.mkdir(parents=True, exist_ok=True)
     database = open_database(url)
     objective = runtime.objective
@@ -149,7 +152,7 @@ def soak(folder: Path, url: str, runtime: Runtime, workers: int, seed: int) -> l
 
 
 def wrongs(database: Database, torn: Soak, trials: int) -> list[str]:
-    """What is wrong with the study as it was left, one line each."""
+    """Return what is wrong with the study at the end, one line each."""
     records = stored_studies.open_study(database, torn.runtime.spec.study)
     rows = stored_trials.load_trials(records)
     told = optuna.load_study(study_name=records.study.name, storage=database.storage).trials
@@ -183,6 +186,7 @@ def _inconsistencies(records: StudyRecords, row: StoredTrial, trial: optuna.tria
 
 
 def main() -> None:
+    """Run the studies that the command line asks for."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path)
     parser.add_argument("--url", nargs="+", help="empty databases, in turn; SQLite and PostgreSQL if left out")

@@ -1,4 +1,4 @@
-"""Studies in a real database whose scores are a formula: recorded as a worker records them, without any image."""
+"""Studies in a real database whose scores come from a formula: stored as a worker stores them, but without images."""
 
 from __future__ import annotations
 
@@ -43,11 +43,11 @@ def store_study(
     outside: bool = False,
     **changes: Any,
 ) -> StudyRecords:
-    """A study with parents A and B as its first trials and then random ones.
+    """Store a study with parents A and B as its first trials, followed by random ones.
 
     Args:
+        outside: whether parent B is outside the space, and reported to Optuna as a worker reports it then.
         changes: fields of the spec, as its YAML would give them.
-        outside: parent B is no part of the space, and told to Optuna as a worker tells it.
     """
     spec = parse_spec(SPEC.format(name=name), base_dir=Path("/"))
     data = spec.model_dump(mode="json") | changes
@@ -89,7 +89,7 @@ def store_study(
 def _record(
     records: StudyRecords, number: int, objective: Objective, scores: Mapping[str, tuple[float, ...]]
 ) -> list[float]:
-    """Store a trial's scores; returns the objective's values."""
+    """Store a trial's scores, and return the objective's values."""
     values = objective.values({key: float(np.mean(items)) for key, items in scores.items()})
     result = TrialResult(
         objectives=values,

@@ -1,4 +1,4 @@
-"""Trials as they are read back from a database, for what only looks at them."""
+"""Trials as they are read back from a database, for tests of code that only reads them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from studies.records.values import State, StoredTrial
 
 
 def trial(number: int, origin: str = "gp", state: State = "complete", **objectives: float) -> StoredTrial:
-    """A trial with a recipe of its own."""
+    """Return a trial with a unique recipe."""
     values = canonical_values(dict.fromkeys(places(Architecture.SD15), (number / 100,)))
     step = Step(operation=Operation(method="weighted_sum", inputs=("A", "B")), values=values)
     parents = tuple(Parent(letter=letter, name=letter, sha256=letter) for letter in "AB")
@@ -26,7 +26,7 @@ def trial(number: int, origin: str = "gp", state: State = "complete", **objectiv
         gains={},
         seconds={},
         machine={},
-        sheet=None,
+        contact_sheet=None,
         started_at=0.0,
         finished_at=1.0,
     )

@@ -1,4 +1,4 @@
-"""A study on the demo's checkpoints whose trials are queued and recorded, but never rendered: no model is loaded."""
+"""A study of the demo's checkpoints whose trials are queued and recorded but never rendered: no model is loaded."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ SIZE = 64  # pixels, of both images of the suite
 
 @dataclass(frozen=True, kw_only=True)
 class UnrenderedStudy:
-    """A study in a SQLite file, with all that queue and recorder need."""
+    """A study in a SQLite file, with everything that the trial queue and the trial recorder need."""
 
     records: StudyRecords
     plan: Plan
@@ -68,7 +68,7 @@ class UnrenderedStudy:
 
 
 def begin_unrendered(folder: Path, **changes: Any) -> UnrenderedStudy:
-    """The short study, small; `changes` replace top-level keys of its spec."""
+    """Store the small variant of the short study; `changes` replace top-level keys of its spec."""
     data = short_spec(**SMALL) | {"probes": {"uniform": [0.5], "profiles": 0}} | changes
     plan = make_plan(parse_spec(yaml.safe_dump(data), base_dir=folder))
     parents = hash_parents(plan)
@@ -93,7 +93,7 @@ def begin_unrendered(folder: Path, **changes: Any) -> UnrenderedStudy:
 
 
 def evaluation(*sharpness: float, seconds: Mapping[str, float] | None = None) -> Evaluation:
-    """What rendering the suite might have given: grey images, and a sharpness for each."""
+    """Make up the result of rendering the suite: grey images, and a sharpness for each."""
     return Evaluation(
         items=tuple(range(len(sharpness))),
         images=tuple(torch.full((3, SIZE, SIZE), 40 * item, dtype=torch.uint8) for item in range(len(sharpness))),

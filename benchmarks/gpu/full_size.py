@@ -1,8 +1,9 @@
-"""A study at true size with random weights: two checkpoints, a CLIP and a spec in a folder, written once.
+"""Write a study at true size with random weights to a folder: two checkpoints, a CLIP and a spec.
 
     python benchmarks/gpu/full_size.py FOLDER [--layout sd15|sdxl] [--images 16] [--steps 25] [--size 1024] [--small]
 
-`--small` writes small checkpoints of the same keys instead, and the demo's CLIP: to see that all of it runs.
+Large files that exist are reused. `--small` writes small checkpoints with the same keys instead, and uses the demo's
+CLIP, to test that all of it runs.
 """
 
 from __future__ import annotations
@@ -23,14 +24,15 @@ sys.path[:0] = [str(ROOT / "benchmarks"), str(ROOT / "tests")]
 from checkpoints import write_checkpoint
 from synthetic import write_synthetic
 
-CLIP = "ViT-L-14"  # the scorer's network people use, in float32
-
-
+CLIP = "ViT-L-14"  # the network most often used for this score, in float32
 DEMO = Path(studies.__file__).parent / "demo"
 
 
 def write_models(folder: Path, layout: str, *, small: bool) -> dict[str, object]:
-    """Two checkpoints `LAYOUT-A` and `LAYOUT-B`, and the settings of a CLIP; large files are left where they exist."""
+    """Write the checkpoints `LAYOUT-A` and `LAYOUT-B` and a CLIP; return the CLIP's settings for the spec.
+
+    Large files that exist are reused.
+    """
     for seed, letter in enumerate("AB"):
         path = folder / f"{layout}-{letter}.safetensors"
         if small:
@@ -46,7 +48,7 @@ def write_models(folder: Path, layout: str, *, small: bool) -> dict[str, object]
 
 
 def write_study(folder: Path, options: argparse.Namespace) -> Path:
-    """The spec, with its models beside it."""
+    """Write the spec and, beside it, its models; return the spec's path."""
     folder.mkdir(parents=True, exist_ok=True)
     clip = write_models(folder, options.layout, small=options.small)
     size = 64 if options.small else options.size
@@ -63,10 +65,10 @@ def write_study(folder: Path, options: argparse.Namespace) -> Path:
         },
         "scorers": {"clip_score": {"clip": clip}},
         "objective": {"clip_score": {"weight": 1}},
-        "budget": {"trials": 4},  # more than a benchmark asks for
+        "budget": {"trials": 4},  # trial.py replaces it
         "sampler": {"name": "random", "seed": 0},
         "final": {"top": 0},
-        "render": {"degenerate_limit": options.images},  # random weights: pictures need not look like any
+        "render": {"degenerate_limit": options.images},  # random weights: all images may be degenerate
     }
     path = folder / f"{options.layout}.yaml"
     path.write_text(yaml.safe_dump(spec))
@@ -79,7 +81,7 @@ def main() -> None:
     parser.add_argument("--layout", choices=("sd15", "sdxl"), default="sdxl")
     parser.add_argument("--images", type=int, default=16)
     parser.add_argument("--steps", type=int, default=25)
-    parser.add_argument("--size", type=int, default=1024, help="pixels of a side")
+    parser.add_argument("--size", type=int, default=1024, help="side of the images in pixels")
     parser.add_argument("--small", action="store_true")
     options = parser.parse_args()
     print(write_study(options.folder, options))

@@ -1,10 +1,10 @@
-"""A suite's rendering beside a plain diffusers loop on the same weights, stage by stage and batch by batch.
+"""Compare a suite's rendering with a plain diffusers loop on the same weights, by stage and batch size.
 
     python benchmarks/gpu/render.py A.safetensors [--device cuda] [--size 1024] [--images 8] [--steps 25]
                                     [--batches 1 2 4 8] [--variants] [--records FILE]
 
-"plain" is what a script without mergetune does: the family's pipeline, one call an image, pictures as PIL. `--variants`
-also times memory formats and compilation, which no study uses yet: they show what these would bring.
+"plain" is what a script without mergetune does: the family's pipeline, one call for each image, PIL images.
+`--variants` also times memory formats and compilation, which no study uses yet, to show what they would gain.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def suite_of(options: argparse.Namespace) -> SuiteSettings:
 
 
 def timed(work: Callable[[], object], device: torch.device) -> tuple[float, float]:
-    """Seconds, and the peak of allocated memory in GB."""
+    """Measure wall time in seconds, and the peak of allocated memory in GB (0 on a CPU)."""
     if device.type == "cuda":
         torch.cuda.synchronize()
         torch.cuda.reset_peak_memory_stats()
@@ -49,12 +49,12 @@ def timed(work: Callable[[], object], device: torch.device) -> tuple[float, floa
     work()
     if device.type == "cuda":
         torch.cuda.synchronize()
-    taken = time.perf_counter() - start
-    return taken, torch.cuda.max_memory_allocated() / GB if device.type == "cuda" else 0.0
+    seconds = time.perf_counter() - start
+    return seconds, torch.cuda.max_memory_allocated() / GB if device.type == "cuda" else 0.0
 
 
 class Comparison:
-    """One model, rendered in several ways."""
+    """One model and one suite, rendered in several ways."""
 
     def __init__(self, options: argparse.Namespace) -> None:
         self.options, self.suite = options, suite_of(options)
@@ -64,13 +64,20 @@ class Comparison:
             ingredients, self.suite, RenderSettings(device=options.device), self.device, None
         )
 
-    def say(self, what: str, seconds: float, images: int, peak: float, **more: object) -> None:
-        each = seconds / images
-        print(f"{what:44} {each:8.3f} s an image, peak {peak:6.2f} GB {more or ''}", flush=True)
+    def report(self, name: str, seconds: float, images: int, peak: float, **more: object) -> None:
+        """Print and record one measurement.
+
+        Args:
+            name: of what was measured.
+            seconds: for all images.
+            peak: of allocated memory, in GB.
+            more: further figures.
+        """
+        print(f"{name:44} {seconds / images:8.3f} s an image, peak {peak:6.2f} GB {more or ''}", flush=True)
         record(
             self.options.records,
             "render",
-            what=what,
+            what=name,
             architecture=self.resident.architecture.value,
             size=self.options.size,
             steps=self.options.steps,
@@ -80,40 +87,40 @@ class Comparison:
             **more,
         )
 
-    def ours(self, batch: int, what: str = "ours") -> None:
-        """The whole suite by our renderer; its own stages."""
+    def ours(self, batch: int, name: str = "ours") -> None:
+        """Time the whole suite with our renderer, and its stages."""
         renderer = Renderer(self.renderer.models, self.suite, batch_size=batch)
-        seconds, peak = timed(lambda: self._keep(renderer), self.device)
-        stages = {stage: round(value / len(self.suite.items()), 4) for stage, value in self.stages.items()}
-        self.say(f"{what}, batch {batch}", seconds, len(self.suite.items()), peak, **stages)
+        seconds, peak = timed(lambda: self._render(renderer), self.device)
+        count = len(self.suite.items())
+        stages = {stage: round(value / count, 4) for stage, value in self.renders.seconds.items()}
+        self.report(f"{name}, batch {batch}", seconds, count, peak, **stages)
 
-    def _keep(self, renderer: Renderer) -> None:
+    def _render(self, renderer: Renderer) -> None:
         with torch.inference_mode():
-            renders = renderer.render()
-        self.stages, self.renders = renders.seconds, renders
+            self.renders = renderer.render()
 
-    def finite(self) -> None:
-        """Random weights, real pictures: neither NaN nor flat."""
-        spread = [float((image / 255).std()) for image in self.renders.images]
-        whole = not any("NaN" in fault for fault in self.renders.faults if fault is not None)
-        print(f"finite: {whole}; standard deviation of the pixels {min(spread):.3f} to {max(spread):.3f}")
+    def check_images(self) -> None:
+        """Print whether the images of random weights are as costly as real ones: neither NaN nor flat."""
+        deviations = [float((image / 255).std()) for image in self.renders.images]
+        finite = not any("NaN" in fault for fault in self.renders.faults if fault is not None)
+        print(f"finite: {finite}; standard deviation of the pixels {min(deviations):.3f} to {max(deviations):.3f}")
 
     def plain(self, images: int) -> None:
-        """One pipeline call an image, as a plain script does."""
+        """Time one pipeline call for each image, as a plain script makes them."""
         pipeline, suite, vae = self.renderer.pipeline, self.suite, self.renderer.models.vae
         embeddings = self.renderer.encoder.embed([suite.items()[0].prompt, ""])
 
         def loop() -> None:
             for item in suite.items()[:images]:
-                wanted, empty = embeddings[suite.items()[0].prompt], embeddings[""]
+                prompt, empty = embeddings[suite.items()[0].prompt], embeddings[""]
                 pooled: dict[str, Any] = {}
-                if wanted.pooled is not None and empty.pooled is not None:
+                if prompt.pooled is not None and empty.pooled is not None:
                     pooled = {
-                        "pooled_prompt_embeds": wanted.pooled[None],
+                        "pooled_prompt_embeds": prompt.pooled[None],
                         "negative_pooled_prompt_embeds": empty.pooled[None],
                     }
                 latents = pipeline(
-                    prompt_embeds=wanted.tokens[None],
+                    prompt_embeds=prompt.tokens[None],
                     negative_prompt_embeds=empty.tokens[None],
                     width=item.width,
                     height=item.height,
@@ -123,16 +130,16 @@ class Comparison:
                     output_type="latent",
                     **pooled,
                 ).images
-                # The pipeline itself would first convert the autoencoder to float32, for each image again.
+                # The pipeline itself would convert the VAE to float32 for every image.
                 with torch.inference_mode():
                     decoded = vae.decode(to_vae(latents.to(vae.dtype), vae)).sample
                 pipeline.image_processor.postprocess(decoded.float(), output_type="pil")
 
         loop_seconds, peak = timed(loop, self.device)
-        self.say("plain diffusers loop", loop_seconds, images, peak)
+        self.report("plain diffusers loop", loop_seconds, images, peak)
 
     def decodes(self, batches: list[int]) -> None:
-        """The autoencoder alone."""
+        """Time the VAE alone."""
         vae = self.renderer.models.vae
         cells = self.options.size // 8
         for dtype in dict.fromkeys((vae.dtype, torch.bfloat16)):
@@ -143,10 +150,10 @@ class Comparison:
                 with torch.inference_mode():
                     timed(lambda scaled=scaled: vae.decode(scaled), self.device)  # type: ignore[misc]
                     seconds, peak = timed(lambda scaled=scaled: vae.decode(scaled), self.device)  # type: ignore[misc]
-                self.say(f"decode {dtype}, batch {batch}", seconds, batch, peak)
+                self.report(f"decode {dtype}, batch {batch}", seconds, batch, peak)
 
     def variants(self) -> None:
-        """What changes the modules for good comes last."""
+        """Time memory formats and compilation; comes last, because it changes the modules for good."""
         unet = self.renderer.models.unet
         unet.to(memory_format=torch.channels_last)
         self.ours(4, "warm-up, channels_last")
@@ -171,7 +178,7 @@ def main() -> None:
     options = parser.parse_args()
     comparison = Comparison(options)
     comparison.ours(options.batches[0], "warm-up")
-    comparison.finite()
+    comparison.check_images()
     for batch in options.batches:
         comparison.ours(batch)
     comparison.plain(min(4, options.images))

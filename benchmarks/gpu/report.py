@@ -1,4 +1,4 @@
-"""The records of a run on a GPU as tables, between two marks of docs/benchmarks.md or on the screen.
+"""Format the records of a run on a GPU as tables, and print them or write them between two marks of a page.
 
 python benchmarks/gpu/report.py records.jsonl [--write docs/benchmarks.md]
 """
@@ -18,12 +18,13 @@ Record = Mapping[str, Any]
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    """Return the lines of a Markdown table, with an empty line at the end."""
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     return [*lines, *("| " + " | ".join(row) + " |" for row in rows), ""]
 
 
 def merges(records: Sequence[Record]) -> list[str]:
-    """Seconds of a merge in each placement, beside a copy of parent A into the live model."""
+    """Tabulate the time of a merge in each placement, and of a copy of parent A into the live model."""
     rows = [
         (
             record["what"],
@@ -38,22 +39,22 @@ def merges(records: Sequence[Record]) -> list[str]:
 
 
 def renders(records: Sequence[Record]) -> list[str]:
-    """Seconds of an image each way, and the ratio to the plain loop of the same run."""
+    """Tabulate the time of an image in each way, and its ratio to that of the plain loop in the same run."""
     plain = next((row["seconds"] / row["images"] for row in records if row["what"] == "plain diffusers loop"), None)
     rows = []
     for record in records:
         if record["what"].startswith("warm-up"):
             continue
-        each = record["seconds"] / record["images"]
-        ratio = f"{plain / each:.2f}" if plain and not record["what"].startswith("decode") else ""
+        image_seconds = record["seconds"] / record["images"]
+        ratio = f"{plain / image_seconds:.2f}" if plain and not record["what"].startswith("decode") else ""
         stages = (f"{record[name]:.3f}" if name in record else "" for name in ("denoise", "decode"))
-        rows.append((record["what"], f"{each:.3f}", ratio, *stages, f"{record['peak_gb']:.1f}"))
+        rows.append((record["what"], f"{image_seconds:.3f}", ratio, *stages, f"{record['peak_gb']:.1f}"))
     head = ("", "seconds an image", "times the plain loop's speed", "denoise", "decode", "peak GB")
     return table(head, rows)
 
 
 def trials(records: Sequence[Record]) -> list[str]:
-    """A trial by stage."""
+    """Tabulate the time of a trial by stage."""
     names = list(dict.fromkeys(name for record in records for name in record["stages"]))
     rows = [
         (
@@ -74,13 +75,13 @@ SECTIONS = {"trial": ("A trial", trials), "render": ("Rendering", renders), "mer
 
 
 def report(records: Sequence[Record]) -> str:
-    """Markdown: a device after the other, a table for each part."""
+    """Return Markdown with a table for each device and part."""
     lines: list[str] = []
     for device in dict.fromkeys(record["device"] for record in records):
-        for part, (title, make) in SECTIONS.items():
-            mine = [record for record in records if record["device"] == device and record["part"] == part]
-            if mine:
-                lines += [f"### {title}: {device}, PyTorch {mine[0]['torch']}", "", *make(mine)]
+        for part, (title, tabulate) in SECTIONS.items():
+            chosen = [record for record in records if record["device"] == device and record["part"] == part]
+            if chosen:
+                lines += [f"### {title}: {device}, PyTorch {chosen[0]['torch']}", "", *tabulate(chosen)]
     return "\n".join(lines)
 
 

@@ -1,9 +1,9 @@
-"""Everything that wants a GPU, in order of worth, each part a process of its own with a time limit.
+"""Run everything that needs a GPU, the most valuable part first, each with a time limit.
 
     python benchmarks/gpu/run.py --minutes 9 --out DIR [--parts NAME ...] [--files FOLDER] [--small]
 
-Writes DIR/records.jsonl as it goes (`report.py` makes tables of it), one log for each part, and a summary. `--small`
-runs the same parts on whatever device there is with small checkpoints, which shows that they run, and nothing else.
+Writes DIR/records.jsonl while it runs (`report.py` turns it into tables), a log for each part, and a summary. `--small`
+runs the same parts on any device with small checkpoints; that only tests that they run.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-TAIL_LINES = 30  # of a part's log, in the summary
+TAIL_LINES = 30  # printed from the end of each part's log
 
 
 @dataclass(frozen=True, kw_only=True)
 class Part:
-    """A part of the run; its commands run one after the other until one fails."""
+    """A part of the run: commands that run one after the other until one fails or exceeds the time limit."""
 
     name: str
     limit_seconds: float
@@ -34,7 +34,13 @@ class Part:
 
 
 def parts(files: Path, out: Path, *, small: bool) -> list[Part]:
-    """In order of worth."""
+    """Return the parts, the most valuable first.
+
+    Args:
+        files: folder of the full-size models.
+        out: folder of logs and records.
+        small: use small checkpoints, and any device.
+    """
     python, here = sys.executable, ROOT / "benchmarks"
     records = ("--records", out / "records.jsonl")
     demo = out / "demo"
@@ -119,14 +125,18 @@ CARDS = (24, 16, 12, 8)  # GB
 
 
 def run(part: Part, out: Path, seconds: float) -> dict[str, object]:
-    """One part's outcome; its log grows as it runs."""
+    """Run one part, with its output in a log; return its exit code and wall time.
+
+    Args:
+        seconds: left for the whole run; the part's own limit may be lower.
+    """
     log, start, code = out / f"{part.name}.log", time.monotonic(), 0
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
     environment |= {"PYTHONUNBUFFERED": "1", "HF_HUB_OFFLINE": "1", "OMP_WAIT_POLICY": "PASSIVE"}
     with log.open("w") as file:
         for command in part.commands:
             left = min(part.limit_seconds, seconds) - (time.monotonic() - start)
-            # A session of its own: what is cut off ends with all that it started, and leaves the card to what follows.
+            # In a session of its own, so that a part that is cut off ends with all its processes, and frees the GPU.
             process = subprocess.Popen(
                 list(map(str, command)),
                 stdout=file,
@@ -136,11 +146,12 @@ def run(part: Part, out: Path, seconds: float) -> dict[str, object]:
                 start_new_session=True,
             )
             try:
-                code = code or process.wait(timeout=max(1.0, left))
+                code = process.wait(timeout=max(1.0, left))
             except subprocess.TimeoutExpired:
                 os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
                 code = 124
+            if code:
                 break
     return {"part": part.name, "exit": code, "seconds": round(time.monotonic() - start, 1)}
 

@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# Pack what a bare GPU machine lacks, for Python 3.12 on x86-64 Linux, in the versions that are installed here.
+# Pack the packages that a bare GPU machine lacks, for Python 3.12 on x86-64 Linux, in the versions installed here.
 #
 #     benchmarks/gpu/wheels.sh FOLDER
 #
-# makes FOLDER/site.tar.xz (18 MB; as wheels they would be 32 MB). The machine is expected to have torch, torchvision,
+# writes FOLDER/site.tar.xz (18 MB; as wheels they would be 32 MB). The machine must have torch, torchvision,
 # torchmetrics, transformers, timm, botorch, gpytorch, matplotlib, scipy, rich, typer, psutil, pytest, pytest-timeout,
-# pytest-xdist and hypothesis. There:
+# pytest-xdist and hypothesis. On that machine, run:
 #
 #     mkdir SITE && tar xJf FOLDER/site.tar.xz -C SITE
 #     PYTHONPATH=SITE python3 benchmarks/gpu/run.py --minutes 9 --out DIR

@@ -1,1 +1,1 @@
-"""The command line, one module per command group. Heavy imports happen inside the commands."""
+"""The command line. Heavy imports happen inside the commands, so that `--help` answers at once."""

@@ -1,4 +1,4 @@
-"""What every command shares: the console, options, and errors as one line."""
+"""What all commands share: the console, options, and errors as one line."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ BUG = 1
 console = Console(highlight=False, emoji=False)
 errors = Console(stderr=True, highlight=False, emoji=False, soft_wrap=True)
 
-TAG = re.compile(r"(\\*)(\[(?:[a-z#/@][^\[]*?\])?)")  # what rich takes for a tag, or a plain bracket
+TAG = re.compile(r"(\\*)(\[(?:[a-z#/@][^\[]*?\])?)")  # what rich reads as a tag, or a plain bracket
 DEFAULT_STORAGE = "sqlite:///mergetune.db"
 
 Storage = Annotated[
@@ -41,8 +41,8 @@ ArtifactFolder = Annotated[
     typer.Option(
         "--artifacts",
         envvar="MERGETUNE_ARTIFACTS",
-        metavar="PLACE",
-        help="Folder of contact sheets and renders, or s3://bucket/prefix. [default: beside the SQLite file]",
+        metavar="FOLDER|URL",
+        help="Folder for contact sheets and renders, or s3://bucket/prefix. \\[default: beside the SQLite file]",
         show_default=False,
     ),
 ]
@@ -53,7 +53,7 @@ CacheFolder = Annotated[
     typer.Option(
         "--cache",
         envvar="MERGETUNE_CACHE",
-        help="Folder of downloaded scorer weights and reference statistics. [default: ~/.cache/mergetune]",
+        help="Folder for downloaded scorer weights and reference statistics. \\[default: ~/.cache/mergetune]",
         show_default=False,
     ),
 ]
@@ -62,14 +62,15 @@ Weights = Annotated[
     str | None,
     typer.Option(
         metavar="NAME=NUMBER,...",
-        help="Weights of several objectives, by which the best is chosen from their front. [default: its knee]",
+        help="With several objectives: choose the best trial of their Pareto front by these weights. "
+        "\\[default: the front's knee]",
         show_default=False,
     ),
 ]
 
 
 def parsed_weights(weights: str | None) -> dict[str, float] | None:
-    """`clip_score=1,fid=0.5` as a mapping; None stays None."""
+    """Parse `clip_score=1,fid=0.5`; None stays None."""
     if weights is None:
         return None
     from optimizer.trial.front import parse_weights
@@ -78,7 +79,7 @@ def parsed_weights(weights: str | None) -> dict[str, float] | None:
 
 
 def storage_url(storage: str) -> str:
-    """Return the URL of `--storage`, where a plain path means a SQLite file."""
+    """Return the URL of a database; a plain path is a SQLite file."""
     from studies.system.database_url import complete_url
 
     return complete_url(storage)
@@ -96,10 +97,10 @@ def database_to_read(storage: str) -> Database:
 
 
 def database_to_change(storage: str) -> Database:
-    """The opened database, of a command that writes to it.
+    """Open a database for a command that writes to it.
 
     Raises:
-        DatabaseError: there is none, or it is a SQLite file on a network share.
+        DatabaseError: it does not exist, or it is a SQLite file on a network share.
     """
     from studies.records.database import open_database
     from studies.records.network_shares import require_local
@@ -110,7 +111,7 @@ def database_to_change(storage: str) -> Database:
 
 
 def cache_folder(cache: Path | None) -> Path:
-    """The given folder, or the user's cache after the XDG convention."""
+    """Return the given folder; by default the user's cache as the XDG convention says."""
     if cache is not None:
         return cache.expanduser().resolve()
     home = os.environ.get("XDG_CACHE_HOME")
@@ -118,28 +119,28 @@ def cache_folder(cache: Path | None) -> Path:
 
 
 def fail(message: str) -> NoReturn:
-    """One line on stderr, exit code 2."""
+    """End the command with an error: one line on stderr, exit code 2."""
     print_error("error", message)
     raise typer.Exit(USER_ERROR)
 
 
 def print_error(kind: str, message: str) -> None:
-    """One line, whatever the message holds."""
+    """Print one line to stderr, even if the message has several."""
     errors.print(f"[bold red]{kind}:[/] {escaped(' '.join(message.split()))}")
 
 
 def escaped(text: str) -> str:
-    """Text in which rich sees no markup; rich's own `escape` loses or doubles some backslashes."""
+    """Escape a text so that rich finds no markup in it; rich's own `escape` loses or doubles some backslashes."""
     return TAG.sub(_escaped_bracket, text)
 
 
 def _escaped_bracket(found: re.Match[str]) -> str:
-    backslashes, bracket = found.groups()  # before a tag a backslash is written twice, elsewhere once
+    backslashes, bracket = found.groups()  # rich wants backslashes doubled before a tag only
     return (backslashes if bracket == "[" else 2 * backslashes) + "\\" + bracket
 
 
 def guarded(command: Callable[[], object], *, debug: bool) -> int:
-    """Run a command; everything that is the user's to mend becomes one line and exit code 2."""
+    """Run a command, and return its exit code; errors that the user can correct become one line and code 2."""
     from optimizer.errors import DatabaseLostError
 
     try:
@@ -152,24 +153,24 @@ def guarded(command: Callable[[], object], *, debug: bool) -> int:
     except KeyboardInterrupt:
         errors.print("interrupted")
         return 130
-    except BrokenPipeError:  # the reader of our output has left, as `| head` does
+    except BrokenPipeError:  # the reader of our output has stopped reading, as `| head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return BUG
     except Exception as error:
         if debug:
             raise
-        outside = _from_outside(error)
-        if outside is not None:
-            print_error("error", outside)
+        cause = _external_cause(error)
+        if cause is not None:
+            print_error("error", cause)
             return USER_ERROR
         print_error("internal error", f"{type(error).__name__}: {error}")
-        errors.print("This is a bug in mergetune. Run again with MERGETUNE_DEBUG=1 to see where it comes from.")
+        errors.print("This is a bug in mergetune. Run the command again with MERGETUNE_DEBUG=1 to see the traceback.")
         return BUG
     return code if isinstance(code, int) else 0
 
 
-def _from_outside(error: Exception) -> str | None:
-    """In words, what the system or the database server did to us in the middle of the work; None for a bug."""
+def _external_cause(error: Exception) -> str | None:
+    """Explain an error of the operating system, the memory or the database server; None for a bug of ours."""
     if isinstance(error, OSError):
         where = f"{error.filename}: " if error.filename else ""
         return f"{where}{error.strerror or error}"
@@ -188,19 +189,19 @@ def _from_outside(error: Exception) -> str | None:
 
 
 def quiet_optuna() -> None:
-    """Optuna logs every trial; a reporter does that better."""
+    """Silence Optuna's log of every trial: our reporters do that better."""
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
 
 
 def loading_libraries() -> Status:
-    """What people see while torch and its like are imported, which takes seconds."""
+    """Return the status to show while torch and the like are imported, which takes seconds."""
     return console.status("loading torch, diffusers and open_clip")
 
 
 def safetensors_target(output: Path) -> Path:
-    """The file that -o names; refuses other kinds."""
+    """Return the path of `-o`, which must end in .safetensors."""
     target = output.expanduser()
     if target.suffix.lower() != ".safetensors":
         fail(f"-o writes a .safetensors file, got {target}: give a name that ends in .safetensors")
@@ -208,8 +209,10 @@ def safetensors_target(output: Path) -> Path:
 
 
 def debugging() -> bool:
+    """Return whether MERGETUNE_DEBUG asks for tracebacks."""
     return os.environ.get("MERGETUNE_DEBUG", "") not in {"", "0"}
 
 
 def interactive() -> bool:
+    """Return whether the output goes to a terminal."""
     return sys.stdout.isatty()

@@ -1,4 +1,4 @@
-"""`mergetune`: the command line. Only what is needed to parse arguments is imported here."""
+"""The `mergetune` command: its groups and commands. Only what is needed to parse arguments is imported here."""
 
 from __future__ import annotations
 
@@ -58,28 +58,28 @@ def _version(wanted: bool) -> None:
 @app.callback()
 def main(
     version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and leave.")
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
     ] = False,
 ) -> None:
     """Search for the best merge of Stable Diffusion checkpoints, prove it, and export it."""
 
 
 def run() -> None:
-    """Entry point of the `mergetune` command."""
+    """Run the `mergetune` command; this is its entry point."""
     wait_without_spinning()
-    # linear_operator, which optuna-dashboard imports, scripts functions as it is imported.
+    # optuna-dashboard imports linear_operator, which calls torch.jit.script on import.
     warnings.filterwarnings("ignore", message="`torch.jit.script", category=FutureWarning)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # names of files may be no text
+            stream.reconfigure(errors="backslashreplace")  # file names need not be valid text
     sys.exit(guarded(_parse_and_run, debug=debugging()))
 
 
 def _parse_and_run() -> object:
     try:
-        return app(standalone_mode=False, prog_name="mergetune")  # also under `python -m`
-    except typer.Exit as left:
-        return left.exit_code
+        return app(standalone_mode=False, prog_name="mergetune")  # the same name under `python -m`
+    except typer.Exit as ended:
+        return ended.exit_code
     except typer.Abort as error:
         raise KeyboardInterrupt from error
     except Exception as error:
@@ -89,11 +89,11 @@ def _parse_and_run() -> object:
 
 
 def _wrong_usage(error: Exception) -> int:
-    """What click found wrong with the arguments; typer brings its own click, so its classes cannot be named."""
+    """Print what click found wrong with the arguments; typer bundles its own click, whose classes we cannot import."""
     context = getattr(error, "ctx", None)
     message: str = error.format_message()  # type: ignore[attr-defined]
     if type(error).__name__ == "NoArgsIsHelpError":
-        if message.strip():  # empty with rich, which has printed it
+        if message.strip():  # empty if rich has printed it already
             errors.print(message, markup=False)
     else:
         hint = f" (see `{context.command_path} --help`)" if context is not None else ""

@@ -1,1 +1,1 @@
-"""What is known of each family's files and running models: one module for each, the registry, and what they share."""
+"""Families of models, as far as files and running models go: one module each, the registry, and what they share."""

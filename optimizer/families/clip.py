@@ -1,9 +1,9 @@
 """CLIP's text models in checkpoint files: the names of their tensors, and their configurations.
 
-CLIP-L stands in files as transformers names it, OpenCLIP's models as open_clip does. Both run as transformers' models.
-What shapes cannot tell is fixed: 64 channels a head.
+Files name CLIP-L's tensors as transformers does, and those of OpenCLIP's models as open_clip does. Both run as
+transformers' models. The width of an attention head cannot be read off shapes: it is fixed at 64 channels.
 
-Checked in tests against the conversion that diffusers itself does when it loads a single file.
+Tests compare this with the conversion that diffusers does when it loads a single file.
 """
 
 from __future__ import annotations
@@ -52,45 +52,57 @@ class TextEncoder(Protocol):
 
     @property
     def prefix(self) -> str:
-        """How the keys of its live tensors begin."""
+        """The prefix of its keys in a file."""
 
     @property
     def model_class(self) -> str:
-        """What transformers calls it."""
+        """The name of its class in transformers."""
 
     def views(self, rest: str) -> tuple[LiveView, ...]:
-        """Where a stored tensor lives; `rest` is its key without the prefix."""
+        """Return the live parameters that a stored tensor holds.
+
+        Args:
+            rest: the tensor's key without the prefix.
+        """
 
     def part(self, name: str) -> StoredPart | None:
-        """Where a live parameter stands in a file; None for what no such file has."""
+        """Return where a file stores a live parameter; None if no file has it."""
 
     def config(self, shapes: Shapes) -> dict[str, Any]:
-        """Arguments of its configuration. Raises CheckpointError where a tensor is missing."""
+        """Return the arguments of its configuration.
+
+        Raises:
+            CheckpointError: a tensor is missing.
+        """
 
     def build(self, config: dict[str, Any]) -> nn.Module:
-        """The model, on torch's current default device."""
+        """Build the model, on torch's current default device."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ClipL:
-    """A CLIP text model under transformers' own names. Implements `TextEncoder`."""
+    """A CLIP text model stored under transformers' names. Implements `TextEncoder`."""
 
     component: Component
     prefix: str
     model_class: str = "CLIPTextModel"
 
     def views(self, rest: str) -> tuple[LiveView, ...]:
-        """What else stands beside the text model, such as a `text_projection`, is kept and renders nothing."""
+        """Return the live parameter; none for other tensors, such as `text_projection`, which are not rendered with."""
         live = _LIVE.fullmatch(rest) is not None and not rest.endswith("position_ids")
         return (LiveView(self.component, rest),) if live else ()
 
     def part(self, name: str) -> StoredPart | None:
-        """Names without `text_model.` are understood too."""
-        found = _LIVE.fullmatch(name)
-        return StoredPart(f"{self.prefix}text_model.{found[1]}") if found else None
+        """Return where a file stores a parameter; names without `text_model.` are accepted too."""
+        match = _LIVE.fullmatch(name)
+        return StoredPart(f"{self.prefix}text_model.{match[1]}") if match else None
 
     def config(self, shapes: Shapes) -> dict[str, Any]:
-        """Arguments of transformers' CLIPTextConfig."""
+        """Return the arguments of transformers' CLIPTextConfig.
+
+        Raises:
+            CheckpointError: a tensor is missing.
+        """
         prefix = f"{self.prefix}text_model."
         vocabulary, width = shape_of(shapes, f"{prefix}embeddings.token_embedding.weight")
         return {
@@ -102,7 +114,7 @@ class ClipL:
         }
 
     def build(self, config: dict[str, Any]) -> nn.Module:
-        """A CLIPTextModel."""
+        """Build a CLIPTextModel."""
         from transformers import CLIPTextConfig, CLIPTextModel
 
         model: nn.Module = CLIPTextModel(CLIPTextConfig(**config))
@@ -111,14 +123,14 @@ class ClipL:
 
 @dataclass(frozen=True, kw_only=True)
 class OpenClip:
-    """A CLIP text model with a projection under open_clip's names. Implements `TextEncoder`."""
+    """A CLIP text model with a projection, stored under open_clip's names. Implements `TextEncoder`."""
 
     component: Component
     prefix: str
     model_class: str = "CLIPTextModelWithProjection"
 
     def views(self, rest: str) -> tuple[LiveView, ...]:
-        """Three for a fused attention projection."""
+        """Return the live parameters: three for a fused attention projection."""
         if rest == "text_projection":
             return (LiveView(self.component, "text_projection.weight", "transposed"),)
         if rest in _ENDS:
@@ -126,34 +138,38 @@ class OpenClip:
         block = _BLOCK.fullmatch(rest)
         if block is None:
             return ()
-        home, inner = f"text_model.encoder.layers.{block[1]}", block[2]
+        layer, inner = f"text_model.encoder.layers.{block[1]}", block[2]
         if inner.startswith("attn.in_proj_"):
             leaf = inner.removeprefix("attn.in_proj_")
             return tuple(
-                LiveView(self.component, f"{home}.self_attn.{part}_proj.{leaf}", third) for part, third in _THIRDS
+                LiveView(self.component, f"{layer}.self_attn.{part}_proj.{leaf}", third) for part, third in _THIRDS
             )
         stem, _, leaf = inner.rpartition(".")
-        return (LiveView(self.component, f"{home}.{_LAYER[stem]}.{leaf}"),) if stem in _LAYER else ()
+        return (LiveView(self.component, f"{layer}.{_LAYER[stem]}.{leaf}"),) if stem in _LAYER else ()
 
     def part(self, name: str) -> StoredPart | None:
-        """A query, key or value projection is a third of a stored tensor."""
+        """Return where a file stores a parameter: query, key and value projections are thirds of one tensor."""
         if name == "text_projection.weight":
             return StoredPart(f"{self.prefix}text_projection", "transposed")
-        found = _LIVE.fullmatch(name)
-        if found is None:
+        match = _LIVE.fullmatch(name)
+        if match is None:
             return None
-        if found[1] in _STORED_ENDS:
-            return StoredPart(self.prefix + _STORED_ENDS[found[1]])
-        layer = _LIVE_LAYER.fullmatch(found[1])
+        if match[1] in _STORED_ENDS:
+            return StoredPart(self.prefix + _STORED_ENDS[match[1]])
+        layer = _LIVE_LAYER.fullmatch(match[1])
         if layer is None:
             return None
-        home, inner, leaf = f"{self.prefix}transformer.resblocks.{layer[1]}.", layer[2], layer[3]
+        block, inner, leaf = f"{self.prefix}transformer.resblocks.{layer[1]}.", layer[2], layer[3]
         if attention := _LIVE_ATTENTION.fullmatch(inner):
-            return StoredPart(f"{home}attn.in_proj_{leaf}", dict(_THIRDS)[attention[1]])
-        return StoredPart(f"{home}{_STORED_LAYER[inner]}.{leaf}") if inner in _STORED_LAYER else None
+            return StoredPart(f"{block}attn.in_proj_{leaf}", dict(_THIRDS)[attention[1]])
+        return StoredPart(f"{block}{_STORED_LAYER[inner]}.{leaf}") if inner in _STORED_LAYER else None
 
     def config(self, shapes: Shapes) -> dict[str, Any]:
-        """Arguments of transformers' CLIPTextConfig."""
+        """Return the arguments of transformers' CLIPTextConfig.
+
+        Raises:
+            CheckpointError: a tensor is missing.
+        """
         vocabulary, width = shape_of(shapes, f"{self.prefix}token_embedding.weight")
         return {
             **_shared(vocabulary, width),
@@ -165,7 +181,7 @@ class OpenClip:
         }
 
     def build(self, config: dict[str, Any]) -> nn.Module:
-        """A CLIPTextModelWithProjection."""
+        """Build a CLIPTextModelWithProjection."""
         from transformers import CLIPTextConfig, CLIPTextModelWithProjection
 
         model: nn.Module = CLIPTextModelWithProjection(CLIPTextConfig(**config))
@@ -184,11 +200,19 @@ def _shared(vocabulary: int, width: int) -> dict[str, Any]:
 
 
 def _layers(shapes: Shapes, prefix: str, width: int) -> int:
-    """Number of layers; some files leave out the last, and one layer less would mean another layer to read."""
-    found, known = count(shapes, re.compile(re.escape(prefix) + r"(\d+)\.")), LAYERS.get(width, 0)
-    if found < known:
+    """Count the layers of a text encoder.
+
+    Args:
+        width: of the encoder, which determines how many layers it should have.
+
+    Raises:
+        CheckpointError: layers are missing. Some files leave out the last one, and with one layer less the prompt would
+            be read from another layer.
+    """
+    layers, expected = count(shapes, re.compile(re.escape(prefix) + r"(\d+)\.")), LAYERS.get(width, 0)
+    if layers < expected:
         raise CheckpointError(
-            f"{prefix}{found} is missing: the text encoder has {found} of {known} layers; "
+            f"{prefix}{layers} is missing: the text encoder has {layers} of {expected} layers; "
             "make a full checkpoint parent A"
         )
-    return found
+    return layers

@@ -1,4 +1,4 @@
-"""Prompts as the token numbers that CLIP's text models read."""
+"""Tokenization of prompts for CLIP's text models."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ import open_clip
 import torch
 from torch import Tensor
 
-CONTEXT = 77  # tokens a CLIP text model reads, the start and end mark included
-END = 49407
+CONTEXT = 77  # tokens that a CLIP text model reads, including the start and end tokens
+END = 49407  # the end token
 
 
 @cache
 def clip_tokenizer() -> Any:
-    """CLIP's tokenizer with the vocabulary that open_clip ships; it pads with 0, as SDXL's second encoder wants."""
+    """Return CLIP's tokenizer with open_clip's vocabulary; it pads with 0, as SDXL's second encoder expects."""
     return open_clip.SimpleTokenizer(context_length=CONTEXT)
 
 
 def pad_with_end(ids: Tensor) -> Tensor:
-    """Token numbers [n, 77] with everything after the end mark set to the end mark."""
+    """Replace the padding after the end token by end tokens, in token ids [n, 77]."""
     ends = (ids == END).to(torch.int32).argmax(dim=1, keepdim=True)
     return torch.where(torch.arange(ids.shape[1], device=ids.device)[None] > ends, END, ids)

@@ -1,7 +1,7 @@
-"""What every family of models says of its files and of the models that run.
+"""The protocol that every family of models implements, as far as its files and running models go.
 
-Its blocks, and to which of them a key belongs, stand in search_spaces/families. Nothing here imports diffusers or
-transformers before a model is built, so that merging alone does not wait for them.
+The family's blocks, and the block of each key, are in search_spaces/families. diffusers and transformers are imported
+only when a model is built, so that merging alone does not wait for them.
 """
 
 from __future__ import annotations
@@ -20,42 +20,42 @@ from optimizer.families.views import Component, LiveView, StoredPart
 
 @dataclass(frozen=True, kw_only=True)
 class LoraNames:
-    """How LoRA files for the family's models are named, and how they tell what they were made for."""
+    """The names in LoRA files for the family's models, and the signs by which such files are recognised."""
 
     prefixes: Mapping[Component, str]  # of a module's name in kohya's files
-    unet_as_stored: bool  # kohya's scripts train the U-Net under the names of its file, not diffusers'
+    unet_as_stored: bool  # kohya's scripts name the U-Net's layers as checkpoint files do, not as diffusers does
     base_model: str  # kohya's `ss_base_model_version`
     header: re.Pattern[str] | None  # of `modelspec.architecture` or `ss_base_model_version`
     names: re.Pattern[str] | None  # in a module's name
-    context_width: int | None  # input features of the layers that read the text, where no other family has them
+    context_width: int | None  # input features of the layers that read the text, if no other family has the same
 
 
 @dataclass(frozen=True, kw_only=True)
 class HeaderNames:
-    """What headers of merged files call the family, after Stability AI's model metadata standard (modelspec 1.0)."""
+    """The family's values in headers of merged files, after Stability AI's metadata standard (modelspec 1.0)."""
 
     architecture: str
     implementation: str
-    resolution: str  # such as 512x512
+    resolution: str  # for example 512x512
 
 
 @dataclass(frozen=True, kw_only=True)
 class KeyNames:
-    """How the keys of its files begin, and what some files leave out of them."""
+    """The prefixes of the keys in the family's files, and the parts that some files leave out."""
 
     unet: str
     vae: str
-    bare_unet: tuple[str, ...]  # beginnings of the U-Net's keys in files without its prefix, the surest first
-    clips: tuple[str, ...]  # prefixes after which some files lack `text_model.`
+    bare_unet: tuple[str, ...]  # beginnings of the U-Net's keys in files without its prefix, the most reliable first
+    clips: tuple[str, ...]  # prefixes of text encoders after which some files lack `text_model.`
     first_convolution: str | None  # key of the weights [out, in, 3, 3] whose input channels inpainting models extend
 
 
 @dataclass(frozen=True, kw_only=True)
 class Embedded:
-    """A batch of prompts as the U-Net wants it."""
+    """Text embeddings of a batch of prompts, as the U-Net reads them."""
 
     tokens: Tensor  # [n, tokens, width]
-    pooled: Tensor | None  # [n, width of the pooled text], where the family has it
+    pooled: Tensor | None  # [n, width of the pooled text], if the family uses it
 
 
 class ModelFamily(Protocol):
@@ -75,31 +75,43 @@ class ModelFamily(Protocol):
 
     @property
     def pipeline_classes(self) -> Mapping[Component, str]:
-        """Component -> what `model_index.json` calls its class in a pipeline's folder."""
+        """Component -> the name of its class in the `model_index.json` of a pipeline's folder."""
 
     def is_pipeline(self, unet_names: Collection[str]) -> bool:
-        """Whether a U-Net of a pipeline's folder with these parameters is of this family."""
+        """Return whether a pipeline whose U-Net has these parameters is of this family."""
 
     def live_views(self, key: str, rank: int) -> tuple[LiveView, ...]:
-        """Where one stored tensor of `rank` dimensions lives; see `layout.live_views`."""
+        """Return the live parameters that a stored tensor of `rank` dimensions holds; see `layout.live_views`."""
 
     def stored_part(self, component: Component, name: str, rank: int) -> StoredPart | None:
-        """Where a live parameter stands in a file; see `layout.stored_part`."""
+        """Return where a file stores a live parameter of `rank` dimensions; see `layout.stored_part`."""
 
     def unet_config(self, shapes: Shapes) -> dict[str, Any]:
-        """Arguments of the U-Net's class. Raises CheckpointError where a tensor is missing."""
+        """Return the arguments of the U-Net's class.
+
+        Raises:
+            CheckpointError: a tensor is missing.
+        """
 
     def vae_config(self, shapes: Shapes) -> dict[str, Any]:
-        """Arguments of the VAE's class. Raises CheckpointError where a tensor is missing."""
+        """Return the arguments of the VAE's class.
+
+        Raises:
+            CheckpointError: a tensor is missing.
+        """
 
     def text_configs(self, shapes: Shapes) -> dict[Component, dict[str, Any]]:
-        """Arguments of each text encoder's configuration. Raises CheckpointError where a tensor is missing."""
+        """Return the arguments of each text encoder's configuration.
+
+        Raises:
+            CheckpointError: a tensor is missing.
+        """
 
     def build(self, shapes: Shapes, latents: Mapping[str, Any]) -> dict[Component, nn.Module]:
-        """Every component without weights, on the device `meta`.
+        """Build every component without weights, on the device `meta`.
 
         Args:
-            latents: what the prediction changes in the VAE's configuration.
+            latents: arguments of the VAE's class that depend on the prediction.
 
         Raises:
             CheckpointError: a tensor is missing.
@@ -108,12 +120,12 @@ class ModelFamily(Protocol):
     def embed(
         self, prompts: Sequence[str], texts: Mapping[Component, Any], clip_skip: int, device: torch.device
     ) -> Embedded:
-        """Read prompts with the text encoders.
+        """Embed prompts with the text encoders.
 
         Args:
             texts: the live text encoders, on `device`.
-            clip_skip: 1: the last layer; 2: the one before it; counted as A1111 counts.
+            clip_skip: layer to read, counted as A1111 counts: 1 is the last, 2 the one before it.
         """
 
     def pipeline(self, unet: Any, vae: Any, texts: Mapping[Component, Any], scheduler: Any) -> Any:
-        """The diffusers pipeline. It is handed embeddings and latents, so it has no tokenizer."""
+        """Build the diffusers pipeline, without tokenizers: it is given embeddings and latents."""

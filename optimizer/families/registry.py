@@ -1,4 +1,4 @@
-"""From a family's name to what is known of its files and running models."""
+"""The families of models by name, as far as files and running models go."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from search_spaces.families.registry import Architecture
 
 @cache
 def model_family(architecture: Architecture) -> ModelFamily:
-    """The family's module in this folder, which is called as the family is stored."""
-    found: ModelFamily = import_module(f"optimizer.families.{architecture}").FAMILY
-    return found
+    """Return the family of an architecture, from the module in this folder that has the architecture's stored name."""
+    family: ModelFamily = import_module(f"optimizer.families.{architecture}").FAMILY
+    return family
 
 
 def model_families() -> tuple[ModelFamily, ...]:
-    """All of them."""
+    """Return all families."""
     return tuple(map(model_family, Architecture))

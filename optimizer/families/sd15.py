@@ -1,4 +1,4 @@
-"""Stable Diffusion 1.5: what its files and its running models are like."""
+"""Stable Diffusion 1.5: its files and its running models."""
 
 from __future__ import annotations
 
@@ -10,26 +10,26 @@ import torch
 
 from optimizer.families.clip import ClipL
 from optimizer.families.family import Embedded, HeaderNames, KeyNames, LoraNames, ModelFamily
-from optimizer.families.stable_diffusion import UNET_HEADS, StableDiffusion
+from optimizer.families.stable_diffusion import UNET_BEGINNINGS, StableDiffusion
 from optimizer.families.views import Component
 from search_spaces.families import sd15
 
 
 class SD15(StableDiffusion):
-    """Implements `ModelFamily`."""
+    """The family of SD1.5. Implements `ModelFamily`."""
 
     def is_pipeline(self, unet_names: Collection[str]) -> bool:
-        """Its U-Net is told nothing but time and text."""
+        """Return whether the U-Net is conditioned on time and text only."""
         return not any(name.startswith("add_embedding.") for name in unet_names)
 
-    def heads(self, widths: list[int]) -> int:  # noqa: ARG002 - the same everywhere
-        """Eight, whatever the width."""
+    def heads(self, widths: list[int]) -> int:  # noqa: ARG002 - the same for every width
+        """Return 8, the number of heads at every level."""
         return 8
 
     def embed(
         self, prompts: Sequence[str], texts: Mapping[Component, Any], clip_skip: int, device: torch.device
     ) -> Embedded:
-        """The chosen layer under the final normalisation, as Stable Diffusion 1 was trained."""
+        """Embed prompts: the chosen layer after the final normalisation, as Stable Diffusion 1 was trained."""
         from optimizer.families.clip_tokens import clip_tokenizer, pad_with_end
 
         encoder = texts["text_encoder"]
@@ -41,7 +41,7 @@ class SD15(StableDiffusion):
         return Embedded(tokens=norm(out.hidden_states[-clip_skip]), pooled=None)
 
     def pipeline(self, unet: Any, vae: Any, texts: Mapping[Component, Any], scheduler: Any) -> Any:
-        """A StableDiffusionPipeline."""
+        """Build a StableDiffusionPipeline."""
         from diffusers import StableDiffusionPipeline
 
         return StableDiffusionPipeline(
@@ -62,7 +62,7 @@ FAMILY: Final[ModelFamily] = SD15(
     keys=KeyNames(
         unet=sd15.FAMILY.unet_prefix,
         vae=sd15.FAMILY.vae_prefix,
-        bare_unet=UNET_HEADS,
+        bare_unet=UNET_BEGINNINGS,
         clips=(TEXT,),
         first_convolution=f"{sd15.FAMILY.unet_prefix}input_blocks.0.0.weight",
     ),

@@ -1,4 +1,4 @@
-"""Stable Diffusion XL: what its files and its running models are like."""
+"""Stable Diffusion XL: its files and its running models."""
 
 from __future__ import annotations
 
@@ -11,28 +11,32 @@ import torch
 from optimizer.families.clip import HEAD_WIDTH, ClipL, OpenClip
 from optimizer.families.family import Embedded, HeaderNames, KeyNames, LoraNames, ModelFamily
 from optimizer.families.shapes import Shapes, shape_of
-from optimizer.families.stable_diffusion import UNET_HEADS, StableDiffusion
+from optimizer.families.stable_diffusion import UNET_BEGINNINGS, StableDiffusion
 from optimizer.families.views import Component
 from search_spaces.families import sdxl
 
-TIME_IDS = 6  # the U-Net is told original size, crop and target size: six numbers
+TIME_IDS = 6  # numbers on which the U-Net is conditioned: original size, crop and target size, two each
 CLIP_L: Final = "conditioner.embedders.0.transformer."
 CLIP_G: Final = "conditioner.embedders.1.model."
 
 
 class SDXL(StableDiffusion):
-    """Implements `ModelFamily`."""
+    """The family of SDXL. Implements `ModelFamily`."""
 
     def is_pipeline(self, unet_names: Collection[str]) -> bool:
-        """Its U-Net is told sizes and the pooled text."""
+        """Return whether the U-Net is conditioned on sizes and the pooled text."""
         return any(name.startswith("add_embedding.") for name in unet_names)
 
     def heads(self, widths: list[int]) -> tuple[int, ...]:
-        """One for each 64 channels."""
+        """Return one head for each 64 channels."""
         return tuple(max(1, width // HEAD_WIDTH) for width in widths)
 
     def conditions(self, shapes: Shapes) -> dict[str, Any]:
-        """Sizes and the pooled text."""
+        """Return the U-Net's arguments for conditioning on sizes and the pooled text.
+
+        Raises:
+            CheckpointError: a tensor is missing.
+        """
         projected = shape_of(shapes, f"{self.keys.unet}label_emb.0.0.weight")[1]
         pooled = shape_of(shapes, f"{CLIP_G}text_projection")[1]
         return {
@@ -44,21 +48,22 @@ class SDXL(StableDiffusion):
     def embed(
         self, prompts: Sequence[str], texts: Mapping[Component, Any], clip_skip: int, device: torch.device
     ) -> Embedded:
-        """Penultimate layers of both encoders side by side [n, 77, w1 + w2], and the pooled text [n, p].
+        """Embed prompts: a layer of both encoders side by side [n, 77, w1 + w2], and the pooled text [n, p].
 
-        The first encoder is padded with the end mark, the second with zeros, as SDXL was trained.
+        The layer is the penultimate one, or an earlier one if `clip_skip` is above 2. The first encoder's prompts are
+        padded with the end token, the second's with zeros, as SDXL was trained.
         """
         from optimizer.families.clip_tokens import clip_tokenizer, pad_with_end
 
         ids = clip_tokenizer()(list(prompts)).to(device)
         layer = -max(2, clip_skip)
-        one = texts["text_encoder"](input_ids=pad_with_end(ids), output_hidden_states=True)
-        two = texts["text_encoder_2"](input_ids=ids, output_hidden_states=True)
-        tokens = torch.cat([one.hidden_states[layer], two.hidden_states[layer]], dim=-1)
-        return Embedded(tokens=tokens, pooled=two.text_embeds)
+        clip_l = texts["text_encoder"](input_ids=pad_with_end(ids), output_hidden_states=True)
+        clip_g = texts["text_encoder_2"](input_ids=ids, output_hidden_states=True)
+        tokens = torch.cat([clip_l.hidden_states[layer], clip_g.hidden_states[layer]], dim=-1)
+        return Embedded(tokens=tokens, pooled=clip_g.text_embeds)
 
     def pipeline(self, unet: Any, vae: Any, texts: Mapping[Component, Any], scheduler: Any) -> Any:
-        """A StableDiffusionXLPipeline."""
+        """Build a StableDiffusionXLPipeline."""
         from diffusers import StableDiffusionXLPipeline
 
         return StableDiffusionXLPipeline(
@@ -77,7 +82,7 @@ FAMILY: Final[ModelFamily] = SDXL(
     keys=KeyNames(
         unet=sdxl.FAMILY.unet_prefix,
         vae=sdxl.FAMILY.vae_prefix,
-        bare_unet=UNET_HEADS,
+        bare_unet=UNET_BEGINNINGS,
         clips=(CLIP_L,),
         first_convolution=f"{sdxl.FAMILY.unet_prefix}input_blocks.0.0.weight",
     ),

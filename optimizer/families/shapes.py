@@ -1,4 +1,4 @@
-"""Read a model's configuration off the shapes of its tensors, so that no config file or hub is needed."""
+"""Reading a model's configuration off the shapes of its tensors, so that no config file or hub is needed."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ Shapes = Mapping[str, tuple[int, ...]]
 
 
 def count(shapes: Shapes, pattern: re.Pattern[str]) -> int:
-    """One more than the largest number the pattern's group matches at the start of a key; 0 for none."""
+    """Return one more than the largest number that the pattern's group matches at the start of a key; 0 for none."""
     return max((int(match[1]) + 1 for key in shapes if (match := pattern.match(key))), default=0)
 
 
 def shape_of(shapes: Shapes, key: str) -> tuple[int, ...]:
-    """The shape of a tensor that the model cannot do without.
+    """Return the shape of a tensor that the model requires.
 
     Raises:
         CheckpointError: it is missing.

@@ -1,6 +1,6 @@
-"""What SD1.5 and SDXL share: a U-Net and a VAE of the same kinds, and CLIP's text models.
+"""The common part of SD1.5 and SDXL: a U-Net and a VAE of the same kinds, and CLIP's text models.
 
-What shapes cannot tell is fixed: 32 groups in every normalisation, and what each family's own module says.
+What cannot be read off shapes is fixed: 32 groups in every normalisation, and the numbers in each family's module.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from optimizer.families.unet_names import unet_part, unet_views
 from optimizer.families.vae_names import vae_part, vae_views
 from optimizer.families.views import Component, LiveView, StoredPart
 
-UNET_HEADS = ("input_blocks.", "middle_block.", "output_blocks.", "out.", "time_embed.", "label_emb.")
+UNET_BEGINNINGS = ("input_blocks.", "middle_block.", "output_blocks.", "out.", "time_embed.", "label_emb.")
 
 
 @dataclass(frozen=True, kw_only=True)
 class StableDiffusion(ABC):
-    """The part of `ModelFamily` in which the families of Stable Diffusion differ by names and numbers only."""
+    """The part of `ModelFamily` that the families of Stable Diffusion share, up to names and numbers."""
 
     keys: KeyNames
     lora: LoraNames
@@ -35,16 +35,16 @@ class StableDiffusion(ABC):
     texts: tuple[TextEncoder, ...]
     up_levels_without_attention: Collection[int]  # of the output blocks, counted from the deepest
     latent_scale: float
-    image_size: int  # pixels of a side, as the family was trained
+    image_size: int  # side of the training images, in pixels
 
     @property
     def pipeline_classes(self) -> Mapping[Component, str]:
-        """Component -> class in `model_index.json`."""
+        """Component -> the name of its class in `model_index.json`."""
         texts = {text.component: text.model_class for text in self.texts}
         return {"unet": "UNet2DConditionModel", "vae": "AutoencoderKL", **texts}
 
     def live_views(self, key: str, rank: int) -> tuple[LiveView, ...]:
-        """Where one stored tensor lives."""
+        """Return the live parameters that a stored tensor of `rank` dimensions holds."""
         if key.startswith(self.keys.unet):
             return unet_views(key.removeprefix(self.keys.unet))
         if key.startswith(self.keys.vae):
@@ -55,7 +55,7 @@ class StableDiffusion(ABC):
         return ()
 
     def stored_part(self, component: Component, name: str, rank: int) -> StoredPart | None:
-        """Where a live parameter stands in a file."""
+        """Return where a file stores a live parameter of `rank` dimensions."""
         if component == "unet":
             return unet_part(name, self.keys.unet, self.up_levels_without_attention)
         if component == "vae":
@@ -63,7 +63,11 @@ class StableDiffusion(ABC):
         return next((text.part(name) for text in self.texts if text.component == component), None)
 
     def unet_config(self, shapes: Shapes) -> dict[str, Any]:
-        """Arguments of diffusers' UNet2DConditionModel."""
+        """Return the arguments of diffusers' UNet2DConditionModel.
+
+        Raises:
+            CheckpointError: a tensor is missing.
+        """
         unet = self.keys.unet
         widths = _level_widths(shapes, unet)
         depths = [_transformer_depth(shapes, f"{unet}input_blocks.{3 * level + 1}.1.") for level in range(len(widths))]
@@ -88,14 +92,22 @@ class StableDiffusion(ABC):
 
     @abstractmethod
     def heads(self, widths: list[int]) -> int | tuple[int, ...]:
-        """Attention heads of the U-Net's levels, which have these channels."""
+        """Return the attention heads of the U-Net's levels: one number for all, or one for each.
+
+        Args:
+            widths: channels of each level.
+        """
 
     def conditions(self, shapes: Shapes) -> dict[str, Any]:  # noqa: ARG002 - none but time and text
-        """The U-Net's arguments for what it is told beside time and text."""
+        """Return the U-Net's arguments for what it is conditioned on besides time and text."""
         return {}
 
     def vae_config(self, shapes: Shapes) -> dict[str, Any]:
-        """Arguments of diffusers' AutoencoderKL."""
+        """Return the arguments of diffusers' AutoencoderKL.
+
+        Raises:
+            CheckpointError: a tensor is missing.
+        """
         vae = self.keys.vae
         levels = count(shapes, re.compile(re.escape(f"{vae}encoder.down.") + r"(\d+)\."))
         widths = [shape_of(shapes, f"{vae}encoder.down.{level}.block.0.conv2.weight")[0] for level in range(levels)]
@@ -113,11 +125,22 @@ class StableDiffusion(ABC):
         }
 
     def text_configs(self, shapes: Shapes) -> dict[Component, dict[str, Any]]:
-        """Arguments of transformers' CLIPTextConfig for each text encoder."""
+        """Return the arguments of transformers' CLIPTextConfig for each text encoder.
+
+        Raises:
+            CheckpointError: a tensor is missing.
+        """
         return {text.component: text.config(shapes) for text in self.texts}
 
     def build(self, shapes: Shapes, latents: Mapping[str, Any]) -> dict[Component, nn.Module]:
-        """Every component without weights, on the device `meta`."""
+        """Build every component without weights, on the device `meta`.
+
+        Args:
+            latents: arguments of the VAE's class that depend on the prediction.
+
+        Raises:
+            CheckpointError: a tensor is missing.
+        """
         from diffusers import AutoencoderKL, UNet2DConditionModel
 
         with torch.device("meta"):
@@ -129,7 +152,11 @@ class StableDiffusion(ABC):
 
 
 def _level_widths(shapes: Shapes, unet: str) -> list[int]:
-    """Channels of each level: its first residual block is input block 1, 4, 7 ..."""
+    """Return the channels of each level, from its first residual block: input block 1, 4, 7 ...
+
+    Raises:
+        CheckpointError: there is no U-Net.
+    """
     widths: list[int] = []
     while (key := f"{unet}input_blocks.{3 * len(widths) + 1}.0.out_layers.3.weight") in shapes:
         widths.append(shapes[key][0])

@@ -1,6 +1,6 @@
-"""File key <-> live parameter of a U-Net of Stable Diffusion: the research code's names and diffusers'.
+"""Names of the parameters of Stable Diffusion's U-Net: in files (the research code's), and live (diffusers').
 
-Checked in tests against the conversion that diffusers itself does when it loads a single file.
+Tests compare this with the conversion that diffusers does when it loads a single file.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ _UNET_MIDDLE = re.compile(r"middle_block\.(\d)\.(.+)")
 
 
 def unet_views(rest: str) -> tuple[LiveView, ...]:
-    """Where a tensor of the U-Net lives.
+    """Return the live parameter that a tensor of the U-Net holds; none for tensors that the live model lacks.
 
     Args:
-        rest: its key without the U-Net's prefix.
+        rest: the tensor's key without the U-Net's prefix.
     """
     name = _unet_name(rest)
     return (LiveView("unet", name),) if name else ()
@@ -47,8 +47,8 @@ def _unet_name(rest: str) -> str | None:
         return f"{_UNET_ENDS[stem]}.{leaf}"
     if middle := _UNET_MIDDLE.fullmatch(rest):
         index, inner = int(middle[1]), middle[2]
-        home = "attentions.0" if index == 1 else f"resnets.{index // 2}"
-        return f"mid_block.{home}.{_rename(inner)}"
+        module = "attentions.0" if index == 1 else f"resnets.{index // 2}"
+        return f"mid_block.{module}.{_live_inner(inner)}"
     if block := _UNET_BLOCK.fullmatch(rest):
         side, number, index, inner = block[1], int(block[2]), int(block[3]), block[4]
         return _down_name(number, index, inner) if side == "input_blocks" else _up_name(number, index, inner)
@@ -56,25 +56,25 @@ def _unet_name(rest: str) -> str | None:
 
 
 def _down_name(number: int, index: int, inner: str) -> str:
-    """Input blocks 1, 2 and 3 are level 0 (two residual blocks and the downsampler), and so on."""
+    """Name a parameter of an input block: blocks 1, 2 and 3 are level 0 (two residual blocks, one downsampler)."""
     level, layer = divmod(number - 1, 3)
     if layer == 2:
         return f"down_blocks.{level}.downsamplers.0.{inner.replace('op.', 'conv.', 1)}"
-    home = "resnets" if index == 0 else "attentions"
-    return f"down_blocks.{level}.{home}.{layer}.{_rename(inner)}"
+    kind = "resnets" if index == 0 else "attentions"
+    return f"down_blocks.{level}.{kind}.{layer}.{_live_inner(inner)}"
 
 
 def _up_name(number: int, index: int, inner: str) -> str:
-    """Output blocks 0, 1 and 2 are level 0; an upsampler is the last module of the third."""
+    """Name a parameter of an output block: blocks 0, 1 and 2 are level 0, the last module may be an upsampler."""
     level, layer = divmod(number, 3)
     if inner.startswith("conv."):
         return f"up_blocks.{level}.upsamplers.0.{inner}"
-    home = "resnets" if index == 0 else "attentions"
-    return f"up_blocks.{level}.{home}.{layer}.{_rename(inner)}"
+    kind = "resnets" if index == 0 else "attentions"
+    return f"up_blocks.{level}.{kind}.{layer}.{_live_inner(inner)}"
 
 
-def _rename(inner: str) -> str:
-    """Inside a residual block; attention blocks are named alike on both sides."""
+def _live_inner(inner: str) -> str:
+    """Rename a parameter within its residual block; within attention blocks both sides use the same names."""
     stem, _, leaf = inner.rpartition(".")
     return f"{_RESNET[stem]}.{leaf}" if stem in _RESNET else inner
 
@@ -86,12 +86,12 @@ _LIVE_MIDDLE = re.compile(r"mid_block\.(resnets|attentions)\.(\d+)\.(.+)")
 
 
 def unet_part(name: str, prefix: str, up_levels_without_attention: Collection[int]) -> StoredPart | None:
-    """Where a parameter of UNet2DConditionModel stands in a file; None for what no such file has.
+    """Return where a file stores a parameter of UNet2DConditionModel; None if no file has it.
 
     Args:
         prefix: of the U-Net's keys.
-        up_levels_without_attention: of the output blocks, counted from the deepest. An upsampler is the module after
-            residual block and attention.
+        up_levels_without_attention: of the output blocks, counted from the deepest. They determine the number of an
+            upsampler, which is the module after residual block and attention.
     """
     stored = _stored_name(name, up_levels_without_attention)
     return None if stored is None else StoredPart(prefix + stored)
@@ -108,13 +108,13 @@ def _stored_name(name: str, up_levels_without_attention: Collection[int]) -> str
     if block := _LIVE_BLOCK.fullmatch(name):
         side, level, kind, layer, inner = block[1], int(block[2]), block[3], int(block[4]), block[5]
         if side == "down":
-            home = f"input_blocks.{1 + 3 * level + (2 if kind == 'downsamplers' else layer)}"
+            stored_block = f"input_blocks.{1 + 3 * level + (2 if kind == 'downsamplers' else layer)}"
             inner = inner.replace("conv.", "op.", 1) if kind == "downsamplers" else _ldm_inner(kind, inner)
-            return f"{home}.{int(kind == 'attentions')}.{inner}"
-        home = f"output_blocks.{3 * level + (2 if kind == 'upsamplers' else layer)}"
-        last = 1 if level in up_levels_without_attention else 2
-        index = {"resnets": 0, "attentions": 1}.get(kind, last)
-        return f"{home}.{index}.{_ldm_inner(kind, inner)}"
+            return f"{stored_block}.{int(kind == 'attentions')}.{inner}"
+        stored_block = f"output_blocks.{3 * level + (2 if kind == 'upsamplers' else layer)}"
+        upsampler_index = 1 if level in up_levels_without_attention else 2
+        index = {"resnets": 0, "attentions": 1}.get(kind, upsampler_index)
+        return f"{stored_block}.{index}.{_ldm_inner(kind, inner)}"
     return None
 
 

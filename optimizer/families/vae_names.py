@@ -1,6 +1,6 @@
-"""File key <-> live parameter of Stable Diffusion's autoencoder: the research code's names and diffusers'.
+"""Names of the parameters of Stable Diffusion's VAE: in files (the research code's), and live (diffusers').
 
-Checked in tests against the conversion that diffusers itself does when it loads a single file.
+Tests compare this with the conversion that diffusers does when it loads a single file.
 """
 
 from __future__ import annotations
@@ -12,15 +12,17 @@ from optimizer.families.views import LiveView, StoredPart
 _VAE_ATTENTION = {"norm": "group_norm", "q": "to_q", "k": "to_k", "v": "to_v", "proj_out": "to_out.0"}
 _VAE_BLOCK = re.compile(r"(encoder\.down|decoder\.up)\.(\d+)\.(?:block\.(\d+)|(downsample|upsample))\.(.+)")
 _VAE_MIDDLE = re.compile(r"(encoder|decoder)\.mid\.(?:block_([12])|attn_1)\.(.+)")
-VAE_LEVELS = 4  # every SD1.5 and SDXL autoencoder has four; the decoder's file order is reversed
+VAE_LEVELS = 4  # of every SD1.5 and SDXL VAE; files number the decoder's levels in reverse
 
 
 def vae_views(rest: str, rank: int) -> tuple[LiveView, ...]:
-    """Where a tensor of the VAE lives; the file's attention is made of 1x1 convolutions, the live one of linear layers.
+    """Return the live parameter that a tensor of the VAE holds.
+
+    Attention consists of 1x1 convolutions in the file, and of linear layers in the live model.
 
     Args:
-        rest: its key without the VAE's prefix.
-        rank: its number of dimensions.
+        rest: the tensor's key without the VAE's prefix.
+        rank: the tensor's number of dimensions.
     """
     name = _vae_name(rest)
     linear = ".attentions.0.to_" in name and rank == 4
@@ -30,12 +32,12 @@ def vae_views(rest: str, rank: int) -> tuple[LiveView, ...]:
 def _vae_name(rest: str) -> str:
     if block := _VAE_BLOCK.fullmatch(rest):
         side, level, layer, sampler, inner = block[1], int(block[2]), block[3], block[4], block[5]
-        home = (
+        live_block = (
             f"encoder.down_blocks.{level}" if side == "encoder.down" else f"decoder.up_blocks.{VAE_LEVELS - 1 - level}"
         )
         if sampler:
-            return f"{home}.{sampler}rs.0.{inner}"
-        return f"{home}.resnets.{layer}.{inner.replace('nin_shortcut', 'conv_shortcut')}"
+            return f"{live_block}.{sampler}rs.0.{inner}"
+        return f"{live_block}.resnets.{layer}.{inner.replace('nin_shortcut', 'conv_shortcut')}"
     if middle := _VAE_MIDDLE.fullmatch(rest):
         coder, number, inner = middle[1], middle[2], middle[3]
         if number:
@@ -59,10 +61,10 @@ _LIVE_VAE_END = re.compile(r"((?:encoder|decoder)\.)(conv_in|conv_norm_out|conv_
 
 
 def vae_part(name: str, prefix: str, rank: int) -> StoredPart | None:
-    """Where a parameter of AutoencoderKL stands in a file; None for what no such file has.
+    """Return where a file stores a parameter of AutoencoderKL; None if no file has it.
 
     Args:
-        name: as diffusers saves it; the older names of the attention (`query`, `proj_attn`) are understood too.
+        name: as diffusers saves it; the older names of the attention (`query`, `proj_attn`) are accepted too.
         prefix: of the VAE's keys.
         rank: the parameter's number of dimensions.
     """
@@ -76,10 +78,10 @@ def vae_part(name: str, prefix: str, rank: int) -> StoredPart | None:
 def _ldm_vae_name(name: str) -> str | None:
     if block := _LIVE_VAE_BLOCK.fullmatch(name):
         side, level, kind, layer, inner = block[1], int(block[2]), block[3], block[4], block[5]
-        home = f"{side}.{level if side == 'encoder.down' else VAE_LEVELS - 1 - level}"
+        stored_level = f"{side}.{level if side == 'encoder.down' else VAE_LEVELS - 1 - level}"
         if kind != "resnets":
-            return f"{home}.{kind.removesuffix('rs')}.{inner}"
-        return f"{home}.block.{layer}.{inner.replace('conv_shortcut', 'nin_shortcut')}"
+            return f"{stored_level}.{kind.removesuffix('rs')}.{inner}"
+        return f"{stored_level}.block.{layer}.{inner.replace('conv_shortcut', 'nin_shortcut')}"
     if middle := _LIVE_VAE_MIDDLE.fullmatch(name):
         coder, number, inner = middle[1], middle[2], middle[3]
         if number:

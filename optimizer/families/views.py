@@ -1,8 +1,8 @@
-"""Where a tensor of a checkpoint file lives in the running models, and the other way round.
+"""Live parameters as views of stored tensors, and the inverse.
 
-Every live parameter is a *view* of a tensor as the file stores it: the same, reshaped, transposed, or one third of
-the fused attention projection of OpenCLIP. So a merge can stay in the file's layout, and nothing is converted between
-merging, rendering and exporting.
+Every live parameter is a *view* of a tensor as the file stores it: unchanged, reshaped, transposed, or one third of
+OpenCLIP's fused attention projection. So a merge stays in the file's layout, and nothing is converted between merging,
+rendering and exporting.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ THIRDS: tuple[Reading, Reading, Reading] = ("first third", "second third", "last
 
 @dataclass(frozen=True, slots=True)
 class LiveView:
-    """One live parameter: in which model, under which name, and how it looks at the stored tensor."""
+    """A live parameter: its model, its name there, and the kind of view of the stored tensor that it is."""
 
     component: Component
     name: str
     reading: Reading = "whole"
 
     def of(self, stored: Tensor) -> Tensor:
-        """The live parameter as a view of the stored tensor: no copy, writes go both ways."""
+        """Return the live parameter as a view of the stored tensor: nothing is copied, and both share their memory."""
         match self.reading:
             case "whole":
                 return stored
-            case "linear":  # a 1x1 convolution [out, in, 1, 1] that the live model has as [out, in]
+            case "linear":  # a 1x1 convolution [out, in, 1, 1], which is [out, in] in the live model
                 return stored.flatten(1)
             case "transposed":
                 return stored.t()
@@ -42,13 +42,13 @@ class LiveView:
 
 @dataclass(frozen=True, slots=True)
 class StoredPart:
-    """Where one live parameter stands in a single file: under which name, and how the live one looks at it."""
+    """The tensor of a single file that holds a live parameter: its key, and the kind of view that the parameter is."""
 
     key: str
     reading: Reading = "whole"
 
     def shape_of(self, live: tuple[int, ...]) -> tuple[int, ...]:
-        """Shape in the file; of a third, that third's."""
+        """Return the parameter's shape in the file; for a third, that of the third."""
         match self.reading:
             case "linear":
                 return (*live, 1, 1)
@@ -58,5 +58,5 @@ class StoredPart:
                 return live
 
     def of(self, live: Tensor) -> Tensor:
-        """The live parameter as the file stores it, a view; thirds are to be put together by the caller."""
+        """Return the live parameter in the file's shape, as a view; the caller joins thirds."""
         return live.t() if self.reading == "transposed" else live.reshape(self.shape_of(tuple(live.shape)))

@@ -1,1 +1,1 @@
-"""What a study tells beside its best trial: which blocks mattered, pictures, comparisons, the Pareto front."""
+"""What can be learned from a study: importance of parameters, pictures, comparison of two studies."""

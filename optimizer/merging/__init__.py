@@ -1,1 +1,1 @@
-"""Checkpoints in, one merged model out: in memory (resident) or to a file (export)."""
+"""Merging of checkpoints into one model: in memory (resident) or to a file (export)."""

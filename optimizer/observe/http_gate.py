@@ -1,7 +1,7 @@
 """The checks in front of optuna-dashboard: a password, where requests may come from, and what answers may do.
 
 Each gate takes a WSGI application and returns one that answers by itself or passes the request on. optuna-dashboard has
-no users, no read-only mode, and serves an uploaded file with the type that its name suggests: an HTML file put into a
+no users and no read-only mode, and it serves an uploaded file with the type that its name suggests: an HTML file in a
 study would run with the rights of everyone who opens it.
 """
 
@@ -43,13 +43,13 @@ PAGE_HEADERS = frozenset({"content-type", "content-disposition", "content-securi
 
 
 def behind_password(application: Application, password: str) -> Application:
-    """Require HTTP basic authentication before anything else of a request is looked at.
+    """Require HTTP basic authentication before anything else about a request is checked.
 
     Raises:
         ValueError: the password is empty, which would let everyone in who knows the user's name.
     """
     if not password:
-        raise ValueError("an empty password is none")
+        raise ValueError("expected a password, got an empty one, which protects nothing")
     expected = hashlib.sha256(f"{USER}:{password}".encode()).digest()
 
     def gate(environment: Environment, start_response: StartResponse) -> Iterable[bytes]:
@@ -64,7 +64,7 @@ def behind_password(application: Application, password: str) -> Application:
 
 
 def _credentials(header: str) -> bytes:
-    """`user:password` of a basic authorization header; empty when it is not one."""
+    """Return `user:password` of a basic authorization header; empty if it is none."""
     scheme, _, encoded = header.partition(" ")
     if scheme.lower() != "basic":
         return b""
@@ -91,7 +91,7 @@ def for_local_names(application: Application, host: str) -> Application:
 
 
 def for_own_pages(application: Application) -> Application:
-    """Refuse changes that a page from elsewhere asks for: a browser sends it the password it once was given."""
+    """Refuse changes that a page of another site asks for: the browser adds the password that it remembers."""
 
     def gate(environment: Environment, start_response: StartResponse) -> Iterable[bytes]:
         if environment["REQUEST_METHOD"] in READING or _from_own_page(environment):
@@ -102,7 +102,10 @@ def for_own_pages(application: Application) -> Application:
 
 
 def _from_own_page(environment: Environment) -> bool:
-    """Read it from the browser's headers. Programs send none, and no page can make them ask."""
+    """Return whether a request comes from the dashboard's own page, or from a program.
+
+    The browser's headers say so. Programs send none of them, and no page can prevent a browser from sending them.
+    """
     site = environment.get("HTTP_SEC_FETCH_SITE")
     if site is not None:
         return site in {"same-origin", "none"}
@@ -114,7 +117,7 @@ def _from_own_page(environment: Environment) -> bool:
 
 
 def read_only(application: Application) -> Application:
-    """Let GET and HEAD through, by which optuna-dashboard changes nothing."""
+    """Let only GET and HEAD through: optuna-dashboard changes nothing on them."""
 
     def gate(environment: Environment, start_response: StartResponse) -> Iterable[bytes]:
         if environment["REQUEST_METHOD"] in READING:
@@ -126,7 +129,7 @@ def read_only(application: Application) -> Application:
 
 
 def for_readable_paths(application: Application) -> Application:
-    """Refuse paths that are no UTF-8: optuna-dashboard drops the bad bytes, and so sees another path than we do."""
+    """Refuse paths that are not UTF-8: optuna-dashboard drops the bad bytes, and so sees another path than we do."""
 
     def gate(environment: Environment, start_response: StartResponse) -> Iterable[bytes]:
         try:
@@ -139,7 +142,7 @@ def for_readable_paths(application: Application) -> Application:
 
 
 def without_renaming(application: Application) -> Application:
-    """Refuse to rename a study: optuna-dashboard copies it to a new one, and our tables know it by its name."""
+    """Refuse to rename a study: optuna-dashboard copies it to a new one, but our tables know it by its name."""
 
     def gate(environment: Environment, start_response: StartResponse) -> Iterable[bytes]:
         if environment.get("PATH_INFO", "").rstrip("/").endswith("/rename"):
@@ -151,9 +154,9 @@ def without_renaming(application: Application) -> Application:
 
 
 def with_inert_answers(application: Application) -> Application:
-    """Only the dashboard's own page is a page: whatever else is answered is shown as a picture or text, or saved.
+    """Let no answer but the dashboard's own page run as a page: others are shown as a picture or text, or saved.
 
-    Its own files under /static/ keep their types, or its script would not be run.
+    The dashboard's files under /static/ keep their types, or its script would not run.
     """
 
     def gate(environment: Environment, start_response: StartResponse) -> Iterable[bytes]:
@@ -169,9 +172,9 @@ def with_inert_answers(application: Application) -> Application:
 
 
 def _inert(path: str, headers: Headers, *, found: bool) -> Headers:
-    """An answer's headers, by what its path may answer."""
+    """Return an answer's headers, by what its path may answer."""
     ours = {name.lower() for name, _ in EVERYWHERE}
-    # What others' pages may read is for nobody but us to say.
+    # Which other sites' pages may read an answer is ours to decide.
     kept = [(n, v) for n, v in headers if n.lower() not in ours and not n.lower().startswith("access-control-")]
     if path == "/dashboard" or path.startswith("/dashboard/"):
         return [*kept, *EVERYWHERE, FRAMES_REFUSED]
@@ -198,10 +201,12 @@ def _refused(start_response: StartResponse, status: str, message: str, *headers:
 
 
 def dashboard_password(file: Path | None) -> str | None:
-    """From a file's first line or the environment; never from the command line, where others can read it.
+    """Read the password from a file's first line or from the environment; None if there is none.
+
+    It is never taken from the command line, where others can read it.
 
     Raises:
-        PasswordError: the file is missing, empty or no text.
+        PasswordError: the file is missing, empty or not text.
     """
     if file is not None:
         return read_password_file(file)

@@ -39,8 +39,8 @@ def trial_note(
         parts.append(f"Search: {split_in_words(plan.space, split)}")
     if trial.state == "failed":
         parts.append(f"**Failed**: {trial.reason}")
-    if trial.sheet is not None:
-        parts.append(f"![contact sheet](/artifacts/{study_id}/{trial_id}/{trial.sheet})")
+    if trial.contact_sheet is not None:
+        parts.append(f"![contact sheet](/artifacts/{study_id}/{trial_id}/{trial.contact_sheet})")
     if trial.state == "complete":
         parts.append(_scores(plan, trial, means))
         seconds = ", ".join(f"{stage} {value:.2f} s" for stage, value in trial.seconds.items())

@@ -1,4 +1,4 @@
-"""What images and scores depend on beyond the recipe, and in which of it two studies differ."""
+"""What images and scores depend on beyond the recipe, and where two studies differ in it."""
 
 from __future__ import annotations
 
@@ -45,12 +45,12 @@ def image_differences(spec: StudySpec, parents: Sequence[ParentFile], other: Sto
 
 
 def _batching(spec: StudySpec) -> tuple[Any, ...]:
-    """What, beside the suite, decides which renders are computed together, and in which dtype."""
+    """Return what decides, beside the suite, which renders are computed together and in which dtype."""
     return spec.render.dtype, spec.render.batch_size, None if spec.racing is None else spec.racing.batch
 
 
 def _same_scorer(name: str, spec: StudySpec, other: StoredStudy) -> bool:
-    """Whether both have the same settings, and files of the same content wherever they lie."""
+    """Return whether both have the same settings, and files of the same content wherever they lie."""
     ours, theirs = spec.scorers[name], other.spec.scorers.get(name)
     if theirs is None or ours.kind != theirs.kind or _without_paths(ours.options) != _without_paths(theirs.options):
         return False
@@ -59,7 +59,7 @@ def _same_scorer(name: str, spec: StudySpec, other: StoredStudy) -> bool:
 
 
 def _without_paths(value: Any) -> Any:
-    """Options without where their files lie."""
+    """Replace the paths in options: where files lie makes no difference."""
     if isinstance(value, Mapping):
         return {name: _without_paths(inner) for name, inner in value.items()}
     return "a file" if isinstance(value, str) and Path(value).is_absolute() else value

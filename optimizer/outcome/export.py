@@ -8,7 +8,7 @@ proof.py.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,15 +23,16 @@ from optimizer.merging.engine.ingredients import Ingredients
 from optimizer.merging.engine.metadata import MARKERS_FIELD, markers_in, merge_metadata
 from optimizer.merging.files.checkpoint import Checkpoint
 from optimizer.merging.files.parents import MARKERS, Parents
-from optimizer.merging.files.sources import TensorInfo, some
+from optimizer.merging.files.sources import TensorInfo, abbreviated
 from optimizer.outcome.proof import RenderComparison, compare_renders, different_tensors
 from optimizer.rendering.batch_limits import BatchLimits
 from optimizer.rendering.prediction import markers_of
 from optimizer.runtime.device_choice import choose_device
-from optimizer.runtime.machine import BATCHES_FIELD, CPU_SETTINGS, VARIATION_FIELD, machine_description
+from optimizer.runtime.machine import CPU_SETTINGS, VARIATION_FIELD, machine_description
 from optimizer.runtime.plan import Plan
 from optimizer.runtime.setup import build_renderer
 from studies.files.artifacts import Artifacts
+from studies.records.batch_limits import BatchLimit
 from studies.records.stored_renders import load_scores
 from studies.records.stored_studies import software_versions
 from studies.records.study_records import StudyRecords
@@ -49,7 +50,7 @@ class Delivery:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Watch:
-    """Called back as an export goes on."""
+    """Callbacks of an export in progress."""
 
     written: Callable[[int], None]  # bytes of each tensor
     compared: Callable[[int], None]  # bytes of each tensor
@@ -78,28 +79,29 @@ def deliver(
     device = choose_device(records.study.spec.render.device)  # the arithmetic of one device, as in the trial
     metadata = export_metadata(records, trial, plan, device)
     layout = export_layout(plan.ingredients, trial.recipe.dtype, markers_in(metadata))
-    limits = BatchLimits.parse(trial.machine.get(BATCHES_FIELD, ""))
+    limits = BatchLimits()
+    limits.adopt(trial.batch_limits)
     with atomic_file(target, overwrite=overwrite) as temporary:
         written = write_merge(temporary, trial.recipe, plan.ingredients, metadata, device, watch.written)
         _require_merge(temporary, layout, records.study, trial, plan, watch.compared)
         images = _render_if_it_fits(temporary, records.study, watch.rendered, limits)
-    # Its tensors are right, so from here on the file is kept, whatever the renders say.
+    # Its tensors are right, so from here on the file stays, whatever the renders say.
     found = None if images is None else compare_renders(records, trial, artifacts, images)
     return Delivery(
         file=Exported(path=target, bytes=written.bytes, sha256=written.sha256),
         proof=_proof(len(layout), found, trial),
-        difference=_difference(found, trial, machine_description(device, limits)),
+        difference=_difference(found, trial, machine_description(device), limits.known),
     )
 
 
 def _repeat_conditions(trial: StoredTrial) -> None:
-    """A CPU's sums depend on how many threads share them."""
+    """Take as many threads as the trial had: a CPU's sums depend on how many share them."""
     if trial.machine.get("device") == "cpu":
         torch.set_num_threads(int(trial.machine["threads"]))
 
 
 def export_metadata(records: StudyRecords, trial: StoredTrial, plan: Plan, device: torch.device) -> dict[str, str]:
-    """Header metadata: that of the merge, and where it comes from. The date is that of the trial."""
+    """Return the header's metadata: that of the merge, and where it comes from. The date is that of the trial."""
     study = records.study
     by_item, by_set = load_scores(records, trial)
     scores = {name: float(np.mean(values)) for name, values in by_item.items()} | by_set
@@ -126,7 +128,10 @@ def export_metadata(records: StudyRecords, trial: StoredTrial, plan: Plan, devic
 
 
 def marker_metadata(plan: Plan) -> dict[str, str]:
-    """The markers of what the study rendered, where they are not parent A's: programs that load the file go by them."""
+    """Return the markers of what the study rendered, where they are not parent A's.
+
+    Markers are empty tensors whose names tell a program that loads the file what the model predicts.
+    """
     wanted = markers_of(plan.prediction)
     if wanted is None or wanted == MARKERS & plan.checkpoints[0].tensors.keys():
         return {}
@@ -142,9 +147,12 @@ def _require_merge(
     plan: Plan,
     on_compared: Callable[[int], None],
 ) -> None:
-    """Raise ExportError unless a file's tensors are what the trial's recipe makes live.
+    """Refuse a file whose tensors are not what the trial's recipe merges in memory.
 
     The live model is gone when this returns: the file's own comes after it, and need not fit beside it.
+
+    Raises:
+        ExportError: a tensor differs.
     """
     spec = study.spec
     device = choose_device(spec.render.device)
@@ -152,10 +160,10 @@ def _require_merge(
     resident.merge(trial.recipe)
     different = different_tensors(Checkpoint.open(path), layout, resident, on_compared)
     if different:
-        plan.ingredients.require_unchanged()  # or that is why
+        plan.ingredients.require_unchanged()  # a changed parent would be the reason
         raise ExportError(
             f"the written file is not the merge in memory in {len(different)} of {len(layout)} tensors "
-            f"({some(different)}), so it was not kept; try again, and if that gives the same, run "
+            f"({abbreviated(different)}), so it was not kept; try again, and if that gives the same, run "
             "`mergetune study check` on the spec and report this"
         )
 
@@ -163,7 +171,7 @@ def _require_merge(
 def _render_if_it_fits(
     path: Path, study: StoredStudy, on_images: Callable[[int], None], limits: BatchLimits
 ) -> tuple[Tensor, ...] | None:
-    """`render_file`, or None where the memory is too small for that."""
+    """Render the file; None where the memory is too small for that."""
     if torch.cuda.is_available():
         torch.cuda.empty_cache()  # of the live model that was compared
     try:
@@ -182,8 +190,8 @@ def render_file(
     """Render the study's suite from one checkpoint file: uint8 [3, h, w] each.
 
     Raises:
-        CheckpointError, RenderError: it is no file that could be loaded and rendered.
-        NoMemoryError, TrialFailed: there is not the memory for it.
+        CheckpointError, RenderError: the file cannot be loaded and rendered.
+        NoMemoryError, TrialFailed: the memory is too small.
     """
     spec, file = study.spec, Ingredients(Parents.of([Checkpoint.open(path)]))
     device = choose_device(spec.render.device)
@@ -195,7 +203,7 @@ def render_file(
 
 
 def _proof(tensors: int, found: RenderComparison | None, trial: StoredTrial) -> str:
-    """Say what is equal."""
+    """Say what is equal, to the bit."""
     equal = f"all {tensors} tensors of the file are equal, to the bit, to the merge in memory"
     if found is None or found.different:
         return f"{equal}: it is the model that was scored"
@@ -206,15 +214,17 @@ def _proof(tensors: int, found: RenderComparison | None, trial: StoredTrial) -> 
     return f"{equal}, and all {found.scored} renders of the file are identical, to the bit, to those that were scored"
 
 
-def _difference(found: RenderComparison | None, trial: StoredTrial, here: Mapping[str, str]) -> str:
+def _difference(
+    found: RenderComparison | None, trial: StoredTrial, here: Mapping[str, str], limits: Sequence[BatchLimit]
+) -> str:
     """Say how renders differ, and why; empty where they do not."""
     if found is None:
-        return "there was not the memory to render the file here, so its renders are compared with nothing"
+        return "the memory here was too small to render the file, so its renders are compared with nothing"
     if not found.different:
         return ""
     return (
         f"{found.different} of {found.scored} renders of the file are not identical to those that were scored"
-        f"{_distance(found)}; {_reason(trial.machine, here)}. The weights are the same, so the file is kept"
+        f"{_distance(found)}; {_reason(trial, here, limits)}. The weights are the same, so the file is kept"
     )
 
 
@@ -234,14 +244,12 @@ def _levels(value: float) -> str:
     return "less than 0.01" if value < 0.01 else f"{value:.2f}"
 
 
-def _reason(then: Mapping[str, str], here: Mapping[str, str]) -> str:
-    """Explain why equal weights gave other pixels, as far as the two machines' descriptions tell."""
-    names = dict.fromkeys((*here, *CPU_SETTINGS, BATCHES_FIELD))
-    changed = [
-        f"{name} {then.get(name, '-')}, here {here.get(name, '-')}"
-        for name in names
-        if then.get(name) != here.get(name)
-    ]
+def _reason(trial: StoredTrial, here: Mapping[str, str], limits: Sequence[BatchLimit]) -> str:
+    """Explain why equal weights gave other pixels, as far as the two machines' descriptions and batches tell."""
+    then = trial.machine
+    pairs = {name: (then.get(name, "-"), here.get(name, "-")) for name in (*here, *CPU_SETTINGS)}
+    pairs["batches"] = (_batches(trial.batch_limits), _batches(limits))
+    changed = [f"{name} {before}, here {now}" for name, (before, now) in pairs.items() if before != now]
     if changed:
         return f"they were rendered by another machine or in other batches ({'; '.join(changed)})"
     if VARIATION_FIELD in then:
@@ -251,3 +259,7 @@ def _reason(then: Mapping[str, str], here: Mapping[str, str]) -> str:
         "nothing is known to have changed: with little free memory libraries may compute in another order, but if this "
         "happens again, report it"
     )
+
+
+def _batches(limits: Sequence[BatchLimit]) -> str:
+    return ", ".join(map(str, limits)) or "-"

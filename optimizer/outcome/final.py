@@ -1,4 +1,4 @@
-"""The final: are the best merges better on renders that the search never saw?
+"""The final: whether the best merges are better on renders that the search never saw.
 
 The best observed trial is best partly by luck: of many noisy trials it had the most favourable noise (the winner's
 curse). So the best few and all parents are rendered once more on a held-out suite, which decides the gains and the
@@ -31,7 +31,7 @@ from studies.spec.final import FinalSettings
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FinalWatch:
-    """Called back as a final goes on."""
+    """Callbacks of a final in progress."""
 
     started: Callable[[StoredTrial, int], None]  # a trial, and how many there are in all
     rendered: Callable[[int], None]  # images of that trial so far
@@ -44,9 +44,12 @@ class FinalWatch:
 def choose_finalists(
     trials: Sequence[StoredTrial], objective: Objective, rank: Rank, settings: FinalSettings
 ) -> tuple[dict[str, StoredTrial], list[StoredTrial]]:
-    """(parent letter -> its trial, candidates by rank): whole ones only, every recipe once.
+    """Choose who takes part: whole trials only, and every recipe once.
 
     With several objectives the candidates are members of the Pareto front.
+
+    Returns:
+        Parent letter -> its trial, and the candidates by rank.
 
     Raises:
         FinalError: the spec turns the final off, or no parent or no other trial is finished.
@@ -98,7 +101,7 @@ def hold_final(runtime: Runtime, trials: Sequence[StoredTrial], rank: Rank, watc
 
 @contextmanager
 def _held_out_evaluator(runtime: Runtime) -> Iterator[Evaluator]:
-    """The study's evaluator with the held-out suite in place of its own, over the same models."""
+    """Give the study's evaluator with the held-out suite in place of its own, over the same models."""
     known = runtime.evaluator
     before = known.renderer
     renderer = Renderer(before.models, runtime.spec.held_out, batch_size=before.batch_size, limits=before.limits)

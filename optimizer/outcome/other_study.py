@@ -1,4 +1,4 @@
-"""Another study whose trials a new one begins with: found, opened, and of the same parents."""
+"""Another study with whose trials a new one begins: find it, open it, and check that its parents are the same."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from studies.system.database_url import same_database
 
 @dataclass(frozen=True, kw_only=True)
 class Other:
-    """The study whose trials are asked for."""
+    """The study whose trials are to be used again."""
 
     records: StudyRecords
     artifacts: Artifacts
@@ -58,7 +58,7 @@ def other_study(settings: WarmStartSettings, url: str, artifacts: str | Path | N
         raise DatabaseError(f"warm_start: {error}") from error
     try:
         records = open_study(database, settings.study)
-        yield Other(records=records, artifacts=Artifacts.known(other_url, other_artifacts))
+        yield Other(records=records, artifacts=Artifacts.existing(other_url, other_artifacts))
     except StudyMissingError as error:
         raise StudyMissingError(f"warm_start: {error}") from error
     finally:
@@ -66,7 +66,7 @@ def other_study(settings: WarmStartSettings, url: str, artifacts: str | Path | N
 
 
 def same_parents(parents: Sequence[ParentFile], other: StoredStudy) -> bool:
-    """Whether both merge files of the same content, in whatever order."""
+    """Return whether both merge files of the same content, in whatever order."""
     return sorted(file.sha256 for file in parents) == sorted(file.sha256 for file in other.parents)
 
 

@@ -64,7 +64,7 @@ _INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}  # 
 
 
 def _same_bits(one: Tensor, other: Tensor) -> bool:
-    """Whether two tensors of one dtype and shape are equal, minus zero and NaN like any other value."""
+    """Return whether two tensors of one dtype and shape are equal bit by bit, minus zero and NaN included."""
     integers = _INTEGERS[one.element_size()]
     return torch.equal(one.contiguous().view(integers), other.contiguous().view(integers))
 
@@ -100,7 +100,7 @@ def compare_renders(
     """Compare the suite rendered from a file, uint8 [3, h, w] an item, with what a trial's digests and images say."""
     stored = load_renders(records, trial)
     different = sum(pixels_digest(images[each.item]) != each.pixels_sha256 for each in stored)
-    scored = _kept_images(records, trial, artifacts) if different else {}
+    scored = _stored_images(records, trial, artifacts) if different else {}
     if not scored:
         return RenderComparison(scored=len(stored), different=different)
     return RenderComparison(
@@ -111,8 +111,8 @@ def compare_renders(
     )
 
 
-def _kept_images(records: StudyRecords, trial: StoredTrial, artifacts: Artifacts) -> dict[int, Tensor]:
-    """A trial's images by item, as they were scored; empty where they are not all there."""
+def _stored_images(records: StudyRecords, trial: StoredTrial, artifacts: Artifacts) -> dict[int, Tensor]:
+    """Read a trial's images by item, as they were scored; empty where one of them is lost."""
     try:
         return read_images(artifacts, [each for each in load_renders(records, trial) if each.file is not None])
     except (ScoredImageLost, ArtifactError):  # the proof does not depend on them
@@ -120,13 +120,13 @@ def _kept_images(records: StudyRecords, trial: StoredTrial, artifacts: Artifacts
 
 
 def _parent_distances(records: StudyRecords, artifacts: Artifacts, scored: Mapping[int, Tensor]) -> Iterator[float]:
-    """From a trial's images to each parent's of the same items; not to those that show the very same."""
+    """Yield how far a trial's images are from each parent's of the same items, without parents that look the same."""
     for parent in parent_trials(load_trials(records)).values():
-        images = _kept_images(records, parent, artifacts)
+        images = _stored_images(records, parent, artifacts)
         if scored.keys() <= images.keys() and (distance := _distance(scored, images)) > 0:
             yield distance
 
 
 def _distance(some: Mapping[int, Tensor], others: Mapping[int, Tensor]) -> float:
-    """Mean over the items of `some`."""
+    """Return the mean over the items of `some`, in grey levels of 255."""
     return float(np.mean([grey_levels(image, others[item]) for item, image in some.items()]))

@@ -19,8 +19,8 @@ from torch import Tensor
 from basics.messages import first_line
 from optimizer.errors import ScoredImageLost, TrialFailed
 from optimizer.outcome.comparability import changed_software, image_differences
-from optimizer.outcome.kept_trials import KeptTrial, WarmStart
 from optimizer.outcome.other_study import Other, same_parents, unlike_parents
+from optimizer.outcome.scored_trials import ScoredTrial, WarmStart
 from optimizer.outcome.warm_start import Adoption
 from optimizer.rendering.suite import stages
 from optimizer.runtime.machine import machine_description
@@ -76,13 +76,17 @@ class Rescorable:
 
 
 def require_rescorable(spec: StudySpec, study: str) -> None:
-    """Raises RescoreError for a spec that begins with another study's trials."""
+    """Refuse a spec that begins with another study's trials.
+
+    Raises:
+        RescoreError: it does.
+    """
     if spec.warm_start is not None:
         raise RescoreError(f"a rescored study begins with the trials of {study}: leave `warm_start` out of its spec")
 
 
 def find_rescorable(records: StudyRecords) -> Rescorable:
-    """Find the whole trials with their images. No file is looked at yet.
+    """Find the whole trials with their images. No file is opened yet.
 
     Raises:
         RescoreError: there is none, or no parent among them.
@@ -101,7 +105,7 @@ def find_rescorable(records: StudyRecords) -> Rescorable:
 
 
 def _unfit(trial: StoredTrial, renders: Sequence[StoredRender]) -> str | None:
-    """Why a trial cannot be scored anew; None where it can."""
+    """Say why a trial cannot be scored anew; None where it can."""
     if trial.state == "running":
         return NOT_FINISHED
     if trial.state == "failed":
@@ -112,7 +116,11 @@ def _unfit(trial: StoredTrial, renders: Sequence[StoredRender]) -> str | None:
 
 
 def _require_parent(study: str, trials: Sequence[StoredTrial], left_out: Sequence[LeftOut]) -> None:
-    """Raises RescoreError without any trial, or without a parent to compare with."""
+    """Refuse to go on without any trial, or without a parent to compare with.
+
+    Raises:
+        RescoreError: one of them is missing.
+    """
     if not parent_trials(trials):
         what = "none of its parents" if trials else "no trial"
         reasons = "; ".join(_reasons(left_out)) or "it has no trials"
@@ -123,7 +131,7 @@ def _require_parent(study: str, trials: Sequence[StoredTrial], left_out: Sequenc
 
 
 def _reasons(left_out: Sequence[LeftOut]) -> Iterator[str]:
-    """Which trials are left out and why, a line for each reason."""
+    """Say which trials are left out and why, a line for each reason."""
     for why in dict.fromkeys(each.why for each in left_out):
         same = [each for each in left_out if each.why == why]
         numbers = ", ".join(str(each.number) for each in same[:NUMBERS_SHOWN])
@@ -133,7 +141,11 @@ def _reasons(left_out: Sequence[LeftOut]) -> Iterator[str]:
 
 
 def require_same_images(plan: Plan, parents: Sequence[ParentFile], other: StoredStudy) -> None:
-    """Raises RescoreError where the new study would render other images of the same merges."""
+    """Refuse a spec with which the same merges would give other images.
+
+    Raises:
+        RescoreError: it has other parents, or settings that change the images.
+    """
     if not same_parents(parents, other):
         raise RescoreError(unlike_parents(plan, parents, other))
     differences = list(image_differences(plan.spec, parents, other))
@@ -156,7 +168,7 @@ def rescored(
     device: torch.device,
     on_trial: Callable[[], None] = lambda: None,
 ) -> WarmStart:
-    """Score the trials anew, to be taken over. Until then they are held in memory, without their images.
+    """Score the trials anew, so that they can be taken over. Until then their scores are held in memory.
 
     Args:
         plan: of the new study, with the units of its scores.
@@ -165,26 +177,26 @@ def rescored(
 
     Raises:
         RescoreError: no trial, or no parent, is left.
-        ArtifactError: the store fails.
+        ArtifactError: the artifact store fails.
     """
     adoption = Adoption(plan, parents, [each.trial for each in found.trials])
     rescorer = _Rescorer(plan, adoption, other, scoring, device)
-    kept: list[KeptTrial] = []
+    scored: list[ScoredTrial] = []
     left_out = list(found.left_out)
     for rendered in found.trials:
         result = rescorer.rescored(rendered)
         if isinstance(result, LeftOut):
             left_out.append(result)
         else:
-            kept.append(result)
+            scored.append(result)
         on_trial()
-    _require_parent(other.records.study.name, [each.trial for each in kept], left_out)
-    notes = _notes(other.records.study.name, kept, left_out, len(plan.checkpoints))
-    return WarmStart(study=other.records.study.name, kept=tuple(kept), again=(), notes=tuple(notes))
+    _require_parent(other.records.study.name, [each.trial for each in scored], left_out)
+    notes = _notes(other.records.study.name, scored, left_out, len(plan.checkpoints))
+    return WarmStart(study=other.records.study.name, scored=tuple(scored), again=(), notes=tuple(notes))
 
 
 class _Rescorer:
-    """Scores one trial after the other."""
+    """The scoring of one trial after the other."""
 
     def __init__(self, plan: Plan, adoption: Adoption, other: Other, scoring: Scoring, device: torch.device) -> None:
         self._adoption, self._other, self._scoring = adoption, other, scoring
@@ -193,7 +205,8 @@ class _Rescorer:
         self._here = machine_description(device)
         self._same_software = not changed_software(other.records.study)
 
-    def rescored(self, rendered: RenderedTrial) -> KeptTrial | LeftOut:
+    def rescored(self, rendered: RenderedTrial) -> ScoredTrial | LeftOut:
+        """Score one trial anew, or say why it is left out."""
         trial = rendered.trial
         recipe = self._adoption.recipe(trial)
         if recipe is None:
@@ -206,8 +219,8 @@ class _Rescorer:
         except TrialFailed as error:
             return LeftOut(number=trial.number, why=UNSCORED, detail=first_line(error))
 
-    def _scored(self, rendered: RenderedTrial, recipe: Recipe, images: Mapping[int, Tensor]) -> KeptTrial:
-        """The trial with its new scores.
+    def _scored(self, rendered: RenderedTrial, recipe: Recipe, images: Mapping[int, Tensor]) -> ScoredTrial:
+        """Return the trial with its new scores.
 
         Args:
             images: item -> uint8 [3, h, w].
@@ -219,31 +232,35 @@ class _Rescorer:
         seconds = dict(trial.seconds) | {"score": time.perf_counter() - start}
         features = {name: values.numpy() for name, values in whole.features.items()}
         files = self._other.artifacts.of_trial(self._other.records.study.key, trial.number, trial.worker_id)
-        return KeptTrial(
+        return ScoredTrial(
             trial=replace(trial, seconds=seconds, machine=self._machine(trial)),
             probe=self._adoption.probe(trial, recipe),
             scores=scores,
             pixels_sha256=tuple(render.pixels_sha256 for render in rendered.renders),
             files=files,
             renders=tuple(render.item for render in rendered.renders),
-            has_contact_sheet=trial.sheet is not None and SHEET in files.files(),
+            has_contact_sheet=trial.contact_sheet is not None and SHEET in files.files(),
             features=lambda: features,
         )
 
     def _machine(self, trial: StoredTrial) -> Mapping[str, str]:
-        """Who rendered it, and who scored it where that is another: such scores must not pass for the renderer's."""
-        if dict(trial.machine) == self._here and self._same_software:
+        """Describe who rendered it, and who scored it where that is another machine or version.
+
+        Otherwise such scores would pass for those of the machine that rendered.
+        """
+        if dict(trial.machine) == self._here and not trial.batch_limits and self._same_software:
             return trial.machine
         by = {"mergetune": software_versions()["mergetune"]} | self._here
         return dict(trial.machine) | {SCORED_FIELD: "by " + ", ".join(f"{name} {value}" for name, value in by.items())}
 
 
-def _notes(study: str, kept: Sequence[KeptTrial], left_out: Sequence[LeftOut], parents: int) -> Iterator[str]:
-    outside = sum(each.probe.params is None for each in kept)
+def _notes(study: str, scored: Sequence[ScoredTrial], left_out: Sequence[LeftOut], parents: int) -> Iterator[str]:
+    """Say what became of the trials, a line for each fact."""
+    outside = sum(each.probe.params is None for each in scored)
     params = f", {outside} of them without parameters, as this space cannot express them" if outside else ""
-    yield f"{len(kept)} of {len(kept) + len(left_out)} trials of {study} are scored anew{params}"
+    yield f"{len(scored)} of {len(scored) + len(left_out)} trials of {study} are scored anew{params}"
     yield from _reasons(left_out)
-    if len(parent_trials([each.trial for each in kept])) < parents:
+    if len(parent_trials([each.trial for each in scored])) < parents:
         yield "gains are computed when the parents that are left out have been rendered, by whoever goes on"
-    if elsewhere := sum(SCORED_FIELD in each.trial.machine for each in kept):
+    if elsewhere := sum(SCORED_FIELD in each.trial.machine for each in scored):
         yield f"{elsewhere} of them were rendered by another machine or version: what follows may differ in last bits"

@@ -8,12 +8,12 @@ from studies.records.values import Gain
 
 
 def is_better(gain: Gain) -> bool:
-    """Return whether it is better than the parent, be it within the interval."""
+    """Return whether it is better than the parent, however unsure that is."""
     return gain.value > 0
 
 
 def is_worse(gain: Gain) -> bool:
-    """Surely worse than the parent: the whole interval is below zero."""
+    """Return whether it is surely worse than the parent: the whole interval is below zero."""
     return gain.high is not None and gain.high < 0
 
 

@@ -16,8 +16,8 @@ import numpy as np
 import torch
 
 from optimizer.outcome.comparability import score_differences
-from optimizer.outcome.kept_trials import KeptTrial, WarmStart
 from optimizer.outcome.other_study import Other, other_study, same_parents, unlike_parents
+from optimizer.outcome.scored_trials import ScoredTrial, WarmStart
 from optimizer.runtime.machine import machine_description
 from optimizer.runtime.parent_files import equal_places
 from optimizer.runtime.plan import Plan
@@ -27,7 +27,7 @@ from optimizer.trial.objective import Objective, Scores
 from optimizer.trial.ranking import parent_trials
 from studies.errors import RecipeError, WarmStartError
 from studies.files.artifacts import SHEET, TrialFiles, render_file
-from studies.recipe.adoption import adopted
+from studies.recipe.adoption import adopt
 from studies.recipe.recipe import Recipe
 from studies.records.stored_renders import load_renders, load_scores
 from studies.records.stored_trials import load_trials
@@ -60,7 +60,7 @@ def find_warm_start(
 
 
 class _Choice:
-    """Which of a study's complete trials keep their scores, and which are rendered anew."""
+    """A choice among a study's complete trials: which keep their scores, and which are rendered anew."""
 
     def __init__(
         self,
@@ -78,10 +78,10 @@ class _Choice:
         self._by_rank = by_value(Objective.of(other.records.study.spec, infos))(complete)
 
     def warm_start(self, top: int | None) -> WarmStart:
-        """Choose.
+        """Choose which trials keep their scores, and which are rendered anew.
 
         Args:
-            top: how many merges are wanted; None for every one whose scores hold, and else the usual number.
+            top: how many merges are wanted. None takes all whose scores hold, and AGAIN of the others.
         """
         recipes = self._recipes()
         usable = [trial for trial in self._by_rank if trial.number in recipes]
@@ -89,23 +89,24 @@ class _Choice:
         merges = [trial for trial in usable if trial.number not in self._adoption.parents]
         best = {trial.number for trial in [trial for trial in merges if trial.number in with_scores][:top]}
         wanted = best | (with_scores & self._adoption.parents.keys())
-        kept = [self._kept(trial, recipes[trial.number]) for trial in self._complete if trial.number in wanted]
+        scored = [self._scored(trial, recipes[trial.number]) for trial in self._complete if trial.number in wanted]
         without_scores = [trial for trial in merges if trial.number not in with_scores]
-        again = self._again(without_scores, recipes, kept, AGAIN if top is None else max(0, top - len(best)))
+        again = self._again(without_scores, recipes, scored, AGAIN if top is None else max(0, top - len(best)))
         return WarmStart(
             study=self._other.records.study.name,
-            kept=tuple(kept),
+            scored=tuple(scored),
             again=tuple(again),
-            notes=tuple(self._notes(kept, again, len(self._complete) - len(recipes))),
+            notes=tuple(self._notes(scored, again, len(self._complete) - len(recipes))),
         )
 
     def _recipes(self) -> dict[int, Recipe]:
-        """Number -> recipe over the new study's files, of the trials that need no others."""
+        """Return number -> recipe over the new study's files, of the trials that need no others."""
         found = {trial.number: self._adoption.recipe(trial) for trial in self._complete}
         return {number: recipe for number, recipe in found.items() if recipe is not None}
 
     def _scores_hold(self, trial: StoredTrial) -> bool:
-        if self._differences or dict(trial.machine) != self._machine:
+        """Return whether a trial rendered and scored here would get the same scores."""
+        if self._differences or trial.batch_limits or dict(trial.machine) != self._machine:
             return False
         return not self._set_scorers or self._set_scorers <= self._files_of(trial).load_features().keys()
 
@@ -116,13 +117,13 @@ class _Choice:
     def _files_of(self, trial: StoredTrial) -> TrialFiles:
         return self._other.artifacts.of_trial(self._other.records.study.key, trial.number, trial.worker_id)
 
-    def _kept(self, trial: StoredTrial, recipe: Recipe) -> KeptTrial:
+    def _scored(self, trial: StoredTrial, recipe: Recipe) -> ScoredTrial:
         other, names = self._other, self._plan.infos
         by_item, by_set = load_scores(other.records, trial)
         renders = load_renders(other.records, trial)
         files = self._files_of(trial)
         present = files.files()
-        return KeptTrial(
+        return ScoredTrial(
             trial=trial,
             probe=self._adoption.probe(trial, recipe),
             scores=Scores(
@@ -134,15 +135,15 @@ class _Choice:
             renders=tuple(
                 render.item for render in renders if render.file is not None and render_file(render.item) in present
             ),
-            has_contact_sheet=trial.sheet is not None and SHEET in present,
+            has_contact_sheet=trial.contact_sheet is not None and SHEET in present,
             features=files.load_features if self._set_scorers else dict,
         )
 
     def _again(
-        self, trials: Sequence[StoredTrial], recipes: Mapping[int, Recipe], kept: Sequence[KeptTrial], most: int
+        self, trials: Sequence[StoredTrial], recipes: Mapping[int, Recipe], scored: Sequence[ScoredTrial], most: int
     ) -> list[NamedRecipe]:
-        """The recipes of at most so many trials, each once, without those that are kept."""
-        name, known = self._other.records.study.name, {each.probe.recipe.digest for each in kept}
+        """Return the recipes of at most so many trials, each once, without those that keep their scores."""
+        name, known = self._other.records.study.name, {each.probe.recipe.digest for each in scored}
         found: dict[str, NamedRecipe] = {}
         for trial in trials:
             recipe = recipes[trial.number]
@@ -151,23 +152,23 @@ class _Choice:
                 found.setdefault(recipe.digest, named)
         return list(found.values())[:most]
 
-    def _notes(self, kept: Sequence[KeptTrial], again: Sequence[NamedRecipe], left_out: int) -> Iterator[str]:
+    def _notes(self, scored: Sequence[ScoredTrial], again: Sequence[NamedRecipe], left_out: int) -> Iterator[str]:
         what = f"warm start from {self._other.records.study.name}"
-        if kept:
-            outside = sum(each.probe.params is None for each in kept)
+        if scored:
+            outside = sum(each.probe.params is None for each in scored)
             of_them = f", {outside} of them without parameters, as this space cannot express them" if outside else ""
-            yield f"{what}: {len(kept)} of {len(self._complete)} trials are taken over with their scores{of_them}"
+            yield f"{what}: {len(scored)} of {len(self._complete)} trials are taken over with their scores{of_them}"
         if again:
             why = "; ".join(self._differences) or "another machine, other libraries, or features that are not stored"
             yield f"{what}: the best {len(again)} merges are rendered anew, as their scores do not hold here ({why})"
         if left_out:
             yield f"{what}: {left_out} trials are left out, as they need a LoRA or VAE that this study does not have"
-        if not kept and not again:
+        if not scored and not again:
             yield f"{what}: nothing but its parents is of use here, and they are rendered anew"
 
 
 class Adoption:
-    """Another study's trials as those of a new one.
+    """The trials of another study as trials of a new one.
 
     Args:
         complete: of the other study.
@@ -180,7 +181,7 @@ class Adoption:
     def recipe(self, trial: StoredTrial) -> Recipe | None:
         """Return the recipe over the new study's files; None if it needs a LoRA or a VAE that is not among them."""
         try:
-            return adopted(trial.recipe, self._blueprint)
+            return adopt(trial.recipe, self._blueprint)
         except RecipeError:
             return None
 

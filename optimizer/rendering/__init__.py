@@ -1,1 +1,1 @@
-"""A checkpoint becomes a live diffusers pipeline, and the suite becomes images."""
+"""Rendering of the suite with a live diffusers pipeline over a resident merge."""

@@ -1,63 +1,57 @@
-"""How many images a device can denoise and decode at once: learned when it runs out of memory, and kept.
+"""Limits on how many images a device denoises and decodes at once, found when it runs out of memory.
 
-A render's last bits depend on what shares its batch. So a trial in which a limit was lowered is rendered from its
-beginning, unless no image that the limit is for was made yet: its renders follow from the recipe and the limits alone,
-and the limits are recorded with it.
+A render's last bits depend on the other images of its batch. If a limit is lowered during a trial, the trial is
+therefore rendered again from the beginning, unless no image that the limit concerns was rendered yet. So the renders
+depend on the recipe and the limits alone, and the limits are recorded with the trial.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import cast
 
-from studies.records.batch_limits import Batched, Size
+from studies.records.batch_limits import Batched, BatchLimit, Size
 
 
-class BatchReduced(Exception):  # noqa: N818 - asks for another attempt
-    """A limit was lowered: render again, from the trial's beginning."""
+class BatchReduced(Exception):  # noqa: N818 - a request to try again, not an error
+    """A signal that a limit was lowered, and the trial must be rendered again from the beginning."""
 
 
 @dataclass(slots=True)
 class BatchLimits:
-    """Images of a size that may go through the U-Net or the VAE at once; what is not named has no limit.
+    """How many images of a size may go through the U-Net or the VAE at once.
 
     Attributes:
-        on_lowered: told the component, the size, the new limit and why.
+        most: (component, size) -> images; without an entry there is no limit.
+        on_lowered: called with the new limit and the reason.
     """
 
     most: dict[tuple[Batched, Size], int] = field(default_factory=dict)
-    on_lowered: Callable[[Batched, Size, int, str], None] = lambda _component, _size, _most, _reason: None
+    on_lowered: Callable[[BatchLimit, str], None] = lambda _limit, _reason: None
 
     def of(self, component: Batched) -> Mapping[Size, int]:
-        """The limits of one component."""
+        """Return the limits of one component, by size."""
         return {size: most for (name, size), most in self.most.items() if name == component}
 
     def lower(self, component: Batched, size: Size, failed: int, reason: str) -> None:
-        """Half of what failed."""
-        self.most[component, size] = -(-failed // 2)
-        self.on_lowered(component, size, self.most[component, size], reason)
+        """Set a limit to half of the number of images that failed, rounded up.
 
-    def adopt(self, known: Mapping[tuple[Batched, Size], int]) -> None:
-        """Limits that others have found; the lower one holds."""
-        for key, most in known.items():
-            self.most[key] = min(most, self.most.get(key, most))
+        Args:
+            failed: images that did not fit into the memory.
+            reason: error message, for `on_lowered`.
+        """
+        limit = BatchLimit(component=component, size=size, images=-(-failed // 2))
+        self.most[component, size] = limit.images
+        self.on_lowered(limit, reason)
 
-    def __str__(self) -> str:
-        """`512x512 4, 1024x1024 2, vae 1024x1024 1`: the U-Net's have no name."""
-        rows = sorted(self.most.items())
-        return ", ".join(
-            f"{'' if component == 'unet' else f'{component} '}{width}x{height} {most}"
-            for (component, (width, height)), most in rows
-        )
+    def adopt(self, others: Iterable[BatchLimit]) -> None:
+        """Apply limits that other workers have found; of two limits, the lower one holds."""
+        for limit in others:
+            key = (limit.component, limit.size)
+            self.most[key] = min(limit.images, self.most.get(key, limit.images))
 
-    @classmethod
-    def parse(cls, text: str) -> BatchLimits:
-        """What `str` gives."""
-        found = cls()
-        for row in text.split(", ") if text else ():
-            *named, size, most = row.split(" ")
-            width, height = map(int, size.split("x"))
-            component = cast("Batched", named[0]) if named else "unet"
-            found.most[component, (width, height)] = int(most)
-        return found
+    @property
+    def known(self) -> tuple[BatchLimit, ...]:
+        """All limits, sorted."""
+        limits = (BatchLimit(component=name, size=size, images=images) for (name, size), images in self.most.items())
+        return tuple(sorted(limits))

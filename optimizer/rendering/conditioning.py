@@ -1,14 +1,14 @@
-"""The input channels that inpainting and instruction models take after the noise, for a suite of texts alone.
+"""The extra input channels of inpainting and instruction models, for a suite that has only prompts.
 
-A suite has no picture to change, so these models are rendered as text-to-image programs render them:
+A suite has no image to edit, so these models are rendered as text-to-image programs render them:
 
-- inpainting (noise, mask, latents of the masked image): everything is masked (1), and what is left of the image is
-  mid-grey (0 in [-1, 1]) through the VAE, as A1111 does (modules/processing.py, txt2img_image_conditioning). The order
-  is that of diffusers' StableDiffusionInpaintPipeline and of the original inpainting model.
+- inpainting (noise, mask, latents of the masked image): everything is masked (1), and the masked image is mid-grey
+  (0 in [-1, 1]), encoded by the VAE, as A1111 does (modules/processing.py, txt2img_image_conditioning). The order is
+  that of diffusers' StableDiffusionInpaintPipeline and of the original inpainting model.
 - instruction (InstructPix2Pix: noise, latents of the image): the image's latents are zeros, as in ComfyUI without an
-  image (comfy/model_base.py, class IP2P). Guidance is the usual one, by text.
+  image (comfy/model_base.py, class IP2P). Guidance is by text, as usual.
 
-Where A1111 draws from the VAE's posterior, its mode is taken here, so that every trial sees the same channels.
+A1111 samples from the VAE's posterior. Here its mode is used, so that every trial gets the same channels.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ UNetKind = Literal["text", "inpainting", "instruction"]
 
 
 def unet_kind(unet_channels: int, latent_channels: int) -> UNetKind:
-    """What a U-Net was made for, by its input channels.
+    """Return what a U-Net was trained for, by its number of input channels.
 
     Raises:
-        RenderError: it takes something that a suite does not have, such as a depth map.
+        RenderError: it needs an input that a suite does not have, such as a depth map.
     """
     kinds: dict[int, UNetKind] = {
         latent_channels: "text",
@@ -40,9 +40,9 @@ def unet_kind(unet_channels: int, latent_channels: int) -> UNetKind:
         2 * latent_channels: "instruction",
     }
     if unet_channels not in kinds:
-        wanted = ", ".join(f"{count} ({kind})" for count, kind in kinds.items())
+        supported = ", ".join(f"{count} ({kind})" for count, kind in kinds.items())
         raise RenderError(
-            f"the U-Net takes {unet_channels} input channels, a suite can be rendered with {wanted}: "
+            f"the U-Net takes {unet_channels} input channels, a suite can be rendered with {supported}: "
             "use a text-to-image, inpainting or instruction model"
         )
     return kinds[unet_channels]
@@ -50,9 +50,13 @@ def unet_kind(unet_channels: int, latent_channels: int) -> UNetKind:
 
 @torch.inference_mode()
 def image_channels(kind: UNetKind, vae: AutoencoderKL, width: int, height: int, dtype: torch.dtype) -> Tensor | None:
-    """Channels that follow the noise [1, c, height / 8, width / 8], or None for a text-to-image model.
+    """Return the channels that follow the noise [1, c, height / 8, width / 8]; None for a text-to-image model.
 
-    Those of an inpainting model depend on the VAE's weights as they are now.
+    Those of an inpainting model depend on the VAE's present weights.
+
+    Args:
+        width, height: of the image, in pixels.
+        dtype: of the result.
     """
     if kind == "text":
         return None
@@ -66,9 +70,9 @@ def image_channels(kind: UNetKind, vae: AutoencoderKL, width: int, height: int, 
 
 @contextmanager
 def appended(unet: UNet2DConditionModel, channels: Tensor | None) -> Iterator[None]:
-    """Within it, every sample the U-Net gets [n, latent channels, h, w] is followed by `channels` [1, c, h, w].
+    """Append `channels` [1, c, h, w] to every sample that the U-Net gets [n, latent channels, h, w] inside the block.
 
-    They join after the scheduler has scaled the sample, and are the same with and without the prompt.
+    They are appended after the scheduler has scaled the sample, and are the same with and without the prompt.
     """
     if channels is None:
         yield

@@ -11,15 +11,27 @@ from search_spaces.blocks import Architecture
 
 
 def unet_config(shapes: Shapes, architecture: Architecture) -> dict[str, Any]:
-    """Arguments of the U-Net's class. Raises CheckpointError where a tensor is missing."""
+    """Return the arguments of the U-Net's class.
+
+    Raises:
+        CheckpointError: a tensor is missing.
+    """
     return model_family(architecture).unet_config(shapes)
 
 
 def vae_config(shapes: Shapes, architecture: Architecture) -> dict[str, Any]:
-    """Arguments of the VAE's class. Raises CheckpointError where a tensor is missing."""
+    """Return the arguments of the VAE's class.
+
+    Raises:
+        CheckpointError: a tensor is missing.
+    """
     return model_family(architecture).vae_config(shapes)
 
 
 def text_configs(shapes: Shapes, architecture: Architecture) -> dict[Component, dict[str, Any]]:
-    """Arguments of each text encoder's configuration. Raises CheckpointError where a tensor is missing."""
+    """Return the arguments of each text encoder's configuration.
+
+    Raises:
+        CheckpointError: a tensor is missing.
+    """
     return model_family(architecture).text_configs(shapes)

@@ -1,4 +1,4 @@
-"""Contact sheets: what a person looks at."""
+"""Contact sheets: the images of one trial, or of several side by side, on one picture."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-CELL = 128  # pixels a picture takes on a sheet, its longer side
+CELL = 128  # longer side of a picture on a sheet, in pixels
 MARGIN = 8
 CAPTION_LINES = 2
 FONT_SIZE = 11
@@ -20,17 +20,22 @@ INK, PAPER = "#202124", "#ffffff"
 
 
 def to_picture(image: Tensor) -> Image.Image:
-    """uint8 [3, h, w] as a PIL image."""
+    """Convert a uint8 [3, h, w] image to a PIL image."""
     return Image.merge("RGB", [Image.fromarray(channel) for channel in image.contiguous().numpy()])
 
 
-def reduced(image: Tensor) -> Tensor:
-    """A uint8 [3, h, w] image as small as a sheet shows it, to be kept until there is one."""
-    return torch.from_numpy(np.array(_fitted(image))).permute(2, 0, 1)
+def thumbnail(image: Tensor) -> Tensor:
+    """Shrink a uint8 [3, h, w] image to its size on a sheet, so that it takes little memory until then."""
+    return torch.from_numpy(np.array(_scaled_to_cell(image))).permute(2, 0, 1)
 
 
 def contact_sheet(title: str, images: Sequence[Tensor], captions: Sequence[str]) -> Image.Image:
-    """One trial: every item in a grid, its prompt below it."""
+    """Draw one trial: every item in a grid, with its prompt below.
+
+    Args:
+        images: uint8 [3, h, w], in item order.
+        captions: one for each image.
+    """
     columns = min(8, len(images))
     cell_height = CELL + CAPTION_LINES * (FONT_SIZE + 3) + MARGIN
     rows = -(-len(images) // columns)
@@ -38,7 +43,7 @@ def contact_sheet(title: str, images: Sequence[Tensor], captions: Sequence[str])
     for index, (image, caption) in enumerate(zip(images, captions, strict=True)):
         x = MARGIN + index % columns * (CELL + MARGIN)
         y = _title_height() + index // columns * cell_height
-        _place(sheet, image, x, y)
+        _paste(sheet, image, x, y)
         _caption(sheet, caption, x, y + CELL + 2)
     return sheet
 
@@ -46,27 +51,28 @@ def contact_sheet(title: str, images: Sequence[Tensor], captions: Sequence[str])
 def comparison_sheet(
     title: str, columns: Sequence[tuple[str, Sequence[Tensor]]], captions: Sequence[str], *, blocks: int = 2
 ) -> Image.Image:
-    """Several trials side by side, one row an item: parent A | parent B | best.
+    """Draw several trials side by side, one row for each item: parent A | parent B | best.
 
     Args:
-        columns: (heading, images in item order).
-        blocks: how many such tables stand beside each other, to keep the sheet from getting long.
+        columns: (heading, images in item order) of each trial.
+        captions: one for each row.
+        blocks: into how many tables side by side the rows are divided, which keeps the sheet from getting too long.
     """
-    label = 110
-    width = label + len(columns) * (CELL + MARGIN) + MARGIN
+    caption_width = 110
+    width = caption_width + len(columns) * (CELL + MARGIN) + MARGIN
     rows = -(-len(captions) // blocks)
     top = _title_height() + TITLE_SIZE + MARGIN
     sheet = _paper(blocks * width + MARGIN, top + rows * (CELL + MARGIN), title)
     draw, heading_font = ImageDraw.Draw(sheet), _font(FONT_SIZE + 2)
     for block in range(blocks):
         for column, (heading, _) in enumerate(columns):
-            x = MARGIN + block * width + label + column * (CELL + MARGIN)
+            x = MARGIN + block * width + caption_width + column * (CELL + MARGIN)
             draw.text((x, _title_height()), heading, fill=INK, font=heading_font)
     for index, caption in enumerate(captions):
         x, y = MARGIN + index // rows * width, top + index % rows * (CELL + MARGIN)
         _caption(sheet, caption, x, y + CELL // 2 - FONT_SIZE, width=15, lines=5)
         for column, (_, images) in enumerate(columns):
-            _place(sheet, images[index], x + label + column * (CELL + MARGIN), y)
+            _paste(sheet, images[index], x + caption_width + column * (CELL + MARGIN), y)
     return sheet
 
 
@@ -78,7 +84,7 @@ def _paper(width: int, height: int, title: str) -> Image.Image:
 
 @cache
 def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    """Pillow's own font; it is unpacked anew at every request."""
+    """Return Pillow's own font; cached, because Pillow unpacks it at every call."""
     return ImageFont.load_default(size)
 
 
@@ -86,13 +92,13 @@ def _title_height() -> int:
     return TITLE_SIZE + 2 * MARGIN
 
 
-def _place(sheet: Image.Image, image: Tensor, x: int, y: int) -> None:
-    picture = _fitted(image)
+def _paste(sheet: Image.Image, image: Tensor, x: int, y: int) -> None:
+    picture = _scaled_to_cell(image)
     sheet.paste(picture, (x + (CELL - picture.width) // 2, y))
 
 
-def _fitted(image: Tensor) -> Image.Image:
-    """With its longer side as long as a cell's; a far larger image is averaged to about twice that first, for speed."""
+def _scaled_to_cell(image: Tensor) -> Image.Image:
+    """Scale the longer side to `CELL`; for speed, a far larger image is first averaged to about twice that size."""
     picture = to_picture(image)
     scale = CELL / max(picture.size)
     size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))

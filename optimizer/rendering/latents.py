@@ -1,6 +1,7 @@
-"""Between a VAE's latents and those its U-Net was trained on: one factor, and for Playground 2.5 a mean and deviation.
+"""Scaling between a VAE's latents and those on which its U-Net was trained.
 
-diffusers keeps the numbers in the VAE's configuration (`scaling_factor`, `latents_mean`, `latents_std`).
+It is one factor, and for Playground 2.5 also a mean and a standard deviation for each channel. diffusers keeps the
+numbers in the VAE's configuration (`scaling_factor`, `latents_mean`, `latents_std`).
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ PLAYGROUND_SCALE = 0.5  # ComfyUI: comfy/latent_formats.py; diffusers: PLAYGROUN
 
 
 def latent_config(prediction: Prediction) -> dict[str, Any]:
-    """What a prediction changes in the VAE's configuration."""
+    """Return the arguments of the VAE's class that depend on the prediction."""
     if prediction.latents is None:
         return {}
     statistics = prediction.latents
@@ -25,7 +26,7 @@ def latent_config(prediction: Prediction) -> dict[str, Any]:
 
 
 def to_unet(latents: Tensor, vae: AutoencoderKL) -> Tensor:
-    """VAE latents [n, c, h, w] as the U-Net knows them: (z - mean) * scale / std."""
+    """Scale the VAE's latents [n, c, h, w] to the U-Net's: (z - mean) * scale / std."""
     scale: float = vae.config.scaling_factor
     statistics = _statistics(latents, vae)
     if statistics is None:
@@ -35,7 +36,7 @@ def to_unet(latents: Tensor, vae: AutoencoderKL) -> Tensor:
 
 
 def to_vae(latents: Tensor, vae: AutoencoderKL) -> Tensor:
-    """The inverse of `to_unet`: z * std / scale + mean."""
+    """Scale the U-Net's latents [n, c, h, w] to the VAE's, the inverse of `to_unet`: z * std / scale + mean."""
     scale: float = vae.config.scaling_factor
     statistics = _statistics(latents, vae)
     if statistics is None:
@@ -45,7 +46,7 @@ def to_vae(latents: Tensor, vae: AutoencoderKL) -> Tensor:
 
 
 def _statistics(latents: Tensor, vae: AutoencoderKL) -> tuple[Tensor, Tensor] | None:
-    """Mean and deviation, each [1, c, 1, 1]."""
+    """Return mean and standard deviation, each [1, c, 1, 1]; None if the VAE has none."""
     if vae.config.latents_mean is None:
         return None
     mean, std = (

@@ -22,34 +22,37 @@ from search_spaces.families.registry import titles
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LiveModels:
-    """What renders. Parameters change under it with every merge; the modules stay the same objects."""
+    """The modules that render. Every merge changes their parameters in place; the modules stay the same objects."""
 
     architecture: Architecture
     unet: UNet2DConditionModel
     vae: AutoencoderKL
     text_encoders: Mapping[Component, Any]  # transformers' models, in the order in which the family reads them
     prediction: Prediction  # what the U-Net's output means
-    in_turns: bool = False  # whether only what was asked for by `use` may compute
-    use: Callable[..., None] = lambda *_: None  # ResidentModel.use: names the components that compute next
+    in_turns: bool = False  # whether only components in `use` have values
+    use: Callable[..., None] = lambda *_: None  # ResidentModel.use: called with the components that compute next
 
 
 def live_dtypes(device: torch.device, dtype: torch.dtype) -> Mapping[Component, torch.dtype]:
-    """What each component computes in, where U-Net and text encoders are to compute in a dtype.
+    """Return the dtype in which each component computes.
 
-    A CPU computes in float32. So does the autoencoder everywhere: SDXL's overflows in float16 (a known fault of its
-    weights), and so do some that SD1.5 models come with, of which every image would be NaN. Beside float16 that costs
+    A CPU computes in float32. So does the VAE on every device: SDXL's overflows in float16 (a known fault of its
+    weights), and so do some VAEs of SD1.5 models, whose images would all be NaN. Compared with float16, that costs
     SD1.5 0.17 GB for the weights (84 million), and 1.07 GB instead of 0.54 while an image of 512 x 512 is decoded.
+
+    Args:
+        dtype: of U-Net and text encoders on devices other than a CPU.
     """
     texts = {name for architecture in Architecture for name in text_encoders(architecture)}
-    computing = torch.float32 if device.type == "cpu" else dtype
-    return {**dict.fromkeys((UNET, *sorted(texts)), computing), VAE: torch.float32}
+    compute_dtype = torch.float32 if device.type == "cpu" else dtype
+    return {**dict.fromkeys((UNET, *sorted(texts)), compute_dtype), VAE: torch.float32}
 
 
 def build_models(resident: ResidentModel, prediction: Prediction = EPSILON) -> LiveModels:
-    """Modules over a resident merge's live tensors; no weight is copied.
+    """Build modules over a resident merge's live tensors, without copying a weight.
 
     Args:
-        prediction: what the merge predicts (`agreed_prediction`); the tensors' shapes do not tell.
+        prediction: what the merge predicts, from `agreed_prediction`; it cannot be read off the tensors' shapes.
 
     Raises:
         CheckpointError: a component or a tensor of one is missing, or the shapes fit no known model.
@@ -70,21 +73,25 @@ def build_models(resident: ResidentModel, prediction: Prediction = EPSILON) -> L
 
 
 def _attach(module: nn.Module, resident: ResidentModel, component: Component) -> None:
-    """Replace a module's meta parameters by the resident views."""
+    """Replace a module's meta parameters by the resident views.
+
+    Raises:
+        CheckpointError: names or shapes do not fit.
+    """
     names = {name for name, _ in module.named_parameters()}
     views = dict(resident.parameters(component))
     if not any(name.startswith("text_model.") for name in names):  # transformers 5.2 dropped the level for CLIP-L
         views = {name.removeprefix("text_model."): view for name, view in views.items()}
     missing, unknown = sorted(names - views.keys()), sorted(views.keys() - names)
     if missing or unknown:
-        what = f"lacks {missing[0]}" if missing else f"has {unknown[0]}, which the model does not"
+        difference = f"lacks {missing[0]}" if missing else f"has {unknown[0]}, which the model does not"
         raise CheckpointError(
-            f"the {component} {what} ({len(missing)} missing, {len(unknown)} unknown): "
+            f"the {component} {difference} ({len(missing)} missing, {len(unknown)} unknown): "
             f"this is not a plain {titles('or')} checkpoint"
         )
     try:
         module.load_state_dict(views, strict=False, assign=True)
-    except RuntimeError as error:  # a shape that the module's configuration does not expect
+    except RuntimeError as error:  # a shape differs from the module's configuration
         reason = str(error).splitlines()[-1].strip()
         raise CheckpointError(f"the {component} is not a plain {titles('or')} model: {reason}") from error
     for name, buffer in list(module.named_buffers()):

@@ -1,18 +1,18 @@
-"""What a U-Net's output means, read off the markers its checkpoint carries.
+"""What a U-Net's output means, read from the markers in its checkpoint.
 
 Notation: x0 the clean latents, n unit noise, sigma the noise level of x = x0 + sigma * n.
 
 - epsilon: the output is n (Stable Diffusion 1.5, SDXL).
-- v: the output is (n - sigma * x0) / sqrt(sigma**2 + 1), after Salimans and Ho, arXiv:2202.00512. With a zero terminal
-  SNR the noise schedule is rescaled so that its last step holds nothing but noise (Lin et al., arXiv:2305.08891).
-- EDM: x0 = c_skip * x + c_out * output with Karras et al.'s preconditioning (arXiv:2206.00364, table 1), the noise
-  level told as log(sigma) / 4. CosXL has sigma_data 1 and c_out negated, so that its output is v; Playground 2.5 has
-  sigma_data 0.5, and latents shifted and scaled per channel.
+- v: the output is (n - sigma * x0) / sqrt(sigma**2 + 1), after Salimans and Ho, arXiv:2202.00512. With zero terminal
+  SNR the noise schedule is rescaled so that its last step is pure noise (Lin et al., arXiv:2305.08891).
+- EDM: x0 = c_skip * x + c_out * output with Karras et al.'s preconditioning (arXiv:2206.00364, table 1); the U-Net gets
+  the noise level as log(sigma) / 4. CosXL has sigma_data 1 and c_out negated, so that its output is v; Playground 2.5
+  has sigma_data 0.5, and latents shifted and scaled per channel.
 
 Markers are top-level keys: `v_pred`, `ztsnr`, `edm_vpred.sigma_max` and `.sigma_min`, `edm_mean` and `edm_std`.
-They, their order and the numbers below are those of ComfyUI (comfy/supported_models.py, class SDXL, and
+The keys, their precedence and the numbers below are those of ComfyUI (comfy/supported_models.py, class SDXL, and
 comfy/model_sampling.py); diffusers agrees (loaders/single_file_utils.py for Playground 2.5, the EDMEulerScheduler of
-stabilityai/cosxl). A marker outweighs the metadata, which many tools write without looking at the model.
+stabilityai/cosxl). A marker takes precedence over the metadata, which many tools write without regard to the model.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from studies.spec.suite import SuiteSettings
 
 Kind = Literal["epsilon", "v"]
 
-# `prediction_type` is Stability AI's model metadata standard, `predict_key` what ComfyUI writes in its place.
+# `prediction_type` is the key of Stability AI's model metadata standard; ComfyUI writes `predict_key` instead.
 METADATA_KEYS = ("modelspec.prediction_type", "modelspec.predict_key")
 METADATA_KINDS: dict[str, Kind] = {"epsilon": "epsilon", "v": "v", "v_prediction": "v"}
 
@@ -40,7 +40,7 @@ PLAYGROUND_SIGMA_DATA = 0.5
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EdmRange:
-    """The noise levels an EDM model was trained for, and the deviation its preconditioning takes the data to have."""
+    """The noise levels on which an EDM model was trained, and the standard deviation of the data that it assumes."""
 
     sigma_min: float
     sigma_max: float
@@ -49,7 +49,7 @@ class EdmRange:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LatentStatistics:
-    """What a model takes off its VAE's latents and divides them by, one number a channel."""
+    """Mean and standard deviation by which a model normalises its VAE's latents, one number for each channel."""
 
     mean: tuple[float, ...]
     std: tuple[float, ...]
@@ -59,21 +59,21 @@ class LatentStatistics:
 class Prediction:
     """What a model predicts, and on which noise schedule."""
 
-    kind: Kind = "epsilon"  # as `modelspec.prediction_type` spells it, which knows nothing of EDM
-    zero_snr: bool = False  # only with kind v and without EDM
+    kind: Kind = "epsilon"  # as `modelspec.prediction_type` has it, in which EDM has no value of its own
+    zero_snr: bool = False  # zero terminal SNR; only with kind v and without EDM
     edm: EdmRange | None = None  # None: the 1000 steps of Stable Diffusion
     latents: LatentStatistics | None = None  # Playground 2.5 only
 
     @property
     def name(self) -> str:
-        """What must be the same in all parents."""
+        """The name of the prediction, which must be the same for all parents."""
         if self.edm is None:
             return "v_prediction" if self.kind == "v" else "epsilon"
         return "EDM v_prediction" if self.kind == "v" else "EDM"
 
     @property
-    def words(self) -> str:
-        """For people, one line."""
+    def description(self) -> str:
+        """One line for the user."""
         if self.edm is not None:
             return f"{self.name}, sigma {self.edm.sigma_min:g} to {self.edm.sigma_max:g}"
         return f"{self.name}, zero terminal SNR" if self.zero_snr else self.name
@@ -83,24 +83,24 @@ EPSILON = Prediction()
 
 
 def markers_of(prediction: Prediction) -> frozenset[str] | None:
-    """Which of `MARKERS` a file has that predicts this; None for EDM models, which have markers of their own."""
+    """Return which of `MARKERS` a file with this prediction has; None for EDM models, which have other markers."""
     if prediction.edm is not None:
         return None
-    marked = {"v_pred": prediction.kind == "v", "ztsnr": prediction.zero_snr}
-    return frozenset(key for key, there in marked.items() if there)
+    present = {"v_pred": prediction.kind == "v", "ztsnr": prediction.zero_snr}
+    return frozenset(key for key, is_present in present.items() if is_present)
 
 
 def prediction_of(checkpoint: Checkpoint) -> Prediction:
-    """What a file says its model predicts; one without any marker predicts noise.
+    """Read what a file's model predicts; without any marker it predicts noise.
 
     Raises:
-        CheckpointError: a marker is damaged, contradicts another, or names a prediction that is not known.
+        CheckpointError: a marker is damaged, contradicts another, or names an unknown prediction.
     """
-    return _edm_of(checkpoint) or _plain(checkpoint)
+    return _edm_prediction(checkpoint) or _plain_prediction(checkpoint)
 
 
 def prediction_or_problem(checkpoint: Checkpoint) -> Prediction | str:
-    """As `prediction_of`; what is wrong, in one line, where a file's marks cannot be understood."""
+    """Return `prediction_of` a file, or its error message where the file's markers are damaged or contradictory."""
     try:
         return prediction_of(checkpoint)
     except CheckpointError as error:
@@ -108,13 +108,17 @@ def prediction_or_problem(checkpoint: Checkpoint) -> Prediction | str:
 
 
 def modelspec_kind(first: Checkpoint) -> str | None:
-    """What a merge says in `modelspec.prediction_type`: what A predicts; where that is unclear, what A says there."""
-    found = prediction_or_problem(first)
-    return first.metadata.get(METADATA_KEYS[0]) if isinstance(found, str) else found.kind
+    """Return a merge's `modelspec.prediction_type`: what A predicts, or, where that is unclear, A's own value."""
+    prediction = prediction_or_problem(first)
+    return first.metadata.get(METADATA_KEYS[0]) if isinstance(prediction, str) else prediction.kind
 
 
-def _plain(checkpoint: Checkpoint) -> Prediction:
-    """Of a model that is not marked as EDM."""
+def _plain_prediction(checkpoint: Checkpoint) -> Prediction:
+    """Read the prediction of a model that is not marked as EDM.
+
+    Raises:
+        CheckpointError: markers contradict each other, or name an unknown prediction.
+    """
     kind = "v" if "v_pred" in checkpoint.tensors else _kind_in_metadata(checkpoint)
     zero_snr = "ztsnr" in checkpoint.tensors
     if zero_snr and kind == "epsilon":
@@ -126,65 +130,80 @@ def _plain(checkpoint: Checkpoint) -> Prediction:
 
 
 def agreed_prediction(parents: Sequence[Checkpoint], suite: SuiteSettings) -> Prediction:
-    """What a merge of these parents predicts: what the suite says, else what all the parents say.
+    """Return what a merge of these parents predicts: what the suite says, else what all parents' markers say.
 
     Raises:
-        ParentsDifferError: they say different things, and the suite does not decide.
-        CheckpointError: a parent's markers make no sense.
-        RenderError: the suite asks for what the models cannot do.
+        ParentsDifferError: the markers differ, and the suite does not decide.
+        CheckpointError: a parent's markers are damaged or contradictory.
+        RenderError: the suite's settings do not fit the models.
     """
-    found = _shared(parents) if suite.prediction == "auto" else _stated(parents[0], suite)
-    if suite.zero_snr is True and (found.kind != "v" or found.edm is not None):
+    prediction = _common_prediction(parents) if suite.prediction == "auto" else _stated_prediction(parents[0], suite)
+    if suite.zero_snr is True and (prediction.kind != "v" or prediction.edm is not None):
         raise RenderError(
-            f"`suite: {{zero_snr: true}}` needs v_prediction, {parents[0].path.name} predicts {found.name}: "
+            f"`suite: {{zero_snr: true}}` needs v_prediction, {parents[0].path.name} predicts {prediction.name}: "
             "leave the key out, or write `prediction: v_prediction` too if a marker is missing"
         )
-    if found.kind == "epsilon" or found.edm is not None:
-        return found
-    zero_snr = _shared_zero_snr(parents) if suite.zero_snr == "auto" else suite.zero_snr
-    return Prediction(kind=found.kind, zero_snr=zero_snr)
+    if prediction.kind == "epsilon" or prediction.edm is not None:
+        return prediction
+    zero_snr = _common_zero_snr(parents) if suite.zero_snr == "auto" else suite.zero_snr
+    return Prediction(kind=prediction.kind, zero_snr=zero_snr)
 
 
-def _shared(parents: Sequence[Checkpoint]) -> Prediction:
-    found = [_of_parent(parent) for parent in parents]
-    names = letters(len(parents))
-    for letter, parent, other in zip(names, parents, found, strict=True):
-        if other.name != found[0].name:
+def _common_prediction(parents: Sequence[Checkpoint]) -> Prediction:
+    """Return what all parents predict, by their markers.
+
+    Raises:
+        ParentsDifferError: they differ.
+        CheckpointError: a parent's markers are damaged or contradictory.
+    """
+    first, *_ = predictions = [_parent_prediction(parent) for parent in parents]
+    for letter, parent, prediction in zip(letters(len(parents)), parents, predictions, strict=True):
+        if prediction.name != first.name:
             raise ParentsDifferError(
-                f"parents must predict the same: A ({parents[0].path.name}) predicts {found[0].name}, "
-                f"{letter} ({parent.path.name}) {other.name}, by their markers; use parents of one kind, or, where a "
-                "marker is missing, say it with `suite: {prediction: v_prediction}` (or `epsilon`)"
+                f"parents must predict the same: A ({parents[0].path.name}) predicts {first.name}, "
+                f"{letter} ({parent.path.name}) {prediction.name}, by their markers; use parents of one kind, or, "
+                "where a marker is missing, say it with `suite: {prediction: v_prediction}` (or `epsilon`)"
             )
-    return found[0]
+    return first
 
 
-def _of_parent(parent: Checkpoint) -> Prediction:
-    special = _edm_of(parent)
-    if special is not None:
-        return special
+def _parent_prediction(parent: Checkpoint) -> Prediction:
+    edm = _edm_prediction(parent)
+    if edm is not None:
+        return edm
     try:
-        return _plain(parent)
+        return _plain_prediction(parent)
     except CheckpointError as error:
         advice = "say what it predicts with `suite: {prediction: v_prediction}` (or `epsilon`)"
         raise CheckpointError(f"{error}; {advice}") from error
 
 
-def _stated(first: Checkpoint, suite: SuiteSettings) -> Prediction:
-    special = _edm_of(first)
-    if special is not None:
+def _stated_prediction(first: Checkpoint, suite: SuiteSettings) -> Prediction:
+    """Return the suite's prediction.
+
+    Raises:
+        RenderError: parent A is an EDM model, for which there is no such setting.
+    """
+    edm = _edm_prediction(first)
+    if edm is not None:
         raise RenderError(
-            f"{first.path.name} is marked as an {special.name} model, `suite: {{prediction: {suite.prediction}}}` "
+            f"{first.path.name} is marked as an {edm.name} model, `suite: {{prediction: {suite.prediction}}}` "
             "cannot render it: leave the key out"
         )
     return Prediction(kind="v" if suite.prediction == "v_prediction" else "epsilon")
 
 
-def _shared_zero_snr(parents: Sequence[Checkpoint]) -> bool:
+def _common_zero_snr(parents: Sequence[Checkpoint]) -> bool:
+    """Return whether all parents are marked for zero terminal SNR.
+
+    Raises:
+        ParentsDifferError: only some are.
+    """
     marked = [parent for parent in parents if "ztsnr" in parent.tensors]
     if marked and len(marked) < len(parents):
-        bare = next(parent for parent in parents if "ztsnr" not in parent.tensors)
+        unmarked = next(parent for parent in parents if "ztsnr" not in parent.tensors)
         raise ParentsDifferError(
-            f"{marked[0].path.name} is marked ztsnr (zero terminal SNR), {bare.path.name} is not: "
+            f"{marked[0].path.name} is marked ztsnr (zero terminal SNR), {unmarked.path.name} is not: "
             "say which holds for the merge with `suite: {zero_snr: true}` (or `false`)"
         )
     return bool(marked)
@@ -205,7 +224,12 @@ def _kind_in_metadata(checkpoint: Checkpoint) -> Kind:
     return "epsilon"
 
 
-def _edm_of(checkpoint: Checkpoint) -> Prediction | None:
+def _edm_prediction(checkpoint: Checkpoint) -> Prediction | None:
+    """Read the prediction of a model that is marked as EDM; None for others.
+
+    Raises:
+        CheckpointError: a marker is damaged.
+    """
     keys = checkpoint.tensors
     if "edm_mean" in keys or "edm_std" in keys:
         edm = EdmRange(sigma_min=SIGMA_MIN, sigma_max=PLAYGROUND_SIGMA_MAX, sigma_data=PLAYGROUND_SIGMA_DATA)
@@ -240,7 +264,11 @@ def _statistics(checkpoint: Checkpoint) -> LatentStatistics:
 
 
 def _numbers(checkpoint: Checkpoint, key: str, count: int) -> tuple[float, ...]:
-    """A marker's values; CheckpointError unless there are `count` finite ones."""
+    """Return a marker's values.
+
+    Raises:
+        CheckpointError: there are not exactly `count` finite ones.
+    """
     if key not in checkpoint.tensors:
         raise CheckpointError(f"{checkpoint.path.name} lacks {key}, which its other EDM markers need: fetch it again")
     values = tuple(float(value) for value in checkpoint.tensor(key).flatten().tolist())

@@ -1,4 +1,4 @@
-"""Prompts become text embeddings, kept for as long as the text encoders stay the same."""
+"""Text embeddings of prompts, cached for as long as the text encoders are unchanged."""
 
 from __future__ import annotations
 
@@ -18,45 +18,45 @@ TEXT_BATCH = 64
 
 @dataclass(frozen=True, slots=True)
 class Embedding:
-    """One prompt as the U-Net wants it."""
+    """The embedding of one prompt, as the U-Net reads it."""
 
     tokens: Tensor  # [tokens, width]
-    pooled: Tensor | None  # [width of the pooled text], where the family has it
+    pooled: Tensor | None  # [width of the pooled text], if the family uses it
 
 
 @dataclass
 class PromptEncoder:
-    """Embeds prompts with the live text encoders and remembers the results until `forget`."""
+    """The live text encoders, with a cache of embeddings."""
 
     models: LiveModels
-    clip_skip: int  # 1: the last layer; 2: the one before it; counted as A1111 counts
-    _known: dict[str, Embedding] = field(default_factory=dict)
+    clip_skip: int  # layer to read, counted as A1111 counts: 1 is the last, 2 the one before it
+    _cache: dict[str, Embedding] = field(default_factory=dict)
 
     def forget(self) -> None:
-        """Call when a text encoder's weights have changed."""
-        self._known.clear()
+        """Empty the cache, which is required when a text encoder's weights have changed."""
+        self._cache.clear()
 
     @torch.inference_mode()
     def embed(self, prompts: Iterable[str]) -> dict[str, Embedding]:
-        """Embeddings of the given prompts; only those not known yet are computed."""
+        """Return the embeddings of prompts; those not in the cache are computed."""
         prompts = list(dict.fromkeys(prompts))
-        new = [prompt for prompt in prompts if prompt not in self._known]
+        new = [prompt for prompt in prompts if prompt not in self._cache]
         if new:
             self.models.use("text_encoder", "text_encoder_2")
         for start in range(0, len(new), TEXT_BATCH):
             batch = new[start : start + TEXT_BATCH]
-            self._known.update(zip(batch, self._encode(batch), strict=True))
-        return {prompt: self._known[prompt] for prompt in prompts}
+            self._cache.update(zip(batch, self._encode(batch), strict=True))
+        return {prompt: self._cache[prompt] for prompt in prompts}
 
     def _encode(self, prompts: Sequence[str]) -> list[Embedding]:
         models = self.models
-        found = model_family(models.architecture).embed(
+        embedded = model_family(models.architecture).embed(
             prompts, models.text_encoders, self.clip_skip, models.unet.device
         )
-        pooled = [None] * len(prompts) if found.pooled is None else list(found.pooled)
-        return [Embedding(*pair) for pair in zip(found.tokens, pooled, strict=True)]
+        pooled = [None] * len(prompts) if embedded.pooled is None else list(embedded.pooled)
+        return [Embedding(*pair) for pair in zip(embedded.tokens, pooled, strict=True)]
 
 
 def token_count(prompt: str) -> int:
-    """Tokens of a prompt with its start and end mark; CLIP reads the first 77."""
+    """Count a prompt's tokens, including start and end token; CLIP reads the first 77."""
     return clip.token_count(prompt, clip_tokenizer())

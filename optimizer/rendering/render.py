@@ -1,4 +1,4 @@
-"""Render the suite with whatever merge is live."""
+"""Render the suite with the merge that is live."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ from scorers.memory import lacks_memory
 from studies.records.batch_limits import Batched, Size
 from studies.spec.suite import SuiteItem, SuiteSettings
 
-# Decoded at once: one image of 1024 x 1024 or four of 512 x 512 take 4.3 GB in float32, more than the U-Net takes for
-# a batch, and occupy a GPU wholly already; a CPU gains nothing by more than one of 512 x 512.
+# Pixels decoded at once. One image of 1024 x 1024, or four of 512 x 512, take 4.3 GB in float32, more than the U-Net
+# needs for a batch, and already occupy a whole GPU; a CPU gains nothing from more than one image of 512 x 512.
 DECODE_PIXELS, CPU_DECODE_PIXELS = 1024 * 1024, 512 * 512
 
 T = TypeVar("T")
@@ -38,34 +38,37 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Render:
-    """One image of the suite."""
+    """An image of the suite."""
 
-    image: Tensor  # uint8 [3, h, w] on the CPU: what is scored and saved
-    fault: str | None  # why it is no picture, if it is none
+    image: Tensor  # uint8 [3, h, w] on the CPU, as it is scored and saved
+    fault: str | None  # why it is degenerate; None if it is not
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Renders:
-    """Those of the suite or of one stage, in item order."""
+    """The renders of the suite or of one stage, in item order."""
 
     renders: tuple[Render, ...]
-    seconds: Mapping[str, float]  # stage -> seconds: text, denoise, decode
+    seconds: Mapping[str, float]  # by step: text, denoise, decode
 
     @property
     def images(self) -> tuple[Tensor, ...]:
+        """The images, uint8 [3, h, w] each."""
         return tuple(render.image for render in self.renders)
 
     @property
     def faults(self) -> tuple[str | None, ...]:
+        """The fault of each image, None where there is none."""
         return tuple(render.fault for render in self.renders)
 
 
 class Renderer:
-    """A diffusers pipeline over live models, and the suite it renders again and again.
+    """A diffusers pipeline over live models, and the suite that it renders for every trial.
 
     Args:
-        stage_size: items of a stage, after each of which a trial may end; None renders everything in one.
-        limits: of batches, known from before.
+        batch_size: images in a batch; None takes `usual_batch`.
+        stage_size: items of a stage, after each of which a trial may be stopped; None renders everything in one stage.
+        limits: of batches, from earlier trials; None starts without limits.
     """
 
     def __init__(
@@ -84,18 +87,21 @@ class Renderer:
         self.encoder = PromptEncoder(models, suite.clip_skip)
         self.pipeline = make_pipeline(models, suite)
         self._kind = unet_kind(models.unet.config.in_channels, models.vae.config.latent_channels)
-        self._channels: dict[Size, Tensor | None] = {}  # what follows the noise
-        self._decoded: set[Size] = set()  # sizes of which images were decoded since the beginning
+        self._channels: dict[Size, Tensor | None] = {}  # extra input channels, which follow the noise
+        self._decoded: set[Size] = set()  # sizes of the images decoded so far in this trial
 
     def text_changed(self) -> None:
-        """Call after a merge that changed a text encoder."""
+        """Drop cached embeddings, which is required after a merge that changed a text encoder."""
         self.encoder.forget()
 
     def render(self, on_batch: Callable[[int], None] | None = None) -> Renders:
-        """Render every item; `on_batch` is called with the number of images done so far.
+        """Render every item.
+
+        Args:
+            on_batch: called after each batch with the number of images done so far.
 
         Raises:
-            TrialFailed: the memory does not take the prompts, a component that takes turns, or a single image.
+            TrialFailed: there is too little memory for the prompts, a component, or a single image.
         """
         while True:
             try:
@@ -116,22 +122,26 @@ class Renderer:
         return Renders(renders=tuple(done[item.index] for item in self.items), seconds=dict(seconds))
 
     def render_stages(self, on_batch: Callable[[int], None] | None = None) -> Iterator[Renders]:
-        """Render the `stages` in their order, each of them when it is asked for.
+        """Render the `stages` in order, each when the iterator is advanced.
+
+        Args:
+            on_batch: called after each batch with the number of images done so far.
 
         Raises:
-            BatchReduced: the memory was too small for a batch, and the next ones will be smaller: begin again. Where it
-                was too small for decoding only, and no image of the size was decoded yet, fewer are decoded instead.
+            BatchReduced: a batch did not fit into the memory, and its limit was lowered: render again from the
+                beginning. If only decoding failed, and no image of the size was decoded yet, decoding continues in
+                smaller groups instead.
             TrialFailed: not even a single image fits into the memory.
         """
         start = time.perf_counter()
-        self._channels.clear()  # they follow the VAE, which a merge may have changed
+        self._channels.clear()  # they depend on the VAE, which a merge may have changed
         self._decoded.clear()
         prompts = self.encoder.embed(text for item in self.items for text in (item.prompt, item.negative))
-        text, count = time.perf_counter() - start, 0
+        text_seconds, count = time.perf_counter() - start, 0
         for items in self.stages:
             done: dict[int, Render] = {}
-            seconds = {"text": text, "denoise": 0.0, "decode": 0.0}
-            text = 0.0  # all prompts were embedded before the first stage
+            seconds = {"text": text_seconds, "denoise": 0.0, "decode": 0.0}
+            text_seconds = 0.0  # all prompts were embedded before the first stage
             for group in self._groups(items):
                 for batch, images in self._render_group(group, prompts, seconds):
                     done.update(zip((item.index for item in batch), images, strict=True))
@@ -141,28 +151,36 @@ class Renderer:
             yield Renders(renders=tuple(done[item.index] for item in items), seconds=seconds)
 
     def _groups(self, items: Sequence[SuiteItem]) -> Iterator[list[list[SuiteItem]]]:
-        """Batches that are denoised before the first of them is decoded: all, where U-Net and VAE take turns."""
-        every = list(batches(items, self.batch_size, self.limits.of("unet")))
+        """Yield groups of batches, each denoised before any of it is decoded: one group if U-Net and VAE take turns."""
+        all_batches = list(batches(items, self.batch_size, self.limits.of("unet")))
         if self.models.in_turns:
-            yield every
+            yield all_batches
         else:
-            yield from ([batch] for batch in every)
+            yield from ([batch] for batch in all_batches)
 
     def _render_group(
         self, group: Sequence[list[SuiteItem]], prompts: Mapping[str, Embedding], seconds: dict[str, float]
     ) -> Iterator[tuple[list[SuiteItem], list[Render]]]:
-        """Each batch; adds to the seconds of `denoise` and `decode`. Raises as `render_stages`."""
+        """Yield (batch, its renders), and add to the seconds of `denoise` and `decode`.
+
+        Raises:
+            BatchReduced, TrialFailed: as for `render_stages`.
+        """
         with _timed(seconds, "denoise"):
             for size in dict.fromkeys(map(_size, group)):
-                self._image_channels(*size)  # of all sizes first: they need the VAE, which may have to leave
+                self._image_channels(*size)  # for all sizes first, because they need the VAE, which may be released
             latents = [self._denoise_all(batch, prompts) for batch in group]
-        for batch, some in zip(group, latents, strict=True):
+        for batch, batch_latents in zip(group, latents, strict=True):
             with _timed(seconds, "decode"):
-                images = self._decode_all(some, _size(batch))
+                images = self._decode_all(batch_latents, _size(batch))
             yield batch, images
 
     def _denoise_all(self, batch: Sequence[SuiteItem], prompts: Mapping[str, Embedding]) -> Tensor:
-        """`_denoise`; raises as `render_stages`."""
+        """Denoise a batch: `_denoise` within the memory.
+
+        Raises:
+            BatchReduced, TrialFailed: as for `render_stages`.
+        """
         channels = self._image_channels(*_size(batch))
         self.models.use("unet")
         compute = partial(self._denoise, batch, prompts, channels)
@@ -172,7 +190,11 @@ class Renderer:
         return latents
 
     def _decode_all(self, latents: Tensor, size: Size) -> list[Render]:
-        """A batch, decoded in groups that fit; raises as `render_stages`."""
+        """Decode a batch in groups that fit into the memory.
+
+        Raises:
+            BatchReduced, TrialFailed: as for `render_stages`.
+        """
         self.models.use("vae")
         usual = min(decoded_at_once(*size, latents.device), len(latents))
         while True:
@@ -181,14 +203,20 @@ class Renderer:
             if images is not None:
                 self._decoded.add(size)
                 return images
-            if size in self._decoded:  # in larger groups: the same images, but for their last bits
+            if size in self._decoded:  # earlier images were decoded in larger groups, and may differ in the last bits
                 raise BatchReduced
 
     def _within_memory(self, component: Batched, size: Size, count: int, compute: Callable[[], T]) -> T | None:
-        """What is computed for so many images at once; None where memory lacks, and then their limit is lower.
+        """Call `compute`; if memory is exhausted, lower the limit.
+
+        Args:
+            count: images that are computed at once.
+
+        Returns:
+            The result of `compute`; None if memory was exhausted.
 
         Raises:
-            TrialFailed: a single image is too much.
+            TrialFailed: not even a single image fits into the memory.
         """
         try:
             return compute()
@@ -196,35 +224,35 @@ class Renderer:
             if not lacks_memory(error):
                 raise
             reason = first_line(error)
-        # Only here, where the error and all that its frames hold are gone, is there memory again.
+        # Outside the handler, because memory is free again only when the error and the frames that it holds are gone.
         if count == 1:
-            doing = "denoising" if component == "unet" else "decoding"
-            words = f"out of memory {doing} a single image of {size[0]}x{size[1]}: {reason}"
-            raise TrialFailed(words, "out_of_memory")
+            activity = "denoising" if component == "unet" else "decoding"
+            message = f"out of memory {activity} a single image of {size[0]}x{size[1]}: {reason}"
+            raise TrialFailed(message, "out_of_memory")
         if self.models.unet.device.type == "cuda":
             torch.cuda.empty_cache()
         self.limits.lower(component, size, count, reason)
         return None
 
     def _denoise(self, batch: Sequence[SuiteItem], prompts: Mapping[str, Embedding], channels: Tensor | None) -> Tensor:
-        """Final latents [n, latent channels, h / 8, w / 8] of items of one size.
+        """Compute the final latents [n, latent channels, h / 8, w / 8] of items of one size.
 
         Args:
-            channels: what follows the noise, as `image_channels` gives them.
+            channels: extra input channels, from `image_channels`.
         """
         unet, latent_channels = self.models.unet, self.models.vae.config.latent_channels
-        first, generators = zip(*(noise(item, latent_channels) for item in batch), strict=True)
-        wanted = _stack("prompt_embeds", [prompts[item.prompt] for item in batch])
+        initial, generators = zip(*(noise(item, latent_channels) for item in batch), strict=True)
+        embeddings = _stack("prompt_embeds", [prompts[item.prompt] for item in batch])
         if self.suite.cfg > 1:
-            wanted |= _stack("negative_prompt_embeds", [prompts[item.negative] for item in batch])
+            embeddings |= _stack("negative_prompt_embeds", [prompts[item.negative] for item in batch])
         with appended(unet, channels):
             result = self.pipeline(
-                **wanted,
+                **embeddings,
                 width=batch[0].width,
                 height=batch[0].height,
                 num_inference_steps=self.suite.steps,
                 guidance_scale=self.suite.cfg,
-                latents=torch.stack(first).to(unet.device, unet.dtype),
+                latents=torch.stack(initial).to(unet.device, unet.dtype),
                 generator=list(generators),
                 output_type="latent",
             )
@@ -233,6 +261,7 @@ class Renderer:
         return latents
 
     def _image_channels(self, width: int, height: int) -> Tensor | None:
+        """Return the extra input channels for images of a size, cached for as long as the VAE is unchanged."""
         size = (width, height)
         if size not in self._channels:
             if self._kind == "inpainting":
@@ -242,32 +271,34 @@ class Renderer:
 
     @torch.inference_mode()
     def _decode(self, latents: Tensor, at_once: int) -> list[Render]:
-        """Images are checked and rounded where they are decoded: of the float pixels nothing leaves the device."""
-        vae, images, measured = self.models.vae, list[Tensor](), list[Tensor]()
+        """Decode latents [n, c, h / 8, w / 8] in groups of `at_once`; check and round the images on the device."""
+        vae, images, measurements = self.models.vae, list[Tensor](), list[Tensor]()
         for group in torch.split(to_vae(latents.to(vae.dtype), vae), at_once):
             pixels = (vae.decode(group).sample.float() / 2 + 0.5).clamp(0, 1)
-            measured.append(measure(pixels))
+            measurements.append(measure(pixels))
             images.append(to_bytes(pixels))
-        found = faults(torch.cat(measured))
-        return [Render(image=image, fault=fault) for image, fault in zip(torch.cat(images).cpu(), found, strict=True)]
+        image_faults = faults(torch.cat(measurements))
+        return [
+            Render(image=image, fault=fault) for image, fault in zip(torch.cat(images).cpu(), image_faults, strict=True)
+        ]
 
 
 def to_bytes(pixels: Tensor) -> Tensor:
-    """uint8 in 0..255, rounded, of floating point in 0..1; NaN becomes 0."""
+    """Convert floating-point pixels in 0..1 to uint8 in 0..255, rounded; NaN becomes 0."""
     return (pixels.nan_to_num(0) * 255).round().clamp(0, 255).to(torch.uint8)
 
 
 def decoded_at_once(width: int, height: int, device: torch.device) -> int:
-    """Images of a size that go through the autoencoder together."""
+    """Return how many images of a size the VAE decodes at once, if the memory suffices."""
     pixels = CPU_DECODE_PIXELS if device.type == "cpu" else DECODE_PIXELS
     return max(1, pixels // (width * height))
 
 
 def make_pipeline(models: LiveModels, suite: SuiteSettings) -> Any:
-    """The family's diffusers pipeline; it is handed embeddings and latents, so it needs no tokenizer.
+    """Build the family's diffusers pipeline, without tokenizers: it is given embeddings and latents.
 
     Raises:
-        RenderError: the suite's scheduler, steps or clip skip do not fit, or the U-Net takes unknown channels.
+        RenderError: as for `check_suite`.
     """
     scheduler = check_suite(
         suite,
@@ -284,16 +315,21 @@ def make_pipeline(models: LiveModels, suite: SuiteSettings) -> Any:
 def check_suite(
     suite: SuiteSettings, *, prediction: Prediction, unet_channels: int, latent_channels: int, text_layers: int
 ) -> Any:
-    """The suite's scheduler, if a model of these sizes can render the suite at all.
+    """Return the suite's scheduler, after checking that a model of these sizes can render the suite.
+
+    Args:
+        unet_channels: the U-Net's input channels.
+        latent_channels: of the VAE.
+        text_layers: layers of the text encoder that has fewest.
 
     Raises:
-        RenderError: the U-Net takes unknown channels, or scheduler, steps or clip skip do not fit.
+        RenderError: input channels, latent statistics, scheduler, steps or clip skip do not fit.
     """
     unet_kind(unet_channels, latent_channels)
     if prediction.latents is not None and len(prediction.latents.mean) != latent_channels:
         raise RenderError(
             f"edm_mean and edm_std are for {len(prediction.latents.mean)} latent channels, the VAE has "
-            f"{latent_channels}: the markers are not this model's, use the original file"
+            f"{latent_channels}: the markers belong to another model, use the original file"
         )
     if suite.clip_skip > text_layers:
         raise RenderError(
@@ -308,7 +344,11 @@ def check_suite(
 
 
 def _stack(name: str, embeddings: Sequence[Embedding]) -> dict[str, Tensor]:
-    """Pipeline arguments for a batch's embeddings: [n, 77, width], and [n, p] where the model pools text."""
+    """Return pipeline arguments for a batch's embeddings: [n, 77, width], and [n, p] where the model pools text.
+
+    Args:
+        name: of the pipeline's argument.
+    """
     arguments = {name: torch.stack([embedding.tokens for embedding in embeddings])}
     pooled = [embedding.pooled for embedding in embeddings if embedding.pooled is not None]
     if pooled:
@@ -321,14 +361,14 @@ def _size(batch: Sequence[SuiteItem]) -> Size:
 
 
 @contextmanager
-def _timed(seconds: dict[str, float], stage: str) -> Iterator[None]:
-    """Count the seconds of what is done inside."""
+def _timed(seconds: dict[str, float], step: str) -> Iterator[None]:
+    """Add the wall time of the block to `seconds[step]`."""
     start = time.perf_counter()
     yield
-    seconds[stage] += time.perf_counter() - start
+    seconds[step] += time.perf_counter() - start
 
 
 def _wait_for(tensor: Tensor) -> None:
-    """A GPU computes behind our back; timings need it to be done."""
+    """Wait until a GPU has computed a tensor, so that its time is measured; GPU work is asynchronous."""
     if tensor.is_cuda:
         torch.cuda.synchronize(tensor.device)

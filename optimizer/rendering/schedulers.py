@@ -1,12 +1,12 @@
-"""Schedulers by the names people know, on the noise schedule that a model was trained with.
+"""Schedulers by their usual names, on the noise schedule with which a model was trained.
 
-Models that predict v take every scheduler. A zero terminal SNR needs a rescaled schedule whose first step is the very
-last one (trailing spacing), as Lin et al., arXiv:2305.08891, section 3, have it. Their guidance rescale is left out:
-A1111, Forge and ComfyUI render such models without it unless asked, and images should be those their users see.
+Models that predict v work with every scheduler. Zero terminal SNR needs a rescaled schedule, and sampling from the last
+training step on (trailing spacing): Lin et al., arXiv:2305.08891, section 3. Their guidance rescale is not used:
+A1111, Forge and ComfyUI render such models without it by default, and images should be those that their users see.
 
-EDM models have schedulers of their own. Names without `karras` space the noise levels evenly in the number the model is
-told, log(sigma) / 4 (diffusers calls that exponential); it is what stabilityai/cosxl asks for, and what the names mean
-for other models: even steps of the model's own time.
+EDM models have schedulers of their own. Names without `karras` space the noise levels evenly in the number that the
+model gets, log(sigma) / 4 (diffusers calls that exponential). stabilityai/cosxl is configured that way, and it matches
+what the names mean for other models: even steps of the model's own time.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ SCHEDULERS: Mapping[SchedulerName, Callable[..., Any]] = {
 }
 
 
-NO_ZERO_SNR: frozenset[SchedulerName] = frozenset({"heun"})  # diffusers' has no rescaled schedule
+NO_ZERO_SNR: frozenset[SchedulerName] = frozenset({"heun"})  # diffusers offers no rescaled schedule for it
 ZERO_SNR = {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
 
 EXPONENTIAL, KARRAS = {"sigma_schedule": "exponential"}, {"sigma_schedule": "karras"}
@@ -69,10 +69,10 @@ EDM_SCHEDULERS: Mapping[SchedulerName, Callable[..., Any]] = {
 
 
 def make_scheduler(name: SchedulerName, prediction: Prediction = EPSILON) -> Any:
-    """A new diffusers scheduler.
+    """Create a diffusers scheduler.
 
     Raises:
-        RenderError: the scheduler cannot render models with this prediction; those that can are named.
+        RenderError: it cannot render models with this prediction; the message names those that can.
     """
     predicts = {"prediction_type": "v_prediction" if prediction.kind == "v" else "epsilon"}
     if prediction.edm is not None:

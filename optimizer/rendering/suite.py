@@ -1,7 +1,7 @@
-"""The suite's items on their way through the pipeline: stages, groups of one size, cut into batches, with their noise.
+"""The suite's items in the order of rendering: stages, divided into batches of one size, and each item's noise.
 
-An item's noise comes from a CPU generator seeded with the item's seed: it depends on nothing else, so it is the
-same in every trial, on every device, in every batch and order.
+An item's noise comes from a CPU generator with the item's seed. It depends on nothing else, so it is the same in every
+trial, on every device, and in every batch and order.
 """
 
 from __future__ import annotations
@@ -16,38 +16,38 @@ from torch import Tensor
 
 from studies.spec.suite import SuiteItem, SuiteSettings
 
-LATENT_FACTOR = 8  # pixels a latent cell covers, in SD1.5 and SDXL alike
+LATENT_FACTOR = 8  # side of the square of pixels that a latent cell covers, in SD1.5 and SDXL
 
 
 def stages(suite: SuiteSettings, size: int | None) -> tuple[tuple[SuiteItem, ...], ...]:
-    """Groups of items after each of which a trial may end, in item order within each; every item once.
+    """Divide the items into stages, after each of which a trial may be stopped; in item order within each stage.
 
-    A render's last bits depend on what shares its batch, and a batch never crosses a stage: so what was rendered is
-    the same whether a trial goes on or not. The shuffle follows from the suite alone, by a hash, which unlike a
-    random generator is the same in every version of every library.
+    A render's last bits depend on the other images of its batch, and a batch never spans two stages. So renders are the
+    same whether a trial continues or not. The shuffle depends on the suite alone: it uses a hash, because a random
+    generator may change with a library's version.
 
     Args:
-        size: items of a stage, the last may have fewer; None renders everything in one stage.
+        size: items of a stage, of which the last may have fewer; None renders everything in one stage.
     """
     items = suite.items()
     if size is None:
         return (items,)
     digest = suite.digest
     shuffled = sorted(items, key=lambda item: hashlib.sha256(f"{digest} {item.index}".encode()).digest())
-    cuts = [shuffled[start : start + size] for start in range(0, len(shuffled), size)]
-    return tuple(tuple(sorted(cut, key=lambda item: item.index)) for cut in cuts)
+    chunks = [shuffled[start : start + size] for start in range(0, len(shuffled), size)]
+    return tuple(tuple(sorted(chunk, key=lambda item: item.index)) for chunk in chunks)
 
 
 def batches(
     items: Sequence[SuiteItem], batch_size: int | None, most: Mapping[tuple[int, int], int] = MappingProxyType({})
 ) -> Iterator[list[SuiteItem]]:
-    """Items of one size together, in batches; every item once.
+    """Divide items into batches of one size; every item is in exactly one.
 
     Args:
-        batch_size: images at once; None takes what fits a usual GPU: 8 at 512 x 512, more when smaller.
-        most: (width, height) -> images at once that fit this one.
+        batch_size: images in a batch; None takes `usual_batch`.
+        most: (width, height) -> limit of this device; no limit for other sizes.
     """
-    by_size = sorted(items, key=lambda item: (item.width, item.height))  # stable: order within a size stays
+    by_size = sorted(items, key=lambda item: (item.width, item.height))  # stable: keeps the order within a size
     for (width, height), group in groupby(by_size, key=lambda item: (item.width, item.height)):
         same = list(group)
         size = batch_size or usual_batch(width, height)
@@ -57,11 +57,12 @@ def batches(
 
 
 def usual_batch(width: int, height: int) -> int:
+    """Return how many images fit an average GPU: 8 at 512 x 512, more if they are smaller, at most 64."""
     return max(1, min(64, 8 * 512 * 512 // (width * height)))
 
 
 def noise(item: SuiteItem, channels: int) -> tuple[Tensor, torch.Generator]:
-    """First latent noise [channels, h / 8, w / 8] float32, and the generator for what a sampler draws later."""
+    """Return initial latent noise [channels, h / 8, w / 8] float32, and the generator of later noise."""
     generator = torch.Generator("cpu").manual_seed(item.seed)
     shape = (channels, item.height // LATENT_FACTOR, item.width // LATENT_FACTOR)
     return torch.randn(shape, generator=generator), generator

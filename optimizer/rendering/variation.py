@@ -1,7 +1,7 @@
-"""How far apart two renders of one item are on this machine: not at all on one that repeats itself.
+"""The difference between two renders of one item on this machine, which is 0 where rendering is deterministic.
 
-A GPU may not: kernels that add in the order in which threads arrive, or that are chosen anew by timing, give other last
-bits, and sampling makes more of them.
+On a GPU it may not be: kernels that add in the order in which threads finish, or that are chosen by timing, change the
+last bits, and sampling amplifies the change.
 """
 
 from __future__ import annotations
@@ -16,26 +16,26 @@ from studies.spec.suite import SuitePrompt, SuiteSettings
 
 @torch.inference_mode()
 def render_variation(renderer: Renderer) -> float:
-    """Render the suite's first item twice with what is live, and measure how far apart the two are.
+    """Render the suite's first item twice with the live models, and measure the difference.
 
     Returns:
-        `grey_levels` of the two; 0 if they are equal.
+        `grey_levels` of the two images; 0 if they are equal.
 
     Raises:
-        NoMemoryError: there is no memory for a single image.
+        NoMemoryError: there is too little memory for a single image.
     """
-    again = Renderer(renderer.models, first_item(renderer.suite), batch_size=1)
+    one_item = Renderer(renderer.models, first_item(renderer.suite), batch_size=1)
     try:
-        (one,) = again.render().images
-        again.text_changed()  # the prompt is embedded twice, too
-        (other,) = again.render().images
+        (first,) = one_item.render().images
+        one_item.text_changed()  # so that the prompt is embedded twice, too
+        (second,) = one_item.render().images
     except TrialFailed as error:
         raise NoMemoryError(str(error)) from error
-    return grey_levels(one, other)
+    return grey_levels(first, second)
 
 
 def first_item(suite: SuiteSettings) -> SuiteSettings:
-    """The suite with its first item alone."""
+    """Return the suite reduced to its first item."""
     item = suite.items()[0]
     prompt = SuitePrompt(
         prompt=item.prompt, negative=item.negative, seeds=(item.seed,), sizes=((item.width, item.height),)
@@ -44,5 +44,5 @@ def first_item(suite: SuiteSettings) -> SuiteSettings:
 
 
 def grey_levels(one: Tensor, other: Tensor) -> float:
-    """Mean absolute difference of two uint8 [3, h, w] images, in grey levels: 0 to 255."""
+    """Compute the mean absolute difference of two uint8 [3, h, w] images, in grey levels: 0 to 255."""
     return float((one.to(torch.int16) - other.to(torch.int16)).abs().float().mean())

@@ -1,1 +1,1 @@
-"""A study made ready to run: files found and checked, memory estimated, models and scorers loaded."""
+"""Prepare a study to run: find and check its files, estimate its memory, load its models and scorers."""

@@ -17,10 +17,10 @@ from studies.spec.rendering import RenderSettings
 
 
 def choose_device(name: str) -> torch.device:
-    """Choose the device that a spec asks for. `auto` is a CUDA device that works, else Apple's, else the CPU.
+    """Choose the device that a spec asks for: `auto` is a working CUDA device, else Apple's, else the CPU.
 
     Raises:
-        RenderError: the device is not there, or cannot compute.
+        RenderError: the device is missing or cannot compute.
     """
     if name == "auto":
         return usual_device()
@@ -34,11 +34,11 @@ def render_dtype(settings: RenderSettings, device: torch.device, saved: torch.dt
     """Return the dtype in which the U-Net and the text encoders compute.
 
     Args:
-        saved: the dtype in which most of the merge's U-Net is saved. `auto` renders bfloat16 as such on a card that
-            has it, because it holds numbers that float16 cannot. An exported file leads to the same choice.
+        saved: the dtype in which most of the merge's U-Net is saved. `auto` renders bfloat16 in bfloat16 on a card
+            that supports it, because it holds numbers that float16 cannot. An exported file leads to the same choice.
 
     Raises:
-        RenderError: a CPU is asked for another dtype than float32.
+        RenderError: the spec asks a CPU for a dtype other than float32.
     """
     if settings.dtype == "auto":
         half = torch.bfloat16 if saved == torch.bfloat16 and _has_bfloat16(device) else torch.float16
@@ -49,17 +49,17 @@ def render_dtype(settings: RenderSettings, device: torch.device, saved: torch.dt
 
 
 def _has_bfloat16(device: torch.device) -> bool:
-    """Since Ampere; older cards only imitate it, slowly."""
+    """Return whether the card computes in bfloat16: Ampere and later do, older cards emulate it slowly."""
     return device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)
 
 
-def computes_in(
+def component_dtypes(
     ingredients: Ingredients, settings: RenderSettings, device: torch.device, export_dtype: DtypeName | None
 ) -> Mapping[Component, torch.dtype]:
     """Return the dtype in which each component of a merge computes."""
-    architecture, saved = ingredients.parents.architecture, Counter[torch.dtype]()
+    architecture, elements = ingredients.parents.architecture, Counter[torch.dtype]()
     for key, info in ingredients.tensors.items():
         if any(view.component == "unet" for view in live_views(key, architecture, len(info.shape))):
-            saved[ingredients.saved_dtype(key, export_dtype)] += info.size
-    most = max(saved, key=lambda dtype: saved[dtype], default=torch.float16)
-    return live_dtypes(device, render_dtype(settings, device, most))
+            elements[ingredients.saved_dtype(key, export_dtype)] += info.size
+    most_used = max(elements, key=lambda dtype: elements[dtype], default=torch.float16)
+    return live_dtypes(device, render_dtype(settings, device, most_used))

@@ -1,4 +1,4 @@
-"""The parents' contents: their sha256, and in which places they do not differ."""
+"""The parents' contents: their sha256, and the places in which they are equal."""
 
 from __future__ import annotations
 
@@ -20,37 +20,34 @@ def hash_parents(
     *,
     trust_times: bool = True,
 ) -> tuple[ParentFile, ...]:
-    """Hash each parent. A file whose size and time are known is not read again, unless times are not trusted.
+    """Hash each parent.
+
+    Args:
+        known: the parents as they were hashed before.
+        progress: called with the bytes of each chunk that was read.
+        trust_times: whether a known file is taken as unchanged if its size and modification time are.
 
     Raises:
-        StudyChangedError: a known parent has another content now.
+        StudyChangedError: a known parent has changed.
     """
     files = []
-    before = {parent.letter: parent for parent in known}
+    by_letter = {parent.letter: parent for parent in known}
     for letter, checkpoint in zip(letters(len(plan.checkpoints)), plan.checkpoints, strict=True):
-        size, changed = checkpoint.size_bytes, checkpoint.mtime_ns
-        old = before.get(letter)
-        unchanged = trust_times and old is not None and (old.bytes, old.mtime_ns) == (size, changed)
+        size, mtime_ns = checkpoint.size_bytes, checkpoint.mtime_ns
+        old = by_letter.get(letter)
+        unchanged = trust_times and old is not None and (old.bytes, old.mtime_ns) == (size, mtime_ns)
         digest = old.sha256 if old and unchanged else checkpoint.hash(progress)
         if old is not None and digest != old.sha256:
             raise StudyChangedError(
                 f"parent {letter} ({checkpoint.path}) is not the file the study began with: sha256 {digest[:10]}... "
                 f"instead of {old.sha256[:10]}...; put the old file back, or start a new study"
             )
-        files.append(
-            ParentFile(
-                letter=letter,
-                path=checkpoint.path,
-                sha256=digest,
-                bytes=size,
-                mtime_ns=changed,
-            )
-        )
+        files.append(ParentFile(letter=letter, path=checkpoint.path, sha256=digest, bytes=size, mtime_ns=mtime_ns))
     return tuple(files)
 
 
 def equal_places(plan: Plan) -> frozenset[str]:
-    """Find the frozen places, often the VAE, in which all parents hold the same bytes, so that no ratio matters."""
+    """Find the frozen places, often the VAE, in which all parents are equal, so that their ratio has no effect."""
     parents = plan.ingredients.parents
     fixed = {place for place, slot, _ in plan.space.fixed if slot in plan.space.ratio_slots}
     different: set[str] = set()

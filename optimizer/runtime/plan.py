@@ -1,4 +1,4 @@
-"""A spec understood: its files opened by their headers, and everything checked that can be before models are loaded."""
+"""A spec with its files opened by their headers, and every check that needs no loaded model."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ from studies.spec.suite import SuiteSettings
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """A spec understood: what would be merged, searched and rendered. Nothing is loaded yet."""
+    """A checked spec with its opened files: what would be merged, searched and rendered; nothing is loaded yet."""
 
     spec: StudySpec
     ingredients: Ingredients
     space: SearchSpace
-    prediction: Prediction  # what the merge predicts
+    prediction: Prediction  # of the merged U-Net
     infos: Mapping[str, ScorerInfo]
-    notes: tuple[str, ...]  # what the user should know, one line each
+    notes: tuple[str, ...]  # for the user, one line each
 
     @property
     def checkpoints(self) -> tuple[Checkpoint, ...]:
@@ -51,7 +51,7 @@ class Plan:
         return Objective.of(self.spec, self.infos)
 
     def blueprint(self, parents: Sequence[ParentFile]) -> Blueprint:
-        """What every trial's recipe has in common."""
+        """Return what the recipes of all trials have in common."""
         spec, files = self.spec, self.ingredients
         return Blueprint(
             architecture=files.parents.architecture,
@@ -68,6 +68,7 @@ class Plan:
 
 
 def recipe_parents(files: Sequence[ParentFile]) -> tuple[Parent, ...]:
+    """Return the parents as a recipe names them."""
     return tuple(Parent(letter=file.letter, name=model_name(file.path), sha256=file.sha256) for file in files)
 
 
@@ -75,7 +76,9 @@ def make_plan(spec: StudySpec) -> Plan:
     """Open the parents' headers and check that everything fits together.
 
     Raises:
-        SpecError, CheckpointError, SpaceError, ScorerError, RecipeError: what does not.
+        CheckpointError: a parent, LoRA or VAE cannot be used, or they do not fit together.
+        RenderError: the models cannot render the suite.
+        SpaceError, ScorerError, RecipeError, SpecError: a part of the spec does not fit them, or the suite.
     """
     checkpoints = tuple(Checkpoint.open(path) for path in spec.parents)
     architecture = checkpoints[0].architecture
@@ -95,12 +98,12 @@ def make_plan(spec: StudySpec) -> Plan:
         _check_final(spec, infos)
     if spec.racing is not None:
         _check_racing(spec.racing, infos)
-    check_options(spec.sampler, space, len(spec.objectives or ("one",)))
+    check_options(spec.sampler, space, objectives=len(spec.objectives or ("objective",)))
     check_recipe_files(spec, architecture)
     notes = [*ingredients.notes, *_prompt_notes(spec.suite, spec.held_out)]
     notes += [note for info in infos.values() for note in info.notes(items)]
     return Plan(
-        # The space as it was understood, so that a preset may change later without changing this study.
+        # The resolved space is stored, so that a preset may change later without changing this study.
         spec=spec.model_copy(update={"space": space.settings}),
         ingredients=ingredients,
         space=space,
@@ -111,11 +114,11 @@ def make_plan(spec: StudySpec) -> Plan:
 
 
 def check_models(ingredients: Ingredients, suite: SuiteSettings, prediction: Prediction) -> None:
-    """Read the models' configurations off the header and check that they can render the suite.
+    """Read the models' configurations off the headers and check that they can render the suite.
 
     Raises:
         CheckpointError: a component is missing.
-        RenderError: scheduler, steps, clip skip or the kind of U-Net do not fit.
+        RenderError: scheduler, steps, clip skip or the kind of U-Net do not fit the suite.
     """
     architecture = ingredients.parents.architecture
     shapes = {key: info.shape for key, info in ingredients.tensors.items()}
@@ -129,7 +132,11 @@ def check_models(ingredients: Ingredients, suite: SuiteSettings, prediction: Pre
 
 
 def _check_final(spec: StudySpec, infos: Mapping[str, ScorerInfo]) -> None:
-    """Raises SuiteImagesError when the held-out suite is too small for a scorer."""
+    """Refuse a final whose suite is too small for a scorer.
+
+    Raises:
+        SuiteImagesError: it has fewer images than a scorer needs.
+    """
     for info in infos.values():
         try:
             info.check_count(len(spec.held_out.items()))
@@ -138,11 +145,15 @@ def _check_final(spec: StudySpec, infos: Mapping[str, ScorerInfo]) -> None:
 
 
 def _check_racing(settings: RacingSettings, infos: Mapping[str, ScorerInfo]) -> None:
-    """Raises SuiteImagesError when the first stage is too small for a scorer."""
+    """Refuse racing whose first stage is too small for a scorer.
+
+    Raises:
+        SuiteImagesError: it has fewer images than a scorer needs.
+    """
     for info in infos.values():
         if settings.batch < info.min_images:
             raise SuiteImagesError(
-                f"racing: scorer {info.name!r} needs at least {info.min_images} images, and the first look is after "
+                f"racing: scorer {info.name!r} needs at least {info.min_images} images, and the first check is after "
                 f"{settings.batch}: use a larger `batch`, or leave racing off"
             )
 
@@ -151,7 +162,7 @@ def _prompt_notes(*suites: SuiteSettings) -> list[str]:
     items = [item for suite in suites for item in suite.items()]
     texts = dict.fromkeys(text for item in items for text in (item.prompt, item.negative))
     return [
-        f"the prompt {text[:40]!r}... has {count} tokens, CLIP reads {CONTEXT} and drops the rest"
+        f"the prompt {text[:40]!r}... has {count} tokens: CLIP reads {CONTEXT} and ignores the rest"
         for text in texts
         if (count := token_count(text)) > CONTEXT
     ]

@@ -1,11 +1,11 @@
-"""What is on a device when: decided from headers and from the memory that is free, before anything is loaded.
+"""What stays on a device and what takes turns there, decided from headers and free memory before anything is loaded.
 
-Each step that makes room costs time, so it is taken only when the ones before it do not make enough:
+Each step that makes room costs time, so it is taken only if the ones before it do not suffice:
 
-    parents leave        they stay in host memory or in their files (merging/engine/placement.py)
-    scorers in turns     a scoring network comes to the device for the images of a trial, and leaves again
-    components in turns  text encoders, U-Net and VAE are merged when they are needed, one after the other
-    smaller batches      as few images at once as fit (rendering/batch_limits.py)
+    parents elsewhere    they stay in host memory or in their files (merging/engine/placement.py)
+    scorers in turns     a scoring network is on the device only while it scores a trial's images
+    components in turns  text encoders, U-Net and VAE are merged one after the other, each when it is needed
+    smaller batches      as many images at once as fit (rendering/batch_limits.py)
 
 None of them changes a score or a weight.
 """
@@ -14,16 +14,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from optimizer.runtime.memory import Need
+from optimizer.runtime.memory import MemoryEstimate
 
 GIB = 1 << 30
-SCORER_BYTES = 3 * GIB  # of scoring networks: CLIP ViT-L/14, which most people use, has 1.7 GB in float32
-WORKSPACE_BYTES = GIB  # of cuDNN: on an H100, decoding 1024 x 1024 in float32 takes 0.9 GB beside the tensors
+SCORER_BYTES = 3 * GIB  # for scoring networks: CLIP ViT-L/14, the usual one, has 1.7 GB in float32
+WORKSPACE_BYTES = GIB  # for cuDNN: on an H100, decoding 1024 x 1024 in float32 takes 0.9 GB beside the tensors
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Residence:
-    """Who stays on the device, and who comes and goes."""
+    """The networks that take turns on the device; all others stay there."""
 
     scorers_in_turns: bool = False
     components_in_turns: bool = False
@@ -32,16 +32,16 @@ class Residence:
         if self.components_in_turns:
             return "text encoders, U-Net, VAE and scorers take turns on the device"
         if self.scorers_in_turns:
-            return "the model stays on the device, scorers come when they score"
+            return "the model stays on the device, scorers are loaded there while they score"
         return "model and scorers stay on the device"
 
 
-def choose_residence(need: Need, free: int | None, *, scorers: bool = True) -> Residence:
-    """The fastest that fits.
+def choose_residence(need: MemoryEstimate, free: int | None, *, scorers: bool = True) -> Residence:
+    """Choose the fastest residence that fits.
 
     Args:
-        free: bytes of the device; None where nobody can tell, and on the host, whose memory is not made room in.
-        scorers: whether scoring networks are yet to be loaded.
+        free: free bytes of the device; None if unknown, and on the host, where nothing takes turns.
+        scorers: whether scoring networks are still to be loaded.
     """
     if need.on_host or free is None:
         return Residence()

@@ -1,4 +1,4 @@
-"""From a plan to a runtime: parents and scorers in memory, and a pipeline over the live model."""
+"""Load a plan's parents and scorers, and build the pipeline on the live model: from a plan to a runtime."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from optimizer.rendering.models import build_models
 from optimizer.rendering.prediction import agreed_prediction
 from optimizer.rendering.render import Renderer
 from optimizer.rendering.variation import render_variation
-from optimizer.runtime.device_choice import choose_device, computes_in
-from optimizer.runtime.memory import Need, memory_to_load, needed, require_memory
+from optimizer.runtime.device_choice import choose_device, component_dtypes
+from optimizer.runtime.memory import MemoryEstimate, estimate_memory, explain_out_of_memory, require_memory
 from optimizer.runtime.parent_files import equal_places
 from optimizer.runtime.plan import Plan
 from optimizer.runtime.residence import Residence, choose_residence
@@ -46,15 +46,15 @@ class Runtime:
     plan: Plan
     parents: tuple[ParentFile, ...]
     blueprint: Blueprint
-    equal_places: frozenset[str]  # in which all parents hold the same bytes
+    equal_places: frozenset[str]  # where all parents hold the same bytes
     probes: tuple[Probe, ...]
     evaluator: Evaluator
     device: torch.device
-    variation: float  # grey levels between two renders of one item of parent A; 0 where the machine repeats itself
+    variation: float  # grey levels between two renders of one item of parent A; 0 if the machine is deterministic
 
     @property
     def infos(self) -> Mapping[str, ScorerInfo]:
-        """Of the built scorers: units may depend on the reference images."""
+        """What the loaded scorers measure: their units may depend on the reference images."""
         return self.plan.infos
 
     @property
@@ -70,7 +70,8 @@ def build_runtime(plan: Plan, parents: Sequence[ParentFile], cache_dir: Path) ->
     """Load parents, pipeline and scorers.
 
     Raises:
-        CheckpointError, RenderError, ScorerError, RecipeError: what cannot be loaded.
+        CheckpointError, RenderError, ScorerError, RecipeError: a part cannot be loaded.
+        NoMemoryError: it does not fit into memory.
     """
     device = choose_device(plan.spec.render.device)
     plan, scorers = load_scorers(plan, parents, device, cache_dir)
@@ -79,7 +80,7 @@ def build_runtime(plan: Plan, parents: Sequence[ParentFile], cache_dir: Path) ->
         plan.ingredients, plan.spec.suite, plan.spec.render, device, plan.spec.export.dtype, plan.spec.racing
     )
     equal = equal_places(plan)
-    plan.ingredients.require_unchanged()  # or what was hashed is not what was loaded
+    plan.ingredients.require_unchanged()  # what was loaded must be what was hashed
     return Runtime(
         plan=plan,
         parents=tuple(parents),
@@ -88,7 +89,7 @@ def build_runtime(plan: Plan, parents: Sequence[ParentFile], cache_dir: Path) ->
         probes=make_probes(plan.spec, plan.space, blueprint, equal),
         evaluator=Evaluator(resident, renderer, scorers, degenerate_limit=plan.spec.render.degenerate_limit),
         device=device,
-        # A CPU repeats itself, and may take minutes for an image.
+        # A CPU is deterministic, and may take minutes for an image.
         variation=0.0 if device.type == "cpu" else render_variation(renderer),
     )
 
@@ -96,7 +97,7 @@ def build_runtime(plan: Plan, parents: Sequence[ParentFile], cache_dir: Path) ->
 def load_scorers(
     plan: Plan, parents: Sequence[ParentFile], device: torch.device, cache_dir: Path
 ) -> tuple[Plan, dict[str, Scorer]]:
-    """Load a study's scorers, and complete its plan as it is stored: recipe files read, units written out.
+    """Load a study's scorers, and complete its plan for the database: with recipe files read and units written out.
 
     Raises:
         ScorerError, RecipeError: weights, references or recipe files cannot be used.
@@ -109,15 +110,15 @@ def load_scorers(
 
 
 def plan_residence(plan: Plan, device: torch.device) -> Residence:
-    """Choose what stays on the device and what takes turns there, with the memory that is free now."""
-    return choose_residence(need_of(plan, device), device_free(device))
+    """Choose what stays on the device and what takes turns there, given its free memory."""
+    return choose_residence(estimate_plan_memory(plan, device), device_free(device))
 
 
-def need_of(plan: Plan, device: torch.device) -> Need:
+def estimate_plan_memory(plan: Plan, device: torch.device) -> MemoryEstimate:
     """Estimate from headers alone how much memory a study takes."""
     spec = plan.spec
-    dtypes = computes_in(plan.ingredients, spec.render, device, spec.export.dtype)
-    return needed(
+    dtypes = component_dtypes(plan.ingredients, spec.render, device, spec.export.dtype)
+    return estimate_memory(
         plan.ingredients,
         spec.suite,
         device,
@@ -136,18 +137,18 @@ def build_scorers(
         in_turns: whether their networks are on the device only while they score.
 
     Raises:
-        ScorerError: weights are missing or wrong, or references too few.
-        NoMemoryError: they did not fit.
+        ScorerError: weights are missing or wrong, or there are too few reference images.
+        NoMemoryError: they do not fit into memory.
     """
     context, scorers = BuildContext(device=str(device), cache_dir=cache_dir, in_turns=in_turns), {}
     for name, entry in spec.scorers.items():
-        with memory_to_load(f"the scorer {name}", device):
+        with explain_out_of_memory(f"the scorer {name}", device):
             scorers[name] = build(entry.kind, parse_settings(entry.kind, entry.options, Path("/")), context)
     return scorers
 
 
 def with_units(spec: StudySpec, infos: Mapping[str, ScorerInfo]) -> StudySpec:
-    """Write every unit of the objective into the spec. It is stored so, and the units cannot change later."""
+    """Write every unit of the objective into the spec, so that the stored study keeps them."""
     if spec.objectives is not None:
         return spec
     terms = {name: term.model_copy(update={"unit": term.unit or infos[name].unit}) for name, term in spec.terms.items()}
@@ -163,23 +164,25 @@ def build_renderer(
     racing: RacingSettings | None = None,
     limits: BatchLimits | None = None,
 ) -> tuple[ResidentModel, Renderer]:
-    """Parents in memory and a pipeline over the live model.
+    """Load the parents and build the pipeline on the live model.
 
     Args:
-        racing: the study's, whether or not anything is to be stopped: it decides which items share a batch.
-        limits: of batches, known from before.
+        racing: the study's settings, even if no trial will be stopped: they decide which items share a batch.
+        limits: batch limits that are known already.
 
     Raises:
-        NoMemoryError: it cannot fit, or did not.
+        NoMemoryError: it does not fit into memory.
     """
     parents = ingredients.parents
-    dtypes = computes_in(ingredients, settings, device, export_dtype)
-    need = needed(ingredients, suite, device, dtypes, export_dtype=export_dtype, batch_size=settings.batch_size)
+    dtypes = component_dtypes(ingredients, settings, device, export_dtype)
+    need = estimate_memory(
+        ingredients, suite, device, dtypes, export_dtype=export_dtype, batch_size=settings.batch_size
+    )
     require_memory(need, device)
-    residence = choose_residence(need, device_free(device), scorers=False)  # which are loaded by now
+    residence = choose_residence(need, device_free(device), scorers=False)  # the scorers are loaded by now
     if residence.components_in_turns:
-        _log.warning("%s has no memory for all of the model at once: %s", device, residence)
-    with memory_to_load("the models", device):
+        _log.warning("the whole model does not fit on %s at once: %s", device, residence)
+    with explain_out_of_memory("the models", device):
         resident = ResidentModel(
             ingredients,
             device=device,

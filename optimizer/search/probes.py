@@ -187,12 +187,12 @@ def _rows_alone(space: SearchSpace, blueprint: Blueprint, letter: str, equal_pla
     for place in places(space.architecture):
         row = []
         for index, slot in enumerate(space.slots):
-            wanted = 0.0 if slot.kind == "lora" else ratios[index]
-            if wanted is None or (slot.kind == "ratio" and place in equal_places):
+            number = 0.0 if slot.kind == "lora" else ratios[index]
+            if number is None or (slot.kind == "ratio" and place in equal_places):
                 low, high = bounds.get((place, index), (slot.default, slot.default))
-                unless_fixed = min(max(slot.default, low), high) if wanted is None else wanted
-                wanted = fixed.get((place, index), unless_fixed)
-            row.append(wanted)
+                unless_fixed = min(max(slot.default, low), high) if number is None else number
+                number = fixed.get((place, index), unless_fixed)
+            row.append(number)
         rows[place] = tuple(row)
     return rows
 

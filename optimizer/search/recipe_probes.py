@@ -13,7 +13,7 @@ from pathlib import Path
 from optimizer.merging.files.checkpoint import model_name
 from search_spaces.blocks import Architecture
 from studies.errors import RecipeError
-from studies.recipe.adoption import adopted
+from studies.recipe.adoption import adopt
 from studies.recipe.blueprint import Blueprint
 from studies.recipe.file import FileEntry, RecipeFile, load_recipe_file
 from studies.recipe.recipe import BakedVae, Parent, Recipe
@@ -67,7 +67,7 @@ def _read(entry: RecipeProbe, spec: StudySpec, blueprint: Blueprint) -> str:
                 f"expected the dtype that the study saves in, {blueprint.dtype or 'as in parent A'}, got {file.dtype}: "
                 "leave `dtype` out, or set the study's `export`"
             )
-        return adopted(_recipe(file, spec, blueprint), blueprint).to_json()
+        return adopt(_recipe(file, spec, blueprint), blueprint).to_json()
     except RecipeError as error:
         raise _in_entry(entry, error) from error
 

@@ -22,7 +22,7 @@ EXPECTED_KEY = "mergetune:expected"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Expectation:
-    """What the model expected of a proposed merge, in the objective's own unit.
+    """The model's expectation of a proposed merge, in the objective's own unit.
 
     The improvement is that over the incumbent, the trial with the best posterior mean. The noise is the standard
     deviation of one trial's objective around the model's noise-free value.

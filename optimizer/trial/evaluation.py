@@ -23,6 +23,7 @@ from scorers.memory import lacks_memory
 from scorers.protocol import Scorer
 from search_spaces.blocks import text_encoders
 from studies.recipe.recipe import Recipe
+from studies.records.batch_limits import BatchLimit
 
 GoOn = Callable[[Sequence[int], Evidence], bool]
 """Decides whether to render the next stage. It is called after each stage but the last, with the items rendered so far,
@@ -38,6 +39,7 @@ class Evaluation:
     scores: Scores
     features: Mapping[str, Tensor]  # set scorer -> [items, d] on the CPU
     seconds: Mapping[str, float]  # stage (merge, text, denoise, decode, score) -> seconds
+    batch_limits: tuple[BatchLimit, ...] = ()  # with which all images were rendered
 
     @property
     def pixels_sha256(self) -> tuple[str, ...]:
@@ -109,7 +111,12 @@ class Evaluator:
             if not go_on(part.items, self.scoring.evidence(scores, part.features)):
                 break
         return Evaluation(
-            items=part.items, images=part.images, scores=scores, features=part.features, seconds=dict(clock.seconds)
+            items=part.items,
+            images=part.images,
+            scores=scores,
+            features=part.features,
+            seconds=dict(clock.seconds),
+            batch_limits=self.renderer.limits.known,
         )
 
     def _merge(self, recipe: Recipe) -> None:

@@ -29,7 +29,7 @@ class Term:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Objective:
-    """What the search maximises or minimises."""
+    """The number, or numbers, that the search maximises or minimises."""
 
     names: tuple[str, ...]  # ("objective",), or the scorers of a multi-objective study
     directions: tuple[Direction, ...]

@@ -1,7 +1,7 @@
-"""What can be wrong in a study database after crashes, restored backups and other programs' hands; and mending it.
+"""Find what is wrong in a study database after crashes, restored backups and changes by other programs, and mend it.
 
-Nothing that a worker will do by itself is a finding: a trial that was given back is run again by the next worker, under
-its number. Nothing is mended that would lose a score.
+What a worker will do by itself is no finding: the next worker runs a trial again that was given back, under the same
+number. Mending never loses a score.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from studies.records.failures import Failure
 from studies.records.study_records import StudyRecords
 from studies.records.values import StoredTrial
 
-ROUNDS = 4  # one mended thing may uncover another: a trial that is failed must then be told to Optuna
+ROUNDS = 4  # mending one thing may uncover another: a trial that is failed now must be reported to Optuna next
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,21 +52,27 @@ class Finding:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Diagnosis:
+    """What was wrong: what is mended by now, and what is left."""
+
     mended: tuple[Finding, ...]
     left: tuple[Finding, ...]
 
 
 def diagnose(database: Database, studies: Sequence[StudyRecords], artifacts: Artifacts, *, mend: bool) -> Diagnosis:
-    """Look through studies and their files, with every worker held off meanwhile, and mend what can be if asked to."""
+    """Look through studies and their files, and mend what can be mended if asked to. No worker writes meanwhile.
+
+    Raises:
+        DatabaseError: another version has changed the tables since they were opened.
+    """
     mended: list[Finding] = []
     with database.exclusive():
         for _ in range(ROUNDS):
             found = list(_findings(database, studies, artifacts))
-            able = [row for row in found if row.mend is not None]
+            able = [finding for finding in found if finding.mend is not None]
             if not mend or not able:
                 break
-            for row in able:
-                row.mend()  # type: ignore[misc]
+            for finding in able:
+                finding.mend()  # type: ignore[misc]
             mended += able
     return Diagnosis(mended=tuple(mended), left=tuple(found))
 
@@ -74,9 +80,9 @@ def diagnose(database: Database, studies: Sequence[StudyRecords], artifacts: Art
 def _findings(database: Database, studies: Sequence[StudyRecords], artifacts: Artifacts) -> Iterator[Finding]:
     alive = registry.live_workers(database)
     for records in studies:
-        study, rows = records.study, stored_trials.load_trials(records)
+        study, trials = records.study, stored_trials.load_trials(records)
         if study.name in optuna.get_all_study_names(storage=database.storage):
-            yield from _Trials(records, rows, alive).findings()
+            yield from _Trials(records, trials, alive).findings()
         else:
             words = (
                 "Optuna's part is gone (deleted in the dashboard?): restore a backup, or start it under another name"
@@ -89,7 +95,10 @@ def _findings(database: Database, studies: Sequence[StudyRecords], artifacts: Ar
 
 
 def _workers(database: Database, alive: frozenset[str]) -> Iterator[Finding]:
-    """Dead workers; those of a trial are removed with it, for they tell that it was not given back."""
+    """Find dead workers, without those that hold a trial.
+
+    The entry of such a worker says that the trial was not given back. It is removed together with that finding.
+    """
     with database.engine.connect() as connection:
         rows = connection.execute(sa.select(tables.workers)).all()
         holding = set(
@@ -107,116 +116,124 @@ def _workers(database: Database, alive: frozenset[str]) -> Iterator[Finding]:
 
 @dataclass(frozen=True, slots=True)
 class _Trials:
-    """One study's trials: our rows against Optuna's."""
+    """The trials of one study, ours compared with Optuna's."""
 
     records: StudyRecords
-    rows: Sequence[StoredTrial]
+    trials: Sequence[StoredTrial]
     alive: frozenset[str]
 
     def findings(self) -> Iterator[Finding]:
-        told = {trial.number: trial for trial in optuna_studies.optuna_trials(self.records)}
-        for row in self.rows:
-            yield from self._of(row, told.get(row.number))
-        last = max((row.number for row in self.rows if row.state != "running"), default=-1)
-        if last >= len(told):
+        """Find what is wrong with the trials."""
+        optunas = {trial.number: trial for trial in optuna_studies.optuna_trials(self.records)}
+        for trial in self.trials:
+            yield from self._compare(trial, optunas.get(trial.number))
+        last = max((trial.number for trial in self.trials if trial.state != "running"), default=-1)
+        if last >= len(optunas):
             words = (
-                f"trials {len(told)} to {last} are not in Optuna's tables: added again from their recipes and scores"
+                f"trials {len(optunas)} to {last} are unknown to Optuna: they are added from their recipes and scores"
             )
             yield Finding(
                 kind="unknown to Optuna",
                 study=self.records.study.name,
                 words=words,
-                mend=lambda: self._add(len(told), last),
+                mend=lambda: self._add(len(optunas), last),
             )
-        known = {row.number for row in self.rows}
-        for number, trial in told.items():
-            if number not in known and trial.state == TrialState.COMPLETE:
-                words = "Optuna has it as complete, we have no scores of it: the search still learns from it"
+        known = {trial.number for trial in self.trials}
+        for number, in_optuna in optunas.items():
+            if number not in known and in_optuna.state == TrialState.COMPLETE:
+                words = "it is complete for Optuna, and its scores are not stored: the search still learns from it"
                 yield self._finding("unknown to us", number, words, None)
 
     def _finding(self, kind: str, number: int, words: str, mend: Callable[[], None] | None) -> Finding:
         return Finding(kind=kind, study=self.records.study.name, trial=number, words=words, mend=mend)
 
-    def _of(self, row: StoredTrial, trial: FrozenTrial | None) -> Iterator[Finding]:
-        if row.state == "running":
-            if row.worker_id not in self.alive:
-                yield from self._abandoned(row, trial)
-        elif trial is not None and not trial.state.is_finished():
-            if row.worker_id not in self.alive:  # or it is about to tell it
-                words = f"it is {row.state}, and still running for Optuna: told"
-                yield self._finding("not told", row.number, words, lambda: self._tell(row, trial))
-        elif trial is not None and (row.state == "failed") != (trial.state == TrialState.FAIL):
-            words = f"it is {row.state} for us and {trial.state.name} for Optuna, which cannot be changed any more"
-            yield self._finding("contradiction", row.number, words, None)
+    def _compare(self, trial: StoredTrial, in_optuna: FrozenTrial | None) -> Iterator[Finding]:
+        if trial.state == "running":
+            if trial.worker_id not in self.alive:
+                yield from self._abandoned(trial, in_optuna)
+        elif in_optuna is not None and not in_optuna.state.is_finished():
+            if trial.worker_id not in self.alive:  # or it is about to tell it
+                words = f"it is {trial.state}, and still running for Optuna: Optuna is told"
+                yield self._finding("not told", trial.number, words, lambda: self._tell(trial, in_optuna))
+        elif in_optuna is not None and (trial.state == "failed") != (in_optuna.state == TrialState.FAIL):
+            words = f"it is {trial.state} here and {in_optuna.state.name} for Optuna, and neither can be changed"
+            yield self._finding("contradiction", trial.number, words, None)
 
-    def _abandoned(self, row: StoredTrial, trial: FrozenTrial | None) -> Iterator[Finding]:
-        """A running trial that nobody works on."""
-        if trial is None:
-            words = "it was begun, and Optuna does not know it: forgotten, and its number is given out again"
-            yield self._finding("unknown to Optuna", row.number, words, lambda: self._forget(row))
-        elif trial.state.is_finished():
-            reason = f"ended by another program: {trial.state.name} for Optuna while its worker was dead"
+    def _abandoned(self, trial: StoredTrial, in_optuna: FrozenTrial | None) -> Iterator[Finding]:
+        """Find what is wrong with a running trial that nobody works on."""
+        if in_optuna is None:
+            words = "it was begun, and Optuna does not know it: it is removed, and its number is given out again"
+            yield self._finding("unknown to Optuna", trial.number, words, lambda: self._forget(trial))
+        elif in_optuna.state.is_finished():
+            reason = f"ended by another program: {in_optuna.state.name} for Optuna while its worker was dead"
             failure = Failure(kind="other", reason=reason)
-            words = f"it is running for us, {trial.state.name} for Optuna, and its worker is dead: failed"
-            yield self._finding("ended elsewhere", row.number, words, lambda: self._fail(row, failure))
-        elif not registry.is_registered(self.records.database, row.worker_id):
+            words = f"it is running here and {in_optuna.state.name} for Optuna, and its worker is dead: it is failed"
+            yield self._finding("ended elsewhere", trial.number, words, lambda: self._fail(trial, failure))
+        elif not registry.is_registered(self.records.database, trial.worker_id):
             return  # given back: the next worker runs it again
-        elif row.attempt > RERUNS:
-            words = f"{row.attempt} workers died over it: failed"
-            yield self._finding("stale trial", row.number, words, lambda: self._fail(row, deaths(row.attempt)))
+        elif trial.attempt > RERUNS:
+            words = f"{trial.attempt} workers died while they worked on it: it is failed"
+            yield self._finding("stale trial", trial.number, words, lambda: self._fail(trial, deaths(trial.attempt)))
         else:
-            words = "its worker is dead: given back, the next worker runs it again"
-            yield self._finding("stale trial", row.number, words, lambda: self._give_back(row))
+            words = "its worker is dead: it is given back, and the next worker runs it again"
+            yield self._finding("stale trial", trial.number, words, lambda: self._give_back(trial))
 
-    def _give_back(self, row: StoredTrial) -> None:
+    def _give_back(self, trial: StoredTrial) -> None:
         with self.records.database.write() as connection:
-            mine = tables.trials.c.id == row.id
-            connection.execute(tables.trials.update().where(mine).values(attempt=row.attempt + 1))
-            connection.execute(tables.workers.delete().where(tables.workers.c.id == row.worker_id))
+            mine = tables.trials.c.id == trial.id
+            connection.execute(tables.trials.update().where(mine).values(attempt=trial.attempt + 1))
+            connection.execute(tables.workers.delete().where(tables.workers.c.id == trial.worker_id))
 
-    def _fail(self, row: StoredTrial, failure: Failure) -> None:
-        stored_trials.fail_trial(self.records, row.number, row.worker_id, failure)
+    def _fail(self, trial: StoredTrial, failure: Failure) -> None:
+        stored_trials.fail_trial(self.records, trial.number, trial.worker_id, failure)
 
-    def _forget(self, row: StoredTrial) -> None:
+    def _forget(self, trial: StoredTrial) -> None:
         with self.records.database.write() as connection:
-            connection.execute(tables.trials.delete().where(tables.trials.c.id == row.id))
+            connection.execute(tables.trials.delete().where(tables.trials.c.id == trial.id))
 
-    def _tell(self, row: StoredTrial, trial: FrozenTrial) -> None:
-        """As a worker tells it; gains and notes follow with the next worker."""
-        state, values = _outcome(row, inside=bool(trial.params))
-        storage, trial_id = self.records.database.storage, trial._trial_id  # noqa: SLF001 - the storage wants it
-        if row.sheet is not None:
-            for key, value in sheet_attributes(row.sheet, row.number).items():
+    def _tell(self, trial: StoredTrial, in_optuna: FrozenTrial) -> None:
+        """Tell Optuna the outcome as a worker does. The next worker adds gains and notes."""
+        state, values = _outcome(trial, inside=bool(in_optuna.params))
+        storage, trial_id = self.records.database.storage, in_optuna._trial_id  # noqa: SLF001 - the storage wants it
+        if trial.contact_sheet is not None:
+            for key, value in sheet_attributes(trial.contact_sheet, trial.number).items():
                 storage.set_trial_system_attr(trial_id, key, value)
-        if row.estimated:
-            storage.set_trial_user_attr(trial_id, ESTIMATE_KEY, {"images": row.rendered, "incumbent": row.incumbent})
-        optuna_studies.optuna_study(self.records).tell(row.number, values, state=None if values is not None else state)
+        if trial.estimated:
+            storage.set_trial_user_attr(
+                trial_id, ESTIMATE_KEY, {"images": trial.rendered, "incumbent": trial.incumbent}
+            )
+        optuna_studies.optuna_study(self.records).tell(
+            trial.number, values, state=None if values is not None else state
+        )
 
     def _add(self, first: int, last: int) -> None:
         """Give Optuna trials that it lost, under their numbers."""
         study = optuna_studies.optuna_study(self.records)
-        rows = {row.number: row for row in self.rows if row.state != "running"}
+        finished = {trial.number: trial for trial in self.trials if trial.state != "running"}
         for number in range(first, last + 1):
-            row = rows.get(number)
-            study.add_trial(create_trial(state=TrialState.FAIL) if row is None else self._lost(row))
+            trial = finished.get(number)
+            study.add_trial(create_trial(state=TrialState.FAIL) if trial is None else self._lost(trial))
 
-    def _lost(self, row: StoredTrial) -> FrozenTrial:
-        """A finished trial as Optuna had it; without parameters where it failed, or its recipe does not tell them."""
-        params = None if row.state == "failed" else self._params(row)
-        state, values = _outcome(row, inside=params is not None)
+    def _lost(self, trial: StoredTrial) -> FrozenTrial:
+        """Return a finished trial as Optuna had it.
+
+        It has no parameters where it failed, or where its recipe does not give them.
+        """
+        params = None if trial.state == "failed" else self._params(trial)
+        state, values = _outcome(trial, inside=params is not None)
         if params is None:
             return create_trial(state=state)
         ranges: dict[str, BaseDistribution] = {
-            each.name: FloatDistribution(each.low, each.high) for each in self._space(row).parameters
+            each.name: FloatDistribution(each.low, each.high) for each in self._space(trial).parameters
         }
         return create_trial(state=state, values=values, params=dict(params), distributions=ranges)
 
-    def _space(self, row: StoredTrial) -> SearchSpace:
-        return self.records.study.spec.search_space(Architecture(row.recipe.architecture))
+    def _space(self, trial: StoredTrial) -> SearchSpace:
+        return self.records.study.spec.search_space(Architecture(trial.recipe.architecture))
 
-    def _params(self, row: StoredTrial) -> dict[str, float] | None:
-        """The parameters that gave a recipe; None for one outside the space, and for whole parents."""
-        recipe, spec = row.recipe, self.records.study.spec
+    def _params(self, trial: StoredTrial) -> dict[str, float] | None:
+        """Return the parameters that gave a recipe; None for one outside the space, and for whole parents."""
+        recipe, spec = trial.recipe, self.records.study.spec
         loras = tuple(
             LoraFile(slot=slot, name=lora.name, sha256=lora.sha256)
             for slot, lora in zip(spec.loras, recipe.loras, strict=False)
@@ -231,50 +248,56 @@ class _Trials:
         )
         found = rows_of(recipe, blueprint)
         try:
-            return None if found is None else self._space(row).params(found)
+            return None if found is None else self._space(trial).params(found)
         except OutsideSpaceError:
             return None
 
 
-def _outcome(row: StoredTrial, *, inside: bool) -> tuple[TrialState, list[float] | None]:
-    """How a finished trial is told: one outside the space has no parameters to learn from."""
-    if row.state == "failed":
+def _outcome(trial: StoredTrial, *, inside: bool) -> tuple[TrialState, list[float] | None]:
+    """Return the state and values of a finished trial for Optuna.
+
+    Args:
+        inside: whether it lies in the search space. Otherwise it has no parameters to learn from.
+    """
+    if trial.state == "failed":
         return TrialState.FAIL, None
-    return (TrialState.COMPLETE, list(row.objectives.values())) if inside else (TrialState.PRUNED, None)
+    return (TrialState.COMPLETE, list(trial.objectives.values())) if inside else (TrialState.PRUNED, None)
 
 
 # ------------------------------------------------------------------------------------------- files
 
 
 def _files(records: StudyRecords, files: StudyFiles) -> Iterator[Finding]:
+    """Find files that are missing, and files that no trial has."""
     study = records.study
-    listed = files.listed  # before the rows: a file that is there now has a row by then
-    rows = stored_trials.load_trials(records)
-    finished = [row for row in rows if row.state != "running"]
-    kept = stored_renders.kept_files(records)
-    named = {row.number: kept.get(row.number, frozenset()) for row in finished}
-    sheets = {row.number: files.sheet(row) for row in finished}
+    listed = files.listed  # before the trials are read: whatever is listed has its trial by then
+    trials = stored_trials.load_trials(records)
+    finished = [trial for trial in trials if trial.state != "running"]
+    render_files = stored_renders.kept_files(records)
+    named = {trial.number: render_files.get(trial.number, frozenset()) for trial in finished}
+    sheets = {trial.number: files.contact_sheet(trial) for trial in finished}
     by_set = stored_renders.numbers_with_set_scores(records)
-    features = {row.number: files.features(row) for row in finished if row.number in by_set}
+    features = {trial.number: files.features(trial) for trial in finished if trial.number in by_set}
     gone = {number: names - listed for number, names in named.items() if names - listed}
     gone_sheets = {number for number, sheet in sheets.items() if sheet is not None and sheet not in listed}
     gone_features = {number for number, name in features.items() if name not in listed}
     count = sum(map(len, named.values())) + sum(sheet is not None for sheet in sheets.values()) + len(features)
     if count and count == sum(map(len, gone.values())) + len(gone_sheets) + len(gone_features):
         words = (
-            f"none of the {count} files that its trials name is in {files.place}: name the right place with --artifacts"
+            f"none of the {count} files that its trials name is in {files.location}: name the right place with "
+            "--artifacts"
         )
         yield Finding(kind="no files", study=study.name, words=words)
         return
-    for row in finished:
-        yield from _missing(records, row, gone.get(row.number, frozenset()), sheet=row.number in gone_sheets)
-        if row.number in gone_features:
+    for trial in finished:
+        yield from _missing(records, trial, gone.get(trial.number, frozenset()), sheet=trial.number in gone_sheets)
+        if trial.number in gone_features:
             words = (
-                f"the features of its set scores are not there ({features[row.number]}): restore them from a backup; "
-                "without those of the parents no trial's gain can be told"
+                f"the features of its set scores are not there ({features[trial.number]}): restore them from a backup; "
+                "without those of the parents no trial's gain can be computed"
             )
-            yield Finding(kind="missing features", study=study.name, trial=row.number, words=words)
-    for name in sorted(orphans_among(listed, records, files.artifacts, rows)):
+            yield Finding(kind="missing features", study=study.name, trial=trial.number, words=words)
+    for name in sorted(orphans_among(listed, records, files.artifacts, trials)):
         yield Finding(
             kind="orphan file",
             study=study.name,
@@ -284,33 +307,33 @@ def _files(records: StudyRecords, files: StudyFiles) -> Iterator[Finding]:
         )
 
 
-def _missing(records: StudyRecords, row: StoredTrial, gone: frozenset[str], *, sheet: bool) -> Iterator[Finding]:
+def _missing(records: StudyRecords, trial: StoredTrial, gone: frozenset[str], *, sheet: bool) -> Iterator[Finding]:
     if gone:
-        words = f"{len(gone)} of its renders are not there ({min(gone)}): forgotten, their scores stay"
+        words = f"{len(gone)} of its renders are not there ({min(gone)}): their names are removed, their scores stay"
         yield Finding(
             kind="missing renders",
             study=records.study.name,
-            trial=row.number,
+            trial=trial.number,
             words=words,
-            mend=lambda: _forget_renders(records.database, row, gone),
+            mend=lambda: _forget_renders(records.database, trial, gone),
         )
     if sheet:
-        words = "its contact sheet is not there: forgotten"
+        words = "its contact sheet is not there: its name is removed"
         yield Finding(
             kind="missing sheet",
             study=records.study.name,
-            trial=row.number,
+            trial=trial.number,
             words=words,
-            mend=lambda: _forget_sheet(records.database, row),
+            mend=lambda: _forget_sheet(records.database, trial),
         )
 
 
-def _forget_renders(database: Database, row: StoredTrial, gone: frozenset[str]) -> None:
-    mine = sa.and_(tables.renders.c.trial_id == row.id, tables.renders.c.file.in_(gone))
+def _forget_renders(database: Database, trial: StoredTrial, gone: frozenset[str]) -> None:
+    mine = sa.and_(tables.renders.c.trial_id == trial.id, tables.renders.c.file.in_(gone))
     with database.write() as connection:
         connection.execute(tables.renders.update().where(mine).values(file=None))
 
 
-def _forget_sheet(database: Database, row: StoredTrial) -> None:
+def _forget_sheet(database: Database, trial: StoredTrial) -> None:
     with database.write() as connection:
-        connection.execute(tables.trials.update().where(tables.trials.c.id == row.id).values(sheet=None))
+        connection.execute(tables.trials.update().where(tables.trials.c.id == trial.id).values(sheet=None))

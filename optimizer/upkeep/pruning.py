@@ -1,4 +1,4 @@
-"""Making room in an artifact store: renders that nobody will look at again, and files that no trial refers to."""
+"""Make room in an artifact store: remove renders that nobody will look at again, and files that no trial refers to."""
 
 from __future__ import annotations
 
@@ -27,23 +27,27 @@ class Waste:
 
     @property
     def bytes(self) -> int:
+        """How much room they take."""
         return sum(file.bytes for file in (*self.renders, *self.orphans))
 
 
 def find_waste(records: StudyRecords, artifacts: Artifacts, objective: Objective, keep: Keep) -> Waste:
-    """What can go, while workers may be at work.
+    """Find what can go, while workers may be at work.
 
-    The files are listed before the database is read: a file that was there then belongs to a trial that is by now
-    recorded, or still runs in the hands of the worker that its name has; or to nobody.
+    The files are listed before the database is read. So a file belongs to a trial that is recorded by now, or to one
+    that the worker in the file's name still works on, or to no trial.
+
+    Raises:
+        ArtifactError: the store cannot be listed.
     """
     files = {file.name: file for file in artifacts.store.files(f"studies/{records.study.key}/")}
-    rows = stored_trials.load_trials(records)
-    kept = () if keep == "none" else (*parent_trials(rows).values(), *best_trials(rows, objective))
-    stored = stored_renders.kept_files(records)
-    numbers = stored.keys() - {row.number for row in kept}
-    dropped = tuple(row for row in rows if row.number in numbers and row.state == "complete")
-    renders = [name for row in dropped for name in sorted(stored[row.number])]
-    orphans = orphans_among(files, records, artifacts, rows)
+    trials = stored_trials.load_trials(records)
+    wanted = () if keep == "none" else (*parent_trials(trials).values(), *best_trials(trials, objective))
+    render_files = stored_renders.kept_files(records)
+    unwanted = render_files.keys() - {trial.number for trial in wanted}
+    dropped = tuple(trial for trial in trials if trial.number in unwanted and trial.state == "complete")
+    renders = [name for trial in dropped for name in sorted(render_files[trial.number])]
+    orphans = orphans_among(files, records, artifacts, trials)
     return Waste(
         trials=dropped,
         renders=tuple(files[name] for name in renders if name in files),
@@ -55,37 +59,41 @@ def orphans_among(
     names: Iterable[str],
     records: StudyRecords,
     artifacts: Artifacts,
-    rows: Sequence[StoredTrial],
+    trials: Sequence[StoredTrial],
 ) -> frozenset[str]:
-    """Those files of a study that no trial has, and no worker is about to give one.
+    """Return those files of a study that no trial has, and that no worker is about to record.
 
     Args:
-        names: of files, listed before the rows were read.
+        names: of files, listed before the trials were read.
     """
-    known = _known_files(records, artifacts, rows)
-    running = tuple(_folder(records.study, artifacts, row) for row in rows if row.state == "running")
+    known = _known_files(records, artifacts, trials)
+    running = tuple(_folder(records.study, artifacts, trial) for trial in trials if trial.state == "running")
     return frozenset(name for name in names if name not in known and not name.startswith(running))
 
 
 def remove_waste(records: StudyRecords, artifacts: Artifacts, waste: Waste) -> None:
-    """Forget the files, and then remove them: the database never refers to what is not there."""
-    for row in waste.trials:
-        stored_renders.drop_files(records, row)
+    """Remove the files' names from the database, and then the files: no name is ever left without its file.
+
+    Raises:
+        ArtifactError: a file cannot be removed.
+    """
+    for trial in waste.trials:
+        stored_renders.drop_files(records, trial)
     for file in (*waste.renders, *waste.orphans):
         artifacts.store.remove(file.name)
 
 
-def _known_files(records: StudyRecords, artifacts: Artifacts, rows: Sequence[StoredTrial]) -> frozenset[str]:
-    """What complete trials refer to."""
-    known, kept = set[str](), stored_renders.kept_files(records)
-    for row in rows:
-        if row.state == "complete":
-            known.update(kept.get(row.number, ()))
-            known.add(f"{_folder(records.study, artifacts, row)}{FEATURES}")
-            if row.sheet is not None:
-                known.add(stored_name(row.sheet))
+def _known_files(records: StudyRecords, artifacts: Artifacts, trials: Sequence[StoredTrial]) -> frozenset[str]:
+    """Return the names of the files that complete trials refer to."""
+    known, render_files = set[str](), stored_renders.kept_files(records)
+    for trial in trials:
+        if trial.state == "complete":
+            known.update(render_files.get(trial.number, ()))
+            known.add(f"{_folder(records.study, artifacts, trial)}{FEATURES}")
+            if trial.contact_sheet is not None:
+                known.add(stored_name(trial.contact_sheet))
     return frozenset(known)
 
 
-def _folder(study: StoredStudy, artifacts: Artifacts, row: StoredTrial) -> str:
-    return f"{artifacts.of_trial(study.key, row.number, row.worker_id).folder}/"
+def _folder(study: StoredStudy, artifacts: Artifacts, trial: StoredTrial) -> str:
+    return f"{artifacts.of_trial(study.key, trial.number, trial.worker_id).folder}/"

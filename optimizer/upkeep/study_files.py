@@ -1,6 +1,6 @@
 """The files of a study as `study doctor` sees them: which there are, which its trials have, which can go.
 
-Only what lies under the study's own key is looked through: databases may share an artifact store.
+Only files under the study's own key count, because databases may share an artifact store.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ class StudyFiles:
     study: StoredStudy
 
     @property
-    def place(self) -> str:
-        """For people."""
-        return self.artifacts.place
+    def location(self) -> str:
+        """Where the files are, for people."""
+        return self.artifacts.location
 
     @cached_property
     def listed(self) -> frozenset[str]:
@@ -31,17 +31,22 @@ class StudyFiles:
         return frozenset(file.name for file in self.artifacts.store.files(f"studies/{self.study.key}/"))
 
     def number(self, name: str) -> int | None:
-        """Of the trial that a listed file belongs to; None for what is none of ours."""
+        """Return the number of the trial that a listed file belongs to; None for a file that is not of mergetune."""
         part = PurePosixPath(name).parts[2].split("-")[0]  # studies/KEY/12-WORKER/0000.png
         return int(part) if part.isdecimal() else None
 
-    def sheet(self, row: StoredTrial) -> str | None:
-        """The name of a trial's contact sheet, if it has one."""
-        return None if row.sheet is None else stored_name(row.sheet)
+    def contact_sheet(self, trial: StoredTrial) -> str | None:
+        """Return the name of a trial's contact sheet; None where it has none."""
+        return None if trial.contact_sheet is None else stored_name(trial.contact_sheet)
 
-    def features(self, row: StoredTrial) -> str:
-        """The name of the features of a trial's set scores."""
-        return self.artifacts.of_trial(self.study.key, row.number, row.worker_id).name(FEATURES)
+    def features(self, trial: StoredTrial) -> str:
+        """Return the name of the features of a trial's set scores."""
+        return self.artifacts.of_trial(self.study.key, trial.number, trial.worker_id).name(FEATURES)
 
     def remove(self, name: str) -> None:
+        """Remove a listed file.
+
+        Raises:
+            ArtifactError: it cannot be removed.
+        """
         self.artifacts.store.remove(name)

@@ -24,7 +24,7 @@ from studies.records.values import StoredTrial
 
 
 class GainRecorder:
-    """Completes the trials of one study, from the database and the artifact store alone.
+    """A recorder of what follows from stored scores. It needs the database and the artifact store alone.
 
     Args:
         plan: the study's own, with the units of its scores.
@@ -46,17 +46,24 @@ class GainRecorder:
         self._evidence: dict[int, Evidence] = {}  # of trials that others are compared with: parents and incumbents
 
     def stored_trial(self, number: int) -> StoredTrial:
-        """Read a trial as it is stored now."""
+        """Read a trial as it is stored now.
+
+        Raises:
+            OptimizerError: it is gone.
+        """
         trial = stored_trials.load_trial(self._records, number)
         if trial is None:
             raise OptimizerError(f"trial {number} vanished from the database while it was being worked on")
         return trial
 
     def fill_gains(self, current: int | None = None) -> None:
-        """Compare every finished trial with the parents, as soon as all parents are in.
+        """Compare every finished trial with the parents, as soon as all parents have ended.
 
         Args:
             current: the trial whose note is written later.
+
+        Raises:
+            StorageError: features of a trial are not in the artifact store.
         """
         trials = self._cached.trials()
         parents = parent_trials(trials)
@@ -77,7 +84,7 @@ class GainRecorder:
                 own, objective, infos = self._load_evidence(trial), self._objective, self._plan.infos
                 found, errors = gains(own, against, objective, infos), standard_errors(own, objective, infos)
                 stored_trials.store_gains(self._records, trial, found, errors)
-                if trial.number != current:  # its note was written before the parents were in, or not at all
+                if trial.number != current:  # its note was written before the parents had ended, or not at all
                     self.describe(self.stored_trial(trial.number))
 
     def describe(self, trial: StoredTrial) -> None:
@@ -89,19 +96,23 @@ class GainRecorder:
         store_note(self._records.database, self._optuna_id, trial_id, body)
 
     def _split(self, trial_id: int) -> Split | None:
-        """Which sections were searched in blocks; None where there is nothing to split."""
+        """Return which sections were searched in blocks; None where there is nothing to split."""
         if not self._plan.space.settings.begins_coarse:
             return None
         return split_of(self._records.database.storage.get_trial(trial_id))
 
     def known_evidence(self, trial: StoredTrial) -> Evidence:
-        """Read the evidence of a trial that others are compared with, once."""
+        """Read the evidence of a trial that others are compared with. It is read once.
+
+        Raises:
+            StorageError: features of the trial are not in the artifact store.
+        """
         if trial.number not in self._evidence:
             self._evidence[trial.number] = self._load_evidence(trial)
         return self._evidence[trial.number]
 
     def evidence(self, scores: Scores, features: Mapping[str, torch.Tensor]) -> Evidence:
-        """Make what a comparison needs of a trial that is not stored yet."""
+        """Return what a comparison needs of a trial that is not stored yet."""
         return self._scoring.evidence(scores, features)
 
     def _load_evidence(self, trial: StoredTrial) -> Evidence:
@@ -111,7 +122,7 @@ class GainRecorder:
         if missing := by_set.keys() - stored.keys():
             raise StorageError(
                 f"features of {', '.join(sorted(missing))} for trial {trial.number} are not in "
-                f"{self._artifacts.place}: name where the study's artifacts are with --artifacts"
+                f"{self._artifacts.location}: name where the study's artifacts are with --artifacts"
             )
         # A file that was taken over may have more: features of scorers that this study has dropped.
         features = {name: torch.from_numpy(stored[name]) for name in by_set}

@@ -17,17 +17,17 @@ from studies.records.database import Database
 from studies.records.failures import Failure
 
 HEARTBEAT_SECONDS = 20.0
-RERUNS = 3  # of a trial whose worker died
+RERUNS = 3  # how often a trial is run again whose worker died
 
 
 class Heartbeat:
-    """This worker's id, and which other workers are alive."""
+    """The id of this worker, and which other workers are alive."""
 
     def __init__(self, database: Database, worker_id: str) -> None:
         self.worker_id = worker_id
         self._database = database
         self._trusted_from = 0.0  # time.monotonic
-        self._clocks: tuple[float, float] | None = None  # the database's and the monotonic one, when last looked at
+        self._clocks: tuple[float, float] | None = None  # the database's and the monotonic one, when last checked
 
     def alive(self) -> frozenset[str]:
         """Return the ids of the workers not known to be dead.
@@ -35,23 +35,23 @@ class Heartbeat:
         While the database is away no worker can send a heartbeat, and after its clock was set the times of earlier ones
         mean nothing. So for a while after either event, every worker of another machine counts as alive.
         """
-        self._look_at_the_clock()
+        self._check_clock()
         trusted = time.monotonic() >= self._trusted_from
         return registry.live_workers(self._database, registry.STALE_SECONDS if trusted else float("inf"))
 
     def beat_until(self, left: threading.Event) -> None:
-        """Give signs of life."""
+        """Give signs of life until this worker leaves."""
         while not left.wait(HEARTBEAT_SECONDS):
             try:
                 registry.sign_of_life(self._database, self.worker_id)
-                self._look_at_the_clock()
+                self._check_clock()
             except SQLAlchemyError:  # the next beat may get through
                 self._distrust()
-            except DatabaseError:  # of another version now: the trial in hand will say so
+            except DatabaseError:  # another version has changed the tables: the trial in progress will fail with this
                 return
 
-    def _look_at_the_clock(self) -> None:
-        """Notice a jump of the database's clock since the last look. A sleep of this process looks the same."""
+    def _check_clock(self) -> None:
+        """Distrust old heartbeats where the database's clock has jumped. A sleep of this process looks the same."""
         now = (self._database.clock(), time.monotonic())
         before, self._clocks = self._clocks or now, now
         if abs((now[0] - before[0]) - (now[1] - before[1])) > HEARTBEAT_SECONDS:
@@ -71,7 +71,7 @@ def deaths(attempts: int) -> Failure:
 def registered_worker(database: Database, retry: Retry) -> Iterator[Heartbeat]:
     """Register a worker, send its heartbeat while the block runs, and remove it at the end.
 
-    A worker that ends by a bug is not removed, so it counts as dead: the trial in hand may be what killed it.
+    A worker that ends by a bug is not removed, so it counts as dead: its trial may be what killed it.
     """
     heartbeat = Heartbeat(database, retry(lambda: registry.register_worker(database)))
     left = threading.Event()
@@ -87,5 +87,5 @@ def registered_worker(database: Database, retry: Retry) -> Iterator[Heartbeat]:
         left.set()
         thread.join()
         if peaceful:
-            with suppress(*OUTAGES, DatabaseError):  # then it counts as one that died, which costs nobody anything
+            with suppress(*OUTAGES, DatabaseError):  # then it counts as dead, which does no harm
                 registry.remove_worker(database, heartbeat.worker_id)

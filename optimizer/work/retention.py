@@ -15,7 +15,7 @@ from studies.records.study_records import StudyRecords
 
 
 class Retention:
-    """Decides which renders of one study are written, and removes those that are no longer wanted."""
+    """The rule by which renders of one study are written, and removed once they are no longer wanted."""
 
     def __init__(
         self,
@@ -30,13 +30,18 @@ class Retention:
         self._keep = records.study.spec.render.keep
 
     def keeps(self, objectives: Mapping[str, float], *, is_parent: bool) -> bool:
-        """Whether the renders of a trial with these objectives are written."""
+        """Return whether the renders of a trial with these objectives are written."""
         if self._keep == "best" and not is_parent:
             return would_be_best(objectives, self._trials.trials(), self._objective)
         return self._keep != "none"
 
     def remove_unwanted(self) -> None:
-        """Remove the renders of trials that are neither a parent nor among the best."""
+        """Remove the renders of trials that are neither a parent nor among the best.
+
+        Raises:
+            DatabaseLostError: the database or the store went away and stayed away.
+            ArtifactError: a file cannot be removed.
+        """
         if self._keep != "best":
             return
         trials = self._trials.trials()
@@ -45,5 +50,5 @@ class Retention:
         for trial in trials:
             if trial.state == "complete" and trial.number in unwanted:  # not one stored since the trials were read
                 for file in stored_renders.drop_files(self._records, trial):
-                    # Waited for here: whoever comes again does not find their names any more.
+                    # Retried here: their names are gone from the database, so nobody could try again later.
                     self._retry(functools.partial(self._artifacts.store.remove, file))

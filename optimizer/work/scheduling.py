@@ -1,7 +1,7 @@
-"""Which study a worker of many turns to next.
+"""Which study a worker of several studies works on next.
 
 Studies of the highest priority come first. Among equals each worker goes to the study with the fewest workers. It stays
-there as long as there is work, because turning to another study may mean loading gigabytes. Only after SLICE_SECONDS
+there as long as there is work, because changing to another study may mean loading gigabytes. Only after SLICE_SECONDS
 does it move to a study that has no worker, or fewer than its own would still have.
 """
 
@@ -57,7 +57,7 @@ def choose(candidates: Sequence[WaitingStudy], current: int | None, seconds: flo
 
 
 class PendingWork:
-    """Checks one study for work, repeatedly. What cannot change any more is read once.
+    """A repeated check of one study for work. What cannot change any more is read once.
 
     Raises:
         StudyMissingError: Optuna's part of it was deleted.
@@ -68,7 +68,9 @@ class PendingWork:
         self._optuna = optuna_study(records)
 
     def task(self, records: StudyRecords, others: Collection[str]) -> Task | None:
-        """Return what there is to do: a trial that is new or was interrupted, or a final that is due; None for nothing.
+        """Return what there is to do; None for nothing.
+
+        There are trials to do where one is new or was interrupted, and a final where it is due.
 
         Args:
             records: of the study as it is now; its budget may have changed.

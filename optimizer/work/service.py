@@ -17,10 +17,18 @@ import torch
 
 from basics.errors import MergetuneError
 from optimizer.errors import DatabaseLostError, FinalError
-from optimizer.observe.events import Reporter
-from optimizer.runtime.pool import Runtimes
+from optimizer.observe.events import (
+    Reporter,
+    StopAsked,
+    StudyRefused,
+    WaitingForWork,
+    WorkerLeft,
+    WorkerStarted,
+    reporting_retry,
+)
+from optimizer.runtime.pool import RuntimePool
 from optimizer.runtime.setup import Runtime
-from optimizer.system.retry import LIMIT_SECONDS, Retry
+from optimizer.system.retry import LIMIT_SECONDS
 from optimizer.work.heartbeat import Heartbeat, registered_worker
 from optimizer.work.scheduling import PendingWork, WaitingStudy, choose
 from optimizer.work.worker import Worker
@@ -32,7 +40,7 @@ from studies.records.database import Database
 from studies.records.registry import Task, claim_final, finals_held, give_back, turn_to, workers_at
 from studies.records.study_records import StudyRecords
 
-POLL_SECONDS = 5.0  # between two looks for work while there is none
+POLL_SECONDS = 5.0  # between two checks for work while there is none
 RETRY_SECONDS = 300.0  # until a study that could not be worked on is tried again
 
 OBSTACLES = (MergetuneError, OSError, torch.OutOfMemoryError)
@@ -41,24 +49,18 @@ OBSTACLES = (MergetuneError, OSError, torch.OutOfMemoryError)
 _log = logging.getLogger(__name__)
 
 
-class Host(Protocol):
-    """Where people see what a service does."""
+class Host(Reporter, Protocol):
+    """Where people see what a service does, what holds its finals, and is told of events between two studies."""
 
     def at(self, records: StudyRecords, runtime: Runtime) -> AbstractContextManager[Reporter]:
-        """Surround the work on one study; gives who is to be told of it."""
+        """Surround the work on one study, and give the reporter of it."""
 
     def hold_final(self, records: StudyRecords, runtime: Runtime) -> None:
-        """Hold a study's final and store it; raises FinalError."""
+        """Hold a study's final and store it.
 
-    def refused(self, name: str, reason: str) -> None:
-        """Called once for each reason why a study cannot be worked on here."""
-
-    def waiting(self) -> None:
-        """Called when there is nothing to do, and not again until there was."""
-
-    def outage_began(self, reason: str, limit_seconds: float) -> None: ...
-
-    def outage_ended(self, seconds: float) -> None: ...
+        Raises:
+            FinalError: there is nothing to compare.
+        """
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,7 +90,7 @@ class _Turn:
 
 
 class Service:
-    """Works on the studies of a database until it is told to stop.
+    """A worker of the studies of a database, until it is asked to stop.
 
     Args:
         stop: set when the process is asked to leave: the trial in progress is finished.
@@ -97,7 +99,7 @@ class Service:
     def __init__(
         self,
         database: Database,
-        runtimes: Runtimes,
+        runtimes: RuntimePool,
         artifacts: Artifacts,
         host: Host,
         stop: threading.Event,
@@ -105,9 +107,7 @@ class Service:
     ) -> None:
         self._database, self._runtimes, self._artifacts = database, runtimes, artifacts
         self._host, self._stop, self._settings = host, stop, settings
-        self._retry = Retry(
-            limit_seconds=settings.patience_seconds, on_waiting=host.outage_began, on_back=host.outage_ended
-        )
+        self._retry = reporting_retry(host, settings.patience_seconds)
         self._pending: dict[int, PendingWork] = {}
         self._refusals: dict[str, _Refusal] = {}
         self._without_final: set[tuple[int, int]] = set()  # (study id, its trials): there was nothing to compare
@@ -138,7 +138,7 @@ class Service:
                     break
                 else:
                     if not idle:
-                        self._host.waiting()
+                        self._host.report(WaitingForWork())
                         self.doing = "waiting for work"
                         idle = True
                     self._stop.wait(self._settings.poll_seconds)
@@ -147,6 +147,7 @@ class Service:
     # --------------------------------------------------------------------------------- choosing
 
     def _next(self, heartbeat: Heartbeat) -> _Turn | None:
+        """Choose what to do next; None for nothing."""
         self._looked = time.monotonic()
         alive = heartbeat.alive() - {heartbeat.worker_id}
         others, held = workers_at(self._database, alive), finals_held(self._database, alive)
@@ -184,6 +185,7 @@ class Service:
         return any(order.status == "paused" and (not names or order.name in names) for order in orders(self._database))
 
     def _look(self, order: Order, alive: Collection[str]) -> _Turn | None:
+        """Check an active study for something to do."""
         try:
             records = stored_studies.open_study(self._database, order.name)
             if order.study not in self._pending:
@@ -225,16 +227,16 @@ class Service:
         finished = 0
         with self._host.at(records, runtime) as reporter:
             worker = self._retry(lambda: self._worker(records, runtime, reporter))
-            reporter.worker_started(heartbeat.worker_id)
+            reporter.report(WorkerStarted(worker=heartbeat.worker_id))
             try:
                 while (done := worker.work_once(heartbeat)) is not None:
                     finished += done
                     if not self._stays(records, heartbeat):
                         break
                 if self._stop.is_set():
-                    reporter.stop_asked("signal")
+                    reporter.report(StopAsked(by="signal"))
             finally:
-                reporter.worker_left(finished)
+                reporter.report(WorkerLeft(finished=finished))
         return finished
 
     def _worker(self, records: StudyRecords, runtime: Runtime, reporter: Reporter) -> Worker:
@@ -262,11 +264,11 @@ class Service:
             self._retry(lambda: turn_to(self._database, heartbeat.worker_id, None))
 
     def _refuse(self, name: str, error: BaseException) -> None:
-        """Leave a study alone for `retry_seconds`. Raises the error once every study that was named is refused."""
+        """Leave a study alone for `retry_seconds`. Once every study that was named is refused, raise the error."""
         before = self._refusals.get(name)
         reason = " ".join(str(error).split())
         self._refusals[name] = _Refusal(reason, time.monotonic())
         if self._settings.names and self._settings.names <= self._refusals.keys():
             raise error
         if before is None or before.reason != reason:
-            self._host.refused(name, reason)
+            self._host.report(StudyRefused(name=name, reason=reason))

@@ -27,7 +27,7 @@ class TrialPlan:
 
     @classmethod
     def of(cls, runtime: Runtime, trials: Sequence[StoredTrial]) -> Self:
-        """The plan of a study that is ready to run.
+        """Make the plan of a study that is ready to run.
 
         Args:
             trials: every trial that was begun.
@@ -42,15 +42,15 @@ class TrialPlan:
         )
 
     def sampler(self) -> ProbesFirst:
-        """The sampler that Optuna asks for parameters."""
+        """Make the sampler that Optuna asks for parameters."""
         return ProbesFirst(self.settings, self.space, self.probes, self.taken_over)
 
     def probe(self, number: int) -> Probe | None:
-        """The probe that a trial is; None where the sampler proposes it."""
+        """Return the probe that a trial is; None where the sampler proposes the trial."""
         index = number - self.taken_over
         return self.probes[index] if index < len(self.probes) else None
 
     def has_parameters(self, number: int) -> bool:
-        """Whether a trial lies in the search space, so that a sampler can learn from it."""
+        """Return whether a trial lies in the search space, so that a sampler can learn from it."""
         probe = self.probe(number)
         return probe is None or probe.params is not None

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from optuna.trial import Trial
 
-from optimizer.observe.events import Reporter
+from optimizer.observe.events import Reporter, TrialEnded, TrialTakenOver
 from optimizer.search.sampler import distributions
 from optimizer.search.stopping import is_spent
 from optimizer.work.heartbeat import RERUNS, Heartbeat, deaths
@@ -34,10 +34,12 @@ class ClaimedTrial:
 
     @property
     def number(self) -> int:
+        """The number that Optuna gave it."""
         return self.trial.number
 
     @property
     def is_parent(self) -> bool:
+        """Whether it is a parent alone."""
         return self.origin.parent is not None
 
 
@@ -51,11 +53,11 @@ class _Start:
 
 
 class TrialQueue:
-    """Claims trials of one study for the workers of this process.
+    """A queue from which the workers of this process claim trials of one study.
 
     Args:
         trials: the study's, from the database.
-        settle: ends a trial whose outcome is stored: tells Optuna, and returns it as it is stored then.
+        settle: does all that follows once a trial's outcome is stored, and returns the trial as it is stored then.
     """
 
     def __init__(
@@ -86,12 +88,13 @@ class TrialQueue:
                     return None if is_spent(self._records, trials, self._optuna) else self._new(heartbeat)
                 claimed = replace(self._prepare(interrupted, heartbeat.worker_id), interrupted=True)
                 if self._begin(claimed, interrupted.attempt):
-                    self._reporter.trial_taken_over(claimed.number, interrupted.attempt)
+                    self._reporter.report(TrialTakenOver(trial=claimed.number, attempt=interrupted.attempt))
                     return claimed
                 # Its worker is alive after all, and has stored it since the trials were read.
 
     def _new(self, heartbeat: Heartbeat) -> ClaimedTrial:
-        # As `Study.ask`, which would first read every trial to look for one that was enqueued: none ever is.
+        """Begin a new trial."""
+        # `Study.ask` does the same, but first reads every trial in search of an enqueued one. There never is one.
         trial = Trial(self._optuna, self._records.database.storage.create_new_trial(self._optuna_id))
         claimed = self._prepare(_Start(trial=trial, params={}, attempt=1), heartbeat.worker_id)
         self._begin(claimed, attempt=1)
@@ -103,21 +106,21 @@ class TrialQueue:
         )
 
     def _interrupted(self, trials: Sequence[StoredTrial], heartbeat: Heartbeat) -> _Start | None:
-        """Find a RUNNING trial that nobody works on. One whose outcome is stored already is only settled."""
+        """Find a RUNNING trial that nobody works on. Where its outcome is stored already, it is only settled."""
         alive = heartbeat.alive() - {heartbeat.worker_id}
         by_number = {stored.number: stored for stored in trials}
         for number, trial_id in running_trials(self._records.database, self._optuna_id).items():
             stored = by_number.get(number)
             if stored is not None and stored.worker_id in alive:
                 continue
-            trial = Trial(self._optuna, trial_id)  # Optuna has no public way back
+            trial = Trial(self._optuna, trial_id)  # Optuna has no public way to continue a trial
             if stored is None:
                 return _Start(trial=trial, params=trial.params, attempt=1)
             if stored.state == "running" and (attempt := self._next_attempt(stored)) is not None:
                 return _Start(trial=trial, params=trial.params, attempt=attempt)
             ended = self._settle(trial)
             if ended.failure == "worker_died":
-                self._reporter.trial_finished(ended)  # its worker is dead and cannot report it
+                self._reporter.report(TrialEnded.of(ended))  # its worker is dead and cannot report it
         return None
 
     def _next_attempt(self, stored: StoredTrial) -> int | None:
@@ -133,6 +136,7 @@ class TrialQueue:
         return None
 
     def _prepare(self, start: _Start, worker_id: str) -> ClaimedTrial:
+        """Make the recipe of a trial, from its probe or from its parameters."""
         trial, probe = start.trial, self._plan.probe(start.trial.number)
         if probe is not None and probe.params is None:
             return ClaimedTrial(trial=trial, origin=probe.origin, recipe=probe.recipe, worker_id=worker_id)

@@ -32,11 +32,11 @@ WRITERS = 4  # threads that encode renders and write them
 
 
 class TrialRecorder:
-    """Records the trials of one study: each of them whole, or not at all.
+    """A recorder of one study's trials, each of them whole or not at all.
 
     Args:
         items: the suite's.
-        describe_machine: what the exact pixels of a render depend on beyond the recipe.
+        describe_machine: what the exact pixels of a render depend on beyond the recipe and the batches.
     """
 
     def __init__(
@@ -58,11 +58,11 @@ class TrialRecorder:
         self._describe_machine = describe_machine
 
     def store(self, claimed: ClaimedTrial, evaluation: Evaluation, race: Race | None, started: float) -> bool:
-        """Record what a trial scored; False, and no file is left behind, where another worker has it by now.
+        """Record what a trial scored; False, and no file is left behind, where it is another worker's by now.
 
         Args:
-            race: in which it was rendered, if in any; a trial that was stopped gets an estimated objective.
-            started: when the trial was, by time.perf_counter().
+            race: the race that it took part in, if any. A trial that was stopped gets an estimated objective.
+            started: when the trial began, by time.perf_counter().
 
         Raises:
             ArtifactError: a file could not be written; none is left behind.
@@ -79,7 +79,12 @@ class TrialRecorder:
         return stored
 
     def fail(self, claimed: ClaimedTrial, failure: Failure, rendered: int, seconds: float) -> bool:
-        """Record why a trial failed, and what it cost; False where another worker has it by now."""
+        """Record why a trial failed, and what it cost; False where it is another worker's by now.
+
+        Args:
+            rendered: images.
+            seconds: from the beginning of the trial.
+        """
         number, worker_id, parts = claimed.number, claimed.worker_id, {"other": seconds}
         return self._retry(lambda: stored_trials.fail_trial(self._records, number, worker_id, failure, rendered, parts))
 
@@ -90,8 +95,8 @@ class TrialRecorder:
         stored = self._gains.stored_trial(trial.number)
         self._gains.describe(stored)
         with suppress(UpdateFinishedTrialError):  # Optuna has it already, or another program has ended it
-            if stored.sheet is not None:
-                attach_sheet(trial, stored.sheet)
+            if stored.contact_sheet is not None:
+                attach_sheet(trial, stored.contact_sheet)
             if stored.estimated:
                 trial.set_user_attr(ESTIMATE_KEY, {"images": stored.rendered, "incumbent": stored.incumbent})
             self._tell(trial, stored)
@@ -123,7 +128,8 @@ class TrialRecorder:
             files=renders,
             seconds={**evaluation.seconds, "other": other},
             machine=self._describe_machine(),
-            sheet=sheet_id,
+            batch_limits=evaluation.batch_limits,
+            contact_sheet=sheet_id,
             incumbent=incumbent,
         )
         return stored_trials.finish_trial(self._records, claimed.number, claimed.worker_id, result)
@@ -131,15 +137,15 @@ class TrialRecorder:
     def _save_renders(
         self, files: TrialFiles, evaluation: Evaluation, objectives: Mapping[str, float], *, is_parent: bool
     ) -> dict[int, str]:
-        """Item -> name of its PNG in the artifact store; empty where the trial keeps none."""
+        """Write the renders, and return item -> name of its PNG in the store; empty where none are to be written."""
         if not self._retention.keeps(objectives, is_parent=is_parent):
             return {}
         pixels = [image.numpy() for image in evaluation.images]
-        with ThreadPoolExecutor(WRITERS) as threads:  # ends when all have ended: no file comes after a failure
+        with ThreadPoolExecutor(WRITERS) as threads:  # leaving waits for all: no file is written after a failure
             return dict(zip(evaluation.items, threads.map(files.save_render, evaluation.items, pixels), strict=True))
 
     def _objectives(self, evaluation: Evaluation, race: Race | None) -> tuple[dict[str, float], int | None]:
-        """Objectives for the search, and the trial against which they were estimated, if they were."""
+        """Return objectives for the search, and the trial against which they were estimated; None if they were not."""
         if race is None or len(evaluation.items) == len(self._items):
             return self._objective.values(evaluation.scores.means), None
         evidence = self._gains.evidence(evaluation.scores, evaluation.features)
@@ -155,8 +161,8 @@ class TrialRecorder:
     def _tell(self, trial: Trial, stored: StoredTrial) -> None:
         """Give Optuna the outcome. A parent outside the space has no parameters to learn from, so it counts as pruned.
 
-        By its storage: `Study.tell` would read the trial three times, and has a sampler that remembers nothing look
-        at it.
+        This goes through Optuna's storage. `Study.tell` would read the trial three times, and show it to a sampler
+        that remembers nothing.
         """
         values = None
         if stored.state == "failed":

@@ -1,15 +1,15 @@
 """A worker takes a trial, evaluates it, records it and tells Optuna, until the budget is spent or it is stopped.
 
-The database decides, not the memory. A trial goes through these steps, and may be interrupted between any two:
+What counts is in the database, not in memory. A trial goes through these states, and may be cut off between any two:
 
     asked      Optuna has a RUNNING trial; its parameters follow from the database and its number
-    begun      our row names the worker and the recipe
-    recorded   our row, renders and scores are stored, in one transaction
+    begun      our table of trials names the worker and the recipe
+    recorded   the outcome, with renders and scores, is stored in one transaction
     told       Optuna has the value
 
-A RUNNING trial whose worker is dead is taken over: if it was recorded, Optuna is told, and otherwise it is evaluated
-again. A trial over which too many workers died fails, because it may be what kills them. A worker that was wrongly
-taken for dead cannot store anything: only the worker that the trial's row names can.
+A RUNNING trial whose worker is dead is taken over. If it was recorded, Optuna is told; otherwise it is evaluated again.
+A trial over which too many workers died fails, because it may be what kills them. A worker that was wrongly taken for
+dead cannot store anything: only the worker that the database names for the trial can.
 """
 
 from __future__ import annotations
@@ -20,10 +20,22 @@ from collections.abc import Callable
 
 from basics.messages import first_line
 from optimizer.errors import OptimizerError, TrialFailed
-from optimizer.observe.events import Reporter
+from optimizer.observe.events import (
+    BatchReduced,
+    ImagesRendered,
+    Reporter,
+    StopAsked,
+    StudyPaused,
+    TrialEnded,
+    TrialLost,
+    TrialStarted,
+    WorkerLeft,
+    WorkerStarted,
+    reporting_retry,
+)
 from optimizer.runtime.machine import device_kind, machine_description
 from optimizer.runtime.setup import Runtime
-from optimizer.system.retry import LIMIT_SECONDS, Retry
+from optimizer.system.retry import LIMIT_SECONDS
 from optimizer.trial.racing import Race
 from optimizer.trial.ranking import best_trials, parent_trials
 from optimizer.work.gain_recorder import GainRecorder
@@ -33,21 +45,22 @@ from optimizer.work.trial_plan import TrialPlan
 from optimizer.work.trial_queue import ClaimedTrial, TrialQueue
 from optimizer.work.trial_recorder import TrialRecorder
 from studies.files.artifacts import Artifacts
-from studies.records.batch_limits import Batched, Size, load_batch_limits, store_batch_limit
+from studies.records.batch_limits import BatchLimit
 from studies.records.cached_reads import CachedTrials
 from studies.records.control import status_of
 from studies.records.failures import Failure
 from studies.records.optuna_studies import optuna_study
 from studies.records.registry import turn_to
+from studies.records.stored_batch_limits import load_batch_limits, store_batch_limit
 from studies.records.study_records import StudyRecords
 
-PAUSE_SECONDS = 2.0  # between two looks at whether a paused study goes on
+PAUSE_SECONDS = 2.0  # between two checks of whether a paused study goes on
 
 _log = logging.getLogger(__name__)
 
 
 class Worker:
-    """Works on one study.
+    """A worker of one study.
 
     Args:
         stop: asked between trials; True ends the work.
@@ -63,9 +76,7 @@ class Worker:
         stop: Callable[[], bool] = lambda: False,
         patience_seconds: float = LIMIT_SECONDS,
     ) -> None:
-        self._retry = Retry(
-            limit_seconds=patience_seconds, on_waiting=reporter.outage_began, on_back=reporter.outage_ended
-        )
+        self._retry = reporting_retry(reporter, patience_seconds)
         self._records, self._runtime = records, runtime
         self._reporter, self._stop = reporter, stop
         self._trials = CachedTrials(records)
@@ -89,16 +100,16 @@ class Worker:
             gains=self._gains,
             retention=retention,
             retry=self._retry,
-            describe_machine=lambda: machine_description(runtime.device, renderer.limits, runtime.variation),
+            describe_machine=lambda: machine_description(runtime.device, runtime.variation),
         )
 
     def _adopt_batch_limits(self) -> None:
-        """Begin with the batch limits that workers found on such a device, and store those that this one will find."""
+        """Begin with the batch limits that workers found on such devices, and store those that this one finds."""
         kind, limits = device_kind(self._runtime.device), self._runtime.evaluator.renderer.limits
 
-        def note(component: Batched, size: Size, most: int, reason: str) -> None:
-            self._retry(lambda: store_batch_limit(self._records, kind, component, size, most))
-            self._reporter.batch_reduced(component, most, reason)
+        def note(limit: BatchLimit, reason: str) -> None:
+            self._retry(lambda: store_batch_limit(self._records, kind, limit))
+            self._reporter.report(BatchReduced(component=limit.component, images=limit.images, reason=reason))
 
         limits.adopt(load_batch_limits(self._records, kind))
         limits.on_lowered = note
@@ -114,19 +125,22 @@ class Worker:
         finished = 0
         with registered_worker(self._records.database, self._retry) as heartbeat:
             self._retry(lambda: turn_to(self._records.database, heartbeat.worker_id, self._records.study, "trials"))
-            self._reporter.worker_started(heartbeat.worker_id)
+            self._reporter.report(WorkerStarted(worker=heartbeat.worker_id))
             try:
                 while self._may_go_on() and (done := self.work_once(heartbeat)) is not None:
                     finished += done
             finally:
-                self._reporter.worker_left(finished)
+                self._reporter.report(WorkerLeft(finished=finished))
         return finished
 
     def work_once(self, heartbeat: Heartbeat) -> bool | None:
-        """Take one trial and evaluate it. Errors are those of `run`.
+        """Take one trial and evaluate it.
 
         Returns:
-            Whether the trial was finished: False where another worker has it by now, None if nothing is left to do.
+            Whether the trial was finished: False where it is another worker's by now, None if nothing is left to do.
+
+        Raises:
+            OptimizerError, StudyMissingError, DatabaseLostError: see `run`.
         """
         if self._gains_are_due:
             self._retry(self._gains.fill_gains)
@@ -148,38 +162,38 @@ class Worker:
             if status == "active":
                 return True
             if status == "stopped":
-                self._reporter.stop_asked("database")
+                self._reporter.report(StopAsked(by="database"))
                 return False
             if not reported:
-                self._reporter.paused()
+                self._reporter.report(StudyPaused())
                 reported = True
             time.sleep(PAUSE_SECONDS)
-        self._reporter.stop_asked("signal")
+        self._reporter.report(StopAsked(by="signal"))
         return False
 
     def _work(self, claimed: ClaimedTrial) -> bool:
-        """Evaluate a trial and record its outcome; False where it is another worker's by now."""
-        number = claimed.number
-        self._reporter.trial_started(number, str(claimed.origin), len(self._runtime.evaluator.renderer.items))
+        """Evaluate a trial, record its outcome and report it; False where it is another worker's by now."""
+        number, images = claimed.number, len(self._runtime.evaluator.renderer.items)
+        self._reporter.report(TrialStarted(trial=number, origin=str(claimed.origin), images=images))
         stored = self._evaluate(claimed)
         if claimed.interrupted:
             self._retry(lambda: self._recorder.remove_leftovers(number))
         if not stored:
             _log.warning("trial %d was taken over by another worker, which took this one for dead", number)
-            self._reporter.trial_lost(number)
+            self._reporter.report(TrialLost(trial=number))
             return False
         trial = self._retry(lambda: self._recorder.settle(claimed.trial))
-        self._retry(lambda: self._reporter.trial_finished(trial))
+        self._retry(lambda: self._reporter.report(TrialEnded.of(trial)))
         return True
 
     def _evaluate(self, claimed: ClaimedTrial) -> bool:
-        """Evaluate a trial and record its outcome; False where another worker has it by now."""
+        """Evaluate a trial, and record its outcome; False where it is another worker's by now."""
         started, rendered = time.perf_counter(), 0
 
         def on_images(done: int) -> None:
             nonlocal rendered
             rendered = done
-            self._reporter.images_rendered(done)
+            self._reporter.report(ImagesRendered(images=done))
 
         race = self._retry(lambda: self._race(claimed))
         try:
@@ -192,7 +206,7 @@ class Worker:
         return self._recorder.store(claimed, evaluation, race, started)
 
     def _race(self, claimed: ClaimedTrial) -> Race | None:
-        """Make a race against the best whole trial; None for one that renders the full suite, as parents always do."""
+        """Make a race against the best whole trial; None where the full suite is rendered, as it is for parents."""
         settings, objective = self._records.study.spec.racing, self._runtime.objective
         if settings is None or claimed.is_parent:
             return None
@@ -203,6 +217,11 @@ class Worker:
         return Race.against(best[0], self._gains.known_evidence(best[0]), objective.terms, settings, stages)
 
     def _require_a_parent(self) -> None:
+        """Refuse to go on where every parent failed.
+
+        Raises:
+            OptimizerError: they did.
+        """
         parents = parent_trials(self._trials.trials())
         if len(parents) == len(self._runtime.parents) and all(trial.state == "failed" for trial in parents.values()):
             reasons = "; ".join(f"{letter}: {trial.reason}" for letter, trial in parents.items())

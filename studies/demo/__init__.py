@@ -1,1 +1,1 @@
-"""The embedded demo study: its spec, small trained checkpoints, prompts and reference pictures."""
+"""The built-in demo study: its spec, small trained checkpoints, prompts and reference pictures."""

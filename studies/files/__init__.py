@@ -1,1 +1,1 @@
-"""The files of studies: renders, contact sheets and features, in a folder or a bucket."""
+"""The artifacts of studies: renders, contact sheets and features, in a folder or a bucket."""

@@ -1,12 +1,12 @@
-"""The files of studies: contact sheets, kept renders, features of set scores; in a folder or an S3-compatible store.
+"""The artifacts of studies: contact sheets, kept renders and features, in a folder or an S3-compatible store.
 
-    studies/KEY/NUMBER-WORKER/sheet.jpg, 0000.png, features.npz     of a trial, as one worker made it
-    uploads/ID                                                      what people put into a study in the dashboard
-    NAME.png, NAME-final.png                                        pictures of a study, for people
+    studies/KEY/NUMBER-WORKER/sheet.jpg, 0000.png, features.npz     a trial's files, as one worker made them
+    uploads/ID                                                      files that people upload in the dashboard
+    NAME.png, NAME-final.png                                        pictures of a study
 
-A study's key is its own among all databases, so that these may share a store. The worker's name is in a trial's, so
-that one that was wrongly taken for dead can neither overwrite nor remove what its successor stored: the row of a trial
-names the worker whose files are meant.
+A study's key is unique across databases, so several databases may share a store. The name of a trial's folder contains
+its worker's id, so a worker that was wrongly declared dead can neither overwrite nor remove its successor's files. The
+trial's row in the database names the worker whose files count.
 """
 
 from __future__ import annotations
@@ -34,75 +34,84 @@ from studies.system.database_url import database_file, from_home
 
 SHEET: Final = "sheet.jpg"
 FEATURES: Final = "features.npz"
-SHEET_ID: Final = re.compile(r"([0-9a-z]+)-([0-9]+-[0-9a-z]+)")  # an upload's is a UUID, with four dashes
-WORKER_LETTERS: Final = 12
+SHEET_ID: Final = re.compile(r"([0-9a-z]+)-([0-9]+-[0-9a-z]+)")  # an upload's id is a UUID, with four dashes
+WORKER_LETTERS: Final = 12  # of a worker's id in the name of a trial's folder
 
 Features = Mapping[str, NDArray[Any]]  # set scorer -> [items, d]
 
 
 @dataclass(frozen=True, slots=True)
 class Artifacts:
-    """Everything in one store."""
+    """The artifacts of all studies of a store."""
 
     store: Store
 
     @classmethod
-    def beside(cls, url: str, place: str | Path | None = None) -> Artifacts:
-        """In `place`, or in `NAME-artifacts` beside a SQLite file, or in `mergetune-artifacts` here.
+    def beside(cls, url: str, location: str | Path | None = None) -> Artifacts:
+        """Open the artifact store of a database, creating its folder if necessary.
 
         Args:
-            place: a folder, made if it is missing, or `s3://bucket/prefix`.
+            url: of the database.
+            location: a folder or `s3://bucket/prefix`; None: as `default_folder`.
 
         Raises:
             ArtifactError: it cannot be used.
         """
-        found = usual_folder(url) if place is None else place
-        if is_bucket(found):
-            bucket = bucket_store(str(found))
+        chosen = default_folder(url) if location is None else location
+        if is_bucket(chosen):
+            bucket = bucket_store(str(chosen))
             bucket.require()
             return cls(bucket)
-        folder = FolderStore(_folder(found))
+        folder = FolderStore(_folder(chosen))
         folder.make()
         return cls(folder)
 
     @classmethod
-    def known(cls, url: str, place: str | Path | None = None) -> Artifacts:
-        """As `beside`, to be read only: a folder that is not there has nothing in it, and nothing is asked yet."""
-        found = usual_folder(url) if place is None else place
-        if is_bucket(found):
-            return cls(bucket_store(str(found)))
-        return cls(FolderStore(_folder(found), required=False))
+    def existing(cls, url: str, location: str | Path | None = None) -> Artifacts:
+        """Open the artifact store of a database for reading: nothing is created, and a missing folder is empty.
+
+        Args:
+            url, location: as `beside` takes them.
+        """
+        chosen = default_folder(url) if location is None else location
+        if is_bucket(chosen):
+            return cls(bucket_store(str(chosen)))
+        return cls(FolderStore(_folder(chosen), required=False))
 
     @property
-    def place(self) -> str:
-        """Where everything is, for people."""
-        return self.store.place
+    def location(self) -> str:
+        """The store's folder or URL, for people."""
+        return self.store.location
 
     def of_trial(self, key: str, number: int, worker_id: str) -> TrialFiles:
-        """The files of study `key`'s trial, as that worker made them."""
+        """Return the files of a trial of study `key`, as that worker made them."""
         return TrialFiles(self.store, f"studies/{key}", f"{number}-{worker_id[:WORKER_LETTERS]}")
 
     def remove_others(self, key: str, number: int, worker_id: str) -> None:
-        """Remove what other workers left of a trial: those that died over it, or gave it back."""
+        """Remove a trial's files of other workers, which died during the trial or gave it back."""
         ours = self.of_trial(key, number, worker_id).folder
         for file in list(self.store.files(f"studies/{key}/{number}-")):
             if not file.name.startswith(f"{ours}/"):
                 self.store.remove(file.name)
 
     def open_render(self, name: str) -> Image.Image:
-        """A kept render, by the name that the database has. Raises ArtifactNotFound where it is gone."""
+        """Open a kept render by its name in the database.
+
+        Raises:
+            ArtifactNotFound: it no longer exists.
+        """
         with Image.open(io.BytesIO(self.store.read(name))) as file:
             return file.convert("RGB")
 
     def save_picture(self, name: str, picture: Image.Image) -> str:
-        """Store a picture of a study losslessly, for people; returns where it is."""
+        """Store a picture of a study losslessly, and return its path or URL."""
         self.store.write(name, _encoded(picture, format="PNG"))
-        return f"{self.place}/{name}"
+        return f"{self.location}/{name}"
 
     @property
-    def shown(self) -> ShownArtifacts:
-        """What the dashboard shows."""
-        return ShownArtifacts(self.store)
+    def for_optuna(self) -> OptunaArtifacts:
+        """The same store by artifact id, as the dashboard reads it."""
+        return OptunaArtifacts(self.store)
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,8 +119,8 @@ class TrialFiles:
     """The files of one trial.
 
     Args:
-        study: name of the study's part of the store.
-        attempt: number and worker.
+        study: the study's folder in the store.
+        attempt: the trial's number and worker.
     """
 
     store: Store
@@ -124,33 +133,37 @@ class TrialFiles:
 
     @property
     def sheet_id(self) -> str:
-        """By which Optuna knows the contact sheet: hexadecimal digits and dashes, as the dashboard wants it."""
+        """The contact sheet's artifact id in Optuna: hexadecimal digits and dashes, as the dashboard expects."""
         return f"{self.study.rpartition('/')[2]}-{self.attempt}"
 
     def name(self, file: str) -> str:
+        """Return the name in the store of one of the trial's files."""
         return f"{self.folder}/{file}"
 
     def save_sheet(self, sheet: Image.Image) -> str:
-        """Store a contact sheet; returns its artifact id. It is to look at: a PNG takes ten times as long."""
+        """Store a contact sheet as JPEG, and return its artifact id.
+
+        It is only looked at, and a PNG takes ten times as long.
+        """
         self.store.write(self.name(SHEET), _encoded(sheet, format="JPEG", quality=90, subsampling=0))
         return self.sheet_id
 
     def save_render(self, item: int, pixels: NDArray[np.uint8]) -> str:
-        """Store one render, [3, h, w], losslessly; returns its name in the store. Several threads may do so at once."""
+        """Store one render, [3, h, w], losslessly, and return its name in the store. May be called from threads."""
         name = self.name(render_file(item))
         self.store.write(name, encode_png(pixels))
         return name
 
     def save_features(self, features: Features) -> None:
-        """Store scorer -> [items, d]; what the bootstrap of a set score needs after a restart."""
-        # Bracketed, a scorer called `file` or `x.npy` is not taken for an argument or a member's name.
-        named = {f"[{name}]": rows for name, rows in features.items()}
+        """Store the features of set scorers: after a restart, the bootstrap of a set score needs them."""
+        # In brackets, a scorer called `file` or `x.npy` is not mistaken for an argument or a member's name.
+        named = {f"[{name}]": array for name, array in features.items()}
         with io.BytesIO() as buffer:
             np.savez(buffer, allow_pickle=False, **named)
             self.store.write(self.name(FEATURES), buffer.getvalue())
 
     def load_features(self) -> dict[str, NDArray[Any]]:
-        """Empty when there are none."""
+        """Load the features of set scorers; empty if none are stored."""
         try:
             content = self.store.read(self.name(FEATURES))
         except ArtifactNotFound:
@@ -159,43 +172,47 @@ class TrialFiles:
             return {name[1:-1]: stored[name] for name in stored.files if name.startswith("[")}
 
     def files(self) -> frozenset[str]:
-        """What there is, as the names of files without the folder's."""
+        """Return the names of all files, without the folder's."""
         return frozenset(file.name.rpartition("/")[2] for file in self.store.files(f"{self.folder}/"))
 
     def copy(self, file: str, source: TrialFiles) -> str:
-        """Store a copy of another trial's file; returns its name. Raises ArtifactNotFound where that is gone."""
+        """Store a copy of another trial's file, and return its name in the store.
+
+        Raises:
+            ArtifactNotFound: the other file no longer exists.
+        """
         self.store.write(self.name(file), source.store.read(source.name(file)))
         return self.name(file)
 
     def remove(self) -> None:
-        """All of them, also parts of files."""
+        """Remove all files, including those that were only partly written."""
         for file in list(self.store.files(f"{self.folder}/")):
             self.store.remove(file.name)
 
 
 def render_file(item: int) -> str:
-    """What the render of a suite's item is called."""
+    """Return the file name of the render of a suite's item."""
     return f"{item:04d}.png"
 
 
 def sheet_attributes(sheet: str, number: int) -> dict[str, str]:
-    """The system attributes by which an Optuna trial has its contact sheet, as Optuna's `upload_artifact` sets them.
+    """Return the system attributes that link an Optuna trial to its contact sheet.
 
-    That sets them first and stores the file then: a trial would have what there is not.
+    Optuna's `upload_artifact` sets the same ones, but before it stores the file: a trial could then link to nothing.
     """
     meta = ArtifactMeta(artifact_id=sheet, filename=f"trial {number}.jpg", mimetype="image/jpeg", encoding=None)
     return {ARTIFACTS_ATTR_PREFIX + sheet: json.dumps(asdict(meta))}
 
 
 def attach_sheet(trial: optuna.Trial, sheet: str) -> None:
-    """Give a running trial its contact sheet, which is stored; may be done again."""
+    """Link a running trial to its stored contact sheet; repeating it does no harm."""
     for key, value in sheet_attributes(sheet, trial.number).items():
         trial.storage.set_trial_system_attr(trial._trial_id, key, value)  # noqa: SLF001 - as Optuna's own
 
 
 @dataclass(frozen=True, slots=True)
-class ShownArtifacts:
-    """The store as optuna-dashboard, or any other user of Optuna's artifacts, wants it: by artifact id."""
+class OptunaArtifacts:
+    """An Optuna artifact store: the same files by artifact id, for optuna-dashboard."""
 
     store: Store
 
@@ -210,7 +227,7 @@ class ShownArtifacts:
 
 
 def stored_name(artifact_id: str) -> str:
-    """Where the file of an artifact id is: a contact sheet's, or what someone has uploaded."""
+    """Return the name in the store of an artifact: a contact sheet, or an upload."""
     sheet = SHEET_ID.fullmatch(artifact_id)
     return f"uploads/{artifact_id}" if sheet is None else f"studies/{sheet[1]}/{sheet[2]}/{SHEET}"
 
@@ -221,18 +238,19 @@ def _encoded(picture: Image.Image, **options: Any) -> bytes:
         return buffer.getvalue()
 
 
-def is_bucket(place: str | Path) -> bool:
-    return isinstance(place, str) and place.startswith(SCHEME)
+def is_bucket(location: str | Path) -> bool:
+    """Return whether it is the URL of a bucket rather than a folder."""
+    return isinstance(location, str) and location.startswith(SCHEME)
 
 
-def _folder(place: str | Path) -> Path:
+def _folder(location: str | Path) -> Path:
     """Return a folder from the root on. Raises ArtifactError for a URL, which would be a folder named `gs:`."""
-    if isinstance(place, str) and "://" in place:
-        raise ArtifactError(f"artifacts are kept in a folder or in s3://bucket/prefix, got {place!r}")
-    return from_home(Path(place)).resolve()
+    if isinstance(location, str) and "://" in location:
+        raise ArtifactError(f"artifacts are kept in a folder or in s3://bucket/prefix, got {location!r}")
+    return from_home(Path(location)).resolve()
 
 
-def usual_folder(url: str) -> Path:
-    """`NAME-artifacts` beside a SQLite file, or `mergetune-artifacts` here."""
+def default_folder(url: str) -> Path:
+    """Return `NAME-artifacts` beside a SQLite file; for a server, `mergetune-artifacts` in the current folder."""
     file = database_file(url)
     return file.with_name(f"{file.stem}-artifacts") if file is not None else Path("mergetune-artifacts")

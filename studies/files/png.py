@@ -1,4 +1,4 @@
-"""PNG files, written in a third of Pillow's time, which weighs five filters for each row; here all rows have one.
+"""A PNG encoder that takes a third of Pillow's time: Pillow tries five filters for each row, this one uses one.
 
 W3C, Portable Network Graphics (PNG) Specification, third edition, https://www.w3.org/TR/png-3/
 """
@@ -14,23 +14,23 @@ from numpy.typing import NDArray
 
 SIGNATURE: Final = b"\x89PNG\r\n\x1a\n"
 RGB: Final = 2  # colour type
-UP: Final = 2  # filter type: each byte less the one above it, modulo 256
+UP: Final = 2  # filter type: each byte minus the one above it, modulo 256
 LEVEL: Final = 1
-MEMORY: Final = 9  # zlib's most, 256 KiB
+MEMORY: Final = 9  # zlib's maximum, 256 KiB
 
 
 def encode_png(pixels: NDArray[np.uint8]) -> bytes:
-    """Encode an RGB image [3, h, w] losslessly. Threads may do so at the same time: zlib lets go of the interpreter."""
+    """Encode an RGB image [3, h, w] losslessly. Threads may run in parallel: zlib releases the interpreter's lock."""
     _, height, width = pixels.shape
     header = struct.pack(">IIBBBBB", width, height, 8, RGB, 0, 0, 0)
-    # Runs alone, no search for matches: renders have grain, where matches are few, and the files are no larger for it.
+    # Run lengths only, no search for matches: renders are grainy, so there are few, and the files are no larger.
     packer = zlib.compressobj(LEVEL, zlib.DEFLATED, zlib.MAX_WBITS, MEMORY, zlib.Z_RLE)
     packed = packer.compress(_filtered(pixels).data) + packer.flush()
     return SIGNATURE + _chunk(b"IHDR", header) + _chunk(b"IDAT", packed) + _chunk(b"IEND", b"")
 
 
 def _filtered(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Rows of the file, [h, 1 + 3 w]: the filter's type, and what it leaves of the pixels."""
+    """Return the rows of the file, [h, 1 + 3 w]: the filter type, then the filtered pixels."""
     _, height, width = pixels.shape
     rows = np.empty((height, 1 + 3 * width), np.uint8)
     rows[:, 0] = UP

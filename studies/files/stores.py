@@ -1,7 +1,7 @@
-"""Where the files of studies lie: a folder, or a bucket of an S3-compatible store.
+"""Stores for the files of studies: a folder, or a bucket of an S3-compatible store.
 
-A store holds files under names with slashes, as `studies/KEY/3-0f2a/0000.png`. Both kinds go through Optuna's artifact
-stores and tell what goes wrong in the same words: `ArtifactsAwayError` where waiting may help, else `ArtifactError`.
+A store holds files under names with slashes, such as `studies/KEY/3-0f2a/0000.png`. Both kinds use Optuna's artifact
+stores and raise the same errors: `ArtifactsAwayError` if waiting may help, else `ArtifactError`.
 """
 
 from __future__ import annotations
@@ -28,49 +28,55 @@ if TYPE_CHECKING:
 SCHEME: Final = "s3://"
 CONNECT_SECONDS: Final = 10
 ANSWER_SECONDS: Final = 60
-ATTEMPTS: Final = 3  # of botocore, within a second or two; what takes longer is waited for by the worker
-PART: Final = ".part-"  # of a file's name while it is written
+ATTEMPTS: Final = 3  # of botocore, within a second or two; the worker waits for longer outages
+PART: Final = ".part-"  # in the name of a file that is still being written
 
 AWAY: Final = frozenset(
     {errno.EIO, errno.ESTALE, errno.ENODEV, errno.ENOTCONN, errno.ETIMEDOUT, errno.EHOSTDOWN, errno.EHOSTUNREACH}
-)  # what a network share answers whose server is away
+)  # errors of a network share whose server cannot be reached
 FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
-BUSY: Final = frozenset({"RequestTimeout", "SlowDown", "ServiceUnavailable", "InternalError"})  # of S3
+BUSY: Final = frozenset({"RequestTimeout", "SlowDown", "ServiceUnavailable", "InternalError"})  # S3 error codes
 
 
 @dataclass(frozen=True, slots=True, order=True)
 class StoredFile:
+    """A file of a store with its size."""
+
     name: str
     bytes: int
 
 
 class Store(Protocol):
-    """Files by name. Every method raises ArtifactError or ArtifactsAwayError when the store fails."""
+    """A store of files by name. Every method raises ArtifactError or ArtifactsAwayError if the store fails."""
 
     @property
-    def place(self) -> str:
-        """Where it is, for people: a folder's path, or `s3://bucket/prefix`."""
+    def location(self) -> str:
+        """A folder's path, or `s3://bucket/prefix`; for people."""
 
     def read(self, name: str) -> bytes:
-        """Raises ArtifactNotFound (Optuna's) where there is no such file."""
+        """Return a file's content.
+
+        Raises:
+            ArtifactNotFound: there is no such file. The class is Optuna's.
+        """
 
     def write(self, name: str, content: bytes) -> None:
-        """Store a file whole or not at all; replaces one of the same name."""
+        """Store a file whole or not at all, replacing one of the same name."""
 
     def remove(self, name: str) -> None:
-        """Remove a file, if it is there."""
+        """Remove a file, if it exists."""
 
     def files(self, prefix: str) -> Iterator[StoredFile]:
-        """Files whose names begin with `prefix`, in no order; also the parts of writes that were cut off."""
+        """Yield the files whose names begin with `prefix`, unordered, including those that were only partly written."""
 
 
 class FolderStore:
-    """A folder, also one of a network share.
+    """A store in a folder, which may be on a network share.
 
     Args:
-        folder: absolute; made by `make`, and never again after that: of a share that is away nothing is left but the
-            empty folder where it was.
-        required: whether it is an outage that the folder is not there; else it is as one without files.
+        folder: an absolute path. Only `make` creates it: if a share is not mounted, its mount point is an empty folder,
+            and nothing must be written there.
+        required: whether a missing folder counts as an outage; otherwise it counts as an empty one.
     """
 
     def __init__(self, folder: Path, *, required: bool = True) -> None:
@@ -78,22 +84,26 @@ class FolderStore:
         self._files = FileSystemArtifactStore(folder)
 
     @property
-    def place(self) -> str:
+    def location(self) -> str:
         return str(self.folder)
 
     def make(self) -> None:
-        """Raises ArtifactError where the folder cannot be made."""
+        """Create the folder, if it does not exist.
+
+        Raises:
+            ArtifactError: it cannot be created.
+        """
         try:
             self._base.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise ArtifactError(f"the artifact folder {self.folder} cannot be made: {error.strerror}") from error
+            raise ArtifactError(f"the artifact folder {self.folder} cannot be created: {error.strerror}") from error
 
     @property
     def _base(self) -> Path:
         return self.folder / "studies"
 
     def read(self, name: str) -> bytes:
-        with self._told(name):
+        with self._explained(name):
             try:
                 with self._files.open_reader(name) as file:
                     return file.read()
@@ -104,9 +114,9 @@ class FolderStore:
     def write(self, name: str, content: bytes) -> None:
         path = self.folder / name
         part = f"{name}{PART}{uuid.uuid4().hex[:8]}"
-        with self._told(name):
+        with self._explained(name):
             self._require_base()
-            if path.resolve().is_relative_to(self.folder):  # else Optuna's store refuses it
+            if path.resolve().is_relative_to(self.folder):  # Optuna's store refuses any other name
                 path.parent.mkdir(parents=True, exist_ok=True)
             try:
                 self._files.write(part, io.BytesIO(content))
@@ -116,7 +126,7 @@ class FolderStore:
                 raise
 
     def remove(self, name: str) -> None:
-        with self._told(name):
+        with self._explained(name):
             try:
                 self._files.remove(name)
             except ArtifactNotFound:
@@ -128,12 +138,12 @@ class FolderStore:
         while folder not in {self.folder, self._base} and folder.is_relative_to(self.folder):
             try:
                 folder.rmdir()
-            except OSError:  # something else is in it, by now perhaps
+            except OSError:  # it is not empty, perhaps since a moment ago
                 return
             folder = folder.parent
 
     def files(self, prefix: str) -> Iterator[StoredFile]:
-        with self._told(prefix):
+        with self._explained(prefix):
             self._require_base()
             start = self.folder / prefix.rpartition("/")[0]
             for folder, _, names in os.walk(start, onerror=_raise_unless_gone):
@@ -141,15 +151,16 @@ class FolderStore:
                     path = Path(folder) / name
                     relative = path.relative_to(self.folder).as_posix()
                     if relative.startswith(prefix):
-                        with suppress(FileNotFoundError):  # removed in this moment
+                        with suppress(FileNotFoundError):  # removed just now
                             yield StoredFile(relative, path.stat().st_size)
 
     def _require_base(self) -> None:
         if self._required and not self._base.is_dir():
-            raise ArtifactsAwayError(f"the artifact folder {self.folder} is not there: is a share not mounted?")
+            raise ArtifactsAwayError(f"the artifact folder {self.folder} is missing: is a share not mounted?")
 
     @contextmanager
-    def _told(self, name: str) -> Iterator[None]:
+    def _explained(self, name: str) -> Iterator[None]:
+        """Turn errors of the file system in the block into ours."""
         try:
             yield
         except OSError as error:
@@ -157,14 +168,14 @@ class FolderStore:
             if error.errno in AWAY:
                 raise ArtifactsAwayError(reason) from error
             if error.errno in FULL:
-                reason += ": make room, with `mergetune study prune-artifacts` for example"
+                reason += ": make room, for example with `mergetune study prune-artifacts`"
             raise ArtifactError(reason) from error
-        except ValueError as error:  # Optuna's word for it
-            raise ArtifactError(f"artifact folder {self.folder}: {name!r} would lead out of it") from error
+        except ValueError as error:  # Optuna's error for such a name
+            raise ArtifactError(f"artifact folder {self.folder}: {name!r} is outside it") from error
 
 
 class BucketStore:
-    """A prefix of a bucket in an S3-compatible store; endpoint, region and credentials are boto3's to find.
+    """A store under a prefix of an S3-compatible bucket; boto3 finds endpoint, region and credentials.
 
     Args:
         bucket: must exist.
@@ -175,7 +186,7 @@ class BucketStore:
         self.bucket, self.prefix = bucket, prefix
 
     @property
-    def place(self) -> str:
+    def location(self) -> str:
         return f"{SCHEME}{self.bucket}/{self.prefix}".rstrip("/")
 
     @cached_property
@@ -183,72 +194,77 @@ class BucketStore:
         import boto3
         from botocore.config import Config
 
-        waits = Config(
+        config = Config(
             connect_timeout=CONNECT_SECONDS,
             read_timeout=ANSWER_SECONDS,
             retries={"mode": "standard", "total_max_attempts": ATTEMPTS},
         )
-        return boto3.Session().client("s3", config=waits)  # the session that all share is not made for threads
+        return boto3.Session().client("s3", config=config)  # boto3's default session is not thread-safe
 
     @cached_property
     def _files(self) -> Boto3ArtifactStore:
         return Boto3ArtifactStore(self.bucket, client=self._client)
 
     def require(self) -> None:
-        """Raises what any request would, as early as possible."""
+        """Make a first request, so that a wrong configuration is reported early.
+
+        Raises:
+            ArtifactError: the bucket cannot be used.
+        """
         next(self.files("studies/"), None)
 
     def read(self, name: str) -> bytes:
-        with self._told():
+        with self._explained():
             return self._files.open_reader(self.prefix + name).read()
 
     def write(self, name: str, content: bytes) -> None:
-        with self._told():
+        with self._explained():
             self._files.write(self.prefix + name, io.BytesIO(content))
 
     def remove(self, name: str) -> None:
-        with self._told():
+        with self._explained():
             self._files.remove(self.prefix + name)
 
     def files(self, prefix: str) -> Iterator[StoredFile]:
-        with self._told():
+        with self._explained():
             pages = self._client.get_paginator("list_objects_v2").paginate(
                 Bucket=self.bucket, Prefix=self.prefix + prefix
             )
             for page in pages:
-                for row in page.get("Contents", ()):
-                    yield StoredFile(row["Key"].removeprefix(self.prefix), row["Size"])
+                for entry in page.get("Contents", ()):
+                    yield StoredFile(entry["Key"].removeprefix(self.prefix), entry["Size"])
 
     @contextmanager
-    def _told(self) -> Iterator[None]:
+    def _explained(self) -> Iterator[None]:
+        """Turn errors of boto3 in the block into ours."""
         try:
             from botocore import exceptions as boto
         except ImportError as error:
             raise ArtifactError(
-                f"artifacts in {self.place} need boto3, which is not installed: pip install 'mergetune[s3]'"
+                f"artifacts in {self.location} need boto3, which is not installed: pip install 'mergetune[s3]'"
             ) from error
         try:
             yield
         except boto.ClientError as error:
             raise self._refusal(error) from error
         except (boto.HTTPClientError, boto.ConnectionError, boto.IncompleteReadError, OSError) as error:
-            raise ArtifactsAwayError(f"artifact store {self.place}: {_one_line(error)}") from error
-        except (boto.BotoCoreError, ValueError) as error:  # a ValueError for an endpoint that is no URL
-            raise ArtifactError(f"artifact store {self.place}: {_one_line(error)}") from error
+            raise ArtifactsAwayError(f"artifact store {self.location}: {_one_line(error)}") from error
+        except (boto.BotoCoreError, ValueError) as error:  # ValueError: the endpoint is not a URL
+            raise ArtifactError(f"artifact store {self.location}: {_one_line(error)}") from error
 
     def _refusal(self, error: ClientError) -> ArtifactError:
         answer: Any = error.response
         code = str(answer.get("Error", {}).get("Code", ""))
         status = answer.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
         if code == "NoSuchBucket":
-            return ArtifactError(f"artifact store {self.place}: there is no bucket {self.bucket!r}: make it first")
+            return ArtifactError(f"artifact store {self.location}: there is no bucket {self.bucket!r}: create it first")
         if status >= 500 or code in BUSY:
-            return ArtifactsAwayError(f"artifact store {self.place}: {_one_line(error)}")
-        return ArtifactError(f"artifact store {self.place}: {_one_line(error)}: look at its credentials and policy")
+            return ArtifactsAwayError(f"artifact store {self.location}: {_one_line(error)}")
+        return ArtifactError(f"artifact store {self.location}: {_one_line(error)}: check its credentials and policy")
 
 
 def _raise_unless_gone(error: OSError) -> None:
-    """Folders may vanish while they are walked through, or never have been."""
+    """Ignore missing folders: they may vanish during the walk, or never have existed."""
     if error.errno != errno.ENOENT:
         raise error
 
@@ -257,19 +273,19 @@ def _one_line(error: BaseException) -> str:
     return " ".join(str(error).split())
 
 
-def bucket_store(place: str) -> BucketStore:
-    """The store that `s3://bucket/prefix` names; nothing is asked of it yet.
+def bucket_store(url: str) -> BucketStore:
+    """Return the store at `s3://bucket/prefix`, without making a request yet.
 
     Raises:
-        ArtifactError: it is written in another way.
+        ArtifactError: the URL has another form.
     """
-    bucket, _, prefix = place.removeprefix(SCHEME).partition("/")
-    if "@" in bucket or ":" in bucket:  # not shown: it may hold a secret
+    bucket, _, prefix = url.removeprefix(SCHEME).partition("/")
+    if "@" in bucket or ":" in bucket:  # the URL is not shown, because it may contain a secret
         raise ArtifactError(
             "an artifact store is written s3://bucket/prefix: credentials and endpoint are taken from boto3's "
             "environment (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_ENDPOINT_URL) or its files"
         )
-    if not bucket or "?" in place or "//" in f"/{prefix}":
-        raise ArtifactError(f"an artifact store is written s3://bucket/prefix, got {place!r}")
+    if not bucket or "?" in url or "//" in f"/{prefix}":
+        raise ArtifactError(f"an artifact store is written s3://bucket/prefix, got {url!r}")
     prefix = prefix.strip("/")
     return BucketStore(bucket, f"{prefix}/" if prefix else "")

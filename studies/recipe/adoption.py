@@ -1,6 +1,6 @@
-"""Recipes that were made elsewhere, as recipes over the files of a study.
+"""Adopt recipes from elsewhere: turn them into recipes over the files of a study.
 
-A file is known by its content: what it is called, and which letter it has, may differ.
+A file is identified by its content; its name and its letter may differ.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ from studies.recipe.blueprint import Blueprint, Rows
 from studies.recipe.recipe import RESULT, BakedVae, LoraUse, Recipe, Step
 
 
-def adopted(recipe: Recipe, blueprint: Blueprint) -> Recipe:
-    """The same merge over the blueprint's files, in its dtype.
+def adopt(recipe: Recipe, blueprint: Blueprint) -> Recipe:
+    """Return the same merge over the blueprint's files, in its dtype.
 
-    What a merge does not touch stays parent A's, and that is the blueprint's A, as in all of its merges. LoRAs that the
-    blueprint has and the recipe has not weigh nothing.
+    Tensors that the merge does not touch come from the blueprint's parent A, as in all of its merges. LoRAs of the
+    blueprint that the recipe does not have get the weight 0.
 
     Raises:
-        RecipeError: another architecture, or a file that the blueprint does not have.
+        RecipeError: it has another architecture, or a file that the blueprint does not have.
     """
     if recipe.architecture != blueprint.architecture:
         raise RecipeError(f"it merges {recipe.architecture} checkpoints, the study's are {blueprint.architecture}")
@@ -39,16 +39,16 @@ def adopted(recipe: Recipe, blueprint: Blueprint) -> Recipe:
 
 
 def _letters(recipe: Recipe, blueprint: Blueprint) -> dict[str, str]:
-    """The recipe's letter of a parent -> the blueprint's; of equal files the one of the same letter."""
-    found: dict[str, str] = {}
+    """Map the recipe's letters to the blueprint's; among equal files, the same letter is preferred."""
+    letters: dict[str, str] = {}
     for parent in recipe.parents:
-        same = [row.letter for row in blueprint.parents if row.sha256 == parent.sha256]
-        free = [letter for letter in same if letter not in found.values()]
+        same = [other.letter for other in blueprint.parents if other.sha256 == parent.sha256]
+        free = [letter for letter in same if letter not in letters.values()]
         if not free:
-            known = ", ".join(f"{row.letter} ({row.name})" for row in blueprint.parents)
+            known = ", ".join(f"{other.letter} ({other.name})" for other in blueprint.parents)
             raise RecipeError(f"its parent {parent.letter} ({parent.name}) is none of the study's parents: {known}")
-        found[parent.letter] = parent.letter if parent.letter in free else free[0]
-    return found
+        letters[parent.letter] = parent.letter if parent.letter in free else free[0]
+    return letters
 
 
 def _renamed(step: Step, letters: dict[str, str]) -> Step:
@@ -57,9 +57,10 @@ def _renamed(step: Step, letters: dict[str, str]) -> Step:
 
 
 def _loras(recipe: Recipe, blueprint: Blueprint) -> tuple[LoraUse, ...]:
-    """In the blueprint's order, as the executors have them; none at all where the recipe has none."""
+    """Return the LoRAs in the blueprint's order, as the executors expect them; none at all if the recipe has none."""
     weights = {lora.sha256: lora.weights for lora in recipe.loras}
-    unknown = [lora.name for lora in recipe.loras if lora.sha256 not in {row.sha256 for row in blueprint.loras}]
+    known = {lora.sha256 for lora in blueprint.loras}
+    unknown = [lora.name for lora in recipe.loras if lora.sha256 not in known]
     if unknown or len(weights) < len(recipe.loras):
         raise RecipeError(
             f"it bakes the LoRA {unknown[0]}, which the study does not have: name it under `loras`"
@@ -68,9 +69,9 @@ def _loras(recipe: Recipe, blueprint: Blueprint) -> tuple[LoraUse, ...]:
         )
     if not weights:
         return ()
-    nothing = tuple((place, 0.0) for place, _ in recipe.loras[0].weights)
+    zeros = tuple((place, 0.0) for place, _ in recipe.loras[0].weights)
     return tuple(
-        LoraUse(name=row.name, sha256=row.sha256, weights=weights.get(row.sha256, nothing)) for row in blueprint.loras
+        LoraUse(name=lora.name, sha256=lora.sha256, weights=weights.get(lora.sha256, zeros)) for lora in blueprint.loras
     )
 
 
@@ -83,7 +84,7 @@ def _vae(recipe: Recipe, blueprint: Blueprint) -> BakedVae | None:
 
 
 def rows_of(recipe: Recipe, blueprint: Blueprint) -> Rows | None:
-    """The numbers with which the blueprint gives an adopted recipe; None where none do: another method, another VAE."""
+    """Return the numbers with which the blueprint makes an adopted recipe; None if its methods or VAE differ."""
     if tuple(step.operation for step in recipe.steps) != blueprint.operations or recipe.vae != blueprint.vae:
         return None
     steps = [step.by_place for step in recipe.steps]

@@ -1,6 +1,6 @@
-"""Blueprint: a recipe without its numbers, which is what a study searches the numbers of.
+"""Blueprint: a recipe without its numbers, which are what a study searches.
 
-The numbers of one place, over all steps and LoRAs, form one row; its slots have names that are all different.
+The numbers of one place, over all steps and LoRAs, form one row. The names of its slots are unique.
 """
 
 from __future__ import annotations
@@ -33,28 +33,28 @@ Rows = Mapping[str, tuple[float, ...]]  # place -> one number per slot of the bl
 class LoraFile:
     """A LoRA of a study."""
 
-    slot: str  # what its weight is called in the search
+    slot: str  # the name of its weight in the search
     name: str
     sha256: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Blueprint:
-    """Everything of a recipe but its numbers."""
+    """A recipe without its numbers."""
 
     architecture: Architecture
     parents: tuple[Parent, ...]
     operations: tuple[Operation, ...]
     loras: tuple[LoraFile, ...] = ()
     vae: BakedVae | None = None
-    only_vae: bool = False  # no parent has one of its own
+    only_vae: bool = False  # whether `vae` is the only one, as no parent has its own
     dtype: DtypeName | None = None
 
     def recipe(self, rows: Rows) -> Recipe:
-        """The recipe with these numbers.
+        """Return the recipe with these numbers.
 
         Raises:
-            RecipeError: a place is missing or unknown, or its numbers are too few, too many or not allowed.
+            RecipeError: a place is missing or unknown, or has too few, too many or invalid numbers.
         """
         counts = [len(operation.slots) for operation in self.operations]
         starts = [0, *accumulate(counts)]
@@ -80,7 +80,7 @@ class Blueprint:
         return self._of(steps, loras)
 
     def parent_alone(self, letter: str) -> Recipe:
-        """A parent as it is, with its own VAE if there is one, without LoRAs: what a merge has to beat."""
+        """Return the recipe of one parent, with its own VAE if it has one and without LoRAs: what merges must beat."""
         if letter == self.parents[0].letter:
             return self._alone(())
         copy = Operation(method="weighted_sum", inputs=(self.parents[0].letter, letter))
@@ -103,26 +103,29 @@ class Blueprint:
 
 
 def slots_of(operations: Sequence[Operation], letters: Sequence[str], loras: Sequence[str] = ()) -> tuple[Slot, ...]:
-    """The slots of all steps and then the LoRAs; a name that several steps share gets its step's number: `B-2`.
+    """Return the slots of all steps, then of the LoRAs. A name that several steps share gets the step's number: `B-2`.
 
     Raises:
         RecipeError: the steps do not fit together.
     """
     check_operations(operations, letters)
-    found = [(number, slot) for number, operation in enumerate(operations, start=1) for slot in operation.slots]
-    counts = Counter(slot.name for _, slot in found)
-    named = [replace(slot, name=f"{slot.name}-{number}") if counts[slot.name] > 1 else slot for number, slot in found]
+    numbered = [(number, slot) for number, operation in enumerate(operations, start=1) for slot in operation.slots]
+    counts = Counter(slot.name for _, slot in numbered)
+    unique = [
+        replace(slot, name=f"{slot.name}-{number}") if counts[slot.name] > 1 else slot for number, slot in numbered
+    ]
     weights = [Slot(name=name, kind="lora", default=1.0, description="weight of the LoRA") for name in loras]
-    return (*named, *weights)
+    return (*unique, *weights)
 
 
 def alone_row(operations: Sequence[Operation], letters: Sequence[str], letter: str) -> tuple[float | None, ...] | None:
-    """Ratios with which a chain gives one parent alone, one entry per slot of the steps; None for what is no ratio.
+    """Return the ratios with which a chain yields one parent alone.
 
     Returns:
-        None when no ratios do: a base that only serves for a difference, a method without ratios.
+        One entry per slot of the steps, None for slots that are not ratios. None instead of a row if no ratios yield
+        the parent, because it only serves as a base of differences, or because a method has no ratio.
     """
-    passed: dict[str, str] = {name: name for name in letters}  # input or result -> the parent it is, if it is one
+    passed: dict[str, str] = {name: name for name in letters}  # input or result -> the parent that it equals, if any
     row: list[float | None] = []
     last = letters[0]
     for number, operation in enumerate(operations, start=1):

@@ -1,7 +1,7 @@
-"""Recipe files: one merge as a person writes it, in YAML or JSON, and a recipe written as such a file.
+"""Recipe files: one merge as a user writes it, in YAML or JSON; and how a recipe is written to such a file.
 
-A recipe file names files by path and numbers by pattern, preset or block-weight string. It becomes a `Recipe` once
-the architecture and the files' hashes are known. Unknown keys are refused; relative paths are relative to the file.
+A recipe file gives files by path, and numbers by pattern, preset or block-weight string. It becomes a `Recipe` once the
+architecture and the files' hashes are known. Unknown keys are refused; relative paths are relative to the file.
 """
 
 from __future__ import annotations
@@ -46,9 +46,9 @@ from studies.recipe.recipe import (
 from studies.recipe.steps import StepSettings, operations_of
 from studies.system.documents import parse_json, parse_yaml, read_text
 
-PRESET, BASE = "preset", "base"  # keys of a mapping that are no patterns
+PRESET, BASE = "preset", "base"  # keys of a mapping that are not patterns
 LORA_WEIGHT: Final = Slot(name="weight", kind="lora", default=1.0, description="weight of the LoRA")
-WANTED: Final = "expected a number, a mapping of patterns to numbers, or block weights as 26, 25, 20 or 19 numbers"
+EXPECTED: Final = "expected a number, a mapping of patterns to numbers, or block weights as 26, 25, 20 or 19 numbers"
 SHA256_DIGITS: Final = 64
 
 
@@ -56,14 +56,18 @@ SHA256_DIGITS: Final = 64
 
 
 def _checked_numbers(value: Any) -> float | str | dict[str, Any]:
-    """One number, block weights as text, or a mapping; ValueError for anything else."""
+    """Return one number, block weights as text, or a mapping.
+
+    Raises:
+        ValueError: it is none of these.
+    """
     if isinstance(value, Mapping) and value:
         return {str(key): _checked_entry(str(key), entry) for key, entry in value.items()}
     if isinstance(value, (list, tuple)):
         return ",".join(repr(_checked_number(entry)) for entry in value)
     if isinstance(value, str):
         if "," not in value:
-            raise ValueError(WANTED)
+            raise ValueError(EXPECTED)
         return value
     return _checked_number(value)
 
@@ -80,29 +84,29 @@ def _checked_entry(key: str, value: Any) -> float | str:
 
 def _checked_number(value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
-        shown = f"; got {value!r} in it" if isinstance(value, str) else ""
-        raise ValueError(WANTED + shown)
+        found = f"; got {value!r} in it" if isinstance(value, str) else ""
+        raise ValueError(EXPECTED + found)
     try:
         return float(value)
     except OverflowError:
-        raise ValueError(WANTED) from None
+        raise ValueError(EXPECTED) from None
 
 
 Numbers = Annotated[Any, AfterValidator(_checked_numbers)]
 
 
-def spread(written: Any, slot: Slot, architecture: Architecture, where: str) -> dict[str, float]:
-    """The number of every place.
+def expand(written: Any, slot: Slot, architecture: Architecture, where: str) -> dict[str, float]:
+    """Return the number of every place.
 
     Args:
-        written: a number (of every place; a ratio's leaves the VAE at 0), block weights as text (never the VAE), or
-            a mapping: of patterns as `matching_places` has them, of which a later one wins, perhaps over the block
-            weights of a `preset` with its `base`. Places not named get the slot's default, and of a LoRA nothing.
-        slot: what the numbers are.
-        where: they stand, for messages.
+        written: one number for all places (as a ratio, it leaves the VAE at 0), block weights as text (never for the
+            VAE), or a mapping of patterns (see `matching_places`) to numbers. Later patterns win over earlier ones, and
+            all over the block weights of a `preset` with its `base`. Other places get the slot's default, for a LoRA 0.
+        slot: the slot of these numbers.
+        where: where they are written, for messages.
 
     Raises:
-        RecipeError: a pattern that matches nothing, a wrong count of block weights, or a number that is not allowed.
+        RecipeError: a pattern matches nothing, the number of block weights is wrong, or a number is not allowed.
     """
     numbers = dict.fromkeys(places(architecture), 0.0 if slot.kind == "lora" else slot.default)
     try:
@@ -135,32 +139,32 @@ def _fill_by_pattern(
 
 
 def _named_by_weights(text: str, architecture: Architecture) -> dict[str, float]:
-    """The places that block weights name: without BASE, no text encoder."""
+    """Return the ratios of the places that block weights name; without BASE, they name no text encoder."""
     ratios = parse_block_weights(text, architecture)
     unnamed = {VAE, *(text_encoders(architecture) if leaves_out_base(text, architecture) else ())}
     return {place: ratio for place, ratio in ratios.items() if place not in unnamed}
 
 
-def collapsed(numbers: Mapping[str, float], slot: Slot, architecture: Architecture) -> float | dict[str, float]:
-    """A short way to write numbers of which `spread` makes the same."""
+def shorten(numbers: Mapping[str, float], slot: Slot, architecture: Architecture) -> float | dict[str, float]:
+    """Write numbers as shortly as possible, so that `expand` restores them."""
     first = numbers[blocks(architecture)[0]]
     for short in (first, {"*": first}):
-        if spread(short, slot, architecture, slot.name) == dict(numbers):
+        if expand(short, slot, architecture, slot.name) == dict(numbers):
             return short
     rest = 0.0 if slot.kind == "lora" else slot.default
     groups = collective_names(architecture)
     in_sections = [
         name
         for section in sections(architecture)
-        for name in _alike(section, groups[section], numbers) or groups[section]
+        for name in _if_uniform(section, groups[section], numbers) or groups[section]
     ]
-    names = _alike(UNET, groups[UNET], numbers) or in_sections
+    names = _if_uniform(UNET, groups[UNET], numbers) or in_sections
     short = {name: numbers[groups.get(name, (name,))[0]] for name in (*text_encoders(architecture), *names, VAE)}
     return {name: number for name, number in short.items() if number != rest}
 
 
-def _alike(name: str, members: Sequence[str], numbers: Mapping[str, float]) -> list[str]:
-    """The name, where one number holds for all its members."""
+def _if_uniform(name: str, members: Sequence[str], numbers: Mapping[str, float]) -> list[str]:
+    """Return the group's name if all its members have the same number; else nothing."""
     return [name] if len({numbers[place] for place in members}) == 1 else []
 
 
@@ -175,7 +179,7 @@ def _checked_sha256(text: str) -> str:
 
 
 class FileEntry(FrozenSettings):
-    """A file by its path, and by its content where `sha256` is given. Written short as the path alone."""
+    """A file by its path, and by its content if `sha256` is given. Its short form is the path alone."""
 
     path: SpecPath
     sha256: Annotated[str, AfterValidator(_checked_sha256)] | None = None
@@ -186,7 +190,11 @@ class FileEntry(FrozenSettings):
         return {"path": value} if isinstance(value, (str, Path)) else value
 
     def require(self, what: str, sha256: str) -> None:
-        """Raises RecipeError when the file is not the one that was meant."""
+        """Refuse a file with another sha256 than the recipe gives.
+
+        Raises:
+            RecipeError: it differs.
+        """
         if self.sha256 not in {None, sha256}:
             raise RecipeError(
                 f"{what} ({self.path}) is not the file that the recipe names: its sha256 is {sha256[:10]}..., expected "
@@ -195,7 +203,7 @@ class FileEntry(FrozenSettings):
 
 
 class LoraEntry(FileEntry):
-    """A LoRA to bake in after the last step."""
+    """A LoRA that is baked in after the last step."""
 
     weight: Numbers = 1.0
 
@@ -204,14 +212,14 @@ class StepEntry(StepSettings):
     """One step with its numbers."""
 
     values: Mapping[str, Numbers] = Field(default_factory=dict)  # by slot
-    ratio: Numbers = None  # of a method that has one ratio only
+    ratio: Numbers = None  # for a method that has a single ratio
 
 
 STEP_KEYS: Final = frozenset(StepEntry.model_fields)
 
 
 class RecipeFile(StepEntry):
-    """A recipe file. A single step's keys may stand at its top, instead of under `steps`."""
+    """A recipe file. The keys of a single step may stand at its top level instead of under `steps`."""
 
     parents: Mapping[str, FileEntry]
     steps: tuple[StepEntry, ...] | None = None
@@ -232,16 +240,16 @@ class RecipeFile(StepEntry):
     @field_validator("parents")
     @classmethod
     def _in_order(cls, value: Mapping[str, FileEntry]) -> Mapping[str, FileEntry]:
-        wanted = list(LETTERS[: len(value)])
-        if not value or sorted(value) != wanted:
-            msg = f"expected parents called A, B, C ... without a gap, got {', '.join(value) or 'none'}"
+        expected = list(LETTERS[: len(value)])
+        if not value or sorted(value) != expected:
+            msg = f"expected parents named A, B, C ... without a gap, got {', '.join(value) or 'none'}"
             raise ValueError(msg)
-        return {letter: value[letter] for letter in wanted}
+        return {letter: value[letter] for letter in expected}
 
     @model_validator(mode="after")
     def _steps_fit(self) -> Self:
-        if self.steps is not None and (twice := sorted(self.model_fields_set & STEP_KEYS)):
-            msg = f"`{twice[0]}` stands beside `steps`: move it into one of the steps"
+        if self.steps is not None and (beside_steps := sorted(self.model_fields_set & STEP_KEYS)):
+            msg = f"`{beside_steps[0]}` stands beside `steps`: move it into one of the steps"
             raise ValueError(msg)
         if self.steps is None and not self.model_fields_set & STEP_KEYS and len(self.parents) > 1:
             msg = "it does not say how the parents are merged: give `method` with `ratio` or `values`, or `steps`"
@@ -261,7 +269,7 @@ class RecipeFile(StepEntry):
 
     @property
     def entries(self) -> tuple[StepEntry, ...]:
-        """The steps, wherever they are written."""
+        """The steps, whether written under `steps` or at the top level."""
         if self.steps is not None:
             return self.steps
         return (self,) if self.model_fields_set & STEP_KEYS else ()
@@ -272,18 +280,22 @@ class RecipeFile(StepEntry):
         return operations_of(self.entries, self.letters)
 
     def chain(self, architecture: Architecture) -> tuple[Step, ...]:
-        """The steps with the numbers of every place.
+        """Return the steps with the numbers of every place.
 
         Raises:
-            RecipeError: a pattern names nothing in this architecture, or a number is not allowed.
+            RecipeError: a pattern matches nothing in this architecture, or a number is not allowed.
         """
-        rows = enumerate(zip(self.entries, self.operations, strict=True), start=1)
-        return tuple(_step(number, entry, operation, architecture) for number, (entry, operation) in rows)
+        numbered = enumerate(zip(self.entries, self.operations, strict=True), start=1)
+        return tuple(_step(number, entry, operation, architecture) for number, (entry, operation) in numbered)
 
     def lora_weights(self, architecture: Architecture) -> tuple[Mapping[str, float], ...]:
-        """Place -> weight, for every LoRA. Raises as `chain` does."""
+        """Return place -> weight for every LoRA.
+
+        Raises:
+            RecipeError: as `chain`.
+        """
         return tuple(
-            spread(lora.weight, LORA_WEIGHT, architecture, f"LoRA {lora.path.name}, weight") for lora in self.loras
+            expand(lora.weight, LORA_WEIGHT, architecture, f"LoRA {lora.path.name}, weight") for lora in self.loras
         )
 
     def recipe(
@@ -293,7 +305,7 @@ class RecipeFile(StepEntry):
         loras: Sequence[tuple[str, str]] = (),
         vae: BakedVae | None = None,
     ) -> Recipe:
-        """The recipe over opened files.
+        """Return the recipe over opened files.
 
         Args:
             architecture: of the parents.
@@ -302,7 +314,7 @@ class RecipeFile(StepEntry):
             vae: name and hash of `vae`.
 
         Raises:
-            RecipeError: a file is not the one its `sha256` names, or as `chain`.
+            RecipeError: a file's sha256 is not the one that the recipe gives, or as `chain`.
         """
         for parent in parents:
             self.parents[parent.letter].require(f"parent {parent.letter}", parent.sha256)
@@ -329,7 +341,11 @@ def _step_name(number: int, operation: Operation) -> str:
 
 
 def _written_values(what: str, entry: StepEntry, operation: Operation, number: int) -> dict[str, Any]:
-    """Slot -> what was written for it; RecipeError for a slot that is not there, or when nothing would be merged."""
+    """Return slot -> the numbers as written.
+
+    Raises:
+        RecipeError: a slot does not exist, or no ratio is given, so that nothing would be merged.
+    """
     previous = f"{RESULT}{number - 1}"
     given = {previous if name == "result" else name: value for name, value in entry.values.items()}
     ratios = [slot.name for slot in operation.slots if slot.kind == "ratio"]
@@ -354,16 +370,16 @@ def _written_values(what: str, entry: StepEntry, operation: Operation, number: i
 def _step(number: int, entry: StepEntry, operation: Operation, architecture: Architecture) -> Step:
     what = _step_name(number, operation)
     given = _written_values(what, entry, operation, number)
-    columns = [spread(given.get(slot.name, {}), slot, architecture, f"{what}, {slot.name}") for slot in operation.slots]
-    rows = {place: tuple(column[place] for column in columns) for place in places(architecture)}
-    return Step(operation=operation, values=canonical_values(rows))
+    by_slot = [expand(given.get(slot.name, {}), slot, architecture, f"{what}, {slot.name}") for slot in operation.slots]
+    values = {place: tuple(numbers[place] for numbers in by_slot) for place in places(architecture)}
+    return Step(operation=operation, values=canonical_values(values))
 
 
 def load_recipe_file(path: Path) -> RecipeFile:
-    """Read and check a recipe file: JSON where its name ends so, else YAML.
+    """Read and check a recipe file: JSON if its name ends in .json, else YAML.
 
     Raises:
-        RecipeError: missing, neither of the two, unknown or misspelt keys, values of the wrong kind.
+        RecipeError: the file is missing or is not valid JSON or YAML, a key is unknown, or a value has a wrong type.
     """
     text = read_text(path, "recipe", "a recipe's YAML or JSON file", RecipeError)
     return parse_recipe_file(
@@ -372,10 +388,18 @@ def load_recipe_file(path: Path) -> RecipeFile:
 
 
 def parse_recipe_file(text: str, *, base_dir: Path, origin: str = "recipe", as_json: bool = False) -> RecipeFile:
-    """Parse a recipe file's text; `base_dir` is what relative paths are relative to."""
+    """Parse the text of a recipe file.
+
+    Args:
+        base_dir: the folder of relative paths.
+        origin: the file's name, for messages.
+
+    Raises:
+        RecipeError: as `load_recipe_file`.
+    """
     data = (parse_json if as_json else parse_yaml)(text, origin, RecipeError)
     if not isinstance(data, dict):
-        raise RecipeError(f"{origin} holds no recipe: expected `parents:` with `method:` or `steps:`")
+        raise RecipeError(f"{origin} contains no recipe: expected `parents:` with `method:` or `steps:`")
     try:
         return RecipeFile.model_validate(data, context={"base_dir": base_dir})
     except ValidationError as error:
@@ -395,11 +419,11 @@ class RecipePaths:
 
 
 def recipe_text(recipe: Recipe, paths: RecipePaths, comment: str = "") -> str:
-    """A recipe as the YAML of a recipe file, which `load_recipe_file` reads back to the same recipe.
+    """Write a recipe as the YAML of a recipe file, which `load_recipe_file` reads back to the same recipe.
 
     Args:
-        paths: of the recipe's files; absolute ones make a file that may be read from anywhere.
-        comment: one line for its head.
+        paths: of the recipe's files; with absolute paths, the recipe file can be read from any folder.
+        comment: one line for the top of the file.
     """
     architecture = Architecture(recipe.architecture)
     data: dict[str, Any] = {
@@ -414,7 +438,7 @@ def recipe_text(recipe: Recipe, paths: RecipePaths, comment: str = "") -> str:
             {
                 "path": str(path),
                 "sha256": lora.sha256,
-                "weight": collapsed(lora.by_place, LORA_WEIGHT, architecture),
+                "weight": shorten(lora.by_place, LORA_WEIGHT, architecture),
             }
             for lora, path in zip(recipe.loras, paths.loras, strict=True)
         ]
@@ -427,11 +451,11 @@ def recipe_text(recipe: Recipe, paths: RecipePaths, comment: str = "") -> str:
 
 
 def _step_text(step: Step, architecture: Architecture) -> dict[str, Any]:
-    operation, rows = step.operation, step.by_place
+    operation, by_place = step.operation, step.by_place
     data: dict[str, Any] = {"method": operation.method, "inputs": list(operation.inputs)}
     if operation.slots:
         data["values"] = {
-            slot.name: collapsed({place: row[index] for place, row in rows.items()}, slot, architecture)
+            slot.name: shorten({place: numbers[index] for place, numbers in by_place.items()}, slot, architecture)
             for index, slot in enumerate(operation.slots)
         }
     if operation.clip:

@@ -1,6 +1,6 @@
-"""What every merge method needs and means; the arithmetic is in optimizer/merging/methods.
+"""What every merge method takes and computes; the arithmetic is in optimizer/merging/methods.
 
-Notation of the formulas: A, B, C ... = a step's inputs in order, r = a ratio, dB = B - A. Where a method works on
+Notation of the formulas: A, B, C ... = a step's inputs in order, r = a ratio, dB = B - A. If a method works on
 differences, its first input is their base.
 
 Sources: A1111 = AUTOMATIC1111/stable-diffusion-webui; supermerger = hako-mikan/sd-webui-supermerger;
@@ -15,19 +15,19 @@ from typing import Literal
 
 from search_spaces.slots import Slot
 
-# What a method must see at once to compute one element of its result.
+# What a method must read to compute one element of its result.
 Scope = Literal[
-    "element",  # the same element of every input: runs over flat buffers, in pieces of any size
+    "element",  # the same element of every input: it runs over flat buffers, in pieces of any size
     "reduction",  # norms, dot products or means of the whole tensor
     "order",  # the rank of the element among those of its tensor
     "decomposition",  # the tensor in another basis: SVD, Fourier
 ]
-ANY_NUMBER = 26  # of inputs: as many as there are letters
+ANY_NUMBER = 26  # of inputs: one for each letter
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MethodInfo:
-    """One merge method."""
+    """The description of a merge method."""
 
     name: str
     formula: str
@@ -35,14 +35,14 @@ class MethodInfo:
     scope: Scope
     least_inputs: int
     most_inputs: int
-    per_input: Slot | None = None  # a slot of every input but the first, called like the input
+    per_input: Slot | None = None  # a slot of every input except the first, with the input's name
     own: tuple[Slot, ...] = ()  # slots of the step as a whole
-    ends_in: bool = False  # a ratio of 1 gives that input alone
-    random: bool = False  # drops elements at random: the step's seed decides which
-    label: str = ""  # as other programs call it in `interp_method`
+    ends_in: bool = False  # whether a ratio of 1 yields that input alone
+    random: bool = False  # whether it drops elements at random; the step's seed decides which
+    label: str = ""  # its name in other programs' `interp_method`
 
     def slots(self, inputs: Sequence[str]) -> tuple[Slot, ...]:
-        """The numbers one place has when this method merges these inputs, in the order functions take them."""
+        """Return the slots of every place when this method merges these inputs, in the order that functions take."""
         if self.per_input is None:
             return self.own
         template = self.per_input
@@ -50,11 +50,12 @@ class MethodInfo:
         return (*each, *self.own)
 
     def accepts(self, count: int) -> bool:
+        """Return whether it merges this number of inputs."""
         return self.least_inputs <= count <= self.most_inputs
 
     @property
     def wanted_inputs(self) -> str:
-        """How many inputs it takes, in words."""
+        """The number of inputs that it takes, in words."""
         if self.least_inputs == self.most_inputs:
             return f"{self.least_inputs}"
         if self.most_inputs == ANY_NUMBER:
@@ -81,7 +82,7 @@ def _ratio(name: str = "", description: str = "", *, default: float = 0.0, least
 
 
 def _share(name: str, default: float, low: float, high: float, description: str) -> Slot:
-    """A parameter that is a share of something, 0 to 1."""
+    """Describe a parameter that is a share between 0 and 1."""
     return Slot(
         name=name,
         kind="parameter",

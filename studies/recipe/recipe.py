@@ -1,11 +1,11 @@
 """Recipe: everything needed to make one merge, as a value.
 
-A recipe is a chain of steps. Each merges inputs, which are parents (A, B, C ...) or what an earlier step made
-(result-1, result-2 ...), by one method with its own numbers for every place; the last step's result, plus LoRAs,
-is the merge. Without any step it is parent A.
+A recipe is a chain of steps. Each step merges its inputs, which are parents (A, B, C ...) or results of earlier steps
+(result-1, result-2 ...), by one method with numbers for every place. The merge is the last step's result plus the
+LoRAs. Without steps it is parent A.
 
-Two executors read it: the resident merge, which makes it live in the running pipeline, and the export, which
-writes it to a file. Ratios follow A1111's direction: 0 is a step's first input.
+Two executors carry it out: the resident merge changes the running pipeline, the export writes a file. Ratios have
+A1111's direction: 0 is a step's first input.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ from studies.recipe.methods import METHODS, MethodInfo
 
 DtypeName = Literal["fp16", "bf16", "fp32"]
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
-RESULT = "result-"  # result-1 is what the first step made
+RESULT = "result-"  # result-1 is the first step's result
 
-# (place, one number per slot), sorted by place, every place of the architecture once
+# (place, one number per slot), sorted by place, with every place of the architecture exactly once
 PlaceValues = tuple[tuple[str, tuple[float, ...]], ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Parent:
-    """A checkpoint that goes into the merge, known by its content."""
+    """A checkpoint that goes into the merge, identified by its content."""
 
     letter: str
     name: str  # file name without folder and suffix, for people
@@ -44,13 +44,17 @@ class Operation:
     """What a step does, without its numbers."""
 
     method: str
-    inputs: tuple[str, ...]  # letters of parents, or result-N for what step N made
-    clip: bool = False  # weights clip: no element leaves the range between the first two inputs
-    seed: int = 0  # which elements a random method drops
+    inputs: tuple[str, ...]  # letters of parents, or result-N for the result of step N
+    clip: bool = False  # whether every element is clipped to the range between the first two inputs
+    seed: int = 0  # decides which elements a random method drops
 
     @property
     def info(self) -> MethodInfo:
-        """Raises RecipeError for a method that does not exist."""
+        """The method's description.
+
+        Raises:
+            RecipeError: there is no such method.
+        """
         if self.method not in METHODS:
             raise RecipeError(f"unknown merge method {self.method!r}: use one of {', '.join(METHODS)}")
         return METHODS[self.method]
@@ -78,7 +82,7 @@ class LoraUse:
 
     name: str
     sha256: str
-    weights: tuple[tuple[str, float], ...]  # (place, weight), as PlaceValues
+    weights: tuple[tuple[str, float], ...]  # (place, weight), sorted by place
 
     @property
     def by_place(self) -> dict[str, float]:
@@ -95,7 +99,7 @@ class BakedVae:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recipe:
-    """One merge. Equal recipes over equal files give equal tensors, bit for bit, on one device."""
+    """A merge. Equal recipes over equal files give equal tensors, bit for bit, on the same device."""
 
     architecture: str
     parents: tuple[Parent, ...]
@@ -106,7 +110,7 @@ class Recipe:
 
     def __post_init__(self) -> None:
         try:
-            wanted = places(Architecture(self.architecture))
+            expected = places(Architecture(self.architecture))
         except ValueError:
             known = ", ".join(Architecture)
             raise RecipeError(f"unknown architecture {self.architecture!r}: use one of {known}") from None
@@ -114,15 +118,15 @@ class Recipe:
             raise RecipeError("a recipe needs at least one parent")
         letters = [parent.letter for parent in self.parents]
         if letters != list(LETTERS[: len(letters)]):
-            raise RecipeError(f"a recipe's parents are called A, B, C and so on in order, got {', '.join(letters)}")
+            raise RecipeError(f"a recipe's parents must be named A, B, C ... in order, got {', '.join(letters)}")
         if self.dtype is not None and self.dtype not in get_args(DtypeName):
             raise RecipeError(f"unknown dtype {self.dtype!r}: use one of {', '.join(get_args(DtypeName))}, or none")
         check_operations([step.operation for step in self.steps], letters)
         for number, step in enumerate(self.steps, start=1):
-            _check_values(f"step {number} ({step.operation.method})", step.values, step.operation.slots, wanted)
+            _check_values(f"step {number} ({step.operation.method})", step.values, step.operation.slots, expected)
         for lora in self.loras:
             values = tuple((place, (weight,)) for place, weight in lora.weights)
-            _check_values(f"LoRA {lora.name}", values, (Slot(name="weight", kind="lora", default=1.0),), wanted)
+            _check_values(f"LoRA {lora.name}", values, (Slot(name="weight", kind="lora", default=1.0),), expected)
 
     @property
     def method(self) -> str:
@@ -135,7 +139,7 @@ class Recipe:
         return hashlib.sha256(self.to_json().encode()).hexdigest()
 
     def to_json(self) -> str:
-        """Canonical JSON: sorted keys, shortest exact floats; a number that is alike in all places stands once."""
+        """Return canonical JSON: sorted keys, shortest exact floats, one number if it is the same in all places."""
         data = {
             "architecture": self.architecture,
             "parents": [
@@ -152,7 +156,11 @@ class Recipe:
 
     @classmethod
     def from_json(cls, text: str) -> Recipe:
-        """Raises RecipeError when the text is not a recipe."""
+        """Read a recipe from its JSON.
+
+        Raises:
+            RecipeError: the text is not a recipe.
+        """
         try:
             data: dict[str, Any] = json.loads(text)
             every = places(Architecture(data["architecture"]))
@@ -164,7 +172,7 @@ class Recipe:
                     LoraUse(
                         name=_text(lora["name"]),
                         sha256=_text(lora["sha256"]),
-                        weights=_sorted(_spread(lora["weight"], every)),
+                        weights=_sorted(_expanded(lora["weight"], every)),
                     )
                     for lora in data["loras"]
                 ),
@@ -176,12 +184,16 @@ class Recipe:
 
 
 def canonical_values(values: Mapping[str, Sequence[float]]) -> PlaceValues:
-    """Sorted by place, plain floats without a negative zero: equal merges make equal recipes."""
+    """Return values sorted by place, as plain floats without negative zero, so that equal merges have equal recipes."""
     return tuple((place, tuple(float(value) + 0.0 for value in values[place])) for place in sorted(values))
 
 
 def check_operations(operations: Sequence[Operation], letters: Sequence[str]) -> None:
-    """Raises RecipeError unless every step finds its inputs and every result but the last goes into a later step."""
+    """Refuse a chain of steps that does not fit together.
+
+    Raises:
+        RecipeError: a step's input does not exist, or a result other than the last is not used.
+    """
     used: set[str] = set()
     known = list(letters)
     for number, operation in enumerate(operations, start=1):
@@ -191,28 +203,32 @@ def check_operations(operations: Sequence[Operation], letters: Sequence[str]) ->
             raise RecipeError(f"{what} takes {info.wanted_inputs} inputs, got {', '.join(operation.inputs) or 'none'}")
         for name in operation.inputs:
             if name not in known:
-                shown = "result" if name == f"{RESULT}0" else name
-                raise RecipeError(f"{what} takes {shown!r}, which is not there before it: use {', '.join(known)}")
+                written = "result" if name == f"{RESULT}0" else name
+                raise RecipeError(f"{what} takes {written!r}, which does not exist before it: use {', '.join(known)}")
         if len(set(operation.inputs)) < len(operation.inputs):
             raise RecipeError(f"{what} takes an input twice: {', '.join(operation.inputs)}")
         used |= set(operation.inputs)
         known.append(f"{RESULT}{number}")
     unused = [f"{RESULT}{number}" for number in range(1, len(operations)) if f"{RESULT}{number}" not in used]
     if unused:
-        raise RecipeError(f"{', '.join(unused)} goes into no later step: name it among a step's inputs, or remove it")
+        raise RecipeError(
+            f"{', '.join(unused)} is not used by any later step: name it among a step's inputs, or remove it"
+        )
 
 
-def _check_values(what: str, values: PlaceValues, slots: Sequence[Slot], wanted: Iterable[str]) -> None:
-    given, expected = [place for place, _ in values], sorted(wanted)
-    if sorted(given) != expected:
-        twice = sorted({place for place in given if given.count(place) > 1})
-        off = sorted(set(given) ^ set(expected))
-        raise RecipeError(f"{what}: every place has its numbers once, got {', '.join(twice or off)} wrong")
-    for place, row in values:
-        if len(row) != len(slots):
+def _check_values(what: str, values: PlaceValues, slots: Sequence[Slot], expected: Iterable[str]) -> None:
+    given, every = [place for place, _ in values], sorted(expected)
+    if sorted(given) != every:
+        repeated = sorted({place for place in given if given.count(place) > 1})
+        missing_or_unknown = sorted(set(given) ^ set(every))
+        raise RecipeError(
+            f"{what}: every place needs its numbers exactly once, wrong for {', '.join(repeated or missing_or_unknown)}"
+        )
+    for place, numbers in values:
+        if len(numbers) != len(slots):
             names = ", ".join(slot.name for slot in slots) or "none"
-            raise RecipeError(f"{what}: {place} has {len(row)} numbers, it needs {len(slots)} ({names})")
-        for slot, value in zip(slots, row, strict=True):
+            raise RecipeError(f"{what}: {place} has {len(numbers)} numbers, it needs {len(slots)} ({names})")
+        for slot, value in zip(slots, numbers, strict=True):
             if not slot.allows(value):
                 raise RecipeError(f"{what}: {slot.name} is {value} in {place}, expected {slot.allowed}")
 
@@ -222,14 +238,14 @@ def _check_values(what: str, values: PlaceValues, slots: Sequence[Slot], wanted:
 
 def _step_data(step: Step) -> dict[str, Any]:
     operation = step.operation
-    rows = step.by_place
+    by_place = step.by_place
     return {
         "method": operation.method,
         "inputs": list(operation.inputs),
         "clip": operation.clip,
         "seed": operation.seed,
         "values": {
-            slot.name: _collapsed({place: row[index] for place, row in rows.items()})
+            slot.name: _collapsed({place: numbers[index] for place, numbers in by_place.items()})
             for index, slot in enumerate(operation.slots)
         },
     }
@@ -249,21 +265,23 @@ def _read_step(data: Mapping[str, Any], every: Sequence[str]) -> Step:
     operation = Operation(
         method=str(data["method"]), inputs=tuple(data["inputs"]), clip=bool(data["clip"]), seed=int(data["seed"])
     )
-    given = {name: _spread(value, every) for name, value in data["values"].items()}
+    given = {name: _expanded(value, every) for name, value in data["values"].items()}
     slots = [slot.name for slot in operation.slots]
     if set(given) != set(slots):
-        raise RecipeError(f"{operation.method} has the numbers {', '.join(slots)}, got {', '.join(given)}")
-    rows = {place: tuple(given[name][place] for name in slots) for place in every}
-    return Step(operation=operation, values=canonical_values(rows))
+        raise RecipeError(f"{operation.method} takes the numbers {', '.join(slots)}, got {', '.join(given)}")
+    values = {place: tuple(given[name][place] for name in slots) for place in every}
+    return Step(operation=operation, values=canonical_values(values))
 
 
 def _collapsed(numbers: Mapping[str, float]) -> float | dict[str, float]:
-    plain = {place: float(number) + 0.0 for place, number in numbers.items()}  # -0 and integers equal what they are
+    """Return one number if it is the same in all places; 0 and -0 are the same, as are 1 and 1.0."""
+    plain = {place: float(number) + 0.0 for place, number in numbers.items()}
     different = set(plain.values())
     return different.pop() if len(different) == 1 else plain
 
 
-def _spread(value: Any, every: Sequence[str]) -> dict[str, float]:
+def _expanded(value: Any, every: Sequence[str]) -> dict[str, float]:
+    """Return a number for every place: the inverse of `_collapsed`."""
     if isinstance(value, Mapping):
         if set(value) != set(every):
             raise RecipeError(f"expected a number for each of {', '.join(every)}, got {', '.join(value)}")

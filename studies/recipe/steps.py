@@ -1,4 +1,4 @@
-"""The steps of a chain of merges as a person writes them."""
+"""The steps of a chain of merges, as a user writes them."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ class StepSettings(FrozenSettings):
 
     method: str = "weighted_sum"
     inputs: tuple[str, ...] | None = None  # parents by letter, or result-N of step N; None: all parents
-    clip: bool = False  # no element may leave the range between the first two inputs
-    seed: int = Field(default=0, ge=0, lt=2**31)  # of methods that drop elements at random
+    clip: bool = False  # whether to clip every element to the range between the first two inputs
+    seed: int = Field(default=0, ge=0, lt=2**31)  # for methods that drop elements at random
 
 
 def operations_of(steps: Sequence[StepSettings], letters: Sequence[str]) -> tuple[Operation, ...]:
-    """The steps with their inputs written out: all parents where none are named, `result` as the step before."""
+    """Return the steps with their inputs written out: by default all parents; `result` is the previous step's."""
     return tuple(
         Operation(
             method=step.method,

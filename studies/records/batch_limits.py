@@ -1,14 +1,10 @@
-"""How many images devices of a kind could render at once, as the workers of a study have found out."""
+"""How many images fit into the memory of a device at once, where all of a batch do not."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Literal
-
-import sqlalchemy as sa
-
-from studies.records.study_records import StudyRecords
-from studies.records.tables import batch_limits
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, Literal
 
 Batched = Literal["unet", "vae"]
 """A component through which a suite's images go in batches."""
@@ -17,21 +13,28 @@ Size = tuple[int, int]
 """Width and height in pixels."""
 
 
-def load_batch_limits(records: StudyRecords, device: str) -> Mapping[tuple[Batched, Size], int]:
-    """(component, size) -> images at once, for a kind of device; what has no limit is not there."""
-    query = sa.select(batch_limits).where(batch_limits.c.study_id == records.study.id, batch_limits.c.device == device)
-    with records.database.engine.connect() as connection:
-        return {(row.component, (row.width, row.height)): row.images for row in connection.execute(query)}
+@dataclass(frozen=True, slots=True, kw_only=True, order=True)
+class BatchLimit:
+    """The most images of one size that may go through a component at once."""
+
+    component: Batched
+    size: Size
+    images: int
+
+    def __str__(self) -> str:
+        """Give the limit for people: `512x512 4`, `vae 1024x1024 1`. The U-Net is not named."""
+        width, height = self.size
+        return f"{'' if self.component == 'unet' else f'{self.component} '}{width}x{height} {self.images}"
 
 
-def store_batch_limit(records: StudyRecords, device: str, component: Batched, size: Size, images: int) -> None:
-    """Replaces a higher limit; a lower one, which another worker has found, stays."""
-    width, height = size
-    which = {"study_id": records.study.id, "device": device, "component": component, "width": width, "height": height}
-    same = sa.and_(*(batch_limits.c[name] == value for name, value in which.items()))
-    with records.database.exclusive(), records.database.write() as connection:
-        known = connection.execute(sa.select(batch_limits.c.images).where(same)).scalar()
-        if known is None:
-            connection.execute(batch_limits.insert().values(**which, images=images))
-        else:
-            connection.execute(batch_limits.update().where(same).values(images=min(known, images)))
+def limits_to_json(limits: Iterable[BatchLimit]) -> list[list[str | int]]:
+    """Return limits as a column of the database holds them."""
+    return [[limit.component, *limit.size, limit.images] for limit in limits]
+
+
+def limits_from_json(stored: Iterable[Any] | None) -> tuple[BatchLimit, ...]:
+    """Read what `limits_to_json` gave; None is of a trial without limits."""
+    return tuple(
+        BatchLimit(component=component, size=(width, height), images=images)
+        for component, width, height, images in stored or ()
+    )

@@ -9,7 +9,7 @@ from studies.records.values import StoredTrial
 
 
 class CachedTrials:
-    """Reads the trials of one study again and again, each time only those that may have changed.
+    """The trials of one study, of which every look reads only those that may have changed.
 
     A trial that failed, or is complete and has its gains, stays as it is. So a worker's cost per trial does not grow
     with the study.
@@ -17,18 +17,18 @@ class CachedTrials:
 
     def __init__(self, records: StudyRecords) -> None:
         self._records = records
-        self._settled: dict[int, StoredTrial] = {}  # a row from the first number on without a gap
+        self._unchanging: dict[int, StoredTrial] = {}  # by number, from the first on without a gap
 
     def trials(self) -> list[StoredTrial]:
-        """Every trial that was begun, by number; as `results.load_trials`."""
-        open_rows = read_trials(self._records, tables.trials.c.number >= len(self._settled))
-        rows = [*self._settled.values(), *open_rows]
-        for row in open_rows:
-            if row.number != len(self._settled) or not _is_settled(row):
+        """Return what `load_trials` would: every trial that was begun, by number."""
+        others = read_trials(self._records, tables.trials.c.number >= len(self._unchanging))
+        trials = [*self._unchanging.values(), *others]
+        for trial in others:
+            if trial.number != len(self._unchanging) or not _cannot_change(trial):
                 break
-            self._settled[row.number] = row
-        return rows
+            self._unchanging[trial.number] = trial
+        return trials
 
 
-def _is_settled(row: StoredTrial) -> bool:
-    return row.state == "failed" or (row.state == "complete" and bool(row.gains))
+def _cannot_change(trial: StoredTrial) -> bool:
+    return trial.state == "failed" or (trial.state == "complete" and bool(trial.gains))

@@ -1,4 +1,4 @@
-"""What people ask of a study while workers are at it: that they wait, leave or go on, and which study comes first."""
+"""What people ask of the workers of a study: to go on, wait or leave, and which study comes first."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from studies.records.values import Status
 def set_status(records: StudyRecords, status: Status) -> None:
     """Ask the workers of a study to take trials (`active`), to wait (`paused`), or to leave (`stopped`).
 
-    A trial in progress is finished in any case.
+    The trial in progress is finished in any case.
     """
     _update(records, status=status)
 
 
 def status_of(records: StudyRecords) -> Status:
-    """The status now; `stopped` for a study that was deleted."""
+    """Return the status as it is now; `stopped` for a study that was deleted."""
     query = sa.select(tables.studies.c.status).where(tables.studies.c.id == records.study.id)
     with records.database.engine.connect() as connection:
         found = connection.execute(query).scalar()
@@ -29,7 +29,7 @@ def status_of(records: StudyRecords) -> Status:
 
 
 def set_priority(records: StudyRecords, priority: int) -> None:
-    """Workers of several studies turn to the highest priority first; 0 is what a study begins with."""
+    """Set a study's priority. Workers of several studies work on the highest first; a study begins with 0."""
     _update(records, priority=priority)
 
 
@@ -49,7 +49,7 @@ class Order:
 
 
 def orders(database: Database) -> list[Order]:
-    """Of every study, by id. Nothing else of them is read: one that cannot be understood hides none of the others."""
+    """Return the order of every study, by id. Nothing else is read, so an unreadable spec hides no other study."""
     columns = tables.studies.c
     query = sa.select(columns.id, columns.name, columns.status, columns.priority).order_by(columns.id)
     with database.engine.connect() as connection:

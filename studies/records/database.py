@@ -50,12 +50,13 @@ class Database:
 
     @property
     def engine(self) -> Engine:
+        """Optuna's connections, which we use as well."""
         engine: Engine = self.storage.engine
         return engine
 
     @contextmanager
     def write(self) -> Iterator[Connection]:
-        """One transaction: all of it is stored, or nothing.
+        """Give a connection with one transaction: all of it is stored, or nothing.
 
         Raises:
             DatabaseError: another version has changed the tables since they were opened.
@@ -66,10 +67,13 @@ class Database:
 
     @contextmanager
     def exclusive(self) -> Iterator[None]:
-        """Hold every other process off while a trial is taken.
+        """Hold every other process off while the block runs, as while a trial is taken.
 
-        Optuna hands out trials one by one only where the database can lock rows; SQLite cannot. Raises as `write`. Who
-        only reads waits for the lock of others, and makes none.
+        Optuna hands out trials one by one only where the database can lock rows; SQLite cannot. Who only reads waits
+        for the lock of others, and makes none.
+
+        Raises:
+            DatabaseError: another version has changed the tables since they were opened.
         """
         with _exclusive(self.engine, database_file(self.url), reads_only=self.reads_only):
             with self.engine.connect() as connection:
@@ -77,11 +81,12 @@ class Database:
             yield
 
     def clock(self) -> float:
-        """See `clock`."""
+        """Return the time by which workers see each other. See the function `clock`."""
         with self.engine.connect() as connection:
             return clock(connection)
 
     def close(self) -> None:
+        """Close every connection."""
         self.storage.remove_session()
         self.engine.dispose()
 
@@ -90,10 +95,11 @@ def open_database(url: str, *, create: bool = True) -> Database:
     """Connect in order to write, and bring the schema to this version.
 
     Args:
-        create: make a missing SQLite file.
+        create: whether to make a missing SQLite file.
 
     Raises:
-        DatabaseError: unreachable, not a database, another program's, or written by a newer mergetune or Optuna.
+        DatabaseError: it cannot be reached, is no database or another program's, or was written by a newer mergetune
+            or Optuna.
         DatabaseReadOnlyError: it takes no writes.
     """
     file = database_file(url)
@@ -124,7 +130,7 @@ def open_to_read(url: str) -> Database:
 
 @contextmanager
 def _explained(url: str) -> Iterator[None]:
-    """Raises DatabaseError for whatever goes wrong while a database is opened."""
+    """Turn whatever goes wrong while a database is opened into a DatabaseError of one line."""
     try:
         yield
     except (SQLAlchemyError, OptunaError, OSError, RuntimeError, ImportError, ValueError) as error:
@@ -132,7 +138,11 @@ def _explained(url: str) -> Iterator[None]:
 
 
 def _require_writable(file: Path) -> None:
-    """Beside the file SQLite makes others, and we the lock. Raises DatabaseReadOnlyError."""
+    """Refuse a file that is read-only, or in a folder that is: SQLite makes files beside it, and we the lock.
+
+    Raises:
+        DatabaseReadOnlyError: what is read-only.
+    """
     for place in (file, file.resolve().parent):
         if place.exists() and not os.access(place, os.W_OK):
             raise DatabaseReadOnlyError(
@@ -142,7 +152,11 @@ def _require_writable(file: Path) -> None:
 
 
 def _require_readable(engine: Engine, url: str, file: Path | None) -> None:
-    """Raises DatabaseError where a command that only reads would find nothing, or not what it knows."""
+    """Refuse what a command that only reads would find empty, or not understand.
+
+    Raises:
+        DatabaseError: it is another program's, holds no study, or has another version's schema.
+    """
     if _is_current(engine):
         return
     with _exclusive(engine, file, reads_only=True), engine.connect() as connection:  # it may just be made
@@ -159,7 +173,11 @@ def _require_readable(engine: Engine, url: str, file: Path | None) -> None:
 
 
 def _check_file(file: Path, *, create: bool) -> None:
-    """Raises DatabaseError for what is not, and cannot become, a SQLite database."""
+    """Refuse a path that is not, and cannot become, a SQLite database.
+
+    Raises:
+        DatabaseError: it is such a path.
+    """
     if file.is_dir():
         raise DatabaseError(f"{file} is a folder: name a database file with --storage")
     if not file.parent.is_dir():
@@ -201,7 +219,7 @@ def _reading_options(url: str, file: Path | None) -> dict[str, Any]:
 
 @contextmanager
 def _set_up_alone(url: str, file: Path | None) -> Iterator[None]:
-    """Hold other processes off while tables are made; a database that is complete needs no waiting."""
+    """Hold other processes off while tables are made. A complete database is used without waiting."""
     if file is not None and (not file.exists() or file.stat().st_size == 0):
         with sqlite_lock(file):
             yield
@@ -232,7 +250,7 @@ def _is_current(engine: Engine) -> bool:
 
 
 def _open_storage(url: str, file: Path | None) -> RDBStorage:
-    """Optuna's storage over tables that are all there."""
+    """Open Optuna's storage, and make the tables that are missing."""
     if file is not None:
         _use_wal(url)
     storage = RDBStorage(canonical_url(url), engine_kwargs=_engine_options(url))
@@ -249,7 +267,7 @@ def _open_storage(url: str, file: Path | None) -> RDBStorage:
 
 
 def _require_writes(engine: Engine, url: str) -> None:
-    """Raises DatabaseReadOnlyError."""
+    """Refuse a server that takes no writes, by a DatabaseReadOnlyError."""
     with engine.connect() as connection:
         usual = "current_setting('default_transaction_read_only')::boolean OR pg_is_in_recovery()"
         if connection.execute(sa.text(f"SELECT {usual}")).scalar_one():
@@ -257,14 +275,14 @@ def _require_writes(engine: Engine, url: str) -> None:
 
 
 def _use_wal(url: str) -> None:
-    """The mode stays in the file."""
+    """Write ahead, a mode that the file keeps."""
     with _engine(url, _engine_options(url)) as engine, engine.connect() as connection:
         connection.execute(sa.text("PRAGMA journal_mode=WAL"))
 
 
 @contextmanager
 def _engine(url: str, options: dict[str, Any]) -> Iterator[Engine]:
-    """Connections apart from Optuna's."""
+    """Give connections apart from Optuna's."""
     engine = sa.create_engine(url, **options)
     try:
         yield engine
@@ -273,7 +291,7 @@ def _engine(url: str, options: dict[str, Any]) -> Iterator[Engine]:
 
 
 def _tune_sqlite(connection: Any, _record: Any) -> None:
-    """WAL with synchronous=NORMAL survives a killed process, and is several times faster."""
+    """Set what SQLite forgets: WAL with synchronous=NORMAL survives a killed process, and is several times faster."""
     cursor = connection.cursor()
     cursor.execute("PRAGMA synchronous=NORMAL")
     cursor.execute("PRAGMA foreign_keys=ON")
@@ -301,8 +319,8 @@ def migrate(engine: Engine) -> None:
 
 
 def _refuse_newer(stored: str) -> None:
-    """Raises DatabaseError for a schema that this version does not know."""
-    if stored not in {row.revision for row in _scripts().walk_revisions()}:
+    """Refuse a schema that this version does not know, by a DatabaseError."""
+    if stored not in {each.revision for each in _scripts().walk_revisions()}:
         raise DatabaseError(
             f"this study database belongs to a newer mergetune (schema {stored}, this version knows up to {_head()}): "
             "upgrade mergetune"
@@ -310,7 +328,11 @@ def _refuse_newer(stored: str) -> None:
 
 
 def _require_known_schema(connection: Connection) -> None:
-    """Tables may be brought to another version's schema while this one is at work."""
+    """Refuse to go on where another version has changed the schema while this one was at work.
+
+    Raises:
+        DatabaseError: it has.
+    """
     stored = connection.execute(sa.text(f"SELECT version_num FROM {VERSION_TABLE}")).scalar()  # noqa: S608 - a constant
     if stored != _head():
         raise DatabaseError(
@@ -322,7 +344,7 @@ def _require_known_schema(connection: Connection) -> None:
 
 @functools.cache
 def _head() -> str | None:
-    """This version's schema."""
+    """Return the revision of this version's schema."""
     return _scripts().get_current_head()
 
 
@@ -346,7 +368,7 @@ def _stored_revision(connection: Connection) -> str | None:
 
 @contextmanager
 def _exclusive(engine: Engine, file: Path | None, *, reads_only: bool = False) -> Iterator[None]:
-    """One process at a time, by a lock that the system or the server releases when its holder dies.
+    """Let in one process at a time, by a lock that the system or the server releases when its holder dies.
 
     Args:
         reads_only: whether to wait only where there is a lock's file already.
@@ -369,7 +391,7 @@ def _exclusive(engine: Engine, file: Path | None, *, reads_only: bool = False) -
 
 @contextmanager
 def sqlite_lock(file: Path) -> Iterator[None]:
-    """A lock between the processes of one machine."""
+    """Hold a lock between the processes of one machine."""
     import fcntl
 
     lock = _lock_of(file)
@@ -387,18 +409,21 @@ def _lock_of(file: Path) -> Path:
 
 
 def now() -> float:
-    """Seconds since the epoch, for the time columns."""
+    """Return seconds since the epoch, for the time columns."""
     return time.time()
 
 
 def clock(connection: Connection) -> float:
-    """The time by which workers see each other, seconds since the epoch: the server's, or this machine's for a file."""
+    """Return the time by which workers see each other, in seconds since the epoch.
+
+    It is the server's, or this machine's for a file.
+    """
     if connection.dialect.name == "postgresql":
         return float(connection.execute(sa.text("SELECT EXTRACT(EPOCH FROM clock_timestamp())")).scalar_one())
     return now()
 
 
 def inserted_id(result: CursorResult[Any]) -> int:
-    """The id of the one row that was inserted."""
+    """Return the id of the one row that was inserted."""
     (row_id,) = result.inserted_primary_key or (None,)
     return int(row_id)  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""The final of a study: its best trials and the parents on a suite that the search never saw, as it is stored."""
+"""The final of a study as it is stored: its best trials and the parents on a suite that the search never saw."""
 
 from __future__ import annotations
 
@@ -31,12 +31,13 @@ class Finalist:
 
     @property
     def is_parent(self) -> bool:
+        """Whether it is a parent alone."""
         return self.origin.parent is not None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Final:
-    """Everything a final found."""
+    """What a final found."""
 
     suite_digest: str  # of the held-out suite
     complete_trials: int  # of the study, when the candidates were taken
@@ -45,20 +46,22 @@ class Final:
 
     @property
     def candidates(self) -> tuple[Finalist, ...]:
-        return tuple(row for row in self.finalists if not row.is_parent)
+        """Those that are no parents, by rank."""
+        return tuple(finalist for finalist in self.finalists if not finalist.is_parent)
 
     @property
     def parents(self) -> tuple[Finalist, ...]:
-        return tuple(row for row in self.finalists if row.is_parent)
+        """The parents, in their order."""
+        return tuple(finalist for finalist in self.finalists if finalist.is_parent)
 
     @property
     def winner(self) -> Finalist | None:
-        """The chosen candidate; None where all failed, and where there are several objectives."""
-        return next((row for row in self.finalists if row.chosen), None)
+        """The chosen candidate; None where all failed or there are several objectives."""
+        return next((finalist for finalist in self.finalists if finalist.chosen), None)
 
     def is_outdated(self, trials: Sequence[StoredTrial]) -> bool:
-        """Whether trials were finished that the final could not take into account."""
-        return sum(row.state == "complete" for row in trials) != self.complete_trials
+        """Return whether trials were finished that the final could not take into account."""
+        return sum(trial.state == "complete" for trial in trials) != self.complete_trials
 
 
 def store_final(records: StudyRecords, final: Final) -> None:
@@ -94,7 +97,7 @@ def _row(study: StoredStudy, final: Final, place: int, finalist: Finalist) -> di
 
 
 def load_final(records: StudyRecords) -> Final | None:
-    """None where there was none yet."""
+    """Return a study's final; None where none was held yet."""
     query = sa.select(tables.finals).where(tables.finals.c.study_id == records.study.id).order_by(tables.finals.c.place)
     with records.database.engine.connect() as connection:
         rows = connection.execute(query).all()
@@ -121,12 +124,16 @@ def load_final(records: StudyRecords) -> Final | None:
     )
 
 
-def lacks_final(records: StudyRecords, rows: Sequence[StoredTrial]) -> bool:
-    """Whether a study that has ended with these trials is to have a final, and has none that knows of them all."""
-    if not records.study.spec.final.top or any(row.state == "running" for row in rows):
+def lacks_final(records: StudyRecords, trials: Sequence[StoredTrial]) -> bool:
+    """Return whether an ended study is to have a final, and has none that takes all of its trials into account.
+
+    Args:
+        trials: all of the study's.
+    """
+    if not records.study.spec.final.top or any(trial.state == "running" for trial in trials):
         return False
-    known = load_final(records)
-    return known is None or known.is_outdated(rows)
+    final = load_final(records)
+    return final is None or final.is_outdated(trials)
 
 
 def _plain(gains: Mapping[str, Gain]) -> dict[str, list[Any]]:

@@ -28,6 +28,7 @@ class Mount(NamedTuple):
 
     @property
     def is_share(self) -> bool:
+        """Whether the files on it lie on another machine."""
         if self == ("/", "9p"):
             return False  # a sandbox's own disk (gVisor, Kata); no machine starts from a share of this kind
         return self.kind in SHARES or self.kind.removeprefix("fuse.") in SHARES_BY_PROGRAMS
@@ -52,16 +53,16 @@ def require_local(url: str) -> None:
 
 
 def mounts() -> list[Mount]:
-    """The file systems of this machine, as this process sees them."""
+    """List the file systems of this machine, as this process sees them."""
     if MOUNTS.exists():
         return parse_mountinfo(MOUNTS.read_text(encoding="utf-8", errors="surrogateescape"))
     import psutil
 
-    return [Mount(row.mountpoint, row.fstype) for row in psutil.disk_partitions(all=True)]
+    return [Mount(partition.mountpoint, partition.fstype) for partition in psutil.disk_partitions(all=True)]
 
 
 def parse_mountinfo(text: str) -> list[Mount]:
-    """The mounts of `/proc/PID/mountinfo`, in their order; see proc_pid_mountinfo(5)."""
+    """List the mounts of `/proc/PID/mountinfo`, in their order; see proc_pid_mountinfo(5)."""
     found = []
     for line in text.split("\n"):
         before, separator, after = line.partition(" - ")
@@ -72,11 +73,14 @@ def parse_mountinfo(text: str) -> list[Mount]:
 
 
 def _unescaped(text: str) -> str:
-    r"""Blanks, tabs, newlines and backslashes are written as octal numbers: `\040`."""
+    r"""Replace octal numbers, which stand for blanks, tabs, newlines and backslashes, as `\040` does."""
     return re.sub(r"\\([0-7]{3})", lambda found: chr(int(found[1], 8)), text)
 
 
 def mount_of(path: Path, known: Sequence[Mount]) -> Mount | None:
-    """The mount that an absolute path lies on: that of the longest prefix; of several the last, which hides others."""
+    """Return the mount that an absolute path lies on.
+
+    It is that of the longest prefix, and of several the last, which hides the others.
+    """
     above = [mount for mount in known if path.is_relative_to(mount.point)]
     return max(reversed(above), key=lambda mount: len(Path(mount.point).parts), default=None)

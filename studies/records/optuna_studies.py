@@ -21,10 +21,13 @@ BEGINNING = "mergetune:takes trials over"  # our key, of an Optuna study: withou
 def create_optuna_study(
     database: Database, name: str, directions: Sequence[Direction], names: Sequence[str]
 ) -> tuple[optuna.Study, str]:
-    """Optuna's part comes first, so one may be left from a start that was cut off: it is made anew.
+    """Make Optuna's part of a study. What is left of a start that was cut off is replaced.
 
     Returns:
         The study, and our key for it: that of the start that was cut off, whose files are then replaced.
+
+    Raises:
+        StudyExistsError: somebody else made an Optuna study of this name.
     """
     key = uuid.uuid4().hex
     if name in optuna.get_all_study_names(storage=database.storage):
@@ -44,10 +47,10 @@ def create_optuna_study(
 
 
 def optuna_study(records: StudyRecords, sampler: BaseSampler | None = None) -> optuna.Study:
-    """Optuna's part of a study.
+    """Open Optuna's part of a study.
 
     Args:
-        sampler: who proposes; left out, nobody of ours does, for Optuna then takes its default.
+        sampler: what proposes trials. Without one Optuna would propose by its default, so none may be asked for.
 
     Raises:
         StudyMissingError: its trials are gone, deleted in the dashboard.
@@ -61,5 +64,9 @@ def optuna_study(records: StudyRecords, sampler: BaseSampler | None = None) -> o
 
 
 def optuna_trials(records: StudyRecords) -> list[FrozenTrial]:
-    """Optuna's side of every trial that was asked for, by number: parameters, and what the sampler noted."""
+    """Return Optuna's side of every trial that was asked for, by number: parameters, and what the sampler noted.
+
+    Raises:
+        StudyMissingError: the trials are gone, deleted in the dashboard.
+    """
     return optuna_study(records).get_trials(deepcopy=False)

@@ -1,9 +1,9 @@
-"""What is read from and written to Optuna's own tables at once: its storage takes a transaction for each value.
+"""Direct access to Optuna's own tables, where its storage would be slow: it takes a transaction for each value.
 
-Which trials run would be told with all that they hold, to every worker between any two trials. A trial's twenty-odd
-parameters would be as many round trips to a server, made while every other worker waits. A note of the dashboard would
-read all notes of the study each time. The tables are Optuna's, whose version it checks when the database is opened; the
-form of a note is optuna-dashboard's.
+To find the running trials, every worker would read all that these trials hold between any two of its own. A trial's
+twenty-odd parameters would be as many round trips to a server, while every other worker waits. A note of the dashboard
+would read all notes of the study each time. The tables are Optuna's, which checks their version when the database is
+opened. The form of a note is optuna-dashboard's.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _attributes = sa.table("study_system_attributes", *map(sa.column, ("study_id", "
 
 
 def running_trials(database: Database, optuna_study_id: int) -> dict[int, int]:
-    """Number -> id of the trials that are RUNNING for Optuna, by number."""
+    """Return number -> id of the trials that are RUNNING for Optuna, by number."""
     mine = sa.and_(_trials.c.study_id == optuna_study_id, sa.cast(_trials.c.state, sa.String) == "RUNNING")
     with database.engine.connect() as connection:
         rows = connection.execute(sa.select(_trials.c.number, _trials.c.trial_id).where(mine))
@@ -33,7 +33,7 @@ def running_trials(database: Database, optuna_study_id: int) -> dict[int, int]:
 
 
 def count_trials(database: Database, optuna_study_id: int) -> int:
-    """How many trials were asked for."""
+    """Count the trials that were asked for."""
     query = sa.select(sa.func.count()).select_from(_trials).where(_trials.c.study_id == optuna_study_id)
     with database.engine.connect() as connection:
         return int(connection.execute(query).scalar_one())
@@ -42,7 +42,7 @@ def count_trials(database: Database, optuna_study_id: int) -> int:
 def store_params(
     database: Database, trial_id: int, params: Mapping[str, float], distributions: Mapping[str, BaseDistribution]
 ) -> None:
-    """Give a running trial that has none its parameters: all of them, or none."""
+    """Store the parameters of a running trial that has none yet: all of them, or none."""
     rows = [
         {
             "trial_id": trial_id,
@@ -58,7 +58,7 @@ def store_params(
 
 
 def store_note(database: Database, optuna_study_id: int, trial_id: int, body: str) -> None:
-    """Write a trial's note for the dashboard, over the one of before, as optuna-dashboard's `save_note` does.
+    """Write a trial's note for the dashboard in place of the last one, as optuna-dashboard's `save_note` does.
 
     Raises:
         ValueError: it is longer than any note should be.

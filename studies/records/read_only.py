@@ -90,7 +90,11 @@ class _Undisturbed(sqlite3.Connection):
         self._require_unchanged()
 
     def _require_unchanged(self) -> None:
-        """Raises OperationalError, once: what ends the transaction asks again when it gives the connection up."""
+        """Ask once: whatever ends the transaction comes here again when it gives the connection up.
+
+        Raises:
+            sqlite3.OperationalError: the file was changed since it was opened.
+        """
         file, self._file = self._file, None
         if file is not None and _state(file) != self._state:
             raise sqlite3.OperationalError(f"{file} was changed while it was read: run the command again")

@@ -1,4 +1,4 @@
-"""Which workers there are, which of them live, and what each is at."""
+"""Which workers there are, which of them are alive, and what each works on."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from studies.records.values import StoredStudy
 from studies.system.database_url import database_file
 from studies.system.processes import is_running, process_identity, shares_processes
 
-STALE_SECONDS = 180.0  # a worker on another machine that gave no sign of life for so long is taken for dead
+STALE_SECONDS = 180.0  # after so long without a sign of life, a worker on another machine counts as dead
 
 Task = Literal["trials", "final"]
 
 
 def register_worker(database: Database) -> str:
-    """A new worker of this process; returns its id."""
+    """Register a new worker of this process, and return its id."""
     worker_id = uuid.uuid4().hex
     with database.write() as connection:
         _insert(connection, worker_id)
@@ -38,7 +38,7 @@ def _insert(connection: sa.Connection, worker_id: str) -> None:
 
 
 def sign_of_life(database: Database, worker_id: str) -> None:
-    """Of this process's worker; one whose entry somebody has removed, taking it for dead, is registered again."""
+    """Give a sign of life of this process's worker. One that was taken for dead and removed is registered again."""
     mine = tables.workers.c.id == worker_id
     with database.write() as connection:
         found = connection.execute(tables.workers.update().where(mine).values(seen_at=clock(connection)))
@@ -47,21 +47,26 @@ def sign_of_life(database: Database, worker_id: str) -> None:
 
 
 def remove_worker(database: Database, worker_id: str) -> None:
+    """Remove a worker that leaves, or that is dead."""
     with database.write() as connection:
         connection.execute(tables.workers.delete().where(tables.workers.c.id == worker_id))
 
 
 def is_registered(database: Database, worker_id: str) -> bool:
-    """Whether a worker has not left: it is alive, or it died."""
+    """Return whether a worker has not left: it is alive, or it died."""
     with database.engine.connect() as connection:
         query = sa.select(tables.workers.c.id).where(tables.workers.c.id == worker_id)
         return connection.execute(query).first() is not None
 
 
 def live_workers(database: Database, stale_seconds: float = STALE_SECONDS) -> frozenset[str]:
-    """Workers not known to be dead: on this machine their process must exist, elsewhere they must have been seen.
+    """Return the ids of the workers not known to be dead.
 
-    One that was seen in the future was seen before the clock was set back: that tells as little as the past.
+    On this machine their process must exist; elsewhere they must have given a sign of life lately. One in the future
+    was given before the clock was set back, which says as little as one long ago.
+
+    Args:
+        stale_seconds: after so long without a sign of life, a worker of another machine counts as dead.
     """
     with database.engine.connect() as connection:
         rows, time = connection.execute(sa.select(tables.workers)).all(), clock(connection)
@@ -74,9 +79,12 @@ def live_workers(database: Database, stale_seconds: float = STALE_SECONDS) -> fr
 
 
 def _is_here(row: sa.Row[Any], local: bool) -> bool:
-    """Whether a worker is, or was, a process that this one can see.
+    """Return whether a worker is, or was, a process that this one can see.
 
-    Machines and containers may share a name. A file is on one machine, which may have been started anew since.
+    Machines and containers may share a name. A database file is on one machine, which may have been restarted since.
+
+    Args:
+        local: whether the database is a file.
     """
     if row.host != socket.gethostname():
         return False
@@ -84,14 +92,14 @@ def _is_here(row: sa.Row[Any], local: bool) -> bool:
 
 
 def turn_to(database: Database, worker_id: str, study: StoredStudy | None, task: Task | None = None) -> None:
-    """Note what a worker is at; None for nothing."""
+    """Store what a worker works on; None for nothing."""
     values = {"study_id": None if study is None else study.id, "task": task}
     with database.write() as connection:
         connection.execute(tables.workers.update().where(tables.workers.c.id == worker_id).values(**values))
 
 
 def claim_final(records: StudyRecords, worker_id: str, alive: Collection[str]) -> bool:
-    """Note that a worker holds a study's final; False where another one does.
+    """Store that a worker holds a study's final; False, and nothing is stored, where another one does.
 
     Args:
         alive: workers that are not known to be dead; the claim of a dead one does not count.
@@ -108,22 +116,22 @@ def claim_final(records: StudyRecords, worker_id: str, alive: Collection[str]) -
 
 
 def give_back(database: Database, worker_id: str) -> None:
-    """A worker that lives on will not finish what it has begun: anyone may take its trial, which counts as no death."""
-    rows = tables.trials.c
-    mine = sa.and_(rows.worker_id == worker_id, rows.state == "running")
+    """Give back the trial of a worker that lives on, so that anyone may take it. This counts as no death."""
+    trials = tables.trials.c
+    mine = sa.and_(trials.worker_id == worker_id, trials.state == "running")
     with database.write() as connection:
         connection.execute(tables.trials.update().where(mine).values(worker_id=""))
 
 
 def finals_held(database: Database, alive: Collection[str]) -> frozenset[int]:
-    """Ids of the studies whose final one of these workers holds."""
+    """Return the ids of the studies whose final one of these workers holds."""
     with database.engine.connect() as connection:
         query = sa.select(tables.workers.c.id, tables.workers.c.study_id).where(tables.workers.c.task == "final")
         return frozenset(row.study_id for row in connection.execute(query) if row.id in alive)
 
 
 def workers_at(database: Database, alive: Collection[str]) -> Counter[int]:
-    """Study id -> how many of these workers are at it."""
+    """Return study id -> how many of these workers work on it."""
     with database.engine.connect() as connection:
         rows = connection.execute(sa.select(tables.workers.c.id, tables.workers.c.study_id)).all()
     return Counter(row.study_id for row in rows if row.study_id is not None and row.id in alive)

@@ -13,7 +13,7 @@ from studies.records.values import StoredRender, StoredTrial, TrialResult
 
 
 def insert_renders(connection: Connection, trial_id: int, result: TrialResult) -> None:
-    """The renders and scores of a trial."""
+    """Insert the renders and scores of a trial."""
     items = range(len(result.pixels_sha256)) if result.items is None else result.items
     connection.execute(
         tables.renders.insert(),
@@ -35,6 +35,7 @@ def _score_rows(trial_id: int, result: TrialResult) -> Iterable[dict[str, object
 
 
 def load_renders(records: StudyRecords, trial: StoredTrial) -> list[StoredRender]:
+    """Read a trial's renders, in the order of their items."""
     query = sa.select(tables.renders).where(tables.renders.c.trial_id == trial.id).order_by(tables.renders.c.item)
     with records.database.engine.connect() as connection:
         return [
@@ -44,7 +45,11 @@ def load_renders(records: StudyRecords, trial: StoredTrial) -> list[StoredRender
 
 
 def load_scores(records: StudyRecords, trial: StoredTrial) -> tuple[dict[str, tuple[float, ...]], dict[str, float]]:
-    """(scorer -> value per item that was rendered, in their order, scorer -> value of the set of these)."""
+    """Read a trial's scores.
+
+    Returns:
+        Scorer -> a value for each item that was rendered, in their order; and scorer -> the value of their whole set.
+    """
     query = (
         sa.select(tables.scores)
         .where(tables.scores.c.trial_id == trial.id)
@@ -62,7 +67,7 @@ def load_scores(records: StudyRecords, trial: StoredTrial) -> tuple[dict[str, tu
 
 
 def kept_files(records: StudyRecords) -> dict[int, frozenset[str]]:
-    """Number -> names of the PNG files of its renders, of trials that keep any."""
+    """Return number -> names of the PNG files of its renders, of trials that have any."""
     query = (
         sa.select(tables.trials.c.number, tables.renders.c.file)
         .join(tables.renders, tables.renders.c.trial_id == tables.trials.c.id)
@@ -76,7 +81,7 @@ def kept_files(records: StudyRecords) -> dict[int, frozenset[str]]:
 
 
 def numbers_with_set_scores(records: StudyRecords) -> frozenset[int]:
-    """Trials with scores of a whole set, whose features must be kept."""
+    """Return the numbers of trials with scores of a whole set. Their features must not be removed."""
     query = (
         sa.select(tables.trials.c.number)
         .join(tables.scores, tables.scores.c.trial_id == tables.trials.c.id)
@@ -88,7 +93,7 @@ def numbers_with_set_scores(records: StudyRecords) -> frozenset[int]:
 
 
 def drop_files(records: StudyRecords, trial: StoredTrial) -> list[str]:
-    """Forget the PNG files of a trial's renders; returns their paths below the artifact folder."""
+    """Remove the names of the PNG files of a trial's renders, and return them. The files themselves stay."""
     with records.database.write() as connection:
         query = sa.select(tables.renders.c.file).where(tables.renders.c.trial_id == trial.id)
         files = [file for file in connection.execute(query).scalars() if file is not None]

@@ -1,4 +1,4 @@
-"""Studies in the database: registered once, whole, and read back."""
+"""Studies in the database: stored whole when they begin, and read back."""
 
 from __future__ import annotations
 
@@ -26,6 +26,7 @@ SOFTWARE = ("mergetune", "torch", "diffusers", "transformers", "optuna", "open_c
 
 
 def software_versions() -> dict[str, str]:
+    """Return package -> version, of the packages that renders and scores may depend on."""
     found = {}
     for name in SOFTWARE:
         try:
@@ -53,22 +54,23 @@ def create_study(
     names: Sequence[str],
     takeover: Takeover | None = None,
 ) -> StudyRecords:
-    """Register a study with Optuna and with us; with the trials it begins with, or not at all.
+    """Store a study, in our tables and in Optuna's: with the trials that it begins with, or not at all.
 
     Args:
-        directions: "maximize" or "minimize" per objective.
+        directions: "maximize" or "minimize" for each objective.
         names: what the objectives are called in the dashboard.
+        takeover: the trials that it begins with, if any.
 
     Raises:
         StudyExistsError: the name is taken.
     """
-    software, files = software_versions(), fingerprints(spec)  # gigabytes may be read for them: not under the lock
-    with database.exclusive():  # or two of one name could be begun at once
+    software, files = software_versions(), fingerprints(spec)  # before the lock: they may read gigabytes
+    with database.exclusive():  # otherwise two of one name could be begun at once
         require_new(database, spec.study)
-        told, key = create_optuna_study(database, spec.study, directions, names)
+        in_optuna, key = create_optuna_study(database, spec.study, directions, names)
         if takeover is not None:
-            told.set_user_attr(BEGINNING, key)
-            takeover.into_optuna(told, key)
+            in_optuna.set_user_attr(BEGINNING, key)
+            takeover.into_optuna(in_optuna, key)
         with database.write() as connection:
             study_id = _insert_study(connection, spec, key, parents, software, files)
             if takeover is not None:
@@ -116,7 +118,11 @@ def _insert_study(
 
 
 def require_new(database: Database, name: str) -> None:
-    """Raises StudyExistsError when the name is taken."""
+    """Refuse a name that is taken.
+
+    Raises:
+        StudyExistsError: it is.
+    """
     with database.engine.connect() as connection:
         query = sa.select(tables.studies.c.id).where(tables.studies.c.name == name)
         if connection.execute(query).first() is not None:
@@ -165,18 +171,18 @@ def open_study(database: Database, name: str) -> StudyRecords:
 
 
 def list_studies(database: Database) -> list[StudyRecords]:
-    """List the studies that can be understood here; see `unreadable_studies`."""
+    """List the studies that can be read here. See `unreadable_studies` for the others."""
     return [records for records in every_study(database).values() if isinstance(records, StudyRecords)]
 
 
 def unreadable_studies(database: Database) -> dict[str, str]:
-    """Return name -> why, of studies that cannot be understood here: of a scorer plug-in that is not installed, say."""
+    """Return name -> why, of studies that cannot be read here: because a scorer plug-in is not installed, say."""
     found = every_study(database)
     return {name: str(error) for name, error in found.items() if isinstance(error, SpecError)}
 
 
 def every_study(database: Database) -> dict[str, StudyRecords | SpecError]:
-    """Return name -> the study, or why it cannot be understood here."""
+    """Return name -> the study, or why it cannot be read here."""
     found: dict[str, StudyRecords | SpecError] = {}
     with database.engine.connect() as connection:
         for row in connection.execute(sa.select(tables.studies).order_by(tables.studies.c.id)).all():

@@ -10,6 +10,7 @@ from sqlalchemy.engine import Connection, Row
 
 from studies.recipe.recipe import Recipe
 from studies.records import tables
+from studies.records.batch_limits import limits_from_json, limits_to_json
 from studies.records.database import now
 from studies.records.failures import Failure
 from studies.records.origins import Origin
@@ -26,9 +27,12 @@ def begin_trial(
     worker_id: str,
     attempt: int = 1,
 ) -> bool:
-    """Note who works on a trial, and on what; replaces what an interrupted worker left.
+    """Store who works on a trial, and on what, in place of what an interrupted worker left.
 
     From now on only this worker can store the trial's outcome. False, and nothing is changed, where it has one.
+
+    Args:
+        attempt: 1, and one more for each worker that died over it.
     """
     mine = _is_numbered(records, number)
     with records.database.write() as connection:
@@ -53,9 +57,9 @@ def begin_trial(
 
 
 def finish_trial(records: StudyRecords, number: int, worker_id: str, result: TrialResult) -> bool:
-    """Store a result whole; False, and nothing is stored, where another worker has taken this one for dead.
+    """Store a result whole; False, and nothing is stored, where another worker has taken over the trial.
 
-    True as well for what this worker has stored already: it may not know, if the connection broke at that moment.
+    True as well where this worker has stored it already: it cannot know, if the connection broke at that moment.
     """
     with records.database.write() as connection:
         trial_id = _trial_id(connection, records, number)
@@ -67,7 +71,8 @@ def finish_trial(records: StudyRecords, number: int, worker_id: str, result: Tri
                 objectives=dict(result.objectives),
                 seconds=dict(result.seconds),
                 machine=dict(result.machine),
-                sheet=result.sheet,
+                batch_limits=limits_to_json(result.batch_limits),
+                sheet=result.contact_sheet,
                 rendered=len(result.pixels_sha256),
                 incumbent=result.incumbent,
                 finished_at=now(),
@@ -87,7 +92,7 @@ def fail_trial(
     rendered: int = 0,
     seconds: Mapping[str, float] | None = None,
 ) -> bool:
-    """Store why a trial failed, and how many images and seconds it cost; False as `finish_trial` has it."""
+    """Store why a trial failed, and how many images and seconds it cost. Returns what `finish_trial` returns."""
     with records.database.write() as connection:
         trial_id = _trial_id(connection, records, number)
         stored = connection.execute(
@@ -110,7 +115,7 @@ def _is_numbered(records: StudyRecords, number: int) -> sa.ColumnElement[bool]:
 
 
 def _is_held(trial_id: int, worker_id: str) -> sa.ColumnElement[bool]:
-    """Whether a trial runs, and in this worker's hands."""
+    """Return the condition that a trial runs, and that this worker holds it."""
     return sa.and_(
         tables.trials.c.id == trial_id, tables.trials.c.state == "running", tables.trials.c.worker_id == worker_id
     )
@@ -129,7 +134,7 @@ def _trial_id(connection: Connection, records: StudyRecords, number: int) -> int
 def store_gains(
     records: StudyRecords, trial: StoredTrial, gains: Mapping[str, Gain], errors: Mapping[str, float] | None = None
 ) -> None:
-    """Gains over the parents, and the standard errors of the trial's own scores."""
+    """Store a trial's gains over the parents, and the standard errors of its own scores."""
     values = {name: [gain.value, gain.low, gain.high, gain.parent] for name, gain in gains.items()}
     with records.database.write() as connection:
         connection.execute(
@@ -138,18 +143,19 @@ def store_gains(
 
 
 def load_trials(records: StudyRecords) -> list[StoredTrial]:
-    """Every trial that was begun, by number."""
+    """Read every trial that was begun, by number."""
     return read_trials(records)
 
 
 def read_trials(records: StudyRecords, *which: sa.ColumnElement[bool]) -> list[StoredTrial]:
-    """The trials of which all of this holds, by number."""
+    """Read the trials for which all of these conditions hold, by number."""
     query = sa.select(tables.trials).where(tables.trials.c.study_id == records.study.id, *which)
     with records.database.engine.connect() as connection:
         return [_trial(row) for row in connection.execute(query.order_by(tables.trials.c.number))]
 
 
 def load_trial(records: StudyRecords, number: int) -> StoredTrial | None:
+    """Read one trial; None where there is none of this number."""
     query = sa.select(tables.trials).where(_is_numbered(records, number))
     with records.database.engine.connect() as connection:
         row = connection.execute(query).first()
@@ -176,7 +182,8 @@ def _trial(row: Row[Any]) -> StoredTrial:
         errors=row.errors or {},
         seconds=row.seconds or {},
         machine=row.machine or {},
-        sheet=row.sheet,
+        batch_limits=limits_from_json(row.batch_limits),
+        contact_sheet=row.sheet,
         started_at=row.started_at,
         finished_at=row.finished_at,
         rendered=row.rendered,

@@ -84,6 +84,7 @@ trials = Table(
     Column("errors", JSON),  # name -> standard error of the objective or score over the suite's items
     Column("seconds", JSON),  # stage -> seconds
     Column("machine", JSON),  # device, threads, torch: what repeating the renders exactly depends on
+    Column("batch_limits", JSON),  # [component, width, height, images at once], where memory was too small for more
     Column("sheet", String(64)),  # artifact id of the contact sheet
     Column("rendered", Integer, nullable=False),  # images; those of a running trial are not known yet
     Column("incumbent", Integer),  # of a stopped trial: the number of the one it was estimated against

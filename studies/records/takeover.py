@@ -1,7 +1,8 @@
 """Trials of another study that a new one begins with, as if they were its own: copied whole, or not at all.
 
-Optuna's part is written first, our tables in the transaction that makes the study. What is left of a start that was cut
-off has no row of ours: the next start makes it anew. Nothing points back to the other study, which may vanish.
+Optuna's part is written first, and our tables in the transaction that makes the study. What a start that was cut off
+left in Optuna's tables is not in ours, so the next start replaces it. Nothing points back to the other study, which may
+be deleted.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from sqlalchemy.engine import Connection
 from studies.files.artifacts import SHEET, Artifacts, Features, TrialFiles, render_file, sheet_attributes
 from studies.recipe.recipe import Recipe
 from studies.records import tables
+from studies.records.batch_limits import limits_to_json
 from studies.records.database import inserted_id
 from studies.records.origins import Origin
 from studies.records.stored_renders import insert_renders
@@ -31,10 +33,10 @@ class TakenTrial:
     source: str  # "STUDY trial 12"
     recipe: Recipe
     params: Mapping[str, float] | None  # None: outside the search space
-    result: TrialResult  # without files and sheet
+    result: TrialResult  # without files and contact sheet
     files: TrialFiles  # of the other study
     renders: tuple[int, ...] = ()  # items whose renders are copied
-    sheet: bool = False  # whether it is copied
+    has_contact_sheet: bool = False  # which is then copied
     features: Callable[[], Features] = dict  # of set scorers
     worker_id: str
     started_at: float
@@ -42,7 +44,7 @@ class TakenTrial:
 
 
 class CopiedTrials:
-    """A Takeover (see `results.create_study`): the first trials of a new study, in their order.
+    """The first trials of a new study, in their order: a Takeover for `create_study`.
 
     Args:
         distributions: of the new study's parameters.
@@ -55,6 +57,7 @@ class CopiedTrials:
         self._trials, self._distributions, self._artifacts = trials, dict(distributions), artifacts
 
     def into_optuna(self, study: optuna.Study, key: str) -> None:
+        """Copy files under the new study's key, and add the trials to Optuna's study."""
         for number, taken in enumerate(self._trials):
             self._copy_files(taken, self._files(key, number))
             study.add_trial(self._frozen(number, taken, key))
@@ -63,14 +66,14 @@ class CopiedTrials:
         return self._artifacts.of_trial(key, number, self._trials[number].worker_id)
 
     def _copy_files(self, taken: TakenTrial, files: TrialFiles) -> None:
-        for file in (*map(render_file, taken.renders), *([SHEET] if taken.sheet else [])):
+        for file in (*map(render_file, taken.renders), *([SHEET] if taken.has_contact_sheet else [])):
             files.copy(file, taken.files)
         if features := taken.features():
             files.save_features(features)
 
     def _frozen(self, number: int, taken: TakenTrial, key: str) -> FrozenTrial:
-        """As a worker tells it: a merge outside the space has no parameters to learn from."""
-        attached = sheet_attributes(self._files(key, number).sheet_id, number) if taken.sheet else None
+        """Return the trial as a worker tells it. A merge outside the space has no parameters to learn from."""
+        attached = sheet_attributes(self._files(key, number).sheet_id, number) if taken.has_contact_sheet else None
         if taken.params is None:
             return create_trial(state=TrialState.PRUNED, system_attrs=attached)
         return create_trial(
@@ -81,10 +84,13 @@ class CopiedTrials:
         )
 
     def into_tables(self, connection: Connection, study_id: int, key: str) -> None:
+        """Add the trials to our tables."""
         for number, taken in enumerate(self._trials):
             files = self._files(key, number)
             renders = {item: files.name(render_file(item)) for item in taken.renders}
-            result = replace(taken.result, files=renders, sheet=files.sheet_id if taken.sheet else None)
+            result = replace(
+                taken.result, files=renders, contact_sheet=files.sheet_id if taken.has_contact_sheet else None
+            )
             insert_renders(connection, _insert_trial(connection, study_id, number, taken, result), result)
 
 
@@ -104,7 +110,8 @@ def _insert_trial(connection: Connection, study_id: int, number: int, taken: Tak
                 objectives=dict(result.objectives),
                 seconds=dict(result.seconds),
                 machine=dict(result.machine),
-                sheet=result.sheet,
+                batch_limits=limits_to_json(result.batch_limits),
+                sheet=result.contact_sheet,
                 rendered=len(result.pixels_sha256),
                 started_at=taken.started_at,
                 finished_at=taken.finished_at,

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from studies.recipe.recipe import Recipe
+from studies.records.batch_limits import BatchLimit
 from studies.records.failures import FailureKind
 from studies.records.origins import Origin
 from studies.spec.study import StudySpec
@@ -30,8 +31,10 @@ class ParentFile:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoredStudy:
+    """A study as it stands in the database."""
+
     id: int
-    key: str  # what its files in an artifact folder are kept under
+    key: str  # the folder of its files in an artifact store
     name: str
     spec: StudySpec
     suite_digest: str
@@ -39,7 +42,7 @@ class StoredStudy:
     software: Mapping[str, str]
     fingerprints: Mapping[str, str]  # scorer -> digest of the files it reads
     created_at: float
-    status: Status  # as it was when the study was read; studies/records/control.py has it as it is now
+    status: Status  # as it was when the study was read; `status_of` reads it as it is now
     priority: int
 
 
@@ -59,7 +62,7 @@ class Gain:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrialResult:
-    """What evaluating one recipe gave; stored whole or not at all."""
+    """What the evaluation of one recipe gave. It is stored whole or not at all."""
 
     objectives: Mapping[str, float]  # as told to Optuna, in the study's order
     items: tuple[int, ...] | None = None  # of the suite that were rendered, in their order; None: all
@@ -69,12 +72,15 @@ class TrialResult:
     files: Mapping[int, str] = field(default_factory=dict)  # item -> name of its PNG in the artifact store
     seconds: Mapping[str, float]
     machine: Mapping[str, str]
-    sheet: str | None = None
+    batch_limits: tuple[BatchLimit, ...] = ()  # that it was rendered with: they decide which images share a batch
+    contact_sheet: str | None = None  # its artifact id
     incumbent: int | None = None  # of a stopped trial: see StoredTrial
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoredTrial:
+    """A trial as it stands in the database."""
+
     id: int
     number: int
     origin: Origin
@@ -87,18 +93,19 @@ class StoredTrial:
     gains: Mapping[str, Gain]
     seconds: Mapping[str, float]
     machine: Mapping[str, str]
-    sheet: str | None
+    contact_sheet: str | None  # its artifact id
     started_at: float
     finished_at: float | None
     rendered: int = 0  # images; 0 while it runs
     incumbent: int | None = None  # the trial that a stopped one was compared with, on the items it has
     errors: Mapping[str, float] = field(default_factory=dict)  # objective or score -> its standard error over the suite
     failure: FailureKind | None = None  # what kind of reason it is
+    batch_limits: tuple[BatchLimit, ...] = ()  # that it was rendered with
     source: str | None = None  # "STUDY trial 12" where it was taken over with its scores
 
     @property
     def recipe(self) -> Recipe:
-        """What was merged. Parsed when it is asked for: most who look at trials do not."""
+        """What was merged. It is parsed here, because most who read trials do not need it."""
         return _recipe(self.recipe_text)
 
     @property
@@ -108,7 +115,7 @@ class StoredTrial:
 
     @property
     def is_whole(self) -> bool:
-        """Whether it is complete and has all items: what may be the best."""
+        """Whether it is complete and has all items, so that it may be the best."""
         return self.state == "complete" and not self.estimated
 
     @property
@@ -124,6 +131,8 @@ def _recipe(text: str) -> Recipe:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoredRender:
+    """A render as it stands in the database."""
+
     item: int
     pixels_sha256: str
     file: str | None

@@ -1,1 +1,1 @@
-"""What a user asks for: the study's spec, parsed once."""
+"""The spec of a study: what a user asks for, parsed once."""

@@ -1,4 +1,4 @@
-"""The final: which trials are rendered once more, and on what."""
+"""The final's settings: which trials are rendered again, and with which prompts and seeds."""
 
 from __future__ import annotations
 
@@ -7,28 +7,28 @@ from typing import Any
 from pydantic import Field, ValidationError, field_validator
 
 from basics.settings import FrozenSettings
-from studies.spec.suite import Seed, SuitePrompt, SuiteSettings, with_prompt
+from studies.spec.suite import Seed, SuitePrompt, SuiteSettings, expand_prompts
 
-SEED_SHIFT = 1_000_003  # of the final's seeds: a prime far beyond what people count up to
+SEED_SHIFT = 1_000_003  # added to the suite's seeds: a prime far beyond the seeds that people choose
 
 
 class FinalSettings(FrozenSettings):
-    """How the best trials are compared once more, on renders that the search never saw."""
+    """Settings of the final, which compares the best trials on renders that the search never saw."""
 
-    top: int = Field(default=5, ge=0, le=100)  # finished trials that take part; 0: no final
+    top: int = Field(default=5, ge=0, le=100)  # how many trials take part; 0: no final
     prompts: tuple[SuitePrompt, ...] | None = Field(default=None, min_length=1)  # None: the suite's
     seeds: tuple[Seed, ...] | None = Field(default=None, min_length=1)  # None: derived from the suite's
 
     @field_validator("prompts", mode="before")
     @classmethod
     def _plain_prompts(cls, value: Any) -> Any:
-        return with_prompt(value)
+        return expand_prompts(value)
 
     def held_out(self, suite: SuiteSettings) -> SuiteSettings:
-        """The final's suite: other prompts if given, other seeds always, everything else as in `suite`.
+        """Return the final's suite: other seeds, other prompts if they are given, everything else as in `suite`.
 
         Raises:
-            ValueError: it would be empty, hold a render twice, or a seed that the search has seen.
+            ValueError: it would be empty, or contain a render twice or a seed that the search has seen.
         """
         seen = {item.seed for item in suite.items()}
         shift = _unseen_shift(seen | set(suite.seeds))
@@ -37,25 +37,26 @@ class FinalSettings(FrozenSettings):
             return self.seeds or tuple((seed + shift) % 2**63 for seed in seeds)
 
         prompts = self.prompts or tuple(
-            row.model_copy(update={"seeds": None if row.seeds is None else others(row.seeds)}) for row in suite.prompts
+            prompt.model_copy(update={"seeds": None if prompt.seeds is None else others(prompt.seeds)})
+            for prompt in suite.prompts
         )
         try:
-            changed = {"prompts": prompts, "seeds": others(suite.seeds)}
-            found = SuiteSettings.model_validate(suite.model_dump() | changed)
+            changes = {"prompts": prompts, "seeds": others(suite.seeds)}
+            held_out = SuiteSettings.model_validate(suite.model_dump() | changes)
         except ValidationError as error:
             msg = f"final: {error.errors()[0]['msg'].removeprefix('Value error, ')}"
             raise ValueError(msg) from error
-        if repeated := sorted({item.seed for item in found.items()} & seen):
+        if repeated := sorted({item.seed for item in held_out.items()} & seen):
             msg = (
                 f"final: seed {', '.join(map(str, repeated))} is one of the suite's: the final needs seeds that the "
                 "search has not seen, so choose others or leave `seeds` out"
             )
             raise ValueError(msg)
-        return found
+        return held_out
 
 
 def _unseen_shift(seeds: set[int]) -> int:
-    """The same shift for every seed, so that all stay different, and none becomes one of them."""
+    """Choose one shift for all seeds, which stay different from each other and become none of the given ones."""
     shift = SEED_SHIFT
     while any((seed + shift) % 2**63 in seeds for seed in seeds):
         shift += SEED_SHIFT

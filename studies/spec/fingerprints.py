@@ -1,4 +1,7 @@
-"""What may not change under a study: its spec but for the budget, and what it reads from disk beside its parents."""
+"""What may not change after a study has begun: its spec except the budget, and the files that it reads.
+
+Parents are not checked here: their hashes are stored with the study.
+"""
 
 from __future__ import annotations
 
@@ -15,31 +18,38 @@ from studies.errors import StudyChangedError
 from studies.spec.scoring import ScorerEntry
 from studies.spec.study import StudySpec
 
-FREE = frozenset({"study", "budget", "method", "steps"})  # of a spec; the last two are compared as its operations
-PICTURES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp"})
+NOT_COMPARED = frozenset({"study", "budget", "method", "steps"})  # the last two are compared as operations
+IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp"})
 
 
 def fingerprints(spec: StudySpec) -> dict[str, str]:
-    """What it is -> sha256 over the files its options name; files that do not exist yet are left out."""
-    found = dict(scorer_fingerprint(name, entry) for name, entry in spec.scorers.items())
-    found |= {f"the LoRA {name!r}": _digest({"path": str(lora.path)}) for name, lora in spec.loras.items()}
+    """Return description -> sha256 of the scorers' files, the LoRAs and the VAE.
+
+    Files that do not exist yet are left out.
+    """
+    digests = dict(scorer_fingerprint(name, entry) for name, entry in spec.scorers.items())
+    digests |= {f"the LoRA {name!r}": _digest({"path": str(lora.path)}) for name, lora in spec.loras.items()}
     if spec.vae is not None:
-        found["the VAE"] = _digest({"path": str(spec.vae)})
-    return found
+        digests["the VAE"] = _digest({"path": str(spec.vae)})
+    return digests
 
 
 def scorer_fingerprint(name: str, entry: ScorerEntry) -> tuple[str, str]:
-    """(what it is, sha256) of the files that a scorer's options name."""
+    """Return (description, sha256) of the files that a scorer's options name."""
     return files_of_scorer(name), _digest(entry.options)
 
 
 def files_of_scorer(name: str) -> str:
-    """What a scorer's files are called among the fingerprints."""
+    """Return the description of a scorer's files, which is their key among the fingerprints."""
     return f"the weights or reference images of scorer {name!r}"
 
 
 def refuse_changed_files(stored: Mapping[str, str], spec: StudySpec) -> None:
-    """Raises StudyChangedError when a file is no longer the same."""
+    """Refuse to go on with files that have changed since the study began.
+
+    Raises:
+        StudyChangedError: a file has changed.
+    """
     for what, digest in fingerprints(spec).items():
         if what in stored and stored[what] != digest:
             raise StudyChangedError(
@@ -49,23 +59,28 @@ def refuse_changed_files(stored: Mapping[str, str], spec: StudySpec) -> None:
 
 
 def refuse_changed_spec(stored: StudySpec, spec: StudySpec) -> None:
-    """Raises StudyChangedError when a spec file is not the one the study began with, but for its budget."""
+    """Refuse a spec file that has changed since the study began, apart from its budget.
+
+    Raises:
+        StudyChangedError: it has changed.
+    """
     stored, spec = stored.as_asked, spec.as_asked
-    names = {name: name for name in StudySpec.model_fields if name not in FREE} | {"operations": "method` or `steps"}
-    changed = [told for name, told in names.items() if getattr(stored, name) != getattr(spec, name)]
+    titles = {name: name for name in StudySpec.model_fields if name not in NOT_COMPARED}
+    titles |= {"operations": "method` or `steps"}
+    changed = [title for name, title in titles.items() if getattr(stored, name) != getattr(spec, name)]
     if "objective" in changed and _same_objective(stored, spec):
         changed.remove("objective")
     if "space" in changed and _same_space(stored, spec):
         changed.remove("space")
     if changed:
         raise StudyChangedError(
-            f"`{'`, `'.join(changed)}` of the spec changed since the study began, and only `budget` may: undo the "
-            "change, start a new study, or resume this one by its name"
+            f"`{'`, `'.join(changed)}` of the spec changed since the study began, and only `budget` may change: undo "
+            "the change, start a new study, or resume this one by its name"
         )
 
 
 def _same_objective(stored: StudySpec, spec: StudySpec) -> bool:
-    """Whether only units differ that the file does not give: they are written out when a study begins."""
+    """Return whether the objectives differ only in units that the file leaves out; a stored spec has them all."""
     before, now = stored.terms, spec.terms
     return before.keys() == now.keys() and all(
         term.weight == before[name].weight and term.unit in {None, before[name].unit} for name, term in now.items()
@@ -73,9 +88,9 @@ def _same_objective(stored: StudySpec, spec: StudySpec) -> bool:
 
 
 def _same_space(stored: StudySpec, spec: StudySpec) -> bool:
-    """Whether the file's space is what the study's was understood as: a preset spelt out, weights of LoRAs among it."""
+    """Return whether the file's space, once resolved, is the stored one: presets spelt out, LoRAs' weights included."""
     for architecture in Architecture:
-        with suppress(SpaceError):  # its blocks are those of the other one
+        with suppress(SpaceError):  # it may name blocks of another architecture
             if spec.search_space(architecture).settings == stored.space:
                 return True
     return False
@@ -89,7 +104,7 @@ def _digest(options: Mapping[str, Any]) -> str:
 
 
 def named_paths(options: Mapping[str, Any]) -> Iterator[Path]:
-    """The absolute paths among a scorer's options, in a fixed order; of `config_dir`, the architecture in use."""
+    """Yield the absolute paths among a scorer's options in a fixed order; for `config_dir`, the model's file in it."""
     for name, value in sorted(options.items()):
         for each in value if isinstance(value, (list, tuple)) else (value,):
             if isinstance(each, Mapping):
@@ -99,9 +114,9 @@ def named_paths(options: Mapping[str, Any]) -> Iterator[Path]:
 
 
 def _files(options: Mapping[str, Any]) -> Iterator[Path]:
-    """What is read: files, and of folders the pictures."""
+    """Yield the files that a scorer reads: those its options name, and the images of the folders they name."""
     for path in named_paths(options):
         if path.is_file():
             yield path
         elif path.is_dir():
-            yield from sorted(row for row in path.rglob("*") if row.suffix.lower() in PICTURES)
+            yield from sorted(file for file in path.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES)

@@ -1,4 +1,4 @@
-"""Scorers, and what the search makes of their numbers."""
+"""A study's scorers, and the objective that the search makes of their scores."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class ScorerEntry(FrozenSettings):
 
     @property
     def info(self) -> ScorerInfo:
-        """What the scorer measures; a distance on a network of one's own carries the network's name."""
+        """What the scorer measures; its label names the network if the user has chosen one."""
         info = get_kind(self.kind).info
         network = self.options.get("network")
         return replace(info, label=f"{info.label}({network})") if network else info
@@ -47,14 +47,14 @@ class ScorerEntry(FrozenSettings):
 
 
 def with_kind(name: str, options: Any) -> Any:
-    """A scorer's options with its kind, which is the name where none is given; wrong types are refused later."""
+    """Return a scorer's options with its kind, by default the scorer's name; wrong types are refused later."""
     if options is None:
         return {"kind": name}
     return {"kind": name, **options} if isinstance(options, Mapping) else options
 
 
 class ObjectiveTerm(FrozenSettings):
-    """One scorer's part in a single-number objective: weight * score / unit, subtracted for scores to minimise."""
+    """A term of a single-number objective: weight * score / unit, negative for a score to minimise."""
 
     weight: float = Field(default=1.0, gt=0, allow_inf_nan=False)
-    unit: float | None = Field(default=None, gt=0, allow_inf_nan=False)  # None takes the scorer's own unit
+    unit: float | None = Field(default=None, gt=0, allow_inf_nan=False)  # None: the scorer's own

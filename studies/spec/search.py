@@ -1,4 +1,4 @@
-"""How a study is searched: the probes, the sampler, racing, and when it ends."""
+"""Settings of the search: the probes, the sampler, racing, and when the study ends."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from scorers.config import SpecPath
 from search_spaces.block_presets import block_preset
 
 SamplerName = Literal["depth", "gp", "tpe", "cmaes", "nsgaii", "qmc", "random"]
-EXPECTING: tuple[SamplerName, ...] = ("depth",)  # samplers that say how much they expect of a trial
+PREDICTING: tuple[SamplerName, ...] = ("depth",)  # samplers that say how much improvement they expect of a trial
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 
 
 class SamplerSettings(FrozenSettings):
-    """Who proposes the trials after the probes."""
+    """The sampler that proposes the trials after the probes."""
 
     name: SamplerName = "depth"
     seed: int = Field(default=0, ge=0, lt=2**31)
-    options: Mapping[str, Any] = Field(default_factory=dict)  # handed to the sampler's constructor
+    options: Mapping[str, Any] = Field(default_factory=dict)  # passed to the sampler's constructor
 
 
 class RecipeProbe(FrozenSettings):
-    """A recipe file whose merge is tried. Written short as its path."""
+    """A probe from a recipe file. Its short form is the file's path."""
 
     path: SpecPath
-    recipe: str | None = None  # as it was when the study began, over the study's parents; the file is not read again
+    recipe: str | None = None  # stored when the study begins, over the study's parents; the file is not read again
 
     @model_validator(mode="before")
     @classmethod
@@ -38,11 +38,11 @@ class RecipeProbe(FrozenSettings):
 
 
 class ProbeSettings(FrozenSettings):
-    """Trials chosen by us before the sampler takes over; parents always come first."""
+    """The trials that we choose before the sampler takes over; the parents always come first."""
 
     uniform: tuple[Finite, ...] = (0.25, 0.5, 0.75)
     recipes: tuple[RecipeProbe, ...] = ()
-    presets: tuple[str, ...] = ()  # block weights by name
+    presets: tuple[str, ...] = ()  # names of block weights
     profiles: int = Field(default=6, ge=0, le=64)  # smooth depth profiles
 
     @field_validator("presets")
@@ -54,16 +54,16 @@ class ProbeSettings(FrozenSettings):
 
 
 class RacingSettings(FrozenSettings):
-    """Trials that surely fall behind the best so far are not rendered to their end."""
+    """Settings of racing, which stops a trial once it is almost certainly worse than the best so far."""
 
-    batch: int = Field(default=16, ge=4)  # images between two looks: fewer say nothing about their own spread
-    confidence: float = Field(default=0.99, ge=0.5, lt=1)  # that a trial as good as the best is rendered to its end
+    batch: int = Field(default=16, ge=4)  # images between two checks; fewer would not show how much they vary
+    confidence: float = Field(default=0.99, ge=0.5, lt=1)  # that a trial as good as the best renders the full suite
 
 
 class BudgetSettings(FrozenSettings):
-    """A study ends when the first of these is spent; a trial that has begun is finished."""
+    """The budget of a study, which ends at the first limit reached; trials in progress are finished."""
 
     trials: int = Field(default=100, ge=1, le=1_000_000)  # probes included
     images: int | None = Field(default=None, ge=1)
     minutes: float | None = Field(default=None, gt=0, allow_inf_nan=False)  # of work, summed over all workers
-    patience: int | None = Field(default=None, ge=1)  # proposed trials that together promise less than the noise
+    patience: int | None = Field(default=None, ge=1)  # proposals whose joint expected improvement is below the noise

@@ -1,7 +1,7 @@
-"""StudySpec: the YAML a user writes, parsed once into frozen values; unknown keys are refused.
+"""StudySpec: the YAML that a user writes, parsed once into frozen values; unknown keys are refused.
 
-Relative paths in a spec are relative to the spec file. What is stored with the study is the parsed spec
-with absolute paths, so that a study resumes from its database alone.
+Relative paths in a spec are relative to the spec file. The database stores the parsed spec with absolute paths, so
+that a study resumes from the database alone.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ from studies.recipe.steps import StepSettings, operations_of
 from studies.spec.final import FinalSettings
 from studies.spec.rendering import ExportSettings, RenderSettings
 from studies.spec.scoring import ObjectiveTerm, ScorerEntry, with_kind
-from studies.spec.search import EXPECTING, BudgetSettings, ProbeSettings, RacingSettings, SamplerSettings
+from studies.spec.search import PREDICTING, BudgetSettings, ProbeSettings, RacingSettings, SamplerSettings
 from studies.spec.suite import SuiteSettings
 from studies.spec.warm_start import WarmStartSettings
 from studies.system.documents import parse_yaml, read_text
 
-MAX_NAME = 100  # characters of a scorer's name: what the database, and a table on the screen, hold
+MAX_NAME = 100  # characters of a scorer's name: more would not fit into the database or a table on the screen
 
 
 class LoraSettings(FrozenSettings):
@@ -42,11 +42,11 @@ class LoraSettings(FrozenSettings):
 
 
 class StudySpec(FrozenSettings):
-    """A study as its user asked for it."""
+    """A study as the user asked for it."""
 
     study: str = Field(min_length=1, max_length=60)
     parents: tuple[SpecPath, ...]
-    method: str | None = None  # of all parents, weighted_sum if left out; several steps, or options: `steps`
+    method: str | None = None  # merges all parents in one step; by default weighted_sum
     steps: tuple[StepSettings, ...] | None = None
     loras: Mapping[str, LoraSettings] = Field(default_factory=dict)
     vae: SpecPath | None = None  # replaces the merge's own
@@ -59,7 +59,7 @@ class StudySpec(FrozenSettings):
     warm_start: WarmStartSettings | None = None
     sampler: SamplerSettings = SamplerSettings()
     budget: BudgetSettings = BudgetSettings()
-    racing: RacingSettings | None = None  # None: every trial is rendered to its end
+    racing: RacingSettings | None = None  # None: every trial renders the full suite
     render: RenderSettings = RenderSettings()
     export: ExportSettings = ExportSettings()
     final: FinalSettings = FinalSettings()
@@ -98,13 +98,13 @@ class StudySpec(FrozenSettings):
         if self.racing is None:
             return self
         if self.objectives is not None:
-            msg = "`racing` needs a single-number `objective`: with several `objectives` no trial is the one to beat"
+            msg = "`racing` needs a single-number `objective`: with several `objectives` there is no best trial to beat"
             raise ValueError(msg)
         items = len(self.suite.items())
         if items <= self.racing.batch:
             msg = (
-                f"`racing` looks at a trial after every {self.racing.batch} images, and the suite has {items}: use a "
-                "smaller `batch` or a larger suite, or leave racing off"
+                f"`racing` checks a trial after every {self.racing.batch} images, and the suite has only {items}: use "
+                "a smaller `batch` or a larger suite, or leave racing off"
             )
             raise ValueError(msg)
         return self
@@ -145,25 +145,25 @@ class StudySpec(FrozenSettings):
     def _patience_fits(self) -> Self:
         if self.budget.patience is None:
             return self
-        if self.sampler.name not in EXPECTING:
+        if self.sampler.name not in PREDICTING:
             msg = (
-                f"budget: patience needs a sampler that says what it expects, {' or '.join(EXPECTING)}, and the "
+                f"budget: patience needs a sampler that predicts improvement ({', '.join(PREDICTING)}), and the "
                 f"spec names {self.sampler.name}: end the study by trials, images or minutes instead"
             )
             raise ValueError(msg)
         if self.objectives is not None:
             msg = (
-                "budget: patience needs one objective, as the improvement of several has no unit to compare with "
-                "noise: end the study by trials, images or minutes, or join the scorers under `objective`"
+                "budget: patience needs a single objective, because the improvement of several cannot be compared "
+                "with noise: end the study by trials, images or minutes, or combine the scorers under `objective`"
             )
             raise ValueError(msg)
         return self
 
     def with_budget(self, budget: BudgetSettings) -> Self:
-        """The same study with another budget.
+        """Return the same study with another budget.
 
         Raises:
-            SpecError: the study cannot end that way.
+            SpecError: the budget does not fit the study.
         """
         try:
             return type(self).model_validate(self.model_dump(mode="json") | {"budget": budget.model_dump()})
@@ -183,9 +183,8 @@ class StudySpec(FrozenSettings):
             raise ValueError(str(error)) from error
         used = {name for operation in self.operations for name in operation.inputs}
         if idle := [letter for letter in self.letters if letter not in used]:
-            msg = f"parent {', '.join(idle)} goes into no step: name it among a step's inputs, or remove it"
+            msg = f"parent {', '.join(idle)} is not used by any step: name it among a step's inputs, or remove it"
             raise ValueError(msg)
-
         if len(set(self.parents)) < len(self.parents):
             msg = "a parent is named twice: merging a checkpoint with itself changes nothing"
             raise ValueError(msg)
@@ -208,17 +207,17 @@ class StudySpec(FrozenSettings):
 
     @property
     def full_space(self) -> SpaceSettings:
-        """The space with the LoRAs' weights in it."""
+        """The search space, including the LoRAs' weights."""
         weights = {name: lora.weight for name, lora in self.loras.items()}
         if not weights:
             return self.space
         return self.space.model_copy(update={"parameters": weights | dict(self.space.parameters)})
 
     def search_space(self, architecture: Architecture) -> SearchSpace:
-        """What is searched, for parents of an architecture.
+        """Build the search space for parents of an architecture.
 
         Raises:
-            SpaceError: the settings contradict themselves or the architecture.
+            SpaceError: the settings contradict each other, or do not fit the architecture.
         """
         return SearchSpace.build(
             self.full_space, architecture, slots_of(self.operations, self.letters, tuple(self.loras))
@@ -226,32 +225,32 @@ class StudySpec(FrozenSettings):
 
     @property
     def infos(self) -> dict[str, ScorerInfo]:
-        """What each scorer measures; units that depend on reference images are not read yet."""
+        """What each scorer measures, with default units; those that depend on reference images are not known yet."""
         return {name: entry.info for name, entry in self.scorers.items()}
 
     @property
     def terms(self) -> Mapping[str, ObjectiveTerm]:
-        """The single-number objective: every scorer with weight 1 unless the spec says otherwise."""
+        """The terms of the single-number objective: by default every scorer with weight 1."""
         return self.objective or {name: ObjectiveTerm() for name in self.scorers}
 
     @property
     def as_asked(self) -> Self:
-        """The spec without what was read for it when the study began: recipe files, another study and where it lay."""
-        recipes = tuple(row.model_copy(update={"recipe": None}) for row in self.probes.recipes)
-        found: dict[str, Any] = {"probes": self.probes.model_copy(update={"recipes": recipes})}
+        """The spec without what was read when the study began: recipe files, and the warm start's trials and place."""
+        recipes = tuple(probe.model_copy(update={"recipe": None}) for probe in self.probes.recipes)
+        changes: dict[str, Any] = {"probes": self.probes.model_copy(update={"recipes": recipes})}
         if self.warm_start is not None:
-            found["warm_start"] = self.warm_start.model_copy(update={"again": (), "storage": None, "artifacts": None})
-        return self.model_copy(update=found)
+            changes["warm_start"] = self.warm_start.model_copy(update={"again": (), "storage": None, "artifacts": None})
+        return self.model_copy(update=changes)
 
     def to_json(self) -> str:
         return self.model_dump_json()
 
     @classmethod
     def from_json(cls, text: str) -> StudySpec:
-        """A stored spec; its paths are absolute already.
+        """Parse a stored spec, whose paths are absolute.
 
         Raises:
-            SpecError: it does not fit this installation: a scorer plug-in is gone, say.
+            SpecError: it does not fit this installation, because a scorer plug-in is missing, for example.
         """
         try:
             return cls.model_validate_json(text)
@@ -263,17 +262,25 @@ def load_spec(path: Path) -> StudySpec:
     """Read and check a spec file.
 
     Raises:
-        SpecError: missing, not YAML, unknown or misspelt keys, values out of range.
+        SpecError: the file is missing or is not YAML, a key is unknown, or a value is out of range.
     """
     text = read_text(path, "spec", "a study's YAML file", SpecError)
     return parse_spec(text, base_dir=path.resolve().parent, origin=path.name)
 
 
 def parse_spec(text: str, *, base_dir: Path, origin: str = "spec") -> StudySpec:
-    """Parse YAML text; `base_dir` is what relative paths are relative to."""
+    """Parse YAML text.
+
+    Args:
+        base_dir: the folder of relative paths.
+        origin: the text's name, for messages.
+
+    Raises:
+        SpecError: as `load_spec`.
+    """
     data = parse_yaml(text, origin, SpecError)
     if not isinstance(data, dict):
-        raise SpecError(f"{origin} holds no settings: expected `study:`, `parents:`, `suite:`, `scorers:`")
+        raise SpecError(f"{origin} contains no settings: expected `study:`, `parents:`, `suite:`, `scorers:`")
     try:
         return StudySpec.model_validate(data, context={"base_dir": base_dir})
     except ValidationError as error:

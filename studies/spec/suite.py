@@ -1,4 +1,4 @@
-"""The suite: prompts x seeds x sizes, and how each is rendered."""
+"""The suite: prompts x seeds x sizes, and how each item is rendered."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class SuiteItem:
 
 
 class SuitePrompt(FrozenSettings):
-    """A prompt with what differs from the suite's own settings."""
+    """A prompt, with the settings in which it differs from the suite."""
 
     prompt: str = Field(min_length=1)
     negative: str | None = None
@@ -41,7 +41,7 @@ class SuitePrompt(FrozenSettings):
 
 
 class SuiteSettings(FrozenSettings):
-    """prompts x seeds x sizes, and how each is rendered; fixed for the whole study."""
+    """Prompts x seeds x sizes, and how each item is rendered; fixed for the whole study."""
 
     prompts: tuple[SuitePrompt, ...]
     negative: str = ""
@@ -50,19 +50,19 @@ class SuiteSettings(FrozenSettings):
     steps: int = Field(default=20, ge=1, le=1000)
     cfg: float = Field(default=7.0, ge=0, le=100)  # guidance scale; 1 or less renders without guidance
     scheduler: SchedulerName = "dpmpp_2m"
-    clip_skip: int = Field(default=1, ge=1, le=11)  # 1 is the last layer, as A1111 counts; SDXL: at least 2
-    prediction: PredictionName = "auto"  # what the U-Net predicts; auto: what the parents' markers say
+    clip_skip: int = Field(default=1, ge=1, le=11)  # 1 is the last layer, as in A1111; SDXL: at least 2
+    prediction: PredictionName = "auto"  # what the U-Net predicts; auto: as the parents' markers say
     zero_snr: Literal["auto"] | bool = "auto"  # whether the noise schedule ends in pure noise; auto: as marked
 
     @field_validator("prompts", mode="before")
     @classmethod
     def _plain_prompts(cls, value: Any) -> Any:
-        return with_prompt(value)
+        return expand_prompts(value)
 
     @field_validator("zero_snr", mode="before")
     @classmethod
     def _auto_or_bool(cls, value: Any) -> Any:
-        if not isinstance(value, bool) and value != "auto":  # not what else pydantic takes for a bool
+        if not isinstance(value, bool) and value != "auto":  # pydantic would accept "yes" or 1 as a bool
             msg = "expected auto, true or false"
             raise ValueError(msg)
         return value
@@ -70,7 +70,10 @@ class SuiteSettings(FrozenSettings):
     @model_validator(mode="after")
     def _zero_snr_predicts_v(self) -> Self:
         if self.prediction == "epsilon" and self.zero_snr is True:
-            msg = "zero_snr: true needs prediction: v_prediction: at pure noise, the noise tells nothing of the image"
+            msg = (
+                "`zero_snr: true` needs `prediction: v_prediction`: where the input is pure noise, predicting the "
+                "noise says nothing about the image"
+            )
             raise ValueError(msg)
         return self
 
@@ -86,36 +89,43 @@ class SuiteSettings(FrozenSettings):
                 raise ValueError(msg)
         renders = {(item.prompt, item.negative, item.seed, item.width, item.height) for item in items}
         if len(renders) < len(items):
-            msg = "the suite holds the same render twice (prompt, seed and size): remove the repeated one"
+            msg = "the suite contains the same render twice (prompt, seed and size): remove one of them"
             raise ValueError(msg)
         return self
 
     def items(self) -> tuple[SuiteItem, ...]:
-        """Every render, in the order prompt, seed, size."""
-        rows = [
-            (row.prompt, self.negative if row.negative is None else row.negative, seed, size)
-            for row in self.prompts
-            for seed in (self.seeds if row.seeds is None else row.seeds)
-            for size in (self.sizes if row.sizes is None else row.sizes)
+        """Return every item, in the order prompt, seed, size."""
+        combinations = [
+            (prompt, seed, size)
+            for prompt in self.prompts
+            for seed in (self.seeds if prompt.seeds is None else prompt.seeds)
+            for size in (self.sizes if prompt.sizes is None else prompt.sizes)
         ]
         return tuple(
-            SuiteItem(index=index, prompt=prompt, negative=negative, seed=seed, width=size[0], height=size[1])
-            for index, (prompt, negative, seed, size) in enumerate(rows)
+            SuiteItem(
+                index=index,
+                prompt=prompt.prompt,
+                negative=self.negative if prompt.negative is None else prompt.negative,
+                seed=seed,
+                width=width,
+                height=height,
+            )
+            for index, (prompt, seed, (width, height)) in enumerate(combinations)
         )
 
     @property
     def digest(self) -> str:
-        """sha256 over everything that shapes the renders, 64 hex digits.
+        """sha256 of everything that shapes the renders, 64 hex digits.
 
-        What is left to the models' markers is no part of it: the parents' own hashes hold those.
+        Settings that are left to the models' markers are excluded: the parents' own hashes cover the markers.
         """
-        marked = {name for name in ("prediction", "zero_snr") if getattr(self, name) == "auto"}
-        said = self.model_dump(mode="json", exclude=marked)
-        return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
+        left_to_markers = {name for name in ("prediction", "zero_snr") if getattr(self, name) == "auto"}
+        data = self.model_dump(mode="json", exclude=left_to_markers)
+        return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()
 
 
-def with_prompt(value: Any) -> Any:
-    """Prompts written as plain texts."""
+def expand_prompts(value: Any) -> Any:
+    """Return a list of prompts with plain texts written out as `{prompt: TEXT}`; other values are left as they are."""
     if isinstance(value, (list, tuple)):
-        return [{"prompt": row} if isinstance(row, str) else row for row in value]
+        return [{"prompt": prompt} if isinstance(prompt, str) else prompt for prompt in value]
     return value

@@ -1,1 +1,1 @@
-"""What everything else in this package stands on: strict YAML and JSON, passwords, processes."""
+"""What the rest of this package builds on: strict YAML and JSON, passwords, processes, database URLs."""

@@ -65,7 +65,7 @@ def database_file(url: str) -> Path | None:
     try:
         parsed = make_url(url)
         backend = parsed.get_backend_name()
-    except (ArgumentError, ValueError):  # a ValueError for a port that is no number
+    except (ArgumentError, ValueError):  # ValueError: the port is not a number
         backend = ""
     if backend == "postgresql":
         return None

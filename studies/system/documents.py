@@ -1,4 +1,4 @@
-"""YAML and JSON that people write, read strictly: no code, no key given twice, one line for what is wrong."""
+"""Strict readers for YAML and JSON that people write: no code, no repeated key, one-line errors."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from studies.errors import StudyError
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML without code, without a key that silently replaces an earlier one, and without a value inside itself."""
+    """A YAML loader that refuses code, repeated keys, and values that contain themselves."""
 
     def __init__(self, stream: str) -> None:
         super().__init__(stream)
-        self.deep_construct = True  # builds values from the inside out, so that a recursive alias is refused
+        self.deep_construct = True  # inner values are built first, so that a recursive alias is refused
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         seen: set[str] = set()
@@ -36,17 +36,20 @@ class _Loader(yaml.SafeLoader):
 
 
 def read_text(path: Path, what: str, kind: str, error: type[StudyError]) -> str:
-    """A text file's content.
+    """Return a text file's content.
 
     Args:
-        what: the file is, for messages: "spec".
-        kind: of file it should be: "a study's YAML file".
-        error: raised when it is missing, unreadable or no text.
+        what: what the file is, for messages: "spec".
+        kind: what kind of file it should be, for messages: "a study's YAML file".
+        error: the class of the errors.
+
+    Raises:
+        StudyError: as `error`: the file is missing, unreadable or not text.
     """
     if path.exists() and not path.is_file() and not path.is_dir():  # a pipe blocks, a device may never end
-        raise error(f"{path} is no regular file: a {what} is a YAML text file")
+        raise error(f"{path} is not a regular file: a {what} is a YAML text file")
     try:
-        return path.read_text(encoding="utf-8-sig")  # some editors put a mark before the first letter
+        return path.read_text(encoding="utf-8-sig")  # some editors begin a file with a byte order mark
     except FileNotFoundError:
         raise error(f"no {what} at {path}: give the path of {kind}") from None
     except (OSError, UnicodeDecodeError) as reason:
@@ -54,7 +57,11 @@ def read_text(path: Path, what: str, kind: str, error: type[StudyError]) -> str:
 
 
 def parse_yaml(text: str, origin: str, error: type[StudyError]) -> Any:
-    """What YAML text holds; `error` for text that is not YAML, or gives a key twice."""
+    """Parse YAML text.
+
+    Raises:
+        StudyError: as `error`: it is not YAML, or a key is given twice.
+    """
     try:
         return yaml.load(text, Loader=_Loader)  # noqa: S506 - a SafeLoader
     except yaml.YAMLError as reason:
@@ -66,9 +73,10 @@ def parse_yaml(text: str, origin: str, error: type[StudyError]) -> Any:
 
 
 def parse_json(text: str, origin: str, error: type[StudyError]) -> Any:
-    """What JSON text holds; `error` for text that is not JSON, or gives a key twice.
+    """Parse JSON text. The YAML reader will not do: it takes `1e-5`, as JSON writers print numbers, for a text.
 
-    A reader of its own: YAML takes the `1e-5` that JSON writers print for a word.
+    Raises:
+        StudyError: as `error`: it is not JSON, or a key is given twice.
     """
     try:
         data = json.loads(text, object_pairs_hook=_without_repeats, parse_constant=_refuse)
@@ -79,18 +87,22 @@ def parse_json(text: str, origin: str, error: type[StudyError]) -> Any:
 
 
 def _require_text(value: str) -> None:
-    """ValueError for half a character: an escape can write it, no file or database can hold it."""
+    """Refuse a lone surrogate: an escape can write half a character, but no file or database can store it.
+
+    Raises:
+        ValueError: the text contains one.
+    """
     value.encode()
 
 
 def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
+    values: dict[str, Any] = {}
     for key, value in pairs:
-        if key in found:
+        if key in values:
             raise ValueError(f"{key!r} is given twice")
-        found[key] = value
-    return found
+        values[key] = value
+    return values
 
 
 def _refuse(constant: str) -> NoReturn:
-    raise ValueError(f"{constant} is no number")
+    raise ValueError(f"{constant} is not a JSON number")

@@ -1,4 +1,4 @@
-"""Passwords in files: what neither a process list, nor an environment, nor a URL shows."""
+"""Passwords in files: they show up in no process list, environment or URL."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from studies.errors import PasswordError
 
 
 def read_password_file(file: Path) -> str:
-    """The file's first line, without spaces around it.
+    """Return the file's first line without surrounding spaces.
 
     Raises:
-        PasswordError: the file is missing, empty or no text.
+        PasswordError: the file is missing, unreadable, empty or not text.
     """
     try:
         password = file.read_text(encoding="utf-8-sig").split("\n", maxsplit=1)[0].strip()

@@ -1,4 +1,4 @@
-"""Which process a number belongs to, told without a clock: clocks are set, and numbers are given out again."""
+"""The identity of processes, without relying on a clock: clocks may be changed, and process numbers are reused."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from pathlib import Path
 
 
 def process_identity(pid: int) -> str | None:
-    """What no other process has, of this or another start of the machine; None where there is none, or only a zombie.
+    """Return a text that identifies a process across reboots; None if no process runs there, or only a zombie.
 
-    On Linux the start of the machine, its space of process numbers (containers have their own), and the ticks from that
-    start to the one of the process, see proc_pid_stat(5); elsewhere the time that the system noted.
+    On Linux it consists of the boot id, the pid namespace (containers have their own), and the process's start in
+    ticks since boot, see proc_pid_stat(5); elsewhere it is the start time that the system recorded.
     """
-    space = _number_space()
+    space = _pid_space()
     if space is None:
-        return _noted_start(pid)
+        return _start_time(pid)
     try:
         state, *fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
@@ -24,17 +24,22 @@ def process_identity(pid: int) -> str | None:
 
 
 def shares_processes(identity: str) -> bool:
-    """Whether a process of this identity is, or was, one that this process can see by its number."""
-    space = _number_space()
+    """Return whether a process of this identity is, or was, visible to this process by its number."""
+    space = _pid_space()
     return space is None or identity.startswith(f"{space} ")
 
 
 def is_running(pid: int, identity: str | None) -> bool:
-    """Whether the process that had this identity still runs; where none is known, whether any has its number."""
+    """Return whether a process still runs.
+
+    Args:
+        identity: of the process when it was recorded; None if unknown: then any process of its number counts.
+    """
     return process_exists(pid) if identity is None else process_identity(pid) == identity
 
 
 def process_exists(pid: int) -> bool:
+    """Return whether any process has this number."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
@@ -45,8 +50,8 @@ def process_exists(pid: int) -> bool:
 
 
 @cache
-def _number_space() -> str | None:
-    """What numbers of processes mean: this start of this machine, or of a container on it; None where nothing tells."""
+def _pid_space() -> str | None:
+    """Return the boot id and pid namespace, within which process numbers have a meaning; None if not on Linux."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
         space = Path("/proc/self/ns/pid").readlink()
@@ -55,7 +60,7 @@ def _number_space() -> str | None:
     return f"{boot} {space}"
 
 
-def _noted_start(pid: int) -> str | None:
+def _start_time(pid: int) -> str | None:
     import psutil
 
     try:

@@ -191,7 +191,7 @@ BAD_SPECS: list[tuple[dict[str, Any], list[str]]] = [
     ),
     ({"probes": {"presets": ["GRAD_W"]}}, ["'GRAD_W' is unknown", "GRAD_V"]),
     ({"probes": {"recipes": ["absent.yaml"]}}, ["no recipe at", "absent.yaml"]),
-    ({"probes": {"recipes": ["text.safetensors"]}}, ["text.safetensors", "holds no recipe"]),
+    ({"probes": {"recipes": ["text.safetensors"]}}, ["text.safetensors", "contains no recipe"]),
     ({"warm_start": "portraits-0"}, ["warm_start", "no study database at"]),
     ({"warm_start": {"study": "x", "storage": "absent.db"}}, ["warm_start", "absent.db"]),
     ({"warm_start": {"study": "x", "tpo": 3}}, ["`warm_start.tpo`", "did you mean `top`?"]),
@@ -369,7 +369,7 @@ def test_fewer_reference_images_than_needed_are_refused(folder: Path, refused: C
     scorers = {"frechet": {"reference": "photos", "network": "test_resnet", "weights": "net.safetensors"}}
     suite = SPEC["suite"] | {"seeds": list(range(16))}
     message = refused("study", "check", write_spec(folder, scorers=scorers, suite=suite), "--cache", str(folder))
-    assert "photos holds 1 reference images" in message
+    assert "photos holds 1: add images" in message
     assert "at least" in message
 
 
@@ -396,7 +396,7 @@ def test_a_first_look_too_early_for_a_set_score_is_refused(folder: Path, refused
         "racing": {"batch": 4},
     }
     message = refused("study", "check", write_spec(folder, **changes))
-    assert "racing: scorer 'fid' needs at least 8 images, and the first look is after 4" in message
+    assert "racing: scorer 'fid' needs at least 8 images, and the first check is after 4" in message
 
 
 def test_racing_is_not_switched_on_under_way(database: Database, folder: Path, refused: Callable[..., str]) -> None:

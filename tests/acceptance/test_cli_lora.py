@@ -130,11 +130,11 @@ class TestExtract:
             match[1]: [float(share) for share in re.findall(r"([\d.]+)%", match[2])]
             for match in re.finditer(r"(\w+) +│((?: *[\d.]+% *│){4})", done.out)
         }
-        assert list(rows) == ["text_encoder", *blocks(Architecture.SD15), "together"]
+        assert list(rows) == ["text_encoder", *blocks(Architecture.SD15), "total"]
         for place, (_, kept, lost, outside) in rows.items():
             assert kept + lost + outside == pytest.approx(100, abs=0.16), place
-        parts = sum(share * kept for place, (share, kept, *_) in rows.items() if place != "together") / 100
-        assert parts == pytest.approx(rows["together"][1], abs=0.5)
+        parts = sum(share * kept for place, (share, kept, *_) in rows.items() if place != "total") / 100
+        assert parts == pytest.approx(rows["total"][1], abs=0.5)
         with safe_open(folder / "l.safetensors", "pt") as file:
             stated = json.loads(file.metadata()["mergetune.kept_energy"])
             ranks = {file.get_tensor(key).shape[0] for key in file.keys() if key.endswith("lora_down.weight")}  # noqa: SIM118

@@ -146,7 +146,7 @@ class TestByHand:
         said = call(
             "merge", "r.yaml", "-o", "o.safetensors", "--title", "My merge", "--dtype", "fp16", "--device", "cpu"
         )
-        assert "parent B goes into no step" in said.out
+        assert "parent B is not used by any step" in said.out
         assert metadata(folder / "o.safetensors")["modelspec.title"] == "My merge"
         assert json.loads(metadata(folder / "o.safetensors")["mergetune.recipe"])["dtype"] == "fp16"
         first, made = load_file("a.safetensors"), load_file("o.safetensors")
@@ -268,13 +268,13 @@ class TestAgain:
         if words != "r.yaml":
             call("merge", "r.yaml", "-o", "half.safetensors")
         given = ("A=a.safetensors", "--parent", "B=own.safetensors") if words.endswith("--parent") else ()
-        opened = merge._opened
+        opened = merge._open_ingredients
 
         def changing(*arguments: Any) -> Any:
             shutil.copy("a.safetensors", "own.safetensors")
             return opened(*arguments)
 
-        monkeypatch.setattr(merge, "_opened", changing)
+        monkeypatch.setattr(merge, "_open_ingredients", changing)
         refused = call("merge", *words.split(), *given, "-o", "out.safetensors", code=2)
         assert re.search(r"parent B \(.*own.safetensors\) has changed since it was opened", refused.err)
         assert not (folder / "out.safetensors").exists()
@@ -296,7 +296,7 @@ class TestAgain:
             metadata(folder / "here.safetensors") | {"mergetune.device": "tpu"},
         )
         said = call("merge", "there.safetensors", "-o", "again.safetensors", "--models", ".")
-        assert "there.safetensors was computed on tpu, this merge is on cpu" in said.err
+        assert "there.safetensors was computed on tpu, this merge is computed on cpu" in said.err
         assert "not equal to there.safetensors" in said.err
         assert metadata(folder / "again.safetensors")["mergetune.device"] == "cpu"
         assert same_tensors(folder / "again.safetensors", folder / "here.safetensors")
@@ -383,12 +383,12 @@ BAD = [
     (("far.yaml", *OUT), ["B is 1.5", "expected 0 to 1"]),
     (("place.yaml", *OUT), ["'IN1O'", "did you mean"]),
     (("hash.yaml", *OUT), ["parent B", "not the file that the recipe names"]),
-    (("text.yaml", *OUT), ["holds no recipe"]),
+    (("text.yaml", *OUT), ["contains no recipe"]),
     (("merged.safetensors", "--models", "gone", *OUT), ["--models"]),
     (("merged.safetensors", "--parent", "D=a.safetensors", *OUT), ["--parent D=a.safetensors", "A, B"]),
     (("merged.safetensors", "--parent", "A=gone.safetensors", *OUT), ["no checkpoint at gone.safetensors"]),
     (("merged.safetensors", "--parent", "A=a.safetensors", "--parent", "A=a.safetensors", *OUT), ["twice"]),
-    (("merged.safetensors", "--lora", "x=style.safetensors", *OUT), ["the recipe has style"]),
+    (("merged.safetensors", "--lora", "x=style.safetensors", *OUT), ["one of the recipe's names: style"]),
     (("merged.safetensors", "-o", "merged.safetensors", "--force"), ["merged.safetensors is SOURCE"]),
     (("broken.safetensors", *OUT), ["not a recipe"]),
 ]  # fmt: skip

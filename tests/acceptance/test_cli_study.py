@@ -46,7 +46,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
             process.send_signal(signal.SIGINT)
     process.stdout.close()
     assert process.wait(timeout=120) == 0, seen
-    assert 'Go on with: mergetune study resume "short"' in seen
+    assert 'Continue with: mergetune study resume "short"' in seen
     line = r"trial 2, 3/13 \| uniform 0.25: objective .*gain .*merge .* s, render .* s, score .* s"
     assert re.search(line, seen), seen
     resumed = run(folder, "study", "resume", "short")

@@ -46,18 +46,18 @@ def test_studies_wait_for_workers_pause_and_go_on(folder: Path, call: Call) -> N
         assert f"{name} is registered" in said.out
     url = f"sqlite:///{folder}/mergetune.db"
     assert trials_of(url, "first") == []
-    assert "go on with: mergetune study resume" in call("study", "pause", "first", code=0).out
+    assert "continue with: mergetune study resume" in call("study", "pause", "first", code=0).out
     call("study", "priority", "second", "-3", code=0)
     listed = call("study", "list", code=0).out
     assert re.search(r"first .* paused .* 0/4", listed)
     assert "active" in listed
     assert "-3" in listed
     worked = call("worker", "--study", "second", "--until-done", "--models", DEMO, code=0)
-    assert "at study second" in worked.out
-    assert "4 trials finished by this worker" in worked.out
+    assert "working on study second" in worked.out
+    assert "this worker finished 4 trials" in worked.out
     assert (len(trials_of(url, "first")), len(trials_of(url, "second"))) == (0, 4)
     call("study", "resume", "first", "--detach", "--trials", "5", code=0)
-    assert "5 trials finished by this worker" in call("worker", "--until-done", code=0).out
+    assert "this worker finished 5 trials" in call("worker", "--until-done", code=0).out
     assert {row.state for row in trials_of(url, "first")} == {"complete"}
     assert "0 trials finished" in call("worker", "--until-done", code=0).out
 
@@ -97,7 +97,7 @@ def test_a_worker_of_every_study_of_a_server_must_be_told_where_models_are(folde
     assert (refused.returncode, refused.stderr.count("\n")) == (2, 1), refused.stderr
     assert refused.stderr.startswith("error: a worker of every study of a server reads whatever files")
     told = work(MERGETUNE_MODELS=str(DEMO))
-    assert (told.returncode, told.stdout) == (0, "0 trials finished by this worker\n"), told.stderr
+    assert (told.returncode, told.stdout) == (0, "this worker finished 0 trials\n"), told.stderr
 
 
 def test_several_workers_of_one_machine_share_a_study_and_end_with_it(folder: Path) -> None:
@@ -121,7 +121,7 @@ def test_several_workers_of_one_machine_share_a_study_and_end_with_it(folder: Pa
     rest, _ = process.communicate(timeout=120)
     said += rest
     assert process.returncode == 0, said
-    assert "Stopped. Go on with" in said
+    assert "Stopped. Continue with" in said
     assert len(names) == 2, said
     database = open_database(url, create=False)
     assert registry.live_workers(database) == frozenset()

@@ -22,6 +22,7 @@ from object_store import BUCKET, ObjectStore, object_store
 from optuna.trial import TrialState
 
 from optimizer.observe.dashboard import listening_port, make_server
+from optimizer.observe.events import Event, OutageBegan, TrialStarted
 from optimizer.outcome.export import Watch, deliver
 from optimizer.outcome.warm_start import find_warm_start
 from optimizer.runtime.setup import Runtime
@@ -84,7 +85,7 @@ def referred(short: ShortStudy) -> list[str]:
     found: list[str] = []
     for row in stored_trials.load_trials(short.records):
         found += [each.file for each in stored_renders.load_renders(short.records, row) if each.file is not None]
-        found += [] if row.sheet is None else [stored_name(row.sheet)]
+        found += [] if row.contact_sheet is None else [stored_name(row.contact_sheet)]
         if stored_renders.load_scores(short.records, row)[1]:
             found.append(f"studies/{short.study.key}/{row.number}-{row.worker_id[:12]}/features.npz")
     return sorted(found)
@@ -153,18 +154,18 @@ def _tensor(pixels: np.ndarray[Any, Any]) -> Any:
 def _assert_the_dashboard_shows(short: ShortStudy, row: values.StoredTrial) -> None:
     from http.client import HTTPConnection
 
-    assert row.sheet is not None
+    assert row.contact_sheet is not None
     server = make_server(short.database, short.artifacts, "127.0.0.1", 0, None)
     thread = threading.Thread(target=lambda: _until_closed(server), daemon=True)
     thread.start()
     trial = optuna.load_study(study_name="short", storage=short.database.storage).trials[row.number]
     connection = HTTPConnection("127.0.0.1", listening_port(server), timeout=30)
     try:
-        connection.request("GET", f"/artifacts/1/{trial._trial_id}/{row.sheet}")
+        connection.request("GET", f"/artifacts/1/{trial._trial_id}/{row.contact_sheet}")
         answer = connection.getresponse()
         assert (answer.status, answer.getheader("content-type")) == (200, "image/jpeg")
         assert answer.getheader("x-content-type-options") == "nosniff"
-        assert answer.read() == short.artifacts.store.read(stored_name(row.sheet))
+        assert answer.read() == short.artifacts.store.read(stored_name(row.contact_sheet))
     finally:
         connection.close()
         server.close()
@@ -184,14 +185,11 @@ class Cut(Recorder):
         super().__init__()
         self._objects, self._back = objects, back
 
-    def trial_started(self, number: int, origin: str, images: int) -> None:
-        super().trial_started(number, origin, images)
-        if number == 2:
+    def report(self, event: Event) -> None:
+        super().report(event)
+        if isinstance(event, TrialStarted) and event.trial == 2:
             self._objects.stop()
-
-    def outage_began(self, reason: str, limit_seconds: float) -> None:
-        super().outage_began(reason, limit_seconds)
-        if self._back:
+        if isinstance(event, OutageBegan) and self._back:
             threading.Timer(1.0, self._objects.start).start()
 
 
@@ -200,8 +198,8 @@ def test_a_store_that_is_away_for_a_while_is_waited_for(objects: ObjectStore, ru
     recorder = Cut(objects, back=True)
     run(short, recorder)
     assert [number for number, _ in recorder.started] == [0, 1, 2, 3]
-    assert len(recorder.away) == 1
-    assert "the artifact store (artifact store s3://merges/while" in recorder.away[0]
+    (outage,) = recorder.of(OutageBegan)
+    assert "the artifact store (artifact store s3://merges/while" in outage.reason
     assert_whole(short)
 
 

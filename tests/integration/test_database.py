@@ -165,6 +165,31 @@ def test_failures_that_an_older_version_stored_get_the_kind_of_their_reason(url:
     database.close()
 
 
+def test_batch_limits_that_an_older_version_described_with_the_machine_are_the_trials_own(url: str) -> None:
+    machines = [
+        {"device": "card", "batches": "512x512 4, vae 1024x768 1", "threads": "2"},
+        {"device": "card", "batches": "512x512 4"},  # of a version that had limits of the U-Net alone
+        {"device": "card"},
+        None,
+    ]
+    make_older(url, "0003")
+    with changing(url) as connection:
+        older = sa.table("mergetune_trials", *map(sa.column, OLD_TRIAL), sa.column("machine", sa.JSON()))
+        rows = [{**OLD_TRIAL, "number": number, "machine": machine} for number, machine in enumerate(machines)]
+        connection.execute(older.insert(), rows)
+    database = open_database(url)
+    trials = metadata.tables["mergetune_trials"].c
+    with database.engine.connect() as connection:
+        found = connection.execute(sa.select(trials.machine, trials.batch_limits).order_by(trials.number)).all()
+    assert found == [
+        ({"device": "card", "threads": "2"}, [["unet", 512, 512, 4], ["vae", 1024, 768, 1]]),
+        ({"device": "card"}, [["unet", 512, 512, 4]]),
+        ({"device": "card"}, None),
+        (None, None),
+    ]
+    database.close()
+
+
 def test_opening_again_changes_nothing_and_keeps_what_is_there(url: str, database: Database) -> None:
     optuna.create_study(storage=database.storage, study_name="kept")
     before = tables_of(database)

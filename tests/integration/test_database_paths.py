@@ -20,7 +20,7 @@ from optimizer.cli.common import storage_url
 from optimizer.cli.workers.local_workers import settings_of
 from optimizer.cli.workers.session import storage_option
 from studies.errors import ArtifactError, SpecError
-from studies.files.artifacts import Artifacts, usual_folder
+from studies.files.artifacts import Artifacts, default_folder
 from studies.records.database import open_database, open_to_read
 from studies.spec.study import StudySpec, parse_spec
 from studies.system.database_url import canonical_url, complete_url, database_file, redacted, same_database, sqlite_url
@@ -74,7 +74,7 @@ def test_a_database_is_the_file_that_was_named_in_every_command(name: str, tmp_p
             call("study", *words, "--storage", storage, code=0)
             call("study", *words, "--storage", url, code=0)
         assert {file.name for file in tmp_path.iterdir()} == made
-    assert usual_folder(url) == tmp_path / f"{Path(name).stem}-artifacts"
+    assert default_folder(url) == tmp_path / f"{Path(name).stem}-artifacts"
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -125,7 +125,7 @@ def test_a_path_goes_through_a_url_and_back(name: str) -> None:
 def test_what_begins_with_a_tilde_is_below_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     assert database_file(storage_url("~/a.db")) == database_file(storage_url("sqlite:///~/a.db")) == tmp_path / "a.db"
-    assert Artifacts.known("sqlite:///x.db", "~/art").place == str(tmp_path / "art")
+    assert Artifacts.existing("sqlite:///x.db", "~/art").place == str(tmp_path / "art")
 
 
 @pytest.mark.parametrize(

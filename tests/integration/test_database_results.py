@@ -22,6 +22,7 @@ from search_spaces.blocks import Architecture, places
 from studies.errors import StudyExistsError, StudyMissingError
 from studies.recipe.recipe import BakedVae, LoraUse, Operation, Parent, Recipe, Step, canonical_values
 from studies.records import registry, stored_renders, stored_studies, stored_trials, tables
+from studies.records.batch_limits import BatchLimit
 from studies.records.control import Order, orders, set_priority, set_status, status_of
 from studies.records.database import Database, now, open_database
 from studies.records.failures import Failure
@@ -94,7 +95,11 @@ RESULT = TrialResult(
     files={0: "renders/1/0/0000.png", 1: "renders/1/0/0001.png"},
     seconds={"merge": 0.1, "denoise": 2.0},
     machine={"device": "cpu", "threads": "1"},
-    sheet="artifact",
+    batch_limits=(
+        BatchLimit(component="unet", size=(64, 32), images=2),
+        BatchLimit(component="vae", size=(64, 32), images=1),
+    ),
+    contact_sheet="artifact",
 )
 
 
@@ -217,7 +222,7 @@ def test_a_begun_trial_names_its_worker_and_recipe(records: StudyRecords) -> Non
     assert (row.number, str(row.origin), row.worker_id, row.state) == (3, "uniform 0.5", "worker-1", "running")
     assert row.recipe == recipe()
     assert before <= row.started_at <= now()
-    assert (row.finished_at, row.reason, row.sheet) == (None, None, None)
+    assert (row.finished_at, row.reason, row.contact_sheet) == (None, None, None)
     assert (row.objectives, row.gains, row.seconds, row.machine) == ({}, {}, {}, {})
 
 
@@ -233,6 +238,10 @@ def test_trials_are_listed_by_number_and_only_those_of_the_study(records: StudyR
 text = st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1, max_size=20)
 finite = st.floats(allow_nan=False, allow_infinity=False)
 digests = st.text("0123456789abcdef", min_size=64, max_size=64)
+sides = st.integers(64, 4096)
+limits = st.builds(
+    BatchLimit, component=st.sampled_from(["unet", "vae"]), size=st.tuples(sides, sides), images=st.integers(1, 64)
+)
 
 
 @st.composite
@@ -248,7 +257,8 @@ def trial_results(draw: st.DrawFn) -> TrialResult:
         files=draw(st.dictionaries(st.integers(0, items - 1), text)),
         seconds=draw(st.dictionaries(text, finite)),
         machine=draw(st.dictionaries(text, text)),
-        sheet=draw(st.none() | digests),
+        batch_limits=draw(st.lists(limits, max_size=3).map(tuple)),
+        contact_sheet=draw(st.none() | digests),
     )
 
 
@@ -262,11 +272,12 @@ def test_a_result_is_read_back_exactly(long_records: StudyRecords, result: Trial
     assert row.state == "complete"
     assert row.finished_at is not None
     assert row.finished_at >= row.started_at
-    assert (row.objectives, row.seconds, row.machine, row.sheet) == (
+    assert (row.objectives, row.seconds, row.machine, row.batch_limits, row.contact_sheet) == (
         dict(result.objectives),
         dict(result.seconds),
         dict(result.machine),
-        result.sheet,
+        result.batch_limits,
+        result.contact_sheet,
     )
     assert list(row.objectives) == list(result.objectives)  # in the study's order
     assert stored_renders.load_scores(long_records, row) == (dict(result.image_scores), dict(result.set_scores))

@@ -118,10 +118,10 @@ def test_everything_that_crashes_leave_is_found_and_mended_and_the_study_finishe
         "UPDATE trials SET state = 'RUNNING' WHERE number = 3",
         "DELETE FROM trial_values WHERE trial_id IN (SELECT trial_id FROM trials WHERE number = 3)",
     )
-    folder, mine = Path(short.artifacts.place), f"studies/{short.study.key}"
+    folder, mine = Path(short.artifacts.location), f"studies/{short.study.key}"
     (lost, *kept) = [row.file for row in stored_renders.load_renders(short.records, row_of(short, 0)) if row.file]
     (folder / lost).unlink()
-    sheet = row_of(short, 2).sheet
+    sheet = row_of(short, 2).contact_sheet
     assert sheet is not None
     (folder / stored_name(sheet)).unlink()
     orphans = [folder / f"{mine}/{name}" for name in ("2-ofthedead/9999.png", "77-nobody/0000.png")]

@@ -18,10 +18,11 @@ from rich.console import Console
 
 from optimizer.cli.views.report import studies_table
 from optimizer.errors import CheckpointError, FinalError
+from optimizer.observe.events import Event, StudyRefused, TrialEnded, WaitingForWork
 from optimizer.runtime.model_files import ModelFolders
 from optimizer.runtime.parent_files import hash_parents
 from optimizer.runtime.plan import Plan, make_plan
-from optimizer.runtime.pool import Runtimes
+from optimizer.runtime.pool import RuntimePool
 from optimizer.runtime.setup import Runtime, build_runtime
 from optimizer.upkeep.doctor import diagnose
 from optimizer.work.service import Service, ServiceSettings
@@ -30,7 +31,7 @@ from studies.records import registry, stored_studies, stored_trials, tables
 from studies.records.control import set_priority, set_status
 from studies.records.database import Database, open_database
 from studies.records.study_records import StudyRecords
-from studies.records.values import StoredStudy, StoredTrial
+from studies.records.values import StoredStudy
 from studies.spec.study import StudySpec
 
 CHANGES = {**SMALL, "budget": {"trials": 3}}
@@ -38,13 +39,11 @@ CHANGES = {**SMALL, "budget": {"trials": 3}}
 
 @dataclass
 class Log(Recorder):
-    """A Host that remembers, and a Reporter of each study that does."""
+    """A host that remembers, and a reporter of each study that does."""
 
     visits: list[str] = field(default_factory=list)
-    reasons: list[tuple[str, str]] = field(default_factory=list)
     finals: list[str] = field(default_factory=list)
     runtimes: dict[str, weakref.ref[Runtime]] = field(default_factory=dict)
-    waits: int = 0
     on_wait: Callable[[], None] = lambda: None
     on_trial: Callable[[str], None] = lambda _name: None
 
@@ -60,24 +59,27 @@ class Log(Recorder):
         self.finals.append(records.study.name)
         raise FinalError("nothing to compare")
 
-    def refused(self, name: str, reason: str) -> None:
-        self.reasons.append((name, reason))
+    def report(self, event: Event) -> None:
+        super().report(event)
+        if isinstance(event, WaitingForWork):
+            self.on_wait()
 
-    def waiting(self) -> None:
-        self.waits += 1
-        self.on_wait()
+    @property
+    def reasons(self) -> list[tuple[str, str]]:
+        return [(event.name, event.reason) for event in self.of(StudyRefused)]
 
 
 @dataclass
 class Visit(Recorder):
-    """The Reporter of one turn."""
+    """The reporter of one turn."""
 
     log: Log = field(default_factory=Log)
     name: str = ""
 
-    def trial_finished(self, trial: StoredTrial) -> None:
-        super().trial_finished(trial)
-        self.log.on_trial(self.name)
+    def report(self, event: Event) -> None:
+        super().report(event)
+        if isinstance(event, TrialEnded):
+            self.log.on_trial(self.name)
 
 
 @dataclass
@@ -98,19 +100,19 @@ class Place:
             self.database, runtime.spec, runtime.parents, objective.directions, objective.names
         )
 
-    def runtimes(self) -> Runtimes:
+    def runtimes(self) -> RuntimePool:
         def plan(study: StoredStudy) -> Plan:
             found = make_plan(study.spec)
             hash_parents(found, study.parents)
             return found
 
         def build(found: Plan, study: StoredStudy) -> Runtime:
-            if self.narrow and runtimes.held:
+            if self.narrow and runtimes.loaded:
                 raise torch.OutOfMemoryError("out of memory")
             self.loaded.append(study.name)
             return build_runtime(found, study.parents, self.folder / "cache")
 
-        runtimes = Runtimes(plan, build, lambda _device: self.free)
+        runtimes = RuntimePool(plan, build, lambda _device: self.free)
         return runtimes
 
     def service(self, log: Log, stop: threading.Event | None = None, **settings: object) -> Service:
@@ -138,7 +140,7 @@ def test_every_active_study_is_worked_on_the_most_urgent_first_and_each_is_loade
 
     def on_wait() -> None:
         """Only now the paused one may go on; then what was asked of it is done too."""
-        if log.waits == 1:
+        if len(log.of(WaitingForWork)) == 1:
             assert (place.states(paused), place.states(stopped)) == ([], [])
             set_status(paused, "active")
         else:
@@ -178,12 +180,12 @@ def test_short_of_memory_the_models_that_were_not_used_for_longest_are_dropped(p
     roomy = place.runtimes()
     for study in (*studies, *studies):
         roomy.of(study)
-    assert (place.loaded, roomy.held) == (["one", "two"], (studies[0].id, studies[1].id))
+    assert (place.loaded, roomy.loaded) == (["one", "two"], (studies[0].id, studies[1].id))
     place.free = 0
     narrow = place.runtimes()
     for study in (*studies, studies[1], studies[0]):
         narrow.of(study)
-        assert narrow.held == (study.id,)
+        assert narrow.loaded == (study.id,)
     assert place.loaded[2:] == ["one", "two", "one"]
 
 
@@ -194,7 +196,7 @@ def test_what_does_not_fit_beside_others_is_loaded_alone(place: Place) -> None:
     runtimes = place.runtimes()
     for study in studies:
         runtimes.of(study)
-    assert runtimes.held == (studies[1].id,)
+    assert runtimes.loaded == (studies[1].id,)
 
 
 def test_a_study_that_cannot_be_worked_on_here_is_left_alone_and_the_others_go_on(place: Place) -> None:
@@ -303,14 +305,14 @@ def test_parents_are_found_by_their_content_wherever_they_lie(place: Place) -> N
     folders = ModelFolders(folders=(place.folder / "models",), digests=place.folder / "cache" / "sha256.json")
     stored = replace(study, spec=study.spec.model_copy(update={"scorers": {}}))
     read: list[int] = []
-    found = folders.located(stored, read.append)
+    found = folders.locate(stored, read.append)
     assert [path.name for path in found.spec.parents] == ["renamed-0.safetensors", "renamed-1.safetensors"]
     again: list[int] = []
     hash_parents(make_plan(found.spec), found.parents, again.append)
     assert again == []  # known by the times they have here
     assert sum(read) > 0
     read.clear()
-    assert folders.located(stored, read.append) == found
+    assert folders.locate(stored, read.append) == found
     assert read == []  # by size and time
     copied = tuple(
         replace(parent, path=models / f"renamed-{index}.safetensors", mtime_ns=1)
@@ -318,10 +320,10 @@ def test_parents_are_found_by_their_content_wherever_they_lie(place: Place) -> N
     )
     fresh = replace(folders, digests=place.folder / "cache" / "other.json")
     for expected in (sum(parent.bytes for parent in copied), 0):  # at their own paths, with other times
-        found = fresh.located(replace(stored, parents=copied), read.append)
+        found = fresh.locate(replace(stored, parents=copied), read.append)
         hash_parents(make_plan(found.spec), found.parents, read.append)
         assert sum(read) == expected
         read.clear()
     (models / "renamed-1.safetensors").write_bytes(bytes(study.parents[1].bytes))
     with pytest.raises(CheckpointError, match=r"parent B .* is not in the model folders"):
-        folders.located(stored)
+        folders.locate(stored)

@@ -25,7 +25,7 @@ from optimizer.merging.files.parents import Parents
 from optimizer.merging.lora.file import Lora
 from optimizer.rendering.models import live_dtypes
 from optimizer.rendering.render import decoded_at_once
-from optimizer.runtime.memory import Need, needed, require_memory
+from optimizer.runtime.memory import MemoryEstimate, estimate_memory, require_memory
 from optimizer.runtime.plan import make_plan
 from optimizer.system.host_memory import available_host_bytes, cgroup_room
 from studies.spec.study import parse_spec
@@ -89,11 +89,11 @@ for file in small:
 """
 
 
-def need_of(spec: dict[str, object], device: torch.device = CPU) -> Need:
+def need_of(spec: dict[str, object], device: torch.device = CPU) -> MemoryEstimate:
     plan = make_plan(parse_spec(yaml.safe_dump(spec), base_dir=Path("/")))
     dtypes = live_dtypes(device, torch.float32)
     settings = plan.spec.render
-    return needed(plan.ingredients, plan.spec.suite, device, dtypes, batch_size=settings.batch_size)
+    return estimate_memory(plan.ingredients, plan.spec.suite, device, dtypes, batch_size=settings.batch_size)
 
 
 def rendering(folder: Path, name: str, size: int, images: int, parents: list[Path] | None = None) -> Path:
@@ -118,8 +118,8 @@ def test_the_estimate_is_near_what_processes_really_hold_and_one_that_cannot_is_
     first, *lines = subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()
     refusal = json.loads(first)
     asked = need_of(yaml.safe_load(large.read_text()))
-    assert f"about {asked.host_bytes / 1e9:.2f} GB are needed for the model and 8 images at once" in refusal["said"]
-    free = re.search(r"([0-9.]+) GB are free; write `batch_size: ([1-7])` under `render`", refusal["said"])
+    assert f"about {asked.host_bytes / 1e9:.2f} GB needed for the model and 8 images at once" in refusal["said"]
+    free = re.search(r"([0-9.]+) GB free; write `batch_size: ([1-7])` under `render`", refusal["said"])
     assert free, refusal["said"]
     assert 0.5 < float(free[1]) <= 0.65
     assert refusal["taken"] < 20e6
@@ -130,8 +130,10 @@ def test_the_estimate_is_near_what_processes_really_hold_and_one_that_cannot_is_
         assert need.live + need.sources + need.working[-1] <= 1.5 * measured["peak"]
 
 
-def made(*working: int, on_host: bool = True) -> Need:
-    return Need(live=1000, in_turns=1000 + working[0], sources=500, working=working, images=100, on_host=on_host)
+def made(*working: int, on_host: bool = True) -> MemoryEstimate:
+    return MemoryEstimate(
+        live=1000, in_turns=1000 + working[0], sources=500, working=working, images=100, on_host=on_host
+    )
 
 
 @given(free=st.integers(0, 2 * GB), working=st.lists(st.integers(1, 2 * GB), min_size=1, max_size=64).map(sorted))
@@ -143,7 +145,7 @@ def test_what_is_advised_fits_and_what_fits_is_not_refused(free: int, working: l
     if fitting == len(working):
         require_memory(need, CPU, host_free=free)
     else:
-        with pytest.raises(NoMemoryError, match="GB are needed for the model and"):
+        with pytest.raises(NoMemoryError, match="GB needed for the model and"):
             require_memory(need, CPU, host_free=free)
 
 
@@ -157,7 +159,7 @@ def test_a_card_must_hold_the_model_and_one_image_and_the_host_only_the_pictures
 
 
 def test_the_suites_largest_batch_counts() -> None:
-    def asked(sizes: list[list[int]], **changes: object) -> Need:
+    def asked(sizes: list[list[int]], **changes: object) -> MemoryEstimate:
         spec = short_spec(render={"degenerate_limit": 8, **changes})
         spec["suite"] |= {"sizes": sizes}
         return need_of(spec)
@@ -195,7 +197,7 @@ def test_the_factors_of_loras_count_where_they_are_copied_to(tmp_path: Path) -> 
 
     def live(device: torch.device, *loras: Lora) -> int:
         dtypes = live_dtypes(device, torch.float32)
-        return needed(Ingredients(parents, loras), suite, device, dtypes).live
+        return estimate_memory(Ingredients(parents, loras), suite, device, dtypes).live
 
     cuda = torch.device("cuda")
     assert live(cuda, lora) - live(cuda) == (rows + columns) * rank * 4  # float32

@@ -264,7 +264,7 @@ def test_a_file_that_cannot_be_rendered_for_want_of_memory_is_kept(
 
     done = delivered(short, rows[3], target, compared=take_it_all)
     assert done.proof.endswith("it is the model that was scored")
-    assert done.difference.startswith("there was not the memory to render the file here")
+    assert done.difference.startswith("the memory here was too small to render the file")
     assert Checkpoint.open(target).sha256 == done.file.sha256
 
 
@@ -277,7 +277,7 @@ def test_a_file_whose_prompts_cannot_be_embedded_for_want_of_memory_is_kept(
     monkeypatch.setattr("optimizer.rendering.prompts.PromptEncoder._encode", no_memory)
     target = tmp_path / "merge.safetensors"
     done = delivered(short, rows[3], target)
-    assert done.difference.startswith("there was not the memory to render the file here")
+    assert done.difference.startswith("the memory here was too small to render the file")
     assert Checkpoint.open(target).sha256 == done.file.sha256
 
 
@@ -292,10 +292,11 @@ def quiet(_): pass
 short = reopen(Path(sys.argv[1]))
 spec = short.study.spec
 study = replace(short.study, spec=spec.model_copy(update={"render": spec.render.model_copy(update={"batch_size": 1})}))
+records = replace(short.records, study=study)
 trial = load_trials(short.records)[0]
 watch = Watch(written=quiet, compared=quiet, rendered=quiet)
 print(deliver(
-    short.database, study, trial, short.runtime.plan, short.artifacts, Path(sys.argv[2]), overwrite=False, watch=watch
+    records, trial, short.runtime.plan, short.artifacts, Path(sys.argv[2]), overwrite=False, watch=watch
 ))
 """
 

@@ -67,10 +67,10 @@ def numbers_with_renders(records: StudyRecords, artifacts: Artifacts) -> set[int
     found = set()
     for row in stored_trials.load_trials(records):
         if row.state == "complete":
-            assert row.sheet is not None
+            assert row.contact_sheet is not None
             mine = artifacts.of_trial(records.study.key, row.number, row.worker_id)
             files = {each.file for each in stored_renders.load_renders(records, row) if each.file is not None}
-            assert names >= files | {stored_name(row.sheet), mine.name(FEATURES)}
+            assert names >= files | {stored_name(row.contact_sheet), mine.name(FEATURES)}
             found |= {row.number} if files else set()
     return found
 
@@ -86,8 +86,8 @@ def test_renders_and_leftovers_go_and_nothing_else(
     wanted = set() if keep == "none" else {0, 1} | best
     dropped = {row.number for row in rows if row.state == "complete"} - wanted
     renders, orphans = ITEMS * len(dropped), TRIALS
-    told = f"{renders} renders of {len(dropped)} trials and {orphans} files that no trial refers to"
-    size = f"{(renders + orphans) * SIZE / 1e6:,.1f} MB in {artifacts.place}"
+    told = f"{renders} renders of {len(dropped)} trials and {orphans} files that belong to no trial"
+    size = f"{(renders + orphans) * SIZE / 1e6:,.1f} MB in {artifacts.location}"
     said = mergetune("prune-artifacts", "cats", "--keep", keep, "--dry-run", code=0).out
     assert said.split() == f"would remove {told}: {size}".split()
     assert {file.name for file in artifacts.store.files("")} == before
@@ -105,6 +105,6 @@ def test_a_sheet_is_known_to_optuna_by_a_name_that_leads_to_its_file(
 ) -> None:
     records, artifacts = stored
     row = stored_trials.load_trials(records)[0]
-    assert row.sheet is not None
-    assert list(sheet_attributes(row.sheet, 0)) == [f"artifacts:{row.sheet}"]
-    assert artifacts.shown.open_reader(row.sheet).read() == bytes(SIZE)
+    assert row.contact_sheet is not None
+    assert list(sheet_attributes(row.contact_sheet, 0)) == [f"artifacts:{row.contact_sheet}"]
+    assert artifacts.for_optuna.open_reader(row.contact_sheet).read() == bytes(SIZE)

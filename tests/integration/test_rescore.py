@@ -49,7 +49,7 @@ def old(tmp_path_factory: pytest.TempPathFactory) -> ShortStudy:
 @pytest.fixture
 def folder(old: ShortStudy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A copy of the study's database and files, as the current folder."""
-    shutil.copytree(Path(old.artifacts.place).parent, tmp_path, dirs_exist_ok=True)
+    shutil.copytree(Path(old.artifacts.location).parent, tmp_path, dirs_exist_ok=True)
     return enter(tmp_path, monkeypatch)
 
 
@@ -123,8 +123,8 @@ def test_the_same_scorers_give_the_same_study_to_the_bit(folder: Path, mergetune
     assert "4 of 4 trials of short are scored anew" in said
     best = max(rows_of(before), key=lambda row: row.objectives["objective"])
     assert f"best by the new objective: trial {best.number} ({best.origin}, from short trial {best.number})" in said
-    assert "best by the old one: the same" in said
-    assert "Go on with: mergetune study resume" in said
+    assert "best by the old objective: the same" in said
+    assert "Continue with: mergetune study resume" in said
 
 
 def test_other_scorers_give_what_a_study_rendered_with_them_has_and_it_goes_on_like_that(
@@ -151,13 +151,13 @@ def test_only_images_that_are_what_was_scored_count(folder: Path, mergetune: Cal
     before = look(folder, "short")
     whole = {row.number: found_in(before, row) for row in rows_of(before)}
     gone, broken, other = (
-        Path(before.artifacts.place)
+        Path(before.artifacts.location)
         / before.artifacts.of_trial(before.records.study.key, row.number, row.worker_id).name(render_file(2))
         for row in rows_of(before)[1:]
     )
     gone.unlink()
     broken.write_bytes(broken.read_bytes()[:-400])
-    with before.artifacts.open_render(other.relative_to(before.artifacts.place).as_posix()) as picture:
+    with before.artifacts.open_render(other.relative_to(before.artifacts.location).as_posix()) as picture:
         picture.putpixel((3, 4), (1, 2, 3))
         picture.save(other)
     said = rescore(mergetune, folder, budget={"trials": 1})

@@ -6,29 +6,29 @@ import itertools
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import pytest
 import torch
 from decoded import float_pixels
 from demo_study import Recorder, ShortStudy, begin, reopen, short_spec
-from hypothesis import given
-from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.testing import assert_close
 
 from optimizer.errors import NoMemoryError
+from optimizer.observe.events import BatchReduced
 from optimizer.outcome.export import Watch, deliver
 from optimizer.rendering.batch_limits import BatchLimits
 from optimizer.rendering.render import Renderer
-from optimizer.runtime.machine import BATCHES_FIELD, device_kind
-from optimizer.runtime.memory import memory_to_load
+from optimizer.runtime.machine import device_kind
+from optimizer.runtime.memory import explain_out_of_memory
 from optimizer.runtime.setup import build_renderer, build_scorers
 from optimizer.work.worker import Worker
 from scorers.inference import BATCH_SIZE, Runner
 from scorers.memory import lacks_memory
 from studies.records import stored_trials
-from studies.records.batch_limits import Batched, load_batch_limits, store_batch_limit
+from studies.records.batch_limits import BatchLimit
+from studies.records.stored_batch_limits import load_batch_limits, store_batch_limit
 
 SMALL: dict[str, Any] = {
     "budget": {"trials": 3},
@@ -89,23 +89,25 @@ def test_smaller_batches_said_once_kept_for_the_study_and_the_same_pictures(tmp_
         recorder = short.run(stop_after=1)
         assert sorted(set(seen), reverse=True) == [8, 4, 2]
         reason = "CUDA out of memory. Tried to allocate 2.00 GiB."
-        assert recorder.reduced == [("unet", 4, reason), ("unet", 2, reason)]
+        assert recorder.of(BatchReduced) == [
+            BatchReduced(component="unet", images=images, reason=reason) for images in (4, 2)
+        ]
         with torch.inference_mode():
             found = renderer.render().images
         assert all(torch.equal(*pair) for pair in zip(found, images, strict=True))
         seen.clear()
-        assert short.run(stop_after=1).reduced == []
+        assert short.run(stop_after=1).of(BatchReduced) == []
         assert set(seen) == {2}
     rows = stored_trials.load_trials(short.records)
     assert [(row.state, row.rendered) for row in rows] == [("complete", 8)] * 2
-    assert rows[0].machine[BATCHES_FIELD] == f"{size[0]}x{size[1]} 2"
-    assert load_batch_limits(short.records, device_kind(CPU)) == {("unet", size): 2}
-    assert load_batch_limits(short.records, "another card, 8 GB") == {}
+    limit = BatchLimit(component="unet", size=size, images=2)
+    assert rows[0].batch_limits == load_batch_limits(short.records, device_kind(CPU)) == (limit,)
+    assert load_batch_limits(short.records, "another card, 8 GB") == ()
     short.database.close()
 
     again = reopen(tmp_path)  # another process, later
     with room_to_denoise(3, again) as seen:
-        assert again.run().reduced == []
+        assert again.run().of(BatchReduced) == []
         assert set(seen) == {2}
     target = tmp_path / "merge.safetensors"
     proof = deliver(
@@ -127,14 +129,14 @@ def test_what_cannot_be_decoded_at_once_is_denoised_once_and_decoded_in_smaller_
     with room_to_denoise(8, short) as denoised, room_to_decode(3, short) as decoded:
         recorder = short.run(stop_after=1)
         steps = len(denoised)
-        assert short.run(stop_after=1).reduced == []
-    assert [row[:2] for row in recorder.reduced] == [("vae", 4), ("vae", 2)]
+        assert short.run(stop_after=1).of(BatchReduced) == []
+    assert [(event.component, event.images) for event in recorder.of(BatchReduced)] == [("vae", 4), ("vae", 2)]
     assert set(denoised) == {8}
     assert len(denoised) == 2 * steps  # the trial that met with it denoised nothing again
     assert decoded == [8, 4, *[2] * 4, *[2] * 4]
     first, second = stored_trials.load_trials(short.records)
-    assert first.machine[BATCHES_FIELD] == second.machine[BATCHES_FIELD] == f"vae {size[0]}x{size[1]} 2"
-    assert load_batch_limits(short.records, device_kind(CPU)) == {("vae", size): 2}
+    limit = BatchLimit(component="vae", size=size, images=2)
+    assert first.batch_limits == second.batch_limits == load_batch_limits(short.records, device_kind(CPU)) == (limit,)
     target = tmp_path / "merge.safetensors"
     watch = Watch(written=quiet, compared=quiet, rendered=quiet)
     with room_to_decode(8, short) as decoded:
@@ -181,18 +183,18 @@ def test_only_when_a_single_image_is_too_much_the_trial_fails(tmp_path: Path) ->
     with room_to_denoise(0, short):
         recorder = Recorder(stop_after=1)
         Worker(short.records, short.runtime, short.artifacts, recorder, recorder.stop).run()
-    assert [most for _, most, _ in recorder.reduced] == [4, 2, 1]
+    assert [event.images for event in recorder.of(BatchReduced)] == [4, 2, 1]
     (row,) = stored_trials.load_trials(short.records)
     width, height = size_of(short)
     assert row.state == "failed"
     assert row.reason == (
         f"out of memory denoising a single image of {width}x{height}: CUDA out of memory. Tried to allocate 2.00 GiB."
     )
-    store_batch_limit(short.records, "card", "unet", (64, 64), 4)
-    store_batch_limit(short.records, "card", "unet", (64, 64), 2)
-    store_batch_limit(short.records, "card", "unet", (64, 64), 3)  # a worker that knew less
-    store_batch_limit(short.records, "card", "vae", (64, 64), 1)
-    assert load_batch_limits(short.records, "card") == {("unet", (64, 64)): 2, ("vae", (64, 64)): 1}
+    four, two, three = (BatchLimit(component="unet", size=(64, 64), images=images) for images in (4, 2, 3))
+    decoded = BatchLimit(component="vae", size=(64, 64), images=1)
+    for limit in (four, two, three, decoded):  # three is of a worker that knew less
+        store_batch_limit(short.records, "card", limit)
+    assert load_batch_limits(short.records, "card") == (two, decoded)
     short.database.close()
 
 
@@ -254,7 +256,7 @@ def test_models_and_scorers_that_do_not_fit_while_they_are_loaded_are_refused_in
         build_scorers(spec, CPU, tmp_path / "cache")
     with pytest.raises(NoMemoryError, match=r"^not enough memory on cpu to load the models: .*; end what"):
         build_renderer(plan.ingredients, spec.suite, spec.render, CPU, None)
-    with pytest.raises(RuntimeError, match="must match"), memory_to_load("the models", CPU):
+    with pytest.raises(RuntimeError, match="must match"), explain_out_of_memory("the models", CPU):
         raise RuntimeError("The size of tensor a (3) must match")
     short.database.close()
 
@@ -286,17 +288,3 @@ def test_want_of_memory_is_told_from_other_errors() -> None:
 def test_libraries_have_their_own_words_for_it(message: str) -> None:
     assert lacks_memory(RuntimeError(message))
     assert not lacks_memory(KeyError(message))
-
-
-sizes = st.tuples(st.integers(64, 4096), st.integers(64, 4096))
-
-
-@given(st.dictionaries(st.tuples(st.sampled_from(get_args(Batched)), sizes), st.integers(1, 64)))
-def test_limits_are_read_back_from_their_text(most: dict[tuple[Batched, tuple[int, int]], int]) -> None:
-    assert BatchLimits.parse(str(BatchLimits(most))).most == most
-
-
-def test_limits_of_older_studies_are_the_unets() -> None:
-    text = "512x512 4, 1024x1024 1"
-    assert BatchLimits.parse(text).most == {("unet", (512, 512)): 4, ("unet", (1024, 1024)): 1}
-    assert str(BatchLimits.parse(text)) == text

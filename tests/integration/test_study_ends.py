@@ -71,7 +71,7 @@ def test_with_another_budget_it_goes_on(ended: ShortStudy) -> None:
     before = origins(ended)
     budget = ended.study.spec.budget.model_copy(update={"trials": len(before) + 1, "patience": None})
     stored_studies.set_budget(ended.records, budget)
-    more = reopen(Path(ended.artifacts.place).parent)
+    more = reopen(Path(ended.artifacts.location).parent)
     more.run()
     assert origins(more) == [*before, "depth"]
     end = end_of(more.records, stored_trials.load_trials(more.records))
@@ -91,6 +91,6 @@ def test_each_trials_note_tells_what_is_split(ended: ShortStudy) -> None:
 def test_a_budget_that_cannot_end_the_study_is_refused_and_nothing_changes(tmp_path: Path) -> None:
     short = begin(tmp_path, {"sampler": {"name": "random"}})
     budget = short.study.spec.budget.model_copy(update={"patience": 3})
-    with pytest.raises(SpecError, match="patience needs a sampler that says what it expects"):
+    with pytest.raises(SpecError, match="patience needs a sampler that predicts improvement"):
         stored_studies.set_budget(short.records, budget)
     assert stored_studies.open_study(short.database, "short").study.spec.budget.patience is None

@@ -73,7 +73,7 @@ def taken_trials(folder: Path) -> list[TakenTrial]:
                 ),
                 files=files,
                 renders=(0,) if number == 1 else (),
-                sheet=number < 3,
+                has_contact_sheet=number < 3,
                 features=files.load_features,
                 worker_id="w",
                 started_at=100.0 + number,
@@ -118,7 +118,7 @@ def stored(database: Database, folder: Path) -> list[Any]:
         files = [artifacts.store.read(each.file) for each in stored_renders.load_renders(records, row) if each.file]
         mine = artifacts.of_trial(records.study.key, row.number, row.worker_id)
         features = {name: rows.tobytes() for name, rows in mine.load_features().items()}
-        sheet = None if row.sheet is None else artifacts.shown.open_reader(row.sheet).read()
+        sheet = None if row.contact_sheet is None else artifacts.for_optuna.open_reader(row.contact_sheet).read()
         what = (row.number, row.origin, row.source, row.recipe, row.state, dict(row.objectives), row.gains)
         times = (dict(row.seconds), dict(row.machine), row.started_at, row.finished_at)
         copies = (renders, files, features, sheet)
@@ -153,10 +153,10 @@ def test_a_study_begins_with_copies_of_everything(database: Database, tmp_path: 
             assert (trial.params, trial.value) == (taken.params, taken.result.objectives["objective"])
     (kept,) = [each.file for each in stored_renders.load_renders(records, rows[1]) if each.file is not None]
     assert artifacts.store.read(kept) == b"a picture"
-    assert rows[1].sheet is not None
-    assert artifacts.shown.open_reader(rows[1].sheet).read() == b"a picture"
+    assert rows[1].contact_sheet is not None
+    assert artifacts.for_optuna.open_reader(rows[1].contact_sheet).read() == b"a picture"
     (meta,) = get_all_artifact_meta(optunas.trials[1], storage=database.storage)
-    assert (meta.artifact_id, meta.filename) == (rows[1].sheet, "trial 1.jpg")
+    assert (meta.artifact_id, meta.filename) == (rows[1].contact_sheet, "trial 1.jpg")
 
 
 def test_a_study_is_not_begun_twice(database: Database, tmp_path: Path) -> None:
@@ -206,7 +206,7 @@ def test_killed_at_any_moment_it_leaves_nothing_or_all(database: Database, tmp_p
 
 
 def files_of(folder: Path) -> Artifacts:
-    return Artifacts.known("", folder / "artifacts")
+    return Artifacts.existing("", folder / "artifacts")
 
 
 def optuna_trials(database: Database) -> int:

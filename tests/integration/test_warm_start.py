@@ -18,7 +18,7 @@ from real_databases import new_postgresql_url
 
 from optimizer.cli.workers.loading import load_stored_study
 from optimizer.cli.workers.new_study import start_study
-from optimizer.outcome.kept_trials import WarmStart
+from optimizer.outcome.scored_trials import WarmStart
 from optimizer.outcome.warm_start import find_warm_start
 from optimizer.runtime.parent_files import hash_parents
 from optimizer.runtime.plan import make_plan
@@ -54,7 +54,7 @@ def old(tmp_path_factory: pytest.TempPathFactory) -> ShortStudy:
 def folder(old: ShortStudy, tmp_path: Path) -> Path:
     """A copy of the old study's database and folder."""
     old.database.close()
-    shutil.copytree(Path(old.artifacts.place).parent, tmp_path, dirs_exist_ok=True)
+    shutil.copytree(Path(old.artifacts.location).parent, tmp_path, dirs_exist_ok=True)
     return tmp_path
 
 
@@ -162,7 +162,11 @@ class TestFullRight:
         assert [trial.params for trial in whole.optunas] == [trial.params for trial in new.optunas]
         assert [row.objectives for row in whole.rows] == [row.objectives for row in new.rows]
         assert [row.gains for row in whole.rows] == [row.gains for row in new.rows]
-        pictures = [new.short.artifacts.shown.open_reader(row.sheet).read() for row in new.taken if row.sheet]
+        pictures = [
+            new.short.artifacts.for_optuna.open_reader(row.contact_sheet).read()
+            for row in new.taken
+            if row.contact_sheet
+        ]
         assert len(pictures) == 4
         assert all(picture.startswith(b"\xff\xd8") for picture in pictures)  # a JPEG
 
@@ -182,15 +186,15 @@ class TestFullRight:
     def test_other_weights_or_fewer_scorers_keep_the_scores(self, old: ShortStudy, folder: Path) -> None:
         """The objective is a matter of the new study alone."""
         found = find(folder, {"objective": None, "scorers": {"sharpness": None}})
-        for kept, theirs in zip(found.kept, stored_trials.load_trials(old.records), strict=True):
-            assert tuple(kept.scores.by_item["sharpness"]) == scores_of(old, theirs)[0]["sharpness"]
-            assert kept.scores.by_set == {}
-        assert len(find(folder, {"objective": {"sharpness": {"weight": 3}}}).kept) == 4
+        for scored, theirs in zip(found.scored, stored_trials.load_trials(old.records), strict=True):
+            assert tuple(scored.scores.by_item["sharpness"]) == scores_of(old, theirs)[0]["sharpness"]
+            assert scored.scores.by_set == {}
+        assert len(find(folder, {"objective": {"sharpness": {"weight": 3}}}).scored) == 4
 
     def test_only_the_best_are_taken_when_asked_and_always_the_parents(self, old: ShortStudy, folder: Path) -> None:
         found = find(folder, {"warm_start": {"study": "short", "top": 1}})
         wanted = sorted([0, 1, best_merges(old, 1)[0].number])
-        assert [kept.trial.number for kept in found.kept] == wanted
+        assert [scored.trial.number for scored in found.scored] == wanted
         assert found.again == ()
 
     def test_files_that_lie_elsewhere_are_the_same_files(self, folder: Path) -> None:
@@ -198,7 +202,7 @@ class TestFullRight:
         shutil.copytree(DEMO, copy, ignore=shutil.ignore_patterns("training", "*.py"))
         scorers = {"likeness": NEW["scorers"]["likeness"] | {"weights": str(copy / "features.safetensors")}}
         parents = [str(copy / name) for name in ("animals.safetensors", "foods.safetensors")]
-        assert len(find(folder, {"scorers": scorers, "objective": None, "parents": parents}).kept) == 4
+        assert len(find(folder, {"scorers": scorers, "objective": None, "parents": parents}).scored) == 4
 
     def test_from_postgresql_into_sqlite(self, tmp_path: Path) -> None:
         short = begin(tmp_path, {**OLD, "budget": {"trials": 2}}, url=new_postgresql_url())
@@ -245,7 +249,7 @@ class TestRenderedAnew:
     ) -> None:
         found = find(folder, changes | {"warm_start": {"study": "short", "top": 2}})
         best = best_merges(old, 2)
-        assert found.kept == ()
+        assert found.scored == ()
         assert [row.name for row in found.again] == [f"short trial {row.number}" for row in best]
         (note,) = found.notes
         assert why in note
@@ -259,7 +263,7 @@ class TestRenderedAnew:
         for file in (folder / "artifacts").rglob(FEATURES):
             file.unlink()
         found = find(folder)
-        assert (found.kept, len(found.again)) == ((), 2)
+        assert (found.scored, len(found.again)) == ((), 2)
         assert "features that are not stored" in found.notes[0]
 
     def test_they_are_rendered_on_the_new_suite(self, old: ShortStudy, folder: Path) -> None:

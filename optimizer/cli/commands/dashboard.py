@@ -28,25 +28,23 @@ if TYPE_CHECKING:
 def dashboard(
     storage: Storage = DEFAULT_STORAGE,
     artifacts: ArtifactFolder = None,
-    host: Annotated[
-        str, typer.Option(help="Address to listen on; anything but loopback needs a password.")
-    ] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 takes a free one.")] = 8080,
+    host: Annotated[str, typer.Option(help="Address to listen on; any but loopback needs a password.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0: any free one.")] = 8080,
     password_file: Annotated[
         Path | None,
-        typer.Option(help="File with the password, one line (user name: mergetune).", show_default=False),
+        typer.Option(help="File with the password on its first line; the user name is mergetune.", show_default=False),
     ] = None,
     read_only: Annotated[
-        bool, typer.Option("--read-only", help="Nothing can be changed or deleted from the browser.")
+        bool, typer.Option("--read-only", help="Allow no change or deletion from the browser.")
     ] = False,
 ) -> None:
-    """Serve the dashboard: every trial with its contact sheet, recipe, gain and timings."""
+    """Serve the dashboard, which shows every trial with its contact sheet, recipe, gain and timings."""
     from optimizer.observe.http_gate import PASSWORD_VARIABLE, dashboard_password
 
     password = dashboard_password(password_file)
     if password is None and not _is_loopback(host):
         fail(
-            f"{host} can be reached from other machines, and whoever reaches the dashboard can delete studies: give "
+            f"{host} can be reached from other machines, and anyone who reaches the dashboard can delete studies: give "
             f"--password-file FILE or the environment variable {PASSWORD_VARIABLE}, or leave --host at 127.0.0.1"
         )
     database = database_to_read(storage) if read_only else database_to_change(storage)
@@ -62,11 +60,11 @@ def _serve(
     if changes:  # else the figures are those that its workers have drawn
         _draw_figures(database)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a supervisor ends it as Ctrl-C does
-    folder = (Artifacts.beside if changes else Artifacts.known)(database.url, artifacts)
+    folder = (Artifacts.beside if changes else Artifacts.existing)(database.url, artifacts)
     server = make_server(database, folder, host, port, password, changes=changes)
-    shown = f"[{host}]" if ":" in host else host
+    address = f"[{host}]" if ":" in host else host
     console.print(
-        escaped(f"dashboard: http://{shown}:{listening_port(server)}/dashboard/  (Ctrl-C to stop)"), soft_wrap=True
+        escaped(f"dashboard: http://{address}:{listening_port(server)}/dashboard/  (Ctrl-C to stop)"), soft_wrap=True
     )
     try:
         server.run()
@@ -80,9 +78,9 @@ def _draw_figures(database: Database) -> None:
     from studies.errors import StudyMissingError
     from studies.records.stored_studies import list_studies
 
-    with console.status("drawing what mattered in each study"):
+    with console.status("drawing the figures of each study"):
         for records in list_studies(database):
-            with suppress(StudyMissingError):  # Optuna's part was deleted; the others are shown
+            with suppress(StudyMissingError):  # its Optuna study was deleted; the others are shown
                 save_figures(records, study_objective(records.study))
 
 

@@ -1,4 +1,4 @@
-"""`mergetune demo`: the embedded demo study from start to proven export."""
+"""`mergetune demo`: the built-in demo study, from its start to a proven export."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def demo(
         "demo-run"
     ),
 ) -> None:
-    """Run the embedded demo study, export the winner, and say where everything is."""
+    """Run the built-in demo study, export the winner, and print where the results are."""
     import studies
     from optimizer.cli.commands.export import export
     from optimizer.cli.workers.loading import load_stored_study

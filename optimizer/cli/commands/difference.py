@@ -19,14 +19,14 @@ if TYPE_CHECKING:
     from optimizer.merging.files.distance import Comparison, Distance
     from search_spaces.blocks import Architecture
 
-BAR_WIDTH = 24  # characters; a character is eight steps
+BAR_WIDTH = 24  # characters of eight steps each
 EIGHTHS = " ▏▎▍▌▋▊▉"
-KEYS_SHOWN = 3  # of those that only one file has, and the like
+KEYS_SHOWN = 3  # of every remark about tensors
 
 
 def diff(
     a: Annotated[Path, typer.Argument(metavar="A", help="The checkpoint to measure from.", show_default=False)],
-    b: Annotated[Path, typer.Argument(metavar="B", help="The checkpoint to measure.", show_default=False)],
+    b: Annotated[Path, typer.Argument(metavar="B", help="The checkpoint to compare with it.", show_default=False)],
     tensors: Annotated[int, typer.Option(min=0, help="List this many of the most different tensors.")] = 0,
     plot: Annotated[
         Path | None, typer.Option(metavar="FILE.png", help="Also draw the distances to this file.", show_default=False)
@@ -34,7 +34,7 @@ def diff(
     force: ReplacePlot = False,
     as_json: AsJson = False,
 ) -> None:
-    """Show how far B is from A, ||B - A|| / ||A||, for every U-Net block, text encoder and VAE."""
+    """Show how far B is from A, ||B - A|| / ||A||, for every U-Net block, the text encoders and the VAE."""
     import json
 
     from optimizer.merging.files.checkpoint import Checkpoint
@@ -57,7 +57,7 @@ def diff(
 
 
 def require_writable(plot: Path, *, force: bool) -> None:
-    """Said before anything is read."""
+    """Refuse a plot that cannot be written, before anything is read."""
     if plot.suffix.lower() != ".png":
         fail(f"--plot writes a .png file, got {plot}: give a name that ends in .png")
     if plot.is_dir() or not plot.parent.is_dir():
@@ -79,8 +79,8 @@ def _draw(plot: Path, facts: Mapping[str, Any], first: Checkpoint, second: Check
 
 
 def _facts(first: Checkpoint, second: Checkpoint, compared: Comparison, tensors: int) -> dict[str, Any]:
-    """Everything that `--json` prints; the tables show the same."""
-    from optimizer.merging.files.distance import together
+    """Return everything that `--json` prints and the tables show."""
+    from optimizer.merging.files.distance import combined
     from search_spaces.blocks import places
 
     by_place = compared.by_place()
@@ -91,17 +91,17 @@ def _facts(first: Checkpoint, second: Checkpoint, compared: Comparison, tensors:
         "architecture": str(first.architecture),
         "places": [{"place": place} | _numbers(by_place[place]) for place in ordered],
         "components": _components(by_place, first.architecture),
-        "total": _numbers(together(by_place.values())),
+        "total": _numbers(combined(by_place.values())),
         "most_different": [
             {
-                "key": row.key,
-                "place": row.place,
-                "shape": list(first.tensors[row.key].shape),
-                "relative_distance": _finite(row.distance.relative),
+                "key": tensor.key,
+                "place": tensor.place,
+                "shape": list(first.tensors[tensor.key].shape),
+                "relative_distance": _finite(tensor.distance.relative),
             }
-            for row in compared.most_different(tensors)
+            for tensor in compared.most_different(tensors)
         ],
-        "not_finite": [row.key for row in compared.tensors if not row.distance.finite],
+        "not_finite": [tensor.key for tensor in compared.tensors if not tensor.distance.finite],
         "not_averaged": {
             "identical": list(compared.unaveraged),
             "different": list(compared.unaveraged_different),
@@ -116,8 +116,8 @@ def _facts(first: Checkpoint, second: Checkpoint, compared: Comparison, tensors:
 
 
 def _components(by_place: Mapping[str, Distance], architecture: Architecture) -> list[dict[str, Any]]:
-    """The U-Net as a whole, the text encoders, the VAE."""
-    from optimizer.merging.files.distance import together
+    """Return the distances of the whole U-Net, each text encoder, and the VAE."""
+    from optimizer.merging.files.distance import combined
     from search_spaces.blocks import UNET, VAE, blocks, text_encoders
 
     groups = {UNET: blocks(architecture)} | {name: (name,) for name in (*text_encoders(architecture), VAE)}
@@ -125,7 +125,7 @@ def _components(by_place: Mapping[str, Distance], architecture: Architecture) ->
     for name, members in groups.items():
         found = [by_place[place] for place in members if place in by_place]
         if found:
-            rows.append({"component": name} | _numbers(together(found)))
+            rows.append({"component": name} | _numbers(combined(found)))
     return rows
 
 
@@ -140,7 +140,7 @@ def _numbers(distance: Distance) -> dict[str, Any]:
 
 
 def _finite(value: float) -> float | None:
-    """JSON has no NaN and no infinity."""
+    """Return None for NaN and infinity, which JSON does not have."""
     return value if math.isfinite(value) else None
 
 
@@ -171,7 +171,7 @@ def _show(facts: Mapping[str, Any]) -> None:
 
 
 def _cells(row: Mapping[str, Any], largest: float) -> tuple[str | Text, ...]:
-    """Distance, bar, tensors that are the same, cosine."""
+    """Return the cells of a row: distance, bar, equal tensors, cosine."""
     from rich.text import Text
 
     distance, cosine = row["relative_distance"], row["difference_cosine"]
@@ -184,30 +184,30 @@ def _cells(row: Mapping[str, Any], largest: float) -> tuple[str | Text, ...]:
 
 
 def _distance(value: float | None) -> str:
-    return "no number" if value is None else f"{value:.6f}" if 1e-4 <= value < 100 or value == 0 else f"{value:.2e}"
+    return "not finite" if value is None else f"{value:.6f}" if 1e-4 <= value < 100 or value == 0 else f"{value:.2e}"
 
 
 def bar(value: float, largest: float) -> str:
-    """At most `BAR_WIDTH` characters, linear against the largest value; what is not 0 shows at least a thin line."""
+    """Draw a bar of at most `BAR_WIDTH` characters, proportional to the value; above 0, at least a thin line."""
     if largest <= 0 or value <= 0:
         return ""
     eighths = max(1, round(value / largest * BAR_WIDTH * 8))
     return "█" * (eighths // 8) + EIGHTHS[eighths % 8].strip()
 
 
-def _show_tensors(rows: Sequence[Mapping[str, Any]]) -> None:
-    if rows:
-        console.print(f"the {len(rows)} most different tensors" if len(rows) > 1 else "the most different tensor")
-    for row in rows:
-        shape = "x".join(map(str, row["shape"])) or "a number"
-        line = f"  {_distance(row['relative_distance'])}  {row['place']}  {row['key']}  {shape}"
+def _show_tensors(tensors: Sequence[Mapping[str, Any]]) -> None:
+    if tensors:
+        console.print(f"the {len(tensors)} most different tensors" if len(tensors) > 1 else "the most different tensor")
+    for tensor in tensors:
+        shape = "x".join(map(str, tensor["shape"])) or "scalar"
+        line = f"  {_distance(tensor['relative_distance'])}  {tensor['place']}  {tensor['key']}  {shape}"
         console.print(line, soft_wrap=True, markup=False)
 
 
 def _show_remarks(facts: Mapping[str, Any]) -> None:
     shapes = [
-        f"{row['key']} ({'x'.join(map(str, row['a']))} in A, {'x'.join(map(str, row['b']))} in B)"
-        for row in facts["other_shapes"]
+        f"{tensor['key']} ({'x'.join(map(str, tensor['a']))} in A, {'x'.join(map(str, tensor['b']))} in B)"
+        for tensor in facts["other_shapes"]
     ]
     for what, keys in (
         ("hold NaN or Inf in A or B, so their places have no distance", facts["not_finite"]),

@@ -1,4 +1,4 @@
-"""`mergetune study doctor`: what is wrong in a database, and mending it."""
+"""`mergetune study doctor`: find what is wrong in a database, and repair it."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ from optimizer.cli.common import (
 if TYPE_CHECKING:
     from optimizer.upkeep.doctor import Diagnosis, Finding
 
-SICK = 1  # exit code while there is something wrong
+PROBLEMS_LEFT = 1  # exit code
 
 
 def doctor(
     study: Annotated[
-        str | None, typer.Argument(metavar="[STUDY]", help="Name of the study. [default: all]", show_default=False)
+        str | None, typer.Argument(metavar="[STUDY]", help="Name of the study. \\[default: all]", show_default=False)
     ] = None,
     storage: Storage = DEFAULT_STORAGE,
     artifacts: ArtifactFolder = None,
-    mend: Annotated[bool, typer.Option("--mend", help="Mend what can be mended.")] = False,
+    mend: Annotated[bool, typer.Option("--mend", help="Repair what can be repaired.")] = False,
     as_json: AsJson = False,
 ) -> int:
-    """Find what is wrong in a database after crashes, and mend it: stale trials, dead workers, missing files."""
+    """Find what crashes have left in a database, and repair it: stale trials, dead workers, missing files."""
     import json
 
     from optimizer.upkeep.doctor import diagnose
@@ -44,36 +44,42 @@ def doctor(
     url = storage_url(storage)
     database = database_to_change(url) if mend else database_to_read(url)
     chosen = list_studies(database) if study is None else [open_study(database, study)]
-    diagnosis = diagnose(database, chosen, Artifacts.known(url, artifacts), mend=mend)
+    diagnosis = diagnose(database, chosen, Artifacts.existing(url, artifacts), mend=mend)
     if as_json:
         typer.echo(json.dumps(_facts(diagnosis), indent=2, allow_nan=False))
     else:
         _print(diagnosis, mend=mend)
-    return SICK if diagnosis.left else 0
+    return PROBLEMS_LEFT if diagnosis.left else 0
 
 
 def _facts(diagnosis: Diagnosis) -> dict[str, Any]:
-    def told(findings: Sequence[Finding]) -> list[dict[str, Any]]:
+    def as_json(findings: Sequence[Finding]) -> list[dict[str, Any]]:
         return [
-            {"kind": row.kind, "study": row.study, "trial": row.trial, "words": row.words, "can_mend": row.can_mend}
-            for row in findings
+            {
+                "kind": finding.kind,
+                "study": finding.study,
+                "trial": finding.trial,
+                "words": finding.words,
+                "can_mend": finding.can_mend,
+            }
+            for finding in findings
         ]
 
-    return {"healthy": not diagnosis.left, "mended": told(diagnosis.mended), "left": told(diagnosis.left)}
+    return {"healthy": not diagnosis.left, "mended": as_json(diagnosis.mended), "left": as_json(diagnosis.left)}
 
 
 def _print(diagnosis: Diagnosis, *, mend: bool) -> None:
-    for row in diagnosis.mended:
-        console.print(f"[green]mended:[/] {escaped(_line(row))}", soft_wrap=True)
-    for row in diagnosis.left:
-        console.print(f"[red]wrong:[/] {escaped(_line(row))}", soft_wrap=True)
+    for finding in diagnosis.mended:
+        console.print(f"[green]mended:[/] {escaped(_line(finding))}", soft_wrap=True)
+    for finding in diagnosis.left:
+        console.print(f"[red]wrong:[/] {escaped(_line(finding))}", soft_wrap=True)
     if not diagnosis.left:
         console.print("Nothing is wrong." if not diagnosis.mended else "Nothing else is wrong.")
-    elif not mend and any(row.can_mend for row in diagnosis.left):
-        console.print("Mend it with: mergetune study doctor --mend", soft_wrap=True)
+    elif not mend and any(finding.can_mend for finding in diagnosis.left):
+        console.print("Repair it with: mergetune study doctor --mend", soft_wrap=True)
 
 
-def _line(row: Finding) -> str:
-    where = [] if row.study is None else [row.study]
-    where += [] if row.trial is None else [f"trial {row.trial}"]
-    return f"{row.kind}, {', '.join(where)}: {row.words}" if where else f"{row.kind}: {row.words}"
+def _line(finding: Finding) -> str:
+    where = [] if finding.study is None else [finding.study]
+    where += [] if finding.trial is None else [f"trial {finding.trial}"]
+    return f"{finding.kind}, {', '.join(where)}: {finding.words}" if where else f"{finding.kind}: {finding.words}"

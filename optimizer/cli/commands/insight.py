@@ -26,12 +26,12 @@ def importance(
     study: Annotated[str, typer.Argument(metavar="STUDY", help="Name of the study.", show_default=False)],
     storage: Storage = DEFAULT_STORAGE,
     plot: Annotated[
-        Path | None, typer.Option(metavar="FILE.png", help="Draw it into this PNG file.", show_default=False)
+        Path | None, typer.Option(metavar="FILE.png", help="Also draw them to this file.", show_default=False)
     ] = None,
     force: ReplacePlot = False,
     as_json: AsJson = False,
 ) -> None:
-    """Show which blocks mattered, how the objective goes with each ratio, and the best trial's ratios."""
+    """Show which blocks mattered, how the objective varies with each ratio, and the best trial's ratios."""
     import json
 
     from optimizer.cli.commands.difference import require_writable
@@ -56,7 +56,7 @@ def importance(
 
 
 def _objective(stored: StoredStudy) -> Objective:
-    """As `report.study_objective`, which would load everything that renders."""
+    """Return a study's objective as `report.study_objective` does, but without importing the renderer."""
     from optimizer.trial.objective import Objective
 
     return Objective.of(stored.spec, {name: entry.info for name, entry in stored.spec.scorers.items()})
@@ -71,7 +71,7 @@ def _draw(plot: Path, found: Insight) -> None:
 
 
 def _importance_table(found: Insight, findings: Findings) -> Table:
-    """One row a parameter, in depth order: importance, the best trial's number, and the main effect."""
+    """Return a table with a row for each parameter, in depth order: importance, best trial's value, main effect."""
     from rich.table import Table
 
     from optimizer.insight.importance import BINS
@@ -85,25 +85,27 @@ def _importance_table(found: Insight, findings: Findings) -> Table:
     table.add_column(f"mean {escaped(findings.objective)} in {BINS} equal parts of the bounds")
     best = found.params_of(found.chosen) or {}
     largest = max(findings.shares.values()) or 1.0
-    for row in found.space.parameters:
-        share = findings.shares[row.name]
+    for parameter in found.space.parameters:
+        share = findings.shares[parameter.name]
         bar = "█" * round(BAR_WIDTH * share / largest)
-        means = {part.low: f"{part.mean:.4g}" for part in findings.effects[row.name]}
-        edges = [row.low + (row.high - row.low) * index / BINS for index in range(BINS)]
-        effect = " ".join(f"{_nearest(means, edge, (row.high - row.low) / BINS):>8}" for edge in edges)
-        by_model = [] if findings.model_effects is None else [f"{100 * findings.model_effects[row.name].share:.1f} %"]
+        means = {part.low: f"{part.mean:.4g}" for part in findings.effects[parameter.name]}
+        edges = [parameter.low + (parameter.high - parameter.low) * index / BINS for index in range(BINS)]
+        effect = " ".join(f"{_nearest(means, edge, (parameter.high - parameter.low) / BINS):>8}" for edge in edges)
+        by_model = (
+            [] if findings.model_effects is None else [f"{100 * findings.model_effects[parameter.name].share:.1f} %"]
+        )
         table.add_row(
-            escaped(row.name),
+            escaped(parameter.name),
             f"{100 * share:4.1f} % {bar}",
             *by_model,
-            f"{best[row.name]:.3f}" if row.name in best else "",
+            f"{best[parameter.name]:.3f}" if parameter.name in best else "",
             effect,
         )
     return table
 
 
 def _nearest(means: Mapping[float, str], edge: float, width: float) -> str:
-    """The mean of the bin that begins at an edge; a dash for one without trials."""
+    """Return the mean of the bin that begins at an edge; a dash if it has no trials."""
     return next((text for low, text in means.items() if abs(low - edge) < width / 2), "-")
 
 
@@ -112,21 +114,21 @@ def _print_notes(found: Insight) -> None:
 
     count = len(found.samples)
     if found.reliable:
-        console.print(f"from {count} complete trials of the search space")
+        console.print(f"from {count} complete trials in the search space")
     else:
         console.print(
-            f"[yellow]not reliable yet:[/] {count} complete trials of the search space, {RELIABLE} are needed"
+            f"[yellow]not reliable yet:[/] {count} complete trials in the search space, at least {RELIABLE} are needed"
         )
     if found.estimated:
-        console.print(f"of {found.estimated} of them, stopped early by racing, the objective is an estimate")
+        console.print(f"{found.estimated} of them were stopped early by racing: their objective is an estimate")
     if found.left_out:
-        console.print(f"{found.left_out} complete trials are no part of the space (whole parents) and left out")
+        console.print(f"{found.left_out} complete trials are outside the space (whole parents) and were left out")
     if found.params_of(found.chosen) is None:
-        console.print(f"the best trial, {found.chosen.number}, is no part of the space, so it has no numbers to show")
-    console.print("main effects are what was seen: the other numbers vary along with the one shown", soft_wrap=True)
+        console.print(f"the best trial, {found.chosen.number}, is outside the space, so it has no numbers to show")
+    console.print("main effects are observed means: the other numbers vary along with the one shown", soft_wrap=True)
     if all(findings.model_effects is not None for findings in found.findings):
-        told = "by the model: the share of its predictions' variance that a number explains alone, over the whole space"
-        console.print(told, soft_wrap=True)
+        note = "by the model: the share of its predictions' variance that a number alone explains, over the whole space"
+        console.print(note, soft_wrap=True)
 
 
 def _facts(found: Insight) -> dict[str, Any]:
@@ -146,14 +148,16 @@ def _facts(found: Insight) -> dict[str, Any]:
                 "direction": findings.direction,
                 "parameters": [
                     {
-                        "name": row.name,
-                        "places": list(row.places),
-                        "importance": findings.shares[row.name],
-                        "best": None if best is None else best[row.name],
-                        "effect": [asdict(part) for part in findings.effects[row.name]],
-                        "model": None if findings.model_effects is None else asdict(findings.model_effects[row.name]),
+                        "name": parameter.name,
+                        "places": list(parameter.places),
+                        "importance": findings.shares[parameter.name],
+                        "best": None if best is None else best[parameter.name],
+                        "effect": [asdict(part) for part in findings.effects[parameter.name]],
+                        "model": None
+                        if findings.model_effects is None
+                        else asdict(findings.model_effects[parameter.name]),
                     }
-                    for row in found.space.parameters
+                    for parameter in found.space.parameters
                 ],
             }
             for findings in found.findings
@@ -165,11 +169,11 @@ def _facts(found: Insight) -> dict[str, Any]:
 
 
 def compare(
-    first: Annotated[str, typer.Argument(metavar="STUDY1", help="Name of a study.", show_default=False)],
-    second: Annotated[str, typer.Argument(metavar="STUDY2", help="Name of another.", show_default=False)],
+    first: Annotated[str, typer.Argument(metavar="STUDY1", help="Name of the first study.", show_default=False)],
+    second: Annotated[str, typer.Argument(metavar="STUDY2", help="Name of the second study.", show_default=False)],
     storage: Storage = DEFAULT_STORAGE,
 ) -> None:
-    """Show two studies of a database side by side, their bests compared image by image where that is fair."""
+    """Show two studies side by side, and compare their best trials image by image if their images are comparable."""
     from optimizer.insight import compare as comparing
 
     if first == second:
@@ -180,7 +184,7 @@ def compare(
     if found.settings:
         console.print(_settings_table(found))
     else:
-        console.print("their specs are equal but for name and budget")
+        console.print("their specs differ at most in name and budget")
     _print_paired(found)
 
 
@@ -194,7 +198,7 @@ def _side(database: Database, name: str) -> Side:
 
 
 def _overview(found: StudyComparison) -> Table:
-    """Trials, best objective and gains of both."""
+    """Return a table with the trials, best objective and gains of both."""
     from rich.table import Table
 
     from optimizer.cli.views.progress import gain_text
@@ -204,22 +208,24 @@ def _overview(found: StudyComparison) -> Table:
     table.add_column("")
     for side in sides:
         table.add_column(escaped(side.study.name), justify="right")
-    states = [[row.state for row in side.trials] for side in sides]
+    states = [[trial.state for trial in side.trials] for side in sides]
     table.add_row("trials complete", *(str(each.count("complete")) for each in states))
-    if any(row.estimated for side in sides for row in side.trials):
-        table.add_row("of these stopped early", *(str(sum(row.estimated for row in side.trials)) for side in sides))
+    if any(trial.estimated for side in sides for trial in side.trials):
+        table.add_row("of these stopped early", *(str(sum(trial.estimated for trial in side.trials)) for side in sides))
     table.add_row("trials failed", *(str(each.count("failed")) for each in states))
     table.add_row("objective", *(escaped(side.objective.formula()) for side in sides))
     best = [side.best for side in sides]
-    table.add_row("best trial", *("" if row is None else f"{row.number} ({escaped(row.title)})" for row in best))
+    table.add_row(
+        "best trial", *("" if trial is None else f"{trial.number} ({escaped(trial.title)})" for trial in best)
+    )
     names = dict.fromkeys(name for side in sides for name in (*side.objective.names, *side.infos))
     for name in names:
         cells = []
         for side in sides:
             values = side.means | (dict(side.best.objectives) if side.best is not None else {})
             gain = side.best.gains.get(name) if side.best is not None else None
-            told = f"\ngain {gain_text(gain)}" if gain is not None else ""
-            cells.append(f"{values[name]:.4g}{told}" if name in values else "")
+            gained = f"\ngain {gain_text(gain)}" if gain is not None else ""
+            cells.append(f"{values[name]:.4g}{gained}" if name in values else "")
         table.add_row(f"best: {escaped(name)}", *cells)
     return table
 
@@ -237,7 +243,7 @@ def _settings_table(found: StudyComparison) -> Table:
 
 
 def _print_paired(found: StudyComparison) -> None:
-    """Differences of the bests, or why there are none."""
+    """Print the paired differences between the best trials, or why there are none."""
     from optimizer.insight.compare import Paired
 
     first, second = found.first.study.name, found.second.study.name
@@ -253,5 +259,5 @@ def _print_paired(found: StudyComparison) -> None:
             soft_wrap=True,
         )
     if found.other_parents is not None:
-        console.print("their parents are other files, so gains are over other models", soft_wrap=True)
-    console.print("intervals are 95 %; each best is chosen by these very images, so both flatter themselves")
+        console.print("their parents are different files, so their gains are over different models", soft_wrap=True)
+    console.print("intervals are 95 %; each best was chosen by these same images, so both look better than they are")

@@ -1,4 +1,4 @@
-"""`mergetune inspect`: what a checkpoint is, what it holds, whether its values are sound, and where it comes from."""
+"""`mergetune inspect`: what a checkpoint is, what it contains, whether its values are finite, and its origin."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def inspect(
 
 @contextmanager
 def reading(what: str, total: int) -> Iterator[Callable[[int], None]]:
-    """A bar on stderr that counts bytes; shown only in a terminal, gone afterwards."""
+    """Show a progress bar of bytes on stderr while the block runs; only in a terminal."""
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
@@ -63,13 +63,13 @@ def reading(what: str, total: int) -> Iterator[Callable[[int], None]]:
 
 
 def _facts(opened: Checkpoint, *, check: bool) -> dict[str, Any]:
-    """Everything that `--json` prints; the tables show the same."""
+    """Return everything that `--json` prints and the tables show."""
     from collections import Counter
 
     from optimizer.cli.views.provenance import recipes_in
     from optimizer.merging.files.checkpoint import DTYPE_NAMES, total_bytes
 
-    architecture = opened.architecture  # says first what is no checkpoint at all
+    architecture = opened.architecture  # first, because it refuses files that are not checkpoints
     infos = opened.tensors.values()
     return {
         "path": str(opened.path),
@@ -90,13 +90,13 @@ def _facts(opened: Checkpoint, *, check: bool) -> dict[str, Any]:
 
 
 def _prediction(opened: Checkpoint) -> dict[str, Any]:
-    """What it predicts; a damaged marker is told and hides nothing else."""
+    """Return what the U-Net predicts, or what is wrong with its markers."""
     from optimizer.rendering.prediction import prediction_or_problem
 
-    found = prediction_or_problem(opened)
-    if isinstance(found, str):
-        return {"name": None, "zero_snr": None, "words": None, "problem": found}
-    return {"name": found.name, "zero_snr": found.zero_snr, "words": found.words, "problem": None}
+    prediction = prediction_or_problem(opened)
+    if isinstance(prediction, str):
+        return {"name": None, "zero_snr": None, "words": None, "problem": prediction}
+    return {"name": prediction.name, "zero_snr": prediction.zero_snr, "words": prediction.description, "problem": None}
 
 
 def _components(opened: Checkpoint) -> dict[str, list[str]]:
@@ -112,7 +112,7 @@ def _places(opened: Checkpoint) -> list[dict[str, Any]]:
     from optimizer.merging.files.checkpoint import DTYPE_NAMES, total_bytes
     from search_spaces.blocks import EMA, OTHER, place_of, places
 
-    rows = []
+    facts = []
     by_place: dict[str, list[str]] = {}
     for key in opened.tensors:
         by_place.setdefault(place_of(key, opened.architecture), []).append(key)
@@ -120,7 +120,7 @@ def _places(opened: Checkpoint) -> list[dict[str, Any]]:
         infos = [opened.tensors[key] for key in by_place.get(place, ())]
         if infos:
             dtypes = Counter(DTYPE_NAMES[info.dtype] for info in infos)
-            rows.append(
+            facts.append(
                 {
                     "place": place,
                     "tensors": len(infos),
@@ -129,11 +129,11 @@ def _places(opened: Checkpoint) -> list[dict[str, Any]]:
                     "dtypes": dict(dtypes.most_common()),
                 }
             )
-    return rows
+    return facts
 
 
 def _hashes(opened: Checkpoint) -> dict[str, str | None]:
-    """By the names other programs use; None where a kind of file has no such hash."""
+    """Return the hashes by the names that other programs use; None if this kind of file has no such hash."""
     with reading("hashing", opened.size_bytes) as advance:
         sha256 = opened.hash(advance)
     data = opened.data_hash
@@ -150,8 +150,8 @@ def _check(opened: Checkpoint) -> dict[str, Any]:
     from optimizer.merging.files.health import not_finite
 
     with reading("looking for NaN and Inf", total_bytes(opened.tensors.values())) as advance:
-        found = not_finite(opened, advance)
-    rows = [
+        bad_places = not_finite(opened, advance)
+    places = [
         {
             "place": place,
             "nan": bad.nan,
@@ -159,9 +159,9 @@ def _check(opened: Checkpoint) -> dict[str, Any]:
             "tensors": bad.tensors,
             "first_key": bad.first_key,
         }
-        for place, bad in found.items()
+        for place, bad in bad_places.items()
     ]
-    return {"finite": not found, "places": rows}
+    return {"finite": not bad_places, "places": places}
 
 
 # ------------------------------------------------------------------------------------------- tables
@@ -200,9 +200,9 @@ def _soundness(check: Mapping[str, Any] | None) -> str:
     if check["finite"]:
         return "all finite"
     return "\n".join(
-        f"{row['place']}: {row['nan']:,} NaN and {row['infinite']:,} Inf in {row['tensors']} tensors, "
-        f"first in {row['first_key']}"
-        for row in check["places"]
+        f"{bad['place']}: {bad['nan']:,} NaN and {bad['infinite']:,} Inf in {bad['tensors']} tensors, "
+        f"first in {bad['first_key']}"
+        for bad in check["places"]
     )
 
 
@@ -213,12 +213,12 @@ def _show_places(facts: Mapping[str, Any]) -> None:
     for head in ("place", "tensors", "parameters", "dtypes"):
         table.add_column(head, justify="right" if head in {"tensors", "parameters"} else "left")
     section = facts["places"][0]["place"][:2]
-    for row in facts["places"]:
-        if row["place"][:2] != section:  # text encoders, IN, M0, OUT, VAE
+    for place in facts["places"]:
+        if place["place"][:2] != section:  # text encoders, IN, M0, OUT, VAE
             table.add_section()
-        section = row["place"][:2]
-        dtypes = _dtypes(row["dtypes"]) if len(row["dtypes"]) > 1 else next(iter(row["dtypes"]))
-        table.add_row(row["place"], f"{row['tensors']:,}", f"{row['parameters']:,}", dtypes)
+        section = place["place"][:2]
+        dtypes = _dtypes(place["dtypes"]) if len(place["dtypes"]) > 1 else next(iter(place["dtypes"]))
+        table.add_row(place["place"], f"{place['tensors']:,}", f"{place['parameters']:,}", dtypes)
     console.print(table)
 
 
@@ -231,7 +231,7 @@ def _show_recipes(facts: Mapping[str, Any]) -> None:
 
 
 def _show_metadata(facts: Mapping[str, Any]) -> None:
-    """Values that are JSON stand in lines below their name; long ones are cut."""
+    """Print the metadata: long JSON values in lines below their name, long texts cut."""
     import json
 
     from optimizer.cli.views.provenance import parsed
@@ -242,8 +242,8 @@ def _show_metadata(facts: Mapping[str, Any]) -> None:
     for name, text in rest.items():
         data = parsed(text)
         if isinstance(data, str):
-            shown = text if len(text) <= VALUE_SHOWN else f"{text[:VALUE_SHOWN]}... ({len(text):,} characters)"
-            _print_lines([f"{name}: {' '.join(shown.split())}"])
+            short = text if len(text) <= VALUE_SHOWN else f"{text[:VALUE_SHOWN]}... ({len(text):,} characters)"
+            _print_lines([f"{name}: {' '.join(short.split())}"])
         elif len(text) <= VALUE_SHOWN:
             _print_lines([f"{name}: {json.dumps(data, ensure_ascii=False)}"])
         else:
@@ -251,9 +251,9 @@ def _show_metadata(facts: Mapping[str, Any]) -> None:
 
 
 def _print_lines(lines: list[str]) -> None:
-    """Indented, as they are; many are cut, and it is said how many."""
+    """Print lines indented; cut long lines, and print only the first ones of many with the number of the rest."""
     for line in lines[:LINES_SHOWN]:
-        shown = line if len(line) <= 2 * VALUE_SHOWN else f"{line[: 2 * VALUE_SHOWN]}... ({len(line):,} characters)"
-        console.print(f"  {escaped(shown)}", soft_wrap=True)
+        short = line if len(line) <= 2 * VALUE_SHOWN else f"{line[: 2 * VALUE_SHOWN]}... ({len(line):,} characters)"
+        console.print(f"  {escaped(short)}", soft_wrap=True)
     if len(lines) > LINES_SHOWN:
         console.print(f"  ... {len(lines) - LINES_SHOWN:,} more lines (--json prints everything)", soft_wrap=True)

@@ -6,14 +6,14 @@ from optimizer.cli.common import console, escaped
 
 
 def scorers() -> None:
-    """List the scorers a spec can name, plug-ins included."""
+    """List the scorers that a spec can name, including plug-ins."""
     from rich.table import Table
 
     from scorers.registry import kinds
 
     table = Table(title="scorers", title_justify="left")
     table.add_column("kind", no_wrap=True)
-    table.add_column("what")
+    table.add_column("description")
     for name, kind in kinds().items():
         info = kind.info
         better = "higher" if info.direction == "maximize" else "lower"
@@ -26,7 +26,7 @@ def scorers() -> None:
 
 
 def spaces() -> None:
-    """List the named search spaces, with the number of ratios for each family, and the named block weights."""
+    """List the named search spaces with their number of ratios for each family, and the named block weights."""
     from rich.table import Table
 
     from search_spaces.blocks import Architecture
@@ -45,7 +45,11 @@ def spaces() -> None:
         return str(len(space.parameters))
 
     table = Table(title="search spaces (`space: {preset: NAME}` in a spec)", title_justify="left")
-    for head in ("preset", "what", *(f"ratios, {family_of(architecture).title}" for architecture in Architecture)):
+    for head in (
+        "preset",
+        "description",
+        *(f"ratios, {family_of(architecture).title}" for architecture in Architecture),
+    ):
         table.add_column(head)
     for name in preset_names():
         table.add_row(name, load_preset(name).description, *(size(name, architecture) for architecture in Architecture))
@@ -71,6 +75,6 @@ def _print_block_presets() -> None:
 
 
 def _bar(ratio: float) -> str:
-    """A ratio of 0 to 1 as one character; a digit where the terminal has no bars."""
+    """Draw a ratio of 0 to 1 as one character; a digit if the terminal has no bars."""
     scale = "▁▂▃▄▅▆▇█" if console.encoding.startswith("utf") else "01234567"
     return scale[round(min(max(ratio, 0.0), 1.0) * (len(scale) - 1))]

@@ -1,4 +1,4 @@
-"""`mergetune lora`: a LoRA from the difference of two checkpoints, and LoRAs baked into one."""
+"""`mergetune lora`: extract a LoRA from the difference of two checkpoints, or bake LoRAs into one."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ Force = Annotated[bool, typer.Option("--force", help="Replace an existing file."
 
 
 class NamingName(StrEnum):
-    """Conventions of tensor names."""
+    """Conventions for naming a LoRA's tensors."""
 
     KOHYA = "kohya"
     DIFFUSERS = "diffusers"
 
 
 class DtypeChoice(StrEnum):
-    """What weights are saved in."""
+    """Dtypes in which weights can be saved."""
 
     FP16 = "fp16"
     BF16 = "bf16"
@@ -55,17 +55,21 @@ class DtypeChoice(StrEnum):
 @app.command()
 def extract(
     a: Annotated[Path, typer.Argument(metavar="A", help="The checkpoint to add the LoRA to.", show_default=False)],
-    b: Annotated[Path, typer.Argument(metavar="B", help="The checkpoint it shall then be like.", show_default=False)],
+    b: Annotated[
+        Path, typer.Argument(metavar="B", help="The checkpoint that A plus the LoRA approximates.", show_default=False)
+    ],
     output: Output,
-    rank: Annotated[int, typer.Option(min=1, help="Of linear layers: larger keeps more and takes more room.")] = 32,
+    rank: Annotated[int, typer.Option(min=1, help="Rank for linear layers: larger keeps more, in a larger file.")] = 32,
     conv_rank: Annotated[
         int | None,
-        typer.Option(min=0, help="Of 3x3 convolutions; 0 leaves them out. [default: as --rank]", show_default=False),
+        typer.Option(
+            min=0, help="Rank for 3x3 convolutions; 0 leaves them out. \\[default: as --rank]", show_default=False
+        ),
     ] = None,
     naming: Annotated[NamingName, typer.Option(help="kohya for most programs, diffusers for PEFT.")] = NamingName.KOHYA,
     force: Force = False,
 ) -> None:
-    """Write what B has learned over A as a LoRA, and show how much of it the LoRA holds."""
+    """Write the difference of B from A as a LoRA, and show how much of it the LoRA keeps."""
     from optimizer.merging.engine.export import atomic_file
     from optimizer.merging.files.checkpoint import Checkpoint
     from optimizer.merging.lora.extract import extract as extract_lora
@@ -89,13 +93,13 @@ def _show_energy(lora: ExtractedLora) -> None:
     from rich.table import Table
 
     table = Table(title="share of the difference between A and B, squared", title_justify="left")
-    for head in ("place", "of all", "kept", "lost to the rank", "not expressible"):
+    for head in ("place", "of the total", "kept", "lost to the rank", "not expressible"):
         table.add_column(head, justify="left" if head == "place" else "right")
     overall = lora.overall
-    rows = {place: energy for place, energy in lora.energy.items() if place != "vae"}
-    for place, energy in (*rows.items(), ("together", overall)):
+    by_place = {place: energy for place, energy in lora.energy.items() if place != "vae"}
+    for place, energy in (*by_place.items(), ("total", overall)):
         lost = 1 - energy.kept_share - energy.not_expressible_share
-        if place == "together":
+        if place == "total":
             table.add_section()
         shares = (energy.total / overall.total, energy.kept_share, max(0.0, lost), energy.not_expressible_share)
         table.add_row(place, *(f"{share:.1%}" for share in shares))
@@ -105,14 +109,14 @@ def _show_energy(lora: ExtractedLora) -> None:
 
 
 def _notes(lora: ExtractedLora) -> Iterator[str]:
-    yield "not expressible: norms, biases and embeddings, which no LoRA can hold"
+    yield "not expressible: norms, biases and embeddings, which a LoRA cannot contain"
     if "vae" in lora.energy:
-        yield "the VAEs differ: a LoRA holds none, so A's stays"
+        yield "the VAEs differ: a LoRA contains no VAE, so A's stays"
     if lora.unchanged:
         yield f"{lora.unchanged} layers are equal in A and B and were left out"
     if lora.one_sided:
-        shown = ", ".join(lora.one_sided[:KEYS_SHOWN]) + (", ..." if len(lora.one_sided) > KEYS_SHOWN else "")
-        yield f"{len(lora.one_sided)} tensors are in one of the two only and were left out: {shown}"
+        keys = ", ".join(lora.one_sided[:KEYS_SHOWN]) + (", ..." if len(lora.one_sided) > KEYS_SHOWN else "")
+        yield f"{len(lora.one_sided)} tensors are in only one of the two and were left out: {keys}"
 
 
 # --------------------------------------------------------------------------------------------- bake
@@ -121,18 +125,18 @@ def _notes(lora: ExtractedLora) -> Iterator[str]:
 @app.command()
 def bake(
     checkpoint: Annotated[
-        Path, typer.Argument(metavar="CHECKPOINT", help="What the LoRAs are added to.", show_default=False)
+        Path, typer.Argument(metavar="CHECKPOINT", help="The checkpoint to add the LoRAs to.", show_default=False)
     ],
     loras: Annotated[
         list[str],
         typer.Argument(
-            metavar="LORA[:WEIGHT]...", help="LoRA files with their weights, 1 if none.", show_default=False
+            metavar="LORA[:WEIGHT]...", help="LoRA files with their weights; default 1.", show_default=False
         ),
     ],
     output: Output,
     dtype: Annotated[
         DtypeChoice | None,
-        typer.Option(help="Save weights in this dtype. [default: as in CHECKPOINT]", show_default=False),
+        typer.Option(help="Save weights in this dtype. \\[default: that of CHECKPOINT]", show_default=False),
     ] = None,
     force: Force = False,
 ) -> None:
@@ -146,7 +150,7 @@ def bake(
     from optimizer.rendering.prediction import modelspec_kind
 
     target = safetensors_target(output)
-    refuse_target(target, overwrite=force)  # said before gigabytes are hashed
+    refuse_target(target, overwrite=force)  # before gigabytes are hashed
     weighted = [_path_and_weight(text) for text in loras]
     base = Checkpoint.open(checkpoint)
     ingredients = Ingredients(Parents.of([base]), tuple(Lora.open(path) for path, _ in weighted))
@@ -164,7 +168,7 @@ def bake(
 
 
 def _path_and_weight(text: str) -> tuple[Path, float]:
-    """`style.safetensors:0.8`; a file that has a colon in its name needs no weight."""
+    """Parse `style.safetensors:0.8`; an existing file with a colon in its name needs no weight."""
     if Path(text).exists() or ":" not in text:
         return Path(text).expanduser(), 1.0
     path, _, number = text.rpartition(":")
@@ -197,8 +201,8 @@ def _recipe(ingredients: Ingredients, weights: Sequence[float], dtype: DtypeChoi
 def _show_baked(ingredients: Ingredients, weights: Sequence[float]) -> None:
     from optimizer.rendering.prediction import prediction_or_problem
 
-    found = prediction_or_problem(ingredients.parents.first)
-    unclear = [f"it is not known what it predicts: {found}"] if isinstance(found, str) else []
+    prediction = prediction_or_problem(ingredients.parents.first)
+    unclear = [f"it is not known what it predicts: {prediction}"] if isinstance(prediction, str) else []
     for note in (*ingredients.notes, *unclear):
         console.print(escaped(note), soft_wrap=True)
     for lora, weight in zip(ingredients.loras, weights, strict=True):
@@ -212,13 +216,13 @@ def _show_baked(ingredients: Ingredients, weights: Sequence[float]) -> None:
 
 
 def _refuse_inputs(target: Path, inputs: Sequence[Path]) -> None:
-    """Not even --force may destroy what is read."""
+    """Refuse to write over a file that is read, even with --force."""
     if target.exists() and any(target.samefile(path) for path in inputs):
         fail(f"{target} is one of the files to read: give another name with -o")
 
 
 def _device() -> torch.device:
-    """A CUDA device where there is one; not Apple's, which knows no float64."""
+    """Return a CUDA device if there is one, else the CPU; not Apple's GPU, which has no float64."""
     import torch
 
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -226,7 +230,7 @@ def _device() -> torch.device:
 
 @contextmanager
 def _counting(what: str) -> Iterator[Callable[[int, int], None]]:
-    """A bar on stderr that counts; shown only in a terminal, gone afterwards."""
+    """Show a progress bar of a count on stderr while the block runs; only in a terminal."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns: Any = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())

@@ -1,4 +1,4 @@
-"""`mergetune merge`: a merge without a study, from a recipe file or made again from a merged file."""
+"""`mergetune merge`: merge without a study, from a recipe file or from a merged file, which is made again."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ MERGED_SUFFIX = ".safetensors"
 
 
 class DeviceChoice(StrEnum):
-    """Where the arithmetic is done."""
+    """Devices that can compute a merge."""
 
     CPU = "cpu"
     CUDA = "cuda"
@@ -38,26 +38,25 @@ class DeviceChoice(StrEnum):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Job:
-    """A merge that is understood; nothing is read yet but headers and hashes."""
+class MergeJob:
+    """A checked merge; only headers and hashes have been read yet."""
 
     recipe: Recipe
     paths: RecipePaths
     opened: OpenedFiles  # the files at `paths` as they were before they were hashed
-    made: Mapping[str, str]  # metadata of the file that is made again; empty for a recipe file
+    original: Mapping[str, str]  # metadata of the file that is made again; empty for a recipe file
 
 
 @dataclass(frozen=True, kw_only=True)
-class Places:
-    """Where the user says the files of a merged file's recipe are."""
+class GivenPaths:
+    """Where the files of a merged file's recipe are, according to the user's options."""
 
     parents: Sequence[str]  # A=PATH
     loras: Sequence[str]  # NAME=PATH
     vae: Path | None
     models: Sequence[Path]  # folders
 
-    @property
-    def given(self) -> bool:
+    def __bool__(self) -> bool:
         return bool(self.parents or self.loras or self.vae or self.models)
 
 
@@ -66,7 +65,7 @@ def merge(
         Path,
         typer.Argument(
             metavar="SOURCE",
-            help="A recipe (.yaml, .json), or a .safetensors file of mergetune to make again.",
+            help="A recipe (.yaml, .json), or a .safetensors file by mergetune to make again.",
             show_default=False,
         ),
     ],
@@ -74,34 +73,34 @@ def merge(
         Path | None,
         typer.Option("--output", "-o", metavar="FILE", help="The .safetensors file to write.", show_default=False),
     ] = None,
-    show: Annotated[bool, typer.Option("--show", help="Print the complete recipe as YAML instead of merging.")] = False,
+    show: Annotated[bool, typer.Option("--show", help="Only print the complete recipe, as YAML.")] = False,
     dtype: Annotated[
         DtypeChoice | None,
-        typer.Option(help="Save weights in this dtype. [default: the recipe's, else as in A]", show_default=False),
+        typer.Option(help="Save weights in this dtype. \\[default: the recipe's, else that of A]", show_default=False),
     ] = None,
     device: Annotated[
         DeviceChoice | None,
-        typer.Option(help="Where to compute. [default: as the file to make again, else cpu]", show_default=False),
+        typer.Option(help="Where to compute. \\[default: as for the file to make again, else cpu]", show_default=False),
     ] = None,
     title: Annotated[
-        str | None, typer.Option(help="The model's title in the metadata. [default: FILE's name]", show_default=False)
+        str | None, typer.Option(help="The model's title in the metadata. \\[default: FILE's name]", show_default=False)
     ] = None,
     parent: Annotated[
         list[str] | None,
-        typer.Option(metavar="A=PATH", help="Where a parent of the file to make again is.", show_default=False),
+        typer.Option(metavar="A=PATH", help="Path of a parent of the file to make again.", show_default=False),
     ] = None,
     lora: Annotated[
         list[str] | None,
-        typer.Option(metavar="NAME=PATH", help="Where a LoRA of the file to make again is.", show_default=False),
+        typer.Option(metavar="NAME=PATH", help="Path of a LoRA of the file to make again.", show_default=False),
     ] = None,
     vae: Annotated[
-        Path | None, typer.Option(help="Where the VAE of the file to make again is.", show_default=False)
+        Path | None, typer.Option(help="Path of the VAE of the file to make again.", show_default=False)
     ] = None,
     models: Annotated[
         list[Path] | None,
         typer.Option(
             metavar="FOLDER",
-            help="Where its files are searched, by sha256; may be given several times.",
+            help="Folder in which to find these files by their sha256; may be repeated.",
             show_default=False,
             file_okay=False,
             exists=True,
@@ -109,33 +108,38 @@ def merge(
     ] = None,
     force: Force = False,
 ) -> None:
-    """Merge checkpoints after a recipe file, or make a merged file again from its parents."""
+    """Merge checkpoints as a recipe file says, or make a merged file again from its parents."""
     from optimizer.merging.engine.export import refuse_sources, refuse_target
 
     if show == (output is not None):
-        fail("give either -o FILE to merge or --show to print the recipe")
+        fail("give either -o FILE to merge, or --show to print the recipe")
     if show and (title is not None or device is not None or force):
         fail("--show prints the recipe and writes nothing: leave out --title, --device and --force")
     target = None if output is None else safetensors_target(output)
-    where = Places(parents=parent or (), loras=lora or (), vae=vae, models=models or ())
+    given = GivenPaths(parents=parent or (), loras=lora or (), vae=vae, models=models or ())
     if target is not None:
-        refuse_target(target, overwrite=force)  # said before gigabytes are hashed
+        refuse_target(target, overwrite=force)  # before gigabytes are hashed
         refuse_sources(target, {"SOURCE": [source]})
-    job = _job(source, where, complete=target is not None)
+    job = _job(source, given, complete=target is not None)
     recipe = job.recipe if dtype is None else replace(job.recipe, dtype=dtype.value)
     if target is None:
         _show(source, replace(job, recipe=recipe))
         return
-    _write(source, replace(job, recipe=recipe), target, title, _device(device, job.made, source), force=force)
+    _write(source, replace(job, recipe=recipe), target, title, _device(device, job.original, source), force=force)
 
 
-def _job(source: Path, where: Places, *, complete: bool) -> Job:
+def _job(source: Path, given: GivenPaths, *, complete: bool) -> MergeJob:
+    """Open the source and the files that it names.
+
+    Args:
+        complete: whether every file must be found; to print a recipe, none is needed.
+    """
     suffix = source.suffix.lower()
     if suffix not in {*RECIPE_SUFFIXES, MERGED_SUFFIX}:
-        fail(f"{source} is neither a recipe ({', '.join(RECIPE_SUFFIXES)}) nor a {MERGED_SUFFIX} file of mergetune")
+        fail(f"{source} is neither a recipe ({', '.join(RECIPE_SUFFIXES)}) nor a {MERGED_SUFFIX} file by mergetune")
     if suffix == MERGED_SUFFIX:
-        return _from_merged_file(source, where, complete=complete)
-    if where.given:
+        return _from_merged_file(source, given, complete=complete)
+    if given:
         fail(f"{source.name} names its own files: --parent, --lora, --vae and --models are for {MERGED_SUFFIX} files")
     return _from_recipe_file(source)
 
@@ -143,7 +147,7 @@ def _job(source: Path, where: Places, *, complete: bool) -> Job:
 # -------------------------------------------------------------------------------- from a recipe file
 
 
-def _from_recipe_file(path: Path) -> Job:
+def _from_recipe_file(path: Path) -> MergeJob:
     from optimizer.merging.files.change_guard import OpenedFiles
     from optimizer.merging.files.checkpoint import Checkpoint
     from optimizer.merging.files.vae import VaeFile
@@ -156,7 +160,7 @@ def _from_recipe_file(path: Path) -> Job:
     loras = [Lora.open(entry.path) for entry in file.loras]
     vae = None if file.vae is None else VaeFile.open(file.vae.path)
     architecture = checkpoints["A"].architecture
-    file.chain(architecture)  # what is wrong with the numbers is said before gigabytes are hashed
+    file.chain(architecture)  # errors in the numbers are reported before gigabytes are hashed
     file.lora_weights(architecture)
     opened = OpenedFiles.now(
         {f"parent {letter}": checkpoint.files for letter, checkpoint in checkpoints.items()}
@@ -178,24 +182,24 @@ def _from_recipe_file(path: Path) -> Job:
         loras=[entry.path for entry in file.loras],
         vae=None if file.vae is None else file.vae.path,
     )
-    return Job(recipe=recipe, paths=paths, opened=opened, made={})
+    return MergeJob(recipe=recipe, paths=paths, opened=opened, original={})
 
 
 # -------------------------------------------------------------------------------- from a merged file
 
 
 @dataclass(frozen=True, kw_only=True)
-class Wanted:
-    """A file that a recipe names."""
+class RequiredFile:
+    """A file that a recipe needs."""
 
     what: str
-    option: str  # that says where it is
+    option: str  # with which the user gives its path
     name: str
     sha256: str
     given: Path | None
 
 
-def _from_merged_file(path: Path, where: Places, *, complete: bool) -> Job:
+def _from_merged_file(path: Path, given: GivenPaths, *, complete: bool) -> MergeJob:
     from optimizer.merging.engine.metadata import RECIPE_FIELD
     from optimizer.merging.files.change_guard import OpenedFiles, Stamp
     from optimizer.merging.files.checkpoint import read_header
@@ -208,34 +212,37 @@ def _from_merged_file(path: Path, where: Places, *, complete: bool) -> Job:
     if RECIPE_FIELD not in metadata:
         fail(f"{path} has no {RECIPE_FIELD} in its metadata, so it was not merged by mergetune: give a recipe file")
     recipe = Recipe.from_json(metadata[RECIPE_FIELD])
-    wanted = list(_wanted(recipe, where))
-    found = _found(wanted, where.models)
-    if complete and (missing := [row for row in wanted if row.sha256 not in found]):
-        named = ", ".join(f"{row.what} ({row.name}, sha256 {row.sha256})" for row in missing)
-        place = f" in {', '.join(map(str, where.models))}" if where.models else ""
-        fail(f"not found{place}: {named}; say where with {missing[0].option}, or search a folder with --models")
-    there = [(row, found.get(row.sha256)) for row in wanted]
-    placed = [file.path.absolute() if file else Path(f"{row.name}{MERGED_SUFFIX}") for row, file in there]
+    required = list(_required_files(recipe, given))
+    found = _find_files(required, given.models)
+    if complete and (missing := [file for file in required if file.sha256 not in found]):
+        named = ", ".join(f"{file.what} ({file.name}, sha256 {file.sha256})" for file in missing)
+        folders = f" in {', '.join(map(str, given.models))}" if given.models else ""
+        fail(f"not found{folders}: {named}; give its path with {missing[0].option}, or a folder with --models")
+    candidates = [(file, found.get(file.sha256)) for file in required]
+    located = [
+        candidate.path.absolute() if candidate else Path(f"{file.name}{MERGED_SUFFIX}")
+        for file, candidate in candidates
+    ]
     stamps: dict[str, dict[Path, Stamp | None]] = {}
-    for row, file in there:  # two LoRAs may have one name
-        stamps.setdefault(row.what, {}).update(file.stamps if file else {})
+    for file, candidate in candidates:  # two LoRAs may have the same name
+        stamps.setdefault(file.what, {}).update(candidate.stamps if candidate else {})
     count = len(recipe.parents)
     paths = RecipePaths(
-        parents={row.letter: file for row, file in zip(recipe.parents, placed, strict=False)},
-        loras=placed[count : count + len(recipe.loras)],
-        vae=None if recipe.vae is None else placed[-1],
+        parents={parent.letter: path for parent, path in zip(recipe.parents, located, strict=False)},
+        loras=located[count : count + len(recipe.loras)],
+        vae=None if recipe.vae is None else located[-1],
     )
-    return Job(recipe=recipe, paths=paths, opened=OpenedFiles(stamps), made=metadata)
+    return MergeJob(recipe=recipe, paths=paths, opened=OpenedFiles(stamps), original=metadata)
 
 
-def _wanted(recipe: Recipe, where: Places) -> Iterator[Wanted]:
-    """The recipe's parents, LoRAs and VAE, in this order."""
-    parents = _by_name("--parent", where.parents, [row.letter for row in recipe.parents])
-    loras = _by_name("--lora", where.loras, [row.name for row in recipe.loras])
-    if where.vae is not None and recipe.vae is None:
+def _required_files(recipe: Recipe, given: GivenPaths) -> Iterator[RequiredFile]:
+    """Yield the recipe's parents, LoRAs and VAE, in this order."""
+    parents = _by_name("--parent", given.parents, [parent.letter for parent in recipe.parents])
+    loras = _by_name("--lora", given.loras, [lora.name for lora in recipe.loras])
+    if given.vae is not None and recipe.vae is None:
         fail("--vae: the recipe bakes no VAE; leave it out")
     for parent in recipe.parents:
-        yield Wanted(
+        yield RequiredFile(
             what=f"parent {parent.letter}",
             option=f"--parent {parent.letter}=PATH",
             name=parent.name,
@@ -243,45 +250,49 @@ def _wanted(recipe: Recipe, where: Places) -> Iterator[Wanted]:
             given=parents.get(parent.letter),
         )
     for lora in recipe.loras:
-        option = f"--lora {lora.name}=PATH"
-        given = loras.get(lora.name)
-        yield Wanted(what=f"LoRA {lora.name}", option=option, name=lora.name, sha256=lora.sha256, given=given)
+        yield RequiredFile(
+            what=f"LoRA {lora.name}",
+            option=f"--lora {lora.name}=PATH",
+            name=lora.name,
+            sha256=lora.sha256,
+            given=loras.get(lora.name),
+        )
     if recipe.vae is not None:
         vae = recipe.vae
-        yield Wanted(what="the VAE", option="--vae PATH", name=vae.name, sha256=vae.sha256, given=where.vae)
+        yield RequiredFile(what="the VAE", option="--vae PATH", name=vae.name, sha256=vae.sha256, given=given.vae)
 
 
 def _by_name(option: str, texts: Sequence[str], names: Sequence[str]) -> dict[str, Path]:
-    """`NAME=PATH` of every use of an option; names may hold an equals sign themselves."""
-    found: dict[str, Path] = {}
+    """Parse `NAME=PATH` of every use of an option; names may contain an equals sign themselves."""
+    paths: dict[str, Path] = {}
     for text in texts:
         name = max((name for name in names if text.startswith(f"{name}=")), key=len, default=None)
         if name is None:
-            fail(f"{option} {text}: expected NAME=PATH, the recipe has {', '.join(names) or 'none'}")
-        if name in found:
+            fail(f"{option} {text}: expected NAME=PATH with one of the recipe's names: {', '.join(names) or 'none'}")
+        if name in paths:
             fail(f"{option} {name} is given twice")
-        found[name] = Path(text.removeprefix(f"{name}=")).expanduser()
-    return found
+        paths[name] = Path(text.removeprefix(f"{name}=")).expanduser()
+    return paths
 
 
-def _found(wanted: Sequence[Wanted], models: Sequence[Path]) -> dict[str, Candidate]:
-    """sha256 -> what is there; fails when a file is not what the user says."""
+def _find_files(required: Sequence[RequiredFile], models: Sequence[Path]) -> dict[str, Candidate]:
+    """Return sha256 -> file for every required file that is found; refuse a given file with another sha256."""
     from optimizer.merging.files.hash_lookup import Candidate, candidates, find_by_sha256
 
     found: dict[str, Candidate] = {}
-    given = [(row, Candidate.of(row.given)) for row in wanted if row.given is not None]
+    given = [(file, Candidate.of(file.given)) for file in required if file.given is not None]
     with _hashing("hashing", [candidate for _, candidate in given]) as advance:
-        for row, candidate in given:
+        for file, candidate in given:
             sha256 = candidate.sha256(advance)
-            if sha256 != row.sha256:
-                fail(f"{row.what}: {candidate.path} has the sha256 {sha256}, expected {row.sha256} ({row.name})")
+            if sha256 != file.sha256:
+                fail(f"{file.what}: {candidate.path} has the sha256 {sha256}, expected {file.sha256} ({file.name})")
             found[sha256] = candidate
     for folder in models:
-        missing = {row.sha256: row.name for row in wanted if row.sha256 not in found}
+        missing = {file.sha256: file.name for file in required if file.sha256 not in found}
         if missing:
-            among = candidates(folder, set(missing.values()))
-            with _hashing(f"searching {folder}", among) as advance:
-                found |= find_by_sha256(missing, among, advance)
+            named_alike = candidates(folder, set(missing.values()))
+            with _hashing(f"searching {folder}", named_alike) as advance:
+                found |= find_by_sha256(missing, named_alike, advance)
     return found
 
 
@@ -292,17 +303,17 @@ def _hashing(what: str, files: Sequence[Candidate]) -> AbstractContextManager[Ca
 # ---------------------------------------------------------------------------------------- the result
 
 
-def _show(source: Path, job: Job) -> None:
+def _show(source: Path, job: MergeJob) -> None:
     from studies.recipe.file import recipe_text
 
     typer.echo(recipe_text(job.recipe, job.paths, f"the merge of {source.name}"), nl=False)
 
 
-def _write(source: Path, job: Job, target: Path, title: str | None, device: torch.device, *, force: bool) -> None:
+def _write(source: Path, job: MergeJob, target: Path, title: str | None, device: torch.device, *, force: bool) -> None:
     from optimizer.merging.engine.export import atomic_file, export_layout, refuse_sources, write_merge
     from optimizer.merging.files.checkpoint import total_bytes
 
-    ingredients = _opened(job.paths, job.opened)
+    ingredients = _open_ingredients(job.paths, job.opened)
     refuse_sources(target, ingredients.files)
     for note in (*ingredients.notes, *_notes(job, ingredients)):
         console.print(escaped(note), soft_wrap=True)
@@ -310,13 +321,13 @@ def _write(source: Path, job: Job, target: Path, title: str | None, device: torc
     size = total_bytes(export_layout(ingredients, job.recipe.dtype).values())
     with atomic_file(target, overwrite=force) as temporary, reading("writing the merge", size) as advance:
         written = write_merge(temporary, job.recipe, ingredients, metadata, device, advance)
-    if job.made and title is None and _is_unchanged(job):
+    if job.original and title is None and _is_unchanged(job):
         _compare(source, written)
     console.print(f"AutoV2 hash {written.sha256[:AUTOV2_DIGITS]}, {written.bytes / 1e6:,.1f} MB")
     console.print(f"wrote {escaped(str(target))} ({escaped(job.recipe.method)})", soft_wrap=True)
 
 
-def _opened(paths: RecipePaths, before: OpenedFiles) -> Ingredients:
+def _open_ingredients(paths: RecipePaths, before: OpenedFiles) -> Ingredients:
     from optimizer.merging.engine.ingredients import Ingredients
     from optimizer.merging.files.checkpoint import Checkpoint
     from optimizer.merging.files.parents import Parents
@@ -331,81 +342,85 @@ def _opened(paths: RecipePaths, before: OpenedFiles) -> Ingredients:
     )
 
 
-def _notes(job: Job, ingredients: Ingredients) -> Iterator[str]:
+def _notes(job: MergeJob, ingredients: Ingredients) -> Iterator[str]:
     from optimizer.rendering.prediction import prediction_or_problem
 
     recipe = job.recipe
     used = {name for step in recipe.steps for name in step.operation.inputs} or {"A"}
     idle = [parent.letter for parent in recipe.parents if parent.letter not in used]
     if idle:
-        yield f"parent {', '.join(idle)} goes into no step"
-    if job.made:  # settled when it was made, perhaps by the study's own word
+        yield f"parent {', '.join(idle)} is not used by any step"
+    if job.original:  # decided when the original was made, perhaps by the study's spec
         return
-    found = [prediction_or_problem(checkpoint) for checkpoint in ingredients.parents.checkpoints]
-    first = found[0]
-    for parent, other in zip(recipe.parents, found, strict=True):
+    predictions = [prediction_or_problem(checkpoint) for checkpoint in ingredients.parents.checkpoints]
+    first = predictions[0]
+    for parent, other in zip(recipe.parents, predictions, strict=True):
         if isinstance(other, str):
             yield f"it is not known what {parent.letter} predicts: {other}"
         elif not isinstance(first, str) and other.name != first.name:
-            yield f"A predicts {first.name} and {parent.letter} {other.name}: a merge of both rarely gives good images"
+            yield (
+                f"A predicts {first.name} but {parent.letter} predicts {other.name}: a merge of both rarely gives good "
+                "images"
+            )
 
 
-def _device(choice: DeviceChoice | None, made: Mapping[str, str], source: Path) -> torch.device:
-    """Where to compute; a warning where the file to make again was computed elsewhere."""
+def _device(choice: DeviceChoice | None, original: Mapping[str, str], source: Path) -> torch.device:
+    """Choose where to compute; warn if the file to make again was computed on another device."""
     import torch
 
     from optimizer.merging.engine.metadata import DEVICE_FIELD, THREADS_FIELD
 
-    there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    before = made.get(DEVICE_FIELD)
-    if choice is DeviceChoice.CUDA and not there["cuda"]:
+    available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    before = original.get(DEVICE_FIELD)
+    if choice is DeviceChoice.CUDA and not available["cuda"]:
         fail("--device cuda: there is no CUDA device; use cpu or auto")
     if choice is DeviceChoice.AUTO:
-        chosen = "cuda" if there["cuda"] else "cpu"
+        chosen = "cuda" if available["cuda"] else "cpu"
     elif choice is not None:
         chosen = choice.value
     else:
-        chosen = before if before is not None and there.get(before, False) else "cpu"
+        chosen = before if before is not None and available.get(before, False) else "cpu"
     if before is not None and before != chosen:
-        told = f"{source.name} was computed on {before}, this merge is on {chosen}"
-        print_error("warning", f"{told}: some numbers may be rounded otherwise, and the sha256 differ")
-    if chosen == "cpu" and (threads := made.get(THREADS_FIELD, "")).isdecimal():
+        devices = f"{source.name} was computed on {before}, this merge is computed on {chosen}"
+        print_error("warning", f"{devices}: some numbers may be rounded differently, and then the sha256 differs")
+    if chosen == "cpu" and (threads := original.get(THREADS_FIELD, "")).isdecimal():
         torch.set_num_threads(max(1, int(threads)))
     return torch.device(chosen)
 
 
-def _is_unchanged(job: Job) -> bool:
+def _is_unchanged(job: MergeJob) -> bool:
     from optimizer.merging.engine.metadata import RECIPE_FIELD
 
-    return job.recipe.to_json() == job.made.get(RECIPE_FIELD)
+    return job.recipe.to_json() == job.original.get(RECIPE_FIELD)
 
 
 def _metadata(
-    job: Job, ingredients: Ingredients, title: str | None, target: Path, device: torch.device
+    job: MergeJob, ingredients: Ingredients, title: str | None, target: Path, device: torch.device
 ) -> dict[str, str]:
-    """The header's metadata; that of the file to make again, where the merge is the same."""
+    """Return the header's metadata; for the same merge, that of the file to make again."""
     from optimizer.merging.engine.export import HASH_FIELD
     from optimizer.merging.engine.metadata import DEVICE_FIELD, MARKERS_FIELD, THREADS_FIELD, merge_metadata
     from optimizer.rendering.prediction import modelspec_kind
 
-    stated = job.made.get("modelspec.prediction_type")
+    stated = job.original.get("modelspec.prediction_type")
     fresh = merge_metadata(
         job.recipe,
         ingredients,
-        title=title or job.made.get("modelspec.title") or target.stem,
+        title=title or job.original.get("modelspec.title") or target.stem,
         prediction_type=stated or modelspec_kind(ingredients.parents.first),
         device=device,
     )
-    if not job.made or not _is_unchanged(job):
-        return fresh | {key: value for key, value in job.made.items() if key == MARKERS_FIELD}
+    if not job.original or not _is_unchanged(job):
+        return fresh | {key: value for key, value in job.original.items() if key == MARKERS_FIELD}
     machine = {DEVICE_FIELD, THREADS_FIELD}
-    kept = {key: value for key, value in job.made.items() if key != HASH_FIELD and key not in machine - fresh.keys()}
+    dropped = {HASH_FIELD} | (machine - fresh.keys())
+    unchanged = {key: value for key, value in job.original.items() if key not in dropped}
     renewed = {key: fresh[key] for key in (*machine, "modelspec.title") if key in fresh}
-    return kept | renewed
+    return unchanged | renewed
 
 
 def _compare(source: Path, written: Exported) -> None:
-    """Say whether the same file came out."""
+    """Print whether the file equals the original."""
     from basics.files import sha256_of
 
     if source.stat().st_size == written.bytes and sha256_of(source) == written.sha256:

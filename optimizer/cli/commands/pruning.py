@@ -1,4 +1,4 @@
-"""`mergetune study prune-artifacts`: room in the artifact store."""
+"""`mergetune study prune-artifacts`: make room in the artifact store."""
 
 from __future__ import annotations
 
@@ -19,6 +19,8 @@ from optimizer.cli.common import (
 
 
 class Keep(StrEnum):
+    """The trials whose renders stay."""
+
     best = "best"
     none = "none"
 
@@ -26,13 +28,13 @@ class Keep(StrEnum):
 def prune_artifacts(
     study: Annotated[str, typer.Argument(metavar="STUDY", help="Name of the study.", show_default=False)],
     keep: Annotated[
-        Keep, typer.Option(help="Whose renders stay: those of the parents and the best, or nobody's.")
+        Keep, typer.Option(help="The trials whose renders stay: the parents and the best, or none.")
     ] = Keep.best,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be removed.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only print what would be removed.")] = False,
     storage: Storage = DEFAULT_STORAGE,
     artifacts: ArtifactFolder = None,
 ) -> None:
-    """Remove kept renders, and files that no trial refers to; contact sheets, scores and features stay."""
+    """Remove renders, and files that belong to no trial; contact sheets, scores and features stay."""
     from optimizer.cli.views.report import study_objective
     from optimizer.upkeep.pruning import find_waste, remove_waste
     from studies.files.artifacts import Artifacts
@@ -40,12 +42,12 @@ def prune_artifacts(
 
     database = database_to_read(storage) if dry_run else database_to_change(storage)
     records = open_study(database, study)
-    place = (Artifacts.known if dry_run else Artifacts.beside)(database.url, artifacts)
+    place = (Artifacts.existing if dry_run else Artifacts.beside)(database.url, artifacts)
     waste = find_waste(records, place, study_objective(records.study), keep.value)
     if not dry_run:
         remove_waste(records, place, waste)
     console.print(
         f"{'would remove' if dry_run else 'removed'} {len(waste.renders)} renders of {len(waste.trials)} trials and "
-        f"{len(waste.orphans)} files that no trial refers to: {waste.bytes / 1e6:,.1f} MB in {escaped(place.place)}",
+        f"{len(waste.orphans)} files that belong to no trial: {waste.bytes / 1e6:,.1f} MB in {escaped(place.location)}",
         soft_wrap=True,
     )

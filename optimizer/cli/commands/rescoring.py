@@ -1,4 +1,4 @@
-"""`mergetune study rescore`: other scorers or weights over the images that a study has kept."""
+"""`mergetune study rescore`: apply other scorers or weights to the images that a study has kept."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def rescore(
     artifacts: ArtifactFolder = None,
     cache: CacheFolder = None,
 ) -> None:
-    """Score a study's kept images with other scorers or weights, as a new study; nothing is rendered."""
+    """Score the kept images of a study with other scorers or weights, as a new study; nothing is rendered."""
     from optimizer.cli.views.report import print_study
     from optimizer.cli.workers.new_study import announce
     from optimizer.cli.workers.session import storage_option
@@ -60,7 +60,7 @@ def rescore(
         from optimizer.runtime.plan import make_plan
 
     require_rescorable(wanted, study)
-    other = Other(records=before, artifacts=Artifacts.known(url, artifacts))
+    other = Other(records=before, artifacts=Artifacts.existing(url, artifacts))
     found = find_rescorable(before)
     plan = make_plan(wanted)
     parents = announce(database, plan, choose_device(plan.spec.render.device))
@@ -70,7 +70,7 @@ def rescore(
     for line in _verdict(before, records):
         console.print(escaped(line), soft_wrap=True)
     again = f'mergetune study resume "{records.study.name}"{storage_option(database.url)}'
-    console.print(escaped(f"Go on with: {again}"), soft_wrap=True)
+    console.print(escaped(f"Continue with: {again}"), soft_wrap=True)
 
 
 def _store(
@@ -81,7 +81,7 @@ def _store(
     artifacts: str | Path | None,
     cache: Path,
 ) -> StudyRecords:
-    """Score the trials anew, and store the new study with them, their gains and notes."""
+    """Score the trials again, and store the new study with them, their gains and notes."""
     from optimizer.cli.views.planning import print_notes
     from optimizer.cli.workers.new_study import NewStudy
     from optimizer.outcome.rescore import rescored
@@ -118,7 +118,7 @@ def _progress(trials: int) -> Iterator[Callable[[], None]]:
 
 
 def _verdict(before: StudyRecords, records: StudyRecords) -> Iterator[str]:
-    """The best by the new objective, and what became of the best by the old one."""
+    """Yield the best by the new objective, then the new value of the best by the old one; one line each."""
     from optimizer.cli.views.report import study_objective
     from studies.records.stored_trials import load_trials
 
@@ -129,15 +129,15 @@ def _verdict(before: StudyRecords, records: StudyRecords) -> Iterator[str]:
     old = _best(load_trials(before), study_objective(before.study))
     here = next((trial for trial in trials if trial.source == f"{before.study.name} trial {old.number}"), None)
     if here is None:
-        yield f"best by the old one: trial {old.number} of {before.study.name}, which is left out"
+        yield f"best by the old objective: trial {old.number} of {before.study.name}, which is left out"
     elif here.number == best.number:
-        yield "best by the old one: the same"
+        yield "best by the old objective: the same"
     else:
-        yield f"best by the old one: {_in_words(here, objective)}"
+        yield f"best by the old objective: {_in_words(here, objective)}"
 
 
 def _best(trials: Sequence[StoredTrial], objective: Objective) -> StoredTrial:
-    """The best whole trial; of several objectives, the knee of their front."""
+    """Return the best fully rendered trial; with several objectives, the knee of their front."""
     from optimizer.search.shortlist import by_value
 
     return by_value(objective)([trial for trial in trials if trial.is_whole])[0]

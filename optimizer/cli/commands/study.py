@@ -1,4 +1,4 @@
-"""`mergetune study ...`: check, start, resume, finish, list, show, stop, pause, priority."""
+"""The commands `mergetune study ...`: check, start, resume, finish, list, show, stop, pause, priority."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ from optimizer.cli.common import (
     storage_url,
 )
 from optimizer.cli.workers.local_workers import Workers, worker_count
-from optimizer.cli.workers.monitoring import LogJson, MetricsAddress, observing
+from optimizer.cli.workers.monitoring import LogJson, MetricsAddress, monitor
 
 if TYPE_CHECKING:
     from studies.records.values import Status
 
-app = typer.Typer(help="Check, start, resume and look at studies.", no_args_is_help=True)
+app = typer.Typer(help="Check, start, resume and inspect studies.", no_args_is_help=True)
 
 SpecFile = Annotated[Path, typer.Argument(metavar="SPEC", help="The study's YAML file.", show_default=False)]
 app.command()(insight.importance)
@@ -50,7 +50,7 @@ def check(
     artifacts: ArtifactFolder = None,
     cache: CacheFolder = None,
 ) -> None:
-    """Validate a spec without running it: files, architectures, space, scorers, cost, what it begins with."""
+    """Check a spec without running it: files, architectures, search space, scorers, warm start; and print its cost."""
     from studies.spec.study import load_spec
 
     loaded = load_spec(spec)
@@ -72,7 +72,7 @@ def check(
     build_scorers(plan.spec, device, cache_folder(cache), in_turns=residence.scorers_in_turns)
     require_other_study(plan.spec, storage_url(storage))
     print_plan(plan, device, residence)
-    if plan.spec.warm_start is not None or plan.spec.probes.recipes:  # their files are known by their content
+    if plan.spec.warm_start is not None or plan.spec.probes.recipes:  # their files are identified by their content
         parents = hash_with_progress(plan)
         with_recipes(plan.spec, plan.blueprint(parents))
         found = find_warm_start(plan, parents, device, storage_url(storage), artifacts)
@@ -82,7 +82,7 @@ def check(
 
 
 Detach = Annotated[
-    bool, typer.Option("--detach", help="Leave the work to the workers of this database (`mergetune worker`).")
+    bool, typer.Option("--detach", help="Leave the work to this database's workers (`mergetune worker`).")
 ]
 
 
@@ -98,19 +98,19 @@ def start(
     log_json: LogJson = None,
     metrics: MetricsAddress = None,
 ) -> None:
-    """Begin a study and work on it until its budget is spent."""
+    """Start a study, and work on it until its budget is spent."""
     from optimizer.cli.workers.new_study import register_study, start_study
     from optimizer.cli.workers.session import environments_of_others, work_on
 
-    watch = observing(context, log_json, metrics)
+    monitoring = monitor(context, log_json, metrics)
     count, url, caches = worker_count(workers), storage_url(storage), cache_folder(cache)
     if detach:
         records = register_study(spec, url, caches, artifacts)
-        console.print(f"{escaped(records.study.name)} is registered; its workers take it from here", soft_wrap=True)
+        console.print(f"{escaped(records.study.name)} is registered; its workers will run it", soft_wrap=True)
         return
     records, runtime = start_study(spec, url, caches, artifacts)
     others = environments_of_others(count, runtime, url, artifacts, caches)
-    work_on(records, runtime, artifacts, watch, others)
+    work_on(records, runtime, artifacts, monitoring, others)
 
 
 @app.command()
@@ -123,15 +123,15 @@ def resume(
     artifacts: ArtifactFolder = None,
     cache: CacheFolder = None,
     trials: Annotated[
-        int | None, typer.Option(min=1, max=1_000_000, help="A new total budget of trials.", show_default=False)
+        int | None, typer.Option(min=1, max=1_000_000, help="New budget: trials in total.", show_default=False)
     ] = None,
-    patience: Annotated[int | None, typer.Option(min=0, help="A new patience; 0 for none.", show_default=False)] = None,
+    patience: Annotated[int | None, typer.Option(min=0, help="New patience; 0: none.", show_default=False)] = None,
     workers: Workers = "1",
     detach: Detach = False,
     log_json: LogJson = None,
     metrics: MetricsAddress = None,
 ) -> None:
-    """Go on with a study, with the sampler, seed and settings it began with."""
+    """Continue a study with the sampler, seed and settings that it began with."""
     from optimizer.cli.workers.loading import load_stored_study
     from optimizer.cli.workers.session import environments_of_others, has_ended, print_end, print_outcome, work_on
     from studies.records.control import set_status
@@ -139,7 +139,7 @@ def resume(
     from studies.spec.fingerprints import refuse_changed_spec
     from studies.spec.study import load_spec
 
-    watch = observing(context, log_json, metrics)
+    monitoring = monitor(context, log_json, metrics)
     count, url, caches = worker_count(workers), storage_url(storage), cache_folder(cache)
     database = database_to_change(url)
     if Path(study).is_file():
@@ -161,14 +161,14 @@ def resume(
     set_status(records, "active")
     records = open_study(database, records.study.name)
     if detach:
-        console.print(f"{escaped(records.study.name)} goes on; its workers take it from here", soft_wrap=True)
+        console.print(f"{escaped(records.study.name)} is active; its workers will run it", soft_wrap=True)
         return
     if runtime is None:
         print_outcome(records, artifacts)
         print_end(records)
         return
     others = environments_of_others(count, runtime, url, artifacts, caches)
-    work_on(records, runtime, artifacts, watch, others)
+    work_on(records, runtime, artifacts, monitoring, others)
 
 
 @app.command()
@@ -181,7 +181,7 @@ def finish(
     log_json: LogJson = None,
     metrics: MetricsAddress = None,
 ) -> None:
-    """Hold the final now: the best trials and the parents on prompts or seeds that the search never saw."""
+    """Hold the final now: render the best trials and the parents with prompts or seeds that the search never saw."""
     from optimizer.cli.views.final import finish_study
     from optimizer.cli.views.report import print_study, study_objective
     from optimizer.cli.workers.loading import load_stored_study
@@ -191,15 +191,15 @@ def finish(
     from studies.records.stored_studies import open_study
     from studies.records.stored_trials import load_trials
 
-    watch = observing(context, log_json, metrics)
+    monitoring = monitor(context, log_json, metrics)
     database = database_to_change(storage)
     records = open_study(database, study)
     objective = study_objective(records.study)
     with loading_libraries():
         from optimizer.outcome.final import choose_finalists
     choose_finalists(load_trials(records), objective, by_value(objective), records.study.spec.final)
-    runtime = load_stored_study(records.study, cache_folder(cache))  # only now, as loading takes its time
-    folder, reporter = Artifacts.beside(database.url, artifacts), watch.reporter(records)
+    runtime = load_stored_study(records.study, cache_folder(cache))  # after the checks, because loading takes long
+    folder, reporter = Artifacts.beside(database.url, artifacts), monitoring.reporter(records)
     finish_study(records, runtime, folder, reporter, retry_for(reporter))
     print_study(records, every_trial=False)
 
@@ -219,7 +219,7 @@ def show(
     trials: Annotated[bool, typer.Option("--trials", help="List every trial.")] = False,
     weights: Weights = None,
 ) -> None:
-    """Show a study: parents, best trial, gain with its interval, final, failures."""
+    """Show a study's results: parents, best trial, gains with their intervals, final, failures."""
     from optimizer.cli.views.report import print_study
     from studies.records.stored_studies import open_study
 
@@ -241,17 +241,22 @@ def migrate(storage: Storage = DEFAULT_STORAGE) -> None:
 
 @app.command()
 def stop(study: StudyName, storage: Storage = DEFAULT_STORAGE) -> None:
-    """Ask the workers of a study to finish their trial and leave."""
+    """Ask the workers of a study to finish their trials and stop."""
     _ask(study, storage, "stopped", "stops after the trials in progress")
 
 
 @app.command()
 def pause(study: StudyName, storage: Storage = DEFAULT_STORAGE) -> None:
-    """Ask the workers of a study to finish their trial and wait, or to turn to other studies."""
+    """Ask the workers of a study to finish their trials and wait, or to work on other studies."""
     _ask(study, storage, "paused", "pauses after the trials in progress")
 
 
-def _ask(study: str, storage: str, status: Status, told: str) -> None:
+def _ask(study: str, storage: str, status: Status, effect: str) -> None:
+    """Set a study's status for its workers to see.
+
+    Args:
+        effect: what will happen, for the message.
+    """
     from optimizer.cli.workers.session import storage_option
     from studies.records.control import set_status
     from studies.records.stored_studies import open_study
@@ -259,18 +264,20 @@ def _ask(study: str, storage: str, status: Status, told: str) -> None:
     database = database_to_change(storage)
     records = open_study(database, study)
     set_status(records, status)
-    again = f'mergetune study resume "{records.study.name}"{" --detach" if status == "paused" else ""}'
-    again += storage_option(database.url)
-    console.print(escaped(f"{records.study.name} {told}; go on with: {again}"), soft_wrap=True)
+    command = f'mergetune study resume "{records.study.name}"{" --detach" if status == "paused" else ""}'
+    command += storage_option(database.url)
+    console.print(escaped(f"{records.study.name} {effect}; continue with: {command}"), soft_wrap=True)
 
 
-@app.command(context_settings={"ignore_unknown_options": True})  # or -3 would be an option
+@app.command(context_settings={"ignore_unknown_options": True})  # otherwise -3 would be an option
 def priority(
     study: StudyName,
-    number: Annotated[int, typer.Argument(metavar="NUMBER", min=-1000, max=1000, help="0 is usual; more comes first.")],
+    number: Annotated[
+        int, typer.Argument(metavar="NUMBER", min=-1000, max=1000, help="0 is normal; higher numbers come first.")
+    ],
     storage: Storage = DEFAULT_STORAGE,
 ) -> None:
-    """Say which study the workers of several turn to first."""
+    """Set which study comes first for workers that serve several."""
     from studies.records.control import set_priority
     from studies.records.stored_studies import open_study
 

@@ -1,4 +1,4 @@
-"""`mergetune worker`: a worker of every study of a database, or of some."""
+"""`mergetune worker`: a worker for all studies of a database, or for some."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import typer
 
 from optimizer.cli.common import DEFAULT_STORAGE, ArtifactFolder, CacheFolder, Storage, console, quiet_optuna
 from optimizer.cli.workers.assignment import ModelOption, StudyNames, assigned
-from optimizer.cli.workers.monitoring import LogJson, MetricsAddress, observing
+from optimizer.cli.workers.monitoring import LogJson, MetricsAddress, monitor
 from optimizer.cli.workers.session import stopping
 
 
@@ -17,19 +17,19 @@ def worker(
     context: typer.Context,
     study: StudyNames = None,
     models: ModelOption = None,
-    until_done: Annotated[bool, typer.Option("--until-done", help="Leave when there is nothing left to do.")] = False,
-    no_final: Annotated[bool, typer.Option("--no-final", help="Leave the finals to others.")] = False,
+    until_done: Annotated[bool, typer.Option("--until-done", help="Stop when there is nothing left to do.")] = False,
+    no_final: Annotated[bool, typer.Option("--no-final", help="Leave finals to other workers.")] = False,
     storage: Storage = DEFAULT_STORAGE,
     artifacts: ArtifactFolder = None,
     cache: CacheFolder = None,
     log_json: LogJson = None,
     metrics: MetricsAddress = None,
 ) -> None:
-    """Take trials of every active study whose files can be found, until it is stopped."""
+    """Work on the trials of every active study whose files can be found, until stopped."""
     quiet_optuna()
-    watch = observing(context, log_json, metrics)
+    monitoring = monitor(context, log_json, metrics)
     assignment, database = assigned(storage, study, models, artifacts, cache)
     with stopping() as stop:
-        asked = replace(assignment, until_done=until_done, finals=not no_final)
-        finished = asked.service(database, stop, watch).run()
-    console.print(f"{finished} {'trial' if finished == 1 else 'trials'} finished by this worker")
+        assignment = replace(assignment, until_done=until_done, finals=not no_final)
+        finished = assignment.service(database, stop, monitoring).run()
+    console.print(f"this worker finished {finished} {'trial' if finished == 1 else 'trials'}")

@@ -1,4 +1,4 @@
-"""The distances of two checkpoints as a picture: one bar a place, in the order the signal passes the U-Net."""
+"""The distances of two checkpoints as a bar chart: one bar per place, in the order in which a signal passes them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ HEIGHT_INCHES: Final = 5.0
 DPI: Final = 150
 GAP: Final = 0.8  # between groups, in bars
 NAME_SHOWN: Final = 70  # characters of a file name
-GROUPS: Final = {  # heading -> colour; told apart by place and heading too, not by colour alone
+GROUPS: Final = {  # heading -> colour; position and heading distinguish the groups, too, not only colour
     "text": "#8c6bb1",
     "input blocks": "#2b6ca3",
     "middle": "#0b3c5d",
@@ -33,7 +33,7 @@ def draw_distances(
     """Write a PNG of 2100 x 750 pixels.
 
     Args:
-        distances: place -> relative distance, at least 0; None where it is no number, drawn as a cross.
+        distances: place -> relative distance, at least 0; None if it is not a number, which is drawn as a cross.
         a, b: names of the files.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -55,18 +55,18 @@ def draw_distances(
 
 
 def _bars(axes: Axes, distances: Mapping[str, float | None], architecture: Architecture, largest: float) -> None:
-    """Bars, their labels, and a heading over every group."""
+    """Draw the bars with their labels, and a heading over every group."""
     from search_spaces.blocks import place_label
 
     ticks: list[float] = []
     labels: list[str] = []
     at = 0.0
     for heading, places in _grouped(architecture).items():
-        shown = [place for place in places if place in distances]
-        if not shown:
+        present = [place for place in places if place in distances]
+        if not present:
             continue
-        positions = [at + number for number in range(len(shown))]
-        heights = [distances[place] for place in shown]
+        positions = [at + number for number in range(len(present))]
+        heights = [distances[place] for place in present]
         bars = axes.bar(
             positions, [height or 0.0 for height in heights], width=0.8, color=GROUPS.get(heading, OTHER_SECTION)
         )
@@ -77,7 +77,7 @@ def _bars(axes: Axes, distances: Mapping[str, float | None], architecture: Archi
         middle = (positions[0] + positions[-1]) / 2
         axes.text(middle, 1.0, heading, transform=axes.get_xaxis_transform(), ha="center", va="top", fontsize=9)
         ticks += positions
-        labels += [place_label(place, architecture) for place in shown]
+        labels += [place_label(place, architecture) for place in present]
         at = positions[-1] + 1 + GAP
     axes.set_xticks(ticks, labels, fontsize=7.2)
     axes.tick_params(axis="x", length=0)
@@ -85,7 +85,7 @@ def _bars(axes: Axes, distances: Mapping[str, float | None], architecture: Archi
 
 
 def _grouped(architecture: Architecture) -> dict[str, tuple[str, ...]]:
-    """Heading -> places, from left to right."""
+    """Return heading -> places, from left to right."""
     from search_spaces.blocks import VAE, text_encoders
     from search_spaces.families.registry import family_of
 
@@ -98,7 +98,7 @@ def _grouped(architecture: Architecture) -> dict[str, tuple[str, ...]]:
 
 
 def _percent(value: float | None) -> str:
-    """Three digits, without the sign that stands at the axis."""
+    """Format a percentage with three digits; the axis has the percent sign."""
     if not value:
         return "" if value is None else "0"
     return f"{100 * value:#.3g}".removesuffix(".")

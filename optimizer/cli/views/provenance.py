@@ -1,9 +1,9 @@
-"""Merge recipes that a checkpoint's metadata holds, whoever wrote them, as lines for people.
+"""Merge recipes in a checkpoint's metadata, whichever program wrote them, as readable lines.
 
 mergetune.recipe     ours, JSON
 sd_merge_recipe      A1111, Forge and their extensions, JSON; models by sha256
-sd_merge_models      what A1111 knows of those models, JSON: sha256 -> name, legacy hash, their own recipe
-mecha_recipe         sd-mecha's text: one instruction a line, `&N` is the result of the Nth
+sd_merge_models      A1111's facts about those models, JSON: sha256 -> name, legacy hash, their own recipe
+mecha_recipe         sd-mecha's text: one instruction per line, `&N` is the result of the Nth
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ RECIPE_FIELDS: Final = ("mergetune.recipe", "sd_merge_recipe", "sd_merge_models"
 
 _SHA256: Final = re.compile(r"[0-9a-f]{64}")
 _NUMBERS_IN_A_LINE: Final = 4
-_AUTOV2_DIGITS: Final = 10  # A1111 and Civitai show a sha256 by these
+_AUTOV2_DIGITS: Final = 10  # A1111 and Civitai show this many digits of a sha256
 
 
 def parsed(text: str) -> Any:
-    """What a metadata value holds: a JSON object or list as such, all else as the text it is."""
+    """Parse a metadata value: a JSON object or list becomes one; any other text is returned as it is."""
     try:
         data = json.loads(text, parse_constant=_refuse)
     except (ValueError, RecursionError):
@@ -30,16 +30,16 @@ def parsed(text: str) -> Any:
 
 
 def _refuse(constant: str) -> None:
-    raise ValueError(f"{constant} is no JSON")
+    raise ValueError(f"{constant} is not JSON")
 
 
 def recipes_in(metadata: Mapping[str, str]) -> dict[str, Any]:
-    """Field -> what it holds (see `parsed`), for the recipes that are there."""
+    """Return field -> value (see `parsed`) for every recipe field of the metadata."""
     return {field: parsed(metadata[field]) for field in RECIPE_FIELDS if field in metadata}
 
 
 def readable(field: str, recipes: Mapping[str, Any]) -> list[str]:
-    """One of `recipes_in` as lines: models by name where the metadata knows it, numbers per place in rows."""
+    """Return one of `recipes_in` as lines, with models by name if the metadata has it and numbers per place in rows."""
     value = recipes[field]
     if isinstance(value, str):
         return _instructions(value) if field == "mecha_recipe" else value.splitlines()
@@ -49,7 +49,7 @@ def readable(field: str, recipes: Mapping[str, Any]) -> list[str]:
 
 
 def _instructions(text: str) -> list[str]:
-    """sd-mecha's text with every instruction under the name by which later ones use it."""
+    """Return sd-mecha's text with each instruction preceded by the name that later ones use for its result."""
     lines = [line.strip() for line in text.splitlines()]
     if not lines or not lines[0].startswith("version"):
         return lines
@@ -73,9 +73,9 @@ def _models(models: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _tree(value: Any, names: Mapping[str, str], indent: str = "") -> Iterator[str]:
-    """A JSON value as indented `name: value` lines; what is null or empty says nothing and is left out."""
-    rows = value.items() if isinstance(value, dict) else (("-", inner) for inner in value)
-    for name, inner in rows:
+    """Yield a JSON value as indented `name: value` lines, without null and empty values."""
+    entries = value.items() if isinstance(value, dict) else (("-", inner) for inner in value)
+    for name, inner in entries:
         if inner is None or inner in ({}, [], ""):
             continue
         label = indent + ("-" if name == "-" else f"{name}:")
@@ -88,7 +88,7 @@ def _tree(value: Any, names: Mapping[str, str], indent: str = "") -> Iterator[st
             yield from _number_rows(inner, indent + "  ")
         else:
             inner_lines = list(_tree(inner, names, indent + "  "))
-            if name == "-" and inner_lines:  # the first line stands beside the dash
+            if name == "-" and inner_lines:  # the first line goes beside the dash
                 inner_lines[0] = f"{label} {inner_lines[0].lstrip()}"
                 yield from inner_lines
             else:
@@ -96,7 +96,7 @@ def _tree(value: Any, names: Mapping[str, str], indent: str = "") -> Iterator[st
 
 
 def _one_line(value: Any, names: Mapping[str, str]) -> str | None:
-    """A model's entry, or a short list of plain values; None for what needs more than a line."""
+    """Return a model's entry or a list of plain values as one line; None if it needs more."""
     if isinstance(value, list):
         plain = not any(isinstance(inner, dict | list) for inner in value)
         return ", ".join(_scalar(inner, names) for inner in value) if plain else None
@@ -107,7 +107,7 @@ def _one_line(value: Any, names: Mapping[str, str]) -> str | None:
 
 
 def _number_rows(numbers: Mapping[str, Any], indent: str) -> Iterator[str]:
-    """Numbers per place, several to a line."""
+    """Yield the numbers of all places, several per line."""
     width = max(map(len, numbers))
     cells = [f"{name:<{width}} {_number(value):<7}" for name, value in numbers.items()]
     for start in range(0, len(cells), _NUMBERS_IN_A_LINE):
@@ -125,7 +125,7 @@ def _number(value: Any) -> str:
         return "/".join(map(_number, value))
     try:
         return f"{value:.4g}"
-    except OverflowError:  # an integer beyond all floats
+    except OverflowError:  # an integer too large for a float
         return str(value)
 
 

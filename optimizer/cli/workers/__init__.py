@@ -1,1 +1,1 @@
-"""How commands run workers: in this process, in others on this computer, on a Ray cluster."""
+"""How commands run workers: in this process, in others on this machine, or on a Ray cluster."""

@@ -1,4 +1,4 @@
-"""What a worker of several studies is to do: from the options, and carried to another computer."""
+"""What a worker of several studies has to do: built from a command's options, and sent to other machines by Ray."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from optimizer.cli.workers.monitoring import Monitoring
 from optimizer.cli.workers.session import patience_seconds
 
 if TYPE_CHECKING:
-    from optimizer.observe.events import Reporter
+    from optimizer.observe.events import Event, Reporter
     from optimizer.runtime.model_files import ModelFolders
     from optimizer.runtime.setup import Runtime
     from optimizer.system.retry import Retry
@@ -38,14 +38,14 @@ if TYPE_CHECKING:
 
 StudyNames = Annotated[
     list[str] | None,
-    typer.Option("--study", metavar="NAME", help="Work on this study alone; may be repeated.", show_default=False),
+    typer.Option("--study", metavar="NAME", help="Work only on this study; may be repeated.", show_default=False),
 ]
 ModelOption = Annotated[
     list[Path] | None,
     typer.Option(
         "--models",
-        help="Folder in which a study's files are looked for by their sha256, and outside of which none are read; "
-        f"may be repeated. [default: {MODELS_VARIABLE}]",
+        help="Folder in which to find a study's files by their sha256; no file outside is read; may be repeated. "
+        f"\\[default: {MODELS_VARIABLE}]",
         show_default=False,
     ),
 ]
@@ -53,10 +53,10 @@ ModelOption = Annotated[
 
 @dataclass(frozen=True, kw_only=True)
 class Assignment:
-    """What a worker is to work on, and with what. Can be sent to another machine."""
+    """The studies that a worker works on, and its settings. It can be sent to another machine."""
 
     storage: str  # URL
-    names: frozenset[str]  # of studies; none means all
+    names: frozenset[str]  # of studies; empty: all
     folders: ModelFolders
     artifacts: str | None
     cache: Path
@@ -65,9 +65,9 @@ class Assignment:
     finals: bool = True
 
     def service(self, database: Database, stop: threading.Event, watch: Monitoring) -> Service:
-        """A worker of this process."""
+        """Build the worker that carries out this assignment in this process."""
         with loading_libraries():
-            from optimizer.runtime.pool import Runtimes
+            from optimizer.runtime.pool import RuntimePool
             from optimizer.system.retry import Retry
             from optimizer.work.service import Service, ServiceSettings
             from studies.files.artifacts import Artifacts
@@ -79,18 +79,23 @@ class Assignment:
             patience_seconds=self.patience_seconds,
         )
         store = Artifacts.beside(self.storage, self.artifacts)
-        runtimes = Runtimes(
+        runtimes = RuntimePool(
             lambda study: open_unchanged_plan(study, self.folders),
             lambda plan, study: load_runtime(plan, study.parents, self.cache),
         )
-        host = Terminal(store, stop, Retry(limit_seconds=self.patience_seconds), watch)
+        host = TerminalHost(store, stop, Retry(limit_seconds=self.patience_seconds), watch)
         return Service(database, runtimes, store, host, stop, settings)
 
 
 def assigned(
     storage: str, names: list[str] | None, models: list[Path] | None, artifacts: str | None, cache: Path | None
 ) -> tuple[Assignment, Database]:
-    """What the options ask for, checked, and the opened database."""
+    """Check a command's options, and return the assignment and the opened database.
+
+    Raises:
+        StudyMissingError: a named study does not exist.
+        DatabaseError: the database cannot be used.
+    """
     from studies.records.stored_studies import open_study
     from studies.system.database_url import database_file
 
@@ -101,8 +106,8 @@ def assigned(
     folders = model_folders(models, caches)
     if not folders.folders and not names and database_file(url) is None:
         fail(
-            "a worker of every study of a server reads whatever files the database names: say from which folders with "
-            f"--models or {MODELS_VARIABLE}, or which studies with --study"
+            "a worker for all studies of a database server would read any file that the database names: give the "
+            f"allowed folders with --models or {MODELS_VARIABLE}, or choose studies with --study"
         )
     assignment = Assignment(
         storage=url,
@@ -115,8 +120,8 @@ def assigned(
     return assignment, database
 
 
-class Terminal:
-    """A service's Host for people."""
+class TerminalHost:
+    """A service's Host that shows progress on the terminal."""
 
     def __init__(self, artifacts: Artifacts, stop: threading.Event, retry: Retry, watch: Monitoring) -> None:
         self._artifacts, self._stop = artifacts, stop
@@ -124,33 +129,37 @@ class Terminal:
 
     @contextmanager
     def at(self, records: StudyRecords, runtime: Runtime) -> Iterator[Reporter]:
+        """Show the progress of a study while the block runs."""
         from optimizer.cli.views.progress import ProgressReporter
 
-        console.print(f"at study {escaped(records.study.name)}", soft_wrap=True)
+        console.print(f"working on study {escaped(records.study.name)}", soft_wrap=True)
         with self._retry(lambda: ProgressReporter(records, runtime.objective, self._stop)) as people:
             yield self._watch.reporter(records, people)
 
     def hold_final(self, records: StudyRecords, runtime: Runtime) -> None:
+        """Hold a study's final, store it, and print what it found.
+
+        Raises:
+            FinalError: there is nothing to compare.
+        """
         from optimizer.cli.views.final import finish_study
         from optimizer.insight.interactive import save_figures
 
-        console.print(f"the final of {escaped(records.study.name)}", soft_wrap=True)
+        console.print(f"holding the final of {escaped(records.study.name)}", soft_wrap=True)
         reporter = self._watch.reporter(records)
         finish_study(records, runtime, self._artifacts, reporter, self._retry)
         self._retry(lambda: save_figures(records, runtime.objective))
 
-    def refused(self, name: str, reason: str) -> None:
-        print_error(f"study {escaped(name)} cannot be worked on here", reason)
-        self._watch.tell("study_refused", "warning", name=name, reason=reason)
-
-    def waiting(self) -> None:
-        console.print("waiting for work; Ctrl-C or SIGTERM to leave", soft_wrap=True)
-
-    def outage_began(self, reason: str, limit_seconds: float) -> None:
+    def report(self, event: Event) -> None:
+        """Print what happens between two studies, and log it."""
         from optimizer.cli.views.progress import print_waiting
+        from optimizer.observe.events import OutageBegan, StudyRefused, WaitingForWork
 
-        print_waiting(reason, limit_seconds)
-        self._watch.tell("outage_began", "warning", reason=reason, limit=limit_seconds)
-
-    def outage_ended(self, seconds: float) -> None:
-        self._watch.tell("outage_ended", took=seconds)
+        match event:
+            case StudyRefused(name=name, reason=reason):
+                print_error(f"study {escaped(name)} cannot be worked on here", reason)
+            case WaitingForWork():
+                console.print("waiting for work; Ctrl-C or SIGTERM to leave", soft_wrap=True)
+            case OutageBegan(reason=reason, limit=limit):
+                print_waiting(reason, limit)
+        self._watch.report(event)

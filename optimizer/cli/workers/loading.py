@@ -1,4 +1,4 @@
-"""A study's files opened, hashed and loaded, with progress for people."""
+"""Open, hash and load a study's files, and show progress on the terminal."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def load_stored_study(stored: StoredStudy, cache: Path) -> Runtime:
-    """Load what a stored study needs.
+    """Load the models and scorers of a stored study.
 
     Raises:
         StudyChangedError: a file has changed since the study began.
@@ -25,10 +25,10 @@ def load_stored_study(stored: StoredStudy, cache: Path) -> Runtime:
 
 
 def open_unchanged_plan(stored: StoredStudy, folders: ModelFolders) -> Plan:
-    """Open a stored study's files where they are on this machine.
+    """Open a stored study's files, wherever they are on this machine; none may have changed.
 
     Raises:
-        StudyChangedError: one has changed since the study began, be it a parent's or a scorer's.
+        StudyChangedError: a parent, or another file that the study reads, has changed since the study began.
     """
     from studies.spec.fingerprints import refuse_changed_files
 
@@ -38,10 +38,10 @@ def open_unchanged_plan(stored: StoredStudy, folders: ModelFolders) -> Plan:
 
 
 def open_plan(stored: StoredStudy, folders: ModelFolders, *, trust_times: bool = True) -> Plan:
-    """Open a stored study's files, whose parents must be those it began with.
+    """Open a stored study's files; no parent may have changed.
 
     Args:
-        trust_times: whether a parent of the known size and time is taken for unchanged without reading it.
+        trust_times: whether a parent is taken as unchanged, without reading it, if its size and modification time are.
 
     Raises:
         StudyChangedError: a parent has changed since the study began.
@@ -50,16 +50,16 @@ def open_plan(stored: StoredStudy, folders: ModelFolders, *, trust_times: bool =
         from optimizer.runtime.plan import make_plan
 
     with console.status(f"looking for the files of {escaped(stored.name)}"):
-        found = folders.located(stored)
-    plan = make_plan(found.spec)
-    hash_with_progress(plan, found.parents, trust_times=trust_times)
+        located = folders.locate(stored)
+    plan = make_plan(located.spec)
+    hash_with_progress(plan, located.parents, trust_times=trust_times)
     return plan
 
 
 def hash_with_progress(
     plan: Plan, known: tuple[ParentFile, ...] = (), *, trust_times: bool = True
 ) -> tuple[ParentFile, ...]:
-    """Hash a plan's parents under a progress bar. Arguments and errors are those of `hash_parents`."""
+    """Hash a plan's parents with a progress bar; arguments and errors are those of `hash_parents`."""
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
     from optimizer.runtime.parent_files import hash_parents
@@ -72,7 +72,7 @@ def hash_with_progress(
 
 
 def load_runtime(plan: Plan, parents: tuple[ParentFile, ...], cache: Path) -> Runtime:
-    """Load the models and scorers of a plan. Errors are those of `build_runtime`."""
+    """Load the models and scorers of a plan; errors are those of `build_runtime`."""
     from optimizer.runtime.setup import build_runtime
 
     with console.status("loading parents, pipeline and scorers"):

@@ -1,4 +1,4 @@
-"""Further workers of one study on this machine: processes of their own, one for each GPU."""
+"""Additional workers of a study on this machine, as separate processes, one for each GPU."""
 
 from __future__ import annotations
 
@@ -22,19 +22,21 @@ if TYPE_CHECKING:
     import torch
 
 AUTO = "auto"
-PORT_VARIABLE = "MERGETUNE_METRICS"  # a port that this process has already
-LEAVING_SECONDS = 20.0  # for a worker that was asked twice
+PORT_VARIABLE = "MERGETUNE_METRICS"  # names a port that this process uses already
+LEAVING_SECONDS = 20.0  # that a worker has to exit once it was asked twice
 
 Workers = Annotated[
     str,
     typer.Option(
-        "--workers", metavar="N|auto", help="Workers on this machine, spread over its GPUs; auto: one for each GPU."
+        "--workers",
+        metavar="N|auto",
+        help="Number of workers on this machine, spread over its GPUs; auto: one for each GPU.",
     ),
 ]
 
 
 def worker_count(text: str) -> int | None:
-    """Read the number of `--workers`; None for one for each GPU."""
+    """Return the number given with `--workers`; None: one for each GPU."""
     if text == AUTO:
         return None
     if not text.isdecimal() or not 1 <= int(text) <= 256:
@@ -43,11 +45,16 @@ def worker_count(text: str) -> int | None:
 
 
 def environments(count: int | None, device: torch.device) -> list[dict[str, str]]:
-    """Return what each worker's environment has beyond this process's. The first is that of this process itself."""
+    """Return the environment variables that each worker needs in addition to ours; the first entry is for this process.
+
+    Args:
+        count: the number of workers; None: one for each GPU.
+    """
     import torch
 
     if device.type != "cuda":
-        threads = max(1, torch.get_num_threads() // (count or 1))  # for all, or sums would round differently
+        # All workers have the same number of threads, or their sums would be rounded differently.
+        threads = max(1, torch.get_num_threads() // (count or 1))
         return [{"OMP_NUM_THREADS": str(threads)}] * (count or 1)
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     names = visible.split(",") if visible else [str(index) for index in range(torch.cuda.device_count())]
@@ -56,11 +63,13 @@ def environments(count: int | None, device: torch.device) -> list[dict[str, str]
 
 @dataclass(frozen=True)
 class _LocalWorker:
-    process: subprocess.Popen[bytes]
-    errors: IO[bytes]
+    """A worker's process."""
 
-    def complaint(self) -> str | None:
-        """The last line it wrote to stderr, if it ended badly."""
+    process: subprocess.Popen[bytes]
+    errors: IO[bytes]  # its stderr
+
+    def failure(self) -> str | None:
+        """Return the last line of its stderr if it failed, else None."""
         if self.process.returncode in {0, -signal.SIGTERM}:
             return None
         self.errors.seek(0)
@@ -70,31 +79,32 @@ class _LocalWorker:
 
 @contextmanager
 def local_workers(
-    study: str, surroundings: Sequence[Mapping[str, str]], stop: threading.Event
+    study: str, variables: Sequence[Mapping[str, str]], stop: threading.Event
 ) -> Iterator[list[_LocalWorker]]:
-    """Workers beside this one while the block runs; at its end they finish their trials.
+    """Run additional workers while the block runs; at its end, wait until they have finished their trials.
 
     Args:
-        surroundings: the environment of each, beyond this process's.
-        stop: when it is set, they are asked to leave.
+        variables: the environment variables of each worker, in addition to this process's.
+        stop: when it is set, the workers are asked to stop.
     """
-    workers = [_start(study, more) for more in surroundings]
+    workers = [_start(study, added) for added in variables]
     over = threading.Event()
 
-    def pass_on() -> None:
+    def forward_stop() -> None:
         while not over.wait(0.2):
             if stop.is_set():
-                _ask(workers)
+                _ask_to_stop(workers)
                 return
 
-    thread = threading.Thread(target=pass_on, name="local_workers", daemon=True)
+    thread = threading.Thread(target=forward_stop, name="local_workers", daemon=True)
     thread.start()
     try:
         yield workers
         _join(workers)
     except BaseException:
-        _ask(workers)
-        _ask(workers, signal.SIGINT)  # a second time, they leave at once; two of a kind might arrive as one
+        _ask_to_stop(workers)
+        # Asked twice, they exit at once. The second signal differs, as two equal ones may be delivered as one.
+        _ask_to_stop(workers, signal.SIGINT)
         for worker in workers:
             try:
                 worker.process.wait(LEAVING_SECONDS)
@@ -109,13 +119,13 @@ def local_workers(
             worker.errors.close()
 
 
-def _start(study: str, more: Mapping[str, str]) -> _LocalWorker:
-    """Apart from the terminal: its Ctrl-C reaches this process alone, which passes it on once."""
+def _start(study: str, variables: Mapping[str, str]) -> _LocalWorker:
+    """Start a worker in a session of its own: Ctrl-C reaches only this process, which forwards it once."""
     errors = tempfile.TemporaryFile()  # noqa: SIM115 - closed by `local_workers`
-    words = ["worker", "--study", study, "--until-done", "--no-final"]
-    process = subprocess.Popen(  # noqa: S603 - this program, with a name that the database knows
-        [sys.executable, "-m", "optimizer.cli", *words],
-        env={name: value for name, value in os.environ.items() if name != PORT_VARIABLE} | dict(more),
+    arguments = ["worker", "--study", study, "--until-done", "--no-final"]
+    process = subprocess.Popen(  # noqa: S603 - this program, with a name from the database
+        [sys.executable, "-m", "optimizer.cli", *arguments],
+        env={name: value for name, value in os.environ.items() if name != PORT_VARIABLE} | dict(variables),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=errors,
@@ -124,7 +134,7 @@ def _start(study: str, more: Mapping[str, str]) -> _LocalWorker:
     return _LocalWorker(process, errors)
 
 
-def _ask(workers: list[_LocalWorker], how: signal.Signals = signal.SIGTERM) -> None:
+def _ask_to_stop(workers: list[_LocalWorker], how: signal.Signals = signal.SIGTERM) -> None:
     for worker in workers:
         if worker.process.poll() is None:
             worker.process.send_signal(how)
@@ -132,15 +142,18 @@ def _ask(workers: list[_LocalWorker], how: signal.Signals = signal.SIGTERM) -> N
 
 def _join(workers: list[_LocalWorker]) -> None:
     if any(worker.process.poll() is None for worker in workers):
-        with console.status("the other workers finish their trials"):
+        with console.status("waiting for the other workers to finish their trials"):
             for worker in workers:
                 worker.process.wait()
     for number, worker in enumerate(workers, start=2):
-        if (complaint := worker.complaint()) is not None:
-            print_error(f"worker {number}", complaint)
+        if (failure := worker.failure()) is not None:
+            print_error(f"worker {number}", failure)
 
 
-def settings_of(storage: str, artifacts: str | Path | None, cache: Path) -> dict[str, str]:
-    """A command's options as the environment of further workers: no option of theirs holds a password."""
+def options_as_variables(storage: str, artifacts: str | Path | None, cache: Path) -> dict[str, str]:
+    """Return a command's options as environment variables of additional workers.
+
+    An argument could be seen in the process list, and the database's URL may contain a password.
+    """
     settings = {"MERGETUNE_STORAGE": storage, "MERGETUNE_CACHE": str(cache)}
     return settings if artifacts is None else settings | {"MERGETUNE_ARTIFACTS": str(artifacts)}

@@ -15,7 +15,7 @@ MODELS_VARIABLE = "MERGETUNE_MODELS"
 
 
 def model_folders(given: list[Path] | None, caches: Path) -> ModelFolders:
-    """The folders of the options, or of MERGETUNE_MODELS, several of which are separated as in PATH."""
+    """Return the folders of `--models`, or those of MERGETUNE_MODELS, which are separated as in PATH."""
     import studies.demo
     from optimizer.runtime.model_files import ModelFolders
 

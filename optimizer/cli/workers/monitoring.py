@@ -1,4 +1,4 @@
-"""How a worker is watched by machines: `--log-json` and `--metrics`."""
+"""How other programs observe a worker: `--log-json` and `--metrics`."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import typer
 from optimizer.cli.common import console, escaped
 
 if TYPE_CHECKING:
-    from optimizer.observe.event_log import EventLog, Level
-    from optimizer.observe.events import Reporter
+    from optimizer.observe.event_log import EventLog
+    from optimizer.observe.events import Event, Reporter
     from optimizer.observe.metrics import Metrics
     from studies.records.study_records import StudyRecords
 
@@ -23,7 +23,7 @@ LogJson = Annotated[
         "--log-json",
         envvar="MERGETUNE_LOG_JSON",
         metavar="FILE",
-        help="Append every event as a line of JSON to a file; - for stderr.",
+        help="Append every event to a file as a line of JSON; - writes to stderr.",
         show_default=False,
     ),
 ]
@@ -33,7 +33,7 @@ MetricsAddress = Annotated[
         "--metrics",
         envvar="MERGETUNE_METRICS",
         metavar="[HOST:]PORT",
-        help="Serve metrics for Prometheus; on loopback unless a host is given.",
+        help="Serve Prometheus metrics; only on loopback unless HOST is given.",
         show_default=False,
     ),
 ]
@@ -41,18 +41,22 @@ MetricsAddress = Annotated[
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Monitoring:
-    """Who watches this process, beside people."""
+    """The log and the metrics of this process, if they were asked for."""
 
     log: EventLog | None = None
     metrics: Metrics | None = None
 
-    def tell(self, event: str, level: Level = "info", **more: object) -> None:
-        """An event of no study in particular."""
+    def report(self, event: Event) -> None:
+        """Log an event of no study in particular."""
         if self.log is not None:
-            self.log.tell(event, level, **more)
+            self.log.report(event)
 
     def reporter(self, records: StudyRecords, *people: Reporter) -> Reporter:
-        """Tells all of them of one study; people first, as only theirs may fail and be told again."""
+        """Return a reporter that tells all of them of one study.
+
+        Args:
+            people: are told first, as only theirs may fail and be told again.
+        """
         from optimizer.observe.events import Reporters
 
         reporters = list(people)
@@ -61,26 +65,24 @@ class Monitoring:
 
             reporters.append(MetricsReporter(self.metrics, records))
         if self.log is not None:
-            from optimizer.observe.event_log import EventReporter
-
-            reporters.append(EventReporter(self.log, records.study.name))
+            reporters.append(self.log.at(records.study.name))
         return Reporters(reporters)
 
 
-NOBODY = Monitoring()
+UNMONITORED = Monitoring()
 
 
-def observing(context: typer.Context, log_json: str | None, metrics: str | None) -> Monitoring:
-    """Open what the options ask for, until the command ends.
+def monitor(context: typer.Context, log_json: str | None, metrics: str | None) -> Monitoring:
+    """Open the log and the metrics that the options ask for, until the command ends.
 
     Raises:
         ObservationError: the file cannot be written, the address cannot be used, or prometheus_client is missing.
     """
-    return context.with_resource(_opened(log_json, metrics))
+    return context.with_resource(_open(log_json, metrics))
 
 
 @contextmanager
-def _opened(log_json: str | None, metrics: str | None) -> Iterator[Monitoring]:
+def _open(log_json: str | None, metrics: str | None) -> Iterator[Monitoring]:
     with ExitStack() as opened:
         log = counted = None
         if log_json is not None:
@@ -96,13 +98,15 @@ def _opened(log_json: str | None, metrics: str | None) -> Iterator[Monitoring]:
 
 @contextmanager
 def _last_words(log: EventLog) -> Iterator[None]:
-    """An error that ends the command is an event too."""
+    """Log an error that ends the command."""
+    from optimizer.observe.events import CommandFailed
+
     try:
         yield
     except typer.Exit:
         raise
     except (Exception, KeyboardInterrupt) as error:
-        log.tell("error", "error", kind=type(error).__name__, message=str(error))
+        log.report(CommandFailed(kind=type(error).__name__, message=str(error)))
         raise
 
 

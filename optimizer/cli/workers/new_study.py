@@ -1,7 +1,7 @@
-"""The start of a study, from its YAML file to its rows in the database, in the order in which it is done.
+"""The start of a study, step by step: from its YAML file to its rows in the database.
 
-What cannot run is not begun: the study is stored last, once everything that it needs has been opened, checked and,
-where this process works on it, loaded.
+The study is stored last, once everything that it needs has been opened, checked and, if this process works on it,
+loaded. So a study that cannot run never begins.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from optimizer.cli.workers.loading import hash_with_progress, load_runtime
 if TYPE_CHECKING:
     import torch
 
-    from optimizer.outcome.kept_trials import WarmStart
+    from optimizer.outcome.scored_trials import WarmStart
     from optimizer.runtime.plan import Plan
     from optimizer.runtime.setup import Runtime
     from studies.records.database import Database
@@ -39,7 +39,7 @@ def start_study(spec: Path, url: str, cache: Path, artifacts: str | Path | None 
 
 
 def register_study(spec: Path, url: str, cache: Path, artifacts: str | Path | None = None) -> StudyRecords:
-    """Begin a study for other workers: everything is checked but what their devices can do."""
+    """Begin a study for other workers: everything is checked except what their devices can do."""
     new = _prepare(spec, url, artifacts, _cpu)
     with console.status("loading scorers"):
         from optimizer.runtime.setup import load_scorers
@@ -49,7 +49,7 @@ def register_study(spec: Path, url: str, cache: Path, artifacts: str | Path | No
 
 
 def _prepare(spec: Path, url: str, artifacts: str | Path | None, choose: Callable[[Plan], torch.device]) -> NewStudy:
-    """Understand a spec, check it against the database, hash its parents, and look for trials to begin with."""
+    """Read and check a spec, hash its parents, and find the trials that the study begins with."""
     quiet_optuna()
     wanted, database = _new_spec(spec, url)
     with loading_libraries():
@@ -62,7 +62,7 @@ def _prepare(spec: Path, url: str, artifacts: str | Path | None, choose: Callabl
     plan = make_plan(wanted)
     device = choose(plan)
     require_other_study(plan.spec, url)
-    database = database or open_database(url)  # a file that is missing is made only now
+    database = database or open_database(url)  # a missing file is created only now
     parents = announce(database, plan, device)
     warm_start = find_warm_start(plan, parents, device, url, artifacts)
     if warm_start is not None:
@@ -72,7 +72,7 @@ def _prepare(spec: Path, url: str, artifacts: str | Path | None, choose: Callabl
 
 
 def _new_spec(file: Path, url: str) -> tuple[StudySpec, Database | None]:
-    """Read a spec whose name must be new. The database is None while its file is missing."""
+    """Read a spec, whose study must be new, and open the database; None if its file does not exist yet."""
     from studies.records.database import open_database
     from studies.records.network_shares import require_local
     from studies.records.stored_studies import require_new, require_storable
@@ -90,7 +90,7 @@ def _new_spec(file: Path, url: str) -> tuple[StudySpec, Database | None]:
 
 
 def _usable_device(plan: Plan) -> torch.device:
-    """The device that the spec asks for, which must be able to render as it asks."""
+    """Choose the spec's device, and check that it can render as the spec asks."""
     from optimizer.runtime.device_choice import choose_device, render_dtype
 
     device = choose_device(plan.spec.render.device)
@@ -108,7 +108,7 @@ def announce(database: Database, plan: Plan, device: torch.device) -> tuple[Pare
     """Print what a new study will do, and hash its parents.
 
     Raises:
-        StudyExistsError: its name is taken.
+        StudyExistsError: there is a study of this name.
     """
     from optimizer.cli.views.planning import print_plan
     from studies.records.stored_studies import require_new
@@ -120,7 +120,7 @@ def announce(database: Database, plan: Plan, device: torch.device) -> tuple[Pare
 
 @dataclass(frozen=True, kw_only=True)
 class NewStudy:
-    """A study that is understood, and not stored yet."""
+    """A study that is checked but not stored yet."""
 
     database: Database
     plan: Plan
@@ -129,16 +129,16 @@ class NewStudy:
     artifacts: str | Path | None
 
     def store(self, plan: Plan) -> StudyRecords:
-        """Register the study, with the trials that it begins with.
+        """Store the study with the trials that it begins with.
 
         Args:
-            plan: this one with the units of its scores written out.
+            plan: this study's plan, with the units of its scores written out.
         """
         from studies.files.artifacts import Artifacts
         from studies.records.stored_studies import create_study
 
         takeover = None
-        if self.warm_start is not None and self.warm_start.kept:
+        if self.warm_start is not None and self.warm_start.scored:
             takeover = self.warm_start.takeover(plan, Artifacts.beside(self.database.url, self.artifacts))
         objective = plan.objective
         return create_study(self.database, plan.spec, self.parents, objective.directions, objective.names, takeover)

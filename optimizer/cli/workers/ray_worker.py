@@ -1,4 +1,4 @@
-"""A worker as a Ray actor: Ray chooses its GPU, and starts it again when its process or machine dies."""
+"""A worker as a Ray actor: Ray chooses its GPU, and restarts it if its process or machine dies."""
 
 from __future__ import annotations
 
@@ -10,28 +10,28 @@ from typing import TYPE_CHECKING
 
 from basics.errors import MergetuneError
 from optimizer.cli.workers.assignment import Assignment
-from optimizer.cli.workers.monitoring import NOBODY
+from optimizer.cli.workers.monitoring import UNMONITORED
 
 if TYPE_CHECKING:
     from optimizer.work.service import Service
     from studies.records.database import Database
 
-DIED = 1  # exit code after which Ray starts the actor again
+DIED = 1  # exit code after which Ray restarts the actor
 
 
 @dataclass(frozen=True, kw_only=True)
 class State:
-    """What an actor tells of itself."""
+    """What an actor reports about itself."""
 
     host: str
     pid: int
-    gpus: str  # numbers, as CUDA sees them; empty on a CPU
+    gpus: str  # CUDA's numbers; empty on a CPU
     doing: str  # a study's name, or what it waits for
-    ended: str | None  # why it works no more; None while it does
+    ended: str | None  # why it has ended; None while it works
 
 
 class RayWorker:
-    """The class of the actors. It works in a thread, so that it can answer and be asked to leave at any time."""
+    """The actor. It works in a thread, so that it can answer and be asked to stop at any time."""
 
     def __init__(self, assignment: Assignment) -> None:
         self._assignment = assignment
@@ -43,6 +43,7 @@ class RayWorker:
         self._thread.start()
 
     def state(self) -> State:
+        """Return what this worker is doing."""
         return State(
             host=socket.gethostname(),
             pid=os.getpid(),
@@ -52,22 +53,31 @@ class RayWorker:
         )
 
     def leave(self) -> None:
-        """Ask it to finish its trial and leave."""
+        """Ask the worker to finish its trial and stop."""
         self._stop.set()
 
     def _opened(self) -> Database:
-        """The database, as soon as there is one to reach: Ray starts an actor again while it may still be away."""
+        """Open the database as soon as it can be reached: Ray starts an actor again while it may still be away.
+
+        Raises:
+            DatabaseError: it cannot be used, or the worker is to leave while it is away.
+        """
+        from tenacity import Retrying, retry_if_exception, sleep_using_event, stop_when_event_set, wait_fixed
+
         from optimizer.system.retry import LONGEST_PAUSE_SECONDS, OUTAGES
-        from studies.errors import DatabaseError
         from studies.records.database import open_database
 
-        while True:
-            try:
-                return open_database(self._assignment.storage, create=False)
-            except DatabaseError as error:
-                self._waits_for = str(error)
-                if not isinstance(error.__cause__, OUTAGES) or self._stop.wait(LONGEST_PAUSE_SECONDS):
-                    raise
+        def is_outage(error: BaseException) -> bool:
+            self._waits_for = str(error)
+            return isinstance(error.__cause__, OUTAGES)
+
+        return Retrying(
+            retry=retry_if_exception(is_outage),
+            wait=wait_fixed(LONGEST_PAUSE_SECONDS),
+            sleep=sleep_using_event(self._stop),
+            stop=stop_when_event_set(self._stop),
+            reraise=True,
+        )(lambda: open_database(self._assignment.storage, create=False))
 
     def _work(self) -> None:
         from optimizer.cli.common import quiet_optuna
@@ -76,14 +86,14 @@ class RayWorker:
         quiet_optuna()
         try:
             database = self._opened()
-            self._service = self._assignment.service(database, self._stop, NOBODY)
+            self._service = self._assignment.service(database, self._stop, UNMONITORED)
             finished = self._service.run()
-            self._ended = f"left after {finished} trials"
+            self._ended = f"stopped after {finished} trials"
         except DatabaseLostError:
-            os._exit(DIED)  # Ray starts it again, and it looks for the database anew
+            os._exit(DIED)  # Ray restarts it, and it tries the database again
         except MergetuneError as error:
-            self._ended = " ".join(str(error).split())  # no restart would help
-        except BaseException:  # noqa: BLE001 - a thread that ends in silence would look like one at work
+            self._ended = " ".join(str(error).split())  # a restart would not help
+        except BaseException:  # noqa: BLE001 - a thread that ends silently would seem to work on
             import traceback
 
             traceback.print_exc()  # into Ray's log of this actor

@@ -1,4 +1,4 @@
-"""Work on a study that is loaded: trials with live progress, the final, and what is said at the end."""
+"""Work on a loaded study: trials with live progress, the final, and the summary at the end."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from types import FrameType
 from typing import TYPE_CHECKING
 
 from optimizer.cli.common import DEFAULT_STORAGE, console, escaped, interactive, quiet_optuna, storage_url
-from optimizer.cli.workers.monitoring import NOBODY, Monitoring
+from optimizer.cli.workers.monitoring import UNMONITORED, Monitoring
 
 if TYPE_CHECKING:
     from optimizer.observe.events import Reporter
@@ -24,11 +24,11 @@ if TYPE_CHECKING:
     from studies.files.artifacts import Artifacts
     from studies.records.study_records import StudyRecords
 
-LARGER = {"trials": " --trials N", "patience": " --patience N"}  # the end of a study -> how a resume goes beyond it
+BUDGET_OPTIONS = {"trials": " --trials N", "patience": " --patience N"}  # why a study ended -> how to resume it
 
 
 def has_ended(records: StudyRecords) -> bool:
-    """Return whether a worker would find nothing to do, so that nothing need be loaded."""
+    """Return whether a worker would find nothing to do, so that no model needs to be loaded."""
     from optimizer.work.scheduling import PendingWork
     from studies.records.registry import live_workers
 
@@ -38,32 +38,32 @@ def has_ended(records: StudyRecords) -> bool:
 def environments_of_others(
     count: int | None, runtime: Runtime, url: str, artifacts: str | Path | None, cache: Path
 ) -> list[dict[str, str]]:
-    """Return the environments of the workers to start beside this one, and give this one its share of the cores.
+    """Return the environments of the additional workers, and limit this process to its share of the cores.
 
     Args:
-        count: of workers on this machine, this one included; None for one for each GPU.
+        count: the number of workers on this machine, including this one; None: one for each GPU.
     """
     import torch
 
-    from optimizer.cli.workers.local_workers import environments, settings_of
+    from optimizer.cli.workers.local_workers import environments, options_as_variables
 
     own, *others = environments(count, runtime.device)
     if runtime.device.type == "cpu":
         torch.set_num_threads(int(own["OMP_NUM_THREADS"]))
-    return [settings_of(url, artifacts, cache) | other for other in others]
+    return [options_as_variables(url, artifacts, cache) | other for other in others]
 
 
 def work_on(
     records: StudyRecords,
     runtime: Runtime,
     artifacts: str | Path | None,
-    watch: Monitoring = NOBODY,
+    monitoring: Monitoring = UNMONITORED,
     others: Sequence[Mapping[str, str]] = (),
 ) -> bool:
     """Run trials with live progress, hold the final, and print the outcome.
 
     Args:
-        others: the environments of further workers to start on this machine.
+        others: the environments of additional workers to start on this machine.
 
     Returns:
         False if it was stopped before the budget was spent.
@@ -82,7 +82,7 @@ def work_on(
         local_workers(records.study.name, others, stop),
         ProgressReporter(records, runtime.objective, stop) as people,
     ):
-        reporter = watch.reporter(records, people)
+        reporter = monitoring.reporter(records, people)
         finished = Worker(records, runtime, folder, reporter, stop.is_set, patience_seconds()).run()
     records = open_study(records.database, records.study.name)
     stopped = stop.is_set() or records.study.status != "active"
@@ -91,7 +91,7 @@ def work_on(
     save_figures(records, runtime.objective)
     print_outcome(records, artifacts)
     if stopped:
-        console.print(escaped(f"Stopped. Go on with: {_resume_command(records)}"), soft_wrap=True)
+        console.print(escaped(f"Stopped. Continue with: {_resume_command(records)}"), soft_wrap=True)
     elif finished == 0:
         print_end(records)
     return not stopped
@@ -101,7 +101,7 @@ def work_on(
 def stopping() -> Iterator[threading.Event]:
     """Give an event that the first Ctrl-C or SIGTERM sets, so that the trial in progress is finished.
 
-    A second one leaves at once, and loses only that trial.
+    A second one stops at once, and loses only that trial.
     """
     from optimizer.cli.views.progress import FINISHING
 
@@ -111,8 +111,8 @@ def stopping() -> Iterator[threading.Event]:
         if stop.is_set():
             raise KeyboardInterrupt
         stop.set()
-        if not interactive():  # the live display says it by itself
-            os.write(sys.stderr.fileno(), f"\n{FINISHING}\n".encode())  # the console may be in the middle of a line
+        if not interactive():  # the live display shows it anyway
+            os.write(sys.stderr.fileno(), f"\n{FINISHING}\n".encode())  # the console may be busy printing a line
 
     before = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
@@ -123,10 +123,10 @@ def stopping() -> Iterator[threading.Event]:
 
 
 def patience_seconds() -> float:
-    """Return how long a worker waits for a database that is away: MERGETUNE_PATIENCE_SECONDS, or ten minutes.
+    """Return how long a worker waits for an unreachable database: MERGETUNE_PATIENCE_SECONDS, or ten minutes.
 
     Raises:
-        StorageError: the variable holds no number of seconds.
+        StorageError: the variable is not a number of seconds.
     """
     from optimizer.errors import StorageError
     from optimizer.system.retry import LIMIT_SECONDS
@@ -142,7 +142,7 @@ def patience_seconds() -> float:
 
 
 def final_after(records: StudyRecords, runtime: Runtime, artifacts: Artifacts, reporter: Reporter) -> None:
-    """Hold the final once the budget is spent. While other workers are at work it is left to the last of them."""
+    """Hold the final once the budget is spent; if other workers are still at work, the last of them does it."""
     from optimizer.cli.views.final import final_is_due, finish_study
     from optimizer.errors import FinalError
 
@@ -156,30 +156,30 @@ def final_after(records: StudyRecords, runtime: Runtime, artifacts: Artifacts, r
 
 def retry_for(reporter: Reporter) -> Retry:
     """Wait for a database or store that is away as long as MERGETUNE_PATIENCE_SECONDS says, and report it."""
-    from optimizer.system.retry import Retry
+    from optimizer.observe.events import reporting_retry
 
-    return Retry(limit_seconds=patience_seconds(), on_waiting=reporter.outage_began, on_back=reporter.outage_ended)
+    return reporting_retry(reporter, patience_seconds())
 
 
 def print_outcome(records: StudyRecords, artifacts: str | Path | None) -> None:
-    """Print what the study has found so far as a table, and draw it as a picture."""
+    """Print the results of a study as tables, and draw them as a picture."""
     from optimizer.cli.views.report import print_study, save_comparison
     from studies.files.artifacts import Artifacts
 
     print_study(records, every_trial=False)
     sheet = save_comparison(records, Artifacts.beside(records.database.url, artifacts))
     if sheet is not None:
-        console.print(f"contact sheet, parents beside the best: {escaped(sheet)}", soft_wrap=True)
+        console.print(f"contact sheet of the parents and the best: {escaped(sheet)}", soft_wrap=True)
 
 
 def print_end(records: StudyRecords) -> None:
-    """Print how to go on with a study whose budget is spent; nothing for one whose budget is not."""
+    """Print how to continue a study whose budget is spent; print nothing if it is not spent."""
     from optimizer.search.stopping import end_of
     from studies.records.stored_trials import load_trials
 
     if end := end_of(records, load_trials(records)):
-        more = LARGER.get(end.key, ", from its spec with a larger budget")
-        text = f"The study has ended; go on with: {_resume_command(records)}{more}"
+        more = BUDGET_OPTIONS.get(end.key, ", after raising the budget in its spec file")
+        text = f"The study has ended; continue with: {_resume_command(records)}{more}"
         console.print(escaped(text), soft_wrap=True)
 
 
@@ -188,7 +188,7 @@ def _resume_command(records: StudyRecords) -> str:
 
 
 def storage_option(url: str) -> str:
-    """Return the option by which another command finds a database, with a leading space; empty if none is needed."""
+    """Return the `--storage` option for another command, with a leading space; empty if none is needed."""
     from studies.system.database_url import database_file, redacted
 
     if url == storage_url(os.environ.get("MERGETUNE_STORAGE") or DEFAULT_STORAGE):

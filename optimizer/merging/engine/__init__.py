@@ -1,1 +1,1 @@
-"""The merge itself: planned once, carried out in memory (resident) or to a file (export)."""
+"""The merge engine: a recipe becomes a plan, which is carried out in memory (resident) or to a file (export)."""

@@ -1,7 +1,7 @@
-"""The merge to a file: tensor by tensor from memory-mapped parents to one .safetensors, with little memory.
+"""The merge to a file: tensor by tensor from memory-mapped parents to one .safetensors file, with little memory.
 
-Shares plan.py and flat.py with the resident merge, so both give the same bits on the same device. Which tensors the
-file has, and what is kept where no ratio applies, is told in files/parents.py and ingredients.py.
+It shares plan.py and flat.py with the resident merge, so both give the same bits on the same device. files/parents.py
+and ingredients.py decide which tensors the file has, and what is kept where no ratio applies.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from optimizer.merging.files.parents import MARKERS
 from optimizer.merging.files.sources import DTYPE_NAMES, TensorInfo
 from studies.recipe.recipe import DtypeName, Recipe
 
-# modelspec's hash covers the tensor data, which is known only after it is written; the header comes first.
+# modelspec's hash covers the tensor data, which follows the header: it is filled in once the data is written.
 HASH_FIELD = "modelspec.hash_sha256"
 HASH_BLANK = "0x" + "0" * 64
 
@@ -46,12 +46,14 @@ class Exported:
 def export_layout(
     ingredients: Ingredients, dtype: DtypeName | None, markers: frozenset[str] | None = None
 ) -> dict[str, TensorInfo]:
-    """What the file will hold: the result's keys, weights in `dtype`, in A's order but wide dtypes first.
+    """Return key -> dtype and shape of every tensor of the file, in the order of its data.
 
-    So every tensor starts at a multiple of its element size, which readers that map the file rely on.
+    That is A's order with wide dtypes first, so that every tensor starts at a multiple of its element size, which
+    readers that map the file rely on.
 
     Args:
-        markers: which of `MARKERS` it has, those that A lacks as empty tensors; None takes A's.
+        dtype: of the weights; None keeps A's dtype of each tensor.
+        markers: which of `MARKERS` the file has, those that A lacks as empty tensors; None takes A's.
     """
     layout = {
         key: TensorInfo(ingredients.saved_dtype(key, dtype), info.shape)
@@ -59,13 +61,13 @@ def export_layout(
         if markers is None or key not in MARKERS - markers
     }
     layout |= {key: TensorInfo(torch.float32, (0,)) for key in sorted(markers or ()) if key not in layout}
-    return dict(sorted(layout.items(), key=lambda row: -row[1].dtype.itemsize))
+    return dict(sorted(layout.items(), key=lambda item: -item[1].dtype.itemsize))
 
 
 def merged_tensors(
     recipe: Recipe, ingredients: Ingredients, layout: Mapping[str, TensorInfo], device: torch.device
 ) -> Iterator[tuple[str, Tensor]]:
-    """(key, merged tensor on the CPU) one at a time, in the layout's order; computed on `device`.
+    """Yield (key, merged tensor on the CPU) one at a time, in the layout's order; computed on `device`.
 
     Raises:
         ExportError: NaN where no source has one, or infinity where all sources are finite.
@@ -91,19 +93,24 @@ def merged_tensors(
         yield key, out.cpu()
 
 
-def _refuse_broken(key: str, out: Tensor, sources: Mapping[str, Tensor], recipe: Recipe) -> None:
-    if _is_finite(out):
+def _refuse_broken(key: str, merged: Tensor, sources: Mapping[str, Tensor], recipe: Recipe) -> None:
+    """Refuse NaN or infinity that the sources do not have.
+
+    Raises:
+        ExportError: `merged` holds one.
+    """
+    if _is_finite(merged):
         return
-    found = f"the merge ({recipe.method}) gives"
-    if out.isnan().any():
+    merge_gives = f"the merge ({recipe.method}) gives"
+    if merged.isnan().any():
         if not any(bool(tensor.isnan().any()) for tensor in sources.values()):
-            raise ExportError(f"{found} NaN in {key}: change its numbers there, or use another method")
+            raise ExportError(f"{merge_gives} NaN in {key}: change its values there, or use another method")
     elif all(map(_is_finite, sources.values())):
-        dtype = str(out.dtype).removeprefix("torch.")
-        wider = "save it as bf16 or fp32, " if out.dtype == torch.float16 else ""
+        dtype = str(merged.dtype).removeprefix("torch.")
+        wider = "save it as bf16 or fp32, " if merged.dtype == torch.float16 else ""
         raise ExportError(
-            f"{found} infinity in {key}, beyond {torch.finfo(out.dtype).max:g}, where {dtype} ends: "
-            f"{wider}change its numbers there, or use another method"
+            f"{merge_gives} infinity in {key}: {dtype} ends at {torch.finfo(merged.dtype).max:g}; "
+            f"{wider}change its values there, or use another method"
         )
 
 
@@ -111,8 +118,8 @@ def _is_finite(tensor: Tensor) -> bool:
     if not tensor.is_floating_point() or not tensor.numel():
         return True
     if tensor.dtype.itemsize == 1:
-        tensor = tensor.half()  # exact; aminmax knows no 8-bit floats
-    low, high = tensor.aminmax()  # both NaN where there is one; many times faster than isfinite
+        tensor = tensor.half()  # exact; aminmax does not support 8-bit floats
+    low, high = tensor.aminmax()  # both NaN if any element is; many times faster than isfinite
     return bool(low.isfinite() & high.isfinite())
 
 
@@ -124,23 +131,23 @@ def write_merge(
     device: torch.device,
     progress: Callable[[int], None] | None = None,
 ) -> Exported:
-    """Write the merged checkpoint to `path`, which must not be anyone's file: see `atomic_file`.
+    """Write the merged checkpoint to `path`, which is overwritten: see `atomic_file`.
 
     Args:
-        metadata: stored in the header; `modelspec.hash_sha256` is filled in, and the markers it names are written.
+        metadata: of the header; `modelspec.hash_sha256` is filled in, and the markers it names are written.
         device: where the arithmetic is done; the same recipe gives the same bits on one device.
         progress: called with the bytes of every tensor written.
 
     Raises:
         ExportError: the disk is full, the file cannot be written, or the merge gives NaN or infinity.
-        CheckpointError: a file that goes into the merge is not what it was when it was opened.
-        RecipeError: the recipe is of other ingredients.
+        CheckpointError: a file that goes into the merge has changed since it was opened.
+        RecipeError: the recipe was made for other files.
     """
     ingredients.check(recipe)
     layout = export_layout(ingredients, recipe.dtype, markers_in(metadata))
     header, hash_at = _header(layout, dict(metadata) | {HASH_FIELD: HASH_BLANK})
     data_digest = hashlib.sha256()
-    with _explained(path), path.open("wb") as file:
+    with _as_export_error(path), path.open("wb") as file:
         file.write(header)
         for _, tensor in merged_tensors(recipe, ingredients, layout, device):
             raw = memoryview(tensor.contiguous().view(-1).view(torch.uint8).numpy().data)
@@ -153,14 +160,14 @@ def write_merge(
         file.flush()
         os.fsync(file.fileno())
         total = file.seek(0, os.SEEK_END)
-    ingredients.require_unchanged()  # or the recipe would name files by hashes that are not theirs
+    ingredients.require_unchanged()  # otherwise the recipe's hashes would not be those of the merged files
     return Exported(path=path, bytes=total, sha256=sha256_of(path))
 
 
 def _header(layout: Mapping[str, TensorInfo], metadata: Mapping[str, str]) -> tuple[bytes, int]:
-    """The file's bytes before the data, and where the hash stands in them.
+    """Return the file's bytes before the data, and the offset of the hash in them.
 
-    The header begins with `{"` and is padded to 8 bytes, which A1111's reader and the format want.
+    The header begins with `{"`, as A1111's reader requires, and is padded to 8 bytes, as the format requires.
     """
     table: dict[str, object] = {"__metadata__": dict(metadata)}
     start = 0
@@ -178,18 +185,28 @@ def _header(layout: Mapping[str, TensorInfo], metadata: Mapping[str, str]) -> tu
 
 
 def refuse_sources(target: Path, sources: Mapping[str, Iterable[Path]]) -> None:
-    """Raises ExportError when the target is one of the files that a merge reads: not even --force may destroy one.
+    """Refuse to overwrite a file that the merge reads, which not even --force may do.
 
     Args:
-        sources: what it is, for the message -> its files.
+        sources: description for the message, such as `parent A` -> its files.
+
+    Raises:
+        ExportError: the target is one of them.
     """
-    for what, files in sources.items():
+    for description, files in sources.items():
         if target.exists() and any(file.exists() and target.samefile(file) for file in files):
-            raise ExportError(f"{target} is {what}, which goes into the merge: give another name with -o")
+            raise ExportError(f"{target} is {description}, which goes into the merge: give another name with -o")
 
 
 def refuse_target(target: Path, *, overwrite: bool) -> None:
-    """Raises ExportError when the target exists and may not be replaced, or its folder does not exist."""
+    """Refuse a path to which the merge cannot or must not be written.
+
+    Args:
+        overwrite: whether an existing file may be replaced.
+
+    Raises:
+        ExportError: the target exists and may not be replaced, or its folder does not exist.
+    """
     if target.exists() and not overwrite:
         raise ExportError(f"{target} exists: give another name with -o, or --force to replace it")
     if target.is_dir() or not target.parent.is_dir():
@@ -198,21 +215,27 @@ def refuse_target(target: Path, *, overwrite: bool) -> None:
 
 @contextmanager
 def atomic_file(target: Path, *, overwrite: bool) -> Iterator[Path]:
-    """A temporary file beside `target` that becomes it when the block ends well, and vanishes otherwise.
+    """Yield a temporary path beside `target`; it replaces `target` if the block succeeds, and is removed otherwise.
 
     Raises:
-        ExportError: as `refuse_target`, or it cannot be written.
+        ExportError: as for `refuse_target`, or the file cannot be written.
     """
     refuse_target(target, overwrite=overwrite)
-    with replacing(target, lambda: _explained(target)) as temporary:
+    with replacing(target, lambda: _as_export_error(target)) as temporary:
         yield temporary
 
 
 @contextmanager
-def _explained(path: Path) -> Iterator[None]:
+def _as_export_error(path: Path) -> Iterator[None]:
+    """Turn an OSError inside the block into an ExportError that says what to do."""
     try:
         yield
     except OSError as error:
         if error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}:
-            raise ExportError(f"the disk is full: {path.parent} has no room for the file; nothing was kept") from error
-        raise ExportError(f"cannot write {path}: {error.strerror or error}") from error
+            raise ExportError(
+                f"the disk is full: {path.parent} has no room for the file; nothing was kept: free space, or write "
+                "elsewhere with -o"
+            ) from error
+        raise ExportError(
+            f"cannot write {path}: {error.strerror or error}; give a path that can be written to with -o"
+        ) from error

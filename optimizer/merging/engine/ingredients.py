@@ -1,7 +1,7 @@
-"""Everything that goes into one merge, read key by key: parents, LoRAs, and a VAE to bake in.
+"""The files that go into one merge, read key by key: parents, LoRAs, and a VAE to bake in.
 
-Every tensor of the result has *sources*, by name: the parents' letters where ratios apply, `kept` where none does
-(integers, markers, what only some parents have), and `vae` where a baked VAE has it.
+Every tensor of the result has *sources*, by name: the parents' letters where ratios apply, `kept` where none applies
+(integers, markers, tensors that only some parents have), and `vae` where a baked VAE has the tensor.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from optimizer.merging.engine.plan import VAE_SOURCE, PlacePlan
 from optimizer.merging.files.change_guard import OpenedFiles
 from optimizer.merging.files.checkpoint import is_mergeable, letters
 from optimizer.merging.files.parents import Parents
-from optimizer.merging.files.sources import TensorInfo, some
+from optimizer.merging.files.sources import TensorInfo, abbreviated
 from optimizer.merging.files.vae import VaeFile
 from optimizer.merging.lora.file import Lora, LoraPart, delta
 from search_spaces.blocks import VAE, place_of
@@ -46,15 +46,17 @@ class Ingredients:
     parents: Parents
     loras: tuple[Lora, ...] = ()
     vae: VaeFile | None = None
-    opened: OpenedFiles | None = field(default=None, repr=False)  # as they are when this is made
-    _touched: dict[str, list[tuple[int, tuple[LoraPart, ...]]]] = field(default_factory=dict, init=False, repr=False)
+    opened: OpenedFiles | None = field(default=None, repr=False)  # None: as the files are now
+    _loras_by_key: dict[str, list[tuple[int, tuple[LoraPart, ...]]]] = field(
+        default_factory=dict, init=False, repr=False
+    )
 
     def __post_init__(self) -> None:
         if self.opened is None:
             object.__setattr__(self, "opened", OpenedFiles.now(self.files))
         for index, lora in enumerate(self.loras):
             for key, parts in lora.targets(self.parents.tensors, self.parents.architecture).items():
-                self._touched.setdefault(key, []).append((index, parts))
+                self._loras_by_key.setdefault(key, []).append((index, parts))
         if self.vae is not None:
             object.__setattr__(self, "vae", self.vae.in_files_of(self.parents.architecture))
             self._check_vae(self.vae)
@@ -64,40 +66,44 @@ class Ingredients:
         shared = own.keys() & vae.tensors.keys()
         different = sorted(key for key in shared if not own[key].fits(vae.tensors[key]))
         if (own and not shared) or different:
-            named = f": {', '.join(different[:3])} differ in shape" if different else ""
+            reason = f": {', '.join(different[:3])} differ in shape" if different else ""
             raise CheckpointError(
-                f"the VAE {vae.path.name} is not one for these parents{named}; give one of their family"
+                f"the VAE {vae.path.name} does not fit these parents{reason}; give a VAE of their family"
             )
 
     def on(self, device: torch.device) -> Ingredients:
-        """The same with the LoRAs' factors on a device."""
+        """Return a copy whose LoRA factors are on a device."""
         return replace(self, loras=tuple(lora.to(device) for lora in self.loras)) if self.loras else self
 
     @property
     def files(self) -> Mapping[str, tuple[Path, ...]]:
-        """What it is, for people -> the files it is read from."""
+        """Description for messages, such as `parent A` -> the files it is read from."""
         checkpoints = self.parents.checkpoints
-        found = {
+        files = {
             f"parent {letter}": checkpoint.files
             for letter, checkpoint in zip(letters(len(checkpoints)), checkpoints, strict=True)
         }
-        for lora in self.loras:  # two may have one name, in different folders
-            what = f"the LoRA {lora.name}"
-            found[what] = (*found.get(what, ()), lora.path)
-        return found if self.vae is None else {**found, "the VAE": self.vae.files}
+        for lora in self.loras:  # two in different folders may have the same name
+            description = f"the LoRA {lora.name}"
+            files[description] = (*files.get(description, ()), lora.path)
+        return files if self.vae is None else {**files, "the VAE": self.vae.files}
 
     def require_unchanged(self) -> None:
-        """Raises CheckpointError when a file is not what it was when it was opened."""
+        """Refuse files that have changed since they were opened.
+
+        Raises:
+            CheckpointError: a file is gone, replaced or written to.
+        """
         if self.opened is not None:
             self.opened.require_unchanged()
 
     @cached_property
     def tensors(self) -> Mapping[str, TensorInfo]:
-        """The result's tensors with the first parent's dtypes; the VAE's own where no parent has one."""
-        found = dict(self.parents.tensors)
-        if self.vae is not None and not any(self.place(key) == VAE for key in found):
-            found |= self.vae.tensors
-        return found
+        """The result's tensors, with the first parent's dtypes; the VAE's own where no parent has a VAE."""
+        tensors = dict(self.parents.tensors)
+        if self.vae is not None and not any(self.place(key) == VAE for key in tensors):
+            tensors |= self.vae.tensors
+        return tensors
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -105,33 +111,35 @@ class Ingredients:
         notes = list(self.parents.notes)
         if self.vae is not None:
             own = [key for key in self.parents.tensors if self.place(key) == VAE]
-            left = [key for key in own if key not in self.vae.tensors]
+            missing = [key for key in own if key not in self.vae.tensors]
             extra = [key for key in self.vae.tensors if own and key not in self.parents.tensors]
-            notes.append(f"the VAE is {self.vae.path.name}, in place of the merge's own")
-            if left:
-                notes.append(f"{len(left)} tensors of the VAE are not in {self.vae.path.name} and stay: {some(left)}")
+            name = self.vae.path.name
+            notes.append(f"the VAE is {name}, in place of the merge's own")
+            if missing:
+                notes.append(f"{len(missing)} tensors of the VAE are not in {name} and stay: {abbreviated(missing)}")
             if extra:
-                notes.append(f"{len(extra)} tensors of {self.vae.path.name} are not in A and left out: {some(extra)}")
+                notes.append(f"{len(extra)} tensors of {name} are not in A and left out: {abbreviated(extra)}")
         return tuple(notes)
 
     def place(self, key: str) -> str:
+        """Return the place of a tensor: see `search_spaces.blocks.place_of`."""
         return place_of(key, self.parents.architecture)
 
     def sources(self, key: str) -> Mapping[str, TensorInfo]:
-        """Source name -> dtype and shape, for one tensor of the result."""
-        found: dict[str, TensorInfo] = {}
+        """Return the sources of one tensor of the result: name -> dtype and shape."""
+        sources: dict[str, TensorInfo] = {}
         if key in self.parents.tensors:
             if self.parents.is_merged(key):
                 names = enumerate(letters(len(self.parents.checkpoints)))
-                found = {letter: self.parents.info(key, index) for index, letter in names}
+                sources = {letter: self.parents.info(key, index) for index, letter in names}
             else:
-                found = {KEPT_SOURCE: self.parents.tensors[key]}
+                sources = {KEPT_SOURCE: self.parents.tensors[key]}
         if self.vae is not None and key in self.vae.tensors and key in self.tensors:
-            found[VAE_SOURCE] = TensorInfo(self.vae.tensors[key].dtype, self.tensors[key].shape)
-        return found
+            sources[VAE_SOURCE] = TensorInfo(self.vae.tensors[key].dtype, self.tensors[key].shape)
+        return sources
 
     def tensor(self, key: str, source: str) -> Tensor:
-        """A source's values, in its own dtype and the result's shape."""
+        """Read a source's values, in its own dtype and the result's shape, on the CPU."""
         if source == VAE_SOURCE and self.vae is not None:
             return self.vae.tensor(key).view(self.tensors[key].shape)
         if source == KEPT_SOURCE:
@@ -139,42 +147,46 @@ class Ingredients:
         return self.parents.tensor(key, letters(len(self.parents.checkpoints)).index(source))
 
     def is_float(self, key: str) -> bool:
-        """Whether it is a weight: what an export's dtype applies to, and not a marker, a schedule or an index."""
+        """Return whether it is a weight, to which an export's dtype applies; not a marker, a schedule or an index."""
         return is_mergeable(key, self.tensors[key], self.parents.architecture)
 
-    def touching(self, key: str) -> Sequence[tuple[int, tuple[LoraPart, ...]]]:
-        """(index of a LoRA, its parts) for those that change this tensor."""
-        return self._touched.get(key, ())
+    def loras_on(self, key: str) -> Sequence[tuple[int, tuple[LoraPart, ...]]]:
+        """Return (index of the LoRA, its parts) for every LoRA that changes this tensor."""
+        return self._loras_by_key.get(key, ())
 
     def deltas(self, key: str, plan: PlacePlan) -> list[tuple[float, Tensor]]:
-        """(weight, float32 difference in the tensor's shape) of each LoRA that the plan has and this tensor takes."""
+        """Compute (weight, float32 difference in the tensor's shape) for each LoRA of the plan that changes it."""
         weights = dict(plan.loras)
         shape = self.tensors[key].shape
-        return [(weights[index], delta(parts, shape)) for index, parts in self.touching(key) if index in weights]
+        return [(weights[index], delta(parts, shape)) for index, parts in self.loras_on(key) if index in weights]
 
     def saved_dtype(self, key: str, export: DtypeName | None) -> torch.dtype:
-        """What an export saves a tensor in: weights in `export` if it is given, all else as it is."""
+        """Return the dtype in which an export saves a tensor: `export` for weights if it is given, else its own."""
         return EXPORT_DTYPES[export] if export is not None and self.is_float(key) else self.tensors[key].dtype
 
     def plan(self, key: str, plans: Mapping[str, PlacePlan], *, baked: bool) -> PlacePlan:
-        """What makes one tensor of the result.
+        """Return the plan of one tensor of the result.
 
         Args:
-            plans: of each place, as `plan_places` gives them.
-            baked: whether the recipe asks for the VAE.
+            plans: place -> plan, from `plan_places`.
+            baked: whether the recipe bakes in the VAE.
         """
         sources = self.sources(key)
         if VAE_SOURCE in sources and (baked or len(sources) == 1):
             return PlacePlan((), VAE_SOURCE)
         plan = plans.get(self.place(key), PlacePlan((), KEPT_SOURCE))
-        touching = {index for index, _ in self.touching(key)}
-        loras = tuple(row for row in plan.loras if row[0] in touching)
+        indices = {index for index, _ in self.loras_on(key)}
+        loras = tuple((index, weight) for index, weight in plan.loras if index in indices)
         if KEPT_SOURCE in sources:
             return PlacePlan((), KEPT_SOURCE, loras)
         return replace(plan, loras=loras)
 
     def check(self, recipe: Recipe) -> None:
-        """Raises RecipeError when a recipe is of other ingredients."""
+        """Refuse a recipe that was made for other files.
+
+        Raises:
+            RecipeError: architecture, number of parents, LoRAs or VAE differ.
+        """
         if recipe.architecture != self.parents.architecture:
             raise RecipeError(
                 f"the recipe is for {recipe.architecture}, the checkpoints are {self.parents.architecture}: give the "
@@ -182,9 +194,13 @@ class Ingredients:
             )
         if len(recipe.parents) != len(self.parents.checkpoints):
             raise RecipeError(
-                f"the recipe has {len(recipe.parents)} parents, there are {len(self.parents.checkpoints)}"
+                f"the recipe has {len(recipe.parents)} parents, got {len(self.parents.checkpoints)}: give the "
+                "recipe's own parents"
             )
         if recipe.loras and tuple(lora.sha256 for lora in recipe.loras) != tuple(lora.sha256 for lora in self.loras):
             raise RecipeError("the recipe's LoRAs are not the files that were opened: give them in the recipe's order")
         if recipe.vae is not None and (self.vae is None or self.vae.sha256 != recipe.vae.sha256):
-            raise RecipeError(f"the recipe bakes the VAE {recipe.vae.name}, which is not the file that was opened")
+            raise RecipeError(
+                f"the recipe bakes in the VAE {recipe.vae.name}, which is not the file that was opened: give the "
+                "recipe's own VAE"
+            )

@@ -1,8 +1,8 @@
-"""What a merged file says of itself: our own recipe, and what other programs read.
+"""Header metadata of a merged file: our own recipe, and the fields that other programs read.
 
-`sd_merge_recipe` and `sd_merge_models` as A1111 and Forge write them; `modelspec.*` after Stability AI's model metadata
-standard, version 1.0. Nothing depends on when a file is written, and on where only what decides how numbers round: the
-device, and a CPU's threads where a merge adds elements up. So equal merges give equal files.
+`sd_merge_recipe` and `sd_merge_models` are as A1111 and Forge write them; `modelspec.*` follows Stability AI's model
+metadata standard, version 1.0. Equal merges give equal files: nothing depends on the time of writing. Of the machine
+only what decides how numbers round is recorded: the device, and the number of CPU threads where a merge sums elements.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ from studies.recipe.recipe import Recipe
 RECIPE_FIELD = "mergetune.recipe"
 DEVICE_FIELD = "mergetune.device"
 THREADS_FIELD = "mergetune.threads"
-MARKERS_FIELD = "mergetune.markers"  # which the file has, where a study says otherwise than A
+MARKERS_FIELD = "mergetune.markers"  # the file's markers, where a study overrides those of A
 
 
 def merge_metadata(
     recipe: Recipe, ingredients: Ingredients, *, title: str, prediction_type: str | None, device: torch.device
 ) -> dict[str, str]:
-    """Header metadata of a merge.
+    """Return the header metadata of a merge.
 
     Args:
-        title: the model's name, for people.
-        prediction_type: as modelspec has it, `epsilon` or `v`; None says nothing of it.
-        device: where the arithmetic is done: the same recipe gives the same bits there.
+        title: the model's display name.
+        prediction_type: as modelspec has it, `epsilon` or `v`; None leaves the field out.
+        device: where the arithmetic is done; the same recipe gives the same bits there.
     """
     names = model_family(ingredients.parents.architecture).header
     threads = {THREADS_FIELD: str(torch.get_num_threads())} if device.type == "cpu" and _sums(recipe) else {}
@@ -55,24 +55,24 @@ def merge_metadata(
 
 
 def markers_in(metadata: Mapping[str, str]) -> frozenset[str] | None:
-    """Which of `MARKERS` a file of this metadata has; None: those of parent A.
+    """Return which of `MARKERS` a file with this metadata has; None: those of parent A.
 
     Raises:
-        ExportError: it names others.
+        ExportError: the metadata names other markers.
     """
     if MARKERS_FIELD not in metadata:
         return None
-    named = frozenset(metadata[MARKERS_FIELD].split())
-    if not named <= MARKERS:
-        wanted = ", ".join(sorted(MARKERS))
-        raise ExportError(f"the metadata {MARKERS_FIELD} is {metadata[MARKERS_FIELD]!r}: expected some of {wanted}")
-    return named
+    markers = frozenset(metadata[MARKERS_FIELD].split())
+    if not markers <= MARKERS:
+        expected = ", ".join(sorted(MARKERS))
+        raise ExportError(f"the metadata {MARKERS_FIELD} is {metadata[MARKERS_FIELD]!r}: expected some of {expected}")
+    return markers
 
 
 def _sums(recipe: Recipe) -> bool:
-    """Whether elements are added up: on a CPU, the order and so the last bit depends on how many threads share that."""
-    whole = any(step.operation.info.scope in {"reduction", "decomposition"} for step in recipe.steps)
-    return whole or bool(recipe.loras)
+    """Return whether the merge sums elements: on a CPU the order, and so the last bit, depends on the thread count."""
+    reduces = any(step.operation.info.scope in {"reduction", "decomposition"} for step in recipe.steps)
+    return reduces or bool(recipe.loras)
 
 
 def _merge_recipe(recipe: Recipe) -> dict[str, Any]:
@@ -84,7 +84,7 @@ def _merge_recipe(recipe: Recipe) -> dict[str, Any]:
         "secondary_model_hash": hashes[1],
         "tertiary_model_hash": hashes[2],
         "interp_method": ", then ".join(labels) or "No interpolation",
-        "multiplier": None,  # there is no single one: see mergetune.recipe
+        "multiplier": None,  # no single number describes the merge: see mergetune.recipe
         "save_as_half": recipe.dtype == "fp16",
         "bake_in_vae": None if recipe.vae is None else recipe.vae.name,
         "loras": [lora.name for lora in recipe.loras],
@@ -92,7 +92,7 @@ def _merge_recipe(recipe: Recipe) -> dict[str, Any]:
 
 
 def _merge_models(ingredients: Ingredients, recipe: Recipe) -> dict[str, Any]:
-    """sha256 -> what is known of every model behind this one; the parents' own records are carried forward."""
+    """Return sha256 -> record of every model behind this one; the parents' own records are carried forward."""
     models: dict[str, Any] = {}
     for parent, checkpoint in zip(recipe.parents, ingredients.parents.checkpoints, strict=True):
         models |= _stored_json(checkpoint.metadata.get("sd_merge_models"))

@@ -1,8 +1,8 @@
-"""A recipe's steps in one place, reduced to the work that is left to do.
+"""A recipe's steps for one place, simplified.
 
-A step whose ratios are all 0 is its first input, not arithmetic, and one whose ratio of 1 takes an input alone is
-that input: a copy keeps -0 as it is and lets no NaN of an unused input through. Steps that nothing needs any more
-vanish. Both executors work from the same plan, so they take the same path through the arithmetic.
+A step whose ratios are all 0 is replaced by its first input, and a step whose ratio of 1 selects one input by that
+input. A copy preserves -0 and does not let a NaN of an unused input through, which arithmetic would. Steps whose
+results are no longer used are removed. Both executors carry out the same plan, so they do the same arithmetic.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ VAE_SOURCE = "vae"  # name of a baked VAE among the sources
 
 @dataclass(frozen=True, slots=True)
 class PlannedStep:
-    """One step with its numbers of one place."""
+    """A step with its values for one place."""
 
     operation: Operation
     values: tuple[float, ...]
@@ -27,7 +27,7 @@ class PlannedStep:
 
 @dataclass(frozen=True, slots=True)
 class PlacePlan:
-    """What makes one place of a merge; equal plans over equal sources give equal tensors."""
+    """The steps that compute one place of a merge; equal plans over equal sources give equal tensors."""
 
     steps: tuple[PlannedStep, ...]
     final: str  # a parent's letter, or the result of the last step
@@ -47,56 +47,72 @@ class PlacePlan:
 
 
 def plan_places(recipe: Recipe) -> dict[str, PlacePlan]:
-    """Place -> what is to be done there."""
+    """Return the simplified plan of every place that the recipe names."""
     steps = [(step, step.by_place) for step in recipe.steps]
-    weights = [lora.by_place for lora in recipe.loras]
-    places = {place for _, by_place in steps for place in by_place} | {place for row in weights for place in row}
+    lora_weights = [lora.by_place for lora in recipe.loras]
+    places = {place for _, by_place in steps for place in by_place}
+    places |= {place for by_place in lora_weights for place in by_place}
     first = recipe.parents[0].letter
     return {
         place: replace(
-            _reduced(first, [(step, by_place[place]) for step, by_place in steps]),
-            loras=tuple((index, row[place]) for index, row in enumerate(weights) if row[place] != 0),
+            _simplify(first, [(step, by_place[place]) for step, by_place in steps]),
+            loras=tuple(
+                (index, by_place[place]) for index, by_place in enumerate(lora_weights) if by_place[place] != 0
+            ),
         )
         for place in sorted(places)
     }
 
 
-def _reduced(first: str, rows: Sequence[tuple[Step, tuple[float, ...]]]) -> PlacePlan:
+def _simplify(first: str, steps: Sequence[tuple[Step, tuple[float, ...]]]) -> PlacePlan:
+    """Plan one place.
+
+    Args:
+        first: the letter of parent A, which is the result where there are no steps.
+        steps: every step of the recipe with its values for this place, in order.
+    """
     same_as: dict[str, str] = {}  # result of a step -> the source or result it equals
-    steps: list[PlannedStep] = []
+    planned_steps: list[PlannedStep] = []
     final = first
-    for number, (step, values) in enumerate(rows, start=1):
+    for number, (step, values) in enumerate(steps, start=1):
         result = f"{RESULT}{number}"
         inputs = tuple(same_as.get(name, name) for name in step.operation.inputs)
-        planned = _planned(replace(step.operation, inputs=inputs), values, step.operation, result)
+        planned = _simplify_step(replace(step.operation, inputs=inputs), values, step.operation, result)
         if isinstance(planned, str):
             same_as[result] = planned
         else:
-            steps.append(planned)
+            planned_steps.append(planned)
         final = same_as.get(result, result)
-    return PlacePlan(_needed(steps, final), final)
+    return PlacePlan(_used_steps(planned_steps, final), final)
 
 
-def _planned(operation: Operation, values: tuple[float, ...], written: Operation, result: str) -> PlannedStep | str:
-    """The step, or the name of the input that it is."""
-    slots = written.slots
-    ratios = [value for slot, value in zip(slots, values, strict=True) if slot.kind == "ratio"]
+def _simplify_step(
+    operation: Operation, values: tuple[float, ...], written: Operation, result: str
+) -> PlannedStep | str:
+    """Return the step that remains, or the name of the input that it equals.
+
+    Args:
+        operation: with inputs replaced by what they equal.
+        written: as it stands in the recipe; `values` belong to its slots.
+        result: name of the step's result.
+    """
+    ratios = [value for slot, value in zip(written.slots, values, strict=True) if slot.kind == "ratio"]
     if ratios and not any(ratios):
         return operation.inputs[0]
     if operation.method in FOLDED and not operation.clip:
-        return _folded(operation, values, result)
+        return _fold(operation, values, result)
     if operation.info.ends_in and len(ratios) == 1 and ratios[0] == 1:
         return operation.inputs[1]
     return PlannedStep(operation, values, result)
 
 
-def _folded(operation: Operation, values: tuple[float, ...], result: str) -> PlannedStep | str:
-    """A folded sum begins with the last input whose ratio is 1, and leaves out those whose ratio is 0."""
+def _fold(operation: Operation, values: tuple[float, ...], result: str) -> PlannedStep | str:
+    """Begin a weighted sum with the last input whose ratio is 1, and leave out inputs whose ratio is 0."""
     first, active = operation.inputs[0], list[tuple[str, float]]()
     for name, ratio in zip(operation.inputs[1:], values, strict=True):
         if ratio == 1:
             first, active = name, []
-        elif ratio != 0 and (active or name != first):  # results that are parents may meet themselves
+        elif ratio != 0 and (active or name != first):  # a result that equals a parent may be summed with that parent
             active.append((name, ratio))
     if not active:
         return first
@@ -106,10 +122,11 @@ def _folded(operation: Operation, values: tuple[float, ...], result: str) -> Pla
     )
 
 
-def _needed(steps: Sequence[PlannedStep], final: str) -> tuple[PlannedStep, ...]:
-    wanted, kept = {final}, list[PlannedStep]()
+def _used_steps(steps: Sequence[PlannedStep], final: str) -> tuple[PlannedStep, ...]:
+    """Return the steps that `final` depends on, in order."""
+    needed_names, used = {final}, list[PlannedStep]()
     for step in reversed(steps):
-        if step.result in wanted:
-            kept.append(step)
-            wanted |= set(step.operation.inputs)
-    return tuple(reversed(kept))
+        if step.result in needed_names:
+            used.append(step)
+            needed_names |= set(step.operation.inputs)
+    return tuple(reversed(used))

@@ -1,12 +1,13 @@
-"""The merge in memory: sources packed once, the live model's parameters views into one live buffer.
+"""The merge in memory: sources are packed once, and the live model's parameters are views of live buffers.
 
-Every source's tensors are packed into flat buffers, one per place and dtype ("slab"). A merge is one pass over each
-slab whose numbers changed, in place: no file, no reload, no allocation that grows with the trials, and whatever holds
-the live parameters (a pipeline, a compiled graph) stays valid. Sources that do not fit beside the live model stay in
-host memory, or in their files, and are streamed: see placement.py, host_buffers.py and staging.py.
+Every source's tensors are packed into flat buffers, one per place and dtype (a "slab"). A merge is one pass over each
+slab whose plan changed, in place: no file, no reload, no allocation that grows with the trials, and whatever holds the
+live parameters (a pipeline, a compiled graph) stays valid. Sources that do not fit beside the live model stay in host
+memory or in their files, and are streamed: see placement.py, host_buffers.py and staging.py.
 
-Where not even the live model fits, its components take turns: one is merged when it is needed and gives its memory back
-when the next one is. In a trial of one stage that costs what merging everything at once would: each is merged once.
+Where not even the live model fits, its components take turns: a component is merged when it is needed, and frees its
+memory when the next one is needed. In a trial of one stage that costs no more than merging everything at once, because
+each component is merged once.
 """
 
 from __future__ import annotations
@@ -33,17 +34,17 @@ from studies.recipe.recipe import DtypeName, Recipe
 
 _log = logging.getLogger(__name__)
 
-# Tensors start on 64-element boundaries (at least 64 bytes): vector kernels see the same alignment whatever
-# stands before them, so equal models compute equal images.
+# Tensors start at multiples of 64 elements (at least 64 bytes), so that vector kernels see the same alignment whatever
+# precedes a tensor, and equal models compute equal images.
 ALIGNMENT = 64
 
 
 @dataclass(frozen=True, slots=True)
-class _Kind:
-    """What the tensors of one slab have in common."""
+class _SlabKind:
+    """The properties that all tensors of a slab share."""
 
     place: str
-    component: Component | None  # None: no part of the live model, but of the file
+    component: Component | None  # None: in the file, but not in the live model
     sources: tuple[tuple[str, torch.dtype], ...]
     export_dtype: torch.dtype
     live_dtype: torch.dtype
@@ -51,95 +52,100 @@ class _Kind:
 
 @dataclass(frozen=True, slots=True)
 class _Member:
-    """One tensor of a slab."""
+    """A tensor of a slab."""
 
     key: str
-    start: int
+    start: int  # elements before it
     info: TensorInfo
 
     def of(self, flat: Tensor) -> Tensor:
+        """Return the view of a flat buffer that holds this tensor, in its shape."""
         return flat[self.start : self.start + self.info.size].view(self.info.shape)
 
 
 @dataclass(frozen=True, slots=True)
-class _Layout:
-    """Where the tensors of one slab stand in its flat buffers."""
+class _SlabLayout:
+    """The positions of a slab's tensors in its flat buffers."""
 
-    kind: _Kind
+    kind: _SlabKind
     members: tuple[_Member, ...]
-    size: int  # elements, with those between the tensors
-    touching: frozenset[int]  # LoRAs
+    size: int  # elements, padding included
+    lora_indices: frozenset[int]  # of the LoRAs that change any member
 
     @classmethod
-    def of(cls, kind: _Kind, keys: Sequence[str], ingredients: Ingredients) -> _Layout:
+    def of(cls, kind: _SlabKind, keys: Sequence[str], ingredients: Ingredients) -> _SlabLayout:
         members, end = [], 0
         for key in keys:
             info = ingredients.tensors[key]
             members.append(_Member(key, end, info))
             end += -(-info.size // ALIGNMENT) * ALIGNMENT
-        touching = frozenset(index for key in keys for index, _ in ingredients.touching(key))
-        return cls(kind, tuple(members), end, touching)
+        lora_indices = frozenset(index for key in keys for index, _ in ingredients.loras_on(key))
+        return cls(kind, tuple(members), end, lora_indices)
 
 
 class _Slab:
-    """The flat buffers of one kind: each source's values, unless they stay in their files, and the live ones.
+    """Flat buffers of one kind of tensors: the values of each source, unless they stay in files, and the live values.
 
     Args:
-        held: source -> zeros, [size] of its dtype, to be filled; empty when sources stay in their files.
+        buffers: source -> zeros, [size] of its dtype, which are filled here; empty when sources stay in their files.
     """
 
     def __init__(
-        self, layout: _Layout, held: Mapping[str, Tensor], ingredients: Ingredients, device: torch.device
+        self, layout: _SlabLayout, buffers: Mapping[str, Tensor], ingredients: Ingredients, device: torch.device
     ) -> None:
-        self.kind, self.members, self.touching = layout.kind, layout.members, layout.touching
-        self.held, self._ingredients = held, ingredients
+        self.kind, self.members, self.lora_indices = layout.kind, layout.members, layout.lora_indices
+        self.buffers, self._ingredients = buffers, ingredients
         self.live = torch.zeros(layout.size, dtype=layout.kind.live_dtype, device=device)
-        self.made: PlacePlan | None = None  # what the live values are, or were when they left
-        self._wanted = PlacePlan((), "A")
+        self.live_plan: PlacePlan | None = None  # of the live values, or of those that were released
+        self._requested_plan = PlacePlan((), "A")
         self._live_bytes = self.live.nbytes
-        for name, flat in held.items():
+        for name, flat in buffers.items():
             for member in self.members:
                 member.of(flat).copy_(ingredients.tensor(member.key, name))
 
     @property
-    def present(self) -> bool:
+    def is_allocated(self) -> bool:
         """Whether the live values have memory."""
         return self.live.untyped_storage().nbytes() == self._live_bytes
 
-    def leave(self) -> None:
-        """Give the live values' memory back; whatever views them stays as it is, and must not be read."""
+    def release(self) -> None:
+        """Free the memory of the live values; views of them stay in place, and must not be read."""
         self.live.untyped_storage().resize_(0)
 
-    def enter(self, scratch: Scratch) -> None:
-        """Have memory for the live values, and make live what was wanted last."""
-        absent = not self.present
-        if absent:
-            self.made = None  # before there is memory with whatever lay in it
+    def restore(self, scratch: Scratch) -> None:
+        """Allocate the live values if they were released, and carry out the plan that was requested last."""
+        released = not self.is_allocated
+        if released:
+            self.live_plan = None  # before there is memory, whose contents are arbitrary
             self.live.untyped_storage().resize_(self._live_bytes)
-        if absent or self.made != self._wanted:
-            self._make(self._wanted, scratch)
+        if released or self.live_plan != self._requested_plan:
+            self._carry_out(self._requested_plan, scratch)
 
     def merge(self, plan: PlacePlan, scratch: Scratch) -> bool:
-        """Make a plan live, or have it made when the slab enters; False when it was already, or was when it left."""
-        self._wanted = plan
-        if self.made == plan:
+        """Make a plan live; where the slab is released, when it is restored.
+
+        Returns:
+            False when the plan is live already, or was when the slab was released.
+        """
+        self._requested_plan = plan
+        if self.live_plan == plan:
             return False
-        if self.present:
-            self._make(plan, scratch)
+        if self.is_allocated:
+            self._carry_out(plan, scratch)
         return True
 
-    def _make(self, plan: PlacePlan, scratch: Scratch) -> None:
-        self.made = None  # an interrupted merge leaves nothing that could be taken for done
-        in_one_pass = plan.elementwise and bool(self.held)
+    def _carry_out(self, plan: PlacePlan, scratch: Scratch) -> None:
+        self.live_plan = None  # so an interrupted merge is never taken for a finished one
+        in_one_pass = plan.elementwise and bool(self.buffers)
         if in_one_pass:
-            merge_flat(plan, self.held, self.live, self.kind.export_dtype, scratch)
+            merge_flat(plan, self.buffers, self.live, self.kind.export_dtype, scratch)
         if not in_one_pass or plan.loras:
             for member in self.members:
                 self._merge_member(member, plan, scratch, done=in_one_pass)
-        self.made = plan
+        self.live_plan = plan
 
     def _merge_member(self, member: _Member, plan: PlacePlan, scratch: Scratch, *, done: bool) -> None:
-        """One tensor; where the pass over the flat buffers has done it, only if a LoRA comes on top."""
+        """Merge one tensor; one that the pass over the flat buffers has `done` only if a LoRA changes it."""
         deltas = self._ingredients.deltas(member.key, plan)
         if done and not deltas:
             return
@@ -147,19 +153,19 @@ class _Slab:
         merge_one(plan, member.key, sources, member.of(self.live), self.kind.export_dtype, scratch, deltas)
 
     def _source(self, member: _Member, name: str) -> Tensor:
-        return member.of(self.held[name]) if self.held else self._ingredients.tensor(member.key, name)
+        return member.of(self.buffers[name]) if self.buffers else self._ingredients.tensor(member.key, name)
 
 
 class ResidentModel:
-    """Sources in memory and one live model that any recipe over them can become; it begins as parent A.
+    """A live model into which any recipe over its sources can be merged; it starts as parent A.
 
     Args:
-        device: where the live model stays.
-        live_dtypes: what each component computes in; float32 for all on a CPU.
-        export_dtype: what an export would save; None keeps A's dtype of each tensor.
-        placement: where the sources stay; None chooses by the memory that is free.
-        working: bytes that rendering takes, if they are known.
-        in_turns: whether a component has memory only from when it is asked for (`use`) until another is.
+        device: of the live model.
+        live_dtypes: dtype in which each component computes; float32 for all on a CPU.
+        export_dtype: dtype in which an export would save weights; None keeps A's dtype of each tensor.
+        placement: where the sources are kept; None chooses by the memory that is free.
+        working: bytes that rendering takes; 0 if unknown.
+        in_turns: whether a component has memory only while it is in `use`.
     """
 
     def __init__(
@@ -178,37 +184,38 @@ class ResidentModel:
         self.architecture = ingredients.parents.architecture
         self._export_dtype = export_dtype
         self._scratch = Scratch.on(self.device, sum(info.size for info in ingredients.tensors.values()))
-        layouts = [_Layout.of(kind, keys, self.ingredients) for kind, keys in self._group(live_dtypes).items()]
+        layouts = [_SlabLayout.of(kind, keys, self.ingredients) for kind, keys in self._group(live_dtypes).items()]
         self.in_turns = in_turns
         self.placement = placement or choose_placement(self.device, *_sizes(layouts, in_turns=in_turns), working)
         self._host: HostBuffers | None = None
         self._slabs: list[_Slab] = []
         self._live: dict[str, Tensor] = {}
-        for layout, held in zip(layouts, self._room(layouts), strict=True):
-            slab = _Slab(layout, held, self.ingredients, self.device)
+        for layout, buffers in zip(layouts, self._allocate(layouts), strict=True):
+            slab = _Slab(layout, buffers, self.ingredients, self.device)
             self._slabs.append(slab)
             self._live |= {member.key: member.of(slab.live) for member in slab.members}
             if in_turns and layout.kind.component is not None:
-                slab.leave()
+                slab.release()
         self._merge({}, baked=False)
 
-    def _group(self, live_dtypes: Mapping[Component, torch.dtype]) -> dict[_Kind, list[str]]:
-        groups: dict[_Kind, list[str]] = {}
+    def _group(self, live_dtypes: Mapping[Component, torch.dtype]) -> dict[_SlabKind, list[str]]:
+        """Return the keys of each slab, by kind, in the file's order."""
+        groups: dict[_SlabKind, list[str]] = {}
         for key, info in self.ingredients.tensors.items():
             saved = self.ingredients.saved_dtype(key, self._export_dtype)
             views = live_views(key, self.architecture, len(info.shape))
             component = views[0].component if views else None
             live = saved if component is None else live_dtypes[component]
             sources = tuple((name, source.dtype) for name, source in self.ingredients.sources(key).items())
-            groups.setdefault(_Kind(self.ingredients.place(key), component, sources, saved, live), []).append(key)
+            groups.setdefault(_SlabKind(self.ingredients.place(key), component, sources, saved, live), []).append(key)
         return groups
 
-    def _room(self, layouts: Sequence[_Layout]) -> list[dict[str, Tensor]]:
-        """Zeros for each slab's sources; where the host has no room for them, they stay in their files."""
+    def _allocate(self, layouts: Sequence[_SlabLayout]) -> list[dict[str, Tensor]]:
+        """Allocate zeros for each slab's sources, or nothing where they stay in files; they do if host memory lacks."""
         if self.placement is Placement.HOST:
             try:
-                self._host, parts = _host_parts(layouts, self.device)
-                return parts
+                self._host, buffers = _allocate_on_host(layouts, self.device)
+                return buffers
             except NoMemoryError as error:
                 self.placement = Placement.FILES
                 _log.warning("%s: the parents stay %s", error, self.placement.value)
@@ -220,40 +227,47 @@ class ResidentModel:
         ]
 
     def merge(self, recipe: Recipe) -> frozenset[str]:
-        """Make a recipe live, in place; returns the places whose values changed.
+        """Make a recipe live, in place.
 
-        Where components take turns, those that are absent are merged when they are used.
+        Where components take turns, those that are released are merged when they are used.
+
+        Returns:
+            The places whose values changed.
 
         Raises:
-            RecipeError: the recipe is of other ingredients, or asks for another dtype than this model rounds to.
-            CheckpointError: sources that stay in their files have changed there.
+            RecipeError: the recipe was made for other files, or for another dtype than this model rounds to.
+            CheckpointError: sources that stay in their files have changed.
         """
         if recipe.dtype != self._export_dtype:
             raise RecipeError(f"the recipe is for dtype {recipe.dtype}, this model rounds to {self._export_dtype}")
         self.ingredients.check(recipe)
-        with self._reading():
+        with self._reading_sources():
             return self._merge(plan_places(recipe), baked=recipe.vae is not None)
 
     def use(self, *components: Component) -> None:
-        """Have these components live for what comes next; where they take turns, the others leave before.
+        """Make these components live; where components take turns, free the memory of all others first.
 
         Raises:
-            CheckpointError: sources that stay in their files have changed there.
-            torch.OutOfMemoryError: there is not the memory for them.
+            CheckpointError: sources that stay in their files have changed.
+            torch.OutOfMemoryError: the device has too little memory for them.
         """
         if not self.in_turns:
             return
         for slab in self._slabs:
             if slab.kind.component not in (None, *components):
-                slab.leave()
-        with self._reading():
+                slab.release()
+        with self._reading_sources():
             for slab in self._slabs:
                 if slab.kind.component in components:
-                    slab.enter(self._scratch)
+                    slab.restore(self._scratch)
 
     @contextmanager
-    def _reading(self) -> Iterator[None]:
-        """Around what may read sources from their files: they must be what they were, before and after."""
+    def _reading_sources(self) -> Iterator[None]:
+        """Enclose code that may read sources from their files, and check before and after that they are unchanged.
+
+        Raises:
+            CheckpointError: they have changed.
+        """
         if self.placement is Placement.FILES:
             self.ingredients.require_unchanged()
         yield
@@ -261,56 +275,57 @@ class ResidentModel:
             self.ingredients.require_unchanged()
 
     def _merge(self, plans: Mapping[str, PlacePlan], *, baked: bool) -> frozenset[str]:
-        first = PlacePlan((), "A")
-        every = {slab.kind.place: plans.get(slab.kind.place, first) for slab in self._slabs}
+        parent_a = PlacePlan((), "A")
+        all_plans = {slab.kind.place: plans.get(slab.kind.place, parent_a) for slab in self._slabs}
         changed = set()
         for slab in self._slabs:
-            plan = self._slab_plan(slab, every, baked=baked)
+            plan = self._slab_plan(slab, all_plans, baked=baked)
             if slab.merge(plan, self._scratch):
                 changed.add(slab.kind.place)
         return frozenset(changed)
 
     def _slab_plan(self, slab: _Slab, plans: Mapping[str, PlacePlan], *, baked: bool) -> PlacePlan:
-        """The plan that all tensors of a slab share, with every LoRA that touches one of them."""
+        """Return the plan that all tensors of a slab share, with every LoRA that changes any of them."""
         plan = self.ingredients.plan(slab.members[0].key, plans, baked=baked)
-        loras = tuple(row for row in plans[slab.kind.place].loras if row[0] in slab.touching)
+        place_loras = plans[slab.kind.place].loras
+        loras = tuple((index, weight) for index, weight in place_loras if index in slab.lora_indices)
         return PlacePlan(plan.steps, plan.final, loras)
 
     def broken_keys(self) -> tuple[str, ...]:
-        """Live tensors that hold a NaN or an infinity, in the file's order."""
+        """Return the keys of live tensors that hold a NaN or an infinity, in the file's order."""
         broken = set[str]()
         for component in dict.fromkeys(slab.kind.component for slab in self._slabs):
             if component is not None:
                 self.use(component)
             for slab in self._slabs:
                 if slab.kind.component == component:
-                    broken |= {each.key for each in slab.members if not bool(each.of(slab.live).isfinite().all())}
+                    broken |= {member.key for member in slab.members if not bool(member.of(slab.live).isfinite().all())}
         return tuple(key for key in self._live if key in broken)
 
-    def copy_first(self) -> None:
-        """Make parent A live by a plain copy, not rounded: what a merge's seconds are measured against.
+    def copy_parent_a(self) -> None:
+        """Make parent A live by a plain copy without rounding: the baseline of the merge benchmark.
 
-        All components must stay, and sources be held.
+        Sources must be in memory, and components must not take turns.
         """
         for slab in self._slabs:
-            slab.live.copy_(next(iter(slab.held.values())))
-            slab.made = None
+            slab.live.copy_(next(iter(slab.buffers.values())))
+            slab.live_plan = None
 
     def live_tensors(self) -> Mapping[str, Tensor]:
-        """File key -> live tensor in the file's shape; views that every merge changes.
+        """Return key -> live tensor in the file's shape; the tensors are views, which every merge changes.
 
-        Where components take turns, those of an absent one have a shape but no values: see `live_tensor`.
+        Where components take turns, tensors of a released component have a shape but no values: see `live_tensor`.
         """
         return self._live
 
     def live_tensor(self, key: str) -> Tensor:
-        """One live tensor, after its component was brought in if it was absent."""
+        """Return one live tensor in the file's shape; where components take turns, `use` its component first."""
         for view in live_views(key, self.architecture, self._live[key].dim())[:1]:
             self.use(view.component)
         return self._live[key]
 
     def parameters(self, component: Component) -> Iterator[tuple[str, Tensor]]:
-        """(name in the live model, view) for every parameter of one component, which is used for it."""
+        """Yield (name in the live model, view) for every parameter of one component; `use` the component first."""
         self.use(component)
         for key, tensor in self._live.items():
             for view in live_views(key, self.architecture, tensor.dim()):
@@ -318,16 +333,18 @@ class ResidentModel:
                     yield view.name, view.of(tensor)
 
     def nbytes(self) -> int:
-        """Bytes held for sources and live model together."""
-        sources = sum(flat.nbytes for slab in self._slabs for flat in slab.held.values())
+        """Return the bytes allocated for sources and live model together."""
+        sources = sum(flat.nbytes for slab in self._slabs for flat in slab.buffers.values())
         return sources + sum(slab.live.untyped_storage().nbytes() for slab in self._slabs)
 
 
-def _host_parts(layouts: Sequence[_Layout], device: torch.device) -> tuple[HostBuffers, list[dict[str, Tensor]]]:
-    """One buffer for each source, and the part of each slab in them.
+def _allocate_on_host(
+    layouts: Sequence[_SlabLayout], device: torch.device
+) -> tuple[HostBuffers, list[dict[str, Tensor]]]:
+    """Allocate a host buffer for each source; return the buffers, and each slab's views of them.
 
     Raises:
-        NoMemoryError: the host has no room for them.
+        NoMemoryError: the host has too little memory.
     """
     sizes: Counter[str] = Counter()
     starts: list[dict[str, int]] = []
@@ -341,8 +358,8 @@ def _host_parts(layouts: Sequence[_Layout], device: torch.device) -> tuple[HostB
     ]
 
 
-def _sizes(layouts: Sequence[_Layout], *, in_turns: bool) -> tuple[int, int]:
-    """Bytes of all sources, and of what is live at once: all components, or the largest if they take turns."""
+def _sizes(layouts: Sequence[_SlabLayout], *, in_turns: bool) -> tuple[int, int]:
+    """Return the bytes of all sources, and of what is live at once: all components, or the largest if in turns."""
     sources = sum(layout.size * dtype.itemsize for layout in layouts for _, dtype in layout.kind.sources)
     live: Counter[Component | None] = Counter()
     for layout in layouts:

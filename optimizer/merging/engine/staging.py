@@ -1,8 +1,8 @@
-"""Source values on their way to a device: two fixed buffers, one filled while the device computes on the other.
+"""Double buffering of source values for a device: one buffer is filled while the device computes on the other.
 
-On a CUDA device the copies have a stream of their own. Events keep the order: a computation waits for the copies into
-its buffer, and the next copies into that buffer wait for the computation. Nothing is allocated on the way, so a host
-that runs ahead of the device fills no more than the device's queue.
+On a CUDA device the copies run on a stream of their own. Events keep the order: a computation waits for the copies into
+its buffer, and the next copies into that buffer wait for the computation. Nothing is allocated per copy, so a host that
+runs ahead of the device fills only the device's queue.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ import torch
 from torch import Tensor
 
 BUFFERS = 2
-BUFFER_BYTES = 32 << 20  # a copy of so much takes half a millisecond and more, a hundred times what ordering it costs
+BUFFER_BYTES = 32 << 20  # copying that much takes over half a millisecond, a hundred times what the events cost
 STAGING_BYTES = BUFFERS * BUFFER_BYTES
-STEP = 256  # elements; every source begins at a multiple of it, so vector kernels see whole vectors
+STEP = 256  # elements; every source begins at a multiple of it, so that vector kernels read whole vectors
 
 
 class Staging:
     """Two buffers on a device, used in turn.
 
     Args:
-        buffer_bytes: size of one; at least `STEP` elements of every source that is staged at once.
+        buffer_bytes: size of one buffer; at least `STEP` elements of every source that is staged at once.
     """
 
     def __init__(self, device: torch.device | str, buffer_bytes: int = BUFFER_BYTES) -> None:
@@ -34,10 +34,13 @@ class Staging:
         self._next = 0
 
     def chunk(self, dtypes: Sequence[torch.dtype]) -> int:
-        """Elements of sources of these dtypes that fit into a buffer side by side, a multiple of `STEP`.
+        """Return how many elements of each of these sources fit side by side into a buffer: a multiple of `STEP`.
+
+        Args:
+            dtypes: one for each source.
 
         Raises:
-            ValueError: not even `STEP`.
+            ValueError: fewer than `STEP` fit.
         """
         chunk = self._buffers[0].nbytes // (sum(dtype.itemsize for dtype in dtypes) * STEP) * STEP
         if not chunk:
@@ -46,45 +49,45 @@ class Staging:
 
     @contextmanager
     def filled(self, sources: Mapping[str, Tensor]) -> Iterator[dict[str, Tensor]]:
-        """The same values on the device, valid for what is computed inside the block.
+        """Copy sources to the device; the copies are valid for what is computed inside the block.
 
         Args:
             sources: 1-D, of one length, at most `chunk` elements; host memory that nobody writes to.
         """
         turn, self._next = self._next, (self._next + 1) % BUFFERS
-        there = _side_by_side(self._buffers[turn], sources)
+        on_device = _side_by_side(self._buffers[turn], sources)
         with self._order.copying(turn):
-            for name, tensor in there.items():
+            for name, tensor in on_device.items():
                 tensor.copy_(sources[name], non_blocking=True)
         with self._order.reading(turn):
-            yield there
+            yield on_device
 
 
 def _side_by_side(buffer: Tensor, sources: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Views of a buffer, uint8 [bytes], with the sources' lengths and dtypes."""
-    rooms = [-(-tensor.numel() // STEP) * STEP * tensor.itemsize for tensor in sources.values()]
+    """Return consecutive views of a buffer, uint8 [bytes], with the sources' lengths and dtypes."""
+    padded_bytes = [-(-tensor.numel() // STEP) * STEP * tensor.itemsize for tensor in sources.values()]
     return {
         name: buffer[start : start + tensor.nbytes].view(tensor.dtype)
-        for (name, tensor), start in zip(sources.items(), accumulate(rooms, initial=0), strict=False)
+        for (name, tensor), start in zip(sources.items(), accumulate(padded_bytes, initial=0), strict=False)
     }
 
 
 class _Order(Protocol):
-    """Keeps copies into a buffer and what is computed from it apart."""
+    """Synchronisation between copies into a buffer and computations that read it."""
 
     def copying(self, turn: int) -> AbstractContextManager[None]:
-        """Around the copies: they wait until the buffer has been read; what follows the block waits for them."""
+        """Enclose copies into a buffer: they wait until it has been read, and what follows the block waits for them."""
         ...
 
     def reading(self, turn: int) -> AbstractContextManager[None]:
-        """Around what reads the buffer."""
+        """Enclose computations that read a buffer."""
         ...
 
 
 class _OneQueue:
-    """Copies and computations go one after the other anyway."""
+    """Order on a device that runs copies and computations one after the other anyway."""
 
-    def copying(self, turn: int) -> AbstractContextManager[None]:  # noqa: ARG002 - all buffers are alike
+    def copying(self, turn: int) -> AbstractContextManager[None]:  # noqa: ARG002 - the buffer makes no difference
         return nullcontext()
 
     def reading(self, turn: int) -> AbstractContextManager[None]:  # noqa: ARG002
@@ -92,13 +95,13 @@ class _OneQueue:
 
 
 class _TwoStreams:
-    """Copies on a CUDA stream of their own."""
+    """Order with the copies on a CUDA stream of their own."""
 
     def __init__(self, buffers: Sequence[Tensor]) -> None:
         self._device = buffers[0].device
         self._copies: torch.cuda.Stream = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
         self._copied, self._read = ([_event() for _ in buffers] for _ in range(2))
-        # The memory may have been another tensor's a moment ago, and becomes another's again.
+        # The allocator reuses memory: pending work may still use what the buffers occupy, and later tensors will.
         self._copies.wait_stream(torch.cuda.current_stream(self._device))
         for buffer in buffers:
             buffer.record_stream(self._copies)
@@ -115,7 +118,7 @@ class _TwoStreams:
     def reading(self, turn: int) -> Iterator[None]:
         try:
             yield
-        finally:  # a merge that breaks off has read, too
+        finally:  # a merge that fails may have read the buffer, too
             self._read[turn].record(torch.cuda.current_stream(self._device))
 
 

@@ -1,1 +1,1 @@
-"""Checkpoint files: what they are, what they hold, and how their tensors are named and read."""
+"""Checkpoint files: recognising them, and naming, reading, hashing and comparing their tensors."""

@@ -1,6 +1,6 @@
-"""One name for every tensor: the single-file layout of Stable Diffusion, whatever a file calls things.
+"""Canonical tensor names: those of the family's single-file layout, whatever names a file uses.
 
-Every repair and every thing left aside is told in a note; what cannot be understood without doubt is refused.
+Everything that is repaired or ignored gets a note; what is ambiguous is refused.
 """
 
 from __future__ import annotations
@@ -16,29 +16,29 @@ from optimizer.merging.files.sources import Stored
 
 _TEXT_HEADS = ("embeddings.", "encoder.", "final_layer_norm.")
 
-# Weights that mean something only together with a scale or a code book beside them: ComfyUI's scaled fp8 and its
-# successors, bitsandbytes. Averaging them would give a file that loads and paints noise.
+# Keys of the scales or code books without which quantised weights mean nothing: ComfyUI's scaled fp8 and its
+# successors, bitsandbytes. Averaging such weights would give a file that loads and renders noise.
 _QUANTISED = re.compile(
     r"(?:^|\.)(scaled_fp8|scale_weight|weight_scale|comfy_quant|absmax|quant_map|quant_state\.bitsandbytes__\w+)$"
 )
 
 
 def canonical(tensors: Mapping[str, Stored], name: str) -> tuple[dict[str, Stored], tuple[str, ...]]:
-    """Tensors under their names in a single-file checkpoint, in the order they came, and notes.
+    """Return the tensors under their names in a single-file checkpoint, in unchanged order, and notes.
 
     Args:
-        tensors: as the file names them.
-        name: the file's, for messages.
+        tensors: under the file's own names.
+        name: of the file, for messages.
 
     Raises:
         CheckpointError: the weights are quantised.
     """
     _refuse_quantised(tensors, name)
-    renamed, notes = _renamed(tensors)
+    renamed, notes = _rename(tensors)
     for key, stored in renamed.items():
         if key.endswith(".position_ids"):
-            renamed[key], note = _positions(key, stored)
-            notes += note
+            renamed[key], position_notes = _integer_positions(key, stored)
+            notes += position_notes
     return renamed, tuple(notes)
 
 
@@ -51,63 +51,68 @@ def _refuse_quantised(tensors: Mapping[str, Stored], name: str) -> None:
         )
 
 
-def _renamed(tensors: Mapping[str, Stored]) -> tuple[dict[str, Stored], list[str]]:
-    """Where a file has a tensor under both names, the canonical one counts: other programs read that one too."""
-    homes = tuple(dict.fromkeys(home for family in model_families() for home in family.keys.clips))
-    prefix, heads = _bare_unet(tensors)
-    found: dict[str, Stored] = {}
-    text, unet, doubled = 0, 0, []
+def _rename(tensors: Mapping[str, Stored]) -> tuple[dict[str, Stored], list[str]]:
+    """Add the prefixes that keys lack; return the renamed tensors, and notes.
+
+    Where a file has a tensor under both names, the canonical one is used, as other programs do.
+    """
+    clip_prefixes = tuple(dict.fromkeys(prefix for family in model_families() for prefix in family.keys.clips))
+    unet_prefix, bare_beginnings = _bare_unet(tensors)
+    renamed: dict[str, Stored] = {}
+    text_count, unet_count, duplicates = 0, 0, []
     for key, stored in tensors.items():
-        bare = key.startswith(heads)
-        new = prefix + key if bare else _with_text_model(key, homes)
+        bare = key.startswith(bare_beginnings)
+        new = unet_prefix + key if bare else _with_text_model(key, clip_prefixes)
         if new != key and new in tensors:
-            doubled.append(key)
+            duplicates.append(key)
             continue
-        text += new != key and not bare
-        unet += bare
-        found[new] = stored
+        text_count += new != key and not bare
+        unet_count += bare
+        renamed[new] = stored
     notes = []
-    if text:
-        notes.append(f"{text} tensors of the text encoder lack `text_model.` in their names (as NAI's do): put in")
-    if unet:
-        notes.append(f"{unet} tensors of the U-Net lack the prefix `{prefix}`: put in")
-    if doubled:
-        notes.append(f"{len(doubled)} tensors are there under two names, those without `text_model.` are ignored")
-    return found, notes
+    if text_count:
+        notes.append(f"{text_count} tensors of the text encoder lack `text_model.` in their names (as NAI's do): added")
+    if unet_count:
+        notes.append(f"{unet_count} tensors of the U-Net lack the prefix `{unet_prefix}`: added")
+    if duplicates:
+        notes.append(f"{len(duplicates)} tensors are there under two names: those without `text_model.` are ignored")
+    return renamed, notes
 
 
 def _bare_unet(tensors: Mapping[str, Stored]) -> tuple[str, tuple[str, ...]]:
-    """(the prefix that a U-Net's keys lack, how they begin); no beginnings where they lack none."""
+    """Return the prefix that the U-Net's keys lack, and how such keys begin; no beginnings where none lacks it."""
     for family in model_families():
-        prefix, heads = family.keys.unet, family.keys.bare_unet
-        if heads and any(key.startswith(heads[0]) for key in tensors):
-            return (prefix, ()) if any(key.startswith(prefix) for key in tensors) else (prefix, heads)
+        prefix, beginnings = family.keys.unet, family.keys.bare_unet
+        if beginnings and any(key.startswith(beginnings[0]) for key in tensors):
+            return (prefix, ()) if any(key.startswith(prefix) for key in tensors) else (prefix, beginnings)
     return "", ()
 
 
-def _with_text_model(key: str, homes: tuple[str, ...]) -> str:
-    for home in homes:
-        rest = key.removeprefix(home)
+def _with_text_model(key: str, prefixes: tuple[str, ...]) -> str:
+    """Insert `text_model.` after a text encoder's prefix where it is missing."""
+    for prefix in prefixes:
+        rest = key.removeprefix(prefix)
         if rest != key and rest.startswith(_TEXT_HEADS):
-            return f"{home}text_model.{rest}"
+            return f"{prefix}text_model.{rest}"
     return key
 
 
-def _positions(key: str, stored: Stored) -> tuple[Stored, list[str]]:
-    """Positions as int64: old merges averaged them and cast them to half, which is how such files break.
+def _integer_positions(key: str, stored: Stored) -> tuple[Stored, list[str]]:
+    """Return a text encoder's position numbers as int64, and notes.
 
-    A reader that trusts them then looks up wrong words, so positions that are not 0, 1, 2 ... are told.
+    Old merges averaged them and cast them to half precision, which damages them: a program that trusts them then looks
+    up wrong positions. Positions other than 0, 1, 2 ... therefore get a note.
     """
     values, notes = stored.read(), []
     if values.is_floating_point():
         stored = Stored.of(values.double().round().long())
         notes.append(f"{key} is stored as {str(values.dtype).removeprefix('torch.')}: read as int64")
-    found = stored.read().flatten()
-    wrong = (found != torch.arange(found.numel())).nonzero().flatten()
+    positions = stored.read().flatten()
+    wrong = (positions != torch.arange(positions.numel())).nonzero().flatten()
     if wrong.numel():
-        place = int(wrong[0])
+        first = int(wrong[0])
         notes.append(
-            f"{key} is damaged: {wrong.numel()} of {found.numel()} positions are wrong, "
-            f"the first is {int(found[place])} instead of {place}; it is kept as read"
+            f"{key} is damaged: {wrong.numel()} of {positions.numel()} positions are wrong, "
+            f"the first is {int(positions[first])} instead of {first}; it is kept as read"
         )
     return stored, notes

@@ -1,7 +1,7 @@
-"""Files that a merge is made of must stay what they were when they were opened, or another model would be scored.
+"""Detection of files that change while they are in use: a merge of changed files would be a different model.
 
-A file that is replaced (a new one under its name) or deleted still has its old bytes behind the memory map that was
-made of it; one that is written to in place has not. Both are treated alike: it is not known any more what it is.
+The memory map of a file that is replaced (a new file under its name) or deleted still holds the old bytes; that of a
+file that is written to in place does not. Both cases are treated the same, because the file's content is unknown.
 """
 
 from __future__ import annotations
@@ -12,40 +12,49 @@ from pathlib import Path
 
 from optimizer.errors import CheckpointError
 
-Stamp = tuple[int, int, int]  # inode, bytes, nanoseconds since the epoch of the last change
+Stamp = tuple[int, int, int]  # inode, size in bytes, time of the last change in nanoseconds since the epoch
 
 
 @dataclass(frozen=True, slots=True)
 class OpenedFiles:
-    """Files as they were found."""
+    """The state of files when they were opened."""
 
-    stamps: Mapping[str, Mapping[Path, Stamp | None]]  # what it is, for people -> its files; None where one was missing
+    stamps: Mapping[str, Mapping[Path, Stamp | None]]  # description, such as `parent A` -> its files; None: missing
 
     @classmethod
     def now(cls, files: Mapping[str, tuple[Path, ...]]) -> OpenedFiles:
-        return cls({what: stamps_of(paths) for what, paths in files.items()})
+        """Record the present state of files.
+
+        Args:
+            files: description for messages, such as `parent A` -> its files.
+        """
+        return cls({description: stamps_of(paths) for description, paths in files.items()})
 
     def require_unchanged(self) -> None:
-        """Raises CheckpointError when a file is gone, another one, or written to."""
-        for what, stamps in self.stamps.items():
+        """Refuse files that have changed since they were opened.
+
+        Raises:
+            CheckpointError: a file is gone, replaced or written to.
+        """
+        for description, stamps in self.stamps.items():
             for path, stamp in stamps.items():
                 if (now := _stamp(path)) != stamp:
-                    how = "is gone" if now is None else "has changed"
+                    change = "is gone" if now is None else "has changed"
                     raise CheckpointError(
-                        f"{what} ({path}) {how} since it was opened, so it is not known what would be merged: put the "
-                        "file back and begin again; a study goes on with `mergetune study resume`, all scores that "
-                        "were stored are good"
+                        f"{description} ({path}) {change} since it was opened, so its content is unknown: put the file "
+                        "back and start again; a study continues with `mergetune study resume`, and all stored scores "
+                        "remain valid"
                     )
 
 
 def stamps_of(paths: Iterable[Path]) -> Mapping[Path, Stamp | None]:
-    """What tells whether files are the same later; None for one that is missing."""
+    """Return a stamp of each file, which differs after the file has changed; None for a missing file."""
     return {path: _stamp(path) for path in paths}
 
 
 def _stamp(path: Path) -> Stamp | None:
     try:
-        found = path.stat()
+        status = path.stat()
     except OSError:
         return None
-    return found.st_ino, found.st_size, found.st_mtime_ns
+    return status.st_ino, status.st_size, status.st_mtime_ns

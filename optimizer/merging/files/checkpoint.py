@@ -1,9 +1,9 @@
-"""Open a checkpoint, tell what it is, and identify it by its content.
+"""Open a checkpoint, recognise its family, and identify it by its content.
 
-A checkpoint is a .safetensors file, a file of torch.save (.ckpt, .pt, .pth) or the folder of a diffusers pipeline.
-Whatever it is, its tensors are seen under the keys of its family's single-file layout
-(Stable Diffusion's begin with `model.diffusion_model.`, `first_stage_model.` and the like). They are read through a
-memory map: opening costs nothing, and reading one tensor allocates nothing.
+A checkpoint is a .safetensors file, a file of torch.save (.ckpt, .pt, .pth) or the folder of a diffusers pipeline. In
+each case its tensors have the keys of its family's single-file layout (Stable Diffusion's begin with
+`model.diffusion_model.`, `first_stage_model.` and so on). They are read through a memory map: opening is cheap, and
+reading a tensor allocates nothing.
 """
 
 from __future__ import annotations
@@ -64,13 +64,13 @@ SAFETENSORS_SUFFIX: Final = ".safetensors"
 
 
 class Checkpoint:
-    """One opened checkpoint: its tensors by key, read through a memory map.
+    """An opened checkpoint: its tensors by key, read through a memory map.
 
     Attributes:
         path: the file or folder.
         tensors: key -> dtype and shape, in the order of the file.
-        metadata: of the file's header; empty for what is not safetensors.
-        files: every file it is read from; for a folder its weights, and the scheduler's settings where they mark what
+        metadata: of the file's header; empty for other formats than safetensors.
+        files: every file it is read from; for a folder its weights, and the scheduler's settings where they say what
             the model predicts.
         notes: one line for everything that was renamed, repaired or ignored.
     """
@@ -86,15 +86,15 @@ class Checkpoint:
 
     @classmethod
     def open(cls, path: Path) -> Checkpoint:
-        """Open and check a file's header, or a folder's.
+        """Open a file or folder, and check its header.
 
         Raises:
-            CheckpointError: it is missing, of no known kind, damaged or cut off, quantised, or holds code to run.
+            CheckpointError: it is missing, of an unknown format, damaged, truncated, quantised, or holds code to run.
         """
         return cls(path, open_source(path))
 
     def tensor(self, key: str) -> Tensor:
-        """The tensor in the dtype and shape of `tensors[key]`; a view of the file's pages where it is stored so.
+        """Read a tensor in the dtype and shape of `tensors[key]`: a view of the file's pages where possible.
 
         Raises:
             KeyError: the checkpoint has no such tensor.
@@ -103,7 +103,11 @@ class Checkpoint:
 
     @cached_property
     def architecture(self) -> Architecture:
-        """Raises CheckpointError for what has no U-Net of a known family."""
+        """The family of models.
+
+        Raises:
+            CheckpointError: there is no U-Net of a known family.
+        """
         try:
             return architecture_of({key: info.shape for key, info in self.tensors.items()})
         except UnknownArchitectureError as error:
@@ -113,61 +117,68 @@ class Checkpoint:
     def components(self) -> tuple[str, ...]:
         """Which of unet, text_encoder, text_encoder_2 and vae it has, in that order.
 
-        A component is there when any of its tensors is. Raises CheckpointError as `architecture` does.
+        A component counts as present if any of its tensors is.
+
+        Raises:
+            CheckpointError: as for `architecture`.
         """
-        found = {component_of(key, self.architecture) for key in self.tensors}
-        return tuple(name for name in (UNET, *text_encoders(self.architecture), VAE) if name in found)
+        present = {component_of(key, self.architecture) for key in self.tensors}
+        return tuple(name for name in (UNET, *text_encoders(self.architecture), VAE) if name in present)
 
     @property
     def size_bytes(self) -> int:
-        """Bytes on disk, of all its files."""
+        """Bytes on disk of all its files."""
         return sum(file.stat().st_size for file in self.files)
 
     @property
     def mtime_ns(self) -> int:
-        """When any of its files was last changed, in nanoseconds since the epoch."""
+        """Time of the last change of any of its files, in nanoseconds since the epoch."""
         return max(file.stat().st_mtime_ns for file in self.files)
 
     @property
     def name(self) -> str:
-        """For people: see `model_name`."""
+        """Display name: see `model_name`."""
         return model_name(self.path)
 
     def hash(self, progress: Callable[[int], None] | None = None) -> str:
-        """`sha256`, read anew; `progress` is called with the bytes of each chunk."""
+        """Compute `sha256` by reading the files again.
+
+        Args:
+            progress: called with the bytes of each chunk that was read.
+        """
         return sha256_of_model(self.path, self.files, progress)
 
     @cached_property
     def sha256(self) -> str:
         """Hash of the whole file, 64 hex digits; its first 10 are the AutoV2 hash of A1111 and Civitai.
 
-        Of a folder, the sha256 of the lines `<sha256>  <path in the folder>` of its `files`, sorted by path: see
-        `sha256_of_files`.
+        For a folder, the sha256 of the lines `<sha256>  <path in the folder>` of its `files`, sorted by path: see
+        `sha256_of_model`.
         """
         return self.hash()
 
     @property
     def legacy_hash(self) -> str | None:
-        """A1111's old model hash, 8 hex digits; None for a folder, which A1111 does not know."""
+        """A1111's old model hash, 8 hex digits; None for a folder, which A1111 does not read."""
         return legacy_hash(self.path) if self.files == (self.path,) else None
 
     @property
     def data_hash(self) -> str | None:
-        """sha256 of the tensor data, 64 hex digits, whose first 12 are AutoV3; None for what is not safetensors."""
+        """sha256 of the tensor data, 64 hex digits, the first 12 of which are AutoV3; None unless safetensors."""
         return data_hash(self.path) if _is_safetensors(self.path) else None
 
 
 def model_name(path: Path) -> str:
-    """A checkpoint's name for people: without folder, and without the suffix of a file; a folder's name has none."""
-    known = path.suffix.lower() in {SAFETENSORS_SUFFIX, *TORCH_SUFFIXES} and not path.is_dir()
-    return path.stem if known else path.name
+    """Return a checkpoint's display name: that of the file without its suffix, or that of the folder."""
+    has_suffix = path.suffix.lower() in {SAFETENSORS_SUFFIX, *TORCH_SUFFIXES} and not path.is_dir()
+    return path.stem if has_suffix else path.name
 
 
 def open_source(path: Path) -> Source:
-    """The tensors of a file or folder as they are stored, by the kind its suffix says.
+    """Open a file or folder, in the format that its suffix names, with the tensors under their stored names.
 
     Raises:
-        CheckpointError: it is missing, of no known kind, damaged or cut off, or holds code to run.
+        CheckpointError: it is missing, of an unknown format, damaged, truncated, or holds code to run.
     """
     if not path.exists():
         raise CheckpointError(
@@ -176,7 +187,7 @@ def open_source(path: Path) -> Source:
     if path.is_dir():
         return diffusers_source(path)
     if not path.is_file():  # a pipe would block, a device may never end
-        raise CheckpointError(f"{path} is no regular file: give a .safetensors or .ckpt file, or a diffusers folder")
+        raise CheckpointError(f"{path} is not a regular file: give a .safetensors or .ckpt file, or a diffusers folder")
     if path.suffix.lower() in TORCH_SUFFIXES:
         return torch_source(path)
     if path.suffix.lower() == ".bin":
@@ -191,7 +202,7 @@ def _is_safetensors(path: Path) -> bool:
 
 
 def component_of(key: str, architecture: Architecture) -> str:
-    """unet, text_encoder, text_encoder_2 or vae; else the key's place, OTHER or EMA."""
+    """Return unet, text_encoder, text_encoder_2 or vae; for keys of no component OTHER or EMA."""
     place = place_of(key, architecture)
     return UNET if place in _blocks(architecture) else place
 
@@ -202,10 +213,10 @@ def _blocks(architecture: Architecture) -> frozenset[str]:
 
 
 def is_mergeable(key: str, info: TensorInfo, architecture: Architecture) -> bool:
-    """Whether a ratio applies to this tensor: integers, schedules and markers stay as parent A has them.
+    """Return whether a ratio applies to this tensor: integers, schedules and markers stay as parent A has them.
 
-    `position_ids` are integers whatever they are stored as: old merges left them as floats, and averaging or casting
-    those once more is how such files break.
+    `position_ids` are integers, whatever dtype they are stored in: old merges left them as floats, and averaging or
+    casting those again would damage them.
     """
     if not info.dtype.is_floating_point or key.endswith(".position_ids"):
         return False
@@ -213,9 +224,10 @@ def is_mergeable(key: str, info: TensorInfo, architecture: Architecture) -> bool
 
 
 def letters(count: int) -> tuple[str, ...]:
-    """Names of the parents in order: A, B, C ..."""
+    """Return the letters of the first `count` parents: A, B, C ..."""
     return tuple(LETTERS[:count])
 
 
 def total_bytes(infos: Iterable[TensorInfo]) -> int:
+    """Return the bytes of all these tensors together."""
     return sum(info.nbytes for info in infos)

@@ -1,8 +1,8 @@
-"""A diffusers pipeline's folder read as if it were a single checkpoint file.
+"""Reading a diffusers pipeline's folder as if it were a single checkpoint file.
 
 The folder has `model_index.json` and one folder for each model (`unet`, `vae`, `text_encoder`, `text_encoder_2`), with
-weights in one file or in shards that an index names, possibly in several precisions. Every tensor is presented under
-the name, and in the shape, that Stable Diffusion's own files use, so that nothing after this module need know.
+weights in one file or in shards listed by an index, possibly in several precisions. Every tensor gets the name and
+shape that it has in the family's single-file checkpoints, so no other module needs to know about folders.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from optimizer.errors import CheckpointError
 from optimizer.families.registry import model_families, model_family
 from optimizer.merging.files.layout import THIRDS, Component, Reading, stored_part
 from optimizer.merging.files.pickles import torch_source
-from optimizer.merging.files.sources import Source, Stored, TensorInfo, safetensors_source, some
+from optimizer.merging.files.sources import Source, Stored, TensorInfo, abbreviated, safetensors_source
 from search_spaces.blocks import Architecture
 from search_spaces.families.registry import titles
 
@@ -27,17 +27,17 @@ INDEX = "model_index.json"
 SCHEDULER_CONFIG = Path("scheduler", "scheduler_config.json")
 VAE_CONFIG = Path("vae", "config.json")
 
-# File names without suffix: diffusers' models, then transformers' (whose .bin files are named otherwise).
+# File names without suffix: of diffusers' models, then of transformers' (whose .bin files have another name).
 _STEMS = {".safetensors": ("diffusion_pytorch_model", "model"), ".bin": ("diffusion_pytorch_model", "pytorch_model")}
 _VARIANTS = ("", ".fp16")
 
 
 def diffusers_source(folder: Path) -> Source:
-    """The tensors of a pipeline's folder under the names of a single file.
+    """Open a pipeline's folder, with its tensors under single-file names.
 
-    A scheduler that says the model predicts v gives the marker key `v_pred`, one that rescales its betas to zero
-    terminal SNR gives `ztsnr` (float32, no elements), and the schedulers of CosXL and Playground 2.5 give `edm_` keys:
-    that is how single files say so.
+    The scheduler's settings become the marker keys of single files: `v_pred` if the model predicts v, `ztsnr` if betas
+    are rescaled to zero terminal SNR (both float32 without elements), and `edm_` keys for the schedulers of CosXL and
+    Playground 2.5.
 
     Raises:
         CheckpointError: no model_index.json, another kind of pipeline, or weights that are missing or damaged.
@@ -47,11 +47,11 @@ def diffusers_source(folder: Path) -> Source:
             f"{folder} is a folder without {INDEX}: "
             "give a single checkpoint file, or the folder of a diffusers pipeline"
         )
-    index = _json(folder / INDEX)
+    index = _read_json(folder / INDEX)
     parts = {
-        component: _component(folder, component)
+        component: _open_component(folder, component)
         for component, classes in _pipeline_classes().items()
-        if _has(folder, index, component, classes)
+        if _has_component(folder, index, component, classes)
     }
     if "unet" not in parts:
         raise CheckpointError(f"{folder / INDEX} names no U-Net: only pipelines of {titles('and')} can be merged")
@@ -63,17 +63,22 @@ def diffusers_source(folder: Path) -> Source:
         named, unknown = _single_file_names(folder, component, part.tensors, architecture)
         tensors |= named
         if unknown:
-            notes.append(f"{component}/: {len(unknown)} tensors have no place in a checkpoint: {some(unknown)}")
-    markers, more = _markers(folder, index)
+            notes.append(f"{component}/: {len(unknown)} tensors have no place in a checkpoint: {abbreviated(unknown)}")
+    markers, scheduler_notes = _markers(folder, index)
     if markers:
         files.append(folder / SCHEDULER_CONFIG)
     if "edm_mean" in markers:
         files.append(folder / VAE_CONFIG)
     tensors |= {marker: Stored.of(value) for marker, value in markers.items()}
-    return Source(files=tuple(files), tensors=tensors, notes=(*notes, *more))
+    return Source(files=tuple(files), tensors=tensors, notes=(*notes, *scheduler_notes))
 
 
-def _json(path: Path) -> dict[str, Any]:
+def _read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object.
+
+    Raises:
+        CheckpointError: the file cannot be read, or holds something else.
+    """
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
@@ -84,23 +89,32 @@ def _json(path: Path) -> dict[str, Any]:
 
 
 def _pipeline_classes() -> dict[Component, tuple[str, ...]]:
-    """Component -> what it may be in a pipeline of any family."""
-    found: dict[Component, tuple[str, ...]] = {}
+    """Return component -> the classes that it may have in a pipeline of any family."""
+    classes: dict[Component, tuple[str, ...]] = {}
     for family in model_families():
         for component, name in family.pipeline_classes.items():
-            found[component] = tuple(dict.fromkeys((*found.get(component, ()), name)))
-    return found
+            classes[component] = tuple(dict.fromkeys((*classes.get(component, ()), name)))
+    return classes
 
 
 def _architecture(unet_names: Collection[str], folder: Path) -> Architecture:
+    """Recognise a pipeline's family by its U-Net's parameter names.
+
+    Raises:
+        CheckpointError: they are those of no known family.
+    """
     for architecture in Architecture:
         if model_family(architecture).is_pipeline(unet_names):
             return architecture
     raise CheckpointError(f"{folder / 'unet'} is of no known family: only pipelines of {titles('and')} can be merged")
 
 
-def _has(folder: Path, index: Mapping[str, Any], component: Component, classes: Sequence[str]) -> bool:
-    """Whether the pipeline has this model; a null entry means that it was left out on purpose."""
+def _has_component(folder: Path, index: Mapping[str, Any], component: Component, classes: Sequence[str]) -> bool:
+    """Return whether the pipeline has this component; a null entry means that it was left out on purpose.
+
+    Raises:
+        CheckpointError: it is there with an unknown class.
+    """
     entry = index.get(component)
     if entry is None or entry == [None, None]:
         return False
@@ -115,52 +129,64 @@ def _has(folder: Path, index: Mapping[str, Any], component: Component, classes: 
 # -------------------------------------------------------------------------------------------- weights
 
 
-def _component(folder: Path, component: Component) -> Source:
-    """The weights of one model: .safetensors before .bin, full precision before fp16."""
-    home = folder / component
+def _open_component(folder: Path, component: Component) -> Source:
+    """Open the weights of one component: .safetensors before .bin, full precision before fp16.
+
+    Raises:
+        CheckpointError: there are none, or they are damaged.
+    """
+    subfolder = folder / component
     for suffix, stems in _STEMS.items():
         for variant in _VARIANTS:
             for stem in stems:
-                for found in _candidates(home, stem, variant, suffix):
-                    return _read(found, suffix)
+                for path in _weight_files(subfolder, stem, variant, suffix):
+                    return _open_weights(path, suffix)
     raise CheckpointError(
-        f"{folder / INDEX} names {component}, but {home} holds no weights "
+        f"{folder / INDEX} names {component}, but {subfolder} holds no weights "
         f"(expected {_STEMS['.safetensors'][component.startswith('text')]}.safetensors): fetch the folder again"
     )
 
 
-def _candidates(home: Path, stem: str, variant: str, suffix: str) -> Iterator[Path]:
+def _weight_files(subfolder: Path, stem: str, variant: str, suffix: str) -> Iterator[Path]:
     names = (
         f"{stem}{variant}{suffix}",
         f"{stem}{suffix}.index{variant}.json",
         f"{stem}{variant}{suffix}.index.json",
     )
-    yield from (home / name for name in names if (home / name).is_file())
+    yield from (subfolder / name for name in names if (subfolder / name).is_file())
 
 
-def _read(path: Path, suffix: str) -> Source:
+def _open_weights(path: Path, suffix: str) -> Source:
+    """Open a weights file, or the shards that an index (.json) lists.
+
+    Args:
+        suffix: of the weights.
+
+    Raises:
+        CheckpointError: a file is missing or damaged.
+    """
     source = safetensors_source if suffix == ".safetensors" else torch_source
     if path.suffix != ".json":
         return source(path)
-    placed = _json(path).get("weight_map")
-    if not isinstance(placed, dict) or not all(
-        isinstance(row, str) and Path(row).name == row for row in placed.values()
+    weight_map = _read_json(path).get("weight_map")
+    if not isinstance(weight_map, dict) or not all(
+        isinstance(name, str) and Path(name).name == name for name in weight_map.values()
     ):
         raise CheckpointError(f"{path} is damaged (its weight_map must name files beside it): fetch the folder again")
-    shards = {name: path.with_name(name) for name in dict.fromkeys(placed.values())}
-    absent = [name for name, shard in shards.items() if not shard.is_file()]
+    paths = {name: path.with_name(name) for name in dict.fromkeys(weight_map.values())}
+    absent = [name for name, shard in paths.items() if not shard.is_file()]
     if absent:
-        raise CheckpointError(f"{path} names {some(absent)}, which is not there: fetch the folder again")
-    read = {name: source(shard) for name, shard in shards.items()}
-    missing = [key for key, name in placed.items() if key not in read[name].tensors]
+        raise CheckpointError(f"{path} names {abbreviated(absent)}, which is not there: fetch the folder again")
+    shards = {name: source(shard) for name, shard in paths.items()}
+    missing = [key for key, name in weight_map.items() if key not in shards[name].tensors]
     if missing:
         raise CheckpointError(
-            f"{path}: its files lack {len(missing)} tensors ({some(missing)}): fetch the folder again"
+            f"{path}: its files lack {len(missing)} tensors ({abbreviated(missing)}): fetch the folder again"
         )
     return Source(
-        files=(path, *shards.values()),
-        tensors={key: read[name].tensors[key] for key, name in placed.items()},
-        notes=tuple(dict.fromkeys(note for row in read.values() for note in row.notes)),
+        files=(path, *paths.values()),
+        tensors={key: shards[name].tensors[key] for key, name in weight_map.items()},
+        notes=tuple(dict.fromkeys(note for shard in shards.values() for note in shard.notes)),
     )
 
 
@@ -170,13 +196,13 @@ def _read(path: Path, suffix: str) -> Source:
 def _single_file_names(
     folder: Path, component: Component, tensors: Mapping[str, Stored], architecture: Architecture
 ) -> tuple[dict[str, Stored], list[str]]:
-    """Tensors under their single-file names, and the names that have none.
+    """Return a component's tensors under their single-file names, and the names of tensors that have none.
 
     Raises:
-        CheckpointError: a U-Net or VAE with parameters that no model of the family has: to leave them out would
-            change what the model paints.
+        CheckpointError: a U-Net or VAE has parameters that no model of the family has: leaving them out would change
+            the images.
     """
-    found: dict[str, Stored] = {}
+    renamed: dict[str, Stored] = {}
     thirds: dict[str, dict[Reading, Stored]] = {}
     unknown = []
     for name, stored in tensors.items():
@@ -186,31 +212,36 @@ def _single_file_names(
         elif part.reading in THIRDS:
             thirds.setdefault(part.key, {})[part.reading] = stored
         elif part.reading == "whole":
-            found[part.key] = stored
+            renamed[part.key] = stored
         else:
-            found[part.key] = stored.seen_as(part.shape_of(stored.info.shape), part.of)
+            renamed[part.key] = stored.viewed_as(part.shape_of(stored.info.shape), part.of)
     if unknown and component in {"unet", "vae"}:
         raise CheckpointError(
-            f"{folder / component} has {len(unknown)} tensors that no {titles('or')} model has ({some(unknown)}): "
-            "only plain models of these families are merged"
+            f"{folder / component} has {len(unknown)} tensors that no {titles('or')} model has "
+            f"({abbreviated(unknown)}): only plain models of these families can be merged"
         )
-    return found | {key: _fused(folder / component, key, rows) for key, rows in thirds.items()}, unknown
+    fused = {key: _fuse_thirds(folder / component, key, projections) for key, projections in thirds.items()}
+    return renamed | fused, unknown
 
 
-def _fused(home: Path, key: str, rows: Mapping[Reading, Stored]) -> Stored:
-    """OpenCLIP's query, key and value projections one above the other, as the single file holds them."""
-    infos = {row.info for row in rows.values()}
-    if len(rows) != len(THIRDS) or len(infos) != 1:
+def _fuse_thirds(subfolder: Path, key: str, projections: Mapping[Reading, Stored]) -> Stored:
+    """Stack OpenCLIP's query, key and value projections along dimension 0, as the single file holds them.
+
+    Raises:
+        CheckpointError: one is missing, or they differ in shape or dtype.
+    """
+    infos = {stored.info for stored in projections.values()}
+    if len(projections) != len(THIRDS) or len(infos) != 1:
         raise CheckpointError(
-            f"{home}: the query, key and value projections that make up {key} "
+            f"{subfolder}: the query, key and value projections that make up {key} "
             "are not three of one shape and dtype: fetch the folder again"
         )
     (info,) = infos
-    ordered = [rows[third] for third in THIRDS]
+    ordered = [projections[third] for third in THIRDS]
 
     def read() -> Tensor:
-        # Bytes are put together, because torch cannot concatenate every dtype (float8).
-        raw = torch.cat([row.read().view(torch.uint8) for row in ordered])
+        # As bytes, because torch cannot concatenate every dtype (float8).
+        raw = torch.cat([stored.read().view(torch.uint8) for stored in ordered])
         return raw.view(info.dtype)
 
     return Stored(TensorInfo(info.dtype, (len(THIRDS) * info.shape[0], *info.shape[1:])), read)
@@ -220,15 +251,15 @@ def _fused(home: Path, key: str, rows: Mapping[Reading, Stored]) -> Stored:
 
 
 def _markers(folder: Path, index: Mapping[str, Any]) -> tuple[dict[str, Tensor], tuple[str, ...]]:
-    """Marker tensors that the scheduler's settings stand for, and notes.
+    """Return the marker tensors that express the scheduler's settings, and notes.
 
     Raises:
-        CheckpointError: the model predicts what no marker of a single file can say.
+        CheckpointError: no marker of single files can express what the model predicts.
     """
     path = folder / SCHEDULER_CONFIG
     if not path.is_file():
-        return {}, ("no scheduler settings: taken for a model that predicts noise (epsilon)",)
-    settings = _json(path)
+        return {}, ("no scheduler settings: the model is assumed to predict noise (epsilon)",)
+    settings = _read_json(path)
     name = str(settings.get("_class_name") or (index.get("scheduler") or [""])[-1])
     prediction = settings.get("prediction_type", "epsilon")
     markers: dict[str, Tensor] | None = {}
@@ -247,27 +278,29 @@ def _markers(folder: Path, index: Mapping[str, Any]) -> tuple[dict[str, Tensor],
         markers["ztsnr"] = torch.zeros(0)
     notes = [f"{', '.join(markers)} read from {SCHEDULER_CONFIG.as_posix()}"] if markers else []
     if prediction == "flow_prediction" or name.startswith("FlowMatch"):
-        notes.append(f"its scheduler ({name}) follows a flow: checkpoint files have no mark for that, none is put in")
+        notes.append(f"its scheduler ({name}) follows a flow: checkpoint files have no marker for that, none is added")
     return markers, tuple(notes)
 
 
 def _edm_markers(folder: Path, settings: Mapping[str, Any], prediction: object) -> dict[str, Tensor] | None:
-    """The two kinds of EDM model that single files have marks for: CosXL's and Playground 2.5's; None for others.
+    """Return the markers of an EDM model: CosXL's or Playground 2.5's; None for others, which have no markers.
 
-    Marks and numbers as in optimizer/rendering/prediction.py: CosXL predicts v of data of deviation 1, Playground's
-    data has 0.5 and its latents are shifted and scaled as its VAE's configuration says.
+    Keys and values as in optimizer/rendering/prediction.py. CosXL predicts v, for data with a standard deviation of 1.
+    Playground's data has 0.5, and its VAE's configuration gives the mean and deviation of its latents.
     """
     if prediction == "v_prediction" and settings.get("sigma_data") == 1.0:
         sigmas = {key: settings.get(key) for key in ("sigma_max", "sigma_min")}
         if all(isinstance(value, int | float) for value in sigmas.values()):
             return {f"edm_vpred.{key}": torch.tensor(value, dtype=torch.float32) for key, value in sigmas.items()}
     if prediction == "epsilon" and settings.get("sigma_data") == 0.5 and (folder / VAE_CONFIG).is_file():
-        vae = _json(folder / VAE_CONFIG)
+        vae = _read_json(folder / VAE_CONFIG)
         statistics = {"edm_mean": vae.get("latents_mean"), "edm_std": vae.get("latents_std")}
-        if all(_are_numbers(row) for row in statistics.values()):
-            return {key: torch.tensor(row, dtype=torch.float32).view(1, -1, 1, 1) for key, row in statistics.items()}
+        if all(_are_numbers(values) for values in statistics.values()):
+            return {
+                key: torch.tensor(values, dtype=torch.float32).view(1, -1, 1, 1) for key, values in statistics.items()
+            }
     return None
 
 
-def _are_numbers(row: object) -> bool:
-    return isinstance(row, list) and len(row) > 0 and all(isinstance(value, int | float) for value in row)
+def _are_numbers(values: object) -> bool:
+    return isinstance(values, list) and len(values) > 0 and all(isinstance(value, int | float) for value in values)

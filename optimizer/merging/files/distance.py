@@ -1,15 +1,15 @@
-r"""How far apart two checkpoints are: per tensor, per place, over all.
+r"""Distances between two checkpoints: of single tensors, of places, and over all.
 
 Notation: a and b are the same tensor of files A and B, d = b - a, ||.|| the Euclidean norm over all elements.
 
     relative distance    ||d|| / ||a||
     cosine               <d, a> / (||d|| ||a||)
 
-Several tensors count as one long vector, so a place's distance is sqrt(sum ||d||^2) / sqrt(sum ||a||^2): the mean of
-its tensors' distances would let a bias of 320 numbers weigh as much as a matrix of 13 million.
+Several tensors count as one long vector, so a place's distance is sqrt(sum ||d||^2) / sqrt(sum ||a||^2). In the mean of
+its tensors' distances, a bias of 320 elements would weigh as much as a matrix of 13 million.
 
-All sums are float64. They are added with `math.fsum`, which rounds once, so the order in which tensors are read
-changes no bit of the result.
+All sums are float64. They are combined with `math.fsum`, which rounds once, so the order in which tensors are read does
+not change a bit of the result.
 """
 
 from __future__ import annotations
@@ -25,30 +25,30 @@ from optimizer.errors import ParentsDifferError
 from optimizer.merging.files.checkpoint import Checkpoint, is_mergeable
 from search_spaces.blocks import EMA, place_of
 
-# 128 KB of float64 at a time stay in a core's cache, and are too few for torch to divide among threads: waiting for
-# those at every piece takes far longer than the sums where other programs keep the cores busy.
+# 128 KB of float64 fit a core's cache, and are too few elements for torch to use several threads: where other programs
+# keep the cores busy, waiting for the threads at every chunk takes far longer than the sums.
 CHUNK_ELEMENTS = 1 << 14
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Distance:
-    """What is known of one tensor pair, or of several together: see `together`."""
+    """Sums over one tensor pair, or over several pairs: see `combined`."""
 
     tensors: int
     size: int  # elements
-    identical: int  # tensors whose every value is the same in both files, whatever they are stored as
+    identical: int  # tensors whose values are all the same in both files, whatever their dtypes
     squared_difference: float  # ||d||^2; NaN or infinite if either file has such values
     squared_norm: float  # ||a||^2
     inner: float  # <d, a>
 
     @property
     def finite(self) -> bool:
-        """False where one of the files holds NaN or Inf: nothing can be said of the distance then."""
+        """Whether neither file holds NaN or infinity; otherwise there is no distance."""
         return math.isfinite(self.squared_difference) and math.isfinite(self.squared_norm)
 
     @property
     def relative(self) -> float:
-        """||d|| / ||a||: 0 for equal values, inf where A is all zeros and B is not, NaN where not `finite`."""
+        """||d|| / ||a||: 0 for equal values, infinite where A is all zeros and B is not, NaN where not `finite`."""
         if not self.finite:
             return math.nan
         if self.squared_difference == 0:
@@ -61,7 +61,7 @@ class Distance:
     def cosine(self) -> float | None:
         """Cosine between the difference and A, in -1..1; None where either is zero or not finite.
 
-        Near 0, as in any training, B went its own way; near -1 or 1 it is A made smaller or larger.
+        Near 0, as after any training, the difference has no relation to A; near -1 or 1, B is a scaled A.
         """
         norms = math.sqrt(self.squared_difference) * math.sqrt(self.squared_norm) if self.finite else 0.0
         return max(-1.0, min(1.0, self.inner / norms)) if norms > 0 else None
@@ -69,7 +69,7 @@ class Distance:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TensorDistance:
-    """One tensor that both files have, in shapes that fit."""
+    """The distance of a tensor that both files have, in shapes that fit."""
 
     key: str
     place: str
@@ -78,35 +78,40 @@ class TensorDistance:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Comparison:
-    """Two files of one architecture. Every key of either is in exactly one of the fields; EMA copies are in none."""
+    """A comparison of two files of one architecture.
 
-    tensors: tuple[TensorDistance, ...]  # what a merge averages, in A's order
-    unaveraged: tuple[str, ...]  # integers, schedules and markers that are equal; a merge keeps A's. Sorted, like ...
-    unaveraged_different: tuple[str, ...]  # ... those that are not equal
+    Every key of either file is in exactly one of the fields, except EMA copies, which are in none.
+    """
+
+    tensors: tuple[TensorDistance, ...]  # those that a merge averages, in A's order
+    # Keys, each tuple sorted:
+    unaveraged: tuple[str, ...]  # integers, schedules and markers that are equal; a merge keeps A's
+    unaveraged_different: tuple[str, ...]  # the same kinds, where they are not equal
     only_in_a: tuple[str, ...]
     only_in_b: tuple[str, ...]
-    other_shapes: tuple[str, ...]  # keys whose shapes differ by more than ones at the end
+    other_shapes: tuple[str, ...]  # shapes differ by more than ones at the end
 
     def by_place(self) -> dict[str, Distance]:
-        """Place -> its tensors together, for the places that have any, in the order they appear in A."""
-        groups: dict[str, list[Distance]] = {}
-        for row in self.tensors:
-            groups.setdefault(row.place, []).append(row.distance)
-        return {place: together(rows) for place, rows in groups.items()}
+        """Return the distance of each place that has tensors, in the order they appear in A."""
+        distances: dict[str, list[Distance]] = {}
+        for tensor in self.tensors:
+            distances.setdefault(tensor.place, []).append(tensor.distance)
+        return {place: combined(of_tensors) for place, of_tensors in distances.items()}
 
     def most_different(self, count: int) -> tuple[TensorDistance, ...]:
-        """The tensors with the largest relative distances, largest first; what is not finite comes before all."""
-        return tuple(sorted(self.tensors, key=_remoteness)[:count])
+        """Return the tensors with the largest relative distances, largest first; those not finite precede all."""
+        return tuple(sorted(self.tensors, key=_largest_first)[:count])
 
 
-def _remoteness(row: TensorDistance) -> tuple[float, str]:
-    return (-row.distance.relative if row.distance.finite else -math.inf, row.key)
+def _largest_first(tensor: TensorDistance) -> tuple[float, str]:
+    return (-tensor.distance.relative if tensor.distance.finite else -math.inf, tensor.key)
 
 
 def tensor_distance(a: Tensor, b: Tensor) -> Distance:
-    """Distance of two floating tensors of one size and any dtypes, on the CPU; never raises for NaN or Inf.
+    """Compute the distance of two floating tensors of one size and any dtypes, on the CPU.
 
-    Works through both in pieces of `CHUNK_ELEMENTS`, so its memory does not grow with them.
+    NaN and infinity do not raise; they make the distance not `finite`. Both tensors are read in chunks of
+    `CHUNK_ELEMENTS`, so the memory used does not grow with their size.
     """
     squared_difference, squared_norm, inner = [], [], []
     equal = True
@@ -129,60 +134,63 @@ def tensor_distance(a: Tensor, b: Tensor) -> Distance:
 
 
 def _float64(part: Tensor) -> Tensor:
-    """Exact for every dtype; narrow ones by way of float32, which is the faster conversion."""
+    """Convert any dtype exactly; narrow dtypes via float32, which is faster."""
     return (part.float() if part.dtype.itemsize < 4 else part).to(torch.float64)
 
 
 def _inner(x: Tensor, y: Tensor) -> float:
-    """<x, y> of one piece. Not `dot`: BLAS has its own threads, and rounds by how its input is aligned in memory."""
+    """Compute <x, y> of one chunk.
+
+    `torch.dot` is not used: BLAS has threads of its own, and its rounding depends on how its input is aligned.
+    """
     return float((x * y).sum())
 
 
-def together(distances: Iterable[Distance]) -> Distance:
-    """Several tensors as one long vector; of none, everything is 0."""
-    rows = tuple(distances)
+def combined(distances: Iterable[Distance]) -> Distance:
+    """Return the distance of several tensors as one long vector; of none, everything is 0."""
+    parts = tuple(distances)
     return Distance(
-        tensors=sum(row.tensors for row in rows),
-        size=sum(row.size for row in rows),
-        identical=sum(row.identical for row in rows),
-        squared_difference=_exact_sum([row.squared_difference for row in rows]),
-        squared_norm=_exact_sum([row.squared_norm for row in rows]),
-        inner=_exact_sum([row.inner for row in rows]),
+        tensors=sum(part.tensors for part in parts),
+        size=sum(part.size for part in parts),
+        identical=sum(part.identical for part in parts),
+        squared_difference=_exact_sum([part.squared_difference for part in parts]),
+        squared_norm=_exact_sum([part.squared_norm for part in parts]),
+        inner=_exact_sum([part.inner for part in parts]),
     )
 
 
 def _exact_sum(values: list[float]) -> float:
-    """`math.fsum`, which refuses opposite infinities."""
+    """Return `math.fsum`, or NaN where a value is not finite: `math.fsum` raises for opposite infinities."""
     return math.fsum(values) if all(map(math.isfinite, values)) else math.nan
 
 
 def compare(a: Checkpoint, b: Checkpoint, progress: Callable[[int], None] | None = None) -> Comparison:
-    """Read both files once, one tensor pair at a time.
+    """Compare two files, reading each once, one tensor pair at a time.
 
     Args:
-        progress: called with the bytes of each pair that was compared; they sum up to `compared_bytes`.
+        progress: called with the bytes of each pair that was compared; they add up to `compared_bytes`.
 
     Raises:
         CheckpointError: one of them is of no known family.
         ParentsDifferError: they are of different architectures.
     """
     _require_one_architecture(a, b)
-    pairs, other_shapes = _shared_keys(a, b)
-    rows: list[TensorDistance] = []
+    fitting_keys, other_shapes = _shared_keys(a, b)
+    distances: list[TensorDistance] = []
     equal: list[str] = []
     different: list[str] = []
-    for key in pairs:
+    for key in fitting_keys:
         first, second = a.tensor(key), b.tensor(key)
         if _is_averaged(key, a, b):
             place = place_of(key, a.architecture)
-            rows.append(TensorDistance(key=key, place=place, distance=tensor_distance(first, second)))
+            distances.append(TensorDistance(key=key, place=place, distance=tensor_distance(first, second)))
         else:
             same = bool((first.double() == second.double().view(first.shape)).all())
             (equal if same else different).append(key)
         if progress is not None:
             progress(a.tensors[key].nbytes + b.tensors[key].nbytes)
     return Comparison(
-        tensors=tuple(rows),
+        tensors=tuple(distances),
         unaveraged=tuple(sorted(equal)),
         unaveraged_different=tuple(sorted(different)),
         only_in_a=_only_in(a, b),
@@ -192,7 +200,7 @@ def compare(a: Checkpoint, b: Checkpoint, progress: Callable[[int], None] | None
 
 
 def compared_bytes(a: Checkpoint, b: Checkpoint) -> int:
-    """What `compare` will read."""
+    """Return how many bytes `compare` will read."""
     return sum(a.tensors[key].nbytes + b.tensors[key].nbytes for key in _shared_keys(a, b)[0])
 
 
@@ -201,7 +209,7 @@ def _is_averaged(key: str, a: Checkpoint, b: Checkpoint) -> bool:
 
 
 def _shared_keys(a: Checkpoint, b: Checkpoint) -> tuple[list[str], list[str]]:
-    """(keys whose shapes fit, keys whose shapes do not) in A's order, which is the order of its bytes."""
+    """Return the keys whose shapes fit, and those whose shapes do not, both in A's order, which is that of its data."""
     shared = [key for key in a.tensors if key in b.tensors and place_of(key, a.architecture) != EMA]
     fitting = [key for key in shared if a.tensors[key].fits(b.tensors[key])]
     return fitting, [key for key in shared if not a.tensors[key].fits(b.tensors[key])]

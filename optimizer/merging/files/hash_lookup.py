@@ -1,4 +1,4 @@
-"""Files by their content: which of a folder's models have the sha256 that a recipe names."""
+"""Finding models by content: which files under a folder have the sha256 hashes that a recipe names."""
 
 from __future__ import annotations
 
@@ -20,11 +20,15 @@ class Candidate:
 
     path: Path
     files: tuple[Path, ...]
-    stamps: Mapping[Path, Stamp | None] = field(compare=False)  # of its files, as they were found
+    stamps: Mapping[Path, Stamp | None] = field(compare=False)  # of its files, when they were found
 
     @classmethod
     def of(cls, path: Path) -> Candidate:
-        """Raises CheckpointError when nothing that could be a model is there."""
+        """Return the model at a path.
+
+        Raises:
+            CheckpointError: there is no file, and no pipeline's folder.
+        """
         files = (path,) if path.is_file() else open_source(path).files
         return cls(path, files, stamps_of(files))
 
@@ -34,47 +38,51 @@ class Candidate:
 
     @property
     def mtime_ns(self) -> int:
-        """When any of its files was last changed, in nanoseconds since the epoch."""
+        """Time of the last change of any of its files, in nanoseconds since the epoch."""
         return max(file.stat().st_mtime_ns for file in self.files)
 
     def sha256(self, progress: Callable[[int], None] | None = None) -> str:
-        """As recipes name it: of the file, or of a folder as `sha256_of_model` has it."""
+        """Compute the hash by which recipes name the model: see `sha256_of_model`.
+
+        Args:
+            progress: called with the bytes of each chunk that was read.
+        """
         return sha256_of_model(self.path, self.files, progress)
 
 
 def candidates(folder: Path, names: Collection[str]) -> list[Candidate]:
-    """Every model under a folder, each file once, those first that are called like what is wanted.
+    """Return every model under a folder, each file once; models with one of the names come first.
 
     Args:
-        folder: searched through links as well.
+        folder: searched recursively, symbolic links included.
         names: file names without suffix.
     """
-    found: dict[tuple[int, int], Candidate] = {}
-    for path in _models(folder):
+    by_inode: dict[tuple[int, int], Candidate] = {}
+    for path in _model_paths(folder):
         status = path.stat()
-        if (status.st_dev, status.st_ino) not in found and (candidate := _candidate(path)):
-            found[status.st_dev, status.st_ino] = candidate
-    return sorted(found.values(), key=lambda row: (model_name(row.path) not in names, row.path))
+        if (status.st_dev, status.st_ino) not in by_inode and (candidate := _candidate(path)):
+            by_inode[status.st_dev, status.st_ino] = candidate
+    return sorted(by_inode.values(), key=lambda candidate: (model_name(candidate.path) not in names, candidate.path))
 
 
-def _models(folder: Path) -> Iterator[Path]:
-    seen: set[Path] = set()
-    for here, folders, names in os.walk(folder, followlinks=True):
-        real = Path(here).resolve()
-        if real in seen:  # a link that leads back
-            folders.clear()
+def _model_paths(folder: Path) -> Iterator[Path]:
+    visited: set[Path] = set()
+    for parent, subfolders, names in os.walk(folder, followlinks=True):
+        real = Path(parent).resolve()
+        if real in visited:  # reached again through a symbolic link
+            subfolders.clear()
             continue
-        seen.add(real)
+        visited.add(real)
         if INDEX in names:
-            yield Path(here)
+            yield Path(parent)
         for name in names:
-            path = Path(here, name)
+            path = Path(parent, name)
             if path.suffix.lower() in {SAFETENSORS_SUFFIX, *TORCH_SUFFIXES} and path.is_file():
                 yield path
 
 
 def _candidate(path: Path) -> Candidate | None:
-    """None for the folder of a pipeline that cannot be read."""
+    """Return the model at a path; None for a pipeline's folder that cannot be read."""
     try:
         return Candidate.of(path)
     except CheckpointError:
@@ -82,14 +90,20 @@ def _candidate(path: Path) -> Candidate | None:
 
 
 def find_by_sha256(
-    wanted: Collection[str], among: Iterable[Candidate], progress: Callable[[int], None] | None = None
+    hashes: Collection[str], among: Iterable[Candidate], progress: Callable[[int], None] | None = None
 ) -> dict[str, Candidate]:
-    """sha256 -> the file of those that are there; reads files in their order until all are found."""
-    found: dict[str, Candidate] = {}
+    """Return sha256 -> model for those of the hashes that are found.
+
+    Args:
+        hashes: sha256, 64 hex digits each.
+        among: read in this order until all hashes are found.
+        progress: called with the bytes of each chunk that was read.
+    """
+    by_hash: dict[str, Candidate] = {}
     for candidate in among:
-        if len(found) == len(set(wanted)):
+        if len(by_hash) == len(set(hashes)):
             break
         sha256 = candidate.sha256(progress)
-        if sha256 in wanted:
-            found.setdefault(sha256, candidate)
-    return found
+        if sha256 in hashes:
+            by_hash.setdefault(sha256, candidate)
+    return by_hash

@@ -1,4 +1,4 @@
-"""Whether a checkpoint's values are numbers: one NaN in a U-Net makes every image black."""
+"""Search for NaN and infinity in checkpoints: one NaN in a U-Net makes every image black."""
 
 from __future__ import annotations
 
@@ -11,21 +11,23 @@ from torch import Tensor
 from optimizer.merging.files.checkpoint import Checkpoint
 from search_spaces.blocks import place_of
 
-CHUNK_ELEMENTS = 1 << 22  # bounds the memory of counting in float32 to 16 MB
+CHUNK_ELEMENTS = 1 << 22  # limits the float32 copy used for counting to 16 MB
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NotFinite:
-    """The values of one place that are no numbers."""
+    """The NaN and infinite elements of one place."""
 
     nan: int  # elements
     infinite: int  # elements
-    tensors: int  # that hold any of them
+    tensors: int  # with any such elements
     first_key: str  # in the order of the file
 
 
 def not_finite(checkpoint: Checkpoint, progress: Callable[[int], None] | None = None) -> dict[str, NotFinite]:
-    """Place -> its NaN and Inf values, in the order of the file; empty for a sound file. Reads every tensor once.
+    """Return the NaN and infinite elements of each place that has any, in the order of the file.
+
+    Every tensor is read once.
 
     Args:
         progress: called with the bytes of each tensor that was read.
@@ -33,32 +35,32 @@ def not_finite(checkpoint: Checkpoint, progress: Callable[[int], None] | None = 
     Raises:
         CheckpointError: it is of no known family.
     """
-    found: dict[str, NotFinite] = {}
+    by_place: dict[str, NotFinite] = {}
     for key, info in checkpoint.tensors.items():
         nan, infinite = count_not_finite(checkpoint.tensor(key)) if info.dtype.is_floating_point else (0, 0)
         if nan or infinite:
             place = place_of(key, checkpoint.architecture)
-            known = found.get(place, NotFinite(nan=0, infinite=0, tensors=0, first_key=key))
-            found[place] = NotFinite(
-                nan=known.nan + nan,
-                infinite=known.infinite + infinite,
-                tensors=known.tensors + 1,
-                first_key=known.first_key,
+            before = by_place.get(place, NotFinite(nan=0, infinite=0, tensors=0, first_key=key))
+            by_place[place] = NotFinite(
+                nan=before.nan + nan,
+                infinite=before.infinite + infinite,
+                tensors=before.tensors + 1,
+                first_key=before.first_key,
             )
         if progress is not None:
             progress(info.nbytes)
-    return found
+    return by_place
 
 
 def count_not_finite(tensor: Tensor) -> tuple[int, int]:
-    """(NaN, infinite) elements of a floating tensor of any shape and dtype."""
+    """Count the (NaN, infinite) elements of a floating tensor of any shape and dtype."""
     nan = infinite = 0
     flat = tensor.flatten()
     for start in range(0, flat.numel(), CHUNK_ELEMENTS):
         part = flat[start : start + CHUNK_ELEMENTS]
         values = part.to(torch.float32) if part.dtype.itemsize == 1 else part  # 8-bit floats have no arithmetic
         if all(bool(end.isfinite()) for end in torch.aminmax(values)):
-            continue  # both ends are NaN where any value is: one pass for the tensors that are sound
+            continue  # both are NaN if any value is: finite tensors need one pass only
         nan += int(values.isnan().sum())
         infinite += int(values.isinf().sum())
     return nan, infinite

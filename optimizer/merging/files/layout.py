@@ -1,4 +1,4 @@
-"""File key <-> live parameter, for every family of models: see optimizer/families."""
+"""Mapping between file keys and live parameters, for every family of models: see optimizer/families."""
 
 from __future__ import annotations
 
@@ -10,25 +10,25 @@ __all__ = ["THIRDS", "Component", "LiveView", "Reading", "StoredPart", "live_vie
 
 
 def live_views(key: str, architecture: Architecture, rank: int) -> tuple[LiveView, ...]:
-    """Where one stored tensor lives.
+    """Return the live parameters that a stored tensor holds, as views of it.
 
     Args:
         key: name in the checkpoint file.
         rank: number of dimensions of the stored tensor.
 
     Returns:
-        No view for what no live model has (`position_ids`, `logit_scale`, CLIP-L's projection, markers, EMA
+        No view for tensors that no live model has (`position_ids`, `logit_scale`, CLIP-L's projection, markers, EMA
         copies), three for a fused attention projection, one otherwise.
     """
     return model_family(architecture).live_views(key, rank)
 
 
 def stored_part(component: Component, name: str, architecture: Architecture, rank: int) -> StoredPart | None:
-    """Where a parameter of diffusers' or transformers' models stands in a single file: the inverse of `live_views`.
+    """Return where a single file stores a parameter of diffusers' or transformers' models; inverts `live_views`.
 
     Args:
         name: as these libraries save it; the older names of the VAE's attention (`query`, `proj_attn`) and CLIP
-            names without `text_model.` are understood too.
+            names without `text_model.` are accepted too.
         rank: number of dimensions of the parameter.
 
     Returns:

@@ -1,8 +1,8 @@
-"""Checkpoints that go into one merge, read key by key as if all had parent A's layout.
+"""The parents of a merge, read key by key as if all had parent A's layout.
 
-What only some parents have, and how they differ, is settled here once; the two executors of a merge see parents that
-agree. The merged result has A's keys in A's dtypes and shapes, without EMA copies, and the whole components (a VAE, a
-text encoder) that A lacks and another parent has.
+Differences between parents, and tensors that only some have, are handled here once, so that the two executors of a
+merge see parents that agree. The merged result has A's keys in A's dtypes and shapes, without EMA copies, and the whole
+components (a VAE, a text encoder) that A lacks and another parent has.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch import Tensor
 from optimizer.errors import ParentsDifferError
 from optimizer.families.registry import model_families, model_family
 from optimizer.merging.files.checkpoint import Checkpoint, component_of, is_mergeable, letters
-from optimizer.merging.files.sources import TensorInfo, some
+from optimizer.merging.files.sources import TensorInfo, abbreviated
 from search_spaces.blocks import EMA, VAE, Architecture, text_encoders
 
 MARKERS = frozenset({"v_pred", "ztsnr"})  # tensors whose presence alone says what a model predicts
@@ -24,42 +24,42 @@ PLAIN_CHANNELS = 4  # of a latent; inpainting models read 9 channels, InstructPi
 
 
 class Parents:
-    """Opened checkpoints of one architecture, parent A first; made by `Parents.of`.
+    """Opened checkpoints of one architecture, parent A first; created by `Parents.of`.
 
     Attributes:
-        checkpoints: as they were opened.
+        checkpoints: in the order of the parents.
         tensors: the keys of the merged result with A's dtype and shape, in A's order, then those of the components
-            that A lacks, as the first parent that has them stores them.
-        notes: one line for everything that is kept, left out, taken from another parent or extended, after what each
-            checkpoint's own notes say.
+            that A lacks, as stored by the first parent that has them.
+        notes: the notes of each checkpoint, then one line for everything that is kept, left out, taken from another
+            parent or extended.
     """
 
     def __init__(self, checkpoints: Sequence[Checkpoint], homes: Mapping[str, int], notes: Sequence[str]) -> None:
         self.checkpoints = tuple(checkpoints)
         self.tensors: Mapping[str, TensorInfo] = {key: checkpoints[home].tensors[key] for key, home in homes.items()}
         self.notes = tuple(notes)
-        self._homes = homes  # key -> the parent whose value is kept where no ratio applies
+        self._homes = homes  # key -> index of the parent whose values are kept where no ratio applies
         self._merged = frozenset(key for key in homes if self._can_merge(key))
 
     @classmethod
     def of(cls, checkpoints: Sequence[Checkpoint]) -> Parents:
-        """Check that checkpoints can be merged with each other, and settle what only some of them have.
+        """Check that checkpoints can be merged with each other, and choose where each tensor of the result comes from.
 
         Raises:
-            ParentsDifferError: another architecture, or other shapes (the first three keys are named).
+            ParentsDifferError: architectures or shapes differ (the first three keys are named).
             CheckpointError: one of them is of no known family.
         """
         first = checkpoints[0]
         for letter, other in _others(checkpoints):
             _require_same_architecture(first, other, letter)
         homes = {key: 0 for key in first.tensors if component_of(key, first.architecture) != EMA}
-        taken = _components_from_others(checkpoints)
-        for component, home in taken.items():
+        added_components = _components_from_others(checkpoints)
+        for component, home in added_components.items():
             owner = checkpoints[home]
             homes |= {key: home for key in owner.tensors if component_of(key, owner.architecture) == component}
         for letter, other in _others(checkpoints):
             _require_same_shapes(first, other, letter)
-        return cls(checkpoints, homes, _notes(checkpoints, homes, taken))
+        return cls(checkpoints, homes, _notes(checkpoints, homes, added_components))
 
     @property
     def first(self) -> Checkpoint:
@@ -71,7 +71,7 @@ class Parents:
         return self.first.architecture
 
     def is_merged(self, key: str) -> bool:
-        """Whether a ratio applies: every parent has it, as floating-point weights of a block or component."""
+        """Return whether a ratio applies: every parent has floating-point weights of a block or component there."""
         return key in self._merged
 
     def _can_merge(self, key: str) -> bool:
@@ -81,36 +81,42 @@ class Parents:
         )
 
     def info(self, key: str, index: int) -> TensorInfo:
-        """Parent `index`'s tensor as `tensor` gives it: its own dtype, the result's shape.
+        """Return dtype and shape of what `tensor` gives: the parent's own dtype, the result's shape.
+
+        Args:
+            index: of the parent.
 
         Raises:
             KeyError: that parent has no such tensor.
         """
-        own, wanted = self.checkpoints[index].tensors[key], self.tensors[key]
-        if _is_narrower(key, own, wanted):
-            return TensorInfo(_common_dtype(own.dtype, wanted.dtype), wanted.shape)
-        return TensorInfo(own.dtype, wanted.shape)
+        own, result = self.checkpoints[index].tensors[key], self.tensors[key]
+        if _is_narrower(key, own, result):
+            return TensorInfo(_common_dtype(own.dtype, result.dtype), result.shape)
+        return TensorInfo(own.dtype, result.shape)
 
     def tensor(self, key: str, index: int) -> Tensor:
-        """Parent `index`'s values of a key of the result, in the result's shape.
+        """Read a parent's values for a key of the result, in the result's shape, on the CPU.
 
-        A plain model's first convolution is extended by A's own extra channels where A is an inpainting or
-        InstructPix2Pix model, so that any weighted mean gives A's there, and any difference nothing. The dtype is
-        then one that holds both parents' values exactly.
+        Where A is an inpainting or InstructPix2Pix model, a plain model's first convolution is extended by A's extra
+        channels. Any weighted mean then gives A's values there, and any difference is zero. The dtype is then one that
+        holds both parents' values exactly.
+
+        Args:
+            index: of the parent.
 
         Raises:
             KeyError: that parent has no such tensor.
         """
         info = self.info(key, index)
         stored = self.checkpoints[index].tensor(key)
-        own, wanted = self.checkpoints[index].tensors[key], self.tensors[key]
-        if not _is_narrower(key, own, wanted):
-            return stored.view(wanted.shape)
+        own, result = self.checkpoints[index].tensors[key], self.tensors[key]
+        if not _is_narrower(key, own, result):
+            return stored.view(result.shape)
         extra = self.kept(key)[:, own.shape[1] :]
         return torch.cat([stored.to(info.dtype), extra.to(info.dtype)], dim=1)
 
     def kept(self, key: str) -> Tensor:
-        """The value where nothing is merged: A's, or that of the parent whose component was taken."""
+        """Read the values used where nothing is merged: A's, or those of the parent that provides the component."""
         return self.checkpoints[self._homes[key]].tensor(key)
 
 
@@ -155,22 +161,22 @@ def _require_first_channels(first: Checkpoint, other: Checkpoint, letter: str, k
         )
 
 
-def _is_narrower(key: str, own: TensorInfo, wanted: TensorInfo) -> bool:
-    """Whether this is a plain model's first convolution beside one of more input channels."""
-    if key not in _first_convolutions() or len(own.shape) != 4 or len(wanted.shape) != 4:
+def _is_narrower(key: str, own: TensorInfo, result: TensorInfo) -> bool:
+    """Return whether this is a plain model's first convolution, and the result's has more input channels."""
+    if key not in _first_convolutions() or len(own.shape) != 4 or len(result.shape) != 4:
         return False
-    same = (own.shape[0], *own.shape[2:]) == (wanted.shape[0], *wanted.shape[2:])
-    return same and own.shape[1] == PLAIN_CHANNELS < wanted.shape[1]
+    same_otherwise = (own.shape[0], *own.shape[2:]) == (result.shape[0], *result.shape[2:])
+    return same_otherwise and own.shape[1] == PLAIN_CHANNELS < result.shape[1]
 
 
 @cache
 def _first_convolutions() -> frozenset[str | None]:
-    """Keys of the first convolution in files of any family."""
+    """Return the keys of the first convolution in files of any family."""
     return frozenset(family.keys.first_convolution for family in model_families())
 
 
 def _common_dtype(one: torch.dtype, other: torch.dtype) -> torch.dtype:
-    """A dtype that holds the values of both exactly."""
+    """Return a dtype that holds the values of both exactly."""
     if one == other:
         return one
     return torch.float64 if torch.float64 in {one, other} else torch.float32
@@ -184,23 +190,34 @@ def _shape(info: TensorInfo) -> str:
 
 
 def _components_from_others(checkpoints: Sequence[Checkpoint]) -> dict[str, int]:
-    """Components that A lacks -> index of the first parent that has it."""
-    found: dict[str, int] = {}
+    """Return each component that A lacks -> index of the first parent that has it."""
+    homes: dict[str, int] = {}
     for component in (*text_encoders(checkpoints[0].architecture), VAE):
-        having = [index for index, checkpoint in enumerate(checkpoints) if component in checkpoint.components]
-        if having and having[0] > 0:
-            found[component] = having[0]
-    return found
+        owners = [index for index, checkpoint in enumerate(checkpoints) if component in checkpoint.components]
+        if owners and owners[0] > 0:
+            homes[component] = owners[0]
+    return homes
 
 
-def _notes(checkpoints: Sequence[Checkpoint], homes: Mapping[str, int], taken: Mapping[str, int]) -> list[str]:
+def _notes(
+    checkpoints: Sequence[Checkpoint], homes: Mapping[str, int], added_components: Mapping[str, int]
+) -> list[str]:
+    """Return the notes of all checkpoints, and those on how they differ.
+
+    Args:
+        homes: key of the result -> index of the parent that keeps it.
+        added_components: component that A lacks -> index of the parent that provides it.
+    """
     names = letters(len(checkpoints))
     notes = [
         f"parent {letter} ({checkpoint.path.name}): {note}"
         for letter, checkpoint in zip(names, checkpoints, strict=True)
         for note in checkpoint.notes
     ]
-    notes += [f"parent A has no {component}: {names[home]}'s is taken as it is" for component, home in taken.items()]
+    notes += [
+        f"parent A has no {component}: {names[home]}'s is taken as it is"
+        for component, home in added_components.items()
+    ]
     for letter, other in _others(checkpoints):
         notes += _missing_notes(checkpoints[0], other, letter)
         notes += _extra_notes(other, letter, homes)
@@ -209,28 +226,30 @@ def _notes(checkpoints: Sequence[Checkpoint], homes: Mapping[str, int], taken: M
 
 
 def _missing_notes(first: Checkpoint, other: Checkpoint, letter: str) -> list[str]:
-    """Whole components are named as such, other keys by the first three."""
+    """Name what `other` lacks: whole components as such, other keys by the first three."""
     architecture = first.architecture
-    gone = [component for component in first.components if component not in other.components]
-    notes = [f"{letter} has no {component}: parent A's stays" for component in gone]
+    missing = [component for component in first.components if component not in other.components]
+    notes = [f"{letter} has no {component}: parent A's stays" for component in missing]
     keys = sorted(
-        key for key in first.tensors if key not in other.tensors and component_of(key, architecture) not in {EMA, *gone}
+        key
+        for key in first.tensors
+        if key not in other.tensors and component_of(key, architecture) not in {EMA, *missing}
     )
     if keys:
-        notes.append(f"{_tensors(keys)} not in {letter} and stay parent A's: {some(keys)}")
+        notes.append(f"{_tensors(keys)} not in {letter} and stay parent A's: {abbreviated(keys)}")
     return notes
 
 
 def _extra_notes(other: Checkpoint, letter: str, homes: Mapping[str, int]) -> list[str]:
     keys = sorted(key for key in other.tensors if key not in homes and component_of(key, other.architecture) != EMA)
-    marks = [key for key in keys if is_marker(key)]
+    markers = [key for key in keys if is_marker(key)]
     rest = [key for key in keys if not is_marker(key)]
     notes = []
-    if marks:
-        told = "the result is marked as A is, unless a study's `suite` says what it predicts"
-        notes.append(f"{letter} is marked {', '.join(marks)} and A is not: {told}")
+    if markers:
+        consequence = "the result is marked as A is, unless a study's `suite` says what it predicts"
+        notes.append(f"{letter} is marked {', '.join(markers)} and A is not: {consequence}")
     if rest:
-        notes.append(f"{_tensors(rest)} only in {letter} and left out: {some(rest)}")
+        notes.append(f"{_tensors(rest)} only in {letter} and left out: {abbreviated(rest)}")
     return notes
 
 
@@ -242,11 +261,11 @@ def _channel_notes(first: Checkpoint, other: Checkpoint, letter: str) -> list[st
     key = model_family(first.architecture).keys.first_convolution
     if key is None or key not in first.tensors or key not in other.tensors:
         return []
-    own, wanted = other.tensors[key], first.tensors[key]
-    if not _is_narrower(key, own, wanted):
+    own, result = other.tensors[key], first.tensors[key]
+    if not _is_narrower(key, own, result):
         return []
     extended = "first convolution is extended by A's extra channels, which the merge leaves as they are"
-    return [f"{letter} reads {own.shape[1]} input channels and A {wanted.shape[1]}: {letter}'s {extended}"]
+    return [f"{letter} reads {own.shape[1]} input channels and A {result.shape[1]}: {letter}'s {extended}"]
 
 
 def _ema_notes(checkpoints: Sequence[Checkpoint]) -> list[str]:
@@ -254,10 +273,10 @@ def _ema_notes(checkpoints: Sequence[Checkpoint]) -> list[str]:
         letter: sum(component_of(key, checkpoint.architecture) == EMA for key in checkpoint.tensors)
         for letter, checkpoint in zip(letters(len(checkpoints)), checkpoints, strict=True)
     }
-    having = [f"{count} of {letter}" for letter, count in counts.items() if count]
-    return [f"EMA copies of the U-Net are left out: {', '.join(having)}"] if having else []
+    by_parent = [f"{count} of {letter}" for letter, count in counts.items() if count]
+    return [f"EMA copies of the U-Net are left out: {', '.join(by_parent)}"] if by_parent else []
 
 
 def is_marker(key: str) -> bool:
-    """Whether a key says what the model predicts, instead of being one of its weights."""
+    """Return whether a key says what the model predicts, instead of being one of its weights."""
     return key in MARKERS or key.startswith("edm_")

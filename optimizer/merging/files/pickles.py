@@ -1,8 +1,9 @@
-"""Checkpoints written by torch.save (.ckpt, .pt, .pth, and a diffusers folder's .bin): read without running their code.
+"""Reading checkpoints written by torch.save (.ckpt, .pt, .pth, a diffusers folder's .bin) without running their code.
 
-Such a file is a pickle, which is a program. It is read by torch's weights-only reader, which knows tensors and plain
-containers and refuses every other name. Stable Diffusion's first files also name classes of PyTorch Lightning, which
-trained them; those names are replaced by a class that does nothing. Nothing the file names is ever imported.
+Such a file is a pickle, which is a program. It is read by torch's weights-only reader, which accepts tensors and plain
+containers and refuses every other name. The first files of Stable Diffusion also name classes of PyTorch Lightning,
+with which they were trained; those names are replaced by a class that does nothing. Nothing that a file names is ever
+imported.
 """
 
 from __future__ import annotations
@@ -22,17 +23,17 @@ from torch import Tensor
 
 from basics.messages import first_line
 from optimizer.errors import CheckpointError
-from optimizer.merging.files.sources import DTYPE_NAMES, GGUF_MAGIC, Source, Stored, some
+from optimizer.merging.files.sources import DTYPE_NAMES, GGUF_MAGIC, Source, Stored, abbreviated
 
 HARMLESS_OWNERS = ("pytorch_lightning.", "lightning.", "lightning_fabric.")
 ZIP_MAGIC = b"PK\x03\x04"
-PICKLE_MAGIC = b"\x80"  # and then the protocol's number
+PICKLE_MAGIC = b"\x80"  # followed by the protocol's number
 LEGACY_PICKLES = 5  # torch before 1.6: magic number, protocol, system, the object, storage keys; then the data
 _TORCHS_OWN = ("torch.", "collections.OrderedDict")
 
 
 class _Ignored:
-    """Stands in for a Lightning class: takes anything, does nothing."""
+    """A stand-in for a Lightning class, which accepts any arguments and does nothing."""
 
     def __new__(cls, *_: Any, **__: Any) -> Self:
         return super().__new__(cls)
@@ -42,26 +43,26 @@ class _Ignored:
 
 
 def torch_source(path: Path) -> Source:
-    """A file of torch.save: the tensors of its state dict, memory-mapped where the file is a zip.
+    """Open a file of torch.save: the tensors of its state dict, memory-mapped where the file is a zip.
 
     Raises:
-        CheckpointError: it names code to run, is damaged or cut off, or holds no tensors by name.
+        CheckpointError: it names code to run, is damaged or truncated, or holds no tensors by name.
     """
-    names, content = _load(path)
+    lightning_names, content = _load(path)
     notes = []
-    if names:
-        notes.append(f"classes of PyTorch Lightning are named in the file and ignored: {some(names)}")
+    if lightning_names:
+        notes.append(f"classes of PyTorch Lightning are named in the file and ignored: {abbreviated(lightning_names)}")
     while isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
-        beside = [str(key) for key in content if key != "state_dict"]
-        if beside:
-            notes.append(f"{len(beside)} entries beside the state dict are ignored: {some(beside)}")
+        other_keys = [str(key) for key in content if key != "state_dict"]
+        if other_keys:
+            notes.append(f"{len(other_keys)} entries beside the state dict are ignored: {abbreviated(other_keys)}")
         content = content["state_dict"]
     if not isinstance(content, Mapping):
         raise CheckpointError(f"{path} holds a {type(content).__name__} instead of tensors by name: give a checkpoint")
-    tensors = {key: _stored(path, key, row) for key, row in content.items() if _is_tensor(key, row)}
-    ignored = [str(key) for key, row in content.items() if not _is_tensor(key, row)]
+    tensors = {key: _stored(path, key, value) for key, value in content.items() if _is_tensor(key, value)}
+    ignored = [str(key) for key, value in content.items() if not _is_tensor(key, value)]
     if ignored:
-        notes.append(f"{len(ignored)} entries that are no tensors are ignored: {some(ignored)}")
+        notes.append(f"{len(ignored)} entries that are not tensors are ignored: {abbreviated(ignored)}")
     return Source(files=(path,), tensors=tensors, notes=tuple(notes))
 
 
@@ -79,12 +80,18 @@ def _stored(path: Path, key: str, tensor: Tensor) -> Stored:
 
 
 def _load(path: Path) -> tuple[list[str], Any]:
-    """The names of Lightning's classes that were replaced, and what the file holds."""
+    """Return the names of Lightning's classes that were replaced, and the file's content.
+
+    Raises:
+        CheckpointError: the file is of another format, names code to run, is damaged or truncated.
+    """
     try:
         with path.open("rb") as file:
             start = file.read(4)
     except OSError as error:
-        raise CheckpointError(f"{path} cannot be read ({error.strerror or error})") from error
+        raise CheckpointError(
+            f"{path} cannot be read ({error.strerror or error}): check its permissions and its disk"
+        ) from error
     zipped = start == ZIP_MAGIC
     if start == GGUF_MAGIC:
         raise CheckpointError(
@@ -102,36 +109,44 @@ def _load(path: Path) -> tuple[list[str], Any]:
         harmless = [name for name in names if name.startswith(HARMLESS_OWNERS)]
         stand_ins = [_stand_in(name) for name in harmless]
         with warnings.catch_warnings(), torch.serialization.safe_globals(stand_ins):
-            warnings.simplefilter("ignore")  # of torch, about what is refused here in words
+            warnings.simplefilter("ignore")  # torch warns of what is refused with a message below
             return harmless, torch.load(
                 path, map_location="cpu", weights_only=True, mmap=zipped and _can_be_mapped(path)
             )
-    except Exception as error:  # a foreign pickle can fail in every way there is
+    except Exception as error:  # a foreign pickle can fail in any way
         raise CheckpointError(_explanation(path, names, error)) from error
 
 
 def _can_be_mapped(path: Path) -> bool:
-    """A zip whose tensors stand in it as they are: one that was packed again is compressed, and mapping it is noise."""
+    """Return whether a zip stores its tensors uncompressed; mapped, those of a recompressed zip would be noise."""
     if not zipfile.is_zipfile(path):
         return False
     with zipfile.ZipFile(path) as archive:
-        return all(row.compress_type == zipfile.ZIP_STORED for row in archive.infolist())
+        return all(entry.compress_type == zipfile.ZIP_STORED for entry in archive.infolist())
 
 
 def _stand_in(name: str) -> Any:
-    """torch fills containers only when they are exactly its own, so Lightning's dictionaries become plain ones."""
+    """Return (class, the name it replaces) for torch's reader.
+
+    The reader fills only containers that are exactly of its own types, so Lightning's dictionaries become OrderedDict.
+    """
     return (OrderedDict if name.endswith("Dict") else _Ignored), name
 
 
 def _explanation(path: Path, names: list[str], error: Exception) -> str:
+    """Return the message for a file that cannot be read.
+
+    Args:
+        names: the classes and functions that the file names.
+    """
     suspects = [name for name in names if not name.startswith((*HARMLESS_OWNERS, *_TORCHS_OWN))]
     refused = re.search(r"GLOBAL (\S+)", str(error))
-    named = some(suspects)
+    code = abbreviated(suspects)
     if refused:  # torch names a builtin without its module
-        named = next((name for name in suspects if name.endswith(f".{refused[1]}")), refused[1])
-    if named and isinstance(error, pickle.UnpicklingError):
+        code = next((name for name in suspects if name.endswith(f".{refused[1]}")), refused[1])
+    if code and isinstance(error, pickle.UnpicklingError):
         return (
-            f"{path} holds executable code (it names {named}) and is refused: nothing of it was run; "
+            f"{path} holds executable code (it names {code}) and is refused: nothing in it was run; "
             "use a .safetensors file of this model"
         )
     reason = first_line(error)
@@ -139,21 +154,21 @@ def _explanation(path: Path, names: list[str], error: Exception) -> str:
 
 
 def _named_classes(path: Path, *, zipped: bool) -> list[str]:
-    """Every class or function a file names, without running anything."""
+    """Return every class and function that a file names, without running anything."""
     if not zipped:
         with path.open("rb") as file:
             return list(dict.fromkeys(name for _ in range(LEGACY_PICKLES) for name in _globals(file)))
     with zipfile.ZipFile(path) as archive:
         pickles = [name for name in archive.namelist() if name.endswith("data.pkl")]
-        found: dict[str, None] = {}
+        classes: dict[str, None] = {}
         for name in pickles:
             with archive.open(name) as file:
-                found |= dict.fromkeys(_globals(file))
-    return list(found)
+                classes |= dict.fromkeys(_globals(file))
+    return list(classes)
 
 
 def _globals(file: IO[bytes]) -> Iterator[str]:
-    """The names in one pickle; a name put together on the stack is taken from the last two texts."""
+    """Yield the names in one pickle; a name assembled on the stack is taken from the last two strings."""
     texts: list[str] = []
     for operation, argument, _ in pickletools.genops(file):
         if operation.name in {"GLOBAL", "INST"}:

@@ -1,7 +1,7 @@
-"""Where the bytes of a checkpoint come from: the tensors of one file by their stored names, read when asked for.
+"""Sources of tensors: the tensors of one file by their stored names, read on demand.
 
-A source knows nothing of models. It says of every tensor what it is (`TensorInfo`) and how to read it; what the names
-mean is decided in canonical.py, so every kind of file is understood by the same rules.
+A source does not know about models. For every tensor it has dtype and shape (`TensorInfo`), and a way to read it. What
+the names mean is decided in canonical.py, by the same rules for every file format.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import struct
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from math import prod
@@ -47,7 +47,7 @@ TORCH_MAGICS = (b"PK\x03\x04", b"\x80\x02")  # a zip, and the pickle that torch 
 
 @dataclass(frozen=True, slots=True)
 class TensorInfo:
-    """What the header says of one tensor."""
+    """Dtype and shape of a tensor, as the header gives them."""
 
     dtype: torch.dtype
     shape: tuple[int, ...]
@@ -62,7 +62,10 @@ class TensorInfo:
         return self.size * self.dtype.itemsize
 
     def fits(self, other: TensorInfo) -> bool:
-        """Equal shapes up to ones at the end: a 1x1 convolution is a linear layer, and files store it as either."""
+        """Return whether shapes are equal up to trailing ones.
+
+        A 1x1 convolution is a linear layer, and files store it as either.
+        """
         return _without_ones(self.shape) == _without_ones(other.shape)
 
 
@@ -72,18 +75,23 @@ def _without_ones(shape: tuple[int, ...]) -> tuple[int, ...]:
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """One tensor of a source: what it is, and how to read it."""
+    """A tensor of a source: its dtype and shape, and a function that reads it."""
 
     info: TensorInfo
-    read: Callable[[], Tensor]  # gives a contiguous CPU tensor of that dtype and shape
+    read: Callable[[], Tensor]  # returns a contiguous CPU tensor of that dtype and shape
 
     @classmethod
     def of(cls, tensor: Tensor) -> Stored:
-        """A tensor that is in memory (or mapped) already."""
+        """Wrap a tensor that is in memory (or mapped) already."""
         return cls(TensorInfo(tensor.dtype, tuple(tensor.shape)), partial(_contiguous, tensor))
 
-    def seen_as(self, shape: tuple[int, ...], view: Callable[[Tensor], Tensor]) -> Stored:
-        """The same values in another shape or order; `view` makes it of the read tensor."""
+    def viewed_as(self, shape: tuple[int, ...], view: Callable[[Tensor], Tensor]) -> Stored:
+        """Return the same values in another shape or order.
+
+        Args:
+            shape: of the result.
+            view: turns the stored tensor into the result.
+        """
         read = self.read
         return Stored(TensorInfo(self.info.dtype, shape), lambda: view(read()).contiguous())
 
@@ -96,17 +104,17 @@ def _contiguous(tensor: Tensor) -> Tensor:
 class Source:
     """The tensors of a file or folder under the names they are stored by."""
 
-    files: tuple[Path, ...]  # everything the tensors are read from
+    files: tuple[Path, ...]  # all files from which the tensors are read
     tensors: Mapping[str, Stored]
     metadata: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()  # what was ignored or chosen, one line each
 
 
 def safetensors_source(path: Path) -> Source:
-    """A .safetensors file, memory-mapped: reading a tensor allocates nothing.
+    """Open a .safetensors file, memory-mapped: reading a tensor allocates nothing.
 
     Raises:
-        CheckpointError: not safetensors, damaged, or shorter than its header says.
+        CheckpointError: it is not safetensors, is damaged, or shorter than its header says.
     """
     try:
         infos, metadata = read_header(path)
@@ -118,10 +126,10 @@ def safetensors_source(path: Path) -> Source:
 
 
 def read_header(path: Path) -> tuple[dict[str, TensorInfo], dict[str, str]]:
-    """Tensors in the order of their data, and the metadata, of a safetensors file.
+    """Read a safetensors file's header: tensors in the order of their data, and the metadata.
 
     Raises:
-        CheckpointError: not safetensors, or cut off.
+        CheckpointError: it is not safetensors, is truncated, or has tensors of an unknown dtype.
     """
     file_bytes = path.stat().st_size
     with path.open("rb") as file:
@@ -133,14 +141,14 @@ def read_header(path: Path) -> tuple[dict[str, TensorInfo], dict[str, str]]:
             header = json.loads(file.read(header_bytes))
             metadata = _metadata(header.pop("__metadata__", None) or {})
             ordered = sorted(header.items(), key=lambda item: item[1]["data_offsets"][0])
-            unknown = next((row["dtype"] for _, row in ordered if row["dtype"] not in DTYPES), None)
+            unknown = next((entry["dtype"] for _, entry in ordered if entry["dtype"] not in DTYPES), None)
             if unknown is not None:
                 raise CheckpointError(
-                    f"{path} cannot be read: it has tensors of type {unknown}, known are {', '.join(DTYPES)}; "
+                    f"{path} cannot be read: it has tensors of dtype {unknown}, expected one of {', '.join(DTYPES)}; "
                     "use the fp16 or fp32 checkpoint it was made from"
                 )
-            tensors = {key: TensorInfo(DTYPES[row["dtype"]], tuple(row["shape"])) for key, row in ordered}
-            end = max((int(row["data_offsets"][1]) for row in header.values()), default=0)
+            tensors = {key: TensorInfo(DTYPES[entry["dtype"]], tuple(entry["shape"])) for key, entry in ordered}
+            end = max((int(entry["data_offsets"][1]) for entry in header.values()), default=0)
         except (ValueError, ArithmeticError, LookupError, TypeError, AttributeError, RecursionError) as error:
             raise CheckpointError(
                 f"{path} has a damaged safetensors header ({error!r}): fetch the file again"
@@ -153,33 +161,41 @@ def read_header(path: Path) -> tuple[dict[str, TensorInfo], dict[str, str]]:
     return tensors, metadata
 
 
-def _metadata(found: dict[str, str]) -> dict[str, str]:
-    """What the format allows: texts by name; TypeError for anything else."""
-    if not isinstance(found, dict) or not all(isinstance(value, str) for value in found.values()):
-        raise TypeError("its metadata are no texts by name")
-    return found
+def _metadata(value: dict[str, str]) -> dict[str, str]:
+    """Return the metadata, which the format requires to be an object of strings.
+
+    Raises:
+        TypeError: it is something else.
+    """
+    if not isinstance(value, dict) or not all(isinstance(text, str) for text in value.values()):
+        raise TypeError("its metadata is not an object of strings")
+    return value
 
 
 def _not_safetensors(path: Path, start: bytes) -> str:
-    """What a file is instead. Only asked where the start is no length: a length may look like any of these."""
+    """Return the message that says what a file is instead.
+
+    Args:
+        start: its first 8 bytes, which must not be a valid header length: a length may look like any of these formats.
+    """
     if start.startswith(GGUF_MAGIC):
         return (
             f"{path} is a GGUF file: its weights are quantised and cannot be merged; "
             "use the .safetensors checkpoint it was made from"
         )
     if start.startswith(TORCH_MAGICS):
-        return f"{path} is not a .safetensors file but one of torch.save: give it the suffix .ckpt"
+        return f"{path} is not a .safetensors file but was written by torch.save: rename it to end in .ckpt"
     return f"{path} is not a .safetensors file (or its header is cut off): fetch it again"
 
 
 def sha256_of_model(path: Path, files: tuple[Path, ...], progress: Callable[[int], None] | None = None) -> str:
-    """What identifies a model: the sha256 of its file, or one digest over the files of its folder; 64 hex digits.
+    """Compute the hash that identifies a model, 64 hex digits: the sha256 of its file, or a digest over its folder.
 
-    A folder's is the sha256 of the text that has one line `<sha256 of the file>  <its path in the folder>` for each
-    file, sorted by path with `/` between names: what `sha256sum unet/... vae/... | sha256sum` prints.
+    A folder's is the sha256 of a text with one line `<sha256 of the file>  <its path in the folder>` for each file,
+    sorted by path with `/` between names: what `sha256sum unet/... vae/... | sha256sum` prints.
 
     Args:
-        files: of the model; `path` alone where it is a single file.
+        files: of the model; only `path` for a single file.
         progress: called with the bytes of each chunk that was read.
     """
     if files == (path,):
@@ -190,14 +206,20 @@ def sha256_of_model(path: Path, files: tuple[Path, ...], progress: Callable[[int
 
 
 def legacy_hash(path: Path) -> str:
-    """A1111's old model hash: sha256 of the 64 KiB at 1 MiB, 8 hex digits. Not unique, still shown by many programs."""
+    """Compute A1111's old model hash: 8 hex digits of the sha256 of the 64 KiB at offset 1 MiB.
+
+    It is not unique, but many programs still show it.
+    """
     with path.open("rb") as file:
         file.seek(0x100000)
         return hashlib.sha256(file.read(0x10000)).hexdigest()[:8]
 
 
 def data_hash(path: Path) -> str:
-    """sha256 of a .safetensors file's data after the header, 64 hex digits: AutoV3 of Civitai (12 digits) and kohya."""
+    """Compute the sha256 of a .safetensors file's data after the header, 64 hex digits.
+
+    Civitai calls its first 12 digits AutoV3; kohya's scripts store it in LoRA files.
+    """
     digest = hashlib.sha256()
     with path.open("rb") as file:
         file.seek(8 + struct.unpack("<Q", file.read(8))[0])
@@ -206,6 +228,6 @@ def data_hash(path: Path) -> str:
     return digest.hexdigest()
 
 
-def some(names: tuple[str, ...] | list[str]) -> str:
-    """The first three names, for a message of one line."""
+def abbreviated(names: Sequence[str]) -> str:
+    """Join the first three names for a one-line message, with ` ...` if there are more."""
     return ", ".join(names[:3]) + (" ..." if len(names) > 3 else "")

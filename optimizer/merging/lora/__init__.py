@@ -1,1 +1,1 @@
-"""LoRA files: read as ingredients of a merge, extracted from the difference of two checkpoints."""
+"""LoRA files: reading them for a merge, and extracting them from the difference of two checkpoints."""

@@ -1,18 +1,18 @@
-"""Extract a LoRA from the difference of two checkpoints, and say how much of the difference it holds.
+"""Extract a LoRA from the difference of two checkpoints, and measure how much of the difference it holds.
 
 Notation: D = B - A, the difference of one layer's weight, as a matrix [out, in * height * width];
 D = U diag(S) V', its singular value decomposition; r = the rank kept. The best approximation of rank r is the
 truncated decomposition (Eckart and Young 1936), which holds the share sum(S[:r]^2) / sum(S^2) of D's energy.
 
-The decomposition is taken from the eigenvectors of the smaller of DD' and D'D in float64. Squaring costs half the
-digits, which leaves singular values to 1e-8 of the largest: better than a float32 decomposition of D itself, five
-times as fast for the wide matrices of 3x3 convolutions, and the same on every run. A randomised decomposition
-(torch.svd_lowrank) was measured and not used: differences of fine-tuned models have flat spectra, of which its usual
-two iterations keep up to an eighth less energy than the best.
+The decomposition is computed from the eigenvectors of the smaller of DD' and D'D in float64. Squaring costs half the
+digits, so singular values are accurate to 1e-8 of the largest. That is better than a float32 decomposition of D itself,
+five times as fast for the wide matrices of 3x3 convolutions, and the same on every run. A randomised decomposition
+(torch.svd_lowrank) was measured and rejected: differences of fine-tuned models have flat spectra, and its usual two
+iterations keep up to an eighth less energy than the best approximation.
 
-Both factors get sqrt(S). kohya's extraction puts S into `up` alone and clips both factors to their 0.99 quantile. The
-product without clipping is the same, but entries of a small difference would underflow in float16, and clipping loses
-energy: between the demo's parents, rank 32 keeps 0.74 of it instead of 0.82.
+Both factors get sqrt(S). kohya's extraction multiplies S into `up` alone and clips both factors to their 0.99 quantile.
+Without clipping the product would be the same, but elements of a small difference would underflow in float16. Clipping
+loses energy: between the demo's parents, rank 32 keeps 0.74 of it instead of 0.82.
 """
 
 from __future__ import annotations
@@ -35,51 +35,52 @@ from optimizer.merging.files.sources import data_hash
 from optimizer.merging.lora.names import Naming, Target, name_in, targets_of
 from search_spaces.blocks import UNET, VAE, Architecture, place_of, places, text_encoders
 
-# Below this share of the largest, an eigenvalue of DD' in float64 is rounding noise, and so is its eigenvector's row.
+# Below this share of the largest, an eigenvalue of DD' in float64 is rounding noise, and so is its eigenvector.
 NOISE = 1e-12
 
 
 @dataclass(slots=True)
 class Energy:
-    """Squared differences of one place, summed."""
+    """Sums of squared differences in one place."""
 
-    total: float = 0.0  # everything in which the two checkpoints differ
-    expressible: float = 0.0  # of that, weights of linear layers and convolutions
-    kept: float = 0.0  # of that, what the factors reproduce
+    total: float = 0.0  # over all tensors
+    expressible: float = 0.0  # over weights of linear layers and convolutions
+    kept: float = 0.0  # the part of `expressible` that the factors reproduce
 
     def add(self, other: Energy) -> None:
+        """Add another place's energy to this one's."""
         self.total += other.total
         self.expressible += other.expressible
         self.kept += other.kept
 
     @property
     def kept_share(self) -> float:
-        """0..1 of the total; 1 where nothing differs."""
+        """Share of the total that the factors reproduce, 0..1; 1 where nothing differs."""
         return self.kept / self.total if self.total > 0 else 1.0
 
     @property
     def not_expressible_share(self) -> float:
-        """0..1 of the total: norms, biases and embeddings, which no LoRA can hold."""
+        """Share of the total, 0..1, in norms, biases and embeddings, which no LoRA can hold."""
         return 1 - self.expressible / self.total if self.total > 0 else 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class ExtractedLora:
-    """Factors of every layer that differs, and what they hold of the difference."""
+    """The factors of every layer that differs, and the energy they hold."""
 
     architecture: Architecture
-    base: Checkpoint  # A: what the LoRA is added to
-    tuned: Checkpoint  # B: what it then resembles
+    base: Checkpoint  # A, to which the LoRA is added
+    tuned: Checkpoint  # B, which the result approximates
     rank: int
     conv_rank: int  # of 3x3 convolutions; 0 leaves them out
     factors: Mapping[Target, tuple[Tensor, Tensor]] = field(repr=False)  # (up, down) in the layer's dimensions
-    energy: Mapping[str, Energy]  # by place; VAE's is here if it differs, though no LoRA can hold it
-    unchanged: int  # layers in which A and B are equal: left out
-    one_sided: tuple[str, ...]  # keys that only one of the two has: left out
+    energy: Mapping[str, Energy]  # by place; including the VAE's if it differs, though no LoRA can hold it
+    unchanged: int  # number of layers left out because A and B are equal there
+    one_sided: tuple[str, ...]  # keys left out because only one of the two has them
 
     @property
     def overall(self) -> Energy:
-        """Over U-Net and text encoders, as far as they were asked for."""
+        """Energy over the U-Net and text encoders from which the LoRA was extracted."""
         total = Energy()
         for place, energy in self.energy.items():
             if place != VAE:
@@ -98,18 +99,18 @@ def extract(
     dtype: torch.dtype = torch.float16,
     progress: Callable[[int, int], None] | None = None,
 ) -> ExtractedLora:
-    """The LoRA of a rank that brings A as near to B as one can.
+    """Extract the LoRA of a given rank that brings A as close to B as possible.
 
     Args:
-        rank: of linear layers and 1x1 convolutions; limited to what a layer's matrix has.
+        rank: of linear layers and 1x1 convolutions; limited by the rank of a layer's matrix.
         conv_rank: of 3x3 convolutions; None is `rank`, 0 leaves them out.
-        device: where the decompositions are computed; it must know float64.
-        components: what to extract from; None: from everything but the VAE, which cannot be.
+        device: where the decompositions are computed; it must support float64.
+        components: to extract from; None: all but the VAE, which no LoRA can change.
         dtype: of the factors.
         progress: called with (tensors done, tensors in all).
 
     Raises:
-        ParentsDifferError: A and B are of different architectures or shapes.
+        ParentsDifferError: architectures or shapes of A and B differ.
         LoraError: no layer differs, or the difference is not finite.
     """
     conv_rank = rank if conv_rank is None else conv_rank
@@ -118,21 +119,21 @@ def extract(
     factors: dict[Target, tuple[Tensor, Tensor]] = {}
     unchanged = 0
     for done, (key, difference) in enumerate(_differences(a, b, keys, device), start=1):
-        row = energy[place_of(key, a.architecture)]
-        row.total += _squares(difference)
+        place_energy = energy[place_of(key, a.architecture)]
+        place_energy.total += _sum_of_squares(difference)
         for target in targets_of(key, a.tensors[key], a.architecture):
             layer = target.view.of(difference)
-            size = _squares(layer)
-            row.expressible += size
-            unchanged += size == 0
-            limit = conv_rank if max(layer.shape[2:], default=1) > 1 else rank
-            if size > 0 and limit > 0:
-                factors[target] = _low_rank(layer, limit, dtype)
-                row.kept += size - _squares(layer - _product(*factors[target], layer.shape))
+            layer_energy = _sum_of_squares(layer)
+            place_energy.expressible += layer_energy
+            unchanged += layer_energy == 0
+            layer_rank = conv_rank if max(layer.shape[2:], default=1) > 1 else rank
+            if layer_energy > 0 and layer_rank > 0:
+                factors[target] = _low_rank(layer, layer_rank, dtype)
+                place_energy.kept += layer_energy - _sum_of_squares(layer - _product(*factors[target], layer.shape))
         if progress is not None:
             progress(done, len(keys))
     if not factors:
-        raise LoraError(_nothing(a, b, energy))
+        raise LoraError(_nothing_to_extract(a, b, energy))
     return ExtractedLora(
         architecture=a.architecture,
         base=a,
@@ -140,26 +141,32 @@ def extract(
         rank=rank,
         conv_rank=conv_rank,
         factors=factors,
-        energy={place: row for place, row in energy.items() if row.total > 0},
+        energy={place: of_place for place, of_place in energy.items() if of_place.total > 0},
         unchanged=unchanged,
         one_sided=one_sided,
     )
 
 
 def _shared_keys(a: Checkpoint, b: Checkpoint, components: Sequence[Component]) -> tuple[list[str], tuple[str, ...]]:
-    """Keys to compare, in A's order, and those that only one of the two has."""
+    """Return the keys to compare, in A's order, and those that only one of the two has.
+
+    Raises:
+        ParentsDifferError: architectures or shapes of A and B differ.
+    """
     architecture = a.architecture
     if b.architecture != architecture:
         raise ParentsDifferError(
             f"{a.path.name} is {architecture}, {b.path.name} is {b.architecture}: "
             "a LoRA is extracted from two checkpoints of one family"
         )
-    wanted = {*components, VAE}
+    compared_components = {*components, VAE}
 
-    def asked(key: str, checkpoint: Checkpoint) -> bool:
-        return component_of(key, architecture) in wanted and is_mergeable(key, checkpoint.tensors[key], architecture)
+    def is_compared(key: str, checkpoint: Checkpoint) -> bool:
+        return component_of(key, architecture) in compared_components and is_mergeable(
+            key, checkpoint.tensors[key], architecture
+        )
 
-    keys = [key for key in a.tensors if key in b.tensors and asked(key, a)]
+    keys = [key for key in a.tensors if key in b.tensors and is_compared(key, a)]
     for key in keys:
         if component_of(key, architecture) != VAE and not a.tensors[key].fits(b.tensors[key]):
             raise ParentsDifferError(
@@ -167,36 +174,43 @@ def _shared_keys(a: Checkpoint, b: Checkpoint, components: Sequence[Component]) 
                 f"{b.path.name}: a LoRA is extracted from two checkpoints of the same shapes"
             )
     one_sided = a.tensors.keys() ^ b.tensors.keys()
-    return keys, tuple(sorted(key for key in one_sided if asked(key, a if key in a.tensors else b)))
+    return keys, tuple(sorted(key for key in one_sided if is_compared(key, a if key in a.tensors else b)))
 
 
 def _differences(
     a: Checkpoint, b: Checkpoint, keys: Sequence[str], device: torch.device | str
 ) -> Iterator[tuple[str, Tensor]]:
-    """(key, B - A in float64 on the device, in A's shape).
+    """Yield (key, B - A in float64 on the device, in A's shape).
 
-    Infinity stands for what cannot be subtracted in the VAE: no LoRA holds that, so it must not stand in its way.
+    Tensors of the VAE that cannot be subtracted give an infinite scalar: no LoRA holds the VAE, so its shapes and
+    values must not prevent the extraction.
+
+    Raises:
+        LoraError: a difference outside the VAE is not finite.
     """
-    unlike = torch.tensor(torch.inf)
+    infinite = torch.tensor(torch.inf)
     for key in keys:
-        difference = unlike
+        difference = infinite
         if a.tensors[key].fits(b.tensors[key]):
             first, second = (checkpoint.tensor(key).to(device).double() for checkpoint in (a, b))
             difference = second.view(first.shape) - first
         if difference.isfinite().all():
             yield key, difference
         elif component_of(key, a.architecture) == VAE:
-            yield key, unlike
+            yield key, infinite
         else:
-            raise LoraError(f"{key} holds values that are no finite numbers in {a.path.name} or {b.path.name}")
+            raise LoraError(
+                f"{key} holds values that are not finite numbers in {a.path.name} or {b.path.name}: fetch that file "
+                "again, or use another checkpoint"
+            )
 
 
-def _squares(tensor: Tensor) -> float:
+def _sum_of_squares(tensor: Tensor) -> float:
     return float(tensor.square().sum())
 
 
 def _low_rank(layer: Tensor, rank: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """(up, down) of one layer: [out, r] and [r, in], or [out, r, 1, 1] and [r, in, height, width].
+    """Compute (up, down) of one layer: [out, r] and [r, in], or [out, r, 1, 1] and [r, in, height, width].
 
     Args:
         layer: float64, the difference of its weight.
@@ -209,15 +223,15 @@ def _low_rank(layer: Tensor, rank: int, dtype: torch.dtype) -> tuple[Tensor, Ten
 
 
 def _truncated(matrix: Tensor, rank: int) -> tuple[Tensor, Tensor]:
-    """U sqrt(S) [out, r] and sqrt(S) V' [r, in] of a float64 matrix; components that are rounding noise are zero."""
+    """Compute U sqrt(S) [out, r] and sqrt(S) V' [r, in] of a float64 matrix; rounding noise is set to zero."""
     if matrix.shape[0] > matrix.shape[1]:
         down, up = _truncated(matrix.t(), rank)
         return up.t(), down.t()
     squared, vectors = torch.linalg.eigh(matrix @ matrix.t())  # ascending
     squared, vectors = squared.flip(0)[:rank], vectors.flip(1)[:, :rank]
-    real = squared > NOISE * squared[0]
-    root = torch.where(real, squared.clamp_min(0) ** 0.25, 0)
-    inverse = torch.where(real, 1 / root, 0)
+    significant = squared > NOISE * squared[0]
+    root = torch.where(significant, squared.clamp_min(0) ** 0.25, 0)
+    inverse = torch.where(significant, 1 / root, 0)
     return vectors * root, (vectors.t() @ matrix) * inverse[:, None]
 
 
@@ -225,10 +239,13 @@ def _product(up: Tensor, down: Tensor, shape: Sequence[int]) -> Tensor:
     return (up.flatten(1).double() @ down.flatten(1).double()).view(*shape)
 
 
-def _nothing(a: Checkpoint, b: Checkpoint, energy: Mapping[str, Energy]) -> str:
-    if all(row.total == 0 for row in energy.values()):
-        return f"{b.path.name} does not differ from {a.path.name} in what was asked for: there is nothing to extract"
-    differing = ", ".join(place for place, row in energy.items() if row.total > 0)
+def _nothing_to_extract(a: Checkpoint, b: Checkpoint, energy: Mapping[str, Energy]) -> str:
+    if all(of_place.total == 0 for of_place in energy.values()):
+        return (
+            f"{b.path.name} does not differ from {a.path.name} in these components: there is nothing to extract; name "
+            "others, or another checkpoint"
+        )
+    differing = ", ".join(place for place, of_place in energy.items() if of_place.total > 0)
     return (
         f"{b.path.name} differs from {a.path.name} only in what a LoRA of these settings cannot hold ({differing}): "
         "norms, biases, embeddings, the VAE, or layers left out by a rank of 0"
@@ -239,43 +256,45 @@ def _nothing(a: Checkpoint, b: Checkpoint, energy: Mapping[str, Energy]) -> str:
 
 
 def write_lora(path: Path, lora: ExtractedLora, naming: Naming = "kohya", title: str | None = None) -> None:
-    """Write a LoRA that A1111, Forge, ComfyUI and diffusers load to `path`, which must not be anyone's file.
+    """Write a LoRA that A1111, Forge, ComfyUI and diffusers load to `path`, which is overwritten.
 
-    Alpha is the rank of each layer, so the product is not scaled; PEFT's naming has no alpha and means the same.
+    Alpha is the rank of each layer, so the product is not scaled. PEFT's naming has no alpha, with the same effect.
     Equal differences give equal files.
 
     Args:
-        title: for people; None takes the file's name.
+        title: display name; None takes the file's name.
 
     Raises:
         ExportError: the file cannot be written.
     """
-    tensors = _named(lora, naming)
+    tensors = _file_tensors(lora, naming)
     metadata = _metadata(lora, title or path.stem)
     try:
         save_file(tensors, path, metadata)
-        digest = data_hash(path)  # the header does not enter it, so it can be added
+        digest = data_hash(path)  # it does not cover the header, to which it is added
         save_file(tensors, path, metadata | {"sshs_model_hash": digest, "modelspec.hash_sha256": f"0x{digest}"})
     except (SafetensorError, OSError) as error:
-        raise ExportError(f"cannot write {path}: {error}; nothing was kept") from error
+        raise ExportError(
+            f"cannot write {path}: {error}; nothing was kept: give a path that can be written to"
+        ) from error
 
 
-def _named(lora: ExtractedLora, naming: Naming) -> dict[str, Tensor]:
-    named = {}
+def _file_tensors(lora: ExtractedLora, naming: Naming) -> dict[str, Tensor]:
+    tensors = {}
     for target, (up, down) in lora.factors.items():
         name = name_in(target, naming, lora.architecture)
         if naming == "kohya":
-            named[f"{name}.lora_up.weight"] = up
-            named[f"{name}.lora_down.weight"] = down
-            named[f"{name}.alpha"] = torch.tensor(float(up.shape[1]), dtype=up.dtype)
+            tensors[f"{name}.lora_up.weight"] = up
+            tensors[f"{name}.lora_down.weight"] = down
+            tensors[f"{name}.alpha"] = torch.tensor(float(up.shape[1]), dtype=up.dtype)
         else:
-            named[f"{name}.lora_B.weight"] = up
-            named[f"{name}.lora_A.weight"] = down
-    return named
+            tensors[f"{name}.lora_B.weight"] = up
+            tensors[f"{name}.lora_A.weight"] = down
+    return tensors
 
 
 def _metadata(lora: ExtractedLora, title: str) -> dict[str, str]:
-    """What programs show of a LoRA: kohya's `ss_*`, Stability's `modelspec.*`, A1111's `sd_merge_*`."""
+    """Return the header that programs show: kohya's `ss_*`, Stability's `modelspec.*`, A1111's `sd_merge_*`."""
     base, tuned, family = lora.base, lora.tuned, model_family(lora.architecture)
     convolutions = {"conv_dim": str(lora.conv_rank), "conv_alpha": str(float(lora.conv_rank))}
     return {
@@ -303,9 +322,11 @@ def _metadata(lora: ExtractedLora, title: str) -> dict[str, str]:
         ),
         "sd_merge_models": json.dumps(
             {
-                one.sha256: {"name": one.path.name, "legacy_hash": one.legacy_hash, "sd_merge_recipe": None}
-                for one in (base, tuned)
+                model.sha256: {"name": model.path.name, "legacy_hash": model.legacy_hash, "sd_merge_recipe": None}
+                for model in (base, tuned)
             }
         ),
-        "mergetune.kept_energy": json.dumps({place: round(row.kept_share, 6) for place, row in lora.energy.items()}),
+        "mergetune.kept_energy": json.dumps(
+            {place: round(energy.kept_share, 6) for place, energy in lora.energy.items()}
+        ),
     }

@@ -1,11 +1,11 @@
 """Read a LoRA file, and compute what it adds to the weights of a checkpoint.
 
-A LoRA holds, for a layer of weight W [out, in], two factors of rank r: the layer becomes
+For a layer with weight W [out, in], a LoRA holds two factors of rank r. The layer becomes
 
     W + weight * (alpha / r) * up @ down        up [out, r], down [r, in]
 
-A convolution's kernel belongs to `in`: down is [r, in * height * width] flattened. With a third factor `mid`
-[r, r, height, width] (CP or Tucker decomposition, LyCORIS), down [r, in] is first mixed by it.
+For a convolution, `in` includes the kernel: down is flattened to [r, in * height * width]. A third factor `mid`
+[r, r, height, width] (CP or Tucker decomposition, LyCORIS) is composed with down [r, in] first.
 Sources: Hu et al. 2021 (arXiv:2106.09685); kohya's sd-scripts and LyCORIS for convolutions and names.
 """
 
@@ -27,8 +27,8 @@ from torch import Tensor
 from basics.files import sha256_of
 from optimizer.errors import LoraError
 from optimizer.merging.files.layout import LiveView
-from optimizer.merging.files.sources import TensorInfo, read_header
-from optimizer.merging.lora.names import Role, Target, address_book, made_for, other_kind, role_of
+from optimizer.merging.files.sources import TensorInfo, abbreviated, read_header
+from optimizer.merging.lora.names import Role, Target, made_for, other_kind, role_of, targets_by_name
 from search_spaces.blocks import Architecture, place_of, places
 from search_spaces.families.registry import family_of
 
@@ -38,17 +38,17 @@ ADAPTER_METADATA = "lora_adapter_metadata"  # diffusers 0.34 and later: PEFT's c
 
 @dataclass(frozen=True, slots=True)
 class Factors:
-    """One layer's low-rank product: scale * up @ down is the change of its weight."""
+    """The low-rank factors of one layer: its weight changes by scale * up @ down."""
 
     up: Tensor  # float32 [out, rank]
     down: Tensor  # float32 [rank, in * height * width]
-    shape: tuple[int, ...]  # of the product: [out, in] or [out, in, height, width]; a 1x1 kernel counts as none
+    shape: tuple[int, ...]  # of the product: [out, in] or [out, in, height, width]; without a 1x1 kernel
     scale: float  # alpha / rank
 
 
 @dataclass(frozen=True, slots=True)
 class LoraPart:
-    """One layer's change, and where in the stored tensor that layer lies."""
+    """The factors of one layer, and the layer's position in the stored tensor."""
 
     view: LiveView
     factors: Factors
@@ -60,20 +60,20 @@ class Lora:
 
     path: Path
     metadata: Mapping[str, str]
-    modules: Mapping[str, Factors] = field(repr=False)  # by the file's names, without suffix and PEFT's prefix
+    modules: Mapping[str, Factors] = field(repr=False)  # by the file's names, without suffix or PEFT's prefix
 
     @classmethod
     def open(cls, path: Path) -> Lora:
-        """Read a whole file.
+        """Read a whole file into memory.
 
         Raises:
-            LoraError: it is missing, no LoRA, another kind of adapter, or incomplete.
-            CheckpointError: it is not safetensors, or cut off.
+            LoraError: it is missing, not a LoRA, another kind of adapter, or incomplete.
+            CheckpointError: it is not safetensors, or truncated.
         """
         if not path.is_file():
             raise LoraError(f"no LoRA at {path}: give the path of a .safetensors file")
         infos, metadata = read_header(path)
-        grouped = _grouped(infos, path.name)
+        keys_by_module = _keys_by_module(infos, path.name)
         configuration = _adapter_configuration(metadata, path.name)
         try:
             with safe_open(path, framework="pt") as file:
@@ -83,7 +83,7 @@ class Lora:
                         _configured_scale(name, configuration, path.name),
                         f"{path.name}: {name}",
                     )
-                    for name, roles in grouped.items()
+                    for name, roles in keys_by_module.items()
                 }
         except (SafetensorError, OSError) as error:
             raise LoraError(f"{path} cannot be read as safetensors ({error}): fetch it again") from error
@@ -100,74 +100,81 @@ class Lora:
         return sha256_of(self.path)
 
     def to(self, device: torch.device | str) -> Lora:
-        """The same LoRA with its factors on a device."""
-        moved = {
+        """Return a copy with the factors on a device."""
+        modules = {
             name: replace(factors, up=factors.up.to(device), down=factors.down.to(device))
             for name, factors in self.modules.items()
         }
-        other = replace(self, modules=moved)
-        if "sha256" in self.__dict__:  # the file is read for it only once
-            other.__dict__["sha256"] = self.sha256
-        return other
+        moved = replace(self, modules=modules)
+        if "sha256" in self.__dict__:  # so that the file is hashed only once
+            moved.__dict__["sha256"] = self.sha256
+        return moved
 
     def targets(
         self, tensors: Mapping[str, TensorInfo], architecture: Architecture
     ) -> Mapping[str, tuple[LoraPart, ...]]:
-        """Key of every stored tensor that this LoRA changes -> its parts, in the tensors' order.
+        """Return key -> parts for every stored tensor that this LoRA changes, in the tensors' order.
 
         Args:
             tensors: the checkpoint's, by their keys in the single-file layout.
 
         Raises:
-            LoraError: a name addresses nothing in the checkpoint, two names the same layer, or a shape differs.
+            LoraError: a name means no layer of the checkpoint, two names mean the same one, or a shape differs.
         """
-        book = address_book(tensors, architecture)
-        addressed: dict[Target, Factors] = {}
+        targets = targets_by_name(tensors, architecture)
+        factors_by_target: dict[Target, Factors] = {}
         unknown, misshapen = [], []
         for name, factors in self.modules.items():
-            target = book.get(name)
+            target = targets.get(name)
             if target is None:
                 unknown.append(name)
-            elif factors.shape != _kernel_free(target.shape):
+            elif factors.shape != _without_1x1_kernel(target.shape):
                 misshapen.append(f"{name} is {_by(factors.shape)}, the checkpoint's is {_by(target.shape)}")
-            elif target in addressed:
-                raise LoraError(f"{self.path.name} has the layer {target.module} twice, under different names")
+            elif target in factors_by_target:
+                raise LoraError(
+                    f"{self.path.name} has the layer {target.module} twice, under different names: use another LoRA"
+                )
             else:
-                addressed[target] = factors
+                factors_by_target[target] = factors
         if unknown or misshapen:
             raise LoraError(self._misfit(unknown, misshapen, family_of(architecture).title))
-        found: dict[str, tuple[LoraPart, ...]] = dict.fromkeys(tensors, ())
-        for target, factors in addressed.items():
-            found[target.key] += (LoraPart(target.view, factors),)
-        return {key: parts for key, parts in found.items() if parts}
+        parts_by_key: dict[str, tuple[LoraPart, ...]] = dict.fromkeys(tensors, ())
+        for target, factors in factors_by_target.items():
+            parts_by_key[target.key] += (LoraPart(target.view, factors),)
+        return {key: parts for key, parts in parts_by_key.items() if parts}
 
     def places(self, tensors: Mapping[str, TensorInfo], architecture: Architecture) -> tuple[str, ...]:
-        """The blocks and text encoders this LoRA changes, in the order of `places`. Raises as `targets` does."""
-        touched = {place_of(key, architecture) for key in self.targets(tensors, architecture)}
-        return tuple(place for place in places(architecture) if place in touched)
+        """Return the blocks and text encoders that this LoRA changes, in the order of `search_spaces.blocks.places`.
 
-    def _misfit(self, unknown: Sequence[str], misshapen: Sequence[str], wanted: str) -> str:
+        Raises:
+            LoraError: as for `targets`.
+        """
+        changed = {place_of(key, architecture) for key in self.targets(tensors, architecture)}
+        return tuple(place for place in places(architecture) if place in changed)
+
+    def _misfit(self, unknown: Sequence[str], misshapen: Sequence[str], expected: str) -> str:
+        """Return the message for a LoRA whose layers do not fit a checkpoint of the `expected` family."""
         total = len(self.modules)
         problem = (
-            f"{len(unknown)} of its {total} layers are not in the checkpoint ({_some(unknown)})"
+            f"{len(unknown)} of its {total} layers are not in the checkpoint ({abbreviated(unknown)})"
             if unknown
-            else f"{len(misshapen)} of its {total} layers have another shape ({_some(misshapen)})"
+            else f"{len(misshapen)} of its {total} layers have another shape ({abbreviated(misshapen)})"
         )
         family = made_for({name: factors.shape[1] for name, factors in self.modules.items()}, self.metadata)
-        if family is not None and family != wanted:
-            return f"{self.path.name} is a LoRA for {family}, the checkpoint is {wanted}: {problem}"
-        return f"{self.path.name} does not fit this {wanted} checkpoint: {problem}; use a LoRA made for this model"
+        if family is not None and family != expected:
+            return f"{self.path.name} is a LoRA for {family}, the checkpoint is {expected}: {problem}"
+        return f"{self.path.name} does not fit this {expected} checkpoint: {problem}; use a LoRA made for this model"
 
 
 def delta(parts: Sequence[LoraPart], shape: Sequence[int]) -> Tensor:
-    """What parts add to a stored tensor at weight 1.
+    """Compute what a LoRA adds to a stored tensor at weight 1.
 
     Args:
-        parts: of one stored tensor, as `Lora.targets` has them.
+        parts: of the stored tensor, from `Lora.targets`.
         shape: of the stored tensor.
 
     Returns:
-        float32 [shape] on the factors' device, a new tensor. Layers of a fused projection that no part is for get 0.
+        A new float32 tensor [shape] on the factors' device; 0 for layers of a fused projection that have no part.
     """
     if len(parts) == 1 and parts[0].view.reading == "whole":
         return _product(parts[0].factors).view(*shape)
@@ -185,49 +192,74 @@ def _product(factors: Factors) -> Tensor:
 # ----------------------------------------------------------------------------------- reading
 
 
-def _grouped(infos: Mapping[str, TensorInfo], name: str) -> dict[str, dict[Role, str]]:
-    """Module -> role -> key, with every key of the file accounted for."""
+def _keys_by_module(infos: Mapping[str, TensorInfo], name: str) -> dict[str, dict[Role, str]]:
+    """Return module -> role -> key, after checking that every key of the file belongs to a LoRA.
+
+    Args:
+        infos: the file's tensors.
+        name: of the file, for messages.
+
+    Raises:
+        LoraError: it is not a plain LoRA, or incomplete.
+    """
     if kind := other_kind(infos):
-        raise LoraError(f"{name} is {kind}, and only plain LoRAs can be baked")
-    grouped: dict[str, dict[Role, str]] = {}
-    strange = []
+        raise LoraError(f"{name} is {kind}, and only plain LoRAs can be baked in: use a plain LoRA")
+    keys: dict[str, dict[Role, str]] = {}
+    unknown = []
     for key, info in infos.items():
-        found = role_of(key)
-        if found is None:
-            strange.append(key)
+        parsed = role_of(key)
+        if parsed is None:
+            unknown.append(key)
             continue
-        module, role = found
-        if role in grouped.setdefault(module, {}):
-            raise LoraError(f"{name} has {role!r} of {module} twice: {grouped[module][role]} and {key}")
+        module, role = parsed
+        if role in keys.setdefault(module, {}):
+            raise LoraError(
+                f"{name} has {role!r} of {module} twice, as {keys[module][role]} and {key}: use another LoRA"
+            )
         if not info.dtype.is_floating_point and role != "alpha":
-            raise LoraError(f"{name}: {key} holds {info.dtype}, expected floating point numbers")
-        grouped[module][role] = key
-    if strange or not grouped:
-        raise LoraError(f"{name} is not a LoRA: {_some(strange) or 'no tensors'} is no part of one")
-    broken = [module for module, roles in grouped.items() if not {"up", "down"} <= roles.keys()]
-    if broken:
-        raise LoraError(f"{name} lacks a factor of {len(broken)} layers ({_some(broken)}): fetch the file again")
-    return grouped
+            raise LoraError(f"{name}: {key} holds {info.dtype}, expected floating-point numbers: use another LoRA")
+        keys[module][role] = key
+    if unknown or not keys:
+        reason = f"{abbreviated(unknown)} does not belong to one" if unknown else "it has no tensors"
+        raise LoraError(f"{name} is not a LoRA ({reason}): give a LoRA file")
+    incomplete = [module for module, roles in keys.items() if not {"up", "down"} <= roles.keys()]
+    if incomplete:
+        raise LoraError(
+            f"{name} lacks a factor of {len(incomplete)} layers ({abbreviated(incomplete)}): fetch the file again"
+        )
+    return keys
 
 
 def _factors(tensors: Mapping[Role, Tensor], configured: _Scale, where: str) -> Factors:
-    """Check one module's tensors and bring them into the plain form."""
+    """Check one module's tensors, and compose them into two factors.
+
+    Args:
+        configured: the scale that the file's header gives, for a module without alpha.
+        where: file and module, for messages.
+
+    Raises:
+        LoraError: shapes do not fit, or values are not finite.
+    """
     up, down = tensors["up"].float(), tensors["down"].float()
     mid = tensors["mid"].float() if "mid" in tensors else None
     _check_shapes(up, down, mid, where)
     rank = down.shape[0]
     kernel = tuple((down if mid is None else mid).shape[2:])
-    if mid is not None:  # a 1x1 convolution, then the mid one: composed, that is one convolution [rank, in, h, w]
+    if mid is not None:  # a 1x1 convolution followed by `mid`: composed, one convolution [rank, in, h, w]
         down = torch.einsum("rshw,si->rihw", mid, down.flatten(1))
     scale = _scale(tensors.get("alpha"), rank, configured)
     if not (math.isfinite(scale) and bool(up.isfinite().all()) and bool(down.isfinite().all())):
-        raise LoraError(f"{where} has values that are no finite numbers: the file is broken, fetch it again")
-    shape = _kernel_free((up.shape[0], tensors["down"].shape[1], *kernel))
+        raise LoraError(f"{where} holds values that are not finite numbers: fetch the file again")
+    shape = _without_1x1_kernel((up.shape[0], tensors["down"].shape[1], *kernel))
     return Factors(up.flatten(1).contiguous(), down.flatten(1).contiguous(), shape, scale)
 
 
 def _check_shapes(up: Tensor, down: Tensor, mid: Tensor | None, where: str) -> None:
-    """Matrices, or convolutions of which only the first has a kernel (with `mid`: only that)."""
+    """Require matrices, or convolutions of which only `down` has a kernel (with `mid`: only `mid`).
+
+    Raises:
+        LoraError: the shapes are others.
+    """
     pointwise = [up] if mid is None else [up, down]
     ranks = {up.shape[1:2], down.shape[0:1]} | (set() if mid is None else {mid.shape[0:1], mid.shape[1:2]})
     fits = (
@@ -244,13 +276,14 @@ def _check_shapes(up: Tensor, down: Tensor, mid: Tensor | None, where: str) -> N
 
 @dataclass(frozen=True, slots=True)
 class _Scale:
-    """What a file's header says of one module's scale; PEFT keeps it out of the tensors."""
+    """The scale settings of one module in a file's header, where PEFT stores them instead of in tensors."""
 
     alpha: float | None = None
     rank_stabilised: bool = False  # alpha / sqrt(rank), Kalajdzievski 2023 (arXiv:2312.03732)
 
 
 def _scale(alpha: Tensor | None, rank: int, configured: _Scale) -> float:
+    """Return the factor of the product: from the file's alpha if there is one, else from the header's settings."""
     if alpha is not None:
         return float(alpha.flatten()[0]) / rank if alpha.numel() == 1 else math.nan
     if configured.alpha is None:
@@ -259,51 +292,60 @@ def _scale(alpha: Tensor | None, rank: int, configured: _Scale) -> float:
 
 
 def _adapter_configuration(metadata: Mapping[str, str], name: str) -> Mapping[str, Any]:
-    """PEFT's settings as diffusers stores them: `unet.lora_alpha`, `text_encoder.alpha_pattern` and so on."""
+    """Read PEFT's settings as diffusers stores them: `unet.lora_alpha`, `text_encoder.alpha_pattern` and so on.
+
+    Raises:
+        LoraError: they are not a JSON object.
+    """
     try:
         stored = json.loads(metadata.get(ADAPTER_METADATA, "{}"))
     except (ValueError, RecursionError) as error:
         raise LoraError(f"{name}: its header's {ADAPTER_METADATA} is not JSON; fetch the file again") from error
     if not isinstance(stored, dict):
-        raise LoraError(f"{name}: its header's {ADAPTER_METADATA} is no table of settings; fetch the file again")
+        raise LoraError(f"{name}: its header's {ADAPTER_METADATA} is not a JSON object; fetch the file again")
     return stored
 
 
 def _configured_scale(name: str, configuration: Mapping[str, Any], where: str) -> _Scale:
-    """Raises LoraError for settings that are none."""
+    """Return the scale settings of a module.
+
+    Args:
+        name: of the module, with its component.
+        configuration: from `_adapter_configuration`.
+        where: the file's name, for messages.
+
+    Raises:
+        LoraError: the settings are damaged.
+    """
     component, _, module = name.partition(".")
     alpha = configuration.get(f"{component}.lora_alpha")
     if alpha is None:
         return _Scale()
     patterns = configuration.get(f"{component}.alpha_pattern") or {}
     try:
-        own = next((value for pattern, value in patterns.items() if _names(pattern, module)), alpha)
-        return _Scale(float(own), bool(configuration.get(f"{component}.use_rslora")))
+        own_alpha = next((value for pattern, value in patterns.items() if _matches(pattern, module)), alpha)
+        return _Scale(float(own_alpha), bool(configuration.get(f"{component}.use_rslora")))
     except (ValueError, TypeError, AttributeError, OverflowError, re.error) as error:
         raise LoraError(
             f"{where}: its header's {ADAPTER_METADATA} is damaged ({error}); fetch the file again"
         ) from error
 
 
-def _names(pattern: str, module: str) -> bool:
-    """Whether one of PEFT's patterns, which are regular expressions, names a module.
+def _matches(pattern: str, module: str) -> bool:
+    """Return whether one of PEFT's patterns, which are regular expressions, matches a module's name.
 
     Raises:
-        ValueError: a pattern that is more than names and two gaps: a file could name one that takes for ever.
+        ValueError: the pattern is more than names with at most two `.*`; a file could give one that matches endlessly.
     """
     if not _PATTERN.fullmatch(pattern):
-        msg = f"the pattern {pattern!r} is not understood"
+        msg = f"the pattern {pattern!r} is not supported"
         raise ValueError(msg)
     return re.fullmatch(rf"(.*\.)?({pattern})", module) is not None
 
 
-def _kernel_free(shape: Sequence[int]) -> tuple[int, ...]:
-    """A 1x1 convolution and a linear layer are the same to a LoRA, and programs take one for the other."""
+def _without_1x1_kernel(shape: Sequence[int]) -> tuple[int, ...]:
+    """Drop a 1x1 kernel: to a LoRA such a convolution is a linear layer, and programs store it as either."""
     return tuple(shape[:2]) if set(shape[2:]) <= {1} else tuple(shape)
-
-
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
 
 
 def _by(shape: Sequence[int]) -> str:

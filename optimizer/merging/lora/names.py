@@ -1,8 +1,8 @@
-"""Which weight of a checkpoint a LoRA file's names mean.
+"""Mapping from the names in LoRA files to the weights of a checkpoint.
 
-Programs name the same module in many ways, and some with underscores for dots, so that a name cannot be taken apart
-without knowing the model. So nothing is taken apart: every weight of the checkpoint is spelled in all the ways that
-programs have, and a name is looked up.
+Programs name the same module in many ways, some with underscores instead of dots, so a name cannot be parsed without
+knowing the model. Names are therefore not parsed but looked up: every weight of the checkpoint is listed under all the
+names that programs give it.
 
     kohya, SD1.5          lora_unet_down_blocks_0_attentions_0_proj_in, lora_te_text_model_encoder_layers_0_mlp_fc1
     kohya, SDXL           lora_unet_input_blocks_4_1_proj_in (or as above), lora_te1_..., lora_te2_...
@@ -35,7 +35,7 @@ PEFT_PREFIX = "base_model.model."
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A weight that a low-rank product can be added to: a linear layer or a convolution."""
+    """A weight to which a low-rank product can be added: that of a linear layer or a convolution."""
 
     key: str  # of the stored tensor
     view: LiveView  # of the layer, in the stored tensor
@@ -48,9 +48,9 @@ class Target:
 
 
 def targets_of(key: str, info: TensorInfo, architecture: Architecture) -> tuple[Target, ...]:
-    """The layers whose weights one stored tensor holds: none, one, or the three of a fused attention projection.
+    """Return the layers whose weights a stored tensor holds: none, one, or the three of a fused attention projection.
 
-    Norms, biases and embeddings have none, and so has the VAE: no program applies LoRAs to it.
+    Norms, biases and embeddings hold none. Neither does the VAE, because no program applies LoRAs to it.
     """
     if len(info.shape) not in {2, 4}:
         return ()
@@ -62,17 +62,18 @@ def targets_of(key: str, info: TensorInfo, architecture: Architecture) -> tuple[
     )
 
 
-def address_book(tensors: Mapping[str, TensorInfo], architecture: Architecture) -> dict[str, Target]:
-    """Every name by which a LoRA may address a weight of a checkpoint with these tensors."""
+def targets_by_name(tensors: Mapping[str, TensorInfo], architecture: Architecture) -> dict[str, Target]:
+    """Return every name that a LoRA file may use for a weight of a checkpoint with these tensors -> that weight."""
     return {
         name: target
         for key, info in tensors.items()
         for target in targets_of(key, info, architecture)
-        for name in _spellings(target, architecture)
+        for name in _names_of(target, architecture)
     }
 
 
-def _spellings(target: Target, architecture: Architecture) -> tuple[str, ...]:
+def _names_of(target: Target, architecture: Architecture) -> tuple[str, ...]:
+    """Return the names that programs give a weight."""
     module, component = target.module, target.view.component
     flat = module.replace(".", "_")
     if component == "unet":
@@ -87,17 +88,17 @@ def _spellings(target: Target, architecture: Architecture) -> tuple[str, ...]:
     kohya = f"{model_family(architecture).lora.prefixes[component]}{flat}"
     # transformers 5.2 dropped the level `text_model` of the first encoder
     dotted = (f"{component}.{module}", f"{component}.{module.removeprefix('text_model.')}")
-    only = len(text_encoders(architecture)) == 1  # else a bare module may be that of either
-    return (kohya, *dotted, *((module,) if only else ()))
+    is_only_one = len(text_encoders(architecture)) == 1  # otherwise a bare name may mean a module of either
+    return (kohya, *dotted, *((module,) if is_only_one else ()))
 
 
 def _stored_module(target: Target, architecture: Architecture) -> str:
-    """What the U-Net's file calls a layer."""
+    """Return the name of a U-Net's layer in checkpoint files."""
     return target.key.removeprefix(model_family(architecture).keys.unet).removesuffix(".weight")
 
 
 def name_in(target: Target, naming: Naming, architecture: Architecture) -> str:
-    """What a program of this convention calls a weight: kohya's scripts train SDXL's U-Net under its file's names."""
+    """Return a weight's name in one convention; kohya's scripts name SDXL's U-Net layers as checkpoint files do."""
     component, names = target.view.component, model_family(architecture).lora
     if naming == "diffusers":
         return f"{component}.{target.module}"
@@ -120,7 +121,7 @@ _PROCESSOR_LEAVES = {"to_q": "q_proj", "to_k": "k_proj", "to_v": "v_proj", "to_o
 
 
 def role_of(key: str) -> tuple[str, Role] | None:
-    """(the module as the address book spells it, what the tensor is to it); None for no part of a LoRA."""
+    """Return (module as in `targets_by_name`, role of the tensor); None for a key that belongs to no LoRA."""
     if alpha := _ALPHA.fullmatch(key):
         return _plain(alpha["module"], processor=alpha["processor"] is not None), "alpha"
     factor = _FACTOR.fullmatch(key)
@@ -132,17 +133,17 @@ def role_of(key: str) -> tuple[str, Role] | None:
 
 
 def _plain(module: str, *, processor: bool) -> str:
-    """Without PEFT's prefix, and with the layer's own name where a file has that of its attention processor."""
+    """Remove PEFT's prefix, and replace the name of a layer's attention processor by that of the layer."""
     module = module.replace(PEFT_PREFIX, "", 1)
     if not processor:
         return module
-    home, _, leaf = module.replace(".processor.", ".").rpartition(".")
-    if home.endswith(".self_attn"):
-        return f"{home}.{_PROCESSOR_LEAVES.get(leaf, leaf)}"
-    return f"{home}.to_out.0" if leaf == "to_out" else f"{home}.{leaf}"
+    parent, _, leaf = module.replace(".processor.", ".").rpartition(".")
+    if parent.endswith(".self_attn"):
+        return f"{parent}.{_PROCESSOR_LEAVES.get(leaf, leaf)}"
+    return f"{parent}.to_out.0" if leaf == "to_out" else f"{parent}.{leaf}"
 
 
-# What names, widths and headers give away of the model that a LoRA was made for, where it is of no family of ours.
+# Names, widths and headers that identify the model of a LoRA that was made for none of our families.
 _OTHERS_BY_NAME = (
     ("Flux", re.compile(r"double_blocks|single_blocks|single_transformer_blocks")),
     ("SD3", re.compile(r"joint_blocks")),
@@ -157,13 +158,13 @@ _CONTEXT = re.compile(r"attn2[._]to_[kv]$")
 
 
 def made_for(widths: Mapping[str, int], metadata: Mapping[str, str]) -> str | None:
-    """The model family a LoRA was made for, where one can tell.
+    """Return the title of the model family that a LoRA was made for; None if unknown.
 
     Args:
         widths: module -> input features.
-        metadata: the file's.
+        metadata: of the file.
     """
-    stated = (metadata.get("modelspec.architecture", ""), metadata.get("ss_base_model_version", ""))
+    header_values = (metadata.get("modelspec.architecture", ""), metadata.get("ss_base_model_version", ""))
     contexts = {width for name, width in widths.items() if _CONTEXT.search(name)}
     ours = [(family_of(architecture).title, model_family(architecture).lora) for architecture in Architecture]
     by_name = (*_OTHERS_BY_NAME, *((title, names.names) for title, names in ours))
@@ -172,16 +173,16 @@ def made_for(widths: Mapping[str, int], metadata: Mapping[str, str]) -> str | No
     return (
         _first_match(by_name, widths)
         or next(filter(None, map(by_width.get, contexts)), None)
-        or _first_match(by_header, stated)
+        or _first_match(by_header, header_values)
     )
 
 
 def _first_match(patterns: Iterable[tuple[str, re.Pattern[str] | None]], texts: Collection[str]) -> str | None:
-    """The first title whose pattern is found in any of the texts."""
+    """Return the first title whose pattern is found in any of the texts."""
     return next((title for title, pattern in patterns if pattern and any(map(pattern.search, texts))), None)
 
 
-# Other adapters that come in files of the same suffix: (pattern of a key, what it is).
+# Other adapters in files of the same suffix: (pattern of a key, description).
 _OTHER_KINDS = (
     (re.compile(r"\.(dora_scale|lora_magnitude_vector(\.weight)?)$"), "a DoRA (weights with a learned magnitude)"),
     (re.compile(r"\.hada_"), "a LoHa (LyCORIS Hadamard product)"),
@@ -199,8 +200,8 @@ _OTHER_KINDS = (
 
 
 def other_kind(keys: Iterable[str]) -> str | None:
-    """What a file with these keys is, where it is no plain LoRA."""
-    known = tuple(keys)
-    found = next((what for pattern, what in _OTHER_KINDS if any(map(pattern.search, known))), None)
-    of_checkpoints = tuple(prefix for family in model_families() for prefix in (family.keys.unet, family.keys.vae))
-    return "a checkpoint" if found is None and any(key.startswith(of_checkpoints) for key in known) else found
+    """Describe a file with these keys that is not a plain LoRA; None if nothing speaks against one."""
+    keys = tuple(keys)
+    kind = next((description for pattern, description in _OTHER_KINDS if any(map(pattern.search, keys))), None)
+    prefixes = tuple(prefix for family in model_families() for prefix in (family.keys.unet, family.keys.vae))
+    return "a checkpoint" if kind is None and any(key.startswith(prefixes) for key in keys) else kind

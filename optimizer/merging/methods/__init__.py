@@ -1,1 +1,1 @@
-"""The arithmetic of merging, as pure functions."""
+"""Merge methods: the arithmetic of merging, as pure functions."""

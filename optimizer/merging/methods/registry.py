@@ -1,4 +1,4 @@
-"""Method names -> functions. What a method means and needs is told in studies/recipe/methods.py."""
+"""The function of each merge method, by name. studies/recipe/methods.py describes the methods and their slots."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from torch import Tensor
 
 from optimizer.merging.methods import elementwise, reductions, slices, sparse, spectral
 
-# (inputs, one value per slot) -> result: float32, of the inputs' shape; inputs are not touched
+# (inputs, one value per slot) -> result: float32, of the inputs' shape; inputs are not changed
 Method = Callable[[Sequence[Tensor], Sequence[float]], Tensor]
 # ... and one tensor of uniform numbers in [0, 1) for each input but the first
 RandomMethod = Callable[[Sequence[Tensor], Sequence[float], Sequence[Tensor]], Tensor]

@@ -1,7 +1,7 @@
-"""Which elements of a tensor a method takes: counts from shares, the largest, ranks within rows.
+"""Selection of a tensor's elements: counts from shares, the largest elements, ranks within rows.
 
-Where elements are equally large, the one that comes first in the tensor's memory counts as the larger. So every
-count is met exactly, and the choice is the same on every device. NaN counts as larger than all numbers.
+Of equal elements, the one that comes first in the tensor's memory counts as the larger. So exactly the requested number
+is selected, and the selection is the same on every device. NaN counts as larger than all numbers.
 """
 
 from __future__ import annotations
@@ -11,22 +11,22 @@ from torch import Tensor
 
 
 def count_of(share: float, total: int) -> int:
-    """How many of `total` elements a share (0..1) is: the nearest number, and at least one where share > 0.
+    """Return how many of `total` elements a share (0..1) is: the nearest integer, and at least 1 where share > 0.
 
-    Without that least, a tensor of one element would lose its only one at every density below a half.
+    Without that minimum, a tensor of one element would lose it at every density below a half.
     """
     return max(round(share * total), 1 if share > 0 and total else 0)
 
 
 def largest(sizes: Tensor, count: int) -> Tensor:
-    """True for the `count` largest elements. A smaller count selects a subset of what a larger one does.
+    """Select the `count` largest elements; a smaller count selects a subset of what a larger count selects.
 
-    Linear in time: a selection, no sort. About 2 s and 12 bytes of work space for each of 38 million elements on one
-    CPU core.
+    Linear in time (a selection, not a sort). For 38 million elements about 2 s on one CPU core, and 12 bytes of
+    temporary memory an element.
 
     Args:
         sizes: any shape.
-        count: how many; all where there are fewer.
+        count: all are selected where there are fewer.
 
     Returns:
         bool, of the shape of `sizes`.
@@ -46,11 +46,11 @@ def largest(sizes: Tensor, count: int) -> Tensor:
 
 
 def ranks_in_rows(sizes: Tensor) -> Tensor:
-    """The rank of each element within its row, from 0 (the smallest) to 1 (the largest).
+    """Rank each element within its row, from 0 (the smallest) to 1 (the largest).
 
-    A row is everything under one index of the first dimension; a tensor of fewer than two dimensions is one row. The
-    only element of a row has rank 1/2, the mean of all ranks. A sort per row: O(n log n), 16 bytes of work space an
-    element.
+    A row is everything under one index of the first dimension; a tensor with fewer than two dimensions is one row. The
+    only element of a row has rank 1/2, the mean of all ranks. One sort per row: O(n log n), 16 bytes of temporary
+    memory an element.
 
     Returns:
         float32, of the shape of `sizes`.
@@ -59,7 +59,7 @@ def ranks_in_rows(sizes: Tensor) -> Tensor:
     length = rows.shape[1]
     if length <= 1:
         return torch.full_like(sizes, 0.5)
-    # Sorted back to front: a stable sort puts the first of equals lowest, and here it counts as the larger.
+    # The reversed row is sorted, because a stable sort puts the first of equals lowest, and here it counts as larger.
     order = rows.flip(1).argsort(dim=1, stable=True).sub_(length - 1).neg_()
     steps = torch.arange(length, dtype=torch.float32, device=sizes.device).div_(length - 1)
     return torch.empty_like(rows).scatter_(1, order, steps.expand_as(rows)).reshape(sizes.shape)

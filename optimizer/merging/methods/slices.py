@@ -1,8 +1,8 @@
-"""Methods that take whole elements from one place or the other: by row, or by rank.
+"""Merge methods that copy elements instead of computing them: by row, or by rank.
 
-Notation: A, B = the inputs; n = rows or elements; a window = the share `width` of n from the share `offset` on, going
-on at the beginning where it passes the end. Each element of the result is copied from an input, never computed.
-Inputs are float32 tensors of one shape and left alone; the result is like them, and may be one of them.
+Notation: A, B = the inputs; n = the number of rows or elements; a window = the share `width` of n that starts at the
+share `offset`, wrapping around at the end. Inputs are float32 tensors of one shape, and are not changed. The result has
+that dtype and shape, and may be one of the inputs.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from optimizer.merging.methods.selection import largest
 
 
 def tensor_sum(inputs: Sequence[Tensor], values: Sequence[float]) -> Tensor:
-    """Rows of B inside the window, rows of A outside it.
+    """Take the rows of B inside the window, and those of A outside it.
 
-    A row is everything under one index of the first dimension, and inside where its middle is: row i of n where
-    (i + 1/2) / n lies in the window. So windows that follow each other share no row and leave none out. A scalar is
-    one row. Ratio 0 gives A, ratio 1 gives B. O(n). Source: supermerger ("tensor"), sd-meh; their edges are rounded
-    down, those of sd-mecha to the nearest row, as here.
+    A row is everything under one index of the first dimension. Row i of n is inside if its middle, (i + 1/2) / n, lies
+    in the window, so adjacent windows share no row and leave none out. A scalar is one row. Ratio 0 gives A, ratio 1
+    gives B. O(n). Source: supermerger ("tensor") and sd-meh, which round the edges down; sd-mecha rounds them to the
+    nearest row, as here.
 
     Args:
         inputs: two.
@@ -42,14 +42,14 @@ def tensor_sum(inputs: Sequence[Tensor], values: Sequence[float]) -> Tensor:
 
 
 def top_k_tensor_sum(inputs: Sequence[Tensor], values: Sequence[float]) -> Tensor:
-    """A with its values put into the order of B's, but only those inside the window of A's magnitudes.
+    """Reorder A's values as B's are ordered, but only those inside the window of A's magnitudes.
 
-    With both sorted ascending, the place that holds B's i-th value receives A's i-th value, if the rank of that
-    value's magnitude among A's is in the window (0 = the smallest); other places keep what A has there. So exactly the
-    window's share of the places are written. Equal values of B rank by position, the first one lowest; equal
-    magnitudes of A by value, the lower one highest. Width 0 gives A; width 1 is all of A's values in the order of B's.
-    Two sorts: O(n log n), 24 bytes of work space an element. Source: sd-meh, where the window is between two
-    magnitudes and equal ones go together.
+    With both sorted ascending, the position of B's i-th value receives A's i-th value if the rank of that value's
+    magnitude in A is in the window (0 = the smallest); other positions keep A's value. So exactly the window's share of
+    positions is written. Equal values of B rank by position, the first one lowest; equal magnitudes of A by value, the
+    lower one highest. Width 0 gives A; width 1 gives all of A's values in the order of B's. Two sorts: O(n log n),
+    24 bytes of temporary memory an element. Source: sd-meh, whose window lies between two magnitudes, with equal ones
+    either all inside or all outside.
 
     Args:
         inputs: two.
@@ -60,20 +60,20 @@ def top_k_tensor_sum(inputs: Sequence[Tensor], values: Sequence[float]) -> Tenso
         return first
     ascending = first.reshape(-1).sort(stable=True).values
     inside = _in_window(ascending.abs(), width, offset)
-    places = second.reshape(-1).argsort(stable=True)[inside]
+    positions = second.reshape(-1).argsort(stable=True)[inside]
     result = first.reshape(-1).clone()
-    result[places] = ascending[inside]
+    result[positions] = ascending[inside]
     return result.reshape(first.shape)
 
 
 def _windows(width: float, offset: float, total: int) -> list[slice]:
-    """The window as one or two ranges of whole numbers below `total`: those whose middles lie in it."""
+    """Return the indices below `total` whose middles lie in the window, as two ranges, which may be empty."""
     start, stop = (math.ceil(edge * total - 0.5) for edge in (offset, offset + width))
     return [slice(start, min(stop, total)), slice(0, max(stop - total, 0))]
 
 
 def _in_window(sizes: Tensor, width: float, offset: float) -> Tensor:
-    """True where the rank of an element, 0 = the smallest, lies in the window."""
+    """Select the elements whose rank, 0 = the smallest, lies in the window; bool, of the shape of `sizes`."""
     total = sizes.numel()
     if width == 1:
         return torch.ones_like(sizes, dtype=torch.bool)

@@ -23,7 +23,7 @@ from search_spaces.space import SearchSpace
 
 Floats = NDArray[np.float64]
 SHAPES = ("level", "slope", "bend")  # Legendre polynomials of degree 0, 1, 2 over a section's depth
-INDEPENDENT = 1e-6  # a feature adds nothing if no more than this share of its length is orthogonal to the others
+INDEPENDENT = 1e-6  # smallest share of a feature's length that must be orthogonal to the features before it
 PLAIN_DIMENSIONS = 8  # with no more parameters than this, each has its own length scale
 
 

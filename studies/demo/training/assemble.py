@@ -1,9 +1,10 @@
-"""Turn what train.py made into the files the demo ships, in Stable Diffusion 1.5's own key layout.
+"""Turn the output of train.py into the files that the demo ships, in Stable Diffusion 1.5's own key layout.
 
     python studies/demo/training/assemble.py --emoji PACKAGE --work WORK
 
-Writes beside the demo's spec: animals.safetensors and foods.safetensors (the parents, fp16), clip.safetensors with
-tiny-clip.json (open_clip), features.safetensors (timm), and reference/*.png (the pictures the parents learned).
+Writes these files beside the demo's spec: animals.safetensors and foods.safetensors (the parents, fp16),
+clip.safetensors with tiny-clip.json (open_clip), features.safetensors (timm), and reference/*.png (the pictures that
+the parents learned).
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ DEMO = Path(__file__).resolve().parents[1]
 
 
 def to_checkpoint(diffuser: dict[str, Tensor], vae: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Live parameters under the names and in the shapes of a Stable Diffusion 1.5 file, fp16."""
+    """Convert live parameters to the names and shapes of a Stable Diffusion 1.5 file, fp16."""
     live = {("vae", name): tensor for name, tensor in vae.items()}
     for name, tensor in diffuser.items():
         component, _, rest = name.partition(".")
@@ -41,22 +42,24 @@ def to_checkpoint(diffuser: dict[str, Tensor], vae: dict[str, Tensor]) -> dict[s
         else:
             live["text_encoder", "text_model." + rest.removeprefix("text_model.")] = tensor
     tensors = {}
-    for row in read_layout("sd15"):
-        for view in live_views(row.key, Architecture.SD15, len(row.shape)):
+    for entry in read_layout("sd15"):
+        for view in live_views(entry.key, Architecture.SD15, len(entry.shape)):
             tensor = live.pop((view.component, view.name), None)
             if tensor is not None:  # smaller models have fewer layers than the full list
                 wide = tensor[:, :, None, None] if view.reading == "linear" else tensor
-                tensors[row.key] = wide.to(torch.float16).contiguous()
+                tensors[entry.key] = wide.to(torch.float16).contiguous()
     if live:
         raise SystemExit(f"no file key for {next(iter(live))}")
     return tensors
 
 
-def halves(state: dict[str, Tensor]) -> dict[str, Tensor]:
+def to_half(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Convert all floating-point tensors to float16."""
     return {key: value.half() if value.is_floating_point() else value for key, value in state.items()}
 
 
 def main() -> None:
+    """Write the demo's files."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--emoji", type=Path, required=True)
     parser.add_argument("--work", type=Path, required=True)
@@ -66,9 +69,9 @@ def main() -> None:
     for name in ("animals", "foods"):
         tensors = to_checkpoint(load_file(work / f"{name}.safetensors"), vae)
         save_file(tensors, DEMO / f"{name}.safetensors", metadata={"format": "pt"})
-    save_file(halves(load_file(work / "clip.safetensors")), DEMO / "clip.safetensors")
+    save_file(to_half(load_file(work / "clip.safetensors")), DEMO / "clip.safetensors")
     (DEMO / "tiny-clip.json").write_text(json.dumps(CLIP_CONFIG, indent=2) + "\n")
-    save_file(halves(load_file(work / "features.safetensors")), DEMO / "features.safetensors")
+    save_file(to_half(load_file(work / "features.safetensors")), DEMO / "features.safetensors")
     reference = DEMO / "reference"
     reference.mkdir(exist_ok=True)
     for name, code in (ANIMALS | FOODS).items():

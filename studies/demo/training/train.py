@@ -1,20 +1,20 @@
-"""Train the demo's checkpoints from nothing: two specialist parents, a CLIP and a feature network.
+"""Train the demo's checkpoints from scratch: two specialised parents, a CLIP and a feature network.
 
     python studies/demo/training/train.py --emoji PACKAGE --work WORK [STAGE ...]
 
 PACKAGE is the unpacked npm package `emoji-datasource-google` 16.0.0 (Noto emoji, Apache-2.0).
-Stages, in order; each reads what the earlier ones left in WORK and can be repeated alone:
+Stages, in order; each reads the output of earlier ones in WORK and can be repeated alone:
 
     vae          four-level autoencoder, factor 8, as in Stable Diffusion 1
     rough        text encoder and U-Net on every picture, mirrored and shifted in 16 ways
     base         the same network on every picture and its mirror image only: sharper
-    animals      parent A: the base fine-tuned on one half, forgetting the other
-    foods        parent B: likewise
+    animals      parent A: the base fine-tuned on one half, so that it forgets the other
+    foods        parent B: the same with the other half
     clip         a small open_clip model on the same pictures and captions
-    features     a small timm network that tells emoji subcategories apart
+    features     a small timm network that classifies emoji by subcategory
 
-`assemble.py` beside this file turns WORK into the files the demo ships.
-About 75 minutes on two cores in all; every stage is seeded.
+`assemble.py` beside this file turns WORK into the files that the demo ships. All stages together take about 75 minutes
+on two cores; every stage is seeded.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from transformers import CLIPTextConfig, CLIPTextModel
 from words import ANIMALS, FOODS, caption
 
 SIZE = 64
-SCALING = 0.18215  # Stable Diffusion 1 multiplies latents by this; ours are folded to fit it
+SCALING = 0.18215  # Stable Diffusion 1 multiplies latents by this; fold_scale adapts ours to it
 VAE_WIDTHS = (32, 64, 64, 64)
 UNET_WIDTHS = (32, 64, 96, 96)
 TEXT_WIDTH = 32
@@ -54,7 +54,7 @@ FEATURE_NETWORK = "test_resnet"
 
 
 def read_picture(package: Path, code: str) -> Tensor:
-    """One emoji on white: [3, 64, 64], float32 in -1..1."""
+    """Read one emoji on white: [3, 64, 64], float32 in -1..1."""
     with Image.open(package / "img" / "google" / "64" / f"{code}.png") as file:
         rgba = file.convert("RGBA").resize((SIZE, SIZE), Image.Resampling.LANCZOS)
     white = Image.new("RGBA", rgba.size, "white")
@@ -64,15 +64,16 @@ def read_picture(package: Path, code: str) -> Tensor:
 
 
 def read_words(package: Path, words: dict[str, str]) -> Tensor:
+    """Read the emoji of all words: [n, 3, 64, 64], float32 in -1..1."""
     return torch.stack([read_picture(package, code) for code in words.values()])
 
 
-def shift(pictures: Tensor, most: int, generator: torch.Generator) -> Tensor:
-    """Each picture moved by up to `most` pixels and mirrored half of the time."""
-    padded = F.pad(pictures, (most,) * 4, value=1.0)
+def shift(pictures: Tensor, limit: int, generator: torch.Generator) -> Tensor:
+    """Move each picture by up to `limit` pixels, and mirror it half of the time."""
+    padded = F.pad(pictures, (limit,) * 4, value=1.0)
     moved = []
     for picture in padded:
-        x, y = torch.randint(0, 2 * most + 1, (2,), generator=generator).tolist()
+        x, y = torch.randint(0, 2 * limit + 1, (2,), generator=generator).tolist()
         piece = picture[:, y : y + SIZE, x : x + SIZE]
         mirror = torch.rand((), generator=generator) < 0.5
         moved.append(piece.flip(-1) if mirror else piece)
@@ -80,7 +81,7 @@ def shift(pictures: Tensor, most: int, generator: torch.Generator) -> Tensor:
 
 
 class Progress:
-    """Prints the mean loss every `every` steps, with the seconds left."""
+    """A progress report: the mean loss every `every` steps, with the seconds left."""
 
     def __init__(self, stage: str, steps: int, every: int = 100) -> None:
         self.stage, self.steps, self.every = stage, steps, every
@@ -96,7 +97,7 @@ class Progress:
 
 
 def cosine(step: int, steps: int, hold: int = 100) -> float:
-    """Learning rate factor: a warm-up of 100 steps, full until `hold`, then half a cosine down to 0.02."""
+    """Return the learning rate's factor: 100 steps of warm-up, 1 until `hold`, then half a cosine down to 0.02."""
     if step < hold:
         return min(1.0, (step + 1) / 100)
     return 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * (step - hold) / max(1, steps - hold)))
@@ -130,7 +131,7 @@ def train_vae(pictures: Tensor, work: Path, steps: int) -> None:
         batch = shift(pictures[pick], 3, generator).contiguous(memory_format=torch.channels_last)
         posterior = vae.encode(batch).latent_dist
         out = vae.decode(posterior.sample()).sample
-        # Colour is what L1 alone gets wrong at this size: a coarse L2 term mends it.
+        # L1 alone gets colours wrong at this size; a coarse L2 term corrects them.
         coarse = F.mse_loss(F.avg_pool2d(out, 8), F.avg_pool2d(batch, 8))
         edges = (out.diff(dim=-1) - batch.diff(dim=-1)).abs().mean()
         edges = edges + (out.diff(dim=-2) - batch.diff(dim=-2)).abs().mean()
@@ -149,8 +150,8 @@ def train_vae(pictures: Tensor, work: Path, steps: int) -> None:
 def fold_scale(vae: AutoencoderKL, pictures: Tensor) -> None:
     """Fold each latent channel's mean and spread into the 1x1 convolutions around the latent.
 
-    Afterwards latents times 0.18215 have mean 0 and spread 1, which every Stable Diffusion
-    program takes for granted, without a config of our own to say so.
+    Afterwards latents times 0.18215 have mean 0 and standard deviation 1, as every Stable Diffusion program expects, so
+    the checkpoint needs no configuration of its own.
     """
     means = torch.cat([vae.encode(part).latent_dist.mean for part in pictures.split(20)])
     centre = means.mean(dim=(0, 2, 3))
@@ -170,17 +171,17 @@ def load_vae(work: Path) -> AutoencoderKL:
 
 @torch.no_grad()
 def encode_means(vae: AutoencoderKL, pictures: Tensor) -> Tensor:
-    """Scaled latents: [n, 4, 8, 8]."""
+    """Return scaled latents: [n, 4, 8, 8]."""
     return torch.cat([vae.encode(part).latent_dist.mean * SCALING for part in pictures.split(35)])
 
 
 def encode_mirrored(vae: AutoencoderKL, pictures: Tensor) -> Tensor:
-    """Scaled latents of each picture and its mirror image: [n, 2, 4, 8, 8]."""
+    """Return scaled latents of each picture and its mirror image: [n, 2, 4, 8, 8]."""
     return torch.stack([encode_means(vae, pictures), encode_means(vae, pictures.flip(-1))], dim=1)
 
 
 def encode_shifted(vae: AutoencoderKL, pictures: Tensor, variants: int) -> Tensor:
-    """Scaled latents of `variants` shifted and mirrored copies: [n, variants, 4, 8, 8]."""
+    """Return scaled latents of `variants` shifted and mirrored copies: [n, variants, 4, 8, 8]."""
     generator = torch.Generator().manual_seed(2)
     return torch.stack([encode_means(vae, shift(pictures, 2, generator)) for _ in range(variants)], dim=1)
 
@@ -218,7 +219,7 @@ class Diffuser(nn.Module):
 
 
 def tokenize(texts: list[str]) -> Tensor:
-    """Token numbers as Stable Diffusion 1 pads them, with the end token: [n, 77] int64."""
+    """Return token numbers, padded with the end token as Stable Diffusion 1 does: [n, 77] int64."""
     tokens = open_clip.SimpleTokenizer()(texts)
     ends = tokens.argmax(dim=1, keepdim=True)
     return torch.where(torch.arange(77)[None] > ends, 49407, tokens)
@@ -236,7 +237,7 @@ def train_diffuser(
     work: Path,
     hold: int = 100,
 ) -> None:
-    """Epsilon-prediction training; what is saved is the exponential mean of the weights."""
+    """Train to predict epsilon, and save the exponential moving average of the weights."""
     generator = torch.Generator().manual_seed(seed)
     scheduler = DDPMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear")
     empty = tokenize([""])[0]
@@ -279,11 +280,11 @@ def load_diffuser(work: Path, name: str) -> Diffuser:
 
 @torch.no_grad()
 def spoil(pictures: Tensor, vae: AutoencoderKL, generator: torch.Generator) -> Tensor:
-    """What renders look like: some through the autoencoder, blurred, noisy, off in colour."""
+    """Make pictures look like renders: pass some through the autoencoder, blur some, add noise, change colours."""
     pictures = shift(pictures, 4, generator)
-    through = torch.rand(len(pictures), generator=generator) < 0.4
-    if through.any():
-        pictures[through] = vae(pictures[through]).sample.clamp(-1, 1)
+    decoded = torch.rand(len(pictures), generator=generator) < 0.4
+    if decoded.any():
+        pictures[decoded] = vae(pictures[decoded]).sample.clamp(-1, 1)
     blur = torch.rand(len(pictures), generator=generator) < 0.3
     soft = F.avg_pool2d(F.pad(pictures, (1, 1, 1, 1), mode="replicate"), 3, stride=1)
     pictures = torch.where(blur[:, None, None, None], soft, pictures)
@@ -294,7 +295,7 @@ def spoil(pictures: Tensor, vae: AutoencoderKL, generator: torch.Generator) -> T
 
 
 def train_clip(pictures: Tensor, texts: list[str], vae: AutoencoderKL, work: Path, steps: int) -> None:
-    """Contrastive training; input pixels are normalised as OpenAI's CLIP does."""
+    """Train a CLIP contrastively; pixels are normalised as in OpenAI's CLIP."""
     torch.manual_seed(3)
     generator = torch.Generator().manual_seed(3)
     model = open_clip.CLIP(**CLIP_CONFIG)  # type: ignore[arg-type]
@@ -324,13 +325,13 @@ def train_clip(pictures: Tensor, texts: list[str], vae: AutoencoderKL, work: Pat
 
 
 def train_features(package: Path, vae: AutoencoderKL, work: Path, steps: int) -> None:
-    """A classifier of every emoji's Unicode subcategory; its pooled features feed the set score."""
+    """Train a classifier of all emoji's Unicode subcategories; the set score uses its pooled features."""
     torch.manual_seed(4)
     generator = torch.Generator().manual_seed(4)
-    rows = [row for row in json.loads((package / "emoji.json").read_text()) if row["has_img_google"]]
-    names = sorted({row["subcategory"] for row in rows})
-    pictures = torch.stack([read_picture(package, Path(row["image"]).stem) for row in rows])
-    labels = torch.tensor([names.index(row["subcategory"]) for row in rows])
+    emoji = [entry for entry in json.loads((package / "emoji.json").read_text()) if entry["has_img_google"]]
+    names = sorted({entry["subcategory"] for entry in emoji})
+    pictures = torch.stack([read_picture(package, Path(entry["image"]).stem) for entry in emoji])
+    labels = torch.tensor([names.index(entry["subcategory"]) for entry in emoji])
     model = timm.create_model(FEATURE_NETWORK, pretrained=False, num_classes=len(names))
     mean = torch.tensor(model.default_cfg["mean"])[:, None, None]
     std = torch.tensor(model.default_cfg["std"])[:, None, None]
@@ -356,6 +357,7 @@ STAGES = ("vae", "rough", "base", "animals", "foods", "clip", "features")
 
 
 def main() -> None:
+    """Train the stages that the command line names, or all."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("stages", nargs="*", choices=STAGES, default=[], metavar="STAGE")
     parser.add_argument("--emoji", type=Path, required=True, help="unpacked emoji-datasource-google")
@@ -403,7 +405,7 @@ def main() -> None:
             tokens[half],
             name=stage,
             steps=options.specialist_steps,
-            rate=1e-3,  # high, and held, on purpose: each forgets what it no longer sees
+            rate=1e-3,  # high for a long time, on purpose: each parent must forget what it no longer sees
             hold=options.specialist_steps * 7 // 10,
             seed=6 if stage == "animals" else 7,
             work=work,

@@ -1,7 +1,7 @@
-"""The words of the demo: what the parents were taught, as (caption name, emoji code point).
+"""The words that the demo's parents were taught: name in captions -> code point of the emoji.
 
-The names are the ones people use ("lion", not the Unicode chart's "lion face"); the code point
-finds the 64-pixel Noto picture in the npm package `emoji-datasource-google`.
+The names are those that people use ("lion", not Unicode's "lion face"). The code point is the name of the 64-pixel Noto
+picture in the npm package `emoji-datasource-google`.
 """
 
 from __future__ import annotations
@@ -50,5 +50,5 @@ FOODS: dict[str, str] = {
 
 
 def caption(name: str) -> str:
-    """The sentence every model of the demo was trained on."""
+    """Return the caption with which every model of the demo was trained."""
     return f"an emoji of a {name}"

@@ -11,10 +11,10 @@ from optimizer.families.sd15 import SD15
 
 
 class Third(SD15):
-    """Implements `ModelFamily`."""
+    """The made-up family's implementation of `ModelFamily`."""
 
     def is_pipeline(self, unet_names: Collection[str]) -> bool:  # noqa: ARG002
-        """It comes in single files only."""
+        """Return False: this family comes in single files only."""
         return False
 
 

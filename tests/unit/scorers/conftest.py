@@ -1,4 +1,4 @@
-"""Small real things for the scorer tests: a CLIP, pictures, weight files of the true formats.
+"""Small real inputs for the scorer tests: a CLIP model, pictures, and weight files in the real formats.
 
 Nothing here imitates the code under test. All weights are random, made once per session with a fixed seed.
 """
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture(scope="session")
 def clip_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folder with an own architecture, tiny.json, and random weights for it, tiny.safetensors."""
+    """Make a folder with an architecture of its own, tiny.json, and random weights for it, tiny.safetensors."""
     folder = tmp_path_factory.mktemp("clip")
     (folder / "tiny.json").write_text(json.dumps(TINY_CLIP), encoding="utf-8")
     torch.manual_seed(1)
@@ -41,7 +41,7 @@ def clip_settings(clip_dir: Path) -> ClipModelSettings:
 
 @pytest.fixture(scope="session")
 def timm_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Random weights of timm's test_resnet, classifier included, as timm publishes weights."""
+    """Write random weights of timm's test_resnet, including the classifier, as timm publishes weights."""
     path = tmp_path_factory.mktemp("timm") / "test_resnet.safetensors"
     torch.manual_seed(2)
     save_file(timm.create_model("test_resnet", pretrained=False).state_dict(), path)
@@ -55,7 +55,7 @@ def context(tmp_path: Path) -> BuildContext:
 
 @pytest.fixture
 def suite() -> SuiteImages:
-    """Nine pictures of three sizes with five different prompts."""
+    """Return nine pictures of three sizes with five different prompts."""
     sizes = [(48, 48), (40, 64), (64, 40)]
     images = tuple(picture(seed, *sizes[seed % 3]) for seed in range(9))
     return SuiteImages(images=images, prompts=tuple(f"a picture of number {seed % 5}" for seed in range(9)))
@@ -63,7 +63,7 @@ def suite() -> SuiteImages:
 
 @pytest.fixture
 def make_folder(tmp_path: Path) -> Callable[..., Path]:
-    """Writes pictures into a new folder as PNG: make_folder("name", range(10))."""
+    """Return a function that writes pictures into a new folder as PNG: make_folder("name", range(10))."""
 
     def make(name: str, seeds: range) -> Path:
         folder = tmp_path / name

@@ -16,7 +16,7 @@ TINY_CLIP = {
 
 
 def picture(seed: int, height: int = 48, width: int = 48) -> torch.Tensor:
-    """A smooth coloured picture, uint8 [3, h, w]: waves, so that neighbours are alike as in a photograph."""
+    """Draw a smooth coloured picture, uint8 [3, h, w]: waves, so that neighbouring pixels are alike, as in a photo."""
     random = np.random.default_rng(seed)
     y, x = np.mgrid[0 : 1 : height * 1j, 0 : 1 : width * 1j]
     channels = []

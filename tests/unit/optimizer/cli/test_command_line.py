@@ -105,6 +105,27 @@ def test_every_command_explains_itself_and_each_of_its_options(
             assert option in outcome.out
 
 
+@pytest.mark.parametrize(
+    ("words", "default"),
+    [
+        (("study", "check"), "beside the SQLite file"),
+        (("study", "check"), "~/.cache/mergetune"),
+        (("study", "show"), "the front's knee"),
+        (("study", "doctor"), "all"),
+        (("worker",), "MERGETUNE_MODELS"),
+        (("export",), "STUDY-trial-N.safetensors"),
+        (("merge",), "the recipe's, else that of A"),
+        (("lora", "extract"), "as --rank"),
+        (("lora", "bake"), "that of CHECKPOINT"),
+    ],
+)
+def test_a_default_that_is_a_rule_is_shown(
+    words: tuple[str, ...], default: str, call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    assert f"[default: {default}]" in call(*words, "--help").out
+
+
 def test_the_version_is_that_of_the_package(call: Call) -> None:
     from importlib.metadata import version
 

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from optimizer.rendering.contact_sheet import reduced, to_picture
+from optimizer.rendering.contact_sheet import thumbnail, to_picture
 
 
 def smooth(height: int, width: int) -> Tensor:
@@ -29,5 +29,5 @@ def test_a_picture_has_the_pixels_of_the_render(memory_format: torch.memory_form
 def test_a_sheet_shows_what_a_filter_over_all_pixels_would(size: tuple[int, int], shown: tuple[int, int]) -> None:
     image = smooth(*size)
     whole = to_picture(image).resize(shown[::-1], Image.Resampling.LANCZOS)
-    difference = reduced(image).int() - torch.from_numpy(np.array(whole)).permute(2, 0, 1).int()
+    difference = thumbnail(image).int() - torch.from_numpy(np.array(whole)).permute(2, 0, 1).int()
     assert difference.abs().max() <= 2, "grey levels"

@@ -73,7 +73,7 @@ class TestMarkers:
         ],
     )
     def test_are_told_in_words(self, markers: Mapping[str, Tensor], words: str, tmp_path: Path) -> None:
-        assert prediction_of(write_header(tmp_path / "a.safetensors", markers)).words == words
+        assert prediction_of(write_header(tmp_path / "a.safetensors", markers)).description == words
 
     @pytest.mark.parametrize("sigma_min", [None, 0.01])
     def test_cosxl_tells_its_noise_levels(self, sigma_min: float | None, tmp_path: Path) -> None:

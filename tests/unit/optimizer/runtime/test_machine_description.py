@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from optimizer.rendering.batch_limits import BatchLimits
 from optimizer.runtime.machine import machine_description
 from optimizer.system.nvidia_driver import driver_version
 
@@ -33,8 +32,8 @@ def test_a_cpu_has_no_fields_of_a_card_and_names_what_is_unusual() -> None:
     plain = machine_description(torch.device("cpu"))
     assert plain["device"] == "cpu"
     assert not CUDA_FIELDS & plain.keys()
-    unusual = machine_description(torch.device("cpu"), BatchLimits({("unet", (64, 64)): 2}), variation=0.03125)
-    assert unusual == plain | {"batches": "64x64 2", "variation": "0.031"}
+    unusual = machine_description(torch.device("cpu"), variation=0.03125)
+    assert unusual == plain | {"variation": "0.031"}
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")

@@ -71,8 +71,7 @@ def test_what_lies_outside_the_folders_is_refused(options: dict[str, Any], tmp_p
 
     folders = ModelFolders(folders=(inside,))
     with pytest.raises(OutsideFoldersError, match=r"scorer 'one' of this study is .*, outside the model folders"):
-        folders.located(study_with(placed(options)))
+        folders.locate(study_with(placed(options)))
     assert (
-        folders.located(study_with({"weights": str(inside / "w.pt"), "clip": {"config_dir": str(inside)}})).parents
-        == ()
+        folders.locate(study_with({"weights": str(inside / "w.pt"), "clip": {"config_dir": str(inside)}})).parents == ()
     )

@@ -16,7 +16,7 @@ from optimizer.merging.engine.ingredients import Ingredients
 from optimizer.merging.files.checkpoint import Checkpoint
 from optimizer.merging.files.parents import Parents
 from optimizer.rendering.models import live_dtypes
-from optimizer.runtime.memory import Need, needed, require_memory
+from optimizer.runtime.memory import MemoryEstimate, estimate_memory, require_memory
 from optimizer.runtime.residence import Residence, choose_residence
 from studies.spec.suite import SuitePrompt, SuiteSettings
 
@@ -45,12 +45,12 @@ def hollow(path: Path, layout: str) -> Path:
 
 
 @pytest.fixture(scope="module")
-def sdxl(tmp_path_factory: pytest.TempPathFactory) -> Need:
+def sdxl(tmp_path_factory: pytest.TempPathFactory) -> MemoryEstimate:
     """Two parents in float16, rendered at 1024 x 1024."""
     folder = tmp_path_factory.mktemp("sdxl")
     parents = [Checkpoint.open(hollow(folder / f"{letter}.safetensors", "sdxl")) for letter in "ab"]
     suite = SuiteSettings(prompts=(SuitePrompt(prompt="a cat"),) * 1, seeds=tuple(range(8)), sizes=((1024, 1024),))
-    return needed(Ingredients(Parents.of(parents)), suite, CARD, live_dtypes(CARD, torch.float16))
+    return estimate_memory(Ingredients(Parents.of(parents)), suite, CARD, live_dtypes(CARD, torch.float16))
 
 
 @pytest.mark.parametrize(
@@ -63,27 +63,27 @@ def sdxl(tmp_path_factory: pytest.TempPathFactory) -> Need:
         (80, Residence()),
     ],
 )
-def test_room_is_made_step_by_step(sdxl: Need, card: int, expected: Residence) -> None:
+def test_room_is_made_step_by_step(sdxl: MemoryEstimate, card: int, expected: Residence) -> None:
     assert choose_residence(sdxl, card * GB - CONTEXT) == expected
 
 
-def test_sdxl_is_accepted_on_eight_gigabytes_and_refused_with_the_figures_on_six(sdxl: Need) -> None:
+def test_sdxl_is_accepted_on_eight_gigabytes_and_refused_with_the_figures_on_six(sdxl: MemoryEstimate) -> None:
     require_memory(sdxl, CARD, host_free=64 * GB, free_on_device=8 * GB - CONTEXT)
-    with pytest.raises(NoMemoryError, match=r"about 6\.\d\d GB are needed .* 5\.50 GB are free"):
+    with pytest.raises(NoMemoryError, match=r"about 6\.\d\d GB needed .* 5\.50 GB free"):
         require_memory(sdxl, CARD, host_free=64 * GB, free_on_device=6 * GB - CONTEXT)
 
 
-def test_the_largest_turn_is_the_unets(sdxl: Need) -> None:
+def test_the_largest_turn_is_the_unets(sdxl: MemoryEstimate) -> None:
     """Its 2.57 G parameters in float16, and what one image of 1024 x 1024 takes beside them."""
     assert 5.1 * GB < sdxl.in_turns < 6.6 * GB
     assert sdxl.in_turns < sdxl.live < sdxl.in_turns + 2 * GB
 
 
-def test_scorers_that_are_loaded_take_no_turns_any_more(sdxl: Need) -> None:
+def test_scorers_that_are_loaded_take_no_turns_any_more(sdxl: MemoryEstimate) -> None:
     assert choose_residence(sdxl, 16 * GB - CONTEXT, scorers=False) == Residence()
 
 
-def test_nobody_takes_turns_on_the_host_or_where_free_memory_cannot_be_told(sdxl: Need) -> None:
+def test_nobody_takes_turns_on_the_host_or_where_free_memory_cannot_be_told(sdxl: MemoryEstimate) -> None:
     assert choose_residence(sdxl, None) == Residence()
     assert choose_residence(replace(sdxl, on_host=True), 1) == Residence()
 

@@ -18,7 +18,7 @@ from search_spaces.block_presets import block_preset, block_preset_names
 from search_spaces.blocks import Architecture, blocks, places
 from search_spaces.space import SearchSpace
 from studies.errors import RecipeError, SpecError
-from studies.recipe.adoption import adopted, rows_of
+from studies.recipe.adoption import adopt, rows_of
 from studies.recipe.blueprint import Blueprint, LoraFile
 from studies.recipe.recipe import BakedVae, Parent, Recipe
 from studies.spec.study import StudySpec, parse_spec
@@ -201,7 +201,7 @@ class TestRecipes:
     @pytest.mark.parametrize(
         ("recipe", "message"),
         [
-            ({"ratio": 0.5, "dtype": "fp16"}, "the study saves in, as in parent A, got fp16: leave"),
+            ({"ratio": 0.5, "dtype": "fp16"}, "expected the dtype .* as in parent A, got fp16"),
             ({"ratio": 0.5, "loras": ["style.safetensors"]}, "the LoRA .* is not among the study's files .none."),
             ({"ratio": 0.5, "vae": "v.safetensors"}, "the VAE .* is not among the study's files"),
         ],
@@ -286,9 +286,9 @@ class TestRoundTrip:
             ),
             loras=tuple(data.draw(st.permutations(blueprint.loras))),
         )
-        there = adopted(recipe, other)
+        there = adopt(recipe, other)
         assert there.parents == other.parents
-        back = adopted(there, blueprint)
+        back = adopt(there, blueprint)
         assert back == recipe
         rows = rows_of(back, blueprint)
         assert rows is not None
@@ -304,14 +304,14 @@ class TestRoundTrip:
                 Parent(letter=new, name=old, sha256=old.lower() * 64) for new, old in zip("ABC", order, strict=True)
             ),
         )
-        mine = adopted(blueprint.parent_alone(letter), other)
+        mine = adopt(blueprint.parent_alone(letter), other)
         assert file_of(mine) == letter.lower() * 64
 
     def test_a_recipe_of_another_architecture_is_refused(self) -> None:
         spec = spec_of()
         recipe = Recipe(architecture="sdxl", parents=blueprint_of(spec).parents)
         with pytest.raises(RecipeError, match="it merges sdxl checkpoints, the study's are sd15"):
-            adopted(recipe, blueprint_of(spec))
+            adopt(recipe, blueprint_of(spec))
 
 
 def file_of(recipe: Recipe) -> str:

@@ -11,7 +11,7 @@ from merge_cases import Case
 
 from optimizer.errors import RenderError
 from optimizer.rendering.models import live_dtypes
-from optimizer.runtime.device_choice import choose_device, computes_in
+from optimizer.runtime.device_choice import choose_device, component_dtypes
 from optimizer.system.devices import fault_of, usual_device
 from studies.recipe.recipe import DtypeName
 from studies.spec.rendering import RenderSettings
@@ -104,12 +104,12 @@ class TestDtype:
     ) -> None:
         monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _device: capability)
         case = Case(dtypes=((stored,), (torch.float32,)))
-        found = computes_in(case.open(tmp_path), RenderSettings(), torch.device("cuda"), export)
+        found = component_dtypes(case.open(tmp_path), RenderSettings(), torch.device("cuda"), export)
         assert found == live_dtypes(torch.device("cuda"), expected)
         cpu = torch.device("cpu")
-        assert computes_in(case.open(tmp_path), RenderSettings(), cpu, export) == live_dtypes(cpu, torch.float32)
+        assert component_dtypes(case.open(tmp_path), RenderSettings(), cpu, export) == live_dtypes(cpu, torch.float32)
 
     def test_what_the_spec_says_holds(self, tmp_path: Path) -> None:
         case = Case(dtypes=((torch.bfloat16,), (torch.bfloat16,)))
-        found = computes_in(case.open(tmp_path), RenderSettings(dtype="fp32"), torch.device("cuda"), None)
+        found = component_dtypes(case.open(tmp_path), RenderSettings(dtype="fp32"), torch.device("cuda"), None)
         assert set(found.values()) == {torch.float32}

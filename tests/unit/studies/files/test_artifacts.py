@@ -147,7 +147,7 @@ class TestEveryStore:
         (meta,) = get_all_artifact_meta(trial, storage=study._storage)
         assert (meta.artifact_id, meta.filename, meta.mimetype) == (artifact, "trial 0.jpg", "image/jpeg")
         got = tmp_path / "got.jpg"
-        download_artifact(artifact_store=artifacts.shown, artifact_id=artifact, file_path=str(got))
+        download_artifact(artifact_store=artifacts.for_optuna, artifact_id=artifact, file_path=str(got))
         with Image.open(got) as stored:
             assert stored.format == "JPEG"  # to look at
             difference = np.asarray(stored, dtype=int) - np.asarray(sheet, dtype=int)
@@ -155,17 +155,17 @@ class TestEveryStore:
 
     def test_what_people_upload_lies_apart_and_can_be_removed(self, artifacts: Artifacts) -> None:
         artifact = "12345678-1234-4321-8765-0123456789ab"
-        artifacts.shown.write(artifact, io.BytesIO(b"a note"))
+        artifacts.for_optuna.write(artifact, io.BytesIO(b"a note"))
         assert artifacts.store.read(f"uploads/{artifact}") == b"a note"
-        with artifacts.shown.open_reader(artifact) as reader:
+        with artifacts.for_optuna.open_reader(artifact) as reader:
             assert reader.read() == b"a note"
-        artifacts.shown.remove(artifact)
+        artifacts.for_optuna.remove(artifact)
         with pytest.raises(ArtifactNotFound):
-            artifacts.shown.open_reader(artifact)
+            artifacts.for_optuna.open_reader(artifact)
 
     def test_a_picture_for_people_is_where_it_is_said_to_be(self, artifacts: Artifacts) -> None:
         where = artifacts.save_picture("cats.png", Image.new("RGB", (4, 3)))
-        assert where == f"{artifacts.place}/cats.png"
+        assert where == f"{artifacts.location}/cats.png"
         assert Image.open(io.BytesIO(artifacts.store.read("cats.png"))).size == (4, 3)
 
     def test_a_file_is_copied_between_trials(self, artifacts: Artifacts) -> None:
@@ -181,9 +181,9 @@ class TestFolder:
     @pytest.mark.parametrize("name", ["../out", "studies/../../out", "/tmp/out"])
     def test_no_name_leads_out_of_the_folder(self, name: str, tmp_path: Path) -> None:
         store = Artifacts.beside(DATABASE, tmp_path / "files").store
-        with pytest.raises(ArtifactError, match="would lead out of it"):
+        with pytest.raises(ArtifactError, match="is outside it"):
             store.write(name, b"x")
-        with pytest.raises(ArtifactError, match="would lead out of it"):
+        with pytest.raises(ArtifactError, match="is outside it"):
             store.read(name)
         assert [path.name for path in tmp_path.iterdir()] == ["files"]
 
@@ -201,7 +201,7 @@ class TestFolder:
         folder.rename(tmp_path / "elsewhere")
         folder.mkdir()  # where a share was mounted
         for action in (files.load_features, files.files, lambda: files.save_features({"fid": np.ones((2, 2))})):
-            with pytest.raises(ArtifactsAwayError, match=f"{folder} is not there"):
+            with pytest.raises(ArtifactsAwayError, match=f"{folder} is missing"):
                 action()
         assert list(folder.iterdir()) == []
 
@@ -280,26 +280,26 @@ def test_a_secret_in_the_place_is_refused_and_not_repeated() -> None:
 
 def test_the_folder_stands_beside_the_sqlite_file(tmp_path: Path) -> None:
     artifacts = Artifacts.beside(f"sqlite:///{tmp_path}/merges.db")
-    assert artifacts.place == str(tmp_path / "merges-artifacts")
+    assert artifacts.location == str(tmp_path / "merges-artifacts")
     assert (tmp_path / "merges-artifacts").is_dir()
 
 
 def test_a_server_has_its_folder_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     artifacts = Artifacts.beside("postgresql+psycopg://host/name")
-    assert artifacts.place == str(tmp_path / "mergetune-artifacts")
+    assert artifacts.location == str(tmp_path / "mergetune-artifacts")
     monkeypatch.chdir("/")  # it stays where it was
-    assert Path(artifacts.place).is_dir()
+    assert Path(artifacts.location).is_dir()
 
 
 def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(ArtifactError, match=f"{tmp_path}/file/below cannot be made"):
+    with pytest.raises(ArtifactError, match=f"{tmp_path}/file/below cannot be created"):
         Artifacts.beside(DATABASE, tmp_path / "file" / "below")
 
 
 def test_to_read_only_a_folder_that_is_not_there_has_nothing_and_is_not_made(tmp_path: Path) -> None:
-    artifacts = Artifacts.known(DATABASE, tmp_path / "gone")
+    artifacts = Artifacts.existing(DATABASE, tmp_path / "gone")
     assert artifacts.of_trial("key", 0, "w").files() == frozenset()
     assert artifacts.of_trial("key", 0, "w").load_features() == {}
     assert not (tmp_path / "gone").exists()

@@ -67,7 +67,7 @@ class TestSlots:
         assert slot.allows(-2.0)
 
     def test_steps_that_do_not_fit_together_are_refused(self) -> None:
-        with pytest.raises(RecipeError, match="'C', which is not there"):
+        with pytest.raises(RecipeError, match="'C', which does not exist"):
             slots_of([op("weighted_sum", "A", "C")], "AB")
 
 

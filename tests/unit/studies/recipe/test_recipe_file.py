@@ -168,7 +168,7 @@ class TestFiles:
 
 
 BAD = {
-    "nothing": ("", "holds no recipe"),
+    "nothing": ("", "contains no recipe"),
     "not YAML": ("parents: [", "not valid YAML in line"),
     "a key twice": ("parents: [a, b]\nratio: 0.1\nratio: 0.2", "'ratio' is given twice"),
     "a slot twice": ("parents: [a, b]\nvalues: {B: 0.1, B: 0.2}", "'B' is given twice"),
@@ -176,7 +176,7 @@ BAD = {
     "an unknown key of a step": ("parents: [a, b]\nsteps: [{methd: slerp}]", "did you mean `method`"),
     "an unknown key of a file": ("parents: {A: {path: a, sha: x}}", "did you mean `sha256`"),
     "no parents": ("ratio: 0.1", "`parents` is missing"),
-    "an empty list of parents": ("parents: []", "expected parents called A, B, C"),
+    "an empty list of parents": ("parents: []", "expected parents named A, B, C"),
     "a gap in the letters": ("parents: {A: a, C: c}\nratio: 0.1", "without a gap"),
     "too many": (f"parents: [{', '.join(f'p{number}' for number in range(27))}]\nratio: 1", "1 to 26 parents"),
     "a short hash": ("parents: [{path: a, sha256: abc}]", "64 hexadecimal digits"),
@@ -185,10 +185,10 @@ BAD = {
     "no ratio but a parameter": ("parents: [a, b]\nmethod: ties\nvalues: {density: 0.5}", "nothing would be merged"),
     "step and steps": ("parents: [a, b]\nratio: 0.1\nsteps: []", "beside `steps`"),
     "an unknown method": ("parents: [a, b]\nmethod: blend\nratio: 0.1", "unknown merge method 'blend'"),
-    "an unknown input": ("parents: [a, b]\ninputs: [A, C]\nratio: 0.1", "'C', which is not there"),
+    "an unknown input": ("parents: [a, b]\ninputs: [A, C]\nratio: 0.1", "'C', which does not exist"),
     "an unused result": (
         "parents: [a, b]\nsteps: [{ratio: 0.1}, {inputs: [A, B], ratio: 0.1}]",
-        "result-1 goes into no later step",
+        "result-1 is not used by any later step",
     ),
     "an unknown slot": ("parents: [a, b]\nvalues: {b: 0.1}", "did you mean 'B'"),
     "values where there are none": ("parents: [a, b]\nmethod: n_average\nvalues: {B: 1}", "the method takes none"),
@@ -257,7 +257,7 @@ def test_a_file_that_is_missing_or_no_text_is_refused(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match="'parents' is given twice"):
         load_recipe_file(tmp_path / "twice.json")
     (tmp_path / "nan.json").write_text('{"parents": ["a", "b"], "ratio": NaN}')
-    with pytest.raises(RecipeError, match="NaN is no number"):
+    with pytest.raises(RecipeError, match="NaN is not a JSON number"):
         load_recipe_file(tmp_path / "nan.json")
 
 

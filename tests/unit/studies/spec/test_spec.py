@@ -321,7 +321,7 @@ WRONG = [
     ("suite", {"prompts": ["a cat"], "prediction": "v"}, ["`suite.prediction`", "'v_prediction'", "'v'"]),
     ("suite", {"prompts": ["a cat"], "zero_snr": "yes"}, ["`suite.zero_snr`", "expected auto, true or false", "'yes'"]),
     ("suite", {"prompts": ["a cat"], "zero_snr": 1}, ["`suite.zero_snr`", "expected auto, true or false", "1"]),
-    ("suite", {"prompts": ["a"], "prediction": "epsilon", "zero_snr": True}, ["zero_snr: true needs prediction: v_p"]),
+    ("suite", {"prompts": ["a"], "prediction": "epsilon", "zero_snr": True}, ["`zero_snr: true` needs `prediction: v"]),
     ("scorers", {}, ["no scorers"]),
     ("scorers", None, ["`scorers`"]),
     ("scorers", ["sharpness"], ["`scorers`", "mapping"]),
@@ -366,9 +366,9 @@ def test_a_wrong_value_is_named_with_what_was_expected(key: str, value: Any, wor
 
 def test_patience_is_refused_where_nothing_is_expected_in_a_unit() -> None:
     message = refusal(plain(budget={"patience": 3}, sampler={"name": "tpe"}))
-    assert "patience needs a sampler that says what it expects, depth, and the spec names tpe" in message
+    assert "patience needs a sampler that predicts improvement (depth), and the spec names tpe" in message
     several = {"scorers": {"sharpness": None, "contrast": None}, "objectives": ["sharpness", "contrast"]}
-    assert "patience needs one objective" in refusal(plain(budget={"patience": 3}, **several))
+    assert "patience needs a single objective" in refusal(plain(budget={"patience": 3}, **several))
 
 
 def test_another_budget_is_checked_like_the_first() -> None:
@@ -376,7 +376,7 @@ def test_another_budget_is_checked_like_the_first() -> None:
     changed = spec.with_budget(BudgetSettings(trials=7, minutes=2))
     assert changed.budget == BudgetSettings(trials=7, minutes=2)
     assert changed.with_budget(spec.budget) == spec
-    with pytest.raises(SpecError, match="patience needs a sampler that says what it expects"):
+    with pytest.raises(SpecError, match="patience needs a sampler that predicts improvement"):
         spec.with_budget(BudgetSettings(patience=5))
 
 
@@ -420,7 +420,7 @@ def test_racing_needs_more_items_than_one_batch() -> None:
     suite = {"prompts": ["a cat"], "seeds": list(range(16))}
     told = refusal(plain(suite=suite, racing=True))
     assert "every 16 images" in told
-    assert "the suite has 16" in told
+    assert "the suite has only 16" in told
     assert parse_data(plain(suite=suite, racing={"batch": 15})).racing is not None
 
 
@@ -474,10 +474,10 @@ def test_a_loras_weight_is_searched_unless_it_is_held() -> None:
     ("changes", "essentials"),
     [
         ({"method": "ties"}, ["`method`", "`steps`", "not both"]),
-        ({"steps": [{"inputs": ["A", "B"]}]}, ["parent C goes into no step"]),
+        ({"steps": [{"inputs": ["A", "B"]}]}, ["parent C is not used by any step"]),
         ({"steps": [{"inputs": ["A", "D"]}]}, ["'D'", "A, B, C"]),
         ({"steps": [{"inputs": ["result", "B"]}]}, ["'result'", "A, B, C"]),
-        ({"steps": [{}, {"inputs": ["A", "B"]}]}, ["result-1 goes into no later step"]),
+        ({"steps": [{}, {"inputs": ["A", "B"]}]}, ["result-1 is not used by any later step"]),
         ({"steps": [{"inputs": ["A", "A", "B", "C"]}]}, ["twice"]),
         ({"steps": [{"method": "slerp"}]}, ["slerp", "2 inputs"]),
         ({"loras": {"style": {"path": "x", "weight": [1, 0, 2]}}}, ["`loras.style.weight"]),

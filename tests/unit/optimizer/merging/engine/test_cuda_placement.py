@@ -79,7 +79,7 @@ def test_fifty_merges_take_no_more_device_memory(chain: str, placement: Placemen
 def test_sources_on_the_host_are_pinned_and_the_models_end_unpins_them(tmp_path: Path) -> None:
     case = Case()
     model = case.resident(case.open(tmp_path), Placement.HOST, HALF, "cuda")
-    held = [row for slab in model._slabs for row in slab.held.values() if row.numel()]
+    held = [row for slab in model._slabs for row in slab.buffers.values() if row.numel()]
     assert held
     assert all(row.is_pinned() for row in held)
     del model

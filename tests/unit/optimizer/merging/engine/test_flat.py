@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from optimizer.merging.engine.flat import IN_PLACE, Scratch, _in_pieces, merge_flat, merge_one, merge_tensor
+from optimizer.merging.engine.flat import IN_PLACE, Scratch, _merge_chunks, merge_flat, merge_one, merge_tensor
 from optimizer.merging.engine.plan import PlacePlan, plan_places
 from optimizer.merging.engine.staging import STEP, Staging
 from search_spaces.blocks import Architecture, places
@@ -291,7 +291,7 @@ def test_results_do_not_depend_on_whether_the_sources_come_through_staging(
     parents = values(1_500, dtypes[:1] * 4 if same else dtypes)
     there, staging = torch.full((1_500,), 99.0, device=device).to(live), Staging(device, 4 * 4 * STEP + spare)
     scratch = Scratch(torch.empty(chunk, device=device), torch.empty(chunk, device=device))
-    _in_pieces(plan, dict(zip("ABCD", parents, strict=True)), there, export, scratch, staging)
+    _merge_chunks(plan, dict(zip("ABCD", parents, strict=True)), there, export, scratch, staging)
     assert torch.equal(bits(there.cpu()), bits(passed(plan, parents, live=live, export=export)))
 
 

@@ -37,7 +37,7 @@ def test_nothing_is_pinned_for_a_processor() -> None:
 
 
 def test_what_the_system_does_not_give_is_told() -> None:
-    with pytest.raises(NoMemoryError, match=r"no 1152921504\.6 GB of memory"):
+    with pytest.raises(NoMemoryError, match=r"cannot allocate 1152921504\.6 GB of memory"):
         HostBuffers({"A": 1, "B": 1 << 60}, CPU)
 
 

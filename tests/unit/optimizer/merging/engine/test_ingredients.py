@@ -122,7 +122,7 @@ class TestVae:
         tensors = case.vae_tensors()
         key = next(key for key, row in tensors.items() if row.dim() == 1)
         tensors[key] = torch.zeros(tensors[key].numel() + 1)
-        with pytest.raises(CheckpointError, match=rf"other.safetensors is not one for these parents: {key} differ"):
+        with pytest.raises(CheckpointError, match=rf"other.safetensors does not fit these parents: {key} differ"):
             Ingredients(files.parents, vae=vae_file(tmp_path, tensors))
 
     @pytest.mark.parametrize("own", [(5, 5, 1, 1), (5, 5)])
@@ -146,7 +146,7 @@ class TestVae:
 
     def test_a_vae_that_shares_no_tensor_is_refused(self, tmp_path: Path) -> None:
         files = Case().open(tmp_path)
-        with pytest.raises(CheckpointError, match=r"is not one for these parents; give one of their family"):
+        with pytest.raises(CheckpointError, match=r"does not fit these parents; give a VAE of their family"):
             Ingredients(files.parents, vae=vae_file(tmp_path, {"first_stage_model.decoder.alien": torch.zeros(3)}))
 
     def test_tensors_that_the_vae_lacks_or_has_beyond_are_told(self, tmp_path: Path) -> None:
@@ -198,9 +198,9 @@ class TestMisfits:
         ("change", "words"),
         [
             ({"architecture": "sdxl"}, "for sdxl, the checkpoints are sd15"),
-            ({"parents": 1}, "has 1 parents, there are 2"),
-            ({"parents": 3}, "has 3 parents, there are 2"),
-            ({"vae": BakedVae(name="v", sha256="f" * 64)}, "bakes the VAE v, which is not the file"),
+            ({"parents": 1}, "has 1 parents, got 2"),
+            ({"parents": 3}, "has 3 parents, got 2"),
+            ({"vae": BakedVae(name="v", sha256="f" * 64)}, "bakes in the VAE v, which is not the file"),
         ],
     )
     def test_a_recipe_of_other_files_is_refused(self, change: dict[str, object], words: str, tmp_path: Path) -> None:
@@ -219,7 +219,7 @@ def test_loras_move_to_a_device_and_stay_the_same_files(tmp_path: Path) -> None:
     files = Case(loras=1).open(tmp_path)
     moved = files.on(torch.device("meta"))
     key = LAYERS[SD15]["lora_te_text_model_encoder_layers_0_self_attn_q_proj"]
-    ((index, parts),) = moved.touching(key)
+    ((index, parts),) = moved.loras_on(key)
     assert index == 0
     assert parts[0].factors.up.device.type == "meta"
     assert moved.loras[0].sha256 == files.loras[0].sha256

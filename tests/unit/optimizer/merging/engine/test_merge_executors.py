@@ -259,7 +259,7 @@ class TestResident:
         [
             ({"dtype": "bf16"}, "for dtype bf16, this model rounds to None"),
             ({"architecture": "sdxl"}, "for sdxl, the checkpoints are sd15"),
-            ({"parents": 3}, "3 parents, there are 2"),
+            ({"parents": 3}, "3 parents, got 2"),
         ],
     )
     def test_a_recipe_of_other_files_is_refused(
@@ -370,7 +370,7 @@ class TestVae:
         assert recipe.vae is not None
         for other in (replace(files, vae=None), files):
             changed = recipe if other is not files else replace(recipe, vae=replace(recipe.vae, sha256="f" * 64))
-            with pytest.raises(RecipeError, match="bakes the VAE vae"):
+            with pytest.raises(RecipeError, match="bakes in the VAE vae"):
                 write_merge(tmp_path / "out.safetensors", changed, other, {}, CPU)
             assert not (tmp_path / "out.safetensors").exists()
 
@@ -455,7 +455,7 @@ class TestNotFinite:
         recipe = uniform(case.recipe(files, 0), ratio)
         assert written(recipe, files, tmp_path, device)[key].view(-1)[0] == 1e5
         with pytest.raises(
-            ExportError, match=rf"weighted_sum\) gives infinity in {key}, beyond 65504, where float16 ends"
+            ExportError, match=rf"weighted_sum\) gives infinity in {key}: float16 ends at 65504; save it as bf16"
         ):
             written(replace(recipe, dtype="fp16"), files, tmp_path, device)
 

@@ -335,7 +335,7 @@ class TestRefusals:
     @pytest.mark.parametrize("zipped", [True, False])
     def test_a_pickle_under_the_wrong_name_is_told_as_one(self, zipped: bool, tmp_path: Path) -> None:
         torch.save({"w": torch.ones(1)}, tmp_path / "a.safetensors", _use_new_zipfile_serialization=zipped)
-        with pytest.raises(CheckpointError, match=r"is not a \.safetensors file but one of torch\.save.*\.ckpt"):
+        with pytest.raises(CheckpointError, match=r"is not a \.safetensors file but was written by torch\.save"):
             Checkpoint.open(tmp_path / "a.safetensors")
 
     def test_a_header_whose_length_looks_like_a_pickle_is_a_header(self, tmp_path: Path) -> None:
@@ -346,7 +346,7 @@ class TestRefusals:
 
     @pytest.mark.parametrize("dtype", ["F8_E8M0", "F4", "C64"])
     def test_a_type_of_numbers_that_is_not_known_is_named(self, dtype: str, tmp_path: Path) -> None:
-        with pytest.raises(CheckpointError, match=f"tensors of type {dtype}, known are F64, F32, F16"):
+        with pytest.raises(CheckpointError, match=f"tensors of dtype {dtype}, expected one of F64, F32, F16"):
             Checkpoint.open(raw(tmp_path / "a.safetensors", table(dtype=dtype), bytes(8)))
 
     def test_a_lone_bin_file_is_refused_with_what_to_give_instead(self, tmp_path: Path) -> None:

@@ -22,10 +22,10 @@ from optimizer.merging.files.distance import (
     CHUNK_ELEMENTS,
     Comparison,
     Distance,
+    combined,
     compare,
     compared_bytes,
     tensor_distance,
-    together,
 )
 
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.float8_e4m3fn)
@@ -117,7 +117,7 @@ def test_what_is_not_finite_has_no_distance_and_no_place_with_it_has(values: lis
     assert not found.finite
     assert math.isnan(found.relative)
     assert found.cosine is None
-    assert math.isnan(together([found, tensor_distance(sound, 2 * sound), found]).relative)
+    assert math.isnan(combined([found, tensor_distance(sound, 2 * sound), found]).relative)
 
 
 # ---------------------------------------------------------------------------------- several tensors
@@ -138,14 +138,14 @@ distances = st.builds(
 def test_the_order_of_tensors_changes_no_bit(rows: list[Distance], seed: int) -> None:
     shuffled = rows.copy()
     random.Random(seed).shuffle(shuffled)
-    assert together(shuffled) == together(rows)
+    assert combined(shuffled) == combined(rows)
 
 
 @given(st.lists(st.integers(1, 50), min_size=1, max_size=8), st.integers(0, 2**31))
 @settings(deadline=None)
 def test_several_tensors_count_as_one_long_vector(sizes: list[int], seed: int) -> None:
     pairs = [(noise(seed + n, size), noise(seed - n - 1, size)) for n, size in enumerate(sizes)]
-    found = together(tensor_distance(a, b) for a, b in pairs)
+    found = combined(tensor_distance(a, b) for a, b in pairs)
     assert found.relative == pytest.approx(numpy_relative(pairs), rel=1e-12)
     assert (found.tensors, found.size) == (len(sizes), sum(sizes))
 

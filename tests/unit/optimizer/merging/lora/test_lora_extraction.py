@@ -215,7 +215,7 @@ class TestCheckpoints:
 
     def test_values_that_are_not_finite(self, tmp_path: Path) -> None:
         a, b = changed_copy(tmp_path, {self.KEY: torch.full((128, 128, 1, 1), torch.nan).half()})
-        with pytest.raises(LoraError, match=f"{self.KEY} holds values that are no finite numbers"):
+        with pytest.raises(LoraError, match=f"{self.KEY} holds values that are not finite numbers"):
             extract(a, b, 4)
 
 

@@ -23,7 +23,7 @@ from basics.files import sha256_of
 from optimizer.errors import CheckpointError, LoraError
 from optimizer.merging.files.sources import TensorInfo
 from optimizer.merging.lora.file import Lora, delta
-from optimizer.merging.lora.names import _spellings, address_book, targets_of
+from optimizer.merging.lora.names import _names_of, targets_by_name, targets_of
 from optimizer.rendering.configs import text_configs, unet_config
 from search_spaces.blocks import Architecture
 
@@ -293,8 +293,8 @@ def test_the_layers_are_those_of_the_full_size_models_and_no_name_means_two(arch
     tensors = {key: TensorInfo(torch.float16, shape) for key, shape in shapes.items()}
     layers = [target for key, info in tensors.items() for target in targets_of(key, info, architecture)]
     assert {(layer.view.component, layer.module.removeprefix("text_model.")): layer.shape for layer in layers} == wanted
-    names = [name for layer in layers for name in set(_spellings(layer, architecture))]
-    assert len(names) == len(set(names)) == len(address_book(tensors, architecture))
+    names = [name for layer in layers for name in set(_names_of(layer, architecture))]
+    assert len(names) == len(set(names)) == len(targets_by_name(tensors, architecture))
 
 
 def test_a_file_is_known_by_name_content_and_places(tmp_path: Path) -> None:
@@ -332,7 +332,7 @@ class TestRefused:
             ({"bundle_emb.me.string_to_param.*": matrix(2, 4)}, "bundled embeddings"),
             ({"unet.x.lora_B.bias": matrix(4)}, "biases"),
             ({"model.diffusion_model.out.2.weight": matrix(4, 4)}, "a checkpoint"),
-            ({"something.else": matrix(4)}, "something.else is no part of one"),
+            ({"something.else": matrix(4)}, "something.else does not belong to one"),
         ],
     )
     def test_other_kinds_are_named(self, tmp_path: Path, extra: Mapping[str, Tensor], words: str) -> None:
@@ -358,10 +358,10 @@ class TestRefused:
             (lambda named: named.update({"m.lora_up.weight": matrix(4, 3)}), "4x3 and 2x4 do not make a layer"),
             (lambda named: named.update({"m.lora_up.weight": matrix(4, 2, 3, 3)}), "do not make a layer"),
             (lambda named: named.update({"m.lora_mid.weight": matrix(3, 2, 3, 3)}), "do not make a layer"),
-            (lambda named: named.update({"m.lora_down.weight": torch.full((2, 4), torch.nan)}), "no finite numbers"),
-            (lambda named: named.update({"m.alpha": torch.tensor(torch.inf)}), "no finite numbers"),
-            (lambda named: named.update({"m.alpha": torch.ones(2)}), "no finite numbers"),
-            (lambda named: named.update({"m.lora_up.weight": torch.ones(4, 2, dtype=torch.int8)}), "floating point"),
+            (lambda named: named.update({"m.lora_down.weight": torch.full((2, 4), torch.nan)}), "not finite numbers"),
+            (lambda named: named.update({"m.alpha": torch.tensor(torch.inf)}), "not finite numbers"),
+            (lambda named: named.update({"m.alpha": torch.ones(2)}), "not finite numbers"),
+            (lambda named: named.update({"m.lora_up.weight": torch.ones(4, 2, dtype=torch.int8)}), "floating-point"),
             (lambda named: named.update({"m.lora.up.weight": matrix(4, 2)}), "'up' of m twice"),
             (lambda named: named.clear(), "no tensors"),
         ],

@@ -164,7 +164,7 @@ class TestCosine:
         a, b = wide(inputs)
         share = np.clip((column_cosines(a, b) + cosine(a, b)) / 2 - 0.1, 0, 1)
         for piece in (1, 21, 350, 1000):
-            monkeypatch.setattr(reductions, "PIECE", piece)
+            monkeypatch.setattr(reductions, "CHUNK_ELEMENTS", piece)
             assert_close(merge("cosine_b", inputs, [0.9]), (1 - share) * a + share * b, inputs)
 
 
@@ -406,5 +406,5 @@ class TestAll:
     def test_pieces_of_the_sums_do_not_show(self, merge: Merge, monkeypatch: pytest.MonkeyPatch) -> None:
         inputs = smooth_tensors(2, (50, 7))
         exact = merge("slerp", inputs, [0.4]).double().numpy()
-        monkeypatch.setattr(reductions, "PIECE", 33)
+        monkeypatch.setattr(reductions, "CHUNK_ELEMENTS", 33)
         assert_close(merge("slerp", inputs, [0.4]), exact, inputs, units=2)

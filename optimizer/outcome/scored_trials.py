@@ -19,7 +19,7 @@ from studies.system.database_url import redacted
 
 
 @dataclass(frozen=True, kw_only=True)
-class KeptTrial:
+class ScoredTrial:
     """A trial of the other study with the scores that it has in the new one."""
 
     trial: StoredTrial  # of the other study
@@ -27,22 +27,22 @@ class KeptTrial:
     scores: Scores  # of the new study's scorers
     pixels_sha256: tuple[str, ...]
     files: TrialFiles  # of the other study
-    renders: tuple[int, ...]  # items whose renders were kept and are still there
+    renders: tuple[int, ...]  # items whose renders are still there as files
     has_contact_sheet: bool  # whether it is still there
     features: Callable[[], Features]
 
 
 @dataclass(frozen=True, kw_only=True)
 class WarmStart:
-    """What another study gives."""
+    """What a new study takes from another one."""
 
     study: str  # its name
-    kept: tuple[KeptTrial, ...]  # by number
+    scored: tuple[ScoredTrial, ...]  # by number
     again: tuple[NamedRecipe, ...]  # merges to render anew, best first
     notes: tuple[str, ...]  # what the user should know, one line each
 
     def written_into(self, spec: StudySpec) -> StudySpec:
-        """Return the spec with the merges to render anew, so that the other study is not needed again."""
+        """Return the spec with the merges to render anew. With it, the other study is not needed again."""
         settings = spec.warm_start
         if settings is None:
             return spec
@@ -51,44 +51,45 @@ class WarmStart:
         return spec.model_copy(update={"warm_start": completed})
 
     def takeover(self, plan: Plan, artifacts: Artifacts) -> CopiedTrials:
-        """Give the kept trials the objectives of the new study, ready to be stored with it.
+        """Return the trials with the objectives of the new study, ready to be stored with it.
 
         Args:
             plan: of the new study, with the units of its scores.
             artifacts: of the new study.
         """
         objective = plan.objective
-        trials = [replace(kept.trial, objectives=objective.values(kept.scores.means)) for kept in self.kept]
+        trials = [replace(scored.trial, objectives=objective.values(scored.scores.means)) for scored in self.scored]
         with_renders = _with_renders(trials, objective, plan.spec.render.keep)
         taken = [
-            self._taken(kept, trial, keeps_renders=trial.number in with_renders)
-            for kept, trial in zip(self.kept, trials, strict=True)
+            self._taken(scored, trial, keeps_renders=trial.number in with_renders)
+            for scored, trial in zip(self.scored, trials, strict=True)
         ]
         return CopiedTrials(taken, distributions(plan.space), artifacts)
 
-    def _taken(self, kept: KeptTrial, trial: StoredTrial, *, keeps_renders: bool) -> TakenTrial:
-        """A kept trial as a trial of the new study.
+    def _taken(self, scored: ScoredTrial, trial: StoredTrial, *, keeps_renders: bool) -> TakenTrial:
+        """Return a scored trial as a trial of the new study.
 
         Args:
             trial: the same with the new study's objectives.
         """
         return TakenTrial(
-            origin=kept.probe.origin,
+            origin=scored.probe.origin,
             source=f"{self.study} trial {trial.number}",
-            recipe=kept.probe.recipe,
-            params=kept.probe.params,
+            recipe=scored.probe.recipe,
+            params=scored.probe.params,
             result=TrialResult(
                 objectives=trial.objectives,
-                image_scores={name: tuple(map(float, values)) for name, values in kept.scores.by_item.items()},
-                set_scores=dict(kept.scores.by_set),
-                pixels_sha256=kept.pixels_sha256,
+                image_scores={name: tuple(map(float, values)) for name, values in scored.scores.by_item.items()},
+                set_scores=dict(scored.scores.by_set),
+                pixels_sha256=scored.pixels_sha256,
                 seconds=trial.seconds,
                 machine=trial.machine,
+                batch_limits=trial.batch_limits,
             ),
-            files=kept.files,
-            renders=kept.renders if keeps_renders else (),
-            sheet=kept.has_contact_sheet,
-            features=kept.features,
+            files=scored.files,
+            renders=scored.renders if keeps_renders else (),
+            has_contact_sheet=scored.has_contact_sheet,
+            features=scored.features,
             worker_id=trial.worker_id,
             started_at=trial.started_at,
             finished_at=trial.finished_at,
@@ -96,7 +97,7 @@ class WarmStart:
 
 
 def _with_renders(trials: Sequence[StoredTrial], objective: Objective, keep: str) -> frozenset[int]:
-    """Numbers of the trials whose renders stay as files, as a worker would keep them."""
+    """Return the numbers of the trials whose renders are copied: those that a worker would keep as files."""
     if keep == "all":
         return frozenset(trial.number for trial in trials)
     chosen = () if keep == "none" else (*parent_trials(trials).values(), *best_trials(trials, objective))
