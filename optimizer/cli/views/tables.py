@@ -38,7 +38,9 @@ class ReportTable(Table):
         elif min(natural, self._least(console, options)) <= options.max_width:
             yield from super().__rich_console__(console, options)
         else:
-            yield from self._row_by_row()
+            narrow = options.update_width(max(options.max_width, 2 * LEAST_WIDTH))
+            for part in self._row_by_row():
+                yield from console.render(part, narrow)
 
     def _least(self, console: Console, options: ConsoleOptions) -> int:
         """Return the width in which every column keeps `LEAST_WIDTH` characters, or all that it has."""
