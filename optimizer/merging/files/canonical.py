@@ -5,22 +5,15 @@ Everything that is repaired or ignored gets a note; what is ambiguous is refused
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 
 import torch
 
-from optimizer.errors import CheckpointError
 from optimizer.families.registry import model_families
+from optimizer.merging.files.quantised import belongs_to_a_model, refuse_quantised
 from optimizer.merging.files.sources import Stored
 
 _TEXT_HEADS = ("embeddings.", "encoder.", "final_layer_norm.")
-
-# Keys of the scales or code books without which quantised weights mean nothing: ComfyUI's scaled fp8 and its
-# successors, bitsandbytes. Averaging such weights would give a file that loads and renders noise.
-_QUANTISED = re.compile(
-    r"(?:^|\.)(scaled_fp8|scale_weight|weight_scale|comfy_quant|absmax|quant_map|quant_state\.bitsandbytes__\w+)$"
-)
 
 
 def canonical(tensors: Mapping[str, Stored], name: str) -> tuple[dict[str, Stored], tuple[str, ...]]:
@@ -33,22 +26,13 @@ def canonical(tensors: Mapping[str, Stored], name: str) -> tuple[dict[str, Store
     Raises:
         CheckpointError: the weights are quantised.
     """
-    _refuse_quantised(tensors, name)
     renamed, notes = _rename(tensors)
+    refuse_quantised({key: stored.info for key, stored in renamed.items()}, name, belongs_to_a_model)
     for key, stored in renamed.items():
         if key.endswith(".position_ids"):
             renamed[key], position_notes = _integer_positions(key, stored)
             notes += position_notes
     return renamed, tuple(notes)
-
-
-def _refuse_quantised(tensors: Mapping[str, Stored], name: str) -> None:
-    scales = [key for key in tensors if _QUANTISED.search(key)]
-    if scales:
-        raise CheckpointError(
-            f"{name} is quantised ({len(scales)} scales such as {scales[0]}) and cannot be merged: "
-            "use the fp16 or fp32 checkpoint it was made from"
-        )
 
 
 def _rename(tensors: Mapping[str, Stored]) -> tuple[dict[str, Stored], list[str]]:

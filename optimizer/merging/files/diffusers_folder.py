@@ -19,6 +19,7 @@ from optimizer.errors import CheckpointError
 from optimizer.families.registry import model_families, model_family
 from optimizer.merging.files.layout import THIRDS, Component, Reading, stored_part
 from optimizer.merging.files.pickles import torch_source
+from optimizer.merging.files.quantised import refuse_quantised
 from optimizer.merging.files.sources import Source, Stored, TensorInfo, abbreviated, safetensors_source
 from search_spaces.blocks import Architecture
 from search_spaces.families.registry import titles
@@ -133,14 +134,17 @@ def _open_component(folder: Path, component: Component) -> Source:
     """Open the weights of one component: .safetensors before .bin, full precision before fp16.
 
     Raises:
-        CheckpointError: there are none, or they are damaged.
+        CheckpointError: there are none, or they are damaged or quantised.
     """
     subfolder = folder / component
     for suffix, stems in _STEMS.items():
         for variant in _VARIANTS:
             for stem in stems:
                 for path in _weight_files(subfolder, stem, variant, suffix):
-                    return _open_weights(path, suffix)
+                    source = _open_weights(path, suffix)
+                    # here, because tensors of unknown names, such as scales, are left out later
+                    refuse_quantised({name: stored.info for name, stored in source.tensors.items()}, str(subfolder))
+                    return source
     raise CheckpointError(
         f"{folder / INDEX} names {component}, but {subfolder} holds no weights "
         f"(expected {_STEMS['.safetensors'][component.startswith('text')]}.safetensors): fetch the folder again"

@@ -13,6 +13,7 @@ from optimizer.errors import CheckpointError
 from optimizer.families.registry import model_families, model_family
 from optimizer.families.vae_names import vae_part
 from optimizer.merging.files.checkpoint import open_source
+from optimizer.merging.files.quantised import refuse_quantised
 from optimizer.merging.files.sources import Stored, TensorInfo, sha256_of_model
 from search_spaces.blocks import Architecture
 
@@ -33,20 +34,20 @@ class VaeFile:
         """Open a file or folder, and read its header.
 
         Raises:
-            CheckpointError: it cannot be read, or holds no VAE of Stable Diffusion.
+            CheckpointError: it cannot be read, is quantised, or holds no VAE of Stable Diffusion.
         """
         source = open_source(path)
         tensors: dict[str, Stored] = {}
         prefixes = tuple(family.keys.vae for family in model_families())
         for name, stored in source.tensors.items():
-            if not stored.info.dtype.is_floating_point:
-                continue
             if name.startswith(prefixes):
                 prefix = next(prefix for prefix in prefixes if name.startswith(prefix))
                 tensors[PREFIX + name.removeprefix(prefix)] = stored
             elif name.startswith(_PARTS):
                 key, renamed = _in_single_file(name, stored)
                 tensors[key] = renamed
+        refuse_quantised({key: stored.info for key, stored in tensors.items()}, str(path))
+        tensors = {key: stored for key, stored in tensors.items() if stored.info.dtype.is_floating_point}
         if not any(key.startswith(f"{PREFIX}decoder.") for key in tensors):
             raise CheckpointError(f"{path} holds no VAE: give a VAE file, or a checkpoint that has one")
         return cls(path, source.files, tensors)

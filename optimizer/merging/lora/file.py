@@ -27,6 +27,7 @@ from torch import Tensor
 from basics.files import sha256_of
 from optimizer.errors import LoraError
 from optimizer.merging.files.layout import LiveView
+from optimizer.merging.files.quantised import refuse_quantised
 from optimizer.merging.files.sources import TensorInfo, abbreviated, read_header
 from optimizer.merging.lora.names import Role, Target, made_for, other_kind, role_of, targets_by_name
 from search_spaces.blocks import Architecture, place_of, places
@@ -68,7 +69,7 @@ class Lora:
 
         Raises:
             LoraError: it is missing, not a LoRA, another kind of adapter, or incomplete.
-            CheckpointError: it is not safetensors, or truncated.
+            CheckpointError: it is not safetensors, truncated, or quantised.
         """
         if not path.is_file():
             raise LoraError(f"no LoRA at {path}: give the path of a .safetensors file")
@@ -201,12 +202,14 @@ def _keys_by_module(infos: Mapping[str, TensorInfo], name: str) -> dict[str, dic
 
     Raises:
         LoraError: it is not a plain LoRA, or incomplete.
+        CheckpointError: it is quantised.
     """
     if kind := other_kind(infos):
         raise LoraError(f"{name} is {kind}, and only plain LoRAs can be baked in: use a plain LoRA")
+    refuse_quantised(infos, name)
     keys: dict[str, dict[Role, str]] = {}
     unknown = []
-    for key, info in infos.items():
+    for key in infos:
         parsed = role_of(key)
         if parsed is None:
             unknown.append(key)
@@ -216,8 +219,6 @@ def _keys_by_module(infos: Mapping[str, TensorInfo], name: str) -> dict[str, dic
             raise LoraError(
                 f"{name} has {role!r} of {module} twice, as {keys[module][role]} and {key}: use another LoRA"
             )
-        if not info.dtype.is_floating_point and role != "alpha":
-            raise LoraError(f"{name}: {key} holds {info.dtype}, expected floating-point numbers: use another LoRA")
         keys[module][role] = key
     if unknown or not keys:
         reason = f"{abbreviated(unknown)} does not belong to one" if unknown else "it has no tensors"
