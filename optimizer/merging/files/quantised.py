@@ -32,27 +32,32 @@ def refuse_quantised(
     """Refuse tensors that are quantised.
 
     Args:
-        infos: the tensors of one model, a LoRA, or a whole checkpoint.
+        infos: the tensors of one model, or of a whole checkpoint.
         name: of the file, for the message.
-        is_part: whether a key belongs to a model; others may hold integers.
+        is_part: as for `quantisation`.
 
     Raises:
         CheckpointError: they are.
     """
-    scales = [key for key in infos if _SCALES.search(key)]
+    if reason := quantisation(infos, is_part):
+        raise CheckpointError(
+            f"{name} is quantised and cannot be read as weights ({reason}): "
+            "use the fp16, bf16 or fp32 file it was made from"
+        )
+
+
+def quantisation(infos: Mapping[str, TensorInfo], is_part: Callable[[str], bool] = lambda _: True) -> str | None:
+    """Say by which of its tensors a model is quantised; None if it is not.
+
+    Args:
+        is_part: whether a key belongs to a model; others may hold integers.
+    """
     codes = [key for key, info in infos.items() if is_part(key) and _is_code(key, info)]
-    found = codes or scales or list(_scales_of_narrow_floats(infos))
-    if not found:
-        return
     if codes:
         dtype = str(infos[codes[0]].dtype).removeprefix("torch.")
-        reason = f"{len(codes)} tensors hold {dtype} codes instead of floating-point numbers, such as {codes[0]}"
-    else:
-        reason = f"its weights mean nothing without {len(found)} scales such as {found[0]}"
-    raise CheckpointError(
-        f"{name} is quantised and cannot be read as weights ({reason}): "
-        "use the fp16, bf16 or fp32 file it was made from"
-    )
+        return f"{len(codes)} tensors hold {dtype} codes instead of floating-point numbers, such as {codes[0]}"
+    scales = [key for key in infos if _SCALES.search(key)] or list(_scales_of_narrow_floats(infos))
+    return f"its weights mean nothing without {len(scales)} scales such as {scales[0]}" if scales else None
 
 
 def belongs_to_a_model(key: str) -> bool:

@@ -27,7 +27,7 @@ from torch import Tensor
 from basics.files import sha256_of
 from optimizer.errors import LoraError
 from optimizer.merging.files.layout import LiveView
-from optimizer.merging.files.quantised import refuse_quantised
+from optimizer.merging.files.quantised import quantisation
 from optimizer.merging.files.sources import TensorInfo, abbreviated, read_header
 from optimizer.merging.lora.names import Role, Target, made_for, other_kind, role_of, targets_by_name
 from search_spaces.blocks import Architecture, place_of, places
@@ -68,8 +68,8 @@ class Lora:
         """Read a whole file into memory.
 
         Raises:
-            LoraError: it is missing, not a LoRA, another kind of adapter, or incomplete.
-            CheckpointError: it is not safetensors, truncated, or quantised.
+            LoraError: it is missing, not a LoRA, another kind of adapter, quantised, or incomplete.
+            CheckpointError: it is not safetensors, or truncated.
         """
         if not path.is_file():
             raise LoraError(f"no LoRA at {path}: give the path of a .safetensors file")
@@ -201,12 +201,12 @@ def _keys_by_module(infos: Mapping[str, TensorInfo], name: str) -> dict[str, dic
         name: of the file, for messages.
 
     Raises:
-        LoraError: it is not a plain LoRA, or incomplete.
-        CheckpointError: it is quantised.
+        LoraError: it is not a plain LoRA, quantised, or incomplete.
     """
     if kind := other_kind(infos):
         raise LoraError(f"{name} is {kind}, and only plain LoRAs can be baked in: use a plain LoRA")
-    refuse_quantised(infos, name)
+    if reason := quantisation(infos):
+        raise LoraError(f"{name} is quantised ({reason}): use the fp16, bf16 or fp32 LoRA it was made from")
     keys: dict[str, dict[Role, str]] = {}
     unknown = []
     for key in infos:
