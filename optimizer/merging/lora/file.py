@@ -29,7 +29,15 @@ from optimizer.errors import LoraError
 from optimizer.merging.files.layout import LiveView
 from optimizer.merging.files.quantised import quantisation
 from optimizer.merging.files.sources import TensorInfo, abbreviated, read_header
-from optimizer.merging.lora.names import Role, Target, made_for, other_kind, role_of, targets_by_name
+from optimizer.merging.lora.names import (
+    Role,
+    Target,
+    components_without_layers,
+    made_for,
+    other_kind,
+    role_of,
+    targets_by_name,
+)
 from search_spaces.blocks import Architecture, place_of, places
 from search_spaces.families.registry import family_of
 
@@ -137,6 +145,11 @@ class Lora:
                 )
             else:
                 factors_by_target[target] = factors
+        if absent := components_without_layers(unknown, tensors, architecture):
+            raise LoraError(
+                f"{self.path.name} changes {' and '.join(absent)} in {len(unknown)} of its {len(self.modules)} layers, "
+                "and the checkpoint has none: give a full checkpoint, or a LoRA of the U-Net alone"
+            )
         if unknown or misshapen:
             raise LoraError(self._misfit(unknown, misshapen, family_of(architecture).title))
         parts_by_key: dict[str, tuple[LoraPart, ...]] = dict.fromkeys(tensors, ())
