@@ -172,11 +172,13 @@ import os, signal, sys; sys.path[:0] = sys.argv[2].split(':')
 from pathlib import Path
 import torch; torch.set_num_threads(int(sys.argv[3]))
 from demo_study import Recorder, reopen
+from optimizer.observe.events import ImagesRendered
 from optimizer.work.worker import Worker
 
 class Deadly(Recorder):
-    def images_rendered(self, done):
-        if self.started[-1][0] == {KILLED} and done == {BATCH}:
+    def report(self, event):
+        super().report(event)
+        if event == ImagesRendered(images={BATCH}) and self.started[-1][0] == {KILLED}:
             os.kill(os.getpid(), signal.SIGKILL)
 
 study = reopen(Path(sys.argv[1]))
