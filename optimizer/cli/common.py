@@ -81,7 +81,20 @@ def parsed_weights(weights: str | None) -> dict[str, float] | None:
 
 def storage_url(storage: str) -> str:
     """Return the URL of a database; a plain path is a SQLite file."""
-    return storage if "://" in storage else f"sqlite:///{Path(storage).expanduser().resolve()}"
+    from studies.system.database_url import complete_url
+
+    return complete_url(storage)
+
+
+def database_to_read(storage: str) -> Database:
+    """Open the database for a command that only looks: nothing is written, not even beside it.
+
+    Raises:
+        DatabaseError: there is none, or it must be brought to this version's schema first.
+    """
+    from studies.records.database import open_to_read
+
+    return open_to_read(storage_url(storage))
 
 
 def database_to_change(storage: str) -> Database:

@@ -1,4 +1,7 @@
-"""What a worker does as a log for programs: one JSON object a line. docs/service.md has the table of keys."""
+"""What a worker does as a log for programs: one JSON object a line.
+
+docs/reference/events-and-metrics.md has the table of keys.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,6 @@ import io
 import json
 import logging
 import math
-import os
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager

@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 
 from basics.files import HASH_CHUNK_BYTES, replacing, sha256_of
 from optimizer.observe.event_log import event_log
-from optimizer.observe.events import StudyPaused
+from optimizer.observe.events import StopAsked
 from scorers.references import write_cache
 from studies.files.artifacts import Artifacts
 from studies.records.database import open_database
@@ -133,7 +133,7 @@ def write_artifacts(folder: Path) -> None:
 
 def write_log(folder: Path) -> None:
     with event_log(str(folder / "log.jsonl")) as log:
-        log.report(StudyPaused())
+        log.report(StopAsked(by="signal"))
 
 
 @pytest.mark.parametrize(
