@@ -17,7 +17,7 @@ from object_store import BUCKET, object_store
 from stored_study import store_study
 
 from optimizer.cli.common import storage_url
-from optimizer.cli.workers.local_workers import settings_of
+from optimizer.cli.workers.local_workers import options_as_variables
 from optimizer.cli.workers.session import storage_option
 from studies.errors import ArtifactError, SpecError
 from studies.files.artifacts import Artifacts, default_folder
@@ -103,7 +103,7 @@ def test_another_process_in_another_folder_finds_the_same_database(
     enter(tmp_path, monkeypatch)
     url = storage_url(f"sqlite:///{name.replace('%', '%25').replace('?', '%3F')}")
     open_database(url).close()
-    told = settings_of(url, None, tmp_path)["MERGETUNE_STORAGE"]
+    told = options_as_variables(url, None, tmp_path)["MERGETUNE_STORAGE"]
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
     assert database_file(storage_url(told)) == tmp_path / name
@@ -125,7 +125,7 @@ def test_a_path_goes_through_a_url_and_back(name: str) -> None:
 def test_what_begins_with_a_tilde_is_below_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     assert database_file(storage_url("~/a.db")) == database_file(storage_url("sqlite:///~/a.db")) == tmp_path / "a.db"
-    assert Artifacts.existing("sqlite:///x.db", "~/art").place == str(tmp_path / "art")
+    assert Artifacts.existing("sqlite:///x.db", "~/art").location == str(tmp_path / "art")
 
 
 @pytest.mark.parametrize(
