@@ -24,7 +24,8 @@ USER_ERROR = 2
 DATABASE_LOST = 3
 BUG = 1
 
-console = Console(highlight=False, emoji=False)
+# Lines are as long as what they say: a terminal wraps them, and elsewhere they are searched.
+console = Console(highlight=False, emoji=False, soft_wrap=True)
 errors = Console(stderr=True, highlight=False, emoji=False, soft_wrap=True)
 
 TAG = re.compile(r"(\\*)(\[(?:[a-z#/@][^\[]*?\])?)")  # what rich reads as a tag, or a plain bracket
