@@ -9,7 +9,6 @@ import io
 import json
 import logging
 import math
-import os
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -25,7 +24,6 @@ from optimizer.observe.events import Event, FinalHeld, TrialEnded, TrialFailed, 
 from studies.records.values import Gain
 
 PACKAGES = ("optimizer", "studies", "scorers", "search_spaces", "basics")  # whose log records are events too
-MODE = 0o640  # of a new file: it is not for everybody, as it names models
 
 
 class LineFile(WatchedFileHandler):
@@ -60,7 +58,7 @@ class LineFile(WatchedFileHandler):
             sys.stderr.write(f"the log {self._path} cannot be written ({error.strerror}): the work goes on\n")
 
     def _open(self) -> io.TextIOWrapper:
-        file = _Lines(self.baseFilename, "a", opener=lambda path, flags: os.open(path, flags, MODE))
+        file = _Lines(self.baseFilename, "a")
         return io.TextIOWrapper(file, encoding="ascii", newline="\n", write_through=True)
 
 

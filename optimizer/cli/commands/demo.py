@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -47,4 +48,5 @@ def demo(
     console.print(f"contact sheet   {escaped(str(output / 'demo-artifacts' / f'{name}.png'))}", soft_wrap=True)
     console.print(f"of the final    {escaped(str(output / 'demo-artifacts' / f'{name}-final.png'))}", soft_wrap=True)
     console.print(f"the best merge  {escaped(str(winner))}", soft_wrap=True)
-    console.print(f"dashboard       mergetune dashboard --storage {escaped(str(file))}", soft_wrap=True)
+    shown = f"mergetune dashboard --storage {shlex.quote(str(file))}"
+    console.print(f"dashboard       {escaped(shown)}", soft_wrap=True)

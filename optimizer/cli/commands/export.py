@@ -15,11 +15,11 @@ from optimizer.cli.common import (
     Weights,
     cache_folder,
     console,
+    database_to_read,
     escaped,
     fail,
     loading_libraries,
     parsed_weights,
-    storage_url,
 )
 
 if TYPE_CHECKING:
@@ -57,10 +57,9 @@ def export(
     from optimizer.cli.workers.model_folders import model_folders
     from optimizer.trial.ranking import stopped_after
     from studies.files.artifacts import Artifacts
-    from studies.records.database import open_database
     from studies.records.stored_studies import open_study
 
-    database = open_database(storage_url(storage), create=False)
+    database = database_to_read(storage)
     records = open_study(database, study)
     stored = records.study
     chosen = _chosen(records, trial, parsed_weights(weights))
@@ -93,7 +92,7 @@ def export(
             compared=lambda size: progress.advance(comparing, size),
             rendered=lambda done: progress.update(rendering, completed=done),
         )
-        folder = Artifacts.beside(database.url, artifacts)
+        folder = Artifacts.existing(database.url, artifacts)
         delivery = deliver(records, chosen, plan, folder, target, overwrite=force, watch=watch)
     console.print(f"proof: {delivery.proof}", soft_wrap=True)
     if delivery.difference:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from optimizer.cli.common import DEFAULT_STORAGE, AsJson, ReplacePlot, Storage, console, escaped, fail, storage_url
+from optimizer.cli.common import DEFAULT_STORAGE, AsJson, ReplacePlot, Storage, console, database_to_read, escaped, fail
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -36,12 +36,11 @@ def importance(
 
     from optimizer.cli.commands.difference import require_writable
     from optimizer.insight.importance import insight
-    from studies.records.database import open_database
     from studies.records.stored_studies import open_study
 
     if plot is not None:
         require_writable(plot, force=force)
-    database = open_database(storage_url(storage), create=False)
+    database = database_to_read(storage)
     records = open_study(database, study)
     found = insight(records, _objective(records.study))
     if plot is not None:
@@ -176,11 +175,10 @@ def compare(
 ) -> None:
     """Show two studies side by side, and compare their best trials image by image if their images are comparable."""
     from optimizer.insight import compare as comparing
-    from studies.records.database import open_database
 
     if first == second:
         fail(f"{first!r} is named twice: name two different studies")
-    database = open_database(storage_url(storage), create=False)
+    database = database_to_read(storage)
     found = comparing.compare(_side(database, first), _side(database, second))
     console.print(_overview(found))
     if found.settings:

@@ -69,7 +69,7 @@ def rescore(
     print_study(records, every_trial=False)
     for line in _verdict(before, records):
         console.print(escaped(line), soft_wrap=True)
-    again = f'mergetune study resume "{records.study.name}"{storage_option(database)}'
+    again = f'mergetune study resume "{records.study.name}"{storage_option(database.url)}'
     console.print(escaped(f"Continue with: {again}"), soft_wrap=True)
 
 

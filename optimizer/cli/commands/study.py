@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -18,6 +19,7 @@ from optimizer.cli.common import (
     cache_folder,
     console,
     database_to_change,
+    database_to_read,
     escaped,
     loading_libraries,
     parsed_weights,
@@ -55,6 +57,7 @@ def check(
     with loading_libraries():
         from optimizer.cli.views.planning import print_notes, print_plan
         from optimizer.cli.workers.loading import hash_with_progress
+        from optimizer.cli.workers.session import storage_option
         from optimizer.outcome.other_study import require_other_study
         from optimizer.outcome.warm_start import find_warm_start
         from optimizer.runtime.device_choice import choose_device, render_dtype
@@ -74,7 +77,8 @@ def check(
         with_recipes(plan.spec, plan.blueprint(parents))
         found = find_warm_start(plan, parents, device, storage_url(storage), artifacts)
         print_notes(found.notes if found is not None else ())
-    console.print("[green]The spec is fine.[/] Start it with: mergetune study start " + escaped(str(spec)))
+    again = f"mergetune study start {shlex.quote(str(spec))}{storage_option(storage_url(storage))}"
+    console.print(f"[green]The spec is fine.[/] Start it with: {escaped(again)}", soft_wrap=True)
 
 
 Detach = Annotated[
@@ -204,9 +208,8 @@ def finish(
 def list_studies(storage: Storage = DEFAULT_STORAGE) -> None:
     """List the studies of a database."""
     from optimizer.cli.views.report import studies_table
-    from studies.records.database import open_database
 
-    console.print(studies_table(open_database(storage_url(storage), create=False)))
+    console.print(studies_table(database_to_read(storage)))
 
 
 @app.command()
@@ -218,11 +221,22 @@ def show(
 ) -> None:
     """Show a study's results: parents, best trial, gains with their intervals, final, failures."""
     from optimizer.cli.views.report import print_study
-    from studies.records.database import open_database
     from studies.records.stored_studies import open_study
 
-    database = open_database(storage_url(storage), create=False)
+    database = database_to_read(storage)
     print_study(open_study(database, study), every_trial=trials, weights=parsed_weights(weights))
+
+
+@app.command()
+def migrate(storage: Storage = DEFAULT_STORAGE) -> None:
+    """Bring a database to this version's schema, or make its tables; studies and trials stay as they are."""
+    from studies.records.database import open_database
+    from studies.records.network_shares import require_local
+
+    url = storage_url(storage)
+    require_local(url)
+    open_database(url).close()
+    console.print("the database has this version's schema")
 
 
 @app.command()
@@ -243,6 +257,7 @@ def _ask(study: str, storage: str, status: Status, effect: str) -> None:
     Args:
         effect: what will happen, for the message.
     """
+    from optimizer.cli.workers.session import storage_option
     from studies.records.control import set_status
     from studies.records.stored_studies import open_study
 
@@ -250,6 +265,7 @@ def _ask(study: str, storage: str, status: Status, effect: str) -> None:
     records = open_study(database, study)
     set_status(records, status)
     command = f'mergetune study resume "{records.study.name}"{" --detach" if status == "paused" else ""}'
+    command += storage_option(database.url)
     console.print(escaped(f"{records.study.name} {effect}; continue with: {command}"), soft_wrap=True)
 
 

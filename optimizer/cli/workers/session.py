@@ -9,12 +9,12 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
 
-from optimizer.cli.common import DEFAULT_STORAGE, console, escaped, interactive, quiet_optuna
+from optimizer.cli.common import DEFAULT_STORAGE, console, escaped, interactive, quiet_optuna, storage_url
 from optimizer.cli.workers.monitoring import UNMONITORED, Monitoring
 
 if TYPE_CHECKING:
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from optimizer.runtime.setup import Runtime
     from optimizer.system.retry import Retry
     from studies.files.artifacts import Artifacts
-    from studies.records.database import Database
     from studies.records.study_records import StudyRecords
 
 BUDGET_OPTIONS = {"trials": " --trials N", "patience": " --patience N"}  # why a study ended -> how to resume it
@@ -113,7 +112,8 @@ def stopping() -> Iterator[threading.Event]:
             raise KeyboardInterrupt
         stop.set()
         if not interactive():  # the live display shows it anyway
-            os.write(sys.stderr.fileno(), f"\n{FINISHING}\n".encode())  # the console may be busy printing a line
+            with suppress(OSError):  # nobody may be there to read it
+                os.write(sys.stderr.fileno(), f"\n{FINISHING}\n".encode())  # the console may be busy printing a line
 
     before = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
@@ -185,13 +185,15 @@ def print_end(records: StudyRecords) -> None:
 
 
 def _resume_command(records: StudyRecords) -> str:
-    return f'mergetune study resume "{records.study.name}"{storage_option(records.database)}'
+    return f'mergetune study resume "{records.study.name}"{storage_option(records.database.url)}'
 
 
-def storage_option(database: Database) -> str:
+def storage_option(url: str) -> str:
     """Return the `--storage` option for another command, with a leading space; empty if none is needed."""
     from studies.system.database_url import database_file, redacted
 
-    if database.url == DEFAULT_STORAGE or os.environ.get("MERGETUNE_STORAGE"):
+    if url == storage_url(os.environ.get("MERGETUNE_STORAGE") or DEFAULT_STORAGE):
         return ""
-    return f" --storage {shlex.quote(str(database_file(database.url) or redacted(database.url)))}"
+    file = database_file(url)
+    shown = redacted(url) if file is None or storage_url(str(file)) == url else url  # its artifacts are beside a link
+    return f" --storage {shlex.quote(shown)}"
