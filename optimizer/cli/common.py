@@ -24,7 +24,8 @@ USER_ERROR = 2
 DATABASE_LOST = 3
 BUG = 1
 
-console = Console(highlight=False, emoji=False)
+# Lines are as long as what they say: a terminal wraps them, and elsewhere they are searched.
+console = Console(highlight=False, emoji=False, soft_wrap=True)
 errors = Console(stderr=True, highlight=False, emoji=False, soft_wrap=True)
 
 TAG = re.compile(r"(\\*)(\[(?:[a-z#/@][^\[]*?\])?)")  # what rich reads as a tag, or a plain bracket
@@ -213,6 +214,9 @@ def safetensors_target(output: Path) -> Path:
     target = output.expanduser()
     if target.suffix.lower() != ".safetensors":
         fail(f"-o writes a .safetensors file, got {target}: give a name that ends in .safetensors")
+    from optimizer.merging.files.sources import require_utf8_name
+
+    require_utf8_name(target)  # it becomes the model's title in the header
     return target
 
 
