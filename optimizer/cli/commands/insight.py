@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from basics.names import is_same
 from optimizer.cli.common import DEFAULT_STORAGE, AsJson, ReplacePlot, Storage, console, database_to_read, escaped, fail
 
 if TYPE_CHECKING:
@@ -174,7 +175,7 @@ def compare(
     """Show two studies side by side, and compare their best trials image by image if their images are comparable."""
     from optimizer.insight import compare as comparing
 
-    if first == second:
+    if is_same(first, second):
         fail(f"{first!r} is named twice: name two different studies")
     database = database_to_read(storage)
     found = comparing.compare(_side(database, first), _side(database, second))
