@@ -214,6 +214,9 @@ def safetensors_target(output: Path) -> Path:
     target = output.expanduser()
     if target.suffix.lower() != ".safetensors":
         fail(f"-o writes a .safetensors file, got {target}: give a name that ends in .safetensors")
+    from optimizer.merging.files.sources import require_utf8_name
+
+    require_utf8_name(target)  # it becomes the model's title in the header
     return target
 
 

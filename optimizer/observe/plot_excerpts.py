@@ -19,8 +19,8 @@ from optuna.trial import FrozenTrial, TrialState
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
-TRIALS: Final = 150
-NUMBERS: Final = 6
+TRIALS: Final = 100
+NUMBERS: Final = 5
 TITLES: Final = {"contour": "Contour", "rank": "Rank"}
 
 

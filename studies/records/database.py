@@ -205,6 +205,9 @@ def _engine_options(url: str) -> dict[str, Any]:
     arguments: dict[str, Any] = {name: value for name, value in usual.items() if name not in parsed.query}
     # Whatever the server's own encoding is: it converts, or keeps bytes as they are (SQL_ASCII).
     arguments["client_encoding"] = "utf8"
+    if parsed.get_dialect().driver == "psycopg":
+        # A pooler such as PgBouncer may give each transaction another session, which knows no prepared statement.
+        arguments["prepare_threshold"] = None
     file = os.environ.get(PASSWORD_FILE_VARIABLE)
     if file and not parsed.password and "password" not in parsed.query:
         arguments["password"] = read_password_file(Path(file))

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
+import torch
 from command_line import Call, caller, enter
 from demo_study import DEMO, ShortStudy, begin, short_spec, write_spec
 from hypothesis import given, settings
@@ -72,8 +73,10 @@ def events_of(path: Path) -> list[Line]:
 
 
 def broken_parent(folder: Path) -> str:
+    """Write a model whose values are numbers, and whose images are not: its sums go beyond float32."""
     tensors = load_file(DEMO / "foods.safetensors")
-    tensors["model.diffusion_model.middle_block.0.in_layers.2.weight"].fill_(float("nan"))
+    middle = "model.diffusion_model.middle_block.0.in_layers.2.weight"
+    tensors[middle] = torch.full_like(tensors[middle], 1e38, dtype=torch.float32)
     save_file(tensors, folder / "broken.safetensors")
     return str(folder / "broken.safetensors")
 
@@ -99,6 +102,7 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Watched:
         "study": "broken",
         "parents": [short_spec()["parents"][0], broken_parent(folder)],
         "render": {"degenerate_limit": 0},
+        "export": {"dtype": "fp32"},
         "suite": short_spec()["suite"] | {"prompts": ["an emoji of a fox"], "steps": 8},
         "budget": {"trials": 4},
     }

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import sqlite3
 import subprocess
 import sys
+import urllib.request
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -147,6 +149,31 @@ def test_every_command_that_looks_works_where_nothing_can_be_written(kind: str, 
     assert codes == [0] * len(LOOKING), done.stdout + done.stderr
     assert (folder.parent / "PLOT.png").exists()
     assert (folder.parent / "RECIPE.yaml").exists()
+    assert state_of(folder) == before
+
+
+def test_a_read_only_dashboard_shows_what_cannot_be_written(folder: Path) -> None:
+    before = state_of(folder)
+    words = ["-m", "optimizer.cli", "dashboard", "--read-only", "--port", "0", "--storage", str(folder / "study.db")]
+    with subprocess.Popen(
+        [*read_only_words("rights", folder), sys.executable, *words],
+        cwd=folder.parent,
+        env=os.environ | {"PYTHONPATH": f"{ROOT}", "COLUMNS": "200"},
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as server:
+        try:
+            assert server.stdout is not None
+            found = re.search(r"http://127\.0\.0\.1:\d+", server.stdout.readline())
+            assert found is not None
+            with urllib.request.urlopen(f"{found[0]}/api/studies", timeout=60) as answer:
+                shown = json.loads(answer.read())["study_summaries"]
+            assert [study["study_name"] for study in shown] == ["first", "second"]
+            with urllib.request.urlopen(f"{found[0]}/api/studies/1", timeout=60) as answer:
+                assert len(json.loads(answer.read())["trials"]) == 12
+            assert state_of(folder) == before
+        finally:
+            server.terminate()
     assert state_of(folder) == before
 
 

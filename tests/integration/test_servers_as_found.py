@@ -336,3 +336,14 @@ def test_a_servers_time_limits_do_not_end_the_wait_for_the_lock_or_its_holder() 
             with second.exclusive():
                 assert time.monotonic() - begun > 0.8
             holding.result(60)
+
+
+def test_a_pooler_may_change_the_session_between_transactions() -> None:
+    """PgBouncer does, in its mode `transaction`: what one session has prepared the next does not know."""
+    with opened(new_postgresql_url()) as database:
+        store_study(database, "kept", score, trials=3)
+        records = open_study(database, "kept")
+        for number in range(20):
+            set_priority(records, number)
+            with database.engine.begin() as connection:
+                connection.execute(sa.text("DO $$ BEGIN EXECUTE 'DEALLOCATE ALL'; END $$"))
