@@ -1,4 +1,4 @@
-"""Names as people give them: long ones, which no table cuts, and names in any script, however they are stored."""
+"""Names as people give them: long ones, which no table cuts, and names in any script, as files and keyboards have."""
 
 from __future__ import annotations
 
