@@ -94,10 +94,12 @@ class StudySpec(FrozenSettings):
     @model_validator(mode="after")
     def _names_can_be_seen(self, info: ValidationInfo) -> Self:
         if _is_read_from_file(info):
-            for name in (*self.scorers, *self.loras, *self.space.groups, *self.space.parameters):
-                if wrong := unseen(name):
-                    msg = f"the name {name!r} holds {wrong}, which nobody can see: leave it out"
-                    raise ValueError(msg)
+            named = {"scorer": self.scorers, "LoRA": self.loras, "group": self.space.groups}
+            for kind, names in (named | {"parameter": self.space.parameters}).items():
+                for name in names:
+                    if wrong := unseen(name):
+                        msg = f"a {kind} cannot be called {name!r}: it holds {wrong}, which nobody can see: leave it out"
+                        raise ValueError(msg)
         return self
 
     @field_validator("scorers", mode="before")
