@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from optimizer.errors import ExportError, NoMemoryError, TrialFailed
+from optimizer.errors import ExportError, NoMemoryError, UnscorableTrial
 from optimizer.merging.engine.export import Exported, atomic_file, export_layout, refuse_sources, write_merge
 from optimizer.merging.engine.ingredients import Ingredients
 from optimizer.merging.engine.metadata import MARKERS_FIELD, markers_in, merge_metadata
@@ -176,7 +176,7 @@ def _render_if_it_fits(
         torch.cuda.empty_cache()  # of the live model that was compared
     try:
         return render_file(path, study, on_images, limits)
-    except (NoMemoryError, TrialFailed):
+    except (NoMemoryError, UnscorableTrial):
         return None
 
 
@@ -191,7 +191,7 @@ def render_file(
 
     Raises:
         CheckpointError, RenderError: the file cannot be loaded and rendered.
-        NoMemoryError, TrialFailed: the memory is too small.
+        NoMemoryError, UnscorableTrial: the memory is too small.
     """
     spec, file = study.spec, Ingredients(Parents.of([Checkpoint.open(path)]))
     device = choose_device(spec.render.device)

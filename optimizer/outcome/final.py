@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from torch import Tensor
 
 from basics.messages import first_line
-from optimizer.errors import FinalError, TrialFailed
+from optimizer.errors import FinalError, UnscorableTrial
 from optimizer.rendering.render import Renderer
 from optimizer.runtime.setup import Runtime
 from optimizer.search.shortlist import Rank
@@ -116,7 +116,7 @@ def _result(evaluator: Evaluator, trial: StoredTrial, total: int, watch: FinalWa
     watch.started(trial, total)
     try:
         evaluation = evaluator.evaluate(trial.recipe, watch.rendered)
-    except TrialFailed as failure:
+    except UnscorableTrial as failure:
         return HeldOutResult(failure=first_line(failure))
     watch.finished(trial, evaluation.images)
     return HeldOutResult(evidence=evaluator.scoring.evidence(evaluation.scores, evaluation.features))

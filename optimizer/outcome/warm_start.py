@@ -56,10 +56,10 @@ def find_warm_start(
             raise WarmStartError(
                 f"warm_start: study {other.records.study.name!r} has no finished trial: nothing to begin with"
             )
-        return _Choice(plan, parents, device, other, complete).warm_start(settings.top)
+        return _TrialSelection(plan, parents, device, other, complete).warm_start(settings.top)
 
 
-class _Choice:
+class _TrialSelection:
     """A choice among a study's complete trials: which keep their scores, and which are rendered anew."""
 
     def __init__(

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from studies.records.batch_limits import Batched, BatchLimit, Size
 
 
-class BatchReduced(Exception):  # noqa: N818 - a request to try again, not an error
+class BatchTooLarge(Exception):  # noqa: N818 - a request to try again, not an error
     """A signal that a limit was lowered, and the trial must be rendered again from the beginning."""
 
 

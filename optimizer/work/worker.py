@@ -19,7 +19,7 @@ import time
 from collections.abc import Callable
 
 from basics.messages import first_line
-from optimizer.errors import OptimizerError, TrialFailed
+from optimizer.errors import OptimizerError, UnscorableTrial
 from optimizer.observe.events import (
     BatchReduced,
     ImagesRendered,
@@ -201,7 +201,7 @@ class Worker:
             evaluation = self._runtime.evaluator.evaluate(
                 claimed.recipe, on_images, None if race is None else race.goes_on
             )
-        except TrialFailed as error:
+        except UnscorableTrial as error:
             failure = Failure(kind=error.kind, reason=first_line(error))
             return self._recorder.fail(claimed, failure, rendered, time.perf_counter() - started)
         return self._recorder.store(claimed, evaluation, race, started)
