@@ -38,7 +38,7 @@ from optimizer.search.sampler import distributions
 from optimizer.trial.evaluation import Evaluation
 from optimizer.trial.objective import Objective, Scores
 from optimizer.trial.scoring import Scoring
-from optimizer.work.worker import Worker
+from optimizer.work.trial_loop import TrialLoop
 from search_spaces.blocks import Architecture, places
 from studies.files.artifacts import Artifacts
 from studies.recipe.blueprint import Blueprint
@@ -138,7 +138,7 @@ def work(database: Database, runtime: Runtime, folder: Path, stop: Callable[[], 
     """Run a worker until its study ends or `stop` returns True."""
     reporter = FinishTimes()
     records = stored_studies.open_study(database, "storage")
-    Worker(records, runtime, Artifacts.beside(database.url, folder), reporter, stop).run()
+    TrialLoop(records, runtime, Artifacts.beside(database.url, folder), reporter, stop).run()
     return reporter
 
 

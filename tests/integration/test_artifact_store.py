@@ -27,7 +27,7 @@ from optimizer.outcome.export import Watch, deliver
 from optimizer.outcome.warm_start import find_warm_start
 from optimizer.runtime.setup import Runtime
 from optimizer.trial.evaluation import pixels_digest
-from optimizer.work.worker import Worker
+from optimizer.work.trial_loop import TrialLoop
 from studies.errors import ArtifactError
 from studies.files.artifacts import Artifacts, stored_name
 from studies.records import registry, stored_renders, stored_studies, stored_trials, values
@@ -75,7 +75,7 @@ def begun(folder: Path, place: str | Path, runtime: Runtime) -> ShortStudy:
 
 def run(short: ShortStudy, recorder: Recorder, patience: float = 60) -> None:
     try:
-        Worker(short.records, short.runtime, short.artifacts, recorder, recorder.stop, patience).run()
+        TrialLoop(short.records, short.runtime, short.artifacts, recorder, recorder.stop, patience).run()
     finally:
         short.database.close()
 

@@ -26,7 +26,7 @@ from optimizer.runtime.plan import make_plan
 from optimizer.runtime.setup import build_runtime
 from optimizer.trial.evaluation import Evaluator
 from optimizer.work.heartbeat import HEARTBEAT_SECONDS, Heartbeat
-from optimizer.work.worker import Worker
+from optimizer.work.trial_loop import TrialLoop
 from scorers.protocol import SuiteImages
 from studies.errors import DatabaseError, StudyChangedError
 from studies.records import optuna_studies, registry, stored_renders, stored_trials, tables
@@ -200,7 +200,7 @@ class Jump(Recorder):
 def test_minutes_of_work_are_not_counted_by_the_clock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     short = begin(tmp_path, SMALL | {"budget": {"trials": 4, "minutes": 30}})
     recorder = Jump(Clocks(monkeypatch), stop_after=9)
-    Worker(short.records, short.runtime, short.artifacts, recorder, recorder.stop).run()
+    TrialLoop(short.records, short.runtime, short.artifacts, recorder, recorder.stop).run()
     assert [row.state for row in recorder.finished] == ["complete"] * 4
     assert any(abs((row.finished_at or 0) - row.started_at) > HOUR for row in recorder.finished)
     short.database.close()
@@ -234,7 +234,7 @@ def test_a_worker_writes_nothing_into_tables_of_another_version_and_the_trial_is
     short = begin(tmp_path, SMALL)
     recorder = Upgrade(short.database, at=1)
     with pytest.raises(DatabaseError, match=r"another version of mergetune .*schema 0999, this version has \d+"):
-        Worker(short.records, short.runtime, short.artifacts, recorder).run()
+        TrialLoop(short.records, short.runtime, short.artifacts, recorder).run()
     asked = len(optuna_studies.optuna_trials(short.records))
     with pytest.raises(DatabaseError, match="another version"):
         short.run()

@@ -15,7 +15,7 @@ from optimizer.errors import CheckpointError
 from optimizer.observe.events import Event, TrialStarted
 from optimizer.system.retry import Retry
 from optimizer.work.heartbeat import RERUNS, registered_worker
-from optimizer.work.worker import Worker
+from optimizer.work.trial_loop import TrialLoop
 from studies.records import registry, stored_renders, stored_trials, tables, values
 from studies.records.failures import Failure
 from studies.records.origins import Origin
@@ -100,8 +100,8 @@ def test_who_ends_by_a_bug_has_died_and_who_says_why_has_left(
 
 def test_a_trial_that_another_program_has_ended_is_left_to_the_doctor(begun: ShortStudy) -> None:
     ended = Ended(short=begun)
-    worker = Worker(begun.records, begun.runtime, begun.artifacts, ended, ended.stop)
-    worker.run()
+    loop = TrialLoop(begun.records, begun.runtime, begun.artifacts, ended, ended.stop)
+    loop.run()
     (row,) = ended.finished
     assert (row.state, told(begun, row.number)) == ("complete", TrialState.FAIL)
 
@@ -143,8 +143,8 @@ class TakenOver(Recorder):
 
 def test_a_worker_that_was_taken_for_dead_stores_nothing_and_its_successor_does(begun: ShortStudy) -> None:
     recorder = TakenOver(short=begun)
-    worker = Worker(begun.records, begun.runtime, begun.artifacts, recorder, recorder.stop)
-    assert worker.run() == 0
+    loop = TrialLoop(begun.records, begun.runtime, begun.artifacts, recorder, recorder.stop)
+    assert loop.run() == 0
     assert recorder.number is not None
     assert recorder.finished == []
     row = row_of(begun, recorder.number)
