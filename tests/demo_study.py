@@ -79,7 +79,7 @@ class Recorder:
 
     @property
     def started(self) -> list[tuple[int, str]]:
-        """Number and origin of the trials that were begun."""
+        """Number and origin of the trials that were started."""
         return [(event.trial, event.origin) for event in self.of(TrialStarted)]
 
     @property

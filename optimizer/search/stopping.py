@@ -48,8 +48,8 @@ def spent(
     It depends on stored data only, so all workers agree. Trials taken over from another study cost nothing.
 
     Args:
-        trials: the study's trials that have begun.
-        in_optuna: number of trials that Optuna has, including those that have not begun yet.
+        trials: the study's trials that were started.
+        in_optuna: number of trials that Optuna has, including those that are not started yet.
         expected: the expectations of the finished trials that have one, by number.
     """
     budget, own = spec.budget, own_trials(trials)
@@ -94,7 +94,7 @@ def end_of(records: StudyRecords, trials: Sequence[StoredTrial]) -> End | None:
 
 
 def is_spent(records: StudyRecords, trials: Sequence[StoredTrial], in_optuna: optuna.Study) -> bool:
-    """Return whether no new trial may begin, counting those in Optuna that have not begun yet.
+    """Return whether no new trial may start, counting those in Optuna that are not started yet.
 
     Args:
         in_optuna: the study in Optuna; its trials are read only if the budget has `patience`.

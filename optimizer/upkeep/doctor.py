@@ -162,7 +162,7 @@ class _Trials:
     def _abandoned(self, trial: StoredTrial, in_optuna: FrozenTrial | None) -> Iterator[Finding]:
         """Find what is wrong with a running trial that nobody works on."""
         if in_optuna is None:
-            words = "it was begun, and Optuna does not know it: it is removed, and its number is given out again"
+            words = "it was started, and Optuna does not know it: it is removed, and its number is given out again"
             yield self._finding("unknown to Optuna", trial.number, words, lambda: self._forget(trial))
         elif in_optuna.state.is_finished():
             reason = f"ended by another program: {in_optuna.state.name} for Optuna while its worker was dead"

@@ -2,14 +2,14 @@
 
 What counts is in the database, not in memory. A trial goes through these states, and may be cut off between any two:
 
-    asked      Optuna has a RUNNING trial; its parameters follow from the database and its number
-    begun      our table of trials names the worker and the recipe
-    recorded   the outcome, with renders and scores, is stored in one transaction
-    told       Optuna has the value
+    claimed    Optuna has a RUNNING trial; its parameters follow from the database and its number
+    started    our table of trials names the worker and the recipe
+    stored     the outcome, with renders and scores, is stored in one transaction
+    settled    all that follows is done, and Optuna has the value
 
-A RUNNING trial whose worker is dead is taken over. If it was recorded, Optuna is told; otherwise it is evaluated again.
-A trial over which too many workers died fails, because it may be what kills them. A worker that was wrongly taken for
-dead cannot store anything: only the worker that the database names for the trial can.
+A RUNNING trial whose worker is dead is taken over. If its outcome was stored, it is settled; otherwise it is evaluated
+again. A trial over which too many workers died fails, because it may be what kills them. A worker that was wrongly
+taken for dead cannot store anything: only the worker that the database names for the trial can.
 """
 
 from __future__ import annotations
@@ -147,7 +147,7 @@ class TrialLoop:
             self._retry(self._gains.fill_gains)
             self._gains_are_due = False
         try:
-            claimed = self._retry(lambda: self._queue.take(heartbeat))
+            claimed = self._retry(lambda: self._queue.claim(heartbeat))
             finished = None if claimed is None else self._work(claimed)
         except KeyError:  # what Optuna's storage says of what is not there
             self._retry(lambda: optuna_study(self._records))

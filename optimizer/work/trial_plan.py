@@ -30,7 +30,7 @@ class TrialPlan:
         """Make the plan of a study that is ready to run.
 
         Args:
-            trials: every trial that was begun.
+            trials: every trial that was started.
         """
         taken = [trial for trial in trials if trial.source is not None]
         return cls(

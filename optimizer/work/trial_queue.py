@@ -30,7 +30,7 @@ class ClaimedTrial:
     origin: Origin
     recipe: Recipe
     worker_id: str
-    interrupted: bool = False  # whether another worker began it
+    interrupted: bool = False  # whether another worker started it
 
     @property
     def number(self) -> int:
@@ -45,7 +45,7 @@ class ClaimedTrial:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Start:
-    """A trial to begin, be it new or interrupted."""
+    """A trial to start, be it new or interrupted."""
 
     trial: Trial
     params: Mapping[str, float]  # empty where none are stored
@@ -74,7 +74,7 @@ class TrialQueue:
         self._optuna = optuna_study(records, plan.sampler())
         self._optuna_id = self._optuna._study_id  # noqa: SLF001 - the storage wants it
 
-    def take(self, heartbeat: Heartbeat) -> ClaimedTrial | None:
+    def claim(self, heartbeat: Heartbeat) -> ClaimedTrial | None:
         """Claim an interrupted trial, or a new one; None when the budget is spent.
 
         Raises:
@@ -87,21 +87,21 @@ class TrialQueue:
                 if interrupted is None:
                     return None if is_spent(self._records, trials, self._optuna) else self._new(heartbeat)
                 claimed = replace(self._prepare(interrupted, heartbeat.worker_id), interrupted=True)
-                if self._begin(claimed, interrupted.attempt):
+                if self._start(claimed, interrupted.attempt):
                     self._reporter.report(TrialTakenOver(trial=claimed.number, attempt=interrupted.attempt))
                     return claimed
                 # Its worker is alive after all, and has stored it since the trials were read.
 
     def _new(self, heartbeat: Heartbeat) -> ClaimedTrial:
-        """Begin a new trial."""
+        """Start a new trial."""
         # `Study.ask` does the same, but first reads every trial in search of an enqueued one. There never is one.
         trial = Trial(self._optuna, self._records.database.storage.create_new_trial(self._optuna_id))
         claimed = self._prepare(_Start(trial=trial, params={}, attempt=1), heartbeat.worker_id)
-        self._begin(claimed, attempt=1)
+        self._start(claimed, attempt=1)
         return claimed
 
-    def _begin(self, claimed: ClaimedTrial, attempt: int) -> bool:
-        return stored_trials.begin_trial(
+    def _start(self, claimed: ClaimedTrial, attempt: int) -> bool:
+        return stored_trials.start_trial(
             self._records, claimed.number, claimed.origin, claimed.recipe, claimed.worker_id, attempt
         )
 

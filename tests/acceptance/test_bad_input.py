@@ -115,7 +115,7 @@ def database(folder: Path) -> Database:
         steps=(Step(operation=sums, values=canonical_values(rows)),),
     )
     for number in (0, 1):
-        stored_trials.begin_trial(records, number, Origin("uniform", "0.5"), recipe, "nobody")
+        stored_trials.start_trial(records, number, Origin("uniform", "0.5"), recipe, "nobody")
     result = TrialResult(
         objectives={"objective": 1.0},
         image_scores={"sharpness": (1.0, 2.0)},

@@ -104,7 +104,7 @@ RESULT = TrialResult(
 
 
 def begin(records: StudyRecords, number: int = 0, worker: str = "w") -> bool:
-    return stored_trials.begin_trial(records, number, Origin("uniform", "0.5"), recipe(), worker)
+    return stored_trials.start_trial(records, number, Origin("uniform", "0.5"), recipe(), worker)
 
 
 def reload(records: StudyRecords, number: int = 0) -> StoredTrial:

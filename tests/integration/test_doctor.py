@@ -95,7 +95,7 @@ def taken(short: ShortStudy, worker: str, attempt: int = 1) -> int:
     """A trial that a worker has begun; its number."""
     number = optuna.load_study(study_name=short.study.name, storage=short.database.storage).ask().number
     recipe = row_of(short, 2).recipe
-    stored_trials.begin_trial(short.records, number, Origin("uniform", "0.5"), recipe, worker, attempt)
+    stored_trials.start_trial(short.records, number, Origin("uniform", "0.5"), recipe, worker, attempt)
     return number
 
 
@@ -205,7 +205,7 @@ def test_what_only_people_can_mend_is_left_with_exit_code_1(
     assert look(short) == Diagnosis(mended=(), left=())  # nothing was forgotten for that
 
     execute(short, "UPDATE trials SET state = 'FAIL' WHERE number = 2")
-    stored_trials.begin_trial(short.records, 1, Origin("sampler", "x"), row_of(short, 1).recipe, "w")
+    stored_trials.start_trial(short.records, 1, Origin("sampler", "x"), row_of(short, 1).recipe, "w")
     execute(
         short,
         "DELETE FROM mergetune_trials WHERE number = 1",

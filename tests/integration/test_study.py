@@ -173,7 +173,7 @@ def test_a_trial_recorded_but_not_told_is_told_and_not_run_again(tmp_path: Path)
     study = optuna.load_study(study_name="short", storage=short.database.storage)
     trial_id = study.ask()._trial_id  # what a worker leaves that dies between recording and telling
     row = stored_trials.load_trials(short.records)[1]
-    stored_trials.begin_trial(short.records, 2, Origin("uniform", "0.25"), row.recipe, "dead")
+    stored_trials.start_trial(short.records, 2, Origin("uniform", "0.25"), row.recipe, "dead")
     by_item, by_set = stored_renders.load_scores(short.records, row)
     recorded = values.TrialResult(
         objectives={"objective": 12.5},

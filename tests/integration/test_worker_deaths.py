@@ -42,7 +42,7 @@ def taken_by_the_dead(short: ShortStudy, attempt: int, *, signed_off: bool = Fal
     number = optuna.load_study(study_name="short", storage=short.database.storage).ask().number
     recipe = short.runtime.probes[number].recipe
     origin = short.runtime.probes[number].origin
-    stored_trials.begin_trial(short.records, number, origin, recipe, worker_id, attempt)
+    stored_trials.start_trial(short.records, number, origin, recipe, worker_id, attempt)
     return number
 
 
@@ -135,7 +135,7 @@ class TakenOver(Recorder):
         if isinstance(event, TrialStarted) and self.short is not None and self.number is None:
             self.number = event.trial
             recipe, origin = row_of(self.short, event.trial).recipe, Origin.parse(event.origin)
-            stored_trials.begin_trial(self.short.records, event.trial, origin, recipe, "successor", 2)
+            stored_trials.start_trial(self.short.records, event.trial, origin, recipe, "successor", 2)
 
     def stop(self) -> bool:
         return self.number is not None
