@@ -42,7 +42,7 @@ from optimizer.trial.ranking import best_trials, parent_trials
 from optimizer.work.gain_recorder import GainRecorder
 from optimizer.work.heartbeat import Heartbeat, registered_worker
 from optimizer.work.retention import Retention
-from optimizer.work.trial_plan import TrialPlan
+from optimizer.work.trial_order import TrialOrder
 from optimizer.work.trial_queue import ClaimedTrial, TrialQueue
 from optimizer.work.trial_recorder import TrialRecorder
 from studies.files.artifacts import Artifacts
@@ -81,21 +81,21 @@ class TrialLoop:
         self._records, self._runtime = records, runtime
         self._reporter, self._stop = reporter, stop
         self._trials = CachedTrials(records)
-        plan = TrialPlan.of(runtime, self._trials.trials())
+        order = TrialOrder.of(runtime, self._trials.trials())
         scoring = runtime.evaluator.scoring
         self._gains = GainRecorder(records, self._trials, runtime.plan, scoring, artifacts)
-        self._gains_are_due = plan.taken_over > 0  # of the trials taken over
-        self._recorder = self._make_recorder(plan, artifacts)
-        self._queue = TrialQueue(records, plan, self._trials, reporter, self._recorder.settle)
+        self._gains_are_due = order.taken_over > 0  # of the trials taken over
+        self._recorder = self._make_recorder(order, artifacts)
+        self._queue = TrialQueue(records, order, self._trials, reporter, self._recorder.settle)
         self._adopt_batch_limits()
 
-    def _make_recorder(self, plan: TrialPlan, artifacts: Artifacts) -> TrialRecorder:
+    def _make_recorder(self, order: TrialOrder, artifacts: Artifacts) -> TrialRecorder:
         runtime, renderer = self._runtime, self._runtime.evaluator.renderer
         retention = Retention(self._records, artifacts, runtime.objective, self._trials, self._retry)
         return TrialRecorder(
             self._records,
             artifacts,
-            plan=plan,
+            order=order,
             objective=runtime.objective,
             items=renderer.items,
             gains=self._gains,

@@ -11,7 +11,7 @@ from optimizer.observe.events import Reporter, TrialEnded, TrialTakenOver
 from optimizer.search.sampler import distributions
 from optimizer.search.stopping import is_spent
 from optimizer.work.heartbeat import RERUNS, Heartbeat, deaths
-from optimizer.work.trial_plan import TrialPlan
+from optimizer.work.trial_order import TrialOrder
 from studies.recipe.recipe import Recipe
 from studies.records import registry, stored_trials
 from studies.records.cached_reads import CachedTrials
@@ -63,15 +63,15 @@ class TrialQueue:
     def __init__(
         self,
         records: StudyRecords,
-        plan: TrialPlan,
+        order: TrialOrder,
         trials: CachedTrials,
         reporter: Reporter,
         settle: Callable[[Trial], StoredTrial],
     ) -> None:
-        self._records, self._plan = records, plan
+        self._records, self._order = records, order
         self._trials, self._reporter, self._settle = trials, reporter, settle
-        self._distributions = distributions(plan.space)
-        self._optuna = optuna_study(records, plan.sampler())
+        self._distributions = distributions(order.space)
+        self._optuna = optuna_study(records, order.sampler())
         self._optuna_id = self._optuna._study_id  # noqa: SLF001 - the storage wants it
 
     def claim(self, heartbeat: Heartbeat) -> ClaimedTrial | None:
@@ -137,12 +137,12 @@ class TrialQueue:
 
     def _prepare(self, start: _Start, worker_id: str) -> ClaimedTrial:
         """Make the recipe of a trial, from its probe or from its parameters."""
-        trial, probe = start.trial, self._plan.probe(start.trial.number)
+        trial, probe = start.trial, self._order.probe(start.trial.number)
         if probe is not None and probe.params is None:
             return ClaimedTrial(trial=trial, origin=probe.origin, recipe=probe.recipe, worker_id=worker_id)
         params = start.params or self._proposed(trial)
-        recipe = probe.recipe if probe else self._plan.blueprint.recipe(self._plan.space.rows(params))
-        origin = probe.origin if probe else Origin("sampler", self._plan.settings.name)
+        recipe = probe.recipe if probe else self._order.blueprint.recipe(self._order.space.rows(params))
+        origin = probe.origin if probe else Origin("sampler", self._order.settings.name)
         return ClaimedTrial(trial=trial, origin=origin, recipe=recipe, worker_id=worker_id)
 
     def _proposed(self, trial: Trial) -> dict[str, float]:

@@ -16,7 +16,7 @@ from studies.spec.search import SamplerSettings
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TrialPlan:
+class TrialOrder:
     """The order of a study's trials: those taken over come first, then the probes, then the sampler's."""
 
     space: SearchSpace
@@ -27,7 +27,7 @@ class TrialPlan:
 
     @classmethod
     def of(cls, runtime: Runtime, trials: Sequence[StoredTrial]) -> Self:
-        """Make the plan of a study that is ready to run.
+        """Make the order of trials of a study that is ready to run.
 
         Args:
             trials: every trial that was started.
