@@ -51,9 +51,9 @@ from studies.records.cached_reads import CachedTrials
 from studies.records.control import status_of
 from studies.records.failures import Failure
 from studies.records.optuna_studies import optuna_study
-from studies.records.registry import turn_to
 from studies.records.stored_batch_limits import load_batch_limits, store_batch_limit
 from studies.records.study_records import StudyRecords
+from studies.records.workers import turn_to
 
 PAUSE_SECONDS = 2.0  # between two checks of whether a paused study goes on
 

@@ -13,7 +13,7 @@ from optimizer.search.stopping import is_spent
 from optimizer.work.heartbeat import RERUNS, Heartbeat, deaths
 from optimizer.work.trial_order import TrialOrder
 from studies.recipe.recipe import Recipe
-from studies.records import registry, stored_trials
+from studies.records import stored_trials, workers
 from studies.records.cached_reads import CachedTrials
 from studies.records.optuna_studies import optuna_study
 from studies.records.optuna_tables import running_trials, store_params
@@ -128,7 +128,7 @@ class TrialQueue:
 
         A worker that left by itself has signed off, and does not count as dead.
         """
-        if not registry.is_registered(self._records.database, stored.worker_id):
+        if not workers.is_registered(self._records.database, stored.worker_id):
             return stored.attempt
         if stored.attempt <= RERUNS:
             return stored.attempt + 1

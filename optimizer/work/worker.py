@@ -37,8 +37,8 @@ from studies.files.artifacts import Artifacts
 from studies.records import stored_studies, stored_trials
 from studies.records.control import Order, orders, status_of
 from studies.records.database import Database
-from studies.records.registry import Task, claim_final, finals_held, give_back, turn_to, workers_at
 from studies.records.study_records import StudyRecords
+from studies.records.workers import Task, claim_final, finals_held, give_back, turn_to, workers_at
 
 POLL_SECONDS = 5.0  # between two checks for work while there is none
 RETRY_SECONDS = 300.0  # until a study that could not be worked on is tried again

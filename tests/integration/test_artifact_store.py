@@ -30,7 +30,7 @@ from optimizer.trial.evaluation import pixels_digest
 from optimizer.work.trial_loop import TrialLoop
 from studies.errors import ArtifactError
 from studies.files.artifacts import Artifacts, stored_name
-from studies.records import registry, stored_renders, stored_studies, stored_trials, values
+from studies.records import stored_renders, stored_studies, stored_trials, values, workers
 from studies.records.database import open_database
 from studies.spec.study import parse_spec
 from studies.spec.warm_start import WarmStartSettings
@@ -212,7 +212,7 @@ def test_a_store_that_stays_away_ends_the_worker_and_another_runs_its_trial_agai
             run(short, Cut(objects, back=False), patience=1)
         rows = stored_trials.load_trials(short.records)
         assert [row.state for row in rows] == ["complete", "complete", "running"]
-        assert registry.live_workers(short.database) == frozenset()
+        assert workers.live_workers(short.database) == frozenset()
     finally:
         objects.start()
     assert there(short) == referred(short)

@@ -27,7 +27,7 @@ from optimizer.runtime.setup import Runtime, build_runtime
 from optimizer.upkeep.doctor import diagnose
 from optimizer.work.worker import Worker, WorkerSettings
 from studies.files.artifacts import Artifacts
-from studies.records import registry, stored_studies, stored_trials, tables
+from studies.records import stored_studies, stored_trials, tables, workers
 from studies.records.control import set_priority, set_status
 from studies.records.database import Database, open_database
 from studies.records.study_records import StudyRecords
@@ -276,12 +276,12 @@ def test_who_finds_a_final_held_by_another_turns_to_less_urgent_work(place: Plac
     judged, other = place.add("judged", final={"top": 2}), place.add("other")
     set_priority(judged, 5)
     place.worker(Log(), names=frozenset({"judged"}), finals=False).run()
-    holder = registry.register_worker(place.database)
-    registry.turn_to(place.database, holder, judged.study, "final")
+    holder = workers.register_worker(place.database)
+    workers.turn_to(place.database, holder, judged.study, "final")
     log = Log()
     assert place.worker(log).run() == 3
     assert (log.finals, place.states(other)) == ([], ["complete"] * 3)
-    registry.remove_worker(place.database, holder)
+    workers.remove_worker(place.database, holder)
     place.worker(log).run()
     assert log.finals == ["judged"]
 

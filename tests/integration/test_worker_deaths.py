@@ -16,7 +16,7 @@ from optimizer.observe.events import Event, TrialStarted
 from optimizer.system.retry import Retry
 from optimizer.work.heartbeat import RERUNS, registered_worker
 from optimizer.work.trial_loop import TrialLoop
-from studies.records import registry, stored_renders, stored_trials, tables, values
+from studies.records import stored_renders, stored_trials, tables, values, workers
 from studies.records.failures import Failure
 from studies.records.origins import Origin
 
@@ -33,12 +33,12 @@ def taken_by_the_dead(short: ShortStudy, attempt: int, *, signed_off: bool = Fal
     """A trial that is RUNNING in the hands of a worker whose process has ended; its number."""
     process = subprocess.Popen([sys.executable, "-c", ""])
     process.wait()
-    worker_id = registry.register_worker(short.database)
+    worker_id = workers.register_worker(short.database)
     with short.database.write() as connection:
         mine = tables.workers.c.id == worker_id
         connection.execute(tables.workers.update().where(mine).values(pid=process.pid))
     if signed_off:
-        registry.remove_worker(short.database, worker_id)
+        workers.remove_worker(short.database, worker_id)
     number = optuna.load_study(study_name="short", storage=short.database.storage).ask().number
     recipe = short.runtime.probes[number].recipe
     origin = short.runtime.probes[number].origin
@@ -94,8 +94,8 @@ def test_who_ends_by_a_bug_has_died_and_who_says_why_has_left(
     """Or a trial that brings every worker down would be run for ever."""
     with pytest.raises(type(error)), registered_worker(begun.database, Retry()) as heartbeat:
         raise error
-    assert registry.is_registered(begun.database, heartbeat.worker_id) is counts
-    registry.remove_worker(begun.database, heartbeat.worker_id)
+    assert workers.is_registered(begun.database, heartbeat.worker_id) is counts
+    workers.remove_worker(begun.database, heartbeat.worker_id)
 
 
 def test_a_trial_that_another_program_has_ended_is_left_to_the_doctor(begun: ShortStudy) -> None:

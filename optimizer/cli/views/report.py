@@ -21,12 +21,12 @@ from optimizer.trial.ranking import best_trials, parent_trials, stopped_after
 from scorers.protocol import ScorerInfo
 from studies.errors import SpecError, StudyError
 from studies.files.artifacts import Artifacts
-from studies.records import optuna_studies, registry, stored_renders, stored_studies, stored_trials
+from studies.records import optuna_studies, stored_renders, stored_studies, stored_trials
 from studies.records.database import Database
 from studies.records.finals import Final, load_final
-from studies.records.registry import workers_at
 from studies.records.study_records import StudyRecords
 from studies.records.values import StoredStudy, StoredTrial
+from studies.records.workers import live_workers, workers_at
 
 FRONT_SHOWN = 12  # members of a Pareto front
 
@@ -36,7 +36,7 @@ def studies_table(database: Database) -> ReportTable:
     table = ReportTable("studies")
     for head in ("study", "parents", "status", "trials", "failed", "best gain (95 % interval)", "started"):
         table.head(head)
-    workers = workers_at(database, registry.live_workers(database))
+    workers = workers_at(database, live_workers(database))
     for name, records in stored_studies.every_study(database).items():
         try:
             if isinstance(records, SpecError):

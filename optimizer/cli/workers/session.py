@@ -31,7 +31,7 @@ BUDGET_OPTIONS = {"trials": " --trials N", "patience": " --patience N"}  # why a
 def has_ended(records: StudyRecords) -> bool:
     """Return whether a worker would find nothing to do, so that no model needs to be loaded."""
     from optimizer.work.scheduling import PendingWork
-    from studies.records.registry import live_workers
+    from studies.records.workers import live_workers
 
     return PendingWork(records).task(records, live_workers(records.database)) is None
 

@@ -13,7 +13,7 @@ from unrendered_study import UnrenderedStudy, begin_unrendered, evaluation
 from optimizer.observe.events import TrialTakenOver
 from optimizer.work.heartbeat import RERUNS, Heartbeat, deaths
 from optimizer.work.trial_queue import ClaimedTrial, TrialQueue
-from studies.records import registry, stored_trials, tables
+from studies.records import stored_trials, tables, workers
 from studies.records.optuna_studies import optuna_trials
 
 
@@ -24,7 +24,7 @@ class Queue:
         self.reporter = Recorder()
         self.study, self.recorder = study, study.recorder()
         self.queue = TrialQueue(study.records, study.order, study.trials, self.reporter, self.recorder.settle)
-        self.heartbeat = Heartbeat(study.records.database, registry.register_worker(study.records.database))
+        self.heartbeat = Heartbeat(study.records.database, workers.register_worker(study.records.database))
 
     def claim(self) -> ClaimedTrial:
         claimed = self.queue.claim(self.heartbeat)
@@ -86,7 +86,7 @@ def test_a_trial_of_a_living_worker_is_left_alone(study: UnrenderedStudy) -> Non
 def test_a_trial_whose_worker_left_is_taken_again_as_the_same_attempt(study: UnrenderedStudy) -> None:
     first, second = Queue(study), Queue(study)
     left = first.claim()
-    registry.remove_worker(study.records.database, first.heartbeat.worker_id)
+    workers.remove_worker(study.records.database, first.heartbeat.worker_id)
     taken = second.claim()
     assert (taken.number, taken.recipe, taken.interrupted) == (left.number, left.recipe, True)
     assert second.taken_over() == [(left.number, 1)]
@@ -99,7 +99,7 @@ def test_a_trial_proposed_by_the_sampler_keeps_its_parameters_when_it_is_taken_a
         first.finish(first.claim())
     left = first.claim()
     before = optuna_trials(study.records)[left.number].params
-    registry.remove_worker(study.records.database, first.heartbeat.worker_id)
+    workers.remove_worker(study.records.database, first.heartbeat.worker_id)
     assert second.claim().recipe == left.recipe
     assert optuna_trials(study.records)[left.number].params == before
 

@@ -17,7 +17,7 @@ from optimizer.work.trial_queue import ClaimedTrial, TrialQueue
 from studies.errors import ArtifactError
 from studies.files.artifacts import Artifacts
 from studies.files.stores import Store, StoredFile
-from studies.records import registry, stored_renders, stored_trials
+from studies.records import stored_renders, stored_trials, workers
 from studies.records.failures import Failure
 from studies.records.optuna_studies import optuna_trials
 from studies.records.values import StoredTrial
@@ -31,7 +31,7 @@ class Desk:
     def __init__(self, study: UnrenderedStudy) -> None:
         self.study, self.recorder = study, study.recorder()
         self._queue = TrialQueue(study.records, study.order, study.trials, Reporters(()), self.recorder.settle)
-        self._heartbeat = Heartbeat(study.records.database, registry.register_worker(study.records.database))
+        self._heartbeat = Heartbeat(study.records.database, workers.register_worker(study.records.database))
 
     def claim(self) -> ClaimedTrial:
         claimed = self._queue.claim(self._heartbeat)
