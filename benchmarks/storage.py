@@ -31,7 +31,7 @@ import sqlalchemy as sa
 import torch
 
 from optimizer.observe.events import Event, TrialEnded
-from optimizer.rendering.batch_limits import BatchLimits
+from optimizer.rendering.largest_batches import LargestBatches
 from optimizer.runtime.setup import Runtime
 from optimizer.search.probes import make_probes
 from optimizer.search.sampler import distributions
@@ -71,7 +71,7 @@ class SimulatedEvaluator:
 
     def __init__(self, spec: StudySpec, seconds: float) -> None:
         items = spec.suite.items()
-        self.renderer = SimpleNamespace(items=items, stages=(items,), limits=BatchLimits())
+        self.renderer = SimpleNamespace(items=items, stages=(items,), largest_batches=LargestBatches())
         self.scoring = Scoring({})
         self._seconds = seconds
         self._images = tuple(torch.zeros(3, 64, 64, dtype=torch.uint8) for _ in items)

@@ -104,7 +104,9 @@ def _held_out_evaluator(runtime: Runtime) -> Iterator[Evaluator]:
     """Give the study's evaluator with the held-out suite in place of its own, over the same models."""
     known = runtime.evaluator
     before = known.renderer
-    renderer = Renderer(before.models, runtime.spec.held_out, batch_size=before.batch_size, limits=before.limits)
+    renderer = Renderer(
+        before.models, runtime.spec.held_out, batch_size=before.batch_size, largest_batches=before.largest_batches
+    )
     limit = runtime.spec.render.degenerate_limit
     try:
         yield Evaluator(known.resident, renderer, known.scoring.scorers, degenerate_limit=limit)

@@ -16,8 +16,8 @@ from torch import Tensor
 from basics.messages import first_line
 from optimizer.errors import RenderError, UnscorableTrial
 from optimizer.families.registry import model_family
-from optimizer.rendering.batch_limits import BatchLimits, BatchTooLarge
 from optimizer.rendering.conditioning import appended, image_channels, unet_kind
+from optimizer.rendering.largest_batches import BatchTooLarge, LargestBatches
 from optimizer.rendering.latents import to_vae
 from optimizer.rendering.models import LiveModels
 from optimizer.rendering.prediction import Prediction
@@ -68,7 +68,7 @@ class Renderer:
     Args:
         batch_size: images in a batch; None takes `usual_batch`.
         stage_size: items of a stage, after each of which a trial may be stopped; None renders everything in one stage.
-        limits: of batches, from earlier trials; None starts without limits.
+        largest_batches: limits from earlier trials; None starts without limits.
     """
 
     def __init__(
@@ -78,10 +78,10 @@ class Renderer:
         *,
         batch_size: int | None = None,
         stage_size: int | None = None,
-        limits: BatchLimits | None = None,
+        largest_batches: LargestBatches | None = None,
     ) -> None:
         self.models, self.suite, self.batch_size = models, suite, batch_size
-        self.limits = limits or BatchLimits()
+        self.largest_batches = largest_batches or LargestBatches()
         self.items = suite.items()
         self.stages = stages(suite, stage_size)
         self.encoder = PromptEncoder(models, suite.clip_skip)
@@ -152,7 +152,7 @@ class Renderer:
 
     def _groups(self, items: Sequence[SuiteItem]) -> Iterator[list[list[SuiteItem]]]:
         """Yield groups of batches, each denoised before any of it is decoded: one group if U-Net and VAE take turns."""
-        all_batches = list(batches(items, self.batch_size, self.limits.of("unet")))
+        all_batches = list(batches(items, self.batch_size, self.largest_batches.of("unet")))
         if self.models.in_turns:
             yield all_batches
         else:
@@ -198,7 +198,7 @@ class Renderer:
         self.models.use("vae")
         usual = min(decoded_at_once(*size, latents.device), len(latents))
         while True:
-            at_once = min(usual, self.limits.of("vae").get(size, usual))
+            at_once = min(usual, self.largest_batches.of("vae").get(size, usual))
             images = self._within_memory("vae", size, at_once, partial(self._decode, latents, at_once))
             if images is not None:
                 self._decoded.add(size)
@@ -231,7 +231,7 @@ class Renderer:
             raise UnscorableTrial(message, "out_of_memory")
         if self.models.unet.device.type == "cuda":
             torch.cuda.empty_cache()
-        self.limits.lower(component, size, count, reason)
+        self.largest_batches.lower(component, size, count, reason)
         return None
 
     def _denoise(self, batch: Sequence[SuiteItem], prompts: Mapping[str, Embedding], channels: Tensor | None) -> Tensor:

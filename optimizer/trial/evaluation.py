@@ -14,7 +14,7 @@ from torch import Tensor
 from basics.messages import first_line
 from optimizer.errors import UnscorableTrial
 from optimizer.merging.engine.resident import ResidentModel
-from optimizer.rendering.batch_limits import BatchTooLarge
+from optimizer.rendering.largest_batches import BatchTooLarge
 from optimizer.rendering.render import Renderer
 from optimizer.trial.gains import Evidence
 from optimizer.trial.objective import Scores
@@ -118,7 +118,7 @@ class Evaluator:
             scores=scores,
             features=part.features,
             seconds=dict(clock.seconds),
-            batch_limits=self.renderer.limits.known,
+            batch_limits=self.renderer.largest_batches.known,
         )
 
     def _merge(self, recipe: Recipe) -> None:

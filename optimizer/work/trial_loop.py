@@ -106,14 +106,14 @@ class TrialLoop:
 
     def _adopt_batch_limits(self) -> None:
         """Begin with the batch limits that workers found on such devices, and store those that this one finds."""
-        kind, limits = device_kind(self._runtime.device), self._runtime.evaluator.renderer.limits
+        kind, largest_batches = device_kind(self._runtime.device), self._runtime.evaluator.renderer.largest_batches
 
         def note(limit: BatchLimit, reason: str) -> None:
             self._retry(lambda: store_batch_limit(self._records, kind, limit))
             self._reporter.report(BatchReduced(component=limit.component, images=limit.images, reason=reason))
 
-        limits.adopt(load_batch_limits(self._records, kind))
-        limits.on_lowered = note
+        largest_batches.adopt(load_batch_limits(self._records, kind))
+        largest_batches.on_lowered = note
 
     def run(self) -> int:
         """Work until the study's budget is spent or it is stopped; returns how many trials were finished.

@@ -18,7 +18,7 @@ from torch.testing import assert_close
 from optimizer.errors import NoMemoryError
 from optimizer.observe.events import BatchReduced
 from optimizer.outcome.export import Watch, deliver
-from optimizer.rendering.batch_limits import BatchLimits
+from optimizer.rendering.largest_batches import LargestBatches
 from optimizer.rendering.render import Renderer
 from optimizer.runtime.machine import device_kind
 from optimizer.runtime.memory import explain_out_of_memory
@@ -152,8 +152,8 @@ def test_images_decoded_in_larger_groups_before_are_made_again(tmp_path: Path) -
     size, models, suite = size_of(short), short.runtime.evaluator.renderer.models, short.runtime.spec.suite
     renderer, done = Renderer(models, suite, batch_size=4), list[int]()
     with torch.inference_mode():
-        limits = BatchLimits({("vae", size): 2})
-        expected = Renderer(models, suite, batch_size=4, limits=limits).render()
+        largest_batches = LargestBatches({("vae", size): 2})
+        expected = Renderer(models, suite, batch_size=4, largest_batches=largest_batches).render()
         with ExitStack() as later:
 
             def advance(count: int) -> None:
@@ -163,7 +163,7 @@ def test_images_decoded_in_larger_groups_before_are_made_again(tmp_path: Path) -
 
             found = renderer.render(advance)
     assert done == [4, 4, 8]
-    assert renderer.limits.most == limits.most
+    assert renderer.largest_batches.most == largest_batches.most
     assert all(torch.equal(one, other) for one, other in zip(found.images, expected.images, strict=True))
     short.database.close()
 

@@ -18,8 +18,8 @@ class BatchTooLarge(Exception):  # noqa: N818 - a request to try again, not an e
 
 
 @dataclass(slots=True)
-class BatchLimits:
-    """How many images of a size may go through the U-Net or the VAE at once.
+class LargestBatches:
+    """The most images of each size that may go through the U-Net or the VAE at once, as far as a limit is known.
 
     Attributes:
         most: (component, size) -> images; without an entry there is no limit.
