@@ -81,7 +81,7 @@ def begin_unrendered(folder: Path, **changes: Any) -> UnrenderedStudy:
         blueprint=blueprint,
         settings=plan.spec.sampler,
         probes=make_probes(plan.spec, plan.space, blueprint, frozenset()),
-        taken_over=0,
+        copied=0,
     )
     return UnrenderedStudy(
         records=records,

@@ -168,7 +168,7 @@ def rescored(
     device: torch.device,
     on_trial: Callable[[], None] = lambda: None,
 ) -> WarmStart:
-    """Score the trials anew, so that they can be taken over. Until then their scores are held in memory.
+    """Score the trials anew, so that they can be copied. Until then their scores are held in memory.
 
     Args:
         plan: of the new study, with the units of its scores.

@@ -84,7 +84,7 @@ class TrialLoop:
         order = TrialOrder.of(runtime, self._trials.trials())
         scoring = runtime.evaluator.scoring
         self._gains = GainRecorder(records, self._trials, runtime.plan, scoring, artifacts)
-        self._gains_are_due = order.taken_over > 0  # of the trials taken over
+        self._gains_are_due = order.copied > 0  # of the copied trials
         self._recorder = self._make_recorder(order, artifacts)
         self._queue = TrialQueue(records, order, self._trials, reporter, self._recorder.settle)
         self._adopt_batch_limits()

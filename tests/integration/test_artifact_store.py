@@ -136,9 +136,9 @@ def _assert_another_begins_with_its_trials(short: ShortStudy, place: str, folder
     found = find_warm_start(plan, short.study.parents, torch.device("cpu"), url, folder / "warm")
     assert found is not None
     database, artifacts, objective = open_database(url), Artifacts.beside(url, folder / "warm"), plan.objective
-    taken = found.takeover(plan, artifacts)
+    copied = found.copied_trials(plan, artifacts)
     records = stored_studies.create_study(
-        database, spec, short.study.parents, objective.directions, objective.names, taken
+        database, spec, short.study.parents, objective.directions, objective.names, copied
     )
     assert [row.source for row in stored_trials.load_trials(records)] == [f"short trial {n}" for n in range(4)]
     new = replace(short, records=records, artifacts=artifacts)

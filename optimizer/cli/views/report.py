@@ -54,12 +54,12 @@ def _study_row(records: StudyRecords, workers: int) -> tuple[str, ...]:
     gains = [trial.gains[SINGLE] for trial in best if SINGLE in trial.gains]
     own = own_trials(trials)
     finished = sum(trial.state != "running" for trial in own)
-    taken = f", {len(trials) - len(own)} taken over" if len(own) < len(trials) else ""
+    copied = f", {len(trials) - len(own)} copied" if len(own) < len(trials) else ""
     return (
         escaped(study.name),
         escaped(" + ".join(parent.path.stem for parent in study.parents)),
         _status(records, trials, workers),
-        f"{finished}/{study.spec.budget.trials}{taken}",
+        f"{finished}/{study.spec.budget.trials}{copied}",
         str(sum(trial.state == "failed" for trial in trials)),
         gain_text(gains[0]) if gains else (f"front of {len(best)}" if best and not objective.terms else ""),
         datetime.fromtimestamp(study.created_at).astimezone().strftime("%Y-%m-%d %H:%M"),
@@ -118,10 +118,10 @@ def _print_progress(records: StudyRecords, trials: Sequence[StoredTrial]) -> Non
     if len(failed) > 5:
         console.print(f"[red]and {len(failed) - 5} more failed[/]")
     running = sum(trial.state == "running" for trial in trials)
-    taken = len(trials) - len(own_trials(trials))
-    taken_over = f" ({taken} of them taken over)" if taken else ""
+    copied = len(trials) - len(own_trials(trials))
+    of_them = f" ({copied} of them copied)" if copied else ""
     console.print(
-        f"{len(complete)} trials complete{taken_over}{_stopped_text(study, complete)}, {len(failed)} failed, {running} "
+        f"{len(complete)} trials complete{of_them}{_stopped_text(study, complete)}, {len(failed)} failed, {running} "
         f"in progress or interrupted, budget {study.spec.budget.trials}",
         soft_wrap=True,
     )
