@@ -23,7 +23,7 @@ from optuna.trial import TrialState
 from real_databases import new_postgresql_url
 from safetensors.torch import load_file, save_file
 
-from optimizer.errors import CheckpointError, ExportError, OptimizerError, RenderError, TrialFailed
+from optimizer.errors import CheckpointError, ExportError, OptimizerError, RenderError, UnscorableTrial
 from optimizer.merging.files.checkpoint import Checkpoint
 from optimizer.outcome.export import Watch, deliver, render_file
 from optimizer.runtime.parent_files import hash_parents
@@ -173,7 +173,7 @@ def test_a_trial_recorded_but_not_told_is_told_and_not_run_again(tmp_path: Path)
     study = optuna.load_study(study_name="short", storage=short.database.storage)
     trial_id = study.ask()._trial_id  # what a worker leaves that dies between recording and telling
     row = stored_trials.load_trials(short.records)[1]
-    stored_trials.begin_trial(short.records, 2, Origin("uniform", "0.25"), row.recipe, "dead")
+    stored_trials.start_trial(short.records, 2, Origin("uniform", "0.25"), row.recipe, "dead")
     by_item, by_set = stored_renders.load_scores(short.records, row)
     recorded = values.TrialResult(
         objectives={"objective": 12.5},
@@ -431,7 +431,7 @@ def test_a_scorer_that_raises_fails_the_trial_with_its_reason(tmp_path: Path) ->
         {"broken": Broken()},
         degenerate_limit=8,
     )
-    with pytest.raises(TrialFailed, match="scorer broken failed at item 0: ZeroDivisionError: no images today"):
+    with pytest.raises(UnscorableTrial, match="scorer broken failed at item 0: ZeroDivisionError: no images today"):
         evaluator.evaluate(short.runtime.probes[0].recipe)
 
 

@@ -21,12 +21,12 @@ from optimizer.trial.ranking import best_trials, parent_trials, stopped_after
 from scorers.protocol import ScorerInfo
 from studies.errors import SpecError, StudyError
 from studies.files.artifacts import Artifacts
-from studies.records import optuna_studies, registry, stored_renders, stored_studies, stored_trials
+from studies.records import optuna_studies, stored_renders, stored_studies, stored_trials
 from studies.records.database import Database
 from studies.records.finals import Final, load_final
-from studies.records.registry import workers_at
 from studies.records.study_records import StudyRecords
 from studies.records.values import StoredStudy, StoredTrial
+from studies.records.workers import live_workers, workers_at
 
 FRONT_SHOWN = 12  # members of a Pareto front
 
@@ -36,7 +36,7 @@ def studies_table(database: Database) -> ReportTable:
     table = ReportTable("studies")
     for head in ("study", "parents", "status", "trials", "failed", "best gain (95 % interval)", "started"):
         table.head(head)
-    workers = workers_at(database, registry.live_workers(database))
+    workers = workers_at(database, live_workers(database))
     for name, records in stored_studies.every_study(database).items():
         try:
             if isinstance(records, SpecError):
@@ -54,12 +54,12 @@ def _study_row(records: StudyRecords, workers: int) -> tuple[str, ...]:
     gains = [trial.gains[SINGLE] for trial in best if SINGLE in trial.gains]
     own = own_trials(trials)
     finished = sum(trial.state != "running" for trial in own)
-    taken = f", {len(trials) - len(own)} taken over" if len(own) < len(trials) else ""
+    copied = f", {len(trials) - len(own)} copied" if len(own) < len(trials) else ""
     return (
         escaped(study.name),
         escaped(" + ".join(parent.path.stem for parent in study.parents)),
         _status(records, trials, workers),
-        f"{finished}/{study.spec.budget.trials}{taken}",
+        f"{finished}/{study.spec.budget.trials}{copied}",
         str(sum(trial.state == "failed" for trial in trials)),
         gain_text(gains[0]) if gains else (f"front of {len(best)}" if best and not objective.terms else ""),
         datetime.fromtimestamp(study.created_at).astimezone().strftime("%Y-%m-%d %H:%M"),
@@ -118,10 +118,10 @@ def _print_progress(records: StudyRecords, trials: Sequence[StoredTrial]) -> Non
     if len(failed) > 5:
         console.print(f"[red]and {len(failed) - 5} more failed[/]")
     running = sum(trial.state == "running" for trial in trials)
-    taken = len(trials) - len(own_trials(trials))
-    taken_over = f" ({taken} of them taken over)" if taken else ""
+    copied = len(trials) - len(own_trials(trials))
+    of_them = f" ({copied} of them copied)" if copied else ""
     console.print(
-        f"{len(complete)} trials complete{taken_over}{_stopped_text(study, complete)}, {len(failed)} failed, {running} "
+        f"{len(complete)} trials complete{of_them}{_stopped_text(study, complete)}, {len(failed)} failed, {running} "
         f"in progress or interrupted, budget {study.spec.budget.trials}",
         soft_wrap=True,
     )

@@ -137,8 +137,8 @@ class NewStudy:
         from studies.files.artifacts import Artifacts
         from studies.records.stored_studies import create_study
 
-        takeover = None
+        copied = None
         if self.warm_start is not None and self.warm_start.scored:
-            takeover = self.warm_start.takeover(plan, Artifacts.beside(self.database.url, self.artifacts))
+            copied = self.warm_start.copied_trials(plan, Artifacts.beside(self.database.url, self.artifacts))
         objective = plan.objective
-        return create_study(self.database, plan.spec, self.parents, objective.directions, objective.names, takeover)
+        return create_study(self.database, plan.spec, self.parents, objective.directions, objective.names, copied)
