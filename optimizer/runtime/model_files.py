@@ -18,6 +18,7 @@ from basics.files import replacing
 from optimizer.errors import CheckpointError, OutsideFoldersError
 from optimizer.merging.files.checkpoint import model_name
 from optimizer.merging.files.hash_lookup import Candidate, candidates
+from studies.recipe.lora_files import files_of_lora
 from studies.records.values import ParentFile, StoredStudy
 from studies.spec.fingerprints import named_paths
 from studies.spec.study import StudySpec
@@ -56,7 +57,7 @@ class ModelFolders:
             return LocatedFiles(spec, study.parents)
         parents = tuple(self._parent(file, progress) for file in study.parents)
         loras = {
-            name: lora.model_copy(update={"path": self._by_name(lora.path, f"the LoRA {name!r}")})
+            name: lora.model_copy(update={"path": self._lora(lora.path, f"the LoRA {name!r}")})
             for name, lora in spec.loras.items()
         }
         vae = None if spec.vae is None else self._by_name(spec.vae, "the VAE")
@@ -112,6 +113,13 @@ class ModelFolders:
                 "name, or name its folder with --models"
             )
         return found[0]
+
+    def _lora(self, path: Path, what: str) -> Path:
+        """Find a LoRA by its name; the configuration beside it must be in the folders, too, wherever a link leads."""
+        found = self._by_name(path, what)
+        for file in files_of_lora(found):
+            self._require(file, what)
+        return found
 
     def _candidates(self, name: str) -> Iterator[Candidate]:
         for folder in self.folders:

@@ -15,6 +15,7 @@ from basics.files import sha256_of
 from search_spaces.blocks import Architecture
 from search_spaces.errors import SpaceError
 from studies.errors import StudyChangedError
+from studies.recipe.lora_files import files_of_lora
 from studies.spec.scoring import ScorerEntry
 from studies.spec.study import StudySpec
 
@@ -28,7 +29,8 @@ def fingerprints(spec: StudySpec) -> dict[str, str]:
     Files that do not exist yet are left out.
     """
     digests = dict(scorer_fingerprint(name, entry) for name, entry in spec.scorers.items())
-    digests |= {f"the LoRA {name!r}": _digest({"path": str(lora.path)}) for name, lora in spec.loras.items()}
+    for name, lora in spec.loras.items():
+        digests[f"the LoRA {name!r}"] = _digest({"files": [str(path) for path in files_of_lora(lora.path)]})
     if spec.vae is not None:
         digests["the VAE"] = _digest({"path": str(spec.vae)})
     return digests

@@ -389,6 +389,21 @@ def test_changed_reference_images_are_refused(tmp_path: Path) -> None:
         refuse_changed_files(known, spec)
 
 
+def test_a_changed_configuration_beside_a_lora_is_refused(tmp_path: Path) -> None:
+    path, configuration = tmp_path / "style.safetensors", tmp_path / "adapter_config.json"
+    save_file({"unet.conv_in.lora_A.weight": torch.zeros(1, 4, 3, 3)}, path)
+    configuration.write_text('{"lora_alpha": 16, "r": 1}')
+    spec = parse_spec(yaml.safe_dump(short_spec(loras={"style": {"path": str(path)}})), base_dir=tmp_path)
+    known = fingerprints(spec)
+    refuse_changed_files(known, spec)
+    configuration.write_text('{"lora_alpha": 8, "r": 1}')
+    with pytest.raises(StudyChangedError, match="the LoRA 'style'"):
+        refuse_changed_files(known, spec)
+    configuration.unlink()
+    with pytest.raises(StudyChangedError, match="the LoRA 'style'"):
+        refuse_changed_files(known, spec)
+
+
 def test_a_scorer_that_raises_fails_the_trial_with_its_reason(tmp_path: Path) -> None:
     short = begin(tmp_path, {"budget": {"trials": 1}})
 

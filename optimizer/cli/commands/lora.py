@@ -154,7 +154,7 @@ def bake(
     weighted = [_path_and_weight(text) for text in loras]
     base = Checkpoint.open(checkpoint)
     ingredients = Ingredients(Parents.of([base]), tuple(Lora.open(path) for path, _ in weighted))
-    _refuse_inputs(target, [*base.files, *(path for path, _ in weighted)])
+    _refuse_inputs(target, [*base.files, *(path for lora in ingredients.loras for path in lora.files)])
     recipe = _recipe(ingredients, [weight for _, weight in weighted], dtype)
     device = _device()
     metadata = merge_metadata(

@@ -164,7 +164,7 @@ def _from_recipe_file(path: Path) -> MergeJob:
     file.lora_weights(architecture)
     opened = OpenedFiles.now(
         {f"parent {letter}": checkpoint.files for letter, checkpoint in checkpoints.items()}
-        | {"a LoRA": tuple(lora.path for lora in loras), "the VAE": () if vae is None else vae.files}
+        | {"a LoRA": tuple(path for lora in loras for path in lora.files), "the VAE": () if vae is None else vae.files}
     )
     with reading("hashing parents", sum(checkpoint.size_bytes for checkpoint in checkpoints.values())) as advance:
         parents = [

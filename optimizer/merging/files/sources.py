@@ -194,14 +194,17 @@ def sha256_of_model(path: Path, files: tuple[Path, ...], progress: Callable[[int
     A folder's is the sha256 of a text with one line `<sha256 of the file>  <its path in the folder>` for each file,
     sorted by path with `/` between names: what `sha256sum unet/... vae/... | sha256sum` prints.
 
+    A LoRA with a configuration beside it is hashed like a folder of these two files.
+
     Args:
         files: of the model; only `path` for a single file.
         progress: called with the bytes of each chunk that was read.
     """
     if files == (path,):
         return sha256_of(path, progress)
-    names = sorted(file.relative_to(path).as_posix() for file in files)
-    lines = "".join(f"{sha256_of(path / name, progress)}  {name}\n" for name in names)
+    folder = path if path.is_dir() else path.parent
+    names = sorted(file.relative_to(folder).as_posix() for file in files)
+    lines = "".join(f"{sha256_of(folder / name, progress)}  {name}\n" for name in names)
     return hashlib.sha256(lines.encode()).hexdigest()
 
 
