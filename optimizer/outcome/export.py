@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -88,7 +88,7 @@ def deliver(
     # Its tensors are right, so from here on the file stays, whatever the renders say.
     found = None if images is None else compare_renders(records, trial, artifacts, images)
     return Delivery(
-        file=Exported(path=target, bytes=written.bytes, sha256=written.sha256),
+        file=replace(written, path=target),
         proof=_proof(len(layout), found, trial),
         difference=_difference(found, trial, machine_description(device), limits.known),
     )

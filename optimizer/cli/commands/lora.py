@@ -164,6 +164,8 @@ def bake(
     with atomic_file(target, overwrite=force) as temporary, reading("writing", size) as advance:
         written = write_merge(temporary, recipe, ingredients, metadata, device, advance)
     _show_baked(ingredients, [weight for _, weight in weighted])
+    for note in written.notes:
+        console.print(escaped(note), soft_wrap=True)
     console.print(f"wrote {escaped(str(target))}: {written.bytes / 1e6:,.1f} MB", soft_wrap=True)
 
 

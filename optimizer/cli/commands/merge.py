@@ -321,6 +321,8 @@ def _write(source: Path, job: MergeJob, target: Path, title: str | None, device:
     size = total_bytes(export_layout(ingredients, job.recipe.dtype).values())
     with atomic_file(target, overwrite=force) as temporary, reading("writing the merge", size) as advance:
         written = write_merge(temporary, job.recipe, ingredients, metadata, device, advance)
+    for note in written.notes:
+        console.print(escaped(note), soft_wrap=True)
     if job.original and title is None and _is_unchanged(job):
         _compare(source, written)
     console.print(f"AutoV2 hash {written.sha256[:AUTOV2_DIGITS]}, {written.bytes / 1e6:,.1f} MB")
