@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from optimizer.cli.commands.inspection import AUTOV2_DIGITS, reading
-from optimizer.cli.commands.lora import DtypeChoice, Force
+from optimizer.cli.commands.lora import DtypeChoice, Force, rounding_notes
 from optimizer.cli.common import console, escaped, fail, print_error, safetensors_target
 
 if TYPE_CHECKING:
@@ -321,7 +321,7 @@ def _write(source: Path, job: MergeJob, target: Path, title: str | None, device:
     size = total_bytes(export_layout(ingredients, job.recipe.dtype).values())
     with atomic_file(target, overwrite=force) as temporary, reading("writing the merge", size) as advance:
         written = write_merge(temporary, job.recipe, ingredients, metadata, device, advance)
-    for note in written.notes:
+    for note in (*written.notes, *rounding_notes(job.recipe, ingredients, device)):
         console.print(escaped(note), soft_wrap=True)
     if job.original and title is None and _is_unchanged(job):
         _compare(source, written)
