@@ -30,7 +30,7 @@ import optuna
 import sqlalchemy as sa
 import torch
 
-from optimizer.observe.events import Reporter
+from optimizer.observe.events import Event, TrialEnded
 from optimizer.rendering.batch_limits import BatchLimits
 from optimizer.runtime.setup import Runtime
 from optimizer.search.probes import make_probes
@@ -45,7 +45,7 @@ from studies.recipe.blueprint import Blueprint
 from studies.recipe.recipe import Parent
 from studies.records import stored_studies
 from studies.records.database import Database, open_database
-from studies.records.values import ParentFile, StoredTrial
+from studies.records.values import ParentFile
 from studies.spec.study import StudySpec
 
 Row = dict[str, Any]  # of a table
@@ -54,15 +54,16 @@ ITEMS = 16
 TIMED_TRIALS = 12  # that a worker runs after the study is filled
 
 
-class FinishTimes(Reporter):
+class FinishTimes:
     """A reporter that records when each trial finished."""
 
     def __init__(self) -> None:
         self.ends: list[float] = []
 
-    def trial_finished(self, trial: StoredTrial) -> None:
-        assert trial.state == "complete"
-        self.ends.append(time.perf_counter())
+    def report(self, event: Event) -> None:
+        if isinstance(event, TrialEnded):
+            assert event.stored.state == "complete"
+            self.ends.append(time.perf_counter())
 
 
 class SimulatedEvaluator:

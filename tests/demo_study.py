@@ -5,23 +5,24 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 
 import studies
-from optimizer.observe.events import Reporter
+from optimizer.observe.events import Event, TrialEnded, TrialStarted
 from optimizer.runtime.parent_files import hash_parents
 from optimizer.runtime.plan import make_plan
 from optimizer.runtime.setup import Runtime, build_runtime
 from optimizer.work.worker import Worker
 from studies.files.artifacts import Artifacts
-from studies.records.batch_limits import Batched
 from studies.records.database import Database, open_database
 from studies.records.stored_studies import create_study, open_study
 from studies.records.study_records import StudyRecords
 from studies.records.values import StoredStudy, StoredTrial
 from studies.spec.study import StudySpec, parse_spec
+
+EventT = TypeVar("EventT", bound=Event)
 
 DEMO = Path(studies.__file__).parent / "demo"
 PROMPTS = [
@@ -63,37 +64,27 @@ def write_spec(path: Path, **changes: Any) -> Path:
 
 
 @dataclass
-class Recorder(Reporter):
+class Recorder:
     """A reporter that records everything, and may ask the worker to stop."""
 
-    started: list[tuple[int, str]] = field(default_factory=list)
-    finished: list[StoredTrial] = field(default_factory=list)
-    away: list[str] = field(default_factory=list)
-    reduced: list[tuple[Batched, int, str]] = field(default_factory=list)
-    back: list[float] = field(default_factory=list)  # seconds
+    events: list[Event] = field(default_factory=list)
     stop_after: int | None = None
 
-    def trial_started(self, number: int, origin: str, images: int) -> None:
-        assert images > 0
-        self.started.append((number, origin))
+    def report(self, event: Event) -> None:
+        self.events.append(event)
 
-    def images_rendered(self, done: int) -> None:
-        assert done > 0
+    def of(self, kind: type[EventT]) -> list[EventT]:
+        """Return the events of one kind."""
+        return [event for event in self.events if isinstance(event, kind)]
 
-    def trial_finished(self, trial: StoredTrial) -> None:
-        self.finished.append(trial)
+    @property
+    def started(self) -> list[tuple[int, str]]:
+        """Number and origin of the trials that were begun."""
+        return [(event.trial, event.origin) for event in self.of(TrialStarted)]
 
-    def paused(self) -> None: ...
-
-    def outage_began(self, reason: str, limit_seconds: float) -> None:
-        assert limit_seconds > 0
-        self.away.append(reason)
-
-    def batch_reduced(self, component: Batched, batch_size: int, reason: str) -> None:
-        self.reduced.append((component, batch_size, reason))
-
-    def outage_ended(self, seconds: float) -> None:
-        self.back.append(seconds)
+    @property
+    def finished(self) -> list[StoredTrial]:
+        return [event.stored for event in self.of(TrialEnded)]
 
     def stop(self) -> bool:
         return self.stop_after is not None and len(self.finished) >= self.stop_after

@@ -27,6 +27,7 @@ from demo_study import Recorder, make_runtime, short_spec
 from optuna.trial import TrialState
 from real_databases import new_postgresql_url
 
+from optimizer.observe.events import Event, TrialEnded
 from optimizer.runtime.setup import Runtime
 from optimizer.work.heartbeat import RERUNS
 from optimizer.work.worker import Worker
@@ -48,9 +49,11 @@ class Log(Recorder):
         super().__init__()
         self._path = path
 
-    def trial_finished(self, trial: StoredTrial) -> None:
-        with self._path.open("a") as file:
-            file.write(f"{trial.number}\n")
+    def report(self, event: Event) -> None:
+        super().report(event)
+        if isinstance(event, TrialEnded):
+            with self._path.open("a") as file:
+                file.write(f"{event.stored.number}\n")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import optuna_dashboard
@@ -16,15 +17,18 @@ from optimizer.observe.http_gate import (
     for_local_names,
     for_own_pages,
     for_readable_paths,
+    one_expensive_at_a_time,
     read_only,
     with_inert_answers,
+    with_plots,
     without_renaming,
 )
+from optimizer.observe.plot_excerpts import excerpt_plot
 from studies.files.artifacts import Artifacts
 from studies.records.database import Database
 
 THREADS = 8
-MAX_UPLOAD_BYTES = 16 << 20  # waitress takes a request in before anyone has seen its password
+MAX_UPLOAD_BYTES = 16 << 20  # waitress reads a whole request before its password is checked
 
 
 def make_server(
@@ -36,7 +40,7 @@ def make_server(
     *,
     changes: bool = True,
 ) -> Any:
-    """A waitress server that is ready to run; `listening_port` tells where it listens.
+    """Return a waitress server that is ready to run; `listening_port` says where it listens.
 
     Args:
         changes: whether the browser may change anything.
@@ -45,7 +49,9 @@ def make_server(
         StorageError: the address cannot be listened on.
     """
     # Optuna wraps a plain RDB storage in its cache: the study page of a long study loads several times faster.
-    dashboard: Application = optuna_dashboard.wsgi(get_storage(database.storage), artifact_store=artifacts.for_optuna)
+    storage = get_storage(database.storage)
+    dashboard: Application = optuna_dashboard.wsgi(storage, artifact_store=artifacts.for_optuna)
+    dashboard = one_expensive_at_a_time(with_plots(dashboard, partial(excerpt_plot, storage)), THREADS // 2)
     dashboard = for_own_pages(for_readable_paths(without_renaming(with_inert_answers(dashboard))))
     if not changes:
         dashboard = read_only(dashboard)
@@ -69,11 +75,11 @@ def make_server(
         raise StorageError(
             f"cannot listen on {host}:{port} ({error.strerror or error}): choose another --port"
         ) from error
-    except ValueError as error:  # waitress says so of a name that cannot be resolved
+    except ValueError as error:  # what waitress raises for a name that cannot be resolved
         raise StorageError(f"cannot listen on {host}:{port}: no such address on this machine") from error
 
 
 def listening_port(server: Any) -> int:
-    """Where a server of `make_server` listens."""
+    """Return the port on which a server of `make_server` listens."""
     addresses = getattr(server, "effective_listen", None)  # of a host name with several addresses
     return int(addresses[0][1] if addresses else server.effective_port)

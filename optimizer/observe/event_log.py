@@ -1,113 +1,163 @@
-"""What a worker does as a log for programs: one JSON object a line. docs/service.md has the table of keys."""
+"""What a worker does as a log for programs: one JSON object a line.
+
+docs/reference/events-and-metrics.md has the table of keys.
+"""
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import math
-import os
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import fields
 from datetime import UTC, datetime
+from functools import singledispatch
+from logging.handlers import WatchedFileHandler
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from optimizer.errors import ObservationError
-from optimizer.observe.events import Reporter
-from studies.records.batch_limits import Batched
-from studies.records.finals import Final
-from studies.records.values import Gain, StoredTrial
+from optimizer.observe.events import Event, FinalHeld, TrialEnded, TrialFailed, TrialLost, WorkerLeft
+from studies.records.values import Gain
 
-Level = Literal["debug", "info", "warning", "error", "critical"]
-Write = Callable[[str], None]
-
-PACKAGES = ("optimizer", "studies", "scorers", "search_spaces")  # whose log records are events too
-MODE = 0o640  # of a new file: it is not for everybody, as it names models
+PACKAGES = ("optimizer", "studies", "scorers", "search_spaces", "basics")  # whose log records are events too
 
 
-class LineFile:
+class LineFile(WatchedFileHandler):
     """A file that several processes may append lines to, and that may be moved away (as logrotate does) at any time.
 
-    A line is one write, so that lines of several processes do not mix. A file that cannot be written any more, as on a
-    full disk, is said once on stderr and costs lines, never a trial.
+    A line is one write, so that lines of several processes do not mix. If the file can no longer be written, as on a
+    full disk, that is said once on stderr and costs lines, never a trial.
 
     Raises:
         ObservationError: the file cannot be opened.
     """
 
     def __init__(self, path: Path) -> None:
-        self._path, self._complained, self._torn = path, False, False
+        self._path, self._complained = path, False
         try:
-            self._file = self._open()
+            super().__init__(path)
         except OSError as error:
             raise ObservationError(f"the log {path} cannot be written: {error.strerror}") from error
 
-    def __call__(self, line: str) -> None:
-        data = ("\n" * self._torn + line + "\n").encode()  # what was torn ends first
+    def emit(self, record: logging.LogRecord) -> None:
         try:
-            if self._was_moved():
-                moved, self._file = self._file, self._open()
-                os.close(moved)
-            self._torn = os.write(self._file, data) < len(data)
-        except OSError as error:
-            if not self._complained:
-                sys.stderr.write(f"the log {self._path} cannot be written ({error.strerror}): the work goes on\n")
+            super().emit(record)
+        except OSError:  # of opening it anew
+            self.handleError(record)
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - the library's name
+        error = sys.exception()
+        if not isinstance(error, OSError):
+            super().handleError(record)
+        elif not self._complained:
             self._complained = True
+            sys.stderr.write(f"the log {self._path} cannot be written ({error.strerror}): the work goes on\n")
 
-    def close(self) -> None:
-        os.close(self._file)
-
-    def _open(self) -> int:
-        return os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, MODE)
-
-    def _was_moved(self) -> bool:
-        try:
-            there = self._path.stat()
-        except FileNotFoundError:
-            return True
-        return not os.path.samestat(there, os.fstat(self._file))
+    def _open(self) -> io.TextIOWrapper:
+        file = _Lines(self.baseFilename, "a")
+        return io.TextIOWrapper(file, encoding="ascii", newline="\n", write_through=True)
 
 
-class EventLog(logging.Handler):
-    """Writes events, and the log records of mergetune's modules as events, with what is being worked on.
+class _Lines(io.FileIO):
+    """A file of which every write is one line, and no line is buffered."""
+
+    _torn = False  # whether the last line was cut short, as a disk became full
+
+    def write(self, line: Any, /) -> int:
+        whole = b"\n" * self._torn + bytes(line)  # what was torn ends first
+        self._torn = super().write(whole) < len(whole)
+        return len(line)
+
+
+class EventLog(logging.Formatter):
+    """A reporter that writes events, and the log records of mergetune's modules as events, with what is worked on.
 
     Args:
-        write: takes a line without its end.
+        handler: takes the lines.
     """
 
-    def __init__(self, write: Write) -> None:
-        super().__init__(logging.INFO)
-        self._write = write
+    def __init__(self, handler: logging.Handler) -> None:
+        super().__init__()
+        handler.setFormatter(self)
+        handler.setLevel(logging.INFO)
+        self._handler = handler
         self.study: str | None = None
         self.trial: int | None = None
         self.worker: str | None = None
 
-    def tell(self, event: str, level: Level = "info", **more: object) -> None:
-        """Write one event.
+    def at(self, study: str) -> EventLog:
+        """Return this log; what follows is about a study."""
+        self.study, self.trial = study, None
+        return self
 
-        Args:
-            more: keys of its own; what is None is left out.
-        """
+    def report(self, event: Event) -> None:
+        """Write an event."""
+        details = details_of(event)
+        self.worker = details.pop("worker", self.worker)
+        self.trial = None if isinstance(event, WorkerLeft) else details.pop("trial", self.trial)
+        record = {"levelname": event.level.upper(), "details": {"event": event.event} | details}
+        self._handler.handle(logging.makeLogRecord(record))
+        if isinstance(event, (TrialEnded, TrialLost)):
+            self.trial = None
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return an event, or another record, as one line of JSON."""
+        details = getattr(record, "details", None) or _details_of_record(record)
         line = {
             "time": datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
-            "level": level,
-            "event": event,
+            "level": record.levelname.lower(),
+            "event": details["event"],
             "study": self.study,
             "trial": self.trial,
             "worker": self.worker,
         }
-        line |= {key: _plain(value) for key, value in more.items() if value is not None}
-        self._write(json.dumps(line, allow_nan=False))  # ASCII alone, so no character can break a line
+        line |= {key: _plain(value) for key, value in details.items() if value is not None}
+        return json.dumps(line, allow_nan=False)  # ASCII alone, so no character can break a line
 
-    def emit(self, record: logging.LogRecord) -> None:
-        level: Level = record.levelname.lower()  # type: ignore[assignment] # our modules use the standard ones alone
-        try:
-            error = record.exc_info[1] if record.exc_info else None
-            cause = None if error is None else f"{type(error).__name__}: {error}"
-            self.tell("log", level, logger=record.name, message=record.getMessage(), cause=cause)
-        except Exception:  # noqa: BLE001 - as logging has it: what cannot be logged must not end the work
-            self.handleError(record)
+
+def _details_of_record(record: logging.LogRecord) -> dict[str, Any]:
+    error = record.exc_info[1] if record.exc_info else None
+    cause = None if error is None else f"{type(error).__name__}: {error}"
+    return {"event": "log", "logger": record.name, "message": record.getMessage(), "cause": cause}
+
+
+@singledispatch
+def details_of(event: Event) -> dict[str, Any]:
+    """Return what the log says of an event: its fields. What is None is left out there."""
+    return {field.name: getattr(event, field.name) for field in fields(event)}
+
+
+@details_of.register
+def _(event: TrialEnded) -> dict[str, Any]:
+    trial = event.stored
+    return {
+        "trial": trial.number,
+        "origin": str(trial.origin),
+        "attempt": trial.attempt,
+        "images": trial.rendered,
+        "took": None if trial.finished_at is None else trial.finished_at - trial.started_at,
+        "kind": trial.failure,
+        "reason": trial.reason,
+        "estimated": None if isinstance(event, TrialFailed) else trial.estimated,
+        "objectives": trial.objectives or None,
+        "gains": trial.gains or None,
+        "seconds": trial.seconds or None,
+    }
+
+
+@details_of.register
+def _(event: FinalHeld) -> dict[str, Any]:
+    winner, final = event.final.winner, event.final
+    return {
+        "winner": None if winner is None else winner.number,
+        "gains": None if winner is None else winner.held_out,
+        "candidates": [finalist.number for finalist in final.candidates],
+        "failed": [finalist.number for finalist in final.finalists if finalist.failure is not None],
+    }
 
 
 def _plain(value: object) -> Any:
@@ -133,23 +183,18 @@ def event_log(target: str) -> Iterator[EventLog]:
     Raises:
         ObservationError: the file cannot be opened.
     """
-    file = None if target == "-" else LineFile(Path(target).expanduser())
-    log = EventLog(_to_stderr if file is None else file)
+    to_stderr = target == "-"
+    handler = logging.StreamHandler() if to_stderr else LineFile(Path(target).expanduser())
+    log = EventLog(handler)
     try:
-        with _listening(log, aloud=file is not None):
+        with _listening(handler, aloud=not to_stderr):
             yield log
     finally:
-        if file is not None:
-            file.close()
-
-
-def _to_stderr(line: str) -> None:
-    sys.stderr.write(line + "\n")
-    sys.stderr.flush()
+        handler.close()
 
 
 @contextmanager
-def _listening(log: EventLog, *, aloud: bool) -> Iterator[None]:
+def _listening(log: logging.Handler, *, aloud: bool) -> Iterator[None]:
     """Send the records of our loggers from level INFO on to the log, while the block runs.
 
     Args:
@@ -169,82 +214,3 @@ def _listening(log: EventLog, *, aloud: bool) -> Iterator[None]:
             logger.setLevel(level)
             for handler in handlers:
                 logger.removeHandler(handler)
-
-
-class EventReporter(Reporter):
-    """Writes what a worker does on one study."""
-
-    def __init__(self, log: EventLog, study: str) -> None:
-        self._log = log
-        log.study, log.trial = study, None
-
-    def worker_started(self, worker_id: str) -> None:
-        self._log.worker = worker_id
-        self._log.tell("worker_started", pid=os.getpid())
-
-    def worker_left(self, finished: int) -> None:
-        self._log.trial = None
-        self._log.tell("worker_left", finished=finished)
-
-    def stop_asked(self, by: str) -> None:
-        self._log.tell("stop_asked", by=by)
-
-    def trial_taken_over(self, number: int, attempt: int) -> None:
-        self._log.trial = number
-        self._log.tell("trial_taken_over", attempt=attempt)
-
-    def trial_started(self, number: int, origin: str, images: int) -> None:
-        self._log.trial = number
-        self._log.tell("trial_started", origin=origin, images=images)
-
-    def images_rendered(self, done: int) -> None:
-        self._log.tell("images_rendered", images=done)
-
-    def trial_finished(self, trial: StoredTrial) -> None:
-        self._log.trial = trial.number  # of a trial that is given up, this is the only event
-        failed = trial.state == "failed"
-        took = None if trial.finished_at is None else trial.finished_at - trial.started_at
-        self._log.tell(
-            "trial_failed" if failed else "trial_finished",
-            "warning" if failed else "info",
-            origin=str(trial.origin),
-            attempt=trial.attempt,
-            images=trial.rendered,
-            took=took,
-            kind=trial.failure,
-            reason=trial.reason,
-            estimated=None if failed else trial.estimated,
-            objectives=trial.objectives or None,
-            gains=trial.gains or None,
-            seconds=trial.seconds or None,
-        )
-        self._log.trial = None
-
-    def trial_lost(self, number: int) -> None:
-        self._log.tell("trial_lost", "warning")
-        self._log.trial = None
-
-    def outage_began(self, reason: str, limit_seconds: float) -> None:
-        self._log.tell("outage_began", "warning", reason=reason, limit=limit_seconds)
-
-    def outage_ended(self, seconds: float) -> None:
-        self._log.tell("outage_ended", took=seconds)
-
-    def paused(self) -> None:
-        self._log.tell("paused")
-
-    def batch_reduced(self, component: Batched, batch_size: int, reason: str) -> None:
-        self._log.tell("batch_reduced", "warning", component=component, images=batch_size, reason=reason)
-
-    def final_started(self, images: int) -> None:
-        self._log.tell("final_started", images=images)
-
-    def final_held(self, final: Final) -> None:
-        winner = final.winner
-        self._log.tell(
-            "final_held",
-            winner=None if winner is None else winner.number,
-            gains=None if winner is None else winner.held_out,
-            candidates=[finalist.number for finalist in final.candidates],
-            failed=[finalist.number for finalist in final.finalists if finalist.failure is not None],
-        )

@@ -1,120 +1,231 @@
-"""The events of a worker, and their receivers: people, a log, metrics."""
+"""What happens to a worker, as values, and who is told of it: people, a log, metrics.
+
+An event's class says what happened, its fields what is known of it. docs/reference/events-and-metrics.md has the table.
+"""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import ClassVar, Literal, Protocol
 
+from optimizer.system.retry import Retry
 from studies.records.batch_limits import Batched
 from studies.records.finals import Final
 from studies.records.values import StoredTrial
 
-
-class Reporter:
-    """Receives events; a subclass overrides those that it needs."""
-
-    def worker_started(self, worker_id: str) -> None: ...
-
-    def worker_left(self, finished: int) -> None:
-        """The worker ends after so many finished trials, be it by an error."""
-
-    def stop_asked(self, by: str) -> None:
-        """The worker is asked to leave, and has finished its trial.
-
-        Args:
-            by: "signal", or "database" for `mergetune study stop`.
-        """
-
-    def trial_taken_over(self, number: int, attempt: int) -> None:
-        """This worker takes over a trial of one that died or left; `attempt` is 1 if it left without dying."""
-
-    def trial_started(self, number: int, origin: str, images: int) -> None: ...
-
-    def images_rendered(self, done: int) -> None: ...
-
-    def trial_finished(self, trial: StoredTrial) -> None:
-        """The trial is stored as complete or failed. It may have failed because too many workers died over it.
-
-        Called again if it raises an error of a database that is away.
-        """
-
-    def trial_lost(self, number: int) -> None:
-        """Another worker took this one for dead and has its trial, so nothing of it was stored."""
-
-    def outage_began(self, reason: str, limit_seconds: float) -> None: ...
-
-    def outage_ended(self, seconds: float) -> None:
-        """The database or store is back after so many seconds."""
-
-    def paused(self) -> None:
-        """The study is paused. The worker starts its next trial when it goes on."""
-
-    def batch_reduced(self, component: Batched, batch_size: int, reason: str) -> None:
-        """Memory was too small. From now on a component takes so many images at once on this kind of device."""
-
-    def final_started(self, images: int) -> None:
-        """The final begins: each of its trials renders so many held-out images."""
-
-    def final_held(self, final: Final) -> None: ...
+Level = Literal["debug", "info", "warning", "error", "critical"]
 
 
-class Reporters(Reporter):
-    """Passes every event to several reporters, in their order."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Event:
+    """Something that happened to a worker.
+
+    The log writes every field under its own name, but `trial` and `worker` into the keys that all events have.
+    """
+
+    event: ClassVar[str]  # its name in the log
+    level: ClassVar[Level] = "info"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerStarted(Event):
+    """The start of a worker on a study."""
+
+    event: ClassVar[str] = "worker_started"
+    worker: str  # its id
+    pid: int = field(default_factory=os.getpid)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerLeft(Event):
+    """The end of a worker's work on a study, be it by an error."""
+
+    event: ClassVar[str] = "worker_left"
+    finished: int  # trials
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StopAsked(Event):
+    """A request to leave, once the worker has finished its trial."""
+
+    event: ClassVar[str] = "stop_asked"
+    by: Literal["signal", "database"]  # database: by `mergetune study stop`
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StudyPaused(Event):
+    """A pause that somebody asked for: the worker starts its next trial when the study goes on."""
+
+    event: ClassVar[str] = "paused"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StudyRefused(Event):
+    """A study that cannot be worked on here. Reported once for each reason."""
+
+    event: ClassVar[str] = "study_refused"
+    level: ClassVar[Level] = "warning"
+    name: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WaitingForWork(Event):
+    """The start of waiting for work. Not reported again until there was some."""
+
+    event: ClassVar[str] = "waiting_for_work"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrialTakenOver(Event):
+    """A trial that this worker takes over from one that died or left."""
+
+    event: ClassVar[str] = "trial_taken_over"
+    trial: int
+    attempt: int  # 1 if the other worker left without dying
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrialStarted(Event):
+    """The start of a trial's evaluation."""
+
+    event: ClassVar[str] = "trial_started"
+    trial: int
+    origin: str
+    images: int  # that it has to render
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImagesRendered(Event):
+    """Progress of the trial that is evaluated."""
+
+    event: ClassVar[str] = "images_rendered"
+    images: int  # of this trial so far
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrialEnded(Event):
+    """The end of a trial, once its outcome is stored.
+
+    Reported again if a receiver raises an error of a database that is away.
+    """
+
+    stored: StoredTrial
+
+    @staticmethod
+    def of(stored: StoredTrial) -> TrialEnded:
+        """Return the event of a trial's outcome."""
+        return TrialFailed(stored=stored) if stored.state == "failed" else TrialFinished(stored=stored)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrialFinished(TrialEnded):
+    """The end of a trial that is complete, or stopped by racing."""
+
+    event: ClassVar[str] = "trial_finished"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrialFailed(TrialEnded):
+    """The end of a trial that failed, perhaps because too many workers died over it."""
+
+    event: ClassVar[str] = "trial_failed"
+    level: ClassVar[Level] = "warning"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrialLost(Event):
+    """The loss of a trial to a worker that took this one for dead: nothing of it was stored."""
+
+    event: ClassVar[str] = "trial_lost"
+    level: ClassVar[Level] = "warning"
+    trial: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OutageBegan(Event):
+    """The start of an outage of the study database or of the artifact store."""
+
+    event: ClassVar[str] = "outage_began"
+    level: ClassVar[Level] = "warning"
+    reason: str  # what is away, and why
+    limit: float  # seconds that it is waited for at most
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OutageEnded(Event):
+    """The end of an outage."""
+
+    event: ClassVar[str] = "outage_ended"
+    took: float  # seconds
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BatchReduced(Event):
+    """A smaller batch, as memory ran out: a component takes fewer images at once on this kind of device from now on."""
+
+    event: ClassVar[str] = "batch_reduced"
+    level: ClassVar[Level] = "warning"
+    component: Batched
+    images: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FinalStarted(Event):
+    """The start of the final."""
+
+    event: ClassVar[str] = "final_started"
+    images: int  # held-out ones that each of its trials renders
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FinalHeld(Event):
+    """The end of the final, once it is stored."""
+
+    event: ClassVar[str] = "final_held"
+    final: Final
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CommandFailed(Event):
+    """An error that ends the command."""
+
+    event: ClassVar[str] = "error"
+    level: ClassVar[Level] = "error"
+    kind: str  # the error's class
+    message: str
+
+
+class Reporter(Protocol):
+    """A receiver of events."""
+
+    def report(self, event: Event) -> None:
+        """Take note of an event; one that does not matter here is ignored."""
+
+
+class Reporters:
+    """A reporter that passes every event to several, in their order."""
 
     def __init__(self, reporters: Sequence[Reporter]) -> None:
         self._reporters = tuple(reporters)
 
-    def worker_started(self, worker_id: str) -> None:
+    def report(self, event: Event) -> None:
+        """Pass an event on."""
         for reporter in self._reporters:
-            reporter.worker_started(worker_id)
+            reporter.report(event)
 
-    def worker_left(self, finished: int) -> None:
-        for reporter in self._reporters:
-            reporter.worker_left(finished)
 
-    def stop_asked(self, by: str) -> None:
-        for reporter in self._reporters:
-            reporter.stop_asked(by)
+def reporting_retry(reporter: Reporter, limit_seconds: float) -> Retry:
+    """Return a Retry that reports when an outage begins and ends.
 
-    def trial_taken_over(self, number: int, attempt: int) -> None:
-        for reporter in self._reporters:
-            reporter.trial_taken_over(number, attempt)
-
-    def trial_started(self, number: int, origin: str, images: int) -> None:
-        for reporter in self._reporters:
-            reporter.trial_started(number, origin, images)
-
-    def images_rendered(self, done: int) -> None:
-        for reporter in self._reporters:
-            reporter.images_rendered(done)
-
-    def trial_finished(self, trial: StoredTrial) -> None:
-        for reporter in self._reporters:
-            reporter.trial_finished(trial)
-
-    def trial_lost(self, number: int) -> None:
-        for reporter in self._reporters:
-            reporter.trial_lost(number)
-
-    def outage_began(self, reason: str, limit_seconds: float) -> None:
-        for reporter in self._reporters:
-            reporter.outage_began(reason, limit_seconds)
-
-    def outage_ended(self, seconds: float) -> None:
-        for reporter in self._reporters:
-            reporter.outage_ended(seconds)
-
-    def paused(self) -> None:
-        for reporter in self._reporters:
-            reporter.paused()
-
-    def batch_reduced(self, component: Batched, batch_size: int, reason: str) -> None:
-        for reporter in self._reporters:
-            reporter.batch_reduced(component, batch_size, reason)
-
-    def final_started(self, images: int) -> None:
-        for reporter in self._reporters:
-            reporter.final_started(images)
-
-    def final_held(self, final: Final) -> None:
-        for reporter in self._reporters:
-            reporter.final_held(final)
+    Args:
+        limit_seconds: how long an outage may last.
+    """
+    return Retry(
+        limit_seconds=limit_seconds,
+        on_waiting=lambda reason, limit: reporter.report(OutageBegan(reason=reason, limit=limit)),
+        on_back=lambda seconds: reporter.report(OutageEnded(took=seconds)),
+    )

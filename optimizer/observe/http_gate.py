@@ -1,7 +1,7 @@
-"""The checks in front of optuna-dashboard: a password, where requests may come from, and what answers may do.
+"""The checks in front of optuna-dashboard: a password, where requests may come from, what answers may do and cost.
 
 Each gate takes a WSGI application and returns one that answers by itself or passes the request on. optuna-dashboard has
-no users, no read-only mode, and serves an uploaded file with the type that its name suggests: an HTML file put into a
+no users and no read-only mode, and it serves an uploaded file with the type that its name suggests: an HTML file in a
 study would run with the rights of everyone who opens it.
 """
 
@@ -10,7 +10,10 @@ from __future__ import annotations
 import base64
 import hashlib
 import hmac
+import json
 import os
+import re
+import threading
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -21,6 +24,9 @@ USER = "mergetune"
 PASSWORD_VARIABLE = "MERGETUNE_DASHBOARD_PASSWORD"  # noqa: S105 - the variable's name
 LOCAL_NAMES = frozenset({"localhost", "127.0.0.1", "::1", ""})  # an HTTP/1.0 client names none
 READING = frozenset({"GET", "HEAD"})
+EXPENSIVE = re.compile(r"/api/studies/-?\d+(/param_importances|/plot/[^/]+)?|/csv/-?\d+")
+PLOT_OF_PAIRS = re.compile(r"/api/studies/(-?\d+)/plot/(contour|rank)")
+RETRY_SECONDS = 5
 
 Environment = dict[str, Any]
 Headers = list[tuple[str, str]]
@@ -43,13 +49,13 @@ PAGE_HEADERS = frozenset({"content-type", "content-disposition", "content-securi
 
 
 def behind_password(application: Application, password: str) -> Application:
-    """Require HTTP basic authentication before anything else of a request is looked at.
+    """Require HTTP basic authentication before anything else about a request is checked.
 
     Raises:
         ValueError: the password is empty, which would let everyone in who knows the user's name.
     """
     if not password:
-        raise ValueError("an empty password is none")
+        raise ValueError("expected a password, got an empty one, which protects nothing")
     expected = hashlib.sha256(f"{USER}:{password}".encode()).digest()
 
     def gate(environment: Environment, start_response: StartResponse) -> Iterable[bytes]:
@@ -64,7 +70,7 @@ def behind_password(application: Application, password: str) -> Application:
 
 
 def _credentials(header: str) -> bytes:
-    """`user:password` of a basic authorization header; empty when it is not one."""
+    """Return `user:password` of a basic authorization header; empty if it is none."""
     scheme, _, encoded = header.partition(" ")
     if scheme.lower() != "basic":
         return b""
@@ -91,7 +97,7 @@ def for_local_names(application: Application, host: str) -> Application:
 
 
 def for_own_pages(application: Application) -> Application:
-    """Refuse changes that a page from elsewhere asks for: a browser sends it the password it once was given."""
+    """Refuse changes that a page of another site asks for: the browser adds the password that it remembers."""
 
     def gate(environment: Environment, start_response: StartResponse) -> Iterable[bytes]:
         if environment["REQUEST_METHOD"] in READING or _from_own_page(environment):
@@ -102,7 +108,10 @@ def for_own_pages(application: Application) -> Application:
 
 
 def _from_own_page(environment: Environment) -> bool:
-    """Read it from the browser's headers. Programs send none, and no page can make them ask."""
+    """Return whether a request comes from the dashboard's own page, or from a program.
+
+    The browser's headers say so. Programs send none of them, and no page can prevent a browser from sending them.
+    """
     site = environment.get("HTTP_SEC_FETCH_SITE")
     if site is not None:
         return site in {"same-origin", "none"}
@@ -114,7 +123,7 @@ def _from_own_page(environment: Environment) -> bool:
 
 
 def read_only(application: Application) -> Application:
-    """Let GET and HEAD through, by which optuna-dashboard changes nothing."""
+    """Let only GET and HEAD through: optuna-dashboard changes nothing on them."""
 
     def gate(environment: Environment, start_response: StartResponse) -> Iterable[bytes]:
         if environment["REQUEST_METHOD"] in READING:
@@ -126,7 +135,7 @@ def read_only(application: Application) -> Application:
 
 
 def for_readable_paths(application: Application) -> Application:
-    """Refuse paths that are no UTF-8: optuna-dashboard drops the bad bytes, and so sees another path than we do."""
+    """Refuse paths that are not UTF-8: optuna-dashboard drops the bad bytes, and so sees another path than we do."""
 
     def gate(environment: Environment, start_response: StartResponse) -> Iterable[bytes]:
         try:
@@ -139,21 +148,68 @@ def for_readable_paths(application: Application) -> Application:
 
 
 def without_renaming(application: Application) -> Application:
-    """Refuse to rename a study: optuna-dashboard copies it to a new one, and our tables know it by its name."""
+    """Refuse to rename a study: optuna-dashboard copies it to a new one, but our tables know it by its name."""
 
     def gate(environment: Environment, start_response: StartResponse) -> Iterable[bytes]:
         if environment.get("PATH_INFO", "").rstrip("/").endswith("/rename"):
-            start_response("403 Forbidden", [("Content-Type", "application/json"), *EVERYWHERE, NO_PAGE])
-            return [b'{"reason": "a study of mergetune keeps its name"}']
+            return _told(start_response, "403 Forbidden", "a study of mergetune keeps its name")
         return application(environment, start_response)
 
     return gate
 
 
-def with_inert_answers(application: Application) -> Application:
-    """Only the dashboard's own page is a page: whatever else is answered is shown as a picture or text, or saved.
+def one_expensive_at_a_time(application: Application, places: int) -> Application:
+    """Answer requests that read all trials of a study one after the other: each may take a gigabyte, and seconds.
 
-    Its own files under /static/ keep their types, or its script would not be run.
+    Args:
+        places: how many requests may be answered or wait; the next is told to come again.
+    """
+    turn, free = threading.Lock(), threading.BoundedSemaphore(places)
+
+    def gate(environment: Environment, start_response: StartResponse) -> Iterable[bytes]:
+        if EXPENSIVE.fullmatch(_path(environment)) is None:
+            return application(environment, start_response)
+        if not free.acquire(blocking=False):
+            again = ("Retry-After", str(RETRY_SECONDS))
+            return _told(start_response, "503 Service Unavailable", "the dashboard is busy: try again soon", again)
+        try:
+            with turn:
+                return application(environment, start_response)  # optuna-dashboard's answer is whole by then
+        finally:
+            free.release()
+
+    return gate
+
+
+def with_plots(application: Application, plot: Callable[[int, str], str | None]) -> Application:
+    """Let `plot` draw what grows with the square of a study.
+
+    Args:
+        plot: (study id, `contour` or `rank`) -> a plotly figure as JSON; None leaves it to optuna-dashboard.
+    """
+
+    def gate(environment: Environment, start_response: StartResponse) -> Iterable[bytes]:
+        reading = environment["REQUEST_METHOD"] in READING
+        asked = PLOT_OF_PAIRS.fullmatch(_path(environment)) if reading else None
+        figure = None if asked is None else plot(int(asked[1]), asked[2])
+        if figure is None:
+            return application(environment, start_response)
+        start_response("200 OK", [("Content-Type", "application/json"), *EVERYWHERE, NO_PAGE])
+        return [figure.encode()]
+
+    return gate
+
+
+def _path(environment: Environment) -> str:
+    """Return the path as optuna-dashboard sees it."""
+    path: str = environment.get("PATH_INFO", "")
+    return path.encode("latin-1").decode(errors="ignore").rstrip("/")
+
+
+def with_inert_answers(application: Application) -> Application:
+    """Let no answer but the dashboard's own page run as a page: others are shown as a picture or text, or saved.
+
+    The dashboard's files under /static/ keep their types, or its script would not run.
     """
 
     def gate(environment: Environment, start_response: StartResponse) -> Iterable[bytes]:
@@ -169,9 +225,9 @@ def with_inert_answers(application: Application) -> Application:
 
 
 def _inert(path: str, headers: Headers, *, found: bool) -> Headers:
-    """An answer's headers, by what its path may answer."""
+    """Return an answer's headers, by what its path may answer."""
     ours = {name.lower() for name, _ in EVERYWHERE}
-    # What others' pages may read is for nobody but us to say.
+    # Which other sites' pages may read an answer is ours to decide.
     kept = [(n, v) for n, v in headers if n.lower() not in ours and not n.lower().startswith("access-control-")]
     if path == "/dashboard" or path.startswith("/dashboard/"):
         return [*kept, *EVERYWHERE, FRAMES_REFUSED]
@@ -197,11 +253,19 @@ def _refused(start_response: StartResponse, status: str, message: str, *headers:
     return [f"{message}\n".encode()]
 
 
+def _told(start_response: StartResponse, status: str, reason: str, *headers: tuple[str, str]) -> list[bytes]:
+    """Refuse in the form of optuna-dashboard's own refusals, of which its page shows the reason."""
+    start_response(status, [("Content-Type", "application/json"), *headers, *EVERYWHERE, NO_PAGE])
+    return [json.dumps({"reason": reason}).encode()]
+
+
 def dashboard_password(file: Path | None) -> str | None:
-    """From a file's first line or the environment; never from the command line, where others can read it.
+    """Read the password from a file's first line or from the environment; None if there is none.
+
+    It is never taken from the command line, where others can read it.
 
     Raises:
-        PasswordError: the file is missing, empty or no text.
+        PasswordError: the file is missing, empty or not text.
     """
     if file is not None:
         return read_password_file(file)

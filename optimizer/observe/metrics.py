@@ -1,4 +1,6 @@
-"""What a worker does as metrics for Prometheus, served over HTTP. docs/service.md has the table of them.
+"""What a worker does as metrics for Prometheus, served over HTTP.
+
+docs/reference/events-and-metrics.md has the table of them.
 
 Counters say what this process did. `mergetune_study_trials` and `mergetune_best_gain` say what the database had for all
 workers when this worker last read it.
@@ -16,7 +18,17 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from optimizer.errors import ObservationError
-from optimizer.observe.events import Reporter
+from optimizer.observe.events import (
+    Event,
+    ImagesRendered,
+    OutageBegan,
+    OutageEnded,
+    TrialEnded,
+    TrialLost,
+    TrialStarted,
+    WorkerLeft,
+    WorkerStarted,
+)
 from optimizer.system.retry import OUTAGES
 from optimizer.trial.ranking import best_gains
 from studies.records.cached_reads import CachedTrials
@@ -28,7 +40,7 @@ STAGE_BUCKETS = (0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100, 300, 1000)  # seconds:
 
 
 class GpuMemory(Collector):
-    """Bytes of torch's allocator on each CUDA device that this process uses, asked when it is scraped."""
+    """Bytes of torch's allocator on each CUDA device that this process uses, read at every scrape."""
 
     def collect(self) -> Iterable[Metric]:
         family = GaugeMetricFamily(
@@ -84,7 +96,7 @@ class Metrics:
 
 @contextmanager
 def served(address: str) -> Iterator[tuple[Metrics, str]]:
-    """(new metrics, where they are served).
+    """Serve new metrics while the block runs; give them, and the address at which they are.
 
     Args:
         address: `PORT` or `HOST:PORT`; loopback unless a host is given, and any free port for 0.
@@ -109,7 +121,7 @@ def served(address: str) -> Iterator[tuple[Metrics, str]]:
 
 
 def parse_address(address: str) -> tuple[str, int]:
-    """(host, port) of `PORT`, `HOST:PORT` or `[IPv6]:PORT`.
+    """Return host and port of `PORT`, `HOST:PORT` or `[IPv6]:PORT`.
 
     Raises:
         ObservationError: it is none of these.
@@ -122,8 +134,8 @@ def parse_address(address: str) -> tuple[str, int]:
     return host or LOOPBACK, int(port)
 
 
-class MetricsReporter(Reporter):
-    """Counts what a worker does on one study."""
+class MetricsReporter:
+    """A reporter that counts what a worker does on one study."""
 
     def __init__(self, metrics: Metrics, records: StudyRecords) -> None:
         self._metrics, self._study = metrics, records.study.name
@@ -132,39 +144,38 @@ class MetricsReporter(Reporter):
         metrics.outages.labels(records.study.name)  # 0 is shown too
         metrics.away.labels(records.study.name).set(0)
 
-    def worker_started(self, worker_id: str) -> None:
-        self._metrics.up.labels(self._study).set(1)
-        self._look()
+    def report(self, event: Event) -> None:
+        """Count an event."""
+        match event:
+            case WorkerStarted():
+                self._metrics.up.labels(self._study).set(1)
+                self._read_database()
+            case WorkerLeft():
+                self._metrics.up.labels(self._study).set(0)
+            case TrialStarted():
+                self._seen = 0
+            case ImagesRendered(images=images):
+                self._metrics.images.labels(self._study).inc(images - self._seen)
+                self._seen = images
+            case TrialEnded(stored=trial):
+                self._count_trial(trial)
+                self._read_database()
+            case TrialLost():
+                self._metrics.trials.labels(self._study, "lost").inc()
+            case OutageBegan():
+                self._metrics.outages.labels(self._study).inc()
+                self._metrics.away.labels(self._study).set(1)
+            case OutageEnded():
+                self._metrics.away.labels(self._study).set(0)
 
-    def worker_left(self, finished: int) -> None:
-        self._metrics.up.labels(self._study).set(0)
-
-    def trial_started(self, number: int, origin: str, images: int) -> None:
-        self._seen = 0
-
-    def images_rendered(self, done: int) -> None:
-        self._metrics.images.labels(self._study).inc(done - self._seen)
-        self._seen = done
-
-    def trial_finished(self, trial: StoredTrial) -> None:
+    def _count_trial(self, trial: StoredTrial) -> None:
         self._metrics.trials.labels(self._study, _state(trial)).inc()
         if trial.state == "failed":
             self._metrics.failures.labels(self._study, trial.failure).inc()
         for stage, seconds in trial.seconds.items():
             self._metrics.seconds.labels(self._study, stage).observe(seconds)
-        self._look()
 
-    def trial_lost(self, number: int) -> None:
-        self._metrics.trials.labels(self._study, "lost").inc()
-
-    def outage_began(self, reason: str, limit_seconds: float) -> None:
-        self._metrics.outages.labels(self._study).inc()
-        self._metrics.away.labels(self._study).set(1)
-
-    def outage_ended(self, seconds: float) -> None:
-        self._metrics.away.labels(self._study).set(0)
-
-    def _look(self) -> None:
+    def _read_database(self) -> None:
         """Read the database's figures. While it is away the last ones stay: no trial may be counted twice."""
         with suppress(*OUTAGES):
             rows = self._cached.trials()

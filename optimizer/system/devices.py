@@ -1,4 +1,4 @@
-"""Which device computes, and whether it can: a card is asked to compute something before it is trusted."""
+"""Which device computes, and whether it can: a card must compute something before it is trusted."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ NO_CARD = ("not compiled with CUDA", "Found no NVIDIA driver", "No CUDA GPUs are
 
 @cache
 def fault_of(device: str) -> str | None:
-    """Why a device cannot be used, in one line; None for one that multiplies matrices and gives the product back.
+    """Return in one line why a device cannot be used; None if it multiplies two matrices and returns the product.
 
-    Only that tells: torch sees cards that are too old for its kernels, and learns of a driver that is too old from the
-    first use. A card that is full works; how much it must have free is the estimate's business.
+    Nothing less is proof: torch lists cards that are too old for its kernels, and notices a driver that is too old only
+    at the first use. A full card counts as working; the estimate of memory decides how much must be free.
     """
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of what is told in one line here
+            warnings.simplefilter("ignore")  # they say at length what is returned here in one line
             square = torch.ones(64, 64, dtype=torch.float16, device=device)
             (square @ square).cpu()
     except (RuntimeError, AssertionError) as error:
@@ -35,7 +35,7 @@ def fault_of(device: str) -> str | None:
 
 @cache
 def usual_device() -> torch.device:
-    """A CUDA device, else Apple's, else the CPU; why a card that is there is not used is said in the log, once."""
+    """Return a CUDA device, else Apple's, else the CPU. If a card is there but not used, log once why."""
     fault = fault_of("cuda")
     if fault is None:
         return torch.device("cuda")

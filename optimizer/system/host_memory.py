@@ -1,4 +1,4 @@
-"""How much host memory a process can still take: of the machine, of its container, and of its own address space."""
+"""How much more host memory a process can take: by the machine, its container, and its own address space."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ UNLIMITED = 1 << 60  # version 1 writes a number near 2^63 for no limit
 
 
 def available_host_bytes() -> int:
-    """Bytes that this process can take without swapping and without being killed for them."""
+    """Return how many bytes this process can take without swapping, and without being killed for them."""
     rooms = (psutil.virtual_memory().available, cgroup_room(), address_room())
     return max(0, min(room for room in rooms if room is not None))
 
 
 def cgroup_room(listing: Path = CGROUP_OF_PROCESS, mount: Path = CGROUP_MOUNT) -> int | None:
-    """Bytes left under the memory limits of a process's control groups, of both versions; None without a limit.
+    """Return how many bytes the memory limits of a process's control groups leave; None without a limit.
 
-    Pages of files count as free: the kernel drops them before it kills. See cgroups(7), and memory.stat in the
-    kernel's admin-guide/cgroup-v1/memory.rst and cgroup-v2.rst.
+    Both versions of control groups are read. Pages of files count as free: the kernel drops them before it kills. See
+    cgroups(7), and memory.stat in the kernel's admin-guide/cgroup-v1/memory.rst and cgroup-v2.rst.
 
     Args:
         listing: the groups of a process, as `/proc/PID/cgroup`.
@@ -38,7 +38,7 @@ def cgroup_room(listing: Path = CGROUP_OF_PROCESS, mount: Path = CGROUP_MOUNT) -
 
 
 def _rooms_of(line: str, mount: Path) -> Iterator[int]:
-    """What one line of the listing, `hierarchy:controllers:path`, leaves at each level up to the mount."""
+    """Yield what one line of the listing, `hierarchy:controllers:path`, leaves at each level up to the mount."""
     _, controllers, path = line.split(":", maxsplit=2)
     if not controllers:
         roots, names = (mount, mount / "unified"), ("memory.max", "memory.current", "")
@@ -73,7 +73,7 @@ def _room(folder: Path, limit: str, usage: str, prefix: str) -> int | None:
 
 
 def address_room() -> int | None:
-    """Bytes left under `ulimit -v`; None without a limit, or where there is none of the kind."""
+    """Return how many bytes `ulimit -v` leaves; None without a limit, or on Windows, which has none."""
     if sys.platform == "win32":
         return None
     import resource

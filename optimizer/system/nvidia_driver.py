@@ -1,4 +1,4 @@
-"""The version of NVIDIA's driver, which torch does not tell."""
+"""The version of NVIDIA's driver, which torch does not report."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ MOST_BYTES = 80  # NVML_SYSTEM_DRIVER_VERSION_BUFFER_SIZE
 
 
 def driver_version() -> str | None:
-    """Ask NVML, which answers as `580.65.06`; None where there is no NVML, or it does not answer."""
+    """Return the version, as `580.65.06`, from NVML; None where there is no NVML, or it does not answer."""
     try:
         nvml = ctypes.CDLL(LIBRARY)
     except OSError:

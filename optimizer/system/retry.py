@@ -1,4 +1,4 @@
-"""A study database or an artifact store that is away for a while: a worker waits for it and loses nothing."""
+"""Waiting for a study database or an artifact store that is away for a while, so that a worker loses nothing."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import NoReturn, TypeVar
 
 from optuna.exceptions import StorageInternalError
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+from tenacity import RetryCallState, Retrying, wait_exponential
 
 from basics.messages import first_line
 from optimizer.errors import DatabaseLostError
@@ -22,10 +23,10 @@ LONGEST_PAUSE_SECONDS = 15.0
 LIMIT_SECONDS = 600.0
 
 OUTAGES = (OperationalError, InterfaceError, StorageInternalError, ArtifactsAwayError)
-"""What SQLAlchemy and Optuna raise when a server is away, a connection breaks, or a SQLite file stays locked; and what
-our artifact stores do.
+"""What SQLAlchemy and Optuna raise when a server is away, a connection breaks, or a SQLite file stays locked, and what
+our artifact stores raise when they are away.
 
-A table that is missing is an OperationalError of SQLite too: that is waited for as well, and told in the end.
+SQLite raises OperationalError for a missing table, too: that is waited for as well, and reported in the end.
 """
 
 _log = logging.getLogger(__name__)
@@ -36,9 +37,9 @@ class Retry:
     """Does again what failed for want of the database or of the artifact store, at growing intervals.
 
     Args:
-        limit_seconds: after so long without it, it is given up.
-        on_waiting: told for what it waits and why, and for how long it will be waited at most, when an outage begins.
-        on_back: told for how long, in seconds, when it is over.
+        limit_seconds: how long an outage may last, counted from when it is noticed.
+        on_waiting: called when an outage begins, with what is away and why, and with the limit in seconds.
+        on_back: called when an outage is over, with its length in seconds.
     """
 
     limit_seconds: float = LIMIT_SECONDS
@@ -46,42 +47,92 @@ class Retry:
     on_back: Callable[[float], None] = lambda _seconds: None
 
     def __call__(self, action: Callable[[], T]) -> T:
-        """What `action` returns; it must do no harm when it is done twice.
+        """Return what `action` returns; it must do no harm when it is done twice.
 
         Raises:
             DatabaseLostError: the database stayed away.
             ArtifactError: the artifact store did.
         """
-        begun, pause = None, FIRST_PAUSE_SECONDS
-        while True:
-            try:
-                found = action()
-            except OUTAGES as error:
-                now = time.monotonic()
-                what = "artifact store" if isinstance(error, ArtifactsAwayError) else "study database"
-                if begun is None:
-                    begun = now
-                    _log.warning("the %s is away (%s)", what, reason_of(error))
-                    self.on_waiting(f"the {what} ({reason_of(error)})", self.limit_seconds)
-                if now - begun + pause > self.limit_seconds:
-                    lost = ArtifactError if isinstance(error, ArtifactsAwayError) else DatabaseLostError
-                    raise lost(
-                        f"the {what} has been away for {now - begun:.0f} seconds ({reason_of(error)}): nothing that "
-                        "was stored is lost; bring it back and go on with `mergetune study resume`"
-                    ) from error
-                time.sleep(pause)
-                pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
-            else:
-                if begun is not None:
-                    self.on_back(time.monotonic() - begun)
-                return found
+        outage = _Outage(self)
+        try:
+            found = Retrying(
+                retry=outage.is_on,
+                after=outage.note,
+                wait=wait_exponential(multiplier=FIRST_PAUSE_SECONDS, max=LONGEST_PAUSE_SECONDS),
+                stop=outage.is_too_long,
+                retry_error_callback=outage.give_up,
+            )(action)
+        finally:
+            outage.release()
+        if outage.began is not None:
+            self.on_back(outage.seconds())
+        return found
 
 
-def reason_of(error: BaseException) -> str:
-    """The driver's own words, one line."""
-    cause: BaseException = error
-    while isinstance(cause, StorageInternalError) and cause.__cause__ is not None:
-        cause = cause.__cause__
-    if isinstance(cause, DBAPIError) and cause.orig is not None:
-        cause = cause.orig
-    return first_line(cause)
+class _Outage:
+    """The outage that an action may meet. After each attempt tenacity calls its methods in this order."""
+
+    def __init__(self, retry: Retry) -> None:
+        self._retry = retry
+        self._attempt: RetryCallState | None = None  # the last one
+        self.began: float | None = None  # time.monotonic, when it was noticed
+
+    def is_on(self, attempt: RetryCallState) -> bool:
+        """Return whether the attempt failed by an outage."""
+        self._attempt = attempt
+        return isinstance(_error_of(attempt), OUTAGES)
+
+    def note(self, attempt: RetryCallState) -> None:
+        """Report the outage when it begins."""
+        if self.began is None:
+            self.began = time.monotonic()
+            what, reason = _described(_error_of(attempt))
+            _log.warning("the %s is away (%s)", what, reason)
+            self._retry.on_waiting(f"the {what} ({reason})", self._retry.limit_seconds)
+
+    def is_too_long(self, attempt: RetryCallState) -> bool:
+        """Return whether the next pause would go beyond the limit."""
+        return self.seconds() + attempt.upcoming_sleep > self._retry.limit_seconds
+
+    def give_up(self, attempt: RetryCallState) -> NoReturn:
+        """Raise the error of an outage that lasts too long.
+
+        Raises:
+            DatabaseLostError: the database is away.
+            ArtifactError: the artifact store is.
+        """
+        error = _error_of(attempt)
+        what, reason = _described(error)
+        lost = ArtifactError if isinstance(error, ArtifactsAwayError) else DatabaseLostError
+        raise lost(
+            f"the {what} has been away for {self.seconds():.0f} seconds ({reason}): nothing that was stored is lost; "
+            "bring it back and go on with `mergetune study resume`"
+        ) from error
+
+    def release(self) -> None:
+        """Drop the last attempt and its error.
+
+        The error holds tenacity's frames, and they hold it. Without this, all that the action refers to would stay in
+        memory until the garbage collector comes by, models as well.
+        """
+        if self._attempt is not None:
+            self._attempt.outcome = None
+        self._attempt = None
+
+    def seconds(self) -> float:
+        """Return how long the outage has lasted."""
+        return 0.0 if self.began is None else time.monotonic() - self.began
+
+
+def _error_of(attempt: RetryCallState) -> BaseException | None:
+    return None if attempt.outcome is None else attempt.outcome.exception()
+
+
+def _described(error: BaseException | None) -> tuple[str, str]:
+    """Return what is away, and the driver's own words for it in one line."""
+    what = "artifact store" if isinstance(error, ArtifactsAwayError) else "study database"
+    while isinstance(error, StorageInternalError) and error.__cause__ is not None:
+        error = error.__cause__
+    if isinstance(error, DBAPIError) and error.orig is not None:
+        error = error.orig
+    return what, "" if error is None else first_line(error)

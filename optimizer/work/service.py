@@ -17,10 +17,18 @@ import torch
 
 from basics.errors import MergetuneError
 from optimizer.errors import DatabaseLostError, FinalError
-from optimizer.observe.events import Reporter
+from optimizer.observe.events import (
+    Reporter,
+    StopAsked,
+    StudyRefused,
+    WaitingForWork,
+    WorkerLeft,
+    WorkerStarted,
+    reporting_retry,
+)
 from optimizer.runtime.pool import RuntimePool
 from optimizer.runtime.setup import Runtime
-from optimizer.system.retry import LIMIT_SECONDS, Retry
+from optimizer.system.retry import LIMIT_SECONDS
 from optimizer.work.heartbeat import Heartbeat, registered_worker
 from optimizer.work.scheduling import PendingWork, WaitingStudy, choose
 from optimizer.work.worker import Worker
@@ -41,8 +49,8 @@ OBSTACLES = (MergetuneError, OSError, torch.OutOfMemoryError)
 _log = logging.getLogger(__name__)
 
 
-class Host(Protocol):
-    """Where people see what a service does, and what holds its finals."""
+class Host(Reporter, Protocol):
+    """Where people see what a service does, what holds its finals, and is told of events between two studies."""
 
     def at(self, records: StudyRecords, runtime: Runtime) -> AbstractContextManager[Reporter]:
         """Surround the work on one study, and give the reporter of it."""
@@ -53,16 +61,6 @@ class Host(Protocol):
         Raises:
             FinalError: there is nothing to compare.
         """
-
-    def refused(self, name: str, reason: str) -> None:
-        """Report, once for each reason, why a study cannot be worked on here."""
-
-    def waiting(self) -> None:
-        """Report that there is nothing to do, and not again until there was."""
-
-    def outage_began(self, reason: str, limit_seconds: float) -> None: ...
-
-    def outage_ended(self, seconds: float) -> None: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,9 +107,7 @@ class Service:
     ) -> None:
         self._database, self._runtimes, self._artifacts = database, runtimes, artifacts
         self._host, self._stop, self._settings = host, stop, settings
-        self._retry = Retry(
-            limit_seconds=settings.patience_seconds, on_waiting=host.outage_began, on_back=host.outage_ended
-        )
+        self._retry = reporting_retry(host, settings.patience_seconds)
         self._pending: dict[int, PendingWork] = {}
         self._refusals: dict[str, _Refusal] = {}
         self._without_final: set[tuple[int, int]] = set()  # (study id, its trials): there was nothing to compare
@@ -142,7 +138,7 @@ class Service:
                     break
                 else:
                     if not idle:
-                        self._host.waiting()
+                        self._host.report(WaitingForWork())
                         self.doing = "waiting for work"
                         idle = True
                     self._stop.wait(self._settings.poll_seconds)
@@ -231,16 +227,16 @@ class Service:
         finished = 0
         with self._host.at(records, runtime) as reporter:
             worker = self._retry(lambda: self._worker(records, runtime, reporter))
-            reporter.worker_started(heartbeat.worker_id)
+            reporter.report(WorkerStarted(worker=heartbeat.worker_id))
             try:
                 while (done := worker.work_once(heartbeat)) is not None:
                     finished += done
                     if not self._stays(records, heartbeat):
                         break
                 if self._stop.is_set():
-                    reporter.stop_asked("signal")
+                    reporter.report(StopAsked(by="signal"))
             finally:
-                reporter.worker_left(finished)
+                reporter.report(WorkerLeft(finished=finished))
         return finished
 
     def _worker(self, records: StudyRecords, runtime: Runtime, reporter: Reporter) -> Worker:
@@ -275,4 +271,4 @@ class Service:
         if self._settings.names and self._settings.names <= self._refusals.keys():
             raise error
         if before is None or before.reason != reason:
-            self._host.refused(name, reason)
+            self._host.report(StudyRefused(name=name, reason=reason))

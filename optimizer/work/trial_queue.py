@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from optuna.trial import Trial
 
-from optimizer.observe.events import Reporter
+from optimizer.observe.events import Reporter, TrialEnded, TrialTakenOver
 from optimizer.search.sampler import distributions
 from optimizer.search.stopping import is_spent
 from optimizer.work.heartbeat import RERUNS, Heartbeat, deaths
@@ -88,7 +88,7 @@ class TrialQueue:
                     return None if is_spent(self._records, trials, self._optuna) else self._new(heartbeat)
                 claimed = replace(self._prepare(interrupted, heartbeat.worker_id), interrupted=True)
                 if self._begin(claimed, interrupted.attempt):
-                    self._reporter.trial_taken_over(claimed.number, interrupted.attempt)
+                    self._reporter.report(TrialTakenOver(trial=claimed.number, attempt=interrupted.attempt))
                     return claimed
                 # Its worker is alive after all, and has stored it since the trials were read.
 
@@ -120,7 +120,7 @@ class TrialQueue:
                 return _Start(trial=trial, params=trial.params, attempt=attempt)
             ended = self._settle(trial)
             if ended.failure == "worker_died":
-                self._reporter.trial_finished(ended)  # its worker is dead and cannot report it
+                self._reporter.report(TrialEnded.of(ended))  # its worker is dead and cannot report it
         return None
 
     def _next_attempt(self, stored: StoredTrial) -> int | None:

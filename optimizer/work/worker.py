@@ -20,10 +20,23 @@ from collections.abc import Callable
 
 from basics.messages import first_line
 from optimizer.errors import OptimizerError, TrialFailed
-from optimizer.observe.events import Reporter
+from optimizer.observe.events import (
+    BatchReduced,
+    ImagesRendered,
+    Reporter,
+    StopAsked,
+    StudyPaused,
+    TrialEnded,
+    TrialLost,
+    TrialStarted,
+    WorkerLeft,
+    WorkerStarted,
+    reporting_retry,
+)
 from optimizer.runtime.machine import device_kind, machine_description
 from optimizer.runtime.setup import Runtime
-from optimizer.system.retry import LIMIT_SECONDS, Retry
+from optimizer.system.retry import LIMIT_SECONDS
+from optimizer.trial.evaluation import BROKEN_WEIGHTS
 from optimizer.trial.racing import Race
 from optimizer.trial.ranking import best_trials, parent_trials
 from optimizer.work.gain_recorder import GainRecorder
@@ -64,9 +77,7 @@ class Worker:
         stop: Callable[[], bool] = lambda: False,
         patience_seconds: float = LIMIT_SECONDS,
     ) -> None:
-        self._retry = Retry(
-            limit_seconds=patience_seconds, on_waiting=reporter.outage_began, on_back=reporter.outage_ended
-        )
+        self._retry = reporting_retry(reporter, patience_seconds)
         self._records, self._runtime = records, runtime
         self._reporter, self._stop = reporter, stop
         self._trials = CachedTrials(records)
@@ -99,7 +110,7 @@ class Worker:
 
         def note(limit: BatchLimit, reason: str) -> None:
             self._retry(lambda: store_batch_limit(self._records, kind, limit))
-            self._reporter.batch_reduced(limit.component, limit.images, reason)
+            self._reporter.report(BatchReduced(component=limit.component, images=limit.images, reason=reason))
 
         limits.adopt(load_batch_limits(self._records, kind))
         limits.on_lowered = note
@@ -108,19 +119,19 @@ class Worker:
         """Work until the study's budget is spent or it is stopped; returns how many trials were finished.
 
         Raises:
-            OptimizerError: every parent failed, so nothing can be compared with anything.
+            OptimizerError: every parent failed, so nothing can be compared with anything, or one has broken weights.
             StudyMissingError: Optuna's part of the study was deleted.
             DatabaseLostError: the database went away and stayed away.
         """
         finished = 0
         with registered_worker(self._records.database, self._retry) as heartbeat:
             self._retry(lambda: turn_to(self._records.database, heartbeat.worker_id, self._records.study, "trials"))
-            self._reporter.worker_started(heartbeat.worker_id)
+            self._reporter.report(WorkerStarted(worker=heartbeat.worker_id))
             try:
                 while self._may_go_on() and (done := self.work_once(heartbeat)) is not None:
                     finished += done
             finally:
-                self._reporter.worker_left(finished)
+                self._reporter.report(WorkerLeft(finished=finished))
         return finished
 
     def work_once(self, heartbeat: Heartbeat) -> bool | None:
@@ -141,7 +152,7 @@ class Worker:
         except KeyError:  # what Optuna's storage says of what is not there
             self._retry(lambda: optuna_study(self._records))
             raise
-        self._retry(self._require_a_parent)
+        self._retry(self._require_parents)
         return finished
 
     def _may_go_on(self) -> bool:
@@ -152,28 +163,28 @@ class Worker:
             if status == "active":
                 return True
             if status == "stopped":
-                self._reporter.stop_asked("database")
+                self._reporter.report(StopAsked(by="database"))
                 return False
             if not reported:
-                self._reporter.paused()
+                self._reporter.report(StudyPaused())
                 reported = True
             time.sleep(PAUSE_SECONDS)
-        self._reporter.stop_asked("signal")
+        self._reporter.report(StopAsked(by="signal"))
         return False
 
     def _work(self, claimed: ClaimedTrial) -> bool:
         """Evaluate a trial, record its outcome and report it; False where it is another worker's by now."""
-        number = claimed.number
-        self._reporter.trial_started(number, str(claimed.origin), len(self._runtime.evaluator.renderer.items))
+        number, images = claimed.number, len(self._runtime.evaluator.renderer.items)
+        self._reporter.report(TrialStarted(trial=number, origin=str(claimed.origin), images=images))
         stored = self._evaluate(claimed)
         if claimed.interrupted:
             self._retry(lambda: self._recorder.remove_leftovers(number))
         if not stored:
             _log.warning("trial %d was taken over by another worker, which took this one for dead", number)
-            self._reporter.trial_lost(number)
+            self._reporter.report(TrialLost(trial=number))
             return False
         trial = self._retry(lambda: self._recorder.settle(claimed.trial))
-        self._retry(lambda: self._reporter.trial_finished(trial))
+        self._retry(lambda: self._reporter.report(TrialEnded.of(trial)))
         return True
 
     def _evaluate(self, claimed: ClaimedTrial) -> bool:
@@ -183,7 +194,7 @@ class Worker:
         def on_images(done: int) -> None:
             nonlocal rendered
             rendered = done
-            self._reporter.images_rendered(done)
+            self._reporter.report(ImagesRendered(images=done))
 
         race = self._retry(lambda: self._race(claimed))
         try:
@@ -206,13 +217,19 @@ class Worker:
         stages = len(self._runtime.evaluator.renderer.stages)
         return Race.against(best[0], self._gains.known_evidence(best[0]), objective.terms, settings, stages)
 
-    def _require_a_parent(self) -> None:
-        """Refuse to go on where every parent failed.
+    def _require_parents(self) -> None:
+        """Refuse to go on where every parent failed, or one whose own weights are broken: so is every merge with it.
 
         Raises:
-            OptimizerError: they did.
+            OptimizerError: it is so.
         """
         parents = parent_trials(self._trials.trials())
-        if len(parents) == len(self._runtime.parents) and all(trial.state == "failed" for trial in parents.values()):
-            reasons = "; ".join(f"{letter}: {trial.reason}" for letter, trial in parents.items())
+        failed = {letter: trial.reason or "" for letter, trial in parents.items() if trial.state == "failed"}
+        reasons = "; ".join(f"{letter}: {reason}" for letter, reason in failed.items())
+        if failed and len(failed) == len(self._runtime.parents):
             raise OptimizerError(f"every parent failed, so there is nothing to be better than ({reasons})")
+        if any(BROKEN_WEIGHTS in reason for reason in failed.values()):
+            raise OptimizerError(
+                f"a parent is broken, and so would be every merge with it ({reasons}): leave it out, or set "
+                "`export.dtype` to bf16 or fp32 if its weights are too large for fp16"
+            )

@@ -22,6 +22,7 @@ from object_store import BUCKET, ObjectStore, object_store
 from optuna.trial import TrialState
 
 from optimizer.observe.dashboard import listening_port, make_server
+from optimizer.observe.events import Event, OutageBegan, TrialStarted
 from optimizer.outcome.export import Watch, deliver
 from optimizer.outcome.warm_start import find_warm_start
 from optimizer.runtime.setup import Runtime
@@ -184,14 +185,11 @@ class Cut(Recorder):
         super().__init__()
         self._objects, self._back = objects, back
 
-    def trial_started(self, number: int, origin: str, images: int) -> None:
-        super().trial_started(number, origin, images)
-        if number == 2:
+    def report(self, event: Event) -> None:
+        super().report(event)
+        if isinstance(event, TrialStarted) and event.trial == 2:
             self._objects.stop()
-
-    def outage_began(self, reason: str, limit_seconds: float) -> None:
-        super().outage_began(reason, limit_seconds)
-        if self._back:
+        if isinstance(event, OutageBegan) and self._back:
             threading.Timer(1.0, self._objects.start).start()
 
 
@@ -200,8 +198,8 @@ def test_a_store_that_is_away_for_a_while_is_waited_for(objects: ObjectStore, ru
     recorder = Cut(objects, back=True)
     run(short, recorder)
     assert [number for number, _ in recorder.started] == [0, 1, 2, 3]
-    assert len(recorder.away) == 1
-    assert "the artifact store (artifact store s3://merges/while" in recorder.away[0]
+    (outage,) = recorder.of(OutageBegan)
+    assert "the artifact store (artifact store s3://merges/while" in outage.reason
     assert_whole(short)
 
 

@@ -19,6 +19,7 @@ from real_databases import new_postgresql_url
 from optimizer.errors import CheckpointError
 from optimizer.merging.engine.placement import Placement
 from optimizer.merging.engine.resident import ResidentModel
+from optimizer.observe.events import Event, TrialStarted
 from optimizer.rendering.models import live_dtypes
 from optimizer.runtime.parent_files import hash_parents
 from optimizer.runtime.plan import make_plan
@@ -190,9 +191,10 @@ class Jump(Recorder):
         super().__init__(stop_after=stop_after)
         self._clocks = clocks
 
-    def trial_started(self, number: int, origin: str, images: int) -> None:
-        super().trial_started(number, origin, images)
-        self._clocks.set_by += 5 * HOUR if number % 2 else -5 * HOUR
+    def report(self, event: Event) -> None:
+        super().report(event)
+        if isinstance(event, TrialStarted):
+            self._clocks.set_by += 5 * HOUR if event.trial % 2 else -5 * HOUR
 
 
 def test_minutes_of_work_are_not_counted_by_the_clock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -214,9 +216,9 @@ class Upgrade(Recorder):
         super().__init__()
         self._database, self._at = database, at
 
-    def trial_started(self, number: int, origin: str, images: int) -> None:
-        super().trial_started(number, origin, images)
-        if number == self._at:
+    def report(self, event: Event) -> None:
+        super().report(event)
+        if isinstance(event, TrialStarted) and event.trial == self._at:
             set_version(self._database, "0999")
 
 

@@ -18,6 +18,7 @@ from rich.console import Console
 
 from optimizer.cli.views.report import studies_table
 from optimizer.errors import CheckpointError, FinalError
+from optimizer.observe.events import Event, StudyRefused, TrialEnded, WaitingForWork
 from optimizer.runtime.model_files import ModelFolders
 from optimizer.runtime.parent_files import hash_parents
 from optimizer.runtime.plan import Plan, make_plan
@@ -30,7 +31,7 @@ from studies.records import registry, stored_studies, stored_trials, tables
 from studies.records.control import set_priority, set_status
 from studies.records.database import Database, open_database
 from studies.records.study_records import StudyRecords
-from studies.records.values import StoredStudy, StoredTrial
+from studies.records.values import StoredStudy
 from studies.spec.study import StudySpec
 
 CHANGES = {**SMALL, "budget": {"trials": 3}}
@@ -38,13 +39,11 @@ CHANGES = {**SMALL, "budget": {"trials": 3}}
 
 @dataclass
 class Log(Recorder):
-    """A Host that remembers, and a Reporter of each study that does."""
+    """A host that remembers, and a reporter of each study that does."""
 
     visits: list[str] = field(default_factory=list)
-    reasons: list[tuple[str, str]] = field(default_factory=list)
     finals: list[str] = field(default_factory=list)
     runtimes: dict[str, weakref.ref[Runtime]] = field(default_factory=dict)
-    waits: int = 0
     on_wait: Callable[[], None] = lambda: None
     on_trial: Callable[[str], None] = lambda _name: None
 
@@ -60,24 +59,27 @@ class Log(Recorder):
         self.finals.append(records.study.name)
         raise FinalError("nothing to compare")
 
-    def refused(self, name: str, reason: str) -> None:
-        self.reasons.append((name, reason))
+    def report(self, event: Event) -> None:
+        super().report(event)
+        if isinstance(event, WaitingForWork):
+            self.on_wait()
 
-    def waiting(self) -> None:
-        self.waits += 1
-        self.on_wait()
+    @property
+    def reasons(self) -> list[tuple[str, str]]:
+        return [(event.name, event.reason) for event in self.of(StudyRefused)]
 
 
 @dataclass
 class Visit(Recorder):
-    """The Reporter of one turn."""
+    """The reporter of one turn."""
 
     log: Log = field(default_factory=Log)
     name: str = ""
 
-    def trial_finished(self, trial: StoredTrial) -> None:
-        super().trial_finished(trial)
-        self.log.on_trial(self.name)
+    def report(self, event: Event) -> None:
+        super().report(event)
+        if isinstance(event, TrialEnded):
+            self.log.on_trial(self.name)
 
 
 @dataclass
@@ -138,7 +140,7 @@ def test_every_active_study_is_worked_on_the_most_urgent_first_and_each_is_loade
 
     def on_wait() -> None:
         """Only now the paused one may go on; then what was asked of it is done too."""
-        if log.waits == 1:
+        if len(log.of(WaitingForWork)) == 1:
             assert (place.states(paused), place.states(stopped)) == ([], [])
             set_status(paused, "active")
         else:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import os
 import re
+import resource
 import signal
 import socket
 import subprocess
@@ -18,9 +20,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
+import torch
 from command_line import Call, caller, enter
 from demo_study import DEMO, ShortStudy, begin, short_spec, write_spec
 from hypothesis import given, settings
@@ -31,6 +34,7 @@ from safetensors.torch import load_file, save_file
 from optimizer.cli.workers.monitoring import Monitoring
 from optimizer.errors import ObservationError
 from optimizer.observe.event_log import EventLog, LineFile, event_log
+from optimizer.observe.events import Event
 from optimizer.observe.metrics import parse_address, served
 from optimizer.work.worker import Worker
 from studies.records import stored_studies, stored_trials
@@ -48,7 +52,7 @@ CHANGES: dict[str, Any] = {
 COMMON = ("time", "level", "event", "study", "trial", "worker")
 
 Labels = tuple[tuple[str, str], ...]
-Event = dict[str, Any]
+Line = dict[str, Any]  # of the log
 
 
 def scrape(address: str) -> dict[tuple[str, Labels], float]:
@@ -64,13 +68,15 @@ def scrape(address: str) -> dict[tuple[str, Labels], float]:
     }
 
 
-def events_of(path: Path) -> list[Event]:
+def events_of(path: Path) -> list[Line]:
     return [json.loads(line, parse_constant=pytest.fail) for line in path.read_text().splitlines()]
 
 
 def broken_parent(folder: Path) -> str:
+    """Write a model whose values are numbers, and whose images are not: its sums go beyond float32."""
     tensors = load_file(DEMO / "foods.safetensors")
-    tensors["model.diffusion_model.middle_block.0.in_layers.2.weight"].fill_(float("nan"))
+    middle = "model.diffusion_model.middle_block.0.in_layers.2.weight"
+    tensors[middle] = torch.full_like(tensors[middle], 1e38, dtype=torch.float32)
     save_file(tensors, folder / "broken.safetensors")
     return str(folder / "broken.safetensors")
 
@@ -82,7 +88,7 @@ class Watched:
     rows: Mapping[str, list[StoredTrial]]
     metrics: Mapping[tuple[str, Labels], float]
     before: Mapping[tuple[str, Labels], float]  # as the worker of the first took its last trial
-    events: list[Event]
+    events: list[Line]
 
     def of(self, name: str, study: str, **labels: str) -> float:
         return self.metrics[name, tuple(sorted({"study": study, **labels}.items()))]
@@ -96,6 +102,7 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Watched:
         "study": "broken",
         "parents": [short_spec()["parents"][0], broken_parent(folder)],
         "render": {"degenerate_limit": 0},
+        "export": {"dtype": "fp32"},
         "suite": short_spec()["suite"] | {"prompts": ["an emoji of a fox"], "steps": 8},
         "budget": {"trials": 4},
     }
@@ -176,10 +183,16 @@ def test_every_event_has_the_common_keys_and_times_that_do_not_go_back(watched: 
         assert event["level"] in {"info", "warning", "error"}
 
 
+def event_names() -> list[str]:
+    kinds = vars(sys.modules[Event.__module__]).values()
+    return [kind.event for kind in kinds if isinstance(kind, type) and hasattr(kind, "event")]
+
+
 def test_every_event_key_and_metric_is_documented(watched: Watched) -> None:
-    guide = (ROOT / "docs" / "service.md").read_text()
+    guide = (ROOT / "docs" / "reference" / "events-and-metrics.md").read_text()
+    for name in event_names():
+        assert f"`{name}`" in guide, name
     for event in watched.events:
-        assert f"`{event['event']}`" in guide
         for key in event:
             assert f"`{key}`" in guide, key
     for name, labels in watched.metrics:
@@ -282,12 +295,16 @@ def test_metrics_without_prometheus_client_say_what_to_install(call: Call, monke
 # ------------------------------------------------------------------------------------------- the parts
 
 
+def line(text: str) -> logging.LogRecord:
+    return logging.makeLogRecord({"msg": text})
+
+
 def test_lines_of_several_writers_do_not_mix(tmp_path: Path) -> None:
     def writes(letter: str) -> None:
-        write = LineFile(tmp_path / "log")  # opened for itself, as another process would
+        file = LineFile(tmp_path / "log")  # opened for itself, as another process would
         for _ in range(300):
-            write(letter * 9000)
-        write.close()
+            file.handle(line(letter * 9000))
+        file.close()
 
     with ThreadPoolExecutor() as pool:
         list(pool.map(writes, "abc"))
@@ -295,38 +312,54 @@ def test_lines_of_several_writers_do_not_mix(tmp_path: Path) -> None:
 
 
 def test_a_log_that_is_moved_away_goes_on_in_a_new_file(tmp_path: Path) -> None:
-    write = LineFile(tmp_path / "log")
-    write("first")
+    file = LineFile(tmp_path / "log")
+    file.handle(line("first"))
     (tmp_path / "log").rename(tmp_path / "log.1")
-    write("second")
-    write.close()
+    file.handle(line("second"))
+    file.close()
     assert (tmp_path / "log.1").read_text() == "first\n"
     assert (tmp_path / "log").read_text() == "second\n"
 
 
 def test_a_log_that_cannot_be_opened_anew_touches_no_other_file(tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
-    write = LineFile(tmp_path / "folder" / "log")
+    file = LineFile(tmp_path / "folder" / "log")
     (tmp_path / "folder").rename(tmp_path / "moved")
-    write("lost")  # there is no folder for a new file
+    file.handle(line("lost"))  # there is no folder for a new file
     with (tmp_path / "other").open("w") as other:  # takes whatever number is free
         (tmp_path / "moved").rename(tmp_path / "folder")
         (tmp_path / "folder" / "log").unlink()
-        write("found")
+        file.handle(line("found"))
         other.write("mine")
-    write.close()
+    file.close()
     assert (tmp_path / "other").read_text() == "mine"
     assert (tmp_path / "folder" / "log").read_text().splitlines() == ["found"]
 
 
 def test_a_full_disk_costs_lines_and_is_said_once(capsys: pytest.CaptureFixture[str]) -> None:
-    write = LineFile(Path("/dev/full"))
-    write("first")
-    write("second")
-    write.close()
+    file = LineFile(Path("/dev/full"))
+    file.handle(line("first"))
+    file.handle(line("second"))
+    file.close()
     assert capsys.readouterr().err == (
         "the log /dev/full cannot be written (No space left on device): the work goes on\n"
     )
+
+
+def test_a_line_that_was_cut_short_spoils_no_other(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = LineFile(tmp_path / "log")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    file.handle(line("first"))
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (10, before[1]))  # bytes: as if the disk were full then
+        file.handle(line("second"))
+        file.handle(line("third"))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    file.handle(line("fourth"))
+    file.close()
+    assert (tmp_path / "log").read_text().splitlines() == ["first", "seco", "fourth"]
+    assert "cannot be written (File too large): the work goes on" in capsys.readouterr().err
 
 
 def test_records_of_our_modules_are_events_and_others_are_not(
@@ -351,14 +384,22 @@ anything = st.recursive(
 )
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Anything(Event):
+    """An event with whatever a field may hold."""
+
+    event: ClassVar[str] = "anything"
+    message: str
+    more: object
+
+
 @settings(max_examples=50)
 @given(message=st.text(), more=anything)
-def test_whatever_is_told_is_one_line_of_strict_json(message: str, more: object) -> None:
-    lines: list[str] = []
-    EventLog(lines.append).tell("log", message=message, more=more)
-    (line,) = lines
-    assert len(line.splitlines()) == 1
-    assert json.loads(line, parse_constant=pytest.fail)["message"] == message
+def test_whatever_is_reported_is_one_line_of_strict_json(message: str, more: object) -> None:
+    lines = io.StringIO()
+    EventLog(logging.StreamHandler(lines)).report(Anything(message=message, more=more))
+    (text,) = lines.getvalue().splitlines()
+    assert json.loads(text, parse_constant=pytest.fail)["message"] == message
 
 
 @given(port=st.integers(0, 65535), host=st.sampled_from(["localhost", "0.0.0.0", "10.1.2.3", "worker"]))

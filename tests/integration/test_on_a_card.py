@@ -22,6 +22,7 @@ from optimizer.merging.engine.placement import Placement
 from optimizer.merging.engine.resident import ResidentModel
 from optimizer.merging.files.checkpoint import Checkpoint
 from optimizer.merging.files.parents import Parents
+from optimizer.observe.events import BatchReduced
 from optimizer.outcome.export import Watch, deliver, render_file
 from optimizer.rendering.models import LiveModels, build_models, live_dtypes
 from optimizer.rendering.render import Renderer
@@ -257,7 +258,8 @@ def test_a_trial_whose_batches_are_too_large_succeeds_with_smaller_ones(tmp_path
     with card_with(10 << 30), hungry(unet.conv_in, 1 << 30):
         recorder = short.run(stop_after=1)
     assert [row.state for row in recorder.finished] == ["complete"]
-    assert recorder.reduced[0][:2] == ("unet", 4)
+    reduced = recorder.of(BatchReduced)[0]
+    assert (reduced.component, reduced.images) == ("unet", 4)
 
 
 def test_the_demos_checkpoints_are_known_to_the_card(study: ShortStudy) -> None:

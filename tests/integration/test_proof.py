@@ -292,10 +292,11 @@ def quiet(_): pass
 short = reopen(Path(sys.argv[1]))
 spec = short.study.spec
 study = replace(short.study, spec=spec.model_copy(update={"render": spec.render.model_copy(update={"batch_size": 1})}))
+records = replace(short.records, study=study)
 trial = load_trials(short.records)[0]
 watch = Watch(written=quiet, compared=quiet, rendered=quiet)
 print(deliver(
-    short.database, study, trial, short.runtime.plan, short.artifacts, Path(sys.argv[2]), overwrite=False, watch=watch
+    records, trial, short.runtime.plan, short.artifacts, Path(sys.argv[2]), overwrite=False, watch=watch
 ))
 """
 

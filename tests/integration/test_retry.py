@@ -21,6 +21,7 @@ import sqlalchemy as sa
 from demo_study import Recorder, ShortStudy, begin, write_spec
 from optuna.trial import TrialState
 
+from optimizer.observe.events import Event, OutageBegan, OutageEnded, TrialStarted
 from optimizer.system.retry import Retry
 from optimizer.work.worker import Worker
 from studies.records import stored_studies, stored_trials
@@ -71,14 +72,12 @@ class Cut(Recorder):
         self._server = server
         self.timer = threading.Timer(back_after, server.start)
 
-    def trial_started(self, number: int, origin: str, images: int) -> None:
-        super().trial_started(number, origin, images)
-        if number == 2:
+    def report(self, event: Event) -> None:
+        super().report(event)
+        if isinstance(event, TrialStarted) and event.trial == 2:
             self._server.kill()
-
-    def outage_began(self, reason: str, limit_seconds: float) -> None:
-        super().outage_began(reason, limit_seconds)
-        self.timer.start()  # not at the kill: the worker notices only when it records the trial
+        if isinstance(event, OutageBegan):
+            self.timer.start()  # not at the kill: the worker notices only when it records the trial
 
 
 def work(short: ShortStudy, recorder: Recorder, patience: float) -> int:
@@ -95,9 +94,9 @@ def test_a_worker_waits_for_the_database_and_loses_nothing(server: Server, tmp_p
     recorder = Cut(server, back_after=4.0)
     assert work(short, recorder, patience=120) == 5
     recorder.timer.join()
-    assert len(recorder.away) == 1
-    (seconds,) = recorder.back
-    assert 4.0 <= seconds < 60
+    assert len(recorder.of(OutageBegan)) == 1
+    (back,) = recorder.of(OutageEnded)
+    assert 4.0 <= back.took < 60
     assert [number for number, _ in recorder.started] == [0, 1, 2, 3, 4]  # none was evaluated twice
     rows = stored_trials.load_trials(short.records)
     assert [(row.number, row.state, row.attempt) for row in rows] == [(number, "complete", 1) for number in range(5)]

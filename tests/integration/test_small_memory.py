@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.testing import assert_close
 
 from optimizer.errors import NoMemoryError
+from optimizer.observe.events import BatchReduced
 from optimizer.outcome.export import Watch, deliver
 from optimizer.rendering.batch_limits import BatchLimits
 from optimizer.rendering.render import Renderer
@@ -88,12 +89,14 @@ def test_smaller_batches_said_once_kept_for_the_study_and_the_same_pictures(tmp_
         recorder = short.run(stop_after=1)
         assert sorted(set(seen), reverse=True) == [8, 4, 2]
         reason = "CUDA out of memory. Tried to allocate 2.00 GiB."
-        assert recorder.reduced == [("unet", 4, reason), ("unet", 2, reason)]
+        assert recorder.of(BatchReduced) == [
+            BatchReduced(component="unet", images=images, reason=reason) for images in (4, 2)
+        ]
         with torch.inference_mode():
             found = renderer.render().images
         assert all(torch.equal(*pair) for pair in zip(found, images, strict=True))
         seen.clear()
-        assert short.run(stop_after=1).reduced == []
+        assert short.run(stop_after=1).of(BatchReduced) == []
         assert set(seen) == {2}
     rows = stored_trials.load_trials(short.records)
     assert [(row.state, row.rendered) for row in rows] == [("complete", 8)] * 2
@@ -104,7 +107,7 @@ def test_smaller_batches_said_once_kept_for_the_study_and_the_same_pictures(tmp_
 
     again = reopen(tmp_path)  # another process, later
     with room_to_denoise(3, again) as seen:
-        assert again.run().reduced == []
+        assert again.run().of(BatchReduced) == []
         assert set(seen) == {2}
     target = tmp_path / "merge.safetensors"
     proof = deliver(
@@ -126,8 +129,8 @@ def test_what_cannot_be_decoded_at_once_is_denoised_once_and_decoded_in_smaller_
     with room_to_denoise(8, short) as denoised, room_to_decode(3, short) as decoded:
         recorder = short.run(stop_after=1)
         steps = len(denoised)
-        assert short.run(stop_after=1).reduced == []
-    assert [row[:2] for row in recorder.reduced] == [("vae", 4), ("vae", 2)]
+        assert short.run(stop_after=1).of(BatchReduced) == []
+    assert [(event.component, event.images) for event in recorder.of(BatchReduced)] == [("vae", 4), ("vae", 2)]
     assert set(denoised) == {8}
     assert len(denoised) == 2 * steps  # the trial that met with it denoised nothing again
     assert decoded == [8, 4, *[2] * 4, *[2] * 4]
@@ -180,7 +183,7 @@ def test_only_when_a_single_image_is_too_much_the_trial_fails(tmp_path: Path) ->
     with room_to_denoise(0, short):
         recorder = Recorder(stop_after=1)
         Worker(short.records, short.runtime, short.artifacts, recorder, recorder.stop).run()
-    assert [most for _, most, _ in recorder.reduced] == [4, 2, 1]
+    assert [event.images for event in recorder.of(BatchReduced)] == [4, 2, 1]
     (row,) = stored_trials.load_trials(short.records)
     width, height = size_of(short)
     assert row.state == "failed"

@@ -12,6 +12,7 @@ from demo_study import Recorder, ShortStudy, begin
 from optuna.trial import TrialState
 
 from optimizer.errors import CheckpointError
+from optimizer.observe.events import Event, TrialStarted
 from optimizer.system.retry import Retry
 from optimizer.work.heartbeat import RERUNS, registered_worker
 from optimizer.work.worker import Worker
@@ -111,11 +112,12 @@ class Ended(Recorder):
 
     short: ShortStudy | None = None
 
-    def trial_started(self, number: int, origin: str, images: int) -> None:
-        super().trial_started(number, origin, images)
-        assert self.short is not None
-        study = optuna.load_study(study_name="short", storage=self.short.database.storage)
-        study.tell(number, state=TrialState.FAIL)
+    def report(self, event: Event) -> None:
+        super().report(event)
+        if isinstance(event, TrialStarted):
+            assert self.short is not None
+            study = optuna.load_study(study_name="short", storage=self.short.database.storage)
+            study.tell(event.trial, state=TrialState.FAIL)
 
     def stop(self) -> bool:
         return bool(self.started)
@@ -128,12 +130,12 @@ class TakenOver(Recorder):
     short: ShortStudy | None = None
     number: int | None = field(default=None)
 
-    def trial_started(self, number: int, origin: str, images: int) -> None:
-        super().trial_started(number, origin, images)
-        if self.short is not None and self.number is None:
-            self.number = number
-            recipe = row_of(self.short, number).recipe
-            stored_trials.begin_trial(self.short.records, number, Origin.parse(origin), recipe, "successor", 2)
+    def report(self, event: Event) -> None:
+        super().report(event)
+        if isinstance(event, TrialStarted) and self.short is not None and self.number is None:
+            self.number = event.trial
+            recipe, origin = row_of(self.short, event.trial).recipe, Origin.parse(event.origin)
+            stored_trials.begin_trial(self.short.records, event.trial, origin, recipe, "successor", 2)
 
     def stop(self) -> bool:
         return self.number is not None

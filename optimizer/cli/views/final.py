@@ -7,10 +7,11 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-from rich.table import Table
 
 from optimizer.cli.common import console, escaped, interactive
 from optimizer.cli.views.progress import gain_text
+from optimizer.cli.views.tables import ReportTable
+from optimizer.observe.events import FinalHeld, FinalStarted, Reporter
 from optimizer.outcome.verdict import is_better, suspicion
 from optimizer.search.stopping import end_of
 from optimizer.system.retry import Retry
@@ -23,7 +24,6 @@ from studies.records.values import Gain, StoredStudy, StoredTrial
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from optimizer.observe.events import Reporter
     from optimizer.outcome.final import FinalWatch
     from optimizer.runtime.setup import Runtime
     from studies.files.artifacts import Artifacts
@@ -53,11 +53,11 @@ def finish_study(
     trials = retry(lambda: load_trials(records))
     rank = retry(lambda: by_posterior(records, runtime.objective, trials))
     pictures: Pictures = {}
-    reporter.final_started(_images(study))
+    reporter.report(FinalStarted(images=_images(study)))
     with _progress(_images(study), pictures) as watch:
         final = hold_final(runtime, trials, rank, watch)
     retry(lambda: store_final(records, final))
-    reporter.final_held(final)
+    reporter.report(FinalHeld(final=final))
     sheet = retry(lambda: _save_sheet(study, final, pictures, artifacts))
     console.print(f"contact sheet of the parents and the candidates: {escaped(sheet)}", soft_wrap=True)
     return final
@@ -133,10 +133,10 @@ def print_final(stored: StoredStudy, final: Final, trials: Sequence[StoredTrial]
         )
 
 
-def final_table(stored: StoredStudy, final: Final, objective: Objective) -> Table:
+def final_table(stored: StoredStudy, final: Final, objective: Objective) -> ReportTable:
     """Return a table with a row for each candidate."""
     title = f"final of {escaped(stored.name)}: {_images(stored)} images that the search never saw"
-    table = Table(title=title, title_justify="left")
+    table = ReportTable(title)
     names = objective.names
     scorers = [term.scorer for term in objective.terms]
     for head in (
@@ -147,7 +147,7 @@ def final_table(stored: StoredStudy, final: Final, objective: Objective) -> Tabl
         *(f"{name}\nheld out" for name in scorers),
         "",
     ):
-        table.add_column(escaped(head), overflow="fold")
+        table.head(escaped(head))
     for candidate in final.candidates:
         cells = [_cell(candidate.in_sample, names), _cell(candidate.held_out, names)]
         cells += [_cell(candidate.held_out, (name,)) for name in scorers]

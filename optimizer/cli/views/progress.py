@@ -12,12 +12,19 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColum
 from rich.text import Text
 
 from optimizer.cli.common import console, escaped, interactive
-from optimizer.observe.events import Reporter
+from optimizer.observe.events import (
+    BatchReduced,
+    Event,
+    ImagesRendered,
+    OutageBegan,
+    StudyPaused,
+    TrialEnded,
+    TrialStarted,
+)
 from optimizer.search.depth.ties import split_of
 from optimizer.search.stopping import own_trials
 from optimizer.trial.objective import SINGLE, Objective
 from optimizer.trial.ranking import best_gains, stopped_after
-from studies.records.batch_limits import Batched
 from studies.records.cached_reads import CachedTrials
 from studies.records.study_records import StudyRecords
 from studies.records.values import Gain, StoredTrial
@@ -41,8 +48,8 @@ class _More(ProgressColumn):
         return Text(FINISHING if awaited else task.fields["more"], style="yellow" if awaited else "")
 
 
-class ProgressReporter(Reporter):
-    """A worker's Reporter for people.
+class ProgressReporter:
+    """A worker's reporter for people.
 
     Args:
         stop: set when the user has asked to stop.
@@ -79,13 +86,28 @@ class ProgressReporter(Reporter):
     ) -> None:
         self._progress.stop()
 
-    def trial_started(self, number: int, origin: str, images: int) -> None:
-        self._progress.update(self._images, total=images, completed=0, more=f"trial {number}, {origin}")
+    def report(self, event: Event) -> None:
+        """Show an event.
 
-    def images_rendered(self, done: int) -> None:
-        self._progress.update(self._images, completed=done)
+        Raises:
+            OperationalError: the database is away (as any of `OUTAGES`).
+        """
+        match event:
+            case TrialStarted(trial=number, origin=origin, images=images):
+                self._progress.update(self._images, total=images, completed=0, more=f"trial {number}, {origin}")
+            case ImagesRendered(images=images):
+                self._progress.update(self._images, completed=images)
+            case TrialEnded(stored=trial):
+                self._show_ended(trial)
+            case OutageBegan(reason=reason, limit=limit):
+                print_waiting(reason, limit)
+            case StudyPaused():
+                again = f'mergetune study resume "{self._records.study.name}" --detach'
+                console.print(escaped(f"paused; it goes on with: {again}"), soft_wrap=True)
+            case BatchReduced():
+                console.print(escaped(_reduction(event)), soft_wrap=True)
 
-    def trial_finished(self, trial: StoredTrial) -> None:
+    def _show_ended(self, trial: StoredTrial) -> None:
         rows = [row for row in self._cached.trials() if row.state != "running"]
         done = len(own_trials(rows))
         done_since = max(1, done - self._finished)  # by all workers of the study
@@ -100,21 +122,8 @@ class ProgressReporter(Reporter):
         elif trial.state == "failed":
             console.print(f"[red]trial {trial.number} failed:[/] {escaped(trial.reason or '')}")
 
-    def outage_began(self, reason: str, limit_seconds: float) -> None:
-        print_waiting(reason, limit_seconds)
-
-    def paused(self) -> None:
-        again = f'mergetune study resume "{self._records.study.name}" --detach'
-        console.print(escaped(f"paused; it goes on with: {again}"), soft_wrap=True)
-
-    def batch_reduced(self, component: Batched, batch_size: int, reason: str) -> None:
-        images = "1 image" if batch_size == 1 else f"{batch_size} images"
-        done = " decoded" if component == "vae" else ""
-        told = f"out of memory: from now on {images}{done} at once, and the same on such machines ({reason})"
-        console.print(escaped(told), soft_wrap=True)
-
     def _newly_split(self, trial: StoredTrial) -> str:
-        """The sections that were split for this trial, with `granularity: auto`."""
+        """Return which sections were split for this trial, with `granularity: auto`; empty if none."""
         storage = self._records.database.storage
         study_id = storage.get_study_id_from_name(self._records.study.name)
         asked = storage.get_trial(storage.get_trial_id_from_study_id_trial_number(study_id, trial.number))
@@ -123,7 +132,7 @@ class ProgressReporter(Reporter):
         return f"{' and '.join(found)} {'is' if len(found) == 1 else 'are'}" if found else ""
 
     def _best_gain(self, rows: Sequence[StoredTrial]) -> str:
-        """The best gain so far in each objective, over all workers."""
+        """Return the best gain so far in each objective, over all workers."""
         best = best_gains(rows)
         parts = [
             f"best {'gain' if name == SINGLE else name} {gain_text(best[name])}" for name in self._names if name in best
@@ -145,12 +154,18 @@ class ProgressReporter(Reporter):
 
 
 def print_waiting(reason: str, limit_seconds: float) -> None:
-    """What is waited for and why, and for how long at most."""
+    """Print what is waited for and why, and for how long at most."""
     console.print(escaped(f"waiting for {reason}, {limit_seconds / 60:.0f} minutes at most"), soft_wrap=True)
 
 
+def _reduction(event: BatchReduced) -> str:
+    images = "1 image" if event.images == 1 else f"{event.images} images"
+    done = " decoded" if event.component == "vae" else ""
+    return f"out of memory: from now on {images}{done} at once, and the same on such machines ({event.reason})"
+
+
 def gain_text(gain: Gain) -> str:
-    """`+1.23 (0.98 to 1.48)`."""
+    """Return a gain with its interval, as `+1.23 (+0.98 to +1.48)`."""
     interval = "" if gain.low is None or gain.high is None else f" ({gain.low:+.3g} to {gain.high:+.3g})"
     return f"{gain.value:+.3g}{interval}"
 

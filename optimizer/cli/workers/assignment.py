@@ -27,7 +27,7 @@ from optimizer.cli.workers.monitoring import Monitoring
 from optimizer.cli.workers.session import patience_seconds
 
 if TYPE_CHECKING:
-    from optimizer.observe.events import Reporter
+    from optimizer.observe.events import Event, Reporter
     from optimizer.runtime.model_files import ModelFolders
     from optimizer.runtime.setup import Runtime
     from optimizer.system.retry import Retry
@@ -64,7 +64,7 @@ class Assignment:
     until_done: bool = False
     finals: bool = True
 
-    def service(self, database: Database, stop: threading.Event, watch: Monitoring) -> Service:
+    def service(self, database: Database, stop: threading.Event, monitoring: Monitoring) -> Service:
         """Build the worker that carries out this assignment in this process."""
         with loading_libraries():
             from optimizer.runtime.pool import RuntimePool
@@ -83,7 +83,7 @@ class Assignment:
             lambda study: open_unchanged_plan(study, self.folders),
             lambda plan, study: load_runtime(plan, study.parents, self.cache),
         )
-        host = TerminalHost(store, stop, Retry(limit_seconds=self.patience_seconds), watch)
+        host = TerminalHost(store, stop, Retry(limit_seconds=self.patience_seconds), monitoring)
         return Service(database, runtimes, store, host, stop, settings)
 
 
@@ -123,39 +123,43 @@ def assigned(
 class TerminalHost:
     """A service's Host that shows progress on the terminal."""
 
-    def __init__(self, artifacts: Artifacts, stop: threading.Event, retry: Retry, watch: Monitoring) -> None:
+    def __init__(self, artifacts: Artifacts, stop: threading.Event, retry: Retry, monitoring: Monitoring) -> None:
         self._artifacts, self._stop = artifacts, stop
-        self._retry, self._watch = retry, watch
+        self._retry, self._monitoring = retry, monitoring
 
     @contextmanager
     def at(self, records: StudyRecords, runtime: Runtime) -> Iterator[Reporter]:
+        """Show the progress of a study while the block runs."""
         from optimizer.cli.views.progress import ProgressReporter
 
         console.print(f"working on study {escaped(records.study.name)}", soft_wrap=True)
         with self._retry(lambda: ProgressReporter(records, runtime.objective, self._stop)) as people:
-            yield self._watch.reporter(records, people)
+            yield self._monitoring.reporter(records, people)
 
     def hold_final(self, records: StudyRecords, runtime: Runtime) -> None:
+        """Hold a study's final, store it, and print what it found.
+
+        Raises:
+            FinalError: there is nothing to compare.
+        """
         from optimizer.cli.views.final import finish_study
         from optimizer.insight.interactive import save_figures
 
         console.print(f"holding the final of {escaped(records.study.name)}", soft_wrap=True)
-        reporter = self._watch.reporter(records)
+        reporter = self._monitoring.reporter(records)
         finish_study(records, runtime, self._artifacts, reporter, self._retry)
         self._retry(lambda: save_figures(records, runtime.objective))
 
-    def refused(self, name: str, reason: str) -> None:
-        print_error(f"study {escaped(name)} cannot be worked on here", reason)
-        self._watch.tell("study_refused", "warning", name=name, reason=reason)
-
-    def waiting(self) -> None:
-        console.print("waiting for work; Ctrl-C or SIGTERM to leave", soft_wrap=True)
-
-    def outage_began(self, reason: str, limit_seconds: float) -> None:
+    def report(self, event: Event) -> None:
+        """Print what happens between two studies, and log it."""
         from optimizer.cli.views.progress import print_waiting
+        from optimizer.observe.events import OutageBegan, StudyRefused, WaitingForWork
 
-        print_waiting(reason, limit_seconds)
-        self._watch.tell("outage_began", "warning", reason=reason, limit=limit_seconds)
-
-    def outage_ended(self, seconds: float) -> None:
-        self._watch.tell("outage_ended", took=seconds)
+        match event:
+            case StudyRefused(name=name, reason=reason):
+                print_error(f"study {escaped(name)} cannot be worked on here", reason)
+            case WaitingForWork():
+                console.print("waiting for work; Ctrl-C or SIGTERM to leave", soft_wrap=True)
+            case OutageBegan(reason=reason, limit=limit):
+                print_waiting(reason, limit)
+        self._monitoring.report(event)

@@ -12,8 +12,8 @@ import typer
 from optimizer.cli.common import console, escaped
 
 if TYPE_CHECKING:
-    from optimizer.observe.event_log import EventLog, Level
-    from optimizer.observe.events import Reporter
+    from optimizer.observe.event_log import EventLog
+    from optimizer.observe.events import Event, Reporter
     from optimizer.observe.metrics import Metrics
     from studies.records.study_records import StudyRecords
 
@@ -46,13 +46,17 @@ class Monitoring:
     log: EventLog | None = None
     metrics: Metrics | None = None
 
-    def tell(self, event: str, level: Level = "info", **more: object) -> None:
-        """An event of no study in particular."""
+    def report(self, event: Event) -> None:
+        """Log an event of no study in particular."""
         if self.log is not None:
-            self.log.tell(event, level, **more)
+            self.log.report(event)
 
     def reporter(self, records: StudyRecords, *people: Reporter) -> Reporter:
-        """Tells all of them of one study; people first, as only theirs may fail and be told again."""
+        """Return a reporter that passes a study's events on to `people`, the metrics and the log.
+
+        Args:
+            people: reporters that come first, because only they may fail, and then the event is reported again.
+        """
         from optimizer.observe.events import Reporters
 
         reporters = list(people)
@@ -61,9 +65,7 @@ class Monitoring:
 
             reporters.append(MetricsReporter(self.metrics, records))
         if self.log is not None:
-            from optimizer.observe.event_log import EventReporter
-
-            reporters.append(EventReporter(self.log, records.study.name))
+            reporters.append(self.log.at(records.study.name))
         return Reporters(reporters)
 
 
@@ -82,27 +84,29 @@ def monitor(context: typer.Context, log_json: str | None, metrics: str | None) -
 @contextmanager
 def _open(log_json: str | None, metrics: str | None) -> Iterator[Monitoring]:
     with ExitStack() as opened:
-        log = counted = None
+        log = metrics_served = None
         if log_json is not None:
             from optimizer.observe.event_log import event_log
 
             log = opened.enter_context(event_log(log_json))
-            opened.enter_context(_last_words(log))
+            opened.enter_context(_log_failure(log))
         if metrics is not None:
-            counted, address = opened.enter_context(_served(metrics))
+            metrics_served, address = opened.enter_context(_served(metrics))
             console.print(escaped(f"metrics: {address}"), soft_wrap=True)
-        yield Monitoring(log=log, metrics=counted)
+        yield Monitoring(log=log, metrics=metrics_served)
 
 
 @contextmanager
-def _last_words(log: EventLog) -> Iterator[None]:
-    """An error that ends the command is an event too."""
+def _log_failure(log: EventLog) -> Iterator[None]:
+    """Log an error that ends the command."""
+    from optimizer.observe.events import CommandFailed
+
     try:
         yield
     except typer.Exit:
         raise
     except (Exception, KeyboardInterrupt) as error:
-        log.tell("error", "error", kind=type(error).__name__, message=str(error))
+        log.report(CommandFailed(kind=type(error).__name__, message=str(error)))
         raise
 
 

@@ -57,18 +57,28 @@ class RayWorker:
         self._stop.set()
 
     def _opened(self) -> Database:
-        """The database, as soon as there is one to reach: Ray starts an actor again while it may still be away."""
+        """Open the database as soon as it can be reached: Ray starts an actor again while it may still be away.
+
+        Raises:
+            DatabaseError: it cannot be used, or the worker is to leave while it is away.
+        """
+        from tenacity import Retrying, retry_if_exception, sleep_using_event, stop_when_event_set, wait_fixed
+
         from optimizer.system.retry import LONGEST_PAUSE_SECONDS, OUTAGES
-        from studies.errors import DatabaseError
+        from studies.errors import DatabaseReadOnlyError
         from studies.records.database import open_database
 
-        while True:
-            try:
-                return open_database(self._assignment.storage, create=False)
-            except DatabaseError as error:
-                self._waits_for = str(error)
-                if not isinstance(error.__cause__, OUTAGES) or self._stop.wait(LONGEST_PAUSE_SECONDS):
-                    raise
+        def is_outage(error: BaseException) -> bool:
+            self._waits_for = str(error)
+            return isinstance(error, DatabaseReadOnlyError) or isinstance(error.__cause__, OUTAGES)
+
+        return Retrying(
+            retry=retry_if_exception(is_outage),
+            wait=wait_fixed(LONGEST_PAUSE_SECONDS),
+            sleep=sleep_using_event(self._stop),
+            stop=stop_when_event_set(self._stop),
+            reraise=True,
+        )(lambda: open_database(self._assignment.storage, create=False))
 
     def _work(self) -> None:
         from optimizer.cli.common import quiet_optuna

@@ -14,7 +14,7 @@ from optimizer.merging.files.diffusers_folder import INDEX
 from optimizer.merging.files.sources import sha256_of_model
 from studies.recipe.lora_files import files_of_lora
 
-MODEL_SUFFIXES = frozenset({SAFETENSORS_SUFFIX, *TORCH_SUFFIXES, ".bin"})  # PEFT names an adapter of torch.save .bin
+FILE_SUFFIXES = frozenset({SAFETENSORS_SUFFIX, *TORCH_SUFFIXES, ".bin"})  # PEFT names an adapter of torch.save .bin
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +71,8 @@ def candidates(folder: Path, names: Collection[str]) -> list[Candidate]:
     )
 
 
-def _model_paths(folder: Path) -> Iterator[Path]:
+def walked(folder: Path) -> Iterator[tuple[Path, list[str]]]:
+    """Yield each folder at or below `folder` with the names of its files, once, whatever links lead to it."""
     visited: set[Path] = set()
     for parent, subfolders, names in os.walk(folder, followlinks=True):
         real = Path(parent).resolve()
@@ -79,11 +80,16 @@ def _model_paths(folder: Path) -> Iterator[Path]:
             subfolders.clear()
             continue
         visited.add(real)
+        yield Path(parent), names
+
+
+def _model_paths(folder: Path) -> Iterator[Path]:
+    for parent, names in walked(folder):
         if INDEX in names:
-            yield Path(parent)
+            yield parent
         for name in names:
-            path = Path(parent, name)
-            if path.suffix.lower() in MODEL_SUFFIXES and path.is_file():
+            path = parent / name
+            if path.suffix.lower() in FILE_SUFFIXES and path.is_file():
                 yield path
 
 

@@ -11,7 +11,7 @@ Sources: Hu et al. 2021 (arXiv:2106.09685); kohya's sd-scripts and LyCORIS for c
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -24,13 +24,14 @@ from optimizer.errors import LoraError
 from optimizer.merging.files.checkpoint import TORCH_SUFFIXES
 from optimizer.merging.files.layout import LiveView
 from optimizer.merging.files.pickles import torch_source
+from optimizer.merging.files.quantised import quantisation
 from optimizer.merging.files.sources import Source, TensorInfo, abbreviated, safetensors_source, sha256_of_model
 from optimizer.merging.lora.factors import Factors, by, composed, without_1x1_kernel
 from optimizer.merging.lora.names import (
-    NUMBERS,
     Role,
     Target,
     component_of_name,
+    components_without_layers,
     made_for,
     other_kind,
     role_of,
@@ -67,7 +68,7 @@ class Lora:
         """Read a whole file into memory, and the configuration beside it if it has one.
 
         Raises:
-            LoraError: it is missing, not a LoRA, another kind of adapter, or incomplete.
+            LoraError: it is missing, not a LoRA, another kind of adapter, quantised, or incomplete.
             CheckpointError: it cannot be read, is truncated, or holds code to run.
         """
         if path.is_dir():
@@ -141,9 +142,13 @@ class Lora:
                 )
             else:
                 factors_by_target[target] = factors
+        if absent := components_without_layers(unknown, tensors, architecture):
+            raise LoraError(
+                f"{self.path.name} changes {' and '.join(absent)} in {len(unknown)} of its {len(self.modules)} layers, "
+                "and the checkpoint has none: give a full checkpoint, or a LoRA of the U-Net alone"
+            )
         if unknown or misshapen:
-            present = {target.view.component for target in targets.values()}
-            raise LoraError(self._misfit(unknown, misshapen, architecture, present))
+            raise LoraError(self._misfit(unknown, misshapen, architecture))
         parts_by_key: dict[str, tuple[LoraPart, ...]] = dict.fromkeys(tensors, ())
         for target, factors in factors_by_target.items():
             parts_by_key[target.key] += (LoraPart(target.view, factors),)
@@ -158,30 +163,24 @@ class Lora:
         changed = {place_of(key, architecture) for key in self.targets(tensors, architecture)}
         return tuple(place for place in places(architecture) if place in changed)
 
-    def _misfit(
-        self, unknown: Sequence[str], misshapen: Sequence[str], architecture: Architecture, present: Collection[str]
-    ) -> str:
+    def _misfit(self, unknown: Sequence[str], misshapen: Sequence[str], architecture: Architecture) -> str:
         """Return the message for a LoRA whose layers do not fit a checkpoint.
 
         Args:
             unknown: names that mean no layer of the checkpoint.
             misshapen: descriptions of the layers of another shape.
-            present: the components that the checkpoint has.
         """
         total, expected = len(self.modules), family_of(architecture).title
         problem = f"{len(misshapen)} of its {total} layers have another shape ({abbreviated(misshapen)})"
         advice = "use a LoRA made for this model"
-        components = {name: component_of_name(name, architecture) for name in unknown}
         if unknown:
             problem = f"{len(unknown)} of its {total} layers are not in the checkpoint ({abbreviated(unknown)})"
         family = made_for({name: factors.shape[1] for name, factors in self.modules.items()}, self.metadata)
         if family is not None and family != expected:
             return f"{self.path.name} is a LoRA for {family}, the checkpoint is {expected}: {problem}"
-        if odd := [name for name, component in components.items() if component is None]:
+        if odd := [name for name in unknown if component_of_name(name, architecture) is None]:
             problem = f"the names of {len(odd)} of its {total} layers are not understood ({abbreviated(odd)})"
             advice = f"if it was made for {expected}, save it under the names of kohya's scripts or of diffusers"
-        elif absent := sorted({component for component in components.values() if component} - set(present)):
-            advice = f"the checkpoint has no {' and no '.join(absent)}: give a complete one"
         return f"{self.path.name} does not fit this {expected} checkpoint: {problem}; {advice}"
 
 
@@ -252,13 +251,15 @@ def _keys_by_module(infos: Mapping[str, TensorInfo], name: str) -> dict[str, dic
         name: of the file, for messages.
 
     Raises:
-        LoraError: it is not a plain LoRA, or incomplete.
+        LoraError: it is not a plain LoRA, quantised, or incomplete.
     """
     if kind := other_kind(infos):
         raise LoraError(f"{name} is {kind}, and only plain LoRAs can be baked in: use a plain LoRA")
+    if reason := quantisation(infos):
+        raise LoraError(f"{name} is quantised ({reason}): use the fp16, bf16 or fp32 LoRA it was made from")
     keys: dict[str, dict[Role, str]] = {}
     unknown = []
-    for key, info in infos.items():
+    for key in infos:
         parsed = role_of(key)
         if parsed is None:
             unknown.append(key)
@@ -268,8 +269,6 @@ def _keys_by_module(infos: Mapping[str, TensorInfo], name: str) -> dict[str, dic
             raise LoraError(
                 f"{name} has {role!r} of {module} twice, as {keys[module][role]} and {key}: use another LoRA"
             )
-        if not info.dtype.is_floating_point and role not in NUMBERS:
-            raise LoraError(f"{name}: {key} holds {info.dtype}, expected floating-point numbers: use another LoRA")
         keys[module][role] = key
     if unknown or not keys:
         reason = f"{abbreviated(unknown)} does not belong to one" if unknown else "it has no tensors"

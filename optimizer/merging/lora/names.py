@@ -26,15 +26,16 @@ from typing import Literal
 import torch
 
 from optimizer.families.registry import model_families, model_family
+from optimizer.merging.files.checkpoint import component_of
 from optimizer.merging.files.layout import Component, LiveView, live_views
 from optimizer.merging.files.sources import TensorInfo
 from search_spaces.blocks import Architecture, text_encoders
 from search_spaces.families.registry import family_of
+from search_spaces.recognition import description_of
 
 Naming = Literal["kohya", "diffusers"]
 Role = Literal["up", "down", "mid", "alpha", "scale", "scalar"]
 
-NUMBERS: frozenset[Role] = frozenset({"alpha", "scale", "scalar"})  # roles of tensors of one element
 PEFT_PREFIX = "base_model.model."
 
 # What programs put before the name of a layer of the U-Net, as checkpoint files or as diffusers name it.
@@ -238,16 +239,19 @@ def _first_match(patterns: Iterable[tuple[str, re.Pattern[str] | None]], texts: 
 # Other adapters in files of the same suffix: (pattern of a key, description).
 _OTHER_KINDS = (
     (re.compile(r"\.(dora_scale|lora_magnitude_vector(\.weight)?)$"), "a DoRA (weights with a learned magnitude)"),
+    (re.compile(r"\.[wb]_norm$"), "a LyCORIS with trained norms, which no low-rank product holds"),
     (re.compile(r"\.hada_"), "a LoHa (LyCORIS Hadamard product)"),
     (re.compile(r"\.lokr_"), "a LoKr (LyCORIS Kronecker product)"),
     (re.compile(r"\.(oft_|boft_|oft_R)"), "an OFT (orthogonal fine-tuning)"),
     (re.compile(r"\.[ab][12]\.weight$"), "a GLoRA"),
-    (re.compile(r"\.on_input$"), "an (IA)^3 adapter"),
+    (re.compile(r"\.on_input$|\.ia3_l(\.|$)"), "an (IA)^3 adapter"),
+    (re.compile(r"\.vera_lambda_"), "a VeRA (shared random factors)"),
+    (re.compile(r"\.bias_(indices|values|size)$"), "a LoCon with sparse biases"),
+    (re.compile(r"^lora_controlnet$"), "a Control-LoRA"),
     (re.compile(r"\.(diff|diff_b|set_weight)$"), "a file with full differences of weights"),
     (re.compile(r"^bundle_emb\."), "a LoRA with bundled embeddings"),
     (re.compile(r"lora_(up|B(\.[^.]+)?|linear_layer\.up)\.bias$|_lora\.up\.bias$"), "a LoRA with biases"),
     (re.compile(r"lora_embedding_[AB]"), "a LoRA of embeddings"),
-    (re.compile(r"\.(weight_scale|scale_weight|scale_input|input_scale)$"), "a LoRA of quantised factors"),
     (re.compile(r"^(double_blocks|single_blocks|joint_blocks)\."), "a checkpoint of another model"),
 )
 _CHECKPOINT = re.compile(r"(cond_stage_model|conditioner)\.")
@@ -261,5 +265,22 @@ def other_kind(keys: Iterable[str]) -> str | None:
         return kind
     prefixes = tuple(prefix for family in model_families() for prefix in (family.keys.unet, family.keys.vae))
     others = [key for key in keys if role_of(key) is None]  # a LoRA may name its layers as the checkpoint does
-    is_checkpoint = any(key.startswith(prefixes) or _CHECKPOINT.match(key) for key in others)
-    return "a checkpoint" if is_checkpoint else None
+    if any(key.startswith(prefixes) or _CHECKPOINT.match(key) for key in others):
+        return "a checkpoint"
+    if len(others) == len(keys) and (known := description_of(keys)):
+        return known.partition(":")[0]
+    return None
+
+
+def components_without_layers(
+    names: Iterable[str], tensors: Mapping[str, TensorInfo], architecture: Architecture
+) -> tuple[str, ...]:
+    """Return the components that all these names of modules are of, if a checkpoint has none of them; else none.
+
+    Args:
+        names: of modules that are not in the checkpoint.
+        tensors: the checkpoint's.
+    """
+    absent = {"unet", *text_encoders(architecture)} - {component_of(key, architecture) for key in tensors}
+    homes = [component_of_name(name, architecture) for name in names]
+    return tuple(dict.fromkeys(home for home in homes if home)) if absent.issuperset(homes) else ()

@@ -10,6 +10,7 @@ from demo_study import Recorder
 from optuna.trial import TrialState
 from unrendered_study import UnrenderedStudy, begin_unrendered, evaluation
 
+from optimizer.observe.events import TrialTakenOver
 from optimizer.work.heartbeat import RERUNS, Heartbeat, deaths
 from optimizer.work.trial_queue import ClaimedTrial, TrialQueue
 from studies.records import registry, stored_trials, tables
@@ -20,7 +21,7 @@ class Queue:
     """A queue with a worker that is registered, and a reporter that remembers."""
 
     def __init__(self, study: UnrenderedStudy) -> None:
-        self.reporter = Takeovers()
+        self.reporter = Recorder()
         self.study, self.recorder = study, study.recorder()
         self.queue = TrialQueue(study.records, study.order, study.trials, self.reporter, self.recorder.settle)
         self.heartbeat = Heartbeat(study.records.database, registry.register_worker(study.records.database))
@@ -30,20 +31,13 @@ class Queue:
         assert claimed is not None
         return claimed
 
+    def taken_over(self) -> list[tuple[int, int]]:
+        """Number and attempt of the trials of others that were taken."""
+        return [(event.trial, event.attempt) for event in self.reporter.of(TrialTakenOver)]
+
     def finish(self, claimed: ClaimedTrial) -> None:
         assert self.recorder.store(claimed, evaluation(1.0, 2.0), None, 0.0)
         self.recorder.settle(claimed.trial)
-
-
-class Takeovers(Recorder):
-    """Remembers which trials of others were taken, and at which attempt."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.taken: list[tuple[int, int]] = []
-
-    def trial_taken_over(self, number: int, attempt: int) -> None:
-        self.taken.append((number, attempt))
 
 
 @pytest.fixture
@@ -86,7 +80,7 @@ def test_a_trial_of_a_living_worker_is_left_alone(study: UnrenderedStudy) -> Non
     first, second = Queue(study), Queue(study)
     mine, yours = first.take(), second.take()
     assert (mine.number, yours.number) == (0, 1)
-    assert second.reporter.taken == []
+    assert second.taken_over() == []
 
 
 def test_a_trial_whose_worker_left_is_taken_again_as_the_same_attempt(study: UnrenderedStudy) -> None:
@@ -95,7 +89,7 @@ def test_a_trial_whose_worker_left_is_taken_again_as_the_same_attempt(study: Unr
     registry.remove_worker(study.records.database, first.heartbeat.worker_id)
     taken = second.take()
     assert (taken.number, taken.recipe, taken.interrupted) == (left.number, left.recipe, True)
-    assert second.reporter.taken == [(left.number, 1)]
+    assert second.taken_over() == [(left.number, 1)]
     assert not first.recorder.store(left, evaluation(9.0, 9.0), None, 0.0), "it is another worker's now"
 
 
@@ -115,7 +109,7 @@ def test_a_trial_over_which_a_worker_died_is_tried_a_few_times_and_then_fails(st
     for _ in range(RERUNS + 1):
         queue = Queue(study)
         assert queue.take().number == 0
-        attempts += [attempt for _, attempt in queue.reporter.taken]
+        attempts += [attempt for _, attempt in queue.taken_over()]
         die(study, queue.heartbeat.worker_id)
     assert attempts == list(range(2, RERUNS + 2))
     last = Queue(study)
@@ -133,7 +127,7 @@ def test_a_trial_that_was_recorded_but_not_told_is_only_settled(study: Unrendere
     assert second.take().number == 1
     told = optuna_trials(study.records)[0]
     assert (told.state, told.values) == (TrialState.COMPLETE, [1.5])
-    assert second.reporter.taken == []
+    assert second.taken_over() == []
 
 
 def test_a_trial_that_optuna_has_and_nobody_began_is_begun(study: UnrenderedStudy) -> None:

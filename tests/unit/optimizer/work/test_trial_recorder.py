@@ -11,7 +11,7 @@ import pytest
 from optuna.trial import TrialState
 from unrendered_study import UnrenderedStudy, begin_unrendered, evaluation
 
-from optimizer.observe.events import Reporter
+from optimizer.observe.events import Reporters
 from optimizer.work.heartbeat import Heartbeat
 from optimizer.work.trial_queue import ClaimedTrial, TrialQueue
 from studies.errors import ArtifactError
@@ -30,7 +30,7 @@ class Desk:
 
     def __init__(self, study: UnrenderedStudy) -> None:
         self.study, self.recorder = study, study.recorder()
-        self._queue = TrialQueue(study.records, study.order, study.trials, Reporter(), self.recorder.settle)
+        self._queue = TrialQueue(study.records, study.order, study.trials, Reporters(()), self.recorder.settle)
         self._presence = Heartbeat(study.records.database, registry.register_worker(study.records.database))
 
     def claim(self) -> ClaimedTrial:

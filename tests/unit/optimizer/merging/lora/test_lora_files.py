@@ -452,7 +452,7 @@ class TestRefused:
         prefix = UNET if lacking == "unet" else "cond_stage_model."
         tensors = {key: info for key, info in tensors_of(SD15).items() if not key.startswith(prefix)}
         named = kohya(module, matrix(128, 2), matrix(2, 64), 1.0)
-        with pytest.raises(LoraError, match=f"the checkpoint has no {lacking}: give a complete one"):
+        with pytest.raises(LoraError, match=f"changes {lacking} in 1 of its 1 layers, and the checkpoint has none"):
             Lora.open(write(tmp_path, named)).targets(tensors, SD15)
 
     def test_a_layer_under_two_names(self, tmp_path: Path) -> None:
