@@ -77,6 +77,7 @@ FAMILY: Final[ModelFamily] = SD15(
     image_size=512,
     lora=LoraNames(
         prefixes={"unet": "lora_unet_", "text_encoder": "lora_te_"},
+        clips={"text_encoder": "clip_l"},
         unet_as_stored=False,
         base_model="sd_v1",
         header=re.compile(r"^(sd_?v?1|stable-diffusion-v1)"),

@@ -111,10 +111,11 @@ FAMILY: Final[ModelFamily] = SDXL(
     image_size=1024,
     lora=LoraNames(
         prefixes={"unet": "lora_unet_", "text_encoder": "lora_te1_", "text_encoder_2": "lora_te2_"},
+        clips={"text_encoder": "clip_l", "text_encoder_2": "clip_g"},
         unet_as_stored=True,
         base_model="sdxl_base_v1-0",
         header=re.compile(r"^(sdxl|stable-diffusion-xl)"),
-        names=re.compile(r"^(lora_te[12]_|text_encoder_2\.)|add_embedding|label_emb"),
+        names=re.compile(r"^(lora_te[12][._]|text_encoder_2\.|(text_encoders\.)?clip_g\.)|add_embedding|label_emb"),
         context_width=2048,
     ),
     header=HeaderNames(

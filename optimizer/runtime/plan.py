@@ -100,7 +100,7 @@ def make_plan(spec: StudySpec) -> Plan:
         _check_racing(spec.racing, infos)
     check_options(spec.sampler, space, objectives=len(spec.objectives or ("objective",)))
     check_recipe_files(spec, architecture)
-    notes = [*ingredients.notes, *_prompt_notes(spec.suite, spec.held_out)]
+    notes = [*ingredients.notes, *_dtype_notes(ingredients, spec), *_prompt_notes(spec.suite, spec.held_out)]
     notes += [note for info in infos.values() for note in info.notes(items)]
     return Plan(
         # The resolved space is stored, so that a preset may change later without changing this study.
@@ -156,6 +156,19 @@ def _check_racing(settings: RacingSettings, infos: Mapping[str, ScorerInfo]) -> 
                 f"racing: scorer {info.name!r} needs at least {info.min_images} images, and the first check is after "
                 f"{settings.batch}: use a larger `batch`, or leave racing off"
             )
+
+
+def _dtype_notes(ingredients: Ingredients, spec: StudySpec) -> list[str]:
+    """Return a line if weights are saved in 8 bits, in which ratios near each other give the same merge."""
+    saved = {
+        ingredients.saved_dtype(key, spec.export.dtype) for key in ingredients.tensors if ingredients.is_float(key)
+    }
+    small = sorted(str(dtype).removeprefix("torch.") for dtype in saved if dtype.itemsize == 1)
+    return [
+        f"weights are rounded to {dtype}, as parent A has them, so small changes of a ratio may change nothing: "
+        "`export: {dtype: fp16}` keeps them"
+        for dtype in small
+    ]
 
 
 def _prompt_notes(*suites: SuiteSettings) -> list[str]:

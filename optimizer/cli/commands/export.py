@@ -96,6 +96,8 @@ def export(
         folder = Artifacts.existing(database.url, artifacts)
         delivery = deliver(records, chosen, plan, folder, target, overwrite=force, watch=watch)
     console.print(f"proof: {delivery.proof}", soft_wrap=True)
+    for line in delivery.file.notes:
+        console.print(f"[yellow]note:[/] {escaped(line)}", soft_wrap=True)
     if delivery.difference:
         console.print(f"[yellow]note:[/] {escaped(delivery.difference)}", soft_wrap=True)
     console.print(f"AutoV2 hash {delivery.file.sha256[:10]}, {delivery.file.bytes / 1e6:,.1f} MB")

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from optimizer.cli.commands.inspection import AUTOV2_DIGITS, reading
-from optimizer.cli.commands.lora import DtypeChoice, Force
+from optimizer.cli.commands.lora import DtypeChoice, Force, rounding_notes
 from optimizer.cli.common import console, escaped, fail, print_error, safetensors_target
 
 if TYPE_CHECKING:
@@ -164,7 +164,7 @@ def _from_recipe_file(path: Path) -> MergeJob:
     file.lora_weights(architecture)
     opened = OpenedFiles.now(
         {f"parent {letter}": checkpoint.files for letter, checkpoint in checkpoints.items()}
-        | {"a LoRA": tuple(lora.path for lora in loras), "the VAE": () if vae is None else vae.files}
+        | {"a LoRA": tuple(path for lora in loras for path in lora.files), "the VAE": () if vae is None else vae.files}
     )
     with reading("hashing parents", sum(checkpoint.size_bytes for checkpoint in checkpoints.values())) as advance:
         parents = [
@@ -321,6 +321,8 @@ def _write(source: Path, job: MergeJob, target: Path, title: str | None, device:
     size = total_bytes(export_layout(ingredients, job.recipe.dtype).values())
     with atomic_file(target, overwrite=force) as temporary, reading("writing the merge", size) as advance:
         written = write_merge(temporary, job.recipe, ingredients, metadata, device, advance)
+    for note in (*written.notes, *rounding_notes(job.recipe, ingredients, device)):
+        console.print(escaped(note), soft_wrap=True)
     if job.original and title is None and _is_unchanged(job):
         _compare(source, written)
     console.print(f"AutoV2 hash {written.sha256[:AUTOV2_DIGITS]}, {written.bytes / 1e6:,.1f} MB")
