@@ -15,6 +15,7 @@ from optimizer.rendering.configs import text_configs, unet_config, vae_config
 from optimizer.rendering.prediction import Prediction, agreed_prediction
 from optimizer.rendering.prompts import token_count
 from optimizer.rendering.render import check_suite
+from optimizer.rendering.sameness import repeated_renders
 from optimizer.search.recipe_probes import check_recipe_files
 from optimizer.search.sampler import check_options
 from optimizer.trial.objective import Objective
@@ -22,6 +23,7 @@ from scorers.errors import SuiteImagesError
 from scorers.protocol import ScorerInfo
 from search_spaces.blocks import VAE
 from search_spaces.space import SearchSpace
+from studies.errors import SpecError
 from studies.recipe.blueprint import Blueprint, LoraFile
 from studies.recipe.recipe import BakedVae, Parent
 from studies.records.values import ParentFile
@@ -72,8 +74,11 @@ def recipe_parents(files: Sequence[ParentFile]) -> tuple[Parent, ...]:
     return tuple(Parent(letter=file.letter, name=model_name(file.path), sha256=file.sha256) for file in files)
 
 
-def make_plan(spec: StudySpec) -> Plan:
+def make_plan(spec: StudySpec, *, begun: bool = False) -> Plan:
     """Open the parents' headers and check that everything fits together.
+
+    Args:
+        begun: whether the study is stored already. It can still be opened if it renders an image twice.
 
     Raises:
         CheckpointError: a parent, LoRA or VAE cannot be used, or they do not fit together.
@@ -100,7 +105,10 @@ def make_plan(spec: StudySpec) -> Plan:
         _check_racing(spec.racing, infos)
     check_options(spec.sampler, space, objectives=len(spec.objectives or ("objective",)))
     check_recipe_files(spec, architecture)
-    notes = [*ingredients.notes, *_prompt_notes(spec.suite, spec.held_out)]
+    repeated = list(repeated_renders(spec, architecture))
+    if repeated and not begun:
+        raise SpecError(repeated[0] + (f" (and {len(repeated) - 1} more)" if len(repeated) > 1 else ""))
+    notes = [*ingredients.notes, *repeated, *_prompt_notes(spec.suite, spec.held_out)]
     notes += [note for info in infos.values() for note in info.notes(items)]
     return Plan(
         # The resolved space is stored, so that a preset may change later without changing this study.

@@ -19,6 +19,11 @@ Size = Annotated[tuple[int, int], BeforeValidator(lambda value: (value, value) i
 Seed = Annotated[int, Field(ge=0, lt=2**63)]  # what a torch generator takes
 
 
+def noise_of(seed: int) -> int:
+    """Return what of a seed decides the noise: a torch generator on the CPU keeps the low 32 bits."""
+    return seed % 2**32
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SuiteItem:
     """One render of the suite."""
@@ -112,6 +117,11 @@ class SuiteSettings(FrozenSettings):
             )
             for index, (prompt, seed, (width, height)) in enumerate(combinations)
         )
+
+    @property
+    def is_guided(self) -> bool:
+        """Whether guidance is on, so that negative prompts are read."""
+        return self.cfg > 1
 
     @property
     def digest(self) -> str:
