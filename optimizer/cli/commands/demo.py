@@ -23,6 +23,7 @@ def demo(
     from optimizer.cli.workers.loading import load_stored_study
     from optimizer.cli.workers.new_study import start_study
     from optimizer.cli.workers.session import work_on
+    from studies.files.artifacts import picture_name
     from studies.records.database import open_database
     from studies.records.stored_studies import list_studies
     from studies.spec.study import load_spec
@@ -44,7 +45,8 @@ def demo(
     export(name, output=winner, force=True, storage=storage)
     console.rule()
     console.print(f"study database  {escaped(str(file))}", soft_wrap=True)
-    console.print(f"contact sheet   {escaped(str(output / 'demo-artifacts' / f'{name}.png'))}", soft_wrap=True)
-    console.print(f"of the final    {escaped(str(output / 'demo-artifacts' / f'{name}-final.png'))}", soft_wrap=True)
+    folder, key = output / "demo-artifacts", records.study.key
+    console.print(f"contact sheet   {escaped(str(folder / picture_name(name, key, 'best')))}", soft_wrap=True)
+    console.print(f"of the final    {escaped(str(folder / picture_name(name, key, 'final')))}", soft_wrap=True)
     console.print(f"the best merge  {escaped(str(winner))}", soft_wrap=True)
     console.print(f"dashboard       mergetune dashboard --storage {escaped(str(file))}", soft_wrap=True)

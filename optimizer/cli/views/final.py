@@ -74,7 +74,7 @@ def _save_sheet(stored: StoredStudy, final: Final, pictures: Pictures, artifacts
             columns.append((f"{heading}: chosen" if finalist.chosen else heading, pictures[finalist.number]))
     captions = [item.prompt for item in stored.spec.held_out.items()]
     sheet = comparison_sheet(f"{stored.name}, the final", columns, captions, blocks=min(2, -(-len(captions) // 8)))
-    return artifacts.save_picture(f"{stored.name}-final.png", sheet)
+    return artifacts.save_picture(stored.name, stored.key, "final", sheet)
 
 
 @contextmanager

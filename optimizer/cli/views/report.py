@@ -251,4 +251,4 @@ def save_comparison(records: StudyRecords, artifacts: Artifacts) -> str | None:
         return None
     captions = [item.prompt for item in study.spec.suite.items()]
     sheet = comparison_sheet(study.name, columns, captions, blocks=min(4, -(-len(captions) // 8)))
-    return artifacts.save_picture(f"{study.name}.png", sheet)
+    return artifacts.save_picture(study.name, study.key, "best", sheet)
