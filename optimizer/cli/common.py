@@ -18,6 +18,7 @@ from basics.messages import first_line
 
 if TYPE_CHECKING:
     from studies.records.database import Database
+    from studies.spec.study import StudySpec
 
 USER_ERROR = 2
 DATABASE_LOST = 3
@@ -67,6 +68,22 @@ Weights = Annotated[
         show_default=False,
     ),
 ]
+
+
+def read_spec(file: Path) -> StudySpec:
+    """Read and check a spec file, and print which of its texts may have been meant otherwise.
+
+    Raises:
+        SpecError: as `load_spec`.
+    """
+    from studies.errors import SpecError
+    from studies.spec.study import load_spec
+    from studies.system.documents import read_text
+    from studies.system.texts import cut_texts
+
+    for note in cut_texts(read_text(file, "spec", "a study's YAML file", SpecError)):
+        console.print(f"[yellow]note:[/] {escaped(note)}", soft_wrap=True)
+    return load_spec(file)
 
 
 def parsed_weights(weights: str | None) -> dict[str, float] | None:

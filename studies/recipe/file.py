@@ -45,6 +45,7 @@ from studies.recipe.recipe import (
 )
 from studies.recipe.steps import StepSettings, operations_of
 from studies.system.documents import parse_json, parse_yaml, read_text
+from studies.system.texts import unquoted_text
 
 PRESET, BASE = "preset", "base"  # keys of a mapping that are not patterns
 LORA_WEIGHT: Final = Slot(name="weight", kind="lora", default=1.0, description="weight of the LoRA")
@@ -187,7 +188,7 @@ class FileEntry(FrozenSettings):
     @model_validator(mode="before")
     @classmethod
     def _from_path(cls, value: Any) -> Any:
-        return {"path": value} if isinstance(value, (str, Path)) else value
+        return value if isinstance(value, (Mapping, cls)) else {"path": value}
 
     def require(self, what: str, sha256: str) -> None:
         """Refuse a file with another sha256 than the recipe gives.
@@ -403,7 +404,7 @@ def parse_recipe_file(text: str, *, base_dir: Path, origin: str = "recipe", as_j
     try:
         return RecipeFile.model_validate(data, context={"base_dir": base_dir})
     except ValidationError as error:
-        raise RecipeError(f"{origin}: {explain(error, RecipeFile)}") from error
+        raise RecipeError(f"{origin}: {unquoted_text(error, text) or explain(error, RecipeFile)}") from error
 
 
 # -------------------------------------------------------------------------------------- writing one

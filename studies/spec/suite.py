@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
+from difflib import get_close_matches
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
@@ -135,7 +137,16 @@ class SuiteSettings(FrozenSettings):
 
 
 def expand_prompts(value: Any) -> Any:
-    """Return a list of prompts with plain texts written out as `{prompt: TEXT}`; other values are left as they are."""
+    """Return a list of prompts with everything but settings written out as `{prompt: TEXT}`, where a text is expected.
+
+    A mapping without a key that is a setting, or a slip of one, is a text with a colon: `masterpiece: a lion`.
+    """
     if isinstance(value, (list, tuple)):
-        return [{"prompt": prompt} if isinstance(prompt, str) else prompt for prompt in value]
+        return [prompt if _is_settings(prompt) else {"prompt": prompt} for prompt in value]
     return value
+
+
+def _is_settings(prompt: Any) -> bool:
+    if isinstance(prompt, Mapping):
+        return any(get_close_matches(str(key).casefold(), SuitePrompt.model_fields, cutoff=0.8) for key in prompt)
+    return isinstance(prompt, SuitePrompt)

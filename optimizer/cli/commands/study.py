@@ -21,6 +21,7 @@ from optimizer.cli.common import (
     escaped,
     loading_libraries,
     parsed_weights,
+    read_spec,
     storage_url,
 )
 from optimizer.cli.workers.local_workers import Workers, worker_count
@@ -49,9 +50,7 @@ def check(
     cache: CacheFolder = None,
 ) -> None:
     """Check a spec without running it: files, architectures, search space, scorers, warm start; and print its cost."""
-    from studies.spec.study import load_spec
-
-    loaded = load_spec(spec)
+    loaded = read_spec(spec)
     with loading_libraries():
         from optimizer.cli.views.planning import print_notes, print_plan
         from optimizer.cli.workers.loading import hash_with_progress
@@ -133,13 +132,12 @@ def resume(
     from studies.records.control import set_status
     from studies.records.stored_studies import open_study, set_budget
     from studies.spec.fingerprints import refuse_changed_spec
-    from studies.spec.study import load_spec
 
     monitoring = monitor(context, log_json, metrics)
     count, url, caches = worker_count(workers), storage_url(storage), cache_folder(cache)
     database = database_to_change(url)
     if Path(study).is_file():
-        spec = load_spec(Path(study))
+        spec = read_spec(Path(study))
         records = open_study(database, spec.study)
         refuse_changed_spec(records.study.spec, spec)
         budget = spec.budget
