@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
@@ -202,6 +202,20 @@ def quiet_optuna() -> None:
 def loading_libraries() -> Status:
     """Return the status to show while torch and the like are imported, which takes seconds."""
     return console.status("loading torch, diffusers and open_clip")
+
+
+def require_usual(unusual: Sequence[str], *, force: bool) -> None:
+    """Refuse numbers that are far outside of what merges use, unless the user insists; then say them.
+
+    Args:
+        unusual: what is said of each.
+    """
+    if not unusual:
+        return
+    more = f" (and {len(unusual) - 1} more)" if len(unusual) > 1 else ""
+    if not force:
+        fail(f"{unusual[0]}{more}; with --force it is taken as it is")
+    errors.print(f"[yellow]note:[/] {escaped(unusual[0] + more)}")  # stdout may be a recipe
 
 
 def safetensors_target(output: Path) -> Path:

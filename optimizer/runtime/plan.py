@@ -22,6 +22,7 @@ from optimizer.trial.objective import Objective
 from scorers.errors import SuiteImagesError
 from scorers.protocol import ScorerInfo
 from search_spaces.blocks import VAE
+from search_spaces.slots import beyond_usual
 from search_spaces.space import SearchSpace
 from studies.errors import SpecError
 from studies.recipe.blueprint import Blueprint, LoraFile
@@ -105,6 +106,8 @@ def make_plan(spec: StudySpec, *, begun: bool = False) -> Plan:
         _check_racing(spec.racing, infos)
     check_options(spec.sampler, space, objectives=len(spec.objectives or ("objective",)))
     check_recipe_files(spec, architecture)
+    if not begun:
+        _check_numbers(spec, space)
     repeated = list(repeated_renders(spec, architecture))
     if repeated and not begun:
         raise SpecError(repeated[0] + (f" (and {len(repeated) - 1} more)" if len(repeated) > 1 else ""))
@@ -137,6 +140,19 @@ def check_models(ingredients: Ingredients, suite: SuiteSettings, prediction: Pre
         latent_channels=vae_config(shapes, architecture)["latent_channels"],
         text_layers=min(text["num_hidden_layers"] for text in text_configs(shapes, architecture).values()),
     )
+
+
+def _check_numbers(spec: StudySpec, space: SearchSpace) -> None:
+    """Refuse ratios and LoRA weights that are far outside of what merges use, which are slips: 50 for 0.5.
+
+    Raises:
+        SpecError: there is one.
+    """
+    probes = [(ratio, beyond_usual("ratio", ratio)) for ratio in spec.probes.uniform]
+    unusual = [f"space: {line}" for line in space.unusual]
+    unusual += [f"probes: uniform {ratio:g} is {why}" for ratio, why in probes if why is not None]
+    if unusual:
+        raise SpecError(unusual[0] + (f" (and {len(unusual) - 1} more)" if len(unusual) > 1 else ""))
 
 
 def _check_final(spec: StudySpec, infos: Mapping[str, ScorerInfo]) -> None:

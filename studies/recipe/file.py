@@ -28,7 +28,7 @@ from search_spaces.block_weights import leaves_out_base, parse_block_weights
 from search_spaces.blocks import UNET, VAE, Architecture, blocks, places, sections, text_encoders
 from search_spaces.errors import SpaceError
 from search_spaces.patterns import collective_names, matching_places
-from search_spaces.slots import Slot
+from search_spaces.slots import Slot, beyond_usual
 from studies.errors import RecipeError
 from studies.recipe.recipe import (
     LETTERS,
@@ -298,6 +298,26 @@ class RecipeFile(StepEntry):
         return tuple(
             expand(lora.weight, LORA_WEIGHT, architecture, f"LoRA {lora.path.name}, weight") for lora in self.loras
         )
+
+    def unusual(self, architecture: Architecture) -> list[str]:
+        """Return the numbers that are far outside of what merges use, one line each: see `beyond_usual`.
+
+        Raises:
+            RecipeError: as `chain`.
+        """
+        steps = [
+            (f"{_step_name(number, step.operation)}, {slot.name}", slot.kind, place, numbers[index])
+            for number, step in enumerate(self.chain(architecture), start=1)
+            for index, slot in enumerate(step.operation.slots)
+            for place, numbers in step.values
+        ]
+        loras = [
+            (f"LoRA {lora.path.name}", LORA_WEIGHT.kind, place, weight)
+            for lora, weights in zip(self.loras, self.lora_weights(architecture), strict=True)
+            for place, weight in weights.items()
+        ]
+        found = [(what, place, number, beyond_usual(kind, number)) for what, kind, place, number in (*steps, *loras)]
+        return [f"{what} is {number:g} in {place}, {why}" for what, place, number, why in found if why is not None]
 
     def recipe(
         self,
