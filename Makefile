@@ -6,7 +6,7 @@ PROCESSES ?= 2
 # Threads that wait for each other sleep: spinning, they would hold up the other processes.
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: demo test test-slow lint audit bench soak fuzz clean
+.PHONY: demo test test-slow lint audit bench soak fuzz docs clean
 
 demo: .venv/.installed
 	$(BIN)/mergetune demo --output demo-run
@@ -14,7 +14,7 @@ demo: .venv/.installed
 test: .venv/.installed-test lint
 	OMP_NUM_THREADS=$(THREADS) HF_HUB_OFFLINE=1 $(BIN)/pytest -m "not slow" -n $(PROCESSES) --dist loadfile
 
-test-slow: .venv/.installed-test
+test-slow: .venv/.installed-test .venv/.installed-docs
 	OMP_NUM_THREADS=$(THREADS) HF_HUB_OFFLINE=1 $(BIN)/pytest -m slow
 
 lint: .venv/.installed-test
@@ -37,13 +37,17 @@ soak: .venv/.installed-test
 fuzz: .venv/.installed-test
 	OMP_NUM_THREADS=$(THREADS) HF_HUB_OFFLINE=1 $(BIN)/pytest -m slow tests/acceptance/test_fuzz.py
 
+# The documentation as a site in site/. A broken link or a page that is in no menu ends it.
+docs: .venv/.installed-docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
 bench: .venv/.installed-test
 	$(BIN)/python benchmarks/merge.py
 	$(BIN)/python benchmarks/export.py
 	$(BIN)/python benchmarks/trial.py
 
 clean:
-	rm -rf .venv demo-run build dist
+	rm -rf .venv demo-run build dist site
 
 .venv/bin/pip:
 	$(PYTHON) -c 'import sys; sys.exit("mergetune needs Python 3.11 or newer" if sys.version_info < (3, 11) else 0)'
@@ -55,4 +59,8 @@ clean:
 
 .venv/.installed-test: .venv/bin/pip pyproject.toml
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[test]'
+	touch $@ .venv/.installed
+
+.venv/.installed-docs: .venv/bin/pip pyproject.toml
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[docs]'
 	touch $@ .venv/.installed

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import stat
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -29,21 +30,29 @@ def sha256_of(path: Path, progress: Callable[[int], None] | None = None) -> str:
 
 @contextmanager
 def replacing(target: Path, explained: Callable[[], AbstractContextManager[None]] = nullcontext) -> Iterator[Path]:
-    """Yield a temporary path beside `target`, which replaces it if the block succeeds and is removed otherwise.
+    """Yield an empty file beside `target`, which replaces it if the block succeeds and is removed otherwise.
 
     Readers see either the whole new file or the old one. Several processes may write at once; the last one wins.
+    Whoever writes the new file, and whatever the old one allowed, it gets the permissions that the umask (or the
+    folder's default ACL) gives a new file: safetensors and `tempfile` make files that nobody else can read.
 
     Args:
         target: the file to replace.
-        explained: context manager around the replacement, which may turn its error into a clearer one.
+        explained: context manager around making the file and around the replacement, which may turn their errors into
+            clearer ones.
 
     Raises:
         OSError: the file cannot be replaced.
     """
     temporary = target.with_name(f".{target.name}.{os.getpid()}-{uuid.uuid4().hex[:8]}.part")
     try:
+        with explained():
+            temporary.touch(exist_ok=False)
+            mode = temporary.stat().st_mode  # asking for the umask itself would change it for other threads
         yield temporary
         with explained():
+            if temporary.stat().st_mode != mode:  # some file systems know no permissions and refuse to set them
+                temporary.chmod(stat.S_IMODE(mode))
             temporary.replace(target)
     finally:
         temporary.unlink(missing_ok=True)

@@ -4,6 +4,7 @@
     ├── CheckpointError           a file that is not, or no longer, what it should be
     │   ├── ParentsDifferError    parents that cannot be merged with each other
     │   └── LoraError             a LoRA that cannot be read, or is not for this checkpoint
+    ├── MissingFileError          a file of a stored study is not where it was, nor in the folders that were searched
     ├── OutsideFoldersError       a stored study names a file outside the folders that may be read
     ├── RenderError               a suite that this model cannot render
     ├── NoMemoryError             what is asked for does not fit this machine
@@ -40,6 +41,10 @@ class ParentsDifferError(CheckpointError):
 
 class LoraError(CheckpointError):
     """A LoRA file is missing, broken, of a kind that is not supported, or made for another model."""
+
+
+class MissingFileError(OptimizerError):
+    """A file of a stored study is not where the study names it, and nothing of its content was found."""
 
 
 class OutsideFoldersError(OptimizerError):

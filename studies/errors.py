@@ -6,6 +6,7 @@
     ├── RescoreError         a study whose images cannot be scored anew
     ├── RecipeError          a recipe that cannot be read or merged
     ├── DatabaseError        the study database: unreachable, of another version, locked
+    │   └── DatabaseReadOnlyError   it can be read and not written
     ├── ArtifactError        the artifact store: refused, full, not there
     │   └── ArtifactsAwayError   it cannot be reached now, and may come back
     ├── PasswordError        a password file that cannot be used
@@ -43,6 +44,10 @@ class RecipeError(StudyError):
 
 class DatabaseError(StudyError):
     """The study database cannot be used."""
+
+
+class DatabaseReadOnlyError(DatabaseError):
+    """The study database takes no writes: a file on a read-only mount, or a server that is a replica."""
 
 
 class ArtifactError(StudyError):

@@ -16,10 +16,14 @@ import sqlalchemy as sa
 _NUMBERS = itertools.count()
 
 
-def new_postgresql_url() -> str:
-    """Create an empty database, and return its URL."""
+def new_postgresql_url(options: str = "") -> str:
+    """Create an empty database, and return its URL.
+
+    Args:
+        options: of CREATE DATABASE.
+    """
     name = f"test_{next(_NUMBERS)}"
-    _administer(_server(), f"CREATE DATABASE {name}")
+    _administer(_server(), f"CREATE DATABASE {name} {options}")
     return _server().set(database=name).render_as_string(hide_password=False)
 
 

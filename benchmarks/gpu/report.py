@@ -1,6 +1,6 @@
 """Format the records of a run on a GPU as tables, and print them or write them between two marks of a page.
 
-python benchmarks/gpu/report.py records.jsonl [--write docs/benchmarks.md]
+python benchmarks/gpu/report.py records.jsonl [--write docs/explanation/benchmarks.md]
 """
 
 from __future__ import annotations

@@ -15,6 +15,7 @@ from rich.status import Status
 
 from basics.errors import MergetuneError
 from basics.messages import first_line
+from optimizer.cli.process import INTERRUPTED, came_from_interrupt, interrupt_has_arrived
 
 if TYPE_CHECKING:
     from studies.records.database import Database
@@ -24,7 +25,8 @@ USER_ERROR = 2
 DATABASE_LOST = 3
 BUG = 1
 
-console = Console(highlight=False, emoji=False)
+# Lines are as long as what they say: a terminal wraps them, and elsewhere they are searched.
+console = Console(highlight=False, emoji=False, soft_wrap=True)
 errors = Console(stderr=True, highlight=False, emoji=False, soft_wrap=True)
 
 TAG = re.compile(r"(\\*)(\[(?:[a-z#/@][^\[]*?\])?)")  # what rich reads as a tag, or a plain bracket
@@ -97,7 +99,20 @@ def parsed_weights(weights: str | None) -> dict[str, float] | None:
 
 def storage_url(storage: str) -> str:
     """Return the URL of a database; a plain path is a SQLite file."""
-    return storage if "://" in storage else f"sqlite:///{Path(storage).expanduser().resolve()}"
+    from studies.system.database_url import complete_url
+
+    return complete_url(storage)
+
+
+def database_to_read(storage: str) -> Database:
+    """Open the database for a command that only looks: nothing is written, not even beside it.
+
+    Raises:
+        DatabaseError: there is none, or it must be brought to this version's schema first.
+    """
+    from studies.records.database import open_to_read
+
+    return open_to_read(storage_url(storage))
 
 
 def database_to_change(storage: str) -> Database:
@@ -145,32 +160,39 @@ def _escaped_bracket(found: re.Match[str]) -> str:
 
 def guarded(command: Callable[[], object], *, debug: bool) -> int:
     """Run a command, and return its exit code; errors that the user can correct become one line and code 2."""
-    from optimizer.errors import DatabaseLostError
-
     try:
         code = command()
-    except MergetuneError as error:
+    except KeyboardInterrupt:
+        return _interrupted()
+    except Exception as error:
+        if came_from_interrupt(error):  # a library had it for a failure of its own
+            return _interrupted()
         if debug:
             raise
+        return _told(error)
+    return code if isinstance(code, int) else 0
+
+
+def _interrupted() -> int:
+    interrupt_has_arrived()
+    errors.print("interrupted")
+    return INTERRUPTED
+
+
+def _told(error: Exception) -> int:
+    """Print an error for people; return the exit code."""
+    from optimizer.errors import DatabaseLostError
+
+    if isinstance(error, MergetuneError):
         print_error("error", str(error))
         return DATABASE_LOST if isinstance(error, DatabaseLostError) else USER_ERROR
-    except KeyboardInterrupt:
-        errors.print("interrupted")
-        return 130
-    except BrokenPipeError:  # the reader of our output has stopped reading, as `| head` does
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return BUG
-    except Exception as error:
-        if debug:
-            raise
-        cause = _external_cause(error)
-        if cause is not None:
-            print_error("error", cause)
-            return USER_ERROR
-        print_error("internal error", f"{type(error).__name__}: {error}")
-        errors.print("This is a bug in mergetune. Run the command again with MERGETUNE_DEBUG=1 to see the traceback.")
-        return BUG
-    return code if isinstance(code, int) else 0
+    cause = _external_cause(error)
+    if cause is not None:
+        print_error("error", cause)
+        return USER_ERROR
+    print_error("internal error", f"{type(error).__name__}: {error}")
+    errors.print("This is a bug in mergetune. Run the command again with MERGETUNE_DEBUG=1 to see the traceback.")
+    return BUG
 
 
 def _external_cause(error: Exception) -> str | None:
@@ -223,6 +245,9 @@ def safetensors_target(output: Path) -> Path:
     target = output.expanduser()
     if target.suffix.lower() != ".safetensors":
         fail(f"-o writes a .safetensors file, got {target}: give a name that ends in .safetensors")
+    from optimizer.merging.files.sources import require_utf8_name
+
+    require_utf8_name(target)  # it becomes the model's title in the header
     return target
 
 

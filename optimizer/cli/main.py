@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import sys
 import warnings
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 
@@ -23,6 +23,7 @@ from optimizer.cli.commands import (
     worker,
 )
 from optimizer.cli.common import USER_ERROR, debugging, errors, guarded, print_error
+from optimizer.cli.process import INTERRUPTED
 from optimizer.system.cores import wait_without_spinning
 
 app = typer.Typer(
@@ -64,8 +65,8 @@ def main(
     """Search for the best merge of Stable Diffusion checkpoints, prove it, and export it."""
 
 
-def run() -> None:
-    """Run the `mergetune` command; this is its entry point."""
+def run() -> NoReturn:
+    """Run the command that the arguments name, and leave with its exit code."""
     wait_without_spinning()
     # optuna-dashboard imports linear_operator, which calls torch.jit.script on import.
     warnings.filterwarnings("ignore", message="`torch.jit.script", category=FutureWarning)
@@ -77,7 +78,7 @@ def run() -> None:
 
 def _parse_and_run() -> object:
     try:
-        return app(standalone_mode=False, prog_name="mergetune")  # the same name under `python -m`
+        code = app(standalone_mode=False, prog_name="mergetune")  # the same name under `python -m`
     except typer.Exit as ended:
         return ended.exit_code
     except typer.Abort as error:
@@ -86,6 +87,9 @@ def _parse_and_run() -> object:
         if not hasattr(error, "format_message"):
             raise
         return _wrong_usage(error)
+    if code == INTERRUPTED:  # typer's answer to Ctrl-C
+        raise KeyboardInterrupt
+    return code
 
 
 def _wrong_usage(error: Exception) -> int:

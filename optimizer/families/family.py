@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import torch
@@ -48,6 +48,9 @@ class KeyNames:
     bare_unet: tuple[str, ...]  # beginnings of the U-Net's keys in files without its prefix, the most reliable first
     clips: tuple[str, ...]  # prefixes of text encoders after which some files lack `text_model.`
     first_convolution: str | None  # key of the weights [out, in, 3, 3] whose input channels inpainting models extend
+    # Prefix -> the component whose names in diffusers or transformers follow it in some files.
+    aliases: Mapping[str, Component] = field(default_factory=dict)
+    spare: re.Pattern[str] | None = None  # keys that published files may lack, because no image depends on them
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from optimizer.families.clip import ClipL
 from optimizer.families.family import Embedded, HeaderNames, KeyNames, LoraNames, ModelFamily
-from optimizer.families.stable_diffusion import UNET_BEGINNINGS, StableDiffusion
+from optimizer.families.stable_diffusion import UNET_BEGINNINGS, VAE_ALIASES, StableDiffusion
 from optimizer.families.views import Component
 from search_spaces.families import sd15
 
@@ -70,6 +70,11 @@ FAMILY: Final[ModelFamily] = SD15(
         bare_unet=UNET_BEGINNINGS,
         clips=(TEXT,),
         first_convolution=f"{sd15.FAMILY.unet_prefix}input_blocks.0.0.weight",
+        aliases=VAE_ALIASES
+        | dict.fromkeys(
+            ("cond_stage_model.clip_l.transformer.", "text_encoders.clip_l.transformer.", "clip_l.transformer."),
+            "text_encoder",
+        ),
     ),
     texts=(ClipL(component="text_encoder", prefix=TEXT),),
     up_levels_without_attention={0},

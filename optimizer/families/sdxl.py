@@ -12,7 +12,7 @@ from torch import Tensor
 from optimizer.families.clip import HEAD_WIDTH, ClipL, OpenClip
 from optimizer.families.family import Embedded, HeaderNames, KeyNames, LoraNames, ModelFamily
 from optimizer.families.shapes import Shapes, shape_of
-from optimizer.families.stable_diffusion import UNET_BEGINNINGS, StableDiffusion
+from optimizer.families.stable_diffusion import UNET_BEGINNINGS, VAE_ALIASES, StableDiffusion
 from optimizer.families.views import Component
 from search_spaces.families import sdxl
 
@@ -90,6 +90,22 @@ FAMILY: Final[ModelFamily] = SDXL(
         bare_unet=UNET_BEGINNINGS,
         clips=(CLIP_L,),
         first_convolution=f"{sdxl.FAMILY.unet_prefix}input_blocks.0.0.weight",
+        aliases=VAE_ALIASES
+        | dict.fromkeys(("text_encoders.clip_l.transformer.", "clip_l.transformer."), "text_encoder")
+        | dict.fromkeys(
+            (
+                CLIP_G,
+                "conditioner.embedders.1.transformer.",
+                "text_encoders.clip_g.transformer.",
+                "clip_g.transformer.",
+            ),
+            "text_encoder_2",
+        ),
+        # The layers after the one that is read, and what only the pooled text needs.
+        spare=re.compile(
+            r"conditioner\.embedders\.(0\.transformer\.text_model\.(encoder\.layers\.11|final_layer_norm)\."
+            r"|1\.model\.(transformer\.resblocks\.31\.|ln_final\.|text_projection|logit_scale))"
+        ),
     ),
     texts=(
         ClipL(component="text_encoder", prefix=CLIP_L),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import optuna_dashboard
@@ -16,10 +17,13 @@ from optimizer.observe.http_gate import (
     for_local_names,
     for_own_pages,
     for_readable_paths,
+    one_expensive_at_a_time,
     read_only,
     with_inert_answers,
+    with_plots,
     without_renaming,
 )
+from optimizer.observe.plot_excerpts import excerpt_plot
 from studies.files.artifacts import Artifacts
 from studies.records.database import Database
 
@@ -45,7 +49,9 @@ def make_server(
         StorageError: the address cannot be listened on.
     """
     # Optuna wraps a plain RDB storage in its cache: the study page of a long study loads several times faster.
-    dashboard: Application = optuna_dashboard.wsgi(get_storage(database.storage), artifact_store=artifacts.for_optuna)
+    storage = get_storage(database.storage)
+    dashboard: Application = optuna_dashboard.wsgi(storage, artifact_store=artifacts.for_optuna)
+    dashboard = one_expensive_at_a_time(with_plots(dashboard, partial(excerpt_plot, storage)), THREADS // 2)
     dashboard = for_own_pages(for_readable_paths(without_renaming(with_inert_answers(dashboard))))
     if not changes:
         dashboard = read_only(dashboard)

@@ -1,4 +1,7 @@
-"""What a worker does as a log for programs: one JSON object a line. docs/service.md has the table of keys."""
+"""What a worker does as a log for programs: one JSON object a line.
+
+docs/reference/events-and-metrics.md has the table of keys.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,6 @@ import io
 import json
 import logging
 import math
-import os
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -24,7 +26,6 @@ from optimizer.trial.verdict import is_better
 from studies.records.values import Gain
 
 PACKAGES = ("optimizer", "studies", "scorers", "search_spaces", "basics")  # whose log records are events too
-MODE = 0o640  # of a new file: it is not for everybody, as it names models
 
 
 class LineFile(WatchedFileHandler):
@@ -59,7 +60,7 @@ class LineFile(WatchedFileHandler):
             sys.stderr.write(f"the log {self._path} cannot be written ({error.strerror}): the work goes on\n")
 
     def _open(self) -> io.TextIOWrapper:
-        file = _Lines(self.baseFilename, "a", opener=lambda path, flags: os.open(path, flags, MODE))
+        file = _Lines(self.baseFilename, "a")
         return io.TextIOWrapper(file, encoding="ascii", newline="\n", write_through=True)
 
 

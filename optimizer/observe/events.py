@@ -1,6 +1,6 @@
 """What happens to a worker, as values, and who is told of it: people, a log, metrics.
 
-An event's class says what happened, its fields what is known of it. docs/service.md has the table of them.
+An event's class says what happened, its fields what is known of it. docs/reference/events-and-metrics.md has the table.
 """
 
 from __future__ import annotations

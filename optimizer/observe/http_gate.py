@@ -1,4 +1,4 @@
-"""The checks in front of optuna-dashboard: a password, where requests may come from, and what answers may do.
+"""The checks in front of optuna-dashboard: a password, where requests may come from, what answers may do and cost.
 
 Each gate takes a WSGI application and returns one that answers by itself or passes the request on. optuna-dashboard has
 no users and no read-only mode, and it serves an uploaded file with the type that its name suggests: an HTML file in a
@@ -10,7 +10,10 @@ from __future__ import annotations
 import base64
 import hashlib
 import hmac
+import json
 import os
+import re
+import threading
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -21,6 +24,9 @@ USER = "mergetune"
 PASSWORD_VARIABLE = "MERGETUNE_DASHBOARD_PASSWORD"  # noqa: S105 - the variable's name
 LOCAL_NAMES = frozenset({"localhost", "127.0.0.1", "::1", ""})  # an HTTP/1.0 client names none
 READING = frozenset({"GET", "HEAD"})
+EXPENSIVE = re.compile(r"/api/studies/-?\d+(/param_importances|/plot/[^/]+)?|/csv/-?\d+")
+PLOT_OF_PAIRS = re.compile(r"/api/studies/(-?\d+)/plot/(contour|rank)")
+RETRY_SECONDS = 5
 
 Environment = dict[str, Any]
 Headers = list[tuple[str, str]]
@@ -146,11 +152,58 @@ def without_renaming(application: Application) -> Application:
 
     def gate(environment: Environment, start_response: StartResponse) -> Iterable[bytes]:
         if environment.get("PATH_INFO", "").rstrip("/").endswith("/rename"):
-            start_response("403 Forbidden", [("Content-Type", "application/json"), *EVERYWHERE, NO_PAGE])
-            return [b'{"reason": "a study of mergetune keeps its name"}']
+            return _told(start_response, "403 Forbidden", "a study of mergetune keeps its name")
         return application(environment, start_response)
 
     return gate
+
+
+def one_expensive_at_a_time(application: Application, places: int) -> Application:
+    """Answer requests that read all trials of a study one after the other: each may take a gigabyte, and seconds.
+
+    Args:
+        places: how many requests may be answered or wait; the next is told to come again.
+    """
+    turn, free = threading.Lock(), threading.BoundedSemaphore(places)
+
+    def gate(environment: Environment, start_response: StartResponse) -> Iterable[bytes]:
+        if EXPENSIVE.fullmatch(_path(environment)) is None:
+            return application(environment, start_response)
+        if not free.acquire(blocking=False):
+            again = ("Retry-After", str(RETRY_SECONDS))
+            return _told(start_response, "503 Service Unavailable", "the dashboard is busy: try again soon", again)
+        try:
+            with turn:
+                return application(environment, start_response)  # optuna-dashboard's answer is whole by then
+        finally:
+            free.release()
+
+    return gate
+
+
+def with_plots(application: Application, plot: Callable[[int, str], str | None]) -> Application:
+    """Let `plot` draw what grows with the square of a study.
+
+    Args:
+        plot: (study id, `contour` or `rank`) -> a plotly figure as JSON; None leaves it to optuna-dashboard.
+    """
+
+    def gate(environment: Environment, start_response: StartResponse) -> Iterable[bytes]:
+        reading = environment["REQUEST_METHOD"] in READING
+        asked = PLOT_OF_PAIRS.fullmatch(_path(environment)) if reading else None
+        figure = None if asked is None else plot(int(asked[1]), asked[2])
+        if figure is None:
+            return application(environment, start_response)
+        start_response("200 OK", [("Content-Type", "application/json"), *EVERYWHERE, NO_PAGE])
+        return [figure.encode()]
+
+    return gate
+
+
+def _path(environment: Environment) -> str:
+    """Return the path as optuna-dashboard sees it."""
+    path: str = environment.get("PATH_INFO", "")
+    return path.encode("latin-1").decode(errors="ignore").rstrip("/")
 
 
 def with_inert_answers(application: Application) -> Application:
@@ -198,6 +251,12 @@ def _as_data(content_type: str, disposition: str) -> Headers:
 def _refused(start_response: StartResponse, status: str, message: str, *headers: tuple[str, str]) -> list[bytes]:
     start_response(status, [("Content-Type", "text/plain"), *headers, *EVERYWHERE, NO_PAGE])
     return [f"{message}\n".encode()]
+
+
+def _told(start_response: StartResponse, status: str, reason: str, *headers: tuple[str, str]) -> list[bytes]:
+    """Refuse in the form of optuna-dashboard's own refusals, of which its page shows the reason."""
+    start_response(status, [("Content-Type", "application/json"), *headers, *EVERYWHERE, NO_PAGE])
+    return [json.dumps({"reason": reason}).encode()]
 
 
 def dashboard_password(file: Path | None) -> str | None:

@@ -1,4 +1,6 @@
-"""What a worker does as metrics for Prometheus, served over HTTP. docs/service.md has the table of them.
+"""What a worker does as metrics for Prometheus, served over HTTP.
+
+docs/reference/events-and-metrics.md has the table of them.
 
 Counters say what this process did. `mergetune_study_trials` and `mergetune_best_gain` say what the database had for all
 workers when this worker last read it.

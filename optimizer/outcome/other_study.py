@@ -10,12 +10,13 @@ from pathlib import Path
 from optimizer.runtime.plan import Plan
 from studies.errors import DatabaseError, StudyMissingError
 from studies.files.artifacts import Artifacts
-from studies.records.database import open_database
+from studies.records.database import open_to_read
 from studies.records.stored_studies import open_study
 from studies.records.study_records import StudyRecords
 from studies.records.values import ParentFile, StoredStudy
 from studies.spec.study import StudySpec
 from studies.spec.warm_start import WarmStartSettings
+from studies.system.database_url import same_database
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,11 +49,11 @@ def other_study(settings: WarmStartSettings, url: str, artifacts: str | Path | N
     Raises:
         DatabaseError, StudyMissingError: it is not there.
     """
-    is_same_database = settings.storage in {None, url}
+    is_same_database = settings.storage is None or same_database(settings.storage, url)
     other_url = settings.storage or url
     other_artifacts = settings.artifacts or (artifacts if is_same_database else None)
     try:
-        database = open_database(other_url, create=False)
+        database = open_to_read(other_url)
     except DatabaseError as error:
         raise DatabaseError(f"warm_start: {error}") from error
     try:

@@ -29,6 +29,8 @@ GoOn = Callable[[Sequence[int], Evidence], bool]
 """Decides whether to render the next stage. It is called after each stage but the last, with the items rendered so far,
 in their order, and their scores."""
 
+BROKEN_WEIGHTS = "the merge has NaN or infinity in"  # in the reason of a trial whose weights are broken, not its images
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Evaluation:
@@ -155,7 +157,7 @@ class Evaluator:
         if not keys:
             return ""
         named = ", ".join(f"{key} ({self.resident.ingredients.place(key)})" for key in keys[:3])
-        return f"; the merge has NaN or infinity in {len(keys)} tensors: {named}{' ...' if len(keys) > 3 else ''}"
+        return f"; {BROKEN_WEIGHTS} {len(keys)} tensors: {named}{' ...' if len(keys) > 3 else ''}"
 
     def _wait(self) -> None:
         if self.resident.device.type == "cuda":

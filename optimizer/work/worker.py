@@ -36,6 +36,7 @@ from optimizer.observe.events import (
 from optimizer.runtime.machine import device_kind, machine_description
 from optimizer.runtime.setup import Runtime
 from optimizer.system.retry import LIMIT_SECONDS
+from optimizer.trial.evaluation import BROKEN_WEIGHTS
 from optimizer.trial.racing import Race
 from optimizer.trial.ranking import best_trials, parent_trials
 from optimizer.work.gain_recorder import GainRecorder
@@ -118,7 +119,7 @@ class Worker:
         """Work until the study's budget is spent or it is stopped; returns how many trials were finished.
 
         Raises:
-            OptimizerError: every parent failed, so nothing can be compared with anything.
+            OptimizerError: every parent failed, so nothing can be compared with anything, or one has broken weights.
             StudyMissingError: Optuna's part of the study was deleted.
             DatabaseLostError: the database went away and stayed away.
         """
@@ -151,7 +152,7 @@ class Worker:
         except KeyError:  # what Optuna's storage says of what is not there
             self._retry(lambda: optuna_study(self._records))
             raise
-        self._retry(self._require_a_parent)
+        self._retry(self._require_parents)
         return finished
 
     def _may_go_on(self) -> bool:
@@ -216,13 +217,19 @@ class Worker:
         stages = len(self._runtime.evaluator.renderer.stages)
         return Race.against(best[0], self._gains.known_evidence(best[0]), objective.terms, settings, stages)
 
-    def _require_a_parent(self) -> None:
-        """Refuse to go on where every parent failed.
+    def _require_parents(self) -> None:
+        """Refuse to go on where every parent failed, or one whose own weights are broken: so is every merge with it.
 
         Raises:
-            OptimizerError: they did.
+            OptimizerError: it is so.
         """
         parents = parent_trials(self._trials.trials())
-        if len(parents) == len(self._runtime.parents) and all(trial.state == "failed" for trial in parents.values()):
-            reasons = "; ".join(f"{letter}: {trial.reason}" for letter, trial in parents.items())
+        failed = {letter: trial.reason or "" for letter, trial in parents.items() if trial.state == "failed"}
+        reasons = "; ".join(f"{letter}: {reason}" for letter, reason in failed.items())
+        if failed and len(failed) == len(self._runtime.parents):
             raise OptimizerError(f"every parent failed, so there is nothing to be better than ({reasons})")
+        if any(BROKEN_WEIGHTS in reason for reason in failed.values()):
+            raise OptimizerError(
+                f"a parent is broken, and so would be every merge with it ({reasons}): leave it out, or set "
+                "`export.dtype` to bf16 or fp32 if its weights are too large for fp16"
+            )

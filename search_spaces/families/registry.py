@@ -1,4 +1,4 @@
-"""The families of models that can be merged. To add one, see docs/architecture.md."""
+"""The families of models that can be merged. To add one, see docs/explanation/architecture.md."""
 
 from __future__ import annotations
 

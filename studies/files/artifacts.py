@@ -27,9 +27,10 @@ from optuna.artifacts._upload import ARTIFACTS_ATTR_PREFIX  # optuna-dashboard h
 from optuna.artifacts.exceptions import ArtifactNotFound
 from PIL import Image
 
+from studies.errors import ArtifactError
 from studies.files.png import encode_png
 from studies.files.stores import SCHEME, FolderStore, Store, bucket_store
-from studies.system.database_url import database_file
+from studies.system.database_url import database_file, from_home
 
 SHEET: Final = "sheet.jpg"
 FEATURES: Final = "features.npz"
@@ -63,7 +64,7 @@ class Artifacts:
             bucket = bucket_store(str(chosen))
             bucket.require()
             return cls(bucket)
-        folder = FolderStore(Path(chosen).resolve())
+        folder = FolderStore(_folder(chosen))
         folder.make()
         return cls(folder)
 
@@ -77,7 +78,7 @@ class Artifacts:
         chosen = default_folder(url) if location is None else location
         if is_bucket(chosen):
             return cls(bucket_store(str(chosen)))
-        return cls(FolderStore(Path(chosen).resolve(), required=False))
+        return cls(FolderStore(_folder(chosen), required=False))
 
     @property
     def location(self) -> str:
@@ -256,6 +257,13 @@ def _encoded(picture: Image.Image, **options: Any) -> bytes:
 def is_bucket(location: str | Path) -> bool:
     """Return whether it is the URL of a bucket rather than a folder."""
     return isinstance(location, str) and location.startswith(SCHEME)
+
+
+def _folder(location: str | Path) -> Path:
+    """Return a folder from the root on. Raises ArtifactError for a URL, which would be a folder named `gs:`."""
+    if isinstance(location, str) and "://" in location:
+        raise ArtifactError(f"artifacts are kept in a folder or in s3://bucket/prefix, got {location!r}")
+    return from_home(Path(location)).resolve()
 
 
 def default_folder(url: str) -> Path:

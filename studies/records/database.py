@@ -6,7 +6,7 @@ import functools
 import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,10 +20,12 @@ from optuna.storages import RDBStorage
 from sqlalchemy.engine import Connection, CursorResult, Engine, make_url
 from sqlalchemy.exc import SQLAlchemyError
 
-from basics.messages import first_line
-from studies.errors import DatabaseError
+from studies.errors import DatabaseError, DatabaseReadOnlyError
+from studies.records.other_programs import refuse_other_programs
+from studies.records.read_only import reading_options
+from studies.records.refusals import TAKES_NO_WRITES, explain_refusals, in_words
 from studies.records.tables import VERSION_TABLE
-from studies.system.database_url import database_file, redacted
+from studies.system.database_url import canonical_url, database_file, redacted
 from studies.system.passwords import read_password_file
 
 SQLITE_WAIT_SECONDS = 60.0  # for another process's write
@@ -31,6 +33,8 @@ SERVER_WAIT_SECONDS = 10  # for a connection
 # libpq's names: a machine that vanished without a word is noticed in a minute, not after the hours that Linux takes.
 KEEPALIVES = {"keepalives_idle": 30, "keepalives_interval": 10, "keepalives_count": 3}  # seconds, seconds, times
 VANISHED_PEER = {**KEEPALIVES, "tcp_user_timeout": 60_000}  # milliseconds for what was sent and not acknowledged
+# Whatever a server or role has as its default: a wait for the lock is no statement that hangs, and its holder is busy.
+UNLIMITED = ("statement_timeout", "lock_timeout", "idle_in_transaction_session_timeout")
 # As libpq has PGPASSFILE, but with the password alone: one file serves the database's container and us.
 PASSWORD_FILE_VARIABLE = "MERGETUNE_STORAGE_PASSWORD_FILE"  # noqa: S105 - the variable's name
 SQLITE_MAGIC = b"SQLite format 3\x00"
@@ -42,6 +46,7 @@ class Database:
 
     url: str
     storage: RDBStorage
+    reads_only: bool = False  # nothing can be written through it
 
     @property
     def engine(self) -> Engine:
@@ -64,12 +69,13 @@ class Database:
     def exclusive(self) -> Iterator[None]:
         """Hold every other process off while the block runs, as while a trial is taken.
 
-        Optuna hands out trials one by one only where the database can lock rows; SQLite cannot.
+        Optuna hands out trials one by one only where the database can lock rows; SQLite cannot. Who only reads waits
+        for the lock of others, and makes none.
 
         Raises:
             DatabaseError: another version has changed the tables since they were opened.
         """
-        with _exclusive(self.engine, database_file(self.url)):
+        with _exclusive(self.engine, database_file(self.url), reads_only=self.reads_only):
             with self.engine.connect() as connection:
                 _require_known_schema(connection)
             yield
@@ -86,22 +92,84 @@ class Database:
 
 
 def open_database(url: str, *, create: bool = True) -> Database:
-    """Connect, and bring the schema to this version.
+    """Connect in order to write, and bring the schema to this version.
 
     Args:
-        create: whether to make a missing SQLite file. Commands that only read do not.
+        create: whether to make a missing SQLite file.
 
     Raises:
-        DatabaseError: it cannot be reached, is no database, or was written by a newer mergetune or Optuna.
+        DatabaseError: it cannot be reached, is no database or another program's, or was written by a newer mergetune
+            or Optuna.
+        DatabaseReadOnlyError: it takes no writes.
     """
     file = database_file(url)
     if file is not None:
         _check_file(file, create=create)
+        _require_writable(file)
+    with _explained(url), _set_up_alone(url, file):
+        return Database(url=url, storage=_open_storage(url, file))
+
+
+def open_to_read(url: str) -> Database:
+    """Connect without writing anything: no table, no file beside a SQLite file, no lock.
+
+    Raises:
+        DatabaseError: as `open_database`, or it holds no study, or must be brought to this version's schema first.
+    """
+    file = database_file(url)
+    if file is not None:
+        _check_file(file, create=False)
+    with _explained(url):
+        options = _reading_options(url, file)
+        with _engine(url, options) as engine:
+            _require_readable(engine, url, file)
+        storage = RDBStorage(canonical_url(url), engine_kwargs=options, skip_table_creation=True)
+        explain_refusals(storage.engine, url)
+        return Database(url=url, storage=storage, reads_only=True)
+
+
+@contextmanager
+def _explained(url: str) -> Iterator[None]:
+    """Turn whatever goes wrong while a database is opened into a DatabaseError of one line."""
     try:
-        with _set_up_alone(url, file):
-            return Database(url=url, storage=_open_storage(url, file))
+        yield
     except (SQLAlchemyError, OptunaError, OSError, RuntimeError, ImportError, ValueError) as error:
-        raise DatabaseError(f"the study database {redacted(url)} cannot be used: {_first_line(error)}") from error
+        raise DatabaseError(f"the study database {redacted(url)} cannot be used: {in_words(error)}") from error
+
+
+def _require_writable(file: Path) -> None:
+    """Refuse a file that is read-only, or in a folder that is: SQLite makes files beside it, and we the lock.
+
+    Raises:
+        DatabaseReadOnlyError: what is read-only.
+    """
+    for place in (file, file.resolve().parent):
+        if place.exists() and not os.access(place, os.W_OK):
+            raise DatabaseReadOnlyError(
+                f"the study database {file} cannot be written, because {place} is read-only here: make it writable, "
+                "or name another database with --storage"
+            )
+
+
+def _require_readable(engine: Engine, url: str, file: Path | None) -> None:
+    """Refuse what a command that only reads would find empty, or not understand.
+
+    Raises:
+        DatabaseError: it is another program's, holds no study, or has another version's schema.
+    """
+    if _is_current(engine):
+        return
+    with _exclusive(engine, file, reads_only=True), engine.connect() as connection:  # it may just be made
+        refuse_other_programs(connection, redacted(url))
+        stored = _stored_revision(connection)
+    if stored is None:
+        raise DatabaseError(f"no study is in the database {redacted(url)}: start one first, or name another --storage")
+    if stored != _head():
+        _refuse_newer(stored)
+        raise DatabaseError(
+            f"the study database {redacted(url)} has the schema of an older mergetune ({stored}, this version has "
+            f"{_head()}), and this command changes nothing: first run `mergetune study migrate`"
+        )
 
 
 def _check_file(file: Path, *, create: bool) -> None:
@@ -135,53 +203,92 @@ def _engine_options(url: str) -> dict[str, Any]:
         return {"connect_args": {"timeout": SQLITE_WAIT_SECONDS}}
     usual = {"connect_timeout": SERVER_WAIT_SECONDS, **VANISHED_PEER}
     arguments: dict[str, Any] = {name: value for name, value in usual.items() if name not in parsed.query}
+    # Whatever the server's own encoding is: it converts, or keeps bytes as they are (SQL_ASCII).
+    arguments["client_encoding"] = "utf8"
+    if parsed.get_dialect().driver == "psycopg":
+        # A pooler such as PgBouncer may give each transaction another session, which knows no prepared statement.
+        arguments["prepare_threshold"] = None
     file = os.environ.get(PASSWORD_FILE_VARIABLE)
     if file and not parsed.password and "password" not in parsed.query:
         arguments["password"] = read_password_file(Path(file))
     return {"pool_pre_ping": True, "connect_args": arguments}
 
 
+def _reading_options(url: str, file: Path | None) -> dict[str, Any]:
+    if file is not None:
+        return reading_options(file)
+    return _engine_options(url) | {"execution_options": {"postgresql_readonly": True}}
+
+
 @contextmanager
 def _set_up_alone(url: str, file: Path | None) -> Iterator[None]:
     """Hold other processes off while tables are made. A complete database is used without waiting."""
-    with _engine(url) as engine:
-        current = False
-        if file is None or file.exists():
-            with engine.connect() as connection:
-                current = _stored_revision(connection) == _scripts().get_current_head()
-        if current:
+    if file is not None and (not file.exists() or file.stat().st_size == 0):
+        with sqlite_lock(file):
             yield
-            return
-        with _exclusive(engine, file):
-            yield
+        return
+    with _engine(url, _reading_options(url, file)) as looking:
+        if file is None:
+            _require_writes(looking, url)
+        current = _is_current(looking)
+        if not current and (file is None or not _lock_of(file).exists()):
+            _refuse_other_programs(looking, url)  # before a lock is made beside their file
+    if current:
+        yield
+        return
+    with _engine(url, _engine_options(url)) as engine, _exclusive(engine, file):
+        with _engine(url, _reading_options(url, file)) as looking:
+            _refuse_other_programs(looking, url)
+        yield
+
+
+def _refuse_other_programs(engine: Engine, url: str) -> None:
+    with engine.connect() as connection:
+        refuse_other_programs(connection, redacted(url))
+
+
+def _is_current(engine: Engine) -> bool:
+    with engine.connect() as connection:
+        return _stored_revision(connection) == _head()
 
 
 def _open_storage(url: str, file: Path | None) -> RDBStorage:
     """Open Optuna's storage, and make the tables that are missing."""
     if file is not None:
+        if not file.exists():
+            file.touch()  # SQLite makes it 0644, which no group can write whatever the umask; its -wal and -shm follow
         _use_wal(url)
-    storage = RDBStorage(url, engine_kwargs=_engine_options(url))
+    storage = RDBStorage(canonical_url(url), engine_kwargs=_engine_options(url))
     try:
         migrate(storage.engine)
     except BaseException:
         storage.engine.dispose()
         raise
+    explain_refusals(storage.engine, url)
     if file is not None:
         sa.event.listen(storage.engine, "connect", _tune_sqlite)
         storage.engine.dispose()  # connections made so far were not tuned
     return storage
 
 
+def _require_writes(engine: Engine, url: str) -> None:
+    """Refuse a server that takes no writes, by a DatabaseReadOnlyError."""
+    with engine.connect() as connection:
+        usual = "current_setting('default_transaction_read_only')::boolean OR pg_is_in_recovery()"
+        if connection.execute(sa.text(f"SELECT {usual}")).scalar_one():
+            raise DatabaseReadOnlyError(f"the study database {redacted(url)} cannot be written: {TAKES_NO_WRITES}")
+
+
 def _use_wal(url: str) -> None:
     """Write ahead, a mode that the file keeps."""
-    with _engine(url) as engine, engine.connect() as connection:
+    with _engine(url, _engine_options(url)) as engine, engine.connect() as connection:
         connection.execute(sa.text("PRAGMA journal_mode=WAL"))
 
 
 @contextmanager
-def _engine(url: str) -> Iterator[Engine]:
+def _engine(url: str, options: dict[str, Any]) -> Iterator[Engine]:
     """Give connections apart from Optuna's."""
-    engine = sa.create_engine(url, **_engine_options(url))
+    engine = sa.create_engine(url, **options)
     try:
         yield engine
     finally:
@@ -207,16 +314,22 @@ def migrate(engine: Engine) -> None:
         stored = _stored_revision(connection)
         if stored == script.get_current_head():
             return
-        if stored is not None and stored not in {each.revision for each in script.walk_revisions()}:
-            raise DatabaseError(
-                f"this study database belongs to a newer mergetune (schema {stored}, this version knows up to "
-                f"{script.get_current_head()}): upgrade mergetune"
-            )
+        if stored is not None:
+            _refuse_newer(stored)
         if engine.dialect.name == "sqlite":  # or its driver would store every CREATE TABLE by itself
             connection.exec_driver_sql("BEGIN IMMEDIATE")
         config = _alembic()
         config.attributes["connection"] = connection
         command.upgrade(config, "head")
+
+
+def _refuse_newer(stored: str) -> None:
+    """Refuse a schema that this version does not know, by a DatabaseError."""
+    if stored not in {each.revision for each in _scripts().walk_revisions()}:
+        raise DatabaseError(
+            f"this study database belongs to a newer mergetune (schema {stored}, this version knows up to {_head()}): "
+            "upgrade mergetune"
+        )
 
 
 def _require_known_schema(connection: Connection) -> None:
@@ -258,22 +371,23 @@ def _stored_revision(connection: Connection) -> str | None:
     return None if row is None else str(row[0])
 
 
-def _first_line(error: BaseException) -> str:
-    cause = getattr(error, "orig", None) or error
-    return first_line(cause)
-
-
 @contextmanager
-def _exclusive(engine: Engine, file: Path | None) -> Iterator[None]:
-    """Let in one process at a time, by a lock that the system or the server releases when its holder dies."""
+def _exclusive(engine: Engine, file: Path | None, *, reads_only: bool = False) -> Iterator[None]:
+    """Let in one process at a time, by a lock that the system or the server releases when its holder dies.
+
+    Args:
+        reads_only: whether to wait only where there is a lock's file already.
+    """
     if file is not None:
-        with sqlite_lock(file):
+        with sqlite_lock(file) if not reads_only or _lock_of(file).exists() else nullcontext():
             yield
         return
     with engine.connect() as connection:
         # The server, too, must find out soon that a holder's machine is gone: everyone waits for the lock.
-        settings = ", ".join(f"set_config('tcp_{name}', '{value}', false)" for name, value in KEEPALIVES.items())
-        connection.execute(sa.text(f"SELECT {settings}, pg_advisory_lock(hashtext('mergetune'))"))
+        values = {f"tcp_{name}": value for name, value in KEEPALIVES.items()} | dict.fromkeys(UNLIMITED, 0)
+        settings = ", ".join(f"set_config('{name}', '{value}', false)" for name, value in values.items())
+        connection.execute(sa.text(f"SELECT {settings}"))
+        connection.execute(sa.text("SELECT pg_advisory_lock(hashtext('mergetune'))"))
         try:
             yield
         finally:
@@ -285,13 +399,18 @@ def sqlite_lock(file: Path) -> Iterator[None]:
     """Hold a lock between the processes of one machine."""
     import fcntl
 
-    real = file.resolve()  # whatever link leads to it, there is one lock
-    with real.with_name(real.name + ".lock").open("w") as handle:
+    lock = _lock_of(file)
+    with lock.open("r" if lock.exists() and not os.access(lock, os.W_OK) else "a") as handle:
         fcntl.flock(handle, fcntl.LOCK_EX)
         try:
             yield
         finally:
             fcntl.flock(handle, fcntl.LOCK_UN)
+
+
+def _lock_of(file: Path) -> Path:
+    real = file.resolve()  # whatever link leads to it, there is one lock
+    return real.with_name(f"{real.name}.lock")
 
 
 def now() -> float:

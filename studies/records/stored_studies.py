@@ -132,6 +132,17 @@ def require_new(database: Database, name: str) -> None:
             )
 
 
+def require_storable(database: Database, spec: StudySpec) -> None:
+    """Ask a server whether its encoding has every character of a spec, before anything is made of that.
+
+    Raises:
+        DatabaseError: it has not.
+    """
+    if database.engine.dialect.name == "postgresql":
+        with database.engine.connect() as connection:
+            connection.execute(sa.select(sa.func.length(sa.literal(spec.to_json()))))
+
+
 def set_budget(records: StudyRecords, budget: BudgetSettings) -> StudyRecords:
     """Change what a study may spend; nothing else of a spec can change.
 

@@ -10,6 +10,8 @@ from pydantic import AfterValidator, Field, ValidationInfo, model_validator
 
 from basics.settings import FrozenSettings
 from scorers.config import absolute_path
+from studies.errors import DatabaseError
+from studies.system.database_url import database_file, sqlite_url
 
 
 class NamedRecipe(FrozenSettings):
@@ -21,11 +23,11 @@ class NamedRecipe(FrozenSettings):
 
 def _checked_storage(text: str, info: ValidationInfo) -> str:
     """Return a database's URL; a plain path or the file of a SQLite URL is relative to the spec."""
-    scheme, _, rest = text.rpartition("://")
-    if scheme not in {"", "sqlite"}:
-        return text
-    path = Path(rest.removeprefix("/") if scheme else text)
-    return f"sqlite:///{absolute_path(path, info)}"
+    try:
+        file = database_file(text) if "://" in text else Path(text)
+        return text if file is None else sqlite_url(absolute_path(file, info))
+    except DatabaseError as error:
+        raise ValueError(str(error)) from error
 
 
 def _checked_artifacts(text: str, info: ValidationInfo) -> str:

@@ -1,21 +1,66 @@
-"""The URL of a study database: the file that it names, and the URL without its password."""
+"""The URL of a study database: made of a path whatever characters that has, read, compared, and how it is shown."""
 
 from __future__ import annotations
 
 import re
 from pathlib import Path
 
-from sqlalchemy.engine import make_url
+from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
 from studies.errors import DatabaseError
+
+SQLITE = frozenset({"sqlite", "sqlite+pysqlite"})
+
+
+def sqlite_url(file: Path) -> str:
+    """Return the URL of a SQLite file; what a URL gives a meaning of its own, as `%` or `?`, is escaped.
+
+    Raises:
+        DatabaseError: the path is no text, so no URL can hold it.
+    """
+    try:
+        return URL.create("sqlite", database=str(file)).render_as_string()
+    except UnicodeEncodeError as error:
+        raise DatabaseError(f"the path {file} is not UTF-8: give the study database another name or folder") from error
+
+
+def complete_url(storage: str) -> str:
+    """Return the URL of a storage as people write it: a URL, or the path of a SQLite file.
+
+    A file is named from the root on, so that the URL means the same in any folder and process. What is no URL of ours
+    is returned as it is: whoever opens it says what is wrong.
+
+    Raises:
+        DatabaseError: the path cannot be written as a URL, or a URL's file not be told.
+    """
+    if "://" not in storage:
+        return sqlite_url(from_home(Path(storage)).resolve())
+    file = database_file(storage)
+    return storage if file is None else sqlite_url(from_home(file).absolute())
+
+
+def from_home(file: Path) -> Path:
+    """Expand `~`; a name that begins with one and is nobody's home is a file's."""
+    try:
+        return file.expanduser()
+    except RuntimeError:
+        return file
+
+
+def canonical_url(url: str) -> str:
+    """Return a database's URL with everything escaped, as other programs' parsers want it; it holds the password.
+
+    Optuna fills in `{...}` of a URL; a bracket that is escaped is none.
+    """
+    return make_url(url).render_as_string(hide_password=False)
 
 
 def database_file(url: str) -> Path | None:
     """Return the file of a SQLite URL; None for a server.
 
     Raises:
-        DatabaseError: it is not the URL of a SQLite file or a PostgreSQL database.
+        DatabaseError: not a database URL at all, or one whose file cannot be told.
     """
     try:
         parsed = make_url(url)
@@ -24,22 +69,45 @@ def database_file(url: str) -> Path | None:
         backend = ""
     if backend == "postgresql":
         return None
-    if backend != "sqlite":
+    if backend != "sqlite" or parsed.drivername not in SQLITE:
         raise DatabaseError(
             f"{redacted(url)!r} is not a database URL: write sqlite:///path/to/file.db or "
             "postgresql+psycopg://user@host/name"
         )
-    if not parsed.database or ":memory:" in parsed.database or "mode=memory" in parsed.database:
+    if parsed.host or parsed.username is not None:
+        raise DatabaseError(
+            f"{redacted(url)!r} names no file: a SQLite URL has three slashes, sqlite:///path/to/file.db"
+        )
+    if not parsed.database or parsed.database in {":memory:", "file::memory:"} or parsed.query.get("mode") == "memory":
         raise DatabaseError("a study needs a database that outlives the program: write sqlite:///path/to/file.db")
+    if "?" in url:
+        raise DatabaseError(
+            f"a SQLite URL ends with the file's path, got {url!r}: a question mark in a path is written %3F, or give "
+            "the path without sqlite:///"
+        )
     return Path(parsed.database)
 
 
 def redacted(url: str) -> str:
-    """Return the URL without its password, for messages."""
+    """Return the URL without its password, or a SQLite file's path, for messages."""
     try:
         parsed = make_url(url)
     except (ArgumentError, ValueError):
         return re.sub(r"//.*@", "//***@", url)
+    if parsed.drivername in SQLITE and parsed.database and not parsed.host:
+        return parsed.database
     secret = {name: "hidden" for name in parsed.query if "password" in name}
     parsed = parsed.update_query_dict(secret)
     return parsed.render_as_string(hide_password=True)
+
+
+def same_database(one: str, other: str) -> bool:
+    """Whether two URLs name one database, by whatever links or passwords."""
+    files = database_file(one), database_file(other)
+    if files[0] is None or files[1] is None:
+        return files == (None, None) and _without_password(one) == _without_password(other)
+    return files[0].resolve() == files[1].resolve()
+
+
+def _without_password(url: str) -> URL:
+    return make_url(url)._replace(password=None)  # `set` takes None for "as it was"

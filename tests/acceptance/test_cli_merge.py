@@ -132,7 +132,8 @@ class TestByHand:
     def test_the_documented_recipes_are_merged(self, folder: Path, call: Call) -> None:
         shutil.copy("a.safetensors", "c.safetensors")
         shutil.copy("style.safetensors", "detail.safetensors")
-        recipes = re.findall(r"```yaml\n(.*?)```", (ROOT / "docs" / "recipes.md").read_text(), flags=re.DOTALL)
+        page = (ROOT / "docs" / "reference" / "recipes.md").read_text()
+        recipes = re.findall(r"```yaml\n(.*?)```", page, flags=re.DOTALL)
         assert len(recipes) == 2
         for number, text in enumerate(recipes):
             (folder / "recipe.yaml").write_text(text)

@@ -59,7 +59,7 @@ def test_studies_wait_for_workers_pause_and_go_on(folder: Path, call: Call) -> N
     call("study", "resume", "first", "--detach", "--trials", "5", code=0)
     assert "this worker finished 5 trials" in call("worker", "--until-done", code=0).out
     assert {row.state for row in trials_of(url, "first")} == {"complete"}
-    assert "0 trials finished" in call("worker", "--until-done", code=0).out
+    assert "finished 0 trials" in call("worker", "--until-done", code=0).out
 
 
 def test_files_outside_the_model_folders_are_not_read(folder: Path, call: Call) -> None:
@@ -79,7 +79,7 @@ def test_files_outside_the_model_folders_are_not_read(folder: Path, call: Call) 
     for index, parent in enumerate(parents):
         (models / f"{index}.safetensors").unlink()
         shutil.copy(parent, models / f"renamed-{index}.safetensors")
-    assert "4 trials finished" in call(*command, code=0).out
+    assert "finished 4 trials" in call(*command, code=0).out
     assert "is not a folder" in call("worker", "--models", folder / "nowhere", code=2).err
     assert "no study named 'third'" in call("worker", "--study", "third", code=2).err
 
@@ -95,7 +95,7 @@ def test_a_worker_of_every_study_of_a_server_must_be_told_where_models_are(folde
 
     refused = work()
     assert (refused.returncode, refused.stderr.count("\n")) == (2, 1), refused.stderr
-    assert refused.stderr.startswith("error: a worker of every study of a server reads whatever files")
+    assert refused.stderr.startswith("error: a worker for all studies of a database server would read any file")
     told = work(MERGETUNE_MODELS=str(DEMO))
     assert (told.returncode, told.stdout) == (0, "this worker finished 0 trials\n"), told.stderr
 

@@ -5,20 +5,26 @@ from __future__ import annotations
 import base64
 import http.client
 import json
+import re
 import socket
 import threading
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from typing import Any
 
+import numpy as np
 import optuna
 import pytest
+from optuna.study import StudyDirection
 
 from optimizer.errors import StorageError
 from optimizer.observe.dashboard import MAX_UPLOAD_BYTES, listening_port, make_server
-from optimizer.observe.http_gate import USER
+from optimizer.observe.http_gate import USER, one_expensive_at_a_time
+from optimizer.observe.plot_excerpts import NUMBERS, TRIALS
 from studies.files.artifacts import Artifacts
 from studies.records.database import Database, open_database
 
@@ -230,3 +236,120 @@ def test_a_study_keeps_its_name_however_it_is_asked(word: str, database: Databas
         status, _, _ = send(address, "POST", f"/api/studies/1/{word}", {"study_name": "other"})
     assert status in {400, 403}
     assert [study.study_name for study in optuna.get_all_study_summaries(database.storage)] == ["portraits"]
+
+
+# --------------------------------------------------------------------------------- what a request costs
+
+
+def add_trials(database: Database, name: str, trials: int, numbers: int, objectives: int = 1) -> int:
+    """A finished study of random trials; returns its id."""
+    directions = [StudyDirection.MAXIMIZE, StudyDirection.MINIMIZE][:objectives]
+    study = optuna.create_study(storage=database.storage, study_name=name, directions=directions)
+    random = np.random.default_rng(0)
+    distributions: dict[str, optuna.distributions.BaseDistribution] = {
+        f"n{index:02d}": optuna.distributions.FloatDistribution(0, 1) for index in range(numbers)
+    }
+    study.add_trials(
+        [
+            optuna.trial.create_trial(
+                params=dict(zip(distributions, row.tolist(), strict=True)),
+                distributions=distributions,
+                values=[row[-1] * 2 - row[0] / 9, *row[1:objectives]],
+            )
+            for row in random.random((trials, numbers))
+        ]
+    )
+    return study._study_id
+
+
+@pytest.fixture(scope="module")
+def large(database: Database) -> Iterator[dict[int, int]]:
+    """Objectives -> the id of a study of more than the trials and numbers that are drawn."""
+    yield {objectives: add_trials(database, f"large-{objectives}", 400, 10, objectives) for objectives in (1, 2)}
+    for objectives in (1, 2):
+        optuna.delete_study(storage=database.storage, study_name=f"large-{objectives}")
+
+
+@pytest.mark.parametrize("objectives", [1, 2])
+@pytest.mark.parametrize("path", ["contour", "rank", "contour/", "%72ank"])
+def test_a_plot_of_pairs_shows_an_excerpt_of_a_large_study(
+    path: str, objectives: int, database: Database, large: dict[int, int]
+) -> None:
+    with served(database, None, changes=False) as address:
+        status, headers, answer = send(address, "GET", f"/api/studies/{large[objectives]}/plot/{path}")
+    assert (status, headers["content-type"]) == (200, "application/json")
+    figure = json.loads(answer)
+    shown = re.fullmatch(
+        r"(Contour|Rank) of (\d+) of 400 trials, and of the (\d+) of 10 numbers that matter most",
+        figure["layout"]["title"]["text"],
+    )
+    assert shown is not None
+    assert 0.9 * TRIALS < int(shown[2]) <= TRIALS
+    assert int(shown[3]) == NUMBERS
+    named = [axis["title"]["text"] for axis in figure["layout"].values() if "text" in (axis or {}).get("title", {})]
+    assert {"n09", "n00"} <= set(named), "the numbers on which the objective depends"
+    assert len(answer) < 12e6
+
+
+@pytest.mark.parametrize(("trials", "numbers"), [(20, NUMBERS), (TRIALS, 2)])
+@pytest.mark.parametrize("kind", ["contour", "rank"])
+def test_a_small_study_is_drawn_whole(kind: str, trials: int, numbers: int, database: Database) -> None:
+    study_id = add_trials(database, "small", trials, numbers)
+    try:
+        with served(database, None) as address:
+            status, _, answer = send(address, "GET", f"/api/studies/{study_id}/plot/{kind}")
+    finally:
+        optuna.delete_study(storage=database.storage, study_name="small")
+    assert status == 200
+    assert " of " not in json.loads(answer)["layout"]["title"]["text"]
+
+
+def test_a_plot_of_a_study_that_is_not_there_harms_nothing(database: Database) -> None:
+    with served(database, None) as address:
+        assert send(address, "GET", "/api/studies/12345/plot/contour")[0] in {404, 500}
+        assert send(address, "GET", "/api/studies")[0] == 200
+
+
+@pytest.mark.parametrize(
+    "path", ["/api/studies/1", "/api/studies/1/", "/csv/1", "/api/studies/1/param_importances", "/api/studies/1/plot/x"]
+)
+def test_requests_that_read_a_whole_study_wait_for_each_other_and_no_others_do(path: str) -> None:
+    most = together = 0
+    count, go_on, begun = threading.Lock(), threading.Event(), threading.Semaphore(0)
+
+    def slow(environment: dict[str, Any], start_response: Any) -> list[bytes]:
+        nonlocal most, together
+        with count:
+            together += 1
+            most = max(most, together)
+        begun.release()
+        if environment["PATH_INFO"] == path:
+            assert go_on.wait(20)
+        with count:
+            together -= 1
+        start_response("200 OK", [])
+        return [b"whole"]
+
+    gate = one_expensive_at_a_time(slow, places=2)
+
+    def ask(asked: str) -> tuple[str, dict[str, str]]:
+        told: list[tuple[str, dict[str, str]]] = []
+        gate({"PATH_INFO": asked}, lambda status, headers: told.append((status, dict(headers))))
+        return told[0]
+
+    with ThreadPoolExecutor(4) as pool:
+        first = pool.submit(ask, path)
+        assert begun.acquire(timeout=20)
+        second = pool.submit(ask, path)
+        while not second.running():
+            time.sleep(0.01)
+        time.sleep(0.2)  # until it waits
+        status, headers = ask(path)
+        assert status.startswith("503 ")
+        assert int(headers["Retry-After"]) > 0
+        assert ask("/api/studies")[0] == ask("/artifacts/1/1/ab")[0] == "200 OK"
+        most = 0
+        go_on.set()
+        assert first.result(20)[0] == second.result(20)[0] == "200 OK"
+    assert most == 1
+    assert ask(path)[0] == "200 OK"

@@ -160,7 +160,7 @@ def test_too_few_trials_and_unknown_studies_are_one_line(folder: Path) -> None:
 def test_bests_of_equal_suites_are_paired_and_others_not(folder: Path) -> None:
     said = run(folder, "study", "compare", "one", "again")
     assert "over 4 images" in said
-    assert "parents are other files" not in said
+    assert "parents are different files" not in said
     assert "over 4 images" in run(folder, "study", "compare", "one", "otherwise")
     database = open_database(f"sqlite:///{folder}/s.db", create=False)
     with database.write() as connection:

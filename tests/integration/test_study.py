@@ -246,14 +246,25 @@ def test_a_larger_budget_and_units_that_were_written_out_are_no_change(tmp_path:
     refuse_changed_spec(stored, parse_spec(yaml.safe_dump(short_spec(budget={"trials": 99})), base_dir=tmp_path))
 
 
-def test_broken_images_fail_the_trial_and_are_no_score(tmp_path: Path) -> None:
+MIDDLE = "model.diffusion_model.middle_block.0.in_layers.2.weight"
+
+
+def too_large(path: Path) -> Path:
+    """Write a model whose values are numbers, and whose images are not: its sums go beyond float32."""
     tensors = load_file(DEMO / "foods.safetensors")
-    tensors["model.diffusion_model.middle_block.0.in_layers.2.weight"].fill_(float("nan"))
-    broken = tmp_path / "broken.safetensors"
-    save_file(tensors, broken)
+    tensors[MIDDLE] = torch.full_like(tensors[MIDDLE], 1e38, dtype=torch.float32)
+    save_file(tensors, path)
+    return path
+
+
+def test_broken_images_fail_the_trial_and_are_no_score(tmp_path: Path) -> None:
+    broken = too_large(tmp_path / "broken.safetensors")
     changes = {"parents": [str(DEMO / "animals.safetensors"), str(broken)], "budget": {"trials": 4}}
     short = begin(
-        tmp_path, changes | {"render": {"degenerate_limit": 0}, "suite": short_spec()["suite"] | {"steps": 8}}
+        tmp_path,
+        changes
+        | {"render": {"degenerate_limit": 0}, "export": {"dtype": "fp32"}}
+        | {"suite": short_spec()["suite"] | {"steps": 8}},
     )
     short.run()
     rows = stored_trials.load_trials(short.records)
@@ -264,14 +275,28 @@ def test_broken_images_fail_the_trial_and_are_no_score(tmp_path: Path) -> None:
     assert rows[0].gains["objective"].value == 0  # against the one parent there is
 
 
-def test_a_study_whose_parents_all_fail_ends(tmp_path: Path) -> None:
+def test_a_study_ends_with_a_parent_whose_own_weights_are_broken(tmp_path: Path) -> None:
+    """They are too large for float16, in which the study saves."""
+    broken = too_large(tmp_path / "broken.safetensors")
+    changes = {"parents": [str(DEMO / "animals.safetensors"), str(broken)], "budget": {"trials": 40}}
+    short = begin(tmp_path, changes | {"render": {"degenerate_limit": 0}})
+    with pytest.raises(OptimizerError, match=rf"a parent is broken.*B: degenerate.*{MIDDLE}"):
+        short.run()
+    assert [row.state for row in stored_trials.load_trials(short.records)] == ["complete", "failed"]
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_study_does_not_begin_with_a_parent_that_holds_no_numbers(value: float, tmp_path: Path) -> None:
     tensors = load_file(DEMO / "foods.safetensors")
-    tensors["model.diffusion_model.middle_block.0.in_layers.2.weight"].fill_(float("nan"))
-    paths = []
-    for index in range(2):
-        tensors["model.diffusion_model.out.2.bias"] += index
-        paths.append(str(tmp_path / f"{index}.safetensors"))
-        save_file(tensors, paths[-1])
+    tensors[MIDDLE].view(-1)[3] = value
+    save_file(tensors, tmp_path / "broken.safetensors")
+    parents = [str(DEMO / "animals.safetensors"), str(tmp_path / "broken.safetensors")]
+    with pytest.raises(CheckpointError, match=rf"parent B \(.*broken.safetensors\) holds \w+ in {MIDDLE}"):
+        begin(tmp_path, {"parents": parents})
+
+
+def test_a_study_whose_parents_all_fail_ends(tmp_path: Path) -> None:
+    paths = [str(too_large(tmp_path / f"{index}.safetensors")) for index in range(2)]
     short = begin(tmp_path, {"parents": paths, "render": {"degenerate_limit": 0}})
     with pytest.raises(OptimizerError, match="every parent failed"):
         short.run()

@@ -31,7 +31,8 @@ DOCKERFILE = [
 ]
 OURS = sorted(name for name, service in SERVICES.items() if service["image"] == COMPOSE["x-mergetune"]["image"])
 EVERY = sorted(SERVICES)
-GUIDE = (ROOT / "docs" / "service.md").read_text()
+PAGES = ("how-to/run-a-service.md", "how-to/s3-bucket.md", "how-to/back-up-and-upgrade.md", "reference/service.md")
+GUIDE = "\n".join((ROOT / "docs" / page).read_text() for page in PAGES)
 
 of_every_service = pytest.mark.parametrize("name", EVERY)
 of_our_services = pytest.mark.parametrize("name", OURS)

@@ -10,7 +10,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from optimizer.cli.common import DEFAULT_STORAGE, ArtifactFolder, Storage, console, escaped, fail, storage_url
+from optimizer.cli.common import (
+    DEFAULT_STORAGE,
+    ArtifactFolder,
+    Storage,
+    console,
+    database_to_change,
+    database_to_read,
+    escaped,
+    fail,
+)
 
 if TYPE_CHECKING:
     from studies.records.database import Database
@@ -38,28 +47,20 @@ def dashboard(
             f"{host} can be reached from other machines, and anyone who reaches the dashboard can delete studies: give "
             f"--password-file FILE or the environment variable {PASSWORD_VARIABLE}, or leave --host at 127.0.0.1"
         )
-    from studies.records.database import open_database
-
-    database = open_database(storage_url(storage), create=False)
+    database = database_to_read(storage) if read_only else database_to_change(storage)
     _serve(database, artifacts, host, port, password, changes=not read_only)
 
 
 def _serve(
     database: Database, artifacts: str | None, host: str, port: int, password: str | None, *, changes: bool
 ) -> None:
-    from optimizer.cli.views.report import study_objective
-    from optimizer.insight.interactive import save_figures
     from optimizer.observe.dashboard import listening_port, make_server
-    from studies.errors import StudyMissingError
     from studies.files.artifacts import Artifacts
-    from studies.records.stored_studies import list_studies
 
-    with console.status("drawing the figures of each study"):
-        for records in list_studies(database):
-            with suppress(StudyMissingError):  # its Optuna study was deleted; the others are shown
-                save_figures(records, study_objective(records.study))
+    if changes:  # else the figures are those that its workers have drawn
+        _draw_figures(database)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a supervisor ends it as Ctrl-C does
-    folder = Artifacts.beside(database.url, artifacts)
+    folder = (Artifacts.beside if changes else Artifacts.existing)(database.url, artifacts)
     server = make_server(database, folder, host, port, password, changes=changes)
     address = f"[{host}]" if ":" in host else host
     console.print(
@@ -69,6 +70,18 @@ def _serve(
         server.run()
     except KeyboardInterrupt:
         server.close()
+
+
+def _draw_figures(database: Database) -> None:
+    from optimizer.cli.views.report import study_objective
+    from optimizer.insight.interactive import save_figures
+    from studies.errors import StudyMissingError
+    from studies.records.stored_studies import list_studies
+
+    with console.status("drawing the figures of each study"):
+        for records in list_studies(database):
+            with suppress(StudyMissingError):  # its Optuna study was deleted; the others are shown
+                save_figures(records, study_objective(records.study))
 
 
 def _is_loopback(host: str) -> bool:

@@ -14,6 +14,7 @@ from optimizer.cli.common import (
     Storage,
     console,
     database_to_change,
+    database_to_read,
     escaped,
     storage_url,
 )
@@ -38,11 +39,10 @@ def doctor(
 
     from optimizer.upkeep.doctor import diagnose
     from studies.files.artifacts import Artifacts
-    from studies.records.database import open_database
     from studies.records.stored_studies import list_studies, open_study
 
     url = storage_url(storage)
-    database = database_to_change(url) if mend else open_database(url, create=False)
+    database = database_to_change(url) if mend else database_to_read(url)
     chosen = list_studies(database) if study is None else [open_study(database, study)]
     diagnosis = diagnose(database, chosen, Artifacts.existing(url, artifacts), mend=mend)
     if as_json:

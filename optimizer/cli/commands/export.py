@@ -15,12 +15,13 @@ from optimizer.cli.common import (
     Weights,
     cache_folder,
     console,
+    database_to_read,
     escaped,
     fail,
     loading_libraries,
     parsed_weights,
-    storage_url,
 )
+from optimizer.cli.workers.model_folders import Moved, searched_folders
 
 if TYPE_CHECKING:
     from studies.records.study_records import StudyRecords
@@ -49,18 +50,17 @@ def export(
     force: Annotated[bool, typer.Option("--force", help="Replace an existing file.")] = False,
     storage: Storage = DEFAULT_STORAGE,
     artifacts: ArtifactFolder = None,
+    models: Moved = None,
 ) -> None:
     """Write a trial's merge as a .safetensors file, and prove that it is the model that was scored."""
     from rich.progress import BarColumn, Progress, TextColumn
 
     from optimizer.cli.workers.loading import open_plan
-    from optimizer.cli.workers.model_folders import model_folders
     from optimizer.trial.ranking import stopped_after
     from studies.files.artifacts import Artifacts
-    from studies.records.database import open_database
     from studies.records.stored_studies import open_study
 
-    database = open_database(storage_url(storage), create=False)
+    database = database_to_read(storage)
     records = open_study(database, study)
     stored = records.study
     chosen = _chosen(records, trial, parsed_weights(weights))
@@ -68,7 +68,7 @@ def export(
     if recipe is not None:
         if output is not None:
             fail("give either -o for the merge or --recipe for only its recipe, not both")
-        _write_recipe(stored, chosen, recipe.expanduser(), force=force)
+        _write_recipe(stored, chosen, recipe.expanduser(), models, force=force)
         _print_caveat(doubted)
         return
     if chosen.estimated:
@@ -83,7 +83,7 @@ def export(
         from optimizer.merging.files.checkpoint import total_bytes
         from optimizer.outcome.export import Watch, deliver
 
-    plan = open_plan(stored, model_folders(None, cache_folder(None)), trust_times=False)
+    plan = open_plan(stored, searched_folders(models, cache_folder(None)), trust_times=False)
     total = total_bytes(export_layout(plan.ingredients, chosen.recipe.dtype).values())
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:.0f} %"))
     with Progress(*columns, console=console, transient=True) as progress:
@@ -95,7 +95,7 @@ def export(
             compared=lambda size: progress.advance(comparing, size),
             rendered=lambda done: progress.update(rendering, completed=done),
         )
-        folder = Artifacts.beside(database.url, artifacts)
+        folder = Artifacts.existing(database.url, artifacts)
         delivery = deliver(records, chosen, plan, folder, target, overwrite=force, watch=watch)
     console.print(f"proof: {delivery.proof}", soft_wrap=True)
     if delivery.difference:
@@ -123,16 +123,24 @@ def _print_caveat(doubted: str | None) -> None:
         console.print(f"[yellow]note:[/] {escaped(doubted)}", soft_wrap=True)
 
 
-def _write_recipe(stored: StoredStudy, trial: StoredTrial, target: Path, *, force: bool) -> None:
-    """Write the trial's recipe with absolute paths and hashes, for `mergetune merge`."""
+def _write_recipe(
+    stored: StoredStudy, trial: StoredTrial, target: Path, models: Sequence[Path] | None, *, force: bool
+) -> None:
+    """Write the trial's recipe with absolute paths and hashes, for `mergetune merge`.
+
+    Args:
+        models: folders in which files that have moved are found; None leaves every path as the study names it.
+    """
     from optimizer.merging.engine.export import atomic_file
     from studies.recipe.file import RecipePaths, recipe_text
 
     if target.suffix.lower() not in {".yaml", ".yml"}:
         fail(f"--recipe writes a YAML file, got {target}: give a name that ends in .yaml")
-    spec = stored.spec
+    spec, parents = stored.spec, stored.parents
+    if models:
+        spec, parents = searched_folders(models, cache_folder(None)).locate(stored, scorers=False)
     paths = RecipePaths(
-        parents={parent.letter: parent.path for parent in stored.parents},
+        parents={parent.letter: parent.path for parent in parents},
         loras=[lora.path for lora in spec.loras.values()] if trial.recipe.loras else [],
         vae=spec.vae,
     )

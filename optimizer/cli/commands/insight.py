@@ -8,11 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from optimizer.cli.common import DEFAULT_STORAGE, AsJson, ReplacePlot, Storage, console, escaped, fail, storage_url
+from optimizer.cli.common import DEFAULT_STORAGE, AsJson, ReplacePlot, Storage, console, database_to_read, escaped, fail
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
+    from optimizer.cli.views.tables import ReportTable
     from optimizer.insight.compare import Side, StudyComparison
     from optimizer.insight.importance import Findings, Insight
     from optimizer.trial.objective import Objective
@@ -37,12 +36,11 @@ def importance(
 
     from optimizer.cli.commands.difference import require_writable
     from optimizer.insight.importance import insight
-    from studies.records.database import open_database
     from studies.records.stored_studies import open_study
 
     if plot is not None:
         require_writable(plot, force=force)
-    database = open_database(storage_url(storage), create=False)
+    database = database_to_read(storage)
     records = open_study(database, study)
     found = insight(records, _objective(records.study))
     if plot is not None:
@@ -84,19 +82,18 @@ def _draw(plot: Path, found: Insight) -> None:
         draw_insight(temporary, found)
 
 
-def _importance_table(found: Insight, findings: Findings) -> Table:
+def _importance_table(found: Insight, findings: Findings) -> ReportTable:
     """Return a table with a row for each parameter, in depth order: importance, best trial's value, main effect."""
-    from rich.table import Table
-
+    from optimizer.cli.views.tables import ReportTable
     from optimizer.insight.importance import BINS
 
-    table = Table(title=f"what mattered for {escaped(findings.objective)}", title_justify="left")
-    table.add_column("number")
-    table.add_column("importance (PED-ANOVA)")
+    table = ReportTable(f"what mattered for {escaped(findings.objective)}")
+    table.head("number")
+    table.head("importance (PED-ANOVA)")
     if findings.model_effects is not None:
-        table.add_column("by the\nmodel", justify="right")
-    table.add_column(f"best\n(trial {found.chosen.number})", justify="right")
-    table.add_column(f"mean {escaped(findings.objective)} in {BINS} equal parts of the bounds")
+        table.head("by the\nmodel", justify="right")
+    table.head(f"best\n(trial {found.chosen.number})", justify="right")
+    table.head(f"mean {escaped(findings.objective)} in {BINS} equal parts of the bounds")
     best = found.params_of(found.chosen) or {}
     largest = max(findings.shares.values()) or 1.0
     for parameter in found.space.parameters:
@@ -189,12 +186,11 @@ def compare(
 ) -> None:
     """Show two studies side by side, and compare their best trials image by image if their images are comparable."""
     from optimizer.insight import compare as comparing
-    from studies.records.database import open_database
     from studies.records.stored_studies import open_study
 
     if first == second:
         fail(f"{first!r} is named twice: name two different studies")
-    database = open_database(storage_url(storage), create=False)
+    database = database_to_read(storage)
     found = comparing.compare(_side(database, first), _side(database, second))
     console.print(_overview(found))
     if found.settings:
@@ -216,17 +212,16 @@ def _side(database: Database, name: str) -> Side:
     return load_side(records, _objective(records.study), infos)
 
 
-def _overview(found: StudyComparison) -> Table:
+def _overview(found: StudyComparison) -> ReportTable:
     """Return a table with the trials, best objective and gains of both."""
-    from rich.table import Table
-
     from optimizer.cli.views.progress import gain_text
+    from optimizer.cli.views.tables import ReportTable
 
     sides = (found.first, found.second)
-    table = Table(title="studies compared", title_justify="left")
-    table.add_column("")
+    table = ReportTable("studies compared")
+    table.head("")
     for side in sides:
-        table.add_column(escaped(side.study.name), justify="right")
+        table.head(escaped(side.study.name), justify="right")
     states = [[trial.state for trial in side.trials] for side in sides]
     table.add_row("trials complete", *(str(each.count("complete")) for each in states))
     if any(trial.estimated for side in sides for trial in side.trials):
@@ -249,13 +244,13 @@ def _overview(found: StudyComparison) -> Table:
     return table
 
 
-def _settings_table(found: StudyComparison) -> Table:
-    from rich.table import Table
+def _settings_table(found: StudyComparison) -> ReportTable:
+    from optimizer.cli.views.tables import ReportTable
 
-    table = Table(title="settings that differ", title_justify="left")
-    table.add_column("setting")
+    table = ReportTable("settings that differ")
+    table.head("setting")
     for side in (found.first, found.second):
-        table.add_column(escaped(side.study.name), overflow="fold")
+        table.head(escaped(side.study.name))
     for key, (ours, theirs) in found.settings.items():
         table.add_row(escaped(key), escaped(ours), escaped(theirs))
     return table

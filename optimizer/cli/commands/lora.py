@@ -93,11 +93,11 @@ def extract(
 
 
 def _show_energy(lora: ExtractedLora) -> None:
-    from rich.table import Table
+    from optimizer.cli.views.tables import ReportTable
 
-    table = Table(title="share of the difference between A and B, squared", title_justify="left")
+    table = ReportTable("share of the difference between A and B, squared")
     for head in ("place", "of the total", "kept", "lost to the rank", "not expressible"):
-        table.add_column(head, justify="left" if head == "place" else "right")
+        table.head(head, justify="left" if head == "place" else "right")
     overall = lora.overall
     by_place = {place: energy for place, energy in lora.energy.items() if place != "vae"}
     for place, energy in (*by_place.items(), ("total", overall)):

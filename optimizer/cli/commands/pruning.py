@@ -7,7 +7,15 @@ from typing import Annotated
 
 import typer
 
-from optimizer.cli.common import DEFAULT_STORAGE, ArtifactFolder, Storage, console, database_to_change, escaped
+from optimizer.cli.common import (
+    DEFAULT_STORAGE,
+    ArtifactFolder,
+    Storage,
+    console,
+    database_to_change,
+    database_to_read,
+    escaped,
+)
 
 
 class Keep(StrEnum):
@@ -32,9 +40,9 @@ def prune_artifacts(
     from studies.files.artifacts import Artifacts
     from studies.records.stored_studies import open_study
 
-    database = database_to_change(storage)
+    database = database_to_read(storage) if dry_run else database_to_change(storage)
     records = open_study(database, study)
-    place = Artifacts.beside(database.url, artifacts)
+    place = (Artifacts.existing if dry_run else Artifacts.beside)(database.url, artifacts)
     waste = find_waste(records, place, study_objective(records.study), keep.value)
     if not dry_run:
         remove_waste(records, place, waste)

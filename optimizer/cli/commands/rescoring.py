@@ -24,6 +24,7 @@ from optimizer.cli.common import (
     read_spec,
     storage_url,
 )
+from optimizer.cli.workers.model_folders import Moved, searched_folders
 
 if TYPE_CHECKING:
     from optimizer.outcome.other_study import Other
@@ -40,6 +41,7 @@ def rescore(
     storage: Storage = DEFAULT_STORAGE,
     artifacts: ArtifactFolder = None,
     cache: CacheFolder = None,
+    models: Moved = None,
 ) -> None:
     """Score the kept images of a study with other scorers or weights, as a new study; nothing is rendered."""
     from optimizer.cli.views.report import print_study
@@ -62,14 +64,15 @@ def rescore(
     require_rescorable(wanted, study)
     other = Other(records=before, artifacts=Artifacts.existing(url, artifacts))
     found = find_rescorable(before)
-    plan = make_plan(wanted)
+    caches = cache_folder(cache)
+    plan = make_plan(searched_folders(models, caches).locate_known(wanted, before.study))
     parents = announce(database, plan, choose_device(plan.spec.render.device))
     require_same_images(plan, parents, before.study)
-    records = _store(found, plan, parents, other, artifacts, cache_folder(cache))
+    records = _store(found, plan, parents, other, artifacts, caches)
     print_study(records, every_trial=False)
     for line in _verdict(before, records):
         console.print(escaped(line), soft_wrap=True)
-    again = f'mergetune study resume "{records.study.name}"{storage_option(database)}'
+    again = f'mergetune study resume "{records.study.name}"{storage_option(database.url)}'
     console.print(escaped(f"Continue with: {again}"), soft_wrap=True)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -18,6 +19,7 @@ from optimizer.cli.common import (
     cache_folder,
     console,
     database_to_change,
+    database_to_read,
     escaped,
     loading_libraries,
     parsed_weights,
@@ -25,6 +27,7 @@ from optimizer.cli.common import (
     storage_url,
 )
 from optimizer.cli.workers.local_workers import Workers, worker_count
+from optimizer.cli.workers.model_folders import Moved, searched_folders
 from optimizer.cli.workers.monitoring import LogJson, MetricsAddress, monitor
 
 if TYPE_CHECKING:
@@ -54,6 +57,7 @@ def check(
     with loading_libraries():
         from optimizer.cli.views.planning import print_notes, print_plan
         from optimizer.cli.workers.loading import hash_with_progress
+        from optimizer.cli.workers.session import storage_option
         from optimizer.outcome.other_study import require_other_study
         from optimizer.outcome.warm_start import find_warm_start
         from optimizer.runtime.device_choice import choose_device, render_dtype
@@ -73,7 +77,8 @@ def check(
         with_recipes(plan.spec, plan.blueprint(parents))
         found = find_warm_start(plan, parents, device, storage_url(storage), artifacts)
         print_notes(found.notes if found is not None else ())
-    console.print("[green]The spec is fine.[/] Start it with: mergetune study start " + escaped(str(spec)))
+    again = f"mergetune study start {shlex.quote(str(spec))}{storage_option(storage_url(storage))}"
+    console.print(f"[green]The spec is fine.[/] Start it with: {escaped(again)}", soft_wrap=True)
 
 
 Detach = Annotated[
@@ -121,36 +126,36 @@ def resume(
         int | None, typer.Option(min=1, max=1_000_000, help="New budget: trials in total.", show_default=False)
     ] = None,
     patience: Annotated[int | None, typer.Option(min=0, help="New patience; 0: none.", show_default=False)] = None,
+    models: Moved = None,
     workers: Workers = "1",
     detach: Detach = False,
     log_json: LogJson = None,
     metrics: MetricsAddress = None,
 ) -> None:
     """Continue a study with the sampler, seed and settings that it began with."""
-    from optimizer.cli.workers.loading import load_stored_study
+    from optimizer.cli.workers.loading import load_runtime, open_asked_study, open_unchanged_plan
     from optimizer.cli.workers.session import environments_of_others, has_ended, print_end, print_outcome, work_on
     from studies.records.control import set_status
     from studies.records.stored_studies import open_study, set_budget
-    from studies.spec.fingerprints import refuse_changed_spec
 
     monitoring = monitor(context, log_json, metrics)
     count, url, caches = worker_count(workers), storage_url(storage), cache_folder(cache)
-    database = database_to_change(url)
-    if Path(study).is_file():
-        spec = read_spec(Path(study))
-        records = open_study(database, spec.study)
-        refuse_changed_spec(records.study.spec, spec)
-        budget = spec.budget
-    else:
-        records = open_study(database, study)
-        budget = records.study.spec.budget
+    database, folders = database_to_change(url), searched_folders(models, caches)
+    spec = read_spec(Path(study)) if Path(study).is_file() else None
+    records = open_study(database, study if spec is None else spec.study)
+    budget = records.study.spec.budget if spec is None else spec.budget
     if trials is not None:
         budget = budget.model_copy(update={"trials": trials})
     if patience is not None:
         budget = budget.model_copy(update={"patience": patience or None})
     asked = replace(records.study, spec=records.study.spec.model_copy(update={"budget": budget}))
     ended = not detach and has_ended(replace(records, study=asked))
-    runtime = None if detach or ended else load_stored_study(records.study, caches)  # first: it may be refused
+    # First what may be refused: a spec file, then files that have changed.
+    plan = None if spec is None else open_asked_study(records.study, spec, folders, looked_at=detach or ended)
+    runtime = None
+    if not (detach or ended):
+        plan = plan or open_unchanged_plan(records.study, folders)
+        runtime = load_runtime(plan, records.study.parents, caches)
     set_budget(records, budget)
     set_status(records, "active")
     records = open_study(database, records.study.name)
@@ -159,10 +164,10 @@ def resume(
         return
     if runtime is None:
         print_outcome(records, artifacts)
-        print_end(records)
+        print_end(records, models)
         return
     others = environments_of_others(count, runtime, url, artifacts, caches)
-    work_on(records, runtime, artifacts, monitoring, others)
+    work_on(records, runtime, artifacts, monitoring, others, models)
 
 
 @app.command()
@@ -172,6 +177,7 @@ def finish(
     storage: Storage = DEFAULT_STORAGE,
     artifacts: ArtifactFolder = None,
     cache: CacheFolder = None,
+    models: Moved = None,
     log_json: LogJson = None,
     metrics: MetricsAddress = None,
 ) -> None:
@@ -192,7 +198,8 @@ def finish(
     with loading_libraries():
         from optimizer.outcome.final import choose_finalists
     choose_finalists(load_trials(records), objective, by_value(objective), records.study.spec.final)
-    runtime = load_stored_study(records.study, cache_folder(cache))  # after the checks, because loading takes long
+    caches = cache_folder(cache)  # after the checks, because loading takes long
+    runtime = load_stored_study(records.study, searched_folders(models, caches), caches)
     folder, reporter = Artifacts.beside(database.url, artifacts), monitoring.reporter(records)
     finish_study(records, runtime, folder, reporter, retry_for(reporter))
     print_study(records, every_trial=False)
@@ -202,9 +209,8 @@ def finish(
 def list_studies(storage: Storage = DEFAULT_STORAGE) -> None:
     """List the studies of a database."""
     from optimizer.cli.views.report import studies_table
-    from studies.records.database import open_database
 
-    console.print(studies_table(open_database(storage_url(storage), create=False)))
+    console.print(studies_table(database_to_read(storage)))
 
 
 @app.command()
@@ -216,11 +222,22 @@ def show(
 ) -> None:
     """Show a study's results: parents, best trial, gains with their intervals, final, failures."""
     from optimizer.cli.views.report import print_study
-    from studies.records.database import open_database
     from studies.records.stored_studies import open_study
 
-    database = open_database(storage_url(storage), create=False)
+    database = database_to_read(storage)
     print_study(open_study(database, study), every_trial=trials, weights=parsed_weights(weights))
+
+
+@app.command()
+def migrate(storage: Storage = DEFAULT_STORAGE) -> None:
+    """Bring a database to this version's schema, or make its tables; studies and trials stay as they are."""
+    from studies.records.database import open_database
+    from studies.records.network_shares import require_local
+
+    url = storage_url(storage)
+    require_local(url)
+    open_database(url).close()
+    console.print("the database has this version's schema")
 
 
 @app.command()
@@ -241,6 +258,7 @@ def _ask(study: str, storage: str, status: Status, effect: str) -> None:
     Args:
         effect: what will happen, for the message.
     """
+    from optimizer.cli.workers.session import storage_option
     from studies.records.control import set_status
     from studies.records.stored_studies import open_study
 
@@ -248,6 +266,7 @@ def _ask(study: str, storage: str, status: Status, effect: str) -> None:
     records = open_study(database, study)
     set_status(records, status)
     command = f'mergetune study resume "{records.study.name}"{" --detach" if status == "paused" else ""}'
+    command += storage_option(database.url)
     console.print(escaped(f"{records.study.name} {effect}; continue with: {command}"), soft_wrap=True)
 
 

@@ -7,10 +7,10 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-from rich.table import Table
 
 from optimizer.cli.common import console, escaped, interactive
 from optimizer.cli.views.progress import gain_text
+from optimizer.cli.views.tables import ReportTable
 from optimizer.observe.events import FinalHeld, FinalStarted, Reporter
 from optimizer.search.stopping import end_of
 from optimizer.system.retry import Retry
@@ -141,10 +141,10 @@ def print_final(stored: StoredStudy, final: Final, trials: Sequence[StoredTrial]
         )
 
 
-def final_table(stored: StoredStudy, final: Final, objective: Objective) -> Table:
+def final_table(stored: StoredStudy, final: Final, objective: Objective) -> ReportTable:
     """Return a table with a row for each candidate."""
     title = f"final of {escaped(stored.name)}: {_images(stored)} images that the search never saw"
-    table = Table(title=title, title_justify="left")
+    table = ReportTable(title)
     names = objective.names
     scorers = [term.scorer for term in objective.terms]
     for head in (
@@ -155,7 +155,7 @@ def final_table(stored: StoredStudy, final: Final, objective: Objective) -> Tabl
         *(f"{name}\nheld out" for name in scorers),
         "",
     ):
-        table.add_column(escaped(head), overflow="fold")
+        table.head(escaped(head))
     for candidate in final.candidates:
         cells = [_cell(candidate.in_sample, names), _cell(candidate.held_out, names)]
         cells += [_cell(candidate.held_out, (name,)) for name in scorers]

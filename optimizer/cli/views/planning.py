@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import torch
-from rich.table import Table
 
 from optimizer.cli.common import console, escaped
+from optimizer.cli.views.tables import ReportTable
 from optimizer.merging.files.checkpoint import letters, total_bytes
 from optimizer.rendering.prediction import EPSILON
 from optimizer.runtime.plan import Plan
@@ -25,7 +25,7 @@ def print_plan(plan: Plan, device: torch.device, residence: Residence | None = N
         residence: what would stay on the device; None leaves it out.
     """
     spec, items = plan.spec, plan.spec.suite.items()
-    table = Table(title=f"study {escaped(spec.study)}", show_header=False, title_justify="left")
+    table = ReportTable(f"study {escaped(spec.study)}", show_header=False)
     for letter, checkpoint in zip(letters(len(plan.checkpoints)), plan.checkpoints, strict=True):
         size = checkpoint.size_bytes / 1e6
         table.add_row(

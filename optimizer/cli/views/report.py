@@ -7,12 +7,12 @@ from datetime import datetime
 
 import numpy as np
 from optuna.artifacts.exceptions import ArtifactNotFound
-from rich.table import Table
 
 from optimizer.cli.common import console, escaped
 from optimizer.cli.views.final import caveat, current_winner, print_final
 from optimizer.cli.views.front import print_front
 from optimizer.cli.views.progress import gain_text
+from optimizer.cli.views.tables import ReportTable
 from optimizer.search.depth.ties import split_before, split_in_words
 from optimizer.search.stopping import end_of, own_trials
 from optimizer.trial.front import check_weights, chosen_trial
@@ -31,11 +31,11 @@ from studies.records.values import StoredStudy, StoredTrial
 FRONT_SHOWN = 12  # members of a Pareto front
 
 
-def studies_table(database: Database) -> Table:
+def studies_table(database: Database) -> ReportTable:
     """Return a table of all studies with their progress and best gain."""
-    table = Table(title="studies", title_justify="left")
+    table = ReportTable("studies")
     for head in ("study", "parents", "status", "trials", "failed", "best gain (95 % interval)", "started"):
-        table.add_column(head)
+        table.head(head)
     workers = workers_at(database, registry.live_workers(database))
     for name, records in stored_studies.every_study(database).items():
         try:
@@ -156,7 +156,7 @@ def notable_trials(trials: Sequence[StoredTrial], objective: Objective, chosen: 
 
 def _scores_table(
     records: StudyRecords, trials: Sequence[StoredTrial], objective: Objective, final: Final | None
-) -> Table:
+) -> ReportTable:
     """Return a table with a column for each trial and a row for each score: its value, and below it the gain."""
     study = records.study
     items = len(study.spec.suite.items())
@@ -170,12 +170,12 @@ def _scores_table(
     if chosen is not None:
         roles.setdefault(chosen, f"{named} in the final")
     shown = notable_trials(trials, objective, chosen)
-    table = Table(title=f"study {escaped(study.name)}", title_justify="left")
-    table.add_column("score", overflow="fold")
+    table = ReportTable(f"study {escaped(study.name)}")
+    table.head("score")
     means = {}
     for trial in shown:
         role = f"[bold]{roles[trial.number]}[/]: " if trial.number in roles else ""
-        table.add_column(f"{role}{escaped(trial.title)}\n(trial {trial.number})", justify="right")
+        table.head(f"{role}{escaped(trial.title)}\n(trial {trial.number})", justify="right")
         by_item, by_set = stored_renders.load_scores(records, trial)
         means[trial.number] = (
             dict(trial.objectives) | {name: float(np.mean(by_item[name])) for name in by_item} | by_set
@@ -201,10 +201,10 @@ def value_text(value: float, error: float | None) -> str:
     return f"{value:.4g}" if error is None else f"{value:.4g} ±{error:.2g}"
 
 
-def _trials_table(study: StoredStudy, trials: Sequence[StoredTrial], objective: Objective) -> Table:
-    table = Table(title=f"trials of {escaped(study.name)}", title_justify="left")
+def _trials_table(study: StoredStudy, trials: Sequence[StoredTrial], objective: Objective) -> ReportTable:
+    table = ReportTable(f"trials of {escaped(study.name)}")
     for head in ("trial", "origin", "state", *objective.names, "gain (95 % interval)", "seconds"):
-        table.add_column(head)
+        table.head(head)
     items = len(study.spec.suite.items())
     for trial in trials:
         mark = "~" if trial.estimated else ""

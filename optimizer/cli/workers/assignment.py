@@ -64,7 +64,7 @@ class Assignment:
     until_done: bool = False
     finals: bool = True
 
-    def service(self, database: Database, stop: threading.Event, watch: Monitoring) -> Service:
+    def service(self, database: Database, stop: threading.Event, monitoring: Monitoring) -> Service:
         """Build the worker that carries out this assignment in this process."""
         with loading_libraries():
             from optimizer.runtime.pool import RuntimePool
@@ -83,7 +83,7 @@ class Assignment:
             lambda study: open_unchanged_plan(study, self.folders),
             lambda plan, study: load_runtime(plan, study.parents, self.cache),
         )
-        host = TerminalHost(store, stop, Retry(limit_seconds=self.patience_seconds), watch)
+        host = TerminalHost(store, stop, Retry(limit_seconds=self.patience_seconds), monitoring)
         return Service(database, runtimes, store, host, stop, settings)
 
 
@@ -123,9 +123,9 @@ def assigned(
 class TerminalHost:
     """A service's Host that shows progress on the terminal."""
 
-    def __init__(self, artifacts: Artifacts, stop: threading.Event, retry: Retry, watch: Monitoring) -> None:
+    def __init__(self, artifacts: Artifacts, stop: threading.Event, retry: Retry, monitoring: Monitoring) -> None:
         self._artifacts, self._stop = artifacts, stop
-        self._retry, self._watch = retry, watch
+        self._retry, self._monitoring = retry, monitoring
 
     @contextmanager
     def at(self, records: StudyRecords, runtime: Runtime) -> Iterator[Reporter]:
@@ -134,7 +134,7 @@ class TerminalHost:
 
         console.print(f"working on study {escaped(records.study.name)}", soft_wrap=True)
         with self._retry(lambda: ProgressReporter(records, runtime.objective, self._stop)) as people:
-            yield self._watch.reporter(records, people)
+            yield self._monitoring.reporter(records, people)
 
     def hold_final(self, records: StudyRecords, runtime: Runtime) -> None:
         """Hold a study's final, store it, and print what it found.
@@ -146,7 +146,7 @@ class TerminalHost:
         from optimizer.insight.interactive import save_figures
 
         console.print(f"holding the final of {escaped(records.study.name)}", soft_wrap=True)
-        reporter = self._watch.reporter(records)
+        reporter = self._monitoring.reporter(records)
         finish_study(records, runtime, self._artifacts, reporter, self._retry)
         self._retry(lambda: save_figures(records, runtime.objective))
 
@@ -162,4 +162,4 @@ class TerminalHost:
                 console.print("waiting for work; Ctrl-C or SIGTERM to leave", soft_wrap=True)
             case OutageBegan(reason=reason, limit=limit):
                 print_waiting(reason, limit)
-        self._watch.report(event)
+        self._monitoring.report(event)

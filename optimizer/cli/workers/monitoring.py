@@ -52,10 +52,10 @@ class Monitoring:
             self.log.report(event)
 
     def reporter(self, records: StudyRecords, *people: Reporter) -> Reporter:
-        """Return a reporter that tells all of them of one study.
+        """Return a reporter that passes a study's events on to `people`, the metrics and the log.
 
         Args:
-            people: are told first, as only theirs may fail and be told again.
+            people: reporters that come first, because only they may fail, and then the event is reported again.
         """
         from optimizer.observe.events import Reporters
 
@@ -84,20 +84,20 @@ def monitor(context: typer.Context, log_json: str | None, metrics: str | None) -
 @contextmanager
 def _open(log_json: str | None, metrics: str | None) -> Iterator[Monitoring]:
     with ExitStack() as opened:
-        log = counted = None
+        log = metrics_served = None
         if log_json is not None:
             from optimizer.observe.event_log import event_log
 
             log = opened.enter_context(event_log(log_json))
-            opened.enter_context(_last_words(log))
+            opened.enter_context(_log_failure(log))
         if metrics is not None:
-            counted, address = opened.enter_context(_served(metrics))
+            metrics_served, address = opened.enter_context(_served(metrics))
             console.print(escaped(f"metrics: {address}"), soft_wrap=True)
-        yield Monitoring(log=log, metrics=counted)
+        yield Monitoring(log=log, metrics=metrics_served)
 
 
 @contextmanager
-def _last_words(log: EventLog) -> Iterator[None]:
+def _log_failure(log: EventLog) -> Iterator[None]:
     """Log an error that ends the command."""
     from optimizer.observe.events import CommandFailed
 

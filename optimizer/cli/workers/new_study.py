@@ -75,7 +75,7 @@ def _new_spec(file: Path, url: str) -> tuple[StudySpec, Database | None]:
     """Read a spec, whose study must be new, and open the database; None if its file does not exist yet."""
     from studies.records.database import open_database
     from studies.records.network_shares import require_local
-    from studies.records.stored_studies import require_new
+    from studies.records.stored_studies import require_new, require_storable
     from studies.system.database_url import database_file
 
     require_local(url)
@@ -84,6 +84,7 @@ def _new_spec(file: Path, url: str) -> tuple[StudySpec, Database | None]:
         return spec, None
     database = open_database(url)
     require_new(database, spec.study)
+    require_storable(database, spec)
     return spec, database
 
 

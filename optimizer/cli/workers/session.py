@@ -9,12 +9,13 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
 
-from optimizer.cli.common import DEFAULT_STORAGE, console, escaped, interactive, quiet_optuna
+from optimizer.cli.common import DEFAULT_STORAGE, console, escaped, interactive, quiet_optuna, storage_url
+from optimizer.cli.workers.model_folders import models_option
 from optimizer.cli.workers.monitoring import UNMONITORED, Monitoring
 
 if TYPE_CHECKING:
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
     from optimizer.runtime.setup import Runtime
     from optimizer.system.retry import Retry
     from studies.files.artifacts import Artifacts
-    from studies.records.database import Database
     from studies.records.study_records import StudyRecords
 
 BUDGET_OPTIONS = {"trials": " --trials N", "patience": " --patience N"}  # why a study ended -> how to resume it
@@ -60,11 +60,13 @@ def work_on(
     artifacts: str | Path | None,
     monitoring: Monitoring = UNMONITORED,
     others: Sequence[Mapping[str, str]] = (),
+    models: Sequence[Path] | None = None,
 ) -> bool:
     """Run trials with live progress, hold the final, and print the outcome.
 
     Args:
         others: the environments of additional workers to start on this machine.
+        models: the folders of `--models`, for the command with which to go on.
 
     Returns:
         False if it was stopped before the budget was spent.
@@ -80,7 +82,7 @@ def work_on(
     folder = Artifacts.beside(records.database.url, artifacts)
     with (
         stopping() as stop,
-        local_workers(records.study.name, others, stop),
+        local_workers(records.study.name, others, stop, _moved_to(records, runtime)),
         ProgressReporter(records, runtime.objective, stop) as people,
     ):
         reporter = monitoring.reporter(records, people)
@@ -92,10 +94,18 @@ def work_on(
     save_figures(records, runtime.objective)
     print_outcome(records, artifacts)
     if stopped:
-        console.print(escaped(f"Stopped. Continue with: {_resume_command(records)}"), soft_wrap=True)
+        console.print(escaped(f"Stopped. Continue with: {_resume_command(records, models)}"), soft_wrap=True)
     elif finished == 0:
-        print_end(records)
+        print_end(records, models)
     return not stopped
+
+
+def _moved_to(records: StudyRecords, runtime: Runtime) -> tuple[Path, ...]:
+    """List the folders in which this process found the study's files; none if they are where the study names them."""
+    from studies.spec.places import folders_of, paths_of
+
+    spec = runtime.plan.spec
+    return () if paths_of(spec) == paths_of(records.study.spec) else folders_of(spec)
 
 
 @contextmanager
@@ -113,7 +123,8 @@ def stopping() -> Iterator[threading.Event]:
             raise KeyboardInterrupt
         stop.set()
         if not interactive():  # the live display shows it anyway
-            os.write(sys.stderr.fileno(), f"\n{FINISHING}\n".encode())  # the console may be busy printing a line
+            with suppress(OSError):  # nobody may be there to read it
+                os.write(sys.stderr.fileno(), f"\n{FINISHING}\n".encode())  # the console may be busy printing a line
 
     before = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
@@ -173,25 +184,32 @@ def print_outcome(records: StudyRecords, artifacts: str | Path | None) -> None:
         console.print(f"contact sheet of the parents and the best: {escaped(sheet)}", soft_wrap=True)
 
 
-def print_end(records: StudyRecords) -> None:
-    """Print how to continue a study whose budget is spent; print nothing if it is not spent."""
+def print_end(records: StudyRecords, models: Sequence[Path] | None = None) -> None:
+    """Print how to continue a study whose budget is spent; print nothing if it is not spent.
+
+    Args:
+        models: the folders of `--models`.
+    """
     from optimizer.search.stopping import end_of
     from studies.records.stored_trials import load_trials
 
     if end := end_of(records, load_trials(records)):
         more = BUDGET_OPTIONS.get(end.key, ", after raising the budget in its spec file")
-        text = f"The study has ended; continue with: {_resume_command(records)}{more}"
+        text = f"The study has ended; continue with: {_resume_command(records, models)}{more}"
         console.print(escaped(text), soft_wrap=True)
 
 
-def _resume_command(records: StudyRecords) -> str:
-    return f'mergetune study resume "{records.study.name}"{storage_option(records.database)}'
+def _resume_command(records: StudyRecords, models: Sequence[Path] | None) -> str:
+    options = f"{storage_option(records.database.url)}{models_option(models)}"
+    return f'mergetune study resume "{records.study.name}"{options}'
 
 
-def storage_option(database: Database) -> str:
+def storage_option(url: str) -> str:
     """Return the `--storage` option for another command, with a leading space; empty if none is needed."""
     from studies.system.database_url import database_file, redacted
 
-    if database.url == DEFAULT_STORAGE or os.environ.get("MERGETUNE_STORAGE"):
+    if url == storage_url(os.environ.get("MERGETUNE_STORAGE") or DEFAULT_STORAGE):
         return ""
-    return f" --storage {shlex.quote(str(database_file(database.url) or redacted(database.url)))}"
+    file = database_file(url)
+    shown = redacted(url) if file is None or storage_url(str(file)) == url else url  # its artifacts are beside a link
+    return f" --storage {shlex.quote(shown)}"

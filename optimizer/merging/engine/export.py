@@ -25,6 +25,7 @@ from optimizer.merging.engine.flat import Scratch, merge_one
 from optimizer.merging.engine.ingredients import Ingredients
 from optimizer.merging.engine.metadata import markers_in
 from optimizer.merging.engine.plan import plan_places
+from optimizer.merging.files.health import is_finite
 from optimizer.merging.files.parents import MARKERS
 from optimizer.merging.files.sources import DTYPE_NAMES, TensorInfo
 from studies.recipe.recipe import DtypeName, Recipe
@@ -71,6 +72,7 @@ def merged_tensors(
 
     Raises:
         ExportError: NaN where no source has one, or infinity where all sources are finite.
+        CheckpointError: a source is broken, see `Ingredients.tensor`.
     """
     ingredients = ingredients.on(device)
     scratch, plans = Scratch.on(device), plan_places(recipe)
@@ -99,28 +101,19 @@ def _refuse_broken(key: str, merged: Tensor, sources: Mapping[str, Tensor], reci
     Raises:
         ExportError: `merged` holds one.
     """
-    if _is_finite(merged):
+    if is_finite(merged):
         return
     merge_gives = f"the merge ({recipe.method}) gives"
     if merged.isnan().any():
         if not any(bool(tensor.isnan().any()) for tensor in sources.values()):
             raise ExportError(f"{merge_gives} NaN in {key}: change its values there, or use another method")
-    elif all(map(_is_finite, sources.values())):
+    elif all(map(is_finite, sources.values())):
         dtype = str(merged.dtype).removeprefix("torch.")
         wider = "save it as bf16 or fp32, " if merged.dtype == torch.float16 else ""
         raise ExportError(
             f"{merge_gives} infinity in {key}: {dtype} ends at {torch.finfo(merged.dtype).max:g}; "
             f"{wider}change its values there, or use another method"
         )
-
-
-def _is_finite(tensor: Tensor) -> bool:
-    if not tensor.is_floating_point() or not tensor.numel():
-        return True
-    if tensor.dtype.itemsize == 1:
-        tensor = tensor.half()  # exact; aminmax does not support 8-bit floats
-    low, high = tensor.aminmax()  # both NaN if any element is; many times faster than isfinite
-    return bool(low.isfinite() & high.isfinite())
 
 
 def write_merge(
@@ -140,7 +133,7 @@ def write_merge(
 
     Raises:
         ExportError: the disk is full, the file cannot be written, or the merge gives NaN or infinity.
-        CheckpointError: a file that goes into the merge has changed since it was opened.
+        CheckpointError: a file that goes into the merge has changed since it was opened, or holds NaN or infinity.
         RecipeError: the recipe was made for other files.
     """
     ingredients.check(recipe)

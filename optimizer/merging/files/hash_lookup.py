@@ -65,7 +65,8 @@ def candidates(folder: Path, names: Collection[str]) -> list[Candidate]:
     return sorted(by_inode.values(), key=lambda candidate: (model_name(candidate.path) not in names, candidate.path))
 
 
-def _model_paths(folder: Path) -> Iterator[Path]:
+def walked(folder: Path) -> Iterator[tuple[Path, list[str]]]:
+    """Yield each folder at or below `folder` with the names of its files, once, whatever links lead to it."""
     visited: set[Path] = set()
     for parent, subfolders, names in os.walk(folder, followlinks=True):
         real = Path(parent).resolve()
@@ -73,10 +74,15 @@ def _model_paths(folder: Path) -> Iterator[Path]:
             subfolders.clear()
             continue
         visited.add(real)
+        yield Path(parent), names
+
+
+def _model_paths(folder: Path) -> Iterator[Path]:
+    for parent, names in walked(folder):
         if INDEX in names:
-            yield Path(parent)
+            yield parent
         for name in names:
-            path = Path(parent, name)
+            path = parent / name
             if path.suffix.lower() in {SAFETENSORS_SUFFIX, *TORCH_SUFFIXES} and path.is_file():
                 yield path
 

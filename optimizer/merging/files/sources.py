@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import struct
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -110,6 +111,22 @@ class Source:
     notes: tuple[str, ...] = ()  # what was ignored or chosen, one line each
 
 
+def require_utf8_name(path: Path) -> None:
+    """Refuse a path whose bytes are not UTF-8, such as a Shift-JIS name on Linux: safetensors cannot open it.
+
+    Raises:
+        CheckpointError: it is not.
+    """
+    try:
+        str(path).encode()
+    except UnicodeEncodeError as error:
+        readable = os.fsencode(path).decode("utf-8", "backslashreplace")
+        raise CheckpointError(
+            f"{readable}: this name is not UTF-8 (perhaps Shift-JIS or Latin-1), the file itself may be whole: rename "
+            "the file or folder"
+        ) from error
+
+
 def safetensors_source(path: Path) -> Source:
     """Open a .safetensors file, memory-mapped: reading a tensor allocates nothing.
 
@@ -129,8 +146,10 @@ def read_header(path: Path) -> tuple[dict[str, TensorInfo], dict[str, str]]:
     """Read a safetensors file's header: tensors in the order of their data, and the metadata.
 
     Raises:
-        CheckpointError: it is not safetensors, is truncated, or has tensors of an unknown dtype.
+        CheckpointError: it is not safetensors, is truncated, has tensors of an unknown dtype, or a name that is not
+            UTF-8.
     """
+    require_utf8_name(path)
     file_bytes = path.stat().st_size
     with path.open("rb") as file:
         start = file.read(8)

@@ -30,6 +30,7 @@ from torch import Tensor
 from optimizer.errors import ExportError, LoraError, ParentsDifferError
 from optimizer.families.registry import model_family
 from optimizer.merging.files.checkpoint import Checkpoint, component_of, is_mergeable
+from optimizer.merging.files.health import is_finite
 from optimizer.merging.files.layout import Component
 from optimizer.merging.files.sources import data_hash
 from optimizer.merging.lora.names import Naming, Target, name_in, targets_of
@@ -199,9 +200,10 @@ def _differences(
         elif component_of(key, a.architecture) == VAE:
             yield key, infinite
         else:
+            broken = [checkpoint.path.name for checkpoint in (a, b) if not is_finite(checkpoint.tensor(key))]
             raise LoraError(
-                f"{key} holds values that are not finite numbers in {a.path.name} or {b.path.name}: fetch that file "
-                "again, or use another checkpoint"
+                f"{key} holds values that are not finite numbers in {' and in '.join(broken)}: fetch that file again, "
+                "or use another checkpoint"
             )
 
 

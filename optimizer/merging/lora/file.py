@@ -27,8 +27,17 @@ from torch import Tensor
 from basics.files import sha256_of
 from optimizer.errors import LoraError
 from optimizer.merging.files.layout import LiveView
+from optimizer.merging.files.quantised import quantisation
 from optimizer.merging.files.sources import TensorInfo, abbreviated, read_header
-from optimizer.merging.lora.names import Role, Target, made_for, other_kind, role_of, targets_by_name
+from optimizer.merging.lora.names import (
+    Role,
+    Target,
+    components_without_layers,
+    made_for,
+    other_kind,
+    role_of,
+    targets_by_name,
+)
 from search_spaces.blocks import Architecture, place_of, places
 from search_spaces.families.registry import family_of
 
@@ -67,7 +76,7 @@ class Lora:
         """Read a whole file into memory.
 
         Raises:
-            LoraError: it is missing, not a LoRA, another kind of adapter, or incomplete.
+            LoraError: it is missing, not a LoRA, another kind of adapter, quantised, or incomplete.
             CheckpointError: it is not safetensors, or truncated.
         """
         if not path.is_file():
@@ -136,6 +145,11 @@ class Lora:
                 )
             else:
                 factors_by_target[target] = factors
+        if absent := components_without_layers(unknown, tensors, architecture):
+            raise LoraError(
+                f"{self.path.name} changes {' and '.join(absent)} in {len(unknown)} of its {len(self.modules)} layers, "
+                "and the checkpoint has none: give a full checkpoint, or a LoRA of the U-Net alone"
+            )
         if unknown or misshapen:
             raise LoraError(self._misfit(unknown, misshapen, family_of(architecture).title))
         parts_by_key: dict[str, tuple[LoraPart, ...]] = dict.fromkeys(tensors, ())
@@ -200,13 +214,15 @@ def _keys_by_module(infos: Mapping[str, TensorInfo], name: str) -> dict[str, dic
         name: of the file, for messages.
 
     Raises:
-        LoraError: it is not a plain LoRA, or incomplete.
+        LoraError: it is not a plain LoRA, quantised, or incomplete.
     """
     if kind := other_kind(infos):
         raise LoraError(f"{name} is {kind}, and only plain LoRAs can be baked in: use a plain LoRA")
+    if reason := quantisation(infos):
+        raise LoraError(f"{name} is quantised ({reason}): use the fp16, bf16 or fp32 LoRA it was made from")
     keys: dict[str, dict[Role, str]] = {}
     unknown = []
-    for key, info in infos.items():
+    for key in infos:
         parsed = role_of(key)
         if parsed is None:
             unknown.append(key)
@@ -216,8 +232,6 @@ def _keys_by_module(infos: Mapping[str, TensorInfo], name: str) -> dict[str, dic
             raise LoraError(
                 f"{name} has {role!r} of {module} twice, as {keys[module][role]} and {key}: use another LoRA"
             )
-        if not info.dtype.is_floating_point and role != "alpha":
-            raise LoraError(f"{name}: {key} holds {info.dtype}, expected floating-point numbers: use another LoRA")
         keys[module][role] = key
     if unknown or not keys:
         reason = f"{abbreviated(unknown)} does not belong to one" if unknown else "it has no tensors"

@@ -22,10 +22,12 @@ from typing import Literal
 import torch
 
 from optimizer.families.registry import model_families, model_family
+from optimizer.merging.files.checkpoint import component_of
 from optimizer.merging.files.layout import LiveView, live_views
 from optimizer.merging.files.sources import TensorInfo
 from search_spaces.blocks import Architecture, text_encoders
 from search_spaces.families.registry import family_of
+from search_spaces.recognition import description_of
 
 Naming = Literal["kohya", "diffusers"]
 Role = Literal["up", "down", "mid", "alpha"]
@@ -185,11 +187,15 @@ def _first_match(patterns: Iterable[tuple[str, re.Pattern[str] | None]], texts: 
 # Other adapters in files of the same suffix: (pattern of a key, description).
 _OTHER_KINDS = (
     (re.compile(r"\.(dora_scale|lora_magnitude_vector(\.weight)?)$"), "a DoRA (weights with a learned magnitude)"),
+    (re.compile(r"\.[wb]_norm$"), "a LyCORIS with trained norms, which no low-rank product holds"),
     (re.compile(r"\.hada_"), "a LoHa (LyCORIS Hadamard product)"),
     (re.compile(r"\.lokr_"), "a LoKr (LyCORIS Kronecker product)"),
     (re.compile(r"\.(oft_|boft_|oft_R)"), "an OFT (orthogonal fine-tuning)"),
     (re.compile(r"\.[ab][12]\.weight$"), "a GLoRA"),
-    (re.compile(r"\.on_input$"), "an (IA)^3 adapter"),
+    (re.compile(r"\.on_input$|\.ia3_l(\.|$)"), "an (IA)^3 adapter"),
+    (re.compile(r"\.vera_lambda_"), "a VeRA (shared random factors)"),
+    (re.compile(r"\.bias_(indices|values|size)$"), "a LoCon with sparse biases"),
+    (re.compile(r"^lora_controlnet$"), "a Control-LoRA"),
     (re.compile(r"\.(diff|diff_b|set_weight)$"), "a file with full differences of weights"),
     (re.compile(r"^bundle_emb\."), "a LoRA with bundled embeddings"),
     (re.compile(r"lora_(up|B(\.[^.]+)?|linear_layer\.up)\.bias$|_lora\.up\.bias$"), "a LoRA with biases"),
@@ -204,4 +210,26 @@ def other_kind(keys: Iterable[str]) -> str | None:
     keys = tuple(keys)
     kind = next((description for pattern, description in _OTHER_KINDS if any(map(pattern.search, keys))), None)
     prefixes = tuple(prefix for family in model_families() for prefix in (family.keys.unet, family.keys.vae))
-    return "a checkpoint" if kind is None and any(key.startswith(prefixes) for key in keys) else kind
+    if kind is None and any(key.startswith(prefixes) for key in keys):
+        return "a checkpoint"
+    if kind is None and not any(map(role_of, keys)) and (known := description_of(keys)):
+        return known.partition(":")[0]
+    return kind
+
+
+def components_without_layers(
+    names: Iterable[str], tensors: Mapping[str, TensorInfo], architecture: Architecture
+) -> tuple[str, ...]:
+    """Return the components that all these names of modules are of, if a checkpoint has none of them; else none.
+
+    Args:
+        names: of modules that are not in the checkpoint.
+        tensors: the checkpoint's.
+    """
+    prefixes = model_family(architecture).lora.prefixes
+    absent = prefixes.keys() - {component_of(key, architecture) for key in tensors}
+    beginnings = {component: (prefixes[component], f"{component}.") for component in sorted(absent)}
+    homes = [
+        next((component for component, starts in beginnings.items() if name.startswith(starts)), None) for name in names
+    ]
+    return () if None in homes else tuple(dict.fromkeys(filter(None, homes)))

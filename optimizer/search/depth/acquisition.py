@@ -2,8 +2,9 @@
 
 The improvement is measured from the best posterior mean, not from the best observation. A lucky noisy observation would
 otherwise hold the search in a region that has nothing to offer. Noisy expected improvement, which integrates over the
-unknown best value, was measured as well: it took longer and was no better (docs/benchmarks.md). A merge that is still
-being rendered counts as if it had returned its posterior mean. The functions are BoTorch's.
+unknown best value, was measured as well: it took longer and was no better
+(docs/explanation/benchmarks.md). A merge that is still being rendered counts as if it had returned its posterior mean.
+The functions are BoTorch's.
 
 Ament et al., Unexpected Improvements to Expected Improvement (2023); Daulton et al., Differentiable Expected
 Hypervolume Improvement (2020).

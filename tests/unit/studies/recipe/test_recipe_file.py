@@ -358,7 +358,7 @@ def test_what_is_alike_is_written_once() -> None:
 
 # --------------------------------------------------------------------------------------- documentation
 
-DOCS = (Path(__file__).parents[4] / "docs" / "recipes.md").read_text()
+DOCS = (Path(__file__).parents[4] / "docs" / "reference" / "recipes.md").read_text()
 
 
 @pytest.mark.parametrize("name", METHODS)

@@ -1,0 +1,77 @@
+"""The tutorial is run on the demo's small checkpoints: every console block that is not marked."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from command_line import caller, enter
+from demo_study import DEMO, PROMPTS, short_spec
+
+from studies.spec.study import parse_spec
+
+PAGE = (Path(__file__).parents[2] / "docs" / "tutorial" / "first-study.md").read_text()
+MARK = "<!-- not run by the tests -->\n"
+BLOCK = re.compile(rf"^({re.escape(MARK)})?```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+BLOCKS = [(language, body) for mark, language, body in BLOCK.findall(PAGE) if not mark]
+NUMBER = re.compile(r"[+-]?\d[\d.,]*")
+
+
+def shape(line: str) -> str:
+    """Take from a line of output what differs from study to study.
+
+    That is its figures and hashes, who is the better parent or the winner, and the verdict behind a semicolon. Of a row
+    of a table the first cell stays.
+    """
+    if line.strip().startswith(("│", "┃")):
+        line = re.split("[│┃]", line)[1]
+    for differs in (r"\b[0-9a-f]{10,64}\b", r"(?<=parent )[AB]\b", r"(?<=wrote ).*"):
+        line = re.sub(differs, "#", line.split(";")[0])
+    return " ".join(NUMBER.sub("#", line).strip(" ┏┓┗┛━┳┻┡┩╇┌┐└┘─┬┴├┤┼").split())
+
+
+def small(spec: dict[str, Any]) -> dict[str, Any]:
+    """Return the tutorial's spec with the demo's scorers and a suite of eight images of three steps."""
+    demo = short_spec()
+    scorers = {"scorers": demo["scorers"], "objective": demo["objective"], "render": {"degenerate_limit": 8}}
+    suite = spec["suite"] | {"prompts": PROMPTS, "seeds": [1], "sizes": [64], "steps": 3, "cfg": 3}
+    return spec | scorers | {"suite": suite, "budget": {"trials": 13}}
+
+
+def test_the_spec_of_the_tutorial_is_valid(tmp_path: Path) -> None:
+    ((_, text),) = [block for block in BLOCKS if block[0] == "yaml"]
+    spec = parse_spec(text, base_dir=tmp_path)
+    assert len(spec.suite.items()) == 16
+
+
+@pytest.mark.slow
+def test_the_commands_of_the_tutorial_run_and_print_what_it_shows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    enter(tmp_path, monkeypatch)
+    monkeypatch.setenv("COLUMNS", "100")
+    call = caller(monkeypatch, capsys)
+    shutil.copy(DEMO / "animals.safetensors", "realistic.safetensors")
+    shutil.copy(DEMO / "foods.safetensors", "illustration.safetensors")
+    printed: set[str] = set()
+    shown: list[str] = []
+    for language, body in BLOCKS:
+        if language == "yaml":
+            Path("first.yaml").write_text(yaml.safe_dump(small(yaml.safe_load(body))))
+        elif language == "console":
+            for line in body.splitlines():
+                words = shlex.split(line)
+                assert words[0] == "mergetune"
+                outcome = call(*words[1:], code=0)
+                printed |= {shape(said) for said in (outcome.out + outcome.err).splitlines()}
+        else:
+            shown += [line for line in body.splitlines() if shape(line)]
+    assert len(shown) > 40
+    for line in shown:
+        assert shape(line) in printed, line
+    assert (tmp_path / "mergetune-artifacts" / "first-final.png").is_file()  # which it tells to look at

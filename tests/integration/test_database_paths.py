@@ -1,0 +1,222 @@
+"""Paths of databases and artifacts with characters that mean something in a URL, a shell or a format string."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Mapping
+from pathlib import Path
+
+import optuna
+import pytest
+from command_line import Call, caller, enter, run_program
+from demo_study import write_spec
+from hypothesis import given
+from hypothesis import strategies as st
+from object_store import BUCKET, object_store
+from stored_study import store_study
+
+from optimizer.cli.common import storage_url
+from optimizer.cli.workers.local_workers import options_as_variables
+from optimizer.cli.workers.session import storage_option
+from studies.errors import ArtifactError, SpecError
+from studies.files.artifacts import Artifacts, default_folder
+from studies.records.database import open_database, open_to_read
+from studies.spec.study import StudySpec, parse_spec
+from studies.system.database_url import canonical_url, complete_url, database_file, redacted, same_database, sqlite_url
+
+NAMES = (
+    "100%.db",
+    "a%20b.db",
+    "what?.db",
+    "issue #7.db",
+    "me@home:1.db",
+    "{SCHEMA_VERSION}.db",
+    "{0}.db",
+    "back\\slash.db",
+    "Füchse und 狐.db",
+    'it\'s & "so";$x.db',
+    "+plus&and=.db",
+    "~tilde.db",
+)
+SPEC = """
+    study: second
+    parents: [/models/a.safetensors, /models/b.safetensors]
+    suite: {prompts: [a cat]}
+    scorers: {sharpness: }
+"""
+
+
+def score(params: Mapping[str, float]) -> Mapping[str, tuple[float, ...]]:
+    return {"sharpness": (sum(params.values()),) * 4, "contrast": (1.0,) * 4}
+
+
+@pytest.fixture
+def call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Call:
+    enter(tmp_path, monkeypatch)
+    return caller(monkeypatch, capsys)
+
+
+def spec_with(storage: str, base: Path) -> StudySpec:
+    return parse_spec(f"{SPEC}    warm_start: {{study: first, storage: {json.dumps(storage)}}}\n", base_dir=base)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_database_is_the_file_that_was_named_in_every_command(name: str, tmp_path: Path, call: Call) -> None:
+    for storage in (Path(name), tmp_path / name):
+        url = storage_url(str(storage))
+        database = open_database(url)
+        store_study(database, f"of {len(storage.parts)} parts", score, trials=3)
+        database.close()
+        made = {file.name for file in tmp_path.iterdir()}
+        assert made == {name, f"{name}.lock"}
+        for words in (["list"], ["show", f"of {len(storage.parts)} parts"], ["doctor"]):
+            call("study", *words, "--storage", storage, code=0)
+            call("study", *words, "--storage", url, code=0)
+        assert {file.name for file in tmp_path.iterdir()} == made
+    assert default_folder(url) == tmp_path / f"{Path(name).stem}-artifacts"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_printed_command_leads_back_to_the_database(name: str, tmp_path: Path, call: Call) -> None:
+    open_database(storage_url(name)).close()
+    words = shlex.split(storage_option(storage_url(name)))
+    assert words[0] == "--storage"
+    call("study", "list", *words, code=0)
+    assert database_file(storage_url(words[1])) == tmp_path / name
+
+
+def test_a_command_that_another_default_would_mislead_names_the_database(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    enter(tmp_path, monkeypatch)
+    assert storage_option(storage_url("mergetune.db")) == ""
+    monkeypatch.setenv("MERGETUNE_STORAGE", "other.db")
+    assert storage_option(storage_url("mergetune.db")) == f" --storage {tmp_path}/mergetune.db"
+    assert storage_option(storage_url("other.db")) == ""
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_another_process_in_another_folder_finds_the_same_database(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    enter(tmp_path, monkeypatch)
+    url = storage_url(f"sqlite:///{name.replace('%', '%25').replace('?', '%3F')}")
+    open_database(url).close()
+    told = options_as_variables(url, None, tmp_path)["MERGETUNE_STORAGE"]
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert database_file(storage_url(told)) == tmp_path / name
+    storage = optuna.storages.RDBStorage(canonical_url(told))
+    assert optuna.get_all_study_names(storage=storage) == []
+    storage.engine.dispose()
+
+
+@given(name=st.text(st.characters(exclude_characters="/\0", exclude_categories=["Cs"]), min_size=1, max_size=30))
+def test_a_path_goes_through_a_url_and_back(name: str) -> None:
+    file = Path("/data") / f"{name}.db"
+    url = sqlite_url(file)
+    assert database_file(url) == file
+    assert complete_url(url) == canonical_url(url) == url
+    assert redacted(url) == str(file)
+    assert "{" not in url
+
+
+def test_what_begins_with_a_tilde_is_below_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert database_file(storage_url("~/a.db")) == database_file(storage_url("sqlite:///~/a.db")) == tmp_path / "a.db"
+    assert Artifacts.existing("sqlite:///x.db", "~/art").location == str(tmp_path / "art")
+
+
+@pytest.mark.parametrize(
+    ("url", "told"),
+    [
+        ("sqlite:///what?.db", "%3F"),
+        ("sqlite:///study.db?timeout=5", "%3F"),
+        ("sqlite:///file:study.db?mode=ro&uri=true", "%3F"),
+        ("sqlite://study.db", "three slashes"),
+        ("sqlite://me@study.db/x", "three slashes"),
+        ("sqlite+aiosqlite:///study.db", "is not a database URL"),
+    ],
+)
+def test_a_url_whose_file_could_be_mistaken_is_refused(url: str, told: str, tmp_path: Path, call: Call) -> None:
+    said = call("study", "list", "--storage", url, code=2).err
+    assert told in said
+    assert said.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_path_that_is_no_text_is_one_line(tmp_path: Path, call: Call) -> None:
+    assert "UTF-8" in call("study", "list", "--storage", "\udcff.db", code=2).err
+
+
+def test_two_names_of_one_database_are_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "50% off.db").touch()
+    (tmp_path / "link.db").symlink_to("50% off.db")
+    assert same_database("sqlite:///link.db", sqlite_url(tmp_path / "50% off.db"))
+    assert not same_database("sqlite:///link.db", "sqlite:///other.db")
+    assert not same_database("sqlite:///link.db", "postgresql+psycopg://host/name")
+    assert same_database("postgresql+psycopg://me:secret@host/name", "postgresql+psycopg://me@host/name")
+
+
+@pytest.mark.parametrize("name", NAMES[:-1])  # a spec's path that begins with a tilde is one below a home folder
+def test_a_warm_start_names_a_file_beside_its_spec(name: str, tmp_path: Path) -> None:
+    settings = spec_with(f"./{name}", tmp_path).warm_start
+    assert settings is not None
+    assert settings.storage is not None
+    assert database_file(settings.storage) == tmp_path / name
+    stored = spec_with(redacted(settings.storage), Path("/")).warm_start
+    assert stored == settings
+
+
+def test_a_warm_start_whose_url_names_no_file_is_the_specs_fault(tmp_path: Path) -> None:
+    with pytest.raises(SpecError, match="%3F"):
+        spec_with("sqlite:///what?.db", tmp_path)
+
+
+@pytest.mark.parametrize("name", ["50% off", "~is it? #1", "a@b:c {x}", "Füchse 狐", "back\\slash"])
+def test_artifacts_are_kept_in_the_folder_that_was_named(name: str, tmp_path: Path) -> None:
+    files = Artifacts.beside("sqlite:///x.db", str(tmp_path / name)).of_trial("key", 3, "worker")
+    files.save_features({})
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+    assert (tmp_path / name / files.folder).is_dir()
+    assert len(files.files()) == 1
+
+
+@pytest.mark.parametrize("place", ["gs://bucket/x", "file:///tmp/x", "S3://bucket/x", "https://host/x"])
+def test_a_place_of_another_kind_is_no_folder(place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ArtifactError, match="s3://bucket/prefix"):
+        Artifacts.beside("sqlite:///x.db", place)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_buckets_keys_keep_every_character(monkeypatch: pytest.MonkeyPatch) -> None:
+    with object_store() as objects:
+        for name, value in objects.environment.items():
+            monkeypatch.setenv(name, value)
+        for prefix in ("50% off", "a%20b", "issue #7", "a+b & c=d", "Füchse 狐", "back\\slash", "{x}@y:1"):
+            files = Artifacts.beside("sqlite:///x.db", f"s3://{BUCKET}/{prefix}").of_trial("key", 3, "worker")
+            files.save_features({})
+            assert len(files.files()) == 1
+            files.load_features()
+            listed = objects.client.list_objects_v2(Bucket=BUCKET, Prefix=f"{prefix}/")
+            assert [row["Key"] for row in listed["Contents"]] == [f"{prefix}/{files.folder}/features.npz"]
+            files.remove()
+            assert files.files() == frozenset()
+
+
+def test_the_command_after_a_check_can_be_copied(tmp_path: Path) -> None:
+    spec = write_spec(tmp_path / "50% of it's.yaml", study="copied")
+    said = run_program(tmp_path, "study", "check", spec.name, "--storage", "what?.db")
+    words = shlex.split(said.split("Start it with: mergetune ")[1].splitlines()[0])
+    assert words == ["study", "start", spec.name, "--storage", str(tmp_path / "what?.db")]
+
+
+def test_a_link_to_a_database_leads_to_it_for_readers_too(tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    open_database(sqlite_url(tmp_path / "real" / "50%.db")).close()
+    (tmp_path / "link.db").symlink_to(tmp_path / "real" / "50%.db")
+    open_to_read(sqlite_url(tmp_path / "link.db")).close()
+    assert [file.name for file in tmp_path.iterdir() if file.is_file()] == ["link.db"]
