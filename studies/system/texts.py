@@ -10,7 +10,7 @@ import datetime as dt
 import re
 from collections.abc import Iterator, Mapping
 from string import ascii_uppercase
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import yaml
 from pydantic import ValidationError
@@ -84,7 +84,8 @@ def _node_at(source: str, steps: tuple[int | str, ...], value: Any) -> tuple[yam
     Returns:
         The node, and the steps that lead to it.
     """
-    node, taken = yaml.compose(source, Loader=yaml.SafeLoader), list[int | str]()
+    node = cast("yaml.Node", yaml.compose(source, Loader=yaml.SafeLoader))  # never empty, as it was validated
+    taken = list[int | str]()
     for number, step in enumerate(steps):
         if steps[number + 1 :] == (KEY,):
             return next((key for key, _ in _pairs(node) if yaml.safe_load(key.value) == value), node), taken

@@ -52,8 +52,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     store_study(database, "front", one_block, trials=20, objectives=["sharpness", "contrast"])
     suite = {"prompts": ["a hat", "a dog"]}
     store_study(database, "other", one_block, trials=3, suite=suite, **single)
-    suite = {"prompts": ["A cat", "a  dog", "a fox", "a bee"], "seeds": [2**32]}
-    store_study(database, "otherwise", one_block, trials=3, suite=suite, **single)
+    otherwise: dict[str, Any] = {"prompts": ["A cat", "a  dog", "a fox", "a bee"], "seeds": [2**32]}
+    store_study(database, "otherwise", one_block, trials=3, suite=otherwise, **single)
     database.close()
     return folder
 

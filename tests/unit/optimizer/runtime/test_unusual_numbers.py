@@ -20,7 +20,7 @@ from studies.spec.study import StudySpec, parse_spec
 @pytest.fixture
 def style(tmp_path: Path) -> Path:
     name = "lora_unet_mid_block_attentions_0_proj_in"
-    width = 128
+    width = 96  # of the demo's checkpoints
     factors = {f"{name}.lora_up.weight": torch.ones(width, 1), f"{name}.lora_down.weight": torch.ones(1, width)}
     save_file(factors, tmp_path / "style.safetensors")
     return tmp_path / "style.safetensors"
