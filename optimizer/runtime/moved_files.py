@@ -12,6 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from basics.names import is_same
 from optimizer.merging.files.checkpoint import model_name
 from optimizer.merging.files.hash_lookup import Candidate, candidates, walked
 from optimizer.runtime.digest_cache import DigestCache
@@ -66,7 +67,7 @@ class MovedFiles:
         """
         own = [path] if self.allows(path) and path.exists() else []
         for place in (*own, *(candidate.path for candidate in self.models(path))):
-            if place.name == path.name if fingerprint is None else of(place, self._hashed) == fingerprint:
+            if is_same(place.name, path.name) if fingerprint is None else of(place, self._hashed) == fingerprint:
                 return place
         return None
 
@@ -86,7 +87,7 @@ class MovedFiles:
 
     def alike(self, path: Path) -> list[Path]:
         """List the files and image folders of the folders that have the name of a path."""
-        return [place for place in (*self._files, *self._image_folders) if place.name == path.name]
+        return [place for place in (*self._files, *self._image_folders) if is_same(place.name, path.name)]
 
     def _choices(self, path: Path, *, alike: bool) -> list[Path]:
         """List where what a scorer reads at a path may be now.
@@ -98,7 +99,7 @@ class MovedFiles:
         there = [
             place
             for place in (*self._files, *self._image_folders)
-            if place.name == path.name or (not alike and _may_be(place, path))
+            if is_same(place.name, path.name) or (not alike and _may_be(place, path))
         ]
         return [*here, *there] if path.exists() else [*there, *here]
 

@@ -6,12 +6,14 @@ Parents are not checked here: their hashes are stored with the study.
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from basics.files import sha256_of
+from basics.names import plain, with_plain_keys
 from search_spaces.blocks import Architecture
 from search_spaces.errors import SpaceError
 from studies.errors import StudyChangedError
@@ -100,7 +102,7 @@ def refuse_changed_spec(stored: StudySpec, spec: StudySpec) -> None:
     Raises:
         StudyChangedError: it has changed.
     """
-    stored, spec = stored.as_asked, spec.as_asked
+    stored, spec = _with_plain_names(stored).as_asked, spec.as_asked
     titles = {name: name for name in StudySpec.model_fields if name not in NOT_COMPARED}
     titles |= {"operations": "method` or `steps"}
     changed = [title for name, title in titles.items() if getattr(stored, name) != getattr(spec, name)]
@@ -113,6 +115,17 @@ def refuse_changed_spec(stored: StudySpec, spec: StudySpec) -> None:
             f"`{'`, `'.join(changed)}` of the spec changed since the study began, and only `budget` may change: undo "
             "the change, start a new study, or resume this one by its name"
         )
+
+
+def _with_plain_names(spec: StudySpec) -> StudySpec:
+    """Return a stored spec with its names spelt as those of a file are; older ones may have been stored otherwise."""
+    text = spec.to_json()
+    if text == plain(text):
+        return spec
+    data = with_plain_keys(json.loads(text))
+    return StudySpec.from_json(
+        json.dumps(data | {"objectives": data["objectives"] and [*map(plain, data["objectives"])]})
+    )
 
 
 def _same_objective(stored: StudySpec, spec: StudySpec) -> bool:

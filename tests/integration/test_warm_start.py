@@ -17,6 +17,7 @@ from optuna.trial import TrialState
 from real_databases import new_postgresql_url
 
 from optimizer.cli.workers.loading import load_stored_study
+from optimizer.cli.workers.model_folders import searched_folders
 from optimizer.cli.workers.new_study import start_study
 from optimizer.outcome.scored_trials import WarmStart
 from optimizer.outcome.warm_start import find_warm_start
@@ -155,7 +156,7 @@ class TestFullRight:
         for _ in range(2):
             records = stored_studies.open_study(new.short.database, "new")
             refuse_changed_spec(records.study.spec, load_spec(here / "new.yaml"))
-            runtime = load_stored_study(records.study, here / "cache")
+            runtime = load_stored_study(records.study, searched_folders(None, here / "cache"), here / "cache")
             recorder = ShortStudy(records, runtime, new.short.artifacts).run(stop_after=1)
             started += recorder.started
         assert started == [(4, "uniform 0.5"), (5, "random")]  # nothing is taken over again

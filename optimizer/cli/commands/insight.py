@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from basics.names import is_same
 from optimizer.cli.common import DEFAULT_STORAGE, AsJson, ReplacePlot, Storage, console, database_to_read, escaped, fail
 
 if TYPE_CHECKING:
@@ -188,7 +189,7 @@ def compare(
     from optimizer.insight import compare as comparing
     from studies.records.stored_studies import open_study
 
-    if first == second:
+    if is_same(first, second):
         fail(f"{first!r} is named twice: name two different studies")
     database = database_to_read(storage)
     found = comparing.compare(_side(database, first), _side(database, second))

@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from basics.names import plain
 from optimizer.errors import CheckpointError
 from optimizer.merging.files.change_guard import Stamp, stamps_of
 from optimizer.merging.files.checkpoint import SAFETENSORS_SUFFIX, TORCH_SUFFIXES, model_name, open_source
@@ -57,12 +58,15 @@ def candidates(folder: Path, names: Collection[str]) -> list[Candidate]:
         folder: searched recursively, symbolic links included.
         names: file names without suffix.
     """
+    wanted = set(map(plain, names))
     by_inode: dict[tuple[int, int], Candidate] = {}
     for path in _model_paths(folder):
         status = path.stat()
         if (status.st_dev, status.st_ino) not in by_inode and (candidate := _candidate(path)):
             by_inode[status.st_dev, status.st_ino] = candidate
-    return sorted(by_inode.values(), key=lambda candidate: (model_name(candidate.path) not in names, candidate.path))
+    return sorted(
+        by_inode.values(), key=lambda candidate: (plain(model_name(candidate.path)) not in wanted, candidate.path)
+    )
 
 
 def walked(folder: Path) -> Iterator[tuple[Path, list[str]]]:
