@@ -121,6 +121,9 @@ class ModelFamily(Protocol):
             CheckpointError: a tensor is missing.
         """
 
+    def token_ids(self, prompts: Sequence[str]) -> tuple[Tensor, ...]:
+        """Return the token ids [n, tokens] that each text encoder reads; equal ids give equal embeddings."""
+
     def embed(
         self, prompts: Sequence[str], texts: Mapping[Component, Any], clip_skip: int, device: torch.device
     ) -> Embedded:

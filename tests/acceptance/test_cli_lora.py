@@ -100,6 +100,11 @@ class TestBake:
                 assert torch.equal(after[key], tensor.to(after[key].dtype)), key
         assert {row.dtype for row in after.values()} == {torch.float32, torch.int64}
 
+    def test_a_weight_beyond_the_usual_is_taken_from_who_insists(self, call: Call) -> None:
+        outcome = call("bake", "a.safetensors", "style.safetensors:-4", "-o", "baked.safetensors", "--force", code=0)
+        assert "at -4 is far beyond -3 to 3" in outcome.err
+        assert "style at -4" in outcome.out
+
     def test_the_file_says_what_went_into_it_and_keeps_the_checkpoints_dtype(self, call: Call, folder: Path) -> None:
         outcome = call("bake", "a.safetensors", "style.safetensors", "-o", "baked.safetensors")
         assert (outcome.code, outcome.err) == (0, "")
@@ -209,6 +214,8 @@ BAD = [
     (("bake", "a.safetensors", "gone.safetensors:0.5", *OUT), ["no LoRA at gone.safetensors"]),
     (("bake", "a.safetensors", "style.safetensors:much", *OUT), ["style.safetensors:much", "LORA:WEIGHT"]),
     (("bake", "a.safetensors", "style.safetensors:inf", *OUT), ["style.safetensors:inf", "finite"]),
+    (("bake", "a.safetensors", "style.safetensors:80", *OUT), ["at 80 is far beyond -3 to 3: did you mean 0.8?"]),
+    (("bake", "a.safetensors", "words.safetensors:-5", *OUT), ["did you mean -0.5?", "--force"]),
     (("bake", "a.safetensors", "dora.safetensors", *OUT), ["dora.safetensors is a DoRA"]),
     (("bake", "a.safetensors", "code.pt", *OUT), ["code.pt holds executable code", "posix.system"]),
     (("bake", "a.safetensors", "list.pt", *OUT), ["list.pt holds a list instead of tensors by name"]),

@@ -205,6 +205,10 @@ class TestFullRight:
         parents = [str(copy / name) for name in ("animals.safetensors", "foods.safetensors")]
         assert len(find(folder, {"scorers": scorers, "objective": None, "parents": parents}).scored) == 4
 
+    @pytest.mark.parametrize("suite", [{"seeds": [2**32 + 1]}, {"negative": " "}])
+    def test_suites_that_are_written_otherwise_and_render_the_same(self, folder: Path, suite: dict[str, Any]) -> None:
+        assert len(find(folder, {"suite": {**SMALL["suite"], **suite}}).scored) == 4
+
     def test_from_postgresql_into_sqlite(self, tmp_path: Path) -> None:
         short = begin(tmp_path, {**OLD, "budget": {"trials": 2}}, url=new_postgresql_url())
         short.run()
@@ -241,6 +245,7 @@ class TestRenderedAnew:
                 {"scorers": {"likeness": {**SMALL["scorers"]["likeness"], "input_size": 32}}, "objective": None},
                 "likeness",
             ),
+            ({"suite": {**SMALL["suite"], "prompts": [text.upper() for text in PROMPTS]}}, "written otherwise"),
             ({"export": {"dtype": "bf16"}}, "another export dtype"),
             ({"render": {"degenerate_limit": 7}}, "fewer broken images are allowed"),
             ({"render": {"degenerate_limit": 8, "batch_size": 1}}, "batch size"),

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from optimizer.cli.commands.inspection import reading
-from optimizer.cli.common import console, errors, escaped, fail, safetensors_target
+from optimizer.cli.common import console, errors, escaped, fail, require_usual, safetensors_target
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -33,6 +33,9 @@ Output = Annotated[
     typer.Option("--output", "-o", metavar="FILE", help="The .safetensors file to write.", show_default=False),
 ]
 Force = Annotated[bool, typer.Option("--force", help="Replace an existing file.")]
+Insist = Annotated[
+    bool, typer.Option("--force", help="Replace an existing file, and take ratios and weights far beyond the usual.")
+]
 
 
 class NamingName(StrEnum):
@@ -149,7 +152,7 @@ def bake(
         DtypeChoice | None,
         typer.Option(help="Save weights in this dtype. \\[default: that of CHECKPOINT]", show_default=False),
     ] = None,
-    force: Force = False,
+    force: Insist = False,
 ) -> None:
     """Add LoRAs to a checkpoint, W + weight * (alpha / rank) * up @ down, and write it as one file."""
     from optimizer.merging.engine.export import atomic_file, export_layout, refuse_target, write_merge
@@ -159,10 +162,13 @@ def bake(
     from optimizer.merging.files.parents import Parents
     from optimizer.merging.lora.file import Lora
     from optimizer.rendering.prediction import modelspec_kind
+    from search_spaces.slots import beyond_usual
 
     target = safetensors_target(output)
     refuse_target(target, overwrite=force)  # before gigabytes are hashed
     weighted = [_path_and_weight(text) for text in loras]
+    unusual = [(path.name, weight, beyond_usual("lora", weight)) for path, weight in weighted]
+    require_usual([f"{name} at {weight:g} is {why}" for name, weight, why in unusual if why], force=force)
     base = Checkpoint.open(checkpoint)
     ingredients = Ingredients(Parents.of([base]), tuple(Lora.open(path) for path, _ in weighted))
     _refuse_inputs(target, [*base.files, *(path for lora in ingredients.loras for path in lora.files)])

@@ -54,7 +54,7 @@ def trained(folder: Path, *, safe: bool = True, **settings: Any) -> dict[str, Te
     targets = ["to_q", "to_k", "time_emb_proj"]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of settings that PEFT does not follow
-        adapter = get_peft_model(model(), LoraConfig(target_modules=targets, **settings))  # type: ignore[arg-type]
+        adapter = get_peft_model(model(), LoraConfig(target_modules=targets, **settings))
         generator = torch.Generator().manual_seed(0)
         for name, parameter in adapter.named_parameters():
             if "lora_" in name:
