@@ -8,7 +8,7 @@
     ├── OutsideFoldersError       a stored study names a file outside the folders that may be read
     ├── RenderError               a suite that this model cannot render
     ├── NoMemoryError             what is asked for does not fit this machine
-    ├── TrialFailed               this trial is no good; the study goes on
+    ├── UnscorableTrial           this trial is no good; the study goes on
     ├── FinalError                nothing to compare in a final, or nothing to compare with
     ├── TooFewTrialsError         nothing can be said about what mattered yet
     ├── WeightsError              weights of objectives that cannot be used
@@ -59,7 +59,7 @@ class NoMemoryError(OptimizerError):
     """The memory that is free is less than what is needed; nothing stays loaded."""
 
 
-class TrialFailed(OptimizerError):  # noqa: N818 - it is an outcome, told to the study as such
+class UnscorableTrial(OptimizerError):  # noqa: N818 - it is an outcome, told to the study as such
     """The trial cannot be scored; the message is kept as its reason.
 
     Args:

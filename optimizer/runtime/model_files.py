@@ -18,6 +18,7 @@ from optimizer.merging.files.checkpoint import model_name
 from optimizer.merging.files.hash_lookup import Candidate
 from optimizer.runtime.digest_cache import DigestCache
 from optimizer.runtime.moved_files import MovedFiles
+from studies.recipe.lora_files import files_of_lora
 from studies.records.values import ParentFile, StoredStudy
 from studies.spec.fingerprints import (
     NOTHING,
@@ -166,8 +167,12 @@ class ModelFolders:
 
     def _model(self, what: str, path: Path, known: Mapping[str, str], moved: MovedFiles) -> Path:
         """Find a LoRA or VAE at its own path if that may be read, else a file of the same content in the folders."""
-        path = as_on_disk(path) if self.allows(path) else path
-        own = self.allows(path) and path.exists()
+        if self.allows(path):
+            path = as_on_disk(path)
+            outside = next((file for file in files_of_lora(path) if not self.allows(file)), None)
+        else:
+            outside = path
+        own = outside is None and path.exists()
         if own and not self.folders:
             return path
         digest = known.get(what)
@@ -178,7 +183,7 @@ class ModelFolders:
         if own:
             return path  # refuse_changed_files refuses it
         alike = [each.path for each in moved.models(path) if is_same(model_name(each.path), model_name(path))]
-        raise self._missing(what, path, alike)
+        raise self._missing(what, outside or path, alike)
 
     def _scorer(self, name: str, entry: ScorerEntry, known: Mapping[str, str], moved: MovedFiles) -> ScorerEntry:
         """Find the files of a scorer at their own paths if those may be read, else such of the same content."""

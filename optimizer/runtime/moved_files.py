@@ -17,6 +17,7 @@ from optimizer.merging.files.checkpoint import model_name
 from optimizer.merging.files.hash_lookup import Candidate, candidates, walked
 from optimizer.runtime.digest_cache import DigestCache
 from scorers.config import WEIGHT_SUFFIXES
+from studies.recipe.lora_files import files_of_lora
 from studies.records.values import ParentFile
 from studies.spec.fingerprints import IMAGE_SUFFIXES, Hash, files_at, named_paths, with_paths
 
@@ -65,7 +66,7 @@ class MovedFiles:
             fingerprint: of its content; None: unknown, so that its name decides.
             of: computes such a fingerprint.
         """
-        own = [path] if self.allows(path) and path.exists() else []
+        own = [path] if all(map(self.allows, files_of_lora(path))) and path.exists() else []
         for place in (*own, *(candidate.path for candidate in self.models(path))):
             if is_same(place.name, path.name) if fingerprint is None else of(place, self._hashed) == fingerprint:
                 return place

@@ -25,7 +25,7 @@ from search_spaces.space import SearchSpace
 from studies.files.artifacts import Artifacts, sheet_attributes
 from studies.recipe.adoption import rows_of
 from studies.recipe.blueprint import Blueprint, LoraFile
-from studies.records import optuna_studies, registry, stored_renders, stored_studies, stored_trials, tables
+from studies.records import optuna_studies, stored_renders, stored_studies, stored_trials, tables, workers
 from studies.records.database import Database
 from studies.records.failures import Failure
 from studies.records.study_records import StudyRecords
@@ -78,7 +78,7 @@ def diagnose(database: Database, studies: Sequence[StudyRecords], artifacts: Art
 
 
 def _findings(database: Database, studies: Sequence[StudyRecords], artifacts: Artifacts) -> Iterator[Finding]:
-    alive = registry.live_workers(database)
+    alive = workers.live_workers(database)
     for records in studies:
         study, trials = records.study, stored_trials.load_trials(records)
         if study.name in optuna.get_all_study_names(storage=database.storage):
@@ -107,7 +107,7 @@ def _workers(database: Database, alive: frozenset[str]) -> Iterator[Finding]:
     for row in rows:
         if row.id not in alive | holding:
             words = f"worker {row.id[:8]} (process {row.pid} on {row.host}) is dead: its entry is removed"
-            remove = functools.partial(registry.remove_worker, database, row.id)
+            remove = functools.partial(workers.remove_worker, database, row.id)
             yield Finding(kind="dead worker", words=words, mend=remove)
 
 
@@ -162,14 +162,14 @@ class _Trials:
     def _abandoned(self, trial: StoredTrial, in_optuna: FrozenTrial | None) -> Iterator[Finding]:
         """Find what is wrong with a running trial that nobody works on."""
         if in_optuna is None:
-            words = "it was begun, and Optuna does not know it: it is removed, and its number is given out again"
+            words = "it was started, and Optuna does not know it: it is removed, and its number is given out again"
             yield self._finding("unknown to Optuna", trial.number, words, lambda: self._forget(trial))
         elif in_optuna.state.is_finished():
             reason = f"ended by another program: {in_optuna.state.name} for Optuna while its worker was dead"
             failure = Failure(kind="other", reason=reason)
             words = f"it is running here and {in_optuna.state.name} for Optuna, and its worker is dead: it is failed"
             yield self._finding("ended elsewhere", trial.number, words, lambda: self._fail(trial, failure))
-        elif not registry.is_registered(self.records.database, trial.worker_id):
+        elif not workers.is_registered(self.records.database, trial.worker_id):
             return  # given back: the next worker runs it again
         elif trial.attempt > RERUNS:
             words = f"{trial.attempt} workers died while they worked on it: it is failed"

@@ -37,7 +37,7 @@ def software_versions() -> dict[str, str]:
     return found
 
 
-class Takeover(Protocol):
+class FirstTrials(Protocol):
     """Trials of another study that a new one begins with."""
 
     def into_optuna(self, study: optuna.Study, key: str) -> None:
@@ -53,14 +53,14 @@ def create_study(
     parents: Sequence[ParentFile],
     directions: Sequence[Direction],
     names: Sequence[str],
-    takeover: Takeover | None = None,
+    first_trials: FirstTrials | None = None,
 ) -> StudyRecords:
     """Store a study, in our tables and in Optuna's: with the trials that it begins with, or not at all.
 
     Args:
         directions: "maximize" or "minimize" for each objective.
         names: what the objectives are called in the dashboard.
-        takeover: the trials that it begins with, if any.
+        first_trials: those that it begins with, if any.
 
     Raises:
         StudyExistsError: the name is taken.
@@ -69,13 +69,13 @@ def create_study(
     with database.exclusive():  # otherwise two of one name could be begun at once
         require_new(database, spec.study)
         in_optuna, key = create_optuna_study(database, spec.study, directions, names)
-        if takeover is not None:
+        if first_trials is not None:
             in_optuna.set_user_attr(BEGINNING, key)
-            takeover.into_optuna(in_optuna, key)
+            first_trials.into_optuna(in_optuna, key)
         with database.write() as connection:
             study_id = _insert_study(connection, spec, key, parents, software, files)
-            if takeover is not None:
-                takeover.into_tables(connection, study_id, key)
+            if first_trials is not None:
+                first_trials.into_tables(connection, study_id, key)
     return open_study(database, spec.study)
 
 

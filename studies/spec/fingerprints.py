@@ -17,6 +17,7 @@ from basics.names import plain, with_plain_keys
 from search_spaces.blocks import Architecture
 from search_spaces.errors import SpaceError
 from studies.errors import StudyChangedError
+from studies.recipe.lora_files import files_of_lora
 from studies.spec.scoring import ScorerEntry
 from studies.spec.study import StudySpec
 
@@ -47,12 +48,12 @@ def title_of_lora(name: str) -> str:
 
 
 def lora_fingerprint(path: Path, hashed: Hash = sha256_of) -> str:
-    """Return the sha256 of a LoRA's content.
+    """Return the sha256 of a LoRA's content, with that of the configuration beside it.
 
     Args:
         hashed: returns the sha256 of a file.
     """
-    return _digest([path], hashed)
+    return _digest(files_of_lora(path), hashed)
 
 
 def vae_fingerprint(path: Path, hashed: Hash = sha256_of) -> str:

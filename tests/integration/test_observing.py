@@ -36,7 +36,7 @@ from optimizer.errors import ObservationError
 from optimizer.observe.event_log import EventLog, LineFile, event_log
 from optimizer.observe.events import Event
 from optimizer.observe.metrics import parse_address, served
-from optimizer.work.worker import Worker
+from optimizer.work.trial_loop import TrialLoop
 from studies.records import stored_studies, stored_trials
 from studies.records.database import open_database
 from studies.records.values import StoredTrial
@@ -117,7 +117,7 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Watched:
                 scraped.append(scrape(address))
                 return False
 
-            Worker(short.records, short.runtime, short.artifacts, reporter, look).run()
+            TrialLoop(short.records, short.runtime, short.artifacts, reporter, look).run()
         after = scrape(address)
     rows = {short.study.name: stored_trials.load_trials(short.records) for short in (good, bad)}
     return Watched(rows=rows, metrics=after, before=scraped[4], events=events_of(folder / "log.jsonl"))

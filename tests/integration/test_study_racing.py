@@ -173,7 +173,7 @@ from pathlib import Path
 import torch; torch.set_num_threads(int(sys.argv[3]))
 from demo_study import Recorder, reopen
 from optimizer.observe.events import ImagesRendered
-from optimizer.work.worker import Worker
+from optimizer.work.trial_loop import TrialLoop
 
 class Deadly(Recorder):
     def report(self, event):
@@ -182,7 +182,7 @@ class Deadly(Recorder):
             os.kill(os.getpid(), signal.SIGKILL)
 
 study = reopen(Path(sys.argv[1]))
-Worker(study.records, study.runtime, study.artifacts, Deadly()).run()
+TrialLoop(study.records, study.runtime, study.artifacts, Deadly()).run()
 """
     paths = f"{Path(__file__).parents[1]}:{Path(__file__).parents[2]}"
     command = [sys.executable, "-c", code, str(tmp_path), paths, str(torch.get_num_threads())]

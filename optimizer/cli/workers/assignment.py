@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from optimizer.runtime.model_files import ModelFolders
     from optimizer.runtime.setup import Runtime
     from optimizer.system.retry import Retry
-    from optimizer.work.service import Service
+    from optimizer.work.worker import Worker
     from studies.files.artifacts import Artifacts
     from studies.records.database import Database
     from studies.records.study_records import StudyRecords
@@ -64,15 +64,15 @@ class Assignment:
     until_done: bool = False
     finals: bool = True
 
-    def service(self, database: Database, stop: threading.Event, monitoring: Monitoring) -> Service:
+    def worker(self, database: Database, stop: threading.Event, monitoring: Monitoring) -> Worker:
         """Build the worker that carries out this assignment in this process."""
         with loading_libraries():
             from optimizer.runtime.pool import RuntimePool
             from optimizer.system.retry import Retry
-            from optimizer.work.service import Service, ServiceSettings
+            from optimizer.work.worker import Worker, WorkerSettings
             from studies.files.artifacts import Artifacts
 
-        settings = ServiceSettings(
+        settings = WorkerSettings(
             names=self.names,
             until_done=self.until_done,
             finals=self.finals,
@@ -84,7 +84,7 @@ class Assignment:
             lambda plan, study: load_runtime(plan, study.parents, self.cache),
         )
         host = TerminalHost(store, stop, Retry(limit_seconds=self.patience_seconds), monitoring)
-        return Service(database, runtimes, store, host, stop, settings)
+        return Worker(database, runtimes, store, host, stop, settings)
 
 
 def assigned(
@@ -120,7 +120,7 @@ def assigned(
 
 
 class TerminalHost:
-    """A service's Host that shows progress on the terminal."""
+    """A worker's Host that shows progress on the terminal."""
 
     def __init__(self, artifacts: Artifacts, stop: threading.Event, retry: Retry, monitoring: Monitoring) -> None:
         self._artifacts, self._stop = artifacts, stop

@@ -31,7 +31,7 @@ BUDGET_OPTIONS = {"trials": " --trials N", "patience": " --patience N"}  # why a
 def has_ended(records: StudyRecords) -> bool:
     """Return whether a worker would find nothing to do, so that no model needs to be loaded."""
     from optimizer.work.scheduling import PendingWork
-    from studies.records.registry import live_workers
+    from studies.records.workers import live_workers
 
     return PendingWork(records).task(records, live_workers(records.database)) is None
 
@@ -74,7 +74,7 @@ def work_on(
     from optimizer.cli.views.progress import ProgressReporter
     from optimizer.cli.workers.local_workers import local_workers
     from optimizer.insight.interactive import save_figures
-    from optimizer.work.worker import Worker
+    from optimizer.work.trial_loop import TrialLoop
     from studies.files.artifacts import Artifacts
     from studies.records.stored_studies import open_study
 
@@ -86,7 +86,7 @@ def work_on(
         ProgressReporter(records, runtime.objective, stop) as people,
     ):
         reporter = monitoring.reporter(records, people)
-        finished = Worker(records, runtime, folder, reporter, stop.is_set, patience_seconds()).run()
+        finished = TrialLoop(records, runtime, folder, reporter, stop.is_set, patience_seconds()).run()
     records = open_study(records.database, records.study.name)
     stopped = stop.is_set() or records.study.status != "active"
     if not stopped:
