@@ -99,7 +99,9 @@ class StudySpec(FrozenSettings):
             for kind, names in (named | {"parameter": self.space.parameters}).items():
                 for name in names:
                     if wrong := unseen(name):
-                        msg = f"a {kind} cannot be called {name!r}: it holds {wrong}, which nobody can see: leave it out"
+                        msg = (
+                            f"a {kind} cannot be called {name!r}: it holds {wrong}, which cannot be seen: leave it out"
+                        )
                         raise ValueError(msg)
         return self
 
