@@ -105,7 +105,7 @@ def test_names_in_a_spec_show_all_that_is_in_them(place: str, folder: Path) -> N
 
     for name in (HINDI, PERSIAN, THAI, ACCENTS):
         parse_spec(yaml.safe_dump(short_spec(**changed(name))), base_dir=folder)
-    with pytest.raises(SpecError, match=r"holds U\+200B ZERO WIDTH SPACE: nobody can see it"):
+    with pytest.raises(SpecError, match=r"it holds U\+200B ZERO WIDTH SPACE, which cannot be seen"):
         parse_spec(yaml.safe_dump(short_spec(**changed("sharp\u200bness"))), base_dir=folder)
 
 
