@@ -86,6 +86,15 @@ def storage_url(storage: str) -> str:
     return complete_url(storage)
 
 
+def storage_option(url: str) -> str:
+    """Return the `--storage` option for a command that is printed, with a leading space; empty if none is needed."""
+    from studies.system.database_url import storage_argument
+
+    if url == storage_url(os.environ.get("MERGETUNE_STORAGE") or DEFAULT_STORAGE):
+        return ""
+    return f" --storage {storage_argument(url)}"
+
+
 def database_to_read(storage: str) -> Database:
     """Open the database for a command that only looks: nothing is written, not even beside it.
 

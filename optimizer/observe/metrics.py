@@ -36,6 +36,7 @@ from studies.records.study_records import StudyRecords
 from studies.records.values import StoredTrial
 
 LOOPBACK = "127.0.0.1"
+NO_STUDY = ""  # the label `study` of what happens between two studies; Prometheus takes an empty label for none
 STAGE_BUCKETS = (0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100, 300, 1000)  # seconds: a demo's merge to a large suite
 
 
@@ -92,6 +93,17 @@ class Metrics:
             "mergetune_best_gain", "Best gain over the better parent, of all workers.", (*of, "objective"),
             registry=registry,
         )  # fmt: skip
+
+    def count_outage(self, event: OutageBegan | OutageEnded, study: str = NO_STUDY) -> None:
+        """Count an outage and show whether it lasts."""
+        if isinstance(event, OutageBegan):
+            self.outages.labels(study).inc()
+        self.away.labels(study).set(isinstance(event, OutageBegan))
+
+    def report(self, event: Event) -> None:
+        """Count an event of no study in particular."""
+        if isinstance(event, OutageBegan | OutageEnded):
+            self.count_outage(event)
 
 
 @contextmanager
@@ -162,11 +174,8 @@ class MetricsReporter:
                 self._read_database()
             case TrialLost():
                 self._metrics.trials.labels(self._study, "lost").inc()
-            case OutageBegan():
-                self._metrics.outages.labels(self._study).inc()
-                self._metrics.away.labels(self._study).set(1)
-            case OutageEnded():
-                self._metrics.away.labels(self._study).set(0)
+            case OutageBegan() | OutageEnded():
+                self._metrics.count_outage(event, self._study)
 
     def _count_trial(self, trial: StoredTrial) -> None:
         self._metrics.trials.labels(self._study, _state(trial)).inc()

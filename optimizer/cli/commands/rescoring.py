@@ -21,6 +21,7 @@ from optimizer.cli.common import (
     interactive,
     loading_libraries,
     quiet_optuna,
+    storage_option,
     storage_url,
 )
 
@@ -43,7 +44,6 @@ def rescore(
     """Score the kept images of a study with other scorers or weights, as a new study; nothing is rendered."""
     from optimizer.cli.views.report import print_study
     from optimizer.cli.workers.new_study import announce
-    from optimizer.cli.workers.session import storage_option
     from studies.files.artifacts import Artifacts
     from studies.records.stored_studies import open_study
     from studies.spec.study import load_spec

@@ -11,7 +11,7 @@ from typing import Self
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn
 from rich.text import Text
 
-from optimizer.cli.common import console, escaped, interactive
+from optimizer.cli.common import console, escaped, interactive, storage_option
 from optimizer.observe.events import (
     BatchReduced,
     Event,
@@ -99,10 +99,11 @@ class ProgressReporter:
                 self._progress.update(self._images, completed=images)
             case TrialEnded(stored=trial):
                 self._show_ended(trial)
-            case OutageBegan(reason=reason, limit=limit):
-                print_waiting(reason, limit)
+            case OutageBegan():
+                OutageReporter().report(event)
             case StudyPaused():
-                again = f'mergetune study resume "{self._records.study.name}" --detach'
+                storage = storage_option(self._records.database.url)
+                again = f'mergetune study resume "{self._records.study.name}" --detach{storage}'
                 console.print(escaped(f"paused; it goes on with: {again}"), soft_wrap=True)
             case BatchReduced():
                 console.print(escaped(_reduction(event)), soft_wrap=True)
@@ -153,9 +154,14 @@ class ProgressReporter:
         return f"{trial.origin}: {values}"
 
 
-def print_waiting(reason: str, limit_seconds: float) -> None:
-    """Print what is waited for and why, and for how long at most."""
-    console.print(escaped(f"waiting for {reason}, {limit_seconds / 60:.0f} minutes at most"), soft_wrap=True)
+class OutageReporter:
+    """A reporter that prints what is waited for and why, and for how long at most."""
+
+    def report(self, event: Event) -> None:
+        """Print the beginning of an outage."""
+        if isinstance(event, OutageBegan):
+            text = f"waiting for {event.reason}, {event.limit / 60:.0f} minutes at most"
+            console.print(escaped(text), soft_wrap=True)
 
 
 def _reduction(event: BatchReduced) -> str:

@@ -104,7 +104,7 @@ def print_study(records: StudyRecords, *, every_trial: bool, weights: Mapping[st
         print_front(trials, objective, weights)
     _print_progress(records, trials)
     if final is not None:
-        print_final(study, final, trials, objective)
+        print_final(records, final, trials, objective)
 
 
 def _print_progress(records: StudyRecords, trials: Sequence[StoredTrial]) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-import shlex
 import signal
 import sys
 import threading
@@ -14,7 +13,7 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
 
-from optimizer.cli.common import DEFAULT_STORAGE, console, escaped, interactive, quiet_optuna, storage_url
+from optimizer.cli.common import console, escaped, interactive, quiet_optuna, storage_option
 from optimizer.cli.workers.monitoring import UNMONITORED, Monitoring
 
 if TYPE_CHECKING:
@@ -186,14 +185,3 @@ def print_end(records: StudyRecords) -> None:
 
 def _resume_command(records: StudyRecords) -> str:
     return f'mergetune study resume "{records.study.name}"{storage_option(records.database.url)}'
-
-
-def storage_option(url: str) -> str:
-    """Return the `--storage` option for another command, with a leading space; empty if none is needed."""
-    from studies.system.database_url import database_file, redacted
-
-    if url == storage_url(os.environ.get("MERGETUNE_STORAGE") or DEFAULT_STORAGE):
-        return ""
-    file = database_file(url)
-    shown = redacted(url) if file is None or storage_url(str(file)) == url else url  # its artifacts are beside a link
-    return f" --storage {shlex.quote(shown)}"
