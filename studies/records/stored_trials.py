@@ -142,13 +142,12 @@ def store_gains(
         )
 
 
-def load_trials(records: StudyRecords) -> list[StoredTrial]:
-    """Read every trial that was begun, by number."""
-    return read_trials(records)
+def load_trials(records: StudyRecords, *which: sa.ColumnElement[bool]) -> list[StoredTrial]:
+    """Read the trials that were begun, by number.
 
-
-def read_trials(records: StudyRecords, *which: sa.ColumnElement[bool]) -> list[StoredTrial]:
-    """Read the trials for which all of these conditions hold, by number."""
+    Args:
+        which: conditions that all have to hold; without any, every trial is read.
+    """
     query = sa.select(tables.trials).where(tables.trials.c.study_id == records.study.id, *which)
     with records.database.engine.connect() as connection:
         return [_trial(row) for row in connection.execute(query.order_by(tables.trials.c.number))]
