@@ -50,7 +50,7 @@ _log = logging.getLogger(__name__)
 
 
 class Host(Reporter, Protocol):
-    """Where people see what a service does, what holds its finals, and is told of events between two studies."""
+    """The surroundings of a service: it shows progress to people, holds finals, and receives events between studies."""
 
     def at(self, records: StudyRecords, runtime: Runtime) -> AbstractContextManager[Reporter]:
         """Surround the work on one study, and give the reporter of it."""

@@ -79,8 +79,8 @@ trials = Table(
     Column("state", String(10), nullable=False),  # running, complete, failed
     Column("reason", Text),  # why it failed, as one line
     Column("failure", String(20)),  # what kind of reason it is: a FailureKind
-    Column("objectives", JSON),  # name -> value, as told to Optuna
-    Column("gains", JSON),  # name -> [gain over the better parent, low, high of its 95 % interval]
+    Column("objectives", JSON),  # name -> value, which Optuna gets as well
+    Column("gains", JSON),  # name -> [gain over the better parent, low, high of its 95 % interval, the parent's letter]
     Column("errors", JSON),  # name -> standard error of the objective or score over the suite's items
     Column("seconds", JSON),  # stage -> seconds
     Column("machine", JSON),  # device, threads, torch: what repeating the renders exactly depends on
