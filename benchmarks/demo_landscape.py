@@ -23,7 +23,7 @@ from optuna.trial import TrialState, create_trial
 from searchers import METHODS, Params, Problem, method_names
 
 import studies
-from optimizer.errors import TrialFailed
+from optimizer.errors import UnscorableTrial
 from optimizer.rendering.render import Renderer
 from optimizer.runtime.parent_files import hash_parents
 from optimizer.runtime.plan import make_plan
@@ -87,7 +87,7 @@ class DemoLandscape:
             other.renderer.text_changed()  # the other suite may have rendered another merge
         try:
             evaluation = evaluator.evaluate(recipe)
-        except TrialFailed as failure:
+        except UnscorableTrial as failure:
             return {"objective": None, "failure": str(failure)}
         for name, features in evaluation.features.items():
             path = self.folder / "features" / suite / f"{recipe.digest}.{name}.npy"

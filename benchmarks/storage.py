@@ -31,14 +31,14 @@ import sqlalchemy as sa
 import torch
 
 from optimizer.observe.events import Event, TrialEnded
-from optimizer.rendering.batch_limits import BatchLimits
+from optimizer.rendering.largest_batches import LargestBatches
 from optimizer.runtime.setup import Runtime
 from optimizer.search.probes import make_probes
 from optimizer.search.sampler import distributions
 from optimizer.trial.evaluation import Evaluation
 from optimizer.trial.objective import Objective, Scores
 from optimizer.trial.scoring import Scoring
-from optimizer.work.worker import Worker
+from optimizer.work.trial_loop import TrialLoop
 from search_spaces.blocks import Architecture, places
 from studies.files.artifacts import Artifacts
 from studies.recipe.blueprint import Blueprint
@@ -71,7 +71,7 @@ class SimulatedEvaluator:
 
     def __init__(self, spec: StudySpec, seconds: float) -> None:
         items = spec.suite.items()
-        self.renderer = SimpleNamespace(items=items, stages=(items,), limits=BatchLimits())
+        self.renderer = SimpleNamespace(items=items, stages=(items,), largest_batches=LargestBatches())
         self.scoring = Scoring({})
         self._seconds = seconds
         self._images = tuple(torch.zeros(3, 64, 64, dtype=torch.uint8) for _ in items)
@@ -138,7 +138,7 @@ def work(database: Database, runtime: Runtime, folder: Path, stop: Callable[[], 
     """Run a worker until its study ends or `stop` returns True."""
     reporter = FinishTimes()
     records = stored_studies.open_study(database, "storage")
-    Worker(records, runtime, Artifacts.beside(database.url, folder), reporter, stop).run()
+    TrialLoop(records, runtime, Artifacts.beside(database.url, folder), reporter, stop).run()
     return reporter
 
 

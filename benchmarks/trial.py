@@ -25,7 +25,7 @@ from optimizer.observe.events import Reporters
 from optimizer.runtime.parent_files import hash_parents
 from optimizer.runtime.plan import make_plan
 from optimizer.runtime.setup import build_runtime
-from optimizer.work.worker import Worker
+from optimizer.work.trial_loop import TrialLoop
 from studies.files.artifacts import Artifacts
 from studies.records.database import open_database
 from studies.records.stored_studies import create_study
@@ -56,7 +56,7 @@ def main() -> None:
         runtime = build_runtime(plan, hash_parents(plan), Path(folder) / "cache")
         objective = runtime.objective
         records = create_study(database, plan.spec, runtime.parents, objective.directions, objective.names)
-        Worker(records, runtime, Artifacts.beside(database.url), Reporters(())).run()
+        TrialLoop(records, runtime, Artifacts.beside(database.url), Reporters(())).run()
         trials = load_trials(records)
         database.close()
     occupied_bytes = 0 if occupied is None else occupied.nbytes

@@ -4,10 +4,11 @@
     ├── CheckpointError           a file that is not, or no longer, what it should be
     │   ├── ParentsDifferError    parents that cannot be merged with each other
     │   └── LoraError             a LoRA that cannot be read, or is not for this checkpoint
+    ├── MissingFileError          a file of a stored study is not where it was, nor in the folders that were searched
     ├── OutsideFoldersError       a stored study names a file outside the folders that may be read
     ├── RenderError               a suite that this model cannot render
     ├── NoMemoryError             what is asked for does not fit this machine
-    ├── TrialFailed               this trial is no good; the study goes on
+    ├── UnscorableTrial           this trial is no good; the study goes on
     ├── FinalError                nothing to compare in a final, or nothing to compare with
     ├── TooFewTrialsError         nothing can be said about what mattered yet
     ├── WeightsError              weights of objectives that cannot be used
@@ -42,6 +43,10 @@ class LoraError(CheckpointError):
     """A LoRA file is missing, broken, of a kind that is not supported, or made for another model."""
 
 
+class MissingFileError(OptimizerError):
+    """A file of a stored study is not where the study names it, and nothing of its content was found."""
+
+
 class OutsideFoldersError(OptimizerError):
     """A file of a stored study is not in the model folders, and nothing else is read for it."""
 
@@ -54,7 +59,7 @@ class NoMemoryError(OptimizerError):
     """The memory that is free is less than what is needed; nothing stays loaded."""
 
 
-class TrialFailed(OptimizerError):  # noqa: N818 - it is an outcome, told to the study as such
+class UnscorableTrial(OptimizerError):  # noqa: N818 - it is an outcome, told to the study as such
     """The trial cannot be scored; the message is kept as its reason.
 
     Args:

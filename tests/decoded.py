@@ -24,7 +24,7 @@ def float_pixels(renderer: Renderer) -> tuple[Tensor, ...]:
     order = [
         item.index
         for stage in renderer.stages
-        for batch in batches(stage, renderer.batch_size, renderer.limits.of("unet"))
+        for batch in batches(stage, renderer.batch_size, renderer.largest_batches.of("unet"))
         for item in batch
     ]
     pixels = tuple(image for _, image in sorted(zip(order, decoded, strict=True), key=lambda pair: pair[0]))

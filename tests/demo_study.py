@@ -14,7 +14,7 @@ from optimizer.observe.events import Event, TrialEnded, TrialStarted
 from optimizer.runtime.parent_files import hash_parents
 from optimizer.runtime.plan import make_plan
 from optimizer.runtime.setup import Runtime, build_runtime
-from optimizer.work.worker import Worker
+from optimizer.work.trial_loop import TrialLoop
 from studies.files.artifacts import Artifacts
 from studies.records.database import Database, open_database
 from studies.records.stored_studies import create_study, open_study
@@ -79,7 +79,7 @@ class Recorder:
 
     @property
     def started(self) -> list[tuple[int, str]]:
-        """Number and origin of the trials that were begun."""
+        """Number and origin of the trials that were started."""
         return [(event.trial, event.origin) for event in self.of(TrialStarted)]
 
     @property
@@ -109,7 +109,7 @@ class ShortStudy:
     def run(self, stop_after: int | None = None) -> Recorder:
         """Work on the study until it ends, or until `stop_after` trials are finished."""
         recorder = Recorder(stop_after=stop_after)
-        Worker(self.records, self.runtime, self.artifacts, recorder, recorder.stop).run()
+        TrialLoop(self.records, self.runtime, self.artifacts, recorder, recorder.stop).run()
         return recorder
 
 

@@ -30,7 +30,7 @@ from real_databases import new_postgresql_url
 from optimizer.observe.events import Event, TrialEnded
 from optimizer.runtime.setup import Runtime
 from optimizer.work.heartbeat import RERUNS
-from optimizer.work.worker import Worker
+from optimizer.work.trial_loop import TrialLoop
 from studies.files.artifacts import Artifacts
 from studies.records import stored_renders, stored_studies, stored_trials
 from studies.records.database import Database, open_database
@@ -78,7 +78,7 @@ class Soak:
             database = open_database(self.url, create=False)
             records = stored_studies.open_study(database, self.runtime.spec.study)
             artifacts = Artifacts.beside(self.url, self.folder / "artifacts")
-            Worker(records, self.runtime, artifacts, Log(self.log)).run()
+            TrialLoop(records, self.runtime, artifacts, Log(self.log)).run()
             code = 0
         finally:
             os._exit(code)

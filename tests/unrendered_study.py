@@ -21,7 +21,7 @@ from optimizer.trial.objective import Scores
 from optimizer.trial.scoring import Scoring
 from optimizer.work.gain_recorder import GainRecorder
 from optimizer.work.retention import Retention
-from optimizer.work.trial_plan import TrialPlan
+from optimizer.work.trial_order import TrialOrder
 from optimizer.work.trial_recorder import TrialRecorder
 from scorers.protocol import BuildContext
 from scorers.registry import build, parse_settings
@@ -41,7 +41,7 @@ class UnrenderedStudy:
 
     records: StudyRecords
     plan: Plan
-    order: TrialPlan
+    order: TrialOrder
     trials: CachedTrials
     artifacts: Artifacts
 
@@ -57,7 +57,7 @@ class UnrenderedStudy:
         return TrialRecorder(
             self.records,
             self.artifacts,
-            plan=self.order,
+            order=self.order,
             objective=self.plan.objective,
             items=self.records.study.spec.suite.items(),
             gains=gains,
@@ -76,12 +76,12 @@ def begin_unrendered(folder: Path, **changes: Any) -> UnrenderedStudy:
     objective = plan.objective
     records = create_study(database, plan.spec, parents, objective.directions, objective.names)
     blueprint = plan.blueprint(parents)
-    order = TrialPlan(
+    order = TrialOrder(
         space=plan.space,
         blueprint=blueprint,
         settings=plan.spec.sampler,
         probes=make_probes(plan.spec, plan.space, blueprint, frozenset()),
-        taken_over=0,
+        copied=0,
     )
     return UnrenderedStudy(
         records=records,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
@@ -19,12 +19,14 @@ from optimizer.cli.process import INTERRUPTED, came_from_interrupt, interrupt_ha
 
 if TYPE_CHECKING:
     from studies.records.database import Database
+    from studies.spec.study import StudySpec
 
 USER_ERROR = 2
 DATABASE_LOST = 3
 BUG = 1
 
-console = Console(highlight=False, emoji=False)
+# Lines are as long as what they say: a terminal wraps them, and elsewhere they are searched.
+console = Console(highlight=False, emoji=False, soft_wrap=True)
 errors = Console(stderr=True, highlight=False, emoji=False, soft_wrap=True)
 
 TAG = re.compile(r"(\\*)(\[(?:[a-z#/@][^\[]*?\])?)")  # what rich reads as a tag, or a plain bracket
@@ -68,6 +70,22 @@ Weights = Annotated[
         show_default=False,
     ),
 ]
+
+
+def read_spec(file: Path) -> StudySpec:
+    """Read and check a spec file, and print which of its texts may have been meant otherwise.
+
+    Raises:
+        SpecError: as `load_spec`.
+    """
+    from studies.errors import SpecError
+    from studies.spec.study import load_spec
+    from studies.system.documents import read_text
+    from studies.system.texts import cut_texts
+
+    for note in cut_texts(read_text(file, "spec", "a study's YAML file", SpecError)):
+        console.print(f"[yellow]note:[/] {escaped(note)}", soft_wrap=True)
+    return load_spec(file)
 
 
 def parsed_weights(weights: str | None) -> dict[str, float] | None:
@@ -217,11 +235,28 @@ def loading_libraries() -> Status:
     return console.status("loading torch, diffusers and open_clip")
 
 
+def require_usual(unusual: Sequence[str], *, force: bool) -> None:
+    """Refuse numbers that are far outside of what merges use, unless the user insists; then say them.
+
+    Args:
+        unusual: what is said of each.
+    """
+    if not unusual:
+        return
+    more = f" (and {len(unusual) - 1} more)" if len(unusual) > 1 else ""
+    if not force:
+        fail(f"{unusual[0]}{more}; with --force it is taken as it is")
+    errors.print(f"[yellow]note:[/] {escaped(unusual[0] + more)}")  # stdout may be a recipe
+
+
 def safetensors_target(output: Path) -> Path:
     """Return the path of `-o`, which must end in .safetensors."""
     target = output.expanduser()
     if target.suffix.lower() != ".safetensors":
         fail(f"-o writes a .safetensors file, got {target}: give a name that ends in .safetensors")
+    from optimizer.merging.files.sources import require_utf8_name
+
+    require_utf8_name(target)  # it becomes the model's title in the header
     return target
 
 

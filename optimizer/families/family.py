@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import torch
@@ -23,6 +23,7 @@ class LoraNames:
     """The names in LoRA files for the family's models, and the signs by which such files are recognised."""
 
     prefixes: Mapping[Component, str]  # of a module's name in kohya's files
+    clips: Mapping[Component, str]  # text encoder -> its name in files of ComfyUI and OneTrainer
     unet_as_stored: bool  # kohya's scripts name the U-Net's layers as checkpoint files do, not as diffusers does
     base_model: str  # kohya's `ss_base_model_version`
     header: re.Pattern[str] | None  # of `modelspec.architecture` or `ss_base_model_version`
@@ -48,6 +49,9 @@ class KeyNames:
     bare_unet: tuple[str, ...]  # beginnings of the U-Net's keys in files without its prefix, the most reliable first
     clips: tuple[str, ...]  # prefixes of text encoders after which some files lack `text_model.`
     first_convolution: str | None  # key of the weights [out, in, 3, 3] whose input channels inpainting models extend
+    # Prefix -> the component whose names in diffusers or transformers follow it in some files.
+    aliases: Mapping[str, Component] = field(default_factory=dict)
+    spare: re.Pattern[str] | None = None  # keys that published files may lack, because no image depends on them
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,6 +120,9 @@ class ModelFamily(Protocol):
         Raises:
             CheckpointError: a tensor is missing.
         """
+
+    def token_ids(self, prompts: Sequence[str]) -> tuple[Tensor, ...]:
+        """Return the token ids [n, tokens] that each text encoder reads; equal ids give equal embeddings."""
 
     def embed(
         self, prompts: Sequence[str], texts: Mapping[Component, Any], clip_skip: int, device: torch.device

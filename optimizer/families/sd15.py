@@ -7,10 +7,11 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Final
 
 import torch
+from torch import Tensor
 
 from optimizer.families.clip import ClipL
 from optimizer.families.family import Embedded, HeaderNames, KeyNames, LoraNames, ModelFamily
-from optimizer.families.stable_diffusion import UNET_BEGINNINGS, StableDiffusion
+from optimizer.families.stable_diffusion import UNET_BEGINNINGS, VAE_ALIASES, StableDiffusion
 from optimizer.families.views import Component
 from search_spaces.families import sd15
 
@@ -26,15 +27,19 @@ class SD15(StableDiffusion):
         """Return 8, the number of heads at every level."""
         return 8
 
+    def token_ids(self, prompts: Sequence[str]) -> tuple[Tensor, ...]:
+        """Return the token ids [n, 77], padded with the end token."""
+        from optimizer.families.clip_tokens import clip_tokenizer, pad_with_end
+
+        return (pad_with_end(clip_tokenizer()(list(prompts))),)
+
     def embed(
         self, prompts: Sequence[str], texts: Mapping[Component, Any], clip_skip: int, device: torch.device
     ) -> Embedded:
         """Embed prompts: the chosen layer after the final normalisation, as Stable Diffusion 1 was trained."""
-        from optimizer.families.clip_tokens import clip_tokenizer, pad_with_end
-
         encoder = texts["text_encoder"]
-        ids = clip_tokenizer()(list(prompts)).to(device)
-        out = encoder(input_ids=pad_with_end(ids), output_hidden_states=True)
+        (ids,) = self.token_ids(prompts)
+        out = encoder(input_ids=ids.to(device), output_hidden_states=True)
         if clip_skip == 1:
             return Embedded(tokens=out.last_hidden_state, pooled=None)
         norm = getattr(encoder, "text_model", encoder).final_layer_norm
@@ -65,6 +70,11 @@ FAMILY: Final[ModelFamily] = SD15(
         bare_unet=UNET_BEGINNINGS,
         clips=(TEXT,),
         first_convolution=f"{sd15.FAMILY.unet_prefix}input_blocks.0.0.weight",
+        aliases=VAE_ALIASES
+        | dict.fromkeys(
+            ("cond_stage_model.clip_l.transformer.", "text_encoders.clip_l.transformer.", "clip_l.transformer."),
+            "text_encoder",
+        ),
     ),
     texts=(ClipL(component="text_encoder", prefix=TEXT),),
     up_levels_without_attention={0},
@@ -72,6 +82,7 @@ FAMILY: Final[ModelFamily] = SD15(
     image_size=512,
     lora=LoraNames(
         prefixes={"unet": "lora_unet_", "text_encoder": "lora_te_"},
+        clips={"text_encoder": "clip_l"},
         unet_as_stored=False,
         base_model="sd_v1",
         header=re.compile(r"^(sd_?v?1|stable-diffusion-v1)"),

@@ -9,7 +9,7 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import torch
 from torch import nn
@@ -23,6 +23,7 @@ from optimizer.families.vae_names import vae_part, vae_views
 from optimizer.families.views import Component, LiveView, StoredPart
 
 UNET_BEGINNINGS = ("input_blocks.", "middle_block.", "output_blocks.", "out.", "time_embed.", "label_emb.")
+VAE_ALIASES: Final[dict[str, Component]] = {"first_stage_model.": "vae", "vae.": "vae"}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -56,7 +56,10 @@ _LDM_VAE_ATTENTION = {live: stored for stored, live in _VAE_ATTENTION.items()} |
 _LIVE_VAE_BLOCK = re.compile(
     r"(encoder\.down|decoder\.up)_blocks\.(\d+)\.(resnets|downsamplers|upsamplers)\.(\d+)\.(.+)"
 )
-_LIVE_VAE_MIDDLE = re.compile(r"(encoder|decoder)\.mid_block\.(?:resnets\.([01])|attentions\.0)\.(.+)")
+# some programs rename the attention's leaves alone
+_LIVE_VAE_MIDDLE = re.compile(
+    r"(encoder|decoder)\.(?:mid_block\.resnets\.([01])|mid_block\.attentions\.0|mid\.attn_1)\.(.+)"
+)
 _LIVE_VAE_END = re.compile(r"((?:encoder|decoder)\.)(conv_in|conv_norm_out|conv_out)\.(.+)|(?:post_)?quant_conv\..+")
 
 
@@ -64,7 +67,8 @@ def vae_part(name: str, prefix: str, rank: int) -> StoredPart | None:
     """Return where a file stores a parameter of AutoencoderKL; None if no file has it.
 
     Args:
-        name: as diffusers saves it; the older names of the attention (`query`, `proj_attn`) are accepted too.
+        name: as diffusers saves it; the older names of the attention (`query`, `proj_attn`) are accepted too, and
+            names that are diffusers' within the attention alone (`mid.attn_1.to_q`).
         prefix: of the VAE's keys.
         rank: the parameter's number of dimensions.
     """

@@ -83,7 +83,7 @@ class Insight:
     study: StoredStudy
     space: SearchSpace
     objective: Objective
-    trials: tuple[StoredTrial, ...]  # every trial that has begun
+    trials: tuple[StoredTrial, ...]  # every trial that was started
     samples: tuple[Sample, ...]
     left_out: int  # complete trials outside the space: whole parents that it cannot express
     findings: tuple[Findings, ...]  # one for each objective

@@ -284,7 +284,7 @@ def groups_of(insight: Insight) -> list[Group]:
     styles = {
         "parents": ("#c0392b", "D", "diamond", 46.0),
         "other probes": ("#7f8c8d", "s", "square", 26.0),
-        "taken over": ("#7d5ba6", "^", "triangle-up", 26.0),
+        "copied": ("#7d5ba6", "^", "triangle-up", 26.0),
         f"sampler: {sampler}": ("#2b6ca3", "o", "circle", 18.0),
         "stopped early": ("#9ab7d3", "v", "triangle-down", 18.0),
     }
@@ -305,7 +305,7 @@ def _group_label(trial: StoredTrial, sampler: str) -> str:
     if trial.estimated:
         return "stopped early"
     if trial.source is not None:
-        return "taken over"
+        return "copied"
     return f"sampler: {sampler}" if trial.origin.kind == "sampler" else "other probes"
 
 

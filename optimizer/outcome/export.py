@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -17,15 +17,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from optimizer.errors import ExportError, NoMemoryError, TrialFailed
+from optimizer.errors import ExportError, NoMemoryError, UnscorableTrial
 from optimizer.merging.engine.export import Exported, atomic_file, export_layout, refuse_sources, write_merge
 from optimizer.merging.engine.ingredients import Ingredients
 from optimizer.merging.engine.metadata import MARKERS_FIELD, markers_in, merge_metadata
+from optimizer.merging.engine.rounding import kept_change
 from optimizer.merging.files.checkpoint import Checkpoint
 from optimizer.merging.files.parents import MARKERS, Parents
 from optimizer.merging.files.sources import TensorInfo, abbreviated
 from optimizer.outcome.proof import RenderComparison, compare_renders, different_tensors
-from optimizer.rendering.batch_limits import BatchLimits
+from optimizer.rendering.largest_batches import LargestBatches
 from optimizer.rendering.prediction import markers_of
 from optimizer.runtime.device_choice import choose_device
 from optimizer.runtime.machine import CPU_SETTINGS, VARIATION_FIELD, machine_description
@@ -79,19 +80,27 @@ def deliver(
     device = choose_device(records.study.spec.render.device)  # the arithmetic of one device, as in the trial
     metadata = export_metadata(records, trial, plan, device)
     layout = export_layout(plan.ingredients, trial.recipe.dtype, markers_in(metadata))
-    limits = BatchLimits()
-    limits.adopt(trial.batch_limits)
+    largest_batches = LargestBatches()
+    largest_batches.adopt(trial.batch_limits)
     with atomic_file(target, overwrite=overwrite) as temporary:
         written = write_merge(temporary, trial.recipe, plan.ingredients, metadata, device, watch.written)
         _require_merge(temporary, layout, records.study, trial, plan, watch.compared)
-        images = _render_if_it_fits(temporary, records.study, watch.rendered, limits)
+        images = _render_if_it_fits(temporary, records.study, watch.rendered, largest_batches)
+    notes = (*written.notes, *_rounding_notes(trial, plan, device))
     # Its tensors are right, so from here on the file stays, whatever the renders say.
     found = None if images is None else compare_renders(records, trial, artifacts, images)
     return Delivery(
-        file=Exported(path=target, bytes=written.bytes, sha256=written.sha256),
+        file=replace(written, path=target, notes=notes),
         proof=_proof(len(layout), found, trial),
-        difference=_difference(found, trial, machine_description(device), limits.known),
+        difference=_difference(found, trial, machine_description(device), largest_batches.known),
     )
+
+
+def _rounding_notes(trial: StoredTrial, plan: Plan, device: torch.device) -> list[str]:
+    """Return a line if the study's dtype is too coarse for what the merge changes; its images were rendered so, too."""
+    kept = kept_change(trial.recipe, plan.ingredients, device)
+    note = None if kept is None else kept.note("a study with `export: {{dtype: {dtype}}}`")
+    return [] if note is None else [note]
 
 
 def _repeat_conditions(trial: StoredTrial) -> None:
@@ -169,14 +178,14 @@ def _require_merge(
 
 
 def _render_if_it_fits(
-    path: Path, study: StoredStudy, on_images: Callable[[int], None], limits: BatchLimits
+    path: Path, study: StoredStudy, on_images: Callable[[int], None], largest_batches: LargestBatches
 ) -> tuple[Tensor, ...] | None:
     """Render the file; None where the memory is too small for that."""
     if torch.cuda.is_available():
         torch.cuda.empty_cache()  # of the live model that was compared
     try:
-        return render_file(path, study, on_images, limits)
-    except (NoMemoryError, TrialFailed):
+        return render_file(path, study, on_images, largest_batches)
+    except (NoMemoryError, UnscorableTrial):
         return None
 
 
@@ -185,17 +194,17 @@ def render_file(
     path: Path,
     study: StoredStudy,
     on_images: Callable[[int], None] | None = None,
-    limits: BatchLimits | None = None,
+    largest_batches: LargestBatches | None = None,
 ) -> tuple[Tensor, ...]:
     """Render the study's suite from one checkpoint file: uint8 [3, h, w] each.
 
     Raises:
         CheckpointError, RenderError: the file cannot be loaded and rendered.
-        NoMemoryError, TrialFailed: the memory is too small.
+        NoMemoryError, UnscorableTrial: the memory is too small.
     """
     spec, file = study.spec, Ingredients(Parents.of([Checkpoint.open(path)]))
     device = choose_device(spec.render.device)
-    _, renderer = build_renderer(file, spec.suite, spec.render, device, spec.export.dtype, spec.racing, limits)
+    _, renderer = build_renderer(file, spec.suite, spec.render, device, spec.export.dtype, spec.racing, largest_batches)
     return renderer.render(on_images).images
 
 

@@ -15,8 +15,9 @@ from dataclasses import dataclass, replace
 from torch import Tensor
 
 from basics.messages import first_line
-from optimizer.errors import FinalError, TrialFailed
+from optimizer.errors import FinalError, UnscorableTrial
 from optimizer.rendering.render import Renderer
+from optimizer.rendering.sameness import seen_seeds
 from optimizer.runtime.setup import Runtime
 from optimizer.search.shortlist import Rank
 from optimizer.trial.evaluation import Evaluator
@@ -83,8 +84,11 @@ def hold_final(runtime: Runtime, trials: Sequence[StoredTrial], rank: Rank, watc
     """Render parents and candidates on the held-out suite, and choose there.
 
     Raises:
-        FinalError: nothing to compare, or every parent renders broken images on the held-out suite.
+        FinalError: nothing to compare, every parent renders broken images on the held-out suite, or the search has
+            seen its noise.
     """
+    if seen := next(seen_seeds(runtime.spec), None):
+        raise FinalError(f"{seen}; a begun study keeps its seeds, so start a new one with `warm_start`")
     parents, candidates = choose_finalists(trials, runtime.objective, rank, runtime.spec.final)
     finalists = [*parents.values(), *candidates]
     with _held_out_evaluator(runtime) as evaluator:
@@ -104,7 +108,9 @@ def _held_out_evaluator(runtime: Runtime) -> Iterator[Evaluator]:
     """Give the study's evaluator with the held-out suite in place of its own, over the same models."""
     known = runtime.evaluator
     before = known.renderer
-    renderer = Renderer(before.models, runtime.spec.held_out, batch_size=before.batch_size, limits=before.limits)
+    renderer = Renderer(
+        before.models, runtime.spec.held_out, batch_size=before.batch_size, largest_batches=before.largest_batches
+    )
     limit = runtime.spec.render.degenerate_limit
     try:
         yield Evaluator(known.resident, renderer, known.scoring.scorers, degenerate_limit=limit)
@@ -116,7 +122,7 @@ def _result(evaluator: Evaluator, trial: StoredTrial, total: int, watch: FinalWa
     watch.started(trial, total)
     try:
         evaluation = evaluator.evaluate(trial.recipe, watch.rendered)
-    except TrialFailed as failure:
+    except UnscorableTrial as failure:
         return HeldOutResult(failure=first_line(failure))
     watch.finished(trial, evaluation.images)
     return HeldOutResult(evidence=evaluator.scoring.evidence(evaluation.scores, evaluation.features))

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from basics.messages import first_line
-from optimizer.errors import ScoredImageLost, TrialFailed
+from optimizer.errors import ScoredImageLost, UnscorableTrial
 from optimizer.outcome.comparability import changed_software, image_differences
 from optimizer.outcome.other_study import Other, same_parents, unlike_parents
 from optimizer.outcome.scored_trials import ScoredTrial, WarmStart
@@ -148,7 +148,7 @@ def require_same_images(plan: Plan, parents: Sequence[ParentFile], other: Stored
     """
     if not same_parents(parents, other):
         raise RescoreError(unlike_parents(plan, parents, other))
-    differences = list(image_differences(plan.spec, parents, other))
+    differences = list(image_differences(plan, parents, other))
     if differences:
         raise RescoreError(
             f"the images of {other.name!r} are not those of this spec ({'; '.join(differences)}): undo that, or start "
@@ -168,7 +168,7 @@ def rescored(
     device: torch.device,
     on_trial: Callable[[], None] = lambda: None,
 ) -> WarmStart:
-    """Score the trials anew, so that they can be taken over. Until then their scores are held in memory.
+    """Score the trials anew, so that they can be copied. Until then their scores are held in memory.
 
     Args:
         plan: of the new study, with the units of its scores.
@@ -216,7 +216,7 @@ class _Rescorer:
             return self._scored(rendered, recipe, images)
         except ScoredImageLost as error:
             return LeftOut(number=trial.number, why=NO_LONGER, detail=str(error))
-        except TrialFailed as error:
+        except UnscorableTrial as error:
             return LeftOut(number=trial.number, why=UNSCORED, detail=first_line(error))
 
     def _scored(self, rendered: RenderedTrial, recipe: Recipe, images: Mapping[int, Tensor]) -> ScoredTrial:

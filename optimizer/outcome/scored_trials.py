@@ -1,4 +1,4 @@
-"""Trials of another study that a new one takes over with their scores."""
+"""Trials of another study that are copied to a new one with their scores."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from optimizer.search.sampler import distributions
 from optimizer.trial.objective import Objective, Scores
 from optimizer.trial.ranking import best_trials, parent_trials
 from studies.files.artifacts import Artifacts, Features, TrialFiles
-from studies.records.takeover import CopiedTrials, TakenTrial
+from studies.records.copied_trials import CopiedTrial, CopiedTrials
 from studies.records.values import StoredTrial, TrialResult
 from studies.spec.study import StudySpec
 from studies.spec.warm_start import NamedRecipe
@@ -50,7 +50,7 @@ class WarmStart:
         completed = settings.model_copy(update={"again": self.again, "storage": storage})
         return spec.model_copy(update={"warm_start": completed})
 
-    def takeover(self, plan: Plan, artifacts: Artifacts) -> CopiedTrials:
+    def copied_trials(self, plan: Plan, artifacts: Artifacts) -> CopiedTrials:
         """Return the trials with the objectives of the new study, ready to be stored with it.
 
         Args:
@@ -60,19 +60,19 @@ class WarmStart:
         objective = plan.objective
         trials = [replace(scored.trial, objectives=objective.values(scored.scores.means)) for scored in self.scored]
         with_renders = _with_renders(trials, objective, plan.spec.render.keep)
-        taken = [
-            self._taken(scored, trial, keeps_renders=trial.number in with_renders)
+        copied = [
+            self._copied(scored, trial, keeps_renders=trial.number in with_renders)
             for scored, trial in zip(self.scored, trials, strict=True)
         ]
-        return CopiedTrials(taken, distributions(plan.space), artifacts)
+        return CopiedTrials(copied, distributions(plan.space), artifacts)
 
-    def _taken(self, scored: ScoredTrial, trial: StoredTrial, *, keeps_renders: bool) -> TakenTrial:
+    def _copied(self, scored: ScoredTrial, trial: StoredTrial, *, keeps_renders: bool) -> CopiedTrial:
         """Return a scored trial as a trial of the new study.
 
         Args:
             trial: the same with the new study's objectives.
         """
-        return TakenTrial(
+        return CopiedTrial(
             origin=scored.probe.origin,
             source=f"{self.study} trial {trial.number}",
             recipe=scored.probe.recipe,

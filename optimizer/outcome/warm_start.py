@@ -1,7 +1,7 @@
 """A study that begins with another's trials: which of them keep their scores, and which are rendered anew.
 
 Scores hold where everything that shapes them is the same: parents and their order, suite, scorers with the files they
-read, dtypes, machine and libraries. Such a trial is taken over whole: what it rendered and scored is copied, and its
+read, dtypes, machine and libraries. Such a trial is copied whole, with what it rendered and scored, and its
 objective is computed anew from the scores, so that the weights may differ. Where scores do not hold, only the best
 merges are of use, and they become probes.
 """
@@ -56,10 +56,10 @@ def find_warm_start(
             raise WarmStartError(
                 f"warm_start: study {other.records.study.name!r} has no finished trial: nothing to begin with"
             )
-        return _Choice(plan, parents, device, other, complete).warm_start(settings.top)
+        return _TrialSelection(plan, parents, device, other, complete).warm_start(settings.top)
 
 
-class _Choice:
+class _TrialSelection:
     """A choice among a study's complete trials: which keep their scores, and which are rendered anew."""
 
     def __init__(
@@ -73,7 +73,7 @@ class _Choice:
         self._plan, self._other, self._complete = plan, other, complete
         self._adoption = Adoption(plan, parents, complete)
         self._machine = machine_description(device)
-        self._differences = tuple(score_differences(plan.spec, parents, other.records.study))
+        self._differences = tuple(score_differences(plan, parents, other.records.study))
         infos = other.records.study.spec.infos
         self._by_rank = by_value(Objective.of(other.records.study.spec, infos))(complete)
 
@@ -157,7 +157,7 @@ class _Choice:
         if scored:
             outside = sum(each.probe.params is None for each in scored)
             of_them = f", {outside} of them without parameters, as this space cannot express them" if outside else ""
-            yield f"{what}: {len(scored)} of {len(self._complete)} trials are taken over with their scores{of_them}"
+            yield f"{what}: {len(scored)} of {len(self._complete)} trials are copied with their scores{of_them}"
         if again:
             why = "; ".join(self._differences) or "another machine, other libraries, or features that are not stored"
             yield f"{what}: the best {len(again)} merges are rendered anew, as their scores do not hold here ({why})"

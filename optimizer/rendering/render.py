@@ -14,15 +14,15 @@ import torch
 from torch import Tensor
 
 from basics.messages import first_line
-from optimizer.errors import RenderError, TrialFailed
+from optimizer.errors import RenderError, UnscorableTrial
 from optimizer.families.registry import model_family
-from optimizer.rendering.batch_limits import BatchLimits, BatchReduced
 from optimizer.rendering.conditioning import appended, image_channels, unet_kind
+from optimizer.rendering.largest_batches import BatchTooLarge, LargestBatches
 from optimizer.rendering.latents import to_vae
 from optimizer.rendering.models import LiveModels
 from optimizer.rendering.prediction import Prediction
 from optimizer.rendering.prompts import Embedding, PromptEncoder
-from optimizer.rendering.schedulers import make_scheduler
+from optimizer.rendering.schedulers import make_scheduler, require_steps
 from optimizer.rendering.suite import batches, noise, stages
 from scorers.degenerate import faults, measure
 from scorers.memory import lacks_memory
@@ -68,7 +68,7 @@ class Renderer:
     Args:
         batch_size: images in a batch; None takes `usual_batch`.
         stage_size: items of a stage, after each of which a trial may be stopped; None renders everything in one stage.
-        limits: of batches, from earlier trials; None starts without limits.
+        largest_batches: limits from earlier trials; None starts without limits.
     """
 
     def __init__(
@@ -78,10 +78,10 @@ class Renderer:
         *,
         batch_size: int | None = None,
         stage_size: int | None = None,
-        limits: BatchLimits | None = None,
+        largest_batches: LargestBatches | None = None,
     ) -> None:
         self.models, self.suite, self.batch_size = models, suite, batch_size
-        self.limits = limits or BatchLimits()
+        self.largest_batches = largest_batches or LargestBatches()
         self.items = suite.items()
         self.stages = stages(suite, stage_size)
         self.encoder = PromptEncoder(models, suite.clip_skip)
@@ -101,17 +101,17 @@ class Renderer:
             on_batch: called after each batch with the number of images done so far.
 
         Raises:
-            TrialFailed: there is too little memory for the prompts, a component, or a single image.
+            UnscorableTrial: there is too little memory for the prompts, a component, or a single image.
         """
         while True:
             try:
                 return self._render_all(on_batch)
-            except BatchReduced:
+            except BatchTooLarge:
                 continue
             except (RuntimeError, MemoryError) as error:
                 if not lacks_memory(error):
                     raise
-                raise TrialFailed(f"out of memory: {first_line(error)}", "out_of_memory") from None
+                raise UnscorableTrial(f"out of memory: {first_line(error)}", "out_of_memory") from None
 
     def _render_all(self, on_batch: Callable[[int], None] | None) -> Renders:
         done: dict[int, Render] = {}
@@ -128,10 +128,10 @@ class Renderer:
             on_batch: called after each batch with the number of images done so far.
 
         Raises:
-            BatchReduced: a batch did not fit into the memory, and its limit was lowered: render again from the
+            BatchTooLarge: a batch did not fit into the memory, and its limit was lowered: render again from the
                 beginning. If only decoding failed, and no image of the size was decoded yet, decoding continues in
                 smaller groups instead.
-            TrialFailed: not even a single image fits into the memory.
+            UnscorableTrial: not even a single image fits into the memory.
         """
         start = time.perf_counter()
         self._channels.clear()  # they depend on the VAE, which a merge may have changed
@@ -152,7 +152,7 @@ class Renderer:
 
     def _groups(self, items: Sequence[SuiteItem]) -> Iterator[list[list[SuiteItem]]]:
         """Yield groups of batches, each denoised before any of it is decoded: one group if U-Net and VAE take turns."""
-        all_batches = list(batches(items, self.batch_size, self.limits.of("unet")))
+        all_batches = list(batches(items, self.batch_size, self.largest_batches.of("unet")))
         if self.models.in_turns:
             yield all_batches
         else:
@@ -164,7 +164,7 @@ class Renderer:
         """Yield (batch, its renders), and add to the seconds of `denoise` and `decode`.
 
         Raises:
-            BatchReduced, TrialFailed: as for `render_stages`.
+            BatchTooLarge, UnscorableTrial: as for `render_stages`.
         """
         with _timed(seconds, "denoise"):
             for size in dict.fromkeys(map(_size, group)):
@@ -179,32 +179,32 @@ class Renderer:
         """Denoise a batch: `_denoise` within the memory.
 
         Raises:
-            BatchReduced, TrialFailed: as for `render_stages`.
+            BatchTooLarge, UnscorableTrial: as for `render_stages`.
         """
         channels = self._image_channels(*_size(batch))
         self.models.use("unet")
         compute = partial(self._denoise, batch, prompts, channels)
         latents = self._within_memory("unet", _size(batch), len(batch), compute)
         if latents is None:
-            raise BatchReduced
+            raise BatchTooLarge
         return latents
 
     def _decode_all(self, latents: Tensor, size: Size) -> list[Render]:
         """Decode a batch in groups that fit into the memory.
 
         Raises:
-            BatchReduced, TrialFailed: as for `render_stages`.
+            BatchTooLarge, UnscorableTrial: as for `render_stages`.
         """
         self.models.use("vae")
         usual = min(decoded_at_once(*size, latents.device), len(latents))
         while True:
-            at_once = min(usual, self.limits.of("vae").get(size, usual))
+            at_once = min(usual, self.largest_batches.of("vae").get(size, usual))
             images = self._within_memory("vae", size, at_once, partial(self._decode, latents, at_once))
             if images is not None:
                 self._decoded.add(size)
                 return images
             if size in self._decoded:  # earlier images were decoded in larger groups, and may differ in the last bits
-                raise BatchReduced
+                raise BatchTooLarge
 
     def _within_memory(self, component: Batched, size: Size, count: int, compute: Callable[[], T]) -> T | None:
         """Call `compute`; if memory is exhausted, lower the limit.
@@ -216,7 +216,7 @@ class Renderer:
             The result of `compute`; None if memory was exhausted.
 
         Raises:
-            TrialFailed: not even a single image fits into the memory.
+            UnscorableTrial: not even a single image fits into the memory.
         """
         try:
             return compute()
@@ -228,10 +228,10 @@ class Renderer:
         if count == 1:
             activity = "denoising" if component == "unet" else "decoding"
             message = f"out of memory {activity} a single image of {size[0]}x{size[1]}: {reason}"
-            raise TrialFailed(message, "out_of_memory")
+            raise UnscorableTrial(message, "out_of_memory")
         if self.models.unet.device.type == "cuda":
             torch.cuda.empty_cache()
-        self.limits.lower(component, size, count, reason)
+        self.largest_batches.lower(component, size, count, reason)
         return None
 
     def _denoise(self, batch: Sequence[SuiteItem], prompts: Mapping[str, Embedding], channels: Tensor | None) -> Tensor:
@@ -243,7 +243,7 @@ class Renderer:
         unet, latent_channels = self.models.unet, self.models.vae.config.latent_channels
         initial, generators = zip(*(noise(item, latent_channels) for item in batch), strict=True)
         embeddings = _stack("prompt_embeds", [prompts[item.prompt] for item in batch])
-        if self.suite.cfg > 1:
+        if self.suite.is_guided:
             embeddings |= _stack("negative_prompt_embeds", [prompts[item.negative] for item in batch])
         with appended(unet, channels):
             result = self.pipeline(
@@ -336,10 +336,7 @@ def check_suite(
             f"clip_skip {suite.clip_skip} leaves no layer: the text encoder has {text_layers}; use 1 to {text_layers}"
         )
     scheduler = make_scheduler(suite.scheduler, prediction)
-    try:
-        scheduler.set_timesteps(suite.steps)
-    except ValueError as error:  # LCM was distilled for at most 50
-        raise RenderError(f"scheduler {suite.scheduler} cannot take {suite.steps} steps: {error}") from error
+    require_steps(suite.scheduler, suite.steps, prediction)
     return scheduler
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from optimizer.errors import NoMemoryError, TrialFailed
+from optimizer.errors import NoMemoryError, UnscorableTrial
 from optimizer.rendering.render import Renderer
 from studies.spec.suite import SuitePrompt, SuiteSettings
 
@@ -29,7 +29,7 @@ def render_variation(renderer: Renderer) -> float:
         (first,) = one_item.render().images
         one_item.text_changed()  # so that the prompt is embedded twice, too
         (second,) = one_item.render().images
-    except TrialFailed as error:
+    except UnscorableTrial as error:
         raise NoMemoryError(str(error)) from error
     return grey_levels(first, second)
 

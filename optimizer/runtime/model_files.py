@@ -1,26 +1,40 @@
 """Where a stored study's files are on this machine, and which of them may be read at all.
 
-A study that began on one machine names that machine's paths. A worker on another machine finds the same files in its
-model folders by their content. The study database is not trusted beyond that: if model folders are given, no file
-outside them is opened for it, wherever a path or a link leads.
+A study names the paths of the machine that it began on, as they were then. Its files are the same wherever they lie:
+those that have moved are found in model folders by their content. Where the folders bound what may be read, the study
+database is not trusted: no file outside them is opened for it, wherever a path or a link leads.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from basics.files import replacing
-from optimizer.errors import CheckpointError, OutsideFoldersError
+from basics.names import as_on_disk, is_same
+from optimizer.errors import CheckpointError, MissingFileError, OutsideFoldersError
 from optimizer.merging.files.checkpoint import model_name
-from optimizer.merging.files.hash_lookup import Candidate, candidates
+from optimizer.merging.files.hash_lookup import Candidate
+from optimizer.runtime.digest_cache import DigestCache
+from optimizer.runtime.moved_files import MovedFiles
+from studies.recipe.lora_files import files_of_lora
 from studies.records.values import ParentFile, StoredStudy
-from studies.spec.fingerprints import named_paths
+from studies.spec.fingerprints import (
+    NOTHING,
+    THE_VAE,
+    Hash,
+    files_of_scorer,
+    lora_fingerprint,
+    named_paths,
+    scorer_fingerprint,
+    title_of_lora,
+    vae_fingerprint,
+)
+from studies.spec.scoring import ScorerEntry
 from studies.spec.study import StudySpec
+
+GIVE_FOLDER = "put it back, or name the folder that it is in now with --models FOLDER"
 
 
 class LocatedFiles(NamedTuple):
@@ -32,132 +46,199 @@ class LocatedFiles(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelFolders:
-    """Folders from which checkpoints, LoRAs, VAEs, scorers' weights and reference images may be read.
+    """Folders in which checkpoints, LoRAs, VAEs, scorers' weights and reference images are looked for.
 
     Args:
-        folders: if empty, every path is taken as the study names it.
+        folders: if empty, every file must be where the study names it.
         digests: a file that caches sha256 by path, size and modification time.
-        also: further folders that may be read but are not searched for models, such as caches.
+        also: further folders that may be read but are not searched, such as caches.
+        exclusive: whether nothing outside these folders may be read, if there are any.
     """
 
     folders: tuple[Path, ...] = ()
     digests: Path | None = None
     also: tuple[Path, ...] = ()
+    exclusive: bool = True
 
-    def locate(self, study: StoredStudy, progress: Callable[[int], None] | None = None) -> LocatedFiles:
+    def locate(
+        self, study: StoredStudy, progress: Callable[[int], None] | None = None, *, scorers: bool = True
+    ) -> LocatedFiles:
         """Find every file of a study on this machine.
+
+        Args:
+            progress: called with the bytes of each chunk that was read.
+            scorers: whether the scorers' files are needed, too.
 
         Raises:
             CheckpointError: a parent is neither at its path nor in the folders.
-            OutsideFoldersError: another file that the study reads is outside the folders.
+            MissingFileError: nor is another file that the study reads.
+            OutsideFoldersError: another file that the study reads is outside the folders, which are exclusive.
         """
-        spec = study.spec
-        if not self.folders:
-            return LocatedFiles(spec, study.parents)
-        parents = tuple(self._parent(file, progress) for file in study.parents)
+        spec, moved = study.spec, self._search(progress)
+        parents = tuple(self._parent(file, moved) for file in study.parents)
+        known = study.fingerprints
         loras = {
-            name: lora.model_copy(update={"path": self._by_name(lora.path, f"the LoRA {name!r}")})
+            name: lora.model_copy(update={"path": self._model(title_of_lora(name), lora.path, known, moved)})
             for name, lora in spec.loras.items()
         }
-        vae = None if spec.vae is None else self._by_name(spec.vae, "the VAE")
-        for name, entry in spec.scorers.items():
-            for path in named_paths(entry.options):
-                self._require(path, f"scorer {name!r}")
-        for probe in spec.probes.recipes:
-            if probe.recipe is None:  # mergetune stores recipes when a study begins
-                raise OutsideFoldersError(
-                    f"the recipe {probe.path} is not stored with this study, and recipe files are read only when a "
-                    "study begins: start a new study"
-                )
-        changes = {"parents": tuple(file.path for file in parents), "loras": loras, "vae": vae}
+        vae = None if spec.vae is None else self._model(THE_VAE, spec.vae, known, moved)
+        entries = {
+            name: self._scorer(name, entry, known, moved) if scorers else entry for name, entry in spec.scorers.items()
+        }
+        if self._are_bounds:
+            _require_stored_recipes(spec)
+        changes = {"parents": tuple(file.path for file in parents), "loras": loras, "vae": vae, "scorers": entries}
         return LocatedFiles(spec.model_copy(update=changes), parents)
 
-    def allows(self, path: Path) -> bool:
-        """Return whether a path, with every link followed, is in one of the folders."""
-        real = path.resolve()
-        return not self.folders or any(real.is_relative_to(root.resolve()) for root in (*self.folders, *self.also))
+    def locate_known(
+        self, spec: StudySpec, other: StoredStudy, progress: Callable[[int], None] | None = None
+    ) -> StudySpec:
+        """Find those files of a new study's spec that have moved and that another study knows, by its hashes.
 
-    def _require(self, path: Path, what: str) -> Path:
-        if not self.allows(path):
-            raise OutsideFoldersError(
-                f"{what} of this study is {path}, outside the model folders {_listed(self.folders)}: put the file "
-                "there, or name its folder with --models"
-            )
-        return path
+        Args:
+            progress: called with the bytes of each chunk that was read.
 
-    def _parent(self, file: ParentFile, progress: Callable[[int], None] | None) -> ParentFile:
-        """Find a parent at its own path if that may be read, else a file of the same content in the folders."""
-        own = Candidate.of(file.path) if self.allows(file.path) and file.path.exists() else None
-        if own is not None and (own.size_bytes, own.mtime_ns) == (file.bytes, file.mtime_ns):
-            return file
-        digests = DigestCache(self.digests)
-        for candidate in (own,) if own is not None else self._candidates(model_name(file.path)):
-            if candidate.size_bytes == file.bytes and digests.of(candidate, progress) == file.sha256:
-                return replace(file, path=candidate.path, mtime_ns=candidate.mtime_ns)
-        if own is not None:
-            return file  # it has changed: hash_parents refuses it
-        raise CheckpointError(
-            f"parent {file.letter} ({file.path.name}, sha256 {file.sha256[:10]}...) is not in the model folders "
-            f"{_listed(self.folders)}: put it there under any name, or name its folder with --models"
+        Raises:
+            CheckpointError: a parent of both is neither at its path nor in the folders.
+            MissingFileError: nor is another file of both.
+        """
+        moved, known, theirs = self._search(progress), other.fingerprints, other.spec
+        loras = {
+            name: lora.model_copy(update={"path": self._model(title_of_lora(name), lora.path, known, moved)})
+            if name in theirs.loras and is_same(lora.path.name, theirs.loras[name].path.name)
+            else lora
+            for name, lora in spec.loras.items()
+        }
+        is_same_vae = spec.vae is not None and theirs.vae is not None and is_same(spec.vae.name, theirs.vae.name)
+        changes = {
+            "parents": tuple(self._known_parent(path, other, moved) for path in spec.parents),
+            "loras": loras,
+            "vae": self._model(THE_VAE, spec.vae, known, moved) if spec.vae is not None and is_same_vae else spec.vae,
+            "scorers": {
+                name: self._scorer(name, entry, known, moved) if entry == theirs.scorers.get(name) else entry
+                for name, entry in spec.scorers.items()
+            },
+        }
+        return spec.model_copy(update=changes)
+
+    def _known_parent(self, path: Path, other: StoredStudy, moved: MovedFiles) -> Path:
+        """Find a parent that is not at its path, if another study has one of that path, or else of that name."""
+        same = [file for file in other.parents if file.path == path]
+        same = same or [file for file in other.parents if is_same(file.path.name, path.name)]
+        return path if path.exists() or len(same) != 1 else self._parent(same[0], moved).path
+
+    def _search(self, progress: Callable[[int], None] | None) -> MovedFiles:
+        return MovedFiles(
+            folders=self.folders, allows=self.allows, digests=DigestCache(self.digests), progress=progress
         )
 
-    def _by_name(self, path: Path, what: str) -> Path:
-        """Find a file by its name alone; its content is compared with the study's when it is loaded."""
-        if self.allows(path) and path.exists():
+    def allows(self, path: Path) -> bool:
+        """Return whether a path, with every link followed, may be read."""
+        if not self._are_bounds:
+            return True
+        real = path.resolve()
+        return any(real.is_relative_to(root.resolve()) for root in (*self.folders, *self.also))
+
+    @property
+    def _are_bounds(self) -> bool:
+        return self.exclusive and bool(self.folders)
+
+    def _parent(self, file: ParentFile, moved: MovedFiles) -> ParentFile:
+        """Find a parent at its own path if that may be read, else a file of the same content in the folders."""
+        path = as_on_disk(file.path) if self.allows(file.path) else file.path
+        if path != file.path and path.exists():
+            file = replace(file, path=path)
+        own = Candidate.of(path) if self.allows(path) and path.exists() else None
+        if own is not None and (own.size_bytes, own.mtime_ns) == (file.bytes, file.mtime_ns):
+            return file
+        found = moved.parent(file, () if own is None else (own,)) if self.folders else None
+        if found is not None:
+            return found
+        if own is not None:
+            return file  # hash_parents refuses it if it has changed
+        what = f"parent {file.letter} ({file.path.name}, sha256 {file.sha256[:10]}...)"
+        if not self.folders:
+            raise CheckpointError(f"{what} is not at {file.path}: {GIVE_FOLDER}, under any name")
+        alike = [each.path for each in moved.models(file.path) if is_same(model_name(each.path), model_name(file.path))]
+        raise CheckpointError(
+            f"{what} is not in the model folders {_listed(self.folders)}: put it there under any name, or name its "
+            f"folder with --models{_unlike(alike)}"
+        )
+
+    def _model(self, what: str, path: Path, known: Mapping[str, str], moved: MovedFiles) -> Path:
+        """Find a LoRA or VAE at its own path if that may be read, else a file of the same content in the folders."""
+        if self.allows(path):
+            path = as_on_disk(path)
+            outside = next((file for file in files_of_lora(path) if not self.allows(file)), None)
+        else:
+            outside = path
+        own = outside is None and path.exists()
+        if own and not self.folders:
             return path
-        found = [candidate.path for candidate in self._candidates(model_name(path)) if candidate.path.name == path.name]
-        if not found:
-            raise OutsideFoldersError(
-                f"{what} ({path.name}) is not in the model folders {_listed(self.folders)}: put it there under its "
-                "name, or name its folder with --models"
-            )
-        return found[0]
+        digest = known.get(what)
+        fingerprint = None if digest == NOTHING else digest
+        found = moved.model(path, fingerprint, _fingerprint_of(what)) if self.folders else None
+        if found is not None:
+            return found
+        if own:
+            return path  # refuse_changed_files refuses it
+        alike = [each.path for each in moved.models(path) if is_same(model_name(each.path), model_name(path))]
+        raise self._missing(what, outside or path, alike)
 
-    def _candidates(self, name: str) -> Iterator[Candidate]:
-        for folder in self.folders:
-            for candidate in candidates(folder, {name}):
-                if all(self.allows(path) for path in candidate.files):
-                    yield candidate
+    def _scorer(self, name: str, entry: ScorerEntry, known: Mapping[str, str], moved: MovedFiles) -> ScorerEntry:
+        """Find the files of a scorer at their own paths if those may be read, else such of the same content."""
+        paths = tuple(named_paths(entry.options))
+        allowed = all(map(self.allows, paths))
+        fingerprint = known.get(files_of_scorer(name))
+        if allowed and (fingerprint is None or (not self.folders and all(path.exists() for path in paths))):
+            return entry
+        if allowed and scorer_fingerprint(name, entry)[1] == fingerprint:  # an option may name what never was
+            return entry
+        options = moved.options(entry.options, fingerprint) if self.folders and fingerprint is not None else None
+        if options is not None:
+            return entry.model_copy(update={"options": options})
+        lost = [path for path in paths if not self.allows(path)] or [path for path in paths if not path.exists()]
+        if not lost:
+            return entry  # refuse_changed_files refuses it
+        raise self._missing(f"scorer {name!r}", lost[0], moved.alike(lost[0]))
+
+    def _missing(self, what: str, path: Path, alike: Sequence[Path]) -> MissingFileError | OutsideFoldersError:
+        """Return the error for a file that is neither at its path, if that may be read, nor in the folders.
+
+        Args:
+            alike: files of its name in the folders, whose content is another.
+        """
+        if not self.folders:
+            return MissingFileError(f"{what} of this study is {path}, which is not there: {GIVE_FOLDER}")
+        place = ", outside the model folders" if not self.allows(path) else ", which is not there, nor in the folders"
+        kind = MissingFileError if self.allows(path) else OutsideFoldersError
+        return kind(
+            f"{what} of this study is {path}{place} {_listed(self.folders)}: put it there, or name its folder with "
+            f"--models{_unlike(alike)}"
+        )
 
 
-class DigestCache:
-    """A cache of the sha256 of files: a file is read again only if its size or modification time has changed.
+def _fingerprint_of(what: str) -> Callable[[Path, Hash], str]:
+    return vae_fingerprint if what == THE_VAE else lora_fingerprint
 
-    Args:
-        path: the cache's file; None stores nothing.
+
+def _require_stored_recipes(spec: StudySpec) -> None:
+    """Refuse a study that would read a recipe file.
+
+    Raises:
+        OutsideFoldersError: it would.
     """
+    for probe in spec.probes.recipes:
+        if probe.recipe is None:  # mergetune stores recipes when a study begins
+            raise OutsideFoldersError(
+                f"the recipe {probe.path} is not stored with this study, and recipe files are read only when a "
+                "study begins: start a new study"
+            )
 
-    def __init__(self, path: Path | None) -> None:
-        self._path = path
 
-    def of(self, candidate: Candidate, progress: Callable[[int], None] | None = None) -> str:
-        state = [[str(path), path.stat().st_size, path.stat().st_mtime_ns] for path in candidate.files]
-        key, entries = str(candidate.path), self._load()
-        match entries.get(key):
-            case [stored, str(digest)] if stored == state:
-                return digest
-        digest = candidate.sha256(progress)
-        self._save(entries | {key: [state, digest]})
-        return digest
-
-    def _load(self) -> dict[str, Any]:
-        """Read the cache; a missing or damaged one is empty."""
-        if self._path is None:
-            return {}
-        try:
-            entries = json.loads(self._path.read_text())
-        except (OSError, ValueError):
-            return {}
-        return entries if isinstance(entries, dict) else {}
-
-    def _save(self, entries: Mapping[str, Any]) -> None:
-        """Write the cache; if several workers write at once, the last one wins and the other files are hashed again."""
-        if self._path is None:
-            return
-        with suppress(OSError):  # the cache only saves time
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            with replacing(self._path) as temporary:
-                temporary.write_text(json.dumps(entries))
+def _unlike(alike: Sequence[Path]) -> str:
+    """Return the end of a message that names files of the right name and the wrong content."""
+    return f"; {_listed(alike)} has that name, but another content" if alike else ""
 
 
 def _listed(folders: Sequence[Path]) -> str:

@@ -40,7 +40,8 @@ def hash_parents(
         if old is not None and digest != old.sha256:
             raise StudyChangedError(
                 f"parent {letter} ({checkpoint.path}) is not the file the study began with: sha256 {digest[:10]}... "
-                f"instead of {old.sha256[:10]}...; put the old file back, or start a new study"
+                f"instead of {old.sha256[:10]}...; put the old file back, name the folder that the old one is in with "
+                "--models FOLDER, or start a new study"
             )
         files.append(ParentFile(letter=letter, path=checkpoint.path, sha256=digest, bytes=size, mtime_ns=mtime_ns))
     return tuple(files)

@@ -5,7 +5,7 @@ Each step that makes room costs time, so it is taken only if the ones before it 
     parents elsewhere    they stay in host memory or in their files (merging/engine/placement.py)
     scorers in turns     a scoring network is on the device only while it scores a trial's images
     components in turns  text encoders, U-Net and VAE are merged one after the other, each when it is needed
-    smaller batches      as many images at once as fit (rendering/batch_limits.py)
+    smaller batches      as many images at once as fit (rendering/largest_batches.py)
 
 None of them changes a score or a weight.
 """

@@ -12,7 +12,7 @@ import torch
 from optimizer.merging.engine.ingredients import Ingredients
 from optimizer.merging.engine.placement import device_free
 from optimizer.merging.engine.resident import ResidentModel
-from optimizer.rendering.batch_limits import BatchLimits
+from optimizer.rendering.largest_batches import LargestBatches
 from optimizer.rendering.models import build_models
 from optimizer.rendering.prediction import agreed_prediction
 from optimizer.rendering.render import Renderer
@@ -162,13 +162,13 @@ def build_renderer(
     device: torch.device,
     export_dtype: DtypeName | None,
     racing: RacingSettings | None = None,
-    limits: BatchLimits | None = None,
+    largest_batches: LargestBatches | None = None,
 ) -> tuple[ResidentModel, Renderer]:
     """Load the parents and build the pipeline on the live model.
 
     Args:
         racing: the study's settings, even if no trial will be stopped: they decide which items share a batch.
-        limits: batch limits that are known already.
+        largest_batches: limits that are known already.
 
     Raises:
         NoMemoryError: it does not fit into memory.
@@ -193,4 +193,6 @@ def build_renderer(
         )
         models = build_models(resident, agreed_prediction(parents.checkpoints, suite))
     stage_size = None if racing is None else racing.batch
-    return resident, Renderer(models, suite, batch_size=settings.batch_size, stage_size=stage_size, limits=limits)
+    return resident, Renderer(
+        models, suite, batch_size=settings.batch_size, stage_size=stage_size, largest_batches=largest_batches
+    )

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from optimizer.merging.files.checkpoint import model_name
 from search_spaces.blocks import Architecture
-from studies.errors import RecipeError
+from studies.errors import RecipeError, StudyChangedError
 from studies.recipe.adoption import adopt
 from studies.recipe.blueprint import Blueprint
 from studies.recipe.file import FileEntry, RecipeFile, load_recipe_file
@@ -42,6 +42,8 @@ def check_recipe_files(spec: StudySpec, architecture: Architecture) -> None:
             try:
                 file.chain(architecture)
                 file.lora_weights(architecture)
+                if unusual := file.unusual(architecture):
+                    raise RecipeError(unusual[0])
             except RecipeError as error:
                 raise _in_entry(entry, error) from error
 
@@ -57,6 +59,27 @@ def with_recipes(spec: StudySpec, blueprint: Blueprint) -> StudySpec:
         for entry in spec.probes.recipes
     )
     return spec.model_copy(update={"probes": spec.probes.model_copy(update={"recipes": recipes})})
+
+
+def refuse_changed_recipes(spec: StudySpec, asked: Sequence[RecipeProbe], blueprint: Blueprint) -> None:
+    """Refuse recipe files that say something else than when the study began; those that are gone are not needed.
+
+    Args:
+        spec: the stored one, with the paths of this machine.
+        asked: the recipe files as the spec file names them now.
+
+    Raises:
+        StudyChangedError: a recipe has changed.
+        RecipeError: a recipe file cannot be read.
+    """
+    for stored, entry in zip(spec.probes.recipes, asked, strict=True):
+        if stored.recipe is None or not entry.path.exists():
+            continue
+        if Recipe.from_json(_read(entry, spec, blueprint)) != Recipe.from_json(stored.recipe):
+            raise StudyChangedError(
+                f"the recipe {entry.path} has changed since the study began: undo the change, start a new study, or "
+                "resume this one by its name"
+            )
 
 
 def _read(entry: RecipeProbe, spec: StudySpec, blueprint: Blueprint) -> str:

@@ -142,12 +142,12 @@ class ProbesFirst(BaseSampler):
     an interrupted probe is the same probe when it runs again.
 
     Args:
-        taken: number of trials taken over from another study; the probes follow them.
+        copied: number of trials copied from another study; the probes follow them.
     """
 
-    def __init__(self, settings: SamplerSettings, space: SearchSpace, probes: Sequence[Probe], taken: int = 0) -> None:
+    def __init__(self, settings: SamplerSettings, space: SearchSpace, probes: Sequence[Probe], copied: int = 0) -> None:
         self._settings, self._probes, self._search_space = settings, probes, space
-        self._taken = taken
+        self._copied = copied
         self._space = distributions(space)
         self._inner: BaseSampler | None = None
 
@@ -159,8 +159,8 @@ class ProbesFirst(BaseSampler):
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
         self._inner = None
-        if trial.number < self._taken + len(self._probes):
-            return dict(self._probes[trial.number - self._taken].params or {})
+        if trial.number < self._copied + len(self._probes):
+            return dict(self._probes[trial.number - self._copied].params or {})
         if PROPOSAL_KEY in trial.system_attrs:  # interrupted before its parameters were stored
             return dict(json.loads(trial.system_attrs[PROPOSAL_KEY]))
         proposal = self._propose(study, trial)

@@ -45,16 +45,16 @@ def spent(
 ) -> End | None:
     """Return why no new trial may begin; None while one may.
 
-    It depends on stored data only, so all workers agree. Trials taken over from another study cost nothing.
+    It depends on stored data only, so all workers agree. Trials copied from another study cost nothing.
 
     Args:
-        trials: the study's trials that have begun.
-        in_optuna: number of trials that Optuna has, including those that have not begun yet.
+        trials: the study's trials that were started.
+        in_optuna: number of trials that Optuna has, including those that are not started yet.
         expected: the expectations of the finished trials that have one, by number.
     """
     budget, own = spec.budget, own_trials(trials)
-    taken_over = len(trials) - len(own)
-    if in_optuna - taken_over >= budget.trials:
+    copied = len(trials) - len(own)
+    if in_optuna - copied >= budget.trials:
         return End(key="trials", reason=f"the budget of {budget.trials} trials is spent")
     if budget.images is not None and images_of(own) >= budget.images:
         return End(key="images", reason=f"the budget of {budget.images} images is spent")
@@ -94,7 +94,7 @@ def end_of(records: StudyRecords, trials: Sequence[StoredTrial]) -> End | None:
 
 
 def is_spent(records: StudyRecords, trials: Sequence[StoredTrial], in_optuna: optuna.Study) -> bool:
-    """Return whether no new trial may begin, counting those in Optuna that have not begun yet.
+    """Return whether no new trial may start, counting those in Optuna that are not started yet.
 
     Args:
         in_optuna: the study in Optuna; its trials are read only if the budget has `patience`.
@@ -107,7 +107,7 @@ def is_spent(records: StudyRecords, trials: Sequence[StoredTrial], in_optuna: op
 
 
 def own_trials(trials: Sequence[StoredTrial]) -> list[StoredTrial]:
-    """List the trials that were not taken over from another study."""
+    """List the trials that were not copied from another study."""
     return [trial for trial in trials if trial.source is None]
 
 

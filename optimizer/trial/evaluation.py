@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from basics.messages import first_line
-from optimizer.errors import TrialFailed
+from optimizer.errors import UnscorableTrial
 from optimizer.merging.engine.resident import ResidentModel
-from optimizer.rendering.batch_limits import BatchReduced
+from optimizer.rendering.largest_batches import BatchTooLarge
 from optimizer.rendering.render import Renderer
 from optimizer.trial.gains import Evidence
 from optimizer.trial.objective import Scores
@@ -28,6 +28,8 @@ from studies.records.batch_limits import BatchLimit
 GoOn = Callable[[Sequence[int], Evidence], bool]
 """Decides whether to render the next stage. It is called after each stage but the last, with the items rendered so far,
 in their order, and their scores."""
+
+BROKEN_WEIGHTS = "the merge has NaN or infinity in"  # in the reason of a trial whose weights are broken, not its images
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,18 +79,18 @@ class Evaluator:
             go_on: decides after each stage whether to render the next one; None renders the whole suite.
 
         Raises:
-            TrialFailed: too many images are degenerate, a scorer fails or returns a value that is not finite, or memory
-                does not suffice for the merge or for a single image. No score is made up instead.
+            UnscorableTrial: too many images are degenerate, a scorer fails or returns a value that is not finite, or
+                memory does not suffice for the merge or for a single image. No score is made up instead.
         """
         while True:
             try:
                 return self._evaluate(recipe, on_images, go_on)
-            except BatchReduced:  # render all images again, so that they depend on the recipe and batch size alone
+            except BatchTooLarge:  # render all images again, so that they depend on the recipe and batch size alone
                 continue
             except (RuntimeError, MemoryError) as error:
                 if not lacks_memory(error):
                     raise
-                raise TrialFailed(f"out of memory: {first_line(error)}", "out_of_memory") from None
+                raise UnscorableTrial(f"out of memory: {first_line(error)}", "out_of_memory") from None
 
     def _evaluate(self, recipe: Recipe, on_images: Callable[[int], None] | None, go_on: GoOn | None) -> Evaluation:
         clock = Stopwatch()
@@ -116,7 +118,7 @@ class Evaluator:
             scores=scores,
             features=part.features,
             seconds=dict(clock.seconds),
-            batch_limits=self.renderer.limits.known,
+            batch_limits=self.renderer.largest_batches.known,
         )
 
     def _merge(self, recipe: Recipe) -> None:
@@ -136,13 +138,13 @@ class Evaluator:
             rendered: number of images so far.
 
         Raises:
-            TrialFailed: there are more of them than the limit.
+            UnscorableTrial: there are more of them than the limit.
         """
         if len(broken) > self._degenerate_limit:
             named = ", ".join(f"{item} ({reason})" for item, reason in broken[:4])
             more = f" and {len(broken) - 4} more" if len(broken) > 4 else ""
             images = f"{len(broken)} of {rendered} images are broken: item {named}{more}"
-            raise TrialFailed(f"degenerate: {images}{self._broken_weights()}", "degenerate")
+            raise UnscorableTrial(f"degenerate: {images}{self._broken_weights()}", "degenerate")
 
     def _broken_weights(self) -> str:
         """Name the weights of the merge that are NaN or infinite, as the end of a message; empty if there are none."""
@@ -155,7 +157,7 @@ class Evaluator:
         if not keys:
             return ""
         named = ", ".join(f"{key} ({self.resident.ingredients.place(key)})" for key in keys[:3])
-        return f"; the merge has NaN or infinity in {len(keys)} tensors: {named}{' ...' if len(keys) > 3 else ''}"
+        return f"; {BROKEN_WEIGHTS} {len(keys)} tensors: {named}{' ...' if len(keys) > 3 else ''}"
 
     def _wait(self) -> None:
         if self.resident.device.type == "cuda":

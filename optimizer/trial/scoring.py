@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from basics.messages import first_line
-from optimizer.errors import TrialFailed
+from optimizer.errors import UnscorableTrial
 from optimizer.trial.gains import Evidence
 from optimizer.trial.objective import Scores
 from scorers.memory import lacks_memory
@@ -46,7 +46,7 @@ class Scoring:
         The last bits depend on which images share a batch, so a study scores by the stages that it renders in.
 
         Raises:
-            TrialFailed: a scorer fails.
+            UnscorableTrial: a scorer fails.
         """
         suite = SuiteImages(images=images, prompts=tuple(item.prompt for item in items))
         by_item: dict[str, NDArray[np.float64]] = {}
@@ -64,7 +64,7 @@ class Scoring:
         """Return all scores of these items, set scores included.
 
         Raises:
-            TrialFailed: a scorer fails or returns a value that is not finite.
+            UnscorableTrial: a scorer fails or returns a value that is not finite.
         """
         by_set: dict[str, float] = {}
         for name, features in part.features.items():
@@ -74,7 +74,7 @@ class Scoring:
         finite |= {name: math.isfinite(value) for name, value in by_set.items()}
         for name in self.scorers:
             if not finite[name]:
-                raise TrialFailed(f"scorer {name} returned a value that is not finite", "scorer")
+                raise UnscorableTrial(f"scorer {name} returned a value that is not finite", "scorer")
         return Scores(by_item=part.by_item, by_set=by_set)
 
     def evidence(self, scores: Scores, features: Mapping[str, Tensor]) -> Evidence:
@@ -118,14 +118,14 @@ def _failing_trial(name: str, where: Callable[[], str] = lambda: "") -> Iterator
         where: finds the item that the scorer failed at; not called if memory does not suffice.
 
     Raises:
-        TrialFailed: the scorer failed.
+        UnscorableTrial: the scorer failed.
     """
     try:
         yield
     except Exception as error:
         if lacks_memory(error):  # no image is to blame, and a single one may well fit
-            raise TrialFailed(f"out of memory in scorer {name}: {first_line(error)}", "out_of_memory") from error
-        raise TrialFailed(f"scorer {name} failed{where()}: {type(error).__name__}: {error}", "scorer") from error
+            raise UnscorableTrial(f"out of memory in scorer {name}: {first_line(error)}", "out_of_memory") from error
+        raise UnscorableTrial(f"scorer {name} failed{where()}: {type(error).__name__}: {error}", "scorer") from error
 
 
 def _failing_item(scorer: Scorer, suite: SuiteImages, items: Sequence[SuiteItem]) -> str:

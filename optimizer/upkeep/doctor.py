@@ -25,7 +25,7 @@ from search_spaces.space import SearchSpace
 from studies.files.artifacts import Artifacts, sheet_attributes
 from studies.recipe.adoption import rows_of
 from studies.recipe.blueprint import Blueprint, LoraFile
-from studies.records import optuna_studies, registry, stored_renders, stored_studies, stored_trials, tables
+from studies.records import optuna_studies, stored_renders, stored_studies, stored_trials, tables, workers
 from studies.records.database import Database
 from studies.records.failures import Failure
 from studies.records.study_records import StudyRecords
@@ -88,7 +88,7 @@ def diagnose(database: Database, studies: Sequence[StudyRecords], artifacts: Art
 
 
 def _findings(database: Database, studies: Sequence[StudyRecords], artifacts: Artifacts) -> Iterator[Finding]:
-    alive = registry.live_workers(database)
+    alive = workers.live_workers(database)
     for records in studies:
         study, trials = records.study, stored_trials.load_trials(records)
         if study.name in optuna.get_all_study_names(storage=database.storage):
@@ -117,7 +117,7 @@ def _workers(database: Database, alive: frozenset[str]) -> Iterator[Finding]:
     for row in rows:
         if row.id not in alive | holding:
             symptom = f"worker {row.id[:8]} (process {row.pid} on {row.host}) is dead"
-            remove = functools.partial(registry.remove_worker, database, row.id)
+            remove = functools.partial(workers.remove_worker, database, row.id)
             remedy = Remedy(subject="its entry", done="removed", act=remove)
             yield Finding(kind="dead worker", symptom=symptom, remedy=remedy)
 
@@ -174,14 +174,14 @@ class _Trials:
         if in_optuna is None:
             done = "removed, so that its number is given out again"
             remedy = Remedy(subject="it", done=done, act=lambda: self._forget(trial))
-            symptom = "it was begun, and Optuna does not know it"
+            symptom = "it was started, and Optuna does not know it"
             yield self._finding("unknown to Optuna", trial.number, symptom, remedy)
         elif in_optuna.state.is_finished():
             reason = f"ended by another program: {in_optuna.state.name} for Optuna while its worker was dead"
             symptom = f"it is running here and {in_optuna.state.name} for Optuna, and its worker is dead"
             remedy = self._failing(trial, Failure(kind="other", reason=reason))
             yield self._finding("ended elsewhere", trial.number, symptom, remedy)
-        elif not registry.is_registered(self.records.database, trial.worker_id):
+        elif not workers.is_registered(self.records.database, trial.worker_id):
             return  # given back: the next worker runs it again
         elif trial.attempt > RERUNS:
             symptom = f"{trial.attempt} workers died while they worked on it"

@@ -124,6 +124,6 @@ class GainRecorder:
                 f"features of {', '.join(sorted(missing))} for trial {trial.number} are not in "
                 f"{self._artifacts.location}: name where the study's artifacts are with --artifacts"
             )
-        # A file that was taken over may have more: features of scorers that this study has dropped.
+        # A copied file may have more: features of scorers that this study has dropped.
         features = {name: torch.from_numpy(stored[name]) for name in by_set}
         return self._scoring.evidence(scores, features)

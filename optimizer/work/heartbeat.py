@@ -12,7 +12,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from basics.errors import MergetuneError
 from optimizer.system.retry import OUTAGES, Retry
 from studies.errors import DatabaseError, SchemaChangedError
-from studies.records import registry
+from studies.records import workers
 from studies.records.database import Database
 from studies.records.failures import Failure
 
@@ -37,13 +37,13 @@ class Heartbeat:
         """
         self._check_clock()
         trusted = time.monotonic() >= self._trusted_from
-        return registry.live_workers(self._database, registry.STALE_SECONDS if trusted else float("inf"))
+        return workers.live_workers(self._database, workers.STALE_SECONDS if trusted else float("inf"))
 
     def beat_until(self, left: threading.Event) -> None:
         """Give signs of life until this worker leaves, or another version has changed the tables."""
         while not left.wait(HEARTBEAT_SECONDS):
             try:
-                registry.sign_of_life(self._database, self.worker_id)
+                workers.sign_of_life(self._database, self.worker_id)
                 self._check_clock()
             except SchemaChangedError:  # for good: nothing that this worker does can be stored any more
                 return
@@ -73,7 +73,7 @@ def registered_worker(database: Database, retry: Retry) -> Iterator[Heartbeat]:
 
     A worker that ends by a bug is not removed, so it counts as dead: its trial may be what killed it.
     """
-    heartbeat = Heartbeat(database, retry(lambda: registry.register_worker(database)))
+    heartbeat = Heartbeat(database, retry(lambda: workers.register_worker(database)))
     left = threading.Event()
     thread = threading.Thread(target=heartbeat.beat_until, args=(left,), name="heartbeat", daemon=True)
     thread.start()
@@ -88,4 +88,4 @@ def registered_worker(database: Database, retry: Retry) -> Iterator[Heartbeat]:
         thread.join()
         if peaceful:
             with suppress(*OUTAGES, DatabaseError):  # then it counts as dead, which does no harm
-                registry.remove_worker(database, heartbeat.worker_id)
+                workers.remove_worker(database, heartbeat.worker_id)

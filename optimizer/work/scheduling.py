@@ -15,8 +15,8 @@ from studies.records.cached_reads import CachedTrials
 from studies.records.finals import lacks_final
 from studies.records.optuna_studies import optuna_study
 from studies.records.optuna_tables import running_trials
-from studies.records.registry import Task
 from studies.records.study_records import StudyRecords
+from studies.records.workers import Task
 
 SLICE_SECONDS = 600.0  # at one study while another of the same priority waits
 

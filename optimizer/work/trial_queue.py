@@ -11,9 +11,9 @@ from optimizer.observe.events import Reporter, TrialEnded, TrialTakenOver
 from optimizer.search.sampler import distributions
 from optimizer.search.stopping import is_spent
 from optimizer.work.heartbeat import RERUNS, Heartbeat, deaths
-from optimizer.work.trial_plan import TrialPlan
+from optimizer.work.trial_order import TrialOrder
 from studies.recipe.recipe import Recipe
-from studies.records import registry, stored_trials
+from studies.records import stored_trials, workers
 from studies.records.cached_reads import CachedTrials
 from studies.records.optuna_studies import optuna_study
 from studies.records.optuna_tables import running_trials, store_params
@@ -30,7 +30,7 @@ class ClaimedTrial:
     origin: Origin
     recipe: Recipe
     worker_id: str
-    interrupted: bool = False  # whether another worker began it
+    interrupted: bool = False  # whether another worker started it
 
     @property
     def number(self) -> int:
@@ -45,7 +45,7 @@ class ClaimedTrial:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Start:
-    """A trial to begin, be it new or interrupted."""
+    """A trial to start, be it new or interrupted."""
 
     trial: Trial
     params: Mapping[str, float]  # empty where none are stored
@@ -63,18 +63,18 @@ class TrialQueue:
     def __init__(
         self,
         records: StudyRecords,
-        plan: TrialPlan,
+        order: TrialOrder,
         trials: CachedTrials,
         reporter: Reporter,
         settle: Callable[[Trial], StoredTrial],
     ) -> None:
-        self._records, self._plan = records, plan
+        self._records, self._order = records, order
         self._trials, self._reporter, self._settle = trials, reporter, settle
-        self._distributions = distributions(plan.space)
-        self._optuna = optuna_study(records, plan.sampler())
+        self._distributions = distributions(order.space)
+        self._optuna = optuna_study(records, order.sampler())
         self._optuna_id = self._optuna._study_id  # noqa: SLF001 - the storage wants it
 
-    def take(self, heartbeat: Heartbeat) -> ClaimedTrial | None:
+    def claim(self, heartbeat: Heartbeat) -> ClaimedTrial | None:
         """Claim an interrupted trial, or a new one; None when the budget is spent.
 
         Raises:
@@ -87,21 +87,21 @@ class TrialQueue:
                 if interrupted is None:
                     return None if is_spent(self._records, trials, self._optuna) else self._new(heartbeat)
                 claimed = replace(self._prepare(interrupted, heartbeat.worker_id), interrupted=True)
-                if self._begin(claimed, interrupted.attempt):
+                if self._start(claimed, interrupted.attempt):
                     self._reporter.report(TrialTakenOver(trial=claimed.number, attempt=interrupted.attempt))
                     return claimed
                 # Its worker is alive after all, and has stored it since the trials were read.
 
     def _new(self, heartbeat: Heartbeat) -> ClaimedTrial:
-        """Begin a new trial."""
+        """Start a new trial."""
         # `Study.ask` does the same, but first reads every trial in search of an enqueued one. There never is one.
         trial = Trial(self._optuna, self._records.database.storage.create_new_trial(self._optuna_id))
         claimed = self._prepare(_Start(trial=trial, params={}, attempt=1), heartbeat.worker_id)
-        self._begin(claimed, attempt=1)
+        self._start(claimed, attempt=1)
         return claimed
 
-    def _begin(self, claimed: ClaimedTrial, attempt: int) -> bool:
-        return stored_trials.begin_trial(
+    def _start(self, claimed: ClaimedTrial, attempt: int) -> bool:
+        return stored_trials.start_trial(
             self._records, claimed.number, claimed.origin, claimed.recipe, claimed.worker_id, attempt
         )
 
@@ -128,7 +128,7 @@ class TrialQueue:
 
         A worker that left by itself has signed off, and does not count as dead.
         """
-        if not registry.is_registered(self._records.database, stored.worker_id):
+        if not workers.is_registered(self._records.database, stored.worker_id):
             return stored.attempt
         if stored.attempt <= RERUNS:
             return stored.attempt + 1
@@ -137,12 +137,12 @@ class TrialQueue:
 
     def _prepare(self, start: _Start, worker_id: str) -> ClaimedTrial:
         """Make the recipe of a trial, from its probe or from its parameters."""
-        trial, probe = start.trial, self._plan.probe(start.trial.number)
+        trial, probe = start.trial, self._order.probe(start.trial.number)
         if probe is not None and probe.params is None:
             return ClaimedTrial(trial=trial, origin=probe.origin, recipe=probe.recipe, worker_id=worker_id)
         params = start.params or self._proposed(trial)
-        recipe = probe.recipe if probe else self._plan.blueprint.recipe(self._plan.space.rows(params))
-        origin = probe.origin if probe else Origin("sampler", self._plan.settings.name)
+        recipe = probe.recipe if probe else self._order.blueprint.recipe(self._order.space.rows(params))
+        origin = probe.origin if probe else Origin("sampler", self._order.settings.name)
         return ClaimedTrial(trial=trial, origin=origin, recipe=recipe, worker_id=worker_id)
 
     def _proposed(self, trial: Trial) -> dict[str, float]:

@@ -18,7 +18,7 @@ from optimizer.trial.objective import SINGLE, Objective
 from optimizer.trial.racing import ESTIMATE_KEY, Race
 from optimizer.work.gain_recorder import GainRecorder
 from optimizer.work.retention import Retention
-from optimizer.work.trial_plan import TrialPlan
+from optimizer.work.trial_order import TrialOrder
 from optimizer.work.trial_queue import ClaimedTrial
 from studies.errors import ArtifactError
 from studies.files.artifacts import Artifacts, TrialFiles, attach_sheet
@@ -44,7 +44,7 @@ class TrialRecorder:
         records: StudyRecords,
         artifacts: Artifacts,
         *,
-        plan: TrialPlan,
+        order: TrialOrder,
         objective: Objective,
         items: Sequence[SuiteItem],
         gains: GainRecorder,
@@ -53,7 +53,7 @@ class TrialRecorder:
         describe_machine: Callable[[], Mapping[str, str]],
     ) -> None:
         self._records, self._artifacts = records, artifacts
-        self._plan, self._objective, self._items = plan, objective, items
+        self._order, self._objective, self._items = order, objective, items
         self._gains, self._retention, self._retry = gains, retention, retry
         self._describe_machine = describe_machine
 
@@ -167,7 +167,7 @@ class TrialRecorder:
         values = None
         if stored.state == "failed":
             state = TrialState.FAIL
-        elif not self._plan.has_parameters(stored.number):
+        elif not self._order.has_parameters(stored.number):
             state = TrialState.PRUNED
         else:
             state = TrialState.COMPLETE

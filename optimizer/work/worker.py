@@ -1,228 +1,274 @@
-"""A worker takes a trial, evaluates it, records it and tells Optuna, until the budget is spent or it is stopped.
+"""A worker of many studies: it works on one after the other while there is something to do, and then waits.
 
-What counts is in the database, not in memory. A trial goes through these states, and may be cut off between any two:
-
-    asked      Optuna has a RUNNING trial; its parameters follow from the database and its number
-    begun      our table of trials names the worker and the recipe
-    recorded   the outcome, with renders and scores, is stored in one transaction
-    told       Optuna has the value
-
-A RUNNING trial whose worker is dead is taken over. If it was recorded, Optuna is told; otherwise it is evaluated again.
-A trial over which too many workers died fails, because it may be what kills them. A worker that was wrongly taken for
-dead cannot store anything: only the worker that the database names for the trial can.
+Every step starts from what is stored, so a worker may start, leave or be killed at any time. trial_loop.py has a trial.
 """
 
 from __future__ import annotations
 
 import logging
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Collection
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Protocol
 
-from basics.messages import first_line
-from optimizer.errors import OptimizerError, TrialFailed
+import torch
+
+from basics.errors import MergetuneError
+from optimizer.errors import DatabaseLostError, FinalError
 from optimizer.observe.events import (
-    BatchReduced,
-    ImagesRendered,
     Reporter,
     StopAsked,
-    StudyPaused,
-    TrialEnded,
-    TrialLost,
-    TrialStarted,
+    StudyRefused,
+    WaitingForWork,
     WorkerLeft,
     WorkerStarted,
     reporting_retry,
 )
-from optimizer.runtime.machine import device_kind, machine_description
+from optimizer.runtime.pool import RuntimePool
 from optimizer.runtime.setup import Runtime
 from optimizer.system.retry import LIMIT_SECONDS
-from optimizer.trial.racing import Race
-from optimizer.trial.ranking import best_trials, parent_trials
-from optimizer.work.gain_recorder import GainRecorder
 from optimizer.work.heartbeat import Heartbeat, registered_worker
-from optimizer.work.retention import Retention
-from optimizer.work.trial_plan import TrialPlan
-from optimizer.work.trial_queue import ClaimedTrial, TrialQueue
-from optimizer.work.trial_recorder import TrialRecorder
+from optimizer.work.scheduling import PendingWork, WaitingStudy, choose
+from optimizer.work.trial_loop import TrialLoop
+from studies.errors import ArtifactError, StudyError
 from studies.files.artifacts import Artifacts
-from studies.records.batch_limits import BatchLimit
-from studies.records.cached_reads import CachedTrials
-from studies.records.control import status_of
-from studies.records.failures import Failure
-from studies.records.optuna_studies import optuna_study
-from studies.records.registry import turn_to
-from studies.records.stored_batch_limits import load_batch_limits, store_batch_limit
+from studies.records import stored_studies, stored_trials
+from studies.records.control import Order, orders, status_of
+from studies.records.database import Database
 from studies.records.study_records import StudyRecords
+from studies.records.workers import Task, claim_final, finals_held, give_back, turn_to, workers_at
 
-PAUSE_SECONDS = 2.0  # between two checks of whether a paused study goes on
+POLL_SECONDS = 5.0  # between two checks for work while there is none
+RETRY_SECONDS = 300.0  # until a study that could not be worked on is tried again
+
+OBSTACLES = (MergetuneError, OSError, torch.OutOfMemoryError)
+"""What keeps a worker from one study, and not from the others."""
 
 _log = logging.getLogger(__name__)
 
 
+class Host(Reporter, Protocol):
+    """The surroundings of a worker: it shows progress to people, holds finals, and receives events between studies."""
+
+    def at(self, records: StudyRecords, runtime: Runtime) -> AbstractContextManager[Reporter]:
+        """Surround the work on one study, and give the reporter of it."""
+
+    def hold_final(self, records: StudyRecords, runtime: Runtime) -> None:
+        """Hold a study's final and store it.
+
+        Raises:
+            FinalError: there is nothing to compare.
+        """
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerSettings:
+    """What a worker does, and for how long."""
+
+    names: frozenset[str] = frozenset()  # of studies; none means all
+    until_done: bool = False  # leave when there is nothing left to do
+    finals: bool = True
+    patience_seconds: float = LIMIT_SECONDS
+    poll_seconds: float = POLL_SECONDS
+    retry_seconds: float = RETRY_SECONDS
+
+
+@dataclass(frozen=True, slots=True)
+class _Refusal:
+    reason: str  # not the error: its traceback would keep the models in memory
+    at: float  # time.monotonic
+
+
+@dataclass(frozen=True, slots=True)
+class _Turn:
+    """What to do next."""
+
+    records: StudyRecords
+    task: Task
+
+
 class Worker:
-    """A worker of one study.
+    """A worker: one registered id, and a trial loop for each study that it turns to, until it is asked to stop.
 
     Args:
-        stop: asked between trials; True ends the work.
-        patience_seconds: how long the database may be away.
+        stop: set when the process is asked to leave: the trial in progress is finished.
     """
 
     def __init__(
         self,
-        records: StudyRecords,
-        runtime: Runtime,
+        database: Database,
+        runtimes: RuntimePool,
         artifacts: Artifacts,
-        reporter: Reporter,
-        stop: Callable[[], bool] = lambda: False,
-        patience_seconds: float = LIMIT_SECONDS,
+        host: Host,
+        stop: threading.Event,
+        settings: WorkerSettings,
     ) -> None:
-        self._retry = reporting_retry(reporter, patience_seconds)
-        self._records, self._runtime = records, runtime
-        self._reporter, self._stop = reporter, stop
-        self._trials = CachedTrials(records)
-        plan = TrialPlan.of(runtime, self._trials.trials())
-        scoring = runtime.evaluator.scoring
-        self._gains = GainRecorder(records, self._trials, runtime.plan, scoring, artifacts)
-        self._gains_are_due = plan.taken_over > 0  # of the trials taken over
-        self._recorder = self._make_recorder(plan, artifacts)
-        self._queue = TrialQueue(records, plan, self._trials, reporter, self._recorder.settle)
-        self._adopt_batch_limits()
-
-    def _make_recorder(self, plan: TrialPlan, artifacts: Artifacts) -> TrialRecorder:
-        runtime, renderer = self._runtime, self._runtime.evaluator.renderer
-        retention = Retention(self._records, artifacts, runtime.objective, self._trials, self._retry)
-        return TrialRecorder(
-            self._records,
-            artifacts,
-            plan=plan,
-            objective=runtime.objective,
-            items=renderer.items,
-            gains=self._gains,
-            retention=retention,
-            retry=self._retry,
-            describe_machine=lambda: machine_description(runtime.device, runtime.variation),
-        )
-
-    def _adopt_batch_limits(self) -> None:
-        """Begin with the batch limits that workers found on such devices, and store those that this one finds."""
-        kind, limits = device_kind(self._runtime.device), self._runtime.evaluator.renderer.limits
-
-        def note(limit: BatchLimit, reason: str) -> None:
-            self._retry(lambda: store_batch_limit(self._records, kind, limit))
-            self._reporter.report(BatchReduced(component=limit.component, images=limit.images, reason=reason))
-
-        limits.adopt(load_batch_limits(self._records, kind))
-        limits.on_lowered = note
+        self._database, self._runtimes, self._artifacts = database, runtimes, artifacts
+        self._host, self._stop, self._settings = host, stop, settings
+        self._retry = reporting_retry(host, settings.patience_seconds)
+        self._pending: dict[int, PendingWork] = {}
+        self._refusals: dict[str, _Refusal] = {}
+        self._without_final: set[tuple[int, int]] = set()  # (study id, its trials): there was nothing to compare
+        self.doing = "looking for work"  # in words, for people
+        self._current: int | None = None  # the study it is at
+        self._since = 0.0  # time.monotonic
+        self._looked = 0.0  # time.monotonic, when it last chose among the studies
 
     def run(self) -> int:
-        """Work until the study's budget is spent or it is stopped; returns how many trials were finished.
+        """Work until there is nothing left or it is stopped; returns how many trials were finished.
 
         Raises:
-            OptimizerError: every parent failed, so nothing can be compared with anything.
-            StudyMissingError: Optuna's part of the study was deleted.
+            OptimizerError, StudyError, ScorerError, SpaceError: studies were named, and none can be worked on.
             DatabaseLostError: the database went away and stayed away.
+            ArtifactError: the artifact store did, is full, or refuses.
         """
-        finished = 0
-        with registered_worker(self._records.database, self._retry) as heartbeat:
-            self._retry(lambda: turn_to(self._records.database, heartbeat.worker_id, self._records.study, "trials"))
-            self._reporter.report(WorkerStarted(worker=heartbeat.worker_id))
-            try:
-                while self._may_go_on() and (done := self.work_once(heartbeat)) is not None:
+        finished, idle = 0, False
+        with registered_worker(self._database, self._retry) as heartbeat:
+            while not self._stop.is_set():
+                turn = self._retry(lambda: self._next(heartbeat))
+                if turn is not None:
+                    idle = False
+                    done = self._take(turn, heartbeat)
                     finished += done
-            finally:
-                self._reporter.report(WorkerLeft(finished=finished))
+                    if not done:  # another was faster, or it cannot be worked on: no cause to hurry
+                        self._stop.wait(min(1.0, self._settings.poll_seconds))
+                elif self._settings.until_done and not self._retry(self._is_paused):
+                    break
+                else:
+                    if not idle:
+                        self._host.report(WaitingForWork())
+                        self.doing = "waiting for work"
+                        idle = True
+                    self._stop.wait(self._settings.poll_seconds)
         return finished
 
-    def work_once(self, heartbeat: Heartbeat) -> bool | None:
-        """Take one trial and evaluate it.
+    # --------------------------------------------------------------------------------- choosing
 
-        Returns:
-            Whether the trial was finished: False where it is another worker's by now, None if nothing is left to do.
+    def _next(self, heartbeat: Heartbeat) -> _Turn | None:
+        """Choose what to do next; None for nothing."""
+        self._looked = time.monotonic()
+        alive = heartbeat.alive() - {heartbeat.worker_id}
+        others, held = workers_at(self._database, alive), finals_held(self._database, alive)
+        turns: dict[int, _Turn] = {}
+        candidates = []
+        for order in self._wanted():
+            turn = self._look(order, alive)
+            if turn is not None and not (turn.task == "final" and order.study in held):
+                turns[order.study] = turn
+                candidates.append(
+                    WaitingStudy(study=order.study, priority=order.priority, others=others.get(order.study, 0))
+                )
+        chosen = choose(candidates, self._current, time.monotonic() - self._since)
+        if chosen != self._current:
+            self._current, self._since = chosen, time.monotonic()
+            if chosen is None:
+                turn_to(self._database, heartbeat.worker_id, None)
+        return None if chosen is None else turns[chosen]
 
-        Raises:
-            OptimizerError, StudyMissingError, DatabaseLostError: see `run`.
-        """
-        if self._gains_are_due:
-            self._retry(self._gains.fill_gains)
-            self._gains_are_due = False
+    def _wanted(self) -> list[Order]:
+        """List the active studies, without those that were refused in the last `retry_seconds`."""
+        names = self._settings.names
+        now = time.monotonic()
+        wanted = []
+        for order in orders(self._database):
+            refusal = self._refusals.get(order.name)
+            late = refusal is not None and now - refusal.at < self._settings.retry_seconds
+            if order.status == "active" and (not names or order.name in names) and not late:
+                wanted.append(order)
+        return wanted
+
+    def _is_paused(self) -> bool:
+        """Return whether a study is paused, so that there may be work later."""
+        names = self._settings.names
+        return any(order.status == "paused" and (not names or order.name in names) for order in orders(self._database))
+
+    def _look(self, order: Order, alive: Collection[str]) -> _Turn | None:
+        """Check an active study for something to do."""
         try:
-            claimed = self._retry(lambda: self._queue.take(heartbeat))
-            finished = None if claimed is None else self._work(claimed)
-        except KeyError:  # what Optuna's storage says of what is not there
-            self._retry(lambda: optuna_study(self._records))
+            records = stored_studies.open_study(self._database, order.name)
+            if order.study not in self._pending:
+                self._pending[order.study] = PendingWork(records)
+            task = self._pending[order.study].task(records, alive)
+        except StudyError as error:  # deleted, also in the dashboard, or its scorer plug-in is not installed here
+            self._refuse(order.name, error)
+            return None
+        if task == "final" and (not self._settings.finals or self._final_state(records) in self._without_final):
+            return None
+        return None if task is None else _Turn(records, task)
+
+    def _final_state(self, records: StudyRecords) -> tuple[int, int]:
+        return records.study.id, len(stored_trials.load_trials(records))
+
+    # ---------------------------------------------------------------------------------- working
+
+    def _take(self, turn: _Turn, heartbeat: Heartbeat) -> int:
+        """Work on a study until another comes first; returns how many trials were finished."""
+        try:
+            self.doing = f"{'the final of' if turn.task == 'final' else 'trials of'} {turn.records.study.name}"
+            if turn.task == "final":
+                self._hold_final(turn.records, heartbeat)
+                return 0
+            return self._work(turn.records, heartbeat)
+        except (DatabaseLostError, ArtifactError):  # another study would fare no better
             raise
-        self._retry(self._require_a_parent)
+        except OBSTACLES as error:
+            self._refuse(turn.records.study.name, error)
+        # Outside the handler, or the error's traceback would hold what is to be dropped.
+        self._runtimes.drop(turn.records.study.id)
+        self._retry(lambda: give_back(self._database, heartbeat.worker_id))
+        return 0
+
+    def _work(self, records: StudyRecords, heartbeat: Heartbeat) -> int:
+        self._retry(lambda: turn_to(self._database, heartbeat.worker_id, records.study, "trials"))
+        runtime = self._runtimes.of(records.study)
+        self._refusals.pop(records.study.name, None)
+        finished = 0
+        with self._host.at(records, runtime) as reporter:
+            loop = self._retry(lambda: self._trial_loop(records, runtime, reporter))
+            reporter.report(WorkerStarted(worker=heartbeat.worker_id))
+            try:
+                while (done := loop.work_once(heartbeat)) is not None:
+                    finished += done
+                    if not self._stays(records, heartbeat):
+                        break
+                if self._stop.is_set():
+                    reporter.report(StopAsked(by="signal"))
+            finally:
+                reporter.report(WorkerLeft(finished=finished))
         return finished
 
-    def _may_go_on(self) -> bool:
-        """Return whether to take another trial; waits while the study is paused."""
-        reported = False
-        while not self._stop():
-            status = self._retry(lambda: status_of(self._records))
-            if status == "active":
-                return True
-            if status == "stopped":
-                self._reporter.report(StopAsked(by="database"))
-                return False
-            if not reported:
-                self._reporter.report(StudyPaused())
-                reported = True
-            time.sleep(PAUSE_SECONDS)
-        self._reporter.report(StopAsked(by="signal"))
-        return False
+    def _trial_loop(self, records: StudyRecords, runtime: Runtime, reporter: Reporter) -> TrialLoop:
+        patience = self._settings.patience_seconds
+        return TrialLoop(records, runtime, self._artifacts, reporter, self._stop.is_set, patience)
 
-    def _work(self, claimed: ClaimedTrial) -> bool:
-        """Evaluate a trial, record its outcome and report it; False where it is another worker's by now."""
-        number, images = claimed.number, len(self._runtime.evaluator.renderer.items)
-        self._reporter.report(TrialStarted(trial=number, origin=str(claimed.origin), images=images))
-        stored = self._evaluate(claimed)
-        if claimed.interrupted:
-            self._retry(lambda: self._recorder.remove_leftovers(number))
-        if not stored:
-            _log.warning("trial %d was taken over by another worker, which took this one for dead", number)
-            self._reporter.report(TrialLost(trial=number))
+    def _stays(self, records: StudyRecords, heartbeat: Heartbeat) -> bool:
+        """Return whether to go on with the same study. Every `poll_seconds` it checks for other work."""
+        if self._stop.is_set() or self._retry(lambda: status_of(records)) != "active":
             return False
-        trial = self._retry(lambda: self._recorder.settle(claimed.trial))
-        self._retry(lambda: self._reporter.report(TrialEnded.of(trial)))
-        return True
+        if time.monotonic() - self._looked < self._settings.poll_seconds:
+            return True
+        turn = self._retry(lambda: self._next(heartbeat))
+        return turn is not None and turn.records == records and turn.task == "trials"
 
-    def _evaluate(self, claimed: ClaimedTrial) -> bool:
-        """Evaluate a trial, and record its outcome; False where it is another worker's by now."""
-        started, rendered = time.perf_counter(), 0
-
-        def on_images(done: int) -> None:
-            nonlocal rendered
-            rendered = done
-            self._reporter.report(ImagesRendered(images=done))
-
-        race = self._retry(lambda: self._race(claimed))
+    def _hold_final(self, records: StudyRecords, heartbeat: Heartbeat) -> None:
+        if not self._retry(lambda: claim_final(records, heartbeat.worker_id, heartbeat.alive())):
+            return  # another worker holds it
         try:
-            evaluation = self._runtime.evaluator.evaluate(
-                claimed.recipe, on_images, None if race is None else race.goes_on
-            )
-        except TrialFailed as error:
-            failure = Failure(kind=error.kind, reason=first_line(error))
-            return self._recorder.fail(claimed, failure, rendered, time.perf_counter() - started)
-        return self._recorder.store(claimed, evaluation, race, started)
+            self._host.hold_final(records, self._runtimes.of(records.study))
+        except FinalError as error:
+            self._without_final.add(self._retry(lambda: self._final_state(records)))
+            _log.info("no final of %s: %s", records.study.name, error)
+        finally:
+            self._retry(lambda: turn_to(self._database, heartbeat.worker_id, None))
 
-    def _race(self, claimed: ClaimedTrial) -> Race | None:
-        """Make a race against the best whole trial; None where the full suite is rendered, as it is for parents."""
-        settings, objective = self._records.study.spec.racing, self._runtime.objective
-        if settings is None or claimed.is_parent:
-            return None
-        best = best_trials(self._trials.trials(), objective)
-        if not best:
-            return None
-        stages = len(self._runtime.evaluator.renderer.stages)
-        return Race.against(best[0], self._gains.known_evidence(best[0]), objective.terms, settings, stages)
-
-    def _require_a_parent(self) -> None:
-        """Refuse to go on where every parent failed.
-
-        Raises:
-            OptimizerError: they did.
-        """
-        parents = parent_trials(self._trials.trials())
-        if len(parents) == len(self._runtime.parents) and all(trial.state == "failed" for trial in parents.values()):
-            reasons = "; ".join(f"{letter}: {trial.reason}" for letter, trial in parents.items())
-            raise OptimizerError(f"every parent failed, so there is nothing to be better than ({reasons})")
+    def _refuse(self, name: str, error: BaseException) -> None:
+        """Leave a study alone for `retry_seconds`. Once every study that was named is refused, raise the error."""
+        before = self._refusals.get(name)
+        reason = " ".join(str(error).split())
+        self._refusals[name] = _Refusal(reason, time.monotonic())
+        if self._settings.names and self._settings.names <= self._refusals.keys():
+            raise error
+        if before is None or before.reason != reason:
+            self._host.report(StudyRefused(name=name, reason=reason))

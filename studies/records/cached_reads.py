@@ -20,7 +20,7 @@ class CachedTrials:
         self._unchanging: dict[int, StoredTrial] = {}  # by number, from the first on without a gap
 
     def trials(self) -> list[StoredTrial]:
-        """Return what `load_trials` would: every trial that was begun, by number."""
+        """Return what `load_trials` would: every trial that was started, by number."""
         others = load_trials(self._records, tables.trials.c.number >= len(self._unchanging))
         trials = [*self._unchanging.values(), *others]
         for trial in others:

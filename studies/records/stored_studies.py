@@ -11,6 +11,7 @@ import optuna
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Row
 
+from basics.names import the_same
 from scorers.protocol import Direction
 from studies.errors import SpecError, StudyExistsError, StudyMissingError
 from studies.records import tables
@@ -36,7 +37,7 @@ def software_versions() -> dict[str, str]:
     return found
 
 
-class Takeover(Protocol):
+class FirstTrials(Protocol):
     """Trials of another study that a new one begins with."""
 
     def into_optuna(self, study: optuna.Study, key: str) -> None:
@@ -52,14 +53,14 @@ def create_study(
     parents: Sequence[ParentFile],
     directions: Sequence[Direction],
     names: Sequence[str],
-    takeover: Takeover | None = None,
+    first_trials: FirstTrials | None = None,
 ) -> StudyRecords:
     """Store a study, in our tables and in Optuna's: with the trials that it begins with, or not at all.
 
     Args:
         directions: "maximize" or "minimize" for each objective.
         names: what the objectives are called in the dashboard.
-        takeover: the trials that it begins with, if any.
+        first_trials: those that it begins with, if any.
 
     Raises:
         StudyExistsError: the name is taken.
@@ -68,13 +69,13 @@ def create_study(
     with database.exclusive():  # otherwise two of one name could be begun at once
         require_new(database, spec.study)
         in_optuna, key = create_optuna_study(database, spec.study, directions, names)
-        if takeover is not None:
+        if first_trials is not None:
             in_optuna.set_user_attr(BEGINNING, key)
-            takeover.into_optuna(in_optuna, key)
+            first_trials.into_optuna(in_optuna, key)
         with database.write() as connection:
             study_id = _insert_study(connection, spec, key, parents, software, files)
-            if takeover is not None:
-                takeover.into_tables(connection, study_id, key)
+            if first_trials is not None:
+                first_trials.into_tables(connection, study_id, key)
     return open_study(database, spec.study)
 
 
@@ -124,12 +125,17 @@ def require_new(database: Database, name: str) -> None:
         StudyExistsError: it is.
     """
     with database.engine.connect() as connection:
-        query = sa.select(tables.studies.c.id).where(tables.studies.c.name == name)
-        if connection.execute(query).first() is not None:
-            raise StudyExistsError(
-                f'a study named {name!r} exists in this database: go on with `mergetune study resume "{name}"`, '
-                "or give the new one another name"
-            )
+        there = the_same(name, _names(connection))
+    if there is not None:
+        raise StudyExistsError(
+            f'a study named {there!r} exists in this database: go on with `mergetune study resume "{there}"`, '
+            "or give the new one another name"
+        )
+
+
+def _names(connection: Connection) -> Sequence[str]:
+    """List the names of all studies, the oldest first."""
+    return connection.execute(sa.select(tables.studies.c.name).order_by(tables.studies.c.id)).scalars().all()
 
 
 def require_storable(database: Database, spec: StudySpec) -> None:
@@ -162,11 +168,12 @@ def open_study(database: Database, name: str) -> StudyRecords:
         StudyMissingError: there is none of this name; the message lists those there are.
     """
     with database.engine.connect() as connection:
-        row = connection.execute(sa.select(tables.studies).where(tables.studies.c.name == name)).first()
+        known = _names(connection)
+        there = the_same(name, known)
+        row = connection.execute(sa.select(tables.studies).where(tables.studies.c.name == there)).first()
         if row is None:
-            known = connection.execute(sa.select(tables.studies.c.name).order_by(tables.studies.c.id)).scalars().all()
-            there = f"there are: {', '.join(known)}" if known else "it holds no study yet"
-            raise StudyMissingError(f"no study named {name!r} in this database: {there}")
+            others = f"there are: {', '.join(known)}" if known else "it holds no study yet"
+            raise StudyMissingError(f"no study named {name!r} in this database: {others}")
         return StudyRecords(database=database, study=_study(connection, row))
 
 

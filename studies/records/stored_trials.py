@@ -1,4 +1,4 @@
-"""Trials in the database: begun by one worker, and finished by it alone, whole or not at all."""
+"""Trials in the database: started by one worker, and finished by it alone, whole or not at all."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from studies.records.study_records import StudyRecords
 from studies.records.values import Gain, StoredTrial, TrialResult
 
 
-def begin_trial(
+def start_trial(
     records: StudyRecords,
     number: int,
     origin: Origin,
@@ -143,7 +143,7 @@ def store_gains(
 
 
 def load_trials(records: StudyRecords, *which: sa.ColumnElement[bool]) -> list[StoredTrial]:
-    """Read the trials that were begun, by number.
+    """Read the trials that were started, by number.
 
     Args:
         which: conditions that all have to hold; without any, every trial is read.

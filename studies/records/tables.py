@@ -71,7 +71,7 @@ trials = Table(
     Column("study_id", ForeignKey("mergetune_studies.id", ondelete="CASCADE"), nullable=False),
     Column("number", Integer, nullable=False),  # Optuna's
     Column("origin", String(100), nullable=False),  # "parent A", "uniform 0.5", "profile rising", "gp"
-    Column("source", String(100)),  # "STUDY trial 12" where it was taken over with its scores
+    Column("source", String(100)),  # "STUDY trial 12" where it was copied from, with its scores
     Column("recipe", Text, nullable=False),
     Column("recipe_digest", String(64), nullable=False),
     Column("worker_id", String(64), nullable=False),  # who may store the outcome

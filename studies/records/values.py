@@ -101,7 +101,7 @@ class StoredTrial:
     errors: Mapping[str, float] = field(default_factory=dict)  # objective or score -> its standard error over the suite
     failure: FailureKind | None = None  # what kind of reason it is
     batch_limits: tuple[BatchLimit, ...] = ()  # that it was rendered with
-    source: str | None = None  # "STUDY trial 12" where it was taken over with its scores
+    source: str | None = None  # "STUDY trial 12" where it was copied from, with its scores
 
     @property
     def recipe(self) -> Recipe:

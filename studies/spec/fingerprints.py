@@ -6,20 +6,28 @@ Parents are not checked here: their hashes are stored with the study.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from basics.files import sha256_of
+from basics.names import plain, with_plain_keys
 from search_spaces.blocks import Architecture
 from search_spaces.errors import SpaceError
 from studies.errors import StudyChangedError
+from studies.recipe.lora_files import files_of_lora
 from studies.spec.scoring import ScorerEntry
 from studies.spec.study import StudySpec
 
+THE_VAE = "the VAE"  # its key among the fingerprints
 NOT_COMPARED = frozenset({"study", "budget", "method", "steps"})  # the last two are compared as operations
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp"})
+MODEL_SUFFIXES = frozenset({".safetensors", ".bin", ".json"})  # what a diffusers folder is made of
+NOTHING = hashlib.sha256().hexdigest()  # of no file at all
+
+Hash = Callable[[Path], str]
 
 
 def fingerprints(spec: StudySpec) -> dict[str, str]:
@@ -28,15 +36,41 @@ def fingerprints(spec: StudySpec) -> dict[str, str]:
     Files that do not exist yet are left out.
     """
     digests = dict(scorer_fingerprint(name, entry) for name, entry in spec.scorers.items())
-    digests |= {f"the LoRA {name!r}": _digest({"path": str(lora.path)}) for name, lora in spec.loras.items()}
+    digests |= {title_of_lora(name): lora_fingerprint(lora.path) for name, lora in spec.loras.items()}
     if spec.vae is not None:
-        digests["the VAE"] = _digest({"path": str(spec.vae)})
+        digests[THE_VAE] = vae_fingerprint(spec.vae)
     return digests
+
+
+def title_of_lora(name: str) -> str:
+    """Return the description of a LoRA, which is its key among the fingerprints."""
+    return f"the LoRA {name!r}"
+
+
+def lora_fingerprint(path: Path, hashed: Hash = sha256_of) -> str:
+    """Return the sha256 of a LoRA's content, with that of the configuration beside it.
+
+    Args:
+        hashed: returns the sha256 of a file.
+    """
+    return _digest(files_of_lora(path), hashed)
+
+
+def vae_fingerprint(path: Path, hashed: Hash = sha256_of) -> str:
+    """Return the sha256 of the content of a VAE, which may be a diffusers folder.
+
+    Args:
+        hashed: returns the sha256 of a file.
+    """
+    if not path.is_dir():
+        return _digest([path], hashed)
+    return _digest(sorted(file for file in path.rglob("*") if file.suffix.lower() in MODEL_SUFFIXES), hashed)
 
 
 def scorer_fingerprint(name: str, entry: ScorerEntry) -> tuple[str, str]:
     """Return (description, sha256) of the files that a scorer's options name."""
-    return files_of_scorer(name), _digest(entry.options)
+    files = (file for path in named_paths(entry.options) for file in files_at(path))
+    return files_of_scorer(name), _digest(files, sha256_of)
 
 
 def files_of_scorer(name: str) -> str:
@@ -51,11 +85,16 @@ def refuse_changed_files(stored: Mapping[str, str], spec: StudySpec) -> None:
         StudyChangedError: a file has changed.
     """
     for what, digest in fingerprints(spec).items():
-        if what in stored and stored[what] != digest:
+        if what in stored and stored[what] != digest and not _is_unknown(what, stored[what]):
             raise StudyChangedError(
                 f"{what}: not the file the study began with, so scores could not be compared; put the old one back, "
-                "or start a new study"
+                "name the folder that the old one is in with --models FOLDER, or start a new study"
             )
+
+
+def _is_unknown(what: str, digest: str) -> bool:
+    """Return whether nothing was read for a fingerprint: that of a VAE's folder once left its files out."""
+    return what == THE_VAE and digest == NOTHING
 
 
 def refuse_changed_spec(stored: StudySpec, spec: StudySpec) -> None:
@@ -64,7 +103,7 @@ def refuse_changed_spec(stored: StudySpec, spec: StudySpec) -> None:
     Raises:
         StudyChangedError: it has changed.
     """
-    stored, spec = stored.as_asked, spec.as_asked
+    stored, spec = _with_plain_names(stored).as_asked, spec.as_asked
     titles = {name: name for name in StudySpec.model_fields if name not in NOT_COMPARED}
     titles |= {"operations": "method` or `steps"}
     changed = [title for name, title in titles.items() if getattr(stored, name) != getattr(spec, name)]
@@ -77,6 +116,17 @@ def refuse_changed_spec(stored: StudySpec, spec: StudySpec) -> None:
             f"`{'`, `'.join(changed)}` of the spec changed since the study began, and only `budget` may change: undo "
             "the change, start a new study, or resume this one by its name"
         )
+
+
+def _with_plain_names(spec: StudySpec) -> StudySpec:
+    """Return a stored spec with its names spelt as those of a file are; older ones may have been stored otherwise."""
+    text = spec.to_json()
+    if text == plain(text):
+        return spec
+    data = with_plain_keys(json.loads(text))
+    return StudySpec.from_json(
+        json.dumps(data | {"objectives": data["objectives"] and [*map(plain, data["objectives"])]})
+    )
 
 
 def _same_objective(stored: StudySpec, spec: StudySpec) -> bool:
@@ -96,10 +146,12 @@ def _same_space(stored: StudySpec, spec: StudySpec) -> bool:
     return False
 
 
-def _digest(options: Mapping[str, Any]) -> str:
+def _digest(files: Iterable[Path], hashed: Hash) -> str:
+    """Return the sha256 of the digests of those files that exist, in their order."""
     digest = hashlib.sha256()
-    for path in _files(options):
-        digest.update(bytes.fromhex(sha256_of(path)))
+    for file in files:
+        if file.is_file():
+            digest.update(bytes.fromhex(hashed(file)))
     return digest.hexdigest()
 
 
@@ -113,10 +165,31 @@ def named_paths(options: Mapping[str, Any]) -> Iterator[Path]:
                 yield Path(each, f"{options.get('model')}.json") if name == "config_dir" else Path(each)
 
 
-def _files(options: Mapping[str, Any]) -> Iterator[Path]:
-    """Yield the files that a scorer reads: those its options name, and the images of the folders they name."""
-    for path in named_paths(options):
-        if path.is_file():
-            yield path
-        elif path.is_dir():
-            yield from sorted(file for file in path.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES)
+def with_paths(options: Mapping[str, Any], places: Mapping[Path, Path]) -> dict[str, Any]:
+    """Return a scorer's options with other paths.
+
+    Args:
+        places: a path among `named_paths` -> the one to put in its place; others stay.
+    """
+
+    def placed(name: str, value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return with_paths(value, places)
+        if isinstance(value, (list, tuple)):
+            return [placed(name, each) for each in value]
+        if not isinstance(value, str):
+            return value
+        if name == "config_dir":
+            model = Path(value, f"{options.get('model')}.json")
+            return str(places[model].parent) if model in places else value
+        return str(places.get(Path(value), value))
+
+    return {name: placed(name, value) for name, value in options.items()}
+
+
+def files_at(path: Path) -> Iterator[Path]:
+    """Yield the files that a scorer reads at a path: the file itself, or the images of a folder."""
+    if path.is_file():
+        yield path
+    elif path.is_dir():
+        yield from sorted(file for file in path.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES)

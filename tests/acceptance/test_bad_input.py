@@ -115,7 +115,7 @@ def database(folder: Path) -> Database:
         steps=(Step(operation=sums, values=canonical_values(rows)),),
     )
     for number in (0, 1):
-        stored_trials.begin_trial(records, number, Origin("uniform", "0.5"), recipe, "nobody")
+        stored_trials.start_trial(records, number, Origin("uniform", "0.5"), recipe, "nobody")
     result = TrialResult(
         objectives={"objective": 1.0},
         image_scores={"sharpness": (1.0, 2.0)},
@@ -241,7 +241,7 @@ def test_a_study_to_begin_with_that_cannot_be_used_is_told_in_one_line(
     assert "'portraits' merges a.safetensors + b.safetensors, this one a.safetensors + c.safetensors (sd15)" in message
 
 
-def test_a_check_tells_what_would_be_taken_over(database: Database, folder: Path, call: Call) -> None:
+def test_a_check_tells_what_would_be_copied(database: Database, folder: Path, call: Call) -> None:
     outcome = call("study", "check", write_spec(folder, study="more", warm_start="portraits"))
     assert outcome.code == 0, outcome
     assert "the best 1 merges are rendered anew, as their scores do not hold here (another machine" in outcome.out

@@ -16,7 +16,7 @@ from command_line import Call, caller, enter
 from demo_study import DEMO, SMALL, short_spec, write_spec
 from real_databases import new_postgresql_url
 
-from studies.records import registry, stored_studies, stored_trials, values
+from studies.records import stored_studies, stored_trials, values, workers
 from studies.records.database import open_database
 
 CHANGES = {**SMALL, "budget": {"trials": 4}, "probes": {"uniform": [0.5], "profiles": 0}}
@@ -124,7 +124,7 @@ def test_several_workers_of_one_machine_share_a_study_and_end_with_it(folder: Pa
     assert "Stopped. Continue with" in said
     assert len(names) == 2, said
     database = open_database(url, create=False)
-    assert registry.live_workers(database) == frozenset()
+    assert workers.live_workers(database) == frozenset()
     assert "running" not in {
         row.state for row in stored_trials.load_trials(stored_studies.open_study(database, "shared"))
     }

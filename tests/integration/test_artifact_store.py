@@ -27,10 +27,10 @@ from optimizer.outcome.export import Watch, deliver
 from optimizer.outcome.warm_start import find_warm_start
 from optimizer.runtime.setup import Runtime
 from optimizer.trial.evaluation import pixels_digest
-from optimizer.work.worker import Worker
+from optimizer.work.trial_loop import TrialLoop
 from studies.errors import ArtifactError
 from studies.files.artifacts import Artifacts, stored_name
-from studies.records import registry, stored_renders, stored_studies, stored_trials, values
+from studies.records import stored_renders, stored_studies, stored_trials, values, workers
 from studies.records.database import open_database
 from studies.spec.study import parse_spec
 from studies.spec.warm_start import WarmStartSettings
@@ -75,7 +75,7 @@ def begun(folder: Path, place: str | Path, runtime: Runtime) -> ShortStudy:
 
 def run(short: ShortStudy, recorder: Recorder, patience: float = 60) -> None:
     try:
-        Worker(short.records, short.runtime, short.artifacts, recorder, recorder.stop, patience).run()
+        TrialLoop(short.records, short.runtime, short.artifacts, recorder, recorder.stop, patience).run()
     finally:
         short.database.close()
 
@@ -136,9 +136,9 @@ def _assert_another_begins_with_its_trials(short: ShortStudy, place: str, folder
     found = find_warm_start(plan, short.study.parents, torch.device("cpu"), url, folder / "warm")
     assert found is not None
     database, artifacts, objective = open_database(url), Artifacts.beside(url, folder / "warm"), plan.objective
-    taken = found.takeover(plan, artifacts)
+    copied = found.copied_trials(plan, artifacts)
     records = stored_studies.create_study(
-        database, spec, short.study.parents, objective.directions, objective.names, taken
+        database, spec, short.study.parents, objective.directions, objective.names, copied
     )
     assert [row.source for row in stored_trials.load_trials(records)] == [f"short trial {n}" for n in range(4)]
     new = replace(short, records=records, artifacts=artifacts)
@@ -212,7 +212,7 @@ def test_a_store_that_stays_away_ends_the_worker_and_another_runs_its_trial_agai
             run(short, Cut(objects, back=False), patience=1)
         rows = stored_trials.load_trials(short.records)
         assert [row.state for row in rows] == ["complete", "complete", "running"]
-        assert registry.live_workers(short.database) == frozenset()
+        assert workers.live_workers(short.database) == frozenset()
     finally:
         objects.start()
     assert there(short) == referred(short)

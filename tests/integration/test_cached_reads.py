@@ -60,7 +60,7 @@ def test_it_is_what_a_fresh_look_finds(database: Database, steps: list[tuple[str
     for what, number, look in steps:
         row = stored_trials.load_trial(records, number)
         if what == "begin" and (row is None or row.state == "running"):
-            stored_trials.begin_trial(
+            stored_trials.start_trial(
                 records, number, Origin("sampler", "random"), recipe, "w", 1 if row is None else row.attempt + 1
             )
         elif what == "finish" and row is not None:
@@ -77,7 +77,7 @@ def test_it_is_what_a_fresh_look_finds(database: Database, steps: list[tuple[str
 def test_settled_trials_are_not_read_again(database: Database) -> None:
     records, recipe = a_study(database), recipe_of(database)
     for number in range(5):
-        stored_trials.begin_trial(records, number, Origin("sampler", "random"), recipe, "w")
+        stored_trials.start_trial(records, number, Origin("sampler", "random"), recipe, "w")
         if number < 4:
             stored_trials.fail_trial(records, number, "w", BLACK)
     cached = CachedTrials(records)

@@ -26,10 +26,10 @@ from optimizer.runtime.plan import make_plan
 from optimizer.runtime.setup import build_runtime
 from optimizer.trial.evaluation import Evaluator
 from optimizer.work.heartbeat import HEARTBEAT_SECONDS, Heartbeat
-from optimizer.work.worker import Worker
+from optimizer.work.trial_loop import TrialLoop
 from scorers.protocol import SuiteImages
 from studies.errors import DatabaseError, StudyChangedError
-from studies.records import optuna_studies, registry, stored_renders, stored_trials, tables
+from studies.records import optuna_studies, stored_renders, stored_trials, tables, workers
 from studies.records.database import Database, _head, open_database
 from studies.spec.study import StudySpec
 
@@ -145,7 +145,7 @@ class Clocks:
 
 def elsewhere(database: Database) -> str:
     """A worker of another machine that has just given a sign of life."""
-    worker = registry.register_worker(database)
+    worker = workers.register_worker(database)
     with database.write() as connection:
         connection.execute(tables.workers.update().where(tables.workers.c.id == worker).values(host="elsewhere"))
     return worker
@@ -157,17 +157,17 @@ def test_a_clock_that_is_set_kills_nobody_and_keeps_no_dead_alive(
 ) -> None:
     database = open_database(f"sqlite:///{tmp_path}/study.db")
     clocks = Clocks(monkeypatch)
-    living, dead, here = elsewhere(database), elsewhere(database), registry.register_worker(database)
-    heartbeat = Heartbeat(database, registry.register_worker(database))
+    living, dead, here = elsewhere(database), elsewhere(database), workers.register_worker(database)
+    heartbeat = Heartbeat(database, workers.register_worker(database))
     assert {living, dead, here} <= heartbeat.alive()
     clocks.set_by = hours * HOUR
     assert {living, dead, here} <= heartbeat.alive()
     for _ in range(4):
         clocks.passed += HEARTBEAT_SECONDS
-        registry.sign_of_life(database, living)
+        workers.sign_of_life(database, living)
         assert {living, here} <= heartbeat.alive()
-    clocks.passed += registry.STALE_SECONDS - HEARTBEAT_SECONDS
-    registry.sign_of_life(database, living)
+    clocks.passed += workers.STALE_SECONDS - HEARTBEAT_SECONDS
+    workers.sign_of_life(database, living)
     assert heartbeat.alive() & {living, dead, here} == {living, here}
     database.close()
 
@@ -177,10 +177,10 @@ def test_workers_of_a_server_see_each_other_by_its_clock(monkeypatch: pytest.Mon
     database = open_database(new_postgresql_url())
     worker, clocks = elsewhere(database), Clocks(monkeypatch)
     clocks.set_by = 5 * HOUR
-    assert worker in registry.live_workers(database)
-    registry.sign_of_life(database, worker)
+    assert worker in workers.live_workers(database)
+    workers.sign_of_life(database, worker)
     clocks.set_by = -5 * HOUR
-    assert worker in registry.live_workers(database)
+    assert worker in workers.live_workers(database)
     database.close()
 
 
@@ -200,7 +200,7 @@ class Jump(Recorder):
 def test_minutes_of_work_are_not_counted_by_the_clock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     short = begin(tmp_path, SMALL | {"budget": {"trials": 4, "minutes": 30}})
     recorder = Jump(Clocks(monkeypatch), stop_after=9)
-    Worker(short.records, short.runtime, short.artifacts, recorder, recorder.stop).run()
+    TrialLoop(short.records, short.runtime, short.artifacts, recorder, recorder.stop).run()
     assert [row.state for row in recorder.finished] == ["complete"] * 4
     assert any(abs((row.finished_at or 0) - row.started_at) > HOUR for row in recorder.finished)
     short.database.close()
@@ -234,7 +234,7 @@ def test_a_worker_writes_nothing_into_tables_of_another_version_and_the_trial_is
     short = begin(tmp_path, SMALL)
     recorder = Upgrade(short.database, at=1)
     with pytest.raises(DatabaseError, match=r"another version of mergetune .*schema 0999, this version has \d+"):
-        Worker(short.records, short.runtime, short.artifacts, recorder).run()
+        TrialLoop(short.records, short.runtime, short.artifacts, recorder).run()
     asked = len(optuna_studies.optuna_trials(short.records))
     with pytest.raises(DatabaseError, match="another version"):
         short.run()
@@ -245,7 +245,7 @@ def test_a_worker_writes_nothing_into_tables_of_another_version_and_the_trial_is
     with pytest.raises(DatabaseError, match="newer mergetune"):
         open_database(short.database.url)
     set_version(short.database, str(_head()))
-    registry.remove_worker(short.database, rows[1].worker_id)  # its process would have ended
+    workers.remove_worker(short.database, rows[1].worker_id)  # its process would have ended
     assert [number for number, _ in short.run().started] == [1, 2, 3]
     short.database.close()
 

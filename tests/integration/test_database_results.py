@@ -21,7 +21,7 @@ from real_databases import new_postgresql_url
 from search_spaces.blocks import Architecture, places
 from studies.errors import StudyExistsError, StudyMissingError
 from studies.recipe.recipe import BakedVae, LoraUse, Operation, Parent, Recipe, Step, canonical_values
-from studies.records import registry, stored_renders, stored_studies, stored_trials, tables
+from studies.records import stored_renders, stored_studies, stored_trials, tables, workers
 from studies.records.batch_limits import BatchLimit
 from studies.records.control import Order, orders, set_priority, set_status, status_of
 from studies.records.database import Database, now, open_database
@@ -104,7 +104,7 @@ RESULT = TrialResult(
 
 
 def begin(records: StudyRecords, number: int = 0, worker: str = "w") -> bool:
-    return stored_trials.begin_trial(records, number, Origin("uniform", "0.5"), recipe(), worker)
+    return stored_trials.start_trial(records, number, Origin("uniform", "0.5"), recipe(), worker)
 
 
 def reload(records: StudyRecords, number: int = 0) -> StoredTrial:
@@ -373,23 +373,23 @@ def dead_pid() -> int:
 
 
 def test_this_process_is_alive_until_it_is_removed(database: Database) -> None:
-    worker = registry.register_worker(database)
-    assert worker in registry.live_workers(database)
-    registry.remove_worker(database, worker)
-    assert worker not in registry.live_workers(database)
+    worker = workers.register_worker(database)
+    assert worker in workers.live_workers(database)
+    workers.remove_worker(database, worker)
+    assert worker not in workers.live_workers(database)
 
 
 def test_workers_of_one_process_are_told_apart(database: Database) -> None:
-    one, other = registry.register_worker(database), registry.register_worker(database)
-    assert {one, other} <= registry.live_workers(database)
-    registry.remove_worker(database, one)
-    assert registry.live_workers(database) & {one, other} == {other}
-    registry.remove_worker(database, other)
+    one, other = workers.register_worker(database), workers.register_worker(database)
+    assert {one, other} <= workers.live_workers(database)
+    workers.remove_worker(database, one)
+    assert workers.live_workers(database) & {one, other} == {other}
+    workers.remove_worker(database, other)
 
 
 def test_a_process_that_is_gone_is_dead_however_lately_it_was_seen(database: Database) -> None:
     worker = put_worker(database, host=socket.gethostname(), pid=dead_pid(), seen_at=now())
-    assert worker not in registry.live_workers(database)
+    assert worker not in workers.live_workers(database)
 
 
 @pytest.mark.parametrize("known", [True, False])
@@ -399,7 +399,7 @@ def test_a_process_here_is_alive_however_long_it_was_not_seen(database: Database
     identity = process_identity(parent) if known else None
     for seen_at in (0.0, now() - 86400, now() + 86400):
         worker = put_worker(database, host=socket.gethostname(), pid=parent, seen_at=seen_at, process=identity)
-        assert worker in registry.live_workers(database)
+        assert worker in workers.live_workers(database)
 
 
 def test_a_process_that_got_a_dead_workers_number_is_not_that_worker(database: Database) -> None:
@@ -407,7 +407,7 @@ def test_a_process_that_got_a_dead_workers_number_is_not_that_worker(database: D
     other = process_identity(os.getppid())
     assert other != process_identity(os.getpid())
     worker = put_worker(database, host=socket.gethostname(), pid=os.getpid(), seen_at=now(), process=other)
-    assert worker not in registry.live_workers(database)
+    assert worker not in workers.live_workers(database)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only there it is found in /proc")
@@ -424,11 +424,11 @@ def test_a_zombie_is_dead_and_its_identity_was_the_same_until_then() -> None:
 
 
 def test_a_worker_whose_entry_was_removed_is_there_again_with_its_next_sign_of_life(database: Database) -> None:
-    worker = registry.register_worker(database)
-    registry.remove_worker(database, worker)
-    registry.sign_of_life(database, worker)
-    assert worker in registry.live_workers(database)
-    registry.remove_worker(database, worker)
+    worker = workers.register_worker(database)
+    workers.remove_worker(database, worker)
+    workers.sign_of_life(database, worker)
+    assert worker in workers.live_workers(database)
+    workers.remove_worker(database, worker)
 
 
 def test_on_a_server_a_machine_of_the_same_name_is_another_machine(database: Database) -> None:
@@ -436,17 +436,17 @@ def test_on_a_server_a_machine_of_the_same_name_is_another_machine(database: Dat
     other = "00000000-0000-0000-0000-000000000000 pid:[1] 77"
     for seen_at, alive in (
         (now(), database.url.startswith("postgresql")),
-        (now() - registry.STALE_SECONDS - 1, False),
+        (now() - workers.STALE_SECONDS - 1, False),
     ):
         worker = put_worker(database, host=socket.gethostname(), pid=os.getpid(), seen_at=seen_at, process=other)
-        assert (worker in registry.live_workers(database)) is alive
+        assert (worker in workers.live_workers(database)) is alive
 
 
 def test_a_worker_elsewhere_is_alive_as_long_as_it_gives_signs_of_life(database: Database) -> None:
-    fresh = put_worker(database, host="elsewhere", pid=1, seen_at=now() - registry.STALE_SECONDS / 2)
-    stale = put_worker(database, host="elsewhere", pid=1, seen_at=now() - registry.STALE_SECONDS - 1)
-    assert registry.live_workers(database) & {fresh, stale} == {fresh}
-    ahead = put_worker(database, host="elsewhere", pid=1, seen_at=now() + registry.STALE_SECONDS + 60)
-    assert ahead not in registry.live_workers(database)  # seen before the clock was set back, and not since
-    registry.sign_of_life(database, stale)
-    assert {fresh, stale} <= registry.live_workers(database)
+    fresh = put_worker(database, host="elsewhere", pid=1, seen_at=now() - workers.STALE_SECONDS / 2)
+    stale = put_worker(database, host="elsewhere", pid=1, seen_at=now() - workers.STALE_SECONDS - 1)
+    assert workers.live_workers(database) & {fresh, stale} == {fresh}
+    ahead = put_worker(database, host="elsewhere", pid=1, seen_at=now() + workers.STALE_SECONDS + 60)
+    assert ahead not in workers.live_workers(database)  # seen before the clock was set back, and not since
+    workers.sign_of_life(database, stale)
+    assert {fresh, stale} <= workers.live_workers(database)

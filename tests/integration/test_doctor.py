@@ -23,7 +23,7 @@ from optimizer.runtime.setup import Runtime
 from optimizer.upkeep.doctor import Diagnosis, diagnose
 from optimizer.work.heartbeat import RERUNS
 from studies.files.artifacts import Artifacts, stored_name
-from studies.records import registry, stored_renders, stored_studies, stored_trials, tables
+from studies.records import stored_renders, stored_studies, stored_trials, tables, workers
 from studies.records.database import open_database
 from studies.records.origins import Origin
 from studies.records.values import StoredTrial
@@ -86,7 +86,7 @@ def told(short: ShortStudy) -> list[FrozenTrial]:
 def dead_worker(short: ShortStudy) -> str:
     process = subprocess.Popen([sys.executable, "-c", ""])
     process.wait()
-    worker = registry.register_worker(short.database)
+    worker = workers.register_worker(short.database)
     with short.database.write() as connection:
         mine = tables.workers.c.id == worker
         connection.execute(tables.workers.update().where(mine).values(pid=process.pid))
@@ -97,7 +97,7 @@ def taken(short: ShortStudy, worker: str, attempt: int = 1) -> int:
     """A trial that a worker has begun; its number."""
     number = optuna.load_study(study_name=short.study.name, storage=short.database.storage).ask().number
     recipe = row_of(short, 2).recipe
-    stored_trials.begin_trial(short.records, number, Origin("uniform", "0.5"), recipe, worker, attempt)
+    stored_trials.start_trial(short.records, number, Origin("uniform", "0.5"), recipe, worker, attempt)
     return number
 
 
@@ -112,7 +112,7 @@ def test_everything_that_crashes_leave_is_found_and_mended_and_the_study_finishe
     stale, hopeless = taken(short, dead_worker(short)), taken(short, dead_worker(short), RERUNS + 1)
     ended, idle = taken(short, dead_worker(short)), dead_worker(short)
     optuna.load_study(study_name="short", storage=short.database.storage).tell(ended, state=TrialState.FAIL)
-    living = registry.register_worker(short.database)
+    living = workers.register_worker(short.database)
     busy = taken(short, living)
     before = told(short)[3]
     execute(
@@ -160,10 +160,10 @@ def test_everything_that_crashes_leave_is_found_and_mended_and_the_study_finishe
     assert [row.file for row in stored_renders.load_renders(short.records, row_of(short, 0))].count(None) == 1
     assert all((folder / name).exists() for name in kept)
     assert [path.exists() for path in (*orphans, *others)] == [False, False, True, True]
-    assert registry.is_registered(short.database, living)
-    assert not registry.is_registered(short.database, idle)
+    assert workers.is_registered(short.database, living)
+    assert not workers.is_registered(short.database, idle)
 
-    registry.remove_worker(short.database, living)  # it gives its trial back
+    workers.remove_worker(short.database, living)  # it gives its trial back
     assert [number for number, _ in short.run().started] == [stale, busy]
     rows = stored_trials.load_trials(short.records)
     assert [row.number for row in rows if row.state != "complete"] == [hopeless, ended]
@@ -216,7 +216,7 @@ def test_what_only_people_can_mend_is_left_with_exit_code_1(
     assert look(short) == Diagnosis(mended=(), left=())  # nothing was forgotten for that
 
     execute(short, "UPDATE trials SET state = 'FAIL' WHERE number = 2")
-    stored_trials.begin_trial(short.records, 1, Origin("sampler", "x"), row_of(short, 1).recipe, "w")
+    stored_trials.start_trial(short.records, 1, Origin("sampler", "x"), row_of(short, 1).recipe, "w")
     execute(
         short,
         "DELETE FROM mergetune_trials WHERE number = 1",

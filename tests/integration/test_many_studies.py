@@ -25,9 +25,9 @@ from optimizer.runtime.plan import Plan, make_plan
 from optimizer.runtime.pool import RuntimePool
 from optimizer.runtime.setup import Runtime, build_runtime
 from optimizer.upkeep.doctor import diagnose
-from optimizer.work.service import Service, ServiceSettings
+from optimizer.work.worker import Worker, WorkerSettings
 from studies.files.artifacts import Artifacts
-from studies.records import registry, stored_studies, stored_trials, tables
+from studies.records import stored_studies, stored_trials, tables, workers
 from studies.records.control import set_priority, set_status
 from studies.records.database import Database, open_database
 from studies.records.study_records import StudyRecords
@@ -115,10 +115,10 @@ class Place:
         runtimes = RuntimePool(plan, build, lambda _device: self.free)
         return runtimes
 
-    def service(self, log: Log, stop: threading.Event | None = None, **settings: object) -> Service:
-        chosen = ServiceSettings(**({"until_done": True, "poll_seconds": 0.05} | settings))  # type: ignore[arg-type]
+    def worker(self, log: Log, stop: threading.Event | None = None, **settings: object) -> Worker:
+        chosen = WorkerSettings(**({"until_done": True, "poll_seconds": 0.05} | settings))  # type: ignore[arg-type]
         artifacts = Artifacts.beside(self.database.url, self.folder / "artifacts")
-        return Service(self.database, self.runtimes(), artifacts, log, stop or threading.Event(), chosen)
+        return Worker(self.database, self.runtimes(), artifacts, log, stop or threading.Event(), chosen)
 
     def states(self, records: StudyRecords) -> list[str]:
         return [row.state for row in stored_trials.load_trials(records)]
@@ -147,7 +147,7 @@ def test_every_active_study_is_worked_on_the_most_urgent_first_and_each_is_loade
             stop.set()
 
     log.on_wait = on_wait
-    assert place.service(log, stop, until_done=False).run() == 9
+    assert place.worker(log, stop, until_done=False).run() == 9
     assert log.visits == ["urgent", "first", "paused"]
     assert place.loaded == log.visits
     assert {records.study.name: place.states(records) for records in (first, urgent, paused, stopped)} == {
@@ -169,7 +169,7 @@ def test_more_urgent_work_comes_between_two_trials(place: Place) -> None:
             set_status(urgent, "active")
 
     log.on_trial = on_trial
-    place.service(log).run()
+    place.worker(log).run()
     assert log.visits == ["first", "urgent", "first"]
     assert place.loaded == ["first", "urgent"]
 
@@ -205,12 +205,12 @@ def test_a_study_that_cannot_be_worked_on_here_is_left_alone_and_the_others_go_o
     with place.database.write() as connection:
         connection.execute(tables.studies.update().where(tables.studies.c.id == lost.study.id).values(spec=text))
     log = Log()
-    assert place.service(log).run() == 3
+    assert place.worker(log).run() == 3
     assert (place.states(lost), place.states(fine)) == ([], ["complete"] * 3)
     assert [name for name, _ in log.reasons] == ["lost"]
     assert "no checkpoint at" in log.reasons[0][1]
     with pytest.raises(CheckpointError, match="no checkpoint at"):
-        place.service(alone := Log(), names=frozenset({"lost"})).run()
+        place.worker(alone := Log(), names=frozenset({"lost"})).run()
     assert alone.reasons == []  # the error says it
 
 
@@ -223,8 +223,8 @@ def test_a_study_that_fails_under_way_is_not_kept_in_memory(place: Place) -> Non
             raise CheckpointError("a file went away")
 
     log.on_trial = on_trial
-    service = place.service(log)
-    assert service.run() == 3
+    worker = place.worker(log)
+    assert worker.run() == 3
     assert log.reasons == [("failing", "a file went away")]
     assert {name: runtime() is None for name, runtime in log.runtimes.items()} == {"failing": True, "fine": False}
     assert (place.states(failing), place.states(fine)) == (["complete"], ["complete"] * 3)
@@ -243,7 +243,7 @@ def test_a_study_that_is_deleted_in_the_dashboard_takes_no_other_with_it(when: s
     if when == "before":
         on_trial("gone")
     log.on_trial = on_trial
-    place.service(log).run()
+    place.worker(log).run()
     assert place.states(fine) == ["complete"] * 3
     assert [name for name, _ in log.reasons] == ["gone"]
     assert "were deleted in the dashboard" in log.reasons[0][1]
@@ -257,7 +257,7 @@ def test_a_study_that_cannot_be_read_here_hides_no_other(place: Place) -> None:
     with place.database.write() as connection:
         connection.execute(tables.studies.update().where(tables.studies.c.id == strange.study.id).values(spec=text))
     log = Log()
-    assert place.service(log).run() == 3
+    assert place.worker(log).run() == 3
     assert [name for name, _ in log.reasons] == ["strange"]
     assert "does not fit this installation" in listed(place)
     assert [records.study.name for records in stored_studies.list_studies(place.database)] == ["fine"]
@@ -275,24 +275,24 @@ def listed(place: Place) -> str:
 def test_who_finds_a_final_held_by_another_turns_to_less_urgent_work(place: Place) -> None:
     judged, other = place.add("judged", final={"top": 2}), place.add("other")
     set_priority(judged, 5)
-    place.service(Log(), names=frozenset({"judged"}), finals=False).run()
-    holder = registry.register_worker(place.database)
-    registry.turn_to(place.database, holder, judged.study, "final")
+    place.worker(Log(), names=frozenset({"judged"}), finals=False).run()
+    holder = workers.register_worker(place.database)
+    workers.turn_to(place.database, holder, judged.study, "final")
     log = Log()
-    assert place.service(log).run() == 3
+    assert place.worker(log).run() == 3
     assert (log.finals, place.states(other)) == ([], ["complete"] * 3)
-    registry.remove_worker(place.database, holder)
-    place.service(log).run()
+    workers.remove_worker(place.database, holder)
+    place.worker(log).run()
     assert log.finals == ["judged"]
 
 
 def test_a_final_is_held_once_and_not_again_where_there_is_nothing_to_compare(place: Place) -> None:
     place.add("judged", final={"top": 2})
     log = Log()
-    place.service(log).run()
+    place.worker(log).run()
     assert log.finals == ["judged"]
     other = Log()
-    place.service(other, finals=False).run()
+    place.worker(other, finals=False).run()
     assert other.finals == []
 
 

@@ -14,6 +14,7 @@ import sqlite3
 import subprocess
 import sys
 import threading
+import time
 import urllib.error
 import urllib.request
 from collections import Counter
@@ -26,6 +27,7 @@ from typing import Any, ClassVar
 
 import pytest
 import sqlalchemy as sa
+import torch
 from command_line import Call, caller, enter
 from demo_study import DEMO, ShortStudy, begin, short_spec, write_spec
 from hypothesis import given, settings
@@ -39,7 +41,7 @@ from optimizer.errors import ObservationError
 from optimizer.observe.event_log import EventLog, LineFile, event_log
 from optimizer.observe.events import Event, reporting_retry
 from optimizer.observe.metrics import parse_address, served
-from optimizer.work.worker import Worker
+from optimizer.work.trial_loop import TrialLoop
 from studies.files.artifacts import Artifacts
 from studies.records import stored_studies, stored_trials
 from studies.records.database import open_database
@@ -77,8 +79,10 @@ def events_of(path: Path) -> list[Line]:
 
 
 def broken_parent(folder: Path) -> str:
+    """Write a model whose values are numbers, and whose images are not: its sums go beyond float32."""
     tensors = load_file(DEMO / "foods.safetensors")
-    tensors["model.diffusion_model.middle_block.0.in_layers.2.weight"].fill_(float("nan"))
+    middle = "model.diffusion_model.middle_block.0.in_layers.2.weight"
+    tensors[middle] = torch.full_like(tensors[middle], 1e38, dtype=torch.float32)
     save_file(tensors, folder / "broken.safetensors")
     return str(folder / "broken.safetensors")
 
@@ -104,6 +108,7 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Watched:
         "study": "broken",
         "parents": [short_spec()["parents"][0], broken_parent(folder)],
         "render": {"degenerate_limit": 0},
+        "export": {"dtype": "fp32"},
         "suite": short_spec()["suite"] | {"prompts": ["an emoji of a fox"], "steps": 8},
         "budget": {"trials": 4},
     }
@@ -118,7 +123,7 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Watched:
                 scraped.append(scrape(address))
                 return False
 
-            Worker(short.records, short.runtime, short.artifacts, reporter, look).run()
+            TrialLoop(short.records, short.runtime, short.artifacts, reporter, look).run()
         after = scrape(address)
     rows = {short.study.name: stored_trials.load_trials(short.records) for short in (good, bad)}
     return Watched(rows=rows, metrics=after, before=scraped[4], events=events_of(folder / "log.jsonl"))
@@ -225,7 +230,7 @@ class TestOutagesOutsideTrials:
         events = [event["event"] for event in events_of(tmp_path / "log.jsonl") if event["event"] != "log"]
         assert events == ["outage_began", "outage_ended"]
 
-    def test_an_outage_during_the_final_of_a_service_reaches_people_log_and_metrics(
+    def test_an_outage_during_the_final_of_a_worker_reaches_people_log_and_metrics(
         self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
         short = begin(tmp_path, CHANGES | {"budget": {"trials": 3}})
@@ -236,11 +241,18 @@ class TestOutagesOutsideTrials:
                 connection.execute(f"ALTER TABLE {old} RENAME TO {new}")
             connection.close()
 
+        def come_back(address: str) -> None:
+            """Once the metrics show the outage, or else after half a minute."""
+            deadline = time.monotonic() + 30
+            while scrape(address).get(("mergetune_outage", (("study", "short"),))) != 1 and time.monotonic() < deadline:
+                time.sleep(0.1)
+            rename("elsewhere", "mergetune_trials")
+
         with served("0") as (metrics, address), event_log(str(tmp_path / "log.jsonl")) as log:
             watch = Monitoring(log=log, metrics=metrics)
             host = TerminalHost(short.artifacts, threading.Event(), 60.0, watch)
             rename("mergetune_trials", "elsewhere")
-            back = threading.Timer(1.0, rename, ("elsewhere", "mergetune_trials"))
+            back = threading.Thread(target=come_back, args=(address,))
             back.start()
             host.hold_final(short.records, short.runtime)
             back.join()

@@ -198,7 +198,7 @@ def test_a_batch_that_denoising_has_no_memory_for_is_halved(models: LiveModels) 
     renderer = Renderer(models, settings)
     with card_with(10 << 30), hungry(models.unet.conv_in, 1 << 30) as seen:
         images = renderer.render().images
-    assert renderer.limits.most == {("unet", (64, 64)): 4}
+    assert renderer.largest_batches.most == {("unet", (64, 64)): 4}
     assert seen[0] == 16
     assert set(seen[1:]) == {8}
     torch.testing.assert_close(torch.stack(images), torch.stack(expected), rtol=0, atol=GREY_LEVELS)

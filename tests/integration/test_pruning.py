@@ -53,7 +53,7 @@ def stored(tmp_path: Path) -> tuple[StudyRecords, Artifacts]:
             for item in range(ITEMS):
                 which = (tables.renders.c.trial_id == row.id) & (tables.renders.c.item == item)
                 connection.execute(tables.renders.update().where(which).values(file=mine.name(render_file(item))))
-    stored_trials.begin_trial(records, TRIALS, Origin("sampler", "gp"), rows[2].recipe, "busy")
+    stored_trials.start_trial(records, TRIALS, Origin("sampler", "gp"), rows[2].recipe, "busy")
     busy = artifacts.of_trial(records.study.key, TRIALS, "busy")
     busy.store.write(busy.name(render_file(0)), bytes(SIZE))
     artifacts.store.write("studies/another/0-w/sheet.jpg", bytes(SIZE))

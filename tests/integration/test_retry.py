@@ -23,7 +23,7 @@ from optuna.trial import TrialState
 
 from optimizer.observe.events import Event, OutageBegan, OutageEnded, TrialStarted
 from optimizer.system.retry import Retry
-from optimizer.work.worker import Worker
+from optimizer.work.trial_loop import TrialLoop
 from studies.records import stored_studies, stored_trials
 from studies.records.database import open_database
 
@@ -81,8 +81,8 @@ class Cut(Recorder):
 
 
 def work(short: ShortStudy, recorder: Recorder, patience: float) -> int:
-    worker = Worker(short.records, short.runtime, short.artifacts, recorder, patience_seconds=patience)
-    return worker.run()
+    loop = TrialLoop(short.records, short.runtime, short.artifacts, recorder, patience_seconds=patience)
+    return loop.run()
 
 
 def url_of(server: Server) -> str:

@@ -24,7 +24,7 @@ from optimizer.errors import DatabaseLostError
 from optimizer.system.retry import Retry
 from optimizer.work import heartbeat
 from studies.errors import DatabaseError, DatabaseReadOnlyError
-from studies.records import registry
+from studies.records import workers
 from studies.records.control import set_priority
 from studies.records.database import Database, open_database, open_to_read
 from studies.records.stored_studies import open_study, require_storable
@@ -346,7 +346,7 @@ def test_a_worker_whose_server_refused_for_a_while_gives_signs_of_life_again(
             execute(owner, allow.format(role=role))
             then = last_sign(watching, worker.worker_id)
             assert passes_within(10, lambda: last_sign(watching, worker.worker_id) > then)
-        assert not registry.is_registered(watching, worker.worker_id)
+        assert not workers.is_registered(watching, worker.worker_id)
 
 
 def test_the_heartbeat_ends_once_another_version_has_changed_the_tables(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,12 +18,12 @@ from torch.testing import assert_close
 from optimizer.errors import NoMemoryError
 from optimizer.observe.events import BatchReduced
 from optimizer.outcome.export import Watch, deliver
-from optimizer.rendering.batch_limits import BatchLimits
+from optimizer.rendering.largest_batches import LargestBatches
 from optimizer.rendering.render import Renderer
 from optimizer.runtime.machine import device_kind
 from optimizer.runtime.memory import explain_out_of_memory
 from optimizer.runtime.setup import build_renderer, build_scorers
-from optimizer.work.worker import Worker
+from optimizer.work.trial_loop import TrialLoop
 from scorers.inference import BATCH_SIZE, Runner
 from scorers.memory import lacks_memory
 from studies.records import stored_trials
@@ -152,8 +152,8 @@ def test_images_decoded_in_larger_groups_before_are_made_again(tmp_path: Path) -
     size, models, suite = size_of(short), short.runtime.evaluator.renderer.models, short.runtime.spec.suite
     renderer, done = Renderer(models, suite, batch_size=4), list[int]()
     with torch.inference_mode():
-        limits = BatchLimits({("vae", size): 2})
-        expected = Renderer(models, suite, batch_size=4, limits=limits).render()
+        largest_batches = LargestBatches({("vae", size): 2})
+        expected = Renderer(models, suite, batch_size=4, largest_batches=largest_batches).render()
         with ExitStack() as later:
 
             def advance(count: int) -> None:
@@ -163,7 +163,7 @@ def test_images_decoded_in_larger_groups_before_are_made_again(tmp_path: Path) -
 
             found = renderer.render(advance)
     assert done == [4, 4, 8]
-    assert renderer.limits.most == limits.most
+    assert renderer.largest_batches.most == largest_batches.most
     assert all(torch.equal(one, other) for one, other in zip(found.images, expected.images, strict=True))
     short.database.close()
 
@@ -182,7 +182,7 @@ def test_only_when_a_single_image_is_too_much_the_trial_fails(tmp_path: Path) ->
     short = begin(tmp_path, SMALL)
     with room_to_denoise(0, short):
         recorder = Recorder(stop_after=1)
-        Worker(short.records, short.runtime, short.artifacts, recorder, recorder.stop).run()
+        TrialLoop(short.records, short.runtime, short.artifacts, recorder, recorder.stop).run()
     assert [event.images for event in recorder.of(BatchReduced)] == [4, 2, 1]
     (row,) = stored_trials.load_trials(short.records)
     width, height = size_of(short)
@@ -205,7 +205,7 @@ def test_a_merge_without_memory_fails_its_trial_and_no_other(tmp_path: Path, mon
     merge, calls = resident.merge, itertools.count()
     monkeypatch.setattr(resident, "merge", lambda recipe: torch.empty(1 << 50) if not next(calls) else merge(recipe))
     recorder = Recorder(stop_after=2)
-    Worker(short.records, short.runtime, short.artifacts, recorder, recorder.stop).run()
+    TrialLoop(short.records, short.runtime, short.artifacts, recorder, recorder.stop).run()
     first, second = stored_trials.load_trials(short.records)
     assert (first.state, first.failure, second.state) == ("failed", "out_of_memory", "complete")
     short.database.close()

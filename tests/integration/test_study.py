@@ -18,12 +18,12 @@ import optuna
 import pytest
 import torch
 import yaml
-from demo_study import DEMO, ShortStudy, begin, reopen, short_spec, write_spec
+from demo_study import DEMO, SMALL, ShortStudy, begin, reopen, short_spec, write_spec
 from optuna.trial import TrialState
 from real_databases import new_postgresql_url
 from safetensors.torch import load_file, save_file
 
-from optimizer.errors import CheckpointError, ExportError, OptimizerError, RenderError, TrialFailed
+from optimizer.errors import CheckpointError, ExportError, OptimizerError, RenderError, UnscorableTrial
 from optimizer.merging.files.checkpoint import Checkpoint
 from optimizer.outcome.export import Watch, deliver, render_file
 from optimizer.runtime.parent_files import hash_parents
@@ -173,7 +173,7 @@ def test_a_trial_recorded_but_not_told_is_told_and_not_run_again(tmp_path: Path)
     study = optuna.load_study(study_name="short", storage=short.database.storage)
     trial_id = study.ask()._trial_id  # what a worker leaves that dies between recording and telling
     row = stored_trials.load_trials(short.records)[1]
-    stored_trials.begin_trial(short.records, 2, Origin("uniform", "0.25"), row.recipe, "dead")
+    stored_trials.start_trial(short.records, 2, Origin("uniform", "0.25"), row.recipe, "dead")
     by_item, by_set = stored_renders.load_scores(short.records, row)
     recorded = values.TrialResult(
         objectives={"objective": 12.5},
@@ -246,14 +246,25 @@ def test_a_larger_budget_and_units_that_were_written_out_are_no_change(tmp_path:
     refuse_changed_spec(stored, parse_spec(yaml.safe_dump(short_spec(budget={"trials": 99})), base_dir=tmp_path))
 
 
-def test_broken_images_fail_the_trial_and_are_no_score(tmp_path: Path) -> None:
+MIDDLE = "model.diffusion_model.middle_block.0.in_layers.2.weight"
+
+
+def too_large(path: Path) -> Path:
+    """Write a model whose values are numbers, and whose images are not: its sums go beyond float32."""
     tensors = load_file(DEMO / "foods.safetensors")
-    tensors["model.diffusion_model.middle_block.0.in_layers.2.weight"].fill_(float("nan"))
-    broken = tmp_path / "broken.safetensors"
-    save_file(tensors, broken)
+    tensors[MIDDLE] = torch.full_like(tensors[MIDDLE], 1e38, dtype=torch.float32)
+    save_file(tensors, path)
+    return path
+
+
+def test_broken_images_fail_the_trial_and_are_no_score(tmp_path: Path) -> None:
+    broken = too_large(tmp_path / "broken.safetensors")
     changes = {"parents": [str(DEMO / "animals.safetensors"), str(broken)], "budget": {"trials": 4}}
     short = begin(
-        tmp_path, changes | {"render": {"degenerate_limit": 0}, "suite": short_spec()["suite"] | {"steps": 8}}
+        tmp_path,
+        changes
+        | {"render": {"degenerate_limit": 0}, "export": {"dtype": "fp32"}}
+        | {"suite": short_spec()["suite"] | {"steps": 8}},
     )
     short.run()
     rows = stored_trials.load_trials(short.records)
@@ -264,14 +275,28 @@ def test_broken_images_fail_the_trial_and_are_no_score(tmp_path: Path) -> None:
     assert rows[0].gains["objective"].value == 0  # against the one parent there is
 
 
-def test_a_study_whose_parents_all_fail_ends(tmp_path: Path) -> None:
+def test_a_study_ends_with_a_parent_whose_own_weights_are_broken(tmp_path: Path) -> None:
+    """They are too large for float16, in which the study saves."""
+    broken = too_large(tmp_path / "broken.safetensors")
+    changes = {"parents": [str(DEMO / "animals.safetensors"), str(broken)], "budget": {"trials": 40}}
+    short = begin(tmp_path, changes | {"render": {"degenerate_limit": 0}})
+    with pytest.raises(OptimizerError, match=rf"a parent is broken.*B: degenerate.*{MIDDLE}"):
+        short.run()
+    assert [row.state for row in stored_trials.load_trials(short.records)] == ["complete", "failed"]
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_study_does_not_begin_with_a_parent_that_holds_no_numbers(value: float, tmp_path: Path) -> None:
     tensors = load_file(DEMO / "foods.safetensors")
-    tensors["model.diffusion_model.middle_block.0.in_layers.2.weight"].fill_(float("nan"))
-    paths = []
-    for index in range(2):
-        tensors["model.diffusion_model.out.2.bias"] += index
-        paths.append(str(tmp_path / f"{index}.safetensors"))
-        save_file(tensors, paths[-1])
+    tensors[MIDDLE].view(-1)[3] = value
+    save_file(tensors, tmp_path / "broken.safetensors")
+    parents = [str(DEMO / "animals.safetensors"), str(tmp_path / "broken.safetensors")]
+    with pytest.raises(CheckpointError, match=rf"parent B \(.*broken.safetensors\) holds \w+ in {MIDDLE}"):
+        begin(tmp_path, {"parents": parents})
+
+
+def test_a_study_whose_parents_all_fail_ends(tmp_path: Path) -> None:
+    paths = [str(too_large(tmp_path / f"{index}.safetensors")) for index in range(2)]
     short = begin(tmp_path, {"parents": paths, "render": {"degenerate_limit": 0}})
     with pytest.raises(OptimizerError, match="every parent failed"):
         short.run()
@@ -375,6 +400,23 @@ def test_an_export_never_overwrites_a_parent_even_when_told_to(finished: ShortSt
     assert parent.read_bytes() == (DEMO / "animals.safetensors").read_bytes()
 
 
+def test_an_export_tells_what_its_dtype_rounds_away(tmp_path: Path) -> None:
+    tensors = load_file(DEMO / "animals.safetensors")
+    small = {key: row.to(torch.float8_e4m3fn) if row.is_floating_point() else row for key, row in tensors.items()}
+    near = {key: row.float() * 1.01 if row.is_floating_point() else row for key, row in small.items()}
+    for name, parent in (("small", small), ("near", near)):
+        save_file(parent, tmp_path / f"{name}.safetensors")
+    changes = {"parents": [str(tmp_path / f"{name}.safetensors") for name in ("small", "near")]}
+    short = begin(tmp_path, {**SMALL, **changes, "budget": {"trials": 4}})
+    short.run()
+    trial = next(row for row in stored_trials.load_trials(short.records) if row.title.startswith("uniform"))
+    plan, target = short.runtime.plan, tmp_path / "out.safetensors"
+    delivery = deliver(short.records, trial, plan, short.artifacts, target, overwrite=False, watch=SILENT)
+    assert len(delivery.file.notes) == 1
+    assert "below a step of float8_e4m3fn" in delivery.file.notes[0]
+    assert "a study with `export: {dtype: fp16}` keeps 100%" in delivery.file.notes[0]
+
+
 def test_changed_reference_images_are_refused(tmp_path: Path) -> None:
     reference = tmp_path / "reference"
     shutil.copytree(DEMO / "reference", reference)
@@ -386,6 +428,21 @@ def test_changed_reference_images_are_refused(tmp_path: Path) -> None:
     refuse_changed_files(known, spec)
     (reference / "lion.png").unlink()
     with pytest.raises(StudyChangedError, match="likeness"):
+        refuse_changed_files(known, spec)
+
+
+def test_a_changed_configuration_beside_a_lora_is_refused(tmp_path: Path) -> None:
+    path, configuration = tmp_path / "style.safetensors", tmp_path / "adapter_config.json"
+    save_file({"unet.conv_in.lora_A.weight": torch.zeros(1, 4, 3, 3)}, path)
+    configuration.write_text('{"lora_alpha": 16, "r": 1}')
+    spec = parse_spec(yaml.safe_dump(short_spec(loras={"style": {"path": str(path)}})), base_dir=tmp_path)
+    known = fingerprints(spec)
+    refuse_changed_files(known, spec)
+    configuration.write_text('{"lora_alpha": 8, "r": 1}')
+    with pytest.raises(StudyChangedError, match="the LoRA 'style'"):
+        refuse_changed_files(known, spec)
+    configuration.unlink()
+    with pytest.raises(StudyChangedError, match="the LoRA 'style'"):
         refuse_changed_files(known, spec)
 
 
@@ -406,7 +463,7 @@ def test_a_scorer_that_raises_fails_the_trial_with_its_reason(tmp_path: Path) ->
         {"broken": Broken()},
         degenerate_limit=8,
     )
-    with pytest.raises(TrialFailed, match="scorer broken failed at item 0: ZeroDivisionError: no images today"):
+    with pytest.raises(UnscorableTrial, match="scorer broken failed at item 0: ZeroDivisionError: no images today"):
         evaluator.evaluate(short.runtime.probes[0].recipe)
 
 

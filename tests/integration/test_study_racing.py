@@ -173,7 +173,7 @@ from pathlib import Path
 import torch; torch.set_num_threads(int(sys.argv[3]))
 from demo_study import Recorder, reopen
 from optimizer.observe.events import ImagesRendered
-from optimizer.work.worker import Worker
+from optimizer.work.trial_loop import TrialLoop
 
 class Deadly(Recorder):
     def report(self, event):
@@ -182,7 +182,7 @@ class Deadly(Recorder):
             os.kill(os.getpid(), signal.SIGKILL)
 
 study = reopen(Path(sys.argv[1]))
-Worker(study.records, study.runtime, study.artifacts, Deadly()).run()
+TrialLoop(study.records, study.runtime, study.artifacts, Deadly()).run()
 """
     paths = f"{Path(__file__).parents[1]}:{Path(__file__).parents[2]}"
     command = [sys.executable, "-c", code, str(tmp_path), paths, str(torch.get_num_threads())]
@@ -199,10 +199,11 @@ Worker(study.records, study.runtime, study.artifacts, Deadly()).run()
 
 def test_a_broken_merge_fails_after_its_first_images(tmp_path: Path) -> None:
     tensors = load_file(DEMO / "foods.safetensors")
-    tensors["model.diffusion_model.out.2.bias"] += torch.nan
+    tensors["model.diffusion_model.out.2.bias"] = torch.full((4,), 3e38)  # numbers that give none
     save_file(tensors, tmp_path / "broken.safetensors")
     parents = [str(DEMO / "animals.safetensors"), str(tmp_path / "broken.safetensors")]
-    short = begin(tmp_path, racing_spec(parents=parents, budget={"trials": 2}, render={"degenerate_limit": 4}))
+    changes = {"render": {"degenerate_limit": 4}, "export": {"dtype": "fp32"}}
+    short = begin(tmp_path, racing_spec(parents=parents, budget={"trials": 2}, **changes))
     short.run()
     whole, broken = rows_of(short)
     assert (whole.state, whole.rendered) == ("complete", ITEMS)

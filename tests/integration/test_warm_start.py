@@ -17,6 +17,7 @@ from optuna.trial import TrialState
 from real_databases import new_postgresql_url
 
 from optimizer.cli.workers.loading import load_stored_study
+from optimizer.cli.workers.model_folders import searched_folders
 from optimizer.cli.workers.new_study import start_study
 from optimizer.outcome.scored_trials import WarmStart
 from optimizer.outcome.warm_start import find_warm_start
@@ -69,13 +70,13 @@ class Begun:
         return stored_trials.load_trials(self.short.records)
 
     @property
-    def taken(self) -> list[StoredTrial]:
+    def copied(self) -> list[StoredTrial]:
         return [row for row in self.rows if row.source is not None]
 
     @property
     def probes(self) -> list[str]:
         """What is tried before the sampler proposes."""
-        known = {row.recipe.digest for row in self.taken}
+        known = {row.recipe.digest for row in self.copied}
         return [str(probe.origin) for probe in self.short.runtime.probes if probe.recipe.digest not in known]
 
     @property
@@ -92,7 +93,7 @@ def warm(folder: Path, changes: Mapping[str, Any] | None = None, trials: int = 2
 
 
 def find(folder: Path, changes: Mapping[str, Any] | None = None) -> WarmStart:
-    """What would be taken, as `study check` finds it."""
+    """What would be copied, as `study check` finds it."""
     plan = make_plan(load_spec(write_spec(folder / "new.yaml", **{**NEW, **(changes or {})})))
     url = f"sqlite:///{folder}/study.db"
     found = find_warm_start(plan, hash_parents(plan), torch.device("cpu"), url, folder / "artifacts")
@@ -119,9 +120,9 @@ class TestFullRight:
     ) -> None:
         new = warm(folder)
         before = stored_trials.load_trials(old.records)
-        assert [row.source for row in new.taken] == [f"short trial {row.number}" for row in before]
+        assert [row.source for row in new.copied] == [f"short trial {row.number}" for row in before]
         recorder = new.short.run()
-        for row, theirs in zip(new.taken, before, strict=True):
+        for row, theirs in zip(new.copied, before, strict=True):
             assert row.objectives == theirs.objectives
             assert row.gains == theirs.gains
             assert scores_of(new.short, row) == scores_of(old, theirs)
@@ -130,7 +131,7 @@ class TestFullRight:
         assert recorder.started == [(4, "uniform 0.5"), (5, "random")]
         assert [trial.value for trial in new.optunas[:4]] == [row.objectives["objective"] for row in before]
         assert new.optunas[2].params == dict.fromkeys(new.optunas[2].params, 0.75)
-        for row in new.taken[1:3]:  # what a newly rendered trial of the same recipe gives
+        for row in new.copied[1:3]:  # what a newly rendered trial of the same recipe gives
             evaluation = new.short.runtime.evaluator.evaluate(row.recipe)
             assert list(evaluation.pixels_sha256) == pixels_of(new.short, row)
             by_item, by_set = scores_of(new.short, row)
@@ -155,16 +156,16 @@ class TestFullRight:
         for _ in range(2):
             records = stored_studies.open_study(new.short.database, "new")
             refuse_changed_spec(records.study.spec, load_spec(here / "new.yaml"))
-            runtime = load_stored_study(records.study, here / "cache")
+            runtime = load_stored_study(records.study, searched_folders(None, here / "cache"), here / "cache")
             recorder = ShortStudy(records, runtime, new.short.artifacts).run(stop_after=1)
             started += recorder.started
-        assert started == [(4, "uniform 0.5"), (5, "random")]  # nothing is taken over again
+        assert started == [(4, "uniform 0.5"), (5, "random")]  # nothing is copied again
         assert [trial.params for trial in whole.optunas] == [trial.params for trial in new.optunas]
         assert [row.objectives for row in whole.rows] == [row.objectives for row in new.rows]
         assert [row.gains for row in whole.rows] == [row.gains for row in new.rows]
         pictures = [
             new.short.artifacts.for_optuna.open_reader(row.contact_sheet).read()
-            for row in new.taken
+            for row in new.copied
             if row.contact_sheet
         ]
         assert len(pictures) == 4
@@ -178,7 +179,7 @@ class TestFullRight:
 
     def test_what_the_space_cannot_express_is_kept_without_parameters(self, folder: Path) -> None:
         new = warm(folder, {"space": {"granularity": "sections", "bounds": {"*": [0.3, 1.0]}}})
-        states = {str(row.origin): trial.state for row, trial in zip(new.taken, new.optunas, strict=True)}
+        states = {str(row.origin): trial.state for row, trial in zip(new.copied, new.optunas, strict=True)}
         assert states["parent A"] == TrialState.PRUNED
         assert states["uniform 0.75"] == TrialState.COMPLETE
         assert new.probes == ["uniform 0.5"]
@@ -204,13 +205,17 @@ class TestFullRight:
         parents = [str(copy / name) for name in ("animals.safetensors", "foods.safetensors")]
         assert len(find(folder, {"scorers": scorers, "objective": None, "parents": parents}).scored) == 4
 
+    @pytest.mark.parametrize("suite", [{"seeds": [2**32 + 1]}, {"negative": " "}])
+    def test_suites_that_are_written_otherwise_and_render_the_same(self, folder: Path, suite: dict[str, Any]) -> None:
+        assert len(find(folder, {"suite": {**SMALL["suite"], **suite}}).scored) == 4
+
     def test_from_postgresql_into_sqlite(self, tmp_path: Path) -> None:
         short = begin(tmp_path, {**OLD, "budget": {"trials": 2}}, url=new_postgresql_url())
         short.run()
         new = warm(tmp_path, {"warm_start": asked(tmp_path, short.database.url)})
         theirs = stored_trials.load_trials(short.records)
-        assert [scores_of(new.short, row) for row in new.taken] == [scores_of(short, row) for row in theirs]
-        assert [row.objectives for row in new.taken] == [row.objectives for row in theirs]
+        assert [scores_of(new.short, row) for row in new.copied] == [scores_of(short, row) for row in theirs]
+        assert [row.objectives for row in new.copied] == [row.objectives for row in theirs]
         short.database.close()
 
 
@@ -225,7 +230,9 @@ def test_features_of_a_set_score_that_was_dropped_are_passed_over(old: ShortStud
         files.save_features(files.load_features() | {"dropped": np.zeros((len(PROMPTS), 3))})
     new = warm(folder, trials=1)
     new.short.run()
-    assert [dict(row.gains) for row in new.taken] == [dict(row.gains) for row in stored_trials.load_trials(old.records)]
+    assert [dict(row.gains) for row in new.copied] == [
+        dict(row.gains) for row in stored_trials.load_trials(old.records)
+    ]
 
 
 class TestRenderedAnew:
@@ -238,6 +245,7 @@ class TestRenderedAnew:
                 {"scorers": {"likeness": {**SMALL["scorers"]["likeness"], "input_size": 32}}, "objective": None},
                 "likeness",
             ),
+            ({"suite": {**SMALL["suite"], "prompts": [text.upper() for text in PROMPTS]}}, "written otherwise"),
             ({"export": {"dtype": "bf16"}}, "another export dtype"),
             ({"render": {"degenerate_limit": 7}}, "fewer broken images are allowed"),
             ({"render": {"degenerate_limit": 8, "batch_size": 1}}, "batch size"),

@@ -15,8 +15,8 @@ from optimizer.errors import CheckpointError
 from optimizer.observe.events import Event, TrialStarted
 from optimizer.system.retry import Retry
 from optimizer.work.heartbeat import RERUNS, registered_worker
-from optimizer.work.worker import Worker
-from studies.records import registry, stored_renders, stored_trials, tables, values
+from optimizer.work.trial_loop import TrialLoop
+from studies.records import stored_renders, stored_trials, tables, values, workers
 from studies.records.failures import Failure
 from studies.records.origins import Origin
 
@@ -33,16 +33,16 @@ def taken_by_the_dead(short: ShortStudy, attempt: int, *, signed_off: bool = Fal
     """A trial that is RUNNING in the hands of a worker whose process has ended; its number."""
     process = subprocess.Popen([sys.executable, "-c", ""])
     process.wait()
-    worker_id = registry.register_worker(short.database)
+    worker_id = workers.register_worker(short.database)
     with short.database.write() as connection:
         mine = tables.workers.c.id == worker_id
         connection.execute(tables.workers.update().where(mine).values(pid=process.pid))
     if signed_off:
-        registry.remove_worker(short.database, worker_id)
+        workers.remove_worker(short.database, worker_id)
     number = optuna.load_study(study_name="short", storage=short.database.storage).ask().number
     recipe = short.runtime.probes[number].recipe
     origin = short.runtime.probes[number].origin
-    stored_trials.begin_trial(short.records, number, origin, recipe, worker_id, attempt)
+    stored_trials.start_trial(short.records, number, origin, recipe, worker_id, attempt)
     return number
 
 
@@ -94,14 +94,14 @@ def test_who_ends_by_a_bug_has_died_and_who_says_why_has_left(
     """Or a trial that brings every worker down would be run for ever."""
     with pytest.raises(type(error)), registered_worker(begun.database, Retry()) as heartbeat:
         raise error
-    assert registry.is_registered(begun.database, heartbeat.worker_id) is counts
-    registry.remove_worker(begun.database, heartbeat.worker_id)
+    assert workers.is_registered(begun.database, heartbeat.worker_id) is counts
+    workers.remove_worker(begun.database, heartbeat.worker_id)
 
 
 def test_a_trial_that_another_program_has_ended_is_left_to_the_doctor(begun: ShortStudy) -> None:
     ended = Ended(short=begun)
-    worker = Worker(begun.records, begun.runtime, begun.artifacts, ended, ended.stop)
-    worker.run()
+    loop = TrialLoop(begun.records, begun.runtime, begun.artifacts, ended, ended.stop)
+    loop.run()
     (row,) = ended.finished
     assert (row.state, told(begun, row.number)) == ("complete", TrialState.FAIL)
 
@@ -135,7 +135,7 @@ class TakenOver(Recorder):
         if isinstance(event, TrialStarted) and self.short is not None and self.number is None:
             self.number = event.trial
             recipe, origin = row_of(self.short, event.trial).recipe, Origin.parse(event.origin)
-            stored_trials.begin_trial(self.short.records, event.trial, origin, recipe, "successor", 2)
+            stored_trials.start_trial(self.short.records, event.trial, origin, recipe, "successor", 2)
 
     def stop(self) -> bool:
         return self.number is not None
@@ -143,8 +143,8 @@ class TakenOver(Recorder):
 
 def test_a_worker_that_was_taken_for_dead_stores_nothing_and_its_successor_does(begun: ShortStudy) -> None:
     recorder = TakenOver(short=begun)
-    worker = Worker(begun.records, begun.runtime, begun.artifacts, recorder, recorder.stop)
-    assert worker.run() == 0
+    loop = TrialLoop(begun.records, begun.runtime, begun.artifacts, recorder, recorder.stop)
+    assert loop.run() == 0
     assert recorder.number is not None
     assert recorder.finished == []
     row = row_of(begun, recorder.number)

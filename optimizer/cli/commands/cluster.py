@@ -78,10 +78,12 @@ def start(
 @app.command()
 def status(address: Address) -> None:
     """List the workers of a Ray cluster."""
-    from rich.table import Table
+    from optimizer.cli.views.tables import ReportTable
 
     with _connected(address) as ray:
-        table = Table("worker", "machine", "process", "GPU", "what it does", title="workers", title_justify="left")
+        table = ReportTable("workers")
+        for head in ("worker", "machine", "process", "GPU", "what it does"):
+            table.head(head)
         for name, state in _states(ray).items():
             if state is None:
                 table.add_row(name, "", "", "", "waits for a free GPU or CPU, or is being started again")

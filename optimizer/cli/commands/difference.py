@@ -148,12 +148,12 @@ def _finite(value: float) -> float | None:
 
 
 def _show(facts: Mapping[str, Any]) -> None:
-    from rich.table import Table
+    from optimizer.cli.views.tables import ReportTable
 
     largest = max((row["relative_distance"] or 0.0 for row in facts["places"]), default=0.0)
-    table = Table(title="distance of B from A, ||B - A|| / ||A||", title_justify="left")
+    table = ReportTable("distance of B from A, ||B - A|| / ||A||")
     for head in ("place", "distance", "", "same", "cos(B-A, A)"):
-        table.add_column(head, justify="left" if head in {"place", ""} else "right", no_wrap=True)
+        table.head(head, justify="left" if head in {"place", ""} else "right")
     section = facts["places"][0]["place"][:2] if facts["places"] else ""
     for row in facts["places"]:
         if row["place"][:2] != section:  # text encoders, IN, M0, OUT, VAE

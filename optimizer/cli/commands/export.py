@@ -22,6 +22,7 @@ from optimizer.cli.common import (
     parsed_weights,
     storage_option,
 )
+from optimizer.cli.workers.model_folders import Moved, searched_folders
 
 if TYPE_CHECKING:
     from studies.records.study_records import StudyRecords
@@ -50,12 +51,12 @@ def export(
     force: Annotated[bool, typer.Option("--force", help="Replace an existing file.")] = False,
     storage: Storage = DEFAULT_STORAGE,
     artifacts: ArtifactFolder = None,
+    models: Moved = None,
 ) -> None:
     """Write a trial's merge as a .safetensors file, and prove that it is the model that was scored."""
     from rich.progress import BarColumn, Progress, TextColumn
 
     from optimizer.cli.workers.loading import open_plan
-    from optimizer.cli.workers.model_folders import model_folders
     from optimizer.trial.ranking import stopped_after
     from studies.files.artifacts import Artifacts
     from studies.records.stored_studies import open_study
@@ -64,10 +65,12 @@ def export(
     records = open_study(database, study)
     stored = records.study
     chosen = _chosen(records, trial, parsed_weights(weights))
+    doubted = _caveat(records, chosen)
     if recipe is not None:
         if output is not None:
             fail("give either -o for the merge or --recipe for only its recipe, not both")
-        _write_recipe(stored, chosen, recipe.expanduser(), force=force)
+        _write_recipe(stored, chosen, recipe.expanduser(), models, force=force)
+        _print_caveat(doubted)
         return
     if chosen.estimated:
         stopped = stopped_after(chosen, len(stored.spec.suite.items()))
@@ -81,7 +84,7 @@ def export(
         from optimizer.merging.files.checkpoint import total_bytes
         from optimizer.outcome.export import Watch, deliver
 
-    plan = open_plan(stored, model_folders(None, cache_folder(None)), trust_times=False)
+    plan = open_plan(stored, searched_folders(models, cache_folder(None)), trust_times=False)
     total = total_bytes(export_layout(plan.ingredients, chosen.recipe.dtype).values())
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:.0f} %"))
     with Progress(*columns, console=console, transient=True) as progress:
@@ -96,22 +99,51 @@ def export(
         folder = Artifacts.existing(database.url, artifacts)
         delivery = deliver(records, chosen, plan, folder, target, overwrite=force, watch=watch)
     console.print(f"proof: {delivery.proof}", soft_wrap=True)
+    for line in delivery.file.notes:
+        console.print(f"[yellow]note:[/] {escaped(line)}", soft_wrap=True)
     if delivery.difference:
         console.print(f"[yellow]note:[/] {escaped(delivery.difference)}", soft_wrap=True)
     console.print(f"AutoV2 hash {delivery.file.sha256[:10]}, {delivery.file.bytes / 1e6:,.1f} MB")
     console.print(f"wrote {escaped(str(target))} (trial {chosen.number}, {escaped(chosen.title)})", soft_wrap=True)
+    _print_caveat(doubted)
 
 
-def _write_recipe(stored: StoredStudy, trial: StoredTrial, target: Path, *, force: bool) -> None:
-    """Write the trial's recipe with absolute paths and hashes, for `mergetune merge`."""
+def _caveat(records: StudyRecords, chosen: StoredTrial) -> str | None:
+    """Return what the final says against taking a merge; None for a parent alone."""
+    from optimizer.cli.views.final import caveat
+    from optimizer.cli.views.report import study_objective
+    from studies.records.finals import load_final
+    from studies.records.stored_trials import load_trials
+
+    if chosen.origin.parent is not None:
+        return None
+    return caveat(load_final(records), load_trials(records), study_objective(records.study))
+
+
+def _print_caveat(doubted: str | None) -> None:
+    """Print it last, where it is seen."""
+    if doubted is not None:
+        console.print(f"[yellow]note:[/] {escaped(doubted)}", soft_wrap=True)
+
+
+def _write_recipe(
+    stored: StoredStudy, trial: StoredTrial, target: Path, models: Sequence[Path] | None, *, force: bool
+) -> None:
+    """Write the trial's recipe with absolute paths and hashes, for `mergetune merge`.
+
+    Args:
+        models: folders in which files that have moved are found; None leaves every path as the study names it.
+    """
     from optimizer.merging.engine.export import atomic_file
     from studies.recipe.file import RecipePaths, recipe_text
 
     if target.suffix.lower() not in {".yaml", ".yml"}:
         fail(f"--recipe writes a YAML file, got {target}: give a name that ends in .yaml")
-    spec = stored.spec
+    spec, parents = stored.spec, stored.parents
+    if models:
+        spec, parents = searched_folders(models, cache_folder(None)).locate(stored, scorers=False)
     paths = RecipePaths(
-        parents={parent.letter: parent.path for parent in stored.parents},
+        parents={parent.letter: parent.path for parent in parents},
         loras=[lora.path for lora in spec.loras.values()] if trial.recipe.loras else [],
         vae=spec.vae,
     )

@@ -8,15 +8,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from basics.names import is_same
 from optimizer.cli.common import DEFAULT_STORAGE, AsJson, ReplacePlot, Storage, console, database_to_read, escaped, fail
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
+    from optimizer.cli.views.tables import ReportTable
     from optimizer.insight.compare import Side, StudyComparison
     from optimizer.insight.importance import Findings, Insight
     from optimizer.trial.objective import Objective
     from studies.records.database import Database
+    from studies.records.study_records import StudyRecords
     from studies.records.values import StoredStudy
 
 BAR_WIDTH = 24  # characters of the longest bar
@@ -45,12 +46,15 @@ def importance(
     found = insight(records, _objective(records.study))
     if plot is not None:
         _draw(plot, found)
+    doubted = _caveat(records)
     if as_json:
-        typer.echo(json.dumps(_facts(found), indent=2, allow_nan=False))
+        typer.echo(json.dumps(_facts(found) | {"caveat": doubted}, indent=2, allow_nan=False))
         return
     for findings in found.findings:
         console.print(_importance_table(found, findings))
     _print_notes(found)
+    if doubted is not None:
+        console.print(f"[yellow]note:[/] {escaped(doubted)}", soft_wrap=True)
     if plot is not None:
         console.print(f"wrote {escaped(str(plot))}", soft_wrap=True)
 
@@ -62,6 +66,15 @@ def _objective(stored: StoredStudy) -> Objective:
     return Objective.of(stored.spec, {name: entry.info for name, entry in stored.spec.scorers.items()})
 
 
+def _caveat(records: StudyRecords) -> str | None:
+    """Return what the final says against the best merge."""
+    from optimizer.cli.views.final import caveat
+    from studies.records.finals import load_final
+    from studies.records.stored_trials import load_trials
+
+    return caveat(load_final(records), load_trials(records), _objective(records.study))
+
+
 def _draw(plot: Path, found: Insight) -> None:
     from optimizer.insight.plots import draw_insight
     from optimizer.merging.engine.export import atomic_file
@@ -70,19 +83,18 @@ def _draw(plot: Path, found: Insight) -> None:
         draw_insight(temporary, found)
 
 
-def _importance_table(found: Insight, findings: Findings) -> Table:
+def _importance_table(found: Insight, findings: Findings) -> ReportTable:
     """Return a table with a row for each parameter, in depth order: importance, best trial's value, main effect."""
-    from rich.table import Table
-
+    from optimizer.cli.views.tables import ReportTable
     from optimizer.insight.importance import BINS
 
-    table = Table(title=f"what mattered for {escaped(findings.objective)}", title_justify="left")
-    table.add_column("number")
-    table.add_column("importance (PED-ANOVA)")
+    table = ReportTable(f"what mattered for {escaped(findings.objective)}")
+    table.head("number")
+    table.head("importance (PED-ANOVA)")
     if findings.model_effects is not None:
-        table.add_column("by the\nmodel", justify="right")
-    table.add_column(f"best\n(trial {found.chosen.number})", justify="right")
-    table.add_column(f"mean {escaped(findings.objective)} in {BINS} equal parts of the bounds")
+        table.head("by the\nmodel", justify="right")
+    table.head(f"best\n(trial {found.chosen.number})", justify="right")
+    table.head(f"mean {escaped(findings.objective)} in {BINS} equal parts of the bounds")
     best = found.params_of(found.chosen) or {}
     largest = max(findings.shares.values()) or 1.0
     for parameter in found.space.parameters:
@@ -175,8 +187,9 @@ def compare(
 ) -> None:
     """Show two studies side by side, and compare their best trials image by image if their images are comparable."""
     from optimizer.insight import compare as comparing
+    from studies.records.stored_studies import open_study
 
-    if first == second:
+    if is_same(first, second):
         fail(f"{first!r} is named twice: name two different studies")
     database = database_to_read(storage)
     found = comparing.compare(_side(database, first), _side(database, second))
@@ -186,6 +199,9 @@ def compare(
     else:
         console.print("their specs differ at most in name and budget")
     _print_paired(found)
+    for name in (first, second):
+        if (doubted := _caveat(open_study(database, name))) is not None:
+            console.print(f"[yellow]note:[/] {escaped(f'{name}: {doubted}')}", soft_wrap=True)
 
 
 def _side(database: Database, name: str) -> Side:
@@ -197,17 +213,16 @@ def _side(database: Database, name: str) -> Side:
     return load_side(records, _objective(records.study), infos)
 
 
-def _overview(found: StudyComparison) -> Table:
+def _overview(found: StudyComparison) -> ReportTable:
     """Return a table with the trials, best objective and gains of both."""
-    from rich.table import Table
-
     from optimizer.cli.views.progress import gain_text
+    from optimizer.cli.views.tables import ReportTable
 
     sides = (found.first, found.second)
-    table = Table(title="studies compared", title_justify="left")
-    table.add_column("")
+    table = ReportTable("studies compared")
+    table.head("")
     for side in sides:
-        table.add_column(escaped(side.study.name), justify="right")
+        table.head(escaped(side.study.name), justify="right")
     states = [[trial.state for trial in side.trials] for side in sides]
     table.add_row("trials complete", *(str(each.count("complete")) for each in states))
     if any(trial.estimated for side in sides for trial in side.trials):
@@ -230,13 +245,13 @@ def _overview(found: StudyComparison) -> Table:
     return table
 
 
-def _settings_table(found: StudyComparison) -> Table:
-    from rich.table import Table
+def _settings_table(found: StudyComparison) -> ReportTable:
+    from optimizer.cli.views.tables import ReportTable
 
-    table = Table(title="settings that differ", title_justify="left")
-    table.add_column("setting")
+    table = ReportTable("settings that differ")
+    table.head("setting")
     for side in (found.first, found.second):
-        table.add_column(escaped(side.study.name), overflow="fold")
+        table.head(escaped(side.study.name))
     for key, (ours, theirs) in found.settings.items():
         table.add_row(escaped(key), escaped(ours), escaped(theirs))
     return table

@@ -168,11 +168,11 @@ def _check(opened: Checkpoint) -> dict[str, Any]:
 
 
 def _show_file(facts: Mapping[str, Any]) -> None:
-    from rich.table import Table
+    from optimizer.cli.views.tables import ReportTable
 
-    table = Table(title=escaped(Path(facts["path"]).name), show_header=False, title_justify="left")
-    table.add_column(no_wrap=True)
-    table.add_column(overflow="fold")
+    table = ReportTable(escaped(Path(facts["path"]).name), show_header=False)
+    table.head()
+    table.head()
     prediction, parts, hashes = facts["prediction"], facts["components"], facts["hashes"]
     table.add_row("architecture", facts["architecture"])
     table.add_row("prediction", escaped(prediction["words"] or f"unclear: {prediction['problem']}"))
@@ -207,11 +207,11 @@ def _soundness(check: Mapping[str, Any] | None) -> str:
 
 
 def _show_places(facts: Mapping[str, Any]) -> None:
-    from rich.table import Table
+    from optimizer.cli.views.tables import ReportTable
 
-    table = Table(title="places", title_justify="left")
+    table = ReportTable("places")
     for head in ("place", "tensors", "parameters", "dtypes"):
-        table.add_column(head, justify="right" if head in {"tensors", "parameters"} else "left")
+        table.head(head, justify="right" if head in {"tensors", "parameters"} else "left")
     section = facts["places"][0]["place"][:2]
     for place in facts["places"]:
         if place["place"][:2] != section:  # text encoders, IN, M0, OUT, VAE

@@ -7,13 +7,12 @@ from optimizer.cli.common import console, escaped
 
 def scorers() -> None:
     """List the scorers that a spec can name, including plug-ins."""
-    from rich.table import Table
-
+    from optimizer.cli.views.tables import ReportTable
     from scorers.registry import kinds
 
-    table = Table(title="scorers", title_justify="left")
-    table.add_column("kind", no_wrap=True)
-    table.add_column("description")
+    table = ReportTable("scorers")
+    table.head("kind")
+    table.head("description")
     for name, kind in kinds().items():
         info = kind.info
         better = "higher" if info.direction == "maximize" else "lower"
@@ -27,8 +26,7 @@ def scorers() -> None:
 
 def spaces() -> None:
     """List the named search spaces with their number of ratios for each family, and the named block weights."""
-    from rich.table import Table
-
+    from optimizer.cli.views.tables import ReportTable
     from search_spaces.blocks import Architecture
     from search_spaces.errors import SpaceError
     from search_spaces.families.registry import family_of
@@ -44,13 +42,13 @@ def spaces() -> None:
             return "-"
         return str(len(space.parameters))
 
-    table = Table(title="search spaces (`space: {preset: NAME}` in a spec)", title_justify="left")
+    table = ReportTable("search spaces (`space: {preset: NAME}` in a spec)")
     for head in (
         "preset",
         "description",
         *(f"ratios, {family_of(architecture).title}" for architecture in Architecture),
     ):
-        table.add_column(head)
+        table.head(head)
     for name in preset_names():
         table.add_row(name, load_preset(name).description, *(size(name, architecture) for architecture in Architecture))
     console.print(table)
@@ -58,15 +56,14 @@ def spaces() -> None:
 
 
 def _print_block_presets() -> None:
-    from rich.table import Table
-
+    from optimizer.cli.views.tables import ReportTable
     from search_spaces.block_presets import block_preset, block_preset_names
 
-    table = Table(title="block weights (`values: {B: {preset: NAME}}` in a recipe)", title_justify="left")
-    table.add_column("preset", no_wrap=True)
-    table.add_column("BASE", justify="right")
+    table = ReportTable("block weights (`values: {B: {preset: NAME}}` in a recipe)")
+    table.head("preset")
+    table.head("BASE", justify="right")
     for head in ("IN00 to IN11", "M00", "OUT00 to OUT11"):
-        table.add_column(head, no_wrap=True)
+        table.head(head)
     for name in block_preset_names():
         base, *blocks = block_preset(name)
         bars = "".join(_bar(ratio) for ratio in blocks)

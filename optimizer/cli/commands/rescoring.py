@@ -21,9 +21,11 @@ from optimizer.cli.common import (
     interactive,
     loading_libraries,
     quiet_optuna,
+    read_spec,
     storage_option,
     storage_url,
 )
+from optimizer.cli.workers.model_folders import Moved, searched_folders
 
 if TYPE_CHECKING:
     from optimizer.outcome.other_study import Other
@@ -40,17 +42,17 @@ def rescore(
     storage: Storage = DEFAULT_STORAGE,
     artifacts: ArtifactFolder = None,
     cache: CacheFolder = None,
+    models: Moved = None,
 ) -> None:
     """Score the kept images of a study with other scorers or weights, as a new study; nothing is rendered."""
     from optimizer.cli.views.report import print_study
     from optimizer.cli.workers.new_study import announce
     from studies.files.artifacts import Artifacts
     from studies.records.stored_studies import open_study
-    from studies.spec.study import load_spec
 
     quiet_optuna()
     url = storage_url(storage)
-    wanted = load_spec(spec)
+    wanted = read_spec(spec)
     database = database_to_change(url)
     before = open_study(database, study)
     with loading_libraries():
@@ -62,10 +64,11 @@ def rescore(
     require_rescorable(wanted, study)
     other = Other(records=before, artifacts=Artifacts.existing(url, artifacts))
     found = find_rescorable(before)
-    plan = make_plan(wanted)
+    caches = cache_folder(cache)
+    plan = make_plan(searched_folders(models, caches).locate_known(wanted, before.study))
     parents = announce(database, plan, choose_device(plan.spec.render.device))
     require_same_images(plan, parents, before.study)
-    records = _store(found, plan, parents, other, artifacts, cache_folder(cache))
+    records = _store(found, plan, parents, other, artifacts, caches)
     print_study(records, every_trial=False)
     for line in _verdict(before, records):
         console.print(escaped(line), soft_wrap=True)

@@ -23,10 +23,12 @@ from optimizer.cli.common import (
     escaped,
     loading_libraries,
     parsed_weights,
+    read_spec,
     storage_option,
     storage_url,
 )
 from optimizer.cli.workers.local_workers import Workers, worker_count
+from optimizer.cli.workers.model_folders import Moved, searched_folders
 from optimizer.cli.workers.monitoring import LogJson, MetricsAddress, monitor
 
 if TYPE_CHECKING:
@@ -52,9 +54,7 @@ def check(
     cache: CacheFolder = None,
 ) -> None:
     """Check a spec without running it: files, architectures, search space, scorers, warm start; and print its cost."""
-    from studies.spec.study import load_spec
-
-    loaded = load_spec(spec)
+    loaded = read_spec(spec)
     with loading_libraries():
         from optimizer.cli.views.planning import print_notes, print_plan
         from optimizer.cli.workers.loading import hash_with_progress
@@ -126,37 +126,36 @@ def resume(
         int | None, typer.Option(min=1, max=1_000_000, help="New budget: trials in total.", show_default=False)
     ] = None,
     patience: Annotated[int | None, typer.Option(min=0, help="New patience; 0: none.", show_default=False)] = None,
+    models: Moved = None,
     workers: Workers = "1",
     detach: Detach = False,
     log_json: LogJson = None,
     metrics: MetricsAddress = None,
 ) -> None:
     """Continue a study with the sampler, seed and settings that it began with."""
-    from optimizer.cli.workers.loading import load_stored_study
+    from optimizer.cli.workers.loading import load_runtime, open_asked_study, open_unchanged_plan
     from optimizer.cli.workers.session import environments_of_others, has_ended, print_end, print_outcome, work_on
     from studies.records.control import set_status
     from studies.records.stored_studies import open_study, set_budget
-    from studies.spec.fingerprints import refuse_changed_spec
-    from studies.spec.study import load_spec
 
     monitoring = monitor(context, log_json, metrics)
     count, url, caches = worker_count(workers), storage_url(storage), cache_folder(cache)
-    database = database_to_change(url)
-    if Path(study).is_file():
-        spec = load_spec(Path(study))
-        records = open_study(database, spec.study)
-        refuse_changed_spec(records.study.spec, spec)
-        budget = spec.budget
-    else:
-        records = open_study(database, study)
-        budget = records.study.spec.budget
+    database, folders = database_to_change(url), searched_folders(models, caches)
+    spec = read_spec(Path(study)) if Path(study).is_file() else None
+    records = open_study(database, study if spec is None else spec.study)
+    budget = records.study.spec.budget if spec is None else spec.budget
     if trials is not None:
         budget = budget.model_copy(update={"trials": trials})
     if patience is not None:
         budget = budget.model_copy(update={"patience": patience or None})
     asked = replace(records.study, spec=records.study.spec.model_copy(update={"budget": budget}))
     ended = not detach and has_ended(replace(records, study=asked))
-    runtime = None if detach or ended else load_stored_study(records.study, caches)  # first: it may be refused
+    # First what may be refused: a spec file, then files that have changed.
+    plan = None if spec is None else open_asked_study(records.study, spec, folders, looked_at=detach or ended)
+    runtime = None
+    if not (detach or ended):
+        plan = plan or open_unchanged_plan(records.study, folders)
+        runtime = load_runtime(plan, records.study.parents, caches)
     set_budget(records, budget)
     set_status(records, "active")
     records = open_study(database, records.study.name)
@@ -165,10 +164,10 @@ def resume(
         return
     if runtime is None:
         print_outcome(records, artifacts)
-        print_end(records)
+        print_end(records, models)
         return
     others = environments_of_others(count, runtime, url, artifacts, caches)
-    work_on(records, runtime, artifacts, monitoring, others)
+    work_on(records, runtime, artifacts, monitoring, others, models)
 
 
 @app.command()
@@ -178,6 +177,7 @@ def finish(
     storage: Storage = DEFAULT_STORAGE,
     artifacts: ArtifactFolder = None,
     cache: CacheFolder = None,
+    models: Moved = None,
     log_json: LogJson = None,
     metrics: MetricsAddress = None,
 ) -> None:
@@ -199,7 +199,8 @@ def finish(
     with loading_libraries():
         from optimizer.outcome.final import choose_finalists
     choose_finalists(load_trials(records), objective, by_value(objective), records.study.spec.final)
-    runtime = load_stored_study(records.study, cache_folder(cache))  # after the checks, because loading takes long
+    caches = cache_folder(cache)  # after the checks, because loading takes long
+    runtime = load_stored_study(records.study, searched_folders(models, caches), caches)
     folder, reporter = Artifacts.beside(database.url, artifacts), monitoring.reporter(records, OutageReporter())
     finish_study(records, runtime, folder, reporter, retry_for(reporter))
     print_study(records, every_trial=False)

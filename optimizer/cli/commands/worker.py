@@ -31,5 +31,5 @@ def worker(
     assignment, database = assigned(storage, study, models, artifacts, cache)
     with stopping() as stop:
         assignment = replace(assignment, until_done=until_done, finals=not no_final)
-        finished = assignment.service(database, stop, monitoring).run()
+        finished = assignment.worker(database, stop, monitoring).run()
     console.print(f"this worker finished {finished} {'trial' if finished == 1 else 'trials'}")

@@ -7,15 +7,15 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-from rich.table import Table
 
 from optimizer.cli.common import console, escaped, interactive, storage_option
 from optimizer.cli.views.progress import gain_text
+from optimizer.cli.views.tables import ReportTable
 from optimizer.observe.events import FinalHeld, FinalStarted, Reporter
-from optimizer.outcome.verdict import is_better, suspicion
 from optimizer.search.stopping import end_of
 from optimizer.system.retry import Retry
 from optimizer.trial.objective import SINGLE, Objective
+from optimizer.trial.verdict import doubt, is_better, suspicion
 from studies.records.finals import Final, Finalist, lacks_final, store_final
 from studies.records.stored_trials import load_trials
 from studies.records.study_records import StudyRecords
@@ -74,7 +74,7 @@ def _save_sheet(stored: StoredStudy, final: Final, pictures: Pictures, artifacts
             columns.append((f"{heading}: chosen" if finalist.chosen else heading, pictures[finalist.number]))
     captions = [item.prompt for item in stored.spec.held_out.items()]
     sheet = comparison_sheet(f"{stored.name}, the final", columns, captions, blocks=min(2, -(-len(captions) // 8)))
-    return artifacts.save_picture(f"{stored.name}-final.png", sheet)
+    return artifacts.save_picture(stored.name, stored.key, "final", sheet)
 
 
 @contextmanager
@@ -117,6 +117,14 @@ def current_winner(final: Final | None, trials: Sequence[StoredTrial]) -> Finali
     return None if final is None or final.is_outdated(trials) else final.winner
 
 
+def caveat(final: Final | None, trials: Sequence[StoredTrial], objective: Objective) -> str | None:
+    """Return what must be said wherever a best trial is named: `doubt`, also that of a final which is outdated."""
+    doubted = None if final is None else doubt(final, objective)
+    if final is None or doubted is None:
+        return None
+    return f"{doubted} (more trials have finished since)" if final.is_outdated(trials) else doubted
+
+
 # ---------------------------------------------------------------------------------------- printing
 
 
@@ -138,10 +146,10 @@ def finish_command(records: StudyRecords) -> str:
     return f'mergetune study finish "{records.study.name}"{storage_option(records.database.url)}'
 
 
-def final_table(stored: StoredStudy, final: Final, objective: Objective) -> Table:
+def final_table(stored: StoredStudy, final: Final, objective: Objective) -> ReportTable:
     """Return a table with a row for each candidate."""
     title = f"final of {escaped(stored.name)}: {_images(stored)} images that the search never saw"
-    table = Table(title=title, title_justify="left")
+    table = ReportTable(title)
     names = objective.names
     scorers = [term.scorer for term in objective.terms]
     for head in (
@@ -152,7 +160,7 @@ def final_table(stored: StoredStudy, final: Final, objective: Objective) -> Tabl
         *(f"{name}\nheld out" for name in scorers),
         "",
     ):
-        table.add_column(escaped(head), overflow="fold")
+        table.head(escaped(head))
     for candidate in final.candidates:
         cells = [_cell(candidate.in_sample, names), _cell(candidate.held_out, names)]
         cells += [_cell(candidate.held_out, (name,)) for name in scorers]

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from rich.table import Table
-
 from optimizer.cli.common import console, escaped
+from optimizer.cli.views.tables import ReportTable
 from optimizer.trial.front import chosen_trial, front_of
 from optimizer.trial.ranking import best_trials
 
@@ -22,14 +21,12 @@ def print_front(trials: Sequence[StoredTrial], objective: Objective, weights: Ma
     best = chosen_trial(trials, objective, weights)
     if front is None or best is None:
         return
-    table = Table(title="Pareto front: no trial is better in every objective", title_justify="left")
-    table.add_column("trial", justify="right")
-    table.add_column("origin")
+    table = ReportTable("Pareto front: no trial is better in every objective")
+    table.head("trial", justify="right")
+    table.head("origin")
     for name, direction in zip(objective.names, objective.directions, strict=True):
-        table.add_column(
-            f"{escaped(name)} ({'higher' if direction == 'maximize' else 'lower'} is better)", justify="right"
-        )
-    table.add_column("")
+        table.head(f"{escaped(name)} ({'higher' if direction == 'maximize' else 'lower'} is better)", justify="right")
+    table.head("")
     for trial in front.members:
         roles = ["best"] if trial is best else []
         roles += ["knee"] if trial is front.knee else []

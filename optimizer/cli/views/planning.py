@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import torch
-from rich.table import Table
 
 from optimizer.cli.common import console, escaped
+from optimizer.cli.views.tables import ReportTable
 from optimizer.merging.files.checkpoint import letters, total_bytes
 from optimizer.rendering.prediction import EPSILON
 from optimizer.runtime.plan import Plan
@@ -25,7 +25,7 @@ def print_plan(plan: Plan, device: torch.device, residence: Residence | None = N
         residence: what would stay on the device; None leaves it out.
     """
     spec, items = plan.spec, plan.spec.suite.items()
-    table = Table(title=f"study {escaped(spec.study)}", show_header=False, title_justify="left")
+    table = ReportTable(f"study {escaped(spec.study)}", show_header=False)
     for letter, checkpoint in zip(letters(len(plan.checkpoints)), plan.checkpoints, strict=True):
         size = checkpoint.size_bytes / 1e6
         table.add_row(
@@ -91,7 +91,7 @@ def cost(plan: Plan) -> str:
     """Describe the images and U-Net passes of the whole budget, and the memory for the weights."""
     spec, images = plan.spec, len(plan.spec.suite.items())
     steps = 2 * spec.suite.steps - 1 if spec.suite.scheduler in TWO_PASSES else spec.suite.steps
-    passes = images * steps * (GUIDED_PASSES if spec.suite.cfg > 1 else 1)
+    passes = images * steps * (GUIDED_PASSES if spec.suite.is_guided else 1)
     stored = sum(total_bytes(checkpoint.tensors.values()) for checkpoint in plan.checkpoints)
     live = 4 * sum(info.size for info in plan.checkpoints[0].tensors.values())
     budget = spec.budget

@@ -7,12 +7,12 @@ from datetime import datetime
 
 import numpy as np
 from optuna.artifacts.exceptions import ArtifactNotFound
-from rich.table import Table
 
 from optimizer.cli.common import console, escaped
-from optimizer.cli.views.final import current_winner, print_final
+from optimizer.cli.views.final import caveat, current_winner, print_final
 from optimizer.cli.views.front import print_front
 from optimizer.cli.views.progress import gain_text
+from optimizer.cli.views.tables import ReportTable
 from optimizer.search.depth.ties import split_before, split_in_words
 from optimizer.search.stopping import end_of, own_trials
 from optimizer.trial.front import check_weights, chosen_trial
@@ -21,22 +21,22 @@ from optimizer.trial.ranking import best_trials, parent_trials, stopped_after
 from scorers.protocol import ScorerInfo
 from studies.errors import SpecError, StudyError
 from studies.files.artifacts import Artifacts
-from studies.records import optuna_studies, registry, stored_renders, stored_studies, stored_trials
+from studies.records import optuna_studies, stored_renders, stored_studies, stored_trials
 from studies.records.database import Database
 from studies.records.finals import Final, load_final
-from studies.records.registry import workers_at
 from studies.records.study_records import StudyRecords
 from studies.records.values import StoredStudy, StoredTrial
+from studies.records.workers import live_workers, workers_at
 
 FRONT_SHOWN = 12  # members of a Pareto front
 
 
-def studies_table(database: Database) -> Table:
+def studies_table(database: Database) -> ReportTable:
     """Return a table of all studies with their progress and best gain."""
-    table = Table(title="studies", title_justify="left")
+    table = ReportTable("studies")
     for head in ("study", "parents", "status", "trials", "failed", "best gain (95 % interval)", "started"):
-        table.add_column(head)
-    workers = workers_at(database, registry.live_workers(database))
+        table.head(head)
+    workers = workers_at(database, live_workers(database))
     for name, records in stored_studies.every_study(database).items():
         try:
             if isinstance(records, SpecError):
@@ -52,16 +52,18 @@ def _study_row(records: StudyRecords, workers: int) -> tuple[str, ...]:
     objective = study_objective(study)
     best = best_trials(trials, objective)
     gains = [trial.gains[SINGLE] for trial in best if SINGLE in trial.gains]
+    gain = gain_text(gains[0]) if gains else (f"front of {len(best)}" if best and not objective.terms else "")
+    doubted = caveat(load_final(records), trials, objective)
     own = own_trials(trials)
     finished = sum(trial.state != "running" for trial in own)
-    taken = f", {len(trials) - len(own)} taken over" if len(own) < len(trials) else ""
+    copied = f", {len(trials) - len(own)} copied" if len(own) < len(trials) else ""
     return (
         escaped(study.name),
         escaped(" + ".join(parent.path.stem for parent in study.parents)),
         _status(records, trials, workers),
-        f"{finished}/{study.spec.budget.trials}{taken}",
+        f"{finished}/{study.spec.budget.trials}{copied}",
         str(sum(trial.state == "failed" for trial in trials)),
-        gain_text(gains[0]) if gains else (f"front of {len(best)}" if best and not objective.terms else ""),
+        gain if doubted is None else f"{gain}; {escaped(doubted)}",
         datetime.fromtimestamp(study.created_at).astimezone().strftime("%Y-%m-%d %H:%M"),
     )
 
@@ -118,10 +120,10 @@ def _print_progress(records: StudyRecords, trials: Sequence[StoredTrial]) -> Non
     if len(failed) > 5:
         console.print(f"[red]and {len(failed) - 5} more failed[/]")
     running = sum(trial.state == "running" for trial in trials)
-    taken = len(trials) - len(own_trials(trials))
-    taken_over = f" ({taken} of them taken over)" if taken else ""
+    copied = len(trials) - len(own_trials(trials))
+    of_them = f" ({copied} of them copied)" if copied else ""
     console.print(
-        f"{len(complete)} trials complete{taken_over}{_stopped_text(study, complete)}, {len(failed)} failed, {running} "
+        f"{len(complete)} trials complete{of_them}{_stopped_text(study, complete)}, {len(failed)} failed, {running} "
         f"in progress or interrupted, budget {study.spec.budget.trials}",
         soft_wrap=True,
     )
@@ -154,7 +156,7 @@ def notable_trials(trials: Sequence[StoredTrial], objective: Objective, chosen: 
 
 def _scores_table(
     records: StudyRecords, trials: Sequence[StoredTrial], objective: Objective, final: Final | None
-) -> Table:
+) -> ReportTable:
     """Return a table with a column for each trial and a row for each score: its value, and below it the gain."""
     study = records.study
     items = len(study.spec.suite.items())
@@ -162,16 +164,18 @@ def _scores_table(
     winner = current_winner(final, trials)
     chosen = None if winner is None else winner.number
     best = best_trials(trials, objective)
-    roles = {trial.number: "best" if chosen in {None, trial.number} else "best observed" for trial in best}
+    doubted = caveat(final, trials, objective) is not None
+    named = "best merge" if doubted else "best"
+    roles = {trial.number: named if chosen in {None, trial.number} else "best observed" for trial in best}
     if chosen is not None:
-        roles.setdefault(chosen, "best in the final")
+        roles.setdefault(chosen, f"{named} in the final")
     shown = notable_trials(trials, objective, chosen)
-    table = Table(title=f"study {escaped(study.name)}", title_justify="left")
-    table.add_column("score", overflow="fold")
+    table = ReportTable(f"study {escaped(study.name)}")
+    table.head("score")
     means = {}
     for trial in shown:
         role = f"[bold]{roles[trial.number]}[/]: " if trial.number in roles else ""
-        table.add_column(f"{role}{escaped(trial.title)}\n(trial {trial.number})", justify="right")
+        table.head(f"{role}{escaped(trial.title)}\n(trial {trial.number})", justify="right")
         by_item, by_set = stored_renders.load_scores(records, trial)
         means[trial.number] = (
             dict(trial.objectives) | {name: float(np.mean(by_item[name])) for name in by_item} | by_set
@@ -197,10 +201,10 @@ def value_text(value: float, error: float | None) -> str:
     return f"{value:.4g}" if error is None else f"{value:.4g} ±{error:.2g}"
 
 
-def _trials_table(study: StoredStudy, trials: Sequence[StoredTrial], objective: Objective) -> Table:
-    table = Table(title=f"trials of {escaped(study.name)}", title_justify="left")
+def _trials_table(study: StoredStudy, trials: Sequence[StoredTrial], objective: Objective) -> ReportTable:
+    table = ReportTable(f"trials of {escaped(study.name)}")
     for head in ("trial", "origin", "state", *objective.names, "gain (95 % interval)", "seconds"):
-        table.add_column(head)
+        table.head(head)
     items = len(study.spec.suite.items())
     for trial in trials:
         mark = "~" if trial.estimated else ""
@@ -233,8 +237,12 @@ def save_comparison(records: StudyRecords, artifacts: Artifacts) -> str | None:
 
     study, trials = records.study, stored_trials.load_trials(records)
     parents = [trial for trial in parent_trials(trials).values() if trial.state == "complete"]
-    chosen = chosen_trial(trials, study_objective(study))
+    winner = current_winner(load_final(records), trials)
+    number = None if winner is None else winner.number
+    observed = chosen_trial(trials, study_objective(study))
+    chosen = next((trial for trial in trials if trial.number == number), observed)
     best = [] if chosen is None else [chosen]
+    named = "best merge" if caveat(load_final(records), trials, study_objective(study)) is not None else "best"
     columns = []
     for trial in [*parents, *(trial for trial in best if trial not in parents)]:
         renders = stored_renders.load_renders(records, trial)
@@ -245,10 +253,10 @@ def save_comparison(records: StudyRecords, artifacts: Artifacts) -> str | None:
         except ArtifactNotFound:
             return None
         images = [torch.from_numpy(np.array(picture)).permute(2, 0, 1) for picture in pictures]
-        title = str(trial.origin) if trial in parents else f"best: trial {trial.number}"
+        title = str(trial.origin) if trial in parents else f"{named}: trial {trial.number}"
         columns.append((title, images))
     if not columns:
         return None
     captions = [item.prompt for item in study.spec.suite.items()]
     sheet = comparison_sheet(study.name, columns, captions, blocks=min(4, -(-len(captions) // 8)))
-    return artifacts.save_picture(f"{study.name}.png", sheet)
+    return artifacts.save_picture(study.name, study.key, "best", sheet)

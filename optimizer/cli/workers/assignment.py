@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from optimizer.observe.events import Event, Reporter
     from optimizer.runtime.model_files import ModelFolders
     from optimizer.runtime.setup import Runtime
-    from optimizer.work.service import Service
+    from optimizer.work.worker import Worker
     from studies.files.artifacts import Artifacts
     from studies.records.database import Database
     from studies.records.study_records import StudyRecords
@@ -63,14 +63,14 @@ class Assignment:
     until_done: bool = False
     finals: bool = True
 
-    def service(self, database: Database, stop: threading.Event, monitoring: Monitoring) -> Service:
+    def worker(self, database: Database, stop: threading.Event, monitoring: Monitoring) -> Worker:
         """Build the worker that carries out this assignment in this process."""
         with loading_libraries():
             from optimizer.runtime.pool import RuntimePool
-            from optimizer.work.service import Service, ServiceSettings
+            from optimizer.work.worker import Worker, WorkerSettings
             from studies.files.artifacts import Artifacts
 
-        settings = ServiceSettings(
+        settings = WorkerSettings(
             names=self.names,
             until_done=self.until_done,
             finals=self.finals,
@@ -82,7 +82,7 @@ class Assignment:
             lambda plan, study: load_runtime(plan, study.parents, self.cache),
         )
         host = TerminalHost(store, stop, self.patience_seconds, monitoring)
-        return Service(database, runtimes, store, host, stop, settings)
+        return Worker(database, runtimes, store, host, stop, settings)
 
 
 def assigned(
@@ -99,8 +99,7 @@ def assigned(
 
     url, caches = storage_url(storage), cache_folder(cache)
     database = database_to_change(url)
-    for name in names or ():
-        open_study(database, name)
+    chosen = frozenset(open_study(database, name).study.name for name in names or ())
     folders = model_folders(models, caches)
     if not folders.folders and not names and database_file(url) is None:
         fail(
@@ -109,7 +108,7 @@ def assigned(
         )
     assignment = Assignment(
         storage=url,
-        names=frozenset(names or ()),
+        names=chosen,
         folders=folders,
         artifacts=artifacts,
         cache=caches,
@@ -119,7 +118,7 @@ def assigned(
 
 
 class TerminalHost:
-    """A service's Host that shows progress on the terminal.
+    """A worker's Host that shows progress on the terminal.
 
     Args:
         patience_seconds: how long an outage of the database or of the artifact store may last.

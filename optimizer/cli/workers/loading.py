@@ -2,26 +2,74 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from optimizer.cli.common import console, escaped, loading_libraries
-from optimizer.cli.workers.model_folders import model_folders
+from studies.errors import StudyChangedError
 
 if TYPE_CHECKING:
     from optimizer.runtime.model_files import ModelFolders
     from optimizer.runtime.plan import Plan
     from optimizer.runtime.setup import Runtime
     from studies.records.values import ParentFile, StoredStudy
+    from studies.spec.study import StudySpec
 
 
-def load_stored_study(stored: StoredStudy, cache: Path) -> Runtime:
+def load_stored_study(stored: StoredStudy, folders: ModelFolders, cache: Path) -> Runtime:
     """Load the models and scorers of a stored study.
+
+    Args:
+        folders: where files that have moved are looked for.
 
     Raises:
         StudyChangedError: a file has changed since the study began.
     """
-    return load_runtime(open_unchanged_plan(stored, model_folders(None, cache)), stored.parents, cache)
+    return load_runtime(open_unchanged_plan(stored, folders), stored.parents, cache)
+
+
+def open_asked_study(
+    stored: StoredStudy, spec: StudySpec, folders: ModelFolders, *, looked_at: bool = False
+) -> Plan | None:
+    """Open a stored study's files where its spec file names them; both must ask for the same.
+
+    Args:
+        looked_at: whether nothing will be rendered, so that files which lie where they lay need not be opened.
+
+    Returns:
+        None if nothing was opened.
+
+    Raises:
+        StudyChangedError: the spec has changed, or a file at a path that it names is another than the study's.
+    """
+    from studies.spec.fingerprints import refuse_changed_spec
+    from studies.spec.places import at_places_of, paths_of
+
+    there = at_places_of(stored.spec, spec)
+    refuse_changed_spec(there, spec)
+    if looked_at and paths_of(there) == paths_of(stored.spec):
+        return None
+    plan = open_unchanged_plan(_moved(stored, there), folders)
+    from optimizer.search.recipe_probes import refuse_changed_recipes
+
+    for asked, found in zip(paths_of(there), paths_of(plan.spec), strict=True):
+        if asked != found and asked.exists():
+            raise StudyChangedError(
+                f"{asked}, which the spec names, is not the file the study began with (that is {found}): correct the "
+                "path in the spec, or start a new study"
+            )
+    refuse_changed_recipes(plan.spec, spec.probes.recipes, plan.blueprint(stored.parents))
+    return plan
+
+
+def _moved(stored: StoredStudy, there: StudySpec) -> StoredStudy:
+    """Return the study with the paths of another spec; parents at other paths are to be hashed."""
+    parents = tuple(
+        file if file.path == path else replace(file, path=path, mtime_ns=0)
+        for file, path in zip(stored.parents, there.parents, strict=True)
+    )
+    return replace(stored, spec=there, parents=parents)
 
 
 def open_unchanged_plan(stored: StoredStudy, folders: ModelFolders) -> Plan:
@@ -32,15 +80,16 @@ def open_unchanged_plan(stored: StoredStudy, folders: ModelFolders) -> Plan:
     """
     from studies.spec.fingerprints import refuse_changed_files
 
-    plan = open_plan(stored, folders)
+    plan = open_plan(stored, folders, scorers=True)
     refuse_changed_files(stored.fingerprints, plan.spec)
     return plan
 
 
-def open_plan(stored: StoredStudy, folders: ModelFolders, *, trust_times: bool = True) -> Plan:
+def open_plan(stored: StoredStudy, folders: ModelFolders, *, scorers: bool = False, trust_times: bool = True) -> Plan:
     """Open a stored study's files; no parent may have changed.
 
     Args:
+        scorers: whether the scorers' files must be there, too.
         trust_times: whether a parent is taken as unchanged, without reading it, if its size and modification time are.
 
     Raises:
@@ -50,8 +99,8 @@ def open_plan(stored: StoredStudy, folders: ModelFolders, *, trust_times: bool =
         from optimizer.runtime.plan import make_plan
 
     with console.status(f"looking for the files of {escaped(stored.name)}"):
-        located = folders.locate(stored)
-    plan = make_plan(located.spec)
+        located = folders.locate(stored, scorers=scorers)
+    plan = make_plan(located.spec, begun=True)
     hash_with_progress(plan, located.parents, trust_times=trust_times)
     return plan
 

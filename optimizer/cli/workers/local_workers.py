@@ -79,15 +79,16 @@ class _LocalWorker:
 
 @contextmanager
 def local_workers(
-    study: str, variables: Sequence[Mapping[str, str]], stop: threading.Event
+    study: str, variables: Sequence[Mapping[str, str]], stop: threading.Event, folders: Sequence[Path] = ()
 ) -> Iterator[list[_LocalWorker]]:
     """Run additional workers while the block runs; at its end, wait until they have finished their trials.
 
     Args:
         variables: the environment variables of each worker, in addition to this process's.
         stop: when it is set, the workers are asked to stop.
+        folders: where they find the study's files, if those have moved.
     """
-    workers = [_start(study, added) for added in variables]
+    workers = [_start(study, added, folders) for added in variables]
     over = threading.Event()
 
     def forward_stop() -> None:
@@ -119,10 +120,11 @@ def local_workers(
             worker.errors.close()
 
 
-def _start(study: str, variables: Mapping[str, str]) -> _LocalWorker:
+def _start(study: str, variables: Mapping[str, str], folders: Sequence[Path]) -> _LocalWorker:
     """Start a worker in a session of its own: Ctrl-C reaches only this process, which forwards it once."""
     errors = tempfile.TemporaryFile()  # noqa: SIM115 - closed by `local_workers`
     arguments = ["worker", "--study", study, "--until-done", "--no-final"]
+    arguments += [part for folder in folders for part in ("--models", str(folder))]
     process = subprocess.Popen(  # noqa: S603 - this program, with a name from the database
         [sys.executable, "-m", "optimizer.cli", *arguments],
         env={name: value for name, value in os.environ.items() if name != PORT_VARIABLE} | dict(variables),

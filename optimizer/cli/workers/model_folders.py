@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import os
+import shlex
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
+
+import typer
 
 from optimizer.cli.common import fail
 
@@ -13,19 +17,52 @@ if TYPE_CHECKING:
 
 MODELS_VARIABLE = "MERGETUNE_MODELS"
 
+Moved = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--models",
+        metavar="FOLDER",
+        help="Folder in which to find the study's files that have moved, by their content; may be repeated. "
+        f"\\[default: {MODELS_VARIABLE}]",
+        show_default=False,
+    ),
+]
 
-def model_folders(given: list[Path] | None, caches: Path) -> ModelFolders:
-    """Return the folders of `--models`, or those of MERGETUNE_MODELS, which are separated as in PATH."""
+
+def model_folders(given: Sequence[Path] | None, caches: Path) -> ModelFolders:
+    """Return the folders of a worker's `--models`, or those of MERGETUNE_MODELS: no other file may be read."""
+    return _folders(given or _of_environment(), caches, exclusive=True)
+
+
+def searched_folders(given: Sequence[Path] | None, caches: Path) -> ModelFolders:
+    """Return the folders in which a command looks for the moved files of the study that it names.
+
+    Files that are where the study names them are taken from there, unless MERGETUNE_MODELS bounds what may be read.
+    """
+    bounds = _of_environment()
+    return _folders([*(given or ()), *bounds], caches, exclusive=bool(bounds))
+
+
+def models_option(given: Sequence[Path] | None) -> str:
+    """Return the `--models` options for another command, each with a leading space."""
+    return "".join(f" --models {shlex.quote(str(folder))}" for folder in given or ())
+
+
+def _of_environment() -> list[Path]:
+    """Return the folders of MERGETUNE_MODELS, which are separated as in PATH."""
+    return [Path(part) for part in os.environ.get(MODELS_VARIABLE, "").split(os.pathsep) if part]
+
+
+def _folders(folders: Sequence[Path], caches: Path, *, exclusive: bool) -> ModelFolders:
     import studies.demo
     from optimizer.runtime.model_files import ModelFolders
 
-    listed = os.environ.get(MODELS_VARIABLE, "")
-    folders = given or [Path(part) for part in listed.split(os.pathsep) if part]
     for folder in folders:
         if not folder.expanduser().is_dir():
             fail(f"--models: {folder} is not a folder")
     return ModelFolders(
-        folders=tuple(folder.expanduser().resolve() for folder in folders),
+        folders=tuple(dict.fromkeys(folder.expanduser().resolve() for folder in folders)),
         digests=caches / "sha256.json",
         also=(caches, Path(studies.demo.__file__).parent),
+        exclusive=exclusive,
     )

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from optimizer.cli.common import console, loading_libraries, quiet_optuna
+from optimizer.cli.common import console, loading_libraries, quiet_optuna, read_spec
 from optimizer.cli.workers.loading import hash_with_progress, load_runtime
 
 if TYPE_CHECKING:
@@ -76,11 +76,10 @@ def _new_spec(file: Path, url: str) -> tuple[StudySpec, Database | None]:
     from studies.records.database import open_database
     from studies.records.network_shares import require_local
     from studies.records.stored_studies import require_new, require_storable
-    from studies.spec.study import load_spec
     from studies.system.database_url import database_file
 
     require_local(url)
-    spec, sqlite_file = load_spec(file), database_file(url)
+    spec, sqlite_file = read_spec(file), database_file(url)
     if sqlite_file is not None and not sqlite_file.exists():
         return spec, None
     database = open_database(url)
@@ -137,8 +136,8 @@ class NewStudy:
         from studies.files.artifacts import Artifacts
         from studies.records.stored_studies import create_study
 
-        takeover = None
+        copied = None
         if self.warm_start is not None and self.warm_start.scored:
-            takeover = self.warm_start.takeover(plan, Artifacts.beside(self.database.url, self.artifacts))
+            copied = self.warm_start.copied_trials(plan, Artifacts.beside(self.database.url, self.artifacts))
         objective = plan.objective
-        return create_study(self.database, plan.spec, self.parents, objective.directions, objective.names, takeover)
+        return create_study(self.database, plan.spec, self.parents, objective.directions, objective.names, copied)

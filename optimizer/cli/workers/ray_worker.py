@@ -13,7 +13,7 @@ from optimizer.cli.workers.assignment import Assignment
 from optimizer.cli.workers.monitoring import UNMONITORED
 
 if TYPE_CHECKING:
-    from optimizer.work.service import Service
+    from optimizer.work.worker import Worker
     from studies.records.database import Database
 
 DIED = 1  # exit code after which Ray restarts the actor
@@ -37,7 +37,7 @@ class RayWorker:
         self._assignment = assignment
         self._stop = threading.Event()
         self._ended: str | None = None
-        self._service: Service | None = None
+        self._worker: Worker | None = None
         self._waits_for = "connecting to the database"
         self._thread = threading.Thread(target=self._work, name="worker", daemon=True)
         self._thread.start()
@@ -48,7 +48,7 @@ class RayWorker:
             host=socket.gethostname(),
             pid=os.getpid(),
             gpus=os.environ.get("CUDA_VISIBLE_DEVICES", ""),
-            doing=self._waits_for if self._service is None else self._service.doing,
+            doing=self._waits_for if self._worker is None else self._worker.doing,
             ended=self._ended,
         )
 
@@ -87,8 +87,8 @@ class RayWorker:
         quiet_optuna()
         try:
             database = self._opened()
-            self._service = self._assignment.service(database, self._stop, UNMONITORED)
-            finished = self._service.run()
+            self._worker = self._assignment.worker(database, self._stop, UNMONITORED)
+            finished = self._worker.run()
             self._ended = f"stopped after {finished} trials"
         except DatabaseLostError:
             os._exit(DIED)  # Ray restarts it, and it tries the database again

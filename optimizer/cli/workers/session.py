@@ -14,6 +14,7 @@ from types import FrameType
 from typing import TYPE_CHECKING
 
 from optimizer.cli.common import console, escaped, interactive, quiet_optuna, storage_option
+from optimizer.cli.workers.model_folders import models_option
 from optimizer.cli.workers.monitoring import UNMONITORED, Monitoring
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ BUDGET_OPTIONS = {"trials": " --trials N", "patience": " --patience N"}  # why a
 def has_ended(records: StudyRecords) -> bool:
     """Return whether a worker would find nothing to do, so that no model needs to be loaded."""
     from optimizer.work.scheduling import PendingWork
-    from studies.records.registry import live_workers
+    from studies.records.workers import live_workers
 
     return PendingWork(records).task(records, live_workers(records.database)) is None
 
@@ -58,11 +59,13 @@ def work_on(
     artifacts: str | Path | None,
     monitoring: Monitoring = UNMONITORED,
     others: Sequence[Mapping[str, str]] = (),
+    models: Sequence[Path] | None = None,
 ) -> bool:
     """Run trials with live progress, hold the final, and print the outcome.
 
     Args:
         others: the environments of additional workers to start on this machine.
+        models: the folders of `--models`, for the command with which to go on.
 
     Returns:
         False if it was stopped before the budget was spent.
@@ -70,7 +73,7 @@ def work_on(
     from optimizer.cli.views.progress import ProgressReporter
     from optimizer.cli.workers.local_workers import local_workers
     from optimizer.insight.interactive import save_figures
-    from optimizer.work.worker import Worker
+    from optimizer.work.trial_loop import TrialLoop
     from studies.files.artifacts import Artifacts
     from studies.records.stored_studies import open_study
 
@@ -78,11 +81,11 @@ def work_on(
     folder = Artifacts.beside(records.database.url, artifacts)
     with (
         stopping() as stop,
-        local_workers(records.study.name, others, stop),
+        local_workers(records.study.name, others, stop, _moved_to(records, runtime)),
         ProgressReporter(records, runtime.objective, stop) as people,
     ):
         reporter = monitoring.reporter(records, people)
-        finished = Worker(records, runtime, folder, reporter, stop.is_set, patience_seconds()).run()
+        finished = TrialLoop(records, runtime, folder, reporter, stop.is_set, patience_seconds()).run()
     records = open_study(records.database, records.study.name)
     stopped = stop.is_set() or records.study.status != "active"
     if not stopped:
@@ -90,10 +93,18 @@ def work_on(
     save_figures(records, runtime.objective)
     print_outcome(records, artifacts)
     if stopped:
-        console.print(escaped(f"Stopped. Continue with: {_resume_command(records)}"), soft_wrap=True)
+        console.print(escaped(f"Stopped. Continue with: {_resume_command(records, models)}"), soft_wrap=True)
     elif finished == 0:
-        print_end(records)
+        print_end(records, models)
     return not stopped
+
+
+def _moved_to(records: StudyRecords, runtime: Runtime) -> tuple[Path, ...]:
+    """List the folders in which this process found the study's files; none if they are where the study names them."""
+    from studies.spec.places import folders_of, paths_of
+
+    spec = runtime.plan.spec
+    return () if paths_of(spec) == paths_of(records.study.spec) else folders_of(spec)
 
 
 @contextmanager
@@ -172,16 +183,21 @@ def print_outcome(records: StudyRecords, artifacts: str | Path | None) -> None:
         console.print(f"contact sheet of the parents and the best: {escaped(sheet)}", soft_wrap=True)
 
 
-def print_end(records: StudyRecords) -> None:
-    """Print how to continue a study whose budget is spent; print nothing if it is not spent."""
+def print_end(records: StudyRecords, models: Sequence[Path] | None = None) -> None:
+    """Print how to continue a study whose budget is spent; print nothing if it is not spent.
+
+    Args:
+        models: the folders of `--models`.
+    """
     from optimizer.search.stopping import end_of
     from studies.records.stored_trials import load_trials
 
     if end := end_of(records, load_trials(records)):
         more = BUDGET_OPTIONS.get(end.key, ", after raising the budget in its spec file")
-        text = f"The study has ended; continue with: {_resume_command(records)}{more}"
+        text = f"The study has ended; continue with: {_resume_command(records, models)}{more}"
         console.print(escaped(text), soft_wrap=True)
 
 
-def _resume_command(records: StudyRecords) -> str:
-    return f'mergetune study resume "{records.study.name}"{storage_option(records.database.url)}'
+def _resume_command(records: StudyRecords, models: Sequence[Path] | None) -> str:
+    options = f"{storage_option(records.database.url)}{models_option(models)}"
+    return f'mergetune study resume "{records.study.name}"{options}'

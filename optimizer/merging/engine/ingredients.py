@@ -18,7 +18,9 @@ from optimizer.errors import CheckpointError
 from optimizer.merging.engine.plan import VAE_SOURCE, PlacePlan
 from optimizer.merging.files.change_guard import OpenedFiles
 from optimizer.merging.files.checkpoint import is_mergeable, letters
-from optimizer.merging.files.parents import Parents
+from optimizer.merging.files.health import is_finite
+from optimizer.merging.files.layout import is_live
+from optimizer.merging.files.parents import Parents, live_keys
 from optimizer.merging.files.sources import TensorInfo, abbreviated
 from optimizer.merging.files.vae import VaeFile
 from optimizer.merging.lora.file import Lora, LoraPart, delta
@@ -50,6 +52,7 @@ class Ingredients:
     _loras_by_key: dict[str, list[tuple[int, tuple[LoraPart, ...]]]] = field(
         default_factory=dict, init=False, repr=False
     )
+    _sound: set[tuple[str, str]] = field(default_factory=set, init=False, repr=False)  # key and source, once checked
 
     def __post_init__(self) -> None:
         if self.opened is None:
@@ -70,6 +73,27 @@ class Ingredients:
             raise CheckpointError(
                 f"the VAE {vae.path.name} does not fit these parents{reason}; give a VAE of their family"
             )
+        self._require_whole(vae)
+
+    def _require_whole(self, vae: VaeFile) -> None:
+        """Refuse a VAE that lacks tensors of the parents'; take away the parents' own if it lacks tensors of this one.
+
+        Raises:
+            CheckpointError: it is incomplete.
+        """
+        own, given = (
+            self.parents.live_keys(VAE),
+            live_keys(vae.tensors, self.parents.architecture).get(VAE, frozenset()),
+        )
+        missing = sorted(own - given)
+        if missing:
+            raise CheckpointError(
+                f"the VAE {vae.path.name} is incomplete: {len(missing)} of {len(own)} tensors are not in it "
+                f"({abbreviated(missing)}); give a whole VAE"
+            )
+        if own and own != given:
+            note = f"the parents' own vae is incomplete ({len(own)} of {len(given)} tensors) and is not used"
+            object.__setattr__(self, "parents", self.parents.without(VAE, note))
 
     def on(self, device: torch.device) -> Ingredients:
         """Return a copy whose LoRA factors are on a device."""
@@ -85,7 +109,7 @@ class Ingredients:
         }
         for lora in self.loras:  # two in different folders may have the same name
             description = f"the LoRA {lora.name}"
-            files[description] = (*files.get(description, ()), lora.path)
+            files[description] = (*files.get(description, ()), *lora.files)
         return files if self.vae is None else {**files, "the VAE": self.vae.files}
 
     def require_unchanged(self) -> None:
@@ -108,15 +132,16 @@ class Ingredients:
     @property
     def notes(self) -> tuple[str, ...]:
         """One line for everything a user should know about how the files fit together."""
-        notes = list(self.parents.notes)
+        notes = [*self.parents.notes, *(f"{lora.path.name}: {note}" for lora in self.loras for note in lora.notes)]
         if self.vae is not None:
             own = [key for key in self.parents.tensors if self.place(key) == VAE]
-            missing = [key for key in own if key not in self.vae.tensors]
+            stay = [key for key in own if key not in self.vae.tensors]
             extra = [key for key in self.vae.tensors if own and key not in self.parents.tensors]
             name = self.vae.path.name
             notes.append(f"the VAE is {name}, in place of the merge's own")
-            if missing:
-                notes.append(f"{len(missing)} tensors of the VAE are not in {name} and stay: {abbreviated(missing)}")
+            notes += [f"the VAE ({name}): {note}" for note in self.vae.notes]
+            if stay:
+                notes.append(f"{len(stay)} tensors beside the VAE are not in {name} and stay: {abbreviated(stay)}")
             if extra:
                 notes.append(f"{len(extra)} tensors of {name} are not in A and left out: {abbreviated(extra)}")
         return tuple(notes)
@@ -139,12 +164,50 @@ class Ingredients:
         return sources
 
     def tensor(self, key: str, source: str) -> Tensor:
-        """Read a source's values, in its own dtype and the result's shape, on the CPU."""
+        """Read a source's values, in its own dtype and the result's shape, on the CPU.
+
+        Raises:
+            CheckpointError: they are broken: NaN anywhere, or infinity in a weight that the live model has. Schedules
+                and masks may hold infinity.
+        """
+        values = self._read(key, source)
+        if (key, source) not in self._sound:  # a study reads them once for each trial where they stay in their files
+            self._refuse_broken(key, source, values)
+            self._sound.add((key, source))
+        return values
+
+    def _read(self, key: str, source: str) -> Tensor:
         if source == VAE_SOURCE and self.vae is not None:
             return self.vae.tensor(key).view(self.tensors[key].shape)
         if source == KEPT_SOURCE:
             return self.parents.kept(key)
         return self.parents.tensor(key, letters(len(self.parents.checkpoints)).index(source))
+
+    def _refuse_broken(self, key: str, source: str, values: Tensor) -> None:
+        """Refuse broken values of a source, see `tensor`.
+
+        Raises:
+            CheckpointError: they are.
+        """
+        if is_finite(values):
+            return
+        has_nan = bool(values.isnan().any())
+        if not has_nan and not is_live(key, self.parents.architecture, values.dim()):
+            return
+        what, path = self._file_of(key, source)
+        broken = "NaN" if has_nan else "infinity"
+        raise CheckpointError(
+            f"{what} ({path}) holds {broken} in {key}: every merge with it would be broken; fetch the file again, or "
+            "use another model"
+        )
+
+    def _file_of(self, key: str, source: str) -> tuple[str, Path]:
+        """Return what a source is, for messages, and its path."""
+        if source == VAE_SOURCE and self.vae is not None:
+            return "the VAE", self.vae.path
+        names = letters(len(self.parents.checkpoints))
+        letter = names[self.parents.home(key)] if source == KEPT_SOURCE else source
+        return f"parent {letter}", self.parents.checkpoints[names.index(letter)].path
 
     def is_float(self, key: str) -> bool:
         """Return whether it is a weight, to which an export's dtype applies; not a marker, a schedule or an index."""

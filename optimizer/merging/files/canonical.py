@@ -5,22 +5,20 @@ Everything that is repaired or ignored gets a note; what is ambiguous is refused
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 
 import torch
 
-from optimizer.errors import CheckpointError
-from optimizer.families.registry import model_families
-from optimizer.merging.files.sources import Stored
+from optimizer.families.registry import model_families, model_family
+from optimizer.merging.files.layout import StoredPart, stored_part
+from optimizer.merging.files.quantised import belongs_to_a_model, refuse_quantised
+from optimizer.merging.files.single_file import in_single_file
+from optimizer.merging.files.sources import Stored, abbreviated
+from search_spaces.blocks import Architecture
+from search_spaces.errors import UnknownArchitectureError
+from search_spaces.recognition import architecture_of
 
 _TEXT_HEADS = ("embeddings.", "encoder.", "final_layer_norm.")
-
-# Keys of the scales or code books without which quantised weights mean nothing: ComfyUI's scaled fp8 and its
-# successors, bitsandbytes. Averaging such weights would give a file that loads and renders noise.
-_QUANTISED = re.compile(
-    r"(?:^|\.)(scaled_fp8|scale_weight|weight_scale|comfy_quant|absmax|quant_map|quant_state\.bitsandbytes__\w+)$"
-)
 
 
 def canonical(tensors: Mapping[str, Stored], name: str) -> tuple[dict[str, Stored], tuple[str, ...]]:
@@ -31,24 +29,17 @@ def canonical(tensors: Mapping[str, Stored], name: str) -> tuple[dict[str, Store
         name: of the file, for messages.
 
     Raises:
-        CheckpointError: the weights are quantised.
+        CheckpointError: the weights are quantised, or a part of a fused tensor is missing.
     """
-    _refuse_quantised(tensors, name)
     renamed, notes = _rename(tensors)
+    renamed, alias_notes = _without_aliases(renamed, name)
+    notes += alias_notes
+    refuse_quantised({key: stored.info for key, stored in renamed.items()}, name, belongs_to_a_model)
     for key, stored in renamed.items():
         if key.endswith(".position_ids"):
             renamed[key], position_notes = _integer_positions(key, stored)
             notes += position_notes
     return renamed, tuple(notes)
-
-
-def _refuse_quantised(tensors: Mapping[str, Stored], name: str) -> None:
-    scales = [key for key in tensors if _QUANTISED.search(key)]
-    if scales:
-        raise CheckpointError(
-            f"{name} is quantised ({len(scales)} scales such as {scales[0]}) and cannot be merged: "
-            "use the fp16 or fp32 checkpoint it was made from"
-        )
 
 
 def _rename(tensors: Mapping[str, Stored]) -> tuple[dict[str, Stored], list[str]]:
@@ -77,6 +68,49 @@ def _rename(tensors: Mapping[str, Stored]) -> tuple[dict[str, Stored], list[str]
     if duplicates:
         notes.append(f"{len(duplicates)} tensors are there under two names: those without `text_model.` are ignored")
     return renamed, notes
+
+
+def _without_aliases(tensors: Mapping[str, Stored], name: str) -> tuple[dict[str, Stored], list[str]]:
+    """Rename what has diffusers' or transformers' names in a single file; return all tensors, and notes.
+
+    Raises:
+        CheckpointError: a query, key or value projection is missing where the usual file has all three in one tensor.
+    """
+    architecture = _architecture(tensors)
+    if architecture is None:
+        return dict(tensors), []
+    aliases = {
+        key: part for key, stored in tensors.items() if (part := _alias(key, architecture, len(stored.info.shape)))
+    }
+    duplicates = [key for key, part in aliases.items() if part.key in tensors]
+    parts = [(aliases.get(key, StoredPart(key)), row) for key, row in tensors.items() if key not in duplicates]
+    notes = []
+    used = [key for key in aliases if key not in duplicates]
+    if used:
+        notes.append(
+            f"{len(used)} tensors have other names than in most checkpoints: {used[0]} is read as "
+            f"{aliases[used[0]].key}, and so on"
+        )
+    if duplicates:
+        notes.append(f"{len(duplicates)} tensors are there under two names and ignored: {abbreviated(duplicates)}")
+    return in_single_file(parts, name), notes
+
+
+def _architecture(tensors: Mapping[str, Stored]) -> Architecture | None:
+    try:
+        return architecture_of({key: stored.info.shape for key, stored in tensors.items()})
+    except UnknownArchitectureError:
+        return None
+
+
+def _alias(key: str, architecture: Architecture, rank: int) -> StoredPart | None:
+    """Return where the family's files store a tensor; None if its key is the usual one, or not known."""
+    for prefix, component in model_family(architecture).keys.aliases.items():
+        if key.startswith(prefix):
+            part = stored_part(component, key.removeprefix(prefix), architecture, rank)
+            if part is not None and part.key != key:
+                return part
+    return None
 
 
 def _bare_unet(tensors: Mapping[str, Stored]) -> tuple[str, tuple[str, ...]]:

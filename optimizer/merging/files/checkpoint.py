@@ -9,6 +9,7 @@ reading a tensor allocates nothing.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from copy import copy
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Final
@@ -28,6 +29,7 @@ from optimizer.merging.files.sources import (
     data_hash,
     legacy_hash,
     read_header,
+    require_utf8_name,
     safetensors_source,
     sha256_of_model,
 )
@@ -125,6 +127,16 @@ class Checkpoint:
         present = {component_of(key, self.architecture) for key in self.tensors}
         return tuple(name for name in (UNET, *text_encoders(self.architecture), VAE) if name in present)
 
+    def without(self, component: str) -> Checkpoint:
+        """Return the same checkpoint as if its file had no tensor of a component."""
+        other = copy(self)
+        kept = {
+            key: stored for key, stored in self._stored.items() if component_of(key, self.architecture) != component
+        }
+        other.__dict__.update(_stored=kept, tensors={key: stored.info for key, stored in kept.items()})
+        other.__dict__.pop("components", None)  # a cached property
+        return other
+
     @property
     def size_bytes(self) -> int:
         """Bytes on disk of all its files."""
@@ -178,12 +190,14 @@ def open_source(path: Path) -> Source:
     """Open a file or folder, in the format that its suffix names, with the tensors under their stored names.
 
     Raises:
-        CheckpointError: it is missing, of an unknown format, damaged, truncated, or holds code to run.
+        CheckpointError: it is missing, of an unknown format, damaged, truncated, holds code to run, or its name is not
+            UTF-8.
     """
     if not path.exists():
         raise CheckpointError(
             f"no checkpoint at {path}: give the path of a .safetensors or .ckpt file, or of a diffusers folder"
         )
+    require_utf8_name(path)
     if path.is_dir():
         return diffusers_source(path)
     if not path.is_file():  # a pipe would block, a device may never end

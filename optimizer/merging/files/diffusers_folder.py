@@ -8,7 +8,9 @@ shape that it has in the family's single-file checkpoints, so no other module ne
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +19,11 @@ from torch import Tensor
 
 from optimizer.errors import CheckpointError
 from optimizer.families.registry import model_families, model_family
-from optimizer.merging.files.layout import THIRDS, Component, Reading, stored_part
+from optimizer.merging.files.layout import Component, stored_part
 from optimizer.merging.files.pickles import torch_source
-from optimizer.merging.files.sources import Source, Stored, TensorInfo, abbreviated, safetensors_source
+from optimizer.merging.files.quantised import refuse_quantised
+from optimizer.merging.files.single_file import in_single_file
+from optimizer.merging.files.sources import Source, Stored, abbreviated, safetensors_source
 from search_spaces.blocks import Architecture
 from search_spaces.families.registry import titles
 
@@ -29,7 +33,8 @@ VAE_CONFIG = Path("vae", "config.json")
 
 # File names without suffix: of diffusers' models, then of transformers' (whose .bin files have another name).
 _STEMS = {".safetensors": ("diffusion_pytorch_model", "model"), ".bin": ("diffusion_pytorch_model", "pytorch_model")}
-_VARIANTS = ("", ".fp16")
+_VARIANTS = ("", ".fp16")  # in the order in which they are looked for; others are read if there is only one
+_SHARD = re.compile(r"-\d+-of-\d+$")
 
 
 def diffusers_source(folder: Path) -> Source:
@@ -54,7 +59,11 @@ def diffusers_source(folder: Path) -> Source:
         if _has_component(folder, index, component, classes)
     }
     if "unet" not in parts:
-        raise CheckpointError(f"{folder / INDEX} names no U-Net: only pipelines of {titles('and')} can be merged")
+        kind = index.get("_class_name")
+        pipeline = f" (it is a {kind})" if isinstance(kind, str) else ""
+        raise CheckpointError(
+            f"{folder / INDEX} names no U-Net{pipeline}: only pipelines of {titles('and')} can be merged"
+        )
     architecture = _architecture(parts["unet"].tensors, folder)
     tensors: dict[str, Stored] = {}
     files = [file for part in parts.values() for file in part.files]
@@ -130,20 +139,47 @@ def _has_component(folder: Path, index: Mapping[str, Any], component: Component,
 
 
 def _open_component(folder: Path, component: Component) -> Source:
-    """Open the weights of one component: .safetensors before .bin, full precision before fp16.
+    """Open the weights of one component: .safetensors before .bin, full precision before fp16 before other variants.
 
     Raises:
-        CheckpointError: there are none, or they are damaged.
+        CheckpointError: there are none, only several variants of which none is usual, or they are damaged or quantised.
     """
     subfolder = folder / component
+    path, suffix, variant = _weights(folder, component, subfolder)
+    source = _open_weights(path, suffix)
+    # here, because tensors of unknown names, such as scales, are left out later
+    refuse_quantised({name: stored.info for name, stored in source.tensors.items()}, str(subfolder))
+    if not variant:
+        return source
+    return replace(source, notes=(f"only the variant {variant} is there: {path.name} is read", *source.notes))
+
+
+def _weights(folder: Path, component: Component, subfolder: Path) -> tuple[Path, str, str]:
+    """Return a component's file or index of weights, the suffix of the weights, and their variant ("" for none).
+
+    Raises:
+        CheckpointError: see `_open_component`.
+    """
     for suffix, stems in _STEMS.items():
         for variant in _VARIANTS:
             for stem in stems:
                 for path in _weight_files(subfolder, stem, variant, suffix):
-                    return _open_weights(path, suffix)
+                    return path, suffix, variant.removeprefix(".")
+    for suffix, stems in _STEMS.items():
+        variants = {variant: stem for stem in stems for variant in _other_variants(subfolder, stem, suffix)}
+        if len(variants) > 1:
+            raise CheckpointError(
+                f"{subfolder} holds several variants of the weights ({', '.join(sorted(variants))}) and none without a "
+                f"variant's name: keep one of them there, or rename it to {next(iter(variants.values()))}{suffix}"
+            )
+        for variant, stem in variants.items():
+            return next(_weight_files(subfolder, stem, f".{variant}", suffix)), suffix, variant
+    others = sorted(path.name for path in subfolder.iterdir()) if subfolder.is_dir() else []
+    found = f"there are: {abbreviated(others)}" if others else "the folder is empty or missing"
+    expected = f"{_STEMS['.safetensors'][component.startswith('text')]}.safetensors"
     raise CheckpointError(
-        f"{folder / INDEX} names {component}, but {subfolder} holds no weights "
-        f"(expected {_STEMS['.safetensors'][component.startswith('text')]}.safetensors): fetch the folder again"
+        f"{folder / INDEX} names {component}, but {subfolder} holds no weights (expected {expected}; {found}): "
+        "fetch the folder again"
     )
 
 
@@ -154,6 +190,17 @@ def _weight_files(subfolder: Path, stem: str, variant: str, suffix: str) -> Iter
         f"{stem}{variant}{suffix}.index.json",
     )
     yield from (subfolder / name for name in names if (subfolder / name).is_file())
+
+
+def _other_variants(subfolder: Path, stem: str, suffix: str) -> list[str]:
+    """Return the variants (bf16, non_ema, ...) of which a folder has the weights, or the index of their shards."""
+    patterns = [
+        re.compile(rf"{re.escape(stem)}\.([\w.-]+){re.escape(suffix)}(?:\.index\.json)?"),
+        re.compile(rf"{re.escape(stem + suffix)}\.index\.([\w.-]+)\.json"),
+    ]
+    names = [path.name for path in subfolder.iterdir()] if subfolder.is_dir() else []
+    found = [match[1] for name in sorted(names) for pattern in patterns if (match := pattern.fullmatch(name))]
+    return [variant for variant in dict.fromkeys(found) if not _SHARD.search(variant)]
 
 
 def _open_weights(path: Path, suffix: str) -> Source:
@@ -202,49 +249,17 @@ def _single_file_names(
         CheckpointError: a U-Net or VAE has parameters that no model of the family has: leaving them out would change
             the images.
     """
-    renamed: dict[str, Stored] = {}
-    thirds: dict[str, dict[Reading, Stored]] = {}
-    unknown = []
-    for name, stored in tensors.items():
-        part = stored_part(component, name, architecture, len(stored.info.shape))
-        if part is None:
-            unknown.append(name)
-        elif part.reading in THIRDS:
-            thirds.setdefault(part.key, {})[part.reading] = stored
-        elif part.reading == "whole":
-            renamed[part.key] = stored
-        else:
-            renamed[part.key] = stored.viewed_as(part.shape_of(stored.info.shape), part.of)
+    places = {
+        name: stored_part(component, name, architecture, len(stored.info.shape)) for name, stored in tensors.items()
+    }
+    unknown = [name for name, part in places.items() if part is None]
     if unknown and component in {"unet", "vae"}:
         raise CheckpointError(
             f"{folder / component} has {len(unknown)} tensors that no {titles('or')} model has "
             f"({abbreviated(unknown)}): only plain models of these families can be merged"
         )
-    fused = {key: _fuse_thirds(folder / component, key, projections) for key, projections in thirds.items()}
-    return renamed | fused, unknown
-
-
-def _fuse_thirds(subfolder: Path, key: str, projections: Mapping[Reading, Stored]) -> Stored:
-    """Stack OpenCLIP's query, key and value projections along dimension 0, as the single file holds them.
-
-    Raises:
-        CheckpointError: one is missing, or they differ in shape or dtype.
-    """
-    infos = {stored.info for stored in projections.values()}
-    if len(projections) != len(THIRDS) or len(infos) != 1:
-        raise CheckpointError(
-            f"{subfolder}: the query, key and value projections that make up {key} "
-            "are not three of one shape and dtype: fetch the folder again"
-        )
-    (info,) = infos
-    ordered = [projections[third] for third in THIRDS]
-
-    def read() -> Tensor:
-        # As bytes, because torch cannot concatenate every dtype (float8).
-        raw = torch.cat([stored.read().view(torch.uint8) for stored in ordered])
-        return raw.view(info.dtype)
-
-    return Stored(TensorInfo(info.dtype, (len(THIRDS) * info.shape[0], *info.shape[1:])), read)
+    parts = [(part, tensors[name]) for name, part in places.items() if part is not None]
+    return in_single_file(parts, folder / component), unknown
 
 
 # ------------------------------------------------------------------------------------------ scheduler

@@ -24,6 +24,16 @@ class NotFinite:
     first_key: str  # in the order of the file
 
 
+def is_finite(tensor: Tensor) -> bool:
+    """Return whether a tensor of any shape and dtype holds neither NaN nor infinity; one pass over it."""
+    if not tensor.is_floating_point() or not tensor.numel():
+        return True
+    if tensor.dtype.itemsize == 1:
+        tensor = tensor.half()  # exact; aminmax does not support 8-bit floats
+    low, high = tensor.aminmax()  # both NaN if any element is; many times faster than isfinite
+    return bool(low.isfinite() & high.isfinite())
+
+
 def not_finite(checkpoint: Checkpoint, progress: Callable[[int], None] | None = None) -> dict[str, NotFinite]:
     """Return the NaN and infinite elements of each place that has any, in the order of the file.
 

@@ -6,7 +6,7 @@ from optimizer.families.registry import model_family
 from optimizer.families.views import THIRDS, Component, LiveView, Reading, StoredPart
 from search_spaces.blocks import Architecture
 
-__all__ = ["THIRDS", "Component", "LiveView", "Reading", "StoredPart", "live_views", "stored_part"]
+__all__ = ["THIRDS", "Component", "LiveView", "Reading", "StoredPart", "is_live", "live_views", "stored_part"]
 
 
 def live_views(key: str, architecture: Architecture, rank: int) -> tuple[LiveView, ...]:
@@ -35,3 +35,15 @@ def stored_part(component: Component, name: str, architecture: Architecture, ran
         None for a name that no model of the family has.
     """
     return model_family(architecture).stored_part(component, name, rank)
+
+
+def is_live(key: str, architecture: Architecture, rank: int) -> bool:
+    """Return whether a live model has this tensor of a file, or parts of it.
+
+    Args:
+        key: name in the checkpoint file.
+        rank: number of dimensions of the stored tensor.
+    """
+    family = model_family(architecture)
+    parts = (family.stored_part(view.component, view.name, rank) for view in family.live_views(key, rank))
+    return any(part is not None and part.key == key for part in parts)

@@ -16,6 +16,7 @@ from torch import Tensor
 from optimizer.errors import ParentsDifferError
 from optimizer.families.registry import model_families, model_family
 from optimizer.merging.files.checkpoint import Checkpoint, component_of, is_mergeable, letters
+from optimizer.merging.files.layout import is_live
 from optimizer.merging.files.sources import TensorInfo, abbreviated
 from search_spaces.blocks import EMA, VAE, Architecture, text_encoders
 
@@ -52,6 +53,8 @@ class Parents:
         first = checkpoints[0]
         for letter, other in _others(checkpoints):
             _require_same_architecture(first, other, letter)
+        checkpoints, incomplete = _without_incomplete(checkpoints)
+        first = checkpoints[0]
         homes = {key: 0 for key in first.tensors if component_of(key, first.architecture) != EMA}
         added_components = _components_from_others(checkpoints)
         for component, home in added_components.items():
@@ -59,7 +62,21 @@ class Parents:
             homes |= {key: home for key in owner.tensors if component_of(key, owner.architecture) == component}
         for letter, other in _others(checkpoints):
             _require_same_shapes(first, other, letter)
-        return cls(checkpoints, homes, _notes(checkpoints, homes, added_components))
+        return cls(checkpoints, homes, [*incomplete, *_notes(checkpoints, homes, added_components)])
+
+    def without(self, component: str, note: str) -> Parents:
+        """Return the same parents as if none had a component.
+
+        Args:
+            note: says why.
+        """
+        homes = {key: home for key, home in self._homes.items() if component_of(key, self.architecture) != component}
+        checkpoints = [checkpoint.without(component) for checkpoint in self.checkpoints]
+        return Parents(checkpoints, homes, [*self.notes, note])
+
+    def live_keys(self, component: str) -> frozenset[str]:
+        """Return the keys of the result whose tensors a component's live model has."""
+        return live_keys(self.tensors, self.architecture).get(component, frozenset())
 
     @property
     def first(self) -> Checkpoint:
@@ -114,6 +131,10 @@ class Parents:
             return stored.view(result.shape)
         extra = self.kept(key)[:, own.shape[1] :]
         return torch.cat([stored.to(info.dtype), extra.to(info.dtype)], dim=1)
+
+    def home(self, key: str) -> int:
+        """Return the index of the parent whose values are used where nothing is merged."""
+        return self._homes[key]
 
     def kept(self, key: str) -> Tensor:
         """Read the values used where nothing is merged: A's, or those of the parent that provides the component."""
@@ -187,6 +208,39 @@ def _shape(info: TensorInfo) -> str:
 
 
 # ----------------------------------------------------------------------------------------- differences
+
+
+def _without_incomplete(checkpoints: Sequence[Checkpoint]) -> tuple[list[Checkpoint], list[str]]:
+    """Take away text encoders and VAEs that lack tensors which another parent's have, so that each is taken whole.
+
+    Returns:
+        The checkpoints without them, and a note on each.
+    """
+    found, notes = list(checkpoints), list[str]()
+    architecture = checkpoints[0].architecture
+    live = [live_keys(checkpoint.tensors, architecture) for checkpoint in checkpoints]
+    for component in (*text_encoders(architecture), VAE):
+        own = [keys.get(component, frozenset()) for keys in live]
+        whole = max(own, key=len)
+        for index, letter in enumerate(letters(len(checkpoints))):
+            missing = sorted(whole - own[index])
+            if missing and component in checkpoints[index].components:
+                found[index] = found[index].without(component)
+                notes.append(
+                    f"{letter}'s {component} is incomplete ({len(own[index])} of {len(whole)} tensors, without "
+                    f"{abbreviated(missing)}) and is not used"
+                )
+    return found, notes
+
+
+def live_keys(tensors: Mapping[str, TensorInfo], architecture: Architecture) -> dict[str, frozenset[str]]:
+    """Return component -> keys of the tensors that its live model has, without those that files may lack."""
+    spare = model_family(architecture).keys.spare
+    by_component: dict[str, set[str]] = {}
+    for key, info in tensors.items():
+        if is_live(key, architecture, len(info.shape)) and not (spare and spare.match(key)):
+            by_component.setdefault(component_of(key, architecture), set()).add(key)
+    return {component: frozenset(keys) for component, keys in by_component.items()}
 
 
 def _components_from_others(checkpoints: Sequence[Checkpoint]) -> dict[str, int]:

@@ -8,6 +8,7 @@ imported.
 
 from __future__ import annotations
 
+import math
 import pickle
 import pickletools
 import re
@@ -28,6 +29,13 @@ from optimizer.merging.files.sources import DTYPE_NAMES, GGUF_MAGIC, Source, Sto
 HARMLESS_OWNERS = ("pytorch_lightning.", "lightning.", "lightning_fabric.")
 ZIP_MAGIC = b"PK\x03\x04"
 PICKLE_MAGIC = b"\x80"  # followed by the protocol's number
+# Entries in which programs save a model beside other things, the most reliable first.
+WRAPPERS = ("state_dict", "model_state_dict", "model", "module", "net", "generator", "params_ema", "params", "ema")
+# Entries that such files have, and what the file is.
+_NO_MODELS: tuple[tuple[frozenset[str], str], ...] = (
+    (frozenset({"state", "param_groups"}), "the state of an optimizer, from which training goes on"),
+    (frozenset({"string_to_param"}), "an embedding (textual inversion)"),
+)
 LEGACY_PICKLES = 5  # torch before 1.6: magic number, protocol, system, the object, storage keys; then the data
 _TORCHS_OWN = ("torch.", "collections.OrderedDict")
 
@@ -42,8 +50,11 @@ class _Ignored:
         pass
 
 
-def torch_source(path: Path) -> Source:
+def torch_source(path: Path, *, numbers: bool = False) -> Source:
     """Open a file of torch.save: the tensors of its state dict, memory-mapped where the file is a zip.
+
+    Args:
+        numbers: whether plain numbers in the state dict count as tensors of one element.
 
     Raises:
         CheckpointError: it names code to run, is damaged or truncated, or holds no tensors by name.
@@ -52,18 +63,82 @@ def torch_source(path: Path) -> Source:
     notes = []
     if lightning_names:
         notes.append(f"classes of PyTorch Lightning are named in the file and ignored: {abbreviated(lightning_names)}")
-    while isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
-        other_keys = [str(key) for key in content if key != "state_dict"]
-        if other_keys:
-            notes.append(f"{len(other_keys)} entries beside the state dict are ignored: {abbreviated(other_keys)}")
-        content = content["state_dict"]
-    if not isinstance(content, Mapping):
-        raise CheckpointError(f"{path} holds a {type(content).__name__} instead of tensors by name: give a checkpoint")
+    content, unwrapped = _unwrapped(path, content)
+    notes += unwrapped
+    if numbers:
+        content = {key: _as_tensor(value) for key, value in content.items()}
     tensors = {key: _stored(path, key, value) for key, value in content.items() if _is_tensor(key, value)}
     ignored = [str(key) for key, value in content.items() if not _is_tensor(key, value)]
     if ignored:
         notes.append(f"{len(ignored)} entries that are not tensors are ignored: {abbreviated(ignored)}")
     return Source(files=(path,), tensors=tensors, notes=tuple(notes))
+
+
+def _as_tensor(value: object) -> object:
+    """Return a number as a tensor of one element, and anything else as it is."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return value
+    return torch.tensor(float(value) if abs(value) < 2**63 else math.inf)
+
+
+def _unwrapped(path: Path, content: Any) -> tuple[Mapping[Any, Any], list[str]]:
+    """Return the mapping that holds a model's tensors, whatever it is wrapped in, and notes.
+
+    Raises:
+        CheckpointError: there is none, it is of another kind, such as an optimizer's state, or there are several.
+    """
+    notes: list[str] = []
+    while True:
+        if not isinstance(content, Mapping):
+            kind = type(content).__name__
+            raise CheckpointError(f"{path} holds a {kind} instead of tensors by name: give a checkpoint")
+        other = next((what for keys, what in _NO_MODELS if keys <= content.keys()), None)
+        if other is not None:
+            raise CheckpointError(f"{path} holds {other}, and no model: give a checkpoint")
+        inner = _inner_name(path, content)
+        if inner is None:
+            return content, notes
+        notes += _unwrapping_notes(content, inner)
+        content = content[inner]
+
+
+def _unwrapping_notes(content: Mapping[Any, Any], inner: str) -> Iterator[str]:
+    """Yield what was chosen and what is ignored beside it."""
+    name = "the state dict" if inner == "state_dict" else repr(inner)
+    if inner != "state_dict":
+        yield f"its tensors lie in {name}"
+    other_keys = [str(key) for key in content if key != inner]
+    if other_keys:
+        yield f"{len(other_keys)} entries beside {name} are ignored: {abbreviated(other_keys)}"
+
+
+def _inner_name(path: Path, content: Mapping[Any, Any]) -> str | None:
+    """Return the entry in which a model's tensors lie; None if they do not lie deeper.
+
+    Raises:
+        CheckpointError: several entries hold tensors, and none has a usual name.
+    """
+    holders = [key for key, value in content.items() if isinstance(key, str) and _holds_tensors(value)]
+    usual = next((key for key in WRAPPERS if key in holders), None)
+    if usual is not None or not holders or any(map(_is_tensor, content, content.values())):
+        return usual
+    if len(holders) > 1:
+        raise CheckpointError(
+            f"{path} holds tensors in several entries ({abbreviated(holders)}), and it is not known in which the model "
+            "is: give a checkpoint"
+        )
+    return holders[0]
+
+
+def _holds_tensors(value: object, depth: int = 4) -> bool:
+    """Return whether a value is a mapping with tensors by name, in it or in mappings inside it.
+
+    Args:
+        depth: how many mappings may lie in each other.
+    """
+    if not isinstance(value, Mapping) or depth == 0:
+        return False
+    return any(_is_tensor(key, inner) or _holds_tensors(inner, depth - 1) for key, inner in value.items())
 
 
 def _is_tensor(key: object, value: object) -> bool:

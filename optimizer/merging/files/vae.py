@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 
 from torch import Tensor
@@ -12,9 +12,13 @@ from torch import Tensor
 from optimizer.errors import CheckpointError
 from optimizer.families.registry import model_families, model_family
 from optimizer.families.vae_names import vae_part
+from optimizer.families.views import StoredPart
 from optimizer.merging.files.checkpoint import open_source
-from optimizer.merging.files.sources import Stored, TensorInfo, sha256_of_model
+from optimizer.merging.files.quantised import refuse_quantised
+from optimizer.merging.files.single_file import in_single_file
+from optimizer.merging.files.sources import Stored, TensorInfo, abbreviated, sha256_of_model
 from search_spaces.blocks import Architecture
+from search_spaces.recognition import description_of
 
 PREFIX = "first_stage_model."  # of a VAE's keys before the family is known
 _PARTS = ("encoder.", "decoder.", "quant_conv.", "post_quant_conv.")
@@ -27,29 +31,30 @@ class VaeFile:
     path: Path
     files: tuple[Path, ...]
     _stored: Mapping[str, Stored] = field(repr=False)
+    notes: tuple[str, ...] = ()  # what was renamed or ignored, one line each
 
     @classmethod
     def open(cls, path: Path) -> VaeFile:
         """Open a file or folder, and read its header.
 
         Raises:
-            CheckpointError: it cannot be read, or holds no VAE of Stable Diffusion.
+            CheckpointError: it cannot be read, is quantised, or holds no VAE of Stable Diffusion.
         """
         source = open_source(path)
-        tensors: dict[str, Stored] = {}
-        prefixes = tuple(family.keys.vae for family in model_families())
-        for name, stored in source.tensors.items():
-            if not stored.info.dtype.is_floating_point:
-                continue
-            if name.startswith(prefixes):
-                prefix = next(prefix for prefix in prefixes if name.startswith(prefix))
-                tensors[PREFIX + name.removeprefix(prefix)] = stored
-            elif name.startswith(_PARTS):
-                key, renamed = _in_single_file(name, stored)
-                tensors[key] = renamed
+        parts = {
+            name: (_part(rest, stored), stored)
+            for name, stored in source.tensors.items()
+            if (rest := _without_prefix(name)) is not None
+        }
+        refuse_quantised({name: stored.info for name, (_, stored) in parts.items()}, str(path))
+        tensors = in_single_file((part for part in parts.values() if part[1].info.dtype.is_floating_point), path)
         if not any(key.startswith(f"{PREFIX}decoder.") for key in tensors):
-            raise CheckpointError(f"{path} holds no VAE: give a VAE file, or a checkpoint that has one")
-        return cls(path, source.files, tensors)
+            known = description_of(tuple(source.tensors))
+            what = f" (it is {known.partition(':')[0]})" if known else ""
+            raise CheckpointError(f"{path} holds no VAE{what}: give a VAE file, or a checkpoint that has one")
+        renamed = [name for name, (part, _) in parts.items() if part.key != f"{PREFIX}{_without_prefix(name)}"]
+        notes = [f"{len(renamed)} tensors have diffusers' names ({abbreviated(renamed)}): renamed"] if renamed else []
+        return cls(path, source.files, tensors, (*source.notes, *notes))
 
     def in_files_of(self, architecture: Architecture) -> VaeFile:
         """Return the same VAE under the keys of this family's files."""
@@ -79,17 +84,20 @@ class VaeFile:
         return self._stored[key].read()
 
 
-def _in_single_file(name: str, stored: Stored) -> tuple[str, Stored]:
-    """Return key and tensor in a single file, for a tensor of a bare VAE.
+def _without_prefix(name: str) -> str | None:
+    """Return a tensor's name within its VAE; None for a tensor that belongs to none."""
+    prefix = next((prefix for prefix in _prefixes() if name.startswith(prefix)), "")
+    return name.removeprefix(prefix) if prefix or name.startswith(_PARTS) else None
 
-    diffusers' names are recognised by their blocks, where the original's have levels.
-    """
-    diffusers = "_blocks." in name or "mid_block." in name or "conv_norm_out" in name
-    if not diffusers:
-        return PREFIX + name, stored
-    part = vae_part(name, PREFIX, len(stored.info.shape))
-    if part is None:
-        return PREFIX + name, stored
-    if part.reading == "whole":
-        return part.key, stored
-    return part.key, stored.viewed_as(part.shape_of(stored.info.shape), part.of)
+
+def _part(rest: str, stored: Stored) -> StoredPart:
+    """Return where a single file stores a tensor of a VAE, whose name is the research code's or diffusers'."""
+    return vae_part(rest, PREFIX, len(stored.info.shape)) or StoredPart(PREFIX + rest)
+
+
+@cache
+def _prefixes() -> tuple[str, ...]:
+    """Return the prefixes of a VAE's keys in files of any family."""
+    families = [family.keys for family in model_families()]
+    others = (prefix for keys in families for prefix, component in keys.aliases.items() if component == "vae")
+    return tuple(dict.fromkeys((*(keys.vae for keys in families), *others)))

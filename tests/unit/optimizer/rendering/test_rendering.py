@@ -31,7 +31,7 @@ from small_files import small_parents
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
-from optimizer.errors import CheckpointError, RenderError, TrialFailed
+from optimizer.errors import CheckpointError, RenderError, UnscorableTrial
 from optimizer.families.clip_tokens import clip_tokenizer, pad_with_end
 from optimizer.merging.engine.flat import merge_flat
 from optimizer.merging.engine.plan import PlacePlan
@@ -286,7 +286,7 @@ class TestLiveModels:
         evaluator.evaluate(weighted(resident, 0.0))
         with monkeypatch.context() as patch:
             patch.setattr("optimizer.merging.engine.resident.merge_flat", merge_text_alone)
-            with pytest.raises(TrialFailed, match="out of memory"):
+            with pytest.raises(UnscorableTrial, match="out of memory"):
                 evaluator.evaluate(weighted(resident, 0.5))
         found = evaluator.evaluate(weighted(resident, 0.5)).images
         renderer.text_changed()

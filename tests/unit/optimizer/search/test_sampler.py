@@ -124,10 +124,10 @@ class TestProbesFirst:
         assert found[: len(probes)] == [probe.params for probe in probes]
         assert all(params is not None for params in found[len(probes) :])
 
-    def test_probes_come_after_the_trials_that_were_taken_over(self, space: SearchSpace) -> None:
+    def test_probes_come_after_the_copied_trials(self, space: SearchSpace) -> None:
         probes, storage = probes_in(space), InMemoryStorage()
         create(storage)
-        study = study_of(storage, ProbesFirst(SamplerSettings(name="random"), space, probes, taken=len(probes) + 1))
+        study = study_of(storage, ProbesFirst(SamplerSettings(name="random"), space, probes, copied=len(probes) + 1))
         known = [probe.params or probes[0].params for probe in (*probes, probes[0])]
         for params in known:
             study.add_trial(create_trial(value=0.0, params=dict(params or {}), distributions=distributions(space)))

@@ -41,8 +41,8 @@ def rows(complete: int, failed: int = 0, running: int = 0) -> list[StoredTrial]:
     )
 
 
-def test_trials_taken_over_from_another_study_cost_nothing() -> None:
-    taken = [replace(ROW, source="old trial 3")] * 40
+def test_trials_copied_from_another_study_cost_nothing() -> None:
+    copied = [replace(ROW, source="old trial 3")] * 40
     for budget, made, asked, what in (
         ({"trials": 3}, rows(2), 2, None),
         ({"trials": 3}, rows(2, running=1), 3, "3 trials"),
@@ -50,7 +50,7 @@ def test_trials_taken_over_from_another_study_cost_nothing() -> None:
         ({"trials": 9, "images": 12}, rows(2), 2, "12 images"),
         ({"trials": 9, "minutes": 2}, rows(1), 1, None),
     ):
-        end = spent(spec(**budget), taken + made, len(taken) + asked, ())
+        end = spent(spec(**budget), copied + made, len(copied) + asked, ())
         assert (end is None) if what is None else (end is not None and what in end.reason)
 
 

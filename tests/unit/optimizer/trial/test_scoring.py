@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from optimizer.errors import TrialFailed
+from optimizer.errors import UnscorableTrial
 from optimizer.trial.scoring import Scoring
 from scorers.protocol import ScorerInfo, SuiteImages
 from scorers.registry import kinds
@@ -39,6 +39,6 @@ class Raising:
 )
 def test_the_kind_is_that_of_the_error_whatever_its_words(error: Exception, kind: FailureKind) -> None:
     scoring = Scoring({"own": Raising(error)})
-    with pytest.raises(TrialFailed) as failed:
+    with pytest.raises(UnscorableTrial) as failed:
         scoring.score((ITEM,), (torch.zeros(3, 64, 64, dtype=torch.uint8),))
     assert failed.value.kind == kind

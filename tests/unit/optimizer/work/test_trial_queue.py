@@ -13,7 +13,7 @@ from unrendered_study import UnrenderedStudy, begin_unrendered, evaluation
 from optimizer.observe.events import TrialTakenOver
 from optimizer.work.heartbeat import RERUNS, Heartbeat, deaths
 from optimizer.work.trial_queue import ClaimedTrial, TrialQueue
-from studies.records import registry, stored_trials, tables
+from studies.records import stored_trials, tables, workers
 from studies.records.optuna_studies import optuna_trials
 
 
@@ -24,10 +24,10 @@ class Queue:
         self.reporter = Recorder()
         self.study, self.recorder = study, study.recorder()
         self.queue = TrialQueue(study.records, study.order, study.trials, self.reporter, self.recorder.settle)
-        self.heartbeat = Heartbeat(study.records.database, registry.register_worker(study.records.database))
+        self.heartbeat = Heartbeat(study.records.database, workers.register_worker(study.records.database))
 
-    def take(self) -> ClaimedTrial:
-        claimed = self.queue.take(self.heartbeat)
+    def claim(self) -> ClaimedTrial:
+        claimed = self.queue.claim(self.heartbeat)
         assert claimed is not None
         return claimed
 
@@ -56,19 +56,19 @@ def test_probes_come_in_their_order_and_then_what_the_sampler_proposes(study: Un
     queue = Queue(study)
     claimed = []
     for _ in range(5):
-        claimed.append(queue.take())
+        claimed.append(queue.claim())
         queue.finish(claimed[-1])
     assert [str(trial.origin) for trial in claimed] == ["parent A", "parent B", "uniform 0.5", "random", "random"]
     assert [trial.recipe for trial in claimed[:3]] == [probe.recipe for probe in study.order.probes]
     assert not any(trial.interrupted for trial in claimed)
-    assert queue.queue.take(queue.heartbeat) is None, "the budget is spent"
+    assert queue.queue.claim(queue.heartbeat) is None, "the budget is spent"
 
 
 def test_a_claimed_trial_is_stored_with_its_worker_its_recipe_and_its_parameters(study: UnrenderedStudy) -> None:
     queue = Queue(study)
     for _ in range(3):
-        queue.finish(queue.take())
-    claimed = queue.take()
+        queue.finish(queue.claim())
+    claimed = queue.claim()
     stored = stored_trials.load_trials(study.records)[claimed.number]
     assert (stored.state, stored.worker_id, stored.attempt) == ("running", queue.heartbeat.worker_id, 1)
     assert stored.recipe == claimed.recipe
@@ -78,16 +78,16 @@ def test_a_claimed_trial_is_stored_with_its_worker_its_recipe_and_its_parameters
 
 def test_a_trial_of_a_living_worker_is_left_alone(study: UnrenderedStudy) -> None:
     first, second = Queue(study), Queue(study)
-    mine, yours = first.take(), second.take()
+    mine, yours = first.claim(), second.claim()
     assert (mine.number, yours.number) == (0, 1)
     assert second.taken_over() == []
 
 
 def test_a_trial_whose_worker_left_is_taken_again_as_the_same_attempt(study: UnrenderedStudy) -> None:
     first, second = Queue(study), Queue(study)
-    left = first.take()
-    registry.remove_worker(study.records.database, first.heartbeat.worker_id)
-    taken = second.take()
+    left = first.claim()
+    workers.remove_worker(study.records.database, first.heartbeat.worker_id)
+    taken = second.claim()
     assert (taken.number, taken.recipe, taken.interrupted) == (left.number, left.recipe, True)
     assert second.taken_over() == [(left.number, 1)]
     assert not first.recorder.store(left, evaluation(9.0, 9.0), None, 0.0), "it is another worker's now"
@@ -96,11 +96,11 @@ def test_a_trial_whose_worker_left_is_taken_again_as_the_same_attempt(study: Unr
 def test_a_trial_proposed_by_the_sampler_keeps_its_parameters_when_it_is_taken_again(study: UnrenderedStudy) -> None:
     first, second = Queue(study), Queue(study)
     for _ in range(3):
-        first.finish(first.take())
-    left = first.take()
+        first.finish(first.claim())
+    left = first.claim()
     before = optuna_trials(study.records)[left.number].params
-    registry.remove_worker(study.records.database, first.heartbeat.worker_id)
-    assert second.take().recipe == left.recipe
+    workers.remove_worker(study.records.database, first.heartbeat.worker_id)
+    assert second.claim().recipe == left.recipe
     assert optuna_trials(study.records)[left.number].params == before
 
 
@@ -108,12 +108,12 @@ def test_a_trial_over_which_a_worker_died_is_tried_a_few_times_and_then_fails(st
     attempts = []
     for _ in range(RERUNS + 1):
         queue = Queue(study)
-        assert queue.take().number == 0
+        assert queue.claim().number == 0
         attempts += [attempt for _, attempt in queue.taken_over()]
         die(study, queue.heartbeat.worker_id)
     assert attempts == list(range(2, RERUNS + 2))
     last = Queue(study)
-    assert last.take().number == 1, "trial 0 is given up"
+    assert last.claim().number == 1, "trial 0 is given up"
     (failed,) = last.reporter.finished
     assert (failed.number, failed.state, failed.reason) == (0, "failed", deaths(RERUNS + 1).reason)
     assert optuna_trials(study.records)[0].state is TrialState.FAIL
@@ -121,10 +121,10 @@ def test_a_trial_over_which_a_worker_died_is_tried_a_few_times_and_then_fails(st
 
 def test_a_trial_that_was_recorded_but_not_told_is_only_settled(study: UnrenderedStudy) -> None:
     first, second = Queue(study), Queue(study)
-    cut_off = first.take()
+    cut_off = first.claim()
     assert first.recorder.store(cut_off, evaluation(1.0, 2.0), None, 0.0)
     die(study, first.heartbeat.worker_id)
-    assert second.take().number == 1
+    assert second.claim().number == 1
     told = optuna_trials(study.records)[0]
     assert (told.state, told.values) == (TrialState.COMPLETE, [1.5])
     assert second.taken_over() == []
@@ -135,13 +135,13 @@ def test_a_trial_that_optuna_has_and_nobody_began_is_begun(study: UnrenderedStud
         study.records.database.storage.get_study_id_from_name(study.records.study.name)
     )
     queue = Queue(study)
-    claimed = queue.take()
+    claimed = queue.claim()
     assert (claimed.number, str(claimed.origin), claimed.interrupted) == (0, "parent A", True)
 
 
 def test_a_parent_outside_the_space_is_claimed_without_parameters(tmp_path: Path) -> None:
     study = begin_unrendered(tmp_path, space={"granularity": "sections", "bounds": {"*": [0.2, 0.8]}})
     queue = Queue(study)
-    assert str(queue.take().origin) == "parent A"
+    assert str(queue.claim().origin) == "parent A"
     assert optuna_trials(study.records)[0].params == {}
     assert not study.order.has_parameters(0)

@@ -17,7 +17,7 @@ from optimizer.work.trial_queue import ClaimedTrial, TrialQueue
 from studies.errors import ArtifactError
 from studies.files.artifacts import Artifacts
 from studies.files.stores import Store, StoredFile
-from studies.records import registry, stored_renders, stored_trials
+from studies.records import stored_renders, stored_trials, workers
 from studies.records.failures import Failure
 from studies.records.optuna_studies import optuna_trials
 from studies.records.values import StoredTrial
@@ -31,10 +31,10 @@ class Desk:
     def __init__(self, study: UnrenderedStudy) -> None:
         self.study, self.recorder = study, study.recorder()
         self._queue = TrialQueue(study.records, study.order, study.trials, Reporters(()), self.recorder.settle)
-        self._presence = Heartbeat(study.records.database, registry.register_worker(study.records.database))
+        self._heartbeat = Heartbeat(study.records.database, workers.register_worker(study.records.database))
 
     def claim(self) -> ClaimedTrial:
-        claimed = self._queue.take(self._presence)
+        claimed = self._queue.claim(self._heartbeat)
         assert claimed is not None
         return claimed
 
@@ -130,7 +130,7 @@ def test_settling_twice_changes_nothing(study: UnrenderedStudy) -> None:
 def test_a_trial_that_another_worker_took_leaves_no_file(study: UnrenderedStudy) -> None:
     desk = Desk(study)
     claimed = desk.claim()
-    assert stored_trials.begin_trial(study.records, claimed.number, claimed.origin, claimed.recipe, "another")
+    assert stored_trials.start_trial(study.records, claimed.number, claimed.origin, claimed.recipe, "another")
     assert not desk.recorder.store(claimed, evaluation(1.0, 3.0), None, 0.0)
     assert list(study.artifacts.store.files("")) == []
     assert not desk.recorder.fail(claimed, BLACK, rendered=0, seconds=1.0)

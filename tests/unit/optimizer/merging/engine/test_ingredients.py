@@ -149,20 +149,28 @@ class TestVae:
         with pytest.raises(CheckpointError, match=r"does not fit these parents; give a VAE of their family"):
             Ingredients(files.parents, vae=vae_file(tmp_path, {"first_stage_model.decoder.alien": torch.zeros(3)}))
 
-    def test_tensors_that_the_vae_lacks_or_has_beyond_are_told(self, tmp_path: Path) -> None:
+    def test_tensors_that_no_vae_needs_are_told(self, tmp_path: Path) -> None:
+        case = Case()
+        case.open(tmp_path)
+        logvar = "first_stage_model.loss.logvar"
+        save_file(case.parent(0) | {logvar: torch.zeros(1)}, tmp_path / "0.safetensors")
+        parents = Parents.of([Checkpoint.open(tmp_path / f"{index}.safetensors") for index in (0, 1)])
+        tensors = case.vae_tensors() | {"first_stage_model.decoder.more": torch.zeros(3)}
+        baked = Ingredients(parents, vae=vae_file(tmp_path, tensors))
+        notes = "\n".join(baked.notes)
+        assert "the VAE is other.safetensors" in notes
+        assert f"1 tensors beside the VAE are not in other.safetensors and stay: {logvar}" in notes
+        assert "left out: first_stage_model.decoder.more" in notes
+        assert "first_stage_model.decoder.more" not in baked.tensors
+
+    def test_a_vae_that_lacks_a_tensor_is_refused(self, tmp_path: Path) -> None:
         case = Case()
         files = case.open(tmp_path)
         tensors = case.vae_tensors()
         gone = list(tensors)[-1]
-        tensors = {key: row for key, row in tensors.items() if key != gone}
-        tensors["first_stage_model.decoder.more"] = torch.zeros(3)
-        baked = Ingredients(files.parents, vae=vae_file(tmp_path, tensors))
-        notes = "\n".join(baked.notes)
-        assert "the VAE is other.safetensors" in notes
-        assert f"1 tensors of the VAE are not in other.safetensors and stay: {gone}" in notes
-        assert "left out: first_stage_model.decoder.more" in notes
-        assert "first_stage_model.decoder.more" not in baked.tensors
-        assert files.notes == baked.parents.notes
+        vae = vae_file(tmp_path, {key: row for key, row in tensors.items() if key != gone})
+        with pytest.raises(CheckpointError, match=rf"is incomplete: 1 of 3 tensors are not in it \({gone}\)"):
+            Ingredients(files.parents, vae=vae)
 
     def test_parents_without_a_vae_take_the_given_one_whole(self, tmp_path: Path) -> None:
         """Without it the merge would be no checkpoint that renders."""

@@ -185,6 +185,42 @@ class TestFiles:
             file.rename(file.with_name(file.name.replace(".safetensors", ".fp16.safetensors")))
         assert same(Checkpoint.open(folder), weights("sd15"))
 
+    @pytest.mark.parametrize("suffix", [".safetensors", ".bin"])
+    @pytest.mark.parametrize("variant", ["bf16", "non_ema", "ema.fp16"])
+    def test_any_other_variant_is_read_where_it_is_the_only_one_with_a_note(
+        self, variant: str, suffix: str, folder: Path
+    ) -> None:
+        for file in folder.glob("*/*.safetensors"):
+            stem = "pytorch_model" if file.stem == "model" and suffix == ".bin" else file.stem
+            target = file.with_name(f"{stem}.{variant}{suffix}")
+            save_file(load_file(file), target) if suffix == ".safetensors" else torch.save(load_file(file), target)
+            file.unlink()
+        checkpoint = Checkpoint.open(folder)
+        assert same(checkpoint, weights("sd15"))
+        notes = [note for note in checkpoint.notes if f"only the variant {variant} is there" in note]
+        assert [note.split("/")[0] for note in notes] == ["unet", "vae", "text_encoder"]
+
+    def test_shards_of_another_variant_are_read(self, tmp_path: Path) -> None:
+        pipeline_of("sd15").save_pretrained(tmp_path / "pipe", max_shard_size="200KB", variant="bf16")
+        checkpoint = Checkpoint.open(tmp_path / "pipe")
+        assert same(checkpoint, weights("sd15"))
+        assert any("unet/: only the variant bf16 is there" in note for note in checkpoint.notes)
+
+    def test_several_variants_without_a_usual_one_are_listed(self, folder: Path) -> None:
+        file = folder / "unet" / "diffusion_pytorch_model.safetensors"
+        for variant in ("bf16", "non_ema"):
+            shutil.copy(file, file.with_name(f"diffusion_pytorch_model.{variant}.safetensors"))
+        assert same(Checkpoint.open(folder), weights("sd15"))
+        file.unlink()
+        with pytest.raises(CheckpointError, match=r"unet holds several variants of the weights \(bf16, non_ema\)"):
+            Checkpoint.open(folder)
+
+    def test_weights_of_other_programs_are_named(self, folder: Path) -> None:
+        file = folder / "unet" / "diffusion_pytorch_model.safetensors"
+        file.rename(file.with_name("diffusion_flax_model.msgpack"))
+        with pytest.raises(CheckpointError, match=r"there are: config\.json, diffusion_flax_model\.msgpack"):
+            Checkpoint.open(folder)
+
     def test_full_precision_is_read_where_both_are_there(self, folder: Path) -> None:
         file = folder / "unet" / "diffusion_pytorch_model.safetensors"
         half = load_file(file)

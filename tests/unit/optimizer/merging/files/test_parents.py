@@ -21,6 +21,7 @@ from optimizer.merging.files.parents import Parents
 
 CONV_IN = "model.diffusion_model.input_blocks.0.0.weight"
 OUT = "model.diffusion_model.out.2.weight"
+COUNT = "model.diffusion_model.out.2.num_batches_tracked"
 TEXT = "cond_stage_model.transformer.text_model.final_layer_norm.weight"
 POSITIONS = "cond_stage_model.transformer.text_model.embeddings.position_ids"
 VAE = "first_stage_model.decoder.conv_in.weight"
@@ -105,14 +106,14 @@ class TestMissingKeys:
         assert found.notes == ("1 tensor is only in C and left out: model.diffusion_model.middle_block.0.x",)
 
     def test_integers_are_never_merged(self, parents: Opener) -> None:
-        one = tensors_of(1, **{POSITIONS: torch.arange(77)[None], OUT: torch.ones(4, 6, dtype=torch.int8)})
-        two = tensors_of(2, **{POSITIONS: torch.arange(77.0)[None]})
+        one = tensors_of(1, **{POSITIONS: torch.arange(77)[None], COUNT: torch.tensor(3, dtype=torch.int8)})
+        two = tensors_of(2, **{POSITIONS: torch.arange(77.0)[None], COUNT: torch.tensor(4.0)})
         for first, second in ((one, two), (two, one)):
             found = parents(first, second)
             assert not found.is_merged(POSITIONS)
-            assert not found.is_merged(OUT)
+            assert not found.is_merged(COUNT)
             assert torch.equal(found.kept(POSITIONS), torch.arange(77)[None])
-            assert torch.equal(found.kept(OUT), first[OUT])
+            assert torch.equal(found.kept(COUNT), first[COUNT])
 
     def test_ema_copies_are_left_out_and_counted(self, parents: Opener) -> None:
         ema = {f"model_ema.diffusion_modelout{index}": torch.ones(1) for index in range(4)}

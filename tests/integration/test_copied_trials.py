@@ -27,9 +27,9 @@ from studies.files.artifacts import SHEET, Artifacts
 from studies.recipe.blueprint import Blueprint
 from studies.recipe.recipe import Parent
 from studies.records import stored_renders, stored_studies, stored_trials
+from studies.records.copied_trials import CopiedTrial, CopiedTrials
 from studies.records.database import Database, open_database
 from studies.records.origins import Origin
-from studies.records.takeover import CopiedTrials, TakenTrial
 from studies.records.values import ParentFile, TrialResult
 from studies.spec.study import parse_spec
 
@@ -44,7 +44,7 @@ def database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Databas
     opened.close()
 
 
-def taken_trials(folder: Path) -> list[TakenTrial]:
+def trials_to_copy(folder: Path) -> list[CopiedTrial]:
     """Random scores and small files, the same in every call."""
     spec = parse_spec(SPEC.format(name="new"), base_dir=Path("/"))
     space, blueprint = space_and_blueprint()
@@ -58,7 +58,7 @@ def taken_trials(folder: Path) -> list[TakenTrial]:
         params = {row.name: float(generator.uniform(row.low, row.high)) for row in space.parameters}
         scores = {name: tuple(map(float, generator.normal(size=4))) for name in spec.scorers}
         trials.append(
-            TakenTrial(
+            CopiedTrial(
                 origin=Origin("sampler", "gp"),
                 source=f"old trial {3 * number}",
                 recipe=blueprint.recipe(space.rows(params)),
@@ -99,9 +99,9 @@ def begin(url: str, folder: Path) -> None:
     space, _ = space_and_blueprint()
     database = open_database(url)
     try:
-        takeover = CopiedTrials(taken_trials(folder), distributions(space), Artifacts.beside(url, folder / "artifacts"))
+        copied = CopiedTrials(trials_to_copy(folder), distributions(space), Artifacts.beside(url, folder / "artifacts"))
         spec = parse_spec(SPEC.format(name="new"), base_dir=Path("/"))
-        stored_studies.create_study(database, spec, files, ["maximize"], ["objective"], takeover)
+        stored_studies.create_study(database, spec, files, ["maximize"], ["objective"], copied)
     finally:
         database.close()
 
@@ -130,27 +130,27 @@ def stored(database: Database, folder: Path) -> list[Any]:
 
 def test_a_study_begins_with_copies_of_everything(database: Database, tmp_path: Path) -> None:
     begin(database.url, tmp_path)
-    trials = taken_trials(tmp_path)
+    trials = trials_to_copy(tmp_path)
     shutil.rmtree(tmp_path / "old")  # the other study may vanish
     records = stored_studies.open_study(database, "new")
     rows = stored_trials.load_trials(records)
     assert [row.number for row in rows] == list(range(COUNT))
     optunas = optuna.load_study(study_name="new", storage=database.storage)
     artifacts = files_of(tmp_path)
-    for row, taken, trial in zip(rows, trials, optunas.trials, strict=True):
-        assert (row.state, str(row.origin), row.source, row.recipe) == ("complete", "gp", taken.source, taken.recipe)
-        assert row.title == f"gp, from {taken.source}"
-        assert row.objectives == taken.result.objectives
+    for row, copied, trial in zip(rows, trials, optunas.trials, strict=True):
+        assert (row.state, str(row.origin), row.source, row.recipe) == ("complete", "gp", copied.source, copied.recipe)
+        assert row.title == f"gp, from {copied.source}"
+        assert row.objectives == copied.result.objectives
         by_item, by_set = stored_renders.load_scores(records, row)
-        assert (by_item, by_set) == (taken.result.image_scores, taken.result.set_scores)
+        assert (by_item, by_set) == (copied.result.image_scores, copied.result.set_scores)
         assert (
             tuple(each.pixels_sha256 for each in stored_renders.load_renders(records, row))
-            == taken.result.pixels_sha256
+            == copied.result.pixels_sha256
         )
         assert artifacts.of_trial(records.study.key, row.number, "w").load_features()["fid"].shape == (4, 3)
-        assert trial.state == (TrialState.PRUNED if taken.params is None else TrialState.COMPLETE)
-        if taken.params is not None:
-            assert (trial.params, trial.value) == (taken.params, taken.result.objectives["objective"])
+        assert trial.state == (TrialState.PRUNED if copied.params is None else TrialState.COMPLETE)
+        if copied.params is not None:
+            assert (trial.params, trial.value) == (copied.params, copied.result.objectives["objective"])
     (kept,) = [each.file for each in stored_renders.load_renders(records, rows[1]) if each.file is not None]
     assert artifacts.store.read(kept) == b"a picture"
     assert rows[1].contact_sheet is not None
@@ -168,7 +168,7 @@ def test_a_study_is_not_begun_twice(database: Database, tmp_path: Path) -> None:
 
 
 def test_killed_at_any_moment_it_leaves_nothing_or_all(database: Database, tmp_path: Path) -> None:
-    """SIGKILL while the trials are taken over; the next start ends with what one without interruption makes."""
+    """SIGKILL while the trials are copied; the next start ends with what one without interruption makes."""
     moments = random.Random(0)
     left: list[int] = []
     while len(left) < 3 and not stored_studies.list_studies(database):

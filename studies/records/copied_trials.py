@@ -26,7 +26,7 @@ from studies.records.values import TrialResult
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TakenTrial:
+class CopiedTrial:
     """A finished trial of another study, with the objectives of the new one."""
 
     origin: Origin
@@ -44,7 +44,7 @@ class TakenTrial:
 
 
 class CopiedTrials:
-    """The first trials of a new study, in their order: a Takeover for `create_study`.
+    """The first trials of a new study, in their order: FirstTrials for `create_study`.
 
     Args:
         distributions: of the new study's parameters.
@@ -52,59 +52,59 @@ class CopiedTrials:
     """
 
     def __init__(
-        self, trials: Sequence[TakenTrial], distributions: Mapping[str, BaseDistribution], artifacts: Artifacts
+        self, trials: Sequence[CopiedTrial], distributions: Mapping[str, BaseDistribution], artifacts: Artifacts
     ) -> None:
         self._trials, self._distributions, self._artifacts = trials, dict(distributions), artifacts
 
     def into_optuna(self, study: optuna.Study, key: str) -> None:
         """Copy files under the new study's key, and add the trials to Optuna's study."""
-        for number, taken in enumerate(self._trials):
-            self._copy_files(taken, self._files(key, number))
-            study.add_trial(self._frozen(number, taken, key))
+        for number, copied in enumerate(self._trials):
+            self._copy_files(copied, self._files(key, number))
+            study.add_trial(self._frozen(number, copied, key))
 
     def _files(self, key: str, number: int) -> TrialFiles:
         return self._artifacts.of_trial(key, number, self._trials[number].worker_id)
 
-    def _copy_files(self, taken: TakenTrial, files: TrialFiles) -> None:
-        for file in (*map(render_file, taken.renders), *([SHEET] if taken.has_contact_sheet else [])):
-            files.copy(file, taken.files)
-        if features := taken.features():
+    def _copy_files(self, copied: CopiedTrial, files: TrialFiles) -> None:
+        for file in (*map(render_file, copied.renders), *([SHEET] if copied.has_contact_sheet else [])):
+            files.copy(file, copied.files)
+        if features := copied.features():
             files.save_features(features)
 
-    def _frozen(self, number: int, taken: TakenTrial, key: str) -> FrozenTrial:
+    def _frozen(self, number: int, copied: CopiedTrial, key: str) -> FrozenTrial:
         """Return the trial as a worker tells it. A merge outside the space has no parameters to learn from."""
-        attached = sheet_attributes(self._files(key, number).sheet_id, number) if taken.has_contact_sheet else None
-        if taken.params is None:
+        attached = sheet_attributes(self._files(key, number).sheet_id, number) if copied.has_contact_sheet else None
+        if copied.params is None:
             return create_trial(state=TrialState.PRUNED, system_attrs=attached)
         return create_trial(
-            values=list(taken.result.objectives.values()),
-            params=dict(taken.params),
+            values=list(copied.result.objectives.values()),
+            params=dict(copied.params),
             distributions=self._distributions,
             system_attrs=attached,
         )
 
     def into_tables(self, connection: Connection, study_id: int, key: str) -> None:
         """Add the trials to our tables."""
-        for number, taken in enumerate(self._trials):
+        for number, copied in enumerate(self._trials):
             files = self._files(key, number)
-            renders = {item: files.name(render_file(item)) for item in taken.renders}
+            renders = {item: files.name(render_file(item)) for item in copied.renders}
             result = replace(
-                taken.result, files=renders, contact_sheet=files.sheet_id if taken.has_contact_sheet else None
+                copied.result, files=renders, contact_sheet=files.sheet_id if copied.has_contact_sheet else None
             )
-            insert_renders(connection, _insert_trial(connection, study_id, number, taken, result), result)
+            insert_renders(connection, _insert_trial(connection, study_id, number, copied, result), result)
 
 
-def _insert_trial(connection: Connection, study_id: int, number: int, taken: TakenTrial, result: TrialResult) -> int:
+def _insert_trial(connection: Connection, study_id: int, number: int, copied: CopiedTrial, result: TrialResult) -> int:
     return inserted_id(
         connection.execute(
             tables.trials.insert().values(
                 study_id=study_id,
                 number=number,
-                origin=str(taken.origin),
-                source=taken.source,
-                recipe=taken.recipe.to_json(),
-                recipe_digest=taken.recipe.digest,
-                worker_id=taken.worker_id,
+                origin=str(copied.origin),
+                source=copied.source,
+                recipe=copied.recipe.to_json(),
+                recipe_digest=copied.recipe.digest,
+                worker_id=copied.worker_id,
                 attempt=1,
                 state="complete",
                 objectives=dict(result.objectives),
@@ -113,8 +113,8 @@ def _insert_trial(connection: Connection, study_id: int, number: int, taken: Tak
                 batch_limits=limits_to_json(result.batch_limits),
                 sheet=result.contact_sheet,
                 rendered=len(result.pixels_sha256),
-                started_at=taken.started_at,
-                finished_at=taken.finished_at,
+                started_at=copied.started_at,
+                finished_at=copied.finished_at,
             )
         )
     )

@@ -1,4 +1,4 @@
-"""The order of a study's trials: by its number a trial is taken over, a probe, or a merge that the sampler proposes."""
+"""The order of a study's trials: by its number a trial is a copy, a probe, or a merge that the sampler proposes."""
 
 from __future__ import annotations
 
@@ -16,38 +16,38 @@ from studies.spec.search import SamplerSettings
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TrialPlan:
-    """The order of a study's trials: those taken over come first, then the probes, then the sampler's."""
+class TrialOrder:
+    """The order of a study's trials: copies come first, then the probes, then the sampler's."""
 
     space: SearchSpace
     blueprint: Blueprint
     settings: SamplerSettings
-    probes: tuple[Probe, ...]  # those that are not among the trials taken over
-    taken_over: int  # trials of another study that this one began with: the first numbers
+    probes: tuple[Probe, ...]  # those that are not among the copied trials
+    copied: int  # trials from another study that this one began with: the first numbers
 
     @classmethod
     def of(cls, runtime: Runtime, trials: Sequence[StoredTrial]) -> Self:
-        """Make the plan of a study that is ready to run.
+        """Make the order of trials of a study that is ready to run.
 
         Args:
-            trials: every trial that was begun.
+            trials: every trial that was started.
         """
-        taken = [trial for trial in trials if trial.source is not None]
+        copies = [trial for trial in trials if trial.source is not None]
         return cls(
             space=runtime.plan.space,
             blueprint=runtime.blueprint,
             settings=runtime.spec.sampler,
-            probes=without(runtime.probes, {trial.recipe.digest for trial in taken}),
-            taken_over=len(taken),
+            probes=without(runtime.probes, {trial.recipe.digest for trial in copies}),
+            copied=len(copies),
         )
 
     def sampler(self) -> ProbesFirst:
         """Make the sampler that Optuna asks for parameters."""
-        return ProbesFirst(self.settings, self.space, self.probes, self.taken_over)
+        return ProbesFirst(self.settings, self.space, self.probes, self.copied)
 
     def probe(self, number: int) -> Probe | None:
         """Return the probe for a trial's number; None where the sampler proposes the trial."""
-        index = number - self.taken_over
+        index = number - self.copied
         return self.probes[index] if index < len(self.probes) else None
 
     def has_parameters(self, number: int) -> bool:

@@ -13,13 +13,13 @@ from dataclasses import dataclass, field
 from studies.records.batch_limits import Batched, BatchLimit, Size
 
 
-class BatchReduced(Exception):  # noqa: N818 - a request to try again, not an error
+class BatchTooLarge(Exception):  # noqa: N818 - a request to try again, not an error
     """A signal that a limit was lowered, and the trial must be rendered again from the beginning."""
 
 
 @dataclass(slots=True)
-class BatchLimits:
-    """How many images of a size may go through the U-Net or the VAE at once.
+class LargestBatches:
+    """The most images of each size that may go through the U-Net or the VAE at once, as far as a limit is known.
 
     Attributes:
         most: (component, size) -> images; without an entry there is no limit.

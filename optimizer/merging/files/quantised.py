@@ -1,0 +1,86 @@
+"""Detection of quantised weights: codes that mean nothing without their scales, and must not be taken for numbers.
+
+They are told by dtype, because every program names its scales in its own way: weights are floating-point numbers, so
+integers in a weight's place are codes (int8 with scales, two 4-bit numbers in a byte). Floats of 8 bits are plain
+numbers, unless something beside the layer's weight and bias belongs to it: then that is their scale.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+
+import torch
+
+from optimizer.errors import CheckpointError
+from optimizer.merging.files.sources import TensorInfo
+from search_spaces.blocks import EMA, OTHER, Architecture, place_of
+
+# Names that programs give to scales and code books: ComfyUI's scaled fp8 and its successors, bitsandbytes.
+_SCALES = re.compile(
+    r"(?:^|\.)(scaled_fp8|scale_weight|scale_input|weight_scale|input_scale|comfy_quant|SCB|absmax|quant_map"
+    r"|quant_state\.bitsandbytes__\w+|qweight|qzeros|wscales)$"
+)
+# Integers that are indices or counts in models that are not quantised.
+_INDICES = (".position_ids", "position_ids", ".num_batches_tracked")
+_PARAMETERS = ("weight", "bias")
+
+
+def refuse_quantised(
+    infos: Mapping[str, TensorInfo], name: str, is_part: Callable[[str], bool] = lambda _: True
+) -> None:
+    """Refuse tensors that are quantised.
+
+    Args:
+        infos: the tensors of one model, or of a whole checkpoint.
+        name: of the file, for the message.
+        is_part: as for `quantisation`.
+
+    Raises:
+        CheckpointError: they are.
+    """
+    if reason := quantisation(infos, is_part):
+        raise CheckpointError(
+            f"{name} is quantised and cannot be read as weights ({reason}): "
+            "use the fp16, bf16 or fp32 file it was made from"
+        )
+
+
+def quantisation(infos: Mapping[str, TensorInfo], is_part: Callable[[str], bool] = lambda _: True) -> str | None:
+    """Say by which of its tensors a model is quantised; None if it is not.
+
+    Args:
+        is_part: whether a key belongs to a model; others may hold integers.
+    """
+    codes = [key for key, info in infos.items() if is_part(key) and _is_code(key, info)]
+    if codes:
+        dtype = str(infos[codes[0]].dtype).removeprefix("torch.")
+        return f"{len(codes)} tensors hold {dtype} codes instead of floating-point numbers, such as {codes[0]}"
+    scales = [key for key in infos if _SCALES.search(key)] or list(_scales_of_narrow_floats(infos))
+    return f"its weights mean nothing without {len(scales)} scales such as {scales[0]}" if scales else None
+
+
+def belongs_to_a_model(key: str) -> bool:
+    """Return whether a key of a single file is in a U-Net, a text encoder or a VAE of any family."""
+    return any(place_of(key, architecture) not in {OTHER, EMA} for architecture in Architecture)
+
+
+def _is_code(key: str, info: TensorInfo) -> bool:
+    """Return whether a tensor holds integers where a model has floating-point numbers; single numbers are counts."""
+    if info.dtype.is_floating_point or key.endswith(_INDICES):
+        return False
+    is_parameter = key.rpartition(".")[2] in _PARAMETERS
+    return is_parameter or (info.size > 1 and info.dtype != torch.bool)  # a mask is no code
+
+
+def _scales_of_narrow_floats(infos: Mapping[str, TensorInfo]) -> Iterator[str]:
+    """Yield the keys beside an 8-bit float weight that are neither weights nor biases."""
+    layers = {
+        key.removesuffix(".weight")
+        for key, info in infos.items()
+        if key.endswith(".weight") and info.dtype.is_floating_point and info.dtype.itemsize == 1
+    }
+    for key in infos:
+        layer, _, leaf = key.rpartition(".")
+        if leaf not in _PARAMETERS and (layer in layers or layer.removesuffix(".weight") in layers):
+            yield key

@@ -1,0 +1,162 @@
+"""The search for a stored study's files that are no longer where it names them: by content, under any name.
+
+Files of the same name are tried first, so that where only a folder has moved nothing else is read.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from basics.names import is_same
+from optimizer.merging.files.checkpoint import model_name
+from optimizer.merging.files.hash_lookup import Candidate, candidates, walked
+from optimizer.runtime.digest_cache import DigestCache
+from scorers.config import WEIGHT_SUFFIXES
+from studies.recipe.lora_files import files_of_lora
+from studies.records.values import ParentFile
+from studies.spec.fingerprints import IMAGE_SUFFIXES, Hash, files_at, named_paths, with_paths
+
+NAMED_FILES = (".json",)  # found by their name, which says which architecture they describe
+
+
+@dataclass(frozen=True, kw_only=True)
+class MovedFiles:
+    """A search in folders.
+
+    Args:
+        folders: searched with all that is below them.
+        allows: says whether a file may be read.
+        digests: remembers what was hashed.
+        progress: called with the bytes of each chunk that was read.
+    """
+
+    folders: Sequence[Path]
+    allows: Callable[[Path], bool]
+    digests: DigestCache
+    progress: Callable[[int], None] | None = None
+
+    def models(self, path: Path) -> Iterator[Candidate]:
+        """Yield the models of the folders, those with the name of `path` first."""
+        for folder in self.folders:
+            for candidate in candidates(folder, {model_name(path)}):
+                if all(self.allows(file) for file in candidate.files):
+                    yield candidate
+
+    def parent(self, file: ParentFile, first: Sequence[Candidate] = ()) -> ParentFile | None:
+        """Return a parent with the path of a model of its content; None if there is none.
+
+        Args:
+            first: looked at before the models of the folders.
+        """
+        for candidate in (*first, *self.models(file.path)):
+            if candidate.size_bytes == file.bytes and self.digests.of(candidate, self.progress) == file.sha256:
+                return replace(file, path=candidate.path, mtime_ns=candidate.mtime_ns)
+        return None
+
+    def model(self, path: Path, fingerprint: str | None, of: Callable[[Path, Hash], str]) -> Path | None:
+        """Return the path of a LoRA or VAE of the same content; None if there is none.
+
+        Args:
+            path: where the study names it.
+            fingerprint: of its content; None: unknown, so that its name decides.
+            of: computes such a fingerprint.
+        """
+        own = [path] if all(map(self.allows, files_of_lora(path))) and path.exists() else []
+        for place in (*own, *(candidate.path for candidate in self.models(path))):
+            if is_same(place.name, path.name) if fingerprint is None else of(place, self._hashed) == fingerprint:
+                return place
+        return None
+
+    def options(self, options: Mapping[str, Any], fingerprint: str) -> dict[str, Any] | None:
+        """Return a scorer's options with the paths of files and folders of the same content; None if they are not here.
+
+        Args:
+            fingerprint: of all that the options name, together.
+        """
+        paths = tuple(named_paths(options))
+        for alike in (True, False):
+            choices = [self._choices(path, alike=alike) for path in paths]
+            found = self._match(hashlib.sha256(), choices, fingerprint)
+            if found is not None:
+                return with_paths(options, dict(zip(paths, found, strict=True)))
+        return None
+
+    def alike(self, path: Path) -> list[Path]:
+        """List the files and image folders of the folders that have the name of a path."""
+        return [place for place in (*self._files, *self._image_folders) if is_same(place.name, path.name)]
+
+    def _choices(self, path: Path, *, alike: bool) -> list[Path]:
+        """List where what a scorer reads at a path may be now.
+
+        Args:
+            alike: whether only under its own name.
+        """
+        here = [path] if self.allows(path) else []
+        there = [
+            place
+            for place in (*self._files, *self._image_folders)
+            if is_same(place.name, path.name) or (not alike and _may_be(place, path))
+        ]
+        return [*here, *there] if path.exists() else [*there, *here]
+
+    def _match(self, begun: Any, choices: Sequence[Sequence[Path]], fingerprint: str) -> tuple[Path, ...] | None:
+        """Choose one place of each so that their files together have a fingerprint; None if none does.
+
+        Args:
+            begun: the digest of the places chosen before.
+        """
+        if not choices:
+            return () if begun.hexdigest() == fingerprint else None
+        first, *others = choices
+        for place in first:
+            digest = begun.copy()
+            digest.update(self._content(place))
+            found = self._match(digest, others, fingerprint)
+            if found is not None:
+                return (place, *found)
+        return None
+
+    def _content(self, place: Path) -> bytes:
+        """Return the digests of a file, or of a folder's images, one after the other; they are computed once."""
+        if place not in self._contents:
+            self._contents[place] = b"".join(bytes.fromhex(self._hashed(file)) for file in files_at(place))
+        return self._contents[place]
+
+    def _hashed(self, path: Path) -> str:
+        return self.digests.of_file(path, self.progress)
+
+    @cached_property
+    def _contents(self) -> dict[Path, bytes]:
+        return {}
+
+    @cached_property
+    def _files(self) -> list[Path]:
+        """All files of the folders that may be read."""
+        found = (Path(parent, name) for folder in self.folders for parent, names in walked(folder) for name in names)
+        return sorted(path for path in found if self.allows(path) and path.is_file())
+
+    @cached_property
+    def _image_folders(self) -> list[Path]:
+        """The folders that hold images, and those above them, up to the ones that are searched."""
+        roots = set(self.folders)
+        holders: set[Path] = set()
+        for file in self._files:
+            if file.suffix.lower() in IMAGE_SUFFIXES:
+                above = [*file.parents]
+                top = next(index for index, folder in enumerate(above) if folder in roots)
+                holders.update(above[: top + 1])
+        return sorted(holders)
+
+
+def _may_be(place: Path, path: Path) -> bool:
+    """Return whether a file or folder may be what was at a path, under another name."""
+    if path.suffix.lower() in NAMED_FILES:
+        return False
+    if place.is_file():
+        return bool(path.suffix) and place.suffix.lower() == path.suffix.lower()
+    return path.suffix.lower() not in WEIGHT_SUFFIXES

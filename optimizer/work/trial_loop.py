@@ -1,0 +1,235 @@
+"""The loop of a worker: claim a trial, evaluate it, store its outcome, settle it, until the study ends or stops.
+
+What counts is in the database, not in memory. A trial goes through these states, and may be cut off between any two:
+
+    claimed    Optuna has a RUNNING trial; its parameters follow from the database and its number
+    started    our table of trials names the worker and the recipe
+    stored     the outcome, with renders and scores, is stored in one transaction
+    settled    all that follows is done, and Optuna has the value
+
+A RUNNING trial whose worker is dead is taken over. If its outcome was stored, it is settled; otherwise it is evaluated
+again. A trial over which too many workers died fails, because it may be what kills them. A worker that was wrongly
+taken for dead cannot store anything: only the worker that the database names for the trial can.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+
+from basics.messages import first_line
+from optimizer.errors import OptimizerError, UnscorableTrial
+from optimizer.observe.events import (
+    BatchReduced,
+    ImagesRendered,
+    Reporter,
+    StopAsked,
+    StudyPaused,
+    TrialEnded,
+    TrialLost,
+    TrialStarted,
+    WorkerLeft,
+    WorkerStarted,
+    reporting_retry,
+)
+from optimizer.runtime.machine import device_kind, machine_description
+from optimizer.runtime.setup import Runtime
+from optimizer.system.retry import LIMIT_SECONDS
+from optimizer.trial.evaluation import BROKEN_WEIGHTS
+from optimizer.trial.racing import Race
+from optimizer.trial.ranking import best_trials, parent_trials
+from optimizer.work.gain_recorder import GainRecorder
+from optimizer.work.heartbeat import Heartbeat, registered_worker
+from optimizer.work.retention import Retention
+from optimizer.work.trial_order import TrialOrder
+from optimizer.work.trial_queue import ClaimedTrial, TrialQueue
+from optimizer.work.trial_recorder import TrialRecorder
+from studies.files.artifacts import Artifacts
+from studies.records.batch_limits import BatchLimit
+from studies.records.cached_reads import CachedTrials
+from studies.records.control import status_of
+from studies.records.failures import Failure
+from studies.records.optuna_studies import optuna_study
+from studies.records.stored_batch_limits import load_batch_limits, store_batch_limit
+from studies.records.study_records import StudyRecords
+from studies.records.workers import turn_to
+
+PAUSE_SECONDS = 2.0  # between two checks of whether a paused study goes on
+
+_log = logging.getLogger(__name__)
+
+
+class TrialLoop:
+    """The trials that one worker takes of one study, one after the other.
+
+    Args:
+        stop: asked between trials; True ends the work.
+        patience_seconds: how long the database may be away.
+    """
+
+    def __init__(
+        self,
+        records: StudyRecords,
+        runtime: Runtime,
+        artifacts: Artifacts,
+        reporter: Reporter,
+        stop: Callable[[], bool] = lambda: False,
+        patience_seconds: float = LIMIT_SECONDS,
+    ) -> None:
+        self._retry = reporting_retry(reporter, patience_seconds)
+        self._records, self._runtime = records, runtime
+        self._reporter, self._stop = reporter, stop
+        self._trials = CachedTrials(records)
+        order = TrialOrder.of(runtime, self._trials.trials())
+        scoring = runtime.evaluator.scoring
+        self._gains = GainRecorder(records, self._trials, runtime.plan, scoring, artifacts)
+        self._gains_are_due = order.copied > 0  # of the copied trials
+        self._recorder = self._make_recorder(order, artifacts)
+        self._queue = TrialQueue(records, order, self._trials, reporter, self._recorder.settle)
+        self._adopt_batch_limits()
+
+    def _make_recorder(self, order: TrialOrder, artifacts: Artifacts) -> TrialRecorder:
+        runtime, renderer = self._runtime, self._runtime.evaluator.renderer
+        retention = Retention(self._records, artifacts, runtime.objective, self._trials, self._retry)
+        return TrialRecorder(
+            self._records,
+            artifacts,
+            order=order,
+            objective=runtime.objective,
+            items=renderer.items,
+            gains=self._gains,
+            retention=retention,
+            retry=self._retry,
+            describe_machine=lambda: machine_description(runtime.device, runtime.variation),
+        )
+
+    def _adopt_batch_limits(self) -> None:
+        """Begin with the batch limits that workers found on such devices, and store those that this one finds."""
+        kind, largest_batches = device_kind(self._runtime.device), self._runtime.evaluator.renderer.largest_batches
+
+        def note(limit: BatchLimit, reason: str) -> None:
+            self._retry(lambda: store_batch_limit(self._records, kind, limit))
+            self._reporter.report(BatchReduced(component=limit.component, images=limit.images, reason=reason))
+
+        largest_batches.adopt(load_batch_limits(self._records, kind))
+        largest_batches.on_lowered = note
+
+    def run(self) -> int:
+        """Work until the study's budget is spent or it is stopped; returns how many trials were finished.
+
+        Raises:
+            OptimizerError: every parent failed, so nothing can be compared with anything, or one has broken weights.
+            StudyMissingError: Optuna's part of the study was deleted.
+            DatabaseLostError: the database went away and stayed away.
+        """
+        finished = 0
+        with registered_worker(self._records.database, self._retry) as heartbeat:
+            self._retry(lambda: turn_to(self._records.database, heartbeat.worker_id, self._records.study, "trials"))
+            self._reporter.report(WorkerStarted(worker=heartbeat.worker_id))
+            try:
+                while self._may_go_on() and (done := self.work_once(heartbeat)) is not None:
+                    finished += done
+            finally:
+                self._reporter.report(WorkerLeft(finished=finished))
+        return finished
+
+    def work_once(self, heartbeat: Heartbeat) -> bool | None:
+        """Take one trial and evaluate it.
+
+        Returns:
+            Whether the trial was finished: False where it is another worker's by now, None if nothing is left to do.
+
+        Raises:
+            OptimizerError, StudyMissingError, DatabaseLostError: see `run`.
+        """
+        if self._gains_are_due:
+            self._retry(self._gains.fill_gains)
+            self._gains_are_due = False
+        try:
+            claimed = self._retry(lambda: self._queue.claim(heartbeat))
+            finished = None if claimed is None else self._work(claimed)
+        except KeyError:  # what Optuna's storage says of what is not there
+            self._retry(lambda: optuna_study(self._records))
+            raise
+        self._retry(self._require_parents)
+        return finished
+
+    def _may_go_on(self) -> bool:
+        """Return whether to take another trial; waits while the study is paused."""
+        reported = False
+        while not self._stop():
+            status = self._retry(lambda: status_of(self._records))
+            if status == "active":
+                return True
+            if status == "stopped":
+                self._reporter.report(StopAsked(by="database"))
+                return False
+            if not reported:
+                self._reporter.report(StudyPaused())
+                reported = True
+            time.sleep(PAUSE_SECONDS)
+        self._reporter.report(StopAsked(by="signal"))
+        return False
+
+    def _work(self, claimed: ClaimedTrial) -> bool:
+        """Evaluate a trial, record its outcome and report it; False where it is another worker's by now."""
+        number, images = claimed.number, len(self._runtime.evaluator.renderer.items)
+        self._reporter.report(TrialStarted(trial=number, origin=str(claimed.origin), images=images))
+        stored = self._evaluate(claimed)
+        if claimed.interrupted:
+            self._retry(lambda: self._recorder.remove_leftovers(number))
+        if not stored:
+            _log.warning("trial %d was taken over by another worker, which took this one for dead", number)
+            self._reporter.report(TrialLost(trial=number))
+            return False
+        trial = self._retry(lambda: self._recorder.settle(claimed.trial))
+        self._retry(lambda: self._reporter.report(TrialEnded.of(trial)))
+        return True
+
+    def _evaluate(self, claimed: ClaimedTrial) -> bool:
+        """Evaluate a trial, and record its outcome; False where it is another worker's by now."""
+        started, rendered = time.perf_counter(), 0
+
+        def on_images(done: int) -> None:
+            nonlocal rendered
+            rendered = done
+            self._reporter.report(ImagesRendered(images=done))
+
+        race = self._retry(lambda: self._race(claimed))
+        try:
+            evaluation = self._runtime.evaluator.evaluate(
+                claimed.recipe, on_images, None if race is None else race.goes_on
+            )
+        except UnscorableTrial as error:
+            failure = Failure(kind=error.kind, reason=first_line(error))
+            return self._recorder.fail(claimed, failure, rendered, time.perf_counter() - started)
+        return self._recorder.store(claimed, evaluation, race, started)
+
+    def _race(self, claimed: ClaimedTrial) -> Race | None:
+        """Make a race against the best whole trial; None where the full suite is rendered, as it is for parents."""
+        settings, objective = self._records.study.spec.racing, self._runtime.objective
+        if settings is None or claimed.is_parent:
+            return None
+        best = best_trials(self._trials.trials(), objective)
+        if not best:
+            return None
+        stages = len(self._runtime.evaluator.renderer.stages)
+        return Race.against(best[0], self._gains.known_evidence(best[0]), objective.terms, settings, stages)
+
+    def _require_parents(self) -> None:
+        """Refuse to go on where every parent failed, or one whose own weights are broken: so is every merge with it.
+
+        Raises:
+            OptimizerError: it is so.
+        """
+        parents = parent_trials(self._trials.trials())
+        failed = {letter: trial.reason or "" for letter, trial in parents.items() if trial.state == "failed"}
+        reasons = "; ".join(f"{letter}: {reason}" for letter, reason in failed.items())
+        if failed and len(failed) == len(self._runtime.parents):
+            raise OptimizerError(f"every parent failed, so there is nothing to be better than ({reasons})")
+        if any(BROKEN_WEIGHTS in reason for reason in failed.values()):
+            raise OptimizerError(
+                f"a parent is broken, and so would be every merge with it ({reasons}): leave it out, or set "
+                "`export.dtype` to bf16 or fp32 if its weights are too large for fp16"
+            )
