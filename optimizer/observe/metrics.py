@@ -178,11 +178,11 @@ class MetricsReporter:
     def _read_database(self) -> None:
         """Read the database's figures. While it is away the last ones stay: no trial may be counted twice."""
         with suppress(*OUTAGES):
-            rows = self._cached.trials()
-            counts = Counter(map(_state, rows))
+            trials = self._cached.trials()
+            counts = Counter(map(_state, trials))
             for state in ("running", "complete", "stopped", "failed"):
                 self._metrics.stored.labels(self._study, state).set(counts[state])
-            for name, gain in best_gains(rows).items():
+            for name, gain in best_gains(trials).items():
                 self._metrics.best.labels(self._study, name).set(gain.value)
 
 

@@ -23,7 +23,7 @@ from search_spaces.blocks import Architecture
 from search_spaces.errors import OutsideSpaceError
 from search_spaces.space import SearchSpace
 from studies.files.artifacts import Artifacts, sheet_attributes
-from studies.recipe.adoption import rows_of
+from studies.recipe.adoption import numbers_of
 from studies.recipe.blueprint import Blueprint, LoraFile
 from studies.records import optuna_studies, stored_renders, stored_studies, stored_trials, tables, workers
 from studies.records.database import Database
@@ -246,7 +246,7 @@ class _Trials:
             vae=recipe.vae,
             dtype=recipe.dtype,
         )
-        found = rows_of(recipe, blueprint)
+        found = numbers_of(recipe, blueprint)
         try:
             return None if found is None else self._space(trial).params(found)
         except OutsideSpaceError:

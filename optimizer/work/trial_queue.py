@@ -141,7 +141,7 @@ class TrialQueue:
         if probe is not None and probe.params is None:
             return ClaimedTrial(trial=trial, origin=probe.origin, recipe=probe.recipe, worker_id=worker_id)
         params = start.params or self._proposed(trial)
-        recipe = probe.recipe if probe else self._order.blueprint.recipe(self._order.space.rows(params))
+        recipe = probe.recipe if probe else self._order.blueprint.recipe(self._order.space.numbers_by_place(params))
         origin = probe.origin if probe else Origin("sampler", self._order.settings.name)
         return ClaimedTrial(trial=trial, origin=origin, recipe=recipe, worker_id=worker_id)
 

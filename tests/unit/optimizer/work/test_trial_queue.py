@@ -73,7 +73,7 @@ def test_a_claimed_trial_is_stored_with_its_worker_its_recipe_and_its_parameters
     assert (stored.state, stored.worker_id, stored.attempt) == ("running", queue.heartbeat.worker_id, 1)
     assert stored.recipe == claimed.recipe
     params = optuna_trials(study.records)[claimed.number].params
-    assert study.order.blueprint.recipe(study.plan.space.rows(params)) == claimed.recipe
+    assert study.order.blueprint.recipe(study.plan.space.numbers_by_place(params)) == claimed.recipe
 
 
 def test_a_trial_of_a_living_worker_is_left_alone(study: UnrenderedStudy) -> None:
