@@ -124,8 +124,8 @@ def alone_numbers(
     """Return the ratios with which a chain yields one parent alone.
 
     Returns:
-        One entry per slot of the steps, None for slots that are not ratios. None instead of the entries if no ratios yield
-        the parent, because it only serves as a base of differences, or because a method has no ratio.
+        One entry per slot of the steps, None for slots that are not ratios. None as a whole if no ratios yield the
+        parent, because it only serves as a base of differences, or because a method has no ratio.
     """
     passed: dict[str, str] = {name: name for name in letters}  # input or result -> the parent that it equals, if any
     own: list[float | None] = []
