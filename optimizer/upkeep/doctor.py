@@ -180,8 +180,8 @@ class _Trials:
 
     def _give_back(self, trial: StoredTrial) -> None:
         with self.records.database.write() as connection:
-            mine = tables.trials.c.id == trial.id
-            connection.execute(tables.trials.update().where(mine).values(attempt=trial.attempt + 1))
+            this_trial = tables.trials.c.id == trial.id
+            connection.execute(tables.trials.update().where(this_trial).values(attempt=trial.attempt + 1))
             connection.execute(tables.workers.delete().where(tables.workers.c.id == trial.worker_id))
 
     def _fail(self, trial: StoredTrial, failure: Failure) -> None:
@@ -329,9 +329,9 @@ def _missing(records: StudyRecords, trial: StoredTrial, gone: frozenset[str], *,
 
 
 def _forget_renders(database: Database, trial: StoredTrial, gone: frozenset[str]) -> None:
-    mine = sa.and_(tables.renders.c.trial_id == trial.id, tables.renders.c.file.in_(gone))
+    lost = sa.and_(tables.renders.c.trial_id == trial.id, tables.renders.c.file.in_(gone))
     with database.write() as connection:
-        connection.execute(tables.renders.update().where(mine).values(file=None))
+        connection.execute(tables.renders.update().where(lost).values(file=None))
 
 
 def _forget_sheet(database: Database, trial: StoredTrial) -> None:

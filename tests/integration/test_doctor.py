@@ -86,8 +86,8 @@ def dead_worker(short: ShortStudy) -> str:
     process.wait()
     worker = workers.register_worker(short.database)
     with short.database.write() as connection:
-        mine = tables.workers.c.id == worker
-        connection.execute(tables.workers.update().where(mine).values(pid=process.pid))
+        this_worker = tables.workers.c.id == worker
+        connection.execute(tables.workers.update().where(this_worker).values(pid=process.pid))
     return worker
 
 

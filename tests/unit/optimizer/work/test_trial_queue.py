@@ -47,9 +47,9 @@ def study(tmp_path: Path) -> UnrenderedStudy:
 
 def die(study: UnrenderedStudy, worker_id: str) -> None:
     """As if the worker's process had ended without signing off: another one has its number now."""
-    mine = tables.workers.c.id == worker_id
+    this_worker = tables.workers.c.id == worker_id
     with study.records.database.write() as connection:
-        connection.execute(tables.workers.update().where(mine).values(pid=os.getpid(), process="an earlier one"))
+        connection.execute(tables.workers.update().where(this_worker).values(pid=os.getpid(), process="an earlier one"))
 
 
 def test_probes_come_in_their_order_and_then_what_the_sampler_proposes(study: UnrenderedStudy) -> None:
