@@ -25,7 +25,7 @@ SLICE_SECONDS = 600.0  # at one study while another of the same priority waits
 class WaitingStudy:
     """A study that has something to do."""
 
-    study: int  # its id
+    study_id: int
     priority: int
     others: int  # workers at it beside the one that asks
 
@@ -40,7 +40,7 @@ def choose(candidates: Sequence[WaitingStudy], current: int | None, seconds: flo
     """
     highest = max((candidate.priority for candidate in candidates), default=0)
     equals = [candidate for candidate in candidates if candidate.priority == highest]
-    here = next((candidate for candidate in equals if candidate.study == current), None)
+    here = next((candidate for candidate in equals if candidate.study_id == current), None)
     if here is not None:
         waiting = [
             candidate
@@ -48,10 +48,10 @@ def choose(candidates: Sequence[WaitingStudy], current: int | None, seconds: flo
             if candidate is not here and (candidate.others == 0 or candidate.others < here.others)
         ]
         if seconds < SLICE_SECONDS or not waiting:
-            return here.study
+            return here.study_id
         equals = waiting
     fewest = min((candidate.others for candidate in equals), default=0)
-    emptiest = [candidate.study for candidate in equals if candidate.others == fewest]
+    emptiest = [candidate.study_id for candidate in equals if candidate.others == fewest]
     later = [study for study in emptiest if current is not None and study > current]  # each in its turn
     return next(iter(later or emptiest), None)
 
