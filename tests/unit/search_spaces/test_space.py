@@ -525,7 +525,7 @@ def _uniform(**settings: Any) -> SearchSpace:
 )
 def test_params_that_are_not_of_the_space_are_refused(params: dict[str, float], essentials: list[str]) -> None:
     with pytest.raises(RatioError) as caught:
-        _uniform().rows(params)
+        _uniform().numbers_by_place(params)
     assert [essential for essential in essentials if essential not in str(caught.value)] == []
 
 
