@@ -64,7 +64,7 @@ class PendingWork:
     """
 
     def __init__(self, records: StudyRecords) -> None:
-        self._cached = CachedTrials(records)
+        self._cached_trials = CachedTrials(records)
         self._optuna = optuna_study(records)
 
     def task(self, records: StudyRecords, others: Collection[str]) -> Task | None:
@@ -76,7 +76,7 @@ class PendingWork:
             records: of the study as it is now; its budget may have changed.
             others: ids of the other workers that are not known to be dead.
         """
-        trials = self._cached.trials()
+        trials = self._cached_trials.trials()
         holders = {trial.number: trial.worker_id for trial in trials}
         running = running_trials(records.database, self._optuna._study_id)  # noqa: SLF001 - the table wants it
         if any(holders.get(number) not in others for number in running):

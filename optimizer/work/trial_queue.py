@@ -56,7 +56,7 @@ class TrialQueue:
     """A queue from which the workers of this process claim trials of one study.
 
     Args:
-        trials: the study's, from the database.
+        cached_trials: the study's, from the database.
         settle: does all that follows once a trial's outcome is stored, and returns the trial as it is stored then.
     """
 
@@ -64,12 +64,12 @@ class TrialQueue:
         self,
         records: StudyRecords,
         order: TrialOrder,
-        trials: CachedTrials,
+        cached_trials: CachedTrials,
         reporter: Reporter,
         settle: Callable[[Trial], StoredTrial],
     ) -> None:
         self._records, self._order = records, order
-        self._trials, self._reporter, self._settle = trials, reporter, settle
+        self._cached_trials, self._reporter, self._settle = cached_trials, reporter, settle
         self._distributions = distributions(order.space)
         self._optuna = optuna_study(records, order.sampler())
         self._optuna_id = self._optuna._study_id  # noqa: SLF001 - the storage wants it
@@ -82,7 +82,7 @@ class TrialQueue:
         """
         with self._records.database.exclusive():
             while True:
-                trials = self._trials.trials()
+                trials = self._cached_trials.trials()
                 interrupted = self._interrupted(trials, heartbeat)
                 if interrupted is None:
                     return None if is_spent(self._records, trials, self._optuna) else self._new(heartbeat)

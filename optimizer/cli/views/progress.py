@@ -69,8 +69,8 @@ class ProgressReporter:
             console=console,
             disable=not interactive(),
         )
-        self._cached = CachedTrials(records)
-        finished = [trial for trial in own_trials(self._cached.trials()) if trial.state != "running"]
+        self._cached_trials = CachedTrials(records)
+        finished = [trial for trial in own_trials(self._cached_trials.trials()) if trial.state != "running"]
         self._finished = len(finished)
         self._task = self._progress.add_task(
             "trials", total=self._total, completed=self._finished, more="", stoppable=False
@@ -108,7 +108,7 @@ class ProgressReporter:
                 console.print(escaped(_reduction(event)), soft_wrap=True)
 
     def _show_ended(self, trial: StoredTrial) -> None:
-        finished = [each for each in self._cached.trials() if each.state != "running"]
+        finished = [each for each in self._cached_trials.trials() if each.state != "running"]
         done = len(own_trials(finished))
         done_since = max(1, done - self._finished)  # by all workers of the study
         left = (time.monotonic() - self._started) / done_since * max(0, self._total - done)

@@ -23,7 +23,7 @@ class Queue:
     def __init__(self, study: UnrenderedStudy) -> None:
         self.reporter = Recorder()
         self.study, self.recorder = study, study.recorder()
-        self.queue = TrialQueue(study.records, study.order, study.trials, self.reporter, self.recorder.settle)
+        self.queue = TrialQueue(study.records, study.order, study.cached_trials, self.reporter, self.recorder.settle)
         self.heartbeat = Heartbeat(study.records.database, workers.register_worker(study.records.database))
 
     def claim(self) -> ClaimedTrial:

@@ -30,7 +30,7 @@ class Desk:
 
     def __init__(self, study: UnrenderedStudy) -> None:
         self.study, self.recorder = study, study.recorder()
-        self._queue = TrialQueue(study.records, study.order, study.trials, Reporters(()), self.recorder.settle)
+        self._queue = TrialQueue(study.records, study.order, study.cached_trials, Reporters(()), self.recorder.settle)
         self._heartbeat = Heartbeat(study.records.database, workers.register_worker(study.records.database))
 
     def claim(self) -> ClaimedTrial:
