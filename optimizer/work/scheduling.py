@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
-from optimizer.search.stopping import is_spent
+from optimizer.search.stopping import has_ended
 from studies.records.cached_reads import CachedTrials
 from studies.records.finals import lacks_final
 from studies.records.optuna_studies import optuna_study
@@ -81,6 +81,6 @@ class PendingWork:
         running = running_trials(records.database, self._optuna._study_id)  # noqa: SLF001 - the table wants it
         if any(holders.get(number) not in others for number in running):
             return "trials"
-        if not is_spent(records, trials, self._optuna):
+        if not has_ended(records, trials, self._optuna):
             return "trials"
         return "final" if not running and lacks_final(records, trials) else None

@@ -9,7 +9,7 @@ from optuna.trial import Trial
 
 from optimizer.observe.events import Reporter, TrialEnded, TrialTakenOver
 from optimizer.search.sampler import distributions
-from optimizer.search.stopping import is_spent
+from optimizer.search.stopping import has_ended
 from optimizer.work.heartbeat import RERUNS, Heartbeat, deaths
 from optimizer.work.trial_order import TrialOrder
 from studies.recipe.recipe import Recipe
@@ -75,7 +75,7 @@ class TrialQueue:
         self._optuna_id = self._optuna._study_id  # noqa: SLF001 - the storage wants it
 
     def claim(self, heartbeat: Heartbeat) -> ClaimedTrial | None:
-        """Claim an interrupted trial, or a new one; None when the budget is spent.
+        """Claim an interrupted trial, or a new one; None where the study has ended.
 
         Raises:
             KeyError: Optuna's part of the study was deleted.
@@ -85,7 +85,7 @@ class TrialQueue:
                 trials = self._cached_trials.trials()
                 interrupted = self._interrupted(trials, heartbeat)
                 if interrupted is None:
-                    return None if is_spent(self._records, trials, self._optuna) else self._new(heartbeat)
+                    return None if has_ended(self._records, trials, self._optuna) else self._new(heartbeat)
                 claimed = replace(self._prepare(interrupted, heartbeat.worker_id), interrupted=True)
                 if self._start(claimed, interrupted.attempt):
                     self._reporter.report(TrialTakenOver(trial=claimed.number, attempt=interrupted.attempt))

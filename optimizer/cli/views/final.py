@@ -13,7 +13,7 @@ from optimizer.cli.views.progress import gain_text
 from optimizer.cli.views.tables import ReportTable
 from optimizer.observe.events import FinalHeld, FinalStarted, Reporter
 from optimizer.outcome.verdict import is_better, suspicion
-from optimizer.search.stopping import end_of
+from optimizer.search.stopping import stored_end
 from optimizer.system.retry import Retry
 from optimizer.trial.objective import SINGLE, Objective
 from studies.records.finals import Final, Finalist, lacks_final, store_final
@@ -109,7 +109,7 @@ def _progress(images: int, pictures: Pictures) -> Iterator[FinalWatch]:
 def final_is_due(records: StudyRecords) -> bool:
     """Return whether the budget is spent, no worker is still at work, and the final does not cover all trials."""
     trials = load_trials(records)
-    return end_of(records, trials) is not None and lacks_final(records, trials)
+    return stored_end(records, trials) is not None and lacks_final(records, trials)
 
 
 def current_winner(final: Final | None, trials: Sequence[StoredTrial]) -> Finalist | None:

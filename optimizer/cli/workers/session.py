@@ -190,10 +190,10 @@ def print_end(records: StudyRecords, models: Sequence[Path] | None = None) -> No
     Args:
         models: the folders of `--models`.
     """
-    from optimizer.search.stopping import end_of
+    from optimizer.search.stopping import stored_end
     from studies.records.stored_trials import load_trials
 
-    if end := end_of(records, load_trials(records)):
+    if end := stored_end(records, load_trials(records)):
         more = BUDGET_OPTIONS.get(end.key, ", after raising the budget in its spec file")
         text = f"The study has ended; continue with: {_resume_command(records, models)}{more}"
         console.print(escaped(text), soft_wrap=True)
