@@ -230,7 +230,7 @@ def _difference(
 
 def _distance(found: RenderComparison) -> str:
     if found.distance is None:
-        return " (by how much is unknown, as the scored images were not all kept)"
+        return " (by how much is unknown, as the scored images were not all stored)"
     apart = f", and {_levels(found.distance)} of 255 grey levels from them on average"
     if found.nearest is None or found.bound is None:
         return apart

@@ -273,7 +273,7 @@ def _files(records: StudyRecords, files: StudyFiles) -> Iterator[Finding]:
     listed = files.listed  # before the trials are read: whatever is listed has its trial by then
     trials = stored_trials.load_trials(records)
     finished = [trial for trial in trials if trial.state != "running"]
-    render_files = stored_renders.kept_files(records)
+    render_files = stored_renders.stored_files(records)
     named = {trial.number: render_files.get(trial.number, frozenset()) for trial in finished}
     sheets = {trial.number: files.contact_sheet(trial) for trial in finished}
     by_set = stored_renders.numbers_with_set_scores(records)

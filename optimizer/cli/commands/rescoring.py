@@ -1,4 +1,4 @@
-"""`mergetune study rescore`: apply other scorers or weights to the images that a study has kept."""
+"""`mergetune study rescore`: apply other scorers or weights to the stored renders of a study."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def rescore(
     cache: CacheFolder = None,
     models: Moved = None,
 ) -> None:
-    """Score the kept images of a study with other scorers or weights, as a new study; nothing is rendered."""
+    """Score the stored renders of a study with other scorers or weights, as a new study; nothing is rendered."""
     from optimizer.cli.views.report import print_study
     from optimizer.cli.workers.loading import hash_with_progress
     from optimizer.cli.workers.session import storage_option
