@@ -226,7 +226,7 @@ def study_objective(study: StoredStudy) -> Objective:
 
 
 def save_comparison(records: StudyRecords, artifacts: Artifacts) -> str | None:
-    """Draw the parents and the best side by side; return where the picture is, None if their renders were not stored."""
+    """Draw the parents and the best side by side; return where the picture is, None where no renders are stored."""
     import torch
 
     from optimizer.rendering.contact_sheet import comparison_sheet
