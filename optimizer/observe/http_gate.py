@@ -158,13 +158,13 @@ def without_renaming(application: Application) -> Application:
     return gate
 
 
-def one_expensive_at_a_time(application: Application, places: int) -> Application:
+def one_expensive_at_a_time(application: Application, capacity: int) -> Application:
     """Answer requests that read all trials of a study one after the other: each may take a gigabyte, and seconds.
 
     Args:
-        places: how many requests may be answered or wait; the next is asked to come again.
+        capacity: how many requests may be answered or wait; the next is asked to come again.
     """
-    turn, free = threading.Lock(), threading.BoundedSemaphore(places)
+    turn, free = threading.Lock(), threading.BoundedSemaphore(capacity)
 
     def gate(environment: Environment, start_response: StartResponse) -> Iterable[bytes]:
         if EXPENSIVE.fullmatch(_path(environment)) is None:

@@ -1,6 +1,6 @@
 """Export a trial's merge as a file, and prove that the file is the model that was scored.
 
-The checkpoint is written beside its final place. It gets its name only after its tensors were read back and compared
+The checkpoint is written beside its final path. It gets its name only after its tensors were read back and compared
 with those that the recipe merges in memory, and after it was opened like any checkpoint and rendered the suite: see
 proof.py.
 """

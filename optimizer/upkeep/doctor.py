@@ -284,7 +284,7 @@ def _files(records: StudyRecords, files: StudyFiles) -> Iterator[Finding]:
     count = sum(map(len, named.values())) + sum(sheet is not None for sheet in sheets.values()) + len(features)
     if count and count == sum(map(len, gone.values())) + len(gone_sheets) + len(gone_features):
         words = (
-            f"none of the {count} files that its trials name is in {files.location}: name the right place with "
+            f"none of the {count} files that its trials name is in {files.location}: name the right location with "
             "--artifacts"
         )
         yield Finding(kind="no files", study=study.name, words=words)

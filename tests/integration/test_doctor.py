@@ -201,7 +201,7 @@ def test_what_only_people_can_mend_is_left_with_exit_code_1(
     assert json.loads(call(*here, "--json", code=0).out) == {"healthy": True, "mended": [], "left": []}
 
     elsewhere = call("--storage", "study.db", "--artifacts", "elsewhere", "--mend", code=1).out
-    assert "name the right place with --artifacts" in elsewhere
+    assert "name the right location with --artifacts" in elsewhere
     assert look(short) == Diagnosis(mended=(), left=())  # nothing was forgotten for that
 
     execute(short, "UPDATE trials SET state = 'FAIL' WHERE number = 2")

@@ -108,8 +108,8 @@ def _store(
     with console.status("storing the study"):
         new = NewStudy(database=database, plan=plan, parents=parents, warm_start=warm_start, artifacts=artifacts)
         records = new.store(plan)
-        place = Artifacts.beside(database.url, artifacts)
-        GainRecorder(records, CachedTrials(records), plan, scoring, place).fill_gains()
+        store = Artifacts.beside(database.url, artifacts)
+        GainRecorder(records, CachedTrials(records), plan, scoring, store).fill_gains()
     return records
 
 

@@ -102,7 +102,7 @@ def work_on(
 
 def _moved_to(records: StudyRecords, runtime: Runtime) -> tuple[Path, ...]:
     """List the folders in which this process found the study's files; none if they are where the study names them."""
-    from studies.spec.places import folders_of, paths_of
+    from studies.spec.paths import folders_of, paths_of
 
     spec = runtime.plan.spec
     return () if paths_of(spec) == paths_of(records.study.spec) else folders_of(spec)
