@@ -11,6 +11,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 
 HASH_CHUNK_BYTES = 1 << 22
+MAX_SAFETENSORS_HEADER_BYTES = 100_000_000  # the library refuses longer ones, and with it every program that uses it
 
 
 def sha256_of(path: Path, progress: Callable[[int], None] | None = None) -> str:

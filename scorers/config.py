@@ -17,6 +17,7 @@ from pydantic import (
     model_validator,
 )
 
+from basics.names import as_on_disk
 from basics.settings import FrozenSettings
 
 #: Suffixes of weight files. All are opened without running code from them.
@@ -40,7 +41,7 @@ def absolute_path(path: Path, info: ValidationInfo) -> Path:
         if base_dir is None:
             raise ValueError(f"expected an absolute path, got {str(path)!r}: pass a base_dir in the validation context")
         path = Path(base_dir).absolute() / path
-    return Path(os.path.normpath(path))
+    return as_on_disk(Path(os.path.normpath(path)))
 
 
 #: A path in a spec. It may be relative to the folder of the spec, and is stored as an absolute path.

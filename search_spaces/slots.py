@@ -7,9 +7,11 @@ input. A parameter of the method says how the merge is done (a density, an offse
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Final, Literal
 
+USUAL: Final[Mapping[str, tuple[float, float]]] = {"ratio": (-1.0, 2.0), "lora": (-3.0, 3.0)}  # by kind of slot
 LARGEST = 3.4028234663852886e38  # largest float32; merges are computed in float32
 
 
@@ -38,3 +40,21 @@ class Slot:
         if self.most >= LARGEST:
             return f"{self.least:g} or more"
         return f"{self.least:g} to {self.most:g}"
+
+
+def beyond_usual(kind: str, value: float) -> str | None:
+    """Say that a ratio or a LoRA's weight is far outside of what merges use, and what may have been meant.
+
+    Returns:
+        None for usual values, and for parameters of methods, which have limits of their own.
+    """
+    low, high = USUAL.get(kind, (-math.inf, math.inf))
+    if low <= value <= high:
+        return None
+    meant = next((value / divisor for divisor in _divisors(value) if low <= value / divisor <= high), None)
+    return f"far beyond {low:g} to {high:g}" + ("" if meant is None else f": did you mean {meant:g}?")
+
+
+def _divisors(value: float) -> tuple[int, ...]:
+    """Return by which factors a slip may be too large: percent, or a lost decimal point."""
+    return (10, 100) if abs(value) < 10 else (100,)

@@ -12,7 +12,7 @@ from search_spaces.errors import OutsideSpaceError, RatioError
 from search_spaces.parameters import Parameter, fixed_cells, granularity_of, parameters_of
 from search_spaces.presets import resolved
 from search_spaces.settings import SpaceSettings
-from search_spaces.slots import Slot
+from search_spaces.slots import Slot, beyond_usual
 
 __all__ = ["Parameter", "SearchSpace", "Slot", "SpaceSettings"]
 
@@ -65,6 +65,22 @@ class SearchSpace:
         """Indices of the slots with `granularity: auto`, whose blocks the sampler ties by section at first."""
         return frozenset(
             index for index, slot in enumerate(self.slots) if granularity_of(slot, self.settings) == "auto"
+        )
+
+    @property
+    def unusual(self) -> tuple[str, ...]:
+        """The numbers that are far outside of what merges use, one line each: see `beyond_usual`."""
+        numbers = [(self.slots[index], place, "held at", value) for place, index, value in self.fixed]
+        numbers += [
+            (self.slots[parameter.slot], parameter.name, "searched to", bound)
+            for parameter in self.parameters
+            for bound in (parameter.low, parameter.high)
+        ]
+        found = [(slot, where, verb, value, beyond_usual(slot.kind, value)) for slot, where, verb, value in numbers]
+        return tuple(
+            f"{where if where == slot.name else f'{where}, {slot.name}'} is {verb} {value:g}, {why}"
+            for slot, where, verb, value, why in found
+            if why is not None
         )
 
     def numbers_by_place(self, params: Mapping[str, float]) -> dict[str, tuple[float, ...]]:

@@ -6,7 +6,8 @@
     ├── RescoreError         a study whose images cannot be scored anew
     ├── RecipeError          a recipe that cannot be read or merged
     ├── DatabaseError        the study database: unreachable, of another version, locked
-    │   └── DatabaseReadOnlyError   it can be read and not written
+    │   ├── DatabaseReadOnlyError   it can be read and not written
+    │   └── SchemaChangedError   another version has changed its tables while this one was at work
     ├── ArtifactError        the artifact store: refused, full, not there
     │   └── ArtifactsAwayError   it cannot be reached now, and may come back
     ├── PasswordError        a password file that cannot be used
@@ -48,6 +49,10 @@ class DatabaseError(StudyError):
 
 class DatabaseReadOnlyError(DatabaseError):
     """The study database takes no writes: a file on a read-only mount, or a server that is a replica."""
+
+
+class SchemaChangedError(DatabaseError):
+    """Another version has changed the tables since they were opened, so this one writes nothing more."""
 
 
 class ArtifactError(StudyError):

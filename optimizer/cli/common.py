@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
@@ -19,6 +19,7 @@ from optimizer.cli.process import INTERRUPTED, came_from_interrupt, interrupt_ha
 
 if TYPE_CHECKING:
     from studies.records.database import Database
+    from studies.spec.study import StudySpec
 
 USER_ERROR = 2
 DATABASE_LOST = 3
@@ -69,6 +70,22 @@ Weights = Annotated[
         show_default=False,
     ),
 ]
+
+
+def read_spec(file: Path) -> StudySpec:
+    """Read and check a spec file, and print which of its texts may have been meant otherwise.
+
+    Raises:
+        SpecError: as `load_spec`.
+    """
+    from studies.errors import SpecError
+    from studies.spec.study import load_spec
+    from studies.system.documents import read_text
+    from studies.system.texts import cut_texts
+
+    for note in cut_texts(read_text(file, "spec", "a study's YAML file", SpecError)):
+        console.print(f"[yellow]note:[/] {escaped(note)}", soft_wrap=True)
+    return load_spec(file)
 
 
 def parsed_weights(weights: str | None) -> dict[str, float] | None:
@@ -207,6 +224,20 @@ def quiet_optuna() -> None:
 def loading_libraries() -> Status:
     """Return the status to show while torch and the like are imported, which takes seconds."""
     return console.status("loading torch, diffusers and open_clip")
+
+
+def require_usual(unusual: Sequence[str], *, force: bool) -> None:
+    """Refuse numbers that are far outside of what merges use, unless the user insists; then say them.
+
+    Args:
+        unusual: what is said of each.
+    """
+    if not unusual:
+        return
+    more = f" (and {len(unusual) - 1} more)" if len(unusual) > 1 else ""
+    if not force:
+        fail(f"{unusual[0]}{more}; with --force it is taken as it is")
+    errors.print(f"[yellow]note:[/] {escaped(unusual[0] + more)}")  # stdout may be a recipe
 
 
 def safetensors_target(output: Path) -> Path:

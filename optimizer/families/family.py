@@ -23,6 +23,7 @@ class LoraNames:
     """The names in LoRA files for the family's models, and the signs by which such files are recognised."""
 
     prefixes: Mapping[Component, str]  # of a module's name in kohya's files
+    clips: Mapping[Component, str]  # text encoder -> its name in files of ComfyUI and OneTrainer
     unet_as_stored: bool  # kohya's scripts name the U-Net's layers as checkpoint files do, not as diffusers does
     base_model: str  # kohya's `ss_base_model_version`
     header: re.Pattern[str] | None  # of `modelspec.architecture` or `ss_base_model_version`
@@ -119,6 +120,9 @@ class ModelFamily(Protocol):
         Raises:
             CheckpointError: a tensor is missing.
         """
+
+    def token_ids(self, prompts: Sequence[str]) -> tuple[Tensor, ...]:
+        """Return the token ids [n, tokens] that each text encoder reads; equal ids give equal embeddings."""
 
     def embed(
         self, prompts: Sequence[str], texts: Mapping[Component, Any], clip_skip: int, device: torch.device

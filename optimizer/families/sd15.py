@@ -7,6 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Final
 
 import torch
+from torch import Tensor
 
 from optimizer.families.clip import ClipL
 from optimizer.families.family import Embedded, HeaderNames, KeyNames, LoraNames, ModelFamily
@@ -26,15 +27,19 @@ class SD15(StableDiffusion):
         """Return 8, the number of heads at every level."""
         return 8
 
+    def token_ids(self, prompts: Sequence[str]) -> tuple[Tensor, ...]:
+        """Return the token ids [n, 77], padded with the end token."""
+        from optimizer.families.clip_tokens import clip_tokenizer, pad_with_end
+
+        return (pad_with_end(clip_tokenizer()(list(prompts))),)
+
     def embed(
         self, prompts: Sequence[str], texts: Mapping[Component, Any], clip_skip: int, device: torch.device
     ) -> Embedded:
         """Embed prompts: the chosen layer after the final normalisation, as Stable Diffusion 1 was trained."""
-        from optimizer.families.clip_tokens import clip_tokenizer, pad_with_end
-
         encoder = texts["text_encoder"]
-        ids = clip_tokenizer()(list(prompts)).to(device)
-        out = encoder(input_ids=pad_with_end(ids), output_hidden_states=True)
+        (ids,) = self.token_ids(prompts)
+        out = encoder(input_ids=ids.to(device), output_hidden_states=True)
         if clip_skip == 1:
             return Embedded(tokens=out.last_hidden_state, pooled=None)
         norm = getattr(encoder, "text_model", encoder).final_layer_norm
@@ -77,6 +82,7 @@ FAMILY: Final[ModelFamily] = SD15(
     image_size=512,
     lora=LoraNames(
         prefixes={"unet": "lora_unet_", "text_encoder": "lora_te_"},
+        clips={"text_encoder": "clip_l"},
         unet_as_stored=False,
         base_model="sd_v1",
         header=re.compile(r"^(sd_?v?1|stable-diffusion-v1)"),

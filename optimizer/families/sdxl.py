@@ -7,6 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Final
 
 import torch
+from torch import Tensor
 
 from optimizer.families.clip import HEAD_WIDTH, ClipL, OpenClip
 from optimizer.families.family import Embedded, HeaderNames, KeyNames, LoraNames, ModelFamily
@@ -45,20 +46,24 @@ class SDXL(StableDiffusion):
             "projection_class_embeddings_input_dim": projected,
         }
 
+    def token_ids(self, prompts: Sequence[str]) -> tuple[Tensor, ...]:
+        """Return the token ids [n, 77] of both encoders, padded as SDXL was trained: with the end token, and zeros."""
+        from optimizer.families.clip_tokens import clip_tokenizer, pad_with_end
+
+        ids = clip_tokenizer()(list(prompts))
+        return pad_with_end(ids), ids
+
     def embed(
         self, prompts: Sequence[str], texts: Mapping[Component, Any], clip_skip: int, device: torch.device
     ) -> Embedded:
         """Embed prompts: a layer of both encoders side by side [n, 77, w1 + w2], and the pooled text [n, p].
 
-        The layer is the penultimate one, or an earlier one if `clip_skip` is above 2. The first encoder's prompts are
-        padded with the end token, the second's with zeros, as SDXL was trained.
+        The layer is the penultimate one, or an earlier one if `clip_skip` is above 2.
         """
-        from optimizer.families.clip_tokens import clip_tokenizer, pad_with_end
-
-        ids = clip_tokenizer()(list(prompts)).to(device)
+        ids_l, ids_g = (ids.to(device) for ids in self.token_ids(prompts))
         layer = -max(2, clip_skip)
-        clip_l = texts["text_encoder"](input_ids=pad_with_end(ids), output_hidden_states=True)
-        clip_g = texts["text_encoder_2"](input_ids=ids, output_hidden_states=True)
+        clip_l = texts["text_encoder"](input_ids=ids_l, output_hidden_states=True)
+        clip_g = texts["text_encoder_2"](input_ids=ids_g, output_hidden_states=True)
         tokens = torch.cat([clip_l.hidden_states[layer], clip_g.hidden_states[layer]], dim=-1)
         return Embedded(tokens=tokens, pooled=clip_g.text_embeds)
 
@@ -111,10 +116,11 @@ FAMILY: Final[ModelFamily] = SDXL(
     image_size=1024,
     lora=LoraNames(
         prefixes={"unet": "lora_unet_", "text_encoder": "lora_te1_", "text_encoder_2": "lora_te2_"},
+        clips={"text_encoder": "clip_l", "text_encoder_2": "clip_g"},
         unet_as_stored=True,
         base_model="sdxl_base_v1-0",
         header=re.compile(r"^(sdxl|stable-diffusion-xl)"),
-        names=re.compile(r"^(lora_te[12]_|text_encoder_2\.)|add_embedding|label_emb"),
+        names=re.compile(r"^(lora_te[12][._]|text_encoder_2\.|(text_encoders\.)?clip_g\.)|add_embedding|label_emb"),
         context_width=2048,
     ),
     header=HeaderNames(

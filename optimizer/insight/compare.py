@@ -12,6 +12,7 @@ from optimizer.trial.front import chosen_trial
 from optimizer.trial.gains import t_interval
 from optimizer.trial.objective import SINGLE, Objective
 from scorers.protocol import Direction, ScorerInfo
+from search_spaces.blocks import Architecture
 from studies.records.stored_renders import load_scores
 from studies.records.stored_trials import load_trials
 from studies.records.study_records import StudyRecords
@@ -146,9 +147,19 @@ def why_no_pairs(first: Side, second: Side) -> str | None:
     for side in (first, second):
         if side.best is None:
             return f"study {side.study.name!r} has no complete trial yet"
-    if first.study.suite_digest != second.study.suite_digest:
+    if not _same_suite(first, second):
         return "the suites differ (prompts, seeds, sizes or how they are rendered), so no two images belong together"
     return None
+
+
+def _same_suite(first: Side, second: Side) -> bool:
+    """Return whether both studies, each with a best trial, render the same noise for the same prompts."""
+    if first.best is None or first.study.suite_digest == second.study.suite_digest:
+        return first.best is not None
+    from optimizer.rendering.sameness import same_renders  # it loads torch
+
+    architecture = Architecture(first.best.recipe.architecture)
+    return same_renders(first.study.spec.suite, second.study.spec.suite, architecture)
 
 
 def why_not_paired(name: str, first: Side, second: Side) -> str | None:

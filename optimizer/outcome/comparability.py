@@ -6,21 +6,27 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
+from optimizer.rendering.sameness import same_renders, same_stages
+from optimizer.runtime.plan import Plan
 from studies.records.stored_studies import software_versions
 from studies.records.values import ParentFile, StoredStudy
 from studies.spec.fingerprints import scorer_fingerprint
 from studies.spec.study import StudySpec
+from studies.spec.suite import SuiteSettings
 
 SCORING_SOFTWARE: Final = ("mergetune", "open_clip_torch")  # the machine's description holds the rest
 
 
-def score_differences(spec: StudySpec, parents: Sequence[ParentFile], other: StoredStudy) -> Iterator[str]:
+def score_differences(plan: Plan, parents: Sequence[ParentFile], other: StoredStudy) -> Iterator[str]:
     """Say why the other study's scores do not hold in a new one; nothing where they do.
 
     Args:
-        spec, parents: of the new study.
+        plan, parents: of the new study.
     """
-    yield from image_differences(spec, parents, other)
+    spec = plan.spec
+    yield from image_differences(plan, parents, other)
+    if _prompts(spec.suite) != _prompts(other.spec.suite):  # a scorer may read what the text encoders do not
+        yield "prompts are written otherwise, and scorers read them too"
     scorers = [name for name in spec.scorers if not _same_scorer(name, spec, other)]
     if scorers:
         yield f"other scorers: {', '.join(scorers)}"
@@ -29,19 +35,26 @@ def score_differences(spec: StudySpec, parents: Sequence[ParentFile], other: Sto
         yield f"another version of {', '.join(changed)}"
 
 
-def image_differences(spec: StudySpec, parents: Sequence[ParentFile], other: StoredStudy) -> Iterator[str]:
+def image_differences(plan: Plan, parents: Sequence[ParentFile], other: StoredStudy) -> Iterator[str]:
     """Say why the other study's images are not what a new one would render and score of the same merges."""
-    theirs = other.spec
+    spec, theirs = plan.spec, other.spec
     if [file.sha256 for file in parents] != [file.sha256 for file in other.parents]:
         yield "the parents stand in another order"
-    if spec.suite.digest != other.suite_digest:
+    if not same_renders(spec.suite, theirs.suite, plan.space.architecture):
         yield "another suite"
+    elif spec.racing is not None and not same_stages(spec.suite, theirs.suite, spec.racing.batch):
+        yield "the suite is written otherwise, and racing would divide it into other stages"
     if spec.export.dtype != theirs.export.dtype:
         yield "another export dtype"
     if _batching(spec) != _batching(theirs):
         yield "another dtype or batch size of the renders"
     if spec.render.degenerate_limit < theirs.render.degenerate_limit:
         yield "fewer broken images are allowed"
+
+
+def _prompts(suite: SuiteSettings) -> list[str]:
+    """Return each item's prompt as it is written, which is how scorers get it."""
+    return [item.prompt for item in suite.items()]
 
 
 def _batching(spec: StudySpec) -> tuple[Any, ...]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -21,6 +21,7 @@ from optimizer.errors import ExportError, NoMemoryError, UnscorableTrial
 from optimizer.merging.engine.export import Exported, atomic_file, export_layout, refuse_sources, write_merge
 from optimizer.merging.engine.ingredients import Ingredients
 from optimizer.merging.engine.metadata import MARKERS_FIELD, markers_in, merge_metadata
+from optimizer.merging.engine.rounding import kept_change
 from optimizer.merging.files.checkpoint import Checkpoint
 from optimizer.merging.files.parents import MARKERS, Parents
 from optimizer.merging.files.sources import TensorInfo, abbreviated
@@ -85,13 +86,21 @@ def deliver(
         written = write_merge(temporary, trial.recipe, plan.ingredients, metadata, device, watch.written)
         _require_merge(temporary, layout, records.study, trial, plan, watch.compared)
         images = _render_if_it_fits(temporary, records.study, watch.rendered, largest_batches)
+    notes = (*written.notes, *_rounding_notes(trial, plan, device))
     # Its tensors are right, so from here on the file stays, whatever the renders say.
     found = None if images is None else compare_renders(records, trial, artifacts, images)
     return Delivery(
-        file=Exported(path=target, bytes=written.bytes, sha256=written.sha256),
+        file=replace(written, path=target, notes=notes),
         proof=_proof(len(layout), found, trial),
         difference=_difference(found, trial, machine_description(device), largest_batches.known),
     )
+
+
+def _rounding_notes(trial: StoredTrial, plan: Plan, device: torch.device) -> list[str]:
+    """Return a line if the study's dtype is too coarse for what the merge changes; its images were rendered so, too."""
+    kept = kept_change(trial.recipe, plan.ingredients, device)
+    note = None if kept is None else kept.note("a study with `export: {{dtype: {dtype}}}`")
+    return [] if note is None else [note]
 
 
 def _repeat_conditions(trial: StoredTrial) -> None:

@@ -17,6 +17,7 @@ from torch import Tensor
 from basics.messages import first_line
 from optimizer.errors import FinalError, UnscorableTrial
 from optimizer.rendering.render import Renderer
+from optimizer.rendering.sameness import seen_seeds
 from optimizer.runtime.setup import Runtime
 from optimizer.search.shortlist import Rank
 from optimizer.trial.evaluation import Evaluator
@@ -83,8 +84,11 @@ def hold_final(runtime: Runtime, trials: Sequence[StoredTrial], rank: Rank, watc
     """Render parents and candidates on the held-out suite, and choose there.
 
     Raises:
-        FinalError: nothing to compare, or every parent renders broken images on the held-out suite.
+        FinalError: nothing to compare, every parent renders broken images on the held-out suite, or the search has
+            seen its noise.
     """
+    if seen := next(seen_seeds(runtime.spec), None):
+        raise FinalError(f"{seen}; a begun study keeps its seeds, so start a new one with `warm_start`")
     parents, candidates = choose_finalists(trials, runtime.objective, rank, runtime.spec.final)
     finalists = [*parents.values(), *candidates]
     with _held_out_evaluator(runtime) as evaluator:

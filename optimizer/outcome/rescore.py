@@ -148,7 +148,7 @@ def require_same_images(plan: Plan, parents: Sequence[ParentFile], other: Stored
     """
     if not same_parents(parents, other):
         raise RescoreError(unlike_parents(plan, parents, other))
-    differences = list(image_differences(plan.spec, parents, other))
+    differences = list(image_differences(plan, parents, other))
     if differences:
         raise RescoreError(
             f"the images of {other.name!r} are not those of this spec ({'; '.join(differences)}): undo that, or start "

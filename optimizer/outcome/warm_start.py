@@ -73,7 +73,7 @@ class _TrialSelection:
         self._plan, self._other, self._complete = plan, other, complete
         self._adoption = Adoption(plan, parents, complete)
         self._machine = machine_description(device)
-        self._differences = tuple(score_differences(plan.spec, parents, other.records.study))
+        self._differences = tuple(score_differences(plan, parents, other.records.study))
         infos = other.records.study.spec.infos
         self._by_rank = by_value(Objective.of(other.records.study.spec, infos))(complete)
 

@@ -22,7 +22,7 @@ from optimizer.rendering.latents import to_vae
 from optimizer.rendering.models import LiveModels
 from optimizer.rendering.prediction import Prediction
 from optimizer.rendering.prompts import Embedding, PromptEncoder
-from optimizer.rendering.schedulers import make_scheduler
+from optimizer.rendering.schedulers import make_scheduler, require_steps
 from optimizer.rendering.suite import batches, noise, stages
 from scorers.degenerate import faults, measure
 from scorers.memory import lacks_memory
@@ -243,7 +243,7 @@ class Renderer:
         unet, latent_channels = self.models.unet, self.models.vae.config.latent_channels
         initial, generators = zip(*(noise(item, latent_channels) for item in batch), strict=True)
         embeddings = _stack("prompt_embeds", [prompts[item.prompt] for item in batch])
-        if self.suite.cfg > 1:
+        if self.suite.is_guided:
             embeddings |= _stack("negative_prompt_embeds", [prompts[item.negative] for item in batch])
         with appended(unet, channels):
             result = self.pipeline(
@@ -336,10 +336,7 @@ def check_suite(
             f"clip_skip {suite.clip_skip} leaves no layer: the text encoder has {text_layers}; use 1 to {text_layers}"
         )
     scheduler = make_scheduler(suite.scheduler, prediction)
-    try:
-        scheduler.set_timesteps(suite.steps)
-    except ValueError as error:  # LCM was distilled for at most 50
-        raise RenderError(f"scheduler {suite.scheduler} cannot take {suite.steps} steps: {error}") from error
+    require_steps(suite.scheduler, suite.steps, prediction)
     return scheduler
 
 

@@ -11,10 +11,12 @@ what the names mean for other models: even steps of the model's own time.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
+import torch
 from diffusers import (
     DDIMScheduler,
     DPMSolverMultistepScheduler,
@@ -91,3 +93,54 @@ def _edm_scheduler(name: SchedulerName, edm: EdmRange, predicts: Mapping[str, st
     if name not in EDM_SCHEDULERS:
         raise RenderError(f"scheduler {name} cannot render an EDM model: use one of {', '.join(EDM_SCHEDULERS)}")
     return EDM_SCHEDULERS[name](sigma_min=edm.sigma_min, sigma_max=edm.sigma_max, sigma_data=edm.sigma_data, **predicts)
+
+
+# ------------------------------------------------------------------------------------------ steps
+
+
+def require_steps(name: SchedulerName, steps: int, prediction: Prediction) -> None:
+    """Refuse a number of steps with which the scheduler fails somewhere on its way.
+
+    Raises:
+        RenderError: it does; the message says how many steps are possible.
+    """
+    if not _arrives(name, steps, prediction):
+        raise RenderError(
+            f"scheduler {name} cannot take {steps} steps with a model that predicts {prediction.description}: use 1 to "
+            f"{_most_steps(name, steps, prediction)}, or another scheduler"
+        )
+
+
+@cache
+def _arrives(name: SchedulerName, steps: int, prediction: Prediction) -> bool:
+    """Walk all steps with a latent of one number, and return whether they end in a number.
+
+    Schedulers check little themselves: some take a number of steps, and then read beyond a table or divide by zero.
+    """
+    scheduler, generator = make_scheduler(name, prediction), torch.Generator("cpu").manual_seed(0)
+    # Without a generator of its own, a step that adds noise would draw from torch's global one.
+    noise = {"generator": generator} if "generator" in inspect.signature(scheduler.step).parameters else {}
+    try:
+        scheduler.set_timesteps(steps)
+        latent = torch.ones(1, 1, 1, 1) * scheduler.init_noise_sigma
+        for timestep in scheduler.timesteps:
+            output = scheduler.scale_model_input(latent, timestep) / 2
+            latent = scheduler.step(output, timestep, latent, **noise, return_dict=False)[0]
+    except (ValueError, IndexError):  # the first is LCM's, which was distilled for at most 50
+        return False
+    return bool(latent.isfinite().all())
+
+
+def _most_steps(name: SchedulerName, failing: int, prediction: Prediction) -> int:
+    """Return the largest number of steps below a failing one that the scheduler takes: what fails, fails from there on.
+
+    It is either right below the failing one or far away, so the distance is doubled until one is taken.
+    """
+    low, high, distance = failing - 1, failing, 1
+    while low > 1 and not _arrives(name, low, prediction):
+        high, distance = low, 2 * distance
+        low = max(1, low - distance)
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if _arrives(name, middle, prediction) else (low, middle)
+    return low

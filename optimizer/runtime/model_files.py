@@ -8,15 +8,17 @@ database is not trusted: no file outside them is opened for it, wherever a path 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
+from basics.names import as_on_disk, is_same
 from optimizer.errors import CheckpointError, MissingFileError, OutsideFoldersError
 from optimizer.merging.files.checkpoint import model_name
 from optimizer.merging.files.hash_lookup import Candidate
 from optimizer.runtime.digest_cache import DigestCache
 from optimizer.runtime.moved_files import MovedFiles
+from studies.recipe.lora_files import files_of_lora
 from studies.records.values import ParentFile, StoredStudy
 from studies.spec.fingerprints import (
     NOTHING,
@@ -103,11 +105,11 @@ class ModelFolders:
         moved, known, theirs = self._search(progress), other.fingerprints, other.spec
         loras = {
             name: lora.model_copy(update={"path": self._model(title_of_lora(name), lora.path, known, moved)})
-            if name in theirs.loras and lora.path.name == theirs.loras[name].path.name
+            if name in theirs.loras and is_same(lora.path.name, theirs.loras[name].path.name)
             else lora
             for name, lora in spec.loras.items()
         }
-        is_same_vae = spec.vae is not None and theirs.vae is not None and spec.vae.name == theirs.vae.name
+        is_same_vae = spec.vae is not None and theirs.vae is not None and is_same(spec.vae.name, theirs.vae.name)
         changes = {
             "parents": tuple(self._known_parent(path, other, moved) for path in spec.parents),
             "loras": loras,
@@ -122,7 +124,7 @@ class ModelFolders:
     def _known_parent(self, path: Path, other: StoredStudy, moved: MovedFiles) -> Path:
         """Find a parent that is not at its path, if another study has one of that path, or else of that name."""
         same = [file for file in other.parents if file.path == path]
-        same = same or [file for file in other.parents if file.path.name == path.name]
+        same = same or [file for file in other.parents if is_same(file.path.name, path.name)]
         return path if path.exists() or len(same) != 1 else self._parent(same[0], moved).path
 
     def _search(self, progress: Callable[[int], None] | None) -> MovedFiles:
@@ -143,7 +145,10 @@ class ModelFolders:
 
     def _parent(self, file: ParentFile, moved: MovedFiles) -> ParentFile:
         """Find a parent at its own path if that may be read, else a file of the same content in the folders."""
-        own = Candidate.of(file.path) if self.allows(file.path) and file.path.exists() else None
+        path = as_on_disk(file.path) if self.allows(file.path) else file.path
+        if path != file.path and path.exists():
+            file = replace(file, path=path)
+        own = Candidate.of(path) if self.allows(path) and path.exists() else None
         if own is not None and (own.size_bytes, own.mtime_ns) == (file.bytes, file.mtime_ns):
             return file
         found = moved.parent(file, () if own is None else (own,)) if self.folders else None
@@ -154,7 +159,7 @@ class ModelFolders:
         what = f"parent {file.letter} ({file.path.name}, sha256 {file.sha256[:10]}...)"
         if not self.folders:
             raise CheckpointError(f"{what} is not at {file.path}: {GIVE_FOLDER}, under any name")
-        alike = [each.path for each in moved.models(file.path) if model_name(each.path) == model_name(file.path)]
+        alike = [each.path for each in moved.models(file.path) if is_same(model_name(each.path), model_name(file.path))]
         raise CheckpointError(
             f"{what} is not in the model folders {_listed(self.folders)}: put it there under any name, or name its "
             f"folder with --models{_unlike(alike)}"
@@ -162,7 +167,12 @@ class ModelFolders:
 
     def _model(self, what: str, path: Path, known: Mapping[str, str], moved: MovedFiles) -> Path:
         """Find a LoRA or VAE at its own path if that may be read, else a file of the same content in the folders."""
-        own = self.allows(path) and path.exists()
+        if self.allows(path):
+            path = as_on_disk(path)
+            outside = next((file for file in files_of_lora(path) if not self.allows(file)), None)
+        else:
+            outside = path
+        own = outside is None and path.exists()
         if own and not self.folders:
             return path
         digest = known.get(what)
@@ -172,8 +182,8 @@ class ModelFolders:
             return found
         if own:
             return path  # refuse_changed_files refuses it
-        alike = [each.path for each in moved.models(path) if model_name(each.path) == model_name(path)]
-        raise self._missing(what, path, alike)
+        alike = [each.path for each in moved.models(path) if is_same(model_name(each.path), model_name(path))]
+        raise self._missing(what, outside or path, alike)
 
     def _scorer(self, name: str, entry: ScorerEntry, known: Mapping[str, str], moved: MovedFiles) -> ScorerEntry:
         """Find the files of a scorer at their own paths if those may be read, else such of the same content."""

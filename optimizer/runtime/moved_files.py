@@ -12,10 +12,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from basics.names import is_same
 from optimizer.merging.files.checkpoint import model_name
 from optimizer.merging.files.hash_lookup import Candidate, candidates, walked
 from optimizer.runtime.digest_cache import DigestCache
 from scorers.config import WEIGHT_SUFFIXES
+from studies.recipe.lora_files import files_of_lora
 from studies.records.values import ParentFile
 from studies.spec.fingerprints import IMAGE_SUFFIXES, Hash, files_at, named_paths, with_paths
 
@@ -64,9 +66,9 @@ class MovedFiles:
             fingerprint: of its content; None: unknown, so that its name decides.
             of: computes such a fingerprint.
         """
-        own = [path] if self.allows(path) and path.exists() else []
+        own = [path] if all(map(self.allows, files_of_lora(path))) and path.exists() else []
         for location in (*own, *(candidate.path for candidate in self.models(path))):
-            if location.name == path.name if fingerprint is None else of(location, self._hashed) == fingerprint:
+            if is_same(location.name, path.name) if fingerprint is None else of(location, self._hashed) == fingerprint:
                 return location
         return None
 
@@ -86,7 +88,7 @@ class MovedFiles:
 
     def alike(self, path: Path) -> list[Path]:
         """List the files and image folders of the folders that have the name of a path."""
-        return [location for location in (*self._files, *self._image_folders) if location.name == path.name]
+        return [location for location in (*self._files, *self._image_folders) if is_same(location.name, path.name)]
 
     def _choices(self, path: Path, *, alike: bool) -> list[Path]:
         """List where what a scorer reads at a path may be now.
@@ -98,7 +100,7 @@ class MovedFiles:
         there = [
             location
             for location in (*self._files, *self._image_folders)
-            if location.name == path.name or (not alike and _may_be(location, path))
+            if is_same(location.name, path.name) or (not alike and _may_be(location, path))
         ]
         return [*here, *there] if path.exists() else [*there, *here]
 

@@ -15,13 +15,16 @@ from optimizer.rendering.configs import text_configs, unet_config, vae_config
 from optimizer.rendering.prediction import Prediction, agreed_prediction
 from optimizer.rendering.prompts import token_count
 from optimizer.rendering.render import check_suite
+from optimizer.rendering.sameness import repeated_renders
 from optimizer.search.recipe_probes import check_recipe_files
 from optimizer.search.sampler import check_options
 from optimizer.trial.objective import Objective
 from scorers.errors import SuiteImagesError
 from scorers.protocol import ScorerInfo
 from search_spaces.blocks import VAE
+from search_spaces.slots import beyond_usual
 from search_spaces.space import SearchSpace
+from studies.errors import SpecError
 from studies.recipe.blueprint import Blueprint, LoraFile
 from studies.recipe.recipe import BakedVae, Parent
 from studies.records.values import ParentFile
@@ -72,8 +75,11 @@ def recipe_parents(files: Sequence[ParentFile]) -> tuple[Parent, ...]:
     return tuple(Parent(letter=file.letter, name=model_name(file.path), sha256=file.sha256) for file in files)
 
 
-def make_plan(spec: StudySpec) -> Plan:
+def make_plan(spec: StudySpec, *, begun: bool = False) -> Plan:
     """Open the parents' headers and check that everything fits together.
+
+    Args:
+        begun: whether the study is stored already. It can still be opened if it renders an image twice.
 
     Raises:
         CheckpointError: a parent, LoRA or VAE cannot be used, or they do not fit together.
@@ -100,7 +106,13 @@ def make_plan(spec: StudySpec) -> Plan:
         _check_racing(spec.racing, infos)
     check_options(spec.sampler, space, objectives=len(spec.objectives or ("objective",)))
     check_recipe_files(spec, architecture)
-    notes = [*ingredients.notes, *_prompt_notes(spec.suite, spec.held_out)]
+    if not begun:
+        _check_numbers(spec, space)
+    repeated = list(repeated_renders(spec, architecture))
+    if repeated and not begun:
+        raise SpecError(repeated[0] + (f" (and {len(repeated) - 1} more)" if len(repeated) > 1 else ""))
+    notes = [*ingredients.notes, *_dtype_notes(ingredients, spec), *repeated]
+    notes += _prompt_notes(spec.suite, spec.held_out)
     notes += [note for info in infos.values() for note in info.notes(items)]
     return Plan(
         # The resolved space is stored, so that a preset may change later without changing this study.
@@ -131,6 +143,19 @@ def check_models(ingredients: Ingredients, suite: SuiteSettings, prediction: Pre
     )
 
 
+def _check_numbers(spec: StudySpec, space: SearchSpace) -> None:
+    """Refuse ratios and LoRA weights that are far outside of what merges use, which are slips: 50 for 0.5.
+
+    Raises:
+        SpecError: there is one.
+    """
+    probes = [(ratio, beyond_usual("ratio", ratio)) for ratio in spec.probes.uniform]
+    unusual = [f"space: {line}" for line in space.unusual]
+    unusual += [f"probes: uniform {ratio:g} is {why}" for ratio, why in probes if why is not None]
+    if unusual:
+        raise SpecError(unusual[0] + (f" (and {len(unusual) - 1} more)" if len(unusual) > 1 else ""))
+
+
 def _check_final(spec: StudySpec, infos: Mapping[str, ScorerInfo]) -> None:
     """Refuse a final whose suite is too small for a scorer.
 
@@ -156,6 +181,19 @@ def _check_racing(settings: RacingSettings, infos: Mapping[str, ScorerInfo]) -> 
                 f"racing: scorer {info.name!r} needs at least {info.min_images} images, and the first check is after "
                 f"{settings.batch}: use a larger `batch`, or leave racing off"
             )
+
+
+def _dtype_notes(ingredients: Ingredients, spec: StudySpec) -> list[str]:
+    """Return a line if weights are saved in 8 bits, in which ratios near each other give the same merge."""
+    saved = {
+        ingredients.saved_dtype(key, spec.export.dtype) for key in ingredients.tensors if ingredients.is_float(key)
+    }
+    small = sorted(str(dtype).removeprefix("torch.") for dtype in saved if dtype.itemsize == 1)
+    return [
+        f"weights are rounded to {dtype}, as parent A has them, so small changes of a ratio may change nothing: "
+        "`export: {dtype: fp16}` keeps them"
+        for dtype in small
+    ]
 
 
 def _prompt_notes(*suites: SuiteSettings) -> list[str]:

@@ -42,6 +42,8 @@ def check_recipe_files(spec: StudySpec, architecture: Architecture) -> None:
             try:
                 file.chain(architecture)
                 file.lora_weights(architecture)
+                if unusual := file.unusual(architecture):
+                    raise RecipeError(unusual[0])
             except RecipeError as error:
                 raise _in_entry(entry, error) from error
 

@@ -11,7 +11,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from basics.errors import MergetuneError
 from optimizer.system.retry import OUTAGES, Retry
-from studies.errors import DatabaseError
+from studies.errors import DatabaseError, SchemaChangedError
 from studies.records import workers
 from studies.records.database import Database
 from studies.records.failures import Failure
@@ -40,15 +40,15 @@ class Heartbeat:
         return workers.live_workers(self._database, workers.STALE_SECONDS if trusted else float("inf"))
 
     def beat_until(self, left: threading.Event) -> None:
-        """Give signs of life until this worker leaves."""
+        """Give signs of life until this worker leaves, or another version has changed the tables."""
         while not left.wait(HEARTBEAT_SECONDS):
             try:
                 workers.sign_of_life(self._database, self.worker_id)
                 self._check_clock()
-            except SQLAlchemyError:  # the next beat may get through
-                self._distrust()
-            except DatabaseError:  # another version has changed the tables: the trial in progress will fail with this
+            except SchemaChangedError:  # for good: nothing that this worker does can be stored any more
                 return
+            except (SQLAlchemyError, DatabaseError):  # away, or it refuses until somebody grants a right: for now
+                self._distrust()
 
     def _check_clock(self) -> None:
         """Distrust old heartbeats where the database's clock has jumped. A sleep of this process looks the same."""

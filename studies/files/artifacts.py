@@ -2,7 +2,7 @@
 
     studies/KEY/NUMBER-WORKER/sheet.jpg, 0000.png, features.npz     a trial's files, as one worker made them
     uploads/ID                                                      files that people upload in the dashboard
-    NAME.png, NAME-final.png                                        pictures of a study
+    NAME~KEY-best.png, NAME~KEY-final.png                           pictures of a study, with the key's beginning
 
 A study's key is unique across databases, so several databases may share a store. The name of a trial's folder contains
 its worker's id, so a worker that was wrongly declared dead can neither overwrite nor remove its successor's files. The
@@ -17,7 +17,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, Final
+from typing import Any, BinaryIO, Final, Literal
 
 import numpy as np
 import optuna
@@ -35,8 +35,10 @@ from studies.system.database_url import database_file, from_home
 SHEET: Final = "sheet.jpg"
 FEATURES: Final = "features.npz"
 SHEET_ID: Final = re.compile(r"([0-9a-z]+)-([0-9]+-[0-9a-z]+)")  # an upload's id is a UUID, with four dashes
+KEY_DIGITS: Final = 8  # of a study's key in the names of its pictures
 WORKER_LETTERS: Final = 12  # of a worker's id in the name of a trial's folder
 
+PictureKind = Literal["best", "final"]  # the parents beside the best trial, or beside the final's candidates
 Features = Mapping[str, NDArray[Any]]  # set scorer -> [items, d]
 
 
@@ -103,10 +105,15 @@ class Artifacts:
         with Image.open(io.BytesIO(self.store.read(name))) as file:
             return file.convert("RGB")
 
-    def save_picture(self, name: str, picture: Image.Image) -> str:
-        """Store a picture of a study losslessly, and return its path or URL."""
-        self.store.write(name, _encoded(picture, format="PNG"))
-        return f"{self.location}/{name}"
+    def save_picture(self, name: str, key: str, shows: PictureKind, picture: Image.Image) -> str:
+        """Store a picture of a study losslessly, and return its path or URL.
+
+        Args:
+            name, key: of the study.
+        """
+        file = picture_name(name, key, shows)
+        self.store.write(file, _encoded(picture, format="PNG"))
+        return f"{self.location}/{file}"
 
     @property
     def for_optuna(self) -> OptunaArtifacts:
@@ -188,6 +195,15 @@ class TrialFiles:
         """Remove all files, including those that were only partly written."""
         for file in list(self.store.files(f"{self.folder}/")):
             self.store.remove(file.name)
+
+
+def picture_name(name: str, key: str, shows: PictureKind) -> str:
+    """Return the name in the store of a picture of a study, which no other study's picture has.
+
+    The key tells studies apart whose names differ in case only, or that come from different databases. A study's name
+    has no `~`, so no study can be called what another one's picture is.
+    """
+    return f"{name}~{key[:KEY_DIGITS]}-{shows}.png"
 
 
 def render_file(item: int) -> str:

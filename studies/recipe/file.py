@@ -28,7 +28,7 @@ from search_spaces.block_weights import leaves_out_base, parse_block_weights
 from search_spaces.blocks import UNET, VAE, Architecture, blocks, places, sections, text_encoders
 from search_spaces.errors import SpaceError
 from search_spaces.patterns import collective_names, matching_places
-from search_spaces.slots import Slot
+from search_spaces.slots import Slot, beyond_usual
 from studies.errors import RecipeError
 from studies.recipe.recipe import (
     LETTERS,
@@ -45,6 +45,7 @@ from studies.recipe.recipe import (
 )
 from studies.recipe.steps import StepSettings, operations_of
 from studies.system.documents import parse_json, parse_yaml, read_text
+from studies.system.texts import unquoted_text
 
 PRESET, BASE = "preset", "base"  # keys of a mapping that are not patterns
 LORA_WEIGHT: Final = Slot(name="weight", kind="lora", default=1.0, description="weight of the LoRA")
@@ -187,7 +188,7 @@ class FileEntry(FrozenSettings):
     @model_validator(mode="before")
     @classmethod
     def _from_path(cls, value: Any) -> Any:
-        return {"path": value} if isinstance(value, (str, Path)) else value
+        return value if isinstance(value, (Mapping, cls)) else {"path": value}
 
     def require(self, what: str, sha256: str) -> None:
         """Refuse a file with another sha256 than the recipe gives.
@@ -298,6 +299,26 @@ class RecipeFile(StepEntry):
             expand(lora.weight, LORA_WEIGHT, architecture, f"LoRA {lora.path.name}, weight") for lora in self.loras
         )
 
+    def unusual(self, architecture: Architecture) -> list[str]:
+        """Return the numbers that are far outside of what merges use, one line each: see `beyond_usual`.
+
+        Raises:
+            RecipeError: as `chain`.
+        """
+        steps = [
+            (f"{_step_name(number, step.operation)}, {slot.name}", slot.kind, place, numbers[index])
+            for number, step in enumerate(self.chain(architecture), start=1)
+            for index, slot in enumerate(step.operation.slots)
+            for place, numbers in step.values
+        ]
+        loras = [
+            (f"LoRA {lora.path.name}", LORA_WEIGHT.kind, place, weight)
+            for lora, weights in zip(self.loras, self.lora_weights(architecture), strict=True)
+            for place, weight in weights.items()
+        ]
+        found = [(what, place, number, beyond_usual(kind, number)) for what, kind, place, number in (*steps, *loras)]
+        return [f"{what} is {number:g} in {place}, {why}" for what, place, number, why in found if why is not None]
+
     def recipe(
         self,
         architecture: Architecture,
@@ -403,7 +424,7 @@ def parse_recipe_file(text: str, *, base_dir: Path, origin: str = "recipe", as_j
     try:
         return RecipeFile.model_validate(data, context={"base_dir": base_dir})
     except ValidationError as error:
-        raise RecipeError(f"{origin}: {explain(error, RecipeFile)}") from error
+        raise RecipeError(f"{origin}: {unquoted_text(error, text) or explain(error, RecipeFile)}") from error
 
 
 # -------------------------------------------------------------------------------------- writing one

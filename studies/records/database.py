@@ -20,12 +20,13 @@ from optuna.storages import RDBStorage
 from sqlalchemy.engine import Connection, CursorResult, Engine, make_url
 from sqlalchemy.exc import SQLAlchemyError
 
-from studies.errors import DatabaseError, DatabaseReadOnlyError
+from basics.messages import first_line
+from studies.errors import DatabaseError, DatabaseReadOnlyError, SchemaChangedError
 from studies.records.other_programs import refuse_other_programs
 from studies.records.read_only import reading_options
-from studies.records.refusals import TAKES_NO_WRITES, explain_refusals, in_words
+from studies.records.refusals import TAKES_NO_WRITES, explain_refusals, in_words, lacks_a_right
 from studies.records.tables import VERSION_TABLE
-from studies.system.database_url import canonical_url, database_file, redacted
+from studies.system.database_url import canonical_url, database_file, redacted, storage_argument
 from studies.system.passwords import read_password_file
 
 SQLITE_WAIT_SECONDS = 60.0  # for another process's write
@@ -59,7 +60,7 @@ class Database:
         """Give a connection with one transaction: all of it is stored, or nothing.
 
         Raises:
-            DatabaseError: another version has changed the tables since they were opened.
+            SchemaChangedError: another version has changed the tables since they were opened.
         """
         with self.engine.begin() as connection:
             _require_known_schema(connection)
@@ -73,7 +74,7 @@ class Database:
         for the lock of others, and makes none.
 
         Raises:
-            DatabaseError: another version has changed the tables since they were opened.
+            SchemaChangedError: another version has changed the tables since they were opened.
         """
         with _exclusive(self.engine, database_file(self.url), reads_only=self.reads_only):
             with self.engine.connect() as connection:
@@ -108,6 +109,26 @@ def open_database(url: str, *, create: bool = True) -> Database:
         _require_writable(file)
     with _explained(url), _set_up_alone(url, file):
         return Database(url=url, storage=_open_storage(url, file))
+
+
+def stored_schema(url: str) -> str | None:
+    """Return the revision of a database's schema; None where there are no tables of ours, or no file.
+
+    Raises:
+        DatabaseError: it cannot be reached, or is no database.
+    """
+    file = database_file(url)
+    if file is not None:
+        _check_file(file, create=True)
+        if not file.exists():
+            return None
+    with _explained(url), _engine(url, _reading_options(url, file)) as engine, engine.connect() as connection:
+        return _stored_revision(connection)
+
+
+def current_schema() -> str:
+    """Return the revision of this version's schema."""
+    return str(_head())
 
 
 def open_to_read(url: str) -> Database:
@@ -168,7 +189,8 @@ def _require_readable(engine: Engine, url: str, file: Path | None) -> None:
         _refuse_newer(stored)
         raise DatabaseError(
             f"the study database {redacted(url)} has the schema of an older mergetune ({stored}, this version has "
-            f"{_head()}), and this command changes nothing: first run `mergetune study migrate`"
+            f"{_head()}), and it is only read here: first run "
+            f"`mergetune study migrate --storage {storage_argument(url)}`"
         )
 
 
@@ -307,7 +329,7 @@ def migrate(engine: Engine) -> None:
     """Bring our tables to this version's schema.
 
     Raises:
-        DatabaseError: the database was written by a newer mergetune.
+        DatabaseError: the database was written by a newer mergetune, or its tables are another role's.
     """
     script = _scripts()
     with engine.begin() as connection:
@@ -320,7 +342,27 @@ def migrate(engine: Engine) -> None:
             connection.exec_driver_sql("BEGIN IMMEDIATE")
         config = _alembic()
         config.attributes["connection"] = connection
-        command.upgrade(config, "head")
+        with _upgrading(engine, stored):
+            command.upgrade(config, "head")
+
+
+@contextmanager
+def _upgrading(engine: Engine, stored: str | None) -> Iterator[None]:
+    """Explain that a role may not change tables, to which no right can be granted: only their owner may.
+
+    Args:
+        stored: the revision before; None where there are no tables yet, and the right to make some can be granted.
+    """
+    try:
+        yield
+    except SQLAlchemyError as error:
+        if stored is None or not lacks_a_right(error):
+            raise
+        url = engine.url.render_as_string(hide_password=False)
+        raise DatabaseError(
+            f"the study database {redacted(url)} keeps its schema ({stored}, this version has {_head()}): "
+            f"{first_line(error.__cause__ or error)}: run `mergetune study migrate` as the owner of the tables"
+        ) from error
 
 
 def _refuse_newer(stored: str) -> None:
@@ -336,11 +378,11 @@ def _require_known_schema(connection: Connection) -> None:
     """Refuse to go on where another version has changed the schema while this one was at work.
 
     Raises:
-        DatabaseError: it has.
+        SchemaChangedError: it has.
     """
     stored = connection.execute(sa.text(f"SELECT version_num FROM {VERSION_TABLE}")).scalar()  # noqa: S608 - a constant
     if stored != _head():
-        raise DatabaseError(
+        raise SchemaChangedError(
             f"another version of mergetune has changed this study database since it was opened (schema {stored}, this "
             f"version has {_head()}): nothing more is written by this one; use one version everywhere, and go on with "
             "`mergetune study resume`"

@@ -1,4 +1,4 @@
-"""What a PostgreSQL server refuses to do because of how it is set up, in words; not what goes wrong by itself.
+"""Refusals of a PostgreSQL server that its administrator can lift, such as a missing right, with what to do about each.
 
 Codes are those of https://www.postgresql.org/docs/current/errcodes-appendix.html.
 """
@@ -16,6 +16,7 @@ from studies.errors import DatabaseError
 from studies.system.database_url import redacted
 
 READ_ONLY: Final = "25006"
+LACKS_A_RIGHT: Final = "42501"
 TAKES_NO_WRITES: Final = (
     "the server takes no writes: it is a replica, or default_transaction_read_only is on; name the primary with "
     "--storage, or wait until it takes them again"
@@ -25,16 +26,25 @@ ADVICE: Final = {
     "22P05": "the database's encoding has no such character: make a database with ENCODING 'UTF8' for these studies",
     "22021": "the database's encoding has no such character: make a database with ENCODING 'UTF8' for these studies",
     "3F000": "no schema of the search_path exists: make one, or set the role's search_path",
-    "42501": "the role may not: let the owner of the database grant it the right (CREATE and USAGE on the schema, "
-    "SELECT, INSERT, UPDATE and DELETE on its tables), or name a database of its own with --storage",
+    LACKS_A_RIGHT: "the role may not: let the owner of the database grant it the right (CREATE and USAGE on the "
+    "schema, SELECT, INSERT, UPDATE and DELETE on its tables), or name a database of its own with --storage",
 }
 
 
 def in_words(error: BaseException) -> str:
     """Return a database error's first line, and what to do where that is known."""
-    cause = getattr(error, "orig", None) or error
+    cause = _cause(error)
     advice = ADVICE.get(_code(cause))
     return first_line(cause) if advice is None else f"{first_line(cause)}: {advice}"
+
+
+def lacks_a_right(error: BaseException) -> bool:
+    """Return whether the server refused because the role may not."""
+    return _code(_cause(error)) == LACKS_A_RIGHT
+
+
+def _cause(error: BaseException) -> BaseException:
+    return getattr(error, "orig", None) or error
 
 
 def _code(error: BaseException) -> str:

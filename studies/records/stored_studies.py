@@ -11,6 +11,7 @@ import optuna
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Row
 
+from basics.names import the_same
 from scorers.protocol import Direction
 from studies.errors import SpecError, StudyExistsError, StudyMissingError
 from studies.records import tables
@@ -124,12 +125,17 @@ def require_new(database: Database, name: str) -> None:
         StudyExistsError: it is.
     """
     with database.engine.connect() as connection:
-        query = sa.select(tables.studies.c.id).where(tables.studies.c.name == name)
-        if connection.execute(query).first() is not None:
-            raise StudyExistsError(
-                f'a study named {name!r} exists in this database: go on with `mergetune study resume "{name}"`, '
-                "or give the new one another name"
-            )
+        there = the_same(name, _names(connection))
+    if there is not None:
+        raise StudyExistsError(
+            f'a study named {there!r} exists in this database: go on with `mergetune study resume "{there}"`, '
+            "or give the new one another name"
+        )
+
+
+def _names(connection: Connection) -> Sequence[str]:
+    """List the names of all studies, the oldest first."""
+    return connection.execute(sa.select(tables.studies.c.name).order_by(tables.studies.c.id)).scalars().all()
 
 
 def require_storable(database: Database, spec: StudySpec) -> None:
@@ -162,11 +168,12 @@ def open_study(database: Database, name: str) -> StudyRecords:
         StudyMissingError: there is none of this name; the message lists those there are.
     """
     with database.engine.connect() as connection:
-        row = connection.execute(sa.select(tables.studies).where(tables.studies.c.name == name)).first()
+        known = _names(connection)
+        there = the_same(name, known)
+        row = connection.execute(sa.select(tables.studies).where(tables.studies.c.name == there)).first()
         if row is None:
-            known = connection.execute(sa.select(tables.studies.c.name).order_by(tables.studies.c.id)).scalars().all()
-            there = f"there are: {', '.join(known)}" if known else "it holds no study yet"
-            raise StudyMissingError(f"no study named {name!r} in this database: {there}")
+            others = f"there are: {', '.join(known)}" if known else "it holds no study yet"
+            raise StudyMissingError(f"no study named {name!r} in this database: {others}")
         return StudyRecords(database=database, study=_study(connection, row))
 
 

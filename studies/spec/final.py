@@ -7,7 +7,7 @@ from typing import Any
 from pydantic import Field, ValidationError, field_validator
 
 from basics.settings import FrozenSettings
-from studies.spec.suite import Seed, SuitePrompt, SuiteSettings, expand_prompts
+from studies.spec.suite import Seed, SuitePrompt, SuiteSettings, expand_prompts, noise_of
 
 SEED_SHIFT = 1_000_003  # added to the suite's seeds: a prime far beyond the seeds that people choose
 
@@ -56,8 +56,9 @@ class FinalSettings(FrozenSettings):
 
 
 def _unseen_shift(seeds: set[int]) -> int:
-    """Choose one shift for all seeds, which stay different from each other and become none of the given ones."""
+    """Choose one shift for all seeds: their noises stay as different as they are, and become none of the given ones."""
+    seen = {noise_of(seed) for seed in seeds}
     shift = SEED_SHIFT
-    while any((seed + shift) % 2**63 in seeds for seed in seeds):
+    while any(noise_of(seed + shift) in seen for seed in seeds):
         shift += SEED_SHIFT
     return shift

@@ -6,15 +6,18 @@ Parents are not checked here: their hashes are stored with the study.
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from basics.files import sha256_of
+from basics.names import plain, with_plain_keys
 from search_spaces.blocks import Architecture
 from search_spaces.errors import SpaceError
 from studies.errors import StudyChangedError
+from studies.recipe.lora_files import files_of_lora
 from studies.spec.scoring import ScorerEntry
 from studies.spec.study import StudySpec
 
@@ -45,12 +48,12 @@ def title_of_lora(name: str) -> str:
 
 
 def lora_fingerprint(path: Path, hashed: Hash = sha256_of) -> str:
-    """Return the sha256 of a LoRA's content.
+    """Return the sha256 of a LoRA's content, with that of the configuration beside it.
 
     Args:
         hashed: returns the sha256 of a file.
     """
-    return _digest([path], hashed)
+    return _digest(files_of_lora(path), hashed)
 
 
 def vae_fingerprint(path: Path, hashed: Hash = sha256_of) -> str:
@@ -100,7 +103,7 @@ def refuse_changed_spec(stored: StudySpec, spec: StudySpec) -> None:
     Raises:
         StudyChangedError: it has changed.
     """
-    stored, spec = stored.as_asked, spec.as_asked
+    stored, spec = _with_plain_names(stored).as_asked, spec.as_asked
     titles = {name: name for name in StudySpec.model_fields if name not in NOT_COMPARED}
     titles |= {"operations": "method` or `steps"}
     changed = [title for name, title in titles.items() if getattr(stored, name) != getattr(spec, name)]
@@ -113,6 +116,17 @@ def refuse_changed_spec(stored: StudySpec, spec: StudySpec) -> None:
             f"`{'`, `'.join(changed)}` of the spec changed since the study began, and only `budget` may change: undo "
             "the change, start a new study, or resume this one by its name"
         )
+
+
+def _with_plain_names(spec: StudySpec) -> StudySpec:
+    """Return a stored spec with its names spelt as those of a file are; older ones may have been stored otherwise."""
+    text = spec.to_json()
+    if text == plain(text):
+        return spec
+    data = with_plain_keys(json.loads(text))
+    return StudySpec.from_json(
+        json.dumps(data | {"objectives": data["objectives"] and [*map(plain, data["objectives"])]})
+    )
 
 
 def _same_objective(stored: StudySpec, spec: StudySpec) -> bool:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from basics.names import is_same, plain
 from studies.spec.fingerprints import named_paths, with_paths
 from studies.spec.scoring import ScorerEntry
 from studies.spec.search import ProbeSettings
@@ -38,8 +39,8 @@ def with_paths_of(stored: StudySpec, spec: StudySpec) -> StudySpec:
     """
     changes: dict[str, Any] = {
         "parents": _parents(stored, spec),
-        "loras": {name: _lora(lora, spec.loras.get(name)) for name, lora in stored.loras.items()},
-        "scorers": {name: _scorer(entry, spec.scorers.get(name)) for name, entry in stored.scorers.items()},
+        "loras": {name: _lora(lora, spec.loras.get(plain(name))) for name, lora in stored.loras.items()},
+        "scorers": {name: _scorer(entry, spec.scorers.get(plain(name))) for name, entry in stored.scorers.items()},
         "probes": _with_recipes_of(stored, spec),
     }
     if stored.vae is not None and spec.vae is not None:
@@ -64,7 +65,7 @@ def _scorer(stored: ScorerEntry, other: ScorerEntry | None) -> ScorerEntry:
     if other is None:
         return stored
     pairs = zip(named_paths(stored.options), named_paths(other.options), strict=False)
-    places = {old: new for old, new in pairs if new.exists() or new.name == old.name}
+    places = {old: new for old, new in pairs if new.exists() or is_same(new.name, old.name)}
     return stored.model_copy(update={"options": with_paths(stored.options, places)})
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
@@ -34,7 +33,7 @@ class RecipeProbe(FrozenSettings):
     @model_validator(mode="before")
     @classmethod
     def _from_path(cls, value: Any) -> Any:
-        return {"path": value} if isinstance(value, (str, Path)) else value
+        return value if isinstance(value, (Mapping, cls)) else {"path": value}
 
 
 class ProbeSettings(FrozenSettings):

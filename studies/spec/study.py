@@ -6,13 +6,13 @@ that a study resumes from the database alone.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
 
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import Field, ValidationError, ValidationInfo, field_validator, model_validator
 
+from basics.names import JOINERS, in_words, is_word, plain, unseen, with_plain_keys
 from basics.settings import FrozenSettings, explain
 from scorers.config import SpecPath
 from scorers.protocol import ScorerInfo
@@ -30,8 +30,18 @@ from studies.spec.search import PREDICTING, BudgetSettings, ProbeSettings, Racin
 from studies.spec.suite import SuiteSettings
 from studies.spec.warm_start import WarmStartSettings
 from studies.system.documents import parse_yaml, read_text
+from studies.system.texts import unquoted_text
 
 MAX_NAME = 100  # characters of a scorer's name: more would not fit into the database or a table on the screen
+
+
+def _is_read_from_file(info: ValidationInfo) -> bool:
+    """Return whether a spec file is read: names that were stored once stay as they are."""
+    return "base_dir" in (info.context or {})
+
+
+def _may_be_in_file_name(character: str) -> bool:
+    return is_word(character) or character in " .+-" or character in JOINERS
 
 
 class LoraSettings(FrozenSettings):
@@ -66,11 +76,30 @@ class StudySpec(FrozenSettings):
 
     @field_validator("study")
     @classmethod
-    def _usable_name(cls, value: str) -> str:
-        if not re.fullmatch(r"\w[\w .+-]*", value):
-            msg = "use letters, digits, spaces and . + - _ only, beginning with a letter or digit"
+    def _usable_name(cls, value: str, info: ValidationInfo) -> str:
+        if not _is_read_from_file(info):
+            return value
+        name = plain(value)
+        wrong = unseen(name) or next((in_words(each) for each in name if not _may_be_in_file_name(each)), None)
+        if wrong is not None or not (name[:1].isalnum() or name.startswith("_")):
+            which = f": {wrong} is none of them" if wrong else ""
+            msg = f"use letters, digits, spaces and . + - _ only, beginning with a letter or digit{which}"
             raise ValueError(msg)
-        return value
+        return name
+
+    @field_validator("objectives")
+    @classmethod
+    def _plain_objectives(cls, value: tuple[str, ...] | None, info: ValidationInfo) -> tuple[str, ...] | None:
+        return tuple(map(plain, value)) if value is not None and _is_read_from_file(info) else value
+
+    @model_validator(mode="after")
+    def _names_can_be_seen(self, info: ValidationInfo) -> Self:
+        if _is_read_from_file(info):
+            for name in (*self.scorers, *self.loras, *self.space.groups, *self.space.parameters):
+                if wrong := unseen(name):
+                    msg = f"the name {name!r} holds {wrong}, which nobody can see: leave it out"
+                    raise ValueError(msg)
+        return self
 
     @field_validator("scorers", mode="before")
     @classmethod
@@ -116,7 +145,7 @@ class StudySpec(FrozenSettings):
             msg = "no scorers: name at least one (see `mergetune scorers`)"
             raise ValueError(msg)
         for name in self.scorers:
-            if not (name.isprintable() and 1 <= len(name) <= MAX_NAME) or name == "objective":
+            if not 1 <= len(name) <= MAX_NAME or name == "objective":
                 msg = f"a scorer cannot be called {name!r}: use a name of 1 to {MAX_NAME} characters, not `objective`"
                 raise ValueError(msg)
         if self.objective is not None and self.objectives is not None:
@@ -282,6 +311,8 @@ def parse_spec(text: str, *, base_dir: Path, origin: str = "spec") -> StudySpec:
     if not isinstance(data, dict):
         raise SpecError(f"{origin} contains no settings: expected `study:`, `parents:`, `suite:`, `scorers:`")
     try:
-        return StudySpec.model_validate(data, context={"base_dir": base_dir})
+        return StudySpec.model_validate(with_plain_keys(data), context={"base_dir": base_dir})
     except ValidationError as error:
-        raise SpecError(f"{origin}: {explain(error, StudySpec)}") from error
+        raise SpecError(f"{origin}: {unquoted_text(error, text) or explain(error, StudySpec)}") from error
+    except ValueError as error:
+        raise SpecError(f"{origin}: {error}") from error

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
+from difflib import get_close_matches
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
@@ -17,6 +19,11 @@ SchedulerName = Literal[
 PredictionName = Literal["auto", "epsilon", "v_prediction"]
 Size = Annotated[tuple[int, int], BeforeValidator(lambda value: (value, value) if isinstance(value, int) else value)]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]  # what a torch generator takes
+
+
+def noise_of(seed: int) -> int:
+    """Return what of a seed decides the noise: a torch generator on the CPU keeps the low 32 bits."""
+    return seed % 2**32
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,6 +121,11 @@ class SuiteSettings(FrozenSettings):
         )
 
     @property
+    def is_guided(self) -> bool:
+        """Whether guidance is on, so that negative prompts are read."""
+        return self.cfg > 1
+
+    @property
     def digest(self) -> str:
         """sha256 of everything that shapes the renders, 64 hex digits.
 
@@ -125,7 +137,16 @@ class SuiteSettings(FrozenSettings):
 
 
 def expand_prompts(value: Any) -> Any:
-    """Return a list of prompts with plain texts written out as `{prompt: TEXT}`; other values are left as they are."""
+    """Return a list of prompts with everything but settings written out as `{prompt: TEXT}`, where a text is expected.
+
+    A mapping without a key that is a setting, or a slip of one, is a text with a colon: `masterpiece: a lion`.
+    """
     if isinstance(value, (list, tuple)):
-        return [{"prompt": prompt} if isinstance(prompt, str) else prompt for prompt in value]
+        return [prompt if _is_settings(prompt) else {"prompt": prompt} for prompt in value]
     return value
+
+
+def _is_settings(prompt: Any) -> bool:
+    if isinstance(prompt, Mapping):
+        return any(get_close_matches(str(key).casefold(), SuitePrompt.model_fields, cutoff=0.8) for key in prompt)
+    return isinstance(prompt, SuitePrompt)

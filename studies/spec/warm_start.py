@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -46,4 +47,4 @@ class WarmStartSettings(FrozenSettings):
     @model_validator(mode="before")
     @classmethod
     def _from_name(cls, value: Any) -> Any:
-        return {"study": value} if isinstance(value, str) else value
+        return value if isinstance(value, (Mapping, cls)) else {"study": value}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from pathlib import Path
 
 from sqlalchemy.engine import URL, make_url
@@ -99,6 +100,13 @@ def redacted(url: str) -> str:
     secret = {name: "hidden" for name in parsed.query if "password" in name}
     parsed = parsed.update_query_dict(secret)
     return parsed.render_as_string(hide_password=True)
+
+
+def storage_argument(url: str) -> str:
+    """Return what to write behind `--storage` in a shell to name a database; a password is left out."""
+    file = database_file(url)
+    # A path that leads through a link would be resolved, and the artifacts are beside the link.
+    return shlex.quote(redacted(url) if file is None or complete_url(str(file)) == url else url)
 
 
 def same_database(one: str, other: str) -> bool:

@@ -5,11 +5,24 @@ from __future__ import annotations
 import json
 from collections.abc import Hashable
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, Final, NoReturn
 
 import yaml
 
 from studies.errors import StudyError
+
+_FIRST: Final = "put a text in quotes that begins with @ ` % * & ! | > or a quotation mark"
+_HINTS: Final = {  # words in PyYAML's problem -> what the writer of a text may do
+    "mapping values are not allowed": "put a text that contains a colon and a space in quotes",
+    "cannot start any token": _FIRST,
+    "undefined alias": _FIRST,
+    "expected alphabetic or numeric character": _FIRST,
+    "could not determine a constructor": _FIRST,
+    "expected a comment or a line break": _FIRST,
+    "expected chomping or indentation": _FIRST,
+    "expected <block end>": _FIRST,
+    "expected ',' or": "put a text that contains a comma, a bracket or a # in quotes",
+}
 
 
 class _Loader(yaml.SafeLoader):
@@ -67,9 +80,15 @@ def parse_yaml(text: str, origin: str, error: type[StudyError]) -> Any:
     except yaml.YAMLError as reason:
         where = getattr(reason, "problem_mark", None)
         line = f" in line {where.line + 1}" if where else ""
-        raise error(f"{origin} is not valid YAML{line}: {getattr(reason, 'problem', reason)}") from reason
+        problem = str(getattr(reason, "problem", reason))
+        raise error(f"{origin} is not valid YAML{line}: {problem}{_hint(problem)}") from reason
     except (ValueError, RecursionError) as reason:  # a date that does not exist, a thousand brackets
-        raise error(f"{origin} is not valid YAML: {reason}") from reason
+        raise error(f"{origin} is not valid YAML: {reason}; put a text that looks like a date in quotes") from reason
+
+
+def _hint(problem: str) -> str:
+    """Say how a text is written that YAML cannot read; empty where that is hardly the problem."""
+    return next((f"; {hint}" for words, hint in _HINTS.items() if words in problem), "")
 
 
 def parse_json(text: str, origin: str, error: type[StudyError]) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -42,6 +43,11 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
         },
         folder / "words.safetensors",
     )
+    for suffix in ("pt", "pth", "bin"):
+        torch.save(kohya, folder / f"style.{suffix}")
+    torch.save({"state_dict": kohya, "epoch": 3}, folder / "style.ckpt")
+    torch.save({"x": os.system}, folder / "code.pt")
+    torch.save([up, down], folder / "list.pt")
     save_file(
         {key.replace(MODULE, "lora_te_text_model_encoder_layers_0_mlp_fc1"): row for key, row in kohya.items()},
         folder / "sd15.safetensors",
@@ -94,6 +100,11 @@ class TestBake:
                 assert torch.equal(after[key], tensor.to(after[key].dtype)), key
         assert {row.dtype for row in after.values()} == {torch.float32, torch.int64}
 
+    def test_a_weight_beyond_the_usual_is_taken_from_who_insists(self, call: Call) -> None:
+        outcome = call("bake", "a.safetensors", "style.safetensors:-4", "-o", "baked.safetensors", "--force", code=0)
+        assert "at -4 is far beyond -3 to 3" in outcome.err
+        assert "style at -4" in outcome.out
+
     def test_the_file_says_what_went_into_it_and_keeps_the_checkpoints_dtype(self, call: Call, folder: Path) -> None:
         outcome = call("bake", "a.safetensors", "style.safetensors", "-o", "baked.safetensors")
         assert (outcome.code, outcome.err) == (0, "")
@@ -104,6 +115,39 @@ class TestBake:
         assert [(lora["name"], lora["weight"]) for lora in recipe["loras"]] == [("style", 1.0)]
         assert [parent["name"] for parent in recipe["parents"]] == ["a"]
         assert metadata["modelspec.title"] == "baked"
+
+    @pytest.mark.parametrize("suffix", ["pt", "pth", "bin", "ckpt"])
+    def test_a_file_of_torch_save_is_baked_as_the_same_in_safetensors(
+        self, call: Call, folder: Path, suffix: str
+    ) -> None:
+        call("bake", "a.safetensors", "style.safetensors", "-o", "wanted.safetensors", code=0)
+        done = call("bake", "a.safetensors", f"style.{suffix}", "-o", "got.safetensors", code=0)
+        assert "style at 1: 1 layers in M00" in done.out
+        wanted, got = load_file(folder / "wanted.safetensors"), load_file(folder / "got.safetensors")
+        assert wanted.keys() == got.keys()
+        assert all(torch.equal(got[key], tensor) for key, tensor in wanted.items())
+
+    def test_an_adapter_of_peft_goes_in_at_its_own_strength_and_says_so(self, call: Call, folder: Path) -> None:
+        tensors = load_file(folder / "words.safetensors")
+        adapter = folder / "adapter"
+        adapter.mkdir()
+        named = {key.replace("text_encoder", "base_model.model", 1): row for key, row in tensors.items()}
+        save_file(named, adapter / "adapter_model.safetensors")
+        (adapter / "adapter_config.json").write_text('{"peft_type": "LORA", "r": 3, "lora_alpha": 12}')
+        done = call(
+            "bake",
+            "a.safetensors",
+            adapter / "adapter_model.safetensors",
+            "-o",
+            "o.safetensors",
+            "--dtype",
+            "fp32",
+            code=0,
+        )
+        assert "the scale of 1 layers is 4 and comes from adapter_config.json beside it" in done.out
+        change = load_file(folder / "o.safetensors")[OTHER_LAYER] - random_tensors("sd15", 1)[OTHER_LAYER].float()
+        wanted = 4 * product(folder / "words.safetensors", OTHER_MODULE, "lora_B", "lora_A")
+        np.testing.assert_allclose(change.numpy(), wanted, rtol=1e-5, atol=1e-6)
 
 
 class TestExtract:
@@ -170,7 +214,12 @@ BAD = [
     (("bake", "a.safetensors", "gone.safetensors:0.5", *OUT), ["no LoRA at gone.safetensors"]),
     (("bake", "a.safetensors", "style.safetensors:much", *OUT), ["style.safetensors:much", "LORA:WEIGHT"]),
     (("bake", "a.safetensors", "style.safetensors:inf", *OUT), ["style.safetensors:inf", "finite"]),
+    (("bake", "a.safetensors", "style.safetensors:80", *OUT), ["at 80 is far beyond -3 to 3: did you mean 0.8?"]),
+    (("bake", "a.safetensors", "words.safetensors:-5", *OUT), ["did you mean -0.5?", "--force"]),
     (("bake", "a.safetensors", "dora.safetensors", *OUT), ["dora.safetensors is a DoRA"]),
+    (("bake", "a.safetensors", "code.pt", *OUT), ["code.pt holds executable code", "posix.system"]),
+    (("bake", "a.safetensors", "list.pt", *OUT), ["list.pt holds a list instead of tensors by name"]),
+    (("bake", "a.safetensors", ".", *OUT), ["no LoRA at .", "a folder", "adapter_model.safetensors"]),
     (("bake", "a.safetensors", "odd.safetensors", *OUT), ["1 of its 1 layers are not in the checkpoint", f"{MODULE}x"]),
     (("bake", "a.safetensors", "b.safetensors", *OUT), ["b.safetensors is a checkpoint"]),
     (("bake", "xl.safetensors", "sd15.safetensors", *OUT), ["a LoRA for SD1.5, the checkpoint is SDXL"]),

@@ -194,6 +194,36 @@ class TestByHand:
         assert load_file("o.safetensors")
 
 
+@pytest.mark.parametrize(
+    ("changes", "meant"),
+    [
+        ({"ratio": 50}, "did you mean 0.5?"),
+        ({"values": {"B": {"M00": 0.5, "OUT*": -30}}}, "did you mean -0.3?"),
+        ({"ratio": ",".join(["0.5"] * 25 + ["7"])}, "is 7 in OUT11, far beyond -1 to 2: did you mean 0.7?"),
+        ({"values": {"B": {"preset": "GRAD_V", "base": 25}}}, "did you mean 0.25?"),
+        (
+            {"steps": [{"method": "add_difference", "inputs": ["A", "B", "C"], "values": {"difference": 100}}]},
+            "mean 1?",
+        ),
+        ({"ratio": 0.5, "loras": [{"path": "style.safetensors", "weight": {"IN*": 80}}]}, "did you mean 0.8?"),
+    ],
+)
+def test_numbers_that_no_merge_uses_are_refused_unless_the_user_insists(
+    folder: Path, call: Call, changes: dict[str, Any], meant: str
+) -> None:
+    parents = ["a.safetensors", "b.safetensors"] + (["a.safetensors"] if "steps" in changes else [])
+    (folder / "odd.yaml").write_text(yaml.safe_dump({"parents": parents, **changes}))
+    refused = call("merge", "odd.yaml", "-o", "odd.safetensors", code=2).err
+    assert refused.count("\n") == 1
+    assert "far beyond" in refused
+    assert meant in refused
+    assert "--force" in refused
+    assert not (folder / "odd.safetensors").exists()
+    assert meant in call("merge", "odd.yaml", "-o", "odd.safetensors", "--force").err
+    assert (folder / "odd.safetensors").exists()
+    assert yaml.safe_load(call("merge", "odd.yaml", "--show").out)["parents"]
+
+
 @pytest.fixture(scope="module")
 def merged(files: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What the chain makes, by another count of threads than this process has."""

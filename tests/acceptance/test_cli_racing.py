@@ -44,7 +44,7 @@ def test_a_stopped_trial_is_told_as_such_while_the_study_runs(folder: Path) -> N
 
 def test_stopped_trials_are_marked_in_the_list(folder: Path) -> None:
     shown = run(folder, "study", "show", "short", "--trials")
-    assert "~ is an estimate" in shown
+    assert "~ marks an estimate" in shown
     assert re.search(r"uniform 0.05 │[^│]*stopped", shown)
     assert len(re.findall(r"│ ~\d", shown)) == 1
     assert "best: uniform 0.5" in shown
@@ -54,4 +54,4 @@ def test_a_stopped_trial_is_exported_by_its_number_alone(folder: Path) -> None:
     assert "(trial 2, uniform 0.5)" in run(folder, "export", "short", "--recipe", "best.yaml")
     done = run(folder, "export", "short", "--trial", "3")
     assert "trial 3 was stopped after 8 of 16 images: its objective is an estimate" in done
-    assert "proof: the 8 renders that were scored are identical" in done
+    assert "and the 8 renders that were scored are identical, to the bit, to those of the file" in done

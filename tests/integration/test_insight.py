@@ -52,6 +52,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     store_study(database, "front", one_block, trials=20, objectives=["sharpness", "contrast"])
     suite = {"prompts": ["a hat", "a dog"]}
     store_study(database, "other", one_block, trials=3, suite=suite, **single)
+    otherwise: dict[str, Any] = {"prompts": ["A cat", "a  dog", "a fox", "a bee"], "seeds": [2**32]}
+    store_study(database, "otherwise", one_block, trials=3, suite=otherwise, **single)
     database.close()
     return folder
 
@@ -159,6 +161,7 @@ def test_bests_of_equal_suites_are_paired_and_others_not(folder: Path) -> None:
     said = run(folder, "study", "compare", "one", "again")
     assert "over 4 images" in said
     assert "parents are different files" not in said
+    assert "over 4 images" in run(folder, "study", "compare", "one", "otherwise")
     database = open_database(f"sqlite:///{folder}/s.db", create=False)
     with database.write() as connection:
         named = {files_of_scorer("sharpness"): "0" * 64}

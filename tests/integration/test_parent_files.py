@@ -76,3 +76,15 @@ def test_a_parent_that_holds_code_is_refused_in_the_plan(tmp_path: Path) -> None
     with pytest.raises(CheckpointError, match="holds executable code"):
         planned(tmp_path, DEMO / "animals.safetensors", tmp_path / "evil.ckpt")
     assert not (tmp_path / "ran").exists()
+
+
+def test_weights_of_8_bits_are_told_with_the_dtype_that_keeps_small_changes(tmp_path: Path) -> None:
+    tensors = load_file(DEMO / "animals.safetensors")
+    small = {key: row.to(torch.float8_e4m3fn) if row.is_floating_point() else row for key, row in tensors.items()}
+    path = written(tmp_path / "small.safetensors", small)
+    (note,) = [note for note in planned(tmp_path, path, DEMO / "foods.safetensors").notes if "float8_e4m3fn" in note]
+    assert "`export: {dtype: fp16}` keeps them" in note
+    assert not any("float8" in note for note in planned(tmp_path, DEMO / "foods.safetensors", path).notes)
+    spec = short_spec(parents=[str(path), str(DEMO / "foods.safetensors")], export={"dtype": "fp16"})
+    plan = make_plan(parse_spec(yaml.safe_dump(spec), base_dir=tmp_path))
+    assert not any("float8" in note for note in plan.notes)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import shutil
 import sqlite3
 import subprocess
@@ -21,11 +22,14 @@ from command_line import Call, caller, enter, run_program
 from real_databases import new_postgresql_url
 from stored_study import store_study
 
+from optimizer.outcome.other_study import other_study
 from studies.errors import DatabaseError
-from studies.records.database import _alembic, open_database, open_to_read
+from studies.records.database import _alembic, current_schema, open_database, open_to_read
 from studies.records.read_only import connect_to_read
 from studies.records.stored_studies import list_studies
 from studies.records.tables import VERSION_TABLE
+from studies.spec.warm_start import WarmStartSettings
+from studies.system.database_url import redacted, storage_argument
 
 ROOT = Path(__file__).parents[2]
 LOOKING = (
@@ -254,23 +258,54 @@ def test_nothing_can_be_written_through_a_database_opened_to_be_read(kind: str, 
     reader.close()
 
 
-@pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
-def test_an_older_schema_is_said_in_one_line_and_left_alone_until_it_is_migrated(kind: str, tmp_path: Path) -> None:
-    url = new_postgresql_url() if kind == "postgresql" else f"sqlite:///{tmp_path}/study.db"
+def make_older(url: str) -> None:
+    """A database of the first version, without a study."""
     storage = optuna.storages.RDBStorage(url)
     with storage.engine.begin() as connection:
         config = _alembic()
         config.attributes["connection"] = connection
         command.upgrade(config, "0001")
     storage.engine.dispose()
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
+def test_an_older_schema_is_said_in_one_line_and_left_alone_until_it_is_migrated(kind: str, tmp_path: Path) -> None:
+    url = new_postgresql_url() if kind == "postgresql" else f"sqlite:///{tmp_path}/study.db"
+    make_older(url)
     refused = run_program(tmp_path, "study", "list", "--storage", url, code=2)
     assert "older mergetune (0001" in refused
-    assert "mergetune study migrate" in refused
+    first = refused[refused.index("`") + 1 : refused.rindex("`")]
+    assert first == f"mergetune study migrate --storage {storage_argument(url)}"
     assert refused.count("\n") == 1
     assert revision_of(url) == "0001"
-    run_program(tmp_path, "study", "migrate", "--storage", url)
+    (tmp_path / "elsewhere").mkdir()
+    told = run_program(tmp_path / "elsewhere", *shlex.split(first)[1:])
+    assert told == f"the study database {redacted(url)} was brought from schema 0001 to {revision_of(url)}\n"
     assert revision_of(url) != "0001"
+    assert list((tmp_path / "elsewhere").iterdir()) == []
     run_program(tmp_path, "study", "list", "--storage", url)
+
+
+def test_migrate_says_whether_it_made_the_database(tmp_path: Path) -> None:
+    assert "mergetune.db was made" in run_program(tmp_path, "study", "migrate")
+    again = run_program(tmp_path, "study", "migrate")
+    assert (
+        again == f"the study database {tmp_path}/mergetune.db has this version's schema already ({current_schema()})\n"
+    )
+    url = new_postgresql_url()
+    assert "was made" in run_program(tmp_path, "study", "migrate", "--storage", url)
+
+
+def test_a_warm_start_from_an_older_database_names_that_one(tmp_path: Path) -> None:
+    open_database(f"sqlite:///{tmp_path}/new.db").close()
+    make_older(f"sqlite:///{tmp_path}/old.db")
+    settings = WarmStartSettings(study="old", storage=f"sqlite:///{tmp_path}/old.db")
+    with (
+        pytest.raises(DatabaseError, match=r"^warm_start: .* only read here") as refused,
+        other_study(settings, f"sqlite:///{tmp_path}/new.db", None),
+    ):
+        pass
+    assert f"`mergetune study migrate --storage {tmp_path}/old.db`" in str(refused.value)
 
 
 def revision_of(url: str) -> str:

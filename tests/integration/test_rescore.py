@@ -127,6 +127,15 @@ def test_the_same_scorers_give_the_same_study_to_the_bit(folder: Path, mergetune
     assert "Continue with: mergetune study resume" in said
 
 
+def test_a_suite_that_is_written_otherwise_has_the_same_images(tmp_path: Path, mergetune: Call) -> None:
+    suite = {"prompts": PROMPTS, "seeds": [1], "sizes": [64], "steps": 1}
+    short = begin(tmp_path, {**SMALL, "suite": suite, "racing": None, "budget": {"trials": 2}})
+    short.run()
+    short.records.database.close()
+    otherwise = {**suite, "prompts": [text.title() for text in PROMPTS], "seeds": [2**32 + 1]}
+    assert "2 of 2 trials of short are scored anew" in rescore(mergetune, tmp_path, suite=otherwise, racing=None)
+
+
 def test_other_scorers_give_what_a_study_rendered_with_them_has_and_it_goes_on_like_that(
     folder: Path, mergetune: Call
 ) -> None:
@@ -190,6 +199,7 @@ def test_a_study_without_its_images_is_refused(folder: Path, mergetune: Call) ->
     ("changes", "why"),
     [
         ({"suite": {**SMALL["suite"], "steps": 2}}, "another suite"),
+        ({"suite": {**SMALL["suite"], "prompts": [text.title() for text in PROMPTS]}}, "other stages"),
         ({"racing": None, "render": {**SMALL["render"], "batch_size": 1}}, "another dtype or batch size"),
         ({"parents": [str(DEMO / f"{name}.safetensors") for name in ("foods", "animals")]}, "stand in another order"),
         ({"warm_start": "short"}, "leave `warm_start` out"),

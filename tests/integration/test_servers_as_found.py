@@ -22,11 +22,14 @@ from stored_study import SPEC, store_study
 
 from optimizer.errors import DatabaseLostError
 from optimizer.system.retry import Retry
+from optimizer.work import heartbeat
 from studies.errors import DatabaseError, DatabaseReadOnlyError
+from studies.records import workers
 from studies.records.control import set_priority
 from studies.records.database import Database, open_database, open_to_read
 from studies.records.stored_studies import open_study, require_storable
 from studies.records.stored_trials import load_trials
+from studies.records.tables import VERSION_TABLE
 from studies.spec.study import parse_spec
 
 NARROW = "ENCODING 'LATIN1' LOCALE 'C' TEMPLATE template0"
@@ -283,6 +286,77 @@ def test_a_role_that_may_only_read_reads(tmp_path: Path) -> None:
     said = run_program(tmp_path, "study", "stop", "kept", "--storage", reader, code=2)
     assert "grant" in said
     assert said.count("\n") == 1
+
+
+def test_a_role_that_does_not_own_the_tables_of_an_older_version_is_sent_to_their_owner(tmp_path: Path) -> None:
+    """No right that could be granted lets it change them."""
+    owner = new_postgresql_url()
+    with opened(owner) as database:
+        store_study(database, "kept", score, trials=3)
+    everything = ("GRANT ALL ON SCHEMA public TO {role}", "GRANT ALL ON ALL TABLES IN SCHEMA public TO {role}")
+    guest = with_role(owner, "guest", *everything)
+    execute(
+        owner,
+        "ALTER TABLE mergetune_trials DROP COLUMN batch_limits",
+        f"UPDATE {VERSION_TABLE} SET version_num = '0003'",
+    )
+    said = run_program(tmp_path, "study", "migrate", "--storage", guest, code=2)
+    assert "must be owner of table mergetune_trials: run `mergetune study migrate` as the owner of the tables" in said
+    assert "grant" not in said
+    assert said.count("\n") == 1
+    run_program(tmp_path, "study", "migrate", "--storage", owner)
+    assert "kept" in run_program(tmp_path, "study", "list", "--storage", guest)
+
+
+def last_sign(database: Database, worker: str) -> float:
+    with database.engine.connect() as connection:
+        query = sa.text("SELECT seen_at FROM mergetune_workers WHERE id = :worker")
+        return float(connection.execute(query, {"worker": worker}).scalar_one())
+
+
+def passes_within(seconds: float, happens: Callable[[], bool]) -> bool:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline and not happens():
+        time.sleep(0.05)
+    return happens()
+
+
+@pytest.mark.parametrize(
+    ("refuse", "allow"),
+    [
+        ("REVOKE UPDATE ON mergetune_workers FROM {role}", "GRANT UPDATE ON mergetune_workers TO {role}"),
+        ("REVOKE USAGE ON SCHEMA public FROM {role}, PUBLIC", "GRANT USAGE ON SCHEMA public TO {role}"),
+        ("ALTER TABLE mergetune_workers RENAME TO elsewhere", "ALTER TABLE elsewhere RENAME TO mergetune_workers"),
+    ],
+)
+def test_a_worker_whose_server_refused_for_a_while_gives_signs_of_life_again(
+    refuse: str, allow: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(heartbeat, "HEARTBEAT_SECONDS", 0.1)
+    owner = new_postgresql_url()
+    open_database(owner).close()
+    guest = with_role(
+        owner, "worker", "GRANT ALL ON SCHEMA public TO {role}", "GRANT ALL ON ALL TABLES IN SCHEMA public TO {role}"
+    )
+    role = sa.make_url(guest).username
+    with opened(owner) as watching, opened(guest) as database:
+        with heartbeat.registered_worker(database, Retry()) as worker:
+            execute(owner, refuse.format(role=role))
+            time.sleep(1.0)
+            execute(owner, allow.format(role=role))
+            then = last_sign(watching, worker.worker_id)
+            assert passes_within(10, lambda: last_sign(watching, worker.worker_id) > then)
+        assert not workers.is_registered(watching, worker.worker_id)
+
+
+def test_the_heartbeat_ends_once_another_version_has_changed_the_tables(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(heartbeat, "HEARTBEAT_SECONDS", 0.1)
+    url = new_postgresql_url()
+    with opened(url) as database, heartbeat.registered_worker(database, Retry()):
+        (beating,) = [thread for thread in threading.enumerate() if thread.name == "heartbeat"]
+        execute(url, f"UPDATE {VERSION_TABLE} SET version_num = '9999'")
+        beating.join(10)
+        assert not beating.is_alive()
 
 
 @pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")

@@ -18,7 +18,7 @@ import optuna
 import pytest
 import torch
 import yaml
-from demo_study import DEMO, ShortStudy, begin, reopen, short_spec, write_spec
+from demo_study import DEMO, SMALL, ShortStudy, begin, reopen, short_spec, write_spec
 from optuna.trial import TrialState
 from real_databases import new_postgresql_url
 from safetensors.torch import load_file, save_file
@@ -400,6 +400,23 @@ def test_an_export_never_overwrites_a_parent_even_when_told_to(finished: ShortSt
     assert parent.read_bytes() == (DEMO / "animals.safetensors").read_bytes()
 
 
+def test_an_export_tells_what_its_dtype_rounds_away(tmp_path: Path) -> None:
+    tensors = load_file(DEMO / "animals.safetensors")
+    small = {key: row.to(torch.float8_e4m3fn) if row.is_floating_point() else row for key, row in tensors.items()}
+    near = {key: row.float() * 1.01 if row.is_floating_point() else row for key, row in small.items()}
+    for name, parent in (("small", small), ("near", near)):
+        save_file(parent, tmp_path / f"{name}.safetensors")
+    changes = {"parents": [str(tmp_path / f"{name}.safetensors") for name in ("small", "near")]}
+    short = begin(tmp_path, {**SMALL, **changes, "budget": {"trials": 4}})
+    short.run()
+    trial = next(row for row in stored_trials.load_trials(short.records) if row.title.startswith("uniform"))
+    plan, target = short.runtime.plan, tmp_path / "out.safetensors"
+    delivery = deliver(short.records, trial, plan, short.artifacts, target, overwrite=False, watch=SILENT)
+    assert len(delivery.file.notes) == 1
+    assert "below a step of float8_e4m3fn" in delivery.file.notes[0]
+    assert "a study with `export: {dtype: fp16}` keeps 100%" in delivery.file.notes[0]
+
+
 def test_changed_reference_images_are_refused(tmp_path: Path) -> None:
     reference = tmp_path / "reference"
     shutil.copytree(DEMO / "reference", reference)
@@ -411,6 +428,21 @@ def test_changed_reference_images_are_refused(tmp_path: Path) -> None:
     refuse_changed_files(known, spec)
     (reference / "lion.png").unlink()
     with pytest.raises(StudyChangedError, match="likeness"):
+        refuse_changed_files(known, spec)
+
+
+def test_a_changed_configuration_beside_a_lora_is_refused(tmp_path: Path) -> None:
+    path, configuration = tmp_path / "style.safetensors", tmp_path / "adapter_config.json"
+    save_file({"unet.conv_in.lora_A.weight": torch.zeros(1, 4, 3, 3)}, path)
+    configuration.write_text('{"lora_alpha": 16, "r": 1}')
+    spec = parse_spec(yaml.safe_dump(short_spec(loras={"style": {"path": str(path)}})), base_dir=tmp_path)
+    known = fingerprints(spec)
+    refuse_changed_files(known, spec)
+    configuration.write_text('{"lora_alpha": 8, "r": 1}')
+    with pytest.raises(StudyChangedError, match="the LoRA 'style'"):
+        refuse_changed_files(known, spec)
+    configuration.unlink()
+    with pytest.raises(StudyChangedError, match="the LoRA 'style'"):
         refuse_changed_files(known, spec)
 
 

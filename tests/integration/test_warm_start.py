@@ -17,6 +17,7 @@ from optuna.trial import TrialState
 from real_databases import new_postgresql_url
 
 from optimizer.cli.workers.loading import load_stored_study
+from optimizer.cli.workers.model_folders import searched_folders
 from optimizer.cli.workers.new_study import start_study
 from optimizer.outcome.scored_trials import WarmStart
 from optimizer.outcome.warm_start import find_warm_start
@@ -155,7 +156,7 @@ class TestFullRight:
         for _ in range(2):
             records = stored_studies.open_study(new.short.database, "new")
             refuse_changed_spec(records.study.spec, load_spec(here / "new.yaml"))
-            runtime = load_stored_study(records.study, here / "cache")
+            runtime = load_stored_study(records.study, searched_folders(None, here / "cache"), here / "cache")
             recorder = ShortStudy(records, runtime, new.short.artifacts).run(stop_after=1)
             started += recorder.started
         assert started == [(4, "uniform 0.5"), (5, "random")]  # nothing is copied again
@@ -204,6 +205,10 @@ class TestFullRight:
         parents = [str(copy / name) for name in ("animals.safetensors", "foods.safetensors")]
         assert len(find(folder, {"scorers": scorers, "objective": None, "parents": parents}).scored) == 4
 
+    @pytest.mark.parametrize("suite", [{"seeds": [2**32 + 1]}, {"negative": " "}])
+    def test_suites_that_are_written_otherwise_and_render_the_same(self, folder: Path, suite: dict[str, Any]) -> None:
+        assert len(find(folder, {"suite": {**SMALL["suite"], **suite}}).scored) == 4
+
     def test_from_postgresql_into_sqlite(self, tmp_path: Path) -> None:
         short = begin(tmp_path, {**OLD, "budget": {"trials": 2}}, url=new_postgresql_url())
         short.run()
@@ -240,6 +245,7 @@ class TestRenderedAnew:
                 {"scorers": {"likeness": {**SMALL["scorers"]["likeness"], "input_size": 32}}, "objective": None},
                 "likeness",
             ),
+            ({"suite": {**SMALL["suite"], "prompts": [text.upper() for text in PROMPTS]}}, "written otherwise"),
             ({"export": {"dtype": "bf16"}}, "another export dtype"),
             ({"render": {"degenerate_limit": 7}}, "fewer broken images are allowed"),
             ({"render": {"degenerate_limit": 8, "batch_size": 1}}, "batch size"),

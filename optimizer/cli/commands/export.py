@@ -64,10 +64,12 @@ def export(
     records = open_study(database, study)
     stored = records.study
     chosen = _chosen(records, trial, parsed_weights(weights))
+    doubted = _caveat(records, chosen)
     if recipe is not None:
         if output is not None:
             fail("give either -o for the merge or --recipe for only its recipe, not both")
         _write_recipe(stored, chosen, recipe.expanduser(), models, force=force)
+        _print_caveat(doubted)
         return
     if chosen.estimated:
         stopped = stopped_after(chosen, len(stored.spec.suite.items()))
@@ -96,10 +98,31 @@ def export(
         folder = Artifacts.existing(database.url, artifacts)
         delivery = deliver(records, chosen, plan, folder, target, overwrite=force, watch=watch)
     console.print(f"proof: {delivery.proof}", soft_wrap=True)
+    for line in delivery.file.notes:
+        console.print(f"[yellow]note:[/] {escaped(line)}", soft_wrap=True)
     if delivery.difference:
         console.print(f"[yellow]note:[/] {escaped(delivery.difference)}", soft_wrap=True)
     console.print(f"AutoV2 hash {delivery.file.sha256[:10]}, {delivery.file.bytes / 1e6:,.1f} MB")
     console.print(f"wrote {escaped(str(target))} (trial {chosen.number}, {escaped(chosen.title)})", soft_wrap=True)
+    _print_caveat(doubted)
+
+
+def _caveat(records: StudyRecords, chosen: StoredTrial) -> str | None:
+    """Return what the final says against taking a merge; None for a parent alone."""
+    from optimizer.cli.views.final import caveat
+    from optimizer.cli.views.report import study_objective
+    from studies.records.finals import load_final
+    from studies.records.stored_trials import load_trials
+
+    if chosen.origin.parent is not None:
+        return None
+    return caveat(load_final(records), load_trials(records), study_objective(records.study))
+
+
+def _print_caveat(doubted: str | None) -> None:
+    """Print it last, where it is seen."""
+    if doubted is not None:
+        console.print(f"[yellow]note:[/] {escaped(doubted)}", soft_wrap=True)
 
 
 def _write_recipe(

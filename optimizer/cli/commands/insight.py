@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from basics.names import is_same
 from optimizer.cli.common import DEFAULT_STORAGE, AsJson, ReplacePlot, Storage, console, database_to_read, escaped, fail
 
 if TYPE_CHECKING:
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from optimizer.insight.importance import Findings, Insight
     from optimizer.trial.objective import Objective
     from studies.records.database import Database
+    from studies.records.study_records import StudyRecords
     from studies.records.values import StoredStudy
 
 BAR_WIDTH = 24  # characters of the longest bar
@@ -44,12 +46,15 @@ def importance(
     found = insight(records, _objective(records.study))
     if plot is not None:
         _draw(plot, found)
+    doubted = _caveat(records)
     if as_json:
-        typer.echo(json.dumps(_facts(found), indent=2, allow_nan=False))
+        typer.echo(json.dumps(_facts(found) | {"caveat": doubted}, indent=2, allow_nan=False))
         return
     for findings in found.findings:
         console.print(_importance_table(found, findings))
     _print_notes(found)
+    if doubted is not None:
+        console.print(f"[yellow]note:[/] {escaped(doubted)}", soft_wrap=True)
     if plot is not None:
         console.print(f"wrote {escaped(str(plot))}", soft_wrap=True)
 
@@ -59,6 +64,15 @@ def _objective(stored: StoredStudy) -> Objective:
     from optimizer.trial.objective import Objective
 
     return Objective.of(stored.spec, {name: entry.info for name, entry in stored.spec.scorers.items()})
+
+
+def _caveat(records: StudyRecords) -> str | None:
+    """Return what the final says against the best merge."""
+    from optimizer.cli.views.final import caveat
+    from studies.records.finals import load_final
+    from studies.records.stored_trials import load_trials
+
+    return caveat(load_final(records), load_trials(records), _objective(records.study))
 
 
 def _draw(plot: Path, found: Insight) -> None:
@@ -173,8 +187,9 @@ def compare(
 ) -> None:
     """Show two studies side by side, and compare their best trials image by image if their images are comparable."""
     from optimizer.insight import compare as comparing
+    from studies.records.stored_studies import open_study
 
-    if first == second:
+    if is_same(first, second):
         fail(f"{first!r} is named twice: name two different studies")
     database = database_to_read(storage)
     found = comparing.compare(_side(database, first), _side(database, second))
@@ -184,6 +199,9 @@ def compare(
     else:
         console.print("their specs differ at most in name and budget")
     _print_paired(found)
+    for name in (first, second):
+        if (doubted := _caveat(open_study(database, name))) is not None:
+            console.print(f"[yellow]note:[/] {escaped(f'{name}: {doubted}')}", soft_wrap=True)
 
 
 def _side(database: Database, name: str) -> Side:

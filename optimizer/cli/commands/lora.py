@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from optimizer.cli.commands.inspection import reading
-from optimizer.cli.common import console, errors, escaped, fail, safetensors_target
+from optimizer.cli.common import console, errors, escaped, fail, require_usual, safetensors_target
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -26,12 +26,16 @@ if TYPE_CHECKING:
 app = typer.Typer(help="Extract a LoRA from two checkpoints, or bake LoRAs into one.", no_args_is_help=True)
 
 KEYS_SHOWN = 3
+ROUNDED_SHOWN = 0.01  # share of the difference that rounding loses, from which it is told
 
 Output = Annotated[
     Path,
     typer.Option("--output", "-o", metavar="FILE", help="The .safetensors file to write.", show_default=False),
 ]
 Force = Annotated[bool, typer.Option("--force", help="Replace an existing file.")]
+Insist = Annotated[
+    bool, typer.Option("--force", help="Replace an existing file, and take ratios and weights far beyond the usual.")
+]
 
 
 class NamingName(StrEnum):
@@ -67,10 +71,12 @@ def extract(
         ),
     ] = None,
     naming: Annotated[NamingName, typer.Option(help="kohya for most programs, diffusers for PEFT.")] = NamingName.KOHYA,
+    dtype: Annotated[DtypeChoice, typer.Option(help="Save the factors in this dtype.")] = DtypeChoice.FP16,
     force: Force = False,
 ) -> None:
     """Write the difference of B from A as a LoRA, and show how much of it the LoRA keeps."""
     from optimizer.merging.engine.export import atomic_file
+    from optimizer.merging.engine.ingredients import EXPORT_DTYPES
     from optimizer.merging.files.checkpoint import Checkpoint
     from optimizer.merging.lora.extract import extract as extract_lora
     from optimizer.merging.lora.extract import write_lora
@@ -80,9 +86,17 @@ def extract(
     _refuse_inputs(target, [*first.files, *second.files])
     with atomic_file(target, overwrite=force) as temporary:
         with _counting("tensors") as progress:
-            lora = extract_lora(first, second, rank, conv_rank, device=_device(), progress=progress)
+            lora = extract_lora(
+                first, second, rank, conv_rank, device=_device(), dtype=EXPORT_DTYPES[dtype.value], progress=progress
+            )
         write_lora(temporary, lora, naming.value, target.stem)
     _show_energy(lora)
+    if (rounded := lora.overall.rounded_share) > ROUNDED_SHOWN:
+        console.print(
+            f"{rounded:.1%} of the difference, counted as lost to the rank, is lost by rounding the factors to "
+            f"{dtype.value}: --dtype fp32 keeps more",
+            soft_wrap=True,
+        )
     console.print(
         f"wrote {escaped(str(target))}: {len(lora.factors)} layers, {target.stat().st_size / 1e6:,.1f} MB",
         soft_wrap=True,
@@ -138,7 +152,7 @@ def bake(
         DtypeChoice | None,
         typer.Option(help="Save weights in this dtype. \\[default: that of CHECKPOINT]", show_default=False),
     ] = None,
-    force: Force = False,
+    force: Insist = False,
 ) -> None:
     """Add LoRAs to a checkpoint, W + weight * (alpha / rank) * up @ down, and write it as one file."""
     from optimizer.merging.engine.export import atomic_file, export_layout, refuse_target, write_merge
@@ -148,13 +162,16 @@ def bake(
     from optimizer.merging.files.parents import Parents
     from optimizer.merging.lora.file import Lora
     from optimizer.rendering.prediction import modelspec_kind
+    from search_spaces.slots import beyond_usual
 
     target = safetensors_target(output)
     refuse_target(target, overwrite=force)  # before gigabytes are hashed
     weighted = [_path_and_weight(text) for text in loras]
+    unusual = [(path.name, weight, beyond_usual("lora", weight)) for path, weight in weighted]
+    require_usual([f"{name} at {weight:g} is {why}" for name, weight, why in unusual if why], force=force)
     base = Checkpoint.open(checkpoint)
     ingredients = Ingredients(Parents.of([base]), tuple(Lora.open(path) for path, _ in weighted))
-    _refuse_inputs(target, [*base.files, *(path for path, _ in weighted)])
+    _refuse_inputs(target, [*base.files, *(path for lora in ingredients.loras for path in lora.files)])
     recipe = _recipe(ingredients, [weight for _, weight in weighted], dtype)
     device = _device()
     metadata = merge_metadata(
@@ -164,6 +181,8 @@ def bake(
     with atomic_file(target, overwrite=force) as temporary, reading("writing", size) as advance:
         written = write_merge(temporary, recipe, ingredients, metadata, device, advance)
     _show_baked(ingredients, [weight for _, weight in weighted])
+    for note in (*written.notes, *rounding_notes(recipe, ingredients, device)):
+        console.print(escaped(note), soft_wrap=True)
     console.print(f"wrote {escaped(str(target))}: {written.bytes / 1e6:,.1f} MB", soft_wrap=True)
 
 
@@ -213,6 +232,15 @@ def _show_baked(ingredients: Ingredients, weights: Sequence[float]) -> None:
 
 
 # ------------------------------------------------------------------------------------------- shared
+
+
+def rounding_notes(recipe: Recipe, ingredients: Ingredients, device: torch.device) -> list[str]:
+    """Return a line if the file's dtype is too coarse for what the merge changes."""
+    from optimizer.merging.engine.rounding import kept_change
+
+    kept = kept_change(recipe, ingredients, device)
+    note = None if kept is None else kept.note("--dtype {dtype}")
+    return [] if note is None else [note]
 
 
 def _refuse_inputs(target: Path, inputs: Sequence[Path]) -> None:

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from optimizer.cli.commands.inspection import AUTOV2_DIGITS, reading
-from optimizer.cli.commands.lora import DtypeChoice, Force
-from optimizer.cli.common import console, escaped, fail, print_error, safetensors_target
+from optimizer.cli.commands.lora import DtypeChoice, Insist, rounding_notes
+from optimizer.cli.common import console, escaped, fail, print_error, require_usual, safetensors_target
 
 if TYPE_CHECKING:
     import torch
@@ -106,7 +106,7 @@ def merge(
             exists=True,
         ),
     ] = None,
-    force: Force = False,
+    force: Insist = False,
 ) -> None:
     """Merge checkpoints as a recipe file says, or make a merged file again from its parents."""
     from optimizer.merging.engine.export import refuse_sources, refuse_target
@@ -120,7 +120,7 @@ def merge(
     if target is not None:
         refuse_target(target, overwrite=force)  # before gigabytes are hashed
         refuse_sources(target, {"SOURCE": [source]})
-    job = _job(source, given, complete=target is not None)
+    job = _job(source, given, complete=target is not None, force=force or show)
     recipe = job.recipe if dtype is None else replace(job.recipe, dtype=dtype.value)
     if target is None:
         _show(source, replace(job, recipe=recipe))
@@ -128,11 +128,12 @@ def merge(
     _write(source, replace(job, recipe=recipe), target, title, _device(device, job.original, source), force=force)
 
 
-def _job(source: Path, given: GivenPaths, *, complete: bool) -> MergeJob:
+def _job(source: Path, given: GivenPaths, *, complete: bool, force: bool) -> MergeJob:
     """Open the source and the files that it names.
 
     Args:
         complete: whether every file must be found; to print a recipe, none is needed.
+        force: whether numbers of a recipe file are taken that merges do not use.
     """
     suffix = source.suffix.lower()
     if suffix not in {*RECIPE_SUFFIXES, MERGED_SUFFIX}:
@@ -141,13 +142,13 @@ def _job(source: Path, given: GivenPaths, *, complete: bool) -> MergeJob:
         return _from_merged_file(source, given, complete=complete)
     if given:
         fail(f"{source.name} names its own files: --parent, --lora, --vae and --models are for {MERGED_SUFFIX} files")
-    return _from_recipe_file(source)
+    return _from_recipe_file(source, force=force)
 
 
 # -------------------------------------------------------------------------------- from a recipe file
 
 
-def _from_recipe_file(path: Path) -> MergeJob:
+def _from_recipe_file(path: Path, *, force: bool) -> MergeJob:
     from optimizer.merging.files.change_guard import OpenedFiles
     from optimizer.merging.files.checkpoint import Checkpoint
     from optimizer.merging.files.vae import VaeFile
@@ -162,9 +163,10 @@ def _from_recipe_file(path: Path) -> MergeJob:
     architecture = checkpoints["A"].architecture
     file.chain(architecture)  # errors in the numbers are reported before gigabytes are hashed
     file.lora_weights(architecture)
+    require_usual(file.unusual(architecture), force=force)
     opened = OpenedFiles.now(
         {f"parent {letter}": checkpoint.files for letter, checkpoint in checkpoints.items()}
-        | {"a LoRA": tuple(lora.path for lora in loras), "the VAE": () if vae is None else vae.files}
+        | {"a LoRA": tuple(path for lora in loras for path in lora.files), "the VAE": () if vae is None else vae.files}
     )
     with reading("hashing parents", sum(checkpoint.size_bytes for checkpoint in checkpoints.values())) as advance:
         parents = [
@@ -321,6 +323,8 @@ def _write(source: Path, job: MergeJob, target: Path, title: str | None, device:
     size = total_bytes(export_layout(ingredients, job.recipe.dtype).values())
     with atomic_file(target, overwrite=force) as temporary, reading("writing the merge", size) as advance:
         written = write_merge(temporary, job.recipe, ingredients, metadata, device, advance)
+    for note in (*written.notes, *rounding_notes(job.recipe, ingredients, device)):
+        console.print(escaped(note), soft_wrap=True)
     if job.original and title is None and _is_unchanged(job):
         _compare(source, written)
     console.print(f"AutoV2 hash {written.sha256[:AUTOV2_DIGITS]}, {written.bytes / 1e6:,.1f} MB")

@@ -21,6 +21,7 @@ from optimizer.cli.common import (
     interactive,
     loading_libraries,
     quiet_optuna,
+    read_spec,
     storage_url,
 )
 from optimizer.cli.workers.model_folders import Moved, searched_folders
@@ -48,11 +49,10 @@ def rescore(
     from optimizer.cli.workers.session import storage_option
     from studies.files.artifacts import Artifacts
     from studies.records.stored_studies import open_study, require_new
-    from studies.spec.study import load_spec
 
     quiet_optuna()
     url = storage_url(storage)
-    wanted = load_spec(spec)
+    wanted = read_spec(spec)
     database = database_to_change(url)
     before = open_study(database, study)
     with loading_libraries():

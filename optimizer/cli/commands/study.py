@@ -23,6 +23,7 @@ from optimizer.cli.common import (
     escaped,
     loading_libraries,
     parsed_weights,
+    read_spec,
     storage_url,
 )
 from optimizer.cli.workers.local_workers import Workers, worker_count
@@ -52,9 +53,7 @@ def check(
     cache: CacheFolder = None,
 ) -> None:
     """Check a spec without running it: files, architectures, search space, scorers, warm start; and print its cost."""
-    from studies.spec.study import load_spec
-
-    loaded = load_spec(spec)
+    loaded = read_spec(spec)
     with loading_libraries():
         from optimizer.cli.views.planning import print_notes, print_plan
         from optimizer.cli.workers.loading import hash_with_progress
@@ -138,12 +137,11 @@ def resume(
     from optimizer.cli.workers.session import environments_of_others, has_ended, print_end, print_outcome, work_on
     from studies.records.control import set_status
     from studies.records.stored_studies import open_study, set_budget
-    from studies.spec.study import load_spec
 
     monitoring = monitor(context, log_json, metrics)
     count, url, caches = worker_count(workers), storage_url(storage), cache_folder(cache)
     database, folders = database_to_change(url), searched_folders(models, caches)
-    spec = load_spec(Path(study)) if Path(study).is_file() else None
+    spec = read_spec(Path(study)) if Path(study).is_file() else None
     records = open_study(database, study if spec is None else spec.study)
     budget = records.study.spec.budget if spec is None else spec.budget
     if trials is not None:

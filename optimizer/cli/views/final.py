@@ -12,10 +12,10 @@ from optimizer.cli.common import console, escaped, interactive
 from optimizer.cli.views.progress import gain_text
 from optimizer.cli.views.tables import ReportTable
 from optimizer.observe.events import FinalHeld, FinalStarted, Reporter
-from optimizer.outcome.verdict import is_better, suspicion
 from optimizer.search.stopping import stored_end
 from optimizer.system.retry import Retry
 from optimizer.trial.objective import SINGLE, Objective
+from optimizer.trial.verdict import doubt, is_better, suspicion
 from studies.records.finals import Final, Finalist, lacks_final, store_final
 from studies.records.stored_trials import load_trials
 from studies.records.study_records import StudyRecords
@@ -74,7 +74,7 @@ def _save_sheet(stored: StoredStudy, final: Final, pictures: Pictures, artifacts
             columns.append((f"{heading}: chosen" if finalist.chosen else heading, pictures[finalist.number]))
     captions = [item.prompt for item in stored.spec.held_out.items()]
     sheet = comparison_sheet(f"{stored.name}, the final", columns, captions, blocks=min(2, -(-len(captions) // 8)))
-    return artifacts.save_picture(f"{stored.name}-final.png", sheet)
+    return artifacts.save_picture(stored.name, stored.key, "final", sheet)
 
 
 @contextmanager
@@ -115,6 +115,14 @@ def final_is_due(records: StudyRecords) -> bool:
 def current_winner(final: Final | None, trials: Sequence[StoredTrial]) -> Finalist | None:
     """Return the final's choice; None if trials were finished since, as they may be better."""
     return None if final is None or final.is_outdated(trials) else final.winner
+
+
+def caveat(final: Final | None, trials: Sequence[StoredTrial], objective: Objective) -> str | None:
+    """Return what must be said wherever a best trial is named: `doubt`, also that of a final which is outdated."""
+    doubted = None if final is None else doubt(final, objective)
+    if final is None or doubted is None:
+        return None
+    return f"{doubted} (more trials have finished since)" if final.is_outdated(trials) else doubted
 
 
 # ---------------------------------------------------------------------------------------- printing

@@ -91,7 +91,7 @@ def cost(plan: Plan) -> str:
     """Describe the images and U-Net passes of the whole budget, and the memory for the weights."""
     spec, images = plan.spec, len(plan.spec.suite.items())
     steps = 2 * spec.suite.steps - 1 if spec.suite.scheduler in TWO_PASSES else spec.suite.steps
-    passes = images * steps * (GUIDED_PASSES if spec.suite.cfg > 1 else 1)
+    passes = images * steps * (GUIDED_PASSES if spec.suite.is_guided else 1)
     stored = sum(total_bytes(checkpoint.tensors.values()) for checkpoint in plan.checkpoints)
     live = 4 * sum(info.size for info in plan.checkpoints[0].tensors.values())
     budget = spec.budget

@@ -9,7 +9,7 @@ import numpy as np
 from optuna.artifacts.exceptions import ArtifactNotFound
 
 from optimizer.cli.common import console, escaped
-from optimizer.cli.views.final import current_winner, print_final
+from optimizer.cli.views.final import caveat, current_winner, print_final
 from optimizer.cli.views.front import print_front
 from optimizer.cli.views.progress import gain_text
 from optimizer.cli.views.tables import ReportTable
@@ -52,6 +52,8 @@ def _study_row(records: StudyRecords, workers: int) -> tuple[str, ...]:
     objective = study_objective(study)
     best = best_trials(trials, objective)
     gains = [trial.gains[SINGLE] for trial in best if SINGLE in trial.gains]
+    gain = gain_text(gains[0]) if gains else (f"front of {len(best)}" if best and not objective.terms else "")
+    doubted = caveat(load_final(records), trials, objective)
     own = own_trials(trials)
     finished = sum(trial.state != "running" for trial in own)
     copied = f", {len(trials) - len(own)} copied" if len(own) < len(trials) else ""
@@ -61,7 +63,7 @@ def _study_row(records: StudyRecords, workers: int) -> tuple[str, ...]:
         _status(records, trials, workers),
         f"{finished}/{study.spec.budget.trials}{copied}",
         str(sum(trial.state == "failed" for trial in trials)),
-        gain_text(gains[0]) if gains else (f"front of {len(best)}" if best and not objective.terms else ""),
+        gain if doubted is None else f"{gain}; {escaped(doubted)}",
         datetime.fromtimestamp(study.created_at).astimezone().strftime("%Y-%m-%d %H:%M"),
     )
 
@@ -162,9 +164,11 @@ def _scores_table(
     winner = current_winner(final, trials)
     chosen = None if winner is None else winner.number
     best = best_trials(trials, objective)
-    roles = {trial.number: "best" if chosen in {None, trial.number} else "best observed" for trial in best}
+    doubted = caveat(final, trials, objective) is not None
+    named = "best merge" if doubted else "best"
+    roles = {trial.number: named if chosen in {None, trial.number} else "best observed" for trial in best}
     if chosen is not None:
-        roles.setdefault(chosen, "best in the final")
+        roles.setdefault(chosen, f"{named} in the final")
     shown = notable_trials(trials, objective, chosen)
     table = ReportTable(f"study {escaped(study.name)}")
     table.head("score")
@@ -233,8 +237,12 @@ def save_comparison(records: StudyRecords, artifacts: Artifacts) -> str | None:
 
     study, trials = records.study, stored_trials.load_trials(records)
     parents = [trial for trial in parent_trials(trials).values() if trial.state == "complete"]
-    chosen = chosen_trial(trials, study_objective(study))
+    winner = current_winner(load_final(records), trials)
+    number = None if winner is None else winner.number
+    observed = chosen_trial(trials, study_objective(study))
+    chosen = next((trial for trial in trials if trial.number == number), observed)
     best = [] if chosen is None else [chosen]
+    named = "best merge" if caveat(load_final(records), trials, study_objective(study)) is not None else "best"
     columns = []
     for trial in [*parents, *(trial for trial in best if trial not in parents)]:
         renders = stored_renders.load_renders(records, trial)
@@ -245,10 +253,10 @@ def save_comparison(records: StudyRecords, artifacts: Artifacts) -> str | None:
         except ArtifactNotFound:
             return None
         images = [torch.from_numpy(np.array(picture)).permute(2, 0, 1) for picture in pictures]
-        title = str(trial.origin) if trial in parents else f"best: trial {trial.number}"
+        title = str(trial.origin) if trial in parents else f"{named}: trial {trial.number}"
         columns.append((title, images))
     if not columns:
         return None
     captions = [item.prompt for item in study.spec.suite.items()]
     sheet = comparison_sheet(study.name, columns, captions, blocks=min(4, -(-len(captions) // 8)))
-    return artifacts.save_picture(f"{study.name}.png", sheet)
+    return artifacts.save_picture(study.name, study.key, "best", sheet)

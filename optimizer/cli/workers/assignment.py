@@ -101,8 +101,7 @@ def assigned(
 
     url, caches = storage_url(storage), cache_folder(cache)
     database = database_to_change(url)
-    for name in names or ():
-        open_study(database, name)
+    chosen = frozenset(open_study(database, name).study.name for name in names or ())
     folders = model_folders(models, caches)
     if not folders.folders and not names and database_file(url) is None:
         fail(
@@ -111,7 +110,7 @@ def assigned(
         )
     assignment = Assignment(
         storage=url,
-        names=frozenset(names or ()),
+        names=chosen,
         folders=folders,
         artifacts=artifacts,
         cache=caches,

@@ -100,7 +100,7 @@ def open_plan(stored: StoredStudy, folders: ModelFolders, *, scorers: bool = Fal
 
     with console.status(f"looking for the files of {escaped(stored.name)}"):
         located = folders.locate(stored, scorers=scorers)
-    plan = make_plan(located.spec)
+    plan = make_plan(located.spec, begun=True)
     hash_with_progress(plan, located.parents, trust_times=trust_times)
     return plan
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from optimizer.cli.common import console, loading_libraries, quiet_optuna
+from optimizer.cli.common import console, loading_libraries, quiet_optuna, read_spec
 from optimizer.cli.workers.loading import hash_with_progress, load_runtime
 
 if TYPE_CHECKING:
@@ -79,11 +79,10 @@ def _new_spec(file: Path, url: str) -> tuple[StudySpec, Database | None]:
     from studies.records.database import open_database
     from studies.records.network_shares import require_local
     from studies.records.stored_studies import require_new, require_storable
-    from studies.spec.study import load_spec
     from studies.system.database_url import database_file
 
     require_local(url)
-    spec, sqlite_file = load_spec(file), database_file(url)
+    spec, sqlite_file = read_spec(file), database_file(url)
     if sqlite_file is not None and not sqlite_file.exists():
         return spec, None
     database = open_database(url)

@@ -19,11 +19,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from basics.files import replacing, sha256_of
+from basics.files import MAX_SAFETENSORS_HEADER_BYTES, replacing, sha256_of
 from optimizer.errors import ExportError
 from optimizer.merging.engine.flat import Scratch, merge_one
 from optimizer.merging.engine.ingredients import Ingredients
-from optimizer.merging.engine.metadata import markers_in
+from optimizer.merging.engine.metadata import markers_in, shorter_histories
 from optimizer.merging.engine.plan import plan_places
 from optimizer.merging.files.health import is_finite
 from optimizer.merging.files.parents import MARKERS
@@ -42,6 +42,7 @@ class Exported:
     path: Path
     bytes: int
     sha256: str  # of the whole file; its first 10 digits are the AutoV2 hash
+    notes: tuple[str, ...] = ()  # one line for everything that was left out
 
 
 def export_layout(
@@ -132,13 +133,14 @@ def write_merge(
         progress: called with the bytes of every tensor written.
 
     Raises:
-        ExportError: the disk is full, the file cannot be written, or the merge gives NaN or infinity.
+        ExportError: the disk is full, the file cannot be written, its header would be too long for any program, or the
+            merge gives NaN or infinity.
         CheckpointError: a file that goes into the merge has changed since it was opened, or holds NaN or infinity.
         RecipeError: the recipe was made for other files.
     """
     ingredients.check(recipe)
     layout = export_layout(ingredients, recipe.dtype, markers_in(metadata))
-    header, hash_at = _header(layout, dict(metadata) | {HASH_FIELD: HASH_BLANK})
+    header, hash_at, notes = _fitting_header(layout, dict(metadata) | {HASH_FIELD: HASH_BLANK})
     data_digest = hashlib.sha256()
     with _as_export_error(path), path.open("wb") as file:
         file.write(header)
@@ -154,7 +156,32 @@ def write_merge(
         os.fsync(file.fileno())
         total = file.seek(0, os.SEEK_END)
     ingredients.require_unchanged()  # otherwise the recipe's hashes would not be those of the merged files
-    return Exported(path=path, bytes=total, sha256=sha256_of(path))
+    return Exported(path=path, bytes=total, sha256=sha256_of(path), notes=notes)
+
+
+def _fitting_header(
+    layout: Mapping[str, TensorInfo], metadata: Mapping[str, str]
+) -> tuple[bytes, int, tuple[str, ...]]:
+    """Return `_header` with as much merge history as programs can open, and notes of what was left out.
+
+    Raises:
+        ExportError: even without history it would be too long.
+    """
+    longest = None
+    for shorter, note in shorter_histories(metadata):
+        header, hash_at = _header(layout, shorter)
+        if len(header) <= MAX_SAFETENSORS_HEADER_BYTES:  # of which the limit does not count the first 8
+            return header, hash_at, () if longest is None else (f"{note}: {_too_long(longest)}",)
+        longest = longest or len(header)
+    raise ExportError(
+        f"nothing was written: {_too_long(len(header))} even without merge history; shorten the title, or merge fewer "
+        "parents"
+    )
+
+
+def _too_long(header_bytes: int) -> str:
+    limit = f"no program opens more than {MAX_SAFETENSORS_HEADER_BYTES / 1e6:g} MB"
+    return f"the file's header would have {header_bytes / 1e6:,.1f} MB, and {limit}"
 
 
 def _header(layout: Mapping[str, TensorInfo], metadata: Mapping[str, str]) -> tuple[bytes, int]:

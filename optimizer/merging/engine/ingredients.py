@@ -109,7 +109,7 @@ class Ingredients:
         }
         for lora in self.loras:  # two in different folders may have the same name
             description = f"the LoRA {lora.name}"
-            files[description] = (*files.get(description, ()), lora.path)
+            files[description] = (*files.get(description, ()), *lora.files)
         return files if self.vae is None else {**files, "the VAE": self.vae.files}
 
     def require_unchanged(self) -> None:
@@ -132,7 +132,7 @@ class Ingredients:
     @property
     def notes(self) -> tuple[str, ...]:
         """One line for everything a user should know about how the files fit together."""
-        notes = list(self.parents.notes)
+        notes = [*self.parents.notes, *(f"{lora.path.name}: {note}" for lora in self.loras for note in lora.notes)]
         if self.vae is not None:
             own = [key for key in self.parents.tensors if self.place(key) == VAE]
             stay = [key for key in own if key not in self.vae.tensors]

@@ -8,7 +8,7 @@ only what decides how numbers round is recorded: the device, and the number of C
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -22,6 +22,8 @@ from studies.recipe.recipe import Recipe
 RECIPE_FIELD = "mergetune.recipe"
 DEVICE_FIELD = "mergetune.device"
 THREADS_FIELD = "mergetune.threads"
+HISTORY_FIELD = "mergetune.history"  # what was left out of the merge history, for people
+MODELS_FIELD = "sd_merge_models"
 MARKERS_FIELD = "mergetune.markers"  # the file's markers, where a study overrides those of A
 
 
@@ -43,7 +45,7 @@ def merge_metadata(
         DEVICE_FIELD: device.type,
         **threads,
         "sd_merge_recipe": json.dumps(_merge_recipe(recipe)),
-        "sd_merge_models": json.dumps(_merge_models(ingredients, recipe)),
+        MODELS_FIELD: json.dumps(_merge_models(ingredients, recipe)),
         "modelspec.sai_model_spec": "1.0.0",
         "modelspec.architecture": names.architecture,
         "modelspec.implementation": names.implementation,
@@ -52,6 +54,19 @@ def merge_metadata(
         "modelspec.resolution": names.resolution,
         "modelspec.merged_from": ", ".join(parent.name for parent in recipe.parents),
     }
+
+
+def shorter_histories(metadata: Mapping[str, str]) -> Iterator[tuple[Mapping[str, str], str]]:
+    """Yield (header metadata, what is left out of it): with all history, with that of the parents, with their names."""
+    yield metadata, ""
+    recipe = Recipe.from_json(metadata[RECIPE_FIELD])
+    models = _stored_json(metadata.get(MODELS_FIELD))
+    parents = {parent.sha256: models[parent.sha256] for parent in recipe.parents if parent.sha256 in models}
+    note = "the models behind the parents are left out of the merge history"
+    yield {**metadata, MODELS_FIELD: json.dumps(parents), HISTORY_FIELD: note}, note
+    parents = {sha256: {**record, "sd_merge_recipe": None} for sha256, record in parents.items()}
+    note = "the models behind the parents, and how these were merged, are left out of the merge history"
+    yield {**metadata, MODELS_FIELD: json.dumps(parents), HISTORY_FIELD: note}, note
 
 
 def markers_in(metadata: Mapping[str, str]) -> frozenset[str] | None:
@@ -95,7 +110,7 @@ def _merge_models(ingredients: Ingredients, recipe: Recipe) -> dict[str, Any]:
     """Return sha256 -> record of every model behind this one; the parents' own records are carried forward."""
     models: dict[str, Any] = {}
     for parent, checkpoint in zip(recipe.parents, ingredients.parents.checkpoints, strict=True):
-        models |= _stored_json(checkpoint.metadata.get("sd_merge_models"))
+        models |= _stored_json(checkpoint.metadata.get(MODELS_FIELD))
         models[parent.sha256] = {
             "name": parent.name,
             "legacy_hash": checkpoint.legacy_hash,

@@ -7,16 +7,20 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from basics.names import plain
 from optimizer.errors import CheckpointError
 from optimizer.merging.files.change_guard import Stamp, stamps_of
 from optimizer.merging.files.checkpoint import SAFETENSORS_SUFFIX, TORCH_SUFFIXES, model_name, open_source
 from optimizer.merging.files.diffusers_folder import INDEX
 from optimizer.merging.files.sources import sha256_of_model
+from studies.recipe.lora_files import files_of_lora
+
+FILE_SUFFIXES = frozenset({SAFETENSORS_SUFFIX, *TORCH_SUFFIXES, ".bin"})  # PEFT names an adapter of torch.save .bin
 
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A model file, or the folder of a diffusers pipeline."""
+    """A model file, a LoRA with its configuration, or the folder of a diffusers pipeline."""
 
     path: Path
     files: tuple[Path, ...]
@@ -29,7 +33,7 @@ class Candidate:
         Raises:
             CheckpointError: there is no file, and no pipeline's folder.
         """
-        files = (path,) if path.is_file() else open_source(path).files
+        files = files_of_lora(path) if path.is_file() else open_source(path).files
         return cls(path, files, stamps_of(files))
 
     @property
@@ -57,12 +61,19 @@ def candidates(folder: Path, names: Collection[str]) -> list[Candidate]:
         folder: searched recursively, symbolic links included.
         names: file names without suffix.
     """
+    wanted = set(map(plain, names))
     by_inode: dict[tuple[int, int], Candidate] = {}
     for path in _model_paths(folder):
         status = path.stat()
         if (status.st_dev, status.st_ino) not in by_inode and (candidate := _candidate(path)):
             by_inode[status.st_dev, status.st_ino] = candidate
-    return sorted(by_inode.values(), key=lambda candidate: (model_name(candidate.path) not in names, candidate.path))
+    return sorted(
+        by_inode.values(),
+        key=lambda candidate: (
+            wanted.isdisjoint(map(plain, (model_name(candidate.path), candidate.path.stem))),
+            candidate.path,
+        ),
+    )
 
 
 def walked(folder: Path) -> Iterator[tuple[Path, list[str]]]:
@@ -83,7 +94,7 @@ def _model_paths(folder: Path) -> Iterator[Path]:
             yield parent
         for name in names:
             path = parent / name
-            if path.suffix.lower() in {SAFETENSORS_SUFFIX, *TORCH_SUFFIXES} and path.is_file():
+            if path.suffix.lower() in FILE_SUFFIXES and path.is_file():
                 yield path
 
 

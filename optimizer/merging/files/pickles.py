@@ -8,6 +8,7 @@ imported.
 
 from __future__ import annotations
 
+import math
 import pickle
 import pickletools
 import re
@@ -49,8 +50,11 @@ class _Ignored:
         pass
 
 
-def torch_source(path: Path) -> Source:
+def torch_source(path: Path, *, numbers: bool = False) -> Source:
     """Open a file of torch.save: the tensors of its state dict, memory-mapped where the file is a zip.
+
+    Args:
+        numbers: whether plain numbers in the state dict count as tensors of one element.
 
     Raises:
         CheckpointError: it names code to run, is damaged or truncated, or holds no tensors by name.
@@ -61,11 +65,20 @@ def torch_source(path: Path) -> Source:
         notes.append(f"classes of PyTorch Lightning are named in the file and ignored: {abbreviated(lightning_names)}")
     content, unwrapped = _unwrapped(path, content)
     notes += unwrapped
+    if numbers:
+        content = {key: _as_tensor(value) for key, value in content.items()}
     tensors = {key: _stored(path, key, value) for key, value in content.items() if _is_tensor(key, value)}
     ignored = [str(key) for key, value in content.items() if not _is_tensor(key, value)]
     if ignored:
         notes.append(f"{len(ignored)} entries that are not tensors are ignored: {abbreviated(ignored)}")
     return Source(files=(path,), tensors=tensors, notes=tuple(notes))
+
+
+def _as_tensor(value: object) -> object:
+    """Return a number as a tensor of one element, and anything else as it is."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return value
+    return torch.tensor(float(value) if abs(value) < 2**63 else math.inf)
 
 
 def _unwrapped(path: Path, content: Any) -> tuple[Mapping[Any, Any], list[str]]:

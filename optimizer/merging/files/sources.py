@@ -20,7 +20,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from basics.files import HASH_CHUNK_BYTES, sha256_of
+from basics.files import HASH_CHUNK_BYTES, MAX_SAFETENSORS_HEADER_BYTES, sha256_of
 from optimizer.errors import CheckpointError
 
 DTYPES: dict[str, torch.dtype] = {
@@ -135,11 +135,27 @@ def safetensors_source(path: Path) -> Source:
     """
     try:
         infos, metadata = read_header(path)
+        _refuse_long_header(path)
         handle = safe_open(path, framework="pt")
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"{path} cannot be read as safetensors ({error}): fetch it again") from error
     tensors = {key: Stored(info, partial(handle.get_tensor, key)) for key, info in infos.items()}
     return Source(files=(path,), tensors=tensors, metadata=metadata)
+
+
+def _refuse_long_header(path: Path) -> None:
+    """Refuse a header that the format's readers do not open, though its content is sound.
+
+    Raises:
+        CheckpointError: it is longer.
+    """
+    with path.open("rb") as file:
+        header_bytes = struct.unpack("<Q", file.read(8))[0]
+    if header_bytes > MAX_SAFETENSORS_HEADER_BYTES:
+        raise CheckpointError(
+            f"{path} has a header of {header_bytes / 1e6:,.1f} MB, and no program opens more than "
+            f"{MAX_SAFETENSORS_HEADER_BYTES / 1e6:g} MB: save the model again without its merge history"
+        )
 
 
 def read_header(path: Path) -> tuple[dict[str, TensorInfo], dict[str, str]]:
@@ -213,14 +229,17 @@ def sha256_of_model(path: Path, files: tuple[Path, ...], progress: Callable[[int
     A folder's is the sha256 of a text with one line `<sha256 of the file>  <its path in the folder>` for each file,
     sorted by path with `/` between names: what `sha256sum unet/... vae/... | sha256sum` prints.
 
+    A LoRA with a configuration beside it is hashed like a folder of these two files.
+
     Args:
         files: of the model; only `path` for a single file.
         progress: called with the bytes of each chunk that was read.
     """
     if files == (path,):
         return sha256_of(path, progress)
-    names = sorted(file.relative_to(path).as_posix() for file in files)
-    lines = "".join(f"{sha256_of(path / name, progress)}  {name}\n" for name in names)
+    folder = path if path.is_dir() else path.parent
+    names = sorted(file.relative_to(folder).as_posix() for file in files)
+    lines = "".join(f"{sha256_of(folder / name, progress)}  {name}\n" for name in names)
     return hashlib.sha256(lines.encode()).hexdigest()
 
 

@@ -47,17 +47,24 @@ class Energy:
     total: float = 0.0  # over all tensors
     expressible: float = 0.0  # over weights of linear layers and convolutions
     kept: float = 0.0  # the part of `expressible` that the factors reproduce
+    rounded: float = 0.0  # the part of `expressible` that the factors lose by their dtype, not by their rank
 
     def add(self, other: Energy) -> None:
         """Add another place's energy to this one's."""
         self.total += other.total
         self.expressible += other.expressible
         self.kept += other.kept
+        self.rounded += other.rounded
 
     @property
     def kept_share(self) -> float:
         """Share of the total that the factors reproduce, 0..1; 1 where nothing differs."""
         return self.kept / self.total if self.total > 0 else 1.0
+
+    @property
+    def rounded_share(self) -> float:
+        """Share of the total, 0..1, that the factors lose by their dtype."""
+        return self.rounded / self.total if self.total > 0 else 0.0
 
     @property
     def not_expressible_share(self) -> float:
@@ -129,8 +136,12 @@ def extract(
             unchanged += layer_energy == 0
             layer_rank = conv_rank if max(layer.shape[2:], default=1) > 1 else rank
             if layer_energy > 0 and layer_rank > 0:
-                factors[target] = _low_rank(layer, layer_rank, dtype)
-                place_energy.kept += layer_energy - _sum_of_squares(layer - _product(*factors[target], layer.shape))
+                exact = _truncated(layer.flatten(1), layer_rank)
+                factors[target] = _stored(*exact, layer.shape, dtype)
+                product = _product(*factors[target], layer.shape).to(layer.device)
+                kept = layer_energy - _sum_of_squares(layer - product)
+                place_energy.kept += kept
+                place_energy.rounded += max(0.0, _energy(*exact) - kept)
         if progress is not None:
             progress(done, len(keys))
     if not factors:
@@ -211,17 +222,21 @@ def _sum_of_squares(tensor: Tensor) -> float:
     return float(tensor.square().sum())
 
 
-def _low_rank(layer: Tensor, rank: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Compute (up, down) of one layer: [out, r] and [r, in], or [out, r, 1, 1] and [r, in, height, width].
+def _stored(up: Tensor, down: Tensor, shape: Sequence[int], dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Return float64 factors as the file has them: [out, r] and [r, in], or [out, r, 1, 1] and [r, in, height, width].
 
     Args:
-        layer: float64, the difference of its weight.
+        shape: of the layer's weight.
     """
-    up, down = _truncated(layer.flatten(1), rank)
     up, down = up.to("cpu", dtype), down.to("cpu", dtype)
-    if layer.dim() == 2:
+    if len(shape) == 2:
         return up.contiguous(), down.contiguous()
-    return up[:, :, None, None].contiguous(), down.reshape(-1, *layer.shape[1:]).contiguous()
+    return up[:, :, None, None].contiguous(), down.reshape(-1, *shape[1:]).contiguous()
+
+
+def _energy(up: Tensor, down: Tensor) -> float:
+    """Compute the sum of squares of up @ down, whose columns and rows are orthogonal: sum(S^2)."""
+    return float((up.square().sum(0) * down.square().sum(1)).sum())
 
 
 def _truncated(matrix: Tensor, rank: int) -> tuple[Tensor, Tensor]:

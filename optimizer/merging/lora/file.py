@@ -11,48 +11,38 @@ Sources: Hu et al. 2021 (arXiv:2106.09685); kohya's sd-scripts and LyCORIS for c
 
 from __future__ import annotations
 
-import json
-import math
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from torch import Tensor
 
-from basics.files import sha256_of
 from optimizer.errors import LoraError
+from optimizer.merging.files.checkpoint import TORCH_SUFFIXES
 from optimizer.merging.files.layout import LiveView
+from optimizer.merging.files.pickles import torch_source
 from optimizer.merging.files.quantised import quantisation
-from optimizer.merging.files.sources import TensorInfo, abbreviated, read_header
+from optimizer.merging.files.sources import Source, TensorInfo, abbreviated, safetensors_source, sha256_of_model
+from optimizer.merging.lora.factors import Factors, by, composed, without_1x1_kernel
 from optimizer.merging.lora.names import (
     Role,
     Target,
+    component_of_name,
     components_without_layers,
     made_for,
     other_kind,
     role_of,
     targets_by_name,
 )
+from optimizer.merging.lora.strength import Strength, strength_of
 from search_spaces.blocks import Architecture, place_of, places
 from search_spaces.families.registry import family_of
+from studies.recipe.lora_files import files_of_lora
 
-_PATTERN = re.compile(r"[\w.\\|^$-]*(\.\*[\w.\\|^$-]*){0,2}")
-ADAPTER_METADATA = "lora_adapter_metadata"  # diffusers 0.34 and later: PEFT's configurations as JSON
-
-
-@dataclass(frozen=True, slots=True)
-class Factors:
-    """The low-rank factors of one layer: its weight changes by scale * up @ down."""
-
-    up: Tensor  # float32 [out, rank]
-    down: Tensor  # float32 [rank, in * height * width]
-    shape: tuple[int, ...]  # of the product: [out, in] or [out, in, height, width]; without a 1x1 kernel
-    scale: float  # alpha / rank
+TORCH_LORA_SUFFIXES = frozenset({*TORCH_SUFFIXES, ".bin"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,35 +58,42 @@ class Lora:
     """An opened LoRA: the factors of every layer, in float32."""
 
     path: Path
+    files: tuple[Path, ...]  # the file, and PEFT's configuration beside it if that belongs to it
     metadata: Mapping[str, str]
     modules: Mapping[str, Factors] = field(repr=False)  # by the file's names, without suffix or PEFT's prefix
+    notes: tuple[str, ...] = ()  # one line for everything that was ignored, or taken from outside the tensors
 
     @classmethod
     def open(cls, path: Path) -> Lora:
-        """Read a whole file into memory.
+        """Read a whole file into memory, and the configuration beside it if it has one.
 
         Raises:
             LoraError: it is missing, not a LoRA, another kind of adapter, quantised, or incomplete.
-            CheckpointError: it is not safetensors, or truncated.
+            CheckpointError: it cannot be read, is truncated, or holds code to run.
         """
+        if path.is_dir():
+            raise LoraError(f"no LoRA at {path}, a folder: give the file in it, such as adapter_model.safetensors")
         if not path.is_file():
-            raise LoraError(f"no LoRA at {path}: give the path of a .safetensors file")
-        infos, metadata = read_header(path)
+            raise LoraError(f"no LoRA at {path}: give the path of a .safetensors file, or of one of torch.save")
+        files = files_of_lora(path)
+        source = _source(path)
+        strength = strength_of(path, source.metadata)
+        infos = {key: stored.info for key, stored in source.tensors.items()}
         keys_by_module = _keys_by_module(infos, path.name)
-        configuration = _adapter_configuration(metadata, path.name)
         try:
-            with safe_open(path, framework="pt") as file:
-                modules = {
-                    name: _factors(
-                        {role: file.get_tensor(key) for role, key in roles.items()},
-                        _configured_scale(name, configuration, path.name),
-                        f"{path.name}: {name}",
-                    )
-                    for name, roles in keys_by_module.items()
-                }
+            modules = {
+                name: composed(
+                    {role: source.tensors[key].read() for role, key in roles.items()},
+                    partial(strength.scale, name),
+                    f"{path.name}: {name}",
+                )
+                for name, roles in keys_by_module.items()
+            }
         except (SafetensorError, OSError) as error:
-            raise LoraError(f"{path} cannot be read as safetensors ({error}): fetch it again") from error
-        return cls(path=path, metadata=metadata, modules=modules)
+            raise LoraError(f"{path} cannot be read ({error}): fetch it again") from error
+        without_alpha = [name for name, roles in keys_by_module.items() if roles.keys().isdisjoint({"alpha", "scale"})]
+        notes = (*source.notes, *_strength_notes(strength, {name: modules[name].scale for name in without_alpha}))
+        return cls(path=path, files=files, metadata=source.metadata, modules=modules, notes=notes)
 
     @property
     def name(self) -> str:
@@ -105,8 +102,8 @@ class Lora:
 
     @cached_property
     def sha256(self) -> str:
-        """Hash of the whole file, 64 hex digits."""
-        return sha256_of(self.path)
+        """Hash of the whole file, 64 hex digits; with a configuration beside it, of both: see `sha256_of_model`."""
+        return sha256_of_model(self.path, self.files)
 
     def to(self, device: torch.device | str) -> Lora:
         """Return a copy with the factors on a device."""
@@ -137,8 +134,8 @@ class Lora:
             target = targets.get(name)
             if target is None:
                 unknown.append(name)
-            elif factors.shape != _without_1x1_kernel(target.shape):
-                misshapen.append(f"{name} is {_by(factors.shape)}, the checkpoint's is {_by(target.shape)}")
+            elif factors.shape != without_1x1_kernel(target.shape):
+                misshapen.append(f"{name} is {by(factors.shape)}, the checkpoint's is {by(target.shape)}")
             elif target in factors_by_target:
                 raise LoraError(
                     f"{self.path.name} has the layer {target.module} twice, under different names: use another LoRA"
@@ -151,7 +148,7 @@ class Lora:
                 "and the checkpoint has none: give a full checkpoint, or a LoRA of the U-Net alone"
             )
         if unknown or misshapen:
-            raise LoraError(self._misfit(unknown, misshapen, family_of(architecture).title))
+            raise LoraError(self._misfit(unknown, misshapen, architecture))
         parts_by_key: dict[str, tuple[LoraPart, ...]] = dict.fromkeys(tensors, ())
         for target, factors in factors_by_target.items():
             parts_by_key[target.key] += (LoraPart(target.view, factors),)
@@ -166,18 +163,25 @@ class Lora:
         changed = {place_of(key, architecture) for key in self.targets(tensors, architecture)}
         return tuple(place for place in places(architecture) if place in changed)
 
-    def _misfit(self, unknown: Sequence[str], misshapen: Sequence[str], expected: str) -> str:
-        """Return the message for a LoRA whose layers do not fit a checkpoint of the `expected` family."""
-        total = len(self.modules)
-        problem = (
-            f"{len(unknown)} of its {total} layers are not in the checkpoint ({abbreviated(unknown)})"
-            if unknown
-            else f"{len(misshapen)} of its {total} layers have another shape ({abbreviated(misshapen)})"
-        )
+    def _misfit(self, unknown: Sequence[str], misshapen: Sequence[str], architecture: Architecture) -> str:
+        """Return the message for a LoRA whose layers do not fit a checkpoint.
+
+        Args:
+            unknown: names that mean no layer of the checkpoint.
+            misshapen: descriptions of the layers of another shape.
+        """
+        total, expected = len(self.modules), family_of(architecture).title
+        problem = f"{len(misshapen)} of its {total} layers have another shape ({abbreviated(misshapen)})"
+        advice = "use a LoRA made for this model"
+        if unknown:
+            problem = f"{len(unknown)} of its {total} layers are not in the checkpoint ({abbreviated(unknown)})"
         family = made_for({name: factors.shape[1] for name, factors in self.modules.items()}, self.metadata)
         if family is not None and family != expected:
             return f"{self.path.name} is a LoRA for {family}, the checkpoint is {expected}: {problem}"
-        return f"{self.path.name} does not fit this {expected} checkpoint: {problem}; use a LoRA made for this model"
+        if odd := [name for name in unknown if component_of_name(name, architecture) is None]:
+            problem = f"the names of {len(odd)} of its {total} layers are not understood ({abbreviated(odd)})"
+            advice = f"if it was made for {expected}, save it under the names of kohya's scripts or of diffusers"
+        return f"{self.path.name} does not fit this {expected} checkpoint: {problem}; {advice}"
 
 
 def delta(parts: Sequence[LoraPart], shape: Sequence[int]) -> Tensor:
@@ -204,6 +208,39 @@ def _product(factors: Factors) -> Tensor:
 
 
 # ----------------------------------------------------------------------------------- reading
+
+
+def _source(path: Path) -> Source:
+    """Open a file of safetensors or torch.save, by its suffix; plain numbers in the latter may be alphas.
+
+    Raises:
+        CheckpointError: it cannot be read, is truncated, or holds code to run.
+    """
+    if path.suffix.lower() in TORCH_LORA_SUFFIXES:
+        return torch_source(path, numbers=True)
+    return safetensors_source(path)
+
+
+def _strength_notes(strength: Strength, scales: Mapping[str, float]) -> list[str]:
+    """Return a line for each place outside the tensors from which scales other than 1 were taken.
+
+    Args:
+        scales: of the modules without alpha.
+    """
+    changed: dict[str, list[float]] = {}
+    for name, scale in scales.items():
+        origin = strength.origin(name)
+        if origin is not None and scale != 1:
+            changed.setdefault(origin, []).append(scale)
+    return [
+        f"the scale of {len(found)} layers is {_range(found)} and comes from {origin}"
+        for origin, found in changed.items()
+    ]
+
+
+def _range(numbers: Sequence[float]) -> str:
+    """Return the least and the greatest number for messages; only one where all are equal."""
+    return " to ".join(f"{number:g}" for number in sorted({min(numbers), max(numbers)}))
 
 
 def _keys_by_module(infos: Mapping[str, TensorInfo], name: str) -> dict[str, dict[Role, str]]:
@@ -242,125 +279,3 @@ def _keys_by_module(infos: Mapping[str, TensorInfo], name: str) -> dict[str, dic
             f"{name} lacks a factor of {len(incomplete)} layers ({abbreviated(incomplete)}): fetch the file again"
         )
     return keys
-
-
-def _factors(tensors: Mapping[Role, Tensor], configured: _Scale, where: str) -> Factors:
-    """Check one module's tensors, and compose them into two factors.
-
-    Args:
-        configured: the scale that the file's header gives, for a module without alpha.
-        where: file and module, for messages.
-
-    Raises:
-        LoraError: shapes do not fit, or values are not finite.
-    """
-    up, down = tensors["up"].float(), tensors["down"].float()
-    mid = tensors["mid"].float() if "mid" in tensors else None
-    _check_shapes(up, down, mid, where)
-    rank = down.shape[0]
-    kernel = tuple((down if mid is None else mid).shape[2:])
-    if mid is not None:  # a 1x1 convolution followed by `mid`: composed, one convolution [rank, in, h, w]
-        down = torch.einsum("rshw,si->rihw", mid, down.flatten(1))
-    scale = _scale(tensors.get("alpha"), rank, configured)
-    if not (math.isfinite(scale) and bool(up.isfinite().all()) and bool(down.isfinite().all())):
-        raise LoraError(f"{where} holds values that are not finite numbers: fetch the file again")
-    shape = _without_1x1_kernel((up.shape[0], tensors["down"].shape[1], *kernel))
-    return Factors(up.flatten(1).contiguous(), down.flatten(1).contiguous(), shape, scale)
-
-
-def _check_shapes(up: Tensor, down: Tensor, mid: Tensor | None, where: str) -> None:
-    """Require matrices, or convolutions of which only `down` has a kernel (with `mid`: only `mid`).
-
-    Raises:
-        LoraError: the shapes are others.
-    """
-    pointwise = [up] if mid is None else [up, down]
-    ranks = {up.shape[1:2], down.shape[0:1]} | (set() if mid is None else {mid.shape[0:1], mid.shape[1:2]})
-    fits = (
-        all(tensor.dim() in {2, 4} for tensor in (up, down))
-        and (mid is None or mid.dim() == 4)
-        and all(set(tensor.shape[2:]) <= {1} for tensor in pointwise)
-        and len(ranks) == 1
-        and down.shape[0] > 0
-    )
-    if not fits:
-        shapes = " and ".join(_by(tensor.shape) for tensor in (up, down, mid) if tensor is not None)
-        raise LoraError(f"{where}: factors of shape {shapes} do not make a layer; fetch the file again")
-
-
-@dataclass(frozen=True, slots=True)
-class _Scale:
-    """The scale settings of one module in a file's header, where PEFT stores them instead of in tensors."""
-
-    alpha: float | None = None
-    rank_stabilised: bool = False  # alpha / sqrt(rank), Kalajdzievski 2023 (arXiv:2312.03732)
-
-
-def _scale(alpha: Tensor | None, rank: int, configured: _Scale) -> float:
-    """Return the factor of the product: from the file's alpha if there is one, else from the header's settings."""
-    if alpha is not None:
-        return float(alpha.flatten()[0]) / rank if alpha.numel() == 1 else math.nan
-    if configured.alpha is None:
-        return 1.0
-    return configured.alpha / (math.sqrt(rank) if configured.rank_stabilised else rank)
-
-
-def _adapter_configuration(metadata: Mapping[str, str], name: str) -> Mapping[str, Any]:
-    """Read PEFT's settings as diffusers stores them: `unet.lora_alpha`, `text_encoder.alpha_pattern` and so on.
-
-    Raises:
-        LoraError: they are not a JSON object.
-    """
-    try:
-        stored = json.loads(metadata.get(ADAPTER_METADATA, "{}"))
-    except (ValueError, RecursionError) as error:
-        raise LoraError(f"{name}: its header's {ADAPTER_METADATA} is not JSON; fetch the file again") from error
-    if not isinstance(stored, dict):
-        raise LoraError(f"{name}: its header's {ADAPTER_METADATA} is not a JSON object; fetch the file again")
-    return stored
-
-
-def _configured_scale(name: str, configuration: Mapping[str, Any], where: str) -> _Scale:
-    """Return the scale settings of a module.
-
-    Args:
-        name: of the module, with its component.
-        configuration: from `_adapter_configuration`.
-        where: the file's name, for messages.
-
-    Raises:
-        LoraError: the settings are damaged.
-    """
-    component, _, module = name.partition(".")
-    alpha = configuration.get(f"{component}.lora_alpha")
-    if alpha is None:
-        return _Scale()
-    patterns = configuration.get(f"{component}.alpha_pattern") or {}
-    try:
-        own_alpha = next((value for pattern, value in patterns.items() if _matches(pattern, module)), alpha)
-        return _Scale(float(own_alpha), bool(configuration.get(f"{component}.use_rslora")))
-    except (ValueError, TypeError, AttributeError, OverflowError, re.error) as error:
-        raise LoraError(
-            f"{where}: its header's {ADAPTER_METADATA} is damaged ({error}); fetch the file again"
-        ) from error
-
-
-def _matches(pattern: str, module: str) -> bool:
-    """Return whether one of PEFT's patterns, which are regular expressions, matches a module's name.
-
-    Raises:
-        ValueError: the pattern is more than names with at most two `.*`; a file could give one that matches endlessly.
-    """
-    if not _PATTERN.fullmatch(pattern):
-        msg = f"the pattern {pattern!r} is not supported"
-        raise ValueError(msg)
-    return re.fullmatch(rf"(.*\.)?({pattern})", module) is not None
-
-
-def _without_1x1_kernel(shape: Sequence[int]) -> tuple[int, ...]:
-    """Drop a 1x1 kernel: to a LoRA such a convolution is a linear layer, and programs store it as either."""
-    return tuple(shape[:2]) if set(shape[2:]) <= {1} else tuple(shape)
-
-
-def _by(shape: Sequence[int]) -> str:
-    return "x".join(map(str, shape))

@@ -9,7 +9,11 @@ names that programs give it.
     diffusers and PEFT    unet.down_blocks.0.attentions.0.proj_in, text_encoder..., text_encoder_2...
     diffusers before 0.22 ...attn1.processor.to_q_lora, text_encoder...self_attn.to_q_lora
     PEFT alone            base_model.model. before any of these, or before the bare module
-    ComfyUI               diffusion_model.input_blocks.1.1.proj_in
+    ComfyUI               diffusion_model.input_blocks.1.1.proj_in, text_encoders.clip_l.transformer.text_model...
+    OneTrainer            unet.input_blocks.1.1.proj_in, clip_l.text_model..., or lora_unet. and lora_te. with dots
+    SimpleTuner           lycoris_down_blocks_0_attentions_0_proj_in
+    Stable Cascade's      lora_prior_unet_input_blocks_4_1_proj_in, lora_prior_te_text_model...
+    the checkpoint's own  model.diffusion_model.input_blocks.1.1.proj_in, cond_stage_model.transformer.text_model...
 """
 
 from __future__ import annotations
@@ -23,16 +27,20 @@ import torch
 
 from optimizer.families.registry import model_families, model_family
 from optimizer.merging.files.checkpoint import component_of
-from optimizer.merging.files.layout import LiveView, live_views
+from optimizer.merging.files.layout import Component, LiveView, live_views
 from optimizer.merging.files.sources import TensorInfo
 from search_spaces.blocks import Architecture, text_encoders
 from search_spaces.families.registry import family_of
 from search_spaces.recognition import description_of
 
 Naming = Literal["kohya", "diffusers"]
-Role = Literal["up", "down", "mid", "alpha"]
+Role = Literal["up", "down", "mid", "alpha", "scale", "scalar"]
 
 PEFT_PREFIX = "base_model.model."
+
+# What programs put before the name of a layer of the U-Net, as checkpoint files or as diffusers name it.
+_UNET_DOTTED = ("unet.", "lora_unet.", "diffusion_model.", "transformer.", "")
+_UNET_FLAT = ("lora_unet_", "lora_prior_unet_", "lycoris_")  # with underscores for dots
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,22 +84,60 @@ def targets_by_name(tensors: Mapping[str, TensorInfo], architecture: Architectur
 
 def _names_of(target: Target, architecture: Architecture) -> tuple[str, ...]:
     """Return the names that programs give a weight."""
-    module, component = target.module, target.view.component
-    flat = module.replace(".", "_")
-    if component == "unet":
-        original = _stored_module(target, architecture)
-        return (
-            f"lora_unet_{flat}",
-            f"lora_unet_{original.replace('.', '_')}",
-            f"unet.{module}",
-            f"diffusion_model.{original}",
-            module,
+    if target.view.component == "unet":
+        return tuple(
+            name
+            for module in (target.module, _stored_module(target, architecture))
+            for name in (
+                *(prefix + module for prefix in _UNET_DOTTED),
+                *(prefix + module.replace(".", "_") for prefix in _UNET_FLAT),
+                _own_name(target),
+            )
         )
-    kohya = f"{model_family(architecture).lora.prefixes[component]}{flat}"
-    # transformers 5.2 dropped the level `text_model` of the first encoder
-    dotted = (f"{component}.{module}", f"{component}.{module.removeprefix('text_model.')}")
+    return _text_names(target, architecture)
+
+
+def _text_names(target: Target, architecture: Architecture) -> tuple[str, ...]:
+    """Return the names that programs give a weight of a text encoder."""
+    module, component, names = target.module, target.view.component, model_family(architecture).lora
+    kohya, clip = names.prefixes[component], names.clips[component]
     is_only_one = len(text_encoders(architecture)) == 1  # otherwise a bare name may mean a module of either
-    return (kohya, *dotted, *((module,) if is_only_one else ()))
+    prefixes = (*_text_prefixes(component, architecture), *(("",) if is_only_one else ()))
+    flat = module.replace(".", "_")
+    cascade = (f"lora_prior_te_{flat}",) if clip == "clip_g" else ()  # Stable Cascade reads this encoder alone
+    own = (_own_name(target),) if target.view.reading == "whole" else ()  # a fused tensor has one name for three
+    return (
+        kohya + flat,
+        # transformers 5.2 dropped the level `text_model` of the first encoder
+        *(prefix + name for prefix in prefixes for name in _levels(module)),
+        *cascade,
+        *own,
+    )
+
+
+def _text_prefixes(component: Component, architecture: Architecture) -> tuple[str, ...]:
+    """Return what programs put before the dotted name of a layer of a text encoder."""
+    names = model_family(architecture).lora
+    kohya, clip = names.prefixes[component].removesuffix("_"), names.clips[component]
+    return (f"{component}.", f"{kohya}.", f"{clip}.", f"text_encoders.{clip}.transformer.")
+
+
+def component_of_name(name: str, architecture: Architecture) -> Component | None:
+    """Return the component of a layer that a checkpoint may lack, by the beginning of its name; None if unknown."""
+    family = model_family(architecture)
+    for component in text_encoders(architecture):
+        if name.startswith((family.lora.prefixes[component], *_text_prefixes(component, architecture))):
+            return component
+    return "unet" if name.startswith((*filter(None, _UNET_DOTTED), *_UNET_FLAT, family.keys.unet)) else None
+
+
+def _levels(module: str) -> tuple[str, ...]:
+    return (module, module.removeprefix("text_model.")) if module.startswith("text_model.") else (module,)
+
+
+def _own_name(target: Target) -> str:
+    """Return the name of a layer's weight in the checkpoint itself."""
+    return target.key.removesuffix(".weight")
 
 
 def _stored_module(target: Target, architecture: Architecture) -> str:
@@ -118,14 +164,17 @@ _FACTOR = re.compile(
     r"|(?:\.lora|\.lora_linear_layer|(?P<processor>_lora))\.(?P<diffusers>up|down)"
     r")\.weight"
 )
-_ALPHA = re.compile(r"(?P<module>.+?)(?:\.lora|\.lora_linear_layer|(?P<processor>_lora))?\.alpha")
+_NUMBER = re.compile(
+    r"(?P<module>.+?)(?:\.lora|\.lora_linear_layer|(?P<processor>_lora))?\.(?P<role>alpha|scale|scalar)"
+)
 _PROCESSOR_LEAVES = {"to_q": "q_proj", "to_k": "k_proj", "to_v": "v_proj", "to_out": "out_proj"}
 
 
 def role_of(key: str) -> tuple[str, Role] | None:
     """Return (module as in `targets_by_name`, role of the tensor); None for a key that belongs to no LoRA."""
-    if alpha := _ALPHA.fullmatch(key):
-        return _plain(alpha["module"], processor=alpha["processor"] is not None), "alpha"
+    if number := _NUMBER.fullmatch(key):
+        numbers: dict[str, Role] = {"alpha": "alpha", "scale": "scale", "scalar": "scalar"}
+        return _plain(number["module"], processor=number["processor"] is not None), numbers[number["role"]]
     factor = _FACTOR.fullmatch(key)
     if factor is None:
         return None
@@ -137,7 +186,7 @@ def role_of(key: str) -> tuple[str, Role] | None:
 def _plain(module: str, *, processor: bool) -> str:
     """Remove PEFT's prefix, and replace the name of a layer's attention processor by that of the layer."""
     module = module.replace(PEFT_PREFIX, "", 1)
-    if not processor:
+    if not processor and ".processor." not in module:
         return module
     parent, _, leaf = module.replace(".processor.", ".").rpartition(".")
     if parent.endswith(".self_attn"):
@@ -149,6 +198,9 @@ def _plain(module: str, *, processor: bool) -> str:
 _OTHERS_BY_NAME = (
     ("Flux", re.compile(r"double_blocks|single_blocks|single_transformer_blocks")),
     ("SD3", re.compile(r"joint_blocks")),
+    ("a diffusion transformer", re.compile(r"^(transformer\.|lora_transformer_)(transformer_)?blocks[._]")),
+    ("SD2", re.compile(r"^text_encoders\.clip_h\.")),
+    ("Stable Cascade", re.compile(r"^lora_prior_")),
 )
 _OTHERS_BY_CONTEXT_WIDTH: dict[int | None, str] = {1024: "SD2"}
 _OTHERS_BY_HEADER = (
@@ -201,20 +253,23 @@ _OTHER_KINDS = (
     (re.compile(r"lora_(up|B(\.[^.]+)?|linear_layer\.up)\.bias$|_lora\.up\.bias$"), "a LoRA with biases"),
     (re.compile(r"lora_embedding_[AB]"), "a LoRA of embeddings"),
     (re.compile(r"^(double_blocks|single_blocks|joint_blocks)\."), "a checkpoint of another model"),
-    (re.compile(r"^(cond_stage_model|conditioner)\."), "a checkpoint"),
 )
+_CHECKPOINT = re.compile(r"(cond_stage_model|conditioner)\.")
 
 
 def other_kind(keys: Iterable[str]) -> str | None:
     """Describe a file with these keys that is not a plain LoRA; None if nothing speaks against one."""
     keys = tuple(keys)
     kind = next((description for pattern, description in _OTHER_KINDS if any(map(pattern.search, keys))), None)
+    if kind is not None:
+        return kind
     prefixes = tuple(prefix for family in model_families() for prefix in (family.keys.unet, family.keys.vae))
-    if kind is None and any(key.startswith(prefixes) for key in keys):
+    others = [key for key in keys if role_of(key) is None]  # a LoRA may name its layers as the checkpoint does
+    if any(key.startswith(prefixes) or _CHECKPOINT.match(key) for key in others):
         return "a checkpoint"
-    if kind is None and not any(map(role_of, keys)) and (known := description_of(keys)):
+    if len(others) == len(keys) and (known := description_of(keys)):
         return known.partition(":")[0]
-    return kind
+    return None
 
 
 def components_without_layers(
@@ -226,10 +281,6 @@ def components_without_layers(
         names: of modules that are not in the checkpoint.
         tensors: the checkpoint's.
     """
-    prefixes = model_family(architecture).lora.prefixes
-    absent = prefixes.keys() - {component_of(key, architecture) for key in tensors}
-    beginnings = {component: (prefixes[component], f"{component}.") for component in sorted(absent)}
-    homes = [
-        next((component for component, starts in beginnings.items() if name.startswith(starts)), None) for name in names
-    ]
-    return () if None in homes else tuple(dict.fromkeys(filter(None, homes)))
+    absent = {"unet", *text_encoders(architecture)} - {component_of(key, architecture) for key in tensors}
+    homes = [component_of_name(name, architecture) for name in names]
+    return tuple(dict.fromkeys(home for home in homes if home)) if absent.issuperset(homes) else ()

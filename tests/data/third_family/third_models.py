@@ -26,6 +26,7 @@ FAMILY: Final[ModelFamily] = Third(
     image_size=512,
     lora=LoraNames(
         prefixes={"unet": "lora_unet_", "text_encoder": "lora_te_"},
+        clips={"text_encoder": "clip_l"},
         unet_as_stored=True,
         base_model="third",
         header=None,

@@ -26,7 +26,7 @@ from optimizer.rendering.prediction import (
     agreed_prediction,
     prediction_of,
 )
-from optimizer.rendering.schedulers import make_scheduler
+from optimizer.rendering.schedulers import EDM_SCHEDULERS, NO_ZERO_SNR, SCHEDULERS, make_scheduler, require_steps
 from studies.spec.suite import SchedulerName, SuiteSettings
 
 V = Prediction(kind="v")
@@ -252,3 +252,39 @@ def test_latents_survive_the_way_to_the_unet_and_back(mean: list[float], std: li
         torch.testing.assert_close(to_vae(to_unet(drawn, vae), vae), drawn)
     normal = torch.tensor(mean).double().view(1, 4, 1, 1) + torch.tensor(std).double().view(1, 4, 1, 1) * drawn
     torch.testing.assert_close(to_unet(normal, vae), drawn / 2, rtol=1e-5, atol=1e-5)
+
+
+class TestSteps:
+    @pytest.mark.parametrize(
+        ("name", "steps", "prediction", "most"),
+        [
+            ("ddim", 1000, EPSILON, 999),
+            ("dpmpp_2m", 1000, EPSILON, 999),
+            ("dpmpp_2m", 1000, V, 999),
+            ("lcm", 60, V_ZERO, 50),
+            ("dpmpp_2m_karras", 30, V_ZERO, 20),
+            ("dpmpp_2m_sde_karras", 21, V_ZERO, 20),
+        ],
+    )
+    def test_a_number_that_ends_in_an_error_or_nan_is_refused_with_those_that_do_not(
+        self, name: SchedulerName, steps: int, prediction: Prediction, most: int
+    ) -> None:
+        with pytest.raises(RenderError, match=f"scheduler {name} cannot take {steps} steps .*: use 1 to {most},"):
+            require_steps(name, steps, prediction)
+        require_steps(name, most, prediction)
+
+    @pytest.mark.parametrize("prediction", [EPSILON, V, V_ZERO], ids=lambda prediction: prediction.description)
+    @pytest.mark.parametrize("steps", [1, 2, 20])
+    def test_usual_numbers_are_taken_and_leave_the_global_generator_alone(
+        self, prediction: Prediction, steps: int
+    ) -> None:
+        before = torch.get_rng_state()
+        for name in set(SCHEDULERS) - (NO_ZERO_SNR if prediction.zero_snr else set()):
+            require_steps(name, steps, prediction)
+        assert torch.equal(torch.get_rng_state(), before)
+
+    @pytest.mark.parametrize("name", EDM_SCHEDULERS)
+    def test_edm_models_take_all(self, name: SchedulerName) -> None:
+        edm = EdmRange(sigma_min=0.002, sigma_max=80.0, sigma_data=0.5)
+        for steps in (1, 20, 200):
+            require_steps(name, steps, Prediction(edm=edm))

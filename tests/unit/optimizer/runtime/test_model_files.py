@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from demo_study import short_spec
+from safetensors.torch import save_file
 
 from optimizer.errors import OutsideFoldersError
 from optimizer.runtime.model_files import ModelFolders
 from studies.records.values import StoredStudy
 from studies.spec.fingerprints import named_paths
 from studies.spec.scoring import ScorerEntry
-from studies.spec.study import StudySpec
+from studies.spec.study import LoraSettings, StudySpec
 
 
 def study_with(options: dict[str, Any]) -> StoredStudy:
@@ -75,3 +78,18 @@ def test_what_lies_outside_the_folders_is_refused(options: dict[str, Any], tmp_p
     assert (
         folders.locate(study_with({"weights": str(inside / "w.pt"), "clip": {"config_dir": str(inside)}})).parents == ()
     )
+
+
+def test_the_configuration_of_a_lora_is_not_read_through_a_link_out_of_the_folders(tmp_path: Path) -> None:
+    inside, outside = tmp_path / "inside", tmp_path / "outside"
+    inside.mkdir()
+    outside.mkdir()
+    save_file({"unet.conv_in.lora_A.weight": torch.zeros(1, 4)}, inside / "adapter_model.safetensors")
+    (outside / "adapter_config.json").write_text('{"lora_alpha": 16}')
+    (inside / "adapter_config.json").symlink_to(outside / "adapter_config.json")
+    study = study_with({})
+    loras = {"style": LoraSettings(path=inside / "adapter_model.safetensors")}
+    study = replace(study, spec=study.spec.model_copy(update={"loras": loras}))
+    with pytest.raises(OutsideFoldersError, match=r"the LoRA 'style' of this study is .*adapter_config\.json, outside"):
+        ModelFolders(folders=(inside,)).locate(study)
+    assert ModelFolders(folders=(inside, outside)).locate(study).spec.loras == loras

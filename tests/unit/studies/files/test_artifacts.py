@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import resource
 import signal
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import optuna
@@ -22,7 +24,15 @@ from optuna.artifacts.exceptions import ArtifactNotFound
 from PIL import Image
 
 from studies.errors import ArtifactError, ArtifactsAwayError
-from studies.files.artifacts import FEATURES, Artifacts, TrialFiles, attach_sheet, stored_name
+from studies.files.artifacts import (
+    FEATURES,
+    Artifacts,
+    PictureKind,
+    TrialFiles,
+    attach_sheet,
+    picture_name,
+    stored_name,
+)
 from studies.files.stores import Store, StoredFile
 
 DATABASE = "sqlite:///study.db"
@@ -164,9 +174,18 @@ class TestEveryStore:
             artifacts.for_optuna.open_reader(artifact)
 
     def test_a_picture_for_people_is_where_it_is_said_to_be(self, artifacts: Artifacts) -> None:
-        where = artifacts.save_picture("cats.png", Image.new("RGB", (4, 3)))
-        assert where == f"{artifacts.location}/cats.png"
-        assert Image.open(io.BytesIO(artifacts.store.read("cats.png"))).size == (4, 3)
+        where = artifacts.save_picture("cats", "ab" * 16, "best", Image.new("RGB", (4, 3)))
+        assert where == f"{artifacts.location}/cats~abababab-best.png"
+        assert Image.open(io.BytesIO(artifacts.store.read("cats~abababab-best.png"))).size == (4, 3)
+
+    @pytest.mark.parametrize("other", ["x-final", "x-best", "X", "x", "x.png"])
+    def test_no_other_study_has_a_picture_of_its_name(self, other: str) -> None:
+        studies = (("x", "a" * 32), (other, "b" * 32))  # in one store, by one database or two
+        names = {picture_name(*study, shows).casefold() for study in studies for shows in get_args(PictureKind)}
+        assert len(names) == 4
+        assert not any(
+            re.fullmatch(r"\w[\w .+-]*", name.removesuffix(".png")) for name in names
+        )  # as studies are called
 
     def test_a_file_is_copied_between_trials(self, artifacts: Artifacts) -> None:
         source, target = artifacts.of_trial("six", 0, "w"), artifacts.of_trial("six", 1, "w")

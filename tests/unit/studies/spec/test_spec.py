@@ -277,7 +277,7 @@ def test_an_unknown_scorer_is_named_with_the_nearest_known_one() -> None:
 
 WRONG = [
     # (top-level key, its value, words of the message)
-    ("study", 5, ["`study`", "string", "5"]),
+    ("study", 5, ["`study`", "a number", "name in quotes", "5"]),
     ("study", "", ["`study`"]),
     ("study", "../etc", ["`study`"]),
     ("study", "a\nb", ["`study`"]),

@@ -161,6 +161,55 @@ CONVENTIONS: tuple[tuple[Architecture, Writer, str, str], ...] = (
         f"{CLIP_15}.1.self_attn.out_proj.weight",
     ),
     (SDXL, kohya, "diffusion_model.label_emb.0.0", f"{UNET}label_emb.0.0.weight"),
+    (SD15, peft, "diffusion_model.mid_block.attentions.0.proj_in", f"{UNET}middle_block.1.proj_in.weight"),
+    # OneTrainer's, from its convert_sd_lora.py, convert_sdxl_lora.py and convert_clip.py
+    (SD15, kohya, "unet.output_blocks.11.0.in_layers.2", f"{UNET}output_blocks.11.0.in_layers.2.weight"),
+    (
+        SDXL,
+        kohya,
+        "unet.input_blocks.4.1.transformer_blocks.0.attn1.to_q",
+        f"{UNET}input_blocks.4.1.transformer_blocks.0.attn1.to_q.weight",
+    ),
+    (SD15, kohya, "clip_l.text_model.encoder.layers.0.mlp.fc1", f"{CLIP_15}.0.mlp.fc1.weight"),
+    (
+        SDXL,
+        kohya,
+        "clip_g.text_model.encoder.layers.0.self_attn.out_proj",
+        "conditioner.embedders.1.model.transformer.resblocks.0.attn.out_proj.weight",
+    ),
+    (SD15, kohya, "lora_unet.mid_block.attentions.0.proj_out", f"{UNET}middle_block.1.proj_out.weight"),
+    (SD15, kohya, "lora_te.text_model.encoder.layers.1.mlp.fc2", f"{CLIP_15}.1.mlp.fc2.weight"),
+    # ComfyUI's, from its comfy/lora.py
+    (
+        SD15,
+        kohya,
+        "text_encoders.clip_l.transformer.text_model.encoder.layers.0.mlp.fc1",
+        f"{CLIP_15}.0.mlp.fc1.weight",
+    ),
+    (
+        SDXL,
+        peft,
+        "text_encoders.clip_g.transformer.text_model.encoder.layers.1.mlp.fc2",
+        "conditioner.embedders.1.model.transformer.resblocks.1.mlp.c_proj.weight",
+    ),
+    (SD15, kohya, "lora_prior_unet_middle_block_1_proj_in", f"{UNET}middle_block.1.proj_in.weight"),
+    (
+        SDXL,
+        kohya,
+        "lora_prior_te_text_model_encoder_layers_1_mlp_fc1",
+        "conditioner.embedders.1.model.transformer.resblocks.1.mlp.c_fc.weight",
+    ),
+    (SD15, kohya, "lycoris_down_blocks_0_attentions_0_proj_in", f"{UNET}input_blocks.1.1.proj_in.weight"),
+    (
+        SD15,
+        peft,
+        "unet.mid_block.attentions.0.transformer_blocks.0.attn2.processor.to_out",
+        f"{UNET}middle_block.1.transformer_blocks.0.attn2.to_out.0.weight",
+    ),
+    # the checkpoint's own
+    (SD15, kohya, "model.diffusion_model.middle_block.0.emb_layers.1", f"{UNET}middle_block.0.emb_layers.1.weight"),
+    (SD15, peft, f"{CLIP_15}.0.self_attn.k_proj", f"{CLIP_15}.0.self_attn.k_proj.weight"),
+    (SD15, peft, "transformer.mid_block.attentions.0.proj_in", f"{UNET}middle_block.1.proj_in.weight"),
 )
 
 
@@ -381,6 +430,31 @@ class TestRefused:
             lora.targets(tensors_of(SD15), SD15)
         assert [f"lora_unet_strange_{number}" in str(caught.value) for number in range(4)] == [True, True, True, False]
 
+    @pytest.mark.parametrize("module", ["denoiser.block{}.attn", "net_{}", "unet_down{}_q"])
+    def test_names_of_no_known_program_are_not_blamed_on_the_lora(self, tmp_path: Path, module: str) -> None:
+        named: dict[str, Tensor] = {}
+        for number in range(4):
+            named |= kohya(module.format(number), matrix(128, 2), matrix(2, 128), 1.0)
+        with pytest.raises(LoraError, match="the names of 4 of its 4 layers are not understood") as caught:
+            Lora.open(write(tmp_path, named)).targets(tensors_of(SD15), SD15)
+        assert [module.format(number) in str(caught.value) for number in range(4)] == [True, True, True, False]
+        assert "made for this model" not in str(caught.value)
+
+    @pytest.mark.parametrize(
+        ("lacking", "module"),
+        [
+            ("text_encoder", "lora_te_text_model_encoder_layers_0_mlp_fc1"),
+            ("text_encoder", "clip_l.text_model.encoder.layers.0.mlp.fc1"),
+            ("unet", "unet.mid_block.attentions.0.proj_in"),
+        ],
+    )
+    def test_a_component_that_the_checkpoint_lacks_is_named(self, tmp_path: Path, lacking: str, module: str) -> None:
+        prefix = UNET if lacking == "unet" else "cond_stage_model."
+        tensors = {key: info for key, info in tensors_of(SD15).items() if not key.startswith(prefix)}
+        named = kohya(module, matrix(128, 2), matrix(2, 64), 1.0)
+        with pytest.raises(LoraError, match=f"changes {lacking} in 1 of its 1 layers, and the checkpoint has none"):
+            Lora.open(write(tmp_path, named)).targets(tensors, SD15)
+
     def test_a_layer_under_two_names(self, tmp_path: Path) -> None:
         named = self.GOOD | peft("unet.mid_block.attentions.0.proj_in", matrix(128, 2), matrix(2, 128), None)
         with pytest.raises(LoraError, match=r"mid_block\.attentions\.0\.proj_in twice"):
@@ -417,6 +491,9 @@ class TestRefused:
                 "a LoRA for SD2, the checkpoint is SDXL",
             ),
             ("lora_unet_double_blocks_0_img_attn_qkv", 64, {}, SDXL, "a LoRA for Flux, the checkpoint is SDXL"),
+            ("transformer.transformer_blocks.0.attn.to_q", 64, {}, SDXL, "a LoRA for a diffusion transformer, the"),
+            ("lora_prior_unet_down_blocks_0_1_attention_to_q", 64, {}, SDXL, "a LoRA for Stable Cascade, the"),
+            ("clip_g.text_model.encoder.layers.0.mlp.fc1", 64, {}, SD15, "a LoRA for SDXL, the checkpoint is SD1.5"),
             (
                 "lora_te_text_model_encoder_layers_0_mlp_fc1",
                 64,

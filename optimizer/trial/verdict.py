@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from optimizer.trial.objective import SINGLE, Objective
-from studies.records.finals import Finalist
+from studies.records.finals import Final, Finalist
 from studies.records.values import Gain
 
 
@@ -15,6 +15,23 @@ def is_better(gain: Gain) -> bool:
 def is_worse(gain: Gain) -> bool:
     """Return whether it is surely worse than the parent: the whole interval is below zero."""
     return gain.high is not None and gain.high < 0
+
+
+def doubt(final: Final, objective: Objective) -> str | None:
+    """Say why the best merge may be no better than a parent; None where the final found that it surely is.
+
+    Several objectives have no best merge to doubt.
+    """
+    if not objective.terms:
+        return None
+    if final.winner is None:
+        return "every merge failed in the final, so none is known to be better than a parent"
+    gain = final.winner.held_out[SINGLE]
+    if not is_better(gain):
+        return f"in the final no merge beats parent {gain.parent}: parent {gain.parent} is the better model"
+    if gain.low is not None and gain.low <= 0:
+        return f"in the final its gain over parent {gain.parent} reaches below 0, so it may be luck"
+    return None
 
 
 def suspicion(candidate: Finalist, objective: Objective) -> str | None:

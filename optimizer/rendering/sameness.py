@@ -1,0 +1,138 @@
+"""Which renders of suites are the same image, whatever was written: what reaches the model is compared.
+
+A CPU generator of torch keeps the low 32 bits of a seed (it is a Mersenne Twister, seeded by one 32-bit word). A text
+encoder reads token ids: CLIP's tokenizer lowers capitals, mends and unescapes the text, collapses spaces, and cuts it
+off after 77 tokens. A negative prompt is not read without guidance.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import chain
+
+from optimizer.families.registry import model_family
+from optimizer.rendering.suite import stages
+from search_spaces.blocks import Architecture
+from studies.spec.study import StudySpec
+from studies.spec.suite import SuiteItem, SuiteSettings, noise_of
+
+Tokens = tuple[tuple[int, ...], ...]  # of one prompt, for each text encoder
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelInput:
+    """All that a model is given for one item of a suite."""
+
+    prompt: Tokens
+    negative: Tokens | None  # None without guidance
+    noise: int  # see `noise_of`
+    size: tuple[int, int]  # width and height in pixels
+
+
+def model_inputs(suite: SuiteSettings, architecture: Architecture) -> tuple[ModelInput, ...]:
+    """Return what a model of the family is given for each item, in the suite's order."""
+    items = suite.items()
+    tokens = _tokens(sorted({text for item in items for text in (item.prompt, item.negative)}), architecture)
+    return tuple(
+        ModelInput(
+            prompt=tokens[item.prompt],
+            negative=tokens[item.negative] if suite.is_guided else None,
+            noise=noise_of(item.seed),
+            size=(item.width, item.height),
+        )
+        for item in items
+    )
+
+
+def _tokens(texts: Sequence[str], architecture: Architecture) -> dict[str, Tokens]:
+    encoders = [ids.tolist() for ids in model_family(architecture).token_ids(texts)]
+    return {text: tuple(tuple(ids[row]) for ids in encoders) for row, text in enumerate(texts)}
+
+
+# ------------------------------------------------------------------------------------------ within a study
+
+
+def repeated_renders(spec: StudySpec, architecture: Architecture) -> Iterator[str]:
+    """Say which renders of the suite, and of the final's, are an image that another one gives already."""
+    yield from _repeated_in("suite", spec.suite, architecture)
+    if spec.final.top:
+        yield from seen_seeds(spec)
+        yield from _repeated_in("final", spec.held_out, architecture)
+
+
+def _repeated_in(name: str, suite: SuiteSettings, architecture: Architecture) -> Iterator[str]:
+    first: dict[ModelInput, SuiteItem] = {}
+    said: set[str] = set()
+    for item, given in zip(suite.items(), model_inputs(suite, architecture), strict=True):
+        if given in first:
+            said.add(f"{name}: {_why_same(first[given], item, suite)}, so both render the same image: remove one")
+        first.setdefault(given, item)
+    yield from sorted(said)
+
+
+def _why_same(one: SuiteItem, other: SuiteItem, suite: SuiteSettings) -> str:
+    """Say why two items that are written differently are one image."""
+    reasons = []
+    if one.seed != other.seed:
+        reasons.append(f"seed {other.seed} gives the noise of seed {one.seed} (only a seed's low 32 bits count)")
+    if one.prompt != other.prompt:
+        reasons.append(f"the prompts {_short(one.prompt)} and {_short(other.prompt)} {_READ_ALIKE}")
+    if one.negative != other.negative:
+        negatives = f"the negative prompts {_short(one.negative)} and {_short(other.negative)}"
+        reasons.append(f"{negatives} {_READ_ALIKE if suite.is_guided else f'are not read at cfg {suite.cfg:g}'}")
+    return " and ".join(reasons)
+
+
+_READ_ALIKE = "are read as the same (capitals, repeated spaces and what follows the 77th token do not count)"
+
+
+def _short(text: str) -> str:
+    """Return a text for a message, in quotes: its beginning and, as long texts differ there, its end."""
+    return repr(text if len(text) <= 60 else f"{text[:30]} ... {text[-25:]}")
+
+
+def seen_seeds(spec: StudySpec) -> Iterator[str]:
+    """Say which seeds of the final give noise that the search has seen."""
+    seen = {noise_of(item.seed): item.seed for item in spec.suite.items()}
+    for seed in dict.fromkeys(item.seed for item in spec.held_out.items()):
+        if noise_of(seed) in seen:
+            yield (
+                f"final: seed {seed} gives the noise of the suite's seed {seen[noise_of(seed)]} (only a seed's low 32 "
+                "bits count): the final needs seeds that the search has not seen, so choose others or leave `seeds` out"
+            )
+
+
+# ------------------------------------------------------------------------------------------ between studies
+
+
+def same_renders(one: SuiteSettings, other: SuiteSettings, architecture: Architecture) -> bool:
+    """Return whether two suites render the same images item by item, to the last bit if not in stages."""
+    if one.digest == other.digest:
+        return True
+    if _settings(one) != _settings(other) or model_inputs(one, architecture) != model_inputs(other, architecture):
+        return False
+    return _text_batches(one) == _text_batches(other)
+
+
+def same_stages(one: SuiteSettings, other: SuiteSettings, size: int | None) -> bool:
+    """Return whether two suites that render the same images are divided into the same stages of this size."""
+    return _numbers(one, size) == _numbers(other, size)
+
+
+def _numbers(suite: SuiteSettings, size: int | None) -> list[list[int]]:
+    return [[item.index for item in stage] for stage in stages(suite, size)]
+
+
+def _settings(suite: SuiteSettings) -> tuple[object, ...]:
+    """Return what is the same for all items; settings left to the models' markers are covered by the parents."""
+    guidance = suite.cfg if suite.is_guided else None
+    return suite.steps, guidance, suite.scheduler, suite.clip_skip, suite.prediction, suite.zero_snr
+
+
+def _text_batches(suite: SuiteSettings) -> tuple[object, ...]:
+    """Return how many texts are embedded together, and the place of each that is read: last bits depend on it."""
+    items = suite.items()
+    place = {text: row for row, text in enumerate(dict.fromkeys(chain(*((i.prompt, i.negative) for i in items))))}
+    read = [(place[item.prompt], place[item.negative] if suite.is_guided else None) for item in items]
+    return len(place), read

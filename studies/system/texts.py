@@ -1,0 +1,147 @@
+"""Texts that YAML does not read as texts: prompts, names and paths that need quotes.
+
+YAML takes `2024` for a number, `yes` for true, `masterpiece: a lion` for a mapping, and what follows ` #` for a
+comment. The messages quote what is written, which the values no longer tell: `yes` and `true` are equal.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import re
+from collections.abc import Iterator, Mapping
+from string import ascii_uppercase
+from typing import Any, Final, cast
+
+import yaml
+from pydantic import ValidationError
+from pydantic_core import ErrorDetails
+
+TEXT_EXPECTED: Final = frozenset({"string_type", "path_type"})  # pydantic's findings where a text should stand
+KEY: Final = "[key]"  # pydantic's last step to a key of a mapping
+NOUNS: Final = {"prompt": "prompt", "negative": "negative prompt", "study": "name", KEY: "name"}  # by the field
+FREE_TEXTS: Final = frozenset({"prompts", "prompt", "negative", "study", "parents", "recipes", "path", "vae"})
+LETTERS: Final = {letter: place for place, letter in enumerate(ascii_uppercase)}  # of parents in a list
+SHOWN: Final = 60  # characters of a text in a message
+_CUT_OFF: Final = re.compile(r"[ \t]+(#\S.*)")  # a comment written like one has a space after its sign
+
+
+def unquoted_text(error: ValidationError, source: str) -> str | None:
+    """Say which value should be a text and was not read as one; None where that is not what is wrong.
+
+    Args:
+        source: the YAML or JSON that was validated.
+    """
+    for finding in error.errors(include_url=False):
+        if finding["type"] in TEXT_EXPECTED:
+            return _explain(finding, source)
+    return None
+
+
+def _explain(finding: ErrorDetails, source: str) -> str:
+    found, steps = _node_at(source, finding["loc"], finding["input"])
+    where = f"`{'.'.join(map(str, steps))}`"
+    noun = NOUNS.get(str(finding["loc"][-1]), "path" if finding["type"] == "path_type" else "text")
+    written = source[found.start_mark.index : found.end_mark.index].strip()
+    line = found.start_mark.line + 1
+    if finding["input"] is None and not written:
+        return f"{where}: no {noun} in line {line}: write it, in quotes if it begins with #, or remove the line"
+    kind = _kind(finding["input"])
+    return f"{where}: YAML reads {_shortened(written)} in line {line} as {kind}: put the {noun} in quotes{_as(written)}"
+
+
+def _as(written: str) -> str:
+    """Return how a text is written in quotes, if it is short enough to be shown."""
+    if len(written) > SHOWN or "\n" in written:
+        return ""
+    quoted = f"'{written.replace(chr(39), 2 * chr(39))}'" if {'"', "\\"} & set(written) else f'"{written}"'
+    return f": {quoted}"
+
+
+def _shortened(written: str) -> str:
+    line = " ".join(written.split())
+    return f"`{line if len(line) <= SHOWN else line[:SHOWN] + '...'}`"
+
+
+def _kind(value: Any) -> str:
+    """Name what YAML has read, in the words of a spec."""
+    if value is None:
+        return "nothing"
+    if isinstance(value, bool):
+        return "true or false"
+    if isinstance(value, (int, float)):
+        return "a number"
+    if isinstance(value, dt.date):
+        return "a date"
+    return "a mapping (`key: value`)" if isinstance(value, Mapping) else "a list"
+
+
+def _node_at(source: str, steps: tuple[int | str, ...], value: Any) -> tuple[yaml.Node, list[int | str]]:
+    """Follow the steps as far as the YAML has them; a short form leaves out the last.
+
+    Args:
+        value: the key that is meant where the last step is `KEY`.
+
+    Returns:
+        The node, and the steps that lead to it.
+    """
+    node = cast("yaml.Node", yaml.compose(source, Loader=yaml.SafeLoader))  # never empty, as it was validated
+    taken = list[int | str]()
+    for number, step in enumerate(steps):
+        if steps[number + 1 :] == (KEY,):
+            return next((key for key, _ in _pairs(node) if yaml.safe_load(key.value) == value), node), taken
+        inner = _inner(node, step)
+        if inner is None:
+            break
+        node = inner
+        taken.append(step)
+    return node, taken
+
+
+def _inner(node: yaml.Node, step: int | str) -> yaml.Node | None:
+    if isinstance(node, yaml.SequenceNode):
+        place = step if isinstance(step, int) else LETTERS.get(step, -1)
+        return node.value[place] if 0 <= place < len(node.value) else None
+    return next((value for key, value in _pairs(node) if key.value == step), None)
+
+
+def _pairs(node: yaml.Node) -> list[tuple[yaml.Node, yaml.Node]]:
+    return node.value if isinstance(node, yaml.MappingNode) else []
+
+
+# ------------------------------------------------------------------------------------------ comments
+
+
+def cut_texts(source: str) -> list[str]:
+    """Say which prompts, names and paths end before a `#` that may have been meant as a part of them.
+
+    Only a sign without a space after it is suspicious: `lion #1`, but not `lion # my favourite`.
+    """
+    try:
+        root = yaml.compose(source, Loader=yaml.SafeLoader)
+    except (yaml.YAMLError, RecursionError):  # said by who reads it
+        return []
+    found = []
+    for text in _free_texts(root, free=False):
+        comment = _CUT_OFF.match(source, text.end_mark.index)
+        if comment is not None:
+            found.append(
+                f"line {text.start_mark.line + 1}: YAML takes {_shortened(comment[1])} for a comment, so the text is "
+                f"{_shortened(text.value)}; if it belongs to the text, put all of it in quotes"
+            )
+    return found
+
+
+def _free_texts(node: yaml.Node | None, *, free: bool) -> Iterator[yaml.ScalarNode]:
+    """Yield the texts without quotes under the keys of `FREE_TEXTS`.
+
+    Args:
+        free: whether the node itself is under one.
+    """
+    if isinstance(node, yaml.ScalarNode) and free and node.style is None:
+        yield node
+    elif isinstance(node, yaml.SequenceNode):
+        for each in node.value:
+            yield from _free_texts(each, free=free)
+    elif isinstance(node, yaml.MappingNode):
+        for key, value in node.value:
+            yield from _free_texts(value, free=key.value in FREE_TEXTS)

@@ -1,0 +1,121 @@
+"""Wherever a best trial is named, it is said if the final found no merge that is surely better than a parent."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from command_line import Call, caller, enter
+from stored_study import store_study
+
+from optimizer.trial.objective import SINGLE
+from studies.records.database import open_database
+from studies.records.finals import Final, Finalist, store_final
+from studies.records.origins import Origin
+from studies.records.stored_studies import open_study
+from studies.records.values import Gain
+
+TRIALS = 12
+OBJECTIVE: dict[str, Any] = {"objective": {"sharpness": {"weight": 1}}}
+PARENT_BETTER = "no merge beats parent B: parent B is the better model"
+FOUND = {  # what the final found of its choice -> what is said of it
+    "worse": (Gain(value=-0.4, low=-0.6, high=-0.2, parent="B"), PARENT_BETTER),
+    "equal": (Gain(value=0.0, low=0.0, high=0.0, parent="B"), PARENT_BETTER),
+    "unsure": (Gain(value=0.1, low=-0.1, high=0.3, parent="A"), "its gain over parent A reaches below 0"),
+    "failed": (None, "every merge failed in the final"),
+}
+
+
+def scores(params: Mapping[str, float]) -> dict[str, tuple[float, ...]]:
+    sharpness = tuple(1 - (params["IN04"] - 0.6) ** 2 + noise for noise in (0.0, 0.1, -0.1, 0.05))
+    return {"sharpness": sharpness, "contrast": sharpness}
+
+
+@pytest.fixture(scope="module")
+def studies(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A database with the studies `one` and `two`, without a final."""
+    file = tmp_path_factory.mktemp("studies") / "mergetune.db"
+    database = open_database(f"sqlite:///{file}")
+    store_study(database, "one", scores, trials=TRIALS, **OBJECTIVE)
+    store_study(database, "two", scores, trials=TRIALS, seed=3, **OBJECTIVE)
+    database.close()
+    return file
+
+
+def hold(folder: Path, gain: Gain | None, complete_trials: int = TRIALS) -> None:
+    """Give study `one` a final that chose trial 5 with this gain, or in which it failed."""
+    database = open_database(f"sqlite:///{folder}/mergetune.db", create=False)
+    records = open_study(database, "one")
+    parents = tuple(
+        Finalist(number=number, origin=Origin("parent", letter), objectives={SINGLE: 1.0})
+        for number, letter in enumerate("AB")
+    )
+    candidate = Finalist(
+        number=5,
+        origin=Origin("sampler", "random"),
+        objectives={} if gain is None else {SINGLE: 1.0},
+        held_out={} if gain is None else dict.fromkeys((SINGLE, "sharpness", "contrast"), gain),
+        chosen=gain is not None,
+        failure="degenerate: black images" if gain is None else None,
+    )
+    store_final(records, Final(suite_digest="0" * 64, complete_trials=complete_trials, finalists=(*parents, candidate)))
+    database.close()
+
+
+@pytest.fixture
+def call(studies: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Call:
+    enter(tmp_path, monkeypatch)
+    shutil.copy(studies, tmp_path)
+    monkeypatch.setenv("COLUMNS", "400")
+    return caller(monkeypatch, capsys)
+
+
+@pytest.mark.parametrize("found", FOUND)
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("export", "one", "--recipe", "best.yaml"),
+        ("export", "one", "--trial", "7", "--recipe", "best.yaml"),
+        ("study", "list"),
+        ("study", "importance", "one"),
+        ("study", "compare", "two", "one"),
+    ],
+    ids=" ".join,
+)
+def test_every_command_that_names_it_says_so(
+    tmp_path: Path, call: Call, arguments: tuple[str, ...], found: str
+) -> None:
+    gain, said = FOUND[found]
+    hold(tmp_path, gain)
+    assert said in " ".join(call(*arguments, code=0).out.split())
+
+
+def test_the_results_call_it_the_best_merge(tmp_path: Path, call: Call) -> None:
+    hold(tmp_path, FOUND["worse"][0])
+    shown = " ".join(call("study", "show", "one", code=0).out.split())
+    assert "best merge in the final: " in shown
+    assert "best observed: " in shown
+    assert PARENT_BETTER.removeprefix("no merge beats parent B: ") in shown
+    assert json.loads(call("study", "importance", "one", "--json", code=0).out)["caveat"].endswith(PARENT_BETTER)
+
+
+def test_an_outdated_final_is_still_heard(tmp_path: Path, call: Call) -> None:
+    hold(tmp_path, FOUND["worse"][0], complete_trials=TRIALS - 1)
+    out = call("export", "one", "--recipe", "best.yaml", code=0).out
+    assert f"{PARENT_BETTER} (more trials have finished since)" in out
+
+
+def test_a_sure_gain_and_a_parent_by_its_number_need_no_caveat(tmp_path: Path, call: Call) -> None:
+    hold(tmp_path, Gain(value=0.4, low=0.2, high=0.6, parent="B"))
+    for arguments in (("export", "one", "--recipe", "best.yaml"), ("study", "list"), ("study", "importance", "one")):
+        assert "final no merge" not in call(*arguments, code=0).out
+    assert json.loads(call("study", "importance", "one", "--json", code=0).out)["caveat"] is None
+
+
+def test_a_parent_is_exported_without_it(tmp_path: Path, call: Call) -> None:
+    hold(tmp_path, FOUND["worse"][0])
+    assert "in the final" not in call("export", "one", "--trial", "1", "--recipe", "b.yaml", code=0).out

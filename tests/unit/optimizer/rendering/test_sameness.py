@@ -1,0 +1,150 @@
+"""Renders that are one image whatever was written: seeds, prompts and negative prompts as they reach the model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from demo_study import SMALL, ShortStudy, begin, short_spec
+
+from optimizer.errors import FinalError
+from optimizer.outcome.final import FinalWatch, hold_final
+from optimizer.rendering.sameness import repeated_renders, same_renders, same_stages
+from optimizer.rendering.suite import noise
+from optimizer.runtime.plan import make_plan
+from search_spaces.blocks import Architecture
+from studies.errors import SpecError
+from studies.spec.study import StudySpec, parse_spec
+from studies.spec.suite import SuiteItem, SuiteSettings, noise_of
+
+LONG = "a photo of a lion, " * 20
+SUITE = {"prompts": ["a lion", "a panda"], "seeds": [1], "sizes": [64], "steps": 1}
+
+
+def spec_with(suite: dict[str, Any], **changes: Any) -> StudySpec:
+    data = short_spec(**{**SMALL, **changes, "suite": {**SUITE, **suite}})
+    return parse_spec(yaml.safe_dump(data), base_dir=Path("/"))
+
+
+@pytest.mark.parametrize("seeds", [(1, 2**32 + 1), (0, 2**32), (7, 2**63 - 2**32 + 7), (1, 2), (0, 2**31)])
+def test_seeds_give_the_noise_that_torch_gives(seeds: tuple[int, int]) -> None:
+    items = [SuiteItem(index=0, prompt="", negative="", seed=seed, width=64, height=64) for seed in seeds]
+    (one, later), (other, later_too) = (noise(item, 4) for item in items)
+    same = noise_of(seeds[0]) == noise_of(seeds[1])
+    assert torch.equal(one, other) == same
+    assert torch.equal(torch.randn(8, generator=later), torch.randn(8, generator=later_too)) == same
+
+
+@pytest.mark.parametrize(
+    ("suite", "named"),
+    [
+        ({"seeds": [1, 2**32 + 1]}, "seed 4294967297 gives the noise of seed 1"),
+        ({"seeds": [9, 2**62 + 9]}, "gives the noise of seed 9"),
+        ({"prompts": [{"prompt": "a lion", "seeds": [3]}, {"prompt": "a lion", "seeds": [2**40 + 3]}]}, "of seed 3"),
+        ({"prompts": ["a lion", "A Lion"]}, "'a lion' and 'A Lion' are read as the same"),
+        ({"prompts": ["a lion", " a\tlion\n"]}, "read as the same"),
+        ({"prompts": ["salt & pepper", "salt &amp; pepper"]}, "read as the same"),
+        ({"prompts": [f"{LONG} at dawn", f"{LONG} at dusk"]}, "what follows the 77th token"),
+        ({"prompts": ["a lion", "a lion <end_of_text> at dusk"]}, "read as the same"),  # SD1.5 pads with that token
+        (
+            {"cfg": 1, "prompts": [{"prompt": "a lion", "negative": "dark"}, "a lion"]},
+            "the negative prompts 'dark' and '' are not read at cfg 1",
+        ),
+        ({"prompts": [{"prompt": "a lion", "negative": "Dark"}, {"prompt": "a lion", "negative": "dark"}]}, "'Dark'"),
+    ],
+)
+def test_a_suite_that_renders_an_image_twice_is_refused_but_a_begun_study_opens(
+    suite: dict[str, Any], named: str
+) -> None:
+    spec = spec_with(suite)
+    with pytest.raises(SpecError, match=r"suite: .* both render the same image: remove one") as raised:
+        make_plan(spec)
+    assert named in str(raised.value)
+    assert any(named in note for note in make_plan(spec, begun=True).notes)
+
+
+@pytest.mark.parametrize(
+    "suite",
+    [
+        {"seeds": [1, 2**32 + 2]},
+        {"prompts": ["a lion", "a lion!"]},
+        {"cfg": 7, "prompts": [{"prompt": "a lion", "negative": "dark"}, "a lion"]},
+        {"sizes": [64, [64, 128]]},
+    ],
+)
+def test_different_images_stay(suite: dict[str, Any]) -> None:
+    assert not list(repeated_renders(spec_with(suite), Architecture.SD15))
+
+
+def test_what_follows_the_end_token_reaches_the_second_encoder_of_sdxl_only() -> None:
+    spec = spec_with({"prompts": ["a lion", "a lion <end_of_text> at dusk"]})
+    assert list(repeated_renders(spec, Architecture.SD15))
+    assert not list(repeated_renders(spec, Architecture.SDXL))
+
+
+class TestFinal:
+    @pytest.mark.parametrize("seeds", [[2**33 + 1], [5, 2**32 + 2]])
+    def test_noise_of_the_search_is_not_held_out(self, seeds: list[int]) -> None:
+        with pytest.raises(SpecError, match="gives the noise of the suite's seed"):
+            make_plan(spec_with({"seeds": [1, 2]}, final={"top": 1, "seeds": seeds}))
+
+    @pytest.mark.parametrize(
+        "final", [{"seeds": [5, 2**32 + 5]}, {"prompts": ["a fox", "a  FOX"]}, {"prompts": [LONG, f"{LONG} x"]}]
+    )
+    def test_an_image_is_held_out_once(self, final: dict[str, Any]) -> None:
+        with pytest.raises(SpecError, match=r"final: .* both render the same image"):
+            make_plan(spec_with({}, final={"top": 1, **final}))
+
+    def test_derived_seeds_avoid_the_noise_of_the_search(self) -> None:
+        seed = 2**32 + 1_000_003 + 1  # its noise is that of the seed which is tried first for seed 1
+        spec = spec_with({"seeds": [1, seed]}, final={"top": 1})
+        noises = {noise_of(item.seed) for item in spec.held_out.items()}
+        assert len(noises) == 2
+        assert not noises & {noise_of(1), noise_of(seed)}
+
+    def test_a_begun_study_is_not_held_over_the_noise_of_its_search(self, tmp_path: Path) -> None:
+        begun: ShortStudy = begin(tmp_path, {**SMALL, "suite": SUITE, "final": {"top": 1, "seeds": [5]}})
+        spec = begun.runtime.spec
+        changed = spec.model_copy(update={"final": spec.final.model_copy(update={"seeds": (2**33 + 1,)})})
+        plan = begun.runtime.plan
+        object.__setattr__(plan, "spec", changed)  # as a study that an earlier version stored
+
+        def ignore(*_given: object) -> None:
+            pass
+
+        watch = FinalWatch(started=ignore, rendered=ignore, finished=ignore)
+        with pytest.raises(FinalError, match="gives the noise of the suite's seed 1"):
+            hold_final(begun.runtime, [], list, watch)
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        ({"prompts": ["a lion"]}, {"prompts": ["A  Lion"]}, True),
+        ({"prompts": [LONG]}, {"prompts": [f"{LONG} at dusk"]}, True),
+        ({"seeds": [4]}, {"seeds": [2**32 + 4]}, True),
+        ({"cfg": 1, "negative": "dark"}, {"cfg": 0.5, "negative": "blurred"}, True),
+        ({"cfg": 2, "negative": "dark"}, {"cfg": 2, "negative": "blurred"}, False),
+        ({"seeds": [1, 2]}, {"seeds": [2, 1]}, False),
+        ({"cfg": 1, "negative": "dark"}, {"cfg": 1, "negative": "a lion"}, False),  # fewer texts in a batch
+        ({"steps": 1}, {"steps": 2}, False),
+    ],
+)
+def test_suites_of_two_studies_are_compared_by_their_renders(
+    one: dict[str, Any], other: dict[str, Any], *, same: bool
+) -> None:
+    suites = [SuiteSettings.model_validate({**SUITE, **changes}) for changes in (one, other)]
+    assert same_renders(suites[0], suites[1], Architecture.SD15) == same
+
+
+def test_racing_that_divides_equal_suites_otherwise_renders_other_bits() -> None:
+    prompts = [f"an emoji of a {name}" for name in ("lion", "panda", "fox", "pizza", "banana", "carrot", "bee", "ant")]
+    suites = [
+        SuiteSettings.model_validate({**SUITE, "prompts": each}) for each in (prompts, [p.upper() for p in prompts])
+    ]
+    assert same_renders(suites[0], suites[1], Architecture.SD15)
+    assert same_stages(suites[0], suites[1], None)
+    assert not same_stages(suites[0], suites[1], 4)
