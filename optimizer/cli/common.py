@@ -178,7 +178,7 @@ def guarded(command: Callable[[], object], *, debug: bool) -> int:
             return _interrupted()
         if debug:
             raise
-        return _told(error)
+        return _exit_code(error)
     return code if isinstance(code, int) else 0
 
 
@@ -188,7 +188,7 @@ def _interrupted() -> int:
     return INTERRUPTED
 
 
-def _told(error: Exception) -> int:
+def _exit_code(error: Exception) -> int:
     """Print an error for people; return the exit code."""
     from optimizer.errors import DatabaseLostError
 

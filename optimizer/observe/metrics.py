@@ -151,7 +151,7 @@ class MetricsReporter:
 
     def __init__(self, metrics: Metrics, records: StudyRecords) -> None:
         self._metrics, self._study = metrics, records.study.name
-        self._cached = CachedTrials(records)
+        self._cached_trials = CachedTrials(records)
         self._seen = 0  # images of the trial in progress
         metrics.outages.labels(records.study.name)  # 0 is shown too
         metrics.away.labels(records.study.name).set(0)
@@ -187,11 +187,11 @@ class MetricsReporter:
     def _read_database(self) -> None:
         """Read the database's figures. While it is away the last ones stay: no trial may be counted twice."""
         with suppress(*OUTAGES):
-            rows = self._cached.trials()
-            counts = Counter(map(_state, rows))
+            trials = self._cached_trials.trials()
+            counts = Counter(map(_state, trials))
             for state in ("running", "complete", "stopped", "failed"):
                 self._metrics.stored.labels(self._study, state).set(counts[state])
-            for name, gain in best_gains(rows).items():
+            for name, gain in best_gains(trials).items():
                 self._metrics.best.labels(self._study, name).set(gain.value)
 
 

@@ -23,7 +23,7 @@ from search_spaces.blocks import Architecture
 from search_spaces.errors import OutsideSpaceError
 from search_spaces.space import SearchSpace
 from studies.files.artifacts import Artifacts, sheet_attributes
-from studies.recipe.adoption import rows_of
+from studies.recipe.adoption import numbers_of
 from studies.recipe.blueprint import Blueprint, LoraFile
 from studies.records import optuna_studies, stored_renders, stored_studies, stored_trials, tables, workers
 from studies.records.database import Database
@@ -193,8 +193,8 @@ class _Trials:
 
     def _give_back(self, trial: StoredTrial) -> None:
         with self.records.database.write() as connection:
-            mine = tables.trials.c.id == trial.id
-            connection.execute(tables.trials.update().where(mine).values(attempt=trial.attempt + 1))
+            this_trial = tables.trials.c.id == trial.id
+            connection.execute(tables.trials.update().where(this_trial).values(attempt=trial.attempt + 1))
             connection.execute(tables.workers.delete().where(tables.workers.c.id == trial.worker_id))
 
     def _failing(self, trial: StoredTrial, failure: Failure) -> Remedy:
@@ -262,7 +262,7 @@ class _Trials:
             vae=recipe.vae,
             dtype=recipe.dtype,
         )
-        found = rows_of(recipe, blueprint)
+        found = numbers_of(recipe, blueprint)
         try:
             return None if found is None else self._space(trial).params(found)
         except OutsideSpaceError:
@@ -289,7 +289,7 @@ def _files(records: StudyRecords, files: StudyFiles) -> Iterator[Finding]:
     listed = files.listed  # before the trials are read: whatever is listed has its trial by then
     trials = stored_trials.load_trials(records)
     finished = [trial for trial in trials if trial.state != "running"]
-    render_files = stored_renders.kept_files(records)
+    render_files = stored_renders.stored_files(records)
     named = {trial.number: render_files.get(trial.number, frozenset()) for trial in finished}
     sheets = {trial.number: files.contact_sheet(trial) for trial in finished}
     by_set = stored_renders.numbers_with_set_scores(records)
@@ -300,7 +300,7 @@ def _files(records: StudyRecords, files: StudyFiles) -> Iterator[Finding]:
     count = sum(map(len, named.values())) + sum(sheet is not None for sheet in sheets.values()) + len(features)
     if count and count == sum(map(len, gone.values())) + len(gone_sheets) + len(gone_features):
         symptom = (
-            f"none of the {count} files that its trials name is in {files.location}: name the right place with "
+            f"none of the {count} files that its trials name is in {files.location}: name the right location with "
             "--artifacts"
         )
         yield Finding(kind="no files", study=study.name, symptom=symptom)
@@ -345,9 +345,9 @@ def _missing(records: StudyRecords, trial: StoredTrial, gone: frozenset[str], *,
 
 
 def _forget_renders(database: Database, trial: StoredTrial, gone: frozenset[str]) -> None:
-    mine = sa.and_(tables.renders.c.trial_id == trial.id, tables.renders.c.file.in_(gone))
+    lost = sa.and_(tables.renders.c.trial_id == trial.id, tables.renders.c.file.in_(gone))
     with database.write() as connection:
-        connection.execute(tables.renders.update().where(mine).values(file=None))
+        connection.execute(tables.renders.update().where(lost).values(file=None))
 
 
 def _forget_sheet(database: Database, trial: StoredTrial) -> None:

@@ -34,10 +34,10 @@ def start_trial(
     Args:
         attempt: 1, and one more for each worker that died over it.
     """
-    mine = _is_numbered(records, number)
+    this_trial = _is_numbered(records, number)
     with records.database.write() as connection:
-        connection.execute(tables.trials.delete().where(mine, tables.trials.c.state == "running"))
-        if connection.execute(sa.select(tables.trials.c.id).where(mine)).first() is not None:
+        connection.execute(tables.trials.delete().where(this_trial, tables.trials.c.state == "running"))
+        if connection.execute(sa.select(tables.trials.c.id).where(this_trial)).first() is not None:
             return False
         connection.execute(
             tables.trials.insert().values(

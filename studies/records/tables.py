@@ -99,7 +99,7 @@ renders = Table(
     Column("trial_id", ForeignKey("mergetune_trials.id", ondelete="CASCADE"), primary_key=True),
     Column("item", Integer, primary_key=True),  # index in the suite
     Column("pixels_sha256", String(64), nullable=False),
-    Column("file", Text),  # name of the PNG in the artifact store, when kept
+    Column("file", Text),  # name of the PNG in the artifact store, where it is stored
 )
 
 scores = Table(

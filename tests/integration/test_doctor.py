@@ -88,8 +88,8 @@ def dead_worker(short: ShortStudy) -> str:
     process.wait()
     worker = workers.register_worker(short.database)
     with short.database.write() as connection:
-        mine = tables.workers.c.id == worker
-        connection.execute(tables.workers.update().where(mine).values(pid=process.pid))
+        this_worker = tables.workers.c.id == worker
+        connection.execute(tables.workers.update().where(this_worker).values(pid=process.pid))
     return worker
 
 
@@ -212,7 +212,7 @@ def test_what_only_people_can_mend_is_left_with_exit_code_1(
     assert json.loads(call(*here, "--json", code=0).out) == {"healthy": True, "mended": [], "left": []}
 
     elsewhere = call("--storage", "study.db", "--artifacts", "elsewhere", "--mend", code=1).out
-    assert "name the right place with --artifacts" in elsewhere
+    assert "name the right location with --artifacts" in elsewhere
     assert look(short) == Diagnosis(mended=(), left=())  # nothing was forgotten for that
 
     execute(short, "UPDATE trials SET state = 'FAIL' WHERE number = 2")

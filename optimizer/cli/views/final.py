@@ -12,7 +12,7 @@ from optimizer.cli.common import console, escaped, interactive, storage_option
 from optimizer.cli.views.progress import gain_text
 from optimizer.cli.views.tables import ReportTable
 from optimizer.observe.events import FinalHeld, FinalStarted, Reporter
-from optimizer.search.stopping import end_of
+from optimizer.search.stopping import stored_end
 from optimizer.system.retry import Retry
 from optimizer.trial.objective import SINGLE, Objective
 from optimizer.trial.verdict import doubt, is_better, suspicion
@@ -109,7 +109,7 @@ def _progress(images: int, pictures: Pictures) -> Iterator[FinalWatch]:
 def final_is_due(records: StudyRecords) -> bool:
     """Return whether the budget is spent, no worker is still at work, and the final does not cover all trials."""
     trials = load_trials(records)
-    return end_of(records, trials) is not None and lacks_final(records, trials)
+    return stored_end(records, trials) is not None and lacks_final(records, trials)
 
 
 def current_winner(final: Final | None, trials: Sequence[StoredTrial]) -> Finalist | None:

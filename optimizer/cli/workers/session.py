@@ -101,7 +101,7 @@ def work_on(
 
 def _moved_to(records: StudyRecords, runtime: Runtime) -> tuple[Path, ...]:
     """List the folders in which this process found the study's files; none if they are where the study names them."""
-    from studies.spec.places import folders_of, paths_of
+    from studies.spec.paths import folders_of, paths_of
 
     spec = runtime.plan.spec
     return () if paths_of(spec) == paths_of(records.study.spec) else folders_of(spec)
@@ -189,10 +189,10 @@ def print_end(records: StudyRecords, models: Sequence[Path] | None = None) -> No
     Args:
         models: the folders of `--models`.
     """
-    from optimizer.search.stopping import end_of
+    from optimizer.search.stopping import stored_end
     from studies.records.stored_trials import load_trials
 
-    if end := end_of(records, load_trials(records)):
+    if end := stored_end(records, load_trials(records)):
         more = BUDGET_OPTIONS.get(end.key, ", after raising the budget in its spec file")
         text = f"The study has ended; continue with: {_resume_command(records, models)}{more}"
         console.print(escaped(text), soft_wrap=True)
