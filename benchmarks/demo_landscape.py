@@ -68,7 +68,7 @@ class DemoLandscape:
         self._stored = {(each["suite"], each["recipe"]): each for each in read_lines(self._file)}
 
     def recipe(self, params: Params) -> Recipe:
-        return self._runtime.blueprint.recipe(self.problem.space.rows(params))
+        return self._runtime.blueprint.recipe(self.problem.space.numbers_by_place(params))
 
     def evaluate(self, params: Params, suite: str = SEARCH) -> dict[str, Any]:
         """Evaluate a merge, or look it up: recipe, params, objective (None if it failed), scores by item and by set."""

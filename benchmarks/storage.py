@@ -167,7 +167,7 @@ class TrialCopy:
         self.number = number
         params = {name: float(generator.uniform()) for name in distributions(runtime.plan.space)}
         scores = generator.normal(size=ITEMS).tolist()
-        recipe = runtime.blueprint.recipe(runtime.plan.space.rows(params))
+        recipe = runtime.blueprint.recipe(runtime.plan.space.numbers_by_place(params))
         objectives = runtime.objective.values({"sharpness": statistics.fmean(scores)})
         values = tuple(objectives.values())
         recipe_columns = {"recipe": recipe.to_json(), "recipe_digest": recipe.digest, "objectives": objectives}

@@ -13,7 +13,7 @@
     ├── TooFewTrialsError         nothing can be said about what mattered yet
     ├── WeightsError              weights of objectives that cannot be used
     ├── ExportError               the file was not written
-    ├── ScoredImageLost           an image that was scored is not kept any more
+    ├── ScoredImageLost           an image that was scored is not stored any more
     ├── ObservationError          a log that cannot be written, or metrics that cannot be served
     └── StorageError              the study database or the folder beside it cannot be used
         └── DatabaseLostError     it was there, and went away for good: exit code 3
@@ -88,7 +88,7 @@ class ExportError(OptimizerError):
 
 
 class ScoredImageLost(OptimizerError):  # noqa: N818 - an outcome: what needs the image goes on without it
-    """An image that a trial kept is gone, unreadable, or another than was scored."""
+    """An image that a trial stored is gone, unreadable, or another than was scored."""
 
 
 class ObservationError(OptimizerError):

@@ -16,7 +16,7 @@ from search_spaces.slots import Slot, beyond_usual
 
 __all__ = ["Parameter", "SearchSpace", "Slot", "SpaceSettings"]
 
-Rows = Mapping[str, tuple[float, ...]]  # place -> one number per slot
+NumbersByPlace = Mapping[str, tuple[float, ...]]  # place -> one number per slot
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,7 +83,7 @@ class SearchSpace:
             if why is not None
         )
 
-    def rows(self, params: Mapping[str, float]) -> dict[str, tuple[float, ...]]:
+    def numbers_by_place(self, params: Mapping[str, float]) -> dict[str, tuple[float, ...]]:
         """Return the numbers of every place, one for each slot, fixed ones included.
 
         Raises:
@@ -91,31 +91,31 @@ class SearchSpace:
         """
         _check_names("parameters", params, (parameter.name for parameter in self.parameters))
         # Every NaN is overwritten below: a cell is either fixed or belongs to one parameter.
-        rows = {place: [math.nan] * len(self.slots) for place in places(self.architecture)}
+        numbers = {place: [math.nan] * len(self.slots) for place in places(self.architecture)}
         for place, index, value in self.fixed:
-            rows[place][index] = value
+            numbers[place][index] = value
         for parameter in self.parameters:
             value = params[parameter.name]
             if not parameter.low <= value <= parameter.high:  # false for NaN as well
                 raise RatioError(_out_of_bounds(parameter, value))
             for place in parameter.places:
-                rows[place][parameter.slot] = float(value)
-        return {place: tuple(row) for place, row in rows.items()}
+                numbers[place][parameter.slot] = float(value)
+        return {place: tuple(own) for place, own in numbers.items()}
 
-    def params(self, rows: Rows) -> dict[str, float]:
-        """Return the parameters that give exactly these numbers: the inverse of `rows`.
+    def params(self, numbers: NumbersByPlace) -> dict[str, float]:
+        """Return the parameters that give exactly these numbers: the inverse of `numbers_by_place`.
 
         Raises:
             RatioError: a place is missing or unknown, or its numbers are too few, too many or not finite.
             OutsideSpaceError: no parameters of this space give these numbers; use `nearest`.
         """
-        self._check_rows(rows)
+        self._check_numbers(numbers)
         for place, index, value in self.fixed:
-            if rows[place][index] != value:
-                raise OutsideSpaceError(f"{place} is frozen to {value}, got {rows[place][index]}")
-        return {parameter.name: _shared_value(parameter, rows) for parameter in self.parameters}
+            if numbers[place][index] != value:
+                raise OutsideSpaceError(f"{place} is frozen to {value}, got {numbers[place][index]}")
+        return {parameter.name: _shared_value(parameter, numbers) for parameter in self.parameters}
 
-    def nearest(self, rows: Rows) -> dict[str, float]:
+    def nearest(self, numbers: NumbersByPlace) -> dict[str, float]:
         """Return the parameters whose numbers are closest to these in the least-squares sense.
 
         That is the mean over each parameter's places, clipped to its bounds. Fixed numbers are ignored.
@@ -123,10 +123,10 @@ class SearchSpace:
         Raises:
             RatioError: a place is missing or unknown, or its numbers are too few, too many or not finite.
         """
-        self._check_rows(rows)
-        return {parameter.name: _clipped_mean(parameter, rows) for parameter in self.parameters}
+        self._check_numbers(numbers)
+        return {parameter.name: _clipped_mean(parameter, numbers) for parameter in self.parameters}
 
-    def profile_rows(self, ratios: Mapping[str, float]) -> dict[str, tuple[float, ...]]:
+    def profile_numbers(self, ratios: Mapping[str, float]) -> dict[str, tuple[float, ...]]:
         """Put one ratio for each place into every ratio slot; other slots take their fixed number or their default."""
         fixed = {(place, index): value for place, index, value in self.fixed}
         return {
@@ -137,9 +137,9 @@ class SearchSpace:
             for place, ratio in ratios.items()
         }
 
-    def _check_rows(self, rows: Rows) -> None:
-        _check_names("places", rows, places(self.architecture))
-        for place, values in rows.items():
+    def _check_numbers(self, numbers: NumbersByPlace) -> None:
+        _check_names("places", numbers, places(self.architecture))
+        for place, values in numbers.items():
             if len(values) != len(self.slots):
                 names = ", ".join(slot.name for slot in self.slots)
                 raise RatioError(f"{place}: expected one number per slot ({names}), got {values}")
@@ -147,16 +147,16 @@ class SearchSpace:
                 raise RatioError(f"{place}: expected finite numbers, got {values}")
 
 
-def _shared_value(parameter: Parameter, rows: Rows) -> float:
+def _shared_value(parameter: Parameter, numbers: NumbersByPlace) -> float:
     """Return the value that all places of a parameter share.
 
     Raises:
         OutsideSpaceError: the places have different values, or the value is out of bounds.
     """
     first = parameter.places[0]
-    value = rows[first][parameter.slot]
+    value = numbers[first][parameter.slot]
     for place in parameter.places:
-        other = rows[place][parameter.slot]
+        other = numbers[place][parameter.slot]
         if other != value:
             raise OutsideSpaceError(
                 f"{parameter.name}: {first} and {place} share one ratio, got {value} and {other}",
@@ -166,8 +166,8 @@ def _shared_value(parameter: Parameter, rows: Rows) -> float:
     return value
 
 
-def _clipped_mean(parameter: Parameter, rows: Rows) -> float:
-    values = [rows[place][parameter.slot] for place in parameter.places]
+def _clipped_mean(parameter: Parameter, numbers: NumbersByPlace) -> float:
+    values = [numbers[place][parameter.slot] for place in parameter.places]
     mean = math.fsum(values) / len(values)
     return min(max(mean, parameter.low), parameter.high)
 

@@ -76,7 +76,7 @@ def store_study(
         trial = told.ask()
         if known:
             params = {row.name: trial.suggest_float(row.name, row.low, row.high) for row in space.parameters}
-        stored_trials.start_trial(records, number, origin, blueprint.recipe(space.rows(params)), "w")
+        stored_trials.start_trial(records, number, origin, blueprint.recipe(space.numbers_by_place(params)), "w")
         if number in failed:
             stored_trials.fail_trial(records, number, "w", Failure(kind="degenerate", reason="black images"))
             told.tell(number, state=TrialState.FAIL)

@@ -42,7 +42,7 @@ class UnrenderedStudy:
     records: StudyRecords
     plan: Plan
     order: TrialOrder
-    trials: CachedTrials
+    cached_trials: CachedTrials
     artifacts: Artifacts
 
     def recorder(self) -> TrialRecorder:
@@ -52,8 +52,10 @@ class UnrenderedStudy:
             parse_settings(entry.kind, entry.options, Path("/")),
             BuildContext(device="cpu", cache_dir=Path("/")),
         )
-        gains = GainRecorder(self.records, self.trials, self.plan, Scoring({"sharpness": scorer}), self.artifacts)
-        retention = Retention(self.records, self.artifacts, self.plan.objective, self.trials, Retry())
+        gains = GainRecorder(
+            self.records, self.cached_trials, self.plan, Scoring({"sharpness": scorer}), self.artifacts
+        )
+        retention = Retention(self.records, self.artifacts, self.plan.objective, self.cached_trials, Retry())
         return TrialRecorder(
             self.records,
             self.artifacts,
@@ -87,7 +89,7 @@ def begin_unrendered(folder: Path, **changes: Any) -> UnrenderedStudy:
         records=records,
         plan=plan,
         order=order,
-        trials=CachedTrials(records),
+        cached_trials=CachedTrials(records),
         artifacts=Artifacts.beside(database.url, folder / "artifacts"),
     )
 

@@ -104,6 +104,15 @@ def storage_url(storage: str) -> str:
     return complete_url(storage)
 
 
+def storage_option(url: str) -> str:
+    """Return the `--storage` option for a command that is printed, with a leading space; empty if none is needed."""
+    from studies.system.database_url import storage_argument
+
+    if url == storage_url(os.environ.get("MERGETUNE_STORAGE") or DEFAULT_STORAGE):
+        return ""
+    return f" --storage {storage_argument(url)}"
+
+
 def database_to_read(storage: str) -> Database:
     """Open the database for a command that only looks: nothing is written, not even beside it.
 
@@ -169,7 +178,7 @@ def guarded(command: Callable[[], object], *, debug: bool) -> int:
             return _interrupted()
         if debug:
             raise
-        return _told(error)
+        return _exit_code(error)
     return code if isinstance(code, int) else 0
 
 
@@ -179,7 +188,7 @@ def _interrupted() -> int:
     return INTERRUPTED
 
 
-def _told(error: Exception) -> int:
+def _exit_code(error: Exception) -> int:
     """Print an error for people; return the exit code."""
     from optimizer.errors import DatabaseLostError
 

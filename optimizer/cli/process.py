@@ -1,4 +1,4 @@
-"""What the process of a command stands on: its standard streams, the width of the terminal, and Ctrl-C.
+"""The set-up of a command's process: its standard streams, the width of the terminal, and Ctrl-C.
 
 Everything here comes before the libraries are imported, and is set once for the whole process.
 """

@@ -23,12 +23,12 @@ class LoraNames:
     """The names in LoRA files for the family's models, and the signs by which such files are recognised."""
 
     prefixes: Mapping[Component, str]  # of a module's name in kohya's files
-    clips: Mapping[Component, str]  # text encoder -> its name in files of ComfyUI and OneTrainer
     unet_as_stored: bool  # kohya's scripts name the U-Net's layers as checkpoint files do, not as diffusers does
     base_model: str  # kohya's `ss_base_model_version`
     header: re.Pattern[str] | None  # of `modelspec.architecture` or `ss_base_model_version`
     names: re.Pattern[str] | None  # in a module's name
     context_width: int | None  # input features of the layers that read the text, if no other family has the same
+    clips: Mapping[Component, str] = field(default_factory=dict)  # text encoder -> its name for ComfyUI and OneTrainer
 
 
 @dataclass(frozen=True, kw_only=True)

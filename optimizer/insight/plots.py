@@ -107,7 +107,9 @@ def picture_of(insight: Insight, findings: Findings) -> Picture:
     index = max(ratios or totals, key=lambda slot: (totals[slot], -slot))
     parameters = [parameter for parameter in space.parameters if parameter.slot == index]
     params = insight.params_of(trial)
-    values = None if params is None else {place: numbers[index] for place, numbers in space.rows(params).items()}
+    values = (
+        None if params is None else {place: numbers[index] for place, numbers in space.numbers_by_place(params).items()}
+    )
     bounds = [bound for parameter in parameters for bound in (parameter.low, parameter.high)]
     scale = [*(values or {}).values(), *bounds]
     return Picture(

@@ -15,7 +15,7 @@ from studies.records.batch_limits import Batched
 from studies.records.finals import Final
 from studies.records.values import StoredTrial
 
-Level = Literal["debug", "info", "warning", "error", "critical"]
+Level = Literal["info", "warning", "error"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,7 +84,7 @@ class TrialTakenOver(Event):
 
     event: ClassVar[str] = "trial_taken_over"
     trial: int
-    attempt: int  # 1 if the other worker left without dying
+    attempt: int  # of a trial whose worker died, counted from 1; the same number again if that worker left in peace
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -152,26 +152,28 @@ def without_renaming(application: Application) -> Application:
 
     def gate(environment: Environment, start_response: StartResponse) -> Iterable[bytes]:
         if environment.get("PATH_INFO", "").rstrip("/").endswith("/rename"):
-            return _told(start_response, "403 Forbidden", "a study of mergetune keeps its name")
+            return _refused_in_json(start_response, "403 Forbidden", "a study of mergetune keeps its name")
         return application(environment, start_response)
 
     return gate
 
 
-def one_expensive_at_a_time(application: Application, places: int) -> Application:
+def one_expensive_at_a_time(application: Application, capacity: int) -> Application:
     """Answer requests that read all trials of a study one after the other: each may take a gigabyte, and seconds.
 
     Args:
-        places: how many requests may be answered or wait; the next is told to come again.
+        capacity: how many requests may be answered or wait; the next is asked to come again.
     """
-    turn, free = threading.Lock(), threading.BoundedSemaphore(places)
+    turn, free = threading.Lock(), threading.BoundedSemaphore(capacity)
 
     def gate(environment: Environment, start_response: StartResponse) -> Iterable[bytes]:
         if EXPENSIVE.fullmatch(_path(environment)) is None:
             return application(environment, start_response)
         if not free.acquire(blocking=False):
             again = ("Retry-After", str(RETRY_SECONDS))
-            return _told(start_response, "503 Service Unavailable", "the dashboard is busy: try again soon", again)
+            return _refused_in_json(
+                start_response, "503 Service Unavailable", "the dashboard is busy: try again soon", again
+            )
         try:
             with turn:
                 return application(environment, start_response)  # optuna-dashboard's answer is whole by then
@@ -233,9 +235,14 @@ def _inert(path: str, headers: Headers, *, found: bool) -> Headers:
         return [*kept, *EVERYWHERE, FRAMES_REFUSED]
     if path.startswith("/static/") or path == "/favicon.ico" or not found:
         return [*kept, *EVERYWHERE, NO_PAGE]
-    told = {name.lower(): value for name, value in headers}
+    by_name = {name.lower(): value for name, value in headers}
     rest = [(name, value) for name, value in kept if name.lower() not in PAGE_HEADERS]
-    return [*rest, *_as_data(told.get("content-type", ""), told.get("content-disposition", "")), *EVERYWHERE, NO_PAGE]
+    return [
+        *rest,
+        *_as_data(by_name.get("content-type", ""), by_name.get("content-disposition", "")),
+        *EVERYWHERE,
+        NO_PAGE,
+    ]
 
 
 def _as_data(content_type: str, disposition: str) -> Headers:
@@ -253,7 +260,7 @@ def _refused(start_response: StartResponse, status: str, message: str, *headers:
     return [f"{message}\n".encode()]
 
 
-def _told(start_response: StartResponse, status: str, reason: str, *headers: tuple[str, str]) -> list[bytes]:
+def _refused_in_json(start_response: StartResponse, status: str, reason: str, *headers: tuple[str, str]) -> list[bytes]:
     """Refuse in the form of optuna-dashboard's own refusals, of which its page shows the reason."""
     start_response(status, [("Content-Type", "application/json"), *headers, *EVERYWHERE, NO_PAGE])
     return [json.dumps({"reason": reason}).encode()]

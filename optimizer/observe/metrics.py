@@ -36,6 +36,7 @@ from studies.records.study_records import StudyRecords
 from studies.records.values import StoredTrial
 
 LOOPBACK = "127.0.0.1"
+NO_STUDY = ""  # the label `study` of what happens between two studies; Prometheus takes an empty label for none
 STAGE_BUCKETS = (0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100, 300, 1000)  # seconds: a demo's merge to a large suite
 
 
@@ -93,6 +94,17 @@ class Metrics:
             registry=registry,
         )  # fmt: skip
 
+    def count_outage(self, event: OutageBegan | OutageEnded, study: str = NO_STUDY) -> None:
+        """Count an outage and show whether it lasts."""
+        if isinstance(event, OutageBegan):
+            self.outages.labels(study).inc()
+        self.away.labels(study).set(isinstance(event, OutageBegan))
+
+    def report(self, event: Event) -> None:
+        """Count an event of no study in particular."""
+        if isinstance(event, OutageBegan | OutageEnded):
+            self.count_outage(event)
+
 
 @contextmanager
 def served(address: str) -> Iterator[tuple[Metrics, str]]:
@@ -139,7 +151,7 @@ class MetricsReporter:
 
     def __init__(self, metrics: Metrics, records: StudyRecords) -> None:
         self._metrics, self._study = metrics, records.study.name
-        self._cached = CachedTrials(records)
+        self._cached_trials = CachedTrials(records)
         self._seen = 0  # images of the trial in progress
         metrics.outages.labels(records.study.name)  # 0 is shown too
         metrics.away.labels(records.study.name).set(0)
@@ -162,11 +174,8 @@ class MetricsReporter:
                 self._read_database()
             case TrialLost():
                 self._metrics.trials.labels(self._study, "lost").inc()
-            case OutageBegan():
-                self._metrics.outages.labels(self._study).inc()
-                self._metrics.away.labels(self._study).set(1)
-            case OutageEnded():
-                self._metrics.away.labels(self._study).set(0)
+            case OutageBegan() | OutageEnded():
+                self._metrics.count_outage(event, self._study)
 
     def _count_trial(self, trial: StoredTrial) -> None:
         self._metrics.trials.labels(self._study, _state(trial)).inc()
@@ -178,11 +187,11 @@ class MetricsReporter:
     def _read_database(self) -> None:
         """Read the database's figures. While it is away the last ones stay: no trial may be counted twice."""
         with suppress(*OUTAGES):
-            rows = self._cached.trials()
-            counts = Counter(map(_state, rows))
+            trials = self._cached_trials.trials()
+            counts = Counter(map(_state, trials))
             for state in ("running", "complete", "stopped", "failed"):
                 self._metrics.stored.labels(self._study, state).set(counts[state])
-            for name, gain in best_gains(rows).items():
+            for name, gain in best_gains(trials).items():
                 self._metrics.best.labels(self._study, name).set(gain.value)
 
 

@@ -1,6 +1,6 @@
 """Export a trial's merge as a file, and prove that the file is the model that was scored.
 
-The checkpoint is written beside its final place. It gets its name only after its tensors were read back and compared
+The checkpoint is written beside its final path. It gets its name only after its tensors were read back and compared
 with those that the recipe merges in memory, and after it was opened like any checkpoint and rendered the suite: see
 proof.py.
 """
@@ -239,7 +239,7 @@ def _difference(
 
 def _distance(found: RenderComparison) -> str:
     if found.distance is None:
-        return " (by how much is unknown, as the scored images were not all kept)"
+        return " (by how much is unknown, as the scored images were not all stored)"
     apart = f", and {_levels(found.distance)} of 255 grey levels from them on average"
     if found.nearest is None or found.bound is None:
         return apart

@@ -78,7 +78,7 @@ class RenderComparison:
 
     scored: int
     different: int  # of those that were scored, in any pixel
-    distance: float | None = None  # grey levels of 255 on average; None if no scored image is kept
+    distance: float | None = None  # grey levels of 255 on average; None if no scored image is stored
     nearest: float | None = None  # the same between the trial's images and those of the nearest parent; None: unknown
 
     @property

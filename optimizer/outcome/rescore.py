@@ -1,6 +1,6 @@
-"""Score the images that a study has kept with other scorers, as a new study. Nothing is rendered.
+"""Score the stored renders of a study with other scorers, as a new study. Nothing is rendered.
 
-Only whole trials are taken of which every image is kept, in a file that still is what was scored. Scorers read uint8
+Only whole trials are taken of which every image is stored, in a file that still is what was scored. Scorers read uint8
 images, so a trial gets the scores that it would get if it were rendered today. Where the studies race, scorers take the
 images stage by stage, because the last bits depend on which go through a network together. All else is as in a warm
 start.
@@ -41,7 +41,7 @@ from studies.spec.study import StudySpec
 NOT_FINISHED: Final = "not finished"
 FAILED: Final = "failed"
 STOPPED: Final = "stopped by racing"
-NOT_KEPT: Final = "not all images were kept"
+NOT_STORED: Final = "not all images were stored"
 NO_LONGER: Final = "an image is gone or is not what was scored"
 FOREIGN: Final = "a LoRA or VAE that the new study does not have"
 UNSCORED: Final = "cannot be scored"
@@ -61,7 +61,7 @@ class LeftOut:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RenderedTrial:
-    """A whole trial of which every image is kept."""
+    """A whole trial of which every image is stored."""
 
     trial: StoredTrial
     renders: tuple[StoredRender, ...]  # one an item of the suite, in their order
@@ -112,7 +112,7 @@ def _unfit(trial: StoredTrial, renders: Sequence[StoredRender]) -> str | None:
         return FAILED
     if trial.estimated:
         return STOPPED
-    return None if renders and all(render.file is not None for render in renders) else NOT_KEPT
+    return None if renders and all(render.file is not None for render in renders) else NOT_STORED
 
 
 def _require_parent(study: str, trials: Sequence[StoredTrial], left_out: Sequence[LeftOut]) -> None:

@@ -61,12 +61,12 @@ class WarmStart:
         trials = [replace(scored.trial, objectives=objective.values(scored.scores.means)) for scored in self.scored]
         with_renders = _with_renders(trials, objective, plan.spec.render.keep)
         copied = [
-            self._copied(scored, trial, keeps_renders=trial.number in with_renders)
+            self._copied(scored, trial, stores_renders=trial.number in with_renders)
             for scored, trial in zip(self.scored, trials, strict=True)
         ]
         return CopiedTrials(copied, distributions(plan.space), artifacts)
 
-    def _copied(self, scored: ScoredTrial, trial: StoredTrial, *, keeps_renders: bool) -> CopiedTrial:
+    def _copied(self, scored: ScoredTrial, trial: StoredTrial, *, stores_renders: bool) -> CopiedTrial:
         """Return a scored trial as a trial of the new study.
 
         Args:
@@ -87,7 +87,7 @@ class WarmStart:
                 batch_limits=trial.batch_limits,
             ),
             files=scored.files,
-            renders=scored.renders if keeps_renders else (),
+            renders=scored.renders if stores_renders else (),
             has_contact_sheet=scored.has_contact_sheet,
             features=scored.features,
             worker_id=trial.worker_id,
@@ -97,7 +97,7 @@ class WarmStart:
 
 
 def _with_renders(trials: Sequence[StoredTrial], objective: Objective, keep: str) -> frozenset[int]:
-    """Return the numbers of the trials whose renders are copied: those that a worker would keep as files."""
+    """Return the numbers of the trials whose renders are copied: those that a worker would store."""
     if keep == "all":
         return frozenset(trial.number for trial in trials)
     chosen = () if keep == "none" else (*parent_trials(trials).values(), *best_trials(trials, objective))

@@ -210,10 +210,10 @@ class ModelFolders:
         """
         if not self.folders:
             return MissingFileError(f"{what} of this study is {path}, which is not there: {GIVE_FOLDER}")
-        place = ", outside the model folders" if not self.allows(path) else ", which is not there, nor in the folders"
+        where = ", outside the model folders" if not self.allows(path) else ", which is not there, nor in the folders"
         kind = MissingFileError if self.allows(path) else OutsideFoldersError
         return kind(
-            f"{what} of this study is {path}{place} {_listed(self.folders)}: put it there, or name its folder with "
+            f"{what} of this study is {path}{where} {_listed(self.folders)}: put it there, or name its folder with "
             f"--models{_unlike(alike)}"
         )
 

@@ -67,9 +67,9 @@ class MovedFiles:
             of: computes such a fingerprint.
         """
         own = [path] if all(map(self.allows, files_of_lora(path))) and path.exists() else []
-        for place in (*own, *(candidate.path for candidate in self.models(path))):
-            if is_same(place.name, path.name) if fingerprint is None else of(place, self._hashed) == fingerprint:
-                return place
+        for location in (*own, *(candidate.path for candidate in self.models(path))):
+            if is_same(location.name, path.name) if fingerprint is None else of(location, self._hashed) == fingerprint:
+                return location
         return None
 
     def options(self, options: Mapping[str, Any], fingerprint: str) -> dict[str, Any] | None:
@@ -88,7 +88,7 @@ class MovedFiles:
 
     def alike(self, path: Path) -> list[Path]:
         """List the files and image folders of the folders that have the name of a path."""
-        return [place for place in (*self._files, *self._image_folders) if is_same(place.name, path.name)]
+        return [location for location in (*self._files, *self._image_folders) if is_same(location.name, path.name)]
 
     def _choices(self, path: Path, *, alike: bool) -> list[Path]:
         """List where what a scorer reads at a path may be now.
@@ -98,34 +98,34 @@ class MovedFiles:
         """
         here = [path] if self.allows(path) else []
         there = [
-            place
-            for place in (*self._files, *self._image_folders)
-            if is_same(place.name, path.name) or (not alike and _may_be(place, path))
+            location
+            for location in (*self._files, *self._image_folders)
+            if is_same(location.name, path.name) or (not alike and _may_be(location, path))
         ]
         return [*here, *there] if path.exists() else [*there, *here]
 
-    def _match(self, begun: Any, choices: Sequence[Sequence[Path]], fingerprint: str) -> tuple[Path, ...] | None:
-        """Choose one place of each so that their files together have a fingerprint; None if none does.
+    def _match(self, digested: Any, choices: Sequence[Sequence[Path]], fingerprint: str) -> tuple[Path, ...] | None:
+        """Choose one location of each so that their files together have a fingerprint; None if none does.
 
         Args:
-            begun: the digest of the places chosen before.
+            digested: the digest of the locations chosen before.
         """
         if not choices:
-            return () if begun.hexdigest() == fingerprint else None
+            return () if digested.hexdigest() == fingerprint else None
         first, *others = choices
-        for place in first:
-            digest = begun.copy()
-            digest.update(self._content(place))
+        for location in first:
+            digest = digested.copy()
+            digest.update(self._content(location))
             found = self._match(digest, others, fingerprint)
             if found is not None:
-                return (place, *found)
+                return (location, *found)
         return None
 
-    def _content(self, place: Path) -> bytes:
+    def _content(self, location: Path) -> bytes:
         """Return the digests of a file, or of a folder's images, one after the other; they are computed once."""
-        if place not in self._contents:
-            self._contents[place] = b"".join(bytes.fromhex(self._hashed(file)) for file in files_at(place))
-        return self._contents[place]
+        if location not in self._contents:
+            self._contents[location] = b"".join(bytes.fromhex(self._hashed(file)) for file in files_at(location))
+        return self._contents[location]
 
     def _hashed(self, path: Path) -> str:
         return self.digests.of_file(path, self.progress)
@@ -153,10 +153,10 @@ class MovedFiles:
         return sorted(holders)
 
 
-def _may_be(place: Path, path: Path) -> bool:
+def _may_be(location: Path, path: Path) -> bool:
     """Return whether a file or folder may be what was at a path, under another name."""
     if path.suffix.lower() in NAMED_FILES:
         return False
-    if place.is_file():
-        return bool(path.suffix) and place.suffix.lower() == path.suffix.lower()
+    if location.is_file():
+        return bool(path.suffix) and location.suffix.lower() == path.suffix.lower()
     return path.suffix.lower() not in WEIGHT_SUFFIXES

@@ -16,8 +16,8 @@ from search_spaces.block_presets import preset_ratios
 from search_spaces.blocks import VAE, Architecture, blocks, places
 from search_spaces.errors import OutsideSpaceError
 from search_spaces.space import SearchSpace
-from studies.recipe.adoption import rows_of
-from studies.recipe.blueprint import Blueprint, Rows, alone_row
+from studies.recipe.adoption import numbers_of
+from studies.recipe.blueprint import Blueprint, NumbersByPlace, alone_numbers
 from studies.recipe.recipe import Recipe
 from studies.records.origins import Origin
 from studies.spec.study import StudySpec
@@ -91,10 +91,10 @@ def _probes_after_parents(
 
 def _nearest_probe(origin: Origin, ratios: Ratios, space: SearchSpace, blueprint: Blueprint) -> Probe:
     """Make a probe of the merge in the space that is closest to these ratios."""
-    wanted = space.profile_rows(ratios)
+    wanted = space.profile_numbers(ratios)
     params = _rounded(space.nearest(wanted), space)
-    rows = space.rows(params)
-    return Probe(origin=_qualified(origin, wanted, rows, space), recipe=blueprint.recipe(rows), params=params)
+    numbers = space.numbers_by_place(params)
+    return Probe(origin=_qualified(origin, wanted, numbers, space), recipe=blueprint.recipe(numbers), params=params)
 
 
 def exact_probe(
@@ -104,15 +104,15 @@ def exact_probe(
 
     Where all parents are equal, every ratio gives the same merge, so the ratio that the space fixes is used there.
     """
-    recipe_rows = rows_of(recipe, blueprint)
-    if recipe_rows is not None:
-        numbers = {place: list(row) for place, row in recipe_rows.items()}
+    own = numbers_of(recipe, blueprint)
+    if own is not None:
+        changed = {place: list(values) for place, values in own.items()}
         for place, index, value in space.fixed:
             if place in equal_places and index in space.ratio_slots:
-                numbers[place][index] = value
-        rows = {place: tuple(row) for place, row in numbers.items()}
+                changed[place][index] = value
+        numbers = {place: tuple(values) for place, values in changed.items()}
         try:
-            return Probe(origin=origin, recipe=blueprint.recipe(rows), params=space.params(rows))
+            return Probe(origin=origin, recipe=blueprint.recipe(numbers), params=space.params(numbers))
         except OutsideSpaceError:
             pass
     return Probe(origin=origin, recipe=recipe, params=None)
@@ -124,23 +124,24 @@ def _preset_recipe(name: str, space: SearchSpace, blueprint: Blueprint) -> Recip
     Raises:
         UnknownPresetError: no preset has this name.
     """
-    wanted = space.profile_rows(preset_ratios(name, space.architecture))
-    nearest = space.rows(space.nearest(wanted))
+    wanted = space.profile_numbers(preset_ratios(name, space.architecture))
+    nearest = space.numbers_by_place(space.nearest(wanted))
     return blueprint.recipe(
         {
             place: tuple(
                 number if place != VAE and index in space.ratio_slots else nearest[place][index]
-                for index, number in enumerate(row)
+                for index, number in enumerate(values)
             )
-            for place, row in wanted.items()
+            for place, values in wanted.items()
         }
     )
 
 
-def _qualified(origin: Origin, wanted: Rows, rows: Rows, space: SearchSpace) -> Origin:
+def _qualified(origin: Origin, wanted: NumbersByPlace, numbers: NumbersByPlace, space: SearchSpace) -> Origin:
     """Add `within the space` to a uniform probe's name if bounds or frozen places keep it from being uniform."""
     differs = any(
-        place != VAE and any(rows[place][slot] != wanted[place][slot] for slot in space.ratio_slots) for place in rows
+        place != VAE and any(numbers[place][slot] != wanted[place][slot] for slot in space.ratio_slots)
+        for place in numbers
     )
     return replace(origin, name=f"{origin.name} within the space") if differs and origin.kind == "uniform" else origin
 
@@ -160,21 +161,23 @@ def parent_probe(space: SearchSpace, blueprint: Blueprint, letter: str, equal_pl
     serves for a difference.
     """
     origin = Origin("parent", letter)
-    rows = _rows_alone(space, blueprint, letter, equal_places)
-    if rows is not None and (blueprint.vae is None or blueprint.only_vae):
+    numbers = _numbers_alone(space, blueprint, letter, equal_places)
+    if numbers is not None and (blueprint.vae is None or blueprint.only_vae):
         try:
-            return Probe(origin=origin, recipe=blueprint.recipe(rows), params=space.params(rows))
+            return Probe(origin=origin, recipe=blueprint.recipe(numbers), params=space.params(numbers))
         except OutsideSpaceError:
             pass
     return Probe(origin=origin, recipe=blueprint.parent_alone(letter), params=None)
 
 
-def _rows_alone(space: SearchSpace, blueprint: Blueprint, letter: str, equal_places: frozenset[str]) -> Rows | None:
+def _numbers_alone(
+    space: SearchSpace, blueprint: Blueprint, letter: str, equal_places: frozenset[str]
+) -> NumbersByPlace | None:
     """Return the numbers with which the merge is one parent; None if there are none.
 
     The method's parameters have no effect then and take their defaults.
     """
-    ratios = alone_row(blueprint.operations, [parent.letter for parent in blueprint.parents], letter)
+    ratios = alone_numbers(blueprint.operations, [parent.letter for parent in blueprint.parents], letter)
     if ratios is None:
         return None
     fixed = {(place, index): value for place, index, value in space.fixed}
@@ -183,18 +186,18 @@ def _rows_alone(space: SearchSpace, blueprint: Blueprint, letter: str, equal_pla
         for parameter in space.parameters
         for place in parameter.places
     }
-    rows = {}
+    numbers = {}
     for place in places(space.architecture):
-        row = []
+        own = []
         for index, slot in enumerate(space.slots):
             number = 0.0 if slot.kind == "lora" else ratios[index]
             if number is None or (slot.kind == "ratio" and place in equal_places):
                 low, high = bounds.get((place, index), (slot.default, slot.default))
                 unless_fixed = min(max(slot.default, low), high) if number is None else number
                 number = fixed.get((place, index), unless_fixed)
-            row.append(number)
-        rows[place] = tuple(row)
-    return rows
+            own.append(number)
+        numbers[place] = tuple(own)
+    return numbers
 
 
 # ---------------------------------------------------------------------------------- depth profiles

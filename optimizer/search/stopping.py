@@ -40,7 +40,7 @@ class End:
     reason: str  # one sentence without a full stop
 
 
-def spent(
+def end_by_budget(
     spec: StudySpec, trials: Sequence[StoredTrial], in_optuna: int, expected: Sequence[Expectation]
 ) -> End | None:
     """Return why no new trial may begin; None while one may.
@@ -85,15 +85,15 @@ def _out_of_patience(patience: int, expected: Sequence[Expectation]) -> End | No
     )
 
 
-def end_of(records: StudyRecords, trials: Sequence[StoredTrial]) -> End | None:
+def stored_end(records: StudyRecords, trials: Sequence[StoredTrial]) -> End | None:
     """Return why a stored study has ended; None while it has not."""
     study = records.study
     if study.spec.budget.patience is None:
-        return spent(study.spec, trials, len(trials), ())
-    return spent(study.spec, trials, len(trials), expectations(optuna_trials(records)))
+        return end_by_budget(study.spec, trials, len(trials), ())
+    return end_by_budget(study.spec, trials, len(trials), expectations(optuna_trials(records)))
 
 
-def is_spent(records: StudyRecords, trials: Sequence[StoredTrial], in_optuna: optuna.Study) -> bool:
+def has_ended(records: StudyRecords, trials: Sequence[StoredTrial], in_optuna: optuna.Study) -> bool:
     """Return whether no new trial may start, counting those in Optuna that are not started yet.
 
     Args:
@@ -103,7 +103,7 @@ def is_spent(records: StudyRecords, trials: Sequence[StoredTrial], in_optuna: op
     count = count_trials(records.database, in_optuna._study_id)  # noqa: SLF001 - the query needs the id
     has_patience = study.spec.budget.patience is not None
     expected = expectations(in_optuna.get_trials(deepcopy=False)) if has_patience else ()
-    return spent(study.spec, trials, count, expected) is not None
+    return end_by_budget(study.spec, trials, count, expected) is not None
 
 
 def own_trials(trials: Sequence[StoredTrial]) -> list[StoredTrial]:

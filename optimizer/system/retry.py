@@ -56,6 +56,7 @@ class Retry:
         outage = _Outage(self)
         try:
             found = Retrying(
+                before=outage.hold,
                 retry=outage.is_on,
                 after=outage.note,
                 wait=wait_exponential(multiplier=FIRST_PAUSE_SECONDS, max=LONGEST_PAUSE_SECONDS),
@@ -70,16 +71,19 @@ class Retry:
 
 
 class _Outage:
-    """The outage that an action may meet. After each attempt tenacity calls its methods in this order."""
+    """The outage that an action may meet. At each attempt tenacity calls its methods in this order."""
 
     def __init__(self, retry: Retry) -> None:
         self._retry = retry
         self._attempt: RetryCallState | None = None  # the last one
         self.began: float | None = None  # time.monotonic, when it was noticed
 
+    def hold(self, attempt: RetryCallState) -> None:
+        """Hold an attempt that begins, until it is released."""
+        self._attempt = attempt
+
     def is_on(self, attempt: RetryCallState) -> bool:
         """Return whether the attempt failed by an outage."""
-        self._attempt = attempt
         return isinstance(_error_of(attempt), OUTAGES)
 
     def note(self, attempt: RetryCallState) -> None:

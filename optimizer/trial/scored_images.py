@@ -1,4 +1,4 @@
-"""The kept renders of a trial, read back exactly as they were scored."""
+"""The stored renders of a trial, read back exactly as they were scored."""
 
 from __future__ import annotations
 

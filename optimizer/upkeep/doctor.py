@@ -23,7 +23,7 @@ from search_spaces.blocks import Architecture
 from search_spaces.errors import OutsideSpaceError
 from search_spaces.space import SearchSpace
 from studies.files.artifacts import Artifacts, sheet_attributes
-from studies.recipe.adoption import rows_of
+from studies.recipe.adoption import numbers_of
 from studies.recipe.blueprint import Blueprint, LoraFile
 from studies.records import optuna_studies, stored_renders, stored_studies, stored_trials, tables, workers
 from studies.records.database import Database
@@ -35,19 +35,29 @@ ROUNDS = 4  # mending one thing may uncover another: a trial that is failed now 
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Remedy:
+    """What mending does about a finding: the act, and the two halves of a passive sentence about it."""
+
+    subject: str  # "its entry"
+    done: str  # "removed"
+    act: Callable[[], None] = field(repr=False, compare=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Finding:
     """One thing that is wrong."""
 
     kind: str
-    words: str  # what it is, and what mending does or who else must mend it
+    symptom: str  # what is wrong, and where there is no remedy, what people can do
     study: str | None = None
     trial: int | None = None
-    mend: Callable[[], None] | None = field(default=None, repr=False, compare=False)
+    remedy: Remedy | None = None  # None: it can only be mended by people
 
-    @property
-    def can_mend(self) -> bool:
-        """Whether it can be mended here, and not only by people."""
-        return self.mend is not None
+    def words(self, *, mended: bool) -> str:
+        """Return what is wrong, and what was done about it or would be."""
+        if self.remedy is None:
+            return self.symptom
+        return f"{self.symptom}; {self.remedy.subject} {'was' if mended else 'would be'} {self.remedy.done}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,12 +78,12 @@ def diagnose(database: Database, studies: Sequence[StudyRecords], artifacts: Art
     with database.exclusive():
         for _ in range(ROUNDS):
             found = list(_findings(database, studies, artifacts))
-            able = [finding for finding in found if finding.mend is not None]
+            able = [(finding, finding.remedy) for finding in found if finding.remedy is not None]
             if not mend or not able:
                 break
-            for finding in able:
-                finding.mend()  # type: ignore[misc]
-            mended += able
+            for finding, remedy in able:
+                remedy.act()
+                mended.append(finding)
     return Diagnosis(mended=tuple(mended), left=tuple(found))
 
 
@@ -84,13 +94,13 @@ def _findings(database: Database, studies: Sequence[StudyRecords], artifacts: Ar
         if study.name in optuna.get_all_study_names(storage=database.storage):
             yield from _Trials(records, trials, alive).findings()
         else:
-            words = (
+            symptom = (
                 "Optuna's part is gone (deleted in the dashboard?): restore a backup, or start it under another name"
             )
-            yield Finding(kind="no Optuna study", study=study.name, words=words)
+            yield Finding(kind="no Optuna study", study=study.name, symptom=symptom)
         yield from _files(records, StudyFiles(artifacts, study))
     for name, why in stored_studies.unreadable_studies(database).items():
-        yield Finding(kind="unreadable study", study=name, words=f"{why}; it is left as it is")
+        yield Finding(kind="unreadable study", study=name, symptom=f"{why}; it is left as it is")
     yield from _workers(database, alive)
 
 
@@ -106,9 +116,10 @@ def _workers(database: Database, alive: frozenset[str]) -> Iterator[Finding]:
         )
     for row in rows:
         if row.id not in alive | holding:
-            words = f"worker {row.id[:8]} (process {row.pid} on {row.host}) is dead: its entry is removed"
+            symptom = f"worker {row.id[:8]} (process {row.pid} on {row.host}) is dead"
             remove = functools.partial(workers.remove_worker, database, row.id)
-            yield Finding(kind="dead worker", words=words, mend=remove)
+            remedy = Remedy(subject="its entry", done="removed", act=remove)
+            yield Finding(kind="dead worker", symptom=symptom, remedy=remedy)
 
 
 # ------------------------------------------------------------------------------------------ trials
@@ -129,23 +140,21 @@ class _Trials:
             yield from self._compare(trial, optunas.get(trial.number))
         last = max((trial.number for trial in self.trials if trial.state != "running"), default=-1)
         if last >= len(optunas):
-            words = (
-                f"trials {len(optunas)} to {last} are unknown to Optuna: they are added from their recipes and scores"
-            )
+            add = functools.partial(self._add, len(optunas), last)
             yield Finding(
                 kind="unknown to Optuna",
                 study=self.records.study.name,
-                words=words,
-                mend=lambda: self._add(len(optunas), last),
+                symptom=f"trials {len(optunas)} to {last} are unknown to Optuna",
+                remedy=Remedy(subject="each of them", done="added from its recipe and scores", act=add),
             )
         known = {trial.number for trial in self.trials}
         for number, in_optuna in optunas.items():
             if number not in known and in_optuna.state == TrialState.COMPLETE:
-                words = "it is complete for Optuna, and its scores are not stored: the search still learns from it"
-                yield self._finding("unknown to us", number, words, None)
+                symptom = "it is complete for Optuna, and its scores are not stored: the search still learns from it"
+                yield self._finding("unknown to us", number, symptom)
 
-    def _finding(self, kind: str, number: int, words: str, mend: Callable[[], None] | None) -> Finding:
-        return Finding(kind=kind, study=self.records.study.name, trial=number, words=words, mend=mend)
+    def _finding(self, kind: str, number: int, symptom: str, remedy: Remedy | None = None) -> Finding:
+        return Finding(kind=kind, study=self.records.study.name, trial=number, symptom=symptom, remedy=remedy)
 
     def _compare(self, trial: StoredTrial, in_optuna: FrozenTrial | None) -> Iterator[Finding]:
         if trial.state == "running":
@@ -153,39 +162,46 @@ class _Trials:
                 yield from self._abandoned(trial, in_optuna)
         elif in_optuna is not None and not in_optuna.state.is_finished():
             if trial.worker_id not in self.alive:  # or it is about to tell it
-                words = f"it is {trial.state}, and still running for Optuna: Optuna is told"
-                yield self._finding("not told", trial.number, words, lambda: self._tell(trial, in_optuna))
+                remedy = Remedy(subject="Optuna", done="told", act=lambda: self._tell(trial, in_optuna))
+                symptom = f"it is {trial.state}, and still running for Optuna"
+                yield self._finding("not told", trial.number, symptom, remedy)
         elif in_optuna is not None and (trial.state == "failed") != (in_optuna.state == TrialState.FAIL):
-            words = f"it is {trial.state} here and {in_optuna.state.name} for Optuna, and neither can be changed"
-            yield self._finding("contradiction", trial.number, words, None)
+            symptom = f"it is {trial.state} here and {in_optuna.state.name} for Optuna, and neither can be changed"
+            yield self._finding("contradiction", trial.number, symptom)
 
     def _abandoned(self, trial: StoredTrial, in_optuna: FrozenTrial | None) -> Iterator[Finding]:
         """Find what is wrong with a running trial that nobody works on."""
         if in_optuna is None:
-            words = "it was started, and Optuna does not know it: it is removed, and its number is given out again"
-            yield self._finding("unknown to Optuna", trial.number, words, lambda: self._forget(trial))
+            done = "removed, so that its number is given out again"
+            remedy = Remedy(subject="it", done=done, act=lambda: self._forget(trial))
+            symptom = "it was started, and Optuna does not know it"
+            yield self._finding("unknown to Optuna", trial.number, symptom, remedy)
         elif in_optuna.state.is_finished():
             reason = f"ended by another program: {in_optuna.state.name} for Optuna while its worker was dead"
-            failure = Failure(kind="other", reason=reason)
-            words = f"it is running here and {in_optuna.state.name} for Optuna, and its worker is dead: it is failed"
-            yield self._finding("ended elsewhere", trial.number, words, lambda: self._fail(trial, failure))
+            symptom = f"it is running here and {in_optuna.state.name} for Optuna, and its worker is dead"
+            remedy = self._failing(trial, Failure(kind="other", reason=reason))
+            yield self._finding("ended elsewhere", trial.number, symptom, remedy)
         elif not workers.is_registered(self.records.database, trial.worker_id):
             return  # given back: the next worker runs it again
         elif trial.attempt > RERUNS:
-            words = f"{trial.attempt} workers died while they worked on it: it is failed"
-            yield self._finding("stale trial", trial.number, words, lambda: self._fail(trial, deaths(trial.attempt)))
+            symptom = f"{trial.attempt} workers died while they worked on it"
+            yield self._finding("stale trial", trial.number, symptom, self._failing(trial, deaths(trial.attempt)))
         else:
-            words = "its worker is dead: it is given back, and the next worker runs it again"
-            yield self._finding("stale trial", trial.number, words, lambda: self._give_back(trial))
+            done = "given back, so that the next worker runs it again"
+            remedy = Remedy(subject="it", done=done, act=lambda: self._give_back(trial))
+            yield self._finding("stale trial", trial.number, "its worker is dead", remedy)
 
     def _give_back(self, trial: StoredTrial) -> None:
         with self.records.database.write() as connection:
-            mine = tables.trials.c.id == trial.id
-            connection.execute(tables.trials.update().where(mine).values(attempt=trial.attempt + 1))
+            this_trial = tables.trials.c.id == trial.id
+            connection.execute(tables.trials.update().where(this_trial).values(attempt=trial.attempt + 1))
             connection.execute(tables.workers.delete().where(tables.workers.c.id == trial.worker_id))
 
-    def _fail(self, trial: StoredTrial, failure: Failure) -> None:
-        stored_trials.fail_trial(self.records, trial.number, trial.worker_id, failure)
+    def _failing(self, trial: StoredTrial, failure: Failure) -> Remedy:
+        def fail() -> None:
+            stored_trials.fail_trial(self.records, trial.number, trial.worker_id, failure)
+
+        return Remedy(subject="it", done="marked as failed", act=fail)
 
     def _forget(self, trial: StoredTrial) -> None:
         with self.records.database.write() as connection:
@@ -246,7 +262,7 @@ class _Trials:
             vae=recipe.vae,
             dtype=recipe.dtype,
         )
-        found = rows_of(recipe, blueprint)
+        found = numbers_of(recipe, blueprint)
         try:
             return None if found is None else self._space(trial).params(found)
         except OutsideSpaceError:
@@ -273,7 +289,7 @@ def _files(records: StudyRecords, files: StudyFiles) -> Iterator[Finding]:
     listed = files.listed  # before the trials are read: whatever is listed has its trial by then
     trials = stored_trials.load_trials(records)
     finished = [trial for trial in trials if trial.state != "running"]
-    render_files = stored_renders.kept_files(records)
+    render_files = stored_renders.stored_files(records)
     named = {trial.number: render_files.get(trial.number, frozenset()) for trial in finished}
     sheets = {trial.number: files.contact_sheet(trial) for trial in finished}
     by_set = stored_renders.numbers_with_set_scores(records)
@@ -283,55 +299,55 @@ def _files(records: StudyRecords, files: StudyFiles) -> Iterator[Finding]:
     gone_features = {number for number, name in features.items() if name not in listed}
     count = sum(map(len, named.values())) + sum(sheet is not None for sheet in sheets.values()) + len(features)
     if count and count == sum(map(len, gone.values())) + len(gone_sheets) + len(gone_features):
-        words = (
-            f"none of the {count} files that its trials name is in {files.location}: name the right place with "
+        symptom = (
+            f"none of the {count} files that its trials name is in {files.location}: name the right location with "
             "--artifacts"
         )
-        yield Finding(kind="no files", study=study.name, words=words)
+        yield Finding(kind="no files", study=study.name, symptom=symptom)
         return
     for trial in finished:
         yield from _missing(records, trial, gone.get(trial.number, frozenset()), sheet=trial.number in gone_sheets)
         if trial.number in gone_features:
-            words = (
+            symptom = (
                 f"the features of its set scores are not there ({features[trial.number]}): restore them from a backup; "
                 "without those of the parents no trial's gain can be computed"
             )
-            yield Finding(kind="missing features", study=study.name, trial=trial.number, words=words)
+            yield Finding(kind="missing features", study=study.name, trial=trial.number, symptom=symptom)
     for name in sorted(orphans_among(listed, records, files.artifacts, trials)):
         yield Finding(
             kind="orphan file",
             study=study.name,
             trial=files.number(name),
-            words=f"no trial has the file {name}: removed",
-            mend=lambda name=name: files.remove(name),  # type: ignore[misc]
+            symptom=f"no trial has the file {name}",
+            remedy=Remedy(subject="it", done="removed", act=functools.partial(files.remove, name)),
         )
 
 
 def _missing(records: StudyRecords, trial: StoredTrial, gone: frozenset[str], *, sheet: bool) -> Iterator[Finding]:
     if gone:
-        words = f"{len(gone)} of its renders are not there ({min(gone)}): their names are removed, their scores stay"
+        forget = functools.partial(_forget_renders, records.database, trial, gone)
         yield Finding(
             kind="missing renders",
             study=records.study.name,
             trial=trial.number,
-            words=words,
-            mend=lambda: _forget_renders(records.database, trial, gone),
+            symptom=f"{len(gone)} of its renders are not there ({min(gone)})",
+            remedy=Remedy(subject="each missing name", done="removed, while the scores stay", act=forget),
         )
     if sheet:
-        words = "its contact sheet is not there: its name is removed"
+        forget = functools.partial(_forget_sheet, records.database, trial)
         yield Finding(
             kind="missing sheet",
             study=records.study.name,
             trial=trial.number,
-            words=words,
-            mend=lambda: _forget_sheet(records.database, trial),
+            symptom="its contact sheet is not there",
+            remedy=Remedy(subject="its name", done="removed", act=forget),
         )
 
 
 def _forget_renders(database: Database, trial: StoredTrial, gone: frozenset[str]) -> None:
-    mine = sa.and_(tables.renders.c.trial_id == trial.id, tables.renders.c.file.in_(gone))
+    lost = sa.and_(tables.renders.c.trial_id == trial.id, tables.renders.c.file.in_(gone))
     with database.write() as connection:
-        connection.execute(tables.renders.update().where(mine).values(file=None))
+        connection.execute(tables.renders.update().where(lost).values(file=None))
 
 
 def _forget_sheet(database: Database, trial: StoredTrial) -> None:

@@ -43,7 +43,7 @@ def find_waste(records: StudyRecords, artifacts: Artifacts, objective: Objective
     files = {file.name: file for file in artifacts.store.files(f"studies/{records.study.key}/")}
     trials = stored_trials.load_trials(records)
     wanted = () if keep == "none" else (*parent_trials(trials).values(), *best_trials(trials, objective))
-    render_files = stored_renders.kept_files(records)
+    render_files = stored_renders.stored_files(records)
     unwanted = render_files.keys() - {trial.number for trial in wanted}
     dropped = tuple(trial for trial in trials if trial.number in unwanted and trial.state == "complete")
     renders = [name for trial in dropped for name in sorted(render_files[trial.number])]
@@ -85,7 +85,7 @@ def remove_waste(records: StudyRecords, artifacts: Artifacts, waste: Waste) -> N
 
 def _known_files(records: StudyRecords, artifacts: Artifacts, trials: Sequence[StoredTrial]) -> frozenset[str]:
     """Return the names of the files that complete trials refer to."""
-    known, render_files = set[str](), stored_renders.kept_files(records)
+    known, render_files = set[str](), stored_renders.stored_files(records)
     for trial in trials:
         if trial.state == "complete":
             known.update(render_files.get(trial.number, ()))

@@ -34,13 +34,13 @@ class GainRecorder:
     def __init__(
         self,
         records: StudyRecords,
-        cached: CachedTrials,
+        cached_trials: CachedTrials,
         plan: Plan,
         scoring: Scoring,
         artifacts: Artifacts,
     ) -> None:
         self._records, self._artifacts = records, artifacts
-        self._cached = cached
+        self._cached_trials = cached_trials
         self._plan, self._objective, self._scoring = plan, plan.objective, scoring
         self._optuna_id = records.database.storage.get_study_id_from_name(records.study.name)
         self._evidence: dict[int, Evidence] = {}  # of trials that others are compared with: parents and incumbents
@@ -65,7 +65,7 @@ class GainRecorder:
         Raises:
             StorageError: features of a trial are not in the artifact store.
         """
-        trials = self._cached.trials()
+        trials = self._cached_trials.trials()
         parents = parent_trials(trials)
         if len(parents) < len(self._records.study.parents) or any(
             trial.state == "running" for trial in parents.values()

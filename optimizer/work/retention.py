@@ -1,4 +1,4 @@
-"""Which trials keep their renders as files: parents and the best, unless the spec says all or none."""
+"""Which trials have their renders stored as files: parents and the best, unless the spec says all or none."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ class Retention:
         records: StudyRecords,
         artifacts: Artifacts,
         objective: Objective,
-        trials: CachedTrials,
+        cached_trials: CachedTrials,
         retry: Retry,
     ) -> None:
         self._records, self._artifacts = records, artifacts
-        self._objective, self._trials, self._retry = objective, trials, retry
+        self._objective, self._cached_trials, self._retry = objective, cached_trials, retry
         self._keep = records.study.spec.render.keep
 
-    def keeps(self, objectives: Mapping[str, float], *, is_parent: bool) -> bool:
+    def stores(self, objectives: Mapping[str, float], *, is_parent: bool) -> bool:
         """Return whether the renders of a trial with these objectives are written."""
         if self._keep == "best" and not is_parent:
-            return would_be_best(objectives, self._trials.trials(), self._objective)
+            return would_be_best(objectives, self._cached_trials.trials(), self._objective)
         return self._keep != "none"
 
     def remove_unwanted(self) -> None:
@@ -44,9 +44,9 @@ class Retention:
         """
         if self._keep != "best":
             return
-        trials = self._trials.trials()
+        trials = self._cached_trials.trials()
         wanted = {trial.number for trial in (*parent_trials(trials).values(), *best_trials(trials, self._objective))}
-        unwanted = stored_renders.kept_files(self._records).keys() - wanted
+        unwanted = stored_renders.stored_files(self._records).keys() - wanted
         for trial in trials:
             if trial.state == "complete" and trial.number in unwanted:  # not one stored since the trials were read
                 for file in stored_renders.drop_files(self._records, trial):

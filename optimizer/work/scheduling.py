@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
-from optimizer.search.stopping import is_spent
+from optimizer.search.stopping import has_ended
 from studies.records.cached_reads import CachedTrials
 from studies.records.finals import lacks_final
 from studies.records.optuna_studies import optuna_study
@@ -25,7 +25,7 @@ SLICE_SECONDS = 600.0  # at one study while another of the same priority waits
 class WaitingStudy:
     """A study that has something to do."""
 
-    study: int  # its id
+    study_id: int
     priority: int
     others: int  # workers at it beside the one that asks
 
@@ -40,7 +40,7 @@ def choose(candidates: Sequence[WaitingStudy], current: int | None, seconds: flo
     """
     highest = max((candidate.priority for candidate in candidates), default=0)
     equals = [candidate for candidate in candidates if candidate.priority == highest]
-    here = next((candidate for candidate in equals if candidate.study == current), None)
+    here = next((candidate for candidate in equals if candidate.study_id == current), None)
     if here is not None:
         waiting = [
             candidate
@@ -48,10 +48,10 @@ def choose(candidates: Sequence[WaitingStudy], current: int | None, seconds: flo
             if candidate is not here and (candidate.others == 0 or candidate.others < here.others)
         ]
         if seconds < SLICE_SECONDS or not waiting:
-            return here.study
+            return here.study_id
         equals = waiting
     fewest = min((candidate.others for candidate in equals), default=0)
-    emptiest = [candidate.study for candidate in equals if candidate.others == fewest]
+    emptiest = [candidate.study_id for candidate in equals if candidate.others == fewest]
     later = [study for study in emptiest if current is not None and study > current]  # each in its turn
     return next(iter(later or emptiest), None)
 
@@ -64,7 +64,7 @@ class PendingWork:
     """
 
     def __init__(self, records: StudyRecords) -> None:
-        self._cached = CachedTrials(records)
+        self._cached_trials = CachedTrials(records)
         self._optuna = optuna_study(records)
 
     def task(self, records: StudyRecords, others: Collection[str]) -> Task | None:
@@ -76,11 +76,11 @@ class PendingWork:
             records: of the study as it is now; its budget may have changed.
             others: ids of the other workers that are not known to be dead.
         """
-        trials = self._cached.trials()
+        trials = self._cached_trials.trials()
         holders = {trial.number: trial.worker_id for trial in trials}
         running = running_trials(records.database, self._optuna._study_id)  # noqa: SLF001 - the table wants it
         if any(holders.get(number) not in others for number in running):
             return "trials"
-        if not is_spent(records, trials, self._optuna):
+        if not has_ended(records, trials, self._optuna):
             return "trials"
         return "final" if not running and lacks_final(records, trials) else None

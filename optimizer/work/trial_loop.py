@@ -80,18 +80,18 @@ class TrialLoop:
         self._retry = reporting_retry(reporter, patience_seconds)
         self._records, self._runtime = records, runtime
         self._reporter, self._stop = reporter, stop
-        self._trials = CachedTrials(records)
-        order = TrialOrder.of(runtime, self._trials.trials())
+        self._cached_trials = CachedTrials(records)
+        order = TrialOrder.of(runtime, self._cached_trials.trials())
         scoring = runtime.evaluator.scoring
-        self._gains = GainRecorder(records, self._trials, runtime.plan, scoring, artifacts)
+        self._gains = GainRecorder(records, self._cached_trials, runtime.plan, scoring, artifacts)
         self._gains_are_due = order.copied > 0  # of the copied trials
         self._recorder = self._make_recorder(order, artifacts)
-        self._queue = TrialQueue(records, order, self._trials, reporter, self._recorder.settle)
+        self._queue = TrialQueue(records, order, self._cached_trials, reporter, self._recorder.settle)
         self._adopt_batch_limits()
 
     def _make_recorder(self, order: TrialOrder, artifacts: Artifacts) -> TrialRecorder:
         runtime, renderer = self._runtime, self._runtime.evaluator.renderer
-        retention = Retention(self._records, artifacts, runtime.objective, self._trials, self._retry)
+        retention = Retention(self._records, artifacts, runtime.objective, self._cached_trials, self._retry)
         return TrialRecorder(
             self._records,
             artifacts,
@@ -211,7 +211,7 @@ class TrialLoop:
         settings, objective = self._records.study.spec.racing, self._runtime.objective
         if settings is None or claimed.is_parent:
             return None
-        best = best_trials(self._trials.trials(), objective)
+        best = best_trials(self._cached_trials.trials(), objective)
         if not best:
             return None
         stages = len(self._runtime.evaluator.renderer.stages)
@@ -223,7 +223,7 @@ class TrialLoop:
         Raises:
             OptimizerError: it is so.
         """
-        parents = parent_trials(self._trials.trials())
+        parents = parent_trials(self._cached_trials.trials())
         failed = {letter: trial.reason or "" for letter, trial in parents.items() if trial.state == "failed"}
         reasons = "; ".join(f"{letter}: {reason}" for letter, reason in failed.items())
         if failed and len(failed) == len(self._runtime.parents):

@@ -1,4 +1,4 @@
-"""Which trial of a study is what, by its number: a copy, a probe, or a merge that the sampler proposes."""
+"""The order of a study's trials: by its number a trial is a copy, a probe, or a merge that the sampler proposes."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class TrialOrder:
         return ProbesFirst(self.settings, self.space, self.probes, self.copied)
 
     def probe(self, number: int) -> Probe | None:
-        """Return the probe that a trial is; None where the sampler proposes the trial."""
+        """Return the probe for a trial's number; None where the sampler proposes the trial."""
         index = number - self.copied
         return self.probes[index] if index < len(self.probes) else None
 

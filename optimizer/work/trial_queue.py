@@ -9,7 +9,7 @@ from optuna.trial import Trial
 
 from optimizer.observe.events import Reporter, TrialEnded, TrialTakenOver
 from optimizer.search.sampler import distributions
-from optimizer.search.stopping import is_spent
+from optimizer.search.stopping import has_ended
 from optimizer.work.heartbeat import RERUNS, Heartbeat, deaths
 from optimizer.work.trial_order import TrialOrder
 from studies.recipe.recipe import Recipe
@@ -56,7 +56,7 @@ class TrialQueue:
     """A queue from which the workers of this process claim trials of one study.
 
     Args:
-        trials: the study's, from the database.
+        cached_trials: the study's, from the database.
         settle: does all that follows once a trial's outcome is stored, and returns the trial as it is stored then.
     """
 
@@ -64,28 +64,28 @@ class TrialQueue:
         self,
         records: StudyRecords,
         order: TrialOrder,
-        trials: CachedTrials,
+        cached_trials: CachedTrials,
         reporter: Reporter,
         settle: Callable[[Trial], StoredTrial],
     ) -> None:
         self._records, self._order = records, order
-        self._trials, self._reporter, self._settle = trials, reporter, settle
+        self._cached_trials, self._reporter, self._settle = cached_trials, reporter, settle
         self._distributions = distributions(order.space)
         self._optuna = optuna_study(records, order.sampler())
         self._optuna_id = self._optuna._study_id  # noqa: SLF001 - the storage wants it
 
     def claim(self, heartbeat: Heartbeat) -> ClaimedTrial | None:
-        """Claim an interrupted trial, or a new one; None when the budget is spent.
+        """Claim an interrupted trial, or a new one; None where the study has ended.
 
         Raises:
             KeyError: Optuna's part of the study was deleted.
         """
         with self._records.database.exclusive():
             while True:
-                trials = self._trials.trials()
+                trials = self._cached_trials.trials()
                 interrupted = self._interrupted(trials, heartbeat)
                 if interrupted is None:
-                    return None if is_spent(self._records, trials, self._optuna) else self._new(heartbeat)
+                    return None if has_ended(self._records, trials, self._optuna) else self._new(heartbeat)
                 claimed = replace(self._prepare(interrupted, heartbeat.worker_id), interrupted=True)
                 if self._start(claimed, interrupted.attempt):
                     self._reporter.report(TrialTakenOver(trial=claimed.number, attempt=interrupted.attempt))
@@ -141,7 +141,7 @@ class TrialQueue:
         if probe is not None and probe.params is None:
             return ClaimedTrial(trial=trial, origin=probe.origin, recipe=probe.recipe, worker_id=worker_id)
         params = start.params or self._proposed(trial)
-        recipe = probe.recipe if probe else self._order.blueprint.recipe(self._order.space.rows(params))
+        recipe = probe.recipe if probe else self._order.blueprint.recipe(self._order.space.numbers_by_place(params))
         origin = probe.origin if probe else Origin("sampler", self._order.settings.name)
         return ClaimedTrial(trial=trial, origin=origin, recipe=recipe, worker_id=worker_id)
 

@@ -138,7 +138,7 @@ class TrialRecorder:
         self, files: TrialFiles, evaluation: Evaluation, objectives: Mapping[str, float], *, is_parent: bool
     ) -> dict[int, str]:
         """Write the renders, and return item -> name of its PNG in the store; empty where none are to be written."""
-        if not self._retention.keeps(objectives, is_parent=is_parent):
+        if not self._retention.stores(objectives, is_parent=is_parent):
             return {}
         pixels = [image.numpy() for image in evaluation.images]
         with ThreadPoolExecutor(WRITERS) as threads:  # leaving waits for all: no file is written after a failure

@@ -35,7 +35,7 @@ from optimizer.work.trial_loop import TrialLoop
 from studies.errors import ArtifactError, StudyError
 from studies.files.artifacts import Artifacts
 from studies.records import stored_studies, stored_trials
-from studies.records.control import Order, orders, status_of
+from studies.records.control import StudyControl, status_of, study_controls
 from studies.records.database import Database
 from studies.records.study_records import StudyRecords
 from studies.records.workers import Task, claim_final, finals_held, give_back, turn_to, workers_at
@@ -50,7 +50,7 @@ _log = logging.getLogger(__name__)
 
 
 class Host(Reporter, Protocol):
-    """Where people see what a worker does, what holds its finals, and is told of events between two studies."""
+    """The surroundings of a worker: it shows progress to people, holds finals, and receives events between studies."""
 
     def at(self, records: StudyRecords, runtime: Runtime) -> AbstractContextManager[Reporter]:
         """Surround the work on one study, and give the reporter of it."""
@@ -153,12 +153,14 @@ class Worker:
         others, held = workers_at(self._database, alive), finals_held(self._database, alive)
         turns: dict[int, _Turn] = {}
         candidates = []
-        for order in self._wanted():
-            turn = self._look(order, alive)
-            if turn is not None and not (turn.task == "final" and order.study in held):
-                turns[order.study] = turn
+        for control in self._wanted():
+            turn = self._look(control, alive)
+            if turn is not None and not (turn.task == "final" and control.study_id in held):
+                turns[control.study_id] = turn
                 candidates.append(
-                    WaitingStudy(study=order.study, priority=order.priority, others=others.get(order.study, 0))
+                    WaitingStudy(
+                        study_id=control.study_id, priority=control.priority, others=others.get(control.study_id, 0)
+                    )
                 )
         chosen = choose(candidates, self._current, time.monotonic() - self._since)
         if chosen != self._current:
@@ -167,32 +169,35 @@ class Worker:
                 turn_to(self._database, heartbeat.worker_id, None)
         return None if chosen is None else turns[chosen]
 
-    def _wanted(self) -> list[Order]:
+    def _wanted(self) -> list[StudyControl]:
         """List the active studies, without those that were refused in the last `retry_seconds`."""
         names = self._settings.names
         now = time.monotonic()
         wanted = []
-        for order in orders(self._database):
-            refusal = self._refusals.get(order.name)
+        for control in study_controls(self._database):
+            refusal = self._refusals.get(control.name)
             late = refusal is not None and now - refusal.at < self._settings.retry_seconds
-            if order.status == "active" and (not names or order.name in names) and not late:
-                wanted.append(order)
+            if control.status == "active" and (not names or control.name in names) and not late:
+                wanted.append(control)
         return wanted
 
     def _is_paused(self) -> bool:
         """Return whether a study is paused, so that there may be work later."""
         names = self._settings.names
-        return any(order.status == "paused" and (not names or order.name in names) for order in orders(self._database))
+        return any(
+            control.status == "paused" and (not names or control.name in names)
+            for control in study_controls(self._database)
+        )
 
-    def _look(self, order: Order, alive: Collection[str]) -> _Turn | None:
+    def _look(self, control: StudyControl, alive: Collection[str]) -> _Turn | None:
         """Check an active study for something to do."""
         try:
-            records = stored_studies.open_study(self._database, order.name)
-            if order.study not in self._pending:
-                self._pending[order.study] = PendingWork(records)
-            task = self._pending[order.study].task(records, alive)
+            records = stored_studies.open_study(self._database, control.name)
+            if control.study_id not in self._pending:
+                self._pending[control.study_id] = PendingWork(records)
+            task = self._pending[control.study_id].task(records, alive)
         except StudyError as error:  # deleted, also in the dashboard, or its scorer plug-in is not installed here
-            self._refuse(order.name, error)
+            self._refuse(control.name, error)
             return None
         if task == "final" and (not self._settings.finals or self._final_state(records) in self._without_final):
             return None

@@ -1,4 +1,4 @@
-"""The artifacts of studies: contact sheets, kept renders and features, in a folder or an S3-compatible store.
+"""The artifacts of studies: contact sheets, stored renders and features, in a folder or an S3-compatible store.
 
     studies/KEY/NUMBER-WORKER/sheet.jpg, 0000.png, features.npz     a trial's files, as one worker made them
     uploads/ID                                                      files that people upload in the dashboard
@@ -97,7 +97,7 @@ class Artifacts:
                 self.store.remove(file.name)
 
     def open_render(self, name: str) -> Image.Image:
-        """Open a kept render by its name in the database.
+        """Open a stored render by its name in the database.
 
         Raises:
             ArtifactNotFound: it no longer exists.

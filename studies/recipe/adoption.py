@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from studies.errors import RecipeError
-from studies.recipe.blueprint import Blueprint, Rows
+from studies.recipe.blueprint import Blueprint, NumbersByPlace
 from studies.recipe.recipe import RESULT, BakedVae, LoraUse, Recipe, Step
 
 
@@ -83,7 +83,7 @@ def _vae(recipe: Recipe, blueprint: Blueprint) -> BakedVae | None:
     return blueprint.vae
 
 
-def rows_of(recipe: Recipe, blueprint: Blueprint) -> Rows | None:
+def numbers_of(recipe: Recipe, blueprint: Blueprint) -> NumbersByPlace | None:
     """Return the numbers with which the blueprint makes an adopted recipe; None if its methods or VAE differ."""
     if tuple(step.operation for step in recipe.steps) != blueprint.operations or recipe.vae != blueprint.vae:
         return None

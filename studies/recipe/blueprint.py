@@ -1,6 +1,6 @@
 """Blueprint: a recipe without its numbers, which are what a study searches.
 
-The numbers of one place, over all steps and LoRAs, form one row. The names of its slots are unique.
+The numbers of one place, over all steps and LoRAs, form one tuple. The names of its slots are unique.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from studies.recipe.recipe import (
     check_operations,
 )
 
-Rows = Mapping[str, tuple[float, ...]]  # place -> one number per slot of the blueprint
+NumbersByPlace = Mapping[str, tuple[float, ...]]  # place -> one number per slot of the blueprint
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,7 +50,7 @@ class Blueprint:
     only_vae: bool = False  # whether `vae` is the only one, as no parent has its own
     dtype: DtypeName | None = None
 
-    def recipe(self, rows: Rows) -> Recipe:
+    def recipe(self, numbers: NumbersByPlace) -> Recipe:
         """Return the recipe with these numbers.
 
         Raises:
@@ -59,13 +59,13 @@ class Blueprint:
         counts = [len(operation.slots) for operation in self.operations]
         starts = [0, *accumulate(counts)]
         wanted = starts[-1] + len(self.loras)
-        for place, row in rows.items():
-            if len(row) != wanted:
-                raise RecipeError(f"{place} has {len(row)} numbers, the steps and LoRAs take {wanted}")
+        for place, own in numbers.items():
+            if len(own) != wanted:
+                raise RecipeError(f"{place} has {len(own)} numbers, the steps and LoRAs take {wanted}")
         steps = tuple(
             Step(
                 operation=operation,
-                values=canonical_values({place: row[start : start + count] for place, row in rows.items()}),
+                values=canonical_values({place: own[start : start + count] for place, own in numbers.items()}),
             )
             for operation, start, count in zip(self.operations, starts, counts, strict=False)
         )
@@ -73,7 +73,7 @@ class Blueprint:
             LoraUse(
                 name=lora.name,
                 sha256=lora.sha256,
-                weights=tuple((place, float(rows[place][starts[-1] + index])) for place in sorted(rows)),
+                weights=tuple((place, float(numbers[place][starts[-1] + index])) for place in sorted(numbers)),
             )
             for index, lora in enumerate(self.loras)
         )
@@ -84,8 +84,8 @@ class Blueprint:
         if letter == self.parents[0].letter:
             return self._alone(())
         copy = Operation(method="weighted_sum", inputs=(self.parents[0].letter, letter))
-        rows = dict.fromkeys(places(self.architecture), (1.0,))
-        return self._alone((Step(operation=copy, values=canonical_values(rows)),))
+        numbers = dict.fromkeys(places(self.architecture), (1.0,))
+        return self._alone((Step(operation=copy, values=canonical_values(numbers)),))
 
     def _alone(self, steps: tuple[Step, ...]) -> Recipe:
         recipe = self._of(steps, ())
@@ -118,22 +118,24 @@ def slots_of(operations: Sequence[Operation], letters: Sequence[str], loras: Seq
     return (*unique, *weights)
 
 
-def alone_row(operations: Sequence[Operation], letters: Sequence[str], letter: str) -> tuple[float | None, ...] | None:
+def alone_numbers(
+    operations: Sequence[Operation], letters: Sequence[str], letter: str
+) -> tuple[float | None, ...] | None:
     """Return the ratios with which a chain yields one parent alone.
 
     Returns:
-        One entry per slot of the steps, None for slots that are not ratios. None instead of a row if no ratios yield
-        the parent, because it only serves as a base of differences, or because a method has no ratio.
+        One entry per slot of the steps, None for slots that are not ratios. None as a whole if no ratios yield the
+        parent, because it only serves as a base of differences, or because a method has no ratio.
     """
     passed: dict[str, str] = {name: name for name in letters}  # input or result -> the parent that it equals, if any
-    row: list[float | None] = []
+    own: list[float | None] = []
     last = letters[0]
     for number, operation in enumerate(operations, start=1):
         ratios = [slot for slot in operation.slots if slot.kind == "ratio"]
         wanted = next((name for name in operation.inputs if passed.get(name) == letter), operation.inputs[0])
         if wanted != operation.inputs[0] and not operation.info.ends_in:
             wanted = operation.inputs[0]
-        row += [(1.0 if slot.name == wanted else 0.0) if slot.kind == "ratio" else None for slot in operation.slots]
+        own += [(1.0 if slot.name == wanted else 0.0) if slot.kind == "ratio" else None for slot in operation.slots]
         last = passed.get(wanted, "") if ratios else ""
         passed[f"{RESULT}{number}"] = last
-    return tuple(row) if last == letter else None
+    return tuple(own) if last == letter else None

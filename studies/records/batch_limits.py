@@ -1,4 +1,4 @@
-"""How many images fit into the memory of a device at once, where all of a batch do not."""
+"""The largest batches that a device has memory for, as found when a larger one did not fit, and their form as JSON."""
 
 from __future__ import annotations
 

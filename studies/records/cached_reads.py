@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from studies.records import tables
-from studies.records.stored_trials import read_trials
+from studies.records.stored_trials import load_trials
 from studies.records.study_records import StudyRecords
 from studies.records.values import StoredTrial
 
@@ -21,7 +21,7 @@ class CachedTrials:
 
     def trials(self) -> list[StoredTrial]:
         """Return what `load_trials` would: every trial that was started, by number."""
-        others = read_trials(self._records, tables.trials.c.number >= len(self._unchanging))
+        others = load_trials(self._records, tables.trials.c.number >= len(self._unchanging))
         trials = [*self._unchanging.values(), *others]
         for trial in others:
             if trial.number != len(self._unchanging) or not _cannot_change(trial):

@@ -39,21 +39,21 @@ def _update(records: StudyRecords, **values: object) -> None:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Order:
+class StudyControl:
     """What people want of a study."""
 
-    study: int  # its id
+    study_id: int
     name: str
     status: Status
     priority: int
 
 
-def orders(database: Database) -> list[Order]:
-    """Return the order of every study, by id. Nothing else is read, so an unreadable spec hides no other study."""
+def study_controls(database: Database) -> list[StudyControl]:
+    """Return what people want of every study, by id; an unreadable spec hides no other study, as none is read."""
     columns = tables.studies.c
     query = sa.select(columns.id, columns.name, columns.status, columns.priority).order_by(columns.id)
     with database.engine.connect() as connection:
         return [
-            Order(study=row.id, name=row.name, status=row.status, priority=row.priority)
+            StudyControl(study_id=row.id, name=row.name, status=row.status, priority=row.priority)
             for row in connection.execute(query)
         ]

@@ -164,10 +164,10 @@ def _require_writable(file: Path) -> None:
     Raises:
         DatabaseReadOnlyError: what is read-only.
     """
-    for place in (file, file.resolve().parent):
-        if place.exists() and not os.access(place, os.W_OK):
+    for location in (file, file.resolve().parent):
+        if location.exists() and not os.access(location, os.W_OK):
             raise DatabaseReadOnlyError(
-                f"the study database {file} cannot be written, because {place} is read-only here: make it writable, "
+                f"the study database {file} cannot be written, because {location} is read-only here: make it writable, "
                 "or name another database with --storage"
             )
 
@@ -203,7 +203,7 @@ def _check_file(file: Path, *, create: bool) -> None:
     if file.is_dir():
         raise DatabaseError(f"{file} is a folder: name a database file with --storage")
     if not file.parent.is_dir():
-        raise DatabaseError(f"the folder {file.parent} does not exist: create it, or name another place with --storage")
+        raise DatabaseError(f"the folder {file.parent} does not exist: create it, or name another one with --storage")
     if not file.exists():
         if not create:
             raise DatabaseError(

@@ -1,4 +1,4 @@
-"""Why a trial failed: as one of few kinds, to be counted where reasons are many, and in words."""
+"""The failure of a trial: its kind, by which failures are counted, and its reason, a sentence for people."""
 
 from __future__ import annotations
 

@@ -73,15 +73,15 @@ def store_final(records: StudyRecords, final: Final) -> None:
         connection.execute(tables.finals.delete().where(tables.finals.c.study_id == study.id))
         connection.execute(
             tables.finals.insert(),
-            [_row(study, final, place, finalist) for place, finalist in enumerate(final.finalists)],
+            [_row(study, final, position, finalist) for position, finalist in enumerate(final.finalists)],
         )
 
 
-def _row(study: StoredStudy, final: Final, place: int, finalist: Finalist) -> dict[str, object]:
+def _row(study: StoredStudy, final: Final, position: int, finalist: Finalist) -> dict[str, object]:
     return {
         "study_id": study.id,
         "number": finalist.number,
-        "place": place,
+        "place": position,
         "origin": str(finalist.origin),
         "objectives": dict(finalist.objectives),
         "image_scores": {name: list(values) for name, values in finalist.image_scores.items()},

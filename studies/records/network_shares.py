@@ -43,12 +43,12 @@ def require_local(url: str) -> None:
     file = database_file(url)
     if file is None:
         return
-    place = file.resolve()
-    mount = mount_of(place, mounts())
+    location = file.resolve()
+    mount = mount_of(location, mounts())
     if mount is not None and mount.is_share:
         raise DatabaseError(
-            f"the study database {place} is on a network share ({mount.point}, {mount.kind}), where SQLite's locks do "
-            "not hold and a study would be damaged: name a file on a local disk with --storage, or use PostgreSQL"
+            f"the study database {location} is on a network share ({mount.point}, {mount.kind}), where SQLite's locks "
+            "do not hold and a study would be damaged: name a file on a local disk with --storage, or use PostgreSQL"
         )
 
 

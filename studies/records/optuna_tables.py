@@ -26,9 +26,9 @@ _attributes = sa.table("study_system_attributes", *map(sa.column, ("study_id", "
 
 def running_trials(database: Database, optuna_study_id: int) -> dict[int, int]:
     """Return number -> id of the trials that are RUNNING for Optuna, by number."""
-    mine = sa.and_(_trials.c.study_id == optuna_study_id, sa.cast(_trials.c.state, sa.String) == "RUNNING")
+    running = sa.and_(_trials.c.study_id == optuna_study_id, sa.cast(_trials.c.state, sa.String) == "RUNNING")
     with database.engine.connect() as connection:
-        rows = connection.execute(sa.select(_trials.c.number, _trials.c.trial_id).where(mine))
+        rows = connection.execute(sa.select(_trials.c.number, _trials.c.trial_id).where(running))
         return dict(sorted((row.number, row.trial_id) for row in rows))
 
 
@@ -68,13 +68,13 @@ def store_note(database: Database, optuna_study_id: int, trial_id: int, body: st
         raise ValueError(f"a note of {len(body)} letters: at most {NOTE_PIECES * NOTE_LETTERS} are expected")
     version = f"dashboard:{trial_id}:note_ver"
     keys = [f"dashboard:{trial_id}:note_str:{index}" for index in range(NOTE_PIECES)]
-    mine = _attributes.c.study_id == optuna_study_id
+    of_study = _attributes.c.study_id == optuna_study_id
     with database.write() as connection:
         # Two workers may describe one trial at the same moment: on a server the second waits here for the first.
         connection.execute(sa.select(_trials.c.trial_id).where(_trials.c.trial_id == trial_id).with_for_update())
-        query = sa.select(_attributes.c.value_json).where(mine, _attributes.c.key == version)
+        query = sa.select(_attributes.c.value_json).where(of_study, _attributes.c.key == version)
         before = connection.execute(query).scalar()
-        connection.execute(_attributes.delete().where(mine, _attributes.c.key.in_([version, *keys])))
+        connection.execute(_attributes.delete().where(of_study, _attributes.c.key.in_([version, *keys])))
         values = {version: json.loads(before or "0") + 1} | dict(zip(keys, pieces, strict=False))
         rows = [
             {"study_id": optuna_study_id, "key": key, "value_json": json.dumps(value)} for key, value in values.items()

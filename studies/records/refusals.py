@@ -62,8 +62,8 @@ def explain_refusals(engine: Engine, url: str) -> None:
         if code == READ_ONLY:
             return OperationalError(context.statement, context.parameters, context.original_exception)
         if code in ADVICE:
-            told = in_words(context.original_exception)
-            return DatabaseError(f"the study database {redacted(url)} cannot be used: {told}")
+            reason = in_words(context.original_exception)
+            return DatabaseError(f"the study database {redacted(url)} cannot be used: {reason}")
         return None
 
     sa.event.listen(engine, "handle_error", explained, retval=True)

@@ -66,7 +66,7 @@ def load_scores(records: StudyRecords, trial: StoredTrial) -> tuple[dict[str, tu
     return {scorer: tuple(values) for scorer, values in by_item.items()}, by_set
 
 
-def kept_files(records: StudyRecords) -> dict[int, frozenset[str]]:
+def stored_files(records: StudyRecords) -> dict[int, frozenset[str]]:
     """Return number -> names of the PNG files of its renders, of trials that have any."""
     query = (
         sa.select(tables.trials.c.number, tables.renders.c.file)

@@ -34,10 +34,10 @@ def start_trial(
     Args:
         attempt: 1, and one more for each worker that died over it.
     """
-    mine = _is_numbered(records, number)
+    this_trial = _is_numbered(records, number)
     with records.database.write() as connection:
-        connection.execute(tables.trials.delete().where(mine, tables.trials.c.state == "running"))
-        if connection.execute(sa.select(tables.trials.c.id).where(mine)).first() is not None:
+        connection.execute(tables.trials.delete().where(this_trial, tables.trials.c.state == "running"))
+        if connection.execute(sa.select(tables.trials.c.id).where(this_trial)).first() is not None:
             return False
         connection.execute(
             tables.trials.insert().values(
@@ -142,13 +142,12 @@ def store_gains(
         )
 
 
-def load_trials(records: StudyRecords) -> list[StoredTrial]:
-    """Read every trial that was started, by number."""
-    return read_trials(records)
+def load_trials(records: StudyRecords, *which: sa.ColumnElement[bool]) -> list[StoredTrial]:
+    """Read the trials that were started, by number.
 
-
-def read_trials(records: StudyRecords, *which: sa.ColumnElement[bool]) -> list[StoredTrial]:
-    """Read the trials for which all of these conditions hold, by number."""
+    Args:
+        which: conditions that all have to hold; without any, every trial is read.
+    """
     query = sa.select(tables.trials).where(tables.trials.c.study_id == records.study.id, *which)
     with records.database.engine.connect() as connection:
         return [_trial(row) for row in connection.execute(query.order_by(tables.trials.c.number))]

@@ -1,4 +1,4 @@
-"""One study in an opened database: what the functions of this folder that read or change a study take first."""
+"""A study together with the opened database that holds it: the first argument of what reads or changes a study."""
 
 from __future__ import annotations
 

@@ -79,8 +79,8 @@ trials = Table(
     Column("state", String(10), nullable=False),  # running, complete, failed
     Column("reason", Text),  # why it failed, as one line
     Column("failure", String(20)),  # what kind of reason it is: a FailureKind
-    Column("objectives", JSON),  # name -> value, as told to Optuna
-    Column("gains", JSON),  # name -> [gain over the better parent, low, high of its 95 % interval]
+    Column("objectives", JSON),  # name -> value, which Optuna gets as well
+    Column("gains", JSON),  # name -> [gain over the better parent, low, high of its 95 % interval, the parent's letter]
     Column("errors", JSON),  # name -> standard error of the objective or score over the suite's items
     Column("seconds", JSON),  # stage -> seconds
     Column("machine", JSON),  # device, threads, torch: what repeating the renders exactly depends on
@@ -99,7 +99,7 @@ renders = Table(
     Column("trial_id", ForeignKey("mergetune_trials.id", ondelete="CASCADE"), primary_key=True),
     Column("item", Integer, primary_key=True),  # index in the suite
     Column("pixels_sha256", String(64), nullable=False),
-    Column("file", Text),  # name of the PNG in the artifact store, when kept
+    Column("file", Text),  # name of the PNG in the artifact store, where it is stored
 )
 
 scores = Table(

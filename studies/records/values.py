@@ -64,7 +64,7 @@ class Gain:
 class TrialResult:
     """What the evaluation of one recipe gave. It is stored whole or not at all."""
 
-    objectives: Mapping[str, float]  # as told to Optuna, in the study's order
+    objectives: Mapping[str, float]  # name -> value, which Optuna gets as well, in the study's order
     items: tuple[int, ...] | None = None  # of the suite that were rendered, in their order; None: all
     image_scores: Mapping[str, tuple[float, ...]]  # scorer -> one value per item
     set_scores: Mapping[str, float]

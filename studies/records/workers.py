@@ -39,9 +39,9 @@ def _insert(connection: sa.Connection, worker_id: str) -> None:
 
 def sign_of_life(database: Database, worker_id: str) -> None:
     """Give a sign of life of this process's worker. One that was taken for dead and removed is registered again."""
-    mine = tables.workers.c.id == worker_id
+    this_worker = tables.workers.c.id == worker_id
     with database.write() as connection:
-        found = connection.execute(tables.workers.update().where(mine).values(seen_at=clock(connection)))
+        found = connection.execute(tables.workers.update().where(this_worker).values(seen_at=clock(connection)))
         if found.rowcount == 0:
             _insert(connection, worker_id)
 
@@ -118,9 +118,9 @@ def claim_final(records: StudyRecords, worker_id: str, alive: Collection[str]) -
 def give_back(database: Database, worker_id: str) -> None:
     """Give back the trial of a worker that lives on, so that anyone may take it. This counts as no death."""
     trials = tables.trials.c
-    mine = sa.and_(trials.worker_id == worker_id, trials.state == "running")
+    held = sa.and_(trials.worker_id == worker_id, trials.state == "running")
     with database.write() as connection:
-        connection.execute(tables.trials.update().where(mine).values(worker_id=""))
+        connection.execute(tables.trials.update().where(held).values(worker_id=""))
 
 
 def finals_held(database: Database, alive: Collection[str]) -> frozenset[int]:

@@ -11,12 +11,12 @@ from studies.recipe.recipe import DtypeName
 
 
 class RenderSettings(FrozenSettings):
-    """Settings that decide how trials are rendered, and which renders are kept."""
+    """Settings that decide how trials are rendered, and which renders are stored."""
 
     device: str = "auto"  # auto, cpu, cuda, cuda:1, mps ...
     dtype: Literal["auto", "fp16", "bf16", "fp32"] = "auto"  # auto: fp32 on a CPU, else fp16, or bf16 if saved so
     batch_size: int | None = Field(default=None, ge=1)
-    keep: Literal["best", "all", "none"] = "best"  # the trials whose renders are kept; contact sheets always are
+    keep: Literal["best", "all", "none"] = "best"  # the trials whose renders are stored; contact sheets always are
     degenerate_limit: int = Field(default=0, ge=0)  # broken images a trial may have before it fails
 
 

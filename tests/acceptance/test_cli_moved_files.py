@@ -21,7 +21,7 @@ from optimizer.runtime.model_files import ModelFolders
 from search_spaces.blocks import Architecture
 from studies.records.database import open_database
 from studies.records.stored_studies import open_study
-from studies.spec.places import paths_of
+from studies.spec.paths import paths_of
 
 KINDS = {  # what a study reads -> its file in the project
     "parent A": "animals.safetensors",

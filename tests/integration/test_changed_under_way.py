@@ -101,7 +101,9 @@ class TestParents:
         dtypes = live_dtypes(torch.device("cpu"), torch.float32)
         model = ResidentModel(plan.ingredients, device="cpu", live_dtypes=dtypes, placement=Placement.FILES)
         blueprint = plan.blueprint(hash_parents(plan))
-        one, other = (blueprint.recipe(plan.space.rows(dict.fromkeys(names(plan.space), x))) for x in (0.25, 0.75))
+        one, other = (
+            blueprint.recipe(plan.space.numbers_by_place(dict.fromkeys(names(plan.space), x))) for x in (0.25, 0.75)
+        )
         model.merge(replace(one, dtype=None))
         change(tmp_path / "foods.safetensors")
         with pytest.raises(CheckpointError, match=r"parent B .*foods.safetensors\) (is gone|has changed) since"):

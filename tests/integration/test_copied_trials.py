@@ -61,7 +61,7 @@ def trials_to_copy(folder: Path) -> list[CopiedTrial]:
             CopiedTrial(
                 origin=Origin("sampler", "gp"),
                 source=f"old trial {3 * number}",
-                recipe=blueprint.recipe(space.rows(params)),
+                recipe=blueprint.recipe(space.numbers_by_place(params)),
                 params=None if number == OUTSIDE else params,
                 result=TrialResult(
                     objectives={"objective": float(generator.normal())},

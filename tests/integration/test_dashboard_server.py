@@ -330,7 +330,7 @@ def test_requests_that_read_a_whole_study_wait_for_each_other_and_no_others_do(p
         start_response("200 OK", [])
         return [b"whole"]
 
-    gate = one_expensive_at_a_time(slow, places=2)
+    gate = one_expensive_at_a_time(slow, capacity=2)
 
     def ask(asked: str) -> tuple[str, dict[str, str]]:
         told: list[tuple[str, dict[str, str]]] = []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -16,12 +17,18 @@ from hypothesis import strategies as st
 from object_store import BUCKET, object_store
 from stored_study import store_study
 
-from optimizer.cli.common import storage_url
+from optimizer.cli.common import storage_option, storage_url
+from optimizer.cli.views.progress import ProgressReporter
+from optimizer.cli.views.report import study_objective
 from optimizer.cli.workers.local_workers import options_as_variables
-from optimizer.cli.workers.session import storage_option
+from optimizer.observe.events import StudyPaused
 from studies.errors import ArtifactError, SpecError
 from studies.files.artifacts import Artifacts, default_folder
+from studies.records import stored_trials, tables
 from studies.records.database import open_database, open_to_read
+from studies.records.finals import Final, Finalist, store_final
+from studies.records.study_records import StudyRecords
+from studies.records.values import Gain
 from studies.spec.study import StudySpec, parse_spec
 from studies.system.database_url import canonical_url, complete_url, database_file, redacted, same_database, sqlite_url
 
@@ -94,6 +101,38 @@ def test_a_command_that_another_default_would_mislead_names_the_database(
     monkeypatch.setenv("MERGETUNE_STORAGE", "other.db")
     assert storage_option(storage_url("mergetune.db")) == f" --storage {tmp_path}/mergetune.db"
     assert storage_option(storage_url("other.db")) == ""
+
+
+def finalist(records: StudyRecords, number: int) -> Finalist:
+    trial = stored_trials.load_trials(records)[number]
+    gain = Gain(value=0.5, low=None, high=None, parent="A")
+    gains = {} if trial.origin.parent else dict.fromkeys(("objective", "sharpness", "contrast"), gain)
+    return Finalist(number=number, origin=trial.origin, in_sample=gains, held_out=gains, chosen=bool(gains))
+
+
+def test_whatever_command_is_advised_names_the_database(
+    tmp_path: Path, call: Call, capsys: pytest.CaptureFixture[str]
+) -> None:
+    database = open_database(storage_url("other place.db"))
+    whole = store_study(database, "whole", score, trials=3)
+    store_study(database, "empty", score, trials=2, failed=(0, 1))
+    with database.write() as connection:  # for the doctor: a worker that was never there
+        connection.execute(tables.workers.insert().values(id="w", host="h", pid=1, seen_at=0.0))
+    option = storage_option(database.url)
+    for words, advice in (
+        (("export", "whole", "--trial", "99"), f'see `mergetune study show "whole"{option} --trials`'),
+        (("export", "empty"), f'see `mergetune study show "empty"{option}`'),
+        (("study", "doctor"), f"Repair it with: mergetune study doctor --mend{option}"),
+    ):
+        outcome = call(*words, "--storage", "other place.db")
+        assert advice in outcome.out + outcome.err
+    store_final(whole, Final(suite_digest="", complete_trials=1, finalists=(finalist(whole, 0), finalist(whole, 2))))
+    outdated = call("study", "show", "whole", "--storage", "other place.db", code=0).out
+    assert f'hold it again with: mergetune study finish "whole"{option}\n' in outdated
+    with ProgressReporter(whole, study_objective(whole.study), threading.Event()) as people:
+        people.report(StudyPaused())
+    assert f'it goes on with: mergetune study resume "whole" --detach{option}\n' in capsys.readouterr().out
+    database.close()
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -23,7 +23,7 @@ from studies.errors import StudyExistsError, StudyMissingError
 from studies.recipe.recipe import BakedVae, LoraUse, Operation, Parent, Recipe, Step, canonical_values
 from studies.records import stored_renders, stored_studies, stored_trials, tables, workers
 from studies.records.batch_limits import BatchLimit
-from studies.records.control import Order, orders, set_priority, set_status, status_of
+from studies.records.control import StudyControl, set_priority, set_status, status_of, study_controls
 from studies.records.database import Database, now, open_database
 from studies.records.failures import Failure
 from studies.records.origins import Origin
@@ -204,9 +204,9 @@ def test_what_is_asked_of_a_study_is_known_to_all_and_can_be_taken_back(records:
     stored = stored_studies.open_study(records.database, records.study.name).study
     assert (stored.status, stored.priority) == ("paused", 7)
     assert status_of(other) == "active"
-    assert [row for row in orders(records.database) if row.study in {records.study.id, other.study.id}] == [
-        Order(study=records.study.id, name=records.study.name, status="paused", priority=7),
-        Order(study=other.study.id, name=other.study.name, status="active", priority=0),
+    assert [row for row in study_controls(records.database) if row.study_id in {records.study.id, other.study.id}] == [
+        StudyControl(study_id=records.study.id, name=records.study.name, status="paused", priority=7),
+        StudyControl(study_id=other.study.id, name=other.study.name, status="active", priority=0),
     ]
     set_status(records, "active")
     assert status_of(records) == "active"

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -86,8 +88,8 @@ def dead_worker(short: ShortStudy) -> str:
     process.wait()
     worker = workers.register_worker(short.database)
     with short.database.write() as connection:
-        mine = tables.workers.c.id == worker
-        connection.execute(tables.workers.update().where(mine).values(pid=process.pid))
+        this_worker = tables.workers.c.id == worker
+        connection.execute(tables.workers.update().where(this_worker).values(pid=process.pid))
     return worker
 
 
@@ -144,6 +146,7 @@ def test_everything_that_crashes_leave_is_found_and_mended_and_the_study_finishe
     ]
     assert kinds(look(short)) == sorted(expected, key=str)
     assert kinds(look(short)) == sorted(expected, key=str)  # looking changes nothing
+    assert all(re.search(r"; [\w ]+ would be [\w ,]+$", row.words(mended=False)) for row in look(short).left)
     diagnosis = look(short, mend=True)
     assert diagnosis.left == ()
     assert {(row.kind, row.trial) for row in diagnosis.mended} >= set(expected)
@@ -196,12 +199,20 @@ def test_what_only_people_can_mend_is_left_with_exit_code_1(
     here = ("--storage", "study.db", "--artifacts", "artifacts")
     assert "Nothing is wrong." in call("short", *here, code=0).out
     dead_worker(short)
-    assert "mergetune study doctor --mend" in call(*here, code=1).out
-    assert call(*here, "--mend", code=0).out.startswith("mended: dead worker: worker ")
+    looked = call(*here, code=1).out.splitlines()
+    assert looked[0].startswith("wrong: dead worker: worker ")
+    assert looked[0].endswith("is dead; its entry would be removed")
+    (wrong,) = json.loads(call(*here, "--json", code=1).out)["left"]
+    assert (wrong["can_mend"], "would be removed" in wrong["words"]) == (True, True)
+    advice = looked[-1].removeprefix("Repair it with: mergetune study doctor ")
+    assert advice == f"--mend --storage {tmp_path}/study.db --artifacts artifacts"
+    mended = call(*shlex.split(advice), code=0).out.splitlines()[0]
+    assert mended.startswith("mended: dead worker: worker ")
+    assert mended.endswith("is dead; its entry was removed")
     assert json.loads(call(*here, "--json", code=0).out) == {"healthy": True, "mended": [], "left": []}
 
     elsewhere = call("--storage", "study.db", "--artifacts", "elsewhere", "--mend", code=1).out
-    assert "name the right place with --artifacts" in elsewhere
+    assert "name the right location with --artifacts" in elsewhere
     assert look(short) == Diagnosis(mended=(), left=())  # nothing was forgotten for that
 
     execute(short, "UPDATE trials SET state = 'FAIL' WHERE number = 2")

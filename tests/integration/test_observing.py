@@ -10,8 +10,11 @@ import re
 import resource
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
+import threading
+import time
 import urllib.error
 import urllib.request
 from collections import Counter
@@ -23,6 +26,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
+import sqlalchemy as sa
 import torch
 from command_line import Call, caller, enter
 from demo_study import DEMO, ShortStudy, begin, short_spec, write_spec
@@ -31,12 +35,14 @@ from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 from safetensors.torch import load_file, save_file
 
+from optimizer.cli.workers.assignment import TerminalHost
 from optimizer.cli.workers.monitoring import Monitoring
 from optimizer.errors import ObservationError
 from optimizer.observe.event_log import EventLog, LineFile, event_log
-from optimizer.observe.events import Event
+from optimizer.observe.events import Event, reporting_retry
 from optimizer.observe.metrics import parse_address, served
 from optimizer.work.trial_loop import TrialLoop
+from studies.files.artifacts import Artifacts
 from studies.records import stored_studies, stored_trials
 from studies.records.database import open_database
 from studies.records.values import StoredTrial
@@ -200,6 +206,68 @@ def test_every_event_key_and_metric_is_documented(watched: Watched) -> None:
             assert f"`{re.sub('_(bucket|count|sum)$', '', name)}`" in guide, name
             for label, _ in labels:
                 assert f"`{label}`" in guide or label == "le", label
+
+
+class TestOutagesOutsideTrials:
+    """A worker between two studies, and the final of one."""
+
+    def test_an_outage_between_two_studies_reaches_log_and_metrics(self, tmp_path: Path) -> None:
+        during = []
+
+        def comes_back() -> None:
+            during.append(scrape(address))
+            if len(during) < 3:
+                raise sa.exc.OperationalError("SELECT 1", {}, Exception("the server is away"))
+
+        with served("0") as (metrics, address), event_log(str(tmp_path / "log.jsonl")) as log:
+            artifacts = Artifacts.beside(f"sqlite:///{tmp_path}/study.db", None)
+            host = TerminalHost(artifacts, threading.Event(), 60.0, Monitoring(log=log, metrics=metrics))
+            reporting_retry(host, 60.0)(comes_back)
+            after = scrape(address)
+        of_none = (("study", ""),)
+        assert [found.get(("mergetune_outage", of_none)) for found in (*during, after)] == [None, 1, 1, 0]
+        assert after["mergetune_outages_total", of_none] == 1
+        events = [event["event"] for event in events_of(tmp_path / "log.jsonl") if event["event"] != "log"]
+        assert events == ["outage_began", "outage_ended"]
+
+    def test_an_outage_during_the_final_of_a_worker_reaches_people_log_and_metrics(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        short = begin(tmp_path, CHANGES | {"budget": {"trials": 3}})
+        short.run()
+
+        def rename(old: str, new: str) -> None:  # SQLite raises for a missing table what it raises for a locked file
+            with sqlite3.connect(tmp_path / "study.db", timeout=30) as connection:
+                connection.execute(f"ALTER TABLE {old} RENAME TO {new}")
+            connection.close()
+
+        def come_back(address: str) -> None:
+            """Once the metrics show the outage, or else after half a minute."""
+            deadline = time.monotonic() + 30
+            while scrape(address).get(("mergetune_outage", (("study", "short"),))) != 1 and time.monotonic() < deadline:
+                time.sleep(0.1)
+            rename("elsewhere", "mergetune_trials")
+
+        with served("0") as (metrics, address), event_log(str(tmp_path / "log.jsonl")) as log:
+            watch = Monitoring(log=log, metrics=metrics)
+            host = TerminalHost(short.artifacts, threading.Event(), 60.0, watch)
+            rename("mergetune_trials", "elsewhere")
+            back = threading.Thread(target=come_back, args=(address,))
+            back.start()
+            host.hold_final(short.records, short.runtime)
+            back.join()
+            after = scrape(address)
+        short.database.close()
+        assert after["mergetune_outages_total", (("study", "short"),)] == 1
+        assert after["mergetune_outage", (("study", "short"),)] == 0
+        events = [event for event in events_of(tmp_path / "log.jsonl") if event["event"] != "log"]
+        assert [(event["event"], event["study"]) for event in events] == [
+            ("outage_began", "short"),
+            ("outage_ended", "short"),
+            ("final_started", "short"),
+            ("final_held", "short"),
+        ]
+        assert "waiting for the study database" in capsys.readouterr().out
 
 
 # ----------------------------------------------------------------------------------- the command line

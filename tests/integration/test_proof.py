@@ -70,7 +70,7 @@ def flip_a_bit(path: Path, key: str) -> None:
 
 @pytest.fixture(scope="module")
 def short(tmp_path_factory: pytest.TempPathFactory) -> ShortStudy:
-    """Parents and two uniform merges; the parents' images are kept."""
+    """Parents and two uniform merges; the parents' renders are stored."""
     short = begin(tmp_path_factory.mktemp("proof"), SMALL)
     short.run(stop_after=4)
     return short
@@ -202,8 +202,8 @@ def test_equal_tensors_and_other_pixels_on_the_same_machine_are_kept_with_words(
     )
     assert done.difference == (
         "1 of 2 renders of the file are not identical to those that were scored (by how much is unknown, as the scored "
-        "images were not all kept); nothing is known to have changed: with little free memory libraries may compute in "
-        "another order, but if this happens again, report it. The weights are the same, so the file is kept"
+        "images were not all stored); nothing is known to have changed: with little free memory libraries may compute "
+        "in another order, but if this happens again, report it. The weights are the same, so the file is kept"
     )
 
 

@@ -1,4 +1,4 @@
-"""Other scorers over kept images, on the demo's checkpoints: as if the study had been rendered with them."""
+"""Other scorers over stored renders, on the demo's checkpoints: as if the study had been rendered with them."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ def optunas(short: ShortStudy | Other) -> list[tuple[Any, ...]]:
 
 
 def with_files(short: ShortStudy | Other) -> frozenset[int]:
-    return frozenset(stored_renders.kept_files(short.records))
+    return frozenset(stored_renders.stored_files(short.records))
 
 
 def test_the_same_scorers_give_the_same_study_to_the_bit(folder: Path, mergetune: Call) -> None:
@@ -192,7 +192,7 @@ def test_stopped_and_failed_trials_stay_behind(folder: Path, mergetune: Call) ->
 def test_a_study_without_its_images_is_refused(folder: Path, mergetune: Call) -> None:
     mergetune("prune-artifacts", "short", "--keep", "none", *places(folder)[:4], code=0)
     said = rescore(mergetune, folder, code=2)
-    assert "'short' has no trial to score anew (left out, not all images were kept: 4 trials (0, 1, 2, 3))" in said
+    assert "'short' has no trial to score anew (left out, not all images were stored: 4 trials (0, 1, 2, 3))" in said
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from demo_study import ShortStudy, begin, reopen
 
 from optimizer.cli.views.report import print_study
 from optimizer.search.depth.ties import split_of
-from optimizer.search.stopping import end_of, expectations
+from optimizer.search.stopping import expectations, stored_end
 from studies.errors import SpecError
 from studies.records import optuna_studies, stored_studies, stored_trials
 
@@ -48,7 +48,7 @@ def test_a_study_ends_when_too_little_is_expected_and_says_why(
     for count in range(len(trials)):  # and no earlier
         before = expectations(trials[:count])[-2:]
         assert len(before) < 2 or sum(row.improvement for row in before) >= before[-1].noise
-    end = end_of(ended.records, rows)
+    end = stored_end(ended.records, rows)
     assert end is not None
     assert end.key == "patience"
     print_study(ended.records, every_trial=False)
@@ -74,7 +74,7 @@ def test_with_another_budget_it_goes_on(ended: ShortStudy) -> None:
     more = reopen(Path(ended.artifacts.location).parent)
     more.run()
     assert origins(more) == [*before, "depth"]
-    end = end_of(more.records, stored_trials.load_trials(more.records))
+    end = stored_end(more.records, stored_trials.load_trials(more.records))
     assert end is not None
     assert end.key == "trials"
 

@@ -35,8 +35,8 @@ def taken_by_the_dead(short: ShortStudy, attempt: int, *, signed_off: bool = Fal
     process.wait()
     worker_id = workers.register_worker(short.database)
     with short.database.write() as connection:
-        mine = tables.workers.c.id == worker_id
-        connection.execute(tables.workers.update().where(mine).values(pid=process.pid))
+        this_worker = tables.workers.c.id == worker_id
+        connection.execute(tables.workers.update().where(this_worker).values(pid=process.pid))
     if signed_off:
         workers.remove_worker(short.database, worker_id)
     number = optuna.load_study(study_name="short", storage=short.database.storage).ask().number

@@ -71,8 +71,8 @@ def start(
             name = next(name for index in range(10**6) if (name := f"{PREFIX}{index}") not in there)
             there.add(name)
             actor.options(name=name, **options, **share).remote(assignment)
-        told = f"{len(there)} {'worker' if len(there) == 1 else 'workers'} in the cluster"
-        console.print(f"{told}; see: mergetune cluster status", soft_wrap=True)
+        words = f"{len(there)} {'worker' if len(there) == 1 else 'workers'} in the cluster"
+        console.print(f"{words}; see: mergetune cluster status", soft_wrap=True)
 
 
 @app.command()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,6 +17,7 @@ from optimizer.cli.common import (
     database_to_change,
     database_to_read,
     escaped,
+    storage_option,
     storage_url,
 )
 
@@ -48,38 +50,51 @@ def doctor(
     if as_json:
         typer.echo(json.dumps(_facts(diagnosis), indent=2, allow_nan=False))
     else:
-        _print(diagnosis, mend=mend)
+        _print(diagnosis, None if mend else _mending(study, url, artifacts))
     return PROBLEMS_LEFT if diagnosis.left else 0
 
 
+def _mending(study: str | None, url: str, artifacts: str | None) -> str:
+    """Return the command that mends what was found."""
+    name = "" if study is None else f" {shlex.quote(study)}"
+    folder = "" if artifacts is None else f" --artifacts {shlex.quote(artifacts)}"
+    return f"mergetune study doctor{name} --mend{storage_option(url)}{folder}"
+
+
 def _facts(diagnosis: Diagnosis) -> dict[str, Any]:
-    def as_json(findings: Sequence[Finding]) -> list[dict[str, Any]]:
+    def as_json(findings: Sequence[Finding], *, mended: bool) -> list[dict[str, Any]]:
         return [
             {
                 "kind": finding.kind,
                 "study": finding.study,
                 "trial": finding.trial,
-                "words": finding.words,
-                "can_mend": finding.can_mend,
+                "words": finding.words(mended=mended),
+                "can_mend": finding.remedy is not None,
             }
             for finding in findings
         ]
 
-    return {"healthy": not diagnosis.left, "mended": as_json(diagnosis.mended), "left": as_json(diagnosis.left)}
+    mended, left = as_json(diagnosis.mended, mended=True), as_json(diagnosis.left, mended=False)
+    return {"healthy": not left, "mended": mended, "left": left}
 
 
-def _print(diagnosis: Diagnosis, *, mend: bool) -> None:
+def _print(diagnosis: Diagnosis, mending: str | None) -> None:
+    """Print the findings.
+
+    Args:
+        mending: the command that mends what can be mended; None after it.
+    """
     for finding in diagnosis.mended:
-        console.print(f"[green]mended:[/] {escaped(_line(finding))}", soft_wrap=True)
+        console.print(f"[green]mended:[/] {escaped(_line(finding, mended=True))}", soft_wrap=True)
     for finding in diagnosis.left:
-        console.print(f"[red]wrong:[/] {escaped(_line(finding))}", soft_wrap=True)
+        console.print(f"[red]wrong:[/] {escaped(_line(finding, mended=False))}", soft_wrap=True)
     if not diagnosis.left:
         console.print("Nothing is wrong." if not diagnosis.mended else "Nothing else is wrong.")
-    elif not mend and any(finding.can_mend for finding in diagnosis.left):
-        console.print("Repair it with: mergetune study doctor --mend", soft_wrap=True)
+    elif mending is not None and any(finding.remedy is not None for finding in diagnosis.left):
+        console.print(escaped(f"Repair it with: {mending}"), soft_wrap=True)
 
 
-def _line(finding: Finding) -> str:
+def _line(finding: Finding, *, mended: bool) -> str:
     where = [] if finding.study is None else [finding.study]
     where += [] if finding.trial is None else [f"trial {finding.trial}"]
-    return f"{finding.kind}, {', '.join(where)}: {finding.words}" if where else f"{finding.kind}: {finding.words}"
+    return f"{', '.join([finding.kind, *where])}: {finding.words(mended=mended)}"

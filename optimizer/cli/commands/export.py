@@ -20,6 +20,7 @@ from optimizer.cli.common import (
     fail,
     loading_libraries,
     parsed_weights,
+    storage_option,
 )
 from optimizer.cli.workers.model_folders import Moved, searched_folders
 
@@ -167,7 +168,7 @@ def _chosen(records: StudyRecords, trial: str, weights: Mapping[str, float] | No
             fail(f"--trial takes a number or best, got {trial!r}")
         numbered = load_trial(records, int(trial)) if len(trial) <= MAX_DIGITS else None
         if numbered is None:
-            fail(f"study {study.name!r} has no trial {trial}: see `mergetune study show --trials`")
+            fail(f"study {study.name!r} has no trial {trial}: see `{_showing(records)} --trials`")
         return numbered
     trials = load_trials(records)
     winner = None if weights is not None else _winner(records, trials)
@@ -175,14 +176,18 @@ def _chosen(records: StudyRecords, trial: str, weights: Mapping[str, float] | No
         return winner
     best = chosen_trial(trials, study_objective(study), weights)
     if best is None:
-        fail(f"study {study.name!r} has no complete trial yet: see `mergetune study show`")
+        fail(f"study {study.name!r} has no complete trial yet: see `{_showing(records)}`")
     print_choice(trials, study_objective(study), best, weights)
     return best
 
 
+def _showing(records: StudyRecords) -> str:
+    return f'mergetune study show "{records.study.name}"{storage_option(records.database.url)}'
+
+
 def _winner(records: StudyRecords, trials: Sequence[StoredTrial]) -> StoredTrial | None:
     """Return the trial that the final chose, if that choice still holds, and print a line that says so."""
-    from optimizer.cli.views.final import final_lines
+    from optimizer.cli.views.final import final_lines, finish_command
     from optimizer.cli.views.report import study_objective
     from studies.records.finals import load_final
 
@@ -190,12 +195,11 @@ def _winner(records: StudyRecords, trials: Sequence[StoredTrial]) -> StoredTrial
     if final is None:
         return None
     if final.is_outdated(trials):
-        command = f'mergetune study finish "{records.study.name}"'
-        outdated = f"the final is outdated, so the best observed trial is exported; hold it again with: {command}"
-        console.print(escaped(outdated), soft_wrap=True)
+        outdated = "the final is outdated, so the best observed trial is exported; hold it again with: "
+        console.print(escaped(outdated + finish_command(records)), soft_wrap=True)
         return None
     if final.winner is None:
         return None
-    verdict = final_lines(final, study_objective(records.study))[0]
+    verdict = final_lines(records, final, study_objective(records.study))[0]
     console.print(escaped(f"best is the final's choice, trial {final.winner.number}; {verdict}"), soft_wrap=True)
     return next(trial for trial in trials if trial.number == final.winner.number)

@@ -42,12 +42,12 @@ def prune_artifacts(
 
     database = database_to_read(storage) if dry_run else database_to_change(storage)
     records = open_study(database, study)
-    place = (Artifacts.existing if dry_run else Artifacts.beside)(database.url, artifacts)
-    waste = find_waste(records, place, study_objective(records.study), keep.value)
+    store = (Artifacts.existing if dry_run else Artifacts.beside)(database.url, artifacts)
+    waste = find_waste(records, store, study_objective(records.study), keep.value)
     if not dry_run:
-        remove_waste(records, place, waste)
+        remove_waste(records, store, waste)
     console.print(
         f"{'would remove' if dry_run else 'removed'} {len(waste.renders)} renders of {len(waste.trials)} trials and "
-        f"{len(waste.orphans)} files that belong to no trial: {waste.bytes / 1e6:,.1f} MB in {escaped(place.location)}",
+        f"{len(waste.orphans)} files that belong to no trial: {waste.bytes / 1e6:,.1f} MB in {escaped(store.location)}",
         soft_wrap=True,
     )

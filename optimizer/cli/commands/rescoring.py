@@ -1,4 +1,4 @@
-"""`mergetune study rescore`: apply other scorers or weights to the images that a study has kept."""
+"""`mergetune study rescore`: apply other scorers or weights to the stored renders of a study."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ from optimizer.cli.common import (
     loading_libraries,
     quiet_optuna,
     read_spec,
+    storage_option,
     storage_url,
 )
 from optimizer.cli.workers.model_folders import Moved, searched_folders
@@ -43,12 +44,11 @@ def rescore(
     cache: CacheFolder = None,
     models: Moved = None,
 ) -> None:
-    """Score the kept images of a study with other scorers or weights, as a new study; nothing is rendered."""
+    """Score the stored renders of a study with other scorers or weights, as a new study; nothing is rendered."""
     from optimizer.cli.views.report import print_study
-    from optimizer.cli.workers.new_study import announce
-    from optimizer.cli.workers.session import storage_option
+    from optimizer.cli.workers.loading import hash_with_progress
     from studies.files.artifacts import Artifacts
-    from studies.records.stored_studies import open_study
+    from studies.records.stored_studies import open_study, require_new
 
     quiet_optuna()
     url = storage_url(storage)
@@ -56,6 +56,7 @@ def rescore(
     database = database_to_change(url)
     before = open_study(database, study)
     with loading_libraries():
+        from optimizer.cli.views.planning import print_plan
         from optimizer.outcome.other_study import Other
         from optimizer.outcome.rescore import find_rescorable, require_rescorable, require_same_images
         from optimizer.runtime.device_choice import choose_device
@@ -66,7 +67,9 @@ def rescore(
     found = find_rescorable(before)
     caches = cache_folder(cache)
     plan = make_plan(searched_folders(models, caches).locate_known(wanted, before.study))
-    parents = announce(database, plan, choose_device(plan.spec.render.device))
+    require_new(database, plan.spec.study)
+    print_plan(plan, choose_device(plan.spec.render.device))
+    parents = hash_with_progress(plan)
     require_same_images(plan, parents, before.study)
     records = _store(found, plan, parents, other, artifacts, caches)
     print_study(records, every_trial=False)
@@ -105,8 +108,8 @@ def _store(
     with console.status("storing the study"):
         new = NewStudy(database=database, plan=plan, parents=parents, warm_start=warm_start, artifacts=artifacts)
         records = new.store(plan)
-        place = Artifacts.beside(database.url, artifacts)
-        GainRecorder(records, CachedTrials(records), plan, scoring, place).fill_gains()
+        store = Artifacts.beside(database.url, artifacts)
+        GainRecorder(records, CachedTrials(records), plan, scoring, store).fill_gains()
     return records
 
 

@@ -24,6 +24,7 @@ from optimizer.cli.common import (
     loading_libraries,
     parsed_weights,
     read_spec,
+    storage_option,
     storage_url,
 )
 from optimizer.cli.workers.local_workers import Workers, worker_count
@@ -57,7 +58,6 @@ def check(
     with loading_libraries():
         from optimizer.cli.views.planning import print_notes, print_plan
         from optimizer.cli.workers.loading import hash_with_progress
-        from optimizer.cli.workers.session import storage_option
         from optimizer.outcome.other_study import require_other_study
         from optimizer.outcome.warm_start import find_warm_start
         from optimizer.runtime.device_choice import choose_device, render_dtype
@@ -183,6 +183,7 @@ def finish(
 ) -> None:
     """Hold the final now: render the best trials and the parents with prompts or seeds that the search never saw."""
     from optimizer.cli.views.final import finish_study
+    from optimizer.cli.views.progress import OutageReporter
     from optimizer.cli.views.report import print_study, study_objective
     from optimizer.cli.workers.loading import load_stored_study
     from optimizer.cli.workers.session import retry_for
@@ -200,7 +201,7 @@ def finish(
     choose_finalists(load_trials(records), objective, by_value(objective), records.study.spec.final)
     caches = cache_folder(cache)  # after the checks, because loading takes long
     runtime = load_stored_study(records.study, searched_folders(models, caches), caches)
-    folder, reporter = Artifacts.beside(database.url, artifacts), monitoring.reporter(records)
+    folder, reporter = Artifacts.beside(database.url, artifacts), monitoring.reporter(records, OutageReporter())
     finish_study(records, runtime, folder, reporter, retry_for(reporter))
     print_study(records, every_trial=False)
 
@@ -231,13 +232,21 @@ def show(
 @app.command()
 def migrate(storage: Storage = DEFAULT_STORAGE) -> None:
     """Bring a database to this version's schema, or make its tables; studies and trials stay as they are."""
-    from studies.records.database import open_database
+    from studies.records.database import current_schema, open_database, stored_schema
     from studies.records.network_shares import require_local
+    from studies.system.database_url import redacted
 
-    url = storage_url(storage)
+    url, wanted = storage_url(storage), current_schema()
     require_local(url)
+    before = stored_schema(url)
     open_database(url).close()
-    console.print("the database has this version's schema")
+    if before is None:
+        done = f"was made, with schema {wanted}; no study is in it"
+    elif before == wanted:
+        done = f"has this version's schema already ({wanted})"
+    else:
+        done = f"was brought from schema {before} to {wanted}"
+    console.print(escaped(f"the study database {redacted(url)} {done}"), soft_wrap=True)
 
 
 @app.command()
@@ -258,7 +267,6 @@ def _ask(study: str, storage: str, status: Status, effect: str) -> None:
     Args:
         effect: what will happen, for the message.
     """
-    from optimizer.cli.workers.session import storage_option
     from studies.records.control import set_status
     from studies.records.stored_studies import open_study
 

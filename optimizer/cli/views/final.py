@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-from optimizer.cli.common import console, escaped, interactive
+from optimizer.cli.common import console, escaped, interactive, storage_option
 from optimizer.cli.views.progress import gain_text
 from optimizer.cli.views.tables import ReportTable
 from optimizer.observe.events import FinalHeld, FinalStarted, Reporter
-from optimizer.search.stopping import end_of
+from optimizer.search.stopping import stored_end
 from optimizer.system.retry import Retry
 from optimizer.trial.objective import SINGLE, Objective
 from optimizer.trial.verdict import doubt, is_better, suspicion
@@ -109,7 +109,7 @@ def _progress(images: int, pictures: Pictures) -> Iterator[FinalWatch]:
 def final_is_due(records: StudyRecords) -> bool:
     """Return whether the budget is spent, no worker is still at work, and the final does not cover all trials."""
     trials = load_trials(records)
-    return end_of(records, trials) is not None and lacks_final(records, trials)
+    return stored_end(records, trials) is not None and lacks_final(records, trials)
 
 
 def current_winner(final: Final | None, trials: Sequence[StoredTrial]) -> Finalist | None:
@@ -128,17 +128,22 @@ def caveat(final: Final | None, trials: Sequence[StoredTrial], objective: Object
 # ---------------------------------------------------------------------------------------- printing
 
 
-def print_final(stored: StoredStudy, final: Final, trials: Sequence[StoredTrial], objective: Objective) -> None:
+def print_final(records: StudyRecords, final: Final, trials: Sequence[StoredTrial], objective: Objective) -> None:
     """Print the candidates with their gains in the search and in the final, the choice, and what looks gamed."""
-    console.print(final_table(stored, final, objective))
-    for line in final_lines(final, objective):
+    console.print(final_table(records.study, final, objective))
+    for line in final_lines(records, final, objective):
         console.print(escaped(line), soft_wrap=True)
     if final.is_outdated(trials):
         console.print(
             "[yellow]the final is outdated:[/] more trials have finished since; hold it again with: "
-            + escaped(f'mergetune study finish "{stored.name}"'),
+            + escaped(finish_command(records)),
             soft_wrap=True,
         )
+
+
+def finish_command(records: StudyRecords) -> str:
+    """Return the command that holds a study's final."""
+    return f'mergetune study finish "{records.study.name}"{storage_option(records.database.url)}'
 
 
 def final_table(stored: StoredStudy, final: Final, objective: Objective) -> ReportTable:
@@ -176,21 +181,22 @@ def _images(stored: StoredStudy) -> int:
     return len(stored.spec.held_out.items())
 
 
-def final_lines(final: Final, objective: Objective) -> list[str]:
+def final_lines(records: StudyRecords, final: Final, objective: Objective) -> list[str]:
     """Return the verdict, then what failed, then what looks gamed; one line each."""
-    lines = [_verdict(final, objective)]
+    lines = [_verdict(records, final, objective)]
     failed = [finalist for finalist in final.finalists if finalist.failure is not None]
     lines += [f"trial {trial.number} ({trial.origin}) failed in the final: {trial.failure}" for trial in failed]
     suspected = [(trial, suspicion(trial, objective)) for trial in final.candidates]
     return lines + [f"trial {trial.number} looks gamed: {reason}" for trial, reason in suspected if reason is not None]
 
 
-def _verdict(final: Final, objective: Objective) -> str:
+def _verdict(records: StudyRecords, final: Final, objective: Objective) -> str:
     winner = final.winner
     if winner is None:
         if objective.terms:
             return "every candidate failed in the final, so none is chosen"
-        return "several objectives have no single winner: choose a trial with `mergetune export --trial N`"
+        command = f'mergetune export "{records.study.name}" --trial N{storage_option(records.database.url)}'
+        return f"several objectives have no single winner: choose a trial with `{command}`"
     gain = winner.held_out[SINGLE]
     gained = f"held-out gain: objective {gain_text(gain)} over parent {gain.parent}"
     if not is_better(gain):

@@ -11,7 +11,7 @@ from typing import Self
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn
 from rich.text import Text
 
-from optimizer.cli.common import console, escaped, interactive
+from optimizer.cli.common import console, escaped, interactive, storage_option
 from optimizer.observe.events import (
     BatchReduced,
     Event,
@@ -60,7 +60,7 @@ class ProgressReporter:
         self._names = (SINGLE,) if objective.terms else objective.names
         self._total = records.study.spec.budget.trials
         self._items = len(records.study.spec.suite.items())
-        self._begun = time.monotonic()
+        self._started = time.monotonic()
         self._progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(bar_width=20),
@@ -69,8 +69,8 @@ class ProgressReporter:
             console=console,
             disable=not interactive(),
         )
-        self._cached = CachedTrials(records)
-        finished = [row for row in own_trials(self._cached.trials()) if row.state != "running"]
+        self._cached_trials = CachedTrials(records)
+        finished = [trial for trial in own_trials(self._cached_trials.trials()) if trial.state != "running"]
         self._finished = len(finished)
         self._task = self._progress.add_task(
             "trials", total=self._total, completed=self._finished, more="", stoppable=False
@@ -99,20 +99,21 @@ class ProgressReporter:
                 self._progress.update(self._images, completed=images)
             case TrialEnded(stored=trial):
                 self._show_ended(trial)
-            case OutageBegan(reason=reason, limit=limit):
-                print_waiting(reason, limit)
+            case OutageBegan():
+                OutageReporter().report(event)
             case StudyPaused():
-                again = f'mergetune study resume "{self._records.study.name}" --detach'
+                storage = storage_option(self._records.database.url)
+                again = f'mergetune study resume "{self._records.study.name}" --detach{storage}'
                 console.print(escaped(f"paused; it goes on with: {again}"), soft_wrap=True)
             case BatchReduced():
                 console.print(escaped(_reduction(event)), soft_wrap=True)
 
     def _show_ended(self, trial: StoredTrial) -> None:
-        rows = [row for row in self._cached.trials() if row.state != "running"]
-        done = len(own_trials(rows))
+        finished = [each for each in self._cached_trials.trials() if each.state != "running"]
+        done = len(own_trials(finished))
         done_since = max(1, done - self._finished)  # by all workers of the study
-        left = (time.monotonic() - self._begun) / done_since * max(0, self._total - done)
-        more = " | ".join(part for part in (self._best_gain(rows), _stages(trial), f"{_clock(left)} left") if part)
+        left = (time.monotonic() - self._started) / done_since * max(0, self._total - done)
+        more = " | ".join(part for part in (self._best_gain(finished), _stages(trial), f"{_clock(left)} left") if part)
         self._progress.update(self._task, completed=done, more=more)
         if split := self._newly_split(trial):
             console.print(f"from trial {trial.number} on {split} searched in blocks", markup=False)
@@ -126,14 +127,14 @@ class ProgressReporter:
         """Return which sections were split for this trial, with `granularity: auto`; empty if none."""
         storage = self._records.database.storage
         study_id = storage.get_study_id_from_name(self._records.study.name)
-        asked = storage.get_trial(storage.get_trial_id_from_study_id_trial_number(study_id, trial.number))
-        split = split_of(asked) or {}
+        in_optuna = storage.get_trial(storage.get_trial_id_from_study_id_trial_number(study_id, trial.number))
+        split = split_of(in_optuna) or {}
         found = [section for section, number in split.items() if number == trial.number]
         return f"{' and '.join(found)} {'is' if len(found) == 1 else 'are'}" if found else ""
 
-    def _best_gain(self, rows: Sequence[StoredTrial]) -> str:
+    def _best_gain(self, trials: Sequence[StoredTrial]) -> str:
         """Return the best gain so far in each objective, over all workers."""
-        best = best_gains(rows)
+        best = best_gains(trials)
         parts = [
             f"best {'gain' if name == SINGLE else name} {gain_text(best[name])}" for name in self._names if name in best
         ]
@@ -153,9 +154,14 @@ class ProgressReporter:
         return f"{trial.origin}: {values}"
 
 
-def print_waiting(reason: str, limit_seconds: float) -> None:
-    """Print what is waited for and why, and for how long at most."""
-    console.print(escaped(f"waiting for {reason}, {limit_seconds / 60:.0f} minutes at most"), soft_wrap=True)
+class OutageReporter:
+    """A reporter that prints what is waited for and why, and for how long at most."""
+
+    def report(self, event: Event) -> None:
+        """Print the beginning of an outage."""
+        if isinstance(event, OutageBegan):
+            text = f"waiting for {event.reason}, {event.limit / 60:.0f} minutes at most"
+            console.print(escaped(text), soft_wrap=True)
 
 
 def _reduction(event: BatchReduced) -> str:

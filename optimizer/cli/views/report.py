@@ -14,7 +14,7 @@ from optimizer.cli.views.front import print_front
 from optimizer.cli.views.progress import gain_text
 from optimizer.cli.views.tables import ReportTable
 from optimizer.search.depth.ties import split_before, split_in_words
-from optimizer.search.stopping import end_of, own_trials
+from optimizer.search.stopping import own_trials, stored_end
 from optimizer.trial.front import check_weights, chosen_trial
 from optimizer.trial.objective import SINGLE, Objective
 from optimizer.trial.ranking import best_trials, parent_trials, stopped_after
@@ -71,7 +71,7 @@ def _study_row(records: StudyRecords, workers: int) -> tuple[str, ...]:
 def _status(records: StudyRecords, trials: Sequence[StoredTrial], workers: int) -> str:
     """Describe a study's status, its priority if it has one, and the number of workers on it."""
     study = records.study
-    ended = study.status == "active" and end_of(records, trials) is not None
+    ended = study.status == "active" and stored_end(records, trials) is not None
     parts: list[str] = ["ended" if ended else study.status]
     if study.priority:
         parts.append(f"priority {study.priority}")
@@ -106,7 +106,7 @@ def print_study(records: StudyRecords, *, every_trial: bool, weights: Mapping[st
         print_front(trials, objective, weights)
     _print_progress(records, trials)
     if final is not None:
-        print_final(study, final, trials, objective)
+        print_final(records, final, trials, objective)
 
 
 def _print_progress(records: StudyRecords, trials: Sequence[StoredTrial]) -> None:
@@ -132,7 +132,7 @@ def _print_progress(records: StudyRecords, trials: Sequence[StoredTrial]) -> Non
 
         split = split_before(optuna_studies.optuna_trials(records)) or {}
         console.print(escaped(f"search: {split_in_words(space_of(study, trials[0]), split)}"), soft_wrap=True)
-    end = None if running else end_of(records, trials)
+    end = None if running else stored_end(records, trials)
     if end is not None:
         console.print(f"ended: {end.reason}")
 
@@ -230,7 +230,7 @@ def study_objective(study: StoredStudy) -> Objective:
 
 
 def save_comparison(records: StudyRecords, artifacts: Artifacts) -> str | None:
-    """Draw the parents and the best side by side, and return where the picture is; None if renders were not kept."""
+    """Draw the parents and the best side by side; return where the picture is, None where no renders are stored."""
     import torch
 
     from optimizer.rendering.contact_sheet import comparison_sheet

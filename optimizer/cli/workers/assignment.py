@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from optimizer.observe.events import Event, Reporter
     from optimizer.runtime.model_files import ModelFolders
     from optimizer.runtime.setup import Runtime
-    from optimizer.system.retry import Retry
     from optimizer.work.worker import Worker
     from studies.files.artifacts import Artifacts
     from studies.records.database import Database
@@ -68,7 +67,6 @@ class Assignment:
         """Build the worker that carries out this assignment in this process."""
         with loading_libraries():
             from optimizer.runtime.pool import RuntimePool
-            from optimizer.system.retry import Retry
             from optimizer.work.worker import Worker, WorkerSettings
             from studies.files.artifacts import Artifacts
 
@@ -83,7 +81,7 @@ class Assignment:
             lambda study: open_unchanged_plan(study, self.folders),
             lambda plan, study: load_runtime(plan, study.parents, self.cache),
         )
-        host = TerminalHost(store, stop, Retry(limit_seconds=self.patience_seconds), monitoring)
+        host = TerminalHost(store, stop, self.patience_seconds, monitoring)
         return Worker(database, runtimes, store, host, stop, settings)
 
 
@@ -120,19 +118,27 @@ def assigned(
 
 
 class TerminalHost:
-    """A worker's Host that shows progress on the terminal."""
+    """A worker's Host that shows progress on the terminal.
 
-    def __init__(self, artifacts: Artifacts, stop: threading.Event, retry: Retry, monitoring: Monitoring) -> None:
+    Args:
+        patience_seconds: how long an outage of the database or of the artifact store may last.
+    """
+
+    def __init__(
+        self, artifacts: Artifacts, stop: threading.Event, patience_seconds: float, monitoring: Monitoring
+    ) -> None:
         self._artifacts, self._stop = artifacts, stop
-        self._retry, self._monitoring = retry, monitoring
+        self._patience_seconds, self._monitoring = patience_seconds, monitoring
 
     @contextmanager
     def at(self, records: StudyRecords, runtime: Runtime) -> Iterator[Reporter]:
         """Show the progress of a study while the block runs."""
         from optimizer.cli.views.progress import ProgressReporter
+        from optimizer.observe.events import reporting_retry
 
+        retry = reporting_retry(self, self._patience_seconds)
         console.print(f"working on study {escaped(records.study.name)}", soft_wrap=True)
-        with self._retry(lambda: ProgressReporter(records, runtime.objective, self._stop)) as people:
+        with retry(lambda: ProgressReporter(records, runtime.objective, self._stop)) as people:
             yield self._monitoring.reporter(records, people)
 
     def hold_final(self, records: StudyRecords, runtime: Runtime) -> None:
@@ -142,16 +148,19 @@ class TerminalHost:
             FinalError: there is nothing to compare.
         """
         from optimizer.cli.views.final import finish_study
+        from optimizer.cli.views.progress import OutageReporter
         from optimizer.insight.interactive import save_figures
+        from optimizer.observe.events import reporting_retry
 
         console.print(f"holding the final of {escaped(records.study.name)}", soft_wrap=True)
-        reporter = self._monitoring.reporter(records)
-        finish_study(records, runtime, self._artifacts, reporter, self._retry)
-        self._retry(lambda: save_figures(records, runtime.objective))
+        reporter = self._monitoring.reporter(records, OutageReporter())
+        retry = reporting_retry(reporter, self._patience_seconds)
+        finish_study(records, runtime, self._artifacts, reporter, retry)
+        retry(lambda: save_figures(records, runtime.objective))
 
     def report(self, event: Event) -> None:
         """Print what happens between two studies, and log it."""
-        from optimizer.cli.views.progress import print_waiting
+        from optimizer.cli.views.progress import OutageReporter
         from optimizer.observe.events import OutageBegan, StudyRefused, WaitingForWork
 
         match event:
@@ -159,6 +168,6 @@ class TerminalHost:
                 print_error(f"study {escaped(name)} cannot be worked on here", reason)
             case WaitingForWork():
                 console.print("waiting for work; Ctrl-C or SIGTERM to leave", soft_wrap=True)
-            case OutageBegan(reason=reason, limit=limit):
-                print_waiting(reason, limit)
+            case OutageBegan():
+                OutageReporter().report(event)
         self._monitoring.report(event)

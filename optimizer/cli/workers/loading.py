@@ -44,9 +44,9 @@ def open_asked_study(
         StudyChangedError: the spec has changed, or a file at a path that it names is another than the study's.
     """
     from studies.spec.fingerprints import refuse_changed_spec
-    from studies.spec.places import at_places_of, paths_of
+    from studies.spec.paths import paths_of, with_paths_of
 
-    there = at_places_of(stored.spec, spec)
+    there = with_paths_of(stored.spec, spec)
     refuse_changed_spec(there, spec)
     if looked_at and paths_of(there) == paths_of(stored.spec):
         return None

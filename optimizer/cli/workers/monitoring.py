@@ -47,7 +47,9 @@ class Monitoring:
     metrics: Metrics | None = None
 
     def report(self, event: Event) -> None:
-        """Log an event of no study in particular."""
+        """Count and log an event of no study in particular."""
+        if self.metrics is not None:
+            self.metrics.report(event)
         if self.log is not None:
             self.log.report(event)
 

@@ -53,17 +53,20 @@ def _prepare(spec: Path, url: str, artifacts: str | Path | None, choose: Callabl
     quiet_optuna()
     wanted, database = _new_spec(spec, url)
     with loading_libraries():
-        from optimizer.cli.views.planning import print_notes
+        from optimizer.cli.views.planning import print_notes, print_plan
         from optimizer.outcome.other_study import require_other_study
         from optimizer.outcome.warm_start import find_warm_start
         from optimizer.runtime.plan import make_plan
         from studies.records.database import open_database
+        from studies.records.stored_studies import require_new
 
     plan = make_plan(wanted)
     device = choose(plan)
     require_other_study(plan.spec, url)
     database = database or open_database(url)  # a missing file is created only now
-    parents = announce(database, plan, device)
+    require_new(database, plan.spec.study)
+    print_plan(plan, device)
+    parents = hash_with_progress(plan)
     warm_start = find_warm_start(plan, parents, device, url, artifacts)
     if warm_start is not None:
         print_notes(warm_start.notes)
@@ -101,20 +104,6 @@ def _cpu(_plan: Plan) -> torch.device:
     import torch
 
     return torch.device("cpu")
-
-
-def announce(database: Database, plan: Plan, device: torch.device) -> tuple[ParentFile, ...]:
-    """Print what a new study will do, and hash its parents.
-
-    Raises:
-        StudyExistsError: there is a study of this name.
-    """
-    from optimizer.cli.views.planning import print_plan
-    from studies.records.stored_studies import require_new
-
-    require_new(database, plan.spec.study)
-    print_plan(plan, device)
-    return hash_with_progress(plan)
 
 
 @dataclass(frozen=True, kw_only=True)

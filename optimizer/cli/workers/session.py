@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-import shlex
 import signal
 import sys
 import threading
@@ -14,7 +13,7 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
 
-from optimizer.cli.common import DEFAULT_STORAGE, console, escaped, interactive, quiet_optuna, storage_url
+from optimizer.cli.common import console, escaped, interactive, quiet_optuna, storage_option
 from optimizer.cli.workers.model_folders import models_option
 from optimizer.cli.workers.monitoring import UNMONITORED, Monitoring
 
@@ -102,7 +101,7 @@ def work_on(
 
 def _moved_to(records: StudyRecords, runtime: Runtime) -> tuple[Path, ...]:
     """List the folders in which this process found the study's files; none if they are where the study names them."""
-    from studies.spec.places import folders_of, paths_of
+    from studies.spec.paths import folders_of, paths_of
 
     spec = runtime.plan.spec
     return () if paths_of(spec) == paths_of(records.study.spec) else folders_of(spec)
@@ -190,10 +189,10 @@ def print_end(records: StudyRecords, models: Sequence[Path] | None = None) -> No
     Args:
         models: the folders of `--models`.
     """
-    from optimizer.search.stopping import end_of
+    from optimizer.search.stopping import stored_end
     from studies.records.stored_trials import load_trials
 
-    if end := end_of(records, load_trials(records)):
+    if end := stored_end(records, load_trials(records)):
         more = BUDGET_OPTIONS.get(end.key, ", after raising the budget in its spec file")
         text = f"The study has ended; continue with: {_resume_command(records, models)}{more}"
         console.print(escaped(text), soft_wrap=True)
@@ -202,14 +201,3 @@ def print_end(records: StudyRecords, models: Sequence[Path] | None = None) -> No
 def _resume_command(records: StudyRecords, models: Sequence[Path] | None) -> str:
     options = f"{storage_option(records.database.url)}{models_option(models)}"
     return f'mergetune study resume "{records.study.name}"{options}'
-
-
-def storage_option(url: str) -> str:
-    """Return the `--storage` option for another command, with a leading space; empty if none is needed."""
-    from studies.system.database_url import database_file, redacted
-
-    if url == storage_url(os.environ.get("MERGETUNE_STORAGE") or DEFAULT_STORAGE):
-        return ""
-    file = database_file(url)
-    shown = redacted(url) if file is None or storage_url(str(file)) == url else url  # its artifacts are beside a link
-    return f" --storage {shlex.quote(shown)}"

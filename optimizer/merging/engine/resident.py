@@ -302,15 +302,6 @@ class ResidentModel:
                     broken |= {member.key for member in slab.members if not bool(member.of(slab.live).isfinite().all())}
         return tuple(key for key in self._live if key in broken)
 
-    def copy_parent_a(self) -> None:
-        """Make parent A live by a plain copy without rounding: the baseline of the merge benchmark.
-
-        Sources must be in memory, and components must not take turns.
-        """
-        for slab in self._slabs:
-            slab.live.copy_(next(iter(slab.buffers.values())))
-            slab.live_plan = None
-
     def live_tensors(self) -> Mapping[str, Tensor]:
         """Return key -> live tensor in the file's shape; the tensors are views, which every merge changes.
 

@@ -100,7 +100,7 @@ def _names_of(target: Target, architecture: Architecture) -> tuple[str, ...]:
 def _text_names(target: Target, architecture: Architecture) -> tuple[str, ...]:
     """Return the names that programs give a weight of a text encoder."""
     module, component, names = target.module, target.view.component, model_family(architecture).lora
-    kohya, clip = names.prefixes[component], names.clips[component]
+    kohya, clip = names.prefixes[component], names.clips.get(component)
     is_only_one = len(text_encoders(architecture)) == 1  # otherwise a bare name may mean a module of either
     prefixes = (*_text_prefixes(component, architecture), *(("",) if is_only_one else ()))
     flat = module.replace(".", "_")
@@ -118,8 +118,9 @@ def _text_names(target: Target, architecture: Architecture) -> tuple[str, ...]:
 def _text_prefixes(component: Component, architecture: Architecture) -> tuple[str, ...]:
     """Return what programs put before the dotted name of a layer of a text encoder."""
     names = model_family(architecture).lora
-    kohya, clip = names.prefixes[component].removesuffix("_"), names.clips[component]
-    return (f"{component}.", f"{kohya}.", f"{clip}.", f"text_encoders.{clip}.transformer.")
+    kohya, clip = names.prefixes[component].removesuffix("_"), names.clips.get(component)
+    others = () if clip is None else (f"{clip}.", f"text_encoders.{clip}.transformer.")
+    return (f"{component}.", f"{kohya}.", *others)
 
 
 def component_of_name(name: str, architecture: Architecture) -> Component | None:

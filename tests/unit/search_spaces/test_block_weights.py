@@ -50,7 +50,7 @@ def test_every_place_has_a_weight_so_that_a_space_takes_it(architecture: Archite
     assert weights["vae"] == 0.0
     space = SearchSpace.build(SpaceSettings(), architecture, (Slot(name="B", kind="ratio", default=0.0),))
     ratios = {place: (weight,) for place, weight in weights.items()}
-    assert space.rows(space.params(ratios)) == ratios
+    assert space.numbers_by_place(space.params(ratios)) == ratios
 
 
 def test_spaces_and_line_breaks_between_numbers_do_not_matter() -> None:

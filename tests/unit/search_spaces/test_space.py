@@ -144,7 +144,7 @@ def test_parameters_are_the_places_that_settings_leave_to_search(case: Case) -> 
 @given(case=cases(), data=st.data())
 def test_ratios_cover_every_place_with_one_ratio_per_slot(case: Case, data: st.DataObject) -> None:
     space = _build(case)
-    ratios = space.rows(_draw_params(data, space))
+    ratios = space.numbers_by_place(_draw_params(data, space))
     assert tuple(ratios) == places(case.architecture)
     assert {len(row) for row in ratios.values()} == {len(case.slots)}
     assert {place: ratios[place] for place in case.frozen} == {
@@ -156,14 +156,14 @@ def test_ratios_cover_every_place_with_one_ratio_per_slot(case: Case, data: st.D
 def test_params_undo_ratios_exactly(case: Case, data: st.DataObject) -> None:
     space = _build(case)
     params = _draw_params(data, space)
-    assert space.params(space.rows(params)) == params
+    assert space.params(space.numbers_by_place(params)) == params
 
 
 @given(case=cases(), data=st.data())
 def test_the_nearest_to_ratios_of_the_space_are_their_own_params(case: Case, data: st.DataObject) -> None:
     space = _build(case)
     params = _draw_params(data, space)
-    assert space.nearest(space.rows(params)) == pytest.approx(params, rel=0, abs=1e-12)
+    assert space.nearest(space.numbers_by_place(params)) == pytest.approx(params, rel=0, abs=1e-12)
 
 
 @given(case=cases(), data=st.data())
@@ -171,7 +171,7 @@ def test_the_nearest_are_always_valid_params(case: Case, data: st.DataObject) ->
     space = _build(case)
     row = st.tuples(*[_numbers] * len(case.slots))
     nearest = space.nearest({place: data.draw(row) for place in places(case.architecture)})
-    assert space.params(space.rows(nearest)) == nearest
+    assert space.params(space.numbers_by_place(nearest)) == nearest
 
 
 @given(case=cases())
@@ -210,7 +210,7 @@ def test_coarse_granularities_keep_one_ratio_per_text_encoder(granularity: str, 
 def test_slots_of_one_place_stand_together() -> None:
     space = _space(slots=("B", "C"), granularity="uniform")
     assert _names(space) == ["text_encoder.B", "text_encoder.C", "unet.B", "unet.C"]
-    ratios = space.rows({"text_encoder.B": 0.1, "text_encoder.C": 0.2, "unet.B": 0.3, "unet.C": 0.4})
+    ratios = space.numbers_by_place({"text_encoder.B": 0.1, "text_encoder.C": 0.2, "unet.B": 0.3, "unet.C": 0.4})
     assert (ratios["text_encoder"], ratios["IN05"], ratios["vae"]) == ((0.1, 0.2), (0.3, 0.4), (0.0, 0.0))
 
 
@@ -340,7 +340,7 @@ def _mixed(slots: tuple[Slot, ...] = MIXED, **settings: Any) -> SearchSpace:
 def test_parameters_and_loras_stay_at_their_default_unless_the_settings_say_otherwise() -> None:
     space = _mixed(granularity="uniform")
     assert _names(space) == ["text_encoder", "unet"]
-    assert set(space.rows({"text_encoder": 0.2, "unet": 0.7}).values()) == {
+    assert set(space.numbers_by_place({"text_encoder": 0.2, "unet": 0.7}).values()) == {
         (0.2, 0.5, 1.0),
         (0.7, 0.5, 1.0),
         (0.0, 0.5, 1.0),
@@ -351,7 +351,7 @@ def test_a_number_holds_them_and_bounds_search_them_as_one_number_for_everything
     space = _mixed(granularity="uniform", parameters={"density": 0.3, "style": [-1, 1.5]})
     assert [(p.name, p.low, p.high) for p in space.parameters][-1] == ("style", -1, 1.5)
     assert space.parameters[-1].places == places(SD15)
-    rows = space.rows({"text_encoder": 0.2, "unet": 0.7, "style": -0.5})
+    rows = space.numbers_by_place({"text_encoder": 0.2, "unet": 0.7, "style": -0.5})
     assert set(rows.values()) == {(0.2, 0.3, -0.5), (0.7, 0.3, -0.5), (0.0, 0.3, -0.5)}
 
 
@@ -418,12 +418,12 @@ def test_a_method_without_ratios_leaves_nothing_to_search_but_its_parameters_and
             _mixed(slots)
     space = _mixed((DENSITY, STYLE), parameters={"style": [0, 1]})
     assert _names(space) == ["style"]
-    assert set(space.rows({"style": 0.25}).values()) == {(0.5, 0.25)}
+    assert set(space.numbers_by_place({"style": 0.25}).values()) == {(0.5, 0.25)}
 
 
 def test_a_profiles_rows_have_its_ratios_and_leave_the_rest_as_it_is_set() -> None:
     space = _mixed(parameters={"density": 0.3, "style": [0, 1]})
-    assert space.profile_rows({"IN00": 0.7, "M00": 0.2}) == {"IN00": (0.7, 0.3, 1.0), "M00": (0.2, 0.3, 1.0)}
+    assert space.profile_numbers({"IN00": 0.7, "M00": 0.2}) == {"IN00": (0.7, 0.3, 1.0), "M00": (0.2, 0.3, 1.0)}
     assert space.ratio_slots == (0,)
 
 
@@ -446,7 +446,7 @@ def test_every_number_is_fixed_or_of_one_parameter_and_params_undo_rows(
     assert sorted(cells) == sorted((place, index) for place in places(SD15) for index in range(len(MIXED)))
     assert len(set(_names(space))) == len(space.parameters)
     params = _draw_params(data, space)
-    rows = space.rows(params)
+    rows = space.numbers_by_place(params)
     assert space.params(rows) == params
     for index, slot in enumerate(MIXED):
         assert all(slot.allows(row[index]) for row in rows.values())
@@ -525,7 +525,7 @@ def _uniform(**settings: Any) -> SearchSpace:
 )
 def test_params_that_are_not_of_the_space_are_refused(params: dict[str, float], essentials: list[str]) -> None:
     with pytest.raises(RatioError) as caught:
-        _uniform().rows(params)
+        _uniform().numbers_by_place(params)
     assert [essential for essential in essentials if essential not in str(caught.value)] == []
 
 

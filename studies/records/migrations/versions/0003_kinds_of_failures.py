@@ -1,4 +1,4 @@
-"""The kind of a failure in a column of its own. Until now it was read from the reason at every look."""
+"""The kind of a failure in a column of its own. Until now it was worked out from the reason whenever it was needed."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ from search_spaces.block_presets import block_preset, block_preset_names
 from search_spaces.blocks import Architecture, blocks, places
 from search_spaces.space import SearchSpace
 from studies.errors import RecipeError, SpecError
-from studies.recipe.adoption import adopt, rows_of
+from studies.recipe.adoption import adopt, numbers_of
 from studies.recipe.blueprint import Blueprint, LoraFile
 from studies.recipe.recipe import BakedVae, Parent, Recipe
 from studies.spec.study import StudySpec, parse_spec
@@ -277,7 +277,7 @@ class TestRoundTrip:
         blueprint = blueprint_of(spec, architecture)
         space = space_of(spec, architecture)
         params = {row.name: data.draw(st.floats(row.low, row.high)) for row in space.parameters}
-        recipe = blueprint.recipe(space.rows(params))
+        recipe = blueprint.recipe(space.numbers_by_place(params))
         order = data.draw(st.permutations(blueprint.parents))
         other = replace(
             blueprint,
@@ -290,9 +290,9 @@ class TestRoundTrip:
         assert there.parents == other.parents
         back = adopt(there, blueprint)
         assert back == recipe
-        rows = rows_of(back, blueprint)
+        rows = numbers_of(back, blueprint)
         assert rows is not None
-        assert {place: tuple(row) for place, row in rows.items()} == space.rows(params)
+        assert {place: tuple(row) for place, row in rows.items()} == space.numbers_by_place(params)
         assert space.params(rows) == params
 
     @given(letter=st.sampled_from("ABC"), order=st.permutations("ABC"))

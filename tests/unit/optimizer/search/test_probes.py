@@ -65,7 +65,7 @@ def probes_of(
     return make_probes(spec, *space_of(spec, architecture, **space), equal_places)
 
 
-def rows_of(probe: Probe) -> Mapping[str, tuple[float, ...]]:
+def numbers_of(probe: Probe) -> Mapping[str, tuple[float, ...]]:
     """The numbers of a recipe of one step."""
     (step,) = probe.recipe.steps
     return step.by_place
@@ -140,8 +140,8 @@ class TestParents:
         probe = by_name(probes_of(spec_of(), equal_places=frozenset({"vae"})))["parent B"]
         assert probe.params is not None
         assert set(probe.params.values()) == {1.0}
-        assert rows_of(probe)["vae"] == (0.0,)
-        assert all(ratios == (1.0,) for place, ratios in rows_of(probe).items() if place != "vae")
+        assert numbers_of(probe)["vae"] == (0.0,)
+        assert all(ratios == (1.0,) for place, ratios in numbers_of(probe).items() if place != "vae")
 
     def test_an_alike_place_does_not_help_where_another_frozen_one_differs(self) -> None:
         probe = by_name(probes_of(spec_of(), equal_places=frozenset({"vae"}), frozen={"text_encoder": 0.0}))["parent B"]
@@ -271,7 +271,7 @@ class TestInsideTheSpace:
                 continue
             assert probe.params.keys() == {row.name for row in space.parameters}
             assert all(row.low <= probe.params[row.name] <= row.high for row in space.parameters)
-            assert blueprint.recipe(space.rows(probe.params)) == probe.recipe
+            assert blueprint.recipe(space.numbers_by_place(probe.params)) == probe.recipe
 
 
 class TestProfiles:
@@ -281,7 +281,7 @@ class TestProfiles:
         order = blocks(architecture)
 
         def depth(name: str) -> list[float]:
-            return [rows_of(probes[f"profile {name}"])[block][0] for block in order]
+            return [numbers_of(probes[f"profile {name}"])[block][0] for block in order]
 
         rising, falling, hill = depth("rising"), depth("falling"), depth("hill")
         assert rising == sorted(rising)
@@ -292,13 +292,13 @@ class TestProfiles:
         assert hill[0] == hill[-1] == 0.1
         assert depth("valley") == pytest.approx([1 - value for value in hill], abs=2e-6)
         for name in text_encoders(architecture):
-            assert rows_of(probes["profile hill"])[name][0] == pytest.approx(sum(hill) / len(hill), abs=2e-6)
+            assert numbers_of(probes["profile hill"])[name][0] == pytest.approx(sum(hill) / len(hill), abs=2e-6)
 
     def test_random_profiles_are_smooth_and_within_bounds(self) -> None:
         probes = probes_of(spec_of(profiles=40, seed=3))
         for probe in probes:
             if str(probe.origin).startswith("profile smooth"):
-                values = [rows_of(probe)[block][0] for block in blocks(Architecture.SD15)]
+                values = [numbers_of(probe)[block][0] for block in blocks(Architecture.SD15)]
                 assert all(0 <= value <= 1 for value in values)
                 assert max(abs(one - two) for one, two in pairwise(values)) < 0.15
 

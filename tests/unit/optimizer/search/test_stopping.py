@@ -10,7 +10,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from trials import trial
 
 from optimizer.search.proposal import Proposal
-from optimizer.search.stopping import Expectation, expectations, images_of, minutes_of, spent
+from optimizer.search.stopping import Expectation, end_by_budget, expectations, images_of, minutes_of
 from studies.records.values import StoredTrial
 from studies.spec.study import StudySpec
 
@@ -50,7 +50,7 @@ def test_trials_copied_from_another_study_cost_nothing() -> None:
         ({"trials": 9, "images": 12}, rows(2), 2, "12 images"),
         ({"trials": 9, "minutes": 2}, rows(1), 1, None),
     ):
-        end = spent(spec(**budget), copied + made, len(copied) + asked, ())
+        end = end_by_budget(spec(**budget), copied + made, len(copied) + asked, ())
         assert (end is None) if what is None else (end is not None and what in end.reason)
 
 
@@ -76,7 +76,7 @@ def test_finished_trials_cost_what_they_rendered_and_running_ones_nothing_yet() 
 def test_the_first_budget_that_is_spent_ends_the_study(
     budget: dict[str, float], made: list[StoredTrial], asked: int, what: str | None
 ) -> None:
-    end = spent(spec(**budget), made, asked, ())
+    end = end_by_budget(spec(**budget), made, asked, ())
     assert (end and end.reason) == what
     assert end is None or end.key in budget
 
@@ -103,17 +103,17 @@ class TestPatience:
     def test_it_ends_when_the_last_trials_together_promised_less_than_the_noise(
         self, patience: int, expected: list[Expectation], ends: bool
     ) -> None:
-        end = spent(spec(patience=patience), rows(20), 20, expected)
+        end = end_by_budget(spec(patience=patience), rows(20), 20, expected)
         assert (end is not None) == ends
         assert end is None or end.key == "patience"
 
     def test_it_is_told_in_words(self) -> None:
-        end = spent(spec(patience=10), rows(20), 20, promised(*[0.01] * 10, noise=0.1234))
+        end = end_by_budget(spec(patience=10), rows(20), 20, promised(*[0.01] * 10, noise=0.1234))
         assert end is not None
         assert end.reason == "the last 10 trials together were expected to gain less than 0.123, the noise of one trial"
 
     def test_without_it_no_expectation_ends_a_study(self) -> None:
-        assert spent(spec(), rows(20), 20, promised(*[0.0] * 20)) is None
+        assert end_by_budget(spec(), rows(20), 20, promised(*[0.0] * 20)) is None
 
     def test_expectations_are_those_of_finished_trials_by_number(self) -> None:
         def trial(number: int, state: TrialState, improvement: float | None) -> FrozenTrial:

@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 from optimizer.work.scheduling import SLICE_SECONDS, WaitingStudy, choose
 
 STUDIES = st.lists(
-    st.builds(WaitingStudy, study=st.integers(1, 9), priority=st.integers(-2, 2), others=st.integers(0, 5)),
-    unique_by=lambda row: row.study,
+    st.builds(WaitingStudy, study_id=st.integers(1, 9), priority=st.integers(-2, 2), others=st.integers(0, 5)),
+    unique_by=lambda row: row.study_id,
     max_size=6,
-).map(lambda rows: sorted(rows, key=lambda row: row.study))
+).map(lambda rows: sorted(rows, key=lambda row: row.study_id))
 
 
 @given(STUDIES, st.none() | st.integers(1, 9), st.floats(0, 3 * SLICE_SECONDS))
@@ -23,13 +23,13 @@ def test_something_of_the_highest_priority_is_chosen_while_there_is_anything(
     chosen = choose(candidates, current, seconds)
     highest = [row for row in candidates if row.priority == max(row.priority for row in candidates)]
     assert (chosen is None) == (not candidates)
-    assert chosen is None or chosen in {row.study for row in highest}
-    if current in {row.study for row in highest} and seconds < SLICE_SECONDS:
+    assert chosen is None or chosen in {row.study_id for row in highest}
+    if current in {row.study_id for row in highest} and seconds < SLICE_SECONDS:
         assert chosen == current
 
 
 def at(study: int, others: int = 0, priority: int = 0) -> WaitingStudy:
-    return WaitingStudy(study=study, priority=priority, others=others)
+    return WaitingStudy(study_id=study, priority=priority, others=others)
 
 
 def test_a_new_worker_goes_where_the_fewest_are() -> None:

@@ -23,7 +23,7 @@ class Queue:
     def __init__(self, study: UnrenderedStudy) -> None:
         self.reporter = Recorder()
         self.study, self.recorder = study, study.recorder()
-        self.queue = TrialQueue(study.records, study.order, study.trials, self.reporter, self.recorder.settle)
+        self.queue = TrialQueue(study.records, study.order, study.cached_trials, self.reporter, self.recorder.settle)
         self.heartbeat = Heartbeat(study.records.database, workers.register_worker(study.records.database))
 
     def claim(self) -> ClaimedTrial:
@@ -47,9 +47,9 @@ def study(tmp_path: Path) -> UnrenderedStudy:
 
 def die(study: UnrenderedStudy, worker_id: str) -> None:
     """As if the worker's process had ended without signing off: another one has its number now."""
-    mine = tables.workers.c.id == worker_id
+    this_worker = tables.workers.c.id == worker_id
     with study.records.database.write() as connection:
-        connection.execute(tables.workers.update().where(mine).values(pid=os.getpid(), process="an earlier one"))
+        connection.execute(tables.workers.update().where(this_worker).values(pid=os.getpid(), process="an earlier one"))
 
 
 def test_probes_come_in_their_order_and_then_what_the_sampler_proposes(study: UnrenderedStudy) -> None:
@@ -73,7 +73,7 @@ def test_a_claimed_trial_is_stored_with_its_worker_its_recipe_and_its_parameters
     assert (stored.state, stored.worker_id, stored.attempt) == ("running", queue.heartbeat.worker_id, 1)
     assert stored.recipe == claimed.recipe
     params = optuna_trials(study.records)[claimed.number].params
-    assert study.order.blueprint.recipe(study.plan.space.rows(params)) == claimed.recipe
+    assert study.order.blueprint.recipe(study.plan.space.numbers_by_place(params)) == claimed.recipe
 
 
 def test_a_trial_of_a_living_worker_is_left_alone(study: UnrenderedStudy) -> None:

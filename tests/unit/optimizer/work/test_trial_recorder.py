@@ -30,7 +30,7 @@ class Desk:
 
     def __init__(self, study: UnrenderedStudy) -> None:
         self.study, self.recorder = study, study.recorder()
-        self._queue = TrialQueue(study.records, study.order, study.trials, Reporters(()), self.recorder.settle)
+        self._queue = TrialQueue(study.records, study.order, study.cached_trials, Reporters(()), self.recorder.settle)
         self._heartbeat = Heartbeat(study.records.database, workers.register_worker(study.records.database))
 
     def claim(self) -> ClaimedTrial:
@@ -44,9 +44,9 @@ class Desk:
         assert self.recorder.store(claimed, evaluation(*sharpness), None, 0.0)
         return self.recorder.settle(claimed.trial)
 
-    def kept(self) -> set[int]:
+    def with_renders(self) -> set[int]:
         """Trials whose renders are in the artifact store, every image of them."""
-        rows = stored_renders.kept_files(self.study.records)
+        rows = stored_renders.stored_files(self.study.records)
         there = {file.name for file in self.study.artifacts.store.files("")}
         assert all(files <= there for files in rows.values())
         assert {name for name in there if name.endswith(".png")} == {name for files in rows.values() for name in files}
@@ -86,19 +86,19 @@ def test_parents_and_the_best_keep_their_renders_and_no_other_trial(study: Unren
     for sharpness in (1.0, 2.0):
         desk.record(sharpness, sharpness)
     desk.record(5.0, 5.0)
-    assert desk.kept() == {0, 1, 2}
+    assert desk.with_renders() == {0, 1, 2}
     desk.record(4.0, 4.0)
-    assert desk.kept() == {0, 1, 2}, "a worse trial's renders are not written"
+    assert desk.with_renders() == {0, 1, 2}, "a worse trial's renders are not written"
     desk.record(6.0, 6.0)
-    assert desk.kept() == {0, 1, 4}, "a better trial takes the place of the best"
+    assert desk.with_renders() == {0, 1, 4}, "a better trial takes the place of the best"
 
 
-@pytest.mark.parametrize(("keep", "kept"), [("all", {0, 1, 2, 3}), ("none", set())])
-def test_the_spec_may_keep_all_renders_or_none(keep: str, kept: set[int], tmp_path: Path) -> None:
+@pytest.mark.parametrize(("keep", "stored"), [("all", {0, 1, 2, 3}), ("none", set())])
+def test_the_spec_may_keep_all_renders_or_none(keep: str, stored: set[int], tmp_path: Path) -> None:
     desk = Desk(begin_unrendered(tmp_path, render={"keep": keep}))
     for sharpness in (1.0, 2.0, 6.0, 4.0):
         desk.record(sharpness, sharpness)
-    assert desk.kept() == kept
+    assert desk.with_renders() == stored
 
 
 def test_a_failed_trial_has_its_reason_and_its_cost_and_no_score(study: UnrenderedStudy) -> None:

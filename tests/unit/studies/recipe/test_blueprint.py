@@ -16,7 +16,7 @@ from optimizer.merging.engine.flat import merge_tensor
 from optimizer.merging.engine.plan import plan_places
 from search_spaces.blocks import Architecture, places
 from studies.errors import RecipeError
-from studies.recipe.blueprint import Blueprint, LoraFile, alone_row, slots_of
+from studies.recipe.blueprint import Blueprint, LoraFile, alone_numbers, slots_of
 from studies.recipe.methods import METHODS
 from studies.recipe.recipe import BakedVae, Operation, Parent, Recipe
 
@@ -160,7 +160,7 @@ def test_ratios_that_give_a_parent_alone_really_do_whatever_the_other_numbers(
     sources = tensors()
     slots = slots_of(operations, "ABCD")
     for letter in "ABCD":
-        row = alone_row(operations, "ABCD", letter)
+        row = alone_numbers(operations, "ABCD", letter)
         assert (row is not None) == (letter in wanted), letter
         if row is None:
             continue
@@ -182,4 +182,4 @@ def test_results_of_the_examples_differ() -> None:
 def test_every_method_that_ends_in_its_inputs_can_give_each_of_them(method: str) -> None:
     inputs = "ABCD"[: min(METHODS[method].most_inputs, 4)]
     for letter in inputs:
-        assert alone_row([op(method, *inputs)], "ABCD", letter) is not None
+        assert alone_numbers([op(method, *inputs)], "ABCD", letter) is not None

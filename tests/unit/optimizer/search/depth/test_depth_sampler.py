@@ -144,7 +144,7 @@ class TestProposals:
         found = proposal(space, observed(space, hill, count), seed, candidates=64)
         assert found.keys() == {row.name for row in space.parameters}
         assert all(row.low <= found[row.name] <= row.high for row in space.parameters)
-        space.rows(found)
+        space.numbers_by_place(found)
 
     @pytest.mark.parametrize("count", [2, 12])
     def test_they_follow_from_seed_number_and_database(self, count: int) -> None:

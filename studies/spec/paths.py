@@ -32,7 +32,7 @@ def folders_of(spec: StudySpec) -> tuple[Path, ...]:
     return tuple(dict.fromkeys(path if path.is_dir() else path.parent for path in paths_of(spec)))
 
 
-def at_places_of(stored: StudySpec, spec: StudySpec) -> StudySpec:
+def with_paths_of(stored: StudySpec, spec: StudySpec) -> StudySpec:
     """Return a stored spec with the paths of another of the same files; what they hold is not looked at.
 
     What differs in more than its path stays as it is stored.
@@ -49,7 +49,7 @@ def at_places_of(stored: StudySpec, spec: StudySpec) -> StudySpec:
 
 
 def _parents(stored: StudySpec, spec: StudySpec) -> tuple[Path, ...]:
-    """Return the parents of `spec`; one that is another parent of the study has not moved but changed places."""
+    """Return the parents of `spec`; one that is another parent of the study has not moved but changed its letter."""
     if len(stored.parents) != len(spec.parents):
         return stored.parents
     pairs = zip(stored.parents, spec.parents, strict=True)
