@@ -64,6 +64,7 @@ STUDY_COMMANDS = (
     "importance",
     "compare",
     "rescore",
+    "migrate",
     "doctor",
     "prune-artifacts",
 )
