@@ -16,6 +16,8 @@ import yaml
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
+from basics.names import plain
+
 TEXT_EXPECTED: Final = frozenset({"string_type", "path_type"})  # pydantic's findings where a text should stand
 KEY: Final = "[key]"  # pydantic's last step to a key of a mapping
 NOUNS: Final = {"prompt": "prompt", "negative": "negative prompt", "study": "name", KEY: "name"}  # by the field
@@ -101,7 +103,7 @@ def _inner(node: yaml.Node, step: int | str) -> yaml.Node | None:
     if isinstance(node, yaml.SequenceNode):
         place = step if isinstance(step, int) else LETTERS.get(step, -1)
         return node.value[place] if 0 <= place < len(node.value) else None
-    return next((value for key, value in _pairs(node) if key.value == step), None)
+    return next((value for key, value in _pairs(node) if plain(key.value) == step), None)
 
 
 def _pairs(node: yaml.Node) -> list[tuple[yaml.Node, yaml.Node]]:
