@@ -60,7 +60,7 @@ def quantisation(infos: Mapping[str, TensorInfo], is_part: Callable[[str], bool]
     codes = [key for key, info in infos.items() if is_part(key) and (_is_code(key, info) or _is_packed(key, infos))]
     if codes:
         dtype = str(infos[codes[0]].dtype).removeprefix("torch.")
-        return f"{len(codes)} tensors hold {dtype} codes instead of floating-point numbers, such as {codes[0]}"
+        return f"{len(codes)} tensors hold {dtype} codes instead of weights, such as {codes[0]}"
     scales = [key for key in infos if _SCALES.search(key)] or list(_scales_of_narrow_floats(infos))
     scales = scales or [key for key in infos if _is_scale_of_weight(key, infos)]
     return f"its weights mean nothing without {len(scales)} scales such as {scales[0]}" if scales else None
