@@ -130,7 +130,7 @@ def test_two_finals_at_once_leave_one_of_them_whole(short: ShortStudy, held: tup
     finals = [replace(final, created_at=float(index), finalists=final.finalists[: 3 + index % 2]) for index in range(6)]
     databases = [open_database(short.database.url) for _ in finals]
     threads = [
-        threading.Thread(target=store_final, args=(StudyRecords(database, short.study), one))
+        threading.Thread(target=store_final, args=(StudyRecords(database=database, study=short.study), one))
         for database, one in zip(databases, finals, strict=True)
     ]
     for thread in threads:
