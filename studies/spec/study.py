@@ -30,7 +30,7 @@ from studies.spec.search import PREDICTING, BudgetSettings, ProbeSettings, Racin
 from studies.spec.suite import SuiteSettings
 from studies.spec.warm_start import WarmStartSettings
 from studies.system.documents import parse_yaml, read_text
-from studies.system.texts import unquoted_text
+from studies.system.texts import quotes_for_prompt, unquoted_text
 
 MAX_NAME = 100  # characters of a scorer's name: more would not fit into the database or a table on the screen
 
@@ -317,6 +317,7 @@ def parse_spec(text: str, *, base_dir: Path, origin: str = "spec") -> StudySpec:
     try:
         return StudySpec.model_validate(with_plain_keys(data), context={"base_dir": base_dir})
     except ValidationError as error:
-        raise SpecError(f"{origin}: {unquoted_text(error, text) or explain(error, StudySpec)}") from error
+        reason = unquoted_text(error, text) or f"{explain(error, StudySpec)}{quotes_for_prompt(error, text)}"
+        raise SpecError(f"{origin}: {reason}") from error
     except ValueError as error:
         raise SpecError(f"{origin}: {error}") from error

@@ -23,6 +23,7 @@ KEY: Final = "[key]"  # pydantic's last step to a key of a mapping
 NOUNS: Final = {"prompt": "prompt", "negative": "negative prompt", "study": "name", KEY: "name"}  # by the field
 FREE_TEXTS: Final = frozenset({"prompts", "prompt", "negative", "study", "parents", "recipes", "path", "vae"})
 LETTERS: Final = {letter: place for place, letter in enumerate(ascii_uppercase)}  # of parents in a list
+STRING: Final = "tag:yaml.org,2002:str"
 SHOWN: Final = 60  # characters of a text in a message
 _CUT_OFF: Final = re.compile(r"[ \t]+(#\S.*)")  # a comment written like one has a space after its sign
 
@@ -37,6 +38,30 @@ def unquoted_text(error: ValidationError, source: str) -> str | None:
         if finding["type"] in TEXT_EXPECTED:
             return _explain(finding, source)
     return None
+
+
+def quotes_for_prompt(error: ValidationError, source: str) -> str:
+    """Return the advice to put a prompt in quotes where one was read as a setting and its text (`seed: a lion`).
+
+    Args:
+        source: the YAML or JSON that was validated.
+
+    Returns:
+        The end of a message; empty where nothing looks like it.
+    """
+    for finding in error.errors(include_url=False):
+        *steps, _ = finding["loc"] or ("",)
+        if len(steps) > 1 and steps[-2] == "prompts":
+            pairs = _pairs(_node_at(source, tuple(steps), None)[0])
+            if len(pairs) == 1 and pairs[0][1].tag == STRING and not _is_quoted(pairs[0][1]):
+                (key, value), *_ = pairs
+                written = source[key.start_mark.index : value.end_mark.index]
+                return f"; if {_shortened(written)} is a prompt, put it in quotes{_as(written)}"
+    return ""
+
+
+def _is_quoted(node: yaml.Node) -> bool:
+    return isinstance(node, yaml.ScalarNode) and node.style is not None
 
 
 def _explain(finding: ErrorDetails, source: str) -> str:

@@ -167,8 +167,8 @@ class Ingredients:
         """Read a source's values, in its own dtype and the result's shape, on the CPU.
 
         Raises:
-            CheckpointError: they are broken: NaN anywhere, or infinity in a weight that the live model has. Schedules
-                and masks may hold infinity.
+            CheckpointError: they are broken: NaN or infinity in a weight that the live model has. Schedules, masks and
+                what belongs to no model may hold them.
         """
         values = self._read(key, source)
         if (key, source) not in self._sound:  # a study reads them once for each trial where they stay in their files
@@ -189,13 +189,10 @@ class Ingredients:
         Raises:
             CheckpointError: they are.
         """
-        if is_finite(values):
-            return
-        has_nan = bool(values.isnan().any())
-        if not has_nan and not is_live(key, self.parents.architecture, values.dim()):
+        if is_finite(values) or not is_live(key, self.parents.architecture, values.dim()):
             return
         what, path = self._file_of(key, source)
-        broken = "NaN" if has_nan else "infinity"
+        broken = "NaN" if values.isnan().any() else "infinity"
         raise CheckpointError(
             f"{what} ({path}) holds {broken} in {key}: every merge with it would be broken; fetch the file again, or "
             "use another model"

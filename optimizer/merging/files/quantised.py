@@ -2,17 +2,21 @@
 
 They are told by dtype, because every program names its scales in its own way: weights are floating-point numbers, so
 integers in a weight's place are codes (int8 with scales, two 4-bit numbers in a byte). Floats of 8 bits are plain
-numbers, unless something beside the layer's weight and bias belongs to it: then that is their scale.
+numbers, unless something beside the layer's weight and bias belongs to it: then that is their scale. They are codes
+as well where they stand under a name made of that of a weight which is not there (`to_q.weight._data`).
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping
+from functools import cache
 
 import torch
 
 from optimizer.errors import CheckpointError
+from optimizer.families.registry import model_family
+from optimizer.merging.files.layout import is_live, stored_part
 from optimizer.merging.files.sources import TensorInfo
 from search_spaces.blocks import EMA, OTHER, Architecture, place_of
 
@@ -24,6 +28,7 @@ _SCALES = re.compile(
 # Integers that are indices or counts in models that are not quantised.
 _INDICES = (".position_ids", "position_ids", ".num_batches_tracked")
 _PARAMETERS = ("weight", "bias")
+_SCALE_WORD = re.compile(r"(?:^|_)scales?(?:_|$)")  # in the last part of a key, such as `scale` and `output_scale`
 
 
 def refuse_quantised(
@@ -52,11 +57,12 @@ def quantisation(infos: Mapping[str, TensorInfo], is_part: Callable[[str], bool]
     Args:
         is_part: whether a key belongs to a model; others may hold integers.
     """
-    codes = [key for key, info in infos.items() if is_part(key) and _is_code(key, info)]
+    codes = [key for key, info in infos.items() if is_part(key) and (_is_code(key, info) or _is_packed(key, infos))]
     if codes:
         dtype = str(infos[codes[0]].dtype).removeprefix("torch.")
         return f"{len(codes)} tensors hold {dtype} codes instead of floating-point numbers, such as {codes[0]}"
     scales = [key for key in infos if _SCALES.search(key)] or list(_scales_of_narrow_floats(infos))
+    scales = scales or [key for key in infos if _is_scale_of_weight(key, infos)]
     return f"its weights mean nothing without {len(scales)} scales such as {scales[0]}" if scales else None
 
 
@@ -71,6 +77,44 @@ def _is_code(key: str, info: TensorInfo) -> bool:
         return False
     is_parameter = key.rpartition(".")[2] in _PARAMETERS
     return is_parameter or (info.size > 1 and info.dtype != torch.bool)  # a mask is no code
+
+
+def _is_packed(key: str, infos: Mapping[str, TensorInfo]) -> bool:
+    """Return whether a tensor holds 8-bit floats in place of a model's weight, which is not there by its own name."""
+    info = infos[key]
+    if not info.dtype.is_floating_point or info.dtype.itemsize > 1 or info.size == 1 or key.endswith(_INDICES):
+        return False
+    weight = _weight_beside(key)
+    return weight != key and weight not in infos and _is_live(weight)
+
+
+def _is_scale_of_weight(key: str, infos: Mapping[str, TensorInfo]) -> bool:
+    """Return whether a tensor is called a scale and stands beside a model's weight, of whatever dtype."""
+    weight = _weight_beside(key)
+    return bool(_SCALE_WORD.search(key.rpartition(".")[2])) and weight in infos and _is_live(weight)
+
+
+def _weight_beside(key: str) -> str:
+    """Return the key of the weight that a tensor would belong to; for a weight or a bias, its own."""
+    layer, _, leaf = key.rpartition(".")
+    if leaf in _PARAMETERS:
+        return key
+    before, is_within, _ = key.partition(".weight.")
+    return f"{before if is_within else layer}.weight"
+
+
+@cache
+def _is_live(key: str) -> bool:
+    """Return whether a model of any family has a weight, by its key in a single file or its name in its component."""
+    for architecture in Architecture:
+        family = model_family(architecture)
+        keys = (key, family.keys.vae + key)  # a file of a VAE alone may lack the prefix
+        for rank in (2, 4):  # linear layers and convolutions
+            if any(is_live(name, architecture, rank) for name in keys):
+                return True
+            if any(stored_part(component, key, architecture, rank) for component in family.pipeline_classes):
+                return True
+    return False
 
 
 def _scales_of_narrow_floats(infos: Mapping[str, TensorInfo]) -> Iterator[str]:

@@ -187,6 +187,7 @@ def strength_of(path: Path, metadata: Mapping[str, str]) -> Strength:
 def _configured(path: Path, settings: Mapping[str, Mapping[str, Any]], origin: str) -> Strength:
     for of_component in settings.values():
         _refuse_unsupported(path, of_component, origin)
+        _refuse_patterns(path, of_component, origin)
     try:
         configurations = {
             component: AdapterConfiguration.of(of_component, origin) for component, of_component in settings.items()
@@ -216,6 +217,23 @@ def _refuse_unsupported(path: Path, settings: Mapping[str, Any], origin: str) ->
         raise LoraError(
             f"{path.name} is {what}: {origin} sets {key}, and only plain LoRAs can be baked in; use a plain LoRA"
         )
+
+
+def _refuse_patterns(path: Path, settings: Mapping[str, Any], origin: str) -> None:
+    """Refuse patterns beyond `_PATTERN`: a file could give one that matches endlessly, by alternatives in a row too.
+
+    Raises:
+        LoraError: there is one.
+    """
+    for key in ("alpha_pattern", "rank_pattern"):
+        patterns = settings.get(key)
+        names = patterns if isinstance(patterns, Mapping) else ()  # what it is otherwise is said later
+        found = [name for name in names if not _PATTERN.fullmatch(name)]
+        if found:
+            raise LoraError(
+                f"{path.name}: {origin} has {found[0]!r} in its {key}, and such patterns are not supported here: only "
+                r"names with at most two of `.*`, `.+` and `\d+` are; name each layer that it stands for"
+            )
 
 
 def _by_component(settings: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
@@ -289,11 +307,10 @@ def _flag(value: Any) -> bool:
 
 
 def _patterns(value: Any) -> dict[str, float]:
-    """Return PEFT's patterns, which are regular expressions, with their numbers.
+    """Return PEFT's patterns, which are regular expressions, with their numbers; see also `_refuse_patterns`.
 
     Raises:
-        ValueError, re.error: one is more than names with at most two `.*`, `.+` or `\\d+`: a file could give one that
-            matches endlessly.
+        ValueError, re.error: they are no patterns, or no numbers.
     """
     if value is None:
         return {}
@@ -301,9 +318,6 @@ def _patterns(value: Any) -> dict[str, float]:
         msg = f"{value!r} is not an object of patterns"
         raise ValueError(msg)
     for pattern in value:
-        if not _PATTERN.fullmatch(pattern):
-            msg = f"the pattern {pattern!r} is not supported"
-            raise ValueError(msg)
         re.compile(pattern)
     return {pattern: _number(number) for pattern, number in value.items()}
 

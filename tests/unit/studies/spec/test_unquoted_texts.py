@@ -115,6 +115,19 @@ def test_a_slip_of_a_setting_is_no_text(key: str) -> None:
     assert "did you mean" in refusal(SPEC % f"- {{{key}: a lion}}")
 
 
+@pytest.mark.parametrize("text", ["seed: a lion", "Sizes: big lion", "Seeds: 7 of a flower", "seeds: of a flower"])
+@pytest.mark.parametrize("place", ["suite", "final"])
+def test_a_slip_of_a_setting_with_a_text_may_be_a_prompt_as_well(text: str, place: str) -> None:
+    spec = SPEC if place == "suite" else f"{SPEC % '- a dog'}final:\n  prompts:\n    - a fox\n    %s\n"
+    assert refusal(spec % f"- {text}").endswith(f'; if `{text}` is a prompt, put it in quotes: "{text}"')
+    parse_spec(spec % f'- "{text}"', base_dir=Path("/"))  # the advice helps
+
+
+@pytest.mark.parametrize("item", ["- seed: 7", "- seed: [1, 2]", "- {promt: a lion, seeds: [1]}", "- seed: '7'"])
+def test_a_slip_without_a_text_is_a_slip_only(item: str) -> None:
+    assert "in quotes" not in refusal(SPEC % item)
+
+
 class TestComments:
     @pytest.mark.parametrize("item", ["- lion #1", "- {prompt: lion #1\n      }", "- cat\n    - lion  #best, red"])
     def test_a_text_that_ends_before_a_sign_without_a_space_is_noted(self, item: str) -> None:

@@ -456,15 +456,25 @@ class TestNotFinite:
             with pytest.raises(CheckpointError, match=rf"{file.name}\) holds NaN in {key}"):
                 written(recipe, files, folder, device)
 
-    def test_infinity_in_a_mask_that_no_live_model_has_is_kept(self, device: torch.device, tmp_path: Path) -> None:
-        mask = "cond_stage_model.attn_mask"
+    @pytest.mark.parametrize(
+        ("key", "value"),
+        [
+            ("cond_stage_model.attn_mask", -math.inf),
+            ("other.thing", math.nan),
+            ("first_stage_model.loss.logvar", math.nan),
+            ("log_one_minus_alphas_cumprod", math.nan),
+        ],
+    )
+    def test_what_no_live_model_has_may_be_broken_and_is_kept(
+        self, device: torch.device, key: str, value: float, tmp_path: Path
+    ) -> None:
         case = Case()
         case.open(tmp_path)
-        values = torch.full((3, 3), -math.inf).triu(1)
-        save_file(case.parent(0) | {mask: values}, tmp_path / "0.safetensors")
+        values = torch.full((3, 3), value).triu(1)
+        save_file(case.parent(0) | {key: values}, tmp_path / "0.safetensors")
         files = Ingredients(Parents.of([Checkpoint.open(tmp_path / f"{index}.safetensors") for index in (0, 1)]))
         saved = written(uniform(case.recipe(files, 0), 0.5), files, tmp_path, device)
-        assert torch.equal(saved[mask], values)
+        torch.testing.assert_close(saved[key], values, rtol=0, atol=0, equal_nan=True)
 
     def test_what_overflows_its_dtype_is_refused_by_its_key_and_fits_a_wider_one(
         self, device: torch.device, tmp_path: Path

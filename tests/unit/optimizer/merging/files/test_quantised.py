@@ -66,7 +66,27 @@ def fp8_inverse(key: str, weight: Tensor) -> dict[str, Tensor]:
     return {key: weight.to(torch.float8_e5m2), f"{key}.by_which_to_divide": torch.tensor(100.0)}
 
 
-FORMATS = pytest.mark.parametrize("quantise", [int8, int8_alone, nf4, int4, fp8, fp8_inverse])
+def packed_fp8(key: str, weight: Tensor) -> dict[str, Tensor]:
+    """optimum-quanto's: names within the weight's."""
+    return {f"{key}._data": weight.to(torch.float8_e4m3fn), f"{key}._scale": torch.tensor(0.01)}
+
+
+def packed_fp8_of_layer(key: str, weight: Tensor) -> dict[str, Tensor]:
+    """torchao's: names beside the weight's, which is not there."""
+    stem = key.removesuffix("weight")
+    codes = weight.to(torch.float8_e4m3fn)
+    return {f"{stem}_weight_qdata": codes, f"{stem}_weight_scale": torch.ones(len(weight), 1)}
+
+
+def packed_fp8_elsewhere(key: str, weight: Tensor) -> dict[str, Tensor]:
+    """Codes and scales called as no program that we know calls them."""
+    stem = key.removesuffix("weight")
+    return {f"{key}.inner.codes": weight.to(torch.float8_e5m2), f"{stem}steps": torch.ones(len(weight))}
+
+
+IN_PLACE = (int8, int8_alone, nf4, int4, fp8, fp8_inverse)
+PACKED = (packed_fp8, packed_fp8_of_layer, packed_fp8_elsewhere)
+FORMATS = pytest.mark.parametrize("quantise", [*IN_PLACE, *PACKED])
 
 
 def quantised(
@@ -128,7 +148,7 @@ def test_a_folder_with_a_quantised_component_is_refused(
         Checkpoint.open(tmp_path)
 
 
-@FORMATS
+@pytest.mark.parametrize("quantise", IN_PLACE)  # the other names are no LoRA's
 def test_a_quantised_lora_is_refused(quantise: Callable[[str, Tensor], dict[str, Tensor]], tmp_path: Path) -> None:
     module = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn2_to_k"
     tensors = {f"{module}.lora_up.weight": torch.randn(32, 4), f"{module}.lora_down.weight": torch.randn(4, 64)}
@@ -138,6 +158,40 @@ def test_a_quantised_lora_is_refused(quantise: Callable[[str, Tensor], dict[str,
     save_file(coded, tmp_path / "lora.safetensors")
     with pytest.raises(CheckpointError, match=r"lora.safetensors is quantised"):
         Lora.open(tmp_path / "lora.safetensors")
+
+
+@pytest.mark.parametrize("name", ["{layer}.scale", "{layer}.weight._scale", "{layer}.output_scale", "{layer}.scales"])
+@pytest.mark.parametrize("prefix", [UNET, TEXT, VAE])
+def test_a_scale_beside_a_weight_of_full_width_is_refused(name: str, prefix: str, tmp_path: Path) -> None:
+    tensors = random_tensors("sd15", 1)
+    scales = {
+        name.format(layer=key.removesuffix(".weight")): torch.tensor([0.125])
+        for key, tensor in tensors.items()
+        if key.startswith(prefix) and key.endswith(".weight") and tensor.dim() in {2, 4}
+    }
+    save_file(tensors | scales, tmp_path / "a.safetensors")
+    with pytest.raises(CheckpointError, match=rf"mean nothing without {len(scales)} scales"):
+        Checkpoint.open(tmp_path / "a.safetensors")
+
+
+@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.float16])
+def test_names_of_ordinary_files_are_no_scales_and_no_codes(dtype: torch.dtype, tmp_path: Path) -> None:
+    """Both encoders of SDXL with all their parameters, a VAE's loss, and scales of what no model has."""
+    clip = "conditioner.embedders.1.model."
+    extra = {
+        f"{clip}logit_scale": torch.tensor(4.6),
+        f"{clip}transformer.resblocks.0.attn.in_proj_scale": torch.ones(3),
+        f"{VAE}loss.logvar": torch.ones(2),
+        f"{VAE}loss.perceptual_loss.scaling_layer.scale": torch.ones(1, 3, 1, 1),
+        f"{VAE}loss.perceptual_loss.scaling_layer.shift": torch.ones(1, 3, 1, 1),
+    }
+    if dtype == torch.float16:
+        extra |= {"control.layer.weight": torch.ones(4, 4), "control.layer.scale": torch.ones(4)}
+    tensors = random_tensors("sdxl", 1) | extra
+    assert any(key.endswith("in_proj_weight") for key in tensors)
+    stored = {key: row.to(dtype) if row.is_floating_point() else row for key, row in tensors.items()}
+    save_file(stored, tmp_path / "a.safetensors")
+    assert Checkpoint.open(tmp_path / "a.safetensors").tensors.keys() == tensors.keys()
 
 
 @pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.float8_e5m2])

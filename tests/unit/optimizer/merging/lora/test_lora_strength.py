@@ -128,7 +128,12 @@ class TestConfigurationBeside:
             ("layer_replication", [[0, 4]], "repeated layers"),
             ("use_qalora", True, "quantised"),
             ("alpha_pattern", {"(a+)+b": 2}, "not supported"),
+            ("alpha_pattern", {"to_k": "much"}, "damaged"),
+            ("rank_pattern", {"*": 2}, "not supported"),
+            ("rank_pattern", {"a": None}, "damaged"),
             ("alpha_pattern", [1], "not an object"),
+            ("rank_pattern", 4, "not an object"),
+            ("rank_pattern", "(a|b)", "not an object"),
             ("lora_alpha", "much", "damaged"),
             ("lora_alpha", None, "damaged"),
             ("use_rslora", "yes", "damaged"),
@@ -144,6 +149,19 @@ class TestConfigurationBeside:
         with pytest.raises(LoraError, match=words) as caught:
             Lora.open(tmp_path / "adapter_model.safetensors")
         assert "adapter_config.json" in str(caught.value)
+
+    @pytest.mark.parametrize("setting", ["alpha_pattern", "rank_pattern"])
+    @pytest.mark.parametrize("pattern", [r"^down_blocks\.(0|1)\..*", "to_[qk]", r"(?:attn1|attn2)\.to_q", "to_q?"])
+    def test_patterns_beyond_names_are_named_and_are_no_damage(
+        self, tmp_path: Path, setting: str, pattern: str
+    ) -> None:
+        trained(tmp_path, r=4, lora_alpha=16)
+        path = tmp_path / "adapter_config.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | {setting: {"to_k": 4, pattern: 4}}))
+        with pytest.raises(LoraError, match="such patterns are not supported here") as caught:
+            Lora.open(tmp_path / "adapter_model.safetensors")
+        assert f"{pattern!r} in its {setting}" in str(caught.value)
+        assert "fetch" not in str(caught.value)
 
     @pytest.mark.parametrize("text", ["", "[]", "{", "[" * 100_000])
     def test_damaged_text_is_refused(self, tmp_path: Path, text: str) -> None:
