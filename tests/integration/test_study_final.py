@@ -20,6 +20,7 @@ from optimizer.trial.ranking import parent_trials
 from studies.records import stored_renders, stored_trials
 from studies.records.database import open_database
 from studies.records.finals import Final, load_final, store_final
+from studies.records.study_records import StudyRecords
 
 BUDGET = 6  # two parents, three uniform merges, a depth profile
 CLIP_ONLY = {"probes": {"profiles": 1}, "budget": {"trials": BUDGET}, "objective": {"clip_score": None}}
@@ -129,7 +130,7 @@ def test_two_finals_at_once_leave_one_of_them_whole(short: ShortStudy, held: tup
     finals = [replace(final, created_at=float(index), finalists=final.finalists[: 3 + index % 2]) for index in range(6)]
     databases = [open_database(short.database.url) for _ in finals]
     threads = [
-        threading.Thread(target=store_final, args=(database, short.study, one))
+        threading.Thread(target=store_final, args=(StudyRecords(database=database, study=short.study), one))
         for database, one in zip(databases, finals, strict=True)
     ]
     for thread in threads:
