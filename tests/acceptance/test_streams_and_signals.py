@@ -18,6 +18,7 @@ from command_line import VARIABLES
 from demo_study import SMALL, write_spec
 
 from optimizer.cli.process import UNREAD, UNWRITTEN
+from studies.records.database import open_database
 
 PROGRAM = f"{sys.executable} -m optimizer.cli"
 FULL = Path("/dev/full")
@@ -77,7 +78,7 @@ PRINTING = ["--help", "--version", "spaces", "scorers", "study --help", "study l
 
 @pytest.mark.parametrize("words", PRINTING)
 def test_a_reader_that_leaves_ends_a_command_as_it_ends_others(words: str, tmp_path: Path) -> None:
-    sqlite3.connect(tmp_path / "empty.db").close()
+    open_database(f"sqlite:///{tmp_path}/empty.db").close()
     for reader in ("head -1", "true"):
         done = shell(tmp_path, f"mergetune {words} | {reader}")
         assert done.returncode in ({UNREAD, 0} if reader == "head -1" else {UNREAD})  # one line may be all there is
