@@ -410,7 +410,10 @@ class TestRefused:
             (lambda named: named.update({"m.lora_down.weight": torch.full((2, 4), torch.nan)}), "not finite numbers"),
             (lambda named: named.update({"m.alpha": torch.tensor(torch.inf)}), "not finite numbers"),
             (lambda named: named.update({"m.alpha": torch.ones(2)}), "not finite numbers"),
-            (lambda named: named.update({"m.lora_up.weight": torch.ones(4, 2, dtype=torch.int8)}), "floating-point"),
+            (
+                lambda named: named.update({"m.lora_up.weight": torch.ones(4, 2, dtype=torch.int8)}),
+                "int8 codes instead of weights",
+            ),
             (lambda named: named.update({"m.lora.up.weight": matrix(4, 2)}), "'up' of m twice"),
             (lambda named: named.clear(), "no tensors"),
         ],
