@@ -187,10 +187,11 @@ class Ingredients:
         """Refuse broken values of a source, see `tensor`.
 
         Raises:
-            CheckpointError: they are.
+            CheckpointError: they are broken, or the file is not the one that was opened.
         """
         if is_finite(values) or not is_live(key, self.parents.architecture, values.dim()):
             return
+        self.require_unchanged()  # or that is why
         what, path = self._file_of(key, source)
         broken = "NaN" if values.isnan().any() else "infinity"
         raise CheckpointError(

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from basics.messages import first_line
 from optimizer.errors import CheckpointError
-from optimizer.merging.files.sources import DTYPE_NAMES, GGUF_MAGIC, Source, Stored, abbreviated
+from optimizer.merging.files.sources import DTYPE_NAMES, GGUF_MAGIC, Source, Stored, abbreviated, require_utf8_name
 
 HARMLESS_OWNERS = ("pytorch_lightning.", "lightning.", "lightning_fabric.")
 ZIP_MAGIC = b"PK\x03\x04"
@@ -59,6 +59,7 @@ def torch_source(path: Path, *, numbers: bool = False) -> Source:
     Raises:
         CheckpointError: it names code to run, is damaged or truncated, or holds no tensors by name.
     """
+    require_utf8_name(path)
     lightning_names, content = _load(path)
     notes = []
     if lightning_names:
