@@ -18,10 +18,10 @@ from sqlalchemy.engine import Connection
 from studies.files.artifacts import SHEET, Artifacts, Features, TrialFiles, render_file, sheet_attributes
 from studies.recipe.recipe import Recipe
 from studies.records import tables
-from studies.records.batch_limits import limits_to_json
 from studies.records.database import inserted_id
 from studies.records.origins import Origin
 from studies.records.stored_renders import insert_renders
+from studies.records.stored_trials import columns_of_result
 from studies.records.values import TrialResult
 
 
@@ -106,13 +106,7 @@ def _insert_trial(connection: Connection, study_id: int, number: int, copied: Co
                 recipe_digest=copied.recipe.digest,
                 worker_id=copied.worker_id,
                 attempt=1,
-                state="complete",
-                objectives=dict(result.objectives),
-                seconds=dict(result.seconds),
-                machine=dict(result.machine),
-                batch_limits=limits_to_json(result.batch_limits),
-                sheet=result.contact_sheet,
-                rendered=len(result.pixels_sha256),
+                **columns_of_result(result),
                 started_at=copied.started_at,
                 finished_at=copied.finished_at,
             )

@@ -66,22 +66,25 @@ def finish_trial(records: StudyRecords, number: int, worker_id: str, result: Tri
         stored = connection.execute(
             tables.trials.update()
             .where(_is_held(trial_id, worker_id))
-            .values(
-                state="complete",
-                objectives=dict(result.objectives),
-                seconds=dict(result.seconds),
-                machine=dict(result.machine),
-                batch_limits=limits_to_json(result.batch_limits),
-                sheet=result.contact_sheet,
-                rendered=len(result.pixels_sha256),
-                incumbent=result.incumbent,
-                finished_at=now(),
-            )
+            .values(**columns_of_result(result), incumbent=result.incumbent, finished_at=now())
         )
         if stored.rowcount == 0:
             return _was_stored_by(connection, trial_id, worker_id)
         insert_renders(connection, trial_id, result)
         return True
+
+
+def columns_of_result(result: TrialResult) -> dict[str, Any]:
+    """Return what a result fills of its trial's row, in whatever way it came about: column name -> value."""
+    return {
+        "state": "complete",
+        "objectives": dict(result.objectives),
+        "seconds": dict(result.seconds),
+        "machine": dict(result.machine),
+        "batch_limits": limits_to_json(result.batch_limits),
+        "sheet": result.contact_sheet,
+        "rendered": len(result.pixels_sha256),
+    }
 
 
 def fail_trial(
