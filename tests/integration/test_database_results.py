@@ -404,7 +404,10 @@ def test_a_process_here_is_alive_however_long_it_was_not_seen(database: Database
 
 def test_a_process_that_got_a_dead_workers_number_is_not_that_worker(database: Database) -> None:
     """In a container that starts again, the worker has the same number every time."""
-    other = process_identity(os.getppid())
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as child:
+        other = process_identity(child.pid)  # of another time: this process has run for long
+        child.communicate()
+    assert other is not None
     assert other != process_identity(os.getpid())
     worker = put_worker(database, host=socket.gethostname(), pid=os.getpid(), seen_at=now(), process=other)
     assert worker not in workers.live_workers(database)
