@@ -66,7 +66,8 @@ class MovedFiles:
             fingerprint: of its content; None: unknown, so that its name decides.
             of: computes such a fingerprint.
         """
-        own = [path] if all(map(self.allows, files_of_lora(path))) and path.exists() else []
+        allowed = self.allows(path) and all(map(self.allows, files_of_lora(path)))  # nothing else is even opened
+        own = [path] if allowed and path.exists() else []
         for location in (*own, *(candidate.path for candidate in self.models(path))):
             if is_same(location.name, path.name) if fingerprint is None else of(location, self._hashed) == fingerprint:
                 return location
