@@ -74,6 +74,11 @@ class StudySpec(FrozenSettings):
     export: ExportSettings = ExportSettings()
     final: FinalSettings = FinalSettings()
 
+    @model_validator(mode="before")
+    @classmethod
+    def _plain_keys(cls, data: Any, info: ValidationInfo) -> Any:
+        return with_plain_keys(data) if _is_read_from_file(info) else data
+
     @field_validator("study")
     @classmethod
     def _usable_name(cls, value: str, info: ValidationInfo) -> str:
@@ -315,9 +320,7 @@ def parse_spec(text: str, *, base_dir: Path, origin: str = "spec") -> StudySpec:
     if not isinstance(data, dict):
         raise SpecError(f"{origin} contains no settings: expected `study:`, `parents:`, `suite:`, `scorers:`")
     try:
-        return StudySpec.model_validate(with_plain_keys(data), context={"base_dir": base_dir})
+        return StudySpec.model_validate(data, context={"base_dir": base_dir})
     except ValidationError as error:
         reason = unquoted_text(error, text) or f"{explain(error, StudySpec)}{quotes_for_prompt(error, text)}"
         raise SpecError(f"{origin}: {reason}") from error
-    except ValueError as error:
-        raise SpecError(f"{origin}: {error}") from error

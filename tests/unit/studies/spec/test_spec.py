@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import string
+import unicodedata
 from copy import deepcopy
 from pathlib import Path
 from typing import Any, get_args
@@ -664,6 +665,14 @@ def test_a_stored_spec_comes_back_equal(data: dict[str, Any]) -> None:
     assert back == spec
     assert back.to_json() == spec.to_json()
     assert back.suite.digest == spec.suite.digest
+
+
+@pytest.mark.parametrize("name", ["\uf900", "e\u0301", "\u212b"])
+def test_scorers_and_objectives_are_named_in_one_form(name: str) -> None:
+    scorers = {"sharpness": None, name: {"kind": "sharpness"}}
+    data = yaml.safe_load(SMALLEST) | {"scorers": scorers, "objectives": list(scorers)}
+    spec = StudySpec.model_validate(data, context={"base_dir": BASE})
+    assert spec.objectives == ("sharpness", unicodedata.normalize("NFC", name)) == tuple(spec.scorers)
 
 
 def test_a_spec_written_as_yaml_means_what_its_data_mean() -> None:
