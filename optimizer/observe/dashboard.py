@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Any
 
 import optuna_dashboard
 from optuna.storages import get_storage
-from waitress import wasyncore
-from waitress.server import create_server
 
 from optimizer.errors import StorageError
 from optimizer.observe.http_gate import (
     Application,
+    Password,
     behind_password,
     for_local_names,
     for_own_pages,
@@ -23,12 +21,13 @@ from optimizer.observe.http_gate import (
     with_plots,
     without_renaming,
 )
+from optimizer.observe.http_server import HttpServer, Limits
 from optimizer.observe.plot_excerpts import excerpt_plot
 from studies.files.artifacts import Artifacts
 from studies.records.database import Database
 
-THREADS = 8
-MAX_UPLOAD_BYTES = 16 << 20  # waitress reads a whole request before its password is checked
+MAX_UPLOAD_BYTES = 16 << 20
+LIMITS = Limits(connections=100, connections_per_address=32, body_bytes=MAX_UPLOAD_BYTES, threads=8)
 
 
 def make_server(
@@ -39,11 +38,13 @@ def make_server(
     password: str | None,
     *,
     changes: bool = True,
-) -> Any:
-    """Return a waitress server that is ready to run; `listening_port` says where it listens.
+    limits: Limits = LIMITS,
+) -> HttpServer:
+    """Return a server that listens and is ready to run.
 
     Args:
         changes: whether the browser may change anything.
+        limits: what clients may take of the server, whether they know the password or not.
 
     Raises:
         StorageError: the address cannot be listened on.
@@ -51,35 +52,19 @@ def make_server(
     # Optuna wraps a plain RDB storage in its cache: the study page of a long study loads several times faster.
     storage = get_storage(database.storage)
     dashboard: Application = optuna_dashboard.wsgi(storage, artifact_store=artifacts.for_optuna)
-    dashboard = one_expensive_at_a_time(with_plots(dashboard, partial(excerpt_plot, storage)), THREADS // 2)
+    dashboard = one_expensive_at_a_time(with_plots(dashboard, partial(excerpt_plot, storage)), limits.threads // 2)
     dashboard = for_own_pages(for_readable_paths(without_renaming(with_inert_answers(dashboard))))
     if not changes:
         dashboard = read_only(dashboard)
     # The last gate is the first that a request meets.
-    guarded = for_local_names(dashboard, host) if password is None else behind_password(dashboard, password)
-    # A name may stand for an address of each family, and port 0 would then be two ports.
-    address = "127.0.0.1" if host == "localhost" else host
-    sockets: dict[int, Any] = {}
     try:
-        return create_server(
-            guarded,
-            sockets,
-            host=address,
-            port=port,
-            threads=THREADS,
-            ident="mergetune",
-            max_request_body_size=MAX_UPLOAD_BYTES,
-        )
-    except OSError as error:
-        wasyncore.close_all(sockets)
-        raise StorageError(
-            f"cannot listen on {host}:{port} ({error.strerror or error}): choose another --port"
-        ) from error
-    except ValueError as error:  # what waitress raises for a name that cannot be resolved
+        if password is None:
+            return HttpServer(for_local_names(dashboard, host), host, port, limits)
+        checked = Password(password)
+        guarded = behind_password(dashboard, checked)
+        return HttpServer(guarded, host, port, limits, may_upload=checked.may_upload, must_wait=checked.must_wait)
+    except (OSError, RuntimeError) as error:  # the latter: no more threads
+        reason = getattr(error, "strerror", None) or error
+        raise StorageError(f"cannot listen on {host}:{port} ({reason}): choose another --port") from error
+    except ValueError as error:
         raise StorageError(f"cannot listen on {host}:{port}: no such address on this machine") from error
-
-
-def listening_port(server: Any) -> int:
-    """Return the port on which a server of `make_server` listens."""
-    addresses = getattr(server, "effective_listen", None)  # of a host name with several addresses
-    return int(addresses[0][1] if addresses else server.effective_port)

@@ -10,22 +10,27 @@ from __future__ import annotations
 import base64
 import hashlib
 import hmac
+import ipaddress
 import json
 import os
 import re
+import socket
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from optimizer.observe.http_clients import WrongPasswords
 from studies.system.passwords import read_password_file
 
 USER = "mergetune"
 PASSWORD_VARIABLE = "MERGETUNE_DASHBOARD_PASSWORD"  # noqa: S105 - the variable's name
+CHALLENGE = ("WWW-Authenticate", 'Basic realm="mergetune", charset="UTF-8"')
 LOCAL_NAMES = frozenset({"localhost", "127.0.0.1", "::1", ""})  # an HTTP/1.0 client names none
 READING = frozenset({"GET", "HEAD"})
 EXPENSIVE = re.compile(r"/api/studies/-?\d+(/param_importances|/plot/[^/]+)?|/csv/-?\d+")
 PLOT_OF_PAIRS = re.compile(r"/api/studies/(-?\d+)/plot/(contour|rank)")
+CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 RETRY_SECONDS = 5
 
 Environment = dict[str, Any]
@@ -48,23 +53,54 @@ SAVED_TYPES = frozenset({"text/csv"})  # kept as they are, but as a download; of
 PAGE_HEADERS = frozenset({"content-type", "content-disposition", "content-security-policy"})
 
 
-def behind_password(application: Application, password: str) -> Application:
-    """Require HTTP basic authentication before anything else about a request is checked.
+class Password:
+    """The password of a dashboard, and who guessed at it."""
 
-    Raises:
-        ValueError: the password is empty, which would let everyone in who knows the user's name.
-    """
-    if not password:
-        raise ValueError("expected a password, got an empty one, which protects nothing")
-    expected = hashlib.sha256(f"{USER}:{password}".encode()).digest()
+    def __init__(self, password: str) -> None:
+        """Keep a digest of the password.
+
+        Raises:
+            ValueError: the password is empty, which would let everyone in who knows the user's name.
+        """
+        if not password:
+            raise ValueError("expected a password, got an empty one, which protects nothing")
+        self._expected = hashlib.sha256(f"{USER}:{password}".encode()).digest()
+        self.wrong = WrongPasswords()
+
+    def opens(self, authorization: str) -> bool:
+        """Return whether a header Authorization carries the password."""
+        given = _credentials(authorization)
+        # Digests have one length, so that comparing them takes one time.
+        return hmac.compare_digest(hashlib.sha256(given).digest(), self._expected)
+
+    def must_wait(self, address: str, headers: Mapping[str, str]) -> bool:
+        """Return whether a request is answered in its turn, because its address gave many wrong passwords.
+
+        The right password waits as well: otherwise an answer at once would say that a guess was right.
+        """
+        return self.wrong.slow(address, headers.get("COOKIE", ""))
+
+    def may_upload(self, address: str, headers: Mapping[str, str]) -> bool:
+        """Return whether a large body is taken in, which happens before a request is answered."""
+        return not self.must_wait(address, headers) and self.opens(headers.get("AUTHORIZATION", ""))
+
+
+def behind_password(application: Application, password: Password) -> Application:
+    """Require HTTP basic authentication before anything else about a request is checked."""
 
     def gate(environment: Environment, start_response: StartResponse) -> Iterable[bytes]:
-        given = _credentials(str(environment.get("HTTP_AUTHORIZATION", "")))
-        # Digests have one length, so that comparing them takes one time.
-        if hmac.compare_digest(hashlib.sha256(given).digest(), expected):
+        authorization = str(environment.get("HTTP_AUTHORIZATION", ""))
+        if not password.opens(authorization):
+            if authorization:
+                password.wrong.count(str(environment.get("REMOTE_ADDR", "")))
+            return _refused(start_response, "401 Unauthorized", "a password is needed", CHALLENGE)
+        if password.wrong.knows(str(environment.get("HTTP_COOKIE", ""))):
             return application(environment, start_response)
-        challenge = ("WWW-Authenticate", 'Basic realm="mergetune", charset="UTF-8"')
-        return _refused(start_response, "401 Unauthorized", "a password is needed", challenge)
+
+        def start(status: str, headers: Headers, *error: Any) -> Any:
+            return start_response(status, [*headers, ("Set-Cookie", password.wrong.cookie)], *error)
+
+        return application(environment, start)
 
     return gate
 
@@ -87,22 +123,54 @@ def for_local_names(application: Application, host: str) -> Application:
     """
 
     def gate(environment: Environment, start_response: StartResponse) -> Iterable[bytes]:
-        asked = environment.get("HTTP_HOST", "")
-        name = asked[1:].partition("]")[0] if asked.startswith("[") else asked.partition(":")[0]
-        if name in LOCAL_NAMES | {host}:
+        if _name_asked(environment) in LOCAL_NAMES | {host}:
             return application(environment, start_response)
         return _refused(start_response, "403 Forbidden", "ask for 127.0.0.1 or localhost")
 
     return gate
 
 
-def for_own_pages(application: Application) -> Application:
-    """Refuse changes that a page of another site asks for: the browser adds the password that it remembers."""
+def for_names_in_a_network(application: Application, host: str) -> Application:
+    """Refuse requests for names that a web page could have pointed at this machine, where others may ask too.
+
+    Such a name has a dot. An address, a name without one, this machine's own name and `host` are answered.
+    """
+    own = {host.lower(), socket.gethostname().lower()}
 
     def gate(environment: Environment, start_response: StartResponse) -> Iterable[bytes]:
-        if environment["REQUEST_METHOD"] in READING or _from_own_page(environment):
+        name = _name_asked(environment)
+        if name in own or "." not in name or _is_address(name):
             return application(environment, start_response)
-        return _refused(start_response, "403 Forbidden", "only the dashboard's own pages may change something")
+        message = "ask for an address, or have this name given as the host to listen on"
+        return _refused(start_response, "403 Forbidden", message)
+
+    return gate
+
+
+def _name_asked(environment: Environment) -> str:
+    """Return the name in the header Host, without its port."""
+    asked = str(environment.get("HTTP_HOST", "")).lower()
+    return asked[1:].partition("]")[0] if asked.startswith("[") else asked.partition(":")[0]
+
+
+def _is_address(name: str) -> bool:
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return False
+    return True
+
+
+def for_own_pages(application: Application) -> Application:
+    """Refuse what pages of other sites ask for: the browser adds the password that it remembers.
+
+    Somebody may still follow a link here.
+    """
+
+    def gate(environment: Environment, start_response: StartResponse) -> Iterable[bytes]:
+        if _from_own_page(environment) or _follows_a_link(environment):
+            return application(environment, start_response)
+        return _refused(start_response, "403 Forbidden", "a page of another site may ask for nothing here")
 
     return gate
 
@@ -122,6 +190,15 @@ def _from_own_page(environment: Environment) -> bool:
     return bool(host) and host == environment.get("HTTP_HOST")
 
 
+def _follows_a_link(environment: Environment) -> bool:
+    """Return whether the browser opens the answer as a page of its own: no other page sees it then."""
+    return (
+        environment["REQUEST_METHOD"] == "GET"
+        and environment.get("HTTP_SEC_FETCH_MODE") == "navigate"
+        and environment.get("HTTP_SEC_FETCH_DEST", "document") == "document"  # and no frame of another page
+    )
+
+
 def read_only(application: Application) -> Application:
     """Let only GET and HEAD through: optuna-dashboard changes nothing on them."""
 
@@ -135,13 +212,18 @@ def read_only(application: Application) -> Application:
 
 
 def for_readable_paths(application: Application) -> Application:
-    """Refuse paths that are not UTF-8: optuna-dashboard drops the bad bytes, and so sees another path than we do."""
+    """Refuse paths that optuna-dashboard sees otherwise than we do.
+
+    It drops bytes that are not UTF-8, and its patterns allow for a line's end behind a path.
+    """
 
     def gate(environment: Environment, start_response: StartResponse) -> Iterable[bytes]:
         try:
-            environment.get("PATH_INFO", "").encode("latin-1").decode()
+            path = environment.get("PATH_INFO", "").encode("latin-1").decode()
         except ValueError:
             return _refused(start_response, "400 Bad Request", "the path is not UTF-8")
+        if CONTROL.search(path) is not None:
+            return _refused(start_response, "400 Bad Request", "the path has a control character")
         return application(environment, start_response)
 
     return gate

@@ -9,8 +9,9 @@ workers when this worker last read it.
 from __future__ import annotations
 
 import sys
+import threading
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 
 import prometheus_client as prometheus
@@ -29,6 +30,15 @@ from optimizer.observe.events import (
     WorkerLeft,
     WorkerStarted,
 )
+from optimizer.observe.http_clients import Frequency
+from optimizer.observe.http_gate import (
+    LOCAL_NAMES,
+    Application,
+    for_local_names,
+    for_names_in_a_network,
+    for_own_pages,
+)
+from optimizer.observe.http_server import HttpServer, Limits
 from optimizer.system.retry import OUTAGES
 from optimizer.trial.ranking import best_gains
 from studies.records.cached_reads import CachedTrials
@@ -36,6 +46,10 @@ from studies.records.study_records import StudyRecords
 from studies.records.values import StoredTrial
 
 LOOPBACK = "127.0.0.1"
+LIMITS = Limits(connections=32, connections_per_address=16, body_bytes=1, threads=2)
+SCRAPES = 20  # of one address at once; those beyond SCRAPES_PER_SECOND wait, for they cost the worker time
+SCRAPES_PER_SECOND = 2
+CLOSE_SECONDS = 10
 NO_STUDY = ""  # the label `study` of what happens between two studies; Prometheus takes an empty label for none
 STAGE_BUCKETS = (0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100, 300, 1000)  # seconds: a demo's merge to a large suite
 
@@ -107,11 +121,12 @@ class Metrics:
 
 
 @contextmanager
-def served(address: str) -> Iterator[tuple[Metrics, str]]:
+def served(address: str, limits: Limits = LIMITS) -> Iterator[tuple[Metrics, str]]:
     """Serve new metrics while the block runs; give them, and the address at which they are.
 
     Args:
         address: `PORT` or `HOST:PORT`; loopback unless a host is given, and any free port for 0.
+        limits: what clients may take of the server.
 
     Raises:
         ObservationError: it is no address, or cannot be listened on.
@@ -119,17 +134,31 @@ def served(address: str) -> Iterator[tuple[Metrics, str]]:
     host, port = parse_address(address)
     metrics = Metrics()
     try:
-        server, thread = prometheus.start_http_server(port, addr=host, registry=metrics.registry)
-    except OSError as error:
+        server = _server(metrics, host, port, limits)
+    except (OSError, ValueError, RuntimeError) as error:  # no such address; no such name; no more threads
+        reason = getattr(error, "strerror", None) or error
         raise ObservationError(
-            f"metrics cannot be served at {address}: {error.strerror or error}: give another [HOST:]PORT with --metrics"
+            f"metrics cannot be served at {address}: {reason}: give another [HOST:]PORT with --metrics"
         ) from error
+    thread = threading.Thread(target=server.run, name="metrics", daemon=True)
+    thread.start()
     try:
-        yield metrics, f"http://{f'[{host}]' if ':' in host else host}:{server.server_port}/metrics"
+        yield metrics, f"http://{f'[{host}]' if ':' in host else host}:{server.port}/metrics"
     finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
+        server.close()
+        thread.join(CLOSE_SECONDS)
+
+
+def _server(metrics: Metrics, host: str, port: int, limits: Limits) -> HttpServer:
+    frequency = Frequency(SCRAPES, SCRAPES_PER_SECOND)
+
+    def must_wait(address: str, _headers: Mapping[str, str]) -> bool:
+        frequency.count(address)
+        return frequency.is_too_high(address)
+
+    application: Application = for_own_pages(prometheus.make_wsgi_app(metrics.registry))
+    named = for_local_names if host in LOCAL_NAMES else for_names_in_a_network
+    return HttpServer(named(application, host), host, port, limits, must_wait=must_wait)
 
 
 def parse_address(address: str) -> tuple[str, int]:

@@ -7,7 +7,6 @@ import shutil
 import subprocess
 import threading
 from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,7 @@ from demo_study import PROMPTS, Recorder, ShortStudy, begin, make_runtime, reope
 from object_store import BUCKET, ObjectStore, object_store
 from optuna.trial import TrialState
 
-from optimizer.observe.dashboard import listening_port, make_server
+from optimizer.observe.dashboard import make_server
 from optimizer.observe.events import Event, OutageBegan, TrialStarted
 from optimizer.outcome.export import Watch, deliver
 from optimizer.outcome.warm_start import find_warm_start
@@ -156,10 +155,10 @@ def _assert_the_dashboard_shows(short: ShortStudy, row: values.StoredTrial) -> N
 
     assert row.contact_sheet is not None
     server = make_server(short.database, short.artifacts, "127.0.0.1", 0, None)
-    thread = threading.Thread(target=lambda: _until_closed(server), daemon=True)
+    thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     trial = optuna.load_study(study_name="short", storage=short.database.storage).trials[row.number]
-    connection = HTTPConnection("127.0.0.1", listening_port(server), timeout=30)
+    connection = HTTPConnection("127.0.0.1", server.port, timeout=30)
     try:
         connection.request("GET", f"/artifacts/1/{trial._trial_id}/{row.contact_sheet}")
         answer = connection.getresponse()
@@ -171,11 +170,6 @@ def _assert_the_dashboard_shows(short: ShortStudy, row: values.StoredTrial) -> N
         server.close()
         thread.join(10)
         short.database.close()
-
-
-def _until_closed(server: Any) -> None:
-    with suppress(OSError):
-        server.run()
 
 
 class Cut(Recorder):

@@ -13,7 +13,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -22,7 +22,7 @@ import pytest
 from optuna.study import StudyDirection
 
 from optimizer.errors import StorageError
-from optimizer.observe.dashboard import MAX_UPLOAD_BYTES, listening_port, make_server
+from optimizer.observe.dashboard import MAX_UPLOAD_BYTES, make_server
 from optimizer.observe.http_gate import USER, one_expensive_at_a_time
 from optimizer.observe.plot_excerpts import NUMBERS, TRIALS
 from studies.files.artifacts import Artifacts
@@ -50,20 +50,15 @@ def database(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Database]:
 def served(database: Database, password: str | None, host: str = "127.0.0.1", *, changes: bool = True) -> Iterator[str]:
     """The address of a running dashboard."""
     server = make_server(database, Artifacts.beside(database.url), host, 0, password, changes=changes)
-    port = listening_port(server)
+    port = server.port
     assert port > 0
-    thread = threading.Thread(target=_run_until_closed, args=[server], daemon=True)
+    thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     try:
         yield f"http://127.0.0.1:{port}"
     finally:
         server.close()
         thread.join(10)
-
-
-def _run_until_closed(server: Any) -> None:
-    with suppress(OSError):  # select() on the socket that was just closed
-        server.run()
 
 
 def send(
@@ -215,7 +210,7 @@ def test_read_only_shows_everything_and_changes_nothing(database: Database) -> N
         ({"Sec_Fetch_Site": "same-site"}, 403),
     ],
 )
-def test_only_the_dashboards_own_page_changes_something(
+def test_only_the_dashboards_own_page_reads_or_changes_something(
     headers: dict[str, str], status: int, database: Database
 ) -> None:
     with served(database, PASSWORD) as address:
@@ -224,13 +219,19 @@ def test_only_the_dashboards_own_page_changes_something(
         note = {"body": "seen", "version": version}
         code, _, _ = send(address, "PUT", "/api/studies/1/note", note, Authorization=basic(USER, PASSWORD), **given)
         assert (403 if code == 403 else 200) == status
-        assert send(address, "GET", "/api/studies", Authorization=basic(USER, PASSWORD), **given)[0] == 200
+        for path in ("/api/studies", "/api/studies/1/plot/contour", "/csv/1", "/dashboard/"):
+            for method in ("GET", "HEAD"):
+                assert send(address, method, path, Authorization=basic(USER, PASSWORD), **given)[0] == status
+        link = given | {"Sec_Fetch_Site": "cross-site", "Sec_Fetch_Mode": "navigate", "Sec_Fetch_Dest": "document"}
+        assert send(address, "GET", "/dashboard/", Authorization=basic(USER, PASSWORD), **link)[0] == 200
 
 
 # ----------------------------------------------------------------------------------------- renaming
 
 
-@pytest.mark.parametrize("word", ["rename", "rename/", "rename//", "%72ename", "ren%FFame", "%C3rename", "rename%C3"])
+@pytest.mark.parametrize(
+    "word", ["rename", "rename/", "rename//", "%72ename", "ren%FFame", "%C3rename", "rename%C3", "rename%0A"]
+)
 def test_a_study_keeps_its_name_however_it_is_asked(word: str, database: Database) -> None:
     with served(database, None) as address:
         status, _, _ = send(address, "POST", f"/api/studies/1/{word}", {"study_name": "other"})

@@ -54,7 +54,7 @@ def dashboard(
 def _serve(
     database: Database, artifacts: str | None, host: str, port: int, password: str | None, *, changes: bool
 ) -> None:
-    from optimizer.observe.dashboard import listening_port, make_server
+    from optimizer.observe.dashboard import make_server
     from studies.files.artifacts import Artifacts
 
     if changes:  # else the figures are those that its workers have drawn
@@ -64,12 +64,10 @@ def _serve(
     server = make_server(database, folder, host, port, password, changes=changes)
     address = f"[{host}]" if ":" in host else host
     console.print(
-        escaped(f"dashboard: http://{address}:{listening_port(server)}/dashboard/  (Ctrl-C to stop)"), soft_wrap=True
+        escaped(f"dashboard: http://{address}:{server.port}/dashboard/  (Ctrl-C to stop)"), soft_wrap=True
     )
-    try:
+    with suppress(KeyboardInterrupt):
         server.run()
-    except KeyboardInterrupt:
-        server.close()
 
 
 def _draw_figures(database: Database) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import unicodedata
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -15,9 +16,11 @@ from optimizer.observe.http_gate import (
     EVERYWHERE,
     PASSWORD_VARIABLE,
     USER,
+    Password,
     behind_password,
     dashboard_password,
     for_local_names,
+    for_names_in_a_network,
     for_own_pages,
     for_readable_paths,
     read_only,
@@ -67,7 +70,7 @@ def request(method: str = "GET", path: str = "/dashboard/", **headers: str) -> d
 
 
 def password_gate(application: Any) -> Any:
-    return behind_password(application, PASSWORD)
+    return behind_password(application, Password(PASSWORD))
 
 
 # ----------------------------------------------------------------------------------------- password
@@ -173,13 +176,13 @@ def test_a_password_opens_its_own_gate_and_no_other(password: str, other: str) -
         password.encode()
     except UnicodeEncodeError:  # half a surrogate pair, which no file in UTF-8 holds
         return
-    answer = Answer(lambda inside: behind_password(inside, password), request(AUTHORIZATION=header))
+    answer = Answer(lambda inside: behind_password(inside, Password(password)), request(AUTHORIZATION=header))
     assert answer.passed == (password == other)
 
 
 def test_an_empty_password_is_no_gate() -> None:
     with pytest.raises(ValueError, match="empty"):
-        behind_password(Inside(), "")
+        Password("")
 
 
 # ------------------------------------------------------------------------------- where passwords are
@@ -257,9 +260,57 @@ def test_a_change_passes_only_from_the_host_itself(origin: str, host: str) -> No
 
 
 @given(raw=st.binary(max_size=20))
+@example(raw=b"/csv/1\n")
+@example(raw="/api/studies/é".encode())
 def test_a_path_passes_where_nothing_of_it_would_be_left_out(raw: bytes) -> None:
     answer = Answer(for_readable_paths, request(path=raw.decode("latin-1")))
-    assert answer.passed == (raw.decode("utf-8", "ignore").encode() == raw)
+    text = raw.decode("utf-8", "ignore")
+    controls = any(unicodedata.category(letter) == "Cc" for letter in text)
+    assert answer.passed == (text.encode() == raw and not controls)
+
+
+# --------------------------------------------------------------------------------- what pages may ask
+
+
+@given(
+    method=st.sampled_from(["GET", "HEAD", "OPTIONS", "POST", "DELETE"]),
+    site=st.sampled_from(["same-origin", "none", "cross-site", "same-site", "", "Cross-Site"]),
+    mode=st.sampled_from(["navigate", "cors", "no-cors", "same-origin", "websocket", ""]),
+    dest=st.sampled_from(["document", "iframe", "image", "script", "empty", "object"]),
+)
+def test_other_sites_may_send_people_here_and_nothing_else(method: str, site: str, mode: str, dest: str) -> None:
+    environment = request(method, SEC_FETCH_SITE=site, SEC_FETCH_MODE=mode, SEC_FETCH_DEST=dest)
+    link = method == "GET" and (mode, dest) == ("navigate", "document")
+    assert Answer(for_own_pages, environment).passed == (site in {"same-origin", "none"} or link)
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD", "OPTIONS"])
+def test_a_browser_that_says_only_where_a_page_is_from_is_refused_too(method: str) -> None:
+    for origin in ("http://evil.example", "null", "https://127.0.0.1:8081"):
+        assert not Answer(for_own_pages, request(method, HOST="127.0.0.1:8080", ORIGIN=origin)).passed
+    assert Answer(for_own_pages, request(method, HOST="127.0.0.1:8080", ORIGIN="http://127.0.0.1:8080")).passed
+    assert Answer(for_own_pages, request(method, HOST="127.0.0.1:8080")).passed
+
+
+@pytest.mark.parametrize(
+    ("asked", "passes"),
+    [
+        ("10.1.2.3:9464", True),
+        ("[fe80::1]:9464", True),
+        ("worker:9464", True),
+        ("gpu1.lan.example:9464", True),
+        ("GPU1.lan.example", True),
+        ("", True),
+        ("evil.example:9464", False),
+        ("10.1.2.3.evil.example:9464", False),
+        ("gpu1.lan.example.evil.example", False),
+        ("gpu2.lan.example", False),
+        ("localhost.", False),
+    ],
+)
+def test_in_a_network_only_names_that_no_page_can_have_made_are_answered(asked: str, passes: bool) -> None:
+    answer = Answer(lambda inside: for_names_in_a_network(inside, "gpu1.lan.example"), request(HOST=asked))
+    assert (answer.passed, answer.status) == (passes, 200 if passes else 403)
 
 
 # ------------------------------------------------------------------------------------------ answers
