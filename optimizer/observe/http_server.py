@@ -198,6 +198,9 @@ class _Listener(TcpWSGIServer):  # type: ignore[misc]
 
     def readable(self) -> bool:
         """Return whether a new connection is wanted, after a look at those that there are."""
+        # Waitress itself closes a connection when its client takes something, which one that is cut off may never do.
+        for connection in [one for one in self._map.values() if isinstance(one, _Connection) and one.will_close]:
+            connection.handle_close()
         now = time.monotonic()
         if now >= self._next_look:
             self._next_look = now + LOOK_SECONDS

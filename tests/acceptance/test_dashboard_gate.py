@@ -10,8 +10,9 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import optuna
@@ -168,6 +169,19 @@ def test_headers_beyond_the_limit_are_refused_unread(port: int) -> None:
             assert one(port, "GET /api/studies HTTP/1.1", f"Authorization: Basic {RIGHT}", line)[0] == 431
     with suppress(ConnectionError):
         assert one(port, f"GET /{'a' * 20_000} HTTP/1.1", f"Authorization: Basic {RIGHT}")[0] == 431
+
+
+@pytest.mark.parametrize("sent", [b"", b"GET / HTTP/1.1\r\nA: ", b"POST / HTTP/1.1\r\nContent-Length: 60000\r\n\r\na"])
+def test_200_clients_that_never_finish_a_request_block_nobody(sent: bytes, port: int) -> None:
+    with ExitStack() as held:
+        slow = [held.enter_context(socket.create_connection(("127.0.0.1", port), timeout=20)) for _ in range(200)]
+        for raw in slow:
+            with suppress(ConnectionError):
+                raw.sendall(sent)
+        begun = time.monotonic()
+        for _ in range(3):
+            assert one(port, "GET /api/studies HTTP/1.1", f"Authorization: Basic {RIGHT}")[0] == 200
+        assert time.monotonic() - begun < 5  # seconds
 
 
 def test_a_second_request_on_the_same_connection_needs_the_password_too(port: int) -> None:

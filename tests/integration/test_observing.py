@@ -20,6 +20,7 @@ import urllib.request
 from collections import Counter
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -40,7 +41,7 @@ from optimizer.cli.workers.monitoring import Monitoring
 from optimizer.errors import ObservationError
 from optimizer.observe.event_log import EventLog, LineFile, event_log
 from optimizer.observe.events import Event, reporting_retry
-from optimizer.observe.metrics import parse_address, served
+from optimizer.observe.metrics import SCRAPES, parse_address, served
 from optimizer.work.trial_loop import TrialLoop
 from studies.files.artifacts import Artifacts
 from studies.records import stored_studies, stored_trials
@@ -304,6 +305,109 @@ def test_a_process_that_is_scraped_and_stopped_tells_all_of_it(tmp_path: Path) -
     assert len(rows) == seen
     assert [event["event"] for event in events[-2:]] == ["stop_asked", "worker_left"]
     assert events[-2]["by"] == "signal"
+
+
+WITH_FEW_DESCRIPTORS = """
+import resource, sys
+resource.setrlimit(resource.RLIMIT_NOFILE, (300, 300))
+from optimizer.cli.__main__ import run
+sys.argv[0] = "mergetune"
+run()
+"""
+
+
+@pytest.mark.parametrize("sent", [b"", b"GET /metrics HTTP/1.1\r\nA: "], ids=["silent", "begun"])
+def test_clients_that_hold_connections_take_no_file_from_a_worker(sent: bytes, tmp_path: Path) -> None:
+    write_spec(tmp_path / "spec.yaml", **CHANGES)
+    command = [sys.executable, "-c", WITH_FEW_DESCRIPTORS, "study", "start", "spec.yaml", "--metrics", "0"]
+    process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    held, lines = [], []
+    with process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        for line in process.stdout:
+            lines.append(line)
+            if found := re.match(r"metrics: (http://127\.0\.0\.1:(\d+)/metrics)$", line):
+                for _ in range(1015):
+                    held.append(socket.create_connection(("127.0.0.1", int(found[2])), timeout=20))
+                    with suppress(ConnectionError):
+                        held[-1].sendall(sent)
+                assert scrape(found[1])["process_open_fds", ()] < 150
+        said = process.stderr.read()
+    for connection in held:
+        connection.close()
+    assert (process.returncode, "Traceback" in said) == (0, False)
+    assert sum(bool(re.match(r"trial \d+, ", line)) for line in lines) == CHANGES["budget"]["trials"]
+
+
+def ask(address: str, method: str = "GET", **headers: str) -> int:
+    """The status of a request."""
+    given = {name.replace("_", "-"): value for name, value in headers.items()}
+    try:
+        with urllib.request.urlopen(
+            urllib.request.Request(address, method=method, headers=given), timeout=30
+        ) as answer:
+            return int(answer.status)
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code
+
+
+@pytest.mark.parametrize(
+    ("served_at", "asked", "status"),
+    [
+        ("0", "127.0.0.1", 200),
+        ("0", "localhost:9464", 200),
+        ("localhost:0", "localhost", 200),
+        ("0", "evil.example:9464", 403),
+        ("0", "127.0.0.1.evil.example", 403),
+        ("0", "worker", 403),
+        ("0.0.0.0:0", "worker:9464", 200),
+        ("0.0.0.0:0", "172.18.0.3:9464", 200),
+        ("0.0.0.0:0", "evil.example:9464", 403),
+    ],
+)
+def test_metrics_are_not_for_names_that_a_web_page_made(served_at: str, asked: str, status: int) -> None:
+    with served(served_at) as (_, address):
+        for path in ("/metrics", "/", "/other"):
+            assert ask(address.replace("0.0.0.0", "127.0.0.1").replace("/metrics", path), Host=asked) == status
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({"Sec_Fetch_Site": "cross-site", "Sec_Fetch_Mode": "no-cors"}, 403),
+        ({"Sec_Fetch_Site": "same-site", "Sec_Fetch_Mode": "cors"}, 403),
+        ({"Origin": "http://evil.example"}, 403),
+        ({"Sec_Fetch_Site": "cross-site", "Sec_Fetch_Mode": "navigate", "Sec_Fetch_Dest": "document"}, 200),
+        ({"Sec_Fetch_Site": "none"}, 200),
+    ],
+)
+def test_metrics_are_not_for_pages_of_other_sites(headers: dict[str, str], status: int) -> None:
+    with served("0") as (_, address):
+        assert ask(address, **headers) == status
+
+
+def test_metrics_take_no_body_and_only_reading() -> None:
+    with served("0") as (_, address):
+        assert ask(address, "POST") == 405
+        assert ask(address, "DELETE") == 405
+        assert ask(address, "GET", Content_Length="5") == 413
+
+
+def test_an_address_that_asks_for_metrics_without_end_is_slowed_and_no_other_is() -> None:
+    with served("0") as (_, address):
+        begun = time.monotonic()
+        for _ in range(SCRAPES + 4):
+            assert ask(address) == 200
+        assert time.monotonic() - begun > 1  # seconds
+        begun = time.monotonic()
+        with socket.create_connection(
+            ("127.0.0.1", int(address.split(":")[2].partition("/")[0])), timeout=20, source_address=("127.0.0.2", 0)
+        ) as other:
+            other.sendall(b"GET /metrics HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
+            assert b" 200 OK" in other.recv(1000)
+        assert time.monotonic() - begun < 0.4
 
 
 @pytest.fixture
