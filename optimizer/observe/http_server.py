@@ -156,6 +156,11 @@ class _Connection(HTTPChannel):  # type: ignore[misc]
             self._moved_at = time.monotonic()
         return sent
 
+    def wait_longer(self, seconds: float) -> None:
+        """Give the client some more time, for which it was not looked at."""
+        self.since += seconds
+        self._moved_at += seconds
+
     def may_go(self, now: float) -> bool:
         """Return whether the connection may make room for another."""
         phase = self.phase
@@ -192,7 +197,7 @@ class _Listener(TcpWSGIServer):  # type: ignore[misc]
         self._limits, self._must_wait = limits, must_wait
         self._waiting: deque[_Connection] = deque()
         self._waiting_lock = threading.Lock()
-        self._next_look = self._paused_until = 0.0
+        self._next_look = self._paused_until = time.monotonic()
         self._exhausted = False
         super().__init__(*arguments, **adjusted)
 
@@ -203,8 +208,9 @@ class _Listener(TcpWSGIServer):  # type: ignore[misc]
             connection.handle_close()
         now = time.monotonic()
         if now >= self._next_look:
-            self._next_look = now + LOOK_SECONDS
+            late, self._next_look = now - self._next_look, now + LOOK_SECONDS
             for connection in self._connections():
+                connection.wait_longer(late)  # a worker that loads its models may hold this thread up for seconds
                 if connection.is_overdue(now, self._limits):
                     connection.will_close = True
             self._give_turns()

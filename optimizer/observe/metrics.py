@@ -63,14 +63,20 @@ class GpuMemory(Collector):
             "Memory of torch's CUDA allocator: allocated, reserved, and the peak allocated since the start.",
             labels=("device", "kind"),
         )
-        torch = sys.modules.get("torch")
-        if torch is not None and torch.cuda.is_available() and torch.cuda.is_initialized():
-            for device in range(torch.cuda.device_count()):
-                if torch.cuda.max_memory_reserved(device):
-                    family.add_metric((str(device), "allocated"), torch.cuda.memory_allocated(device))
-                    family.add_metric((str(device), "reserved"), torch.cuda.memory_reserved(device))
-                    family.add_metric((str(device), "peak"), torch.cuda.max_memory_allocated(device))
+        with suppress(AttributeError):  # another thread is still importing torch, and not all of it is there
+            _add_devices(family)
         yield family
+
+
+def _add_devices(family: GaugeMetricFamily) -> None:
+    torch = sys.modules.get("torch")
+    if torch is None or not torch.cuda.is_available() or not torch.cuda.is_initialized():
+        return
+    for device in range(torch.cuda.device_count()):
+        if torch.cuda.max_memory_reserved(device):
+            family.add_metric((str(device), "allocated"), torch.cuda.memory_allocated(device))
+            family.add_metric((str(device), "reserved"), torch.cuda.memory_reserved(device))
+            family.add_metric((str(device), "peak"), torch.cuda.max_memory_allocated(device))
 
 
 class Metrics:

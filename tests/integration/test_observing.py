@@ -20,10 +20,11 @@ import urllib.request
 from collections import Counter
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from types import ModuleType
 from typing import Any, ClassVar
 
 import pytest
@@ -316,28 +317,50 @@ run()
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sent", [b"", b"GET /metrics HTTP/1.1\r\nA: "], ids=["silent", "begun"])
 def test_clients_that_hold_connections_take_no_file_from_a_worker(sent: bytes, tmp_path: Path) -> None:
     write_spec(tmp_path / "spec.yaml", **CHANGES)
     command = [sys.executable, "-c", WITH_FEW_DESCRIPTORS, "study", "start", "spec.yaml", "--metrics", "0"]
     process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    held, lines = [], []
-    with process:
+    lines = []
+    with process, ExitStack() as held:
         assert process.stdout is not None
         assert process.stderr is not None
         for line in process.stdout:
             lines.append(line)
             if found := re.match(r"metrics: (http://127\.0\.0\.1:(\d+)/metrics)$", line):
                 for _ in range(1015):
-                    held.append(socket.create_connection(("127.0.0.1", int(found[2])), timeout=20))
+                    raw = held.enter_context(socket.create_connection(("127.0.0.1", int(found[2])), timeout=20))
                     with suppress(ConnectionError):
-                        held[-1].sendall(sent)
+                        raw.sendall(sent)
                 assert scrape(found[1])["process_open_fds", ()] < 150
         said = process.stderr.read()
-    for connection in held:
-        connection.close()
     assert (process.returncode, "Traceback" in said) == (0, False)
     assert sum(bool(re.match(r"trial \d+, ", line)) for line in lines) == CHANGES["budget"]["trials"]
+
+
+@pytest.mark.parametrize("sent", [b"GET /metrics HTTP/1.1\r\n\r\n", b"POST / HTTP/1.1\r\nContent-Length: 1\r\n"])
+def test_clients_that_hold_connections_do_not_keep_prometheus_out(sent: bytes) -> None:
+    with served("0") as (_, address), ExitStack() as held:
+        port = int(address.split(":")[2].partition("/")[0])
+        for number in range(400):
+            near = (f"127.0.0.{2 + number % 40}", 0)
+            raw = held.enter_context(socket.create_connection(("127.0.0.1", port), timeout=20, source_address=near))
+            with suppress(ConnectionError):
+                raw.sendall(sent)
+        held_here = len(list(Path("/proc/self/fd").iterdir())) - 400  # of both ends
+        assert held_here < 200
+        assert ("process_open_fds", ()) in scrape(address)
+
+
+def test_metrics_are_served_while_torch_is_imported(monkeypatch: pytest.MonkeyPatch) -> None:
+    begun, further = ModuleType("torch"), ModuleType("torch")
+    further.__dict__["cuda"] = ModuleType("torch.cuda")
+    for half in (begun, further):
+        monkeypatch.setitem(sys.modules, "torch", half)
+        with served("0") as (_, address):
+            assert ("process_open_fds", ()) in scrape(address)
 
 
 def ask(address: str, method: str = "GET", **headers: str) -> int:

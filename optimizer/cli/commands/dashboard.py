@@ -63,9 +63,7 @@ def _serve(
     folder = (Artifacts.beside if changes else Artifacts.existing)(database.url, artifacts)
     server = make_server(database, folder, host, port, password, changes=changes)
     address = f"[{host}]" if ":" in host else host
-    console.print(
-        escaped(f"dashboard: http://{address}:{server.port}/dashboard/  (Ctrl-C to stop)"), soft_wrap=True
-    )
+    console.print(escaped(f"dashboard: http://{address}:{server.port}/dashboard/  (Ctrl-C to stop)"), soft_wrap=True)
     with suppress(KeyboardInterrupt):
         server.run()
 
