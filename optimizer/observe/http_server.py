@@ -203,9 +203,6 @@ class _Listener(TcpWSGIServer):  # type: ignore[misc]
 
     def readable(self) -> bool:
         """Return whether a new connection is wanted, after a look at those that there are."""
-        # Waitress itself closes a connection when its client takes something, which one that is cut off may never do.
-        for connection in [one for one in self._map.values() if isinstance(one, _Connection) and one.will_close]:
-            connection.handle_close()
         now = time.monotonic()
         if now >= self._next_look:
             late, self._next_look = now - self._next_look, now + LOOK_SECONDS
@@ -214,7 +211,7 @@ class _Listener(TcpWSGIServer):  # type: ignore[misc]
                 if connection.is_overdue(now, self._limits):
                     connection.will_close = True
             self._give_turns()
-        return bool(self.accepting) and now >= self._paused_until
+        return bool(self.accepting) and now >= self._paused_until and self._is_open(now)
 
     def handle_accept(self) -> None:
         """Take a new connection, and let another go for it if there are too many."""
@@ -265,6 +262,11 @@ class _Listener(TcpWSGIServer):  # type: ignore[misc]
     def _connections(self) -> list[_Connection]:
         """Return the connections that stay, of all listeners of this server."""
         return [one for one in list(self._map.values()) if isinstance(one, _Connection) and not one.will_close]
+
+    def _is_open(self, now: float) -> bool:
+        """Return whether there is room, or some connection that may go."""
+        connections = self._connections()
+        return len(connections) < self._limits.connections or any(one.may_go(now) for one in connections)
 
     def _has_room(self, client: str) -> bool:
         """Return whether a client may have one more connection, after letting another go if need be."""
@@ -399,8 +401,18 @@ class HttpServer:
         for listener in self._listeners:
             listener.pull_trigger()
 
+    def _close_cut_off(self) -> None:
+        """Close connections that are cut off.
+
+        Waitress itself does it when the client takes something, which it may never do. Within a round of the loop it
+        would be too early: a new connection may get the descriptor, and be closed for what was seen of the old one.
+        """
+        for connection in [one for one in self._sockets.values() if isinstance(one, _Connection) and one.will_close]:
+            connection.handle_close()
+
     def _serve_once(self) -> None:
         try:
+            self._close_cut_off()
             # select() knows no file descriptors above 1023, and a worker may have opened as many.
             wasyncore.loop(timeout=LOOK_SECONDS, use_poll=True, map=self._sockets, count=1)
         except Exception as error:  # noqa: BLE001 - whatever a request brought about, the others are served
