@@ -6,7 +6,7 @@ Every tensor of the result has *sources*, by name: the parents' letters where ra
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -89,7 +89,7 @@ class Ingredients:
         if missing:
             raise CheckpointError(
                 f"the VAE {vae.path.name} is incomplete: {len(missing)} of {len(own)} tensors are not in it "
-                f"({abbreviated(missing)}); give a whole VAE"
+                f"({abbreviated(missing)}){_unknown_names(vae, given)}; give a whole VAE"
             )
         if own and own != given:
             note = f"the parents' own vae is incomplete ({len(own)} of {len(given)} tensors) and is not used"
@@ -265,3 +265,9 @@ class Ingredients:
                 f"the recipe bakes in the VAE {recipe.vae.name}, which is not the file that was opened: give the "
                 "recipe's own VAE"
             )
+
+
+def _unknown_names(vae: VaeFile, live: Collection[str]) -> str:
+    """Return a clause that names the weights of a VAE which no live model has; empty if it has none."""
+    unknown = [key for key in vae.tensors if key not in live]
+    return f", and {len(unknown)} of its names are not understood ({abbreviated(unknown)})" if unknown else ""

@@ -21,6 +21,7 @@ from optimizer.errors import CheckpointError
 from optimizer.families.registry import model_families, model_family
 from optimizer.merging.files.layout import Component, stored_part
 from optimizer.merging.files.pickles import torch_source
+from optimizer.merging.files.prefixes import without_wrappers
 from optimizer.merging.files.quantised import refuse_quantised
 from optimizer.merging.files.single_file import in_single_file
 from optimizer.merging.files.sources import Source, Stored, abbreviated, safetensors_source
@@ -146,7 +147,7 @@ def _open_component(folder: Path, component: Component) -> Source:
     """
     subfolder = folder / component
     path, suffix, variant = _weights(folder, component, subfolder)
-    source = _open_weights(path, suffix)
+    source = without_wrappers(_open_weights(path, suffix))
     # here, because tensors of unknown names, such as scales, are left out later
     refuse_quantised({name: stored.info for name, stored in source.tensors.items()}, str(subfolder))
     if not variant:

@@ -11,12 +11,12 @@ from torch import Tensor
 
 from optimizer.errors import CheckpointError
 from optimizer.families.registry import model_families, model_family
-from optimizer.families.vae_names import vae_part
+from optimizer.families.vae_names import vae_part, vae_prefix
 from optimizer.families.views import StoredPart
 from optimizer.merging.files.checkpoint import open_source
 from optimizer.merging.files.quantised import refuse_quantised
 from optimizer.merging.files.single_file import in_single_file
-from optimizer.merging.files.sources import Stored, TensorInfo, abbreviated, sha256_of_model
+from optimizer.merging.files.sources import Source, Stored, TensorInfo, abbreviated, sha256_of_model
 from search_spaces.blocks import Architecture
 from search_spaces.recognition import description_of
 
@@ -41,19 +41,17 @@ class VaeFile:
             CheckpointError: it cannot be read, is quantised, or holds no VAE of Stable Diffusion.
         """
         source = open_source(path)
-        parts = {
-            name: (_part(rest, stored), stored)
-            for name, stored in source.tensors.items()
-            if (rest := _without_prefix(name)) is not None
-        }
-        refuse_quantised({name: stored.info for name, (_, stored) in parts.items()}, str(path))
+        prefix = _prefix_of(source.tensors, path)
+        own = {name: name.removeprefix(prefix) for name in source.tensors if _is_below(prefix, name)}
+        parts = {name: (_part(rest, source.tensors[name]), source.tensors[name]) for name, rest in own.items()}
+        _refuse_codes(source, prefix, own)
         tensors = in_single_file((part for part in parts.values() if part[1].info.dtype.is_floating_point), path)
-        if not any(key.startswith(f"{PREFIX}decoder.") for key in tensors):
-            known = description_of(tuple(source.tensors))
-            what = f" (it is {known.partition(':')[0]})" if known else ""
-            raise CheckpointError(f"{path} holds no VAE{what}: give a VAE file, or a checkpoint that has one")
-        renamed = [name for name, (part, _) in parts.items() if part.key != f"{PREFIX}{_without_prefix(name)}"]
+        renamed = [name for name, (part, _) in parts.items() if part.key != PREFIX + own[name]]
         notes = [f"{len(renamed)} tensors have diffusers' names ({abbreviated(renamed)}): renamed"] if renamed else []
+        if prefix not in _usual_prefixes():
+            notes.append(f"its tensors stand below the prefix `{prefix}`: taken off")
+        if others := [f"`{other}`" for other in _prefixes_of(source.tensors) if other != prefix]:
+            notes.append(f"another VAE is in the file and ignored, below {' and '.join(others)}")
         return cls(path, source.files, tensors, (*source.notes, *notes))
 
     def in_files_of(self, architecture: Architecture) -> VaeFile:
@@ -84,10 +82,54 @@ class VaeFile:
         return self._stored[key].read()
 
 
-def _without_prefix(name: str) -> str | None:
-    """Return a tensor's name within its VAE; None for a tensor that belongs to none."""
-    prefix = next((prefix for prefix in _prefixes() if name.startswith(prefix)), "")
-    return name.removeprefix(prefix) if prefix or name.startswith(_PARTS) else None
+def _prefix_of(tensors: Mapping[str, Stored], path: Path) -> str:
+    """Return what stands before the names of a file's VAE.
+
+    Raises:
+        CheckpointError: there is none, or there are several and none has the prefix of single files.
+    """
+    found = _prefixes_of(tensors)
+    if PREFIX in found:
+        return PREFIX
+    if len(found) > 1:
+        raise CheckpointError(
+            f"{path} holds several VAEs, below {' and '.join(prefix or 'no prefix' for prefix in found)}: keep the one "
+            "that is meant"
+        )
+    if not found:
+        known = description_of(tuple(tensors))
+        called = abbreviated(list(tensors)) or "there are no tensors"
+        what = f"it is {known.partition(':')[0]}" if known else f"its tensors are called {called}"
+        raise CheckpointError(f"{path} holds no VAE ({what}): give a VAE file, or a checkpoint that has one")
+    return found[0]
+
+
+def _prefixes_of(tensors: Mapping[str, Stored]) -> list[str]:
+    """Return what stands before the names of each VAE that is there with its decoding half, sorted."""
+    return sorted({prefix for name in tensors if "decoder." in name and (prefix := vae_prefix(name)) is not None})
+
+
+def _is_below(prefix: str, name: str) -> bool:
+    """Return whether a tensor is the VAE's."""
+    return name.startswith(prefix) if prefix else name.startswith(_PARTS)
+
+
+def _refuse_codes(source: Source, prefix: str, own: Mapping[str, str]) -> None:
+    """Refuse a quantised VAE; its scales may stand below another prefix.
+
+    Args:
+        prefix: of the VAE's tensors.
+        own: stored name -> name within the VAE.
+
+    Raises:
+        CheckpointError: it is quantised.
+    """
+    keys = {name: PREFIX + rest for name, rest in own.items()}
+    for name in source.tensors:
+        outer = vae_prefix(name)
+        if name not in own and outer is not None and outer.endswith(prefix):
+            keys[name] = outer.removesuffix(prefix) + PREFIX + name.removeprefix(outer)
+    refuse_quantised({key: source.tensors[name].info for name, key in keys.items()}, str(source.files[0]))
 
 
 def _part(rest: str, stored: Stored) -> StoredPart:
@@ -96,8 +138,8 @@ def _part(rest: str, stored: Stored) -> StoredPart:
 
 
 @cache
-def _prefixes() -> tuple[str, ...]:
-    """Return the prefixes of a VAE's keys in files of any family."""
+def _usual_prefixes() -> frozenset[str]:
+    """Return the prefixes of a VAE's keys that files of any family have; files of a VAE alone have none."""
     families = [family.keys for family in model_families()]
     others = (prefix for keys in families for prefix, component in keys.aliases.items() if component == "vae")
-    return tuple(dict.fromkeys((*(keys.vae for keys in families), *others)))
+    return frozenset(("", *(keys.vae for keys in families), *others))
