@@ -41,10 +41,11 @@ class VaeFile:
             CheckpointError: it cannot be read, is quantised, or holds no VAE of Stable Diffusion.
         """
         source = open_source(path)
+        for prefix in _prefixes_of(source.tensors):  # scales below a prefix of their own look like another VAE
+            _refuse_codes(source, prefix)
         prefix = _prefix_of(source.tensors, path)
-        own = {name: name.removeprefix(prefix) for name in source.tensors if _is_below(prefix, name)}
+        own = _names_below(prefix, source)
         parts = {name: (_part(rest, source.tensors[name]), source.tensors[name]) for name, rest in own.items()}
-        _refuse_codes(source, prefix, own)
         tensors = in_single_file((part for part in parts.values() if part[1].info.dtype.is_floating_point), path)
         renamed = [name for name, (part, _) in parts.items() if part.key != PREFIX + own[name]]
         notes = [f"{len(renamed)} tensors have diffusers' names ({abbreviated(renamed)}): renamed"] if renamed else []
@@ -109,21 +110,23 @@ def _prefixes_of(tensors: Mapping[str, Stored]) -> list[str]:
     return sorted({prefix for name in tensors if "decoder." in name and (prefix := vae_prefix(name)) is not None})
 
 
-def _is_below(prefix: str, name: str) -> bool:
-    """Return whether a tensor is the VAE's."""
-    return name.startswith(prefix) if prefix else name.startswith(_PARTS)
+def _names_below(prefix: str, source: Source) -> dict[str, str]:
+    """Return stored name -> name within the VAE, for the tensors of the VAE below a prefix."""
+    return {
+        name: name.removeprefix(prefix) for name in source.tensors if name.startswith((prefix,) if prefix else _PARTS)
+    }
 
 
-def _refuse_codes(source: Source, prefix: str, own: Mapping[str, str]) -> None:
-    """Refuse a quantised VAE; its scales may stand below another prefix.
+def _refuse_codes(source: Source, prefix: str) -> None:
+    """Refuse a VAE that is quantised.
 
     Args:
         prefix: of the VAE's tensors.
-        own: stored name -> name within the VAE.
 
     Raises:
-        CheckpointError: it is quantised.
+        CheckpointError: it is.
     """
+    own = _names_below(prefix, source)
     keys = {name: PREFIX + rest for name, rest in own.items()}
     for name in source.tensors:
         outer = vae_prefix(name)
