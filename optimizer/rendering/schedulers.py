@@ -30,17 +30,11 @@ from diffusers import (
 )
 
 from optimizer.errors import RenderError
+from optimizer.families.stable_diffusion import NOISE_SCHEDULE
 from optimizer.rendering.prediction import EPSILON, EdmRange, Prediction
 from studies.spec.suite import SchedulerName
 
-# The schedule both SD1.5 and SDXL were trained with.
-TRAINED = {
-    "num_train_timesteps": 1000,
-    "beta_start": 0.00085,
-    "beta_end": 0.012,
-    "beta_schedule": "scaled_linear",
-    "steps_offset": 1,
-}
+TRAINED = {**NOISE_SCHEDULE, "steps_offset": 1}
 LEADING = {"timestep_spacing": "leading"}
 
 

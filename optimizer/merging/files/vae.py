@@ -15,12 +15,16 @@ from optimizer.families.vae_names import vae_part, vae_prefix
 from optimizer.families.views import StoredPart
 from optimizer.merging.files.checkpoint import open_source
 from optimizer.merging.files.quantised import refuse_quantised
+from optimizer.merging.files.settings import require_assumed
 from optimizer.merging.files.single_file import in_single_file
 from optimizer.merging.files.sources import Source, Stored, TensorInfo, abbreviated, sha256_of_model
 from search_spaces.blocks import Architecture
-from search_spaces.recognition import description_of
+from search_spaces.errors import UnknownArchitectureError
+from search_spaces.families.registry import family_of
+from search_spaces.recognition import architecture_of, description_of
 
 PREFIX = "first_stage_model."  # of a VAE's keys before the family is known
+_DIFFUSERS_NAME = "diffusion_pytorch_model"  # of weights with a config.json beside them
 _PARTS = ("encoder.", "decoder.", "quant_conv.", "post_quant_conv.")
 
 
@@ -32,6 +36,7 @@ class VaeFile:
     files: tuple[Path, ...]
     _stored: Mapping[str, Stored] = field(repr=False)
     notes: tuple[str, ...] = ()  # what was renamed or ignored, one line each
+    made_for: Architecture | None = None  # of the U-Net beside it; None if there is none that is known
 
     @classmethod
     def open(cls, path: Path) -> VaeFile:
@@ -53,10 +58,23 @@ class VaeFile:
             notes.append(f"its tensors stand below the prefix `{prefix}`: taken off")
         if others := [f"`{other}`" for other in _prefixes_of(source.tensors) if other != prefix]:
             notes.append(f"another VAE is in the file and ignored, below {' and '.join(others)}")
-        return cls(path, source.files, tensors, (*source.notes, *notes))
+        return cls(path, source.files, tensors, (*source.notes, *notes), _family_of(source))
 
     def in_files_of(self, architecture: Architecture) -> VaeFile:
-        """Return the same VAE under the keys of this family's files."""
+        """Return the same VAE under the keys of this family's files.
+
+        Raises:
+            CheckpointError: it is of another family, whose latents have another scale, or the configuration beside it
+                says what a checkpoint file cannot hold.
+        """
+        if self.made_for not in {None, architecture}:
+            raise CheckpointError(
+                f"{self.path} is a model of {family_of(Architecture(self.made_for)).title}, the parents are "
+                f"{family_of(architecture).title}, whose latents have another scale: give a VAE of their family"
+            )
+        if self.path.name.startswith(_DIFFUSERS_NAME):
+            shapes = {key: info.shape for key, info in self.tensors.items()}
+            require_assumed(self.path.with_name("config.json"), "vae", architecture, shapes)
         prefix = model_family(architecture).keys.vae
         if prefix == PREFIX:
             return self
@@ -133,6 +151,14 @@ def _refuse_codes(source: Source, prefix: str) -> None:
         if name not in own and outer is not None and outer.endswith(prefix):
             keys[name] = outer.removesuffix(prefix) + PREFIX + name.removeprefix(outer)
     refuse_quantised({key: source.tensors[name].info for name, key in keys.items()}, str(source.files[0]))
+
+
+def _family_of(source: Source) -> Architecture | None:
+    """Return the family of the model that the VAE comes with; None if the file has no U-Net of a known one."""
+    try:
+        return architecture_of({key: stored.info.shape for key, stored in source.tensors.items()})
+    except UnknownArchitectureError:
+        return None
 
 
 def _part(rest: str, stored: Stored) -> StoredPart:
