@@ -45,7 +45,7 @@ class VaeFile:
         Raises:
             CheckpointError: it cannot be read, is quantised, or holds no VAE of Stable Diffusion.
         """
-        source = open_source(path)
+        source = open_source(path, "a VAE file")
         for prefix in _prefixes_of(source.tensors):  # scales below a prefix of their own look like another VAE
             _refuse_codes(source, prefix)
         prefix = _prefix_of(source.tensors, path)

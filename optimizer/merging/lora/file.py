@@ -218,7 +218,7 @@ def _source(path: Path) -> Source:
         CheckpointError: it cannot be read, is truncated, or holds code to run.
     """
     if path.suffix.lower() in TORCH_LORA_SUFFIXES:
-        return without_wrappers(torch_source(path, numbers=True))
+        return without_wrappers(torch_source(path, numbers=True, wanted="a LoRA file"))
     return without_wrappers(safetensors_source(path))
 
 

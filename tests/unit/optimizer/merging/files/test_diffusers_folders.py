@@ -405,9 +405,7 @@ class TestSettings:
     def test_sdxl_has_settings_of_its_own(self, written: Callable[[str], Path], tmp_path: Path) -> None:
         folder = Path(shutil.copytree(written("sdxl"), tmp_path / "pipe"))
         edit(folder / "text_encoder_2" / "config.json", hidden_act="quick_gelu")
-        with pytest.raises(
-            CheckpointError, match=r"_2.config.json says hidden_act 'quick_gelu' where SDXL"
-        ):
+        with pytest.raises(CheckpointError, match=r"_2.config.json says hidden_act 'quick_gelu' where SDXL"):
             Checkpoint.open(folder)
 
     def test_a_vae_alone_is_held_to_the_family_of_the_parents(self, folder: Path) -> None:
