@@ -228,11 +228,8 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
         ) from error
     if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
         content = content["state_dict"]
-    if (
-        not isinstance(content, dict)
-        or not content
-        or not all(isinstance(value, torch.Tensor) for value in content.values())
-    ):
+    named = isinstance(content, dict) and all(isinstance(value, torch.Tensor) for value in content.values())
+    if not named or not content:
         raise WrongWeightsError(f"{path}: expected named tensors, got {_describe(content)}: give another file")
     return dict(content)
 

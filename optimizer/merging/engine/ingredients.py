@@ -6,7 +6,7 @@ Every tensor of the result has *sources*, by name: the parents' letters where ra
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -175,6 +175,28 @@ class Ingredients:
             self._refuse_broken(key, source, values)
             self._sound.add((key, source))
         return values
+
+    def require_sound(self, progress: Callable[[int], None] | None = None) -> None:
+        """Refuse files with broken values before any work: every weight that a merge can read is read once.
+
+        LoRAs were read, and checked, when they were opened.
+
+        Args:
+            progress: called with the bytes of each tensor that was read.
+
+        Raises:
+            CheckpointError: as for `tensor`.
+        """
+        for key in self.tensors:
+            for source, info in self.sources(key).items():
+                self.tensor(key, source)
+                if progress is not None:
+                    progress(info.nbytes)
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of all the tensors that `require_sound` reads."""
+        return sum(info.nbytes for key in self.tensors for info in self.sources(key).values())
 
     def _read(self, key: str, source: str) -> Tensor:
         if source == VAE_SOURCE and self.vae is not None:

@@ -255,7 +255,7 @@ class TestDamage:
 
 PAIRS = [torch.ones(4, 2), torch.ones(2, 3), torch.ones(5, 1), torch.ones(1, 6)]
 OPTIMIZER = {"state": {0: {"exp_avg": torch.ones(2)}}, "param_groups": [{"lr": 1e-4}]}
-NAMELESS = r"a LoRA of cloneofsimo's lora_diffusion: .* `lora_add MODEL LORA OUTPUT.ckpt 1.0 --mode upl-ckpt-v2`"
+NAMELESS = r"a LoRA of cloneofsimo's lora_diffusion, .* \(its own `lora_add MODEL LORA OUTPUT.ckpt 1.0 --mode upl-ckpt"
 OTHERS: list[tuple[object, str]] = [
     (torch.ones(1), "a single tensor without a name"),
     ([torch.ones(1)], r"a list of 1 elements without names \(Tensor\)"),
