@@ -50,12 +50,13 @@ def without_outer_prefix(tensors: Mapping[str, Stored], name: str) -> tuple[dict
     Raises:
         CheckpointError: there are several U-Nets, and none below the usual prefix; or two tensors then have one name.
     """
+    usual = {"", *(family.keys.unet for family in model_families())}
     for family in model_families():
         convolution, unet = family.keys.first_convolution, family.keys.unet
         if convolution is None or not family.keys.bare_unet:
             continue
         found = _prefixes_of_unets(tensors, convolution.removeprefix(unet))
-        if not found or found & {"", unet}:
+        if not found or found & usual:
             continue
         if len(found) > 1:
             raise CheckpointError(

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
@@ -67,9 +68,9 @@ class VaeFile:
             CheckpointError: it is of another family, whose latents have another scale, or the configuration beside it
                 says what a checkpoint file cannot hold.
         """
-        if self.made_for not in {None, architecture}:
+        if self.made_for is not None and _vae_settings(self.made_for) != _vae_settings(architecture):
             raise CheckpointError(
-                f"{self.path} is a model of {family_of(Architecture(self.made_for)).title}, the parents are "
+                f"{self.path} is a model of {family_of(self.made_for).title}, the parents are "
                 f"{family_of(architecture).title}, whose latents have another scale: give a VAE of their family"
             )
         if self.path.name.startswith(_DIFFUSERS_NAME):
@@ -124,8 +125,17 @@ def _prefix_of(tensors: Mapping[str, Stored], path: Path) -> str:
 
 
 def _prefixes_of(tensors: Mapping[str, Stored]) -> list[str]:
-    """Return what stands before the names of each VAE that is there with its decoding half, sorted."""
-    return sorted({prefix for name in tensors if "decoder." in name and (prefix := vae_prefix(name)) is not None})
+    """Return what stands before the names of each VAE that is there with its decoding half, sorted.
+
+    Below the usual prefixes the names may be those of another kind of VAE, which then does not fit the parents.
+    """
+    found = {prefix for name in tensors if "decoder." in name and (prefix := vae_prefix(name)) is not None}
+    usual = {
+        prefix
+        for prefix in _usual_prefixes()
+        if prefix and any(name.startswith(f"{prefix}decoder.") for name in tensors)
+    }
+    return sorted(found or usual)
 
 
 def _names_below(prefix: str, source: Source) -> dict[str, str]:
@@ -151,6 +161,11 @@ def _refuse_codes(source: Source, prefix: str) -> None:
         if name not in own and outer is not None and outer.endswith(prefix):
             keys[name] = outer.removesuffix(prefix) + PREFIX + name.removeprefix(outer)
     refuse_quantised({key: source.tensors[name].info for name, key in keys.items()}, str(source.files[0]))
+
+
+def _vae_settings(architecture: Architecture) -> Mapping[str, Any]:
+    """Return what all VAEs of a family have in common, among it the scale of the latents."""
+    return model_family(architecture).assumed_settings("vae", {})
 
 
 def _family_of(source: Source) -> Architecture | None:
