@@ -67,7 +67,7 @@ class DatabaseReplacedError(DatabaseError):
 
 
 class LockLostError(DatabaseError):
-    """This process was silent for so long that its lock was given to another; what it wanted to write is not stored."""
+    """A lock was given to another process, as its holder was silent for too long; what it held back is not stored."""
 
 
 class WaitEndedError(DatabaseError):

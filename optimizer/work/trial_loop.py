@@ -127,7 +127,7 @@ class TrialLoop:
             StudyMissingError: Optuna's part of the study was deleted.
             DatabaseLostError: the database went away and stayed away.
             DatabaseLockedError: another process has kept the database's lock.
-            DatabaseReplacedError, ArtifactsReplacedError: the database's file or the artifact folder is another one now.
+            DatabaseReplacedError, ArtifactsReplacedError: the database's file or the artifact folder is another one.
         """
         finished = 0
         with self._waits(), registered_worker(self._records.database, self._retry) as heartbeat:

@@ -124,7 +124,7 @@ class TrialQueue:
         return None
 
     def _next_attempt(self, stored: StoredTrial) -> int | None:
-        """Return the number of the next attempt; None if too many workers died or failed over the trial, which fails it.
+        """Return the number of the next attempt; None if too many died or failed over the trial, which fails it.
 
         A worker that left by itself has signed off, and does not count as dead.
         """

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol
@@ -144,7 +144,7 @@ class Worker:
             OptimizerError, StudyError, ScorerError, SpaceError: studies were named, and none can be worked on.
             DatabaseLostError: the database went away and stayed away.
             DatabaseLockedError: another process has kept the database's lock.
-            DatabaseReplacedError, ArtifactsReplacedError: the database's file or the artifact folder is another one now.
+            DatabaseReplacedError, ArtifactsReplacedError: the database's file or the artifact folder is another one.
             ArtifactError: the artifact store went away, is full, or refuses.
         """
         waits = ending_when(self._stop.is_set, self._settings.patience_seconds)
@@ -217,19 +217,19 @@ class Worker:
         as dead, and then leave a trial or a final.
         """
         names = self._settings.names
-        ours = [control for control in study_controls(self._database) if not names or control.name in names]
-        others = workers_at(self._database, heartbeat.alive() - {heartbeat.worker_id})
+        held: frozenset[int] = frozenset()
+        if self._settings.finals:
+            held = finals_held(self._database, heartbeat.alive() - {heartbeat.worker_id})
         return any(
-            control.status == "paused" or (control.status == "active" and self._is_held(control, others))
-            for control in ours
+            control.status == "paused" or control.study_id in held or self._is_in_progress(control)
+            for control in study_controls(self._database)
+            if control.status != "stopped" and (not names or control.name in names)
         )
 
-    def _is_held(self, control: StudyControl, others: Mapping[int, int]) -> bool:
-        """Return whether another worker has something of an active study that this one could take over."""
+    def _is_in_progress(self, control: StudyControl) -> bool:
+        """Return whether others work on trials of a study that this worker can work on."""
         pending = self._pending.get(control.study_id)
-        if pending is None or control.name in self._refusals or not others.get(control.study_id):
-            return False
-        return pending.is_in_progress(self._database)
+        return control.name not in self._refusals and pending is not None and pending.is_in_progress(self._database)
 
     def _look(self, control: StudyControl, alive: Collection[str]) -> _Turn | None:
         """Check an active study for something to do."""

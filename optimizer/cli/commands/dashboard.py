@@ -22,7 +22,6 @@ from optimizer.cli.common import (
     print_error,
 )
 
-
 if TYPE_CHECKING:
     from studies.records.database import Database
 

@@ -41,7 +41,7 @@ def start_study(spec: Path, url: str, cache: Path, artifacts: str | Path | None 
 
 def register_study(spec: Path, url: str, cache: Path, artifacts: str | Path | None = None) -> StudyRecords:
     """Begin a study for other workers: everything is checked except what their devices can do."""
-    new = _prepare(spec, url, artifacts, _cpu)
+    new = _prepare(spec, url, artifacts, _named_device)
     with console.status("loading scorers"):
         from optimizer.runtime.setup import load_scorers
 
@@ -103,6 +103,18 @@ def _usable_device(plan: Plan) -> torch.device:
     device = choose_device(plan.spec.render.device)
     render_dtype(plan.spec.render, device)
     return device
+
+
+def _named_device(plan: Plan) -> torch.device:
+    """Return the CPU, once the spec names a device that some machine may have.
+
+    Raises:
+        RenderError: torch knows none of this name, or one that computes nothing.
+    """
+    from optimizer.runtime.device_choice import require_device_name
+
+    require_device_name(plan.spec.render.device)
+    return _cpu(plan)
 
 
 def _cpu(_plan: Plan) -> torch.device:
