@@ -211,10 +211,15 @@ def test_a_frozen_process_holds_no_row_of_a_server_for_ever(monkeypatch: pytest.
     database = open_database(url := new_postgresql_url())
     records = store_study(database, "held", scored, trials=3)
     frozen = open_database(url)
-    with pytest.raises(sa.exc.OperationalError), frozen.write() as silent:
-        silent.execute(sa.text("UPDATE mergetune_studies SET priority = 1"))
-        Retry(limit_seconds=20)(lambda: set_priority(records, 5))
-        silent.execute(sa.text("UPDATE mergetune_studies SET priority = 2"))
+
+    def write_and_fall_silent() -> None:
+        with frozen.write() as silent:
+            silent.execute(sa.text("UPDATE mergetune_studies SET priority = 1"))
+            Retry(limit_seconds=20)(lambda: set_priority(records, 5))
+            silent.execute(sa.text("UPDATE mergetune_studies SET priority = 2"))
+
+    with pytest.raises(sa.exc.OperationalError):
+        write_and_fall_silent()
     assert study_controls(database)[0].priority == 5
     frozen.close()
     database.close()
