@@ -227,7 +227,8 @@ def test_a_frozen_process_holds_no_row_of_a_server_for_ever(monkeypatch: pytest.
 
 def test_a_lock_file_that_is_removed_while_it_is_waited_for_is_no_lock(tmp_path: Path) -> None:
     database = open_database(f"sqlite:///{tmp_path}/study.db")
-    held, entered = threading.Event(), []
+    held = threading.Event()
+    entered: list[int] = []
 
     def enter() -> None:
         with database.exclusive():

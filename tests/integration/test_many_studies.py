@@ -309,7 +309,7 @@ def test_rows_that_hold_no_json_keep_one_study_back(place: Place) -> None:
     place.worker(Log(), names=frozenset({"odd"})).run()
     with place.database.write() as connection:
         connection.exec_driver_sql("UPDATE mergetune_studies SET software = '{' WHERE id = ?", (broken.study.id,))
-        connection.exec_driver_sql("UPDATE mergetune_trials SET gains = '[]', objectives = '7', state = 'complete'")
+        connection.exec_driver_sql("UPDATE mergetune_trials SET gains = '[]', objectives = '[7]', state = 'complete'")
     log = Log()
     assert place.worker(log).run() == 3
     assert place.states(fine) == ["complete"] * 3
