@@ -69,6 +69,7 @@ def ended(process: subprocess.Popen[str]) -> tuple[int, str]:
     return process.returncode, out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("words", COMMANDS, ids=lambda words: "-".join(words[:2]))
 def test_a_command_that_begins_in_an_outage_waits_and_ends_with_a_code_of_its_own(
     words: tuple[str, ...], server: OwnServer, folder: Path

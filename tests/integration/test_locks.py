@@ -322,6 +322,7 @@ def started(folder: Path, *words: str, **environment: str) -> subprocess.Popen[s
     )
 
 
+@pytest.mark.slow
 def test_doctor_says_whom_it_waits_for_and_ends_in_the_end(database: Database, url: str, tmp_path: Path) -> None:
     with holder(url) as child:
         doctor = started(
@@ -335,6 +336,7 @@ def test_doctor_says_whom_it_waits_for_and_ends_in_the_end(database: Database, u
     assert error.startswith("error: the lock of ")
 
 
+@pytest.mark.slow
 def test_what_is_no_json_in_a_row_is_named_and_hides_no_other_study(tmp_path: Path) -> None:
     database = open_database(url := f"sqlite:///{tmp_path}/study.db")
     for name in ("good", "broken", "odd", "strange"):
