@@ -20,7 +20,14 @@ from real_databases import new_postgresql_url
 from stored_study import store_study
 
 from optimizer.system.retry import Retry
-from studies.errors import DatabaseLockedError, DatabaseReplacedError, LockLostError, WaitEndedError
+from studies.errors import (
+    ArtifactsReplacedError,
+    DatabaseLockedError,
+    DatabaseReplacedError,
+    LockLostError,
+    WaitEndedError,
+)
+from studies.files.stores import FolderStore
 from studies.records import locking
 from studies.records.control import set_priority, study_controls
 from studies.records.database import Database, open_database
@@ -365,3 +372,18 @@ def test_what_is_no_json_in_a_row_is_named_and_hides_no_other_study(tmp_path: Pa
     out, _ = doctor.communicate(timeout=120)
     assert doctor.returncode == 1, out
     assert all(f"unreadable study, {name}" in out for name in rows), out
+
+
+@pytest.mark.parametrize("copy", [False, True])
+def test_an_artifact_folder_is_another_one_where_nothing_is_in_it_that_was_there(copy: bool, tmp_path: Path) -> None:
+    store = FolderStore(tmp_path / "files")
+    store.make()
+    store.write("studies/key/0-w/sheet.jpg", b"sheet")
+    (tmp_path / "files").rename(tmp_path / "elsewhere")
+    if copy:
+        shutil.copytree(tmp_path / "elsewhere", tmp_path / "files")
+        store.write("studies/key/1-w/sheet.jpg", b"sheet")
+    else:
+        (tmp_path / "files" / "studies").mkdir(parents=True)
+        with pytest.raises(ArtifactsReplacedError, match="nothing more is written"):
+            store.write("studies/key/1-w/sheet.jpg", b"sheet")
