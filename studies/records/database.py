@@ -20,6 +20,7 @@ from optuna.storages import RDBStorage
 from sqlalchemy.engine import Connection, CursorResult, Engine, make_url
 from sqlalchemy.exc import SQLAlchemyError
 
+from basics.files import open_lock_file
 from basics.messages import first_line
 from studies.errors import DatabaseError, DatabaseReadOnlyError, SchemaChangedError
 from studies.records.other_programs import refuse_other_programs
@@ -441,13 +442,12 @@ def sqlite_lock(file: Path) -> Iterator[None]:
     """Hold a lock between the processes of one machine."""
     import fcntl
 
-    lock = _lock_of(file)
-    with lock.open("r" if lock.exists() and not os.access(lock, os.W_OK) else "a") as handle:
+    handle = open_lock_file(_lock_of(file))
+    try:
         fcntl.flock(handle, fcntl.LOCK_EX)
-        try:
-            yield
-        finally:
-            fcntl.flock(handle, fcntl.LOCK_UN)
+        yield
+    finally:
+        os.close(handle)  # which gives it back
 
 
 def _lock_of(file: Path) -> Path:
