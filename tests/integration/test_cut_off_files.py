@@ -73,10 +73,8 @@ def test_of_several_mapped_files_the_one_that_was_cut_off_is_named(tmp_path: Pat
         os.truncate(shorter, 10)
         out, err = process.communicate("\n", timeout=60)
     assert (process.returncode, out) == (3, "")
-    assert err.splitlines() == [
-        f"error: {shorter} became shorter while it was read: another program writes to it, or its disk or share is "
-        "failing; put it right and start again: nothing that was stored is lost"
-    ]
+    (line,) = err.splitlines()
+    assert line.startswith(f"error: {shorter} became shorter while it was read: ")
 
 
 def read(what: str, path: Path, size: int) -> subprocess.CompletedProcess[str]:

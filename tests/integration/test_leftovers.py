@@ -23,7 +23,7 @@ from studies.records.stored_studies import open_study
 @pytest.fixture
 def short(tmp_path: Path) -> ShortStudy:
     """With both parents done."""
-    short = begin(tmp_path, SMALL | {"budget": {"trials": 6}})
+    short = begin(tmp_path, {**SMALL, "budget": {"trials": 6}})
     short.run(stop_after=2)
     return short
 
@@ -78,7 +78,7 @@ def look(short: ShortStudy) -> Diagnosis:
     return diagnose(short.database, [open_study(short.database, "short")], short.artifacts, mend=False)
 
 
-@pytest.mark.parametrize("attempt", [1, RERUNS])
+@pytest.mark.parametrize("attempt", [1, pytest.param(RERUNS, marks=pytest.mark.slow)])
 def test_after_a_kill_nothing_is_wrong_and_the_next_worker_leaves_no_trace_of_it(
     short: ShortStudy, attempt: int
 ) -> None:
@@ -104,7 +104,7 @@ def test_a_trial_that_is_given_up_leaves_no_file(short: ShortStudy) -> None:
     assert look(short) == Diagnosis(mended=(), left=())
 
 
-@pytest.mark.parametrize("until_the_end", [False, True])
+@pytest.mark.parametrize("until_the_end", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_a_clean_up_that_was_cut_off_is_finished(short: ShortStudy, until_the_end: bool) -> None:
     """The names of renders are gone from the database, and the files are not."""
     row = stored_trials.load_trial(short.records, 0)
@@ -167,7 +167,7 @@ def cut_off_start(short: ShortStudy, name: str) -> Path:
     return Path(folder) / "studies" / done.stdout.strip()
 
 
-@pytest.mark.parametrize("by", ["worker", "doctor"])
+@pytest.mark.parametrize("by", ["worker", pytest.param("doctor", marks=pytest.mark.slow)])
 def test_a_start_that_was_killed_leaves_nothing_once_somebody_came(short: ShortStudy, by: str) -> None:
     folders = [cut_off_start(short, name) for name in ("rescored", "warm")]
     assert all(len(list(folder.rglob("features.npz"))) == 3 for folder in folders)

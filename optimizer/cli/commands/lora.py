@@ -155,11 +155,12 @@ def bake(
     force: Insist = False,
 ) -> None:
     """Add LoRAs to a checkpoint, W + weight * (alpha / rank) * up @ down, and write it as one file."""
-    from optimizer.merging.engine.export import atomic_file, export_layout, refuse_target, write_merge
+    from optimizer.merging.engine.export import atomic_file, export_layout, write_merge
     from optimizer.merging.engine.ingredients import Ingredients
     from optimizer.merging.engine.metadata import merge_metadata
     from optimizer.merging.files.checkpoint import Checkpoint, total_bytes
     from optimizer.merging.files.parents import Parents
+    from optimizer.merging.files.targets import refuse_target
     from optimizer.merging.lora.file import Lora
     from optimizer.rendering.prediction import modelspec_kind
     from search_spaces.slots import beyond_usual

@@ -109,7 +109,8 @@ def merge(
     force: Insist = False,
 ) -> None:
     """Merge checkpoints as a recipe file says, or make a merged file again from its parents."""
-    from optimizer.merging.engine.export import refuse_sources, refuse_target
+    from optimizer.merging.engine.export import refuse_sources
+    from optimizer.merging.files.targets import refuse_target
 
     if show == (output is not None):
         fail("give either -o FILE to merge, or --show to print the recipe")
