@@ -166,7 +166,8 @@ def bake(
     from search_spaces.slots import beyond_usual
 
     target = safetensors_target(output)
-    refuse_target(target, overwrite=force)  # before gigabytes are hashed
+    if not (force and target.is_symlink()):  # of a link to a file that is read, that is said first
+        refuse_target(target, overwrite=force)  # before gigabytes are hashed
     weighted = [_path_and_weight(text) for text in loras]
     unusual = [(path.name, weight, beyond_usual("lora", weight)) for path, weight in weighted]
     require_usual([f"{name} at {weight:g} is {why}" for name, weight, why in unusual if why], force=force)

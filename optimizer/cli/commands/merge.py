@@ -119,7 +119,8 @@ def merge(
     target = None if output is None else safetensors_target(output)
     given = GivenPaths(parents=parent or (), loras=lora or (), vae=vae, models=models or ())
     if target is not None:
-        refuse_target(target, overwrite=force)  # before gigabytes are hashed
+        if not (force and target.is_symlink()):  # of a link to a file that is read, that is said first
+            refuse_target(target, overwrite=force)  # before gigabytes are hashed
         refuse_sources(target, {"SOURCE": [source]})
     job = _job(source, given, complete=target is not None, force=force or show)
     recipe = job.recipe if dtype is None else replace(job.recipe, dtype=dtype.value)
