@@ -57,7 +57,7 @@ def check(
     loaded = read_spec(spec)
     with loading_libraries():
         from optimizer.cli.views.planning import print_notes, print_plan
-        from optimizer.cli.workers.loading import hash_with_progress
+        from optimizer.cli.workers.loading import hash_with_progress, require_sound_with_progress
         from optimizer.outcome.other_study import require_other_study
         from optimizer.outcome.warm_start import find_warm_start
         from optimizer.runtime.device_choice import choose_device, render_dtype
@@ -72,6 +72,7 @@ def check(
     build_scorers(plan.spec, device, cache_folder(cache), in_turns=residence.scorers_in_turns)
     require_other_study(plan.spec, storage_url(storage))
     print_plan(plan, device, residence)
+    require_sound_with_progress(plan)
     if plan.spec.warm_start is not None or plan.spec.probes.recipes:  # their files are identified by their content
         parents = hash_with_progress(plan)
         with_recipes(plan.spec, plan.blueprint(parents))

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from optimizer.cli.common import console, loading_libraries, quiet_optuna, read_spec
-from optimizer.cli.workers.loading import hash_with_progress, load_runtime
+from optimizer.cli.workers.loading import hash_with_progress, load_runtime, require_sound_with_progress
 from optimizer.cli.workers.session import patiently
 
 if TYPE_CHECKING:
@@ -68,6 +68,7 @@ def _prepare(spec: Path, url: str, artifacts: str | Path | None, choose: Callabl
     patiently(lambda: require_new(database, plan.spec.study))
     print_plan(plan, device)
     parents = hash_with_progress(plan)
+    require_sound_with_progress(plan)
     warm_start = find_warm_start(plan, parents, device, url, artifacts)
     if warm_start is not None:
         print_notes(warm_start.notes)
