@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
-from basics.files import replacing, sha256_of
+from basics.files import open_to_write, replacing, sha256_of
 from basics.messages import first_line
 from scorers.errors import MissingWeightsError, WrongWeightsError
 
@@ -268,7 +268,7 @@ def _download(wanted: WeightFile, target: Path) -> None:
     """Download to a temporary file, check it, then rename it: `target` is whole and correct, or does not exist."""
     target.parent.mkdir(parents=True, exist_ok=True)
     with replacing(target) as partial:
-        with partial.open("wb") as file:
+        with open_to_write(partial) as file:
             _fetch(wanted, file)
         _check_digest(
             partial,

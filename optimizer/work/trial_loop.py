@@ -19,6 +19,8 @@ import logging
 import time
 from collections.abc import Callable
 
+from optuna.trial import Trial
+
 from basics.messages import first_line
 from optimizer.errors import OptimizerError, UnscorableTrial
 from optimizer.observe.events import (
@@ -42,6 +44,7 @@ from optimizer.trial.racing import Race
 from optimizer.trial.ranking import best_trials, parent_trials
 from optimizer.work.gain_recorder import GainRecorder
 from optimizer.work.heartbeat import Heartbeat, registered_worker
+from optimizer.work.leftovers import remove_leftovers
 from optimizer.work.retention import Retention
 from optimizer.work.trial_order import TrialOrder
 from optimizer.work.trial_queue import ClaimedTrial, TrialQueue
@@ -55,6 +58,7 @@ from studies.records.failures import Failure
 from studies.records.optuna_studies import optuna_study
 from studies.records.stored_batch_limits import load_batch_limits, store_batch_limit
 from studies.records.study_records import StudyRecords
+from studies.records.values import StoredTrial
 from studies.records.workers import turn_to
 from studies.system.waiting import ending_when
 
@@ -82,15 +86,16 @@ class TrialLoop:
     ) -> None:
         self._retry = reporting_retry(reporter, patience_seconds)
         self._waits = functools.partial(ending_when, stop, patience_seconds)
-        self._records, self._runtime = records, runtime
+        self._records, self._runtime, self._artifacts = records, runtime, artifacts
         self._reporter, self._stop = reporter, stop
         self._cached_trials = CachedTrials(records)
         order = TrialOrder.of(runtime, self._cached_trials.trials())
         scoring = runtime.evaluator.scoring
         self._gains = GainRecorder(records, self._cached_trials, runtime.plan, scoring, artifacts)
         self._gains_are_due = order.copied > 0  # of the copied trials
+        self._leftovers_are_due = True  # of workers that were killed
         self._recorder = self._make_recorder(order, artifacts)
-        self._queue = TrialQueue(records, order, self._cached_trials, reporter, self._recorder.settle)
+        self._queue = TrialQueue(records, order, self._cached_trials, reporter, self._settle_abandoned)
         self._adopt_batch_limits()
 
     def _make_recorder(self, order: TrialOrder, artifacts: Artifacts) -> TrialRecorder:
@@ -155,14 +160,26 @@ class TrialLoop:
         if self._gains_are_due:
             self._retry(self._gains.fill_gains)
             self._gains_are_due = False
+        self._remove_leftovers(heartbeat)
         try:
             claimed = self._retry(lambda: self._queue.claim(heartbeat))
             finished = None if claimed is None else self._work(claimed)
         except KeyError:  # what Optuna's storage says of what is not there
             self._retry(lambda: optuna_study(self._records))
             raise
+        self._remove_leftovers(heartbeat)
         self._retry(self._require_parents)
         return finished
+
+    def _settle_abandoned(self, trial: Trial) -> StoredTrial:
+        self._leftovers_are_due = True  # its worker's entry says no more that it holds a trial
+        return self._recorder.settle_abandoned(trial)
+
+    def _remove_leftovers(self, heartbeat: Heartbeat) -> None:
+        """Remove what killed workers have left, if there may be something new."""
+        if self._leftovers_are_due:
+            self._retry(lambda: remove_leftovers(self._records, self._artifacts, heartbeat.alive()))
+            self._leftovers_are_due = False
 
     def _may_go_on(self) -> bool:
         """Return whether to take another trial; waits while the study is paused."""
@@ -188,6 +205,7 @@ class TrialLoop:
         stored = self._evaluate(claimed)
         if claimed.interrupted:
             self._retry(lambda: self._recorder.remove_leftovers(number))
+            self._leftovers_are_due = True
         if not stored:
             _log.warning("trial %d was taken over by another worker, which took this one for dead", number)
             self._reporter.report(TrialLost(trial=number))

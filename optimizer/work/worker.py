@@ -31,6 +31,7 @@ from optimizer.runtime.pool import RuntimePool
 from optimizer.runtime.setup import Runtime
 from optimizer.system.retry import LIMIT_SECONDS, OUTAGES
 from optimizer.work.heartbeat import Heartbeat, registered_worker
+from optimizer.work.leftovers import remove_leftovers
 from optimizer.work.scheduling import PendingWork, WaitingStudy, choose
 from optimizer.work.trial_loop import TrialLoop
 from studies.errors import (
@@ -313,6 +314,7 @@ class Worker:
             _log.info("no final of %s: %s", records.study.name, error)
         finally:
             self._retry(lambda: turn_to(self._database, heartbeat.worker_id, None))
+        self._retry(lambda: remove_leftovers(records, self._artifacts, heartbeat.alive()))
 
     def _refuse(self, name: str, error: BaseException) -> None:
         """Leave a study alone for `retry_seconds`. Once every study that was named is refused, raise the error."""

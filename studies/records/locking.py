@@ -27,6 +27,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.exc import OperationalError, SQLAlchemyError
 
+from basics.files import open_lock_file
 from studies.errors import DatabaseError, DatabaseLockedError, LockLostError
 from studies.records.refusals import sqlstate
 from studies.system.processes import is_running, process_identity
@@ -86,7 +87,7 @@ def _taken(file: Path) -> int:
     """Open the lock's file and take the lock; returns the handle. A file that was removed meanwhile is no lock."""
     lock, wait = lock_file(file), Wait()
     while True:
-        handle = _opened(lock)
+        handle = open_lock_file(lock)
         try:
             _lock_alone(handle, file, wait)
             if _is_at(handle, lock):
@@ -95,13 +96,6 @@ def _taken(file: Path) -> int:
             os.close(handle)
             raise
         os.close(handle)
-
-
-def _opened(lock: Path) -> int:
-    """Open a lock's file, which is made where it is missing; not through a link that somebody has put there."""
-    writes = not lock.exists() or os.access(lock, os.W_OK)
-    kind = os.O_RDWR | os.O_CREAT if writes else os.O_RDONLY
-    return os.open(lock, kind | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
 
 
 def _lock_alone(handle: int, file: Path, wait: Wait) -> None:

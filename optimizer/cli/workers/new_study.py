@@ -140,11 +140,14 @@ class NewStudy:
         Args:
             plan: this study's plan, with the units of its scores written out.
         """
+        from optimizer.work.leftovers import remove_cut_off_starts
         from studies.files.artifacts import Artifacts
         from studies.records.stored_studies import create_study
 
         copied = None
         if self.warm_start is not None and self.warm_start.scored:
-            copied = self.warm_start.copied_trials(plan, Artifacts.beside(self.database.url, self.artifacts))
+            artifacts = Artifacts.beside(self.database.url, self.artifacts)
+            patiently(lambda: remove_cut_off_starts(self.database, artifacts))
+            copied = self.warm_start.copied_trials(plan, artifacts)
         names, directions = plan.objective.names, plan.objective.directions
         return patiently(lambda: create_study(self.database, plan.spec, self.parents, directions, names, copied))

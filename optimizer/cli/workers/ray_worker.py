@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from basics.errors import MergetuneError
 from optimizer.cli.workers.assignment import Assignment
 from optimizer.cli.workers.monitoring import UNMONITORED
+from optimizer.system.cut_off_files import report_cut_off_files
 
 if TYPE_CHECKING:
     from optimizer.work.worker import Worker
@@ -34,6 +35,7 @@ class RayWorker:
     """The actor. It works in a thread, so that it can answer and be asked to stop at any time."""
 
     def __init__(self, assignment: Assignment) -> None:
+        report_cut_off_files(DIED)
         self._assignment = assignment
         self._stop = threading.Event()
         self._ended: str | None = None
