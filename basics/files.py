@@ -1,9 +1,10 @@
 """Files on disk: their sha256, and how a new one gets its name.
 
-A new file is written beside its target as a part file: `.NAME.mergetune-RANDOM.part`. Its name cannot be foreseen, it
-is never a file that was there before, and its writer holds a lock on it (flock) for as long as it lives. So whoever
-writes into the same folder next can tell what a killed process has left there, also from another container, whose
-process numbers mean nothing here, and removes it. Where a file system has no such locks, nothing is removed.
+A new file is written in a part folder beside its target: `.NAME.mergetune-RANDOM.part`. Its name cannot be foreseen, it
+is never one that was there before, and its writer holds a lock on it (flock) for as long as it lives. So whoever writes
+into the same folder next can tell what a killed process has left there, also from another container, whose process
+numbers mean nothing here, and removes it. Where a file system has no such locks, nothing is removed. It is a folder as
+libraries put another file in the place of the one that they are told to write, and nobody would hold a lock on that.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import hashlib
 import os
 import re
 import secrets
+import shutil
 import stat
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
@@ -25,6 +27,7 @@ MAX_SAFETENSORS_HEADER_BYTES = 100_000_000  # the library refuses longer ones, a
 
 PART_NAME: Final = re.compile(r"\..*\.mergetune-[0-9a-f]{16}\.part", re.DOTALL)
 PART_NAME_SHOWN: Final = 40  # characters of the target's name: the whole would be too long now and then
+PART_FOLDER: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC  # how one is opened
 NO_LINKS: Final = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK})  # of file systems such as FAT
 NO_SUCH_RENAME: Final = frozenset({errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS})
 AT_FDCWD: Final = -100  # Linux: paths are relative to the current folder
@@ -56,7 +59,7 @@ def replacing(
     *,
     overwrite: bool = True,
 ) -> Iterator[Path]:
-    """Yield an empty file beside `target`, which takes that name if the block succeeds and is removed otherwise.
+    """Yield a new, empty file on the disk of `target`, which takes its name if the block succeeds, else is removed.
 
     Readers see either the whole new file or the old one. Several processes may write at once: the last one wins, or
     without `overwrite` the first. What killed processes have left in the folder is removed first.
@@ -77,16 +80,18 @@ def replacing(
     with explained():
         _require_replaceable(target, overwrite=overwrite)
         remove_dead_parts(target.parent)
-        part, handle = _new_part(target)
+        folder, handle = _new_part_folder(target)
+    part = folder / target.name
     try:
-        mode = os.fstat(handle).st_mode  # asking for the umask itself would change it for other threads
+        with explained():
+            mode = _new_file(part)
         yield part
         with explained():
             if part.lstat().st_mode != mode:  # some file systems know no permissions and refuse to set them
                 _set_permissions(part, stat.S_IMODE(mode))
             _give_name(part, target, overwrite=overwrite)
     finally:
-        part.unlink(missing_ok=True)
+        shutil.rmtree(folder, ignore_errors=True)
         os.close(handle)
 
 
@@ -148,7 +153,7 @@ def is_same_file(status: os.stat_result, path: Path) -> bool:
 
 
 def remove_dead_parts(folder: Path) -> None:
-    """Remove the part files in a folder whose writers have died; those that cannot be looked at stay."""
+    """Remove the part folders in a folder whose writers have died; those that cannot be looked at stay."""
     with suppress(OSError), os.scandir(folder) as entries:
         for entry in entries:
             if PART_NAME.fullmatch(entry.name):
@@ -156,37 +161,46 @@ def remove_dead_parts(folder: Path) -> None:
                     _remove_if_dead(folder / entry.name)
 
 
-def _remove_if_dead(part: Path) -> None:
-    handle = os.open(part, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)  # a pipe would block
+def _remove_if_dead(folder: Path) -> None:
+    handle = os.open(folder, PART_FOLDER)
     try:
-        status = os.fstat(handle)
-        if stat.S_ISREG(status.st_mode):
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)  # its writer holds it, or there is none any more
-            if os.path.samestat(status, part.lstat()):
-                part.unlink()
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)  # its writer holds it, or there is none any more
+        if os.path.samestat(os.fstat(handle), folder.lstat()):
+            shutil.rmtree(folder)
     finally:
         os.close(handle)
 
 
-def _new_part(target: Path) -> tuple[Path, int]:
-    """Make a part file, and return it with its open handle, which holds its lock."""
+def _new_part_folder(target: Path) -> tuple[Path, int]:
+    """Make a part folder, and return it with its open handle, which holds its lock."""
     while True:
-        part = target.with_name(f".{target.name[:PART_NAME_SHOWN]}.mergetune-{secrets.token_hex(8)}.part")
-        handle = os.open(part, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
-        if _lock(handle):
-            return part, handle
-        os.close(handle)
+        folder = target.with_name(f".{target.name[:PART_NAME_SHOWN]}.mergetune-{secrets.token_hex(8)}.part")
+        folder.mkdir(mode=0o700)
+        with suppress(FileNotFoundError):  # another process took it for left behind, before it was locked
+            handle = os.open(folder, PART_FOLDER)
+            if _lock(handle, folder):
+                return folder, handle
+            os.close(handle)
 
 
-def _lock(handle: int) -> bool:
-    """Lock a part file that was just made; False if another process removes it, which took it for left behind."""
+def _lock(handle: int, folder: Path) -> bool:
+    """Lock a part folder that was just made; False if another process removes it, which took it for left behind."""
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     except OSError:  # a file system without locks, where nobody can remove it either
         return True
-    return os.fstat(handle).st_nlink > 0
+    return kind_of_file(folder) is not None
+
+
+def _new_file(path: Path) -> int:
+    """Make an empty file, and return its mode; asking for the umask itself would change it for other threads."""
+    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
+    try:
+        return os.fstat(handle).st_mode
+    finally:
+        os.close(handle)
 
 
 def _set_permissions(part: Path, mode: int) -> None:
@@ -211,7 +225,7 @@ def _require_replaceable(target: Path, *, overwrite: bool) -> None:
 
 
 def _give_name(part: Path, target: Path, *, overwrite: bool) -> None:
-    """Give a part file its name.
+    """Give a new file its name.
 
     Raises:
         OSError: it cannot be given, or another program took it meanwhile.
@@ -227,7 +241,7 @@ def _give_name(part: Path, target: Path, *, overwrite: bool) -> None:
 
 
 def _take_free_name(part: Path, target: Path) -> None:
-    """Give a part file a name that nothing bears, in one step. As a link it may keep its own beside it.
+    """Give a new file a name that nothing bears, in one step. As a link it may keep its own beside it.
 
     A file system without links can rename without replacing; one that can do neither takes an empty file as the name's
     reservation, and a process that is killed at this very moment leaves that.

@@ -83,7 +83,7 @@ def test_after_a_kill_nothing_is_wrong_and_the_next_worker_leaves_no_trace_of_it
     short: ShortStudy, attempt: int
 ) -> None:
     worker, number = killed(short, attempt=attempt)
-    put(files_of(short, number, worker), "0000.png", "sheet.jpg", ".0001.png.mergetune-0123456789abcdef.part")
+    put(files_of(short, number, worker), "0000.png", "sheet.jpg", ".0001.png.mergetune-0123456789abcdef.part/0001.png")
     found = look(short)
     assert found.healthy
     assert [(each.kind, each.trial) for each in found.left] == [("stale trial", number)]

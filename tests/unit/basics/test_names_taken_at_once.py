@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from basics import files
 from basics.files import is_same_file, open_lock_file, open_to_write, remove_dead_parts, replacing
@@ -34,7 +36,7 @@ try:
     with replacing(target, overwrite=overwrite) as part, open_to_write(part) as file:
         file.write(content.encode())
         file.flush()
-        print(part.name, flush=True)
+        print(part.parent.name, flush=True)
         sys.stdin.readline()
 except FileExistsError:
     sys.exit(2)
@@ -43,7 +45,7 @@ except FileExistsError:
 
 @contextmanager
 def writer(target: Path, content: str, *, overwrite: bool) -> Iterator[subprocess.Popen[str]]:
-    """Start a process that has written its part file, and gives it its name once it is told to."""
+    """Start a process that has written its file in a part folder, and gives it its name once it is told to."""
     mode = "overwrite" if overwrite else "keep"
     command = [sys.executable, "-c", WRITER, str(target), content, mode]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
@@ -82,6 +84,16 @@ def test_of_several_processes_that_want_a_free_name_exactly_one_gets_it(tmp_path
     assert sorted(codes.values()) == [0, 2, 2]
     assert codes[target.read_text()] == 0, "the name holds what the one wrote that succeeded"
     assert list(tmp_path.iterdir()) == [target]
+
+
+def save_as_safetensors(path: Path) -> None:
+    save_file({"weight": torch.ones(3)}, path)
+
+
+def save_by_renaming(path: Path) -> None:
+    other = path.with_name("other")
+    other.write_text("content")
+    other.replace(path)
 
 
 def write_while(act: Callable[[], object], target: Path, **options: Any) -> None:
@@ -284,7 +296,8 @@ def test_a_writer_that_was_killed_after_it_gave_the_name_leaves_the_file(tmp_pat
     """Without replacing, a file has both names for a moment."""
     target, part = tmp_path / "merge.safetensors", tmp_path / ".merge.safetensors.mergetune-0123456789abcdef.part"
     target.write_text("whole")
-    part.hardlink_to(target)
+    part.mkdir()
+    (part / "merge.safetensors").hardlink_to(target)
     remove_dead_parts(tmp_path)
     assert list(tmp_path.iterdir()) == [target]
     assert target.read_text() == "whole"
@@ -294,11 +307,28 @@ def test_files_of_others_stay_whatever_they_are_called(tmp_path: Path) -> None:
     names = (".x.part", "download.part", ".x.123-0a1b2c3d.part", "x.mergetune-0123456789abcdef.part")
     for name in names:
         (tmp_path / name).touch()
-    pipe, link = (tmp_path / f".x.mergetune-{digit * 16}.part" for digit in "01")
+    pipe, link, file = (tmp_path / f".x.mergetune-{digit * 16}.part" for digit in "012")
     make_pipe(pipe)
-    link.symlink_to(names[0])
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    link.symlink_to(folder)
+    file.touch()
     remove_dead_parts(tmp_path)
-    assert {path.name for path in tmp_path.iterdir()} == {*names, pipe.name, link.name}
+    assert {path.name for path in tmp_path.iterdir()} == {*names, pipe.name, link.name, file.name, folder.name}
+
+
+@pytest.mark.parametrize("write", [save_as_safetensors, save_by_renaming])
+def test_what_a_library_has_put_in_the_place_of_the_file_is_not_taken_for_left_behind(
+    write: Callable[[Path], None], tmp_path: Path
+) -> None:
+    """safetensors writes another file and renames it: nobody holds a lock on that one."""
+    target = tmp_path / "merge.safetensors"
+    with replacing(target) as part:
+        write(part)
+        remove_dead_parts(tmp_path)  # as another writer does
+        assert part.is_file()
+    assert target.stat().st_size > 0
+    assert list(tmp_path.iterdir()) == [target]
 
 
 def test_a_long_name_gets_its_file(tmp_path: Path) -> None:
