@@ -45,7 +45,7 @@ ArtifactFolder = Annotated[
         "--artifacts",
         envvar="MERGETUNE_ARTIFACTS",
         metavar="FOLDER|URL",
-        help="Folder for contact sheets and renders, or s3://bucket/prefix. \\[default: beside the SQLite file]",
+        help="Folder for contact sheets and renders, or s3://bucket/prefix. [default: beside the SQLite file]",
         show_default=False,
     ),
 ]
@@ -56,7 +56,7 @@ CacheFolder = Annotated[
     typer.Option(
         "--cache",
         envvar="MERGETUNE_CACHE",
-        help="Folder for downloaded scorer weights and reference statistics. \\[default: ~/.cache/mergetune]",
+        help="Folder for downloaded scorer weights and reference statistics. [default: ~/.cache/mergetune]",
         show_default=False,
     ),
 ]
@@ -66,7 +66,7 @@ Weights = Annotated[
     typer.Option(
         metavar="NAME=NUMBER,...",
         help="With several objectives: choose the best trial of their Pareto front by these weights. "
-        "\\[default: the front's knee]",
+        "[default: the front's knee]",
         show_default=False,
     ),
 ]

@@ -22,6 +22,7 @@ from optimizer.cli.common import (
     escaped,
     fail,
 )
+from optimizer.cli.views.help import Commands
 from optimizer.cli.workers.assignment import ModelOption, StudyNames, assigned
 from optimizer.cli.workers.local_workers import worker_count
 from optimizer.system.cores import WAIT_POLICY
@@ -29,7 +30,7 @@ from optimizer.system.cores import WAIT_POLICY
 if TYPE_CHECKING:
     from optimizer.cli.workers.ray_worker import State
 
-app = typer.Typer(help="Workers as actors of a Ray cluster, one for each GPU.", no_args_is_help=True)
+app = Commands(help="Workers as actors of a Ray cluster, one for each GPU.")
 
 NAMESPACE = "mergetune"
 PREFIX = "worker-"

@@ -29,7 +29,7 @@ PROBLEMS_LEFT = 1  # exit code
 
 def doctor(
     study: Annotated[
-        str | None, typer.Argument(metavar="[STUDY]", help="Name of the study. \\[default: all]", show_default=False)
+        str | None, typer.Argument(metavar="[STUDY]", help="Name of the study. [default: all]", show_default=False)
     ] = None,
     storage: Storage = DEFAULT_STORAGE,
     artifacts: ArtifactFolder = None,

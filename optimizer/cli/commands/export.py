@@ -40,7 +40,7 @@ def export(
         typer.Option(
             "--output",
             "-o",
-            help="The file to write. \\[default: STUDY-trial-N.safetensors]",
+            help="The file to write. [default: STUDY-trial-N.safetensors]",
             show_default=False,
         ),
     ] = None,

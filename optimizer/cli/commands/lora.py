@@ -13,6 +13,7 @@ import typer
 
 from optimizer.cli.commands.inspection import reading
 from optimizer.cli.common import console, errors, escaped, fail, require_usual, safetensors_target
+from optimizer.cli.views.help import Commands
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from optimizer.merging.lora.extract import ExtractedLora
     from studies.recipe.recipe import Recipe
 
-app = typer.Typer(help="Extract a LoRA from two checkpoints, or bake LoRAs into one.", no_args_is_help=True)
+app = Commands(help="Extract a LoRA from two checkpoints, or bake LoRAs into one.")
 
 KEYS_SHOWN = 3
 ROUNDED_SHOWN = 0.01  # share of the difference that rounding loses, from which it is told
@@ -67,7 +68,7 @@ def extract(
     conv_rank: Annotated[
         int | None,
         typer.Option(
-            min=0, help="Rank for 3x3 convolutions; 0 leaves them out. \\[default: as --rank]", show_default=False
+            min=0, help="Rank for 3x3 convolutions; 0 leaves them out. [default: as --rank]", show_default=False
         ),
     ] = None,
     naming: Annotated[NamingName, typer.Option(help="kohya for most programs, diffusers for PEFT.")] = NamingName.KOHYA,
@@ -150,7 +151,7 @@ def bake(
     output: Output,
     dtype: Annotated[
         DtypeChoice | None,
-        typer.Option(help="Save weights in this dtype. \\[default: that of CHECKPOINT]", show_default=False),
+        typer.Option(help="Save weights in this dtype. [default: that of CHECKPOINT]", show_default=False),
     ] = None,
     force: Insist = False,
 ) -> None:

@@ -76,14 +76,14 @@ def merge(
     show: Annotated[bool, typer.Option("--show", help="Only print the complete recipe, as YAML.")] = False,
     dtype: Annotated[
         DtypeChoice | None,
-        typer.Option(help="Save weights in this dtype. \\[default: the recipe's, else that of A]", show_default=False),
+        typer.Option(help="Save weights in this dtype. [default: the recipe's, else that of A]", show_default=False),
     ] = None,
     device: Annotated[
         DeviceChoice | None,
-        typer.Option(help="Where to compute. \\[default: as for the file to make again, else cpu]", show_default=False),
+        typer.Option(help="Where to compute. [default: as for the file to make again, else cpu]", show_default=False),
     ] = None,
     title: Annotated[
-        str | None, typer.Option(help="The model's title in the metadata. \\[default: FILE's name]", show_default=False)
+        str | None, typer.Option(help="The model's title in the metadata. [default: FILE's name]", show_default=False)
     ] = None,
     parent: Annotated[
         list[str] | None,

@@ -27,6 +27,7 @@ from optimizer.cli.common import (
     storage_option,
     storage_url,
 )
+from optimizer.cli.views.help import Commands
 from optimizer.cli.workers.local_workers import Workers, worker_count
 from optimizer.cli.workers.model_folders import Moved, searched_folders
 from optimizer.cli.workers.monitoring import LogJson, MetricsAddress, monitor
@@ -34,7 +35,7 @@ from optimizer.cli.workers.monitoring import LogJson, MetricsAddress, monitor
 if TYPE_CHECKING:
     from studies.records.values import Status
 
-app = typer.Typer(help="Check, start, resume and inspect studies.", no_args_is_help=True)
+app = Commands(help="Check, start, resume and inspect studies.")
 
 SpecFile = Annotated[Path, typer.Argument(metavar="SPEC", help="The study's YAML file.", show_default=False)]
 app.command()(insight.importance)

@@ -44,7 +44,7 @@ ModelOption = Annotated[
     typer.Option(
         "--models",
         help="Folder in which to find a study's files by their sha256; no file outside is read; may be repeated. "
-        f"\\[default: {MODELS_VARIABLE}]",
+        f"[default: {MODELS_VARIABLE}]",
         show_default=False,
     ),
 ]

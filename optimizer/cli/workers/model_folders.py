@@ -23,7 +23,7 @@ Moved = Annotated[
         "--models",
         metavar="FOLDER",
         help="Folder in which to find the study's files that have moved, by their content; may be repeated. "
-        f"\\[default: {MODELS_VARIABLE}]",
+        f"[default: {MODELS_VARIABLE}]",
         show_default=False,
     ),
 ]

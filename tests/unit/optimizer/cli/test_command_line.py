@@ -106,6 +106,23 @@ def test_every_command_explains_itself_and_each_of_its_options(
             assert option in outcome.out
 
 
+@pytest.mark.parametrize("columns", ["80", "60", "30"])
+@pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
+def test_no_help_page_cuts_a_word(
+    words: tuple[str, ...], columns: str, call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", columns)
+    page = call(*words, "--help", code=0).out
+    assert "…" not in page
+    assert "\\" not in page  # help texts have no markup to be escaped
+    assert max(map(len, page.splitlines())) <= int(columns)
+    unfolded = re.sub(r"[\s│]", "", page)
+    explained = [parameter.help for parameter in COMMANDS[words].params]
+    explained += [inner.help for inner in getattr(COMMANDS[words], "commands", {}).values()]
+    for word in " ".join([COMMANDS[words].help, *explained]).split():
+        assert word in unfolded
+
+
 @pytest.mark.parametrize(
     ("words", "default"),
     [
