@@ -57,8 +57,8 @@ def _serve(
     from optimizer.observe.dashboard import listening_port, make_server
     from studies.files.artifacts import Artifacts
 
-    if changes:  # else the figures are those that its workers have drawn
-        _draw_figures(database)
+    if changes:  # else figures and notes are those of its workers
+        describe_studies(database)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a supervisor ends it as Ctrl-C does
     folder = (Artifacts.beside if changes else Artifacts.existing)(database.url, artifacts)
     server = make_server(database, folder, host, port, password, changes=changes)
@@ -72,7 +72,9 @@ def _serve(
         server.close()
 
 
-def _draw_figures(database: Database) -> None:
+def describe_studies(database: Database) -> None:
+    """Draw the figures of every study, and say in its note what the final says against its best merge."""
+    from optimizer.cli.views.final import note_caveat
     from optimizer.cli.views.report import study_objective
     from optimizer.insight.interactive import save_figures
     from studies.errors import StudyMissingError
@@ -82,6 +84,7 @@ def _draw_figures(database: Database) -> None:
         for records in list_studies(database):
             with suppress(StudyMissingError):  # its Optuna study was deleted; the others are shown
                 save_figures(records, study_objective(records.study))
+                note_caveat(records, study_objective(records.study))
 
 
 def _is_loopback(host: str) -> bool:

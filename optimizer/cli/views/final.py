@@ -16,7 +16,9 @@ from optimizer.search.stopping import stored_end
 from optimizer.system.retry import Retry
 from optimizer.trial.objective import SINGLE, Objective
 from optimizer.trial.verdict import doubt, is_better, suspicion
-from studies.records.finals import Final, Finalist, lacks_final, store_final
+from studies.records.finals import Final, Finalist, lacks_final, load_final, store_final
+from studies.records.optuna_studies import optuna_study_id
+from studies.records.optuna_tables import store_line_of_study_note
 from studies.records.stored_trials import load_trials
 from studies.records.study_records import StudyRecords
 from studies.records.values import Gain, StoredStudy, StoredTrial
@@ -29,6 +31,8 @@ if TYPE_CHECKING:
     from studies.files.artifacts import Artifacts
 
     Pictures = dict[int, Sequence[Tensor]]  # trial -> its held-out renders, as thumbnails
+
+CAVEAT_MARK = "> **About the best merge:** "  # in Markdown
 
 
 def finish_study(
@@ -57,6 +61,7 @@ def finish_study(
     with _progress(_images(study), pictures) as watch:
         final = hold_final(runtime, trials, rank, watch)
     retry(lambda: store_final(records, final))
+    retry(lambda: note_caveat(records, runtime.objective))
     reporter.report(FinalHeld(final=final))
     sheet = retry(lambda: _save_sheet(study, final, pictures, artifacts))
     console.print(f"contact sheet of the parents and the candidates: {escaped(sheet)}", soft_wrap=True)
@@ -123,6 +128,12 @@ def caveat(final: Final | None, trials: Sequence[StoredTrial], objective: Object
     if final is None or doubted is None:
         return None
     return f"{doubted} (more trials have finished since)" if final.is_outdated(trials) else doubted
+
+
+def note_caveat(records: StudyRecords, objective: Objective) -> None:
+    """Say the caveat in the study's note for the dashboard, or remove it from there if there is none any more."""
+    doubted = caveat(load_final(records), load_trials(records), objective)
+    store_line_of_study_note(records.database, optuna_study_id(records), CAVEAT_MARK, doubted)
 
 
 # ---------------------------------------------------------------------------------------- printing

@@ -70,6 +70,7 @@ def work_on(
     Returns:
         False if it was stopped before the budget was spent.
     """
+    from optimizer.cli.views.final import note_caveat
     from optimizer.cli.views.progress import ProgressReporter
     from optimizer.cli.workers.local_workers import local_workers
     from optimizer.insight.interactive import save_figures
@@ -91,6 +92,7 @@ def work_on(
     if not stopped:
         final_after(records, runtime, folder, reporter)
     save_figures(records, runtime.objective)
+    note_caveat(records, runtime.objective)
     print_outcome(records, artifacts)
     if stopped:
         console.print(escaped(f"Stopped. Continue with: {_resume_command(records, models)}"), soft_wrap=True)
