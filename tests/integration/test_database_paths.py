@@ -161,8 +161,11 @@ def test_a_path_goes_through_a_url_and_back(name: str) -> None:
     assert "{" not in url
 
 
-def test_what_begins_with_a_tilde_is_below_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_a_tilde_alone_stands_for_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    assert database_file(storage_url("~root/a.db")) == tmp_path / "~root" / "a.db"
+    assert Artifacts.existing("sqlite:///x.db", "~root/art").location == str(tmp_path / "~root" / "art")
     assert database_file(storage_url("~/a.db")) == database_file(storage_url("sqlite:///~/a.db")) == tmp_path / "a.db"
     assert Artifacts.existing("sqlite:///x.db", "~/art").location == str(tmp_path / "art")
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from basics.names import typed_path
 from optimizer.cli.common import (
     DEFAULT_STORAGE,
     ArtifactFolder,
@@ -32,7 +33,12 @@ def dashboard(
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0: any free one.")] = 8080,
     password_file: Annotated[
         Path | None,
-        typer.Option(help="File with the password on its first line; the user name is mergetune.", show_default=False),
+        typer.Option(
+            parser=typed_path,
+            metavar="FILE",
+            help="File with the password on its first line; the user name is mergetune.",
+            show_default=False,
+        ),
     ] = None,
     read_only: Annotated[
         bool, typer.Option("--read-only", help="Allow no change or deletion from the browser.")

@@ -8,15 +8,19 @@ from typing import Annotated
 
 import typer
 
+from basics.names import typed_path
 from optimizer.cli.common import console, escaped, storage_url
 
 SPEC = Path("demo") / "demo.yaml"
 
 
 def demo(
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the study and the exported file.")] = Path(
-        "demo-run"
-    ),
+    output: Annotated[
+        Path,
+        typer.Option(
+            "--output", "-o", parser=typed_path, metavar="FOLDER", help="Folder for the study and the exported file."
+        ),
+    ] = Path("demo-run"),
 ) -> None:
     """Run the built-in demo study, export the winner, and print where the results are."""
     import studies

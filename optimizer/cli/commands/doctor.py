@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from basics.names import plain
 from optimizer.cli.common import (
     DEFAULT_STORAGE,
     ArtifactFolder,
@@ -29,7 +30,8 @@ PROBLEMS_LEFT = 1  # exit code
 
 def doctor(
     study: Annotated[
-        str | None, typer.Argument(metavar="[STUDY]", help="Name of the study. [default: all]", show_default=False)
+        str | None,
+        typer.Argument(parser=plain, metavar="[STUDY]", help="Name of the study. [default: all]", show_default=False),
     ] = None,
     storage: Storage = DEFAULT_STORAGE,
     artifacts: ArtifactFolder = None,

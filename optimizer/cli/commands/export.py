@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from basics.names import typed_path
 from optimizer.cli.common import (
     DEFAULT_STORAGE,
     ArtifactFolder,
     Storage,
+    StudyName,
     Weights,
     cache_folder,
     console,
@@ -32,7 +34,7 @@ MAX_DIGITS = 9  # of a trial's number: more may not fit into the database's inte
 
 
 def export(
-    study: Annotated[str, typer.Argument(metavar="STUDY", help="Name of the study.", show_default=False)],
+    study: StudyName,
     trial: Annotated[str, typer.Option(metavar="N|best", help="The trial to export.")] = "best",
     weights: Weights = None,
     output: Annotated[
@@ -40,13 +42,20 @@ def export(
         typer.Option(
             "--output",
             "-o",
+            parser=typed_path,
+            metavar="FILE",
             help="The file to write. [default: STUDY-trial-N.safetensors]",
             show_default=False,
         ),
     ] = None,
     recipe: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="Only write the trial's recipe, to this YAML file.", show_default=False),
+        typer.Option(
+            parser=typed_path,
+            metavar="FILE",
+            help="Only write the trial's recipe, to this YAML file.",
+            show_default=False,
+        ),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace an existing file.")] = False,
     storage: Storage = DEFAULT_STORAGE,
@@ -56,6 +65,7 @@ def export(
     """Write a trial's merge as a .safetensors file, and prove that it is the model that was scored."""
     from rich.progress import BarColumn, Progress, TextColumn
 
+    from optimizer.cli.views.report import study_objective
     from optimizer.cli.workers.loading import open_plan
     from optimizer.trial.ranking import stopped_after
     from studies.files.artifacts import Artifacts
@@ -64,19 +74,19 @@ def export(
     database = database_to_read(storage)
     records = open_study(database, study)
     stored = records.study
-    chosen = _chosen(records, trial, parsed_weights(weights))
+    chosen = _chosen(records, trial, parsed_weights(weights, study_objective(stored).names))
     doubted = _caveat(records, chosen)
     if recipe is not None:
         if output is not None:
             fail("give either -o for the merge or --recipe for only its recipe, not both")
-        _write_recipe(stored, chosen, recipe.expanduser(), models, force=force)
+        _write_recipe(stored, chosen, recipe, models, force=force)
         _print_caveat(doubted)
         return
     if chosen.estimated:
         stopped = stopped_after(chosen, len(stored.spec.suite.items()))
         note = f"trial {chosen.number} was {stopped}: its objective is an estimate"
         console.print(f"[yellow]note:[/] {note}", soft_wrap=True)
-    target = (output or Path(f"{stored.name}-trial-{chosen.number}.safetensors")).expanduser()
+    target = output or Path(f"{stored.name}-trial-{chosen.number}.safetensors")
     if target.exists() and not force:
         fail(f"{target} exists: give another name with -o, or --force to replace it")
     with loading_libraries():

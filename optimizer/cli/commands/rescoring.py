@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from basics.names import plain, typed_path
 from optimizer.cli.common import (
     DEFAULT_STORAGE,
     ArtifactFolder,
@@ -37,8 +38,12 @@ if TYPE_CHECKING:
 
 
 def rescore(
-    study: Annotated[str, typer.Argument(metavar="STUDY", help="The study with the images.", show_default=False)],
-    spec: Annotated[Path, typer.Argument(metavar="SPEC", help="The new study's YAML file.", show_default=False)],
+    study: Annotated[
+        str, typer.Argument(parser=plain, metavar="STUDY", help="The study with the images.", show_default=False)
+    ],
+    spec: Annotated[
+        Path, typer.Argument(parser=typed_path, metavar="SPEC", help="The new study's YAML file.", show_default=False)
+    ],
     storage: Storage = DEFAULT_STORAGE,
     artifacts: ArtifactFolder = None,
     cache: CacheFolder = None,

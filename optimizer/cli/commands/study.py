@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from basics.names import plain, typed_path
 from optimizer.cli.commands import doctor, insight, pruning, rescoring
 from optimizer.cli.common import (
     DEFAULT_STORAGE,
     ArtifactFolder,
     CacheFolder,
     Storage,
+    StudyName,
     Weights,
     cache_folder,
     console,
@@ -37,14 +39,14 @@ if TYPE_CHECKING:
 
 app = Commands(help="Check, start, resume and inspect studies.")
 
-SpecFile = Annotated[Path, typer.Argument(metavar="SPEC", help="The study's YAML file.", show_default=False)]
+SpecFile = Annotated[
+    Path, typer.Argument(parser=typed_path, metavar="SPEC", help="The study's YAML file.", show_default=False)
+]
 app.command()(insight.importance)
 app.command()(insight.compare)
 app.command()(doctor.doctor)
 app.command()(pruning.prune_artifacts)
 app.command()(rescoring.rescore)
-
-StudyName = Annotated[str, typer.Argument(metavar="STUDY", help="Name of the study.", show_default=False)]
 
 
 @app.command()
@@ -142,8 +144,9 @@ def resume(
     monitoring = monitor(context, log_json, metrics)
     count, url, caches = worker_count(workers), storage_url(storage), cache_folder(cache)
     database, folders = database_to_change(url), searched_folders(models, caches)
-    spec = read_spec(Path(study)) if Path(study).is_file() else None
-    records = open_study(database, study if spec is None else spec.study)
+    file = typed_path(study)
+    spec = read_spec(file) if file.is_file() else None
+    records = open_study(database, plain(study) if spec is None else spec.study)
     budget = records.study.spec.budget if spec is None else spec.budget
     if trials is not None:
         budget = budget.model_copy(update={"trials": trials})
@@ -223,11 +226,12 @@ def show(
     weights: Weights = None,
 ) -> None:
     """Show a study's results: parents, best trial, gains with their intervals, final, failures."""
-    from optimizer.cli.views.report import print_study
+    from optimizer.cli.views.report import print_study, study_objective
     from studies.records.stored_studies import open_study
 
-    database = database_to_read(storage)
-    print_study(open_study(database, study), every_trial=trials, weights=parsed_weights(weights))
+    records = open_study(database_to_read(storage), study)
+    objectives = study_objective(records.study).names
+    print_study(records, every_trial=trials, weights=parsed_weights(weights, objectives))
 
 
 @app.command()

@@ -20,6 +20,7 @@ from rich.text import Text
 from sqlalchemy.exc import OperationalError
 from torch import OutOfMemoryError
 
+from basics.names import plain, typed_path
 from optimizer.cli import common, main
 from optimizer.cli.common import cache_folder, escaped, guarded, storage_url
 from optimizer.errors import CheckpointError
@@ -334,6 +335,26 @@ def test_escaped_text_is_shown_as_it_is(text: str) -> None:
 
 
 # --------------------------------------------------------------------------------------------- options
+
+
+NOT_NAMES = {"trial", "workers", "host", "address", "metrics"}
+NAMES_WITHIN = {"storage", "artifacts", "log_json", "parent", "lora", "loras"}  # URLs, and paths beside something else
+
+
+@pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
+def test_every_name_and_path_that_is_typed_gets_the_form_that_is_stored(words: tuple[str, ...]) -> None:
+    described = {
+        parameter.name: parameter.type_descriptor for parameter in COMMANDS[words].params if parameter.name != "help"
+    }
+    parsers = {
+        name: descriptor.parameter_info.parser
+        for name, descriptor in described.items()
+        if descriptor.annotation in {str, Path, list[str], list[Path]}
+    }
+    if words == ("study", "resume"):
+        del parsers["study"]  # a name or a spec file
+    unknown = parsers.keys() - NOT_NAMES - NAMES_WITHIN
+    assert {name for name in unknown if parsers[name] not in {plain, typed_path}} == set()
 
 
 def test_a_plain_path_is_a_sqlite_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
