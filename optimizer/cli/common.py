@@ -17,6 +17,7 @@ from basics.errors import MergetuneError
 from basics.messages import first_line
 from basics.names import plain, the_same, typed_path
 from optimizer.cli.process import INTERRUPTED, came_from_interrupt, interrupt_has_arrived
+from studies.system.advice import STORAGE_VARIABLE
 
 if TYPE_CHECKING:
     from studies.records.database import Database
@@ -31,14 +32,13 @@ console = Console(highlight=False, emoji=False, soft_wrap=True)
 errors = Console(stderr=True, highlight=False, emoji=False, soft_wrap=True)
 
 TAG = re.compile(r"(\\*)(\[(?:[a-z#/@][^\[]*?\])?)")  # what rich reads as a tag, or a plain bracket
-DEFAULT_STORAGE = "sqlite:///mergetune.db"
 
 # What is typed gets the form in which it is stored by its parser: `plain` for a name, `typed_path` for a path.
 StudyName = Annotated[str, typer.Argument(parser=plain, metavar="STUDY", help="Name of the study.", show_default=False)]
 Storage = Annotated[
     str,
     typer.Option(
-        envvar="MERGETUNE_STORAGE",
+        envvar=STORAGE_VARIABLE,
         help="Study database: a URL (sqlite:///file.db, postgresql+psycopg://user@host/name) or a SQLite file.",
     ),
 ]
@@ -112,15 +112,6 @@ def storage_url(storage: str) -> str:
     from studies.system.database_url import complete_url
 
     return complete_url(storage)
-
-
-def storage_option(url: str) -> str:
-    """Return the `--storage` option for a command that is printed, with a leading space; empty if none is needed."""
-    from studies.system.database_url import storage_argument
-
-    if url == storage_url(os.environ.get("MERGETUNE_STORAGE") or DEFAULT_STORAGE):
-        return ""
-    return f" --storage {storage_argument(url)}"
 
 
 def database_to_read(storage: str) -> Database:

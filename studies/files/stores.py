@@ -168,7 +168,7 @@ class FolderStore:
             if error.errno in AWAY:
                 raise ArtifactsAwayError(reason) from error
             if error.errno in FULL:
-                reason += ": make room, for example with `mergetune study prune-artifacts`"
+                reason += ": make room, for example by pruning a study's artifacts"
             raise ArtifactError(reason) from error
         except ValueError as error:  # Optuna's error for such a name
             raise ArtifactError(f"artifact folder {self.folder}: {name!r} is outside it") from error

@@ -14,7 +14,6 @@ import typer
 
 from basics.messages import first_line
 from optimizer.cli.common import (
-    DEFAULT_STORAGE,
     ArtifactFolder,
     CacheFolder,
     Storage,
@@ -26,6 +25,7 @@ from optimizer.cli.views.help import Commands
 from optimizer.cli.workers.assignment import ModelOption, StudyNames, assigned
 from optimizer.cli.workers.local_workers import worker_count
 from optimizer.system.cores import WAIT_POLICY
+from studies.system.advice import DEFAULT_STORAGE
 
 if TYPE_CHECKING:
     from optimizer.cli.workers.ray_worker import State

@@ -12,7 +12,6 @@ import typer
 
 from basics.names import typed_path
 from optimizer.cli.common import (
-    DEFAULT_STORAGE,
     ArtifactFolder,
     Storage,
     console,
@@ -21,6 +20,7 @@ from optimizer.cli.common import (
     escaped,
     fail,
 )
+from studies.system.advice import DEFAULT_STORAGE
 
 if TYPE_CHECKING:
     from studies.records.database import Database

@@ -10,7 +10,6 @@ import typer
 
 from basics.names import typed_path
 from optimizer.cli.common import (
-    DEFAULT_STORAGE,
     ArtifactFolder,
     Storage,
     StudyName,
@@ -22,9 +21,9 @@ from optimizer.cli.common import (
     fail,
     loading_libraries,
     parsed_weights,
-    storage_option,
 )
 from optimizer.cli.workers.model_folders import Moved, searched_folders
+from studies.system.advice import DEFAULT_STORAGE, advised
 
 if TYPE_CHECKING:
     from studies.records.study_records import StudyRecords
@@ -192,7 +191,7 @@ def _chosen(records: StudyRecords, trial: str, weights: Mapping[str, float] | No
 
 
 def _showing(records: StudyRecords) -> str:
-    return f'mergetune study show "{records.study.name}"{storage_option(records.database.url)}'
+    return advised(f'study show "{records.study.name}"', records.database.url)
 
 
 def _winner(records: StudyRecords, trials: Sequence[StoredTrial]) -> StoredTrial | None:

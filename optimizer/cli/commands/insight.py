@@ -10,7 +10,6 @@ import typer
 
 from basics.names import plain, typed_path
 from optimizer.cli.common import (
-    DEFAULT_STORAGE,
     AsJson,
     ReplacePlot,
     Storage,
@@ -20,6 +19,7 @@ from optimizer.cli.common import (
     escaped,
     fail,
 )
+from studies.system.advice import DEFAULT_STORAGE
 
 if TYPE_CHECKING:
     from optimizer.cli.views.tables import ReportTable

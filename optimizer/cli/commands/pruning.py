@@ -8,7 +8,6 @@ from typing import Annotated
 import typer
 
 from optimizer.cli.common import (
-    DEFAULT_STORAGE,
     ArtifactFolder,
     Storage,
     StudyName,
@@ -17,6 +16,7 @@ from optimizer.cli.common import (
     database_to_read,
     escaped,
 )
+from studies.system.advice import DEFAULT_STORAGE
 
 
 class Keep(StrEnum):

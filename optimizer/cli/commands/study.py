@@ -12,7 +12,6 @@ import typer
 from basics.names import plain, typed_path
 from optimizer.cli.commands import doctor, insight, pruning, rescoring
 from optimizer.cli.common import (
-    DEFAULT_STORAGE,
     ArtifactFolder,
     CacheFolder,
     Storage,
@@ -26,13 +25,13 @@ from optimizer.cli.common import (
     loading_libraries,
     parsed_weights,
     read_spec,
-    storage_option,
     storage_url,
 )
 from optimizer.cli.views.help import Commands
 from optimizer.cli.workers.local_workers import Workers, worker_count
 from optimizer.cli.workers.model_folders import Moved, searched_folders
 from optimizer.cli.workers.monitoring import LogJson, MetricsAddress, monitor
+from studies.system.advice import DEFAULT_STORAGE, advised
 
 if TYPE_CHECKING:
     from studies.records.values import Status
@@ -80,7 +79,7 @@ def check(
         with_recipes(plan.spec, plan.blueprint(parents))
         found = find_warm_start(plan, parents, device, storage_url(storage), artifacts)
         print_notes(found.notes if found is not None else ())
-    again = f"mergetune study start {shlex.quote(str(spec))}{storage_option(storage_url(storage))}"
+    again = advised(f"study start {shlex.quote(str(spec))}", storage_url(storage))
     console.print(f"[green]The spec is fine.[/] Start it with: {escaped(again)}", soft_wrap=True)
 
 
@@ -278,8 +277,8 @@ def _ask(study: str, storage: str, status: Status, effect: str) -> None:
     database = database_to_change(storage)
     records = open_study(database, study)
     set_status(records, status)
-    command = f'mergetune study resume "{records.study.name}"{" --detach" if status == "paused" else ""}'
-    command += storage_option(database.url)
+    options = " --detach" if status == "paused" else ""
+    command = advised(f'study resume "{records.study.name}"', database.url, options)
     console.print(escaped(f"{records.study.name} {effect}; continue with: {command}"), soft_wrap=True)
 
 

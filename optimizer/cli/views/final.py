@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-from optimizer.cli.common import console, escaped, interactive, storage_option
+from optimizer.cli.common import console, escaped, interactive
 from optimizer.cli.views.progress import gain_text
 from optimizer.cli.views.tables import ReportTable
 from optimizer.observe.events import FinalHeld, FinalStarted, Reporter
@@ -22,6 +22,7 @@ from studies.records.optuna_tables import store_line_of_study_note
 from studies.records.stored_trials import load_trials
 from studies.records.study_records import StudyRecords
 from studies.records.values import Gain, StoredStudy, StoredTrial
+from studies.system.advice import advised
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -154,7 +155,7 @@ def print_final(records: StudyRecords, final: Final, trials: Sequence[StoredTria
 
 def finish_command(records: StudyRecords) -> str:
     """Return the command that holds a study's final."""
-    return f'mergetune study finish "{records.study.name}"{storage_option(records.database.url)}'
+    return advised(f'study finish "{records.study.name}"', records.database.url)
 
 
 def final_table(stored: StoredStudy, final: Final, objective: Objective) -> ReportTable:
@@ -206,7 +207,7 @@ def _verdict(records: StudyRecords, final: Final, objective: Objective) -> str:
     if winner is None:
         if objective.terms:
             return "every candidate failed in the final, so none is chosen"
-        command = f'mergetune export "{records.study.name}" --trial N{storage_option(records.database.url)}'
+        command = advised(f'export "{records.study.name}" --trial N', records.database.url)
         return f"several objectives have no single winner: choose a trial with `{command}`"
     gain = winner.held_out[SINGLE]
     gained = f"held-out gain: objective {gain_text(gain)} over parent {gain.parent}"

@@ -13,9 +13,10 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
 
-from optimizer.cli.common import console, escaped, interactive, quiet_optuna, storage_option
+from optimizer.cli.common import console, escaped, interactive, quiet_optuna
 from optimizer.cli.workers.model_folders import models_option
 from optimizer.cli.workers.monitoring import UNMONITORED, Monitoring
+from studies.system.advice import advised
 
 if TYPE_CHECKING:
     from optimizer.observe.events import Reporter
@@ -201,5 +202,4 @@ def print_end(records: StudyRecords, models: Sequence[Path] | None = None) -> No
 
 
 def _resume_command(records: StudyRecords, models: Sequence[Path] | None) -> str:
-    options = f"{storage_option(records.database.url)}{models_option(models)}"
-    return f'mergetune study resume "{records.study.name}"{options}'
+    return advised(f'study resume "{records.study.name}"', records.database.url, models_option(models))
