@@ -108,7 +108,7 @@ def make_plan(spec: StudySpec, *, begun: bool = False) -> Plan:
     check_recipe_files(spec, architecture)
     if not begun:
         _check_numbers(spec, space)
-    repeated = list(repeated_renders(spec, architecture))
+    repeated = list(repeated_renders(spec, architecture, begun=begun))
     if repeated and not begun:
         raise SpecError(repeated[0] + (f" (and {len(repeated) - 1} more)" if len(repeated) > 1 else ""))
     notes = [*ingredients.notes, *_dtype_notes(ingredients, spec), *repeated]

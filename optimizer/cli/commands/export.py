@@ -64,6 +64,7 @@ def export(
     """Write a trial's merge as a .safetensors file, and prove that it is the model that was scored."""
     from rich.progress import BarColumn, Progress, TextColumn
 
+    from optimizer.cli.views.final import print_repeats
     from optimizer.cli.views.report import study_objective
     from optimizer.cli.workers.loading import open_plan
     from optimizer.trial.ranking import stopped_after
@@ -75,6 +76,7 @@ def export(
     stored = records.study
     chosen = _chosen(records, trial, parsed_weights(weights, study_objective(stored).names))
     doubted = _caveat(records, chosen)
+    print_repeats(records, [chosen])
     if recipe is not None:
         if output is not None:
             fail("give either -o for the merge or --recipe for only its recipe, not both")
@@ -119,14 +121,13 @@ def export(
 
 def _caveat(records: StudyRecords, chosen: StoredTrial) -> str | None:
     """Return what the final says against taking a merge; None for a parent alone."""
-    from optimizer.cli.views.final import caveat
+    from optimizer.cli.views.final import caveat, load_results
     from optimizer.cli.views.report import study_objective
-    from studies.records.finals import load_final
-    from studies.records.stored_trials import load_trials
 
     if chosen.origin.parent is not None:
         return None
-    return caveat(load_final(records), load_trials(records), study_objective(records.study))
+    trials, final = load_results(records)
+    return caveat(final, trials, study_objective(records.study))
 
 
 def _print_caveat(doubted: str | None) -> None:
@@ -196,11 +197,10 @@ def _showing(records: StudyRecords) -> str:
 
 def _winner(records: StudyRecords, trials: Sequence[StoredTrial]) -> StoredTrial | None:
     """Return the trial that the final chose, if that choice still holds, and print a line that says so."""
-    from optimizer.cli.views.final import final_lines, finish_command
+    from optimizer.cli.views.final import final_lines, finish_command, load_results
     from optimizer.cli.views.report import study_objective
-    from studies.records.finals import load_final
 
-    final = load_final(records)
+    _, final = load_results(records)
     if final is None:
         return None
     if final.is_outdated(trials):

@@ -79,11 +79,10 @@ def _objective(stored: StoredStudy) -> Objective:
 
 def _caveat(records: StudyRecords) -> str | None:
     """Return what the final says against the best merge."""
-    from optimizer.cli.views.final import caveat
-    from studies.records.finals import load_final
-    from studies.records.stored_trials import load_trials
+    from optimizer.cli.views.final import caveat, load_results
 
-    return caveat(load_final(records), load_trials(records), _objective(records.study))
+    trials, final = load_results(records)
+    return caveat(final, trials, _objective(records.study))
 
 
 def _draw(plot: Path, found: Insight) -> None:

@@ -135,10 +135,12 @@ def resume(
     metrics: MetricsAddress = None,
 ) -> None:
     """Continue a study with the sampler, seed and settings that it began with."""
+    from optimizer.cli.views.final import print_repeats
     from optimizer.cli.workers.loading import load_runtime, open_asked_study, open_unchanged_plan
     from optimizer.cli.workers.session import environments_of_others, has_ended, print_end, print_outcome, work_on
     from studies.records.control import set_status
     from studies.records.stored_studies import open_study, set_budget
+    from studies.records.stored_trials import load_trials
 
     monitoring = monitor(context, log_json, metrics)
     count, url, caches = worker_count(workers), storage_url(storage), cache_folder(cache)
@@ -153,6 +155,8 @@ def resume(
         budget = budget.model_copy(update={"patience": patience or None})
     asked = replace(records.study, spec=records.study.spec.model_copy(update={"budget": budget}))
     ended = not detach and has_ended(replace(records, study=asked))
+    if not ended:  # else it is said with the results
+        print_repeats(records, load_trials(records))
     # First what may be refused: a spec file, then files that have changed.
     plan = None if spec is None else open_asked_study(records.study, spec, folders, looked_at=detach or ended)
     runtime = None

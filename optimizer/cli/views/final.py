@@ -15,6 +15,7 @@ from optimizer.observe.events import FinalHeld, FinalStarted, Reporter
 from optimizer.search.stopping import stored_end
 from optimizer.system.retry import Retry
 from optimizer.trial.objective import SINGLE, Objective
+from optimizer.trial.repeats import counted_once, final_counted_once, note_of_repeats
 from optimizer.trial.verdict import doubt, is_better, suspicion
 from studies.records.finals import Final, Finalist, lacks_final, load_final, store_final
 from studies.records.optuna_studies import optuna_study_id
@@ -123,6 +124,18 @@ def current_winner(final: Final | None, trials: Sequence[StoredTrial]) -> Finali
     return None if final is None or final.is_outdated(trials) else final.winner
 
 
+def load_results(records: StudyRecords) -> tuple[list[StoredTrial], Final | None]:
+    """Return a study's trials and its final as they are shown: see `counted_once`."""
+    trials, final = counted_once(records, load_trials(records)), load_final(records)
+    return trials, None if final is None else final_counted_once(records, final, trials)
+
+
+def print_repeats(records: StudyRecords, trials: Sequence[StoredTrial]) -> None:
+    """Print in one line which images the study renders twice, if it renders any twice."""
+    if (note := note_of_repeats(records.study.spec, trials)) is not None:
+        console.print(f"[yellow]note:[/] {escaped(note)}", soft_wrap=True)
+
+
 def caveat(final: Final | None, trials: Sequence[StoredTrial], objective: Objective) -> str | None:
     """Return what must be said wherever a best trial is named: `doubt`, also that of a final which is outdated."""
     doubted = None if final is None else doubt(final, objective)
@@ -133,7 +146,8 @@ def caveat(final: Final | None, trials: Sequence[StoredTrial], objective: Object
 
 def note_caveat(records: StudyRecords, objective: Objective) -> None:
     """Say the caveat in the study's note for the dashboard, or remove it from there if there is none any more."""
-    doubted = caveat(load_final(records), load_trials(records), objective)
+    trials, final = load_results(records)
+    doubted = caveat(final, trials, objective)
     store_line_of_study_note(records.database, optuna_study_id(records), CAVEAT_MARK, doubted)
 
 
