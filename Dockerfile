@@ -24,7 +24,8 @@ ENV PATH=/opt/mergetune/bin:$PATH \
     MPLCONFIGDIR=/tmp/matplotlib \
     NVIDIA_DRIVER_CAPABILITIES=compute,utility \
     MERGETUNE_ARTIFACTS=/artifacts \
-    MERGETUNE_CACHE=/cache
+    MERGETUNE_CACHE=/cache \
+    HF_HOME=/cache/huggingface
 USER mergetune
 WORKDIR /output
 ENTRYPOINT ["mergetune"]

@@ -8,10 +8,11 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from optimizer.families.clip_tokens import clip_tokenizer
+from optimizer.families.clip_tokens import CONTEXT, clip_tokenizer
 from optimizer.families.registry import model_family
 from optimizer.rendering.models import LiveModels
 from scorers import clip
+from studies.spec.suite import SuiteSettings
 
 TEXT_BATCH = 64
 
@@ -60,3 +61,14 @@ class PromptEncoder:
 def token_count(prompt: str) -> int:
     """Count a prompt's tokens, including start and end token; CLIP reads the first 77."""
     return clip.token_count(prompt, clip_tokenizer())
+
+
+def length_notes(*suites: SuiteSettings) -> list[str]:
+    """Return a line for each prompt that is longer than what a text encoder reads."""
+    items = [item for suite in suites for item in suite.items()]
+    texts = dict.fromkeys(text for item in items for text in (item.prompt, item.negative))
+    return [
+        f"the prompt {text[:40]!r}... has {count} tokens: CLIP reads {CONTEXT} and ignores the rest"
+        for text in texts
+        if (count := token_count(text)) > CONTEXT
+    ]

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from optimizer.families.clip_tokens import CONTEXT
 from optimizer.merging.engine.ingredients import Ingredients
 from optimizer.merging.files.checkpoint import Checkpoint, model_name
 from optimizer.merging.files.parents import Parents
@@ -13,22 +12,20 @@ from optimizer.merging.files.vae import VaeFile
 from optimizer.merging.lora.file import Lora
 from optimizer.rendering.configs import text_configs, unet_config, vae_config
 from optimizer.rendering.prediction import Prediction, agreed_prediction
-from optimizer.rendering.prompts import token_count
+from optimizer.rendering.prompts import length_notes
 from optimizer.rendering.render import check_suite
 from optimizer.rendering.sameness import repeated_renders
 from optimizer.search.recipe_probes import check_recipe_files
 from optimizer.search.sampler import check_options
+from optimizer.trial.image_counts import check_image_counts
 from optimizer.trial.objective import Objective
-from scorers.errors import SuiteImagesError
 from scorers.protocol import ScorerInfo
 from search_spaces.blocks import VAE
-from search_spaces.slots import beyond_usual
 from search_spaces.space import SearchSpace
 from studies.errors import SpecError
 from studies.recipe.blueprint import Blueprint, LoraFile
 from studies.recipe.recipe import BakedVae, Parent
 from studies.records.values import ParentFile
-from studies.spec.search import RacingSettings
 from studies.spec.study import StudySpec
 from studies.spec.suite import SuiteSettings
 
@@ -79,7 +76,8 @@ def make_plan(spec: StudySpec, *, begun: bool = False) -> Plan:
     """Open the parents' headers and check that everything fits together.
 
     Args:
-        begun: whether the study is stored already. It can still be opened if it renders an image twice.
+        begun: whether the study is stored already. It opens even if it renders an image twice or its numbers are far
+            outside of what merges use, which in a new spec are slips.
 
     Raises:
         CheckpointError: a parent, LoRA or VAE cannot be used, or they do not fit together.
@@ -97,23 +95,16 @@ def make_plan(spec: StudySpec, *, begun: bool = False) -> Plan:
     check_models(ingredients, spec.suite, prediction)
     space = spec.search_space(architecture)
     infos = spec.infos
-    items = len(spec.suite.items())
-    for info in infos.values():
-        info.check_count(items)
-    if spec.final.top:
-        _check_final(spec, infos)
-    if spec.racing is not None:
-        _check_racing(spec.racing, infos)
+    check_image_counts(spec, infos)
     check_options(spec.sampler, space, objectives=len(spec.objectives or ("objective",)))
     check_recipe_files(spec, architecture)
+    repeated = tuple(repeated_renders(spec, architecture, begun=begun))
     if not begun:
-        _check_numbers(spec, space)
-    repeated = list(repeated_renders(spec, architecture, begun=begun))
-    if repeated and not begun:
-        raise SpecError(repeated[0] + (f" (and {len(repeated) - 1} more)" if len(repeated) > 1 else ""))
-    notes = [*ingredients.notes, *_dtype_notes(ingredients, spec), *repeated]
-    notes += _prompt_notes(spec.suite, spec.held_out)
-    notes += [note for info in infos.values() for note in info.notes(items)]
+        _refuse([f"space: {line}" for line in space.unusual] + [f"probes: {line}" for line in spec.probes.unusual])
+        _refuse(repeated)
+    notes = [*ingredients.notes, *ingredients.rounding_notes(spec.export.dtype), *repeated]
+    notes += length_notes(spec.suite, spec.held_out)
+    notes += [note for info in infos.values() for note in info.notes(len(spec.suite.items()))]
     return Plan(
         # The resolved space is stored, so that a preset may change later without changing this study.
         spec=spec.model_copy(update={"space": space.settings}),
@@ -143,64 +134,11 @@ def check_models(ingredients: Ingredients, suite: SuiteSettings, prediction: Pre
     )
 
 
-def _check_numbers(spec: StudySpec, space: SearchSpace) -> None:
-    """Refuse ratios and LoRA weights that are far outside of what merges use, which are slips: 50 for 0.5.
+def _refuse(slips: Sequence[str]) -> None:
+    """Refuse a spec for its slips: the first is told in full.
 
     Raises:
         SpecError: there is one.
     """
-    probes = [(ratio, beyond_usual("ratio", ratio)) for ratio in spec.probes.uniform]
-    unusual = [f"space: {line}" for line in space.unusual]
-    unusual += [f"probes: uniform {ratio:g} is {why}" for ratio, why in probes if why is not None]
-    if unusual:
-        raise SpecError(unusual[0] + (f" (and {len(unusual) - 1} more)" if len(unusual) > 1 else ""))
-
-
-def _check_final(spec: StudySpec, infos: Mapping[str, ScorerInfo]) -> None:
-    """Refuse a final whose suite is too small for a scorer.
-
-    Raises:
-        SuiteImagesError: it has fewer images than a scorer needs.
-    """
-    for info in infos.values():
-        try:
-            info.check_count(len(spec.held_out.items()))
-        except SuiteImagesError as error:
-            raise SuiteImagesError(f"final: {error}") from error
-
-
-def _check_racing(settings: RacingSettings, infos: Mapping[str, ScorerInfo]) -> None:
-    """Refuse racing whose first stage is too small for a scorer.
-
-    Raises:
-        SuiteImagesError: it has fewer images than a scorer needs.
-    """
-    for info in infos.values():
-        if settings.batch < info.min_images:
-            raise SuiteImagesError(
-                f"racing: scorer {info.name!r} needs at least {info.min_images} images, and the first check is after "
-                f"{settings.batch}: use a larger `batch`, or leave racing off"
-            )
-
-
-def _dtype_notes(ingredients: Ingredients, spec: StudySpec) -> list[str]:
-    """Return a line if weights are saved in 8 bits, in which ratios near each other give the same merge."""
-    saved = {
-        ingredients.saved_dtype(key, spec.export.dtype) for key in ingredients.tensors if ingredients.is_float(key)
-    }
-    small = sorted(str(dtype).removeprefix("torch.") for dtype in saved if dtype.itemsize == 1)
-    return [
-        f"weights are rounded to {dtype}, as parent A has them, so small changes of a ratio may change nothing: "
-        "`export: {dtype: fp16}` keeps them"
-        for dtype in small
-    ]
-
-
-def _prompt_notes(*suites: SuiteSettings) -> list[str]:
-    items = [item for suite in suites for item in suite.items()]
-    texts = dict.fromkeys(text for item in items for text in (item.prompt, item.negative))
-    return [
-        f"the prompt {text[:40]!r}... has {count} tokens: CLIP reads {CONTEXT} and ignores the rest"
-        for text in texts
-        if (count := token_count(text)) > CONTEXT
-    ]
+    if slips:
+        raise SpecError(slips[0] + (f" (and {len(slips) - 1} more)" if len(slips) > 1 else ""))

@@ -14,7 +14,9 @@ import optuna
 import sqlalchemy as sa
 from optuna.distributions import BaseDistribution, FloatDistribution
 from optuna.trial import FrozenTrial, TrialState, create_trial
+from sqlalchemy.exc import SQLAlchemyError
 
+from basics.messages import with_kind
 from optimizer.trial.racing import ESTIMATE_KEY
 from optimizer.upkeep.pruning import orphans_among
 from optimizer.upkeep.study_files import StudyFiles
@@ -22,6 +24,7 @@ from optimizer.work.heartbeat import RERUNS, deaths
 from search_spaces.blocks import Architecture
 from search_spaces.errors import OutsideSpaceError
 from search_spaces.space import SearchSpace
+from studies.errors import ArtifactError
 from studies.files.artifacts import Artifacts, sheet_attributes
 from studies.recipe.adoption import numbers_of
 from studies.recipe.blueprint import Blueprint, LoraFile
@@ -90,18 +93,26 @@ def diagnose(database: Database, studies: Sequence[StudyRecords], artifacts: Art
 def _findings(database: Database, studies: Sequence[StudyRecords], artifacts: Artifacts) -> Iterator[Finding]:
     alive = workers.live_workers(database)
     for records in studies:
-        study, trials = records.study, stored_trials.load_trials(records)
-        if study.name in optuna.get_all_study_names(storage=database.storage):
-            yield from _Trials(records, trials, alive).findings()
-        else:
-            symptom = (
-                "Optuna's part is gone (deleted in the dashboard?): restore a backup, or start it under another name"
-            )
-            yield Finding(kind="no Optuna study", study=study.name, symptom=symptom)
-        yield from _files(records, StudyFiles(artifacts, study))
+        try:
+            yield from _of_study(records, artifacts, alive)
+        except (SQLAlchemyError, ArtifactError):  # the next study would fare no better
+            raise
+        except Exception as error:  # noqa: BLE001 - whatever is in its rows, the other studies are looked through
+            symptom = f"it cannot be looked through ({with_kind(error)}); it is left as it is"
+            yield Finding(kind="unreadable study", study=records.study.name, symptom=symptom)
     for name, why in stored_studies.unreadable_studies(database).items():
         yield Finding(kind="unreadable study", study=name, symptom=f"{why}; it is left as it is")
     yield from _workers(database, alive)
+
+
+def _of_study(records: StudyRecords, artifacts: Artifacts, alive: frozenset[str]) -> Iterator[Finding]:
+    study, trials = records.study, stored_trials.load_trials(records)
+    if study.name in optuna.get_all_study_names(storage=records.database.storage):
+        yield from _Trials(records, trials, alive).findings()
+    else:
+        symptom = "Optuna's part is gone (deleted in the dashboard?): restore a backup, or start it under another name"
+        yield Finding(kind="no Optuna study", study=study.name, symptom=symptom)
+    yield from _files(records, StudyFiles(artifacts, study))
 
 
 def _workers(database: Database, alive: frozenset[str]) -> Iterator[Finding]:

@@ -14,6 +14,7 @@ taken for dead cannot store anything: only the worker that the database names fo
 
 from __future__ import annotations
 
+import functools
 import logging
 import time
 from collections.abc import Callable
@@ -45,6 +46,7 @@ from optimizer.work.retention import Retention
 from optimizer.work.trial_order import TrialOrder
 from optimizer.work.trial_queue import ClaimedTrial, TrialQueue
 from optimizer.work.trial_recorder import TrialRecorder
+from studies.errors import WaitEndedError
 from studies.files.artifacts import Artifacts
 from studies.records.batch_limits import BatchLimit
 from studies.records.cached_reads import CachedTrials
@@ -54,6 +56,7 @@ from studies.records.optuna_studies import optuna_study
 from studies.records.stored_batch_limits import load_batch_limits, store_batch_limit
 from studies.records.study_records import StudyRecords
 from studies.records.workers import turn_to
+from studies.system.waiting import ending_when
 
 PAUSE_SECONDS = 2.0  # between two checks of whether a paused study goes on
 
@@ -78,6 +81,7 @@ class TrialLoop:
         patience_seconds: float = LIMIT_SECONDS,
     ) -> None:
         self._retry = reporting_retry(reporter, patience_seconds)
+        self._waits = functools.partial(ending_when, stop, patience_seconds)
         self._records, self._runtime = records, runtime
         self._reporter, self._stop = reporter, stop
         self._cached_trials = CachedTrials(records)
@@ -122,14 +126,19 @@ class TrialLoop:
             OptimizerError: every parent failed, so nothing can be compared with anything, or one has broken weights.
             StudyMissingError: Optuna's part of the study was deleted.
             DatabaseLostError: the database went away and stayed away.
+            DatabaseLockedError: another process has kept the database's lock.
+            DatabaseReplacedError, ArtifactsReplacedError: the database's file or the artifact folder is another one.
         """
         finished = 0
-        with registered_worker(self._records.database, self._retry) as heartbeat:
+        with self._waits(), registered_worker(self._records.database, self._retry) as heartbeat:
             self._retry(lambda: turn_to(self._records.database, heartbeat.worker_id, self._records.study, "trials"))
             self._reporter.report(WorkerStarted(worker=heartbeat.worker_id))
             try:
                 while self._may_go_on() and (done := self.work_once(heartbeat)) is not None:
                     finished += done
+            except WaitEndedError as error:  # an unfinished trial is run again
+                _log.warning("%s", error)
+                self._reporter.report(StopAsked(by="signal"))
             finally:
                 self._reporter.report(WorkerLeft(finished=finished))
         return finished

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 from optuna.artifacts import Boto3ArtifactStore, FileSystemArtifactStore
 from optuna.artifacts.exceptions import ArtifactNotFound
 
-from studies.errors import ArtifactError, ArtifactsAwayError
+from studies.errors import ArtifactError, ArtifactsAwayError, ArtifactsReplacedError
 
 if TYPE_CHECKING:
     from botocore.exceptions import ClientError
@@ -82,6 +82,8 @@ class FolderStore:
     def __init__(self, folder: Path, *, required: bool = True) -> None:
         self.folder, self._required = folder, required
         self._files = FileSystemArtifactStore(folder)
+        self._identity: tuple[int, int] | None = None  # device and inode of the base
+        self._known: set[str] = set()  # what this process saw in it, or put there
 
     @property
     def location(self) -> str:
@@ -97,6 +99,8 @@ class FolderStore:
             self._base.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise ArtifactError(f"the artifact folder {self.folder} cannot be created: {error.strerror}") from error
+        with self._explained("studies"):
+            self._require_base()
 
     @property
     def _base(self) -> Path:
@@ -121,6 +125,7 @@ class FolderStore:
             try:
                 self._files.write(part, io.BytesIO(content))
                 (self.folder / part).replace(path)
+                self._note(path)
             except BaseException:
                 (self.folder / part).unlink(missing_ok=True)
                 raise
@@ -155,8 +160,31 @@ class FolderStore:
                             yield StoredFile(relative, path.stat().st_size)
 
     def _require_base(self) -> None:
-        if self._required and not self._base.is_dir():
+        """Refuse to go on where the folder is missing, or another one by now.
+
+        A share that was mounted anew may have other numbers, so those alone prove nothing: the folder is another one if
+        nothing is in it that was there before.
+        """
+        if not self._required:
+            return
+        if not self._base.is_dir():
             raise ArtifactsAwayError(f"the artifact folder {self.folder} is missing: is a share not mounted?")
+        found = self._base.stat()
+        identity = (found.st_dev, found.st_ino)
+        if identity == self._identity:
+            return
+        there = {entry.name for entry in self._base.iterdir()}
+        if self._known and not self._known & there:
+            raise ArtifactsReplacedError(
+                f"the artifact folder {self.folder} was replaced by another one while it was in use: nothing more is "
+                "written; put the folder back, or restore a backup, and resume the study"
+            )
+        self._identity, self._known = identity, there
+
+    def _note(self, path: Path) -> None:
+        """Note what was written below the base, by which the folder will be known."""
+        if path.is_relative_to(self._base):
+            self._known.add(path.relative_to(self._base).parts[0])
 
     @contextmanager
     def _explained(self, name: str) -> Iterator[None]:

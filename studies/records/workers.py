@@ -115,12 +115,17 @@ def claim_final(records: StudyRecords, worker_id: str, alive: Collection[str]) -
         return True
 
 
-def give_back(database: Database, worker_id: str) -> None:
-    """Give back the trial of a worker that lives on, so that anyone may take it. This counts as no death."""
+def give_back(database: Database, worker_id: str, *, counts: bool = False) -> None:
+    """Give back the trial of a worker that lives on, so that anyone may take it. This counts as no death.
+
+    Args:
+        counts: whether it counts as an attempt all the same: the trial may be what the worker failed at.
+    """
     trials = tables.trials.c
     held = sa.and_(trials.worker_id == worker_id, trials.state == "running")
     with database.write() as connection:
-        connection.execute(tables.trials.update().where(held).values(worker_id=""))
+        values = {"worker_id": "", "attempt": trials.attempt + int(counts)}
+        connection.execute(tables.trials.update().where(held).values(**values))
 
 
 def finals_held(database: Database, alive: Collection[str]) -> frozenset[int]:

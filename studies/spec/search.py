@@ -10,6 +10,7 @@ from pydantic import Field, field_validator, model_validator
 from basics.settings import FrozenSettings
 from scorers.config import SpecPath
 from search_spaces.block_presets import block_preset
+from search_spaces.slots import beyond_usual
 
 SamplerName = Literal["depth", "gp", "tpe", "cmaes", "nsgaii", "qmc", "random"]
 PREDICTING: tuple[SamplerName, ...] = ("depth",)  # samplers that say how much improvement they expect of a trial
@@ -50,6 +51,12 @@ class ProbeSettings(FrozenSettings):
         for name in value:
             block_preset(name)
         return value
+
+    @property
+    def unusual(self) -> tuple[str, ...]:
+        """The ratios that are far outside of what merges use, one line each: see `beyond_usual`."""
+        found = [(ratio, beyond_usual("ratio", ratio)) for ratio in self.uniform]
+        return tuple(f"uniform {ratio:g} is {why}" for ratio, why in found if why is not None)
 
 
 class RacingSettings(FrozenSettings):

@@ -143,6 +143,6 @@ def study_note(folder: Path) -> str:
     database = open_database(f"sqlite:///{folder}/mergetune.db", create=False)
     try:
         describe_studies(database)
-        return get_note(optuna.load_study(study_name="one", storage=database.storage))
+        return str(get_note(optuna.load_study(study_name="one", storage=database.storage)))
     finally:
         database.close()

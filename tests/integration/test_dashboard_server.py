@@ -313,7 +313,7 @@ def test_a_small_study_is_drawn_whole(kind: str, trials: int, numbers: int, data
 def test_a_pareto_front_is_the_dashboards_own(objectives: int, seed: int) -> None:
     random = np.random.default_rng(seed)
     directions = [StudyDirection.MINIMIZE if random.random() < 0.5 else StudyDirection.MAXIMIZE] * objectives
-    states = random.choice([TrialState.COMPLETE, TrialState.COMPLETE, TrialState.FAIL], 60)
+    states = [TrialState.FAIL if random.random() < 0.3 else TrialState.COMPLETE for _ in range(60)]
     values = random.integers(0, 6, (60, objectives)).astype(float)  # with ties, and with equal trials
     values[random.random(values.shape) < 0.05] = np.inf
     trials = frozen_trials(values, states)

@@ -29,10 +29,11 @@ from optimizer.observe.events import StudyPaused
 from studies.errors import ArtifactError, SchemaChangedError, SpecError, StudyExistsError
 from studies.files.artifacts import Artifacts, default_folder
 from studies.records import stored_trials, tables
-from studies.records.database import VERSION_TABLE, open_database, open_to_read
+from studies.records.database import open_database, open_to_read
 from studies.records.finals import Final, Finalist, store_final
 from studies.records.stored_studies import require_new
 from studies.records.study_records import StudyRecords
+from studies.records.tables import VERSION_TABLE
 from studies.records.values import Gain
 from studies.spec.study import StudySpec, parse_spec
 from studies.system.advice import storage_option

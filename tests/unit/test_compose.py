@@ -274,6 +274,7 @@ def test_a_worker_and_the_dashboard_share_their_artifacts() -> None:
     folder = variables["MERGETUNE_ARTIFACTS"]
     assert mounts("worker")[folder] == mounts("dashboard")[folder]
     assert variables["MERGETUNE_CACHE"] in mounts("worker")
+    assert Path(variables["HF_HOME"]).is_relative_to(variables["MERGETUNE_CACHE"])  # or CLIP is fetched again
 
 
 def test_the_folders_that_are_mounted_belong_to_the_user_of_the_image() -> None:

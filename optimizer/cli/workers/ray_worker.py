@@ -64,13 +64,13 @@ class RayWorker:
         """
         from tenacity import Retrying, retry_if_exception, sleep_using_event, stop_when_event_set, wait_fixed
 
-        from optimizer.system.retry import LONGEST_PAUSE_SECONDS, OUTAGES
-        from studies.errors import DatabaseReadOnlyError
+        from optimizer.system.retry import LONGEST_PAUSE_SECONDS
+        from studies.errors import DatabaseAwayError, DatabaseReadOnlyError
         from studies.records.database import open_database
 
         def is_outage(error: BaseException) -> bool:
             self._waits_for = str(error)
-            return isinstance(error, DatabaseReadOnlyError) or isinstance(error.__cause__, OUTAGES)
+            return isinstance(error, DatabaseAwayError | DatabaseReadOnlyError)
 
         return Retrying(
             retry=retry_if_exception(is_outage),

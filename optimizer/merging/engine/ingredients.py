@@ -225,6 +225,15 @@ class Ingredients:
         """Return the dtype in which an export saves a tensor: `export` for weights if it is given, else its own."""
         return EXPORT_DTYPES[export] if export is not None and self.is_float(key) else self.tensors[key].dtype
 
+    def rounding_notes(self, export: DtypeName | None) -> list[str]:
+        """Return a line if weights are saved in 8 bits, in which ratios near each other give the same merge."""
+        saved = {self.saved_dtype(key, export) for key in self.tensors if self.is_float(key)}
+        return [
+            f"weights are rounded to {dtype}, as parent A has them, so small changes of a ratio may change nothing: "
+            "`export: {dtype: fp16}` keeps them"
+            for dtype in sorted(str(dtype).removeprefix("torch.") for dtype in saved if dtype.itemsize == 1)
+        ]
+
     def plan(self, key: str, plans: Mapping[str, PlacePlan], *, baked: bool) -> PlacePlan:
         """Return the plan of one tensor of the result.
 
