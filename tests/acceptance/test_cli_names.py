@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from command_line import Call, caller, enter
+from command_line import Call
 from demo_study import DEMO, SMALL, short_spec, write_spec
 from safetensors.torch import load_file, save_file
 
@@ -23,16 +23,6 @@ from studies.spec.study import StudySpec, parse_spec
 LONG = "anime-portraits-and-landscapes-with-ten-loras.second-try.v12"
 LONG_SCORER = "sharpness_of_every_picture_as_it_was_measured_on_the_twelfth_of_may"
 CHANGES = {**SMALL, "budget": {"trials": 3}, "probes": {"uniform": [0.5], "profiles": 0}}
-
-
-@pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    return enter(tmp_path, monkeypatch)
-
-
-@pytest.fixture
-def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Call:
-    return caller(monkeypatch, capsys)
 
 
 def test_what_is_piped_has_whole_names_on_its_lines(folder: Path, call: Call, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 import optuna
 import pytest
 import sqlalchemy as sa
-from command_line import Call, caller, enter, run_program
+from command_line import Call, enter, run_program
 from demo_study import write_spec
 from hypothesis import given
 from hypothesis import strategies as st
@@ -63,12 +63,6 @@ SPEC = """
 
 def score(params: Mapping[str, float]) -> Mapping[str, tuple[float, ...]]:
     return {"sharpness": (sum(params.values()),) * 4, "contrast": (1.0,) * 4}
-
-
-@pytest.fixture
-def call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Call:
-    enter(tmp_path, monkeypatch)
-    return caller(monkeypatch, capsys)
 
 
 def spec_with(storage: str, base: Path) -> StudySpec:

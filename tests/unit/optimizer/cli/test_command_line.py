@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import typer
-from command_line import Call, Outcome, caller, enter
+from command_line import Call, Outcome
 from hypothesis import given
 from hypothesis import strategies as st
 from rich.text import Text
@@ -29,13 +29,6 @@ from search_spaces.errors import BoundsError
 from studies.errors import SpecError
 
 ROOT = Path(__file__).parents[4]
-
-
-@pytest.fixture
-def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Call:
-    """`mergetune ARGUMENTS` in this process."""
-    enter(tmp_path, monkeypatch)
-    return caller(monkeypatch, capsys)
 
 
 def commands() -> Iterator[tuple[tuple[str, ...], Any]]:
