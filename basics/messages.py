@@ -1,14 +1,26 @@
-"""Parts of messages: the first line of an error, and suggestions for a misspelt name."""
+"""Parts of messages: an error in one line, and suggestions for a misspelt name."""
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
 
+from basics.errors import MergetuneError
+
+MOST_LETTERS = 1000  # of what a plug-in says
+
 
 def first_line(error: BaseException) -> str:
     """Return the first line of an error's message, or the name of its type if the message is empty."""
     return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
+def with_kind(error: BaseException) -> str:
+    """Return an error in one line; one that was not raised on purpose begins with its kind."""
+    words = " ".join(str(error).split())[:MOST_LETTERS]
+    if isinstance(error, MergetuneError):
+        return words
+    return f"{type(error).__name__}: {words}" if words else type(error).__name__
 
 
 def nearest(name: str, known: Iterable[str], count: int = 1) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import sys
@@ -15,14 +16,16 @@ from rich.status import Status
 
 from basics.errors import MergetuneError
 from basics.messages import first_line
+from basics.names import plain, the_same, typed_path
 from optimizer.cli.process import INTERRUPTED, came_from_interrupt, interrupt_has_arrived
+from studies.system.advice import STORAGE_VARIABLE
 
 if TYPE_CHECKING:
     from studies.records.database import Database
     from studies.spec.study import StudySpec
 
 USER_ERROR = 2
-DATABASE_LOST = 3
+STORAGE_LOST = 3
 BUG = 1
 
 # Lines are as long as what they say: a terminal wraps them, and elsewhere they are searched.
@@ -30,12 +33,13 @@ console = Console(highlight=False, emoji=False, soft_wrap=True)
 errors = Console(stderr=True, highlight=False, emoji=False, soft_wrap=True)
 
 TAG = re.compile(r"(\\*)(\[(?:[a-z#/@][^\[]*?\])?)")  # what rich reads as a tag, or a plain bracket
-DEFAULT_STORAGE = "sqlite:///mergetune.db"
 
+# What is typed gets the form in which it is stored by its parser: `plain` for a name, `typed_path` for a path.
+StudyName = Annotated[str, typer.Argument(parser=plain, metavar="STUDY", help="Name of the study.", show_default=False)]
 Storage = Annotated[
     str,
     typer.Option(
-        envvar="MERGETUNE_STORAGE",
+        envvar=STORAGE_VARIABLE,
         help="Study database: a URL (sqlite:///file.db, postgresql+psycopg://user@host/name) or a SQLite file.",
     ),
 ]
@@ -45,7 +49,7 @@ ArtifactFolder = Annotated[
         "--artifacts",
         envvar="MERGETUNE_ARTIFACTS",
         metavar="FOLDER|URL",
-        help="Folder for contact sheets and renders, or s3://bucket/prefix. \\[default: beside the SQLite file]",
+        help="Folder for contact sheets and renders, or s3://bucket/prefix. [default: beside the SQLite file]",
         show_default=False,
     ),
 ]
@@ -55,8 +59,10 @@ CacheFolder = Annotated[
     Path | None,
     typer.Option(
         "--cache",
+        parser=typed_path,
+        metavar="FOLDER",
         envvar="MERGETUNE_CACHE",
-        help="Folder for downloaded scorer weights and reference statistics. \\[default: ~/.cache/mergetune]",
+        help="Folder for downloaded scorer weights and reference statistics. [default: ~/.cache/mergetune]",
         show_default=False,
     ),
 ]
@@ -64,9 +70,10 @@ CacheFolder = Annotated[
 Weights = Annotated[
     str | None,
     typer.Option(
+        parser=plain,
         metavar="NAME=NUMBER,...",
         help="With several objectives: choose the best trial of their Pareto front by these weights. "
-        "\\[default: the front's knee]",
+        "[default: the front's knee]",
         show_default=False,
     ),
 ]
@@ -88,13 +95,17 @@ def read_spec(file: Path) -> StudySpec:
     return load_spec(file)
 
 
-def parsed_weights(weights: str | None) -> dict[str, float] | None:
-    """Parse `clip_score=1,fid=0.5`; None stays None."""
+def parsed_weights(weights: str | None, known: Sequence[str]) -> dict[str, float] | None:
+    """Parse `clip_score=1,fid=0.5`; None stays None.
+
+    Args:
+        known: the study's objectives; a name that is the same as one of them is that one.
+    """
     if weights is None:
         return None
     from optimizer.trial.front import parse_weights
 
-    return parse_weights(weights)
+    return {the_same(name, known) or name: weight for name, weight in parse_weights(weights).items()}
 
 
 def storage_url(storage: str) -> str:
@@ -104,15 +115,6 @@ def storage_url(storage: str) -> str:
     return complete_url(storage)
 
 
-def storage_option(url: str) -> str:
-    """Return the `--storage` option for a command that is printed, with a leading space; empty if none is needed."""
-    from studies.system.database_url import storage_argument
-
-    if url == storage_url(os.environ.get("MERGETUNE_STORAGE") or DEFAULT_STORAGE):
-        return ""
-    return f" --storage {storage_argument(url)}"
-
-
 def database_to_read(storage: str) -> Database:
     """Open the database for a command that only looks: nothing is written, not even beside it.
 
@@ -120,7 +122,9 @@ def database_to_read(storage: str) -> Database:
         DatabaseError: there is none, or it must be brought to this version's schema first.
     """
     from studies.records.database import open_to_read
+    from studies.system.waiting import set_patience
 
+    set_patience(patience_seconds())
     return open_to_read(storage_url(storage))
 
 
@@ -132,16 +136,37 @@ def database_to_change(storage: str) -> Database:
     """
     from studies.records.database import open_database
     from studies.records.network_shares import require_local
+    from studies.system.waiting import set_patience
 
     url = storage_url(storage)
     require_local(url)
+    set_patience(patience_seconds())
     return open_database(url, create=False)
+
+
+def patience_seconds() -> float:
+    """Return how long to wait for an unreachable or locked database: MERGETUNE_PATIENCE_SECONDS, or ten minutes.
+
+    Raises:
+        StorageError: the variable is not a number of seconds.
+    """
+    from optimizer.errors import StorageError
+    from studies.system.waiting import USUAL_PATIENCE_SECONDS
+
+    text = os.environ.get("MERGETUNE_PATIENCE_SECONDS", str(USUAL_PATIENCE_SECONDS))
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = math.nan
+    if not 0 <= seconds < math.inf:
+        raise StorageError(f"MERGETUNE_PATIENCE_SECONDS: expected a number of seconds of at least 0, got {text!r}")
+    return seconds
 
 
 def cache_folder(cache: Path | None) -> Path:
     """Return the given folder; by default the user's cache as the XDG convention says."""
     if cache is not None:
-        return cache.expanduser().resolve()
+        return cache.resolve()
     home = os.environ.get("XDG_CACHE_HOME")
     return (Path(home) if home else Path.home() / ".cache") / "mergetune"
 
@@ -190,18 +215,44 @@ def _interrupted() -> int:
 
 def _exit_code(error: Exception) -> int:
     """Print an error for people; return the exit code."""
-    from optimizer.errors import DatabaseLostError
-
     if isinstance(error, MergetuneError):
         print_error("error", str(error))
-        return DATABASE_LOST if isinstance(error, DatabaseLostError) else USER_ERROR
-    cause = _external_cause(error)
+        return _code_of(error)
+    away = _away(error)
+    cause = away or _external_cause(error)
     if cause is not None:
         print_error("error", cause)
-        return USER_ERROR
+        return USER_ERROR if away is None else STORAGE_LOST
     print_error("internal error", f"{type(error).__name__}: {error}")
     errors.print("This is a bug in mergetune. Run the command again with MERGETUNE_DEBUG=1 to see the traceback.")
     return BUG
+
+
+def _code_of(error: MergetuneError) -> int:
+    """Return the exit code of an error of ours: one that a restart may mend has a code of its own."""
+    from optimizer.errors import DatabaseLostError
+    from studies import errors as of_studies
+
+    if isinstance(error, of_studies.WaitEndedError):
+        return INTERRUPTED
+    lost = (
+        DatabaseLostError,
+        of_studies.DatabaseLockedError,
+        of_studies.DatabaseReplacedError,
+        of_studies.LockLostError,
+        of_studies.ArtifactsLostError,
+        of_studies.ArtifactsReplacedError,
+    )
+    return STORAGE_LOST if isinstance(error, lost) else USER_ERROR
+
+
+def _away(error: Exception) -> str | None:
+    """Explain that the study database went away in the midst of a command; None for any other error."""
+    if "sqlalchemy.exc" not in sys.modules:
+        return None
+    from studies.records.refusals import in_words, is_away
+
+    return f"the study database cannot be used: {in_words(error)}" if is_away(error) else None
 
 
 def _external_cause(error: Exception) -> str | None:
@@ -217,7 +268,7 @@ def _external_cause(error: Exception) -> str | None:
     database_errors = sys.modules.get("sqlalchemy.exc")
     cause: BaseException | None = error
     while cause is not None and database_errors is not None:
-        if isinstance(cause, database_errors.OperationalError):
+        if isinstance(cause, database_errors.DBAPIError):
             return f"the study database cannot be used: {first_line(cause.orig or cause)}"
         cause = cause.__cause__
     return None
@@ -251,13 +302,12 @@ def require_usual(unusual: Sequence[str], *, force: bool) -> None:
 
 def safetensors_target(output: Path) -> Path:
     """Return the path of `-o`, which must end in .safetensors."""
-    target = output.expanduser()
-    if target.suffix.lower() != ".safetensors":
-        fail(f"-o writes a .safetensors file, got {target}: give a name that ends in .safetensors")
+    if output.suffix.lower() != ".safetensors":
+        fail(f"-o writes a .safetensors file, got {output}: give a name that ends in .safetensors")
     from optimizer.merging.files.sources import require_utf8_name
 
-    require_utf8_name(target)  # it becomes the model's title in the header
-    return target
+    require_utf8_name(output)  # it becomes the model's title in the header
+    return output
 
 
 def debugging() -> bool:

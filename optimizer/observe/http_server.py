@@ -273,12 +273,11 @@ class _Listener(TcpWSGIServer):  # type: ignore[misc]
         connections = self._connections()
         by_client = Counter(connection.client for connection in connections)
         if by_client[client] >= self._limits.connections_per_address:
-            crowd = client
-        elif len(connections) >= self._limits.connections:
-            crowd = by_client.most_common(1)[0][0]
-        else:
+            return _let_one_go([connection for connection in connections if connection.client == client])
+        if len(connections) < self._limits.connections:
             return True
-        return _let_one_go([connection for connection in connections if connection.client == crowd])
+        crowd = by_client.most_common(1)[0][0]
+        return _let_one_go([one for one in connections if one.client == crowd]) or _let_one_go(connections)
 
     def _give_turns(self) -> None:
         """Have one request of each client answered that waits, and forget those whose connection is gone."""
@@ -354,6 +353,8 @@ class HttpServer:
             ident="mergetune",
             max_request_header_size=limits.head_bytes,
             max_request_body_size=limits.body_bytes,
+            outbuf_high_watermark=1
+            << 30,  # bytes, in a file: no thread waits for a client to take its answer
             log_socket_errors=False,
         )
         logging.getLogger("waitress.queue").setLevel(logging.ERROR)  # a full queue is no news to whoever works here

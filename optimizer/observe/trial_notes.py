@@ -61,10 +61,15 @@ def _scores(plan: Plan, trial: StoredTrial, means: Mapping[str, float]) -> str:
     names = {name: info.report_name(items) for name, info in plan.infos.items()}
     for name, value in (objectives | dict(means)).items():
         error = f"{trial.errors[name]:.2g}" if name in trial.errors else ""
-        lines.append(f"| {names.get(name, name)} | {value:.4g} | {error} | {gain_cells(trial.gains.get(name))} |")
+        lines.append(f"| {cell(names.get(name, name))} | {value:.4g} | {error} | {gain_cells(trial.gains.get(name))} |")
     if objective.terms:
         lines += ["", f"objective = {objective.formula()}"]
     return "\n".join(lines)
+
+
+def cell(text: str) -> str:
+    """Return a text as a cell of a Markdown table, in which a bar would end it, and a line break the row."""
+    return " ".join(text.split()).replace("|", r"\|")
 
 
 def gain_cells(gain: Gain | None) -> str:
@@ -85,7 +90,7 @@ def _recipe(plan: Plan, trial: StoredTrial) -> str:
     columns |= {f"LoRA {lora.name}": lora.by_place for lora in recipe.loras}
     lines = [f"### Recipe: {recipe.method}", ""]
     if columns:
-        lines += [f"| place | {' | '.join(columns)} |", f"|---|{'---|' * len(columns)}"]
+        lines += [f"| place | {' | '.join(map(cell, columns))} |", f"|---|{'---|' * len(columns)}"]
         lines += [
             f"| {place} | {' | '.join(f'{column[place]:.4f}' for column in columns.values())} |"
             for place in places(plan.space.architecture)

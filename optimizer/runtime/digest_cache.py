@@ -8,7 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from basics.files import replacing, sha256_of
+from basics.files import open_to_write, replacing, sha256_of
 from optimizer.merging.files.hash_lookup import Candidate
 
 SMALL_BYTES = 1 << 20  # smaller files, such as pictures, are hashed faster than they are looked up
@@ -61,5 +61,5 @@ class DigestCache:
             return
         with suppress(OSError):  # the cache only saves time
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            with replacing(self._path) as temporary:
-                temporary.write_text(json.dumps(entries))
+            with replacing(self._path) as temporary, open_to_write(temporary) as file:
+                file.write(json.dumps(entries).encode())

@@ -25,12 +25,18 @@ _HINTS: Final = {  # words in PyYAML's problem -> what the writer of a text may 
 }
 
 
-class _Loader(yaml.SafeLoader):
-    """A YAML loader that refuses code, repeated keys, and values that contain themselves."""
+MOST_VALUES: Final = 200_000  # of a document, each counted as often as aliases repeat it
 
-    def __init__(self, stream: str) -> None:
-        super().__init__(stream)
-        self.deep_construct = True  # inner values are built first, so that a recursive alias is refused
+
+class _Loader(yaml.SafeLoader):
+    """A YAML loader that refuses code, repeated keys, values that contain themselves, and aliases that multiply."""
+
+    def get_single_node(self) -> yaml.Node | None:
+        root: yaml.Node | None = super().get_single_node()
+        if root is not None and _count_values(root, {}) > MOST_VALUES:
+            problem = f"it has more than {MOST_VALUES:,} values once its aliases (*name) are written out"
+            raise yaml.constructor.ConstructorError(None, None, problem, root.start_mark)
+        return root
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         seen: set[str] = set()
@@ -84,6 +90,41 @@ def parse_yaml(text: str, origin: str, error: type[StudyError]) -> Any:
         raise error(f"{origin} is not valid YAML{line}: {problem}{_hint(problem)}") from reason
     except (ValueError, RecursionError) as reason:  # a date that does not exist, a thousand brackets
         raise error(f"{origin} is not valid YAML: {reason}; put a text that looks like a date in quotes") from reason
+
+
+def yaml_tree(text: str) -> yaml.Node | None:
+    """Return what YAML text consists of, with where each part is written; None if it is empty.
+
+    Raises:
+        yaml.YAMLError, RecursionError: `parse_yaml` refuses it.
+    """
+    loader = _Loader(text)
+    try:
+        return loader.get_single_node()
+    finally:
+        loader.dispose()
+
+
+def _count_values(node: yaml.Node, counts: dict[int, int]) -> int:
+    """Return how many values a node has with all within it.
+
+    Args:
+        counts: id of a node -> its values; 0 while they are counted.
+
+    Raises:
+        yaml.YAMLError: it contains itself.
+    """
+    if counts.get(id(node)) == 0:
+        raise yaml.constructor.ConstructorError(None, None, "a value contains itself", node.start_mark)
+    if id(node) not in counts:
+        counts[id(node)] = 0
+        inner: list[yaml.Node] = []
+        if isinstance(node, yaml.SequenceNode):
+            inner = node.value
+        elif isinstance(node, yaml.MappingNode):
+            inner = [each for pair in node.value for each in pair]
+        counts[id(node)] = 1 + sum(_count_values(each, counts) for each in inner)
+    return counts[id(node)]
 
 
 def _hint(problem: str) -> str:

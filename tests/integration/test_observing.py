@@ -30,7 +30,7 @@ from typing import Any, ClassVar
 import pytest
 import sqlalchemy as sa
 import torch
-from command_line import Call, caller, enter
+from command_line import Call
 from demo_study import DEMO, ShortStudy, begin, short_spec, write_spec
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -431,12 +431,6 @@ def test_an_address_that_asks_for_metrics_without_end_is_slowed_and_no_other_is(
             other.sendall(b"GET /metrics HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
             assert b" 200 OK" in other.recv(1000)
         assert time.monotonic() - begun < 0.4
-
-
-@pytest.fixture
-def call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Call:
-    enter(tmp_path, monkeypatch)
-    return caller(monkeypatch, capsys)
 
 
 def registered(folder: Path) -> ShortStudy:

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from basics.messages import with_kind
+from basics.names import typed_path
 from optimizer.cli.common import (
-    DEFAULT_STORAGE,
     ArtifactFolder,
     Storage,
     console,
@@ -19,7 +20,9 @@ from optimizer.cli.common import (
     database_to_read,
     escaped,
     fail,
+    print_error,
 )
+from studies.system.advice import DEFAULT_STORAGE
 
 if TYPE_CHECKING:
     from studies.records.database import Database
@@ -32,13 +35,19 @@ def dashboard(
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0: any free one.")] = 8080,
     password_file: Annotated[
         Path | None,
-        typer.Option(help="File with the password on its first line; the user name is mergetune.", show_default=False),
+        typer.Option(
+            parser=typed_path,
+            metavar="FILE",
+            help="File with the password on its first line; the user name is mergetune.",
+            show_default=False,
+        ),
     ] = None,
     read_only: Annotated[
         bool, typer.Option("--read-only", help="Allow no change or deletion from the browser.")
     ] = False,
 ) -> None:
     """Serve the dashboard, which shows every trial with its contact sheet, recipe, gain and timings."""
+    from optimizer.cli.workers.session import patiently
     from optimizer.observe.http_gate import PASSWORD_VARIABLE, dashboard_password
 
     password = dashboard_password(password_file)
@@ -47,7 +56,7 @@ def dashboard(
             f"{host} can be reached from other machines, and anyone who reaches the dashboard can delete studies: give "
             f"--password-file FILE or the environment variable {PASSWORD_VARIABLE}, or leave --host at 127.0.0.1"
         )
-    database = database_to_read(storage) if read_only else database_to_change(storage)
+    database = patiently(lambda: database_to_read(storage) if read_only else database_to_change(storage))
     _serve(database, artifacts, host, port, password, changes=not read_only)
 
 
@@ -57,8 +66,8 @@ def _serve(
     from optimizer.observe.dashboard import make_server
     from studies.files.artifacts import Artifacts
 
-    if changes:  # else the figures are those that its workers have drawn
-        _draw_figures(database)
+    if changes:  # else figures and notes are those of its workers
+        describe_studies(database)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a supervisor ends it as Ctrl-C does
     folder = (Artifacts.beside if changes else Artifacts.existing)(database.url, artifacts)
     server = make_server(database, folder, host, port, password, changes=changes)
@@ -68,7 +77,9 @@ def _serve(
         server.run()
 
 
-def _draw_figures(database: Database) -> None:
+def describe_studies(database: Database) -> None:
+    """Draw the figures of every study, and say in its note what the final says against its best merge."""
+    from optimizer.cli.views.final import note_caveat
     from optimizer.cli.views.report import study_objective
     from optimizer.insight.interactive import save_figures
     from studies.errors import StudyMissingError
@@ -76,8 +87,13 @@ def _draw_figures(database: Database) -> None:
 
     with console.status("drawing the figures of each study"):
         for records in list_studies(database):
-            with suppress(StudyMissingError):  # its Optuna study was deleted; the others are shown
+            try:
                 save_figures(records, study_objective(records.study))
+                note_caveat(records, study_objective(records.study))
+            except StudyMissingError:  # its Optuna study was deleted; the others are shown
+                pass
+            except Exception as error:  # noqa: BLE001 - whatever is wrong with one study, the others are shown
+                print_error(f"study {escaped(records.study.name)} gets no figures or no note", with_kind(error))
 
 
 def _is_loopback(host: str) -> bool:

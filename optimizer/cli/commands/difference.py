@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from basics.names import typed_path
 from optimizer.cli.commands.inspection import reading
 from optimizer.cli.common import AsJson, ReplacePlot, console, escaped, fail
 
@@ -25,11 +26,19 @@ KEYS_SHOWN = 3  # of every remark about tensors
 
 
 def diff(
-    a: Annotated[Path, typer.Argument(metavar="A", help="The checkpoint to measure from.", show_default=False)],
-    b: Annotated[Path, typer.Argument(metavar="B", help="The checkpoint to compare with it.", show_default=False)],
+    a: Annotated[
+        Path, typer.Argument(parser=typed_path, metavar="A", help="The checkpoint to measure from.", show_default=False)
+    ],
+    b: Annotated[
+        Path,
+        typer.Argument(parser=typed_path, metavar="B", help="The checkpoint to compare with it.", show_default=False),
+    ],
     tensors: Annotated[int, typer.Option(min=0, help="List this many of the most different tensors.")] = 0,
     plot: Annotated[
-        Path | None, typer.Option(metavar="FILE.png", help="Also draw the distances to this file.", show_default=False)
+        Path | None,
+        typer.Option(
+            parser=typed_path, metavar="FILE.png", help="Also draw the distances to this file.", show_default=False
+        ),
     ] = None,
     force: ReplacePlot = False,
     as_json: AsJson = False,
@@ -47,7 +56,7 @@ def diff(
         compared = compare(first, second, advance)
     facts = _facts(first, second, compared, tensors)
     if plot is not None:
-        _draw(plot, facts, first, second)
+        _draw(plot, facts, first, second, force=force)
     if as_json:
         typer.echo(json.dumps(facts, indent=2, allow_nan=False))
         return
@@ -60,18 +69,17 @@ def require_writable(plot: Path, *, force: bool) -> None:
     """Refuse a plot that cannot be written, before anything is read."""
     if plot.suffix.lower() != ".png":
         fail(f"--plot writes a .png file, got {plot}: give a name that ends in .png")
-    if plot.is_dir() or not plot.parent.is_dir():
-        fail(f"cannot write {plot}: give the path of a file in a folder that exists")
-    if plot.exists() and not force:
-        fail(f"{plot} exists: give another name with --plot, or --force to replace it")
+    from optimizer.merging.files.targets import refuse_target
+
+    refuse_target(plot, overwrite=force, option="--plot")
 
 
-def _draw(plot: Path, facts: Mapping[str, Any], first: Checkpoint, second: Checkpoint) -> None:
+def _draw(plot: Path, facts: Mapping[str, Any], first: Checkpoint, second: Checkpoint, *, force: bool) -> None:
     from optimizer.cli.views.difference_plot import draw_distances
     from optimizer.merging.engine.export import atomic_file
 
     distances = {row["place"]: row["relative_distance"] for row in facts["places"]}
-    with atomic_file(plot, overwrite=True) as temporary:
+    with atomic_file(plot, overwrite=force, option="--plot") as temporary:
         draw_distances(temporary, distances, first.architecture, a=first.path.name, b=second.path.name)
 
 

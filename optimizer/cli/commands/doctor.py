@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from basics.names import plain
 from optimizer.cli.common import (
-    DEFAULT_STORAGE,
     ArtifactFolder,
     AsJson,
     Storage,
@@ -17,9 +17,9 @@ from optimizer.cli.common import (
     database_to_change,
     database_to_read,
     escaped,
-    storage_option,
     storage_url,
 )
+from studies.system.advice import DEFAULT_STORAGE, advised
 
 if TYPE_CHECKING:
     from optimizer.upkeep.doctor import Diagnosis, Finding
@@ -29,7 +29,8 @@ PROBLEMS_LEFT = 1  # exit code
 
 def doctor(
     study: Annotated[
-        str | None, typer.Argument(metavar="[STUDY]", help="Name of the study. \\[default: all]", show_default=False)
+        str | None,
+        typer.Argument(parser=plain, metavar="[STUDY]", help="Name of the study. [default: all]", show_default=False),
     ] = None,
     storage: Storage = DEFAULT_STORAGE,
     artifacts: ArtifactFolder = None,
@@ -51,14 +52,14 @@ def doctor(
         typer.echo(json.dumps(_facts(diagnosis), indent=2, allow_nan=False))
     else:
         _print(diagnosis, None if mend else _mending(study, url, artifacts))
-    return PROBLEMS_LEFT if diagnosis.left else 0
+    return 0 if diagnosis.healthy else PROBLEMS_LEFT
 
 
 def _mending(study: str | None, url: str, artifacts: str | None) -> str:
     """Return the command that mends what was found."""
     name = "" if study is None else f" {shlex.quote(study)}"
     folder = "" if artifacts is None else f" --artifacts {shlex.quote(artifacts)}"
-    return f"mergetune study doctor{name} --mend{storage_option(url)}{folder}"
+    return advised(f"study doctor{name} --mend", url, folder)
 
 
 def _facts(diagnosis: Diagnosis) -> dict[str, Any]:
@@ -70,12 +71,13 @@ def _facts(diagnosis: Diagnosis) -> dict[str, Any]:
                 "trial": finding.trial,
                 "words": finding.words(mended=mended),
                 "can_mend": finding.remedy is not None,
+                "by_itself": finding.by_itself,
             }
             for finding in findings
         ]
 
     mended, left = as_json(diagnosis.mended, mended=True), as_json(diagnosis.left, mended=False)
-    return {"healthy": not left, "mended": mended, "left": left}
+    return {"healthy": diagnosis.healthy, "mended": mended, "left": left}
 
 
 def _print(diagnosis: Diagnosis, mending: str | None) -> None:
@@ -87,10 +89,13 @@ def _print(diagnosis: Diagnosis, mending: str | None) -> None:
     for finding in diagnosis.mended:
         console.print(f"[green]mended:[/] {escaped(_line(finding, mended=True))}", soft_wrap=True)
     for finding in diagnosis.left:
-        console.print(f"[red]wrong:[/] {escaped(_line(finding, mended=False))}", soft_wrap=True)
-    if not diagnosis.left:
+        label = "[yellow]left behind:[/]" if finding.by_itself else "[red]wrong:[/]"
+        console.print(f"{label} {escaped(_line(finding, mended=False))}", soft_wrap=True)
+    if diagnosis.healthy:
         console.print("Nothing is wrong." if not diagnosis.mended else "Nothing else is wrong.")
-    elif mending is not None and any(finding.remedy is not None for finding in diagnosis.left):
+    if any(finding.by_itself for finding in diagnosis.left):
+        console.print("What killed processes left behind, the next worker removes or goes on with.", soft_wrap=True)
+    if mending is not None and any(finding.remedy is not None for finding in diagnosis.left):
         console.print(escaped(f"Repair it with: {mending}"), soft_wrap=True)
 
 

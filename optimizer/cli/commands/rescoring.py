@@ -9,23 +9,22 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from basics.names import plain, typed_path
 from optimizer.cli.common import (
-    DEFAULT_STORAGE,
     ArtifactFolder,
     CacheFolder,
     Storage,
     cache_folder,
     console,
-    database_to_change,
     escaped,
     interactive,
     loading_libraries,
     quiet_optuna,
     read_spec,
-    storage_option,
     storage_url,
 )
 from optimizer.cli.workers.model_folders import Moved, searched_folders
+from studies.system.advice import DEFAULT_STORAGE, advised
 
 if TYPE_CHECKING:
     from optimizer.outcome.other_study import Other
@@ -37,8 +36,12 @@ if TYPE_CHECKING:
 
 
 def rescore(
-    study: Annotated[str, typer.Argument(metavar="STUDY", help="The study with the images.", show_default=False)],
-    spec: Annotated[Path, typer.Argument(metavar="SPEC", help="The new study's YAML file.", show_default=False)],
+    study: Annotated[
+        str, typer.Argument(parser=plain, metavar="STUDY", help="The study with the images.", show_default=False)
+    ],
+    spec: Annotated[
+        Path, typer.Argument(parser=typed_path, metavar="SPEC", help="The new study's YAML file.", show_default=False)
+    ],
     storage: Storage = DEFAULT_STORAGE,
     artifacts: ArtifactFolder = None,
     cache: CacheFolder = None,
@@ -47,13 +50,14 @@ def rescore(
     """Score the stored renders of a study with other scorers or weights, as a new study; nothing is rendered."""
     from optimizer.cli.views.report import print_study
     from optimizer.cli.workers.loading import hash_with_progress
+    from optimizer.cli.workers.session import database_to_work
     from studies.files.artifacts import Artifacts
     from studies.records.stored_studies import open_study, require_new
 
     quiet_optuna()
     url = storage_url(storage)
     wanted = read_spec(spec)
-    database = database_to_change(url)
+    database = database_to_work(url)
     before = open_study(database, study)
     with loading_libraries():
         from optimizer.cli.views.planning import print_plan
@@ -75,7 +79,7 @@ def rescore(
     print_study(records, every_trial=False)
     for line in _verdict(before, records):
         console.print(escaped(line), soft_wrap=True)
-    again = f'mergetune study resume "{records.study.name}"{storage_option(database.url)}'
+    again = advised(f'study resume "{records.study.name}"', database.url)
     console.print(escaped(f"Continue with: {again}"), soft_wrap=True)
 
 

@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from basics.names import plain, typed_path
 from optimizer.cli.commands import doctor, insight, pruning, rescoring
 from optimizer.cli.common import (
-    DEFAULT_STORAGE,
     ArtifactFolder,
     CacheFolder,
     Storage,
+    StudyName,
     Weights,
     cache_folder,
     console,
@@ -24,26 +25,27 @@ from optimizer.cli.common import (
     loading_libraries,
     parsed_weights,
     read_spec,
-    storage_option,
     storage_url,
 )
+from optimizer.cli.views.help import Commands
 from optimizer.cli.workers.local_workers import Workers, worker_count
 from optimizer.cli.workers.model_folders import Moved, searched_folders
 from optimizer.cli.workers.monitoring import LogJson, MetricsAddress, monitor
+from studies.system.advice import DEFAULT_STORAGE, advised
 
 if TYPE_CHECKING:
     from studies.records.values import Status
 
-app = typer.Typer(help="Check, start, resume and inspect studies.", no_args_is_help=True)
+app = Commands(help="Check, start, resume and inspect studies.")
 
-SpecFile = Annotated[Path, typer.Argument(metavar="SPEC", help="The study's YAML file.", show_default=False)]
+SpecFile = Annotated[
+    Path, typer.Argument(parser=typed_path, metavar="SPEC", help="The study's YAML file.", show_default=False)
+]
 app.command()(insight.importance)
 app.command()(insight.compare)
 app.command()(doctor.doctor)
 app.command()(pruning.prune_artifacts)
 app.command()(rescoring.rescore)
-
-StudyName = Annotated[str, typer.Argument(metavar="STUDY", help="Name of the study.", show_default=False)]
 
 
 @app.command()
@@ -57,7 +59,7 @@ def check(
     loaded = read_spec(spec)
     with loading_libraries():
         from optimizer.cli.views.planning import print_notes, print_plan
-        from optimizer.cli.workers.loading import hash_with_progress
+        from optimizer.cli.workers.loading import hash_with_progress, require_sound_with_progress
         from optimizer.outcome.other_study import require_other_study
         from optimizer.outcome.warm_start import find_warm_start
         from optimizer.runtime.device_choice import choose_device, render_dtype
@@ -72,12 +74,13 @@ def check(
     build_scorers(plan.spec, device, cache_folder(cache), in_turns=residence.scorers_in_turns)
     require_other_study(plan.spec, storage_url(storage))
     print_plan(plan, device, residence)
+    require_sound_with_progress(plan)
     if plan.spec.warm_start is not None or plan.spec.probes.recipes:  # their files are identified by their content
         parents = hash_with_progress(plan)
         with_recipes(plan.spec, plan.blueprint(parents))
         found = find_warm_start(plan, parents, device, storage_url(storage), artifacts)
         print_notes(found.notes if found is not None else ())
-    again = f"mergetune study start {shlex.quote(str(spec))}{storage_option(storage_url(storage))}"
+    again = advised(f"study start {shlex.quote(str(spec))}", storage_url(storage))
     console.print(f"[green]The spec is fine.[/] Start it with: {escaped(again)}", soft_wrap=True)
 
 
@@ -133,32 +136,46 @@ def resume(
     metrics: MetricsAddress = None,
 ) -> None:
     """Continue a study with the sampler, seed and settings that it began with."""
+    from optimizer.cli.views.final import print_repeats
     from optimizer.cli.workers.loading import load_runtime, open_asked_study, open_unchanged_plan
-    from optimizer.cli.workers.session import environments_of_others, has_ended, print_end, print_outcome, work_on
+    from optimizer.cli.workers.session import (
+        database_to_work,
+        environments_of_others,
+        has_ended,
+        patiently,
+        print_end,
+        print_outcome,
+        work_on,
+    )
     from studies.records.control import set_status
     from studies.records.stored_studies import open_study, set_budget
+    from studies.records.stored_trials import load_trials
 
     monitoring = monitor(context, log_json, metrics)
     count, url, caches = worker_count(workers), storage_url(storage), cache_folder(cache)
-    database, folders = database_to_change(url), searched_folders(models, caches)
-    spec = read_spec(Path(study)) if Path(study).is_file() else None
-    records = open_study(database, study if spec is None else spec.study)
+    database, folders = database_to_work(url, monitoring), searched_folders(models, caches)
+    file = typed_path(study)
+    spec = read_spec(file) if file.is_file() else None
+    name = plain(study) if spec is None else spec.study
+    records = patiently(lambda: open_study(database, name), monitoring)
     budget = records.study.spec.budget if spec is None else spec.budget
     if trials is not None:
         budget = budget.model_copy(update={"trials": trials})
     if patience is not None:
         budget = budget.model_copy(update={"patience": patience or None})
     asked = replace(records.study, spec=records.study.spec.model_copy(update={"budget": budget}))
-    ended = not detach and has_ended(replace(records, study=asked))
+    ended = not detach and patiently(lambda: has_ended(replace(records, study=asked)), monitoring)
+    if not ended:  # else it is said with the results
+        print_repeats(records, patiently(lambda: load_trials(records), monitoring))
     # First what may be refused: a spec file, then files that have changed.
     plan = None if spec is None else open_asked_study(records.study, spec, folders, looked_at=detach or ended)
     runtime = None
     if not (detach or ended):
         plan = plan or open_unchanged_plan(records.study, folders)
         runtime = load_runtime(plan, records.study.parents, caches)
-    set_budget(records, budget)
-    set_status(records, "active")
-    records = open_study(database, records.study.name)
+    patiently(lambda: set_budget(records, budget), monitoring)
+    patiently(lambda: set_status(records, "active"), monitoring)
+    records = patiently(lambda: open_study(database, records.study.name), monitoring)
     if detach:
         console.print(f"{escaped(records.study.name)} is active; its workers will run it", soft_wrap=True)
         return
@@ -186,14 +203,14 @@ def finish(
     from optimizer.cli.views.progress import OutageReporter
     from optimizer.cli.views.report import print_study, study_objective
     from optimizer.cli.workers.loading import load_stored_study
-    from optimizer.cli.workers.session import retry_for
+    from optimizer.cli.workers.session import database_to_work, retry_for
     from optimizer.search.shortlist import by_value
     from studies.files.artifacts import Artifacts
     from studies.records.stored_studies import open_study
     from studies.records.stored_trials import load_trials
 
     monitoring = monitor(context, log_json, metrics)
-    database = database_to_change(storage)
+    database = database_to_work(storage, monitoring)
     records = open_study(database, study)
     objective = study_objective(records.study)
     with loading_libraries():
@@ -222,24 +239,26 @@ def show(
     weights: Weights = None,
 ) -> None:
     """Show a study's results: parents, best trial, gains with their intervals, final, failures."""
-    from optimizer.cli.views.report import print_study
+    from optimizer.cli.views.report import print_study, study_objective
     from studies.records.stored_studies import open_study
 
-    database = database_to_read(storage)
-    print_study(open_study(database, study), every_trial=trials, weights=parsed_weights(weights))
+    records = open_study(database_to_read(storage), study)
+    objectives = study_objective(records.study).names
+    print_study(records, every_trial=trials, weights=parsed_weights(weights, objectives))
 
 
 @app.command()
 def migrate(storage: Storage = DEFAULT_STORAGE) -> None:
     """Bring a database to this version's schema, or make its tables; studies and trials stay as they are."""
+    from optimizer.cli.workers.session import patiently
     from studies.records.database import current_schema, open_database, stored_schema
     from studies.records.network_shares import require_local
     from studies.system.database_url import redacted
 
     url, wanted = storage_url(storage), current_schema()
     require_local(url)
-    before = stored_schema(url)
-    open_database(url).close()
+    before = patiently(lambda: stored_schema(url))
+    patiently(lambda: open_database(url)).close()
     if before is None:
         done = f"was made, with schema {wanted}; no study is in it"
     elif before == wanted:
@@ -273,8 +292,8 @@ def _ask(study: str, storage: str, status: Status, effect: str) -> None:
     database = database_to_change(storage)
     records = open_study(database, study)
     set_status(records, status)
-    command = f'mergetune study resume "{records.study.name}"{" --detach" if status == "paused" else ""}'
-    command += storage_option(database.url)
+    options = " --detach" if status == "paused" else ""
+    command = advised(f'study resume "{records.study.name}"', database.url, options)
     console.print(escaped(f"{records.study.name} {effect}; continue with: {command}"), soft_wrap=True)
 
 

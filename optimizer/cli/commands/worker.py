@@ -7,10 +7,11 @@ from typing import Annotated
 
 import typer
 
-from optimizer.cli.common import DEFAULT_STORAGE, ArtifactFolder, CacheFolder, Storage, console, quiet_optuna
+from optimizer.cli.common import ArtifactFolder, CacheFolder, Storage, console, quiet_optuna
 from optimizer.cli.workers.assignment import ModelOption, StudyNames, assigned
 from optimizer.cli.workers.monitoring import LogJson, MetricsAddress, monitor
 from optimizer.cli.workers.session import stopping
+from studies.system.advice import DEFAULT_STORAGE
 
 
 def worker(
@@ -28,7 +29,7 @@ def worker(
     """Work on the trials of every active study whose files can be found, until stopped."""
     quiet_optuna()
     monitoring = monitor(context, log_json, metrics)
-    assignment, database = assigned(storage, study, models, artifacts, cache)
+    assignment, database = assigned(storage, study, models, artifacts, cache, monitoring)
     with stopping() as stop:
         assignment = replace(assignment, until_done=until_done, finals=not no_final)
         finished = assignment.worker(database, stop, monitoring).run()

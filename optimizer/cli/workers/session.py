@@ -2,27 +2,37 @@
 
 from __future__ import annotations
 
-import math
 import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
-from optimizer.cli.common import console, escaped, interactive, quiet_optuna, storage_option
+from optimizer.cli.common import (
+    console,
+    database_to_change,
+    escaped,
+    interactive,
+    patience_seconds,
+    quiet_optuna,
+)
 from optimizer.cli.workers.model_folders import models_option
 from optimizer.cli.workers.monitoring import UNMONITORED, Monitoring
+from studies.system.advice import advised
 
 if TYPE_CHECKING:
     from optimizer.observe.events import Reporter
     from optimizer.runtime.setup import Runtime
     from optimizer.system.retry import Retry
     from studies.files.artifacts import Artifacts
+    from studies.records.database import Database
     from studies.records.study_records import StudyRecords
+
+T = TypeVar("T")
 
 BUDGET_OPTIONS = {"trials": " --trials N", "patience": " --patience N"}  # why a study ended -> how to resume it
 
@@ -70,6 +80,7 @@ def work_on(
     Returns:
         False if it was stopped before the budget was spent.
     """
+    from optimizer.cli.views.final import note_caveat
     from optimizer.cli.views.progress import ProgressReporter
     from optimizer.cli.workers.local_workers import local_workers
     from optimizer.insight.interactive import save_figures
@@ -91,6 +102,7 @@ def work_on(
     if not stopped:
         final_after(records, runtime, folder, reporter)
     save_figures(records, runtime.objective)
+    note_caveat(records, runtime.objective)
     print_outcome(records, artifacts)
     if stopped:
         console.print(escaped(f"Stopped. Continue with: {_resume_command(records, models)}"), soft_wrap=True)
@@ -133,23 +145,26 @@ def stopping() -> Iterator[threading.Event]:
             signal.signal(number, handler)
 
 
-def patience_seconds() -> float:
-    """Return how long a worker waits for an unreachable database: MERGETUNE_PATIENCE_SECONDS, or ten minutes.
+def database_to_work(storage: str, monitoring: Monitoring = UNMONITORED) -> Database:
+    """Open a database for a command that works on studies; one that is away is waited for.
 
     Raises:
-        StorageError: the variable is not a number of seconds.
+        DatabaseError: as `database_to_change`.
+        DatabaseLostError: it stayed away.
     """
-    from optimizer.errors import StorageError
-    from optimizer.system.retry import LIMIT_SECONDS
+    return patiently(lambda: database_to_change(storage), monitoring)
 
-    text = os.environ.get("MERGETUNE_PATIENCE_SECONDS", str(LIMIT_SECONDS))
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = math.nan
-    if not 0 <= seconds < math.inf:
-        raise StorageError(f"MERGETUNE_PATIENCE_SECONDS: expected a number of seconds of at least 0, got {text!r}")
-    return seconds
+
+def patiently(action: Callable[[], T], monitoring: Monitoring = UNMONITORED) -> T:
+    """Return what `action` does with the database at a command's start, with the patience of a worker at work.
+
+    Raises:
+        DatabaseLostError: the database stayed away.
+    """
+    from optimizer.cli.views.progress import OutageReporter
+    from optimizer.observe.events import Reporters
+
+    return retry_for(Reporters([OutageReporter(), monitoring]))(action)
 
 
 def final_after(records: StudyRecords, runtime: Runtime, artifacts: Artifacts, reporter: Reporter) -> None:
@@ -199,5 +214,4 @@ def print_end(records: StudyRecords, models: Sequence[Path] | None = None) -> No
 
 
 def _resume_command(records: StudyRecords, models: Sequence[Path] | None) -> str:
-    options = f"{storage_option(records.database.url)}{models_option(models)}"
-    return f'mergetune study resume "{records.study.name}"{options}'
+    return advised(f'study resume "{records.study.name}"', records.database.url, models_option(models))

@@ -42,8 +42,7 @@ class OpenedFiles:
                     change = "is gone" if now is None else "has changed"
                     raise CheckpointError(
                         f"{description} ({path}) {change} since it was opened, so its content is unknown: put the file "
-                        "back and start again; a study continues with `mergetune study resume`, and all stored scores "
-                        "remain valid"
+                        "back and start again; a study can be resumed, and all stored scores remain valid"
                     )
 
 
