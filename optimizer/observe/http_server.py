@@ -353,8 +353,7 @@ class HttpServer:
             ident="mergetune",
             max_request_header_size=limits.head_bytes,
             max_request_body_size=limits.body_bytes,
-            outbuf_high_watermark=1
-            << 30,  # bytes, in a file: no thread waits for a client to take its answer
+            outbuf_high_watermark=1 << 30,  # bytes, in a file: no thread waits for a client to take its answer
             log_socket_errors=False,
         )
         logging.getLogger("waitress.queue").setLevel(logging.ERROR)  # a full queue is no news to whoever works here
