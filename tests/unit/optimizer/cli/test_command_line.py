@@ -264,19 +264,19 @@ def test_an_error_of_ours_is_printed_as_it_is_in_one_line(error: Exception, caps
 
 
 @pytest.mark.parametrize(
-    ("error", "words"),
+    ("error", "words", "code"),
     [
-        (OSError(28, "No space left on device", "/data/study.db"), "/data/study.db: No space left on device"),
-        (PermissionError(13, "Permission denied", "x.png"), "x.png: Permission denied"),
-        (OperationalError("SELECT 1", {}, Exception("server closed\nDETAIL")), "study database.*server closed$"),
-        (OutOfMemoryError("CUDA out of memory.\nGPU 0 has"), "error: out of memory: CUDA out of memory.$"),
-        (MemoryError(), "error: out of memory: close other programs$"),
+        (OSError(28, "No space left on device", "/data/study.db"), "/data/study.db: No space left on device", 2),
+        (PermissionError(13, "Permission denied", "x.png"), "x.png: Permission denied", 2),
+        (OperationalError("SELECT 1", {}, Exception("server closed\nDETAIL")), "study database.*server closed$", 3),
+        (OutOfMemoryError("CUDA out of memory.\nGPU 0 has"), "error: out of memory: CUDA out of memory.$", 2),
+        (MemoryError(), "error: out of memory: close other programs$", 2),
     ],
 )
 def test_what_the_system_or_the_server_does_to_us_is_no_bug(
-    error: Exception, words: str, capsys: pytest.CaptureFixture[str]
+    error: Exception, words: str, code: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert guard(error) == 2
+    assert guard(error) == code
     _, err = capsys.readouterr()
     assert err.startswith("error: ")
     assert err.count("\n") == 1
