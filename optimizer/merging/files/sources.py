@@ -21,6 +21,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from basics.files import HASH_CHUNK_BYTES, MAX_SAFETENSORS_HEADER_BYTES, sha256_of
+from basics.messages import shortened
 from optimizer.errors import CheckpointError
 
 DTYPES: dict[str, torch.dtype] = {
@@ -43,6 +44,7 @@ DTYPES: dict[str, torch.dtype] = {
 DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
 GGUF_MAGIC = b"GGUF"
+NAME_CHARACTERS = 120  # of a name in a message
 TORCH_MAGICS = (b"PK\x03\x04", b"\x80\x02")  # a zip, and the pickle that torch wrote before 1.6
 
 
@@ -223,7 +225,7 @@ def _not_safetensors(path: Path, start: bytes) -> str:
     return f"{path} is not a .safetensors file (or its header is cut off): fetch it again"
 
 
-def sha256_of_model(path: Path, files: tuple[Path, ...], progress: Callable[[int], None] | None = None) -> str:
+def sha256_of_model(path: Path, files: tuple[Path, ...], hashed: Callable[[Path], str] = sha256_of) -> str:
     """Compute the hash that identifies a model, 64 hex digits: the sha256 of its file, or a digest over its folder.
 
     A folder's is the sha256 of a text with one line `<sha256 of the file>  <its path in the folder>` for each file,
@@ -233,13 +235,13 @@ def sha256_of_model(path: Path, files: tuple[Path, ...], progress: Callable[[int
 
     Args:
         files: of the model; only `path` for a single file.
-        progress: called with the bytes of each chunk that was read.
+        hashed: returns the sha256 of a file.
     """
     if files == (path,):
-        return sha256_of(path, progress)
+        return hashed(path)
     folder = path if path.is_dir() else path.parent
     names = sorted(file.relative_to(folder).as_posix() for file in files)
-    lines = "".join(f"{sha256_of(folder / name, progress)}  {name}\n" for name in names)
+    lines = "".join(f"{hashed(folder / name)}  {name}\n" for name in names)
     return hashlib.sha256(lines.encode()).hexdigest()
 
 
@@ -268,4 +270,4 @@ def data_hash(path: Path) -> str:
 
 def abbreviated(names: Sequence[str]) -> str:
     """Join the first three names for a one-line message, with ` ...` if there are more."""
-    return ", ".join(names[:3]) + (" ..." if len(names) > 3 else "")
+    return ", ".join(shortened(name, NAME_CHARACTERS) for name in names[:3]) + (" ..." if len(names) > 3 else "")
