@@ -20,7 +20,7 @@ class SafeConsole(Console):
     what they contain. Colours and the movements of progress bars are not part of texts and stay as they are.
     """
 
-    def render_str(self, text: str, **options: Any) -> Text:  # type: ignore[override]
+    def render_str(self, text: str, **options: Any) -> Text:
         """Turn markup into text; escapes are made here so that columns have room for them."""
         return super().render_str(visible(text), **options)
 

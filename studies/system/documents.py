@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterator
 from pathlib import Path
-from typing import Any, Final, NoReturn
+from typing import Any, Final
 
 import yaml
 
+from basics import foreign
 from studies.errors import StudyError
 
+DOCUMENT_BYTES: Final = 1_000_000  # hundreds of times those of a large spec
+VALUES: Final = 100_000  # of a YAML document; a second for each 30,000
+DEPTH: Final = 50
 _FIRST: Final = "put a text in quotes that begins with @ ` % * & ! | > or a quotation mark"
 _HINTS: Final = {  # words in PyYAML's problem -> what the writer of a text may do
     "mapping values are not allowed": "put a text that contains a colon and a space in quotes",
@@ -25,8 +29,38 @@ _HINTS: Final = {  # words in PyYAML's problem -> what the writer of a text may 
 }
 
 
-class _Loader(yaml.SafeLoader):
-    """A YAML loader that refuses code, repeated keys, and values that contain themselves."""
+class BoundedLoader(yaml.SafeLoader):
+    """A YAML loader that refuses code, and documents that are larger or deeper than people write, aliases followed."""
+
+    def __init__(self, stream: str) -> None:
+        super().__init__(stream)
+        self._values = self._depth = 0
+        self._sizes: dict[int, int] = {}  # id of a composed node -> values in it, each as often as it is named
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        is_alias, mark = self.check_event(yaml.AliasEvent), self.peek_event().start_mark  # type: ignore[no-untyped-call]
+        self._values, self._depth = self._values + 1, self._depth + 1
+        if self._depth > DEPTH:
+            raise yaml.composer.ComposerError(None, None, f"values are nested more than {DEPTH} deep", mark)
+        node = super().compose_node(parent, index)
+        self._depth -= 1
+        if node is not None and not is_alias:
+            self._sizes[id(node)] = 1 + sum(self._sizes.get(id(inner), 1) for inner in _inner_nodes(node))
+        if max(self._values, self._sizes.get(id(node), 0)) > VALUES:
+            raise yaml.composer.ComposerError(None, None, f"there are more than {VALUES:,} values", mark)
+        return node
+
+
+def _inner_nodes(node: yaml.Node) -> Iterator[yaml.Node]:
+    if isinstance(node, yaml.MappingNode):
+        for pair in node.value:
+            yield from pair
+    elif isinstance(node, yaml.SequenceNode):
+        yield from node.value
+
+
+class _Loader(BoundedLoader):
+    """A bounded YAML loader that refuses repeated keys, and values that contain themselves."""
 
     def __init__(self, stream: str) -> None:
         super().__init__(stream)
@@ -59,13 +93,14 @@ def read_text(path: Path, what: str, kind: str, error: type[StudyError]) -> str:
     Raises:
         StudyError: as `error`: the file is missing, unreadable or not text.
     """
-    if path.exists() and not path.is_file() and not path.is_dir():  # a pipe blocks, a device may never end
-        raise error(f"{path} is not a regular file: a {what} is a YAML text file")
+    if path.is_dir():
+        raise error(f"{path} is a folder: a {what} is a YAML text file")
     try:
-        return path.read_text(encoding="utf-8-sig")  # some editors begin a file with a byte order mark
+        content = foreign.read_bytes(path, DOCUMENT_BYTES)
+        return content.decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n")  # some editors begin with a mark
     except FileNotFoundError:
         raise error(f"no {what} at {path}: give the path of {kind}") from None
-    except (OSError, UnicodeDecodeError) as reason:
+    except (OSError, ValueError) as reason:
         raise error(f"{path} cannot be read ({reason}): a {what} is a YAML text file") from reason
 
 
@@ -98,10 +133,10 @@ def parse_json(text: str, origin: str, error: type[StudyError]) -> Any:
         StudyError: as `error`: it is not JSON, or a key is given twice.
     """
     try:
-        data = json.loads(text, object_pairs_hook=_without_repeats, parse_constant=_refuse)
+        data = foreign.parse_json(text)
         _require_text(json.dumps(data, ensure_ascii=False))
         return data
-    except (ValueError, RecursionError) as reason:
+    except ValueError as reason:
         raise error(f"{origin} is not valid JSON: {reason}") from reason
 
 
@@ -112,16 +147,3 @@ def _require_text(value: str) -> None:
         ValueError: the text contains one.
     """
     value.encode()
-
-
-def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    values: dict[str, Any] = {}
-    for key, value in pairs:
-        if key in values:
-            raise ValueError(f"{key!r} is given twice")
-        values[key] = value
-    return values
-
-
-def _refuse(constant: str) -> NoReturn:
-    raise ValueError(f"{constant} is not a JSON number")

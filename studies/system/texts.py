@@ -17,6 +17,7 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from basics.names import plain
+from studies.system.documents import BoundedLoader
 
 TEXT_EXPECTED: Final = frozenset({"string_type", "path_type"})  # pydantic's findings where a text should stand
 KEY: Final = "[key]"  # pydantic's last step to a key of a mapping
@@ -111,7 +112,7 @@ def _node_at(source: str, steps: tuple[int | str, ...], value: Any) -> tuple[yam
     Returns:
         The node, and the steps that lead to it.
     """
-    node = cast("yaml.Node", yaml.compose(source, Loader=yaml.SafeLoader))  # never empty, as it was validated
+    node = cast("yaml.Node", yaml.compose(source, Loader=BoundedLoader))  # never empty, as it was validated
     taken = list[int | str]()
     for number, step in enumerate(steps):
         if steps[number + 1 :] == (KEY,):
@@ -144,7 +145,7 @@ def cut_texts(source: str) -> list[str]:
     Only a sign without a space after it is suspicious: `lion #1`, but not `lion # my favourite`.
     """
     try:
-        root = yaml.compose(source, Loader=yaml.SafeLoader)
+        root = yaml.compose(source, Loader=BoundedLoader)
     except (yaml.YAMLError, RecursionError):  # said by who reads it
         return []
     found = []

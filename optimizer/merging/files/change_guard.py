@@ -56,11 +56,13 @@ class OpenedFiles:
         for description, stamps in self.stamps.items():
             for path, stamp in stamps.items():
                 now = _stamp(path)
-                if now not in (stamp, self._equal.get(path)) and not self._is_equal(path, stamp, now):
+                if now != stamp and not self._is_equal(path, stamp, now):
                     raise _changed(description, path, now)
 
     def _is_equal(self, path: Path, before: Stamp | None, now: Stamp | None) -> bool:
         """Return whether a file of another stamp has the content that was opened, and remember its stamp if so."""
+        if now is not None and self._equal.get(path) == now:
+            return True
         if before is None or now is None or now.size_bytes != before.size_bytes or path not in self._digests:
             return False
         if sha256_of(path) != self._digests[path] or _stamp(path) != now:

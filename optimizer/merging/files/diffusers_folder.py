@@ -7,7 +7,6 @@ shape that it has in the family's single-file checkpoints, so no other module ne
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -17,6 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from basics.foreign import read_json
+from basics.messages import first_line
 from optimizer.errors import CheckpointError
 from optimizer.families.registry import model_families, model_family
 from optimizer.merging.files.layout import Component, stored_part
@@ -89,9 +90,9 @@ def _read_json(path: Path) -> dict[str, Any]:
         CheckpointError: the file cannot be read, or holds something else.
     """
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path} cannot be read ({error}): fetch the folder again") from error
+        data = read_json(path)
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path} cannot be read ({first_line(error)}): fetch the folder again") from error
     if not isinstance(data, dict):
         raise CheckpointError(f"{path} is damaged (expected an object in braces): fetch the folder again")
     return data
