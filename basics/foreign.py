@@ -31,7 +31,8 @@ TUPLE_DEPTH: Final = 100  # Python ends without a word where it hashes a tuple t
 INFLATION: Final = 10  # bytes of content for each byte of a file; weights can hardly be compressed
 SLACK_BYTES: Final = 1 << 24  # that any file may inflate to
 LEGACY_PICKLES: Final = 5  # torch before 1.6: magic number, protocol, system, the object, storage keys; then data
-_STRING: Final = re.compile(r'"(?:[^"\\]++|\\.)*+"', re.DOTALL)
+# A text in JSON, also one without an end: looking for an end at each quotation mark again would take hours.
+_STRING: Final = re.compile(r'"(?:[^"\\]++|\\.)*+"?', re.DOTALL)
 
 
 def read_bytes(path: Path, limit: int) -> bytes:

@@ -42,7 +42,7 @@ class Candidate:
     def size_bytes(self) -> int:
         return sum(file.stat().st_size for file in self.files)
 
-    def sha256(self, hashed: Callable[[Path], str]) -> str:
+    def sha256(self, hashed: Callable[[Path], str] = sha256_of) -> str:
         """Return the hash by which recipes name the model: see `sha256_of_model`.
 
         Args:
