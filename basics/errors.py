@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from basics.messages import MESSAGE_CHARACTERS, shortened
+from basics.texts import MESSAGE_CHARACTERS, shortened
 
 
 class MergetuneError(Exception):

@@ -18,7 +18,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, Final, NoReturn
 
-from basics.messages import first_line, shortened
+from basics.messages import first_line
+from basics.texts import shortened
 
 MODEL_BYTES: Final = 1 << 38  # of any model's file; a sparse file claims more in an instant
 JSON_BYTES: Final = 16_000_000  # of a configuration or an index of shards

@@ -16,7 +16,7 @@
     ├── ScoredImageLost           an image that was scored is not stored any more
     ├── ObservationError          a log that cannot be written, or metrics that cannot be served
     └── StorageError              the study database or the folder beside it cannot be used
-        └── DatabaseLostError     it was there, and went away for good: exit code 3
+        └── DatabaseLostError     it is away, and did not come back: exit code 3
 
 The base of all is basics.errors.MergetuneError.
 """
@@ -100,4 +100,4 @@ class StorageError(OptimizerError):
 
 
 class DatabaseLostError(StorageError):
-    """The study database went away in the middle of the work, and did not come back."""
+    """The study database went away in the middle of the work, or was away at its start, and did not come back."""

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 
-from basics.files import replacing, sha256_of
+from basics.files import open_to_write, replacing, sha256_of
 from scorers.errors import ReferenceImagesError
 from scorers.images import list_images, read_rgb
 
@@ -81,8 +81,9 @@ def read_cache(path: Path, *, count: int) -> Tensor | None:
 def write_cache(path: Path, features: Tensor) -> None:
     """Write features to the cache. Several workers may write at once; readers see a whole file or none."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(path) as partial:
-        save_file({_TENSOR: features}, partial, metadata={"sha256": _checksum(features)})
+    content = save({_TENSOR: features}, metadata={"sha256": _checksum(features)})
+    with replacing(path) as partial, open_to_write(partial) as file:
+        file.write(content)
 
 
 def _compute(paths: Sequence[Path], network: FeatureNetwork) -> Tensor:

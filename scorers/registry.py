@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from pydantic import ValidationError
 
-from basics.messages import unknown_name
+from basics.messages import unknown_name, with_kind
 from basics.settings import explain_all
 from scorers import catalogue, config
 from scorers.errors import BrokenPluginError, ScorerSettingsError, UnknownScorerError
@@ -125,8 +125,13 @@ def build(kind: str, settings: config.ScorerSettings, context: BuildContext) -> 
             "make it with parse_settings"
         )
     module, _, function = entry.builder.partition(":")
-    builder: Callable[[SettingsT, BuildContext], Scorer] = getattr(importlib.import_module(module), function)
-    return builder(cast("Any", settings), context)
+    try:
+        builder: Callable[[SettingsT, BuildContext], Scorer] = getattr(importlib.import_module(module), function)
+        return builder(cast("Any", settings), context)
+    except (Exception, KeyboardInterrupt):
+        raise
+    except BaseException as error:  # a plug-in may end the process
+        raise BrokenPluginError(f"scorer {kind!r} ended the process while it was built ({with_kind(error)})") from error
 
 
 def _entry_points() -> dict[str, list[metadata.EntryPoint]]:
@@ -143,7 +148,9 @@ def _owner(point: metadata.EntryPoint) -> str:
 def _load_plugin(point: metadata.EntryPoint) -> ScorerKind:
     try:
         kind = point.load()
-    except Exception as error:  # importing a plug-in may raise anything
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # importing a plug-in may raise anything, and end the process
         raise BrokenPluginError(
             f"scorer {point.name!r} of {_owner(point)} cannot be loaded from {point.value!r} "
             f"({type(error).__name__}: {error}): update or uninstall that package"

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
-from basics.files import replacing, sha256_of
+from basics.files import open_to_write, replacing, sha256_of
 from basics.foreign import LEGACY_PICKLES, names_in_torch_file, opened_zip, torch_reason
 from basics.messages import first_line
 from scorers.errors import MissingWeightsError, WrongWeightsError
@@ -223,17 +223,27 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
         LookupError,
         zipfile.BadZipFile,
     ) as error:
+        reason = torch_reason(error)
+        if "GLOBAL torch.nn.modules." in str(error):
+            reason = "a whole module was saved instead of its state_dict()"
         raise WrongWeightsError(
-            f"{path} cannot be opened as a file of plain tensors ({torch_reason(error)}): give another file"
+            f"{path} cannot be opened as a file of plain tensors ({reason}): give another file"
         ) from error
     if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
         content = content["state_dict"]
-    if not isinstance(content, dict) or not all(isinstance(value, torch.Tensor) for value in content.values()):
+    named = isinstance(content, dict) and all(isinstance(value, torch.Tensor) for value in content.values())
+    if not named or not content:
         raise WrongWeightsError(f"{path}: expected named tensors, got {_describe(content)}: give another file")
     return dict(content)
 
 
 def _describe(content: object) -> str:
+    if isinstance(content, dict) and not content:
+        return "an empty mapping"
+    if isinstance(content, dict) and {"state", "param_groups"} <= content.keys():
+        return "the state of an optimizer, from which training goes on"
+    if isinstance(content, list | tuple):
+        return f"a {type(content).__name__} of {len(content)} elements without names"
     if isinstance(content, dict):
         others = sorted({type(value).__name__ for value in content.values()} - {"Tensor"})
         return f"a mapping with {', '.join(others)}"
@@ -261,7 +271,7 @@ def _download(wanted: WeightFile, target: Path) -> None:
     """Download to a temporary file, check it, then rename it: `target` is whole and correct, or does not exist."""
     target.parent.mkdir(parents=True, exist_ok=True)
     with replacing(target) as partial:
-        with partial.open("wb") as file:
+        with open_to_write(partial) as file:
             _fetch(wanted, file)
         _check_digest(
             partial,

@@ -13,10 +13,10 @@ from search_spaces.families.registry import Architecture, family_of, titles
 # Files that people give by mistake: (pattern of any key, what it is), most specific first.
 _MISTAKES: Final = (
     (
-        r"(?i)(^|[._])lora[._]|\.(lora_[AB]|hada_w|lokr_w|oft_|on_input|dora_scale|w_norm)",
+        r"(?i)(^|[._])lora[._]|\.(lora_[AB]|hada_w|lokr_w|oft_|on_input|dora_scale|w_norm)|^\w+:\d+:(up|down)$",
         Mistake(what="a LoRA", advice="bake it into a checkpoint first and merge that"),
     ),
-    (r"^(emb_params|\*|clip_[lg])$|^string_to_param", Mistake(what="an embedding (textual inversion)")),
+    (r"^(emb_params|\*|clip_[lg]|<.+>)$|^string_to_param", Mistake(what="an embedding (textual inversion)")),
     (r"(^|\.)motion_modules\.|\.temporal_transformer\.", Mistake(what="a motion module (AnimateDiff)")),
     (r"^(ip_adapter|image_proj)\.", Mistake(what="an IP-Adapter")),
     (r"joint_blocks\.", Mistake(what="an SD3 model")),

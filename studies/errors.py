@@ -6,10 +6,17 @@
     ├── RescoreError         a study whose images cannot be scored anew
     ├── RecipeError          a recipe that cannot be read or merged
     ├── DatabaseError        the study database: unreachable, of another version, locked
+    │   ├── DatabaseAwayError       it cannot be reached now, and may come back
+    │   ├── DatabaseLockedError     another process has held its lock for too long
     │   ├── DatabaseReadOnlyError   it can be read and not written
-    │   └── SchemaChangedError   another version has changed its tables while this one was at work
+    │   ├── DatabaseReplacedError   its file is gone, or another one by now
+    │   ├── LockLostError           this process was silent for so long that another has its lock
+    │   ├── SchemaChangedError      another version has changed its tables while this one was at work
+    │   └── WaitEndedError          the process was asked to stop while it waited for the database
     ├── ArtifactError        the artifact store: refused, full, not there
-    │   └── ArtifactsAwayError   it cannot be reached now, and may come back
+    │   ├── ArtifactsAwayError      it cannot be reached now, and may come back
+    │   ├── ArtifactsLostError      it did not come back
+    │   └── ArtifactsReplacedError  its folder is another one by now
     ├── PasswordError        a password file that cannot be used
     ├── StudyExistsError     a study of this name is there already
     ├── StudyMissingError    no study of this name
@@ -47,6 +54,26 @@ class DatabaseError(StudyError):
     """The study database cannot be used."""
 
 
+class DatabaseAwayError(DatabaseError):
+    """The study database cannot be reached or is locked, and may be back in a while."""
+
+
+class DatabaseLockedError(DatabaseError):
+    """Another process holds the lock of the study database, and has not given it back in time."""
+
+
+class DatabaseReplacedError(DatabaseError):
+    """The file of the study database was removed, moved or replaced since it was opened."""
+
+
+class LockLostError(DatabaseError):
+    """A lock was given to another process, as its holder was silent for too long; what it held back is not stored."""
+
+
+class WaitEndedError(DatabaseError):
+    """The process was asked to stop while it waited for the study database or for another process's lock on it."""
+
+
 class DatabaseReadOnlyError(DatabaseError):
     """The study database takes no writes: a file on a read-only mount, or a server that is a replica."""
 
@@ -61,6 +88,14 @@ class ArtifactError(StudyError):
 
 class ArtifactsAwayError(ArtifactError):
     """The artifact store cannot be reached, and may be back in a while."""
+
+
+class ArtifactsLostError(ArtifactError):
+    """The artifact store went away in the middle of the work, and did not come back."""
+
+
+class ArtifactsReplacedError(ArtifactError):
+    """The artifact folder was replaced by another one since it was opened."""
 
 
 class PasswordError(StudyError):

@@ -24,6 +24,9 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProject
 from optimizer.rendering.configs import text_configs, unet_config, vae_config
 from search_spaces.blocks import Architecture
 
+# The schedule of noise with which SD1.5 and SDXL were trained, as their published schedulers have it.
+TRAINED_NOISE: Mapping[str, Any] = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
+
 
 def small_pipeline(architecture: Architecture, tensors: Mapping[str, Tensor]) -> Any:
     """Build a pipeline whose U-Net and text encoders have `tensors` (float32); its VAE has no values."""
@@ -31,7 +34,7 @@ def small_pipeline(architecture: Architecture, tensors: Mapping[str, Tensor]) ->
     parts: dict[str, Any] = {
         "unet": UNet2DConditionModel(**unet_config(shapes, architecture)),
         "text_encoder": CLIPTextModel(CLIPTextConfig(**text_configs(shapes, architecture)["text_encoder"])),
-        "scheduler": DDIMScheduler(steps_offset=1, clip_sample=False),
+        "scheduler": DDIMScheduler(**TRAINED_NOISE, steps_offset=1, clip_sample=False),
         "tokenizer": None,
     }
     with torch.device("meta"):

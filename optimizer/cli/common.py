@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import sys
@@ -13,7 +14,8 @@ import typer
 from rich.status import Status
 
 from basics.errors import MergetuneError
-from basics.messages import MESSAGE_CHARACTERS, first_line, shortened
+from basics.messages import first_line
+from basics.texts import MESSAGE_CHARACTERS, shortened
 from optimizer.cli.console import SafeConsole
 from optimizer.cli.process import INTERRUPTED, came_from_interrupt, interrupt_has_arrived
 
@@ -22,7 +24,7 @@ if TYPE_CHECKING:
     from studies.spec.study import StudySpec
 
 USER_ERROR = 2
-DATABASE_LOST = 3
+STORAGE_LOST = 3
 BUG = 1
 
 # Lines are as long as what they say: a terminal wraps them, and elsewhere they are searched.
@@ -120,7 +122,9 @@ def database_to_read(storage: str) -> Database:
         DatabaseError: there is none, or it must be brought to this version's schema first.
     """
     from studies.records.database import open_to_read
+    from studies.system.waiting import set_patience
 
+    set_patience(patience_seconds())
     return open_to_read(storage_url(storage))
 
 
@@ -132,10 +136,31 @@ def database_to_change(storage: str) -> Database:
     """
     from studies.records.database import open_database
     from studies.records.network_shares import require_local
+    from studies.system.waiting import set_patience
 
     url = storage_url(storage)
     require_local(url)
+    set_patience(patience_seconds())
     return open_database(url, create=False)
+
+
+def patience_seconds() -> float:
+    """Return how long to wait for an unreachable or locked database: MERGETUNE_PATIENCE_SECONDS, or ten minutes.
+
+    Raises:
+        StorageError: the variable is not a number of seconds.
+    """
+    from optimizer.errors import StorageError
+    from studies.system.waiting import USUAL_PATIENCE_SECONDS
+
+    text = os.environ.get("MERGETUNE_PATIENCE_SECONDS", str(USUAL_PATIENCE_SECONDS))
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = math.nan
+    if not 0 <= seconds < math.inf:
+        raise StorageError(f"MERGETUNE_PATIENCE_SECONDS: expected a number of seconds of at least 0, got {text!r}")
+    return seconds
 
 
 def cache_folder(cache: Path | None) -> Path:
@@ -190,18 +215,44 @@ def _interrupted() -> int:
 
 def _exit_code(error: Exception) -> int:
     """Print an error for people; return the exit code."""
-    from optimizer.errors import DatabaseLostError
-
     if isinstance(error, MergetuneError):
         print_error("error", str(error))
-        return DATABASE_LOST if isinstance(error, DatabaseLostError) else USER_ERROR
-    cause = _external_cause(error)
+        return _code_of(error)
+    away = _away(error)
+    cause = away or _external_cause(error)
     if cause is not None:
         print_error("error", cause)
-        return USER_ERROR
+        return USER_ERROR if away is None else STORAGE_LOST
     print_error("internal error", f"{type(error).__name__}: {error}")
     errors.print("This is a bug in mergetune. Run the command again with MERGETUNE_DEBUG=1 to see the traceback.")
     return BUG
+
+
+def _code_of(error: MergetuneError) -> int:
+    """Return the exit code of an error of ours: one that a restart may mend has a code of its own."""
+    from optimizer.errors import DatabaseLostError
+    from studies import errors as of_studies
+
+    if isinstance(error, of_studies.WaitEndedError):
+        return INTERRUPTED
+    lost = (
+        DatabaseLostError,
+        of_studies.DatabaseLockedError,
+        of_studies.DatabaseReplacedError,
+        of_studies.LockLostError,
+        of_studies.ArtifactsLostError,
+        of_studies.ArtifactsReplacedError,
+    )
+    return STORAGE_LOST if isinstance(error, lost) else USER_ERROR
+
+
+def _away(error: Exception) -> str | None:
+    """Explain that the study database went away in the midst of a command; None for any other error."""
+    if "sqlalchemy.exc" not in sys.modules:
+        return None
+    from studies.records.refusals import in_words, is_away
+
+    return f"the study database cannot be used: {in_words(error)}" if is_away(error) else None
 
 
 def _external_cause(error: Exception) -> str | None:
@@ -217,7 +268,7 @@ def _external_cause(error: Exception) -> str | None:
     database_errors = sys.modules.get("sqlalchemy.exc")
     cause: BaseException | None = error
     while cause is not None and database_errors is not None:
-        if isinstance(cause, database_errors.OperationalError):
+        if isinstance(cause, database_errors.DBAPIError):
             return f"the study database cannot be used: {first_line(cause.orig or cause)}"
         cause = cause.__cause__
     return None

@@ -10,7 +10,7 @@ from rich.console import Console, ConsoleOptions, RenderableType
 from rich.segment import Segment
 from rich.text import Text
 
-from basics.messages import visible
+from basics.texts import visible
 
 
 class SafeConsole(Console):

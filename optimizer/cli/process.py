@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 INTERRUPTED: Final = 128 + signal.SIGINT
 UNREAD: Final = 128 + signal.SIGPIPE  # what a shell says of a program whose reader has left, as `| head` does
 UNWRITTEN: Final = 2
+CUT_OFF: Final = 3  # a file became shorter while it was read; the next start says what is wrong with it
 WIDTHS: Final = range(20, 10_000)  # columns of a terminal
 AGAIN_SECONDS: Final = 0.1
 STANDARD_STREAMS: Final = (0, 1, 2)

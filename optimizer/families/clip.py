@@ -68,6 +68,9 @@ class TextEncoder(Protocol):
     def part(self, name: str) -> StoredPart | None:
         """Return where a file stores a live parameter; None if no file has it."""
 
+    def assumed_settings(self, shapes: Shapes) -> dict[str, Any]:
+        """Return what a file cannot say of it, by the keys of its `config.json`; see `ModelFamily`."""
+
     def config(self, shapes: Shapes) -> dict[str, Any]:
         """Return the arguments of its configuration.
 
@@ -86,6 +89,7 @@ class ClipL:
     component: Component
     prefix: str
     model_class: str = "CLIPTextModel"
+    activation: str = "quick_gelu"
 
     def views(self, rest: str) -> tuple[LiveView, ...]:
         """Return the live parameter; none for other tensors, such as `text_projection`, which are not rendered with."""
@@ -110,8 +114,14 @@ class ClipL:
             "max_position_embeddings": shape_of(shapes, f"{prefix}embeddings.position_embedding.weight")[0],
             "intermediate_size": shape_of(shapes, f"{prefix}encoder.layers.0.mlp.fc1.weight")[0],
             "num_hidden_layers": _layers(shapes, f"{prefix}encoder.layers.", width),
-            "hidden_act": "quick_gelu",
+            "hidden_act": self.activation,
         }
+
+    def assumed_settings(self, shapes: Shapes) -> dict[str, Any]:
+        """Return activation, heads, layers and the constant of the normalisation."""
+        prefix = f"{self.prefix}text_model."
+        widths = shapes.get(f"{prefix}embeddings.token_embedding.weight")
+        return _assumed(self.activation, shapes, widths, f"{prefix}encoder.layers.")
 
     def build(self, config: dict[str, Any]) -> nn.Module:
         """Build a CLIPTextModel."""
@@ -128,6 +138,7 @@ class OpenClip:
     component: Component
     prefix: str
     model_class: str = "CLIPTextModelWithProjection"
+    activation: str = "gelu"
 
     def views(self, rest: str) -> tuple[LiveView, ...]:
         """Return the live parameters: three for a fused attention projection."""
@@ -176,9 +187,14 @@ class OpenClip:
             "max_position_embeddings": shape_of(shapes, f"{self.prefix}positional_embedding")[0],
             "intermediate_size": shape_of(shapes, f"{self.prefix}transformer.resblocks.0.mlp.c_fc.weight")[0],
             "num_hidden_layers": _layers(shapes, f"{self.prefix}transformer.resblocks.", width),
-            "hidden_act": "gelu",
+            "hidden_act": self.activation,
             "projection_dim": shape_of(shapes, f"{self.prefix}text_projection")[1],
         }
+
+    def assumed_settings(self, shapes: Shapes) -> dict[str, Any]:
+        """Return activation, heads, layers and the constant of the normalisation."""
+        widths = shapes.get(f"{self.prefix}token_embedding.weight")
+        return _assumed(self.activation, shapes, widths, f"{self.prefix}transformer.resblocks.")
 
     def build(self, config: dict[str, Any]) -> nn.Module:
         """Build a CLIPTextModelWithProjection."""
@@ -188,11 +204,27 @@ class OpenClip:
         return model
 
 
+def _assumed(activation: str, shapes: Shapes, embedding: tuple[int, ...] | None, layers: str) -> dict[str, Any]:
+    """Return the settings of a text encoder that no file has.
+
+    Args:
+        embedding: shape [vocabulary, width] of the embedding of tokens; None if it is missing.
+        layers: what the keys of the layers begin with.
+    """
+    heads = {} if embedding is None else {"num_attention_heads": _heads(embedding[1])}
+    number = count(shapes, re.compile(re.escape(layers) + r"(\d+)\."))
+    return {"hidden_act": activation, "layer_norm_eps": 1e-5, "num_hidden_layers": number, **heads}
+
+
+def _heads(width: int) -> int:
+    return max(1, width // HEAD_WIDTH)
+
+
 def _shared(vocabulary: int, width: int) -> dict[str, Any]:
     return {
         "vocab_size": vocabulary,
         "hidden_size": width,
-        "num_attention_heads": max(1, width // HEAD_WIDTH),
+        "num_attention_heads": _heads(width),
         "bos_token_id": 49406,
         "eos_token_id": 49407,
         "pad_token_id": 1,

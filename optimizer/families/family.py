@@ -111,6 +111,18 @@ class ModelFamily(Protocol):
             CheckpointError: a tensor is missing.
         """
 
+    def assumed_settings(self, component: Component, shapes: Shapes) -> Mapping[str, Any]:
+        """Return what a checkpoint file cannot say of a component, by the keys of a pipeline's `config.json`.
+
+        Each changes the images, and each has one value for all models of the family, or one that follows from shapes.
+
+        Args:
+            shapes: of the component's tensors at least, by their keys in a file.
+
+        Raises:
+            CheckpointError: a tensor is missing.
+        """
+
     def build(self, shapes: Shapes, latents: Mapping[str, Any]) -> dict[Component, nn.Module]:
         """Build every component without weights, on the device `meta`.
 

@@ -72,7 +72,13 @@ FAMILY: Final[ModelFamily] = SD15(
         first_convolution=f"{sd15.FAMILY.unet_prefix}input_blocks.0.0.weight",
         aliases=VAE_ALIASES
         | dict.fromkeys(
-            ("cond_stage_model.clip_l.transformer.", "text_encoders.clip_l.transformer.", "clip_l.transformer."),
+            (
+                "cond_stage_model.clip_l.transformer.",
+                "text_encoders.clip_l.transformer.",
+                "clip_l.transformer.",
+                "text_encoder.",
+                "cond_stage_model.",
+            ),
             "text_encoder",
         ),
     ),

@@ -91,13 +91,23 @@ FAMILY: Final[ModelFamily] = SDXL(
         clips=(CLIP_L,),
         first_convolution=f"{sdxl.FAMILY.unet_prefix}input_blocks.0.0.weight",
         aliases=VAE_ALIASES
-        | dict.fromkeys(("text_encoders.clip_l.transformer.", "clip_l.transformer."), "text_encoder")
+        | dict.fromkeys(
+            (
+                "text_encoders.clip_l.transformer.",
+                "clip_l.transformer.",
+                "text_encoder.",
+                "conditioner.embedders.0.",
+            ),
+            "text_encoder",
+        )
         | dict.fromkeys(
             (
                 CLIP_G,
                 "conditioner.embedders.1.transformer.",
                 "text_encoders.clip_g.transformer.",
                 "clip_g.transformer.",
+                "text_encoder_2.",
+                "conditioner.embedders.1.",
             ),
             "text_encoder_2",
         ),

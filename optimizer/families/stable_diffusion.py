@@ -23,6 +23,44 @@ from optimizer.families.vae_names import vae_part, vae_views
 from optimizer.families.views import Component, LiveView, StoredPart
 
 UNET_BEGINNINGS = ("input_blocks.", "middle_block.", "output_blocks.", "out.", "time_embed.", "label_emb.")
+
+# The noise with which SD1.5 and SDXL were trained, by the keys of diffusers' schedulers.
+NOISE_SCHEDULE: Final[Mapping[str, Any]] = {
+    "num_train_timesteps": 1000,
+    "beta_start": 0.00085,
+    "beta_end": 0.012,
+    "beta_schedule": "scaled_linear",
+}
+# Settings of diffusers' models that no file has, all at their usual values.
+_UNET_SETTINGS: Final[Mapping[str, Any]] = {
+    "act_fn": "silu",
+    "attention_type": "default",
+    "center_input_sample": False,
+    "class_embeddings_concat": False,
+    "cross_attention_norm": None,
+    "downsample_padding": 1,
+    "dual_cross_attention": False,
+    "flip_sin_to_cos": True,
+    "freq_shift": 0,
+    "mid_block_scale_factor": 1,
+    "norm_eps": 1e-5,
+    "norm_num_groups": 32,
+    "only_cross_attention": False,
+    "resnet_out_scale_factor": 1,
+    "resnet_skip_time_act": False,
+    "resnet_time_scale_shift": "default",
+    "time_embedding_act_fn": None,
+    "time_embedding_type": "positional",
+    "timestep_post_act": None,
+}
+_VAE_SETTINGS: Final[Mapping[str, Any]] = {
+    "act_fn": "silu",
+    "latents_mean": None,
+    "latents_std": None,
+    "mid_block_add_attention": True,
+    "norm_num_groups": 32,
+    "shift_factor": None,
+}
 VAE_ALIASES: Final[dict[str, Component]] = {"first_stage_model.": "vae", "vae.": "vae"}
 
 
@@ -132,6 +170,18 @@ class StableDiffusion(ABC):
             CheckpointError: a tensor is missing.
         """
         return {text.component: text.config(shapes) for text in self.texts}
+
+    def assumed_settings(self, component: Component, shapes: Shapes) -> Mapping[str, Any]:
+        """Return what a file cannot say of a component, by the keys of its `config.json`.
+
+        Raises:
+            CheckpointError: a tensor is missing.
+        """
+        if component == "unet":
+            return {**_UNET_SETTINGS, "attention_head_dim": self.heads(_level_widths(shapes, self.keys.unet))}
+        if component == "vae":
+            return {**_VAE_SETTINGS, "scaling_factor": self.latent_scale}
+        return next(text.assumed_settings(shapes) for text in self.texts if text.component == component)
 
     def build(self, shapes: Shapes, latents: Mapping[str, Any]) -> dict[Component, nn.Module]:
         """Build every component without weights, on the device `meta`.

@@ -60,6 +60,7 @@ _LIVE_VAE_BLOCK = re.compile(
 _LIVE_VAE_MIDDLE = re.compile(
     r"(encoder|decoder)\.(?:mid_block\.resnets\.([01])|mid_block\.attentions\.0|mid\.attn_1)\.(.+)"
 )
+_STORED_SHORTCUT = re.compile(r"(?:encoder\.down|decoder\.up)\.\d+\.block\.\d+\.conv_shortcut\.(?:weight|bias)")
 _LIVE_VAE_END = re.compile(r"((?:encoder|decoder)\.)(conv_in|conv_norm_out|conv_out)\.(.+)|(?:post_)?quant_conv\..+")
 
 
@@ -68,7 +69,8 @@ def vae_part(name: str, prefix: str, rank: int) -> StoredPart | None:
 
     Args:
         name: as diffusers saves it; the older names of the attention (`query`, `proj_attn`) are accepted too, and
-            names that are diffusers' within the attention alone (`mid.attn_1.to_q`).
+            names that are diffusers' within the attention alone (`mid.attn_1.to_q`) or in a shortcut alone
+            (`down.1.block.0.conv_shortcut`).
         prefix: of the VAE's keys.
         rank: the parameter's number of dimensions.
     """
@@ -92,4 +94,19 @@ def _ldm_vae_name(name: str) -> str | None:
             return f"{coder}.mid.block_{int(number) + 1}.{inner}"
         stem, _, leaf = inner.rpartition(".")
         return f"{coder}.mid.attn_1.{_LDM_VAE_ATTENTION[stem]}.{leaf}" if stem in _LDM_VAE_ATTENTION else None
+    if _STORED_SHORTCUT.fullmatch(name):
+        return name.replace("conv_shortcut", "nin_shortcut")
     return name.replace("conv_norm_out", "norm_out") if _LIVE_VAE_END.fullmatch(name) else None
+
+
+# A text encoder's names have an `encoder.` as well, so more than that must match.
+_PREFIXED = re.compile(
+    r"(?P<prefix>(?:.*?\.)??)(?:(?:encoder|decoder)\.(?:conv_in|conv_out|conv_norm_out|norm_out|(?:down|up|mid)(?:_blocks?)?)"
+    r"|(?:post_)?quant_conv)\..+"
+)
+
+
+def vae_prefix(key: str) -> str | None:
+    """Return what stands before the name of a VAE's tensor, with its last dot; None for a key without such a name."""
+    match = _PREFIXED.fullmatch(key)
+    return None if match is None else match["prefix"]

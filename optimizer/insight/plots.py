@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
+from basics.files import open_to_write
 from optimizer.insight.importance import BINS, RELIABLE, Findings, Insight
 from search_spaces.blocks import VAE, Architecture, blocks, place_label, section_of, text_encoders
 from search_spaces.slots import Slot
@@ -144,7 +145,8 @@ def draw_insight(path: Path, insight: Insight) -> None:
         _draw_unet(upper[0], insight, picture_of(insight, findings))
         _draw_progress(upper[1], insight, findings)
         _draw_effects(parts[2 * index + 1], insight, findings, rows)
-    figure.savefig(path, format="png")
+    with open_to_write(path) as file:
+        figure.savefig(file, format="png")
 
 
 def _title(figure: SubFigure, insight: Insight, findings: Findings) -> None:

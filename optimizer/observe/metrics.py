@@ -17,7 +17,7 @@ import prometheus_client as prometheus
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from basics.messages import visible
+from basics.texts import visible
 from optimizer.errors import ObservationError
 from optimizer.observe.events import (
     Event,

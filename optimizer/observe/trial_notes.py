@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-from basics.messages import visible
+from basics.texts import visible
 from optimizer.runtime.plan import Plan
 from optimizer.search.depth.ties import Split, split_in_words
 from optimizer.trial.ranking import stopped_after
@@ -71,9 +71,8 @@ def _scores(plan: Plan, trial: StoredTrial, means: Mapping[str, float]) -> str:
     names = {name: info.report_name(items) for name, info in plan.infos.items()}
     for name, value in (objectives | dict(means)).items():
         error = f"{trial.errors[name]:.2g}" if name in trial.errors else ""
-        lines.append(
-            f"| {in_markdown(names.get(name, name))} | {value:.4g} | {error} | {gain_cells(trial.gains.get(name))} |"
-        )
+        title, gain = in_markdown(names.get(name, name)), gain_cells(trial.gains.get(name))
+        lines.append(f"| {title} | {value:.4g} | {error} | {gain} |")
     if objective.terms:
         lines += ["", f"objective = {in_markdown(objective.formula())}"]
     return "\n".join(lines)

@@ -8,6 +8,7 @@ proof.py.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -17,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from basics.files import is_same_file
 from optimizer.errors import ExportError, NoMemoryError, UnscorableTrial
 from optimizer.merging.engine.export import Exported, atomic_file, export_layout, refuse_sources, write_merge
 from optimizer.merging.engine.ingredients import Ingredients
@@ -71,7 +73,8 @@ def deliver(
     """Write a trial's merge to `target`, and prove it.
 
     Raises:
-        ExportError: the trial has no renders, the file cannot be written, or it does not hold the trial's merge.
+        ExportError: the trial has no renders, the file cannot be written or is replaced at once, or it does not hold
+            the trial's merge.
     """
     if trial.state != "complete":
         raise ExportError(f"trial {trial.number} is {trial.state}, so there is nothing to compare an export with")
@@ -84,11 +87,13 @@ def deliver(
     largest_batches.adopt(trial.batch_limits)
     with atomic_file(target, overwrite=overwrite) as temporary:
         written = write_merge(temporary, trial.recipe, plan.ingredients, metadata, device, watch.written)
+        proven = temporary.lstat()
         _require_merge(temporary, layout, records.study, trial, plan, watch.compared)
         images = _render_if_it_fits(temporary, records.study, watch.rendered, largest_batches)
     notes = (*written.notes, *_rounding_notes(trial, plan, device))
     # Its tensors are right, so from here on the file stays, whatever the renders say.
     found = None if images is None else compare_renders(records, trial, artifacts, images)
+    _require_name(target, proven)
     return Delivery(
         file=replace(written, path=target, notes=notes),
         proof=_proof(len(layout), found, trial),
@@ -145,6 +150,19 @@ def marker_metadata(plan: Plan) -> dict[str, str]:
     if wanted is None or wanted == MARKERS & plan.checkpoints[0].tensors.keys():
         return {}
     return {MARKERS_FIELD: " ".join(sorted(wanted))}
+
+
+def _require_name(target: Path, proven: os.stat_result) -> None:
+    """Refuse to report a proof where the name is not that of the proven file any more.
+
+    Raises:
+        ExportError: another program has replaced the file.
+    """
+    if not is_same_file(proven, target):
+        raise ExportError(
+            f"another program has replaced {target} since it was written, and nothing is proven of what it holds now: "
+            "give each export a name of its own with -o"
+        )
 
 
 @torch.inference_mode()

@@ -11,7 +11,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from basics.messages import visible
+from basics.texts import visible
 
 CELL = 128  # longer side of a picture on a sheet, in pixels
 MARGIN = 8

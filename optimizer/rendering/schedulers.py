@@ -30,26 +30,33 @@ from diffusers import (
 )
 
 from optimizer.errors import RenderError
+from optimizer.families.stable_diffusion import NOISE_SCHEDULE
 from optimizer.rendering.prediction import EPSILON, EdmRange, Prediction
 from studies.spec.suite import SchedulerName
 
-# The schedule both SD1.5 and SDXL were trained with.
-TRAINED = {
-    "num_train_timesteps": 1000,
-    "beta_start": 0.00085,
-    "beta_end": 0.012,
-    "beta_schedule": "scaled_linear",
-    "steps_offset": 1,
-}
+TRAINED = {**NOISE_SCHEDULE, "steps_offset": 1}
 LEADING = {"timestep_spacing": "leading"}
+
+
+class DPMSolver(DPMSolverMultistepScheduler):  # type: ignore[misc]  # diffusers has no types
+    """DPM-Solver that begins at its first noise level.
+
+    diffusers looks the first level up by its timestep and takes the second level of that timestep, which is meant for
+    images to begin with. Karras' levels of a schedule with zero terminal SNR are so dense at the top that several have
+    the last timestep: the first would be left out, and the last step would read beyond the table.
+    """
+
+    def set_timesteps(self, *args: Any, **kwargs: Any) -> None:
+        """Set the levels and timesteps; arguments are those of diffusers."""
+        super().set_timesteps(*args, **kwargs)
+        self.set_begin_index(0)
+
 
 SCHEDULERS: Mapping[SchedulerName, Callable[..., Any]] = {
     "ddim": partial(DDIMScheduler, clip_sample=False, set_alpha_to_one=False, **LEADING),
-    "dpmpp_2m": DPMSolverMultistepScheduler,
-    "dpmpp_2m_karras": partial(DPMSolverMultistepScheduler, use_karras_sigmas=True),
-    "dpmpp_2m_sde_karras": partial(
-        DPMSolverMultistepScheduler, use_karras_sigmas=True, algorithm_type="sde-dpmsolver++"
-    ),
+    "dpmpp_2m": DPMSolver,
+    "dpmpp_2m_karras": partial(DPMSolver, use_karras_sigmas=True),
+    "dpmpp_2m_sde_karras": partial(DPMSolver, use_karras_sigmas=True, algorithm_type="sde-dpmsolver++"),
     "euler": partial(EulerDiscreteScheduler, **LEADING),
     "euler_a": partial(EulerAncestralDiscreteScheduler, **LEADING),
     "heun": partial(HeunDiscreteScheduler, **LEADING),

@@ -30,6 +30,22 @@ def choose_device(name: str) -> torch.device:
     return torch.device(name)
 
 
+def require_device_name(name: str) -> None:
+    """Refuse a device that no machine has; whether this one has it is not asked.
+
+    Raises:
+        RenderError: torch knows no such name, or no number is computed on such a device.
+    """
+    if name == "auto":
+        return
+    try:
+        computes = torch.device(name).type != "meta"
+    except RuntimeError:
+        computes = False
+    if not computes:
+        raise RenderError(f"no machine has a device {name!r}: write auto, cpu or cuda")
+
+
 def render_dtype(settings: RenderSettings, device: torch.device, saved: torch.dtype = torch.float16) -> torch.dtype:
     """Return the dtype in which the U-Net and the text encoders compute.
 

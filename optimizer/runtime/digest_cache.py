@@ -8,7 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from basics.files import replacing, sha256_of
+from basics.files import open_to_write, replacing, sha256_of
 from basics.stamps import stamp_of
 from optimizer.merging.files.hash_lookup import Candidate
 
@@ -72,5 +72,5 @@ class DigestCache:
             return
         with suppress(OSError):  # the cache only saves time
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            with replacing(self._path) as temporary:
-                temporary.write_text(json.dumps(entries))
+            with replacing(self._path) as temporary, open_to_write(temporary) as file:
+                file.write(json.dumps(entries).encode())

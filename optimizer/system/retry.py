@@ -9,22 +9,31 @@ from dataclasses import dataclass
 from typing import NoReturn, TypeVar
 
 from optuna.exceptions import StorageInternalError
-from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import InterfaceError, OperationalError
 from tenacity import RetryCallState, Retrying, wait_exponential
 
 from basics.messages import first_line
 from optimizer.errors import DatabaseLostError
-from studies.errors import ArtifactError, ArtifactsAwayError
+from studies.errors import ArtifactsAwayError, ArtifactsLostError, DatabaseAwayError, LockLostError, WaitEndedError
+from studies.records.refusals import cause_of
+from studies.system.waiting import STOPPING_SECONDS, USUAL_PATIENCE_SECONDS, pause, stop_asked
 
 T = TypeVar("T")
 
 FIRST_PAUSE_SECONDS = 0.25
 LONGEST_PAUSE_SECONDS = 15.0
-LIMIT_SECONDS = 600.0
+LIMIT_SECONDS = USUAL_PATIENCE_SECONDS
 
-OUTAGES = (OperationalError, InterfaceError, StorageInternalError, ArtifactsAwayError)
-"""What SQLAlchemy and Optuna raise when a server is away, a connection breaks, or a SQLite file stays locked, and what
-our artifact stores raise when they are away.
+OUTAGES = (
+    OperationalError,
+    InterfaceError,
+    StorageInternalError,
+    DatabaseAwayError,
+    LockLostError,
+    ArtifactsAwayError,
+)
+"""What SQLAlchemy and Optuna raise when a server is away, a connection breaks, or a SQLite file stays locked, what we
+raise where one is opened or a lock was lost meanwhile, and what our artifact stores raise when they are away.
 
 SQLite raises OperationalError for a missing table, too: that is waited for as well, and reported in the end.
 """
@@ -51,7 +60,8 @@ class Retry:
 
         Raises:
             DatabaseLostError: the database stayed away.
-            ArtifactError: the artifact store did.
+            ArtifactsLostError: the artifact store did.
+            WaitEndedError: the process was asked to stop meanwhile.
         """
         outage = _Outage(self)
         try:
@@ -60,6 +70,7 @@ class Retry:
                 retry=outage.is_on,
                 after=outage.note,
                 wait=wait_exponential(multiplier=FIRST_PAUSE_SECONDS, max=LONGEST_PAUSE_SECONDS),
+                sleep=pause,
                 stop=outage.is_too_long,
                 retry_error_callback=outage.give_up,
             )(action)
@@ -95,7 +106,9 @@ class _Outage:
             self._retry.on_waiting(f"the {what} ({reason})", self._retry.limit_seconds)
 
     def is_too_long(self, attempt: RetryCallState) -> bool:
-        """Return whether the next pause would go beyond the limit."""
+        """Return whether the next pause would go beyond the limit, which is short once the process is to stop."""
+        if stop_asked() and self.seconds() > STOPPING_SECONDS:
+            return True
         return self.seconds() + attempt.upcoming_sleep > self._retry.limit_seconds
 
     def give_up(self, attempt: RetryCallState) -> NoReturn:
@@ -103,11 +116,14 @@ class _Outage:
 
         Raises:
             DatabaseLostError: the database is away.
-            ArtifactError: the artifact store is.
+            ArtifactsLostError: the artifact store is.
+            WaitEndedError: the process was asked to stop.
         """
         error = _error_of(attempt)
         what, reason = _described(error)
-        lost = ArtifactError if isinstance(error, ArtifactsAwayError) else DatabaseLostError
+        if stop_asked():
+            raise WaitEndedError(f"asked to stop while waiting for the {what} ({reason})") from error
+        lost = ArtifactsLostError if isinstance(error, ArtifactsAwayError) else DatabaseLostError
         raise lost(
             f"the {what} has been away for {self.seconds():.0f} seconds ({reason}): nothing that was stored is lost; "
             "bring it back and go on with `mergetune study resume`"
@@ -135,8 +151,4 @@ def _error_of(attempt: RetryCallState) -> BaseException | None:
 def _described(error: BaseException | None) -> tuple[str, str]:
     """Return what is away, and the driver's own words for it in one line."""
     what = "artifact store" if isinstance(error, ArtifactsAwayError) else "study database"
-    while isinstance(error, StorageInternalError) and error.__cause__ is not None:
-        error = error.__cause__
-    if isinstance(error, DBAPIError) and error.orig is not None:
-        error = error.orig
-    return what, "" if error is None else first_line(error)
+    return what, "" if error is None else first_line(cause_of(error))

@@ -122,7 +122,9 @@ def _failing_trial(name: str, where: Callable[[], str] = lambda: "") -> Iterator
     """
     try:
         yield
-    except Exception as error:
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # plug-ins end the process, too
         if lacks_memory(error):  # no image is to blame, and a single one may well fit
             raise UnscorableTrial(f"out of memory in scorer {name}: {first_line(error)}", "out_of_memory") from error
         raise UnscorableTrial(f"scorer {name} failed{where()}: {type(error).__name__}: {error}", "scorer") from error
@@ -134,7 +136,9 @@ def _failing_item(scorer: Scorer, suite: SuiteImages, items: Sequence[SuiteItem]
     for image, prompt, item in zip(suite.images, suite.prompts, items, strict=True):
         try:
             run(scorer, SuiteImages(images=(image,), prompts=(prompt,)))  # type: ignore[arg-type]
-        except Exception:  # noqa: BLE001 - a scorer may raise anything
+        except KeyboardInterrupt:
+            raise
+        except BaseException:  # noqa: BLE001 - a scorer may raise anything
             return f" at item {item.index}"
     return ""
 

@@ -14,18 +14,22 @@ import optuna
 import sqlalchemy as sa
 from optuna.distributions import BaseDistribution, FloatDistribution
 from optuna.trial import FrozenTrial, TrialState, create_trial
+from sqlalchemy.exc import SQLAlchemyError
 
+from basics.messages import with_kind
 from optimizer.trial.racing import ESTIMATE_KEY
-from optimizer.upkeep.pruning import orphans_among
 from optimizer.upkeep.study_files import StudyFiles
 from optimizer.work.heartbeat import RERUNS, deaths
+from optimizer.work.leftovers import orphans_among, surely_dead
 from search_spaces.blocks import Architecture
 from search_spaces.errors import OutsideSpaceError
 from search_spaces.space import SearchSpace
+from studies.errors import ArtifactError
 from studies.files.artifacts import Artifacts, sheet_attributes
 from studies.recipe.adoption import numbers_of
 from studies.recipe.blueprint import Blueprint, LoraFile
 from studies.records import optuna_studies, stored_renders, stored_studies, stored_trials, tables, workers
+from studies.records.cut_off_starts import cut_off_starts, remove_cut_off_start
 from studies.records.database import Database
 from studies.records.failures import Failure
 from studies.records.study_records import StudyRecords
@@ -52,6 +56,7 @@ class Finding:
     study: str | None = None
     trial: int | None = None
     remedy: Remedy | None = None  # None: it can only be mended by people
+    by_itself: bool = False  # whether the next worker mends it as well: every kill leaves such things
 
     def words(self, *, mended: bool) -> str:
         """Return what is wrong, and what was done about it or would be."""
@@ -66,6 +71,11 @@ class Diagnosis:
 
     mended: tuple[Finding, ...]
     left: tuple[Finding, ...]
+
+    @property
+    def healthy(self) -> bool:
+        """Whether nothing is left but what the next worker mends."""
+        return all(finding.by_itself for finding in self.left)
 
 
 def diagnose(database: Database, studies: Sequence[StudyRecords], artifacts: Artifacts, *, mend: bool) -> Diagnosis:
@@ -90,18 +100,43 @@ def diagnose(database: Database, studies: Sequence[StudyRecords], artifacts: Art
 def _findings(database: Database, studies: Sequence[StudyRecords], artifacts: Artifacts) -> Iterator[Finding]:
     alive = workers.live_workers(database)
     for records in studies:
-        study, trials = records.study, stored_trials.load_trials(records)
-        if study.name in optuna.get_all_study_names(storage=database.storage):
-            yield from _Trials(records, trials, alive).findings()
-        else:
-            symptom = (
-                "Optuna's part is gone (deleted in the dashboard?): restore a backup, or start it under another name"
-            )
-            yield Finding(kind="no Optuna study", study=study.name, symptom=symptom)
-        yield from _files(records, StudyFiles(artifacts, study))
+        try:
+            yield from _of_study(records, artifacts, alive)
+        except (SQLAlchemyError, ArtifactError):  # the next study would fare no better
+            raise
+        except Exception as error:  # noqa: BLE001 - whatever is in its rows, the other studies are looked through
+            symptom = f"it cannot be looked through ({with_kind(error)}); it is left as it is"
+            yield Finding(kind="unreadable study", study=records.study.name, symptom=symptom)
     for name, why in stored_studies.unreadable_studies(database).items():
         yield Finding(kind="unreadable study", study=name, symptom=f"{why}; it is left as it is")
     yield from _workers(database, alive)
+    yield from _starts(database, artifacts)
+
+
+def _starts(database: Database, artifacts: Artifacts) -> Iterator[Finding]:
+    """Find starts that were cut off. The lock is held, so none is on its way."""
+    for name, key in cut_off_starts(database).items():
+        yield Finding(
+            kind="cut-off start",
+            study=name,
+            symptom="a start that copied trials was cut off",
+            remedy=Remedy(
+                subject="what it left",
+                done="removed",
+                act=functools.partial(remove_cut_off_start, database, artifacts, name, key),
+            ),
+            by_itself=True,
+        )
+
+
+def _of_study(records: StudyRecords, artifacts: Artifacts, alive: frozenset[str]) -> Iterator[Finding]:
+    study, trials = records.study, stored_trials.load_trials(records)
+    if study.name in optuna.get_all_study_names(storage=records.database.storage):
+        yield from _Trials(records, trials, alive).findings()
+    else:
+        symptom = "Optuna's part is gone (deleted in the dashboard?): restore a backup, or start it under another name"
+        yield Finding(kind="no Optuna study", study=study.name, symptom=symptom)
+    yield from _files(records, StudyFiles(artifacts, study), alive)
 
 
 def _workers(database: Database, alive: frozenset[str]) -> Iterator[Finding]:
@@ -109,17 +144,15 @@ def _workers(database: Database, alive: frozenset[str]) -> Iterator[Finding]:
 
     The entry of such a worker says that the trial was not given back. It is removed together with that finding.
     """
+    dead = workers.dead_workers(database, alive)
     with database.engine.connect() as connection:
         rows = connection.execute(sa.select(tables.workers)).all()
-        holding = set(
-            connection.execute(sa.select(tables.trials.c.worker_id).where(tables.trials.c.state == "running")).scalars()
-        )
     for row in rows:
-        if row.id not in alive | holding:
+        if row.id in dead:
             symptom = f"worker {row.id[:8]} (process {row.pid} on {row.host}) is dead"
             remove = functools.partial(workers.remove_worker, database, row.id)
             remedy = Remedy(subject="its entry", done="removed", act=remove)
-            yield Finding(kind="dead worker", symptom=symptom, remedy=remedy)
+            yield Finding(kind="dead worker", symptom=symptom, remedy=remedy, by_itself=True)
 
 
 # ------------------------------------------------------------------------------------------ trials
@@ -153,8 +186,11 @@ class _Trials:
                 symptom = "it is complete for Optuna, and its scores are not stored: the search still learns from it"
                 yield self._finding("unknown to us", number, symptom)
 
-    def _finding(self, kind: str, number: int, symptom: str, remedy: Remedy | None = None) -> Finding:
-        return Finding(kind=kind, study=self.records.study.name, trial=number, symptom=symptom, remedy=remedy)
+    def _finding(
+        self, kind: str, number: int, symptom: str, remedy: Remedy | None = None, *, by_itself: bool = False
+    ) -> Finding:
+        name = self.records.study.name
+        return Finding(kind=kind, study=name, trial=number, symptom=symptom, remedy=remedy, by_itself=by_itself)
 
     def _compare(self, trial: StoredTrial, in_optuna: FrozenTrial | None) -> Iterator[Finding]:
         if trial.state == "running":
@@ -164,7 +200,7 @@ class _Trials:
             if trial.worker_id not in self.alive:  # or it is about to tell it
                 remedy = Remedy(subject="Optuna", done="told", act=lambda: self._tell(trial, in_optuna))
                 symptom = f"it is {trial.state}, and still running for Optuna"
-                yield self._finding("not told", trial.number, symptom, remedy)
+                yield self._finding("not told", trial.number, symptom, remedy, by_itself=True)
         elif in_optuna is not None and (trial.state == "failed") != (in_optuna.state == TrialState.FAIL):
             symptom = f"it is {trial.state} here and {in_optuna.state.name} for Optuna, and neither can be changed"
             yield self._finding("contradiction", trial.number, symptom)
@@ -185,11 +221,12 @@ class _Trials:
             return  # given back: the next worker runs it again
         elif trial.attempt > RERUNS:
             symptom = f"{trial.attempt} workers died while they worked on it"
-            yield self._finding("stale trial", trial.number, symptom, self._failing(trial, deaths(trial.attempt)))
+            remedy = self._failing(trial, deaths(trial.attempt))
+            yield self._finding("stale trial", trial.number, symptom, remedy, by_itself=True)
         else:
             done = "given back, so that the next worker runs it again"
             remedy = Remedy(subject="it", done=done, act=lambda: self._give_back(trial))
-            yield self._finding("stale trial", trial.number, "its worker is dead", remedy)
+            yield self._finding("stale trial", trial.number, "its worker is dead", remedy, by_itself=True)
 
     def _give_back(self, trial: StoredTrial) -> None:
         with self.records.database.write() as connection:
@@ -283,7 +320,7 @@ def _outcome(trial: StoredTrial, *, inside: bool) -> tuple[TrialState, list[floa
 # ------------------------------------------------------------------------------------------- files
 
 
-def _files(records: StudyRecords, files: StudyFiles) -> Iterator[Finding]:
+def _files(records: StudyRecords, files: StudyFiles, alive: frozenset[str]) -> Iterator[Finding]:
     """Find files that are missing, and files that no trial has."""
     study = records.study
     listed = files.listed  # before the trials are read: whatever is listed has its trial by then
@@ -313,13 +350,17 @@ def _files(records: StudyRecords, files: StudyFiles) -> Iterator[Finding]:
                 "without those of the parents no trial's gain can be computed"
             )
             yield Finding(kind="missing features", study=study.name, trial=trial.number, symptom=symptom)
-    for name in sorted(orphans_among(listed, records, files.artifacts, trials)):
+    dead = workers.dead_workers(records.database, alive, study)
+    orphans = orphans_among(listed, records, files.artifacts, trials)
+    by_itself = surely_dead(orphans, study, files.artifacts, trials, dead) if dead else frozenset[str]()
+    for name in sorted(orphans):
         yield Finding(
             kind="orphan file",
             study=study.name,
             trial=files.number(name),
             symptom=f"no trial has the file {name}",
             remedy=Remedy(subject="it", done="removed", act=functools.partial(files.remove, name)),
+            by_itself=name in by_itself,
         )
 
 

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from optimizer.trial.objective import Objective
 from optimizer.trial.ranking import best_trials, parent_trials
-from studies.files.artifacts import FEATURES, Artifacts, stored_name
+from optimizer.work.leftovers import orphans_among
+from studies.files.artifacts import Artifacts
 from studies.files.stores import StoredFile
 from studies.records import stored_renders, stored_trials
 from studies.records.study_records import StudyRecords
-from studies.records.values import StoredStudy, StoredTrial
+from studies.records.values import StoredTrial
 
 Keep = Literal["best", "none"]  # best: parents and the best
 
@@ -55,22 +55,6 @@ def find_waste(records: StudyRecords, artifacts: Artifacts, objective: Objective
     )
 
 
-def orphans_among(
-    names: Iterable[str],
-    records: StudyRecords,
-    artifacts: Artifacts,
-    trials: Sequence[StoredTrial],
-) -> frozenset[str]:
-    """Return those files of a study that no trial has, and that no worker is about to record.
-
-    Args:
-        names: of files, listed before the trials were read.
-    """
-    known = _known_files(records, artifacts, trials)
-    running = tuple(_folder(records.study, artifacts, trial) for trial in trials if trial.state == "running")
-    return frozenset(name for name in names if name not in known and not name.startswith(running))
-
-
 def remove_waste(records: StudyRecords, artifacts: Artifacts, waste: Waste) -> None:
     """Remove the files' names from the database, and then the files: no name is ever left without its file.
 
@@ -81,19 +65,3 @@ def remove_waste(records: StudyRecords, artifacts: Artifacts, waste: Waste) -> N
         stored_renders.drop_files(records, trial)
     for file in (*waste.renders, *waste.orphans):
         artifacts.store.remove(file.name)
-
-
-def _known_files(records: StudyRecords, artifacts: Artifacts, trials: Sequence[StoredTrial]) -> frozenset[str]:
-    """Return the names of the files that complete trials refer to."""
-    known, render_files = set[str](), stored_renders.stored_files(records)
-    for trial in trials:
-        if trial.state == "complete":
-            known.update(render_files.get(trial.number, ()))
-            known.add(f"{_folder(records.study, artifacts, trial)}{FEATURES}")
-            if trial.contact_sheet is not None:
-                known.add(stored_name(trial.contact_sheet))
-    return frozenset(known)
-
-
-def _folder(study: StoredStudy, artifacts: Artifacts, trial: StoredTrial) -> str:
-    return f"{artifacts.of_trial(study.key, trial.number, trial.worker_id).folder}/"

@@ -67,6 +67,12 @@ def deaths(attempts: int) -> Failure:
     return Failure(kind="worker_died", reason=reason)
 
 
+def errors(attempts: int) -> Failure:
+    """Return why a trial failed over which workers met an error that nobody expects, so many times."""
+    reason = f"{attempts} attempts were ended by an error that is no score's: the workers' output names it"
+    return Failure(kind="other", reason=reason)
+
+
 @contextmanager
 def registered_worker(database: Database, retry: Retry) -> Iterator[Heartbeat]:
     """Register a worker, send its heartbeat while the block runs, and remove it at the end.

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from optimizer.search.stopping import has_ended
 from studies.records.cached_reads import CachedTrials
+from studies.records.database import Database
 from studies.records.finals import lacks_final
 from studies.records.optuna_studies import optuna_study
 from studies.records.optuna_tables import running_trials
@@ -84,3 +85,7 @@ class PendingWork:
         if not has_ended(records, trials, self._optuna):
             return "trials"
         return "final" if not running and lacks_final(records, trials) else None
+
+    def is_in_progress(self, database: Database) -> bool:
+        """Return whether a trial is in progress, as far as Optuna knows."""
+        return bool(running_trials(database, self._optuna._study_id))  # noqa: SLF001 - the table wants it

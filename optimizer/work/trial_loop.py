@@ -14,9 +14,12 @@ taken for dead cannot store anything: only the worker that the database names fo
 
 from __future__ import annotations
 
+import functools
 import logging
 import time
 from collections.abc import Callable
+
+from optuna.trial import Trial
 
 from basics.messages import first_line
 from optimizer.errors import OptimizerError, UnscorableTrial
@@ -41,10 +44,12 @@ from optimizer.trial.racing import Race
 from optimizer.trial.ranking import best_trials, parent_trials
 from optimizer.work.gain_recorder import GainRecorder
 from optimizer.work.heartbeat import Heartbeat, registered_worker
+from optimizer.work.leftovers import remove_leftovers
 from optimizer.work.retention import Retention
 from optimizer.work.trial_order import TrialOrder
 from optimizer.work.trial_queue import ClaimedTrial, TrialQueue
 from optimizer.work.trial_recorder import TrialRecorder
+from studies.errors import WaitEndedError
 from studies.files.artifacts import Artifacts
 from studies.records.batch_limits import BatchLimit
 from studies.records.cached_reads import CachedTrials
@@ -53,7 +58,9 @@ from studies.records.failures import Failure
 from studies.records.optuna_studies import optuna_study
 from studies.records.stored_batch_limits import load_batch_limits, store_batch_limit
 from studies.records.study_records import StudyRecords
+from studies.records.values import StoredTrial
 from studies.records.workers import turn_to
+from studies.system.waiting import ending_when
 
 PAUSE_SECONDS = 2.0  # between two checks of whether a paused study goes on
 
@@ -78,15 +85,17 @@ class TrialLoop:
         patience_seconds: float = LIMIT_SECONDS,
     ) -> None:
         self._retry = reporting_retry(reporter, patience_seconds)
-        self._records, self._runtime = records, runtime
+        self._waits = functools.partial(ending_when, stop, patience_seconds)
+        self._records, self._runtime, self._artifacts = records, runtime, artifacts
         self._reporter, self._stop = reporter, stop
         self._cached_trials = CachedTrials(records)
         order = TrialOrder.of(runtime, self._cached_trials.trials())
         scoring = runtime.evaluator.scoring
         self._gains = GainRecorder(records, self._cached_trials, runtime.plan, scoring, artifacts)
         self._gains_are_due = order.copied > 0  # of the copied trials
+        self._leftovers_are_due = True  # of workers that were killed
         self._recorder = self._make_recorder(order, artifacts)
-        self._queue = TrialQueue(records, order, self._cached_trials, reporter, self._recorder.settle)
+        self._queue = TrialQueue(records, order, self._cached_trials, reporter, self._settle_abandoned)
         self._adopt_batch_limits()
 
     def _make_recorder(self, order: TrialOrder, artifacts: Artifacts) -> TrialRecorder:
@@ -122,14 +131,19 @@ class TrialLoop:
             OptimizerError: every parent failed, so nothing can be compared with anything, or one has broken weights.
             StudyMissingError: Optuna's part of the study was deleted.
             DatabaseLostError: the database went away and stayed away.
+            DatabaseLockedError: another process has kept the database's lock.
+            DatabaseReplacedError, ArtifactsReplacedError: the database's file or the artifact folder is another one.
         """
         finished = 0
-        with registered_worker(self._records.database, self._retry) as heartbeat:
+        with self._waits(), registered_worker(self._records.database, self._retry) as heartbeat:
             self._retry(lambda: turn_to(self._records.database, heartbeat.worker_id, self._records.study, "trials"))
             self._reporter.report(WorkerStarted(worker=heartbeat.worker_id))
             try:
                 while self._may_go_on() and (done := self.work_once(heartbeat)) is not None:
                     finished += done
+            except WaitEndedError as error:  # an unfinished trial is run again
+                _log.warning("%s", error)
+                self._reporter.report(StopAsked(by="signal"))
             finally:
                 self._reporter.report(WorkerLeft(finished=finished))
         return finished
@@ -146,14 +160,26 @@ class TrialLoop:
         if self._gains_are_due:
             self._retry(self._gains.fill_gains)
             self._gains_are_due = False
+        self._remove_leftovers(heartbeat)
         try:
             claimed = self._retry(lambda: self._queue.claim(heartbeat))
             finished = None if claimed is None else self._work(claimed)
         except KeyError:  # what Optuna's storage says of what is not there
             self._retry(lambda: optuna_study(self._records))
             raise
+        self._remove_leftovers(heartbeat)
         self._retry(self._require_parents)
         return finished
+
+    def _settle_abandoned(self, trial: Trial) -> StoredTrial:
+        self._leftovers_are_due = True  # its worker's entry says no more that it holds a trial
+        return self._recorder.settle_abandoned(trial)
+
+    def _remove_leftovers(self, heartbeat: Heartbeat) -> None:
+        """Remove what killed workers have left, if there may be something new."""
+        if self._leftovers_are_due:
+            self._retry(lambda: remove_leftovers(self._records, self._artifacts, heartbeat.alive()))
+            self._leftovers_are_due = False
 
     def _may_go_on(self) -> bool:
         """Return whether to take another trial; waits while the study is paused."""
@@ -179,6 +205,7 @@ class TrialLoop:
         stored = self._evaluate(claimed)
         if claimed.interrupted:
             self._retry(lambda: self._recorder.remove_leftovers(number))
+            self._leftovers_are_due = True
         if not stored:
             _log.warning("trial %d was taken over by another worker, which took this one for dead", number)
             self._reporter.report(TrialLost(trial=number))

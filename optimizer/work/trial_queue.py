@@ -10,7 +10,7 @@ from optuna.trial import Trial
 from optimizer.observe.events import Reporter, TrialEnded, TrialTakenOver
 from optimizer.search.sampler import distributions
 from optimizer.search.stopping import has_ended
-from optimizer.work.heartbeat import RERUNS, Heartbeat, deaths
+from optimizer.work.heartbeat import RERUNS, Heartbeat, deaths, errors
 from optimizer.work.trial_order import TrialOrder
 from studies.recipe.recipe import Recipe
 from studies.records import stored_trials, workers
@@ -124,15 +124,19 @@ class TrialQueue:
         return None
 
     def _next_attempt(self, stored: StoredTrial) -> int | None:
-        """Return the number of the next attempt; None if too many workers died over the trial, which fails it.
+        """Return the number of the next attempt; None if too many died or failed over the trial, which fails it.
 
         A worker that left by itself has signed off, and does not count as dead.
         """
         if not workers.is_registered(self._records.database, stored.worker_id):
-            return stored.attempt
-        if stored.attempt <= RERUNS:
+            if stored.attempt <= RERUNS + 1:
+                return stored.attempt
+            failure = errors(stored.attempt - 1)
+        elif stored.attempt <= RERUNS:
             return stored.attempt + 1
-        stored_trials.fail_trial(self._records, stored.number, stored.worker_id, deaths(stored.attempt))
+        else:
+            failure = deaths(stored.attempt)
+        stored_trials.fail_trial(self._records, stored.number, stored.worker_id, failure)
         return None
 
     def _prepare(self, start: _Start, worker_id: str) -> ClaimedTrial:

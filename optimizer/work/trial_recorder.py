@@ -102,11 +102,19 @@ class TrialRecorder:
             self._tell(trial, stored)
         return stored
 
+    def settle_abandoned(self, trial: Trial) -> StoredTrial:
+        """Settle a trial whose worker is dead, and remove what it left."""
+        stored = self.settle(trial)
+        self.remove_leftovers(stored.number)
+        return stored
+
     def remove_leftovers(self, number: int) -> None:
-        """Remove the files of workers that did not finish a trial."""
+        """Remove the files of workers that did not finish a trial. A failed trial has none."""
         stored = self._gains.stored_trial(number)
         if stored.state != "running":
             self._artifacts.remove_others(self._records.study.key, number, stored.worker_id)
+        if stored.state == "failed":
+            self._artifacts.of_trial(self._records.study.key, number, stored.worker_id).remove()
 
     def _files(self, claimed: ClaimedTrial) -> TrialFiles:
         return self._artifacts.of_trial(self._records.study.key, claimed.number, claimed.worker_id)

@@ -16,7 +16,8 @@ from typing import Protocol
 import torch
 
 from basics.errors import MergetuneError
-from optimizer.errors import DatabaseLostError, FinalError
+from basics.messages import with_kind
+from optimizer.errors import DatabaseLostError, FinalError, OptimizerError
 from optimizer.observe.events import (
     Reporter,
     StopAsked,
@@ -28,23 +29,43 @@ from optimizer.observe.events import (
 )
 from optimizer.runtime.pool import RuntimePool
 from optimizer.runtime.setup import Runtime
-from optimizer.system.retry import LIMIT_SECONDS
+from optimizer.system.retry import LIMIT_SECONDS, OUTAGES
 from optimizer.work.heartbeat import Heartbeat, registered_worker
+from optimizer.work.leftovers import remove_leftovers
 from optimizer.work.scheduling import PendingWork, WaitingStudy, choose
 from optimizer.work.trial_loop import TrialLoop
-from studies.errors import ArtifactError, StudyError
+from studies.errors import (
+    ArtifactError,
+    DatabaseLockedError,
+    DatabaseReplacedError,
+    SchemaChangedError,
+    WaitEndedError,
+)
 from studies.files.artifacts import Artifacts
 from studies.records import stored_studies, stored_trials
 from studies.records.control import StudyControl, status_of, study_controls
 from studies.records.database import Database
 from studies.records.study_records import StudyRecords
 from studies.records.workers import Task, claim_final, finals_held, give_back, turn_to, workers_at
+from studies.system.waiting import ending_when
 
 POLL_SECONDS = 5.0  # between two checks for work while there is none
 RETRY_SECONDS = 300.0  # until a study that could not be worked on is tried again
 
-OBSTACLES = (MergetuneError, OSError, torch.OutOfMemoryError)
-"""What keeps a worker from one study, and not from the others."""
+OF_ALL_STUDIES = (
+    DatabaseLostError,
+    DatabaseLockedError,
+    DatabaseReplacedError,
+    SchemaChangedError,
+    ArtifactError,
+    WaitEndedError,
+    torch.AcceleratorError,  # the card is in a state that only a new process leaves
+    KeyboardInterrupt,
+)
+"""What keeps a worker from every study. Whatever else one raises, be it SystemExit of a plug-in, is that study's."""
+
+EXPECTED = (MergetuneError, OSError, torch.OutOfMemoryError)
+"""What keeps a worker from one study by no fault of its trial, which others may take."""
 
 _log = logging.getLogger(__name__)
 
@@ -112,6 +133,7 @@ class Worker:
         self._refusals: dict[str, _Refusal] = {}
         self._without_final: set[tuple[int, int]] = set()  # (study id, its trials): there was nothing to compare
         self.doing = "looking for work"  # in words, for people
+        self._finished = 0  # trials
         self._current: int | None = None  # the study it is at
         self._since = 0.0  # time.monotonic
         self._looked = 0.0  # time.monotonic, when it last chose among the studies
@@ -122,27 +144,35 @@ class Worker:
         Raises:
             OptimizerError, StudyError, ScorerError, SpaceError: studies were named, and none can be worked on.
             DatabaseLostError: the database went away and stayed away.
-            ArtifactError: the artifact store did, is full, or refuses.
+            DatabaseLockedError: another process has kept the database's lock.
+            DatabaseReplacedError, ArtifactsReplacedError: the database's file or the artifact folder is another one.
+            ArtifactError: the artifact store went away, is full, or refuses.
         """
-        finished, idle = 0, False
-        with registered_worker(self._database, self._retry) as heartbeat:
-            while not self._stop.is_set():
-                turn = self._retry(lambda: self._next(heartbeat))
-                if turn is not None:
-                    idle = False
-                    done = self._take(turn, heartbeat)
-                    finished += done
-                    if not done:  # another was faster, or it cannot be worked on: no cause to hurry
-                        self._stop.wait(min(1.0, self._settings.poll_seconds))
-                elif self._settings.until_done and not self._retry(self._is_paused):
-                    break
-                else:
-                    if not idle:
-                        self._host.report(WaitingForWork())
-                        self.doing = "waiting for work"
-                        idle = True
-                    self._stop.wait(self._settings.poll_seconds)
-        return finished
+        waits = ending_when(self._stop.is_set, self._settings.patience_seconds)
+        with waits, registered_worker(self._database, self._retry) as heartbeat:
+            try:
+                self._serve(heartbeat)
+            except WaitEndedError as error:  # an unfinished trial is run again
+                _log.warning("%s", error)
+        return self._finished
+
+    def _serve(self, heartbeat: Heartbeat) -> None:
+        """Take one turn after the other."""
+        idle = False
+        while not self._stop.is_set():
+            turn = self._retry(lambda: self._next(heartbeat))
+            if turn is not None:
+                idle = False
+                if not self._take(turn, heartbeat):  # another was faster, or it cannot be worked on: no cause to hurry
+                    self._stop.wait(min(1.0, self._settings.poll_seconds))
+            elif self._settings.until_done and not self._retry(lambda: self._may_have_work(heartbeat)):
+                break
+            else:
+                if not idle:
+                    self._host.report(WaitingForWork())
+                    self.doing = "waiting for work"
+                    idle = True
+                self._stop.wait(self._settings.poll_seconds)
 
     # --------------------------------------------------------------------------------- choosing
 
@@ -181,13 +211,26 @@ class Worker:
                 wanted.append(control)
         return wanted
 
-    def _is_paused(self) -> bool:
-        """Return whether a study is paused, so that there may be work later."""
+    def _may_have_work(self, heartbeat: Heartbeat) -> bool:
+        """Return whether there may be work later.
+
+        There may where a study is paused, and where others are at one of ours: they may die, or hang until they count
+        as dead, and then leave a trial or a final.
+        """
         names = self._settings.names
+        held: frozenset[int] = frozenset()
+        if self._settings.finals:
+            held = finals_held(self._database, heartbeat.alive() - {heartbeat.worker_id})
         return any(
-            control.status == "paused" and (not names or control.name in names)
+            control.status == "paused" or control.study_id in held or self._is_in_progress(control)
             for control in study_controls(self._database)
+            if control.status != "stopped" and (not names or control.name in names)
         )
+
+    def _is_in_progress(self, control: StudyControl) -> bool:
+        """Return whether others work on trials of a study that this worker can work on."""
+        pending = self._pending.get(control.study_id)
+        return control.name not in self._refusals and pending is not None and pending.is_in_progress(self._database)
 
     def _look(self, control: StudyControl, alive: Collection[str]) -> _Turn | None:
         """Check an active study for something to do."""
@@ -196,7 +239,9 @@ class Worker:
             if control.study_id not in self._pending:
                 self._pending[control.study_id] = PendingWork(records)
             task = self._pending[control.study_id].task(records, alive)
-        except StudyError as error:  # deleted, also in the dashboard, or its scorer plug-in is not installed here
+        except (*OF_ALL_STUDIES, *OUTAGES):
+            raise
+        except BaseException as error:  # noqa: BLE001 - deleted, unreadable, or its plug-in ends the process
             self._refuse(control.name, error)
             return None
         if task == "final" and (not self._settings.finals or self._final_state(records) in self._without_final):
@@ -216,13 +261,14 @@ class Worker:
                 self._hold_final(turn.records, heartbeat)
                 return 0
             return self._work(turn.records, heartbeat)
-        except (DatabaseLostError, ArtifactError):  # another study would fare no better
+        except OF_ALL_STUDIES:  # another study would fare no better
             raise
-        except OBSTACLES as error:
+        except BaseException as error:  # noqa: BLE001 - a study's plug-ins may raise anything
+            expected = isinstance(error, (*EXPECTED, *OUTAGES))
             self._refuse(turn.records.study.name, error)
         # Outside the handler, or the error's traceback would hold what is to be dropped.
         self._runtimes.drop(turn.records.study.id)
-        self._retry(lambda: give_back(self._database, heartbeat.worker_id))
+        self._retry(lambda: give_back(self._database, heartbeat.worker_id, counts=not expected))
         return 0
 
     def _work(self, records: StudyRecords, heartbeat: Heartbeat) -> int:
@@ -236,6 +282,7 @@ class Worker:
             try:
                 while (done := loop.work_once(heartbeat)) is not None:
                     finished += done
+                    self._finished += done
                     if not self._stays(records, heartbeat):
                         break
                 if self._stop.is_set():
@@ -267,13 +314,16 @@ class Worker:
             _log.info("no final of %s: %s", records.study.name, error)
         finally:
             self._retry(lambda: turn_to(self._database, heartbeat.worker_id, None))
+        self._retry(lambda: remove_leftovers(records, self._artifacts, heartbeat.alive()))
 
     def _refuse(self, name: str, error: BaseException) -> None:
         """Leave a study alone for `retry_seconds`. Once every study that was named is refused, raise the error."""
         before = self._refusals.get(name)
-        reason = " ".join(str(error).split())
+        reason = with_kind(error)
         self._refusals[name] = _Refusal(reason, time.monotonic())
         if self._settings.names and self._settings.names <= self._refusals.keys():
-            raise error
+            if isinstance(error, Exception):
+                raise error
+            raise OptimizerError(f"study {name} ended its worker: {reason}") from error
         if before is None or before.reason != reason:
             self._host.report(StudyRefused(name=name, reason=reason))

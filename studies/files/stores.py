@@ -9,9 +9,9 @@ from __future__ import annotations
 import errno
 import io
 import os
-import uuid
+import stat
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 from optuna.artifacts import Boto3ArtifactStore, FileSystemArtifactStore
 from optuna.artifacts.exceptions import ArtifactNotFound
 
-from studies.errors import ArtifactError, ArtifactsAwayError
+from basics.files import open_to_write, replacing
+from studies.errors import ArtifactError, ArtifactsAwayError, ArtifactsReplacedError
 
 if TYPE_CHECKING:
     from botocore.exceptions import ClientError
@@ -29,7 +30,6 @@ SCHEME: Final = "s3://"
 CONNECT_SECONDS: Final = 10
 ANSWER_SECONDS: Final = 60
 ATTEMPTS: Final = 3  # of botocore, within a second or two; the worker waits for longer outages
-PART: Final = ".part-"  # in the name of a file that is still being written
 
 AWAY: Final = frozenset(
     {errno.EIO, errno.ESTALE, errno.ENODEV, errno.ENOTCONN, errno.ETIMEDOUT, errno.EHOSTDOWN, errno.EHOSTUNREACH}
@@ -67,7 +67,10 @@ class Store(Protocol):
         """Remove a file, if it exists."""
 
     def files(self, prefix: str) -> Iterator[StoredFile]:
-        """Yield the files whose names begin with `prefix`, unordered, including those that were only partly written."""
+        """Yield the files whose names begin with `prefix`, unordered, including those that were only partly written.
+
+        What is no file, such as a pipe or a link that leads to itself, is left out.
+        """
 
 
 class FolderStore:
@@ -82,6 +85,8 @@ class FolderStore:
     def __init__(self, folder: Path, *, required: bool = True) -> None:
         self.folder, self._required = folder, required
         self._files = FileSystemArtifactStore(folder)
+        self._identity: tuple[int, int] | None = None  # device and inode of the base
+        self._known: set[str] = set()  # what this process saw in it, or put there
 
     @property
     def location(self) -> str:
@@ -97,6 +102,8 @@ class FolderStore:
             self._base.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise ArtifactError(f"the artifact folder {self.folder} cannot be created: {error.strerror}") from error
+        with self._explained("studies"):
+            self._require_base()
 
     @property
     def _base(self) -> Path:
@@ -104,6 +111,7 @@ class FolderStore:
 
     def read(self, name: str) -> bytes:
         with self._explained(name):
+            self._require_readable(name)
             try:
                 with self._files.open_reader(name) as file:
                     return file.read()
@@ -113,17 +121,14 @@ class FolderStore:
 
     def write(self, name: str, content: bytes) -> None:
         path = self.folder / name
-        part = f"{name}{PART}{uuid.uuid4().hex[:8]}"
         with self._explained(name):
             self._require_base()
-            if path.resolve().is_relative_to(self.folder):  # Optuna's store refuses any other name
-                path.parent.mkdir(parents=True, exist_ok=True)
-            try:
-                self._files.write(part, io.BytesIO(content))
-                (self.folder / part).replace(path)
-            except BaseException:
-                (self.folder / part).unlink(missing_ok=True)
-                raise
+            if not path.parent.resolve().is_relative_to(self.folder) or path.name == "..":
+                raise ValueError(name)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with replacing(path) as part, open_to_write(part) as file:
+                file.write(content)
+            self._note(path)
 
     def remove(self, name: str) -> None:
         with self._explained(name):
@@ -150,13 +155,48 @@ class FolderStore:
                 for name in names:
                     path = Path(folder) / name
                     relative = path.relative_to(self.folder).as_posix()
-                    if relative.startswith(prefix):
-                        with suppress(FileNotFoundError):  # removed just now
-                            yield StoredFile(relative, path.stat().st_size)
+                    status = _status(path) if relative.startswith(prefix) else None
+                    if status is not None and stat.S_ISREG(status.st_mode):
+                        yield StoredFile(relative, status.st_size)
+
+    def _require_readable(self, name: str) -> None:
+        """Refuse what is no file: reading a pipe would never end.
+
+        Raises:
+            ArtifactNotFound: something else bears the name.
+        """
+        path = self.folder / name
+        if path.is_symlink() or path.exists():
+            status = _status(path)
+            if status is None or not stat.S_ISREG(status.st_mode):
+                raise ArtifactNotFound(f"{name} is no file")
 
     def _require_base(self) -> None:
-        if self._required and not self._base.is_dir():
+        """Refuse to go on where the folder is missing, or another one by now.
+
+        A share that was mounted anew may have other numbers, so those alone prove nothing: the folder is another one if
+        nothing is in it that was there before.
+        """
+        if not self._required:
+            return
+        if not self._base.is_dir():
             raise ArtifactsAwayError(f"the artifact folder {self.folder} is missing: is a share not mounted?")
+        found = self._base.stat()
+        identity = (found.st_dev, found.st_ino)
+        if identity == self._identity:
+            return
+        there = {entry.name for entry in self._base.iterdir()}
+        if self._known and not self._known & there:
+            raise ArtifactsReplacedError(
+                f"the artifact folder {self.folder} was replaced by another one while it was in use: nothing more is "
+                "written; put the folder back, or restore a backup, and go on with `mergetune study resume`"
+            )
+        self._identity, self._known = identity, there
+
+    def _note(self, path: Path) -> None:
+        """Note what was written below the base, by which the folder will be known."""
+        if path.is_relative_to(self._base):
+            self._known.add(path.relative_to(self._base).parts[0])
 
     @contextmanager
     def _explained(self, name: str) -> Iterator[None]:
@@ -261,6 +301,16 @@ class BucketStore:
         if status >= 500 or code in BUSY:
             return ArtifactsAwayError(f"artifact store {self.location}: {_one_line(error)}")
         return ArtifactError(f"artifact store {self.location}: {_one_line(error)}: check its credentials and policy")
+
+
+def _status(path: Path) -> os.stat_result | None:
+    """Look at a file; None for one that was removed just now, and for a link that leads nowhere, or to itself."""
+    try:
+        return path.stat()
+    except OSError as error:
+        if error.errno not in {errno.ENOENT, errno.ELOOP}:
+            raise
+        return None
 
 
 def _raise_unless_gone(error: OSError) -> None:

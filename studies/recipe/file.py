@@ -20,8 +20,9 @@ from pydantic import (
     model_validator,
 )
 
-from basics.messages import unknown_name, visible
+from basics.messages import unknown_name
 from basics.settings import FrozenSettings, explain
+from basics.texts import visible
 from scorers.config import SpecPath
 from search_spaces.block_presets import block_preset, preset_ratios
 from search_spaces.block_weights import leaves_out_base, parse_block_weights

@@ -6,7 +6,7 @@ import functools
 import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,21 +21,20 @@ from sqlalchemy.engine import Connection, CursorResult, Engine, make_url
 from sqlalchemy.exc import SQLAlchemyError
 
 from basics.messages import first_line
-from studies.errors import DatabaseError, DatabaseReadOnlyError, SchemaChangedError
+from studies.errors import DatabaseAwayError, DatabaseError, DatabaseReadOnlyError, SchemaChangedError
+from studies.records.file_identity import OpenedFile
+from studies.records.locking import KEEPALIVES, limit_silence, lock_file, require_lock_of, server_lock, sqlite_lock
 from studies.records.other_programs import refuse_other_programs
+from studies.records.patient_sqlite import PatientConnection
 from studies.records.read_only import reading_options
-from studies.records.refusals import TAKES_NO_WRITES, explain_refusals, in_words, lacks_a_right
+from studies.records.refusals import TAKES_NO_WRITES, explain_refusals, in_words, is_away, lacks_a_right
+from studies.records.stored_json import parse_json
 from studies.records.tables import VERSION_TABLE
 from studies.system.database_url import canonical_url, database_file, redacted, storage_argument
 from studies.system.passwords import read_password_file
 
-SQLITE_WAIT_SECONDS = 60.0  # for another process's write
 SERVER_WAIT_SECONDS = 10  # for a connection
-# libpq's names: a machine that vanished without a word is noticed in a minute, not after the hours that Linux takes.
-KEEPALIVES = {"keepalives_idle": 30, "keepalives_interval": 10, "keepalives_count": 3}  # seconds, seconds, times
 VANISHED_PEER = {**KEEPALIVES, "tcp_user_timeout": 60_000}  # milliseconds for what was sent and not acknowledged
-# Whatever a server or role has as its default: a wait for the lock is no statement that hangs, and its holder is busy.
-UNLIMITED = ("statement_timeout", "lock_timeout", "idle_in_transaction_session_timeout")
 # As libpq has PGPASSFILE, but with the password alone: one file serves the database's container and us.
 PASSWORD_FILE_VARIABLE = "MERGETUNE_STORAGE_PASSWORD_FILE"  # noqa: S105 - the variable's name
 SQLITE_MAGIC = b"SQLite format 3\x00"
@@ -47,6 +46,7 @@ class Database:
 
     url: str
     storage: RDBStorage
+    file: OpenedFile | None = None  # of a SQLite database that is written
     reads_only: bool = False  # nothing can be written through it
 
     @property
@@ -61,6 +61,8 @@ class Database:
 
         Raises:
             SchemaChangedError: another version has changed the tables since they were opened.
+            DatabaseReplacedError: the file was removed, moved or replaced since then.
+            LockLostError: this thread held the lock of `exclusive`, and was silent for too long.
         """
         with self.engine.begin() as connection:
             _require_known_schema(connection)
@@ -71,15 +73,26 @@ class Database:
         """Hold every other process off while the block runs, as while a trial is taken.
 
         Optuna hands out trials one by one only where the database can lock rows; SQLite cannot. Who only reads waits
-        for the lock of others, and makes none.
+        for the lock of others, and makes none. A long wait is logged, with the process that has the lock.
 
         Raises:
             SchemaChangedError: another version has changed the tables since they were opened.
+            DatabaseReplacedError: the file was removed, moved or replaced since then.
+            DatabaseLockedError: another process has kept the lock for too long.
+            LockLostError: this process was silent for so long that another has the lock; what it wanted to write since
+                is not stored.
+            WaitEndedError: the process was asked to stop meanwhile.
         """
+        self._require_same_file()  # or a lock would be made anew, in a folder that may be gone
         with _exclusive(self.engine, database_file(self.url), reads_only=self.reads_only):
+            self._require_same_file()
             with self.engine.connect() as connection:
                 _require_known_schema(connection)
             yield
+
+    def _require_same_file(self) -> None:
+        if self.file is not None:
+            self.file.require_same()
 
     def clock(self) -> float:
         """Return the time by which workers see each other. See the function `clock`."""
@@ -101,6 +114,7 @@ def open_database(url: str, *, create: bool = True) -> Database:
     Raises:
         DatabaseError: it cannot be reached, is no database or another program's, or was written by a newer mergetune
             or Optuna.
+        DatabaseAwayError: it cannot be reached now.
         DatabaseReadOnlyError: it takes no writes.
     """
     file = database_file(url)
@@ -108,7 +122,18 @@ def open_database(url: str, *, create: bool = True) -> Database:
         _check_file(file, create=create)
         _require_writable(file)
     with _explained(url), _set_up_alone(url, file):
-        return Database(url=url, storage=_open_storage(url, file))
+        storage = _open_storage(url, file)
+        opened = None if file is None else OpenedFile(file)
+        _guard_commits(storage.engine, opened)
+        return Database(url=url, storage=storage, file=opened)
+
+
+def _guard_commits(engine: Engine, file: OpenedFile | None) -> None:
+    """Let nothing be committed that would be lost or done twice; Optuna's writes come here as well as ours."""
+    if file is None:
+        sa.event.listen(engine, "commit", require_lock_of)
+    else:
+        sa.event.listen(engine, "commit", lambda _connection: file.require_same())
 
 
 def stored_schema(url: str) -> str | None:
@@ -155,7 +180,8 @@ def _explained(url: str) -> Iterator[None]:
     try:
         yield
     except (SQLAlchemyError, OptunaError, OSError, RuntimeError, ImportError, ValueError) as error:
-        raise DatabaseError(f"the study database {redacted(url)} cannot be used: {in_words(error)}") from error
+        kind = DatabaseAwayError if is_away(error) else DatabaseError
+        raise kind(f"the study database {redacted(url)} cannot be used: {in_words(error)}") from error
 
 
 def _require_writable(file: Path) -> None:
@@ -222,7 +248,7 @@ def _check_file(file: Path, *, create: bool) -> None:
 def _engine_options(url: str) -> dict[str, Any]:
     parsed = make_url(url)
     if parsed.get_backend_name() == "sqlite":
-        return {"connect_args": {"timeout": SQLITE_WAIT_SECONDS}}
+        return {"connect_args": {"factory": PatientConnection}, "json_deserializer": parse_json}
     usual = {"connect_timeout": SERVER_WAIT_SECONDS, **VANISHED_PEER}
     arguments: dict[str, Any] = {name: value for name, value in usual.items() if name not in parsed.query}
     # Whatever the server's own encoding is: it converts, or keeps bytes as they are (SQL_ASCII).
@@ -233,7 +259,7 @@ def _engine_options(url: str) -> dict[str, Any]:
     file = os.environ.get(PASSWORD_FILE_VARIABLE)
     if file and not parsed.password and "password" not in parsed.query:
         arguments["password"] = read_password_file(Path(file))
-    return {"pool_pre_ping": True, "connect_args": arguments}
+    return {"pool_pre_ping": True, "connect_args": arguments, "json_deserializer": parse_json}
 
 
 def _reading_options(url: str, file: Path | None) -> dict[str, Any]:
@@ -253,7 +279,7 @@ def _set_up_alone(url: str, file: Path | None) -> Iterator[None]:
         if file is None:
             _require_writes(looking, url)
         current = _is_current(looking)
-        if not current and (file is None or not _lock_of(file).exists()):
+        if not current and (file is None or not lock_file(file).exists()):
             _refuse_other_programs(looking, url)  # before a lock is made beside their file
     if current:
         yield
@@ -287,9 +313,8 @@ def _open_storage(url: str, file: Path | None) -> RDBStorage:
         storage.engine.dispose()
         raise
     explain_refusals(storage.engine, url)
-    if file is not None:
-        sa.event.listen(storage.engine, "connect", _tune_sqlite)
-        storage.engine.dispose()  # connections made so far were not tuned
+    sa.event.listen(storage.engine, "connect", limit_silence if file is None else _tune_sqlite)
+    storage.engine.dispose()  # connections made so far were not tuned
     return storage
 
 
@@ -413,46 +438,17 @@ def _stored_revision(connection: Connection) -> str | None:
     return None if row is None else str(row[0])
 
 
-@contextmanager
-def _exclusive(engine: Engine, file: Path | None, *, reads_only: bool = False) -> Iterator[None]:
+def _exclusive(engine: Engine, file: Path | None, *, reads_only: bool = False) -> AbstractContextManager[None]:
     """Let in one process at a time, by a lock that the system or the server releases when its holder dies.
 
     Args:
         reads_only: whether to wait only where there is a lock's file already.
     """
-    if file is not None:
-        with sqlite_lock(file) if not reads_only or _lock_of(file).exists() else nullcontext():
-            yield
-        return
-    with engine.connect() as connection:
-        # The server, too, must find out soon that a holder's machine is gone: everyone waits for the lock.
-        values = {f"tcp_{name}": value for name, value in KEEPALIVES.items()} | dict.fromkeys(UNLIMITED, 0)
-        settings = ", ".join(f"set_config('{name}', '{value}', false)" for name, value in values.items())
-        connection.execute(sa.text(f"SELECT {settings}"))
-        connection.execute(sa.text("SELECT pg_advisory_lock(hashtext('mergetune'))"))
-        try:
-            yield
-        finally:
-            connection.execute(sa.text("SELECT pg_advisory_unlock(hashtext('mergetune'))"))
-
-
-@contextmanager
-def sqlite_lock(file: Path) -> Iterator[None]:
-    """Hold a lock between the processes of one machine."""
-    import fcntl
-
-    lock = _lock_of(file)
-    with lock.open("r" if lock.exists() and not os.access(lock, os.W_OK) else "a") as handle:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        try:
-            yield
-        finally:
-            fcntl.flock(handle, fcntl.LOCK_UN)
-
-
-def _lock_of(file: Path) -> Path:
-    real = file.resolve()  # whatever link leads to it, there is one lock
-    return real.with_name(f"{real.name}.lock")
+    if file is None:
+        return server_lock(engine)
+    if reads_only and not lock_file(file).exists():
+        return nullcontext()
+    return sqlite_lock(file, silently=reads_only)
 
 
 def now() -> float:

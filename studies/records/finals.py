@@ -11,6 +11,7 @@ import sqlalchemy as sa
 from studies.records import tables
 from studies.records.database import now
 from studies.records.origins import Origin
+from studies.records.stored_json import explained_row, mapping
 from studies.records.study_records import StudyRecords
 from studies.records.values import Gain, StoredStudy, StoredTrial
 
@@ -103,24 +104,27 @@ def load_final(records: StudyRecords) -> Final | None:
         rows = connection.execute(query).all()
     if not rows:
         return None
+    with explained_row("the final"):
+        finalists = tuple(map(_finalist, rows))
     return Final(
         suite_digest=rows[0].suite_digest,
         complete_trials=rows[0].complete_trials,
         created_at=rows[0].created_at,
-        finalists=tuple(
-            Finalist(
-                number=row.number,
-                origin=Origin.parse(row.origin),
-                objectives=row.objectives,
-                image_scores={name: tuple(values) for name, values in row.image_scores.items()},
-                set_scores=row.set_scores,
-                in_sample=_gains(row.in_sample),
-                held_out=_gains(row.held_out),
-                chosen=row.chosen,
-                failure=row.failure,
-            )
-            for row in rows
-        ),
+        finalists=finalists,
+    )
+
+
+def _finalist(row: sa.Row[Any]) -> Finalist:
+    return Finalist(
+        number=row.number,
+        origin=Origin.parse(row.origin),
+        objectives=mapping(row.objectives),
+        image_scores={name: tuple(values) for name, values in mapping(row.image_scores).items()},
+        set_scores=mapping(row.set_scores),
+        in_sample=_gains(mapping(row.in_sample)),
+        held_out=_gains(mapping(row.held_out)),
+        chosen=row.chosen,
+        failure=row.failure,
     )
 
 

@@ -14,19 +14,20 @@ import shutil
 import sqlite3
 import tempfile
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 from urllib.parse import quote
 
 from sqlalchemy import NullPool
 
 from basics.stamps import stamp_of
-
-WAIT_SECONDS: Final = 60.0  # for another process's lock
+from studies.records.patient_sqlite import PatientConnection
+from studies.records.stored_json import parse_json
 
 
 def reading_options(file: Path) -> dict[str, Any]:
     """Return the arguments by which SQLAlchemy's `create_engine` opens a file for reading."""
-    return {"creator": functools.partial(connect_to_read, file.absolute()), "poolclass": NullPool}
+    connect = functools.partial(connect_to_read, file.absolute())
+    return {"creator": connect, "poolclass": NullPool, "json_deserializer": parse_json}
 
 
 def connect_to_read(file: Path) -> sqlite3.Connection:
@@ -53,9 +54,9 @@ def _is_in_wal_mode(file: Path) -> bool:
         return handle.read(20)[18:] == b"\x02\x02"
 
 
-def _connect(file: Path, how: str, kind: type[sqlite3.Connection] = sqlite3.Connection) -> sqlite3.Connection:
+def _connect(file: Path, how: str, kind: type[PatientConnection] = PatientConnection) -> sqlite3.Connection:
     url = f"file:{quote(os.fsencode(file))}?{how}"
-    connection = sqlite3.connect(url, timeout=WAIT_SECONDS, check_same_thread=False, uri=True, factory=kind)
+    connection = sqlite3.connect(url, check_same_thread=False, uri=True, factory=kind)
     if isinstance(connection, _Undisturbed):
         connection.watch(file)
     return connection
@@ -67,13 +68,13 @@ def _connect_to_copy(file: Path, log: Path) -> sqlite3.Connection:
         copy = Path(folder) / "copy.db"
         shutil.copyfile(file, copy)
         shutil.copyfile(log, copy.with_name(f"{copy.name}-wal"))
-        connection = sqlite3.connect(copy, timeout=WAIT_SECONDS, check_same_thread=False)
+        connection = sqlite3.connect(copy, check_same_thread=False)  # nobody else knows it
         connection.execute("SELECT count(*) FROM sqlite_master").fetchone()  # opens the log, which then may go
         connection.execute("PRAGMA query_only=ON")
     return connection
 
 
-class _Undisturbed(sqlite3.Connection):
+class _Undisturbed(PatientConnection):
     """A connection that takes no lock and so must find out whether somebody has written meanwhile.
 
     What is written goes to a log of its own, until that is taken into the file: only then is the file changed.

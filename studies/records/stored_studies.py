@@ -10,10 +10,12 @@ from typing import Any, Protocol
 import optuna
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Row
+from sqlalchemy.exc import SQLAlchemyError
 
+from basics.messages import with_kind
 from basics.names import the_same
 from scorers.protocol import Direction
-from studies.errors import SpecError, StudyExistsError, StudyMissingError
+from studies.errors import DatabaseError, StudyError, StudyExistsError, StudyMissingError
 from studies.records import tables
 from studies.records.database import Database, inserted_id, now
 from studies.records.optuna_studies import BEGINNING, create_optuna_study
@@ -185,18 +187,23 @@ def list_studies(database: Database) -> list[StudyRecords]:
 def unreadable_studies(database: Database) -> dict[str, str]:
     """Return name -> why, of studies that cannot be read here: because a scorer plug-in is not installed, say."""
     found = every_study(database)
-    return {name: str(error) for name, error in found.items() if isinstance(error, SpecError)}
+    return {name: str(error) for name, error in found.items() if isinstance(error, StudyError)}
 
 
-def every_study(database: Database) -> dict[str, StudyRecords | SpecError]:
-    """Return name -> the study, or why it cannot be read here."""
-    found: dict[str, StudyRecords | SpecError] = {}
+def every_study(database: Database) -> dict[str, StudyRecords | StudyError]:
+    """Return name -> the study, or why it cannot be read here. Each is read by itself, so none hides another."""
+    found: dict[str, StudyRecords | StudyError] = {}
     with database.engine.connect() as connection:
-        for row in connection.execute(sa.select(tables.studies).order_by(tables.studies.c.id)).all():
+        for name in _names(connection):
             try:
-                found[row.name] = StudyRecords(database=database, study=_study(connection, row))
-            except SpecError as error:
-                found[row.name] = error
+                row = connection.execute(sa.select(tables.studies).where(tables.studies.c.name == name)).one()
+                found[name] = StudyRecords(database=database, study=_study(connection, row))
+            except StudyError as error:
+                found[name] = error
+            except (SQLAlchemyError, MemoryError):
+                raise
+            except Exception as error:  # noqa: BLE001 - whatever another program has put into the row
+                found[name] = DatabaseError(f"its row is malformed ({with_kind(error)}): restore a backup")
     return found
 
 

@@ -14,6 +14,7 @@ from studies.records.batch_limits import limits_from_json, limits_to_json
 from studies.records.database import now
 from studies.records.failures import Failure
 from studies.records.origins import Origin
+from studies.records.stored_json import explained_row, mapping
 from studies.records.stored_renders import insert_renders
 from studies.records.study_records import StudyRecords
 from studies.records.values import Gain, StoredTrial, TrialResult
@@ -165,9 +166,19 @@ def load_trial(records: StudyRecords, number: int) -> StoredTrial | None:
 
 
 def _trial(row: Row[Any]) -> StoredTrial:
+    """Return a row's trial.
+
+    Raises:
+        DatabaseError: the row is malformed.
+    """
+    with explained_row(f"trial {row.number}"):
+        return _well_formed(row)
+
+
+def _well_formed(row: Row[Any]) -> StoredTrial:
     gains = {
         name: Gain(value=value, low=low, high=high, parent=parent)
-        for name, (value, low, high, parent) in (row.gains or {}).items()
+        for name, (value, low, high, parent) in mapping(row.gains).items()
     }
     return StoredTrial(
         id=row.id,
@@ -179,11 +190,11 @@ def _trial(row: Row[Any]) -> StoredTrial:
         state=row.state,
         reason=row.reason,
         failure=row.failure,
-        objectives=row.objectives or {},
+        objectives=mapping(row.objectives),
         gains=gains,
-        errors=row.errors or {},
-        seconds=row.seconds or {},
-        machine=row.machine or {},
+        errors=mapping(row.errors),
+        seconds=mapping(row.seconds),
+        machine=mapping(row.machine),
         batch_limits=limits_from_json(row.batch_limits),
         contact_sheet=row.sheet,
         started_at=row.started_at,

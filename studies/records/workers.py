@@ -52,6 +52,25 @@ def remove_worker(database: Database, worker_id: str) -> None:
         connection.execute(tables.workers.delete().where(tables.workers.c.id == worker_id))
 
 
+def dead_workers(database: Database, alive: Collection[str], study: StoredStudy | None = None) -> frozenset[str]:
+    """Return the ids of dead workers that hold no trial: nothing depends on their entries any more.
+
+    The entry of one that holds a trial says that it did not give the trial back.
+
+    Args:
+        alive: workers that are not known to be dead.
+        study: leaves out those that were at another study.
+    """
+    workers = tables.workers.c
+    query = sa.select(workers.id)
+    if study is not None:
+        query = query.where(sa.or_(workers.study_id == study.id, workers.study_id.is_(None)))
+    holders = sa.select(tables.trials.c.worker_id).where(tables.trials.c.state == "running")
+    with database.engine.connect() as connection:
+        found = set(connection.execute(query).scalars())
+        return frozenset(found - set(alive) - set(connection.execute(holders).scalars()))
+
+
 def is_registered(database: Database, worker_id: str) -> bool:
     """Return whether a worker has not left: it is alive, or it died."""
     with database.engine.connect() as connection:
@@ -115,12 +134,17 @@ def claim_final(records: StudyRecords, worker_id: str, alive: Collection[str]) -
         return True
 
 
-def give_back(database: Database, worker_id: str) -> None:
-    """Give back the trial of a worker that lives on, so that anyone may take it. This counts as no death."""
+def give_back(database: Database, worker_id: str, *, counts: bool = False) -> None:
+    """Give back the trial of a worker that lives on, so that anyone may take it. This counts as no death.
+
+    Args:
+        counts: whether it counts as an attempt all the same: the trial may be what the worker failed at.
+    """
     trials = tables.trials.c
     held = sa.and_(trials.worker_id == worker_id, trials.state == "running")
     with database.write() as connection:
-        connection.execute(tables.trials.update().where(held).values(worker_id=""))
+        values = {"worker_id": "", "attempt": trials.attempt + int(counts)}
+        connection.execute(tables.trials.update().where(held).values(**values))
 
 
 def finals_held(database: Database, alive: Collection[str]) -> frozenset[int]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Hashable, Iterator
+from collections.abc import Hashable
 from pathlib import Path
 from typing import Any, Final
 
@@ -12,9 +12,6 @@ import yaml
 from basics import foreign
 from studies.errors import StudyError
 
-DOCUMENT_BYTES: Final = 1_000_000  # hundreds of times those of a large spec
-VALUES: Final = 100_000  # of a YAML document; a second for each 30,000
-DEPTH: Final = 50
 _FIRST: Final = "put a text in quotes that begins with @ ` % * & ! | > or a quotation mark"
 _HINTS: Final = {  # words in PyYAML's problem -> what the writer of a text may do
     "mapping values are not allowed": "put a text that contains a colon and a space in quotes",
@@ -28,43 +25,35 @@ _HINTS: Final = {  # words in PyYAML's problem -> what the writer of a text may 
     "expected ',' or": "put a text that contains a comma, a bracket or a # in quotes",
 }
 
+DOCUMENT_BYTES: Final = 1_000_000  # hundreds of times those of a large spec
+MOST_VALUES: Final = 100_000  # of a document, each counted as often as aliases repeat it; 30,000 take a second
+DEPTH: Final = 50
 
-class BoundedLoader(yaml.SafeLoader):
-    """A YAML loader that refuses code, and documents that are larger or deeper than people write, aliases followed."""
+
+class _Loader(yaml.SafeLoader):
+    """A YAML loader that refuses code, repeated keys, values that contain themselves, and more than people write."""
 
     def __init__(self, stream: str) -> None:
         super().__init__(stream)
         self._values = self._depth = 0
-        self._sizes: dict[int, int] = {}  # id of a composed node -> values in it, each as often as it is named
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
-        is_alias, mark = self.check_event(yaml.AliasEvent), self.peek_event().start_mark  # type: ignore[no-untyped-call]
         self._values, self._depth = self._values + 1, self._depth + 1
+        mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]
         if self._depth > DEPTH:
             raise yaml.composer.ComposerError(None, None, f"values are nested more than {DEPTH} deep", mark)
+        if self._values > MOST_VALUES:
+            raise yaml.composer.ComposerError(None, None, f"it has more than {MOST_VALUES:,} values", mark)
         node = super().compose_node(parent, index)
         self._depth -= 1
-        if node is not None and not is_alias:
-            self._sizes[id(node)] = 1 + sum(self._sizes.get(id(inner), 1) for inner in _inner_nodes(node))
-        if max(self._values, self._sizes.get(id(node), 0)) > VALUES:
-            raise yaml.composer.ComposerError(None, None, f"there are more than {VALUES:,} values", mark)
         return node
 
-
-def _inner_nodes(node: yaml.Node) -> Iterator[yaml.Node]:
-    if isinstance(node, yaml.MappingNode):
-        for pair in node.value:
-            yield from pair
-    elif isinstance(node, yaml.SequenceNode):
-        yield from node.value
-
-
-class _Loader(BoundedLoader):
-    """A bounded YAML loader that refuses repeated keys, and values that contain themselves."""
-
-    def __init__(self, stream: str) -> None:
-        super().__init__(stream)
-        self.deep_construct = True  # inner values are built first, so that a recursive alias is refused
+    def get_single_node(self) -> yaml.Node | None:
+        root: yaml.Node | None = super().get_single_node()
+        if root is not None and _count_values(root, {}) > MOST_VALUES:
+            problem = f"it has more than {MOST_VALUES:,} values once its aliases (*name) are written out"
+            raise yaml.constructor.ConstructorError(None, None, problem, root.start_mark)
+        return root
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         seen: set[str] = set()
@@ -119,6 +108,41 @@ def parse_yaml(text: str, origin: str, error: type[StudyError]) -> Any:
         raise error(f"{origin} is not valid YAML{line}: {problem}{_hint(problem)}") from reason
     except (ValueError, RecursionError) as reason:  # a date that does not exist, a thousand brackets
         raise error(f"{origin} is not valid YAML: {reason}; put a text that looks like a date in quotes") from reason
+
+
+def yaml_tree(text: str) -> yaml.Node | None:
+    """Return what YAML text consists of, with where each part is written; None if it is empty.
+
+    Raises:
+        yaml.YAMLError, RecursionError: `parse_yaml` refuses it.
+    """
+    loader = _Loader(text)
+    try:
+        return loader.get_single_node()
+    finally:
+        loader.dispose()
+
+
+def _count_values(node: yaml.Node, counts: dict[int, int]) -> int:
+    """Return how many values a node has with all within it.
+
+    Args:
+        counts: id of a node -> its values; 0 while they are counted.
+
+    Raises:
+        yaml.YAMLError: it contains itself.
+    """
+    if counts.get(id(node)) == 0:
+        raise yaml.constructor.ConstructorError(None, None, "a value contains itself", node.start_mark)
+    if id(node) not in counts:
+        counts[id(node)] = 0
+        inner: list[yaml.Node] = []
+        if isinstance(node, yaml.SequenceNode):
+            inner = node.value
+        elif isinstance(node, yaml.MappingNode):
+            inner = [each for pair in node.value for each in pair]
+        counts[id(node)] = 1 + sum(_count_values(each, counts) for each in inner)
+    return counts[id(node)]
 
 
 def _hint(problem: str) -> str:

@@ -17,7 +17,7 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from basics.names import plain
-from studies.system.documents import BoundedLoader
+from studies.system.documents import yaml_tree
 
 TEXT_EXPECTED: Final = frozenset({"string_type", "path_type"})  # pydantic's findings where a text should stand
 KEY: Final = "[key]"  # pydantic's last step to a key of a mapping
@@ -112,7 +112,7 @@ def _node_at(source: str, steps: tuple[int | str, ...], value: Any) -> tuple[yam
     Returns:
         The node, and the steps that lead to it.
     """
-    node = cast("yaml.Node", yaml.compose(source, Loader=BoundedLoader))  # never empty, as it was validated
+    node = cast("yaml.Node", yaml_tree(source))  # never empty, as it was validated
     taken = list[int | str]()
     for number, step in enumerate(steps):
         if steps[number + 1 :] == (KEY,):
@@ -145,7 +145,7 @@ def cut_texts(source: str) -> list[str]:
     Only a sign without a space after it is suspicious: `lion #1`, but not `lion # my favourite`.
     """
     try:
-        root = yaml.compose(source, Loader=BoundedLoader)
+        root = yaml_tree(source)
     except (yaml.YAMLError, RecursionError):  # said by who reads it
         return []
     found = []
@@ -172,4 +172,4 @@ def _free_texts(node: yaml.Node | None, *, free: bool) -> Iterator[yaml.ScalarNo
             yield from _free_texts(each, free=free)
     elif isinstance(node, yaml.MappingNode):
         for key, value in node.value:
-            yield from _free_texts(value, free=key.value in FREE_TEXTS)
+            yield from _free_texts(value, free=isinstance(key, yaml.ScalarNode) and key.value in FREE_TEXTS)

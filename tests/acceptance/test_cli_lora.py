@@ -218,7 +218,7 @@ BAD = [
     (("bake", "a.safetensors", "words.safetensors:-5", *OUT), ["did you mean -0.5?", "--force"]),
     (("bake", "a.safetensors", "dora.safetensors", *OUT), ["dora.safetensors is a DoRA"]),
     (("bake", "a.safetensors", "code.pt", *OUT), ["code.pt holds executable code", "posix.system"]),
-    (("bake", "a.safetensors", "list.pt", *OUT), ["list.pt holds a list instead of tensors by name"]),
+    (("bake", "a.safetensors", "list.pt", *OUT), ["list.pt holds a LoRA of cloneofsimo's", "`lora_add"]),
     (("bake", "a.safetensors", ".", *OUT), ["no LoRA at .", "a folder", "adapter_model.safetensors"]),
     (("bake", "a.safetensors", "odd.safetensors", *OUT), ["1 of its 1 layers are not in the checkpoint", f"{MODULE}x"]),
     (("bake", "a.safetensors", "b.safetensors", *OUT), ["b.safetensors is a checkpoint"]),

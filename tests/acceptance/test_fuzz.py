@@ -25,7 +25,7 @@ from odd_input import documents, pickle_files, safetensors_files
 from safetensors.torch import save, save_file
 from stored_study import store_study
 
-from basics.messages import MESSAGE_CHARACTERS, visible
+from basics.texts import MESSAGE_CHARACTERS, visible
 from studies.errors import StudyError
 from studies.recipe.recipe import Recipe
 from studies.records import stored_trials

@@ -22,7 +22,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from basics import foreign
-from basics.messages import MESSAGE_CHARACTERS, shortened
+from basics.texts import MESSAGE_CHARACTERS, shortened
 from optimizer.errors import CheckpointError, LoraError
 from optimizer.merging.files.checkpoint import Checkpoint
 from optimizer.merging.lora.file import Lora
@@ -118,7 +118,7 @@ def test_what_torch_says_is_told_without_its_advice(tmp_path: Path, body: bytes,
     path = tmp_path / "a.ckpt"
     path.write_bytes(program(body))
     for read, error in ((Checkpoint.open, CheckpointError), (load_tensors, WrongWeightsError)):
-        assert f"({reason})" in refused(read, path, error)  # type: ignore[arg-type]
+        assert f"({reason})" in refused(read, path, error)
 
 
 def test_code_is_refused_without_torchs_advice(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -22,7 +23,7 @@ from rich.table import Table
 from rich.text import Text
 from stored_study import store_study
 
-from basics.messages import visible
+from basics.texts import visible
 from optimizer.cli.common import escaped, print_error
 from optimizer.cli.console import SafeConsole, make_log_safe
 from optimizer.observe.metrics import Metrics, MetricsReporter
@@ -68,6 +69,10 @@ def printed(show: Callable[[SafeConsole], object]) -> str:
     return file.getvalue()
 
 
+def _swapped(show: Callable[[SafeConsole, str], object], text: str, console: SafeConsole) -> object:
+    return show(console, text)
+
+
 def commands(shown: str) -> Counter[str]:
     return Counter(character for character in shown if not is_safe(character))
 
@@ -103,7 +108,7 @@ def test_whatever_a_console_shows_contains_no_commands_of_the_text(
     show: Callable[[SafeConsole, str], object], text: str
 ) -> None:
     """The terminal's own commands (colours, the cursor of a progress bar) are those of the text `harmless`."""
-    shown, harmless = (printed(lambda console, each=each: show(console, each)) for each in (text, visible(text)))
+    shown, harmless = (printed(partial(_swapped, show, each)) for each in (text, visible(text)))
     assert commands(shown) == commands(harmless)
     assert "\\" in shown or text == MARKUP
 

@@ -199,11 +199,13 @@ def test_what_only_people_can_mend_is_left_with_exit_code_1(
     here = ("--storage", "study.db", "--artifacts", "artifacts")
     assert "Nothing is wrong." in call("short", *here, code=0).out
     dead_worker(short)
-    looked = call(*here, code=1).out.splitlines()
-    assert looked[0].startswith("wrong: dead worker: worker ")
+    looked = call(*here, code=0).out.splitlines()
+    assert looked[0].startswith("left behind: dead worker: worker ")
     assert looked[0].endswith("is dead; its entry would be removed")
-    (wrong,) = json.loads(call(*here, "--json", code=1).out)["left"]
-    assert (wrong["can_mend"], "would be removed" in wrong["words"]) == (True, True)
+    found = json.loads(call(*here, "--json", code=0).out)
+    (left,) = found["left"]
+    assert (found["healthy"], left["can_mend"], left["by_itself"]) == (True, True, True)
+    assert "would be removed" in left["words"]
     advice = looked[-1].removeprefix("Repair it with: mergetune study doctor ")
     assert advice == f"--mend --storage {tmp_path}/study.db --artifacts artifacts"
     mended = call(*shlex.split(advice), code=0).out.splitlines()[0]
@@ -224,6 +226,7 @@ def test_what_only_people_can_mend_is_left_with_exit_code_1(
         "SELECT id, 'likeness', 0.5 FROM mergetune_trials WHERE number = 0",
     )
     found = json.loads(call("short", *here, "--mend", "--json", code=1).out)
+    assert not found["healthy"]
     assert [(row["kind"], row["trial"], row["can_mend"]) for row in found["left"]] == [
         ("contradiction", 2, False),
         ("unknown to us", 1, False),

@@ -17,8 +17,8 @@ from demo_study import SMALL, Recorder, make_runtime, short_spec
 from rich.console import Console
 
 from optimizer.cli.views.report import studies_table
-from optimizer.errors import CheckpointError, FinalError
-from optimizer.observe.events import Event, StudyRefused, TrialEnded, WaitingForWork
+from optimizer.errors import CheckpointError, FinalError, OptimizerError
+from optimizer.observe.events import Event, ImagesRendered, StudyRefused, TrialEnded, WaitingForWork
 from optimizer.runtime.digest_cache import DigestCache
 from optimizer.runtime.model_files import ModelFolders
 from optimizer.runtime.parent_files import hash_parents
@@ -26,6 +26,7 @@ from optimizer.runtime.plan import Plan, make_plan
 from optimizer.runtime.pool import RuntimePool
 from optimizer.runtime.setup import Runtime, build_runtime
 from optimizer.upkeep.doctor import diagnose
+from optimizer.work.heartbeat import RERUNS
 from optimizer.work.worker import Worker, WorkerSettings
 from studies.files.artifacts import Artifacts
 from studies.records import stored_studies, stored_trials, tables, workers
@@ -47,6 +48,7 @@ class Log(Recorder):
     runtimes: dict[str, weakref.ref[Runtime]] = field(default_factory=dict)
     on_wait: Callable[[], None] = lambda: None
     on_trial: Callable[[str], None] = lambda _name: None
+    on_images: Callable[[str, int], None] = lambda _name, _trial: None
 
     @contextmanager
     def at(self, records: StudyRecords, runtime: Runtime) -> Iterator[Recorder]:
@@ -81,6 +83,8 @@ class Visit(Recorder):
         super().report(event)
         if isinstance(event, TrialEnded):
             self.log.on_trial(self.name)
+        if isinstance(event, ImagesRendered):
+            self.log.on_images(self.name, self.started[-1][0])
 
 
 @dataclass
@@ -92,6 +96,7 @@ class Place:
     loaded: list[str] = field(default_factory=list)
     free: int | None = None  # bytes
     narrow: bool = False  # one runtime is all that fits
+    broken: BaseException | None = None  # what loading the study `bad` raises
 
     def add(self, name: str, **changes: object) -> StudyRecords:
         spec = StudySpec.model_validate(short_spec(**CHANGES, study=name) | changes, context={"base_dir": self.folder})
@@ -111,6 +116,8 @@ class Place:
             if self.narrow and runtimes.loaded:
                 raise torch.OutOfMemoryError("out of memory")
             self.loaded.append(study.name)
+            if self.broken is not None and study.name == "bad":
+                raise self.broken
             return build_runtime(found, study.parents, self.folder / "cache")
 
         runtimes = RuntimePool(plan, build, lambda _device: self.free)
@@ -229,6 +236,111 @@ def test_a_study_that_fails_under_way_is_not_kept_in_memory(place: Place) -> Non
     assert log.reasons == [("failing", "a file went away")]
     assert {name: runtime() is None for name, runtime in log.runtimes.items()} == {"failing": True, "fine": False}
     assert (place.states(failing), place.states(fine)) == (["complete"], ["complete"] * 3)
+
+
+class OwnEnd(BaseException):
+    """What a plug-in has made up to end a program."""
+
+
+RAISED = [SystemExit(0), SystemExit("no licence"), MemoryError(), OwnEnd("enough"), KeyError("a"), RecursionError()]
+
+
+@pytest.mark.parametrize("error", RAISED, ids=repr)
+def test_whatever_a_study_raises_while_it_is_loaded_is_that_studys(error: BaseException, place: Place) -> None:
+    bad, fine = place.add("bad"), place.add("fine")
+    place.broken = error
+    log = Log()
+    assert place.worker(log).run() == 3
+    assert (place.states(bad), place.states(fine)) == ([], ["complete"] * 3)
+    ((name, reason),) = log.reasons
+    assert name == "bad"
+    assert reason.startswith(type(error).__name__)
+    place.broken = None  # it is tried again later
+    assert place.worker(Log()).run() == 3
+
+
+@pytest.mark.parametrize("error", [SystemExit(0), OwnEnd("enough"), RuntimeError("a bug")], ids=repr)
+def test_a_trial_that_ends_its_worker_again_and_again_fails_and_the_study_goes_on(
+    error: BaseException, place: Place
+) -> None:
+    bad, fine = place.add("bad", budget={"trials": 4}), place.add("fine")
+    log, attempts = Log(), []
+
+    def on_images(name: str, trial: int) -> None:
+        if (name, trial) == ("bad", 2):
+            attempts.append(trial)
+            raise error
+
+    log.on_images = on_images
+    place.worker(log, retry_seconds=0.0).run()
+    assert len(attempts) == 1 + RERUNS
+    assert place.states(fine) == ["complete"] * 3
+    assert place.states(bad) == ["complete", "complete", "failed", "complete"]
+    failed = stored_trials.load_trials(bad)[2]
+    assert failed.failure == "other"
+    assert "4 attempts were ended by an error" in (failed.reason or "")
+    assert {reason.split(":")[0] for _, reason in log.reasons} == {type(error).__name__}
+
+
+def test_only_what_ends_a_single_named_study_ends_its_worker_and_never_in_silence(place: Place) -> None:
+    place.add("bad")
+    place.broken = SystemExit(0)
+    with pytest.raises(OptimizerError, match="study bad ended its worker: SystemExit: 0"):
+        place.worker(Log(), names=frozenset({"bad"})).run()
+
+
+def test_a_device_on_which_nothing_is_computed_keeps_one_study_back(place: Place) -> None:
+    strange, fine = place.add("strange"), place.add("fine")
+    for device in ("meta", "hpu", "xla:7"):
+        text = strange.study.spec.model_copy(
+            update={"render": strange.study.spec.render.model_copy(update={"device": device})}
+        ).to_json()
+        with place.database.write() as connection:
+            connection.execute(tables.studies.update().where(tables.studies.c.id == strange.study.id).values(spec=text))
+        log = Log()
+        place.worker(log).run()
+        ((name, reason),) = log.reasons
+        assert name == "strange"
+        assert f"device {device!r} cannot be used" in reason
+    assert place.states(fine) == ["complete"] * 3
+
+
+def test_rows_that_hold_no_json_keep_one_study_back(place: Place) -> None:
+    broken, fine, _ = (place.add(name) for name in ("broken", "fine", "odd"))
+    place.worker(Log(), names=frozenset({"odd"})).run()
+    with place.database.write() as connection:
+        connection.exec_driver_sql("UPDATE mergetune_studies SET software = '{' WHERE id = ?", (broken.study.id,))
+        connection.exec_driver_sql("UPDATE mergetune_trials SET gains = '[]', objectives = '[7]', state = 'complete'")
+    log = Log()
+    assert place.worker(log).run() == 3
+    assert place.states(fine) == ["complete"] * 3
+    reasons = dict(log.reasons)
+    assert reasons.keys() == {"broken", "odd"}
+    assert "where JSON was expected" in reasons["broken"]
+    assert "trial 0 is malformed" in reasons["odd"]
+    assert place.states(fine) == ["complete"] * 3
+
+
+def test_until_done_waits_while_others_are_at_a_trial_that_may_be_left(place: Place) -> None:
+    held = place.add("held")
+    peer = workers.register_worker(place.database)  # of this process, so it is alive
+    log, waited = Log(), threading.Event()
+    log.on_wait = waited.set
+    queue = optuna.load_study(study_name="held", storage=place.database.storage)
+    runtime = place.runtimes().of(held.study)
+    number = queue.ask().number
+    probe = runtime.probes[number]
+    stored_trials.start_trial(held, number, probe.origin, probe.recipe, peer)
+    worker = place.worker(log)
+    thread = threading.Thread(target=worker.run)
+    thread.start()
+    assert waited.wait(120)
+    assert place.states(held).count("running") == 1
+    thread.join(0.5)
+    assert thread.is_alive()
+    workers.remove_worker(place.database, peer)
+    thread.join(120)
+    assert place.states(held) == ["complete"] * 3
 
 
 @pytest.mark.parametrize("when", ["before", "meanwhile"])

@@ -98,7 +98,7 @@ def test_a_file_with_one_altered_bit_is_refused_though_it_renders_the_same(
 
     def damage(_: int) -> None:
         if not damaged:
-            (written,) = folder.glob(".merge.safetensors.*.part")
+            (written,) = folder.glob(".merge.safetensors.*.part/merge.safetensors")
             flip_a_bit(written, UNUSED)
             damaged.append(written)
 

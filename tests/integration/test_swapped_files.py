@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -207,7 +207,7 @@ class Disturbed:
     def __init__(self, path: Path) -> None:
         self._path = path
 
-    def embed(self, images: list[Tensor]) -> Tensor:
+    def embed(self, images: Sequence[Tensor]) -> Tensor:
         Image.fromarray(np.full((8, 8, 3), len(images), np.uint8)).save(self._path)
         return torch.zeros(len(images), 2)
 

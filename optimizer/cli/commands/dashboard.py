@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import ipaddress
 import signal
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from basics.messages import with_kind
 from optimizer.cli.common import (
     DEFAULT_STORAGE,
     ArtifactFolder,
@@ -19,6 +19,7 @@ from optimizer.cli.common import (
     database_to_read,
     escaped,
     fail,
+    print_error,
 )
 
 if TYPE_CHECKING:
@@ -39,6 +40,7 @@ def dashboard(
     ] = False,
 ) -> None:
     """Serve the dashboard, which shows every trial with its contact sheet, recipe, gain and timings."""
+    from optimizer.cli.workers.session import patiently
     from optimizer.observe.http_gate import PASSWORD_VARIABLE, dashboard_password
 
     password = dashboard_password(password_file)
@@ -47,7 +49,7 @@ def dashboard(
             f"{host} can be reached from other machines, and anyone who reaches the dashboard can delete studies: give "
             f"--password-file FILE or the environment variable {PASSWORD_VARIABLE}, or leave --host at 127.0.0.1"
         )
-    database = database_to_read(storage) if read_only else database_to_change(storage)
+    database = patiently(lambda: database_to_read(storage) if read_only else database_to_change(storage))
     _serve(database, artifacts, host, port, password, changes=not read_only)
 
 
@@ -80,8 +82,12 @@ def _draw_figures(database: Database) -> None:
 
     with console.status("drawing the figures of each study"):
         for records in list_studies(database):
-            with suppress(StudyMissingError):  # its Optuna study was deleted; the others are shown
+            try:
                 save_figures(records, study_objective(records.study))
+            except StudyMissingError:  # its Optuna study was deleted; the others are shown
+                pass
+            except Exception as error:  # noqa: BLE001 - whatever is wrong with one study, the others are shown
+                print_error(f"study {escaped(records.study.name)} gets no figures", with_kind(error))
 
 
 def _is_loopback(host: str) -> bool:

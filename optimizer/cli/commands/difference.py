@@ -47,7 +47,7 @@ def diff(
         compared = compare(first, second, advance)
     facts = _facts(first, second, compared, tensors)
     if plot is not None:
-        _draw(plot, facts, first, second)
+        _draw(plot, facts, first, second, force=force)
     if as_json:
         typer.echo(json.dumps(facts, indent=2, allow_nan=False))
         return
@@ -60,18 +60,17 @@ def require_writable(plot: Path, *, force: bool) -> None:
     """Refuse a plot that cannot be written, before anything is read."""
     if plot.suffix.lower() != ".png":
         fail(f"--plot writes a .png file, got {plot}: give a name that ends in .png")
-    if plot.is_dir() or not plot.parent.is_dir():
-        fail(f"cannot write {plot}: give the path of a file in a folder that exists")
-    if plot.exists() and not force:
-        fail(f"{plot} exists: give another name with --plot, or --force to replace it")
+    from optimizer.merging.files.targets import refuse_target
+
+    refuse_target(plot, overwrite=force, option="--plot")
 
 
-def _draw(plot: Path, facts: Mapping[str, Any], first: Checkpoint, second: Checkpoint) -> None:
+def _draw(plot: Path, facts: Mapping[str, Any], first: Checkpoint, second: Checkpoint, *, force: bool) -> None:
     from optimizer.cli.views.difference_plot import draw_distances
     from optimizer.merging.engine.export import atomic_file
 
     distances = {row["place"]: row["relative_distance"] for row in facts["places"]}
-    with atomic_file(plot, overwrite=True) as temporary:
+    with atomic_file(plot, overwrite=force, option="--plot") as temporary:
         draw_distances(temporary, distances, first.architecture, a=first.path.name, b=second.path.name)
 
 

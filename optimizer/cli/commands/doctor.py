@@ -51,7 +51,7 @@ def doctor(
         typer.echo(json.dumps(_facts(diagnosis), indent=2, allow_nan=False))
     else:
         _print(diagnosis, None if mend else _mending(study, url, artifacts))
-    return PROBLEMS_LEFT if diagnosis.left else 0
+    return 0 if diagnosis.healthy else PROBLEMS_LEFT
 
 
 def _mending(study: str | None, url: str, artifacts: str | None) -> str:
@@ -70,12 +70,13 @@ def _facts(diagnosis: Diagnosis) -> dict[str, Any]:
                 "trial": finding.trial,
                 "words": finding.words(mended=mended),
                 "can_mend": finding.remedy is not None,
+                "by_itself": finding.by_itself,
             }
             for finding in findings
         ]
 
     mended, left = as_json(diagnosis.mended, mended=True), as_json(diagnosis.left, mended=False)
-    return {"healthy": not left, "mended": mended, "left": left}
+    return {"healthy": diagnosis.healthy, "mended": mended, "left": left}
 
 
 def _print(diagnosis: Diagnosis, mending: str | None) -> None:
@@ -87,10 +88,13 @@ def _print(diagnosis: Diagnosis, mending: str | None) -> None:
     for finding in diagnosis.mended:
         console.print(f"[green]mended:[/] {escaped(_line(finding, mended=True))}", soft_wrap=True)
     for finding in diagnosis.left:
-        console.print(f"[red]wrong:[/] {escaped(_line(finding, mended=False))}", soft_wrap=True)
-    if not diagnosis.left:
+        label = "[yellow]left behind:[/]" if finding.by_itself else "[red]wrong:[/]"
+        console.print(f"{label} {escaped(_line(finding, mended=False))}", soft_wrap=True)
+    if diagnosis.healthy:
         console.print("Nothing is wrong." if not diagnosis.mended else "Nothing else is wrong.")
-    elif mending is not None and any(finding.remedy is not None for finding in diagnosis.left):
+    if any(finding.by_itself for finding in diagnosis.left):
+        console.print("What killed processes left behind, the next worker removes or goes on with.", soft_wrap=True)
+    if mending is not None and any(finding.remedy is not None for finding in diagnosis.left):
         console.print(escaped(f"Repair it with: {mending}"), soft_wrap=True)
 
 

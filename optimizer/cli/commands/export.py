@@ -57,6 +57,7 @@ def export(
     from rich.progress import BarColumn, Progress, TextColumn
 
     from optimizer.cli.workers.loading import open_plan
+    from optimizer.merging.files.targets import refuse_target
     from optimizer.trial.ranking import stopped_after
     from studies.files.artifacts import Artifacts
     from studies.records.stored_studies import open_study
@@ -77,8 +78,7 @@ def export(
         note = f"trial {chosen.number} was {stopped}: its objective is an estimate"
         console.print(f"[yellow]note:[/] {note}", soft_wrap=True)
     target = (output or Path(f"{stored.name}-trial-{chosen.number}.safetensors")).expanduser()
-    if target.exists() and not force:
-        fail(f"{target} exists: give another name with -o, or --force to replace it")
+    refuse_target(target, overwrite=force)
     with loading_libraries():
         from optimizer.merging.engine.export import export_layout
         from optimizer.merging.files.checkpoint import total_bytes
@@ -134,6 +134,7 @@ def _write_recipe(
     Args:
         models: folders in which files that have moved are found; None leaves every path as the study names it.
     """
+    from basics.files import open_to_write
     from optimizer.merging.engine.export import atomic_file
     from studies.recipe.file import RecipePaths, recipe_text
 
@@ -148,8 +149,9 @@ def _write_recipe(
         vae=spec.vae,
     )
     comment = f"study {stored.name}, trial {trial.number} ({trial.title})"
-    with atomic_file(target, overwrite=force) as temporary:
-        temporary.write_text(recipe_text(trial.recipe, paths, comment), encoding="utf-8")
+    text = recipe_text(trial.recipe, paths, comment).encode()
+    with atomic_file(target, overwrite=force, option="--recipe") as temporary, open_to_write(temporary) as file:
+        file.write(text)
     console.print(f"wrote {escaped(str(target))} (trial {trial.number}, {escaped(trial.title)})", soft_wrap=True)
 
 

@@ -45,7 +45,7 @@ def importance(
     records = open_study(database, study)
     found = insight(records, _objective(records.study))
     if plot is not None:
-        _draw(plot, found)
+        _draw(plot, found, force=force)
     doubted = _caveat(records)
     if as_json:
         typer.echo(json.dumps(_facts(found) | {"caveat": doubted}, indent=2, allow_nan=False))
@@ -75,11 +75,11 @@ def _caveat(records: StudyRecords) -> str | None:
     return caveat(load_final(records), load_trials(records), _objective(records.study))
 
 
-def _draw(plot: Path, found: Insight) -> None:
+def _draw(plot: Path, found: Insight, *, force: bool) -> None:
     from optimizer.insight.plots import draw_insight
     from optimizer.merging.engine.export import atomic_file
 
-    with atomic_file(plot, overwrite=True) as temporary:
+    with atomic_file(plot, overwrite=force, option="--plot") as temporary:
         draw_insight(temporary, found)
 
 

@@ -155,17 +155,19 @@ def bake(
     force: Insist = False,
 ) -> None:
     """Add LoRAs to a checkpoint, W + weight * (alpha / rank) * up @ down, and write it as one file."""
-    from optimizer.merging.engine.export import atomic_file, export_layout, refuse_target, write_merge
+    from optimizer.merging.engine.export import atomic_file, export_layout, write_merge
     from optimizer.merging.engine.ingredients import Ingredients
     from optimizer.merging.engine.metadata import merge_metadata
     from optimizer.merging.files.checkpoint import Checkpoint, total_bytes
     from optimizer.merging.files.parents import Parents
+    from optimizer.merging.files.targets import refuse_target
     from optimizer.merging.lora.file import Lora
     from optimizer.rendering.prediction import modelspec_kind
     from search_spaces.slots import beyond_usual
 
     target = safetensors_target(output)
-    refuse_target(target, overwrite=force)  # before gigabytes are hashed
+    if not (force and target.is_symlink()):  # of a link to a file that is read, that is said first
+        refuse_target(target, overwrite=force)  # before gigabytes are hashed
     weighted = [_path_and_weight(text) for text in loras]
     unusual = [(path.name, weight, beyond_usual("lora", weight)) for path, weight in weighted]
     require_usual([f"{name} at {weight:g} is {why}" for name, weight, why in unusual if why], force=force)

@@ -109,7 +109,8 @@ def merge(
     force: Insist = False,
 ) -> None:
     """Merge checkpoints as a recipe file says, or make a merged file again from its parents."""
-    from optimizer.merging.engine.export import refuse_sources, refuse_target
+    from optimizer.merging.engine.export import refuse_sources
+    from optimizer.merging.files.targets import refuse_target
 
     if show == (output is not None):
         fail("give either -o FILE to merge, or --show to print the recipe")
@@ -118,7 +119,8 @@ def merge(
     target = None if output is None else safetensors_target(output)
     given = GivenPaths(parents=parent or (), loras=lora or (), vae=vae, models=models or ())
     if target is not None:
-        refuse_target(target, overwrite=force)  # before gigabytes are hashed
+        if not (force and target.is_symlink()):  # of a link to a file that is read, that is said first
+            refuse_target(target, overwrite=force)  # before gigabytes are hashed
         refuse_sources(target, {"SOURCE": [source]})
     job = _job(source, given, complete=target is not None, force=force or show)
     recipe = job.recipe if dtype is None else replace(job.recipe, dtype=dtype.value)

@@ -16,7 +16,6 @@ from optimizer.cli.common import (
     Storage,
     cache_folder,
     console,
-    database_to_change,
     escaped,
     interactive,
     loading_libraries,
@@ -47,13 +46,14 @@ def rescore(
     """Score the stored renders of a study with other scorers or weights, as a new study; nothing is rendered."""
     from optimizer.cli.views.report import print_study
     from optimizer.cli.workers.loading import hash_with_progress
+    from optimizer.cli.workers.session import database_to_work
     from studies.files.artifacts import Artifacts
     from studies.records.stored_studies import open_study, require_new
 
     quiet_optuna()
     url = storage_url(storage)
     wanted = read_spec(spec)
-    database = database_to_change(url)
+    database = database_to_work(url)
     before = open_study(database, study)
     with loading_libraries():
         from optimizer.cli.views.planning import print_plan

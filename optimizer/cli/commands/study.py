@@ -57,7 +57,7 @@ def check(
     loaded = read_spec(spec)
     with loading_libraries():
         from optimizer.cli.views.planning import print_notes, print_plan
-        from optimizer.cli.workers.loading import hash_with_progress
+        from optimizer.cli.workers.loading import hash_with_progress, require_sound_with_progress
         from optimizer.outcome.other_study import require_other_study
         from optimizer.outcome.warm_start import find_warm_start
         from optimizer.runtime.device_choice import choose_device, render_dtype
@@ -72,6 +72,7 @@ def check(
     build_scorers(plan.spec, device, cache_folder(cache), in_turns=residence.scorers_in_turns)
     require_other_study(plan.spec, storage_url(storage))
     print_plan(plan, device, residence)
+    require_sound_with_progress(plan)
     if plan.spec.warm_start is not None or plan.spec.probes.recipes:  # their files are identified by their content
         parents = hash_with_progress(plan, digests=digest_cache(cache_folder(cache)))
         with_recipes(plan.spec, plan.blueprint(parents))
@@ -134,31 +135,39 @@ def resume(
 ) -> None:
     """Continue a study with the sampler, seed and settings that it began with."""
     from optimizer.cli.workers.loading import load_runtime, open_asked_study, open_unchanged_plan
-    from optimizer.cli.workers.session import environments_of_others, has_ended, print_end, print_outcome, work_on
+    from optimizer.cli.workers.session import (
+        database_to_work,
+        environments_of_others,
+        has_ended,
+        patiently,
+        print_end,
+        print_outcome,
+        work_on,
+    )
     from studies.records.control import set_status
     from studies.records.stored_studies import open_study, set_budget
 
     monitoring = monitor(context, log_json, metrics)
     count, url, caches = worker_count(workers), storage_url(storage), cache_folder(cache)
-    database, folders = database_to_change(url), searched_folders(models, caches)
+    database, folders = database_to_work(url, monitoring), searched_folders(models, caches)
     spec = read_spec(Path(study)) if Path(study).is_file() else None
-    records = open_study(database, study if spec is None else spec.study)
+    records = patiently(lambda: open_study(database, study if spec is None else spec.study), monitoring)
     budget = records.study.spec.budget if spec is None else spec.budget
     if trials is not None:
         budget = budget.model_copy(update={"trials": trials})
     if patience is not None:
         budget = budget.model_copy(update={"patience": patience or None})
     asked = replace(records.study, spec=records.study.spec.model_copy(update={"budget": budget}))
-    ended = not detach and has_ended(replace(records, study=asked))
+    ended = not detach and patiently(lambda: has_ended(replace(records, study=asked)), monitoring)
     # First what may be refused: a spec file, then files that have changed.
     plan = None if spec is None else open_asked_study(records.study, spec, folders, looked_at=detach or ended)
     runtime = None
     if not (detach or ended):
         plan = plan or open_unchanged_plan(records.study, folders)
         runtime = load_runtime(plan, records.study.parents, caches)
-    set_budget(records, budget)
-    set_status(records, "active")
-    records = open_study(database, records.study.name)
+    patiently(lambda: set_budget(records, budget), monitoring)
+    patiently(lambda: set_status(records, "active"), monitoring)
+    records = patiently(lambda: open_study(database, records.study.name), monitoring)
     if detach:
         console.print(f"{escaped(records.study.name)} is active; its workers will run it", soft_wrap=True)
         return
@@ -186,14 +195,14 @@ def finish(
     from optimizer.cli.views.progress import OutageReporter
     from optimizer.cli.views.report import print_study, study_objective
     from optimizer.cli.workers.loading import load_stored_study
-    from optimizer.cli.workers.session import retry_for
+    from optimizer.cli.workers.session import database_to_work, retry_for
     from optimizer.search.shortlist import by_value
     from studies.files.artifacts import Artifacts
     from studies.records.stored_studies import open_study
     from studies.records.stored_trials import load_trials
 
     monitoring = monitor(context, log_json, metrics)
-    database = database_to_change(storage)
+    database = database_to_work(storage, monitoring)
     records = open_study(database, study)
     objective = study_objective(records.study)
     with loading_libraries():
@@ -232,14 +241,15 @@ def show(
 @app.command()
 def migrate(storage: Storage = DEFAULT_STORAGE) -> None:
     """Bring a database to this version's schema, or make its tables; studies and trials stay as they are."""
+    from optimizer.cli.workers.session import patiently
     from studies.records.database import current_schema, open_database, stored_schema
     from studies.records.network_shares import require_local
     from studies.system.database_url import redacted
 
     url, wanted = storage_url(storage), current_schema()
     require_local(url)
-    before = stored_schema(url)
-    open_database(url).close()
+    before = patiently(lambda: stored_schema(url))
+    patiently(lambda: open_database(url)).close()
     if before is None:
         done = f"was made, with schema {wanted}; no study is in it"
     elif before == wanted:

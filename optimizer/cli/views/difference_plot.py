@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from basics.files import open_to_write
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
@@ -51,7 +53,8 @@ def draw_distances(
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
     axes.set_title(f"A: {_cut(a)}\nB: {_cut(b)}", loc="left", fontsize=10, parse_math=False)
-    figure.savefig(path, format="png")
+    with open_to_write(path) as file:
+        figure.savefig(file, format="png")
 
 
 def _bars(axes: Axes, distances: Mapping[str, float | None], architecture: Architecture, largest: float) -> None:

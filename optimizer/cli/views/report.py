@@ -7,7 +7,9 @@ from datetime import datetime
 
 import numpy as np
 from optuna.artifacts.exceptions import ArtifactNotFound
+from sqlalchemy.exc import SQLAlchemyError
 
+from basics.messages import with_kind
 from optimizer.cli.common import console, escaped
 from optimizer.cli.views.final import caveat, current_winner, print_final
 from optimizer.cli.views.front import print_front
@@ -19,7 +21,7 @@ from optimizer.trial.front import check_weights, chosen_trial
 from optimizer.trial.objective import SINGLE, Objective
 from optimizer.trial.ranking import best_trials, parent_trials, stopped_after
 from scorers.protocol import ScorerInfo
-from studies.errors import SpecError, StudyError
+from studies.errors import StudyError
 from studies.files.artifacts import Artifacts
 from studies.records import optuna_studies, stored_renders, stored_studies, stored_trials
 from studies.records.database import Database
@@ -39,11 +41,13 @@ def studies_table(database: Database) -> ReportTable:
     workers = workers_at(database, live_workers(database))
     for name, records in stored_studies.every_study(database).items():
         try:
-            if isinstance(records, SpecError):
+            if isinstance(records, StudyError):
                 raise records
             table.add_row(*_study_row(records, workers[records.study.id]))
-        except StudyError as error:
-            table.add_row(escaped(name), "", f"[red]{escaped(str(error))}[/]")
+        except SQLAlchemyError:  # the database is away: the next would fare no better
+            raise
+        except Exception as error:  # noqa: BLE001 - whatever is wrong with one study, the others are listed
+            table.add_row(escaped(name), "", f"[red]{escaped(with_kind(error))}[/]")
     return table
 
 

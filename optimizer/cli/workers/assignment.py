@@ -14,17 +14,17 @@ import typer
 from optimizer.cli.common import (
     cache_folder,
     console,
-    database_to_change,
     escaped,
     fail,
     loading_libraries,
+    patience_seconds,
     print_error,
     storage_url,
 )
 from optimizer.cli.workers.loading import load_runtime, open_unchanged_plan
 from optimizer.cli.workers.model_folders import MODELS_VARIABLE, model_folders
-from optimizer.cli.workers.monitoring import Monitoring
-from optimizer.cli.workers.session import patience_seconds
+from optimizer.cli.workers.monitoring import UNMONITORED, Monitoring
+from optimizer.cli.workers.session import database_to_work, patiently
 
 if TYPE_CHECKING:
     from optimizer.observe.events import Event, Reporter
@@ -86,20 +86,26 @@ class Assignment:
 
 
 def assigned(
-    storage: str, names: list[str] | None, models: list[Path] | None, artifacts: str | None, cache: Path | None
+    storage: str,
+    names: list[str] | None,
+    models: list[Path] | None,
+    artifacts: str | None,
+    cache: Path | None,
+    monitoring: Monitoring = UNMONITORED,
 ) -> tuple[Assignment, Database]:
     """Check a command's options, and return the assignment and the opened database.
 
     Raises:
         StudyMissingError: a named study does not exist.
         DatabaseError: the database cannot be used.
+        DatabaseLostError: it is away, and stayed away.
     """
     from studies.records.stored_studies import open_study
     from studies.system.database_url import database_file
 
     url, caches = storage_url(storage), cache_folder(cache)
-    database = database_to_change(url)
-    chosen = frozenset(open_study(database, name).study.name for name in names or ())
+    database = database_to_work(url, monitoring)
+    chosen = frozenset(patiently(lambda: [open_study(database, name).study.name for name in names or ()], monitoring))
     folders = model_folders(models, caches)
     if not folders.folders and not names and database_file(url) is None:
         fail(

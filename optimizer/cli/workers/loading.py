@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -107,15 +109,32 @@ def hash_with_progress(
     plan: Plan, known: tuple[ParentFile, ...] = (), *, digests: DigestCache | None
 ) -> tuple[ParentFile, ...]:
     """Hash a plan's parents with a progress bar; arguments and errors are those of `hash_parents`."""
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
-
     from optimizer.runtime.parent_files import hash_parents
 
     total = sum(checkpoint.size_bytes for checkpoint in plan.checkpoints)
-    columns = (TextColumn("hashing parents"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
+    with _progress("hashing parents", total) as advance:
+        return hash_parents(plan, known, advance, digests=digests)
+
+
+def require_sound_with_progress(plan: Plan) -> None:
+    """Refuse a study whose files hold broken values, with a progress bar; errors are those of `require_sound`."""
+    with _progress("looking for NaN", plan.ingredients.size_bytes) as advance:
+        plan.ingredients.require_sound(advance)
+
+
+@contextmanager
+def _progress(title: str, total: int) -> Iterator[Callable[[int], None]]:
+    """Show a progress bar, and yield the function that advances it by a number of bytes.
+
+    Args:
+        total: bytes.
+    """
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn(title), BarColumn(), DownloadColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True) as progress:
         task = progress.add_task("", total=total)
-        return hash_parents(plan, known, lambda size: progress.advance(task, size), digests=digests)
+        yield lambda size: progress.advance(task, size)
 
 
 def load_runtime(plan: Plan, parents: tuple[ParentFile, ...], cache: Path) -> Runtime:

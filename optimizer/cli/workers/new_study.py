@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from optimizer.cli.common import console, loading_libraries, quiet_optuna, read_spec
-from optimizer.cli.workers.loading import hash_with_progress, load_runtime
+from optimizer.cli.workers.loading import hash_with_progress, load_runtime, require_sound_with_progress
 from optimizer.cli.workers.model_folders import digest_cache
+from optimizer.cli.workers.session import patiently
 
 if TYPE_CHECKING:
     import torch
@@ -41,7 +42,7 @@ def start_study(spec: Path, url: str, cache: Path, artifacts: str | Path | None 
 
 def register_study(spec: Path, url: str, cache: Path, artifacts: str | Path | None = None) -> StudyRecords:
     """Begin a study for other workers: everything is checked except what their devices can do."""
-    new = _prepare(spec, url, cache, artifacts, _cpu)
+    new = _prepare(spec, url, cache, artifacts, _named_device)
     with console.status("loading scorers"):
         from optimizer.runtime.setup import load_scorers
 
@@ -66,10 +67,11 @@ def _prepare(
     plan = make_plan(wanted)
     device = choose(plan)
     require_other_study(plan.spec, url)
-    database = database or open_database(url)  # a missing file is created only now
-    require_new(database, plan.spec.study)
+    database = database or patiently(lambda: open_database(url))  # a missing file is created only now
+    patiently(lambda: require_new(database, plan.spec.study))
     print_plan(plan, device)
     parents = hash_with_progress(plan, digests=digest_cache(cache))
+    require_sound_with_progress(plan)
     warm_start = find_warm_start(plan, parents, device, url, artifacts)
     if warm_start is not None:
         print_notes(warm_start.notes)
@@ -88,10 +90,14 @@ def _new_spec(file: Path, url: str) -> tuple[StudySpec, Database | None]:
     spec, sqlite_file = read_spec(file), database_file(url)
     if sqlite_file is not None and not sqlite_file.exists():
         return spec, None
-    database = open_database(url)
-    require_new(database, spec.study)
-    require_storable(database, spec)
-    return spec, database
+
+    def opened() -> Database:
+        database = open_database(url)
+        require_new(database, spec.study)
+        require_storable(database, spec)
+        return database
+
+    return spec, patiently(opened)
 
 
 def _usable_device(plan: Plan) -> torch.device:
@@ -101,6 +107,18 @@ def _usable_device(plan: Plan) -> torch.device:
     device = choose_device(plan.spec.render.device)
     render_dtype(plan.spec.render, device)
     return device
+
+
+def _named_device(plan: Plan) -> torch.device:
+    """Return the CPU, once the spec names a device that some machine may have.
+
+    Raises:
+        RenderError: torch knows none of this name, or one that computes nothing.
+    """
+    from optimizer.runtime.device_choice import require_device_name
+
+    require_device_name(plan.spec.render.device)
+    return _cpu(plan)
 
 
 def _cpu(_plan: Plan) -> torch.device:
@@ -125,11 +143,14 @@ class NewStudy:
         Args:
             plan: this study's plan, with the units of its scores written out.
         """
+        from optimizer.work.leftovers import remove_cut_off_starts
         from studies.files.artifacts import Artifacts
         from studies.records.stored_studies import create_study
 
         copied = None
         if self.warm_start is not None and self.warm_start.scored:
-            copied = self.warm_start.copied_trials(plan, Artifacts.beside(self.database.url, self.artifacts))
-        objective = plan.objective
-        return create_study(self.database, plan.spec, self.parents, objective.directions, objective.names, copied)
+            artifacts = Artifacts.beside(self.database.url, self.artifacts)
+            patiently(lambda: remove_cut_off_starts(self.database, artifacts))
+            copied = self.warm_start.copied_trials(plan, artifacts)
+        names, directions = plan.objective.names, plan.objective.directions
+        return patiently(lambda: create_study(self.database, plan.spec, self.parents, directions, names, copied))

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from basics.errors import MergetuneError
 from optimizer.cli.workers.assignment import Assignment
 from optimizer.cli.workers.monitoring import UNMONITORED
+from optimizer.system.cut_off_files import report_cut_off_files
 
 if TYPE_CHECKING:
     from optimizer.work.worker import Worker
@@ -34,6 +35,7 @@ class RayWorker:
     """The actor. It works in a thread, so that it can answer and be asked to stop at any time."""
 
     def __init__(self, assignment: Assignment) -> None:
+        report_cut_off_files(DIED)
         self._assignment = assignment
         self._stop = threading.Event()
         self._ended: str | None = None
@@ -64,13 +66,13 @@ class RayWorker:
         """
         from tenacity import Retrying, retry_if_exception, sleep_using_event, stop_when_event_set, wait_fixed
 
-        from optimizer.system.retry import LONGEST_PAUSE_SECONDS, OUTAGES
-        from studies.errors import DatabaseReadOnlyError
+        from optimizer.system.retry import LONGEST_PAUSE_SECONDS
+        from studies.errors import DatabaseAwayError, DatabaseReadOnlyError
         from studies.records.database import open_database
 
         def is_outage(error: BaseException) -> bool:
             self._waits_for = str(error)
-            return isinstance(error, DatabaseReadOnlyError) or isinstance(error.__cause__, OUTAGES)
+            return isinstance(error, DatabaseAwayError | DatabaseReadOnlyError)
 
         return Retrying(
             retry=retry_if_exception(is_outage),

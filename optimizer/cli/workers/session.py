@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
-import math
 import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
-from optimizer.cli.common import console, escaped, interactive, quiet_optuna, storage_option
+from optimizer.cli.common import (
+    console,
+    database_to_change,
+    escaped,
+    interactive,
+    patience_seconds,
+    quiet_optuna,
+    storage_option,
+)
 from optimizer.cli.workers.model_folders import models_option
 from optimizer.cli.workers.monitoring import UNMONITORED, Monitoring
 
@@ -22,7 +29,10 @@ if TYPE_CHECKING:
     from optimizer.runtime.setup import Runtime
     from optimizer.system.retry import Retry
     from studies.files.artifacts import Artifacts
+    from studies.records.database import Database
     from studies.records.study_records import StudyRecords
+
+T = TypeVar("T")
 
 BUDGET_OPTIONS = {"trials": " --trials N", "patience": " --patience N"}  # why a study ended -> how to resume it
 
@@ -133,23 +143,26 @@ def stopping() -> Iterator[threading.Event]:
             signal.signal(number, handler)
 
 
-def patience_seconds() -> float:
-    """Return how long a worker waits for an unreachable database: MERGETUNE_PATIENCE_SECONDS, or ten minutes.
+def database_to_work(storage: str, monitoring: Monitoring = UNMONITORED) -> Database:
+    """Open a database for a command that works on studies; one that is away is waited for.
 
     Raises:
-        StorageError: the variable is not a number of seconds.
+        DatabaseError: as `database_to_change`.
+        DatabaseLostError: it stayed away.
     """
-    from optimizer.errors import StorageError
-    from optimizer.system.retry import LIMIT_SECONDS
+    return patiently(lambda: database_to_change(storage), monitoring)
 
-    text = os.environ.get("MERGETUNE_PATIENCE_SECONDS", str(LIMIT_SECONDS))
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = math.nan
-    if not 0 <= seconds < math.inf:
-        raise StorageError(f"MERGETUNE_PATIENCE_SECONDS: expected a number of seconds of at least 0, got {text!r}")
-    return seconds
+
+def patiently(action: Callable[[], T], monitoring: Monitoring = UNMONITORED) -> T:
+    """Return what `action` does with the database at a command's start, with the patience of a worker at work.
+
+    Raises:
+        DatabaseLostError: the database stayed away.
+    """
+    from optimizer.cli.views.progress import OutageReporter
+    from optimizer.observe.events import Reporters
+
+    return retry_for(Reporters([OutageReporter(), monitoring]))(action)
 
 
 def final_after(records: StudyRecords, runtime: Runtime, artifacts: Artifacts, reporter: Reporter) -> None:

@@ -15,11 +15,12 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import torch
 from torch import Tensor
 
-from basics.files import MAX_SAFETENSORS_HEADER_BYTES, replacing, sha256_of
+from basics.files import MAX_SAFETENSORS_HEADER_BYTES, open_to_write, replacing, sha256_of
 from optimizer.errors import ExportError
 from optimizer.merging.engine.flat import Scratch, merge_one
 from optimizer.merging.engine.ingredients import Ingredients
@@ -28,6 +29,7 @@ from optimizer.merging.engine.plan import plan_places
 from optimizer.merging.files.health import is_finite
 from optimizer.merging.files.parents import MARKERS
 from optimizer.merging.files.sources import DTYPE_NAMES, TensorInfo
+from optimizer.merging.files.targets import exists, refuse_target
 from studies.recipe.recipe import DtypeName, Recipe
 
 # modelspec's hash covers the tensor data, which follows the header: it is filled in once the data is written.
@@ -142,11 +144,11 @@ def write_merge(
     layout = export_layout(ingredients, recipe.dtype, markers_in(metadata))
     header, hash_at, notes = _fitting_header(layout, dict(metadata) | {HASH_FIELD: HASH_BLANK})
     data_digest = hashlib.sha256()
-    with _as_export_error(path), path.open("wb") as file:
+    with _as_export_error(path), open_to_write(path) as file:
         file.write(header)
         for _, tensor in merged_tensors(recipe, ingredients, layout, device):
             raw = memoryview(tensor.contiguous().view(-1).view(torch.uint8).numpy().data)
-            file.write(raw)
+            _write(file, raw, ingredients)
             data_digest.update(raw)
             if progress is not None:
                 progress(raw.nbytes)
@@ -157,6 +159,20 @@ def write_merge(
         total = file.seek(0, os.SEEK_END)
     ingredients.require_unchanged()  # otherwise the recipe's hashes would not be those of the merged files
     return Exported(path=path, bytes=total, sha256=sha256_of(path), notes=notes)
+
+
+def _write(file: BinaryIO, raw: memoryview, ingredients: Ingredients) -> None:
+    """Write a tensor's bytes, which may still lie in the file of a parent.
+
+    Raises:
+        CheckpointError: that file has become shorter.
+    """
+    try:
+        file.write(raw)
+    except OSError as error:
+        if error.errno == errno.EFAULT:  # the system cannot read the bytes
+            ingredients.require_unchanged()
+        raise
 
 
 def _fitting_header(
@@ -218,44 +234,40 @@ def refuse_sources(target: Path, sources: Mapping[str, Iterable[Path]]) -> None:
             raise ExportError(f"{target} is {description}, which goes into the merge: give another name with -o")
 
 
-def refuse_target(target: Path, *, overwrite: bool) -> None:
-    """Refuse a path to which the merge cannot or must not be written.
+@contextmanager
+def atomic_file(target: Path, *, overwrite: bool, option: str = "-o") -> Iterator[Path]:
+    """Yield a temporary path beside `target`, which takes that name if the block succeeds, and is removed otherwise.
+
+    Without `overwrite`, of several that write to one name at once only the first one's file gets it.
 
     Args:
-        overwrite: whether an existing file may be replaced.
-
-    Raises:
-        ExportError: the target exists and may not be replaced, or its folder does not exist.
-    """
-    if target.exists() and not overwrite:
-        raise ExportError(f"{target} exists: give another name with -o, or --force to replace it")
-    if target.is_dir() or not target.parent.is_dir():
-        raise ExportError(f"cannot write {target}: give the path of a file in a folder that exists")
-
-
-@contextmanager
-def atomic_file(target: Path, *, overwrite: bool) -> Iterator[Path]:
-    """Yield a temporary path beside `target`; it replaces `target` if the block succeeds, and is removed otherwise.
+        option: with which the user gives the target.
 
     Raises:
         ExportError: as for `refuse_target`, or the file cannot be written.
     """
-    refuse_target(target, overwrite=overwrite)
-    with replacing(target, lambda: _as_export_error(target)) as temporary:
+    refuse_target(target, overwrite=overwrite, option=option)
+    with replacing(target, lambda: _as_export_error(target, option), overwrite=overwrite) as temporary:
         yield temporary
 
 
 @contextmanager
-def _as_export_error(path: Path) -> Iterator[None]:
-    """Turn an OSError inside the block into an ExportError that says what to do."""
+def _as_export_error(path: Path, option: str = "-o") -> Iterator[None]:
+    """Turn an OSError inside the block into an ExportError that says what to do.
+
+    Args:
+        option: with which the user gives the path.
+    """
     try:
         yield
+    except FileExistsError as error:  # by now: it was not there when the work began
+        raise exists(path, option) from error
     except OSError as error:
         if error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}:
             raise ExportError(
                 f"the disk is full: {path.parent} has no room for the file; nothing was kept: free space, or write "
-                "elsewhere with -o"
+                f"elsewhere with {option}"
             ) from error
         raise ExportError(
-            f"cannot write {path}: {error.strerror or error}; give a path that can be written to with -o"
+            f"cannot write {path}: {error.strerror or error}; give a path that can be written to with {option}"
         ) from error

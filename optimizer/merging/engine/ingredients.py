@@ -6,7 +6,7 @@ Every tensor of the result has *sources*, by name: the parents' letters where ra
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -89,7 +89,7 @@ class Ingredients:
         if missing:
             raise CheckpointError(
                 f"the VAE {vae.path.name} is incomplete: {len(missing)} of {len(own)} tensors are not in it "
-                f"({abbreviated(missing)}); give a whole VAE"
+                f"({abbreviated(missing)}){_unknown_names(vae, given)}; give a whole VAE"
             )
         if own and own != given:
             note = f"the parents' own vae is incomplete ({len(own)} of {len(given)} tensors) and is not used"
@@ -175,6 +175,28 @@ class Ingredients:
             self._refuse_broken(key, source, values)
             self._sound.add((key, source))
         return values
+
+    def require_sound(self, progress: Callable[[int], None] | None = None) -> None:
+        """Refuse files with broken values before any work: every weight that a merge can read is read once.
+
+        LoRAs were read, and checked, when they were opened.
+
+        Args:
+            progress: called with the bytes of each tensor that was read.
+
+        Raises:
+            CheckpointError: as for `tensor`.
+        """
+        for key in self.tensors:
+            for source, info in self.sources(key).items():
+                self.tensor(key, source)
+                if progress is not None:
+                    progress(info.nbytes)
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of all the tensors that `require_sound` reads."""
+        return sum(info.nbytes for key in self.tensors for info in self.sources(key).values())
 
     def _read(self, key: str, source: str) -> Tensor:
         if source == VAE_SOURCE and self.vae is not None:
@@ -274,3 +296,9 @@ class Ingredients:
                 f"the recipe bakes in the VAE {recipe.vae.name}, which is not the file that was opened: give the "
                 "recipe's own VAE"
             )
+
+
+def _unknown_names(vae: VaeFile, live: Collection[str]) -> str:
+    """Return a clause that names the weights of a VAE which no live model has; empty if it has none."""
+    unknown = [key for key in vae.tensors if key not in live]
+    return f", and {len(unknown)} of its names are not understood ({abbreviated(unknown)})" if unknown else ""

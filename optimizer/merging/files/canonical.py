@@ -11,6 +11,7 @@ import torch
 
 from optimizer.families.registry import model_families, model_family
 from optimizer.merging.files.layout import StoredPart, stored_part
+from optimizer.merging.files.prefixes import without_outer_prefix
 from optimizer.merging.files.quantised import belongs_to_a_model, refuse_quantised
 from optimizer.merging.files.single_file import in_single_file
 from optimizer.merging.files.sources import Stored, abbreviated
@@ -29,9 +30,11 @@ def canonical(tensors: Mapping[str, Stored], name: str) -> tuple[dict[str, Store
         name: of the file, for messages.
 
     Raises:
-        CheckpointError: the weights are quantised, or a part of a fused tensor is missing.
+        CheckpointError: the weights are quantised, a part of a fused tensor is missing, or there are several U-Nets.
     """
+    tensors, outer_notes = without_outer_prefix(tensors, name)
     renamed, notes = _rename(tensors)
+    notes = outer_notes + notes
     renamed, alias_notes = _without_aliases(renamed, name)
     notes += alias_notes
     refuse_quantised({key: stored.info for key, stored in renamed.items()}, name, belongs_to_a_model)

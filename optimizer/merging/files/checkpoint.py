@@ -21,6 +21,7 @@ from optimizer.errors import CheckpointError
 from optimizer.merging.files.canonical import canonical
 from optimizer.merging.files.diffusers_folder import diffusers_source
 from optimizer.merging.files.pickles import torch_source
+from optimizer.merging.files.prefixes import without_wrappers
 from optimizer.merging.files.sources import (
     DTYPE_NAMES,
     DTYPES,
@@ -187,8 +188,13 @@ def model_name(path: Path) -> str:
     return path.stem if has_suffix else path.name
 
 
-def open_source(path: Path) -> Source:
+def open_source(path: Path, wanted: str = "a checkpoint") -> Source:
     """Open a file or folder, in the format that its suffix names, with the tensors under their stored names.
+
+    Only what wrappers such as DataParallel add to the names is taken out.
+
+    Args:
+        wanted: what a torch file should be, for messages.
 
     Raises:
         CheckpointError: it is missing, of an unknown format, damaged, truncated, holds code to run, or its name is not
@@ -201,10 +207,19 @@ def open_source(path: Path) -> Source:
     require_utf8_name(path)
     if path.is_dir():
         return diffusers_source(path)
+    return without_wrappers(_file_source(path, wanted))
+
+
+def _file_source(path: Path, wanted: str) -> Source:
+    """Open a file in the format that its suffix names.
+
+    Raises:
+        CheckpointError: as for `open_source`.
+    """
     if not path.is_file():  # a pipe would block, a device may never end
         raise CheckpointError(f"{path} is not a regular file: give a .safetensors or .ckpt file, or a diffusers folder")
     if path.suffix.lower() in TORCH_SUFFIXES:
-        return torch_source(path)
+        return torch_source(path, wanted=wanted)
     if path.suffix.lower() == ".bin":
         raise CheckpointError(
             f"{path} is one part of a diffusers pipeline: give the folder that holds model_index.json instead"

@@ -16,13 +16,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from basics.foreign import read_json
-from basics.messages import first_line
 from optimizer.errors import CheckpointError
 from optimizer.families.registry import model_families, model_family
+from optimizer.families.stable_diffusion import NOISE_SCHEDULE
 from optimizer.merging.files.layout import Component, stored_part
 from optimizer.merging.files.pickles import torch_source
+from optimizer.merging.files.prefixes import without_wrappers
 from optimizer.merging.files.quantised import refuse_quantised
+from optimizer.merging.files.settings import read_settings, refuse_differing, require_assumed
 from optimizer.merging.files.single_file import in_single_file
 from optimizer.merging.files.sources import Source, Stored, abbreviated, safetensors_source
 from search_spaces.blocks import Architecture
@@ -30,6 +31,7 @@ from search_spaces.families.registry import titles
 
 INDEX = "model_index.json"
 SCHEDULER_CONFIG = Path("scheduler", "scheduler_config.json")
+_STATISTICS = ("latents_mean", "latents_std", "scaling_factor")  # of latents; the markers of Playground 2.5 say them
 VAE_CONFIG = Path("vae", "config.json")
 
 # File names without suffix: of diffusers' models, then of transformers' (whose .bin files have another name).
@@ -43,17 +45,18 @@ def diffusers_source(folder: Path) -> Source:
 
     The scheduler's settings become the marker keys of single files: `v_pred` if the model predicts v, `ztsnr` if betas
     are rescaled to zero terminal SNR (both float32 without elements), and `edm_` keys for the schedulers of CosXL and
-    Playground 2.5.
+    Playground 2.5. A model that follows a flow has no marker, but a `modelspec.prediction_type` that is not rendered.
 
     Raises:
-        CheckpointError: no model_index.json, another kind of pipeline, or weights that are missing or damaged.
+        CheckpointError: no model_index.json, another kind of pipeline, weights that are missing or damaged, or settings
+            that no checkpoint file can hold.
     """
     if not (folder / INDEX).is_file():
         raise CheckpointError(
             f"{folder} is a folder without {INDEX}: "
             "give a single checkpoint file, or the folder of a diffusers pipeline"
         )
-    index = _read_json(folder / INDEX)
+    index = read_settings(folder / INDEX)
     parts = {
         component: _open_component(folder, component)
         for component, classes in _pipeline_classes().items()
@@ -69,33 +72,21 @@ def diffusers_source(folder: Path) -> Source:
     tensors: dict[str, Stored] = {}
     files = [file for part in parts.values() for file in part.files]
     notes = [f"{component}/: {note}" for component, part in parts.items() for note in part.notes]
+    markers, scheduler_notes, metadata = _markers(folder, index, architecture)
+    applied = _STATISTICS if "edm_mean" in markers else ()
     for component, part in parts.items():
         named, unknown = _single_file_names(folder, component, part.tensors, architecture)
+        shapes = {key: stored.info.shape for key, stored in named.items()}
+        require_assumed(folder / component / "config.json", component, architecture, shapes, applied)
         tensors |= named
         if unknown:
             notes.append(f"{component}/: {len(unknown)} tensors have no place in a checkpoint: {abbreviated(unknown)}")
-    markers, scheduler_notes = _markers(folder, index)
     if markers:
         files.append(folder / SCHEDULER_CONFIG)
     if "edm_mean" in markers:
         files.append(folder / VAE_CONFIG)
     tensors |= {marker: Stored.of(value) for marker, value in markers.items()}
-    return Source(files=tuple(files), tensors=tensors, notes=(*notes, *scheduler_notes))
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON object.
-
-    Raises:
-        CheckpointError: the file cannot be read, or holds something else.
-    """
-    try:
-        data = read_json(path)
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path} cannot be read ({first_line(error)}): fetch the folder again") from error
-    if not isinstance(data, dict):
-        raise CheckpointError(f"{path} is damaged (expected an object in braces): fetch the folder again")
-    return data
+    return Source(files=tuple(files), tensors=tensors, metadata=metadata, notes=(*notes, *scheduler_notes))
 
 
 def _pipeline_classes() -> dict[Component, tuple[str, ...]]:
@@ -147,7 +138,7 @@ def _open_component(folder: Path, component: Component) -> Source:
     """
     subfolder = folder / component
     path, suffix, variant = _weights(folder, component, subfolder)
-    source = _open_weights(path, suffix)
+    source = without_wrappers(_open_weights(path, suffix))
     # here, because tensors of unknown names, such as scales, are left out later
     refuse_quantised({name: stored.info for name, stored in source.tensors.items()}, str(subfolder))
     if not variant:
@@ -216,7 +207,7 @@ def _open_weights(path: Path, suffix: str) -> Source:
     source = safetensors_source if suffix == ".safetensors" else torch_source
     if path.suffix != ".json":
         return source(path)
-    weight_map = _read_json(path).get("weight_map")
+    weight_map = read_settings(path).get("weight_map")
     if not isinstance(weight_map, dict) or not all(
         isinstance(name, str) and Path(name).name == name for name in weight_map.values()
     ):
@@ -266,16 +257,19 @@ def _single_file_names(
 # ------------------------------------------------------------------------------------------ scheduler
 
 
-def _markers(folder: Path, index: Mapping[str, Any]) -> tuple[dict[str, Tensor], tuple[str, ...]]:
-    """Return the marker tensors that express the scheduler's settings, and notes.
+def _markers(
+    folder: Path, index: Mapping[str, Any], architecture: Architecture
+) -> tuple[dict[str, Tensor], tuple[str, ...], dict[str, str]]:
+    """Return the marker tensors that express the scheduler's settings, notes, and metadata.
 
     Raises:
-        CheckpointError: no marker of single files can express what the model predicts.
+        CheckpointError: no marker of single files can express what the model predicts, or its noise is another than the
+            family's.
     """
     path = folder / SCHEDULER_CONFIG
     if not path.is_file():
-        return {}, ("no scheduler settings: the model is assumed to predict noise (epsilon)",)
-    settings = _read_json(path)
+        return {}, ("no scheduler settings: the model is assumed to predict noise (epsilon)",), {}
+    settings = read_settings(path)
     name = str(settings.get("_class_name") or (index.get("scheduler") or [""])[-1])
     prediction = settings.get("prediction_type", "epsilon")
     markers: dict[str, Tensor] | None = {}
@@ -294,8 +288,14 @@ def _markers(folder: Path, index: Mapping[str, Any]) -> tuple[dict[str, Tensor],
         markers["ztsnr"] = torch.zeros(0)
     notes = [f"{', '.join(markers)} read from {SCHEDULER_CONFIG.as_posix()}"] if markers else []
     if prediction == "flow_prediction" or name.startswith("FlowMatch"):
-        notes.append(f"its scheduler ({name}) follows a flow: checkpoint files have no marker for that, none is added")
-    return markers, tuple(notes)
+        notes.append(
+            f"its scheduler ({name}) follows a flow: checkpoint files have no marker for that, none is added, and it "
+            "cannot be rendered"
+        )
+        return markers, tuple(notes), {"modelspec.prediction_type": "flow"}
+    if not name.startswith("EDM"):
+        refuse_differing(path, settings, {**NOISE_SCHEDULE, "trained_betas": None}, architecture)
+    return markers, tuple(notes), {}
 
 
 def _edm_markers(folder: Path, settings: Mapping[str, Any], prediction: object) -> dict[str, Tensor] | None:
@@ -309,7 +309,7 @@ def _edm_markers(folder: Path, settings: Mapping[str, Any], prediction: object) 
         if all(isinstance(value, int | float) for value in sigmas.values()):
             return {f"edm_vpred.{key}": torch.tensor(value, dtype=torch.float32) for key, value in sigmas.items()}
     if prediction == "epsilon" and settings.get("sigma_data") == 0.5 and (folder / VAE_CONFIG).is_file():
-        vae = _read_json(folder / VAE_CONFIG)
+        vae = read_settings(folder / VAE_CONFIG)
         statistics = {"edm_mean": vae.get("latents_mean"), "edm_std": vae.get("latents_std")}
         if all(_are_numbers(values) for values in statistics.values()):
             return {

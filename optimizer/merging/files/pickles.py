@@ -24,6 +24,7 @@ from torch import Tensor
 
 from basics.foreign import LEGACY_PICKLES, MODEL_BYTES, names_in_torch_file, opened_zip, require_plausible, torch_reason
 from optimizer.errors import CheckpointError
+from optimizer.merging.files.contents import holds_tensors, other_content
 from optimizer.merging.files.sources import DTYPE_NAMES, GGUF_MAGIC, Source, Stored, abbreviated, require_utf8_name
 
 HARMLESS_OWNERS = ("pytorch_lightning.", "lightning.", "lightning_fabric.")
@@ -31,12 +32,8 @@ ZIP_MAGIC = b"PK\x03\x04"
 PICKLE_MAGIC = b"\x80"  # followed by the protocol's number
 # Entries in which programs save a model beside other things, the most reliable first.
 WRAPPERS = ("state_dict", "model_state_dict", "model", "module", "net", "generator", "params_ema", "params", "ema")
-# Entries that such files have, and what the file is.
-_NO_MODELS: tuple[tuple[frozenset[str], str], ...] = (
-    (frozenset({"state", "param_groups"}), "the state of an optimizer, from which training goes on"),
-    (frozenset({"string_to_param"}), "an embedding (textual inversion)"),
-)
 WRAPPINGS = 8  # of mappings around the tensors; real files have two
+_MODULES = "torch.nn.modules."
 _TORCHS_OWN = ("torch.", "collections.OrderedDict")
 
 
@@ -50,11 +47,12 @@ class _Ignored:
         pass
 
 
-def torch_source(path: Path, *, numbers: bool = False) -> Source:
+def torch_source(path: Path, *, numbers: bool = False, wanted: str = "a checkpoint") -> Source:
     """Open a file of torch.save: the tensors of its state dict, memory-mapped where the file is a zip.
 
     Args:
         numbers: whether plain numbers in the state dict count as tensors of one element.
+        wanted: what the file should be, for messages.
 
     Raises:
         CheckpointError: it names code to run, is damaged or truncated, or holds no tensors by name.
@@ -64,7 +62,7 @@ def torch_source(path: Path, *, numbers: bool = False) -> Source:
     notes = []
     if lightning_names:
         notes.append(f"classes of PyTorch Lightning are named in the file and ignored: {abbreviated(lightning_names)}")
-    content, unwrapped = _unwrapped(path, content)
+    content, unwrapped = _unwrapped(path, content, wanted)
     notes += unwrapped
     if numbers:
         content = {key: _as_tensor(value) for key, value in content.items()}
@@ -86,21 +84,21 @@ def _as_tensor(value: object) -> object:
     return torch.tensor(float(value) if abs(value) < 2**63 else math.inf)
 
 
-def _unwrapped(path: Path, content: Any) -> tuple[Mapping[Any, Any], list[str]]:
+def _unwrapped(path: Path, content: Any, wanted: str) -> tuple[Mapping[Any, Any], list[str]]:
     """Return the mapping that holds a model's tensors, whatever it is wrapped in, and notes.
+
+    Args:
+        wanted: what the file should be, for messages.
 
     Raises:
         CheckpointError: there is none, it is of another kind, such as an optimizer's state, or there are several.
     """
     notes: list[str] = []
     for _ in range(WRAPPINGS):
-        if not isinstance(content, Mapping):
-            kind = type(content).__name__
-            raise CheckpointError(f"{path} holds a {kind} instead of tensors by name: give a checkpoint")
-        other = next((what for keys, what in _NO_MODELS if keys <= content.keys()), None)
+        other = other_content(content)
         if other is not None:
-            raise CheckpointError(f"{path} holds {other}, and no model: give a checkpoint")
-        inner = _inner_name(path, content)
+            raise CheckpointError(f"{path} holds {other}: give {wanted}")
+        inner = _inner_name(path, content, wanted)
         if inner is None:
             return content, notes
         notes += _unwrapping_notes(content, inner)
@@ -120,41 +118,23 @@ def _unwrapping_notes(content: Mapping[Any, Any], inner: str) -> Iterator[str]:
         yield f"{len(other_keys)} entries beside {name} are ignored: {abbreviated(other_keys)}"
 
 
-def _inner_name(path: Path, content: Mapping[Any, Any]) -> str | None:
+def _inner_name(path: Path, content: Mapping[Any, Any], wanted: str) -> str | None:
     """Return the entry in which a model's tensors lie; None if they do not lie deeper.
 
     Raises:
         CheckpointError: several entries hold tensors, and none has a usual name.
     """
     seen: dict[int, tuple[int, bool]] = {}
-    holders = [key for key, value in content.items() if isinstance(key, str) and _holds_tensors(value, seen)]
+    holders = [key for key, value in content.items() if isinstance(key, str) and holds_tensors(value, seen)]
     usual = next((key for key in WRAPPERS if key in holders), None)
     if usual is not None or not holders or any(map(_is_tensor, content, content.values())):
         return usual
     if len(holders) > 1:
         raise CheckpointError(
             f"{path} holds tensors in several entries ({abbreviated(holders)}), and it is not known in which the model "
-            "is: give a checkpoint"
+            f"is: give {wanted}"
         )
     return holders[0]
-
-
-def _holds_tensors(value: object, seen: dict[int, tuple[int, bool]], depth: int = 4) -> bool:
-    """Return whether a value is a mapping with tensors by name, in it or in mappings inside it.
-
-    Args:
-        seen: id of each mapping that was looked at -> how deep, and the answer: it may be in itself, or in many.
-        depth: how many mappings may lie in each other.
-    """
-    if not isinstance(value, Mapping) or depth == 0:
-        return False
-    looked_at, found = seen.get(id(value), (0, False))
-    if found or depth <= looked_at:
-        return found
-    seen[id(value)] = (depth, False)  # in case it contains itself
-    found = any(_is_tensor(key, inner) or _holds_tensors(inner, seen, depth - 1) for key, inner in value.items())
-    seen[id(value)] = (depth, found)
-    return found
 
 
 def _is_tensor(key: object, value: object) -> bool:
@@ -239,8 +219,10 @@ def _explanation(path: Path, names: list[str], error: Exception) -> str:
     if refused:  # torch names a builtin without its module
         code = next((name for name in suspects if name.endswith(f".{refused[1]}")), refused[1])
     if code and isinstance(error, pickle.UnpicklingError):
+        is_module = any(name.startswith(_MODULES) for name in names)
+        advice = "a whole module was saved instead of its weights: save its state_dict(), or " if is_module else ""
         return (
-            f"{path} holds executable code (it names {code}) and is refused: nothing in it was run; "
+            f"{path} holds executable code (it names {code}) and is refused: nothing in it was run; {advice}"
             "use a .safetensors file of this model"
         )
     return f"{path} is damaged or cut off ({torch_reason(error)}): fetch it again"

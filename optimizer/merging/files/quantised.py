@@ -3,13 +3,14 @@
 They are told by dtype, because every program names its scales in its own way: weights are floating-point numbers, so
 integers in a weight's place are codes (int8 with scales, two 4-bit numbers in a byte). Floats of 8 bits are plain
 numbers, unless something beside the layer's weight and bias belongs to it: then that is their scale. They are codes
-as well where they stand under a name made of that of a weight which is not there (`to_q.weight._data`).
+as well where they stand under a name made of that of a weight which is not there (`to_q.weight._data`). Scales may also
+stand apart, below a prefix of their own (`scale_weights.<key of the weight>`).
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
 
 import torch
@@ -62,7 +63,7 @@ def quantisation(infos: Mapping[str, TensorInfo], is_part: Callable[[str], bool]
         dtype = str(infos[codes[0]].dtype).removeprefix("torch.")
         return f"{len(codes)} tensors hold {dtype} codes instead of weights, such as {codes[0]}"
     scales = [key for key in infos if _SCALES.search(key)] or list(_scales_of_narrow_floats(infos))
-    scales = scales or [key for key in infos if _is_scale_of_weight(key, infos)]
+    scales = scales or [key for key in infos if _is_scale_of_weight(key, infos)] or list(_scales_apart(infos))
     return f"its weights mean nothing without {len(scales)} scales such as {scales[0]}" if scales else None
 
 
@@ -128,3 +129,43 @@ def _scales_of_narrow_floats(infos: Mapping[str, TensorInfo]) -> Iterator[str]:
         layer, _, leaf = key.rpartition(".")
         if leaf not in _PARAMETERS and (layer in layers or layer.removesuffix(".weight") in layers):
             yield key
+
+
+def _scales_apart(infos: Mapping[str, TensorInfo]) -> Iterator[str]:
+    """Yield the keys that hold the key of a weight within them, or that of its layer, and are scales of it.
+
+    Beside a weight of any width they have a part that is called a scale; beside an 8-bit float they have fewer elements
+    than the weight, or what would be its key is none of the model's (`scales.input_blocks_1_1_proj_in`).
+    """
+    weights = {key for key in infos if key.endswith(".weight") and len(infos[key].shape) > 1}
+    names = {key: key for key in weights} | {key.removesuffix(".weight"): key for key in weights}
+    narrow = {key for key in weights if infos[key].dtype.is_floating_point and infos[key].dtype.itemsize == 1}
+    for key, info in infos.items():
+        parts = key.split(".")
+        if parts[-1] == "bias" or key in weights:
+            continue
+        is_called_scale = any(map(_SCALE_WORD.search, parts))
+        if not (is_called_scale or narrow):
+            continue
+        weight = _weight_within(parts, names)
+        if weight is None:
+            if narrow and any(map(_SCALE_WORD.search, parts[:-1])):
+                yield key
+        elif (is_called_scale and _is_live(weight)) or (weight in narrow and info.size < infos[weight].size):
+            yield key
+
+
+def _weight_within(parts: Sequence[str], names: Mapping[str, str]) -> str | None:
+    """Return the weight whose key, or whose layer's, a key has within it; the longest that is there.
+
+    Args:
+        parts: of the key, between its dots.
+        names: key of a weight or of its layer -> key of the weight.
+    """
+    lengths = range(len(parts) - 1, 1, -1)
+    found = (
+        names.get(".".join(parts[start : start + length]))
+        for length in lengths
+        for start in range(len(parts) - length + 1)
+    )
+    return next(filter(None, found), None)

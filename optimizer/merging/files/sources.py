@@ -21,7 +21,8 @@ from torch import Tensor
 
 from basics.files import HASH_CHUNK_BYTES, MAX_SAFETENSORS_HEADER_BYTES, sha256_of
 from basics.foreign import MODEL_BYTES, parse_json
-from basics.messages import first_line, shortened
+from basics.messages import first_line
+from basics.texts import shortened
 from optimizer.errors import CheckpointError
 
 DTYPES: dict[str, torch.dtype] = {

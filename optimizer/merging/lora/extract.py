@@ -17,22 +17,23 @@ loses energy: between the demo's parents, rank 32 keeps 0.74 of it instead of 0.
 
 from __future__ import annotations
 
+import hashlib
 import json
+import struct
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
+from basics.files import open_to_write
 from optimizer.errors import ExportError, LoraError, ParentsDifferError
 from optimizer.families.registry import model_family
 from optimizer.merging.files.checkpoint import Checkpoint, component_of, is_mergeable
 from optimizer.merging.files.health import is_finite
 from optimizer.merging.files.layout import Component
-from optimizer.merging.files.sources import data_hash
 from optimizer.merging.lora.names import Naming, Target, name_in, targets_of
 from search_spaces.blocks import UNET, VAE, Architecture, place_of, places, text_encoders
 
@@ -286,14 +287,21 @@ def write_lora(path: Path, lora: ExtractedLora, naming: Naming = "kohya", title:
     """
     tensors = _file_tensors(lora, naming)
     metadata = _metadata(lora, title or path.stem)
+    digest = _data_hash(save(tensors, metadata))  # it does not cover the header, to which it is added
+    content = save(tensors, metadata | {"sshs_model_hash": digest, "modelspec.hash_sha256": f"0x{digest}"})
     try:
-        save_file(tensors, path, metadata)
-        digest = data_hash(path)  # it does not cover the header, to which it is added
-        save_file(tensors, path, metadata | {"sshs_model_hash": digest, "modelspec.hash_sha256": f"0x{digest}"})
-    except (SafetensorError, OSError) as error:
+        with open_to_write(path) as file:
+            file.write(content)
+    except OSError as error:
         raise ExportError(
             f"cannot write {path}: {error}; nothing was kept: give a path that can be written to"
         ) from error
+
+
+def _data_hash(content: bytes) -> str:
+    """Return the sha256 of the data in a .safetensors file's content, 64 hex digits."""
+    header_bytes = struct.unpack_from("<Q", content)[0]
+    return hashlib.sha256(memoryview(content)[8 + header_bytes :]).hexdigest()
 
 
 def _file_tensors(lora: ExtractedLora, naming: Naming) -> dict[str, Tensor]:

@@ -24,6 +24,7 @@ from optimizer.errors import LoraError
 from optimizer.merging.files.checkpoint import TORCH_SUFFIXES
 from optimizer.merging.files.layout import LiveView
 from optimizer.merging.files.pickles import torch_source
+from optimizer.merging.files.prefixes import without_wrappers
 from optimizer.merging.files.quantised import quantisation
 from optimizer.merging.files.sources import Source, TensorInfo, abbreviated, safetensors_source, sha256_of_model
 from optimizer.merging.lora.factors import Factors, by, composed, without_1x1_kernel
@@ -217,8 +218,8 @@ def _source(path: Path) -> Source:
         CheckpointError: it cannot be read, is truncated, or holds code to run.
     """
     if path.suffix.lower() in TORCH_LORA_SUFFIXES:
-        return torch_source(path, numbers=True)
-    return safetensors_source(path)
+        return without_wrappers(torch_source(path, numbers=True, wanted="a LoRA file"))
+    return without_wrappers(safetensors_source(path))
 
 
 def _strength_notes(strength: Strength, scales: Mapping[str, float]) -> list[str]:

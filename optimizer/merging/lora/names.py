@@ -250,6 +250,7 @@ _OTHER_KINDS = (
     (re.compile(r"\.bias_(indices|values|size)$"), "a LoCon with sparse biases"),
     (re.compile(r"^lora_controlnet$"), "a Control-LoRA"),
     (re.compile(r"\.(diff|diff_b|set_weight)$"), "a file with full differences of weights"),
+    (re.compile(r"^\w+:\d+:(up|down)$"), "a LoRA of cloneofsimo's lora_diffusion, which has no names of layers"),
     (re.compile(r"^bundle_emb\."), "a LoRA with bundled embeddings"),
     (re.compile(r"lora_(up|B(\.[^.]+)?|linear_layer\.up)\.bias$|_lora\.up\.bias$"), "a LoRA with biases"),
     (re.compile(r"lora_embedding_[AB]"), "a LoRA of embeddings"),

@@ -202,7 +202,16 @@ def test_a_file_with_code_is_refused_and_not_run(kind: str, tmp_path: Path, monk
 
 
 @pytest.mark.parametrize(
-    ("content", "message"), [({"a": 1}, "got a mapping with int"), (torch.ones(2), "got a Tensor")]
+    ("content", "message"),
+    [
+        ({"a": 1}, "got a mapping with int"),
+        (torch.ones(2), "got a Tensor"),
+        ({}, "got an empty mapping"),
+        ({"state_dict": {}}, "got an empty mapping"),
+        ([torch.ones(2)], "got a list of 1 elements without names"),
+        ({"state": {}, "param_groups": []}, "got the state of an optimizer"),
+        (torch.nn.Linear(1, 1), "a whole module was saved instead of its state_dict"),
+    ],
 )
 def test_anything_but_named_tensors_is_refused(content: object, message: str, tmp_path: Path) -> None:
     torch.save(content, tmp_path / "file.pt")

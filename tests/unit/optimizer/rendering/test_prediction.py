@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, get_args
 
+import numpy as np
 import pytest
 import torch
 from diffusers import AutoencoderKL
@@ -233,6 +234,48 @@ class TestSchedulers:
         torch.testing.assert_close(scheduler.timesteps.double(), levels.log() / 4, rtol=1e-4, atol=1e-6)
 
 
+def denoised(noisy: Tensor, level: Tensor) -> Tensor:
+    """The best guess of clean values that are normal with mean 0.3 and standard deviation 0.5."""
+    return 0.3 + (noisy - 0.3) * 0.25 / (0.25 + level**2)
+
+
+def karras_levels(steps: int) -> tuple[Tensor, Tensor]:
+    """Karras et al.'s noise levels (arXiv:2206.00364, equation 5) on the rescaled schedule, and their timesteps."""
+    alphas = rescaled_alphas()
+    alphas[-1] = 2.0**-24  # what diffusers puts for 0, so that the highest level is finite
+    table = ((1 - alphas) / alphas).sqrt()
+    ramp = torch.linspace(0, 1, steps, dtype=torch.float64)
+    levels = (table[-1] ** (1 / 7) + ramp * (table[0] ** (1 / 7) - table[-1] ** (1 / 7))) ** 7
+    times = np.interp(levels.log().numpy(), table.log().numpy(), np.arange(1000))
+    return levels, torch.from_numpy(times)
+
+
+@pytest.mark.parametrize("steps", [12, 20, 21, 25, 30, 80])
+def test_karras_levels_of_zero_snr_are_walked_from_the_first_to_the_last(steps: int) -> None:
+    """The solver in the form of its paper (arXiv:2211.01095, algorithm 2), in noise levels and float64."""
+    scheduler = make_scheduler("dpmpp_2m_karras", V_ZERO)
+    scheduler.set_timesteps(steps)
+    levels, times = karras_levels(steps)
+    assert ((scheduler.timesteps - times).abs() < 0.6).all()  # to whole steps
+    torch.testing.assert_close(scheduler.sigmas[:-1].double(), levels, rtol=2e-3, atol=1e-6)
+
+    noise = torch.linspace(-2, 2, 5, dtype=torch.float64)
+    levels = scheduler.sigmas.double()
+    by_hand, by_scheduler = noise * (1 + levels[0] ** 2).sqrt(), noise.clone()
+    before, span_before = noise, levels[0]
+    for index, timestep in enumerate(scheduler.timesteps):
+        level, following = levels[index], levels[index + 1]
+        clean, span = denoised(by_hand, level), (level / following).log()
+        extrapolated = clean + (clean - before) * span / span_before / 2 if 0 < index < steps - 1 else clean
+        by_hand = by_hand * following / level + (1 - following / level) * extrapolated
+        before, span_before = clean, span
+
+        scale = 1 / (1 + level**2).sqrt()
+        output = (scale * by_scheduler - denoised(by_scheduler / scale, level)) / (level * scale)
+        by_scheduler = scheduler.step(output, timestep, by_scheduler, return_dict=False)[0]
+    torch.testing.assert_close(by_scheduler, by_hand, rtol=1e-4, atol=1e-4)
+
+
 # ----------------------------------------------------------------------------------------- latents
 
 
@@ -262,8 +305,6 @@ class TestSteps:
             ("dpmpp_2m", 1000, EPSILON, 999),
             ("dpmpp_2m", 1000, V, 999),
             ("lcm", 60, V_ZERO, 50),
-            ("dpmpp_2m_karras", 30, V_ZERO, 20),
-            ("dpmpp_2m_sde_karras", 21, V_ZERO, 20),
         ],
     )
     def test_a_number_that_ends_in_an_error_or_nan_is_refused_with_those_that_do_not(
@@ -282,6 +323,11 @@ class TestSteps:
         for name in set(SCHEDULERS) - (NO_ZERO_SNR if prediction.zero_snr else set()):
             require_steps(name, steps, prediction)
         assert torch.equal(torch.get_rng_state(), before)
+
+    @pytest.mark.parametrize("name", ["dpmpp_2m", "dpmpp_2m_karras", "dpmpp_2m_sde_karras"])
+    def test_zero_snr_takes_all(self, name: SchedulerName) -> None:
+        for steps in (21, 25, 50, 150, 1000):
+            require_steps(name, steps, V_ZERO)
 
     @pytest.mark.parametrize("name", EDM_SCHEDULERS)
     def test_edm_models_take_all(self, name: SchedulerName) -> None:

@@ -329,3 +329,32 @@ def test_no_artifact_id_that_the_dashboard_takes_leads_out_of_its_place(artifact
     name = stored_name(artifact)
     assert name.startswith(("uploads/", "studies/"))
     assert ".." not in Path(name).parts
+
+
+@pytest.mark.parametrize("odd", ["link to itself", "two links in a circle", "dangling link", "pipe", "linked pipe"])
+def test_what_is_no_file_among_the_files_of_a_trial_is_left_out_and_stops_nobody(odd: str, tmp_path: Path) -> None:
+    artifacts = Artifacts.beside(f"sqlite:///{tmp_path}/study.db")
+    files = artifacts.of_trial("key", 0, "worker")
+    files.store.write(files.name("0000.png"), b"picture")
+    path = Path(artifacts.location) / files.name("features.npz")
+    match odd:
+        case "link to itself":
+            path.symlink_to(path.name)
+        case "two links in a circle":
+            path.symlink_to("other")
+            path.with_name("other").symlink_to(path.name)
+        case "dangling link":
+            path.symlink_to("nothing")
+        case "pipe":
+            os.mkfifo(path)
+        case _:
+            os.mkfifo(tmp_path / "pipe")
+            path.symlink_to(tmp_path / "pipe")
+    assert files.files() == {"0000.png"}
+    assert files.load_features() == {}, "as where none are stored"
+    if odd == "pipe":
+        with pytest.raises(ArtifactError, match="it is a pipe, not a file"):
+            files.store.write(files.name("features.npz"), b"a file")
+    else:
+        files.store.write(files.name("features.npz"), b"a file again")
+        assert "features.npz" in files.files()

@@ -13,6 +13,7 @@ import pytest
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from odd_input import bomb
 from pydantic import BaseModel
 
 from basics.names import unseen
@@ -24,6 +25,7 @@ from studies.recipe.blueprint import slots_of
 from studies.spec.search import BudgetSettings, RacingSettings, SamplerName
 from studies.spec.study import StudySpec, load_spec, parse_spec
 from studies.spec.suite import SchedulerName, SuiteSettings
+from studies.system.texts import cut_texts
 
 BASE = Path("/data/study")
 
@@ -510,7 +512,7 @@ def test_a_chain_that_does_not_fit_is_refused(changes: dict[str, Any], essential
         (SMALLEST + "study: again\n", ["'study'", "given twice", "line 6"]),
         (SMALLEST + "budget: {trials: 3, trials: 4}\n", ["'trials'", "given twice"]),
         (SMALLEST + "budget: 2024-13-45\n", ["not valid YAML"]),
-        (SMALLEST + "sampler: {options: &a {x: *a}}\n", ["not valid YAML", "recursive"]),
+        (SMALLEST + "sampler: {options: &a {x: *a}}\n", ["not valid YAML", "contains itself"]),
         (SMALLEST + "1: 2\n", ["`1`", "string"]),
         ("[" * 5000, ["not valid YAML"]),
     ],
@@ -655,6 +657,13 @@ def spec_data(draw: st.DrawFn) -> dict[str, Any]:
         )
     )
     return data | {"scorers": scorers}
+
+
+@pytest.mark.parametrize("named", ["study", "parents", "unknown"])
+def test_aliases_that_multiply_are_refused_at_once(named: str) -> None:
+    text = f"{bomb('x')}\n{named}: *bomb\n"
+    assert "100,000 values once its aliases" in refusal(text)
+    assert cut_texts(text) == []
 
 
 @given(spec_data())

@@ -28,13 +28,16 @@ from diffusers.loaders.single_file_utils import (
     convert_ldm_vae_checkpoint,
     convert_open_clip_checkpoint,
 )
+from diffusers_pipelines import TRAINED_NOISE
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
 from optimizer.errors import CheckpointError
 from optimizer.merging.files.checkpoint import Checkpoint
+from optimizer.merging.files.vae import VaeFile
 from optimizer.rendering.configs import text_configs, unet_config, vae_config
+from optimizer.rendering.prediction import prediction_of
 from search_spaces.blocks import Architecture
 
 BOTH = pytest.mark.parametrize("architecture", ["sd15", "sdxl"])
@@ -83,7 +86,7 @@ def models_of(tensors: dict[str, Tensor], architecture: Architecture) -> dict[st
 
 def pipeline_of(architecture: str) -> Any:
     models = models_of(random_tensors(architecture, 1), Architecture(architecture))
-    scheduler = DDIMScheduler(steps_offset=1, clip_sample=False)
+    scheduler = DDIMScheduler(**TRAINED_NOISE, steps_offset=1, clip_sample=False)
     if architecture == "sd15":
         return StableDiffusionPipeline(
             **models,
@@ -302,7 +305,7 @@ class TestScheduler:
         self, prediction: str, rescaled: bool, markers: set[str], folder: Path
     ) -> None:
         plain = Checkpoint.open(folder)
-        scheduler = EulerDiscreteScheduler(prediction_type=prediction, rescale_betas_zero_snr=rescaled)
+        scheduler = EulerDiscreteScheduler(**TRAINED_NOISE, prediction_type=prediction, rescale_betas_zero_snr=rescaled)
         scheduler.save_pretrained(folder / "scheduler")
         checkpoint = Checkpoint.open(folder)
         assert checkpoint.tensors.keys() - plain.tensors.keys() == markers
@@ -350,7 +353,77 @@ class TestScheduler:
 
     def test_a_flow_is_told_because_files_have_no_mark_for_it(self, folder: Path) -> None:
         edit(folder / "scheduler" / "scheduler_config.json", _class_name="FlowMatchEulerDiscreteScheduler")
-        assert any("follows a flow" in note for note in Checkpoint.open(folder).notes)
+        checkpoint = Checkpoint.open(folder)
+        assert any("follows a flow" in note for note in checkpoint.notes)
+        with pytest.raises(CheckpointError, match="'flow', which cannot be rendered"):
+            prediction_of(checkpoint)
+
+
+class TestSettings:
+    """Numbers beside the weights that no checkpoint file can hold."""
+
+    @pytest.mark.parametrize(
+        ("file", "changes"),
+        [
+            ("vae", {"scaling_factor": 0.13025}),
+            ("vae", {"shift_factor": 0.1159}),
+            ("vae", {"latents_mean": [0.1, 0.0, 0.0, 0.0], "latents_std": [1.0] * 4}),
+            ("vae", {"norm_num_groups": 16}),
+            ("vae", {"act_fn": "gelu"}),
+            ("text_encoder", {"hidden_act": "gelu"}),
+            ("text_encoder", {"num_hidden_layers": 1}),
+            ("text_encoder", {"num_attention_heads": 2}),
+            ("text_encoder", {"layer_norm_eps": 1e-3}),
+            ("unet", {"attention_head_dim": 4}),
+            ("unet", {"attention_head_dim": [8, 8, 8, 4]}),
+            ("unet", {"flip_sin_to_cos": False}),
+            ("unet", {"norm_eps": 1e-6}),
+            ("scheduler", {"beta_end": 0.02}),
+            ("scheduler", {"beta_schedule": "linear"}),
+            ("scheduler", {"num_train_timesteps": 500}),
+            ("scheduler", {"trained_betas": [0.1] * 1000}),
+        ],
+        ids=lambda value: value if isinstance(value, str) else next(iter(value)),
+    )
+    def test_what_differs_from_the_family_is_refused(self, file: str, changes: dict[str, Any], folder: Path) -> None:
+        path = folder / file / ("scheduler_config.json" if file == "scheduler" else "config.json")
+        edit(path, **changes)
+        key = next(iter(changes))
+        with pytest.raises(CheckpointError, match=rf"{file}.{path.name} says {key} .* where SD1.5 has ") as caught:
+            Checkpoint.open(folder)
+        assert "\n" not in str(caught.value)
+
+    def test_other_spellings_of_the_same_and_what_changes_nothing_are_read(self, folder: Path) -> None:
+        before = Checkpoint.open(folder)
+        edit(folder / "vae" / "config.json", shift_factor=0.0, force_upcast=False, sample_size=1024)
+        edit(folder / "text_encoder" / "config.json", eos_token_id=2, attention_dropout=0.1)
+        edit(folder / "unet" / "config.json", attention_head_dim=[8] * 4, upcast_attention=True)
+        edit(folder / "scheduler" / "scheduler_config.json", timestep_spacing="trailing", steps_offset=0)
+        after = Checkpoint.open(folder)
+        assert (after.tensors, after.notes) == (before.tensors, before.notes)
+
+    def test_sdxl_has_settings_of_its_own(self, written: Callable[[str], Path], tmp_path: Path) -> None:
+        folder = Path(shutil.copytree(written("sdxl"), tmp_path / "pipe"))
+        edit(folder / "text_encoder_2" / "config.json", hidden_act="quick_gelu")
+        with pytest.raises(CheckpointError, match=r"_2.config.json says hidden_act 'quick_gelu' where SDXL"):
+            Checkpoint.open(folder)
+
+    def test_a_vae_alone_is_held_to_the_family_of_the_parents(self, folder: Path) -> None:
+        """SD1.5's and SDXL's VAEs have the same names and shapes."""
+        file = folder / "vae" / "diffusion_pytorch_model.safetensors"
+        VaeFile.open(file).in_files_of(Architecture.SD15)
+        with pytest.raises(CheckpointError, match=r"says scaling_factor 0\.18215 where SDXL has 0\.13025"):
+            VaeFile.open(file).in_files_of(Architecture.SDXL)
+        edit(folder / "vae" / "config.json", shift_factor=0.5)
+        with pytest.raises(CheckpointError, match=r"says shift_factor 0\.5 where SD1.5 has None"):
+            VaeFile.open(file).in_files_of(Architecture.SD15)
+
+    @pytest.mark.parametrize("suffix", ["folder", "safetensors"])
+    def test_the_vae_of_a_model_of_another_family_is_refused(self, suffix: str, folder: Path, tmp_path: Path) -> None:
+        path = folder if suffix == "folder" else write_checkpoint(tmp_path / "a.safetensors")
+        VaeFile.open(path).in_files_of(Architecture.SD15)
+        with pytest.raises(CheckpointError, match=r"is a model of SD1.5, the parents are SDXL"):
+            VaeFile.open(path).in_files_of(Architecture.SDXL)
 
 
 def _with_statistics(folder: Path, mean: list[float], std: list[float]) -> Path:

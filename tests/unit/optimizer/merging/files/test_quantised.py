@@ -174,6 +174,74 @@ def test_a_scale_beside_a_weight_of_full_width_is_refused(name: str, prefix: str
         Checkpoint.open(tmp_path / "a.safetensors")
 
 
+def scales_apart(name: str, tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """One scale for each matrix below a prefix; `name` may have its key, its layer, and the key without dots."""
+    keys = [key for key, row in tensors.items() if key.startswith(prefix) and key[-7:] == ".weight" and row.dim() > 1]
+    names = [
+        name.format(
+            key=key, layer=key.removesuffix(".weight"), flat=key.replace(".", "_"), rest=key.removeprefix(prefix)
+        )
+        for key in keys
+    ]
+    return {scale: torch.tensor([0.125]) for scale in names}
+
+
+@pytest.mark.parametrize(
+    ("dtype", "name"),
+    [
+        (torch.float8_e4m3fn, "scale_weights.{key}"),
+        (torch.float8_e5m2, "scale_weights.{layer}"),
+        (torch.float8_e4m3fn, "fp8.scales.{flat}"),
+        (torch.float8_e4m3fn, "scales.{flat}"),
+        (torch.float8_e4m3fn, "amax.{key}"),
+        (torch.float8_e4m3fn, "fp8_meta.{layer}.history"),
+        (torch.float16, "scale_weights.{key}"),
+        (torch.bfloat16, "quantised.scales.{layer}.value"),
+    ],
+)
+@pytest.mark.parametrize("prefix", [UNET, TEXT, VAE])
+def test_scales_below_a_prefix_of_their_own_are_refused(
+    name: str, dtype: torch.dtype, prefix: str, tmp_path: Path
+) -> None:
+    tensors = random_tensors("sd15", 1)
+    weights = {key: row.to(dtype) if row.is_floating_point() else row for key, row in tensors.items()}
+    scales = scales_apart(name, tensors, prefix)
+    save_file(weights | scales, tmp_path / "a.safetensors")
+    with pytest.raises(CheckpointError, match=rf"mean nothing without {len(scales)} scales"):
+        Checkpoint.open(tmp_path / "a.safetensors")
+
+
+@pytest.mark.parametrize("own", ["", VAE, "module.", "model."])
+@pytest.mark.parametrize("apart", ["scale_weights.", "fp8.scales."])
+def test_a_vae_file_with_scales_apart_is_refused_as_quantised(own: str, apart: str, tmp_path: Path) -> None:
+    whole = {key: row for key, row in random_tensors("sd15", 1).items() if key.startswith(VAE)}
+    vae = {own + key.removeprefix(VAE): row.to(torch.float8_e4m3fn) for key, row in whole.items()}
+    save_file(vae | scales_apart(apart + "{key}", vae, ""), tmp_path / "vae.safetensors")
+    with pytest.raises(CheckpointError, match=r"vae.safetensors is quantised .* scales such as"):
+        VaeFile.open(tmp_path / "vae.safetensors")
+
+
+def test_a_folder_whose_text_encoder_has_scales_apart_is_refused(tmp_path: Path) -> None:
+    """Tensors of unknown names in a text encoder are otherwise left out with a note."""
+    pipeline = small_pipeline(Architecture.SD15, random_tensors("sd15", 1, torch.float32))
+    pipeline.unet.save_pretrained(tmp_path / "unet")
+    pipeline.text_encoder.save_pretrained(tmp_path / "text_encoder")
+    index = '{"unet": ["diffusers", "UNet2DConditionModel"], "text_encoder": ["transformers", "CLIPTextModel"]}'
+    (tmp_path / "model_index.json").write_text(index)
+    (file,) = (tmp_path / "text_encoder").glob("*.safetensors")
+    weights = {key: row.to(torch.float8_e4m3fn) for key, row in load_file(file).items()}
+    save_file(weights | scales_apart("scale_weights.{key}", weights, ""), file)
+    with pytest.raises(CheckpointError, match="text_encoder is quantised"):
+        Checkpoint.open(tmp_path)
+
+
+def test_a_copy_of_8_bit_weights_below_another_prefix_is_no_scale(tmp_path: Path) -> None:
+    tensors = {key: row.to(torch.float8_e4m3fn) for key, row in random_tensors("sd15", 1).items() if key[:5] == "model"}
+    copies = {f"backup.{key}": row.clone() for key, row in tensors.items()}
+    save_file(tensors | copies, tmp_path / "a.safetensors")
+    assert Checkpoint.open(tmp_path / "a.safetensors").architecture == "sd15"
+
+
 @pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.float16])
 def test_names_of_ordinary_files_are_no_scales_and_no_codes(dtype: torch.dtype, tmp_path: Path) -> None:
     """Both encoders of SDXL with all their parameters, a VAE's loss, and scales of what no model has."""

@@ -16,11 +16,14 @@ from typing import Any
 import pytest
 import torch
 from checkpoints import random_tensors
+from safetensors.torch import save_file
 from torch import Tensor
 
 from basics.files import sha256_of
 from optimizer.errors import CheckpointError
 from optimizer.merging.files.checkpoint import Checkpoint, TensorInfo
+from optimizer.merging.files.vae import VaeFile
+from optimizer.merging.lora.file import Lora
 
 ZIP_OR_LEGACY = pytest.mark.parametrize("zipped", [True, False], ids=["zip", "legacy"])
 
@@ -240,16 +243,6 @@ class TestDamage:
         with pytest.raises(CheckpointError, match=r"a\.ckpt"):
             Checkpoint.open(tmp_path / "a.ckpt")
 
-    @pytest.mark.parametrize("content", [[torch.ones(1)], torch.ones(1), "text"])
-    def test_a_file_without_tensors_by_name_is_refused(self, content: object, tmp_path: Path) -> None:
-        with pytest.raises(CheckpointError, match="instead of tensors by name"):
-            Checkpoint.open(save(tmp_path / "a.pt", content))
-
-    def test_an_empty_state_dict_is_no_model(self, tmp_path: Path) -> None:
-        checkpoint = Checkpoint.open(save(tmp_path / "a.pt", {"state_dict": {}}))
-        with pytest.raises(CheckpointError, match="no tensors at all"):
-            _ = checkpoint.architecture
-
     @pytest.mark.parametrize(
         "tensor",
         [torch.ones(2, 2).to_sparse(), torch.ones(2, dtype=torch.complex64), torch.ones(2, device="meta")],
@@ -258,3 +251,73 @@ class TestDamage:
     def test_tensors_that_cannot_be_merged_are_named(self, tensor: Tensor, tmp_path: Path) -> None:
         with pytest.raises(CheckpointError, match="odd is stored as"):
             Checkpoint.open(save(tmp_path / "a.pt", {"odd": tensor}))
+
+
+PAIRS = [torch.ones(4, 2), torch.ones(2, 3), torch.ones(5, 1), torch.ones(1, 6)]
+OPTIMIZER = {"state": {0: {"exp_avg": torch.ones(2)}}, "param_groups": [{"lr": 1e-4}]}
+NAMELESS = r"a LoRA of cloneofsimo's lora_diffusion, .* \(its own `lora_add MODEL LORA OUTPUT.ckpt 1.0 --mode upl-ckpt"
+OTHERS: list[tuple[object, str]] = [
+    (torch.ones(1), "a single tensor without a name"),
+    ([torch.ones(1)], r"a list of 1 elements without names \(Tensor\)"),
+    (([1, 2], "x"), r"a tuple of 2 elements without names \(list, str\)"),
+    ([], "a list of no elements"),
+    ("text", "a str instead of tensors by name"),
+    (None, "a NoneType instead of tensors by name"),
+    ({}, "an empty dictionary"),
+    ({"state_dict": {}}, r"a dictionary without tensors \(its entries: state_dict\)"),
+    ({"epoch": 3, "config": {"rank": {"unet": 4}}}, r"a dictionary without tensors \(its entries: epoch, config\)"),
+    ({0: torch.ones(2), 1: torch.ones(2)}, "tensors by number instead of by name"),
+    (OPTIMIZER, "the state of an optimizer"),
+    ({"optimizer": OPTIMIZER}, "the state of an optimizer"),
+    ({"string_to_token": {"*": 265}, "string_to_param": {"*": torch.ones(2, 768)}}, "an embedding"),
+    (PAIRS, NAMELESS),
+    (tuple(PAIRS), NAMELESS),
+    ([torch.ones(4, 2, 1, 1), torch.ones(2, 3, 3, 3)], NAMELESS),
+    ({"unet:0": PAIRS[:2], "unet:1": PAIRS[2:]}, NAMELESS),
+    ({"unet": PAIRS, "text_encoder": PAIRS}, NAMELESS),
+]
+
+
+@pytest.mark.parametrize(
+    ("opens", "wanted"),
+    [(Checkpoint.open, "a checkpoint"), (VaeFile.open, "a VAE file"), (Lora.open, "a LoRA file")],
+    ids=["parent", "vae", "lora"],
+)
+@pytest.mark.parametrize(("content", "what"), OTHERS)
+def test_what_a_file_holds_instead_of_tensors_by_name_is_said_whatever_it_was_given_for(
+    content: object, what: str, opens: Callable[[Path], object], wanted: str, tmp_path: Path
+) -> None:
+    with pytest.raises(CheckpointError, match=f"a.pt holds {what}.*: give {wanted}$") as caught:
+        opens(save(tmp_path / "a.pt", content))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("opens", [Checkpoint.open, VaeFile.open, Lora.open], ids=["parent", "vae", "lora"])
+@pytest.mark.parametrize("module", [torch.nn.Linear(1, 1), torch.nn.Sequential(torch.nn.Conv2d(1, 1, 1))])
+def test_a_whole_module_is_told_by_what_to_save_instead(
+    module: torch.nn.Module, opens: Callable[[Path], object], tmp_path: Path
+) -> None:
+    path = tmp_path / "a.pt"
+    torch.save(module, path)
+    with pytest.raises(CheckpointError, match=r"a whole module was saved .*: save its state_dict\(\)"):
+        opens(path)
+
+
+@pytest.mark.parametrize("keys", [("unet:0:up", "unet:0:down"), ("text_encoder:11:up", "text_encoder:11:down")])
+def test_a_lora_without_names_of_layers_is_told_in_safetensors_too(keys: tuple[str, ...], tmp_path: Path) -> None:
+    path = tmp_path / "a.safetensors"
+    save_file({key: torch.ones(2, 2) for key in keys}, path)
+    with pytest.raises(CheckpointError, match="a LoRA of cloneofsimo's lora_diffusion, which has no names of layers"):
+        Lora.open(path)
+    with pytest.raises(CheckpointError, match="got a LoRA"):
+        _ = Checkpoint.open(path).architecture
+
+
+def test_an_embedding_of_diffusers_is_told(tmp_path: Path) -> None:
+    path = save(tmp_path / "learned_embeds.pt", {"<my-cat>": torch.ones(768)})
+    with pytest.raises(CheckpointError, match="an embedding"):
+        _ = Checkpoint.open(path).architecture
+    with pytest.raises(CheckpointError, match="an embedding"):
+        VaeFile.open(path)
+    with pytest.raises(CheckpointError, match="an embedding"):
+        Lora.open(path)
