@@ -278,7 +278,8 @@ def pickle_files(draw: st.DrawFn, good: bytes) -> bytes:
     program = bytes([0x80, draw(st.integers(0, 6))]) + body + b"." * draw(st.integers(0, 1))
     match draw(st.sampled_from(["program", "plain", "zip", "zip", "torn", "flipped", "bytes", "bomb"])):
         case "bomb":
-            return draw(bombs)
+            bomb_file: bytes = draw(bombs)
+            return bomb_file
         case "program":
             return program
         case "plain":

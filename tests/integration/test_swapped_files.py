@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from stored_study import store_study
 from torch import Tensor
 
-from basics.stamps import Stamp
+from basics.stamps import Stamp, stamp_of
 from optimizer.errors import CheckpointError
 from optimizer.merging.files.change_guard import OpenedFiles
 from optimizer.runtime import digest_cache
@@ -178,10 +178,9 @@ def test_where_a_file_system_has_no_inodes_or_change_times_every_file_is_read(
 ) -> None:
     path = tmp_path / "parent.safetensors"
     path.write_bytes(bytes(digest_cache.SMALL_BYTES))
-    stamp = digest_cache.stamp_of
 
     def poor(path: Path) -> Stamp:
-        return stamp(path)._replace(device=0, inode=1, ctime_ns=1)._replace(**lacking)
+        return stamp_of(path)._replace(device=0, inode=1, ctime_ns=1)._replace(**lacking)
 
     monkeypatch.setattr(digest_cache, "stamp_of", poor)
     digests = DigestCache(tmp_path / "sha256.json")
