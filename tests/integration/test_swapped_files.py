@@ -102,7 +102,8 @@ def test_a_swapped_parent_is_refused_when_the_study_goes_on(
 def test_a_swapped_parent_is_not_found_in_the_model_folders(tmp_path: Path, swap: Swap) -> None:
     parent = as_safetensors(tmp_path)
     database = open_database(f"sqlite:///{tmp_path}/study.db")
-    study = store_study(database, "stored", lambda _: {"sharpness": (1.0,) * 4, "contrast": (1.0,) * 4}).study
+    scores = {"sharpness": (1.0,) * 4, "contrast": (1.0,) * 4}
+    study = store_study(database, "stored", lambda _: scores, trials=2).study
     database.close()
     (own, *_) = hash_parents(planned(tmp_path, parent))
     lost = replace(own, path=tmp_path / "before" / "own.safetensors")
