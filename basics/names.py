@@ -110,4 +110,23 @@ def as_on_disk(path: Path) -> Path:
         name = the_same(path.name, sorted(entry.name for entry in folder.iterdir()))
     except OSError:
         return path
-    return path if name is None else folder / name
+    return folder / (path.name if name is None else name)
+
+
+def from_home(path: Path) -> Path:
+    """Expand `~/`, and `~` alone, to the home folder; `~name` is a name like any other, wherever a path is given."""
+    if path.parts[:1] != ("~",):
+        return path
+    try:
+        return Path.home().joinpath(*path.parts[1:])
+    except RuntimeError:  # there is none
+        return path
+
+
+def typed_path(path: str | Path) -> Path:
+    """Return the path that somebody typed: `~/` is the home folder, and what is there is found in any form of its name.
+
+    What is not there yet gets a name in NFC.
+    """
+    found = as_on_disk(from_home(Path(path)))
+    return found if found.exists() or not found.name else found.with_name(plain(found.name))

@@ -17,7 +17,7 @@ from pydantic import (
     model_validator,
 )
 
-from basics.names import as_on_disk
+from basics.names import as_on_disk, from_home
 from basics.settings import FrozenSettings
 
 #: Suffixes of weight files. All are opened without running code from them.
@@ -25,17 +25,14 @@ WEIGHT_SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt")
 
 
 def absolute_path(path: Path, info: ValidationInfo) -> Path:
-    """Expand `~` and make the path absolute against `info.context["base_dir"]`, the folder of the spec.
+    """Expand `~/` and make the path absolute against `info.context["base_dir"]`, the folder of the spec.
 
     The current directory is never used: a study that is resumed from elsewhere must find the same files.
 
     Raises:
-        ValueError: the path is relative and there is no base_dir, or there is no home folder for `~`.
+        ValueError: the path is relative and there is no base_dir.
     """
-    try:
-        path = path.expanduser()
-    except RuntimeError as error:
-        raise ValueError(str(error)) from error
+    path = from_home(path)
     if not path.is_absolute():
         base_dir = (info.context or {}).get("base_dir")
         if base_dir is None:

@@ -1,14 +1,19 @@
-"""What all tests share: the device fixture, and skipping tests that need a CUDA device."""
+"""What all tests share: the device, the command line in an empty folder, and skipping tests that need a CUDA device."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import settings
 
 from optimizer.system.cores import wait_without_spinning
+
+if TYPE_CHECKING:
+    from command_line import Call
 
 wait_without_spinning()  # several tests run at once; pytest imports this module before any that imports torch
 
@@ -33,6 +38,22 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         return
     for item in marked:
         item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Give an empty folder, made the current one, without settings from the environment."""
+    from command_line import enter  # late, because many tests do not need it
+
+    return enter(tmp_path, monkeypatch)
+
+
+@pytest.fixture
+def call(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Call:
+    """Give the call of `mergetune ARGUMENTS` in this process and folder."""
+    from command_line import caller
+
+    return caller(monkeypatch, capsys)
 
 
 @pytest.fixture(scope="module", params=["cpu", pytest.param("cuda", marks=pytest.mark.cuda)])

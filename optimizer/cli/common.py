@@ -15,9 +15,11 @@ from rich.status import Status
 
 from basics.errors import MergetuneError
 from basics.messages import first_line
+from basics.names import plain, the_same, typed_path
 from basics.texts import MESSAGE_CHARACTERS, shortened
 from optimizer.cli.console import SafeConsole
 from optimizer.cli.process import INTERRUPTED, came_from_interrupt, interrupt_has_arrived
+from studies.system.advice import STORAGE_VARIABLE
 
 if TYPE_CHECKING:
     from studies.records.database import Database
@@ -32,12 +34,13 @@ console = SafeConsole(highlight=False, emoji=False, soft_wrap=True)
 errors = SafeConsole(stderr=True, highlight=False, emoji=False, soft_wrap=True)
 
 TAG = re.compile(r"(\\*)(\[(?:[a-z#/@][^\[]*?\])?)")  # what rich reads as a tag, or a plain bracket
-DEFAULT_STORAGE = "sqlite:///mergetune.db"
 
+# What is typed gets the form in which it is stored by its parser: `plain` for a name, `typed_path` for a path.
+StudyName = Annotated[str, typer.Argument(parser=plain, metavar="STUDY", help="Name of the study.", show_default=False)]
 Storage = Annotated[
     str,
     typer.Option(
-        envvar="MERGETUNE_STORAGE",
+        envvar=STORAGE_VARIABLE,
         help="Study database: a URL (sqlite:///file.db, postgresql+psycopg://user@host/name) or a SQLite file.",
     ),
 ]
@@ -47,7 +50,7 @@ ArtifactFolder = Annotated[
         "--artifacts",
         envvar="MERGETUNE_ARTIFACTS",
         metavar="FOLDER|URL",
-        help="Folder for contact sheets and renders, or s3://bucket/prefix. \\[default: beside the SQLite file]",
+        help="Folder for contact sheets and renders, or s3://bucket/prefix. [default: beside the SQLite file]",
         show_default=False,
     ),
 ]
@@ -57,8 +60,10 @@ CacheFolder = Annotated[
     Path | None,
     typer.Option(
         "--cache",
+        parser=typed_path,
+        metavar="FOLDER",
         envvar="MERGETUNE_CACHE",
-        help="Folder for downloaded scorer weights and reference statistics. \\[default: ~/.cache/mergetune]",
+        help="Folder for downloaded scorer weights and reference statistics. [default: ~/.cache/mergetune]",
         show_default=False,
     ),
 ]
@@ -66,9 +71,10 @@ CacheFolder = Annotated[
 Weights = Annotated[
     str | None,
     typer.Option(
+        parser=plain,
         metavar="NAME=NUMBER,...",
         help="With several objectives: choose the best trial of their Pareto front by these weights. "
-        "\\[default: the front's knee]",
+        "[default: the front's knee]",
         show_default=False,
     ),
 ]
@@ -90,13 +96,17 @@ def read_spec(file: Path) -> StudySpec:
     return load_spec(file)
 
 
-def parsed_weights(weights: str | None) -> dict[str, float] | None:
-    """Parse `clip_score=1,fid=0.5`; None stays None."""
+def parsed_weights(weights: str | None, known: Sequence[str]) -> dict[str, float] | None:
+    """Parse `clip_score=1,fid=0.5`; None stays None.
+
+    Args:
+        known: the study's objectives; a name that is the same as one of them is that one.
+    """
     if weights is None:
         return None
     from optimizer.trial.front import parse_weights
 
-    return parse_weights(weights)
+    return {the_same(name, known) or name: weight for name, weight in parse_weights(weights).items()}
 
 
 def storage_url(storage: str) -> str:
@@ -104,15 +114,6 @@ def storage_url(storage: str) -> str:
     from studies.system.database_url import complete_url
 
     return complete_url(storage)
-
-
-def storage_option(url: str) -> str:
-    """Return the `--storage` option for a command that is printed, with a leading space; empty if none is needed."""
-    from studies.system.database_url import storage_argument
-
-    if url == storage_url(os.environ.get("MERGETUNE_STORAGE") or DEFAULT_STORAGE):
-        return ""
-    return f" --storage {storage_argument(url)}"
 
 
 def database_to_read(storage: str) -> Database:
@@ -166,7 +167,7 @@ def patience_seconds() -> float:
 def cache_folder(cache: Path | None) -> Path:
     """Return the given folder; by default the user's cache as the XDG convention says."""
     if cache is not None:
-        return cache.expanduser().resolve()
+        return cache.resolve()
     home = os.environ.get("XDG_CACHE_HOME")
     return (Path(home) if home else Path.home() / ".cache") / "mergetune"
 
@@ -302,13 +303,12 @@ def require_usual(unusual: Sequence[str], *, force: bool) -> None:
 
 def safetensors_target(output: Path) -> Path:
     """Return the path of `-o`, which must end in .safetensors."""
-    target = output.expanduser()
-    if target.suffix.lower() != ".safetensors":
-        fail(f"-o writes a .safetensors file, got {target}: give a name that ends in .safetensors")
+    if output.suffix.lower() != ".safetensors":
+        fail(f"-o writes a .safetensors file, got {output}: give a name that ends in .safetensors")
     from optimizer.merging.files.sources import require_utf8_name
 
-    require_utf8_name(target)  # it becomes the model's title in the header
-    return target
+    require_utf8_name(output)  # it becomes the model's title in the header
+    return output
 
 
 def debugging() -> bool:

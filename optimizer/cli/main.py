@@ -25,15 +25,14 @@ from optimizer.cli.commands import (
 from optimizer.cli.common import USER_ERROR, debugging, errors, guarded, print_error
 from optimizer.cli.console import make_log_safe
 from optimizer.cli.process import INTERRUPTED
+from optimizer.cli.views.help import Commands
 from optimizer.system.cores import wait_without_spinning
 
-app = typer.Typer(
+app = Commands(
     name="mergetune",
     help="Search for the best merge of Stable Diffusion checkpoints, prove it, and export it.",
-    no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
-    rich_markup_mode="rich",
 )
 app.add_typer(study.app, name="study")
 app.add_typer(lora.app, name="lora")

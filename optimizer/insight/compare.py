@@ -11,6 +11,7 @@ import numpy as np
 from optimizer.trial.front import chosen_trial
 from optimizer.trial.gains import t_interval
 from optimizer.trial.objective import SINGLE, Objective
+from optimizer.trial.repeats import counted_once, first_of_each, positions_once
 from scorers.protocol import Direction, ScorerInfo
 from search_spaces.blocks import Architecture
 from studies.records.stored_renders import load_scores
@@ -85,7 +86,7 @@ def compare(first: Side, second: Side) -> StudyComparison:
 
 def load_side(records: StudyRecords, objective: Objective, infos: Mapping[str, ScorerInfo]) -> Side:
     """Load a study with the scores of its best trial."""
-    trials = tuple(load_trials(records))
+    trials = tuple(counted_once(records, load_trials(records)))
     best = chosen_trial(trials, objective)
     by_item, by_set = load_scores(records, best) if best is not None else ({}, {})
     return Side(
@@ -183,7 +184,7 @@ def _paired_scorer(name: str, first: Side, second: Side) -> Paired | Unpaired:
     if (reason := why_not_paired(name, first, second)) is not None:
         return Unpaired(name=name, reason=reason)
     differences = np.subtract(second.by_item[name], first.by_item[name])
-    return _paired(name, first.infos[name].direction, differences)
+    return _paired(name, first.infos[name].direction, differences[_positions(first)])
 
 
 def _paired_objective(first: Side, second: Side) -> Paired | Unpaired:
@@ -203,7 +204,16 @@ def _paired_objective(first: Side, second: Side) -> Paired | Unpaired:
         ],
         axis=0,
     )
-    return _paired(SINGLE, "maximize", differences)
+    return _paired(SINGLE, "maximize", differences[_positions(first)])
+
+
+def _positions(side: Side) -> list[int]:
+    """Return the items of a study with a best trial that render an image for the first time."""
+    items = range(len(side.study.spec.suite.items()))
+    first = (
+        None if side.best is None else first_of_each(side.study.spec.suite, Architecture(side.best.recipe.architecture))
+    )
+    return list(items) if first is None else positions_once(items, first)
 
 
 def _paired(name: str, direction: Direction, differences: np.ndarray[Any, np.dtype[np.float64]]) -> Paired:

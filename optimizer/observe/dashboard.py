@@ -23,6 +23,7 @@ from optimizer.observe.http_gate import (
     with_plots,
     without_renaming,
 )
+from optimizer.observe.pareto_front import hasten_pareto_fronts
 from optimizer.observe.plot_excerpts import excerpt_plot
 from studies.files.artifacts import Artifacts
 from studies.records.database import Database
@@ -50,6 +51,7 @@ def make_server(
     """
     # Optuna wraps a plain RDB storage in its cache: the study page of a long study loads several times faster.
     storage = get_storage(database.storage)
+    hasten_pareto_fronts()
     dashboard: Application = optuna_dashboard.wsgi(storage, artifact_store=artifacts.for_optuna)
     dashboard = one_expensive_at_a_time(with_plots(dashboard, partial(excerpt_plot, storage)), THREADS // 2)
     dashboard = for_own_pages(for_readable_paths(without_renaming(with_inert_answers(dashboard))))

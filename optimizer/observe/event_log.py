@@ -19,6 +19,7 @@ from logging.handlers import WatchedFileHandler
 from pathlib import Path
 from typing import Any
 
+from basics.names import typed_path
 from optimizer.errors import ObservationError
 from optimizer.observe.events import Event, FinalHeld, TrialEnded, TrialFailed, TrialLost, WorkerLeft
 from optimizer.trial.objective import SINGLE
@@ -187,7 +188,7 @@ def event_log(target: str) -> Iterator[EventLog]:
         ObservationError: the file cannot be opened.
     """
     to_stderr = target == "-"
-    handler = logging.StreamHandler() if to_stderr else LineFile(Path(target).expanduser())
+    handler = logging.StreamHandler() if to_stderr else LineFile(typed_path(target))
     log = EventLog(handler)
     try:
         with _listening(handler, aloud=not to_stderr):

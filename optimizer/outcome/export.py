@@ -191,7 +191,7 @@ def _require_merge(
         raise ExportError(
             f"the written file is not the merge in memory in {len(different)} of {len(layout)} tensors "
             f"({abbreviated(different)}), so it was not kept; try again, and if that gives the same, run "
-            "`mergetune study check` on the spec and report this"
+            "`mergetune study check SPEC` and report this"
         )
 
 

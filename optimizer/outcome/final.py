@@ -24,6 +24,7 @@ from optimizer.trial.evaluation import Evaluator
 from optimizer.trial.gains import Evidence, gains
 from optimizer.trial.objective import SINGLE, Objective
 from optimizer.trial.ranking import best_trials, parent_trials
+from optimizer.trial.repeats import first_of_each, positions_once
 from scorers.protocol import ScorerInfo
 from studies.records.finals import Final, Finalist
 from studies.records.values import StoredTrial
@@ -100,6 +101,7 @@ def hold_final(runtime: Runtime, trials: Sequence[StoredTrial], rank: Rank, watc
         runtime.infos,
         suite_digest=runtime.spec.held_out.digest,
         complete_trials=sum(trial.state == "complete" for trial in trials),
+        first=first_of_each(runtime.spec.held_out, runtime.plan.space.architecture),
     )
 
 
@@ -139,12 +141,16 @@ def judge(
     *,
     suite_digest: str,
     complete_trials: int,
+    first: Sequence[int] | None = None,
 ) -> Final:
     """Compare on the held-out suite, and choose the winner there.
 
     With one objective every gain, of scorers too, is over the parent that is better in the objective there: a merge
     may stay behind the best parent of a single scorer without any harm. With several, each is over the parent that is
     better in it, and nothing is chosen. Ties go to the better ranked.
+
+    Args:
+        first: for every item the first one of the same image, which alone counts in gains; None: all images differ.
 
     Raises:
         FinalError: no parent has scores there.
@@ -156,9 +162,11 @@ def judge(
     if objective.terms:
         better = max(known, key=lambda letter: (objective.values(known[letter].scores.means)[SINGLE], -ord(letter)))
         known = {better: known[better]}
+    once = _counting_once(first)
+    against = {letter: once(evidence) for letter, evidence in known.items()}
     finalists = [_finalist(trial, result, objective) for trial, result in parents.values()]
     for trial, result in candidates:
-        held_out = {} if result.evidence is None else gains(result.evidence, known, objective, infos)
+        held_out = {} if result.evidence is None else gains(once(result.evidence), against, objective, infos)
         finalists.append(replace(_finalist(trial, result, objective), in_sample=trial.gains, held_out=held_out))
     chosen = _chosen(finalists, objective)
     return Final(
@@ -166,6 +174,11 @@ def judge(
         complete_trials=complete_trials,
         finalists=tuple(replace(finalist, chosen=finalist.number == chosen) for finalist in finalists),
     )
+
+
+def _counting_once(first: Sequence[int] | None) -> Callable[[Evidence], Evidence]:
+    positions = None if first is None else positions_once(range(len(first)), first)
+    return lambda evidence: evidence if positions is None else evidence.part(positions)
 
 
 def _finalist(trial: StoredTrial, result: HeldOutResult, objective: Objective) -> Finalist:

@@ -53,20 +53,25 @@ def _tokens(texts: Sequence[str], architecture: Architecture) -> dict[str, Token
 # ------------------------------------------------------------------------------------------ within a study
 
 
-def repeated_renders(spec: StudySpec, architecture: Architecture) -> Iterator[str]:
-    """Say which renders of the suite, and of the final's, are an image that another one gives already."""
-    yield from _repeated_in("suite", spec.suite, architecture)
+def repeated_renders(spec: StudySpec, architecture: Architecture, *, begun: bool = False) -> Iterator[str]:
+    """Say which renders of the suite, and of the final's, are an image that another one gives already.
+
+    Args:
+        begun: whether the study is stored already, so that they stay.
+    """
+    yield from _repeated_in("suite", spec.suite, architecture, begun=begun)
     if spec.final.top:
         yield from seen_seeds(spec)
-        yield from _repeated_in("final", spec.held_out, architecture)
+        yield from _repeated_in("final", spec.held_out, architecture, begun=begun)
 
 
-def _repeated_in(name: str, suite: SuiteSettings, architecture: Architecture) -> Iterator[str]:
+def _repeated_in(name: str, suite: SuiteSettings, architecture: Architecture, *, begun: bool) -> Iterator[str]:
+    then = "gains and intervals count it once" if begun else "remove one"
     first: dict[ModelInput, SuiteItem] = {}
     said: set[str] = set()
     for item, given in zip(suite.items(), model_inputs(suite, architecture), strict=True):
         if given in first:
-            said.add(f"{name}: {_why_same(first[given], item, suite)}, so both render the same image: remove one")
+            said.add(f"{name}: {_why_same(first[given], item, suite)}, so both render the same image: {then}")
         first.setdefault(given, item)
     yield from sorted(said)
 

@@ -98,7 +98,7 @@ def make_plan(spec: StudySpec, *, begun: bool = False) -> Plan:
     check_image_counts(spec, infos)
     check_options(spec.sampler, space, objectives=len(spec.objectives or ("objective",)))
     check_recipe_files(spec, architecture)
-    repeated = tuple(repeated_renders(spec, architecture))
+    repeated = tuple(repeated_renders(spec, architecture, begun=begun))
     if not begun:
         _refuse([f"space: {line}" for line in space.unusual] + [f"probes: {line}" for line in spec.probes.unusual])
         _refuse(repeated)

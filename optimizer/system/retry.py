@@ -126,7 +126,7 @@ class _Outage:
         lost = ArtifactsLostError if isinstance(error, ArtifactsAwayError) else DatabaseLostError
         raise lost(
             f"the {what} has been away for {self.seconds():.0f} seconds ({reason}): nothing that was stored is lost; "
-            "bring it back and go on with `mergetune study resume`"
+            "bring it back and resume the study"
         ) from error
 
     def release(self) -> None:

@@ -67,7 +67,7 @@ def gains(
     trial: Evidence, parents: Mapping[str, Evidence], objective: Objective, infos: Mapping[str, ScorerInfo]
 ) -> dict[str, Gain]:
     """Compute the trial's gain in every objective and every scorer, each against the parent that is better in it."""
-    return {name: _gain(trial, parents, terms) for name, terms in _all_terms(objective, infos).items()}
+    return {name: _gain(trial, parents, terms) for name, terms in terms_of(objective, infos).items()}
 
 
 def standard_errors(trial: Evidence, objective: Objective, infos: Mapping[str, ScorerInfo]) -> dict[str, float]:
@@ -76,11 +76,11 @@ def standard_errors(trial: Evidence, objective: Objective, infos: Mapping[str, S
     It says how much the score would vary with other items. It is much larger than the difference between two merges,
     because prompts differ from each other. Use the paired intervals of gains to compare merges.
     """
-    errors = {name: standard_error(trial, terms) for name, terms in _all_terms(objective, infos).items()}
+    errors = {name: standard_error(trial, terms) for name, terms in terms_of(objective, infos).items()}
     return {name: error for name, error in errors.items() if error is not None}
 
 
-def _all_terms(objective: Objective, infos: Mapping[str, ScorerInfo]) -> dict[str, tuple[Term, ...]]:
+def terms_of(objective: Objective, infos: Mapping[str, ScorerInfo]) -> dict[str, tuple[Term, ...]]:
     """Express the objective and every scorer as a sum of terms in which more is better."""
     terms = {SINGLE: objective.terms} if objective.terms else {}
     return terms | {name: (Term(name, 1.0 if info.direction == "maximize" else -1.0),) for name, info in infos.items()}

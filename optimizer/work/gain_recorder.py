@@ -14,6 +14,7 @@ from optimizer.search.depth.ties import Split, split_of
 from optimizer.trial.gains import Evidence, gains, standard_errors
 from optimizer.trial.objective import Scores
 from optimizer.trial.ranking import parent_trials
+from optimizer.trial.repeats import first_of_each, positions_once
 from optimizer.trial.scoring import Scoring
 from studies.files.artifacts import Artifacts
 from studies.records import stored_renders, stored_trials
@@ -43,6 +44,7 @@ class GainRecorder:
         self._cached_trials = cached_trials
         self._plan, self._objective, self._scoring = plan, plan.objective, scoring
         self._optuna_id = records.database.storage.get_study_id_from_name(records.study.name)
+        self._first = first_of_each(plan.spec.suite, plan.space.architecture)
         self._evidence: dict[int, Evidence] = {}  # of trials that others are compared with: parents and incumbents
 
     def stored_trial(self, number: int) -> StoredTrial:
@@ -77,11 +79,15 @@ class GainRecorder:
         evidence = {letter: self.known_evidence(trial) for letter, trial in finished.items()}
         for trial in trials:
             if trial.state == "complete" and not trial.gains:
-                against = evidence
+                against, items = evidence, list(range(len(self._plan.spec.suite.items())))
                 if trial.estimated:
                     items = [render.item for render in stored_renders.load_renders(self._records, trial)]
                     against = {letter: whole.part(items) for letter, whole in evidence.items()}
                 own, objective, infos = self._load_evidence(trial), self._objective, self._plan.infos
+                if self._first is not None:
+                    once = positions_once(items, self._first)
+                    own = own.part(once)
+                    against = {letter: whole.part([items[each] for each in once]) for letter, whole in evidence.items()}
                 found, errors = gains(own, against, objective, infos), standard_errors(own, objective, infos)
                 stored_trials.store_gains(self._records, trial, found, errors)
                 if trial.number != current:  # its note was written before the parents had ended, or not at all

@@ -27,10 +27,11 @@ from optuna.artifacts._upload import ARTIFACTS_ATTR_PREFIX  # optuna-dashboard h
 from optuna.artifacts.exceptions import ArtifactNotFound
 from PIL import Image
 
+from basics.names import typed_path
 from studies.errors import ArtifactError
 from studies.files.png import encode_png
 from studies.files.stores import SCHEME, FolderStore, Store, bucket_store
-from studies.system.database_url import database_file, from_home
+from studies.system.database_url import database_file
 
 SHEET: Final = "sheet.jpg"
 FEATURES: Final = "features.npz"
@@ -263,7 +264,7 @@ def _folder(location: str | Path) -> Path:
     """Return a folder from the root on. Raises ArtifactError for a URL, which would be a folder named `gs:`."""
     if isinstance(location, str) and "://" in location:
         raise ArtifactError(f"artifacts are kept in a folder or in s3://bucket/prefix, got {location!r}")
-    return from_home(Path(location)).resolve()
+    return typed_path(location).resolve()
 
 
 def default_folder(url: str) -> Path:

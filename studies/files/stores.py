@@ -189,7 +189,7 @@ class FolderStore:
         if self._known and not self._known & there:
             raise ArtifactsReplacedError(
                 f"the artifact folder {self.folder} was replaced by another one while it was in use: nothing more is "
-                "written; put the folder back, or restore a backup, and go on with `mergetune study resume`"
+                "written; put the folder back, or restore a backup, and resume the study"
             )
         self._identity, self._known = identity, there
 
@@ -208,7 +208,7 @@ class FolderStore:
             if error.errno in AWAY:
                 raise ArtifactsAwayError(reason) from error
             if error.errno in FULL:
-                reason += ": make room, for example with `mergetune study prune-artifacts`"
+                reason += ": make room, for example by pruning a study's artifacts"
             raise ArtifactError(reason) from error
         except ValueError as error:  # Optuna's error for such a name
             raise ArtifactError(f"artifact folder {self.folder}: {name!r} is outside it") from error

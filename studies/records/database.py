@@ -30,7 +30,8 @@ from studies.records.read_only import reading_options
 from studies.records.refusals import TAKES_NO_WRITES, explain_refusals, in_words, is_away, lacks_a_right
 from studies.records.stored_json import parse_json
 from studies.records.tables import VERSION_TABLE
-from studies.system.database_url import canonical_url, database_file, redacted, storage_argument
+from studies.system.advice import advised
+from studies.system.database_url import canonical_url, database_file, redacted
 from studies.system.passwords import read_password_file
 
 SERVER_WAIT_SECONDS = 10  # for a connection
@@ -65,7 +66,7 @@ class Database:
             LockLostError: this thread held the lock of `exclusive`, and was silent for too long.
         """
         with self.engine.begin() as connection:
-            _require_known_schema(connection)
+            _require_known_schema(connection, self.url)
             yield connection
 
     @contextmanager
@@ -87,7 +88,7 @@ class Database:
         with _exclusive(self.engine, database_file(self.url), reads_only=self.reads_only):
             self._require_same_file()
             with self.engine.connect() as connection:
-                _require_known_schema(connection)
+                _require_known_schema(connection, self.url)
             yield
 
     def _require_same_file(self) -> None:
@@ -216,7 +217,7 @@ def _require_readable(engine: Engine, url: str, file: Path | None) -> None:
         raise DatabaseError(
             f"the study database {redacted(url)} has the schema of an older mergetune ({stored}, this version has "
             f"{_head()}), and it is only read here: first run "
-            f"`mergetune study migrate --storage {storage_argument(url)}`"
+            f"`{advised('study migrate', url)}`"
         )
 
 
@@ -386,7 +387,8 @@ def _upgrading(engine: Engine, stored: str | None) -> Iterator[None]:
         url = engine.url.render_as_string(hide_password=False)
         raise DatabaseError(
             f"the study database {redacted(url)} keeps its schema ({stored}, this version has {_head()}): "
-            f"{first_line(error.__cause__ or error)}: run `mergetune study migrate` as the owner of the tables"
+            f"{first_line(error.__cause__ or error)}: run `mergetune study migrate` as the owner of the tables, whom "
+            "--storage is to name"
         ) from error
 
 
@@ -399,7 +401,7 @@ def _refuse_newer(stored: str) -> None:
         )
 
 
-def _require_known_schema(connection: Connection) -> None:
+def _require_known_schema(connection: Connection, url: str) -> None:
     """Refuse to go on where another version has changed the schema while this one was at work.
 
     Raises:
@@ -410,7 +412,7 @@ def _require_known_schema(connection: Connection) -> None:
         raise SchemaChangedError(
             f"another version of mergetune has changed this study database since it was opened (schema {stored}, this "
             f"version has {_head()}): nothing more is written by this one; use one version everywhere, and go on with "
-            "`mergetune study resume`"
+            f"`{advised('study resume STUDY', url)}`"
         )
 
 

@@ -10,6 +10,8 @@ import weakref
 from pathlib import Path
 
 from studies.errors import DatabaseReplacedError
+from studies.system.advice import advised
+from studies.system.database_url import sqlite_url
 
 
 class OpenedFile:
@@ -40,9 +42,10 @@ class OpenedFile:
             found = None
         if found != self._identity:
             happened = "was removed or moved" if found is None else "was replaced by another file"
+            command = advised("study resume STUDY", sqlite_url(self._file.absolute()))
             raise DatabaseReplacedError(
                 f"the study database {self._file} {happened} while it was in use: nothing more is written; put the "
-                "file back, or restore a backup, and go on with `mergetune study resume`"
+                f"file back, or restore a backup, and go on with `{command}`"
             )
 
 

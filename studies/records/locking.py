@@ -30,6 +30,8 @@ from sqlalchemy.exc import OperationalError, SQLAlchemyError
 from basics.files import open_lock_file
 from studies.errors import DatabaseError, DatabaseLockedError, LockLostError
 from studies.records.refusals import sqlstate
+from studies.system.advice import advised
+from studies.system.database_url import sqlite_url
 from studies.system.processes import is_running, process_identity
 from studies.system.waiting import SLICE_SECONDS, Wait, pause
 
@@ -104,7 +106,9 @@ def _lock_alone(handle: int, file: Path, wait: Wait) -> None:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             if not wait.goes_on(lambda: f"the lock of {file}, which {_file_holder(handle)}"):
-                raise DatabaseLockedError(_too_long(str(file), _file_holder(handle))) from None
+                raise DatabaseLockedError(
+                    _too_long(str(file), _file_holder(handle), sqlite_url(file.absolute()))
+                ) from None
             pause(min(SLICE_SECONDS, 0.002 + wait.seconds / 4))
         else:
             return
@@ -145,10 +149,10 @@ def _in_words(who: str, seconds: float) -> str:
     return f"{who} has held for {seconds:.0f} seconds (since {begun})"
 
 
-def _too_long(what: str, holder: str) -> str:
+def _too_long(what: str, holder: str, url: str) -> str:
     return (
         f"the lock of {what} is not free: {holder}. If that process is stopped (Ctrl-Z, docker pause), let it go on or "
-        "end it; nothing is lost, go on with `mergetune study resume`"
+        f"end it; nothing is lost, go on with `{advised('study resume STUDY', url)}`"
     )
 
 
@@ -241,8 +245,9 @@ def _lock_in_turns(engine: Engine, connection: Connection, key: str, wait: Wait)
         else:
             return
         connection.rollback()
+        url = engine.url.render_as_string(hide_password=False)
         if not wait.goes_on(lambda: f"the study database's lock, which {_server_holder(engine)}"):
-            raise DatabaseLockedError(_too_long("the study database", _server_holder(engine)))
+            raise DatabaseLockedError(_too_long("the study database", _server_holder(engine), url))
 
 
 def _session_settings() -> str:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import uuid
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import optuna
 from optuna.samplers import BaseSampler
@@ -55,8 +56,25 @@ def optuna_study(records: StudyRecords, sampler: BaseSampler | None = None) -> o
     Raises:
         StudyMissingError: its trials are gone, deleted in the dashboard.
     """
-    try:
+    with _explained(records):
         return optuna.load_study(study_name=records.study.name, storage=records.database.storage, sampler=sampler)
+
+
+def optuna_study_id(records: StudyRecords) -> int:
+    """Return Optuna's id of a study.
+
+    Raises:
+        StudyMissingError: its trials are gone, deleted in the dashboard.
+    """
+    with _explained(records):
+        return int(records.database.storage.get_study_id_from_name(records.study.name))
+
+
+@contextmanager
+def _explained(records: StudyRecords) -> Iterator[None]:
+    """Turn what Optuna raises for a study that it does not have into a StudyMissingError."""
+    try:
+        yield
     except KeyError as error:
         raise StudyMissingError(
             f"the trials of study {records.study.name!r} were deleted in the dashboard: start a study of another name"

@@ -13,12 +13,15 @@ from collections.abc import Mapping
 
 import sqlalchemy as sa
 from optuna.distributions import BaseDistribution, distribution_to_json
+from sqlalchemy import Connection
 
 from studies.records.database import Database
 
 NOTE_LETTERS = 2045  # of a piece, as optuna-dashboard cuts them
 NOTE_PIECES = 64  # more than any note of ours has
+STUDY_NOTE = "dashboard:"  # what the keys of a study's own note begin with
 
+_studies = sa.table("studies", sa.column("study_id"))
 _trials = sa.table("trials", *map(sa.column, ("trial_id", "number", "study_id", "state")))
 _params = sa.table("trial_params", *map(sa.column, ("trial_id", "param_name", "param_value", "distribution_json")))
 _attributes = sa.table("study_system_attributes", *map(sa.column, ("study_id", "key", "value_json")))
@@ -63,20 +66,54 @@ def store_note(database: Database, optuna_study_id: int, trial_id: int, body: st
     Raises:
         ValueError: it is longer than any note should be.
     """
-    pieces = [body[start : start + NOTE_LETTERS] for start in range(0, len(body), NOTE_LETTERS)]
-    if len(pieces) > NOTE_PIECES:
+    if len(body) > NOTE_PIECES * NOTE_LETTERS:
         raise ValueError(f"a note of {len(body)} letters: at most {NOTE_PIECES * NOTE_LETTERS} are expected")
-    version = f"dashboard:{trial_id}:note_ver"
-    keys = [f"dashboard:{trial_id}:note_str:{index}" for index in range(NOTE_PIECES)]
-    of_study = _attributes.c.study_id == optuna_study_id
     with database.write() as connection:
         # Two workers may describe one trial at the same moment: on a server the second waits here for the first.
         connection.execute(sa.select(_trials.c.trial_id).where(_trials.c.trial_id == trial_id).with_for_update())
-        query = sa.select(_attributes.c.value_json).where(of_study, _attributes.c.key == version)
-        before = connection.execute(query).scalar()
-        connection.execute(_attributes.delete().where(of_study, _attributes.c.key.in_([version, *keys])))
-        values = {version: json.loads(before or "0") + 1} | dict(zip(keys, pieces, strict=False))
-        rows = [
-            {"study_id": optuna_study_id, "key": key, "value_json": json.dumps(value)} for key, value in values.items()
-        ]
-        connection.execute(_attributes.insert(), rows)
+        _write_note(connection, optuna_study_id, f"dashboard:{trial_id}:", body)
+
+
+def store_line_of_study_note(database: Database, optuna_study_id: int, mark: str, text: str | None) -> None:
+    """Write a line into a study's note for the dashboard, above what people wrote there, which stays.
+
+    A note that is longer than any of ours is not touched.
+
+    Args:
+        mark: what the line begins with; lines that begin so before are removed.
+        text: the rest of the line; None: there is to be no such line.
+    """
+    with database.write() as connection:
+        of_study = _studies.c.study_id == optuna_study_id
+        connection.execute(sa.select(_studies.c.study_id).where(of_study).with_for_update())
+        before = _read_study_note(connection, optuna_study_id)
+        kept = "\n".join(line for line in before.split("\n") if not line.startswith(mark)).strip("\n")
+        body = "\n\n".join([*([] if text is None else [f"{mark}{text}"]), *([kept] if kept else [])])
+        fits = max(len(before) + 1, len(body)) <= NOTE_PIECES * NOTE_LETTERS
+        if fits and body != before.strip("\n"):  # each version keeps pages that are open from saving theirs
+            _write_note(connection, optuna_study_id, STUDY_NOTE, body)
+
+
+def _read_study_note(connection: Connection, optuna_study_id: int) -> str:
+    keys = [f"{STUDY_NOTE}note_str:{index}" for index in range(NOTE_PIECES)]
+    query = sa.select(_attributes.c.key, _attributes.c.value_json)
+    rows = connection.execute(query.where(_attributes.c.study_id == optuna_study_id, _attributes.c.key.in_(keys)))
+    found = {row.key: json.loads(row.value_json) for row in rows}
+    return "".join(found.get(key, "") for key in keys)
+
+
+def _write_note(connection: Connection, optuna_study_id: int, prefix: str, body: str) -> None:
+    """Replace a note.
+
+    Args:
+        prefix: what the keys of its version and its pieces begin with.
+    """
+    version, of_study = f"{prefix}note_ver", _attributes.c.study_id == optuna_study_id
+    keys = [f"{prefix}note_str:{index}" for index in range(NOTE_PIECES)]
+    query = sa.select(_attributes.c.value_json).where(of_study, _attributes.c.key == version)
+    before = connection.execute(query).scalar()
+    connection.execute(_attributes.delete().where(of_study, _attributes.c.key.in_([version, *keys])))
+    pieces = [body[start : start + NOTE_LETTERS] for start in range(0, len(body), NOTE_LETTERS)]
+    values = {version: json.loads(before or "0") + 1} | dict(zip(keys, pieces, strict=False))
+    rows = [{"study_id": optuna_study_id, "key": key, "value_json": json.dumps(value)} for key, value in values.items()]
+    connection.execute(_attributes.insert(), rows)

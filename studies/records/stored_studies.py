@@ -24,6 +24,7 @@ from studies.records.values import ParentFile, StoredStudy
 from studies.spec.fingerprints import fingerprints
 from studies.spec.search import BudgetSettings
 from studies.spec.study import StudySpec
+from studies.system.advice import advised
 
 SOFTWARE = ("mergetune", "torch", "diffusers", "transformers", "optuna", "open_clip_torch")
 
@@ -129,9 +130,9 @@ def require_new(database: Database, name: str) -> None:
     with database.engine.connect() as connection:
         there = the_same(name, _names(connection))
     if there is not None:
+        command = advised(f'study resume "{there}"', database.url)
         raise StudyExistsError(
-            f'a study named {there!r} exists in this database: go on with `mergetune study resume "{there}"`, '
-            "or give the new one another name"
+            f"a study named {there!r} exists in this database: go on with `{command}`, or give the new one another name"
         )
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
+from basics.names import as_on_disk, from_home, typed_path
 from studies.errors import DatabaseError
 
 SQLITE = frozenset({"sqlite", "sqlite+pysqlite"})
@@ -36,17 +37,9 @@ def complete_url(storage: str) -> str:
         DatabaseError: the path cannot be written as a URL, or a URL's file not be told.
     """
     if "://" not in storage:
-        return sqlite_url(from_home(Path(storage)).resolve())
+        return sqlite_url(typed_path(storage).resolve())
     file = database_file(storage)
-    return storage if file is None else sqlite_url(from_home(file).absolute())
-
-
-def from_home(file: Path) -> Path:
-    """Expand `~`; a name that begins with one and is nobody's home is a file's."""
-    try:
-        return file.expanduser()
-    except RuntimeError:
-        return file
+    return storage if file is None else sqlite_url(as_on_disk(from_home(file)).absolute())
 
 
 def canonical_url(url: str) -> str:

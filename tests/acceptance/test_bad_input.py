@@ -14,7 +14,7 @@ import pytest
 import sqlalchemy as sa
 import yaml
 from checkpoints import random_tensors, write_checkpoint
-from command_line import Call, caller, enter
+from command_line import Call, enter
 from safetensors.torch import save_file
 
 from search_spaces.blocks import Architecture, places
@@ -60,12 +60,6 @@ def parents(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def folder(parents: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The current folder, with the checkpoints linked in."""
     return enter(tmp_path, monkeypatch, parents)
-
-
-@pytest.fixture
-def call(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Call:
-    """`mergetune ARGUMENTS` in this process and folder."""
-    return caller(monkeypatch, capsys)
 
 
 @pytest.fixture

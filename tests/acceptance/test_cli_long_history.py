@@ -9,18 +9,11 @@ from pathlib import Path
 import pytest
 import torch
 from checkpoints import random_tensors
-from command_line import Call, caller, enter
+from command_line import Call
 from safetensors import safe_open
 from safetensors.torch import save_file
 
 LIMIT = 100_000_000  # bytes of a header: MAX_HEADER_SIZE in the safetensors library
-
-
-@pytest.fixture
-def call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Call:
-    """`mergetune ARGUMENTS` in this process, in the folder of the test."""
-    enter(tmp_path, monkeypatch)
-    return caller(monkeypatch, capsys)
 
 
 def models(megabytes: float, prefix: str) -> dict[str, str]:

@@ -394,6 +394,48 @@ class TestOfAStudy:
         assert "ends in .yaml" in call("export", "short", "--recipe", "r.txt", code=2).err
 
 
+class TestFilesOfARecipeThatMoved:
+    @pytest.fixture
+    def moved(self, files: Path, folder: Path, call: Call) -> Path:
+        """The merge of r.yaml, whose files are now below `new` under other names."""
+        recipe = dict(CHAIN) | {"loras": [{"path": "style.safetensors", "weight": 0.5}], "vae": "vae.safetensors"}
+        (folder / "chain.yaml").unlink()
+        (folder / "chain.yaml").write_text(yaml.safe_dump(recipe))
+        (folder / "r.yaml").write_text(call("merge", "chain.yaml", "--show").out)
+        call("merge", "r.yaml", "-o", "before.safetensors")
+        (folder / "new" / "deep").mkdir(parents=True)
+        for index, name in enumerate(("a", "b", "style", "vae")):
+            (folder / f"{name}.safetensors").unlink()
+            shutil.copy(files / f"{name}.safetensors", folder / "new" / "deep" / f"{index}.safetensors")
+        return folder / "before.safetensors"
+
+    def test_are_found_by_their_content(self, moved: Path, folder: Path, call: Call) -> None:
+        call("merge", "r.yaml", "-o", "again.safetensors", "--models", "new")
+        assert same_tensors(folder / "again.safetensors", moved)
+
+    def test_are_found_where_other_files_have_their_names_now(
+        self, moved: Path, files: Path, folder: Path, call: Call
+    ) -> None:
+        shutil.copy(files / "b.safetensors", folder / "a.safetensors")
+        shutil.copy(files / "a.safetensors", folder / "b.safetensors")
+        call("merge", "r.yaml", "-o", "again.safetensors", "--models", "new")
+        assert same_tensors(folder / "again.safetensors", moved)
+
+    def test_by_their_names_if_it_gives_no_sha256(self, files: Path, folder: Path, call: Call) -> None:
+        (folder / "r.yaml").write_text("parents: [x/a.safetensors, x/b.safetensors]\nratio: 0.5\n")
+        (folder / "new" / "more").mkdir(parents=True)
+        for name in ("a", "b"):
+            shutil.copy(files / f"{name}.safetensors", folder / "new")
+        said = call("merge", "r.yaml", "-o", "o.safetensors", "--models", "new").err
+        assert f"parent B is taken to be {folder}/new/b.safetensors, by its name" in said
+        (folder / "s.yaml").write_text("parents: [a.safetensors, b.safetensors]\nratio: 0.5\n")
+        call("merge", "s.yaml", "-o", "s.safetensors")
+        assert same_tensors(folder / "o.safetensors", folder / "s.safetensors")
+        shutil.copy(files / "vae.safetensors", folder / "new" / "more" / "b.safetensors")
+        refused = call("merge", "r.yaml", "-o", "o.safetensors", "--force", "--models", "new", code=2).err
+        assert "parent B may be any of" in refused
+
+
 OUT = ("-o", "out.safetensors")
 BAD = [
     (("gone.yaml", *OUT), ["no recipe at"]),
@@ -407,7 +449,11 @@ BAD = [
     (("chain.yaml", "-o", "no/out.safetensors"), ["in a folder that exists"]),
     (("chain.yaml", "--dtype", "int8", *OUT), ["--dtype"]),
     (("chain.yaml", "--device", "tpu", *OUT), ["--device"]),
-    (("chain.yaml", "--models", ".", *OUT), ["chain.yaml names its own files"]),
+    (("chain.yaml", "--vae", "vae.safetensors", *OUT), ["chain.yaml names its own files"]),
+    (("chain.yaml", "--models", "gone", *OUT), ["--models: gone is not a folder"]),
+    (("lost.yaml", "--models", ".", *OUT), ["not found in .: parent B (gone.safetensors)", "gives no sha256"]),
+    (("lost-hash.yaml", *OUT), ["parent B (gone, sha256 0f0f", "--models"]),
+    (("lost-hash.yaml", "--models", ".", *OUT), ["not found in .", "sha256 0f0f", "correct its path in the recipe"]),
     (("lost.yaml", "-o", "no/out.safetensors"), ["in a folder that exists"]),
     (("lost.yaml", *OUT), ["no checkpoint at", "gone.safetensors"]),
     (("typo.yaml", *OUT), ["typo.yaml", "did you mean `ratio`"]),
@@ -425,6 +471,7 @@ BAD = [
 ]  # fmt: skip
 RECIPES = {
     "lost.yaml": "parents: [a.safetensors, gone.safetensors]\nratio: 0.5",
+    "lost-hash.yaml": f"parents: [a.safetensors, {{path: gone.safetensors, sha256: {'0f' * 32}}}]\nratio: 0.5",
     "typo.yaml": "parents: [a.safetensors, b.safetensors]\nratoi: 0.5",
     "far.yaml": "parents: [a.safetensors, b.safetensors]\nmethod: slerp\nratio: 1.5",
     "place.yaml": "parents: [a.safetensors, b.safetensors]\nratio: {IN1O: 0.5}",

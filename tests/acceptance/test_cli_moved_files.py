@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from command_line import Call, caller, enter
+from command_line import Call, enter
 from demo_study import DEMO, PROMPTS, SMALL, short_spec, write_spec
 from diffusers_pipelines import small_pipeline
 from safetensors.torch import load_file, save_file
@@ -103,11 +103,6 @@ def folder(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iter
     yield enter(tmp_path, monkeypatch)
     shutil.rmtree(place / "project", ignore_errors=True)
     (place / "hidden").rename(place / "project")
-
-
-@pytest.fixture
-def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Call:
-    return caller(monkeypatch, capsys)
 
 
 def locate(folder: Path, *folders: Path) -> list[Path]:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import shutil
 import unicodedata
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
-from command_line import Call, caller, enter
+from command_line import Call
 from demo_study import DEMO, SMALL, short_spec, write_spec
+from safetensors.torch import load_file, save_file
 
 from studies.errors import SpecError
 from studies.records.database import open_database
@@ -20,16 +23,6 @@ from studies.spec.study import StudySpec, parse_spec
 LONG = "anime-portraits-and-landscapes-with-ten-loras.second-try.v12"
 LONG_SCORER = "sharpness_of_every_picture_as_it_was_measured_on_the_twelfth_of_may"
 CHANGES = {**SMALL, "budget": {"trials": 3}, "probes": {"uniform": [0.5], "profiles": 0}}
-
-
-@pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    return enter(tmp_path, monkeypatch)
-
-
-@pytest.fixture
-def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Call:
-    return caller(monkeypatch, capsys)
 
 
 def test_what_is_piped_has_whole_names_on_its_lines(folder: Path, call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -125,6 +118,52 @@ def test_files_of_a_mac_and_names_typed_on_one_are_found(folder: Path, call: Cal
     for name in ("animals", "foods"):  # and now from a disk that stores it composed
         (folder / decomposed(f"Modèle {name} été.safetensors")).rename(folder / f"Modèle {name} été.safetensors")
     assert "4 trials complete" in call("study", "resume", ACCENTS, "--trials", "4", code=0).out
+
+
+def test_every_kind_of_name_is_understood_in_both_forms(folder: Path, call: Call) -> None:
+    scorers = {"schärfe": {"kind": "sharpness"}, "kontrast": {"kind": "contrast"}}
+    changes = {**CHANGES, "scorers": scorers, "objective": None, "objectives": ["schärfe", "kontrast"]}
+    shutil.copy(DEMO / "animals.safetensors", folder / decomposed("éléphants.safetensors"))
+    (folder / decomposed("Bücher")).mkdir()
+    shutil.move(write_spec(folder / "spec.yaml", **changes, study=ACCENTS), folder / decomposed("Bücher") / "é.yaml")
+    stored = ("--storage", "Bücher/été.db", "--artifacts", "Bücher/Bilder")
+    call("study", "start", decomposed("Bücher/é.yaml"), *stored, code=0)
+    assert (folder / decomposed("Bücher") / "été.db").exists()
+    for form in (str, decomposed):
+        typed = tuple(map(form, stored[:2]))
+        assert "schärfe" in call("study", "resume", form("Bücher/é.yaml"), *map(form, stored), code=0).out
+        call("study", "show", form(ACCENTS), "--weights", form("schärfe=1"), *typed, code=0)
+        call(
+            "export", form(ACCENTS), "--weights", form("schärfe=2,kontrast=1"), "--recipe", "r.yaml", "--force", *typed
+        )
+        call("study", "prune-artifacts", form(ACCENTS), "--dry-run", *map(form, stored), code=0)
+        call("inspect", form("éléphants.safetensors"), "--no-check", code=0)
+        call("merge", "r.yaml", "-o", form("Bücher/ö.safetensors"), "--force", code=0)
+        twice = call("study", "show", ACCENTS, "--weights", f"schärfe=1,{decomposed('schärfe')}=1", *typed, code=2).err
+        assert "is given twice" in twice
+    assert sorted(path.name for path in (folder / decomposed("Bücher")).glob("ö*")) == ["ö.safetensors"]
+    assert [path.name for path in folder.iterdir() if path.is_dir()] == [decomposed("Bücher")]
+
+
+@pytest.mark.parametrize("form", [str, decomposed])
+def test_a_lora_of_a_merged_file_is_named_in_both_forms(form: Callable[[str], str], folder: Path, call: Call) -> None:
+    write_lora(folder / decomposed("schön.safetensors"))
+    recipe = {"parents": [str(DEMO / "animals.safetensors")], "steps": [], "loras": ["schön.safetensors"]}
+    (folder / "r.yaml").write_text(yaml.safe_dump(recipe))
+    call("merge", "r.yaml", "-o", "m.safetensors", code=0)
+    (folder / "Stile").mkdir()
+    (folder / decomposed("schön.safetensors")).rename(folder / "Stile" / decomposed("übel=x.safetensors"))
+    found = ("--lora", form("schön=Stile/übel=x.safetensors"), "--parent", f"A={DEMO / 'animals.safetensors'}")
+    assert "bit for bit" in call("merge", "m.safetensors", "-o", "again.safetensors", *found, code=0).out
+
+
+def write_lora(path: Path) -> None:
+    """Write a LoRA for one layer of the demo's text encoder."""
+    key = "cond_stage_model.transformer.text_model.encoder.layers.0.mlp.fc1.weight"
+    size_out, size_in = load_file(DEMO / "animals.safetensors")[key].shape
+    name = "lora_te_text_model_encoder_layers_0_mlp_fc1"
+    factors = {"lora_up": torch.ones(size_out, 1), "lora_down": torch.ones(1, size_in)}
+    save_file({f"{name}.{factor}.weight": tensor * 0.1 for factor, tensor in factors.items()}, path)
 
 
 def test_names_that_were_stored_before_still_open(folder: Path) -> None:

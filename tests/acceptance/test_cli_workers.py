@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
-from command_line import Call, caller, enter
+from command_line import Call
 from demo_study import DEMO, SMALL, short_spec, write_spec
 from real_databases import new_postgresql_url
 
@@ -20,16 +20,6 @@ from studies.records import stored_studies, stored_trials, values, workers
 from studies.records.database import open_database
 
 CHANGES = {**SMALL, "budget": {"trials": 4}, "probes": {"uniform": [0.5], "profiles": 0}}
-
-
-@pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    return enter(tmp_path, monkeypatch)
-
-
-@pytest.fixture
-def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Call:
-    return caller(monkeypatch, capsys)
 
 
 def trials_of(url: str, name: str) -> list[values.StoredTrial]:

@@ -8,10 +8,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import optuna
 import pytest
 from command_line import Call, caller, enter
+from optuna_dashboard import get_note
 from stored_study import store_study
 
+from optimizer.cli.commands.dashboard import describe_studies
 from optimizer.trial.objective import SINGLE
 from studies.records.database import open_database
 from studies.records.finals import Final, Finalist, store_final
@@ -119,3 +122,27 @@ def test_a_sure_gain_and_a_parent_by_its_number_need_no_caveat(tmp_path: Path, c
 def test_a_parent_is_exported_without_it(tmp_path: Path, call: Call) -> None:
     hold(tmp_path, FOUND["worse"][0])
     assert "in the final" not in call("export", "one", "--trial", "1", "--recipe", "b.yaml", code=0).out
+
+
+@pytest.mark.parametrize("found", FOUND)
+def test_the_note_of_the_study_in_the_dashboard_says_so(tmp_path: Path, call: Call, found: str) -> None:
+    gain, said = FOUND[found]
+    hold(tmp_path, gain)
+    assert said in study_note(tmp_path)
+
+
+def test_a_note_loses_what_no_longer_holds(tmp_path: Path, call: Call) -> None:
+    hold(tmp_path, FOUND["unsure"][0], complete_trials=TRIALS - 1)
+    assert "(more trials have finished since)" in study_note(tmp_path)
+    hold(tmp_path, Gain(value=0.4, low=0.2, high=0.6, parent="B"))
+    assert study_note(tmp_path) == ""
+
+
+def study_note(folder: Path) -> str:
+    """The note that the dashboard shows of study `one`, after what a dashboard does as it starts."""
+    database = open_database(f"sqlite:///{folder}/mergetune.db", create=False)
+    try:
+        describe_studies(database)
+        return str(get_note(optuna.load_study(study_name="one", storage=database.storage)))
+    finally:
+        database.close()

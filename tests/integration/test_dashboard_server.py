@@ -11,19 +11,23 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from typing import Any
 
 import numpy as np
 import optuna
+import optuna_dashboard._app as dashboard_app
 import pytest
 from optuna.study import StudyDirection
+from optuna.trial import TrialState
+from optuna_dashboard._pareto_front import _get_pareto_front_trials_nd
 
 from optimizer.errors import StorageError
 from optimizer.observe.dashboard import MAX_UPLOAD_BYTES, listening_port, make_server
 from optimizer.observe.http_gate import USER, one_expensive_at_a_time
+from optimizer.observe.pareto_front import pareto_front
 from optimizer.observe.plot_excerpts import NUMBERS, TRIALS
 from studies.files.artifacts import Artifacts
 from studies.records.database import Database, open_database
@@ -243,7 +247,7 @@ def test_a_study_keeps_its_name_however_it_is_asked(word: str, database: Databas
 
 def add_trials(database: Database, name: str, trials: int, numbers: int, objectives: int = 1) -> int:
     """A finished study of random trials; returns its id."""
-    directions = [StudyDirection.MAXIMIZE, StudyDirection.MINIMIZE][:objectives]
+    directions = [StudyDirection.MAXIMIZE, StudyDirection.MINIMIZE, StudyDirection.MAXIMIZE][:objectives]
     study = optuna.create_study(storage=database.storage, study_name=name, directions=directions)
     random = np.random.default_rng(0)
     distributions: dict[str, optuna.distributions.BaseDistribution] = {
@@ -302,6 +306,61 @@ def test_a_small_study_is_drawn_whole(kind: str, trials: int, numbers: int, data
         optuna.delete_study(storage=database.storage, study_name="small")
     assert status == 200
     assert " of " not in json.loads(answer)["layout"]["title"]["text"]
+
+
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("objectives", [1, 2, 3, 4])
+def test_a_pareto_front_is_the_dashboards_own(objectives: int, seed: int) -> None:
+    random = np.random.default_rng(seed)
+    directions = [StudyDirection.MINIMIZE if random.random() < 0.5 else StudyDirection.MAXIMIZE] * objectives
+    states = [TrialState.FAIL if random.random() < 0.3 else TrialState.COMPLETE for _ in range(60)]
+    values = random.integers(0, 6, (60, objectives)).astype(float)  # with ties, and with equal trials
+    values[random.random(values.shape) < 0.05] = np.inf
+    trials = frozen_trials(values, states)
+    numbers = [trial.number for trial in pareto_front(trials, directions)]
+    assert numbers == [trial.number for trial in _get_pareto_front_trials_nd(trials, directions)]
+    assert pareto_front([], directions) == []
+
+
+def test_the_front_of_very_many_trials_is_found_soon() -> None:
+    """Every trial is on the front: the most that there is to do."""
+    values = np.random.default_rng(0).random((10_000, 3))
+    trials = frozen_trials(values / np.linalg.norm(values, axis=1, keepdims=True), [TrialState.COMPLETE] * 10_000)
+    began = time.process_time()
+    assert len(pareto_front(trials, [StudyDirection.MAXIMIZE] * 3)) == 10_000
+    assert time.process_time() - began < 20  # theirs would take minutes
+
+
+def test_the_page_of_a_study_has_that_front(database: Database) -> None:
+    study_id = add_trials(database, "three", 50, 4, 3)
+    try:
+        with served(database, None, changes=False) as address:
+            status, _, answer = send(address, "GET", f"/api/studies/{study_id}")
+    finally:
+        optuna.delete_study(storage=database.storage, study_name="three")
+    assert status == 200
+    assert len(json.loads(answer)["best_trials"]) > 1
+    assert dashboard_app.get_pareto_front_trials is pareto_front
+
+
+def frozen_trials(values: Any, states: Sequence[TrialState]) -> list[optuna.trial.FrozenTrial]:
+    return [
+        optuna.trial.FrozenTrial(
+            number=number,
+            trial_id=number,
+            state=state,
+            value=None,
+            values=row if state == TrialState.COMPLETE else None,
+            datetime_start=None,
+            datetime_complete=None,
+            params={},
+            distributions={},
+            user_attrs={},
+            system_attrs={},
+            intermediate_values={},
+        )
+        for number, (row, state) in enumerate(zip(values.tolist(), states, strict=True))
+    ]
 
 
 def test_a_plot_of_a_study_that_is_not_there_harms_nothing(database: Database) -> None:

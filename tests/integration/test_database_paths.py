@@ -2,34 +2,41 @@
 
 from __future__ import annotations
 
+import ast
 import json
+import re
 import shlex
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import optuna
 import pytest
-from command_line import Call, caller, enter, run_program
+import sqlalchemy as sa
+from command_line import Call, enter, run_program
 from demo_study import write_spec
 from hypothesis import given
 from hypothesis import strategies as st
 from object_store import BUCKET, object_store
 from stored_study import store_study
 
-from optimizer.cli.common import storage_option, storage_url
+import studies
+from optimizer.cli.common import storage_url
 from optimizer.cli.views.progress import ProgressReporter
 from optimizer.cli.views.report import study_objective
 from optimizer.cli.workers.local_workers import options_as_variables
 from optimizer.observe.events import StudyPaused
-from studies.errors import ArtifactError, SpecError
+from studies.errors import ArtifactError, SchemaChangedError, SpecError, StudyExistsError
 from studies.files.artifacts import Artifacts, default_folder
 from studies.records import stored_trials, tables
 from studies.records.database import open_database, open_to_read
 from studies.records.finals import Final, Finalist, store_final
+from studies.records.stored_studies import require_new
 from studies.records.study_records import StudyRecords
+from studies.records.tables import VERSION_TABLE
 from studies.records.values import Gain
 from studies.spec.study import StudySpec, parse_spec
+from studies.system.advice import storage_option
 from studies.system.database_url import canonical_url, complete_url, database_file, redacted, same_database, sqlite_url
 
 NAMES = (
@@ -56,12 +63,6 @@ SPEC = """
 
 def score(params: Mapping[str, float]) -> Mapping[str, tuple[float, ...]]:
     return {"sharpness": (sum(params.values()),) * 4, "contrast": (1.0,) * 4}
-
-
-@pytest.fixture
-def call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Call:
-    enter(tmp_path, monkeypatch)
-    return caller(monkeypatch, capsys)
 
 
 def spec_with(storage: str, base: Path) -> StudySpec:
@@ -132,7 +133,34 @@ def test_whatever_command_is_advised_names_the_database(
     with ProgressReporter(whole, study_objective(whole.study), threading.Event()) as people:
         people.report(StudyPaused())
     assert f'it goes on with: mergetune study resume "whole" --detach{option}\n' in capsys.readouterr().out
+    with pytest.raises(StudyExistsError, match=re.escape(f'`mergetune study resume "whole"{option}`')):
+        require_new(database, "whole")
+    with database.write() as connection:
+        connection.execute(sa.text(f"UPDATE {VERSION_TABLE} SET version_num = '0001'"))
+    with pytest.raises(SchemaChangedError, match=re.escape(f"`mergetune study resume STUDY{option}`")):
+        database.write().__enter__()
+    assert f"`mergetune study migrate{option}`" in call("study", "list", "--storage", "other place.db", code=2).err
     database.close()
+
+
+def test_no_message_writes_such_a_command_by_itself() -> None:
+    needing = re.compile(r"mergetune (study (?!check)\w|export |dashboard )")
+    written = [
+        (path.name, text)
+        for package in ("basics", "optimizer", "scorers", "search_spaces", "studies")
+        for path in (Path(studies.__file__).parents[1] / package).rglob("*.py")
+        for text in texts_of(ast.parse(path.read_text()))
+        if needing.search(text)
+    ]
+    assert [name for name, _ in written] == ["database.py"]  # as the owner, whom no URL names
+
+
+def texts_of(tree: ast.Module) -> Iterator[str]:
+    """Every text of a module but its docstrings."""
+    docstrings = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in docstrings:
+            yield node.value
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -161,8 +189,11 @@ def test_a_path_goes_through_a_url_and_back(name: str) -> None:
     assert "{" not in url
 
 
-def test_what_begins_with_a_tilde_is_below_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_a_tilde_alone_stands_for_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    assert database_file(storage_url("~root/a.db")) == tmp_path / "~root" / "a.db"
+    assert Artifacts.existing("sqlite:///x.db", "~root/art").location == str(tmp_path / "~root" / "art")
     assert database_file(storage_url("~/a.db")) == database_file(storage_url("sqlite:///~/a.db")) == tmp_path / "a.db"
     assert Artifacts.existing("sqlite:///x.db", "~/art").location == str(tmp_path / "art")
 

@@ -28,7 +28,7 @@ from typing import Any, ClassVar
 import pytest
 import sqlalchemy as sa
 import torch
-from command_line import Call, caller, enter
+from command_line import Call
 from demo_study import DEMO, ShortStudy, begin, short_spec, write_spec
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -304,12 +304,6 @@ def test_a_process_that_is_scraped_and_stopped_tells_all_of_it(tmp_path: Path) -
     assert len(rows) == seen
     assert [event["event"] for event in events[-2:]] == ["stop_asked", "worker_left"]
     assert events[-2]["by"] == "signal"
-
-
-@pytest.fixture
-def call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Call:
-    enter(tmp_path, monkeypatch)
-    return caller(monkeypatch, capsys)
 
 
 def registered(folder: Path) -> ShortStudy:

@@ -15,7 +15,13 @@ from optuna_dashboard import get_note, save_note
 from real_databases import new_postgresql_url
 
 from studies.records.database import Database, open_database
-from studies.records.optuna_tables import NOTE_LETTERS, NOTE_PIECES, store_note, store_params
+from studies.records.optuna_tables import (
+    NOTE_LETTERS,
+    NOTE_PIECES,
+    store_line_of_study_note,
+    store_note,
+    store_params,
+)
 
 RATIOS = {
     "IN00": FloatDistribution(0.0, 1.0),
@@ -89,3 +95,41 @@ def test_a_note_beyond_all_measure_is_refused_and_changes_nothing(database: Data
     with pytest.raises(ValueError, match="a note of"):
         store_note(database, study._study_id, trial._trial_id, "x" * (NOTE_LETTERS * NOTE_PIECES + 1))
     assert get_note(trial) == "before"
+
+
+class TestLineOfAStudyNote:
+    @pytest.mark.parametrize("before", ["", "seen by hand", "# Portraits\n\n- one\n- two\n" * 200])
+    def test_what_people_wrote_stays_below_it(self, before: str, database: Database) -> None:
+        study = begun(database)
+        if before:
+            save_note(study, before)
+        for text in ("first", "second"):
+            store_line_of_study_note(database, study._study_id, "> best: ", text)
+            assert get_note(study).split("\n\n", 1) == [f"> best: {text}", *([before.strip("\n")] if before else [])]
+        store_line_of_study_note(database, study._study_id, "> best: ", None)
+        assert get_note(study) == before.strip("\n")
+
+    def test_a_line_that_is_there_makes_no_new_version(self, database: Database) -> None:
+        study = begun(database)
+        for _ in range(2):
+            store_line_of_study_note(database, study._study_id, "> ", "x")
+        assert database.storage.get_study_system_attrs(study._study_id)["dashboard:note_ver"] == 1
+
+    def test_no_note_is_made_for_nothing(self, database: Database) -> None:
+        study = begun(database)
+        store_line_of_study_note(database, study._study_id, "> ", None)
+        assert not database.storage.get_study_system_attrs(study._study_id)
+
+    def test_a_note_of_unusual_length_is_left_as_it_is(self, database: Database) -> None:
+        study = begun(database)
+        long = "x" * (NOTE_LETTERS * NOTE_PIECES + 5)
+        save_note(study, long)
+        store_line_of_study_note(database, study._study_id, "> ", "x")
+        assert get_note(study) == long
+
+    def test_the_notes_of_trials_are_not_touched(self, database: Database) -> None:
+        study = begun(database)
+        trial = study.ask()
+        store_note(database, study._study_id, trial._trial_id, "of a trial")
+        store_line_of_study_note(database, study._study_id, "> ", "x")
+        assert (get_note(trial), get_note(study)) == ("of a trial", "> x")

@@ -32,6 +32,7 @@ TABLES = {  # every column of those that studies/records/optuna_tables.py uses; 
     "study_system_attributes": {"study_system_attribute_id*", "study_id", "key", "value_json"},
 }  # fmt: skip
 CALLS = {  # what is called -> the names of its arguments
+    "optuna_dashboard._app:get_pareto_front_trials": ["trials", "directions"],  # optimizer/observe/pareto_front.py
     "optuna.trial:Trial.__init__": ["self", "study", "trial_id"],
     "optuna.storages:RDBStorage.create_new_trial": ["self", "study_id", "template_trial"],
     "optuna.storages:RDBStorage.get_study_id_from_name": ["self", "study_name"],

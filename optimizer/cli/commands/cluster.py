@@ -14,7 +14,6 @@ import typer
 
 from basics.messages import first_line
 from optimizer.cli.common import (
-    DEFAULT_STORAGE,
     ArtifactFolder,
     CacheFolder,
     Storage,
@@ -22,14 +21,16 @@ from optimizer.cli.common import (
     escaped,
     fail,
 )
+from optimizer.cli.views.help import Commands
 from optimizer.cli.workers.assignment import ModelOption, StudyNames, assigned
 from optimizer.cli.workers.local_workers import worker_count
 from optimizer.system.cores import WAIT_POLICY
+from studies.system.advice import DEFAULT_STORAGE
 
 if TYPE_CHECKING:
     from optimizer.cli.workers.ray_worker import State
 
-app = typer.Typer(help="Workers as actors of a Ray cluster, one for each GPU.", no_args_is_help=True)
+app = Commands(help="Workers as actors of a Ray cluster, one for each GPU.")
 
 NAMESPACE = "mergetune"
 PREFIX = "worker-"

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from basics.messages import with_kind
+from basics.names import typed_path
 from optimizer.cli.common import (
-    DEFAULT_STORAGE,
     ArtifactFolder,
     Storage,
     console,
@@ -21,6 +21,7 @@ from optimizer.cli.common import (
     fail,
     print_error,
 )
+from studies.system.advice import DEFAULT_STORAGE
 
 if TYPE_CHECKING:
     from studies.records.database import Database
@@ -33,7 +34,12 @@ def dashboard(
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0: any free one.")] = 8080,
     password_file: Annotated[
         Path | None,
-        typer.Option(help="File with the password on its first line; the user name is mergetune.", show_default=False),
+        typer.Option(
+            parser=typed_path,
+            metavar="FILE",
+            help="File with the password on its first line; the user name is mergetune.",
+            show_default=False,
+        ),
     ] = None,
     read_only: Annotated[
         bool, typer.Option("--read-only", help="Allow no change or deletion from the browser.")
@@ -59,8 +65,8 @@ def _serve(
     from optimizer.observe.dashboard import listening_port, make_server
     from studies.files.artifacts import Artifacts
 
-    if changes:  # else the figures are those that its workers have drawn
-        _draw_figures(database)
+    if changes:  # else figures and notes are those of its workers
+        describe_studies(database)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a supervisor ends it as Ctrl-C does
     folder = (Artifacts.beside if changes else Artifacts.existing)(database.url, artifacts)
     server = make_server(database, folder, host, port, password, changes=changes)
@@ -74,7 +80,9 @@ def _serve(
         server.close()
 
 
-def _draw_figures(database: Database) -> None:
+def describe_studies(database: Database) -> None:
+    """Draw the figures of every study, and say in its note what the final says against its best merge."""
+    from optimizer.cli.views.final import note_caveat
     from optimizer.cli.views.report import study_objective
     from optimizer.insight.interactive import save_figures
     from studies.errors import StudyMissingError
@@ -84,10 +92,11 @@ def _draw_figures(database: Database) -> None:
         for records in list_studies(database):
             try:
                 save_figures(records, study_objective(records.study))
+                note_caveat(records, study_objective(records.study))
             except StudyMissingError:  # its Optuna study was deleted; the others are shown
                 pass
             except Exception as error:  # noqa: BLE001 - whatever is wrong with one study, the others are shown
-                print_error(f"study {escaped(records.study.name)} gets no figures", with_kind(error))
+                print_error(f"study {escaped(records.study.name)} gets no figures or no note", with_kind(error))
 
 
 def _is_loopback(host: str) -> bool:

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-import shlex
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from basics.names import typed_path
 from optimizer.cli.common import console, escaped, storage_url
+from studies.system.advice import advised
 
 SPEC = Path("demo") / "demo.yaml"
 
 
 def demo(
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the study and the exported file.")] = Path(
-        "demo-run"
-    ),
+    output: Annotated[
+        Path,
+        typer.Option(
+            "--output", "-o", parser=typed_path, metavar="FOLDER", help="Folder for the study and the exported file."
+        ),
+    ] = Path("demo-run"),
 ) -> None:
     """Run the built-in demo study, export the winner, and print where the results are."""
     import studies
@@ -51,5 +55,5 @@ def demo(
     console.print(f"contact sheet   {escaped(str(folder / picture_name(name, key, 'best')))}", soft_wrap=True)
     console.print(f"of the final    {escaped(str(folder / picture_name(name, key, 'final')))}", soft_wrap=True)
     console.print(f"the best merge  {escaped(str(winner))}", soft_wrap=True)
-    shown = f"mergetune dashboard --storage {shlex.quote(str(file))}"
+    shown = advised("dashboard", storage)
     console.print(f"dashboard       {escaped(shown)}", soft_wrap=True)

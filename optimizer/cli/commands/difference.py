@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from basics.names import typed_path
 from optimizer.cli.commands.inspection import reading
 from optimizer.cli.common import AsJson, ReplacePlot, console, escaped, fail
 
@@ -25,11 +26,19 @@ KEYS_SHOWN = 3  # of every remark about tensors
 
 
 def diff(
-    a: Annotated[Path, typer.Argument(metavar="A", help="The checkpoint to measure from.", show_default=False)],
-    b: Annotated[Path, typer.Argument(metavar="B", help="The checkpoint to compare with it.", show_default=False)],
+    a: Annotated[
+        Path, typer.Argument(parser=typed_path, metavar="A", help="The checkpoint to measure from.", show_default=False)
+    ],
+    b: Annotated[
+        Path,
+        typer.Argument(parser=typed_path, metavar="B", help="The checkpoint to compare with it.", show_default=False),
+    ],
     tensors: Annotated[int, typer.Option(min=0, help="List this many of the most different tensors.")] = 0,
     plot: Annotated[
-        Path | None, typer.Option(metavar="FILE.png", help="Also draw the distances to this file.", show_default=False)
+        Path | None,
+        typer.Option(
+            parser=typed_path, metavar="FILE.png", help="Also draw the distances to this file.", show_default=False
+        ),
     ] = None,
     force: ReplacePlot = False,
     as_json: AsJson = False,

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from basics.names import plain
 from optimizer.cli.common import (
-    DEFAULT_STORAGE,
     ArtifactFolder,
     AsJson,
     Storage,
@@ -17,9 +17,9 @@ from optimizer.cli.common import (
     database_to_change,
     database_to_read,
     escaped,
-    storage_option,
     storage_url,
 )
+from studies.system.advice import DEFAULT_STORAGE, advised
 
 if TYPE_CHECKING:
     from optimizer.upkeep.doctor import Diagnosis, Finding
@@ -29,7 +29,8 @@ PROBLEMS_LEFT = 1  # exit code
 
 def doctor(
     study: Annotated[
-        str | None, typer.Argument(metavar="[STUDY]", help="Name of the study. \\[default: all]", show_default=False)
+        str | None,
+        typer.Argument(parser=plain, metavar="[STUDY]", help="Name of the study. [default: all]", show_default=False),
     ] = None,
     storage: Storage = DEFAULT_STORAGE,
     artifacts: ArtifactFolder = None,
@@ -58,7 +59,7 @@ def _mending(study: str | None, url: str, artifacts: str | None) -> str:
     """Return the command that mends what was found."""
     name = "" if study is None else f" {shlex.quote(study)}"
     folder = "" if artifacts is None else f" --artifacts {shlex.quote(artifacts)}"
-    return f"mergetune study doctor{name} --mend{storage_option(url)}{folder}"
+    return advised(f"study doctor{name} --mend", url, folder)
 
 
 def _facts(diagnosis: Diagnosis) -> dict[str, Any]:

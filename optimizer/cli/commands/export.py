@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from basics.names import typed_path
 from optimizer.cli.common import (
-    DEFAULT_STORAGE,
     ArtifactFolder,
     Storage,
+    StudyName,
     Weights,
     cache_folder,
     console,
@@ -20,9 +21,9 @@ from optimizer.cli.common import (
     fail,
     loading_libraries,
     parsed_weights,
-    storage_option,
 )
 from optimizer.cli.workers.model_folders import Moved, searched_folders
+from studies.system.advice import DEFAULT_STORAGE, advised
 
 if TYPE_CHECKING:
     from studies.records.study_records import StudyRecords
@@ -32,7 +33,7 @@ MAX_DIGITS = 9  # of a trial's number: more may not fit into the database's inte
 
 
 def export(
-    study: Annotated[str, typer.Argument(metavar="STUDY", help="Name of the study.", show_default=False)],
+    study: StudyName,
     trial: Annotated[str, typer.Option(metavar="N|best", help="The trial to export.")] = "best",
     weights: Weights = None,
     output: Annotated[
@@ -40,13 +41,20 @@ def export(
         typer.Option(
             "--output",
             "-o",
-            help="The file to write. \\[default: STUDY-trial-N.safetensors]",
+            parser=typed_path,
+            metavar="FILE",
+            help="The file to write. [default: STUDY-trial-N.safetensors]",
             show_default=False,
         ),
     ] = None,
     recipe: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="Only write the trial's recipe, to this YAML file.", show_default=False),
+        typer.Option(
+            parser=typed_path,
+            metavar="FILE",
+            help="Only write the trial's recipe, to this YAML file.",
+            show_default=False,
+        ),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace an existing file.")] = False,
     storage: Storage = DEFAULT_STORAGE,
@@ -56,6 +64,8 @@ def export(
     """Write a trial's merge as a .safetensors file, and prove that it is the model that was scored."""
     from rich.progress import BarColumn, Progress, TextColumn
 
+    from optimizer.cli.views.final import print_repeats
+    from optimizer.cli.views.report import study_objective
     from optimizer.cli.workers.loading import open_plan
     from optimizer.merging.files.targets import refuse_target
     from optimizer.trial.ranking import stopped_after
@@ -65,19 +75,20 @@ def export(
     database = database_to_read(storage)
     records = open_study(database, study)
     stored = records.study
-    chosen = _chosen(records, trial, parsed_weights(weights))
+    chosen = _chosen(records, trial, parsed_weights(weights, study_objective(stored).names))
     doubted = _caveat(records, chosen)
+    print_repeats(records, [chosen])
     if recipe is not None:
         if output is not None:
             fail("give either -o for the merge or --recipe for only its recipe, not both")
-        _write_recipe(stored, chosen, recipe.expanduser(), models, force=force)
+        _write_recipe(stored, chosen, recipe, models, force=force)
         _print_caveat(doubted)
         return
     if chosen.estimated:
         stopped = stopped_after(chosen, len(stored.spec.suite.items()))
         note = f"trial {chosen.number} was {stopped}: its objective is an estimate"
         console.print(f"[yellow]note:[/] {note}", soft_wrap=True)
-    target = (output or Path(f"{stored.name}-trial-{chosen.number}.safetensors")).expanduser()
+    target = output or Path(f"{stored.name}-trial-{chosen.number}.safetensors")
     refuse_target(target, overwrite=force)
     with loading_libraries():
         from optimizer.merging.engine.export import export_layout
@@ -110,14 +121,13 @@ def export(
 
 def _caveat(records: StudyRecords, chosen: StoredTrial) -> str | None:
     """Return what the final says against taking a merge; None for a parent alone."""
-    from optimizer.cli.views.final import caveat
+    from optimizer.cli.views.final import caveat, load_results
     from optimizer.cli.views.report import study_objective
-    from studies.records.finals import load_final
-    from studies.records.stored_trials import load_trials
 
     if chosen.origin.parent is not None:
         return None
-    return caveat(load_final(records), load_trials(records), study_objective(records.study))
+    trials, final = load_results(records)
+    return caveat(final, trials, study_objective(records.study))
 
 
 def _print_caveat(doubted: str | None) -> None:
@@ -184,16 +194,15 @@ def _chosen(records: StudyRecords, trial: str, weights: Mapping[str, float] | No
 
 
 def _showing(records: StudyRecords) -> str:
-    return f'mergetune study show "{records.study.name}"{storage_option(records.database.url)}'
+    return advised(f'study show "{records.study.name}"', records.database.url)
 
 
 def _winner(records: StudyRecords, trials: Sequence[StoredTrial]) -> StoredTrial | None:
     """Return the trial that the final chose, if that choice still holds, and print a line that says so."""
-    from optimizer.cli.views.final import final_lines, finish_command
+    from optimizer.cli.views.final import final_lines, finish_command, load_results
     from optimizer.cli.views.report import study_objective
-    from studies.records.finals import load_final
 
-    final = load_final(records)
+    _, final = load_results(records)
     if final is None:
         return None
     if final.is_outdated(trials):

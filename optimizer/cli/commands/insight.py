@@ -8,8 +8,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from basics.names import is_same
-from optimizer.cli.common import DEFAULT_STORAGE, AsJson, ReplacePlot, Storage, console, database_to_read, escaped, fail
+from basics.names import plain, typed_path
+from optimizer.cli.common import (
+    AsJson,
+    ReplacePlot,
+    Storage,
+    StudyName,
+    console,
+    database_to_read,
+    escaped,
+    fail,
+)
+from studies.system.advice import DEFAULT_STORAGE
 
 if TYPE_CHECKING:
     from optimizer.cli.views.tables import ReportTable
@@ -24,10 +34,11 @@ BAR_WIDTH = 24  # characters of the longest bar
 
 
 def importance(
-    study: Annotated[str, typer.Argument(metavar="STUDY", help="Name of the study.", show_default=False)],
+    study: StudyName,
     storage: Storage = DEFAULT_STORAGE,
     plot: Annotated[
-        Path | None, typer.Option(metavar="FILE.png", help="Also draw them to this file.", show_default=False)
+        Path | None,
+        typer.Option(parser=typed_path, metavar="FILE.png", help="Also draw them to this file.", show_default=False),
     ] = None,
     force: ReplacePlot = False,
     as_json: AsJson = False,
@@ -68,11 +79,10 @@ def _objective(stored: StoredStudy) -> Objective:
 
 def _caveat(records: StudyRecords) -> str | None:
     """Return what the final says against the best merge."""
-    from optimizer.cli.views.final import caveat
-    from studies.records.finals import load_final
-    from studies.records.stored_trials import load_trials
+    from optimizer.cli.views.final import caveat, load_results
 
-    return caveat(load_final(records), load_trials(records), _objective(records.study))
+    trials, final = load_results(records)
+    return caveat(final, trials, _objective(records.study))
 
 
 def _draw(plot: Path, found: Insight, *, force: bool) -> None:
@@ -181,15 +191,19 @@ def _facts(found: Insight) -> dict[str, Any]:
 
 
 def compare(
-    first: Annotated[str, typer.Argument(metavar="STUDY1", help="Name of the first study.", show_default=False)],
-    second: Annotated[str, typer.Argument(metavar="STUDY2", help="Name of the second study.", show_default=False)],
+    first: Annotated[
+        str, typer.Argument(parser=plain, metavar="STUDY1", help="Name of the first study.", show_default=False)
+    ],
+    second: Annotated[
+        str, typer.Argument(parser=plain, metavar="STUDY2", help="Name of the second study.", show_default=False)
+    ],
     storage: Storage = DEFAULT_STORAGE,
 ) -> None:
     """Show two studies side by side, and compare their best trials image by image if their images are comparable."""
     from optimizer.insight import compare as comparing
     from studies.records.stored_studies import open_study
 
-    if is_same(first, second):
+    if first == second:
         fail(f"{first!r} is named twice: name two different studies")
     database = database_to_read(storage)
     found = comparing.compare(_side(database, first), _side(database, second))

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from basics.names import typed_path
 from optimizer.cli.common import console, errors, escaped
 
 if TYPE_CHECKING:
@@ -24,7 +25,10 @@ def inspect(
     checkpoint: Annotated[
         Path,
         typer.Argument(
-            metavar="CHECKPOINT", help="A .safetensors or .ckpt file, or a diffusers folder.", show_default=False
+            parser=typed_path,
+            metavar="CHECKPOINT",
+            help="A .safetensors or .ckpt file, or a diffusers folder.",
+            show_default=False,
         ),
     ],
     check: Annotated[

@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from basics.names import typed_path
 from optimizer.cli.commands.inspection import reading
 from optimizer.cli.common import console, errors, escaped, fail, require_usual, safetensors_target
+from optimizer.cli.views.help import Commands
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -23,14 +25,16 @@ if TYPE_CHECKING:
     from optimizer.merging.lora.extract import ExtractedLora
     from studies.recipe.recipe import Recipe
 
-app = typer.Typer(help="Extract a LoRA from two checkpoints, or bake LoRAs into one.", no_args_is_help=True)
+app = Commands(help="Extract a LoRA from two checkpoints, or bake LoRAs into one.")
 
 KEYS_SHOWN = 3
 ROUNDED_SHOWN = 0.01  # share of the difference that rounding loses, from which it is told
 
 Output = Annotated[
     Path,
-    typer.Option("--output", "-o", metavar="FILE", help="The .safetensors file to write.", show_default=False),
+    typer.Option(
+        "--output", "-o", parser=typed_path, metavar="FILE", help="The .safetensors file to write.", show_default=False
+    ),
 ]
 Force = Annotated[bool, typer.Option("--force", help="Replace an existing file.")]
 Insist = Annotated[
@@ -58,16 +62,22 @@ class DtypeChoice(StrEnum):
 
 @app.command()
 def extract(
-    a: Annotated[Path, typer.Argument(metavar="A", help="The checkpoint to add the LoRA to.", show_default=False)],
+    a: Annotated[
+        Path,
+        typer.Argument(parser=typed_path, metavar="A", help="The checkpoint to add the LoRA to.", show_default=False),
+    ],
     b: Annotated[
-        Path, typer.Argument(metavar="B", help="The checkpoint that A plus the LoRA approximates.", show_default=False)
+        Path,
+        typer.Argument(
+            parser=typed_path, metavar="B", help="The checkpoint that A plus the LoRA approximates.", show_default=False
+        ),
     ],
     output: Output,
     rank: Annotated[int, typer.Option(min=1, help="Rank for linear layers: larger keeps more, in a larger file.")] = 32,
     conv_rank: Annotated[
         int | None,
         typer.Option(
-            min=0, help="Rank for 3x3 convolutions; 0 leaves them out. \\[default: as --rank]", show_default=False
+            min=0, help="Rank for 3x3 convolutions; 0 leaves them out. [default: as --rank]", show_default=False
         ),
     ] = None,
     naming: Annotated[NamingName, typer.Option(help="kohya for most programs, diffusers for PEFT.")] = NamingName.KOHYA,
@@ -139,7 +149,10 @@ def _notes(lora: ExtractedLora) -> Iterator[str]:
 @app.command()
 def bake(
     checkpoint: Annotated[
-        Path, typer.Argument(metavar="CHECKPOINT", help="The checkpoint to add the LoRAs to.", show_default=False)
+        Path,
+        typer.Argument(
+            parser=typed_path, metavar="CHECKPOINT", help="The checkpoint to add the LoRAs to.", show_default=False
+        ),
     ],
     loras: Annotated[
         list[str],
@@ -150,7 +163,7 @@ def bake(
     output: Output,
     dtype: Annotated[
         DtypeChoice | None,
-        typer.Option(help="Save weights in this dtype. \\[default: that of CHECKPOINT]", show_default=False),
+        typer.Option(help="Save weights in this dtype. [default: that of CHECKPOINT]", show_default=False),
     ] = None,
     force: Insist = False,
 ) -> None:
@@ -190,8 +203,8 @@ def bake(
 
 def _path_and_weight(text: str) -> tuple[Path, float]:
     """Parse `style.safetensors:0.8`; an existing file with a colon in its name needs no weight."""
-    if Path(text).exists() or ":" not in text:
-        return Path(text).expanduser(), 1.0
+    if typed_path(text).exists() or ":" not in text:
+        return typed_path(text), 1.0
     path, _, number = text.rpartition(":")
     try:
         weight = float(number)
@@ -199,7 +212,7 @@ def _path_and_weight(text: str) -> tuple[Path, float]:
         weight = math.nan
     if not math.isfinite(weight):
         fail(f"{text}: expected LORA or LORA:WEIGHT with a finite number, such as style.safetensors:0.8")
-    return Path(path).expanduser(), weight
+    return typed_path(path), weight
 
 
 def _recipe(ingredients: Ingredients, weights: Sequence[float], dtype: DtypeChoice | None) -> Recipe:

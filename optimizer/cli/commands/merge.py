@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from basics.names import is_same, plain, typed_path
 from optimizer.cli.commands.inspection import AUTOV2_DIGITS, reading
 from optimizer.cli.commands.lora import DtypeChoice, Insist, rounding_notes
 from optimizer.cli.common import console, escaped, fail, print_error, require_usual, safetensors_target
+from optimizer.cli.workers.model_folders import require_folders
 
 if TYPE_CHECKING:
     import torch
@@ -23,7 +25,7 @@ if TYPE_CHECKING:
     from optimizer.merging.engine.ingredients import Ingredients
     from optimizer.merging.files.change_guard import OpenedFiles
     from optimizer.merging.files.hash_lookup import Candidate
-    from studies.recipe.file import RecipePaths
+    from studies.recipe.file import FileEntry, RecipeFile, RecipePaths
     from studies.recipe.recipe import Recipe
 
 RECIPE_SUFFIXES = (".yaml", ".yml", ".json")
@@ -50,21 +52,24 @@ class MergeJob:
 
 @dataclass(frozen=True, kw_only=True)
 class GivenPaths:
-    """Where the files of a merged file's recipe are, according to the user's options."""
+    """Where the files of a recipe are, according to the user's options."""
 
     parents: Sequence[str]  # A=PATH
     loras: Sequence[str]  # NAME=PATH
     vae: Path | None
     models: Sequence[Path]  # folders
 
-    def __bool__(self) -> bool:
-        return bool(self.parents or self.loras or self.vae or self.models)
+    @property
+    def names_files(self) -> bool:
+        """Whether a file is named, and not just folders."""
+        return bool(self.parents or self.loras or self.vae)
 
 
 def merge(
     source: Annotated[
         Path,
         typer.Argument(
+            parser=typed_path,
             metavar="SOURCE",
             help="A recipe (.yaml, .json), or a .safetensors file by mergetune to make again.",
             show_default=False,
@@ -72,19 +77,32 @@ def merge(
     ],
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", metavar="FILE", help="The .safetensors file to write.", show_default=False),
+        typer.Option(
+            "--output",
+            "-o",
+            parser=typed_path,
+            metavar="FILE",
+            help="The .safetensors file to write.",
+            show_default=False,
+        ),
     ] = None,
     show: Annotated[bool, typer.Option("--show", help="Only print the complete recipe, as YAML.")] = False,
     dtype: Annotated[
         DtypeChoice | None,
-        typer.Option(help="Save weights in this dtype. \\[default: the recipe's, else that of A]", show_default=False),
+        typer.Option(help="Save weights in this dtype. [default: the recipe's, else that of A]", show_default=False),
     ] = None,
     device: Annotated[
         DeviceChoice | None,
-        typer.Option(help="Where to compute. \\[default: as for the file to make again, else cpu]", show_default=False),
+        typer.Option(help="Where to compute. [default: as for the file to make again, else cpu]", show_default=False),
     ] = None,
     title: Annotated[
-        str | None, typer.Option(help="The model's title in the metadata. \\[default: FILE's name]", show_default=False)
+        str | None,
+        typer.Option(
+            parser=plain,
+            metavar="TEXT",
+            help="The model's title in the metadata. [default: FILE's name]",
+            show_default=False,
+        ),
     ] = None,
     parent: Annotated[
         list[str] | None,
@@ -95,16 +113,19 @@ def merge(
         typer.Option(metavar="NAME=PATH", help="Path of a LoRA of the file to make again.", show_default=False),
     ] = None,
     vae: Annotated[
-        Path | None, typer.Option(help="Path of the VAE of the file to make again.", show_default=False)
+        Path | None,
+        typer.Option(
+            parser=typed_path, metavar="PATH", help="Path of the VAE of the file to make again.", show_default=False
+        ),
     ] = None,
     models: Annotated[
         list[Path] | None,
         typer.Option(
+            parser=typed_path,
             metavar="FOLDER",
-            help="Folder in which to find these files by their sha256; may be repeated.",
+            help="Folder in which to find the merge's files by their content, if they are not where the recipe names "
+            "them; may be repeated.",
             show_default=False,
-            file_okay=False,
-            exists=True,
         ),
     ] = None,
     force: Insist = False,
@@ -118,6 +139,7 @@ def merge(
     if show and (title is not None or device is not None or force):
         fail("--show prints the recipe and writes nothing: leave out --title, --device and --force")
     target = None if output is None else safetensors_target(output)
+    require_folders(models or ())
     given = GivenPaths(parents=parent or (), loras=lora or (), vae=vae, models=models or ())
     if target is not None:
         if not (force and target.is_symlink()):  # of a link to a file that is read, that is said first
@@ -143,15 +165,18 @@ def _job(source: Path, given: GivenPaths, *, complete: bool, force: bool) -> Mer
         fail(f"{source} is neither a recipe ({', '.join(RECIPE_SUFFIXES)}) nor a {MERGED_SUFFIX} file by mergetune")
     if suffix == MERGED_SUFFIX:
         return _from_merged_file(source, given, complete=complete)
-    if given:
-        fail(f"{source.name} names its own files: --parent, --lora, --vae and --models are for {MERGED_SUFFIX} files")
-    return _from_recipe_file(source, force=force)
+    if given.names_files:
+        fail(
+            f"{source.name} names its own files: --parent, --lora and --vae are for {MERGED_SUFFIX} files; --models "
+            "FOLDER finds files that have moved"
+        )
+    return _from_recipe_file(source, given.models, force=force)
 
 
 # -------------------------------------------------------------------------------- from a recipe file
 
 
-def _from_recipe_file(path: Path, *, force: bool) -> MergeJob:
+def _from_recipe_file(path: Path, models: Sequence[Path], *, force: bool) -> MergeJob:
     from optimizer.merging.files.change_guard import OpenedFiles
     from optimizer.merging.files.checkpoint import Checkpoint
     from optimizer.merging.files.vae import VaeFile
@@ -159,7 +184,7 @@ def _from_recipe_file(path: Path, *, force: bool) -> MergeJob:
     from studies.recipe.file import RecipePaths, load_recipe_file
     from studies.recipe.recipe import BakedVae, Parent
 
-    file = load_recipe_file(path)
+    file = _with_moved_files(load_recipe_file(path), models)
     checkpoints = {letter: Checkpoint.open(entry.path) for letter, entry in file.parents.items()}
     loras = [Lora.open(entry.path) for entry in file.loras]
     vae = None if file.vae is None else VaeFile.open(file.vae.path)
@@ -190,6 +215,72 @@ def _from_recipe_file(path: Path, *, force: bool) -> MergeJob:
     return MergeJob(recipe=recipe, paths=paths, opened=opened, original={})
 
 
+def _with_moved_files(file: RecipeFile, models: Sequence[Path]) -> RecipeFile:
+    """Return the recipe with the paths of those of its files that are elsewhere now.
+
+    A file with a sha256 is looked for by it where nothing is at its path or, with `--models`, another file is. One
+    without is looked for by its name.
+    """
+    from optimizer.merging.files.checkpoint import model_name
+
+    folder = "the VAE" if file.vae is not None and file.vae.path.is_dir() else None  # taken from where it is
+    required = [
+        RequiredFile(
+            what=what,
+            remedy=f"correct its path in the recipe, {entry.path}",
+            name=model_name(entry.path),
+            sha256=entry.sha256,
+            given=entry.path if models and entry.path.exists() else None,
+        )
+        for what, entry in _entries(file)
+        if entry.sha256 is not None and what != folder and (models or not entry.path.exists())
+    ]
+    found = _find_files(required, models, insist=False)
+    _require_found(required, found, models)
+    paths = {sha256: candidate.path.absolute() for sha256, candidate in found.items()}
+    moved = {what: _moved(what, entry, paths, models) for what, entry in _entries(file)}
+    return file.model_copy(
+        update={
+            "parents": {letter: moved[f"parent {letter}"] for letter in file.letters},
+            "loras": tuple(moved[f"LoRA {number}"] for number, _ in enumerate(file.loras, start=1)),
+            "vae": moved.get("the VAE"),
+        }
+    )
+
+
+def _entries(file: RecipeFile) -> Iterator[tuple[str, FileEntry]]:
+    """Yield every file of a recipe with what it is."""
+    yield from ((f"parent {letter}", entry) for letter, entry in file.parents.items())
+    yield from ((f"LoRA {number}", entry) for number, entry in enumerate(file.loras, start=1))
+    if file.vae is not None:
+        yield "the VAE", file.vae
+
+
+def _moved(what: str, entry: FileEntry, paths: Mapping[str, Path], models: Sequence[Path]) -> FileEntry:
+    if entry.sha256 is not None:
+        return entry.model_copy(update={"path": paths.get(entry.sha256, entry.path)})
+    if entry.path.exists() or not models:
+        return entry
+    path = _find_by_name(what, entry.path, models)
+    print_error("note", f"{what} is taken to be {path}, by its name: the recipe gives no sha256")
+    return entry.model_copy(update={"path": path})
+
+
+def _find_by_name(what: str, path: Path, models: Sequence[Path]) -> Path:
+    """Return the one model in the folders that has the name of a path."""
+    from optimizer.merging.files.checkpoint import model_name
+    from optimizer.merging.files.hash_lookup import candidates
+
+    name, folders = model_name(path), ", ".join(map(str, models))
+    every = [candidate.path for folder in models for candidate in candidates(folder, {name})]
+    alike = dict.fromkeys(found.absolute() for found in every if is_same(model_name(found), name))
+    if not alike:
+        fail(f"not found in {folders}: {what} ({path.name}); the recipe gives no sha256, so it must have this name")
+    if len(alike) > 1:
+        fail(f"{what} may be any of {', '.join(map(str, alike))}: give its sha256 or its path in the recipe")
+    return next(iter(alike))
+
+
 # -------------------------------------------------------------------------------- from a merged file
 
 
@@ -198,7 +289,7 @@ class RequiredFile:
     """A file that a recipe needs."""
 
     what: str
-    option: str  # with which the user gives its path
+    remedy: str  # with which the user says where it is
     name: str
     sha256: str
     given: Path | None
@@ -220,10 +311,8 @@ def _from_merged_file(path: Path, given: GivenPaths, *, complete: bool) -> Merge
     recipe = Recipe.from_json(metadata[RECIPE_FIELD])
     required = list(_required_files(recipe, given))
     found = _find_files(required, given.models)
-    if complete and (missing := [file for file in required if file.sha256 not in found]):
-        named = ", ".join(f"{file.what} ({file.name}, sha256 {file.sha256})" for file in missing)
-        folders = f" in {', '.join(map(str, given.models))}" if given.models else ""
-        fail(f"not found{folders}: {named}; give its path with {missing[0].option}, or a folder with --models")
+    if complete:
+        _require_found(required, found, given.models)
     candidates = [(file, found.get(file.sha256)) for file in required]
     located = [
         candidate.path.absolute() if candidate else Path(f"{file.name}{MERGED_SUFFIX}")
@@ -241,6 +330,14 @@ def _from_merged_file(path: Path, given: GivenPaths, *, complete: bool) -> Merge
     return MergeJob(recipe=recipe, paths=paths, opened=OpenedFiles(stamps), original=metadata)
 
 
+def _require_found(required: Sequence[RequiredFile], found: Mapping[str, Candidate], models: Sequence[Path]) -> None:
+    """Refuse to go on without a file."""
+    if missing := [file for file in required if file.sha256 not in found]:
+        named = ", ".join(f"{file.what} ({file.name}, sha256 {file.sha256})" for file in missing)
+        folders = f" in {', '.join(map(str, models))}" if models else ""
+        fail(f"not found{folders}: {named}; {missing[0].remedy}, or give a folder with --models")
+
+
 def _required_files(recipe: Recipe, given: GivenPaths) -> Iterator[RequiredFile]:
     """Yield the recipe's parents, LoRAs and VAE, in this order."""
     parents = _by_name("--parent", given.parents, [parent.letter for parent in recipe.parents])
@@ -250,7 +347,7 @@ def _required_files(recipe: Recipe, given: GivenPaths) -> Iterator[RequiredFile]
     for parent in recipe.parents:
         yield RequiredFile(
             what=f"parent {parent.letter}",
-            option=f"--parent {parent.letter}=PATH",
+            remedy=f"give its path with --parent {parent.letter}=PATH",
             name=parent.name,
             sha256=parent.sha256,
             given=parents.get(parent.letter),
@@ -258,31 +355,46 @@ def _required_files(recipe: Recipe, given: GivenPaths) -> Iterator[RequiredFile]
     for lora in recipe.loras:
         yield RequiredFile(
             what=f"LoRA {lora.name}",
-            option=f"--lora {lora.name}=PATH",
+            remedy=f"give its path with --lora {lora.name}=PATH",
             name=lora.name,
             sha256=lora.sha256,
             given=loras.get(lora.name),
         )
     if recipe.vae is not None:
         vae = recipe.vae
-        yield RequiredFile(what="the VAE", option="--vae PATH", name=vae.name, sha256=vae.sha256, given=given.vae)
+        yield RequiredFile(
+            what="the VAE", remedy="give its path with --vae PATH", name=vae.name, sha256=vae.sha256, given=given.vae
+        )
 
 
 def _by_name(option: str, texts: Sequence[str], names: Sequence[str]) -> dict[str, Path]:
     """Parse `NAME=PATH` of every use of an option; names may contain an equals sign themselves."""
     paths: dict[str, Path] = {}
     for text in texts:
-        name = max((name for name in names if text.startswith(f"{name}=")), key=len, default=None)
+        name = max((name for name in names if _value(text, name) is not None), key=len, default=None)
         if name is None:
             fail(f"{option} {text}: expected NAME=PATH with one of the recipe's names: {', '.join(names) or 'none'}")
         if name in paths:
             fail(f"{option} {name} is given twice")
-        paths[name] = Path(text.removeprefix(f"{name}=")).expanduser()
+        paths[name] = typed_path(_value(text, name) or "")
     return paths
 
 
-def _find_files(required: Sequence[RequiredFile], models: Sequence[Path]) -> dict[str, Candidate]:
-    """Return sha256 -> file for every required file that is found; refuse a given file with another sha256."""
+def _value(text: str, name: str) -> str | None:
+    """Return what stands behind `NAME=`, in whatever form the name is typed; None if it is another name."""
+    count = name.count("=") + 1
+    typed, value = "=".join(text.split("=")[:count]), text.split("=", count)[count:]
+    return value[0] if value and is_same(typed, name) else None
+
+
+def _find_files(
+    required: Sequence[RequiredFile], models: Sequence[Path], *, insist: bool = True
+) -> dict[str, Candidate]:
+    """Return sha256 -> file for every required file that is found.
+
+    Args:
+        insist: whether to refuse a given file with another sha256, instead of looking in the folders.
+    """
     from basics.files import sha256_of
     from optimizer.merging.files.hash_lookup import Candidate, candidates, find_by_sha256
 
@@ -291,9 +403,10 @@ def _find_files(required: Sequence[RequiredFile], models: Sequence[Path]) -> dic
     with _hashing("hashing", [candidate for _, candidate in given]) as advance:
         for file, candidate in given:
             sha256 = candidate.sha256(partial(sha256_of, progress=advance))
-            if sha256 != file.sha256:
+            if sha256 == file.sha256:
+                found[sha256] = candidate
+            elif insist:
                 fail(f"{file.what}: {candidate.path} has the sha256 {sha256}, expected {file.sha256} ({file.name})")
-            found[sha256] = candidate
     for folder in models:
         missing = {file.sha256: file.name for file in required if file.sha256 not in found}
         if missing:

@@ -8,14 +8,15 @@ from typing import Annotated
 import typer
 
 from optimizer.cli.common import (
-    DEFAULT_STORAGE,
     ArtifactFolder,
     Storage,
+    StudyName,
     console,
     database_to_change,
     database_to_read,
     escaped,
 )
+from studies.system.advice import DEFAULT_STORAGE
 
 
 class Keep(StrEnum):
@@ -26,7 +27,7 @@ class Keep(StrEnum):
 
 
 def prune_artifacts(
-    study: Annotated[str, typer.Argument(metavar="STUDY", help="Name of the study.", show_default=False)],
+    study: StudyName,
     keep: Annotated[
         Keep, typer.Option(help="The trials whose renders stay: the parents and the best, or none.")
     ] = Keep.best,

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from basics.names import plain, typed_path
 from optimizer.cli.common import (
-    DEFAULT_STORAGE,
     ArtifactFolder,
     CacheFolder,
     Storage,
@@ -21,10 +21,10 @@ from optimizer.cli.common import (
     loading_libraries,
     quiet_optuna,
     read_spec,
-    storage_option,
     storage_url,
 )
 from optimizer.cli.workers.model_folders import Moved, searched_folders
+from studies.system.advice import DEFAULT_STORAGE, advised
 
 if TYPE_CHECKING:
     from optimizer.outcome.other_study import Other
@@ -36,8 +36,12 @@ if TYPE_CHECKING:
 
 
 def rescore(
-    study: Annotated[str, typer.Argument(metavar="STUDY", help="The study with the images.", show_default=False)],
-    spec: Annotated[Path, typer.Argument(metavar="SPEC", help="The new study's YAML file.", show_default=False)],
+    study: Annotated[
+        str, typer.Argument(parser=plain, metavar="STUDY", help="The study with the images.", show_default=False)
+    ],
+    spec: Annotated[
+        Path, typer.Argument(parser=typed_path, metavar="SPEC", help="The new study's YAML file.", show_default=False)
+    ],
     storage: Storage = DEFAULT_STORAGE,
     artifacts: ArtifactFolder = None,
     cache: CacheFolder = None,
@@ -76,7 +80,7 @@ def rescore(
     print_study(records, every_trial=False)
     for line in _verdict(before, records):
         console.print(escaped(line), soft_wrap=True)
-    again = f'mergetune study resume "{records.study.name}"{storage_option(database.url)}'
+    again = advised(f'study resume "{records.study.name}"', database.url)
     console.print(escaped(f"Continue with: {again}"), soft_wrap=True)
 
 

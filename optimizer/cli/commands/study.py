@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from basics.names import plain, typed_path
 from optimizer.cli.commands import doctor, insight, pruning, rescoring
 from optimizer.cli.common import (
-    DEFAULT_STORAGE,
     ArtifactFolder,
     CacheFolder,
     Storage,
+    StudyName,
     Weights,
     cache_folder,
     console,
@@ -24,26 +25,27 @@ from optimizer.cli.common import (
     loading_libraries,
     parsed_weights,
     read_spec,
-    storage_option,
     storage_url,
 )
+from optimizer.cli.views.help import Commands
 from optimizer.cli.workers.local_workers import Workers, worker_count
 from optimizer.cli.workers.model_folders import Moved, digest_cache, searched_folders
 from optimizer.cli.workers.monitoring import LogJson, MetricsAddress, monitor
+from studies.system.advice import DEFAULT_STORAGE, advised
 
 if TYPE_CHECKING:
     from studies.records.values import Status
 
-app = typer.Typer(help="Check, start, resume and inspect studies.", no_args_is_help=True)
+app = Commands(help="Check, start, resume and inspect studies.")
 
-SpecFile = Annotated[Path, typer.Argument(metavar="SPEC", help="The study's YAML file.", show_default=False)]
+SpecFile = Annotated[
+    Path, typer.Argument(parser=typed_path, metavar="SPEC", help="The study's YAML file.", show_default=False)
+]
 app.command()(insight.importance)
 app.command()(insight.compare)
 app.command()(doctor.doctor)
 app.command()(pruning.prune_artifacts)
 app.command()(rescoring.rescore)
-
-StudyName = Annotated[str, typer.Argument(metavar="STUDY", help="Name of the study.", show_default=False)]
 
 
 @app.command()
@@ -78,7 +80,7 @@ def check(
         with_recipes(plan.spec, plan.blueprint(parents))
         found = find_warm_start(plan, parents, device, storage_url(storage), artifacts)
         print_notes(found.notes if found is not None else ())
-    again = f"mergetune study start {shlex.quote(str(spec))}{storage_option(storage_url(storage))}"
+    again = advised(f"study start {shlex.quote(str(spec))}", storage_url(storage))
     console.print(f"[green]The spec is fine.[/] Start it with: {escaped(again)}", soft_wrap=True)
 
 
@@ -134,6 +136,7 @@ def resume(
     metrics: MetricsAddress = None,
 ) -> None:
     """Continue a study with the sampler, seed and settings that it began with."""
+    from optimizer.cli.views.final import print_repeats
     from optimizer.cli.workers.loading import load_runtime, open_asked_study, open_unchanged_plan
     from optimizer.cli.workers.session import (
         database_to_work,
@@ -146,12 +149,15 @@ def resume(
     )
     from studies.records.control import set_status
     from studies.records.stored_studies import open_study, set_budget
+    from studies.records.stored_trials import load_trials
 
     monitoring = monitor(context, log_json, metrics)
     count, url, caches = worker_count(workers), storage_url(storage), cache_folder(cache)
     database, folders = database_to_work(url, monitoring), searched_folders(models, caches)
-    spec = read_spec(Path(study)) if Path(study).is_file() else None
-    records = patiently(lambda: open_study(database, study if spec is None else spec.study), monitoring)
+    file = typed_path(study)
+    spec = read_spec(file) if file.is_file() else None
+    name = plain(study) if spec is None else spec.study
+    records = patiently(lambda: open_study(database, name), monitoring)
     budget = records.study.spec.budget if spec is None else spec.budget
     if trials is not None:
         budget = budget.model_copy(update={"trials": trials})
@@ -159,6 +165,8 @@ def resume(
         budget = budget.model_copy(update={"patience": patience or None})
     asked = replace(records.study, spec=records.study.spec.model_copy(update={"budget": budget}))
     ended = not detach and patiently(lambda: has_ended(replace(records, study=asked)), monitoring)
+    if not ended:  # else it is said with the results
+        print_repeats(records, patiently(lambda: load_trials(records), monitoring))
     # First what may be refused: a spec file, then files that have changed.
     plan = None if spec is None else open_asked_study(records.study, spec, folders, looked_at=detach or ended)
     runtime = None
@@ -231,11 +239,12 @@ def show(
     weights: Weights = None,
 ) -> None:
     """Show a study's results: parents, best trial, gains with their intervals, final, failures."""
-    from optimizer.cli.views.report import print_study
+    from optimizer.cli.views.report import print_study, study_objective
     from studies.records.stored_studies import open_study
 
-    database = database_to_read(storage)
-    print_study(open_study(database, study), every_trial=trials, weights=parsed_weights(weights))
+    records = open_study(database_to_read(storage), study)
+    objectives = study_objective(records.study).names
+    print_study(records, every_trial=trials, weights=parsed_weights(weights, objectives))
 
 
 @app.command()
@@ -283,8 +292,8 @@ def _ask(study: str, storage: str, status: Status, effect: str) -> None:
     database = database_to_change(storage)
     records = open_study(database, study)
     set_status(records, status)
-    command = f'mergetune study resume "{records.study.name}"{" --detach" if status == "paused" else ""}'
-    command += storage_option(database.url)
+    options = " --detach" if status == "paused" else ""
+    command = advised(f'study resume "{records.study.name}"', database.url, options)
     console.print(escaped(f"{records.study.name} {effect}; continue with: {command}"), soft_wrap=True)
 
 

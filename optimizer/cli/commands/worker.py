@@ -7,10 +7,11 @@ from typing import Annotated
 
 import typer
 
-from optimizer.cli.common import DEFAULT_STORAGE, ArtifactFolder, CacheFolder, Storage, console, quiet_optuna
+from optimizer.cli.common import ArtifactFolder, CacheFolder, Storage, console, quiet_optuna
 from optimizer.cli.workers.assignment import ModelOption, StudyNames, assigned
 from optimizer.cli.workers.monitoring import LogJson, MetricsAddress, monitor
 from optimizer.cli.workers.session import stopping
+from studies.system.advice import DEFAULT_STORAGE
 
 
 def worker(

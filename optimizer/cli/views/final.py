@@ -8,18 +8,22 @@ from typing import TYPE_CHECKING
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-from optimizer.cli.common import console, escaped, interactive, storage_option
+from optimizer.cli.common import console, escaped, interactive
 from optimizer.cli.views.progress import gain_text
 from optimizer.cli.views.tables import ReportTable
 from optimizer.observe.events import FinalHeld, FinalStarted, Reporter
 from optimizer.search.stopping import stored_end
 from optimizer.system.retry import Retry
 from optimizer.trial.objective import SINGLE, Objective
+from optimizer.trial.repeats import counted_once, final_counted_once, note_of_repeats
 from optimizer.trial.verdict import doubt, is_better, suspicion
-from studies.records.finals import Final, Finalist, lacks_final, store_final
+from studies.records.finals import Final, Finalist, lacks_final, load_final, store_final
+from studies.records.optuna_studies import optuna_study_id
+from studies.records.optuna_tables import store_line_of_study_note
 from studies.records.stored_trials import load_trials
 from studies.records.study_records import StudyRecords
 from studies.records.values import Gain, StoredStudy, StoredTrial
+from studies.system.advice import advised
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -29,6 +33,8 @@ if TYPE_CHECKING:
     from studies.files.artifacts import Artifacts
 
     Pictures = dict[int, Sequence[Tensor]]  # trial -> its held-out renders, as thumbnails
+
+CAVEAT_MARK = "> **About the best merge:** "  # in Markdown
 
 
 def finish_study(
@@ -57,6 +63,7 @@ def finish_study(
     with _progress(_images(study), pictures) as watch:
         final = hold_final(runtime, trials, rank, watch)
     retry(lambda: store_final(records, final))
+    retry(lambda: note_caveat(records, runtime.objective))
     reporter.report(FinalHeld(final=final))
     sheet = retry(lambda: _save_sheet(study, final, pictures, artifacts))
     console.print(f"contact sheet of the parents and the candidates: {escaped(sheet)}", soft_wrap=True)
@@ -117,12 +124,31 @@ def current_winner(final: Final | None, trials: Sequence[StoredTrial]) -> Finali
     return None if final is None or final.is_outdated(trials) else final.winner
 
 
+def load_results(records: StudyRecords) -> tuple[list[StoredTrial], Final | None]:
+    """Return a study's trials and its final as they are shown: see `counted_once`."""
+    trials, final = counted_once(records, load_trials(records)), load_final(records)
+    return trials, None if final is None else final_counted_once(records, final, trials)
+
+
+def print_repeats(records: StudyRecords, trials: Sequence[StoredTrial]) -> None:
+    """Print in one line which images the study renders twice, if it renders any twice."""
+    if (note := note_of_repeats(records.study.spec, trials)) is not None:
+        console.print(f"[yellow]note:[/] {escaped(note)}", soft_wrap=True)
+
+
 def caveat(final: Final | None, trials: Sequence[StoredTrial], objective: Objective) -> str | None:
     """Return what must be said wherever a best trial is named: `doubt`, also that of a final which is outdated."""
     doubted = None if final is None else doubt(final, objective)
     if final is None or doubted is None:
         return None
     return f"{doubted} (more trials have finished since)" if final.is_outdated(trials) else doubted
+
+
+def note_caveat(records: StudyRecords, objective: Objective) -> None:
+    """Say the caveat in the study's note for the dashboard, or remove it from there if there is none any more."""
+    trials, final = load_results(records)
+    doubted = caveat(final, trials, objective)
+    store_line_of_study_note(records.database, optuna_study_id(records), CAVEAT_MARK, doubted)
 
 
 # ---------------------------------------------------------------------------------------- printing
@@ -143,7 +169,7 @@ def print_final(records: StudyRecords, final: Final, trials: Sequence[StoredTria
 
 def finish_command(records: StudyRecords) -> str:
     """Return the command that holds a study's final."""
-    return f'mergetune study finish "{records.study.name}"{storage_option(records.database.url)}'
+    return advised(f'study finish "{records.study.name}"', records.database.url)
 
 
 def final_table(stored: StoredStudy, final: Final, objective: Objective) -> ReportTable:
@@ -195,7 +221,7 @@ def _verdict(records: StudyRecords, final: Final, objective: Objective) -> str:
     if winner is None:
         if objective.terms:
             return "every candidate failed in the final, so none is chosen"
-        command = f'mergetune export "{records.study.name}" --trial N{storage_option(records.database.url)}'
+        command = advised(f'export "{records.study.name}" --trial N', records.database.url)
         return f"several objectives have no single winner: choose a trial with `{command}`"
     gain = winner.held_out[SINGLE]
     gained = f"held-out gain: objective {gain_text(gain)} over parent {gain.parent}"

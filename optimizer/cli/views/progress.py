@@ -11,7 +11,7 @@ from typing import Self
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn
 from rich.text import Text
 
-from optimizer.cli.common import console, escaped, interactive, storage_option
+from optimizer.cli.common import console, escaped, interactive
 from optimizer.observe.events import (
     BatchReduced,
     Event,
@@ -28,6 +28,7 @@ from optimizer.trial.ranking import best_gains, stopped_after
 from studies.records.cached_reads import CachedTrials
 from studies.records.study_records import StudyRecords
 from studies.records.values import Gain, StoredTrial
+from studies.system.advice import advised
 
 FINISHING = "finishing this trial; press Ctrl-C again to leave now (resume will run it again)"
 STAGES = {"merge": ("merge",), "render": ("text", "denoise", "decode"), "score": ("score",)}
@@ -102,8 +103,7 @@ class ProgressReporter:
             case OutageBegan():
                 OutageReporter().report(event)
             case StudyPaused():
-                storage = storage_option(self._records.database.url)
-                again = f'mergetune study resume "{self._records.study.name}" --detach{storage}'
+                again = advised(f'study resume "{self._records.study.name}" --detach', self._records.database.url)
                 console.print(escaped(f"paused; it goes on with: {again}"), soft_wrap=True)
             case BatchReduced():
                 console.print(escaped(_reduction(event)), soft_wrap=True)

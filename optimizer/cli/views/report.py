@@ -11,7 +11,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from basics.messages import with_kind
 from optimizer.cli.common import console, escaped
-from optimizer.cli.views.final import caveat, current_winner, print_final
+from optimizer.cli.views.final import caveat, current_winner, load_results, print_final, print_repeats
 from optimizer.cli.views.front import print_front
 from optimizer.cli.views.progress import gain_text
 from optimizer.cli.views.tables import ReportTable
@@ -23,9 +23,9 @@ from optimizer.trial.ranking import best_trials, parent_trials, stopped_after
 from scorers.protocol import ScorerInfo
 from studies.errors import StudyError
 from studies.files.artifacts import Artifacts
-from studies.records import optuna_studies, stored_renders, stored_studies, stored_trials
+from studies.records import optuna_studies, stored_renders, stored_studies
 from studies.records.database import Database
-from studies.records.finals import Final, load_final
+from studies.records.finals import Final
 from studies.records.study_records import StudyRecords
 from studies.records.values import StoredStudy, StoredTrial
 from studies.records.workers import live_workers, workers_at
@@ -52,12 +52,12 @@ def studies_table(database: Database) -> ReportTable:
 
 
 def _study_row(records: StudyRecords, workers: int) -> tuple[str, ...]:
-    study, trials = records.study, stored_trials.load_trials(records)
+    study, (trials, final) = records.study, load_results(records)
     objective = study_objective(study)
     best = best_trials(trials, objective)
     gains = [trial.gains[SINGLE] for trial in best if SINGLE in trial.gains]
     gain = gain_text(gains[0]) if gains else (f"front of {len(best)}" if best and not objective.terms else "")
-    doubted = caveat(load_final(records), trials, objective)
+    doubted = caveat(final, trials, objective)
     own = own_trials(trials)
     finished = sum(trial.state != "running" for trial in own)
     copied = f", {len(trials) - len(own)} copied" if len(own) < len(trials) else ""
@@ -92,8 +92,7 @@ EXPLANATION = (
 
 def print_study(records: StudyRecords, *, every_trial: bool, weights: Mapping[str, float] | None = None) -> None:
     """Print a study: parents, uniform merge and best side by side, every score with its gain, failures, the final."""
-    study, trials = records.study, stored_trials.load_trials(records)
-    final = load_final(records)
+    study, (trials, final) = records.study, load_results(records)
     objective = study_objective(study)
     if weights is not None:
         check_weights(weights, objective)
@@ -106,6 +105,7 @@ def print_study(records: StudyRecords, *, every_trial: bool, weights: Mapping[st
         console.print(_scores_table(records, trials, objective, final))
         console.print(f"objective: {escaped(objective.formula())}")
         console.print(EXPLANATION, soft_wrap=True)
+        print_repeats(records, trials)
     if complete and len(objective.names) > 1:
         print_front(trials, objective, weights)
     _print_progress(records, trials)
@@ -239,14 +239,14 @@ def save_comparison(records: StudyRecords, artifacts: Artifacts) -> str | None:
 
     from optimizer.rendering.contact_sheet import comparison_sheet
 
-    study, trials = records.study, stored_trials.load_trials(records)
+    study, (trials, final) = records.study, load_results(records)
     parents = [trial for trial in parent_trials(trials).values() if trial.state == "complete"]
-    winner = current_winner(load_final(records), trials)
+    winner = current_winner(final, trials)
     number = None if winner is None else winner.number
     observed = chosen_trial(trials, study_objective(study))
     chosen = next((trial for trial in trials if trial.number == number), observed)
     best = [] if chosen is None else [chosen]
-    named = "best merge" if caveat(load_final(records), trials, study_objective(study)) is not None else "best"
+    named = "best merge" if caveat(final, trials, study_objective(study)) is not None else "best"
     columns = []
     for trial in [*parents, *(trial for trial in best if trial not in parents)]:
         renders = stored_renders.load_renders(records, trial)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from basics.names import plain, typed_path
 from optimizer.cli.common import (
     cache_folder,
     console,
@@ -37,14 +38,18 @@ if TYPE_CHECKING:
 
 StudyNames = Annotated[
     list[str] | None,
-    typer.Option("--study", metavar="NAME", help="Work only on this study; may be repeated.", show_default=False),
+    typer.Option(
+        "--study", parser=plain, metavar="NAME", help="Work only on this study; may be repeated.", show_default=False
+    ),
 ]
 ModelOption = Annotated[
     list[Path] | None,
     typer.Option(
         "--models",
+        parser=typed_path,
+        metavar="FOLDER",
         help="Folder in which to find a study's files by their sha256; no file outside is read; may be repeated. "
-        f"\\[default: {MODELS_VARIABLE}]",
+        f"[default: {MODELS_VARIABLE}]",
         show_default=False,
     ),
 ]

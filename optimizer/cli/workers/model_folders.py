@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from basics.names import typed_path
 from optimizer.cli.common import fail
 
 if TYPE_CHECKING:
@@ -22,9 +23,10 @@ Moved = Annotated[
     list[Path] | None,
     typer.Option(
         "--models",
+        parser=typed_path,
         metavar="FOLDER",
         help="Folder in which to find the study's files that have moved, by their content; may be repeated. "
-        f"\\[default: {MODELS_VARIABLE}]",
+        f"[default: {MODELS_VARIABLE}]",
         show_default=False,
     ),
 ]
@@ -60,20 +62,25 @@ def models_option(given: Sequence[Path] | None) -> str:
     return "".join(f" --models {shlex.quote(str(folder))}" for folder in given or ())
 
 
+def require_folders(given: Sequence[Path]) -> None:
+    """Refuse what is no folder among those of `--models`."""
+    for folder in given:
+        if not folder.is_dir():
+            fail(f"--models: {folder} is not a folder")
+
+
 def _of_environment() -> list[Path]:
     """Return the folders of MERGETUNE_MODELS, which are separated as in PATH."""
-    return [Path(part) for part in os.environ.get(MODELS_VARIABLE, "").split(os.pathsep) if part]
+    return [typed_path(part) for part in os.environ.get(MODELS_VARIABLE, "").split(os.pathsep) if part]
 
 
 def _folders(folders: Sequence[Path], caches: Path, *, exclusive: bool) -> ModelFolders:
     import studies.demo
     from optimizer.runtime.model_files import ModelFolders
 
-    for folder in folders:
-        if not folder.expanduser().is_dir():
-            fail(f"--models: {folder} is not a folder")
+    require_folders(folders)
     return ModelFolders(
-        folders=tuple(dict.fromkeys(folder.expanduser().resolve() for folder in folders)),
+        folders=tuple(dict.fromkeys(folder.resolve() for folder in folders)),
         digests=digest_cache(caches),
         also=(caches, Path(studies.demo.__file__).parent),
         exclusive=exclusive,

@@ -19,10 +19,10 @@ from optimizer.cli.common import (
     interactive,
     patience_seconds,
     quiet_optuna,
-    storage_option,
 )
 from optimizer.cli.workers.model_folders import models_option
 from optimizer.cli.workers.monitoring import UNMONITORED, Monitoring
+from studies.system.advice import advised
 
 if TYPE_CHECKING:
     from optimizer.observe.events import Reporter
@@ -80,6 +80,7 @@ def work_on(
     Returns:
         False if it was stopped before the budget was spent.
     """
+    from optimizer.cli.views.final import note_caveat
     from optimizer.cli.views.progress import ProgressReporter
     from optimizer.cli.workers.local_workers import local_workers
     from optimizer.insight.interactive import save_figures
@@ -101,6 +102,7 @@ def work_on(
     if not stopped:
         final_after(records, runtime, folder, reporter)
     save_figures(records, runtime.objective)
+    note_caveat(records, runtime.objective)
     print_outcome(records, artifacts)
     if stopped:
         console.print(escaped(f"Stopped. Continue with: {_resume_command(records, models)}"), soft_wrap=True)
@@ -212,5 +214,4 @@ def print_end(records: StudyRecords, models: Sequence[Path] | None = None) -> No
 
 
 def _resume_command(records: StudyRecords, models: Sequence[Path] | None) -> str:
-    options = f"{storage_option(records.database.url)}{models_option(models)}"
-    return f'mergetune study resume "{records.study.name}"{options}'
+    return advised(f'study resume "{records.study.name}"', records.database.url, models_option(models))

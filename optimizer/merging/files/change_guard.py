@@ -75,7 +75,7 @@ def _changed(description: str, path: Path, now: Stamp | None) -> CheckpointError
     change = "is gone" if now is None else "has changed"
     return CheckpointError(
         f"{description} ({path}) {change} since it was opened, so its content is unknown: put the file back and start "
-        "again; a study continues with `mergetune study resume`, and all stored scores remain valid"
+        "again; a study can be resumed, and all stored scores remain valid"
     )
 
 

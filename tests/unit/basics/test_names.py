@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from basics.names import as_on_disk, in_words, is_same, unseen, with_plain_keys
+from basics.names import as_on_disk, from_home, in_words, is_same, typed_path, unseen, with_plain_keys
 
 SEEN = {
     "Hindi": "हिन्दी शैली",
@@ -73,3 +73,21 @@ def test_a_path_is_found_however_the_disk_spells_it(tmp_path: Path) -> None:
     assert as_on_disk(tmp_path / composed) == tmp_path / composed
     missing = tmp_path / composed / "other.safetensors"
     assert as_on_disk(missing) == missing
+
+
+def test_what_is_typed_is_found_and_what_is_new_gets_the_stored_form(tmp_path: Path) -> None:
+    composed, decomposed = (unicodedata.normalize(form, "Modèles été") for form in ("NFC", "NFD"))
+    (tmp_path / decomposed).mkdir()
+    (tmp_path / decomposed / f"{decomposed}.db").touch()
+    assert typed_path(f"{tmp_path}/{composed}/{composed}.db") == tmp_path / decomposed / f"{decomposed}.db"
+    assert typed_path(f"{tmp_path}/{composed}/ä {decomposed}") == tmp_path / decomposed / f"ä {composed}"
+    for path in ("", ".", "/", "..", "a\udcff"):
+        assert typed_path(path) == Path(path)
+
+
+def test_only_a_tilde_alone_is_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert from_home(Path("~")) == tmp_path
+    assert from_home(Path("~/a/~")) == tmp_path / "a" / "~"
+    for path in ("~root", "~root/a", "a/~", "./~x", "/~/a"):
+        assert from_home(Path(path)) == Path(path)

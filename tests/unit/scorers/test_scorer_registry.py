@@ -96,11 +96,22 @@ def test_settings_survive_a_round_trip_through_json(tmp_path: Path) -> None:
     assert AestheticSettings.model_validate_json(settings.model_dump_json()) == settings
 
 
-def test_home_is_expanded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("written", "meant"),
+    [
+        ("~/ref", "/home/someone/ref"),
+        ("~", "/home/someone"),
+        ("~root/ref", "{folder}/~root/ref"),
+        ("~x", "{folder}/~x"),
+    ],
+)
+def test_only_a_tilde_alone_stands_for_the_home_folder(
+    written: str, meant: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("HOME", "/home/someone")
-    settings = registry.parse_settings("fid", {"reference": "~/ref"}, tmp_path)
+    settings = registry.parse_settings("fid", {"reference": written}, tmp_path)
     assert isinstance(settings, InceptionSettings)
-    assert settings.reference == Path("/home/someone/ref")
+    assert settings.reference == Path(meant.format(folder=tmp_path))
 
 
 def test_a_relative_path_without_a_folder_is_refused() -> None:

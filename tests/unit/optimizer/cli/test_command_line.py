@@ -13,13 +13,14 @@ from typing import Any
 
 import pytest
 import typer
-from command_line import Call, Outcome, caller, enter
+from command_line import Call, Outcome
 from hypothesis import given
 from hypothesis import strategies as st
 from rich.text import Text
 from sqlalchemy.exc import OperationalError
 from torch import OutOfMemoryError
 
+from basics.names import plain, typed_path
 from optimizer.cli import common, main
 from optimizer.cli.common import cache_folder, escaped, guarded, storage_url
 from optimizer.errors import CheckpointError
@@ -28,13 +29,6 @@ from search_spaces.errors import BoundsError
 from studies.errors import SpecError
 
 ROOT = Path(__file__).parents[4]
-
-
-@pytest.fixture
-def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Call:
-    """`mergetune ARGUMENTS` in this process."""
-    enter(tmp_path, monkeypatch)
-    return caller(monkeypatch, capsys)
 
 
 def commands() -> Iterator[tuple[tuple[str, ...], Any]]:
@@ -104,6 +98,23 @@ def test_every_command_explains_itself_and_each_of_its_options(
         assert parameter.help, f"{parameter.name} is not explained"
         for option in parameter.opts if parameter.param_type_name == "option" else [parameter.metavar]:
             assert option in outcome.out
+
+
+@pytest.mark.parametrize("columns", ["80", "60", "30"])
+@pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
+def test_no_help_page_cuts_a_word(
+    words: tuple[str, ...], columns: str, call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", columns)
+    page = call(*words, "--help", code=0).out
+    assert "…" not in page
+    assert "\\" not in page  # help texts have no markup to be escaped
+    assert max(map(len, page.splitlines())) <= int(columns)
+    unfolded = re.sub(r"[\s│]", "", page)
+    explained = [parameter.help for parameter in COMMANDS[words].params]
+    explained += [inner.help for inner in getattr(COMMANDS[words], "commands", {}).values()]
+    for word in " ".join([COMMANDS[words].help, *explained]).split():
+        assert word in unfolded
 
 
 @pytest.mark.parametrize(
@@ -253,19 +264,19 @@ def test_an_error_of_ours_is_printed_as_it_is_in_one_line(error: Exception, caps
 
 
 @pytest.mark.parametrize(
-    ("error", "words"),
+    ("error", "words", "code"),
     [
-        (OSError(28, "No space left on device", "/data/study.db"), "/data/study.db: No space left on device"),
-        (PermissionError(13, "Permission denied", "x.png"), "x.png: Permission denied"),
-        (OperationalError("SELECT 1", {}, Exception("server closed\nDETAIL")), "study database.*server closed$"),
-        (OutOfMemoryError("CUDA out of memory.\nGPU 0 has"), "error: out of memory: CUDA out of memory.$"),
-        (MemoryError(), "error: out of memory: close other programs$"),
+        (OSError(28, "No space left on device", "/data/study.db"), "/data/study.db: No space left on device", 2),
+        (PermissionError(13, "Permission denied", "x.png"), "x.png: Permission denied", 2),
+        (OperationalError("SELECT 1", {}, Exception("server closed\nDETAIL")), "study database.*server closed$", 3),
+        (OutOfMemoryError("CUDA out of memory.\nGPU 0 has"), "error: out of memory: CUDA out of memory.$", 2),
+        (MemoryError(), "error: out of memory: close other programs$", 2),
     ],
 )
 def test_what_the_system_or_the_server_does_to_us_is_no_bug(
-    error: Exception, words: str, capsys: pytest.CaptureFixture[str]
+    error: Exception, words: str, code: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert guard(error) == 2
+    assert guard(error) == code
     _, err = capsys.readouterr()
     assert err.startswith("error: ")
     assert err.count("\n") == 1
@@ -317,6 +328,26 @@ def test_escaped_text_is_shown_as_it_is(text: str) -> None:
 
 
 # --------------------------------------------------------------------------------------------- options
+
+
+NOT_NAMES = {"trial", "workers", "host", "address", "metrics"}
+NAMES_WITHIN = {"storage", "artifacts", "log_json", "parent", "lora", "loras"}  # URLs, and paths beside something else
+
+
+@pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
+def test_every_name_and_path_that_is_typed_gets_the_form_that_is_stored(words: tuple[str, ...]) -> None:
+    described = {
+        parameter.name: parameter.type_descriptor for parameter in COMMANDS[words].params if parameter.name != "help"
+    }
+    parsers = {
+        name: descriptor.parameter_info.parser
+        for name, descriptor in described.items()
+        if descriptor.annotation in {str, Path, list[str], list[Path]}
+    }
+    if words == ("study", "resume"):
+        del parsers["study"]  # a name or a spec file
+    unknown = parsers.keys() - NOT_NAMES - NAMES_WITHIN
+    assert {name for name in unknown if parsers[name] not in {plain, typed_path}} == set()
 
 
 def test_a_plain_path_is_a_sqlite_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,31 @@
+"""Commands as messages advise them: they name the database, or they would be carried out on another one."""
+
+from __future__ import annotations
+
+import os
+
+DEFAULT_STORAGE = "sqlite:///mergetune.db"
+STORAGE_VARIABLE = "MERGETUNE_STORAGE"
+
+
+def advised(command: str, url: str, options: str = "") -> str:
+    """Return a command as people type it.
+
+    Args:
+        command: without `mergetune`, and without `--storage`.
+        url: of the database.
+        options: what follows, each with a leading space.
+    """
+    return f"mergetune {command}{storage_option(url)}{options}"
+
+
+def storage_option(url: str) -> str:
+    """Return the `--storage` option for a command, with a leading space; empty if none is needed."""
+    from studies.system.database_url import (  # it loads sqlalchemy, which help does not need
+        complete_url,
+        storage_argument,
+    )
+
+    if url == complete_url(os.environ.get(STORAGE_VARIABLE) or DEFAULT_STORAGE):
+        return ""
+    return f" --storage {storage_argument(url)}"
