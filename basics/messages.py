@@ -6,13 +6,14 @@ import difflib
 from collections.abc import Iterable
 
 from basics.errors import MergetuneError
+from basics.texts import REASON_CHARACTERS, shortened
 
 MOST_LETTERS = 1000  # of what a plug-in says
 
 
 def first_line(error: BaseException) -> str:
-    """Return the first line of an error's message, or the name of its type if the message is empty."""
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+    """Return the first line of an error's message, shortened, or the name of its type if the message is empty."""
+    return shortened(next(iter(str(error).strip().splitlines()), type(error).__name__))
 
 
 def with_kind(error: BaseException) -> str:
@@ -28,6 +29,8 @@ def nearest(name: str, known: Iterable[str], count: int = 1) -> list[str]:
 
     Case is ignored: `in00` for `IN00` is the most common mistake.
     """
+    if len(name) > REASON_CHARACTERS:  # comparing takes time that grows with the length, and nobody misspells this
+        return []
     by_folded: dict[str, str] = {}
     for candidate in known:
         by_folded.setdefault(candidate.casefold(), candidate)

@@ -10,7 +10,6 @@ file for a built-in architecture was published (`trained_as`). Only OpenAI's own
 from __future__ import annotations
 
 import copy
-import json
 import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -22,6 +21,7 @@ from open_clip.convert import convert_state_dict
 from open_clip.model import convert_to_custom_text_state_dict
 
 from basics.files import sha256_of
+from basics.foreign import read_json
 from basics.messages import first_line
 from scorers import weights
 from scorers.errors import MissingWeightsError, ScorerSettingsError, WrongWeightsError
@@ -283,8 +283,8 @@ def _own_config(settings: ClipModelSettings) -> dict[str, Any] | None:
         names = ", ".join(sorted(file.stem for file in settings.config_dir.glob("*.json"))) or "none"
         raise ScorerSettingsError(f"no CLIP architecture {path}: choose one of those in config_dir ({names})")
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+        config = read_json(path)
+    except (OSError, ValueError) as error:
         raise ScorerSettingsError(f"{path} is not JSON ({error}): correct it") from error
     required = {"embed_dim", "vision_cfg", "text_cfg"}
     if not isinstance(config, dict) or not required <= config.keys():

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 
 Interpolation = Literal["bicubic", "bilinear"]
 
+#: Pixels of the largest image that is read: 8 times those of a photograph of 8 megapixels.
+MAX_PIXELS = 64_000_000
+
 #: Suffixes of image files, in lower case.
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 
@@ -121,8 +124,11 @@ def read_rgb(path: Path) -> Tensor:
     """
     try:
         with Image.open(path) as opened:
+            if opened.width * opened.height > MAX_PIXELS:  # known from the header, before anything is unpacked
+                raise ValueError(f"it has {opened.width} x {opened.height} pixels, more than {MAX_PIXELS:,}")
             image = to_rgb(ImageOps.exif_transpose(opened))
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:  # broken PNG chunks: SyntaxError
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
+        # SyntaxError: broken chunks of a PNG
         raise ReferenceImagesError(f"{path} cannot be read as an image ({error}): repair or remove it") from error
     return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()
 

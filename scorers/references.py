@@ -34,17 +34,21 @@ def reference_features(folder: Path, network: FeatureNetwork, cache_dir: Path, *
     cache. If a cache file is damaged, the features are computed again.
 
     Raises:
-        ReferenceImagesError: the folder is missing, has fewer than `minimum` images, or one cannot be read.
+        ReferenceImagesError: the folder is missing, has fewer than `minimum` images, or one cannot be read or was
+            changed meanwhile.
     """
     paths = list_images(folder)
     if len(paths) < minimum:
         raise ReferenceImagesError(
             f"expected at least {minimum} reference images (png, jpg or webp), {folder} holds {len(paths)}: add images"
         )
-    cached = cache_dir / "references" / f"{content_key(paths, network)}.safetensors"
+    key = content_key(paths, network)
+    cached = cache_dir / "references" / f"{key}.safetensors"
     features = read_cache(cached, count=len(paths))
     if features is None:
         features = _compute(paths, network)
+        if content_key(paths, network) != key:
+            raise ReferenceImagesError(f"{folder} was changed while its images were read: start again")
         write_cache(cached, features)
     return features
 

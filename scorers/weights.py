@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
 from basics.files import open_to_write, replacing, sha256_of
+from basics.foreign import LEGACY_PICKLES, names_in_torch_file, opened_zip, torch_reason
 from basics.messages import first_line
 from scorers.errors import MissingWeightsError, WrongWeightsError
 
@@ -190,9 +191,9 @@ def is_torchscript(path: Path) -> bool:
     if not zipfile.is_zipfile(path):
         return False
     try:
-        with zipfile.ZipFile(path) as archive:
+        with opened_zip(path) as archive:
             return any(name.split("/", 1)[-1] == "constants.pkl" for name in archive.namelist())
-    except (zipfile.BadZipFile, UnicodeDecodeError, NotImplementedError):  # `load_tensors` says what is wrong with it
+    except (zipfile.BadZipFile, ValueError, NotImplementedError):  # `load_tensors` says what is wrong with it
         return False
 
 
@@ -211,6 +212,7 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
+        names_in_torch_file(path, zipped=zipfile.is_zipfile(path), pickles=LEGACY_PICKLES)  # bounds what it may cost
         content = torch.load(path, map_location="cpu", weights_only=True)
     except (
         SafetensorError,
@@ -219,8 +221,9 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
         EOFError,
         ValueError,
         LookupError,
+        zipfile.BadZipFile,
     ) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        reason = torch_reason(error)
         if "GLOBAL torch.nn.modules." in str(error):
             reason = "a whole module was saved instead of its state_dict()"
         raise WrongWeightsError(

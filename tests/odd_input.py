@@ -12,6 +12,7 @@ from copy import deepcopy
 from typing import Any
 
 import yaml
+from hostile_files import cycle, program, wide
 from hypothesis import strategies as st
 
 PATHS = (
@@ -48,9 +49,22 @@ NUMBERS = (
     float("nan"),
 )
 
+CONTROLS = (
+    "\x1b[2J",
+    "\x1b]0;pwned\x07",
+    "\x9b1m",
+    "\x07\x08\x7f",
+    "a\rb",
+    "cat\u202egnp",
+    "\u2066\u2069",
+    "\u2028",
+    "[bold]",
+)
+commanding = st.lists(st.sampled_from(CONTROLS) | st.text(max_size=5), min_size=1, max_size=4).map("".join)
+
 scalars = (
     st.none() | st.booleans() | st.sampled_from(NUMBERS) | st.sampled_from(PATHS) | st.sampled_from(WORDS) | st.floats()
-    | st.text(max_size=20)
+    | st.text(max_size=20) | commanding
 )  # fmt: skip
 keys = st.sampled_from([*WORDS, "path", "sha256", "seed", "name", "weight", "clip", "inputs", "values"]) | st.text(
     max_size=8
@@ -163,8 +177,21 @@ FIELDS = ("lora_adapter_metadata", "mergetune.recipe", "sd_merge_recipe", "sd_me
 SETTINGS = st.dictionaries(st.sampled_from(["unet.lora_alpha", "unet.alpha_pattern", "unet.use_rslora"]), values)
 metadata = st.dictionaries(
     st.sampled_from(FIELDS),
-    (values | SETTINGS).map(json.dumps) | st.sampled_from(["[" * 100_000, "{}", "nan", '{"unet.lora_alpha": 1}']),
+    (values | SETTINGS).map(json.dumps)
+    | commanding
+    | st.sampled_from(["[" * 100_000, "{}", "nan", '{"unet.lora_alpha": 1}']),
     max_size=3,
+)
+
+
+COUNTS = st.sampled_from([10, 1000, 100_000, 2_000_000])
+floods = st.one_of(  # headers that are longer, deeper or fuller than any
+    COUNTS.map(lambda count: json.dumps({"a" * count: 1})),
+    COUNTS.map(lambda count: json.dumps({"a": {"dtype": "F" * count, "shape": [], "data_offsets": [0, 0]}})),
+    COUNTS.map(lambda count: json.dumps({"a": {"dtype": "F16", "shape": [1] * count, "data_offsets": [0, 2]}})),
+    COUNTS.map(lambda count: "{" + ",".join(f'"{number}":{{}}' for number in range(count)) + "}"),
+    COUNTS.map(lambda count: '{"a": ' + "[" * count),
+    COUNTS.map(lambda count: json.dumps({"__metadata__": {"k" * count: "\x1b" * count}})),
 )
 
 
@@ -191,9 +218,13 @@ def safetensors_files(draw: st.DrawFn, names: Sequence[str], honest_headers: Seq
             entry = draw(values)
         header[name] = entry
     if draw(st.booleans()):
-        header["__metadata__"] = draw(metadata | st.dictionaries(keys, st.text(max_size=9), max_size=3) | values)
+        header["__metadata__"] = draw(
+            metadata | st.dictionaries(keys | commanding, st.text(max_size=9) | commanding, max_size=3) | values
+        )
     text = json.dumps(header)
-    match draw(st.sampled_from(["whole"] * 4 + ["twice", "deep", "cut", "nan", "spaces"])):
+    match draw(st.sampled_from(["whole"] * 4 + ["twice", "deep", "cut", "nan", "spaces", "flood"])):
+        case "flood":
+            text = draw(floods)
         case "twice":
             text = text[:-1] + (", " if header else "") + text[1:]
         case "deep":
@@ -224,6 +255,18 @@ OPCODES = (
 )  # fmt: skip
 
 
+WRAPPED_IN = st.sampled_from(["state_dict", "model", "module", "x", 7])
+bombs = st.one_of(  # files that take far more to read than their size
+    st.builds(cycle, st.integers(1, 5), WRAPPED_IN),
+    COUNTS.map(lambda count: wide(min(count, 1000))),
+    COUNTS.map(lambda count: program(b"}(" + b")" + b"\x85" * count + b"K\x01u")),
+    COUNTS.map(lambda count: b"\x80\x02}(" + b")" + b"\x85" * count + b"K\x01u."),
+    COUNTS.map(lambda count: program(b"}", {"data/0": bytes(50 * count)}, packed=True)),
+    COUNTS.map(lambda count: program(b"N0" * count + b"}", packed=True)),
+    COUNTS.map(lambda count: program(b"]" + b"]" * count + b"a" * count)),
+)
+
+
 @st.composite
 def pickle_files(draw: st.DrawFn, good: bytes) -> bytes:
     """Draw a file that torch might be asked to load: pickle programs, valid pickles of odd values, damaged files.
@@ -233,7 +276,10 @@ def pickle_files(draw: st.DrawFn, good: bytes) -> bytes:
     """
     body = draw(st.lists(st.sampled_from(OPCODES), max_size=30).map(b"".join))
     program = bytes([0x80, draw(st.integers(0, 6))]) + body + b"." * draw(st.integers(0, 1))
-    match draw(st.sampled_from(["program", "plain", "zip", "zip", "torn", "flipped", "bytes"])):
+    match draw(st.sampled_from(["program", "plain", "zip", "zip", "torn", "flipped", "bytes", "bomb"])):
+        case "bomb":
+            bomb_file: bytes = draw(bombs)
+            return bomb_file
         case "program":
             return program
         case "plain":

@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
-from rich.console import Console
 from rich.status import Status
 
 from basics.errors import MergetuneError
 from basics.messages import first_line
 from basics.names import plain, the_same, typed_path
+from basics.texts import MESSAGE_CHARACTERS, shortened
+from optimizer.cli.console import SafeConsole
 from optimizer.cli.process import INTERRUPTED, came_from_interrupt, interrupt_has_arrived
 from studies.system.advice import STORAGE_VARIABLE
 
@@ -29,8 +30,8 @@ STORAGE_LOST = 3
 BUG = 1
 
 # Lines are as long as what they say: a terminal wraps them, and elsewhere they are searched.
-console = Console(highlight=False, emoji=False, soft_wrap=True)
-errors = Console(stderr=True, highlight=False, emoji=False, soft_wrap=True)
+console = SafeConsole(highlight=False, emoji=False, soft_wrap=True)
+errors = SafeConsole(stderr=True, highlight=False, emoji=False, soft_wrap=True)
 
 TAG = re.compile(r"(\\*)(\[(?:[a-z#/@][^\[]*?\])?)")  # what rich reads as a tag, or a plain bracket
 
@@ -178,8 +179,8 @@ def fail(message: str) -> NoReturn:
 
 
 def print_error(kind: str, message: str) -> None:
-    """Print one line to stderr, even if the message has several."""
-    errors.print(f"[bold red]{kind}:[/] {escaped(' '.join(message.split()))}")
+    """Print one line to stderr, even if the message has several or is very long."""
+    errors.print(f"[bold red]{kind}:[/] {escaped(shortened(' '.join(message.split()), MESSAGE_CHARACTERS))}")
 
 
 def escaped(text: str) -> str:
@@ -264,7 +265,7 @@ def _external_cause(error: Exception) -> str | None:
         from scorers.memory import lacks_memory
 
         if lacks_memory(error):
-            return f"out of memory: {str(error).splitlines()[0] if str(error) else 'close other programs'}"
+            return f"out of memory: {first_line(error) if str(error) else 'close other programs'}"
     database_errors = sys.modules.get("sqlalchemy.exc")
     cause: BaseException | None = error
     while cause is not None and database_errors is not None:

@@ -23,6 +23,7 @@ from optimizer.cli.commands import (
     worker,
 )
 from optimizer.cli.common import USER_ERROR, debugging, errors, guarded, print_error
+from optimizer.cli.console import make_log_safe
 from optimizer.cli.process import INTERRUPTED
 from optimizer.cli.views.help import Commands
 from optimizer.system.cores import wait_without_spinning
@@ -67,6 +68,7 @@ def main(
 def run() -> NoReturn:
     """Run the command that the arguments name, and leave with its exit code."""
     wait_without_spinning()
+    make_log_safe()
     # optuna-dashboard imports linear_operator, which calls torch.jit.script on import.
     warnings.filterwarnings("ignore", message="`torch.jit.script", category=FutureWarning)
     for stream in (sys.stdout, sys.stderr):

@@ -18,6 +18,7 @@ import prometheus_client as prometheus
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from basics.texts import visible
 from optimizer.errors import ObservationError
 from optimizer.observe.events import (
     Event,
@@ -185,11 +186,11 @@ class MetricsReporter:
     """A reporter that counts what a worker does on one study."""
 
     def __init__(self, metrics: Metrics, records: StudyRecords) -> None:
-        self._metrics, self._study = metrics, records.study.name
+        self._metrics, self._study = metrics, visible(records.study.name)
         self._cached_trials = CachedTrials(records)
         self._seen = 0  # images of the trial in progress
-        metrics.outages.labels(records.study.name)  # 0 is shown too
-        metrics.away.labels(records.study.name).set(0)
+        metrics.outages.labels(self._study)  # 0 is shown too
+        metrics.away.labels(self._study).set(0)
 
     def report(self, event: Event) -> None:
         """Count an event."""
@@ -227,7 +228,7 @@ class MetricsReporter:
             for state in ("running", "complete", "stopped", "failed"):
                 self._metrics.stored.labels(self._study, state).set(counts[state])
             for name, gain in best_gains(trials).items():
-                self._metrics.best.labels(self._study, name).set(gain.value)
+                self._metrics.best.labels(self._study, visible(name)).set(gain.value)
 
 
 def _state(trial: StoredTrial) -> str:

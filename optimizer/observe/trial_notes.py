@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 
+from basics.texts import visible
 from optimizer.runtime.plan import Plan
 from optimizer.search.depth.ties import Split, split_in_words
 from optimizer.trial.ranking import stopped_after
 from search_spaces.blocks import places
 from studies.records.values import Gain, StoredTrial
+
+_MARKS = re.compile(r"([\\`*\[\]|~$])")  # what Markdown takes for more than itself within a line or a table
+
+
+def in_markdown(text: str) -> str:
+    """Return a text of others as Markdown shows it: one line, without markup, HTML or control characters."""
+    one_line = " ".join(visible(text).split()).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return _MARKS.sub(r"\\\1", one_line)
 
 
 def trial_note(
@@ -27,7 +37,7 @@ def trial_note(
         split: the sections searched block by block so far, with `granularity: auto`.
         study_id, trial_id: Optuna's.
     """
-    parts = [f"## Trial {trial.number}: {trial.title}"]
+    parts = [f"## Trial {trial.number}: {in_markdown(trial.title)}"]
     if trial.estimated:
         stopped = stopped_after(trial, len(plan.spec.suite.items()))
         parts.append(
@@ -38,7 +48,7 @@ def trial_note(
     if split is not None:
         parts.append(f"Search: {split_in_words(plan.space, split)}")
     if trial.state == "failed":
-        parts.append(f"**Failed**: {trial.reason}")
+        parts.append(f"**Failed**: {in_markdown(trial.reason or '')}")
     if trial.contact_sheet is not None:
         parts.append(f"![contact sheet](/artifacts/{study_id}/{trial_id}/{trial.contact_sheet})")
     if trial.state == "complete":
@@ -61,15 +71,11 @@ def _scores(plan: Plan, trial: StoredTrial, means: Mapping[str, float]) -> str:
     names = {name: info.report_name(items) for name, info in plan.infos.items()}
     for name, value in (objectives | dict(means)).items():
         error = f"{trial.errors[name]:.2g}" if name in trial.errors else ""
-        lines.append(f"| {cell(names.get(name, name))} | {value:.4g} | {error} | {gain_cells(trial.gains.get(name))} |")
+        title, gain = in_markdown(names.get(name, name)), gain_cells(trial.gains.get(name))
+        lines.append(f"| {title} | {value:.4g} | {error} | {gain} |")
     if objective.terms:
-        lines += ["", f"objective = {objective.formula()}"]
+        lines += ["", f"objective = {in_markdown(objective.formula())}"]
     return "\n".join(lines)
-
-
-def cell(text: str) -> str:
-    """Return a text as a cell of a Markdown table, in which a bar would end it, and a line break the row."""
-    return " ".join(text.split()).replace("|", r"\|")
 
 
 def gain_cells(gain: Gain | None) -> str:
@@ -90,13 +96,13 @@ def _recipe(plan: Plan, trial: StoredTrial) -> str:
     columns |= {f"LoRA {lora.name}": lora.by_place for lora in recipe.loras}
     lines = [f"### Recipe: {recipe.method}", ""]
     if columns:
-        lines += [f"| place | {' | '.join(map(cell, columns))} |", f"|---|{'---|' * len(columns)}"]
+        lines += [f"| place | {' | '.join(map(in_markdown, columns))} |", f"|---|{'---|' * len(columns)}"]
         lines += [
             f"| {place} | {' | '.join(f'{column[place]:.4f}' for column in columns.values())} |"
             for place in places(plan.space.architecture)
         ]
-    files = [f"- {parent.letter}: {parent.name} `{parent.sha256[:10]}`" for parent in recipe.parents]
-    files += [f"- LoRA {lora.name} `{lora.sha256[:10]}`" for lora in recipe.loras]
+    files = [f"- {parent.letter}: {in_markdown(parent.name)} `{parent.sha256[:10]}`" for parent in recipe.parents]
+    files += [f"- LoRA {in_markdown(lora.name)} `{lora.sha256[:10]}`" for lora in recipe.loras]
     if recipe.vae is not None:
-        files.append(f"- VAE {recipe.vae.name} `{recipe.vae.sha256[:10]}`")
+        files.append(f"- VAE {in_markdown(recipe.vae.name)} `{recipe.vae.sha256[:10]}`")
     return "\n".join(lines) + "\n\n" + "\n".join(files)

@@ -11,6 +11,8 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
+from basics.texts import visible
+
 CELL = 128  # longer side of a picture on a sheet, in pixels
 MARGIN = 8
 CAPTION_LINES = 2
@@ -67,7 +69,7 @@ def comparison_sheet(
     for block in range(blocks):
         for column, (heading, _) in enumerate(columns):
             x = MARGIN + block * width + caption_width + column * (CELL + MARGIN)
-            draw.text((x, _title_height()), heading, fill=INK, font=heading_font)
+            draw.text((x, _title_height()), visible(heading), fill=INK, font=heading_font)
     for index, caption in enumerate(captions):
         x, y = MARGIN + index // rows * width, top + index % rows * (CELL + MARGIN)
         _caption(sheet, caption, x, y + CELL // 2 - FONT_SIZE, width=15, lines=5)
@@ -78,7 +80,7 @@ def comparison_sheet(
 
 def _paper(width: int, height: int, title: str) -> Image.Image:
     sheet = Image.new("RGB", (width, height), PAPER)
-    ImageDraw.Draw(sheet).text((MARGIN, MARGIN), title, fill=INK, font=_font(TITLE_SIZE))
+    ImageDraw.Draw(sheet).text((MARGIN, MARGIN), visible(title), fill=INK, font=_font(TITLE_SIZE))
     return sheet
 
 
@@ -106,7 +108,7 @@ def _scaled_to_cell(image: Tensor) -> Image.Image:
 
 
 def _caption(sheet: Image.Image, text: str, x: int, y: int, *, width: int = 20, lines: int = CAPTION_LINES) -> None:
-    wrapped = textwrap.wrap(text, width)
+    wrapped = textwrap.wrap(visible(text), width)
     if len(wrapped) > lines:
         wrapped = [
             *wrapped[: lines - 1],

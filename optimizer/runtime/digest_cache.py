@@ -9,26 +9,44 @@ from pathlib import Path
 from typing import Any
 
 from basics.files import open_to_write, replacing, sha256_of
+from basics.stamps import stamp_of
 from optimizer.merging.files.hash_lookup import Candidate
 
 SMALL_BYTES = 1 << 20  # smaller files, such as pictures, are hashed faster than they are looked up
 
 
 class DigestCache:
-    """A cache of the sha256 of files: a file is read again only if its size or modification time has changed.
+    """A cache of the sha256 of files: a file is read again unless its stamp is the one that it was hashed with.
+
+    Where a file system has no inodes or change times, nothing is taken from the cache.
 
     Args:
-        path: the cache's file; None stores nothing.
+        path: the cache's file; None: only this object remembers.
     """
 
-    def __init__(self, path: Path | None) -> None:
+    def __init__(self, path: Path | None = None) -> None:
         self._path = path
+        self._own: dict[str, Any] = {}  # what was hashed here; the file may be unwritable, or another's by now
 
     def of_file(self, path: Path, progress: Callable[[int], None] | None = None) -> str:
-        """Return the sha256 of a single file."""
-        if path.stat().st_size < SMALL_BYTES:
-            return sha256_of(path)
-        return self.of(Candidate(path=path, files=(path,), stamps={}), progress)
+        """Return the sha256 of a single file.
+
+        Args:
+            progress: called with the bytes of each chunk that was read.
+        """
+        before = stamp_of(path)
+        if before.size_bytes < SMALL_BYTES:
+            return sha256_of(path, progress)
+        key, stamp = str(path), list(before)
+        for entries in (self._own, self._load()):
+            match entries.get(key):
+                case [stored, str(digest)] if stored == stamp and before.is_reliable:
+                    return digest
+        digest = sha256_of(path, progress)
+        if stamp_of(path) == before:  # else it was written to meanwhile, and the digest is of neither content
+            self._own[key] = [stamp, digest]
+            self._save(self._load() | {key: self._own[key]})
+        return digest
 
     def of(self, candidate: Candidate, progress: Callable[[int], None] | None = None) -> str:
         """Return the sha256 of a model.
@@ -36,14 +54,7 @@ class DigestCache:
         Args:
             progress: called with the bytes of each chunk that was read.
         """
-        state = [[str(path), path.stat().st_size, path.stat().st_mtime_ns] for path in candidate.files]
-        key, entries = str(candidate.path), self._load()
-        match entries.get(key):
-            case [stored, str(digest)] if stored == state:
-                return digest
-        digest = candidate.sha256(progress)
-        self._save(entries | {key: [state, digest]})
-        return digest
+        return candidate.sha256(lambda file: self.of_file(file, progress))
 
     def _load(self) -> dict[str, Any]:
         """Read the cache; a missing or damaged one is empty."""
@@ -51,7 +62,7 @@ class DigestCache:
             return {}
         try:
             entries = json.loads(self._path.read_text())
-        except (OSError, ValueError):
+        except (OSError, ValueError, RecursionError):
             return {}
         return entries if isinstance(entries, dict) else {}
 

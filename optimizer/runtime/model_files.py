@@ -8,7 +8,7 @@ database is not trusted: no file outside them is opened for it, wherever a path 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -41,7 +41,7 @@ class LocatedFiles(NamedTuple):
     """A stored study's spec and parents with the paths of this machine."""
 
     spec: StudySpec
-    parents: tuple[ParentFile, ...]  # with this machine's modification times, too
+    parents: tuple[ParentFile, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,13 +50,13 @@ class ModelFolders:
 
     Args:
         folders: if empty, every file must be where the study names it.
-        digests: a file that caches sha256 by path, size and modification time.
+        digests: remembers what was hashed.
         also: further folders that may be read but are not searched, such as caches.
         exclusive: whether nothing outside these folders may be read, if there are any.
     """
 
     folders: tuple[Path, ...] = ()
-    digests: Path | None = None
+    digests: DigestCache = field(default_factory=DigestCache, compare=False)
     also: tuple[Path, ...] = ()
     exclusive: bool = True
 
@@ -128,9 +128,7 @@ class ModelFolders:
         return path if path.exists() or len(same) != 1 else self._parent(same[0], moved).path
 
     def _search(self, progress: Callable[[int], None] | None) -> MovedFiles:
-        return MovedFiles(
-            folders=self.folders, allows=self.allows, digests=DigestCache(self.digests), progress=progress
-        )
+        return MovedFiles(folders=self.folders, allows=self.allows, digests=self.digests, progress=progress)
 
     def allows(self, path: Path) -> bool:
         """Return whether a path, with every link followed, may be read."""
@@ -149,8 +147,6 @@ class ModelFolders:
         if path != file.path and path.exists():
             file = replace(file, path=path)
         own = Candidate.of(path) if self.allows(path) and path.exists() else None
-        if own is not None and (own.size_bytes, own.mtime_ns) == (file.bytes, file.mtime_ns):
-            return file
         found = moved.parent(file, () if own is None else (own,)) if self.folders else None
         if found is not None:
             return found

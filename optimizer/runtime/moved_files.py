@@ -55,7 +55,7 @@ class MovedFiles:
         """
         for candidate in (*first, *self.models(file.path)):
             if candidate.size_bytes == file.bytes and self.digests.of(candidate, self.progress) == file.sha256:
-                return replace(file, path=candidate.path, mtime_ns=candidate.mtime_ns)
+                return replace(file, path=candidate.path)
         return None
 
     def model(self, path: Path, fingerprint: str | None, of: Callable[[Path, Hash], str]) -> Path | None:

@@ -7,6 +7,8 @@ from collections.abc import Callable, Sequence
 import torch
 
 from optimizer.merging.files.checkpoint import letters
+from optimizer.merging.files.hash_lookup import Candidate
+from optimizer.runtime.digest_cache import DigestCache
 from optimizer.runtime.plan import Plan
 from search_spaces.blocks import place_of, places
 from studies.errors import StudyChangedError
@@ -18,25 +20,26 @@ def hash_parents(
     known: Sequence[ParentFile] = (),
     progress: Callable[[int], None] | None = None,
     *,
-    trust_times: bool = True,
+    digests: DigestCache | None = None,
 ) -> tuple[ParentFile, ...]:
-    """Hash each parent.
+    """Hash each parent, and the other files that are merged, which may not change from now on.
 
     Args:
         known: the parents as they were hashed before.
-        progress: called with the bytes of each chunk that was read.
-        trust_times: whether a known file is taken as unchanged if its size and modification time are.
+        progress: called with the bytes of each chunk of a parent that was read.
+        digests: remembers what was hashed; None: every file is read.
 
     Raises:
         StudyChangedError: a known parent has changed.
+        CheckpointError: a file has changed since it was opened.
     """
     files = []
     by_letter = {parent.letter: parent for parent in known}
+    digests = digests or DigestCache()
     for letter, checkpoint in zip(letters(len(plan.checkpoints)), plan.checkpoints, strict=True):
         size, mtime_ns = checkpoint.size_bytes, checkpoint.mtime_ns
         old = by_letter.get(letter)
-        unchanged = trust_times and old is not None and (old.bytes, old.mtime_ns) == (size, mtime_ns)
-        digest = old.sha256 if old and unchanged else checkpoint.hash(progress)
+        digest = digests.of(Candidate(checkpoint.path, checkpoint.files, {}), progress)
         if old is not None and digest != old.sha256:
             raise StudyChangedError(
                 f"parent {letter} ({checkpoint.path}) is not the file the study began with: sha256 {digest[:10]}... "
@@ -44,6 +47,8 @@ def hash_parents(
                 "--models FOLDER, or start a new study"
             )
         files.append(ParentFile(letter=letter, path=checkpoint.path, sha256=digest, bytes=size, mtime_ns=mtime_ns))
+    if plan.ingredients.opened is not None:
+        plan.ingredients.opened.remember(digests.of_file)
     return tuple(files)
 
 

@@ -22,6 +22,7 @@ from pydantic import (
 
 from basics.messages import unknown_name
 from basics.settings import FrozenSettings, explain
+from basics.texts import visible
 from scorers.config import SpecPath
 from search_spaces.block_presets import block_preset, preset_ratios
 from search_spaces.block_weights import leaves_out_base, parse_block_weights
@@ -467,8 +468,13 @@ def recipe_text(recipe: Recipe, paths: RecipePaths, comment: str = "") -> str:
         data["vae"] = {"path": str(paths.vae), "sha256": recipe.vae.sha256}
     if recipe.dtype is not None:
         data["dtype"] = recipe.dtype
-    head = f"# {' '.join(comment.split())}\n" if comment else ""
-    return head + yaml.safe_dump(data, sort_keys=False, allow_unicode=True, width=120, default_flow_style=None)
+    head = f"# {visible(' '.join(comment.split()))}\n" if comment else ""
+    text = _as_yaml(data, allow_unicode=True)
+    return head + (text if visible(text) == text else _as_yaml(data, allow_unicode=False))  # it may go to a terminal
+
+
+def _as_yaml(data: Mapping[str, Any], *, allow_unicode: bool) -> str:
+    return yaml.safe_dump(data, sort_keys=False, allow_unicode=allow_unicode, width=120, default_flow_style=None)
 
 
 def _step_text(step: Step, architecture: Architecture) -> dict[str, Any]:

@@ -6,13 +6,13 @@ LoRA: a change of either is another LoRA.
 
 from __future__ import annotations
 
-import json
 import struct
 import zipfile
 from contextlib import suppress
 from pathlib import Path
 
 from basics.files import MAX_SAFETENSORS_HEADER_BYTES
+from basics.foreign import PICKLE_BYTES, opened_zip, parse_json
 
 CONFIGURATION = "adapter_config.json"
 ADAPTERS = ("adapter_model.safetensors", "adapter_model.bin")  # PEFT's own names for the file of the tensors
@@ -41,14 +41,16 @@ def _is_named_by_peft(path: Path) -> bool:
         with path.open("rb") as file:
             start = file.read(8)
             size = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
-            header = json.loads(file.read(size)) if 2 <= size <= MAX_SAFETENSORS_HEADER_BYTES else {}
+            header = parse_json(file.read(size).decode()) if 2 <= size <= MAX_SAFETENSORS_HEADER_BYTES else {}
         return any(PEFT_FACTOR in key for key in header)
     return False
 
 
 def _is_in_pickle(path: Path) -> bool:
     """Return whether a file of torch.save names such tensors; the pickle is searched and never run."""
-    with zipfile.ZipFile(path) as archive:
+    with opened_zip(path) as archive:
         return any(
-            PEFT_FACTOR.encode() in archive.read(name) for name in archive.namelist() if name.endswith("data.pkl")
+            PEFT_FACTOR.encode() in archive.read(entry)
+            for entry in archive.infolist()
+            if entry.filename.endswith("data.pkl") and entry.file_size <= PICKLE_BYTES
         )

@@ -17,6 +17,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
+from basics.foreign import parse_json
 from search_spaces.blocks import Architecture, places
 from search_spaces.slots import Slot
 from studies.errors import RecipeError
@@ -162,7 +163,7 @@ class Recipe:
             RecipeError: the text is not a recipe.
         """
         try:
-            data: dict[str, Any] = json.loads(text)
+            data: dict[str, Any] = parse_json(text)
             every = places(Architecture(data["architecture"]))
             return cls(
                 architecture=data["architecture"],
@@ -179,7 +180,7 @@ class Recipe:
                 vae=None if data["vae"] is None else BakedVae(**_texts(data["vae"])),
                 dtype=data["dtype"],
             )
-        except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
             raise RecipeError(f"not a recipe: {error!r}") from error
 
 

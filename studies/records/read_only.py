@@ -19,6 +19,7 @@ from urllib.parse import quote
 
 from sqlalchemy import NullPool
 
+from basics.stamps import stamp_of
 from studies.records.patient_sqlite import PatientConnection
 from studies.records.stored_json import parse_json
 
@@ -81,7 +82,7 @@ class _Undisturbed(PatientConnection):
 
     def watch(self, file: Path) -> None:
         self._file: Path | None = file
-        self._state = _state(file)
+        self._state = stamp_of(file)
 
     def commit(self) -> None:
         super().commit()
@@ -98,10 +99,5 @@ class _Undisturbed(PatientConnection):
             sqlite3.OperationalError: the file was changed since it was opened.
         """
         file, self._file = self._file, None
-        if file is not None and _state(file) != self._state:
+        if file is not None and stamp_of(file) != self._state:
             raise sqlite3.OperationalError(f"{file} was changed while it was read: run the command again")
-
-
-def _state(file: Path) -> tuple[int, int, int]:
-    found = file.stat()
-    return found.st_ino, found.st_size, found.st_mtime_ns

@@ -49,7 +49,7 @@ parents = Table(
     Column("path", Text, nullable=False),
     Column("sha256", String(64), nullable=False),
     Column("bytes", BigInteger, nullable=False),
-    Column("mtime_ns", BigInteger, nullable=False),  # same size and time: not hashed again on resume
+    Column("mtime_ns", BigInteger, nullable=False),  # when the study began
 )
 
 workers = Table(

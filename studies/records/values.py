@@ -26,7 +26,7 @@ class ParentFile:
     path: Path
     sha256: str
     bytes: int
-    mtime_ns: int
+    mtime_ns: int  # is not trusted: anybody can set it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Hashable
 from pathlib import Path
-from typing import Any, Final, NoReturn
+from typing import Any, Final
 
 import yaml
 
+from basics import foreign
 from studies.errors import StudyError
 
 _FIRST: Final = "put a text in quotes that begins with @ ` % * & ! | > or a quotation mark"
@@ -24,12 +25,28 @@ _HINTS: Final = {  # words in PyYAML's problem -> what the writer of a text may 
     "expected ',' or": "put a text that contains a comma, a bracket or a # in quotes",
 }
 
-
-MOST_VALUES: Final = 200_000  # of a document, each counted as often as aliases repeat it
+DOCUMENT_BYTES: Final = 1_000_000  # hundreds of times those of a large spec
+MOST_VALUES: Final = 100_000  # of a document, each counted as often as aliases repeat it; 30,000 take a second
+DEPTH: Final = 50
 
 
 class _Loader(yaml.SafeLoader):
-    """A YAML loader that refuses code, repeated keys, values that contain themselves, and aliases that multiply."""
+    """A YAML loader that refuses code, repeated keys, values that contain themselves, and more than people write."""
+
+    def __init__(self, stream: str) -> None:
+        super().__init__(stream)
+        self._values = self._depth = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        self._values, self._depth = self._values + 1, self._depth + 1
+        mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]
+        if self._depth > DEPTH:
+            raise yaml.composer.ComposerError(None, None, f"values are nested more than {DEPTH} deep", mark)
+        if self._values > MOST_VALUES:
+            raise yaml.composer.ComposerError(None, None, f"it has more than {MOST_VALUES:,} values", mark)
+        node = super().compose_node(parent, index)
+        self._depth -= 1
+        return node
 
     def get_single_node(self) -> yaml.Node | None:
         root: yaml.Node | None = super().get_single_node()
@@ -65,13 +82,14 @@ def read_text(path: Path, what: str, kind: str, error: type[StudyError]) -> str:
     Raises:
         StudyError: as `error`: the file is missing, unreadable or not text.
     """
-    if path.exists() and not path.is_file() and not path.is_dir():  # a pipe blocks, a device may never end
-        raise error(f"{path} is not a regular file: a {what} is a YAML text file")
+    if path.is_dir():
+        raise error(f"{path} is a folder: a {what} is a YAML text file")
     try:
-        return path.read_text(encoding="utf-8-sig")  # some editors begin a file with a byte order mark
+        content = foreign.read_bytes(path, DOCUMENT_BYTES)
+        return content.decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n")  # some editors begin with a mark
     except FileNotFoundError:
         raise error(f"no {what} at {path}: give the path of {kind}") from None
-    except (OSError, UnicodeDecodeError) as reason:
+    except (OSError, ValueError) as reason:
         raise error(f"{path} cannot be read ({reason}): a {what} is a YAML text file") from reason
 
 
@@ -139,10 +157,10 @@ def parse_json(text: str, origin: str, error: type[StudyError]) -> Any:
         StudyError: as `error`: it is not JSON, or a key is given twice.
     """
     try:
-        data = json.loads(text, object_pairs_hook=_without_repeats, parse_constant=_refuse)
+        data = foreign.parse_json(text)
         _require_text(json.dumps(data, ensure_ascii=False))
         return data
-    except (ValueError, RecursionError) as reason:
+    except ValueError as reason:
         raise error(f"{origin} is not valid JSON: {reason}") from reason
 
 
@@ -153,16 +171,3 @@ def _require_text(value: str) -> None:
         ValueError: the text contains one.
     """
     value.encode()
-
-
-def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    values: dict[str, Any] = {}
-    for key, value in pairs:
-        if key in values:
-            raise ValueError(f"{key!r} is given twice")
-        values[key] = value
-    return values
-
-
-def _refuse(constant: str) -> NoReturn:
-    raise ValueError(f"{constant} is not a JSON number")

@@ -25,6 +25,7 @@ from odd_input import documents, pickle_files, safetensors_files
 from safetensors.torch import save, save_file
 from stored_study import store_study
 
+from basics.texts import MESSAGE_CHARACTERS, visible
 from studies.errors import StudyError
 from studies.recipe.recipe import Recipe
 from studies.records import stored_trials
@@ -119,9 +120,11 @@ class Sandbox:
             self.outcomes[command[0], outcome.code] += 1
             assert outcome.code in {0, 2}, outcome
             assert "Traceback" not in outcome.out + outcome.err
+            assert visible(outcome.out + outcome.err) == outcome.out + outcome.err  # a terminal carries out nothing
             if outcome.code == 2:
                 assert outcome.err.startswith("error: "), outcome
                 assert outcome.err.count("\n") == 1, outcome
+                assert len(outcome.err) < MESSAGE_CHARACTERS + 100
             for written in (self.folder / "out").iterdir():
                 written.unlink()
         assert self.state() == before

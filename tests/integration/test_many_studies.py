@@ -19,6 +19,7 @@ from rich.console import Console
 from optimizer.cli.views.report import studies_table
 from optimizer.errors import CheckpointError, FinalError, OptimizerError
 from optimizer.observe.events import Event, ImagesRendered, StudyRefused, TrialEnded, WaitingForWork
+from optimizer.runtime.digest_cache import DigestCache
 from optimizer.runtime.model_files import ModelFolders
 from optimizer.runtime.parent_files import hash_parents
 from optimizer.runtime.plan import Plan, make_plan
@@ -414,26 +415,27 @@ def test_parents_are_found_by_their_content_wherever_they_lie(place: Place) -> N
     models.mkdir(parents=True)
     for index, parent in enumerate(study.parents):
         (models / f"renamed-{index}.safetensors").write_bytes(parent.path.read_bytes())
-    folders = ModelFolders(folders=(place.folder / "models",), digests=place.folder / "cache" / "sha256.json")
+    folders = ModelFolders(
+        folders=(place.folder / "models",), digests=DigestCache(place.folder / "cache" / "sha256.json")
+    )
     stored = replace(study, spec=study.spec.model_copy(update={"scorers": {}}))
     read: list[int] = []
     found = folders.locate(stored, read.append)
     assert [path.name for path in found.spec.parents] == ["renamed-0.safetensors", "renamed-1.safetensors"]
     again: list[int] = []
-    hash_parents(make_plan(found.spec), found.parents, again.append)
-    assert again == []  # known by the times they have here
+    hash_parents(make_plan(found.spec), found.parents, again.append, digests=folders.digests)
+    assert again == []  # known by the stamps they have here
     assert sum(read) > 0
     read.clear()
     assert folders.locate(stored, read.append) == found
-    assert read == []  # by size and time
+    assert read == []
     copied = tuple(
-        replace(parent, path=models / f"renamed-{index}.safetensors", mtime_ns=1)
-        for index, parent in enumerate(study.parents)
+        replace(parent, path=models / f"renamed-{index}.safetensors") for index, parent in enumerate(study.parents)
     )
-    fresh = replace(folders, digests=place.folder / "cache" / "other.json")
-    for expected in (sum(parent.bytes for parent in copied), 0):  # at their own paths, with other times
+    fresh = replace(folders, digests=DigestCache(place.folder / "cache" / "other.json"))
+    for expected in (sum(parent.bytes for parent in copied), 0):  # at their own paths, and unknown at first
         found = fresh.locate(replace(stored, parents=copied), read.append)
-        hash_parents(make_plan(found.spec), found.parents, read.append)
+        hash_parents(make_plan(found.spec), found.parents, read.append, digests=fresh.digests)
         assert sum(read) == expected
         read.clear()
     (models / "renamed-1.safetensors").write_bytes(bytes(study.parents[1].bytes))

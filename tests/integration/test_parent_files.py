@@ -14,6 +14,7 @@ from torch import Tensor
 
 from optimizer.errors import CheckpointError
 from optimizer.runtime.device_choice import choose_device
+from optimizer.runtime.digest_cache import DigestCache
 from optimizer.runtime.parent_files import hash_parents
 from optimizer.runtime.plan import Plan, make_plan
 from optimizer.runtime.setup import build_renderer
@@ -59,11 +60,13 @@ def test_parents_are_hashed_once_whatever_kind_of_file_they_are(tmp_path: Path) 
     torch.save(load_file(DEMO / "foods.safetensors"), tmp_path / "foods.ckpt")
     plan = planned(tmp_path, DEMO / "animals.safetensors", tmp_path / "foods.ckpt")
     read: list[int] = []
-    files = hash_parents(plan, (), read.append)
+    digests = DigestCache(tmp_path / "sha256.json")
+    files = hash_parents(plan, (), read.append, digests=digests)
     assert [file.bytes for file in files] == [checkpoint.path.stat().st_size for checkpoint in plan.checkpoints]
     assert sum(read) == sum(file.bytes for file in files)
     read.clear()
-    assert hash_parents(plan, files, read.append) == files
+    for known in (digests, DigestCache(tmp_path / "sha256.json")):
+        assert hash_parents(plan, files, read.append, digests=known) == files
     assert read == []
 
 

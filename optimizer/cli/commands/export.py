@@ -95,7 +95,7 @@ def export(
         from optimizer.merging.files.checkpoint import total_bytes
         from optimizer.outcome.export import Watch, deliver
 
-    plan = open_plan(stored, searched_folders(models, cache_folder(None)), trust_times=False)
+    plan = open_plan(stored, searched_folders(models, cache_folder(None)), read_all=True)
     total = total_bytes(export_layout(plan.ingredients, chosen.recipe.dtype).values())
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:.0f} %"))
     with Progress(*columns, console=console, transient=True) as progress:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -295,8 +296,9 @@ class RequiredFile:
 
 
 def _from_merged_file(path: Path, given: GivenPaths, *, complete: bool) -> MergeJob:
+    from basics.stamps import Stamp
     from optimizer.merging.engine.metadata import RECIPE_FIELD
-    from optimizer.merging.files.change_guard import OpenedFiles, Stamp
+    from optimizer.merging.files.change_guard import OpenedFiles
     from optimizer.merging.files.checkpoint import read_header
     from studies.recipe.file import RecipePaths
     from studies.recipe.recipe import Recipe
@@ -393,13 +395,14 @@ def _find_files(
     Args:
         insist: whether to refuse a given file with another sha256, instead of looking in the folders.
     """
+    from basics.files import sha256_of
     from optimizer.merging.files.hash_lookup import Candidate, candidates, find_by_sha256
 
     found: dict[str, Candidate] = {}
     given = [(file, Candidate.of(file.given)) for file in required if file.given is not None]
     with _hashing("hashing", [candidate for _, candidate in given]) as advance:
         for file, candidate in given:
-            sha256 = candidate.sha256(advance)
+            sha256 = candidate.sha256(partial(sha256_of, progress=advance))
             if sha256 == file.sha256:
                 found[sha256] = candidate
             elif insist:

@@ -29,7 +29,7 @@ from optimizer.cli.common import (
 )
 from optimizer.cli.views.help import Commands
 from optimizer.cli.workers.local_workers import Workers, worker_count
-from optimizer.cli.workers.model_folders import Moved, searched_folders
+from optimizer.cli.workers.model_folders import Moved, digest_cache, searched_folders
 from optimizer.cli.workers.monitoring import LogJson, MetricsAddress, monitor
 from studies.system.advice import DEFAULT_STORAGE, advised
 
@@ -76,7 +76,7 @@ def check(
     print_plan(plan, device, residence)
     require_sound_with_progress(plan)
     if plan.spec.warm_start is not None or plan.spec.probes.recipes:  # their files are identified by their content
-        parents = hash_with_progress(plan)
+        parents = hash_with_progress(plan, digests=digest_cache(cache_folder(cache)))
         with_recipes(plan.spec, plan.blueprint(parents))
         found = find_warm_start(plan, parents, device, storage_url(storage), artifacts)
         print_notes(found.notes if found is not None else ())

@@ -8,10 +8,11 @@ mecha_recipe         sd-mecha's text: one instruction per line, `&N` is the resu
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
+
+from basics.foreign import parse_json
 
 RECIPE_FIELDS: Final = ("mergetune.recipe", "sd_merge_recipe", "sd_merge_models", "mecha_recipe")
 
@@ -23,14 +24,10 @@ _AUTOV2_DIGITS: Final = 10  # A1111 and Civitai show this many digits of a sha25
 def parsed(text: str) -> Any:
     """Parse a metadata value: a JSON object or list becomes one; any other text is returned as it is."""
     try:
-        data = json.loads(text, parse_constant=_refuse)
-    except (ValueError, RecursionError):
+        data = parse_json(text)
+    except ValueError:
         return text
     return data if isinstance(data, dict | list) else text
-
-
-def _refuse(constant: str) -> None:
-    raise ValueError(f"{constant} is not JSON")
 
 
 def recipes_in(metadata: Mapping[str, str]) -> dict[str, Any]:

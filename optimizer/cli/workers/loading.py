@@ -12,6 +12,7 @@ from optimizer.cli.common import console, escaped, loading_libraries
 from studies.errors import StudyChangedError
 
 if TYPE_CHECKING:
+    from optimizer.runtime.digest_cache import DigestCache
     from optimizer.runtime.model_files import ModelFolders
     from optimizer.runtime.plan import Plan
     from optimizer.runtime.setup import Runtime
@@ -66,11 +67,8 @@ def open_asked_study(
 
 
 def _moved(stored: StoredStudy, there: StudySpec) -> StoredStudy:
-    """Return the study with the paths of another spec; parents at other paths are to be hashed."""
-    parents = tuple(
-        file if file.path == path else replace(file, path=path, mtime_ns=0)
-        for file, path in zip(stored.parents, there.parents, strict=True)
-    )
+    """Return the study with the paths of another spec."""
+    parents = tuple(replace(file, path=path) for file, path in zip(stored.parents, there.parents, strict=True))
     return replace(stored, spec=there, parents=parents)
 
 
@@ -87,12 +85,12 @@ def open_unchanged_plan(stored: StoredStudy, folders: ModelFolders) -> Plan:
     return plan
 
 
-def open_plan(stored: StoredStudy, folders: ModelFolders, *, scorers: bool = False, trust_times: bool = True) -> Plan:
+def open_plan(stored: StoredStudy, folders: ModelFolders, *, scorers: bool = False, read_all: bool = False) -> Plan:
     """Open a stored study's files; no parent may have changed.
 
     Args:
         scorers: whether the scorers' files must be there, too.
-        trust_times: whether a parent is taken as unchanged, without reading it, if its size and modification time are.
+        read_all: whether every parent is read, even if it was hashed before and has not been touched since.
 
     Raises:
         StudyChangedError: a parent has changed since the study began.
@@ -103,19 +101,19 @@ def open_plan(stored: StoredStudy, folders: ModelFolders, *, scorers: bool = Fal
     with console.status(f"looking for the files of {escaped(stored.name)}"):
         located = folders.locate(stored, scorers=scorers)
     plan = make_plan(located.spec, begun=True)
-    hash_with_progress(plan, located.parents, trust_times=trust_times)
+    hash_with_progress(plan, located.parents, digests=None if read_all else folders.digests)
     return plan
 
 
 def hash_with_progress(
-    plan: Plan, known: tuple[ParentFile, ...] = (), *, trust_times: bool = True
+    plan: Plan, known: tuple[ParentFile, ...] = (), *, digests: DigestCache | None
 ) -> tuple[ParentFile, ...]:
     """Hash a plan's parents with a progress bar; arguments and errors are those of `hash_parents`."""
     from optimizer.runtime.parent_files import hash_parents
 
     total = sum(checkpoint.size_bytes for checkpoint in plan.checkpoints)
     with _progress("hashing parents", total) as advance:
-        return hash_parents(plan, known, advance, trust_times=trust_times)
+        return hash_parents(plan, known, advance, digests=digests)
 
 
 def require_sound_with_progress(plan: Plan) -> None:

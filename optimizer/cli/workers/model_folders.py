@@ -14,6 +14,7 @@ from basics.names import typed_path
 from optimizer.cli.common import fail
 
 if TYPE_CHECKING:
+    from optimizer.runtime.digest_cache import DigestCache
     from optimizer.runtime.model_files import ModelFolders
 
 MODELS_VARIABLE = "MERGETUNE_MODELS"
@@ -45,6 +46,17 @@ def searched_folders(given: Sequence[Path] | None, caches: Path) -> ModelFolders
     return _folders([*(given or ()), *bounds], caches, exclusive=bool(bounds))
 
 
+def digest_cache(caches: Path) -> DigestCache:
+    """Return the cache of the sha256 of files that all commands share.
+
+    Args:
+        caches: the folder of caches.
+    """
+    from optimizer.runtime.digest_cache import DigestCache
+
+    return DigestCache(caches / "sha256.json")
+
+
 def models_option(given: Sequence[Path] | None) -> str:
     """Return the `--models` options for another command, each with a leading space."""
     return "".join(f" --models {shlex.quote(str(folder))}" for folder in given or ())
@@ -69,7 +81,7 @@ def _folders(folders: Sequence[Path], caches: Path, *, exclusive: bool) -> Model
     require_folders(folders)
     return ModelFolders(
         folders=tuple(dict.fromkeys(folder.resolve() for folder in folders)),
-        digests=caches / "sha256.json",
+        digests=digest_cache(caches),
         also=(caches, Path(studies.demo.__file__).parent),
         exclusive=exclusive,
     )

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from optimizer.cli.common import console, loading_libraries, quiet_optuna, read_spec
 from optimizer.cli.workers.loading import hash_with_progress, load_runtime, require_sound_with_progress
+from optimizer.cli.workers.model_folders import digest_cache
 from optimizer.cli.workers.session import patiently
 
 if TYPE_CHECKING:
@@ -34,14 +35,14 @@ def start_study(spec: Path, url: str, cache: Path, artifacts: str | Path | None 
         url: of the study database.
         artifacts: where the study's files go; None for beside the database.
     """
-    new = _prepare(spec, url, artifacts, _usable_device)
+    new = _prepare(spec, url, cache, artifacts, _usable_device)
     runtime = load_runtime(new.plan, new.parents, cache)
     return new.store(runtime.plan), runtime
 
 
 def register_study(spec: Path, url: str, cache: Path, artifacts: str | Path | None = None) -> StudyRecords:
     """Begin a study for other workers: everything is checked except what their devices can do."""
-    new = _prepare(spec, url, artifacts, _named_device)
+    new = _prepare(spec, url, cache, artifacts, _named_device)
     with console.status("loading scorers"):
         from optimizer.runtime.setup import load_scorers
 
@@ -49,7 +50,9 @@ def register_study(spec: Path, url: str, cache: Path, artifacts: str | Path | No
     return new.store(plan)
 
 
-def _prepare(spec: Path, url: str, artifacts: str | Path | None, choose: Callable[[Plan], torch.device]) -> NewStudy:
+def _prepare(
+    spec: Path, url: str, cache: Path, artifacts: str | Path | None, choose: Callable[[Plan], torch.device]
+) -> NewStudy:
     """Read and check a spec, hash its parents, and find the trials that the study begins with."""
     quiet_optuna()
     wanted, database = _new_spec(spec, url)
@@ -67,7 +70,7 @@ def _prepare(spec: Path, url: str, artifacts: str | Path | None, choose: Callabl
     database = database or patiently(lambda: open_database(url))  # a missing file is created only now
     patiently(lambda: require_new(database, plan.spec.study))
     print_plan(plan, device)
-    parents = hash_with_progress(plan)
+    parents = hash_with_progress(plan, digests=digest_cache(cache))
     require_sound_with_progress(plan)
     warm_start = find_warm_start(plan, parents, device, url, artifacts)
     if warm_start is not None:

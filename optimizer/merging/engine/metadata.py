@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from basics.foreign import parse_json
 from optimizer.errors import ExportError
 from optimizer.families.registry import model_family
 from optimizer.merging.engine.ingredients import Ingredients
@@ -121,7 +122,7 @@ def _merge_models(ingredients: Ingredients, recipe: Recipe) -> dict[str, Any]:
 
 def _stored_json(text: str | None) -> dict[str, Any]:
     try:
-        data = json.loads(text or "{}")
-    except (ValueError, RecursionError):
+        data = parse_json(text or "{}")
+    except ValueError:
         return {}
     return data if isinstance(data, dict) else {}

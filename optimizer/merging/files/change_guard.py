@@ -6,13 +6,13 @@ file that is written to in place does not. Both cases are treated the same, beca
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
+from basics.files import sha256_of
+from basics.stamps import Stamp, stamp_of
 from optimizer.errors import CheckpointError
-
-Stamp = tuple[int, int, int]  # inode, size in bytes, time of the last change in nanoseconds since the epoch
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +20,8 @@ class OpenedFiles:
     """The state of files when they were opened."""
 
     stamps: Mapping[str, Mapping[Path, Stamp | None]]  # description, such as `parent A` -> its files; None: missing
+    _digests: dict[Path, str] = field(default_factory=dict, init=False, repr=False)  # sha256 of the content opened
+    _equal: dict[Path, Stamp] = field(default_factory=dict, init=False, repr=False)  # later stamps of that content
 
     @classmethod
     def now(cls, files: Mapping[str, tuple[Path, ...]]) -> OpenedFiles:
@@ -30,6 +32,21 @@ class OpenedFiles:
         """
         return cls({description: stamps_of(paths) for description, paths in files.items()})
 
+    def remember(self, hashed: Callable[[Path], str]) -> None:
+        """Hash the files, so that they may be linked to, given other permissions or put back without being refused.
+
+        Args:
+            hashed: returns the sha256 of a file.
+
+        Raises:
+            CheckpointError: a file has changed since it was opened.
+        """
+        self._digests.update({path: hashed(path) for stamps in self.stamps.values() for path in stamps})
+        for description, stamps in self.stamps.items():
+            for path, stamp in stamps.items():
+                if (now := _stamp(path)) != stamp:
+                    raise _changed(description, path, now)
+
     def require_unchanged(self) -> None:
         """Refuse files that have changed since they were opened.
 
@@ -38,12 +55,28 @@ class OpenedFiles:
         """
         for description, stamps in self.stamps.items():
             for path, stamp in stamps.items():
-                if (now := _stamp(path)) != stamp:
-                    change = "is gone" if now is None else "has changed"
-                    raise CheckpointError(
-                        f"{description} ({path}) {change} since it was opened, so its content is unknown: put the file "
-                        "back and start again; a study can be resumed, and all stored scores remain valid"
-                    )
+                now = _stamp(path)
+                if now != stamp and not self._is_equal(path, stamp, now):
+                    raise _changed(description, path, now)
+
+    def _is_equal(self, path: Path, before: Stamp | None, now: Stamp | None) -> bool:
+        """Return whether a file of another stamp has the content that was opened, and remember its stamp if so."""
+        if now is not None and self._equal.get(path) == now:
+            return True
+        if before is None or now is None or now.size_bytes != before.size_bytes or path not in self._digests:
+            return False
+        if sha256_of(path) != self._digests[path] or _stamp(path) != now:
+            return False
+        self._equal[path] = now
+        return True
+
+
+def _changed(description: str, path: Path, now: Stamp | None) -> CheckpointError:
+    change = "is gone" if now is None else "has changed"
+    return CheckpointError(
+        f"{description} ({path}) {change} since it was opened, so its content is unknown: put the file back and start "
+        "again; a study can be resumed, and all stored scores remain valid"
+    )
 
 
 def stamps_of(paths: Iterable[Path]) -> Mapping[Path, Stamp | None]:
@@ -53,7 +86,6 @@ def stamps_of(paths: Iterable[Path]) -> Mapping[Path, Stamp | None]:
 
 def _stamp(path: Path) -> Stamp | None:
     try:
-        status = path.stat()
+        return stamp_of(path)
     except OSError:
         return None
-    return status.st_ino, status.st_size, status.st_mtime_ns

@@ -16,6 +16,7 @@ from typing import Final
 
 from torch import Tensor
 
+from basics.files import sha256_of
 from optimizer.errors import CheckpointError
 from optimizer.merging.files.canonical import canonical
 from optimizer.merging.files.diffusers_folder import diffusers_source
@@ -159,7 +160,7 @@ class Checkpoint:
         Args:
             progress: called with the bytes of each chunk that was read.
         """
-        return sha256_of_model(self.path, self.files, progress)
+        return sha256_of_model(self.path, self.files, lambda file: sha256_of(file, progress))
 
     @cached_property
     def sha256(self) -> str:

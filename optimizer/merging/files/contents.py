@@ -41,7 +41,8 @@ def _other_mapping(content: Mapping[Any, Any]) -> str | None:
         return _NAMELESS_LORA
     if any(isinstance(value, Tensor) for value in content.values()):
         return None if any(isinstance(key, str) for key in content) else "tensors by number instead of by name"
-    if any(_has_tensors(value) for value in content.values()):
+    seen: dict[int, tuple[int, bool]] = {}
+    if any(holds_tensors(value, seen) for value in content.values()):
         return None
     return f"a dictionary without tensors (its entries: {abbreviated([str(key) for key in content])})"
 
@@ -61,12 +62,19 @@ def _elements(values: Sequence[Any]) -> str:
     return f"{len(values)} elements without names ({abbreviated(kinds)})" if values else "no elements"
 
 
-def _has_tensors(value: object, depth: int = 4) -> bool:
+def holds_tensors(value: object, seen: dict[int, tuple[int, bool]], depth: int = 4) -> bool:
     """Return whether a value is a mapping with tensors, in it or in mappings inside it.
 
     Args:
+        seen: id of each mapping that was looked at -> how deep, and the answer: it may be in itself, or in many places.
         depth: how many mappings may lie in each other.
     """
     if not isinstance(value, Mapping) or depth == 0:
         return False
-    return any(isinstance(inner, Tensor) or _has_tensors(inner, depth - 1) for inner in value.values())
+    looked_at, found = seen.get(id(value), (0, False))
+    if found or depth <= looked_at:
+        return found
+    seen[id(value)] = (depth, False)  # in case it contains itself
+    found = any(isinstance(inner, Tensor) or holds_tensors(inner, seen, depth - 1) for inner in value.values())
+    seen[id(value)] = (depth, found)
+    return found

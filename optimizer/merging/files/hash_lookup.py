@@ -7,9 +7,11 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from basics.files import sha256_of
 from basics.names import plain
+from basics.stamps import Stamp
 from optimizer.errors import CheckpointError
-from optimizer.merging.files.change_guard import Stamp, stamps_of
+from optimizer.merging.files.change_guard import stamps_of
 from optimizer.merging.files.checkpoint import SAFETENSORS_SUFFIX, TORCH_SUFFIXES, model_name, open_source
 from optimizer.merging.files.diffusers_folder import INDEX
 from optimizer.merging.files.sources import sha256_of_model
@@ -40,18 +42,13 @@ class Candidate:
     def size_bytes(self) -> int:
         return sum(file.stat().st_size for file in self.files)
 
-    @property
-    def mtime_ns(self) -> int:
-        """Time of the last change of any of its files, in nanoseconds since the epoch."""
-        return max(file.stat().st_mtime_ns for file in self.files)
-
-    def sha256(self, progress: Callable[[int], None] | None = None) -> str:
-        """Compute the hash by which recipes name the model: see `sha256_of_model`.
+    def sha256(self, hashed: Callable[[Path], str] = sha256_of) -> str:
+        """Return the hash by which recipes name the model: see `sha256_of_model`.
 
         Args:
-            progress: called with the bytes of each chunk that was read.
+            hashed: returns the sha256 of a file.
         """
-        return sha256_of_model(self.path, self.files, progress)
+        return sha256_of_model(self.path, self.files, hashed)
 
 
 def candidates(folder: Path, names: Collection[str]) -> list[Candidate]:
@@ -120,7 +117,7 @@ def find_by_sha256(
     for candidate in among:
         if len(by_hash) == len(set(hashes)):
             break
-        sha256 = candidate.sha256(progress)
+        sha256 = candidate.sha256(lambda file: sha256_of(file, progress))
         if sha256 in hashes:
             by_hash.setdefault(sha256, candidate)
     return by_hash

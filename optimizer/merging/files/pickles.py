@@ -8,23 +8,23 @@ imported.
 
 from __future__ import annotations
 
+import io
 import math
 import pickle
-import pickletools
 import re
 import warnings
 import zipfile
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import IO, Any, Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor
 
-from basics.messages import first_line
+from basics.foreign import LEGACY_PICKLES, MODEL_BYTES, names_in_torch_file, opened_zip, require_plausible, torch_reason
 from optimizer.errors import CheckpointError
-from optimizer.merging.files.contents import other_content
+from optimizer.merging.files.contents import holds_tensors, other_content
 from optimizer.merging.files.sources import DTYPE_NAMES, GGUF_MAGIC, Source, Stored, abbreviated, require_utf8_name
 
 HARMLESS_OWNERS = ("pytorch_lightning.", "lightning.", "lightning_fabric.")
@@ -32,7 +32,7 @@ ZIP_MAGIC = b"PK\x03\x04"
 PICKLE_MAGIC = b"\x80"  # followed by the protocol's number
 # Entries in which programs save a model beside other things, the most reliable first.
 WRAPPERS = ("state_dict", "model_state_dict", "model", "module", "net", "generator", "params_ema", "params", "ema")
-LEGACY_PICKLES = 5  # torch before 1.6: magic number, protocol, system, the object, storage keys; then the data
+WRAPPINGS = 8  # of mappings around the tensors; real files have two
 _MODULES = "torch.nn.modules."
 _TORCHS_OWN = ("torch.", "collections.OrderedDict")
 
@@ -67,6 +67,10 @@ def torch_source(path: Path, *, numbers: bool = False, wanted: str = "a checkpoi
     if numbers:
         content = {key: _as_tensor(value) for key, value in content.items()}
     tensors = {key: _stored(path, key, value) for key, value in content.items() if _is_tensor(key, value)}
+    try:
+        require_plausible(sum(stored.info.nbytes for stored in tensors.values()), path)
+    except ValueError as error:
+        raise CheckpointError(f"{path} cannot be what it says ({error}): fetch it again") from error
     ignored = [str(key) for key, value in content.items() if not _is_tensor(key, value)]
     if ignored:
         notes.append(f"{len(ignored)} entries that are not tensors are ignored: {abbreviated(ignored)}")
@@ -90,7 +94,7 @@ def _unwrapped(path: Path, content: Any, wanted: str) -> tuple[Mapping[Any, Any]
         CheckpointError: there is none, it is of another kind, such as an optimizer's state, or there are several.
     """
     notes: list[str] = []
-    while True:
+    for _ in range(WRAPPINGS):
         other = other_content(content)
         if other is not None:
             raise CheckpointError(f"{path} holds {other}: give {wanted}")
@@ -99,6 +103,9 @@ def _unwrapped(path: Path, content: Any, wanted: str) -> tuple[Mapping[Any, Any]
             return content, notes
         notes += _unwrapping_notes(content, inner)
         content = content[inner]
+    raise CheckpointError(
+        f"{path} wraps its tensors more than {WRAPPINGS} times, or contains itself: it is no checkpoint; fetch it again"
+    )
 
 
 def _unwrapping_notes(content: Mapping[Any, Any], inner: str) -> Iterator[str]:
@@ -117,7 +124,8 @@ def _inner_name(path: Path, content: Mapping[Any, Any], wanted: str) -> str | No
     Raises:
         CheckpointError: several entries hold tensors, and none has a usual name.
     """
-    holders = [key for key, value in content.items() if isinstance(key, str) and _holds_tensors(value)]
+    seen: dict[int, tuple[int, bool]] = {}
+    holders = [key for key, value in content.items() if isinstance(key, str) and holds_tensors(value, seen)]
     usual = next((key for key in WRAPPERS if key in holders), None)
     if usual is not None or not holders or any(map(_is_tensor, content, content.values())):
         return usual
@@ -127,17 +135,6 @@ def _inner_name(path: Path, content: Mapping[Any, Any], wanted: str) -> str | No
             f"is: give {wanted}"
         )
     return holders[0]
-
-
-def _holds_tensors(value: object, depth: int = 4) -> bool:
-    """Return whether a value is a mapping with tensors by name, in it or in mappings inside it.
-
-    Args:
-        depth: how many mappings may lie in each other.
-    """
-    if not isinstance(value, Mapping) or depth == 0:
-        return False
-    return any(_is_tensor(key, inner) or _holds_tensors(inner, depth - 1) for key, inner in value.items())
 
 
 def _is_tensor(key: object, value: object) -> bool:
@@ -162,10 +159,13 @@ def _load(path: Path) -> tuple[list[str], Any]:
     try:
         with path.open("rb") as file:
             start = file.read(4)
+            file_bytes = file.seek(0, io.SEEK_END)
     except OSError as error:
         raise CheckpointError(
             f"{path} cannot be read ({error.strerror or error}): check its permissions and its disk"
         ) from error
+    if file_bytes > MODEL_BYTES:
+        raise CheckpointError(f"{path} has {file_bytes:,} bytes, more than any model: fetch it again")
     zipped = start == ZIP_MAGIC
     if start == GGUF_MAGIC:
         raise CheckpointError(
@@ -179,7 +179,7 @@ def _load(path: Path) -> tuple[list[str], Any]:
         )
     names: list[str] = []
     try:
-        names = _named_classes(path, zipped=zipped)
+        names = names_in_torch_file(path, zipped=zipped, pickles=LEGACY_PICKLES)
         harmless = [name for name in names if name.startswith(HARMLESS_OWNERS)]
         stand_ins = [_stand_in(name) for name in harmless]
         with warnings.catch_warnings(), torch.serialization.safe_globals(stand_ins):
@@ -195,7 +195,7 @@ def _can_be_mapped(path: Path) -> bool:
     """Return whether a zip stores its tensors uncompressed; mapped, those of a recompressed zip would be noise."""
     if not zipfile.is_zipfile(path):
         return False
-    with zipfile.ZipFile(path) as archive:
+    with opened_zip(path) as archive:
         return all(entry.compress_type == zipfile.ZIP_STORED for entry in archive.infolist())
 
 
@@ -225,31 +225,4 @@ def _explanation(path: Path, names: list[str], error: Exception) -> str:
             f"{path} holds executable code (it names {code}) and is refused: nothing in it was run; {advice}"
             "use a .safetensors file of this model"
         )
-    reason = first_line(error)
-    return f"{path} is damaged or cut off ({reason}): fetch it again"
-
-
-def _named_classes(path: Path, *, zipped: bool) -> list[str]:
-    """Return every class and function that a file names, without running anything."""
-    if not zipped:
-        with path.open("rb") as file:
-            return list(dict.fromkeys(name for _ in range(LEGACY_PICKLES) for name in _globals(file)))
-    with zipfile.ZipFile(path) as archive:
-        pickles = [name for name in archive.namelist() if name.endswith("data.pkl")]
-        classes: dict[str, None] = {}
-        for name in pickles:
-            with archive.open(name) as file:
-                classes |= dict.fromkeys(_globals(file))
-    return list(classes)
-
-
-def _globals(file: IO[bytes]) -> Iterator[str]:
-    """Yield the names in one pickle; a name assembled on the stack is taken from the last two strings."""
-    texts: list[str] = []
-    for operation, argument, _ in pickletools.genops(file):
-        if operation.name in {"GLOBAL", "INST"}:
-            yield str(argument).replace(" ", ".", 1).replace("__builtin__.", "builtins.", 1)
-        elif operation.name == "STACK_GLOBAL":
-            yield ".".join(texts[-2:])
-        elif isinstance(argument, str):
-            texts.append(argument)
+    return f"{path} is damaged or cut off ({torch_reason(error)}): fetch it again"

@@ -6,12 +6,13 @@ otherwise is refused, because its weights would mean something else.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Mapping
 from math import isclose
 from pathlib import Path
 from typing import Any
 
+from basics.foreign import read_json
+from basics.messages import first_line
 from optimizer.errors import CheckpointError
 from optimizer.families.registry import model_family
 from optimizer.families.views import Component
@@ -26,9 +27,9 @@ def read_settings(path: Path) -> dict[str, Any]:
         CheckpointError: the file cannot be read, or holds something else.
     """
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path} cannot be read ({error}): fetch the folder again") from error
+        data = read_json(path)
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path} cannot be read ({first_line(error)}): fetch the folder again") from error
     if not isinstance(data, dict):
         raise CheckpointError(f"{path} is damaged (expected an object in braces): fetch the folder again")
     return data

@@ -7,7 +7,6 @@ the names mean is decided in canonical.py, by the same rules for every file form
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import struct
 from collections.abc import Callable, Mapping, Sequence
@@ -21,6 +20,9 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from basics.files import HASH_CHUNK_BYTES, MAX_SAFETENSORS_HEADER_BYTES, sha256_of
+from basics.foreign import MODEL_BYTES, parse_json
+from basics.messages import first_line
+from basics.texts import shortened
 from optimizer.errors import CheckpointError
 
 DTYPES: dict[str, torch.dtype] = {
@@ -43,6 +45,8 @@ DTYPES: dict[str, torch.dtype] = {
 DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
 GGUF_MAGIC = b"GGUF"
+DIMENSIONS = 64  # torch's own limit
+NAME_CHARACTERS = 120  # of a name in a message
 TORCH_MAGICS = (b"PK\x03\x04", b"\x80\x02")  # a zip, and the pickle that torch wrote before 1.6
 
 
@@ -71,7 +75,10 @@ class TensorInfo:
 
 
 def _without_ones(shape: tuple[int, ...]) -> tuple[int, ...]:
-    return _without_ones(shape[:-1]) if shape[-1:] == (1,) else shape
+    end = len(shape)
+    while end and shape[end - 1] == 1:
+        end -= 1
+    return shape[:end]
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,22 +142,21 @@ def safetensors_source(path: Path) -> Source:
     """
     try:
         infos, metadata = read_header(path)
-        _refuse_long_header(path)
         handle = safe_open(path, framework="pt")
     except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path} cannot be read as safetensors ({error}): fetch it again") from error
+        raise CheckpointError(f"{path} cannot be read as safetensors ({first_line(error)}): fetch it again") from error
     tensors = {key: Stored(info, partial(handle.get_tensor, key)) for key, info in infos.items()}
     return Source(files=(path,), tensors=tensors, metadata=metadata)
 
 
-def _refuse_long_header(path: Path) -> None:
-    """Refuse a header that the format's readers do not open, though its content is sound.
+def _refuse_long(path: Path, file_bytes: int, header_bytes: int) -> None:
+    """Refuse a header that the format's readers do not open, though its content may be sound, and an absurd file.
 
     Raises:
         CheckpointError: it is longer.
     """
-    with path.open("rb") as file:
-        header_bytes = struct.unpack("<Q", file.read(8))[0]
+    if file_bytes > MODEL_BYTES:
+        raise CheckpointError(f"{path} has {file_bytes:,} bytes, more than any model: fetch it again")
     if header_bytes > MAX_SAFETENSORS_HEADER_BYTES:
         raise CheckpointError(
             f"{path} has a header of {header_bytes / 1e6:,.1f} MB, and no program opens more than "
@@ -172,21 +178,23 @@ def read_header(path: Path) -> tuple[dict[str, TensorInfo], dict[str, str]]:
         header_bytes = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
         if not 2 <= header_bytes <= file_bytes - 8:
             raise CheckpointError(_not_safetensors(path, start))
+        _refuse_long(path, file_bytes, header_bytes)
         try:
-            header = json.loads(file.read(header_bytes))
+            header = parse_json(file.read(header_bytes).decode())
             metadata = _metadata(header.pop("__metadata__", None) or {})
             ordered = sorted(header.items(), key=lambda item: item[1]["data_offsets"][0])
             unknown = next((entry["dtype"] for _, entry in ordered if entry["dtype"] not in DTYPES), None)
             if unknown is not None:
+                name = shortened(str(unknown), NAME_CHARACTERS)
                 raise CheckpointError(
-                    f"{path} cannot be read: it has tensors of dtype {unknown}, expected one of {', '.join(DTYPES)}; "
+                    f"{path} cannot be read: it has tensors of dtype {name}, expected one of {', '.join(DTYPES)}; "
                     "use the fp16 or fp32 checkpoint it was made from"
                 )
-            tensors = {key: TensorInfo(DTYPES[entry["dtype"]], tuple(entry["shape"])) for key, entry in ordered}
+            tensors = {key: TensorInfo(DTYPES[entry["dtype"]], _shape(entry["shape"])) for key, entry in ordered}
             end = max((int(entry["data_offsets"][1]) for entry in header.values()), default=0)
         except (ValueError, ArithmeticError, LookupError, TypeError, AttributeError, RecursionError) as error:
             raise CheckpointError(
-                f"{path} has a damaged safetensors header ({error!r}): fetch the file again"
+                f"{path} has a damaged safetensors header ({_in_words(error)}): fetch the file again"
             ) from error
     if file_bytes < 8 + header_bytes + end:
         raise CheckpointError(
@@ -194,6 +202,22 @@ def read_header(path: Path) -> tuple[dict[str, TensorInfo], dict[str, str]]:
             f"the file has {file_bytes:,}; fetch it again"
         )
     return tensors, metadata
+
+
+def _in_words(error: Exception) -> str:
+    kind = "" if type(error) is ValueError else f"{type(error).__name__}: "
+    return f"{kind}{first_line(error)}"
+
+
+def _shape(sides: Sequence[int]) -> tuple[int, ...]:
+    """Return a tensor's shape.
+
+    Raises:
+        ValueError: it has more dimensions than any tensor, or they are not whole numbers of at least 0.
+    """
+    if len(sides) > DIMENSIONS or any(type(side) is not int or side < 0 for side in sides):
+        raise ValueError("a tensor's shape must be a short list of whole numbers")
+    return tuple(sides)
 
 
 def _metadata(value: dict[str, str]) -> dict[str, str]:
@@ -223,7 +247,7 @@ def _not_safetensors(path: Path, start: bytes) -> str:
     return f"{path} is not a .safetensors file (or its header is cut off): fetch it again"
 
 
-def sha256_of_model(path: Path, files: tuple[Path, ...], progress: Callable[[int], None] | None = None) -> str:
+def sha256_of_model(path: Path, files: tuple[Path, ...], hashed: Callable[[Path], str] = sha256_of) -> str:
     """Compute the hash that identifies a model, 64 hex digits: the sha256 of its file, or a digest over its folder.
 
     A folder's is the sha256 of a text with one line `<sha256 of the file>  <its path in the folder>` for each file,
@@ -233,13 +257,13 @@ def sha256_of_model(path: Path, files: tuple[Path, ...], progress: Callable[[int
 
     Args:
         files: of the model; only `path` for a single file.
-        progress: called with the bytes of each chunk that was read.
+        hashed: returns the sha256 of a file.
     """
     if files == (path,):
-        return sha256_of(path, progress)
+        return hashed(path)
     folder = path if path.is_dir() else path.parent
     names = sorted(file.relative_to(folder).as_posix() for file in files)
-    lines = "".join(f"{sha256_of(folder / name, progress)}  {name}\n" for name in names)
+    lines = "".join(f"{hashed(folder / name)}  {name}\n" for name in names)
     return hashlib.sha256(lines.encode()).hexdigest()
 
 
@@ -268,4 +292,4 @@ def data_hash(path: Path) -> str:
 
 def abbreviated(names: Sequence[str]) -> str:
     """Join the first three names for a one-line message, with ` ...` if there are more."""
-    return ", ".join(names[:3]) + (" ..." if len(names) > 3 else "")
+    return ", ".join(shortened(name, NAME_CHARACTERS) for name in names[:3]) + (" ..." if len(names) > 3 else "")

@@ -14,7 +14,6 @@ give, is refused.
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Mapping
@@ -22,6 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
+from basics.foreign import JSON_BYTES, parse_json, read_bytes
 from optimizer.errors import LoraError
 from studies.recipe.lora_files import files_of_lora
 
@@ -177,8 +177,8 @@ def strength_of(path: Path, metadata: Mapping[str, str]) -> Strength:
     if beside:
         origin = f"{beside[0].name} beside it"
         try:
-            text = beside[0].read_text(encoding="utf-8")
-        except (OSError, UnicodeError) as error:
+            text = read_bytes(beside[0], JSON_BYTES).decode("utf-8")
+        except (OSError, ValueError) as error:
             raise LoraError(f"{path.name}: {origin} cannot be read ({error}): fetch both files again") from error
         return _configured(path, {"": _json_object(text, f"{path.name}: {origin}")}, origin)
     return Strength(file=path.name, numbers=_header_numbers(metadata))
@@ -274,8 +274,8 @@ def _component(name: str) -> tuple[str, str]:
 
 def _json_object(text: str, where: str) -> dict[str, Any]:
     try:
-        stored = json.loads(text)
-    except (ValueError, RecursionError) as error:
+        stored = parse_json(text)
+    except ValueError as error:
         raise LoraError(f"{where} is not JSON; fetch the file again") from error
     if not isinstance(stored, dict):
         raise LoraError(f"{where} is not a JSON object; fetch the file again")
