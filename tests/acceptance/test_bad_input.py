@@ -428,7 +428,6 @@ def test_a_missing_database_is_named_and_not_made(command: tuple[str, ...], refu
         ("text.safetensors", "is not a study database"),
         ("folder.safetensors", "is a folder"),
         ("nowhere/study.db", "nowhere does not exist"),
-        ("postgresql+psycopg://me:s3cret@127.0.0.1:1/merges", "me:***@127.0.0.1:1"),
         ("mysql://me:s3cret@host/merges", "not a database URL"),
         ("sqlite://", "outlives the program"),
     ],
@@ -439,6 +438,19 @@ def test_a_database_that_cannot_be_used_is_named_without_its_password(
     message = refused(*command, "--storage", storage)
     assert words in message
     assert "s3cret" not in message
+
+
+@reader
+def test_a_server_that_does_not_answer_is_named_without_its_password(
+    command: tuple[str, ...], call: Call, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MERGETUNE_PATIENCE_SECONDS", "0")
+    waits = command[:2] in {("study", "resume"), ("study", "finish")} or command[0] in {"worker", "dashboard"}
+    outcome = call(*command, "--storage", "postgresql+psycopg://me:s3cret@127.0.0.1:1/merges", code=3 if waits else 2)
+    assert "me:***@127.0.0.1:1" in outcome.err
+    assert outcome.err.startswith("error: "), outcome
+    assert outcome.err.count("\n") == 1, outcome
+    assert "s3cret" not in outcome.out + outcome.err
 
 
 @reader
