@@ -93,7 +93,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def folder(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def relocated(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A folder with a copy of the database; the project has moved to `new` below it, and is put back afterwards."""
     databases = [sqlite3.connect(folder / "mergetune.db") for folder in (place, tmp_path)]
     with closing(databases[0]) as source, closing(databases[1]) as copy:
@@ -121,7 +121,7 @@ def rename_all(new: Path) -> None:
             path.rename(new / "deep" / f"{index}{path.suffix}")
 
 
-def test_each_command_names_the_option_and_takes_it(folder: Path, call: Call) -> None:
+def test_each_command_names_the_option_and_takes_it(relocated: Path, call: Call) -> None:
     for command in (("study", "resume", "moved"), ("worker", "--study", "moved", "--until-done")):
         refused = call(*command, code=2)
         assert re.search(r"parent A \(animals.safetensors, sha256 \w{10}...\) is not at .*--models FOLDER", refused.err)
@@ -133,18 +133,18 @@ def test_each_command_names_the_option_and_takes_it(folder: Path, call: Call) ->
     assert "held-out gain" in call("study", "finish", "moved", "--models", "new", code=0).out
     for command in (("study", "finish", "moved"), ("export", "moved", "-o", "out.safetensors")):
         assert "--models FOLDER" in call(*command, code=2).err
-    shutil.rmtree(folder / "new" / "reference")  # an export needs no scorer
+    shutil.rmtree(relocated / "new" / "reference")  # an export needs no scorer
     exported = call("export", "moved", "-o", "out.safetensors", "--models", "new", code=0)
     assert "identical, to the bit" in " ".join(exported.out.split())
     call("export", "moved", "--recipe", "best.yaml", "--models", "new", code=0)
     recipe = yaml.safe_load(Path("best.yaml").read_text())
-    assert recipe["parents"]["A"]["path"] == str(folder / "new" / "animals.safetensors")
+    assert recipe["parents"]["A"]["path"] == str(relocated / "new" / "animals.safetensors")
 
 
-def test_a_whole_folder_under_other_names_is_found_by_its_content(folder: Path) -> None:
-    new = folder / "new"
+def test_a_whole_folder_under_other_names_is_found_by_its_content(relocated: Path) -> None:
+    new = relocated / "new"
     rename_all(new)
-    found = locate(folder, new)
+    found = locate(relocated, new)
     assert all(path.is_relative_to(new) and path.exists() for path in found)
     assert len(found) == 8
     assert len(set(found)) == 8
@@ -152,11 +152,11 @@ def test_a_whole_folder_under_other_names_is_found_by_its_content(folder: Path) 
 
 @pytest.mark.parametrize("variable", [True, False])
 def test_a_study_goes_on_with_files_that_lie_elsewhere_under_other_names(
-    variable: bool, folder: Path, call: Call, monkeypatch: pytest.MonkeyPatch
+    variable: bool, relocated: Path, call: Call, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    rename_all(folder / "new")
+    rename_all(relocated / "new")
     if variable:
-        monkeypatch.setenv("MERGETUNE_MODELS", str(folder / "new"))
+        monkeypatch.setenv("MERGETUNE_MODELS", str(relocated / "new"))
     models = () if variable else ("--models", "new")
     resumed = call("study", "resume", "moved", "--workers", "2", "--trials", "4", *models, code=0)
     assert "4 trials complete, 0 failed" in resumed.out
@@ -164,19 +164,21 @@ def test_a_study_goes_on_with_files_that_lie_elsewhere_under_other_names(
 
 
 @pytest.mark.parametrize("what", KINDS)
-def test_one_file_that_moved_is_named_and_found_beside_those_that_did_not(what: str, place: Path, folder: Path) -> None:
+def test_one_file_that_moved_is_named_and_found_beside_those_that_did_not(
+    what: str, place: Path, relocated: Path
+) -> None:
     shutil.copytree(place / "hidden", place / "project")
     name = KINDS[what].split("/")[0]
-    (place / "project" / name).rename(folder / name)
+    (place / "project" / name).rename(relocated / name)
     with pytest.raises(Exception, match=rf"{re.escape(what)} .*--models FOLDER"):
-        locate(folder)
-    moved = [path for path in locate(folder, folder) if path.is_relative_to(folder)]
+        locate(relocated)
+    moved = [path for path in locate(relocated, relocated) if path.is_relative_to(relocated)]
     assert [path.name for path in moved] == [name]
 
 
 @pytest.mark.parametrize("what", KINDS)
-def test_other_content_of_the_same_name_is_refused(what: str, folder: Path, call: Call) -> None:
-    file = folder / "new" / KINDS[what]
+def test_other_content_of_the_same_name_is_refused(what: str, relocated: Path, call: Call) -> None:
+    file = relocated / "new" / KINDS[what]
     file = next(path for path in sorted(file.iterdir())) if file.is_dir() else file
     content = bytearray(file.read_bytes())
     content[-1] ^= 1
@@ -187,35 +189,35 @@ def test_other_content_of_the_same_name_is_refused(what: str, folder: Path, call
     assert refused.err.count("\n") == 1
 
 
-def test_what_replaced_a_file_at_its_old_path_is_not_taken_for_it(place: Path, folder: Path) -> None:
+def test_what_replaced_a_file_at_its_old_path_is_not_taken_for_it(place: Path, relocated: Path) -> None:
     shutil.copytree(place / "hidden", place / "project")
     (place / "project" / "animals.safetensors").write_bytes((DEMO / "foods.safetensors").read_bytes())
     (place / "project" / "clip.safetensors").write_bytes(b"other")
-    found = locate(folder, folder / "new")
-    assert found[0] == folder / "new" / "animals.safetensors"
-    assert folder / "new" / "clip.safetensors" in found
+    found = locate(relocated, relocated / "new")
+    assert found[0] == relocated / "new" / "animals.safetensors"
+    assert relocated / "new" / "clip.safetensors" in found
     assert place / "project" / "style.safetensors" in found
 
 
 class TestASpecFileThatMovedWithItsProject:
-    @pytest.mark.usefixtures("folder")
+    @pytest.mark.usefixtures("relocated")
     def test_resumes_the_study(self, call: Call) -> None:
         assert "3 trials complete, 0 failed" in call("study", "resume", "new/study.yaml", code=0).out
 
-    @pytest.mark.usefixtures("folder")
+    @pytest.mark.usefixtures("relocated")
     def test_resumes_it_for_other_workers(self, call: Call) -> None:
         assert "is active" in call("study", "resume", "new/study.yaml", "--detach", code=0).out
 
     @pytest.mark.parametrize("detach", [(), ("--detach",)])
-    def test_is_refused_where_a_file_is_another(self, detach: tuple[str, ...], folder: Path, call: Call) -> None:
-        shutil.copy(folder / "new" / "vae.safetensors", folder / "new" / "animals.safetensors")
+    def test_is_refused_where_a_file_is_another(self, detach: tuple[str, ...], relocated: Path, call: Call) -> None:
+        shutil.copy(relocated / "new" / "vae.safetensors", relocated / "new" / "animals.safetensors")
         refused = call("study", "resume", "new/study.yaml", *detach, code=2)
         assert "parent A" in refused.err
         assert "is not the file the study began with" in refused.err
 
-    def test_is_refused_where_the_right_file_lies_elsewhere(self, folder: Path, call: Call) -> None:
-        (folder / "new" / "animals.safetensors").rename(folder / "right.safetensors")
-        shutil.copy(folder / "new" / "vae.safetensors", folder / "new" / "animals.safetensors")
+    def test_is_refused_where_the_right_file_lies_elsewhere(self, relocated: Path, call: Call) -> None:
+        (relocated / "new" / "animals.safetensors").rename(relocated / "right.safetensors")
+        shutil.copy(relocated / "new" / "vae.safetensors", relocated / "new" / "animals.safetensors")
         refused = call("study", "resume", "new/study.yaml", "--models", ".", code=2)
         assert "correct the path in the spec" in refused.err
 
@@ -228,14 +230,14 @@ class TestASpecFileThatMovedWithItsProject:
         ],
     )
     def test_is_refused_where_it_asks_for_something_else(
-        self, change: Callable[[dict[str, object]], dict[str, object]], told: str, folder: Path, call: Call
+        self, change: Callable[[dict[str, object]], dict[str, object]], told: str, relocated: Path, call: Call
     ) -> None:
-        file = folder / "new" / "study.yaml"
+        file = relocated / "new" / "study.yaml"
         file.write_text(yaml.safe_dump(change(yaml.safe_load(file.read_text()))))
         assert told in call("study", "resume", file, code=2).err
 
-    def test_is_refused_where_a_recipe_says_something_else(self, folder: Path, call: Call) -> None:
-        recipe = folder / "new" / "half.yaml"
+    def test_is_refused_where_a_recipe_says_something_else(self, relocated: Path, call: Call) -> None:
+        recipe = relocated / "new" / "half.yaml"
         recipe.write_text(recipe.read_text().replace("0.5", "0.25"))
         refused = call("study", "resume", "new/study.yaml", code=2)
         assert re.search(r"the recipe .*half.yaml has changed since the study began", refused.err)
