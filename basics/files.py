@@ -1,10 +1,11 @@
 """Files on disk: their sha256, and how a new one gets its name.
 
 A new file is written in a part folder beside its target: `.NAME.mergetune-RANDOM.part`. Its name cannot be foreseen, it
-is never one that was there before, and its writer holds a lock on it (flock) for as long as it lives. So whoever writes
-into the same folder next can tell what a killed process has left there, also from another container, whose process
-numbers mean nothing here, and removes it. Where a file system has no such locks, nothing is removed. It is a folder as
-libraries put another file in the place of the one that they are told to write, and nobody would hold a lock on that.
+is never one that was there before, and its writer holds a lock on a file in it (flock) for as long as it lives. So
+whoever writes into the same folder next can tell what a killed process has left there, also from another container,
+whose process numbers mean nothing here, and removes it. Some network file systems know locks of one machine only: what
+another machine has left stays for a day. It is a folder because libraries put another file in the place of the one that
+they are told to write, and nobody would hold a lock on that.
 """
 
 from __future__ import annotations
@@ -16,7 +17,9 @@ import os
 import re
 import secrets
 import shutil
+import socket
 import stat
+import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
@@ -27,9 +30,11 @@ MAX_SAFETENSORS_HEADER_BYTES = 100_000_000  # the library refuses longer ones, a
 
 PART_NAME: Final = re.compile(r"\..*\.mergetune-[0-9a-f]{16}\.part", re.DOTALL)
 PART_NAME_SHOWN: Final = 40  # characters of the target's name: the whole would be too long now and then
-PART_FOLDER: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC  # how one is opened
-NO_LINKS: Final = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK})  # of file systems such as FAT
-NO_SUCH_RENAME: Final = frozenset({errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS})
+LOCK_NAME: Final = ".writer"  # in a part folder; NFS knows no locks of folders
+LEFT_BEHIND_SECONDS: Final = 86_400.0  # after which a part folder of another machine is removed
+UNSUPPORTED: Final = frozenset({errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS})
+NO_LINKS: Final = UNSUPPORTED | {errno.EPERM, errno.EMLINK, errno.EXDEV}  # as FAT says it, or AFS between folders
+NO_SUCH_RENAME: Final = UNSUPPORTED | {errno.EINVAL}
 AT_FDCWD: Final = -100  # Linux: paths are relative to the current folder
 RENAME_NOREPLACE: Final = 1
 
@@ -108,8 +113,7 @@ def open_lock_file(path: Path) -> int:
     """Open the file of a lock, or make it, and return its handle; nothing else that bears the name is opened.
 
     Raises:
-        OSError: it cannot be opened, or is not a file of this name alone: what a process writes into it, or locks,
-            would be somebody else's.
+        OSError: it cannot be opened, or is no regular file.
     """
     kind = kind_of_file(path)
     if kind not in {None, "file"}:
@@ -117,11 +121,10 @@ def open_lock_file(path: Path) -> int:
     writes = kind is None or os.access(path, os.W_OK)
     access = os.O_RDWR | os.O_CREAT if writes else os.O_RDONLY
     handle = os.open(path, access | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
-    status = os.fstat(handle)
-    if stat.S_ISREG(status.st_mode) and status.st_nlink <= 1:  # 0: another process has just removed it
+    if stat.S_ISREG(os.fstat(handle).st_mode):
         return handle
     os.close(handle)
-    raise OSError(errno.EINVAL, "it is a file that has other names as well, and a lock has one: remove it", str(path))
+    raise OSError(errno.EINVAL, "it is no file, and a lock is a file: remove it", str(path))
 
 
 def kind_of_file(path: Path) -> str | None:
@@ -162,36 +165,58 @@ def remove_dead_parts(folder: Path) -> None:
 
 
 def _remove_if_dead(folder: Path) -> None:
-    handle = os.open(folder, PART_FOLDER)
+    if kind_of_file(folder) != "folder":
+        return
+    if kind_of_file(folder / LOCK_NAME) != "file":
+        folder.rmdir()  # killed before there was a lock; one that has content is not ours
+        return
+    lock = folder / LOCK_NAME
+    handle = os.open(lock, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)  # its writer holds it, or there is none any more
-        if os.path.samestat(os.fstat(handle), folder.lstat()):
+        is_ours = os.pread(handle, 256, 0) == _this_machine()
+        if os.path.samestat(os.fstat(handle), lock.lstat()) and (is_ours or _is_old(handle)):
             shutil.rmtree(folder)
     finally:
         os.close(handle)
 
 
+def _is_old(handle: int) -> bool:
+    return time.time() - os.fstat(handle).st_mtime > LEFT_BEHIND_SECONDS
+
+
+def _this_machine() -> bytes:
+    """Return what tells the running system from others: containers of one machine share it, and its locks."""
+    with suppress(OSError):
+        return Path("/proc/sys/kernel/random/boot_id").read_bytes().strip()
+    return os.fsencode(socket.gethostname())
+
+
 def _new_part_folder(target: Path) -> tuple[Path, int]:
-    """Make a part folder, and return it with its open handle, which holds its lock."""
+    """Make a part folder, and return it with the open handle that holds its lock."""
     while True:
         folder = target.with_name(f".{target.name[:PART_NAME_SHOWN]}.mergetune-{secrets.token_hex(8)}.part")
         folder.mkdir(mode=0o700)
         with suppress(FileNotFoundError):  # another process took it for left behind, before it was locked
-            handle = os.open(folder, PART_FOLDER)
-            if _lock(handle, folder):
+            lock = folder / LOCK_NAME
+            handle = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+            if _lock(handle, lock):
                 return folder, handle
             os.close(handle)
 
 
-def _lock(handle: int, folder: Path) -> bool:
+def _lock(handle: int, lock: Path) -> bool:
     """Lock a part folder that was just made; False if another process removes it, which took it for left behind."""
     try:
+        os.write(handle, _this_machine())
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
-    except OSError:  # a file system without locks, where nobody can remove it either
-        return True
-    return kind_of_file(folder) is not None
+    except OSError as error:
+        if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+            raise
+        return True  # a file system without locks
+    return kind_of_file(lock) is not None
 
 
 def _new_file(path: Path) -> int:

@@ -52,25 +52,29 @@ def read_bytes(path: Path, limit: int) -> bytes:
     return content
 
 
-def read_json(path: Path, limit: int = JSON_BYTES) -> Any:
+def read_json(path: Path, limit: int = JSON_BYTES, *, infinite: bool = False) -> Any:
     """Parse a JSON file: see `parse_json`.
 
     Raises:
         OSError: it cannot be read.
         ValueError: it is no regular file, is longer than `limit` bytes, or not such JSON.
     """
-    return parse_json(read_bytes(path, limit).decode("utf-8-sig"))
+    return parse_json(read_bytes(path, limit).decode("utf-8-sig"), infinite=infinite)
 
 
-def parse_json(text: str) -> Any:
-    """Parse JSON without NaN, without repeated keys, and with at most `JSON_VALUES` values.
+def parse_json(text: str, *, infinite: bool = False) -> Any:
+    """Parse JSON without repeated keys, and with at most `JSON_VALUES` values.
+
+    Args:
+        infinite: whether `Infinity`, `-Infinity` and `NaN` may stand in it, as Python writes them.
 
     Raises:
         ValueError: it is not such JSON.
     """
     _require_few_values(text)
+    constant = float if infinite else _refuse_constant
     try:
-        return json.loads(text, object_pairs_hook=_without_repeats, parse_constant=_refuse_constant)
+        return json.loads(text, object_pairs_hook=_without_repeats, parse_constant=constant)
     except RecursionError:
         raise ValueError("its brackets are nested too deeply") from None
 

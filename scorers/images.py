@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
 Interpolation = Literal["bicubic", "bilinear"]
 
-#: Pixels of the largest image that is read: 8 times those of a photograph of 8 megapixels.
-MAX_PIXELS = 64_000_000
+#: Pixels of the largest image that is read: cameras have 100 megapixels and more, and 200 million take 0.6 GB.
+MAX_PIXELS = 200_000_000
 
 #: Suffixes of image files, in lower case.
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")

@@ -133,13 +133,14 @@ def for_local_names(application: Application, host: str) -> Application:
 def for_names_in_a_network(application: Application, host: str) -> Application:
     """Refuse requests for names that a web page could have pointed at this machine, where others may ask too.
 
-    Such a name has a dot. An address, a name without one, this machine's own name and `host` are answered.
+    Such a name has a dot. An address, a name without one, `host`, and this machine's own name in whatever domain are
+    answered.
     """
-    own = {host.lower(), socket.gethostname().lower()}
+    own = {host.lower(), socket.gethostname().lower().partition(".")[0]}
 
     def gate(environment: Environment, start_response: StartResponse) -> Iterable[bytes]:
         name = _name_asked(environment)
-        if name in own or "." not in name or _is_address(name):
+        if name in own or name.partition(".")[0] in own or "." not in name or _is_address(name):
             return application(environment, start_response)
         message = "ask for an address, or have this name given as the host to listen on"
         return _refused(start_response, "403 Forbidden", message)

@@ -109,7 +109,7 @@ def _findings(database: Database, studies: Sequence[StudyRecords], artifacts: Ar
             yield Finding(kind="unreadable study", study=records.study.name, symptom=symptom)
     for name, why in stored_studies.unreadable_studies(database).items():
         yield Finding(kind="unreadable study", study=name, symptom=f"{why}; it is left as it is")
-    yield from _workers(database, alive)
+    yield from _workers(database)
     yield from _starts(database, artifacts)
 
 
@@ -136,21 +136,21 @@ def _of_study(records: StudyRecords, artifacts: Artifacts, alive: frozenset[str]
     else:
         symptom = "Optuna's part is gone (deleted in the dashboard?): restore a backup, or start it under another name"
         yield Finding(kind="no Optuna study", study=study.name, symptom=symptom)
-    yield from _files(records, StudyFiles(artifacts, study), alive)
+    yield from _files(records, StudyFiles(artifacts, study))
 
 
-def _workers(database: Database, alive: frozenset[str]) -> Iterator[Finding]:
+def _workers(database: Database) -> Iterator[Finding]:
     """Find dead workers, without those that hold a trial.
 
     The entry of such a worker says that the trial was not given back. It is removed together with that finding.
     """
-    dead = workers.dead_workers(database, alive)
+    dead = workers.dead_workers(database, lambda: workers.live_workers(database))
     with database.engine.connect() as connection:
         rows = connection.execute(sa.select(tables.workers)).all()
     for row in rows:
         if row.id in dead:
             symptom = f"worker {row.id[:8]} (process {row.pid} on {row.host}) is dead"
-            remove = functools.partial(workers.remove_worker, database, row.id)
+            remove = functools.partial(workers.remove_dead_worker, database, row.id, dead[row.id])
             remedy = Remedy(subject="its entry", done="removed", act=remove)
             yield Finding(kind="dead worker", symptom=symptom, remedy=remedy, by_itself=True)
 
@@ -320,7 +320,7 @@ def _outcome(trial: StoredTrial, *, inside: bool) -> tuple[TrialState, list[floa
 # ------------------------------------------------------------------------------------------- files
 
 
-def _files(records: StudyRecords, files: StudyFiles, alive: frozenset[str]) -> Iterator[Finding]:
+def _files(records: StudyRecords, files: StudyFiles) -> Iterator[Finding]:
     """Find files that are missing, and files that no trial has."""
     study = records.study
     listed = files.listed  # before the trials are read: whatever is listed has its trial by then
@@ -350,7 +350,7 @@ def _files(records: StudyRecords, files: StudyFiles, alive: frozenset[str]) -> I
                 "without those of the parents no trial's gain can be computed"
             )
             yield Finding(kind="missing features", study=study.name, trial=trial.number, symptom=symptom)
-    dead = workers.dead_workers(records.database, alive, study)
+    dead = workers.dead_workers(records.database, lambda: workers.live_workers(records.database), study)
     orphans = orphans_among(listed, records, files.artifacts, trials)
     by_itself = surely_dead(orphans, study, files.artifacts, trials, dead) if dead else frozenset[str]()
     for name in sorted(orphans):

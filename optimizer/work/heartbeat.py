@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextvars
 import threading
 import time
 from collections.abc import Iterator
@@ -81,7 +82,8 @@ def registered_worker(database: Database, retry: Retry) -> Iterator[Heartbeat]:
     """
     heartbeat = Heartbeat(database, retry(lambda: workers.register_worker(database)))
     left = threading.Event()
-    thread = threading.Thread(target=heartbeat.beat_until, args=(left,), name="heartbeat", daemon=True)
+    context = contextvars.copy_context()  # so that its waits end when this thread's do
+    thread = threading.Thread(target=context.run, args=(heartbeat.beat_until, left), name="heartbeat", daemon=True)
     thread.start()
     peaceful = True
     try:

@@ -8,7 +8,7 @@ them. Other files that no trial has are left to people: they may belong to a cop
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import PurePosixPath
 
 from studies.errors import ArtifactError
@@ -22,13 +22,13 @@ from studies.records.values import StoredStudy, StoredTrial
 _log = logging.getLogger(__name__)
 
 
-def remove_leftovers(records: StudyRecords, artifacts: Artifacts, alive: Collection[str]) -> None:
+def remove_leftovers(records: StudyRecords, artifacts: Artifacts, alive: Callable[[], Collection[str]]) -> None:
     """Remove what is surely dead: of this study, and of starts that were cut off. Without any, no file is listed.
 
     A store that does not let files be listed or removed keeps them, and the entries that tell whose they are.
 
     Args:
-        alive: ids of workers that are not known to be dead.
+        alive: returns the ids of workers that are not known to be dead.
     """
     dead = workers.dead_workers(records.database, alive, records.study)
     try:
@@ -38,8 +38,8 @@ def remove_leftovers(records: StudyRecords, artifacts: Artifacts, alive: Collect
     except ArtifactError as error:
         _log.warning("what killed workers have left cannot be removed: %s", error)
         return
-    for worker_id in dead:
-        workers.remove_worker(records.database, worker_id)
+    for worker_id, seen_at in dead.items():
+        workers.remove_dead_worker(records.database, worker_id, seen_at)
 
 
 def _remove_files(records: StudyRecords, artifacts: Artifacts, dead: Collection[str]) -> None:
@@ -95,12 +95,13 @@ def surely_dead(
 
 
 def _is_of(name: str, letters: Collection[str]) -> bool:
-    """Return whether a file was written by one of these workers, by the name of its folder."""
-    return PurePosixPath(name).parent.name.partition("-")[2] in letters
+    """Return whether a file was written by one of these workers, by the name of its trial's folder."""
+    return PurePosixPath(_folder_of(name)).name.partition("-")[2] in letters
 
 
 def _folder_of(name: str) -> str:
-    return f"{PurePosixPath(name).parent}/"
+    """Return the folder of a file's trial: studies/KEY/NUMBER-WORKER/. A part folder lies within it."""
+    return f"{PurePosixPath(*PurePosixPath(name).parts[:3])}/"
 
 
 def _known_files(records: StudyRecords, artifacts: Artifacts, trials: Sequence[StoredTrial]) -> frozenset[str]:

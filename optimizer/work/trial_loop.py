@@ -178,7 +178,7 @@ class TrialLoop:
     def _remove_leftovers(self, heartbeat: Heartbeat) -> None:
         """Remove what killed workers have left, if there may be something new."""
         if self._leftovers_are_due:
-            self._retry(lambda: remove_leftovers(self._records, self._artifacts, heartbeat.alive()))
+            self._retry(lambda: remove_leftovers(self._records, self._artifacts, heartbeat.alive))
             self._leftovers_are_due = False
 
     def _may_go_on(self) -> bool:

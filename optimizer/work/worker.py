@@ -314,7 +314,7 @@ class Worker:
             _log.info("no final of %s: %s", records.study.name, error)
         finally:
             self._retry(lambda: turn_to(self._database, heartbeat.worker_id, None))
-        self._retry(lambda: remove_leftovers(records, self._artifacts, heartbeat.alive()))
+        self._retry(lambda: remove_leftovers(records, self._artifacts, heartbeat.alive))
 
     def _refuse(self, name: str, error: BaseException) -> None:
         """Leave a study alone for `retry_seconds`. Once every study that was named is refused, raise the error."""

@@ -10,6 +10,7 @@ import errno
 import io
 import os
 import stat
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 SCHEME: Final = "s3://"
 CONNECT_SECONDS: Final = 10
 ANSWER_SECONDS: Final = 60
+LOOK_AGAIN_SECONDS: Final = 60.0  # after which a folder's content is noted anew, by which it is known
 ATTEMPTS: Final = 3  # of botocore, within a second or two; the worker waits for longer outages
 
 AWAY: Final = frozenset(
@@ -87,6 +89,7 @@ class FolderStore:
         self._files = FileSystemArtifactStore(folder)
         self._identity: tuple[int, int] | None = None  # device and inode of the base
         self._known: set[str] = set()  # what this process saw in it, or put there
+        self._looked = 0.0  # when it last saw all, by time.monotonic()
 
     @property
     def location(self) -> str:
@@ -183,15 +186,16 @@ class FolderStore:
             raise ArtifactsAwayError(f"the artifact folder {self.folder} is missing: is a share not mounted?")
         found = self._base.stat()
         identity = (found.st_dev, found.st_ino)
-        if identity == self._identity:
+        if identity == self._identity and time.monotonic() - self._looked < LOOK_AGAIN_SECONDS:
             return
+        is_same = identity == self._identity
         there = {entry.name for entry in self._base.iterdir()}
-        if self._known and not self._known & there:
+        if not is_same and self._known and not self._known & there:
             raise ArtifactsReplacedError(
                 f"the artifact folder {self.folder} was replaced by another one while it was in use: nothing more is "
                 "written; put the folder back, or restore a backup, and resume the study"
             )
-        self._identity, self._known = identity, there
+        self._identity, self._known, self._looked = identity, there, time.monotonic()
 
     def _note(self, path: Path) -> None:
         """Note what was written below the base, by which the folder will be known."""

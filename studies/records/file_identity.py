@@ -9,7 +9,7 @@ import os
 import weakref
 from pathlib import Path
 
-from studies.errors import DatabaseReplacedError
+from studies.errors import DatabaseAwayError, DatabaseReplacedError
 from studies.system.advice import advised
 from studies.system.database_url import sqlite_url
 
@@ -35,11 +35,14 @@ class OpenedFile:
 
         Raises:
             DatabaseReplacedError: it does, or to nothing.
+            DatabaseAwayError: it cannot be known now.
         """
         try:
             found = _identity(self._file)
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             found = None
+        except OSError as error:
+            raise DatabaseAwayError(f"the study database {self._file} cannot be looked at: {error.strerror}") from error
         if found != self._identity:
             happened = "was removed or moved" if found is None else "was replaced by another file"
             command = advised("study resume STUDY", sqlite_url(self._file.absolute()))

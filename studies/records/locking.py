@@ -121,7 +121,13 @@ def _is_at(handle: int, lock: Path) -> bool:
 
 
 def _name_holder(handle: int) -> None:
-    """Write into the lock's file who holds it, for those who wait; one who may only read it stays unnamed."""
+    """Write into the lock's file who holds it, for those who wait.
+
+    One who may only read it stays unnamed, and so does the holder of a file with other names: it is a copy's as well
+    (`cp --link`), or somebody else's.
+    """
+    if os.fstat(handle).st_nlink > 1:
+        return
     who = {"host": socket.gethostname(), "pid": os.getpid(), "process": process_identity(os.getpid())}
     with suppress(OSError):  # read-only, or the disk is full
         os.ftruncate(handle, 0)
@@ -129,6 +135,8 @@ def _name_holder(handle: int) -> None:
 
 
 def _forget_holder(handle: int) -> None:
+    if os.fstat(handle).st_nlink > 1:
+        return
     with suppress(OSError):
         os.ftruncate(handle, 0)
 

@@ -56,6 +56,6 @@ def _patiently(action: Callable[[], T]) -> T:
         except sqlite3.OperationalError as error:
             # SQLite does not wait where that would help nobody: two who have read, and both want to write.
             waited = time.monotonic() - began > SLICE_SECONDS / 2
-            busy = error.sqlite_errorcode == sqlite3.SQLITE_BUSY
+            busy = error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY  # also while another recovers what was killed
             if not (busy and waited and wait.goes_on(lambda: "another process that is writing to the study database")):
                 raise

@@ -6,7 +6,7 @@ import os
 import socket
 import uuid
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import Any, Literal
 
 import sqlalchemy as sa
@@ -52,23 +52,44 @@ def remove_worker(database: Database, worker_id: str) -> None:
         connection.execute(tables.workers.delete().where(tables.workers.c.id == worker_id))
 
 
-def dead_workers(database: Database, alive: Collection[str], study: StoredStudy | None = None) -> frozenset[str]:
-    """Return the ids of dead workers that hold no trial: nothing depends on their entries any more.
+def remove_dead_worker(database: Database, worker_id: str, seen_at: float) -> None:
+    """Remove a worker that was taken for dead, unless it has given a sign of life since or holds a trial.
+
+    Args:
+        seen_at: its last sign of life when it was taken for dead.
+    """
+    workers, trials = tables.workers.c, tables.trials.c
+    holds = sa.exists().where(trials.worker_id == worker_id, trials.state == "running")
+    with database.write() as connection:
+        connection.execute(
+            tables.workers.delete().where(workers.id == worker_id, workers.seen_at == seen_at, sa.not_(holds))
+        )
+
+
+def dead_workers(
+    database: Database, alive: Callable[[], Collection[str]], study: StoredStudy | None = None
+) -> dict[str, float]:
+    """Return the dead workers that hold no trial: nothing depends on their entries any more.
 
     The entry of one that holds a trial says that it did not give the trial back.
 
     Args:
-        alive: workers that are not known to be dead.
+        alive: returns the workers that are not known to be dead. It is asked last: one that registers meanwhile lives.
         study: leaves out those that were at another study.
+
+    Returns:
+        id -> its last sign of life.
     """
     workers = tables.workers.c
-    query = sa.select(workers.id)
+    query = sa.select(workers.id, workers.seen_at)
     if study is not None:
         query = query.where(sa.or_(workers.study_id == study.id, workers.study_id.is_(None)))
     holders = sa.select(tables.trials.c.worker_id).where(tables.trials.c.state == "running")
     with database.engine.connect() as connection:
-        found = set(connection.execute(query).scalars())
-        return frozenset(found - set(alive) - set(connection.execute(holders).scalars()))
+        found = connection.execute(query).all()
+        holding = set(connection.execute(holders).scalars())
+    living = set(alive())
+    return {worker_id: seen_at for worker_id, seen_at in found if worker_id not in holding | living}
 
 
 def is_registered(database: Database, worker_id: str) -> bool:
@@ -110,15 +131,16 @@ def _is_here(row: sa.Row[Any], local: bool) -> bool:
     return local or row.process is None or shares_processes(row.process)
 
 
-def turn_to(database: Database, worker_id: str, study: StoredStudy | None, task: Task | None = None) -> None:
-    """Store what a worker works on; None for nothing."""
+def turn_to(database: Database, worker_id: str, study: StoredStudy | None, task: Task | None = None) -> bool:
+    """Store what a worker works on, None for nothing; False where it has no entry, as one that was taken for dead."""
     values = {"study_id": None if study is None else study.id, "task": task}
     with database.write() as connection:
-        connection.execute(tables.workers.update().where(tables.workers.c.id == worker_id).values(**values))
+        update = tables.workers.update().where(tables.workers.c.id == worker_id).values(**values)
+        return connection.execute(update).rowcount == 1
 
 
 def claim_final(records: StudyRecords, worker_id: str, alive: Collection[str]) -> bool:
-    """Store that a worker holds a study's final; False, and nothing is stored, where another one does.
+    """Store that a worker holds a study's final; False, and nothing is stored, where another does or it has no entry.
 
     Args:
         alive: workers that are not known to be dead; the claim of a dead one does not count.
@@ -130,8 +152,7 @@ def claim_final(records: StudyRecords, worker_id: str, alive: Collection[str]) -
             others = set(connection.execute(query).scalars()) - {worker_id}
         if others & set(alive):
             return False
-        turn_to(database, worker_id, study, "final")
-        return True
+        return turn_to(database, worker_id, study, "final")
 
 
 def give_back(database: Database, worker_id: str, *, counts: bool = False) -> None:

@@ -92,6 +92,45 @@ def test_after_a_kill_nothing_is_wrong_and_the_next_worker_leaves_no_trace_of_it
     assert look(short) == Diagnosis(mended=(), left=())
 
 
+def test_a_worker_that_registers_while_the_dead_are_looked_for_is_not_one_of_them(short: ShortStudy) -> None:
+    dead, _ = killed(short, trial=False)
+    born: list[str] = []
+
+    def alive() -> frozenset[str]:
+        born.append(workers.register_worker(short.database))
+        return workers.live_workers(short.database)
+
+    assert workers.dead_workers(short.database, alive).keys() == {dead}
+    assert workers.is_registered(short.database, *born)
+
+
+@pytest.mark.parametrize("lives_by", ["a sign", "a trial"])
+def test_a_worker_that_wakes_up_before_it_is_removed_stays(short: ShortStudy, lives_by: str) -> None:
+    worker, _ = killed(short, trial=lives_by == "a trial")
+    with short.database.engine.connect() as connection:
+        seen_at = connection.execute(sa.select(tables.workers.c.seen_at)).scalar_one()
+    if lives_by == "a sign":
+        workers.sign_of_life(short.database, worker)
+    workers.remove_dead_worker(short.database, worker, seen_at)
+    assert workers.is_registered(short.database, worker)
+
+
+def test_a_worker_without_an_entry_claims_no_final(short: ShortStudy) -> None:
+    worker = workers.register_worker(short.database)
+    workers.remove_worker(short.database, worker)
+    assert not workers.claim_final(short.records, worker, frozenset())
+
+
+def test_a_part_folder_belongs_to_the_trial_it_lies_in(short: ShortStudy) -> None:
+    worker, number = killed(short)
+    put(files_of(short, number, worker), ".0001.png.mergetune-0123456789abcdef.part/0001.png")
+    with short.database.write() as connection:  # another worker has taken it over
+        other = workers.register_worker(short.database)
+        trial = tables.trials.c.number == number
+        connection.execute(tables.trials.update().where(trial).values(worker_id=other))
+    assert look(short).healthy
+
+
 def test_a_trial_that_is_given_up_leaves_no_file(short: ShortStudy) -> None:
     worker, number = killed(short, attempt=RERUNS + 1)
     left = put(files_of(short, number, worker), "0000.png", "features.npz")

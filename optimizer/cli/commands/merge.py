@@ -201,6 +201,12 @@ def _from_recipe_file(path: Path, models: Sequence[Path], *, force: bool) -> Mer
             Parent(letter=letter, name=checkpoint.name, sha256=checkpoint.hash(advance))
             for letter, checkpoint in checkpoints.items()
         ]
+    hashed = [
+        (checkpoint.files, parent.sha256) for checkpoint, parent in zip(checkpoints.values(), parents, strict=True)
+    ]
+    hashed += [(lora.files, lora.sha256) for lora in loras]
+    hashed += [] if vae is None else [(vae.files, vae.sha256)]
+    opened.remember({files[0]: sha256 for files, sha256 in hashed if len(files) == 1}.get)
     recipe = file.recipe(
         architecture,
         parents,
@@ -327,7 +333,10 @@ def _from_merged_file(path: Path, given: GivenPaths, *, complete: bool) -> Merge
         loras=located[count : count + len(recipe.loras)],
         vae=None if recipe.vae is None else located[-1],
     )
-    return MergeJob(recipe=recipe, paths=paths, opened=OpenedFiles(stamps), original=metadata)
+    opened = OpenedFiles(stamps)
+    found_files = [(candidate.stamps, file.sha256) for file, candidate in candidates if candidate is not None]
+    opened.remember({next(iter(files)): sha256 for files, sha256 in found_files if len(files) == 1}.get)
+    return MergeJob(recipe=recipe, paths=paths, opened=opened, original=metadata)
 
 
 def _require_found(required: Sequence[RequiredFile], found: Mapping[str, Candidate], models: Sequence[Path]) -> None:

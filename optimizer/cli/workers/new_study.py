@@ -144,8 +144,9 @@ class NewStudy:
             plan: this study's plan, with the units of its scores written out.
         """
         from optimizer.work.leftovers import remove_cut_off_starts
+        from studies.errors import StudyExistsError
         from studies.files.artifacts import Artifacts
-        from studies.records.stored_studies import create_study
+        from studies.records.stored_studies import create_study, open_study
 
         copied = None
         if self.warm_start is not None and self.warm_start.scored:
@@ -153,4 +154,17 @@ class NewStudy:
             patiently(lambda: remove_cut_off_starts(self.database, artifacts))
             copied = self.warm_start.copied_trials(plan, artifacts)
         names, directions = plan.objective.names, plan.objective.directions
-        return patiently(lambda: create_study(self.database, plan.spec, self.parents, directions, names, copied))
+        attempts = 0
+
+        def create() -> StudyRecords:
+            nonlocal attempts
+            attempts += 1
+            try:
+                return create_study(self.database, plan.spec, self.parents, directions, names, copied)
+            except StudyExistsError:
+                records = open_study(self.database, plan.spec.study)
+                if attempts == 1 or records.study.spec != plan.spec:
+                    raise
+                return records  # by the last attempt, which heard no answer
+
+        return patiently(create)

@@ -27,7 +27,7 @@ def read_settings(path: Path) -> dict[str, Any]:
         CheckpointError: the file cannot be read, or holds something else.
     """
     try:
-        data = read_json(path)
+        data = read_json(path, infinite=True)  # diffusers writes a lower limit of -Infinity
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{path} cannot be read ({first_line(error)}): fetch the folder again") from error
     if not isinstance(data, dict):

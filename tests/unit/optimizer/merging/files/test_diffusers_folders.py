@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import shutil
 from collections.abc import Callable
 from functools import cache
@@ -398,7 +399,12 @@ class TestSettings:
         edit(folder / "vae" / "config.json", shift_factor=0.0, force_upcast=False, sample_size=1024)
         edit(folder / "text_encoder" / "config.json", eos_token_id=2, attention_dropout=0.1)
         edit(folder / "unet" / "config.json", attention_head_dim=[8] * 4, upcast_attention=True)
-        edit(folder / "scheduler" / "scheduler_config.json", timestep_spacing="trailing", steps_offset=0)
+        edit(
+            folder / "scheduler" / "scheduler_config.json",
+            timestep_spacing="trailing",
+            steps_offset=0,
+            lambda_min_clipped=-math.inf,
+        )
         after = Checkpoint.open(folder)
         assert (after.tensors, after.notes) == (before.tensors, before.notes)
 
