@@ -588,8 +588,9 @@ def test_an_existing_file_is_not_replaced(folder: Path, refused: Callable[..., s
 
 
 @pytest.mark.usefixtures("database")
-@pytest.mark.parametrize("arguments", [["-o", "nowhere/x.safetensors"], ["-o", "folder.safetensors", "--force"]])
+@pytest.mark.parametrize("arguments", [["-o", "nowhere/x.safetensors"], ["-o", "place.safetensors", "--force"]])
 def test_a_place_that_cannot_be_written_is_named(arguments: list[str], call: Call, folder: Path) -> None:
+    (folder / "place.safetensors").mkdir()
     outcome = call("export", "portraits", *arguments)
     assert outcome.code == 2, outcome
     assert outcome.err.startswith(f"error: cannot write {arguments[1]}")
