@@ -275,6 +275,7 @@ def large(database: Database) -> Iterator[dict[int, int]]:
         optuna.delete_study(storage=database.storage, study_name=f"large-{objectives}")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("objectives", [1, 2])
 @pytest.mark.parametrize("path", ["contour", "rank", "contour/", "%72ank"])
 def test_a_plot_of_pairs_shows_an_excerpt_of_a_large_study(

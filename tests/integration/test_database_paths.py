@@ -69,7 +69,7 @@ def spec_with(storage: str, base: Path) -> StudySpec:
     return parse_spec(f"{SPEC}    warm_start: {{study: first, storage: {json.dumps(storage)}}}\n", base_dir=base)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [*NAMES[:3], *(pytest.param(name, marks=pytest.mark.slow) for name in NAMES[3:])])
 def test_a_database_is_the_file_that_was_named_in_every_command(name: str, tmp_path: Path, call: Call) -> None:
     for storage in (Path(name), tmp_path / name):
         url = storage_url(str(storage))
@@ -277,6 +277,7 @@ def test_a_buckets_keys_keep_every_character(monkeypatch: pytest.MonkeyPatch) ->
             assert files.files() == frozenset()
 
 
+@pytest.mark.slow
 def test_the_command_after_a_check_can_be_copied(tmp_path: Path) -> None:
     spec = write_spec(tmp_path / "50% of it's.yaml", study="copied")
     said = run_program(tmp_path, "study", "check", spec.name, "--storage", "what?.db")

@@ -275,6 +275,7 @@ class TestOutagesOutsideTrials:
 # ----------------------------------------------------------------------------------- the command line
 
 
+@pytest.mark.slow
 def test_a_process_that_is_scraped_and_stopped_tells_all_of_it(tmp_path: Path) -> None:
     write_spec(tmp_path / "spec.yaml", **CHANGES | {"budget": {"trials": 200}})
     command = [sys.executable, "-m", "optimizer.cli", "study", "start", "spec.yaml", "--metrics", "0"]

@@ -158,6 +158,7 @@ def replica() -> str:
     return url
 
 
+@pytest.mark.slow
 def test_a_server_that_takes_no_writes_can_be_read(replica: str, tmp_path: Path) -> None:
     for words in (("list",), ("show", "kept"), ("importance", "kept"), ("doctor",)):
         run_program(tmp_path, "study", *words, "--storage", replica)
