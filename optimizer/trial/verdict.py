@@ -30,7 +30,8 @@ def doubt(final: Final, objective: Objective) -> str | None:
     if not is_better(gain):
         return f"in the final no merge beats parent {gain.parent}: parent {gain.parent} is the better model"
     if gain.low is not None and gain.low <= 0:
-        return f"in the final its gain over parent {gain.parent} reaches below 0, so it may be luck"
+        won = f"the gain of trial {final.winner.number}, its choice, over parent {gain.parent}"
+        return f"in the final {won} reaches below 0, so it may be luck"
     return None
 
 

@@ -28,7 +28,7 @@ PARENT_BETTER = "no merge beats parent B: parent B is the better model"
 FOUND = {  # what the final found of its choice -> what is said of it
     "worse": (Gain(value=-0.4, low=-0.6, high=-0.2, parent="B"), PARENT_BETTER),
     "equal": (Gain(value=0.0, low=0.0, high=0.0, parent="B"), PARENT_BETTER),
-    "unsure": (Gain(value=0.1, low=-0.1, high=0.3, parent="A"), "its gain over parent A reaches below 0"),
+    "unsure": (Gain(value=0.1, low=-0.1, high=0.3, parent="A"), "its choice, over parent A reaches below 0"),
     "failed": (None, "every merge failed in the final"),
 }
 
