@@ -59,21 +59,23 @@ def repeated_renders(spec: StudySpec, architecture: Architecture, *, begun: bool
     Args:
         begun: whether the study is stored already, so that they stay.
     """
-    yield from _repeated_in("suite", spec.suite, architecture, begun=begun)
+    in_suite = _repeated_in(spec.suite, architecture, begun=begun)
+    yield from (f"suite: {repeated}" for repeated in in_suite)
     if spec.final.top:
         yield from seen_seeds(spec)
-        yield from _repeated_in("final", spec.held_out, architecture, begun=begun)
+        in_final = _repeated_in(spec.held_out, architecture, begun=begun)
+        yield from (f"final: {repeated}" for repeated in in_final if repeated not in in_suite)  # of the same prompts
 
 
-def _repeated_in(name: str, suite: SuiteSettings, architecture: Architecture, *, begun: bool) -> Iterator[str]:
+def _repeated_in(suite: SuiteSettings, architecture: Architecture, *, begun: bool) -> list[str]:
     then = "gains and intervals count it once" if begun else "remove one"
     first: dict[ModelInput, SuiteItem] = {}
     said: set[str] = set()
     for item, given in zip(suite.items(), model_inputs(suite, architecture), strict=True):
         if given in first:
-            said.add(f"{name}: {_why_same(first[given], item, suite)}, so both render the same image: {then}")
+            said.add(f"{_why_same(first[given], item, suite)}, so both render the same image: {then}")
         first.setdefault(given, item)
-    yield from sorted(said)
+    return sorted(said)
 
 
 def _why_same(one: SuiteItem, other: SuiteItem, suite: SuiteSettings) -> str:

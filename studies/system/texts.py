@@ -26,6 +26,7 @@ FREE_TEXTS: Final = frozenset({"prompts", "prompt", "negative", "study", "parent
 LETTERS: Final = {letter: place for place, letter in enumerate(ascii_uppercase)}  # of parents in a list
 STRING: Final = "tag:yaml.org,2002:str"
 SHOWN: Final = 60  # characters of a text in a message
+_ANCHOR: Final = re.compile(r"&([^\s,\[\]{}]+)[ \t]")
 _CUT_OFF: Final = re.compile(r"[ \t]+(#\S.*)")  # a comment written like one has a space after its sign
 
 
@@ -140,9 +141,10 @@ def _pairs(node: yaml.Node) -> list[tuple[yaml.Node, yaml.Node]]:
 
 
 def cut_texts(source: str) -> list[str]:
-    """Say which prompts, names and paths end before a `#` that may have been meant as a part of them.
+    """Say which prompts, names and paths lack a part that YAML does not take for text.
 
-    Only a sign without a space after it is suspicious: `lion #1`, but not `lion # my favourite`.
+    That is what follows a `#`, where only a sign without a space after it is suspicious: `lion #1`, but not `lion # my
+    favourite`. And it is an anchor before the text (`&cat lion`) that no alias refers to.
     """
     try:
         root = yaml_tree(source)
@@ -150,13 +152,19 @@ def cut_texts(source: str) -> list[str]:
         return []
     found = []
     for text in _free_texts(root, free=False):
+        anchor = _ANCHOR.match(source, text.start_mark.index)
+        if anchor is not None and f"*{anchor[1]}" not in source:
+            found.append(_left_out(text, f"{_shortened(f'&{anchor[1]}')} for an anchor"))
         comment = _CUT_OFF.match(source, text.end_mark.index)
         if comment is not None:
-            found.append(
-                f"line {text.start_mark.line + 1}: YAML takes {_shortened(comment[1])} for a comment, so the text is "
-                f"{_shortened(text.value)}; if it belongs to the text, put all of it in quotes"
-            )
+            found.append(_left_out(text, f"{_shortened(comment[1])} for a comment"))
     return found
+
+
+def _left_out(text: yaml.ScalarNode, what: str) -> str:
+    line = text.start_mark.line + 1
+    then = "if it belongs to the text, put all of it in quotes"
+    return f"line {line}: YAML takes {what}, so the text is {_shortened(text.value)}; {then}"
 
 
 def _free_texts(node: yaml.Node | None, *, free: bool) -> Iterator[yaml.ScalarNode]:

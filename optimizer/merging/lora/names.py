@@ -119,7 +119,8 @@ def _text_prefixes(component: Component, architecture: Architecture) -> tuple[st
     """Return what programs put before the dotted name of a layer of a text encoder."""
     names = model_family(architecture).lora
     kohya, clip = names.prefixes[component].removesuffix("_"), names.clips.get(component)
-    others = () if clip is None else (f"{clip}.", f"text_encoders.{clip}.transformer.")
+    outer = () if clip is None else (f"{clip}.", f"text_encoders.{clip}.")
+    others = tuple(prefix + level for prefix in outer for level in ("", "transformer."))
     return (f"{component}.", f"{kohya}.", *others)
 
 

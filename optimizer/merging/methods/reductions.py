@@ -32,7 +32,7 @@ NEARLY_PARALLEL = 1e-7
 NEARLY_OPPOSITE = 1e-3
 # Weiszfeld's iteration ends when no weight changes by more than this, or after this many rounds.
 MEDIAN_TOLERANCE = 1e-10
-MEDIAN_ROUNDS = 1000
+MEDIAN_ROUNDS = 10_000  # a median close to an input, which it is not, is approached slowly
 # Distance, as a share of the largest one, below which a point counts as an input. float64 cannot resolve less, because
 # distances are computed from squares.
 COINCIDENCE = 1e-7

@@ -138,6 +138,13 @@ class TestComments:
     def test_quotes_usual_comments_and_signs_within_words_are_not(self, item: str) -> None:
         assert cut_texts(SPEC % item) == []
 
+    @pytest.mark.parametrize("item", ["- &cat lion", "- {prompt: &1 lion}", "- &a,b lion"])
+    def test_an_anchor_that_nothing_refers_to_may_be_text(self, item: str) -> None:
+        notes = cut_texts(SPEC % item)
+        assert len(notes) == ("," not in item)
+        assert all("for an anchor, so the text is `lion`; if it belongs to the text" in note for note in notes)
+        assert cut_texts(SPEC % f"{item}\n    - *cat\n    - *1") == []
+
     def test_paths_are_noted_and_other_settings_are_not(self) -> None:
         text = SPEC.replace("[a.safetensors, b.safetensors]", "\n  - model #2.safetensors\n  - b.safetensors")
         (note,) = cut_texts(text % "- a dog" + "  scheduler: euler #fast\n")

@@ -170,7 +170,10 @@ CONVENTIONS: tuple[tuple[Architecture, Writer, str, str], ...] = (
         "unet.input_blocks.4.1.transformer_blocks.0.attn1.to_q",
         f"{UNET}input_blocks.4.1.transformer_blocks.0.attn1.to_q.weight",
     ),
-    (SD15, kohya, "clip_l.text_model.encoder.layers.0.mlp.fc1", f"{CLIP_15}.0.mlp.fc1.weight"),
+    *(
+        (SD15, kohya, f"{prefix}text_model.encoder.layers.0.mlp.fc1", f"{CLIP_15}.0.mlp.fc1.weight")
+        for prefix in ("clip_l.", "clip_l.transformer.", "text_encoders.clip_l.")
+    ),
     (
         SDXL,
         kohya,

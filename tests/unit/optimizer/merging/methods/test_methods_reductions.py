@@ -10,7 +10,7 @@ from typing import Protocol
 import numpy as np
 import pytest
 import torch
-from hypothesis import assume, given
+from hypothesis import assume, example, given
 from hypothesis import strategies as st
 from method_inputs import (
     SHAPES,
@@ -261,6 +261,7 @@ class TestModelStock:
 
 class TestGeometricMedian:
     @given(seeds, large_shapes, st.integers(3, 6), st.floats(0, 10))
+    @example(5675710, (7,), 3, 5.5)  # a median close to an input
     def test_the_pulls_of_the_inputs_balance(
         self, merge: Merge, seed: int, shape: tuple[int, ...], count: int, outlier: float
     ) -> None:
@@ -270,8 +271,10 @@ class TestGeometricMedian:
         points = [point.reshape(-1) for point in wide(inputs)]
         lengths = [float(np.linalg.norm(point - result)) for point in points]
         pulls = [(p - result) / length for p, length in zip(points, lengths, strict=True) if length > 1e-6]
+        # Close to an input, the rounding of the result turns the direction to it.
+        turned = 4 * np.finfo(np.float32).eps * float(np.linalg.norm(result)) / max(1e-6, min(lengths))
         # At an input its own pull, of any direction and length up to 1, balances the others.
-        assert np.linalg.norm(np.sum(pulls, axis=0)) <= (count - len(pulls)) + 1e-4
+        assert np.linalg.norm(np.sum(pulls, axis=0)) <= (count - len(pulls)) + 1e-4 + turned
 
     @given(st.lists(st.floats(-100, 100, width=32), min_size=3, max_size=9).filter(lambda x: len(x) % 2 == 1))
     def test_of_single_numbers_it_is_the_median(self, merge: Merge, numbers: list[float]) -> None:
