@@ -270,9 +270,17 @@ def other_kind(keys: Iterable[str]) -> str | None:
     others = [key for key in keys if role_of(key) is None]  # a LoRA may name its layers as the checkpoint does
     if any(key.startswith(prefixes) or _CHECKPOINT.match(key) for key in others):
         return "a checkpoint"
+    if _is_bare_unet(others):
+        return "a U-Net"
     if len(others) == len(keys) and (known := description_of(keys)):
         return known.partition(":")[0]
     return None
+
+
+def _is_bare_unet(keys: Collection[str]) -> bool:
+    """Return whether these are keys of a known family's U-Net without its prefix, the first convolution among them."""
+    names = [family.keys for family in model_families() if family.keys.bare_unet]
+    return any((each.first_convolution or "").removeprefix(each.unet) in keys for each in names)
 
 
 def components_without_layers(

@@ -384,6 +384,7 @@ class TestRefused:
             ({"bundle_emb.me.string_to_param.*": matrix(2, 4)}, "bundled embeddings"),
             ({"unet.x.lora_B.bias": matrix(4)}, "biases"),
             ({"model.diffusion_model.out.2.weight": matrix(4, 4)}, "a checkpoint"),
+            ({"input_blocks.0.0.weight": matrix(4, 4, 3, 3)}, "is a U-Net"),
             ({"something.else": matrix(4)}, "something.else does not belong to one"),
         ],
     )
