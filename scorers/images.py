@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
 Interpolation = Literal["bicubic", "bilinear"]
 
-#: Pixels of the largest image that is read: cameras have 100 megapixels and more, and 200 million take 0.6 GB.
-MAX_PIXELS = 200_000_000
+#: Pixels of the largest image that is read: enough for a camera of 64 megapixels; from 89 million on Pillow warns.
+MAX_PIXELS = 80_000_000
 
 #: Suffixes of image files, in lower case.
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")

@@ -144,10 +144,11 @@ class Evaluator:
             named = ", ".join(f"{item} ({reason})" for item, reason in broken[:4])
             more = f" and {len(broken) - 4} more" if len(broken) > 4 else ""
             images = f"{len(broken)} of {rendered} images are broken: item {named}{more}"
-            raise UnscorableTrial(f"degenerate: {images}{self._broken_weights()}", "degenerate")
+            # The cause comes first: of a long reason the middle is left out.
+            raise UnscorableTrial(f"degenerate: {self._broken_weights()}{images}", "degenerate")
 
     def _broken_weights(self) -> str:
-        """Name the weights of the merge that are NaN or infinite, as the end of a message; empty if there are none."""
+        """Name the weights of the merge that are NaN or infinite, as a message's beginning; empty if there are none."""
         try:
             keys = self.resident.broken_keys()
         except (RuntimeError, MemoryError) as error:  # components that are swapped in may find no memory
@@ -157,7 +158,7 @@ class Evaluator:
         if not keys:
             return ""
         named = ", ".join(f"{key} ({self.resident.ingredients.place(key)})" for key in keys[:3])
-        return f"; {BROKEN_WEIGHTS} {len(keys)} tensors: {named}{' ...' if len(keys) > 3 else ''}"
+        return f"{BROKEN_WEIGHTS} {len(keys)} tensors: {named}{' ...' if len(keys) > 3 else ''}; "
 
     def _wait(self) -> None:
         if self.resident.device.type == "cuda":
