@@ -203,6 +203,7 @@ def _new_part_folder(target: Path) -> tuple[Path, int]:
             if _lock(handle, lock):
                 return folder, handle
             os.close(handle)
+            shutil.rmtree(folder, ignore_errors=True)  # the other may have found nothing in the lock's file yet
 
 
 def _lock(handle: int, lock: Path) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import weakref
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from io import StringIO
@@ -391,11 +392,15 @@ def test_who_finds_a_final_held_by_another_turns_to_less_urgent_work(place: Plac
     place.worker(Log(), names=frozenset({"judged"}), finals=False).run()
     holder = workers.register_worker(place.database)
     workers.turn_to(place.database, holder, judged.study, "final")
-    log = Log()
-    assert place.worker(log).run() == 3
-    assert (log.finals, place.states(other)) == ([], ["complete"] * 3)
-    workers.remove_worker(place.database, holder)
-    place.worker(log).run()
+    log, waited = Log(), threading.Event()
+    log.on_wait = waited.set
+    with ThreadPoolExecutor(1) as threads:
+        work = threads.submit(place.worker(log).run)
+        assert waited.wait(120)
+        assert (log.finals, place.states(other)) == ([], ["complete"] * 3)
+        assert not work.done(), "the holder may die, so its final is waited for"
+        workers.remove_worker(place.database, holder)
+        assert work.result(timeout=120) == 3
     assert log.finals == ["judged"]
 
 
