@@ -121,7 +121,7 @@ def test_a_database_that_stays_away_ends_the_program_clearly_and_the_study_can_b
     out, err = process.communicate(timeout=120)
     assert "waiting for the study database" in out
     assert process.returncode == 3, out + err
-    assert "study resume" in err.strip().splitlines()[-1]
+    assert "resume the study" in err.strip().splitlines()[-1]
     assert "Traceback" not in err
     server.start()
     again = [*command[:-3], "short", "--artifacts", "files"]
