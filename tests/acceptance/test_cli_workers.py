@@ -74,6 +74,7 @@ def test_files_outside_the_model_folders_are_not_read(folder: Path, call: Call) 
     assert "no study named 'third'" in call("worker", "--study", "third", code=2).err
 
 
+@pytest.mark.slow
 def test_a_worker_of_every_study_of_a_server_must_be_told_where_models_are(folder: Path) -> None:
     environment = {**os.environ, "MERGETUNE_STORAGE": new_postgresql_url()}
 
@@ -90,6 +91,7 @@ def test_a_worker_of_every_study_of_a_server_must_be_told_where_models_are(folde
     assert (told.returncode, told.stdout) == (0, "this worker finished 0 trials\n"), told.stderr
 
 
+@pytest.mark.slow
 def test_several_workers_of_one_machine_share_a_study_and_end_with_it(folder: Path) -> None:
     write_spec(folder / "shared.yaml", **(CHANGES | {"budget": {"trials": 300}}), study="shared")
     process = subprocess.Popen(

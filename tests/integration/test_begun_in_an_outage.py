@@ -82,6 +82,7 @@ def test_a_command_that_begins_in_an_outage_waits_and_ends_with_a_code_of_its_ow
     assert out.strip().splitlines()[-1].startswith("error: the study database has been away for ")
 
 
+@pytest.mark.slow
 def test_a_worker_that_began_in_an_outage_works_once_the_database_is_back(server: OwnServer, folder: Path) -> None:
     server.kill()
     worker = command(folder, server, "worker", "--study", "short", "--until-done")

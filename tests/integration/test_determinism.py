@@ -31,6 +31,7 @@ def run(folder: Path, trials: int, kills: int, timeout: float) -> int:
     return int(told[1])
 
 
+@pytest.mark.slow
 def test_a_study_that_is_killed_and_resumed_goes_the_same_way_to_the_bit(tmp_path: Path) -> None:
     assert run(tmp_path, trials=10, kills=4, timeout=280) > 0
 

@@ -108,6 +108,7 @@ def rendering(folder: Path, name: str, size: int, images: int, parents: list[Pat
     return file
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="only Linux tells what a process holds")
 def test_the_estimate_is_near_what_processes_really_hold_and_one_that_cannot_is_refused_first(tmp_path: Path) -> None:
     """Within a quarter (and 30 MB) of what is held at rest; not below the peak, and at most half above it."""

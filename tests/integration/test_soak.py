@@ -7,11 +7,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from real_databases import new_postgresql_url
 
 TESTS = Path(__file__).parents[1]
 
 
+@pytest.mark.slow
 def test_workers_that_are_killed_lose_nothing_and_do_nothing_twice(tmp_path: Path) -> None:
     urls = (f"sqlite:///{tmp_path}/soak.db", new_postgresql_url())
     done = subprocess.run(

@@ -93,6 +93,7 @@ def scores_of(folder: Path) -> list[tuple[str, tuple[float, ...]]]:
     return [(str(row.origin), load_scores(records, row)[0]["sharpness"]) for row in rows[: UNIFORM + 1]]
 
 
+@pytest.mark.slow
 def test_a_study_of_a_third_family_renders_and_exports_what_it_would_under_the_names_of_sd15(
     program: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
