@@ -11,7 +11,7 @@ from torch import Tensor
 
 from optimizer.families.clip import ClipL
 from optimizer.families.family import Embedded, HeaderNames, KeyNames, LoraNames, ModelFamily
-from optimizer.families.stable_diffusion import UNET_BEGINNINGS, VAE_ALIASES, StableDiffusion, essential_keys
+from optimizer.families.stable_diffusion import UNET_BEGINNINGS, VAE_ALIASES, StableDiffusion
 from optimizer.families.views import Component
 from search_spaces.families import sd15
 
@@ -80,13 +80,6 @@ FAMILY: Final[ModelFamily] = SD15(
                 "cond_stage_model.",
             ),
             "text_encoder",
-        ),
-        essential=(
-            *essential_keys(sd15.FAMILY.unet_prefix, sd15.FAMILY.vae_prefix),
-            f"{TEXT}text_model.embeddings.token_embedding.weight",
-            f"{TEXT}text_model.embeddings.position_embedding.weight",
-            f"{TEXT}text_model.final_layer_norm.weight",
-            f"{TEXT}text_model.final_layer_norm.bias",
         ),
     ),
     texts=(ClipL(component="text_encoder", prefix=TEXT),),

@@ -12,7 +12,7 @@ from torch import Tensor
 from optimizer.families.clip import HEAD_WIDTH, ClipL, OpenClip
 from optimizer.families.family import Embedded, HeaderNames, KeyNames, LoraNames, ModelFamily
 from optimizer.families.shapes import Shapes, shape_of
-from optimizer.families.stable_diffusion import UNET_BEGINNINGS, VAE_ALIASES, StableDiffusion, essential_keys
+from optimizer.families.stable_diffusion import UNET_BEGINNINGS, VAE_ALIASES, StableDiffusion
 from optimizer.families.views import Component
 from search_spaces.families import sdxl
 
@@ -115,13 +115,6 @@ FAMILY: Final[ModelFamily] = SDXL(
         spare=re.compile(
             r"conditioner\.embedders\.(0\.transformer\.text_model\.(encoder\.layers\.11|final_layer_norm)\."
             r"|1\.model\.(transformer\.resblocks\.31\.|ln_final\.|text_projection|logit_scale))"
-        ),
-        essential=(
-            *essential_keys(sdxl.FAMILY.unet_prefix, sdxl.FAMILY.vae_prefix),
-            f"{CLIP_L}text_model.embeddings.token_embedding.weight",
-            f"{CLIP_L}text_model.embeddings.position_embedding.weight",
-            f"{CLIP_G}token_embedding.weight",
-            f"{CLIP_G}positional_embedding",
         ),
     ),
     texts=(

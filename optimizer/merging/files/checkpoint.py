@@ -18,7 +18,6 @@ from torch import Tensor
 
 from basics.files import sha256_of
 from optimizer.errors import CheckpointError
-from optimizer.families.registry import model_family
 from optimizer.merging.files.canonical import canonical
 from optimizer.merging.files.diffusers_folder import diffusers_source
 from optimizer.merging.files.pickles import torch_source
@@ -129,20 +128,6 @@ class Checkpoint:
         """
         present = {component_of(key, self.architecture) for key in self.tensors}
         return tuple(name for name in (UNET, *text_encoders(self.architecture), VAE) if name in present)
-
-    @property
-    def lacking(self) -> tuple[str, ...]:
-        """The keys that are not there and without which no model of the family has the components that are.
-
-        Raises:
-            CheckpointError: as for `architecture`.
-        """
-        essential = model_family(self.architecture).keys.essential
-        return tuple(
-            key
-            for key in essential
-            if key not in self.tensors and component_of(key, self.architecture) in self.components
-        )
 
     def without(self, component: str) -> Checkpoint:
         """Return the same checkpoint as if its file had no tensor of a component."""
