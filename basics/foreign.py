@@ -52,14 +52,14 @@ def read_bytes(path: Path, limit: int) -> bytes:
     return content
 
 
-def read_json(path: Path, limit: int = JSON_BYTES, *, infinite: bool = False) -> Any:
+def read_json(path: Path, *, infinite: bool = False) -> Any:
     """Parse a JSON file: see `parse_json`.
 
     Raises:
         OSError: it cannot be read.
-        ValueError: it is no regular file, is longer than `limit` bytes, or not such JSON.
+        ValueError: it is no regular file, is longer than `JSON_BYTES`, or not such JSON.
     """
-    return parse_json(read_bytes(path, limit).decode("utf-8-sig"), infinite=infinite)
+    return parse_json(read_bytes(path, JSON_BYTES).decode("utf-8-sig"), infinite=infinite)
 
 
 def parse_json(text: str, *, infinite: bool = False) -> Any:
@@ -158,11 +158,8 @@ def require_plausible(content_bytes: int, path: Path) -> None:
         raise ValueError(f"its {file_bytes / 1e6:,.1f} MB would unpack to {content_bytes / 1e6:,.1f} MB")
 
 
-def names_in_torch_file(path: Path, *, zipped: bool, pickles: int) -> list[str]:
+def names_in_torch_file(path: Path, *, zipped: bool) -> list[str]:
     """Return every class and function that a file of torch.save names, without running anything.
-
-    Args:
-        pickles: how many follow each other at the start of a file that is no zip.
 
     Raises:
         ValueError: the file would take more memory or time than an honest one, or is damaged.
@@ -171,7 +168,7 @@ def names_in_torch_file(path: Path, *, zipped: bool, pickles: int) -> list[str]:
     names: dict[str, None] = {}
     if not zipped:
         with _Bounded(io.FileIO(path)) as file:
-            for _ in range(pickles):
+            for _ in range(LEGACY_PICKLES):
                 names |= dict.fromkeys(_names_in_pickle(file))
         return list(names)
     with opened_zip(path) as archive:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from basics.errors import MergetuneError
 from basics.texts import REASON_CHARACTERS, shortened
 
-MOST_LETTERS = 1000  # of what a plug-in says
+PLUGIN_CHARACTERS = 1000  # of what a plug-in says
 
 
 def first_line(error: BaseException) -> str:
@@ -16,12 +16,17 @@ def first_line(error: BaseException) -> str:
     return shortened(next(iter(str(error).strip().splitlines()), type(error).__name__))
 
 
-def with_kind(error: BaseException) -> str:
+def in_one_line(error: BaseException) -> str:
     """Return an error in one line; one that was not raised on purpose begins with its kind."""
-    words = " ".join(str(error).split())[:MOST_LETTERS]
+    words = " ".join(str(error).split())[:PLUGIN_CHARACTERS]
     if isinstance(error, MergetuneError):
         return words
     return f"{type(error).__name__}: {words}" if words else type(error).__name__
+
+
+def first_of(lines: Sequence[str]) -> str:
+    """Return the first of some lines, of which there is one at least, and how many more there are."""
+    return lines[0] + (f" (and {len(lines) - 1} more)" if len(lines) > 1 else "")
 
 
 def nearest(name: str, known: Iterable[str], count: int = 1) -> list[str]:

@@ -11,7 +11,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic_core import ErrorDetails
 
-from basics.messages import nearest
+from basics.messages import first_of, nearest
 
 
 class FrozenSettings(BaseModel):
@@ -25,8 +25,7 @@ def explain(error: ValidationError, model: type[BaseModel]) -> str:
 
     A misspelt key comes before the finding that the right key is missing, because it is the cause.
     """
-    first, *others = explain_all(error, model)
-    return f"{first} (and {len(others)} more)" if others else first
+    return first_of(explain_all(error, model))
 
 
 def explain_all(error: ValidationError, model: type[BaseModel]) -> list[str]:

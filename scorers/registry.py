@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from pydantic import ValidationError
 
-from basics.messages import unknown_name, with_kind
+from basics.messages import in_one_line, unknown_name
 from basics.settings import explain_all
 from scorers import catalogue, config
 from scorers.errors import BrokenPluginError, ScorerSettingsError, UnknownScorerError
@@ -131,7 +131,8 @@ def build(kind: str, settings: config.ScorerSettings, context: BuildContext) -> 
     except (Exception, KeyboardInterrupt):
         raise
     except BaseException as error:  # a plug-in may end the process
-        raise BrokenPluginError(f"scorer {kind!r} ended the process while it was built ({with_kind(error)})") from error
+        reason = in_one_line(error)
+        raise BrokenPluginError(f"scorer {kind!r} ended the process while it was built ({reason})") from error
 
 
 def _entry_points() -> dict[str, list[metadata.EntryPoint]]:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
 from basics.files import open_to_write, replacing, sha256_of
-from basics.foreign import LEGACY_PICKLES, names_in_torch_file, opened_zip, torch_reason
+from basics.foreign import names_in_torch_file, opened_zip, torch_reason
 from basics.messages import first_line
 from scorers.errors import MissingWeightsError, WrongWeightsError
 
@@ -212,7 +212,7 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
-        names_in_torch_file(path, zipped=zipfile.is_zipfile(path), pickles=LEGACY_PICKLES)  # bounds what it may cost
+        names_in_torch_file(path, zipped=zipfile.is_zipfile(path))  # bounds what it may cost
         content = torch.load(path, map_location="cpu", weights_only=True)
     except (
         SafetensorError,

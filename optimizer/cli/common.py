@@ -14,7 +14,7 @@ import typer
 from rich.status import Status
 
 from basics.errors import MergetuneError
-from basics.messages import first_line
+from basics.messages import first_line, first_of
 from basics.names import plain, the_same, typed_path
 from basics.texts import MESSAGE_CHARACTERS, shortened
 from optimizer.cli.console import SafeConsole
@@ -219,11 +219,10 @@ def _exit_code(error: Exception) -> int:
     if isinstance(error, MergetuneError):
         print_error("error", str(error))
         return _code_of(error)
-    away = _away(error)
-    cause = away or _external_cause(error)
+    cause = _external_cause(error)
     if cause is not None:
         print_error("error", cause)
-        return USER_ERROR if away is None else STORAGE_LOST
+        return STORAGE_LOST if _is_away(error) else USER_ERROR
     print_error("internal error", f"{type(error).__name__}: {error}")
     errors.print("This is a bug in mergetune. Run the command again with MERGETUNE_DEBUG=1 to see the traceback.")
     return BUG
@@ -247,13 +246,13 @@ def _code_of(error: MergetuneError) -> int:
     return STORAGE_LOST if isinstance(error, lost) else USER_ERROR
 
 
-def _away(error: Exception) -> str | None:
-    """Explain that the study database went away in the midst of a command; None for any other error."""
+def _is_away(error: Exception) -> bool:
+    """Return whether the study database went away in the midst of a command."""
     if "sqlalchemy.exc" not in sys.modules:
-        return None
-    from studies.records.refusals import in_words, is_away
+        return False
+    from studies.records.refusals import is_away
 
-    return f"the study database cannot be used: {in_words(error)}" if is_away(error) else None
+    return is_away(error)
 
 
 def _external_cause(error: Exception) -> str | None:
@@ -270,7 +269,9 @@ def _external_cause(error: Exception) -> str | None:
     cause: BaseException | None = error
     while cause is not None and database_errors is not None:
         if isinstance(cause, database_errors.DBAPIError):
-            return f"the study database cannot be used: {first_line(cause.orig or cause)}"
+            from studies.records.refusals import in_words
+
+            return f"the study database cannot be used: {in_words(cause)}"
         cause = cause.__cause__
     return None
 
@@ -295,10 +296,10 @@ def require_usual(unusual: Sequence[str], *, force: bool) -> None:
     """
     if not unusual:
         return
-    more = f" (and {len(unusual) - 1} more)" if len(unusual) > 1 else ""
+    told = first_of(unusual)
     if not force:
-        fail(f"{unusual[0]}{more}; with --force it is taken as it is")
-    errors.print(f"[yellow]note:[/] {escaped(unusual[0] + more)}")  # stdout may be a recipe
+        fail(f"{told}; with --force it is taken as it is")
+    errors.print(f"[yellow]note:[/] {escaped(told)}")  # stdout may be a recipe
 
 
 def safetensors_target(output: Path) -> Path:

@@ -125,7 +125,7 @@ class StableDiffusion(ABC):
             # diffusers' name is a historical mistake: this is the number of heads
             "attention_head_dim": self.heads(widths),
             "use_linear_projection": linear,
-            "norm_num_groups": 32,
+            "norm_num_groups": _UNET_SETTINGS["norm_num_groups"],
             **self.conditions(shapes),
         }
 
@@ -158,7 +158,7 @@ class StableDiffusion(ABC):
             "block_out_channels": tuple(widths),
             "layers_per_block": count(shapes, re.compile(re.escape(f"{vae}encoder.down.0.block.") + r"(\d+)\.")),
             "latent_channels": shape_of(shapes, f"{vae}post_quant_conv.weight")[1],
-            "norm_num_groups": 32,
+            "norm_num_groups": _VAE_SETTINGS["norm_num_groups"],
             "sample_size": self.image_size,
             "scaling_factor": self.latent_scale,
         }

@@ -38,8 +38,9 @@ class DigestCache:
         if before.size_bytes < SMALL_BYTES:
             return sha256_of(path, progress)
         key, stamp = str(path), list(before)
-        for entries in (self._own, self._load()):
-            match entries.get(key):
+        loads: tuple[Callable[[], dict[str, Any]], ...] = (lambda: self._own, self._load)  # the file is read if needed
+        for load in loads:
+            match load().get(key):
                 case [stored, str(digest)] if stored == stamp and before.is_reliable:
                     return digest
         digest = sha256_of(path, progress)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import torch
 
 from optimizer.merging.files.checkpoint import letters
-from optimizer.merging.files.hash_lookup import Candidate
+from optimizer.merging.files.sources import sha256_of_model
 from optimizer.runtime.digest_cache import DigestCache
 from optimizer.runtime.plan import Plan
 from search_spaces.blocks import place_of, places
@@ -33,13 +34,19 @@ def hash_parents(
         StudyChangedError: a known parent has changed.
         CheckpointError: a file has changed since it was opened.
     """
-    files = []
-    by_letter = {parent.letter: parent for parent in known}
     digests = digests or DigestCache()
+    files = []
+    hashed: dict[Path, str] = {}  # those of parents
+
+    def of_parent(file: Path) -> str:
+        hashed[file] = digests.of_file(file, progress)
+        return hashed[file]
+
+    by_letter = {parent.letter: parent for parent in known}
     for letter, checkpoint in zip(letters(len(plan.checkpoints)), plan.checkpoints, strict=True):
         size, mtime_ns = checkpoint.size_bytes, checkpoint.mtime_ns
         old = by_letter.get(letter)
-        digest = digests.of(Candidate(checkpoint.path, checkpoint.files, {}), progress)
+        digest = sha256_of_model(checkpoint.path, checkpoint.files, of_parent)
         if old is not None and digest != old.sha256:
             raise StudyChangedError(
                 f"parent {letter} ({checkpoint.path}) is not the file the study began with: sha256 {digest[:10]}... "
@@ -48,7 +55,7 @@ def hash_parents(
             )
         files.append(ParentFile(letter=letter, path=checkpoint.path, sha256=digest, bytes=size, mtime_ns=mtime_ns))
     if plan.ingredients.opened is not None:
-        plan.ingredients.opened.remember(digests.of_file)
+        plan.ingredients.opened.remember(lambda file: hashed.get(file) or digests.of_file(file))
     return tuple(files)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from basics.messages import first_of
 from optimizer.merging.engine.ingredients import Ingredients
 from optimizer.merging.files.checkpoint import Checkpoint, model_name
 from optimizer.merging.files.parents import Parents
@@ -102,7 +103,7 @@ def make_plan(spec: StudySpec, *, begun: bool = False) -> Plan:
     if not begun:
         _refuse([f"space: {line}" for line in space.unusual] + [f"probes: {line}" for line in spec.probes.unusual])
         _refuse(repeated)
-    notes = [*ingredients.notes, *ingredients.rounding_notes(spec.export.dtype), *repeated]
+    notes = [*ingredients.notes, *ingredients.narrow_dtype_notes(spec.export.dtype), *repeated]
     notes += length_notes(spec.suite, spec.held_out)
     notes += [note for info in infos.values() for note in info.notes(len(spec.suite.items()))]
     return Plan(
@@ -141,4 +142,4 @@ def _refuse(slips: Sequence[str]) -> None:
         SpecError: there is one.
     """
     if slips:
-        raise SpecError(slips[0] + (f" (and {len(slips) - 1} more)" if len(slips) > 1 else ""))
+        raise SpecError(first_of(slips))

@@ -22,7 +22,6 @@ T = TypeVar("T")
 
 FIRST_PAUSE_SECONDS = 0.25
 LONGEST_PAUSE_SECONDS = 15.0
-LIMIT_SECONDS = USUAL_PATIENCE_SECONDS
 
 OUTAGES = (
     OperationalError,
@@ -51,7 +50,7 @@ class Retry:
         on_back: called when an outage is over, with its length in seconds.
     """
 
-    limit_seconds: float = LIMIT_SECONDS
+    limit_seconds: float = USUAL_PATIENCE_SECONDS
     on_waiting: Callable[[str, float], None] = lambda _reason, _seconds: None
     on_back: Callable[[float], None] = lambda _seconds: None
 

@@ -10,10 +10,12 @@ from __future__ import annotations
 import html
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import cache
 
 import numpy as np
 from ftfy import fix_text
 
+from basics.messages import first_of
 from optimizer.trial.gains import Evidence, difference, difference_interval, standard_errors, terms_of
 from optimizer.trial.objective import Objective, Scores, Term
 from optimizer.trial.ranking import parent_trials
@@ -63,6 +65,7 @@ def _image(item: SuiteItem, *, guided: bool) -> tuple[object, ...]:
     return noise_of(item.seed), item.width, item.height, _folded(item.prompt), negative
 
 
+@cache
 def _folded(text: str) -> bytes:
     """Return what texts have in common that are read alike: they are mended as the tokenizer does, without spaces."""
     mended = html.unescape(html.unescape(fix_text(text))).lower().partition(END)[0]
@@ -77,7 +80,7 @@ def note_of_repeats(spec: StudySpec, trials: Sequence[StoredTrial]) -> str | Non
     from optimizer.rendering.sameness import repeated_renders  # it loads torch
 
     lines = list(repeated_renders(spec, Architecture(trials[0].recipe.architecture), begun=True))
-    return None if not lines else lines[0] + (f" (and {len(lines) - 1} more)" if len(lines) > 1 else "")
+    return first_of(lines) if lines else None
 
 
 # ------------------------------------------------------------------------------------ what was stored

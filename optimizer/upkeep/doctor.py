@@ -16,7 +16,7 @@ from optuna.distributions import BaseDistribution, FloatDistribution
 from optuna.trial import FrozenTrial, TrialState, create_trial
 from sqlalchemy.exc import SQLAlchemyError
 
-from basics.messages import with_kind
+from basics.messages import in_one_line
 from optimizer.trial.racing import ESTIMATE_KEY
 from optimizer.upkeep.study_files import StudyFiles
 from optimizer.work.heartbeat import RERUNS, deaths
@@ -105,7 +105,7 @@ def _findings(database: Database, studies: Sequence[StudyRecords], artifacts: Ar
         except (SQLAlchemyError, ArtifactError):  # the next study would fare no better
             raise
         except Exception as error:  # noqa: BLE001 - whatever is in its rows, the other studies are looked through
-            symptom = f"it cannot be looked through ({with_kind(error)}); it is left as it is"
+            symptom = f"it cannot be looked through ({in_one_line(error)}); it is left as it is"
             yield Finding(kind="unreadable study", study=records.study.name, symptom=symptom)
     for name, why in stored_studies.unreadable_studies(database).items():
         yield Finding(kind="unreadable study", study=name, symptom=f"{why}; it is left as it is")

@@ -19,6 +19,7 @@ from optimizer.trial.scoring import Scoring
 from studies.files.artifacts import Artifacts
 from studies.records import stored_renders, stored_trials
 from studies.records.cached_reads import CachedTrials
+from studies.records.optuna_studies import optuna_study_id
 from studies.records.optuna_tables import store_note
 from studies.records.study_records import StudyRecords
 from studies.records.values import StoredTrial
@@ -43,7 +44,7 @@ class GainRecorder:
         self._records, self._artifacts = records, artifacts
         self._cached_trials = cached_trials
         self._plan, self._objective, self._scoring = plan, plan.objective, scoring
-        self._optuna_id = records.database.storage.get_study_id_from_name(records.study.name)
+        self._optuna_id = optuna_study_id(records)
         self._first = first_of_each(plan.spec.suite, plan.space.architecture)
         self._evidence: dict[int, Evidence] = {}  # of trials that others are compared with: parents and incumbents
 
@@ -79,15 +80,16 @@ class GainRecorder:
         evidence = {letter: self.known_evidence(trial) for letter, trial in finished.items()}
         for trial in trials:
             if trial.state == "complete" and not trial.gains:
-                against, items = evidence, list(range(len(self._plan.spec.suite.items())))
+                items = list(range(len(self._plan.spec.suite.items())))
                 if trial.estimated:
                     items = [render.item for render in stored_renders.load_renders(self._records, trial)]
-                    against = {letter: whole.part(items) for letter, whole in evidence.items()}
                 own, objective, infos = self._load_evidence(trial), self._objective, self._plan.infos
                 if self._first is not None:
                     once = positions_once(items, self._first)
-                    own = own.part(once)
-                    against = {letter: whole.part([items[each] for each in once]) for letter, whole in evidence.items()}
+                    own, items = own.part(once), [items[each] for each in once]
+                against = evidence
+                if trial.estimated or self._first is not None:
+                    against = {letter: whole.part(items) for letter, whole in evidence.items()}
                 found, errors = gains(own, against, objective, infos), standard_errors(own, objective, infos)
                 stored_trials.store_gains(self._records, trial, found, errors)
                 if trial.number != current:  # its note was written before the parents had ended, or not at all

@@ -38,7 +38,6 @@ from optimizer.observe.events import (
 )
 from optimizer.runtime.machine import device_kind, machine_description
 from optimizer.runtime.setup import Runtime
-from optimizer.system.retry import LIMIT_SECONDS
 from optimizer.trial.evaluation import BROKEN_WEIGHTS
 from optimizer.trial.racing import Race
 from optimizer.trial.ranking import best_trials, parent_trials
@@ -60,7 +59,7 @@ from studies.records.stored_batch_limits import load_batch_limits, store_batch_l
 from studies.records.study_records import StudyRecords
 from studies.records.values import StoredTrial
 from studies.records.workers import turn_to
-from studies.system.waiting import ending_when
+from studies.system.waiting import USUAL_PATIENCE_SECONDS, ending_when
 
 PAUSE_SECONDS = 2.0  # between two checks of whether a paused study goes on
 
@@ -82,7 +81,7 @@ class TrialLoop:
         artifacts: Artifacts,
         reporter: Reporter,
         stop: Callable[[], bool] = lambda: False,
-        patience_seconds: float = LIMIT_SECONDS,
+        patience_seconds: float = USUAL_PATIENCE_SECONDS,
     ) -> None:
         self._retry = reporting_retry(reporter, patience_seconds)
         self._waits = functools.partial(ending_when, stop, patience_seconds)
@@ -204,7 +203,7 @@ class TrialLoop:
         self._reporter.report(TrialStarted(trial=number, origin=str(claimed.origin), images=images))
         stored = self._evaluate(claimed)
         if claimed.interrupted:
-            self._retry(lambda: self._recorder.remove_leftovers(number))
+            self._retry(lambda: self._recorder.remove_files_of_others(number))
             self._leftovers_are_due = True
         if not stored:
             _log.warning("trial %d was taken over by another worker, which took this one for dead", number)

@@ -105,10 +105,10 @@ class TrialRecorder:
     def settle_abandoned(self, trial: Trial) -> StoredTrial:
         """Settle a trial whose worker is dead, and remove what it left."""
         stored = self.settle(trial)
-        self.remove_leftovers(stored.number)
+        self.remove_files_of_others(stored.number)
         return stored
 
-    def remove_leftovers(self, number: int) -> None:
+    def remove_files_of_others(self, number: int) -> None:
         """Remove the files of workers that did not finish a trial. A failed trial has none."""
         stored = self._gains.stored_trial(number)
         if stored.state != "running":

@@ -16,7 +16,7 @@ from typing import Protocol
 import torch
 
 from basics.errors import MergetuneError
-from basics.messages import with_kind
+from basics.messages import in_one_line
 from optimizer.errors import DatabaseLostError, FinalError, OptimizerError
 from optimizer.observe.events import (
     Reporter,
@@ -29,7 +29,7 @@ from optimizer.observe.events import (
 )
 from optimizer.runtime.pool import RuntimePool
 from optimizer.runtime.setup import Runtime
-from optimizer.system.retry import LIMIT_SECONDS, OUTAGES
+from optimizer.system.retry import OUTAGES
 from optimizer.work.heartbeat import Heartbeat, registered_worker
 from optimizer.work.leftovers import remove_leftovers
 from optimizer.work.scheduling import PendingWork, WaitingStudy, choose
@@ -47,7 +47,7 @@ from studies.records.control import StudyControl, status_of, study_controls
 from studies.records.database import Database
 from studies.records.study_records import StudyRecords
 from studies.records.workers import Task, claim_final, finals_held, give_back, turn_to, workers_at
-from studies.system.waiting import ending_when
+from studies.system.waiting import USUAL_PATIENCE_SECONDS, ending_when
 
 POLL_SECONDS = 5.0  # between two checks for work while there is none
 RETRY_SECONDS = 300.0  # until a study that could not be worked on is tried again
@@ -91,7 +91,7 @@ class WorkerSettings:
     names: frozenset[str] = frozenset()  # of studies; none means all
     until_done: bool = False  # leave when there is nothing left to do
     finals: bool = True
-    patience_seconds: float = LIMIT_SECONDS
+    patience_seconds: float = USUAL_PATIENCE_SECONDS
     poll_seconds: float = POLL_SECONDS
     retry_seconds: float = RETRY_SECONDS
 
@@ -319,7 +319,7 @@ class Worker:
     def _refuse(self, name: str, error: BaseException) -> None:
         """Leave a study alone for `retry_seconds`. Once every study that was named is refused, raise the error."""
         before = self._refusals.get(name)
-        reason = with_kind(error)
+        reason = in_one_line(error)
         self._refusals[name] = _Refusal(reason, time.monotonic())
         if self._settings.names and self._settings.names <= self._refusals.keys():
             if isinstance(error, Exception):

@@ -9,6 +9,7 @@ from studies.files.artifacts import Artifacts
 from studies.records import tables
 from studies.records.database import Database
 from studies.records.optuna_studies import BEGINNING
+from studies.records.optuna_tables import user_attributes
 
 
 def cut_off_starts(database: Database) -> dict[str, str]:
@@ -16,11 +17,7 @@ def cut_off_starts(database: Database) -> dict[str, str]:
 
     Only under the database's lock are they surely cut off: without it, one may still be starting.
     """
-    begun = {
-        study.study_name: str(study.user_attrs[BEGINNING])
-        for study in database.storage.get_all_studies()
-        if BEGINNING in study.user_attrs
-    }
+    begun = {name: str(key) for name, key in user_attributes(database, BEGINNING).items()}
     if not begun:
         return {}
     with database.engine.connect() as connection:

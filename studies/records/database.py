@@ -28,7 +28,7 @@ from studies.records.other_programs import refuse_other_programs
 from studies.records.patient_sqlite import PatientConnection
 from studies.records.read_only import reading_options
 from studies.records.refusals import TAKES_NO_WRITES, explain_refusals, in_words, is_away, lacks_a_right
-from studies.records.stored_json import parse_json
+from studies.records.stored_json import parse_column
 from studies.records.tables import VERSION_TABLE
 from studies.system.advice import advised
 from studies.system.database_url import canonical_url, database_file, redacted
@@ -249,7 +249,7 @@ def _check_file(file: Path, *, create: bool) -> None:
 def _engine_options(url: str) -> dict[str, Any]:
     parsed = make_url(url)
     if parsed.get_backend_name() == "sqlite":
-        return {"connect_args": {"factory": PatientConnection}, "json_deserializer": parse_json}
+        return {"connect_args": {"factory": PatientConnection}, "json_deserializer": parse_column}
     usual = {"connect_timeout": SERVER_WAIT_SECONDS, **VANISHED_PEER}
     arguments: dict[str, Any] = {name: value for name, value in usual.items() if name not in parsed.query}
     # Whatever the server's own encoding is: it converts, or keeps bytes as they are (SQL_ASCII).
@@ -260,7 +260,7 @@ def _engine_options(url: str) -> dict[str, Any]:
     file = os.environ.get(PASSWORD_FILE_VARIABLE)
     if file and not parsed.password and "password" not in parsed.query:
         arguments["password"] = read_password_file(Path(file))
-    return {"pool_pre_ping": True, "connect_args": arguments, "json_deserializer": parse_json}
+    return {"pool_pre_ping": True, "connect_args": arguments, "json_deserializer": parse_column}
 
 
 def _reading_options(url: str, file: Path | None) -> dict[str, Any]:

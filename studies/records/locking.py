@@ -236,6 +236,7 @@ def server_lock(engine: Engine) -> Iterator[None]:
 
 def _take(engine: Engine, connection: Connection) -> None:
     wait = Wait()
+    _apply_settings(connection)
     _lock_in_turns(engine, connection, LOCK, wait)
     _lock_in_turns(engine, connection, WRITES, wait)
     connection.execute(sa.text(f"SELECT pg_advisory_unlock({WRITES})"))
@@ -244,7 +245,6 @@ def _take(engine: Engine, connection: Connection) -> None:
 def _lock_in_turns(engine: Engine, connection: Connection, key: str, wait: Wait) -> None:
     """Take an advisory lock; each turn inside the server is short, and its place in the queue is given up after it."""
     while True:
-        connection.execute(sa.text(f"SELECT {_session_settings()}"))  # a turn that fails takes them back
         try:
             connection.execute(sa.text(f"SELECT pg_advisory_lock({key})"))
         except OperationalError as error:
@@ -253,13 +253,14 @@ def _lock_in_turns(engine: Engine, connection: Connection, key: str, wait: Wait)
         else:
             return
         connection.rollback()
-        url = engine.url.render_as_string(hide_password=False)
         if not wait.goes_on(lambda: f"the study database's lock, which {_server_holder(engine)}"):
+            url = engine.url.render_as_string(hide_password=False)
             raise DatabaseLockedError(_too_long("the study database", _server_holder(engine), url))
+        _apply_settings(connection)  # the rollback has taken them back
 
 
-def _session_settings() -> str:
-    """Return the settings of the session that holds the lock.
+def _apply_settings(connection: Connection) -> None:
+    """Set the session up that is to hold the lock.
 
     Whatever a server or role has as its defaults: waiting for a turn is no statement that hangs.
     """
@@ -267,7 +268,8 @@ def _session_settings() -> str:
     values |= {"statement_timeout": 0, "lock_timeout": f"{TURN_SECONDS}s"}
     values["idle_in_transaction_session_timeout"] = f"{SILENCE_SECONDS}s"
     values["application_name"] = f"process {os.getpid()} on {socket.gethostname()}".replace("'", "")
-    return ", ".join(f"set_config('{name}', '{value}', false)" for name, value in values.items())
+    settings = ", ".join(f"set_config('{name}', '{value}', false)" for name, value in values.items())
+    connection.execute(sa.text(f"SELECT {settings}"))
 
 
 def _server_holder(engine: Engine) -> str:

@@ -2,14 +2,15 @@
 
 To find the running trials, every worker would read all that these trials hold between any two of its own. A trial's
 twenty-odd parameters would be as many round trips to a server, while every other worker waits. A note of the dashboard
-would read all notes of the study each time. The tables are Optuna's, which checks their version when the database is
-opened. The form of a note is optuna-dashboard's.
+would read all notes of the study each time, and an attribute of a study those of all studies. The tables are Optuna's,
+which checks their version when the database is opened. The form of a note is optuna-dashboard's.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from typing import Any
 
 import sqlalchemy as sa
 from optuna.distributions import BaseDistribution, distribution_to_json
@@ -21,9 +22,10 @@ NOTE_LETTERS = 2045  # of a piece, as optuna-dashboard cuts them
 NOTE_PIECES = 64  # more than any note of ours has
 STUDY_NOTE = "dashboard:"  # what the keys of a study's own note begin with
 
-_studies = sa.table("studies", sa.column("study_id"))
+_studies = sa.table("studies", *map(sa.column, ("study_id", "study_name")))
 _trials = sa.table("trials", *map(sa.column, ("trial_id", "number", "study_id", "state")))
 _params = sa.table("trial_params", *map(sa.column, ("trial_id", "param_name", "param_value", "distribution_json")))
+_user_attributes = sa.table("study_user_attributes", *map(sa.column, ("study_id", "key", "value_json")))
 _attributes = sa.table("study_system_attributes", *map(sa.column, ("study_id", "key", "value_json")))
 
 
@@ -40,6 +42,18 @@ def count_trials(database: Database, optuna_study_id: int) -> int:
     query = sa.select(sa.func.count()).select_from(_trials).where(_trials.c.study_id == optuna_study_id)
     with database.engine.connect() as connection:
         return int(connection.execute(query).scalar_one())
+
+
+def user_attributes(database: Database, key: str) -> dict[str, Any]:
+    """Return name -> value of a user attribute, for the studies that have it in Optuna."""
+    query = (
+        sa.select(_studies.c.study_name, _user_attributes.c.value_json)
+        .join_from(_studies, _user_attributes, _studies.c.study_id == _user_attributes.c.study_id)
+        .where(_user_attributes.c.key == key)
+        .order_by(_studies.c.study_id)
+    )
+    with database.engine.connect() as connection:
+        return {row.study_name: json.loads(row.value_json) for row in connection.execute(query)}
 
 
 def store_params(

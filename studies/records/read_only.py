@@ -21,13 +21,13 @@ from sqlalchemy import NullPool
 
 from basics.stamps import stamp_of
 from studies.records.patient_sqlite import PatientConnection
-from studies.records.stored_json import parse_json
+from studies.records.stored_json import parse_column
 
 
 def reading_options(file: Path) -> dict[str, Any]:
     """Return the arguments by which SQLAlchemy's `create_engine` opens a file for reading."""
     connect = functools.partial(connect_to_read, file.absolute())
-    return {"creator": connect, "poolclass": NullPool, "json_deserializer": parse_json}
+    return {"creator": connect, "poolclass": NullPool, "json_deserializer": parse_column}
 
 
 def connect_to_read(file: Path) -> sqlite3.Connection:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from basics.messages import with_kind
+from basics.messages import in_one_line
 from studies.errors import DatabaseError
 
 SHOWN_LETTERS = 40  # of what is no JSON
@@ -24,7 +24,7 @@ def explained_row(what: str) -> Iterator[None]:
         yield
     except (TypeError, ValueError, KeyError, AttributeError) as error:
         raise DatabaseError(
-            f"{what} is malformed in the study database ({with_kind(error)}): restore a backup, or correct the row"
+            f"{what} is malformed in the study database ({in_one_line(error)}): restore a backup, or correct the row"
         ) from error
 
 
@@ -41,7 +41,7 @@ def mapping(column: Any) -> dict[str, Any]:
     return column
 
 
-def parse_json(text: str) -> Any:
+def parse_column(text: str) -> Any:
     """Parse the JSON of a column; SQLAlchemy's `json_deserializer`.
 
     Raises:

@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Row
 from sqlalchemy.exc import SQLAlchemyError
 
-from basics.messages import with_kind
+from basics.messages import in_one_line
 from basics.names import the_same
 from scorers.protocol import Direction
 from studies.errors import DatabaseError, StudyError, StudyExistsError, StudyMissingError
@@ -204,7 +204,7 @@ def every_study(database: Database) -> dict[str, StudyRecords | StudyError]:
             except (SQLAlchemyError, MemoryError):
                 raise
             except Exception as error:  # noqa: BLE001 - whatever another program has put into the row
-                found[name] = DatabaseError(f"its row is malformed ({with_kind(error)}): restore a backup")
+                found[name] = DatabaseError(f"its row is malformed ({in_one_line(error)}): restore a backup")
     return found
 
 

@@ -56,9 +56,7 @@ def pause(seconds: float) -> None:
     end = time.monotonic() + seconds
     while (left := end - time.monotonic()) > 0:
         if stop_asked():
-            end = min(end, time.monotonic() + 1.0)
-            left = end - time.monotonic()
-            time.sleep(max(0.0, left))
+            time.sleep(min(left, 1.0))
             return
         time.sleep(min(SLICE_SECONDS, left))
 

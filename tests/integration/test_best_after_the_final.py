@@ -11,15 +11,19 @@ from typing import Any
 import optuna
 import pytest
 from command_line import Call, caller, enter
+from demo_study import SMALL, begin
 from optuna_dashboard import get_note
 from stored_study import store_study
 
 from optimizer.cli.commands.dashboard import describe_studies
+from optimizer.cli.views.report import save_comparison
 from optimizer.trial.objective import SINGLE
 from studies.records.database import open_database
 from studies.records.finals import Final, Finalist, store_final
 from studies.records.origins import Origin
+from studies.records.stored_renders import load_renders
 from studies.records.stored_studies import open_study
+from studies.records.stored_trials import load_trials
 from studies.records.values import Gain
 
 TRIALS = 12
@@ -146,3 +150,19 @@ def study_note(folder: Path) -> str:
         return str(get_note(optuna.load_study(study_name="one", storage=database.storage)))
     finally:
         database.close()
+
+
+def test_the_best_observed_trial_is_drawn_where_the_renders_of_the_finals_choice_are_not_stored(tmp_path: Path) -> None:
+    short = begin(tmp_path, {**SMALL, "budget": {"trials": 5}})
+    short.run()
+    merges = [trial for trial in load_trials(short.records)[2:] if trial.state == "complete"]
+    stored = [trial for trial in merges if all(render.file for render in load_renders(short.records, trial))]
+    chosen = next(trial for trial in merges if trial not in stored)
+    gain = Gain(value=0.4, low=0.2, high=0.6, parent="B")
+    finalist = Finalist(number=chosen.number, origin=chosen.origin, held_out={SINGLE: gain}, chosen=True)
+    store_final(short.records, Final(suite_digest="0" * 64, complete_trials=5, finalists=(finalist,)))
+    picture = save_comparison(short.records, short.artifacts)
+    assert picture is not None
+    assert Path(picture).is_file()
+    short.artifacts.store.remove(str(load_renders(short.records, stored[0])[0].file))
+    assert save_comparison(short.records, short.artifacts) is None, "no picture of the parents alone"

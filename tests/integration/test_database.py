@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import gc
-import os
 import select
 import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +18,7 @@ import sqlalchemy as sa
 from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
+from child_processes import child_process
 from real_databases import new_guarded_postgresql_url, new_postgresql_url
 
 from studies.errors import DatabaseError, StudyError
@@ -399,28 +398,9 @@ with database.exclusive():
 """
 
 
-@contextmanager
-def other_process(url: str) -> Iterator[subprocess.Popen[str]]:
+def other_process(url: str) -> AbstractContextManager[subprocess.Popen[str]]:
     """A process that has the database open; each line sent to it lets it take its next step."""
-    root = Path(__file__).parents[2]
-    child = subprocess.Popen(
-        [sys.executable, "-c", CHILD, url],
-        cwd=root,
-        env=os.environ | {"PYTHONPATH": str(root)},
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    assert child.stdin is not None
-    assert child.stdout is not None
-    try:
-        assert child.stdout.readline() == "open\n"
-        yield child
-    finally:
-        child.kill()
-        child.wait()
-        child.stdin.close()
-        child.stdout.close()
+    return child_process(CHILD, url, says="open")
 
 
 def send(child: subprocess.Popen[str]) -> None:

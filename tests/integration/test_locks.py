@@ -11,11 +11,12 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
+from child_processes import child_process
 from real_databases import new_postgresql_url
 from stored_study import store_study
 
@@ -82,27 +83,9 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(locking, "TURN_SECONDS", 1)
 
 
-@contextmanager
-def holder(url: str, write: str = OURS) -> Iterator[subprocess.Popen[str]]:
+def holder(url: str, write: str = OURS) -> AbstractContextManager[subprocess.Popen[str]]:
     """A process that has the lock."""
-    child = subprocess.Popen(
-        [sys.executable, "-c", HOLDER.replace("WRITE", write), url],
-        cwd=ROOT,
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    assert child.stdout is not None
-    assert child.stdin is not None
-    try:
-        assert child.stdout.readline() == "in\n"
-        yield child
-    finally:
-        child.kill()
-        child.wait()
-        child.stdin.close()
-        child.stdout.close()
+    return child_process(HOLDER.replace("WRITE", write), url, says="in")
 
 
 def released(child: subprocess.Popen[str]) -> str:

@@ -29,6 +29,8 @@ TABLES = {  # every column of those that studies/records/optuna_tables.py uses; 
         "trial_id*", "number", "study_id", "state*", "datetime_start", "datetime_complete",
     },
     "trial_params": {"param_id*", "trial_id", "param_name", "param_value", "distribution_json"},
+    "studies": {"study_id*", "study_name*"},
+    "study_user_attributes": {"study_user_attribute_id*", "study_id", "key", "value_json"},
     "study_system_attributes": {"study_system_attribute_id*", "study_id", "key", "value_json"},
 }  # fmt: skip
 CALLS = {  # what is called -> the names of its arguments

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from basics.messages import with_kind
+from basics.messages import in_one_line
 from basics.names import typed_path
 from optimizer.cli.common import (
     ArtifactFolder,
@@ -93,7 +93,7 @@ def describe_studies(database: Database) -> None:
             except StudyMissingError:  # its Optuna study was deleted; the others are shown
                 pass
             except Exception as error:  # noqa: BLE001 - whatever is wrong with one study, the others are shown
-                print_error(f"study {escaped(records.study.name)} gets no figures or no note", with_kind(error))
+                print_error(f"study {escaped(records.study.name)} gets no figures or no note", in_one_line(error))
 
 
 def _is_loopback(host: str) -> bool:

@@ -29,7 +29,7 @@ def demo(
     from optimizer.cli.workers.model_folders import searched_folders
     from optimizer.cli.workers.new_study import start_study
     from optimizer.cli.workers.session import work_on
-    from studies.files.artifacts import picture_name
+    from studies.files.artifacts import PictureKind, picture_name
     from studies.records.database import open_database
     from studies.records.stored_studies import list_studies
     from studies.spec.study import load_spec
@@ -52,8 +52,10 @@ def demo(
     console.rule()
     console.print(f"study database  {escaped(str(file))}", soft_wrap=True)
     folder, key = output / "demo-artifacts", records.study.key
-    console.print(f"contact sheet   {escaped(str(folder / picture_name(name, key, 'best')))}", soft_wrap=True)
-    console.print(f"of the final    {escaped(str(folder / picture_name(name, key, 'final')))}", soft_wrap=True)
+    pictures: dict[str, PictureKind] = {"contact sheet": "best", "of the final": "final"}
+    for title, shows in pictures.items():
+        if (picture := folder / picture_name(name, key, shows)).exists():
+            console.print(f"{title:<15} {escaped(str(picture))}", soft_wrap=True)
     console.print(f"the best merge  {escaped(str(winner))}", soft_wrap=True)
     shown = advised("dashboard", storage)
     console.print(f"dashboard       {escaped(shown)}", soft_wrap=True)

@@ -26,6 +26,7 @@ from optimizer.cli.workers.model_folders import Moved, searched_folders
 from studies.system.advice import DEFAULT_STORAGE, advised
 
 if TYPE_CHECKING:
+    from studies.records.finals import Final
     from studies.records.study_records import StudyRecords
     from studies.records.values import StoredStudy, StoredTrial
 
@@ -121,13 +122,10 @@ def export(
 
 def _caveat(records: StudyRecords, chosen: StoredTrial) -> str | None:
     """Return what the final says against taking a merge; None for a parent alone."""
-    from optimizer.cli.views.final import caveat, load_results
+    from optimizer.cli.views.final import study_caveat
     from optimizer.cli.views.report import study_objective
 
-    if chosen.origin.parent is not None:
-        return None
-    trials, final = load_results(records)
-    return caveat(final, trials, study_objective(records.study))
+    return None if chosen.origin.parent is not None else study_caveat(records, study_objective(records.study))
 
 
 def _print_caveat(doubted: str | None) -> None:
@@ -167,10 +165,11 @@ def _write_recipe(
 
 def _chosen(records: StudyRecords, trial: str, weights: Mapping[str, float] | None) -> StoredTrial:
     """Return the trial that `--trial` or `--weights` asks for."""
+    from optimizer.cli.views.final import load_results
     from optimizer.cli.views.front import print_choice
     from optimizer.cli.views.report import study_objective
     from optimizer.trial.front import chosen_trial
-    from studies.records.stored_trials import load_trial, load_trials
+    from studies.records.stored_trials import load_trial
 
     study = records.study
     if trial != "best":
@@ -182,8 +181,8 @@ def _chosen(records: StudyRecords, trial: str, weights: Mapping[str, float] | No
         if numbered is None:
             fail(f"study {study.name!r} has no trial {trial}: see `{_showing(records)} --trials`")
         return numbered
-    trials = load_trials(records)
-    winner = None if weights is not None else _winner(records, trials)
+    trials, final = load_results(records)
+    winner = None if weights is not None or final is None else _winner(records, trials, final)
     if winner is not None:
         return winner
     best = chosen_trial(trials, study_objective(study), weights)
@@ -197,14 +196,11 @@ def _showing(records: StudyRecords) -> str:
     return advised(f'study show "{records.study.name}"', records.database.url)
 
 
-def _winner(records: StudyRecords, trials: Sequence[StoredTrial]) -> StoredTrial | None:
+def _winner(records: StudyRecords, trials: Sequence[StoredTrial], final: Final) -> StoredTrial | None:
     """Return the trial that the final chose, if that choice still holds, and print a line that says so."""
-    from optimizer.cli.views.final import final_lines, finish_command, load_results
+    from optimizer.cli.views.final import final_lines, finish_command
     from optimizer.cli.views.report import study_objective
 
-    _, final = load_results(records)
-    if final is None:
-        return None
     if final.is_outdated(trials):
         outdated = "the final is outdated, so the best observed trial is exported; hold it again with: "
         console.print(escaped(outdated + finish_command(records)), soft_wrap=True)

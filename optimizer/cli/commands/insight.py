@@ -79,10 +79,9 @@ def _objective(stored: StoredStudy) -> Objective:
 
 def _caveat(records: StudyRecords) -> str | None:
     """Return what the final says against the best merge."""
-    from optimizer.cli.views.final import caveat, load_results
+    from optimizer.cli.views.final import study_caveat
 
-    trials, final = load_results(records)
-    return caveat(final, trials, _objective(records.study))
+    return study_caveat(records, _objective(records.study))
 
 
 def _draw(plot: Path, found: Insight, *, force: bool) -> None:

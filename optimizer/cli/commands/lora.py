@@ -173,14 +173,12 @@ def bake(
     from optimizer.merging.engine.metadata import merge_metadata
     from optimizer.merging.files.checkpoint import Checkpoint, total_bytes
     from optimizer.merging.files.parents import Parents
-    from optimizer.merging.files.targets import refuse_target
     from optimizer.merging.lora.file import Lora
     from optimizer.rendering.prediction import modelspec_kind
     from search_spaces.slots import beyond_usual
 
     target = safetensors_target(output)
-    if not (force and target.is_symlink()):  # of a link to a file that is read, that is said first
-        refuse_target(target, overwrite=force)  # before gigabytes are hashed
+    refuse_early(target, force=force)
     weighted = [_path_and_weight(text) for text in loras]
     unusual = [(path.name, weight, beyond_usual("lora", weight)) for path, weight in weighted]
     require_usual([f"{name} at {weight:g} is {why}" for name, weight, why in unusual if why], force=force)
@@ -247,6 +245,18 @@ def _show_baked(ingredients: Ingredients, weights: Sequence[float]) -> None:
 
 
 # ------------------------------------------------------------------------------------------- shared
+
+
+def refuse_early(target: Path, *, force: bool) -> None:
+    """Refuse a target before gigabytes are hashed; with --force, a link to a file that is read is named as such later.
+
+    Raises:
+        ExportError: see `refuse_target`.
+    """
+    from optimizer.merging.files.targets import refuse_target
+
+    if not (force and target.is_symlink()):
+        refuse_target(target, overwrite=force)
 
 
 def rounding_notes(recipe: Recipe, ingredients: Ingredients, device: torch.device) -> list[str]:

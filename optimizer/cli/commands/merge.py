@@ -14,7 +14,7 @@ import typer
 
 from basics.names import is_same, plain, typed_path
 from optimizer.cli.commands.inspection import AUTOV2_DIGITS, reading
-from optimizer.cli.commands.lora import DtypeChoice, Insist, rounding_notes
+from optimizer.cli.commands.lora import DtypeChoice, Insist, refuse_early, rounding_notes
 from optimizer.cli.common import console, escaped, fail, print_error, require_usual, safetensors_target
 from optimizer.cli.workers.model_folders import require_folders
 
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from optimizer.merging.engine.ingredients import Ingredients
     from optimizer.merging.files.change_guard import OpenedFiles
     from optimizer.merging.files.hash_lookup import Candidate
+    from optimizer.runtime.digest_cache import DigestCache
     from studies.recipe.file import FileEntry, RecipeFile, RecipePaths
     from studies.recipe.recipe import Recipe
 
@@ -132,7 +133,6 @@ def merge(
 ) -> None:
     """Merge checkpoints as a recipe file says, or make a merged file again from its parents."""
     from optimizer.merging.engine.export import refuse_sources
-    from optimizer.merging.files.targets import refuse_target
 
     if show == (output is not None):
         fail("give either -o FILE to merge, or --show to print the recipe")
@@ -142,8 +142,7 @@ def merge(
     require_folders(models or ())
     given = GivenPaths(parents=parent or (), loras=lora or (), vae=vae, models=models or ())
     if target is not None:
-        if not (force and target.is_symlink()):  # of a link to a file that is read, that is said first
-            refuse_target(target, overwrite=force)  # before gigabytes are hashed
+        refuse_early(target, force=force)
         refuse_sources(target, {"SOURCE": [source]})
     job = _job(source, given, complete=target is not None, force=force or show)
     recipe = job.recipe if dtype is None else replace(job.recipe, dtype=dtype.value)
@@ -179,12 +178,15 @@ def _job(source: Path, given: GivenPaths, *, complete: bool, force: bool) -> Mer
 def _from_recipe_file(path: Path, models: Sequence[Path], *, force: bool) -> MergeJob:
     from optimizer.merging.files.change_guard import OpenedFiles
     from optimizer.merging.files.checkpoint import Checkpoint
+    from optimizer.merging.files.hash_lookup import Candidate
     from optimizer.merging.files.vae import VaeFile
     from optimizer.merging.lora.file import Lora
+    from optimizer.runtime.digest_cache import DigestCache
     from studies.recipe.file import RecipePaths, load_recipe_file
     from studies.recipe.recipe import BakedVae, Parent
 
-    file = _with_moved_files(load_recipe_file(path), models)
+    digests = DigestCache()  # what was hashed to find a file is not hashed again
+    file = _with_moved_files(load_recipe_file(path), models, digests)
     checkpoints = {letter: Checkpoint.open(entry.path) for letter, entry in file.parents.items()}
     loras = [Lora.open(entry.path) for entry in file.loras]
     vae = None if file.vae is None else VaeFile.open(file.vae.path)
@@ -196,17 +198,15 @@ def _from_recipe_file(path: Path, models: Sequence[Path], *, force: bool) -> Mer
         {f"parent {letter}": checkpoint.files for letter, checkpoint in checkpoints.items()}
         | {"a LoRA": tuple(path for lora in loras for path in lora.files), "the VAE": () if vae is None else vae.files}
     )
-    with reading("hashing parents", sum(checkpoint.size_bytes for checkpoint in checkpoints.values())) as advance:
+    models_of = {letter: Candidate(each.path, each.files, {}) for letter, each in checkpoints.items()}
+    with _hashing("hashing parents", list(models_of.values())) as advance:
         parents = [
-            Parent(letter=letter, name=checkpoint.name, sha256=checkpoint.hash(advance))
+            Parent(letter=letter, name=checkpoint.name, sha256=digests.of(models_of[letter], advance))
             for letter, checkpoint in checkpoints.items()
         ]
-    hashed = [
-        (checkpoint.files, parent.sha256) for checkpoint, parent in zip(checkpoints.values(), parents, strict=True)
-    ]
-    hashed += [(lora.files, lora.sha256) for lora in loras]
-    hashed += [] if vae is None else [(vae.files, vae.sha256)]
-    opened.remember({files[0]: sha256 for files, sha256 in hashed if len(files) == 1}.get)
+    others: list[Lora | VaeFile] = [*loras, *([] if vae is None else [vae])]
+    hashed = {each.files[0]: each.sha256 for each in others if len(each.files) == 1}
+    opened.remember(lambda path: hashed.get(path) or digests.of_file(path))
     recipe = file.recipe(
         architecture,
         parents,
@@ -221,7 +221,7 @@ def _from_recipe_file(path: Path, models: Sequence[Path], *, force: bool) -> Mer
     return MergeJob(recipe=recipe, paths=paths, opened=opened, original={})
 
 
-def _with_moved_files(file: RecipeFile, models: Sequence[Path]) -> RecipeFile:
+def _with_moved_files(file: RecipeFile, models: Sequence[Path], digests: DigestCache) -> RecipeFile:
     """Return the recipe with the paths of those of its files that are elsewhere now.
 
     A file with a sha256 is looked for by it where nothing is at its path or, with `--models`, another file is. One
@@ -241,7 +241,7 @@ def _with_moved_files(file: RecipeFile, models: Sequence[Path]) -> RecipeFile:
         for what, entry in _entries(file)
         if entry.sha256 is not None and what != folder and (models or not entry.path.exists())
     ]
-    found = _find_files(required, models, insist=False)
+    found = _find_files(required, models, digests, insist=False)
     _require_found(required, found, models)
     paths = {sha256: candidate.path.absolute() for sha256, candidate in found.items()}
     moved = {what: _moved(what, entry, paths, models) for what, entry in _entries(file)}
@@ -306,6 +306,7 @@ def _from_merged_file(path: Path, given: GivenPaths, *, complete: bool) -> Merge
     from optimizer.merging.engine.metadata import RECIPE_FIELD
     from optimizer.merging.files.change_guard import OpenedFiles
     from optimizer.merging.files.checkpoint import read_header
+    from optimizer.runtime.digest_cache import DigestCache
     from studies.recipe.file import RecipePaths
     from studies.recipe.recipe import Recipe
 
@@ -316,7 +317,8 @@ def _from_merged_file(path: Path, given: GivenPaths, *, complete: bool) -> Merge
         fail(f"{path} has no {RECIPE_FIELD} in its metadata, so it was not merged by mergetune: give a recipe file")
     recipe = Recipe.from_json(metadata[RECIPE_FIELD])
     required = list(_required_files(recipe, given))
-    found = _find_files(required, given.models)
+    digests = DigestCache()
+    found = _find_files(required, given.models, digests)
     if complete:
         _require_found(required, found, given.models)
     candidates = [(file, found.get(file.sha256)) for file in required]
@@ -334,8 +336,7 @@ def _from_merged_file(path: Path, given: GivenPaths, *, complete: bool) -> Merge
         vae=None if recipe.vae is None else located[-1],
     )
     opened = OpenedFiles(stamps)
-    found_files = [(candidate.stamps, file.sha256) for file, candidate in candidates if candidate is not None]
-    opened.remember({next(iter(files)): sha256 for files, sha256 in found_files if len(files) == 1}.get)
+    opened.remember(digests.of_file)
     return MergeJob(recipe=recipe, paths=paths, opened=opened, original=metadata)
 
 
@@ -397,21 +398,20 @@ def _value(text: str, name: str) -> str | None:
 
 
 def _find_files(
-    required: Sequence[RequiredFile], models: Sequence[Path], *, insist: bool = True
+    required: Sequence[RequiredFile], models: Sequence[Path], digests: DigestCache, *, insist: bool = True
 ) -> dict[str, Candidate]:
     """Return sha256 -> file for every required file that is found.
 
     Args:
         insist: whether to refuse a given file with another sha256, instead of looking in the folders.
     """
-    from basics.files import sha256_of
     from optimizer.merging.files.hash_lookup import Candidate, candidates, find_by_sha256
 
     found: dict[str, Candidate] = {}
     given = [(file, Candidate.of(file.given)) for file in required if file.given is not None]
     with _hashing("hashing", [candidate for _, candidate in given]) as advance:
         for file, candidate in given:
-            sha256 = candidate.sha256(partial(sha256_of, progress=advance))
+            sha256 = digests.of(candidate, advance)
             if sha256 == file.sha256:
                 found[sha256] = candidate
             elif insist:
@@ -421,7 +421,7 @@ def _find_files(
         if missing:
             named_alike = candidates(folder, set(missing.values()))
             with _hashing(f"searching {folder}", named_alike) as advance:
-                found |= find_by_sha256(missing, named_alike, advance)
+                found |= find_by_sha256(missing, named_alike, partial(digests.of, progress=advance))
     return found
 
 

@@ -144,10 +144,15 @@ def caveat(final: Final | None, trials: Sequence[StoredTrial], objective: Object
     return f"{doubted} (more trials have finished since)" if final.is_outdated(trials) else doubted
 
 
+def study_caveat(records: StudyRecords, objective: Objective) -> str | None:
+    """Return the caveat of a study as it is stored: see `caveat`."""
+    trials, final = load_results(records)
+    return caveat(final, trials, objective)
+
+
 def note_caveat(records: StudyRecords, objective: Objective) -> None:
     """Say the caveat in the study's note for the dashboard, or remove it from there if there is none any more."""
-    trials, final = load_results(records)
-    doubted = caveat(final, trials, objective)
+    doubted = study_caveat(records, objective)
     store_line_of_study_note(records.database, optuna_study_id(records), CAVEAT_MARK, doubted)
 
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
+from typing import TYPE_CHECKING
 
 import numpy as np
 from optuna.artifacts.exceptions import ArtifactNotFound
 from sqlalchemy.exc import SQLAlchemyError
 
-from basics.messages import with_kind
+from basics.messages import in_one_line
 from optimizer.cli.common import console, escaped
 from optimizer.cli.views.final import caveat, current_winner, load_results, print_final, print_repeats
 from optimizer.cli.views.front import print_front
@@ -30,6 +31,9 @@ from studies.records.study_records import StudyRecords
 from studies.records.values import StoredStudy, StoredTrial
 from studies.records.workers import live_workers, workers_at
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 FRONT_SHOWN = 12  # members of a Pareto front
 
 
@@ -47,7 +51,7 @@ def studies_table(database: Database) -> ReportTable:
         except SQLAlchemyError:  # the database is away: the next would fare no better
             raise
         except Exception as error:  # noqa: BLE001 - whatever is wrong with one study, the others are listed
-            table.add_row(escaped(name), "", f"[red]{escaped(with_kind(error))}[/]")
+            table.add_row(escaped(name), "", f"[red]{escaped(in_one_line(error))}[/]")
     return table
 
 
@@ -234,33 +238,44 @@ def study_objective(study: StoredStudy) -> Objective:
 
 
 def save_comparison(records: StudyRecords, artifacts: Artifacts) -> str | None:
-    """Draw the parents and the best side by side; return where the picture is, None where no renders are stored."""
-    import torch
+    """Draw the parents and the best side by side; return where the picture is, None where no renders are stored.
 
+    Of the final's choice the search's renders are stored only if it was the best observed trial too: otherwise that one
+    is drawn, and the final's own picture shows its choice.
+    """
     from optimizer.rendering.contact_sheet import comparison_sheet
 
     study, (trials, final) = records.study, load_results(records)
+    objective = study_objective(study)
     parents = [trial for trial in parent_trials(trials).values() if trial.state == "complete"]
     winner = current_winner(final, trials)
-    number = None if winner is None else winner.number
-    observed = chosen_trial(trials, study_objective(study))
-    chosen = next((trial for trial in trials if trial.number == number), observed)
-    best = [] if chosen is None else [chosen]
-    named = "best merge" if caveat(final, trials, study_objective(study)) is not None else "best"
-    columns = []
-    for trial in [*parents, *(trial for trial in best if trial not in parents)]:
-        renders = stored_renders.load_renders(records, trial)
-        if any(render.file is None for render in renders):
-            return None
-        try:
-            pictures = [artifacts.open_render(render.file) for render in renders if render.file is not None]
-        except ArtifactNotFound:
-            return None
-        images = [torch.from_numpy(np.array(picture)).permute(2, 0, 1) for picture in pictures]
-        title = str(trial.origin) if trial in parents else f"{named}: trial {trial.number}"
-        columns.append((title, images))
-    if not columns:
+    chosen = next((trial for trial in trials if winner is not None and trial.number == winner.number), None)
+    observed = chosen_trial(trials, objective)
+    named = "best merge" if caveat(final, trials, objective) is not None else "best"
+    candidates = [(chosen, named), (observed, named if chosen is None else "best observed")]
+    columns = [(str(trial.origin), _stored_images(records, artifacts, trial)) for trial in parents]
+    found = [
+        (f"{title}: trial {trial.number}", _stored_images(records, artifacts, trial))
+        for trial, title in candidates
+        if trial is not None and trial not in parents
+    ]
+    columns += next(([column] for column in found if column[1]), found[:1])
+    if not columns or not all(images for _, images in columns):
         return None
     captions = [item.prompt for item in study.spec.suite.items()]
     sheet = comparison_sheet(study.name, columns, captions, blocks=min(4, -(-len(captions) // 8)))
     return artifacts.save_picture(study.name, study.key, "best", sheet)
+
+
+def _stored_images(records: StudyRecords, artifacts: Artifacts, trial: StoredTrial) -> list[Tensor]:
+    """Read a trial's renders, uint8 [3, height, width] each; none where one of them is not stored."""
+    import torch
+
+    files = [render.file for render in stored_renders.load_renders(records, trial)]
+    try:
+        pictures = [artifacts.open_render(file) for file in files if file is not None]
+    except ArtifactNotFound:
+        return []
+    if len(pictures) < len(files):
+        return []
+    return [torch.from_numpy(np.array(picture)).permute(2, 0, 1) for picture in pictures]

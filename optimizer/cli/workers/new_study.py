@@ -46,7 +46,7 @@ def register_study(spec: Path, url: str, cache: Path, artifacts: str | Path | No
     with console.status("loading scorers"):
         from optimizer.runtime.setup import load_scorers
 
-        plan, _ = load_scorers(new.plan, new.parents, _cpu(new.plan), cache)
+        plan, _ = load_scorers(new.plan, new.parents, _cpu(), cache)
     return new.store(plan)
 
 
@@ -118,10 +118,10 @@ def _named_device(plan: Plan) -> torch.device:
     from optimizer.runtime.device_choice import require_device_name
 
     require_device_name(plan.spec.render.device)
-    return _cpu(plan)
+    return _cpu()
 
 
-def _cpu(_plan: Plan) -> torch.device:
+def _cpu() -> torch.device:
     import torch
 
     return torch.device("cpu")

@@ -247,7 +247,7 @@ class Ingredients:
         """Return the dtype in which an export saves a tensor: `export` for weights if it is given, else its own."""
         return EXPORT_DTYPES[export] if export is not None and self.is_float(key) else self.tensors[key].dtype
 
-    def rounding_notes(self, export: DtypeName | None) -> list[str]:
+    def narrow_dtype_notes(self, export: DtypeName | None) -> list[str]:
         """Return a line if weights are saved in 8 bits, in which ratios near each other give the same merge."""
         saved = {self.saved_dtype(key, export) for key in self.tensors if self.is_float(key)}
         return [

@@ -79,7 +79,7 @@ def _without_aliases(tensors: Mapping[str, Stored], name: str) -> tuple[dict[str
     Raises:
         CheckpointError: a query, key or value projection is missing where the usual file has all three in one tensor.
     """
-    architecture = _architecture(tensors)
+    architecture = known_architecture(tensors)
     if architecture is None:
         return dict(tensors), []
     aliases = {
@@ -99,7 +99,8 @@ def _without_aliases(tensors: Mapping[str, Stored], name: str) -> tuple[dict[str
     return in_single_file(parts, name), notes
 
 
-def _architecture(tensors: Mapping[str, Stored]) -> Architecture | None:
+def known_architecture(tensors: Mapping[str, Stored]) -> Architecture | None:
+    """Return the family of a file's model; None if it is of no known one."""
     try:
         return architecture_of({key: stored.info.shape for key, stored in tensors.items()})
     except UnknownArchitectureError:

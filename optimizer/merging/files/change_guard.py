@@ -32,25 +32,19 @@ class OpenedFiles:
         """
         return cls({description: stamps_of(paths) for description, paths in files.items()})
 
-    def remember(self, hashed: Callable[[Path], str | None]) -> None:
+    def remember(self, hashed: Callable[[Path], str]) -> None:
         """Hash the files, so that they may be linked to, given other permissions or put back without being refused.
 
         Args:
-            hashed: returns the sha256 of a file; None if it is not known, and such a file may not.
+            hashed: returns the sha256 of a file.
 
         Raises:
             CheckpointError: a file has changed since it was opened.
         """
-        self._require_untouched()
+        self.require_unchanged()
         digests = {path: hashed(path) for stamps in self.stamps.values() for path in stamps}
-        self._require_untouched()
-        self._digests.update({path: digest for path, digest in digests.items() if digest is not None})
-
-    def _require_untouched(self) -> None:
-        for description, stamps in self.stamps.items():
-            for path, stamp in stamps.items():
-                if (now := _stamp(path)) != stamp:
-                    raise _changed(description, path, now)
+        self.require_unchanged()
+        self._digests.update(digests)
 
     def require_unchanged(self) -> None:
         """Refuse files that have changed since they were opened.

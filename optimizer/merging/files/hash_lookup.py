@@ -104,20 +104,20 @@ def _candidate(path: Path) -> Candidate | None:
 
 
 def find_by_sha256(
-    hashes: Collection[str], among: Iterable[Candidate], progress: Callable[[int], None] | None = None
+    hashes: Collection[str], among: Iterable[Candidate], hashed: Callable[[Candidate], str] = Candidate.sha256
 ) -> dict[str, Candidate]:
     """Return sha256 -> model for those of the hashes that are found.
 
     Args:
         hashes: sha256, 64 hex digits each.
         among: read in this order until all hashes are found.
-        progress: called with the bytes of each chunk that was read.
+        hashed: returns the sha256 of a model.
     """
     by_hash: dict[str, Candidate] = {}
     for candidate in among:
         if len(by_hash) == len(set(hashes)):
             break
-        sha256 = candidate.sha256(lambda file: sha256_of(file, progress))
+        sha256 = hashed(candidate)
         if sha256 in hashes:
             by_hash.setdefault(sha256, candidate)
     return by_hash

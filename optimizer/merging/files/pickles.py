@@ -22,7 +22,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from basics.foreign import LEGACY_PICKLES, MODEL_BYTES, names_in_torch_file, opened_zip, require_plausible, torch_reason
+from basics.foreign import MODEL_BYTES, names_in_torch_file, opened_zip, require_plausible, torch_reason
 from optimizer.errors import CheckpointError
 from optimizer.merging.files.contents import holds_tensors, other_content
 from optimizer.merging.files.sources import DTYPE_NAMES, GGUF_MAGIC, Source, Stored, abbreviated, require_utf8_name
@@ -179,7 +179,7 @@ def _load(path: Path) -> tuple[list[str], Any]:
         )
     names: list[str] = []
     try:
-        names = names_in_torch_file(path, zipped=zipped, pickles=LEGACY_PICKLES)
+        names = names_in_torch_file(path, zipped=zipped)
         harmless = [name for name in names if name.startswith(HARMLESS_OWNERS)]
         stand_ins = [_stand_in(name) for name in harmless]
         with warnings.catch_warnings(), torch.serialization.safe_globals(stand_ins):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
 from pathlib import Path
@@ -14,15 +14,15 @@ from optimizer.errors import CheckpointError
 from optimizer.families.registry import model_families, model_family
 from optimizer.families.vae_names import vae_part, vae_prefix
 from optimizer.families.views import StoredPart
+from optimizer.merging.files.canonical import known_architecture
 from optimizer.merging.files.checkpoint import open_source
 from optimizer.merging.files.quantised import refuse_quantised
 from optimizer.merging.files.settings import require_assumed
 from optimizer.merging.files.single_file import in_single_file
 from optimizer.merging.files.sources import Source, Stored, TensorInfo, abbreviated, sha256_of_model
 from search_spaces.blocks import Architecture
-from search_spaces.errors import UnknownArchitectureError
 from search_spaces.families.registry import family_of
-from search_spaces.recognition import architecture_of, description_of
+from search_spaces.recognition import description_of
 
 PREFIX = "first_stage_model."  # of a VAE's keys before the family is known
 _DIFFUSERS_NAME = "diffusion_pytorch_model"  # of weights with a config.json beside them
@@ -47,9 +47,10 @@ class VaeFile:
             CheckpointError: it cannot be read, is quantised, or holds no VAE of Stable Diffusion.
         """
         source = open_source(path, "a VAE file")
-        for prefix in _prefixes_of(source.tensors):  # scales below a prefix of their own look like another VAE
+        prefixes = _prefixes_of(source.tensors)
+        for prefix in prefixes:  # scales below a prefix of their own look like another VAE
             _refuse_codes(source, prefix)
-        prefix = _prefix_of(source.tensors, path)
+        prefix = _prefix_of(prefixes, source.tensors, path)
         own = _names_below(prefix, source)
         parts = {name: (_part(rest, source.tensors[name]), source.tensors[name]) for name, rest in own.items()}
         tensors = in_single_file((part for part in parts.values() if part[1].info.dtype.is_floating_point), path)
@@ -57,9 +58,9 @@ class VaeFile:
         notes = [f"{len(renamed)} tensors have diffusers' names ({abbreviated(renamed)}): renamed"] if renamed else []
         if prefix not in _usual_prefixes():
             notes.append(f"its tensors stand below the prefix `{prefix}`: taken off")
-        if others := [f"`{other}`" for other in _prefixes_of(source.tensors) if other != prefix]:
+        if others := [f"`{other}`" for other in prefixes if other != prefix]:
             notes.append(f"another VAE is in the file and ignored, below {' and '.join(others)}")
-        return cls(path, source.files, tensors, (*source.notes, *notes), _family_of(source))
+        return cls(path, source.files, tensors, (*source.notes, *notes), known_architecture(source.tensors))
 
     def in_files_of(self, architecture: Architecture) -> VaeFile:
         """Return the same VAE under the keys of this family's files.
@@ -102,13 +103,15 @@ class VaeFile:
         return self._stored[key].read()
 
 
-def _prefix_of(tensors: Mapping[str, Stored], path: Path) -> str:
+def _prefix_of(found: Sequence[str], tensors: Mapping[str, Stored], path: Path) -> str:
     """Return what stands before the names of a file's VAE.
+
+    Args:
+        found: the prefixes of its VAEs.
 
     Raises:
         CheckpointError: there is none, or there are several and none has the prefix of single files.
     """
-    found = _prefixes_of(tensors)
     if PREFIX in found:
         return PREFIX
     if len(found) > 1:
@@ -166,14 +169,6 @@ def _refuse_codes(source: Source, prefix: str) -> None:
 def _vae_settings(architecture: Architecture) -> Mapping[str, Any]:
     """Return what all VAEs of a family have in common, among it the scale of the latents."""
     return model_family(architecture).assumed_settings("vae", {})
-
-
-def _family_of(source: Source) -> Architecture | None:
-    """Return the family of the model that the VAE comes with; None if the file has no U-Net of a known one."""
-    try:
-        return architecture_of({key: stored.info.shape for key, stored in source.tensors.items()})
-    except UnknownArchitectureError:
-        return None
 
 
 def _part(rest: str, stored: Stored) -> StoredPart:

@@ -181,8 +181,8 @@ def test_leftovers_of_other_workers_go_once_the_trial_has_ended(study: Unrendere
     desk = Desk(study)
     claimed = desk.claim()
     study.artifacts.of_trial(study.records.study.key, claimed.number, "dead").save_features({})
-    desk.recorder.remove_leftovers(claimed.number)
+    desk.recorder.remove_files_of_others(claimed.number)
     assert len(list(study.artifacts.store.files(""))) == 1, "not while the trial runs"
     desk.recorder.store(claimed, evaluation(1.0, 3.0), None, 0.0)
-    desk.recorder.remove_leftovers(claimed.number)
+    desk.recorder.remove_files_of_others(claimed.number)
     assert not any("dead" in file.name for file in study.artifacts.store.files(""))

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from optimizer.errors import CheckpointError
 from optimizer.merging.files.hash_lookup import Candidate, candidates, find_by_sha256
+from optimizer.runtime.digest_cache import DigestCache
 
 
 def write(path: Path, content: bytes) -> str:
@@ -39,7 +41,9 @@ def test_files_of_the_wanted_name_come_first_and_nothing_is_read_after_the_last_
     write(tmp_path / "a.safetensors", b"other")
     wanted = write(tmp_path / "z" / "tuned.v2.safetensors", b"wanted")
     read: list[int] = []
-    found = find_by_sha256([wanted], candidates(tmp_path, {"tuned.v2"}), read.append)
+    found = find_by_sha256(
+        [wanted], candidates(tmp_path, {"tuned.v2"}), partial(DigestCache().of, progress=read.append)
+    )
     assert {sha256: row.path for sha256, row in found.items()} == {wanted: tmp_path / "z" / "tuned.v2.safetensors"}
     assert sum(read) == len(b"wanted")
 
