@@ -43,6 +43,29 @@ _STORED_ENDS = {live: stored for stored, live in _ENDS.items()}
 _STORED_LAYER = {live: stored for stored, live in _LAYER.items()}
 
 
+def essential_clip_keys(prefix: str) -> tuple[str, ...]:
+    """Return the keys of a CLIP-L model in a file that every one has: the embeddings and the first layer.
+
+    Args:
+        prefix: of its keys.
+    """
+    layers = (*_LAYER.values(), *(f"self_attn.{part}_proj" for part in "qkv"))
+    embeddings = ("embeddings.token_embedding.weight", "embeddings.position_embedding.weight")
+    first = (f"encoder.layers.0.{layer}.{kind}" for layer in layers for kind in ("weight", "bias"))
+    return tuple(f"{prefix}text_model.{key}" for key in (*embeddings, *first))
+
+
+def essential_open_clip_keys(prefix: str) -> tuple[str, ...]:
+    """Return the keys under open_clip's names that every text model has: the embeddings and the first layer.
+
+    Args:
+        prefix: of its keys.
+    """
+    layers = (f"transformer.resblocks.0.{layer}.{kind}" for layer in _LAYER for kind in ("weight", "bias"))
+    attention = (f"transformer.resblocks.0.attn.in_proj_{kind}" for kind in ("weight", "bias"))
+    return tuple(prefix + key for key in ("token_embedding.weight", "positional_embedding", *layers, *attention))
+
+
 class TextEncoder(Protocol):
     """A text encoder that comes in a family's checkpoint files."""
 

@@ -52,6 +52,7 @@ class KeyNames:
     # Prefix -> the component whose names in diffusers or transformers follow it in some files.
     aliases: Mapping[str, Component] = field(default_factory=dict)
     spare: re.Pattern[str] | None = None  # keys that published files may lack, because no image depends on them
+    essential: tuple[str, ...] = ()  # keys that each component has, however many layers its model has
 
 
 @dataclass(frozen=True, kw_only=True)

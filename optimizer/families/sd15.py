@@ -9,9 +9,9 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
-from optimizer.families.clip import ClipL
+from optimizer.families.clip import ClipL, essential_clip_keys
 from optimizer.families.family import Embedded, HeaderNames, KeyNames, LoraNames, ModelFamily
-from optimizer.families.stable_diffusion import UNET_BEGINNINGS, VAE_ALIASES, StableDiffusion
+from optimizer.families.stable_diffusion import UNET_BEGINNINGS, VAE_ALIASES, StableDiffusion, essential_keys
 from optimizer.families.views import Component
 from search_spaces.families import sd15
 
@@ -80,6 +80,12 @@ FAMILY: Final[ModelFamily] = SD15(
                 "cond_stage_model.",
             ),
             "text_encoder",
+        ),
+        essential=(
+            *essential_keys(sd15.FAMILY.unet_prefix, sd15.FAMILY.vae_prefix),
+            *essential_clip_keys(TEXT),
+            f"{TEXT}text_model.final_layer_norm.weight",
+            f"{TEXT}text_model.final_layer_norm.bias",
         ),
     ),
     texts=(ClipL(component="text_encoder", prefix=TEXT),),

@@ -9,10 +9,10 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
-from optimizer.families.clip import HEAD_WIDTH, ClipL, OpenClip
+from optimizer.families.clip import HEAD_WIDTH, ClipL, OpenClip, essential_clip_keys, essential_open_clip_keys
 from optimizer.families.family import Embedded, HeaderNames, KeyNames, LoraNames, ModelFamily
 from optimizer.families.shapes import Shapes, shape_of
-from optimizer.families.stable_diffusion import UNET_BEGINNINGS, VAE_ALIASES, StableDiffusion
+from optimizer.families.stable_diffusion import UNET_BEGINNINGS, VAE_ALIASES, StableDiffusion, essential_keys
 from optimizer.families.views import Component
 from search_spaces.families import sdxl
 
@@ -115,6 +115,11 @@ FAMILY: Final[ModelFamily] = SDXL(
         spare=re.compile(
             r"conditioner\.embedders\.(0\.transformer\.text_model\.(encoder\.layers\.11|final_layer_norm)\."
             r"|1\.model\.(transformer\.resblocks\.31\.|ln_final\.|text_projection|logit_scale))"
+        ),
+        essential=(
+            *essential_keys(sdxl.FAMILY.unet_prefix, sdxl.FAMILY.vae_prefix),
+            *essential_clip_keys(CLIP_L),
+            *essential_open_clip_keys(CLIP_G),
         ),
     ),
     texts=(

@@ -61,7 +61,30 @@ _VAE_SETTINGS: Final[Mapping[str, Any]] = {
     "norm_num_groups": 32,
     "shift_factor": None,
 }
+_UNET_ESSENTIAL: Final = (
+    "time_embed.0",
+    "time_embed.2",
+    "input_blocks.0.0",
+    *(
+        f"middle_block.0.{layer}"
+        for layer in ("in_layers.0", "in_layers.2", "emb_layers.1", "out_layers.0", "out_layers.3")
+    ),
+    "out.0",
+    "out.2",
+)
+_VAE_ESSENTIAL: Final = ("post_quant_conv", "decoder.conv_in", "decoder.norm_out", "decoder.conv_out")
 VAE_ALIASES: Final[dict[str, Component]] = {"first_stage_model.": "vae", "vae.": "vae"}
+
+
+def essential_keys(unet: str, vae: str) -> tuple[str, ...]:
+    """Return the keys of the layers without which no U-Net and no VAE makes an image.
+
+    Args:
+        unet: prefix of the U-Net's keys.
+        vae: prefix of the VAE's.
+    """
+    layers = (*(unet + layer for layer in _UNET_ESSENTIAL), *(vae + layer for layer in _VAE_ESSENTIAL))
+    return tuple(f"{layer}.{kind}" for layer in layers for kind in ("weight", "bias"))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -146,7 +146,7 @@ def test_a_checkpoint_is_told_with_the_hashes_other_programs_use(
     found = told("inspect", "a.safetensors")
     assert found["architecture"] == "sd15"
     assert found["prediction"]["name"] == "epsilon"
-    assert found["components"] == {"present": ["unet", "text_encoder", "vae"], "missing": []}
+    assert found["components"] == {"present": ["unet", "text_encoder", "vae"], "missing": [], "lacking": []}
     assert found["hashes"] == {
         "sha256": hashlib.sha256(data).hexdigest(),
         "autov2": hashlib.sha256(data).hexdigest()[:10],

@@ -107,7 +107,8 @@ def _components(opened: Checkpoint) -> dict[str, list[str]]:
     from search_spaces.blocks import UNET, VAE, text_encoders
 
     wanted = (UNET, *text_encoders(opened.architecture), VAE)
-    return {"present": list(opened.components), "missing": [part for part in wanted if part not in opened.components]}
+    missing = [part for part in wanted if part not in opened.components]
+    return {"present": list(opened.components), "missing": missing, "lacking": list(opened.lacking)}
 
 
 def _places(opened: Checkpoint) -> list[dict[str, Any]]:
@@ -183,6 +184,8 @@ def _show_file(facts: Mapping[str, Any]) -> None:
     table.add_row("parts", ", ".join(parts["present"]))
     if parts["missing"]:
         table.add_row("missing", f"[bold yellow]{', '.join(parts['missing'])}[/]")
+    if parts["lacking"]:
+        table.add_row("incomplete", f"[bold yellow]without {', '.join(map(escaped, parts['lacking']))}[/]")
     table.add_row("tensors", f"{facts['tensors']:,} ({_dtypes(facts['dtypes'])})")
     table.add_row("parameters", f"{facts['parameters']:,} in {facts['bytes'] / 1e6:,.1f} MB")
     table.add_row("values", escaped(_soundness(facts["check"])))

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from basics.files import sha256_of
 from optimizer.errors import CheckpointError
+from optimizer.families.registry import model_family
 from optimizer.merging.files.canonical import canonical
 from optimizer.merging.files.diffusers_folder import diffusers_source
 from optimizer.merging.files.pickles import torch_source
@@ -128,6 +129,26 @@ class Checkpoint:
         """
         present = {component_of(key, self.architecture) for key in self.tensors}
         return tuple(name for name in (UNET, *text_encoders(self.architecture), VAE) if name in present)
+
+    @property
+    def lacking(self) -> tuple[str, ...]:
+        """The keys without which no model of the family has a component that is there.
+
+        A component with less than half of its essential keys is an extract that somebody made, and lacks nothing.
+
+        Raises:
+            CheckpointError: as for `architecture`.
+        """
+        wanted: dict[str, list[str]] = {}
+        for key in model_family(self.architecture).keys.essential:
+            wanted.setdefault(component_of(key, self.architecture), []).append(key)
+        missing = [[key for key in keys if key not in self.tensors] for keys in wanted.values()]
+        return tuple(
+            key
+            for keys, absent in zip(wanted.values(), missing, strict=True)
+            if 2 * len(absent) < len(keys)
+            for key in absent
+        )
 
     def without(self, component: str) -> Checkpoint:
         """Return the same checkpoint as if its file had no tensor of a component."""

@@ -13,12 +13,12 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from optimizer.errors import ParentsDifferError
+from optimizer.errors import CheckpointError, ParentsDifferError
 from optimizer.families.registry import model_families, model_family
 from optimizer.merging.files.checkpoint import Checkpoint, component_of, is_mergeable, letters
 from optimizer.merging.files.layout import is_live
 from optimizer.merging.files.sources import TensorInfo, abbreviated
-from search_spaces.blocks import EMA, VAE, Architecture, text_encoders
+from search_spaces.blocks import EMA, UNET, VAE, Architecture, text_encoders
 
 MARKERS = frozenset({"v_pred", "ztsnr"})  # tensors whose presence alone says what a model predicts
 PLAIN_CHANNELS = 4  # of a latent; inpainting models read 9 channels, InstructPix2Pix models 8
@@ -53,6 +53,7 @@ class Parents:
         first = checkpoints[0]
         for letter, other in _others(checkpoints):
             _require_same_architecture(first, other, letter)
+        _require_whole_unets(checkpoints)
         checkpoints, incomplete = _without_incomplete(checkpoints)
         first = checkpoints[0]
         homes = {key: 0 for key in first.tensors if component_of(key, first.architecture) != EMA}
@@ -210,27 +211,52 @@ def _shape(info: TensorInfo) -> str:
 # ----------------------------------------------------------------------------------------- differences
 
 
+def _require_whole_unets(checkpoints: Sequence[Checkpoint]) -> None:
+    for letter, checkpoint in zip(letters(len(checkpoints)), checkpoints, strict=True):
+        lacking = [key for key in checkpoint.lacking if component_of(key, checkpoint.architecture) == UNET]
+        if lacking:
+            raise CheckpointError(
+                f"parent {letter} ({checkpoint.path.name}) has an incomplete U-Net, without {abbreviated(lacking)}: "
+                "get the whole file again"
+            )
+
+
 def _without_incomplete(checkpoints: Sequence[Checkpoint]) -> tuple[list[Checkpoint], list[str]]:
-    """Take away text encoders and VAEs that lack tensors which another parent's have, so that each is taken whole.
+    """Take away text encoders and VAEs that lack tensors which another parent's or every model's have.
+
+    Each is then taken whole from another parent.
 
     Returns:
         The checkpoints without them, and a note on each.
+
+    Raises:
+        CheckpointError: no parent's text encoder is whole.
     """
     found, notes = list(checkpoints), list[str]()
     architecture = checkpoints[0].architecture
     live = [live_keys(checkpoint.tensors, architecture) for checkpoint in checkpoints]
     for component in (*text_encoders(architecture), VAE):
         own = [keys.get(component, frozenset()) for keys in live]
-        whole = max(own, key=len)
+        essential = {key for checkpoint in checkpoints for key in checkpoint.lacking}
+        largest = max(own, key=len)
+        whole = largest | {key for key in essential if component_of(key, architecture) == component}
         for index, letter in enumerate(letters(len(checkpoints))):
             missing = sorted(whole - own[index])
             if missing and component in checkpoints[index].components:
                 found[index] = found[index].without(component)
+                count = f"{len(own[index])} of {len(largest)} tensors, " if len(own[index]) < len(largest) else ""
                 notes.append(
-                    f"{letter}'s {component} is incomplete ({len(own[index])} of {len(whole)} tensors, without "
-                    f"{abbreviated(missing)}) and is not used"
+                    f"{letter}'s {component} is incomplete ({count}without {abbreviated(missing)}) and is not used"
                 )
+        _require_one(component, checkpoints, found, notes)
     return found, notes
+
+
+def _require_one(component: str, before: Sequence[Checkpoint], now: Sequence[Checkpoint], notes: Sequence[str]) -> None:
+    """Refuse parents of which some have a text encoder, and none a whole one. A VAE can be given beside them."""
+    had, has = (any(component in checkpoint.components for checkpoint in some) for some in (before, now))
+    if component != VAE and had and not has:
+        raise CheckpointError(f"no parent has a whole {component}: {'; '.join(notes)}; get a whole file")
 
 
 def live_keys(tensors: Mapping[str, TensorInfo], architecture: Architecture) -> dict[str, frozenset[str]]:

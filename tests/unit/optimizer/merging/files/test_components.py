@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -198,3 +199,30 @@ def test_a_given_vae_that_is_incomplete_is_refused(tmp_path: Path) -> None:
     parents = Parents.of([opened(tmp_path, "a", random_tensors("sd15", 1))])
     with pytest.raises(CheckpointError, match=r"vae.safetensors is incomplete: 48 of 248 tensors are not in it"):
         Ingredients(parents, vae=VaeFile.open(tmp_path / "vae.safetensors"))
+
+
+@pytest.mark.parametrize("architecture", ["sd15", "sdxl"])
+@pytest.mark.parametrize("lost", ["out.2.weight", "time_embed.0.bias", "input_blocks.0.0.weight"])
+def test_a_u_net_without_what_every_one_has_is_refused(architecture: str, lost: str, tmp_path: Path) -> None:
+    key = f"model.diffusion_model.{lost}"
+    whole, damaged = random_tensors(architecture, 1), random_tensors(architecture, 2)
+    del damaged[key]
+    a, b = opened(tmp_path, "a", whole), opened(tmp_path, "b", damaged)
+    assert (a.lacking, b.lacking) == ((), (key,))
+    for parents, letter in (([a, b], "B"), ([b, a], "A"), ([b, b], "A"), ([b], "A")):
+        with pytest.raises(CheckpointError, match=rf"parent {letter} .* incomplete U-Net, without {re.escape(key)}"):
+            Parents.of(parents)
+
+
+@pytest.mark.parametrize(
+    "lost", ["final_layer_norm.weight", "embeddings.position_embedding.weight", "encoder.layers.0.mlp.fc1.bias"]
+)
+def test_a_text_encoder_that_no_parent_has_whole_is_refused(lost: str, tmp_path: Path) -> None:
+    key = f"{TEXT}text_model.{lost}"
+    tensors = [random_tensors("sd15", seed) for seed in range(3)]
+    for each in tensors[:2]:
+        del each[key]
+    a, b, c = (opened(tmp_path, name, each) for name, each in zip("abc", tensors, strict=True))
+    with pytest.raises(CheckpointError, match=rf"no parent has a whole text_encoder: A's .*{re.escape(key)}"):
+        Parents.of([a, b])
+    assert Parents.of([a, b, c]).home(key) == 2
