@@ -106,6 +106,7 @@ def test_a_worker_waits_for_the_database_and_loses_nothing(server: Server, tmp_p
     short.database.close()
 
 
+@pytest.mark.slow
 def test_a_database_that_stays_away_ends_the_program_clearly_and_the_study_can_be_resumed(
     server: Server, tmp_path: Path
 ) -> None:

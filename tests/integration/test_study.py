@@ -124,6 +124,7 @@ def test_equal_recipes_give_equal_pixels(finished: ShortStudy) -> None:
     ]
 
 
+@pytest.mark.slow
 def test_a_study_stopped_and_reopened_again_and_again_goes_the_same_way(finished: ShortStudy, tmp_path: Path) -> None:
     begin(tmp_path).run(stop_after=3)
     for _ in range(4):
