@@ -281,9 +281,10 @@ def test_a_study_ends_with_a_parent_whose_own_weights_are_broken(tmp_path: Path)
     broken = too_large(tmp_path / "broken.safetensors")
     changes = {"parents": [str(DEMO / "animals.safetensors"), str(broken)], "budget": {"trials": 40}}
     short = begin(tmp_path, changes | {"render": {"degenerate_limit": 0}})
-    with pytest.raises(OptimizerError, match=rf"a parent is broken.*B: degenerate.*{MIDDLE}"):
+    with pytest.raises(OptimizerError, match=rf"a parent is broken.*B: broken weights.*{MIDDLE}"):
         short.run()
-    assert [row.state for row in stored_trials.load_trials(short.records)] == ["complete", "failed"]
+    rows = stored_trials.load_trials(short.records)
+    assert [(row.state, row.failure) for row in rows] == [("complete", None), ("failed", "broken_weights")]
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
