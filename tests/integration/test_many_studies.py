@@ -130,7 +130,7 @@ class Place:
         return Worker(self.database, self.runtimes(), artifacts, log, stop or threading.Event(), chosen)
 
     def states(self, records: StudyRecords) -> list[str]:
-        return [row.state for row in stored_trials.load_trials(records)]
+        return [trial.state for trial in stored_trials.load_trials(records)]
 
 
 @pytest.fixture
