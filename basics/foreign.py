@@ -32,6 +32,9 @@ TUPLE_DEPTH: Final = 100  # Python ends without a word where it hashes a tuple t
 INFLATION: Final = 10  # bytes of content for each byte of a file; weights can hardly be compressed
 SLACK_BYTES: Final = 1 << 24  # that any file may inflate to
 LEGACY_PICKLES: Final = 5  # torch before 1.6: magic number, protocol, system, the object, storage keys; then data
+_START_BYTES: Final = 512  # of a file, which say what it is
+_LFS_POINTER: Final = b"version https://git-lfs"
+_PAGES: Final = (b"<!doctype html", b"<html", b"<head", b"<?xml")
 # A text in JSON, also one without an end: looking for an end at each quotation mark again would take hours.
 _STRING: Final = re.compile(r'"(?:[^"\\]++|\\.)*+"?', re.DOTALL)
 
@@ -50,6 +53,22 @@ def read_bytes(path: Path, limit: int) -> bytes:
     if len(content) > limit:
         raise ValueError(f"it has more than {limit / 1e6:g} MB")
     return content
+
+
+def in_place_of_model(path: Path) -> str | None:
+    """Say what a failed download left in place of a model, and what to do; None where the file may be a model."""
+    with path.open("rb") as file:
+        start = file.read(_START_BYTES)
+    if not start:
+        return "is empty: fetch it again"
+    if start.startswith(_LFS_POINTER):
+        return "is a pointer of Git LFS, not the file itself: run `git lfs pull` in its folder"
+    text = start.removeprefix(b"\xef\xbb\xbf").lstrip().lower()
+    if text.startswith(_PAGES):
+        return "is a web page, saved in place of the file: the download needs a login or another address"
+    if text.startswith((b'{"', b"[{")) and b"\0" not in start:
+        return "is a JSON text, such as a server's answer to a failed download: fetch the file again"
+    return None
 
 
 def read_json(path: Path, *, infinite: bool = False) -> Any:

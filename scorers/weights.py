@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
 from basics.files import open_to_write, replacing, sha256_of
-from basics.foreign import names_in_torch_file, opened_zip, torch_reason
+from basics.foreign import in_place_of_model, names_in_torch_file, opened_zip, torch_reason
 from basics.messages import first_line
 from scorers.errors import MissingWeightsError, WrongWeightsError
 
@@ -209,6 +209,8 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
+    if (left := in_place_of_model(path)) is not None:
+        raise WrongWeightsError(f"{path} {left}")
     try:
         if path.suffix == ".safetensors":
             return load_file(path)

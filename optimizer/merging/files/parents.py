@@ -239,7 +239,11 @@ def _without_incomplete(checkpoints: Sequence[Checkpoint]) -> tuple[list[Checkpo
         own = [keys.get(component, frozenset()) for keys in live]
         essential = {key for checkpoint in checkpoints for key in checkpoint.lacking}
         largest = max(own, key=len)
-        whole = largest | {key for key in essential if component_of(key, architecture) == component}
+        lacking = {key for key in essential if component_of(key, architecture) == component}
+        whole = largest | lacking
+        if component == VAE and whole not in own and lacking:  # it may be given beside the parents
+            notes.append(f"no parent has a whole vae (without {abbreviated(sorted(lacking))}): give one with `vae:`")
+            whole = largest
         for index, letter in enumerate(letters(len(checkpoints))):
             missing = sorted(whole - own[index])
             if missing and component in checkpoints[index].components:

@@ -22,7 +22,14 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from basics.foreign import MODEL_BYTES, names_in_torch_file, opened_zip, require_plausible, torch_reason
+from basics.foreign import (
+    MODEL_BYTES,
+    in_place_of_model,
+    names_in_torch_file,
+    opened_zip,
+    require_plausible,
+    torch_reason,
+)
 from optimizer.errors import CheckpointError
 from optimizer.merging.files.contents import holds_tensors, other_content
 from optimizer.merging.files.sources import DTYPE_NAMES, GGUF_MAGIC, Source, Stored, abbreviated, require_utf8_name
@@ -173,10 +180,11 @@ def _load(path: Path) -> tuple[list[str], Any]:
             "use the .safetensors checkpoint it was made from"
         )
     if not zipped and start[:1] != PICKLE_MAGIC:
-        raise CheckpointError(
-            f"{path} is not a file of torch.save (or its start is damaged): "
-            "fetch it again; a safetensors file must be named .safetensors"
+        left = in_place_of_model(path) or (
+            "is not a file of torch.save (or its start is damaged): fetch it again; a safetensors file must be named "
+            ".safetensors"
         )
+        raise CheckpointError(f"{path} {left}")
     names: list[str] = []
     try:
         names = names_in_torch_file(path, zipped=zipped)

@@ -20,7 +20,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from basics.files import HASH_CHUNK_BYTES, MAX_SAFETENSORS_HEADER_BYTES, sha256_of
-from basics.foreign import MODEL_BYTES, parse_json
+from basics.foreign import MODEL_BYTES, in_place_of_model, parse_json
 from basics.messages import first_line
 from basics.texts import shortened
 from optimizer.errors import CheckpointError
@@ -244,7 +244,8 @@ def _not_safetensors(path: Path, start: bytes) -> str:
         )
     if start.startswith(TORCH_MAGICS):
         return f"{path} is not a .safetensors file but was written by torch.save: rename it to end in .ckpt"
-    return f"{path} is not a .safetensors file (or its header is cut off): fetch it again"
+    left = in_place_of_model(path) or "is not a .safetensors file (or its header is cut off): fetch it again"
+    return f"{path} {left}"
 
 
 def sha256_of_model(path: Path, files: tuple[Path, ...], hashed: Callable[[Path], str] = sha256_of) -> str:

@@ -226,3 +226,16 @@ def test_a_text_encoder_that_no_parent_has_whole_is_refused(lost: str, tmp_path:
     with pytest.raises(CheckpointError, match=rf"no parent has a whole text_encoder: A's .*{re.escape(key)}"):
         Parents.of([a, b])
     assert Parents.of([a, b, c]).home(key) == 2
+
+
+def test_a_vae_that_no_parent_has_whole_is_told_and_may_be_given(tmp_path: Path) -> None:
+    key = "first_stage_model.decoder.conv_out.bias"
+    tensors = [random_tensors("sd15", seed) for seed in range(2)]
+    for each in tensors:
+        del each[key]
+    parents = Parents.of([opened(tmp_path, name, each) for name, each in zip("ab", tensors, strict=True)])
+    assert f"no parent has a whole vae (without {key}): give one with `vae:`" in parents.notes
+    whole = {name: row for name, row in random_tensors("sd15", 3).items() if name.startswith("first_stage_model.")}
+    save_file(whole, tmp_path / "vae.safetensors")
+    files = Ingredients(parents, vae=VaeFile.open(tmp_path / "vae.safetensors"))
+    assert list(files.sources(key)) == [VAE_SOURCE]
