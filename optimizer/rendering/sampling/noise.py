@@ -27,6 +27,7 @@ BROWNIAN: Final[frozenset[SamplerName]] = frozenset({"dpmpp_sde", "dpmpp_2m_sde"
 LATER_NOISE: Final[frozenset[SamplerName]] = frozenset(
     {"euler_ancestral", "dpm_2_ancestral", "dpmpp_2s_ancestral", "lcm"}
 )
+TIME_DIGITS: Final = 6  # of torchsde's default tolerance
 SEEDS: Final = 2**64  # torch's generators and numpy's entropy take seeds below
 
 Noise = Callable[[float, float], Tensor]  # of unit variance, for the step from a level to a lower one
@@ -82,5 +83,6 @@ def increment(path: torchsde.BrownianTree, high: float, low: float) -> Tensor:
     The path runs upwards, so the increment downwards is the negative one.
     """
     start, end = torch.tensor(low), torch.tensor(high)
-    upwards: Tensor = path(start, end)
+    # The tree rounds its ends to its tolerance, and would warn of a time beyond them that is not rounded.
+    upwards: Tensor = path(round(low, TIME_DIGITS), round(high, TIME_DIGITS))
     return -upwards / (end - start).sqrt()
