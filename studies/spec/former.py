@@ -45,7 +45,7 @@ def former_scheduler(text: str) -> str | None:
         scheduler = suite.get("scheduler", _DEFAULT)
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return None  # no spec at all: whoever reads it says what is wrong
-    return scheduler if scheduler in _NOW else None
+    return scheduler if isinstance(scheduler, str) and scheduler in _NOW else None
 
 
 def refuse_other_renders(scheduler: str | None, suite: SuiteSettings, *, plain_levels: bool) -> None:

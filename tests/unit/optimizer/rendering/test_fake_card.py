@@ -105,7 +105,7 @@ def test_a_step_waits_for_the_card_no_more_often_than_its_sampler_must(
 ) -> None:
     with registered_worker(card), waits_at_steps(models[architecture], card) as seen:
         assert_renders(models[architecture], suite(sampler=sampler))
-    assert len(seen) >= STEPS
+    assert len(seen) >= STEPS - 1  # DDIM of A1111 does not call the model at its last level
     assert (seen[-1] - seen[-2]).total() <= WAITS[sampler], seen[-1] - seen[-2]
 
 
