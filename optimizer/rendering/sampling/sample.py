@@ -25,7 +25,7 @@ from studies.spec.samplers import Sampling
 from studies.spec.suite import SuiteItem, SuiteSettings
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def sample(
     models: LiveModels,
     suite: SuiteSettings,
