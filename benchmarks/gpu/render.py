@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from diffusers import DPMSolverMultistepScheduler, StableDiffusionPipeline, StableDiffusionXLPipeline
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -26,6 +27,7 @@ from optimizer.merging.engine.ingredients import Ingredients
 from optimizer.merging.files.checkpoint import Checkpoint
 from optimizer.merging.files.parents import Parents
 from optimizer.rendering.latents import to_vae
+from optimizer.rendering.models import LiveModels
 from optimizer.rendering.render import Renderer
 from optimizer.runtime.device_choice import choose_device
 from optimizer.runtime.setup import build_renderer
@@ -51,6 +53,21 @@ def timed(work: Callable[[], object], device: torch.device) -> tuple[float, floa
         torch.cuda.synchronize()
     seconds = time.perf_counter() - start
     return seconds, torch.cuda.max_memory_allocated() / GB if device.type == "cuda" else 0.0
+
+
+def plain_pipeline(models: LiveModels) -> Any:
+    """Return diffusers' pipeline of these models, with DPM-Solver++ as a plain script has it."""
+    texts = dict(models.text_encoders)
+    scheduler = DPMSolverMultistepScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear")
+    parts: dict[str, Any] = {"vae": models.vae, "unet": models.unet, "scheduler": scheduler, "tokenizer": None, **texts}
+    if "text_encoder_2" in texts:
+        pipeline = StableDiffusionXLPipeline(**parts, tokenizer_2=None, add_watermarker=False)
+    else:
+        pipeline = StableDiffusionPipeline(
+            **parts, safety_checker=None, feature_extractor=None, requires_safety_checker=False
+        )
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
 
 
 class Comparison:
@@ -107,8 +124,9 @@ class Comparison:
 
     def plain(self, images: int) -> None:
         """Time one pipeline call for each image, as a plain script makes them."""
-        pipeline, suite, vae = self.renderer.pipeline, self.suite, self.renderer.models.vae
-        embeddings = self.renderer.encoder.embed([suite.items()[0].prompt, ""])
+        suite, vae = self.suite, self.renderer.models.vae
+        pipeline = plain_pipeline(self.renderer.models)
+        embeddings = self.renderer.encoder.embed([suite.items()[0].prompt, ""], suite.clip_skip)
 
         def loop() -> None:
             for item in suite.items()[:images]:

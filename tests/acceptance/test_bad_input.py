@@ -154,7 +154,7 @@ def test_what_is_no_spec_is_refused(command: str, file: str, refused: Callable[.
 
 BAD_SPECS: list[tuple[dict[str, Any], list[str]]] = [
     ({"parnets": 1}, ["`parnets`", "did you mean `parents`?"]),
-    ({"suite": SPEC["suite"] | {"sceduler": "euler"}}, ["`suite.sceduler`", "did you mean `scheduler`?"]),
+    ({"suite": SPEC["suite"] | {"shedule": "karras"}}, ["`suite.shedule`", "did you mean `schedule`?"]),
     ({"suite": {"prompts": []}}, ["suite is empty"]),
     ({"suite": SPEC["suite"] | {"sizes": [100]}}, ["100x100", "multiples of 64"]),
     ({"space": {"bounds": {"IN*": [0.9, 0.1]}}}, ["IN*", "0.9", "0.1"]),

@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import pytest
 import torch
@@ -30,7 +30,8 @@ from optimizer.trial.evaluation import pixels_digest
 from search_spaces.blocks import Architecture, places
 from studies.recipe.recipe import Operation, Parent, Recipe, Step, canonical_values
 from studies.records import stored_renders, stored_trials
-from studies.spec.suite import SchedulerName, SuiteSettings
+from studies.spec.samplers import SAMPLERS
+from studies.spec.suite import SuiteSettings
 
 pytestmark = [
     pytest.mark.cuda,
@@ -139,7 +140,7 @@ def suite(**changes: Any) -> SuiteSettings:
         "sizes": (64, (128, 64)),
         "steps": 4,
         "cfg": 5.0,
-        "scheduler": "euler",
+        "sampler": "euler",
     }
     return SuiteSettings.model_validate(settings | changes)
 
@@ -149,9 +150,9 @@ def models(parents: tuple[Checkpoint, ...]) -> LiveModels:
     return build_models(on_the_card(parents[:1]))
 
 
-@pytest.mark.parametrize("scheduler", get_args(SchedulerName))
-def test_the_same_pixels_a_second_time_and_from_a_second_renderer(scheduler: str, models: LiveModels) -> None:
-    settings = suite(scheduler=scheduler)
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_the_same_pixels_a_second_time_and_from_a_second_renderer(sampler: str, models: LiveModels) -> None:
+    settings = suite(sampler=sampler)
     renderer = Renderer(models, settings)
     first, second = float_pixels(renderer), float_pixels(renderer)
     other = float_pixels(Renderer(models, settings))

@@ -49,7 +49,7 @@ def plan_of(parents: list[str], **suite: Any) -> Plan:
 
 
 def test_the_plan_knows_and_tells_what_marked_parents_predict(marked: Mapping[str, str]) -> None:
-    plan = plan_of([marked["animals of v"], marked["foods of v"]], scheduler="euler")
+    plan = plan_of([marked["animals of v"], marked["foods of v"]], sampler="euler")
     assert plan.prediction == Prediction(kind="v", zero_snr=True)
     with console.capture() as shown:
         print_plan(plan, torch.device("cpu"))
@@ -67,7 +67,6 @@ def test_the_plan_is_silent_about_models_that_predict_noise(marked: Mapping[str,
     ("parents", "suite", "error", "message"),
     [
         (["animals", "foods of v"], {}, ParentsDifferError, "parents must predict the same"),
-        (["animals of v", "foods of v"], {"scheduler": "heun"}, RenderError, "heun cannot render .* zero terminal SNR"),
         (["animals", "foods"], {"zero_snr": True}, RenderError, "needs v_prediction"),
     ],
 )
@@ -109,7 +108,7 @@ def test_one_file_alone_is_taken_for_what_the_study_rendered(marked: Mapping[str
 def test_an_export_carries_the_markers_of_what_was_rendered(
     parents: list[str], suite: Mapping[str, Any], expected: list[str], marked: Mapping[str, str], tmp_path: Path
 ) -> None:
-    plan = plan_of([marked[name] for name in parents], **suite, scheduler="euler")
+    plan = plan_of([marked[name] for name in parents], **suite, sampler="euler")
     recipe = Recipe(architecture="sd15", parents=recipe_parents(hash_parents(plan)))
     path = tmp_path / "export.safetensors"
     write_merge(path, recipe, plan.ingredients, marker_metadata(plan), torch.device("cpu"))
@@ -123,7 +122,7 @@ def test_an_export_carries_the_markers_of_what_was_rendered(
 def test_a_studys_export_says_what_it_predicts_and_is_made_again_to_the_bit(
     marked: Mapping[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    suite = SMALL["suite"] | {"prediction": "v_prediction", "zero_snr": True, "scheduler": "euler"}
+    suite = SMALL["suite"] | {"prediction": "v_prediction", "zero_snr": True, "sampler": "euler"}
     short = begin(tmp_path, {**SMALL, "parents": [marked["animals"], marked["foods of v"]], "suite": suite})
     short.run(stop_after=1)
     (trial,) = load_trials(short.records)

@@ -471,7 +471,10 @@ def test_a_scorer_that_raises_fails_the_trial_with_its_reason(tmp_path: Path) ->
 
 @pytest.mark.parametrize(
     ("suite", "message"),
-    [({"clip_skip": 9}, "clip_skip 9 leaves no layer"), ({"scheduler": "lcm", "steps": 60}, "cannot take 60 steps")],
+    [
+        ({"clip_skip": 9}, "clip_skip 9 leaves no layer"),
+        ({"sampler": "ddim_a1111", "steps": 1}, "makes no step at all"),
+    ],
 )
 def test_what_cannot_be_rendered_is_refused_before_anything_is_loaded(suite: dict[str, object], message: str) -> None:
     with pytest.raises(RenderError, match=message):

@@ -1,14 +1,12 @@
-"""What a file says it predicts, what parents and suite agree on, and the scheduler that follows."""
+"""What a file says it predicts, and what parents and suite agree on."""
 
 from __future__ import annotations
 
-import inspect
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from diffusers import AutoencoderKL
@@ -27,12 +25,10 @@ from optimizer.rendering.prediction import (
     agreed_prediction,
     prediction_of,
 )
-from optimizer.rendering.schedulers import EDM_SCHEDULERS, NO_ZERO_SNR, SCHEDULERS, make_scheduler, require_steps
-from studies.spec.suite import SchedulerName, SuiteSettings
+from studies.spec.suite import SuiteSettings
 
 V = Prediction(kind="v")
 V_ZERO = Prediction(kind="v", zero_snr=True)
-NAMES: tuple[SchedulerName, ...] = get_args(SchedulerName)
 
 
 def suite(**changes: Any) -> SuiteSettings:
@@ -188,94 +184,6 @@ class TestAgreement:
             agreed_prediction(parents, suite(**said))
 
 
-# -------------------------------------------------------------------------------------- schedulers
-
-
-def rescaled_alphas() -> Tensor:
-    """Products of alphas with a zero terminal SNR, algorithm 1 of arXiv:2305.08891 in float64: [1000]."""
-    betas = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2
-    root = torch.cumprod(1 - betas, dim=0).sqrt()
-    return ((root - root[-1]) * root[0] / (root[0] - root[-1])) ** 2
-
-
-class TestSchedulers:
-    @pytest.mark.parametrize("name", NAMES)
-    def test_every_one_can_predict_v(self, name: SchedulerName) -> None:
-        assert make_scheduler(name, V).config.prediction_type == "v_prediction"
-        assert make_scheduler(name).config.prediction_type == "epsilon"
-
-    @pytest.mark.parametrize("name", NAMES)
-    def test_zero_snr_is_for_those_that_rescale_their_schedule(self, name: SchedulerName) -> None:
-        if "rescale_betas_zero_snr" not in inspect.signature(type(make_scheduler(name))).parameters:
-            with pytest.raises(RenderError, match=f"scheduler {name} cannot render .* use one of ddim, dpmpp_2m,"):
-                make_scheduler(name, V_ZERO)
-            return
-        scheduler = make_scheduler(name, V_ZERO)
-        torch.testing.assert_close(scheduler.alphas_cumprod.double(), rescaled_alphas(), rtol=1e-3, atol=1e-7)
-        for steps in (1, 7, 20):
-            scheduler.set_timesteps(steps)
-            assert int(scheduler.timesteps[0]) == 999  # the step that holds nothing but noise
-
-    @pytest.mark.parametrize("name", NAMES)
-    def test_edm_is_for_those_with_a_form_of_their_own(self, name: SchedulerName) -> None:
-        edm = Prediction(kind="v", edm=EdmRange(sigma_min=0.01, sigma_max=100, sigma_data=1))
-        if name not in {"euler", "dpmpp_2m", "dpmpp_2m_karras", "dpmpp_2m_sde_karras"}:
-            with pytest.raises(RenderError, match=f"scheduler {name} cannot render an EDM model: use one of dpmpp_2m"):
-                make_scheduler(name, edm)
-            return
-        scheduler = make_scheduler(name, edm)
-        scheduler.set_timesteps(5)
-        levels = scheduler.sigmas[:-1].double()
-        assert scheduler.sigmas[-1] == 0
-        even = levels ** (1 / 7) if name.endswith("karras") else levels.log()
-        expected = torch.linspace(even[0], even[-1], 5, dtype=torch.float64)
-        torch.testing.assert_close(even, expected, rtol=1e-4, atol=1e-6)
-        assert (float(levels[0]), float(levels[-1])) == pytest.approx((100, 0.01), rel=1e-4)
-        torch.testing.assert_close(scheduler.timesteps.double(), levels.log() / 4, rtol=1e-4, atol=1e-6)
-
-
-def denoised(noisy: Tensor, level: Tensor) -> Tensor:
-    """The best guess of clean values that are normal with mean 0.3 and standard deviation 0.5."""
-    return 0.3 + (noisy - 0.3) * 0.25 / (0.25 + level**2)
-
-
-def karras_levels(steps: int) -> tuple[Tensor, Tensor]:
-    """Karras et al.'s noise levels (arXiv:2206.00364, equation 5) on the rescaled schedule, and their timesteps."""
-    alphas = rescaled_alphas()
-    alphas[-1] = 2.0**-24  # what diffusers puts for 0, so that the highest level is finite
-    table = ((1 - alphas) / alphas).sqrt()
-    ramp = torch.linspace(0, 1, steps, dtype=torch.float64)
-    levels = (table[-1] ** (1 / 7) + ramp * (table[0] ** (1 / 7) - table[-1] ** (1 / 7))) ** 7
-    times = np.interp(levels.log().numpy(), table.log().numpy(), np.arange(1000))
-    return levels, torch.from_numpy(times)
-
-
-@pytest.mark.parametrize("steps", [12, 20, 21, 25, 30, 80])
-def test_karras_levels_of_zero_snr_are_walked_from_the_first_to_the_last(steps: int) -> None:
-    """The solver in the form of its paper (arXiv:2211.01095, algorithm 2), in noise levels and float64."""
-    scheduler = make_scheduler("dpmpp_2m_karras", V_ZERO)
-    scheduler.set_timesteps(steps)
-    levels, times = karras_levels(steps)
-    assert ((scheduler.timesteps - times).abs() < 0.6).all()  # to whole steps
-    torch.testing.assert_close(scheduler.sigmas[:-1].double(), levels, rtol=2e-3, atol=1e-6)
-
-    noise = torch.linspace(-2, 2, 5, dtype=torch.float64)
-    levels = scheduler.sigmas.double()
-    by_hand, by_scheduler = noise * (1 + levels[0] ** 2).sqrt(), noise.clone()
-    before, span_before = noise, levels[0]
-    for index, timestep in enumerate(scheduler.timesteps):
-        level, following = levels[index], levels[index + 1]
-        clean, span = denoised(by_hand, level), (level / following).log()
-        extrapolated = clean + (clean - before) * span / span_before / 2 if 0 < index < steps - 1 else clean
-        by_hand = by_hand * following / level + (1 - following / level) * extrapolated
-        before, span_before = clean, span
-
-        scale = 1 / (1 + level**2).sqrt()
-        output = (scale * by_scheduler - denoised(by_scheduler / scale, level)) / (level * scale)
-        by_scheduler = scheduler.step(output, timestep, by_scheduler, return_dict=False)[0]
-    torch.testing.assert_close(by_scheduler, by_hand, rtol=1e-4, atol=1e-4)
-
-
 # ----------------------------------------------------------------------------------------- latents
 
 
@@ -295,42 +203,3 @@ def test_latents_survive_the_way_to_the_unet_and_back(mean: list[float], std: li
         torch.testing.assert_close(to_vae(to_unet(drawn, vae), vae), drawn)
     normal = torch.tensor(mean).double().view(1, 4, 1, 1) + torch.tensor(std).double().view(1, 4, 1, 1) * drawn
     torch.testing.assert_close(to_unet(normal, vae), drawn / 2, rtol=1e-5, atol=1e-5)
-
-
-class TestSteps:
-    @pytest.mark.parametrize(
-        ("name", "steps", "prediction", "most"),
-        [
-            ("ddim", 1000, EPSILON, 999),
-            ("dpmpp_2m", 1000, EPSILON, 999),
-            ("dpmpp_2m", 1000, V, 999),
-            ("lcm", 60, V_ZERO, 50),
-        ],
-    )
-    def test_a_number_that_ends_in_an_error_or_nan_is_refused_with_those_that_do_not(
-        self, name: SchedulerName, steps: int, prediction: Prediction, most: int
-    ) -> None:
-        with pytest.raises(RenderError, match=f"scheduler {name} cannot take {steps} steps .*: use 1 to {most},"):
-            require_steps(name, steps, prediction)
-        require_steps(name, most, prediction)
-
-    @pytest.mark.parametrize("prediction", [EPSILON, V, V_ZERO], ids=lambda prediction: prediction.description)
-    @pytest.mark.parametrize("steps", [1, 2, 20])
-    def test_usual_numbers_are_taken_and_leave_the_global_generator_alone(
-        self, prediction: Prediction, steps: int
-    ) -> None:
-        before = torch.get_rng_state()
-        for name in set(SCHEDULERS) - (NO_ZERO_SNR if prediction.zero_snr else set()):
-            require_steps(name, steps, prediction)
-        assert torch.equal(torch.get_rng_state(), before)
-
-    @pytest.mark.parametrize("name", ["dpmpp_2m", "dpmpp_2m_karras", "dpmpp_2m_sde_karras"])
-    def test_zero_snr_takes_all(self, name: SchedulerName) -> None:
-        for steps in (21, 25, 50, 150, 1000):
-            require_steps(name, steps, V_ZERO)
-
-    @pytest.mark.parametrize("name", EDM_SCHEDULERS)
-    def test_edm_models_take_all(self, name: SchedulerName) -> None:
-        edm = EdmRange(sigma_min=0.002, sigma_max=80.0, sigma_data=0.5)
-        for steps in (1, 20, 200):
-            require_steps(name, steps, Prediction(edm=edm))

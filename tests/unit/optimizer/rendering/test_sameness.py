@@ -13,12 +13,12 @@ from demo_study import SMALL, ShortStudy, begin, short_spec
 from optimizer.errors import FinalError
 from optimizer.outcome.final import FinalWatch, hold_final
 from optimizer.rendering.sameness import repeated_renders, same_renders, same_stages
-from optimizer.rendering.suite import noise
+from optimizer.rendering.sampling.noise import BatchNoise
 from optimizer.runtime.plan import make_plan
 from search_spaces.blocks import Architecture
 from studies.errors import SpecError
 from studies.spec.study import StudySpec, parse_spec
-from studies.spec.suite import SuiteItem, SuiteSettings, noise_of
+from studies.spec.suite import SuiteSettings, noise_of
 
 LONG = "a photo of a lion, " * 20
 SUITE = {"prompts": ["a lion", "a panda"], "seeds": [1], "sizes": [64], "steps": 1}
@@ -31,11 +31,13 @@ def spec_with(suite: dict[str, Any], **changes: Any) -> StudySpec:
 
 @pytest.mark.parametrize("seeds", [(1, 2**32 + 1), (0, 2**32), (7, 2**63 - 2**32 + 7), (1, 2), (0, 2**31)])
 def test_seeds_give_the_noise_that_torch_gives(seeds: tuple[int, int]) -> None:
-    items = [SuiteItem(index=0, prompt="", negative="", seed=seed, width=64, height=64) for seed in seeds]
-    (one, later), (other, later_too) = (noise(item, 4) for item in items)
+    suite = SuiteSettings.model_validate({"prompts": ["a cat"], "sizes": [64], "seeds": [seeds[0]]})
+    other_suite = suite.model_copy(update={"seeds": seeds[1:]})
+    one, other = (BatchNoise(each.items(), each, 4, torch.device("cpu")) for each in (suite, other_suite))
     same = noise_of(seeds[0]) == noise_of(seeds[1])
-    assert torch.equal(one, other) == same
-    assert torch.equal(torch.randn(8, generator=later), torch.randn(8, generator=later_too)) == same
+    assert torch.equal(one.first, other.first) == same
+    later, later_too = (each.later("euler_ancestral", (2.0, 1.0, 0.0))(2.0, 1.0) for each in (one, other))
+    assert torch.equal(later, later_too) == same
 
 
 @pytest.mark.parametrize(

@@ -28,6 +28,7 @@ def study_with(options: dict[str, Any]) -> StoredStudy:
         key="0" * 32,
         name="one",
         spec=spec.model_copy(update={"scorers": scorers, "parents": ()}),
+        former_scheduler=None,
         suite_digest="",
         parents=(),
         software={},

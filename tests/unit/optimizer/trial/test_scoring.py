@@ -10,9 +10,9 @@ from optimizer.trial.scoring import Scoring
 from scorers.protocol import ScorerInfo, SuiteImages
 from scorers.registry import kinds
 from studies.records.failures import FailureKind
-from studies.spec.suite import SuiteItem
+from studies.spec.suite import SuiteSettings
 
-ITEM = SuiteItem(index=0, prompt="a cat", negative="", seed=0, width=64, height=64)
+(ITEM,) = SuiteSettings.model_validate({"prompts": ["a cat"], "sizes": [64]}).items()
 
 
 class Raising:

@@ -22,9 +22,10 @@ from search_spaces.errors import SpaceError
 from search_spaces.space import SearchSpace
 from studies.errors import SpecError
 from studies.recipe.blueprint import slots_of
+from studies.spec.samplers import SAMPLERS, SCHEDULES
 from studies.spec.search import BudgetSettings, RacingSettings, SamplerName
 from studies.spec.study import StudySpec, load_spec, parse_spec
-from studies.spec.suite import SchedulerName, SuiteSettings
+from studies.spec.suite import SuiteSettings
 from studies.system.texts import cut_texts
 
 BASE = Path("/data/study")
@@ -56,7 +57,7 @@ suite:
   sizes: [512, [768, 512]]
   steps: 8
   cfg: 5.5
-  scheduler: euler_a
+  sampler: Euler a
   clip_skip: 2
 scorers:
   clip_score: {clip: {model: small, pretrained: clip/small.safetensors, config_dir: clip}}
@@ -117,7 +118,13 @@ def test_every_setting_of_a_full_spec_arrives() -> None:
         "merge_vae": True,
     }
     suite = spec.suite
-    assert (suite.steps, suite.cfg, suite.scheduler, suite.clip_skip) == (8, 5.5, "euler_a", 2)
+    assert (suite.steps, suite.cfg, suite.sampler, suite.schedule, suite.clip_skip) == (
+        8,
+        5.5,
+        "euler_ancestral",
+        "normal",
+        2,
+    )
     assert [term.model_dump() for term in spec.terms.values()] == [
         {"weight": 2.0, "unit": 0.5},
         {"weight": 1.0, "unit": None},
@@ -141,7 +148,8 @@ def test_what_is_left_out_takes_the_documented_default() -> None:
     assert spec.space.granularity == "blocks"
     assert spec.suite.seeds == (0,)
     assert spec.suite.sizes == ((512, 512),)
-    assert (spec.suite.steps, spec.suite.cfg, spec.suite.scheduler, spec.suite.clip_skip) == (20, 7.0, "dpmpp_2m", 1)
+    assert (spec.suite.steps, spec.suite.cfg, spec.suite.clip_skip) == (20, 7.0, 1)
+    assert (spec.suite.sampler, spec.suite.schedule, spec.suite.noise) == ("dpmpp_2m", "karras", "a1111")
     assert (spec.objective, spec.objectives) == (None, None)
     assert list(spec.terms) == ["sharpness"]
     assert spec.probes.uniform == (0.25, 0.5, 0.75)
@@ -216,7 +224,7 @@ def test_a_scorers_kind_is_its_name_unless_given(written: dict[str, Any], kinds:
 MISSPELT = [
     ("", "stdy", "study"),
     ("", "objectve", "objective"),
-    ("suite", "sceduler", "scheduler"),
+    ("suite", "shedule", "schedule"),
     ("suite.prompts.1", "sed", "seeds"),
     ("space", "granularty", "granularity"),
     ("objective.clip_score", "wieght", "weight"),
@@ -320,7 +328,7 @@ WRONG = [
     ("suite", {"prompts": ["a cat"], "seeds": [2**63]}, ["`suite.seeds.0`", str(2**63)]),
     ("suite", {"prompts": ["a cat"], "steps": 0}, ["`suite.steps`"]),
     ("suite", {"prompts": ["a cat"], "cfg": float("nan")}, ["`suite.cfg`", "nan"]),
-    ("suite", {"prompts": ["a cat"], "scheduler": "eulr"}, ["`suite.scheduler`", "'euler'", "'eulr'"]),
+    ("suite", {"prompts": ["a cat"], "sampler": "eulr"}, ["`suite.sampler`", "did you mean euler", "'eulr'"]),
     ("suite", {"prompts": ["a cat"], "clip_skip": 12}, ["`suite.clip_skip`", "12"]),
     ("suite", {"prompts": ["a cat"], "prediction": "v"}, ["`suite.prediction`", "'v_prediction'", "'v'"]),
     ("suite", {"prompts": ["a cat"], "zero_snr": "yes"}, ["`suite.zero_snr`", "expected auto, true or false", "'yes'"]),
@@ -584,7 +592,10 @@ suites: st.SearchStrategy[dict[str, Any]] = st.fixed_dictionaries(
         "sizes": sizes,
         "steps": st.integers(1, 1000),
         "cfg": st.floats(0, 100),
-        "scheduler": st.sampled_from(get_args(SchedulerName)),
+        "sampler": st.sampled_from(SAMPLERS),
+        "schedule": st.sampled_from(SCHEDULES),
+        "noise": st.sampled_from(["a1111", "comfyui"]),
+        "ensd": st.integers(-(2**62), 2**62),
         "clip_skip": st.integers(1, 11),
     },
 )
@@ -718,12 +729,27 @@ CHANGES = {
     "sizes": [256],
     "steps": 9,
     "cfg": 5.6,
-    "scheduler": "heun",
+    "sampler": "heun",
+    "schedule": "simple",
+    "noise": "comfyui",
+    "ensd": 31337,
+    "sgm_noise_multiplier": True,
+    "size_conditioning": {"crop": [0, 8]},
     "clip_skip": 3,
     "prediction": "v_prediction",
     "zero_snr": True,
 }
-ROW_CHANGES = {"prompt": "a fox", "negative": "other", "seeds": [8], "sizes": [[512, 576]]}
+ROW_CHANGES = {
+    "prompt": "a fox",
+    "negative": "other",
+    "seeds": [8],
+    "sizes": [[512, 576]],
+    "steps": 7,
+    "cfg": 3.0,
+    "sampler": "lms",
+    "schedule": "beta",
+    "clip_skip": 4,
+}
 
 
 def test_the_suites_digest_changes_with_every_setting() -> None:

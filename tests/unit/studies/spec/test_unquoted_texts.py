@@ -147,7 +147,7 @@ class TestComments:
 
     def test_paths_are_noted_and_other_settings_are_not(self) -> None:
         text = SPEC.replace("[a.safetensors, b.safetensors]", "\n  - model #2.safetensors\n  - b.safetensors")
-        (note,) = cut_texts(text % "- a dog" + "  scheduler: euler #fast\n")
+        (note,) = cut_texts(text % "- a dog" + "  sampler: euler #fast\n")
         assert note.startswith("line 3: YAML takes `#2.safetensors` for a comment, so the text is `model`")
 
     def test_what_is_no_yaml_is_left_to_who_reads_it(self) -> None:

@@ -1,0 +1,71 @@
+"""The noise of items: that of the CPU's generators and of torchsde's tree, whatever else is in the batch."""
+
+from __future__ import annotations
+
+import warnings
+from itertools import pairwise
+from typing import Any
+
+import pytest
+import torch
+import torchsde
+from torch import Tensor
+
+from optimizer.rendering.sampling.noise import BatchNoise
+from studies.spec.suite import SuiteSettings
+
+CPU = torch.device("cpu")
+SHAPE = (4, 8, 16)
+LEVELS = (14.614641189575195, 5.5, 1.2000000476837158, 0.029167160391807556, 0.0)
+
+
+def noise_of(seeds: list[int], **changes: Any) -> BatchNoise:
+    suite = SuiteSettings.model_validate({"prompts": ["a"], "seeds": seeds, "sizes": [[128, 64]]} | changes)
+    return BatchNoise(suite.items(), suite, 4, CPU)
+
+
+def drawn(seed: int, times: int) -> list[Tensor]:
+    generator = torch.Generator("cpu").manual_seed(seed)
+    return [torch.randn(SHAPE, generator=generator) for _ in range(times)]
+
+
+def test_the_first_noise_is_the_generators_of_the_seed_alone() -> None:
+    torch.manual_seed(0)
+    for program in ("a1111", "comfyui"):
+        found = noise_of([7, 8], noise=program, ensd=5).first
+        assert torch.equal(found, torch.stack([drawn(7, 1)[0], drawn(8, 1)[0]]))
+
+
+def test_later_noise_of_a1111_is_the_generator_going_on() -> None:
+    later = noise_of([7, 8]).later("euler_ancestral", LEVELS)
+    for step in (1, 2):
+        assert torch.equal(later(2.0, 1.0), torch.stack([drawn(7, 3)[step], drawn(8, 3)[step]]))
+
+
+@pytest.mark.parametrize(("program", "ensd"), [("a1111", 31337), ("a1111", -3), ("comfyui", 0), ("comfyui", 1)])
+def test_ensd_and_comfyui_begin_another_generator(program: str, ensd: int) -> None:
+    later = noise_of([7], noise=program, ensd=ensd).later("euler_ancestral", LEVELS)
+    for expected in drawn(7 + ensd, 2):
+        assert torch.equal(later(2.0, 1.0)[0], expected)
+
+
+def test_noise_of_sde_samplers_is_the_trees_increment_downwards() -> None:
+    """As k-diffusion's BrownianTreeNoiseSampler asks for it, with the levels in float32."""
+    later = noise_of([7, 8]).later("dpmpp_2m_sde", LEVELS)
+    levels = torch.tensor(LEVELS)
+    for row, seed in enumerate((7, 8)):
+        tree = torchsde.BrownianTree(levels[-2], torch.zeros(1, *SHAPE), levels[0], entropy=seed)
+        for high, low in pairwise(levels[:-1]):
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of a time beyond an end that was rounded
+                expected = -tree(low, high) / (high - low).sqrt()
+            assert torch.equal(later(float(high), float(low))[row], expected[0])
+
+
+@pytest.mark.parametrize("sampler", ["euler_ancestral", "dpmpp_sde"])
+@pytest.mark.parametrize("program", ["a1111", "comfyui"])
+def test_an_items_noise_does_not_depend_on_the_others(sampler: Any, program: str) -> None:
+    together, alone = noise_of([1, 2, 3], noise=program), noise_of([3], noise=program)
+    several, one = together.later(sampler, LEVELS), alone.later(sampler, LEVELS)
+    for high, low in pairwise(LEVELS[:-1]):
+        assert torch.equal(several(high, low)[2:], one(high, low))

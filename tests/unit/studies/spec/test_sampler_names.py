@@ -1,0 +1,153 @@
+"""Names of samplers and schedules as people write them, and stored specs of the time when one name meant both."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from studies.errors import StudyChangedError
+from studies.spec.former import as_now, former_scheduler, refuse_other_renders
+from studies.spec.samplers import SAMPLERS, SCHEDULES, read_sampler, read_schedule, usual_schedule
+from studies.spec.suite import SuiteSettings
+
+
+def suite(**changes: Any) -> SuiteSettings:
+    return SuiteSettings.model_validate({"prompts": ["a cat"]} | changes)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("Euler a", ("euler_ancestral", None)),
+        ("Euler", ("euler", None)),
+        ("LMS", ("lms", None)),
+        ("Heun", ("heun", None)),
+        ("DPM2", ("dpm_2", None)),
+        ("DPM2 a Karras", ("dpm_2_ancestral", "karras")),
+        ("DPM++ 2S a", ("dpmpp_2s_ancestral", None)),
+        ("DPM++ 2M", ("dpmpp_2m", None)),
+        ("DPM++ 2M Karras", ("dpmpp_2m", "karras")),
+        ("dpm++ 2m sde karras", ("dpmpp_2m_sde", "karras")),
+        ("DPM++ 2M SDE Heun Exponential", ("dpmpp_2m_sde_heun", "exponential")),
+        ("DPM++ 3M SDE", ("dpmpp_3m_sde", None)),
+        ("DPM++ SDE", ("dpmpp_sde", None)),
+        ("DDIM", ("ddim", None)),
+        ("UniPC", ("uni_pc", None)),
+        ("LCM", ("lcm", None)),
+        ("Euler SGM Uniform", ("euler", "sgm_uniform")),
+        ("Euler Automatic", ("euler", None)),
+        ("k_euler_a", ("euler_ancestral", None)),
+        ("dpmpp_2m_sde_gpu", ("dpmpp_2m_sde", None)),
+        ("dpmpp_sde_k", ("dpmpp_sde", "karras")),
+        ("RES-multistep", ("res_multistep", None)),
+    ],
+)
+def test_samplers_are_known_by_the_names_of_other_programs(text: str, expected: tuple[str, str | None]) -> None:
+    assert read_sampler(text) == expected
+
+
+def test_every_name_is_its_own_and_every_pair_is_understood() -> None:
+    for sampler in SAMPLERS:
+        assert read_sampler(sampler) == read_sampler(sampler.upper().replace("_", " ")) == (sampler, None)
+        assert usual_schedule(sampler) in SCHEDULES
+        for schedule in SCHEDULES:
+            assert read_sampler(f"{sampler} {schedule}") == (sampler, schedule)
+    assert [read_schedule(name.replace("_", " ").title()) for name in SCHEDULES] == list(SCHEDULES)
+    assert read_schedule("Automatic") is None
+    assert read_schedule("Uniform") == "normal"
+
+
+@pytest.mark.parametrize(
+    ("text", "advice"), [("eulr", "did you mean euler"), ("dpmpp2", "did you mean dpm"), ("xyz", "use one of euler,")]
+)
+def test_an_unknown_name_is_refused_with_those_that_are_close(text: str, advice: str) -> None:
+    with pytest.raises(ValueError, match=f"there is no sampler '{text}': {advice}"):
+        read_sampler(text)
+
+
+@pytest.mark.parametrize("text", ["karas", "sgm_unifrom"])
+def test_an_unknown_schedule_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match=f"there is no schedule '{text}': did you mean (karras|sgm_uniform)?"):
+        read_schedule(text)
+
+
+class TestSuites:
+    def test_automatic_is_written_out_when_parsed(self) -> None:
+        assert (suite().sampler, suite().schedule) == ("dpmpp_2m", "karras")
+        assert suite(sampler="Euler", schedule="auto").schedule == "normal"
+        assert suite(sampler="DPM++ 2M SDE").schedule == "exponential"
+        assert suite(sampler="DPM++ 2M SDE Karras").schedule == "karras"
+
+    def test_a_stored_suite_is_read_as_it_was(self) -> None:
+        written = suite(sampler="DPM2 a", noise="comfyui", prompts=[{"prompt": "x", "sampler": "lms karras"}])
+        assert SuiteSettings.model_validate_json(written.model_dump_json()) == written
+
+    def test_two_schedules_are_refused_unless_they_are_the_same(self) -> None:
+        assert suite(sampler="DPM++ 2M Karras", schedule="karras").schedule == "karras"
+        with pytest.raises(ValidationError, match="has the schedule karras in its name, and `schedule` says simple"):
+            suite(sampler="DPM++ 2M Karras", schedule="simple")
+
+    def test_a_prompts_own_settings_come_first(self) -> None:
+        rows = [
+            {"prompt": "a"},
+            {"prompt": "b", "sampler": "Euler a", "steps": 30},
+            {"prompt": "c", "schedule": "simple", "cfg": 0, "clip_skip": 3},
+        ]
+        items = suite(prompts=rows, steps=8, cfg=4).items()
+        assert [(each.sampling.sampler, each.sampling.schedule, each.sampling.steps) for each in items] == [
+            ("dpmpp_2m", "karras", 8),
+            ("euler_ancestral", "normal", 30),
+            ("dpmpp_2m", "simple", 8),
+        ]
+        assert [each.sampling.cfg for each in items] == [4, 4, 0]
+        assert [each.clip_skip for each in items] == [1, 1, 3]
+
+    def test_one_prompt_may_be_rendered_in_two_ways_but_not_twice_in_one(self) -> None:
+        assert len(suite(prompts=["x", {"prompt": "x", "steps": 9}]).items()) == 2
+        with pytest.raises(ValidationError, match="the same render twice"):
+            suite(prompts=["x", {"prompt": "x", "steps": 20}])
+
+
+FORMER = ["ddim", "dpmpp_2m", "dpmpp_2m_karras", "dpmpp_2m_sde_karras", "euler", "euler_a", "heun", "lcm", "unipc"]
+
+
+class TestFormerSpecs:
+    @pytest.mark.parametrize("scheduler", FORMER)
+    def test_are_read_as_sampler_and_schedule(self, scheduler: str) -> None:
+        text = json.dumps({"study": "x", "suite": {"prompts": [{"prompt": "a"}], "scheduler": scheduler}})
+        assert former_scheduler(text) == scheduler
+        now = json.loads(as_now(text))["suite"]
+        assert "scheduler" not in now
+        assert SuiteSettings.model_validate(now).sampler in SAMPLERS
+        assert former_scheduler(as_now(text)) is None
+        assert as_now(as_now(text)) == as_now(text)
+
+    def test_a_spec_that_left_the_default_out_had_it(self) -> None:
+        assert former_scheduler('{"suite": {"prompts": ["a"]}}') == "dpmpp_2m"
+
+    @pytest.mark.parametrize("text", ["", "[]", "{}", '{"suite": 3}', '{"suite": {"scheduler": ["x"]}}', "null"])
+    def test_what_is_no_spec_is_left_to_its_reader(self, text: str) -> None:
+        assert as_now(text) == text
+
+    @pytest.mark.parametrize(
+        ("scheduler", "steps", "plain_levels"),
+        [
+            ("lcm", 20, True),
+            ("dpmpp_2m_sde_karras", 20, True),
+            ("unipc", 20, True),
+            ("euler", 30, True),
+            ("dpmpp_2m", 20, False),
+        ],
+    )
+    def test_a_study_whose_images_would_differ_does_not_go_on(
+        self, scheduler: str, steps: int, plain_levels: bool
+    ) -> None:
+        with pytest.raises(StudyChangedError, match=f"began with `scheduler: {scheduler}`.*start a new study"):
+            refuse_other_renders(scheduler, suite(steps=steps), plain_levels=plain_levels)
+
+    @pytest.mark.parametrize(("scheduler", "steps"), [("dpmpp_2m", 30), ("euler_a", 20), ("heun", 25), (None, 20)])
+    def test_others_go_on(self, scheduler: str | None, steps: int) -> None:
+        refuse_other_renders(scheduler, suite(steps=steps), plain_levels=scheduler is not None)
