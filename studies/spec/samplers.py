@@ -1,0 +1,165 @@
+"""Samplers and schedules of noise levels by the names that people know them by.
+
+The names are ComfyUI's, which has the two apart. A1111's are understood as well, its joint ones included ("DPM++ 2M SDE
+Karras"), however capitals, spaces, underscores and plus signs are written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import Final, Literal, get_args
+
+SamplerName = Literal[
+    "euler",
+    "euler_ancestral",
+    "heun",
+    "dpm_2",
+    "dpm_2_ancestral",
+    "lms",
+    "dpmpp_2s_ancestral",
+    "dpmpp_sde",
+    "dpmpp_2m",
+    "dpmpp_2m_sde",
+    "dpmpp_2m_sde_heun",
+    "dpmpp_3m_sde",
+    "ddim",
+    "ddim_a1111",
+    "lcm",
+    "res_multistep",
+    "uni_pc",
+    "uni_pc_bh2",
+]
+ScheduleName = Literal[
+    "normal",
+    "simple",
+    "karras",
+    "exponential",
+    "sgm_uniform",
+    "ddim_uniform",
+    "beta",
+    "kl_optimal",
+    "align_your_steps",
+    "turbo",
+]
+SAMPLERS: Final[tuple[SamplerName, ...]] = get_args(SamplerName)
+SCHEDULES: Final[tuple[ScheduleName, ...]] = get_args(ScheduleName)
+
+# What A1111's "Automatic" means for a sampler (modules/sd_samplers_kdiffusion.py, `scheduler` of its options). LCM has
+# noise levels of its own there, which begin as those of sgm_uniform do.
+USUAL_SCHEDULES: Final[Mapping[SamplerName, ScheduleName]] = {
+    "dpm_2": "karras",
+    "dpm_2_ancestral": "karras",
+    "dpmpp_2s_ancestral": "karras",
+    "dpmpp_sde": "karras",
+    "dpmpp_2m": "karras",
+    "dpmpp_2m_sde": "exponential",
+    "dpmpp_2m_sde_heun": "exponential",
+    "dpmpp_3m_sde": "exponential",
+    "ddim": "ddim_uniform",
+    "ddim_a1111": "ddim_uniform",
+    "lcm": "sgm_uniform",
+}
+
+# Other names, as `_letters` writes them. A1111's: "Euler a", "DPM2 a", "DPM++ 2S a", "UniPC"; InvokeAI's: "kdpm_2_a".
+_MORE_SAMPLERS: Final[Mapping[str, SamplerName]] = {
+    "eulera": "euler_ancestral",
+    "dpm2a": "dpm_2_ancestral",
+    "kdpm2": "dpm_2",
+    "kdpm2a": "dpm_2_ancestral",
+    "dpmpp2sa": "dpmpp_2s_ancestral",
+    "dpmpp3m": "dpmpp_3m_sde",
+    "a1111ddim": "ddim_a1111",
+}
+# "Uniform" is A1111's name of normal; "DDIM" its name of ddim_uniform. Its polyexponential levels with the usual
+# exponent, 1, are the exponential ones. InvokeAI ends names in `_k` for Karras' levels; diffusers calls turbo trailing.
+_MORE_SCHEDULES: Final[Mapping[str, ScheduleName]] = {
+    "uniform": "normal",
+    "ddim": "ddim_uniform",
+    "polyexponential": "exponential",
+    "k": "karras",
+    "ays": "align_your_steps",
+    "trailing": "turbo",
+}
+_AUTOMATIC: Final = frozenset({"auto", "automatic"})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sampling:
+    """How an item's image is sampled from its noise."""
+
+    sampler: SamplerName
+    schedule: ScheduleName
+    steps: int
+    cfg: float  # guidance scale
+
+    @property
+    def is_guided(self) -> bool:
+        """Whether guidance is on, so that negative prompts are read."""
+        return self.cfg > 1
+
+
+def usual_schedule(sampler: SamplerName) -> ScheduleName:
+    """Return the schedule that A1111's "Automatic" means for a sampler."""
+    return USUAL_SCHEDULES.get(sampler, "normal")
+
+
+def read_sampler(text: str) -> tuple[SamplerName, ScheduleName | None]:
+    """Read a sampler's name in any spelling, with the schedule where the name has one: "DPM++ 2M Karras".
+
+    Returns:
+        The sampler, and the schedule; None if the name says none, or "Automatic".
+
+    Raises:
+        ValueError: nothing is called so; the message has the names that are close.
+    """
+    letters = _letters(text).removesuffix("gpu")  # ComfyUI's names for noise that is drawn on the card
+    letters = _without_k(letters)
+    if letters in _SAMPLERS:
+        return _SAMPLERS[letters], None
+    for beginning, sampler in _SAMPLERS.items():
+        rest = letters.removeprefix(beginning)
+        if rest != letters and rest in _SCHEDULES:
+            return sampler, _SCHEDULES[rest]
+        if rest in _AUTOMATIC:
+            return sampler, None
+    raise ValueError(_unknown("sampler", text, letters, SAMPLERS, _SAMPLERS))
+
+
+def read_schedule(text: str) -> ScheduleName | None:
+    """Read a schedule's name in any spelling.
+
+    Returns:
+        The schedule; None for "Automatic", which `usual_schedule` gives a meaning.
+
+    Raises:
+        ValueError: nothing is called so; the message has the names that are close.
+    """
+    letters = _letters(text)
+    if letters in _AUTOMATIC:
+        return None
+    if letters not in _SCHEDULES:
+        raise ValueError(_unknown("schedule", text, letters, ("auto", *SCHEDULES), _SCHEDULES))
+    return _SCHEDULES[letters]
+
+
+def _letters(text: str) -> str:
+    """Return the letters and digits of a name in lower case, a plus sign as the letter p: DPM++ is dpmpp."""
+    return "".join(each for each in text.casefold().replace("+", "p") if each.isalnum())
+
+
+def _without_k(letters: str) -> str:
+    """Return a name without the `k_` that k-diffusion's samplers once had in A1111."""
+    rest = letters.removeprefix("k")
+    return rest if letters not in _SAMPLERS and any(map(rest.startswith, _SAMPLERS)) else letters
+
+
+def _unknown(kind: str, text: str, letters: str, names: Iterable[str], known: Mapping[str, str]) -> str:
+    close = list(dict.fromkeys(known[each] for each in get_close_matches(letters, known)))
+    advice = f"did you mean {' or '.join(close)}?" if close else f"use one of {', '.join(names)}"
+    return f"there is no {kind} {text[:60]!r}: {advice}"
+
+
+_SAMPLERS: Final[Mapping[str, SamplerName]] = {**{_letters(name): name for name in SAMPLERS}, **_MORE_SAMPLERS}
+_SCHEDULES: Final[Mapping[str, ScheduleName]] = {**{_letters(name): name for name in SCHEDULES}, **_MORE_SCHEDULES}
