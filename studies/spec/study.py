@@ -12,6 +12,7 @@ from typing import Any, Self
 
 from pydantic import Field, ValidationError, ValidationInfo, field_validator, model_validator
 
+from basics.messages import unknown_name
 from basics.names import JOINERS, in_words, is_word, plain, unseen, with_plain_keys
 from basics.settings import FrozenSettings, explain
 from scorers.config import SpecPath
@@ -176,8 +177,27 @@ class StudySpec(FrozenSettings):
 
     @model_validator(mode="after")
     def _final_fits(self) -> Self:
-        self.final.held_out(self.suite)
+        held_out = self.final.held_out(self.suite)
+        self._check_looked_at(self.suite, "suite")
+        if self.final.top and self.final.prompts is not None:
+            self._check_looked_at(held_out, "final")
         return self
+
+    def _check_looked_at(self, suite: SuiteSettings, where: str) -> None:
+        """Refuse prompts that are left out of scorers that there are not, or of all, and scorers without any prompt."""
+        for number, prompt in enumerate(suite.prompts):
+            named = f"{where}: prompts.{number}.without"
+            for name in prompt.without:
+                if name not in self.scorers:
+                    msg = f"{named}: there is no scorer {name[:MAX_NAME]!r}: {unknown_name(name, self.scorers)}"
+                    raise ValueError(msg)
+            if set(prompt.without) >= set(self.scorers):
+                msg = f"{named} names every scorer, so its images would be rendered for nothing: remove the prompt"
+                raise ValueError(msg)
+        for name in self.scorers:
+            if not suite.looked_at_by(name):
+                msg = f"{where}: scorer {name!r} is left out of every prompt: let it look at some, or remove it"
+                raise ValueError(msg)
 
     @model_validator(mode="after")
     def _patience_fits(self) -> Self:

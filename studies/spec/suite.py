@@ -7,16 +7,18 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Final, Literal, Self
 
-from pydantic import BeforeValidator, Field, field_validator, model_validator
+from pydantic import BeforeValidator, Field, ValidationInfo, field_validator, model_validator
 
+from basics.names import plain
 from basics.settings import FrozenSettings
 
 SchedulerName = Literal[
     "ddim", "dpmpp_2m", "dpmpp_2m_karras", "dpmpp_2m_sde_karras", "euler", "euler_a", "heun", "lcm", "unipc"
 ]
 PredictionName = Literal["auto", "epsilon", "v_prediction"]
+SCORING: Final = ("weight", "without")  # settings of a prompt that change no image
 Size = Annotated[tuple[int, int], BeforeValidator(lambda value: (value, value) if isinstance(value, int) else value)]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]  # what a torch generator takes
 
@@ -36,6 +38,8 @@ class SuiteItem:
     seed: int
     width: int  # pixels, a multiple of 64
     height: int
+    weight: float = 1.0  # in the means over items, relative to the others'
+    without: tuple[str, ...] = ()  # scorers that do not look at it
 
 
 class SuitePrompt(FrozenSettings):
@@ -45,6 +49,13 @@ class SuitePrompt(FrozenSettings):
     negative: str | None = None
     seeds: tuple[Seed, ...] | None = None
     sizes: tuple[Size, ...] | None = None
+    weight: float = Field(default=1.0, gt=0, allow_inf_nan=False)  # of each of its items in the means over items
+    without: tuple[str, ...] = ()  # scorers that do not look at its images
+
+    @field_validator("without")
+    @classmethod
+    def _plain_names(cls, value: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        return tuple(map(plain, value)) if "base_dir" in (info.context or {}) else value
 
 
 class SuiteSettings(FrozenSettings):
@@ -116,9 +127,20 @@ class SuiteSettings(FrozenSettings):
                 seed=seed,
                 width=width,
                 height=height,
+                weight=prompt.weight,
+                without=prompt.without,
             )
             for index, (prompt, seed, (width, height)) in enumerate(combinations)
         )
+
+    def looked_at_by(self, scorer: str) -> tuple[SuiteItem, ...]:
+        """Return the items that a scorer is not left out of."""
+        return tuple(item for item in self.items() if scorer not in item.without)
+
+    @property
+    def counts_alike(self) -> bool:
+        """Whether all items have the same weight, and every scorer looks at all of them."""
+        return len({prompt.weight for prompt in self.prompts}) == 1 and not any(each.without for each in self.prompts)
 
     @property
     def is_guided(self) -> bool:
@@ -129,10 +151,14 @@ class SuiteSettings(FrozenSettings):
     def digest(self) -> str:
         """sha256 of everything that shapes the renders, 64 hex digits.
 
-        Settings that are left to the models' markers are excluded: the parents' own hashes cover the markers.
+        Settings that are left to the models' markers are excluded: the parents' own hashes cover the markers. So are
+        those of a prompt that say who scores its images and how they count.
         """
         left_to_markers = {name for name in ("prediction", "zero_snr") if getattr(self, name) == "auto"}
         data = self.model_dump(mode="json", exclude=left_to_markers)
+        for prompt in data["prompts"]:
+            for name in SCORING:
+                del prompt[name]
         return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()
 
 
