@@ -24,6 +24,7 @@ from studies.errors import RecipeError, SpecError
 from studies.recipe.blueprint import slots_of
 from studies.recipe.recipe import LETTERS, Operation, check_operations
 from studies.recipe.steps import StepSettings, operations_of
+from studies.spec.dynamic_prompts import expand_spec
 from studies.spec.final import FinalSettings
 from studies.spec.rendering import ExportSettings, RenderSettings
 from studies.spec.scoring import ObjectiveTerm, ScorerEntry, with_kind
@@ -78,7 +79,9 @@ class StudySpec(FrozenSettings):
     @model_validator(mode="before")
     @classmethod
     def _plain_keys(cls, data: Any, info: ValidationInfo) -> Any:
-        return with_plain_keys(data) if _is_read_from_file(info) else data
+        if not _is_read_from_file(info):
+            return data
+        return expand_spec(with_plain_keys(data), Path(info.context["base_dir"]))  # type: ignore[index]
 
     @field_validator("study")
     @classmethod

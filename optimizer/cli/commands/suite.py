@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from studies.published.settings import PublishedSettings
 
-app = Commands(help="Prompts and settings for the suite of a spec.", no_args_is_help=True)
+app = Commands(help="Prompts and settings for the suite of a spec.")
 
 
 @app.callback()
