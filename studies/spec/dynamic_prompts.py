@@ -110,7 +110,7 @@ class _Expansion:
         written, negative = prompt["prompt"], prompt.get("negative", self.negative)
         found: dict[tuple[str, str], Any] = {}
         for number in range(TRIES * self.settings.count):
-            choice = random.Random(f"{self.settings.seed}/{written}/{number}")
+            choice = random.Random(f"{self.settings.seed}/{written}/{number}")  # noqa: S311 - no secret
             text = expand(written, choice, self.wildcards)
             against = expand(negative, choice, self.wildcards) if isinstance(negative, str) else negative
             own = {} if against == self.negative and "negative" not in prompt else {"negative": against}

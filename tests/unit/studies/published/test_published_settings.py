@@ -24,7 +24,7 @@ A1111 = (
     "Negative prompt: lowres, [bad hands],\nworst quality\n"
     "Steps: 26, Sampler: DPM++ 2M SDE, Schedule type: Karras, CFG scale: 6.5, Seed: 3519844861, Size: 512x768, "
     'Model hash: 6ce0161689, Clip skip: 2, ENSD: 31337, RNG: CPU, Lora hashes: "detail: 7c6bad76eb54, x: 1", '
-    "Denoising strength: 0.4, Hires upscale: 2, Hires upscaler: Latent, ADetailer model: face_yolov8n.pt, Version: v1.9.4"
+    "Denoising strength: 0.4, Hires upscale: 2, Hires upscaler: Latent, ADetailer model: face.pt, Version: v1.9.4"
 )
 GRAPH: dict[str, Any] = {
     "3": {
