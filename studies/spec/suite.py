@@ -170,7 +170,7 @@ def expand_prompts(value: Any, info: ValidationInfo) -> Any:
     """
     base_dir = (info.context or {}).get("base_dir")
     if base_dir is not None and _names_images(value):
-        from studies.published.items import resolve_images  # it loads Pillow
+        from studies.spec.published.items import resolve_images  # it loads Pillow
 
         value = resolve_images(value, base_dir)
     if isinstance(value, (list, tuple)):

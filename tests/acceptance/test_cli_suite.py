@@ -6,11 +6,11 @@ import json
 from pathlib import Path
 
 import pytest
-from command_line import Call, caller
+from command_line import Call, caller, enter
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from studies.published.settings import PublishedError
+from studies.spec.published.settings import PublishedError
 from studies.system.documents import parse_yaml
 
 TEXT = (
@@ -19,8 +19,9 @@ TEXT = (
 
 
 @pytest.fixture
-def call(tmp_path: Path) -> Call:
-    return caller(tmp_path)
+def call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Call:
+    enter(tmp_path, monkeypatch)
+    return caller(monkeypatch, capsys, "suite", "import")
 
 
 def picture(path: Path, **texts: str) -> None:
@@ -46,8 +47,8 @@ def gallery(tmp_path: Path) -> Path:
 
 
 def test_a_folder_becomes_a_suite_and_what_is_left_out_is_said(gallery: Path, call: Call, tmp_path: Path) -> None:
-    code, output = call("suite", "import", "gallery", "-o", "suite.yaml")
-    assert code == 0
+    done = call("gallery", "-o", "suite.yaml", code=0)
+    output = done.out + done.err
     assert "2 of 6 files" in output
     for line in (
         "bare.png: no generation settings",
@@ -62,17 +63,15 @@ def test_a_folder_becomes_a_suite_and_what_is_left_out_is_said(gallery: Path, ca
         ("a castle, 1", [1]),
         ("a castle, 2", [2]),
     ]
-    code, output = call("suite", "import", "gallery", "-o", "suite.yaml")
-    assert (code, "--force" in output) == (2, True)
-    assert call("suite", "import", "gallery", "-o", "suite.yaml", "--force")[0] == 0
+    assert "--force" in call("gallery", "-o", "suite.yaml", code=2).err
+    call("gallery", "-o", "suite.yaml", "--force", code=0)
 
 
 @pytest.mark.parametrize("folder", ["nowhere", "empty", "bare"])
 def test_a_folder_without_settings_is_one_line_and_writes_nothing(tmp_path: Path, call: Call, folder: str) -> None:
     (tmp_path / "empty").mkdir()
     picture(tmp_path / "bare" / "bare.png")
-    code, output = call("suite", "import", folder, "-o", "suite.yaml")
-    assert code == 2
-    assert "error:" in output
+    output = call(folder, "-o", "suite.yaml", code=2).err
+    assert output.count("error:") == 1
     assert "Traceback" not in output
     assert not (tmp_path / "suite.yaml").exists()

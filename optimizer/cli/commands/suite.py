@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,7 +15,7 @@ from optimizer.cli.views.help import Commands
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from studies.published.settings import PublishedSettings
+    from studies.spec.published.settings import PublishedSettings
 
 app = Commands(help="Prompts and settings for the suite of a spec.")
 
@@ -42,9 +43,9 @@ def import_folder(
 ) -> None:
     """Write a `suite:` section with the settings of published pictures: PNG, JPEG, WebP and .txt files."""
     from basics.files import replacing
-    from studies.published.files import SUFFIXES, read_published
-    from studies.published.items import suite_section
-    from studies.published.settings import PublishedError
+    from studies.spec.published.files import SUFFIXES, read_published
+    from studies.spec.published.items import suite_section
+    from studies.spec.published.settings import PublishedError
 
     if not folder.is_dir():
         fail(f"{folder} is no folder: give a folder of pictures that have their settings in them")
@@ -77,9 +78,9 @@ def _of_one_kind(found: Sequence[tuple[str, PublishedSettings]]) -> list[tuple[s
         return []
     usual = max(dict.fromkeys(kinds), key=kinds.count)
     kept: list[tuple[str, PublishedSettings]] = []
-    seen: dict[tuple[object, ...], str] = {}
+    seen: dict[PublishedSettings, str] = {}
     for (name, settings), kind in zip(found, kinds, strict=True):
-        render = (settings.prompt, settings.negative, settings.seed, settings.width, settings.height)
+        render = replace(settings, notes=())
         why = f"the same render as {seen[render]}" if render in seen else ""
         if kind != usual:
             why = (

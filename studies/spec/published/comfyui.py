@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
-from studies.published.settings import PublishedError, RawSettings
+from studies.spec.published.settings import PublishedError, RawSettings
 
 DEPTH: Final = 100  # links that are followed one after the other
 VALUE_KEYS: Final = ("value", "seed", "noise_seed", "int", "float", "string", "text", "number")

@@ -9,8 +9,8 @@ from typing import Any
 import yaml
 
 from basics.names import from_home
-from studies.published.files import read_published
-from studies.published.settings import PublishedError, PublishedSettings
+from studies.spec.published.files import read_published
+from studies.spec.published.settings import PublishedError, PublishedSettings
 
 
 def resolve_images(prompts: Any, base_dir: Path) -> Any:

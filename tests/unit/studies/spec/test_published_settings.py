@@ -13,10 +13,10 @@ from PIL import ExifTags, Image
 from PIL.PngImagePlugin import PngInfo
 
 from studies.files.png import encode_png
-from studies.published.files import read_published
-from studies.published.infotext import parse_infotext, write_infotext
-from studies.published.items import prompt_settings, resolve_images, suite_section
-from studies.published.settings import PublishedError, PublishedSettings, checked
+from studies.spec.published.files import read_published
+from studies.spec.published.infotext import parse_infotext, write_infotext
+from studies.spec.published.items import prompt_settings, resolve_images, suite_section
+from studies.spec.published.settings import PublishedError, PublishedSettings, checked
 from studies.system.documents import parse_yaml
 
 A1111 = (

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
-from studies.published.settings import PublishedError, RawSettings
+from studies.spec.published.settings import PublishedError, RawSettings
 
 _COMPEL: Final = re.compile(r"\)(?:[+-]+|[\d.]+)|\w[+-]{2,}|\.(?:and|blend|swap)\(")
 _TAG: Final = re.compile(r"<(segment|object|region|refiner|edit|clear)\b")

@@ -14,10 +14,10 @@ from PIL import ExifTags, Image
 
 from basics import foreign
 from basics.messages import first_line
-from studies.published.comfyui import parse_graph
-from studies.published.infotext import is_infotext, parse_infotext
-from studies.published.others import parse_invokeai, parse_swarmui
-from studies.published.settings import PublishedError, PublishedSettings, RawSettings, checked
+from studies.spec.published.comfyui import parse_graph
+from studies.spec.published.infotext import is_infotext, parse_infotext
+from studies.spec.published.others import parse_invokeai, parse_swarmui
+from studies.spec.published.settings import PublishedError, PublishedSettings, RawSettings, checked
 
 PICTURES: Final = frozenset({".png", ".jpg", ".jpeg", ".webp"})
 SUFFIXES: Final = PICTURES | {".txt"}

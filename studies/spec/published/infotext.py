@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Final
 
-from studies.published.settings import PublishedError, PublishedSettings, RawSettings
+from studies.spec.published.settings import PublishedError, PublishedSettings, RawSettings
 
 NEGATIVE: Final = "Negative prompt:"
 _PAIR: Final = re.compile(r'\s*([A-Za-z][\w \-/.]{0,60}):\s*("(?:\\.|[^"\\])*+"|[^,]*)(?:,|$)')
