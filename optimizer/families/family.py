@@ -147,5 +147,11 @@ class ModelFamily(Protocol):
             clip_skip: layer to read, counted as A1111 counts: 1 is the last, 2 the one before it.
         """
 
-    def pipeline(self, unet: Any, vae: Any, texts: Mapping[Component, Any], scheduler: Any) -> Any:
-        """Build the diffusers pipeline, without tokenizers: it is given embeddings and latents."""
+    def added_conditions(self, pooled: Tensor | None, sizes: Sequence[int]) -> Mapping[str, Tensor]:
+        """Return what the U-Net is told besides time and text, by the names in its `added_cond_kwargs`.
+
+        Args:
+            pooled: the pooled texts [n, p], if the family uses them.
+            sizes: height and width of the original, top and left of the crop, height and width of the target, in
+                pixels.
+        """

@@ -45,21 +45,6 @@ class SD15(StableDiffusion):
         norm = getattr(encoder, "text_model", encoder).final_layer_norm
         return Embedded(tokens=norm(out.hidden_states[-clip_skip]), pooled=None)
 
-    def pipeline(self, unet: Any, vae: Any, texts: Mapping[Component, Any], scheduler: Any) -> Any:
-        """Build a StableDiffusionPipeline."""
-        from diffusers import StableDiffusionPipeline
-
-        return StableDiffusionPipeline(
-            vae=vae,
-            text_encoder=texts["text_encoder"],
-            tokenizer=None,
-            unet=unet,
-            scheduler=scheduler,
-            safety_checker=None,
-            feature_extractor=None,
-            requires_safety_checker=False,
-        )
-
 
 TEXT: Final = "cond_stage_model.transformer."
 

@@ -67,20 +67,17 @@ class SDXL(StableDiffusion):
         tokens = torch.cat([clip_l.hidden_states[layer], clip_g.hidden_states[layer]], dim=-1)
         return Embedded(tokens=tokens, pooled=clip_g.text_embeds)
 
-    def pipeline(self, unet: Any, vae: Any, texts: Mapping[Component, Any], scheduler: Any) -> Any:
-        """Build a StableDiffusionXLPipeline."""
-        from diffusers import StableDiffusionXLPipeline
+    def added_conditions(self, pooled: Tensor | None, sizes: Sequence[int]) -> Mapping[str, Tensor]:
+        """Return the pooled texts and, for each, the six sizes; the conditions of diffusers' SDXL U-Net.
 
-        return StableDiffusionXLPipeline(
-            vae=vae,
-            text_encoder=texts["text_encoder"],
-            text_encoder_2=texts["text_encoder_2"],
-            tokenizer=None,
-            tokenizer_2=None,
-            unet=unet,
-            scheduler=scheduler,
-            add_watermarker=False,
-        )
+        Raises:
+            TypeError: there are no pooled texts.
+        """
+        if pooled is None:
+            msg = "SDXL's U-Net needs the pooled text"
+            raise TypeError(msg)
+        numbers = torch.tensor(sizes, dtype=pooled.dtype).to(pooled.device)
+        return {"text_embeds": pooled, "time_ids": numbers.expand(len(pooled), -1)}
 
 
 FAMILY: Final[ModelFamily] = SDXL(

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from optimizer.errors import CheckpointError
 from optimizer.families.clip import TextEncoder
@@ -162,6 +162,14 @@ class StableDiffusion(ABC):
 
     def conditions(self, shapes: Shapes) -> dict[str, Any]:  # noqa: ARG002 - none but time and text
         """Return the U-Net's arguments for what it is conditioned on besides time and text."""
+        return {}
+
+    def added_conditions(
+        self,
+        pooled: Tensor | None,  # noqa: ARG002 - for families that read it
+        sizes: Sequence[int],  # noqa: ARG002
+    ) -> Mapping[str, Tensor]:
+        """Return what the U-Net is told besides time and text: nothing."""
         return {}
 
     def vae_config(self, shapes: Shapes) -> dict[str, Any]:

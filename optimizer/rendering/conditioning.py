@@ -13,13 +13,11 @@ A1111 samples from the VAE's posterior. Here its mode is used, so that every tri
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any, Literal
+from typing import Literal
 
 import torch
-from diffusers import AutoencoderKL, UNet2DConditionModel
-from torch import Tensor, nn
+from diffusers import AutoencoderKL
+from torch import Tensor
 
 from optimizer.errors import RenderError
 from optimizer.rendering.latents import to_unet
@@ -66,24 +64,3 @@ def image_channels(kind: UNetKind, vae: AutoencoderKL, width: int, height: int, 
     grey = torch.zeros((1, vae.config.in_channels, height, width), dtype=vae.dtype, device=vae.device)
     masked = to_unet(vae.encode(grey).latent_dist.mode(), vae).to(dtype)
     return torch.cat([masked.new_ones((1, 1, *size)), masked], dim=1)
-
-
-@contextmanager
-def appended(unet: UNet2DConditionModel, channels: Tensor | None) -> Iterator[None]:
-    """Append `channels` [1, c, h, w] to every sample that the U-Net gets [n, latent channels, h, w] inside the block.
-
-    They are appended after the scheduler has scaled the sample, and are the same with and without the prompt.
-    """
-    if channels is None:
-        yield
-        return
-
-    def append(_: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
-        sample, *others = args
-        return (torch.cat([sample, channels.expand(len(sample), -1, -1, -1)], dim=1), *others)
-
-    handle = unet.register_forward_pre_hook(append)
-    try:
-        yield
-    finally:
-        handle.remove()

@@ -8,24 +8,24 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 from basics.messages import first_line
 from optimizer.errors import RenderError, UnscorableTrial
-from optimizer.families.registry import model_family
-from optimizer.rendering.conditioning import appended, image_channels, unet_kind
+from optimizer.rendering.conditioning import image_channels, unet_kind
 from optimizer.rendering.largest_batches import BatchTooLarge, LargestBatches
 from optimizer.rendering.latents import to_vae
 from optimizer.rendering.models import LiveModels
 from optimizer.rendering.prediction import Prediction
-from optimizer.rendering.prompts import Embedding, PromptEncoder
-from optimizer.rendering.schedulers import make_scheduler, require_steps
-from optimizer.rendering.suite import batches, noise, stages
+from optimizer.rendering.prompts import Conditions, PromptEncoder
+from optimizer.rendering.sampling.sample import check_sampling, sample
+from optimizer.rendering.suite import batches, stages
 from scorers.degenerate import faults, measure
 from scorers.memory import lacks_memory
+from search_spaces.blocks import Architecture
 from studies.records.batch_limits import Batched, Size
 from studies.spec.suite import SuiteItem, SuiteSettings
 
@@ -63,12 +63,15 @@ class Renders:
 
 
 class Renderer:
-    """A diffusers pipeline over live models, and the suite that it renders for every trial.
+    """Live models, and the suite that they render for every trial.
 
     Args:
         batch_size: images in a batch; None takes `usual_batch`.
         stage_size: items of a stage, after each of which a trial may be stopped; None renders everything in one stage.
         largest_batches: limits from earlier trials; None starts without limits.
+
+    Raises:
+        RenderError: as for `check_suite`.
     """
 
     def __init__(
@@ -84,8 +87,15 @@ class Renderer:
         self.largest_batches = largest_batches or LargestBatches()
         self.items = suite.items()
         self.stages = stages(suite, stage_size)
-        self.encoder = PromptEncoder(models, suite.clip_skip)
-        self.pipeline = make_pipeline(models, suite)
+        check_suite(
+            suite,
+            architecture=models.architecture,
+            prediction=models.prediction,
+            unet_channels=models.unet.config.in_channels,
+            latent_channels=models.vae.config.latent_channels,
+            text_layers=min(encoder.config.num_hidden_layers for encoder in models.text_encoders.values()),
+        )
+        self.encoder = PromptEncoder(models)
         self._kind = unet_kind(models.unet.config.in_channels, models.vae.config.latent_channels)
         self._channels: dict[Size, Tensor | None] = {}  # extra input channels, which follow the noise
         self._decoded: set[Size] = set()  # sizes of the images decoded so far in this trial
@@ -136,14 +146,14 @@ class Renderer:
         start = time.perf_counter()
         self._channels.clear()  # they depend on the VAE, which a merge may have changed
         self._decoded.clear()
-        prompts = self.encoder.embed(text for item in self.items for text in (item.prompt, item.negative))
+        texts = self.encoder.conditions(self.items)
         text_seconds, count = time.perf_counter() - start, 0
         for items in self.stages:
             done: dict[int, Render] = {}
             seconds = {"text": text_seconds, "denoise": 0.0, "decode": 0.0}
             text_seconds = 0.0  # all prompts were embedded before the first stage
             for group in self._groups(items):
-                for batch, images in self._render_group(group, prompts, seconds):
+                for batch, images in self._render_group(group, texts, seconds):
                     done.update(zip((item.index for item in batch), images, strict=True))
                     count += len(batch)
                     if on_batch is not None:
@@ -159,7 +169,7 @@ class Renderer:
             yield from ([batch] for batch in all_batches)
 
     def _render_group(
-        self, group: Sequence[list[SuiteItem]], prompts: Mapping[str, Embedding], seconds: dict[str, float]
+        self, group: Sequence[list[SuiteItem]], texts: Mapping[int, Conditions], seconds: dict[str, float]
     ) -> Iterator[tuple[list[SuiteItem], list[Render]]]:
         """Yield (batch, its renders), and add to the seconds of `denoise` and `decode`.
 
@@ -169,13 +179,13 @@ class Renderer:
         with _timed(seconds, "denoise"):
             for size in dict.fromkeys(map(_size, group)):
                 self._image_channels(*size)  # for all sizes first, because they need the VAE, which may be released
-            latents = [self._denoise_all(batch, prompts) for batch in group]
+            latents = [self._denoise_all(batch, texts) for batch in group]
         for batch, batch_latents in zip(group, latents, strict=True):
             with _timed(seconds, "decode"):
                 images = self._decode_all(batch_latents, _size(batch))
             yield batch, images
 
-    def _denoise_all(self, batch: Sequence[SuiteItem], prompts: Mapping[str, Embedding]) -> Tensor:
+    def _denoise_all(self, batch: Sequence[SuiteItem], texts: Mapping[int, Conditions]) -> Tensor:
         """Denoise a batch: `_denoise` within the memory.
 
         Raises:
@@ -183,7 +193,7 @@ class Renderer:
         """
         channels = self._image_channels(*_size(batch))
         self.models.use("unet")
-        compute = partial(self._denoise, batch, prompts, channels)
+        compute = partial(self._denoise, batch, texts, channels)
         latents = self._within_memory("unet", _size(batch), len(batch), compute)
         if latents is None:
             raise BatchTooLarge
@@ -234,29 +244,13 @@ class Renderer:
         self.largest_batches.lower(component, size, count, reason)
         return None
 
-    def _denoise(self, batch: Sequence[SuiteItem], prompts: Mapping[str, Embedding], channels: Tensor | None) -> Tensor:
-        """Compute the final latents [n, latent channels, h / 8, w / 8] of items of one size.
+    def _denoise(self, batch: Sequence[SuiteItem], texts: Mapping[int, Conditions], channels: Tensor | None) -> Tensor:
+        """Compute the final latents [n, latent channels, h / 8, w / 8] of items of one size and one sampling.
 
         Args:
             channels: extra input channels, from `image_channels`.
         """
-        unet, latent_channels = self.models.unet, self.models.vae.config.latent_channels
-        initial, generators = zip(*(noise(item, latent_channels) for item in batch), strict=True)
-        embeddings = _stack("prompt_embeds", [prompts[item.prompt] for item in batch])
-        if self.suite.is_guided:
-            embeddings |= _stack("negative_prompt_embeds", [prompts[item.negative] for item in batch])
-        with appended(unet, channels):
-            result = self.pipeline(
-                **embeddings,
-                width=batch[0].width,
-                height=batch[0].height,
-                num_inference_steps=self.suite.steps,
-                guidance_scale=self.suite.cfg,
-                latents=torch.stack(initial).to(unet.device, unet.dtype),
-                generator=list(generators),
-                output_type="latent",
-            )
-        latents: Tensor = result.images
+        latents = sample(self.models, self.suite, batch, [texts[item.index] for item in batch], channels)
         _wait_for(latents)
         return latents
 
@@ -294,28 +288,16 @@ def decoded_at_once(width: int, height: int, device: torch.device) -> int:
     return max(1, pixels // (width * height))
 
 
-def make_pipeline(models: LiveModels, suite: SuiteSettings) -> Any:
-    """Build the family's diffusers pipeline, without tokenizers: it is given embeddings and latents.
-
-    Raises:
-        RenderError: as for `check_suite`.
-    """
-    scheduler = check_suite(
-        suite,
-        prediction=models.prediction,
-        unet_channels=models.unet.config.in_channels,
-        latent_channels=models.vae.config.latent_channels,
-        text_layers=min(encoder.config.num_hidden_layers for encoder in models.text_encoders.values()),
-    )
-    pipeline = model_family(models.architecture).pipeline(models.unet, models.vae, models.text_encoders, scheduler)
-    pipeline.set_progress_bar_config(disable=True)
-    return pipeline
-
-
 def check_suite(
-    suite: SuiteSettings, *, prediction: Prediction, unet_channels: int, latent_channels: int, text_layers: int
-) -> Any:
-    """Return the suite's scheduler, after checking that a model of these sizes can render the suite.
+    suite: SuiteSettings,
+    *,
+    architecture: Architecture,
+    prediction: Prediction,
+    unet_channels: int,
+    latent_channels: int,
+    text_layers: int,
+) -> None:
+    """Refuse a suite that a model of these sizes cannot render.
 
     Args:
         unet_channels: the U-Net's input channels.
@@ -323,7 +305,7 @@ def check_suite(
         text_layers: layers of the text encoder that has fewest.
 
     Raises:
-        RenderError: input channels, latent statistics, scheduler, steps or clip skip do not fit.
+        RenderError: input channels, latent statistics, steps or clip skip do not fit.
     """
     unet_kind(unet_channels, latent_channels)
     if prediction.latents is not None and len(prediction.latents.mean) != latent_channels:
@@ -331,26 +313,13 @@ def check_suite(
             f"edm_mean and edm_std are for {len(prediction.latents.mean)} latent channels, the VAE has "
             f"{latent_channels}: the markers belong to another model, use the original file"
         )
-    if suite.clip_skip > text_layers:
-        raise RenderError(
-            f"clip_skip {suite.clip_skip} leaves no layer: the text encoder has {text_layers}; use 1 to {text_layers}"
-        )
-    scheduler = make_scheduler(suite.scheduler, prediction)
-    require_steps(suite.scheduler, suite.steps, prediction)
-    return scheduler
-
-
-def _stack(name: str, embeddings: Sequence[Embedding]) -> dict[str, Tensor]:
-    """Return pipeline arguments for a batch's embeddings: [n, 77, width], and [n, p] where the model pools text.
-
-    Args:
-        name: of the pipeline's argument.
-    """
-    arguments = {name: torch.stack([embedding.tokens for embedding in embeddings])}
-    pooled = [embedding.pooled for embedding in embeddings if embedding.pooled is not None]
-    if pooled:
-        arguments[name.replace("prompt_embeds", "pooled_prompt_embeds")] = torch.stack(pooled)
-    return arguments
+    for item in {(item.sampling, item.clip_skip): item for item in suite.items()}.values():
+        if item.clip_skip > text_layers:
+            raise RenderError(
+                f"clip_skip {item.clip_skip} leaves no layer: the text encoder has {text_layers}; use 1 to "
+                f"{text_layers}"
+            )
+        check_sampling(item, suite, prediction, architecture)
 
 
 def _size(batch: Sequence[SuiteItem]) -> Size:

@@ -8,12 +8,13 @@ off after 77 tokens. A negative prompt is not read without guidance.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 
 from optimizer.families.registry import model_family
 from optimizer.rendering.suite import stages
 from search_spaces.blocks import Architecture
+from studies.spec.samplers import Sampling
 from studies.spec.study import StudySpec
 from studies.spec.suite import SuiteItem, SuiteSettings, noise_of
 
@@ -28,6 +29,8 @@ class ModelInput:
     negative: Tokens | None  # None without guidance
     noise: int  # see `noise_of`
     size: tuple[int, int]  # width and height in pixels
+    sampling: Sampling
+    clip_skip: int
 
 
 def model_inputs(suite: SuiteSettings, architecture: Architecture) -> tuple[ModelInput, ...]:
@@ -37,9 +40,11 @@ def model_inputs(suite: SuiteSettings, architecture: Architecture) -> tuple[Mode
     return tuple(
         ModelInput(
             prompt=tokens[item.prompt],
-            negative=tokens[item.negative] if suite.is_guided else None,
+            negative=tokens[item.negative] if item.sampling.is_guided else None,
             noise=noise_of(item.seed),
             size=(item.width, item.height),
+            sampling=item.sampling if item.sampling.is_guided else replace(item.sampling, cfg=1.0),
+            clip_skip=item.clip_skip,
         )
         for item in items
     )
@@ -73,12 +78,12 @@ def _repeated_in(suite: SuiteSettings, architecture: Architecture, *, begun: boo
     said: set[str] = set()
     for item, given in zip(suite.items(), model_inputs(suite, architecture), strict=True):
         if given in first:
-            said.add(f"{_why_same(first[given], item, suite)}, so both render the same image: {then}")
+            said.add(f"{_why_same(first[given], item)}, so both render the same image: {then}")
         first.setdefault(given, item)
     return sorted(said)
 
 
-def _why_same(one: SuiteItem, other: SuiteItem, suite: SuiteSettings) -> str:
+def _why_same(one: SuiteItem, other: SuiteItem) -> str:
     """Say why two items that are written differently are one image."""
     reasons = []
     if one.seed != other.seed:
@@ -87,7 +92,10 @@ def _why_same(one: SuiteItem, other: SuiteItem, suite: SuiteSettings) -> str:
         reasons.append(f"the prompts {_short(one.prompt)} and {_short(other.prompt)} {_READ_ALIKE}")
     if one.negative != other.negative:
         negatives = f"the negative prompts {_short(one.negative)} and {_short(other.negative)}"
-        reasons.append(f"{negatives} {_READ_ALIKE if suite.is_guided else f'are not read at cfg {suite.cfg:g}'}")
+        unread = f"are not read at cfg {other.sampling.cfg:g}"
+        reasons.append(f"{negatives} {_READ_ALIKE if other.sampling.is_guided else unread}")
+    if one.sampling.cfg != other.sampling.cfg:
+        reasons.append(f"cfg {one.sampling.cfg:g} and {other.sampling.cfg:g} both render without guidance")
     return " and ".join(reasons)
 
 
@@ -133,13 +141,13 @@ def _numbers(suite: SuiteSettings, size: int | None) -> list[list[int]]:
 
 def _settings(suite: SuiteSettings) -> tuple[object, ...]:
     """Return what is the same for all items; settings left to the models' markers are covered by the parents."""
-    guidance = suite.cfg if suite.is_guided else None
-    return suite.steps, guidance, suite.scheduler, suite.clip_skip, suite.prediction, suite.zero_snr
+    noise = suite.noise, suite.ensd, suite.sgm_noise_multiplier
+    return *noise, suite.size_conditioning, suite.prediction, suite.zero_snr
 
 
 def _text_batches(suite: SuiteSettings) -> tuple[object, ...]:
     """Return how many texts are embedded together, and the place of each that is read: last bits depend on it."""
     items = suite.items()
     place = {text: row for row, text in enumerate(dict.fromkeys(chain(*((i.prompt, i.negative) for i in items))))}
-    read = [(place[item.prompt], place[item.negative] if suite.is_guided else None) for item in items]
+    read = [(place[item.prompt], place[item.negative] if item.sampling.is_guided else None) for item in items]
     return len(place), read

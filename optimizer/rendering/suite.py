@@ -1,19 +1,12 @@
-"""The suite's items in the order of rendering: stages, divided into batches of one size, and each item's noise.
-
-An item's noise comes from a CPU generator with the item's seed. It depends on nothing else, so it is the same in every
-trial, on every device, and in every batch and order.
-"""
+"""The suite's items in the order of rendering: stages, divided into batches of one size and one sampling."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import groupby
 from types import MappingProxyType
 
-import torch
-from torch import Tensor
-
+from studies.spec.samplers import Sampling
 from studies.spec.suite import SuiteItem, SuiteSettings
 
 LATENT_FACTOR = 8  # side of the square of pixels that a latent cell covers, in SD1.5 and SDXL
@@ -41,15 +34,16 @@ def stages(suite: SuiteSettings, size: int | None) -> tuple[tuple[SuiteItem, ...
 def batches(
     items: Sequence[SuiteItem], batch_size: int | None, most: Mapping[tuple[int, int], int] = MappingProxyType({})
 ) -> Iterator[list[SuiteItem]]:
-    """Divide items into batches of one size; every item is in exactly one.
+    """Divide items into batches of one size and one sampling; every item is in exactly one.
 
     Args:
         batch_size: images in a batch; None takes `usual_batch`.
         most: (width, height) -> limit of this device; no limit for other sizes.
     """
-    by_size = sorted(items, key=lambda item: (item.width, item.height))  # stable: keeps the order within a size
-    for (width, height), group in groupby(by_size, key=lambda item: (item.width, item.height)):
-        same = list(group)
+    groups: dict[tuple[int, int, Sampling], list[SuiteItem]] = {}
+    for item in sorted(items, key=lambda item: (item.width, item.height)):  # stable: keeps the order within a size
+        groups.setdefault((item.width, item.height, item.sampling), []).append(item)
+    for (width, height, _), same in groups.items():
         size = batch_size or usual_batch(width, height)
         size = min(size, most.get((width, height), size))
         for start in range(0, len(same), size):
@@ -59,10 +53,3 @@ def batches(
 def usual_batch(width: int, height: int) -> int:
     """Return how many images fit an average GPU: 8 at 512 x 512, more if they are smaller, at most 64."""
     return max(1, min(64, 8 * 512 * 512 // (width * height)))
-
-
-def noise(item: SuiteItem, channels: int) -> tuple[Tensor, torch.Generator]:
-    """Return initial latent noise [channels, h / 8, w / 8] float32, and the generator of later noise."""
-    generator = torch.Generator("cpu").manual_seed(item.seed)
-    shape = (channels, item.height // LATENT_FACTOR, item.width // LATENT_FACTOR)
-    return torch.randn(shape, generator=generator), generator

@@ -6,6 +6,8 @@ last bits, and sampling amplifies the change.
 
 from __future__ import annotations
 
+from dataclasses import asdict
+
 import torch
 from torch import Tensor
 
@@ -38,7 +40,12 @@ def first_item(suite: SuiteSettings) -> SuiteSettings:
     """Return the suite reduced to its first item."""
     item = suite.items()[0]
     prompt = SuitePrompt(
-        prompt=item.prompt, negative=item.negative, seeds=(item.seed,), sizes=((item.width, item.height),)
+        prompt=item.prompt,
+        negative=item.negative,
+        seeds=(item.seed,),
+        sizes=((item.width, item.height),),
+        **asdict(item.sampling),
+        clip_skip=item.clip_skip,
     )
     return suite.model_copy(update={"prompts": (prompt,)})
 

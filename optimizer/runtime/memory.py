@@ -161,7 +161,7 @@ class _WorkingMemory:
         architecture = ingredients.parents.architecture
         first, *_ = unet_config(shapes, architecture)["block_out_channels"]
         widths = vae_config(shapes, architecture)["block_out_channels"]
-        passes = GUIDED_PASSES if suite.is_guided else 1
+        passes = GUIDED_PASSES if any(item.sampling.is_guided for item in suite.items()) else 1
         return cls(
             cell=passes * first * UNET_TENSORS * dtypes["unet"].itemsize,
             pixel=widths[min(1, len(widths) - 1)] * VAE_TENSORS * dtypes["vae"].itemsize,

@@ -122,12 +122,13 @@ def check_models(ingredients: Ingredients, suite: SuiteSettings, prediction: Pre
 
     Raises:
         CheckpointError: a component is missing.
-        RenderError: scheduler, steps, clip skip or the kind of U-Net do not fit the suite.
+        RenderError: steps, clip skip or the kind of U-Net do not fit the suite.
     """
     architecture = ingredients.parents.architecture
     shapes = {key: info.shape for key, info in ingredients.tensors.items()}
     check_suite(
         suite,
+        architecture=architecture,
         prediction=prediction,
         unet_channels=unet_config(shapes, architecture)["in_channels"],
         latent_channels=vae_config(shapes, architecture)["latent_channels"],

@@ -57,12 +57,13 @@ def positions_once(items: Sequence[int], first: Sequence[int]) -> list[int]:
 def _may_repeat(suite: SuiteSettings) -> bool:
     """Return whether two items may render one image, without the tokenizer: False only if surely none do."""
     items = suite.items()
-    return len({_image(item, guided=suite.is_guided) for item in items}) < len(items)
+    return len({_image(item) for item in items}) < len(items)
 
 
-def _image(item: SuiteItem, *, guided: bool) -> tuple[object, ...]:
-    negative = _folded(item.negative) if guided else None
-    return noise_of(item.seed), item.width, item.height, _folded(item.prompt), negative
+def _image(item: SuiteItem) -> tuple[object, ...]:
+    negative = _folded(item.negative) if item.sampling.is_guided else None
+    settings = item.sampling, item.clip_skip
+    return noise_of(item.seed), item.width, item.height, _folded(item.prompt), negative, settings
 
 
 @cache

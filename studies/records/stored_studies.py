@@ -22,6 +22,7 @@ from studies.records.optuna_studies import BEGINNING, create_optuna_study
 from studies.records.study_records import StudyRecords
 from studies.records.values import ParentFile, StoredStudy
 from studies.spec.fingerprints import fingerprints
+from studies.spec.former import former_scheduler
 from studies.spec.search import BudgetSettings
 from studies.spec.study import StudySpec
 from studies.system.advice import advised
@@ -217,6 +218,7 @@ def _study(connection: Connection, row: Row[Any]) -> StoredStudy:
         key=row.key,
         name=row.name,
         spec=StudySpec.from_json(row.spec),
+        former_scheduler=former_scheduler(row.spec),
         suite_digest=row.suite_digest,
         parents=tuple(
             ParentFile(

@@ -37,6 +37,7 @@ class StoredStudy:
     key: str  # the folder of its files in an artifact store
     name: str
     spec: StudySpec
+    former_scheduler: str | None  # of a study that began when samplers and noise levels had one name together
     suite_digest: str
     parents: tuple[ParentFile, ...]
     software: Mapping[str, str]

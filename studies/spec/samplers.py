@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
-from typing import Final, Literal, get_args
+from typing import Any, Final, Literal, get_args
 
 SamplerName = Literal[
     "euler",
@@ -62,6 +62,11 @@ USUAL_SCHEDULES: Final[Mapping[SamplerName, ScheduleName]] = {
     "lcm": "sgm_uniform",
 }
 
+# Samplers that call the U-Net twice in every step but the last.
+TWO_CALLS: Final[frozenset[SamplerName]] = frozenset(
+    {"heun", "dpm_2", "dpm_2_ancestral", "dpmpp_2s_ancestral", "dpmpp_sde"}
+)
+
 # Other names, as `_letters` writes them. A1111's: "Euler a", "DPM2 a", "DPM++ 2S a", "UniPC"; InvokeAI's: "kdpm_2_a".
 _MORE_SAMPLERS: Final[Mapping[str, SamplerName]] = {
     "eulera": "euler_ancestral",
@@ -99,6 +104,11 @@ class Sampling:
         """Whether guidance is on, so that negative prompts are read."""
         return self.cfg > 1
 
+    @property
+    def prompt_steps(self) -> int:
+        """The steps among which A1111 divides a prompt that changes on the way: it counts a step of two calls twice."""
+        return 2 * self.steps if self.sampler in TWO_CALLS else self.steps
+
 
 def usual_schedule(sampler: SamplerName) -> ScheduleName:
     """Return the schedule that A1111's "Automatic" means for a sampler."""
@@ -114,8 +124,7 @@ def read_sampler(text: str) -> tuple[SamplerName, ScheduleName | None]:
     Raises:
         ValueError: nothing is called so; the message has the names that are close.
     """
-    letters = _letters(text).removesuffix("gpu")  # ComfyUI's names for noise that is drawn on the card
-    letters = _without_k(letters)
+    letters = _without_k(_letters(text).removesuffix("gpu"))  # ComfyUI: with noise that is drawn on the card
     if letters in _SAMPLERS:
         return _SAMPLERS[letters], None
     for beginning, sampler in _SAMPLERS.items():
@@ -144,8 +153,64 @@ def read_schedule(text: str) -> ScheduleName | None:
     return _SCHEDULES[letters]
 
 
-def _letters(text: str) -> str:
-    """Return the letters and digits of a name in lower case, a plus sign as the letter p: DPM++ is dpmpp."""
+def with_schedule(settings: Mapping[str, Any], default: SamplerName | None = None) -> dict[str, Any]:
+    """Return settings as they were written, with the schedule that `schedule` or a joint name of `sampler` means.
+
+    Names that do not exist stay for the settings' own validation.
+
+    Args:
+        default: the sampler of settings that name none.
+
+    Raises:
+        ValueError: both name a schedule, and not the same.
+    """
+    try:
+        sampler, joint = read_sampler(settings.get("sampler", default))
+        schedule = None if settings.get("schedule") is None else read_schedule(settings["schedule"])
+    except (TypeError, ValueError):
+        return dict(settings)
+    if joint is not None and schedule is not None and schedule != joint:
+        msg = (
+            f"the sampler {settings['sampler']!r} has the schedule {joint} in its name, and `schedule` says "
+            f"{schedule}: leave one of them out"
+        )
+        raise ValueError(msg)
+    return {**settings, "sampler": sampler, "schedule": joint or schedule or usual_schedule(sampler)}
+
+
+def only_sampler(value: Any) -> Any:
+    """Return the sampler of a name in any spelling; what is no text is left to the settings' validation.
+
+    Raises:
+        ValueError: as for `read_sampler`.
+    """
+    return read_sampler(value)[0] if isinstance(value, str) else value
+
+
+def only_schedule(value: Any) -> Any:
+    """Return the schedule of a name in any spelling; what is no text is left to the settings' validation.
+
+    Raises:
+        ValueError: as for `read_schedule`, or it is "auto" where no sampler is named.
+    """
+    if not isinstance(value, str):
+        return value
+    schedule = read_schedule(value)
+    if schedule is None:
+        msg = "auto is the usual schedule of a sampler: name the sampler beside it"
+        raise ValueError(msg)
+    return schedule
+
+
+def _letters(text: object) -> str:
+    """Return the letters and digits of a name in lower case, a plus sign as the letter p: DPM++ is dpmpp.
+
+    Raises:
+        TypeError: it is no text.
+    """
+    if not isinstance(text, str):
+        msg = f"expected a name, got {text!r}"
+        raise TypeError(msg)
     return "".join(each for each in text.casefold().replace("+", "p") if each.isalnum())
 
 

@@ -26,6 +26,7 @@ from studies.recipe.recipe import LETTERS, Operation, check_operations
 from studies.recipe.steps import StepSettings, operations_of
 from studies.spec.dynamic_prompts import expand_spec
 from studies.spec.final import FinalSettings
+from studies.spec.former import as_now
 from studies.spec.rendering import ExportSettings, RenderSettings
 from studies.spec.scoring import ObjectiveTerm, ScorerEntry, with_kind
 from studies.spec.search import PREDICTING, BudgetSettings, ProbeSettings, RacingSettings, SamplerSettings
@@ -314,7 +315,7 @@ class StudySpec(FrozenSettings):
             SpecError: it does not fit this installation, because a scorer plug-in is missing, for example.
         """
         try:
-            return cls.model_validate_json(text)
+            return cls.model_validate_json(as_now(text))
         except ValidationError as error:
             raise SpecError(f"the stored spec does not fit this installation: {explain(error, cls)}") from error
 

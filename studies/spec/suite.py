@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from typing import Annotated, Any, Final, Literal, Self
 
@@ -13,14 +13,25 @@ from pydantic import BeforeValidator, Field, ValidationInfo, field_validator, mo
 
 from basics.names import plain
 from basics.settings import FrozenSettings
+from studies.spec.samplers import (
+    SamplerName,
+    Sampling,
+    ScheduleName,
+    only_sampler,
+    only_schedule,
+    with_schedule,
+)
 
-SchedulerName = Literal[
-    "ddim", "dpmpp_2m", "dpmpp_2m_karras", "dpmpp_2m_sde_karras", "euler", "euler_a", "heun", "lcm", "unipc"
-]
+NoiseName = Literal["a1111", "comfyui"]  # whose way of sampling: see `SuiteSettings.noise`
 PredictionName = Literal["auto", "epsilon", "v_prediction"]
 SCORING: Final = ("weight", "without")  # settings of a prompt that change no image
 Size = Annotated[tuple[int, int], BeforeValidator(lambda value: (value, value) if isinstance(value, int) else value)]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]  # what a torch generator takes
+Sampler = Annotated[SamplerName, BeforeValidator(only_sampler)]
+Schedule = Annotated[ScheduleName, BeforeValidator(only_schedule)]
+Steps = Annotated[int, Field(ge=1, le=1000)]
+Cfg = Annotated[float, Field(ge=0, le=100)]  # guidance scale; 1 or less renders without guidance
+ClipSkip = Annotated[int, Field(ge=1, le=11)]  # 1 is the last layer, as in A1111; SDXL: at least 2
 
 
 def noise_of(seed: int) -> int:
@@ -38,6 +49,8 @@ class SuiteItem:
     seed: int
     width: int  # pixels, a multiple of 64
     height: int
+    sampling: Sampling
+    clip_skip: int
     weight: float = 1.0  # in the means over items, relative to the others'
     without: tuple[str, ...] = ()  # scorers that do not look at it
 
@@ -49,6 +62,11 @@ class SuitePrompt(FrozenSettings):
     negative: str | None = None
     seeds: tuple[Seed, ...] | None = None
     sizes: tuple[Size, ...] | None = None
+    steps: Steps | None = None
+    cfg: Cfg | None = None
+    sampler: Sampler | None = None
+    schedule: Schedule | None = None  # None: the suite's, or the usual one where the prompt has a sampler of its own
+    clip_skip: ClipSkip | None = None
     weight: float = Field(default=1.0, gt=0, allow_inf_nan=False)  # of each of its items in the means over items
     without: tuple[str, ...] = ()  # scorers that do not look at its images
 
@@ -56,6 +74,25 @@ class SuitePrompt(FrozenSettings):
     @classmethod
     def _plain_names(cls, value: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
         return tuple(map(plain, value)) if "base_dir" in (info.context or {}) else value
+
+    @model_validator(mode="before")
+    @classmethod
+    def _with_schedule(cls, data: Any) -> Any:
+        return with_schedule(data) if isinstance(data, Mapping) and data.get("sampler") is not None else data
+
+
+class SizeConditioning(FrozenSettings):
+    """The sizes that SDXL's U-Net is told, in pixels: of the picture before training cut it, and of what was left."""
+
+    original: Size | None = None  # width and height; None: the image's
+    crop: tuple[Annotated[int, Field(ge=0)], Annotated[int, Field(ge=0)]] = (0, 0)  # left and top
+    target: Size | None = None  # width and height; None: the image's
+
+    def numbers(self, width: int, height: int) -> tuple[int, ...]:
+        """Return the six numbers for an image, in the U-Net's order: heights before widths, top before left."""
+        (original_width, original_height), (left, top) = self.original or (width, height), self.crop
+        target_width, target_height = self.target or (width, height)
+        return original_height, original_width, top, left, target_height, target_width
 
 
 class SuiteSettings(FrozenSettings):
@@ -65,12 +102,24 @@ class SuiteSettings(FrozenSettings):
     negative: str = ""
     seeds: tuple[Seed, ...] = (0,)
     sizes: tuple[Size, ...] = ((512, 512),)
-    steps: int = Field(default=20, ge=1, le=1000)
-    cfg: float = Field(default=7.0, ge=0, le=100)  # guidance scale; 1 or less renders without guidance
-    scheduler: SchedulerName = "dpmpp_2m"
-    clip_skip: int = Field(default=1, ge=1, le=11)  # 1 is the last layer, as in A1111; SDXL: at least 2
+    steps: Steps = 20
+    cfg: Cfg = 7.0
+    sampler: Sampler = "dpmpp_2m"
+    schedule: Schedule = "karras"  # a spec may say auto: the usual one of the sampler, which is resolved when parsed
+    # The program in which the same settings give the same picture: its first noise, its noise of later steps, and the
+    # times that its U-Net is given.
+    noise: NoiseName = "a1111"
+    ensd: int = Field(default=0, gt=-(2**63), lt=2**63)  # "eta noise seed delta", added to seeds of later steps' noise
+    sgm_noise_multiplier: bool = False  # A1111's setting: first noise of the variance that training had
+    clip_skip: ClipSkip = 1
+    size_conditioning: SizeConditioning = SizeConditioning()  # SDXL only
     prediction: PredictionName = "auto"  # what the U-Net predicts; auto: as the parents' markers say
     zero_snr: Literal["auto"] | bool = "auto"  # whether the noise schedule ends in pure noise; auto: as marked
+
+    @model_validator(mode="before")
+    @classmethod
+    def _with_schedule(cls, data: Any) -> Any:
+        return with_schedule(data, default="dpmpp_2m") if isinstance(data, Mapping) else data
 
     @field_validator("prompts", mode="before")
     @classmethod
@@ -105,9 +154,8 @@ class SuiteSettings(FrozenSettings):
             if item.width % 64 or item.height % 64 or not 64 <= item.width <= 4096 or not 64 <= item.height <= 4096:
                 msg = f"size {item.width}x{item.height} cannot be rendered: use multiples of 64 from 64 to 4096"
                 raise ValueError(msg)
-        renders = {(item.prompt, item.negative, item.seed, item.width, item.height) for item in items}
-        if len(renders) < len(items):
-            msg = "the suite contains the same render twice (prompt, seed and size): remove one of them"
+        if len({replace(item, index=0, weight=1.0, without=()) for item in items}) < len(items):
+            msg = "the suite contains the same render twice (prompt, seed, size and settings): remove one of them"
             raise ValueError(msg)
         return self
 
@@ -127,10 +175,20 @@ class SuiteSettings(FrozenSettings):
                 seed=seed,
                 width=width,
                 height=height,
+                sampling=self._sampling(prompt),
+                clip_skip=self.clip_skip if prompt.clip_skip is None else prompt.clip_skip,
                 weight=prompt.weight,
                 without=prompt.without,
             )
             for index, (prompt, seed, (width, height)) in enumerate(combinations)
+        )
+
+    def _sampling(self, prompt: SuitePrompt) -> Sampling:
+        return Sampling(
+            sampler=prompt.sampler or self.sampler,
+            schedule=prompt.schedule or self.schedule,
+            steps=prompt.steps or self.steps,
+            cfg=self.cfg if prompt.cfg is None else prompt.cfg,
         )
 
     def looked_at_by(self, scorer: str) -> tuple[SuiteItem, ...]:
@@ -141,11 +199,6 @@ class SuiteSettings(FrozenSettings):
     def counts_alike(self) -> bool:
         """Whether all items have the same weight, and every scorer looks at all of them."""
         return len({prompt.weight for prompt in self.prompts}) == 1 and not any(each.without for each in self.prompts)
-
-    @property
-    def is_guided(self) -> bool:
-        """Whether guidance is on, so that negative prompts are read."""
-        return self.cfg > 1
 
     @property
     def digest(self) -> str:

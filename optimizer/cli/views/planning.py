@@ -12,9 +12,10 @@ from optimizer.merging.files.checkpoint import letters, total_bytes
 from optimizer.rendering.prediction import EPSILON
 from optimizer.runtime.plan import Plan
 from optimizer.runtime.residence import Residence
+from studies.spec.samplers import TWO_CALLS, Sampling
 from studies.spec.search import RacingSettings
+from studies.spec.suite import SuiteItem
 
-TWO_PASSES = frozenset({"heun"})  # schedulers that run the U-Net twice in every step except the last
 GUIDED_PASSES = 2  # classifier-free guidance runs the U-Net with and without the prompt
 
 
@@ -36,14 +37,13 @@ def print_plan(plan: Plan, device: torch.device, residence: Residence | None = N
     coarse = ", by section at first" if plan.space.settings.begins_coarse else ""
     table.add_row("search", f"{method}, {len(plan.space.parameters)} numbers{coarse}: {escaped(names)}")
     sizes = ", ".join(sorted({f"{item.width}x{item.height}" for item in items}))
-    suite = spec.suite
     table.add_row(
         "suite",
-        f"{len(items)} images per trial, {sizes}, {suite.steps} steps of {suite.scheduler}, CFG {suite.cfg:g}",
+        f"{len(items)} images per trial, {sizes}, {sampling_in_words(items)}",
     )
     if plan.prediction != EPSILON:
         table.add_row("prediction", plan.prediction.description)
-    scorers = [info.report_name(len(suite.looked_at_by(name))) for name, info in plan.infos.items()]
+    scorers = [info.report_name(len(spec.suite.looked_at_by(name))) for name, info in plan.infos.items()]
     table.add_row("scorers", escaped(", ".join(scorers)))
     table.add_row("objective", escaped(objective_in_words(plan)))
     table.add_row("sampler", f"{spec.sampler.name}, seed {spec.sampler.seed}, after the probes")
@@ -88,11 +88,23 @@ def objective_in_words(plan: Plan) -> str:
     return " + ".join(f"{term.weight:g} x {name} ({better[name]} is better)" for name, term in plan.spec.terms.items())
 
 
+def sampling_in_words(items: Iterable[SuiteItem]) -> str:
+    """Describe how items are sampled; where they differ, how many ways there are besides the first."""
+    first, *others = dict.fromkeys(item.sampling for item in items)
+    words = f"{first.steps} steps of {first.sampler}, {first.schedule}, CFG {first.cfg:g}"
+    return f"{words} and {len(others)} other ways" if others else words
+
+
+def unet_passes(sampling: Sampling) -> int:
+    """Return how often the U-Net sees an image; the last step has one call with every sampler."""
+    steps = 2 * sampling.steps - 1 if sampling.sampler in TWO_CALLS else sampling.steps
+    return steps * (GUIDED_PASSES if sampling.is_guided else 1)
+
+
 def cost(plan: Plan) -> str:
     """Describe the images and U-Net passes of the whole budget, and the memory for the weights."""
-    spec, images = plan.spec, len(plan.spec.suite.items())
-    steps = 2 * spec.suite.steps - 1 if spec.suite.scheduler in TWO_PASSES else spec.suite.steps
-    passes = images * steps * (GUIDED_PASSES if spec.suite.is_guided else 1)
+    spec, items = plan.spec, plan.spec.suite.items()
+    images, passes = len(items), sum(unet_passes(item.sampling) for item in items)
     stored = sum(total_bytes(checkpoint.tensors.values()) for checkpoint in plan.checkpoints)
     live = 4 * sum(info.size for info in plan.checkpoints[0].tensors.values())
     budget = spec.budget

@@ -76,12 +76,16 @@ def open_unchanged_plan(stored: StoredStudy, folders: ModelFolders) -> Plan:
     """Open a stored study's files, wherever they are on this machine; none may have changed.
 
     Raises:
-        StudyChangedError: a parent, or another file that the study reads, has changed since the study began.
+        StudyChangedError: a parent, or another file that the study reads, has changed since the study began, or an
+            earlier version rendered it otherwise.
     """
     from studies.spec.fingerprints import refuse_changed_files
+    from studies.spec.former import refuse_other_renders
 
     plan = open_plan(stored, folders, scorers=True)
     refuse_changed_files(stored.fingerprints, plan.spec)
+    plain_levels = plan.prediction.edm is None and not plan.prediction.zero_snr
+    refuse_other_renders(stored.former_scheduler, plan.spec.suite, plain_levels=plain_levels)
     return plan
 
 

@@ -12,7 +12,8 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Final
 
-from studies.spec.published.settings import PublishedError, PublishedSettings, RawSettings
+from studies.spec.published.settings import PublishedError, RawSettings
+from studies.spec.suite import SuiteItem
 
 NEGATIVE: Final = "Negative prompt:"
 _PAIR: Final = re.compile(r'\s*([A-Za-z][\w \-/.]{0,60}):\s*("(?:\\.|[^"\\])*+"|[^,]*)(?:,|$)')
@@ -103,19 +104,20 @@ def _notes(pairs: Mapping[str, str]) -> Iterator[str]:
         yield f"its noise was drawn as {pairs['RNG'][:20]}, so the picture cannot be repeated exactly"
 
 
-def write_infotext(settings: PublishedSettings) -> str:
-    """Return the text of a picture of ours, as A1111 would write it; `parse_infotext` reads it back."""
+def write_infotext(item: SuiteItem, ensd: int) -> str:
+    """Return the text of a render of ours, as A1111 would write it; `parse_infotext` reads it back."""
+    sampling = item.sampling
     values: dict[str, object] = {
-        "Steps": settings.steps,
-        "Sampler": settings.sampler,
-        "Schedule type": settings.schedule or "Automatic",
-        "CFG scale": f"{settings.cfg:g}",
-        "Seed": settings.seed,
-        "Size": f"{settings.width}x{settings.height}",
-        "Clip skip": settings.clip_skip,
+        "Steps": sampling.steps,
+        "Sampler": sampling.sampler,
+        "Schedule type": sampling.schedule,
+        "CFG scale": sampling.cfg,
+        "Seed": item.seed,
+        "Size": f"{item.width}x{item.height}",
+        "Clip skip": item.clip_skip,
     }
-    if settings.ensd:
-        values["ENSD"] = settings.ensd
+    if ensd:
+        values["ENSD"] = ensd
     line = ", ".join(f"{key}: {value}" for key, value in (values | {"RNG": "CPU"}).items())
-    negative = f"{NEGATIVE} {settings.negative}\n" if settings.negative else ""
-    return f"{settings.prompt}\n{negative}{line}"
+    negative = f"{NEGATIVE} {item.negative}\n" if item.negative else ""
+    return f"{item.prompt}\n{negative}{line}"

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import pytest
 import torch
@@ -27,28 +27,19 @@ from optimizer.merging.files.parents import Parents
 from optimizer.rendering.models import LiveModels, build_models, live_dtypes
 from optimizer.rendering.prediction import agreed_prediction
 from optimizer.rendering.render import Renderer
+from optimizer.rendering.sampling.noise import BROWNIAN, LATER_NOISE
 from search_spaces.blocks import Architecture
 from studies.recipe.recipe import Operation
-from studies.spec.suite import SchedulerName, SuiteSettings
+from studies.spec.samplers import SAMPLERS, SamplerName
+from studies.spec.suite import SuiteSettings
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning")
 
 HALF = torch.float16
 STEPS = 3
 
-# How often the host waits for the card in one step, at most; 0 lets it run ahead. Where a scheduler asks for numbers,
-# and so may ask for more, each is 0.
-WAITS: Mapping[SchedulerName, int] = {
-    "ddim": 4,
-    "dpmpp_2m": 0,
-    "dpmpp_2m_karras": 0,
-    "dpmpp_2m_sde_karras": 1,  # noise from a CPU generator
-    "euler": 0,
-    "euler_a": 1,
-    "heun": 0,
-    "lcm": 3,
-    "unipc": 5,
-}
+# How often the host waits for the card in one step, at most: noise of a step is drawn on the CPU.
+WAITS: Mapping[SamplerName, int] = dict.fromkeys(SAMPLERS, 0) | dict.fromkeys(BROWNIAN | LATER_NOISE, 1)
 
 
 def suite(**changes: Any) -> SuiteSettings:
@@ -58,7 +49,7 @@ def suite(**changes: Any) -> SuiteSettings:
         "sizes": (64,),
         "steps": STEPS,
         "cfg": 5.0,
-        "scheduler": "euler",
+        "sampler": "euler",
     }
     return SuiteSettings.model_validate(settings | changes)
 
@@ -106,43 +97,39 @@ def models(card: FakeCard) -> Mapping[Architecture, LiveModels]:
 
 
 @pytest.mark.parametrize(
-    ("architecture", "scheduler"),
+    ("architecture", "sampler"),
     [*((Architecture.SD15, name) for name in WAITS), (Architecture.SDXL, "euler"), (Architecture.SDXL, "dpmpp_2m")],
 )
-def test_a_step_waits_for_the_card_no_more_often_than_its_scheduler_must(
-    architecture: Architecture, scheduler: SchedulerName, models: Mapping[Architecture, LiveModels], card: FakeCard
+def test_a_step_waits_for_the_card_no_more_often_than_its_sampler_must(
+    architecture: Architecture, sampler: SamplerName, models: Mapping[Architecture, LiveModels], card: FakeCard
 ) -> None:
     with registered_worker(card), waits_at_steps(models[architecture], card) as seen:
-        assert_renders(models[architecture], suite(scheduler=scheduler))
+        assert_renders(models[architecture], suite(sampler=sampler))
     assert len(seen) >= STEPS
-    assert (seen[-1] - seen[-2]).total() <= WAITS[scheduler], seen[-1] - seen[-2]
+    assert (seen[-1] - seen[-2]).total() <= WAITS[sampler], seen[-1] - seen[-2]
 
 
-def test_the_waits_of_every_scheduler_are_known() -> None:
-    assert WAITS.keys() == set(get_args(SchedulerName))
-
-
-@pytest.mark.parametrize("scheduler", get_args(SchedulerName))
-def test_sdxl_renders_with_every_scheduler_on_the_card(
-    scheduler: SchedulerName, models: Mapping[Architecture, LiveModels], card: FakeCard
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_sdxl_renders_with_every_sampler_on_the_card(
+    sampler: SamplerName, models: Mapping[Architecture, LiveModels], card: FakeCard
 ) -> None:
     with registered_worker(card):
-        assert_renders(models[Architecture.SDXL], suite(scheduler=scheduler, steps=1))
+        assert_renders(models[Architecture.SDXL], suite(sampler=sampler, steps=2))
 
 
 @pytest.mark.parametrize(
-    ("markers", "scheduler"),
-    [(V_PRED, "dpmpp_2m"), (ZERO_SNR, "euler"), (COSXL, "dpmpp_2m_karras")],
+    ("markers", "sampler"),
+    [(V_PRED, "dpmpp_2m"), (ZERO_SNR, "euler"), (COSXL, "uni_pc")],
     ids=["v", "zero snr", "cosxl"],
 )
 def test_every_prediction_renders_on_the_card(
     markers: Mapping[str, Tensor],
-    scheduler: str,
+    sampler: str,
     models: Mapping[Architecture, LiveModels],
     card: FakeCard,
     tmp_path: Path,
 ) -> None:
-    settings = suite(scheduler=scheduler)
+    settings = suite(sampler=sampler)
     prediction = agreed_prediction([write_header(tmp_path / "a.safetensors", markers)], settings)
     changed = replace(models[Architecture.SD15], prediction=prediction)
     with registered_worker(card), waits_at_steps(changed, card) as seen:

@@ -15,6 +15,7 @@ from diffusers import AutoencoderKL
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from marked_files import COSXL, PLAYGROUND, V_PRED, ZERO_SNR, write_header
+from optimizer.rendering.schedulers import EDM_SCHEDULERS, NO_ZERO_SNR, SCHEDULERS, make_scheduler, require_steps
 from torch import Tensor
 
 from optimizer.errors import CheckpointError, OptimizerError, ParentsDifferError, RenderError
@@ -27,7 +28,6 @@ from optimizer.rendering.prediction import (
     agreed_prediction,
     prediction_of,
 )
-from optimizer.rendering.schedulers import EDM_SCHEDULERS, NO_ZERO_SNR, SCHEDULERS, make_scheduler, require_steps
 from studies.spec.suite import SchedulerName, SuiteSettings
 
 V = Prediction(kind="v")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import pytest
 import torch
@@ -38,11 +38,12 @@ from optimizer.merging.engine.plan import PlacePlan
 from optimizer.merging.files.checkpoint import Checkpoint
 from optimizer.rendering.models import LiveModels, build_models, live_dtypes
 from optimizer.rendering.prompts import PromptEncoder, token_count
-from optimizer.rendering.render import Renderer, make_pipeline, to_bytes
-from optimizer.rendering.suite import batches, noise, usual_batch
+from optimizer.rendering.render import Renderer, to_bytes
+from optimizer.rendering.suite import batches, usual_batch
 from optimizer.trial.evaluation import Evaluator
 from search_spaces.blocks import Architecture
-from studies.spec.suite import SchedulerName, SuiteItem, SuiteSettings
+from studies.spec.samplers import SAMPLERS, Sampling
+from studies.spec.suite import SuiteItem, SuiteSettings
 
 # diffusers calls np.array on a tensor; torch's __array__ has no `copy` yet.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning")
@@ -63,7 +64,7 @@ def suite(**changes: Any) -> SuiteSettings:
         "sizes": (64,),
         "steps": 2,
         "cfg": 5.0,
-        "scheduler": "ddim",
+        "sampler": "ddim",
     }
     return SuiteSettings.model_validate(settings | changes)
 
@@ -191,7 +192,7 @@ def reference_images(architecture: Architecture, settings: SuiteSettings) -> tup
         beta_start=0.00085,
         beta_end=0.012,
         beta_schedule="scaled_linear",
-        timestep_spacing="leading",
+        timestep_spacing="linspace",
         steps_offset=1,
     )
     latents = torch.stack([torch.randn(4, 8, 8, generator=torch.Generator().manual_seed(item.seed)) for item in items])
@@ -228,7 +229,7 @@ def reference_images(architecture: Architecture, settings: SuiteSettings) -> tup
 
 @BOTH
 def test_images_are_those_of_a_plain_diffusers_pipeline(device: torch.device, architecture: Architecture) -> None:
-    settings = suite(scheduler="euler", steps=3)
+    settings = suite(sampler="euler", steps=3)
     live = build_models(resident_of(small_parents(architecture)[:1], device))
     assert_close(float_pixels(Renderer(live, settings)), reference_images(architecture, settings))
 
@@ -327,29 +328,23 @@ class TestLiveModels:
     def test_a_model_that_needs_a_depth_map_cannot_render_a_suite(self, tmp_path: Path) -> None:
         live = build_models(resident_of((write_marked(tmp_path / "depth.safetensors", channels=5),)))
         with pytest.raises(RenderError, match=r"takes 5 input channels, a suite can be rendered with 4 \(text\), 9"):
-            make_pipeline(live, suite())
+            Renderer(live, suite())
 
 
 # ---------------------------------------------------------------------------------------- the suite
 
 
 def item(seed: int, width: int = 64, height: int = 64, index: int = 0, prompt: str = "x") -> SuiteItem:
-    return SuiteItem(index=index, prompt=prompt, negative="", seed=seed, width=width, height=height)
-
-
-class TestNoise:
-    def test_it_is_the_cpu_generators_and_depends_on_the_seed_only(self) -> None:
-        expected = torch.randn((4, 8, 16), generator=torch.Generator("cpu").manual_seed(7))
-        torch.manual_seed(0)
-        one, generator = noise(item(7, width=128), 4)
-        torch.randn(5)
-        other, _ = noise(item(7, width=128, index=3, prompt="another"), 4)
-        assert torch.equal(one, expected)
-        assert torch.equal(other, expected)
-        assert not torch.equal(noise(item(8, width=128), 4)[0], expected)
-        follows = torch.Generator("cpu").manual_seed(7)
-        torch.randn((4, 8, 16), generator=follows)
-        assert torch.equal(torch.randn(3, generator=generator), torch.randn(3, generator=follows))
+    return SuiteItem(
+        index=index,
+        prompt=prompt,
+        negative="",
+        seed=seed,
+        width=width,
+        height=height,
+        sampling=Sampling(sampler="euler", schedule="normal", steps=2, cfg=5.0),
+        clip_skip=1,
+    )
 
 
 class TestBatches:
@@ -371,11 +366,11 @@ class TestBatches:
 
 class TestBatchSize:
     @BOTH
-    @pytest.mark.parametrize("scheduler", ["ddim", "euler_a"])
+    @pytest.mark.parametrize("sampler", ["ddim", "euler_ancestral", "dpmpp_2m_sde"])
     def test_images_do_not_depend_on_it(
-        self, architecture: Architecture, scheduler: str, models: Mapping[Architecture, LiveModels]
+        self, architecture: Architecture, sampler: str, models: Mapping[Architecture, LiveModels]
     ) -> None:
-        settings = suite(scheduler=scheduler, sizes=(64, (128, 64)))
+        settings = suite(sampler=sampler, sizes=(64, (128, 64)))
         one, two, every = (
             float_pixels(Renderer(models[architecture], settings, batch_size=size)) for size in (1, 2, None)
         )
@@ -385,8 +380,10 @@ class TestBatchSize:
         assert len({float(row.sum()) for row in one}) == len(one)  # and they are different images
 
     def test_images_do_not_depend_on_the_order_of_the_prompts(self, models: Mapping[Architecture, LiveModels]) -> None:
-        forth = Renderer(models[Architecture.SD15], suite(scheduler="euler_a", prompts=["cat", "dog"], seeds=(5,)))
-        back = Renderer(models[Architecture.SD15], suite(scheduler="euler_a", prompts=["dog", "cat"], seeds=(5,)))
+        forth = Renderer(
+            models[Architecture.SD15], suite(sampler="euler_ancestral", prompts=["cat", "dog"], seeds=(5,))
+        )
+        back = Renderer(models[Architecture.SD15], suite(sampler="euler_ancestral", prompts=["dog", "cat"], seeds=(5,)))
         assert_close(float_pixels(forth), float_pixels(back)[::-1])
 
     def test_progress_counts_images(self, models: Mapping[Architecture, LiveModels]) -> None:
@@ -425,12 +422,10 @@ class TestStages:
 
 
 class TestSettings:
-    @pytest.mark.parametrize("steps", [1, 4])
-    @pytest.mark.parametrize("scheduler", get_args(SchedulerName))
-    def test_every_scheduler_renders(
-        self, scheduler: str, steps: int, models: Mapping[Architecture, LiveModels]
-    ) -> None:
-        settings = suite(scheduler=scheduler, steps=steps, seeds=(1,))
+    @pytest.mark.parametrize("steps", [2, 4])
+    @pytest.mark.parametrize("sampler", SAMPLERS)
+    def test_every_sampler_renders(self, sampler: str, steps: int, models: Mapping[Architecture, LiveModels]) -> None:
+        settings = suite(sampler=sampler, steps=steps, seeds=(1,))
         for pixels in float_pixels(Renderer(models[Architecture.SD15], settings)):
             assert pixels.isfinite().all()
             assert pixels.std() > 0
@@ -445,9 +440,9 @@ class TestSettings:
         )
         assert_close(one, other, tolerance=0)
 
-    def test_more_steps_than_lcm_was_distilled_for_are_refused(self, models: Mapping[Architecture, LiveModels]) -> None:
-        with pytest.raises(RenderError, match="scheduler lcm cannot take 51 steps"):
-            Renderer(models[Architecture.SD15], suite(scheduler="lcm", steps=51))
+    def test_a_sampler_that_would_not_step_is_refused(self, models: Mapping[Architecture, LiveModels]) -> None:
+        with pytest.raises(RenderError, match="ddim_a1111 makes no step at all of 1: use 2 steps or more"):
+            Renderer(models[Architecture.SD15], suite(sampler="ddim_a1111", steps=1))
 
     @BOTH
     def test_a_clip_skip_beyond_the_first_layer_is_refused(
@@ -507,7 +502,7 @@ class TestPrompts:
         for skip in (1, 2):
             shorter = text_model(weights, layers=3 - skip)
             expected = shorter(input_ids=token_ids(["a red apple"], 49407)).last_hidden_state[0]
-            found = PromptEncoder(models[Architecture.SD15], skip).embed(["a red apple"])["a red apple"]
+            found = PromptEncoder(models[Architecture.SD15]).embed(["a red apple"], skip)["a red apple"]
             assert found.pooled is None
             torch.testing.assert_close(found.tokens.cpu(), expected, rtol=1e-4, atol=1e-5)
 
@@ -518,7 +513,7 @@ class TestPrompts:
     ) -> None:
         first, second = clip_weights(Architecture.SDXL)
         one, two = text_model(first), projected_text_model(second)
-        found = PromptEncoder(models[Architecture.SDXL], skip).embed(["a red apple", ""])
+        found = PromptEncoder(models[Architecture.SDXL]).embed(["a red apple", ""], skip)
         for prompt, embedding in found.items():
             expected = torch.cat([penultimate(one, [prompt], 49407), penultimate(two, [prompt], 0)], dim=-1)[0]
             torch.testing.assert_close(embedding.tokens.cpu(), expected, rtol=1e-4, atol=1e-5)
@@ -530,28 +525,28 @@ class TestPrompts:
     def test_prompts_are_embedded_once_until_the_encoder_changes(
         self, architecture: Architecture, models: Mapping[Architecture, LiveModels]
     ) -> None:
-        encoder, forwards = PromptEncoder(models[architecture], 1), list[int]()
+        encoder, forwards = PromptEncoder(models[architecture]), list[int]()
 
         def count(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Tensor], out: object) -> None:
             forwards.append(len(kwargs["input_ids"]))
 
         handle = models[architecture].text_encoders["text_encoder"].register_forward_hook(count, with_kwargs=True)
         try:
-            first = encoder.embed(["cat", "dog", "cat"])
+            first = encoder.embed(["cat", "dog", "cat"], 1)
             assert forwards == [2]
-            again = encoder.embed(["dog", "bird", "cat"])
+            again = encoder.embed(["dog", "bird", "cat"], 1)
             assert forwards == [2, 1]
             assert again["cat"] is first["cat"]
             assert list(again) == ["dog", "bird", "cat"]
             encoder.forget()
-            encoder.embed(["cat"])
+            encoder.embed(["cat"], 1)
             assert forwards == [2, 1, 1]
         finally:
             handle.remove()
 
     def test_many_prompts_are_embedded_in_parts(self, models: Mapping[Architecture, LiveModels]) -> None:
         prompts = [f"number {index}" for index in range(70)]
-        together = PromptEncoder(models[Architecture.SD15], 1).embed(prompts)
-        alone = PromptEncoder(models[Architecture.SD15], 1).embed(prompts[66:67])
+        together = PromptEncoder(models[Architecture.SD15]).embed(prompts, 1)
+        alone = PromptEncoder(models[Architecture.SD15]).embed(prompts[66:67], 1)
         torch.testing.assert_close(together["number 66"].tokens, alone["number 66"].tokens, rtol=1e-4, atol=1e-5)
         assert list(together) == prompts

@@ -6,7 +6,7 @@ import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import pytest
 import torch
@@ -20,8 +20,8 @@ from optimizer.rendering.models import LiveModels, build_models
 from optimizer.rendering.prediction import Prediction, agreed_prediction
 from optimizer.rendering.prompts import PromptEncoder
 from optimizer.rendering.render import Renderer
-from optimizer.rendering.schedulers import EDM_SCHEDULERS, NO_ZERO_SNR
-from studies.spec.suite import SchedulerName, SuiteItem, SuiteSettings
+from studies.spec.samplers import SAMPLERS, SamplerName
+from studies.spec.suite import SuiteItem, SuiteSettings
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning")
 
@@ -42,7 +42,8 @@ def suite(**changes: Any) -> SuiteSettings:
         "sizes": (64,),
         "steps": 3,
         "cfg": 3.0,
-        "scheduler": "ddim",
+        "sampler": "ddim",
+        "sgm_noise_multiplier": True,
     }
     return SuiteSettings.model_validate(settings | changes)
 
@@ -86,7 +87,7 @@ def render(models: LiveModels, settings: SuiteSettings) -> Seen:
 def denoiser(models: LiveModels, item: SuiteItem, settings: SuiteSettings) -> Denoiser:
     """The model's guided output for one item, computed on the CPU."""
     unet = copy.deepcopy(models.unet).cpu().double()
-    found = PromptEncoder(models, settings.clip_skip).embed([item.prompt, item.negative])
+    found = PromptEncoder(models).embed([item.prompt, item.negative], settings.clip_skip)
     rows = [found[item.negative], found[item.prompt]]
     tokens = torch.stack([row.tokens for row in rows]).cpu().double()
     added = None
@@ -127,7 +128,7 @@ def ddim_of_v(guided: Denoiser, sample: Tensor, alphas: Tensor, times: list[int]
         alpha, sigma = alphas[time].sqrt(), (1 - alphas[time]).sqrt()
         v = guided(sample, torch.tensor(time))
         image, noise = alpha * sample - sigma * v, sigma * sample + alpha * v
-        earlier = alphas[max(time - step, 0)]
+        earlier = alphas[time - step] if time >= step else torch.tensor(1.0, dtype=torch.float64)
         sample = earlier.sqrt() * image + (1 - earlier).sqrt() * noise
     return sample
 
@@ -154,7 +155,7 @@ def test_v_prediction_is_ddim_on_v(sd15: Mapping[str, LiveModels]) -> None:
 
 
 def test_zero_snr_begins_in_pure_noise_on_the_rescaled_schedule(sd15: Mapping[str, LiveModels]) -> None:
-    settings = suite(steps=4)
+    settings = suite(steps=4, schedule="turbo")
     schedule = without_signal(alphas())
     expected = [
         ddim_of_v(denoiser(sd15["zero_snr"], item, settings), first_noise(item), schedule, [999, 749, 499, 249], 250)
@@ -166,7 +167,7 @@ def test_zero_snr_begins_in_pure_noise_on_the_rescaled_schedule(sd15: Mapping[st
 
 @pytest.mark.parametrize("architecture", ["sd15", "sdxl"])
 def test_cosxl_is_euler_on_preconditioned_v(device: torch.device, architecture: str, tmp_path: Path) -> None:
-    settings = suite(scheduler="euler", seeds=[5])
+    settings = suite(sampler="euler", seeds=[5])
     models = live_models(write_marked(tmp_path / "a.safetensors", COSXL, architecture=architecture), settings, device)
     (item,) = settings.items()
     levels = torch.tensor([120.0, (120 * 0.002) ** 0.5, 0.002], dtype=torch.float64)  # evenly spaced logarithms
@@ -176,7 +177,7 @@ def test_cosxl_is_euler_on_preconditioned_v(device: torch.device, architecture: 
 
 
 def test_playground_is_edm_on_latents_with_a_mean_and_deviation(device: torch.device, tmp_path: Path) -> None:
-    settings = suite(scheduler="euler", seeds=[5])
+    settings = suite(sampler="euler", seeds=[5])
     models = live_models(write_marked(tmp_path / "a.safetensors", PLAYGROUND, architecture="sdxl"), settings, device)
     (item,) = settings.items()
     levels = torch.tensor([80.0, (80 * 0.002) ** 0.5, 0.002], dtype=torch.float64)
@@ -185,17 +186,10 @@ def test_playground_is_edm_on_latents_with_a_mean_and_deviation(device: torch.de
     torch.testing.assert_close(render(models, settings).latents, expected, rtol=1e-3, atol=1e-2)
 
 
-def takes(name: SchedulerName, marking: str) -> bool:
-    if marking in {"cosxl", "playground"}:
-        return name in EDM_SCHEDULERS
-    return marking != "zero_snr" or name not in NO_ZERO_SNR
-
-
-@pytest.mark.parametrize("name", get_args(SchedulerName))
-def test_every_scheduler_renders_what_it_takes(name: SchedulerName, sd15: Mapping[str, LiveModels]) -> None:
-    settings = suite(scheduler=name, seeds=[1], cfg=1)
-    found = {marking: render(models, settings) for marking, models in sd15.items() if takes(name, marking)}
-    assert {"epsilon", "v"} <= found.keys()
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_every_sampler_renders_every_prediction(name: SamplerName, sd15: Mapping[str, LiveModels]) -> None:
+    settings = suite(sampler=name, seeds=[1], cfg=1)
+    found = {marking: render(models, settings) for marking, models in sd15.items()}
     for marking, seen in found.items():
         assert seen.latents.isfinite().all()
         assert all(pixels.isfinite().all() and pixels.std() > 0 for pixels in seen.pixels)
@@ -204,10 +198,10 @@ def test_every_scheduler_renders_what_it_takes(name: SchedulerName, sd15: Mappin
 
 
 @pytest.mark.parametrize(
-    ("marking", "name"), [("zero_snr", "unipc"), ("zero_snr", "dpmpp_2m_karras"), ("cosxl", "dpmpp_2m")]
+    ("marking", "name"), [("zero_snr", "uni_pc"), ("zero_snr", "dpmpp_2m"), ("cosxl", "dpmpp_3m_sde")]
 )
-def test_one_step_is_enough(marking: str, name: SchedulerName, sd15: Mapping[str, LiveModels]) -> None:
-    assert render(sd15[marking], suite(scheduler=name, steps=1)).latents.isfinite().all()
+def test_one_step_is_enough(marking: str, name: SamplerName, sd15: Mapping[str, LiveModels]) -> None:
+    assert render(sd15[marking], suite(sampler=name, steps=1)).latents.isfinite().all()
 
 
 def test_the_suite_can_say_what_no_marker_does(

@@ -18,6 +18,7 @@ from optimizer.trial.racing import Race
 from optimizer.trial.scoring import Scoring, joined
 from optimizer.trial.weighted import spread, weighted_mean
 from scorers.protocol import ScorerInfo, SuiteImages
+from studies.spec.samplers import Sampling
 from studies.spec.suite import SuiteItem
 
 Array = NDArray[np.float64]
@@ -41,7 +42,7 @@ def test_equal_weights_give_the_very_bits_of_no_weights(count: int, seed: int, w
     plain = [evidence(None, x=x, y=y), evidence(None, x=other, y=x)]
     weighted = [evidence(scaled(weight, count), x=x, y=y), evidence(scaled(weight, count), x=other, y=x)]
     assert plain[0].scores.means == weighted[0].scores.means == {"x": float(x.mean()), "y": float(y.mean())}
-    assert difference_interval(*plain, terms) == difference_interval(*weighted, terms)
+    assert difference_interval(plain[0], plain[1], terms) == difference_interval(weighted[0], weighted[1], terms)
     by_item = 2.0 * x + -0.3 * y
     assert standard_error(weighted[0], terms) == float(by_item.std(ddof=1) / np.sqrt(count))
 
@@ -88,7 +89,8 @@ def _skewed(generator: np.random.Generator) -> Array:
 
 
 def _heavy_vary_more(generator: np.random.Generator) -> Array:
-    return generator.normal(size=12) * np.sqrt(UNEQUAL)
+    values: Array = generator.normal(size=12) * np.sqrt(UNEQUAL)
+    return values
 
 
 @pytest.mark.parametrize(
@@ -209,6 +211,7 @@ def _items() -> list[SuiteItem]:
     return [
         SuiteItem(
             index=index, prompt=str(index), negative="", seed=index, width=64, height=64,
+            sampling=Sampling(sampler="euler", schedule="normal", steps=1, cfg=1.0), clip_skip=1,
             weight=1.0 + index, without=without.get(index, ()),
         )
         for index in range(6)

@@ -12,11 +12,13 @@ import pytest
 from PIL import ExifTags, Image
 from PIL.PngImagePlugin import PngInfo
 
+from studies.errors import SpecError
 from studies.files.png import encode_png
 from studies.spec.published.files import read_published
 from studies.spec.published.infotext import parse_infotext, write_infotext
 from studies.spec.published.items import prompt_settings, resolve_images, suite_section
 from studies.spec.published.settings import PublishedError, PublishedSettings, checked
+from studies.spec.study import StudySpec, parse_spec
 from studies.system.documents import parse_yaml
 
 A1111 = (
@@ -176,14 +178,21 @@ def test_swarmui_png_and_jpeg(tmp_path: Path) -> None:
 
 
 def test_our_own_pictures_say_how_they_were_made(tmp_path: Path) -> None:
-    settings = PublishedSettings(
-        prompt="a (cat:1.2), ひげ", negative="dog", seed=2**40, width=512, height=640, steps=7, cfg=4.5,
-        sampler="dpmpp_2m", schedule="karras", clip_skip=2, syntax="a1111",
-    )  # fmt: skip
+    text = (
+        "study: s\nparents: [a.safetensors, b.safetensors]\nscorers: {sharpness: }\nsuite: {ensd: 31337, prompts: ["
+        "{prompt: 'a (cat:1.2), ひげ', negative: dog, seeds: [1099511627776], sizes: [[512, 640]], steps: 7, cfg: 4.5,"
+        " sampler: DPM++ 2M SDE Karras, clip_skip: 2}]}"
+    )
+    suite = parse_spec(text, base_dir=tmp_path).suite
     path = tmp_path / "0000.png"
     pixels = np.random.default_rng(0).integers(0, 256, (3, 64, 64), np.uint8)
-    path.write_bytes(encode_png(pixels, {"parameters": write_infotext(settings)}))
-    assert read_published(path) == settings
+    path.write_bytes(encode_png(pixels, {"parameters": write_infotext(suite.items()[0], suite.ensd)}))
+    found = read_published(path)
+    assert prompt_settings(found) == {
+        "prompt": "a (cat:1.2), ひげ", "negative": "dog", "seeds": [2**40], "sizes": [[512, 640]], "steps": 7,
+        "cfg": 4.5, "sampler": "dpmpp_2m_sde", "schedule": "karras", "clip_skip": 2,
+    }  # fmt: skip
+    assert (found.ensd, found.notes) == (31337, ())
     assert np.array_equal(np.array(Image.open(path)).transpose(2, 0, 1), pixels)
 
 
@@ -234,6 +243,28 @@ def test_an_image_in_a_spec_gives_the_settings_that_other_keys_override(tmp_path
     assert text == "x"
     with pytest.raises(ValueError, match=r"image: none.png: there is no such file"):
         resolve_images([{"image": "none.png"}], tmp_path)
+
+
+def test_a_study_stores_the_settings_and_not_the_picture(tmp_path: Path) -> None:
+    png(tmp_path / "a.png", {"parameters": A1111})
+    text = (
+        "study: s\nparents: [a.safetensors, b.safetensors]\nscorers: {sharpness: }\n"
+        "suite: {prompts: [{image: a.png, cfg: 3, weight: 2}, plain]}\nfinal: {prompts: [{image: a.png, seeds: [77]}]}"
+    )
+    spec = parse_spec(text, base_dir=tmp_path)
+    item, plain = spec.suite.items()
+    assert (item.prompt, item.seed, item.width, item.height) == (
+        read_published(tmp_path / "a.png").prompt, 3519844861, 512, 768,
+    )  # fmt: skip
+    assert (item.sampling.sampler, item.sampling.schedule) == ("dpmpp_2m_sde", "karras")
+    assert (item.sampling.steps, item.sampling.cfg, item.clip_skip, item.weight) == (26, 3.0, 2, 2.0)
+    assert plain.sampling.steps == 20
+    assert [each.seed for each in spec.held_out.items()] == [77]
+    (tmp_path / "a.png").unlink()
+    assert StudySpec.from_json(spec.to_json()) == spec
+    with pytest.raises(SpecError, match=r"image: a\.png: there is no such file") as refused:
+        parse_spec(text, base_dir=tmp_path)
+    assert "\n" not in str(refused.value)
 
 
 def test_a_written_suite_reads_back(tmp_path: Path) -> None:

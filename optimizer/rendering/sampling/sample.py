@@ -1,0 +1,86 @@
+"""From the items of a batch to their latents."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from functools import partial
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+from optimizer.errors import RenderError
+from optimizer.families.registry import model_family
+from optimizer.rendering.models import LiveModels
+from optimizer.rendering.prediction import Prediction
+from optimizer.rendering.prompts import Conditions
+from optimizer.rendering.sampling.denoiser import GuidedDenoiser
+from optimizer.rendering.sampling.levels import Levels, levels_of
+from optimizer.rendering.sampling.noise import BatchNoise
+from optimizer.rendering.sampling.samplers import SAMPLERS
+from optimizer.rendering.sampling.schedules import sigmas_of
+from search_spaces.blocks import Architecture
+from studies.spec.samplers import Sampling
+from studies.spec.suite import SuiteItem, SuiteSettings
+
+
+@torch.inference_mode()
+def sample(
+    models: LiveModels,
+    suite: SuiteSettings,
+    items: Sequence[SuiteItem],
+    conditions: Sequence[Conditions],
+    channels: Tensor | None,
+) -> Tensor:
+    """Return the latents [n, latent channels, h / 8, w / 8] float32 of items of one size and one sampling.
+
+    Args:
+        conditions: the texts of each item.
+        channels: extra input channels, from `image_channels`.
+    """
+    first, unet = items[0], models.unet
+    sampling, levels = first.sampling, levels_of(models.prediction)
+    sigmas = sigmas_of(sampling, levels, models.architecture, suite.noise)
+    noise = BatchNoise(items, suite, models.vae.config.latent_channels, unet.device)
+    sizes = suite.size_conditioning.numbers(first.width, first.height)
+    denoise = GuidedDenoiser(
+        unet=unet,
+        levels=levels,
+        conditions=conditions,
+        cfg=sampling.cfg if sampling.is_guided else None,
+        added=partial(model_family(models.architecture).added_conditions, sizes=sizes),
+        channels=channels,
+        nearest_times=suite.noise == "comfyui",
+    )
+    x = noise.first * first_scale(sigmas[0], levels, sampling, suite)
+    return SAMPLERS[sampling.sampler](denoise, x, sigmas, noise.later(sampling.sampler, sigmas))
+
+
+def first_scale(sigma: float, levels: Levels, sampling: Sampling, suite: SuiteSettings) -> float:
+    """Return the factor of the first noise at its level.
+
+    Noisy latents of training have the deviation sqrt(sigma**2 + 1), as their image's latents have about 1. ComfyUI has
+    it at the highest level, DDIM of A1111 always, its other samplers with their setting "SGM noise multiplier".
+    """
+    highest = float(levels.sigmas[-1])
+    at_highest = sigma > highest or math.isclose(sigma, highest, rel_tol=1e-5)
+    whole = sampling.sampler == "ddim_a1111" or (suite.noise == "comfyui" and at_highest)
+    return math.sqrt(sigma**2 + 1) if whole or suite.sgm_noise_multiplier else sigma
+
+
+def check_sampling(item: SuiteItem, suite: SuiteSettings, prediction: Prediction, architecture: Architecture) -> None:
+    """Refuse a sampling that cannot render an item.
+
+    Raises:
+        RenderError: the sampler makes no step, or two levels are the same.
+    """
+    sampling = item.sampling
+    sigmas = sigmas_of(sampling, levels_of(prediction), architecture, suite.noise)
+    if len(sigmas) < 2:
+        raise RenderError(f"sampler {sampling.sampler} makes no step at all of {sampling.steps}: use 2 steps or more")
+    if any(there >= here for here, there in pairwise(sigmas)):
+        raise RenderError(
+            f"schedule {sampling.schedule} has no {sampling.steps} different noise levels for a model that predicts "
+            f"{prediction.description}: use fewer steps, or another schedule"
+        )

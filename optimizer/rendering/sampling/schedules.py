@@ -1,0 +1,176 @@
+"""Schedules: which noise levels a sampler passes through.
+
+Each function returns levels [steps + 1] float32, descending and ending in 0, on the CPU; `ddim_uniform` and `beta` may
+return another number, because ComfyUI and A1111 do. Where the two programs differ, each has a function of its own.
+Computed in float32 as they compute: a Brownian path is so rough that the last bits of a level show in its noise.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final
+
+import numpy as np
+import torch
+from scipy import stats
+from torch import Tensor
+
+from optimizer.rendering.sampling.levels import LEVELS, Levels
+from search_spaces.blocks import Architecture
+from studies.spec.samplers import SamplerName, Sampling, ScheduleName
+from studies.spec.suite import NoiseName
+
+Schedule = Callable[[Levels, int], Tensor]
+RHO = 7.0  # Karras et al., arXiv:2206.00364, eq. 5
+ALPHA = BETA = 0.6  # Lee et al., arXiv:2407.12173
+
+# Sabour et al., arXiv:2404.14507, for 10 steps: research.nvidia.com/labs/toronto-ai/AlignYourSteps/howto.html. A1111
+# has the rounded numbers.
+AYS: Final[Mapping[tuple[Architecture, NoiseName], Sequence[float]]] = {
+    (Architecture.SD15, "comfyui"): (
+        *(14.6146412293, 6.4745760956, 3.8636745985, 2.6946151520, 1.8841921177, 1.3943805092),
+        *(0.9642583904, 0.6523686016, 0.3977456272, 0.1515232662, 0.0291671582),
+    ),
+    (Architecture.SDXL, "comfyui"): (
+        *(14.6146412293, 6.3184485287, 3.7681790315, 2.1811480769, 1.3405244945, 0.8620721141),
+        *(0.5550693289, 0.3798540708, 0.2332364134, 0.1114188177, 0.0291671582),
+    ),
+    (Architecture.SD15, "a1111"): (14.615, 6.475, 3.861, 2.697, 1.886, 1.396, 0.963, 0.652, 0.399, 0.152, 0.029),
+    (Architecture.SDXL, "a1111"): (14.615, 6.315, 3.771, 2.181, 1.342, 0.862, 0.555, 0.380, 0.234, 0.113, 0.029),
+}
+
+# Samplers that would call the model at the last level before 0, which says little, and so pass it over.
+_PASS_OVER: Final[Mapping[NoiseName, frozenset[SamplerName]]] = {
+    "comfyui": frozenset({"dpm_2", "dpm_2_ancestral", "uni_pc", "uni_pc_bh2"}),
+    "a1111": frozenset({"dpm_2", "dpm_2_ancestral", "dpmpp_3m_sde", "uni_pc", "uni_pc_bh2"}),
+}
+
+
+def sigmas_of(sampling: Sampling, levels: Levels, architecture: Architecture, program: NoiseName) -> tuple[float, ...]:
+    """Return the levels that a sampler passes through, as the program has them: descending, 0 at the end.
+
+    DDIM of A1111 ends at the second level of its schedule from below.
+    """
+    passes_over = sampling.sampler in _PASS_OVER[program]
+    steps = sampling.steps + passes_over
+    if sampling.schedule == "align_your_steps":
+        sigmas = _align_your_steps(AYS[architecture, program], steps, program)
+    else:
+        sigmas = (A1111_SCHEDULES if program == "a1111" else SCHEDULES)[sampling.schedule](levels, steps)
+    if passes_over:
+        sigmas = torch.cat([sigmas[:-2], sigmas[-1:]])
+    if sampling.sampler == "ddim_a1111":
+        sigmas = sigmas[:-1]
+    return tuple(sigmas.tolist())
+
+
+def normal(levels: Levels, steps: int) -> Tensor:
+    """Even in the model's time, from its last to its first level. A1111 calls it Uniform."""
+    return _ending(levels.sigma(torch.linspace(*_times(levels), steps)))
+
+
+def sgm_uniform(levels: Levels, steps: int) -> Tensor:
+    """Even in the model's time, as `normal` with one step more whose last level is left out."""
+    return _ending(levels.sigma(torch.linspace(*_times(levels), steps + 1)[:-1]))
+
+
+def simple(levels: Levels, steps: int) -> Tensor:
+    """Levels of the table at even distances, from the last."""
+    stride = LEVELS / steps
+    return _ending(levels.sigmas[[-(1 + int(step * stride)) for step in range(steps)]])
+
+
+def ddim_uniform(levels: Levels, steps: int) -> Tensor:
+    """Levels 1, 1 + k, 1 + 2 k ... of the table; k is a whole number, so there may be a step more than asked for."""
+    return _ending(levels.sigmas[1 :: max(LEVELS // steps, 1)].flip(0))
+
+
+def turbo(levels: Levels, steps: int) -> Tensor:
+    """Levels of the table at even distances, the last among them: "trailing" spacing (arXiv:2305.08891, table 2)."""
+    places = (torch.arange(steps, 0, -1) * (LEVELS / steps) - 1).round().long().clamp(0, LEVELS - 1)
+    return _ending(levels.sigmas[places])
+
+
+def karras(levels: Levels, steps: int) -> Tensor:
+    """Even in the seventh root: Karras et al., arXiv:2206.00364, eq. 5."""
+    low, high = (sigma ** (1 / RHO) for sigma in _ends(levels))
+    return _ending((high + torch.linspace(0, 1, steps) * (low - high)) ** RHO)
+
+
+def exponential(levels: Levels, steps: int) -> Tensor:
+    """Even in log sigma."""
+    low, high = map(math.log, _ends(levels))
+    return _ending(torch.linspace(high, low, steps).exp())
+
+
+def kl_optimal(levels: Levels, steps: int) -> Tensor:
+    """Even in arctan sigma: Sabour et al., arXiv:2404.14507, theorem 3.1."""
+    low, high = map(math.atan, _ends(levels))
+    part = torch.arange(steps) / max(steps - 1, 1)
+    return _ending((part * low + (1 - part) * high).tan())
+
+
+def kl_optimal_of_a1111(levels: Levels, steps: int) -> Tensor:
+    """Even in arctan sigma down to the lowest level, at which A1111 ends instead of at 0."""
+    low, high = (torch.tensor(sigma).arctan() for sigma in _ends(levels))
+    part = torch.arange(steps + 1) / steps
+    return (part * low + (1 - part) * high).tan()
+
+
+def beta(levels: Levels, steps: int) -> Tensor:
+    """Levels of the table at quantiles of a beta distribution, each once: Lee et al., arXiv:2407.12173."""
+    quantiles = stats.beta.ppf(1 - np.linspace(0, 1, steps, endpoint=False), ALPHA, BETA)
+    places = np.rint(quantiles * (LEVELS - 1)).astype(int).tolist()
+    return _ending(levels.sigmas[list(dict.fromkeys(places))])
+
+
+def beta_of_a1111(levels: Levels, steps: int) -> Tensor:
+    """Quantiles of a beta distribution between the lowest and the highest level, as A1111 takes them."""
+    low, high = _ends(levels)
+    quantiles = stats.beta.ppf(1 - np.linspace(0, 1, steps), ALPHA, BETA)
+    return _ending(torch.tensor(low + quantiles * (high - low), dtype=torch.float32))
+
+
+def _align_your_steps(table: Sequence[float], steps: int, program: NoiseName) -> Tensor:
+    """Interpolate a table of levels linearly in log sigma.
+
+    A1111 takes as many levels as steps, and then 0; ComfyUI one more, the last of which becomes 0.
+    """
+    count = steps if program == "a1111" else steps + 1
+    places, known = np.linspace(0, 1, count), np.linspace(0, 1, len(table))
+    found = np.exp(np.interp(places, known, np.log(table)))
+    return _ending(torch.tensor(found if program == "a1111" else found[:-1], dtype=torch.float32))
+
+
+def _times(levels: Levels) -> tuple[float, float]:
+    """Return the times of the highest and of the lowest level."""
+    low, high = _ends(levels)
+    return levels.time(high), levels.time(low)
+
+
+def _ends(levels: Levels) -> tuple[float, float]:
+    """Return the lowest and the highest level."""
+    return float(levels.sigmas[0]), float(levels.sigmas[-1])
+
+
+def _ending(sigmas: Tensor) -> Tensor:
+    return torch.cat([sigmas, sigmas.new_zeros(1)])
+
+
+SCHEDULES: Final[Mapping[ScheduleName, Schedule]] = {
+    "normal": normal,
+    "simple": simple,
+    "karras": karras,
+    "exponential": exponential,
+    "sgm_uniform": sgm_uniform,
+    "ddim_uniform": ddim_uniform,
+    "beta": beta,
+    "kl_optimal": kl_optimal,
+    "turbo": turbo,
+}
+A1111_SCHEDULES: Final[Mapping[ScheduleName, Schedule]] = {
+    **SCHEDULES,
+    "kl_optimal": kl_optimal_of_a1111,
+    "beta": beta_of_a1111,
+}

@@ -1,0 +1,70 @@
+"""Stored specs of studies that began when `scheduler` named a sampler and its noise levels together."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any, Final
+
+from studies.errors import StudyChangedError
+from studies.spec.suite import SuiteSettings
+
+# The pair with the same noise levels. Later noise was that of A1111; what has none was computed as ComfyUI does.
+_NOW: Final[Mapping[str, Mapping[str, Any]]] = {
+    "ddim": {"sampler": "ddim", "schedule": "ddim_uniform", "noise": "comfyui", "sgm_noise_multiplier": True},
+    "dpmpp_2m": {"sampler": "dpmpp_2m", "schedule": "sgm_uniform", "noise": "comfyui"},
+    "dpmpp_2m_karras": {"sampler": "dpmpp_2m", "schedule": "karras", "noise": "comfyui"},
+    "dpmpp_2m_sde_karras": {"sampler": "dpmpp_2m_sde", "schedule": "karras"},
+    "euler": {"sampler": "euler", "schedule": "ddim_uniform", "noise": "comfyui", "sgm_noise_multiplier": True},
+    "euler_a": {"sampler": "euler_ancestral", "schedule": "ddim_uniform", "sgm_noise_multiplier": True},
+    "heun": {"sampler": "heun", "schedule": "ddim_uniform", "noise": "comfyui", "sgm_noise_multiplier": True},
+    "lcm": {"sampler": "lcm", "schedule": "sgm_uniform"},
+    "unipc": {"sampler": "uni_pc_bh2", "schedule": "sgm_uniform", "noise": "comfyui"},
+}
+_DEFAULT: Final = "dpmpp_2m"
+_RENDERS_OTHERWISE: Final = frozenset({"ddim", "dpmpp_2m_sde_karras", "lcm", "unipc"})
+_LEADING: Final = frozenset({"euler", "euler_a", "heun"})  # levels are the same only where the steps divide 1000
+
+
+def as_now(text: str) -> str:
+    """Return a stored spec in JSON as it is written now; one that is new already stays as it is."""
+    scheduler = former_scheduler(text)
+    if scheduler is None:
+        return text
+    spec = json.loads(text)
+    suite = {key: value for key, value in spec["suite"].items() if key != "scheduler"}
+    return json.dumps(spec | {"suite": suite | dict(_NOW[scheduler])})
+
+
+def former_scheduler(text: str) -> str | None:
+    """Return the `scheduler` of a stored spec in JSON, which may have left out the default; None for a new one."""
+    try:
+        suite = json.loads(text)["suite"]
+        if "sampler" in suite:
+            return None
+        scheduler = suite.get("scheduler", _DEFAULT)
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        return None  # no spec at all: whoever reads it says what is wrong
+    return scheduler if scheduler in _NOW else None
+
+
+def refuse_other_renders(scheduler: str | None, suite: SuiteSettings, *, plain_levels: bool) -> None:
+    """Refuse to go on with a study whose images would not be those with which it began.
+
+    Args:
+        scheduler: the study's former one; None for a study that never had one.
+        suite: its suite, as it is written now.
+        plain_levels: whether its models have the noise levels of Stable Diffusion, without zero terminal SNR.
+
+    Raises:
+        StudyChangedError: the images would differ, so that scores could not be compared.
+    """
+    if scheduler is None:
+        return
+    extra_step = scheduler in _LEADING and 1000 % suite.steps != 0
+    if scheduler in _RENDERS_OTHERWISE or extra_step or not plain_levels:
+        raise StudyChangedError(
+            f"this study began with `scheduler: {scheduler}`, whose images an earlier version rendered otherwise than "
+            f"`sampler: {suite.sampler}` with `schedule: {suite.schedule}` does now, so scores could not be compared: "
+            "start a new study (its trials and export still open)"
+        )
