@@ -20,6 +20,7 @@ from optimizer.cli.commands import (
     lora,
     merge,
     study,
+    suite,
     worker,
 )
 from optimizer.cli.common import USER_ERROR, debugging, errors, guarded, print_error
@@ -36,6 +37,7 @@ app = Commands(
 )
 app.add_typer(study.app, name="study")
 app.add_typer(lora.app, name="lora")
+app.add_typer(suite.app, name="suite")
 app.add_typer(cluster.app, name="cluster")
 app.command(name="demo")(demo.demo)
 app.command(name="worker")(worker.worker)

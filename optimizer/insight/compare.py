@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from optimizer.trial.front import chosen_trial
-from optimizer.trial.gains import t_interval
-from optimizer.trial.objective import SINGLE, Objective
+from optimizer.trial.gains import mean_interval
+from optimizer.trial.objective import SINGLE, Objective, Scores
 from optimizer.trial.repeats import counted_once, first_of_each, positions_once
+from optimizer.trial.stored_scores import trial_scores
+from optimizer.trial.weighted import grouped
 from scorers.protocol import Direction, ScorerInfo
 from search_spaces.blocks import Architecture
-from studies.records.stored_renders import load_scores
 from studies.records.stored_trials import load_trials
 from studies.records.study_records import StudyRecords
 from studies.records.values import StoredStudy, StoredTrial
 from studies.spec.fingerprints import files_of_scorer
+from studies.spec.suite import SuiteItem
 
 NOT_SETTINGS: Final = ("study", "budget")  # keys of the spec that are not compared: any two studies differ in them
 
@@ -32,13 +35,12 @@ class Side:
     infos: Mapping[str, ScorerInfo]
     trials: tuple[StoredTrial, ...]
     best: StoredTrial | None  # the knee of the front if there are several objectives
-    by_item: Mapping[str, tuple[float, ...]]  # the best trial's image scores: scorer -> one value for each item
-    by_set: Mapping[str, float]  # its set scores
+    scores: Scores  # of the best trial; empty if there is none
 
     @property
     def means(self) -> dict[str, float]:
         """The best trial's mean score by each scorer."""
-        return {name: float(np.mean(values)) for name, values in self.by_item.items()} | dict(self.by_set)
+        return self.scores.means
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,10 +90,8 @@ def load_side(records: StudyRecords, objective: Objective, infos: Mapping[str, S
     """Load a study with the scores of its best trial."""
     trials = tuple(counted_once(records, load_trials(records)))
     best = chosen_trial(trials, objective)
-    by_item, by_set = load_scores(records, best) if best is not None else ({}, {})
-    return Side(
-        study=records.study, objective=objective, infos=infos, trials=trials, best=best, by_item=by_item, by_set=by_set
-    )
+    scores = Scores(by_item={}, by_set={}) if best is None else trial_scores(records, best)
+    return Side(study=records.study, objective=objective, infos=infos, trials=trials, best=best, scores=scores)
 
 
 # ------------------------------------------------------------------------------------------- settings
@@ -175,16 +175,21 @@ def why_not_paired(name: str, first: Side, second: Side) -> str | None:
     files = files_of_scorer(name)
     if first.study.fingerprints.get(files) != second.study.fingerprints.get(files):
         return "the files it reads (weights, references) differ"
-    if name not in first.by_item or name not in second.by_item:
+    if name not in first.scores.by_item or name not in second.scores.by_item:
         return "it is one number for the whole set of images, not one per image"
+    one, other = first.study.spec.suite.items(), second.study.spec.suite.items()
+    if [name in item.without for item in one] != [name in item.without for item in other]:
+        return "other prompts are left out of it"
+    if not np.array_equal(_relative_weights(one), _relative_weights(other)):
+        return "the weights of the prompts differ"
     return None
 
 
 def _paired_scorer(name: str, first: Side, second: Side) -> Paired | Unpaired:
     if (reason := why_not_paired(name, first, second)) is not None:
         return Unpaired(name=name, reason=reason)
-    differences = np.subtract(second.by_item[name], first.by_item[name])
-    return _paired(name, first.infos[name].direction, differences[_positions(first)])
+    differences = second.scores.by_item[name] - first.scores.by_item[name]
+    return _paired(name, first.infos[name].direction, [differences], first)
 
 
 def _paired_objective(first: Side, second: Side) -> Paired | Unpaired:
@@ -197,14 +202,16 @@ def _paired_objective(first: Side, second: Side) -> Paired | Unpaired:
     for term in first.objective.terms:
         if (reason := why_not_paired(term.scorer, first, second)) is not None:
             return Unpaired(name=SINGLE, reason=f"{term.scorer}: {reason}")
-    differences = np.sum(
-        [
-            term.factor * np.subtract(second.by_item[term.scorer], first.by_item[term.scorer])
-            for term in first.objective.terms
-        ],
-        axis=0,
+    differences = grouped(
+        term.factor * (second.scores.by_item[term.scorer] - first.scores.by_item[term.scorer])
+        for term in first.objective.terms
     )
-    return _paired(SINGLE, "maximize", differences[_positions(first)])
+    return _paired(SINGLE, "maximize", differences, first)
+
+
+def _relative_weights(items: Sequence[SuiteItem]) -> NDArray[np.float64]:
+    """Return the weights of items, the first being 1."""
+    return np.array([item.weight / items[0].weight for item in items])
 
 
 def _positions(side: Side) -> list[int]:
@@ -216,8 +223,15 @@ def _positions(side: Side) -> list[int]:
     return list(items) if first is None else positions_once(items, first)
 
 
-def _paired(name: str, direction: Direction, differences: np.ndarray[Any, np.dtype[np.float64]]) -> Paired:
-    low, high = t_interval(differences)
-    return Paired(
-        name=name, direction=direction, difference=float(differences.mean()), low=low, high=high, items=differences.size
-    )
+def _paired(name: str, direction: Direction, lines: Sequence[NDArray[np.float64]], side: Side) -> Paired:
+    """Return the sum of some means of paired differences.
+
+    Args:
+        lines: [items] each, NaN where a scorer leaves one out.
+        side: the study whose weights count.
+    """
+    positions, weights = _positions(side), side.scores.weights
+    chosen = [line[positions] for line in lines]
+    difference, low, high = mean_interval(chosen, None if weights is None else weights[positions])
+    items = int(np.any([~np.isnan(line) for line in chosen], axis=0).sum())
+    return Paired(name=name, direction=direction, difference=difference, low=low, high=high, items=items)

@@ -60,7 +60,7 @@ def trial_note(
 
 
 def _scores(plan: Plan, trial: StoredTrial, means: Mapping[str, float]) -> str:
-    objective, items = plan.objective, trial.rendered
+    objective, suite = plan.objective, plan.spec.suite
     lines = [
         "### Scores",
         "",
@@ -68,7 +68,8 @@ def _scores(plan: Plan, trial: StoredTrial, means: Mapping[str, float]) -> str:
         "|---|---|---|---|---|",
     ]
     objectives = dict(trial.objectives) if objective.terms else {}
-    names = {name: info.report_name(items) for name, info in plan.infos.items()}
+    counts = {name: trial.rendered if trial.estimated else len(suite.looked_at_by(name)) for name in plan.infos}
+    names = {name: info.report_name(counts[name]) for name, info in plan.infos.items()}
     for name, value in (objectives | dict(means)).items():
         error = f"{trial.errors[name]:.2g}" if name in trial.errors else ""
         title, gain = in_markdown(names.get(name, name)), gain_cells(trial.gains.get(name))

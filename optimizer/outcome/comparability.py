@@ -27,6 +27,10 @@ def score_differences(plan: Plan, parents: Sequence[ParentFile], other: StoredSt
     yield from image_differences(plan, parents, other)
     if _prompts(spec.suite) != _prompts(other.spec.suite):  # a scorer may read what the text encoders do not
         yield "prompts are written otherwise, and scorers read them too"
+    elif others := [
+        name for name in spec.scorers if _looked_at(name, spec.suite) != _looked_at(name, other.spec.suite)
+    ]:
+        yield f"other prompts are left out of {', '.join(others)}"
     scorers = [name for name in spec.scorers if not _same_scorer(name, spec, other)]
     if scorers:
         yield f"other scorers: {', '.join(scorers)}"
@@ -55,6 +59,11 @@ def image_differences(plan: Plan, parents: Sequence[ParentFile], other: StoredSt
 def _prompts(suite: SuiteSettings) -> list[str]:
     """Return each item's prompt as it is written, which is how scorers get it."""
     return [item.prompt for item in suite.items()]
+
+
+def _looked_at(scorer: str, suite: SuiteSettings) -> list[int]:
+    """Return the items that a scorer looks at."""
+    return [item.index for item in suite.looked_at_by(scorer)]
 
 
 def _batching(spec: StudySpec) -> tuple[Any, ...]:

@@ -14,7 +14,6 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -34,9 +33,9 @@ from optimizer.runtime.device_choice import choose_device
 from optimizer.runtime.machine import CPU_SETTINGS, VARIATION_FIELD, machine_description
 from optimizer.runtime.plan import Plan
 from optimizer.runtime.setup import build_renderer
+from optimizer.trial.stored_scores import trial_scores
 from studies.files.artifacts import Artifacts
 from studies.records.batch_limits import BatchLimit
-from studies.records.stored_renders import load_scores
 from studies.records.stored_studies import software_versions
 from studies.records.study_records import StudyRecords
 from studies.records.values import StoredStudy, StoredTrial
@@ -117,9 +116,8 @@ def _repeat_conditions(trial: StoredTrial) -> None:
 def export_metadata(records: StudyRecords, trial: StoredTrial, plan: Plan, device: torch.device) -> dict[str, str]:
     """Return the header's metadata: that of the merge, and where it comes from. The date is that of the trial."""
     study = records.study
-    by_item, by_set = load_scores(records, trial)
-    scores = {name: float(np.mean(values)) for name, values in by_item.items()} | by_set
-    results: dict[str, object] = {"objectives": dict(trial.objectives), "scores": scores}
+    scores = trial_scores(records, trial)
+    results: dict[str, object] = {"objectives": dict(trial.objectives), "scores": scores.means}
     if trial.estimated:
         results["estimated_from_images"] = trial.rendered
     metadata = merge_metadata(

@@ -1,10 +1,9 @@
 """A study that begins with another's trials: which of them keep their scores, and which are rendered anew.
 
 Scores hold where everything that shapes them is the same: parents and their order, suite, scorers with the files they
-read, dtypes, machine and libraries. Such a trial is copied whole, with what it rendered and scored, and its
-objective is computed anew from the scores, so that the weights may differ. Where scores do not hold, only the best
-merges are of use, and they become probes.
-"""
+read, dtypes, machine and libraries. Such a trial is copied whole, with what it rendered and scored, and its objective
+is computed anew from the scores, so that the weights of scorers and of images may differ. Where scores do not hold,
+only the best merges are of use, and they become probes."""
 
 from __future__ import annotations
 
@@ -12,7 +11,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
-import numpy as np
 import torch
 
 from optimizer.outcome.comparability import score_differences
@@ -23,8 +21,9 @@ from optimizer.runtime.parent_files import equal_places
 from optimizer.runtime.plan import Plan
 from optimizer.search.probes import Probe, exact_probe, parent_probe
 from optimizer.search.shortlist import by_value
-from optimizer.trial.objective import Objective, Scores
+from optimizer.trial.objective import Objective
 from optimizer.trial.ranking import parent_trials
+from optimizer.trial.stored_scores import suite_scores
 from studies.errors import RecipeError, WarmStartError
 from studies.files.artifacts import SHEET, TrialFiles, render_file
 from studies.recipe.adoption import adopt
@@ -126,9 +125,10 @@ class _TrialSelection:
         return ScoredTrial(
             trial=trial,
             probe=self._adoption.probe(trial, recipe),
-            scores=Scores(
-                by_item={name: np.array(by_item[name]) for name in names if name in by_item},
-                by_set={name: by_set[name] for name in names if name in by_set},
+            scores=suite_scores(
+                self._plan.spec.suite,  # with the weights of the new study
+                {name: by_item[name] for name in names if name in by_item},
+                {name: by_set[name] for name in names if name in by_set},
             ),
             pixels_sha256=tuple(render.pixels_sha256 for render in renders),
             files=files,

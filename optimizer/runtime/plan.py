@@ -105,7 +105,7 @@ def make_plan(spec: StudySpec, *, begun: bool = False) -> Plan:
         _refuse(repeated)
     notes = [*ingredients.notes, *ingredients.narrow_dtype_notes(spec.export.dtype), *repeated]
     notes += length_notes(spec.suite, spec.held_out)
-    notes += [note for info in infos.values() for note in info.notes(len(spec.suite.items()))]
+    notes += [note for name, info in infos.items() for note in info.notes(len(spec.suite.looked_at_by(name)))]
     return Plan(
         # The resolved space is stored, so that a preset may change later without changing this study.
         spec=spec.model_copy(update={"space": space.settings}),

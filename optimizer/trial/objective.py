@@ -8,11 +8,12 @@ added. Scores are not normalised by those of other trials, so the same renders a
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
+from optimizer.trial.weighted import weighted_mean
 from scorers.protocol import Direction, ScorerInfo
 from studies.spec.study import StudySpec
 
@@ -65,10 +66,14 @@ class Objective:
 class Scores:
     """All scores of one trial."""
 
-    by_item: Mapping[str, NDArray[np.float64]]  # image scorer -> [items]
-    by_set: Mapping[str, float]  # set scorer -> the score of all items together
+    by_item: Mapping[str, NDArray[np.float64]]  # image scorer -> [items]; NaN where it leaves an item out
+    by_set: Mapping[str, float]  # set scorer -> the score of all its items together
+    weights: NDArray[np.float64] | None = None  # [items], of the means; None: all count alike
+    members: Mapping[str, NDArray[np.int64]] = field(default_factory=dict)
+    """Set scorer -> positions of the items that it looks at; one that looks at all is not in here."""
 
     @property
     def means(self) -> dict[str, float]:
-        """One number per scorer."""
-        return {name: float(values.mean()) for name, values in self.by_item.items()} | dict(self.by_set)
+        """One number per scorer; one that leaves out all of these items has none."""
+        means = {name: weighted_mean(values, self.weights) for name, values in self.by_item.items()}
+        return {name: mean for name, mean in means.items() if mean is not None} | dict(self.by_set)

@@ -8,10 +8,11 @@ confidence interval of its difference is below zero:
 
 d is the mean difference over the n of N items rendered so far and s / sqrt(n) its standard error (from the bootstrap if
 a set score takes part). The last factor is the finite population correction: the question is whether the trial would be
-the best over this suite, n items of which are known already. A trial may be stopped by mistake at every look, so each
-look takes an equal share of the error e = 1 - confidence (Bonferroni). A trial that is as good as the incumbent thus
-renders the full suite with at least the requested confidence. If its differences have a long upper tail (it is much
-better on a few prompts only), the probability is somewhat lower, as with any t-test.
+the best over this suite, n items of which are known already; for items with weights see `unseen_share` in weighted.py.
+As long as a scorer of the objective looks at none of the items, the trial goes on. A trial may be stopped by mistake at
+every look, so each look takes an equal share of the error e = 1 - confidence (Bonferroni). A trial that is as good as
+the incumbent thus renders the full suite with at least the requested confidence. If its differences have a long upper
+tail (it is much better on a few prompts only), the probability is somewhat lower, as with any t-test.
 
 The search is told the incumbent's objective plus the mean difference as a stopped trial's objective. The trial's plain
 mean would be misleading, because prompts differ far more from each other than two merges do on the same prompt. The
@@ -27,7 +28,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from optimizer.trial.gains import Evidence, difference, difference_interval
+from optimizer.trial.gains import Evidence, difference, difference_interval, unseen
 from optimizer.trial.objective import SINGLE, Term
 from studies.records.values import StoredTrial
 from studies.spec.search import RacingSettings
@@ -64,13 +65,14 @@ class Race:
     def goes_on(self, items: Sequence[int], trial: Evidence) -> bool:
         """Return whether the trial may still be as good as the incumbent, by its evidence of these items."""
         incumbent = self.evidence.part(items)
+        if not trial.knows(self.terms):  # a scorer looks at none of these items
+            return True
         error = (1 - self.confidence) / self.looks  # one-sided, of one look
         _, high = difference_interval(trial, incumbent, self.terms, 1 - 2 * error)
         if high is None:
             return True
         value = difference(trial, incumbent, self.terms)
-        unseen = 1 - trial.items / self.evidence.items
-        return value + (high - value) * math.sqrt(unseen) >= 0
+        return value + (high - value) * math.sqrt(unseen(items, self.evidence, self.terms)) >= 0
 
     def estimate(self, items: Sequence[int], trial: Evidence) -> float:
         """Estimate the trial's objective over the whole suite from these items."""

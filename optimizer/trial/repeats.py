@@ -12,13 +12,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import cache
 
-import numpy as np
 from ftfy import fix_text
 
 from basics.messages import first_of
 from optimizer.trial.gains import Evidence, difference, difference_interval, standard_errors, terms_of
-from optimizer.trial.objective import Objective, Scores, Term
+from optimizer.trial.objective import Objective, Term
 from optimizer.trial.ranking import parent_trials
+from optimizer.trial.stored_scores import rendered_items, scores_of
 from search_spaces.blocks import Architecture
 from studies.records.finals import Final, Finalist
 from studies.records.stored_renders import load_renders, load_scores
@@ -101,12 +101,11 @@ def counted_once(records: StudyRecords, trials: Sequence[StoredTrial]) -> list[S
 def _evidence(records: StudyRecords, trial: StoredTrial) -> Evidence:
     """Return the scores that a trial's images have one by one."""
     by_item, _ = load_scores(records, trial)
-    return _of_images(by_item)
+    return _of_images(rendered_items(records, trial), by_item)
 
 
-def _of_images(by_item: Mapping[str, Sequence[float]]) -> Evidence:
-    scores = Scores(by_item={name: np.array(values) for name, values in by_item.items()}, by_set={})
-    return Evidence(items=len(next(iter(by_item.values()), ())), scores=scores)
+def _of_images(items: Sequence[SuiteItem], by_item: Mapping[str, Sequence[float]]) -> Evidence:
+    return Evidence(items=len(items), scores=scores_of(items, by_item, {}))
 
 
 def _recounted(
@@ -157,19 +156,25 @@ def final_counted_once(records: StudyRecords, final: Final, trials: Sequence[Sto
     ]
     if first is not None:
         positions = positions_once(range(len(first)), first)
-        parents = {str(each.origin.parent): _of_images(each.image_scores).part(positions) for each in final.parents}
+        items = spec.held_out.items()
+        parents = {
+            str(each.origin.parent): _of_images(items, each.image_scores).part(positions)
+            for each in final.parents
+            if each.failure is None
+        }
         terms = terms_of(Objective.of(spec, spec.infos), spec.infos)
-        finalists = [_recounted_finalist(each, positions, parents, terms) for each in finalists]
+        finalists = [_recounted_finalist(each, items, positions, parents, terms) for each in finalists]
     return replace(final, finalists=tuple(finalists))
 
 
 def _recounted_finalist(
     finalist: Finalist,
+    items: Sequence[SuiteItem],
     positions: Sequence[int],
     parents: Mapping[str, Evidence],
     terms: Mapping[str, tuple[Term, ...]],
 ) -> Finalist:
     if finalist.failure is not None:
         return finalist
-    own = _of_images(finalist.image_scores).part(positions)
+    own = _of_images(items, finalist.image_scores).part(positions)
     return replace(finalist, held_out=_gains(finalist.held_out, own, parents, terms))

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -14,7 +15,7 @@ from torch import Tensor
 
 from basics.messages import first_line
 from optimizer.errors import UnscorableTrial
-from optimizer.trial.gains import Evidence
+from optimizer.trial.gains import Evidence, Resampled
 from optimizer.trial.objective import Scores
 from scorers.memory import lacks_memory
 from scorers.protocol import ImageScorer, Scorer, SetScorer, SuiteImages
@@ -27,8 +28,19 @@ class ScoredImages:
 
     items: tuple[int, ...]
     images: tuple[Tensor, ...]  # uint8 [3, h, w]
-    by_item: Mapping[str, NDArray[np.float64]]  # image scorer -> [items]
-    features: Mapping[str, Tensor]  # set scorer -> [items, d], on the CPU
+    weights: NDArray[np.float64]  # [items]
+    by_item: Mapping[str, NDArray[np.float64]]  # image scorer -> [items]; NaN where it leaves an item out
+    features: Mapping[str, Tensor]  # set scorer -> [members, d], on the CPU
+    members: Mapping[str, tuple[int, ...]]  # scorer -> those of the items that it looks at
+
+    @property
+    def positions(self) -> dict[str, NDArray[np.int64]]:
+        """Scorer -> positions of the items that it looks at; one that looks at all is not in here."""
+        return {
+            name: np.flatnonzero(np.isin(self.items, members))
+            for name, members in self.members.items()
+            if len(members) < len(self.items)
+        }
 
 
 class Scoring:
@@ -48,17 +60,31 @@ class Scoring:
         Raises:
             UnscorableTrial: a scorer fails.
         """
-        suite = SuiteImages(images=images, prompts=tuple(item.prompt for item in items))
+        looked_at = _LookedAt(items, images)
         by_item: dict[str, NDArray[np.float64]] = {}
         features: dict[str, Tensor] = {}
+        members: dict[str, tuple[int, ...]] = {}
         for name, scorer in self.scorers.items():
-            with _failing_trial(name, lambda scorer=scorer: _failing_item(scorer, suite, items)):  # type: ignore[misc]
+            positions, suite = looked_at.by(name)
+            own = [items[position] for position in positions]
+            members[name] = tuple(item.index for item in own)
+            if scorer.info.scope == "image":
+                by_item[name] = np.full(len(items), np.nan)
+            if not own:
+                continue
+            with _failing_trial(name, partial(_failing_item, scorer, suite, own)):
                 if scorer.info.scope == "image":
-                    by_item[name] = _image_scores(scorer, suite)  # type: ignore[arg-type]
+                    by_item[name][positions] = _image_scores(scorer, suite)  # type: ignore[arg-type]
                 else:
                     features[name] = _features(scorer, suite)  # type: ignore[arg-type]
-        numbers = tuple(item.index for item in items)
-        return ScoredImages(items=numbers, images=images, by_item=by_item, features=features)
+        return ScoredImages(
+            items=tuple(item.index for item in items),
+            images=images,
+            weights=np.array([item.weight for item in items]),
+            by_item=by_item,
+            features=features,
+            members=members,
+        )
 
     def scores(self, part: ScoredImages) -> Scores:
         """Return all scores of these items, set scores included.
@@ -70,29 +96,39 @@ class Scoring:
         for name, features in part.features.items():
             with _failing_trial(name):
                 by_set[name] = float(self.scorers[name].score(features))  # type: ignore[arg-type]
-        finite = {name: bool(np.isfinite(values).all()) for name, values in part.by_item.items()}
+        looked_at = part.positions
+        by_item = {
+            name: values if name not in looked_at else values[looked_at[name]] for name, values in part.by_item.items()
+        }
+        finite = {name: bool(np.isfinite(values).all()) for name, values in by_item.items()}
         finite |= {name: math.isfinite(value) for name, value in by_set.items()}
         for name in self.scorers:
-            if not finite[name]:
+            if not finite.get(name, True):
                 raise UnscorableTrial(f"scorer {name} returned a value that is not finite", "scorer")
-        return Scores(by_item=part.by_item, by_set=by_set)
+        members = {name: positions for name, positions in looked_at.items() if name not in part.by_item}
+        return Scores(by_item=part.by_item, by_set=by_set, weights=part.weights, members=members)
 
     def evidence(self, scores: Scores, features: Mapping[str, Tensor]) -> Evidence:
         """Return what a comparison with other trials needs.
 
         Args:
-            features: set scorer -> [items, d].
+            features: set scorer -> [members, d].
         """
         counts = [*map(len, scores.by_item.values()), *map(len, features.values())]
         return Evidence(
-            items=counts[0],
+            items=counts[0] if scores.weights is None else len(scores.weights),
             scores=scores,
-            resampled={name: self._resampled(name, of_scorer) for name, of_scorer in features.items()},
+            resampled={
+                name: self._resampled(name, of_scorer, scores.members.get(name)) for name, of_scorer in features.items()
+            },
         )
 
-    def _resampled(self, name: str, features: Tensor) -> Callable[[np.ndarray[tuple[int], np.dtype[np.int64]]], float]:
+    def _resampled(self, name: str, features: Tensor, members: NDArray[np.int64] | None) -> Resampled:
         scorer = self.scorers[name]
-        return lambda draw: scorer.score(features[torch.from_numpy(draw)])  # type: ignore[arg-type,return-value]
+        if members is None:
+            return lambda draw: scorer.score(features[torch.from_numpy(draw)])  # type: ignore[arg-type,return-value]
+        rows = {int(position): row for row, position in enumerate(members)}
+        return lambda draw: scorer.score(features[[rows[int(each)] for each in draw]])  # type: ignore[arg-type,return-value]
 
 
 def joined(parts: Sequence[ScoredImages]) -> ScoredImages:
@@ -102,12 +138,38 @@ def joined(parts: Sequence[ScoredImages]) -> ScoredImages:
     items = [item for part in parts for item in part.items]
     images = [image for part in parts for image in part.images]
     order = np.argsort(items)
+    members = {name: [item for part in parts for item in part.members[name]] for name in parts[0].members}
+    rows = {name: np.argsort(of_scorer) for name, of_scorer in members.items()}
+    with_features = dict.fromkeys(name for part in parts for name in part.features)
     return ScoredImages(
         items=tuple(items[index] for index in order),
         images=tuple(images[index] for index in order),
+        weights=np.concatenate([part.weights for part in parts])[order],
         by_item={name: np.concatenate([part.by_item[name] for part in parts])[order] for name in parts[0].by_item},
-        features={name: torch.cat([part.features[name] for part in parts])[order] for name in parts[0].features},
+        features={
+            name: torch.cat([part.features[name] for part in parts if name in part.features])[rows[name]]
+            for name in with_features
+        },
+        members={name: tuple(of_scorer[row] for row in rows[name]) for name, of_scorer in members.items()},
     )
+
+
+class _LookedAt:
+    """The images that each scorer looks at. Those that look at the same ones share them, and work on them."""
+
+    def __init__(self, items: Sequence[SuiteItem], images: tuple[Tensor, ...]) -> None:
+        self._items, self._images = items, images
+        self._suites: dict[tuple[int, ...], SuiteImages] = {}
+
+    def by(self, scorer: str) -> tuple[list[int], SuiteImages]:
+        """Return the positions of the items that a scorer is not left out of, and their images."""
+        positions = tuple(position for position, item in enumerate(self._items) if scorer not in item.without)
+        if positions not in self._suites:
+            self._suites[positions] = SuiteImages(
+                images=tuple(self._images[position] for position in positions),
+                prompts=tuple(self._items[position].prompt for position in positions),
+            )
+        return list(positions), self._suites[positions]
 
 
 @contextmanager

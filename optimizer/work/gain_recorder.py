@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import numpy as np
 import torch
 
 from optimizer.errors import OptimizerError, StorageError
@@ -16,6 +15,7 @@ from optimizer.trial.objective import Scores
 from optimizer.trial.ranking import parent_trials
 from optimizer.trial.repeats import first_of_each, positions_once
 from optimizer.trial.scoring import Scoring
+from optimizer.trial.stored_scores import trial_scores
 from studies.files.artifacts import Artifacts
 from studies.records import stored_renders, stored_trials
 from studies.records.cached_reads import CachedTrials
@@ -97,8 +97,7 @@ class GainRecorder:
 
     def describe(self, trial: StoredTrial) -> None:
         """Write the trial's note for the dashboard."""
-        by_item, by_set = stored_renders.load_scores(self._records, trial)
-        means = {name: float(np.mean(values)) for name, values in by_item.items()} | by_set
+        means = trial_scores(self._records, trial).means
         trial_id = self._records.database.storage.get_trial_id_from_study_id_trial_number(self._optuna_id, trial.number)
         body = trial_note(self._plan, trial, means, self._split(trial_id), study_id=self._optuna_id, trial_id=trial_id)
         store_note(self._records.database, self._optuna_id, trial_id, body)
@@ -124,14 +123,13 @@ class GainRecorder:
         return self._scoring.evidence(scores, features)
 
     def _load_evidence(self, trial: StoredTrial) -> Evidence:
-        by_item, by_set = stored_renders.load_scores(self._records, trial)
-        scores = Scores(by_item={name: np.array(values) for name, values in by_item.items()}, by_set=by_set)
+        scores = trial_scores(self._records, trial)
         stored = self._artifacts.of_trial(self._records.study.key, trial.number, trial.worker_id).load_features()
-        if missing := by_set.keys() - stored.keys():
+        if missing := scores.by_set.keys() - stored.keys():
             raise StorageError(
                 f"features of {', '.join(sorted(missing))} for trial {trial.number} are not in "
                 f"{self._artifacts.location}: name where the study's artifacts are with --artifacts"
             )
         # A copied file may have more: features of scorers that this study has dropped.
-        features = {name: torch.from_numpy(stored[name]) for name in by_set}
+        features = {name: torch.from_numpy(stored[name]) for name in scores.by_set}
         return self._scoring.evidence(scores, features)

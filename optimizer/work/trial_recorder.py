@@ -26,6 +26,7 @@ from studies.records import stored_trials
 from studies.records.failures import Failure
 from studies.records.study_records import StudyRecords
 from studies.records.values import StoredTrial, TrialResult
+from studies.spec.published.infotext import write_infotext
 from studies.spec.suite import SuiteItem
 
 WRITERS = 4  # threads that encode renders and write them
@@ -149,8 +150,11 @@ class TrialRecorder:
         if not self._retention.stores(objectives, is_parent=is_parent):
             return {}
         pixels = [image.numpy() for image in evaluation.images]
+        ensd = self._records.study.spec.suite.ensd
+        texts = [{"parameters": write_infotext(self._items[item], ensd)} for item in evaluation.items]
         with ThreadPoolExecutor(WRITERS) as threads:  # leaving waits for all: no file is written after a failure
-            return dict(zip(evaluation.items, threads.map(files.save_render, evaluation.items, pixels), strict=True))
+            names = threads.map(files.save_render, evaluation.items, pixels, texts)
+            return dict(zip(evaluation.items, names, strict=True))
 
     def _objectives(self, evaluation: Evaluation, race: Race | None) -> tuple[dict[str, float], int | None]:
         """Return objectives for the search, and the trial against which they were estimated; None if they were not."""

@@ -17,6 +17,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, BinaryIO, Final, Literal
 
 import numpy as np
@@ -156,10 +157,14 @@ class TrialFiles:
         self.store.write(self.name(SHEET), _encoded(sheet, format="JPEG", quality=90, subsampling=0))
         return self.sheet_id
 
-    def save_render(self, item: int, pixels: NDArray[np.uint8]) -> str:
-        """Store one render, [3, h, w], losslessly, and return its name in the store. May be called from threads."""
+    def save_render(self, item: int, pixels: NDArray[np.uint8], texts: Mapping[str, str] = MappingProxyType({})) -> str:
+        """Store one render, [3, h, w], losslessly, and return its name in the store. May be called from threads.
+
+        Args:
+            texts: keyword -> what the file says about the render.
+        """
         name = self.name(render_file(item))
-        self.store.write(name, encode_png(pixels))
+        self.store.write(name, encode_png(pixels, texts))
         return name
 
     def save_features(self, features: Features) -> None:

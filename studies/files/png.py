@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import struct
 import zlib
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Final
 
 import numpy as np
@@ -19,14 +21,19 @@ LEVEL: Final = 1
 MEMORY: Final = 9  # zlib's maximum, 256 KiB
 
 
-def encode_png(pixels: NDArray[np.uint8]) -> bytes:
-    """Encode an RGB image [3, h, w] losslessly. Threads may run in parallel: zlib releases the interpreter's lock."""
+def encode_png(pixels: NDArray[np.uint8], texts: Mapping[str, str] = MappingProxyType({})) -> bytes:
+    """Encode an RGB image [3, h, w] losslessly. Threads may run in parallel: zlib releases the interpreter's lock.
+
+    Args:
+        texts: keyword -> text, in UTF-8.
+    """
     _, height, width = pixels.shape
     header = struct.pack(">IIBBBBB", width, height, 8, RGB, 0, 0, 0)
     # Run lengths only, no search for matches: renders are grainy, so there are few, and the files are no larger.
     packer = zlib.compressobj(LEVEL, zlib.DEFLATED, zlib.MAX_WBITS, MEMORY, zlib.Z_RLE)
     packed = packer.compress(_filtered(pixels).data) + packer.flush()
-    return SIGNATURE + _chunk(b"IHDR", header) + _chunk(b"IDAT", packed) + _chunk(b"IEND", b"")
+    written = b"".join(_text_chunk(keyword, text) for keyword, text in texts.items())
+    return SIGNATURE + _chunk(b"IHDR", header) + written + _chunk(b"IDAT", packed) + _chunk(b"IEND", b"")
 
 
 def _filtered(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -38,6 +45,11 @@ def _filtered(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
     rows[0, 1:] = interleaved[0]
     np.subtract(interleaved[1:], interleaved[:-1], out=rows[1:, 1:])
     return rows
+
+
+def _text_chunk(keyword: str, text: str) -> bytes:
+    """Return a text as iTXt: neither compressed nor in a language that is named."""
+    return _chunk(b"iTXt", keyword.encode("latin-1") + b"\0\0\0\0\0" + text.encode())
 
 
 def _chunk(kind: bytes, content: bytes) -> bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -23,7 +24,8 @@ class Finalist:
     number: int  # the trial's
     origin: Origin
     objectives: Mapping[str, float] = field(default_factory=dict)
-    image_scores: Mapping[str, tuple[float, ...]] = field(default_factory=dict)  # scorer -> value per held-out item
+    image_scores: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    """Scorer -> value per held-out item; NaN where it leaves one out."""
     set_scores: Mapping[str, float] = field(default_factory=dict)
     in_sample: Mapping[str, Gain] = field(default_factory=dict)  # as during the search
     held_out: Mapping[str, Gain] = field(default_factory=dict)  # empty for parents
@@ -85,7 +87,10 @@ def _row(study: StoredStudy, final: Final, position: int, finalist: Finalist) ->
         "place": position,
         "origin": str(finalist.origin),
         "objectives": dict(finalist.objectives),
-        "image_scores": {name: list(values) for name, values in finalist.image_scores.items()},
+        "image_scores": {
+            name: [None if math.isnan(value) else value for value in values]  # JSON knows no NaN
+            for name, values in finalist.image_scores.items()
+        },
         "set_scores": dict(finalist.set_scores),
         "in_sample": _plain(finalist.in_sample),
         "held_out": _plain(finalist.held_out),
@@ -119,7 +124,10 @@ def _finalist(row: sa.Row[Any]) -> Finalist:
         number=row.number,
         origin=Origin.parse(row.origin),
         objectives=mapping(row.objectives),
-        image_scores={name: tuple(values) for name, values in mapping(row.image_scores).items()},
+        image_scores={
+            name: tuple(math.nan if value is None else value for value in values)
+            for name, values in mapping(row.image_scores).items()
+        },
         set_scores=mapping(row.set_scores),
         in_sample=_gains(mapping(row.in_sample)),
         held_out=_gains(mapping(row.held_out)),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 
 import sqlalchemy as sa
@@ -29,6 +30,8 @@ def _score_rows(trial_id: int, result: TrialResult) -> Iterable[dict[str, object
     for scorer, values in result.image_scores.items():
         items = range(len(values)) if result.items is None else result.items
         for item, value in zip(items, values, strict=True):
+            if isinstance(value, float) and math.isnan(value):
+                continue  # the scorer leaves the item out
             yield {"trial_id": trial_id, "scorer": scorer, "item": item, "value": value}
     for scorer, value in result.set_scores.items():
         yield {"trial_id": trial_id, "scorer": scorer, "item": None, "value": value}
@@ -48,22 +51,25 @@ def load_scores(records: StudyRecords, trial: StoredTrial) -> tuple[dict[str, tu
     """Read a trial's scores.
 
     Returns:
-        Scorer -> a value for each item that was rendered, in their order; and scorer -> the value of their whole set.
+        Scorer -> a value for each item that was rendered, in their order, NaN where the scorer leaves it out; and
+        scorer -> the value of their whole set.
     """
     query = (
         sa.select(tables.scores)
         .where(tables.scores.c.trial_id == trial.id)
         .order_by(tables.scores.c.scorer, tables.scores.c.item)
     )
-    by_item: dict[str, list[float]] = {}
+    rendered = sa.select(tables.renders.c.item).where(tables.renders.c.trial_id == trial.id)
+    by_item: dict[str, dict[int, float]] = {}
     by_set: dict[str, float] = {}
     with records.database.engine.connect() as connection:
         for row in connection.execute(query):
             if row.item is None:
                 by_set[row.scorer] = row.value
             else:
-                by_item.setdefault(row.scorer, []).append(row.value)
-    return {scorer: tuple(values) for scorer, values in by_item.items()}, by_set
+                by_item.setdefault(row.scorer, {})[row.item] = row.value
+        items = list(connection.execute(rendered.order_by(tables.renders.c.item)).scalars())
+    return {scorer: tuple(values.get(item, math.nan) for item in items) for scorer, values in by_item.items()}, by_set
 
 
 def stored_files(records: StudyRecords) -> dict[int, frozenset[str]]:

@@ -108,7 +108,7 @@ scores = Table(
     Column("id", Integer, primary_key=True),
     Column("trial_id", ForeignKey("mergetune_trials.id", ondelete="CASCADE"), nullable=False),
     Column("scorer", String(200), nullable=False),
-    Column("item", Integer),  # None: a score of the whole set
+    Column("item", Integer),  # None: a score of the whole set; an item that the scorer leaves out has no row
     Column("value", Float(53), nullable=False),
     Index("ix_mergetune_scores_trial", "trial_id"),
 )
@@ -121,7 +121,7 @@ finals = Table(
     Column("place", Integer, nullable=False),  # the parents in their order, then the candidates by rank
     Column("origin", String(100), nullable=False),
     Column("objectives", JSON, nullable=False),  # name -> value on the held-out suite
-    Column("image_scores", JSON, nullable=False),  # scorer -> value per item of the held-out suite
+    Column("image_scores", JSON, nullable=False),  # scorer -> value per item of the held-out suite, or null
     Column("set_scores", JSON, nullable=False),
     Column("in_sample", JSON, nullable=False),  # gains during the search, as in mergetune_trials
     Column("held_out", JSON, nullable=False),  # gains on the held-out suite

@@ -67,7 +67,7 @@ class TrialResult:
 
     objectives: Mapping[str, float]  # name -> value, which Optuna gets as well, in the study's order
     items: tuple[int, ...] | None = None  # of the suite that were rendered, in their order; None: all
-    image_scores: Mapping[str, tuple[float, ...]]  # scorer -> one value per item
+    image_scores: Mapping[str, tuple[float, ...]]  # scorer -> one value per item; NaN where it leaves one out
     set_scores: Mapping[str, float]
     pixels_sha256: tuple[str, ...]  # per item
     files: Mapping[int, str] = field(default_factory=dict)  # item -> name of its PNG in the artifact store

@@ -12,6 +12,7 @@ from typing import Any, Self
 
 from pydantic import Field, ValidationError, ValidationInfo, field_validator, model_validator
 
+from basics.messages import unknown_name
 from basics.names import JOINERS, in_words, is_word, plain, unseen, with_plain_keys
 from basics.settings import FrozenSettings, explain
 from scorers.config import SpecPath
@@ -23,6 +24,7 @@ from studies.errors import RecipeError, SpecError
 from studies.recipe.blueprint import slots_of
 from studies.recipe.recipe import LETTERS, Operation, check_operations
 from studies.recipe.steps import StepSettings, operations_of
+from studies.spec.dynamic_prompts import expand_spec
 from studies.spec.final import FinalSettings
 from studies.spec.former import as_now
 from studies.spec.rendering import ExportSettings, RenderSettings
@@ -78,7 +80,9 @@ class StudySpec(FrozenSettings):
     @model_validator(mode="before")
     @classmethod
     def _plain_keys(cls, data: Any, info: ValidationInfo) -> Any:
-        return with_plain_keys(data) if _is_read_from_file(info) else data
+        if not _is_read_from_file(info):
+            return data
+        return expand_spec(with_plain_keys(data), Path(info.context["base_dir"]))  # type: ignore[index]
 
     @field_validator("study")
     @classmethod
@@ -177,8 +181,27 @@ class StudySpec(FrozenSettings):
 
     @model_validator(mode="after")
     def _final_fits(self) -> Self:
-        self.final.held_out(self.suite)
+        held_out = self.final.held_out(self.suite)
+        self._check_looked_at(self.suite, "suite")
+        if self.final.top and self.final.prompts is not None:
+            self._check_looked_at(held_out, "final")
         return self
+
+    def _check_looked_at(self, suite: SuiteSettings, where: str) -> None:
+        """Refuse prompts that are left out of scorers that there are not, or of all, and scorers without any prompt."""
+        for number, prompt in enumerate(suite.prompts):
+            named = f"{where}: prompts.{number}.without"
+            for name in prompt.without:
+                if name not in self.scorers:
+                    msg = f"{named}: there is no scorer {name[:MAX_NAME]!r}: {unknown_name(name, self.scorers)}"
+                    raise ValueError(msg)
+            if set(prompt.without) >= set(self.scorers):
+                msg = f"{named} names every scorer, so its images would be rendered for nothing: remove the prompt"
+                raise ValueError(msg)
+        for name in self.scorers:
+            if not suite.looked_at_by(name):
+                msg = f"{where}: scorer {name!r} is left out of every prompt: let it look at some, or remove it"
+                raise ValueError(msg)
 
     @model_validator(mode="after")
     def _patience_fits(self) -> Self:

@@ -7,10 +7,11 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Final, Literal, Self
 
-from pydantic import BeforeValidator, Field, field_validator, model_validator
+from pydantic import BeforeValidator, Field, ValidationInfo, field_validator, model_validator
 
+from basics.names import plain
 from basics.settings import FrozenSettings
 from studies.spec.samplers import (
     SamplerName,
@@ -23,6 +24,7 @@ from studies.spec.samplers import (
 
 NoiseName = Literal["a1111", "comfyui"]  # whose way of sampling: see `SuiteSettings.noise`
 PredictionName = Literal["auto", "epsilon", "v_prediction"]
+SCORING: Final = ("weight", "without")  # settings of a prompt that change no image
 Size = Annotated[tuple[int, int], BeforeValidator(lambda value: (value, value) if isinstance(value, int) else value)]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]  # what a torch generator takes
 Sampler = Annotated[SamplerName, BeforeValidator(only_sampler)]
@@ -49,6 +51,8 @@ class SuiteItem:
     height: int
     sampling: Sampling
     clip_skip: int
+    weight: float = 1.0  # in the means over items, relative to the others'
+    without: tuple[str, ...] = ()  # scorers that do not look at it
 
 
 class SuitePrompt(FrozenSettings):
@@ -63,6 +67,13 @@ class SuitePrompt(FrozenSettings):
     sampler: Sampler | None = None
     schedule: Schedule | None = None  # None: the suite's, or the usual one where the prompt has a sampler of its own
     clip_skip: ClipSkip | None = None
+    weight: float = Field(default=1.0, gt=0, allow_inf_nan=False)  # of each of its items in the means over items
+    without: tuple[str, ...] = ()  # scorers that do not look at its images
+
+    @field_validator("without")
+    @classmethod
+    def _plain_names(cls, value: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        return tuple(map(plain, value)) if "base_dir" in (info.context or {}) else value
 
     @model_validator(mode="before")
     @classmethod
@@ -112,8 +123,8 @@ class SuiteSettings(FrozenSettings):
 
     @field_validator("prompts", mode="before")
     @classmethod
-    def _plain_prompts(cls, value: Any) -> Any:
-        return expand_prompts(value)
+    def _plain_prompts(cls, value: Any, info: ValidationInfo) -> Any:
+        return expand_prompts(value, info)
 
     @field_validator("zero_snr", mode="before")
     @classmethod
@@ -143,7 +154,7 @@ class SuiteSettings(FrozenSettings):
             if item.width % 64 or item.height % 64 or not 64 <= item.width <= 4096 or not 64 <= item.height <= 4096:
                 msg = f"size {item.width}x{item.height} cannot be rendered: use multiples of 64 from 64 to 4096"
                 raise ValueError(msg)
-        if len({replace(item, index=0) for item in items}) < len(items):
+        if len({replace(item, index=0, weight=1.0, without=()) for item in items}) < len(items):
             msg = "the suite contains the same render twice (prompt, seed, size and settings): remove one of them"
             raise ValueError(msg)
         return self
@@ -166,6 +177,8 @@ class SuiteSettings(FrozenSettings):
                 height=height,
                 sampling=self._sampling(prompt),
                 clip_skip=self.clip_skip if prompt.clip_skip is None else prompt.clip_skip,
+                weight=prompt.weight,
+                without=prompt.without,
             )
             for index, (prompt, seed, (width, height)) in enumerate(combinations)
         )
@@ -178,25 +191,48 @@ class SuiteSettings(FrozenSettings):
             cfg=self.cfg if prompt.cfg is None else prompt.cfg,
         )
 
+    def looked_at_by(self, scorer: str) -> tuple[SuiteItem, ...]:
+        """Return the items that a scorer is not left out of."""
+        return tuple(item for item in self.items() if scorer not in item.without)
+
+    @property
+    def counts_alike(self) -> bool:
+        """Whether all items have the same weight, and every scorer looks at all of them."""
+        return len({prompt.weight for prompt in self.prompts}) == 1 and not any(each.without for each in self.prompts)
+
     @property
     def digest(self) -> str:
         """sha256 of everything that shapes the renders, 64 hex digits.
 
-        Settings that are left to the models' markers are excluded: the parents' own hashes cover the markers.
+        Settings that are left to the models' markers are excluded: the parents' own hashes cover the markers. So are
+        those of a prompt that say who scores its images and how they count.
         """
         left_to_markers = {name for name in ("prediction", "zero_snr") if getattr(self, name) == "auto"}
         data = self.model_dump(mode="json", exclude=left_to_markers)
+        for prompt in data["prompts"]:
+            for name in SCORING:
+                del prompt[name]
         return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()
 
 
-def expand_prompts(value: Any) -> Any:
+def expand_prompts(value: Any, info: ValidationInfo) -> Any:
     """Return a list of prompts with everything but settings written out as `{prompt: TEXT}`, where a text is expected.
 
-    A mapping without a key that is a setting, or a slip of one, is a text with a colon: `masterpiece: a lion`.
+    A mapping without a key that is a setting, or a slip of one, is a text with a colon: `masterpiece: a lion`. One with
+    `image: FILE` gets the settings of the file.
     """
+    base_dir = (info.context or {}).get("base_dir")
+    if base_dir is not None and _names_images(value):
+        from studies.spec.published.items import resolve_images  # it loads Pillow
+
+        value = resolve_images(value, base_dir)
     if isinstance(value, (list, tuple)):
         return [prompt if _is_settings(prompt) else {"prompt": prompt} for prompt in value]
     return value
+
+
+def _names_images(value: Any) -> bool:
+    return isinstance(value, (list, tuple)) and any(isinstance(each, Mapping) and "image" in each for each in value)
 
 
 def _is_settings(prompt: Any) -> bool:

@@ -43,7 +43,8 @@ def print_plan(plan: Plan, device: torch.device, residence: Residence | None = N
     )
     if plan.prediction != EPSILON:
         table.add_row("prediction", plan.prediction.description)
-    table.add_row("scorers", escaped(", ".join(info.report_name(len(items)) for info in plan.infos.values())))
+    scorers = [info.report_name(len(spec.suite.looked_at_by(name))) for name, info in plan.infos.items()]
+    table.add_row("scorers", escaped(", ".join(scorers)))
     table.add_row("objective", escaped(objective_in_words(plan)))
     table.add_row("sampler", f"{spec.sampler.name}, seed {spec.sampler.seed}, after the probes")
     if spec.racing is not None:

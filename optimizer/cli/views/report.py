@@ -21,6 +21,7 @@ from optimizer.search.stopping import own_trials, stored_end
 from optimizer.trial.front import check_weights, chosen_trial
 from optimizer.trial.objective import SINGLE, Objective
 from optimizer.trial.ranking import best_trials, parent_trials, stopped_after
+from optimizer.trial.stored_scores import trial_scores
 from scorers.protocol import ScorerInfo
 from studies.errors import StudyError
 from studies.files.artifacts import Artifacts
@@ -93,6 +94,11 @@ EXPLANATION = (
     "paired image by image, and therefore more precise than the scores themselves."
 )
 
+WEIGHTED = (
+    "Images count by their `weight` in scores, errors, gains and intervals, and not at all for the scorers that leave "
+    "them out; a score of a whole set has no weights."
+)
+
 
 def print_study(records: StudyRecords, *, every_trial: bool, weights: Mapping[str, float] | None = None) -> None:
     """Print a study: parents, uniform merge and best side by side, every score with its gain, failures, the final."""
@@ -109,6 +115,8 @@ def print_study(records: StudyRecords, *, every_trial: bool, weights: Mapping[st
         console.print(_scores_table(records, trials, objective, final))
         console.print(f"objective: {escaped(objective.formula())}")
         console.print(EXPLANATION, soft_wrap=True)
+        if not study.spec.suite.counts_alike:
+            console.print(WEIGHTED, soft_wrap=True)
         print_repeats(records, trials)
     if complete and len(objective.names) > 1:
         print_front(trials, objective, weights)
@@ -167,7 +175,6 @@ def _scores_table(
 ) -> ReportTable:
     """Return a table with a column for each trial and a row for each score: its value, and below it the gain."""
     study = records.study
-    items = len(study.spec.suite.items())
     infos = _infos(study)
     winner = current_winner(final, trials)
     chosen = None if winner is None else winner.number
@@ -184,21 +191,22 @@ def _scores_table(
     for trial in shown:
         role = f"[bold]{roles[trial.number]}[/]: " if trial.number in roles else ""
         table.head(f"{role}{escaped(trial.title)}\n(trial {trial.number})", justify="right")
-        by_item, by_set = stored_renders.load_scores(records, trial)
-        means[trial.number] = (
-            dict(trial.objectives) | {name: float(np.mean(by_item[name])) for name in by_item} | by_set
-        )
+        means[trial.number] = dict(trial.objectives) | trial_scores(records, trial).means
     for name in ((SINGLE,) if objective.terms else ()) + tuple(study.spec.scorers):
-        label = infos[name].report_name(items) if name in infos else name
+        label = infos[name].report_name(len(study.spec.suite.looked_at_by(name))) if name in infos else name
         if label != name and name in infos and name != study.spec.scorers[name].kind:
             label = f"{name}: {label}"
         table.add_row(
-            escaped(label), *(_score_cell(trial, name, means[trial.number][name]) for trial in shown), end_section=True
+            escaped(label),
+            *(_score_cell(trial, name, means[trial.number].get(name)) for trial in shown),
+            end_section=True,
         )
     return table
 
 
-def _score_cell(trial: StoredTrial, name: str, value: float) -> str:
+def _score_cell(trial: StoredTrial, name: str, value: float | None) -> str:
+    if value is None:  # it looks at none of the images
+        return "-"
     gain = trial.gains.get(name)
     text = value_text(value, trial.errors.get(name))
     return text if gain is None or trial.origin.parent == gain.parent else f"{text}\n{gain_text(gain)}"

@@ -1,0 +1,140 @@
+"""What a published picture says about how it was made, in the words of a spec."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Final, Literal
+
+from studies.errors import StudyError
+from studies.spec.samplers import SamplerName, ScheduleName, read_sampler, read_schedule
+
+Syntax = Literal["a1111", "comfyui", "plain"]
+SIZE_STEP: Final = 64  # pixels; what a suite can render
+MOST_CHARACTERS: Final = 20_000  # of a prompt; far more than any text encoder is given
+_LORA: Final = re.compile(r"<(?:lora|lyco|hypernet):([^:<>]{1,80})", re.IGNORECASE)
+_UNSEEN: Final = dict.fromkeys((*range(32), *range(127, 160)), " ")  # control characters
+
+
+class PublishedError(StudyError):
+    """A picture or text without settings, or with settings that cannot be used."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PublishedSettings:
+    """How a published picture was made."""
+
+    prompt: str
+    negative: str = ""
+    seed: int
+    width: int  # pixels
+    height: int
+    steps: int
+    cfg: float
+    sampler: SamplerName
+    schedule: ScheduleName | None = None  # None: the sampler's usual one
+    clip_skip: int = 1
+    ensd: int = 0  # A1111's "eta noise seed delta"
+    syntax: Syntax
+    notes: tuple[str, ...] = ()  # what cannot be done as it was, one line each
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RawSettings:
+    """Settings as a program wrote them; values are texts or numbers, None where it says nothing."""
+
+    program: str
+    syntax: Syntax
+    prompt: Any
+    negative: Any = None
+    seed: Any
+    width: Any
+    height: Any
+    steps: Any
+    cfg: Any
+    sampler: Any
+    schedule: Any = None
+    clip_skip: Any = None
+    ensd: Any = None
+    notes: tuple[str, ...] = ()
+
+
+def checked(raw: RawSettings) -> PublishedSettings:
+    """Return settings that a suite can have.
+
+    Raises:
+        PublishedError: one is missing, out of range, or not known.
+    """
+    prompt, negative = _text(raw.prompt, "prompt"), _text(raw.negative or "", "negative prompt")
+    if not prompt:
+        raise PublishedError(f"{raw.program}'s settings have no prompt")
+    width, height = (_whole(value, "size", 64, 4096) for value in (raw.width, raw.height))
+    sampler, schedule = _sampling(raw)
+    notes = [*raw.notes, *_notes_of_text(prompt, negative)]
+    if width % SIZE_STEP or height % SIZE_STEP:
+        notes.append(f"size {width}x{height} is rendered as {_rounded(width)}x{_rounded(height)}: multiples of 64")
+    return PublishedSettings(
+        prompt=prompt,
+        negative=negative,
+        seed=_whole(raw.seed, "seed", 0, 2**63 - 1),
+        width=_rounded(width),
+        height=_rounded(height),
+        steps=_whole(raw.steps, "steps", 1, 1000),
+        cfg=_number(raw.cfg, "CFG scale", 0, 100),
+        sampler=sampler,
+        schedule=schedule,
+        clip_skip=max(1, _whole(raw.clip_skip or 1, "clip skip", 0, 11)),
+        ensd=_whole(raw.ensd or 0, "ENSD", -(2**31), 2**31),
+        syntax=raw.syntax,
+        notes=tuple(dict.fromkeys(notes)),
+    )
+
+
+def _sampling(raw: RawSettings) -> tuple[SamplerName, ScheduleName | None]:
+    try:
+        sampler, joint = read_sampler(_text(raw.sampler, "sampler"))
+        return sampler, joint if raw.schedule is None else read_schedule(_text(raw.schedule, "schedule"))
+    except ValueError as error:
+        raise PublishedError(str(error)) from error
+
+
+def _notes_of_text(prompt: str, negative: str) -> Iterator[str]:
+    if names := dict.fromkeys(_LORA.findall(prompt + negative)):
+        yield f"LoRAs named in the prompt are not applied: {', '.join(names)} (see `loras` of a spec)"
+
+
+def _rounded(pixels: int) -> int:
+    return max(SIZE_STEP, round(pixels / SIZE_STEP) * SIZE_STEP)
+
+
+def _text(value: Any, what: str) -> str:
+    if not isinstance(value, str):
+        raise PublishedError(f"expected a text as {what}, got {_shown(value)}")
+    if len(value) > MOST_CHARACTERS:
+        raise PublishedError(f"the {what} has {len(value):,} characters, and at most {MOST_CHARACTERS:,} are read")
+    return " ".join(value.replace("\r\n", "\n").translate(_UNSEEN).split())
+
+
+def _number(value: Any, what: str, low: float, high: float) -> float:
+    try:
+        number = float(value) if not isinstance(value, bool) else float("nan")
+    except (TypeError, ValueError):
+        number = float("nan")
+    if not low <= number <= high:
+        raise PublishedError(f"expected a number from {low:g} to {high:g} as {what}, got {_shown(value)}")
+    return number
+
+
+def _whole(value: Any, what: str, low: int, high: int) -> int:
+    try:
+        number = int(value) if not isinstance(value, (bool, float)) or value == int(value) else low - 1
+    except (TypeError, ValueError, OverflowError):
+        number = low - 1
+    if not low <= number <= high:
+        raise PublishedError(f"expected a whole number from {low} to {high} as {what}, got {_shown(value)}")
+    return number
+
+
+def _shown(value: Any) -> str:
+    return "nothing" if value is None else repr(value)[:60]

@@ -1,0 +1,273 @@
+"""Settings out of pictures in the true formats of the programs that write them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import ExifTags, Image
+from PIL.PngImagePlugin import PngInfo
+
+from studies.errors import SpecError
+from studies.files.png import encode_png
+from studies.spec.published.files import read_published
+from studies.spec.published.infotext import parse_infotext, write_infotext
+from studies.spec.published.items import prompt_settings, resolve_images, suite_section
+from studies.spec.published.settings import PublishedError, PublishedSettings, checked
+from studies.spec.study import StudySpec, parse_spec
+from studies.system.documents import parse_yaml
+
+A1111 = (
+    "masterpiece, (1girl:1.2), \\(fate\\),\nlooking at viewer <lora:detail:0.6>\n"
+    "Negative prompt: lowres, [bad hands],\nworst quality\n"
+    "Steps: 26, Sampler: DPM++ 2M SDE, Schedule type: Karras, CFG scale: 6.5, Seed: 3519844861, Size: 512x768, "
+    'Model hash: 6ce0161689, Clip skip: 2, ENSD: 31337, RNG: CPU, Lora hashes: "detail: 7c6bad76eb54, x: 1", '
+    "Denoising strength: 0.4, Hires upscale: 2, Hires upscaler: Latent, ADetailer model: face.pt, Version: v1.9.4"
+)
+GRAPH: dict[str, Any] = {
+    "3": {
+        "class_type": "KSampler",
+        "inputs": {
+            "seed": ["20", 0], "steps": 28, "cfg": 6.5, "sampler_name": "dpmpp_2m_sde_gpu", "scheduler": "karras",
+            "denoise": 1.0, "model": ["10", 0], "positive": ["6", 0], "negative": ["7", 0], "latent_image": ["5", 0],
+        },
+    },
+    "4": {"class_type": "CheckpointLoaderSimple", "inputs": {"ckpt_name": "x.safetensors"}},
+    "5": {"class_type": "EmptyLatentImage", "inputs": {"width": 832, "height": 1216, "batch_size": 1}},
+    "6": {"class_type": "CLIPTextEncode", "inputs": {"text": ["21", 0], "clip": ["11", 0]}},
+    "7": {"class_type": "CLIPTextEncode", "inputs": {"text": "bad quality", "clip": ["11", 0]}},
+    "10": {"class_type": "LoraLoader", "inputs": {"lora_name": "ink.safetensors", "model": ["4", 0], "clip": ["4", 1]}},
+    "11": {"class_type": "CLIPSetLastLayer", "inputs": {"stop_at_clip_layer": -2, "clip": ["10", 1]}},
+    "20": {"class_type": "PrimitiveInt", "inputs": {"value": 123456789}},
+    "21": {"class_type": "PrimitiveString", "inputs": {"value": "a (red:1.2) fox"}},
+}  # fmt: skip
+INVOKE = {
+    "generation_mode": "txt2img", "positive_prompt": "a cat", "negative_prompt": "", "width": 640, "height": 384,
+    "seed": 620742083, "rand_device": "cpu", "cfg_scale": 7.5, "steps": 50, "scheduler": "dpmpp_2m_k", "clip_skip": 1,
+    "loras": [{"model": {"name": "ink"}, "weight": 0.7}],
+}  # fmt: skip
+SWARM = {
+    "sui_image_params": {
+        "prompt": "a photo of a cat", "negativeprompt": "dog", "model": "sd_xl_base_1.0", "seed": 1, "steps": 20,
+        "cfgscale": 7.0, "width": 1024, "height": 1024, "sampler": "euler_ancestral", "scheduler": "karras",
+        "swarm_version": "0.9.3.1",
+    },
+    "sui_extra_data": {"date": "2025-01-25"},
+}  # fmt: skip
+
+
+def png(path: Path, texts: Mapping[str, str], *, packed: bool = False) -> Path:
+    info = PngInfo()
+    for name, text in texts.items():
+        info.add_text(name, text, zip=packed)
+    Image.new("RGB", (64, 64)).save(path, pnginfo=info)
+    return path
+
+
+def with_comment(path: Path, comment: bytes) -> Path:
+    exif = Image.Exif()
+    exif.get_ifd(ExifTags.IFD.Exif)[ExifTags.Base.UserComment] = comment
+    Image.new("RGB", (64, 64)).save(path, exif=exif)
+    return path
+
+
+def require_a1111(found: PublishedSettings) -> None:
+    assert found.prompt == "masterpiece, (1girl:1.2), \\(fate\\), looking at viewer <lora:detail:0.6>"
+    assert found.negative == "lowres, [bad hands], worst quality"
+    assert (found.seed, found.width, found.height, found.steps, found.cfg) == (3519844861, 512, 768, 26, 6.5)
+    assert (found.sampler, found.schedule, found.clip_skip, found.ensd) == ("dpmpp_2m_sde", "karras", 2, 31337)
+    assert found.syntax == "a1111"
+    said = "; ".join(found.notes)
+    assert "hires fix" in said
+    assert "ADetailer" in said
+    assert "detail (see `loras`" in said
+    assert "graphics card" not in said
+
+
+@pytest.mark.parametrize("packed", [False, True], ids=["tEXt", "zTXt"])
+def test_a1111_png(tmp_path: Path, packed: bool) -> None:
+    require_a1111(read_published(png(tmp_path / "a.png", {"parameters": A1111}, packed=packed)))
+
+
+def test_a1111_png_with_letters_beyond_latin_1_is_itxt(tmp_path: Path) -> None:
+    text = A1111.replace("masterpiece", "傑作")
+    assert read_published(png(tmp_path / "a.png", {"parameters": text})).prompt.startswith("傑作, (1girl")
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "webp"])
+@pytest.mark.parametrize("order", ["utf-16-be", "utf-16-le"])
+def test_a1111_exif_comment(tmp_path: Path, suffix: str, order: str) -> None:
+    path = with_comment(tmp_path / f"a.{suffix}", b"UNICODE\0" + A1111.encode(order))
+    require_a1111(read_published(path))
+
+
+def test_text_file(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    path.write_text(A1111)
+    require_a1111(read_published(path))
+
+
+def test_what_is_not_said_is_the_programs_default(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    path.write_text("cat\nSteps: 20, Sampler: Euler a, CFG scale: 7, Seed: 1, Size: 520x768, Model hash: 45dee52b")
+    found = read_published(path)
+    assert (found.sampler, found.schedule, found.clip_skip, found.negative) == ("euler_ancestral", None, 1, "")
+    assert found.width == 512
+    said = "; ".join(found.notes)
+    assert "RNG: GPU" in said
+    assert "520x768 is rendered as 512x768" in said
+
+
+def test_comfyui_png_follows_links(tmp_path: Path) -> None:
+    found = read_published(png(tmp_path / "c.png", {"prompt": json.dumps(GRAPH), "workflow": "{}"}))
+    assert (found.prompt, found.negative, found.seed) == ("a (red:1.2) fox", "bad quality", 123456789)
+    assert (found.width, found.height, found.steps, found.cfg, found.clip_skip) == (832, 1216, 28, 6.5, 2)
+    assert (found.sampler, found.schedule, found.syntax) == ("dpmpp_2m_sde", "karras", "comfyui")
+    assert "ink.safetensors" in "; ".join(found.notes)
+
+
+def test_comfyui_sampler_of_separate_nodes(tmp_path: Path) -> None:
+    graph = {key: node for key, node in GRAPH.items() if key != "3"} | {
+        "3": {
+            "class_type": "SamplerCustomAdvanced",
+            "inputs": {
+                "noise": ["30", 0], "guider": ["31", 0], "sampler": ["32", 0], "sigmas": ["33", 0],
+                "latent_image": ["5", 0],
+            },
+        },
+        "30": {"class_type": "RandomNoise", "inputs": {"noise_seed": 7}},
+        "31": {
+            "class_type": "CFGGuider",
+            "inputs": {"cfg": 4.0, "model": ["4", 0], "positive": ["6", 0], "negative": ["7", 0]},
+        },
+        "32": {"class_type": "KSamplerSelect", "inputs": {"sampler_name": "euler"}},
+        "33": {"class_type": "BasicScheduler", "inputs": {"scheduler": "beta", "steps": 12, "denoise": 1.0}},
+    }  # fmt: skip
+    found = read_published(png(tmp_path / "c.png", {"prompt": json.dumps(graph)}))
+    assert (found.seed, found.cfg, found.steps, found.sampler, found.schedule) == (7, 4.0, 12, "euler", "beta")
+
+
+def test_invokeai_png(tmp_path: Path) -> None:
+    found = read_published(png(tmp_path / "i.png", {"invokeai_metadata": json.dumps(INVOKE)}))
+    assert (found.prompt, found.seed, found.width, found.height) == ("a cat", 620742083, 640, 384)
+    assert (found.sampler, found.schedule, found.clip_skip, found.syntax) == ("dpmpp_2m", "karras", 2, "plain")
+    assert "LoRAs" in "; ".join(found.notes)
+
+
+def test_older_invokeai_png(tmp_path: Path) -> None:
+    image = {"prompt": [{"prompt": "a cat [dog]", "weight": 1.0}], "steps": 30, "cfg_scale": 7.5, "seed": 3} | {
+        "width": 512, "height": 512, "sampler": "k_euler_a",
+    }  # fmt: skip
+    found = read_published(png(tmp_path / "i.png", {"sd-metadata": json.dumps({"image": image})}))
+    assert (found.prompt, found.negative, found.sampler, found.seed) == ("a cat", "dog", "euler_ancestral", 3)
+
+
+def test_swarmui_png_and_jpeg(tmp_path: Path) -> None:
+    text = json.dumps(SWARM)
+    for path in (
+        png(tmp_path / "s.png", {"parameters": text}),
+        with_comment(tmp_path / "s.jpg", b"UNICODE\0" + text.encode("utf-16-le")),
+    ):
+        found = read_published(path)
+        assert (found.prompt, found.negative, found.seed, found.cfg) == ("a photo of a cat", "dog", 1, 7.0)
+        assert (found.width, found.sampler, found.schedule) == (1024, "euler_ancestral", "karras")
+
+
+def test_our_own_pictures_say_how_they_were_made(tmp_path: Path) -> None:
+    text = (
+        "study: s\nparents: [a.safetensors, b.safetensors]\nscorers: {sharpness: }\nsuite: {ensd: 31337, prompts: ["
+        "{prompt: 'a (cat:1.2), ひげ', negative: dog, seeds: [1099511627776], sizes: [[512, 640]], steps: 7, cfg: 4.5,"
+        " sampler: DPM++ 2M SDE Karras, clip_skip: 2}]}"
+    )
+    suite = parse_spec(text, base_dir=tmp_path).suite
+    path = tmp_path / "0000.png"
+    pixels = np.random.default_rng(0).integers(0, 256, (3, 64, 64), np.uint8)
+    path.write_bytes(encode_png(pixels, {"parameters": write_infotext(suite.items()[0], suite.ensd)}))
+    found = read_published(path)
+    assert prompt_settings(found) == {
+        "prompt": "a (cat:1.2), ひげ", "negative": "dog", "seeds": [2**40], "sizes": [[512, 640]], "steps": 7,
+        "cfg": 4.5, "sampler": "dpmpp_2m_sde", "schedule": "karras", "clip_skip": 2,
+    }  # fmt: skip
+    assert (found.ensd, found.notes) == (31337, ())
+    assert np.array_equal(np.array(Image.open(path)).transpose(2, 0, 1), pixels)
+
+
+@pytest.mark.parametrize(
+    ("texts", "said"),
+    [
+        ({}, "no generation settings"),
+        ({"workflow": "{}"}, "without the `prompt`"),
+        ({"prompt": "{"}, "is not JSON"),
+        ({"prompt": "{}"}, "no KSampler"),
+        ({"invokeai_metadata": "[]"}, "not a JSON object"),
+        ({"parameters": A1111.replace("DPM++ 2M SDE", "DPM++ 2N")}, "there is no sampler"),
+        ({"parameters": A1111.replace("Seed: 3519844861", "Seed: -1")}, "as seed, got '-1'"),
+        ({"parameters": "cat\nSteps: 20, Sampler: Euler, Seed: 1, Denoising strength: 0.4"}, "img2img"),
+        ({"parameters": "x" * 2_000_000}, "characters of text"),
+        ({"parameters": "x" * 30_000 + "\nSteps: 1, Sampler: Euler, Seed: 1"}, "30,000 characters"),
+    ],
+)
+def test_what_cannot_be_used_is_said_in_one_line(tmp_path: Path, texts: Mapping[str, str], said: str) -> None:
+    with pytest.raises(PublishedError, match=said) as refused:
+        read_published(png(tmp_path / "a.png", texts))
+    assert "\n" not in str(refused.value)
+    assert len(str(refused.value)) < 400
+
+
+def test_damaged_files_are_refused(tmp_path: Path) -> None:
+    whole = png(tmp_path / "a.png", {"parameters": A1111}).read_bytes()
+    for length in (0, 5, 20, 60):
+        (tmp_path / "cut.png").write_bytes(whole[:length])
+        with pytest.raises(PublishedError):
+            read_published(tmp_path / "cut.png")
+    with pytest.raises(PublishedError, match="no such file"):
+        read_published(tmp_path / "none.png")
+
+
+def test_control_characters_do_not_get_through() -> None:
+    found = checked(parse_infotext("a\x1b[31m cat\x07\nSteps: 20, Sampler: Euler, CFG scale: 7, Seed: 1, Size: 64x64"))
+    assert found.prompt == "a [31m cat"
+
+
+def test_an_image_in_a_spec_gives_the_settings_that_other_keys_override(tmp_path: Path) -> None:
+    png(tmp_path / "a.png", {"parameters": A1111})
+    whole, changed, text = resolve_images(
+        [{"image": "a.png"}, {"image": "a.png", "steps": 5, "weight": 2}, "x"], tmp_path
+    )
+    assert whole == prompt_settings(read_published(tmp_path / "a.png"))
+    assert changed == whole | {"steps": 5, "weight": 2}
+    assert text == "x"
+    with pytest.raises(ValueError, match=r"image: none.png: there is no such file"):
+        resolve_images([{"image": "none.png"}], tmp_path)
+
+
+def test_a_study_stores_the_settings_and_not_the_picture(tmp_path: Path) -> None:
+    png(tmp_path / "a.png", {"parameters": A1111})
+    text = (
+        "study: s\nparents: [a.safetensors, b.safetensors]\nscorers: {sharpness: }\n"
+        "suite: {prompts: [{image: a.png, cfg: 3, weight: 2}, plain]}\nfinal: {prompts: [{image: a.png, seeds: [77]}]}"
+    )
+    spec = parse_spec(text, base_dir=tmp_path)
+    item, plain = spec.suite.items()
+    assert (item.prompt, item.seed, item.width, item.height) == (
+        read_published(tmp_path / "a.png").prompt, 3519844861, 512, 768,
+    )  # fmt: skip
+    assert (item.sampling.sampler, item.sampling.schedule) == ("dpmpp_2m_sde", "karras")
+    assert (item.sampling.steps, item.sampling.cfg, item.clip_skip, item.weight) == (26, 3.0, 2, 2.0)
+    assert plain.sampling.steps == 20
+    assert [each.seed for each in spec.held_out.items()] == [77]
+    (tmp_path / "a.png").unlink()
+    assert StudySpec.from_json(spec.to_json()) == spec
+    with pytest.raises(SpecError, match=r"image: a\.png: there is no such file") as refused:
+        parse_spec(text, base_dir=tmp_path)
+    assert "\n" not in str(refused.value)
+
+
+def test_a_written_suite_reads_back(tmp_path: Path) -> None:
+    found = read_published(png(tmp_path / "a.png", {"parameters": A1111.replace("masterpiece", "#1: {x} 'y' \"z\"")}))
+    section = parse_yaml(suite_section([("a\n.png", found)]), "suite", PublishedError)["suite"]
+    assert section == {"syntax": "a1111", "ensd": 31337, "prompts": [prompt_settings(found)]}
