@@ -21,7 +21,7 @@ from optimizer.rendering.largest_batches import BatchTooLarge, LargestBatches
 from optimizer.rendering.latents import to_vae
 from optimizer.rendering.models import LiveModels
 from optimizer.rendering.prediction import Prediction
-from optimizer.rendering.prompts import Embedding, PromptEncoder
+from optimizer.rendering.prompts.encoder import Conditions, Embedding, PromptEncoder
 from optimizer.rendering.schedulers import make_scheduler, require_steps
 from optimizer.rendering.suite import batches, noise, stages
 from scorers.degenerate import faults, measure
@@ -84,7 +84,7 @@ class Renderer:
         self.largest_batches = largest_batches or LargestBatches()
         self.items = suite.items()
         self.stages = stages(suite, stage_size)
-        self.encoder = PromptEncoder(models, suite.clip_skip)
+        self.encoder = PromptEncoder(models, suite)
         self.pipeline = make_pipeline(models, suite)
         self._kind = unet_kind(models.unet.config.in_channels, models.vae.config.latent_channels)
         self._channels: dict[Size, Tensor | None] = {}  # extra input channels, which follow the noise
@@ -136,30 +136,33 @@ class Renderer:
         start = time.perf_counter()
         self._channels.clear()  # they depend on the VAE, which a merge may have changed
         self._decoded.clear()
-        prompts = self.encoder.embed(text for item in self.items for text in (item.prompt, item.negative))
+        conditions = self.encoder.conditions(self.items)
         text_seconds, count = time.perf_counter() - start, 0
         for items in self.stages:
             done: dict[int, Render] = {}
             seconds = {"text": text_seconds, "denoise": 0.0, "decode": 0.0}
             text_seconds = 0.0  # all prompts were embedded before the first stage
-            for group in self._groups(items):
-                for batch, images in self._render_group(group, prompts, seconds):
+            for group in self._groups(items, conditions):
+                for batch, images in self._render_group(group, conditions, seconds):
                     done.update(zip((item.index for item in batch), images, strict=True))
                     count += len(batch)
                     if on_batch is not None:
                         on_batch(count)
             yield Renders(renders=tuple(done[item.index] for item in items), seconds=seconds)
 
-    def _groups(self, items: Sequence[SuiteItem]) -> Iterator[list[list[SuiteItem]]]:
+    def _groups(
+        self, items: Sequence[SuiteItem], conditions: Mapping[int, Conditions]
+    ) -> Iterator[list[list[SuiteItem]]]:
         """Yield groups of batches, each denoised before any of it is decoded: one group if U-Net and VAE take turns."""
-        all_batches = list(batches(items, self.batch_size, self.largest_batches.of("unet")))
+        tokens = {index: each.token_count for index, each in conditions.items()}
+        all_batches = list(batches(items, self.batch_size, self.largest_batches.of("unet"), tokens))
         if self.models.in_turns:
             yield all_batches
         else:
             yield from ([batch] for batch in all_batches)
 
     def _render_group(
-        self, group: Sequence[list[SuiteItem]], prompts: Mapping[str, Embedding], seconds: dict[str, float]
+        self, group: Sequence[list[SuiteItem]], conditions: Mapping[int, Conditions], seconds: dict[str, float]
     ) -> Iterator[tuple[list[SuiteItem], list[Render]]]:
         """Yield (batch, its renders), and add to the seconds of `denoise` and `decode`.
 
@@ -169,13 +172,13 @@ class Renderer:
         with _timed(seconds, "denoise"):
             for size in dict.fromkeys(map(_size, group)):
                 self._image_channels(*size)  # for all sizes first, because they need the VAE, which may be released
-            latents = [self._denoise_all(batch, prompts) for batch in group]
+            latents = [self._denoise_all(batch, conditions) for batch in group]
         for batch, batch_latents in zip(group, latents, strict=True):
             with _timed(seconds, "decode"):
                 images = self._decode_all(batch_latents, _size(batch))
             yield batch, images
 
-    def _denoise_all(self, batch: Sequence[SuiteItem], prompts: Mapping[str, Embedding]) -> Tensor:
+    def _denoise_all(self, batch: Sequence[SuiteItem], conditions: Mapping[int, Conditions]) -> Tensor:
         """Denoise a batch: `_denoise` within the memory.
 
         Raises:
@@ -183,7 +186,7 @@ class Renderer:
         """
         channels = self._image_channels(*_size(batch))
         self.models.use("unet")
-        compute = partial(self._denoise, batch, prompts, channels)
+        compute = partial(self._denoise, batch, conditions, channels)
         latents = self._within_memory("unet", _size(batch), len(batch), compute)
         if latents is None:
             raise BatchTooLarge
@@ -234,7 +237,9 @@ class Renderer:
         self.largest_batches.lower(component, size, count, reason)
         return None
 
-    def _denoise(self, batch: Sequence[SuiteItem], prompts: Mapping[str, Embedding], channels: Tensor | None) -> Tensor:
+    def _denoise(
+        self, batch: Sequence[SuiteItem], conditions: Mapping[int, Conditions], channels: Tensor | None
+    ) -> Tensor:
         """Compute the final latents [n, latent channels, h / 8, w / 8] of items of one size.
 
         Args:
@@ -242,9 +247,10 @@ class Renderer:
         """
         unet, latent_channels = self.models.unet, self.models.vae.config.latent_channels
         initial, generators = zip(*(noise(item, latent_channels) for item in batch), strict=True)
-        embeddings = _stack("prompt_embeds", [prompts[item.prompt] for item in batch])
+        own = [conditions[item.index] for item in batch]
+        embeddings = _stack("prompt_embeds", [each.positive[0].embedding for each in own])
         if self.suite.is_guided:
-            embeddings |= _stack("negative_prompt_embeds", [prompts[item.negative] for item in batch])
+            embeddings |= _stack("negative_prompt_embeds", [each.negative[0].embedding for each in own])
         with appended(unet, channels):
             result = self.pipeline(
                 **embeddings,
@@ -331,9 +337,10 @@ def check_suite(
             f"edm_mean and edm_std are for {len(prediction.latents.mean)} latent channels, the VAE has "
             f"{latent_channels}: the markers belong to another model, use the original file"
         )
-    if suite.clip_skip > text_layers:
+    clip_skip = max(item.clip_skip for item in suite.items())
+    if clip_skip > text_layers:
         raise RenderError(
-            f"clip_skip {suite.clip_skip} leaves no layer: the text encoder has {text_layers}; use 1 to {text_layers}"
+            f"clip_skip {clip_skip} leaves no layer: the text encoder has {text_layers}; use 1 to {text_layers}"
         )
     scheduler = make_scheduler(suite.scheduler, prediction)
     require_steps(suite.scheduler, suite.steps, prediction)
@@ -341,7 +348,7 @@ def check_suite(
 
 
 def _stack(name: str, embeddings: Sequence[Embedding]) -> dict[str, Tensor]:
-    """Return pipeline arguments for a batch's embeddings: [n, 77, width], and [n, p] where the model pools text.
+    """Return pipeline arguments for a batch's embeddings: [n, tokens, width], and [n, p] where the model pools text.
 
     Args:
         name: of the pipeline's argument.

@@ -39,16 +39,24 @@ def stages(suite: SuiteSettings, size: int | None) -> tuple[tuple[SuiteItem, ...
 
 
 def batches(
-    items: Sequence[SuiteItem], batch_size: int | None, most: Mapping[tuple[int, int], int] = MappingProxyType({})
+    items: Sequence[SuiteItem],
+    batch_size: int | None,
+    most: Mapping[tuple[int, int], int] = MappingProxyType({}),
+    tokens: Mapping[int, int] = MappingProxyType({}),
 ) -> Iterator[list[SuiteItem]]:
-    """Divide items into batches of one size; every item is in exactly one.
+    """Divide items into batches of one size and one length of prompts; every item is in exactly one.
 
     Args:
         batch_size: images in a batch; None takes `usual_batch`.
         most: (width, height) -> limit of this device; no limit for other sizes.
+        tokens: index of an item -> tokens of its prompts; those that are missing are equally long.
     """
-    by_size = sorted(items, key=lambda item: (item.width, item.height))  # stable: keeps the order within a size
-    for (width, height), group in groupby(by_size, key=lambda item: (item.width, item.height)):
+
+    def shape(item: SuiteItem) -> tuple[int, int, int]:
+        return item.width, item.height, tokens.get(item.index, 0)
+
+    by_shape = sorted(items, key=shape)  # stable: keeps the order within a shape
+    for (width, height, _), group in groupby(by_shape, key=shape):
         same = list(group)
         size = batch_size or usual_batch(width, height)
         size = min(size, most.get((width, height), size))

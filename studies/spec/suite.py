@@ -5,19 +5,23 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from basics.settings import FrozenSettings
+from scorers.config import SpecPath
 
 SchedulerName = Literal[
     "ddim", "dpmpp_2m", "dpmpp_2m_karras", "dpmpp_2m_sde_karras", "euler", "euler_a", "heun", "lcm", "unipc"
 ]
+Syntax = Literal["a1111", "comfyui", "plain"]
+Emphasis = Literal["original", "no_norm", "none", "ignore"]
 PredictionName = Literal["auto", "epsilon", "v_prediction"]
 Size = Annotated[tuple[int, int], BeforeValidator(lambda value: (value, value) if isinstance(value, int) else value)]
+ClipSkip = Annotated[int, Field(ge=1, le=11)]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]  # what a torch generator takes
 
 
@@ -36,6 +40,7 @@ class SuiteItem:
     seed: int
     width: int  # pixels, a multiple of 64
     height: int
+    clip_skip: int = 1  # layer of the text encoders that is read, as `SuiteSettings` has it
 
 
 class SuitePrompt(FrozenSettings):
@@ -45,6 +50,7 @@ class SuitePrompt(FrozenSettings):
     negative: str | None = None
     seeds: tuple[Seed, ...] | None = None
     sizes: tuple[Size, ...] | None = None
+    clip_skip: ClipSkip | None = None
 
 
 class SuiteSettings(FrozenSettings):
@@ -57,7 +63,10 @@ class SuiteSettings(FrozenSettings):
     steps: int = Field(default=20, ge=1, le=1000)
     cfg: float = Field(default=7.0, ge=0, le=100)  # guidance scale; 1 or less renders without guidance
     scheduler: SchedulerName = "dpmpp_2m"
-    clip_skip: int = Field(default=1, ge=1, le=11)  # 1 is the last layer, as in A1111; SDXL: at least 2
+    clip_skip: ClipSkip = 1  # 1 is the last layer, as in A1111; SDXL: at least 2
+    syntax: Syntax = "a1111"  # whose rules the prompts are written by; plain: every sign is text, 75 tokens are read
+    emphasis: Emphasis | None = None  # what A1111 makes of weights; resolved to original, and None for other syntaxes
+    embeddings: SpecPath | None = None  # folder of textual inversions
     prediction: PredictionName = "auto"  # what the U-Net predicts; auto: as the parents' markers say
     zero_snr: Literal["auto"] | bool = "auto"  # whether the noise schedule ends in pure noise; auto: as marked
 
@@ -84,6 +93,23 @@ class SuiteSettings(FrozenSettings):
             raise ValueError(msg)
         return self
 
+    @model_validator(mode="before")
+    @classmethod
+    def _usual_emphasis(cls, data: Any) -> Any:
+        if isinstance(data, Mapping) and data.get("emphasis") is None and data.get("syntax", "a1111") == "a1111":
+            return {**data, "emphasis": "original"}
+        return data
+
+    @model_validator(mode="after")
+    def _syntax_has_settings(self) -> Self:
+        if self.syntax != "a1111" and self.emphasis is not None:
+            msg = f"`emphasis` is a setting of A1111, and the syntax is {self.syntax}: leave it out"
+            raise ValueError(msg)
+        if self.syntax == "plain" and self.embeddings is not None:
+            msg = "`embeddings` are not read in plain prompts: set `syntax: a1111` or `syntax: comfyui`"
+            raise ValueError(msg)
+        return self
+
     @model_validator(mode="after")
     def _something_to_render(self) -> Self:
         items = self.items()
@@ -94,8 +120,7 @@ class SuiteSettings(FrozenSettings):
             if item.width % 64 or item.height % 64 or not 64 <= item.width <= 4096 or not 64 <= item.height <= 4096:
                 msg = f"size {item.width}x{item.height} cannot be rendered: use multiples of 64 from 64 to 4096"
                 raise ValueError(msg)
-        renders = {(item.prompt, item.negative, item.seed, item.width, item.height) for item in items}
-        if len(renders) < len(items):
+        if len({replace(item, index=0) for item in items}) < len(items):
             msg = "the suite contains the same render twice (prompt, seed and size): remove one of them"
             raise ValueError(msg)
         return self
@@ -116,6 +141,7 @@ class SuiteSettings(FrozenSettings):
                 seed=seed,
                 width=width,
                 height=height,
+                clip_skip=self.clip_skip if prompt.clip_skip is None else prompt.clip_skip,
             )
             for index, (prompt, seed, (width, height)) in enumerate(combinations)
         )
@@ -129,10 +155,17 @@ class SuiteSettings(FrozenSettings):
     def digest(self) -> str:
         """sha256 of everything that shapes the renders, 64 hex digits.
 
-        Settings that are left to the models' markers are excluded: the parents' own hashes cover the markers.
+        Settings that are left to the models' markers are excluded: the parents' own hashes cover the markers. So is
+        the folder of embeddings, which may move: the content of those that the prompts name is a fingerprint of the
+        study. Plain prompts have the digest that they had when there were no others.
         """
-        left_to_markers = {name for name in ("prediction", "zero_snr") if getattr(self, name) == "auto"}
-        data = self.model_dump(mode="json", exclude=left_to_markers)
+        excluded = {name for name in ("prediction", "zero_snr") if getattr(self, name) == "auto"} | {"embeddings"}
+        if self.syntax == "plain":
+            excluded |= {"syntax", "emphasis"}
+        data = self.model_dump(mode="json", exclude=excluded)
+        for prompt in data["prompts"]:
+            if prompt["clip_skip"] is None:
+                del prompt["clip_skip"]
         return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()
 
 
