@@ -1,9 +1,9 @@
 """Which renders of suites are the same image, whatever was written: what reaches the model is compared.
 
 A CPU generator of torch keeps the low 32 bits of a seed (it is a Mersenne Twister, seeded by one 32-bit word). A text
-encoder reads token ids: CLIP's tokenizer lowers capitals, mends and unescapes the text, collapses spaces, and cuts plain
-prompts off after 77 tokens. Of other prompts their chunks, weights and embeddings count. A negative prompt is not read
-without guidance.
+encoder reads token ids: CLIP's tokenizer lowers capitals, mends and unescapes the text, collapses spaces, and cuts
+plain prompts off after 77 tokens. Of other prompts their chunks, weights and embeddings count. A negative prompt is not
+read without guidance.
 """
 
 from __future__ import annotations

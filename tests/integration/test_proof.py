@@ -274,7 +274,7 @@ def test_a_file_whose_prompts_cannot_be_embedded_for_want_of_memory_is_kept(
     def no_memory(*_: object) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
 
-    monkeypatch.setattr("optimizer.rendering.prompts.PromptEncoder._encode", no_memory)
+    monkeypatch.setattr("optimizer.rendering.prompts.encoder.PromptEncoder._encode", no_memory)
     target = tmp_path / "merge.safetensors"
     done = delivered(short, rows[3], target)
     assert done.difference.startswith("the memory here was too small to render the file")

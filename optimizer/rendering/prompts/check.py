@@ -13,7 +13,7 @@ from optimizer.rendering.prompts.encoder import denoiser_calls
 from optimizer.rendering.prompts.reading import PromptReader, Reading
 from scorers import clip
 from search_spaces.blocks import Architecture
-from studies.spec.suite import Syntax, SuiteSettings
+from studies.spec.suite import SuiteSettings, Syntax
 
 # What one program gives a meaning and the other reads as words.
 _ONLY_A1111 = re.compile(r"\bBREAK\b|<\w+:[^>]+>|\[[^\]]*[:|][^\]]*\]")

@@ -168,8 +168,8 @@ def comfyui_chunks(
     """
     done: list[Chunk] = []
     filling = _Filling()
-    for tokens, weight in _groups(pieces, reader, tokenize, inversions):
-        divided = len(tokens) >= WHOLE
+    for group, weight in _groups(pieces, reader, tokenize, inversions):
+        tokens, divided = group, len(group) >= WHOLE
         while tokens:
             room = LENGTH - len(filling)
             fits = tokens if len(tokens) <= room else tokens[:room] if divided else []

@@ -161,6 +161,8 @@ def _tensors(content: Any) -> dict[str, Tensor]:
         return {}
     inner = content.get("string_to_param", content)
     inner = getattr(inner, "_parameters", inner)
+    if not isinstance(inner, Mapping):
+        return {}
     tensors = {key: value for key, value in inner.items() if isinstance(value, Tensor)}
     encoders = {key: tensors[key] for key in ("clip_l", "clip_g") if key in tensors}
     if encoders:
@@ -176,8 +178,8 @@ def _as_rows(path: Path, tensor: Tensor) -> Tensor:
     """
     if tensor.dim() not in {1, 2} or not tensor.is_floating_point() or not tensor.numel():
         raise CheckpointError(
-            f"{path} holds a tensor of {tensor.dtype} {list(tensor.shape)}: expected floats [vectors, width]; use a file "
-            "of textual inversion"
+            f"{path} holds a tensor of {tensor.dtype} {list(tensor.shape)}: expected floats [vectors, width]; use a "
+            "file of textual inversion"
         )
     rows = tensor.detach().to(torch.float32).reshape(-1, tensor.shape[-1])
     if not rows.isfinite().all():

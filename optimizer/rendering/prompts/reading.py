@@ -148,8 +148,8 @@ class PromptReader:
         most = max(map(len, chunks))
         if most > MOST_CHUNKS:
             raise PromptError(
-                f"the prompt {prompt[:40]!r}... has {most} chunks of 75 tokens, more than {MOST_CHUNKS}: give the words "
-                "of one picture"
+                f"the prompt {prompt[:40]!r}... has {most} chunks of 75 tokens, more than {MOST_CHUNKS}: give the "
+                "words of one picture"
             )
         padded = [
             (*each, *[empty_chunk(reader)] * (most - len(each)))
