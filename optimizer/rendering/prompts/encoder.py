@@ -225,7 +225,7 @@ class PromptEncoder:
             return tuple(from_empty(z, weights, empty))
         if self.suite.emphasis == "original":
             return tuple(mean_restored(z, weights, torch.tensor(repeats, dtype=torch.float32, device=z.device)))
-        return tuple(multiplied(z, weights)) if self.suite.emphasis == "no_norm" else layers
+        return tuple(multiplied(z, weights))
 
 
 @dataclass(frozen=True, slots=True)

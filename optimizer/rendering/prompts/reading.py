@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 from optimizer.errors import PromptError
@@ -73,6 +73,7 @@ class PromptReader:
     def __init__(self, suite: SuiteSettings, family: ModelFamily, widths: Mapping[str, int] | None = None) -> None:
         self.syntax, self.readers = suite.syntax, family.readers
         self._as_words = suite.emphasis == "none"  # whether brackets are text for A1111
+        self._ignores_weights = suite.emphasis == "ignore"
         known = widths or {}
         self.inversions = InversionFolder(
             None if suite.syntax == "plain" else suite.embeddings,
@@ -125,6 +126,8 @@ class PromptReader:
 
     def _a1111(self, text: str) -> Text:
         pieces = (Piece(text=text),) if self._as_words else attention.weighted_pieces(text)
+        if self._ignores_weights:
+            pieces = tuple(replace(piece, weight=1.0) for piece in pieces)
         if not attention.is_finite(pieces):
             raise misread(text, 0, "its weights multiply beyond any number: use fewer brackets")
         return self._text(text, pieces, [divider.divide(pieces) for divider in self._dividers])
