@@ -20,6 +20,7 @@ from optimizer.runtime.digest_cache import DigestCache
 from optimizer.runtime.moved_files import MovedFiles
 from studies.recipe.lora_files import files_of_lora
 from studies.records.values import ParentFile, StoredStudy
+from studies.spec.embedding_files import files_named
 from studies.spec.fingerprints import (
     NOTHING,
     THE_EMBEDDINGS,
@@ -213,15 +214,22 @@ class ModelFolders:
         folder, fingerprint = spec.suite.embeddings, known.get(THE_EMBEDDINGS)
         if folder is None:
             return spec.suite
-        readable = self.allows(folder) and folder.is_dir()
+        readable = folder.is_dir() and self._allows_embeddings(spec, folder)
         if readable and (not self.folders or embeddings_fingerprint(spec, folder, moved.hashed) == fingerprint):
             return spec.suite
         for place in moved.places(folder.name):
-            if embeddings_fingerprint(spec, place, moved.hashed) == fingerprint:
+            if (
+                self._allows_embeddings(spec, place)
+                and embeddings_fingerprint(spec, place, moved.hashed) == fingerprint
+            ):
                 return spec.suite.model_copy(update={"embeddings": place})
         if readable:
             return spec.suite  # refuse_changed_files refuses it
         raise self._missing("the folder of embeddings", folder, ())
+
+    def _allows_embeddings(self, spec: StudySpec, folder: Path) -> bool:
+        """Return whether a folder, and the embeddings in it that the prompts name, may be read."""
+        return self.allows(folder) and all(map(self.allows, files_named(folder, (spec.suite, spec.held_out))))
 
     def _missing(self, what: str, path: Path, alike: Sequence[Path]) -> MissingFileError | OutsideFoldersError:
         """Return the error for a file that is neither at its path, if that may be read, nor in the folders.
