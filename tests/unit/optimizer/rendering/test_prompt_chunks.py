@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -128,6 +130,20 @@ def test_a_prompt_that_is_none_is_refused_before_it_is_read() -> None:
         reader().read("a" * 2_000_000, 1)
     with pytest.raises(PromptError, match="chunks of 75 tokens, more than 50"):
         reader().read("cat " * 5000, 1)
+
+
+@pytest.mark.parametrize("syntax", ["a1111", "comfyui", "plain"])
+@settings(deadline=None)
+@given(st.lists(st.sampled_from([*"()[]:|\\,# <>\n", "a", "1.2", "BREAK", "AND", "embedding:", "<lora:x:1>"])))
+def test_any_text_is_read_or_refused_in_one_line(syntax: str, parts: list[str]) -> None:
+    try:
+        read = reader(Architecture.SDXL, syntax=syntax).read("".join(parts), 4)
+    except PromptError as error:
+        assert "\n" not in str(error)
+        return
+    assert all(len(chunk.ids) == len(chunk.weights) == 77 for text in read.texts for row in text.rows for chunk in row)
+    assert len({len(text.rows) for text in read.texts}) == 1
+    assert read.phases[-1][0] == 4
 
 
 # ------------------------------------------------------------------------------------------ embeddings

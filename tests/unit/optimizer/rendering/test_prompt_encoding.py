@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't
 
 START, END, COMMA, CAT, DOG = 49406, 49407, 267, 2368, 1929
 BOTH = pytest.mark.parametrize("architecture", list(Architecture))
-CLOSE = {"rtol": 1e-4, "atol": 1e-5}
+assert_close = partial(torch.testing.assert_close, rtol=1e-4, atol=1e-5)
 
 
 @pytest.fixture(scope="module")
@@ -62,11 +63,11 @@ class TestWeights:
         layers, pooled = encoded(live, [CAT, DOG, DOG])
         expected = torch.cat([z * weights * (z.mean() / (z * weights).mean()) for z in layers], dim=-1)
         found = conditions_of(live, "cat (dog dog:1.5)", syntax="a1111")
-        torch.testing.assert_close(positive(found), expected, **CLOSE)
+        assert_close(positive(found), expected)
         if pooled is not None:
             own = found.positive[0].embedding.pooled
             assert own is not None
-            torch.testing.assert_close(own, pooled, **CLOSE)
+            assert_close(own, pooled)
 
     def test_without_the_norm_it_only_multiplies(
         self, architecture: Architecture, models: dict[Architecture, LiveModels]
@@ -74,14 +75,14 @@ class TestWeights:
         layers, _ = encoded(models[architecture], [CAT, DOG])
         expected = torch.cat(layers, dim=-1) * weights_of(1, 0.5)
         found = conditions_of(models[architecture], "cat (dog:0.5)", syntax="a1111", emphasis="no_norm")
-        torch.testing.assert_close(positive(found), expected, **CLOSE)
+        assert_close(positive(found), expected)
 
     def test_ignored_weights_change_nothing(
         self, architecture: Architecture, models: dict[Architecture, LiveModels]
     ) -> None:
         found = conditions_of(models[architecture], "cat (dog:0.5)", syntax="a1111", emphasis="ignore")
         expected = torch.cat(encoded(models[architecture], [CAT, DOG])[0], dim=-1)
-        torch.testing.assert_close(positive(found), expected, **CLOSE)
+        assert_close(positive(found), expected)
 
     def test_comfyui_moves_away_from_the_empty_prompt(
         self, architecture: Architecture, models: dict[Architecture, LiveModels]
@@ -89,7 +90,7 @@ class TestWeights:
         live = models[architecture]
         z, empty = (torch.cat(encoded(live, tokens)[0], dim=-1) for tokens in ([CAT, DOG, DOG], []))
         found = conditions_of(live, "cat (dog dog:1.4)", syntax="comfyui")
-        torch.testing.assert_close(positive(found), empty + (z - empty) * weights_of(1, 1.4, 1.4), **CLOSE)
+        assert_close(positive(found), empty + (z - empty) * weights_of(1, 1.4, 1.4))
 
     @pytest.mark.parametrize("syntax", ["a1111", "comfyui"])
     def test_a_prompt_without_weights_has_the_bits_of_a_plain_one(
@@ -109,12 +110,10 @@ class TestLength:
         (first, pooled), (second, _) = encoded(live, [CAT] * 75), encoded(live, [CAT] * 5)
         for syntax in ("a1111", "comfyui"):
             found = conditions_of(live, "cat " * 80, "dog", syntax=syntax)
-            torch.testing.assert_close(
-                positive(found), torch.cat([torch.cat(first, -1), torch.cat(second, -1)]), **CLOSE
-            )
+            assert_close(positive(found), torch.cat([torch.cat(first, -1), torch.cat(second, -1)]))
             own = found.positive[0].embedding.pooled
             if pooled is not None and own is not None:
-                torch.testing.assert_close(own, pooled, **CLOSE)
+                assert_close(own, pooled)
 
     def test_the_shorter_prompt_is_padded(
         self, architecture: Architecture, models: dict[Architecture, LiveModels]
@@ -124,7 +123,7 @@ class TestLength:
         for syntax, rest in (("a1111", empty), ("comfyui", dog)):
             found = conditions_of(live, "cat " * 80, "dog", syntax=syntax)
             tokens = found.negative[0].embedding.tokens.double().cpu()
-            torch.testing.assert_close(tokens, torch.cat([dog, rest]), **CLOSE)
+            assert_close(tokens, torch.cat([dog, rest]))
             assert found.token_count == 154
 
     def test_comfyui_repeats_up_to_a_common_length(
@@ -142,7 +141,7 @@ def test_a_changing_prompt_has_phases_and_one_mean(models: dict[Architecture, Li
     weighted = dog * weights_of(1.5)
     norm = (cat.mean() + dog.mean()) / (cat.mean() + weighted.mean())
     for phase, expected in zip(found.positive, (cat * norm, weighted * norm), strict=True):
-        torch.testing.assert_close(phase.embedding.tokens.double().cpu(), expected, **CLOSE)
+        assert_close(phase.embedding.tokens.double().cpu(), expected)
     assert phase_at(found.positive, 5) is found.positive[0].embedding
     assert phase_at(found.positive, 6) is found.positive[1].embedding
     assert phase_at(found.positive, 11) is found.positive[0].embedding
@@ -166,7 +165,7 @@ def test_items_may_read_different_layers(models: dict[Architecture, LiveModels])
     found = encoder_of(live).conditions(items)
     for item in items:
         alone = embedded(live, ["cat"], clip_skip=item.clip_skip)["cat"].tokens
-        torch.testing.assert_close(found[item.index].positive[0].embedding.tokens, alone, **CLOSE)
+        assert_close(found[item.index].positive[0].embedding.tokens, alone)
     assert not torch.equal(found[0].positive[0].embedding.tokens, found[1].positive[0].embedding.tokens)
 
 
@@ -194,9 +193,9 @@ def test_an_embedding_of_words_own_vectors_is_those_words(
     found = conditions_of(live, f"a ({name}:1.3) bird", f"{name}", **settings)
     words = conditions_of(live, "a (cat dog:1.3) bird", "cat dog", syntax=syntax)
     for ours, expected in zip(found.positive + found.negative, words.positive + words.negative, strict=True):
-        torch.testing.assert_close(ours.embedding.tokens, expected.embedding.tokens, **CLOSE)
+        assert_close(ours.embedding.tokens, expected.embedding.tokens)
         if expected.embedding.pooled is not None:
-            torch.testing.assert_close(ours.embedding.pooled, expected.embedding.pooled, **CLOSE)
+            assert_close(ours.embedding.pooled, expected.embedding.pooled)
     for encoder in live.text_encoders.values():
         assert not encoder.get_input_embeddings()._forward_hooks
 
