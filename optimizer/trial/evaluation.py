@@ -29,8 +29,6 @@ GoOn = Callable[[Sequence[int], Evidence], bool]
 """Decides whether to render the next stage. It is called after each stage but the last, with the items rendered so far,
 in their order, and their scores."""
 
-BROKEN_WEIGHTS = "the merge has NaN or infinity in"  # in the reason of a trial whose weights are broken, not its images
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Evaluation:
@@ -144,21 +142,23 @@ class Evaluator:
             named = ", ".join(f"{item} ({reason})" for item, reason in broken[:4])
             more = f" and {len(broken) - 4} more" if len(broken) > 4 else ""
             images = f"{len(broken)} of {rendered} images are broken: item {named}{more}"
-            # The cause comes first: of a long reason the middle is left out.
-            raise UnscorableTrial(f"degenerate: {self._broken_weights()}{images}", "degenerate")
+            weights = self._broken_weights()
+            if weights is not None:  # the cause comes first: of a long reason the middle is left out
+                raise UnscorableTrial(f"broken weights: {weights}; {images}", "broken_weights")
+            raise UnscorableTrial(f"degenerate: {images}", "degenerate")
 
-    def _broken_weights(self) -> str:
-        """Name the weights of the merge that are NaN or infinite, as a message's beginning; empty if there are none."""
+    def _broken_weights(self) -> str | None:
+        """Name the weights of the merge that are NaN or infinite; None if there are none, or no memory to look."""
         try:
             keys = self.resident.broken_keys()
         except (RuntimeError, MemoryError) as error:  # components that are swapped in may find no memory
             if not lacks_memory(error):
                 raise
-            return ""
+            return None
         if not keys:
-            return ""
+            return None
         named = ", ".join(f"{key} ({self.resident.ingredients.place(key)})" for key in keys[:3])
-        return f"{BROKEN_WEIGHTS} {len(keys)} tensors: {named}{' ...' if len(keys) > 3 else ''}; "
+        return f"the merge has NaN or infinity in {len(keys)} tensors: {named}{' ...' if len(keys) > 3 else ''}"
 
     def _wait(self) -> None:
         if self.resident.device.type == "cuda":

@@ -38,7 +38,6 @@ from optimizer.observe.events import (
 )
 from optimizer.runtime.machine import device_kind, machine_description
 from optimizer.runtime.setup import Runtime
-from optimizer.trial.evaluation import BROKEN_WEIGHTS
 from optimizer.trial.racing import Race
 from optimizer.trial.ranking import best_trials, parent_trials
 from optimizer.work.gain_recorder import GainRecorder
@@ -250,11 +249,11 @@ class TrialLoop:
             OptimizerError: it is so.
         """
         parents = parent_trials(self._cached_trials.trials())
-        failed = {letter: trial.reason or "" for letter, trial in parents.items() if trial.state == "failed"}
-        reasons = "; ".join(f"{letter}: {reason}" for letter, reason in failed.items())
+        failed = {letter: trial for letter, trial in parents.items() if trial.state == "failed"}
+        reasons = "; ".join(f"{letter}: {trial.reason}" for letter, trial in failed.items())
         if failed and len(failed) == len(self._runtime.parents):
             raise OptimizerError(f"every parent failed, so there is nothing to be better than ({reasons})")
-        if any(BROKEN_WEIGHTS in reason for reason in failed.values()):
+        if any(trial.failure == "broken_weights" for trial in failed.values()):
             raise OptimizerError(
                 f"a parent is broken, and so would be every merge with it ({reasons}): leave it out, or set "
                 "`export.dtype` to bf16 or fp32 if its weights are too large for fp16"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-FailureKind = Literal["degenerate", "out_of_memory", "scorer", "worker_died", "other"]
+FailureKind = Literal["broken_weights", "degenerate", "out_of_memory", "scorer", "worker_died", "other"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -105,9 +105,9 @@ def test_ray_runs_workers_and_restarts_one_that_is_killed(folder: Path, head: st
     assert "2 workers have left" in said
     assert "worker-" not in run_program(folder, "cluster", "status", *there)
     database = open_database(f"sqlite:///{folder}/mergetune.db", create=False)
-    rows = stored_trials.load_trials(stored_studies.open_study(database, "shared"))
-    assert [row.state for row in rows] == ["complete"] * 60
-    assert len({row.worker_id for row in rows}) >= 2
+    trials = stored_trials.load_trials(stored_studies.open_study(database, "shared"))
+    assert [trial.state for trial in trials] == ["complete"] * 60
+    assert len({trial.worker_id for trial in trials}) >= 2
     database.close()
 
 

@@ -150,7 +150,7 @@ def test_a_whole_folder_under_other_names_is_found_by_its_content(relocated: Pat
     assert len(set(found)) == 8
 
 
-@pytest.mark.parametrize("variable", [True, False])
+@pytest.mark.parametrize("variable", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_a_study_goes_on_with_files_that_lie_elsewhere_under_other_names(
     variable: bool, relocated: Path, call: Call, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -19,12 +19,13 @@ from studies.records.stored_trials import load_trials
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)  # nine minutes beside other work
 def test_the_demo_finds_proves_and_exports_a_merge_better_than_both_parents(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "optimizer.cli", "demo", "--output", str(tmp_path / "run")],
         capture_output=True,
         text=True,
-        timeout=900,
+        timeout=1800,
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr

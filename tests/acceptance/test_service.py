@@ -144,7 +144,7 @@ def trials_shown(address: str) -> list[dict[str, Any]]:
     return list(json.loads(shown(address, "/api/studies/1")[1])["trials"])
 
 
-@pytest.mark.parametrize("place", ["folder", "bucket"])
+@pytest.mark.parametrize("place", ["folder", pytest.param("bucket", marks=pytest.mark.slow)])
 def test_a_worker_works_leaves_on_sigterm_and_the_dashboard_shows_it(
     place: str, service: Service, objects: ObjectStore, dashboard: str
 ) -> None:

@@ -113,7 +113,14 @@ def test_a_pipe_that_another_program_made_non_blocking_gets_everything(tmp_path:
     assert process.returncode == 0
 
 
-@pytest.mark.parametrize("reader", ["head -1", "true", "tee /dev/full >/dev/null 2>&1"])
+@pytest.mark.parametrize(
+    "reader",
+    [
+        "head -1",
+        pytest.param("true", marks=pytest.mark.slow),
+        pytest.param("tee /dev/full >/dev/null 2>&1", marks=pytest.mark.slow),
+    ],
+)
 def test_a_study_goes_on_when_the_reader_of_its_output_has_left(reader: str, tmp_path: Path) -> None:
     write_spec(tmp_path / "short.yaml", **{**SMALL, "budget": {"trials": 3}})
     done = shell(tmp_path, f"mergetune study start short.yaml --log-json - 2>&1 | {reader}")

@@ -82,11 +82,11 @@ def run(short: ShortStudy, recorder: Recorder, patience: float = 60) -> None:
 def referred(short: ShortStudy) -> list[str]:
     """Names of the files that the database refers to."""
     found: list[str] = []
-    for row in stored_trials.load_trials(short.records):
-        found += [each.file for each in stored_renders.load_renders(short.records, row) if each.file is not None]
-        found += [] if row.contact_sheet is None else [stored_name(row.contact_sheet)]
-        if stored_renders.load_scores(short.records, row)[1]:
-            found.append(f"studies/{short.study.key}/{row.number}-{row.worker_id[:12]}/features.npz")
+    for trial in stored_trials.load_trials(short.records):
+        found += [each.file for each in stored_renders.load_renders(short.records, trial) if each.file is not None]
+        found += [] if trial.contact_sheet is None else [stored_name(trial.contact_sheet)]
+        if stored_renders.load_scores(short.records, trial)[1]:
+            found.append(f"studies/{short.study.key}/{trial.number}-{trial.worker_id[:12]}/features.npz")
     return sorted(found)
 
 
@@ -114,17 +114,17 @@ def test_a_study_with_its_artifacts_in_a_bucket_from_its_start_to_the_export(
     run(short, Recorder())
     assert_whole(short)
     assert all(name.startswith("whole/") for name in objects.names("whole"))
-    row = stored_trials.load_trials(short.records)[0]
-    for render in stored_renders.load_renders(short.records, row):
+    trial = stored_trials.load_trials(short.records)[0]
+    for render in stored_renders.load_renders(short.records, trial):
         assert render.file is not None
         pixels = np.asarray(short.artifacts.open_render(render.file)).transpose(2, 0, 1)
         assert pixels_digest(_tensor(pixels)) == render.pixels_sha256
     silent = Watch(written=lambda _size: None, compared=lambda _size: None, rendered=lambda _done: None)
     target = tmp_path / "best.safetensors"
-    done = deliver(short.records, row, short.runtime.plan, short.artifacts, target, overwrite=False, watch=silent)
+    done = deliver(short.records, trial, short.runtime.plan, short.artifacts, target, overwrite=False, watch=silent)
     assert "identical, to the bit" in done.proof
     _assert_another_begins_with_its_trials(short, place, tmp_path)
-    _assert_the_dashboard_shows(short, row)
+    _assert_the_dashboard_shows(short, trial)
 
 
 def _assert_another_begins_with_its_trials(short: ShortStudy, place: str, folder: Path) -> None:
@@ -139,7 +139,7 @@ def _assert_another_begins_with_its_trials(short: ShortStudy, place: str, folder
     records = stored_studies.create_study(
         database, spec, short.study.parents, objective.directions, objective.names, copied
     )
-    assert [row.source for row in stored_trials.load_trials(records)] == [f"short trial {n}" for n in range(4)]
+    assert [trial.source for trial in stored_trials.load_trials(records)] == [f"short trial {n}" for n in range(4)]
     new = replace(short, records=records, artifacts=artifacts)
     assert there(new) == referred(new)
     assert sum(name.endswith("features.npz") for name in there(new)) == 4
@@ -204,8 +204,8 @@ def test_a_store_that_stays_away_ends_the_worker_and_another_runs_its_trial_agai
     try:
         with pytest.raises(ArtifactError, match=r"artifact store has been away for .* bring it back and resume"):
             run(short, Cut(objects, back=False), patience=1)
-        rows = stored_trials.load_trials(short.records)
-        assert [row.state for row in rows] == ["complete", "complete", "running"]
+        trials = stored_trials.load_trials(short.records)
+        assert [trial.state for trial in trials] == ["complete", "complete", "running"]
         assert workers.live_workers(short.database) == frozenset()
     finally:
         objects.start()
@@ -242,8 +242,8 @@ def test_a_full_disk_ends_the_worker_with_nothing_half_stored(
     with pytest.raises(ArtifactError, match=r"No space left on device.*make room") as told:
         run(short, Recorder())
     assert str(small_disk) in str(told.value)
-    rows = stored_trials.load_trials(short.records)
-    assert rows[-1].state == "running"
+    trials = stored_trials.load_trials(short.records)
+    assert trials[-1].state == "running"
     assert there(short) == referred(short)
     subprocess.run(["mount", "-o", "remount,size=4m", str(small_disk)], check=True)
     run(short, Recorder())

@@ -128,8 +128,11 @@ def names(space: object) -> list[str]:
 
 
 def scores(short: ShortStudy) -> list[object]:
-    rows = stored_trials.load_trials(short.records)
-    return [(row.number, row.state, row.objectives, stored_renders.load_scores(short.records, row)) for row in rows]
+    trials = stored_trials.load_trials(short.records)
+    return [
+        (trial.number, trial.state, trial.objectives, stored_renders.load_scores(short.records, trial))
+        for trial in trials
+    ]
 
 
 # ------------------------------------------------------------------------------------------- clocks
@@ -241,13 +244,13 @@ def test_a_worker_writes_nothing_into_tables_of_another_version_and_the_trial_is
     with pytest.raises(DatabaseError, match="another version"):
         short.run()
     assert len(optuna_studies.optuna_trials(short.records)) == asked == 2  # none was taken
-    rows = stored_trials.load_trials(short.records)
-    assert [(row.number, row.state) for row in rows] == [(0, "complete"), (1, "running")]
-    assert stored_renders.load_scores(short.records, rows[1]) == ({}, {})
+    trials = stored_trials.load_trials(short.records)
+    assert [(trial.number, trial.state) for trial in trials] == [(0, "complete"), (1, "running")]
+    assert stored_renders.load_scores(short.records, trials[1]) == ({}, {})
     with pytest.raises(DatabaseError, match="newer mergetune"):
         open_database(short.database.url)
     set_version(short.database, str(_head()))
-    workers.remove_worker(short.database, rows[1].worker_id)  # its process would have ended
+    workers.remove_worker(short.database, trials[1].worker_id)  # its process would have ended
     assert [number for number, _ in short.run().started] == [1, 2, 3]
     short.database.close()
 

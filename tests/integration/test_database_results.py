@@ -231,7 +231,7 @@ def test_trials_are_listed_by_number_and_only_those_of_the_study(records: StudyR
     begin(other, 0)
     for number in (2, 0, 1):
         begin(records, number)
-    assert [row.number for row in stored_trials.load_trials(records)] == [0, 1, 2]
+    assert [trial.number for trial in stored_trials.load_trials(records)] == [0, 1, 2]
     assert stored_trials.load_trial(records, 5) is None
 
 

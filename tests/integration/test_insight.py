@@ -140,10 +140,10 @@ def test_a_lucky_trial_among_mediocre_ones_is_ranked_by_what_the_model_believes(
 def test_where_no_model_can_be_fitted_the_observed_values_rank(tmp_path: Path) -> None:
     database = open_database(f"sqlite:///{tmp_path}/s.db")
     records = store_study(database, "two", one_block, trials=2)
-    rows = load_trials(records)
+    trials = load_trials(records)
     objective = study_objective(records.study)
-    assert by_posterior(records, objective, rows)(rows) == by_value(objective)(rows)
-    assert posterior_means(records, objective, rows) == {}
+    assert by_posterior(records, objective, trials)(trials) == by_value(objective)(trials)
+    assert posterior_means(records, objective, trials) == {}
     database.close()
 
 

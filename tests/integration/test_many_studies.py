@@ -130,7 +130,7 @@ class Place:
         return Worker(self.database, self.runtimes(), artifacts, log, stop or threading.Event(), chosen)
 
     def states(self, records: StudyRecords) -> list[str]:
-        return [row.state for row in stored_trials.load_trials(records)]
+        return [trial.state for trial in stored_trials.load_trials(records)]
 
 
 @pytest.fixture
@@ -260,7 +260,15 @@ def test_whatever_a_study_raises_while_it_is_loaded_is_that_studys(error: BaseEx
     assert place.worker(Log()).run() == 3
 
 
-@pytest.mark.parametrize("error", [SystemExit(0), OwnEnd("enough"), RuntimeError("a bug")], ids=repr)
+@pytest.mark.parametrize(
+    "error",
+    [
+        SystemExit(0),
+        pytest.param(OwnEnd("enough"), marks=pytest.mark.slow),
+        pytest.param(RuntimeError("a bug"), marks=pytest.mark.slow),
+    ],
+    ids=repr,
+)
 def test_a_trial_that_ends_its_worker_again_and_again_fails_and_the_study_goes_on(
     error: BaseException, place: Place
 ) -> None:

@@ -127,8 +127,8 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Watched:
 
             TrialLoop(short.records, short.runtime, short.artifacts, reporter, look).run()
         after = scrape(address)
-    rows = {short.study.name: stored_trials.load_trials(short.records) for short in (good, bad)}
-    return Watched(rows=rows, metrics=after, before=scraped[4], events=events_of(folder / "log.jsonl"))
+    trials = {short.study.name: stored_trials.load_trials(short.records) for short in (good, bad)}
+    return Watched(rows=trials, metrics=after, before=scraped[4], events=events_of(folder / "log.jsonl"))
 
 
 def test_counters_agree_with_the_database(watched: Watched) -> None:
@@ -301,10 +301,12 @@ def test_a_process_that_is_scraped_and_stopped_tells_all_of_it(tmp_path: Path) -
         scrape(address)
     events = events_of(tmp_path / "log.jsonl")
     database = open_database(f"sqlite:///{tmp_path}/mergetune.db")
-    rows = stored_trials.load_trials(stored_studies.open_study(database, "short"))
+    trials = stored_trials.load_trials(stored_studies.open_study(database, "short"))
     database.close()
-    assert [event["trial"] for event in events if event["event"] == "trial_finished"] == [row.number for row in rows]
-    assert len(rows) == seen
+    assert [event["trial"] for event in events if event["event"] == "trial_finished"] == [
+        trial.number for trial in trials
+    ]
+    assert len(trials) == seen
     assert [event["event"] for event in events[-2:]] == ["stop_asked", "worker_left"]
     assert events[-2]["by"] == "signal"
 

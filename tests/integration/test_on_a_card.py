@@ -225,19 +225,19 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> ShortStudy:
 
 
 def test_a_study_runs_its_trials(study: ShortStudy) -> None:
-    rows = stored_trials.load_trials(study.records)
-    assert [(row.state, row.reason) for row in rows] == [("complete", None)] * 3
-    assert all(row.machine["device"] == torch.cuda.get_device_name(CARD) for row in rows)
-    assert len({tuple(row.objectives.values()) for row in rows}) == len(rows)
+    trials = stored_trials.load_trials(study.records)
+    assert [(trial.state, trial.reason) for trial in trials] == [("complete", None)] * 3
+    assert all(trial.machine["device"] == torch.cuda.get_device_name(CARD) for trial in trials)
+    assert len({tuple(trial.objectives.values()) for trial in trials}) == len(trials)
 
 
 def test_an_export_is_proven_and_renders_the_stored_digests_twice(study: ShortStudy, tmp_path: Path) -> None:
-    row = stored_trials.load_trials(study.records)[-1]
+    trial = stored_trials.load_trials(study.records)[-1]
     target = tmp_path / "merge.safetensors"
     watch = Watch(written=lambda _: None, compared=lambda _: None, rendered=lambda _: None)
     done = deliver(
         study.records,
-        row,
+        trial,
         study.runtime.plan,
         study.artifacts,
         target,
@@ -245,7 +245,7 @@ def test_an_export_is_proven_and_renders_the_stored_digests_twice(study: ShortSt
         watch=watch,
     )
     assert not done.difference
-    stored = [render.pixels_sha256 for render in stored_renders.load_renders(study.records, row)]
+    stored = [render.pixels_sha256 for render in stored_renders.load_renders(study.records, trial)]
     with torch.inference_mode():
         for _ in range(2):
             assert [pixels_digest(image) for image in render_file(target, study.study)] == stored

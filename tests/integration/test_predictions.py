@@ -126,10 +126,10 @@ def test_a_studys_export_says_what_it_predicts_and_is_made_again_to_the_bit(
     suite = SMALL["suite"] | {"prediction": "v_prediction", "zero_snr": True, "scheduler": "euler"}
     short = begin(tmp_path, {**SMALL, "parents": [marked["animals"], marked["foods of v"]], "suite": suite})
     short.run(stop_after=1)
-    (row,) = load_trials(short.records)
+    (trial,) = load_trials(short.records)
     export = tmp_path / "export.safetensors"
     watch = Watch(written=lambda _: None, compared=lambda _: None, rendered=lambda _: None)
-    deliver(short.records, row, short.runtime.plan, short.artifacts, export, overwrite=False, watch=watch)
+    deliver(short.records, trial, short.runtime.plan, short.artifacts, export, overwrite=False, watch=watch)
     short.database.close()
     opened = Checkpoint.open(export)
     assert opened.metadata["modelspec.prediction_type"] == "v"

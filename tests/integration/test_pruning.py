@@ -37,23 +37,23 @@ def stored(tmp_path: Path) -> tuple[StudyRecords, Artifacts]:
 
     records = store_study(database, "cats", score, trials=TRIALS, failed=(4,))
     artifacts = Artifacts.beside(database.url)
-    rows = stored_trials.load_trials(records)
-    for row in rows:
+    trials = stored_trials.load_trials(records)
+    for trial in trials:
         mine, left = (
-            artifacts.of_trial(records.study.key, row.number, "w"),
-            artifacts.of_trial(records.study.key, row.number, DEAD),
+            artifacts.of_trial(records.study.key, trial.number, "w"),
+            artifacts.of_trial(records.study.key, trial.number, DEAD),
         )
         left.store.write(left.name(SHEET), bytes(SIZE))
-        if row.state == "failed":
+        if trial.state == "failed":
             continue
         for file in (SHEET, FEATURES, *map(render_file, range(ITEMS))):
             mine.store.write(mine.name(file), bytes(SIZE))
         with database.write() as connection:
-            connection.execute(tables.trials.update().where(tables.trials.c.id == row.id).values(sheet=mine.sheet_id))
+            connection.execute(tables.trials.update().where(tables.trials.c.id == trial.id).values(sheet=mine.sheet_id))
             for item in range(ITEMS):
-                which = (tables.renders.c.trial_id == row.id) & (tables.renders.c.item == item)
+                which = (tables.renders.c.trial_id == trial.id) & (tables.renders.c.item == item)
                 connection.execute(tables.renders.update().where(which).values(file=mine.name(render_file(item))))
-    stored_trials.start_trial(records, TRIALS, Origin("sampler", "gp"), rows[2].recipe, "busy")
+    stored_trials.start_trial(records, TRIALS, Origin("sampler", "gp"), trials[2].recipe, "busy")
     busy = artifacts.of_trial(records.study.key, TRIALS, "busy")
     busy.store.write(busy.name(render_file(0)), bytes(SIZE))
     artifacts.store.write("studies/another/0-w/sheet.jpg", bytes(SIZE))
@@ -65,13 +65,13 @@ def numbers_with_renders(records: StudyRecords, artifacts: Artifacts) -> set[int
     """Of complete trials, after looking whether everything that the database refers to is there."""
     names = {file.name for file in artifacts.store.files("")}
     found = set()
-    for row in stored_trials.load_trials(records):
-        if row.state == "complete":
-            assert row.contact_sheet is not None
-            mine = artifacts.of_trial(records.study.key, row.number, row.worker_id)
-            files = {each.file for each in stored_renders.load_renders(records, row) if each.file is not None}
-            assert names >= files | {stored_name(row.contact_sheet), mine.name(FEATURES)}
-            found |= {row.number} if files else set()
+    for trial in stored_trials.load_trials(records):
+        if trial.state == "complete":
+            assert trial.contact_sheet is not None
+            mine = artifacts.of_trial(records.study.key, trial.number, trial.worker_id)
+            files = {each.file for each in stored_renders.load_renders(records, trial) if each.file is not None}
+            assert names >= files | {stored_name(trial.contact_sheet), mine.name(FEATURES)}
+            found |= {trial.number} if files else set()
     return found
 
 
@@ -104,7 +104,7 @@ def test_a_sheet_is_known_to_optuna_by_a_name_that_leads_to_its_file(
     stored: tuple[StudyRecords, Artifacts],
 ) -> None:
     records, artifacts = stored
-    row = stored_trials.load_trials(records)[0]
-    assert row.contact_sheet is not None
-    assert list(sheet_attributes(row.contact_sheet, 0)) == [f"artifacts:{row.contact_sheet}"]
-    assert artifacts.for_optuna.open_reader(row.contact_sheet).read() == bytes(SIZE)
+    trial = stored_trials.load_trials(records)[0]
+    assert trial.contact_sheet is not None
+    assert list(sheet_attributes(trial.contact_sheet, 0)) == [f"artifacts:{trial.contact_sheet}"]
+    assert artifacts.for_optuna.open_reader(trial.contact_sheet).read() == bytes(SIZE)

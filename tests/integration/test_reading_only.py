@@ -143,7 +143,7 @@ def call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capture
     return caller(monkeypatch, capsys)
 
 
-@pytest.mark.parametrize("kind", ["rights", "mount"])
+@pytest.mark.parametrize("kind", [pytest.param("rights", marks=pytest.mark.slow), "mount"])
 def test_every_command_that_looks_works_where_nothing_can_be_written(kind: str, folder: Path) -> None:
     (folder / "study.db.lock").unlink()
     before = state_of(folder)

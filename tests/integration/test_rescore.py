@@ -68,7 +68,14 @@ def rescore(mergetune: Call, folder: Path, code: int = 0, **changes: Any) -> str
 
 
 def places(folder: Path) -> list[str]:
-    return ["--storage", f"sqlite:///{folder}/study.db", "--artifacts", str(folder / "artifacts"), "--cache", "cache"]
+    return [
+        "--storage",
+        f"sqlite:///{folder}/study.db",
+        "--artifacts",
+        str(folder / "artifacts"),
+        "--cache",
+        str(folder / "cache"),
+    ]
 
 
 def look(folder: Path, name: str) -> Other:

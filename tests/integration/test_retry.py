@@ -106,6 +106,7 @@ def test_a_worker_waits_for_the_database_and_loses_nothing(server: Server, tmp_p
     short.database.close()
 
 
+@pytest.mark.slow
 def test_a_database_that_stays_away_ends_the_program_clearly_and_the_study_can_be_resumed(
     server: Server, tmp_path: Path
 ) -> None:
@@ -128,8 +129,8 @@ def test_a_database_that_stays_away_ends_the_program_clearly_and_the_study_can_b
     again[again.index("start")] = "resume"
     subprocess.run(again, cwd=tmp_path, env=environment, check=True, capture_output=True, timeout=200)
     database = open_database(url_of(server), create=False)
-    rows = stored_trials.load_trials(stored_studies.open_study(database, "short"))
-    assert [(row.number, row.state) for row in rows] == [(number, "complete") for number in range(5)]
+    trials = stored_trials.load_trials(stored_studies.open_study(database, "short"))
+    assert [(trial.number, trial.state) for trial in trials] == [(number, "complete") for number in range(5)]
     database.close()
 
 

@@ -98,10 +98,10 @@ def test_smaller_batches_said_once_kept_for_the_study_and_the_same_pictures(tmp_
         seen.clear()
         assert short.run(stop_after=1).of(BatchReduced) == []
         assert set(seen) == {2}
-    rows = stored_trials.load_trials(short.records)
-    assert [(row.state, row.rendered) for row in rows] == [("complete", 8)] * 2
+    trials = stored_trials.load_trials(short.records)
+    assert [(trial.state, trial.rendered) for trial in trials] == [("complete", 8)] * 2
     limit = BatchLimit(component="unet", size=size, images=2)
-    assert rows[0].batch_limits == load_batch_limits(short.records, device_kind(CPU)) == (limit,)
+    assert trials[0].batch_limits == load_batch_limits(short.records, device_kind(CPU)) == (limit,)
     assert load_batch_limits(short.records, "another card, 8 GB") == ()
     short.database.close()
 
@@ -112,7 +112,7 @@ def test_smaller_batches_said_once_kept_for_the_study_and_the_same_pictures(tmp_
     target = tmp_path / "merge.safetensors"
     proof = deliver(
         again.records,
-        rows[0],
+        trials[0],
         again.runtime.plan,
         again.artifacts,
         target,
@@ -172,9 +172,9 @@ def test_an_image_that_cannot_be_decoded_fails_its_trial(tmp_path: Path) -> None
     short = begin(tmp_path, SMALL)
     with room_to_decode(0, short):
         short.run(stop_after=1)
-    (row,) = stored_trials.load_trials(short.records)
-    assert row.state == "failed"
-    assert (row.reason or "").startswith("out of memory decoding a single image of ")
+    (trial,) = stored_trials.load_trials(short.records)
+    assert trial.state == "failed"
+    assert (trial.reason or "").startswith("out of memory decoding a single image of ")
     short.database.close()
 
 
@@ -184,10 +184,10 @@ def test_only_when_a_single_image_is_too_much_the_trial_fails(tmp_path: Path) ->
         recorder = Recorder(stop_after=1)
         TrialLoop(short.records, short.runtime, short.artifacts, recorder, recorder.stop).run()
     assert [event.images for event in recorder.of(BatchReduced)] == [4, 2, 1]
-    (row,) = stored_trials.load_trials(short.records)
+    (trial,) = stored_trials.load_trials(short.records)
     width, height = size_of(short)
-    assert row.state == "failed"
-    assert row.reason == (
+    assert trial.state == "failed"
+    assert trial.reason == (
         f"out of memory denoising a single image of {width}x{height}: CUDA out of memory. Tried to allocate 2.00 GiB."
     )
     four, two, three = (BatchLimit(component="unet", size=(64, 64), images=images) for images in (4, 2, 3))

@@ -23,7 +23,7 @@ SETTINGS = {
 
 
 def origins(short: ShortStudy) -> list[str]:
-    return [str(row.origin) for row in stored_trials.load_trials(short.records)]
+    return [str(trial.origin) for trial in stored_trials.load_trials(short.records)]
 
 
 def params(short: ShortStudy) -> list[dict[str, float]]:

@@ -108,9 +108,9 @@ def test_gains_are_paired_with_the_better_parent_held_out(short: ShortStudy, hel
 
 def test_the_study_goes_on_after_a_final_as_if_there_had_been_none(short: ShortStudy) -> None:
     hold(short)
-    row = next(iter(parent_trials(stored_trials.load_trials(short.records)).values()))
-    again = short.runtime.evaluator.evaluate(row.recipe)
-    stored = [render.pixels_sha256 for render in stored_renders.load_renders(short.records, row)]
+    trial = next(iter(parent_trials(stored_trials.load_trials(short.records)).values()))
+    again = short.runtime.evaluator.evaluate(trial.recipe)
+    stored = [render.pixels_sha256 for render in stored_renders.load_renders(short.records, trial)]
     assert list(again.pixels_sha256) == stored
 
 

@@ -60,12 +60,12 @@ def stopped_of(short: ShortStudy) -> list[StoredTrial]:
     return found
 
 
-def items_of(short: ShortStudy, row: StoredTrial) -> list[int]:
-    return [render.item for render in stored_renders.load_renders(short.records, row)]
+def items_of(short: ShortStudy, trial: StoredTrial) -> list[int]:
+    return [render.item for render in stored_renders.load_renders(short.records, trial)]
 
 
-def pixels_of(short: ShortStudy, row: StoredTrial) -> dict[int, str]:
-    return {render.item: render.pixels_sha256 for render in stored_renders.load_renders(short.records, row)}
+def pixels_of(short: ShortStudy, trial: StoredTrial) -> dict[int, str]:
+    return {render.item: render.pixels_sha256 for render in stored_renders.load_renders(short.records, trial)}
 
 
 def test_parents_are_rendered_to_their_end_and_others_only_while_they_may_be_the_best(raced: ShortStudy) -> None:

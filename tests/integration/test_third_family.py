@@ -88,9 +88,9 @@ def scores_of(folder: Path) -> list[tuple[str, tuple[float, ...]]]:
     """(origin, each image's score) of the trials that do not depend on the space's parameters."""
     database = open_database(f"sqlite:///{folder}/mergetune.db", create=False)
     records = open_study(database, "short")
-    rows = load_trials(records)
-    assert [row.state for row in rows] == ["complete"] * TRIALS
-    return [(str(row.origin), load_scores(records, row)[0]["sharpness"]) for row in rows[: UNIFORM + 1]]
+    trials = load_trials(records)
+    assert [trial.state for trial in trials] == ["complete"] * TRIALS
+    return [(str(trial.origin), load_scores(records, trial)[0]["sharpness"]) for trial in trials[: UNIFORM + 1]]
 
 
 @pytest.mark.slow

@@ -106,12 +106,12 @@ def best_merges(old: ShortStudy, count: int) -> list[StoredTrial]:
     return sorted(rows, key=lambda row: -row.objectives["objective"])[:count]
 
 
-def scores_of(short: ShortStudy, row: StoredTrial) -> Any:
-    return stored_renders.load_scores(short.records, row)
+def scores_of(short: ShortStudy, trial: StoredTrial) -> Any:
+    return stored_renders.load_scores(short.records, trial)
 
 
-def pixels_of(short: ShortStudy, row: StoredTrial) -> list[str]:
-    return [each.pixels_sha256 for each in stored_renders.load_renders(short.records, row)]
+def pixels_of(short: ShortStudy, trial: StoredTrial) -> list[str]:
+    return [each.pixels_sha256 for each in stored_renders.load_renders(short.records, trial)]
 
 
 class TestFullRight:
