@@ -47,7 +47,7 @@ def model_inputs(suite: SuiteSettings, architecture: Architecture) -> tuple[Mode
 
 
 def _model_input(item: SuiteItem, suite: SuiteSettings, reader: PromptReader, *, zeroes: bool) -> ModelInput:
-    calls = denoiser_calls(suite)
+    calls = denoiser_calls(suite, item)
     prompt = reader.read(item.prompt, calls)
     negative = reader.read(item.negative, calls, negative=True) if suite.is_guided else None
     read = [prompt] if negative is None else [prompt, negative]

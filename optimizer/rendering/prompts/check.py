@@ -42,8 +42,9 @@ def read_suites(suites: Sequence[SuiteSettings], architecture: Architecture, wid
     positive: dict[tuple[str, int], Reading] = {}
     negative: dict[tuple[str, int], Reading] = {}
     for suite in suites:
-        reader, calls = PromptReader(suite, model_family(architecture), widths), denoiser_calls(suite)
+        reader = PromptReader(suite, model_family(architecture), widths)
         for item in suite.items():
+            calls = denoiser_calls(suite, item)
             positive.setdefault((item.prompt, calls), reader.read(item.prompt, calls))
             negative.setdefault((item.negative, calls), reader.read(item.negative, calls, negative=True))
     texts = dict.fromkeys(text for text, _ in (*positive, *negative))

@@ -107,7 +107,7 @@ class PromptEncoder:
 
     def _key(self, item: SuiteItem, *, negative: bool = False) -> _Key:
         prompt = item.negative if negative else item.prompt
-        reading = self.reader.read(prompt, denoiser_calls(self.suite), negative=negative)
+        reading = self.reader.read(prompt, denoiser_calls(self.suite, item), negative=negative)
         return _Key(prompt, reading, item.clip_skip)
 
     def _empty(self, clip_skip: int) -> _Key:
@@ -244,8 +244,8 @@ def _zeroed(embedding: Embedding) -> Embedding:
     return Embedding(torch.zeros_like(embedding.tokens), pooled)
 
 
-def denoiser_calls(suite: SuiteSettings) -> int:
-    """Return how many calls of the denoiser A1111 counts for an image, by which prompt editing goes."""
+def denoiser_calls(suite: SuiteSettings, item: SuiteItem) -> int:  # noqa: ARG001 - all items have the suite's steps
+    """Return how many calls of the denoiser A1111 counts for an item's image, by which prompt editing goes."""
     return suite.steps * 2 if suite.scheduler == "heun" else suite.steps
 
 
