@@ -21,10 +21,11 @@ def float_pixels(renderer: Renderer) -> tuple[Tensor, ...]:
         images = renderer.render().images
     finally:
         handle.remove()
+    tokens = {index: each.token_count for index, each in renderer.encoder.conditions(renderer.items).items()}
     order = [
         item.index
         for stage in renderer.stages
-        for batch in batches(stage, renderer.batch_size, renderer.largest_batches.of("unet"))
+        for batch in batches(stage, renderer.batch_size, renderer.largest_batches.of("unet"), tokens)
         for item in batch
     ]
     pixels = tuple(image for _, image in sorted(zip(order, decoded, strict=True), key=lambda pair: pair[0]))

@@ -13,6 +13,7 @@ import argparse
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -126,11 +127,12 @@ class Comparison:
         """Time one pipeline call for each image, as a plain script makes them."""
         suite, vae = self.suite, self.renderer.models.vae
         pipeline = plain_pipeline(self.renderer.models)
-        embeddings = self.renderer.encoder.embed([suite.items()[0].prompt, ""], suite.clip_skip)
+        first = suite.items()[0]
+        conditions = self.renderer.encoder.conditions([replace(first, negative="")])[first.index]
+        prompt, empty = conditions.positive[0].embedding, conditions.negative[0].embedding
 
         def loop() -> None:
             for item in suite.items()[:images]:
-                prompt, empty = embeddings[suite.items()[0].prompt], embeddings[""]
                 pooled: dict[str, Any] = {}
                 if prompt.pooled is not None and empty.pooled is not None:
                     pooled = {

@@ -18,6 +18,7 @@ from optimizer.errors import CheckpointError
 from optimizer.families.shapes import Shapes, count, shape_of
 from optimizer.families.views import THIRDS, Component, LiveView, Reading, StoredPart
 
+END = 49407  # the end token of every CLIP
 HEAD_WIDTH = 64
 LAYERS = {768: 12, 1280: 32}  # width -> layers of CLIP-L and OpenCLIP-G
 

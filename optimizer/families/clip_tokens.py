@@ -9,8 +9,9 @@ import open_clip
 import torch
 from torch import Tensor
 
+from optimizer.families.clip import END
+
 CONTEXT = 77  # tokens that a CLIP text model reads, including the start and end tokens
-END = 49407  # the end token
 
 
 @cache

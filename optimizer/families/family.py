@@ -11,7 +11,6 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-import torch
 from torch import Tensor, nn
 
 from optimizer.families.shapes import Shapes
@@ -56,10 +55,20 @@ class KeyNames:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Embedded:
-    """Text embeddings of a batch of prompts, as the U-Net reads them."""
+class TextReader:
+    """How a text encoder of the family reads tokens, in all programs."""
 
-    tokens: Tensor  # [n, tokens, width]
+    component: Component
+    padding: int  # id of the tokens after the end mark
+    clip: str  # clip_l or clip_g: its name in files of textual inversion
+    is_open_clip: bool = False  # whether A1111 runs it with open_clip, and so with its tokenizer
+
+
+@dataclass(frozen=True, kw_only=True)
+class Embedded:
+    """Text embeddings of a batch of token rows; the U-Net reads the layers side by side."""
+
+    layers: tuple[Tensor, ...]  # of each text encoder [n, tokens, width]
     pooled: Tensor | None  # [n, width of the pooled text], if the family uses it
 
 
@@ -134,16 +143,20 @@ class ModelFamily(Protocol):
             CheckpointError: a tensor is missing.
         """
 
-    def token_ids(self, prompts: Sequence[str]) -> tuple[Tensor, ...]:
-        """Return the token ids [n, tokens] that each text encoder reads; equal ids give equal embeddings."""
+    @property
+    def readers(self) -> tuple[TextReader, ...]:
+        """Its text encoders, in the order in which the U-Net reads them."""
 
-    def embed(
-        self, prompts: Sequence[str], texts: Mapping[Component, Any], clip_skip: int, device: torch.device
-    ) -> Embedded:
-        """Embed prompts with the text encoders.
+    @property
+    def zeroes_empty_negative(self) -> bool:
+        """Whether A1111 gives the U-Net zeros for an empty negative prompt."""
+
+    def embed(self, ids: Sequence[Tensor], texts: Mapping[Component, Any], clip_skip: int) -> Embedded:
+        """Embed tokens with the text encoders.
 
         Args:
-            texts: the live text encoders, on `device`.
+            ids: of each encoder, in the order of `readers` [n, tokens], on the encoders' device.
+            texts: the live text encoders.
             clip_skip: layer to read, counted as A1111 counts: 1 is the last, 2 the one before it.
         """
 

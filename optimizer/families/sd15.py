@@ -6,11 +6,10 @@ import re
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Final
 
-import torch
 from torch import Tensor
 
-from optimizer.families.clip import ClipL, essential_clip_keys
-from optimizer.families.family import Embedded, HeaderNames, KeyNames, LoraNames, ModelFamily
+from optimizer.families.clip import END, ClipL, essential_clip_keys
+from optimizer.families.family import Embedded, HeaderNames, KeyNames, LoraNames, ModelFamily, TextReader
 from optimizer.families.stable_diffusion import UNET_BEGINNINGS, VAE_ALIASES, StableDiffusion, essential_keys
 from optimizer.families.views import Component
 from search_spaces.families import sd15
@@ -27,23 +26,24 @@ class SD15(StableDiffusion):
         """Return 8, the number of heads at every level."""
         return 8
 
-    def token_ids(self, prompts: Sequence[str]) -> tuple[Tensor, ...]:
-        """Return the token ids [n, 77], padded with the end token."""
-        from optimizer.families.clip_tokens import clip_tokenizer, pad_with_end
+    @property
+    def readers(self) -> tuple[TextReader, ...]:
+        """CLIP-L, padded with the end token."""
+        return (TextReader(component="text_encoder", padding=END, clip="clip_l"),)
 
-        return (pad_with_end(clip_tokenizer()(list(prompts))),)
+    @property
+    def zeroes_empty_negative(self) -> bool:
+        """False: an empty prompt is embedded like any other."""
+        return False
 
-    def embed(
-        self, prompts: Sequence[str], texts: Mapping[Component, Any], clip_skip: int, device: torch.device
-    ) -> Embedded:
-        """Embed prompts: the chosen layer after the final normalisation, as Stable Diffusion 1 was trained."""
+    def embed(self, ids: Sequence[Tensor], texts: Mapping[Component, Any], clip_skip: int) -> Embedded:
+        """Embed tokens: the chosen layer after the final normalisation, as Stable Diffusion 1 was trained."""
         encoder = texts["text_encoder"]
-        (ids,) = self.token_ids(prompts)
-        out = encoder(input_ids=ids.to(device), output_hidden_states=True)
+        out = encoder(input_ids=ids[0], output_hidden_states=True)
         if clip_skip == 1:
-            return Embedded(tokens=out.last_hidden_state, pooled=None)
+            return Embedded(layers=(out.last_hidden_state,), pooled=None)
         norm = getattr(encoder, "text_model", encoder).final_layer_norm
-        return Embedded(tokens=norm(out.hidden_states[-clip_skip]), pooled=None)
+        return Embedded(layers=(norm(out.hidden_states[-clip_skip]),), pooled=None)
 
 
 TEXT: Final = "cond_stage_model.transformer."

@@ -9,8 +9,8 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
-from optimizer.families.clip import HEAD_WIDTH, ClipL, OpenClip, essential_clip_keys, essential_open_clip_keys
-from optimizer.families.family import Embedded, HeaderNames, KeyNames, LoraNames, ModelFamily
+from optimizer.families.clip import END, HEAD_WIDTH, ClipL, OpenClip, essential_clip_keys, essential_open_clip_keys
+from optimizer.families.family import Embedded, HeaderNames, KeyNames, LoraNames, ModelFamily, TextReader
 from optimizer.families.shapes import Shapes, shape_of
 from optimizer.families.stable_diffusion import UNET_BEGINNINGS, VAE_ALIASES, StableDiffusion, essential_keys
 from optimizer.families.views import Component
@@ -46,26 +46,28 @@ class SDXL(StableDiffusion):
             "projection_class_embeddings_input_dim": projected,
         }
 
-    def token_ids(self, prompts: Sequence[str]) -> tuple[Tensor, ...]:
-        """Return the token ids [n, 77] of both encoders, padded as SDXL was trained: with the end token, and zeros."""
-        from optimizer.families.clip_tokens import clip_tokenizer, pad_with_end
+    @property
+    def readers(self) -> tuple[TextReader, ...]:
+        """CLIP-L, padded with the end token, and OpenCLIP-G, padded with zeros: as SDXL was trained."""
+        return (
+            TextReader(component="text_encoder", padding=END, clip="clip_l"),
+            TextReader(component="text_encoder_2", padding=0, clip="clip_g", is_open_clip=True),
+        )
 
-        ids = clip_tokenizer()(list(prompts))
-        return pad_with_end(ids), ids
+    @property
+    def zeroes_empty_negative(self) -> bool:
+        """True, for the pooled text as well (modules/sd_models_xl.py)."""
+        return True
 
-    def embed(
-        self, prompts: Sequence[str], texts: Mapping[Component, Any], clip_skip: int, device: torch.device
-    ) -> Embedded:
-        """Embed prompts: a layer of both encoders side by side [n, 77, w1 + w2], and the pooled text [n, p].
+    def embed(self, ids: Sequence[Tensor], texts: Mapping[Component, Any], clip_skip: int) -> Embedded:
+        """Embed tokens: a layer of each encoder, and the pooled text [n, p].
 
         The layer is the penultimate one, or an earlier one if `clip_skip` is above 2.
         """
-        ids_l, ids_g = (ids.to(device) for ids in self.token_ids(prompts))
         layer = -max(2, clip_skip)
-        clip_l = texts["text_encoder"](input_ids=ids_l, output_hidden_states=True)
-        clip_g = texts["text_encoder_2"](input_ids=ids_g, output_hidden_states=True)
-        tokens = torch.cat([clip_l.hidden_states[layer], clip_g.hidden_states[layer]], dim=-1)
-        return Embedded(tokens=tokens, pooled=clip_g.text_embeds)
+        clip_l = texts["text_encoder"](input_ids=ids[0], output_hidden_states=True)
+        clip_g = texts["text_encoder_2"](input_ids=ids[1], output_hidden_states=True)
+        return Embedded(layers=(clip_l.hidden_states[layer], clip_g.hidden_states[layer]), pooled=clip_g.text_embeds)
 
     def added_conditions(self, pooled: Tensor | None, sizes: Sequence[int]) -> Mapping[str, Tensor]:
         """Return the pooled texts and, for each, the six sizes; the conditions of diffusers' SDXL U-Net.

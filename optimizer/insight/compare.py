@@ -9,6 +9,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from optimizer.errors import PromptError
 from optimizer.trial.front import chosen_trial
 from optimizer.trial.gains import mean_interval
 from optimizer.trial.objective import SINGLE, Objective, Scores
@@ -20,7 +21,7 @@ from search_spaces.blocks import Architecture
 from studies.records.stored_trials import load_trials
 from studies.records.study_records import StudyRecords
 from studies.records.values import StoredStudy, StoredTrial
-from studies.spec.fingerprints import files_of_scorer
+from studies.spec.fingerprints import THE_EMBEDDINGS, files_of_scorer
 from studies.spec.suite import SuiteItem
 
 NOT_SETTINGS: Final = ("study", "budget")  # keys of the spec that are not compared: any two studies differ in them
@@ -155,12 +156,18 @@ def why_no_pairs(first: Side, second: Side) -> str | None:
 
 def _same_suite(first: Side, second: Side) -> bool:
     """Return whether both studies, each with a best trial, render the same noise for the same prompts."""
-    if first.best is None or first.study.suite_digest == second.study.suite_digest:
-        return first.best is not None
+    embeddings = [side.study.fingerprints.get(THE_EMBEDDINGS) for side in (first, second)]
+    if first.best is None or embeddings[0] != embeddings[1]:
+        return False
+    if first.study.suite_digest == second.study.suite_digest:
+        return True
     from optimizer.rendering.sameness import same_renders  # it loads torch
 
     architecture = Architecture(first.best.recipe.architecture)
-    return same_renders(first.study.spec.suite, second.study.spec.suite, architecture)
+    try:
+        return same_renders(first.study.spec.suite, second.study.spec.suite, architecture)
+    except PromptError:  # the embeddings that they name are not on this machine
+        return False
 
 
 def why_not_paired(name: str, first: Side, second: Side) -> str | None:

@@ -10,7 +10,7 @@ from optimizer.rendering.sameness import same_renders, same_stages
 from optimizer.runtime.plan import Plan
 from studies.records.stored_studies import software_versions
 from studies.records.values import ParentFile, StoredStudy
-from studies.spec.fingerprints import scorer_fingerprint
+from studies.spec.fingerprints import THE_EMBEDDINGS, embeddings_fingerprint, scorer_fingerprint
 from studies.spec.study import StudySpec
 from studies.spec.suite import SuiteSettings
 
@@ -44,7 +44,9 @@ def image_differences(plan: Plan, parents: Sequence[ParentFile], other: StoredSt
     spec, theirs = plan.spec, other.spec
     if [file.sha256 for file in parents] != [file.sha256 for file in other.parents]:
         yield "the parents stand in another order"
-    if not same_renders(spec.suite, theirs.suite, plan.space.architecture):
+    if not _same_embeddings(spec, other):
+        yield "other embeddings"
+    elif not same_renders(spec.suite, theirs.suite, plan.space.architecture):
         yield "another suite"
     elif spec.racing is not None and not same_stages(spec.suite, theirs.suite, spec.racing.batch):
         yield "the suite is written otherwise, and racing would divide it into other stages"
@@ -54,6 +56,13 @@ def image_differences(plan: Plan, parents: Sequence[ParentFile], other: StoredSt
         yield "another dtype or batch size of the renders"
     if spec.render.degenerate_limit < theirs.render.degenerate_limit:
         yield "fewer broken images are allowed"
+
+
+def _same_embeddings(spec: StudySpec, other: StoredStudy) -> bool:
+    """Return whether the embeddings that the prompts name have the same content, if there are any."""
+    folder = spec.suite.embeddings
+    ours = None if folder is None else embeddings_fingerprint(spec, folder)
+    return other.fingerprints.get(THE_EMBEDDINGS) == ours
 
 
 def _prompts(suite: SuiteSettings) -> list[str]:

@@ -20,7 +20,7 @@ from optimizer.rendering.largest_batches import BatchTooLarge, LargestBatches
 from optimizer.rendering.latents import to_vae
 from optimizer.rendering.models import LiveModels
 from optimizer.rendering.prediction import Prediction
-from optimizer.rendering.prompts import Conditions, PromptEncoder
+from optimizer.rendering.prompts.encoder import Conditions, PromptEncoder
 from optimizer.rendering.sampling.sample import check_sampling, sample
 from optimizer.rendering.suite import batches, stages
 from scorers.degenerate import faults, measure
@@ -95,7 +95,7 @@ class Renderer:
             latent_channels=models.vae.config.latent_channels,
             text_layers=min(encoder.config.num_hidden_layers for encoder in models.text_encoders.values()),
         )
-        self.encoder = PromptEncoder(models)
+        self.encoder = PromptEncoder(models, suite)
         self._kind = unet_kind(models.unet.config.in_channels, models.vae.config.latent_channels)
         self._channels: dict[Size, Tensor | None] = {}  # extra input channels, which follow the noise
         self._decoded: set[Size] = set()  # sizes of the images decoded so far in this trial
@@ -146,30 +146,33 @@ class Renderer:
         start = time.perf_counter()
         self._channels.clear()  # they depend on the VAE, which a merge may have changed
         self._decoded.clear()
-        texts = self.encoder.conditions(self.items)
+        conditions = self.encoder.conditions(self.items)
         text_seconds, count = time.perf_counter() - start, 0
         for items in self.stages:
             done: dict[int, Render] = {}
             seconds = {"text": text_seconds, "denoise": 0.0, "decode": 0.0}
             text_seconds = 0.0  # all prompts were embedded before the first stage
-            for group in self._groups(items):
-                for batch, images in self._render_group(group, texts, seconds):
+            for group in self._groups(items, conditions):
+                for batch, images in self._render_group(group, conditions, seconds):
                     done.update(zip((item.index for item in batch), images, strict=True))
                     count += len(batch)
                     if on_batch is not None:
                         on_batch(count)
             yield Renders(renders=tuple(done[item.index] for item in items), seconds=seconds)
 
-    def _groups(self, items: Sequence[SuiteItem]) -> Iterator[list[list[SuiteItem]]]:
+    def _groups(
+        self, items: Sequence[SuiteItem], conditions: Mapping[int, Conditions]
+    ) -> Iterator[list[list[SuiteItem]]]:
         """Yield groups of batches, each denoised before any of it is decoded: one group if U-Net and VAE take turns."""
-        all_batches = list(batches(items, self.batch_size, self.largest_batches.of("unet")))
+        tokens = {index: each.token_count for index, each in conditions.items()}
+        all_batches = list(batches(items, self.batch_size, self.largest_batches.of("unet"), tokens))
         if self.models.in_turns:
             yield all_batches
         else:
             yield from ([batch] for batch in all_batches)
 
     def _render_group(
-        self, group: Sequence[list[SuiteItem]], texts: Mapping[int, Conditions], seconds: dict[str, float]
+        self, group: Sequence[list[SuiteItem]], conditions: Mapping[int, Conditions], seconds: dict[str, float]
     ) -> Iterator[tuple[list[SuiteItem], list[Render]]]:
         """Yield (batch, its renders), and add to the seconds of `denoise` and `decode`.
 
@@ -179,13 +182,13 @@ class Renderer:
         with _timed(seconds, "denoise"):
             for size in dict.fromkeys(map(_size, group)):
                 self._image_channels(*size)  # for all sizes first, because they need the VAE, which may be released
-            latents = [self._denoise_all(batch, texts) for batch in group]
+            latents = [self._denoise_all(batch, conditions) for batch in group]
         for batch, batch_latents in zip(group, latents, strict=True):
             with _timed(seconds, "decode"):
                 images = self._decode_all(batch_latents, _size(batch))
             yield batch, images
 
-    def _denoise_all(self, batch: Sequence[SuiteItem], texts: Mapping[int, Conditions]) -> Tensor:
+    def _denoise_all(self, batch: Sequence[SuiteItem], conditions: Mapping[int, Conditions]) -> Tensor:
         """Denoise a batch: `_denoise` within the memory.
 
         Raises:
@@ -193,7 +196,7 @@ class Renderer:
         """
         channels = self._image_channels(*_size(batch))
         self.models.use("unet")
-        compute = partial(self._denoise, batch, texts, channels)
+        compute = partial(self._denoise, batch, conditions, channels)
         latents = self._within_memory("unet", _size(batch), len(batch), compute)
         if latents is None:
             raise BatchTooLarge
@@ -244,13 +247,15 @@ class Renderer:
         self.largest_batches.lower(component, size, count, reason)
         return None
 
-    def _denoise(self, batch: Sequence[SuiteItem], texts: Mapping[int, Conditions], channels: Tensor | None) -> Tensor:
+    def _denoise(
+        self, batch: Sequence[SuiteItem], conditions: Mapping[int, Conditions], channels: Tensor | None
+    ) -> Tensor:
         """Compute the final latents [n, latent channels, h / 8, w / 8] of items of one size and one sampling.
 
         Args:
             channels: extra input channels, from `image_channels`.
         """
-        latents = sample(self.models, self.suite, batch, [texts[item.index] for item in batch], channels)
+        latents = sample(self.models, self.suite, batch, [conditions[item.index] for item in batch], channels)
         _wait_for(latents)
         return latents
 

@@ -1,58 +1,68 @@
 """Which renders of suites are the same image, whatever was written: what reaches the model is compared.
 
 A CPU generator of torch keeps the low 32 bits of a seed (it is a Mersenne Twister, seeded by one 32-bit word). A text
-encoder reads token ids: CLIP's tokenizer lowers capitals, mends and unescapes the text, collapses spaces, and cuts it
-off after 77 tokens. A negative prompt is not read without guidance.
+encoder reads token ids: CLIP's tokenizer lowers capitals, mends and unescapes the text, collapses spaces, and cuts
+plain prompts off after 77 tokens. Of other prompts their chunks, weights and embeddings count. A negative prompt is not
+read without guidance.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import chain
 
 from optimizer.families.registry import model_family
+from optimizer.rendering.prompts.reading import PromptReader, Reading
 from optimizer.rendering.suite import stages
 from search_spaces.blocks import Architecture
 from studies.spec.samplers import Sampling
 from studies.spec.study import StudySpec
 from studies.spec.suite import SuiteItem, SuiteSettings, noise_of
 
-Tokens = tuple[tuple[int, ...], ...]  # of one prompt, for each text encoder
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelInput:
     """All that a model is given for one item of a suite."""
 
-    prompt: Tokens
-    negative: Tokens | None  # None without guidance
+    prompt: Reading
+    negative: Reading | None  # None without guidance
+    clip_skip: int
+    weighting: tuple[object, ...] | None  # what is made of weights and of unequal lengths; None where there are none
+    zeroed: bool  # whether zeros stand for the negative prompt
     noise: int  # see `noise_of`
     size: tuple[int, int]  # width and height in pixels
     sampling: Sampling
-    clip_skip: int
 
 
 def model_inputs(suite: SuiteSettings, architecture: Architecture) -> tuple[ModelInput, ...]:
-    """Return what a model of the family is given for each item, in the suite's order."""
-    items = suite.items()
-    tokens = _tokens(sorted({text for item in items for text in (item.prompt, item.negative)}), architecture)
-    return tuple(
-        ModelInput(
-            prompt=tokens[item.prompt],
-            negative=tokens[item.negative] if item.sampling.is_guided else None,
-            noise=noise_of(item.seed),
-            size=(item.width, item.height),
-            sampling=item.sampling if item.sampling.is_guided else replace(item.sampling, cfg=1.0),
-            clip_skip=item.clip_skip,
-        )
-        for item in items
+    """Return what a model of the family is given for each item, in the suite's order.
+
+    Raises:
+        PromptError: a prompt cannot be read, or names an embedding that cannot be used.
+    """
+    family = model_family(architecture)
+    reader = PromptReader(suite, family)
+    zeroes = suite.syntax == "a1111" and family.zeroes_empty_negative
+    return tuple(_model_input(item, suite, reader, zeroes=zeroes) for item in suite.items())
+
+
+def _model_input(item: SuiteItem, suite: SuiteSettings, reader: PromptReader, *, zeroes: bool) -> ModelInput:
+    calls = item.sampling.prompt_steps
+    prompt = reader.read(item.prompt, calls)
+    negative = reader.read(item.negative, calls, negative=True) if item.sampling.is_guided else None
+    read = [prompt] if negative is None else [prompt, negative]
+    weighted = any(each.is_weighted for each in read) or len({each.chunk_count for each in read}) > 1
+    return ModelInput(
+        prompt=prompt,
+        negative=negative,
+        clip_skip=item.clip_skip,
+        weighting=(suite.syntax, suite.emphasis) if weighted else None,
+        zeroed=zeroes and negative is not None and negative.is_empty,
+        noise=noise_of(item.seed),
+        size=(item.width, item.height),
+        sampling=item.sampling if item.sampling.is_guided else replace(item.sampling, cfg=1.0),
     )
-
-
-def _tokens(texts: Sequence[str], architecture: Architecture) -> dict[str, Tokens]:
-    encoders = [ids.tolist() for ids in model_family(architecture).token_ids(texts)]
-    return {text: tuple(tuple(ids[row]) for ids in encoders) for row, text in enumerate(texts)}
 
 
 # ------------------------------------------------------------------------------------------ within a study
@@ -78,28 +88,31 @@ def _repeated_in(suite: SuiteSettings, architecture: Architecture, *, begun: boo
     said: set[str] = set()
     for item, given in zip(suite.items(), model_inputs(suite, architecture), strict=True):
         if given in first:
-            said.add(f"{_why_same(first[given], item)}, so both render the same image: {then}")
+            said.add(f"{_why_same(first[given], item, suite)}, so both render the same image: {then}")
         first.setdefault(given, item)
     return sorted(said)
 
 
-def _why_same(one: SuiteItem, other: SuiteItem) -> str:
+def _why_same(one: SuiteItem, other: SuiteItem, suite: SuiteSettings) -> str:
     """Say why two items that are written differently are one image."""
     reasons = []
     if one.seed != other.seed:
         reasons.append(f"seed {other.seed} gives the noise of seed {one.seed} (only a seed's low 32 bits count)")
     if one.prompt != other.prompt:
-        reasons.append(f"the prompts {_short(one.prompt)} and {_short(other.prompt)} {_READ_ALIKE}")
+        reasons.append(f"the prompts {_short(one.prompt)} and {_short(other.prompt)} {_read_alike(suite)}")
     if one.negative != other.negative:
         negatives = f"the negative prompts {_short(one.negative)} and {_short(other.negative)}"
         unread = f"are not read at cfg {other.sampling.cfg:g}"
-        reasons.append(f"{negatives} {_READ_ALIKE if other.sampling.is_guided else unread}")
+        reasons.append(f"{negatives} {_read_alike(suite) if other.sampling.is_guided else unread}")
     if one.sampling.cfg != other.sampling.cfg:
         reasons.append(f"cfg {one.sampling.cfg:g} and {other.sampling.cfg:g} both render without guidance")
     return " and ".join(reasons)
 
 
-_READ_ALIKE = "are read as the same (capitals, repeated spaces and what follows the 77th token do not count)"
+def _read_alike(suite: SuiteSettings) -> str:
+    if suite.syntax == "plain":
+        return "are read as the same (capitals, repeated spaces and what follows the 77th token do not count)"
+    return "are read as the same (capitals, repeated spaces and brackets that change no weight do not count)"
 
 
 def _short(text: str) -> str:
@@ -122,7 +135,16 @@ def seen_seeds(spec: StudySpec) -> Iterator[str]:
 
 
 def same_renders(one: SuiteSettings, other: SuiteSettings, architecture: Architecture) -> bool:
-    """Return whether two suites render the same images item by item, to the last bit if not in stages."""
+    """Return whether two suites render the same images item by item, to the last bit if not in stages.
+
+    Embeddings that their prompts name are taken to be the same: their content is a fingerprint of a study.
+
+    Raises:
+        PromptError: an embedding is not in the folder of the first suite.
+    """
+    if (one.embeddings is None) != (other.embeddings is None):
+        return False
+    other = other.model_copy(update={"embeddings": one.embeddings})
     if one.digest == other.digest:
         return True
     if _settings(one) != _settings(other) or model_inputs(one, architecture) != model_inputs(other, architecture):

@@ -20,10 +20,13 @@ from optimizer.runtime.digest_cache import DigestCache
 from optimizer.runtime.moved_files import MovedFiles
 from studies.recipe.lora_files import files_of_lora
 from studies.records.values import ParentFile, StoredStudy
+from studies.spec.embedding_files import files_named
 from studies.spec.fingerprints import (
     NOTHING,
+    THE_EMBEDDINGS,
     THE_VAE,
     Hash,
+    embeddings_fingerprint,
     files_of_scorer,
     lora_fingerprint,
     named_paths,
@@ -33,6 +36,7 @@ from studies.spec.fingerprints import (
 )
 from studies.spec.scoring import ScorerEntry
 from studies.spec.study import StudySpec
+from studies.spec.suite import SuiteSettings
 
 GIVE_FOLDER = "put it back, or name the folder that it is in now with --models FOLDER"
 
@@ -87,7 +91,13 @@ class ModelFolders:
         }
         if self._are_bounds:
             _require_stored_recipes(spec)
-        changes = {"parents": tuple(file.path for file in parents), "loras": loras, "vae": vae, "scorers": entries}
+        changes = {
+            "parents": tuple(file.path for file in parents),
+            "loras": loras,
+            "vae": vae,
+            "scorers": entries,
+            "suite": self._suite(spec, known, moved),
+        }
         return LocatedFiles(spec.model_copy(update=changes), parents)
 
     def locate_known(
@@ -118,6 +128,7 @@ class ModelFolders:
                 name: self._scorer(name, entry, known, moved) if entry == theirs.scorers.get(name) else entry
                 for name, entry in spec.scorers.items()
             },
+            "suite": self._suite(spec, known, moved) if spec.suite == theirs.suite else spec.suite,
         }
         return spec.model_copy(update=changes)
 
@@ -197,6 +208,28 @@ class ModelFolders:
         if not lost:
             return entry  # refuse_changed_files refuses it
         raise self._missing(f"scorer {name!r}", lost[0], moved.alike(lost[0]))
+
+    def _suite(self, spec: StudySpec, known: Mapping[str, str], moved: MovedFiles) -> SuiteSettings:
+        """Find the embeddings that the prompts name in their own folder if it may be read, else in the others."""
+        folder, fingerprint = spec.suite.embeddings, known.get(THE_EMBEDDINGS)
+        if folder is None:
+            return spec.suite
+        readable = folder.is_dir() and self._allows_embeddings(spec, folder)
+        if readable and (not self.folders or embeddings_fingerprint(spec, folder, moved.hashed) == fingerprint):
+            return spec.suite
+        for place in moved.places(folder.name):
+            if (
+                self._allows_embeddings(spec, place)
+                and embeddings_fingerprint(spec, place, moved.hashed) == fingerprint
+            ):
+                return spec.suite.model_copy(update={"embeddings": place})
+        if readable:
+            return spec.suite  # refuse_changed_files refuses it
+        raise self._missing("the folder of embeddings", folder, ())
+
+    def _allows_embeddings(self, spec: StudySpec, folder: Path) -> bool:
+        """Return whether a folder, and the embeddings in it that the prompts name, may be read."""
+        return self.allows(folder) and all(map(self.allows, files_named(folder, (spec.suite, spec.held_out))))
 
     def _missing(self, what: str, path: Path, alike: Sequence[Path]) -> MissingFileError | OutsideFoldersError:
         """Return the error for a file that is neither at its path, if that may be read, nor in the folders.

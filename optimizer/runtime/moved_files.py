@@ -69,7 +69,7 @@ class MovedFiles:
         allowed = self.allows(path) and all(map(self.allows, files_of_lora(path)))  # nothing else is even opened
         own = [path] if allowed and path.exists() else []
         for location in (*own, *(candidate.path for candidate in self.models(path))):
-            if is_same(location.name, path.name) if fingerprint is None else of(location, self._hashed) == fingerprint:
+            if is_same(location.name, path.name) if fingerprint is None else of(location, self.hashed) == fingerprint:
                 return location
         return None
 
@@ -90,6 +90,11 @@ class MovedFiles:
     def alike(self, path: Path) -> list[Path]:
         """List the files and image folders of the folders that have the name of a path."""
         return [location for location in (*self._files, *self._image_folders) if is_same(location.name, path.name)]
+
+    def places(self, name: str) -> list[Path]:
+        """List the folders, and all below them, that may be read; those of a name first."""
+        found = [place for folder in self.folders for place, _ in walked(folder) if self.allows(place)]
+        return sorted(dict.fromkeys(found), key=lambda place: not is_same(place.name, name))
 
     def _choices(self, path: Path, *, alike: bool) -> list[Path]:
         """List where what a scorer reads at a path may be now.
@@ -125,10 +130,11 @@ class MovedFiles:
     def _content(self, location: Path) -> bytes:
         """Return the digests of a file, or of a folder's images, one after the other; they are computed once."""
         if location not in self._contents:
-            self._contents[location] = b"".join(bytes.fromhex(self._hashed(file)) for file in files_at(location))
+            self._contents[location] = b"".join(bytes.fromhex(self.hashed(file)) for file in files_at(location))
         return self._contents[location]
 
-    def _hashed(self, path: Path) -> str:
+    def hashed(self, path: Path) -> str:
+        """Return the sha256 of a file, which is remembered."""
         return self.digests.of_file(path, self.progress)
 
     @cached_property

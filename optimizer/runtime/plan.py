@@ -13,7 +13,7 @@ from optimizer.merging.files.vae import VaeFile
 from optimizer.merging.lora.file import Lora
 from optimizer.rendering.configs import text_configs, unet_config, vae_config
 from optimizer.rendering.prediction import Prediction, agreed_prediction
-from optimizer.rendering.prompts import length_notes
+from optimizer.rendering.prompts.check import SuitePrompts, read_suites
 from optimizer.rendering.render import check_suite
 from optimizer.rendering.sameness import repeated_renders
 from optimizer.search.recipe_probes import check_recipe_files
@@ -40,6 +40,7 @@ class Plan:
     space: SearchSpace
     prediction: Prediction  # of the merged U-Net
     infos: Mapping[str, ScorerInfo]
+    prompts: SuitePrompts  # of the suite and of the final's, as they are read
     notes: tuple[str, ...]  # for the user, one line each
 
     @property
@@ -82,7 +83,7 @@ def make_plan(spec: StudySpec, *, begun: bool = False) -> Plan:
 
     Raises:
         CheckpointError: a parent, LoRA or VAE cannot be used, or they do not fit together.
-        RenderError: the models cannot render the suite.
+        RenderError: the models cannot render the suite, or a prompt cannot be read.
         SpaceError, ScorerError, RecipeError, SpecError: a part of the spec does not fit them, or the suite.
     """
     checkpoints = tuple(Checkpoint.open(path) for path in spec.parents)
@@ -94,6 +95,7 @@ def make_plan(spec: StudySpec, *, begun: bool = False) -> Plan:
     )
     prediction = agreed_prediction(checkpoints, spec.suite)
     check_models(ingredients, spec.suite, prediction)
+    prompts = read_suites((spec.suite, spec.held_out), architecture, _text_widths(ingredients))
     space = spec.search_space(architecture)
     infos = spec.infos
     check_image_counts(spec, infos)
@@ -104,7 +106,7 @@ def make_plan(spec: StudySpec, *, begun: bool = False) -> Plan:
         _refuse([f"space: {line}" for line in space.unusual] + [f"probes: {line}" for line in spec.probes.unusual])
         _refuse(repeated)
     notes = [*ingredients.notes, *ingredients.narrow_dtype_notes(spec.export.dtype), *repeated]
-    notes += length_notes(spec.suite, spec.held_out)
+    notes += prompts.notes
     notes += [note for name, info in infos.items() for note in info.notes(len(spec.suite.looked_at_by(name)))]
     return Plan(
         # The resolved space is stored, so that a preset may change later without changing this study.
@@ -113,6 +115,7 @@ def make_plan(spec: StudySpec, *, begun: bool = False) -> Plan:
         space=space,
         prediction=prediction,
         infos=infos,
+        prompts=prompts,
         notes=tuple(notes),
     )
 
@@ -134,6 +137,13 @@ def check_models(ingredients: Ingredients, suite: SuiteSettings, prediction: Pre
         latent_channels=vae_config(shapes, architecture)["latent_channels"],
         text_layers=min(text["num_hidden_layers"] for text in text_configs(shapes, architecture).values()),
     )
+
+
+def _text_widths(ingredients: Ingredients) -> dict[str, int]:
+    """Return the features of a token's vector in each text encoder."""
+    shapes = {key: info.shape for key, info in ingredients.tensors.items()}
+    configs = text_configs(shapes, ingredients.parents.architecture)
+    return {component: config["hidden_size"] for component, config in configs.items()}
 
 
 def _refuse(slips: Sequence[str]) -> None:

@@ -8,13 +8,14 @@ distance of a whole set has none, so its stored gain keeps its value and loses i
 from __future__ import annotations
 
 import html
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import cache
 
 from ftfy import fix_text
 
 from basics.messages import first_of
+from optimizer.errors import PromptError
 from optimizer.trial.gains import Evidence, difference, difference_interval, standard_errors, terms_of
 from optimizer.trial.objective import Objective, Term
 from optimizer.trial.ranking import parent_trials
@@ -37,8 +38,12 @@ def first_of_each(suite: SuiteSettings, architecture: Architecture) -> tuple[int
         return None
     from optimizer.rendering.sameness import model_inputs  # it loads torch
 
+    try:
+        inputs = model_inputs(suite, architecture)
+    except PromptError:  # embeddings that are not on this machine; a study with images that repeat is refused
+        return None
     first: dict[object, int] = {}
-    found = tuple(first.setdefault(given, item) for item, given in enumerate(model_inputs(suite, architecture)))
+    found = tuple(first.setdefault(given, item) for item, given in enumerate(inputs))
     return None if len(first) == len(found) else found
 
 
@@ -57,13 +62,28 @@ def positions_once(items: Sequence[int], first: Sequence[int]) -> list[int]:
 def _may_repeat(suite: SuiteSettings) -> bool:
     """Return whether two items may render one image, without the tokenizer: False only if surely none do."""
     items = suite.items()
-    return len({_image(item) for item in items}) < len(items)
+    folded = _folded if suite.syntax == "plain" else _letters
+    if suite.embeddings is not None or (suite.syntax == "a1111" and any(map(_may_change, items))):
+        return True
+    return len({_image(item, folded) for item in items}) < len(items)
 
 
-def _image(item: SuiteItem) -> tuple[object, ...]:
-    negative = _folded(item.negative) if item.sampling.is_guided else None
+def _may_change(item: SuiteItem) -> bool:
+    """Return whether a prompt may stand for other texts while an image is sampled, or hold a comment."""
+    return any(sign in text for text in (item.prompt, item.negative) for sign in "[#")
+
+
+def _image(item: SuiteItem, folded: Callable[[str], bytes]) -> tuple[object, ...]:
+    negative = folded(item.negative) if item.sampling.is_guided else None
     settings = item.sampling, item.clip_skip
-    return noise_of(item.seed), item.width, item.height, _folded(item.prompt), negative, settings
+    return noise_of(item.seed), item.width, item.height, folded(item.prompt), negative, settings
+
+
+@cache
+def _letters(text: str) -> bytes:
+    """Return a text's letters: what is left of texts that are read alike, without weights and BREAK."""
+    mended = html.unescape(html.unescape(fix_text(text))).lower().replace("break", "")
+    return "".join(filter(str.isalpha, mended)).encode(errors="replace")
 
 
 @cache
@@ -80,7 +100,10 @@ def note_of_repeats(spec: StudySpec, trials: Sequence[StoredTrial]) -> str | Non
         return None
     from optimizer.rendering.sameness import repeated_renders  # it loads torch
 
-    lines = list(repeated_renders(spec, Architecture(trials[0].recipe.architecture), begun=True))
+    try:
+        lines = list(repeated_renders(spec, Architecture(trials[0].recipe.architecture), begun=True))
+    except PromptError:  # as above
+        return None
     return first_of(lines) if lines else None
 
 

@@ -18,10 +18,12 @@ from search_spaces.blocks import Architecture
 from search_spaces.errors import SpaceError
 from studies.errors import StudyChangedError
 from studies.recipe.lora_files import files_of_lora
+from studies.spec.embedding_files import fingerprint_of
 from studies.spec.scoring import ScorerEntry
 from studies.spec.study import StudySpec
 
 THE_VAE = "the VAE"  # its key among the fingerprints
+THE_EMBEDDINGS = "the embeddings that the prompts name"  # as well
 NOT_COMPARED = frozenset({"study", "budget", "method", "steps"})  # the last two are compared as operations
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp"})
 MODEL_SUFFIXES = frozenset({".safetensors", ".bin", ".json"})  # what a diffusers folder is made of
@@ -31,7 +33,7 @@ Hash = Callable[[Path], str]
 
 
 def fingerprints(spec: StudySpec) -> dict[str, str]:
-    """Return description -> sha256 of the scorers' files, the LoRAs and the VAE.
+    """Return description -> sha256 of the scorers' files, the LoRAs, the VAE and the embeddings.
 
     Files that do not exist yet are left out.
     """
@@ -39,7 +41,18 @@ def fingerprints(spec: StudySpec) -> dict[str, str]:
     digests |= {title_of_lora(name): lora_fingerprint(lora.path) for name, lora in spec.loras.items()}
     if spec.vae is not None:
         digests[THE_VAE] = vae_fingerprint(spec.vae)
+    if spec.suite.embeddings is not None:
+        digests[THE_EMBEDDINGS] = embeddings_fingerprint(spec, spec.suite.embeddings)
     return digests
+
+
+def embeddings_fingerprint(spec: StudySpec, folder: Path, hashed: Hash = sha256_of) -> str:
+    """Return one sha256 of the embeddings in a folder whose names occur in a study's prompts.
+
+    Args:
+        hashed: returns the sha256 of a file.
+    """
+    return fingerprint_of(folder, (spec.suite, spec.held_out), hashed)
 
 
 def title_of_lora(name: str) -> str:
@@ -103,7 +116,7 @@ def refuse_changed_spec(stored: StudySpec, spec: StudySpec) -> None:
     Raises:
         StudyChangedError: it has changed.
     """
-    stored, spec = _with_plain_names(stored).as_asked, spec.as_asked
+    stored, spec = _with_plain_names(stored).as_asked, _with_syntax_of(stored, spec).as_asked
     titles = {name: name for name in StudySpec.model_fields if name not in NOT_COMPARED}
     titles |= {"operations": "method` or `steps"}
     changed = [title for name, title in titles.items() if getattr(stored, name) != getattr(spec, name)]
@@ -116,6 +129,14 @@ def refuse_changed_spec(stored: StudySpec, spec: StudySpec) -> None:
             f"`{'`, `'.join(changed)}` of the spec changed since the study began, and only `budget` may change: undo "
             "the change, start a new study, or resume this one by its name"
         )
+
+
+def _with_syntax_of(stored: StudySpec, spec: StudySpec) -> StudySpec:
+    """Return a spec file's spec with plain prompts if it names no syntax and the study began before there was one."""
+    if stored.suite.syntax != "plain" or "syntax" in spec.suite.model_fields_set:
+        return spec
+    suite = spec.suite.model_copy(update={"syntax": "plain", "emphasis": None})
+    return spec.model_copy(update={"suite": suite})
 
 
 def _with_plain_names(spec: StudySpec) -> StudySpec:

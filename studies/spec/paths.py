@@ -23,6 +23,8 @@ def _paths(spec: StudySpec) -> Iterator[Path]:
     yield from (lora.path for lora in spec.loras.values())
     if spec.vae is not None:
         yield spec.vae
+    if spec.suite.embeddings is not None:
+        yield spec.suite.embeddings
     for entry in spec.scorers.values():
         yield from named_paths(entry.options)
 
@@ -45,6 +47,8 @@ def with_paths_of(stored: StudySpec, spec: StudySpec) -> StudySpec:
     }
     if stored.vae is not None and spec.vae is not None:
         changes["vae"] = spec.vae
+    if stored.suite.embeddings is not None and spec.suite.embeddings is not None:
+        changes["suite"] = stored.suite.model_copy(update={"embeddings": spec.suite.embeddings})
     return stored.model_copy(update=changes)
 
 

@@ -13,6 +13,7 @@ from pydantic import BeforeValidator, Field, ValidationInfo, field_validator, mo
 
 from basics.names import plain
 from basics.settings import FrozenSettings
+from scorers.config import SpecPath
 from studies.spec.samplers import (
     SamplerName,
     Sampling,
@@ -23,6 +24,8 @@ from studies.spec.samplers import (
 )
 
 NoiseName = Literal["a1111", "comfyui"]  # whose way of sampling: see `SuiteSettings.noise`
+Syntax = Literal["a1111", "comfyui", "plain"]
+Emphasis = Literal["original", "no_norm", "none", "ignore"]
 PredictionName = Literal["auto", "epsilon", "v_prediction"]
 SCORING: Final = ("weight", "without")  # settings of a prompt that change no image
 Size = Annotated[tuple[int, int], BeforeValidator(lambda value: (value, value) if isinstance(value, int) else value)]
@@ -112,6 +115,9 @@ class SuiteSettings(FrozenSettings):
     ensd: int = Field(default=0, gt=-(2**63), lt=2**63)  # "eta noise seed delta", added to seeds of later steps' noise
     sgm_noise_multiplier: bool = False  # A1111's setting: first noise of the variance that training had
     clip_skip: ClipSkip = 1
+    syntax: Syntax = "a1111"  # whose rules the prompts are written by; plain: every sign is text, 75 tokens are read
+    emphasis: Emphasis | None = None  # what A1111 makes of weights; resolved to original, and None for other syntaxes
+    embeddings: SpecPath | None = None  # folder of textual inversions
     size_conditioning: SizeConditioning = SizeConditioning()  # SDXL only
     prediction: PredictionName = "auto"  # what the U-Net predicts; auto: as the parents' markers say
     zero_snr: Literal["auto"] | bool = "auto"  # whether the noise schedule ends in pure noise; auto: as marked
@@ -141,6 +147,23 @@ class SuiteSettings(FrozenSettings):
                 "`zero_snr: true` needs `prediction: v_prediction`: where the input is pure noise, predicting the "
                 "noise says nothing about the image"
             )
+            raise ValueError(msg)
+        return self
+
+    @model_validator(mode="before")
+    @classmethod
+    def _usual_emphasis(cls, data: Any) -> Any:
+        if isinstance(data, Mapping) and data.get("emphasis") is None and data.get("syntax", "a1111") == "a1111":
+            return {**data, "emphasis": "original"}
+        return data
+
+    @model_validator(mode="after")
+    def _syntax_has_settings(self) -> Self:
+        if self.syntax != "a1111" and self.emphasis is not None:
+            msg = f"`emphasis` is a setting of A1111, and the syntax is {self.syntax}: leave it out"
+            raise ValueError(msg)
+        if self.syntax == "plain" and self.embeddings is not None:
+            msg = "`embeddings` are not read in plain prompts: set `syntax: a1111` or `syntax: comfyui`"
             raise ValueError(msg)
         return self
 
@@ -204,11 +227,14 @@ class SuiteSettings(FrozenSettings):
     def digest(self) -> str:
         """sha256 of everything that shapes the renders, 64 hex digits.
 
-        Settings that are left to the models' markers are excluded: the parents' own hashes cover the markers. So are
-        those of a prompt that say who scores its images and how they count.
+        Settings that are left to the models' markers are excluded: the parents' own hashes cover the markers. So is
+        the folder of embeddings, which may move: the content of those that the prompts name is a fingerprint of the
+        study. So are settings of a prompt that say who scores its images and how they count.
         """
-        left_to_markers = {name for name in ("prediction", "zero_snr") if getattr(self, name) == "auto"}
-        data = self.model_dump(mode="json", exclude=left_to_markers)
+        excluded = {name for name in ("prediction", "zero_snr") if getattr(self, name) == "auto"} | {"embeddings"}
+        if self.syntax == "plain":
+            excluded |= {"syntax", "emphasis"}
+        data = self.model_dump(mode="json", exclude=excluded)
         for prompt in data["prompts"]:
             for name in SCORING:
                 del prompt[name]

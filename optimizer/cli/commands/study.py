@@ -54,11 +54,13 @@ def check(
     storage: Storage = DEFAULT_STORAGE,
     artifacts: ArtifactFolder = None,
     cache: CacheFolder = None,
+    prompts: Annotated[bool, typer.Option("--prompts", help="Print how each prompt is read.")] = False,
 ) -> None:
     """Check a spec without running it: files, architectures, search space, scorers, warm start; and print its cost."""
     loaded = read_spec(spec)
     with loading_libraries():
         from optimizer.cli.views.planning import print_notes, print_plan
+        from optimizer.cli.views.prompts import print_prompts
         from optimizer.cli.workers.loading import hash_with_progress, require_sound_with_progress
         from optimizer.outcome.other_study import require_other_study
         from optimizer.outcome.warm_start import find_warm_start
@@ -74,6 +76,8 @@ def check(
     build_scorers(plan.spec, device, cache_folder(cache), in_turns=residence.scorers_in_turns)
     require_other_study(plan.spec, storage_url(storage))
     print_plan(plan, device, residence)
+    if prompts:
+        print_prompts(plan.prompts)
     require_sound_with_progress(plan)
     if plan.spec.warm_start is not None or plan.spec.probes.recipes:  # their files are identified by their content
         parents = hash_with_progress(plan, digests=digest_cache(cache_folder(cache)))

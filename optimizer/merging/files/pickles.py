@@ -41,6 +41,7 @@ PICKLE_MAGIC = b"\x80"  # followed by the protocol's number
 WRAPPERS = ("state_dict", "model_state_dict", "model", "module", "net", "generator", "params_ema", "params", "ema")
 WRAPPINGS = 8  # of mappings around the tensors; real files have two
 _MODULES = "torch.nn.modules."
+_PARAMETERS = f"{_MODULES}container.ParameterDict"  # in which the first scripts of textual inversion saved theirs
 _TORCHS_OWN = ("torch.", "collections.OrderedDict")
 
 
@@ -52,6 +53,26 @@ class _Ignored:
 
     def __setstate__(self, state: Any) -> None:
         pass
+
+
+class _Parameters:
+    """A stand-in for torch's ParameterDict, which keeps the parameters and does nothing."""
+
+    _parameters: Mapping[str, Tensor]
+
+    def __setstate__(self, state: Any) -> None:
+        self._parameters = state.get("_parameters", {}) if isinstance(state, Mapping) else {}
+
+
+def torch_content(path: Path) -> Any:
+    """Return what a file of torch.save holds: tensors and plain containers. A ParameterDict has `_parameters`.
+
+    Raises:
+        CheckpointError: it names code to run, is damaged or truncated, or claims more than it can hold.
+    """
+    require_utf8_name(path)
+    _, content = _load(path)
+    return content
 
 
 def torch_source(path: Path, *, numbers: bool = False, wanted: str = "a checkpoint") -> Source:
@@ -189,7 +210,7 @@ def _load(path: Path) -> tuple[list[str], Any]:
     try:
         names = names_in_torch_file(path, zipped=zipped)
         harmless = [name for name in names if name.startswith(HARMLESS_OWNERS)]
-        stand_ins = [_stand_in(name) for name in harmless]
+        stand_ins = [_stand_in(name) for name in (*harmless, *({_PARAMETERS} & {*names}))]
         with warnings.catch_warnings(), torch.serialization.safe_globals(stand_ins):
             warnings.simplefilter("ignore")  # torch warns of what is refused with a message below
             return harmless, torch.load(
@@ -212,6 +233,8 @@ def _stand_in(name: str) -> Any:
 
     The reader fills only containers that are exactly of its own types, so Lightning's dictionaries become OrderedDict.
     """
+    if name == _PARAMETERS:
+        return _Parameters, name
     return (OrderedDict if name.endswith("Dict") else _Ignored), name
 
 

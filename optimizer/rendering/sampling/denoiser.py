@@ -10,7 +10,7 @@ import torch
 from diffusers import UNet2DConditionModel
 from torch import Tensor
 
-from optimizer.rendering.prompts import Conditions, Embedding, Phase
+from optimizer.rendering.prompts.encoder import Conditions, Embedding, phase_at
 from optimizer.rendering.sampling.levels import Levels
 
 # Makes the U-Net's `added_cond_kwargs` from pooled texts [n, p].
@@ -67,8 +67,3 @@ class GuidedDenoiser:
         added = self.added(torch.stack(pooled) if pooled else None)
         kwargs = {"added_cond_kwargs": dict(added)} if added else {}
         return torch.stack([embedding.tokens for embedding in embeddings]), kwargs
-
-
-def phase_at(phases: Sequence[Phase], call: int) -> int:
-    """Return the place of the phase that holds at a call, counted from 0: the first that ends there or later."""
-    return next((place for place, phase in enumerate(phases) if call <= phase.until_step), len(phases) - 1)

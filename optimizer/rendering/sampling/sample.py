@@ -14,7 +14,7 @@ from optimizer.errors import RenderError
 from optimizer.families.registry import model_family
 from optimizer.rendering.models import LiveModels
 from optimizer.rendering.prediction import Prediction
-from optimizer.rendering.prompts import Conditions
+from optimizer.rendering.prompts.encoder import Conditions
 from optimizer.rendering.sampling.denoiser import GuidedDenoiser
 from optimizer.rendering.sampling.levels import Levels, levels_of
 from optimizer.rendering.sampling.noise import BatchNoise

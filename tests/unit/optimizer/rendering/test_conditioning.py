@@ -11,6 +11,7 @@ import pytest
 import torch
 from decoded import float_pixels
 from diffusers import DDIMScheduler, StableDiffusionInpaintPipeline
+from embedded_prompts import embedded
 from live import CPU, resident_of, weighted
 from marked_files import COSXL, write_marked
 from torch import Tensor, nn
@@ -20,7 +21,6 @@ from optimizer.merging.engine.resident import ResidentModel
 from optimizer.rendering.conditioning import unet_kind
 from optimizer.rendering.models import LiveModels, build_models
 from optimizer.rendering.prediction import prediction_of
-from optimizer.rendering.prompts import PromptEncoder
 from optimizer.rendering.render import Renderer
 from studies.spec.suite import SuiteSettings
 
@@ -92,7 +92,7 @@ class TestInpainting:
         models, settings = build_models(resident(tmp_path, INPAINTING)), suite()
         ours = float_pixels(Renderer(build_models(resident(tmp_path, INPAINTING, device=device)), settings))
         items = settings.items()
-        found = PromptEncoder(models).embed((text for item in items for text in (item.prompt, item.negative)), 1)
+        found = embedded(models, (text for item in items for text in (item.prompt, item.negative)))
         pipeline = StableDiffusionInpaintPipeline(
             vae=models.vae,
             text_encoder=models.text_encoders["text_encoder"],

@@ -24,6 +24,7 @@ from diffusers.loaders.single_file_utils import (
     convert_ldm_vae_checkpoint,
     convert_open_clip_checkpoint,
 )
+from embedded_prompts import embedded, encoder_of, item_of
 from live import CPU, resident_of, weighted
 from marked_files import write_marked
 from safetensors.torch import save_file
@@ -37,7 +38,7 @@ from optimizer.merging.engine.flat import merge_flat
 from optimizer.merging.engine.plan import PlacePlan
 from optimizer.merging.files.checkpoint import Checkpoint
 from optimizer.rendering.models import LiveModels, build_models, live_dtypes
-from optimizer.rendering.prompts import PromptEncoder, token_count
+from optimizer.rendering.prompts.check import token_count
 from optimizer.rendering.render import Renderer, to_bytes
 from optimizer.rendering.suite import batches, usual_batch
 from optimizer.trial.evaluation import Evaluator
@@ -65,6 +66,7 @@ def suite(**changes: Any) -> SuiteSettings:
         "steps": 2,
         "cfg": 5.0,
         "sampler": "ddim",
+        "syntax": "plain",
     }
     return SuiteSettings.model_validate(settings | changes)
 
@@ -505,7 +507,7 @@ class TestPrompts:
         for skip in (1, 2):
             shorter = text_model(weights, layers=3 - skip)
             expected = shorter(input_ids=token_ids(["a red apple"], 49407)).last_hidden_state[0]
-            found = PromptEncoder(models[Architecture.SD15]).embed(["a red apple"], skip)["a red apple"]
+            found = embedded(models[Architecture.SD15], ["a red apple"], clip_skip=skip)["a red apple"]
             assert found.pooled is None
             torch.testing.assert_close(found.tokens.cpu(), expected, rtol=1e-4, atol=1e-5)
 
@@ -516,7 +518,7 @@ class TestPrompts:
     ) -> None:
         first, second = clip_weights(Architecture.SDXL)
         one, two = text_model(first), projected_text_model(second)
-        found = PromptEncoder(models[Architecture.SDXL]).embed(["a red apple", ""], skip)
+        found = embedded(models[Architecture.SDXL], ["a red apple", ""], clip_skip=skip)
         for prompt, embedding in found.items():
             expected = torch.cat([penultimate(one, [prompt], 49407), penultimate(two, [prompt], 0)], dim=-1)[0]
             torch.testing.assert_close(embedding.tokens.cpu(), expected, rtol=1e-4, atol=1e-5)
@@ -528,28 +530,28 @@ class TestPrompts:
     def test_prompts_are_embedded_once_until_the_encoder_changes(
         self, architecture: Architecture, models: Mapping[Architecture, LiveModels]
     ) -> None:
-        encoder, forwards = PromptEncoder(models[architecture]), list[int]()
+        encoder, forwards = encoder_of(models[architecture]), list[int]()
 
         def count(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Tensor], out: object) -> None:
             forwards.append(len(kwargs["input_ids"]))
 
         handle = models[architecture].text_encoders["text_encoder"].register_forward_hook(count, with_kwargs=True)
         try:
-            first = encoder.embed(["cat", "dog", "cat"], 1)
+            first = encoder.conditions([item_of("cat", "dog"), item_of("cat", "cat", index=1)])
             assert forwards == [2]
-            again = encoder.embed(["dog", "bird", "cat"], 1)
+            again = encoder.conditions([item_of("dog", "bird", index=2), item_of("cat", "cat", index=3)])
             assert forwards == [2, 1]
-            assert again["cat"] is first["cat"]
-            assert list(again) == ["dog", "bird", "cat"]
+            assert again[3].positive[0].embedding.tokens is first[0].positive[0].embedding.tokens
+            assert list(again) == [2, 3]
             encoder.forget()
-            encoder.embed(["cat"], 1)
+            encoder.conditions([item_of("cat", "cat")])
             assert forwards == [2, 1, 1]
         finally:
             handle.remove()
 
     def test_many_prompts_are_embedded_in_parts(self, models: Mapping[Architecture, LiveModels]) -> None:
         prompts = [f"number {index}" for index in range(70)]
-        together = PromptEncoder(models[Architecture.SD15]).embed(prompts, 1)
-        alone = PromptEncoder(models[Architecture.SD15]).embed(prompts[66:67], 1)
+        together = embedded(models[Architecture.SD15], prompts)
+        alone = embedded(models[Architecture.SD15], prompts[66:67])
         torch.testing.assert_close(together["number 66"].tokens, alone["number 66"].tokens, rtol=1e-4, atol=1e-5)
         assert list(together) == prompts

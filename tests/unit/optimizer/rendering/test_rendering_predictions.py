@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from decoded import float_pixels
+from embedded_prompts import embedded
 from live import resident_of
 from marked_files import COSXL, PLAYGROUND, V_PRED, ZERO_SNR, write_marked
 from torch import Tensor, nn
@@ -18,7 +19,6 @@ from torch import Tensor, nn
 from optimizer.merging.files.checkpoint import Checkpoint
 from optimizer.rendering.models import LiveModels, build_models
 from optimizer.rendering.prediction import Prediction, agreed_prediction
-from optimizer.rendering.prompts import PromptEncoder
 from optimizer.rendering.render import Renderer
 from studies.spec.samplers import SAMPLERS, SamplerName
 from studies.spec.suite import SuiteItem, SuiteSettings
@@ -87,7 +87,7 @@ def render(models: LiveModels, settings: SuiteSettings) -> Seen:
 def denoiser(models: LiveModels, item: SuiteItem, settings: SuiteSettings) -> Denoiser:
     """The model's guided output for one item, computed on the CPU."""
     unet = copy.deepcopy(models.unet).cpu().double()
-    found = PromptEncoder(models).embed([item.prompt, item.negative], settings.clip_skip)
+    found = embedded(models, [item.prompt, item.negative], clip_skip=settings.clip_skip)
     rows = [found[item.negative], found[item.prompt]]
     tokens = torch.stack([row.tokens for row in rows]).cpu().double()
     added = None

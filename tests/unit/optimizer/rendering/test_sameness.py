@@ -15,13 +15,14 @@ from optimizer.outcome.final import FinalWatch, hold_final
 from optimizer.rendering.sameness import repeated_renders, same_renders, same_stages
 from optimizer.rendering.sampling.noise import BatchNoise
 from optimizer.runtime.plan import make_plan
+from optimizer.trial.repeats import first_of_each
 from search_spaces.blocks import Architecture
 from studies.errors import SpecError
 from studies.spec.study import StudySpec, parse_spec
 from studies.spec.suite import SuiteSettings, noise_of
 
 LONG = "a photo of a lion, " * 20
-SUITE = {"prompts": ["a lion", "a panda"], "seeds": [1], "sizes": [64], "steps": 1}
+SUITE = {"prompts": ["a lion", "a panda"], "seeds": [1], "sizes": [64], "steps": 1, "syntax": "plain"}
 
 
 def spec_with(suite: dict[str, Any], **changes: Any) -> StudySpec:
@@ -79,6 +80,37 @@ def test_a_suite_that_renders_an_image_twice_is_refused_but_a_begun_study_opens(
 )
 def test_different_images_stay(suite: dict[str, Any]) -> None:
     assert not list(repeated_renders(spec_with(suite), Architecture.SD15))
+
+
+@pytest.mark.parametrize(
+    ("suite", "same"),
+    [
+        ({"syntax": "a1111", "prompts": ["(a lion:1.0)", "a lion"]}, True),
+        ({"syntax": "a1111", "prompts": ["(a lion)", "(a lion:1.1)"]}, True),
+        ({"syntax": "a1111", "prompts": ["a lion", "(a lion)"]}, False),
+        ({"syntax": "a1111", "emphasis": "ignore", "prompts": ["a lion", "[a lion]"]}, True),
+        ({"syntax": "a1111", "prompts": ["a lion", "[a panda:a lion:0]"]}, True),
+        ({"syntax": "a1111", "prompts": ["a lion # at dusk", "a lion"]}, True),
+        ({"syntax": "a1111", "prompts": ["a lion BREAK", "a lion"]}, True),
+        ({"syntax": "comfyui", "prompts": ["a lion BREAK", "a lion"]}, False),
+        ({"syntax": "comfyui", "prompts": ["(a (lion:1.2):3)", "(a :3)(lion:1.2)"]}, True),
+        ({"syntax": "a1111", "prompts": [f"{LONG} at dawn", f"{LONG} at dusk"]}, False),
+        ({"syntax": "a1111", "prompts": ["a lion", {"prompt": "a lion", "clip_skip": 2}]}, False),
+    ],
+)
+def test_what_reaches_the_model_decides_whether_prompts_are_the_same(suite: dict[str, Any], same: bool) -> None:
+    spec = spec_with(suite)
+    assert bool(list(repeated_renders(spec, Architecture.SD15))) == same
+    assert (first_of_each(spec.suite, Architecture.SD15) is not None) == same
+
+
+def test_a_plain_prompt_is_the_same_in_another_syntax_unless_its_signs_mean_something() -> None:
+    for prompts, same in ((["a lion", "a panda"], True), (["(a lion)", "a panda"], False)):
+        plain, written = (
+            SuiteSettings.model_validate({**SUITE, "prompts": prompts, "syntax": name}) for name in ("plain", "a1111")
+        )
+        assert same_renders(plain, written, Architecture.SD15) == same
+        assert not same_renders(plain, written, Architecture.SDXL)  # an empty negative prompt is zeros in one
 
 
 def test_what_follows_the_end_token_reaches_the_second_encoder_of_sdxl_only() -> None:

@@ -20,12 +20,13 @@ from basics.names import unseen
 from search_spaces.blocks import Architecture
 from search_spaces.errors import SpaceError
 from search_spaces.space import SearchSpace
-from studies.errors import SpecError
+from studies.errors import SpecError, StudyChangedError
 from studies.recipe.blueprint import slots_of
+from studies.spec.fingerprints import refuse_changed_spec
 from studies.spec.samplers import SAMPLERS, SCHEDULES
 from studies.spec.search import BudgetSettings, RacingSettings, SamplerName
 from studies.spec.study import StudySpec, load_spec, parse_spec
-from studies.spec.suite import SuiteSettings
+from studies.spec.suite import SuitePrompt, SuiteSettings
 from studies.system.texts import cut_texts
 
 BASE = Path("/data/study")
@@ -736,6 +737,8 @@ CHANGES = {
     "sgm_noise_multiplier": True,
     "size_conditioning": {"crop": [0, 8]},
     "clip_skip": 3,
+    "syntax": "comfyui",
+    "emphasis": "no_norm",
     "prediction": "v_prediction",
     "zero_snr": True,
 }
@@ -754,7 +757,8 @@ ROW_CHANGES = {
 
 def test_the_suites_digest_changes_with_every_setting() -> None:
     data = yaml.safe_load(FULL)["suite"]
-    assert set(CHANGES) == set(SuiteSettings.model_fields)
+    assert {*CHANGES, "embeddings"} == set(SuiteSettings.model_fields)
+    assert set(ROW_CHANGES) == set(SuitePrompt.model_fields)
     digests = [SuiteSettings.model_validate(data).digest]
     digests += [SuiteSettings.model_validate(data | {key: value}).digest for key, value in CHANGES.items()]
     for key, value in ROW_CHANGES.items():
@@ -814,3 +818,54 @@ def test_a_final_with_prompts_and_seeds_of_its_own_keeps_the_rest_of_the_suite()
     kept = {"prompts", "seeds"}
     assert held_out.model_dump(exclude=kept) == spec.suite.model_dump(exclude=kept)
     assert StudySpec.from_json(spec.to_json()).held_out == held_out
+
+
+# ---------------------------------------------------------------------------------------- syntax of prompts
+
+
+def test_prompts_are_those_of_a1111_and_a_stored_spec_says_so() -> None:
+    stored = json.loads(parse(SMALLEST).to_json())["suite"]
+    assert (stored["syntax"], stored["emphasis"]) == ("a1111", "original")
+    assert StudySpec.from_json(parse(SMALLEST).to_json()) == parse(SMALLEST)
+
+
+def test_a_spec_that_was_stored_before_there_was_a_syntax_has_plain_prompts() -> None:
+    data = json.loads(parse(SMALLEST).to_json())
+    for name in ("syntax", "emphasis", "embeddings"):
+        del data["suite"][name]
+    suite = StudySpec.from_json(json.dumps(data)).suite
+    assert (suite.syntax, suite.emphasis) == ("plain", None)
+
+
+def test_plain_prompts_have_the_digest_that_they_always_had() -> None:
+    prompts = ["a lion", {"prompt": "a (red:1.2) panda", "seeds": [3]}]
+    suite = {"prompts": prompts, "seeds": [1, 2], "sizes": [64], "negative": "dark", "syntax": "plain"}
+    known = "de0f02c0236819b28588165696c8e298b986791c262b0b967e1c5033425f0c8b"  # of the same suite without the key
+    assert SuiteSettings.model_validate(suite).digest == known
+
+
+def test_the_spec_file_of_a_study_with_plain_prompts_needs_not_say_so() -> None:
+    spec = parse(SMALLEST)
+    old = spec.model_copy(update={"suite": spec.suite.model_copy(update={"syntax": "plain", "emphasis": None})})
+    refuse_changed_spec(old, spec)
+    for syntax in ("a1111", "comfyui"):
+        data = yaml.safe_load(SMALLEST)
+        data["suite"] = {**data["suite"], "syntax": syntax}
+        with pytest.raises(StudyChangedError, match="`suite`"):
+            refuse_changed_spec(old, parse(yaml.safe_dump(data)))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"syntax": "comfyui", "emphasis": "original"}, "`emphasis` is a setting of A1111"),
+        ({"syntax": "plain", "embeddings": "folder"}, "`embeddings` are not read in plain prompts"),
+        ({"syntax": "a1112"}, "a1111"),
+        ({"emphasis": "loud"}, "no_norm"),
+    ],
+)
+def test_settings_that_do_not_fit_the_syntax_are_refused(changes: dict[str, str], message: str) -> None:
+    data = yaml.safe_load(SMALLEST)
+    data["suite"] = {**data["suite"], **changes}
+    with pytest.raises(SpecError, match=message):
+        parse(yaml.safe_dump(data))

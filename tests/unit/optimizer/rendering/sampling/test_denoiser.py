@@ -11,14 +11,14 @@ from typing import Any
 import pytest
 import torch
 from decoded import float_pixels
+from embedded_prompts import embedded
 from live import CPU, resident_of
 from small_files import small_parents
 from torch import Tensor, nn
 
 from optimizer.rendering.models import LiveModels, build_models
-from optimizer.rendering.prompts import Conditions, Embedding, Phase, PromptEncoder
+from optimizer.rendering.prompts.encoder import Conditions, Embedding, Phase, PromptEncoder, phase_at
 from optimizer.rendering.render import Renderer
-from optimizer.rendering.sampling.denoiser import phase_at
 from optimizer.rendering.sampling.sample import sample
 from search_spaces.blocks import Architecture
 from studies.spec.suite import SuiteSettings
@@ -49,15 +49,15 @@ def calls(models: LiveModels) -> Iterator[list[Mapping[str, Any]]]:
         handle.remove()
 
 
-def test_a_phase_holds_to_its_last_call_and_the_last_one_on() -> None:
+def test_a_phase_holds_to_its_last_call_and_the_first_one_after_all() -> None:
     embedding = Embedding(torch.zeros(1, 1), None)
     phases = [Phase(until_step=1, embedding=embedding), Phase(until_step=3, embedding=embedding)]
-    assert [phase_at(phases, call) for call in range(6)] == [0, 0, 1, 1, 1, 1]
+    assert [phase_at(phases, call) for call in range(6)] == [0, 0, 1, 1, 0, 0]
 
 
 def test_a_prompt_may_change_from_call_to_call(models: Mapping[Architecture, LiveModels]) -> None:
     live, settings = models[Architecture.SD15], suite()
-    texts = PromptEncoder(live).embed(["a cat", "a dog", ""], 1)
+    texts = embedded(live, ["a cat", "a dog", ""])
     changing = Conditions(
         positive=(Phase(1, texts["a cat"]), Phase(9, texts["a dog"])), negative=(Phase(9, texts[""]),)
     )
@@ -114,7 +114,7 @@ def test_items_of_different_sampling_render_as_in_suites_of_their_own(
 def test_guidance_of_1_is_the_prompt_alone(models: Mapping[Architecture, LiveModels]) -> None:
     live, settings = models[Architecture.SD15], suite(cfg=1.0)
     (item,) = settings.items()
-    texts = PromptEncoder(live).conditions([item])
+    texts = PromptEncoder(live, settings).conditions([item])
     alone = sample(live, settings, [item], [texts[0]], None)
     barely = replace(item, sampling=replace(item.sampling, cfg=1 + 1e-6))
     torch.testing.assert_close(sample(live, settings, [barely], [texts[0]], None), alone, rtol=1e-3, atol=1e-3)

@@ -1,0 +1,70 @@
+"""The prompts of a study's suites read before anything is loaded, and what the user should know about them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from basics.texts import shortened
+from optimizer.families.clip_tokens import CONTEXT, clip_tokenizer
+from optimizer.families.registry import model_family
+from optimizer.rendering.prompts.reading import PromptReader, Reading
+from scorers import clip
+from search_spaces.blocks import Architecture
+from studies.spec.suite import SuiteSettings, Syntax
+
+# What one program gives a meaning and the other reads as words.
+_ONLY_A1111 = re.compile(r"\bBREAK\b|<\w+:[^>]+>|\[[^\]]*[:|][^\]]*\]")
+_ONLY_COMFYUI = re.compile(r"\bembedding:\S+")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SuitePrompts:
+    """The prompts of a study, as they are read."""
+
+    syntax: Syntax
+    positive: tuple[Reading, ...]
+    negative: tuple[Reading, ...]
+    notes: tuple[str, ...]  # for the user, one line each
+
+
+def read_suites(suites: Sequence[SuiteSettings], architecture: Architecture, widths: Mapping[str, int]) -> SuitePrompts:
+    """Read every prompt of suites that are written in one syntax.
+
+    Args:
+        widths: component -> features of a token's vector.
+
+    Raises:
+        PromptError: one cannot be read, or names an embedding that cannot be used.
+    """
+    positive: dict[tuple[str, int], Reading] = {}
+    negative: dict[tuple[str, int], Reading] = {}
+    for suite in suites:
+        reader = PromptReader(suite, model_family(architecture), widths)
+        for item in suite.items():
+            calls = item.sampling.prompt_steps
+            positive.setdefault((item.prompt, calls), reader.read(item.prompt, calls))
+            negative.setdefault((item.negative, calls), reader.read(item.negative, calls, negative=True))
+    texts = dict.fromkeys(text for text, _ in (*positive, *negative))
+    return SuitePrompts(
+        syntax=suites[0].syntax,
+        positive=tuple(positive.values()),
+        negative=tuple(negative.values()),
+        notes=tuple(note for text in texts for note in _notes(text, suites[0].syntax)),
+    )
+
+
+def _notes(text: str, syntax: Syntax) -> Iterator[str]:
+    """Yield what the user should know about a prompt."""
+    if syntax == "plain" and (count := token_count(text)) > CONTEXT:
+        yield f"the prompt {text[:40]!r}... has {count} tokens: CLIP reads {CONTEXT} and ignores the rest"
+    elif syntax == "comfyui" and (found := _ONLY_A1111.search(text)):
+        yield f"the prompt {shortened(text, 40)!r} has {found[0]!r}, which ComfyUI reads as words; A1111 does not"
+    elif syntax == "a1111" and (found := _ONLY_COMFYUI.search(text)):
+        yield f"the prompt {shortened(text, 40)!r} has {found[0]!r}: A1111 knows an embedding by its bare name"
+
+
+def token_count(prompt: str) -> int:
+    """Count a plain prompt's tokens, including start and end token; CLIP reads the first 77."""
+    return clip.token_count(prompt, clip_tokenizer())

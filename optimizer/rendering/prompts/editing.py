@@ -1,0 +1,186 @@
+"""Prompt editing and alternating words, as A1111 has them: texts that change while an image is sampled.
+
+    [from:to:when]   from, and after step `when` to; one of both may be empty
+    [to:when]        nothing, and after step `when` to
+    [from::when]     from, and after step `when` nothing
+    [a|b|c]          a, b, c, a, ... in turns, one for each step
+
+`when` is a share of the steps if it has a decimal point, and else a number of steps. The rules are those of A1111's
+modules/prompt_parser.py; what it counts are calls of the denoiser, of which some samplers make two for a step.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
+
+from optimizer.rendering.prompts.brackets import CLOSING, OPENING, pairs
+from optimizer.rendering.prompts.pieces import misread
+
+Kind = Literal["edited", "alternating", "attention", "other"]
+_WHEN = re.compile(r"\s*([+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)\s*")
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Group:
+    """Brackets with what stands in them: parts, with a colon or a bar between one and the next."""
+
+    start: int  # of its opening bracket in the prompt
+    bracket: str
+    parts: tuple[tuple[_Node, ...], ...]
+    separators: tuple[str, ...]
+    strays: bool  # whether a bracket that closes nothing stands in it
+
+    @cached_property
+    def kind(self) -> Kind:
+        """What the brackets mean; `other` for those that A1111's grammar does not have, which are text."""
+        groups = [node for part in self.parts for node in part if isinstance(node, _Group)]
+        colons, bars = self.separators.count(":"), self.separators.count("|")
+        if self.strays or (colons and bars) or any(group.kind == "other" for group in groups):
+            return "other"
+        if self.bracket == "(":
+            return "attention" if colons <= 1 and not bars else "other"
+        if bars:
+            return "alternating"
+        if colons:
+            return "edited" if colons <= 2 and self.when is not None else "other"
+        return "attention"
+
+    @cached_property
+    def when(self) -> str | None:
+        """The number in the last part; None if it is none."""
+        last = self.parts[-1]
+        number = _WHEN.fullmatch(last[0]) if len(last) == 1 and isinstance(last[0], str) else None
+        return None if number is None else number[1]
+
+    def last_call(self, calls: int) -> int:
+        """Return the last call of the denoiser that gets the text before the change.
+
+        Args:
+            calls: of all calls for an image.
+        """
+        when = self.when or ""
+        return int(max(-1.0, min(calls, float(when) * calls if "." in when else float(when))))
+
+    def inner(self) -> Iterator[_Group]:
+        """Yield the groups in it, at every depth."""
+        for part in self.parts:
+            yield from _groups(part)
+
+
+_Node = str | _Group
+
+
+def phases(prompt: str, calls: int) -> tuple[tuple[int, str], ...]:
+    """Return the texts that a prompt stands for, each with the last call of the denoiser that gets it.
+
+    Calls are compared as A1111 does: counted from 0, they get the first text whose number is not below theirs. So the
+    first text of [a:b:5] holds for six calls.
+
+    Args:
+        calls: of the denoiser for an image: the steps, or twice as many for a sampler that makes two for each.
+
+    Raises:
+        PromptError: brackets do not fit together, or a bar outside of square brackets keeps A1111 from reading those.
+    """
+    tree = _tree(prompt)
+    groups = tuple(_groups(tree))
+    changing = [group for group in groups if group.kind in {"edited", "alternating"}]
+    if not changing:
+        return ((calls, prompt),)
+    _refuse_bars(prompt, tree, changing[0])
+    ends = {calls} | {call for group in changing if group.kind == "edited" and (call := group.last_call(calls)) >= 1}
+    if any(group.kind == "alternating" for group in changing):
+        ends |= set(range(1, calls + 1))
+    return tuple((end, "".join(_at(tree, end, calls))) for end in sorted(ends))
+
+
+def _tree(prompt: str) -> tuple[_Node, ...]:
+    """Return a prompt as texts and groups.
+
+    Raises:
+        PromptError: brackets do not fit together.
+    """
+    (nodes,), _, _ = _parts(prompt, 0, len(prompt), pairs(prompt), divided=False)
+    return nodes
+
+
+def _parts(
+    prompt: str, start: int, end: int, closings: dict[int, int], *, divided: bool = True
+) -> tuple[tuple[tuple[_Node, ...], ...], tuple[str, ...], bool]:
+    """Return the parts between two positions, the separators between them, and whether there is a stray bracket.
+
+    Args:
+        closings: see `pairs`.
+        divided: whether colons and bars divide; they do not outside of brackets.
+    """
+    parts: list[tuple[_Node, ...]] = []
+    separators: list[str] = []
+    nodes: list[_Node] = []
+    strays, position, text = False, start, start
+    while position < end:
+        character = prompt[position]
+        if position in closings:
+            nodes += [prompt[text:position], _group(prompt, position, closings)]
+            position = text = closings[position] + 1
+            continue
+        strays = strays or character in OPENING
+        if divided and character in ":|":
+            parts.append(_without_empty([*nodes, prompt[text:position]]))
+            separators.append(character)
+            nodes, text = [], position + 1
+        position += 2 if character == "\\" else 1
+    parts.append(_without_empty([*nodes, prompt[text:end]]))
+    return tuple(parts), tuple(separators), strays
+
+
+def _group(prompt: str, start: int, closings: dict[int, int]) -> _Group:
+    parts, separators, strays = _parts(prompt, start + 1, closings[start], closings)
+    return _Group(start=start, bracket=prompt[start], parts=parts, separators=separators, strays=strays)
+
+
+def _without_empty(nodes: Sequence[_Node]) -> tuple[_Node, ...]:
+    return tuple(node for node in nodes if node != "")
+
+
+def _groups(nodes: Sequence[_Node]) -> Iterator[_Group]:
+    """Yield all groups, at every depth."""
+    for node in nodes:
+        if isinstance(node, _Group):
+            yield node
+            yield from node.inner()
+
+
+def _refuse_bars(prompt: str, tree: Sequence[_Node], changing: _Group) -> None:
+    """Refuse a prompt that changes and has a bar which stands between no alternating words.
+
+    Raises:
+        PromptError: it has one.
+    """
+    loose = any(isinstance(node, str) and "|" in re.sub(r"\\.", "", node, flags=re.DOTALL) for node in tree)
+    if loose or any("|" in group.separators for group in _groups(tree) if group.kind == "other"):
+        raise misread(
+            prompt,
+            changing.start,
+            "A1111 reads no square brackets in a prompt with a | outside of [a|b]: take that | out, or write \\|",
+        )
+
+
+def _at(nodes: Sequence[_Node], call: int, calls: int) -> Iterator[str]:
+    """Yield the texts that hold for a call of the denoiser."""
+    for node in nodes:
+        if isinstance(node, str):
+            yield node
+        elif node.kind == "edited":
+            before, after = ((), *node.parts[:-1])[-2:]
+            yield from _at(before if call <= node.last_call(calls) else after, call, calls)
+        elif node.kind == "alternating":
+            yield from _at(node.parts[(call - 1) % len(node.parts)], call, calls)
+        else:
+            yield node.bracket
+            for part, separator in zip(node.parts, (*node.separators, CLOSING[node.bracket]), strict=True):
+                yield from _at(part, call, calls)
+                yield separator

@@ -1,0 +1,89 @@
+"""The files of a folder of embeddings (textual inversion), and which of them a suite's prompts name."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Final
+
+from basics.files import sha256_of
+from studies.spec.suite import SuiteSettings
+
+FILE_SUFFIXES: Final = (".safetensors", ".pt", ".bin")
+_COMFYUI: Final = re.compile(r"embedding:(\S+)")
+
+
+def embedding_names(folder: Path) -> dict[str, tuple[Path, ...]]:
+    """Return the names under which embeddings may be asked for -> the files of each, which should be one.
+
+    A file is called by its name without suffix, which is all that A1111 knows, or with it; and with any of the folders
+    that it lies in before it, as in ComfyUI.
+    """
+    names: dict[str, list[Path]] = {}
+    for file in embedding_files(folder):
+        parts = file.relative_to(folder).parts
+        for depth in range(len(parts)):
+            whole = "/".join(parts[depth:])
+            names.setdefault(whole, []).append(file)
+            names.setdefault(whole.removesuffix(file.suffix), []).append(file)
+    return {name: tuple(files) for name, files in names.items()}
+
+
+def embedding_files(folder: Path) -> Iterator[Path]:
+    """Yield the embeddings of a folder and of those below it, in a fixed order; empty files are none."""
+    seen: set[Path] = set()
+    for place, folders, names in os.walk(folder, followlinks=True):
+        real = Path(place).resolve()
+        if real in seen:  # a link that leads back
+            folders.clear()
+            continue
+        seen.add(real)
+        folders.sort()
+        for name in sorted(names):
+            path = Path(place, name)
+            if path.suffix.lower() in FILE_SUFFIXES and path.is_file() and path.stat().st_size:
+                yield path
+
+
+def files_named(folder: Path, suites: Iterable[SuiteSettings]) -> tuple[Path, ...]:
+    """List the embeddings whose names occur in the prompts of suites.
+
+    What a prompt makes of a name depends on its tokens, so a name that only occurs within a word is counted as well.
+    """
+    words = [word for suite in suites for text in _texts(suite) for word in _words(suite, text)]
+    return tuple(file for file in embedding_files(folder) if any(_folded(file.stem) in word for word in words))
+
+
+def fingerprint_of(folder: Path, suites: Iterable[SuiteSettings], hashed: Callable[[Path], str] = sha256_of) -> str:
+    """Return one sha256 for the names and the content of all embeddings whose names occur in the prompts of suites.
+
+    Args:
+        hashed: returns the sha256 of a file.
+    """
+    digest = hashlib.sha256()
+    for entry in sorted(f"{file.stem} {hashed(file)}\n" for file in files_named(folder, suites)):
+        digest.update(entry.encode())
+    return digest.hexdigest()
+
+
+def _texts(suite: SuiteSettings) -> Iterator[str]:
+    for item in suite.items():
+        yield from (item.prompt, item.negative)
+
+
+def _words(suite: SuiteSettings, text: str) -> Iterator[str]:
+    """Yield what of a text may hold a name."""
+    if suite.syntax == "a1111":
+        yield _folded(text)
+    elif suite.syntax == "comfyui":
+        yield from map(_folded, _COMFYUI.findall(text))
+
+
+def _folded(text: str) -> str:
+    """Return a text without what makes no other tokens, and without the signs that hide a bracket."""
+    from ftfy import fix_text
+
+    return "".join(fix_text(text).replace("\\", "").lower().split())
