@@ -85,10 +85,10 @@ def rows(short: ShortStudy) -> list[StoredTrial]:
 
 
 def test_a_file_with_one_altered_bit_is_refused_though_it_renders_the_same(
-    short: ShortStudy, trials: list[StoredTrial], tmp_path: Path
+    short: ShortStudy, rows: list[StoredTrial], tmp_path: Path
 ) -> None:
     whole, folder = tmp_path / "whole.safetensors", tmp_path / "refused"
-    delivered(short, trials[2], whole)
+    delivered(short, rows[2], whole)
     right = render_file(whole, short.study)
     flip_a_bit(whole, UNUSED)
     altered = render_file(whole, short.study)
@@ -105,7 +105,7 @@ def test_a_file_with_one_altered_bit_is_refused_though_it_renders_the_same(
     damaged: list[Path] = []
     message = rf"not the merge in memory in 1 of {len(load_file(whole))} tensors \({UNUSED}\), so it was not kept"
     with pytest.raises(ExportError, match=message):
-        delivered(short, trials[2], folder / "merge.safetensors", compared=damage)
+        delivered(short, rows[2], folder / "merge.safetensors", compared=damage)
     assert list(folder.iterdir()) == []
 
 
@@ -132,16 +132,16 @@ def _lose_a_sign(tensors: dict[str, Tensor]) -> None:
     ("alter", "expected"), [(_drop, UNUSED), (_add, "more"), (_widen, UNUSED), (_lose_a_sign, UNUSED)]
 )
 def test_what_differs_is_named(
-    alter: Alteration, expected: str, short: ShortStudy, trials: list[StoredTrial], tmp_path: Path
+    alter: Alteration, expected: str, short: ShortStudy, rows: list[StoredTrial], tmp_path: Path
 ) -> None:
     resident, ingredients = short.runtime.evaluator.resident, short.runtime.plan.ingredients
-    resident.merge(trials[2].recipe)
+    resident.merge(rows[2].recipe)
     live = resident.live_tensors()[UNUSED]
     live[0, 0] = 0.0  # so that there is a sign to lose
-    write_merge(tmp_path / "merge", trials[2].recipe, ingredients, {}, CPU)
+    write_merge(tmp_path / "merge", rows[2].recipe, ingredients, {}, CPU)
     tensors = load_file(tmp_path / "merge")
     tensors[UNUSED][0, 0] = 0.0
-    layout = export_layout(ingredients, trials[2].recipe.dtype)
+    layout = export_layout(ingredients, rows[2].recipe.dtype)
 
     def different() -> list[str]:
         save_file(tensors, tmp_path / "again.safetensors")
@@ -150,10 +150,10 @@ def test_what_differs_is_named(
     assert different() == []
     alter(tensors)
     assert different() == [expected]
-    resident.merge(trials[0].recipe)  # the live values were touched behind its back: made anew
+    resident.merge(rows[0].recipe)  # the live values were touched behind its back: made anew
 
 
-def test_one_model_is_held_at_a_time(short: ShortStudy, trials: list[StoredTrial], tmp_path: Path) -> None:
+def test_one_model_is_held_at_a_time(short: ShortStudy, rows: list[StoredTrial], tmp_path: Path) -> None:
     def models() -> int:
         return sum(type(each) is ResidentModel for each in gc.get_objects())
 
@@ -166,7 +166,7 @@ def test_one_model_is_held_at_a_time(short: ShortStudy, trials: list[StoredTrial
     before = models()  # the study's own
     delivered(
         short,
-        trials[2],
+        rows[2],
         tmp_path / "merge.safetensors",
         compared=look_once,
         rendered=lambda _: rendering.add(models()),
@@ -184,10 +184,10 @@ def forget_pixels(short: ShortStudy, trial: StoredTrial, item: int, digest: str 
 
 
 @pytest.fixture
-def other_pixels(short: ShortStudy, trials: list[StoredTrial]) -> StoredTrial:
+def other_pixels(short: ShortStudy, rows: list[StoredTrial]) -> StoredTrial:
     """A trial whose first render was, as its digest says, another than the file gives."""
-    forget_pixels(short, trials[2], item=0)
-    return trials[2]
+    forget_pixels(short, rows[2], item=0)
+    return rows[2]
 
 
 def test_equal_tensors_and_other_pixels_on_the_same_machine_are_kept_with_words(
@@ -226,9 +226,9 @@ def test_a_machine_that_does_not_repeat_itself_is_told_as_one(
 
 
 def test_renders_that_are_nearly_the_scored_ones_are_told_from_another_models(
-    short: ShortStudy, trials: list[StoredTrial], tmp_path: Path
+    short: ShortStudy, rows: list[StoredTrial], tmp_path: Path
 ) -> None:
-    parent = trials[0]
+    parent = rows[0]
     files = short.artifacts.of_trial(short.study.key, parent.number, parent.worker_id)
     nearly = render_file(short.runtime.plan.checkpoints[0].path, short.study)[0].clone()
     nearly[0, 0, 0] ^= 1  # one grey level in one of 3 x 64 x 64 values
@@ -241,7 +241,7 @@ def test_renders_that_are_nearly_the_scored_ones_are_told_from_another_models(
     )
     assert "so they show the same model" in near
 
-    other = replace(parent, recipe_text=trials[1].recipe_text)  # what was scored is parent A, what is written is B
+    other = replace(parent, recipe_text=rows[1].recipe_text)  # what was scored is parent A, what is written is B
     far = delivered(short, other, tmp_path / "far.safetensors").difference
     assert "2 of 2 renders of the file" in far
     assert "so they alone would not tell which model it is" in far
@@ -253,7 +253,7 @@ def test_the_bound_is_half_way_to_the_nearest_parent() -> None:
 
 
 def test_a_file_that_cannot_be_rendered_for_want_of_memory_is_kept(
-    short: ShortStudy, trials: list[StoredTrial], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    short: ShortStudy, rows: list[StoredTrial], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     free = [1 << 40]
     monkeypatch.setattr(memory, "available_host_bytes", lambda: free[0])
@@ -262,21 +262,21 @@ def test_a_file_that_cannot_be_rendered_for_want_of_memory_is_kept(
     def take_it_all(_: int) -> None:
         free[0] = 0
 
-    done = delivered(short, trials[3], target, compared=take_it_all)
+    done = delivered(short, rows[3], target, compared=take_it_all)
     assert done.proof.endswith("it is the model that was scored")
     assert done.difference.startswith("the memory here was too small to render the file")
     assert Checkpoint.open(target).sha256 == done.file.sha256
 
 
 def test_a_file_whose_prompts_cannot_be_embedded_for_want_of_memory_is_kept(
-    short: ShortStudy, trials: list[StoredTrial], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    short: ShortStudy, rows: list[StoredTrial], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def no_memory(*_: object) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
 
     monkeypatch.setattr("optimizer.rendering.prompts.PromptEncoder._encode", no_memory)
     target = tmp_path / "merge.safetensors"
-    done = delivered(short, trials[3], target)
+    done = delivered(short, rows[3], target)
     assert done.difference.startswith("the memory here was too small to render the file")
     assert Checkpoint.open(target).sha256 == done.file.sha256
 
