@@ -232,8 +232,6 @@ class SuiteSettings(FrozenSettings):
         study. So are settings of a prompt that say who scores its images and how they count.
         """
         excluded = {name for name in ("prediction", "zero_snr") if getattr(self, name) == "auto"} | {"embeddings"}
-        if self.syntax == "plain":
-            excluded |= {"syntax", "emphasis"}
         data = self.model_dump(mode="json", exclude=excluded)
         for prompt in data["prompts"]:
             for name in SCORING:

@@ -26,7 +26,7 @@ from studies.spec.fingerprints import refuse_changed_spec
 from studies.spec.samplers import SAMPLERS, SCHEDULES
 from studies.spec.search import BudgetSettings, RacingSettings, SamplerName
 from studies.spec.study import StudySpec, load_spec, parse_spec
-from studies.spec.suite import SuitePrompt, SuiteSettings
+from studies.spec.suite import SCORING, SuitePrompt, SuiteSettings
 from studies.system.texts import cut_texts
 
 BASE = Path("/data/study")
@@ -758,7 +758,7 @@ ROW_CHANGES = {
 def test_the_suites_digest_changes_with_every_setting() -> None:
     data = yaml.safe_load(FULL)["suite"]
     assert {*CHANGES, "embeddings"} == set(SuiteSettings.model_fields)
-    assert set(ROW_CHANGES) == set(SuitePrompt.model_fields)
+    assert {*ROW_CHANGES, *SCORING} == set(SuitePrompt.model_fields)
     digests = [SuiteSettings.model_validate(data).digest]
     digests += [SuiteSettings.model_validate(data | {key: value}).digest for key, value in CHANGES.items()]
     for key, value in ROW_CHANGES.items():
@@ -837,11 +837,14 @@ def test_a_spec_that_was_stored_before_there_was_a_syntax_has_plain_prompts() ->
     assert (suite.syntax, suite.emphasis) == ("plain", None)
 
 
-def test_plain_prompts_have_the_digest_that_they_always_had() -> None:
-    prompts = ["a lion", {"prompt": "a (red:1.2) panda", "seeds": [3]}]
-    suite = {"prompts": prompts, "seeds": [1, 2], "sizes": [64], "negative": "dark", "syntax": "plain"}
-    known = "de0f02c0236819b28588165696c8e298b986791c262b0b967e1c5033425f0c8b"  # of the same suite without the key
-    assert SuiteSettings.model_validate(suite).digest == known
+def test_a_folder_of_embeddings_may_move_and_plain_prompts_have_no_emphasis() -> None:
+    suite = {"prompts": ["a lion"], "seeds": [1, 2], "sizes": [64]}
+    digests = [
+        SuiteSettings.model_validate(suite | {"embeddings": folder}, context={"base_dir": BASE}).digest
+        for folder in ("old", "new")
+    ]
+    assert digests == [SuiteSettings.model_validate(suite).digest] * 2
+    assert SuiteSettings.model_validate(suite | {"syntax": "plain"}).digest != digests[0]
 
 
 def test_the_spec_file_of_a_study_with_plain_prompts_needs_not_say_so() -> None:
