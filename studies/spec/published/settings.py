@@ -13,7 +13,7 @@ from studies.spec.samplers import SamplerName, ScheduleName, read_sampler, read_
 Syntax = Literal["a1111", "comfyui", "plain"]
 SIZE_STEP: Final = 64  # pixels; what a suite can render
 MOST_CHARACTERS: Final = 20_000  # of a prompt; far more than any text encoder is given
-_LORA: Final = re.compile(r"<(?:lora|lyco|hypernet):([^:<>]{1,80})", re.IGNORECASE)
+_LORA: Final = re.compile(r"<(?:lora|lyco|hypernet):([^:<>]{1,80})[^<>]*>", re.IGNORECASE)
 _UNSEEN: Final = dict.fromkeys((*range(32), *range(127, 160)), " ")  # control characters
 
 
@@ -72,6 +72,8 @@ def checked(raw: RawSettings) -> PublishedSettings:
     width, height = (_whole(value, "size", 64, 4096) for value in (raw.width, raw.height))
     sampler, schedule = _sampling(raw)
     notes = [*raw.notes, *_notes_of_text(prompt, negative)]
+    if raw.syntax == "a1111":  # which takes these marks out of a prompt; to ComfyUI they are text
+        prompt, negative = (" ".join(_LORA.sub(" ", text).split()) for text in (prompt, negative))
     if width % SIZE_STEP or height % SIZE_STEP:
         notes.append(f"size {width}x{height} is rendered as {_rounded(width)}x{_rounded(height)}: multiples of 64")
     return PublishedSettings(
@@ -94,6 +96,8 @@ def checked(raw: RawSettings) -> PublishedSettings:
 def _sampling(raw: RawSettings) -> tuple[SamplerName, ScheduleName | None]:
     try:
         sampler, joint = read_sampler(_text(raw.sampler, "sampler"))
+        if sampler == "ddim" and raw.program == "A1111":  # which ends a step earlier than ComfyUI's of that name
+            sampler = "ddim_a1111"
         return sampler, joint if raw.schedule is None else read_schedule(_text(raw.schedule, "schedule"))
     except ValueError as error:
         raise PublishedError(str(error)) from error
