@@ -36,10 +36,20 @@ def unquoted_text(error: ValidationError, source: str) -> str | None:
     Args:
         source: the YAML or JSON that was validated.
     """
+    if not _is_yaml(source):
+        return None
     for finding in error.errors(include_url=False):
         if finding["type"] in TEXT_EXPECTED:
             return _explain(finding, source)
     return None
+
+
+def _is_yaml(source: str) -> bool:
+    """Return whether what was validated is YAML too, as JSON nearly always is."""
+    try:
+        return yaml_tree(source) is not None
+    except (yaml.YAMLError, RecursionError):
+        return False
 
 
 def quotes_for_prompt(error: ValidationError, source: str) -> str:
@@ -51,6 +61,8 @@ def quotes_for_prompt(error: ValidationError, source: str) -> str:
     Returns:
         The end of a message; empty where nothing looks like it.
     """
+    if not _is_yaml(source):
+        return ""
     for finding in error.errors(include_url=False):
         *steps, _ = finding["loc"] or ("",)
         if len(steps) > 1 and steps[-2] == "prompts":

@@ -258,7 +258,7 @@ BAD_PARENTS = [
     ("absent.safetensors", ["no checkpoint at", "absent.safetensors"]),
     ("truncated.safetensors", ["truncated.safetensors", "cut off"]),
     ("header.safetensors", ["header.safetensors", "cut off"]),
-    ("empty.safetensors", ["empty.safetensors", "not a .safetensors file"]),
+    ("empty.safetensors", ["empty.safetensors", "is empty"]),
     ("text.safetensors", ["text.safetensors", "not a .safetensors file"]),
     ("folder.safetensors", ["folder.safetensors", "is a folder"]),
     ("lora.safetensors", ["lora.safetensors"]),

@@ -83,6 +83,8 @@ def test_the_commands_are_those_of_the_design() -> None:
         "diff",
         "scorers",
         "spaces",
+        "suite",
+        "suite import",
     }
 
 
