@@ -2,7 +2,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 THREADS ?= 1
-PROCESSES ?= 2
+# One more than two cores: many tests wait for processes, servers and time-outs.
+PROCESSES ?= 3
 # Threads that wait for each other sleep: spinning, they would hold up the other processes.
 export OMP_WAIT_POLICY ?= PASSIVE
 

@@ -222,7 +222,7 @@ def test_anything_but_named_tensors_is_refused(content: object, message: str, tm
 @pytest.mark.parametrize("name", ["page.pth", "page.safetensors"])
 def test_an_html_page_in_place_of_weights_is_told(name: str, tmp_path: Path) -> None:
     (tmp_path / name).write_text("<!DOCTYPE html><html></html>")
-    with pytest.raises(WrongWeightsError, match="cannot be opened"):
+    with pytest.raises(WrongWeightsError, match="is a web page"):
         weights.load_tensors(tmp_path / name)
 
 
