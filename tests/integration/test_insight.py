@@ -50,7 +50,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     store_study(database, "one", one_block, trials=60, failed=(7,), outside=True, **single)
     store_study(database, "again", one_block, trials=12, seed=5, **single)
     store_study(database, "front", one_block, trials=20, objectives=["sharpness", "contrast"])
-    suite = {"prompts": ["a hat", "a dog"]}
+    suite = {"prompts": ["a hat", "a dog", "a cow", "a pig"]}
     store_study(database, "other", one_block, trials=3, suite=suite, **single)
     otherwise: dict[str, Any] = {"prompts": ["A cat", "a  dog", "a fox", "a bee"], "seeds": [2**32]}
     store_study(database, "otherwise", one_block, trials=3, suite=otherwise, **single)
