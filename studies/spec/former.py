@@ -27,25 +27,37 @@ _LEADING: Final = frozenset({"euler", "euler_a", "heun"})  # levels are the same
 
 
 def as_now(text: str) -> str:
-    """Return a stored spec in JSON as it is written now; one that is new already stays as it is."""
-    scheduler = former_scheduler(text)
-    if scheduler is None:
+    """Return a stored spec in JSON as it is written now: with a sampler, and with the syntax of its prompts.
+
+    A spec that was stored before prompts had a syntax has plain ones. One that is new already stays as it is.
+    """
+    spec = _spec(text)
+    if spec is None:
         return text
-    spec = json.loads(text)
-    suite = {key: value for key, value in spec["suite"].items() if key != "scheduler"}
-    return json.dumps(spec | {"suite": suite | dict(_NOW[scheduler])})
+    suite, scheduler = spec["suite"], former_scheduler(text)
+    changes = {} if "syntax" in suite else {"syntax": "plain"}
+    if scheduler is not None:
+        changes |= _NOW[scheduler]
+        suite = {key: value for key, value in suite.items() if key != "scheduler"}
+    return json.dumps(spec | {"suite": suite | changes}) if changes else text
 
 
 def former_scheduler(text: str) -> str | None:
     """Return the `scheduler` of a stored spec in JSON, which may have left out the default; None for a new one."""
-    try:
-        suite = json.loads(text)["suite"]
-        if "sampler" in suite:
-            return None
-        scheduler = suite.get("scheduler", _DEFAULT)
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
-        return None  # no spec at all: whoever reads it says what is wrong
+    spec = _spec(text)
+    if spec is None or "sampler" in spec["suite"]:
+        return None
+    scheduler = spec["suite"].get("scheduler", _DEFAULT)
     return scheduler if isinstance(scheduler, str) and scheduler in _NOW else None
+
+
+def _spec(text: str) -> dict[str, Any] | None:
+    """Return a stored spec with a suite; None for what is none, which whoever reads it refuses."""
+    try:
+        spec = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    return spec if isinstance(spec, dict) and isinstance(spec.get("suite"), dict) else None
 
 
 def refuse_other_renders(scheduler: str | None, suite: SuiteSettings, *, plain_levels: bool) -> None:

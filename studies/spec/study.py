@@ -6,7 +6,6 @@ that a study resumes from the database alone.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
@@ -312,27 +311,13 @@ class StudySpec(FrozenSettings):
     def from_json(cls, text: str) -> StudySpec:
         """Parse a stored spec, whose paths are absolute.
 
-        A spec that was stored before prompts had a syntax has plain ones.
-
         Raises:
             SpecError: it does not fit this installation, because a scorer plug-in is missing, for example.
         """
         try:
-            return cls.model_validate_json(as_now(_with_syntax(text)))
+            return cls.model_validate_json(as_now(text))
         except ValidationError as error:
             raise SpecError(f"the stored spec does not fit this installation: {explain(error, cls)}") from error
-
-
-def _with_syntax(text: str) -> str:
-    """Return a stored spec in which the suite names its prompts' syntax."""
-    try:
-        data = json.loads(text)
-    except ValueError:
-        return text  # refused when it is parsed
-    suite = data.get("suite") if isinstance(data, dict) else None
-    if not isinstance(suite, dict) or "syntax" in suite:
-        return text
-    return json.dumps({**data, "suite": {**suite, "syntax": "plain"}})
 
 
 def load_spec(path: Path) -> StudySpec:
