@@ -78,7 +78,7 @@ class SDXL(StableDiffusion):
         if pooled is None:
             msg = "SDXL's U-Net needs the pooled text"
             raise TypeError(msg)
-        numbers = torch.tensor(sizes, dtype=pooled.dtype).to(pooled.device)
+        numbers = torch.tensor(sizes, dtype=torch.float32).to(pooled.device)
         return {"text_embeds": pooled, "time_ids": numbers.expand(len(pooled), -1)}
 
 

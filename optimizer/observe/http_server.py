@@ -62,7 +62,7 @@ class Limits:
     answer_bytes_per_second: int = 4 << 10
 
 
-class Phase(IntEnum):
+class ExchangePhase(IntEnum):
     """What a connection does; the first of them is the first that goes if there are too many."""
 
     ASKS = 0  # or is silent
@@ -134,19 +134,19 @@ class _Connection(HTTPChannel):  # type: ignore[misc]
         self.held = False
         self.since = self._moved_at = time.monotonic()
         self._sent = self._sent_before = 0  # bytes
-        self._doing: tuple[Phase, int] = (Phase.ASKS, 0)
+        self._doing: tuple[ExchangePhase, int] = (ExchangePhase.ASKS, 0)
 
     @property
-    def phase(self) -> Phase:
+    def phase(self) -> ExchangePhase:
         """What the connection does now."""
         if self.held:
-            return Phase.WAITS
+            return ExchangePhase.WAITS
         if self.total_outbufs_len:
-            return Phase.TAKES
+            return ExchangePhase.TAKES
         if self.requests:
-            return Phase.IS_ANSWERED
+            return ExchangePhase.IS_ANSWERED
         request = self.request
-        return Phase.UPLOADS if request is not None and request.headers_finished else Phase.ASKS
+        return ExchangePhase.UPLOADS if request is not None and request.headers_finished else ExchangePhase.ASKS
 
     def send(self, data: bytes, do_close: bool = True) -> int:
         """Send some of the bytes; return how many."""
@@ -164,7 +164,7 @@ class _Connection(HTTPChannel):  # type: ignore[misc]
     def may_go(self, now: float) -> bool:
         """Return whether the connection may make room for another."""
         phase = self.phase
-        return phase < Phase.TAKES or (phase is Phase.TAKES and now - self._moved_at > STALL_SECONDS)
+        return phase < ExchangePhase.TAKES or (phase is ExchangePhase.TAKES and now - self._moved_at > STALL_SECONDS)
 
     def is_overdue(self, now: float, limits: Limits) -> bool:
         """Return whether the client has had all its time for what it does."""
@@ -173,13 +173,13 @@ class _Connection(HTTPChannel):  # type: ignore[misc]
             self._doing, self.since, self._sent_before = doing, now, self._sent
         spent = now - self.since
         match doing:
-            case (Phase.ASKS, 0):
+            case (ExchangePhase.ASKS, 0):
                 return spent > limits.head_seconds
-            case (Phase.ASKS, _):
+            case (ExchangePhase.ASKS, _):
                 return spent > limits.keep_alive_seconds
-            case (Phase.UPLOADS, _):
+            case (ExchangePhase.UPLOADS, _):
                 return spent > limits.body_seconds
-            case (Phase.TAKES, _) if spent > limits.answer_seconds:
+            case (ExchangePhase.TAKES, _) if spent > limits.answer_seconds:
                 taken, self._sent_before, self.since = self._sent - self._sent_before, self._sent, now
                 return taken < spent * limits.answer_bytes_per_second
         return False

@@ -14,6 +14,7 @@ from itertools import chain
 
 from optimizer.families.registry import model_family
 from optimizer.rendering.prompts.reading import PromptReader, Reading
+from optimizer.rendering.sampling.noise import BROWNIAN
 from optimizer.rendering.suite import stages
 from search_spaces.blocks import Architecture
 from studies.spec.samplers import Sampling
@@ -30,7 +31,7 @@ class ModelInput:
     clip_skip: int
     weighting: tuple[object, ...] | None  # what is made of weights and of unequal lengths; None where there are none
     zeroed: bool  # whether zeros stand for the negative prompt
-    noise: int  # see `noise_of`
+    noise: int  # see `noise_of`; a Brownian path depends on the whole seed
     size: tuple[int, int]  # width and height in pixels
     sampling: Sampling
 
@@ -59,7 +60,7 @@ def _model_input(item: SuiteItem, suite: SuiteSettings, reader: PromptReader, *,
         clip_skip=item.clip_skip,
         weighting=(suite.syntax, suite.emphasis) if weighted else None,
         zeroed=zeroes and negative is not None and negative.is_empty,
-        noise=noise_of(item.seed),
+        noise=item.seed if item.sampling.sampler in BROWNIAN else noise_of(item.seed),
         size=(item.width, item.height),
         sampling=item.sampling if item.sampling.is_guided else replace(item.sampling, cfg=1.0),
     )

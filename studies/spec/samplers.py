@@ -129,7 +129,9 @@ def read_sampler(text: str) -> tuple[SamplerName, ScheduleName | None]:
         return _SAMPLERS[letters], None
     for beginning, sampler in _SAMPLERS.items():
         rest = letters.removeprefix(beginning)
-        if rest != letters and rest in _SCHEDULES:
+        if rest == letters:
+            continue
+        if rest in _SCHEDULES:
             return sampler, _SCHEDULES[rest]
         if rest in _AUTOMATIC:
             return sampler, None

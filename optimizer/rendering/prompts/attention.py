@@ -34,21 +34,22 @@ def weighted_pieces(prompt: str) -> tuple[Piece, ...]:
     """
     pairs(prompt)
     pieces: list[Piece] = []
-    opened: list[tuple[str, int]] = []  # brackets, and how many pieces there were before each
+    # How many pieces there were before each open bracket of a kind. Like A1111's, brackets of two kinds may cross.
+    opened: dict[str, list[int]] = {bracket: [] for bracket in FACTORS}
     for part in _PARTS.finditer(prompt):
         text, weight = part[0], part["weight"]
         if text in FACTORS:
-            opened.append((text, len(pieces)))
-        elif weight is not None and opened:
-            _, first = opened.pop()
+            opened[text].append(len(pieces))
+        elif weight is not None and opened["("]:
+            first = opened["("].pop()
             pieces[first:] = _multiplied(pieces[first:], _number(prompt, part, weight))
-        elif text in OPENING and opened:
-            bracket, first = opened.pop()
-            pieces[first:] = _multiplied(pieces[first:], FACTORS[bracket])
+        elif text in OPENING and opened[OPENING[text]]:
+            first = opened[OPENING[text]].pop()
+            pieces[first:] = _multiplied(pieces[first:], FACTORS[OPENING[text]])
         elif text.startswith("\\"):
             pieces.append(Piece(text=text[1:]))
         else:
-            pieces += _divided(prompt, part, within=bool(opened))
+            pieces += _divided(prompt, part, within=any(opened.values()))
     return _joined(pieces) or (Piece(text=""),)
 
 

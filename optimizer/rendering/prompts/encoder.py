@@ -96,22 +96,13 @@ class PromptEncoder:
             PromptError: a prompt cannot be read, or names an embedding that cannot be used.
         """
         keys = {item.index: (self._key(item), self._key(item, negative=True)) for item in items}
-        needed = [key for pair in keys.values() for key in pair]
-        needed += [
-            self._empty(positive.clip_skip)
-            for positive, negative in keys.values()
-            if self.suite.syntax == "a1111" and positive.reading.chunk_count != negative.reading.chunk_count
-        ]
-        self._embed(dict.fromkeys(needed))
+        self._embed(dict.fromkeys(key for pair in keys.values() for key in pair))
         return {index: self._conditions(*pair) for index, pair in keys.items()}
 
     def _key(self, item: SuiteItem, *, negative: bool = False) -> _Key:
         prompt = item.negative if negative else item.prompt
         reading = self.reader.read(prompt, item.sampling.prompt_steps, negative=negative)
         return _Key(prompt, reading, item.clip_skip)
-
-    def _empty(self, clip_skip: int) -> _Key:
-        return _Key("", self.reader.read("", 1), clip_skip)
 
     # ------------------------------------------------------------------------------------ conditions
 
@@ -125,22 +116,20 @@ class PromptEncoder:
         )
 
     def _phases(self, key: _Key, embeddings: Sequence[Embedding], counts: tuple[int, int]) -> tuple[Phase, ...]:
-        padded = [self._padded(each, key.clip_skip, counts) for each in embeddings]
-        return tuple(Phase(until, padded[index]) for until, index in key.reading.phases)
+        repeated = [self._repeated(each, counts) for each in embeddings]
+        return tuple(Phase(until, repeated[index]) for until, index in key.reading.phases)
 
-    def _padded(self, embedding: Embedding, clip_skip: int, counts: tuple[int, int]) -> Embedding:
+    def _repeated(self, embedding: Embedding, counts: tuple[int, int]) -> Embedding:
         """Return an embedding with as many tokens as the other prompt's.
 
-        A1111 adds chunks of an empty prompt. ComfyUI repeats both up to a common length, which changes no attention.
+        ComfyUI repeats both up to a common length, which changes no attention. A1111 computes the two apart, unless
+        told to pad, and that gives the same.
 
         Args:
             counts: chunks of both prompts.
         """
         tokens, own = embedding.tokens, len(embedding.tokens) // (LENGTH + 2)
-        if self.suite.syntax == "a1111" and own < max(counts):
-            empty = self._cache[self._empty(clip_skip)][0].tokens
-            tokens = torch.cat([tokens, *[empty] * (max(counts) - own)])
-        elif self.suite.syntax != "a1111" and own < math.lcm(*counts):
+        if own < math.lcm(*counts):
             tokens = tokens.repeat(math.lcm(*counts) // own, 1)
         return Embedding(tokens, embedding.pooled)
 

@@ -123,6 +123,8 @@ class _Nodes:
                 break
             if _kind(node).startswith(MIXING):
                 raise PublishedError(f"its graph has {_kind(node)} (regional or mixed prompts), which is not repeated")
+            if _kind(node) == "ConditioningZeroOut":  # the text before it does not count
+                return "", self._clip_skip(node)
             text = next((self.value(node, name) for name in ("text", "text_g") if name in _inputs(node)), None)
             if text is not None:
                 return text, self._clip_skip(node)

@@ -114,6 +114,6 @@ def _raw(texts: Mapping[str, str]) -> RawSettings:
 
 def _json(text: str, name: str) -> Any:
     try:
-        return foreign.parse_json(text.replace("NaN", "null"))  # ComfyUI writes `is_changed: [NaN]`
+        return foreign.parse_json(text, infinite=True)  # ComfyUI writes `is_changed: [NaN]`
     except ValueError as error:
         raise PublishedError(f"its {name} is not JSON: {first_line(error)}") from error

@@ -57,7 +57,13 @@ def suite_section(found: Sequence[tuple[str, PublishedSettings]]) -> str:
         found: each picture's name with its settings, at least one.
     """
     first = found[0][1]
-    head = [f"suite:\n  syntax: {first.syntax}\n", f"  ensd: {first.ensd}\n" if first.ensd else "", "  prompts:\n"]
+    noise = "  noise: comfyui\n" if first.syntax == "comfyui" else ""
+    head = [
+        f"suite:\n  syntax: {first.syntax}\n",
+        noise,
+        f"  ensd: {first.ensd}\n" if first.ensd else "",
+        "  prompts:\n",
+    ]
     return "".join([*head, *(_entry(name, settings) for name, settings in found)])
 
 

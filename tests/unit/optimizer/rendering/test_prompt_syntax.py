@@ -190,3 +190,16 @@ class TestRefused:
         refuse_other_constructs("a lion AND a panda", negative=True)
         refuse_other_constructs("a BAND and SAND, a 2:1", negative=True)
         refuse_other_constructs("a lion and SAND", negative=False)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "expected"),
+    [
+        ("[happy :) face] dog", [("happy :) face", 1 / 1.1), (" dog", 1.0)]),
+        ("(a ] b) c", [("a ] b", 1.1), (" c", 1.0)]),
+    ],
+)
+def test_a_bracket_closes_only_one_of_its_kind(prompt: str, expected: list[tuple[str, float]]) -> None:
+    found = [(piece.text, piece.weight) for piece in attention.weighted_pieces(prompt)]
+    assert [text for text, _ in found] == [text for text, _ in expected]
+    assert [weight for _, weight in found] == pytest.approx([weight for _, weight in expected])

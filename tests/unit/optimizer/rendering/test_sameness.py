@@ -12,7 +12,7 @@ from demo_study import SMALL, ShortStudy, begin, short_spec
 
 from optimizer.errors import FinalError
 from optimizer.outcome.final import FinalWatch, hold_final
-from optimizer.rendering.sameness import repeated_renders, same_renders, same_stages
+from optimizer.rendering.sameness import model_inputs, repeated_renders, same_renders, same_stages
 from optimizer.rendering.sampling.noise import BatchNoise
 from optimizer.runtime.plan import make_plan
 from optimizer.trial.repeats import first_of_each
@@ -182,3 +182,10 @@ def test_racing_that_divides_equal_suites_otherwise_renders_other_bits() -> None
     assert same_renders(suites[0], suites[1], Architecture.SD15)
     assert same_stages(suites[0], suites[1], None)
     assert not same_stages(suites[0], suites[1], 4)
+
+
+@pytest.mark.parametrize(("sampler", "same"), [("euler", True), ("dpmpp_2m_sde", False), ("dpmpp_sde", False)])
+def test_a_brownian_path_depends_on_the_whole_seed(sampler: str, same: bool) -> None:
+    suite = SuiteSettings.model_validate(SUITE | {"prompts": ["a lion"], "seeds": [1, 2**32 + 1], "sampler": sampler})
+    one, other = model_inputs(suite, Architecture.SD15)
+    assert (one == other) == same

@@ -278,3 +278,38 @@ def test_ddim_is_that_of_the_program_that_wrote_it() -> None:
     text = "a lion\nSteps: 20, Sampler: DDIM, CFG scale: 7, Seed: 1, Size: 512x512"
     assert checked(parse_infotext(text)).sampler == "ddim_a1111"
     assert checked(replace(parse_infotext(text), program="ComfyUI", sampler="ddim")).sampler == "ddim"
+
+
+def test_pictures_of_comfyui_are_sampled_as_there() -> None:
+    published = checked(replace(parse_infotext("a\nSteps: 2, Sampler: Euler, CFG scale: 7, Seed: 1, Size: 64x64")))
+    there = parse_yaml(suite_section([("a.png", replace(published, syntax="comfyui"))]), "x", SpecError)
+    assert there["suite"]["noise"] == "comfyui"
+    assert "noise" not in parse_yaml(suite_section([("a.png", published)]), "x", SpecError)["suite"]
+
+
+def test_a_conditioning_that_comfyui_zeroes_has_no_text_and_a_prompt_may_hold_nan(tmp_path: Path) -> None:
+    graph = {
+        "1": {"class_type": "CLIPTextEncode", "inputs": {"text": "a red NaN fox", "clip": ["9", 1]}},
+        "2": {"class_type": "ConditioningZeroOut", "inputs": {"conditioning": ["1", 0]}},
+        "3": {"class_type": "EmptyLatentImage", "inputs": {"width": 64, "height": 64, "batch_size": 1}},
+        "4": {
+            "class_type": "KSampler",
+            "inputs": {
+                "seed": 3,
+                "steps": 4,
+                "cfg": 2.0,
+                "sampler_name": "euler",
+                "scheduler": "simple",
+                "denoise": 1.0,
+                "positive": ["1", 0],
+                "negative": ["2", 0],
+                "latent_image": ["3", 0],
+            },
+            "is_changed": [float("nan")],
+        },
+    }
+    info = PngInfo()
+    info.add_text("prompt", json.dumps(graph))
+    Image.new("RGB", (64, 64)).save(tmp_path / "a.png", pnginfo=info)
+    found = read_published(tmp_path / "a.png")
+    assert (found.prompt, found.negative) == ("a red NaN fox", "")

@@ -128,7 +128,7 @@ class TestFormerSpecs:
     def test_a_spec_that_left_the_default_out_had_it(self) -> None:
         assert former_scheduler('{"suite": {"prompts": ["a"]}}') == "dpmpp_2m"
 
-    @pytest.mark.parametrize("text", ["", "[]", "{}", '{"suite": 3}', '{"suite": {"scheduler": ["x"]}}', "null"])
+    @pytest.mark.parametrize("text", ["", "[]", "{}", '{"suite": 3}', "null", "[" * 100_000])
     def test_what_is_no_spec_is_left_to_its_reader(self, text: str) -> None:
         assert as_now(text) == text
 
@@ -151,3 +151,9 @@ class TestFormerSpecs:
     @pytest.mark.parametrize(("scheduler", "steps"), [("dpmpp_2m", 30), ("euler_a", 20), ("heun", 25), (None, 20)])
     def test_others_go_on(self, scheduler: str | None, steps: int) -> None:
         refuse_other_renders(scheduler, suite(steps=steps), plain_levels=scheduler is not None)
+
+
+@pytest.mark.parametrize("text", ["auto", "Automatic"])
+def test_automatic_is_no_sampler(text: str) -> None:
+    with pytest.raises(ValueError, match="there is no sampler"):
+        read_sampler(text)
