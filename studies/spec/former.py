@@ -60,13 +60,16 @@ def _spec(text: str) -> dict[str, Any] | None:
     return spec if isinstance(spec, dict) and isinstance(spec.get("suite"), dict) else None
 
 
-def refuse_other_renders(scheduler: str | None, suite: SuiteSettings, *, plain_levels: bool) -> None:
+def refuse_other_renders(
+    scheduler: str | None, suite: SuiteSettings, *, plain_levels: bool, races: bool = False
+) -> None:
     """Refuse to go on with a study whose images would not be those with which it began.
 
     Args:
         scheduler: the study's former one; None for a study that never had one.
         suite: its suite, as it is written now.
         plain_levels: whether its models have the noise levels of Stable Diffusion, without zero terminal SNR.
+        races: whether it renders in stages, which follow from the suite's digest; that is another now.
 
     Raises:
         StudyChangedError: the images would differ, so that scores could not be compared.
@@ -74,7 +77,7 @@ def refuse_other_renders(scheduler: str | None, suite: SuiteSettings, *, plain_l
     if scheduler is None:
         return
     extra_step = scheduler in _LEADING and 1000 % suite.steps != 0
-    if scheduler in _RENDERS_OTHERWISE or extra_step or not plain_levels:
+    if scheduler in _RENDERS_OTHERWISE or extra_step or not plain_levels or races:
         raise StudyChangedError(
             f"this study began with `scheduler: {scheduler}`, whose images an earlier version rendered otherwise than "
             f"`sampler: {suite.sampler}` with `schedule: {suite.schedule}` does now, so scores could not be compared: "
