@@ -33,6 +33,18 @@ _CANNOT: Final = {  # beginning of a key -> what of the picture cannot be repeat
     "FreeU": "FreeU",
     "Dynamic thresholding": "dynamic thresholding",
     "Token merging": "token merging",
+    "Discard penultimate sigma": "a level that is left out",
+    "Noise Schedule": "its noise schedule (see `zero_snr` of a suite)",
+    "Schedule rho": "its own noise levels",
+    "Schedule max sigma": "its own noise levels",
+    "Schedule min sigma": "its own noise levels",
+    "Sigma ": "its churn (sigma churn, tmin, tmax, noise)",
+    "Eta": "its eta",
+    "NGMS": "steps without the negative prompt (NGMS)",
+    "Skip Early CFG": "early steps without guidance",
+    "Pad conds": "padded prompts",
+    "Emphasis": "its way of emphasis (see `emphasis` of a suite)",
+    "SGM noise multiplier": "its first noise (see `sgm_noise_multiplier` of a suite)",
 }
 
 

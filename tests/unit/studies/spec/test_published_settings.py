@@ -313,3 +313,13 @@ def test_a_conditioning_that_comfyui_zeroes_has_no_text_and_a_prompt_may_hold_na
     Image.new("RGB", (64, 64)).save(tmp_path / "a.png", pnginfo=info)
     found = read_published(tmp_path / "a.png")
     assert (found.prompt, found.negative) == ("a red NaN fox", "")
+
+
+@pytest.mark.parametrize(
+    ("setting", "told"),
+    [("Emphasis: No norm", "emphasis"), ("Eta: 0.5", "its eta"), ("NGMS: 3", "NGMS"), ("Pad conds: True", "padded")],
+)
+def test_settings_that_change_a_picture_are_told(setting: str, told: str) -> None:
+    text = f"a lion\nSteps: 2, Sampler: Euler a, CFG scale: 7, Seed: 1, Size: 64x64, RNG: CPU, ENSD: 31337, {setting}"
+    (note,) = checked(parse_infotext(text)).notes
+    assert told in note
