@@ -107,13 +107,14 @@ class _Expansion:
             prompt = {"prompt": prompt}
         if not isinstance(prompt, Mapping) or not isinstance(prompt.get("prompt"), str):
             return [prompt]
-        written, negative = prompt["prompt"], prompt.get("negative", self.negative)
+        has_own = prompt.get("negative") is not None  # an empty key is none
+        written, negative = prompt["prompt"], prompt["negative"] if has_own else self.negative
         found: dict[tuple[str, str], Any] = {}
         for number in range(TRIES * self.settings.count):
             choice = random.Random(f"{self.settings.seed}/{written}/{number}")  # noqa: S311 - no secret
             text = expand(written, choice, self.wildcards)
             against = expand(negative, choice, self.wildcards) if isinstance(negative, str) else negative
-            own = {} if against == self.negative and "negative" not in prompt else {"negative": against}
+            own = {} if against == self.negative and not has_own else {"negative": against}
             found.setdefault((text, str(against)), {**prompt, "prompt": text, **own})
             if len(found) == self.settings.count:
                 break

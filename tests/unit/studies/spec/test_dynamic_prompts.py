@@ -131,3 +131,9 @@ def test_the_finals_prompts_are_expanded_too(tmp_path: Path) -> None:
     )
     final: Any = parse_spec(text, base_dir=tmp_path).final
     assert final.prompts[0].prompt in {"c e", "d e"}
+
+
+def test_an_empty_negative_prompt_takes_the_suites_which_is_expanded(tmp_path: Path) -> None:
+    suite = "{dynamic: true, negative: '{x|y}', prompts: [{prompt: a lion, negative: null}]}"
+    (item,) = spec(tmp_path, suite).suite.items()
+    assert item.negative in {"x", "y"}
