@@ -259,7 +259,7 @@ def test_a_file_that_is_missing_or_no_text_is_refused(tmp_path: Path) -> None:
     (tmp_path / "nan.json").write_text('{"parents": ["a", "b"], "ratio": NaN}')
     with pytest.raises(RecipeError, match="NaN is not a JSON number"):
         load_recipe_file(tmp_path / "nan.json")
-    for odd in ("\x7f", "\x85", "\t"):  # JSON that YAML does not read, where a text is missing
+    for odd in ("\x7f", "\x86", "\uffff"):  # JSON that YAML does not read, where a text is missing
         (tmp_path / "odd.json").write_text(f'{{"parents": [null, "b"], "{odd}method": "x"}}')
         with pytest.raises(RecipeError, match=r"^odd\.json: "):
             load_recipe_file(tmp_path / "odd.json")
