@@ -3,7 +3,8 @@
 Scores hold where everything that shapes them is the same: parents and their order, suite, scorers with the files they
 read, dtypes, machine and libraries. Such a trial is copied whole, with what it rendered and scored, and its objective
 is computed anew from the scores, so that the weights of scorers and of images may differ. Where scores do not hold,
-only the best merges are of use, and they become probes."""
+only the best merges are of use, and they become probes.
+"""
 
 from __future__ import annotations
 

@@ -34,7 +34,8 @@ def as_now(text: str) -> str:
     spec = _spec(text)
     if spec is None:
         return text
-    suite, scheduler = spec["suite"], former_scheduler(text)
+    suite = spec["suite"]
+    scheduler = _scheduler(suite)
     changes = {} if "syntax" in suite else {"syntax": "plain"}
     if scheduler is not None:
         changes |= _NOW[scheduler]
@@ -45,9 +46,11 @@ def as_now(text: str) -> str:
 def former_scheduler(text: str) -> str | None:
     """Return the `scheduler` of a stored spec in JSON, which may have left out the default; None for a new one."""
     spec = _spec(text)
-    if spec is None or "sampler" in spec["suite"]:
-        return None
-    scheduler = spec["suite"].get("scheduler", _DEFAULT)
+    return None if spec is None else _scheduler(spec["suite"])
+
+
+def _scheduler(suite: Mapping[str, Any]) -> str | None:
+    scheduler = None if "sampler" in suite else suite.get("scheduler", _DEFAULT)
     return scheduler if isinstance(scheduler, str) and scheduler in _NOW else None
 
 

@@ -10,7 +10,7 @@ import datetime as dt
 import re
 from collections.abc import Iterator, Mapping
 from string import ascii_uppercase
-from typing import Any, Final, cast
+from typing import Any, Final
 
 import yaml
 from pydantic import ValidationError
@@ -36,20 +36,21 @@ def unquoted_text(error: ValidationError, source: str) -> str | None:
     Args:
         source: the YAML or JSON that was validated.
     """
-    if not _is_yaml(source):
+    root = _tree(source)
+    if root is None:
         return None
     for finding in error.errors(include_url=False):
         if finding["type"] in TEXT_EXPECTED:
-            return _explain(finding, source)
+            return _explain(finding, source, root)
     return None
 
 
-def _is_yaml(source: str) -> bool:
-    """Return whether what was validated is YAML too, as JSON nearly always is."""
+def _tree(source: str) -> yaml.Node | None:
+    """Return what a text consists of as YAML; None where it is none, or empty. JSON nearly always is YAML too."""
     try:
-        return yaml_tree(source) is not None
+        return yaml_tree(source)
     except (yaml.YAMLError, RecursionError):
-        return False
+        return None
 
 
 def quotes_for_prompt(error: ValidationError, source: str) -> str:
@@ -61,12 +62,13 @@ def quotes_for_prompt(error: ValidationError, source: str) -> str:
     Returns:
         The end of a message; empty where nothing looks like it.
     """
-    if not _is_yaml(source):
+    root = _tree(source)
+    if root is None:
         return ""
     for finding in error.errors(include_url=False):
         *steps, _ = finding["loc"] or ("",)
         if len(steps) > 1 and steps[-2] == "prompts":
-            pairs = _pairs(_node_at(source, tuple(steps), None)[0])
+            pairs = _pairs(_node_at(root, tuple(steps), None)[0])
             if len(pairs) == 1 and pairs[0][1].tag == STRING and not _is_quoted(pairs[0][1]):
                 (key, value), *_ = pairs
                 written = source[key.start_mark.index : value.end_mark.index]
@@ -78,8 +80,8 @@ def _is_quoted(node: yaml.Node) -> bool:
     return isinstance(node, yaml.ScalarNode) and node.style is not None
 
 
-def _explain(finding: ErrorDetails, source: str) -> str:
-    found, steps = _node_at(source, finding["loc"], finding["input"])
+def _explain(finding: ErrorDetails, source: str, root: yaml.Node) -> str:
+    found, steps = _node_at(root, finding["loc"], finding["input"])
     where = f"`{'.'.join(map(str, steps))}`"
     noun = NOUNS.get(str(finding["loc"][-1]), "path" if finding["type"] == "path_type" else "text")
     written = source[found.start_mark.index : found.end_mark.index].strip()
@@ -116,7 +118,7 @@ def _kind(value: Any) -> str:
     return "a mapping (`key: value`)" if isinstance(value, Mapping) else "a list"
 
 
-def _node_at(source: str, steps: tuple[int | str, ...], value: Any) -> tuple[yaml.Node, list[int | str]]:
+def _node_at(node: yaml.Node, steps: tuple[int | str, ...], value: Any) -> tuple[yaml.Node, list[int | str]]:
     """Follow the steps as far as the YAML has them; a short form leaves out the last.
 
     Args:
@@ -125,7 +127,6 @@ def _node_at(source: str, steps: tuple[int | str, ...], value: Any) -> tuple[yam
     Returns:
         The node, and the steps that lead to it.
     """
-    node = cast("yaml.Node", yaml_tree(source))  # never empty, as it was validated
     taken = list[int | str]()
     for number, step in enumerate(steps):
         if steps[number + 1 :] == (KEY,):
@@ -158,9 +159,8 @@ def cut_texts(source: str) -> list[str]:
     That is what follows a `#`, where only a sign without a space after it is suspicious: `lion #1`, but not `lion # my
     favourite`. And it is an anchor before the text (`&cat lion`) that no alias refers to.
     """
-    try:
-        root = yaml_tree(source)
-    except (yaml.YAMLError, RecursionError):  # said by who reads it
+    root = _tree(source)
+    if root is None:  # said by who reads it
         return []
     found = []
     for text in _free_texts(root, free=False):

@@ -139,16 +139,15 @@ class Checkpoint:
         Raises:
             CheckpointError: as for `architecture`.
         """
-        wanted: dict[str, list[str]] = {}
+        by_component: dict[str, list[str]] = {}
         for key in model_family(self.architecture).keys.essential:
-            wanted.setdefault(component_of(key, self.architecture), []).append(key)
-        missing = [[key for key in keys if key not in self.tensors] for keys in wanted.values()]
-        return tuple(
-            key
-            for keys, absent in zip(wanted.values(), missing, strict=True)
-            if 2 * len(absent) < len(keys)
-            for key in absent
-        )
+            by_component.setdefault(component_of(key, self.architecture), []).append(key)
+        found: list[str] = []
+        for keys in by_component.values():
+            absent = [key for key in keys if key not in self.tensors]
+            if 2 * len(absent) < len(keys):
+                found += absent
+        return tuple(found)
 
     def without(self, component: str) -> Checkpoint:
         """Return the same checkpoint as if its file had no tensor of a component."""

@@ -235,9 +235,9 @@ def _without_incomplete(checkpoints: Sequence[Checkpoint]) -> tuple[list[Checkpo
     found, notes = list(checkpoints), list[str]()
     architecture = checkpoints[0].architecture
     live = [live_keys(checkpoint.tensors, architecture) for checkpoint in checkpoints]
+    essential = {key for checkpoint in checkpoints for key in checkpoint.lacking}
     for component in (*text_encoders(architecture), VAE):
         own = [keys.get(component, frozenset()) for keys in live]
-        essential = {key for checkpoint in checkpoints for key in checkpoint.lacking}
         largest = max(own, key=len)
         lacking = {key for key in essential if component_of(key, architecture) == component}
         whole = largest | lacking

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from itertools import groupby
 
-from optimizer.rendering.prompts.brackets import OPENING, pairs
+from optimizer.rendering.prompts.brackets import pairs
 from optimizer.rendering.prompts.pieces import Piece, misread
 
 MORE = 1.1  # the weight of a round bracket without a number; a square one weighs 1 / 1.1
@@ -32,24 +32,21 @@ def weighted_pieces(prompt: str) -> tuple[Piece, ...]:
     Raises:
         PromptError: brackets do not fit together, BREAK stands within some, or a weight is no number.
     """
-    pairs(prompt)
+    openings = {closing: opening for opening, closing in pairs(prompt).items()}
     pieces: list[Piece] = []
-    # How many pieces there were before each open bracket of a kind. Like A1111's, brackets of two kinds may cross.
-    opened: dict[str, list[int]] = {bracket: [] for bracket in FACTORS}
+    opened: dict[int, int] = {}  # position of each open bracket -> how many pieces there were before it
     for part in _PARTS.finditer(prompt):
-        text, weight = part[0], part["weight"]
+        text, weight, opening = part[0], part["weight"], openings.get(part.end() - 1)
         if text in FACTORS:
-            opened[text].append(len(pieces))
-        elif weight is not None and opened["("]:
-            first = opened["("].pop()
-            pieces[first:] = _multiplied(pieces[first:], _number(prompt, part, weight))
-        elif text in OPENING and opened[OPENING[text]]:
-            first = opened[OPENING[text]].pop()
-            pieces[first:] = _multiplied(pieces[first:], FACTORS[OPENING[text]])
+            opened[part.start()] = len(pieces)
+        elif opening is not None:
+            first = opened.pop(opening)
+            factor = FACTORS[prompt[opening]] if weight is None else _number(prompt, part, weight)
+            pieces[first:] = _multiplied(pieces[first:], factor)
         elif text.startswith("\\"):
             pieces.append(Piece(text=text[1:]))
         else:
-            pieces += _divided(prompt, part, within=any(opened.values()))
+            pieces += _divided(prompt, part, within=bool(opened))
     return _joined(pieces) or (Piece(text=""),)
 
 

@@ -12,7 +12,6 @@ from optimizer.rendering.prompts.pieces import misread
 
 CLOSING = {"(": ")", "[": "]"}
 OPENING = {closing: opening for opening, closing in CLOSING.items()}
-ESCAPED = frozenset("()[]\\")
 DEEPEST = 50  # brackets in each other
 
 

@@ -119,7 +119,7 @@ class A1111Chunks:
                     done.append(filling.chunk(self.reader))
                     filling, comma = moved, None
                 found, length = self._named_at(tokens, position)
-                added = [tokens[position]] if found is None else _vectors(found, self.reader, self._is_only)
+                added = [tokens[position]] if found is None else _vectors(found, self.reader)
                 if len(filling) + len(added) > LENGTH:
                     done.append(filling.chunk(self.reader))
                     filling, comma = _Filling(), None
@@ -129,10 +129,6 @@ class A1111Chunks:
         if len(filling) or not done:
             done.append(filling.chunk(self.reader))
         return tuple(done)
-
-    @property
-    def _is_only(self) -> bool:
-        return len(self.inversions.widths) == 1
 
     def _named_at(self, tokens: Sequence[int], position: int) -> tuple[Inversion | None, int]:
         """Return the embedding whose name stands at a position, and its tokens; None and 1 if there is none."""
@@ -150,9 +146,8 @@ def _split(filling: _Filling, at: int) -> tuple[_Filling, _Filling]:
     return first, _Filling(filling.ids[at:], filling.weights[at:])
 
 
-def _vectors(inversion: Inversion, reader: TextReader, only: bool) -> list[int | Vector]:
-    rows = inversion.for_encoder(reader.clip, only=only)
-    return [Vector(position=0, inversion=inversion.name, row=row) for row in range(0 if rows is None else len(rows))]
+def _vectors(inversion: Inversion, reader: TextReader) -> list[int | Vector]:
+    return [Vector(position=0, inversion=inversion.name, row=row) for row in range(len(inversion.vectors[reader.clip]))]
 
 
 # ------------------------------------------------------------------------------------ ComfyUI
@@ -191,7 +186,7 @@ def _groups(
             text = part
             if isinstance(part, Named):
                 inversion, text = _named(part, inversions)
-                yield _vectors(inversion, reader, len(inversions.widths) == 1), piece.weight
+                yield _vectors(inversion, reader), piece.weight
             if isinstance(text, str) and text:
                 yield tokenize(text), piece.weight
 

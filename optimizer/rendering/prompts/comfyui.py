@@ -11,10 +11,10 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from optimizer.rendering.prompts.brackets import DEEPEST
 from optimizer.rendering.prompts.pieces import Piece, misread
 
 MORE = 1.1  # what a bracket without a number multiplies by
-DEEPEST = 50  # brackets in each other
 MARK = "embedding:"  # before the name of an embedding, at the start of a piece or after a space
 _ESCAPED = re.compile(r"\\([()])")
 

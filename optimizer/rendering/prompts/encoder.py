@@ -246,15 +246,13 @@ def vectors_inserted(encoder: Any, chunks: Sequence[Chunk], inversions: Inversio
     if not placed:
         yield
         return
-    only = len(inversions.widths) == 1
-    opened = {vector.inversion: inversions.open(vector.inversion) for _, vector in placed}
+    names = dict.fromkeys(vector.inversion for _, vector in placed)
+    vectors = {name: inversions.open(name).vectors[clip] for name in names}
 
     def insert(_module: object, _args: object, embedded: Tensor) -> Tensor:
         embedded = embedded.clone()
         for row, vector in placed:
-            vectors = opened[vector.inversion].for_encoder(clip, only=only)
-            if vectors is not None:
-                embedded[row, vector.position] = vectors[vector.row].to(embedded)
+            embedded[row, vector.position] = vectors[vector.inversion][vector.row].to(embedded)
         return embedded
 
     handle = encoder.get_input_embeddings().register_forward_hook(insert)

@@ -35,16 +35,7 @@ class Inversion:
 
     name: str
     path: Path
-    vectors: Mapping[str, Tensor]  # text encoder (clip_l, clip_g, or `ONLY`) -> float32 [vectors, width]
-
-    def for_encoder(self, key: str, *, only: bool) -> Tensor | None:
-        """Return the vectors [vectors, width] for a text encoder; None if there are none.
-
-        Args:
-            key: clip_l or clip_g.
-            only: whether the model has no other one.
-        """
-        return self.vectors.get(key, self.vectors.get(ONLY) if only else None)
+    vectors: Mapping[str, Tensor]  # text encoder of the model (clip_l, clip_g) -> float32 [vectors, width]
 
 
 class InversionFolder:
@@ -93,31 +84,36 @@ class InversionFolder:
         if len(paths) > 1:
             places = " and ".join(str(path.relative_to(self.folder)) for path in paths)
             raise PromptError(f"the embedding {name!r} is there {len(paths)} times ({places}): keep one of them")
-        return self._fitting(Inversion(name=name, path=paths[0], vectors=_vectors(paths[0])))
+        return Inversion(name=name, path=paths[0], vectors=self._fitting(name, paths[0], _vectors(paths[0])))
 
-    def _fitting(self, inversion: Inversion) -> Inversion:
-        """Return an embedding if it is for the model.
+    def _fitting(self, name: str, path: Path, stored: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return an embedding's vectors for each text encoder of the model.
+
+        Args:
+            stored: the vectors of its file, by text encoder or under `ONLY`.
 
         Raises:
-            PromptError: it is not.
+            PromptError: it is not for the model.
         """
         wanted = " and ".join(f"{key} of {width}" for key, width in self.widths.items() if width is not None)
-        given = ", ".join(f"{key or 'one tensor'} of {each.shape[1]}" for key, each in inversion.vectors.items())
-        found = {key: inversion.for_encoder(key, only=len(self.widths) == 1) for key in self.widths}
+        given = ", ".join(f"{key or 'one tensor'} of {each.shape[1]}" for key, each in stored.items())
+        without_key = stored.get(ONLY) if len(self.widths) == 1 else None
+        fitting: dict[str, Tensor] = {}
         for key, width in self.widths.items():
-            vectors = found[key]
+            vectors = stored.get(key, without_key)
             if vectors is None or (width is not None and vectors.shape[1] != width):
                 raise PromptError(
-                    f"the embedding {inversion.name!r} ({inversion.path}) is not for this model: expected vectors for "
+                    f"the embedding {name!r} ({path}) is not for this model: expected vectors for "
                     f"{wanted or ' and '.join(self.widths)}, got {given}; use the one made for this family of models"
                 )
-        counts = {len(vectors) for vectors in found.values() if vectors is not None}
-        if len(counts) != 1 or not 1 <= max(counts) <= MOST_VECTORS:
+            fitting[key] = vectors
+        counts = sorted({len(vectors) for vectors in fitting.values()})
+        if len(counts) != 1 or not 1 <= counts[0] <= MOST_VECTORS:
             raise PromptError(
-                f"the embedding {inversion.name!r} ({inversion.path}) has {' and '.join(map(str, sorted(counts)))} "
-                f"vectors: expected 1 to {MOST_VECTORS}, as many for each text encoder; fetch it again"
+                f"the embedding {name!r} ({path}) has {' and '.join(map(str, counts))} vectors: expected 1 to "
+                f"{MOST_VECTORS}, as many for each text encoder; fetch it again"
             )
-        return inversion
+        return fitting
 
 
 def _vectors(path: Path) -> dict[str, Tensor]:

@@ -24,9 +24,6 @@ from studies.spec.samplers import SamplerName
 from studies.spec.suite import SuiteItem, SuiteSettings
 
 BROWNIAN: Final[frozenset[SamplerName]] = frozenset({"dpmpp_sde", "dpmpp_2m_sde", "dpmpp_2m_sde_heun", "dpmpp_3m_sde"})
-LATER_NOISE: Final[frozenset[SamplerName]] = frozenset(
-    {"euler_ancestral", "dpm_2_ancestral", "dpmpp_2s_ancestral", "lcm"}
-)
 TIME_DIGITS: Final = 6  # of torchsde's default tolerance
 SEEDS: Final = 2**64  # torch's generators and numpy's entropy take seeds below
 

@@ -29,15 +29,17 @@ def parse_invokeai(data: Any) -> RawSettings:
         syntax="plain",
         prompt=data.get("positive_prompt"),
         negative=data.get("negative_prompt"),
-        seed=data.get("seed"),
-        width=data.get("width"),
-        height=data.get("height"),
-        steps=data.get("steps"),
+        **_alike(data),
         cfg=data.get("cfg_scale"),
         sampler=data.get("scheduler"),
         clip_skip=_clip_skip(data.get("clip_skip")),
         notes=tuple(_invokeai_notes(data)),
     )
+
+
+def _alike(data: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings that both programs call as we do."""
+    return {name: data.get(name) for name in ("seed", "width", "height", "steps")}
 
 
 def _clip_skip(skipped: Any) -> Any:
@@ -75,10 +77,7 @@ def _older_invokeai(image: Mapping[str, Any]) -> RawSettings:
         syntax="plain",
         prompt=positive,
         negative=negative,
-        seed=image.get("seed"),
-        width=image.get("width"),
-        height=image.get("height"),
-        steps=image.get("steps"),
+        **_alike(image),
         cfg=image.get("cfg_scale"),
         sampler=image.get("sampler"),
     )
@@ -105,10 +104,7 @@ def parse_swarmui(data: Any) -> RawSettings:
         syntax="comfyui",
         prompt=data.get("prompt"),
         negative=data.get("negativeprompt"),
-        seed=data.get("seed"),
-        width=data.get("width"),
-        height=data.get("height"),
-        steps=data.get("steps"),
+        **_alike(data),
         cfg=data.get("cfgscale"),
         sampler=data.get("sampler") or data.get("comfyuisampler") or "euler",
         schedule=data.get("scheduler") or data.get("comfyuischeduler") or "normal",

@@ -5,12 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 from studies.errors import StudyError
 from studies.spec.samplers import SamplerName, ScheduleName, read_sampler, read_schedule
+from studies.spec.suite import Syntax
 
-Syntax = Literal["a1111", "comfyui", "plain"]
 SIZE_STEP: Final = 64  # pixels; what a suite can render
 MOST_CHARACTERS: Final = 20_000  # of a prompt; far more than any text encoder is given
 _LORA: Final = re.compile(r"<(?:lora|lyco|hypernet):([^:<>]{1,80})[^<>]*>", re.IGNORECASE)

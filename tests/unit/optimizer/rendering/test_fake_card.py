@@ -16,6 +16,7 @@ from live import weighted
 from marked_files import COSXL, PLAYGROUND, V_PRED, ZERO_SNR, write_header, write_marked
 from merge_cases import Case
 from small_files import small_parents
+from stochastic_samplers import STOCHASTIC
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorDeviceMismatchError
 
@@ -27,7 +28,6 @@ from optimizer.merging.files.parents import Parents
 from optimizer.rendering.models import LiveModels, build_models, live_dtypes
 from optimizer.rendering.prediction import agreed_prediction
 from optimizer.rendering.render import Renderer
-from optimizer.rendering.sampling.noise import BROWNIAN, LATER_NOISE
 from search_spaces.blocks import Architecture
 from studies.recipe.recipe import Operation
 from studies.spec.samplers import SAMPLERS, SamplerName
@@ -39,7 +39,7 @@ HALF = torch.float16
 STEPS = 3
 
 # How often the host waits for the card in one step, at most: noise of a step is drawn on the CPU.
-WAITS: Mapping[SamplerName, int] = dict.fromkeys(SAMPLERS, 0) | dict.fromkeys(BROWNIAN | LATER_NOISE, 1)
+WAITS: Mapping[SamplerName, int] = dict.fromkeys(SAMPLERS, 0) | dict.fromkeys(STOCHASTIC, 1)
 
 
 def suite(**changes: Any) -> SuiteSettings:

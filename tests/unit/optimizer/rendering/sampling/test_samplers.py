@@ -10,15 +10,15 @@ import numpy as np
 import pytest
 import torch
 from scipy import integrate
+from stochastic_samplers import STOCHASTIC
 from torch import Tensor
 
-from optimizer.rendering.sampling.noise import BROWNIAN, LATER_NOISE, Noise
+from optimizer.rendering.sampling.noise import Noise
 from optimizer.rendering.sampling.samplers import SAMPLERS, Denoise
 from studies.spec.samplers import SamplerName
 
 MEAN, DEVIATION = 0.7, 0.5
 LEVELS = (14.6, 9.1, 5.5, 3.2, 1.7, 0.9, 0.45, 0.2, 0.08, 0.03, 0.0)
-STOCHASTIC = BROWNIAN | LATER_NOISE
 DETERMINISTIC = tuple(name for name in SAMPLERS if name not in STOCHASTIC and name != "ddim_a1111")
 Loop = Callable[[Denoise, Tensor, Sequence[float], Noise], Tensor]
 
