@@ -12,4 +12,6 @@ STOCHASTIC: Final[frozenset[SamplerName]] = BROWNIAN | {
     "dpm_2_ancestral",
     "dpmpp_2s_ancestral",
     "lcm",
+    "lcm_a1111",
+    "lcm_comfyui",
 }

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from studies.errors import StudyChangedError
+from studies.spec.samplers import COMFYUI_FORMS
 from studies.spec.suite import SuiteSettings
 
 # The pair with the same noise levels. Later noise was that of A1111; what has none was computed as ComfyUI does.
@@ -29,18 +30,38 @@ _LEADING: Final = frozenset({"euler", "euler_a", "heun"})  # levels are the same
 def as_now(text: str) -> str:
     """Return a stored spec in JSON as it is written now: with a sampler, and with the syntax of its prompts.
 
-    A spec that was stored before prompts had a syntax has plain ones. One that is new already stays as it is.
+    A spec that was stored before prompts had a syntax has plain ones. One that was stored before samplers had a form of
+    each program has ComfyUI's forms. One that is new already stays as it is.
     """
     spec = _spec(text)
     if spec is None:
         return text
-    suite = spec["suite"]
+    now = {**spec, "suite": _suite_now(spec["suite"])}
+    if now["suite"].get("noise", "a1111") == "a1111":
+        now["suite"] = _with_forms(now["suite"])
+        if isinstance(spec.get("final"), dict):
+            now["final"] = _with_forms(spec["final"])
+    return text if now == spec else json.dumps(now)
+
+
+def _suite_now(suite: Mapping[str, Any]) -> dict[str, Any]:
     scheduler = _scheduler(suite)
-    changes = {} if "syntax" in suite else {"syntax": "plain"}
+    changes: dict[str, Any] = {} if "syntax" in suite else {"syntax": "plain"}
     if scheduler is not None:
         changes |= _NOW[scheduler]
         suite = {key: value for key, value in suite.items() if key != "scheduler"}
-    return json.dumps(spec | {"suite": suite | changes}) if changes else text
+    return {**suite, **changes}
+
+
+def _with_forms(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return settings and their prompts with the samplers of ComfyUI that the plain names once meant in A1111, too."""
+    changed = dict(settings)
+    sampler = settings.get("sampler")
+    if isinstance(sampler, str) and sampler in COMFYUI_FORMS:
+        changed["sampler"] = COMFYUI_FORMS[sampler]
+    if isinstance(settings.get("prompts"), list):
+        changed["prompts"] = [_with_forms(each) if isinstance(each, dict) else each for each in settings["prompts"]]
+    return changed
 
 
 def former_scheduler(text: str) -> str | None:

@@ -18,6 +18,8 @@ SamplerName = Literal[
     "dpm_2",
     "dpm_2_ancestral",
     "lms",
+    "lms_a1111",
+    "lms_comfyui",
     "dpmpp_2s_ancestral",
     "dpmpp_sde",
     "dpmpp_2m",
@@ -26,9 +28,14 @@ SamplerName = Literal[
     "dpmpp_3m_sde",
     "ddim",
     "ddim_a1111",
+    "ddim_comfyui",
     "lcm",
+    "lcm_a1111",
+    "lcm_comfyui",
     "res_multistep",
     "uni_pc",
+    "uni_pc_a1111",
+    "uni_pc_comfyui",
     "uni_pc_bh2",
 ]
 ScheduleName = Literal[
@@ -42,12 +49,36 @@ ScheduleName = Literal[
     "kl_optimal",
     "align_your_steps",
     "turbo",
+    "time_uniform",
 ]
+ProgramName = Literal["a1111", "comfyui"]
+PROGRAMS: Final[tuple[ProgramName, ...]] = get_args(ProgramName)
 SAMPLERS: Final[tuple[SamplerName, ...]] = get_args(SamplerName)
 SCHEDULES: Final[tuple[ScheduleName, ...]] = get_args(ScheduleName)
 
-# What A1111's "Automatic" means for a sampler (modules/sd_samplers_kdiffusion.py, `scheduler` of its options). LCM has
-# noise levels of its own there, which begin as those of sgm_uniform do.
+# Samplers that are another one in A1111 than in ComfyUI under the same name: a name that says the program means its
+# form whatever the suite's `noise`, and the plain name becomes A1111's form where `noise` says so. A suite that is
+# written out has the plain name for ComfyUI's noise only.
+A1111_FORMS: Final[Mapping[SamplerName, SamplerName]] = {
+    "lms": "lms_a1111",
+    "ddim": "ddim_a1111",
+    "lcm": "lcm_a1111",
+    "uni_pc": "uni_pc_a1111",
+}
+COMFYUI_FORMS: Final[Mapping[SamplerName, SamplerName]] = {
+    "lms": "lms_comfyui",
+    "ddim": "ddim_comfyui",
+    "lcm": "lcm_comfyui",
+    "uni_pc": "uni_pc_comfyui",
+}
+# Samplers with times of their own in A1111 (modules/sd_samplers_timesteps.py), where the chosen schedule is not read.
+_OWN_SCHEDULES: Final[Mapping[SamplerName, ScheduleName]] = {
+    "ddim_a1111": "ddim_uniform",
+    "uni_pc_a1111": "time_uniform",
+}
+
+# What A1111's "Automatic" means for a sampler (modules/sd_samplers_kdiffusion.py, `scheduler` of its options), and for
+# ComfyUI's LCM what its models want.
 USUAL_SCHEDULES: Final[Mapping[SamplerName, ScheduleName]] = {
     "dpm_2": "karras",
     "dpm_2_ancestral": "karras",
@@ -58,8 +89,10 @@ USUAL_SCHEDULES: Final[Mapping[SamplerName, ScheduleName]] = {
     "dpmpp_2m_sde_heun": "exponential",
     "dpmpp_3m_sde": "exponential",
     "ddim": "ddim_uniform",
-    "ddim_a1111": "ddim_uniform",
+    "ddim_comfyui": "ddim_uniform",
     "lcm": "sgm_uniform",
+    "lcm_comfyui": "sgm_uniform",
+    **_OWN_SCHEDULES,
 }
 
 # Samplers that call the U-Net twice in every step but the last.
@@ -115,6 +148,20 @@ def usual_schedule(sampler: SamplerName) -> ScheduleName:
     return USUAL_SCHEDULES.get(sampler, "normal")
 
 
+def in_program(
+    sampler: SamplerName, schedule: ScheduleName | None, program: ProgramName
+) -> tuple[SamplerName, ScheduleName]:
+    """Return what a sampler and a schedule mean in a program.
+
+    Args:
+        schedule: None for the usual one.
+    """
+    if program == "comfyui" or sampler not in A1111_FORMS:
+        return sampler, schedule or usual_schedule(sampler)
+    form = A1111_FORMS[sampler]
+    return form, _OWN_SCHEDULES.get(form) or schedule or usual_schedule(form)
+
+
 def read_sampler(text: str) -> tuple[SamplerName, ScheduleName | None]:
     """Read a sampler's name in any spelling, with the schedule where the name has one: "DPM++ 2M Karras".
 
@@ -155,10 +202,10 @@ def read_schedule(text: str) -> ScheduleName | None:
     return _SCHEDULES[letters]
 
 
-def with_schedule(settings: Mapping[str, Any], default: SamplerName | None = None) -> dict[str, Any]:
-    """Return settings as they were written, with the schedule that `schedule` or a joint name of `sampler` means.
+def apart(settings: Mapping[str, Any], default: SamplerName | None = None) -> dict[str, Any]:
+    """Return settings as they were written, with the sampler and the schedule that a joint name of `sampler` means.
 
-    Names that do not exist stay for the settings' own validation.
+    The schedule is None for the usual one. Names that do not exist stay for the settings' own validation.
 
     Args:
         default: the sampler of settings that name none.
@@ -177,7 +224,7 @@ def with_schedule(settings: Mapping[str, Any], default: SamplerName | None = Non
             f"{schedule}: leave one of them out"
         )
         raise ValueError(msg)
-    return {**settings, "sampler": sampler, "schedule": joint or schedule or usual_schedule(sampler)}
+    return {**settings, "sampler": sampler, "schedule": joint or schedule}
 
 
 def only_sampler(value: Any) -> Any:

@@ -15,15 +15,19 @@ from basics.names import plain
 from basics.settings import FrozenSettings
 from scorers.config import SpecPath
 from studies.spec.samplers import (
+    PROGRAMS,
+    SAMPLERS,
+    SCHEDULES,
+    ProgramName,
     SamplerName,
     Sampling,
     ScheduleName,
+    apart,
+    in_program,
     only_sampler,
     only_schedule,
-    with_schedule,
 )
 
-NoiseName = Literal["a1111", "comfyui"]  # whose way of sampling: see `SuiteSettings.noise`
 Syntax = Literal["a1111", "comfyui", "plain"]
 Emphasis = Literal["original", "no_norm", "none", "ignore"]
 PredictionName = Literal["auto", "epsilon", "v_prediction"]
@@ -80,8 +84,15 @@ class SuitePrompt(FrozenSettings):
 
     @model_validator(mode="before")
     @classmethod
-    def _with_schedule(cls, data: Any) -> Any:
-        return with_schedule(data) if isinstance(data, Mapping) and data.get("sampler") is not None else data
+    def _names_apart(cls, data: Any) -> Any:
+        return apart(data) if isinstance(data, Mapping) and data.get("sampler") is not None else data
+
+    def in_program(self, program: ProgramName) -> Self:
+        """Return the prompt with the sampler and the schedule that its names mean in a program."""
+        if self.sampler is None:
+            return self
+        sampler, schedule = in_program(self.sampler, self.schedule, program)
+        return self.model_copy(update={"sampler": sampler, "schedule": schedule})
 
 
 class SizeConditioning(FrozenSettings):
@@ -101,6 +112,9 @@ class SizeConditioning(FrozenSettings):
 class SuiteSettings(FrozenSettings):
     """Prompts x seeds x sizes, and how each item is rendered; fixed for the whole study."""
 
+    # The program in which the same settings give the same picture: its samplers, its first noise, its noise of later
+    # steps, and the times that its U-Net is given. It stands first, because the prompts' samplers are read by it.
+    noise: ProgramName = "a1111"
     prompts: tuple[SuitePrompt, ...]
     negative: str = ""
     seeds: tuple[Seed, ...] = (0,)
@@ -109,9 +123,6 @@ class SuiteSettings(FrozenSettings):
     cfg: Cfg = 7.0
     sampler: Sampler = "dpmpp_2m"
     schedule: Schedule = "karras"  # a spec may say auto: the usual one of the sampler, which is resolved when parsed
-    # The program in which the same settings give the same picture: its first noise, its noise of later steps, and the
-    # times that its U-Net is given.
-    noise: NoiseName = "a1111"
     ensd: int = Field(default=0, gt=-(2**63), lt=2**63)  # "eta noise seed delta", added to seeds of later steps' noise
     sgm_noise_multiplier: bool = False  # A1111's setting: first noise of the variance that training had
     clip_skip: ClipSkip = 1
@@ -124,8 +135,21 @@ class SuiteSettings(FrozenSettings):
 
     @model_validator(mode="before")
     @classmethod
-    def _with_schedule(cls, data: Any) -> Any:
-        return with_schedule(data, default="dpmpp_2m") if isinstance(data, Mapping) else data
+    def _as_in_the_program(cls, data: Any) -> Any:
+        if not isinstance(data, Mapping):
+            return data
+        named, program = apart(data, default="dpmpp_2m"), data.get("noise", "a1111")
+        sampler, schedule = named.get("sampler"), named.get("schedule")
+        if sampler not in SAMPLERS or schedule not in (None, *SCHEDULES) or program not in PROGRAMS:
+            return named  # which the fields refuse
+        sampler, schedule = in_program(sampler, schedule, program)
+        return {**named, "sampler": sampler, "schedule": schedule}
+
+    @field_validator("prompts")
+    @classmethod
+    def _prompts_as_in_the_program(cls, value: tuple[SuitePrompt, ...], info: ValidationInfo) -> Any:
+        program = info.data.get("noise")  # none if it is refused
+        return value if program is None else tuple(prompt.in_program(program) for prompt in value)
 
     @field_validator("prompts", mode="before")
     @classmethod

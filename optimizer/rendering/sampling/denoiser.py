@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,7 +12,13 @@ from diffusers import UNet2DConditionModel
 from torch import Tensor
 
 from optimizer.rendering.prompts.encoder import Conditions, Embedding, phase_at
-from optimizer.rendering.sampling.levels import Levels
+from optimizer.rendering.sampling.levels import LCM_STRIDE, Levels
+from optimizer.rendering.sampling.samplers import Denoise
+
+# At level 0 a consistency model returns its input: arXiv:2303.01469, eq. 5, with the numbers of latent consistency
+# models (arXiv:2310.04378), as A1111 has them (modules/sd_samplers_lcm.py).
+LCM_SIGMA_DATA = 0.5
+LCM_TIME_SCALING = 10.0
 
 # Makes the U-Net's `added_cond_kwargs` from pooled texts [n, p].
 Added = Callable[[Tensor | None], Mapping[str, Tensor]]
@@ -67,3 +74,19 @@ class GuidedDenoiser:
         added = self.added(torch.stack(pooled) if pooled else None)
         kwargs = {"added_cond_kwargs": dict(added)} if added else {}
         return torch.stack([embedding.tokens for embedding in embeddings]), kwargs
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConsistencyDenoiser:
+    """Predicts clean latents as A1111's LCM does: they are the less mixed with the noisy ones, the later the time."""
+
+    denoise: Denoise
+    levels: Levels  # thinned by LCM_STRIDE
+
+    def __call__(self, x: Tensor, sigma: float) -> Tensor:
+        """Return c_skip * x + c_out * D(x, sigma) for latents x [n, c, h, w]; c_skip is 1 and c_out 0 at time 0."""
+        nearest = int((self.levels.sigmas.log() - math.log(sigma)).abs().argmin())
+        time = LCM_TIME_SCALING * (nearest * LCM_STRIDE + LCM_STRIDE - 1)
+        c_skip = LCM_SIGMA_DATA**2 / (time**2 + LCM_SIGMA_DATA**2)
+        c_out = time / math.sqrt(time**2 + LCM_SIGMA_DATA**2)
+        return c_skip * x + c_out * self.denoise(x, sigma)

@@ -8,7 +8,7 @@ zero terminal SNR and EDM, of k-diffusion (external.py), which A1111 uses.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Protocol
 
@@ -19,6 +19,7 @@ from optimizer.families.stable_diffusion import NOISE_SCHEDULE
 from optimizer.rendering.prediction import EdmRange, Prediction
 
 LEVELS = 1000
+LCM_STRIDE = 20  # latent consistency models were distilled at every twentieth level
 # What is left of the signal at the last level with zero terminal SNR, where none at all would be a level without end.
 LAST_ALPHA_BAR = 4.8973451890853435e-08
 
@@ -28,7 +29,7 @@ class Levels(Protocol):
 
     @property
     def sigmas(self) -> Tensor:
-        """The table [1000] float32, ascending."""
+        """The table [1000] float32, ascending; shorter if it was thinned."""
 
     def time(self, sigma: float, *, nearest: bool = False) -> float:
         """Return the time that the model reads for a level.
@@ -46,28 +47,32 @@ class Levels(Protocol):
     def denoised(self, x: Tensor, output: Tensor, sigma: float) -> Tensor:
         """Return x0 by the model's output for latents x."""
 
+    def thinned(self, stride: int) -> Levels:
+        """Return the same with every `stride`-th level of the table, the last one among them."""
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Discrete:
     """The levels of Stable Diffusion, whose model predicts noise or v. Implements `Levels`."""
 
     sigmas: Tensor
-    log_sigmas: Tensor  # [1000] float32
+    log_sigmas: Tensor  # [1000] float32, as `sigmas`
     predicts_v: bool
+    stride: int = 1  # times from a level of the table to the next; the last level has time 999
 
     def time(self, sigma: float, *, nearest: bool = False) -> float:
         """Return the time from 0 to 999, interpolated linearly in log sigma unless the nearest is asked for."""
         distances = torch.tensor(sigma, dtype=torch.float32).log() - self.log_sigmas
         if nearest:
-            return float(distances.abs().argmin())
-        low = min(max(int((distances >= 0).sum()) - 1, 0), LEVELS - 2)
+            return self._time(float(distances.abs().argmin()))
+        low = min(max(int((distances >= 0).sum()) - 1, 0), len(self.sigmas) - 2)
         within = distances[low] / (self.log_sigmas[low + 1] - self.log_sigmas[low])
-        return low + float(within.clamp(0, 1))
+        return self._time(low + float(within.clamp(0, 1)))
 
     def sigma(self, time: Tensor) -> Tensor:
         """Return the levels of times, interpolated linearly in log sigma."""
-        time = time.float().clamp(0, LEVELS - 1)
-        low, high, within = time.floor().long(), time.ceil().long(), time.frac()
+        place = ((time.float() - (self.stride - 1)) / self.stride).clamp(0, len(self.sigmas) - 1)
+        low, high, within = place.floor().long(), place.ceil().long(), place.frac()
         return ((1 - within) * self.log_sigmas[low] + within * self.log_sigmas[high]).exp()
 
     def scaled(self, x: Tensor, sigma: float) -> Tensor:
@@ -79,6 +84,14 @@ class Discrete:
         if not self.predicts_v:
             return x - output * sigma
         return x / (sigma**2 + 1) - output * (sigma / math.sqrt(sigma**2 + 1))
+
+    def thinned(self, stride: int) -> Discrete:
+        """Return the same with every `stride`-th level, whose times stay as they are."""
+        sigmas, log_sigmas = self.sigmas[stride - 1 :: stride], self.log_sigmas[stride - 1 :: stride]
+        return replace(self, sigmas=sigmas, log_sigmas=log_sigmas, stride=stride * self.stride)
+
+    def _time(self, place: float) -> float:
+        return place * self.stride + (self.stride - 1)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -107,6 +120,10 @@ class Edm:
         c_skip = data**2 / (sigma**2 + data**2)
         c_out = sigma * data / math.sqrt(sigma**2 + data**2)
         return c_skip * x + (-c_out if self.predicts_v else c_out) * output
+
+    def thinned(self, stride: int) -> Edm:
+        """Return the same with every `stride`-th level."""
+        return replace(self, sigmas=self.sigmas[stride - 1 :: stride])
 
 
 @cache

@@ -15,10 +15,10 @@ from optimizer.families.registry import model_family
 from optimizer.rendering.models import LiveModels
 from optimizer.rendering.prediction import Prediction
 from optimizer.rendering.prompts.encoder import Conditions
-from optimizer.rendering.sampling.denoiser import GuidedDenoiser
-from optimizer.rendering.sampling.levels import Levels, levels_of
+from optimizer.rendering.sampling.denoiser import ConsistencyDenoiser, GuidedDenoiser
+from optimizer.rendering.sampling.levels import LCM_STRIDE, Levels, levels_of
 from optimizer.rendering.sampling.noise import BatchNoise
-from optimizer.rendering.sampling.samplers import SAMPLERS
+from optimizer.rendering.sampling.samplers import SAMPLERS, Denoise
 from optimizer.rendering.sampling.schedules import sigmas_of
 from search_spaces.blocks import Architecture
 from studies.spec.samplers import Sampling
@@ -40,32 +40,42 @@ def sample(
         channels: extra input channels, from `image_channels`.
     """
     first, unet = items[0], models.unet
-    sampling, levels = first.sampling, levels_of(models.prediction)
+    sampling, levels = first.sampling, sampling_levels(first.sampling, models.prediction)
     sigmas = sigmas_of(sampling, levels, models.architecture, suite.noise)
     noise = BatchNoise(items, suite, models.vae.config.latent_channels, unet.device)
     sizes = suite.size_conditioning.numbers(first.width, first.height)
-    denoise = GuidedDenoiser(
+    of_lcm = sampling.sampler == "lcm_a1111"
+    denoise: Denoise = GuidedDenoiser(
         unet=unet,
         levels=levels,
         conditions=conditions,
         cfg=sampling.cfg if sampling.is_guided else None,
         added=partial(model_family(models.architecture).added_conditions, sizes=sizes),
         channels=channels,
-        nearest_times=suite.noise == "comfyui",
+        nearest_times=of_lcm or suite.noise == "comfyui",
     )
+    if of_lcm:
+        denoise = ConsistencyDenoiser(denoise=denoise, levels=levels)
     x = noise.first * first_scale(sigmas[0], levels, sampling, suite)
     return SAMPLERS[sampling.sampler](denoise, x, sigmas, noise.later(sampling.sampler, sigmas))
+
+
+def sampling_levels(sampling: Sampling, prediction: Prediction) -> Levels:
+    """Return the noise levels of a model that a sampler knows: LCM of A1111 has a table of 50."""
+    levels = levels_of(prediction)
+    return levels.thinned(LCM_STRIDE) if sampling.sampler == "lcm_a1111" else levels
 
 
 def first_scale(sigma: float, levels: Levels, sampling: Sampling, suite: SuiteSettings) -> float:
     """Return the factor of the first noise at its level.
 
     Noisy latents of training have the deviation sqrt(sigma**2 + 1), as their image's latents have about 1. ComfyUI has
-    it at the highest level, DDIM of A1111 always, its other samplers with their setting "SGM noise multiplier".
+    it at the highest level, DDIM and UniPC of A1111 always, its other samplers with their setting "SGM noise
+    multiplier".
     """
     highest = float(levels.sigmas[-1])
     at_highest = sigma > highest or math.isclose(sigma, highest, rel_tol=1e-5)
-    whole = sampling.sampler == "ddim_a1111" or (suite.noise == "comfyui" and at_highest)
+    whole = sampling.sampler in {"ddim_a1111", "uni_pc_a1111"} or (suite.noise == "comfyui" and at_highest)
     return math.sqrt(sigma**2 + 1) if whole or suite.sgm_noise_multiplier else sigma
 
 
@@ -76,7 +86,7 @@ def check_sampling(item: SuiteItem, suite: SuiteSettings, prediction: Prediction
         RenderError: the sampler makes no step, or two levels are the same.
     """
     sampling = item.sampling
-    sigmas = sigmas_of(sampling, levels_of(prediction), architecture, suite.noise)
+    sigmas = sigmas_of(sampling, sampling_levels(sampling, prediction), architecture, suite.noise)
     if len(sigmas) < 2:
         raise RenderError(f"sampler {sampling.sampler} makes no step at all of {sampling.steps}: use 2 steps or more")
     if any(there >= here for here, there in pairwise(sigmas)):

@@ -7,7 +7,8 @@ solution over a step of constant D is
 
     x' = exp(-h) x + (1 - exp(-h)) D = (s' / s) x + (1 - s' / s) D        (DPM-Solver++, arXiv:2211.01095, eq. 9)
 
-A step to level 0 takes the denoised latents, which both forms have as their limit. Every sampler has one call shape:
+A step to level 0 takes the denoised latents, which both forms have as their limit; only LMS of A1111 does not. Every
+sampler has one call shape:
 
     denoise: D(x, sigma) for latents [n, c, h, w] float32 and a level
     x: latents at the first level [n, c, h, w] float32
@@ -89,12 +90,18 @@ def sample_dpm_2_ancestral(denoise: Denoise, x: Tensor, sigmas: Sequence[float],
     return x
 
 
-def sample_lms(denoise: Denoise, x: Tensor, sigmas: Sequence[float], _noise: Noise) -> Tensor:
-    """Extrapolate the last four slopes by a polynomial in sigma: the Adams-Bashforth method on uneven steps."""
+def sample_lms(
+    denoise: Denoise, x: Tensor, sigmas: Sequence[float], _noise: Noise, *, down_to_0: bool = False
+) -> Tensor:
+    """Extrapolate the last four slopes by a polynomial in sigma: the Adams-Bashforth method on uneven steps.
+
+    Args:
+        down_to_0: take such a step to level 0, too, as k-diffusion and so A1111 does.
+    """
     slopes: list[Tensor] = []  # the latest first
     for step, (here, there) in enumerate(pairwise(sigmas)):
         denoised = denoise(x, here)
-        if there == 0:
+        if there == 0 and not down_to_0:
             return denoised
         slopes = [(x - denoised) / here, *slopes][:LMS_ORDER]
         weights = _integrals([sigmas[step - back] for back in range(len(slopes))], here, there)
@@ -252,6 +259,11 @@ def sample_uni_pc(denoise: Denoise, x: Tensor, sigmas: Sequence[float], _noise: 
     return x
 
 
+def sample_uni_pc_a1111(denoise: Denoise, x: Tensor, sigmas: Sequence[float], noise: Noise) -> Tensor:
+    """Take UniPC's steps, and return what A1111 does: latents that still have the last level's noise, of variance 1."""
+    return sample_uni_pc(denoise, x, sigmas, noise) / math.sqrt(sigmas[-1] ** 2 + 1)
+
+
 def _differences(points: Sequence[tuple[Tensor, float]], here: float, there: float) -> tuple[list[Tensor], list[float]]:
     """Return divided differences of denoised latents to the latest, and their places in units of the step."""
     (latest, _), *older = points
@@ -366,6 +378,8 @@ SAMPLERS: Final[Mapping[SamplerName, Sampler]] = {
     "dpm_2": sample_dpm_2,
     "dpm_2_ancestral": sample_dpm_2_ancestral,
     "lms": sample_lms,
+    "lms_a1111": partial(sample_lms, down_to_0=True),
+    "lms_comfyui": sample_lms,
     "dpmpp_2s_ancestral": sample_dpmpp_2s_ancestral,
     "dpmpp_sde": sample_dpmpp_sde,
     "dpmpp_2m": sample_dpmpp_2m,
@@ -374,8 +388,13 @@ SAMPLERS: Final[Mapping[SamplerName, Sampler]] = {
     "dpmpp_3m_sde": sample_dpmpp_3m_sde,
     "ddim": sample_euler,
     "ddim_a1111": sample_ddim_a1111,
+    "ddim_comfyui": sample_euler,
     "lcm": sample_lcm,
+    "lcm_a1111": sample_lcm,  # with another denoiser: see `sample`
+    "lcm_comfyui": sample_lcm,
     "res_multistep": sample_res_multistep,
     "uni_pc": sample_uni_pc,
+    "uni_pc_a1111": sample_uni_pc_a1111,
+    "uni_pc_comfyui": sample_uni_pc,
     "uni_pc_bh2": partial(sample_uni_pc, bh2=True),
 }

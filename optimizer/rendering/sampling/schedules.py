@@ -1,8 +1,9 @@
 """Schedules: which noise levels a sampler passes through.
 
-Each function returns levels [steps + 1] float32, descending and ending in 0, on the CPU; `ddim_uniform` and `beta` may
-return another number, because ComfyUI and A1111 do. Where the two programs differ, each has a function of its own.
-Computed in float32 as they compute: a Brownian path is so rough that the last bits of a level show in its noise.
+Each function returns levels [steps + 1] float32, descending and ending in 0, on the CPU; `ddim_uniform`, `time_uniform`
+and `beta` may return another number, because ComfyUI and A1111 do. Where the two programs differ, each has a function
+of its own. Computed in float32 as they compute: a Brownian path is so rough that the last bits of a level show in its
+noise.
 """
 
 from __future__ import annotations
@@ -18,8 +19,7 @@ from torch import Tensor
 
 from optimizer.rendering.sampling.levels import LEVELS, Levels
 from search_spaces.blocks import Architecture
-from studies.spec.samplers import SamplerName, Sampling, ScheduleName
-from studies.spec.suite import NoiseName
+from studies.spec.samplers import ProgramName, SamplerName, Sampling, ScheduleName
 
 Schedule = Callable[[Levels, int], Tensor]
 RHO = 7.0  # Karras et al., arXiv:2206.00364, eq. 5
@@ -27,7 +27,7 @@ ALPHA = BETA = 0.6  # Lee et al., arXiv:2407.12173
 
 # Sabour et al., arXiv:2404.14507, for 10 steps: research.nvidia.com/labs/toronto-ai/AlignYourSteps/howto.html. A1111
 # has the rounded numbers.
-AYS: Final[Mapping[tuple[Architecture, NoiseName], Sequence[float]]] = {
+AYS: Final[Mapping[tuple[Architecture, ProgramName], Sequence[float]]] = {
     (Architecture.SD15, "comfyui"): (
         *(14.6146412293, 6.4745760956, 3.8636745985, 2.6946151520, 1.8841921177, 1.3943805092),
         *(0.9642583904, 0.6523686016, 0.3977456272, 0.1515232662, 0.0291671582),
@@ -40,21 +40,25 @@ AYS: Final[Mapping[tuple[Architecture, NoiseName], Sequence[float]]] = {
     (Architecture.SDXL, "a1111"): (14.615, 6.315, 3.771, 2.181, 1.342, 0.862, 0.555, 0.380, 0.234, 0.113, 0.029),
 }
 
-# Samplers that would call the model at the last level before 0, which says little, and so pass it over.
-_PASS_OVER: Final[Mapping[NoiseName, frozenset[SamplerName]]] = {
-    "comfyui": frozenset({"dpm_2", "dpm_2_ancestral", "uni_pc", "uni_pc_bh2"}),
-    "a1111": frozenset({"dpm_2", "dpm_2_ancestral", "dpmpp_3m_sde", "uni_pc", "uni_pc_bh2"}),
+# Samplers that would call the model at the last level before 0, which says little, and so pass it over. ComfyUI does
+# so in its KSampler, which has no align_your_steps: its node gives levels to SamplerCustom, which takes them all.
+_PASS_OVER: Final[Mapping[ProgramName, frozenset[SamplerName]]] = {
+    "comfyui": frozenset({"dpm_2", "dpm_2_ancestral", "uni_pc", "uni_pc_comfyui", "uni_pc_bh2"}),
+    "a1111": frozenset({"dpm_2", "dpm_2_ancestral", "dpmpp_3m_sde", "uni_pc", "uni_pc_comfyui", "uni_pc_bh2"}),
 }
 
 
-def sigmas_of(sampling: Sampling, levels: Levels, architecture: Architecture, program: NoiseName) -> tuple[float, ...]:
+def sigmas_of(
+    sampling: Sampling, levels: Levels, architecture: Architecture, program: ProgramName
+) -> tuple[float, ...]:
     """Return the levels that a sampler passes through, as the program has them: descending, 0 at the end.
 
-    DDIM of A1111 ends at the second level of its schedule from below.
+    DDIM of A1111 ends at the second level of its schedule from below, its UniPC at the lowest of the model.
     """
-    passes_over = sampling.sampler in _PASS_OVER[program]
+    aligned = sampling.schedule == "align_your_steps"
+    passes_over = sampling.sampler in _PASS_OVER[program] and not (aligned and program == "comfyui")
     steps = sampling.steps + passes_over
-    if sampling.schedule == "align_your_steps":
+    if aligned:
         sigmas = _align_your_steps(AYS[architecture, program], steps, program)
     else:
         sigmas = (A1111_SCHEDULES if program == "a1111" else SCHEDULES)[sampling.schedule](levels, steps)
@@ -77,18 +81,31 @@ def sgm_uniform(levels: Levels, steps: int) -> Tensor:
 
 def simple(levels: Levels, steps: int) -> Tensor:
     """Levels of the table at even distances, from the last."""
-    stride = LEVELS / steps
+    stride = len(levels.sigmas) / steps
     return _ending(levels.sigmas[[-(1 + int(step * stride)) for step in range(steps)]])
 
 
 def ddim_uniform(levels: Levels, steps: int) -> Tensor:
     """Levels 1, 1 + k, 1 + 2 k ... of the table; k is a whole number, so there may be a step more than asked for."""
-    return _ending(levels.sigmas[1 :: max(LEVELS // steps, 1)].flip(0))
+    return _ending(levels.sigmas[1 :: max(len(levels.sigmas) // steps, 1)].flip(0))
+
+
+def time_uniform(levels: Levels, steps: int) -> Tensor:
+    """Even in the model's time from its last to its first level, which is the end: the times of A1111's UniPC.
+
+    Between two times of the table the logarithm of alpha = 1 / sqrt(sigma**2 + 1) is interpolated (NoiseScheduleVP of
+    modules/models/diffusion/uni_pc/uni_pc.py). There are as many steps as `ddim_uniform` has levels.
+    """
+    count, known = len(range(0, LEVELS, max(LEVELS // steps, 1))), levels.sigmas.double().numpy()
+    places = np.linspace(len(known) - 1, 0, count + 1)
+    log_alpha = np.interp(places, np.arange(len(known)), -0.5 * np.log1p(known**2))
+    return torch.tensor(np.sqrt(np.expm1(-2 * log_alpha)), dtype=torch.float32)
 
 
 def turbo(levels: Levels, steps: int) -> Tensor:
     """Levels of the table at even distances, the last among them: "trailing" spacing (arXiv:2305.08891, table 2)."""
-    places = (torch.arange(steps, 0, -1) * (LEVELS / steps) - 1).round().long().clamp(0, LEVELS - 1)
+    count = len(levels.sigmas)
+    places = (torch.arange(steps, 0, -1) * (count / steps) - 1).round().long().clamp(0, count - 1)
     return _ending(levels.sigmas[places])
 
 
@@ -121,7 +138,7 @@ def kl_optimal_of_a1111(levels: Levels, steps: int) -> Tensor:
 def beta(levels: Levels, steps: int) -> Tensor:
     """Levels of the table at quantiles of a beta distribution, each once: Lee et al., arXiv:2407.12173."""
     quantiles = stats.beta.ppf(1 - np.linspace(0, 1, steps, endpoint=False), ALPHA, BETA)
-    places = np.rint(quantiles * (LEVELS - 1)).astype(int).tolist()
+    places = np.rint(quantiles * (len(levels.sigmas) - 1)).astype(int).tolist()
     return _ending(levels.sigmas[list(dict.fromkeys(places))])
 
 
@@ -132,7 +149,7 @@ def beta_of_a1111(levels: Levels, steps: int) -> Tensor:
     return _ending(torch.tensor(low + quantiles * (high - low), dtype=torch.float32))
 
 
-def _align_your_steps(table: Sequence[float], steps: int, program: NoiseName) -> Tensor:
+def _align_your_steps(table: Sequence[float], steps: int, program: ProgramName) -> Tensor:
     """Interpolate a table of levels linearly in log sigma.
 
     A1111 takes as many levels as steps, and then 0; ComfyUI one more, the last of which becomes 0.
@@ -168,6 +185,7 @@ SCHEDULES: Final[Mapping[ScheduleName, Schedule]] = {
     "beta": beta,
     "kl_optimal": kl_optimal,
     "turbo": turbo,
+    "time_uniform": time_uniform,
 }
 A1111_SCHEDULES: Final[Mapping[ScheduleName, Schedule]] = {
     **SCHEDULES,

@@ -36,7 +36,7 @@ def suite(**changes: Any) -> SuiteSettings:
         "sizes": (64,),
         "steps": 2,
         "cfg": 4.0,
-        "sampler": "ddim",
+        "sampler": "ddim_comfyui",
         "sgm_noise_multiplier": True,  # as diffusers
     }
     return SuiteSettings.model_validate(settings | changes)
@@ -158,7 +158,7 @@ class TestInpainting:
             greys.append(seen[0][:1, 5:])
         assert (greys[0] - greys[1]).abs().max() > 1e-3
 
-    @pytest.mark.parametrize("sampler", ["ddim", "euler_ancestral"])
+    @pytest.mark.parametrize("sampler", ["ddim_comfyui", "euler_ancestral"])
     def test_images_do_not_depend_on_the_batch_or_on_another_renderer(
         self, device: torch.device, sampler: str, tmp_path: Path
     ) -> None:

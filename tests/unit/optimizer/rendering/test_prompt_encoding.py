@@ -205,7 +205,7 @@ def test_long_weighted_and_plain_prompts_render_in_one_suite(
 ) -> None:
     prompts = ["(cat:1.3)", {"prompt": "cat " * 100, "clip_skip": 2}, {"prompt": "dog", "negative": "bad, " * 90}]
     suite = SuiteSettings.model_validate(
-        {"prompts": prompts, "sizes": (64,), "steps": 1, "cfg": 5.0, "sampler": "ddim", "negative": "blurry"}
+        {"prompts": prompts, "sizes": (64,), "steps": 1, "cfg": 5.0, "sampler": "ddim_comfyui", "negative": "blurry"}
     )
     renders = Renderer(models[architecture], suite).render()
     assert [tuple(image.shape) for image in renders.images] == [(3, 64, 64)] * 3

@@ -65,7 +65,7 @@ def suite(**changes: Any) -> SuiteSettings:
         "sizes": (64,),
         "steps": 2,
         "cfg": 5.0,
-        "sampler": "ddim",
+        "sampler": "ddim_comfyui",
         "syntax": "plain",
     }
     return SuiteSettings.model_validate(settings | changes)
@@ -371,7 +371,7 @@ class TestBatches:
 
 class TestBatchSize:
     @BOTH
-    @pytest.mark.parametrize("sampler", ["ddim", "euler_ancestral", "dpmpp_2m_sde"])
+    @pytest.mark.parametrize("sampler", ["ddim_comfyui", "euler_ancestral", "dpmpp_2m_sde"])
     def test_images_do_not_depend_on_it(
         self, architecture: Architecture, sampler: str, models: Mapping[Architecture, LiveModels]
     ) -> None:

@@ -42,7 +42,7 @@ def suite(**changes: Any) -> SuiteSettings:
         "sizes": (64,),
         "steps": 3,
         "cfg": 3.0,
-        "sampler": "ddim",
+        "sampler": "ddim_comfyui",
         "sgm_noise_multiplier": True,
     }
     return SuiteSettings.model_validate(settings | changes)

@@ -29,7 +29,7 @@ SUITE = SuiteSettings.model_validate(
         "seeds": (1, 2),
         "sizes": (64,),
         "steps": 2,
-        "sampler": "ddim",
+        "sampler": "ddim_comfyui",
     }
 )
 

@@ -111,6 +111,61 @@ class TestSuites:
             suite(prompts=["x", {"prompt": "x", "steps": 20}])
 
 
+class TestForms:
+    """A1111's and ComfyUI's samplers of one name."""
+
+    @pytest.mark.parametrize(
+        ("text", "a1111", "comfyui"),
+        [
+            ("DDIM", ("ddim_a1111", "ddim_uniform"), ("ddim", "ddim_uniform")),
+            ("ddim karras", ("ddim_a1111", "ddim_uniform"), ("ddim", "karras")),
+            ("UniPC", ("uni_pc_a1111", "time_uniform"), ("uni_pc", "normal")),
+            ("uni_pc Simple", ("uni_pc_a1111", "time_uniform"), ("uni_pc", "simple")),
+            ("LMS", ("lms_a1111", "normal"), ("lms", "normal")),
+            ("LMS Karras", ("lms_a1111", "karras"), ("lms", "karras")),
+            ("LCM", ("lcm_a1111", "normal"), ("lcm", "sgm_uniform")),
+            ("lcm sgm_uniform", ("lcm_a1111", "sgm_uniform"), ("lcm", "sgm_uniform")),
+            ("Euler a", ("euler_ancestral", "normal"), ("euler_ancestral", "normal")),
+            ("ddim_comfyui karras", ("ddim_comfyui", "karras"), ("ddim_comfyui", "karras")),
+            ("uni_pc_a1111", ("uni_pc_a1111", "time_uniform"), ("uni_pc_a1111", "time_uniform")),
+        ],
+    )
+    def test_a_name_means_the_programs_own(self, text: str, a1111: tuple[str, str], comfyui: tuple[str, str]) -> None:
+        for program, expected in (("a1111", a1111), ("comfyui", comfyui)):
+            whole = suite(sampler=text, noise=program)
+            assert (whole.sampler, whole.schedule) == expected
+            (item,) = suite(prompts=[{"prompt": "x", "sampler": text}], noise=program).items()
+            assert (item.sampling.sampler, item.sampling.schedule) == expected
+
+    @pytest.mark.parametrize("program", ["a1111", "comfyui"])
+    def test_what_is_written_out_is_read_as_it_was(self, program: str) -> None:
+        rows = [{"prompt": name, "sampler": name} for name in SAMPLERS]
+        written = suite(prompts=rows, sampler="UniPC", noise=program)
+        assert SuiteSettings.model_validate_json(written.model_dump_json()) == written
+        assert SuiteSettings.model_validate(written.model_dump()) == written
+
+    @pytest.mark.parametrize("changes", [{"schedule": "karas"}, {"noise": "a111"}, {"noise": ["a1111"]}])
+    def test_a_slip_beside_it_is_refused(self, changes: dict[str, Any]) -> None:
+        with pytest.raises(ValidationError):
+            suite(sampler="DDIM", **changes)
+
+    def test_a_stored_spec_of_before_keeps_comfyuis(self) -> None:
+        rows = [{"prompt": "a"}, {"prompt": "b", "sampler": "uni_pc", "schedule": "karras"}, "c"]
+        before = {"prompts": rows, "sampler": "lcm", "schedule": "sgm_uniform", "noise": "a1111", "syntax": "plain"}
+        text = json.dumps({"study": "x", "suite": before, "final": {"prompts": [{"prompt": "d", "sampler": "lms"}]}})
+        now = json.loads(as_now(text))
+        found = SuiteSettings.model_validate(now["suite"])
+        assert (found.sampler, found.schedule) == ("lcm_comfyui", "sgm_uniform")
+        assert (found.prompts[1].sampler, found.prompts[1].schedule) == ("uni_pc_comfyui", "karras")
+        assert now["final"]["prompts"][0]["sampler"] == "lms_comfyui"
+        assert as_now(as_now(text)) == as_now(text)
+
+    def test_a_stored_spec_with_comfyuis_noise_stays(self) -> None:
+        stored = {"prompts": ["a"], "sampler": "lcm", "schedule": "sgm_uniform", "noise": "comfyui", "syntax": "plain"}
+        text = json.dumps({"study": "x", "suite": stored})
+        assert as_now(text) == text
+
+
 FORMER = ["ddim", "dpmpp_2m", "dpmpp_2m_karras", "dpmpp_2m_sde_karras", "euler", "euler_a", "heun", "lcm", "unipc"]
 
 

@@ -11,11 +11,10 @@ import pytest
 from scipy.special import betaincinv
 
 from optimizer.rendering.prediction import EPSILON, EdmRange, Prediction
-from optimizer.rendering.sampling.levels import levels_of
+from optimizer.rendering.sampling.levels import LCM_STRIDE, levels_of
 from optimizer.rendering.sampling.schedules import sigmas_of
 from search_spaces.blocks import Architecture
-from studies.spec.samplers import SCHEDULES, SamplerName, Sampling, ScheduleName
-from studies.spec.suite import NoiseName
+from studies.spec.samplers import SCHEDULES, ProgramName, SamplerName, Sampling, ScheduleName
 
 ZERO_SNR = Prediction(kind="v", zero_snr=True)
 COSXL = Prediction(kind="v", edm=EdmRange(sigma_min=0.002, sigma_max=120.0, sigma_data=1.0))
@@ -64,7 +63,7 @@ def sigmas(
     steps: int,
     *,
     prediction: Prediction = EPSILON,
-    program: NoiseName = "comfyui",
+    program: ProgramName = "comfyui",
     sampler: SamplerName = "euler",
     architecture: Architecture = Architecture.SD15,
 ) -> tuple[float, ...]:
@@ -73,9 +72,17 @@ def sigmas(
 
 
 @pytest.mark.parametrize("steps", [2, 4, 20, 30])
-@pytest.mark.parametrize("schedule", [name for name in SCHEDULES if name != "align_your_steps"])
+@pytest.mark.parametrize("schedule", [name for name in SCHEDULES if name not in {"align_your_steps", "time_uniform"}])
 def test_levels_are_those_of_the_formula(schedule: ScheduleName, steps: int) -> None:
     np.testing.assert_allclose(sigmas(schedule, steps), expected(schedule, steps), rtol=1e-5)
+
+
+@pytest.mark.parametrize(("steps", "count"), [(1, 1), (2, 2), (20, 20), (30, 31)])
+def test_unipc_of_a1111_is_even_in_time_and_ends_at_the_lowest_level(steps: int, count: int) -> None:
+    """There are as many steps as DDIM has times: len(range(0, 1000, 1000 // steps))."""
+    found = sigmas("time_uniform", steps, sampler="uni_pc_a1111", program="a1111")
+    log_alpha = np.interp(np.linspace(999, 0, count + 1), np.arange(1000), np.log(1 / (table() ** 2 + 1)) / 2)
+    np.testing.assert_allclose(found, np.sqrt(1 / np.exp(log_alpha) ** 2 - 1), rtol=1e-5)
 
 
 def test_align_your_steps_has_its_published_levels_and_interpolates_their_logarithm() -> None:
@@ -100,13 +107,47 @@ def test_a1111_has_levels_of_its_own() -> None:
     )
 
 
-@pytest.mark.parametrize("sampler", ["dpm_2", "dpm_2_ancestral", "uni_pc", "uni_pc_bh2"])
+@pytest.mark.parametrize("sampler", ["dpm_2", "dpm_2_ancestral", "uni_pc", "uni_pc_comfyui", "uni_pc_bh2"])
 def test_some_samplers_pass_over_the_last_level_before_the_end(sampler: SamplerName) -> None:
     whole = sigmas("karras", 21)
     assert sigmas("karras", 20, sampler=sampler) == (*whole[:-2], 0.0)
     assert sigmas("karras", 20, sampler=sampler, program="a1111") == (*whole[:-2], 0.0)
     assert sigmas("karras", 20, sampler="dpmpp_3m_sde", program="a1111") == (*whole[:-2], 0.0)
     assert sigmas("karras", 20, sampler="dpmpp_3m_sde") == sigmas("karras", 20)
+
+
+@pytest.mark.parametrize("sampler", ["dpm_2", "dpm_2_ancestral", "uni_pc", "uni_pc_bh2"])
+@pytest.mark.parametrize("architecture", list(Architecture))
+def test_comfyuis_levels_of_align_your_steps_are_all_passed_through(
+    architecture: Architecture, sampler: SamplerName
+) -> None:
+    """They come from a node for SamplerCustom, and only the KSampler passes one over."""
+    for steps in (10, 20):
+        found = sigmas("align_your_steps", steps, sampler=sampler, architecture=architecture)
+        assert found == sigmas("align_your_steps", steps, architecture=architecture)
+    whole = sigmas("align_your_steps", 11, program="a1111", architecture=architecture)
+    found = sigmas("align_your_steps", 10, program="a1111", architecture=architecture, sampler=sampler)
+    assert found == (*whole[:-2], 0.0)
+
+
+def test_lcm_of_a1111_has_every_twentieth_level() -> None:
+    """modules/sd_samplers_lcm.py: times are 19, 39 ... 999, and levels between them are interpolated."""
+    levels = levels_of(EPSILON).thinned(LCM_STRIDE)
+    kept = table()[19::20]
+    np.testing.assert_allclose(levels.sigmas, kept, rtol=1e-5)
+    assert [levels.time(float(level), nearest=True) for level in kept] == [19 + 20 * place for place in range(50)]
+    assert levels.time(kept[7] * 1.001, nearest=True) == 159
+
+    def found(schedule: ScheduleName, steps: int) -> tuple[float, ...]:
+        sampling = Sampling(sampler="lcm_a1111", schedule=schedule, steps=steps, cfg=1.0)
+        return sigmas_of(sampling, levels, Architecture.SD15, "a1111")
+
+    places = np.linspace(49, 0, 8)
+    np.testing.assert_allclose(found("normal", 8), [*np.exp(np.interp(places, range(50), np.log(kept))), 0], rtol=1e-5)
+    np.testing.assert_allclose(found("simple", 4), [*kept[[49, 37, 24, 12]], 0], rtol=1e-5)
+    np.testing.assert_allclose(found("ddim_uniform", 25), [*kept[49:0:-2], 0], rtol=1e-5)
+    ends = kept[49] ** (1 / 7), kept[0] ** (1 / 7)
+    np.testing.assert_allclose(found("karras", 5), [*np.linspace(*ends, 5) ** 7, 0], rtol=1e-5)
 
 
 def test_ddim_of_a1111_ends_at_the_first_level_of_its_own_times() -> None:
@@ -118,7 +159,7 @@ def test_ddim_of_a1111_ends_at_the_first_level_of_its_own_times() -> None:
 @pytest.mark.parametrize("prediction", [EPSILON, ZERO_SNR, COSXL], ids=lambda each: each.description)
 @pytest.mark.parametrize("schedule", SCHEDULES)
 def test_levels_fall_from_the_models_range_to_0(
-    schedule: ScheduleName, prediction: Prediction, program: NoiseName
+    schedule: ScheduleName, prediction: Prediction, program: ProgramName
 ) -> None:
     for steps in (1, 2, 7, 20, 150):
         found = sigmas(schedule, steps, prediction=prediction, program=program)

@@ -1,0 +1,393 @@
+"""Sampling written from the papers' and the programs' formulas in float64: levels, times, noise and loops of steps."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+
+import numpy as np
+import torch
+import torchsde
+from scipy import integrate
+from torch import Tensor
+
+Denoise = Callable[[Tensor, float], Tensor]  # (noisy latents, level) -> clean ones
+Noise = Callable[[float, float], Tensor]  # unit noise for a step from a level to a lower one
+Loop = Callable[[Denoise, Tensor, Sequence[float], Noise], Tensor]
+
+# ------------------------------------------------------------------------------------ loops of steps
+
+
+def ancestral(here: float, there: float) -> tuple[float, float]:
+    up = math.sqrt(there**2 * (here**2 - there**2) / here**2)
+    return math.sqrt(there**2 - up**2), up
+
+
+def euler(denoise: Denoise, x: Tensor, levels: Sequence[float], _noise: Noise) -> Tensor:
+    """arXiv:2206.00364, algorithm 2 with gamma 0."""
+    for here, there in pairwise(levels):
+        x = x + (there - here) * (x - denoise(x, here)) / here
+    return x
+
+
+def euler_ancestral(denoise: Denoise, x: Tensor, levels: Sequence[float], noise: Noise) -> Tensor:
+    for here, there in pairwise(levels):
+        down, up = ancestral(here, there)
+        x = x + (down - here) * (x - denoise(x, here)) / here
+        if there:
+            x = x + up * noise(here, there)
+    return x
+
+
+def heun(denoise: Denoise, x: Tensor, levels: Sequence[float], _noise: Noise) -> Tensor:
+    """arXiv:2206.00364, algorithm 1."""
+    for here, there in pairwise(levels):
+        slope = (x - denoise(x, here)) / here
+        ahead = x + (there - here) * slope
+        x = ahead
+        if there:
+            x = x + (there - here) * ((ahead - denoise(ahead, there)) / there - slope) / 2
+    return x
+
+
+def dpm_2(denoise: Denoise, x: Tensor, levels: Sequence[float], _noise: Noise) -> Tensor:
+    for here, there in pairwise(levels):
+        middle = math.exp((math.log(here) + math.log(there)) / 2) if there else 0.0
+        inner = x + (middle - here) * (x - denoise(x, here)) / here
+        x = x + (there - here) * (inner - denoise(inner, middle)) / middle if there else inner
+    return x
+
+
+def dpm_2_ancestral(denoise: Denoise, x: Tensor, levels: Sequence[float], noise: Noise) -> Tensor:
+    for here, there in pairwise(levels):
+        down, up = ancestral(here, there)
+        x = dpm_2(denoise, x, (here, down), noise)
+        if there:
+            x = x + up * noise(here, there)
+    return x
+
+
+def lms(*, down_to_0: bool) -> Loop:
+    """Integrate the polynomial through the last four slopes, by quadrature."""
+
+    def loop(denoise: Denoise, x: Tensor, levels: Sequence[float], _noise: Noise) -> Tensor:
+        slopes: list[Tensor] = []
+        for step, (here, there) in enumerate(pairwise(levels)):
+            guess = denoise(x, here)
+            if not there and not down_to_0:
+                return guess
+            slopes = [*slopes, (x - guess) / here][-4:]
+            known = levels[step + 1 - len(slopes) : step + 1]
+            for index, slope in enumerate(slopes):
+                ends = [0.0] * len(slopes)
+                ends[index] = 1.0
+                polynomial = np.polyfit(known, ends, len(known) - 1)
+                x = x + integrate.quad(lambda level, p=polynomial: np.polyval(p, level), here, there)[0] * slope
+        return x
+
+    return loop
+
+
+def dpmpp_2s_ancestral(denoise: Denoise, x: Tensor, levels: Sequence[float], noise: Noise) -> Tensor:
+    """arXiv:2211.01095, algorithm 1, in x / alpha, with r = 1/2."""
+    for here, there in pairwise(levels):
+        down, up = ancestral(here, there)
+        if not there:
+            return denoise(x, here)
+        h = math.log(here) - math.log(down)
+        middle = here * math.exp(-h / 2)
+        inner = middle / here * x - math.expm1(-h / 2) * denoise(x, here)
+        x = down / here * x - math.expm1(-h) * denoise(inner, middle) + up * noise(here, there)
+    return x
+
+
+def dpmpp_sde(denoise: Denoise, x: Tensor, levels: Sequence[float], noise: Noise) -> Tensor:
+    for here, there in pairwise(levels):
+        if not there:
+            return denoise(x, here)
+        middle = math.sqrt(here * there)
+        down, up = ancestral(here, middle)
+        inner = down / here * x + (1 - down / here) * denoise(x, here) + up * noise(here, middle)
+        down, up = ancestral(here, there)
+        x = down / here * x + (1 - down / here) * denoise(inner, middle) + up * noise(here, there)
+    return x
+
+
+def dpmpp_2m(denoise: Denoise, x: Tensor, levels: Sequence[float], _noise: Noise) -> Tensor:
+    """arXiv:2211.01095, algorithm 2, in x / alpha."""
+    guesses: list[Tensor] = []
+    for step, (here, there) in enumerate(pairwise(levels)):
+        guesses.append(denoise(x, here))
+        used = guesses[-1]
+        if step and there:
+            r = (math.log(levels[step - 1]) - math.log(here)) / (math.log(here) - math.log(there))
+            used = (1 + 1 / (2 * r)) * guesses[-1] - 1 / (2 * r) * guesses[-2]
+        x = there / here * x + (1 - there / here) * used
+    return x
+
+
+def sde_multistep(order: int, *, heun: bool) -> Loop:
+    """Integrate exp(-2 (end - l)) against a polynomial through the last guesses over lambda, and add its noise.
+
+    The midpoint form of second order replaces the integral of the slope by half of that of a constant.
+    """
+
+    def loop(denoise: Denoise, x: Tensor, levels: Sequence[float], noise: Noise) -> Tensor:
+        guesses: list[Tensor] = []
+        for step, (here, there) in enumerate(pairwise(levels)):
+            guesses.append(denoise(x, here))
+            if not there:
+                return guesses[-1]
+            h = math.log(here / there)
+            used = guesses[-order:][::-1]
+            at = [math.log(here / levels[step - back]) for back in range(len(used))]  # lambda, 0 here
+            x = math.exp(-2 * h) * x + -math.expm1(-2 * h) * used[0]
+            x = x + (correction(used, at, h) if heun else midpoint(used, at, h))
+            x = x + there * math.sqrt(-math.expm1(-2 * h)) * noise(here, there)
+        return x
+
+    def midpoint(used: Sequence[Tensor], at: Sequence[float], h: float) -> Tensor | float:
+        return 0.0 if len(used) == 1 else -math.expm1(-2 * h) / 2 * h * (used[0] - used[1]) / -at[1]
+
+    def correction(used: Sequence[Tensor], at: Sequence[float], h: float) -> Tensor | float:
+        """Where phi functions take the slope over h as over 2 h, so half of lambda's own derivative is meant twice."""
+        if len(used) == 1:
+            return 0.0
+        z = 2 * h
+        first = math.expm1(-z) / z + 1
+        slopes = [(used[k] - used[k + 1]) / ((at[k] - at[k + 1]) / h) for k in range(len(used) - 1)]
+        if len(slopes) == 1:
+            return first * slopes[0]
+        near, far = (at[0] - at[1]) / h, (at[1] - at[2]) / h
+        bend = (slopes[0] - slopes[1]) / (near + far)
+        return first * (slopes[0] + bend * near) - (first / z - 0.5) * bend
+
+    return loop
+
+
+def lcm(denoise: Denoise, x: Tensor, levels: Sequence[float], noise: Noise) -> Tensor:
+    """arXiv:2303.01469, algorithm 1."""
+    for here, there in pairwise(levels):
+        x = denoise(x, here)
+        if there:
+            x = x + there * noise(here, there)
+    return x
+
+
+def res_multistep(denoise: Denoise, x: Tensor, levels: Sequence[float], _noise: Noise) -> Tensor:
+    """arXiv:2308.02157, second order: phi functions of -h, and c2 the place of the last guess in steps."""
+    guesses: list[Tensor] = []
+    for step, (here, there) in enumerate(pairwise(levels)):
+        guesses.append(denoise(x, here))
+        if step and there:
+            h = math.log(here / there)
+            c2 = -math.log(levels[step - 1] / here) / h
+            phi1 = math.expm1(-h) / -h
+            phi2 = (phi1 - 1) / -h
+            x = math.exp(-h) * x + h * ((phi1 - phi2 / c2) * guesses[-1] + phi2 / c2 * guesses[-2])
+        else:
+            x = x + (there - here) * (x - guesses[-1]) / here
+    return x
+
+
+def uni_pc(*, bh2: bool = False, scaled: bool = False) -> Loop:
+    """arXiv:2302.04867, algorithms 5 and 6 for predicted data, in latents of variance 1; lower orders at the end.
+
+    Args:
+        scaled: return the latents of variance 1.
+    """
+
+    def loop(denoise: Denoise, x: Tensor, levels: Sequence[float], _noise: Noise) -> Tensor:
+        levels = [*levels[:-1], levels[-1] or 0.001]
+        alpha = [1 / math.sqrt(level**2 + 1) for level in levels]
+        spread = [level * a for level, a in zip(levels, alpha, strict=True)]
+        y, steps = x * alpha[0], len(levels) - 1
+        guesses = [denoise(x, levels[0])]
+        for step in range(1, steps + 1):
+            p = min(3, step, steps + 1 - step)
+            h = math.log(levels[step - 1] / levels[step])
+            b = math.expm1(-h) if bh2 else -h
+            r = [math.log(levels[step - 1] / levels[step - 1 - m]) / h for m in range(1, p)]
+            d = [(guesses[-1 - m] - guesses[-1]) / r[m - 1] for m in range(1, p)]
+            base = spread[step] / spread[step - 1] * y - alpha[step] * math.expm1(-h) * guesses[-1]
+            weights = [0.5] if len(r) == 1 else solve(r, h, b)
+            predicted = base - alpha[step] * b * sum(w * e for w, e in zip(weights, d, strict=True))
+            if step == steps:
+                return predicted if scaled else predicted / alpha[step]
+            guesses.append(denoise(predicted / alpha[step], levels[step]))
+            weights = solve([*r, 1.0], h, b) if r else [0.5]
+            d.append(guesses[-1] - guesses[-2])
+            y = base - alpha[step] * b * sum(w * e for w, e in zip(weights, d, strict=True))
+        raise AssertionError
+
+    def solve(r: Sequence[float], h: float, b: float) -> list[float]:
+        """R a = phi / B with phi_1 = (exp(-h) - 1) / -h - 1 and phi_{n+1} = phi_n / -h - 1 / (n + 1)!."""
+        if not r:
+            return []
+        phi, right = math.expm1(-h) / -h - 1, []
+        for n in range(1, len(r) + 1):
+            right.append(phi * math.factorial(n) / b)
+            phi = phi / -h - 1 / math.factorial(n + 1)
+        found: list[float] = np.linalg.solve(np.array([[each**n for each in r] for n in range(len(r))]), right).tolist()
+        return found
+
+    return loop
+
+
+def ddim_a1111(denoise: Denoise, x: Tensor, levels: Sequence[float], _noise: Noise) -> Tensor:
+    """arXiv:2010.02502, eq. 12 with eta 0, in latents of variance 1."""
+    y = x / math.sqrt(levels[0] ** 2 + 1)
+    for here, there in pairwise(levels):
+        alpha, earlier = 1 / (here**2 + 1), 1 / (there**2 + 1)
+        guess = denoise(y / math.sqrt(alpha), here)
+        noise = (y - math.sqrt(alpha) * guess) / math.sqrt(1 - alpha)
+        y = math.sqrt(earlier) * guess + math.sqrt(1 - earlier) * noise
+    return y
+
+
+LOOPS: dict[str, Loop] = {
+    "euler": euler,
+    "ddim": euler,
+    "ddim_a1111": ddim_a1111,
+    "ddim_comfyui": euler,
+    "euler_ancestral": euler_ancestral,
+    "heun": heun,
+    "dpm_2": dpm_2,
+    "dpm_2_ancestral": dpm_2_ancestral,
+    "lms": lms(down_to_0=False),
+    "lms_a1111": lms(down_to_0=True),
+    "lms_comfyui": lms(down_to_0=False),
+    "dpmpp_2s_ancestral": dpmpp_2s_ancestral,
+    "dpmpp_sde": dpmpp_sde,
+    "dpmpp_2m": dpmpp_2m,
+    "dpmpp_2m_sde": sde_multistep(2, heun=False),
+    "dpmpp_2m_sde_heun": sde_multistep(2, heun=True),
+    "dpmpp_3m_sde": sde_multistep(3, heun=True),
+    "lcm": lcm,
+    "lcm_a1111": lcm,
+    "lcm_comfyui": lcm,
+    "res_multistep": res_multistep,
+    "uni_pc": uni_pc(),
+    "uni_pc_a1111": uni_pc(scaled=True),
+    "uni_pc_comfyui": uni_pc(),
+    "uni_pc_bh2": uni_pc(bh2=True),
+}
+
+
+# ------------------------------------------------------------------------------------ levels and times
+
+TABLE = np.sqrt(1 / np.cumprod(1 - np.linspace(0.00085**0.5, 0.012**0.5, 1000) ** 2) - 1)  # [1000], ascending
+# KSampler.DISCARD_PENULTIMATE_SIGMA_SAMPLERS of ComfyUI; `discard_next_to_last_sigma` of A1111's samplers, and what is
+# ComfyUI's alone.
+PASSING_OVER = {
+    "comfyui": {"dpm_2", "dpm_2_ancestral", "uni_pc", "uni_pc_bh2"},
+    "a1111": {"dpm_2", "dpm_2_ancestral", "dpmpp_3m_sde", "uni_pc_bh2"},
+}
+
+
+def log_interpolated(places: np.ndarray, table: np.ndarray) -> np.ndarray:
+    return np.exp(np.interp(places, np.arange(len(table)), np.log(table)))
+
+
+def schedule_levels(schedule: str, steps: int, table: np.ndarray) -> list[float]:
+    """Return the levels [steps + 1] of a schedule over a table, 0 at the end."""
+    low, high, last = table[0], table[-1], len(table) - 1
+    match schedule:
+        case "normal":
+            found = log_interpolated(np.linspace(last, 0, steps), table)
+        case "sgm_uniform":
+            found = log_interpolated(np.linspace(last, 0, steps + 1)[:-1], table)
+        case "simple":
+            found = table[[last - int(step * len(table) / steps) for step in range(steps)]]
+        case "karras":
+            found = (high ** (1 / 7) + np.linspace(0, 1, steps) * (low ** (1 / 7) - high ** (1 / 7))) ** 7
+        case "exponential":
+            found = np.geomspace(high, low, steps)
+        case "ddim_uniform":
+            found = table[1 :: len(table) // steps][::-1]
+        case _:
+            raise ValueError(schedule)
+    return [*found.tolist(), 0.0]
+
+
+def levels_of(sampler: str, schedule: str, steps: int, program: str) -> list[float]:
+    """Return the levels that a sampler of a program passes through."""
+    if sampler == "ddim_a1111":
+        return TABLE[1 :: 1000 // steps][::-1].tolist()
+    if sampler == "uni_pc_a1111":
+        log_alpha = np.interp(np.linspace(999, 0, steps + 1), np.arange(1000), -np.log(TABLE**2 + 1) / 2)
+        return np.sqrt(np.exp(-2 * log_alpha) - 1).tolist()
+    over = sampler in PASSING_OVER[program]
+    found = schedule_levels(schedule, steps + over, TABLE[19::20] if sampler == "lcm_a1111" else TABLE)
+    return [*found[:-2], 0.0] if over else found
+
+
+def time_of(sampler: str, level: float, program: str) -> float:
+    """Return the time that the U-Net is given for a level."""
+    if sampler == "lcm_a1111":
+        return 19.0 + 20 * np.abs(np.log(TABLE[19::20]) - math.log(level)).argmin()
+    if sampler == "uni_pc_a1111":
+        return float(np.interp(math.log(level**2 + 1), np.log(TABLE**2 + 1), np.arange(1000)))
+    if program == "comfyui":
+        return float(np.abs(np.log(TABLE) - math.log(level)).argmin())
+    return float(np.interp(math.log(level), np.log(TABLE), np.arange(1000)))
+
+
+# ------------------------------------------------------------------------------------ from noise to latents
+
+
+def sampled(
+    model: Callable[[Tensor, float], Tensor],
+    *,
+    sampler: str,
+    schedule: str,
+    steps: int,
+    program: str,
+    seed: int,
+    shape: Sequence[int],
+    predicts_v: bool = False,
+) -> Tensor:
+    """Sample one item's latents as a program does.
+
+    Args:
+        model: (latents of variance 1 [1, c, h, w] float64, time) -> the guided output.
+    """
+    levels = levels_of(sampler, schedule, steps, program)
+
+    def denoise(x: Tensor, level: float) -> Tensor:
+        time = time_of(sampler, level, program)
+        output = model(x / math.sqrt(level**2 + 1), time)
+        clean = x / (level**2 + 1) - output * level / math.sqrt(level**2 + 1) if predicts_v else x - level * output
+        if sampler != "lcm_a1111":
+            return clean
+        late = 10 * time
+        return (0.25 * x + late * math.sqrt(late**2 + 0.25) * clean) / (late**2 + 0.25)
+
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(*shape, generator=generator).double()
+    whole = sampler in {"ddim_a1111", "uni_pc_a1111"} or (program == "comfyui" and levels[0] > TABLE[-1] * (1 - 1e-6))
+    x = x * (math.sqrt(levels[0] ** 2 + 1) if whole else levels[0])
+    if program == "comfyui":
+        generator = torch.Generator().manual_seed(seed)
+    noise = brownian_noise(levels, seed, shape) if "_sde" in sampler else drawn_noise(generator, shape)
+    return LOOPS[sampler](denoise, x, levels, noise)
+
+
+def drawn_noise(generator: torch.Generator, shape: Sequence[int]) -> Noise:
+    return lambda _high, _low: torch.randn(*shape, generator=generator).double()
+
+
+def brownian_noise(levels: Sequence[float], seed: int, shape: Sequence[int]) -> Noise:
+    """Return the increments of torchsde's tree as BrownianTreeNoiseSampler of k-diffusion takes them, in float32."""
+    low, high = (torch.tensor(each(level for level in levels if level)) for each in (min, max))
+    tree = torchsde.BrownianTree(low, torch.zeros(*shape), high, entropy=seed)
+
+    def noise(here: float, there: float) -> Tensor:
+        start, end = torch.tensor(here), torch.tensor(there)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of a time beyond an end that was rounded
+            return (-tree(end, start) / (start - end).sqrt()).double()
+
+    return noise

@@ -1,0 +1,109 @@
+"""Final latents of a small U-Net with guidance 7 against sampling that is written from formulas in float64."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import reference_sampling
+import torch
+from live import CPU, resident_of
+from small_files import small_parents
+from stochastic_samplers import STOCHASTIC
+from torch import Tensor
+
+from optimizer.rendering.models import LiveModels, build_models
+from optimizer.rendering.prediction import Prediction
+from optimizer.rendering.prompts.encoder import Conditions, PromptEncoder
+from optimizer.rendering.sampling.sample import sample
+from search_spaces.blocks import Architecture
+from studies.spec.samplers import A1111_FORMS, COMFYUI_FORMS, SAMPLERS, SamplerName
+from studies.spec.suite import SuiteSettings
+
+CFG, SEED = 7.0, 11
+PROGRAMS = ("a1111", "comfyui")
+PLAIN = [name for name in SAMPLERS if name not in {*A1111_FORMS.values(), *COMFYUI_FORMS.values()}]
+
+
+@pytest.fixture(scope="module")
+def models() -> LiveModels:
+    return build_models(resident_of(small_parents(Architecture.SD15)[:1], CPU))
+
+
+@pytest.fixture(scope="module")
+def unet(models: LiveModels) -> Any:
+    return copy.deepcopy(models.unet).double()
+
+
+def guided(unet: Any, conditions: Conditions) -> Callable[[Tensor, float], Tensor]:
+    """Return the U-Net's guided output in float64: arXiv:2207.12598, eq. 6."""
+    sides = conditions.negative, conditions.positive
+    text = torch.stack([side[0].embedding.tokens for side in sides]).double()
+
+    def model(x: Tensor, time: float) -> Tensor:
+        with torch.no_grad():
+            output = unet(torch.cat([x, x]), torch.tensor(time).double(), encoder_hidden_states=text).sample
+        without, within = output.chunk(2)
+        return without + CFG * (within - without)
+
+    return model
+
+
+def assert_equals_the_formulas(
+    models: LiveModels, unet: Any, sampler: SamplerName, schedule: str, program: str, steps: int = 4
+) -> None:
+    row = {"prompt": "a cat", "negative": "blurry", "seeds": [SEED], "sizes": [64]}
+    settings = {"prompts": [row], "steps": steps, "cfg": CFG, "noise": program}
+    suite = SuiteSettings.model_validate(settings | {"sampler": sampler, "schedule": schedule})
+    (item,) = suite.items()
+    conditions = PromptEncoder(models, suite).conditions([item])[0]
+    found = sample(models, suite, [item], [conditions], None)
+    assert found.dtype == torch.float32
+    expected = reference_sampling.sampled(
+        guided(unet, conditions),
+        sampler=A1111_FORMS.get(sampler, sampler) if program == "a1111" else sampler,
+        schedule=schedule,
+        steps=steps,
+        program=program,
+        seed=SEED,
+        shape=(1, 4, 8, 8),
+        predicts_v=models.prediction.kind == "v",
+    )
+    difference = float((found.double() - expected).norm() / expected.norm())
+    assert difference < (1e-3 if sampler in STOCHASTIC else 1e-4)
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+@pytest.mark.parametrize("sampler", PLAIN)
+def test_latents_are_those_of_the_formulas(sampler: SamplerName, program: str, models: LiveModels, unet: Any) -> None:
+    assert_equals_the_formulas(models, unet, sampler, "normal", program)
+
+
+@pytest.mark.parametrize("sampler", ["dpmpp_2m", "lcm", "dpmpp_3m_sde"])
+@pytest.mark.parametrize("program", PROGRAMS)
+@pytest.mark.parametrize("schedule", ["karras", "simple"])
+def test_with_other_schedules(sampler: SamplerName, schedule: str, program: str, models: LiveModels, unet: Any) -> None:
+    assert_equals_the_formulas(models, unet, sampler, schedule, program)
+
+
+@pytest.mark.slow  # the tests before take a few of these
+@pytest.mark.parametrize("program", PROGRAMS)
+@pytest.mark.parametrize("schedule", ["karras", "simple", "exponential", "sgm_uniform", "ddim_uniform"])
+@pytest.mark.parametrize("sampler", PLAIN)
+def test_every_sampler_with_every_schedule(
+    sampler: SamplerName, schedule: str, program: str, models: LiveModels, unet: Any
+) -> None:
+    assert_equals_the_formulas(models, unet, sampler, schedule, program, steps=10)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("program", PROGRAMS)
+@pytest.mark.parametrize("sampler", PLAIN)
+def test_every_sampler_of_a_model_that_predicts_v(
+    sampler: SamplerName, program: str, models: LiveModels, unet: Any
+) -> None:
+    of_v = replace(models, prediction=Prediction(kind="v"))
+    assert_equals_the_formulas(of_v, unet, sampler, "normal", program, steps=8)
