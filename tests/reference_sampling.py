@@ -288,7 +288,8 @@ PASSING_OVER = {
 
 
 def log_interpolated(places: np.ndarray, table: np.ndarray) -> np.ndarray:
-    return np.exp(np.interp(places, np.arange(len(table)), np.log(table)))
+    found: np.ndarray = np.exp(np.interp(places, np.arange(len(table)), np.log(table)))
+    return found
 
 
 def schedule_levels(schedule: str, steps: int, table: np.ndarray) -> list[float]:
@@ -315,10 +316,10 @@ def schedule_levels(schedule: str, steps: int, table: np.ndarray) -> list[float]
 def levels_of(sampler: str, schedule: str, steps: int, program: str) -> list[float]:
     """Return the levels that a sampler of a program passes through."""
     if sampler == "ddim_a1111":
-        return TABLE[1 :: 1000 // steps][::-1].tolist()
+        return [*TABLE[1 :: 1000 // steps][::-1]]
     if sampler == "uni_pc_a1111":
         log_alpha = np.interp(np.linspace(999, 0, steps + 1), np.arange(1000), -np.log(TABLE**2 + 1) / 2)
-        return np.sqrt(np.exp(-2 * log_alpha) - 1).tolist()
+        return [*np.sqrt(np.exp(-2 * log_alpha) - 1)]
     over = sampler in PASSING_OVER[program]
     found = schedule_levels(schedule, steps + over, TABLE[19::20] if sampler == "lcm_a1111" else TABLE)
     return [*found[:-2], 0.0] if over else found
@@ -388,6 +389,7 @@ def brownian_noise(levels: Sequence[float], seed: int, shape: Sequence[int]) -> 
         start, end = torch.tensor(here), torch.tensor(there)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of a time beyond an end that was rounded
-            return (-tree(end, start) / (start - end).sqrt()).double()
+            upwards: Tensor = tree(end, start)
+        return (-upwards / (start - end).sqrt()).double()
 
     return noise

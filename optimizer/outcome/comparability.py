@@ -48,7 +48,7 @@ def image_differences(plan: Plan, parents: Sequence[ParentFile], other: StoredSt
         yield "other embeddings"
     elif not same_renders(spec.suite, theirs.suite, plan.space.architecture):
         yield "another suite"
-    elif spec.racing is not None and not same_stages(spec.suite, theirs.suite, spec.racing.batch):
+    elif not _same_stages(spec, theirs):
         yield "the suite is written otherwise, and racing would divide it into other stages"
     if spec.export.dtype != theirs.export.dtype:
         yield "another export dtype"
@@ -56,6 +56,13 @@ def image_differences(plan: Plan, parents: Sequence[ParentFile], other: StoredSt
         yield "another dtype or batch size of the renders"
     if spec.render.degenerate_limit < theirs.render.degenerate_limit:
         yield "fewer broken images are allowed"
+
+
+def _same_stages(spec: StudySpec, theirs: StudySpec) -> bool:
+    if spec.racing is None:
+        return True
+    orders = spec.racing.order, None if theirs.racing is None else theirs.racing.order
+    return same_stages(spec.suite, theirs.suite, spec.racing.batch, orders)
 
 
 def _same_embeddings(spec: StudySpec, other: StoredStudy) -> bool:

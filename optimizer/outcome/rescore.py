@@ -201,7 +201,9 @@ class _Rescorer:
     def __init__(self, plan: Plan, adoption: Adoption, other: Other, scoring: Scoring, device: torch.device) -> None:
         self._adoption, self._other, self._scoring = adoption, other, scoring
         racing = plan.spec.racing
-        self._stages = stages(plan.spec.suite, None if racing is None else racing.batch)
+        self._stages = (
+            stages(plan.spec.suite, None) if racing is None else stages(plan.spec.suite, racing.batch, racing.order)
+        )
         self._here = machine_description(device)
         self._same_software = not changed_software(other.records.study)
 

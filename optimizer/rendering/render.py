@@ -68,6 +68,7 @@ class Renderer:
     Args:
         batch_size: images in a batch; None takes `usual_batch`.
         stage_size: items of a stage, after each of which a trial may be stopped; None renders everything in one stage.
+        stage_order: see `stages`.
         largest_batches: limits from earlier trials; None starts without limits.
 
     Raises:
@@ -81,12 +82,13 @@ class Renderer:
         *,
         batch_size: int | None = None,
         stage_size: int | None = None,
+        stage_order: str | None = None,
         largest_batches: LargestBatches | None = None,
     ) -> None:
         self.models, self.suite, self.batch_size = models, suite, batch_size
         self.largest_batches = largest_batches or LargestBatches()
         self.items = suite.items()
-        self.stages = stages(suite, stage_size)
+        self.stages = stages(suite, stage_size, stage_order)
         check_suite(
             suite,
             architecture=models.architecture,

@@ -153,13 +153,19 @@ def same_renders(one: SuiteSettings, other: SuiteSettings, architecture: Archite
     return _text_batches(one) == _text_batches(other)
 
 
-def same_stages(one: SuiteSettings, other: SuiteSettings, size: int | None) -> bool:
-    """Return whether two suites that render the same images are divided into the same stages of this size."""
-    return _numbers(one, size) == _numbers(other, size)
+def same_stages(
+    one: SuiteSettings, other: SuiteSettings, size: int | None, orders: tuple[str | None, str | None] = (None, None)
+) -> bool:
+    """Return whether two suites that render the same images are divided into the same stages of this size.
+
+    Args:
+        orders: of either one's stages, as for `stages`.
+    """
+    return _numbers(one, size, orders[0]) == _numbers(other, size, orders[1])
 
 
-def _numbers(suite: SuiteSettings, size: int | None) -> list[list[int]]:
-    return [[item.index for item in stage] for stage in stages(suite, size)]
+def _numbers(suite: SuiteSettings, size: int | None, order: str | None) -> list[list[int]]:
+    return [[item.index for item in stage] for stage in stages(suite, size, order)]
 
 
 def _settings(suite: SuiteSettings) -> tuple[object, ...]:

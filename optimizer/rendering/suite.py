@@ -12,21 +12,22 @@ from studies.spec.suite import SuiteItem, SuiteSettings
 LATENT_FACTOR = 8  # side of the square of pixels that a latent cell covers, in SD1.5 and SDXL
 
 
-def stages(suite: SuiteSettings, size: int | None) -> tuple[tuple[SuiteItem, ...], ...]:
+def stages(suite: SuiteSettings, size: int | None, order: str | None = None) -> tuple[tuple[SuiteItem, ...], ...]:
     """Divide the items into stages, after each of which a trial may be stopped; in item order within each stage.
 
     A render's last bits depend on the other images of its batch, and a batch never spans two stages. So renders are the
-    same whether a trial continues or not. The shuffle depends on the suite alone: it uses a hash, because a random
-    generator may change with a library's version.
+    same whether a trial continues or not. The shuffle depends on the suite alone, as it was when its study began: it
+    uses a hash, because a random generator may change with a library's version.
 
     Args:
         size: items of a stage, of which the last may have fewer; None renders everything in one stage.
+        order: what decides the shuffle; None: the suite's digest.
     """
     items = suite.items()
     if size is None:
         return (items,)
-    digest = suite.digest
-    shuffled = sorted(items, key=lambda item: hashlib.sha256(f"{digest} {item.index}".encode()).digest())
+    order = order or suite.digest
+    shuffled = sorted(items, key=lambda item: hashlib.sha256(f"{order} {item.index}".encode()).digest())
     chunks = [shuffled[start : start + size] for start in range(0, len(shuffled), size)]
     return tuple(tuple(sorted(chunk, key=lambda item: item.index)) for chunk in chunks)
 

@@ -192,7 +192,11 @@ def build_renderer(
             in_turns=residence.components_in_turns,
         )
         models = build_models(resident, agreed_prediction(parents.checkpoints, suite))
-    stage_size = None if racing is None else racing.batch
     return resident, Renderer(
-        models, suite, batch_size=settings.batch_size, stage_size=stage_size, largest_batches=largest_batches
+        models,
+        suite,
+        batch_size=settings.batch_size,
+        stage_size=None if racing is None else racing.batch,
+        stage_order=None if racing is None else racing.order,
+        largest_batches=largest_batches,
     )

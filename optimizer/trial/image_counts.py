@@ -44,7 +44,7 @@ def _check_stages(name: str, info: ScorerInfo, spec: StudySpec, settings: Racing
         return
     from optimizer.rendering.suite import stages  # it loads torch
 
-    for stage in stages(spec.suite, settings.batch):
+    for stage in stages(spec.suite, settings.batch, settings.order):
         count = sum(name not in item.without for item in stage)
         if 0 < count < info.min_images:
             raise SuiteImagesError(

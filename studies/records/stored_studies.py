@@ -217,7 +217,7 @@ def _study(connection: Connection, row: Row[Any]) -> StoredStudy:
         id=row.id,
         key=row.key,
         name=row.name,
-        spec=StudySpec.from_json(row.spec),
+        spec=StudySpec.from_json(row.spec).with_stages_of(row.suite_digest),
         former_scheduler=former_scheduler(row.spec),
         suite_digest=row.suite_digest,
         parents=tuple(

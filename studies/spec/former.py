@@ -57,8 +57,7 @@ def _with_forms(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Return settings and their prompts with the samplers of ComfyUI that the plain names once meant in A1111, too."""
     changed = dict(settings)
     sampler = settings.get("sampler")
-    if isinstance(sampler, str) and sampler in COMFYUI_FORMS:
-        changed["sampler"] = COMFYUI_FORMS[sampler]
+    changed |= {"sampler": form for plain, form in COMFYUI_FORMS.items() if plain == sampler}
     if isinstance(settings.get("prompts"), list):
         changed["prompts"] = [_with_forms(each) if isinstance(each, dict) else each for each in settings["prompts"]]
     return changed
@@ -84,16 +83,13 @@ def _spec(text: str) -> dict[str, Any] | None:
     return spec if isinstance(spec, dict) and isinstance(spec.get("suite"), dict) else None
 
 
-def refuse_other_renders(
-    scheduler: str | None, suite: SuiteSettings, *, plain_levels: bool, races: bool = False
-) -> None:
+def refuse_other_renders(scheduler: str | None, suite: SuiteSettings, *, plain_levels: bool) -> None:
     """Refuse to go on with a study whose images would not be those with which it began.
 
     Args:
         scheduler: the study's former one; None for a study that never had one.
         suite: its suite, as it is written now.
         plain_levels: whether its models have the noise levels of Stable Diffusion, without zero terminal SNR.
-        races: whether it renders in stages, which follow from the suite's digest; that is another now.
 
     Raises:
         StudyChangedError: the images would differ, so that scores could not be compared.
@@ -101,7 +97,7 @@ def refuse_other_renders(
     if scheduler is None:
         return
     extra_step = scheduler in _LEADING and 1000 % suite.steps != 0
-    if scheduler in _RENDERS_OTHERWISE or extra_step or not plain_levels or races:
+    if scheduler in _RENDERS_OTHERWISE or extra_step or not plain_levels:
         raise StudyChangedError(
             f"this study began with `scheduler: {scheduler}`, whose images an earlier version rendered otherwise than "
             f"`sampler: {suite.sampler}` with `schedule: {suite.schedule}` does now, so scores could not be compared: "

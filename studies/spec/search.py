@@ -64,6 +64,9 @@ class RacingSettings(FrozenSettings):
 
     batch: int = Field(default=16, ge=4)  # images between two checks; fewer would not show how much they vary
     confidence: float = Field(default=0.99, ge=0.5, lt=1)  # that a trial as good as the best renders the full suite
+    # sha256 that shuffles the suite before it is divided into stages. None: the suite's own; a study whose suite had
+    # another one when it began, in an earlier version, keeps that.
+    order: str | None = Field(default=None, pattern="^[0-9a-f]{64}$")
 
 
 class BudgetSettings(FrozenSettings):

@@ -232,6 +232,12 @@ class StudySpec(FrozenSettings):
         except ValidationError as error:
             raise SpecError(explain(error, StudySpec)) from error
 
+    def with_stages_of(self, suite_digest: str) -> Self:
+        """Return the same study with its suite divided into stages as one with this digest, if it races."""
+        if self.racing is None or suite_digest in (self.racing.order, self.suite.digest):
+            return self
+        return self.model_copy(update={"racing": self.racing.model_copy(update={"order": suite_digest})})
+
     def _check_method(self) -> None:
         if self.steps is not None and self.method is not None:
             msg = "give either `method` (one step) or `steps`, not both"
@@ -297,9 +303,14 @@ class StudySpec(FrozenSettings):
 
     @property
     def as_asked(self) -> Self:
-        """The spec without what was read when the study began: recipe files, and the warm start's trials and place."""
+        """The spec without what was read when the study began: recipe files, the warm start's trials and place.
+
+        Nor has it the order of stages that a study of an earlier version keeps.
+        """
         recipes = tuple(probe.model_copy(update={"recipe": None}) for probe in self.probes.recipes)
         changes: dict[str, Any] = {"probes": self.probes.model_copy(update={"recipes": recipes})}
+        if self.racing is not None:
+            changes["racing"] = self.racing.model_copy(update={"order": None})
         if self.warm_start is not None:
             changes["warm_start"] = self.warm_start.model_copy(update={"again": (), "storage": None, "artifacts": None})
         return self.model_copy(update=changes)

@@ -85,8 +85,7 @@ def open_unchanged_plan(stored: StoredStudy, folders: ModelFolders) -> Plan:
     plan = open_plan(stored, folders, scorers=True)
     refuse_changed_files(stored.fingerprints, plan.spec)
     plain_levels = plan.prediction.edm is None and not plan.prediction.zero_snr
-    races = plan.spec.racing is not None
-    refuse_other_renders(stored.former_scheduler, plan.spec.suite, plain_levels=plain_levels, races=races)
+    refuse_other_renders(stored.former_scheduler, plan.spec.suite, plain_levels=plain_levels)
     return plan
 
 

@@ -199,6 +199,12 @@ class TestStages:
         # Stored renders are compared with later ones bit by bit, and their last bits depend on this.
         assert first_stage(suite(12), 4) == [0, 1, 3, 9]
 
+    def test_another_order_is_another_division(self) -> None:
+        settings = suite(40)
+        found = stages(settings, 16, "0" * 64)
+        assert stages(settings, 16, settings.digest) == stages(settings, 16) != found
+        assert sorted(item.index for stage in found for item in stage) == list(range(40))
+
     def test_without_racing_there_is_one_stage_in_the_suites_order(self) -> None:
         settings = suite(9)
         assert stages(settings, None) == (settings.items(),)

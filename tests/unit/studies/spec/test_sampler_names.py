@@ -203,11 +203,6 @@ class TestFormerSpecs:
         with pytest.raises(StudyChangedError, match=f"began with `scheduler: {scheduler}`.*start a new study"):
             refuse_other_renders(scheduler, suite(steps=steps), plain_levels=plain_levels)
 
-    def test_one_that_rendered_in_stages_would_divide_its_suite_anew(self) -> None:
-        with pytest.raises(StudyChangedError, match="start a new study"):
-            refuse_other_renders("dpmpp_2m", suite(), plain_levels=True, races=True)
-        refuse_other_renders(None, suite(), plain_levels=True, races=True)
-
     @pytest.mark.parametrize(("scheduler", "steps"), [("dpmpp_2m", 30), ("euler_a", 20), ("heun", 25), (None, 20)])
     def test_others_go_on(self, scheduler: str | None, steps: int) -> None:
         refuse_other_renders(scheduler, suite(steps=steps), plain_levels=scheduler is not None)

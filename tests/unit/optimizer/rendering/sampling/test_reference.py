@@ -45,7 +45,7 @@ def guided(unet: Any, conditions: Conditions) -> Callable[[Tensor, float], Tenso
 
     def model(x: Tensor, time: float) -> Tensor:
         with torch.no_grad():
-            output = unet(torch.cat([x, x]), torch.tensor(time).double(), encoder_hidden_states=text).sample
+            output: Tensor = unet(torch.cat([x, x]), torch.tensor(time).double(), encoder_hidden_states=text).sample
         without, within = output.chunk(2)
         return without + CFG * (within - without)
 
