@@ -96,8 +96,6 @@ def checked(raw: RawSettings) -> PublishedSettings:
 def _sampling(raw: RawSettings) -> tuple[SamplerName, ScheduleName | None]:
     try:
         sampler, joint = read_sampler(_text(raw.sampler, "sampler"))
-        if sampler == "ddim" and raw.program == "A1111":  # which ends a step earlier than ComfyUI's of that name
-            sampler = "ddim_a1111"
         return sampler, joint if raw.schedule is None else read_schedule(_text(raw.schedule, "schedule"))
     except ValueError as error:
         raise PublishedError(str(error)) from error

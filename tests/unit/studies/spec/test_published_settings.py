@@ -20,6 +20,7 @@ from studies.spec.published.infotext import parse_infotext, write_infotext
 from studies.spec.published.items import prompt_settings, resolve_images, suite_section
 from studies.spec.published.settings import PublishedError, PublishedSettings, checked
 from studies.spec.study import StudySpec, parse_spec
+from studies.spec.suite import SuiteSettings
 from studies.system.documents import parse_yaml
 
 A1111 = (
@@ -274,10 +275,24 @@ def test_a_written_suite_reads_back(tmp_path: Path) -> None:
     assert section == {"syntax": "a1111", "ensd": 31337, "prompts": [prompt_settings(found)]}
 
 
-def test_ddim_is_that_of_the_program_that_wrote_it() -> None:
-    text = "a lion\nSteps: 20, Sampler: DDIM, CFG scale: 7, Seed: 1, Size: 512x512"
-    assert checked(parse_infotext(text)).sampler == "ddim_a1111"
-    assert checked(replace(parse_infotext(text), program="ComfyUI", sampler="ddim")).sampler == "ddim"
+@pytest.mark.parametrize(
+    ("name", "own"),
+    [
+        ("DDIM", ("ddim_a1111", "ddim_uniform")),
+        ("UniPC", ("uni_pc_a1111", "time_uniform")),
+        ("LCM", ("lcm_a1111", "karras")),
+        ("LMS", ("lms_a1111", "karras")),
+    ],
+)
+def test_a_sampler_is_that_of_the_program_that_wrote_it(name: str, own: tuple[str, str]) -> None:
+    """A1111 writes the schedule that was chosen even where its sampler has times of its own."""
+    text = f"a lion\nSteps: 20, Sampler: {name}, Schedule type: Karras, CFG scale: 7, Seed: 1, Size: 512x512"
+    found = checked(parse_infotext(text))
+    there = replace(found, syntax="comfyui")
+    for published, sampling in ((found, own), (there, (found.sampler, "karras"))):
+        section = parse_yaml(suite_section([("a.png", published)]), "suite", SpecError)["suite"]
+        (prompt,) = SuiteSettings.model_validate(section).prompts
+        assert (prompt.sampler, prompt.schedule) == sampling
 
 
 def test_pictures_of_comfyui_are_sampled_as_there() -> None:
