@@ -56,8 +56,9 @@ def _suite_now(suite: Mapping[str, Any]) -> dict[str, Any]:
 def _with_forms(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Return settings and their prompts with the samplers of ComfyUI that the plain names once meant in A1111, too."""
     changed = dict(settings)
-    sampler = settings.get("sampler")
-    changed |= {"sampler": form for plain, form in COMFYUI_FORMS.items() if plain == sampler}
+    for plain, form in COMFYUI_FORMS.items():
+        if settings.get("sampler") == plain:
+            changed["sampler"] = form
     if isinstance(settings.get("prompts"), list):
         changed["prompts"] = [_with_forms(each) if isinstance(each, dict) else each for each in settings["prompts"]]
     return changed
