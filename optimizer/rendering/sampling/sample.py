@@ -17,7 +17,7 @@ from optimizer.rendering.prediction import Prediction
 from optimizer.rendering.prompts.encoder import Conditions
 from optimizer.rendering.sampling.denoiser import ConsistencyDenoiser, GuidedDenoiser
 from optimizer.rendering.sampling.levels import LCM_STRIDE, Levels, levels_of
-from optimizer.rendering.sampling.noise import BatchNoise
+from optimizer.rendering.sampling.noise import BatchNoise, Increments
 from optimizer.rendering.sampling.samplers import SAMPLERS, Denoise
 from optimizer.rendering.sampling.schedules import sigmas_of
 from search_spaces.blocks import Architecture
@@ -32,12 +32,14 @@ def sample(
     items: Sequence[SuiteItem],
     conditions: Sequence[Conditions],
     channels: Tensor | None,
+    increments: Increments | None = None,
 ) -> Tensor:
     """Return the latents [n, latent channels, h / 8, w / 8] float32 of items of one size and one sampling.
 
     Args:
         conditions: the texts of each item.
         channels: extra input channels, from `image_channels`.
+        increments: those of Brownian paths that are known already; new ones are added. None computes all.
     """
     first, unet = items[0], models.unet
     sampling, levels = first.sampling, sampling_levels(first.sampling, models.prediction)
@@ -46,7 +48,8 @@ def sample(
     sizes = suite.size_conditioning.numbers(first.width, first.height)
     of_lcm = sampling.sampler == "lcm_a1111"
     denoise: Denoise = GuidedDenoiser(
-        unet=unet,
+        unet=models.unet_call,
+        dtype=unet.dtype,
         levels=levels,
         conditions=conditions,
         cfg=sampling.cfg if sampling.is_guided else None,
@@ -57,7 +60,7 @@ def sample(
     if of_lcm:
         denoise = ConsistencyDenoiser(denoise=denoise, levels=levels)
     x = noise.first * first_scale(sigmas[0], levels, sampling, suite)
-    return SAMPLERS[sampling.sampler](denoise, x, sigmas, noise.later(sampling.sampler, sigmas))
+    return SAMPLERS[sampling.sampler](denoise, x, sigmas, noise.later(sampling.sampler, sigmas, increments))
 
 
 def sampling_levels(sampling: Sampling, prediction: Prediction) -> Levels:
