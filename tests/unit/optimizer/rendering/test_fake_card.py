@@ -26,7 +26,9 @@ from optimizer.merging.files.checkpoint import Checkpoint
 from optimizer.merging.files.parents import Parents
 from optimizer.rendering.models import LiveModels, build_models, live_dtypes
 from optimizer.rendering.prediction import agreed_prediction
+from optimizer.rendering.prompts.encoder import PromptEncoder
 from optimizer.rendering.render import Renderer
+from optimizer.rendering.sampling.sample import sample
 from search_spaces.blocks import Architecture
 from studies.recipe.recipe import Operation
 from studies.spec.samplers import SAMPLERS, SamplerName
@@ -114,6 +116,17 @@ def test_sdxl_renders_with_every_sampler_on_the_card(
 ) -> None:
     with registered_worker(card):
         assert_renders(models[Architecture.SDXL], suite(sampler=sampler, steps=2))
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_latents_are_float32_where_the_unet_computes_in_half_precision(
+    sampler: SamplerName, models: Mapping[Architecture, LiveModels], card: FakeCard
+) -> None:
+    live, settings = models[Architecture.SD15], suite(sampler=sampler, steps=2)
+    with registered_worker(card):
+        assert live.unet.dtype == HALF
+        conditions = PromptEncoder(live, settings).conditions(settings.items())
+        assert sample(live, settings, settings.items(), [conditions[0]], None).dtype == torch.float32
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -30,7 +31,16 @@ PLAIN = [name for name in SAMPLERS if name not in {*A1111_FORMS.values(), *COMFY
 
 @pytest.fixture(scope="module")
 def models() -> LiveModels:
-    return build_models(resident_of(small_parents(Architecture.SD15)[:1], CPU))
+    """A small model whose U-Net's output changes with its latents, time and text; that of a small file hardly does."""
+    models = build_models(resident_of(small_parents(Architecture.SD15)[:1], CPU))
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for name, weights in models.unet.named_parameters():
+            if weights.dim() > 1:
+                weights.copy_(torch.randn(weights.shape, generator=generator) / math.sqrt(weights[0].numel()))
+            else:
+                weights.fill_(float("norm" in name and name.endswith("weight")))
+    return models
 
 
 @pytest.fixture(scope="module")
@@ -52,9 +62,16 @@ def guided(unet: Any, conditions: Conditions) -> Callable[[Tensor, float], Tenso
     return model
 
 
+def without_half_times(sampler: SamplerName, schedule: str, program: str, steps: int) -> int:
+    """Return a step more where 999 would be divided by an even number: a nearest time hangs on the last bit there."""
+    intervals = steps + (sampler in reference_sampling.PASSING_OVER[program]) - (schedule == "normal")
+    return steps + (intervals % 2 == 0)
+
+
 def assert_equals_the_formulas(
     models: LiveModels, unet: Any, sampler: SamplerName, schedule: str, program: str, steps: int = 4
 ) -> None:
+    steps = without_half_times(sampler, schedule, program, steps)
     row = {"prompt": "a cat", "negative": "blurry", "seeds": [SEED], "sizes": [64]}
     settings = {"prompts": [row], "steps": steps, "cfg": CFG, "noise": program}
     suite = SuiteSettings.model_validate(settings | {"sampler": sampler, "schedule": schedule})
@@ -82,9 +99,9 @@ def test_latents_are_those_of_the_formulas(sampler: SamplerName, program: str, m
     assert_equals_the_formulas(models, unet, sampler, "normal", program)
 
 
-@pytest.mark.parametrize("sampler", ["dpmpp_2m", "lcm", "dpmpp_3m_sde"])
+@pytest.mark.parametrize("sampler", ["dpmpp_2m", "lms", "lcm", "dpmpp_3m_sde"])
 @pytest.mark.parametrize("program", PROGRAMS)
-@pytest.mark.parametrize("schedule", ["karras", "simple"])
+@pytest.mark.parametrize("schedule", ["karras", "simple", "sgm_uniform"])  # the last ends far above 0
 def test_with_other_schedules(sampler: SamplerName, schedule: str, program: str, models: LiveModels, unet: Any) -> None:
     assert_equals_the_formulas(models, unet, sampler, schedule, program)
 
@@ -96,7 +113,7 @@ def test_with_other_schedules(sampler: SamplerName, schedule: str, program: str,
 def test_every_sampler_with_every_schedule(
     sampler: SamplerName, schedule: str, program: str, models: LiveModels, unet: Any
 ) -> None:
-    assert_equals_the_formulas(models, unet, sampler, schedule, program, steps=10)
+    assert_equals_the_formulas(models, unet, sampler, schedule, program, steps=6)
 
 
 @pytest.mark.slow
@@ -106,4 +123,4 @@ def test_every_sampler_of_a_model_that_predicts_v(
     sampler: SamplerName, program: str, models: LiveModels, unet: Any
 ) -> None:
     of_v = replace(models, prediction=Prediction(kind="v"))
-    assert_equals_the_formulas(of_v, unet, sampler, "normal", program, steps=8)
+    assert_equals_the_formulas(of_v, unet, sampler, "normal", program, steps=6)
