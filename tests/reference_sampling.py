@@ -318,7 +318,8 @@ def levels_of(sampler: str, schedule: str, steps: int, program: str) -> list[flo
     if sampler == "ddim_a1111":
         return [*TABLE[1 :: 1000 // steps][::-1]]
     if sampler == "uni_pc_a1111":
-        log_alpha = np.interp(np.linspace(999, 0, steps + 1), np.arange(1000), -np.log(TABLE**2 + 1) / 2)
+        count = len(range(0, 1000, 1000 // steps))  # of the times that A1111 makes for DDIM and counts for UniPC
+        log_alpha = np.interp(np.linspace(999, 0, count + 1), np.arange(1000), -np.log(TABLE**2 + 1) / 2)
         return [*np.sqrt(np.exp(-2 * log_alpha) - 1)]
     over = sampler in PASSING_OVER[program]
     found = schedule_levels(schedule, steps + over, TABLE[19::20] if sampler == "lcm_a1111" else TABLE)
@@ -348,12 +349,14 @@ def sampled(
     program: str,
     seed: int,
     shape: Sequence[int],
+    path_levels: Sequence[float],
     predicts_v: bool = False,
 ) -> Tensor:
     """Sample one item's latents as a program does.
 
     Args:
         model: (latents of variance 1 [1, c, h, w] float64, time) -> the guided output.
+        path_levels: the levels in float32 at which a Brownian path is asked, whose last bits show in its increments.
     """
     levels = levels_of(sampler, schedule, steps, program)
 
@@ -372,7 +375,7 @@ def sampled(
     x = x * (math.sqrt(levels[0] ** 2 + 1) if whole else levels[0])
     if program == "comfyui":
         generator = torch.Generator().manual_seed(seed)
-    noise = brownian_noise(levels, seed, shape) if "_sde" in sampler else drawn_noise(generator, shape)
+    noise = brownian_noise(path_levels, seed, shape) if "_sde" in sampler else drawn_noise(generator, shape)
     return LOOPS[sampler](denoise, x, levels, noise)
 
 
@@ -381,12 +384,19 @@ def drawn_noise(generator: torch.Generator, shape: Sequence[int]) -> Noise:
 
 
 def brownian_noise(levels: Sequence[float], seed: int, shape: Sequence[int]) -> Noise:
-    """Return the increments of torchsde's tree as BrownianTreeNoiseSampler of k-diffusion takes them, in float32."""
-    low, high = (torch.tensor(each(level for level in levels if level)) for each in (min, max))
-    tree = torchsde.BrownianTree(low, torch.zeros(*shape), high, entropy=seed)
+    """Return the increments of torchsde's tree as BrownianTreeNoiseSampler of k-diffusion takes them, in float32.
+
+    Args:
+        levels: in float32; one that is asked for is the nearest of them, or of the middles of two in their logarithm.
+    """
+    known = torch.tensor(levels)
+    above_0 = known[known > 0]
+    logs = above_0.log()
+    times = torch.cat([above_0, (-(-logs[:-1] + 0.5 * (logs[:-1] - logs[1:]))).exp()])
+    tree = torchsde.BrownianTree(above_0.min(), torch.zeros(*shape), above_0.max(), entropy=seed)
 
     def noise(here: float, there: float) -> Tensor:
-        start, end = torch.tensor(here), torch.tensor(there)
+        start, end = (times[(times / level).log().abs().argmin()] for level in (here, there))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of a time beyond an end that was rounded
             upwards: Tensor = tree(end, start)

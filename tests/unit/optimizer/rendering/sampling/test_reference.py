@@ -19,7 +19,8 @@ from torch import Tensor
 from optimizer.rendering.models import LiveModels, build_models
 from optimizer.rendering.prediction import Prediction
 from optimizer.rendering.prompts.encoder import Conditions, PromptEncoder
-from optimizer.rendering.sampling.sample import sample
+from optimizer.rendering.sampling.sample import sample, sampling_levels
+from optimizer.rendering.sampling.schedules import sigmas_of
 from search_spaces.blocks import Architecture
 from studies.spec.samplers import A1111_FORMS, COMFYUI_FORMS, SAMPLERS, SamplerName
 from studies.spec.suite import SuiteSettings
@@ -87,6 +88,9 @@ def assert_equals_the_formulas(
         program=program,
         seed=SEED,
         shape=(1, 4, 8, 8),
+        path_levels=sigmas_of(
+            item.sampling, sampling_levels(item.sampling, models.prediction), models.architecture, suite.noise
+        ),
         predicts_v=models.prediction.kind == "v",
     )
     difference = float((found.double() - expected).norm() / expected.norm())
