@@ -109,9 +109,12 @@ def parts(files: Path, out: Path, *, small: bool) -> list[Part]:
         ),
         Part(
             name="merge",
-            limit_seconds=120,
+            limit_seconds=150,
             commands=tuple(
-                (*merge, "--layout", layout, "--placement", name, "--merges", 0, "--method", *METHODS)
+                (
+                    *(*merge, "--layout", layout, "--placement", name, "--merges", 0),
+                    *("--method", *METHODS, *(RANDOM if name == "device" and not small else ())),
+                )
                 for name in placements
                 for layout in (("sd15",) if small else ("sdxl", "sd15"))
             ),
@@ -121,6 +124,7 @@ def parts(files: Path, out: Path, *, small: bool) -> list[Part]:
 
 TESTS = ("tests/unit", "tests/integration")
 METHODS = ("weighted_sum:2", "add_difference:3")
+RANDOM = ("dare_linear:2",)
 CARDS = (24, 16, 12, 8)  # GB
 
 

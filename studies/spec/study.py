@@ -22,7 +22,7 @@ from search_spaces.settings import SlotSettings, SpaceSettings
 from search_spaces.space import SearchSpace
 from studies.errors import RecipeError, SpecError
 from studies.recipe.blueprint import slots_of
-from studies.recipe.recipe import LETTERS, Operation, check_operations
+from studies.recipe.recipe import DRAWS, LETTERS, DrawsName, Operation, check_operations
 from studies.recipe.steps import StepSettings, operations_of
 from studies.spec.dynamic_prompts import expand_spec
 from studies.spec.final import FinalSettings
@@ -61,6 +61,7 @@ class StudySpec(FrozenSettings):
     parents: tuple[SpecPath, ...]
     method: str | None = None  # merges all parents in one step; by default weighted_sum
     steps: tuple[StepSettings, ...] | None = None
+    draws: DrawsName = DRAWS  # the generator of random methods' numbers
     loras: Mapping[str, LoraSettings] = Field(default_factory=dict)
     vae: SpecPath | None = None  # replaces the merge's own
     space: SpaceSettings = SpaceSettings()
@@ -265,7 +266,7 @@ class StudySpec(FrozenSettings):
     def operations(self) -> tuple[Operation, ...]:
         """The chain of merges."""
         steps = self.steps if self.steps is not None else (StepSettings(method=self.method or "weighted_sum"),)
-        return operations_of(steps, self.letters)
+        return operations_of(steps, self.letters, self.draws)
 
     @property
     def full_space(self) -> SpaceSettings:

@@ -41,6 +41,8 @@ SENT = (64 << 10) // 4
 
 def uniform(key: Key, count: int, device: torch.device) -> Tensor:
     """Return float32 numbers [count], uniform in [0, 1) in steps of 2**-24; the host does not wait for the device."""
+    if not count:
+        return torch.empty(0, device=device)
     if device.type == "cpu":
         return _from_numpy(key, count)
     if count <= SENT:
@@ -57,7 +59,9 @@ def _from_numpy(key: Key, count: int) -> Tensor:
         _fill(made, key, 0)
         return made
     with ThreadPoolExecutor(threads) as pool:
-        for filled in [pool.submit(_fill, part, key, index * share) for index, part in enumerate(made.split(share))]:
+        for filled in [
+            pool.submit(_fill, part, key, index * share) for index, part in enumerate(torch.split(made, share))
+        ]:
             filled.result()
     return made
 
@@ -66,7 +70,7 @@ def _fill(out: Tensor, key: Key, start: int) -> None:
     """Fill `out` with the numbers from index `start` on, which begins a block."""
     # Numpy counts before it computes, so its first block has the counter 1. So does ours.
     generator = np.random.Philox(key=np.array(key, dtype=np.uint64), counter=start // PER_BLOCK)
-    for piece in out.split(CPU_PIECE):
+    for piece in torch.split(out, CPU_PIECE):
         words = torch.from_numpy(generator.random_raw(-(-piece.numel() // 2)).view(np.int64))
         _to_floats(words, piece)
 
@@ -75,7 +79,7 @@ def _from_torch(key: Key, count: int, device: torch.device) -> Tensor:
     """Return the numbers [count], computed chunk by chunk with torch on any device."""
     made = torch.empty(count, device=device)
     table = _constants(key).to(device, non_blocking=True)
-    for index, part in enumerate(made.split(GPU_CHUNK * PER_BLOCK)):
+    for index, part in enumerate(torch.split(made, GPU_CHUNK * PER_BLOCK)):
         first, blocks = 1 + index * GPU_CHUNK, -(-part.numel() // PER_BLOCK)
         counter = torch.zeros((4, blocks), dtype=torch.int64, device=device)
         torch.arange(first, first + blocks, out=counter[0])
