@@ -4,8 +4,8 @@
                                [--method NAME[:INPUTS] ...] [--clip] [--lora] [--placement device|host|files]
 
 Prints the seconds of both, their ratio, and the process's memory over many merges; of a random method also the seconds
-of its draws, beside those of torch's own generator, which draws on the CPU so that every device gets the same. Parents have random weights of the
-true shapes; all values of a method lie in the middle of their usual range.
+of its draws, beside those of torch's own generator, which draws on the CPU so that every device gets the same numbers.
+Parents have random weights of the true shapes; all values of a method lie in the middle of their usual range.
 """
 
 from __future__ import annotations
