@@ -47,7 +47,9 @@ def parts(files: Path, out: Path, *, small: bool) -> list[Part]:
     cli = (python, "-m", "optimizer.cli")
     size = ("--size", 64, "--images", 2, "--steps", 2) if small else ()
     trial = (python, here / "trial.py", *records)
-    merge = (python, here / "merge.py", "--device", "cpu" if small else "cuda", "--folder", files, *records)
+    true_size = files / "true-size" if small else files  # merges have models of true size in any case
+    true_size.mkdir(parents=True, exist_ok=True)
+    merge = (python, here / "merge.py", "--device", "cpu" if small else "cuda", "--folder", true_size, *records)
     placements = ("device", "files") if small else ("device", "host", "files")
     sdxl = files / "sdxl.yaml"
     full_size = (python, here / "gpu" / "full_size.py", files, *(("--small",) if small else ()))
@@ -107,7 +109,9 @@ def parts(files: Path, out: Path, *, small: bool) -> list[Part]:
         Part(
             name="sdxl-render",
             limit_seconds=200,
-            commands=((*render, "--images", 4, "--batches", 1, 4, "--samplers", *SAMPLERS, "--memory", "--launched"),),
+            commands=(
+                (*render, "--images", 4, "--batches", 1, 2, 4, "--samplers", *SAMPLERS, "--memory", "--launched"),
+            ),
         ),
         Part(name="sdxl-trial", limit_seconds=150, commands=((*trial, "--spec", sdxl, "--trials", 4),)),
         Part(
