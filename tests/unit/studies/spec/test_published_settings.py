@@ -77,8 +77,8 @@ def with_comment(path: Path, comment: bytes) -> Path:
 
 
 def require_a1111(found: PublishedSettings) -> None:
-    assert found.prompt == "masterpiece, (1girl:1.2), \\(fate\\), looking at viewer"
-    assert found.negative == "lowres, [bad hands], worst quality"
+    assert found.prompt == "masterpiece, (1girl:1.2), \\(fate\\),\nlooking at viewer"
+    assert found.negative == "lowres, [bad hands],\nworst quality"
     assert (found.seed, found.width, found.height, found.steps, found.cfg) == (3519844861, 512, 768, 26, 6.5)
     assert (found.sampler, found.schedule, found.clip_skip, found.ensd) == ("dpmpp_2m_sde", "karras", 2, 31337)
     assert found.syntax == "a1111"
@@ -187,7 +187,7 @@ def test_our_own_pictures_say_how_they_were_made(tmp_path: Path) -> None:
     suite = parse_spec(text, base_dir=tmp_path).suite
     path = tmp_path / "0000.png"
     pixels = np.random.default_rng(0).integers(0, 256, (3, 64, 64), np.uint8)
-    path.write_bytes(encode_png(pixels, {"parameters": write_infotext(suite.items()[0], suite.ensd)}))
+    path.write_bytes(encode_png(pixels, {"parameters": write_infotext(suite.items()[0], suite)}))
     found = read_published(path)
     assert prompt_settings(found) == {
         "prompt": "a (cat:1.2), ひげ", "negative": "dog", "seeds": [2**40], "sizes": [[512, 640]], "steps": 7,
