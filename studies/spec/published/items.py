@@ -185,7 +185,8 @@ def suite_section(settings: Mapping[str, Any], pictures: Pictures) -> str:
         pictures: at least one.
     """
     said = {name: value for name, value in settings.items() if name == "syntax" or value != DEFAULTS[name]}
-    head = "".join(f"  {line}\n" for line in _yaml({name: _plain(value) for name, value in said.items()}).splitlines())
+    written = _yaml({name: _plain(value) for name, value in said.items()}, lists_in_lines=False)
+    head = "".join(f"  {line}\n" for line in written.splitlines())
     return f"suite:\n{head}  prompts:\n" + "".join(_entry(name, each) for name, each in pictures)
 
 
@@ -214,5 +215,12 @@ def _text(dumper: _Dumper, text: str) -> yaml.ScalarNode:
 _Dumper.add_representer(str, _text)
 
 
-def _yaml(value: Any) -> str:
-    return yaml.dump(value, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=10_000, default_flow_style=None)
+def _yaml(value: Any, *, lists_in_lines: bool | None = None) -> str:
+    """Return YAML.
+
+    Args:
+        lists_in_lines: False for a line for each value, None for one line where a list or mapping holds only scalars.
+    """
+    return yaml.dump(
+        value, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=10_000, default_flow_style=lists_in_lines
+    )
