@@ -36,11 +36,13 @@ def with_pictures(spec: Mapping[str, Any], base_dir: Path) -> tuple[Mapping[str,
     Raises:
         ValueError: a file has no settings that can be used, or the pictures differ in a setting of the whole suite.
     """
+    if not isinstance(spec.get("suite"), Mapping):
+        return spec, ()  # which is refused for that
     pictures = _NamedPictures(base_dir)
     changed = {name: pictures.resolved(spec.get(name)) for name in ("suite", "final") if name in spec}
     if not pictures.found:
         return spec, ()
-    suite = dict(changed.get("suite") or {})
+    suite = dict(changed["suite"])
     notes = [f"{name}: {note}" for name, settings in pictures.found.items() for note in settings.notes]
     for setting in SUITE_WIDE:
         if setting == "emphasis" and (suite.get("syntax") or DEFAULTS["syntax"]) != "a1111":

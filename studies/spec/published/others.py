@@ -144,6 +144,7 @@ def parse_fooocus(data: Mapping[str, Any]) -> RawSettings:
     return RawSettings(
         program=FOOOCUS,
         syntax="comfyui",
+        noise="comfyui",
         prompt=_joined(data.get("full_prompt")) or data.get("prompt"),
         negative=_joined(data.get("full_negative_prompt")) or data.get("negative_prompt"),
         seed=data.get("seed"),

@@ -132,8 +132,10 @@ def test_pictures_that_no_suite_can_have_together_are_left_out_with_what_they_ha
     chosen = one_suite([*pictures, ("e", replace(usual, emphasis="none")), ("f", replace(usual, syntax="plain"))])
     assert [name for name, _ in chosen.pictures] == ["a", "b", "d"]
     assert {name: why.split(",")[0] for name, why in chosen.left_out} == {
-        "c": "it was made with `ensd: 5`", "e": "it was made with `emphasis: none`", "f": "it was made with `syntax: plain`",
-    }  # fmt: skip
+        "c": "it was made with `ensd: 5`",
+        "e": "it was made with `emphasis: none`",
+        "f": "it was made with `syntax: plain`",
+    }
 
 
 @pytest.mark.parametrize("more", ["Noise: foobar", "Syntax: foobar", "Crop: big", "Emphasis: foobar"])
