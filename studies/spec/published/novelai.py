@@ -19,7 +19,7 @@ ITS_CLIP_SKIP: Final = 2  # and its ENSD, as A1111 reads NovelAI's pictures (mod
 ITS_ENSD: Final = 31337
 _CLOSING: Final = {"}": "{", "]": "["}
 _FACTORS: Final = {"{": FACTOR, "[": 1 / FACTOR}
-_SIGNS: Final = re.compile(r"(?:(?<![\w.])(?P<weight>-?\d+(?:\.\d*)?|-?\.\d+))?::|[{}\[\]]")
+_SIGNS: Final = re.compile(r"(?:(?<![\w.])(?P<weight>-?\d{1,3}(?:\.\d{0,6})?|-?\.\d{1,6}))?::|[{}\[\]]")
 _ESCAPED: Final = re.compile(r"[()\[\]\\]")
 _SCHEDULES: Final = {"native": "normal"}
 
@@ -38,7 +38,7 @@ def parse_novelai(texts: Mapping[str, Any], comment: Any, size: tuple[int, int])
         raise PublishedError("NovelAI's settings are not a JSON object")
     if str(comment.get("request_type", TEXT_TO_IMAGE)) != TEXT_TO_IMAGE:
         raise PublishedError(f"it was made by {str(comment['request_type'])[:40]}, and only {TEXT_TO_IMAGE} is read")
-    sampler, schedule = str(comment.get("sampler", "")), comment.get("noise_schedule") or "native"
+    sampler, schedule = str(comment.get("sampler", "")), str(comment.get("noise_schedule") or "native")
     source = str(texts.get("Source", ""))
     is_sd1 = source.startswith("Stable Diffusion") and not source.startswith("Stable Diffusion XL")
     return RawSettings(
@@ -47,8 +47,8 @@ def parse_novelai(texts: Mapping[str, Any], comment: Any, size: tuple[int, int])
         prompt=with_weights(comment.get("prompt", texts.get("Description")), "prompt"),
         negative=with_weights(comment.get("uc") or "", "negative prompt"),
         seed=comment.get("seed"),
-        width=comment.get("width", size[0]),
-        height=comment.get("height", size[1]),
+        width=comment.get("width") or size[0],
+        height=comment.get("height") or size[1],
         steps=comment.get("steps"),
         cfg=comment.get("scale"),
         sampler=sampler.removesuffix("_v3"),
@@ -76,7 +76,7 @@ def _notes(comment: Mapping[str, Any]) -> Iterator[str]:
         "director_reference_descriptions": "a reference picture",
     }
     found = [what for key, what in used.items() if comment.get(key)]
-    if comment.get("uncond_scale", 1) != 1:
+    if comment.get("uncond_scale") not in (None, 1):
         found.append("the strength of its negative prompt (uncond_scale)")
     if any(map(_has_characters, (comment.get("v4_prompt"), comment.get("v4_negative_prompt")))):
         found.append("the prompts of its characters")

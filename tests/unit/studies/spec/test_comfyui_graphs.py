@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from studies.spec.published.comfyui import parse_graph
 from studies.spec.published.settings import PublishedError, PublishedSettings, checked
@@ -161,3 +164,19 @@ def test_sizes_that_sdxl_is_told_are_read() -> None:
         "not repeated: another text for the first text encoder (text_l)",
         "not repeated: other sizes with the negative prompt",
     )
+
+
+LINKS = st.tuples(st.sampled_from([*GRAPH, "no"]), st.just(0)).map(list)
+VALUES = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=3) | LINKS | st.just({})
+
+
+@given(st.data())
+def test_graphs_of_other_values_and_links_are_read_or_refused(data: st.DataObject) -> None:
+    graph = copy.deepcopy(GRAPH) | {"3": sized(text_g="dark")}
+    for _ in range(data.draw(st.integers(1, 4))):
+        inputs = graph[data.draw(st.sampled_from([*GRAPH]))]["inputs"]
+        inputs[data.draw(st.sampled_from([*inputs, "conditioning", "samples", "model", "clip", ""]))] = data.draw(
+            VALUES
+        )
+    with suppress(PublishedError):
+        assert read(graph).prompt

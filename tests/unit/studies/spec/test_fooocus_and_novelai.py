@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import ExifTags, Image
 from PIL.PngImagePlugin import PngInfo
 
 from optimizer.rendering.prompts.attention import weighted_pieces
 from studies.spec.published.files import read_published
-from studies.spec.published.novelai import with_weights
-from studies.spec.published.settings import PublishedError, PublishedSettings
+from studies.spec.published.novelai import parse_novelai, with_weights
+from studies.spec.published.others import parse_fooocus
+from studies.spec.published.settings import PublishedError, PublishedSettings, checked
 
 # What Fooocus' modules/meta_parser.py writes: keys in order, texts as it embedded them one by one.
 FOOOCUS: dict[str, Any] = {
@@ -72,7 +76,11 @@ def png(path: Path, size: tuple[int, int] = (64, 64), **texts: str) -> Path:
 
 def novelai(path: Path, source: str = "Stable Diffusion XL C1E1DE52", **changes: Any) -> Path:
     comment = NOVELAI | changes
-    texts = {"Title": "AI generated image", "Description": str(comment["prompt"]), "Software": "NovelAI"}
+    texts: dict[str, Any] = {
+        "Title": "AI generated image",
+        "Description": str(comment["prompt"]),
+        "Software": "NovelAI",
+    }
     return png(path, **texts, Source=source, Comment=json.dumps(comment))
 
 
@@ -168,6 +176,7 @@ def test_the_first_pictures_of_novelai_have_their_size_as_pixels_only(tmp_path: 
         ({"prompt": "a #1 lion"}, "has a #"),
         ({"prompt": "{" * 99 + "}" * 99}, "more than 50 brackets"),
         ({"sampler": "k_dpm_adaptive"}, "no sampler"),
+        ({"prompt": {"a": 1}}, "expected a text as prompt"),
     ],
 )
 def test_what_of_novelai_cannot_be_used_is_refused(tmp_path: Path, change: dict[str, Any], said: str) -> None:
@@ -179,7 +188,11 @@ def test_what_of_novelai_cannot_be_used_is_refused(tmp_path: Path, change: dict[
 
 def test_what_of_novelai_is_not_repeated_is_told(tmp_path: Path) -> None:
     caption = {"base_caption": "a", "char_captions": [{"char_caption": "girl", "centers": []}]}
-    changes = {"cfg_rescale": 0.4, "reference_strength_multiple": [0.6], "v4_prompt": {"caption": caption}}
+    changes: dict[str, Any] = {
+        "cfg_rescale": 0.4,
+        "reference_strength_multiple": [0.6],
+        "v4_prompt": {"caption": caption},
+    }
     said = "; ".join(read_published(novelai(tmp_path / "n.png", **changes)).notes)
     for part in ("CFG rescaling", "vibe transfer", "the prompts of its characters"):
         assert part in said
@@ -204,3 +217,19 @@ def test_weights_of_novelai_are_those_that_a1111_reads(written: str, text: str, 
     found = {piece.text.strip(" ,"): piece.weight for piece in pieces if piece.weight != 1}
     assert found == pytest.approx(weights, abs=1e-4)
     assert "".join(piece.text for piece in pieces) == text
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text("a{}[]:|1.", max_size=8),
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.sampled_from(["caption", "char_captions"]), inner),
+    max_leaves=4,
+)
+
+
+@given(st.data())
+def test_values_of_other_kinds_are_refused_and_nothing_worse(data: st.DataObject) -> None:
+    for settings in (FOOOCUS, NOVELAI | {"v4_prompt": {}}):
+        changed = {**settings, data.draw(st.sampled_from(sorted(settings))): data.draw(JSON)}
+        with suppress(PublishedError):
+            raw = parse_fooocus(changed) if settings is FOOOCUS else parse_novelai({}, changed, (64, 64))
+            assert checked(raw).prompt
