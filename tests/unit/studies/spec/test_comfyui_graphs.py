@@ -167,7 +167,9 @@ def test_sizes_that_sdxl_is_told_are_read() -> None:
 
 
 LINKS = st.tuples(st.sampled_from([*GRAPH, "no"]), st.just(0)).map(list)
-VALUES = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=3) | LINKS | st.just({})
+VALUES: st.SearchStrategy[object] = (
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=3) | LINKS | st.just({})
+)
 
 
 @given(st.data())
