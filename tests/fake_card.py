@@ -26,7 +26,7 @@ aten = torch.ops.aten
 class FakeCard(TorchDispatchMode):
     """A card whose tensors have shape, dtype and device, but no values; tensors on the CPU are real.
 
-    Operations on tensors of two devices raise as they do on a real card (FakeTensorDeviceMismatchError), where scalars
+    Operations on tensors of two devices raise RuntimeError as they do on a real card, where scalars
     on the CPU are allowed, too. Tensors that come back from the card have no values either, except small ones that were
     copied there unchanged. Reading a number gives 0, and `nonzero` finds one element.
 

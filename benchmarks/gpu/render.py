@@ -1,10 +1,12 @@
 """Compare a suite's rendering with a plain diffusers loop on the same weights, by stage and batch size.
 
     python benchmarks/gpu/render.py A.safetensors [--device cuda] [--size 1024] [--images 8] [--steps 25]
-                                    [--batches 1 2 4 8] [--variants] [--records FILE]
+                                    [--batches 1 2 4 8] [--samplers NAME ...] [--launched] [--memory] [--variants]
+                                    [--records FILE]
 
 "plain" is what a script without mergetune does: the family's pipeline, one call for each image, PIL images.
-`--variants` also times memory formats and compilation, which no study uses yet, to show what they would gain.
+`--launched` also times the suite without CUDA graphs, and compares the images. `--variants` times memory formats and
+compilation, which no study uses, to show what they would gain.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +33,8 @@ from optimizer.merging.files.parents import Parents
 from optimizer.rendering.latents import to_vae
 from optimizer.rendering.models import LiveModels
 from optimizer.rendering.render import Renderer
+from optimizer.rendering.sampling.sample import sample
+from optimizer.rendering.unet import GraphedUnet, LaunchedUnet, UnetCall
 from optimizer.runtime.device_choice import choose_device
 from optimizer.runtime.setup import build_renderer
 from studies.spec.rendering import RenderSettings
@@ -107,11 +112,14 @@ class Comparison:
 
     def ours(self, batch: int, name: str = "ours") -> None:
         """Time the whole suite with our renderer, and its stages."""
-        renderer = Renderer(self.renderer.models, self.suite, batch_size=batch)
-        seconds, peak = timed(lambda: self._render(renderer), self.device)
-        count = len(self.suite.items())
+        self.timed_suite(Renderer(self.renderer.models, self.suite, batch_size=batch), f"{name}, batch {batch}")
+
+    def timed_suite(self, renderer: Renderer, name: str) -> None:
+        """Time a renderer's suite, and its stages."""
+        seconds, peak = timed(partial(self._render, renderer), self.device)
+        count = len(renderer.items)
         stages = {stage: round(value / count, 4) for stage, value in self.renders.seconds.items()}
-        self.report(f"{name}, batch {batch}", seconds, count, peak, **stages)
+        self.report(name, seconds, count, peak, **stages)
 
     def _render(self, renderer: Renderer) -> None:
         with torch.inference_mode():
@@ -172,17 +180,58 @@ class Comparison:
                     seconds, peak = timed(lambda scaled=scaled: vae.decode(scaled), self.device)  # type: ignore[misc]
                 self.report(f"decode {dtype}, batch {batch}", seconds, batch, peak)
 
+    def memory(self, batches: list[int]) -> None:
+        """Measure the memory that a step of the U-Net takes beside weights, with guidance, and a decode."""
+        models = replace(self.renderer.models, unet_call=LaunchedUnet(self.renderer.models.unet))
+        self.renderer.models.unet_call.release()
+        weights = torch.cuda.memory_allocated()
+        for size in sorted({512, self.options.size}):
+            for batch in batches:
+                suite = self.suite.model_copy(update={"sizes": ((size, size),), "steps": 2})
+                renderer = Renderer(models, suite, batch_size=batch)
+                items = renderer.items[:batch]
+                conditions = renderer.encoder.conditions(items)
+                texts = [conditions[item.index] for item in items]
+                _, peak = timed(partial(sample, models, suite, items, texts, None), self.device)
+                self.report(f"memory of a step at {size} px, batch {batch}", 0, 1, peak - weights / GB)
+
+    def samplers(self, names: list[str]) -> None:
+        """Time the suite with each sampler, in its first and in its second trial."""
+        for name in names:
+            suite = SuiteSettings.model_validate({**self.suite.model_dump(mode="json"), "sampler": name})
+            renderer = Renderer(self.renderer.models, suite, batch_size=4)
+            for trial in ("first trial", "later ones"):
+                self.timed_suite(renderer, f"ours, {name}, {trial}, batch 4")
+
+    def launched(self, batch: int) -> None:
+        """Time the suite with kernels that are launched one by one, and compare the images with those of graphs."""
+        self.ours(batch)
+        graphed, models = self.renders.images, self.renderer.models
+        self._call_by(LaunchedUnet(models.unet))
+        self.ours(batch, "ours, without CUDA graphs")
+        equal = all(torch.equal(*pair) for pair in zip(graphed, self.renders.images, strict=True))
+        print(f"images equal: {equal}", flush=True)
+        record(self.options.records, "graphs", size=self.options.size, batch=batch, equal=equal)
+        self._call_by(models.unet_call)
+
+    def _call_by(self, call: UnetCall) -> None:
+        self.renderer.models = replace(self.renderer.models, unet_call=call)
+
     def variants(self) -> None:
         """Time memory formats and compilation; comes last, because it changes the modules for good."""
         unet = self.renderer.models.unet
         unet.to(memory_format=torch.channels_last)
-        self.ours(4, "warm-up, channels_last")
-        self.ours(4, "ours, channels_last")
+        self._warm_and_timed(GraphedUnet(unet), "ours, channels_last")
         start = time.perf_counter()
         unet.compile_repeated_blocks(fullgraph=True)
-        self.ours(4, "warm-up, channels_last and compiled")
-        print(f"compiled in {time.perf_counter() - start:.1f} s, one suite included")
-        self.ours(4, "ours, channels_last and compiled")
+        self._warm_and_timed(LaunchedUnet(unet), "ours, channels_last, compiled, without CUDA graphs")
+        print(f"compiled in {time.perf_counter() - start:.1f} s, two suites included")
+        self._warm_and_timed(GraphedUnet(unet), "ours, channels_last, compiled")
+
+    def _warm_and_timed(self, call: UnetCall, name: str) -> None:
+        self._call_by(call)
+        self.ours(4, f"warm-up, {name}")
+        self.ours(4, name)
 
 
 def main() -> None:
@@ -193,6 +242,9 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=8)
     parser.add_argument("--steps", type=int, default=25)
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 2, 4, 8])
+    parser.add_argument("--samplers", nargs="+", default=[])
+    parser.add_argument("--memory", action="store_true")
+    parser.add_argument("--launched", action="store_true")
     parser.add_argument("--variants", action="store_true")
     add_records_option(parser)
     options = parser.parse_args()
@@ -202,6 +254,13 @@ def main() -> None:
     for batch in options.batches:
         comparison.ours(batch)
     comparison.plain(min(4, options.images))
+    if options.samplers:
+        comparison.samplers(options.samplers)
+    if options.launched:
+        for batch in options.batches:
+            comparison.launched(batch)
+    if options.memory:
+        comparison.memory(options.batches)
     if options.variants:
         comparison.decodes([1, 2, 4])
         comparison.renderer.models.vae.to(torch.float32)

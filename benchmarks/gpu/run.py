@@ -52,12 +52,34 @@ def parts(files: Path, out: Path, *, small: bool) -> list[Part]:
     sdxl = files / "sdxl.yaml"
     full_size = (python, here / "gpu" / "full_size.py", files, *(("--small",) if small else ()))
     render = (python, here / "gpu" / "render.py", files / "sdxl-A.safetensors", *size, *records)
+    sd15 = (
+        python,
+        here / "gpu" / "render.py",
+        files / "sd15-A.safetensors",
+        *(size or ("--size", 512, "--images", 8)),
+        *records,
+    )
     return [
         Part(
             name="tests",
-            limit_seconds=180,
+            limit_seconds=200,
             commands=(
-                (python, "-m", "pytest", "-m", "cuda", "-n", 4, "-p", "no:cacheprovider", "-W", "default", *TESTS),
+                (
+                    python,
+                    "-m",
+                    "pytest",
+                    "-m",
+                    "cuda",
+                    "-n",
+                    10,
+                    "--dist",
+                    "worksteal",
+                    "-p",
+                    "no:cacheprovider",
+                    "-W",
+                    "default",
+                    *TESTS,
+                ),
             ),
         ),
         Part(name="demo-trial", limit_seconds=60, commands=((*trial, "--trials", 4 if small else 12),)),
@@ -75,9 +97,17 @@ def parts(files: Path, out: Path, *, small: bool) -> list[Part]:
             commands=(full_size,),
         ),
         Part(
+            name="sd15-render",
+            limit_seconds=120,
+            commands=(
+                (*full_size, "--layout", "sd15", "--size", 512),
+                (*sd15, "--samplers", *SAMPLERS, "--memory", "--launched", "--variants"),
+            ),
+        ),
+        Part(
             name="sdxl-render",
             limit_seconds=200,
-            commands=((*render, "--variants"),),
+            commands=((*render, "--images", 4, "--batches", 1, 4, "--samplers", *SAMPLERS, "--memory", "--launched"),),
         ),
         Part(name="sdxl-trial", limit_seconds=150, commands=((*trial, "--spec", sdxl, "--trials", 4),)),
         Part(
@@ -119,6 +149,7 @@ def parts(files: Path, out: Path, *, small: bool) -> list[Part]:
     ]
 
 
+SAMPLERS = ("dpmpp_2m", "euler_ancestral", "dpmpp_2m_sde", "uni_pc")
 TESTS = ("tests/unit", "tests/integration")
 METHODS = ("weighted_sum:2", "add_difference:3")
 CARDS = (24, 16, 12, 8)  # GB

@@ -16,6 +16,7 @@ from optimizer.merging.engine.resident import ResidentModel
 from optimizer.merging.files.layout import Component
 from optimizer.rendering.latents import latent_config
 from optimizer.rendering.prediction import EPSILON, Prediction
+from optimizer.rendering.unet import GraphedUnet, LaunchedUnet, UnetCall
 from search_spaces.blocks import UNET, VAE, Architecture, text_encoders
 from search_spaces.families.registry import titles
 
@@ -26,6 +27,7 @@ class LiveModels:
 
     architecture: Architecture
     unet: UNet2DConditionModel
+    unet_call: UnetCall  # computes the same as `unet`
     vae: AutoencoderKL
     text_encoders: Mapping[Component, Any]  # transformers' models, in the order in which the family reads them
     prediction: Prediction  # what the U-Net's output means
@@ -48,11 +50,12 @@ def live_dtypes(device: torch.device, dtype: torch.dtype) -> Mapping[Component, 
     return {**dict.fromkeys((UNET, *sorted(texts)), compute_dtype), VAE: torch.float32}
 
 
-def build_models(resident: ResidentModel, prediction: Prediction = EPSILON) -> LiveModels:
+def build_models(resident: ResidentModel, prediction: Prediction = EPSILON, *, cuda_graphs: bool = False) -> LiveModels:
     """Build modules over a resident merge's live tensors, without copying a weight.
 
     Args:
         prediction: what the merge predicts, from `agreed_prediction`; it cannot be read off the tensors' shapes.
+        cuda_graphs: whether the U-Net's kernels are recorded; it must stay on its GPU.
 
     Raises:
         CheckpointError: a component or a tensor of one is missing, or the shapes fit no known model.
@@ -61,9 +64,11 @@ def build_models(resident: ResidentModel, prediction: Prediction = EPSILON) -> L
     modules: dict[Component, Any] = model_family(resident.architecture).build(shapes, latent_config(prediction))
     for component, module in modules.items():
         _attach(module, resident, component)
+    unet = modules.pop(UNET)
     return LiveModels(
         architecture=resident.architecture,
-        unet=modules.pop(UNET),
+        unet=unet,
+        unet_call=GraphedUnet(unet) if cuda_graphs else LaunchedUnet(unet),
         vae=modules.pop(VAE),
         text_encoders=modules,
         prediction=prediction,

@@ -21,6 +21,7 @@ from optimizer.rendering.latents import to_vae
 from optimizer.rendering.models import LiveModels
 from optimizer.rendering.prediction import Prediction
 from optimizer.rendering.prompts.encoder import Conditions, PromptEncoder
+from optimizer.rendering.sampling.noise import Increments
 from optimizer.rendering.sampling.sample import check_sampling, sample
 from optimizer.rendering.suite import batches, stages
 from scorers.degenerate import faults, measure
@@ -98,6 +99,7 @@ class Renderer:
         self.encoder = PromptEncoder(models, suite)
         self._kind = unet_kind(models.unet.config.in_channels, models.vae.config.latent_channels)
         self._channels: dict[Size, Tensor | None] = {}  # extra input channels, which follow the noise
+        self._increments = Increments()  # the same for every trial
         self._decoded: set[Size] = set()  # sizes of the images decoded so far in this trial
 
     def text_changed(self) -> None:
@@ -220,7 +222,7 @@ class Renderer:
                 raise BatchTooLarge
 
     def _within_memory(self, component: Batched, size: Size, count: int, compute: Callable[[], T]) -> T | None:
-        """Call `compute`; if memory is exhausted, lower the limit.
+        """Call `compute`; if memory is exhausted, release recorded kernels and try again, or lower the limit.
 
         Args:
             count: images that are computed at once.
@@ -238,6 +240,9 @@ class Renderer:
                 raise
             reason = first_line(error)
         # Outside the handler, because memory is free again only when the error and the frames that it holds are gone.
+        if self.models.unet_call.release():
+            torch.cuda.empty_cache()
+            return self._within_memory(component, size, count, compute)
         if count == 1:
             activity = "denoising" if component == "unet" else "decoding"
             message = f"out of memory {activity} a single image of {size[0]}x{size[1]}: {reason}"
@@ -255,7 +260,8 @@ class Renderer:
         Args:
             channels: extra input channels, from `image_channels`.
         """
-        latents = sample(self.models, self.suite, batch, [conditions[item.index] for item in batch], channels)
+        texts = [conditions[item.index] for item in batch]
+        latents = sample(self.models, self.suite, batch, texts, channels, self._increments)
         _wait_for(latents)
         return latents
 

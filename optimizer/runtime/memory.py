@@ -4,7 +4,8 @@
                  component at a time (residence.py)
     sources      parents and a baked VAE; they stay in their files if they do not fit (engine/placement.py)
     working      intermediate tensors while a batch goes through the U-Net or the autoencoder, whichever is more
-    images       the suite's images, on the host
+    recorded     the U-Net's intermediate tensors, which CUDA graphs keep between batches (rendering/unet.py)
+    images       the suite's images, and noise that every trial needs, on the host
 
 The factors of `working` are measured (float32 on a CPU, U-Nets of 32 to 320 and autoencoders of 32 to 128 first
 channels, batches of 1 to 16). Attention is computed in pieces, so `working` is proportional to the number of cells in
@@ -29,6 +30,7 @@ from optimizer.merging.engine.staging import STAGING_BYTES
 from optimizer.merging.files.layout import Component, live_views
 from optimizer.rendering.configs import unet_config, vae_config
 from optimizer.rendering.render import decoded_at_once
+from optimizer.rendering.sampling.noise import increments_bytes
 from optimizer.rendering.suite import LATENT_FACTOR, usual_batch
 from optimizer.system.host_memory import available_host_bytes
 from scorers.memory import lacks_memory
@@ -51,7 +53,8 @@ class MemoryEstimate:
     in_turns: int  # rendering one image at a time, with components that take turns
     sources: int
     working: tuple[int, ...]  # with batches of at most 1, 2, 3 ... images, up to the batch size asked for
-    images: int
+    recorded: int  # what CUDA graphs of the U-Net keep
+    images: int  # and noise that is the same in every trial
     on_host: bool  # whether the device uses the host's memory
 
     @property
@@ -111,7 +114,9 @@ def estimate_memory(
             max(working.bytes(*size, min(most, count)) for size, count in batches.items())
             for most in range(1, max(batches.values()) + 1)
         ),
-        images=sum(IMAGE_BYTES * item.width * item.height for item in suite.items()),
+        recorded=max(working.denoising(*size, count) for size, count in batches.items()),
+        images=sum(IMAGE_BYTES * item.width * item.height for item in suite.items())
+        + increments_bytes(suite, working.latent_channels),
         on_host=on_host,
     )
 
@@ -147,6 +152,7 @@ class _WorkingMemory:
 
     cell: int  # bytes that the U-Net takes for a cell of an image's latents
     pixel: int  # bytes that the autoencoder takes for a pixel
+    latent_channels: int
     device: torch.device
 
     @classmethod
@@ -160,11 +166,13 @@ class _WorkingMemory:
         shapes = {key: info.shape for key, info in ingredients.tensors.items()}
         architecture = ingredients.parents.architecture
         first, *_ = unet_config(shapes, architecture)["block_out_channels"]
-        widths = vae_config(shapes, architecture)["block_out_channels"]
+        vae = vae_config(shapes, architecture)
+        widths = vae["block_out_channels"]
         passes = GUIDED_PASSES if any(item.sampling.is_guided for item in suite.items()) else 1
         return cls(
             cell=passes * first * UNET_TENSORS * dtypes["unet"].itemsize,
             pixel=widths[min(1, len(widths) - 1)] * VAE_TENSORS * dtypes["vae"].itemsize,
+            latent_channels=vae["latent_channels"],
             device=device,
         )
 

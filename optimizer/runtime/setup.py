@@ -111,7 +111,14 @@ def load_scorers(
 
 def plan_residence(plan: Plan, device: torch.device) -> Residence:
     """Choose what stays on the device and what takes turns there, given its free memory."""
-    return choose_residence(estimate_plan_memory(plan, device), device_free(device))
+    return choose_residence(
+        estimate_plan_memory(plan, device), device_free(device), cuda_graphs=uses_graphs(plan.spec.render, device)
+    )
+
+
+def uses_graphs(settings: RenderSettings, device: torch.device) -> bool:
+    """Return whether the U-Net's kernels are to be recorded, given the memory."""
+    return settings.cuda_graphs and device.type == "cuda"
 
 
 def estimate_plan_memory(plan: Plan, device: torch.device) -> MemoryEstimate:
@@ -179,7 +186,12 @@ def build_renderer(
         ingredients, suite, device, dtypes, export_dtype=export_dtype, batch_size=settings.batch_size
     )
     require_memory(need, device)
-    residence = choose_residence(need, device_free(device), scorers=False)  # the scorers are loaded by now
+    residence = choose_residence(
+        need,
+        device_free(device),
+        scorers=False,  # they are loaded by now
+        cuda_graphs=uses_graphs(settings, device),
+    )
     if residence.components_in_turns:
         _log.warning("the whole model does not fit on %s at once: %s", device, residence)
     with explain_out_of_memory("the models", device):
@@ -188,10 +200,11 @@ def build_renderer(
             device=device,
             live_dtypes=dtypes,
             export_dtype=export_dtype,
-            working=need.working[0 if residence.components_in_turns else -1],
+            working=need.working[0 if residence.components_in_turns else -1] + residence.cuda_graphs * need.recorded,
             in_turns=residence.components_in_turns,
         )
-        models = build_models(resident, agreed_prediction(parents.checkpoints, suite))
+        prediction = agreed_prediction(parents.checkpoints, suite)
+        models = build_models(resident, prediction, cuda_graphs=residence.cuda_graphs)
     stage_size = None if racing is None else racing.batch
     return resident, Renderer(
         models, suite, batch_size=settings.batch_size, stage_size=stage_size, largest_batches=largest_batches

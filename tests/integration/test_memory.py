@@ -133,7 +133,7 @@ def test_the_estimate_is_near_what_processes_really_hold_and_one_that_cannot_is_
 
 def made(*working: int, on_host: bool = True) -> MemoryEstimate:
     return MemoryEstimate(
-        live=1000, in_turns=1000 + working[0], sources=500, working=working, images=100, on_host=on_host
+        live=1000, in_turns=1000 + working[0], sources=500, working=working, recorded=0, images=100, on_host=on_host
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from optimizer.observe.events import BatchReduced
 from optimizer.outcome.export import Watch, deliver, render_file
 from optimizer.rendering.models import LiveModels, build_models, live_dtypes
 from optimizer.rendering.render import Renderer
+from optimizer.rendering.unet import GraphedUnet
 from optimizer.trial.evaluation import pixels_digest
 from search_spaces.blocks import Architecture, places
 from studies.recipe.recipe import Operation, Parent, Recipe, Step, canonical_values
@@ -161,6 +163,108 @@ def test_the_same_pixels_a_second_time_and_from_a_second_renderer(sampler: str, 
         assert one.std() > 0
         assert torch.equal(one, two)
         assert torch.equal(one, three)
+
+
+def graphed(models: LiveModels) -> LiveModels:
+    return replace(models, unet_call=GraphedUnet(models.unet))
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_recorded_kernels_give_the_same_pixels(sampler: str, models: LiveModels) -> None:
+    settings = suite(sampler=sampler)
+    with recordings() as recorded:
+        expected = Renderer(models, settings).render().images
+        assert not recorded
+        renderer = Renderer(graphed(models), settings)
+        for _ in range(2):
+            assert all(map(torch.equal, renderer.render().images, expected))
+    assert len(recorded) == 2  # one for each size, at the first time
+
+
+def test_a_graph_recorded_before_a_merge_is_right_after_it(parents: tuple[Checkpoint, ...]) -> None:
+    resident = on_the_card(parents)
+    launched = build_models(resident)
+    recorded = Renderer(graphed(launched), suite())
+    digests = set()
+    for share in (0.2, 0.9):
+        resident.merge(recipe_of(OPERATIONS["three parents"], parents[0].architecture, share))
+        renderer = Renderer(launched, suite())
+        recorded.text_changed()
+        images = recorded.render().images
+        assert all(map(torch.equal, images, renderer.render().images))
+        digests.add(images[0].numpy().tobytes())
+    assert len(digests) == 2
+
+
+def test_prompts_of_several_lengths_and_batches_have_graphs_of_their_own(models: LiveModels) -> None:
+    settings = suite(prompts=("a", "a " * 100), seeds=(1, 2, 3), sizes=(64,))
+    with recordings() as recorded:
+        found = Renderer(graphed(models), settings, batch_size=2).render().images
+    assert all(map(torch.equal, found, Renderer(models, settings, batch_size=2).render().images))
+    assert len(recorded) == 4  # two lengths, batches of two and of one
+
+
+@pytest.mark.parametrize("fault", ["waits", "differs"])
+def test_a_network_that_cannot_be_recorded_is_launched(fault: str, models: LiveModels) -> None:
+    """One that waits for the card breaks the recording; one that adds another number each time has another output."""
+    calls = []
+
+    def spoil(_module: nn.Module, _inputs: object, out: Tensor) -> Tensor:
+        calls.append(0)
+        return out * (1 + 0 * out.sum().item()) if fault == "waits" else out + 0.01 * len(calls)
+
+    settings = suite(sizes=(64,))
+    handle = models.unet.conv_in.register_forward_hook(spoil)
+    try:
+        renderer = Renderer(graphed(models), settings)
+        first = renderer.render().images
+        calls.clear()
+        second = renderer.render().images
+        assert len(calls) == settings.steps
+    finally:
+        handle.remove()
+    if fault == "waits":
+        expected = Renderer(models, settings).render().images
+        assert all(map(torch.equal, first, expected))
+        assert all(map(torch.equal, second, expected))
+
+
+def test_recorded_kernels_make_room_before_a_batch_is_halved(models: LiveModels) -> None:
+    settings = suite(seeds=(1, 2, 3, 4), sizes=(64,))
+    live = graphed(models)
+    renderer = Renderer(live, settings)
+    expected = renderer.render().images
+    refused: list[int] = []
+
+    def lack(_: nn.Module, _inputs: object) -> None:
+        if not refused:
+            refused.append(torch.cuda.memory_reserved())
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    handle = models.vae.decoder.register_forward_pre_hook(lack)
+    try:
+        found = renderer.render().images
+    finally:
+        handle.remove()
+    assert refused
+    assert all(map(torch.equal, found, expected))
+    assert not live.unet_call.release()  # it happened already
+    assert not renderer.largest_batches.known
+
+
+@contextmanager
+def recordings() -> Iterator[list[object]]:
+    """Yield the graphs that are recorded meanwhile."""
+    made: list[object] = []
+    begin = torch.cuda.CUDAGraph.capture_begin
+
+    def capture_begin(graph: torch.cuda.CUDAGraph, *arguments: Any, **settings: Any) -> None:
+        made.append(graph)
+        begin(graph, *arguments, **settings)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.cuda.CUDAGraph, "capture_begin", capture_begin)
+        yield made
 
 
 @contextmanager

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
-from diffusers import UNet2DConditionModel
 from torch import Tensor
 
 from optimizer.rendering.prompts.encoder import Conditions, Embedding, phase_at
 from optimizer.rendering.sampling.levels import Levels
+from optimizer.rendering.unet import UnetCall
 
 # Makes the U-Net's `added_cond_kwargs` from pooled texts [n, p].
 Added = Callable[[Tensor | None], Mapping[str, Tensor]]
@@ -21,7 +20,8 @@ Added = Callable[[Tensor | None], Mapping[str, Tensor]]
 class GuidedDenoiser:
     """Predicts the clean latents of a batch, and counts its calls."""
 
-    unet: UNet2DConditionModel
+    unet: UnetCall
+    dtype: torch.dtype  # of the U-Net
     levels: Levels
     conditions: Sequence[Conditions]  # of each item
     cfg: float | None  # guidance scale; None renders without guidance
@@ -29,28 +29,27 @@ class GuidedDenoiser:
     channels: Tensor | None  # extra input channels [1, c, h, w], which follow the latents
     nearest_times: bool  # see `Levels.time`
     _calls: int = 0
-    _prepared: dict[tuple[int, ...], tuple[Tensor, dict[str, Any]]] = field(default_factory=dict)
+    _prepared: dict[tuple[int, ...], tuple[Tensor, Mapping[str, Tensor]]] = field(default_factory=dict)
 
     def __call__(self, x: Tensor, sigma: float) -> Tensor:
         """Return the clean latents [n, c, h, w] float32 of noisy ones: Ho and Salimans, arXiv:2207.12598, eq. 6."""
-        text, kwargs = self._text(self._calls)
+        text, added = self._text(self._calls)
         self._calls += 1
-        denoised = self._denoised(x if self.cfg is None else torch.cat([x, x]), sigma, text, kwargs)
+        denoised = self._denoised(x if self.cfg is None else torch.cat([x, x]), sigma, text, added)
         if self.cfg is None:
             return denoised
         without, within = denoised.chunk(2)
         return without + self.cfg * (within - without)
 
-    def _denoised(self, x: Tensor, sigma: float, text: Tensor, kwargs: Mapping[str, Any]) -> Tensor:
-        scaled = self.levels.scaled(x, sigma).to(self.unet.dtype)
+    def _denoised(self, x: Tensor, sigma: float, text: Tensor, added: Mapping[str, Tensor]) -> Tensor:
+        scaled = self.levels.scaled(x, sigma).to(self.dtype)
         if self.channels is not None:
             scaled = torch.cat([scaled, self.channels.expand(len(x), -1, -1, -1)], dim=1)
         time = torch.full((len(x),), self.levels.time(sigma, nearest=self.nearest_times), device=x.device)
-        output = self.unet(scaled, time, encoder_hidden_states=text, return_dict=False, **kwargs)[0]
-        return self.levels.denoised(x, output.float(), sigma)
+        return self.levels.denoised(x, self.unet(scaled, time, text, added).float(), sigma)
 
-    def _text(self, call: int) -> tuple[Tensor, dict[str, Any]]:
-        """Return the U-Net's text [n or 2 n, tokens, width] at a call, negative prompts first, and its other inputs."""
+    def _text(self, call: int) -> tuple[Tensor, Mapping[str, Tensor]]:
+        """Return the U-Net's text [n or 2 n, tokens, width] at a call, negative prompts first, and what is added."""
         sides = [each.positive for each in self.conditions]
         if self.cfg is not None:
             sides = [*(each.negative for each in self.conditions), *sides]
@@ -62,8 +61,7 @@ class GuidedDenoiser:
             )
         return self._prepared[places]
 
-    def _stacked(self, embeddings: Sequence[Embedding]) -> tuple[Tensor, dict[str, Any]]:
+    def _stacked(self, embeddings: Sequence[Embedding]) -> tuple[Tensor, Mapping[str, Tensor]]:
         pooled = [embedding.pooled for embedding in embeddings if embedding.pooled is not None]
         added = self.added(torch.stack(pooled) if pooled else None)
-        kwargs = {"added_cond_kwargs": dict(added)} if added else {}
-        return torch.stack([embedding.tokens for embedding in embeddings]), kwargs
+        return torch.stack([embedding.tokens for embedding in embeddings]), added

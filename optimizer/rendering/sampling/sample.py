@@ -17,7 +17,7 @@ from optimizer.rendering.prediction import Prediction
 from optimizer.rendering.prompts.encoder import Conditions
 from optimizer.rendering.sampling.denoiser import GuidedDenoiser
 from optimizer.rendering.sampling.levels import Levels, levels_of
-from optimizer.rendering.sampling.noise import BatchNoise
+from optimizer.rendering.sampling.noise import BatchNoise, Increments
 from optimizer.rendering.sampling.samplers import SAMPLERS
 from optimizer.rendering.sampling.schedules import sigmas_of
 from search_spaces.blocks import Architecture
@@ -32,12 +32,14 @@ def sample(
     items: Sequence[SuiteItem],
     conditions: Sequence[Conditions],
     channels: Tensor | None,
+    increments: Increments | None = None,
 ) -> Tensor:
     """Return the latents [n, latent channels, h / 8, w / 8] float32 of items of one size and one sampling.
 
     Args:
         conditions: the texts of each item.
         channels: extra input channels, from `image_channels`.
+        increments: those of Brownian paths that are known already; new ones are added. None computes all.
     """
     first, unet = items[0], models.unet
     sampling, levels = first.sampling, levels_of(models.prediction)
@@ -45,7 +47,8 @@ def sample(
     noise = BatchNoise(items, suite, models.vae.config.latent_channels, unet.device)
     sizes = suite.size_conditioning.numbers(first.width, first.height)
     denoise = GuidedDenoiser(
-        unet=unet,
+        unet=models.unet_call,
+        dtype=unet.dtype,
         levels=levels,
         conditions=conditions,
         cfg=sampling.cfg if sampling.is_guided else None,
@@ -54,7 +57,7 @@ def sample(
         nearest_times=suite.noise == "comfyui",
     )
     x = noise.first * first_scale(sigmas[0], levels, sampling, suite)
-    return SAMPLERS[sampling.sampler](denoise, x, sigmas, noise.later(sampling.sampler, sigmas))
+    return SAMPLERS[sampling.sampler](denoise, x, sigmas, noise.later(sampling.sampler, sigmas, increments))
 
 
 def first_scale(sigma: float, levels: Levels, sampling: Sampling, suite: SuiteSettings) -> float:

@@ -18,7 +18,6 @@ from merge_cases import Case
 from small_files import small_parents
 from stochastic_samplers import STOCHASTIC
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorDeviceMismatchError
 
 from optimizer.merging.engine.ingredients import Ingredients
 from optimizer.merging.engine.placement import Placement
@@ -219,7 +218,7 @@ class TestFaultsAreFound:
         self, layer: nn.Linear, models: Mapping[Architecture, LiveModels], card: FakeCard
     ) -> None:
         layer.bias = nn.Parameter(torch.zeros(layer.bias.shape, dtype=HALF), requires_grad=False)
-        with registered_worker(card), pytest.raises(FakeTensorDeviceMismatchError, match="at least two devices"):
+        with registered_worker(card), pytest.raises(RuntimeError, match=r"two (different )?devices"):
             Renderer(models[Architecture.SD15], suite()).render()
 
     def test_a_weight_of_another_dtype(

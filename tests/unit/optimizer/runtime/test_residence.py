@@ -79,6 +79,19 @@ def test_the_largest_turn_is_the_unets(sdxl: MemoryEstimate) -> None:
     assert sdxl.in_turns < sdxl.live < sdxl.in_turns + 2 * GB
 
 
+@pytest.mark.parametrize(("card", "recorded"), [(8, False), (12, False), (16, False), (24, True), (80, True)])
+def test_kernels_are_recorded_where_that_takes_no_turns(sdxl: MemoryEstimate, card: int, recorded: bool) -> None:
+    found = choose_residence(sdxl, card * GB - CONTEXT, cuda_graphs=True)
+    assert found.cuda_graphs is recorded
+    assert replace(found, cuda_graphs=False) == choose_residence(sdxl, card * GB - CONTEXT)
+    assert ("CUDA graphs" in str(found)) is recorded
+
+
+def test_what_graphs_keep_is_foreseen(sdxl: MemoryEstimate) -> None:
+    """On an H100, a step with two images of 1024 x 1024 took 0.7 GB."""
+    assert 0.68 * GB < sdxl.recorded < 2 * GB
+
+
 def test_scorers_that_are_loaded_take_no_turns_any_more(sdxl: MemoryEstimate) -> None:
     assert choose_residence(sdxl, 16 * GB - CONTEXT, scorers=False) == Residence()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -11,7 +12,7 @@ import torch
 import torchsde
 from torch import Tensor
 
-from optimizer.rendering.sampling.noise import BatchNoise
+from optimizer.rendering.sampling.noise import BatchNoise, BrownianPath, Increments, increments_bytes
 from studies.spec.suite import SuiteSettings
 
 CPU = torch.device("cpu")
@@ -69,3 +70,36 @@ def test_an_items_noise_does_not_depend_on_the_others(sampler: Any, program: str
     several, one = together.later(sampler, LEVELS), alone.later(sampler, LEVELS)
     for high, low in pairwise(LEVELS[:-1]):
         assert torch.equal(several(high, low)[2:], one(high, low))
+
+
+# ------------------------------------------------------------------------------------ increments of the trials before
+
+
+PATH = BrownianPath(seed=3, shape=SHAPE, low=LEVELS[-2], high=LEVELS[0])
+INCREMENT = torch.zeros(SHAPE).nbytes
+
+
+def test_increments_are_the_paths_whether_they_were_known_or_not() -> None:
+    known = Increments()
+    for _ in range(2):
+        for high, low in pairwise(LEVELS[:-1]):
+            assert torch.equal(known.of(PATH, high, low), PATH.increment(high, low))
+    other = replace(PATH, seed=4)
+    assert torch.equal(known.of(other, LEVELS[0], LEVELS[1]), other.increment(LEVELS[0], LEVELS[1]))
+
+
+def test_increments_are_computed_once_as_far_as_their_memory_reaches() -> None:
+    known, steps = Increments(limit=2 * INCREMENT), list(pairwise(LEVELS[:-1]))
+    first, second = ([known.of(PATH, high, low) for high, low in steps] for _ in range(2))
+    assert [one is two for one, two in zip(first, second, strict=True)] == [True, True, False]
+
+
+@pytest.mark.parametrize(("sampler", "draws"), [("euler_ancestral", 0), ("dpmpp_2m_sde", 1), ("dpmpp_sde", 2)])
+def test_the_memory_of_increments_is_foreseen(sampler: Any, draws: int) -> None:
+    settings = {"prompts": ["a"], "seeds": [1, 2], "sizes": [[128, 64]], "sampler": sampler, "steps": 7}
+    suite = SuiteSettings.model_validate(settings)
+    known, noise = Increments(), BatchNoise(suite.items(), suite, 4, CPU)
+    later, levels = noise.later(sampler, LEVELS, known), torch.linspace(14.0, 0.5, 7 * draws + 1).tolist()
+    for high, low in pairwise(levels):
+        later(high, low)
+    assert increments_bytes(suite, 4) == known.nbytes == 2 * 7 * draws * INCREMENT

@@ -1,0 +1,132 @@
+"""The U-Net's call: kernel by kernel, or all kernels at once from a CUDA graph.
+
+A step launches thousands of kernels. Where the GPU computes them faster than Python launches them, it waits. A CUDA
+graph is a recording of a call's kernels that is launched as one. It reads the weights where they lie, and a resident
+merge changes them in place, so a graph recorded before a merge is right after it.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import torch
+from diffusers import UNet2DConditionModel
+from torch import Tensor
+
+from basics.messages import first_line
+
+WARM_UPS = 2  # calls before a recording: libraries choose kernels and allocate workspaces at the first ones
+MOST_GRAPHS = 32  # for as many input shapes; a suite has a few: sizes, lengths of prompts, the last batch
+
+_log = logging.getLogger(__name__)
+
+
+class UnetCall(Protocol):
+    """A U-Net as the denoiser calls it."""
+
+    def __call__(self, x: Tensor, time: Tensor, text: Tensor, added: Mapping[str, Tensor]) -> Tensor:
+        """Return the U-Net's output [n, c, h, w], which the next call may overwrite.
+
+        Args:
+            x: scaled noisy latents [n, c, h, w], extra channels included, in the U-Net's dtype.
+            time: [n] float32.
+            text: embedded prompts [n, tokens, width].
+            added: diffusers' `added_cond_kwargs`, empty for architectures without them.
+        """
+
+    def release(self) -> bool:
+        """Free what calls keep on the device, for good, and return whether there was any."""
+
+
+class LaunchedUnet:
+    """A U-Net whose kernels are launched one by one. Implements `UnetCall`."""
+
+    def __init__(self, unet: UNet2DConditionModel) -> None:
+        self._unet = unet
+
+    def __call__(self, x: Tensor, time: Tensor, text: Tensor, added: Mapping[str, Tensor]) -> Tensor:
+        """Compute the output."""
+        kwargs: dict[str, Any] = {"added_cond_kwargs": dict(added)} if added else {}
+        output: Tensor = self._unet(x, time, encoder_hidden_states=text, return_dict=False, **kwargs)[0]
+        return output
+
+    def release(self) -> bool:
+        """Return that nothing is kept."""
+        return False
+
+
+class GraphedUnet:
+    """A U-Net on a GPU that records a graph for each set of input shapes. Implements `UnetCall`.
+
+    A graph is used only if its first output equals that of launched kernels to the bit. Where it does not, or where
+    recording fails, kernels are launched.
+    """
+
+    def __init__(self, unet: UNet2DConditionModel) -> None:
+        self._launched, self._device = LaunchedUnet(unet), unet.device
+        self._graphs: dict[tuple[object, ...], _Graph | None] = {}  # None: kernels are launched for these shapes
+        self._pool: Any = None  # of memory, which all graphs share: only one runs at a time
+        self._records = True
+
+    @torch.inference_mode()
+    def __call__(self, x: Tensor, time: Tensor, text: Tensor, added: Mapping[str, Tensor]) -> Tensor:
+        """Compute the output by a graph, if there is or can be one."""
+        inputs = {"x": x, "time": time, "text": text, **added}
+        shapes = tuple((name, tensor.shape, tensor.dtype) for name, tensor in inputs.items())
+        if shapes not in self._graphs and self._records and len(self._graphs) < MOST_GRAPHS:
+            self._graphs[shapes] = self._record(inputs)
+        graph = self._graphs.get(shapes)
+        return self._launched(x, time, text, added) if graph is None else graph.replay(inputs)
+
+    def release(self) -> bool:
+        """Free all graphs, and record none any more."""
+        kept = any(graph is not None for graph in self._graphs.values())
+        self._graphs.clear()
+        self._pool, self._records = None, False
+        return kept
+
+    def _record(self, inputs: Mapping[str, Tensor]) -> _Graph | None:
+        """Record a graph; return None if that fails, or if its output is another one."""
+        try:
+            with torch.cuda.device(self._device):
+                self._pool = self._pool or torch.cuda.graph_pool_handle()
+                graph = _Graph(self._launched, inputs, self._pool)
+                same = torch.equal(graph.replay(inputs), graph.expected)
+        except RuntimeError as error:  # a lack of memory included: launched kernels need less
+            _log.info("the U-Net's kernels are launched one by one: %s", first_line(error))
+            self._pool = None  # it may belong to the recording that failed
+            return None
+        del graph.expected
+        return graph if same else None
+
+
+class _Graph:
+    """A recorded call with the tensors that it reads and writes.
+
+    Attributes:
+        expected: what launched kernels compute of the inputs it was recorded with.
+    """
+
+    def __init__(self, call: UnetCall, inputs: Mapping[str, Tensor], pool: Any) -> None:
+        self._inputs = {name: tensor.clone() for name, tensor in inputs.items()}
+        x, time, text = (self._inputs[name] for name in ("x", "time", "text"))
+        added = {name: tensor for name, tensor in self._inputs.items() if name not in ("x", "time", "text")}
+        stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            for _ in range(WARM_UPS):
+                self.expected = call(x, time, text, added)
+        torch.cuda.current_stream().wait_stream(stream)
+        self._graph = torch.cuda.CUDAGraph()
+        # Other threads may use the device meanwhile, for instance to save a picture.
+        with torch.cuda.graph(self._graph, pool=pool, capture_error_mode="thread_local"):
+            self._output = call(x, time, text, added)
+
+    def replay(self, inputs: Mapping[str, Tensor]) -> Tensor:
+        """Compute the output for inputs of the recorded shapes."""
+        for name, tensor in inputs.items():
+            self._inputs[name].copy_(tensor)
+        self._graph.replay()
+        return self._output
