@@ -3,8 +3,9 @@
     python benchmarks/merge.py [--layout sd15|sdxl] [--device cpu|cuda] [--live fp16|fp32] [--merges 200]
                                [--method NAME[:INPUTS] ...] [--clip] [--lora] [--placement device|host|files]
 
-Prints the seconds of both, their ratio, and the process's memory over many merges. Parents have random weights of the
-true shapes; all values of a method lie in the middle of their usual range.
+Prints the seconds of both, their ratio, and the process's memory over many merges; of a random method also the seconds
+of its draws, beside those of torch's own generator, which draws on the CPU so that every device gets the same numbers.
+Parents have random weights of the true shapes; all values of a method lie in the middle of their usual range.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from records import add_records_option, record
 from synthetic import write_lora, write_synthetic
 
 from optimizer.merging.engine.ingredients import Ingredients
+from optimizer.merging.engine.philox import uniform
 from optimizer.merging.engine.placement import Placement
 from optimizer.merging.engine.resident import ResidentModel
 from optimizer.merging.files.checkpoint import Checkpoint, letters
@@ -35,6 +37,7 @@ from studies.recipe.methods import METHODS
 from studies.recipe.recipe import LoraUse, Operation, Parent, Recipe, Step, canonical_values
 
 COMPONENTS: tuple[Component, ...] = ("unet", "vae", "text_encoder", "text_encoder_2")
+DRAWN = 1 << 24  # numbers in the comparison of generators
 COMMON_METHODS = ("weighted_sum:2", "weighted_sum:3", "add_difference:3")
 
 
@@ -160,6 +163,33 @@ def measure(model: ResidentModel, operation: Operation, options: argparse.Namesp
     sizes = {"live_bytes": sum(tensor.nbytes for tensor in model.live_tensors().values()), "held_bytes": model.nbytes()}
     name = model.placement.name.lower()
     record(options.records, "merge", what=title, placement=name, merge_seconds=merge, copy_seconds=copy, **sizes)
+    if operation.info.random:
+        measure_draws(model, title, len(operation.inputs) - 1, copy, options)
+
+
+def measure_draws(model: ResidentModel, title: str, inputs: int, copy: float, options: argparse.Namespace) -> None:
+    """Compare the draws of a whole merge with a copy, and some numbers with torch's generator on the CPU, in turns.
+
+    Args:
+        inputs: those with draws of their own.
+        copy: seconds of a copy of parent A.
+    """
+    device = model.device
+    sizes = [tensor.numel() for tensor in model.live_tensors().values()] * inputs
+    draws = median_seconds(lambda: [uniform((1, 2), size, device) for size in sizes], device, 1)
+    generator = torch.Generator()
+    ours, torchs = [], []
+    for _ in range(options.repeats):
+        ours.append(median_seconds(lambda: uniform((1, 2), DRAWN, device), device, 1))
+        torchs.append(median_seconds(lambda: torch.rand(DRAWN, generator=generator).to(device), device, 1))
+    here, there = statistics.median(ours), statistics.median(torchs)
+    print(
+        f"{title}: {sum(sizes):,} draws {draws:.3f} s, {draws / copy:.1f} copies; {DRAWN:,} draws {here:.4f} s, "
+        f"by torch on the CPU {there:.4f} s, ratio {here / there:.2f}",
+        flush=True,
+    )
+    figures = {"draws_seconds": draws, "numbers": sum(sizes), "sample_seconds": here, "torch_sample_seconds": there}
+    record(options.records, "draws", what=title, copy_seconds=copy, **figures)
 
 
 def copy_parent_a(model: ResidentModel) -> None:

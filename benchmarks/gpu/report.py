@@ -23,6 +23,21 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
     return [*lines, *("| " + " | ".join(row) + " |" for row in rows), ""]
 
 
+def draws(records: Sequence[Record]) -> list[str]:
+    """Tabulate the time of a random method's draws, and of as many by torch's generator on the CPU."""
+    rows = [
+        (
+            record["what"],
+            f"{record['numbers'] / 1e9:.2f} billion",
+            f"{1000 * record['draws_seconds']:.1f} ms",
+            f"{record['draws_seconds'] / record['copy_seconds']:.1f}",
+            f"{record['sample_seconds'] / record['torch_sample_seconds']:.3f}",
+        )
+        for record in records
+    ]
+    return table(("merge", "numbers", "draws", "draws / copy of A", "draws / torch's on the CPU"), rows)
+
+
 def merges(records: Sequence[Record]) -> list[str]:
     """Tabulate the time of a merge in each placement, and of a copy of parent A into the live model."""
     rows = [
@@ -71,7 +86,12 @@ def trials(records: Sequence[Record]) -> list[str]:
     return table(("study", "card", "trial", *names, "overhead", "peak GB", "batches made smaller"), rows)
 
 
-SECTIONS = {"trial": ("A trial", trials), "render": ("Rendering", renders), "merge": ("The merge", merges)}
+SECTIONS = {
+    "trial": ("A trial", trials),
+    "render": ("Rendering", renders),
+    "merge": ("The merge", merges),
+    "draws": ("Random draws", draws),
+}
 
 
 def report(records: Sequence[Record]) -> str:

@@ -47,7 +47,9 @@ def parts(files: Path, out: Path, *, small: bool) -> list[Part]:
     cli = (python, "-m", "optimizer.cli")
     size = ("--size", 64, "--images", 2, "--steps", 2) if small else ()
     trial = (python, here / "trial.py", *records)
-    merge = (python, here / "merge.py", "--device", "cpu" if small else "cuda", "--folder", files, *records)
+    true_size = files / "true-size" if small else files  # merges have models of true size in any case
+    true_size.mkdir(parents=True, exist_ok=True)
+    merge = (python, here / "merge.py", "--device", "cpu" if small else "cuda", "--folder", true_size, *records)
     placements = ("device", "files") if small else ("device", "host", "files")
     sdxl = files / "sdxl.yaml"
     full_size = (python, here / "gpu" / "full_size.py", files, *(("--small",) if small else ()))
@@ -107,7 +109,9 @@ def parts(files: Path, out: Path, *, small: bool) -> list[Part]:
         Part(
             name="sdxl-render",
             limit_seconds=200,
-            commands=((*render, "--images", 4, "--batches", 1, 4, "--samplers", *SAMPLERS, "--memory", "--launched"),),
+            commands=(
+                (*render, "--images", 4, "--batches", 1, 2, 4, "--samplers", *SAMPLERS, "--memory", "--launched"),
+            ),
         ),
         Part(name="sdxl-trial", limit_seconds=150, commands=((*trial, "--spec", sdxl, "--trials", 4),)),
         Part(
@@ -139,9 +143,12 @@ def parts(files: Path, out: Path, *, small: bool) -> list[Part]:
         ),
         Part(
             name="merge",
-            limit_seconds=120,
+            limit_seconds=150,
             commands=tuple(
-                (*merge, "--layout", layout, "--placement", name, "--merges", 0, "--method", *METHODS)
+                (
+                    *(*merge, "--layout", layout, "--placement", name, "--merges", 0),
+                    *("--method", *METHODS, *(RANDOM if name == "device" and not small else ())),
+                )
                 for name in placements
                 for layout in (("sd15",) if small else ("sdxl", "sd15"))
             ),
@@ -152,6 +159,7 @@ def parts(files: Path, out: Path, *, small: bool) -> list[Part]:
 SAMPLERS = ("dpmpp_2m", "euler_ancestral", "dpmpp_2m_sde", "uni_pc")
 TESTS = ("tests/unit", "tests/integration")
 METHODS = ("weighted_sum:2", "add_difference:3")
+RANDOM = ("dare_linear:2",)
 CARDS = (24, 16, 12, 8)  # GB
 
 

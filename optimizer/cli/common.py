@@ -81,19 +81,22 @@ Weights = Annotated[
 
 
 def read_spec(file: Path) -> StudySpec:
-    """Read and check a spec file, and print which of its texts may have been meant otherwise.
+    """Read and check a spec file; print which of its texts may have been meant otherwise, and notes on its pictures.
 
     Raises:
         SpecError: as `load_spec`.
     """
     from studies.errors import SpecError
-    from studies.spec.study import load_spec
+    from studies.spec.study import load_spec_and_notes
     from studies.system.documents import read_text
     from studies.system.texts import cut_texts
 
     for note in cut_texts(read_text(file, "spec", "a study's YAML file", SpecError)):
         console.print(f"[yellow]note:[/] {escaped(note)}", soft_wrap=True)
-    return load_spec(file)
+    found = load_spec_and_notes(file)
+    for note in found.notes:
+        console.print(f"[yellow]note:[/] {escaped(note)}", soft_wrap=True)
+    return found.spec
 
 
 def parsed_weights(weights: str | None, known: Sequence[str]) -> dict[str, float] | None:

@@ -163,7 +163,8 @@ class _TrialSelection:
             why = "; ".join(self._differences) or "another machine, other libraries, or features that are not stored"
             yield f"{what}: the best {len(again)} merges are rendered anew, as their scores do not hold here ({why})"
         if left_out:
-            yield f"{what}: {left_out} trials are left out, as they need a LoRA or VAE that this study does not have"
+            needs = "a LoRA or VAE that this study does not have, or random numbers of another version"
+            yield f"{what}: {left_out} trials are left out, as they need {needs}"
         if not scored and not again:
             yield f"{what}: nothing but its parents is of use here, and they are rendered anew"
 
@@ -180,7 +181,7 @@ class Adoption:
         self.parents = {trial.number: letter for letter, trial in parent_trials(complete).items()}
 
     def recipe(self, trial: StoredTrial) -> Recipe | None:
-        """Return the recipe over the new study's files; None if it needs a LoRA or a VAE that is not among them."""
+        """Return the recipe over the new study's files; None if it needs others, or numbers of another version."""
         try:
             return adopt(trial.recipe, self._blueprint)
         except RecipeError:

@@ -150,8 +150,8 @@ class TrialRecorder:
         if not self._retention.stores(objectives, is_parent=is_parent):
             return {}
         pixels = [image.numpy() for image in evaluation.images]
-        ensd = self._records.study.spec.suite.ensd
-        texts = [{"parameters": write_infotext(self._items[item], ensd)} for item in evaluation.items]
+        suite = self._records.study.spec.suite
+        texts = [{"parameters": write_infotext(self._items[item], suite)} for item in evaluation.items]
         with ThreadPoolExecutor(WRITERS) as threads:  # leaving waits for all: no file is written after a failure
             names = threads.map(files.save_render, evaluation.items, pixels, texts)
             return dict(zip(evaluation.items, names, strict=True))

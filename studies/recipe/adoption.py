@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from studies.errors import RecipeError
 from studies.recipe.blueprint import Blueprint, NumbersByPlace
-from studies.recipe.recipe import RESULT, BakedVae, LoraUse, Recipe, Step
+from studies.recipe.recipe import RESULT, BakedVae, LoraUse, Recipe, Step, refuse_other_draws
 
 
 def adopt(recipe: Recipe, blueprint: Blueprint) -> Recipe:
@@ -19,10 +19,12 @@ def adopt(recipe: Recipe, blueprint: Blueprint) -> Recipe:
     blueprint that the recipe does not have get the weight 0.
 
     Raises:
-        RecipeError: it has another architecture, or a file that the blueprint does not have.
+        RecipeError: it has another architecture, a file that the blueprint does not have, or random numbers of another
+            version.
     """
     if recipe.architecture != blueprint.architecture:
         raise RecipeError(f"it merges {recipe.architecture} checkpoints, the study's are {blueprint.architecture}")
+    refuse_other_draws(recipe.random_operations)
     letters = _letters(recipe, blueprint)
     loras = _loras(recipe, blueprint)
     if not recipe.steps and not loras:

@@ -31,10 +31,13 @@ from search_spaces.errors import SpaceError
 from search_spaces.patterns import collective_names, matching_places
 from search_spaces.slots import Slot, beyond_usual
 from studies.errors import RecipeError
+from studies.recipe.methods import is_random
 from studies.recipe.recipe import (
+    DRAWS,
     LETTERS,
     RESULT,
     BakedVae,
+    DrawsName,
     DtypeName,
     LoraUse,
     Operation,
@@ -228,6 +231,7 @@ class RecipeFile(StepEntry):
     loras: tuple[LoraEntry, ...] = ()
     vae: FileEntry | None = None  # replaces the merge's own
     dtype: DtypeName | None = None  # of the merged tensors; None keeps parent A's, tensor by tensor
+    draws: DrawsName | None = None  # the generator of random methods' numbers; None: this version's
 
     @field_validator("parents", mode="before")
     @classmethod
@@ -261,9 +265,23 @@ class RecipeFile(StepEntry):
             check_operations(operations, self.letters)
         except RecipeError as error:
             raise ValueError(str(error)) from error
+        self._require_draws()
         for number, (entry, operation) in enumerate(zip(self.entries, operations, strict=True), start=1):
             _written_values(_step_name(number, operation), entry, operation, number)
         return self
+
+    def _require_draws(self) -> None:
+        """Refuse a recipe that means one merge, as it gives its parents' content, but not by which numbers.
+
+        Versions that drew other numbers wrote such files.
+        """
+        random = [entry.method for entry in self.entries if is_random(entry.method)]
+        if self.draws is None and random and any(parent.sha256 is not None for parent in self.parents.values()):
+            msg = (
+                f"it gives the sha256 of its parents, but not the random numbers by which {random[0]} drops elements, "
+                f"and an earlier version drew others: write `draws: {DRAWS}` for those of this version"
+            )
+            raise ValueError(msg)
 
     @property
     def letters(self) -> tuple[str, ...]:
@@ -279,7 +297,7 @@ class RecipeFile(StepEntry):
     @property
     def operations(self) -> tuple[Operation, ...]:
         """The chain of merges."""
-        return operations_of(self.entries, self.letters)
+        return operations_of(self.entries, self.letters, self.draws or DRAWS)
 
     def chain(self, architecture: Architecture) -> tuple[Step, ...]:
         """Return the steps with the numbers of every place.
@@ -468,6 +486,8 @@ def recipe_text(recipe: Recipe, paths: RecipePaths, comment: str = "") -> str:
         data["vae"] = {"path": str(paths.vae), "sha256": recipe.vae.sha256}
     if recipe.dtype is not None:
         data["dtype"] = recipe.dtype
+    if draws := next((step.operation.draws for step in recipe.steps if step.operation.info.random), None):
+        data["draws"] = draws
     head = f"# {visible(' '.join(comment.split()))}\n" if comment else ""
     text = _as_yaml(data, allow_unicode=True)
     return head + (text if visible(text) == text else _as_yaml(data, allow_unicode=False))  # it may go to a terminal

@@ -63,6 +63,11 @@ class MethodInfo:
         return f"{self.least_inputs} to {self.most_inputs}"
 
 
+def is_random(method: str) -> bool:
+    """Return whether there is a method of this name that drops elements at random."""
+    return method in METHODS and METHODS[method].random
+
+
 def _named(template: Slot, name: str) -> Slot:
     return Slot(
         name=name,

@@ -15,15 +15,19 @@ import json
 import reprlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, Final, Literal, get_args
 
 from basics.foreign import parse_json
 from search_spaces.blocks import Architecture, places
 from search_spaces.slots import Slot
 from studies.errors import RecipeError
-from studies.recipe.methods import METHODS, MethodInfo
+from studies.recipe.methods import METHODS, MethodInfo, is_random
 
 DtypeName = Literal["fp16", "bf16", "fp32"]
+# The generator of a random method's numbers. Versions that named none drew by torch's Mersenne Twister of a CPU.
+DrawsName = Literal["philox4x64", "mt19937"]
+DRAWS: Final = "philox4x64"
+FORMER_DRAWS: Final = "mt19937"
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 RESULT = "result-"  # result-1 is the first step's result
 
@@ -48,6 +52,7 @@ class Operation:
     inputs: tuple[str, ...]  # letters of parents, or result-N for the result of step N
     clip: bool = False  # whether every element is clipped to the range between the first two inputs
     seed: int = 0  # decides which elements a random method drops
+    draws: str = DRAWS  # by which generator; another name than this version's can be read and shown, but not merged
 
     @property
     def info(self) -> MethodInfo:
@@ -75,6 +80,12 @@ class Step:
     @property
     def by_place(self) -> dict[str, tuple[float, ...]]:
         return dict(self.values)
+
+    @property
+    def has_ratio(self) -> bool:
+        """Whether a ratio is not 0 in some place."""
+        indices = [index for index, slot in enumerate(self.operation.slots) if slot.kind == "ratio"]
+        return any(numbers[index] != 0 for _, numbers in self.values for index in indices)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -133,6 +144,11 @@ class Recipe:
     def method(self) -> str:
         """The chain's methods in order, for people."""
         return ", then ".join(step.operation.method for step in self.steps) or "parent A"
+
+    @property
+    def random_operations(self) -> tuple[Operation, ...]:
+        """The random methods that drop elements: with ratios of 0 everywhere, a step is its first input."""
+        return tuple(step.operation for step in self.steps if step.operation.info.random and step.has_ratio)
 
     @property
     def digest(self) -> str:
@@ -217,6 +233,21 @@ def check_operations(operations: Sequence[Operation], letters: Sequence[str]) ->
         )
 
 
+def refuse_other_draws(operations: Iterable[Operation]) -> None:
+    """Refuse random methods whose numbers are those of another version.
+
+    Raises:
+        RecipeError: an operation has such numbers.
+    """
+    for operation in operations:
+        if operation.draws != DRAWS:
+            raise RecipeError(
+                f"{operation.method} dropped elements by random numbers of another version ({operation.draws}, this "
+                f"one draws by {DRAWS}), so this would be another merge under its name: make it with that version, "
+                f"or say `draws: {DRAWS}` in a recipe file for the merge that this version makes"
+            )
+
+
 def _check_values(what: str, values: PlaceValues, slots: Sequence[Slot], expected: Iterable[str]) -> None:
     given, every = [place for place, _ in values], sorted(expected)
     if sorted(given) != every:
@@ -245,6 +276,7 @@ def _step_data(step: Step) -> dict[str, Any]:
         "inputs": list(operation.inputs),
         "clip": operation.clip,
         "seed": operation.seed,
+        **({"draws": operation.draws} if operation.info.random and operation.draws != FORMER_DRAWS else {}),
         "values": {
             slot.name: _collapsed({place: numbers[index] for place, numbers in by_place.items()})
             for index, slot in enumerate(operation.slots)
@@ -263,8 +295,13 @@ def _text(value: Any) -> str:
 
 
 def _read_step(data: Mapping[str, Any], every: Sequence[str]) -> Step:
+    method = str(data["method"])
     operation = Operation(
-        method=str(data["method"]), inputs=tuple(data["inputs"]), clip=bool(data["clip"]), seed=int(data["seed"])
+        method=method,
+        inputs=tuple(data["inputs"]),
+        clip=bool(data["clip"]),
+        seed=int(data["seed"]),
+        draws=_text(data.get("draws", FORMER_DRAWS)) if is_random(method) else DRAWS,
     )
     given = {name: _expanded(value, every) for name, value in data["values"].items()}
     slots = [slot.name for slot in operation.slots]

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from pydantic import Field
 
 from basics.settings import FrozenSettings
-from studies.recipe.recipe import RESULT, Operation
+from studies.recipe.methods import is_random
+from studies.recipe.recipe import DRAWS, RESULT, Operation
 
 
 class StepSettings(FrozenSettings):
@@ -19,8 +20,12 @@ class StepSettings(FrozenSettings):
     seed: int = Field(default=0, ge=0, lt=2**31)  # for methods that drop elements at random
 
 
-def operations_of(steps: Sequence[StepSettings], letters: Sequence[str]) -> tuple[Operation, ...]:
-    """Return the steps with their inputs written out: by default all parents; `result` is the previous step's."""
+def operations_of(steps: Sequence[StepSettings], letters: Sequence[str], draws: str = DRAWS) -> tuple[Operation, ...]:
+    """Return the steps with their inputs written out: by default all parents; `result` is the previous step's.
+
+    Args:
+        draws: the generator of the random methods' numbers.
+    """
     return tuple(
         Operation(
             method=step.method,
@@ -30,6 +35,7 @@ def operations_of(steps: Sequence[StepSettings], letters: Sequence[str]) -> tupl
             ),
             clip=step.clip,
             seed=step.seed,
+            draws=draws if is_random(step.method) else DRAWS,
         )
         for index, step in enumerate(steps)
     )

@@ -64,6 +64,8 @@ def expand_spec(data: Any, base_dir: Path) -> Any:
         negative=suite.get("negative", ""),
     )
     changed = {**data, "suite": {**kept, "prompts": expansion.prompts(kept.get("prompts"))}}
+    if isinstance(expansion.negative, str):  # each prompt has its own by now, and the suite's is for none of them
+        changed["suite"]["negative"] = expansion.alone(expansion.negative)
     final = data.get("final")
     if isinstance(final, Mapping) and final.get("prompts") is not None:
         changed["final"] = {**final, "prompts": expansion.prompts(final["prompts"])}
@@ -105,13 +107,16 @@ class _Expansion:
     def _expanded(self, prompt: Any) -> list[Any]:
         if isinstance(prompt, str):
             prompt = {"prompt": prompt}
-        if not isinstance(prompt, Mapping) or not isinstance(prompt.get("prompt"), str):
+        if not isinstance(prompt, Mapping):
             return [prompt]
+        if not isinstance(prompt.get("prompt"), str):  # that of a picture, which is not written here, or a mistake
+            negative = prompt.get("negative")
+            return [{**prompt, "negative": self.alone(negative)} if isinstance(negative, str) else prompt]
         has_own = prompt.get("negative") is not None  # an empty key is none
         written, negative = prompt["prompt"], prompt["negative"] if has_own else self.negative
         found: dict[tuple[str, str], Any] = {}
         for number in range(TRIES * self.settings.count):
-            choice = random.Random(f"{self.settings.seed}/{written}/{number}")  # noqa: S311 - no secret
+            choice = self._choice(written, number)
             text = expand(written, choice, self.wildcards)
             against = expand(negative, choice, self.wildcards) if isinstance(negative, str) else negative
             own = {} if against == self.negative and not has_own else {"negative": against}
@@ -119,6 +124,13 @@ class _Expansion:
             if len(found) == self.settings.count:
                 break
         return list(found.values())
+
+    def alone(self, text: str) -> str:
+        """Return a text that belongs to no prompt with its variants and wildcards replaced."""
+        return expand(text, self._choice(text, 0), self.wildcards)
+
+    def _choice(self, written: str, number: int) -> random.Random:
+        return random.Random(f"{self.settings.seed}/{written}/{number}")  # noqa: S311 - no secret
 
 
 class Wildcards:

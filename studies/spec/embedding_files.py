@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from basics.files import sha256_of
+from studies.spec.spellings import changing, spells
 from studies.spec.suite import SuiteSettings
 
 FILE_SUFFIXES: Final = (".safetensors", ".pt", ".bin")
@@ -49,12 +50,20 @@ def embedding_files(folder: Path) -> Iterator[Path]:
 
 
 def files_named(folder: Path, suites: Iterable[SuiteSettings]) -> tuple[Path, ...]:
-    """List the embeddings whose names occur in the prompts of suites.
+    """List the embeddings whose names occur in the prompts of suites, or in what prompts change into.
 
     What a prompt makes of a name depends on its tokens, so a name that only occurs within a word is counted as well.
     """
-    words = [word for suite in suites for text in _texts(suite) for word in _words(suite, text)]
-    return tuple(file for file in embedding_files(folder) if any(_folded(file.stem) in word for word in words))
+    known = tuple(suites)
+    words = dict.fromkeys(word for suite in known for text in _texts(suite) for word in _words(suite, text))
+    changing_texts = dict.fromkeys(
+        changing(text, _folded) for suite in known if suite.syntax == "a1111" for text in _texts(suite) if "[" in text
+    )
+
+    def is_named(name: str) -> bool:
+        return any(name in word for word in words) or any(spells(text, name) for text in changing_texts)
+
+    return tuple(file for file in embedding_files(folder) if is_named(_folded(file.stem)))
 
 
 def fingerprint_of(folder: Path, suites: Iterable[SuiteSettings], hashed: Callable[[Path], str] = sha256_of) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from pydantic import Field, ValidationError, ValidationInfo, field_validator
+from pydantic import Field, ValidationError, field_validator
 
 from basics.settings import FrozenSettings
 from studies.spec.suite import Seed, SuitePrompt, SuiteSettings, expand_prompts, noise_of
@@ -21,8 +21,8 @@ class FinalSettings(FrozenSettings):
 
     @field_validator("prompts", mode="before")
     @classmethod
-    def _plain_prompts(cls, value: Any, info: ValidationInfo) -> Any:
-        return expand_prompts(value, info)
+    def _plain_prompts(cls, value: Any) -> Any:
+        return expand_prompts(value)
 
     def held_out(self, suite: SuiteSettings) -> SuiteSettings:
         """Return the final's suite: other seeds, other prompts if they are given, everything else as in `suite`.

@@ -116,7 +116,7 @@ def refuse_changed_spec(stored: StudySpec, spec: StudySpec) -> None:
     Raises:
         StudyChangedError: it has changed.
     """
-    stored, spec = _with_plain_names(stored).as_asked, _with_syntax_of(stored, spec).as_asked
+    stored, spec = _with_plain_names(stored).as_asked, _as_read_then(stored, spec).as_asked
     titles = {name: name for name in StudySpec.model_fields if name not in NOT_COMPARED}
     titles |= {"operations": "method` or `steps"}
     changed = [title for name, title in titles.items() if getattr(stored, name) != getattr(spec, name)]
@@ -131,8 +131,13 @@ def refuse_changed_spec(stored: StudySpec, spec: StudySpec) -> None:
         )
 
 
-def _with_syntax_of(stored: StudySpec, spec: StudySpec) -> StudySpec:
-    """Return a spec file's spec with plain prompts if it names no syntax and the study began before there was one."""
+def _as_read_then(stored: StudySpec, spec: StudySpec) -> StudySpec:
+    """Return a spec file's spec with what it meant, where it names no other, when the stored study began.
+
+    Prompts were plain before they had a syntax, and random methods drew other numbers.
+    """
+    if "draws" not in spec.model_fields_set:
+        spec = spec.model_copy(update={"draws": stored.draws})
     if stored.suite.syntax != "plain" or "syntax" in spec.suite.model_fields_set:
         return spec
     suite = spec.suite.model_copy(update={"syntax": "plain", "emphasis": None})

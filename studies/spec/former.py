@@ -1,12 +1,17 @@
-"""Stored specs of studies that began when `scheduler` named a sampler and its noise levels together."""
+"""Stored specs of studies that an earlier version began.
+
+`scheduler` then named a sampler and its noise levels together, and random methods drew other numbers.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
-from studies.errors import StudyChangedError
+from studies.errors import RecipeError, StudyChangedError
+from studies.recipe.methods import is_random
+from studies.recipe.recipe import FORMER_DRAWS, Operation, refuse_other_draws
 from studies.spec.samplers import COMFYUI_FORMS
 from studies.spec.suite import SuiteSettings
 
@@ -28,10 +33,11 @@ _LEADING: Final = frozenset({"euler", "euler_a", "heun"})  # levels are the same
 
 
 def as_now(text: str) -> str:
-    """Return a stored spec in JSON as it is written now: with a sampler, and with the syntax of its prompts.
+    """Return a stored spec in JSON as it is written now: with a sampler, its prompts' syntax, and its random numbers.
 
-    A spec that was stored before prompts had a syntax has plain ones. One that was stored before samplers had a form of
-    each program has ComfyUI's forms. One that is new already stays as it is.
+    A spec that was stored before prompts had a syntax has plain ones; one that was stored before samplers had a form of
+    each program has ComfyUI's; one with a random method that was stored before these named their numbers has the former
+    ones. One that is new already stays as it is.
     """
     spec = _spec(text)
     if spec is None:
@@ -41,6 +47,8 @@ def as_now(text: str) -> str:
         now["suite"] = _with_forms(now["suite"])
         if isinstance(spec.get("final"), dict):
             now["final"] = _with_forms(spec["final"])
+    if "draws" not in spec and _is_random(spec):
+        now["draws"] = FORMER_DRAWS
     return text if now == spec else json.dumps(now)
 
 
@@ -62,6 +70,13 @@ def _with_forms(settings: Mapping[str, Any]) -> dict[str, Any]:
     if isinstance(settings.get("prompts"), list):
         changed["prompts"] = [_with_forms(each) if isinstance(each, dict) else each for each in settings["prompts"]]
     return changed
+
+
+def _is_random(spec: Mapping[str, Any]) -> bool:
+    """Return whether a step's method drops elements at random; the spec may be malformed."""
+    steps = spec.get("steps")
+    each = steps if isinstance(steps, list) else [spec]
+    return any(is_random(str(step.get("method"))) for step in each if isinstance(step, dict))
 
 
 def former_scheduler(text: str) -> str | None:
@@ -104,3 +119,18 @@ def refuse_other_renders(scheduler: str | None, suite: SuiteSettings, *, plain_l
             f"`sampler: {suite.sampler}` with `schedule: {suite.schedule}` does now, so scores could not be compared: "
             "start a new study (its trials and export still open)"
         )
+
+
+def refuse_other_merges(operations: Iterable[Operation]) -> None:
+    """Refuse to go on with a study whose merges would not be those with which it began.
+
+    Args:
+        operations: all that its trials may carry out.
+
+    Raises:
+        StudyChangedError: random methods dropped other elements, so that scores could not be compared.
+    """
+    try:
+        refuse_other_draws(operations)
+    except RecipeError as error:
+        raise StudyChangedError(f"{error}; start a new study") from error

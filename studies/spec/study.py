@@ -7,6 +7,7 @@ that a study resumes from the database alone.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
@@ -22,7 +23,7 @@ from search_spaces.settings import SlotSettings, SpaceSettings
 from search_spaces.space import SearchSpace
 from studies.errors import RecipeError, SpecError
 from studies.recipe.blueprint import slots_of
-from studies.recipe.recipe import LETTERS, Operation, check_operations
+from studies.recipe.recipe import DRAWS, LETTERS, DrawsName, Operation, check_operations
 from studies.recipe.steps import StepSettings, operations_of
 from studies.spec.dynamic_prompts import expand_spec
 from studies.spec.final import FinalSettings
@@ -43,6 +44,14 @@ def _is_read_from_file(info: ValidationInfo) -> bool:
     return "base_dir" in (info.context or {})
 
 
+def _names_images(spec: Any) -> bool:
+    """Return whether a prompt of a spec is a picture."""
+    sections = [spec.get(name) for name in ("suite", "final")] if isinstance(spec, Mapping) else []
+    lists = [section.get("prompts") for section in sections if isinstance(section, Mapping)]
+    prompts = [prompt for each in lists if isinstance(each, (list, tuple)) for prompt in each]
+    return any(isinstance(prompt, Mapping) and "image" in prompt for prompt in prompts)
+
+
 def _may_be_in_file_name(character: str) -> bool:
     return is_word(character) or character in " .+-" or character in JOINERS
 
@@ -61,6 +70,7 @@ class StudySpec(FrozenSettings):
     parents: tuple[SpecPath, ...]
     method: str | None = None  # merges all parents in one step; by default weighted_sum
     steps: tuple[StepSettings, ...] | None = None
+    draws: DrawsName = DRAWS  # the generator of random methods' numbers
     loras: Mapping[str, LoraSettings] = Field(default_factory=dict)
     vae: SpecPath | None = None  # replaces the merge's own
     space: SpaceSettings = SpaceSettings()
@@ -80,9 +90,17 @@ class StudySpec(FrozenSettings):
     @model_validator(mode="before")
     @classmethod
     def _plain_keys(cls, data: Any, info: ValidationInfo) -> Any:
-        if not _is_read_from_file(info):
+        context = info.context or {}
+        if "base_dir" not in context:
             return data
-        return expand_spec(with_plain_keys(data), Path(info.context["base_dir"]))  # type: ignore[index]
+        expanded = expand_spec(with_plain_keys(data), Path(context["base_dir"]))
+        if not _names_images(expanded):
+            return expanded
+        from studies.spec.published.items import with_pictures  # it loads Pillow
+
+        resolved, notes = with_pictures(expanded, Path(context["base_dir"]))
+        context.get("notes", []).extend(notes)
+        return resolved
 
     @field_validator("study")
     @classmethod
@@ -271,7 +289,7 @@ class StudySpec(FrozenSettings):
     def operations(self) -> tuple[Operation, ...]:
         """The chain of merges."""
         steps = self.steps if self.steps is not None else (StepSettings(method=self.method or "weighted_sum"),)
-        return operations_of(steps, self.letters)
+        return operations_of(steps, self.letters, self.draws)
 
     @property
     def full_space(self) -> SpaceSettings:
@@ -331,14 +349,31 @@ class StudySpec(FrozenSettings):
             raise SpecError(f"the stored spec does not fit this installation: {explain(error, cls)}") from error
 
 
+@dataclass(frozen=True, kw_only=True)
+class ReadSpec:
+    """A spec that was read from a file."""
+
+    spec: StudySpec
+    notes: tuple[str, ...]  # what the user should know of the files that it takes settings from, one line each
+
+
 def load_spec(path: Path) -> StudySpec:
     """Read and check a spec file.
 
     Raises:
         SpecError: the file is missing or is not YAML, a key is unknown, or a value is out of range.
     """
+    return load_spec_and_notes(path).spec
+
+
+def load_spec_and_notes(path: Path) -> ReadSpec:
+    """Read and check a spec file, with what the user should know of it.
+
+    Raises:
+        SpecError: as `load_spec`.
+    """
     text = read_text(path, "spec", "a study's YAML file", SpecError)
-    return parse_spec(text, base_dir=path.resolve().parent, origin=path.name)
+    return _read(text, base_dir=path.resolve().parent, origin=path.name)
 
 
 def parse_spec(text: str, *, base_dir: Path, origin: str = "spec") -> StudySpec:
@@ -351,11 +386,17 @@ def parse_spec(text: str, *, base_dir: Path, origin: str = "spec") -> StudySpec:
     Raises:
         SpecError: as `load_spec`.
     """
+    return _read(text, base_dir=base_dir, origin=origin).spec
+
+
+def _read(text: str, *, base_dir: Path, origin: str) -> ReadSpec:
     data = parse_yaml(text, origin, SpecError)
     if not isinstance(data, dict):
         raise SpecError(f"{origin} contains no settings: expected `study:`, `parents:`, `suite:`, `scorers:`")
+    notes: list[str] = []  # to which the validators add
     try:
-        return StudySpec.model_validate(data, context={"base_dir": base_dir})
+        spec = StudySpec.model_validate(data, context={"base_dir": base_dir, "notes": notes})
     except ValidationError as error:
         reason = unquoted_text(error, text) or f"{explain(error, StudySpec)}{quotes_for_prompt(error, text)}"
         raise SpecError(f"{origin}: {reason}") from error
+    return ReadSpec(spec=spec, notes=tuple(notes))

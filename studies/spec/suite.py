@@ -153,8 +153,8 @@ class SuiteSettings(FrozenSettings):
 
     @field_validator("prompts", mode="before")
     @classmethod
-    def _plain_prompts(cls, value: Any, info: ValidationInfo) -> Any:
-        return expand_prompts(value, info)
+    def _plain_prompts(cls, value: Any) -> Any:
+        return expand_prompts(value)
 
     @field_validator("zero_snr", mode="before")
     @classmethod
@@ -263,24 +263,14 @@ class SuiteSettings(FrozenSettings):
         return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()
 
 
-def expand_prompts(value: Any, info: ValidationInfo) -> Any:
+def expand_prompts(value: Any) -> Any:
     """Return a list of prompts with everything but settings written out as `{prompt: TEXT}`, where a text is expected.
 
-    A mapping without a key that is a setting, or a slip of one, is a text with a colon: `masterpiece: a lion`. One with
-    `image: FILE` gets the settings of the file.
+    A mapping without a key that is a setting, or a slip of one, is a text with a colon: `masterpiece: a lion`.
     """
-    base_dir = (info.context or {}).get("base_dir")
-    if base_dir is not None and _names_images(value):
-        from studies.spec.published.items import resolve_images  # it loads Pillow
-
-        value = resolve_images(value, base_dir)
     if isinstance(value, (list, tuple)):
         return [prompt if _is_settings(prompt) else {"prompt": prompt} for prompt in value]
     return value
-
-
-def _names_images(value: Any) -> bool:
-    return isinstance(value, (list, tuple)) and any(isinstance(each, Mapping) and "image" in each for each in value)
 
 
 def _is_settings(prompt: Any) -> bool:

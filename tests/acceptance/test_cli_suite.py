@@ -54,7 +54,7 @@ def test_a_folder_becomes_a_suite_and_what_is_left_out_is_said(gallery: Path, ca
         "bare.png: no generation settings",
         "broken.webp: it cannot be read",
         "the same render as again.png",
-        "swarm.png: its prompt syntax is comfyui",
+        "swarm.png: it was made with `syntax: comfyui`",
         "RNG: GPU",
     ):
         assert line in output
@@ -65,6 +65,34 @@ def test_a_folder_becomes_a_suite_and_what_is_left_out_is_said(gallery: Path, ca
     ]
     assert "--force" in call("gallery", "-o", "suite.yaml", code=2).err
     call("gallery", "-o", "suite.yaml", "--force", code=0)
+
+
+def test_a_dash_writes_the_suite_to_the_standard_output_and_all_else_beside_it(gallery: Path, call: Call) -> None:
+    call("gallery", "-o", "suite.yaml", code=0)
+    done = call("gallery", "-o", "-", code=0)
+    assert done.out == (gallery.parent / "suite.yaml").read_text()
+    assert "2 of 6 files" in done.err
+    assert "RNG: GPU" in done.err
+    assert not (gallery.parent / "-").exists()
+    (gallery / "long.txt").write_text(TEXT.replace("a castle", "a [red] castle " * 60).format(seed=9))
+    suite = parse_yaml(call("gallery", "-o", "-", code=0).out, "suite", PublishedError)["suite"]
+    assert suite["prompts"][1]["prompt"] == "a [red] castle " * 60 + ", 9"
+
+
+def test_folders_below_are_named_or_read(gallery: Path, call: Call) -> None:
+    picture(gallery / "sub" / "deep.png", parameters=TEXT.format(seed=5))
+    picture(gallery / "sub" / "bare.png")
+    (gallery / "empty").mkdir()
+    done = call("gallery", "-o", "-", code=0)
+    assert "left out: the folder sub with 2 files: add --recursive" in done.err
+    assert "the folder empty" not in done.err
+    done = call("gallery", "-o", "-", "--recursive", code=0)
+    assert "3 of 8 files" in done.err
+    assert "left out: sub/bare.png: no generation settings" in done.err
+    assert "# sub/deep.png" in done.out
+    refused = call(gallery.parent, "-o", "-", code=2)
+    assert "in folders below it (gallery)" in " ".join(refused.err.split())
+    assert refused.out == ""
 
 
 @pytest.mark.parametrize("folder", ["nowhere", "empty", "bare"])

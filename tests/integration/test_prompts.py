@@ -91,6 +91,21 @@ def test_a_prompt_of_the_final_is_read_before_the_study_begins(tmp_path: Path) -
         make_plan(spec)
 
 
+def test_notes_on_a_picture_are_told_once_when_the_spec_is_read(run: Call, tmp_path: Path) -> None:
+    text = (
+        "a lion, {0}\nSteps: 4, Sampler: Euler a, CFG scale: 3, Seed: {0}, Size: 64x64, RNG: CPU, ENSD: 31337, "
+        "Hires upscale: 2"
+    )
+    for number in (1, 2):
+        (tmp_path / f"{number}.txt").write_text(text.format(number))
+    spec = write_spec(tmp_path, prompts=[{"image": "1.txt"}, {"image": "1.txt", "seeds": [9]}, {"image": "2.txt"}])
+    for command in (("check", spec), ("start", spec, "--detach")):
+        said = " ".join(run(*command, code=0).out.split())
+        for number in (1, 2):
+            assert said.count(f"note: {number}.txt: not repeated: hires fix") == 1
+        assert said.count("note: suite: `ensd: 31337` is that of its pictures") == 1
+
+
 def test_what_another_program_gives_a_meaning_is_a_note(tmp_path: Path) -> None:
     for suite, note in (
         ({"syntax": "comfyui", "prompts": ["a lion BREAK a panda"]}, "'BREAK', which ComfyUI reads as words"),

@@ -71,6 +71,7 @@ def export(
     from optimizer.merging.files.targets import refuse_target
     from optimizer.trial.ranking import stopped_after
     from studies.files.artifacts import Artifacts
+    from studies.recipe.recipe import refuse_other_draws
     from studies.records.stored_studies import open_study
 
     database = database_to_read(storage)
@@ -85,6 +86,7 @@ def export(
         _write_recipe(stored, chosen, recipe, models, force=force)
         _print_caveat(doubted)
         return
+    refuse_other_draws(chosen.recipe.random_operations)
     if chosen.estimated:
         stopped = stopped_after(chosen, len(stored.spec.suite.items()))
         note = f"trial {chosen.number} was {stopped}: its objective is an estimate"

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
@@ -13,9 +14,11 @@ from optimizer.cli.common import console, errors, escaped, fail
 from optimizer.cli.views.help import Commands
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from studies.spec.published.settings import PublishedSettings
+
+STDOUT: Final = Path("-")
 
 app = Commands(help="Prompts and settings for the suite of a spec.")
 
@@ -36,60 +39,100 @@ def import_folder(
     output: Annotated[
         Path,
         typer.Option(
-            "-o", "--output", parser=typed_path, metavar="FILE", help="The YAML file to write.", show_default=False
+            "-o",
+            "--output",
+            parser=typed_path,
+            metavar="FILE",
+            help="The YAML file to write; - for the standard output.",
+            show_default=False,
         ),
     ],
+    recursive: Annotated[
+        bool, typer.Option("--recursive", "-r", help="Read the pictures of all folders below it as well.")
+    ] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace an existing file.")] = False,
 ) -> None:
     """Write a `suite:` section with the settings of published pictures: PNG, JPEG, WebP and .txt files."""
-    from basics.files import replacing
-    from studies.spec.published.files import SUFFIXES, read_published
-    from studies.spec.published.items import suite_section
+    from studies.spec.published.files import read_published
+    from studies.spec.published.items import one_suite, suite_section
     from studies.spec.published.settings import PublishedError
 
+    to_stdout = output == STDOUT
     if not folder.is_dir():
         fail(f"{folder} is no folder: give a folder of pictures that have their settings in them")
-    if output.exists() and not force:
+    if not to_stdout and output.exists() and not force:
         fail(f"{output} exists already: give another name, or --force to replace it")
-    files = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
-    if not files:
-        fail(f"{folder} has no PNG, JPEG, WebP or .txt file: give a folder of pictures")
+    files = _files(folder, recursive=recursive)
     found: list[tuple[str, PublishedSettings]] = []
     for path in files:
         try:
-            found.append((path.name, read_published(path)))
+            found.append((path.relative_to(folder).as_posix(), read_published(path)))
         except PublishedError as error:
-            errors.print(f"[yellow]left out:[/] {escaped(' '.join(str(error).split()))}")
-    kept = _of_one_kind(found)
+            _leave_out(_with_folder(path.relative_to(folder), " ".join(str(error).split())))
+    chosen = one_suite(found)
+    for name, why in chosen.left_out:
+        _leave_out(f"{name}: {why}")
+    kept = _without_repeats(chosen.pictures)
     if not kept:
-        fail(f"none of the {len(files)} files in {folder} has settings that can be used: {output} is not written")
-    with replacing(output, overwrite=force) as part:
-        part.write_text(suite_section(kept), encoding="utf-8")
+        nothing = "nothing" if to_stdout else f"{output} is not"
+        fail(f"none of the {len(files)} files in {folder} has settings that can be used: {nothing} written")
+    section = suite_section(chosen.settings, kept)
+    told = errors if to_stdout else console
+    _write(section, None if to_stdout else output, force=force)
     for name, settings in kept:
         for note in settings.notes:
-            console.print(f"[yellow]note:[/] {escaped(name)}: {escaped(note)}")
-    console.print(escaped(f"wrote {output}: {len(kept)} of {len(files)} files"))
+            told.print(f"[yellow]note:[/] {escaped(name)}: {escaped(note)}")
+    told.print(escaped(f"wrote {'the suite' if to_stdout else output}: {len(kept)} of {len(files)} files"))
 
 
-def _of_one_kind(found: Sequence[tuple[str, PublishedSettings]]) -> list[tuple[str, PublishedSettings]]:
-    """Keep the files with the most common prompt syntax and ENSD, which a suite has one of, each render once."""
-    kinds = [(settings.syntax, settings.ensd) for _, settings in found]
-    if not kinds:
-        return []
-    usual = max(dict.fromkeys(kinds), key=kinds.count)
-    kept: list[tuple[str, PublishedSettings]] = []
+def _files(folder: Path, *, recursive: bool) -> list[Path]:
+    """List the pictures and texts of a folder in order, and say which folders below it are not looked at."""
+    from studies.spec.published.files import SUFFIXES
+
+    def readable(paths: Iterable[Path]) -> list[Path]:
+        return sorted(path for path in paths if path.suffix.lower() in SUFFIXES and path.is_file())
+
+    files = readable(folder.rglob("*") if recursive else folder.iterdir())
+    below = [] if recursive else [each for each in sorted(folder.iterdir()) if each.is_dir()]
+    unread = {each.name: len(readable(each.rglob("*"))) for each in below}
+    unread = {name: count for name, count in unread.items() if count}
+    if unread and not files:
+        fail(f"{folder} has its pictures in folders below it ({', '.join(unread)}): add --recursive to read them")
+    if not files:
+        fail(f"{folder} has no PNG, JPEG, WebP or .txt file: give a folder of pictures")
+    for name, count in unread.items():
+        _leave_out(f"the folder {name} with {count} files: add --recursive to read them")
+    return files
+
+
+def _with_folder(path: Path, message: str) -> str:
+    """Return a message that begins with a file's name as one that begins with the folders before it."""
+    return f"{path.parent.as_posix()}/{message}" if path.parent.name else message
+
+
+def _leave_out(what: str) -> None:
+    errors.print(f"[yellow]left out:[/] {escaped(what)}")
+
+
+def _without_repeats(pictures: Sequence[tuple[str, PublishedSettings]]) -> list[tuple[str, PublishedSettings]]:
+    """Keep each render once, and say which pictures repeat one."""
     seen: dict[PublishedSettings, str] = {}
-    for (name, settings), kind in zip(found, kinds, strict=True):
+    for name, settings in pictures:
         render = replace(settings, notes=())
-        why = f"the same render as {seen[render]}" if render in seen else ""
-        if kind != usual:
-            why = (
-                f"its prompt syntax is {kind[0]} and its ENSD {kind[1]}, and a suite has one of each (here {usual[0]}, "
-                f"{usual[1]}): import it from a folder of its own"
-            )
-        if why:
-            errors.print(f"[yellow]left out:[/] {escaped(name)}: {escaped(why)}")
-            continue
-        seen[render] = name
-        kept.append((name, settings))
-    return kept
+        if render in seen:
+            _leave_out(f"{name}: the same render as {seen[render]}")
+        seen.setdefault(render, name)
+    kept = set(seen.values())
+    return [(name, settings) for name, settings in pictures if name in kept]
+
+
+def _write(section: str, output: Path | None, *, force: bool) -> None:
+    """Write a section into a file, or to the standard output: in UTF-8 and as it is, for another program to read."""
+    from basics.files import replacing
+
+    if output is None:
+        sys.stdout.buffer.write(section.encode())
+        sys.stdout.flush()
+        return
+    with replacing(output, overwrite=force) as part:
+        part.write_text(section, encoding="utf-8")

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from optimizer.runtime.model_files import ModelFolders
     from optimizer.runtime.plan import Plan
     from optimizer.runtime.setup import Runtime
+    from studies.recipe.recipe import Operation
     from studies.records.values import ParentFile, StoredStudy
     from studies.spec.study import StudySpec
 
@@ -77,16 +78,29 @@ def open_unchanged_plan(stored: StoredStudy, folders: ModelFolders) -> Plan:
 
     Raises:
         StudyChangedError: a parent, or another file that the study reads, has changed since the study began, or an
-            earlier version rendered it otherwise.
+            earlier version rendered or merged it otherwise.
     """
     from studies.spec.fingerprints import refuse_changed_files
-    from studies.spec.former import refuse_other_renders
+    from studies.spec.former import refuse_other_merges, refuse_other_renders
 
+    refuse_other_merges(_operations(stored.spec))
     plan = open_plan(stored, folders, scorers=True)
     refuse_changed_files(stored.fingerprints, plan.spec)
     plain_levels = plan.prediction.edm is None and not plan.prediction.zero_snr
     refuse_other_renders(stored.former_scheduler, plan.spec.suite, plain_levels=plain_levels)
     return plan
+
+
+def _operations(spec: StudySpec) -> Iterator[Operation]:
+    """Yield those of a study's steps, and of the recipes among its probes and from its warm start."""
+    from studies.recipe.recipe import Recipe
+
+    yield from spec.operations
+    texts = [probe.recipe for probe in spec.probes.recipes]
+    texts += [merge.recipe for merge in spec.warm_start.again] if spec.warm_start else []
+    for text in texts:
+        if text is not None:
+            yield from Recipe.from_json(text).random_operations
 
 
 def open_plan(stored: StoredStudy, folders: ModelFolders, *, scorers: bool = False, read_all: bool = False) -> Plan:

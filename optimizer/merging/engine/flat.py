@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from optimizer.merging.engine.fused import WORTH_COMPILING, FusedAddDifference
+from optimizer.merging.engine.philox import uniform
 from optimizer.merging.engine.plan import PlacePlan, PlannedStep
 from optimizer.merging.engine.staging import Staging
 from optimizer.merging.methods.elementwise import weights_clip
@@ -250,14 +251,14 @@ def _run_step(step: PlannedStep, inputs: Sequence[Tensor], key: str) -> Tensor:
 
 
 def _draws(operation: Operation, inputs: Sequence[Tensor], key: str) -> list[Tensor]:
-    """Draw uniform numbers in [0, 1), float32 of the inputs' shape, for each input but the first.
+    """Draw uniform numbers in [0, 1), float32 of the inputs' shape and on their device, for each input but the first.
 
-    They are always the same for one seed, step and tensor. They are drawn on the CPU, so that every device drops the
-    same elements.
+    They follow from seed, step, tensor and input alone, so every device drops the same elements.
     """
+    shape, device = inputs[0].shape, inputs[0].device
     draws = []
     for index in range(1, len(inputs)):
         digest = hashlib.sha256(f"{operation.seed}/{key}/{index}".encode()).digest()
-        generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
-        draws.append(torch.rand(inputs[0].shape, generator=generator).to(inputs[0].device))
+        words = int.from_bytes(digest[:8], "big"), int.from_bytes(digest[8:16], "big")
+        draws.append(uniform(words, shape.numel(), device).view(shape))
     return draws

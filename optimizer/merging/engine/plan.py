@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from studies.recipe.recipe import RESULT, Operation, Recipe, Step
+from studies.recipe.recipe import RESULT, Operation, Recipe, Step, refuse_other_draws
 
 FOLDED = frozenset({"weighted_sum", "sum_twice"})  # one formula, with an input dropped where its ratio is 0
 VAE_SOURCE = "vae"  # name of a baked VAE among the sources
@@ -47,7 +47,12 @@ class PlacePlan:
 
 
 def plan_places(recipe: Recipe) -> dict[str, PlacePlan]:
-    """Return the simplified plan of every place that the recipe names."""
+    """Return the simplified plan of every place that the recipe names.
+
+    Raises:
+        RecipeError: its random methods have numbers of another version, see `refuse_other_draws`.
+    """
+    refuse_other_draws(recipe.random_operations)
     steps = [(step, step.by_place) for step in recipe.steps]
     lora_weights = [lora.by_place for lora in recipe.loras]
     places = {place for _, by_place in steps for place in by_place}

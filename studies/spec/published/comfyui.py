@@ -1,7 +1,8 @@
 """The graph of nodes that ComfyUI writes into a picture: `prompt`, a JSON object {id: {class_type, inputs}}.
 
 An input is a value, or a link [id, slot] to another node. The settings are those of the sampler that begins with an
-empty latent image; what its links lead to is followed.
+empty latent image; what its links lead to is followed. Every node on the way to the model, the prompts, the noise and
+its levels that is not known to leave the picture alone is told by its name: there are thousands of kinds.
 """
 
 from __future__ import annotations
@@ -9,14 +10,46 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
+from pydantic import ValidationError
+
 from studies.spec.published.settings import PublishedError, RawSettings
+from studies.spec.suite import SizeConditioning
 
 DEPTH: Final = 100  # links that are followed one after the other
+SHOWN: Final = 80  # characters of a node's kind or a file's name
 VALUE_KEYS: Final = ("value", "seed", "noise_seed", "int", "float", "string", "text", "number")
-PASSED_KEYS: Final = ("conditioning", "positive", "clip", "model", "samples", "latent_image", "latent")
 MIXING: Final = ("ConditioningCombine", "ConditioningConcat", "ConditioningAverage", "ConditioningSetArea")
 LATENTS: Final = ("EmptyLatentImage", "EmptySD3LatentImage", "SDXLEmptyLatentSizePicker+")
-EXPECTED: Final = ("CheckpointLoader", "LoraLoader", "CLIPSetLastLayer", "UNETLoader", "VAELoader", "unCLIPCheckpoint")
+SIZED: Final = "CLIPTextEncodeSDXL"  # says the sizes that SDXL's U-Net is told
+SIZES: Final = {
+    "original": ("width", "height"),
+    "crop": ("crop_w", "crop_h"),
+    "target": ("target_width", "target_height"),
+}
+LORAS: Final = frozenset({"LoraLoader", "LoraLoaderModelOnly", "LoraLoader|pysssss"})
+# Nodes of which everything that shapes a picture is read: all others are told.
+READ: Final = LORAS | {
+    "BasicScheduler",
+    "CFGGuider",
+    "CLIPLoader",
+    "CLIPSetLastLayer",
+    "CLIPTextEncode",
+    "CheckpointLoader",
+    "CheckpointLoaderSimple",
+    "CheckpointLoader|pysssss",
+    "DualCLIPLoader",
+    "EmptyLatentImage",
+    "KSampler",
+    "KSamplerAdvanced",
+    "KSamplerSelect",
+    "RandomNoise",
+    "Reroute",
+    "SDXLEmptyLatentSizePicker+",
+    "SamplerCustom",
+    "SamplerCustomAdvanced",
+    "UNETLoader",
+    SIZED,
+}
 
 Node = Mapping[str, Any]
 
@@ -36,7 +69,7 @@ def parse_graph(graph: Any) -> RawSettings:
     first = next((node for node in samplers if nodes.latent(node) is not None), None)
     if first is None:
         raise PublishedError("it was made from another picture (no empty latent image), which its graph does not hold")
-    return nodes.settings(first, more=len(samplers) > 1)
+    return _Sampler(nodes, first).settings(more=len(samplers) > 1)
 
 
 def _is_sampler(node: Node) -> bool:
@@ -51,7 +84,7 @@ def _inputs(node: Node) -> Mapping[str, Any]:
 
 
 def _kind(node: Node) -> str:
-    return str(node.get("class_type", ""))[:80]
+    return str(node.get("class_type", "a node without a kind"))[:SHOWN]
 
 
 class _Nodes:
@@ -60,39 +93,16 @@ class _Nodes:
     def __init__(self, graph: Mapping[str, Any]) -> None:
         self._graph = graph
 
-    def settings(self, sampler: Node, *, more: bool) -> RawSettings:
-        """Read the settings of one sampler, whose links are followed."""
-        guider = self._target(sampler, "guider") or sampler
-        sigmas = self._target(sampler, "sigmas") or sampler
-        noise = self._target(sampler, "noise") or sampler
-        chosen = self._target(sampler, "sampler") or sampler
-        latent = self.latent(sampler) or {}
-        denoise = self.value(sigmas, "denoise")
-        if isinstance(denoise, (int, float)) and denoise < 1:
-            raise PublishedError("it was made from another picture (denoise below 1), which its graph does not hold")
-        positive, clip = self._conditioning(guider, "positive")
-        negative, _ = self._conditioning(guider, "negative")
-        notes = [*self._model_notes(guider), *(["further sampler nodes are not repeated"] if more else [])]
-        return RawSettings(
-            program="ComfyUI",
-            syntax="comfyui",
-            prompt=positive,
-            negative=negative,
-            seed=self._first(noise, "seed", "noise_seed"),
-            width=self.value(latent, "width"),
-            height=self.value(latent, "height"),
-            steps=self.value(sigmas, "steps"),
-            cfg=self.value(guider, "cfg"),
-            sampler=self.value(chosen, "sampler_name"),
-            schedule=self.value(sigmas, "scheduler"),
-            clip_skip=clip,
-            notes=tuple(notes),
-        )
-
     def latent(self, sampler: Node) -> Node | None:
         """Return the empty latent image that a sampler begins with; None if it begins with something else."""
-        node = self._target(sampler, "latent_image")
-        return node if node is not None and _kind(node) in LATENTS else None
+        return next((node for node in self.latents(sampler) if _kind(node) in LATENTS), None)
+
+    def latents(self, sampler: Node) -> Iterator[Node]:
+        """Yield the nodes that a sampler's latent image passes through; another sampler is the last of them."""
+        last = self.target(sampler, "latent_image")
+        if last is not None:
+            yield last
+            yield from self.chain(last, "samples", "latent", "")
 
     def value(self, node: Node, key: str, depth: int = 0) -> Any:
         """Return an input's value, which may be that of a node that holds nothing else."""
@@ -100,14 +110,29 @@ class _Nodes:
         target = self._linked(found)
         if target is None or depth > DEPTH:
             return None if isinstance(found, list) else found
-        known = next((name for name in (key, *VALUE_KEYS) if name in _inputs(target)), None)
+        known = next((name for name in (key, *VALUE_KEYS, "") if name in _inputs(target)), None)
         return None if known is None else self.value(target, known, depth + 1)
 
-    def _first(self, node: Node, *keys: str) -> Any:
+    def first(self, node: Node, *keys: str) -> Any:
+        """Return the value of the first of some inputs that a node has."""
         return next((self.value(node, key) for key in keys if key in _inputs(node)), None)
 
-    def _target(self, node: Node, key: str) -> Node | None:
-        return self._linked(_inputs(node).get(key))
+    def target(self, node: Node, *keys: str) -> Node | None:
+        """Return the node that the first of some inputs which is a link leads to."""
+        return next((found for key in keys if (found := self._linked(_inputs(node).get(key))) is not None), None)
+
+    def chain(self, node: Node, *keys: str) -> Iterator[Node]:
+        """Yield the nodes that one link after the other leads to.
+
+        Args:
+            keys: of the inputs that are followed; that of a Reroute node is empty.
+        """
+        for _ in range(DEPTH):
+            target = self.target(node, *keys)
+            if target is None:
+                return
+            yield target
+            node = target
 
     def _linked(self, link: Any) -> Node | None:
         if isinstance(link, list) and len(link) == 2:
@@ -115,44 +140,123 @@ class _Nodes:
             return node if isinstance(node, Mapping) else None
         return None
 
-    def _conditioning(self, guider: Node, key: str) -> tuple[Any, int | None]:
-        """Return the text that a conditioning was made of, and the clip skip."""
-        node = self._target(guider, key)
-        for _ in range(DEPTH):
-            if node is None:
-                break
-            if _kind(node).startswith(MIXING):
-                raise PublishedError(f"its graph has {_kind(node)} (regional or mixed prompts), which is not repeated")
-            if _kind(node) == "ConditioningZeroOut":  # the text before it does not count
-                return "", self._clip_skip(node)
-            text = next((self.value(node, name) for name in ("text", "text_g") if name in _inputs(node)), None)
-            if text is not None:
-                return text, self._clip_skip(node)
-            passed = next((self._target(node, name) for name in (key, "conditioning") if name in _inputs(node)), None)
-            node = passed
-        return None, None
 
-    def _clip_skip(self, node: Node) -> int | None:
-        for each in self._chain(node, "clip"):
-            layer = self.value(each, "stop_at_clip_layer")
+class _Sampler:
+    """A sampler node with the nodes that its links lead to."""
+
+    def __init__(self, nodes: _Nodes, sampler: Node) -> None:
+        self._nodes, self._node = nodes, sampler
+        self._guider = nodes.target(sampler, "guider") or sampler
+        self._noise = nodes.target(sampler, "noise") or sampler
+        self._chosen = nodes.target(sampler, "sampler") or sampler
+        self._levels = [node for node in nodes.chain(sampler, "sigmas", "") if _inputs(node)] or [sampler]
+        self._latents = list(nodes.latents(sampler))
+
+    def settings(self, *, more: bool) -> RawSettings:
+        """Read the settings.
+
+        Args:
+            more: whether the graph has further samplers.
+
+        Raises:
+            PublishedError: its prompts are mixed of several.
+        """
+        value, latent = self._nodes.value, self._nodes.latent(self._node) or {}
+        positive, negative = self._conditioning("positive"), self._conditioning("negative")
+        sizes = self._sizes(positive, latent)
+        notes = [*self._notes([*positive, *negative], latent)]
+        if self._sizes(negative, latent) != sizes:
+            notes.append("not repeated: other sizes with the negative prompt")
+        if more:
+            notes.append("further sampler nodes are not repeated")
+        return RawSettings(
+            program="ComfyUI",
+            syntax="comfyui",
+            prompt=self._text(positive, "positive"),
+            negative=self._text(negative, "negative"),
+            seed=self._nodes.first(self._noise, "seed", "noise_seed"),
+            width=value(latent, "width"),
+            height=value(latent, "height"),
+            steps=value(self._levels[-1], "steps"),
+            cfg=value(self._guider, "cfg"),
+            sampler=value(self._chosen, "sampler_name"),
+            schedule=value(self._levels[-1], "scheduler"),
+            clip_skip=self._clip_skip(positive),
+            noise="comfyui",
+            size_conditioning=sizes,
+            notes=tuple(notes),
+        )
+
+    def _conditioning(self, key: str) -> list[Node]:
+        """Return the nodes that a conditioning passes through; the last has the text.
+
+        Raises:
+            PublishedError: it is mixed of several.
+        """
+        found = list(self._nodes.chain(self._guider, key, "conditioning", "conditioning_to", ""))
+        mixing = next((_kind(node) for node in found if _kind(node).startswith(MIXING)), None)
+        if mixing is not None:
+            raise PublishedError(f"its graph has {mixing} (regional or mixed prompts), which is not repeated")
+        return found
+
+    def _text(self, conditioning: list[Node], key: str) -> Any:
+        if any(_kind(node) == "ConditioningZeroOut" for node in conditioning):  # the text before it does not count
+            return ""
+        return self._nodes.first(conditioning[-1], "text", "text_g", key) if conditioning else None
+
+    def _clip_skip(self, conditioning: list[Node]) -> int | None:
+        for node in self._nodes.chain(conditioning[-1], "clip", "") if conditioning else ():
+            layer = self._nodes.value(node, "stop_at_clip_layer")
             if isinstance(layer, int) and -12 <= layer < 0:
                 return -layer
         return None
 
-    def _model_notes(self, guider: Node) -> Iterator[str]:
-        chain = list(self._chain(guider, "model"))
-        loras = [str(self.value(node, "lora_name"))[:80] for node in chain if "lora_name" in _inputs(node)]
+    def _sizes(self, conditioning: list[Node], latent: Node) -> SizeConditioning:
+        """Return the sizes that the U-Net is told with a prompt: the image's, if its node says none.
+
+        Raises:
+            PublishedError: they are no sizes.
+        """
+        if not conditioning or _kind(conditioning[-1]) != SIZED:
+            return SizeConditioning()
+        told = {name: [self._nodes.value(conditioning[-1], key) for key in keys] for name, keys in SIZES.items()}
+        image = [self._nodes.value(latent, key) for key in SIZES["original"]]
+        try:
+            return SizeConditioning.model_validate({key: size for key, size in told.items() if size != image})
+        except ValidationError as error:
+            raise PublishedError(f"its {SIZED} node has sizes that are none") from error
+
+    def _notes(self, conditioning: list[Node], latent: Node) -> Iterator[str]:
+        """Yield what of the picture cannot be repeated.
+
+        Args:
+            conditioning: the nodes of both prompts.
+        """
+        path = [*self._nodes.chain(self._guider, "model", ""), *conditioning]
+        for node in conditioning:
+            path += self._nodes.chain(node, "clip", "")
+        loras = [str(self._nodes.value(node, "lora_name"))[:SHOWN] for node in path if _kind(node) in LORAS]
         if loras:
-            yield f"LoRAs are not applied: {', '.join(loras)} (see `loras` of a spec)"
-        others = [_kind(node) for node in chain if not _kind(node).startswith(EXPECTED)]
+            yield f"LoRAs are not applied: {', '.join(dict.fromkeys(loras))} (see `loras` of a spec)"
+        path += [self._node, self._guider, self._noise, self._chosen, *self._levels, *self._latents]
+        others = [*(_kind(node) for node in path if _kind(node) not in READ), *self._values(latent)]
+        sized = [node for node in conditioning if _kind(node) == SIZED]
+        if any(self._nodes.value(node, "text_l") != self._nodes.value(node, "text_g") for node in sized):
+            others.append("another text for the first text encoder (text_l)")
         if others:
             yield f"not repeated: {', '.join(dict.fromkeys(others))}"
 
-    def _chain(self, node: Node, key: str) -> Iterator[Node]:
-        """Yield the nodes that one link after the other leads to."""
-        for _ in range(DEPTH):
-            target = self._target(node, key)
-            if target is None:
-                return
-            yield target
-            node = target
+    def _values(self, latent: Node) -> Iterator[str]:
+        """Yield values of nodes that a suite has no setting for."""
+        value, levels = self._nodes.value, self._levels[-1]
+        denoise, steps, end = value(levels, "denoise"), value(levels, "steps"), value(self._node, "end_at_step")
+        if isinstance(denoise, (int, float)) and denoise < 1:
+            yield f"its denoise of {denoise:g}"
+        if value(self._node, "add_noise") in ("disable", False):
+            yield "a beginning without noise (add_noise)"
+        if value(self._node, "start_at_step") not in (None, 0):
+            yield "steps that are left out (start_at_step)"
+        if isinstance(end, int) and isinstance(steps, int) and end < steps:
+            yield "steps that are left out (end_at_step)"
+        if value(latent, "batch_size") not in (None, 1):
+            yield "the pictures of its batch but the first (batch_size)"

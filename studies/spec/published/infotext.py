@@ -1,23 +1,38 @@
-"""The text that A1111, Forge and many others write about a picture, read and written.
+"""The text that A1111, Forge, Fooocus and many others write about a picture, read and written.
 
 The prompt, which may have several lines; the negative prompt after `Negative prompt:`; and in the last line
 `Steps: 26, Sampler: Euler a, ...`, in which a value with a comma or colon is a JSON string. What is not said has the
 program's default: clip skip 1, noise drawn on the graphics card, and the sampler's usual schedule.
+
+Ours names the program as its version, and then what A1111 has no key for. A prompt that these rules would not give back
+as it was (it begins with a space, or has a line of settings in it) stands once more as a JSON string.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
-from typing import Final
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Final, get_args
 
-from studies.spec.published.settings import PublishedError, RawSettings
-from studies.spec.suite import SuiteItem
+from studies.spec.published.settings import OURS, PublishedError, RawSettings
+from studies.spec.samplers import PROGRAMS, SamplerName, read_sampler
+from studies.spec.suite import Emphasis, SizeConditioning, SuiteItem, SuiteSettings, Syntax
 
+FOOOCUS: Final = "Fooocus"
+EXACTLY_NOT: Final = "the picture cannot be repeated exactly"
+# Samplers with which A1111 says its ENSD (`uses_ensd` in modules/sd_samplers_kdiffusion.py), and those that take no
+# part in its setting of the first noise (modules/sd_samplers_timesteps.py).
+_SAYS_ENSD: Final[frozenset[SamplerName]] = frozenset({"euler_ancestral", "dpm_2_ancestral", "dpmpp_2s_ancestral"})
+_OF_TIMESTEPS: Final[frozenset[SamplerName]] = frozenset({"ddim", "uni_pc"})
+_EMPHASES: Final[Mapping[str, Emphasis]] = {
+    "Original": "original", "No norm": "no_norm", "None": "none", "Ignore": "ignore",
+}  # fmt: skip
 NEGATIVE: Final = "Negative prompt:"
 _PAIR: Final = re.compile(r'\s*([A-Za-z][\w \-/.]{0,60}):\s*("(?:\\.|[^"\\])*+"|[^,]*)(?:,|$)')
 _SIZE: Final = re.compile(r"(\d{1,5})x(\d{1,5})")
+_NUMBERS: Final = re.compile(r"(\d{1,18})x(\d{1,18})")
+_SIZE_KEYS: Final = {"Original size": "original", "Crop": "crop", "Target size": "target"}  # ours -> a suite's
 _CANNOT: Final = {  # beginning of a key -> what of the picture cannot be repeated
     "Hires": "hires fix (the first pass alone is rendered)",
     "First pass size": "hires fix (the first pass alone is rendered)",
@@ -43,9 +58,9 @@ _CANNOT: Final = {  # beginning of a key -> what of the picture cannot be repeat
     "NGMS": "steps without the negative prompt (NGMS)",
     "Skip Early CFG": "early steps without guidance",
     "Pad conds": "padded prompts",
-    "Emphasis": "its way of emphasis (see `emphasis` of a suite)",
-    "SGM noise multiplier": "its first noise (see `sgm_noise_multiplier` of a suite)",
 }
+# Keys of Fooocus -> what of its way to sample cannot be repeated.
+_OF_FOOOCUS: Final = {"Sharpness": "sharpness", "ADM Guidance": "ADM guidance", "Adaptive CFG": "adaptive CFG"}
 
 
 def is_infotext(text: str) -> bool:
@@ -68,22 +83,108 @@ def parse_infotext(text: str) -> RawSettings:
     size = _SIZE.fullmatch(pairs.get("Size", ""))
     if "Mask blur" in pairs or ("Denoising strength" in pairs and not any(key.startswith("Hires") for key in pairs)):
         raise PublishedError("it was made from another picture (img2img), which its settings do not hold")
-    return RawSettings(
-        program="A1111",
-        syntax="a1111",
-        prompt="\n".join(lines[:begin]),
-        negative="\n".join(lines[begin:place]).removeprefix(NEGATIVE).strip(),
-        seed=pairs.get("Seed"),
-        width=size[1] if size else None,
-        height=size[2] if size else None,
-        steps=pairs.get("Steps"),
-        cfg=pairs.get("CFG scale"),
-        sampler=pairs.get("Sampler"),
-        schedule=pairs.get("Schedule type"),
-        clip_skip=pairs.get("Clip skip"),
-        ensd=pairs.get("ENSD"),
-        notes=tuple(_notes(pairs)),
-    )
+    prompt = "\n".join(lines[:begin])
+    negative = "\n".join(lines[begin:place]).removeprefix(NEGATIVE).strip()
+    said: dict[str, Any] = {
+        "seed": pairs.get("Seed"),
+        "width": size[1] if size else None,
+        "height": size[2] if size else None,
+        "steps": pairs.get("Steps"),
+        "cfg": pairs.get("CFG scale"),
+        "sampler": pairs.get("Sampler"),
+        "schedule": pairs.get("Schedule type", pairs.get("Scheduler")),
+        "clip_skip": pairs.get("Clip skip"),
+    }
+    version = pairs.get("Version", "")
+    if version == OURS:
+        prompt, negative = pairs.get("Prompt", prompt), pairs.get("Negative", negative)
+        return RawSettings(program=OURS, prompt=prompt, negative=negative, **said, **_ours(pairs))
+    if version.startswith(FOOOCUS):
+        return RawSettings(program=FOOOCUS, prompt=prompt, negative=negative, **said, **_of_fooocus(pairs))
+    of_suite = _of_a1111(pairs, uses_weights=bool(set("([") & set(prompt + negative)))
+    return RawSettings(program="A1111", prompt=prompt, negative=negative, **said, **of_suite)
+
+
+def _of_a1111(pairs: Mapping[str, str], *, uses_weights: bool) -> dict[str, Any]:
+    """Return the settings of a whole suite that A1111 has, and the notes.
+
+    Some are said only where they have a part in the picture, and only if they are not the default.
+    """
+    try:
+        sampler = read_sampler(pairs.get("Sampler", ""))[0]
+    except ValueError:  # which is told when the sampler is read
+        sampler = None
+    emphasis = _EMPHASES.get(pairs.get("Emphasis", "Original")) if uses_weights or "Emphasis" in pairs else None
+    sgm = None if sampler in _OF_TIMESTEPS else pairs.get("SGM noise multiplier") == "True"
+    return {
+        "syntax": "a1111",
+        "noise": "a1111",
+        "ensd": pairs.get("ENSD", 0 if sampler in _SAYS_ENSD else None),
+        "emphasis": emphasis,
+        "sgm_noise_multiplier": sgm,
+        "size_conditioning": SizeConditioning(),
+        "notes": (*_notes(pairs), *_notes_of_noise(pairs)),
+    }
+
+
+def _of_fooocus(pairs: Mapping[str, str]) -> dict[str, Any]:
+    """Return how prompts of Fooocus are read, and the notes."""
+    ways = [way for key, way in _OF_FOOOCUS.items() if key in pairs]
+    loras = [f"LoRAs ({pairs['Lora weights']}; see `loras` of a spec)"] if "Lora weights" in pairs else []
+    return {"syntax": "comfyui", "noise": "comfyui", "notes": (*notes_of_fooocus([*ways, *loras]), *_notes(pairs))}
+
+
+def notes_of_fooocus(ways: Sequence[str]) -> Iterator[str]:
+    """Yield the notes of a picture of Fooocus.
+
+    Args:
+        ways: what of it cannot be repeated.
+    """
+    yield f"Fooocus weighs words and samples in its own way: {EXACTLY_NOT}"
+    if ways:
+        yield f"not repeated: {', '.join(ways)}"
+
+
+def _ours(pairs: Mapping[str, str]) -> dict[str, Any]:
+    """Return the settings of the whole suite that a picture of ours was a render of.
+
+    Raises:
+        PublishedError: one is not what we write.
+    """
+    sizes = {name: _two_numbers(pairs, key) for key, name in _SIZE_KEYS.items() if key in pairs}
+    syntax = _one_of(pairs, "Syntax", get_args(Syntax), "a1111")
+    return {
+        "syntax": syntax,
+        "noise": _one_of(pairs, "Noise", PROGRAMS, "a1111"),
+        "ensd": pairs.get("ENSD", 0),
+        "emphasis": _EMPHASES[_one_of(pairs, "Emphasis", tuple(_EMPHASES), "Original")] if syntax == "a1111" else None,
+        "sgm_noise_multiplier": pairs.get("SGM noise multiplier") == "True",
+        "size_conditioning": SizeConditioning.model_validate(sizes),
+    }
+
+
+def _one_of(pairs: Mapping[str, str], key: str, known: Sequence[str], default: str) -> str:
+    """Return the value of a key.
+
+    Raises:
+        PublishedError: it is none that is known.
+    """
+    value = pairs.get(key, default)
+    if value not in known:
+        raise PublishedError(f"expected one of {', '.join(known)} as {key}, got {value[:40]!r}")
+    return value
+
+
+def _two_numbers(pairs: Mapping[str, str], key: str) -> tuple[int, int]:
+    """Return the value of a key, two numbers with an x between them.
+
+    Raises:
+        PublishedError: it is anything else.
+    """
+    found = _NUMBERS.fullmatch(pairs[key])
+    if found is None:
+        raise PublishedError(f"expected two numbers (1024x768) as {key}, got {pairs[key][:40]!r}")
+    return int(found[1]), int(found[2])
 
 
 def _is_settings_line(line: str) -> bool:
@@ -108,28 +209,64 @@ def _unquoted(value: str) -> str:
 
 def _notes(pairs: Mapping[str, str]) -> Iterator[str]:
     cannot = [what for key in pairs for beginning, what in _CANNOT.items() if key.startswith(beginning)]
+    if pairs.get("Emphasis", "Original") not in _EMPHASES:
+        cannot.append(f"its way of emphasis ({pairs['Emphasis'][:40]})")
     if cannot:
         yield f"not repeated: {', '.join(dict.fromkeys(cannot))}"
+
+
+def _notes_of_noise(pairs: Mapping[str, str]) -> Iterator[str]:
     if pairs.get("RNG", "GPU") == "GPU":
-        yield "its noise was drawn on the graphics card (RNG: GPU), so the picture cannot be repeated exactly"
+        yield f"its noise was drawn on the graphics card (RNG: GPU), so {EXACTLY_NOT}"
     elif pairs["RNG"] != "CPU":
-        yield f"its noise was drawn as {pairs['RNG'][:20]}, so the picture cannot be repeated exactly"
+        yield f"its noise was drawn as {pairs['RNG'][:20]}, so {EXACTLY_NOT}"
 
 
-def write_infotext(item: SuiteItem, ensd: int) -> str:
-    """Return the text of a render of ours, as A1111 would write it; `parse_infotext` reads it back."""
-    sampling = item.sampling
-    values: dict[str, object] = {
-        "Steps": sampling.steps,
-        "Sampler": sampling.sampler,
-        "Schedule type": sampling.schedule,
-        "CFG scale": sampling.cfg,
+def write_infotext(item: SuiteItem, suite: SuiteSettings) -> str:
+    """Return the text of a render of ours, much as A1111 would write it; `parse_infotext` gives all of it back.
+
+    Args:
+        suite: what the item belongs to.
+    """
+    negative = f"{NEGATIVE} {item.negative}\n" if item.negative else ""
+    line = ", ".join(f"{key}: {value}" for key, value in (_said(item) | _said_of_suite(suite)).items())
+    plain = f"{item.prompt}\n{negative}{line}"
+    read = parse_infotext(plain)
+    unlike = {
+        key: json.dumps(text)
+        for key, text, found in (("Prompt", item.prompt, read.prompt), ("Negative", item.negative, read.negative))
+        if text != found
+    }
+    return ", ".join([plain, *(f"{key}: {value}" for key, value in unlike.items())])
+
+
+def _said(item: SuiteItem) -> dict[str, object]:
+    """Return the settings of a render by A1111's names."""
+    return {
+        "Steps": item.sampling.steps,
+        "Sampler": item.sampling.sampler,
+        "Schedule type": item.sampling.schedule,
+        "CFG scale": item.sampling.cfg,
         "Seed": item.seed,
         "Size": f"{item.width}x{item.height}",
         "Clip skip": item.clip_skip,
     }
-    if ensd:
-        values["ENSD"] = ensd
-    line = ", ".join(f"{key}: {value}" for key, value in (values | {"RNG": "CPU"}).items())
-    negative = f"{NEGATIVE} {item.negative}\n" if item.negative else ""
-    return f"{item.prompt}\n{negative}{line}"
+
+
+def _said_of_suite(suite: SuiteSettings) -> dict[str, object]:
+    """Return the settings of a suite that are not the default, and the program's name."""
+    values: dict[str, object] = {"ENSD": suite.ensd} if suite.ensd else {}
+    if suite.emphasis not in {None, "original"}:
+        values["Emphasis"] = next(name for name, emphasis in _EMPHASES.items() if emphasis == suite.emphasis)
+    if suite.sgm_noise_multiplier:
+        values["SGM noise multiplier"] = True
+    values |= {"RNG": "CPU", "Version": OURS}
+    if suite.syntax != "a1111":
+        values["Syntax"] = suite.syntax
+    if suite.noise != "a1111":
+        values["Noise"] = suite.noise
+    for key, name in _SIZE_KEYS.items():
+        numbers = getattr(suite.size_conditioning, name)
+        if numbers != SizeConditioning.model_fields[name].default:
+            values[key] = "x".join(map(str, numbers))
+    return values

@@ -1,4 +1,4 @@
-"""The settings of InvokeAI and SwarmUI, each a JSON object."""
+"""The settings of InvokeAI, SwarmUI and Fooocus, each a JSON object."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
+from studies.spec.published.infotext import FOOOCUS, notes_of_fooocus
 from studies.spec.published.settings import PublishedError, RawSettings
 
 _COMPEL: Final = re.compile(r"\)(?:[+-]+|[\d.]+)|\w[+-]{2,}|\.(?:and|blend|swap)\(")
+_PAIR: Final = re.compile(r"\(\s*(\d{1,5})\s*,\s*(\d{1,5})\s*\)")
 _TAG: Final = re.compile(r"<(segment|object|region|refiner|edit|clear)\b")
 
 
@@ -102,6 +104,7 @@ def parse_swarmui(data: Any) -> RawSettings:
     return RawSettings(
         program="SwarmUI",
         syntax="comfyui",
+        noise="comfyui",
         prompt=data.get("prompt"),
         negative=data.get("negativeprompt"),
         **_alike(data),
@@ -129,3 +132,48 @@ def _swarmui_notes(data: Mapping[str, Any]) -> Iterator[str]:
     found += [f"<{tag}>" for tag in _TAG.findall(str(data.get("prompt", "")))]
     if found:
         yield f"not repeated: {', '.join(dict.fromkeys(found))}"
+
+
+def parse_fooocus(data: Mapping[str, Any]) -> RawSettings:
+    """Read the settings of Fooocus, which names each as its code does.
+
+    The texts are those that were read, with what its styles and its expansion have added. Each was embedded by itself;
+    they are joined as in its text of A1111's form.
+    """
+    size = _PAIR.fullmatch(str(data.get("resolution", "")))
+    return RawSettings(
+        program=FOOOCUS,
+        syntax="comfyui",
+        noise="comfyui",
+        prompt=_joined(data.get("full_prompt")) or data.get("prompt"),
+        negative=_joined(data.get("full_negative_prompt")) or data.get("negative_prompt"),
+        seed=data.get("seed"),
+        width=size[1] if size else None,
+        height=size[2] if size else None,
+        steps=data.get("steps"),
+        cfg=data.get("guidance_scale"),
+        sampler=data.get("sampler"),
+        schedule=data.get("scheduler"),
+        clip_skip=data.get("clip_skip"),
+        notes=tuple(notes_of_fooocus([*_ways_of_fooocus(data)])),
+    )
+
+
+def _joined(texts: Any) -> str:
+    return ", ".join(map(str, texts)) if isinstance(texts, list) else ""
+
+
+def _ways_of_fooocus(data: Mapping[str, Any]) -> Iterator[str]:
+    ways = {
+        "sharpness": "sharpness",
+        "adm_guidance": "ADM guidance",
+        "adaptive_cfg": "adaptive CFG",
+        "freeu": "FreeU",
+        "inpaint_method": "inpainting",
+    }
+    yield from (way for key, way in ways.items() if data.get(key))
+    if str(data.get("refiner_model", "None")) not in {"", "None"}:
+        yield "the refiner"
+    loras = [str(value)[:80] for key, value in data.items() if key.startswith("lora_combined_")]
+    if loras:
+        yield f"LoRAs ({', '.join(loras)}; see `loras` of a spec)"

@@ -8,13 +8,16 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from studies.errors import StudyError
-from studies.spec.samplers import SamplerName, ScheduleName, read_sampler, read_schedule
-from studies.spec.suite import Syntax
+from studies.spec.samplers import ProgramName, SamplerName, ScheduleName, read_sampler, read_schedule
+from studies.spec.suite import Emphasis, SizeConditioning, Syntax
 
 SIZE_STEP: Final = 64  # pixels; what a suite can render
 MOST_CHARACTERS: Final = 20_000  # of a prompt; far more than any text encoder is given
+OURS: Final = "mergetune"  # the program that our own pictures name
+# Fields of `PublishedSettings` that a suite has one of for all of its prompts. The first decides what prompts say.
+SUITE_WIDE: Final = ("syntax", "noise", "ensd", "emphasis", "sgm_noise_multiplier", "size_conditioning")
 _LORA: Final = re.compile(r"<(?:lora|lyco|hypernet):([^:<>]{1,80})[^<>]*>", re.IGNORECASE)
-_UNSEEN: Final = dict.fromkeys((*range(32), *range(127, 160)), " ")  # control characters
+_UNSEEN: Final = dict.fromkeys((*range(9), *range(11, 32), *range(127, 160)), " ")  # but tabs and ends of lines
 
 
 class PublishedError(StudyError):
@@ -35,8 +38,13 @@ class PublishedSettings:
     sampler: SamplerName
     schedule: ScheduleName | None = None  # None: the sampler's usual one
     clip_skip: int = 1
-    ensd: int = 0  # A1111's "eta noise seed delta"
     syntax: Syntax
+    # Settings of a whole suite; None where the program says nothing about one, or it has no part in the picture.
+    noise: ProgramName | None = None
+    ensd: int | None = None  # A1111's "eta noise seed delta"
+    emphasis: Emphasis | None = None
+    sgm_noise_multiplier: bool | None = None
+    size_conditioning: SizeConditioning | None = None
     notes: tuple[str, ...] = ()  # what cannot be done as it was, one line each
 
 
@@ -57,6 +65,11 @@ class RawSettings:
     schedule: Any = None
     clip_skip: Any = None
     ensd: Any = None
+    # As in `PublishedSettings`, which their readers know.
+    noise: ProgramName | None = None
+    emphasis: Emphasis | None = None
+    sgm_noise_multiplier: bool | None = None
+    size_conditioning: SizeConditioning | None = None
     notes: tuple[str, ...] = ()
 
 
@@ -67,13 +80,15 @@ def checked(raw: RawSettings) -> PublishedSettings:
         PublishedError: one is missing, out of range, or not known.
     """
     prompt, negative = _text(raw.prompt, "prompt"), _text(raw.negative or "", "negative prompt")
-    if not prompt:
-        raise PublishedError(f"{raw.program}'s settings have no prompt")
     width, height = (_whole(value, "size", 64, 4096) for value in (raw.width, raw.height))
     sampler, schedule = _sampling(raw)
     notes = [*raw.notes, *_notes_of_text(prompt, negative)]
     if raw.syntax == "a1111":  # which takes these marks out of a prompt; to ComfyUI they are text
-        prompt, negative = (" ".join(_LORA.sub(" ", text).split()) for text in (prompt, negative))
+        prompt, negative = (_LORA.sub("", text) for text in (prompt, negative))
+    if raw.program != OURS:  # ours stand as they were written
+        prompt, negative = prompt.strip(), negative.strip()
+    if not prompt:
+        raise PublishedError(f"{raw.program}'s settings have no prompt")
     if width % SIZE_STEP or height % SIZE_STEP:
         notes.append(f"size {width}x{height} is rendered as {_rounded(width)}x{_rounded(height)}: multiples of 64")
     return PublishedSettings(
@@ -87,8 +102,12 @@ def checked(raw: RawSettings) -> PublishedSettings:
         sampler=sampler,
         schedule=schedule,
         clip_skip=max(1, _whole(raw.clip_skip or 1, "clip skip", 0, 11)),
-        ensd=_whole(raw.ensd or 0, "ENSD", -(2**31), 2**31),
         syntax=raw.syntax,
+        noise=raw.noise,
+        ensd=None if raw.ensd is None else _whole(raw.ensd, "ENSD", 1 - 2**63, 2**63 - 1),
+        emphasis=raw.emphasis,
+        sgm_noise_multiplier=raw.sgm_noise_multiplier,
+        size_conditioning=raw.size_conditioning,
         notes=tuple(dict.fromkeys(notes)),
     )
 
@@ -115,7 +134,7 @@ def _text(value: Any, what: str) -> str:
         raise PublishedError(f"expected a text as {what}, got {_shown(value)}")
     if len(value) > MOST_CHARACTERS:
         raise PublishedError(f"the {what} has {len(value):,} characters, and at most {MOST_CHARACTERS:,} are read")
-    return " ".join(value.replace("\r\n", "\n").translate(_UNSEEN).split())
+    return value.replace("\r\n", "\n").replace("\r", "\n").translate(_UNSEEN)
 
 
 def _number(value: Any, what: str, low: float, high: float) -> float:

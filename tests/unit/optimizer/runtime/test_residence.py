@@ -89,7 +89,7 @@ def test_kernels_are_recorded_where_that_takes_no_turns(sdxl: MemoryEstimate, ca
 
 def test_what_graphs_keep_is_foreseen(sdxl: MemoryEstimate) -> None:
     """On an H100, a step with two images of 1024 x 1024 took 0.7 GB."""
-    assert 0.68 * GB < sdxl.recorded < 2 * GB
+    assert 0.68 * GB < sdxl.recorded < 2.1 * GB
 
 
 def test_scorers_that_are_loaded_take_no_turns_any_more(sdxl: MemoryEstimate) -> None:

@@ -144,6 +144,7 @@ def test_the_stored_text_is_plain_json_with_nothing_left_out() -> None:
                 "inputs": ["A", "B", "C"],
                 "clip": False,
                 "seed": 5,
+                "draws": "philox4x64",
                 "values": {"B": 0.1, "C": dict.fromkeys(EVERY, 0.2) | {"M00": 0.3}, "density": 0.5},
             },
             {

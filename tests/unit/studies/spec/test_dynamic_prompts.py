@@ -133,6 +133,38 @@ def test_the_finals_prompts_are_expanded_too(tmp_path: Path) -> None:
     assert final.prompts[0].prompt in {"c e", "d e"}
 
 
+def test_every_text_that_is_a_prompt_is_expanded(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("a {kept}\nSteps: 2, Sampler: Euler, CFG scale: 7, Seed: 1, Size: 64x64")
+    text = (
+        "study: s\nparents: [a.safetensors, b.safetensors]\nscorers: {sharpness: }\n"
+        "suite: {dynamic: true, negative: '{a|b} c', prompts: ['{d|e}', {prompt: '{f|g}', negative: '{h|i}'}, "
+        "{image: a.txt, negative: '{j|k}'}, {image: a.txt, prompt: '{l|m}', seeds: [2]}]}\n"
+        "final: {prompts: [{prompt: n, negative: '{o|p}'}, '{q|r}']}\n"
+    )
+    found = parse_spec(text, base_dir=tmp_path)
+    texts = [
+        text
+        for suite in (found.suite, found.held_out)
+        for item in suite.items()
+        for text in (item.prompt, item.negative)
+    ]
+    assert texts.pop(texts.index("a {kept}"))
+    assert len(texts) == 11
+    assert not any(sign in text for text in [*texts, found.suite.negative] for sign in "{|}")
+
+
+@pytest.mark.parametrize("prompt", ['masterpiece: "{a|b}"', 'prompt: {masterpiece: "{a|b}"}', 'negative: {x: "{a|b}"}'])
+def test_a_text_that_yaml_reads_as_a_mapping_is_refused_and_not_left_as_it_is(tmp_path: Path, prompt: str) -> None:
+    with pytest.raises(SpecError, match="as a mapping") as refused:
+        spec(
+            tmp_path,
+            f"{{dynamic: true, prompts: [{{prompt: x, {prompt}}}]}}"
+            if prompt.startswith("neg")
+            else f"{{dynamic: true, prompts: [{prompt}]}}",
+        )
+    assert "in quotes" in str(refused.value)
+
+
 def test_an_empty_negative_prompt_takes_the_suites_which_is_expanded(tmp_path: Path) -> None:
     suite = "{dynamic: true, negative: '{x|y}', prompts: [{prompt: a lion, negative: null}]}"
     (item,) = spec(tmp_path, suite).suite.items()

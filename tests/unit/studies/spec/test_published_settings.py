@@ -17,7 +17,7 @@ from studies.errors import SpecError
 from studies.files.png import encode_png
 from studies.spec.published.files import read_published
 from studies.spec.published.infotext import parse_infotext, write_infotext
-from studies.spec.published.items import prompt_settings, resolve_images, suite_section
+from studies.spec.published.items import one_suite, prompt_settings, suite_section
 from studies.spec.published.settings import PublishedError, PublishedSettings, checked
 from studies.spec.study import StudySpec, parse_spec
 from studies.spec.suite import SuiteSettings
@@ -78,8 +78,8 @@ def with_comment(path: Path, comment: bytes) -> Path:
 
 
 def require_a1111(found: PublishedSettings) -> None:
-    assert found.prompt == "masterpiece, (1girl:1.2), \\(fate\\), looking at viewer"
-    assert found.negative == "lowres, [bad hands], worst quality"
+    assert found.prompt == "masterpiece, (1girl:1.2), \\(fate\\),\nlooking at viewer"
+    assert found.negative == "lowres, [bad hands],\nworst quality"
     assert (found.seed, found.width, found.height, found.steps, found.cfg) == (3519844861, 512, 768, 26, 6.5)
     assert (found.sampler, found.schedule, found.clip_skip, found.ensd) == ("dpmpp_2m_sde", "karras", 2, 31337)
     assert found.syntax == "a1111"
@@ -188,7 +188,7 @@ def test_our_own_pictures_say_how_they_were_made(tmp_path: Path) -> None:
     suite = parse_spec(text, base_dir=tmp_path).suite
     path = tmp_path / "0000.png"
     pixels = np.random.default_rng(0).integers(0, 256, (3, 64, 64), np.uint8)
-    path.write_bytes(encode_png(pixels, {"parameters": write_infotext(suite.items()[0], suite.ensd)}))
+    path.write_bytes(encode_png(pixels, {"parameters": write_infotext(suite.items()[0], suite)}))
     found = read_published(path)
     assert prompt_settings(found) == {
         "prompt": "a (cat:1.2), ひげ", "negative": "dog", "seeds": [2**40], "sizes": [[512, 640]], "steps": 7,
@@ -235,18 +235,6 @@ def test_control_characters_do_not_get_through() -> None:
     assert found.prompt == "a [31m cat"
 
 
-def test_an_image_in_a_spec_gives_the_settings_that_other_keys_override(tmp_path: Path) -> None:
-    png(tmp_path / "a.png", {"parameters": A1111})
-    whole, changed, text = resolve_images(
-        [{"image": "a.png"}, {"image": "a.png", "steps": 5, "weight": 2}, "x"], tmp_path
-    )
-    assert whole == prompt_settings(read_published(tmp_path / "a.png"))
-    assert changed == whole | {"steps": 5, "weight": 2}
-    assert text == "x"
-    with pytest.raises(ValueError, match=r"image: none.png: there is no such file"):
-        resolve_images([{"image": "none.png"}], tmp_path)
-
-
 def test_a_study_stores_the_settings_and_not_the_picture(tmp_path: Path) -> None:
     png(tmp_path / "a.png", {"parameters": A1111})
     text = (
@@ -271,7 +259,8 @@ def test_a_study_stores_the_settings_and_not_the_picture(tmp_path: Path) -> None
 
 def test_a_written_suite_reads_back(tmp_path: Path) -> None:
     found = read_published(png(tmp_path / "a.png", {"parameters": A1111.replace("masterpiece", "#1: {x} 'y' \"z\"")}))
-    section = parse_yaml(suite_section([("a\n.png", found)]), "suite", PublishedError)["suite"]
+    chosen = one_suite([("a\n.png", found)])
+    section = parse_yaml(suite_section(chosen.settings, chosen.pictures), "suite", PublishedError)["suite"]
     assert section == {"syntax": "a1111", "ensd": 31337, "prompts": [prompt_settings(found)]}
 
 
@@ -288,18 +277,20 @@ def test_a_sampler_is_that_of_the_program_that_wrote_it(name: str, own: tuple[st
     """A1111 writes the schedule that was chosen even where its sampler has times of its own."""
     text = f"a lion\nSteps: 20, Sampler: {name}, Schedule type: Karras, CFG scale: 7, Seed: 1, Size: 512x512"
     found = checked(parse_infotext(text))
-    there = replace(found, syntax="comfyui")
+    there = replace(found, syntax="comfyui", noise="comfyui")
     for published, sampling in ((found, own), (there, (found.sampler, "karras"))):
-        section = parse_yaml(suite_section([("a.png", published)]), "suite", SpecError)["suite"]
+        chosen = one_suite([("a.png", published)])
+        section = parse_yaml(suite_section(chosen.settings, chosen.pictures), "suite", SpecError)["suite"]
         (prompt,) = SuiteSettings.model_validate(section).prompts
         assert (prompt.sampler, prompt.schedule) == sampling
 
 
 def test_pictures_of_comfyui_are_sampled_as_there() -> None:
-    published = checked(replace(parse_infotext("a\nSteps: 2, Sampler: Euler, CFG scale: 7, Seed: 1, Size: 64x64")))
-    there = parse_yaml(suite_section([("a.png", replace(published, syntax="comfyui"))]), "x", SpecError)
-    assert there["suite"]["noise"] == "comfyui"
-    assert "noise" not in parse_yaml(suite_section([("a.png", published)]), "x", SpecError)["suite"]
+    published = checked(parse_infotext("a\nSteps: 2, Sampler: Euler, CFG scale: 7, Seed: 1, Size: 64x64"))
+    for settings, noise in ((replace(published, syntax="comfyui", noise="comfyui"), "comfyui"), (published, None)):
+        chosen = one_suite([("a.png", settings)])
+        section = parse_yaml(suite_section(chosen.settings, chosen.pictures), "x", SpecError)["suite"]
+        assert section.get("noise") == noise
 
 
 def test_a_conditioning_that_comfyui_zeroes_has_no_text_and_a_prompt_may_hold_nan(tmp_path: Path) -> None:
@@ -332,7 +323,12 @@ def test_a_conditioning_that_comfyui_zeroes_has_no_text_and_a_prompt_may_hold_na
 
 @pytest.mark.parametrize(
     ("setting", "told"),
-    [("Emphasis: No norm", "emphasis"), ("Eta: 0.5", "its eta"), ("NGMS: 3", "NGMS"), ("Pad conds: True", "padded")],
+    [
+        ("Emphasis: Loud", "emphasis (Loud)"),
+        ("Eta: 0.5", "its eta"),
+        ("NGMS: 3", "NGMS"),
+        ("Pad conds: True", "padded"),
+    ],
 )
 def test_settings_that_change_a_picture_are_told(setting: str, told: str) -> None:
     text = f"a lion\nSteps: 2, Sampler: Euler a, CFG scale: 7, Seed: 1, Size: 64x64, RNG: CPU, ENSD: 31337, {setting}"

@@ -1,0 +1,144 @@
+"""A1111's text of a picture, and ours in its form: what is read of it, and that ours gives back all that we wrote."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from studies.errors import SpecError
+from studies.spec.published.infotext import parse_infotext, write_infotext
+from studies.spec.published.items import one_suite, prompt_settings, suite_section
+from studies.spec.published.settings import SUITE_WIDE, PublishedError, PublishedSettings, checked
+from studies.spec.samplers import SAMPLERS, SCHEDULES
+from studies.spec.suite import SizeConditioning, SuiteSettings
+from studies.system.documents import parse_yaml
+
+LINE = "Steps: 20, Sampler: Euler a, CFG scale: 7, Seed: 1, Size: 512x512, RNG: CPU"
+NUMBERS = st.tuples(st.integers(0, 8192), st.integers(0, 8192))
+# Everything that is written but control characters, and often what the form of the text gives a meaning.
+CHARACTERS = st.one_of(
+    st.sampled_from("\n \t,:\"\\#()[]{}|'"), st.characters(exclude_categories=["Cc", "Cs"], include_characters="\n\t")
+)
+WORDS = st.sampled_from(
+    ["Negative prompt: x", "Negative prompt:", "Steps: 3, Sampler: Euler, Seed: 2", "\n", "Version: mergetune", ", "]
+)
+TEXTS = st.lists(st.one_of(st.text(CHARACTERS, max_size=20), WORDS), max_size=6).map("".join)
+
+
+def read(text: str) -> PublishedSettings:
+    return checked(parse_infotext(text))
+
+
+@st.composite
+def suites(draw: st.DrawFn) -> SuiteSettings:
+    syntax = draw(st.sampled_from(["a1111", "comfyui", "plain"]))
+    emphases = ["original", "no_norm", "none", "ignore"]
+    size = draw(st.tuples(st.integers(1, 64), st.integers(1, 64)))
+    return SuiteSettings.model_validate(
+        {
+            "prompts": [{"prompt": draw(TEXTS.filter(bool)), "negative": draw(TEXTS)}],
+            "seeds": [draw(st.integers(0, 2**63 - 1))],
+            "sizes": [[64 * size[0], 64 * size[1]]],
+            "steps": draw(st.integers(1, 1000)),
+            "cfg": draw(st.floats(0, 100)),
+            "sampler": draw(st.sampled_from(SAMPLERS)),
+            "schedule": draw(st.sampled_from(SCHEDULES)),
+            "clip_skip": draw(st.integers(1, 11)),
+            "syntax": syntax,
+            "emphasis": draw(st.sampled_from(emphases)) if syntax == "a1111" else None,
+            "noise": draw(st.sampled_from(["a1111", "comfyui"])),
+            "ensd": draw(st.integers(1 - 2**63, 2**63 - 1)),
+            "sgm_noise_multiplier": draw(st.booleans()),
+            "size_conditioning": {
+                "original": draw(st.none() | NUMBERS), "crop": draw(NUMBERS), "target": draw(st.none() | NUMBERS),
+            },
+        }
+    )  # fmt: skip
+
+
+@given(suites())
+def test_a_render_of_ours_gives_back_all_of_its_settings(suite: SuiteSettings) -> None:
+    found = read(write_infotext(suite.items()[0], suite))
+    assert found.notes == ()
+    again = {name: getattr(found, name) for name in SUITE_WIDE}
+    assert SuiteSettings.model_validate({**again, "prompts": [prompt_settings(found)]}).items() == suite.items()
+    assert again == {name: getattr(suite, name) for name in SUITE_WIDE}
+
+
+@given(suites())
+def test_a_suite_that_is_written_as_yaml_reads_back(suite: SuiteSettings) -> None:
+    found = read(write_infotext(suite.items()[0], suite))
+    chosen = one_suite([("a.png", found)])
+    section = parse_yaml(suite_section(chosen.settings, chosen.pictures), "suite", SpecError)["suite"]
+    assert SuiteSettings.model_validate(section).items() == suite.items()
+    assert {name: section.get(name) for name in ("ensd", "noise")} == {
+        "ensd": suite.ensd or None, "noise": suite.noise if suite.noise == "comfyui" else None,
+    }  # fmt: skip
+
+
+def test_the_usual_render_is_written_as_a1111_writes_it() -> None:
+    suite = SuiteSettings.model_validate({"prompts": ["a (red:1.2) lion,\nbig"], "negative": "dark"})
+    assert write_infotext(suite.items()[0], suite) == (
+        "a (red:1.2) lion,\nbig\nNegative prompt: dark\nSteps: 20, Sampler: dpmpp_2m, Schedule type: karras, "
+        "CFG scale: 7.0, Seed: 0, Size: 512x512, Clip skip: 1, RNG: CPU, Version: mergetune"
+    )
+
+
+def test_lines_of_a_prompt_stay_lines() -> None:
+    found = read(f"a lion, # the king\n  a fox <lora:x:1>\r\n\nNegative prompt: dark, # night\nfog\n{LINE}")
+    assert (found.prompt, found.negative) == ("a lion, # the king\na fox", "dark, # night\nfog")
+    chosen = one_suite([("a.png", found)])
+    section = parse_yaml(suite_section(chosen.settings, chosen.pictures), "suite", SpecError)["suite"]
+    assert section["prompts"][0]["prompt"] == found.prompt
+
+
+@pytest.mark.parametrize(
+    ("more", "setting", "value"),
+    [
+        (", Emphasis: No norm", "emphasis", "no_norm"),
+        (", Emphasis: None", "emphasis", "none"),
+        (", Emphasis: Ignore", "emphasis", "ignore"),
+        ("", "emphasis", "original"),
+        (", SGM noise multiplier: True", "sgm_noise_multiplier", True),
+        ("", "sgm_noise_multiplier", False),
+        (", ENSD: 31337", "ensd", 31337),
+        ("", "ensd", 0),
+    ],
+)
+def test_settings_of_a_whole_suite_are_taken(more: str, setting: str, value: object) -> None:
+    found = read(f"a (red) lion\n{LINE}{more}")
+    assert getattr(found, setting) == value
+    assert found.notes == ()
+    assert (found.syntax, found.noise, found.size_conditioning) == ("a1111", "a1111", SizeConditioning())
+
+
+def test_what_plays_no_part_in_a_picture_is_not_said() -> None:
+    plain = read(f"a lion\n{LINE.replace('Euler a', 'DPM++ 2M')}")
+    assert (plain.emphasis, plain.ensd, plain.sgm_noise_multiplier) == (None, None, False)
+    assert read(f"a lion\n{LINE.replace('Euler a', 'DDIM')}").sgm_noise_multiplier is None
+
+
+def test_pictures_that_no_suite_can_have_together_are_left_out_with_what_they_have() -> None:
+    usual = read(f"a (red) lion\n{LINE}")
+    pictures = [
+        ("a", usual),
+        ("b", replace(usual, seed=2)),
+        ("c", replace(usual, ensd=5)),
+        ("d", replace(usual, ensd=None)),
+    ]
+    chosen = one_suite([*pictures, ("e", replace(usual, emphasis="none")), ("f", replace(usual, syntax="plain"))])
+    assert [name for name, _ in chosen.pictures] == ["a", "b", "d"]
+    assert {name: why.split(",")[0] for name, why in chosen.left_out} == {
+        "c": "it was made with `ensd: 5`",
+        "e": "it was made with `emphasis: none`",
+        "f": "it was made with `syntax: plain`",
+    }
+
+
+@pytest.mark.parametrize("more", ["Noise: foobar", "Syntax: foobar", "Crop: big", "Emphasis: foobar"])
+def test_a_picture_that_says_it_is_ours_and_is_not_is_refused(more: str) -> None:
+    with pytest.raises(PublishedError, match="expected"):
+        read(f"a lion\n{LINE}, Version: mergetune, {more}")
