@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 BEGIN, END = "<!-- GPU figures: benchmarks/gpu/report.py -->", "<!-- end of the GPU figures -->"
-GB = 1e9
+MEMORY = "memory of a step"  # begins the name of a measurement of memory alone
 
 Record = Mapping[str, Any]
 
@@ -54,18 +54,35 @@ def merges(records: Sequence[Record]) -> list[str]:
 
 
 def renders(records: Sequence[Record]) -> list[str]:
-    """Tabulate the time of an image in each way, and its ratio to that of the plain loop in the same run."""
-    plain = next((row["seconds"] / row["images"] for row in records if row["what"] == "plain diffusers loop"), None)
-    rows = []
-    for record in records:
-        if record["what"].startswith("warm-up"):
-            continue
-        image_seconds = record["seconds"] / record["images"]
-        ratio = f"{plain / image_seconds:.2f}" if plain and not record["what"].startswith("decode") else ""
-        stages = (f"{record[name]:.3f}" if name in record else "" for name in ("denoise", "decode"))
-        rows.append((record["what"], f"{image_seconds:.3f}", ratio, *stages, f"{record['peak_gb']:.1f}"))
-    head = ("", "seconds an image", "times the plain loop's speed", "denoise", "decode", "peak GB")
-    return table(head, rows)
+    """Tabulate the time of an image in each way, and its ratio to that of the plain loop in the same run.
+
+    Of two measurements of one thing, the second counts: the first includes what is done once.
+    """
+    lines: list[str] = []
+    for model in dict.fromkeys((record["architecture"], record["size"]) for record in records):
+        chosen = {row["what"]: row for row in records if (row["architecture"], row["size"]) == model}
+        plain = chosen.get("plain diffusers loop")
+        rows = []
+        for what, record in chosen.items():
+            if what.startswith("warm-up") or MEMORY in what:
+                continue
+            image_seconds = record["seconds"] / record["images"]
+            compared = plain is not None and not what.startswith("decode")
+            ratio = f"{plain['seconds'] / plain['images'] / image_seconds:.2f}" if plain and compared else ""
+            stages = (f"{record[name]:.3f}" if name in record else "" for name in ("denoise", "decode"))
+            rows.append((what, f"{image_seconds:.3f}", ratio, *stages, f"{record['peak_gb']:.1f}"))
+        architecture, size = model
+        head = (f"{architecture}, {size} px", "seconds an image", "times the plain loop's speed")
+        lines += table((*head, "denoise", "decode", "peak GB"), rows)
+    return [*lines, *memory([record for record in records if MEMORY in record["what"]])]
+
+
+def memory(records: Sequence[Record]) -> list[str]:
+    """Tabulate what a step of the U-Net takes beside the weights."""
+    if not records:
+        return []
+    rows = [(f"{record['architecture']}, {record['what']}", f"{record['peak_gb']:.2f}") for record in records]
+    return table(("", "GB"), rows)
 
 
 def trials(records: Sequence[Record]) -> list[str]:
