@@ -9,13 +9,15 @@ from dataclasses import dataclass
 from basics.texts import shortened
 from optimizer.families.clip_tokens import CONTEXT, clip_tokenizer
 from optimizer.families.registry import model_family
+from optimizer.rendering.prompts.composition import network_in
 from optimizer.rendering.prompts.reading import PromptReader, Reading
 from scorers import clip
 from search_spaces.blocks import Architecture
 from studies.spec.suite import SuiteSettings, Syntax
 
 # What one program gives a meaning and the other reads as words.
-_ONLY_A1111 = re.compile(r"\bBREAK\b|<\w+:[^>]+>|\[[^\]]*[:|][^\]]*\]")
+_BREAK = re.compile(r"\bBREAK\b")
+_SIGNS = re.compile(r"[\[\]:|]")
 _ONLY_COMFYUI = re.compile(r"\bembedding:\S+")
 
 
@@ -51,18 +53,39 @@ def read_suites(suites: Sequence[SuiteSettings], architecture: Architecture, wid
         syntax=suites[0].syntax,
         positive=tuple(positive.values()),
         negative=tuple(negative.values()),
-        notes=tuple(note for text in texts for note in _notes(text, suites[0].syntax)),
+        notes=tuple(note for text in texts for note in notes_of(text, suites[0].syntax)),
     )
 
 
-def _notes(text: str, syntax: Syntax) -> Iterator[str]:
+def notes_of(text: str, syntax: Syntax) -> Iterator[str]:
     """Yield what the user should know about a prompt."""
     if syntax == "plain" and (count := token_count(text)) > CONTEXT:
         yield f"the prompt {text[:40]!r}... has {count} tokens: CLIP reads {CONTEXT} and ignores the rest"
-    elif syntax == "comfyui" and (found := _ONLY_A1111.search(text)):
-        yield f"the prompt {shortened(text, 40)!r} has {found[0]!r}, which ComfyUI reads as words; A1111 does not"
+    elif syntax == "comfyui" and (words := _only_a1111(text)) is not None:
+        yield f"the prompt {shortened(text, 40)!r} has {words!r}, which ComfyUI reads as words; A1111 does not"
     elif syntax == "a1111" and (found := _ONLY_COMFYUI.search(text)):
         yield f"the prompt {shortened(text, 40)!r} has {found[0]!r}: A1111 knows an embedding by its bare name"
+
+
+def _only_a1111(text: str) -> str | None:
+    """Return the first BREAK, network in angle brackets or changing text; None if there is none."""
+    found = _BREAK.search(text) or network_in(text)
+    return _changing(text) if found is None else found[0]
+
+
+def _changing(text: str) -> str | None:
+    """Return the first square brackets with a colon or a bar in them; None if there are none."""
+    opened: list[tuple[int, bool]] = []  # where each open bracket stands, and whether a colon or bar has followed
+    for sign in _SIGNS.finditer(text):
+        if sign[0] == "[":
+            opened.append((sign.start(), False))
+        elif opened and sign[0] == "]":
+            start, divided = opened.pop()
+            if divided:
+                return text[start : sign.end()]
+        elif opened:
+            opened[-1] = (opened[-1][0], True)
+    return None
 
 
 def token_count(prompt: str) -> int:

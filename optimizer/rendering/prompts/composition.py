@@ -18,13 +18,19 @@ def without_comments(prompt: str) -> str:
     return _COMMENT.sub("\n", prompt)
 
 
+def network_in(prompt: str) -> re.Match[str] | None:
+    """Return the first <kind:name> of a prompt; None if there is none."""
+    # What begins after the last bracket ends nowhere; to search for its end from each beginning takes squared time.
+    return _NETWORK.search(prompt, 0, prompt.rfind(">") + 1)
+
+
 def refuse_other_constructs(prompt: str, *, negative: bool) -> None:
     """Refuse networks in angle brackets, and prompts that are composed with AND, which a negative one cannot be.
 
     Raises:
         PromptError: there is one.
     """
-    if network := _NETWORK.search(prompt):
+    if network := network_in(prompt):
         kind, name = network[1].lower(), network[2].partition(":")[0]
         advice = f"put {name!r} under `loras:` of the study and take it out of the prompt"
         if kind not in _LORAS:

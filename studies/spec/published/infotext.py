@@ -29,7 +29,7 @@ _EMPHASES: Final[Mapping[str, Emphasis]] = {
     "Original": "original", "No norm": "no_norm", "None": "none", "Ignore": "ignore",
 }  # fmt: skip
 NEGATIVE: Final = "Negative prompt:"
-_PAIR: Final = re.compile(r'\s*([A-Za-z][\w \-/.]{0,60}):\s*("(?:\\.|[^"\\])*+"|[^,]*)(?:,|$)')
+_PAIR: Final = re.compile(r'([A-Za-z][\w \-/.]{0,60}):\s*("(?:\\.|[^"\\])*+"|[^,]*)(?:,|$)')
 _SIZE: Final = re.compile(r"(\d{1,5})x(\d{1,5})")
 _NUMBERS: Final = re.compile(r"(\d{1,18})x(\d{1,18})")
 _SIZE_KEYS: Final = {"Original size": "original", "Crop": "crop", "Target size": "target"}  # ours -> a suite's
