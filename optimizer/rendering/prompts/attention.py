@@ -78,7 +78,7 @@ def _divided(prompt: str, part: re.Match[str], *, within: bool) -> Iterator[Piec
     if within and (found := _BREAK.search(part[0])):
         raise misread(
             prompt,
-            part.start() + found.start(),
+            part.start() + len(part[0][: found.start()].rstrip()),
             "A1111 reads BREAK within brackets as a word: close the brackets before it and open them again after",
         )
     first, *others = _BREAK.split(part[0])
