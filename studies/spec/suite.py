@@ -33,7 +33,7 @@ Emphasis = Literal["original", "no_norm", "none", "ignore"]
 PredictionName = Literal["auto", "epsilon", "v_prediction"]
 SCORING: Final = ("weight", "without")  # settings of a prompt that change no image
 Size = Annotated[tuple[int, int], BeforeValidator(lambda value: (value, value) if isinstance(value, int) else value)]
-Seed = Annotated[int, Field(ge=0, lt=2**63)]  # what a torch generator takes
+Seed = Annotated[int, Field(ge=0, lt=2**64)]  # what a torch generator takes
 Sampler = Annotated[SamplerName, BeforeValidator(only_sampler)]
 Schedule = Annotated[ScheduleName, BeforeValidator(only_schedule)]
 Steps = Annotated[int, Field(ge=1, le=1000)]

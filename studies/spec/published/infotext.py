@@ -109,7 +109,7 @@ def _size(pairs: Mapping[str, str]) -> tuple[int, int] | None:
 
 
 def _unnamed_schedule(pairs: Mapping[str, str]) -> str | None:
-    """Return the schedule of a text that has no key for it; None where the sampler's name says it, or its usual is it."""
+    """Return the schedule of a text that has no key for it; None for the usual one, or that of the sampler's name."""
     try:
         sampler, joint = read_sampler(pairs.get("Sampler", ""))
     except ValueError:  # which is told when the sampler is read

@@ -94,7 +94,7 @@ def checked(raw: RawSettings) -> PublishedSettings:
     return PublishedSettings(
         prompt=prompt,
         negative=negative,
-        seed=_whole(raw.seed, "seed", 0, 2**63 - 1),
+        seed=_whole(raw.seed, "seed", 0, 2**64 - 1),
         width=_rounded(width),
         height=_rounded(height),
         steps=_whole(raw.steps, "steps", 1, 1000),
