@@ -1,4 +1,4 @@
-"""What A1111 takes out of a prompt before it reads the words: comments, and constructs that are refused here."""
+"""What A1111 takes out of a prompt before it reads the words, and is refused here: networks, and parts of a prompt."""
 
 from __future__ import annotations
 
@@ -6,16 +6,10 @@ import re
 
 from optimizer.rendering.prompts.pieces import misread
 
-_COMMENT = re.compile(r"#[^\n]*(?:\n|\Z)")
 _AND = re.compile(r"\bAND\b")
 _PART_WEIGHT = re.compile(r":\s*[-+]?(?:\d+\.?|\d*\.\d+)\s*\Z")
 _NETWORK = re.compile(r"<(\w+):([^>]+)>")
 _LORAS = frozenset({"lora", "lyco"})
-
-
-def without_comments(prompt: str) -> str:
-    """Return a prompt without what follows a # in a line."""
-    return _COMMENT.sub("\n", prompt)
 
 
 def network_in(prompt: str) -> re.Match[str] | None:

@@ -14,13 +14,14 @@ from hypothesis import strategies as st
 from optimizer.errors import PromptError
 from optimizer.rendering.prompts import attention, comfyui
 from optimizer.rendering.prompts.check import notes_of
-from optimizer.rendering.prompts.composition import refuse_other_constructs, without_comments
+from optimizer.rendering.prompts.composition import refuse_other_constructs
 from optimizer.rendering.prompts.editing import phases
 from studies.spec.dynamic_prompts import expand
 from studies.spec.published.infotext import is_infotext, parse_infotext
 from studies.spec.published.novelai import with_weights
 from studies.spec.published.others import parse_fooocus, parse_invokeai, parse_swarmui
 from studies.spec.published.settings import PublishedError, RawSettings, checked
+from studies.spec.spellings import changing, without_comments
 
 CHARACTERS = 60_000  # a search that begins anew at each of them takes many seconds
 SECONDS = 2.0  # of the processor, for one text; less than a tenth is usual
@@ -54,6 +55,7 @@ READERS: dict[str, Callable[[str], object]] = {
     "settings of an infotext": lambda text: parse_infotext(f"a\n{LINE}, {text}"),
     "line of an infotext": lambda text: is_infotext(f"Steps: 1{text}, x: y"),
     "published": as_published,
+    "spellings": lambda text: changing(text, str.lower),
     "novelai": lambda text: with_weights(text, "prompt"),
     "invokeai": lambda text: parse_invokeai({"positive_prompt": text}),
     "older invokeai": lambda text: parse_invokeai({"image": {"prompt": text}}),
