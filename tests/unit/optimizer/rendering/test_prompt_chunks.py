@@ -16,6 +16,7 @@ from torch import Tensor
 from optimizer.errors import PromptError
 from optimizer.families.registry import model_family
 from optimizer.rendering.prompts.chunks import Chunk
+from optimizer.rendering.prompts.inversions import InversionFolder
 from optimizer.rendering.prompts.reading import PromptReader, Reading
 from search_spaces.blocks import Architecture
 from studies.spec.suite import SuiteSettings
