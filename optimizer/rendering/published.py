@@ -15,7 +15,7 @@ from studies.spec.suite import SuiteSettings
 
 
 def left_out(suite: Mapping[str, Any], pictures: Pictures) -> Iterator[tuple[str, str]]:
-    """Yield name and reason of each picture that a study would refuse: its prompt cannot be read, or it is a repetition.
+    """Yield name and reason of each picture that a study would refuse: of a prompt that cannot be read, or repeated.
 
     Args:
         suite: settings of the whole suite.
