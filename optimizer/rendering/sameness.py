@@ -62,7 +62,7 @@ def _model_input(item: SuiteItem, suite: SuiteSettings, reader: PromptReader, *,
         zeroed=zeroes and negative is not None and negative.is_empty,
         noise=item.seed if item.sampling.sampler in BROWNIAN else noise_of(item.seed),
         size=(item.width, item.height),
-        sampling=item.sampling if item.sampling.is_guided else replace(item.sampling, cfg=1.0),
+        sampling=item.sampling if item.sampling.is_guided else replace(item.sampling, cfg=1.0, cfg_rescale=0.0),
     )
 
 

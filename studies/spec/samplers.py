@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any, Final, Literal, get_args
 
+from studies.spec.guidance import NO_PAG, PagSettings
+
 SamplerName = Literal[
     "euler",
     "euler_ancestral",
@@ -131,6 +133,8 @@ class Sampling:
     schedule: ScheduleName
     steps: int
     cfg: float  # guidance scale
+    cfg_rescale: float = 0.0  # share of the guided output that gets the deviation of the prompt's own
+    pag: PagSettings = NO_PAG
 
     @property
     def is_guided(self) -> bool:

@@ -14,6 +14,7 @@ from pydantic import BeforeValidator, Field, ValidationInfo, field_validator, mo
 from basics.names import plain
 from basics.settings import FrozenSettings
 from scorers.config import SpecPath
+from studies.spec.guidance import NO_PAG, Pag
 from studies.spec.samplers import (
     PROGRAMS,
     SAMPLERS,
@@ -32,12 +33,14 @@ Syntax = Literal["a1111", "comfyui", "plain"]
 Emphasis = Literal["original", "no_norm", "none", "ignore"]
 PredictionName = Literal["auto", "epsilon", "v_prediction"]
 SCORING: Final = ("weight", "without")  # settings of a prompt that change no image
+_LATER: Final = ("cfg_rescale", "pag")  # which suites and prompts did not always have
 Size = Annotated[tuple[int, int], BeforeValidator(lambda value: (value, value) if isinstance(value, int) else value)]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]  # what a torch generator takes
 Sampler = Annotated[SamplerName, BeforeValidator(only_sampler)]
 Schedule = Annotated[ScheduleName, BeforeValidator(only_schedule)]
 Steps = Annotated[int, Field(ge=1, le=1000)]
 Cfg = Annotated[float, Field(ge=0, le=100)]  # guidance scale; 1 or less renders without guidance
+CfgRescale = Annotated[float, Field(ge=0, le=1)]  # arXiv:2305.08891, eq. 16; 0: as guidance leaves it
 ClipSkip = Annotated[int, Field(ge=1, le=11)]  # 1 is the last layer, as in A1111; SDXL: at least 2
 
 
@@ -71,6 +74,8 @@ class SuitePrompt(FrozenSettings):
     sizes: tuple[Size, ...] | None = None
     steps: Steps | None = None
     cfg: Cfg | None = None
+    cfg_rescale: CfgRescale | None = None
+    pag: Pag | None = None
     sampler: Sampler | None = None
     schedule: Schedule | None = None  # None: the suite's, or the usual one where the prompt has a sampler of its own
     clip_skip: ClipSkip | None = None
@@ -121,6 +126,8 @@ class SuiteSettings(FrozenSettings):
     sizes: tuple[Size, ...] = ((512, 512),)
     steps: Steps = 20
     cfg: Cfg = 7.0
+    cfg_rescale: CfgRescale = 0.0
+    pag: Pag = NO_PAG
     sampler: Sampler = "dpmpp_2m"
     schedule: Schedule = "karras"  # a spec may say auto: the usual one of the sampler, which is resolved when parsed
     ensd: int = Field(default=0, gt=-(2**63), lt=2**63)  # "eta noise seed delta", added to seeds of later steps' noise
@@ -231,11 +238,15 @@ class SuiteSettings(FrozenSettings):
         )
 
     def _sampling(self, prompt: SuitePrompt) -> Sampling:
+        cfg = self.cfg if prompt.cfg is None else prompt.cfg
+        rescale = self.cfg_rescale if prompt.cfg_rescale is None else prompt.cfg_rescale
         return Sampling(
             sampler=prompt.sampler or self.sampler,
             schedule=prompt.schedule or self.schedule,
             steps=prompt.steps or self.steps,
-            cfg=self.cfg if prompt.cfg is None else prompt.cfg,
+            cfg=cfg,
+            cfg_rescale=rescale if cfg > 1 else 0.0,  # there is nothing to rescale without guidance
+            pag=self.pag if prompt.pag is None else prompt.pag,
         )
 
     def looked_at_by(self, scorer: str) -> tuple[SuiteItem, ...]:
@@ -253,13 +264,18 @@ class SuiteSettings(FrozenSettings):
 
         Settings that are left to the models' markers are excluded: the parents' own hashes cover the markers. So is
         the folder of embeddings, which may move: the content of those that the prompts name is a fingerprint of the
-        study. So are settings of a prompt that say who scores its images and how they count.
+        study. So are settings of a prompt that say who scores its images and how they count. Settings that a study of
+        an earlier version could not have are excluded where they change nothing.
         """
         excluded = {name for name in ("prediction", "zero_snr") if getattr(self, name) == "auto"} | {"embeddings"}
+        excluded |= {name for name in _LATER if getattr(self, name) == type(self).model_fields[name].default}
         data = self.model_dump(mode="json", exclude=excluded)
         for prompt in data["prompts"]:
             for name in SCORING:
                 del prompt[name]
+            for name in _LATER:
+                if prompt[name] is None:
+                    del prompt[name]
         return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()
 
 

@@ -92,13 +92,17 @@ def sampling_in_words(items: Iterable[SuiteItem]) -> str:
     """Describe how items are sampled; where they differ, how many ways there are besides the first."""
     first, *others = dict.fromkeys(item.sampling for item in items)
     words = f"{first.steps} steps of {first.sampler}, {first.schedule}, CFG {first.cfg:g}"
+    if first.cfg_rescale:
+        words += f" rescaled by {first.cfg_rescale:g}"
+    if first.pag.scale:
+        words += f", PAG {first.pag.scale:g} in {', '.join(first.pag.layers)}"
     return f"{words} and {len(others)} other ways" if others else words
 
 
 def unet_passes(sampling: Sampling) -> int:
     """Return how often the U-Net sees an image; the last step has one call with every sampler."""
     steps = 2 * sampling.steps - 1 if sampling.sampler in TWO_CALLS else sampling.steps
-    return steps * (GUIDED_PASSES if sampling.is_guided else 1)
+    return steps * ((GUIDED_PASSES if sampling.is_guided else 1) + (sampling.pag.scale > 0))
 
 
 def cost(plan: Plan) -> str:

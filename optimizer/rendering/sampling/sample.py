@@ -53,6 +53,8 @@ def sample(
         levels=levels,
         conditions=conditions,
         cfg=sampling.cfg if sampling.is_guided else None,
+        cfg_rescale=sampling.cfg_rescale,
+        pag=sampling.pag,
         added=partial(model_family(models.architecture).added_conditions, sizes=sizes),
         channels=channels,
         nearest_times=of_lcm or suite.noise == "comfyui",

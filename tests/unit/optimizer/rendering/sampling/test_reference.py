@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -11,7 +10,7 @@ from typing import Any
 import pytest
 import reference_sampling
 import torch
-from live import CPU, resident_of
+from live import CPU, lively, resident_of
 from small_files import small_parents
 from stochastic_samplers import STOCHASTIC
 from torch import Tensor
@@ -32,16 +31,7 @@ PLAIN = [name for name in SAMPLERS if name not in {*A1111_FORMS.values(), *COMFY
 
 @pytest.fixture(scope="module")
 def models() -> LiveModels:
-    """A small model whose U-Net's output changes with its latents, time and text; that of a small file hardly does."""
-    models = build_models(resident_of(small_parents(Architecture.SD15)[:1], CPU))
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for name, weights in models.unet.named_parameters():
-            if weights.dim() > 1:
-                weights.copy_(torch.randn(weights.shape, generator=generator) / math.sqrt(weights[0].numel()))
-            else:
-                weights.fill_(float("norm" in name and name.endswith("weight")))
-    return models
+    return lively(build_models(resident_of(small_parents(Architecture.SD15)[:1], CPU)))
 
 
 @pytest.fixture(scope="module")
