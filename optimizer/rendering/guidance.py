@@ -99,7 +99,7 @@ def check_perturbed(suite: SuiteSettings, attentions: Sequence[str]) -> None:
     named = {layer for item in suite.items() if item.sampling.pag.scale for layer in item.sampling.pag.layers}
     for layer in sorted(named):
         if not chosen_attentions(attentions, [layer]):
-            blocks = dict.fromkeys(name.split(".attentions.")[0] for name in attentions)
+            blocks = sorted({name.split(".attentions.")[0] for name in attentions})
             raise RenderError(
                 f"pag: this U-Net has no self-attention in {layer}: use {', '.join(blocks)}"
                 if blocks

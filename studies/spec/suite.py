@@ -15,6 +15,7 @@ from basics.names import plain
 from basics.settings import FrozenSettings
 from scorers.config import SpecPath
 from studies.spec.guidance import NO_PAG, Pag
+from studies.spec.presets import PresetName, read_preset, with_preset
 from studies.spec.samplers import (
     PROGRAMS,
     SAMPLERS,
@@ -38,6 +39,7 @@ Size = Annotated[tuple[int, int], BeforeValidator(lambda value: (value, value) i
 Seed = Annotated[int, Field(ge=0, lt=2**63)]  # what a torch generator takes
 Sampler = Annotated[SamplerName, BeforeValidator(only_sampler)]
 Schedule = Annotated[ScheduleName, BeforeValidator(only_schedule)]
+Preset = Annotated[PresetName, BeforeValidator(read_preset)]
 Steps = Annotated[int, Field(ge=1, le=1000)]
 Cfg = Annotated[float, Field(ge=0, le=100)]  # guidance scale; 1 or less renders without guidance
 CfgRescale = Annotated[float, Field(ge=0, le=1)]  # arXiv:2305.08891, eq. 16; 0: as guidance leaves it
@@ -120,6 +122,7 @@ class SuiteSettings(FrozenSettings):
     # The program in which the same settings give the same picture: its samplers, its first noise, its noise of later
     # steps, and the times that its U-Net is given. It stands first, because the prompts' samplers are read by it.
     noise: ProgramName = "a1111"
+    preset: Preset | None = None  # what set the settings that a spec left out; they are written out when it is parsed
     prompts: tuple[SuitePrompt, ...]
     negative: str = ""
     seeds: tuple[Seed, ...] = (0,)
@@ -145,7 +148,7 @@ class SuiteSettings(FrozenSettings):
     def _as_in_the_program(cls, data: Any) -> Any:
         if not isinstance(data, Mapping):
             return data
-        named, program = apart(data, default="dpmpp_2m"), data.get("noise", "a1111")
+        named, program = apart(with_preset(data), default="dpmpp_2m"), data.get("noise", "a1111")
         sampler, schedule = named.get("sampler"), named.get("schedule")
         if sampler not in SAMPLERS or schedule not in (None, *SCHEDULES) or program not in PROGRAMS:
             return named  # which the fields refuse
@@ -262,12 +265,14 @@ class SuiteSettings(FrozenSettings):
     def digest(self) -> str:
         """sha256 of everything that shapes the renders, 64 hex digits.
 
-        Settings that are left to the models' markers are excluded: the parents' own hashes cover the markers. So is
-        the folder of embeddings, which may move: the content of those that the prompts name is a fingerprint of the
-        study. So are settings of a prompt that say who scores its images and how they count. Settings that a study of
-        an earlier version could not have are excluded where they change nothing.
+        The preset's name is excluded: its settings are written out. Settings that are left to the models' markers are
+        excluded: the parents' own hashes cover the markers. So is the folder of embeddings, which may move: the content
+        of those that the prompts name is a fingerprint of the study. So are settings of a prompt that say who scores
+        its images and how they count. Settings that a study of an earlier version could not have are excluded where
+        they change nothing.
         """
-        excluded = {name for name in ("prediction", "zero_snr") if getattr(self, name) == "auto"} | {"embeddings"}
+        excluded = {name for name in ("prediction", "zero_snr") if getattr(self, name) == "auto"}
+        excluded |= {"embeddings", "preset"}
         excluded |= {name for name in _LATER if getattr(self, name) == type(self).model_fields[name].default}
         data = self.model_dump(mode="json", exclude=excluded)
         for prompt in data["prompts"]:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from optimizer.cli.views.planning import sampling_in_words, unet_passes
+from optimizer.cli.views.planning import preset_in_words, sampling_in_words, unet_passes
 from studies.spec.suite import SuiteSettings
 
 
@@ -30,3 +30,18 @@ def test_guidance_is_said_and_its_passes_are_counted(changes: dict[str, Any], wo
     items = suite(**changes).items()
     assert sampling_in_words(items) == words
     assert unet_passes(items[0].sampling) == passes
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({}, "lightning-8 sets sampler euler, schedule sgm_uniform, steps 8, cfg 1"),
+        ({"cfg": 1.5, "sampler": "dpmpp_sde"},
+         "lightning-8 sets schedule sgm_uniform, steps 8; the spec says sampler dpmpp_sde, cfg 1.5"),
+        ({"cfg": 2, "sampler": "Euler a Karras", "steps": 9},
+         "lightning-8 sets nothing; the spec says sampler euler_ancestral, schedule karras, steps 9, cfg 2"),
+    ],
+)  # fmt: skip
+def test_what_a_preset_set_is_said(changes: dict[str, Any], words: str) -> None:
+    settings: dict[str, Any] = {"prompts": ["a cat"], "preset": "lightning-8"}
+    assert preset_in_words(SuiteSettings.model_validate(settings | changes), "lightning-8") == words
