@@ -788,7 +788,7 @@ def test_what_the_models_predict_is_part_of_the_suites_digest_only_where_the_sui
 
 def test_guidance_that_changes_nothing_leaves_the_suites_digest_as_it_was() -> None:
     """A study of an earlier version had no such keys."""
-    data = {"prompts": ["a cat", {"prompt": "a dog", "steps": 3}], "seeds": [1]}
+    data: dict[str, Any] = {"prompts": ["a cat", {"prompt": "a dog", "steps": 3}], "seeds": [1]}
     digest = "368a8841cd1494faf9d05452c14eb5355529dc739e9100f285621818e820830b"
     assert SuiteSettings.model_validate(data).digest == digest
     silent = data | {"cfg_rescale": 0, "pag": {"scale": 0, "layers": ["up"]}}
