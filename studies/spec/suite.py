@@ -17,6 +17,7 @@ from scorers.config import SpecPath
 from studies.spec.guidance import NO_PAG, Pag
 from studies.spec.presets import PresetName, read_preset, with_preset
 from studies.spec.samplers import (
+    OWN_SCHEDULES,
     PROGRAMS,
     SAMPLERS,
     SCHEDULES,
@@ -41,7 +42,7 @@ Sampler = Annotated[SamplerName, BeforeValidator(only_sampler)]
 Schedule = Annotated[ScheduleName, BeforeValidator(only_schedule)]
 Preset = Annotated[PresetName, BeforeValidator(read_preset)]
 Steps = Annotated[int, Field(ge=1, le=1000)]
-Cfg = Annotated[float, Field(ge=0, le=100)]  # guidance scale; 1 or less renders without guidance
+Cfg = Annotated[float, Field(ge=0, le=100)]  # guidance scale; 1 and 0 render without guidance
 CfgRescale = Annotated[float, Field(ge=0, le=1)]  # arXiv:2305.08891, eq. 16; 0: as guidance leaves it
 ClipSkip = Annotated[int, Field(ge=1, le=11)]  # 1 is the last layer, as in A1111; SDXL: at least 2
 
@@ -241,16 +242,16 @@ class SuiteSettings(FrozenSettings):
         )
 
     def _sampling(self, prompt: SuitePrompt) -> Sampling:
-        cfg = self.cfg if prompt.cfg is None else prompt.cfg
-        rescale = self.cfg_rescale if prompt.cfg_rescale is None else prompt.cfg_rescale
-        return Sampling(
-            sampler=prompt.sampler or self.sampler,
-            schedule=prompt.schedule or self.schedule,
+        sampler = prompt.sampler or self.sampler
+        sampling = Sampling(
+            sampler=sampler,
+            schedule=OWN_SCHEDULES.get(sampler) or prompt.schedule or self.schedule,
             steps=prompt.steps or self.steps,
-            cfg=cfg,
-            cfg_rescale=rescale if cfg > 1 else 0.0,  # there is nothing to rescale without guidance
+            cfg=self.cfg if prompt.cfg is None else prompt.cfg,
+            cfg_rescale=self.cfg_rescale if prompt.cfg_rescale is None else prompt.cfg_rescale,
             pag=self.pag if prompt.pag is None else prompt.pag,
         )
+        return sampling if sampling.is_guided else replace(sampling, cfg_rescale=0.0)  # which has nothing to rescale
 
     def looked_at_by(self, scorer: str) -> tuple[SuiteItem, ...]:
         """Return the items that a scorer is not left out of."""

@@ -55,8 +55,8 @@ class GuidedDenoiser:
         else:
             without, within = self._denoised(torch.cat([x, x]), sigma, text, added).chunk(2)
             guided = without + self.cfg * (within - without)
-        if self.cfg_rescale:
-            guided = rescaled(x, guided, within, sigma, self.cfg_rescale)
+            if self.cfg_rescale:
+                guided = rescaled(x, guided, within, sigma, self.cfg_rescale)
         if self.pag.scale:
             # A call of its own, whose rows are those of the prompts: the guided call's bits stay as they are.
             rows = {name: values[-len(x) :] for name, values in added.items()}

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
@@ -141,23 +141,25 @@ def test_layers_that_a_unet_lacks_are_refused_with_those_that_it_has(
     check_perturbed(suite(pag={"scale": 0, "layers": ["down_blocks.7"]}), attentions)
 
 
+@dataclass
 class Recording:
     """A recorded graph whose kernels are those of one call."""
 
-    def __init__(self, call: Any, inputs: Mapping[str, Tensor], _pool: object) -> None:
-        self._call = call
-        self.expected = self.replay(inputs)
+    call: Callable[..., Tensor]
 
     def replay(self, inputs: Mapping[str, Tensor]) -> Tensor:
-        output: Tensor = self._call(inputs["x"], inputs["time"], inputs["text"], {})
-        return output
+        return self.call(inputs["x"], inputs["time"], inputs["text"], {})
+
+
+def recorded(call: Callable[..., Tensor], inputs: Mapping[str, Tensor], _pool: object) -> tuple[Recording, Tensor]:
+    return Recording(call), Recording(call).replay(inputs)
 
 
 def test_a_graph_is_repeated_only_for_the_layers_that_it_was_recorded_with(
     models: Mapping[Architecture, LiveModels], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With recordings in place of a card's."""
-    monkeypatch.setattr(unet_module, "_Graph", Recording)
+    monkeypatch.setattr(unet_module, "_record", recorded)
     monkeypatch.setattr(torch.cuda, "device", lambda _: nullcontext())
     monkeypatch.setattr(torch.cuda, "graph_pool_handle", object)
     live = models[Architecture.SD15]
