@@ -793,7 +793,7 @@ def test_guidance_that_changes_nothing_leaves_the_suites_digest_as_it_was() -> N
     assert SuiteSettings.model_validate(data).digest == digest
     silent = data | {"cfg_rescale": 0, "pag": {"scale": 0, "layers": ["up"]}}
     assert SuiteSettings.model_validate(silent).digest == digest
-    said = [{"cfg_rescale": 0.1}, {"pag": 3}, {"pag": {"scale": 3, "layers": ["up_blocks.1"]}}]
+    said: list[dict[str, Any]] = [{"cfg_rescale": 0.1}, {"pag": 3}, {"pag": {"scale": 3, "layers": ["up_blocks.1"]}}]
     assert len({SuiteSettings.model_validate(data | changes).digest for changes in said} | {digest}) == 4
     assert SuiteSettings.model_validate(data | {"pag": {"scale": 3.0, "layers": ["mid", "mid"]}}).digest == (
         SuiteSettings.model_validate(data | {"pag": 3}).digest
