@@ -557,7 +557,8 @@ def sampled_flow(
         generator = torch.Generator().manual_seed(seed)
     noise = drawn_noise(generator, shape)
     if "_sde" in sampler:
-        begin = float(shifted(np.array(0.9999), shift))
+        time = torch.tensor(0.9999 * 1000) / 1000  # in float32, whose last bits show near level 1
+        begin = float(shift * time / (1 + (shift - 1) * time))
         below_1 = torch.tensor([begin if level == 1 else level for level in path_levels if level > 0])
         middles = below_1[:-1].logit().neg(), below_1[1:].logit().neg()
         asked = torch.cat([below_1, (middles[0] + (middles[1] - middles[0]) * 0.5).neg().sigmoid()])

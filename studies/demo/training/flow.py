@@ -92,7 +92,7 @@ def main() -> None:
     """Train, and write the tensors that have changed."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("-o", "--output", type=Path, required=True)
-    parser.add_argument("--steps", type=int, default=2500)
+    parser.add_argument("--steps", type=int, default=900)
     options = parser.parse_args()
     tensors = load_file(DEMO / "animals.safetensors")
     model, vae = Diffuser(), new_vae()
