@@ -138,7 +138,7 @@ def header_fields(prediction: Prediction) -> dict[str, str]:
     """
     if prediction.shift is None:
         return {PREDICTION_FIELD: prediction.kind}
-    return {PREDICTION_FIELD: prediction.kind, SHIFT_FIELD: f"{prediction.shift:g}", HINT_FIELD: flow_hint(prediction)}
+    return {PREDICTION_FIELD: prediction.kind, SHIFT_FIELD: str(prediction.shift), HINT_FIELD: flow_hint(prediction)}
 
 
 def header_fields_of_merge(first: Checkpoint) -> dict[str, str]:
@@ -177,7 +177,7 @@ def unmarked_flow_note(checkpoint: Checkpoint) -> str | None:
         return None
     return (
         f"{checkpoint.path.name} is called like a model that follows a flow ({found}), but nothing in it says so, and "
-        "it is taken to predict noise: if it follows a flow, write `suite: {prediction: flow}`"
+        "it is taken to predict noise"
     )
 
 
@@ -251,7 +251,7 @@ def _parent_prediction(parent: Checkpoint) -> Prediction:
     try:
         return _plain_prediction(parent)
     except CheckpointError as error:
-        advice = "say what it predicts with `suite: {prediction: v_prediction}` (or `epsilon`, `flow`)"
+        advice = "say what it predicts with `suite: {prediction: v_prediction}` (or `epsilon`, or `flow` and `shift`)"
         raise CheckpointError(f"{error}; {advice}") from error
 
 
@@ -281,7 +281,10 @@ def _agreed_shift(parents: Sequence[Checkpoint], suite: SuiteSettings) -> float:
     """
     if suite.shift != "auto":
         return suite.shift
-    marked = {parent.path.name: shift for parent in parents if (shift := _marked_shift(parent)) is not None}
+    try:
+        marked = {parent.path.name: shift for parent in parents if (shift := _marked_shift(parent)) is not None}
+    except CheckpointError as error:
+        raise CheckpointError(f"{error}; say which it is with `suite: {{shift: {USUAL_SHIFT:g}}}`") from error
     if len(set(marked.values())) > 1:
         each = ", ".join(f"{name} with {shift:g}" for name, shift in marked.items())
         raise ParentsDifferError(
@@ -325,8 +328,8 @@ def _marked_shift(checkpoint: Checkpoint) -> float | None:
         shift = math.nan
     if not LEAST_SHIFT <= shift <= MOST_SHIFT:
         raise CheckpointError(
-            f"{checkpoint.path.name} is marked with the shift {text!r}, expected a number from {LEAST_SHIFT:g} to "
-            f"{MOST_SHIFT:g}: say it with `suite: {{prediction: flow, shift: {USUAL_SHIFT:g}}}`"
+            f"{checkpoint.path.name} is marked with the shift {text[:20]!r}, expected a number from {LEAST_SHIFT:g} to "
+            f"{MOST_SHIFT:g}"
         )
     return shift
 

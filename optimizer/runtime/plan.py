@@ -107,7 +107,8 @@ def make_plan(spec: StudySpec, *, begun: bool = False) -> Plan:
         _refuse(repeated)
     notes = [*ingredients.notes, *ingredients.narrow_dtype_notes(spec.export.dtype), *repeated]
     if spec.suite.prediction == "auto":
-        notes += filter(None, map(unmarked_flow_note, checkpoints))
+        called = filter(None, map(unmarked_flow_note, checkpoints))
+        notes += [f"{note}: if it follows a flow, write `suite: {{prediction: flow}}`" for note in called]
     notes += prompts.notes
     notes += [note for name, info in infos.items() for note in info.notes(len(spec.suite.looked_at_by(name)))]
     return Plan(

@@ -160,6 +160,7 @@ def test_a_file_that_is_only_called_like_a_flow_gets_a_note_until_the_spec_says_
     parents = [files["bigASP_v2.5"], files["epsilon"]]
     (note,) = [note for note in plan_of(parents).notes if "follows a flow" in note]
     assert note.startswith("bigASP_v2.5.safetensors is called like a model that follows a flow (bigASP_v2.5)")
+    assert note.endswith("write `suite: {prediction: flow}`")
     assert not [note for note in plan_of(parents, prediction="epsilon").notes if "follows a flow" in note]
 
 

@@ -294,7 +294,7 @@ def _markers(
         shift = _shift(settings)
         told = "" if shift is None else f" with shift {shift:g}"
         notes.append(f"its scheduler ({name}) follows a flow{told}: checkpoint files say so in their metadata only")
-        marked = {} if shift is None else {SHIFT_FIELD: f"{shift:g}"}
+        marked = {} if shift is None else {SHIFT_FIELD: str(shift)}
         return markers, tuple(notes), {PREDICTION_FIELD: "flow", **marked}
     if not name.startswith("EDM"):
         refuse_differing(path, settings, {**NOISE_SCHEDULE, "trained_betas": None}, architecture)

@@ -116,7 +116,7 @@ class TestMarkers:
                 {"modelspec.prediction_type": "flows"},
                 "'flows', which cannot be rendered: expected epsilon, v or f",
             ),
-            ({}, {**FLOW, "mergetune.shift": "0"}, "marked with the shift '0', expected a number from 1 to 12: say it"),
+            ({}, {**FLOW, "mergetune.shift": "0"}, "marked with the shift '0', expected a number from 1 to 12$"),
             ({}, {**FLOW, "mergetune.shift": "nan"}, "marked with the shift 'nan', expected a number"),
             ({}, {**FLOW, "mergetune.shift": "three"}, "marked with the shift 'three', expected a number"),
             ({"edm_vpred.sigma_max": torch.zeros(0)}, {}, r"sigma_max with \[\], expected 1 finite"),
@@ -258,7 +258,14 @@ class TestFlows:
                 {**FLOW, "mergetune.shift": "13"},
                 {},
                 CheckpointError,
-                "b.safetensors is marked with the s",
+                r"b.safetensors is marked with the shift '13', .*or `flow` and `shift`\)$",
+            ),
+            (
+                {**FLOW, "mergetune.shift": "-1"},
+                {},
+                {"prediction": "flow"},
+                CheckpointError,
+                r"a.safetensors is marked with the shift '-1', .*; say which it is with `suite: {shift: 3}`$",
             ),
         ],
     )
@@ -306,7 +313,7 @@ class TestFlows:
         else:
             assert note is not None
             assert f"({found})" in note
-            assert "write `suite: {prediction: flow}`" in note
+            assert "nothing in it says so, and it is taken to predict noise" in note
 
     def test_say_in_their_header_how_people_render_them(self) -> None:
         assert header_fields(flow(6))["modelspec.usage_hint"] == flow_hint(flow(6))
