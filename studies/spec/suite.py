@@ -15,6 +15,7 @@ from basics.names import plain
 from basics.settings import FrozenSettings
 from scorers.config import SpecPath
 from studies.spec.samplers import (
+    OWN_SCHEDULES,
     PROGRAMS,
     SAMPLERS,
     SCHEDULES,
@@ -42,7 +43,7 @@ Seed = Annotated[int, Field(ge=0, lt=2**63)]  # what a torch generator takes
 Sampler = Annotated[SamplerName, BeforeValidator(only_sampler)]
 Schedule = Annotated[ScheduleName, BeforeValidator(only_schedule)]
 Steps = Annotated[int, Field(ge=1, le=1000)]
-Cfg = Annotated[float, Field(ge=0, le=100)]  # guidance scale; 1 or less renders without guidance
+Cfg = Annotated[float, Field(ge=0, le=100)]  # guidance scale; 1 and 0 render without guidance
 ClipSkip = Annotated[int, Field(ge=1, le=11)]  # 1 is the last layer, as in A1111; SDXL: at least 2
 
 
@@ -256,9 +257,10 @@ class SuiteSettings(FrozenSettings):
         )
 
     def _sampling(self, prompt: SuitePrompt) -> Sampling:
+        sampler = prompt.sampler or self.sampler
         return Sampling(
-            sampler=prompt.sampler or self.sampler,
-            schedule=prompt.schedule or self.schedule,
+            sampler=sampler,
+            schedule=OWN_SCHEDULES.get(sampler) or prompt.schedule or self.schedule,
             steps=prompt.steps or self.steps,
             cfg=self.cfg if prompt.cfg is None else prompt.cfg,
         )
