@@ -332,8 +332,13 @@ class TestFlows:
         ],
     )
     def test_are_sampled_only_by_what_is_defined_for_them(self, said: Mapping[str, Any], message: str) -> None:
-        sizes = {"architecture": Architecture.SDXL, "unet_channels": 4, "latent_channels": 4, "text_layers": 12}
-        settings = suite(**{"sampler": "euler", "schedule": "normal"} | said)
+        sizes: dict[str, Any] = {
+            "architecture": Architecture.SDXL,
+            "unet_channels": 4,
+            "latent_channels": 4,
+            "text_layers": 12,
+        }
+        settings = suite(**{"sampler": "euler", "schedule": "normal", **said})
         check_suite(settings, prediction=EPSILON, **sizes)
         with pytest.raises(RenderError, match=message):
             check_suite(settings, prediction=flow(3), **sizes)

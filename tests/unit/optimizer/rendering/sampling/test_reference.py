@@ -82,7 +82,7 @@ def assert_equals_the_formulas(
     conditions = PromptEncoder(models, suite).conditions([item])[0]
     found = sample(models, suite, [item], [conditions], None)
     assert found.dtype == torch.float32
-    common = {
+    common: dict[str, Any] = {
         "sampler": A1111_FORMS.get(sampler, sampler) if program == "a1111" else sampler,
         "schedule": schedule,
         "steps": steps,
