@@ -171,7 +171,7 @@ def _numbers(suite: SuiteSettings, size: int | None, order: str | None) -> list[
 def _settings(suite: SuiteSettings) -> tuple[object, ...]:
     """Return what is the same for all items; settings left to the models' markers are covered by the parents."""
     noise = suite.noise, suite.ensd, suite.sgm_noise_multiplier
-    return *noise, suite.size_conditioning, suite.prediction, suite.zero_snr
+    return *noise, suite.size_conditioning, suite.prediction, suite.zero_snr, suite.shift
 
 
 def _text_batches(suite: SuiteSettings) -> tuple[object, ...]:

@@ -14,7 +14,7 @@ from optimizer.merging.files.vae import VaeFile
 from optimizer.merging.lora.file import Lora
 from optimizer.rendering.configs import text_configs, unet_config, vae_config
 from optimizer.rendering.guidance import check_perturbed, self_attentions
-from optimizer.rendering.prediction import Prediction, agreed_prediction
+from optimizer.rendering.prediction import Prediction, agreed_prediction, unmarked_flow_note
 from optimizer.rendering.prompts.check import SuitePrompts, read_suites
 from optimizer.rendering.render import check_suite
 from optimizer.rendering.sameness import repeated_renders
@@ -109,6 +109,9 @@ def make_plan(spec: StudySpec, *, begun: bool = False) -> Plan:
         _refuse([f"space: {line}" for line in space.unusual] + [f"probes: {line}" for line in spec.probes.unusual])
         _refuse(repeated)
     notes = [*ingredients.notes, *ingredients.narrow_dtype_notes(spec.export.dtype), *repeated]
+    if spec.suite.prediction == "auto":
+        called = filter(None, map(unmarked_flow_note, checkpoints))
+        notes += [f"{note}: if it follows a flow, write `suite: {{prediction: flow}}`" for note in called]
     notes += prompts.notes
     notes += [note for name, info in infos.items() for note in info.notes(len(spec.suite.looked_at_by(name)))]
     return Plan(

@@ -33,7 +33,12 @@ from studies.spec.samplers import (
 
 Syntax = Literal["a1111", "comfyui", "plain"]
 Emphasis = Literal["original", "no_norm", "none", "ignore"]
-PredictionName = Literal["auto", "epsilon", "v_prediction"]
+PredictionName = Literal["auto", "epsilon", "v_prediction", "flow"]
+# How far a flow's noise levels are bent towards noise. Published models of Stable Diffusion's families use 1 to 12;
+# 3 is what ComfyUI's node ModelSamplingSD3 begins with.
+LEAST_SHIFT: Final = 1.0
+MOST_SHIFT: Final = 12.0
+USUAL_SHIFT: Final = 3.0
 SCORING: Final = ("weight", "without")  # settings of a prompt that change no image
 _LATER: Final = ("cfg_rescale", "pag")  # which suites and prompts did not always have
 Size = Annotated[tuple[int, int], BeforeValidator(lambda value: (value, value) if isinstance(value, int) else value)]
@@ -143,6 +148,7 @@ class SuiteSettings(FrozenSettings):
     size_conditioning: SizeConditioning = SizeConditioning()  # SDXL only
     prediction: PredictionName = "auto"  # what the U-Net predicts; auto: as the parents' markers say
     zero_snr: Literal["auto"] | bool = "auto"  # whether the noise schedule ends in pure noise; auto: as marked
+    shift: Literal["auto"] | float = "auto"  # of a flow's noise levels; auto: as marked, else USUAL_SHIFT
 
     @model_validator(mode="before")
     @classmethod
@@ -175,8 +181,27 @@ class SuiteSettings(FrozenSettings):
             raise ValueError(msg)
         return value
 
+    @field_validator("shift", mode="before")
+    @classmethod
+    def _auto_or_shift(cls, value: Any) -> Any:
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        if value != "auto" and not (number and LEAST_SHIFT <= value <= MOST_SHIFT):
+            msg = f"expected auto, or a number from {LEAST_SHIFT:g} (levels as they are) to {MOST_SHIFT:g}"
+            raise ValueError(msg)
+        return value
+
+    @model_validator(mode="after")
+    def _shift_is_of_a_flow(self) -> Self:
+        if self.shift != "auto" and self.prediction not in ("auto", "flow"):
+            msg = f"`shift` needs `prediction: flow`, and the prediction is {self.prediction}: leave it out"
+            raise ValueError(msg)
+        return self
+
     @model_validator(mode="after")
     def _zero_snr_predicts_v(self) -> Self:
+        if self.prediction == "flow" and self.zero_snr is True:
+            msg = "`zero_snr` is of models that predict v; a flow begins in pure noise anyway: leave it out"
+            raise ValueError(msg)
         if self.prediction == "epsilon" and self.zero_snr is True:
             msg = (
                 "`zero_snr: true` needs `prediction: v_prediction`: where the input is pure noise, predicting the "
@@ -272,7 +297,7 @@ class SuiteSettings(FrozenSettings):
         its images and how they count. Settings that a study of an earlier version could not have are excluded where
         they change nothing.
         """
-        excluded = {name for name in ("prediction", "zero_snr") if getattr(self, name) == "auto"}
+        excluded = {name for name in ("prediction", "zero_snr", "shift") if getattr(self, name) == "auto"}
         excluded |= {"embeddings", "preset"}
         excluded |= {name for name in _LATER if getattr(self, name) == type(self).model_fields[name].default}
         data = self.model_dump(mode="json", exclude=excluded)

@@ -336,6 +336,18 @@ WRONG = [
     ("suite", {"prompts": ["a cat"], "zero_snr": "yes"}, ["`suite.zero_snr`", "expected auto, true or false", "'yes'"]),
     ("suite", {"prompts": ["a cat"], "zero_snr": 1}, ["`suite.zero_snr`", "expected auto, true or false", "1"]),
     ("suite", {"prompts": ["a"], "prediction": "epsilon", "zero_snr": True}, ["`zero_snr: true` needs `prediction: v"]),
+    (
+        "suite",
+        {"prompts": ["a"], "prediction": "flow", "shift": 0},
+        ["`suite.shift`", "a number from 1 ", "to 12"],
+    ),
+    ("suite", {"prompts": ["a"], "shift": 12.5}, ["`suite.shift`", "expected auto, or a number from 1 ", "12.5"]),
+    ("suite", {"prompts": ["a"], "shift": float("nan")}, ["`suite.shift`", "expected auto, or a number from 1 "]),
+    ("suite", {"prompts": ["a"], "shift": True}, ["`suite.shift`", "expected auto, or a number from 1 "]),
+    ("suite", {"prompts": ["a"], "shift": [3]}, ["`suite.shift`", "expected auto, or a number from 1 "]),
+    ("suite", {"prompts": ["a"], "prediction": "epsilon", "shift": 3}, ["`shift` needs `prediction: flow`", "epsilon"]),
+    ("suite", {"prompts": ["a"], "prediction": "v_prediction", "shift": 3}, ["`shift` needs `prediction: flow`"]),
+    ("suite", {"prompts": ["a"], "prediction": "flow", "zero_snr": True}, ["`zero_snr` is of models that predict v"]),
     ("scorers", {}, ["no scorers"]),
     ("scorers", None, ["`scorers`"]),
     ("scorers", ["sharpness"], ["`scorers`", "mapping"]),
@@ -745,6 +757,7 @@ CHANGES = {
     "emphasis": "no_norm",
     "prediction": "v_prediction",
     "zero_snr": True,
+    "shift": 6.0,
 }
 ROW_CHANGES = {
     "prompt": "a fox",
@@ -779,10 +792,12 @@ def test_the_suites_digest_changes_with_every_setting() -> None:
 def test_what_the_models_predict_is_part_of_the_suites_digest_only_where_the_suite_says_it() -> None:
     data = yaml.safe_load(FULL)["suite"]
     silent = SuiteSettings.model_validate(data).digest
-    assert SuiteSettings.model_validate(data | {"prediction": "auto", "zero_snr": "auto"}).digest == silent
+    auto = {"prediction": "auto", "zero_snr": "auto", "shift": "auto"}
+    assert SuiteSettings.model_validate(data | auto).digest == silent
     said = [{"prediction": "epsilon"}, {"prediction": "v_prediction"}, {"zero_snr": True}, {"zero_snr": False}]
+    said += [{"prediction": "flow"}, {"prediction": "flow", "shift": 3.0}, {"shift": 3.0}, {"shift": 4.0}]
     digests = {SuiteSettings.model_validate(data | changes).digest for changes in said}
-    assert len(digests | {silent}) == 5
+    assert len(digests | {silent}) == 9
     assert SuiteSettings.model_validate(data | {"negative": "auto"}).digest not in digests | {silent}
 
 
