@@ -29,6 +29,15 @@ def first_of(lines: Sequence[str]) -> str:
     return lines[0] + (f" (and {len(lines) - 1} more)" if len(lines) > 1 else "")
 
 
+def counted(count: int, noun: str, plural: str | None = None) -> str:
+    """Return a number with its noun: "1 image", "2 images", "1,000 images".
+
+    Args:
+        plural: the noun for every other number than 1, where it is not the noun with an s.
+    """
+    return f"{count:,} {noun if count == 1 else plural or noun + 's'}"
+
+
 def nearest(name: str, known: Iterable[str], count: int = 1) -> list[str]:
     """Return up to `count` known names that are similar to a misspelt one, the nearest first.
 
