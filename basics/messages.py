@@ -48,7 +48,7 @@ def nearest(name: str, known: Iterable[str], count: int = 1) -> list[str]:
     by_folded: dict[str, str] = {}
     for candidate in known:
         by_folded.setdefault(candidate.casefold(), candidate)
-    matches = difflib.get_close_matches(name.casefold(), by_folded, n=count, cutoff=0.5)
+    matches = difflib.get_close_matches(name.casefold(), by_folded, n=count, cutoff=0.6)
     return [by_folded[folded] for folded in matches]
 
 

@@ -22,7 +22,8 @@ def test_an_error_has_one_line_even_where_it_says_nothing(error: Exception, line
 def test_the_nearest_names_come_first_whatever_their_case() -> None:
     names = ["IN00", "IN01", "OUT00", "text_encoder"]
     assert nearest("in00", names) == ["IN00"]
-    assert nearest("text_encodr", [*names, "text"], count=2) == ["text_encoder", "text"]
+    assert nearest("text_encodr", [*names, "text_decoder"], count=2) == ["text_encoder", "text_decoder"]
+    assert nearest("images", ["sizes", "negative"]) == []  # a few letters in common are no slip
     assert nearest("vae", names) == []
 
 
