@@ -29,13 +29,14 @@ def first_of(lines: Sequence[str]) -> str:
     return lines[0] + (f" (and {len(lines) - 1} more)" if len(lines) > 1 else "")
 
 
-def counted(count: int, noun: str, plural: str | None = None) -> str:
-    """Return a number with its noun: "1 image", "2 images", "1,000 images".
+def counted(count: float, noun: str, plural: str | None = None) -> str:
+    """Return a number with its noun: "1 image", "2 images", "1,000 images", "0.5 images".
 
     Args:
         plural: the noun for every other number than 1, where it is not the noun with an s.
     """
-    return f"{count:,} {noun if count == 1 else plural or noun + 's'}"
+    number = f"{count:,}" if isinstance(count, int) else f"{count:g}"
+    return f"{number} {noun if count == 1 else plural or noun + 's'}"
 
 
 def nearest(name: str, known: Iterable[str], count: int = 1) -> list[str]:
