@@ -67,8 +67,9 @@ class ScorerInfo:
         """Return notes for a reader of a score of this many images, one line each."""
         if self.min_images <= count < self.advised_images:
             note = (
-                f"{self.report_name(count)} is computed from {counted(count, 'image')}: below {self.advised_images}, its "
-                "value is strongly biased; trust only its ranking of models, at the same prompts and seeds"
+                f"{self.report_name(count)} is computed from {counted(count, 'image')}: below "
+                f"{self.advised_images}, its value is strongly biased; trust only its ranking of models, "
+                "at the same prompts and seeds"
             )
             return (note,)
         return ()

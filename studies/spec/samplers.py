@@ -125,7 +125,7 @@ _AUTOMATIC: Final = frozenset({"auto", "automatic"})
 
 # Samplers of A1111, Forge, ComfyUI and InvokeAI that are not offered, as `_letters` writes them -> the one that comes
 # closest: by its method, or the one that it changes.
-_NOT_OFFERED: Final[Mapping[str, SamplerName]] = {
+NOT_OFFERED: Final[Mapping[str, SamplerName]] = {
     "dpmfast": "dpmpp_2m",
     "dpmadaptive": "dpmpp_2m",
     "restart": "heun",
@@ -158,7 +158,7 @@ _NOT_OFFERED: Final[Mapping[str, SamplerName]] = {
     "dpmpp2sancestralcfgpp": "dpmpp_2s_ancestral",
     "ddimcfgpp": "ddim",
 }
-_SCHEDULES_NOT_OFFERED: Final[Mapping[str, ScheduleName]] = {
+SCHEDULES_NOT_OFFERED: Final[Mapping[str, ScheduleName]] = {
     "linearquadratic": "simple",
     "alignyourstepsgits": "align_your_steps",
     "gits": "align_your_steps",
@@ -258,8 +258,8 @@ def read_schedule(text: str) -> ScheduleName | None:
     if letters in _SAMPLERS:
         msg = f"{text!r} is a sampler: write it as `sampler: {_SAMPLERS[letters]}`, and a schedule as `schedule`"
         raise ValueError(msg)
-    if letters in _SCHEDULES_NOT_OFFERED:
-        close: ScheduleName = _SCHEDULES_NOT_OFFERED[letters]
+    if letters in SCHEDULES_NOT_OFFERED:
+        close = SCHEDULES_NOT_OFFERED[letters]
         msg = f"the schedule {text!r} is not supported: {close} comes closest to it; {_LIST}"
         raise ValueError(msg)
     raise ValueError(f"there is no schedule {text[:60]!r}: {_advice(letters, _SCHEDULES)}")
@@ -329,7 +329,7 @@ def _letters(text: object) -> str:
 def _without_k(letters: str) -> str:
     """Return a name without the `k_` that k-diffusion's samplers once had in A1111."""
     rest = letters.removeprefix("k")
-    known = {**_SAMPLERS, **_NOT_OFFERED}
+    known = {**_SAMPLERS, **NOT_OFFERED}
     return rest if letters not in known and any(map(rest.startswith, known)) else letters
 
 
@@ -341,7 +341,7 @@ def _divided(letters: str, names: Mapping[str, SamplerName]) -> list[tuple[Sampl
 
 def _unknown_sampler(text: str, letters: str) -> str:
     """Return the message for a name that no sampler has: what of it is wrong, and what is close."""
-    for close, rest in _divided(letters, _NOT_OFFERED):
+    for close, rest in _divided(letters, NOT_OFFERED):
         if rest in _SCHEDULES or not rest or rest in _AUTOMATIC:
             return f"the sampler {text[:60]!r} is not supported: {close} comes closest to it; {_LIST}"
     for sampler, rest in _divided(letters, _SAMPLERS):
