@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from basics.files import is_same_file
+from basics.messages import counted
 from optimizer.errors import ExportError, NoMemoryError, UnscorableTrial
 from optimizer.merging.engine.export import Exported, atomic_file, export_layout, refuse_sources, write_merge
 from optimizer.merging.engine.ingredients import Ingredients
@@ -234,10 +235,11 @@ def _proof(tensors: int, found: RenderComparison | None, trial: StoredTrial) -> 
     if found is None or found.different:
         return f"{equal}: it is the model that was scored"
     if trial.estimated:
-        return (
-            f"{equal}, and the {found.scored} renders that were scored are identical, to the bit, to those of the file"
-        )
-    return f"{equal}, and all {found.scored} renders of the file are identical, to the bit, to those that were scored"
+        renders = counted(found.scored, "render that was scored is", "renders that were scored are")
+        return f"{equal}, and the {renders} identical, to the bit, to those of the file"
+    renders = counted(found.scored, "render of the file is", "renders of the file are")
+    those = "the one that was" if found.scored == 1 else "those that were"
+    return f"{equal}, and {'' if found.scored == 1 else 'all '}{renders} identical, to the bit, to {those} scored"
 
 
 def _difference(
@@ -249,8 +251,8 @@ def _difference(
     if not found.different:
         return ""
     return (
-        f"{found.different} of {found.scored} renders of the file are not identical to those that were scored"
-        f"{_distance(found)}; {_reason(trial, here, limits)}. The weights are the same, so the file is kept"
+        f"{found.different} of {counted(found.scored, 'render')} of the file are not identical to those that were "
+        f"scored{_distance(found)}; {_reason(trial, here, limits)}. The weights are the same, so the file is kept"
     )
 
 

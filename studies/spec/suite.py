@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
-from typing import Annotated, Any, Final, Literal, Self
+from typing import Annotated, Any, ClassVar, Final, Literal, Self
 
 from pydantic import BeforeValidator, Field, ValidationInfo, field_validator, model_validator
 
@@ -30,6 +30,7 @@ from studies.spec.samplers import (
     only_sampler,
     only_schedule,
 )
+from studies.spec.words import PROMPT_WORDS, SUITE_WORDS, as_list, as_named, as_size, letters
 
 Syntax = Literal["a1111", "comfyui", "plain"]
 Emphasis = Literal["original", "no_norm", "none", "ignore"]
@@ -41,8 +42,16 @@ MOST_SHIFT: Final = 12.0
 USUAL_SHIFT: Final = 3.0
 SCORING: Final = ("weight", "without")  # settings of a prompt that change no image
 _LATER: Final = ("cfg_rescale", "pag")  # which suites and prompts did not always have
-Size = Annotated[tuple[int, int], BeforeValidator(lambda value: (value, value) if isinstance(value, int) else value)]
+_NAMES: Final[Mapping[str, Any]] = {
+    "noise": ProgramName,
+    "syntax": Syntax,
+    "emphasis": Emphasis,
+    "prediction": PredictionName,
+}
+Size = Annotated[tuple[int, int], BeforeValidator(as_size)]
+Sizes = Annotated[tuple[Size, ...], BeforeValidator(as_list)]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]  # what a torch generator takes
+Seeds = Annotated[tuple[Seed, ...], BeforeValidator(as_list)]
 Sampler = Annotated[SamplerName, BeforeValidator(only_sampler)]
 Schedule = Annotated[ScheduleName, BeforeValidator(only_schedule)]
 Preset = Annotated[PresetName, BeforeValidator(read_preset)]
@@ -76,10 +85,11 @@ class SuiteItem:
 class SuitePrompt(FrozenSettings):
     """A prompt, with the settings in which it differs from the suite."""
 
+    OTHER_WORDS: ClassVar[Mapping[str, str]] = PROMPT_WORDS
     prompt: str = Field(min_length=1)
     negative: str | None = None
-    seeds: tuple[Seed, ...] | None = None
-    sizes: tuple[Size, ...] | None = None
+    seeds: Seeds | None = None
+    sizes: Sizes | None = None
     steps: Steps | None = None
     cfg: Cfg | None = None
     cfg_rescale: CfgRescale | None = None
@@ -88,7 +98,7 @@ class SuitePrompt(FrozenSettings):
     schedule: Schedule | None = None  # None: the suite's, or the usual one where the prompt has a sampler of its own
     clip_skip: ClipSkip | None = None
     weight: float = Field(default=1.0, gt=0, allow_inf_nan=False)  # of each of its items in the means over items
-    without: tuple[str, ...] = ()  # scorers that do not look at its images
+    without: Annotated[tuple[str, ...], BeforeValidator(as_list)] = ()  # scorers that do not look at its images
 
     @field_validator("without")
     @classmethod
@@ -125,14 +135,15 @@ class SizeConditioning(FrozenSettings):
 class SuiteSettings(FrozenSettings):
     """Prompts x seeds x sizes, and how each item is rendered; fixed for the whole study."""
 
+    OTHER_WORDS: ClassVar[Mapping[str, str]] = SUITE_WORDS
     # The program in which the same settings give the same picture: its samplers, its first noise, its noise of later
     # steps, and the times that its U-Net is given. It stands first, because the prompts' samplers are read by it.
     noise: ProgramName = "a1111"
     preset: Preset | None = None  # what set the settings that a spec left out; they are written out when it is parsed
     prompts: tuple[SuitePrompt, ...]
     negative: str = ""
-    seeds: tuple[Seed, ...] = (0,)
-    sizes: tuple[Size, ...] = ((512, 512),)
+    seeds: Seeds = (0,)
+    sizes: Sizes = ((512, 512),)
     steps: Steps = 20
     cfg: Cfg = 7.0
     cfg_rescale: CfgRescale = 0.0
@@ -157,9 +168,10 @@ class SuiteSettings(FrozenSettings):
             return data
         named, program = apart(with_preset(data), default="dpmpp_2m"), data.get("noise", "a1111")
         sampler, schedule = named.get("sampler"), named.get("schedule")
-        if sampler not in SAMPLERS or schedule not in (None, *SCHEDULES) or program not in PROGRAMS:
+        if sampler not in SAMPLERS or schedule not in (None, *SCHEDULES):
             return named  # which the fields refuse
-        sampler, schedule = in_program(sampler, schedule, program)
+        # A program that there is not is refused, and for that only: any will do for the schedule.
+        sampler, schedule = in_program(sampler, schedule, program if program in PROGRAMS else "a1111")
         return {**named, "sampler": sampler, "schedule": schedule}
 
     @field_validator("prompts")
@@ -216,6 +228,16 @@ class SuiteSettings(FrozenSettings):
         if isinstance(data, Mapping) and data.get("emphasis") is None and data.get("syntax", "a1111") == "a1111":
             return {**data, "emphasis": "original"}
         return data
+
+    @model_validator(mode="before")
+    @classmethod
+    def _names_in_any_spelling(cls, data: Any) -> Any:  # the last such validator is the first that runs
+        return in_usual_spelling(data) if isinstance(data, Mapping) else data
+
+    @field_validator(*_NAMES, mode="before")
+    @classmethod
+    def _known_names(cls, value: Any, info: ValidationInfo) -> Any:
+        return as_named(value, _NAMES[str(info.field_name)])
 
     @model_validator(mode="after")
     def _syntax_has_settings(self) -> Self:
@@ -310,6 +332,17 @@ class SuiteSettings(FrozenSettings):
         return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()
 
 
+def in_usual_spelling(suite: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings of a suite with names in the spelling of `_NAMES`; those that there are not stay."""
+    spelled = dict(suite)
+    for setting in _NAMES.keys() & suite.keys():
+        try:
+            spelled[setting] = as_named(suite[setting], _NAMES[setting])
+        except ValueError:
+            continue  # the field refuses it
+    return spelled
+
+
 def expand_prompts(value: Any) -> Any:
     """Return a list of prompts with everything but settings written out as `{prompt: TEXT}`, where a text is expected.
 
@@ -322,5 +355,7 @@ def expand_prompts(value: Any) -> Any:
 
 def _is_settings(prompt: Any) -> bool:
     if isinstance(prompt, Mapping):
+        if any(letters(str(key)) in PROMPT_WORDS for key in prompt):
+            return True
         return any(get_close_matches(str(key).casefold(), SuitePrompt.model_fields, cutoff=0.8) for key in prompt)
     return isinstance(prompt, SuitePrompt)
