@@ -91,6 +91,8 @@ def checked(raw: RawSettings) -> PublishedSettings:
     width, height = (_whole(value, "size", 64, 4096) for value in (raw.width, raw.height))
     sampler, schedule = _sampling(raw)
     notes = [*raw.notes, *_notes_of_text(prompt, negative)]
+    if raw.sampler.casefold().endswith("gpu"):
+        notes.append(f"noise of {raw.sampler[:40]} was drawn on the graphics card: it cannot be repeated exactly")
     if raw.syntax == "a1111":  # which takes these marks out of a prompt; to ComfyUI they are text
         prompt, negative = (_LORA.sub("", text) for text in (prompt, negative))
     if raw.program != OURS:  # ours stand as they were written
@@ -102,7 +104,7 @@ def checked(raw: RawSettings) -> PublishedSettings:
     return PublishedSettings(
         prompt=prompt,
         negative=negative,
-        seed=_whole(raw.seed, "seed", 0, 2**63 - 1),
+        seed=_whole(raw.seed, "seed", 0, 2**64 - 1),
         width=_rounded(width),
         height=_rounded(height),
         steps=_whole(raw.steps, "steps", 1, 1000),
