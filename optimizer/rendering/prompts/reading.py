@@ -103,8 +103,8 @@ class PromptReader:
             read = self._plain if self.syntax == "plain" else self._comfyui
             return Reading(prompt=prompt, texts=(read(prompt),), phases=((calls, 0),))
         written = without_comments(prompt)
+        changing = phases(written, calls)  # first: a bracket that does not close explains what comes after it
         refuse_other_constructs(written, negative=negative)
-        changing = phases(written, calls)
         different = list(dict.fromkeys(text for _, text in changing))
         texts = [self._a1111(text) for text in different]
         most = max(len(text.rows) for text in texts)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from optimizer.rendering.prompts import attention, comfyui
 from optimizer.rendering.prompts.editing import phases
@@ -22,11 +22,16 @@ def wording(item: SuiteItem, suite: SuiteSettings) -> str:
         return item.prompt
     if suite.syntax == "comfyui":
         return _spaced(_without_embeddings(piece.text) for piece in comfyui.weighted_pieces(item.prompt))
-    _, text = phases(without_comments(item.prompt), item.sampling.prompt_steps)[-1]
+    text = _at_the_end(phases(without_comments(item.prompt), item.sampling.prompt_steps), item.sampling.calls)
     if suite.emphasis == "none":  # brackets are text
         return _spaced([text])
     pieces = attention.weighted_pieces(text)
     return _spaced(" " if piece.ends_chunk else piece.text for piece in pieces)
+
+
+def _at_the_end(changing: Sequence[tuple[int, str]], calls: int) -> str:
+    """Return the text that the last call gets: calls are counted from 0, and the number of a text is its last call."""
+    return next((text for end, text in changing if end >= calls - 1), changing[-1][1])
 
 
 def _without_embeddings(text: str) -> str:

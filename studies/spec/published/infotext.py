@@ -164,7 +164,7 @@ def notes_of_fooocus(ways: Sequence[str]) -> Iterator[str]:
 
 
 def _ours(pairs: Mapping[str, str]) -> dict[str, Any]:
-    """Return the settings of the whole suite that a picture of ours was a render of.
+    """Return guidance, and the settings of the whole suite, of a picture of ours.
 
     Raises:
         PublishedError: one is not what we write.
@@ -172,6 +172,9 @@ def _ours(pairs: Mapping[str, str]) -> dict[str, Any]:
     sizes = {name: _two_numbers(pairs, key) for key, name in _SIZE_KEYS.items() if key in pairs}
     syntax = _one_of(pairs, "Syntax", get_args(Syntax), "a1111")
     return {
+        "cfg_rescale": pairs.get("CFG rescale"),
+        "pag_scale": pairs.get("PAG scale"),
+        "pag_layers": tuple(pairs.get("PAG layers", "mid").split()),
         "syntax": syntax,
         "noise": _one_of(pairs, "Noise", PROGRAMS, "a1111"),
         "ensd": pairs.get("ENSD", 0),
@@ -268,14 +271,19 @@ def write_infotext(item: SuiteItem, suite: SuiteSettings) -> str:
 
 def _said(item: SuiteItem) -> dict[str, object]:
     """Return the settings of a render by A1111's names."""
+    sampling = item.sampling
+    guidance: dict[str, object] = {"CFG rescale": sampling.cfg_rescale} if sampling.cfg_rescale else {}
+    if sampling.pag.scale:
+        guidance |= {"PAG scale": sampling.pag.scale, "PAG layers": " ".join(sampling.pag.layers)}
     return {
-        "Steps": item.sampling.steps,
-        "Sampler": item.sampling.sampler,
-        "Schedule type": item.sampling.schedule,
-        "CFG scale": item.sampling.cfg,
+        "Steps": sampling.steps,
+        "Sampler": sampling.sampler,
+        "Schedule type": sampling.schedule,
+        "CFG scale": sampling.cfg,
         "Seed": item.seed,
         "Size": f"{item.width}x{item.height}",
         "Clip skip": item.clip_skip,
+        **guidance,
     }
 
 

@@ -29,12 +29,22 @@ def words(prompt: str, **changes: Any) -> str:
         ("a cat BREAK a dog", "a cat a dog"),
         ("a cat # my favourite\n on  a mat", "a cat on a mat"),
         ("a [cat:dog:0.5] runs", "a dog runs"),
-        ("a [cat|dog] runs", "a dog runs"),  # the tenth step's
+        ("a [cat|dog] runs", "a cat runs"),  # calls 0 and 1 get the first, call 2 the second ... call 9 the first
+        ("a [red|green|blue] cat", "a blue cat"),
+        ("a [cat:dog:8] runs", "a dog runs"),
+        ("a [cat:dog:9] runs", "a cat runs"),  # never reached: ten calls are numbered 0 to 9
+        ("a [cat:dog:40] runs", "a cat runs"),
         ("a [cat::5] runs", "a runs"),
     ],
 )
 def test_words_of_a1111_are_those_with_which_the_prompt_ends(prompt: str, expected: str) -> None:
     assert words(prompt) == expected
+
+
+def test_samplers_of_two_calls_make_one_at_their_last_step() -> None:
+    """Ten steps of heun are 19 calls, numbered 0 to 18."""
+    assert words("a [cat:dog:17] runs", sampler="heun") == "a dog runs"
+    assert words("a [cat:dog:18] runs", sampler="heun") == "a cat runs"
 
 
 @pytest.mark.parametrize(
