@@ -88,7 +88,7 @@ def test_what_a1111_takes_out_is_taken_out_with_a_note(network: str) -> None:
         ("a lion: 1.2", "ends in a colon and a number"),
         ("[a, b", r"'\[' is not closed"),
         ("(a [b) c", "not closed before"),
-        ("(a:1.2", "a colon and a number"),
+        ("(a:1.2", "is not closed"),
         ("(a BREAK b)", "BREAK within brackets"),
         ("[a:b:0.5] x | y", "outside of"),
         ("a " * 4000, "more than 50"),
