@@ -29,7 +29,7 @@ from optimizer.merging.files.parents import MARKERS, Parents
 from optimizer.merging.files.sources import TensorInfo, abbreviated
 from optimizer.outcome.proof import RenderComparison, compare_renders, different_tensors
 from optimizer.rendering.largest_batches import LargestBatches
-from optimizer.rendering.prediction import markers_of
+from optimizer.rendering.prediction import flow_hint, header_fields, markers_of
 from optimizer.runtime.device_choice import choose_device
 from optimizer.runtime.machine import CPU_SETTINGS, VARIATION_FIELD, machine_description
 from optimizer.runtime.plan import Plan
@@ -90,7 +90,8 @@ def deliver(
         proven = temporary.lstat()
         _require_merge(temporary, layout, records.study, trial, plan, watch.compared)
         images = _render_if_it_fits(temporary, records.study, watch.rendered, largest_batches)
-    notes = (*written.notes, *_rounding_notes(trial, plan, device))
+    hints = [flow_hint(plan.prediction)] if plan.prediction.kind == "flow" else []
+    notes = (*written.notes, *_rounding_notes(trial, plan, device), *hints)
     # Its tensors are right, so from here on the file stays, whatever the renders say.
     found = None if images is None else compare_renders(records, trial, artifacts, images)
     _require_name(target, proven)
@@ -125,7 +126,7 @@ def export_metadata(records: StudyRecords, trial: StoredTrial, plan: Plan, devic
         trial.recipe,
         plan.ingredients,
         title=f"{study.name} trial {trial.number}",
-        prediction_type=plan.prediction.kind,
+        prediction=header_fields(plan.prediction),
         device=device,
     )
     return metadata | {

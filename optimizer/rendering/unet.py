@@ -8,7 +8,9 @@ merge changes them in place, so a graph recorded before a merge is right after i
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol
 
 import torch
@@ -16,9 +18,13 @@ from diffusers import UNet2DConditionModel
 from torch import Tensor
 
 from basics.messages import first_line
+from optimizer.rendering.guidance import attentions_of, identity_attention
 
 WARM_UPS = 2  # calls before a recording: libraries choose kernels and allocate workspaces at the first ones
+CALLED_WITH = ("x", "time", "text")  # what every U-Net is given; other inputs are SDXL's added conditions
 MOST_GRAPHS = 32  # for as many input shapes; a suite has a few: sizes, lengths of prompts, the last batch
+
+Layers = tuple[str, ...]
 
 _log = logging.getLogger(__name__)
 
@@ -26,7 +32,9 @@ _log = logging.getLogger(__name__)
 class UnetCall(Protocol):
     """A U-Net as the denoiser calls it."""
 
-    def __call__(self, x: Tensor, time: Tensor, text: Tensor, added: Mapping[str, Tensor]) -> Tensor:
+    def __call__(
+        self, x: Tensor, time: Tensor, text: Tensor, added: Mapping[str, Tensor], perturbed: Layers = ()
+    ) -> Tensor:
         """Return the U-Net's output [n, c, h, w], which the next call may overwrite.
 
         Args:
@@ -34,6 +42,7 @@ class UnetCall(Protocol):
             time: [n] float32.
             text: embedded prompts [n, tokens, width].
             added: diffusers' `added_cond_kwargs`, empty for architectures without them.
+            perturbed: layers whose self-attention is the identity in this call, as `PagSettings` names them.
         """
 
     def release(self) -> bool:
@@ -45,11 +54,17 @@ class LaunchedUnet:
 
     def __init__(self, unet: UNet2DConditionModel) -> None:
         self._unet = unet
+        self._attentions: dict[Layers, tuple[Any, ...]] = {(): ()}  # of layers that were asked for so far
 
-    def __call__(self, x: Tensor, time: Tensor, text: Tensor, added: Mapping[str, Tensor]) -> Tensor:
+    def __call__(
+        self, x: Tensor, time: Tensor, text: Tensor, added: Mapping[str, Tensor], perturbed: Layers = ()
+    ) -> Tensor:
         """Compute the output."""
         kwargs: dict[str, Any] = {"added_cond_kwargs": dict(added)} if added else {}
-        output: Tensor = self._unet(x, time, encoder_hidden_states=text, return_dict=False, **kwargs)[0]
+        if perturbed not in self._attentions:
+            self._attentions[perturbed] = attentions_of(self._unet, perturbed)
+        with identity_attention(self._attentions[perturbed]):
+            output: Tensor = self._unet(x, time, encoder_hidden_states=text, return_dict=False, **kwargs)[0]
         return output
 
     def release(self) -> bool:
@@ -58,7 +73,7 @@ class LaunchedUnet:
 
 
 class GraphedUnet:
-    """A U-Net on a GPU that records a graph for each set of input shapes. Implements `UnetCall`.
+    """A U-Net on a GPU that records a graph for each set of input shapes and layers. Implements `UnetCall`.
 
     A graph is used only if its first output equals that of launched kernels to the bit. Where it does not, or where
     recording fails, kernels are launched.
@@ -66,19 +81,21 @@ class GraphedUnet:
 
     def __init__(self, unet: UNet2DConditionModel) -> None:
         self._launched, self._device = LaunchedUnet(unet), unet.device
-        self._graphs: dict[tuple[object, ...], _Graph | None] = {}  # None: kernels are launched for these shapes
+        self._graphs: dict[tuple[object, ...], _Graph | None] = {}  # None: kernels are launched for these
         self._pool: Any = None  # of memory, which all graphs share: only one runs at a time
         self._records = True
 
     @torch.inference_mode()
-    def __call__(self, x: Tensor, time: Tensor, text: Tensor, added: Mapping[str, Tensor]) -> Tensor:
+    def __call__(
+        self, x: Tensor, time: Tensor, text: Tensor, added: Mapping[str, Tensor], perturbed: Layers = ()
+    ) -> Tensor:
         """Compute the output by a graph, if there is or can be one."""
         inputs = {"x": x, "time": time, "text": text, **added}
-        shapes = tuple((name, tensor.shape, tensor.dtype) for name, tensor in inputs.items())
-        if shapes not in self._graphs and self._records and len(self._graphs) < MOST_GRAPHS:
-            self._graphs[shapes] = self._record(inputs)
-        graph = self._graphs.get(shapes)
-        return self._launched(x, time, text, added) if graph is None else graph.replay(inputs)
+        key = perturbed, *((name, tensor.shape, tensor.dtype) for name, tensor in inputs.items())
+        if key not in self._graphs and self._records and len(self._graphs) < MOST_GRAPHS:
+            self._graphs[key] = self._record(inputs, perturbed)
+        graph = self._graphs.get(key)
+        return self._launched(x, time, text, added, perturbed) if graph is None else graph.replay(inputs)
 
     def release(self) -> bool:
         """Free all graphs, and record none any more."""
@@ -87,46 +104,58 @@ class GraphedUnet:
         self._pool, self._records = None, False
         return kept
 
-    def _record(self, inputs: Mapping[str, Tensor]) -> _Graph | None:
+    def _record(self, inputs: Mapping[str, Tensor], perturbed: Layers) -> _Graph | None:
         """Record a graph; return None if that fails, or if its output is another one."""
         try:
             with torch.cuda.device(self._device):
                 self._pool = self._pool or torch.cuda.graph_pool_handle()
-                graph = _Graph(self._launched, inputs, self._pool)
-                same = torch.equal(graph.replay(inputs), graph.expected)
+                graph, expected = _record(partial(self._launched, perturbed=perturbed), inputs, self._pool)
+                same = torch.equal(graph.replay(inputs), expected)
         except RuntimeError as error:  # a lack of memory included: launched kernels need less
             _log.info("the U-Net's kernels are launched one by one: %s", first_line(error))
             self._pool = None  # it may belong to the recording that failed
             return None
-        del graph.expected
+        if not same:
+            _log.info("the U-Net's kernels are launched one by one: a graph of them has another output")
         return graph if same else None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
 class _Graph:
-    """A recorded call with the tensors that it reads and writes.
+    """A recorded call with the tensors that it reads and writes."""
 
-    Attributes:
-        expected: what launched kernels compute of the inputs it was recorded with.
-    """
-
-    def __init__(self, call: UnetCall, inputs: Mapping[str, Tensor], pool: Any) -> None:
-        self._inputs = {name: tensor.clone() for name, tensor in inputs.items()}
-        x, time, text = (self._inputs[name] for name in ("x", "time", "text"))
-        added = {name: tensor for name, tensor in self._inputs.items() if name not in ("x", "time", "text")}
-        stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-        stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):
-            for _ in range(WARM_UPS):
-                self.expected = call(x, time, text, added)
-        torch.cuda.current_stream().wait_stream(stream)
-        self._graph = torch.cuda.CUDAGraph()
-        # Other threads may use the device meanwhile, for instance to save a picture.
-        with torch.cuda.graph(self._graph, pool=pool, capture_error_mode="thread_local"):
-            self._output = call(x, time, text, added)
+    graph: torch.cuda.CUDAGraph
+    inputs: Mapping[str, Tensor]
+    output: Tensor
 
     def replay(self, inputs: Mapping[str, Tensor]) -> Tensor:
         """Compute the output for inputs of the recorded shapes."""
         for name, tensor in inputs.items():
-            self._inputs[name].copy_(tensor)
-        self._graph.replay()
-        return self._output
+            self.inputs[name].copy_(tensor)
+        self.graph.replay()
+        return self.output
+
+
+def _record(call: Callable[..., Tensor], inputs: Mapping[str, Tensor], pool: Any) -> tuple[_Graph, Tensor]:
+    """Record a call's kernels.
+
+    Args:
+        pool: memory for the call's intermediate tensors.
+
+    Returns:
+        The graph, and what launched kernels compute of these inputs.
+    """
+    kept = {name: tensor.clone() for name, tensor in inputs.items()}
+    x, time, text = (kept[name] for name in CALLED_WITH)
+    added = {name: tensor for name, tensor in kept.items() if name not in CALLED_WITH}
+    stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for _ in range(WARM_UPS):
+            expected = call(x, time, text, added)
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    # Other threads may use the device meanwhile, for instance to save a picture.
+    with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
+        output = call(x, time, text, added)
+    return _Graph(graph=graph, inputs=kept, output=output), expected

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any, Final, Literal, get_args
 
+from studies.spec.guidance import NO_PAG, PagSettings
+
 SamplerName = Literal[
     "euler",
     "euler_ancestral",
@@ -108,7 +110,6 @@ _MORE_SAMPLERS: Final[Mapping[str, SamplerName]] = {
     "kdpm2": "dpm_2",
     "kdpm2a": "dpm_2_ancestral",
     "dpmpp2sa": "dpmpp_2s_ancestral",
-    "dpmpp3m": "dpmpp_3m_sde",
     "a1111ddim": "ddim_a1111",
 }
 # "Uniform" is A1111's name of normal; "DDIM" its name of ddim_uniform. Its polyexponential levels with the usual
@@ -173,6 +174,8 @@ class Sampling:
     schedule: ScheduleName
     steps: int
     cfg: float  # guidance scale
+    cfg_rescale: float = 0.0  # share of the guided output that gets the deviation of the prompt's own
+    pag: PagSettings = NO_PAG
 
     @property
     def is_guided(self) -> bool:

@@ -175,7 +175,7 @@ def bake(
     from optimizer.merging.files.checkpoint import Checkpoint, total_bytes
     from optimizer.merging.files.parents import Parents
     from optimizer.merging.lora.file import Lora
-    from optimizer.rendering.prediction import modelspec_kind
+    from optimizer.rendering.prediction import header_fields_of_merge
     from search_spaces.slots import beyond_usual
 
     target = safetensors_target(output)
@@ -189,7 +189,7 @@ def bake(
     recipe = _recipe(ingredients, [weight for _, weight in weighted], dtype)
     device = _device()
     metadata = merge_metadata(
-        recipe, ingredients, title=target.stem, prediction_type=modelspec_kind(base), device=device
+        recipe, ingredients, title=target.stem, prediction=header_fields_of_merge(base), device=device
     )
     size = total_bytes(export_layout(ingredients, recipe.dtype).values())
     with atomic_file(target, overwrite=force) as temporary, reading("writing", size) as advance:

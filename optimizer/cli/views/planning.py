@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import asdict
 
 import torch
 
@@ -13,9 +14,10 @@ from optimizer.merging.files.checkpoint import letters, total_bytes
 from optimizer.rendering.prediction import EPSILON
 from optimizer.runtime.plan import Plan
 from optimizer.runtime.residence import Residence
+from studies.spec.presets import PRESETS, PresetName
 from studies.spec.samplers import Sampling
 from studies.spec.search import RacingSettings
-from studies.spec.suite import SuiteItem
+from studies.spec.suite import SuiteItem, SuiteSettings
 
 GUIDED_PASSES = 2  # classifier-free guidance runs the U-Net with and without the prompt
 
@@ -42,6 +44,8 @@ def print_plan(plan: Plan, device: torch.device, residence: Residence | None = N
         "suite",
         f"{counted(len(items), 'image')} per trial, {sizes}, {sampling_in_words(items)}",
     )
+    if spec.suite.preset is not None:
+        table.add_row("preset", preset_in_words(spec.suite, spec.suite.preset))
     if plan.prediction != EPSILON:
         table.add_row("prediction", plan.prediction.description)
     scorers = [info.report_name(len(spec.suite.looked_at_by(name))) for name, info in plan.infos.items()]
@@ -94,12 +98,29 @@ def sampling_in_words(items: Iterable[SuiteItem]) -> str:
     """Describe how items are sampled; where they differ, how many ways there are besides the first."""
     first, *others = dict.fromkeys(item.sampling for item in items)
     words = f"{counted(first.steps, 'step')} of {first.sampler}, {first.schedule}, CFG {first.cfg:g}"
+    if first.cfg_rescale:
+        words += f" rescaled by {first.cfg_rescale:g}"
+    if first.pag.scale:
+        words += f", PAG {first.pag.scale:g} in {', '.join(first.pag.layers)}"
     return f"{words} and {counted(len(others), 'other way')}" if others else words
+
+
+def preset_in_words(suite: SuiteSettings, name: PresetName) -> str:
+    """Describe what a suite has from its preset, and what its spec says instead."""
+    values = {key: (getattr(suite, key), value) for key, value in asdict(PRESETS[name]).items()}
+    kept = [f"{key} {_shown(value)}" for key, (own, value) in values.items() if own == value]
+    others = [f"{key} {_shown(own)}" for key, (own, value) in values.items() if own != value]
+    instead = f"; the spec says {', '.join(others)}" if others else ""
+    return f"{name} sets {', '.join(kept) or 'nothing'}{instead}"
+
+
+def _shown(value: object) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def unet_passes(sampling: Sampling) -> int:
     """Return how often the U-Net sees an image; the last step has one call with every sampler."""
-    return sampling.calls * (GUIDED_PASSES if sampling.is_guided else 1)
+    return sampling.calls * ((GUIDED_PASSES if sampling.is_guided else 1) + (sampling.pag.scale > 0))
 
 
 def cost(plan: Plan) -> str:

@@ -1,4 +1,4 @@
-"""What A1111 takes out of a prompt before it reads the words: comments, and constructs that are refused here."""
+"""What A1111 takes out of a prompt before it reads the words, and is refused here: networks, and parts of a prompt."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ import re
 
 from optimizer.rendering.prompts.pieces import misread
 
-_COMMENT = re.compile(r"#[^\n]*(?:\n|\Z)")
 _AND = re.compile(r"\bAND\b")
 _PART_WEIGHT = re.compile(r":\s*[-+]?(?:\d+\.?|\d*\.\d+)\s*\Z")
 _NETWORK = re.compile(r"<(\w+):([^>]+)>")
 _LORAS = frozenset({"lora", "lyco"})
 
 
-def without_comments(prompt: str) -> str:
-    """Return a prompt without what follows a # in a line."""
-    return _COMMENT.sub("\n", prompt)
+def network_in(prompt: str) -> re.Match[str] | None:
+    """Return the first <kind:name> of a prompt; None if there is none."""
+    # What begins after the last bracket ends nowhere; to search for its end from each beginning takes squared time.
+    return _NETWORK.search(prompt, 0, prompt.rfind(">") + 1)
 
 
 def refuse_other_constructs(prompt: str, *, negative: bool) -> None:
@@ -24,7 +24,7 @@ def refuse_other_constructs(prompt: str, *, negative: bool) -> None:
     Raises:
         PromptError: there is one.
     """
-    if network := _NETWORK.search(prompt):
+    if network := network_in(prompt):
         kind, name = network[1].lower(), network[2].partition(":")[0]
         advice = f"put {name!r} under `loras:` of the study and take it out of the prompt"
         if kind not in _LORAS:

@@ -12,11 +12,12 @@ from optimizer.families.clip_tokens import clip_tokenizer, pad_with_end
 from optimizer.families.family import ModelFamily
 from optimizer.rendering.prompts import attention, comfyui
 from optimizer.rendering.prompts.chunks import A1111Chunks, Chunk, comfyui_chunks, empty_chunk
-from optimizer.rendering.prompts.composition import refuse_other_constructs, without_comments
+from optimizer.rendering.prompts.composition import refuse_other_constructs
 from optimizer.rendering.prompts.editing import phases
 from optimizer.rendering.prompts.inversions import InversionFolder
 from optimizer.rendering.prompts.pieces import Piece, misread, refuse_long
 from optimizer.rendering.prompts.tokens import comfyui_ids, mended_ids, open_clip_ids
+from studies.spec.spellings import without_comments
 from studies.spec.suite import SuiteSettings
 
 MOST_CHUNKS = 50  # of a prompt; each costs memory and time in every call of the U-Net

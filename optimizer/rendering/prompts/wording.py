@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from optimizer.rendering.prompts import attention, comfyui
-from optimizer.rendering.prompts.composition import without_comments
 from optimizer.rendering.prompts.editing import phases
+from studies.spec.spellings import without_comments
 from studies.spec.suite import SuiteItem, SuiteSettings
 
 

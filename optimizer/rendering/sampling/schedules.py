@@ -18,7 +18,7 @@ import torch
 from scipy import stats
 from torch import Tensor
 
-from optimizer.rendering.sampling.levels import LEVELS, Levels
+from optimizer.rendering.sampling.levels import LEVELS, Flow, Levels
 from search_spaces.blocks import Architecture
 from studies.spec.samplers import ProgramName, SamplerName, Sampling, ScheduleName
 
@@ -55,8 +55,11 @@ def sigmas_of(
     """Return the levels that a sampler passes through, as the program has them: descending, and 0 at the end mostly.
 
     Of A1111, DDIM ends at the second level of its schedule from below, UniPC and the schedule `kl_optimal` at the
-    lowest level of the model.
+    lowest level of the model. Those of a flow are ComfyUI's: A1111 renders
+    none of these families.
     """
+    if isinstance(levels, Flow):
+        program = "comfyui"
     aligned = sampling.schedule == "align_your_steps"
     passes_over = sampling.sampler in _PASS_OVER[program] and not (aligned and program == "comfyui")
     steps = sampling.steps + passes_over

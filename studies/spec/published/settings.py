@@ -7,7 +7,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
+from pydantic import ValidationError
+
 from studies.errors import StudyError
+from studies.spec.guidance import PagSettings
 from studies.spec.samplers import ProgramName, SamplerName, ScheduleName, read_sampler, read_schedule
 from studies.spec.suite import Emphasis, SizeConditioning, Syntax
 
@@ -38,6 +41,8 @@ class PublishedSettings:
     sampler: SamplerName
     schedule: ScheduleName | None = None  # None: the sampler's usual one
     clip_skip: int = 1
+    cfg_rescale: float | None = None  # and `pag`: None where the program says nothing about it
+    pag: PagSettings | None = None
     syntax: Syntax
     # Settings of a whole suite; None where the program says nothing about one, or it has no part in the picture.
     noise: ProgramName | None = None
@@ -64,6 +69,9 @@ class RawSettings:
     sampler: Any
     schedule: Any = None
     clip_skip: Any = None
+    cfg_rescale: Any = None
+    pag_scale: Any = None
+    pag_layers: tuple[str, ...] = ("mid",)
     ensd: Any = None
     # As in `PublishedSettings`, which their readers know.
     noise: ProgramName | None = None
@@ -83,6 +91,8 @@ def checked(raw: RawSettings) -> PublishedSettings:
     width, height = (_whole(value, "size", 64, 4096) for value in (raw.width, raw.height))
     sampler, schedule = _sampling(raw)
     notes = [*raw.notes, *_notes_of_text(prompt, negative)]
+    if raw.sampler.casefold().endswith("gpu"):
+        notes.append(f"noise of {raw.sampler[:40]} was drawn on the graphics card: it cannot be repeated exactly")
     if raw.syntax == "a1111":  # which takes these marks out of a prompt; to ComfyUI they are text
         prompt, negative = (_LORA.sub("", text) for text in (prompt, negative))
     if raw.program != OURS:  # ours stand as they were written
@@ -94,7 +104,7 @@ def checked(raw: RawSettings) -> PublishedSettings:
     return PublishedSettings(
         prompt=prompt,
         negative=negative,
-        seed=_whole(raw.seed, "seed", 0, 2**63 - 1),
+        seed=_whole(raw.seed, "seed", 0, 2**64 - 1),
         width=_rounded(width),
         height=_rounded(height),
         steps=_whole(raw.steps, "steps", 1, 1000),
@@ -102,6 +112,8 @@ def checked(raw: RawSettings) -> PublishedSettings:
         sampler=sampler,
         schedule=schedule,
         clip_skip=max(1, _whole(raw.clip_skip or 1, "clip skip", 0, 11)),
+        cfg_rescale=None if raw.cfg_rescale is None else _number(raw.cfg_rescale, "CFG rescale", 0, 1),
+        pag=None if raw.pag_scale is None else _pag(raw),
         syntax=raw.syntax,
         noise=raw.noise,
         ensd=None if raw.ensd is None else _whole(raw.ensd, "ENSD", 1 - 2**63, 2**63 - 1),
@@ -118,6 +130,14 @@ def _sampling(raw: RawSettings) -> tuple[SamplerName, ScheduleName | None]:
         return sampler, joint if raw.schedule is None else read_schedule(_text(raw.schedule, "schedule"))
     except ValueError as error:
         raise PublishedError(str(error)) from error
+
+
+def _pag(raw: RawSettings) -> PagSettings:
+    scale = _number(raw.pag_scale, "PAG scale", 0, 100)
+    try:
+        return PagSettings(scale=scale, layers=raw.pag_layers)
+    except ValidationError as error:
+        raise PublishedError(f"its PAG layers are not known: {_shown(' '.join(raw.pag_layers))}") from error
 
 
 def _notes_of_text(prompt: str, negative: str) -> Iterator[str]:

@@ -9,8 +9,9 @@ import pytest
 
 from optimizer.errors import PromptError
 from optimizer.rendering.prompts import attention, comfyui
-from optimizer.rendering.prompts.composition import refuse_other_constructs, without_comments
+from optimizer.rendering.prompts.composition import refuse_other_constructs
 from optimizer.rendering.prompts.editing import phases
+from studies.spec.spellings import without_comments
 
 # Texts and weights, most of them from the documentation of A1111's parser.
 A1111 = {

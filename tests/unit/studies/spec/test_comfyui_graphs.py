@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from studies.spec.guidance import PagSettings
 from studies.spec.published.comfyui import parse_graph
 from studies.spec.published.settings import PublishedError, PublishedSettings, checked
 from studies.spec.suite import SizeConditioning
@@ -65,10 +66,9 @@ def test_a_graph_that_is_read_whole_has_no_notes() -> None:
         ("positive", "StyleModelApply", "conditioning", {}),
         ("positive", "SomebodysConditioningNode", "conditioning", {}),
         ("model", "IPAdapterAdvanced", "model", {"weight": 1.0}),
-        ("model", "PerturbedAttentionGuidance", "model", {"scale": 3.0}),
         ("model", "FreeU_V2", "model", {"b1": 1.3}),
         ("model", "ModelSamplingDiscrete", "model", {"sampling": "v_prediction", "zsnr": False}),
-        ("model", "RescaleCFG", "model", {"multiplier": 0.7}),
+        ("model", "PerturbedAttention", "model", {"scale": 3.0, "unet_block": "middle", "unet_block_id": 0}),
         ("model", "SomebodysModelPatch", "model", {}),
         ("latent_image", "LatentFromBatch", "samples", {"batch_index": 1, "length": 1}),
         ("latent_image", "SetLatentNoiseMask", "samples", {}),
@@ -80,6 +80,21 @@ def test_a_node_that_is_not_known_is_told_by_its_name(
     found = read(with_node(between, kind, through=through, **inputs))
     assert found.notes == (f"not repeated: {kind}",)
     assert (found.prompt, found.negative, found.width) == ("a fox", "dark", 512)
+
+
+def test_guidance_of_a_models_nodes_is_read() -> None:
+    graph = with_node("model", "PerturbedAttentionGuidance", through="model", scale=2.5)
+    graph["8"] = {"class_type": "RescaleCFG", "inputs": {"model": ["9", 0], "multiplier": 0.7}}
+    graph["5"]["inputs"]["model"] = ["8", 0]
+    found = read(graph)
+    assert (found.cfg_rescale, found.pag, found.notes) == (0.7, PagSettings(scale=2.5), ())
+    assert (read(GRAPH).cfg_rescale, read(GRAPH).pag) == (None, None)
+    graph["9"] = {"class_type": "RescaleCFG", "inputs": {"model": ["1", 0], "multiplier": 0.1}}
+    assert read(graph).cfg_rescale == 0.7
+    assert read(graph).notes == ("not repeated: more than one RescaleCFG",)
+    graph["8"]["inputs"]["multiplier"] = 7
+    with pytest.raises(PublishedError, match="expected a number from 0 to 1 as CFG rescale, got 7"):
+        read(graph)
 
 
 def test_nodes_of_the_text_encoder_are_told() -> None:
@@ -182,3 +197,94 @@ def test_graphs_of_other_values_and_links_are_read_or_refused(data: st.DataObjec
         )
     with suppress(PublishedError):
         assert read(graph).prompt
+
+
+def with_text(kind: str, more: Mapping[str, Any] | None = None, **inputs: Any) -> dict[str, Any]:
+    """Return the graph with a node that gives the prompt."""
+    graph = {**copy.deepcopy(GRAPH), "9": {"class_type": kind, "inputs": inputs}, **(more or {})}
+    graph["2"]["inputs"]["text"] = ["9", 0]
+    return graph
+
+
+@pytest.mark.parametrize(
+    ("kind", "inputs", "prompt"),
+    [
+        ("StringConcatenate", {"string_a": "a cat", "string_b": "on a mat", "delimiter": ", "}, "a cat, on a mat"),
+        ("StringReplace", {"string": "a cat", "find": "cat", "replace": "dog"}, "a dog"),
+        ("StringTrim", {"string": "  a cat ", "mode": "Both"}, "a cat"),
+        ("CaseConverter", {"string": "a Cat", "mode": "lowercase"}, "a cat"),
+        ("PrimitiveStringMultiline", {"value": "a cat"}, "a cat"),
+        ("ShowText|pysssss", {"text": "a cat"}, "a cat"),
+    ],
+)
+def test_what_a_known_text_node_makes_is_the_prompt(kind: str, inputs: dict[str, Any], prompt: str) -> None:
+    found = read(with_text(kind, **inputs))
+    assert (found.prompt, found.notes) == (prompt, ())
+
+
+def test_text_nodes_may_follow_each_other() -> None:
+    more = {
+        "10": {"class_type": "StringReplace", "inputs": {"string": ["11", 0], "find": "cat", "replace": "dog"}},
+        "11": {"class_type": "PrimitiveString", "inputs": {"value": "a cat"}},
+    }
+    found = read(with_text("StringConcatenate", more, string_a=["10", 0], string_b=["11", 0], delimiter=" and "))
+    assert (found.prompt, found.notes) == ("a dog and a cat", ())
+
+
+@pytest.mark.parametrize(
+    ("kind", "inputs"),
+    [
+        ("RegexReplace", {"string": "a cat", "regex_pattern": "cat", "replace": "dog"}),
+        ("SomebodysTexts", {"text": "a cat", "text_b": "a dog"}),
+        ("DPRandomGenerator", {"text": "a {cat|dog}", "seed": 3}),
+        ("Text Concatenate", {"text_a": "a cat", "text": "a dog"}),
+    ],
+)
+def test_a_text_node_that_is_not_known_is_told_by_its_name(kind: str, inputs: dict[str, Any]) -> None:
+    assert read(with_text(kind, **inputs)).notes == (f"not repeated: {kind}",)
+
+
+@pytest.mark.parametrize("name", ["noise_seed", "steps", "cfg", "sampler_name"])
+def test_every_value_that_a_node_gives_which_is_not_known_is_told(name: str) -> None:
+    graph = copy.deepcopy(GRAPH)
+    graph["9"] = {"class_type": "SomebodysSettings", "inputs": {name: graph["5"]["inputs"][name], "scale": 2}}
+    graph["5"]["inputs"][name] = ["9", 0]
+    assert read(graph).notes == ("not repeated: SomebodysSettings",)
+
+
+@pytest.mark.parametrize("text", ["", "abc"])
+def test_text_nodes_that_double_each_other_end(text: str) -> None:
+    nodes = {
+        str(number): {
+            "class_type": "StringConcatenate",
+            "inputs": {"string_a": [str(number + 1), 0], "string_b": [str(number + 1), 0], "delimiter": text},
+        }
+        for number in range(10, 90)
+    }
+    nodes["90"] = {"class_type": "PrimitiveString", "inputs": {"value": text}}
+    with pytest.raises(PublishedError, match="more than 20,000 characters" if text else "have no prompt"):
+        read(with_text("StringTrim", nodes, string=["10", 0], mode="Both"))
+
+
+def test_a_text_node_that_is_linked_to_itself_gives_no_prompt() -> None:
+    with pytest.raises(PublishedError, match="expected a text as prompt"):
+        read(with_text("StringTrim", string=["9", 0], mode="Both"))
+
+
+@pytest.mark.parametrize("sampler", ["dpmpp_2m_sde_gpu", "dpmpp_sde_gpu", "dpmpp_3m_sde_gpu"])
+def test_noise_of_the_card_is_told(sampler: str) -> None:
+    graph = copy.deepcopy(GRAPH)
+    graph["5"]["inputs"]["sampler_name"] = sampler
+    (note,) = read(graph).notes
+    assert f"{sampler} was drawn on the graphics card" in note
+
+
+def test_layers_that_only_the_negative_prompt_skips_are_told() -> None:
+    graph = copy.deepcopy(GRAPH)
+    graph["9"] = {"class_type": "CLIPSetLastLayer", "inputs": {"stop_at_clip_layer": -2, "clip": ["1", 1]}}
+    graph["3"]["inputs"]["clip"] = ["9", 0]
+    found = read(graph)
+    assert found.clip_skip == 1
+    assert found.notes == ("not repeated: another clip skip with the negative prompt (CLIPSetLastLayer)",)
+    graph["2"]["inputs"]["clip"] = ["9", 0]
+    assert (read(graph).clip_skip, read(graph).notes) == (2, ())
