@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -96,20 +96,21 @@ class Evaluator:
             self._merge(recipe)
         parts: list[ScoredImages] = []
         broken: list[tuple[int, str]] = []
-        for items, renders in zip(self.renderer.stages, self.renderer.render_stages(on_images), strict=True):
-            clock.add(renders.seconds)
-            broken += [
-                (item.index, fault) for item, fault in zip(items, renders.faults, strict=True) if fault is not None
-            ]
-            self._refuse_degenerate(broken, len(items) + sum(len(part.items) for part in parts))
-            with clock.stage("score"):
-                parts.append(self.scoring.score(items, renders.images))
-                part = joined(parts)
-                scores = self.scoring.scores(part)
-            if go_on is None or len(parts) == len(self.renderer.stages):
-                continue
-            if not go_on(part.items, self.scoring.evidence(scores, part.features)):
-                break
+        with closing(self.renderer.render_stages(on_images)) as rendering:
+            for items, renders in zip(self.renderer.stages, rendering, strict=True):
+                clock.add(renders.seconds)
+                broken += [
+                    (item.index, fault) for item, fault in zip(items, renders.faults, strict=True) if fault is not None
+                ]
+                self._refuse_degenerate(broken, len(items) + sum(len(part.items) for part in parts))
+                with clock.stage("score"):
+                    parts.append(self.scoring.score(items, renders.images))
+                    part = joined(parts)
+                    scores = self.scoring.scores(part)
+                if go_on is None or len(parts) == len(self.renderer.stages):
+                    continue
+                if not go_on(part.items, self.scoring.evidence(scores, part.features)):
+                    break
         return Evaluation(
             items=part.items,
             images=part.images,

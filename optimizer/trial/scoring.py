@@ -167,7 +167,7 @@ class _LookedAt:
         if positions not in self._suites:
             self._suites[positions] = SuiteImages(
                 images=tuple(self._images[position] for position in positions),
-                prompts=tuple(self._items[position].prompt for position in positions),
+                prompts=tuple(self._items[position].scored_prompt for position in positions),
             )
         return list(positions), self._suites[positions]
 

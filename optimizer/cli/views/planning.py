@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import torch
 
@@ -41,6 +41,8 @@ def print_plan(plan: Plan, device: torch.device, residence: Residence | None = N
         "suite",
         f"{len(items)} images per trial, {sizes}, {sampling_in_words(items)}",
     )
+    for title, loras in loras_in_words(plan):
+        table.add_row(title, loras)
     if plan.prediction != EPSILON:
         table.add_row("prediction", plan.prediction.description)
     scorers = [info.report_name(len(spec.suite.looked_at_by(name))) for name, info in plan.infos.items()]
@@ -54,6 +56,19 @@ def print_plan(plan: Plan, device: torch.device, residence: Residence | None = N
     table.add_row("cost", cost(plan))
     console.print(table)
     print_notes(plan.notes)
+
+
+def loras_in_words(plan: Plan) -> Iterator[tuple[str, str]]:
+    """Yield title and description of the LoRAs of the merge, and of those on top of its renders."""
+    if plan.ingredients.loras:
+        names = ", ".join(lora.name for lora in plan.ingredients.loras)
+        yield "LoRAs in it", escaped(f"{names}: part of the merge and of the export")
+    if plan.suite_loras.loras:
+        names = ", ".join(lora.name for lora in plan.suite_loras.loras)
+        yield (
+            "LoRAs on top",
+            escaped(f"{names}: of every trial and parent while it is rendered, in no merge and no export"),
+        )
 
 
 def print_notes(notes: Iterable[str]) -> None:

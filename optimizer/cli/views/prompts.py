@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from basics.texts import visible
 from optimizer.cli.common import console, escaped
 from optimizer.rendering.prompts.check import SuitePrompts
+from optimizer.rendering.prompts.networks import NamedLora
 from optimizer.rendering.prompts.reading import Reading, Text
 
 
@@ -22,6 +23,8 @@ def print_prompts(prompts: SuitePrompts) -> None:
 
 def _lines(reading: Reading) -> Iterator[str]:
     """Yield the lines for one prompt."""
+    if reading.loras:
+        yield "LoRAs on top: " + ", ".join(map(_lora, reading.loras))
     if len(reading.phases) == 1:
         yield from _text_lines(reading.texts[0])
         return
@@ -48,6 +51,12 @@ def _text_lines(text: Text) -> Iterator[str]:
             used[vector.inversion] = used.get(vector.inversion, 0) + 1
     if used:
         yield "embeddings: " + ", ".join(f"{name} ({count} vectors)" for name, count in used.items())
+
+
+def _lora(lora: NamedLora) -> str:
+    if lora.unet == lora.text:
+        return f"{visible(lora.name)} at {lora.unet:g}"
+    return f"{visible(lora.name)} at {lora.unet:g} (text encoders {lora.text:g})"
 
 
 def _quoted(text: str) -> str:

@@ -237,7 +237,7 @@ class _Sampler:
             path += self._nodes.chain(node, "clip", "")
         loras = [str(self._nodes.value(node, "lora_name"))[:SHOWN] for node in path if _kind(node) in LORAS]
         if loras:
-            yield f"LoRAs are not applied: {', '.join(dict.fromkeys(loras))} (see `loras` of a spec)"
+            yield f"LoRAs are not applied: {', '.join(dict.fromkeys(loras))} (see `loras` of a suite)"
         path += [self._node, self._guider, self._noise, self._chosen, *self._levels, *self._latents]
         others = [*(_kind(node) for node in path if _kind(node) not in READ), *self._values(latent)]
         sized = [node for node in conditioning if _kind(node) == SIZED]

@@ -130,7 +130,7 @@ def _of_a1111(pairs: Mapping[str, str], *, uses_weights: bool) -> dict[str, Any]
 def _of_fooocus(pairs: Mapping[str, str]) -> dict[str, Any]:
     """Return how prompts of Fooocus are read, and the notes."""
     ways = [way for key, way in _OF_FOOOCUS.items() if key in pairs]
-    loras = [f"LoRAs ({pairs['Lora weights']}; see `loras` of a spec)"] if "Lora weights" in pairs else []
+    loras = [f"LoRAs ({pairs['Lora weights']}; see `loras` of a suite)"] if "Lora weights" in pairs else []
     return {"syntax": "comfyui", "noise": "comfyui", "notes": (*notes_of_fooocus([*ways, *loras]), *_notes(pairs))}
 
 

@@ -16,7 +16,8 @@ MOST_CHARACTERS: Final = 20_000  # of a prompt; far more than any text encoder i
 OURS: Final = "mergetune"  # the program that our own pictures name
 # Fields of `PublishedSettings` that a suite has one of for all of its prompts. The first decides what prompts say.
 SUITE_WIDE: Final = ("syntax", "noise", "ensd", "emphasis", "sgm_noise_multiplier", "size_conditioning")
-_LORA: Final = re.compile(r"<(?:lora|lyco|hypernet):([^:<>]{1,80})[^<>]*>", re.IGNORECASE)
+_LORA: Final = re.compile(r"<lora:([^:<>]{1,80})[^<>]*>")
+_NETWORK: Final = re.compile(r"<(?:lora|lyco|hypernet):([^:<>]{1,80})[^<>]*>", re.IGNORECASE)
 _UNSEEN: Final = dict.fromkeys((*range(9), *range(11, 32), *range(127, 160)), " ")  # but tabs and ends of lines
 
 
@@ -84,7 +85,8 @@ def checked(raw: RawSettings) -> PublishedSettings:
     sampler, schedule = _sampling(raw)
     notes = [*raw.notes, *_notes_of_text(prompt, negative)]
     if raw.syntax == "a1111":  # which takes these marks out of a prompt; to ComfyUI they are text
-        prompt, negative = (_LORA.sub("", text) for text in (prompt, negative))
+        prompt = _NETWORK.sub(lambda found: found[0] if _LORA.fullmatch(found[0]) else "", prompt)
+        negative = _NETWORK.sub("", negative)
     if raw.program != OURS:  # ours stand as they were written
         prompt, negative = prompt.strip(), negative.strip()
     if not prompt:
@@ -121,8 +123,11 @@ def _sampling(raw: RawSettings) -> tuple[SamplerName, ScheduleName | None]:
 
 
 def _notes_of_text(prompt: str, negative: str) -> Iterator[str]:
-    if names := dict.fromkeys(_LORA.findall(prompt + negative)):
-        yield f"LoRAs named in the prompt are not applied: {', '.join(names)} (see `loras` of a spec)"
+    if loras := dict.fromkeys(_LORA.findall(prompt)):
+        yield f"its prompt names LoRAs: {', '.join(loras)} (their folder is `lora_folder` of a suite)"
+    others = (each for text in (_LORA.sub("", prompt), negative) for each in _NETWORK.findall(text))
+    if names := dict.fromkeys(others):
+        yield f"networks that are not applied: {', '.join(names)}"
 
 
 def _rounded(pixels: int) -> int:
