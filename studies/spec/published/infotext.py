@@ -17,7 +17,7 @@ from typing import Any, Final, get_args
 
 from studies.spec.published.settings import OURS, PublishedError, RawSettings
 from studies.spec.samplers import PROGRAMS, SamplerName, read_sampler
-from studies.spec.suite import Emphasis, SizeConditioning, SuiteItem, SuiteSettings, Syntax
+from studies.spec.suite import Emphasis, SizeConditioning, SuiteItem, SuiteLora, SuiteSettings, Syntax
 
 FOOOCUS: Final = "Fooocus"
 EXACTLY_NOT: Final = "the picture cannot be repeated exactly"
@@ -59,6 +59,7 @@ _CANNOT: Final = {  # beginning of a key -> what of the picture cannot be repeat
     "Skip Early CFG": "early steps without guidance",
     "Pad conds": "padded prompts",
 }
+_SUITE_LORAS: Final = "Suite LoRAs"  # our key
 # Keys of Fooocus -> what of its way to sample cannot be repeated.
 _OF_FOOOCUS: Final = {"Sharpness": "sharpness", "ADM Guidance": "ADM guidance", "Adaptive CFG": "adaptive CFG"}
 
@@ -160,6 +161,10 @@ def _ours(pairs: Mapping[str, str]) -> dict[str, Any]:
         "emphasis": _EMPHASES[_one_of(pairs, "Emphasis", tuple(_EMPHASES), "Original")] if syntax == "a1111" else None,
         "sgm_noise_multiplier": pairs.get("SGM noise multiplier") == "True",
         "size_conditioning": SizeConditioning.model_validate(sizes),
+        "notes": tuple(
+            f"it was made with `loras` of its suite: {pairs[key]}; name their files there to repeat it"
+            for key in pairs.keys() & {_SUITE_LORAS}
+        ),
     }
 
 
@@ -265,8 +270,15 @@ def _said_of_suite(suite: SuiteSettings) -> dict[str, object]:
         values["Syntax"] = suite.syntax
     if suite.noise != "a1111":
         values["Noise"] = suite.noise
+    if suite.loras:
+        values[_SUITE_LORAS] = json.dumps("; ".join(_with_strength(lora) for lora in suite.loras), ensure_ascii=False)
     for key, name in _SIZE_KEYS.items():
         numbers = getattr(suite.size_conditioning, name)
         if numbers != SizeConditioning.model_fields[name].default:
             values[key] = "x".join(map(str, numbers))
     return values
+
+
+def _with_strength(lora: SuiteLora) -> str:
+    text = "" if lora.text_strength is None else f" (text {lora.text_strength:g})"
+    return f"{lora.path.stem} {lora.strength:g}{text}"
