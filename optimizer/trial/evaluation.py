@@ -159,7 +159,8 @@ class Evaluator:
         if not keys:
             return None
         named = ", ".join(f"{key} ({self.resident.ingredients.place(key)})" for key in keys[:3])
-        return f"the merge has NaN or infinity in {len(keys)} tensors: {named}{' ...' if len(keys) > 3 else ''}"
+        what = "the merge with the suite's LoRAs on top" if self.renderer.models.loras.loras else "the merge"
+        return f"{what} has NaN or infinity in {len(keys)} tensors: {named}{' ...' if len(keys) > 3 else ''}"
 
     def _wait(self) -> None:
         if self.resident.device.type == "cuda":

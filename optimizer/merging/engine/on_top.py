@@ -5,8 +5,9 @@ A weight w of the merge, rounded to the export dtype as a file has it, becomes
     q(w + sum over LoRAs of weight * delta)          q: rounded to the export dtype
 
 which is to the bit what baking the LoRAs into an exported file gives. To take the LoRAs away again, the tensors that
-they changed are merged again from the sources. Subtracting would not give the same bits, and a copy of the tensors
-would take as much memory as the layers of a U-Net that have LoRAs, which is most of it.
+they changed are merged again from the sources: as long as their share of a merge. Subtracting would not give the same
+bits. A copy of the tensors would save little of that time, as it has to be written and read as well, and would take
+memory for all layers that have LoRAs, which is most of a U-Net: 4.4 GB in float16 for the linear layers of SDXL.
 """
 
 from __future__ import annotations

@@ -163,15 +163,20 @@ class _Slab:
         return True
 
     def _change_top(self, plan: PlacePlan, loras: WeightedLoras, scratch: Scratch) -> None:
-        """Compute the tensors anew that LoRAs on top change, or changed before: from the sources, see on_top.py."""
+        """Compute the tensors anew that LoRAs on top change, or changed before: see on_top.py."""
         self.live_plan = None  # as in `_carry_out`
-        indices = {index for index, _ in (*self._live_top, *loras)}
+        before, after = ({index for index, _ in each} for each in (self._live_top, loras))
+        is_exact = self.kind.live_dtype in {self.kind.export_dtype, torch.float32}  # whether it holds what a file has
         for member in self.members:
-            if self._on_top.on_any([member.key]).isdisjoint(indices):
+            indices = self._on_top.on_any([member.key])
+            if indices.isdisjoint(before | after):
                 continue
             live = member.of(self.live)
-            merged = torch.empty_like(live, dtype=self.kind.export_dtype)  # as a file would have it
-            self._merge_member(member, plan, scratch, into=merged)
+            merged = torch.empty_like(live, dtype=self.kind.export_dtype)  # as a file has it
+            if is_exact and indices.isdisjoint(before):
+                merged.copy_(live)
+            else:
+                self._merge_member(member, plan, scratch, into=merged)
             self._on_top.add(member.key, loras, merged, live)
         self.live_plan, self._live_top = plan, loras
 
