@@ -2,16 +2,19 @@
 
     python benchmarks/merge.py [--layout sd15|sdxl] [--device cpu|cuda] [--live fp16|fp32] [--merges 200]
                                [--method NAME[:INPUTS] ...] [--clip] [--lora] [--placement device|host|files]
+                               [--small]
 
 Prints the seconds of both, their ratio, and the process's memory over many merges; of a random method also the seconds
 of its draws, beside those of torch's own generator, which draws on the CPU so that every device gets the same numbers.
-Parents have random weights of the true shapes; all values of a method lie in the middle of their usual range.
+Parents have random weights of the true shapes; all values of a method lie in the middle of their usual range. `--small`
+takes small parents, to see that it runs.
 """
 
 from __future__ import annotations
 
 import argparse
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -22,6 +25,10 @@ import torch
 from memory import anonymous_bytes
 from records import add_records_option, record
 from synthetic import write_lora, write_synthetic
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
+
+from checkpoints import write_checkpoint
 
 from optimizer.merging.engine.ingredients import Ingredients
 from optimizer.merging.engine.philox import uniform
@@ -104,6 +111,7 @@ def main() -> None:
         default=200,
         help="number of merges of the first method in which memory is watched; 0: none",
     )
+    parser.add_argument("--small", action="store_true")
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument(
         "--folder", type=Path, default=None, help="where parents are written, and reused; default: a temporary folder"
@@ -115,7 +123,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         folder = options.folder or Path(temporary)
         paths = [
-            parent(folder / f"{options.layout}-{letter}.safetensors", options.layout, seed)
+            parent(folder / f"{options.layout}-{letter}.safetensors", options.layout, seed, small=options.small)
             for seed, letter in enumerate(letters(max(len(operation.inputs) for operation in operations)))
         ]
         lora = write_lora(Path(temporary) / "lora.safetensors", options.layout) if options.lora else None
@@ -127,8 +135,10 @@ def main() -> None:
             del model
 
 
-def parent(path: Path, layout: str, seed: int) -> Path:
-    return path if path.exists() else write_synthetic(path, layout, seed)
+def parent(path: Path, layout: str, seed: int, *, small: bool) -> Path:
+    if path.exists():
+        return path
+    return write_checkpoint(path, layout, seed) if small else write_synthetic(path, layout, seed)
 
 
 def resident(paths: list[Path], lora: Path | None, options: argparse.Namespace) -> ResidentModel:

@@ -316,7 +316,8 @@ def schedule_levels(schedule: str, steps: int, table: np.ndarray) -> list[float]
 def levels_of(sampler: str, schedule: str, steps: int, program: str) -> list[float]:
     """Return the levels that a sampler of a program passes through."""
     if sampler == "ddim_a1111":
-        return [*TABLE[1 :: 1000 // steps][::-1]]
+        times = np.unique(np.clip(np.arange(0, 1000, 1000 // steps) + 1, 0, 999))
+        return [*TABLE[times][::-1]]
     if sampler == "uni_pc_a1111":
         count = len(range(0, 1000, 1000 // steps))  # of the times that A1111 makes for DDIM and counts for UniPC
         log_alpha = np.interp(np.linspace(999, 0, count + 1), np.arange(1000), -np.log(TABLE**2 + 1) / 2)

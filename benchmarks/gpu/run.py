@@ -47,16 +47,15 @@ def parts(files: Path, out: Path, *, small: bool) -> list[Part]:
     cli = (python, "-m", "optimizer.cli")
     size = ("--size", 64, "--images", 2, "--steps", 2) if small else ()
     trial = (python, here / "trial.py", *records)
-    true_size = files / "true-size" if small else files  # merges have models of true size in any case
-    true_size.mkdir(parents=True, exist_ok=True)
-    merge = (python, here / "merge.py", "--device", "cpu" if small else "cuda", "--folder", true_size, *records)
+    on = ("--device", "cpu", "--small") if small else ("--device", "cuda", "--folder", files)
+    merge = (python, here / "merge.py", *on, *records)
     placements = ("device", "files") if small else ("device", "host", "files")
     sdxl = files / "sdxl.yaml"
     full_size = (python, here / "gpu" / "full_size.py", files, *(("--small",) if small else ()))
-    render = (python, here / "gpu" / "render.py", files / "sdxl-A.safetensors", *size, *records)
+    render = (python, here / "render.py", files / "sdxl-A.safetensors", *size, *records)
     sd15 = (
         python,
-        here / "gpu" / "render.py",
+        here / "render.py",
         files / "sd15-A.safetensors",
         *(size or ("--size", 512, "--images", 8)),
         *records,
@@ -147,10 +146,10 @@ def parts(files: Path, out: Path, *, small: bool) -> list[Part]:
             commands=tuple(
                 (
                     *(*merge, "--layout", layout, "--placement", name, "--merges", 0),
-                    *("--method", *METHODS, *(RANDOM if name == "device" and not small else ())),
+                    *("--method", *METHODS, *(RANDOM if name == "device" else ())),
                 )
                 for name in placements
-                for layout in (("sd15",) if small else ("sdxl", "sd15"))
+                for layout in ("sdxl", "sd15")
             ),
         ),
     ]
@@ -167,14 +166,14 @@ def run(part: Part, out: Path, seconds: float) -> dict[str, object]:
     """Run one part, with its output in a log; return its exit code and wall time.
 
     Args:
-        seconds: left for the whole run; the part's own limit may be lower.
+        seconds: the time limit.
     """
     log, start, code = out / f"{part.name}.log", time.monotonic(), 0
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
     environment |= {"PYTHONUNBUFFERED": "1", "HF_HUB_OFFLINE": "1", "OMP_WAIT_POLICY": "PASSIVE"}
     with log.open("w") as file:
         for command in part.commands:
-            left = min(part.limit_seconds, seconds) - (time.monotonic() - start)
+            left = seconds - (time.monotonic() - start)
             # In a session of its own, so that a part that is cut off ends with all its processes, and frees the GPU.
             process = subprocess.Popen(
                 list(map(str, command)),
@@ -211,7 +210,8 @@ def main() -> None:
     for part in parts(files, out, small=options.small):
         left = end - time.monotonic()
         if left > 10 and (options.parts is None or part.name in options.parts):
-            outcomes.append(run(part, out, left))
+            limit = left if options.small else min(left, part.limit_seconds)  # a small run need not hurry
+            outcomes.append(run(part, out, limit))
             tail = (out / f"{part.name}.log").read_text(errors="replace").splitlines()[-TAIL_LINES:]
             print("=====", json.dumps(outcomes[-1]), *tail, sep="\n", flush=True)
     (out / "summary.json").write_text(json.dumps(outcomes, indent=1))

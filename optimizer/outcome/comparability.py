@@ -69,8 +69,8 @@ def _same_stages(spec: StudySpec, theirs: StudySpec) -> bool:
 
 
 def _prompts(suite: SuiteSettings) -> list[str]:
-    """Return each item's prompt as scorers get it."""
-    return [item.scored_prompt for item in suite.items()]
+    """Return each item's prompt as it is written, which is how scorers get it."""
+    return [item.prompt for item in suite.items()]
 
 
 def _looked_at(scorer: str, suite: SuiteSettings) -> list[int]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
@@ -18,6 +19,7 @@ from torch import Tensor
 from basics.messages import first_line
 
 WARM_UPS = 2  # calls before a recording: libraries choose kernels and allocate workspaces at the first ones
+CALLED_WITH = ("x", "time", "text")  # what every U-Net is given; other inputs are SDXL's added conditions
 MOST_GRAPHS = 32  # for as many input shapes; a suite has a few: sizes, lengths of prompts, the last batch
 
 _log = logging.getLogger(__name__)
@@ -92,41 +94,53 @@ class GraphedUnet:
         try:
             with torch.cuda.device(self._device):
                 self._pool = self._pool or torch.cuda.graph_pool_handle()
-                graph = _Graph(self._launched, inputs, self._pool)
-                same = torch.equal(graph.replay(inputs), graph.expected)
+                graph, expected = _record(self._launched, inputs, self._pool)
+                same = torch.equal(graph.replay(inputs), expected)
         except RuntimeError as error:  # a lack of memory included: launched kernels need less
             _log.info("the U-Net's kernels are launched one by one: %s", first_line(error))
             self._pool = None  # it may belong to the recording that failed
             return None
-        del graph.expected
+        if not same:
+            _log.info("the U-Net's kernels are launched one by one: a graph of them has another output")
         return graph if same else None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
 class _Graph:
-    """A recorded call with the tensors that it reads and writes.
+    """A recorded call with the tensors that it reads and writes."""
 
-    Attributes:
-        expected: what launched kernels compute of the inputs it was recorded with.
-    """
-
-    def __init__(self, call: UnetCall, inputs: Mapping[str, Tensor], pool: Any) -> None:
-        self._inputs = {name: tensor.clone() for name, tensor in inputs.items()}
-        x, time, text = (self._inputs[name] for name in ("x", "time", "text"))
-        added = {name: tensor for name, tensor in self._inputs.items() if name not in ("x", "time", "text")}
-        stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-        stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):
-            for _ in range(WARM_UPS):
-                self.expected = call(x, time, text, added)
-        torch.cuda.current_stream().wait_stream(stream)
-        self._graph = torch.cuda.CUDAGraph()
-        # Other threads may use the device meanwhile, for instance to save a picture.
-        with torch.cuda.graph(self._graph, pool=pool, capture_error_mode="thread_local"):
-            self._output = call(x, time, text, added)
+    graph: torch.cuda.CUDAGraph
+    inputs: Mapping[str, Tensor]
+    output: Tensor
 
     def replay(self, inputs: Mapping[str, Tensor]) -> Tensor:
         """Compute the output for inputs of the recorded shapes."""
         for name, tensor in inputs.items():
-            self._inputs[name].copy_(tensor)
-        self._graph.replay()
-        return self._output
+            self.inputs[name].copy_(tensor)
+        self.graph.replay()
+        return self.output
+
+
+def _record(call: UnetCall, inputs: Mapping[str, Tensor], pool: Any) -> tuple[_Graph, Tensor]:
+    """Record a call's kernels.
+
+    Args:
+        pool: memory for the call's intermediate tensors.
+
+    Returns:
+        The graph, and what launched kernels compute of these inputs.
+    """
+    kept = {name: tensor.clone() for name, tensor in inputs.items()}
+    x, time, text = (kept[name] for name in CALLED_WITH)
+    added = {name: tensor for name, tensor in kept.items() if name not in CALLED_WITH}
+    stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for _ in range(WARM_UPS):
+            expected = call(x, time, text, added)
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    # Other threads may use the device meanwhile, for instance to save a picture.
+    with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
+        output = call(x, time, text, added)
+    return _Graph(graph=graph, inputs=kept, output=output), expected

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -15,6 +16,7 @@ from basics.messages import first_line
 from optimizer.errors import UnscorableTrial
 from optimizer.merging.engine.resident import ResidentModel
 from optimizer.rendering.largest_batches import BatchTooLarge
+from optimizer.rendering.prompts.wording import wording
 from optimizer.rendering.render import Renderer
 from optimizer.trial.gains import Evidence
 from optimizer.trial.objective import Scores
@@ -63,7 +65,8 @@ class Evaluator:
         *,
         degenerate_limit: int = 0,
     ) -> None:
-        self.resident, self.renderer, self.scoring = resident, renderer, Scoring(scorers)
+        self.resident, self.renderer = resident, renderer
+        self.scoring = Scoring(scorers, partial(wording, suite=renderer.suite))
         self._degenerate_limit = degenerate_limit
         self._text_places = frozenset(text_encoders(resident.architecture))
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from operator import attrgetter
 
 import numpy as np
 import torch
@@ -47,10 +48,13 @@ class Scoring:
     """The scorers of a study, with their weights in memory.
 
     A scorer that fails, or returns a value that is not finite, fails the trial. No score is made up instead.
+
+    Args:
+        words: of an item's prompt, those that scorers compare with its image; by default the prompt as it is written.
     """
 
-    def __init__(self, scorers: Mapping[str, Scorer]) -> None:
-        self.scorers = scorers
+    def __init__(self, scorers: Mapping[str, Scorer], words: Callable[[SuiteItem], str] = attrgetter("prompt")) -> None:
+        self.scorers, self._words = scorers, words
 
     def score(self, items: Sequence[SuiteItem], images: tuple[Tensor, ...]) -> ScoredImages:
         """Run every scorer's network over the images of these items, uint8 [3, h, w].
@@ -60,7 +64,7 @@ class Scoring:
         Raises:
             UnscorableTrial: a scorer fails.
         """
-        looked_at = _LookedAt(items, images)
+        looked_at = _LookedAt(items, images, self._words)
         by_item: dict[str, NDArray[np.float64]] = {}
         features: dict[str, Tensor] = {}
         members: dict[str, tuple[int, ...]] = {}
@@ -157,8 +161,10 @@ def joined(parts: Sequence[ScoredImages]) -> ScoredImages:
 class _LookedAt:
     """The images that each scorer looks at. Those that look at the same ones share them, and work on them."""
 
-    def __init__(self, items: Sequence[SuiteItem], images: tuple[Tensor, ...]) -> None:
-        self._items, self._images = items, images
+    def __init__(
+        self, items: Sequence[SuiteItem], images: tuple[Tensor, ...], words: Callable[[SuiteItem], str]
+    ) -> None:
+        self._items, self._images, self._words = items, images, words
         self._suites: dict[tuple[int, ...], SuiteImages] = {}
 
     def by(self, scorer: str) -> tuple[list[int], SuiteImages]:
@@ -167,7 +173,7 @@ class _LookedAt:
         if positions not in self._suites:
             self._suites[positions] = SuiteImages(
                 images=tuple(self._images[position] for position in positions),
-                prompts=tuple(self._items[position].scored_prompt for position in positions),
+                prompts=tuple(self._words(self._items[position]) for position in positions),
             )
         return list(positions), self._suites[positions]
 

@@ -129,6 +129,7 @@ def unseen_share(seen: Values, whole: Values, weights: NDArray[np.float64] | Non
 def _shares(values: Values, weights: NDArray[np.float64] | None) -> NDArray[np.float64]:
     """Return the share of each item, [items], with the sum 1; 0 where it is left out."""
     present = ~np.isnan(values)
-    scaled = np.where(present, 1.0 if weights is None else weights / weights.max(), 0.0)
+    given = np.where(present, 1.0 if weights is None else weights, 0.0)
+    scaled = given / given.max(initial=0.0) if present.any() else given  # weights of any size have a finite sum so
     total = float(scaled.sum())
     return scaled / total if total else scaled

@@ -72,7 +72,7 @@ COMFYUI_FORMS: Final[Mapping[SamplerName, SamplerName]] = {
     "uni_pc": "uni_pc_comfyui",
 }
 # Samplers with times of their own in A1111 (modules/sd_samplers_timesteps.py), where the chosen schedule is not read.
-_OWN_SCHEDULES: Final[Mapping[SamplerName, ScheduleName]] = {
+OWN_SCHEDULES: Final[Mapping[SamplerName, ScheduleName]] = {
     "ddim_a1111": "ddim_uniform",
     "uni_pc_a1111": "time_uniform",
 }
@@ -92,7 +92,7 @@ USUAL_SCHEDULES: Final[Mapping[SamplerName, ScheduleName]] = {
     "ddim_comfyui": "ddim_uniform",
     "lcm": "sgm_uniform",
     "lcm_comfyui": "sgm_uniform",
-    **_OWN_SCHEDULES,
+    **OWN_SCHEDULES,
 }
 
 # Samplers that call the U-Net twice in every step but the last.
@@ -134,8 +134,16 @@ class Sampling:
 
     @property
     def is_guided(self) -> bool:
-        """Whether guidance is on, so that negative prompts are read."""
-        return self.cfg > 1
+        """Whether guidance is on, so that negative prompts are read: 1 is the prompt alone, and 0 turns it off.
+
+        Both programs would render the negative prompt alone at 0, which nobody wants; diffusers' users write 0 for off.
+        """
+        return self.cfg not in (0, 1)
+
+    @property
+    def calls(self) -> int:
+        """How often a sampler calls the U-Net for an image: at the last of its steps once in any case."""
+        return 2 * self.steps - 1 if self.sampler in TWO_CALLS else self.steps
 
     @property
     def prompt_steps(self) -> int:
@@ -159,7 +167,7 @@ def in_program(
     if program == "comfyui" or sampler not in A1111_FORMS:
         return sampler, schedule or usual_schedule(sampler)
     form = A1111_FORMS[sampler]
-    return form, _OWN_SCHEDULES.get(form) or schedule or usual_schedule(form)
+    return form, OWN_SCHEDULES.get(form) or schedule or usual_schedule(form)
 
 
 def read_sampler(text: str) -> tuple[SamplerName, ScheduleName | None]:

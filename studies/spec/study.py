@@ -197,6 +197,15 @@ class StudySpec(FrozenSettings):
             raise ValueError(msg)
         return self
 
+    @field_validator("final")
+    @classmethod
+    def _final_in_the_program(cls, value: FinalSettings, info: ValidationInfo) -> FinalSettings:
+        """Write out what its prompts' samplers mean in the suite's program, as the suite's own prompts have it."""
+        suite: SuiteSettings | None = info.data.get("suite")  # none if it is refused
+        if suite is None or value.prompts is None:
+            return value
+        return value.model_copy(update={"prompts": tuple(each.in_program(suite.noise) for each in value.prompts)})
+
     @model_validator(mode="after")
     def _final_fits(self) -> Self:
         held_out = self.final.held_out(self.suite)

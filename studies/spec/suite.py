@@ -14,8 +14,8 @@ from pydantic import BeforeValidator, Field, ValidationInfo, field_validator, mo
 from basics.names import plain
 from basics.settings import FrozenSettings
 from scorers.config import SpecPath
-from studies.spec.lora_tags import without_tags
 from studies.spec.samplers import (
+    OWN_SCHEDULES,
     PROGRAMS,
     SAMPLERS,
     SCHEDULES,
@@ -38,7 +38,7 @@ Seed = Annotated[int, Field(ge=0, lt=2**63)]  # what a torch generator takes
 Sampler = Annotated[SamplerName, BeforeValidator(only_sampler)]
 Schedule = Annotated[ScheduleName, BeforeValidator(only_schedule)]
 Steps = Annotated[int, Field(ge=1, le=1000)]
-Cfg = Annotated[float, Field(ge=0, le=100)]  # guidance scale; 1 or less renders without guidance
+Cfg = Annotated[float, Field(ge=0, le=100)]  # guidance scale; 1 and 0 render without guidance
 ClipSkip = Annotated[int, Field(ge=1, le=11)]  # 1 is the last layer, as in A1111; SDXL: at least 2
 
 
@@ -61,12 +61,6 @@ class SuiteItem:
     clip_skip: int
     weight: float = 1.0  # in the means over items, relative to the others'
     without: tuple[str, ...] = ()  # scorers that do not look at it
-    words: str | None = None  # the prompt without the names of LoRAs; None where it has none
-
-    @property
-    def scored_prompt(self) -> str:
-        """The prompt as scorers read it."""
-        return self.prompt if self.words is None else self.words
 
 
 class SuitePrompt(FrozenSettings):
@@ -272,25 +266,18 @@ class SuiteSettings(FrozenSettings):
                 clip_skip=self.clip_skip if prompt.clip_skip is None else prompt.clip_skip,
                 weight=prompt.weight,
                 without=prompt.without,
-                words=self._words(prompt),
             )
             for index, (prompt, seed, (width, height)) in enumerate(combinations)
         )
 
     def _sampling(self, prompt: SuitePrompt) -> Sampling:
+        sampler = prompt.sampler or self.sampler
         return Sampling(
-            sampler=prompt.sampler or self.sampler,
-            schedule=prompt.schedule or self.schedule,
+            sampler=sampler,
+            schedule=OWN_SCHEDULES.get(sampler) or prompt.schedule or self.schedule,
             steps=prompt.steps or self.steps,
             cfg=self.cfg if prompt.cfg is None else prompt.cfg,
         )
-
-    def _words(self, prompt: SuitePrompt) -> str | None:
-        """Return a prompt without the names of LoRAs; None where it has none."""
-        if self.syntax != "a1111" or "<" not in prompt.prompt:
-            return None
-        words = without_tags(prompt.prompt)
-        return None if words == prompt.prompt else words
 
     def looked_at_by(self, scorer: str) -> tuple[SuiteItem, ...]:
         """Return the items that a scorer is not left out of."""

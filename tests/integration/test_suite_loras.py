@@ -170,10 +170,6 @@ def test_the_merge_is_the_same_to_the_bit_after_its_renders(short: ShortStudy, r
     assert all(torch.equal(before[key], after[key]) for key in before)
 
 
-def test_scorers_read_the_words_without_the_names_of_loras(short: ShortStudy) -> None:
-    assert [item.scored_prompt for item in short.study.spec.suite.items()][:2] == ["a lion ", "a fox"]
-
-
 # ------------------------------------------------------------------------------------------ how often
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -96,6 +97,7 @@ def _store(
     from optimizer.cli.views.planning import print_notes
     from optimizer.cli.workers.new_study import NewStudy
     from optimizer.outcome.rescore import rescored
+    from optimizer.rendering.prompts.wording import wording
     from optimizer.runtime.device_choice import choose_device
     from optimizer.runtime.setup import load_scorers
     from optimizer.trial.scoring import Scoring
@@ -106,7 +108,7 @@ def _store(
     database, device = other.records.database, choose_device(plan.spec.render.device)
     with console.status("loading scorers"):
         plan, scorers = load_scorers(plan, parents, device, cache)
-    scoring = Scoring(scorers)
+    scoring = Scoring(scorers, partial(wording, suite=plan.spec.suite))
     with _progress(len(found.trials)) as advance:
         warm_start = rescored(found, plan, parents, other, scoring, device, advance)
     print_notes(warm_start.notes)

@@ -58,14 +58,14 @@ def sigmas_of(
     aligned = sampling.schedule == "align_your_steps"
     passes_over = sampling.sampler in _PASS_OVER[program] and not (aligned and program == "comfyui")
     steps = sampling.steps + passes_over
-    if aligned:
+    if sampling.sampler == "ddim_a1111":
+        sigmas = _ddim_of_a1111(levels, steps)
+    elif aligned:
         sigmas = _align_your_steps(AYS[architecture, program], steps, program)
     else:
         sigmas = (A1111_SCHEDULES if program == "a1111" else SCHEDULES)[sampling.schedule](levels, steps)
     if passes_over:
         sigmas = torch.cat([sigmas[:-2], sigmas[-1:]])
-    if sampling.sampler == "ddim_a1111":
-        sigmas = sigmas[:-1]
     return tuple(sigmas.tolist())
 
 
@@ -88,6 +88,16 @@ def simple(levels: Levels, steps: int) -> Tensor:
 def ddim_uniform(levels: Levels, steps: int) -> Tensor:
     """Levels 1, 1 + k, 1 + 2 k ... of the table; k is a whole number, so there may be a step more than asked for."""
     return _ending(levels.sigmas[1 :: max(len(levels.sigmas) // steps, 1)].flip(0))
+
+
+def _ddim_of_a1111(levels: Levels, steps: int) -> Tensor:
+    """Return the levels of `ddim_uniform` without 0, and the last of the table where the next would be one beyond it.
+
+    modules/sd_samplers_timesteps.py takes the times min(1 + i k, 999), so that one of 1000 becomes 999.
+    """
+    count = len(levels.sigmas)
+    places = {min(place, count - 1) for place in range(1, count + 1, max(count // steps, 1))}
+    return levels.sigmas[sorted(places, reverse=True)]
 
 
 def time_uniform(levels: Levels, steps: int) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from pydantic import ValidationError
 from studies.errors import StudyChangedError
 from studies.spec.former import as_now, former_scheduler, refuse_other_renders
 from studies.spec.samplers import SAMPLERS, SCHEDULES, read_sampler, read_schedule, usual_schedule
+from studies.spec.study import StudySpec, parse_spec
 from studies.spec.suite import SuiteSettings
 
 
@@ -143,6 +145,30 @@ class TestForms:
         written = suite(prompts=rows, sampler="UniPC", noise=program)
         assert SuiteSettings.model_validate_json(written.model_dump_json()) == written
         assert SuiteSettings.model_validate(written.model_dump()) == written
+
+    @pytest.mark.parametrize("sampler", ["DDIM", "UniPC"])
+    def test_a_schedule_that_its_program_does_not_read_changes_nothing(self, sampler: str) -> None:
+        """Whether suite or prompt names the schedule, and whether suite or prompt names the sampler."""
+        (expected,) = {item.sampling for item in suite(sampler=sampler).items()}
+        for settings in (
+            {"sampler": sampler, "schedule": "karras"},
+            {"sampler": sampler, "prompts": [{"prompt": "a", "schedule": "karras"}]},
+            {"prompts": [{"prompt": "a", "sampler": sampler, "schedule": "karras"}]},
+            {"schedule": "karras", "prompts": [{"prompt": "a", "sampler": sampler}]},
+        ):
+            assert {item.sampling for item in suite(**settings).items()} == {expected}, settings
+
+    @pytest.mark.parametrize("name", ["DDIM", "LCM", "LMS", "UniPC", "lcm_comfyui", "DPM++ 2M Karras", "Euler a"])
+    def test_the_finals_own_prompts_mean_the_same_once_they_are_stored(self, name: str) -> None:
+        spec = parse_spec(
+            "{study: x, parents: [A.safetensors, B.safetensors], suite: {prompts: [a], sampler: euler}, "
+            f"scorers: {{sharpness: {{}}}}, final: {{prompts: [{{prompt: b, sampler: {name}}}]}}}}",
+            base_dir=Path("/"),
+        )
+        stored = StudySpec.from_json(spec.to_json())
+        assert stored == spec
+        assert stored.held_out == spec.held_out
+        assert spec.held_out.prompts[0] == suite(prompts=[{"prompt": "b", "sampler": name}]).prompts[0]
 
     @pytest.mark.parametrize("changes", [{"schedule": "karas"}, {"noise": "a111"}, {"noise": ["a1111"]}])
     def test_a_slip_beside_it_is_refused(self, changes: dict[str, Any]) -> None:

@@ -155,6 +155,14 @@ def test_ddim_of_a1111_ends_at_the_first_level_of_its_own_times() -> None:
     np.testing.assert_allclose(found, table()[951::-50], rtol=1e-5)
 
 
+@pytest.mark.parametrize("steps", [3, 9, 27, 36, 37, 111, 333, 999])
+def test_ddim_of_a1111_begins_at_the_last_level_where_its_times_would_reach_beyond(steps: int) -> None:
+    """modules/sd_samplers_timesteps.py: the times 1, 1 + k, 1 + 2 k ... are clipped to 999."""
+    times = np.unique(np.minimum(np.arange(0, 1000, 1000 // steps) + 1, 999))
+    assert times[-1] == 999
+    np.testing.assert_allclose(sigmas("ddim_uniform", steps, sampler="ddim_a1111"), table()[times[::-1]], rtol=1e-5)
+
+
 @pytest.mark.parametrize("program", ["a1111", "comfyui"])
 @pytest.mark.parametrize("prediction", [EPSILON, ZERO_SNR, COSXL], ids=lambda each: each.description)
 @pytest.mark.parametrize("schedule", SCHEDULES)

@@ -1,8 +1,10 @@
 """Compare a suite's rendering with a plain diffusers loop on the same weights, by stage and batch size.
 
-    python benchmarks/gpu/render.py A.safetensors [--device cuda] [--size 1024] [--images 8] [--steps 25]
-                                    [--batches 1 2 4 8] [--samplers NAME ...] [--launched] [--memory] [--variants]
-                                    [--records FILE]
+    python benchmarks/render.py [A.safetensors] [--device cuda] [--size 1024] [--images 8] [--steps 25]
+                                [--batches 1 2 4 8] [--samplers NAME ...] [--launched] [--memory] [--variants]
+                                [--records FILE]
+
+Without a checkpoint it renders the demo's parent A at 64 px, and SD1.5 of full width with random weights at 128 px.
 
 "plain" is what a script without mergetune does: the family's pipeline, one call for each image, PIL images.
 `--launched` also times the suite without CUDA graphs, and compares the images. `--variants` times memory formats and
@@ -12,7 +14,7 @@ compilation, which no study uses, to show what they would gain.
 from __future__ import annotations
 
 import argparse
-import sys
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -22,11 +24,10 @@ from typing import Any
 
 import torch
 from diffusers import DPMSolverMultistepScheduler, StableDiffusionPipeline, StableDiffusionXLPipeline
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
 from records import add_records_option, record
+from synthetic import write_synthetic
 
+import studies
 from optimizer.merging.engine.ingredients import Ingredients
 from optimizer.merging.files.checkpoint import Checkpoint
 from optimizer.merging.files.parents import Parents
@@ -41,6 +42,7 @@ from studies.spec.rendering import RenderSettings
 from studies.spec.suite import SuitePrompt, SuiteSettings
 
 GB = 1e9
+DEMO = Path(studies.__file__).parent / "demo" / "animals.safetensors"
 
 
 def suite_of(options: argparse.Namespace) -> SuiteSettings:
@@ -79,10 +81,10 @@ def plain_pipeline(models: LiveModels) -> Any:
 class Comparison:
     """One model and one suite, rendered in several ways."""
 
-    def __init__(self, options: argparse.Namespace) -> None:
+    def __init__(self, options: argparse.Namespace, checkpoint: Path) -> None:
         self.options, self.suite = options, suite_of(options)
         self.device = choose_device(options.device)
-        ingredients = Ingredients(Parents.of([Checkpoint.open(options.checkpoint)]))
+        ingredients = Ingredients(Parents.of([Checkpoint.open(checkpoint)]))
         self.resident, self.renderer = build_renderer(
             ingredients, self.suite, RenderSettings(device=options.device), self.device, None
         )
@@ -204,8 +206,7 @@ class Comparison:
                 self.timed_suite(renderer, f"ours, {name}, {trial}, batch 4")
 
     def launched(self, batch: int) -> None:
-        """Time the suite with kernels that are launched one by one, and compare the images with those of graphs."""
-        self.ours(batch)
+        """Time the suite with kernels that are launched one by one; the images must be those rendered before."""
         graphed, models = self.renders.images, self.renderer.models
         self._call_by(LaunchedUnet(models.unet))
         self.ours(batch, "ours, without CUDA graphs")
@@ -220,8 +221,8 @@ class Comparison:
     def variants(self) -> None:
         """Time memory formats and compilation; comes last, because it changes the modules for good."""
         unet = self.renderer.models.unet
-        unet.to(memory_format=torch.channels_last)
         recorded = GraphedUnet if self.device.type == "cuda" else LaunchedUnet
+        unet.to(memory_format=torch.channels_last)
         self._warm_and_timed(recorded(unet), "ours, channels_last")
         start = time.perf_counter()
         unet.compile_repeated_blocks(fullgraph=True)
@@ -237,29 +238,39 @@ class Comparison:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("checkpoint", type=Path)
+    parser.add_argument("checkpoint", type=Path, nargs="?", default=None)
     parser.add_argument("--device", default="auto")
-    parser.add_argument("--size", type=int, default=1024)
+    parser.add_argument("--size", type=int, default=None, help="default: 1024; without a checkpoint 64 and 128")
     parser.add_argument("--images", type=int, default=8)
     parser.add_argument("--steps", type=int, default=25)
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 2, 4, 8])
     parser.add_argument("--samplers", nargs="+", default=[])
-    parser.add_argument("--memory", action="store_true")
     parser.add_argument("--launched", action="store_true")
+    parser.add_argument("--memory", action="store_true")
     parser.add_argument("--variants", action="store_true")
     add_records_option(parser)
     options = parser.parse_args()
-    comparison = Comparison(options)
-    comparison.ours(options.batches[0], "warm-up")
+    with tempfile.TemporaryDirectory() as folder:
+        models = {options.checkpoint: options.size or 1024}
+        if options.checkpoint is None:
+            models = {DEMO: 64, write_synthetic(Path(folder) / "sd15.safetensors", "sd15", 0): 128}
+        for checkpoint, size in models.items():
+            options.size = size
+            compare(Comparison(options, checkpoint), options)
+
+
+def compare(comparison: Comparison, options: argparse.Namespace) -> None:
+    """Measure all that the options ask for."""
+    for batch in options.batches:
+        comparison.ours(batch, "warm-up")
     comparison.check_images()
     for batch in options.batches:
         comparison.ours(batch)
+        if options.launched:
+            comparison.launched(batch)
     comparison.plain(min(4, options.images))
     if options.samplers:
         comparison.samplers(options.samplers)
-    if options.launched:
-        for batch in options.batches:
-            comparison.launched(batch)
     if options.memory:
         comparison.memory(options.batches)
     if options.variants:

@@ -1,0 +1,45 @@
+"""A prompt's words, as scorers compare them with an image: without weights and all else that steers rendering."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from optimizer.rendering.prompts import attention, comfyui
+from optimizer.rendering.prompts.editing import phases
+from studies.spec.lora_tags import without_comments, without_tags
+from studies.spec.suite import SuiteItem, SuiteSettings
+
+
+def wording(item: SuiteItem, suite: SuiteSettings) -> str:
+    """Return the words of an item's prompt; those with which it ends where editing changes them on the way.
+
+    A plain prompt is returned as it is. ComfyUI's `embedding:NAME` is left out, and `<lora:NAME>`; A1111 marks no names of embeddings.
+
+    Raises:
+        PromptError: the prompt is not written as its syntax asks.
+    """
+    if suite.syntax == "plain":
+        return item.prompt
+    if suite.syntax == "comfyui":
+        return _spaced(_without_embeddings(piece.text) for piece in comfyui.weighted_pieces(item.prompt))
+    written = without_tags(without_comments(item.prompt))
+    text = _at_the_end(phases(written, item.sampling.prompt_steps), item.sampling.calls)
+    if suite.emphasis == "none":  # brackets are text
+        return _spaced([text])
+    pieces = attention.weighted_pieces(text)
+    return _spaced(" " if piece.ends_chunk else piece.text for piece in pieces)
+
+
+def _at_the_end(changing: Sequence[tuple[int, str]], calls: int) -> str:
+    """Return the text that the last call gets: calls are counted from 0, and the number of a text is its last call."""
+    return next((text for end, text in changing if end >= calls - 1), changing[-1][1])
+
+
+def _without_embeddings(text: str) -> str:
+    parts = comfyui.words_and_embeddings(text)
+    return " ".join(part if isinstance(part, str) else part.rest for part in parts)
+
+
+def _spaced(texts: Iterable[str]) -> str:
+    """Join texts, with one space in place of each gap."""
+    return " ".join("".join(texts).split())
