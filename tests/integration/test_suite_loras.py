@@ -112,7 +112,7 @@ def test_renders_are_those_of_a_file_into_which_the_loras_are_baked(
 ) -> None:
     run = caller(monkeypatch, capsys, "lora")
     file = exported(short, rows[2], tmp_path / "merge.safetensors")
-    style = short.study.spec.suite.lora_folder / "sub" / "style.safetensors"
+    style = next(lora.path for lora in short.runtime.plan.suite_loras.loras if lora.name == "style")
     run("bake", file, f"{style}:0.8", "-o", tmp_path / "styled.safetensors", code=0)
     styled = [item for item, prompt in enumerate(PROMPTS) if "style" in prompt]
     for checkpoint, items in ((tmp_path / "styled.safetensors", styled), (file, [1])):

@@ -13,7 +13,8 @@ from studies.spec.suite import SuiteItem, SuiteSettings
 def wording(item: SuiteItem, suite: SuiteSettings) -> str:
     """Return the words of an item's prompt; those with which it ends where editing changes them on the way.
 
-    A plain prompt is returned as it is. ComfyUI's `embedding:NAME` is left out, and `<lora:NAME>`; A1111 marks no names of embeddings.
+    A plain prompt is returned as it is. ComfyUI's `embedding:NAME` and A1111's `<lora:NAME>` are left out; A1111 marks
+    no names of embeddings.
 
     Raises:
         PromptError: the prompt is not written as its syntax asks.
