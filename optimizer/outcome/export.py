@@ -78,7 +78,7 @@ def deliver(
     """
     if trial.state != "complete":
         raise ExportError(f"trial {trial.number} is {trial.state}, so there is nothing to compare an export with")
-    refuse_sources(target, plan.ingredients.files)
+    refuse_sources(target, {**plan.ingredients.files, **plan.suite_loras.files})
     _repeat_conditions(trial)
     device = choose_device(records.study.spec.render.device)  # the arithmetic of one device, as in the trial
     metadata = export_metadata(records, trial, plan, device)

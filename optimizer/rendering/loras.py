@@ -58,7 +58,7 @@ class SuiteLoras:
         """
         paths = dict.fromkeys(used.path for suite in suites for used in _all_used(suite, architecture))
         loras = tuple(_opened(path) for path in paths)
-        opened = OpenedFiles.now({f"the LoRA {lora.name} of the suite": lora.files for lora in loras})
+        opened = OpenedFiles.now(_files(loras))
         changed = tuple(_components(lora, tensors, architecture) for lora in loras)
         return cls(loras=loras, changed=changed, opened=opened)
 
@@ -77,6 +77,11 @@ class SuiteLoras:
             if strength and self.changed[index].intersection(components):
                 found.append((index, strength))
         return tuple(found)
+
+    @property
+    def files(self) -> Mapping[str, tuple[Path, ...]]:
+        """Description for messages -> the files of each LoRA."""
+        return _files(self.loras)
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -157,6 +162,14 @@ def _all_used(suite: SuiteSettings, architecture: Architecture) -> Iterator[Used
     reader, names = PromptReader(suite, model_family(architecture)), names_in(suite)
     read = (reader.read(item.prompt, item.sampling.prompt_steps).loras for item in suite.items())
     yield from chain.from_iterable(used_by(suite, named, names) for named in dict.fromkeys(read))
+
+
+def _files(loras: Sequence[Lora]) -> dict[str, tuple[Path, ...]]:
+    files: dict[str, tuple[Path, ...]] = {}
+    for lora in loras:  # two in different folders may have the same name
+        description = f"the LoRA {lora.name} of the suite"
+        files[description] = (*files.get(description, ()), *lora.files)
+    return files
 
 
 def _opened(path: Path) -> Lora:

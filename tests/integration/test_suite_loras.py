@@ -24,7 +24,7 @@ from safetensors.torch import load_file
 from small_loras import TEXT, UNET, write_lora
 from torch import Tensor
 
-from optimizer.errors import MissingFileError
+from optimizer.errors import ExportError, MissingFileError
 from optimizer.merging.files.checkpoint import Checkpoint
 from optimizer.outcome.export import Watch, deliver, render_file
 from optimizer.outcome.final import FinalWatch, hold_final
@@ -154,6 +154,15 @@ def test_neither_recipe_nor_export_has_a_trace_of_them(
     assert len(hashes) == 2
     for word in ("style", "ink", *(digest[:10] for digest in hashes)):
         assert word not in header
+
+
+def test_an_export_never_replaces_them(short: ShortStudy, rows: list[StoredTrial]) -> None:
+    ink = next(lora for lora in short.runtime.plan.suite_loras.loras if lora.name == "ink")
+    before = ink.path.read_bytes()
+    watch = Watch(written=quiet, compared=quiet, rendered=quiet)
+    with pytest.raises(ExportError, match="is the LoRA ink of the suite"):
+        deliver(short.records, rows[2], short.runtime.plan, short.artifacts, ink.path, overwrite=True, watch=watch)
+    assert ink.path.read_bytes() == before
 
 
 def live_bits(short: ShortStudy) -> dict[str, Tensor]:
