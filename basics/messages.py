@@ -29,6 +29,16 @@ def first_of(lines: Sequence[str]) -> str:
     return lines[0] + (f" (and {len(lines) - 1} more)" if len(lines) > 1 else "")
 
 
+def counted(count: float, noun: str, plural: str | None = None) -> str:
+    """Return a number with its noun: "1 image", "2 images", "1,000 images", "0.5 images".
+
+    Args:
+        plural: the noun for every other number than 1, where it is not the noun with an s.
+    """
+    number = f"{count:,}" if isinstance(count, int) else f"{count:g}"
+    return f"{number} {noun if count == 1 else plural or noun + 's'}"
+
+
 def nearest(name: str, known: Iterable[str], count: int = 1) -> list[str]:
     """Return up to `count` known names that are similar to a misspelt one, the nearest first.
 
@@ -39,7 +49,7 @@ def nearest(name: str, known: Iterable[str], count: int = 1) -> list[str]:
     by_folded: dict[str, str] = {}
     for candidate in known:
         by_folded.setdefault(candidate.casefold(), candidate)
-    matches = difflib.get_close_matches(name.casefold(), by_folded, n=count, cutoff=0.5)
+    matches = difflib.get_close_matches(name.casefold(), by_folded, n=count, cutoff=0.6)
     return [by_folded[folded] for folded in matches]
 
 

@@ -6,7 +6,7 @@ import re
 import types
 import typing
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic_core import ErrorDetails
@@ -15,9 +15,15 @@ from basics.messages import first_of, nearest
 
 
 class FrozenSettings(BaseModel):
-    """Immutable settings that refuse unknown keys."""
+    """Immutable settings that refuse unknown keys.
+
+    Attributes:
+        OTHER_WORDS: what people and other programs call settings, in lower case without signs -> the setting's name, or
+            what to do instead.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+    OTHER_WORDS: ClassVar[Mapping[str, str]] = {}
 
 
 def explain(error: ValidationError, model: type[BaseModel]) -> str:
@@ -37,14 +43,15 @@ def explain_all(error: ValidationError, model: type[BaseModel]) -> list[str]:
 def _explain_one(finding: ErrorDetails, model: type[BaseModel]) -> str:
     where = ".".join(map(str, finding["loc"]))
     if finding["type"] == "extra_forbidden":
-        return _unknown_key(str(finding["loc"][-1]), where, _fields_at(model, finding["loc"][:-1]))
+        return f"unknown key `{where}`: {_advice(str(finding['loc'][-1]), _settings_at(model, finding['loc'][:-1]))}"
     if finding["type"] == "missing":
         return f"`{where}` is missing"
     message = _plain(finding["msg"].removeprefix("Value error, "))
     if not where:
         return message
     value = finding["input"]
-    got = f", got {value!r}" if isinstance(value, (str, int, float, bool, type(None))) else ""
+    plain = isinstance(value, (str, int, float, bool, type(None)))
+    got = f", got {value!r}" if plain and (not isinstance(value, str) or repr(value) not in message) else ""
     return f"`{where}`: {message[0].lower()}{message[1:]}{got}"
 
 
@@ -56,19 +63,50 @@ def _plain(message: str) -> str:
     return message.replace("tuple should have", "list should have").replace("Tuple should have", "list should have")
 
 
-def _unknown_key(key: str, where: str, known: list[str]) -> str:
-    similar = nearest(key, known)
-    hint = f"did you mean `{similar[0]}`?" if similar else f"known here: {', '.join(known) or 'none'}"
-    return f"unknown key `{where}`: {hint}"
+def _advice(key: str, settings: type[BaseModel] | None) -> str:
+    """Return what to write instead of an unknown key.
+
+    Args:
+        settings: those in which it stands; None if they have no keys of their own.
+    """
+    if settings is None:
+        return "known here: none"
+    meant = _meant(key, settings)
+    if meant is not None:
+        return f"did you mean `{meant}`?" if meant.isidentifier() else meant
+    for name, field in settings.model_fields.items():
+        inner = _model_in(field.annotation)
+        below = None if inner is None else _meant(key, inner)
+        if below is not None:
+            return f"`{below}` stands under `{name}`" if below.isidentifier() else f"under `{name}`, {below}"
+    similar = nearest(key, settings.model_fields)
+    return (
+        f"did you mean `{similar[0]}`?"
+        if similar
+        else f"known here: {', '.join(sorted(settings.model_fields)) or 'none'}"
+    )
 
 
-def _fields_at(model: type[BaseModel], path: tuple[int | str, ...]) -> list[str]:
-    """List the settings that a spec may have at this path."""
+def _meant(key: str, settings: type[BaseModel]) -> str | None:
+    """Return the setting that a word means, or what to do instead; None for a word that is not known.
+
+    A setting is known whatever its capitals and signs.
+    """
+    named = {_letters(name): name for name in settings.model_fields}
+    words = settings.OTHER_WORDS if issubclass(settings, FrozenSettings) else {}
+    return named.get(_letters(key)) or words.get(_letters(key))
+
+
+def _letters(key: str) -> str:
+    return "".join(each for each in key.casefold() if each.isalnum())
+
+
+def _settings_at(model: type[BaseModel], path: tuple[int | str, ...]) -> type[BaseModel] | None:
+    """Return the settings that a spec has at this path; None where it has other values."""
     annotation: Any = model
     for step in path:
         annotation = _inner(annotation, step)
-    settings = _model_in(annotation)
-    return sorted(settings.model_fields) if settings is not None else []
+    return _model_in(annotation)
 
 
 def _inner(annotation: Any, step: int | str) -> Any:

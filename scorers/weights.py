@@ -18,7 +18,7 @@ from typing import IO, TYPE_CHECKING
 
 from basics.files import open_to_write, replacing, sha256_of
 from basics.foreign import in_place_of_model, names_in_torch_file, opened_zip, torch_reason
-from basics.messages import first_line
+from basics.messages import counted, first_line
 from scorers.errors import MissingWeightsError, WrongWeightsError
 
 if TYPE_CHECKING:
@@ -245,7 +245,7 @@ def _describe(content: object) -> str:
     if isinstance(content, dict) and {"state", "param_groups"} <= content.keys():
         return "the state of an optimizer, from which training goes on"
     if isinstance(content, list | tuple):
-        return f"a {type(content).__name__} of {len(content)} elements without names"
+        return f"a {type(content).__name__} of {counted(len(content), 'element')} without names"
     if isinstance(content, dict):
         others = sorted({type(value).__name__ for value in content.values()} - {"Tensor"})
         return f"a mapping with {', '.join(others)}"

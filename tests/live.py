@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -10,7 +11,7 @@ from optimizer.merging.engine.ingredients import Ingredients
 from optimizer.merging.engine.resident import ResidentModel
 from optimizer.merging.files.checkpoint import Checkpoint
 from optimizer.merging.files.parents import Parents
-from optimizer.rendering.models import live_dtypes
+from optimizer.rendering.models import LiveModels, live_dtypes
 from search_spaces.blocks import places
 from studies.recipe.recipe import Operation, Parent, Recipe, Step, canonical_values
 
@@ -39,3 +40,15 @@ def weighted(resident: ResidentModel, ratios: Mapping[str, float] | float) -> Re
             ),
         ),
     )
+
+
+def lively(models: LiveModels) -> LiveModels:
+    """Give a small model's U-Net weights with which latents, time and text matter; those of small files hardly do."""
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for name, weights in models.unet.named_parameters():
+            if weights.dim() > 1:
+                weights.copy_(torch.randn(weights.shape, generator=generator) / math.sqrt(weights[0].numel()))
+            else:
+                weights.fill_(float("norm" in name and name.endswith("weight")))
+    return models

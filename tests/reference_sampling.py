@@ -10,7 +10,7 @@ from itertools import pairwise
 import numpy as np
 import torch
 import torchsde
-from scipy import integrate
+from scipy import integrate, stats
 from torch import Tensor
 
 Denoise = Callable[[Tensor, float], Tensor]  # (noisy latents, level) -> clean ones
@@ -276,6 +276,130 @@ LOOPS: dict[str, Loop] = {
 }
 
 
+# ------------------------------------------------------------------------------------ loops of flows
+# x = (1 - s) x0 + s n; alpha = 1 - s, lambda = log(alpha / s). Loops without noise are those above.
+
+
+def flow_lambda(level: float) -> float:
+    return math.log((1 - level) / level)
+
+
+def flow_renoised(x: Tensor, down: float, there: float, noise: Tensor) -> Tensor:
+    """Return x at the level `there` from x at the level `down`, so that alpha and the variance are those of `there`."""
+    ratio = (1 - there) / (1 - down)
+    return ratio * x + math.sqrt(there**2 - (ratio * down) ** 2) * noise
+
+
+def flow_euler_ancestral(denoise: Denoise, x: Tensor, levels: Sequence[float], noise: Noise) -> Tensor:
+    for here, there in pairwise(levels):
+        guess = denoise(x, here)
+        if not there:
+            return guess
+        down = there**2 / here
+        x = flow_renoised(x + (down - here) * (x - guess) / here, down, there, noise(here, there))
+    raise AssertionError
+
+
+def flow_dpm_2_ancestral(denoise: Denoise, x: Tensor, levels: Sequence[float], noise: Noise) -> Tensor:
+    for here, there in pairwise(levels):
+        if not there:
+            return denoise(x, here)
+        down = there**2 / here
+        middle = math.exp((math.log(here) + math.log(down)) / 2)
+        inner = x + (middle - here) * (x - denoise(x, here)) / here
+        x = x + (down - here) * (inner - denoise(inner, middle)) / middle
+        x = flow_renoised(x, down, there, noise(here, there))
+    raise AssertionError
+
+
+def flow_dpmpp_2s_ancestral(denoise: Denoise, x: Tensor, levels: Sequence[float], noise: Noise) -> Tensor:
+    for here, there in pairwise(levels):
+        guess = denoise(x, here)
+        if not there:
+            return guess
+        down = there**2 / here
+        middle = 1 / (1 + math.exp((flow_lambda(here) + flow_lambda(down)) / 2)) if here < 1 else 0.9999
+        guess = denoise(middle / here * x + (1 - middle / here) * guess, middle)
+        x = flow_renoised(down / here * x + (1 - down / here) * guess, down, there, noise(here, there))
+    raise AssertionError
+
+
+def flow_lcm(denoise: Denoise, x: Tensor, levels: Sequence[float], noise: Noise) -> Tensor:
+    for here, there in pairwise(levels):
+        x = denoise(x, here)
+        if there:
+            x = (1 - there) * x + there * noise(here, there)
+    return x
+
+
+def flow_dpmpp_sde(denoise: Denoise, x: Tensor, levels: Sequence[float], noise: Noise) -> Tensor:
+    """ComfyUI's sample_dpmpp_sde with eta 1 and r = 1/2: ancestral steps of exp(-lambda), latents times alpha."""
+    for here, there in pairwise(levels):
+        guess = denoise(x, here)
+        if not there:
+            return guess
+        begin, end = flow_lambda(here), flow_lambda(there)
+        half = (begin + end) / 2
+        middle = 1 / (1 + math.exp(half))
+        inner = guess
+        for level, at in ((middle, half), (there, end)):
+            down, up = ancestral(math.exp(-begin), math.exp(-at))
+            h = -math.log(down) - begin
+            alpha = 1 - level
+            stepped = alpha / (1 - here) * math.exp(-h) * x - alpha * math.expm1(-h) * guess
+            inner = stepped + alpha * up * noise(here, level)
+            if level == middle:
+                guess = denoise(inner, middle)
+        x = inner
+    raise AssertionError
+
+
+def flow_sde_multistep(order: int, *, heun: bool) -> Loop:
+    """ComfyUI's forms with eta 1: x' = (s' / s) exp(-h) x + alpha' (1 - exp(-2 h)) D, a correction, and noise."""
+
+    def loop(denoise: Denoise, x: Tensor, levels: Sequence[float], noise: Noise) -> Tensor:
+        guesses: list[Tensor] = []
+        steps: list[float] = []
+        for here, there in pairwise(levels):
+            guesses = [denoise(x, here), *guesses][:order]
+            if not there:
+                return guesses[0]
+            h = flow_lambda(there) - flow_lambda(here)
+            alpha = 1 - there
+            x = there / here * math.exp(-h) * x - alpha * math.expm1(-2 * h) * guesses[0]
+            x = x + alpha * correction(guesses, steps, h)
+            x = x + there * math.sqrt(-math.expm1(-2 * h)) * noise(here, there)
+            steps = [h, *steps][: order - 1]
+        raise AssertionError
+
+    def correction(guesses: Sequence[Tensor], steps: Sequence[float], h: float) -> Tensor | float:
+        if not steps:
+            return 0.0
+        phi_2 = math.expm1(-2 * h) / (2 * h) + 1
+        first = (guesses[0] - guesses[1]) / (steps[0] / h)
+        if not heun:
+            return -math.expm1(-2 * h) / 2 * first
+        if len(steps) == 1:
+            return phi_2 * first
+        near, far = steps[0] / h, steps[1] / h
+        bend = (first - (guesses[1] - guesses[2]) / far) / (near + far)
+        return phi_2 * (first + near * bend) - (phi_2 / (2 * h) - 0.5) * bend
+
+    return loop
+
+
+FLOW_LOOPS: dict[str, Loop] = LOOPS | {
+    "euler_ancestral": flow_euler_ancestral,
+    "dpm_2_ancestral": flow_dpm_2_ancestral,
+    "dpmpp_2s_ancestral": flow_dpmpp_2s_ancestral,
+    "lcm": flow_lcm,
+    "lcm_comfyui": flow_lcm,
+    "dpmpp_sde": flow_dpmpp_sde,
+    "dpmpp_2m_sde": flow_sde_multistep(2, heun=False),
+    "dpmpp_2m_sde_heun": flow_sde_multistep(2, heun=True),
+    "dpmpp_3m_sde": flow_sde_multistep(3, heun=True),
+}
+
 # ------------------------------------------------------------------------------------ levels and times
 
 TABLE = np.sqrt(1 / np.cumprod(1 - np.linspace(0.00085**0.5, 0.012**0.5, 1000) ** 2) - 1)  # [1000], ascending
@@ -324,6 +448,35 @@ def levels_of(sampler: str, schedule: str, steps: int, program: str) -> list[flo
         return [*np.sqrt(np.exp(-2 * log_alpha) - 1)]
     over = sampler in PASSING_OVER[program]
     found = schedule_levels(schedule, steps + over, TABLE[19::20] if sampler == "lcm_a1111" else TABLE)
+    return [*found[:-2], 0.0] if over else found
+
+
+def shifted(share: np.ndarray, shift: float) -> np.ndarray:
+    """arXiv:2403.03206, eq. 23, as ComfyUI's time_snr_shift."""
+    return shift * share / (1 + (shift - 1) * share)
+
+
+def flow_levels_of(sampler: str, schedule: str, steps: int, shift: float) -> list[float]:
+    """Return the levels that a sampler of ComfyUI passes through with ModelSamplingSD3.
+
+    Its `normal` schedule takes 1000 times the lowest level for that level's time, though it is shifted already.
+    """
+    table = shifted(np.arange(1, 1001) / 1000, shift)
+    over = sampler.removesuffix("_comfyui") in PASSING_OVER["comfyui"]
+    steps += over
+    match schedule:
+        case "normal":
+            found = [*shifted(np.linspace(1, table[0], steps), shift).tolist(), 0.0]
+        case "sgm_uniform":
+            found = [*shifted(np.linspace(1, table[0], steps + 1)[:-1], shift).tolist(), 0.0]
+        case "beta":
+            places = np.rint(999 * stats.beta.ppf(1 - np.arange(steps) / steps, 0.6, 0.6)).astype(int)
+            found = [*(float(table[place]) for place in dict.fromkeys(places.tolist())), 0.0]
+        case "kl_optimal":
+            part = np.arange(steps) / (steps - 1)
+            found = [*np.tan(part * math.atan(table[0]) + (1 - part) * math.atan(1)).tolist(), 0.0]
+        case _:
+            found = schedule_levels(schedule, steps, table)
     return [*found[:-2], 0.0] if over else found
 
 
@@ -380,20 +533,57 @@ def sampled(
     return LOOPS[sampler](denoise, x, levels, noise)
 
 
+def sampled_flow(
+    model: Callable[[Tensor, float], Tensor],
+    *,
+    sampler: str,
+    schedule: str,
+    steps: int,
+    program: str,
+    seed: int,
+    shape: Sequence[int],
+    path_levels: Sequence[float],
+    shift: float,
+) -> Tensor:
+    """Sample one item's latents of a model that follows a flow as ComfyUI does, with a program's noise of later steps.
+
+    Args:
+        model: (latents [1, c, h, w] float64, time) -> the guided output.
+        path_levels: as for `sampled`.
+    """
+    levels = flow_levels_of(sampler, schedule, steps, shift)
+    generator = torch.Generator().manual_seed(seed)
+    x = levels[0] * torch.randn(*shape, generator=generator).double()
+    if program == "comfyui":
+        generator = torch.Generator().manual_seed(seed)
+    noise = drawn_noise(generator, shape)
+    if "_sde" in sampler:
+        time = torch.tensor(0.9999 * 1000) / 1000  # in float32, whose last bits show near level 1
+        begin = float(shift * time / (1 + (shift - 1) * time))
+        below_1 = torch.tensor([begin if level == 1 else level for level in path_levels if level > 0])
+        middles = below_1[:-1].logit().neg(), below_1[1:].logit().neg()
+        asked = torch.cat([below_1, (middles[0] + (middles[1] - middles[0]) * 0.5).neg().sigmoid()])
+        noise = brownian_noise(path_levels, seed, shape, asked)
+        levels = [begin if level == 1 else level for level in levels]
+    return FLOW_LOOPS[sampler](lambda x, level: x - level * model(x, 1000 * level), x, levels, noise)
+
+
 def drawn_noise(generator: torch.Generator, shape: Sequence[int]) -> Noise:
     return lambda _high, _low: torch.randn(*shape, generator=generator).double()
 
 
-def brownian_noise(levels: Sequence[float], seed: int, shape: Sequence[int]) -> Noise:
+def brownian_noise(levels: Sequence[float], seed: int, shape: Sequence[int], asked: Tensor | None = None) -> Noise:
     """Return the increments of torchsde's tree as BrownianTreeNoiseSampler of k-diffusion takes them, in float32.
 
     Args:
         levels: in float32; one that is asked for is the nearest of them, or of the middles of two in their logarithm.
+        asked: levels in float32 that are asked for in place of these.
     """
     known = torch.tensor(levels)
     above_0 = known[known > 0]
     logs = above_0.log()
-    times = torch.cat([above_0, (-(-logs[:-1] + 0.5 * (logs[:-1] - logs[1:]))).exp()])
+    middles = (-(-logs[:-1] + 0.5 * (logs[:-1] - logs[1:]))).exp()
+    times = torch.cat([above_0, middles]) if asked is None else asked
     tree = torchsde.BrownianTree(above_0.min(), torch.zeros(*shape), above_0.max(), entropy=seed)
 
     def noise(here: float, there: float) -> Tensor:

@@ -24,6 +24,7 @@ from optuna.distributions import FloatDistribution
 from optuna.importance import PedAnovaImportanceEvaluator
 from optuna.trial import TrialState, create_trial
 
+from basics.messages import counted
 from optimizer.errors import TooFewTrialsError
 from optimizer.search.depth.posterior import Effect
 from optimizer.search.depth.stored_study import fitted_model, space_of
@@ -121,8 +122,8 @@ def insight(records: StudyRecords, objective: Objective) -> Insight:
     samples = load_samples(records, trials)
     if len(samples) < MIN_TRIALS:
         raise TooFewTrialsError(
-            f"study {study.name!r} has {len(samples)} complete trials in its search space, but importance needs at "
-            f"least {MIN_TRIALS} and is reliable from {RELIABLE} on: let the study run on"
+            f"study {study.name!r} has {counted(len(samples), 'complete trial')} in its search space, but importance "
+            f"needs at least {MIN_TRIALS} and is reliable from {RELIABLE} on: let the study run on"
         )
     space = space_of(study, trials[0])
     findings = tuple(

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 from optuna_dashboard import save_plotly_graph_object
 
+from basics.messages import counted
 from optimizer.errors import TooFewTrialsError
 from optimizer.insight.importance import BINS, Findings, Insight, insight
 from optimizer.insight.plots import (
@@ -172,7 +173,7 @@ def effects_figure(facts: Insight, findings: Findings) -> go.Figure:
                 error_y={"type": "data", "array": [part.error or 0.0 for part in bins], "thickness": 1},
                 mode="lines+markers",
                 line={"color": BAR, "width": 1.5},
-                hovertext=[f"{part.trials} trials" for part in bins],
+                hovertext=[counted(part.trials, "trial") for part in bins],
             ),
             **panel,
         )
@@ -190,7 +191,7 @@ def effects_figure(facts: Insight, findings: Findings) -> go.Figure:
 
 
 def _doubt(facts: Insight) -> str:
-    return "" if facts.reliable else f", {len(facts.samples)} trials: not reliable yet"
+    return "" if facts.reliable else f", {counted(len(facts.samples), 'trial')}: not reliable yet"
 
 
 def _style(figure: go.Figure, title: str, height: int) -> None:

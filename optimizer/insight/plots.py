@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from basics.files import open_to_write
+from basics.messages import counted
 from optimizer.insight.importance import BINS, RELIABLE, Findings, Insight
 from search_spaces.blocks import VAE, Architecture, blocks, place_label, section_of, text_encoders
 from search_spaces.slots import Slot
@@ -152,7 +153,7 @@ def draw_insight(path: Path, insight: Insight) -> None:
 def _title(figure: SubFigure, insight: Insight, findings: Findings) -> None:
     count = len(insight.samples)
     doubt = "" if insight.reliable else f"; not reliable below {RELIABLE}"
-    title = f"{insight.study.name}: what mattered for {findings.objective} ({count} trials{doubt})"
+    title = f"{insight.study.name}: what mattered for {findings.objective} ({counted(count, 'trial')}{doubt})"
     figure.suptitle(title, x=0.01, ha="left", fontsize=14, fontweight="bold", parse_math=False)
 
 

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from basics.files import is_same_file
+from basics.messages import counted
 from optimizer.errors import ExportError, NoMemoryError, UnscorableTrial
 from optimizer.merging.engine.export import Exported, atomic_file, export_layout, refuse_sources, write_merge
 from optimizer.merging.engine.ingredients import Ingredients
@@ -29,7 +30,7 @@ from optimizer.merging.files.sources import TensorInfo, abbreviated
 from optimizer.outcome.proof import RenderComparison, compare_renders, different_tensors
 from optimizer.rendering.largest_batches import LargestBatches
 from optimizer.rendering.loras import NO_LORAS, SuiteLoras
-from optimizer.rendering.prediction import markers_of
+from optimizer.rendering.prediction import flow_hint, header_fields, markers_of
 from optimizer.runtime.device_choice import choose_device
 from optimizer.runtime.machine import CPU_SETTINGS, VARIATION_FIELD, machine_description
 from optimizer.runtime.plan import Plan
@@ -90,7 +91,8 @@ def deliver(
         proven = temporary.lstat()
         _require_merge(temporary, layout, records.study, trial, plan, watch.compared)
         images = _render_if_it_fits(temporary, records.study, plan.suite_loras, watch.rendered, largest_batches)
-    notes = (*written.notes, *_rounding_notes(trial, plan, device))
+    hints = [flow_hint(plan.prediction)] if plan.prediction.kind == "flow" else []
+    notes = (*written.notes, *_rounding_notes(trial, plan, device), *hints)
     # Its tensors are right, so from here on the file stays, whatever the renders say.
     found = None if images is None else compare_renders(records, trial, artifacts, images)
     _require_name(target, proven)
@@ -125,7 +127,7 @@ def export_metadata(records: StudyRecords, trial: StoredTrial, plan: Plan, devic
         trial.recipe,
         plan.ingredients,
         title=f"{study.name} trial {trial.number}",
-        prediction_type=plan.prediction.kind,
+        prediction=header_fields(plan.prediction),
         device=device,
     )
     return metadata | {
@@ -253,10 +255,11 @@ def _proof(tensors: int, found: RenderComparison | None, trial: StoredTrial) -> 
     if found is None or found.different:
         return f"{equal}: it is the model that was scored"
     if trial.estimated:
-        return (
-            f"{equal}, and the {found.scored} renders that were scored are identical, to the bit, to those of the file"
-        )
-    return f"{equal}, and all {found.scored} renders of the file are identical, to the bit, to those that were scored"
+        renders = counted(found.scored, "render that was scored is", "renders that were scored are")
+        return f"{equal}, and the {renders} identical, to the bit, to those of the file"
+    renders = counted(found.scored, "render of the file is", "renders of the file are")
+    those = "the one that was" if found.scored == 1 else "those that were"
+    return f"{equal}, and {'' if found.scored == 1 else 'all '}{renders} identical, to the bit, to {those} scored"
 
 
 def _difference(
@@ -268,8 +271,8 @@ def _difference(
     if not found.different:
         return ""
     return (
-        f"{found.different} of {found.scored} renders of the file are not identical to those that were scored"
-        f"{_distance(found)}; {_reason(trial, here, limits)}. The weights are the same, so the file is kept"
+        f"{found.different} of {counted(found.scored, 'render')} of the file are not identical to those that were "
+        f"scored{_distance(found)}; {_reason(trial, here, limits)}. The weights are the same, so the file is kept"
     )
 
 

@@ -16,7 +16,7 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from basics.messages import first_line
+from basics.messages import counted, first_line
 from optimizer.errors import ScoredImageLost, UnscorableTrial
 from optimizer.outcome.comparability import changed_software, image_differences
 from optimizer.outcome.other_study import Other, same_parents, unlike_parents
@@ -137,7 +137,7 @@ def _reasons(left_out: Sequence[LeftOut]) -> Iterator[str]:
         numbers = ", ".join(str(each.number) for each in same[:NUMBERS_SHOWN])
         more = " ..." if len(same) > NUMBERS_SHOWN else ""
         detail = f": {same[0].detail}" if same[0].detail else ""
-        yield f"left out, {why}: {len(same)} {'trial' if len(same) == 1 else 'trials'} ({numbers}{more}){detail}"
+        yield f"left out, {why}: {counted(len(same), 'trial')} ({numbers}{more}){detail}"
 
 
 def require_same_images(plan: Plan, parents: Sequence[ParentFile], other: StoredStudy) -> None:
@@ -260,7 +260,7 @@ def _notes(study: str, scored: Sequence[ScoredTrial], left_out: Sequence[LeftOut
     """Say what became of the trials, a line for each fact."""
     outside = sum(each.probe.params is None for each in scored)
     params = f", {outside} of them without parameters, as this space cannot express them" if outside else ""
-    yield f"{len(scored)} of {len(scored) + len(left_out)} trials of {study} are scored anew{params}"
+    yield f"{len(scored)} of {counted(len(scored) + len(left_out), 'trial')} of {study} are scored anew{params}"
     yield from _reasons(left_out)
     if len(parent_trials([each.trial for each in scored])) < parents:
         yield "gains are computed when the parents that are left out have been rendered, by whoever goes on"

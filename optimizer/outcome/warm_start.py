@@ -14,6 +14,7 @@ from typing import Final
 
 import torch
 
+from basics.messages import counted
 from optimizer.outcome.comparability import score_differences
 from optimizer.outcome.other_study import Other, other_study, same_parents, unlike_parents
 from optimizer.outcome.scored_trials import ScoredTrial, WarmStart
@@ -158,13 +159,18 @@ class _TrialSelection:
         if scored:
             outside = sum(each.probe.params is None for each in scored)
             of_them = f", {outside} of them without parameters, as this space cannot express them" if outside else ""
-            yield f"{what}: {len(scored)} of {len(self._complete)} trials are copied with their scores{of_them}"
+            trials = counted(len(self._complete), "trial")
+            yield f"{what}: {len(scored)} of {trials} are copied with their scores{of_them}"
         if again:
             why = "; ".join(self._differences) or "another machine, other libraries, or features that are not stored"
-            yield f"{what}: the best {len(again)} merges are rendered anew, as their scores do not hold here ({why})"
+            merges = "merge is" if len(again) == 1 else f"{len(again)} merges are"
+            yield f"{what}: the best {merges} rendered anew, because the scores do not hold here ({why})"
         if left_out:
             needs = "a LoRA or VAE that this study does not have, or random numbers of another version"
-            yield f"{what}: {left_out} trials are left out, as they need {needs}"
+            trials = (
+                "1 trial is left out, as it needs" if left_out == 1 else f"{left_out} trials are left out, as they need"
+            )
+            yield f"{what}: {trials} {needs}"
         if not scored and not again:
             yield f"{what}: nothing but its parents is of use here, and they are rendered anew"
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -16,6 +16,7 @@ from torch import Tensor
 from basics.messages import first_line
 from optimizer.errors import RenderError, UnscorableTrial
 from optimizer.rendering.conditioning import image_channels, unet_kind
+from optimizer.rendering.guidance import check_perturbed, self_attentions
 from optimizer.rendering.largest_batches import BatchTooLarge, LargestBatches
 from optimizer.rendering.latents import to_vae
 from optimizer.rendering.models import LiveModels
@@ -96,6 +97,7 @@ class Renderer:
             architecture=models.architecture,
             prediction=models.prediction,
             unet_channels=models.unet.config.in_channels,
+            unet_parameters=(name for name, _ in models.unet.named_parameters()),
             latent_channels=models.vae.config.latent_channels,
             text_layers=min(encoder.config.num_hidden_layers for encoder in models.text_encoders.values()),
         )
@@ -337,6 +339,7 @@ def check_suite(
     architecture: Architecture,
     prediction: Prediction,
     unet_channels: int,
+    unet_parameters: Iterable[str],
     latent_channels: int,
     text_layers: int,
 ) -> None:
@@ -344,13 +347,15 @@ def check_suite(
 
     Args:
         unet_channels: the U-Net's input channels.
+        unet_parameters: the live names of its parameters.
         latent_channels: of the VAE.
         text_layers: layers of the text encoder that has fewest.
 
     Raises:
-        RenderError: input channels, latent statistics, steps or clip skip do not fit.
+        RenderError: input channels, layers, latent statistics, steps or clip skip do not fit.
     """
     unet_kind(unet_channels, latent_channels)
+    check_perturbed(suite, self_attentions(unet_parameters))
     if prediction.latents is not None and len(prediction.latents.mean) != latent_channels:
         raise RenderError(
             f"edm_mean and edm_std are for {len(prediction.latents.mean)} latent channels, the VAE has "

@@ -62,7 +62,7 @@ def _model_input(item: SuiteItem, suite: SuiteSettings, reader: PromptReader, *,
         zeroed=zeroes and negative is not None and negative.is_empty,
         noise=item.seed if item.sampling.sampler in BROWNIAN else noise_of(item.seed),
         size=(item.width, item.height),
-        sampling=item.sampling if item.sampling.is_guided else replace(item.sampling, cfg=1.0),
+        sampling=item.sampling if item.sampling.is_guided else replace(item.sampling, cfg=1.0, cfg_rescale=0.0),
     )
 
 
@@ -171,7 +171,7 @@ def _numbers(suite: SuiteSettings, size: int | None, order: str | None) -> list[
 def _settings(suite: SuiteSettings) -> tuple[object, ...]:
     """Return what is the same for all items; settings left to the models' markers are covered by the parents."""
     noise = suite.noise, suite.ensd, suite.sgm_noise_multiplier
-    return *noise, suite.size_conditioning, suite.prediction, suite.zero_snr, suite.lora_strengths
+    return *noise, suite.size_conditioning, suite.prediction, suite.zero_snr, suite.shift, suite.lora_strengths
 
 
 def _text_batches(suite: SuiteSettings) -> tuple[object, ...]:

@@ -8,8 +8,9 @@ merge changes them in place, so a graph recorded before a merge is right after i
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol
 
 import torch
@@ -17,10 +18,13 @@ from diffusers import UNet2DConditionModel
 from torch import Tensor
 
 from basics.messages import first_line
+from optimizer.rendering.guidance import attentions_of, identity_attention
 
 WARM_UPS = 2  # calls before a recording: libraries choose kernels and allocate workspaces at the first ones
 CALLED_WITH = ("x", "time", "text")  # what every U-Net is given; other inputs are SDXL's added conditions
 MOST_GRAPHS = 32  # for as many input shapes; a suite has a few: sizes, lengths of prompts, the last batch
+
+Layers = tuple[str, ...]
 
 _log = logging.getLogger(__name__)
 
@@ -28,7 +32,9 @@ _log = logging.getLogger(__name__)
 class UnetCall(Protocol):
     """A U-Net as the denoiser calls it."""
 
-    def __call__(self, x: Tensor, time: Tensor, text: Tensor, added: Mapping[str, Tensor]) -> Tensor:
+    def __call__(
+        self, x: Tensor, time: Tensor, text: Tensor, added: Mapping[str, Tensor], perturbed: Layers = ()
+    ) -> Tensor:
         """Return the U-Net's output [n, c, h, w], which the next call may overwrite.
 
         Args:
@@ -36,6 +42,7 @@ class UnetCall(Protocol):
             time: [n] float32.
             text: embedded prompts [n, tokens, width].
             added: diffusers' `added_cond_kwargs`, empty for architectures without them.
+            perturbed: layers whose self-attention is the identity in this call, as `PagSettings` names them.
         """
 
     def release(self) -> bool:
@@ -47,11 +54,17 @@ class LaunchedUnet:
 
     def __init__(self, unet: UNet2DConditionModel) -> None:
         self._unet = unet
+        self._attentions: dict[Layers, tuple[Any, ...]] = {(): ()}  # of layers that were asked for so far
 
-    def __call__(self, x: Tensor, time: Tensor, text: Tensor, added: Mapping[str, Tensor]) -> Tensor:
+    def __call__(
+        self, x: Tensor, time: Tensor, text: Tensor, added: Mapping[str, Tensor], perturbed: Layers = ()
+    ) -> Tensor:
         """Compute the output."""
         kwargs: dict[str, Any] = {"added_cond_kwargs": dict(added)} if added else {}
-        output: Tensor = self._unet(x, time, encoder_hidden_states=text, return_dict=False, **kwargs)[0]
+        if perturbed not in self._attentions:
+            self._attentions[perturbed] = attentions_of(self._unet, perturbed)
+        with identity_attention(self._attentions[perturbed]):
+            output: Tensor = self._unet(x, time, encoder_hidden_states=text, return_dict=False, **kwargs)[0]
         return output
 
     def release(self) -> bool:
@@ -60,7 +73,7 @@ class LaunchedUnet:
 
 
 class GraphedUnet:
-    """A U-Net on a GPU that records a graph for each set of input shapes. Implements `UnetCall`.
+    """A U-Net on a GPU that records a graph for each set of input shapes and layers. Implements `UnetCall`.
 
     A graph is used only if its first output equals that of launched kernels to the bit. Where it does not, or where
     recording fails, kernels are launched.
@@ -68,19 +81,21 @@ class GraphedUnet:
 
     def __init__(self, unet: UNet2DConditionModel) -> None:
         self._launched, self._device = LaunchedUnet(unet), unet.device
-        self._graphs: dict[tuple[object, ...], _Graph | None] = {}  # None: kernels are launched for these shapes
+        self._graphs: dict[tuple[object, ...], _Graph | None] = {}  # None: kernels are launched for these
         self._pool: Any = None  # of memory, which all graphs share: only one runs at a time
         self._records = True
 
     @torch.inference_mode()
-    def __call__(self, x: Tensor, time: Tensor, text: Tensor, added: Mapping[str, Tensor]) -> Tensor:
+    def __call__(
+        self, x: Tensor, time: Tensor, text: Tensor, added: Mapping[str, Tensor], perturbed: Layers = ()
+    ) -> Tensor:
         """Compute the output by a graph, if there is or can be one."""
         inputs = {"x": x, "time": time, "text": text, **added}
-        shapes = tuple((name, tensor.shape, tensor.dtype) for name, tensor in inputs.items())
-        if shapes not in self._graphs and self._records and len(self._graphs) < MOST_GRAPHS:
-            self._graphs[shapes] = self._record(inputs)
-        graph = self._graphs.get(shapes)
-        return self._launched(x, time, text, added) if graph is None else graph.replay(inputs)
+        key = perturbed, *((name, tensor.shape, tensor.dtype) for name, tensor in inputs.items())
+        if key not in self._graphs and self._records and len(self._graphs) < MOST_GRAPHS:
+            self._graphs[key] = self._record(inputs, perturbed)
+        graph = self._graphs.get(key)
+        return self._launched(x, time, text, added, perturbed) if graph is None else graph.replay(inputs)
 
     def release(self) -> bool:
         """Free all graphs, and record none any more."""
@@ -89,12 +104,12 @@ class GraphedUnet:
         self._pool, self._records = None, False
         return kept
 
-    def _record(self, inputs: Mapping[str, Tensor]) -> _Graph | None:
+    def _record(self, inputs: Mapping[str, Tensor], perturbed: Layers) -> _Graph | None:
         """Record a graph; return None if that fails, or if its output is another one."""
         try:
             with torch.cuda.device(self._device):
                 self._pool = self._pool or torch.cuda.graph_pool_handle()
-                graph, expected = _record(self._launched, inputs, self._pool)
+                graph, expected = _record(partial(self._launched, perturbed=perturbed), inputs, self._pool)
                 same = torch.equal(graph.replay(inputs), expected)
         except RuntimeError as error:  # a lack of memory included: launched kernels need less
             _log.info("the U-Net's kernels are launched one by one: %s", first_line(error))
@@ -121,7 +136,7 @@ class _Graph:
         return self.output
 
 
-def _record(call: UnetCall, inputs: Mapping[str, Tensor], pool: Any) -> tuple[_Graph, Tensor]:
+def _record(call: Callable[..., Tensor], inputs: Mapping[str, Tensor], pool: Any) -> tuple[_Graph, Tensor]:
     """Record a call's kernels.
 
     Args:

@@ -8,12 +8,14 @@ from dataclasses import dataclass
 from basics.messages import first_of
 from optimizer.merging.engine.ingredients import Ingredients
 from optimizer.merging.files.checkpoint import Checkpoint, model_name
+from optimizer.merging.files.layout import live_views
 from optimizer.merging.files.parents import Parents
 from optimizer.merging.files.vae import VaeFile
 from optimizer.merging.lora.file import Lora
 from optimizer.rendering.configs import text_configs, unet_config, vae_config
+from optimizer.rendering.guidance import check_perturbed, self_attentions
 from optimizer.rendering.loras import SuiteLoras
-from optimizer.rendering.prediction import Prediction, agreed_prediction
+from optimizer.rendering.prediction import Prediction, agreed_prediction, unmarked_flow_note
 from optimizer.rendering.prompts.check import SuitePrompts, read_suites
 from optimizer.rendering.render import check_suite
 from optimizer.rendering.sameness import repeated_renders
@@ -22,7 +24,7 @@ from optimizer.search.sampler import check_options
 from optimizer.trial.image_counts import check_image_counts
 from optimizer.trial.objective import Objective
 from scorers.protocol import ScorerInfo
-from search_spaces.blocks import VAE
+from search_spaces.blocks import UNET, VAE
 from search_spaces.space import SearchSpace
 from studies.errors import SpecError
 from studies.recipe.blueprint import Blueprint, LoraFile
@@ -97,6 +99,7 @@ def make_plan(spec: StudySpec, *, begun: bool = False) -> Plan:
     )
     prediction = agreed_prediction(checkpoints, spec.suite)
     check_models(ingredients, spec.suite, prediction)
+    check_perturbed(spec.held_out, self_attentions(_unet_parameters(ingredients)))
     suites = (spec.suite, spec.held_out)
     prompts = read_suites(suites, architecture, _text_widths(ingredients))
     suite_loras = SuiteLoras.open(suites, ingredients.tensors, architecture)
@@ -111,6 +114,9 @@ def make_plan(spec: StudySpec, *, begun: bool = False) -> Plan:
         _refuse(prompts.slips)
         _refuse(repeated)
     notes = [*ingredients.notes, *ingredients.narrow_dtype_notes(spec.export.dtype), *repeated]
+    if spec.suite.prediction == "auto":
+        called = filter(None, map(unmarked_flow_note, checkpoints))
+        notes += [f"{note}: if it follows a flow, write `suite: {{prediction: flow}}`" for note in called]
     notes += [*prompts.notes, *suite_loras.notes, *_counted_twice(ingredients, suite_loras)]
     notes += [note for name, info in infos.items() for note in info.notes(len(spec.suite.looked_at_by(name)))]
     return Plan(
@@ -142,7 +148,7 @@ def check_models(ingredients: Ingredients, suite: SuiteSettings, prediction: Pre
 
     Raises:
         CheckpointError: a component is missing.
-        RenderError: steps, clip skip or the kind of U-Net do not fit the suite.
+        RenderError: steps, clip skip, layers or the kind of U-Net do not fit the suite.
     """
     architecture = ingredients.parents.architecture
     shapes = {key: info.shape for key, info in ingredients.tensors.items()}
@@ -151,9 +157,17 @@ def check_models(ingredients: Ingredients, suite: SuiteSettings, prediction: Pre
         architecture=architecture,
         prediction=prediction,
         unet_channels=unet_config(shapes, architecture)["in_channels"],
+        unet_parameters=_unet_parameters(ingredients),
         latent_channels=vae_config(shapes, architecture)["latent_channels"],
         text_layers=min(text["num_hidden_layers"] for text in text_configs(shapes, architecture).values()),
     )
+
+
+def _unet_parameters(ingredients: Ingredients) -> tuple[str, ...]:
+    """Return the live names of the U-Net's parameters."""
+    architecture = ingredients.parents.architecture
+    views = (live_views(key, architecture, len(info.shape)) for key, info in ingredients.tensors.items())
+    return tuple(view.name for each in views for view in each if view.component == UNET)
 
 
 def _text_widths(ingredients: Ingredients) -> dict[str, int]:

@@ -10,6 +10,7 @@ from typing import Literal
 import optuna
 from optuna.trial import FrozenTrial
 
+from basics.messages import counted
 from studies.records.optuna_studies import optuna_trials
 from studies.records.optuna_tables import count_trials
 from studies.records.study_records import StudyRecords
@@ -55,11 +56,11 @@ def end_by_budget(
     budget, own = spec.budget, own_trials(trials)
     copied = len(trials) - len(own)
     if in_optuna - copied >= budget.trials:
-        return End(key="trials", reason=f"the budget of {budget.trials} trials is spent")
+        return End(key="trials", reason=f"the budget of {counted(budget.trials, 'trial')} is spent")
     if budget.images is not None and images_of(own) >= budget.images:
-        return End(key="images", reason=f"the budget of {budget.images} images is spent")
+        return End(key="images", reason=f"the budget of {counted(budget.images, 'image')} is spent")
     if budget.minutes is not None and minutes_of(own) >= budget.minutes:
-        return End(key="minutes", reason=f"the budget of {budget.minutes:g} minutes of work is spent")
+        return End(key="minutes", reason=f"the budget of {counted(budget.minutes, 'minute')} of work is spent")
     return None if budget.patience is None else _out_of_patience(budget.patience, expected)
 
 

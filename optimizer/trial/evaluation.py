@@ -12,7 +12,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from basics.messages import first_line
+from basics.messages import counted, first_line
 from optimizer.errors import UnscorableTrial
 from optimizer.merging.engine.resident import ResidentModel
 from optimizer.rendering.largest_batches import BatchTooLarge
@@ -145,7 +145,7 @@ class Evaluator:
         if len(broken) > self._degenerate_limit:
             named = ", ".join(f"{item} ({reason})" for item, reason in broken[:4])
             more = f" and {len(broken) - 4} more" if len(broken) > 4 else ""
-            images = f"{len(broken)} of {rendered} images are broken: item {named}{more}"
+            images = f"{len(broken)} of {counted(rendered, 'image')} are broken: item {named}{more}"
             weights = self._broken_weights()
             if weights is not None:  # the cause comes first: of a long reason the middle is left out
                 raise UnscorableTrial(f"broken weights: {weights}; {images}", "broken_weights")
@@ -163,7 +163,8 @@ class Evaluator:
             return None
         named = ", ".join(f"{key} ({self.resident.ingredients.place(key)})" for key in keys[:3])
         what = "the merge with the suite's LoRAs on top" if self.renderer.models.loras.loras else "the merge"
-        return f"{what} has NaN or infinity in {len(keys)} tensors: {named}{' ...' if len(keys) > 3 else ''}"
+        more = " ..." if len(keys) > 3 else ""
+        return f"{what} has NaN or infinity in {counted(len(keys), 'tensor')}: {named}{more}"
 
     def _wait(self) -> None:
         if self.resident.device.type == "cuda":

@@ -16,7 +16,7 @@ from optuna.distributions import BaseDistribution, FloatDistribution
 from optuna.trial import FrozenTrial, TrialState, create_trial
 from sqlalchemy.exc import SQLAlchemyError
 
-from basics.messages import in_one_line
+from basics.messages import counted, in_one_line
 from optimizer.trial.racing import ESTIMATE_KEY
 from optimizer.upkeep.study_files import StudyFiles
 from optimizer.work.heartbeat import RERUNS, deaths
@@ -220,7 +220,7 @@ class _Trials:
         elif not workers.is_registered(self.records.database, trial.worker_id):
             return  # given back: the next worker runs it again
         elif trial.attempt > RERUNS:
-            symptom = f"{trial.attempt} workers died while they worked on it"
+            symptom = f"{counted(trial.attempt, 'worker')} died while they worked on it"
             remedy = self._failing(trial, deaths(trial.attempt))
             yield self._finding("stale trial", trial.number, symptom, remedy, by_itself=True)
         else:
@@ -337,8 +337,8 @@ def _files(records: StudyRecords, files: StudyFiles) -> Iterator[Finding]:
     count = sum(map(len, named.values())) + sum(sheet is not None for sheet in sheets.values()) + len(features)
     if count and count == sum(map(len, gone.values())) + len(gone_sheets) + len(gone_features):
         symptom = (
-            f"none of the {count} files that its trials name is in {files.location}: name the right location with "
-            "--artifacts"
+            f"none of {counted(count, 'file')} that its trials name is in {files.location}: name the right location "
+            "with --artifacts"
         )
         yield Finding(kind="no files", study=study.name, symptom=symptom)
         return

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
 
+from basics.messages import counted
 from search_spaces.blocks import Architecture, places
 from search_spaces.slots import Slot
 from studies.errors import RecipeError
@@ -61,7 +62,7 @@ class Blueprint:
         wanted = starts[-1] + len(self.loras)
         for place, own in numbers.items():
             if len(own) != wanted:
-                raise RecipeError(f"{place} has {len(own)} numbers, the steps and LoRAs take {wanted}")
+                raise RecipeError(f"{place} has {counted(len(own), 'number')}, the steps and LoRAs take {wanted}")
         steps = tuple(
             Step(
                 operation=operation,

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from typing import Any, Final, Literal, get_args
 
 from basics.foreign import parse_json
+from basics.messages import counted
 from search_spaces.blocks import Architecture, places
 from search_spaces.slots import Slot
 from studies.errors import RecipeError
@@ -259,7 +260,7 @@ def _check_values(what: str, values: PlaceValues, slots: Sequence[Slot], expecte
     for place, numbers in values:
         if len(numbers) != len(slots):
             names = ", ".join(slot.name for slot in slots) or "none"
-            raise RecipeError(f"{what}: {place} has {len(numbers)} numbers, it needs {len(slots)} ({names})")
+            raise RecipeError(f"{what}: {place} has {counted(len(numbers), 'number')}, it needs {len(slots)} ({names})")
         for slot, value in zip(slots, numbers, strict=True):
             if not slot.allows(value):
                 raise RecipeError(f"{what}: {slot.name} is {value} in {place}, expected {slot.allowed}")

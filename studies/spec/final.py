@@ -7,7 +7,7 @@ from typing import Any
 from pydantic import Field, ValidationError, field_validator
 
 from basics.settings import FrozenSettings
-from studies.spec.suite import Seed, SuitePrompt, SuiteSettings, expand_prompts, noise_of
+from studies.spec.suite import Seeds, SuitePrompt, SuiteSettings, expand_prompts, noise_of
 
 SEED_SHIFT = 1_000_003  # added to the suite's seeds: a prime far beyond the seeds that people choose
 
@@ -17,7 +17,7 @@ class FinalSettings(FrozenSettings):
 
     top: int = Field(default=5, ge=0, le=100)  # how many trials take part; 0: no final
     prompts: tuple[SuitePrompt, ...] | None = Field(default=None, min_length=1)  # None: the suite's
-    seeds: tuple[Seed, ...] | None = Field(default=None, min_length=1)  # None: derived from the suite's
+    seeds: Seeds | None = Field(default=None, min_length=1)  # None: derived from the suite's
 
     @field_validator("prompts", mode="before")
     @classmethod

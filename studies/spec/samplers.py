@@ -6,10 +6,12 @@ Karras"), however capitals, spaces, underscores and plus signs are written.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any, Final, Literal, get_args
+
+from studies.spec.guidance import NO_PAG, PagSettings
 
 SamplerName = Literal[
     "euler",
@@ -57,8 +59,9 @@ SAMPLERS: Final[tuple[SamplerName, ...]] = get_args(SamplerName)
 SCHEDULES: Final[tuple[ScheduleName, ...]] = get_args(ScheduleName)
 
 # Samplers that are another one in A1111 than in ComfyUI under the same name: a name that says the program means its
-# form whatever the suite's `noise`, and the plain name becomes A1111's form where `noise` says so. A suite that is
-# written out has the plain name for ComfyUI's noise only.
+# form whatever the suite's `noise`, and the plain name becomes A1111's form where `noise` says so. So the suites that
+# studies store have a plain name with ComfyUI's noise only. It stays there, and means ComfyUI's form, because studies
+# that began before there were two forms have stored it and must render the same.
 A1111_FORMS: Final[Mapping[SamplerName, SamplerName]] = {
     "lms": "lms_a1111",
     "ddim": "ddim_a1111",
@@ -122,6 +125,47 @@ _MORE_SCHEDULES: Final[Mapping[str, ScheduleName]] = {
 }
 _AUTOMATIC: Final = frozenset({"auto", "automatic"})
 
+# Samplers of A1111, Forge, ComfyUI and InvokeAI that are not offered, as `_letters` writes them -> the one that comes
+# closest: by its method, or the one that it changes.
+NOT_OFFERED: Final[Mapping[str, SamplerName]] = {
+    "dpmfast": "dpmpp_2m",
+    "dpmadaptive": "dpmpp_2m",
+    "restart": "heun",
+    "heunpp2": "heun",
+    "expheun2x0": "heun",
+    "expheun2x0sde": "dpmpp_sde",
+    "ddpm": "euler_ancestral",
+    "ipndm": "lms",
+    "ipndmv": "lms",
+    "pndm": "lms",
+    "plms": "lms",
+    "deis": "dpmpp_2m",
+    "tcd": "lcm",
+    "gradientestimation": "euler",
+    "gradientestimationcfgpp": "euler",
+    "ersde": "dpmpp_3m_sde",
+    "seeds2": "dpmpp_sde",
+    "seeds3": "dpmpp_3m_sde",
+    "sasolver": "dpmpp_2m_sde",
+    "sasolverpece": "dpmpp_2m_sde",
+    "resmultistepancestral": "res_multistep",
+    "resmultistepancestralcfgpp": "res_multistep",
+    "resmultistepcfgpp": "res_multistep",
+    "eulercfgpp": "euler",
+    "eulerancestralcfgpp": "euler_ancestral",
+    "euleracfgpp": "euler_ancestral",
+    "eulerdy": "euler",
+    "eulersmeady": "euler",
+    "dpmpp2mcfgpp": "dpmpp_2m",
+    "dpmpp2sancestralcfgpp": "dpmpp_2s_ancestral",
+    "ddimcfgpp": "ddim",
+}
+SCHEDULES_NOT_OFFERED: Final[Mapping[str, ScheduleName]] = {
+    "linearquadratic": "simple",
+    "alignyourstepsgits": "align_your_steps",
+    "gits": "align_your_steps",
+}
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sampling:
@@ -131,6 +175,8 @@ class Sampling:
     schedule: ScheduleName
     steps: int
     cfg: float  # guidance scale
+    cfg_rescale: float = 0.0  # share of the guided output that gets the deviation of the prompt's own
+    pag: PagSettings = NO_PAG
 
     @property
     def is_guided(self) -> bool:
@@ -179,18 +225,24 @@ def read_sampler(text: str) -> tuple[SamplerName, ScheduleName | None]:
     Raises:
         ValueError: nothing is called so; the message has the names that are close.
     """
-    letters = _without_k(_letters(text).removesuffix("gpu"))  # ComfyUI: with noise that is drawn on the card
-    if letters in _SAMPLERS:
-        return _SAMPLERS[letters], None
-    for beginning, sampler in _SAMPLERS.items():
-        rest = letters.removeprefix(beginning)
-        if rest == letters:
-            continue
-        if rest in _SCHEDULES:
-            return sampler, _SCHEDULES[rest]
-        if rest in _AUTOMATIC:
-            return sampler, None
-    raise ValueError(_unknown("sampler", text, letters, SAMPLERS, _SAMPLERS))
+    letters = _without_k(_letters(text).replace("gpu", ""))  # ComfyUI: with noise that is drawn on the card
+    if letters in _SCHEDULES and letters not in _SAMPLERS:
+        schedule = _SCHEDULES[letters]
+        msg = f"{text!r} is a schedule: write it as `schedule: {schedule}`, and a sampler as `sampler`"
+        raise ValueError(msg)
+    for sampler, rest in _divided(letters, _SAMPLERS):
+        if rest in _SCHEDULES or not rest or rest in _AUTOMATIC:
+            return sampler, _SCHEDULES.get(rest)
+    raise ValueError(_unknown_sampler(text, letters))
+
+
+def is_sampler(text: str) -> bool:
+    """Return whether a text is a sampler's name in some spelling."""
+    try:
+        read_sampler(text)
+    except ValueError:
+        return False
+    return True
 
 
 def read_schedule(text: str) -> ScheduleName | None:
@@ -205,9 +257,16 @@ def read_schedule(text: str) -> ScheduleName | None:
     letters = _letters(text)
     if letters in _AUTOMATIC:
         return None
-    if letters not in _SCHEDULES:
-        raise ValueError(_unknown("schedule", text, letters, ("auto", *SCHEDULES), _SCHEDULES))
-    return _SCHEDULES[letters]
+    if letters in _SCHEDULES:
+        return _SCHEDULES[letters]
+    if letters in _SAMPLERS:
+        msg = f"{text!r} is a sampler: write it as `sampler: {_SAMPLERS[letters]}`, and a schedule as `schedule`"
+        raise ValueError(msg)
+    if letters in SCHEDULES_NOT_OFFERED:
+        close = SCHEDULES_NOT_OFFERED[letters]
+        msg = f"the schedule {text!r} is not supported: {close} comes closest to it; {_LIST}"
+        raise ValueError(msg)
+    raise ValueError(f"there is no schedule {text[:60]!r}: {_advice(letters, _SCHEDULES)}")
 
 
 def apart(settings: Mapping[str, Any], default: SamplerName | None = None) -> dict[str, Any]:
@@ -274,14 +333,39 @@ def _letters(text: object) -> str:
 def _without_k(letters: str) -> str:
     """Return a name without the `k_` that k-diffusion's samplers once had in A1111."""
     rest = letters.removeprefix("k")
-    return rest if letters not in _SAMPLERS and any(map(rest.startswith, _SAMPLERS)) else letters
+    known = {**_SAMPLERS, **NOT_OFFERED}
+    return rest if letters not in known and any(map(rest.startswith, known)) else letters
 
 
-def _unknown(kind: str, text: str, letters: str, names: Iterable[str], known: Mapping[str, str]) -> str:
-    close = list(dict.fromkeys(known[each] for each in get_close_matches(letters, known)))
-    advice = f"did you mean {' or '.join(close)}?" if close else f"use one of {', '.join(names)}"
-    return f"there is no {kind} {text[:60]!r}: {advice}"
+def _divided(letters: str, names: Mapping[str, SamplerName]) -> list[tuple[SamplerName, str]]:
+    """Return the samplers with which a name begins, the longest first, each with what follows it."""
+    beginnings = sorted(filter(letters.startswith, names), key=len, reverse=True)
+    return [(names[beginning], letters.removeprefix(beginning)) for beginning in beginnings]
 
 
+def _unknown_sampler(text: str, letters: str) -> str:
+    """Return the message for a name that no sampler has: what of it is wrong, and what is close."""
+    for close, rest in _divided(letters, NOT_OFFERED):
+        if rest in _SCHEDULES or not rest or rest in _AUTOMATIC:
+            return f"the sampler {text[:60]!r} is not supported: {close} comes closest to it; {_LIST}"
+    for sampler, rest in _divided(letters, _SAMPLERS):
+        if _close(rest, _SCHEDULES):
+            return f"{text[:60]!r} is {sampler} with a schedule {rest!r} that there is not: {_advice(rest, _SCHEDULES)}"
+    return f"there is no sampler {text[:60]!r}: {_advice(letters, _SAMPLERS)}"
+
+
+def _advice(letters: str, known: Mapping[str, str]) -> str:
+    close = _close(letters, known)
+    return f"did you mean {' or '.join(close)}?" if close else _LIST
+
+
+def _close(letters: str, known: Mapping[str, str]) -> list[str]:
+    """Return the names that are close to one; a program's form of a sampler is a name that nobody means by a slip."""
+    usual = {each: name for each, name in known.items() if name not in _FORMS}
+    return list(dict.fromkeys(usual[each] for each in get_close_matches(letters, usual)))
+
+
+_LIST: Final = "docs/reference/spec.md lists all under Samplers"
+_FORMS: Final = frozenset({*A1111_FORMS.values(), *COMFYUI_FORMS.values()})
 _SAMPLERS: Final[Mapping[str, SamplerName]] = {**{_letters(name): name for name in SAMPLERS}, **_MORE_SAMPLERS}
 _SCHEDULES: Final[Mapping[str, ScheduleName]] = {**{_letters(name): name for name in SCHEDULES}, **_MORE_SCHEDULES}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import Field, field_validator, model_validator
 
@@ -11,6 +11,7 @@ from basics.settings import FrozenSettings
 from scorers.config import SpecPath
 from search_spaces.block_presets import block_preset
 from search_spaces.slots import beyond_usual
+from studies.spec.samplers import is_sampler
 
 SamplerName = Literal["depth", "gp", "tpe", "cmaes", "nsgaii", "qmc", "random"]
 PREDICTING: tuple[SamplerName, ...] = ("depth",)  # samplers that say how much improvement they expect of a trial
@@ -23,6 +24,27 @@ class SamplerSettings(FrozenSettings):
     name: SamplerName = "depth"
     seed: int = Field(default=0, ge=0, lt=2**31)
     options: Mapping[str, Any] = Field(default_factory=dict)  # passed to the sampler's constructor
+
+    @model_validator(mode="before")
+    @classmethod
+    def _is_no_name(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            msg = f"it proposes merges and is written as `{{name: depth}}`; {_of_images(value)}"
+            raise ValueError(msg)
+        return value
+
+    @field_validator("name", mode="before")
+    @classmethod
+    def _is_no_sampler_of_images(cls, value: Any) -> Any:
+        if isinstance(value, str) and is_sampler(value):
+            msg = f"it proposes merges, and is one of {', '.join(get_args(SamplerName))}; {_of_images(value)}"
+            raise ValueError(msg)
+        return value
+
+
+def _of_images(name: str) -> str:
+    """Return where the sampler of images stands."""
+    return f"the sampler of images stands under `suite`: `suite: {{sampler: {name[:60]}}}`"
 
 
 class RecipeProbe(FrozenSettings):

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 from pydantic import Field, ValidationError, ValidationInfo, field_validator, model_validator
 
@@ -29,10 +29,13 @@ from studies.spec.dynamic_prompts import expand_spec
 from studies.spec.final import FinalSettings
 from studies.spec.former import as_now
 from studies.spec.rendering import ExportSettings, RenderSettings
+from studies.spec.samplers import PROGRAMS
 from studies.spec.scoring import ObjectiveTerm, ScorerEntry, with_kind
 from studies.spec.search import PREDICTING, BudgetSettings, ProbeSettings, RacingSettings, SamplerSettings
-from studies.spec.suite import SuiteSettings
+from studies.spec.suite import SuiteSettings, in_usual_spelling
+from studies.spec.suite_notes import suite_notes
 from studies.spec.warm_start import WarmStartSettings
+from studies.spec.words import STUDY_WORDS
 from studies.system.documents import parse_yaml, read_text
 from studies.system.texts import quotes_for_prompt, unquoted_text
 
@@ -52,6 +55,21 @@ def _names_images(spec: Any) -> bool:
     return any(isinstance(prompt, Mapping) and "image" in prompt for prompt in prompts)
 
 
+def _in_usual_spelling(spec: Any) -> Any:
+    """Return a spec with the names of its suite as they are usually spelled."""
+    suite = spec.get("suite") if isinstance(spec, Mapping) else None
+    return {**spec, "suite": in_usual_spelling(suite)} if isinstance(suite, Mapping) else spec
+
+
+def _with_pictures(spec: Any, base_dir: Path) -> tuple[Any, tuple[str, ...]]:
+    """Return a spec with the settings of its pictures, and what the user should know of them."""
+    if not _names_images(spec):
+        return spec, ()
+    from studies.spec.published.items import with_pictures  # it loads Pillow
+
+    return with_pictures(spec, base_dir)
+
+
 def _may_be_in_file_name(character: str) -> bool:
     return is_word(character) or character in " .+-" or character in JOINERS
 
@@ -66,6 +84,7 @@ class LoraSettings(FrozenSettings):
 class StudySpec(FrozenSettings):
     """A study as the user asked for it."""
 
+    OTHER_WORDS: ClassVar[Mapping[str, str]] = STUDY_WORDS
     study: str = Field(min_length=1, max_length=60)
     parents: tuple[SpecPath, ...]
     method: str | None = None  # merges all parents in one step; by default weighted_sum
@@ -93,12 +112,12 @@ class StudySpec(FrozenSettings):
         context = info.context or {}
         if "base_dir" not in context:
             return data
-        expanded = expand_spec(with_plain_keys(data), Path(context["base_dir"]))
-        if not _names_images(expanded):
-            return expanded
-        from studies.spec.published.items import with_pictures  # it loads Pillow
-
-        resolved, notes = with_pictures(expanded, Path(context["base_dir"]))
+        base_dir = Path(context["base_dir"])
+        written = _in_usual_spelling(with_plain_keys(data))
+        resolved, notes = _with_pictures(expand_spec(written, base_dir), base_dir)
+        suite = resolved.get("suite") if isinstance(resolved, Mapping) else None
+        if isinstance(suite, Mapping) and suite.get("noise", "a1111") in PROGRAMS:
+            notes = (*notes, *suite_notes(written, suite.get("noise", "a1111"), base_dir))
         context.get("notes", []).extend(notes)
         return resolved
 
@@ -363,7 +382,7 @@ class ReadSpec:
     """A spec that was read from a file."""
 
     spec: StudySpec
-    notes: tuple[str, ...]  # what the user should know of the files that it takes settings from, one line each
+    notes: tuple[str, ...]  # what the user should know of it, one line each
 
 
 def load_spec(path: Path) -> StudySpec:

@@ -7,13 +7,15 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
-from typing import Annotated, Any, Final, Literal, Self
+from typing import Annotated, Any, ClassVar, Final, Literal, Self
 
 from pydantic import BeforeValidator, Field, ValidationInfo, field_validator, model_validator
 
 from basics.names import plain
 from basics.settings import FrozenSettings
 from scorers.config import SpecPath
+from studies.spec.guidance import NO_PAG, Pag
+from studies.spec.presets import PresetName, read_preset, with_preset
 from studies.spec.samplers import (
     OWN_SCHEDULES,
     PROGRAMS,
@@ -28,17 +30,34 @@ from studies.spec.samplers import (
     only_sampler,
     only_schedule,
 )
+from studies.spec.words import PROMPT_WORDS, SUITE_WORDS, as_list, as_named, as_size, letters
 
 Syntax = Literal["a1111", "comfyui", "plain"]
 Emphasis = Literal["original", "no_norm", "none", "ignore"]
-PredictionName = Literal["auto", "epsilon", "v_prediction"]
+PredictionName = Literal["auto", "epsilon", "v_prediction", "flow"]
+# How far a flow's noise levels are bent towards noise. Published models of Stable Diffusion's families use 1 to 12;
+# 3 is what ComfyUI's node ModelSamplingSD3 begins with.
+LEAST_SHIFT: Final = 1.0
+MOST_SHIFT: Final = 12.0
+USUAL_SHIFT: Final = 3.0
 SCORING: Final = ("weight", "without")  # settings of a prompt that change no image
-Size = Annotated[tuple[int, int], BeforeValidator(lambda value: (value, value) if isinstance(value, int) else value)]
+_LATER: Final = ("cfg_rescale", "pag")  # which suites and prompts did not always have
+_NAMES: Final[Mapping[str, Any]] = {
+    "noise": ProgramName,
+    "syntax": Syntax,
+    "emphasis": Emphasis,
+    "prediction": PredictionName,
+}
+Size = Annotated[tuple[int, int], BeforeValidator(as_size)]
+Sizes = Annotated[tuple[Size, ...], BeforeValidator(as_list)]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]  # what a torch generator takes
+Seeds = Annotated[tuple[Seed, ...], BeforeValidator(as_list)]
 Sampler = Annotated[SamplerName, BeforeValidator(only_sampler)]
 Schedule = Annotated[ScheduleName, BeforeValidator(only_schedule)]
+Preset = Annotated[PresetName, BeforeValidator(read_preset)]
 Steps = Annotated[int, Field(ge=1, le=1000)]
 Cfg = Annotated[float, Field(ge=0, le=100)]  # guidance scale; 1 and 0 render without guidance
+CfgRescale = Annotated[float, Field(ge=0, le=1)]  # arXiv:2305.08891, eq. 16; 0: as guidance leaves it
 ClipSkip = Annotated[int, Field(ge=1, le=11)]  # 1 is the last layer, as in A1111; SDXL: at least 2
 
 
@@ -66,17 +85,20 @@ class SuiteItem:
 class SuitePrompt(FrozenSettings):
     """A prompt, with the settings in which it differs from the suite."""
 
+    OTHER_WORDS: ClassVar[Mapping[str, str]] = PROMPT_WORDS
     prompt: str = Field(min_length=1)
     negative: str | None = None
-    seeds: tuple[Seed, ...] | None = None
-    sizes: tuple[Size, ...] | None = None
+    seeds: Seeds | None = None
+    sizes: Sizes | None = None
     steps: Steps | None = None
     cfg: Cfg | None = None
+    cfg_rescale: CfgRescale | None = None
+    pag: Pag | None = None
     sampler: Sampler | None = None
     schedule: Schedule | None = None  # None: the suite's, or the usual one where the prompt has a sampler of its own
     clip_skip: ClipSkip | None = None
     weight: float = Field(default=1.0, gt=0, allow_inf_nan=False)  # of each of its items in the means over items
-    without: tuple[str, ...] = ()  # scorers that do not look at its images
+    without: Annotated[tuple[str, ...], BeforeValidator(as_list)] = ()  # scorers that do not look at its images
 
     @field_validator("without")
     @classmethod
@@ -124,15 +146,19 @@ class SuiteLora(FrozenSettings):
 class SuiteSettings(FrozenSettings):
     """Prompts x seeds x sizes, and how each item is rendered; fixed for the whole study."""
 
+    OTHER_WORDS: ClassVar[Mapping[str, str]] = SUITE_WORDS
     # The program in which the same settings give the same picture: its samplers, its first noise, its noise of later
     # steps, and the times that its U-Net is given. It stands first, because the prompts' samplers are read by it.
     noise: ProgramName = "a1111"
+    preset: Preset | None = None  # what set the settings that a spec left out; they are written out when it is parsed
     prompts: tuple[SuitePrompt, ...]
     negative: str = ""
-    seeds: tuple[Seed, ...] = (0,)
-    sizes: tuple[Size, ...] = ((512, 512),)
+    seeds: Seeds = (0,)
+    sizes: Sizes = ((512, 512),)
     steps: Steps = 20
     cfg: Cfg = 7.0
+    cfg_rescale: CfgRescale = 0.0
+    pag: Pag = NO_PAG
     sampler: Sampler = "dpmpp_2m"
     schedule: Schedule = "karras"  # a spec may say auto: the usual one of the sampler, which is resolved when parsed
     ensd: int = Field(default=0, gt=-(2**63), lt=2**63)  # "eta noise seed delta", added to seeds of later steps' noise
@@ -146,17 +172,19 @@ class SuiteSettings(FrozenSettings):
     size_conditioning: SizeConditioning = SizeConditioning()  # SDXL only
     prediction: PredictionName = "auto"  # what the U-Net predicts; auto: as the parents' markers say
     zero_snr: Literal["auto"] | bool = "auto"  # whether the noise schedule ends in pure noise; auto: as marked
+    shift: Literal["auto"] | float = "auto"  # of a flow's noise levels; auto: as marked, else USUAL_SHIFT
 
     @model_validator(mode="before")
     @classmethod
     def _as_in_the_program(cls, data: Any) -> Any:
         if not isinstance(data, Mapping):
             return data
-        named, program = apart(data, default="dpmpp_2m"), data.get("noise", "a1111")
+        named, program = apart(with_preset(data), default="dpmpp_2m"), data.get("noise", "a1111")
         sampler, schedule = named.get("sampler"), named.get("schedule")
-        if sampler not in SAMPLERS or schedule not in (None, *SCHEDULES) or program not in PROGRAMS:
+        if sampler not in SAMPLERS or schedule not in (None, *SCHEDULES):
             return named  # which the fields refuse
-        sampler, schedule = in_program(sampler, schedule, program)
+        # A program that there is not is refused, and for that only: any will do for the schedule.
+        sampler, schedule = in_program(sampler, schedule, program if program in PROGRAMS else "a1111")
         return {**named, "sampler": sampler, "schedule": schedule}
 
     @field_validator("prompts")
@@ -191,8 +219,27 @@ class SuiteSettings(FrozenSettings):
             raise ValueError(msg)
         return value
 
+    @field_validator("shift", mode="before")
+    @classmethod
+    def _auto_or_shift(cls, value: Any) -> Any:
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        if value != "auto" and not (number and LEAST_SHIFT <= value <= MOST_SHIFT):
+            msg = f"expected auto, or a number from {LEAST_SHIFT:g} (levels as they are) to {MOST_SHIFT:g}"
+            raise ValueError(msg)
+        return value
+
+    @model_validator(mode="after")
+    def _shift_is_of_a_flow(self) -> Self:
+        if self.shift != "auto" and self.prediction not in ("auto", "flow"):
+            msg = f"`shift` needs `prediction: flow`, and the prediction is {self.prediction}: leave it out"
+            raise ValueError(msg)
+        return self
+
     @model_validator(mode="after")
     def _zero_snr_predicts_v(self) -> Self:
+        if self.prediction == "flow" and self.zero_snr is True:
+            msg = "`zero_snr` is of models that predict v; a flow begins in pure noise anyway: leave it out"
+            raise ValueError(msg)
         if self.prediction == "epsilon" and self.zero_snr is True:
             msg = (
                 "`zero_snr: true` needs `prediction: v_prediction`: where the input is pure noise, predicting the "
@@ -207,6 +254,16 @@ class SuiteSettings(FrozenSettings):
         if isinstance(data, Mapping) and data.get("emphasis") is None and data.get("syntax", "a1111") == "a1111":
             return {**data, "emphasis": "original"}
         return data
+
+    @model_validator(mode="before")
+    @classmethod
+    def _names_in_any_spelling(cls, data: Any) -> Any:  # the last such validator is the first that runs
+        return in_usual_spelling(data) if isinstance(data, Mapping) else data
+
+    @field_validator(*_NAMES, mode="before")
+    @classmethod
+    def _known_names(cls, value: Any, info: ValidationInfo) -> Any:
+        return as_named(value, _NAMES[str(info.field_name)])
 
     @model_validator(mode="after")
     def _syntax_has_settings(self) -> Self:
@@ -272,12 +329,15 @@ class SuiteSettings(FrozenSettings):
 
     def _sampling(self, prompt: SuitePrompt) -> Sampling:
         sampler = prompt.sampler or self.sampler
-        return Sampling(
+        sampling = Sampling(
             sampler=sampler,
             schedule=OWN_SCHEDULES.get(sampler) or prompt.schedule or self.schedule,
             steps=prompt.steps or self.steps,
             cfg=self.cfg if prompt.cfg is None else prompt.cfg,
+            cfg_rescale=self.cfg_rescale if prompt.cfg_rescale is None else prompt.cfg_rescale,
+            pag=self.pag if prompt.pag is None else prompt.pag,
         )
+        return sampling if sampling.is_guided else replace(sampling, cfg_rescale=0.0)  # which has nothing to rescale
 
     def looked_at_by(self, scorer: str) -> tuple[SuiteItem, ...]:
         """Return the items that a scorer is not left out of."""
@@ -299,18 +359,36 @@ class SuiteSettings(FrozenSettings):
     def digest(self) -> str:
         """sha256 of everything that shapes the renders, 64 hex digits.
 
-        Settings that are left to the models' markers are excluded: the parents' own hashes cover the markers. So are
-        the paths of embeddings and LoRAs, which may move: the content of those that are used is a fingerprint of the
-        study. So are settings of a prompt that say who scores its images and how they count.
+        The preset's name is excluded: its settings are written out. Settings that are left to the models' markers are
+        excluded: the parents' own hashes cover the markers. So are the paths of embeddings and LoRAs, which may move:
+        the content of those that are used is a fingerprint of the study. So are settings of a prompt that say who
+        scores its images and how they count. Settings that a study of an earlier version could not have are excluded
+        where they change nothing.
         """
-        excluded = {name for name in ("prediction", "zero_snr") if getattr(self, name) == "auto"}
-        data = self.model_dump(mode="json", exclude=excluded | {"embeddings", "lora_folder", "loras"})
+        excluded = {name for name in ("prediction", "zero_snr", "shift") if getattr(self, name) == "auto"}
+        excluded |= {"embeddings", "lora_folder", "loras", "preset"}
+        excluded |= {name for name in _LATER if getattr(self, name) == type(self).model_fields[name].default}
+        data = self.model_dump(mode="json", exclude=excluded)
         if self.loras:
             data["loras"] = self.lora_strengths
         for prompt in data["prompts"]:
             for name in SCORING:
                 del prompt[name]
+            for name in _LATER:
+                if prompt[name] is None:
+                    del prompt[name]
         return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()
+
+
+def in_usual_spelling(suite: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings of a suite with names in the spelling of `_NAMES`; those that there are not stay."""
+    spelled = dict(suite)
+    for setting in _NAMES.keys() & suite.keys():
+        try:
+            spelled[setting] = as_named(suite[setting], _NAMES[setting])
+        except ValueError:
+            continue  # the field refuses it
+    return spelled
 
 
 def expand_prompts(value: Any) -> Any:
@@ -325,5 +403,7 @@ def expand_prompts(value: Any) -> Any:
 
 def _is_settings(prompt: Any) -> bool:
     if isinstance(prompt, Mapping):
+        if any(letters(str(key)) in PROMPT_WORDS for key in prompt):
+            return True
         return any(get_close_matches(str(key).casefold(), SuitePrompt.model_fields, cutoff=0.8) for key in prompt)
     return isinstance(prompt, SuitePrompt)

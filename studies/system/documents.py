@@ -12,7 +12,7 @@ import yaml
 from basics import foreign
 from studies.errors import StudyError
 
-_FIRST: Final = "put a text in quotes that begins with @ ` % * & ! | > or a quotation mark"
+_FIRST: Final = "put a text in quotes that begins with @ [ { ` % * & ! | > or a quotation mark"
 _HINTS: Final = {  # words in PyYAML's problem -> what the writer of a text may do
     "mapping values are not allowed": "put a text that contains a colon and a space in quotes",
     "cannot start any token": _FIRST,

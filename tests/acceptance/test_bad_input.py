@@ -238,7 +238,7 @@ def test_a_study_to_begin_with_that_cannot_be_used_is_told_in_one_line(
 def test_a_check_tells_what_would_be_copied(database: Database, folder: Path, call: Call) -> None:
     outcome = call("study", "check", write_spec(folder, study="more", warm_start="portraits"))
     assert outcome.code == 0, outcome
-    assert "the best 1 merges are rendered anew, as their scores do not hold here (another machine" in outcome.out
+    assert "the best merge is rendered anew, because the scores do not hold here (another machine" in outcome.out
 
 
 @pytest.mark.parametrize("command", ["check", "start"])

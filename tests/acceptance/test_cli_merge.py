@@ -180,6 +180,23 @@ class TestByHand:
         call("merge", "o.safetensors", "-o", "again.safetensors", "--models", ".")
         assert sha256(folder / "again.safetensors") == sha256(folder / "o.safetensors")
 
+    def test_a_flow_keeps_its_shift_and_one_that_is_only_called_so_is_a_note(self, folder: Path, call: Call) -> None:
+        flow = {"modelspec.prediction_type": "flow", "mergetune.shift": "6"}
+        save_file(load_file("a.safetensors"), "flow.safetensors", flow)
+        save_file(load_file("b.safetensors"), "bigASP_v2.5.safetensors", {})
+        (folder / "r.yaml").write_text("parents: [flow.safetensors, bigASP_v2.5.safetensors]\nratio: 0.5\n")
+        said = call("merge", "r.yaml", "-o", "o.safetensors").out
+        assert "A predicts flow but B predicts epsilon" in said
+        assert "bigASP_v2.5.safetensors is called like a model that follows a flow" in said
+        assert "suite: {" not in said  # a recipe has none
+        made = metadata(folder / "o.safetensors")
+        assert {key: made[key] for key in flow} == {"modelspec.prediction_type": "flow", "mergetune.shift": "6.0"}
+        assert "ModelSamplingSD3 with shift 6 " in made["modelspec.usage_hint"]
+        call("merge", "o.safetensors", "-o", "again.safetensors", "--models", ".")
+        assert sha256(folder / "again.safetensors") == sha256(folder / "o.safetensors")
+        call("lora", "bake", "flow.safetensors", "style.safetensors", "-o", "baked.safetensors")
+        assert metadata(folder / "baked.safetensors")["mergetune.shift"] == "6.0"
+
     def test_an_existing_file_is_replaced_only_on_demand_and_a_source_never(self, folder: Path, call: Call) -> None:
         (folder / "o.safetensors").write_text("mine")
         assert "--force" in call("merge", "chain.yaml", "-o", "o.safetensors", code=2).err

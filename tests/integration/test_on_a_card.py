@@ -181,6 +181,17 @@ def test_recorded_kernels_give_the_same_pixels(sampler: str, models: LiveModels)
     assert len(recorded) == 2  # one for each size, at the first time
 
 
+def test_a_graph_is_never_repeated_for_other_layers(models: LiveModels) -> None:
+    """Without guidance all calls have the same shapes."""
+    live = graphed(models)
+    with recordings() as recorded:
+        for pag in (0, 3, {"scale": 3, "layers": ["up"]}, 0):
+            settings = suite(cfg=1, pag=pag, sizes=(128,))
+            expected = Renderer(models, settings).render().images
+            assert all(map(torch.equal, Renderer(live, settings).render().images, expected))
+    assert len(recorded) == 3
+
+
 def test_a_graph_recorded_before_a_merge_is_right_after_it(parents: tuple[Checkpoint, ...]) -> None:
     resident = on_the_card(parents)
     launched = build_models(resident)

@@ -474,11 +474,22 @@ def test_a_scorer_that_raises_fails_the_trial_with_its_reason(tmp_path: Path) ->
     [
         ({"clip_skip": 9}, "clip_skip 9 leaves no layer"),
         ({"sampler": "ddim_a1111", "steps": 1}, "makes no step at all"),
+        ({"pag": {"scale": 3, "layers": ["up_blocks.9"]}}, r"no self-attention in up_blocks\.9: use down_blocks\."),
+        (
+            {"prompts": [{"prompt": "a", "pag": {"scale": 3, "layers": ["mid_block.attentions.1"]}}]},
+            "no self-attention",
+        ),
     ],
 )
 def test_what_cannot_be_rendered_is_refused_before_anything_is_loaded(suite: dict[str, object], message: str) -> None:
     with pytest.raises(RenderError, match=message):
         make_plan(parse_spec(yaml.safe_dump(short_spec(suite=short_spec()["suite"] | suite)), base_dir=DEMO))
+
+
+def test_layers_of_the_finals_prompts_are_refused_then_too() -> None:
+    final = {"prompts": [{"prompt": "a lion", "pag": {"scale": 3, "layers": ["down_blocks.9"]}}]}
+    with pytest.raises(RenderError, match=r"no self-attention in down_blocks\.9"):
+        make_plan(parse_spec(yaml.safe_dump(short_spec(final=final)), base_dir=DEMO))
 
 
 def test_parents_without_any_vae_are_refused_before_anything_is_loaded(tmp_path: Path) -> None:

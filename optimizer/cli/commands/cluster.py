@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from basics.messages import first_line
+from basics.messages import counted, first_line
 from optimizer.cli.common import (
     ArtifactFolder,
     CacheFolder,
@@ -72,7 +72,7 @@ def start(
             name = next(name for index in range(10**6) if (name := f"{PREFIX}{index}") not in there)
             there.add(name)
             actor.options(name=name, **options, **share).remote(assignment)
-        words = f"{len(there)} {'worker' if len(there) == 1 else 'workers'} in the cluster"
+        words = f"{counted(len(there), 'worker')} in the cluster"
         console.print(f"{words}; see: mergetune cluster status", soft_wrap=True)
 
 
@@ -107,7 +107,7 @@ def stop(
         for name in names:
             with contextlib.suppress(ValueError):  # it has just gone by itself
                 ray.kill(ray.get_actor(name, namespace=NAMESPACE), no_restart=True)
-        console.print(f"{len(names)} {'worker has' if len(names) == 1 else 'workers have'} left")
+        console.print(f"{counted(len(names), 'worker has', 'workers have')} left")
 
 
 # --------------------------------------------------------------------------------------------- actors

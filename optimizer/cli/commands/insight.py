@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from basics.messages import counted
 from basics.names import plain, typed_path
 from optimizer.cli.common import (
     AsJson,
@@ -135,10 +136,11 @@ def _print_notes(found: Insight) -> None:
 
     count = len(found.samples)
     if found.reliable:
-        console.print(f"from {count} complete trials in the search space")
+        console.print(f"from {counted(count, 'complete trial')} in the search space")
     else:
         console.print(
-            f"[yellow]not reliable yet:[/] {count} complete trials in the search space, at least {RELIABLE} are needed"
+            f"[yellow]not reliable yet:[/] {counted(count, 'complete trial')} in the search space, at least {RELIABLE} "
+            "are needed"
         )
     if found.estimated:
         console.print(f"{found.estimated} of them were stopped early by racing: their objective is an estimate")
@@ -283,7 +285,7 @@ def _print_paired(found: StudyComparison) -> None:
         better = "higher" if score.direction == "maximize" else "lower"
         console.print(
             f"{escaped(score.name)}: {escaped(second)} minus {escaped(first)} {score.difference:+.3g}{interval}, "
-            f"over {score.items} images; {better} is better",
+            f"over {counted(score.items, 'image')}; {better} is better",
             soft_wrap=True,
         )
     if found.other_parents is not None:

@@ -72,6 +72,7 @@ def _facts(opened: Checkpoint, *, check: bool) -> dict[str, Any]:
 
     from optimizer.cli.views.provenance import recipes_in
     from optimizer.merging.files.checkpoint import DTYPE_NAMES, total_bytes
+    from optimizer.rendering.prediction import unmarked_flow_note
 
     architecture = opened.architecture  # first, because it refuses files that are not checkpoints
     infos = opened.tensors.values()
@@ -87,7 +88,7 @@ def _facts(opened: Checkpoint, *, check: bool) -> dict[str, Any]:
         "places": _places(opened),
         "hashes": _hashes(opened),
         "check": _check(opened) if check else None,
-        "notes": list(opened.notes),
+        "notes": [*opened.notes, *filter(None, [unmarked_flow_note(opened)])],
         "recipes": recipes_in(opened.metadata),
         "metadata": dict(opened.metadata),
     }

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from basics.messages import counted
 from basics.names import typed_path
 from optimizer.cli.commands.inspection import reading
 from optimizer.cli.common import console, errors, escaped, fail, require_usual, safetensors_target
@@ -108,7 +109,7 @@ def extract(
             soft_wrap=True,
         )
     console.print(
-        f"wrote {escaped(str(target))}: {len(lora.factors)} layers, {target.stat().st_size / 1e6:,.1f} MB",
+        f"wrote {escaped(str(target))}: {counted(len(lora.factors), 'layer')}, {target.stat().st_size / 1e6:,.1f} MB",
         soft_wrap=True,
     )
 
@@ -137,7 +138,7 @@ def _notes(lora: ExtractedLora) -> Iterator[str]:
     if "vae" in lora.energy:
         yield "the VAEs differ: a LoRA contains no VAE, so A's stays"
     if lora.unchanged:
-        yield f"{lora.unchanged} layers are equal in A and B and were left out"
+        yield f"{counted(lora.unchanged, 'layer is', 'layers are')} equal in A and B and left out"
     if lora.one_sided:
         keys = ", ".join(lora.one_sided[:KEYS_SHOWN]) + (", ..." if len(lora.one_sided) > KEYS_SHOWN else "")
         yield f"{len(lora.one_sided)} tensors are in only one of the two and were left out: {keys}"
@@ -174,7 +175,7 @@ def bake(
     from optimizer.merging.files.checkpoint import Checkpoint, total_bytes
     from optimizer.merging.files.parents import Parents
     from optimizer.merging.lora.file import Lora
-    from optimizer.rendering.prediction import modelspec_kind
+    from optimizer.rendering.prediction import header_fields_of_merge
     from search_spaces.slots import beyond_usual
 
     target = safetensors_target(output)
@@ -188,7 +189,7 @@ def bake(
     recipe = _recipe(ingredients, [weight for _, weight in weighted], dtype)
     device = _device()
     metadata = merge_metadata(
-        recipe, ingredients, title=target.stem, prediction_type=modelspec_kind(base), device=device
+        recipe, ingredients, title=target.stem, prediction=header_fields_of_merge(base), device=device
     )
     size = total_bytes(export_layout(ingredients, recipe.dtype).values())
     with atomic_file(target, overwrite=force) as temporary, reading("writing", size) as advance:
@@ -240,7 +241,8 @@ def _show_baked(ingredients: Ingredients, weights: Sequence[float]) -> None:
     for lora, weight in zip(ingredients.loras, weights, strict=True):
         touched = lora.places(ingredients.parents.tensors, ingredients.parents.architecture)
         console.print(
-            escaped(f"{lora.name} at {weight:g}: {len(lora.modules)} layers in {', '.join(touched)}"), soft_wrap=True
+            escaped(f"{lora.name} at {weight:g}: {counted(len(lora.modules), 'layer')} in {', '.join(touched)}"),
+            soft_wrap=True,
         )
 
 

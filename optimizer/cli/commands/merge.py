@@ -474,7 +474,7 @@ def _open_ingredients(paths: RecipePaths, before: OpenedFiles) -> Ingredients:
 
 
 def _notes(job: MergeJob, ingredients: Ingredients) -> Iterator[str]:
-    from optimizer.rendering.prediction import prediction_or_problem
+    from optimizer.rendering.prediction import prediction_or_problem, unmarked_flow_note
 
     recipe = job.recipe
     used = {name for step in recipe.steps for name in step.operation.inputs} or {"A"}
@@ -485,6 +485,7 @@ def _notes(job: MergeJob, ingredients: Ingredients) -> Iterator[str]:
         return
     predictions = [prediction_or_problem(checkpoint) for checkpoint in ingredients.parents.checkpoints]
     first = predictions[0]
+    yield from filter(None, map(unmarked_flow_note, ingredients.parents.checkpoints))
     for parent, other in zip(recipe.parents, predictions, strict=True):
         if isinstance(other, str):
             yield f"it is not known what {parent.letter} predicts: {other}"
@@ -531,14 +532,13 @@ def _metadata(
     """Return the header's metadata; for the same merge, that of the file to make again."""
     from optimizer.merging.engine.export import HASH_FIELD
     from optimizer.merging.engine.metadata import DEVICE_FIELD, MARKERS_FIELD, THREADS_FIELD, merge_metadata
-    from optimizer.rendering.prediction import modelspec_kind
+    from optimizer.rendering.prediction import header_fields_of_merge, stated_fields
 
-    stated = job.original.get("modelspec.prediction_type")
     fresh = merge_metadata(
         job.recipe,
         ingredients,
         title=title or job.original.get("modelspec.title") or target.stem,
-        prediction_type=stated or modelspec_kind(ingredients.parents.first),
+        prediction=stated_fields(job.original) or header_fields_of_merge(ingredients.parents.first),
         device=device,
     )
     if not job.original or not _is_unchanged(job):

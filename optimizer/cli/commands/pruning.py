@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from basics.messages import counted
 from optimizer.cli.common import (
     ArtifactFolder,
     Storage,
@@ -48,7 +49,9 @@ def prune_artifacts(
     if not dry_run:
         remove_waste(records, store, waste)
     console.print(
-        f"{'would remove' if dry_run else 'removed'} {len(waste.renders)} renders of {len(waste.trials)} trials and "
-        f"{len(waste.orphans)} files that belong to no trial: {waste.bytes / 1e6:,.1f} MB in {escaped(store.location)}",
+        f"{'would remove' if dry_run else 'removed'} {counted(len(waste.renders), 'render')} of "
+        f"{counted(len(waste.trials), 'trial')} and "
+        f"{counted(len(waste.orphans), 'file that belongs', 'files that belong')} to no trial: "
+        f"{waste.bytes / 1e6:,.1f} MB in {escaped(store.location)}",
         soft_wrap=True,
     )

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
+from basics.messages import counted
 from basics.names import typed_path
 from optimizer.cli.common import console, errors, escaped, fail
 from optimizer.cli.views.help import Commands
@@ -75,14 +76,14 @@ def import_folder(
     kept = _without_repeats(chosen.pictures)
     if not kept:
         nothing = "nothing" if to_stdout else f"{output} is not"
-        fail(f"none of the {len(files)} files in {folder} has settings that can be used: {nothing} written")
+        fail(f"none of {counted(len(files), 'file')} in {folder} has settings that can be used: {nothing} written")
     section = suite_section(chosen.settings, kept)
     told = errors if to_stdout else console
     _write(section, None if to_stdout else output, force=force)
     for name, settings in kept:
         for note in settings.notes:
             told.print(f"[yellow]note:[/] {escaped(name)}: {escaped(note)}")
-    told.print(escaped(f"wrote {'the suite' if to_stdout else output}: {len(kept)} of {len(files)} files"))
+    told.print(escaped(f"wrote {'the suite' if to_stdout else output}: {len(kept)} of {counted(len(files), 'file')}"))
 
 
 def _files(folder: Path, *, recursive: bool) -> list[Path]:
@@ -101,7 +102,7 @@ def _files(folder: Path, *, recursive: bool) -> list[Path]:
     if not files:
         fail(f"{folder} has no PNG, JPEG, WebP or .txt file: give a folder of pictures")
     for name, count in unread.items():
-        _leave_out(f"the folder {name} with {count} files: add --recursive to read them")
+        _leave_out(f"the folder {name} with {counted(count, 'file')}: add --recursive to read them")
     return files
 
 

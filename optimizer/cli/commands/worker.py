@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from basics.messages import counted
 from optimizer.cli.common import ArtifactFolder, CacheFolder, Storage, console, quiet_optuna
 from optimizer.cli.workers.assignment import ModelOption, StudyNames, assigned
 from optimizer.cli.workers.monitoring import LogJson, MetricsAddress, monitor
@@ -33,4 +34,4 @@ def worker(
     with stopping() as stop:
         assignment = replace(assignment, until_done=until_done, finals=not no_final)
         finished = assignment.worker(database, stop, monitoring).run()
-    console.print(f"this worker finished {finished} {'trial' if finished == 1 else 'trials'}")
+    console.print(f"this worker finished {counted(finished, 'trial')}")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
+from basics.messages import counted
 from optimizer.cli.common import console, escaped, interactive
 from optimizer.cli.views.progress import gain_text
 from optimizer.cli.views.tables import ReportTable
@@ -179,7 +180,7 @@ def finish_command(records: StudyRecords) -> str:
 
 def final_table(stored: StoredStudy, final: Final, objective: Objective) -> ReportTable:
     """Return a table with a row for each candidate."""
-    title = f"final of {escaped(stored.name)}: {_images(stored)} images that the search never saw"
+    title = f"final of {escaped(stored.name)}: {counted(_images(stored), 'image')} that the search never saw"
     table = ReportTable(title)
     names = objective.names
     scorers = [term.scorer for term in objective.terms]

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from dataclasses import asdict
 
 import torch
 
+from basics.messages import counted
 from optimizer.cli.common import console, escaped
 from optimizer.cli.views.tables import ReportTable
 from optimizer.merging.files.checkpoint import letters, total_bytes
 from optimizer.rendering.prediction import EPSILON
 from optimizer.runtime.plan import Plan
 from optimizer.runtime.residence import Residence
-from studies.spec.samplers import TWO_CALLS, Sampling
+from studies.spec.presets import PRESETS, PresetName
+from studies.spec.samplers import Sampling
 from studies.spec.search import RacingSettings
-from studies.spec.suite import SuiteItem
+from studies.spec.suite import SuiteItem, SuiteSettings
 
 GUIDED_PASSES = 2  # classifier-free guidance runs the U-Net with and without the prompt
 
@@ -35,14 +38,16 @@ def print_plan(plan: Plan, device: torch.device, residence: Residence | None = N
     method = ", then ".join(operation.method for operation in spec.operations)
     names = ", ".join(parameter.name for parameter in plan.space.parameters)
     coarse = ", by section at first" if plan.space.settings.begins_coarse else ""
-    table.add_row("search", f"{method}, {len(plan.space.parameters)} numbers{coarse}: {escaped(names)}")
+    table.add_row("search", f"{method}, {counted(len(plan.space.parameters), 'number')}{coarse}: {escaped(names)}")
     sizes = ", ".join(sorted({f"{item.width}x{item.height}" for item in items}))
     table.add_row(
         "suite",
-        f"{len(items)} images per trial, {sizes}, {sampling_in_words(items)}",
+        f"{counted(len(items), 'image')} per trial, {sizes}, {sampling_in_words(items)}",
     )
     for title, loras in loras_in_words(plan):
         table.add_row(title, loras)
+    if spec.suite.preset is not None:
+        table.add_row("preset", preset_in_words(spec.suite, spec.suite.preset))
     if plan.prediction != EPSILON:
         table.add_row("prediction", plan.prediction.description)
     scorers = [info.report_name(len(spec.suite.looked_at_by(name))) for name, info in plan.infos.items()]
@@ -84,7 +89,8 @@ def final_in_words(plan: Plan) -> str:
         return "none"
     other = "other prompts and seeds" if settings.prompts is not None else "other seeds"
     images = len(plan.spec.held_out.items())
-    return f"the best {settings.top} trials and the parents again, {images} images each with {other}"
+    best = "trial" if settings.top == 1 else f"{settings.top} trials"
+    return f"the best {best} and the parents again, {counted(images, 'image')} each with {other}"
 
 
 def racing_in_words(settings: RacingSettings, items: int) -> str:
@@ -106,14 +112,30 @@ def objective_in_words(plan: Plan) -> str:
 def sampling_in_words(items: Iterable[SuiteItem]) -> str:
     """Describe how items are sampled; where they differ, how many ways there are besides the first."""
     first, *others = dict.fromkeys(item.sampling for item in items)
-    words = f"{first.steps} steps of {first.sampler}, {first.schedule}, CFG {first.cfg:g}"
-    return f"{words} and {len(others)} other ways" if others else words
+    words = f"{counted(first.steps, 'step')} of {first.sampler}, {first.schedule}, CFG {first.cfg:g}"
+    if first.cfg_rescale:
+        words += f" rescaled by {first.cfg_rescale:g}"
+    if first.pag.scale:
+        words += f", PAG {first.pag.scale:g} in {', '.join(first.pag.layers)}"
+    return f"{words} and {counted(len(others), 'other way')}" if others else words
+
+
+def preset_in_words(suite: SuiteSettings, name: PresetName) -> str:
+    """Describe what a suite has from its preset, and what its spec says instead."""
+    values = {key: (getattr(suite, key), value) for key, value in asdict(PRESETS[name]).items()}
+    kept = [f"{key} {_shown(value)}" for key, (own, value) in values.items() if own == value]
+    others = [f"{key} {_shown(own)}" for key, (own, value) in values.items() if own != value]
+    instead = f"; the spec says {', '.join(others)}" if others else ""
+    return f"{name} sets {', '.join(kept) or 'nothing'}{instead}"
+
+
+def _shown(value: object) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def unet_passes(sampling: Sampling) -> int:
     """Return how often the U-Net sees an image; the last step has one call with every sampler."""
-    steps = 2 * sampling.steps - 1 if sampling.sampler in TWO_CALLS else sampling.steps
-    return steps * (GUIDED_PASSES if sampling.is_guided else 1)
+    return sampling.calls * ((GUIDED_PASSES if sampling.is_guided else 1) + (sampling.pag.scale > 0))
 
 
 def cost(plan: Plan) -> str:
@@ -127,6 +149,8 @@ def cost(plan: Plan) -> str:
     fewer_trials = "at most " if may_end else ""
     fewer_images = "at most " if spec.racing is not None and not fewer_trials else ""
     return (
-        f"{fewer_trials}{spec.budget.trials} trials, {fewer_images}{spec.budget.trials * images:,} images, "
-        f"{spec.budget.trials * passes:,} U-Net passes; at most {(stored + live) / 1e9:.2f} GB for the weights"
+        f"{fewer_trials}{counted(spec.budget.trials, 'trial')}, "
+        f"{fewer_images}{counted(spec.budget.trials * images, 'image')}, "
+        f"{counted(spec.budget.trials * passes, 'U-Net pass', 'U-Net passes')}; "
+        f"at most {(stored + live) / 1e9:.2f} GB for the weights"
     )

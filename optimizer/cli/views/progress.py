@@ -11,6 +11,7 @@ from typing import Self
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn
 from rich.text import Text
 
+from basics.messages import counted
 from optimizer.cli.common import console, escaped, interactive
 from optimizer.observe.events import (
     BatchReduced,
@@ -160,14 +161,14 @@ class OutageReporter:
     def report(self, event: Event) -> None:
         """Print the beginning of an outage."""
         if isinstance(event, OutageBegan):
-            text = f"waiting for {event.reason}, {event.limit / 60:.0f} minutes at most"
+            text = f"waiting for {event.reason}, {counted(round(event.limit / 60), 'minute')} at most"
             console.print(escaped(text), soft_wrap=True)
 
 
 def _reduction(event: BatchReduced) -> str:
-    images = "1 image" if event.images == 1 else f"{event.images} images"
     done = " decoded" if event.component == "vae" else ""
-    return f"out of memory: from now on {images}{done} at once, and the same on such machines ({event.reason})"
+    images = f"{counted(event.images, 'image')}{done}"
+    return f"out of memory: from now on {images} at once, and the same on such machines ({event.reason})"
 
 
 def gain_text(gain: Gain) -> str:

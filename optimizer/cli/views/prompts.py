@@ -2,46 +2,74 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import Final
 
+from basics.messages import counted
 from basics.texts import visible
 from optimizer.cli.common import console, escaped
-from optimizer.rendering.prompts.check import SuitePrompts
+from optimizer.rendering.prompts.check import ReadPrompt, SuitePrompts
 from optimizer.rendering.prompts.networks import NamedLora
-from optimizer.rendering.prompts.reading import Reading, Text
+from optimizer.rendering.prompts.reading import Text
+
+MOST_IN_TURNS: Final = 60  # texts; alternating words of several kinds multiply
 
 
 def print_prompts(prompts: SuitePrompts) -> None:
     """Print how each prompt is read, negative ones after the others."""
     console.print(f"prompts, read as {prompts.syntax}:")
-    for title, readings in (("prompt", prompts.positive), ("negative prompt", prompts.negative)):
-        for reading in readings:
-            console.print(f"[bold]{title}[/] {escaped(_quoted(reading.prompt))}", soft_wrap=True)
-            for line in _lines(reading):
+    for title, read in (("prompt", prompts.positive), ("negative prompt", prompts.negative)):
+        for each in read:
+            console.print(f"[bold]{title}[/] {escaped(_quoted(each.reading.prompt))}", soft_wrap=True)
+            for line in prompt_lines(each):
                 console.print(f"  {escaped(line)}", soft_wrap=True)
 
 
-def _lines(reading: Reading) -> Iterator[str]:
-    """Yield the lines for one prompt."""
-    if reading.loras:
-        yield "LoRAs on top: " + ", ".join(map(_lora, reading.loras))
-    if len(reading.phases) == 1:
-        yield from _text_lines(reading.texts[0])
+def prompt_lines(prompt: ReadPrompt) -> Iterator[str]:
+    """Yield the lines for one prompt: which text is drawn when, and what each consists of."""
+    if prompt.reading.loras:
+        yield "LoRAs on top: " + ", ".join(map(_lora, prompt.reading.loras))
+    drawn, texts = prompt.drawn, prompt.reading.texts
+    different = [texts[index] for index in dict.fromkeys(drawn)]
+    if len(different) == 1:
+        yield from _text_lines(different[0])
         return
+    unit, of = ("step", "") if prompt.calls == prompt.steps else ("call", f" of {prompt.calls} (two in a step)")
     start = 0
-    for end, index in reading.phases:
-        text = reading.texts[index]
-        yield f"calls {start} to {end} of the U-Net: {_quoted(text.text)}"
-        start = end + 1
-    for text in reading.texts:
+    for end, indices in _runs(drawn):
+        place = f"{unit} {start + 1}" if end == start + 1 else f"{unit}s {start + 1} to {end}"
+        turns = " in turns" if len(indices) > 1 else ""
+        yield f"{place}{of}{turns}: {', '.join(_quoted(texts[index].text) for index in indices)}"
+        start, of = end, ""
+    for text in different:
         yield f"{_quoted(text.text)}:"
         yield from (f"  {line}" for line in _text_lines(text))
 
 
+def _runs(drawn: Sequence[int]) -> Iterator[tuple[int, tuple[int, ...]]]:
+    """Yield what holds for some calls after each other: the number of the last, and the texts that take turns in them.
+
+    The first call has the text of the second always, as A1111 begins to alternate there: it is told with those after.
+    """
+    start = min(1, len(drawn) - 1)
+    while start < len(drawn):
+        lengths = {period: _length(drawn, start, period) for period in range(1, MOST_IN_TURNS + 1)}
+        period = max(lengths, key=lambda each: (lengths[each] if each == 1 or lengths[each] >= 2 * each else 0, -each))
+        yield start + lengths[period], tuple(drawn[start : start + period])
+        start += lengths[period]
+
+
+def _length(drawn: Sequence[int], start: int, period: int) -> int:
+    """Return for how many calls the texts from the first one on repeat with a period."""
+    end = min(start + period, len(drawn))
+    while end < len(drawn) and drawn[end] == drawn[end - period]:
+        end += 1
+    return end - start
+
+
 def _text_lines(text: Text) -> Iterator[str]:
     counts = ", ".join(str(row[0].token_count) for row in text.rows)
-    chunks = "1 chunk" if len(text.rows) == 1 else f"{len(text.rows)} chunks"
-    yield f"{chunks} of 75 tokens, filled with {counts}"
+    yield f"{counted(len(text.rows), 'chunk')} of 75 tokens, filled with {counts}"
     weighted = [piece for piece in text.pieces if piece.weight != 1 and piece.text.strip()]
     if weighted:
         yield "weights: " + ", ".join(f"{_quoted(piece.text.strip())} {piece.weight:.4g}" for piece in weighted)
@@ -50,7 +78,7 @@ def _text_lines(text: Text) -> Iterator[str]:
         for vector in row[0].vectors:
             used[vector.inversion] = used.get(vector.inversion, 0) + 1
     if used:
-        yield "embeddings: " + ", ".join(f"{name} ({count} vectors)" for name, count in used.items())
+        yield "embeddings: " + ", ".join(f"{name} ({counted(count, 'vector')})" for name, count in used.items())
 
 
 def _lora(lora: NamedLora) -> str:

@@ -10,7 +10,7 @@ import numpy as np
 from optuna.artifacts.exceptions import ArtifactNotFound
 from sqlalchemy.exc import SQLAlchemyError
 
-from basics.messages import in_one_line
+from basics.messages import counted, in_one_line
 from optimizer.cli.common import console, escaped
 from optimizer.cli.views.final import caveat, current_winner, load_results, print_final, print_repeats
 from optimizer.cli.views.front import print_front
@@ -85,7 +85,7 @@ def _status(records: StudyRecords, trials: Sequence[StoredTrial], workers: int) 
     if study.priority:
         parts.append(f"priority {study.priority}")
     if workers:
-        parts.append(f"{workers} {'worker' if workers == 1 else 'workers'}")
+        parts.append(f"{counted(workers, 'worker')}")
     return ", ".join(parts)
 
 
@@ -139,8 +139,8 @@ def _print_progress(records: StudyRecords, trials: Sequence[StoredTrial]) -> Non
     copied = len(trials) - len(own_trials(trials))
     of_them = f" ({copied} of them copied)" if copied else ""
     console.print(
-        f"{len(complete)} trials complete{of_them}{_stopped_text(study, complete)}, {len(failed)} failed, {running} "
-        f"in progress or interrupted, budget {study.spec.budget.trials}",
+        f"{counted(len(complete), 'trial')} complete{of_them}{_stopped_text(study, complete)}, {len(failed)} failed, "
+        f"{running} in progress or interrupted, budget {study.spec.budget.trials}",
         soft_wrap=True,
     )
     if trials and study.spec.full_space.begins_coarse:
@@ -157,7 +157,7 @@ def _stopped_text(study: StoredStudy, complete: Sequence[StoredTrial]) -> str:
     """Return ` (12 of them stopped early, which saved 512 images)`; without racing an empty text."""
     items = len(study.spec.suite.items())
     saved = [items - trial.rendered for trial in complete if trial.estimated]
-    return f" ({len(saved)} of them stopped early, which saved {sum(saved):,} images)" if saved else ""
+    return f" ({len(saved)} of them stopped early, which saved {counted(sum(saved), 'image')})" if saved else ""
 
 
 def notable_trials(trials: Sequence[StoredTrial], objective: Objective, chosen: int | None = None) -> list[StoredTrial]:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from basics.errors import MergetuneError
+from basics.messages import counted
 from optimizer.cli.workers.assignment import Assignment
 from optimizer.cli.workers.monitoring import UNMONITORED
 from optimizer.system.cut_off_files import report_cut_off_files
@@ -91,7 +92,7 @@ class RayWorker:
             database = self._opened()
             self._worker = self._assignment.worker(database, self._stop, UNMONITORED)
             finished = self._worker.run()
-            self._ended = f"stopped after {finished} trials"
+            self._ended = f"stopped after {counted(finished, 'trial')}"
         except DatabaseLostError:
             os._exit(DIED)  # Ray restarts it, and it tries the database again
         except MergetuneError as error:

@@ -29,13 +29,13 @@ MARKERS_FIELD = "mergetune.markers"  # the file's markers, where a study overrid
 
 
 def merge_metadata(
-    recipe: Recipe, ingredients: Ingredients, *, title: str, prediction_type: str | None, device: torch.device
+    recipe: Recipe, ingredients: Ingredients, *, title: str, prediction: Mapping[str, str], device: torch.device
 ) -> dict[str, str]:
     """Return the header metadata of a merge.
 
     Args:
         title: the model's display name.
-        prediction_type: as modelspec has it, `epsilon` or `v`; None leaves the field out.
+        prediction: fields that say what the model predicts.
         device: where the arithmetic is done; the same recipe gives the same bits there.
     """
     names = model_family(ingredients.parents.architecture).header
@@ -51,7 +51,7 @@ def merge_metadata(
         "modelspec.architecture": names.architecture,
         "modelspec.implementation": names.implementation,
         "modelspec.title": title,
-        **({} if prediction_type is None else {"modelspec.prediction_type": prediction_type}),
+        **prediction,
         "modelspec.resolution": names.resolution,
         "modelspec.merged_from": ", ".join(parent.name for parent in recipe.parents),
     }

@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
+from basics.messages import counted
 from optimizer.merging.files.sources import abbreviated
 
 _NAMELESS_LORA = (
@@ -59,7 +60,7 @@ def _are_factors(values: Sequence[Any]) -> bool:
 
 def _elements(values: Sequence[Any]) -> str:
     kinds = sorted({type(value).__name__ for value in values})
-    return f"{len(values)} elements without names ({abbreviated(kinds)})" if values else "no elements"
+    return f"{counted(len(values), 'element')} without names ({abbreviated(kinds)})" if values else "no elements"
 
 
 def holds_tensors(value: object, seen: dict[int, tuple[int, bool]], depth: int = 4) -> bool:

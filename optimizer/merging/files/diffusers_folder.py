@@ -33,6 +33,8 @@ INDEX = "model_index.json"
 SCHEDULER_CONFIG = Path("scheduler", "scheduler_config.json")
 _STATISTICS = ("latents_mean", "latents_std", "scaling_factor")  # of latents; the markers of Playground 2.5 say them
 VAE_CONFIG = Path("vae", "config.json")
+PREDICTION_FIELD = "modelspec.prediction_type"
+SHIFT_FIELD = "mergetune.shift"  # of a flow's noise levels; no other program has a name for it in files
 
 # File names without suffix: of diffusers' models, then of transformers' (whose .bin files have another name).
 _STEMS = {".safetensors": ("diffusion_pytorch_model", "model"), ".bin": ("diffusion_pytorch_model", "pytorch_model")}
@@ -45,7 +47,8 @@ def diffusers_source(folder: Path) -> Source:
 
     The scheduler's settings become the marker keys of single files: `v_pred` if the model predicts v, `ztsnr` if betas
     are rescaled to zero terminal SNR (both float32 without elements), and `edm_` keys for the schedulers of CosXL and
-    Playground 2.5. A model that follows a flow has no marker, but a `modelspec.prediction_type` that is not rendered.
+    Playground 2.5. A model that follows a flow has no marker, but the metadata `modelspec.prediction_type`, and its
+    scheduler's shift as `mergetune.shift`.
 
     Raises:
         CheckpointError: no model_index.json, another kind of pipeline, weights that are missing or damaged, or settings
@@ -81,7 +84,7 @@ def diffusers_source(folder: Path) -> Source:
         tensors |= named
         if unknown:
             notes.append(f"{component}/: {len(unknown)} tensors have no place in a checkpoint: {abbreviated(unknown)}")
-    if markers:
+    if markers or metadata:
         files.append(folder / SCHEDULER_CONFIG)
     if "edm_mean" in markers:
         files.append(folder / VAE_CONFIG)
@@ -287,15 +290,22 @@ def _markers(
     if settings.get("rescale_betas_zero_snr") is True:
         markers["ztsnr"] = torch.zeros(0)
     notes = [f"{', '.join(markers)} read from {SCHEDULER_CONFIG.as_posix()}"] if markers else []
-    if prediction == "flow_prediction" or name.startswith("FlowMatch"):
-        notes.append(
-            f"its scheduler ({name}) follows a flow: checkpoint files have no marker for that, none is added, and it "
-            "cannot be rendered"
-        )
-        return markers, tuple(notes), {"modelspec.prediction_type": "flow"}
+    if prediction == "flow_prediction" or name.startswith("FlowMatch") or settings.get("use_flow_sigmas") is True:
+        shift = _shift(settings)
+        told = "" if shift is None else f" with shift {shift:g}"
+        notes.append(f"its scheduler ({name}) follows a flow{told}: checkpoint files say so in their metadata only")
+        marked = {} if shift is None else {SHIFT_FIELD: str(shift)}
+        return markers, tuple(notes), {PREDICTION_FIELD: "flow", **marked}
     if not name.startswith("EDM"):
         refuse_differing(path, settings, {**NOISE_SCHEDULE, "trained_betas": None}, architecture)
     return markers, tuple(notes), {}
+
+
+def _shift(settings: Mapping[str, Any]) -> float | None:
+    """Return the shift of a scheduler that follows a flow; None where it says none, or one for each image size."""
+    shift = settings.get("shift", settings.get("flow_shift"))
+    is_number = isinstance(shift, int | float) and not isinstance(shift, bool)
+    return shift if is_number and settings.get("use_dynamic_shifting") is not True else None
 
 
 def _edm_markers(folder: Path, settings: Mapping[str, Any], prediction: object) -> dict[str, Tensor] | None:

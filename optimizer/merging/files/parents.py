@@ -13,6 +13,7 @@ from functools import cache
 import torch
 from torch import Tensor
 
+from basics.messages import counted
 from optimizer.errors import CheckpointError, ParentsDifferError
 from optimizer.families.registry import model_families, model_family
 from optimizer.merging.files.checkpoint import Checkpoint, component_of, is_mergeable, letters
@@ -338,7 +339,7 @@ def _extra_notes(other: Checkpoint, letter: str, homes: Mapping[str, int]) -> li
 
 
 def _tensors(keys: Sequence[str]) -> str:
-    return "1 tensor is" if len(keys) == 1 else f"{len(keys)} tensors are"
+    return counted(len(keys), "tensor is", "tensors are")
 
 
 def _channel_notes(first: Checkpoint, other: Checkpoint, letter: str) -> list[str]:

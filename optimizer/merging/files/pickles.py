@@ -30,6 +30,7 @@ from basics.foreign import (
     require_plausible,
     torch_reason,
 )
+from basics.messages import counted
 from optimizer.errors import CheckpointError
 from optimizer.merging.files.contents import holds_tensors, other_content
 from optimizer.merging.files.sources import DTYPE_NAMES, GGUF_MAGIC, Source, Stored, abbreviated, require_utf8_name
@@ -143,7 +144,8 @@ def _unwrapping_notes(content: Mapping[Any, Any], inner: str) -> Iterator[str]:
         yield f"its tensors lie in {name}"
     other_keys = [str(key) for key in content if key != inner]
     if other_keys:
-        yield f"{len(other_keys)} entries beside {name} are ignored: {abbreviated(other_keys)}"
+        ignored = f"ignored beside {name}: {abbreviated(other_keys)}"
+        yield f"{counted(len(other_keys), 'entry is', 'entries are')} {ignored}"
 
 
 def _inner_name(path: Path, content: Mapping[Any, Any], wanted: str) -> str | None:

@@ -15,6 +15,7 @@ from functools import cache
 
 import torch
 
+from basics.messages import counted
 from optimizer.errors import CheckpointError
 from optimizer.families.registry import model_family
 from optimizer.merging.files.layout import is_live, stored_part
@@ -64,7 +65,7 @@ def quantisation(infos: Mapping[str, TensorInfo], is_part: Callable[[str], bool]
         return f"{len(codes)} tensors hold {dtype} codes instead of weights, such as {codes[0]}"
     scales = [key for key in infos if _SCALES.search(key)] or list(_scales_of_narrow_floats(infos))
     scales = scales or [key for key in infos if _is_scale_of_weight(key, infos)] or list(_scales_apart(infos))
-    return f"its weights mean nothing without {len(scales)} scales such as {scales[0]}" if scales else None
+    return f"its weights mean nothing without {counted(len(scales), 'scale')} such as {scales[0]}" if scales else None
 
 
 def belongs_to_a_model(key: str) -> bool:

@@ -20,6 +20,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
+from basics.messages import counted
 from optimizer.errors import LoraError
 from optimizer.merging.files.checkpoint import TORCH_SUFFIXES
 from optimizer.merging.files.layout import LiveView
@@ -145,8 +146,9 @@ class Lora:
                 factors_by_target[target] = factors
         if absent := components_without_layers(unknown, tensors, architecture):
             raise LoraError(
-                f"{self.path.name} changes {' and '.join(absent)} in {len(unknown)} of its {len(self.modules)} layers, "
-                "and the checkpoint has none: give a full checkpoint, or a LoRA of the U-Net alone"
+                f"{self.path.name} changes {' and '.join(absent)} in {len(unknown)} of its "
+                f"{counted(len(self.modules), 'layer')}, and the checkpoint has none: give a full checkpoint, or "
+                "a LoRA of the U-Net alone"
             )
         if unknown or misshapen:
             raise LoraError(self._misfit(unknown, misshapen, architecture))
@@ -171,16 +173,16 @@ class Lora:
             unknown: names that mean no layer of the checkpoint.
             misshapen: descriptions of the layers of another shape.
         """
-        total, expected = len(self.modules), family_of(architecture).title
-        problem = f"{len(misshapen)} of its {total} layers have another shape ({abbreviated(misshapen)})"
+        total, expected = counted(len(self.modules), "layer"), family_of(architecture).title
+        problem = f"{len(misshapen)} of its {total} have another shape ({abbreviated(misshapen)})"
         advice = "use a LoRA made for this model"
         if unknown:
-            problem = f"{len(unknown)} of its {total} layers are not in the checkpoint ({abbreviated(unknown)})"
+            problem = f"{len(unknown)} of its {total} are not in the checkpoint ({abbreviated(unknown)})"
         family = made_for({name: factors.shape[1] for name, factors in self.modules.items()}, self.metadata)
         if family is not None and family != expected:
             return f"{self.path.name} is a LoRA for {family}, the checkpoint is {expected}: {problem}"
         if odd := [name for name in unknown if component_of_name(name, architecture) is None]:
-            problem = f"the names of {len(odd)} of its {total} layers are not understood ({abbreviated(odd)})"
+            problem = f"the names of {len(odd)} of its {total} are not understood ({abbreviated(odd)})"
             advice = f"if it was made for {expected}, save it under the names of kohya's scripts or of diffusers"
         return f"{self.path.name} does not fit this {expected} checkpoint: {problem}; {advice}"
 
@@ -234,7 +236,7 @@ def _strength_notes(strength: Strength, scales: Mapping[str, float]) -> list[str
         if origin is not None and scale != 1:
             changed.setdefault(origin, []).append(scale)
     return [
-        f"the scale of {len(found)} layers is {_range(found)} and comes from {origin}"
+        f"the scale of {counted(len(found), 'layer')} is {_range(found)} and comes from {origin}"
         for origin, found in changed.items()
     ]
 
@@ -277,6 +279,7 @@ def _keys_by_module(infos: Mapping[str, TensorInfo], name: str) -> dict[str, dic
     incomplete = [module for module, roles in keys.items() if not {"up", "down"} <= roles.keys()]
     if incomplete:
         raise LoraError(
-            f"{name} lacks a factor of {len(incomplete)} layers ({abbreviated(incomplete)}): fetch the file again"
+            f"{name} lacks a factor of {counted(len(incomplete), 'layer')} ({abbreviated(incomplete)}): fetch the file "
+            "again"
         )
     return keys

@@ -6,13 +6,16 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from basics.messages import counted
 from basics.texts import shortened
 from optimizer.families.clip_tokens import CONTEXT, clip_tokenizer
 from optimizer.families.registry import model_family
+from optimizer.rendering.prompts.editing import unreached
 from optimizer.rendering.prompts.reading import PromptReader, Reading
 from scorers import clip
 from search_spaces.blocks import Architecture
 from search_spaces.slots import beyond_usual
+from studies.spec.lora_tags import without_comments, without_tags
 from studies.spec.suite import SuiteSettings, Syntax
 
 # What one program gives a meaning and the other reads as words.
@@ -22,12 +25,33 @@ _ONLY_COMFYUI = re.compile(r"\bembedding:\S+")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ReadPrompt:
+    """A prompt as it is read for a number of steps."""
+
+    reading: Reading
+    steps: int
+    calls: int  # of the U-Net for an image
+
+    @property
+    def drawn(self) -> tuple[int, ...]:
+        """The index of the text that each call gets."""
+        ends = iter(self.reading.phases)
+        found: list[int] = []
+        end, index = next(ends)
+        for call in range(self.calls):
+            while call > end:
+                end, index = next(ends)
+            found.append(index)
+        return tuple(found)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SuitePrompts:
     """The prompts of a study, as they are read."""
 
     syntax: Syntax
-    positive: tuple[Reading, ...]
-    negative: tuple[Reading, ...]
+    positive: tuple[ReadPrompt, ...]
+    negative: tuple[ReadPrompt, ...]
     notes: tuple[str, ...]  # for the user, one line each
     slips: tuple[str, ...]  # for which a new study is refused
 
@@ -41,23 +65,31 @@ def read_suites(suites: Sequence[SuiteSettings], architecture: Architecture, wid
     Raises:
         PromptError: one cannot be read, or names an embedding that cannot be used.
     """
-    positive: dict[tuple[str, int], Reading] = {}
-    negative: dict[tuple[str, int], Reading] = {}
+    positive: dict[tuple[str, int, int], ReadPrompt] = {}
+    negative: dict[tuple[str, int, int], ReadPrompt] = {}
     for suite in suites:
         reader = PromptReader(suite, model_family(architecture), widths)
         for item in suite.items():
-            calls = item.sampling.prompt_steps
-            positive.setdefault((item.prompt, calls), reader.read(item.prompt, calls))
-            negative.setdefault((item.negative, calls), reader.read(item.negative, calls, negative=True))
-    texts = dict.fromkeys(text for text, _ in (*positive, *negative))
+            for read, text, is_negative in ((positive, item.prompt, False), (negative, item.negative, True)):
+                key = (text, item.sampling.prompt_steps, item.sampling.calls)
+                if key not in read:
+                    reading = reader.read(text, item.sampling.prompt_steps, negative=is_negative)
+                    read[key] = ReadPrompt(reading=reading, steps=item.sampling.steps, calls=item.sampling.calls)
+    syntax = suites[0].syntax
+    texts = dict.fromkeys(text for text, _, _ in (*positive, *negative))
+    notes = [note for text in texts for note in _notes(text, syntax)]
+    if syntax == "a1111":
+        notes += [
+            note for text, counted_as, made in (*positive, *negative) for note in _unreached(text, counted_as, made)
+        ]
     return SuitePrompts(
-        syntax=suites[0].syntax,
+        syntax=syntax,
         positive=tuple(positive.values()),
         negative=tuple(negative.values()),
-        notes=tuple(note for text in texts for note in _notes(text, suites[0].syntax)),
+        notes=tuple(dict.fromkeys(notes)),
         slips=(
-            *(slip for text in texts for slip in _unread_loras(text, suites[0].syntax)),
-            *_unusual_strengths(suites[0], positive.values()),
+            *(slip for text in texts for slip in _unread_loras(text, syntax)),
+            *_unusual_strengths(suites[0], (each.reading for each in positive.values())),
         ),
     )
 
@@ -91,8 +123,23 @@ def _notes(text: str, syntax: Syntax) -> Iterator[str]:
         yield f"the prompt {text[:40]!r}... has {count} tokens: CLIP reads {CONTEXT} and ignores the rest"
     elif syntax == "comfyui" and (found := _ONLY_A1111.search(text)):
         yield f"the prompt {shortened(text, 40)!r} has {found[0]!r}, which ComfyUI reads as words; A1111 does not"
-    elif syntax == "a1111" and (found := _ONLY_COMFYUI.search(text)):
-        yield f"the prompt {shortened(text, 40)!r} has {found[0]!r}: A1111 knows an embedding by its bare name"
+    elif syntax == "a1111" and _ONLY_COMFYUI.search(text):
+        names = ", ".join(dict.fromkeys(map(repr, _ONLY_COMFYUI.findall(text))))
+        yield f"the prompt {shortened(text, 40)!r} has {names}: A1111 knows an embedding by its bare name"
+
+
+def _unreached(text: str, calls: int, made: int) -> Iterator[str]:
+    """Yield a note for each edit that comes after the last call.
+
+    Args:
+        calls, made: see `unreached`.
+    """
+    number = made if calls == made else (made + 1) // 2
+    for edit in unreached(without_tags(without_comments(text)), calls, made):
+        yield (
+            f"the prompt {shortened(text, 40)!r} has {shortened(edit, 60)!r}, which never changes in "
+            f"{counted(number, 'step')}: write a lower number of steps, or a share such as 0.5"
+        )
 
 
 def token_count(prompt: str) -> int:

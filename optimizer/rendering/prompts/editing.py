@@ -98,6 +98,21 @@ def phases(prompt: str, calls: int) -> tuple[tuple[int, str], ...]:
     return tuple((end, "".join(_at(tree, end, calls))) for end in sorted(ends))
 
 
+def unreached(prompt: str, calls: int, made: int) -> tuple[str, ...]:
+    """Return the edits of a prompt whose second text no call of the denoiser gets, as they are written.
+
+    Args:
+        calls: as for `phases`.
+        made: how many calls there are.
+
+    Raises:
+        PromptError: brackets do not fit together.
+    """
+    closings = pairs(prompt)
+    edits = [group for group in _groups(_tree(prompt)) if group.kind == "edited"]
+    return tuple(prompt[edit.start : closings[edit.start] + 1] for edit in edits if edit.last_call(calls) >= made - 1)
+
+
 def _tree(prompt: str) -> tuple[_Node, ...]:
     """Return a prompt as texts and groups.
 

@@ -39,7 +39,7 @@ class Embedding:
 class Phase:
     """What a prompt stands for up to a call of the denoiser."""
 
-    until_step: int  # the last call, counted from 0, that gets the embedding; those after the last phase get the first
+    until_call: int  # the last call, counted from 0, that gets the embedding; those after the last phase get the first
     embedding: Embedding
 
 
@@ -62,7 +62,7 @@ def phase_at(phases: Sequence[Phase], call: int) -> int:
     Args:
         call: from 0.
     """
-    return next((place for place, phase in enumerate(phases) if call <= phase.until_step), 0)
+    return next((place for place, phase in enumerate(phases) if call <= phase.until_call), 0)
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from basics.messages import nearest
+from basics.messages import counted, nearest
 from optimizer.errors import CheckpointError, PromptError
 from optimizer.merging.files.pickles import torch_content
 from optimizer.merging.files.sources import abbreviated, safetensors_source
@@ -185,5 +185,5 @@ def _as_rows(path: Path, tensor: Tensor) -> Tensor:
 
 def _in_words(content: Any) -> str:
     if isinstance(content, Mapping):
-        return f"{len(content)} entries ({abbreviated([str(key) for key in content])})"
+        return f"{counted(len(content), 'entry', 'entries')} ({abbreviated([str(key) for key in content])})"
     return f"a {type(content).__name__}"

@@ -105,9 +105,9 @@ class PromptReader:
             read = self._plain if self.syntax == "plain" else self._comfyui
             return Reading(prompt=prompt, texts=(read(prompt),), phases=((calls, 0),))
         written, loras = networks_taken_out(without_comments(prompt), negative=negative)
+        changing = phases(written, calls)  # first: a bracket that does not close explains what comes after it
         if not negative:
             refuse_composition(written)
-        changing = phases(written, calls)
         different = list(dict.fromkeys(text for _, text in changing))
         texts = [self._a1111(text) for text in different]
         most = max(len(text.rows) for text in texts)

@@ -9,10 +9,12 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from optimizer.rendering.guidance import rescaled
 from optimizer.rendering.prompts.encoder import Conditions, Embedding, phase_at
 from optimizer.rendering.sampling.levels import LCM_STRIDE, Levels
 from optimizer.rendering.sampling.samplers import Denoise
-from optimizer.rendering.unet import UnetCall
+from optimizer.rendering.unet import Layers, UnetCall
+from studies.spec.guidance import PagSettings
 
 # At level 0 a consistency model returns its input: arXiv:2303.01469, eq. 5, with the numbers of latent consistency
 # models (arXiv:2310.04378), as A1111 has them (modules/sd_samplers_lcm.py).
@@ -32,6 +34,8 @@ class GuidedDenoiser:
     levels: Levels
     conditions: Sequence[Conditions]  # of each item
     cfg: float | None  # guidance scale; None renders without guidance
+    cfg_rescale: float  # see `rescaled`; 0 leaves guidance as it is
+    pag: PagSettings  # of scale 0 for none
     added: Added
     channels: Tensor | None  # extra input channels [1, c, h, w], which follow the latents
     nearest_times: bool  # see `Levels.time`
@@ -39,21 +43,35 @@ class GuidedDenoiser:
     _prepared: dict[tuple[int, ...], tuple[Tensor, Mapping[str, Tensor]]] = field(default_factory=dict)
 
     def __call__(self, x: Tensor, sigma: float) -> Tensor:
-        """Return the clean latents [n, c, h, w] float32 of noisy ones: Ho and Salimans, arXiv:2207.12598, eq. 6."""
+        """Return the clean latents [n, c, h, w] float32 of noisy ones.
+
+        Guided by text after Ho and Salimans, arXiv:2207.12598, eq. 6, then rescaled, then led away from what perturbed
+        attention makes of the prompt: ComfyUI's order, where diffusers rescales last.
+        """
         text, added = self._text(self._calls)
         self._calls += 1
-        denoised = self._denoised(x if self.cfg is None else torch.cat([x, x]), sigma, text, added)
         if self.cfg is None:
-            return denoised
-        without, within = denoised.chunk(2)
-        return without + self.cfg * (within - without)
+            guided = within = self._denoised(x, sigma, text, added)
+        else:
+            without, within = self._denoised(torch.cat([x, x]), sigma, text, added).chunk(2)
+            guided = without + self.cfg * (within - without)
+            if self.cfg_rescale:
+                guided = rescaled(x, guided, within, sigma, self.cfg_rescale)
+        if self.pag.scale:
+            # A call of its own, whose rows are those of the prompts: the guided call's bits stay as they are.
+            rows = {name: values[-len(x) :] for name, values in added.items()}
+            perturbed = self._denoised(x, sigma, text[-len(x) :], rows, perturbed=self.pag.layers)
+            guided = guided + self.pag.scale * (within - perturbed)
+        return guided
 
-    def _denoised(self, x: Tensor, sigma: float, text: Tensor, added: Mapping[str, Tensor]) -> Tensor:
+    def _denoised(
+        self, x: Tensor, sigma: float, text: Tensor, added: Mapping[str, Tensor], perturbed: Layers = ()
+    ) -> Tensor:
         scaled = self.levels.scaled(x, sigma).to(self.dtype)
         if self.channels is not None:
             scaled = torch.cat([scaled, self.channels.expand(len(x), -1, -1, -1)], dim=1)
         time = torch.full((len(x),), self.levels.time(sigma, nearest=self.nearest_times), device=x.device)
-        return self.levels.denoised(x, self.unet(scaled, time, text, added).float(), sigma)
+        return self.levels.denoised(x, self.unet(scaled, time, text, added, perturbed).float(), sigma)
 
     def _text(self, call: int) -> tuple[Tensor, Mapping[str, Tensor]]:
         """Return the U-Net's text [n or 2 n, tokens, width] at a call, negative prompts first, and what is added."""

@@ -1,8 +1,9 @@
 """A model's noise levels, and what its output at one of them says about the image.
 
-Notation as in prediction.py: x = x0 + sigma * n with clean latents x0 and unit noise n. A model has a table of 1000
-levels, and reads a level as a time. The tables and formulas are those of ComfyUI (comfy/model_sampling.py) and, without
-zero terminal SNR and EDM, of k-diffusion (external.py), which A1111 uses.
+Notation as in prediction.py: x = x0 + sigma * n with clean latents x0 and unit noise n; of a model that follows a flow
+x = (1 - sigma) * x0 + sigma * n. A model has a table of 1000 levels, and reads a level as a time. The tables and
+formulas are those of ComfyUI (comfy/model_sampling.py) and, without zero terminal SNR, EDM and flows, of k-diffusion
+(external.py), which A1111 uses.
 """
 
 from __future__ import annotations
@@ -126,9 +127,45 @@ class Edm:
         return replace(self, sigmas=self.sigmas[stride - 1 :: stride])
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Flow:
+    """The levels of a model that follows a flow, from pure noise at level 1. Implements `Levels`.
+
+    Attributes:
+        shift: bends the levels towards noise (Esser et al., arXiv:2403.03206, eq. 23). It moves the levels through
+            which a sampler passes; the time that the model reads for a level stays.
+    """
+
+    sigmas: Tensor
+    shift: float
+
+    def time(self, sigma: float, *, nearest: bool = False) -> float:  # noqa: ARG002 - the time is no place in the table
+        """Return 1000 times the level."""
+        return float(torch.tensor(sigma, dtype=torch.float32) * LEVELS)
+
+    def sigma(self, time: Tensor) -> Tensor:
+        """Return the levels of a schedule's times: shifted, so this inverts `time` only where the shift is 1."""
+        share = time.float() / LEVELS
+        return share if self.shift == 1 else self.shift * share / (1 + (self.shift - 1) * share)
+
+    def scaled(self, x: Tensor, sigma: float) -> Tensor:  # noqa: ARG002 - as other levels
+        """Return the latents as they are."""
+        return x
+
+    def denoised(self, x: Tensor, output: Tensor, sigma: float) -> Tensor:
+        """Return x0 by the output n - x0."""
+        return x - output * sigma
+
+    def thinned(self, stride: int) -> Flow:
+        """Return the same with every `stride`-th level."""
+        return replace(self, sigmas=self.sigmas[stride - 1 :: stride])
+
+
 @cache
 def levels_of(prediction: Prediction) -> Levels:
     """Return the noise levels of a model by what it predicts."""
+    if prediction.shift is not None:
+        return flow_levels(prediction.shift)
     predicts_v = prediction.kind == "v"
     if prediction.edm is not None:
         return Edm(sigmas=_edm_sigmas(prediction.edm), sigma_data=prediction.edm.sigma_data, predicts_v=predicts_v)
@@ -136,6 +173,12 @@ def levels_of(prediction: Prediction) -> Levels:
     if prediction.zero_snr:
         sigmas = _with_zero_snr(sigmas)
     return Discrete(sigmas=sigmas.float(), log_sigmas=sigmas.log().float(), predicts_v=predicts_v)
+
+
+def flow_levels(shift: float) -> Flow:
+    """Return the levels of a flow with this shift; its table leaves out level 0."""
+    bare = Flow(sigmas=torch.empty(0), shift=shift)
+    return replace(bare, sigmas=bare.sigma(torch.arange(1, LEVELS + 1)))
 
 
 def _trained_sigmas() -> Tensor:

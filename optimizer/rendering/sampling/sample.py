@@ -16,7 +16,8 @@ from optimizer.rendering.models import LiveModels
 from optimizer.rendering.prediction import Prediction
 from optimizer.rendering.prompts.encoder import Conditions
 from optimizer.rendering.sampling.denoiser import ConsistencyDenoiser, GuidedDenoiser
-from optimizer.rendering.sampling.levels import LCM_STRIDE, Levels, levels_of
+from optimizer.rendering.sampling.flow import check_flow_sampling, flow_sampler
+from optimizer.rendering.sampling.levels import LCM_STRIDE, Flow, Levels, levels_of
 from optimizer.rendering.sampling.noise import BatchNoise, Increments
 from optimizer.rendering.sampling.samplers import SAMPLERS, Denoise
 from optimizer.rendering.sampling.schedules import sigmas_of
@@ -53,6 +54,8 @@ def sample(
         levels=levels,
         conditions=conditions,
         cfg=sampling.cfg if sampling.is_guided else None,
+        cfg_rescale=sampling.cfg_rescale,
+        pag=sampling.pag,
         added=partial(model_family(models.architecture).added_conditions, sizes=sizes),
         channels=channels,
         nearest_times=of_lcm or suite.noise == "comfyui",
@@ -60,7 +63,8 @@ def sample(
     if of_lcm:
         denoise = ConsistencyDenoiser(denoise=denoise, levels=levels)
     x = noise.first * first_scale(sigmas[0], levels, sampling, suite)
-    return SAMPLERS[sampling.sampler](denoise, x, sigmas, noise.later(sampling.sampler, sigmas, increments))
+    sampler = flow_sampler(sampling.sampler, levels) if isinstance(levels, Flow) else SAMPLERS[sampling.sampler]
+    return sampler(denoise, x, sigmas, noise.later(sampling.sampler, sigmas, increments))
 
 
 def sampling_levels(sampling: Sampling, prediction: Prediction) -> Levels:
@@ -74,8 +78,10 @@ def first_scale(sigma: float, levels: Levels, sampling: Sampling, suite: SuiteSe
 
     Noisy latents of training have the deviation sqrt(sigma**2 + 1), as their image's latents have about 1. ComfyUI has
     it at the highest level, DDIM and UniPC of A1111 always, its other samplers with their setting "SGM noise
-    multiplier".
+    multiplier". A flow mixes noise and image, so that its noise has the level itself.
     """
+    if isinstance(levels, Flow):
+        return sigma
     highest = float(levels.sigmas[-1])
     at_highest = sigma > highest or math.isclose(sigma, highest, rel_tol=1e-5)
     whole = sampling.sampler in {"ddim_a1111", "uni_pc_a1111"} or (suite.noise == "comfyui" and at_highest)
@@ -86,9 +92,12 @@ def check_sampling(item: SuiteItem, suite: SuiteSettings, prediction: Prediction
     """Refuse a sampling that cannot render an item.
 
     Raises:
-        RenderError: the sampler makes no step, or two levels are the same.
+        RenderError: the sampler makes no step, two levels are the same, or the model follows a flow and the sampler or
+            the schedule is not defined for one.
     """
     sampling = item.sampling
+    if prediction.kind == "flow":
+        check_flow_sampling(sampling, suite)
     sigmas = sigmas_of(sampling, sampling_levels(sampling, prediction), architecture, suite.noise)
     if len(sigmas) < 2:
         raise RenderError(f"sampler {sampling.sampler} makes no step at all of {sampling.steps}: use 2 steps or more")

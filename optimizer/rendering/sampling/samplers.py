@@ -124,13 +124,30 @@ def sample_dpmpp_2s_ancestral(denoise: Denoise, x: Tensor, sigmas: Sequence[floa
     return x
 
 
-def sample_dpmpp_sde(denoise: Denoise, x: Tensor, sigmas: Sequence[float], noise: Noise) -> Tensor:
-    """Take SDE-DPM-Solver++ steps of second order with one stage more, at the middle in lambda (r = 1/2)."""
+def middle_in_lambda(here: float, there: float) -> float:
+    """Return the level in the middle of lambda, in float32 as both programs: a Brownian path shows the last bits."""
+    start, end = (-torch.tensor(sigma).log() for sigma in (here, there))
+    return float((-(start + 0.5 * (end - start))).exp())
+
+
+def sample_dpmpp_sde(
+    denoise: Denoise,
+    x: Tensor,
+    sigmas: Sequence[float],
+    noise: Noise,
+    *,
+    middle_of: Callable[[float, float], float] = middle_in_lambda,
+) -> Tensor:
+    """Take SDE-DPM-Solver++ steps of second order with one stage more, at the middle in lambda (r = 1/2).
+
+    Args:
+        middle_of: returns the level in the middle of two, rounded as the program rounds it.
+    """
     for here, there in pairwise(sigmas):
         denoised = denoise(x, here)
         if there == 0:
             return denoised
-        middle = _middle(here, there)
+        middle = middle_of(here, there)
         down, up = _ancestral(here, middle)
         inner = _with_noise(_exponential_step(x, denoised, here, down), up, noise, here, middle)
         denoised = denoise(inner, middle)
@@ -342,12 +359,6 @@ def _sde_step(x: Tensor, denoised: Tensor, here: float, there: float) -> Tensor:
 
 def _sde_noise(noise: Noise, here: float, there: float) -> Tensor:
     return noise(here, there) * (there * math.sqrt(1 - (there / here) ** 2))
-
-
-def _middle(here: float, there: float) -> float:
-    """Return the level in the middle of lambda, in float32 as both programs: a Brownian path shows the last bits."""
-    start, end = (-torch.tensor(sigma).log() for sigma in (here, there))
-    return float((-(start + 0.5 * (end - start))).exp())
 
 
 def _phi_2(h: float) -> float:

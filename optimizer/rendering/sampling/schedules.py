@@ -1,9 +1,10 @@
 """Schedules: which noise levels a sampler passes through.
 
-Each function returns levels [steps + 1] float32, descending and ending in 0, on the CPU; `ddim_uniform`, `time_uniform`
-and `beta` may return another number, because ComfyUI and A1111 do. Where the two programs differ, each has a function
-of its own. Computed in float32 as they compute: a Brownian path is so rough that the last bits of a level show in its
-noise.
+Each function returns levels [steps + 1] float32 on the CPU, descending and ending in 0. Exceptions, which are the
+programs' own: `ddim_uniform`, `_ddim_of_a1111`, `time_uniform` and `beta` may return another number of levels; and
+`_ddim_of_a1111`, `time_uniform` and `kl_optimal_of_a1111` end above 0. Where the two programs differ, each has a
+function of its own. Computed in float32 as they compute: a Brownian path is so rough that the last bits of a level
+show in its noise.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import torch
 from scipy import stats
 from torch import Tensor
 
-from optimizer.rendering.sampling.levels import LEVELS, Levels
+from optimizer.rendering.sampling.levels import LEVELS, Flow, Levels
 from search_spaces.blocks import Architecture
 from studies.spec.samplers import ProgramName, SamplerName, Sampling, ScheduleName
 
@@ -51,10 +52,14 @@ _PASS_OVER: Final[Mapping[ProgramName, frozenset[SamplerName]]] = {
 def sigmas_of(
     sampling: Sampling, levels: Levels, architecture: Architecture, program: ProgramName
 ) -> tuple[float, ...]:
-    """Return the levels that a sampler passes through, as the program has them: descending, 0 at the end.
+    """Return the levels that a sampler passes through, as the program has them: descending, and 0 at the end mostly.
 
-    DDIM of A1111 ends at the second level of its schedule from below, its UniPC at the lowest of the model.
+    Of A1111, DDIM ends at the second level of its schedule from below, UniPC and the schedule `kl_optimal` at the
+    lowest level of the model. Those of a flow are ComfyUI's: A1111 renders
+    none of these families.
     """
+    if isinstance(levels, Flow):
+        program = "comfyui"
     aligned = sampling.schedule == "align_your_steps"
     passes_over = sampling.sampler in _PASS_OVER[program] and not (aligned and program == "comfyui")
     steps = sampling.steps + passes_over

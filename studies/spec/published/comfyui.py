@@ -27,6 +27,7 @@ SIZES: Final = {
     "target": ("target_width", "target_height"),
 }
 LORAS: Final = frozenset({"LoraLoader", "LoraLoaderModelOnly", "LoraLoader|pysssss"})
+GUIDANCE: Final = ("PerturbedAttentionGuidance", "RescaleCFG")  # nodes of the model
 # Nodes of which everything that shapes a picture is read: all others are told.
 READ: Final = LORAS | {
     "BasicScheduler",
@@ -42,6 +43,7 @@ READ: Final = LORAS | {
     "KSampler",
     "KSamplerAdvanced",
     "KSamplerSelect",
+    *GUIDANCE,
     "RandomNoise",
     "Reroute",
     "SDXLEmptyLatentSizePicker+",
@@ -182,6 +184,8 @@ class _Sampler:
             sampler=value(self._chosen, "sampler_name"),
             schedule=value(self._levels[-1], "scheduler"),
             clip_skip=self._clip_skip(positive),
+            cfg_rescale=self._of_model("RescaleCFG", "multiplier"),
+            pag_scale=self._of_model("PerturbedAttentionGuidance", "scale"),
             noise="comfyui",
             size_conditioning=sizes,
             notes=tuple(notes),
@@ -203,6 +207,11 @@ class _Sampler:
         if any(_kind(node) == "ConditioningZeroOut" for node in conditioning):  # the text before it does not count
             return ""
         return self._nodes.first(conditioning[-1], "text", "text_g", key) if conditioning else None
+
+    def _of_model(self, kind: str, key: str) -> Any:
+        """Return an input of the node of a kind that a model passes through last; None where there is none."""
+        nodes = (node for node in self._nodes.chain(self._guider, "model", "") if _kind(node) == kind)
+        return next((self._nodes.value(node, key) for node in nodes), None)
 
     def _clip_skip(self, conditioning: list[Node]) -> int | None:
         for node in self._nodes.chain(conditioning[-1], "clip", "") if conditioning else ():
@@ -240,6 +249,8 @@ class _Sampler:
             yield f"LoRAs are not applied: {', '.join(dict.fromkeys(loras))} (see `loras` of a suite)"
         path += [self._node, self._guider, self._noise, self._chosen, *self._levels, *self._latents]
         others = [*(_kind(node) for node in path if _kind(node) not in READ), *self._values(latent)]
+        kinds = [_kind(node) for node in self._nodes.chain(self._guider, "model", "")]
+        others += [f"more than one {kind}" for kind in GUIDANCE if kinds.count(kind) > 1]
         sized = [node for node in conditioning if _kind(node) == SIZED]
         if any(self._nodes.value(node, "text_l") != self._nodes.value(node, "text_g") for node in sized):
             others.append("another text for the first text encoder (text_l)")

@@ -48,6 +48,9 @@ _CANNOT: Final = {  # beginning of a key -> what of the picture cannot be repeat
     "FreeU": "FreeU",
     "Dynamic thresholding": "dynamic thresholding",
     "Token merging": "token merging",
+    "CFG Rescale": "its CFG rescale (see `cfg_rescale` of a suite)",
+    "PAG ": "perturbed-attention guidance (see `pag` of a suite)",
+    "pagi_": "perturbed-attention guidance (see `pag` of a suite)",
     "Discard penultimate sigma": "a level that is left out",
     "Noise Schedule": "its noise schedule (see `zero_snr` of a suite)",
     "Schedule rho": "its own noise levels",
@@ -147,7 +150,7 @@ def notes_of_fooocus(ways: Sequence[str]) -> Iterator[str]:
 
 
 def _ours(pairs: Mapping[str, str]) -> dict[str, Any]:
-    """Return the settings of the whole suite that a picture of ours was a render of.
+    """Return guidance, and the settings of the whole suite, of a picture of ours.
 
     Raises:
         PublishedError: one is not what we write.
@@ -155,6 +158,9 @@ def _ours(pairs: Mapping[str, str]) -> dict[str, Any]:
     sizes = {name: _two_numbers(pairs, key) for key, name in _SIZE_KEYS.items() if key in pairs}
     syntax = _one_of(pairs, "Syntax", get_args(Syntax), "a1111")
     return {
+        "cfg_rescale": pairs.get("CFG rescale"),
+        "pag_scale": pairs.get("PAG scale"),
+        "pag_layers": tuple(pairs.get("PAG layers", "mid").split()),
         "syntax": syntax,
         "noise": _one_of(pairs, "Noise", PROGRAMS, "a1111"),
         "ensd": pairs.get("ENSD", 0),
@@ -247,14 +253,19 @@ def write_infotext(item: SuiteItem, suite: SuiteSettings) -> str:
 
 def _said(item: SuiteItem) -> dict[str, object]:
     """Return the settings of a render by A1111's names."""
+    sampling = item.sampling
+    guidance: dict[str, object] = {"CFG rescale": sampling.cfg_rescale} if sampling.cfg_rescale else {}
+    if sampling.pag.scale:
+        guidance |= {"PAG scale": sampling.pag.scale, "PAG layers": " ".join(sampling.pag.layers)}
     return {
-        "Steps": item.sampling.steps,
-        "Sampler": item.sampling.sampler,
-        "Schedule type": item.sampling.schedule,
-        "CFG scale": item.sampling.cfg,
+        "Steps": sampling.steps,
+        "Sampler": sampling.sampler,
+        "Schedule type": sampling.schedule,
+        "CFG scale": sampling.cfg,
         "Seed": item.seed,
         "Size": f"{item.width}x{item.height}",
         "Clip skip": item.clip_skip,
+        **guidance,
     }
 
 

@@ -140,6 +140,8 @@ def prompt_settings(settings: PublishedSettings) -> dict[str, Any]:
         "sampler": settings.sampler,
         "schedule": settings.schedule or "auto",
         "clip_skip": settings.clip_skip,
+        **({} if settings.cfg_rescale is None else {"cfg_rescale": settings.cfg_rescale}),
+        **({} if settings.pag is None else {"pag": settings.pag.model_dump(mode="json")}),
     }
 
 

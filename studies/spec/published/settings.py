@@ -7,7 +7,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
+from pydantic import ValidationError
+
 from studies.errors import StudyError
+from studies.spec.guidance import PagSettings
 from studies.spec.samplers import ProgramName, SamplerName, ScheduleName, read_sampler, read_schedule
 from studies.spec.suite import Emphasis, SizeConditioning, Syntax
 
@@ -39,6 +42,8 @@ class PublishedSettings:
     sampler: SamplerName
     schedule: ScheduleName | None = None  # None: the sampler's usual one
     clip_skip: int = 1
+    cfg_rescale: float | None = None  # and `pag`: None where the program says nothing about it
+    pag: PagSettings | None = None
     syntax: Syntax
     # Settings of a whole suite; None where the program says nothing about one, or it has no part in the picture.
     noise: ProgramName | None = None
@@ -65,6 +70,9 @@ class RawSettings:
     sampler: Any
     schedule: Any = None
     clip_skip: Any = None
+    cfg_rescale: Any = None
+    pag_scale: Any = None
+    pag_layers: tuple[str, ...] = ("mid",)
     ensd: Any = None
     # As in `PublishedSettings`, which their readers know.
     noise: ProgramName | None = None
@@ -104,6 +112,8 @@ def checked(raw: RawSettings) -> PublishedSettings:
         sampler=sampler,
         schedule=schedule,
         clip_skip=max(1, _whole(raw.clip_skip or 1, "clip skip", 0, 11)),
+        cfg_rescale=None if raw.cfg_rescale is None else _number(raw.cfg_rescale, "CFG rescale", 0, 1),
+        pag=None if raw.pag_scale is None else _pag(raw),
         syntax=raw.syntax,
         noise=raw.noise,
         ensd=None if raw.ensd is None else _whole(raw.ensd, "ENSD", 1 - 2**63, 2**63 - 1),
@@ -120,6 +130,14 @@ def _sampling(raw: RawSettings) -> tuple[SamplerName, ScheduleName | None]:
         return sampler, joint if raw.schedule is None else read_schedule(_text(raw.schedule, "schedule"))
     except ValueError as error:
         raise PublishedError(str(error)) from error
+
+
+def _pag(raw: RawSettings) -> PagSettings:
+    scale = _number(raw.pag_scale, "PAG scale", 0, 100)
+    try:
+        return PagSettings(scale=scale, layers=raw.pag_layers)
+    except ValidationError as error:
+        raise PublishedError(f"its PAG layers are not known: {_shown(' '.join(raw.pag_layers))}") from error
 
 
 def _notes_of_text(prompt: str, negative: str) -> Iterator[str]:

@@ -110,6 +110,16 @@ def test_a_step_waits_for_the_card_no_more_often_than_its_sampler_must(
     assert (seen[-1] - seen[-2]).total() <= WAITS[sampler], seen[-1] - seen[-2]
 
 
+@pytest.mark.parametrize("architecture", list(Architecture))
+def test_nothing_waits_for_perturbed_attention_and_rescaled_guidance(
+    architecture: Architecture, models: Mapping[Architecture, LiveModels], card: FakeCard
+) -> None:
+    with registered_worker(card), waits_at_steps(models[architecture], card) as seen:
+        assert_renders(models[architecture], suite(pag=3, cfg_rescale=0.7))
+    assert len(seen) == 2 * STEPS  # a guided call and a perturbed one
+    assert seen[-1] == seen[-2] == seen[-3]
+
+
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_sdxl_renders_with_every_sampler_on_the_card(
     sampler: SamplerName, models: Mapping[Architecture, LiveModels], card: FakeCard

@@ -23,12 +23,22 @@ from optimizer.rendering.prediction import (
     LatentStatistics,
     Prediction,
     agreed_prediction,
+    flow_hint,
+    header_fields,
     prediction_of,
+    unmarked_flow_note,
 )
+from optimizer.rendering.render import check_suite
+from search_spaces.blocks import Architecture
 from studies.spec.suite import SuiteSettings
 
 V = Prediction(kind="v")
 V_ZERO = Prediction(kind="v", zero_snr=True)
+FLOW = {"modelspec.prediction_type": "flow"}
+
+
+def flow(shift: float) -> Prediction:
+    return Prediction(kind="flow", shift=shift)
 
 
 def suite(**changes: Any) -> SuiteSettings:
@@ -46,6 +56,11 @@ class TestMarkers:
             ({}, {"modelspec.predict_key": "v"}, V),
             ({}, {"modelspec.prediction_type": "epsilon"}, EPSILON),
             ({"ztsnr": torch.zeros(0)}, {"modelspec.prediction_type": "v"}, V_ZERO),
+            ({}, {"modelspec.prediction_type": "flow"}, flow(3)),
+            ({}, {"modelspec.prediction_type": "rectified_flow"}, flow(3)),
+            ({}, {"modelspec.predict_key": "flow", "mergetune.shift": "6.5"}, flow(6.5)),
+            (V_PRED, {"modelspec.prediction_type": "flow"}, V),
+            ({}, {"mergetune.shift": "6"}, EPSILON),  # it says how, but not that
             (V_PRED, {"modelspec.prediction_type": "epsilon"}, V),  # tensors outweigh what a tool wrote
         ],
     )
@@ -54,9 +69,10 @@ class TestMarkers:
     ) -> None:
         assert prediction_of(write_header(tmp_path / "a.safetensors", markers, metadata=metadata)) == expected
 
-    @pytest.mark.parametrize("prediction", [EPSILON, V])
+    @pytest.mark.parametrize("prediction", [EPSILON, V, flow(3), flow(1), flow(7.25)])
     def test_are_read_from_the_metadata_that_an_export_writes(self, prediction: Prediction, tmp_path: Path) -> None:
-        metadata = {"modelspec.prediction_type": prediction.kind}
+        metadata = header_fields(prediction)
+        assert metadata["modelspec.prediction_type"] == prediction.kind
         assert prediction_of(write_header(tmp_path / "a.safetensors", metadata=metadata)) == prediction
 
     @pytest.mark.parametrize(
@@ -95,7 +111,14 @@ class TestMarkers:
         ("markers", "metadata", "message"),
         [
             ({"ztsnr": torch.zeros(0)}, {}, "marked ztsnr, but nothing marks it as predicting v"),
-            ({}, {"modelspec.prediction_type": "flow"}, "prediction_type 'flow', which cannot be rendered"),
+            (
+                {},
+                {"modelspec.prediction_type": "flows"},
+                "'flows', which cannot be rendered: expected epsilon, v or f",
+            ),
+            ({}, {**FLOW, "mergetune.shift": "0"}, "marked with the shift '0', expected a number from 1 to 12$"),
+            ({}, {**FLOW, "mergetune.shift": "nan"}, "marked with the shift 'nan', expected a number"),
+            ({}, {**FLOW, "mergetune.shift": "three"}, "marked with the shift 'three', expected a number"),
             ({"edm_vpred.sigma_max": torch.zeros(0)}, {}, r"sigma_max with \[\], expected 1 finite"),
             ({"edm_vpred.sigma_max": torch.tensor(math.inf)}, {}, r"with \[inf\], expected 1 finite"),
             ({"edm_vpred.sigma_max": torch.tensor(0.001)}, {}, "levels from 0.002 to 0.001"),
@@ -182,6 +205,143 @@ class TestAgreement:
         parents = (write_header(tmp_path / "a.safetensors", first), write_header(tmp_path / "b.safetensors", second))
         with pytest.raises(error, match=message):
             agreed_prediction(parents, suite(**said))
+
+
+class TestFlows:
+    """Which no tensor marks, but metadata and the suite."""
+
+    @pytest.mark.parametrize(
+        ("first", "second", "said", "shift"),
+        [
+            (FLOW, FLOW, {}, 3),
+            (FLOW, FLOW, {"shift": 6}, 6),
+            ({**FLOW, "mergetune.shift": "5"}, FLOW, {}, 5),
+            ({**FLOW, "mergetune.shift": "5"}, {**FLOW, "mergetune.shift": "5.0"}, {}, 5),
+            ({**FLOW, "mergetune.shift": "5"}, {**FLOW, "mergetune.shift": "2"}, {"shift": 4}, 4),
+            ({}, {}, {"prediction": "flow"}, 3),
+            ({}, {}, {"prediction": "flow", "shift": 12}, 12),
+            (FLOW, {}, {"prediction": "flow"}, 3),
+            ({"modelspec.prediction_type": "v"}, FLOW, {"prediction": "flow", "shift": 1}, 1),
+        ],
+    )
+    def test_have_the_shift_of_the_suite_before_that_of_a_parent(
+        self, first: Mapping[str, str], second: Mapping[str, str], said: Mapping[str, Any], shift: float, tmp_path: Path
+    ) -> None:
+        parents = (
+            write_header(tmp_path / "a.safetensors", metadata=first),
+            write_header(tmp_path / "b.safetensors", metadata=second),
+        )
+        assert agreed_prediction(parents, suite(**said)) == flow(shift)
+
+    @pytest.mark.parametrize(
+        ("first", "second", "said", "error", "message"),
+        [
+            (FLOW, {}, {}, ParentsDifferError, r"A \(a.safetensors\) predicts flow, B \(b.safetensors\) epsilon"),
+            ({"modelspec.prediction_type": "v"}, FLOW, {}, ParentsDifferError, r"v_prediction, B .* flow, by their m"),
+            (
+                {**FLOW, "mergetune.shift": "5"},
+                {**FLOW, "mergetune.shift": "2"},
+                {},
+                ParentsDifferError,
+                r"different shifts \(a.safetensors with 5, b.safetensors with 2\): say",
+            ),
+            (
+                {},
+                {},
+                {"shift": 5},
+                RenderError,
+                r"needs a model that follows a flow, a.safetensors predicts epsilon",
+            ),
+            (FLOW, FLOW, {"zero_snr": True}, RenderError, "needs v_prediction, a.safetensors predicts flow"),
+            (
+                FLOW,
+                {**FLOW, "mergetune.shift": "13"},
+                {},
+                CheckpointError,
+                r"b.safetensors is marked with the shift '13', .*or `flow` and `shift`\)$",
+            ),
+            (
+                {**FLOW, "mergetune.shift": "-1"},
+                {},
+                {"prediction": "flow"},
+                CheckpointError,
+                r"a.safetensors is marked with the shift '-1', .*; say which it is with `suite: {shift: 3}`$",
+            ),
+        ],
+    )
+    def test_that_do_not_fit_are_refused(
+        self,
+        first: Mapping[str, str],
+        second: Mapping[str, str],
+        said: Mapping[str, Any],
+        error: type[OptimizerError],
+        message: str,
+        tmp_path: Path,
+    ) -> None:
+        parents = (
+            write_header(tmp_path / "a.safetensors", metadata=first),
+            write_header(tmp_path / "b.safetensors", metadata=second),
+        )
+        with pytest.raises(error, match=message):
+            agreed_prediction(parents, suite(**said))
+
+    def test_are_never_edm_models(self, tmp_path: Path) -> None:
+        with pytest.raises(RenderError, match=r"EDM v_prediction model, `suite: {prediction: flow}` cannot render it"):
+            agreed_prediction([write_header(tmp_path / "a.safetensors", COSXL)], suite(prediction="flow"))
+
+    @pytest.mark.parametrize(
+        ("name", "metadata", "found"),
+        [
+            ("bigASP_v2.5.safetensors", {}, "bigASP_v2.5"),
+            ("bigasp_v25_fp16.safetensors", {}, "bigasp_v25"),
+            ("bigaspv2-5.safetensors", {"modelspec.prediction_type": "epsilon"}, "bigaspv2-5"),
+            ("nyaflow-xl-alpha.safetensors", {}, "nyaflow"),
+            ("ChenkinNoob-XL-v0.2-Rectified-Flow.safetensors", {}, "Rectified-Flow"),
+            ("mine.safetensors", {"modelspec.merged_from": "other, bigASP v2.5"}, "bigASP v2.5"),
+            ("bigasp_v20.safetensors", {}, None),
+            ("workflow.safetensors", {}, None),
+            ("bigASP_v2.5.safetensors", FLOW, None),
+            ("bigASP_v2.5.safetensors", {"modelspec.prediction_type": "v"}, None),
+        ],
+    )
+    def test_that_nothing_marks_are_known_by_their_names(
+        self, name: str, metadata: Mapping[str, str], found: str | None, tmp_path: Path
+    ) -> None:
+        note = unmarked_flow_note(write_header(tmp_path / name, metadata=metadata))
+        if found is None:
+            assert note is None
+        else:
+            assert note is not None
+            assert f"({found})" in note
+            assert "nothing in it says so, and it is taken to predict noise" in note
+
+    def test_say_in_their_header_how_people_render_them(self) -> None:
+        assert header_fields(flow(6))["modelspec.usage_hint"] == flow_hint(flow(6))
+        assert "ModelSamplingSD3 with shift 6 " in flow_hint(flow(6))
+        assert header_fields(V) == {"modelspec.prediction_type": "v"}
+
+    @pytest.mark.parametrize(
+        ("said", "message"),
+        [
+            ({"sampler": "ddim_a1111"}, "the sampler ddim_a1111 is not defined .* use euler, .*ddim_comfyui"),
+            ({"sampler": "uni_pc", "noise": "a1111"}, "the sampler uni_pc_a1111 is not defined .*uni_pc_comfyui"),
+            ({"schedule": "align_your_steps"}, "the schedule align_your_steps is not defined .* use normal, simple"),
+            ({"schedule": "turbo"}, "the schedule turbo is not defined"),
+            ({"prompts": ["a", {"prompt": "b", "sampler": "lcm"}]}, "the sampler lcm_a1111 is not defined"),
+            ({"sgm_noise_multiplier": True}, "`sgm_noise_multiplier` does not apply to a model that follows a flow"),
+        ],
+    )
+    def test_are_sampled_only_by_what_is_defined_for_them(self, said: Mapping[str, Any], message: str) -> None:
+        sizes: dict[str, Any] = {
+            "architecture": Architecture.SDXL,
+            "unet_channels": 4,
+            "latent_channels": 4,
+            "text_layers": 12,
+        }
+        settings = suite(**{"sampler": "euler", "schedule": "normal", **said})
+        check_suite(settings, prediction=EPSILON, **sizes)
+        with pytest.raises(RenderError, match=message):
+            check_suite(settings, prediction=flow(3), **sizes)
 
 
 # ----------------------------------------------------------------------------------------- latents

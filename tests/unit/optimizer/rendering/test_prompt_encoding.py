@@ -136,7 +136,7 @@ class TestLength:
 def test_a_changing_prompt_has_phases_and_one_mean(models: dict[Architecture, LiveModels]) -> None:
     live = models[Architecture.SD15]
     found = conditions_of(live, "[cat:(dog:1.5):0.5]", syntax="a1111", steps=10)
-    assert [phase.until_step for phase in found.positive] == [5, 10]
+    assert [phase.until_call for phase in found.positive] == [5, 10]
     (cat,), (dog,) = encoded(live, [CAT])[0], encoded(live, [DOG])[0]
     weighted = dog * weights_of(1.5)
     norm = (cat.mean() + dog.mean()) / (cat.mean() + weighted.mean())

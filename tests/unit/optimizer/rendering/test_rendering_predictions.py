@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -184,6 +185,20 @@ def test_playground_is_edm_on_latents_with_a_mean_and_deviation(device: torch.de
     latents = euler_of_edm(denoiser(models, item, settings), first_noise(item), levels, data=0.5, sign=1)
     expected = latents * PLAYGROUND["edm_std"] / 0.5 + PLAYGROUND["edm_mean"]
     torch.testing.assert_close(render(models, settings).latents, expected, rtol=1e-3, atol=1e-2)
+
+
+@pytest.mark.parametrize("architecture", ["sd15", "sdxl"])
+def test_a_flow_is_euler_on_straight_lines(device: torch.device, architecture: str, tmp_path: Path) -> None:
+    settings = suite(sampler="euler", schedule="simple", steps=4, sgm_noise_multiplier=False, seeds=[5])
+    path, metadata = tmp_path / "a.safetensors", {"modelspec.prediction_type": "flow", "mergetune.shift": "2"}
+    models = live_models(write_marked(path, architecture=architecture, metadata=metadata), settings, device)
+    (item,) = settings.items()
+    guided, sample = denoiser(models, item, settings), first_noise(item)
+    levels = [2 * share / (1 + share) for share in (1.0, 0.75, 0.5, 0.25, 0.0)]
+    for level, following in pairwise(levels):
+        sample = sample + (following - level) * guided(sample, torch.tensor(1000 * level))
+    scale = 0.18215 if architecture == "sd15" else 0.13025
+    torch.testing.assert_close(render(models, settings).latents, sample / scale, rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.parametrize("name", SAMPLERS)

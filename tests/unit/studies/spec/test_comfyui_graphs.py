@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from studies.spec.guidance import PagSettings
 from studies.spec.published.comfyui import parse_graph
 from studies.spec.published.settings import PublishedError, PublishedSettings, checked
 from studies.spec.suite import SizeConditioning
@@ -65,10 +66,9 @@ def test_a_graph_that_is_read_whole_has_no_notes() -> None:
         ("positive", "StyleModelApply", "conditioning", {}),
         ("positive", "SomebodysConditioningNode", "conditioning", {}),
         ("model", "IPAdapterAdvanced", "model", {"weight": 1.0}),
-        ("model", "PerturbedAttentionGuidance", "model", {"scale": 3.0}),
         ("model", "FreeU_V2", "model", {"b1": 1.3}),
         ("model", "ModelSamplingDiscrete", "model", {"sampling": "v_prediction", "zsnr": False}),
-        ("model", "RescaleCFG", "model", {"multiplier": 0.7}),
+        ("model", "PerturbedAttention", "model", {"scale": 3.0, "unet_block": "middle", "unet_block_id": 0}),
         ("model", "SomebodysModelPatch", "model", {}),
         ("latent_image", "LatentFromBatch", "samples", {"batch_index": 1, "length": 1}),
         ("latent_image", "SetLatentNoiseMask", "samples", {}),
@@ -80,6 +80,21 @@ def test_a_node_that_is_not_known_is_told_by_its_name(
     found = read(with_node(between, kind, through=through, **inputs))
     assert found.notes == (f"not repeated: {kind}",)
     assert (found.prompt, found.negative, found.width) == ("a fox", "dark", 512)
+
+
+def test_guidance_of_a_models_nodes_is_read() -> None:
+    graph = with_node("model", "PerturbedAttentionGuidance", through="model", scale=2.5)
+    graph["8"] = {"class_type": "RescaleCFG", "inputs": {"model": ["9", 0], "multiplier": 0.7}}
+    graph["5"]["inputs"]["model"] = ["8", 0]
+    found = read(graph)
+    assert (found.cfg_rescale, found.pag, found.notes) == (0.7, PagSettings(scale=2.5), ())
+    assert (read(GRAPH).cfg_rescale, read(GRAPH).pag) == (None, None)
+    graph["9"] = {"class_type": "RescaleCFG", "inputs": {"model": ["1", 0], "multiplier": 0.1}}
+    assert read(graph).cfg_rescale == 0.7
+    assert read(graph).notes == ("not repeated: more than one RescaleCFG",)
+    graph["8"]["inputs"]["multiplier"] = 7
+    with pytest.raises(PublishedError, match="expected a number from 0 to 1 as CFG rescale, got 7"):
+        read(graph)
 
 
 def test_nodes_of_the_text_encoder_are_told() -> None:

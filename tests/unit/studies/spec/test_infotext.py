@@ -32,6 +32,9 @@ def read(text: str) -> PublishedSettings:
     return checked(parse_infotext(text))
 
 
+LAYERS = st.sampled_from(["mid", "up_blocks.1", "down_blocks.2.attentions.0"])
+
+
 @st.composite
 def suites(draw: st.DrawFn) -> SuiteSettings:
     syntax = draw(st.sampled_from(["a1111", "comfyui", "plain"]))
@@ -44,6 +47,8 @@ def suites(draw: st.DrawFn) -> SuiteSettings:
             "sizes": [[64 * size[0], 64 * size[1]]],
             "steps": draw(st.integers(1, 1000)),
             "cfg": draw(st.floats(0, 100)),
+            "cfg_rescale": draw(st.floats(0, 1)),
+            "pag": {"scale": draw(st.floats(0, 100)), "layers": draw(st.sets(LAYERS, min_size=1))},
             "sampler": draw(st.sampled_from(SAMPLERS)),
             "schedule": draw(st.sampled_from(SCHEDULES)),
             "clip_skip": draw(st.integers(1, 11)),
@@ -103,6 +108,18 @@ def test_a_render_of_ours_names_the_loras_of_its_suite() -> None:
     found = read(text)
     assert found.prompt == "a <lora:y:0.5> lion"
     assert "`loras` of its suite: ink, old 0.8; x 1 (text 0)" in "; ".join(found.notes)
+
+
+@pytest.mark.parametrize(
+    ("more", "told"),
+    [
+        ("CFG Rescale: 0.7", "its CFG rescale (see `cfg_rescale` of a suite)"),
+        ("PAG Active: True, PAG Scale: 3.0", "perturbed-attention guidance (see `pag` of a suite)"),
+        ("pagi_enabled: True, pagi_scale: 3.0", "perturbed-attention guidance (see `pag` of a suite)"),
+    ],
+)
+def test_guidance_of_extensions_of_a1111_is_told(more: str, told: str) -> None:
+    assert f"not repeated: {told}" in read(f"a lion\n{LINE}, {more}").notes
 
 
 def test_lines_of_a_prompt_stay_lines() -> None:

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from studies.errors import StudyChangedError
 from studies.spec.former import as_now, former_scheduler, refuse_other_renders
-from studies.spec.samplers import SAMPLERS, SCHEDULES, read_sampler, read_schedule, usual_schedule
+from studies.spec.samplers import PROGRAMS, SAMPLERS, SCHEDULES, read_sampler, read_schedule, usual_schedule
 from studies.spec.study import StudySpec, parse_spec
 from studies.spec.suite import SuiteSettings
 
@@ -43,6 +43,9 @@ def suite(**changes: Any) -> SuiteSettings:
         ("Euler Automatic", ("euler", None)),
         ("k_euler_a", ("euler_ancestral", None)),
         ("dpmpp_2m_sde_gpu", ("dpmpp_2m_sde", None)),
+        ("dpmpp_2m_sde_gpu_karras", ("dpmpp_2m_sde", "karras")),
+        ("DPM++ 2M SDE GPU Karras", ("dpmpp_2m_sde", "karras")),
+        ("dpmpp_3m_sde_gpu exponential", ("dpmpp_3m_sde", "exponential")),
         ("dpmpp_sde_k", ("dpmpp_sde", "karras")),
         ("RES-multistep", ("res_multistep", None)),
     ],
@@ -63,11 +66,73 @@ def test_every_name_is_its_own_and_every_pair_is_understood() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "advice"), [("eulr", "did you mean euler"), ("dpmpp2", "did you mean dpm"), ("xyz", "use one of euler,")]
+    ("text", "advice"),
+    [("eulr", "did you mean euler"), ("dpmpp2", "did you mean dpm"), ("xyz", "docs/reference/spec.md lists all")],
 )
 def test_an_unknown_name_is_refused_with_those_that_are_close(text: str, advice: str) -> None:
     with pytest.raises(ValueError, match=f"there is no sampler '{text}': {advice}"):
         read_sampler(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "schedule"),
+    [
+        ("DPM++ 2M SDE Karas", "'karas' that there is not: did you mean karras"),
+        ("Euler a exponental", "'exponental' that there is not: did you mean exponential"),
+        ("ddim_sgm_unifrom", "'sgmunifrom' that there is not: did you mean sgm_uniform"),
+    ],
+)
+def test_a_misspelt_schedule_of_a_joint_name_is_told_apart_from_its_sampler(text: str, schedule: str) -> None:
+    with pytest.raises(ValueError, match=schedule):
+        read_sampler(text)
+
+
+@pytest.mark.parametrize("text", ["ddim_uniform", "karras", "SGM Uniform", "Align Your Steps", "beta"])
+def test_a_schedule_in_the_place_of_a_sampler_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match=f"is a schedule: write it as `schedule: {read_schedule(text)}`"):
+        read_sampler(text)
+
+
+@pytest.mark.parametrize("text", ["Euler a", "dpmpp_2m", "UniPC"])
+def test_a_sampler_in_the_place_of_a_schedule_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match=f"is a sampler: write it as `sampler: {read_sampler(text)[0]}`"):
+        read_schedule(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "close"),
+    [
+        ("DPM fast", "dpmpp_2m"),
+        ("DPM adaptive", "dpmpp_2m"),
+        ("k_dpm_fast", "dpmpp_2m"),
+        ("Restart Karras", "heun"),
+        ("DEIS", "dpmpp_2m"),
+        ("heunpp2", "heun"),
+        ("ipndm_v", "lms"),
+        ("Euler CFG++", "euler"),
+        ("euler_ancestral_cfg_pp", "euler_ancestral"),
+        ("TCD", "lcm"),
+        ("gradient_estimation", "euler"),
+        ("er_sde", "dpmpp_3m_sde"),
+        ("sa_solver_pece", "dpmpp_2m_sde"),
+    ],
+)
+def test_a_sampler_of_other_programs_that_is_not_offered_is_told_with_the_closest_one(text: str, close: str) -> None:
+    with pytest.raises(ValueError, match=f"is not supported: {close} comes closest"):
+        read_sampler(text)
+
+
+@pytest.mark.parametrize("text", ["linear_quadratic", "Align Your Steps GITS"])
+def test_a_schedule_that_is_not_offered_is_told_with_the_closest_one(text: str) -> None:
+    with pytest.raises(ValueError, match=r"is not supported: (simple|align_your_steps) comes closest"):
+        read_schedule(text)
+
+
+@pytest.mark.parametrize("text", ["ddmi", "unipcc", "lcmm", "lmss", "dpmpp"])
+def test_no_form_of_one_program_is_suggested(text: str) -> None:
+    with pytest.raises(ValueError, match="did you mean") as caught:
+        read_sampler(text)
+    assert not any(f"_{program}" in str(caught.value) for program in PROGRAMS)
 
 
 @pytest.mark.parametrize("text", ["karas", "sgm_unifrom"])

@@ -324,7 +324,7 @@ WRONG = [
     ("suite", {"prompts": ["a cat"], "sizes": [-64]}, ["-64x-64", "multiples of 64"]),
     ("suite", {"prompts": ["a cat"], "sizes": [8192]}, ["8192x8192", "4096"]),
     ("suite", {"prompts": ["a cat"], "sizes": [[64, 64, 64]]}, ["`suite.sizes.0`"]),
-    ("suite", {"prompts": ["a cat"], "seeds": 3}, ["`suite.seeds`", "list", "3"]),
+    ("suite", {"prompts": ["a cat"], "seeds": True}, ["`suite.seeds`", "list", "True"]),
     ("suite", {"prompts": ["a cat"], "seeds": [1.5]}, ["`suite.seeds.0`", "integer", "1.5"]),
     ("suite", {"prompts": ["a cat"], "seeds": [-1]}, ["`suite.seeds.0`", "-1"]),
     ("suite", {"prompts": ["a cat"], "seeds": [2**63]}, ["`suite.seeds.0`", str(2**63)]),
@@ -332,10 +332,22 @@ WRONG = [
     ("suite", {"prompts": ["a cat"], "cfg": float("nan")}, ["`suite.cfg`", "nan"]),
     ("suite", {"prompts": ["a cat"], "sampler": "eulr"}, ["`suite.sampler`", "did you mean euler", "'eulr'"]),
     ("suite", {"prompts": ["a cat"], "clip_skip": 12}, ["`suite.clip_skip`", "12"]),
-    ("suite", {"prompts": ["a cat"], "prediction": "v"}, ["`suite.prediction`", "'v_prediction'", "'v'"]),
+    ("suite", {"prompts": ["a cat"], "prediction": "v"}, ["`suite.prediction`", "v_prediction", "'v'"]),
     ("suite", {"prompts": ["a cat"], "zero_snr": "yes"}, ["`suite.zero_snr`", "expected auto, true or false", "'yes'"]),
     ("suite", {"prompts": ["a cat"], "zero_snr": 1}, ["`suite.zero_snr`", "expected auto, true or false", "1"]),
     ("suite", {"prompts": ["a"], "prediction": "epsilon", "zero_snr": True}, ["`zero_snr: true` needs `prediction: v"]),
+    (
+        "suite",
+        {"prompts": ["a"], "prediction": "flow", "shift": 0},
+        ["`suite.shift`", "a number from 1 ", "to 12"],
+    ),
+    ("suite", {"prompts": ["a"], "shift": 12.5}, ["`suite.shift`", "expected auto, or a number from 1 ", "12.5"]),
+    ("suite", {"prompts": ["a"], "shift": float("nan")}, ["`suite.shift`", "expected auto, or a number from 1 "]),
+    ("suite", {"prompts": ["a"], "shift": True}, ["`suite.shift`", "expected auto, or a number from 1 "]),
+    ("suite", {"prompts": ["a"], "shift": [3]}, ["`suite.shift`", "expected auto, or a number from 1 "]),
+    ("suite", {"prompts": ["a"], "prediction": "epsilon", "shift": 3}, ["`shift` needs `prediction: flow`", "epsilon"]),
+    ("suite", {"prompts": ["a"], "prediction": "v_prediction", "shift": 3}, ["`shift` needs `prediction: flow`"]),
+    ("suite", {"prompts": ["a"], "prediction": "flow", "zero_snr": True}, ["`zero_snr` is of models that predict v"]),
     ("scorers", {}, ["no scorers"]),
     ("scorers", None, ["`scorers`"]),
     ("scorers", ["sharpness"], ["`scorers`", "mapping"]),
@@ -732,6 +744,8 @@ CHANGES = {
     "sizes": [256],
     "steps": 9,
     "cfg": 5.6,
+    "cfg_rescale": 0.7,
+    "pag": {"scale": 3},
     "sampler": "heun",
     "schedule": "simple",
     "noise": "comfyui",
@@ -743,6 +757,7 @@ CHANGES = {
     "emphasis": "no_norm",
     "prediction": "v_prediction",
     "zero_snr": True,
+    "shift": 6.0,
 }
 ROW_CHANGES = {
     "prompt": "a fox",
@@ -751,6 +766,8 @@ ROW_CHANGES = {
     "sizes": [[512, 576]],
     "steps": 7,
     "cfg": 3.0,
+    "cfg_rescale": 0.5,
+    "pag": 2.5,
     "sampler": "lms",
     "schedule": "beta",
     "clip_skip": 4,
@@ -759,7 +776,8 @@ ROW_CHANGES = {
 
 def test_the_suites_digest_changes_with_every_setting() -> None:
     data = yaml.safe_load(FULL)["suite"]
-    assert {*CHANGES, "embeddings", "lora_folder", "loras"} == set(SuiteSettings.model_fields)
+    unlike = {"embeddings", "lora_folder", "loras", "preset"}  # a preset's settings are written out
+    assert {*CHANGES, *unlike} == set(SuiteSettings.model_fields)
     assert {*ROW_CHANGES, *SCORING} == set(SuitePrompt.model_fields)
     digests = [SuiteSettings.model_validate(data).digest]
     digests += [SuiteSettings.model_validate(data | {key: value}).digest for key, value in CHANGES.items()]
@@ -775,11 +793,55 @@ def test_the_suites_digest_changes_with_every_setting() -> None:
 def test_what_the_models_predict_is_part_of_the_suites_digest_only_where_the_suite_says_it() -> None:
     data = yaml.safe_load(FULL)["suite"]
     silent = SuiteSettings.model_validate(data).digest
-    assert SuiteSettings.model_validate(data | {"prediction": "auto", "zero_snr": "auto"}).digest == silent
+    auto = {"prediction": "auto", "zero_snr": "auto", "shift": "auto"}
+    assert SuiteSettings.model_validate(data | auto).digest == silent
     said = [{"prediction": "epsilon"}, {"prediction": "v_prediction"}, {"zero_snr": True}, {"zero_snr": False}]
+    said += [{"prediction": "flow"}, {"prediction": "flow", "shift": 3.0}, {"shift": 3.0}, {"shift": 4.0}]
     digests = {SuiteSettings.model_validate(data | changes).digest for changes in said}
-    assert len(digests | {silent}) == 5
+    assert len(digests | {silent}) == 9
     assert SuiteSettings.model_validate(data | {"negative": "auto"}).digest not in digests | {silent}
+
+
+def test_guidance_that_changes_nothing_leaves_the_suites_digest_as_it_was() -> None:
+    """A study of an earlier version had no such keys."""
+    data: dict[str, Any] = {"prompts": ["a cat", {"prompt": "a dog", "steps": 3}], "seeds": [1]}
+    digest = "368a8841cd1494faf9d05452c14eb5355529dc739e9100f285621818e820830b"
+    assert SuiteSettings.model_validate(data).digest == digest
+    silent = data | {"cfg_rescale": 0, "pag": {"scale": 0, "layers": ["up"]}}
+    assert SuiteSettings.model_validate(silent).digest == digest
+    said: list[dict[str, Any]] = [{"cfg_rescale": 0.1}, {"pag": 3}, {"pag": {"scale": 3, "layers": ["up_blocks.1"]}}]
+    assert len({SuiteSettings.model_validate(data | changes).digest for changes in said} | {digest}) == 4
+    assert SuiteSettings.model_validate(data | {"pag": {"scale": 3.0, "layers": ["mid", "mid"]}}).digest == (
+        SuiteSettings.model_validate(data | {"pag": 3}).digest
+    )
+
+
+def test_a_prompt_has_the_suites_guidance_or_its_own() -> None:
+    rows = ["a cat", {"prompt": "a dog", "pag": 0, "cfg_rescale": 0}, {"prompt": "a fox", "cfg": 1}]
+    suite = SuiteSettings.model_validate({"prompts": rows, "pag": 3, "cfg_rescale": 0.7})
+    assert [item.sampling.pag.scale for item in suite.items()] == [3, 0, 3]
+    assert [item.sampling.cfg_rescale for item in suite.items()] == [0.7, 0, 0]  # nothing to rescale at cfg 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"pag": -1}, "`suite.pag.scale`: input should be greater than or equal to 0, got -1"),
+        ({"pag": {"layers": ["mid"]}}, "`suite.pag.scale` is missing"),
+        ({"pag": {"scale": 3, "layers": ["middle"]}}, "there is no layer 'middle': use mid, down or up, or a name"),
+        ({"pag": {"scale": 3, "layers": ["up_blocks"]}}, "there is no layer 'up_blocks'"),
+        ({"pag": {"scale": 3, "layers": []}}, "`suite.pag.layers`"),
+        ({"pag": {"scale": 3, "layer": ["mid"]}}, "unknown key `suite.pag.layer`: did you mean `layers`?"),
+        ({"pag": float("nan")}, "`suite.pag.scale`"),
+        ({"pag": True}, "`suite.pag`"),
+        ({"cfg_rescale": 1.5}, "`suite.cfg_rescale`: input should be less than or equal to 1, got 1.5"),
+        ({"cfg_rescale": -0.1}, "`suite.cfg_rescale`"),
+        ({"prompts": [{"prompt": "a cat", "cfg_rescale": 7}]}, "`suite.prompts.0.cfg_rescale`"),
+        ({"prompts": [{"prompt": "a cat", "pag": {"scale": -2}}]}, "`suite.prompts.0.pag.scale`"),
+    ],
+)
+def test_guidance_that_cannot_be_is_refused(changes: dict[str, Any], message: str) -> None:
+    assert message in refusal(plain(suite=plain()["suite"] | changes))
 
 
 def test_a_misspelt_key_is_named_before_the_key_that_is_missing_for_it() -> None:

@@ -623,7 +623,8 @@ class TestFile:
         for name in "xy":
             files = case.open(tmp_path)  # opened anew
             recipe = case.recipe(files, 5)
-            metadata = merge_metadata(recipe, files, title="t", prediction_type="epsilon", device=device)
+            said = {"modelspec.prediction_type": "epsilon"}
+            metadata = merge_metadata(recipe, files, title="t", prediction=said, device=device)
             digests.add(write_merge(tmp_path / f"{name}.safetensors", recipe, files, metadata, device).sha256)
         assert len(digests) == 1
 

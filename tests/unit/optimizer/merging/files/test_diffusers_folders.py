@@ -19,9 +19,12 @@ from diffusers import (
     DDIMScheduler,
     EDMEulerScheduler,
     EulerDiscreteScheduler,
+    FlowMatchEulerDiscreteScheduler,
+    FlowMatchHeunDiscreteScheduler,
     StableDiffusionPipeline,
     StableDiffusionXLPipeline,
     UNet2DConditionModel,
+    UniPCMultistepScheduler,
 )
 from diffusers.loaders.single_file_utils import (
     convert_ldm_clip_checkpoint,
@@ -38,7 +41,7 @@ from optimizer.errors import CheckpointError
 from optimizer.merging.files.checkpoint import Checkpoint
 from optimizer.merging.files.vae import VaeFile
 from optimizer.rendering.configs import text_configs, unet_config, vae_config
-from optimizer.rendering.prediction import prediction_of
+from optimizer.rendering.prediction import Prediction, prediction_of
 from search_spaces.blocks import Architecture
 
 BOTH = pytest.mark.parametrize("architecture", ["sd15", "sdxl"])
@@ -352,12 +355,28 @@ class TestScheduler:
         with pytest.raises(CheckpointError, match="cannot be read from a folder"):
             Checkpoint.open(folder)
 
-    def test_a_flow_is_told_because_files_have_no_mark_for_it(self, folder: Path) -> None:
-        edit(folder / "scheduler" / "scheduler_config.json", _class_name="FlowMatchEulerDiscreteScheduler")
+    @pytest.mark.parametrize(
+        ("scheduler", "shift"),
+        [
+            (FlowMatchEulerDiscreteScheduler(shift=6.0), 6.0),
+            (FlowMatchEulerDiscreteScheduler(), 1.0),
+            (FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True), 3.0),  # by image size: the usual one
+            (FlowMatchHeunDiscreteScheduler(shift=2.5), 2.5),
+            (UniPCMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=5.0), 5.0),
+        ],
+    )
+    def test_a_flow_is_told_and_its_shift_is_read(self, scheduler: Any, shift: float, folder: Path) -> None:
+        plain = Checkpoint.open(folder)
+        scheduler.save_pretrained(folder / "scheduler")
         checkpoint = Checkpoint.open(folder)
         assert any("follows a flow" in note for note in checkpoint.notes)
-        with pytest.raises(CheckpointError, match="'flow', which cannot be rendered"):
-            prediction_of(checkpoint)
+        assert prediction_of(checkpoint) == Prediction(kind="flow", shift=shift)
+        assert checkpoint.sha256 != plain.sha256  # another prediction is another model
+
+    def test_a_flow_whose_shift_is_out_of_range_is_never_taken_for_another_model(self, folder: Path) -> None:
+        FlowMatchEulerDiscreteScheduler(shift=0.5).save_pretrained(folder / "scheduler")
+        with pytest.raises(CheckpointError, match=r"marked with the shift '0.5', expected a number from 1 to 12"):
+            prediction_of(Checkpoint.open(folder))
 
 
 class TestSettings:

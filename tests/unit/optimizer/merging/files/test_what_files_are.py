@@ -108,7 +108,7 @@ def test_a_file_without_a_vae_is_told_by_what_it_is(tmp_path: Path) -> None:
                 "model": tensors,
                 "optimizer": {"state": {0: {"exp_avg": torch.ones(2)}}, "param_groups": []},
             },
-            "1 entries beside 'model' are ignored: optimizer",
+            "1 entry is ignored beside 'model': optimizer",
         ),
     ],
 )

@@ -51,7 +51,7 @@ def calls(models: LiveModels) -> Iterator[list[Mapping[str, Any]]]:
 
 def test_a_phase_holds_to_its_last_call_and_the_first_one_after_all() -> None:
     embedding = Embedding(torch.zeros(1, 1), None)
-    phases = [Phase(until_step=1, embedding=embedding), Phase(until_step=3, embedding=embedding)]
+    phases = [Phase(until_call=1, embedding=embedding), Phase(until_call=3, embedding=embedding)]
     assert [phase_at(phases, call) for call in range(6)] == [0, 0, 1, 1, 0, 0]
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -11,7 +10,7 @@ from typing import Any
 import pytest
 import reference_sampling
 import torch
-from live import CPU, resident_of
+from live import CPU, lively, resident_of
 from small_files import small_parents
 from stochastic_samplers import STOCHASTIC
 from torch import Tensor
@@ -19,6 +18,7 @@ from torch import Tensor
 from optimizer.rendering.models import LiveModels, build_models
 from optimizer.rendering.prediction import Prediction
 from optimizer.rendering.prompts.encoder import Conditions, PromptEncoder
+from optimizer.rendering.sampling.flow import FLOW_SAMPLERS, FLOW_SCHEDULES
 from optimizer.rendering.sampling.sample import sample, sampling_levels
 from optimizer.rendering.sampling.schedules import sigmas_of
 from search_spaces.blocks import Architecture
@@ -27,21 +27,13 @@ from studies.spec.suite import SuiteSettings
 
 CFG, SEED = 7.0, 11
 PROGRAMS = ("a1111", "comfyui")
+FLOW = [name for name in FLOW_SAMPLERS if name not in {"lms", "ddim", "lcm", "uni_pc"}]  # which `noise` changes
 PLAIN = [name for name in SAMPLERS if name not in {*A1111_FORMS.values(), *COMFYUI_FORMS.values()}]
 
 
 @pytest.fixture(scope="module")
 def models() -> LiveModels:
-    """A small model whose U-Net's output changes with its latents, time and text; that of a small file hardly does."""
-    models = build_models(resident_of(small_parents(Architecture.SD15)[:1], CPU))
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for name, weights in models.unet.named_parameters():
-            if weights.dim() > 1:
-                weights.copy_(torch.randn(weights.shape, generator=generator) / math.sqrt(weights[0].numel()))
-            else:
-                weights.fill_(float("norm" in name and name.endswith("weight")))
-    return models
+    return lively(build_models(resident_of(small_parents(Architecture.SD15)[:1], CPU)))
 
 
 @pytest.fixture(scope="module")
@@ -80,19 +72,22 @@ def assert_equals_the_formulas(
     conditions = PromptEncoder(models, suite).conditions([item])[0]
     found = sample(models, suite, [item], [conditions], None)
     assert found.dtype == torch.float32
-    expected = reference_sampling.sampled(
-        guided(unet, conditions),
-        sampler=A1111_FORMS.get(sampler, sampler) if program == "a1111" else sampler,
-        schedule=schedule,
-        steps=steps,
-        program=program,
-        seed=SEED,
-        shape=(1, 4, 8, 8),
-        path_levels=sigmas_of(
+    common: dict[str, Any] = {
+        "sampler": A1111_FORMS.get(sampler, sampler) if program == "a1111" else sampler,
+        "schedule": schedule,
+        "steps": steps,
+        "program": program,
+        "seed": SEED,
+        "shape": (1, 4, 8, 8),
+        "path_levels": sigmas_of(
             item.sampling, sampling_levels(item.sampling, models.prediction), models.architecture, suite.noise
         ),
-        predicts_v=models.prediction.kind == "v",
-    )
+    }
+    model, shift = guided(unet, conditions), models.prediction.shift
+    if shift is None:
+        expected = reference_sampling.sampled(model, **common, predicts_v=models.prediction.kind == "v")
+    else:
+        expected = reference_sampling.sampled_flow(model, **common, shift=shift)
     difference = float((found.double() - expected).norm() / expected.norm())
     assert difference < (1e-3 if sampler in STOCHASTIC else 1e-4)
 
@@ -128,3 +123,42 @@ def test_every_sampler_of_a_model_that_predicts_v(
 ) -> None:
     of_v = replace(models, prediction=Prediction(kind="v"))
     assert_equals_the_formulas(of_v, unet, sampler, "normal", program, steps=6)
+
+
+# ------------------------------------------------------------------------------------------ flows
+
+
+def of_flow(models: LiveModels, shift: float) -> LiveModels:
+    return replace(models, prediction=Prediction(kind="flow", shift=shift))
+
+
+@pytest.mark.parametrize("sampler", FLOW)
+def test_a_flow_is_sampled_as_the_formulas_say(sampler: SamplerName, models: LiveModels, unet: Any) -> None:
+    assert_equals_the_formulas(of_flow(models, 3.0), unet, sampler, "normal", "comfyui")
+
+
+@pytest.mark.parametrize("shift", [1.0, 6.0, 12.0])
+@pytest.mark.parametrize(
+    ("sampler", "schedule", "program"),
+    [
+        ("euler", "beta", "comfyui"),
+        ("euler_ancestral", "simple", "a1111"),
+        ("dpmpp_2s_ancestral", "ddim_uniform", "comfyui"),  # which begins below level 1
+        ("dpmpp_sde", "sgm_uniform", "a1111"),
+        ("dpmpp_3m_sde", "beta", "comfyui"),
+    ],
+)
+def test_a_flow_with_other_shifts(
+    sampler: SamplerName, schedule: str, program: str, shift: float, models: LiveModels, unet: Any
+) -> None:
+    assert_equals_the_formulas(of_flow(models, shift), unet, sampler, schedule, program)
+
+
+@pytest.mark.slow  # the tests before take a few of these
+@pytest.mark.parametrize("program", PROGRAMS)
+@pytest.mark.parametrize("schedule", FLOW_SCHEDULES)
+@pytest.mark.parametrize("sampler", FLOW)
+def test_a_flow_with_every_sampler_and_schedule(
+    sampler: SamplerName, schedule: str, program: str, models: LiveModels, unet: Any
+) -> None:
+    assert_equals_the_formulas(of_flow(models, 3.0), unet, sampler, schedule, program, steps=6)
