@@ -36,7 +36,8 @@ TRIES: Final = 50  # for each prompt that is to differ from those before
 _WILDCARD: Final = re.compile(r"__([\w\-./*]+?)__(?!_)")
 _WEIGHT: Final = re.compile(r"\s*(\d+(?:\.\d*)?|\.\d+)::")
 _COUNT: Final = re.compile(r"\s*(?:(\d+)|(\d*)-(\d*))\$\$(?:([^$|{}]*)\$\$)?")
-_SIGNS: Final = re.compile(r"\\[{}|]|[{}|]|\$\{|__[\w\-./*]+?\(")
+_SIGNS: Final = re.compile(r"\\[{}|]|[{}|]|\$\{")
+_WITH_PARAMETERS: Final = re.compile(r"__[\w\-./*]+?\(")
 
 
 class DynamicSettings(FrozenSettings):
@@ -214,7 +215,7 @@ def _refuse(text: str, place: int) -> None:
     Raises:
         ValueError: a closing brace that nothing opens, a variable, or a wildcard with parameters.
     """
-    sign = _SIGNS.match(text, place)
+    sign = _SIGNS.match(text, place) or _WITH_PARAMETERS.match(text, place)
     if sign is None or sign[0] == "|":
         return
     if sign[0] == "}":

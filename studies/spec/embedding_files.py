@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import html
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -10,7 +11,8 @@ from pathlib import Path
 from typing import Final
 
 from basics.files import sha256_of
-from studies.spec.spellings import changing, spells
+from studies.spec.lora_tags import without_tags
+from studies.spec.spellings import changing, spells, without_comments
 from studies.spec.suite import SuiteSettings
 
 FILE_SUFFIXES: Final = (".safetensors", ".pt", ".bin")
@@ -59,18 +61,22 @@ def files_below(folder: Path, suffixes: Sequence[str]) -> Iterator[Path]:
 
 
 def files_named(folder: Path, suites: Iterable[SuiteSettings]) -> tuple[Path, ...]:
-    """List the embeddings whose names occur in the prompts of suites, or in what prompts change into.
+    """List the embeddings whose names occur in the prompts of suites, or in what prompts change into or join.
 
     What a prompt makes of a name depends on its tokens, so a name that only occurs within a word is counted as well.
     """
     known = tuple(suites)
     words = dict.fromkeys(word for suite in known for text in _texts(suite) for word in _words(suite, text))
-    changing_texts = dict.fromkeys(
-        changing(text, _folded) for suite in known if suite.syntax == "a1111" for text in _texts(suite) if "[" in text
+    spelling = dict.fromkeys(
+        changing(form, _folded)
+        for suite in known
+        if suite.syntax == "a1111"
+        for text in _texts(suite)
+        for form in (text, without_comments(text), without_tags(without_comments(text)))
     )
 
     def is_named(name: str) -> bool:
-        return any(name in word for word in words) or any(spells(text, name) for text in changing_texts)
+        return any(name in word for word in words) or any(spells(text, name) for text in spelling)
 
     return tuple(file for file in files_below(folder, FILE_SUFFIXES) if is_named(_folded(file.stem)))
 
@@ -104,4 +110,5 @@ def _folded(text: str) -> str:
     """Return a text without what makes no other tokens, and without the signs that hide a bracket."""
     from ftfy import fix_text
 
-    return "".join(fix_text(text).replace("\\", "").lower().split())
+    plain = html.unescape(html.unescape(fix_text(text)))  # as the tokenizer of OpenCLIP does
+    return "".join(plain.replace("\\", "").lower().split())

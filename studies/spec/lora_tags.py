@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import Final
 
 LORA: Final = "lora"
-_COMMENT: Final = re.compile(r"#[^\n]*(?:\n|\Z)")
 _TAG: Final = re.compile(r"<(\w+):([^>]+)>")
 
 
@@ -26,14 +25,22 @@ class Tag:
     arguments: tuple[str, ...]  # what follows the name, between colons
 
 
-def without_comments(prompt: str) -> str:
-    """Return a prompt without what follows a # in a line."""
-    return _COMMENT.sub("\n", prompt)
-
-
 def tags_in(prompt: str) -> tuple[Tag, ...]:
     """Return the marks in a prompt without comments, in their order."""
-    return tuple(_tag(found) for found in _TAG.finditer(prompt))
+    return tuple(_tag(found) for found in _TAG.finditer(prompt, 0, _end_of_tags(prompt)))
+
+
+def network_in(prompt: str) -> re.Match[str] | None:
+    """Return the first <kind:name> of a prompt; None if there is none."""
+    return _TAG.search(prompt, 0, _end_of_tags(prompt))
+
+
+def _end_of_tags(prompt: str) -> int:
+    """Return the position after the last bracket.
+
+    What begins after it ends nowhere; to search for its end from each beginning takes squared time.
+    """
+    return prompt.rfind(">") + 1
 
 
 def _tag(found: re.Match[str]) -> Tag:
@@ -43,4 +50,5 @@ def _tag(found: re.Match[str]) -> Tag:
 
 def without_tags(prompt: str) -> str:
     """Return a prompt without the marks of LoRAs, and otherwise as it is."""
-    return _TAG.sub(lambda found: "" if found[1] == LORA else found[0], prompt)
+    end = _end_of_tags(prompt)
+    return _TAG.sub(lambda found: "" if found[1] == LORA else found[0], prompt[:end]) + prompt[end:]

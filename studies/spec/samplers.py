@@ -110,7 +110,6 @@ _MORE_SAMPLERS: Final[Mapping[str, SamplerName]] = {
     "kdpm2": "dpm_2",
     "kdpm2a": "dpm_2_ancestral",
     "dpmpp2sa": "dpmpp_2s_ancestral",
-    "dpmpp3m": "dpmpp_3m_sde",
     "a1111ddim": "ddim_a1111",
 }
 # "Uniform" is A1111's name of normal; "DDIM" its name of ddim_uniform. Its polyexponential levels with the usual

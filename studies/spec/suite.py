@@ -50,7 +50,7 @@ _NAMES: Final[Mapping[str, Any]] = {
 }
 Size = Annotated[tuple[int, int], BeforeValidator(as_size)]
 Sizes = Annotated[tuple[Size, ...], BeforeValidator(as_list)]
-Seed = Annotated[int, Field(ge=0, lt=2**63)]  # what a torch generator takes
+Seed = Annotated[int, Field(ge=0, lt=2**64)]  # what a torch generator takes
 Seeds = Annotated[tuple[Seed, ...], BeforeValidator(as_list)]
 Sampler = Annotated[SamplerName, BeforeValidator(only_sampler)]
 Schedule = Annotated[ScheduleName, BeforeValidator(only_schedule)]

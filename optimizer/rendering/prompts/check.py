@@ -15,11 +15,13 @@ from optimizer.rendering.prompts.reading import PromptReader, Reading
 from scorers import clip
 from search_spaces.blocks import Architecture
 from search_spaces.slots import beyond_usual
-from studies.spec.lora_tags import without_comments, without_tags
+from studies.spec.lora_tags import network_in, without_tags
+from studies.spec.spellings import without_comments
 from studies.spec.suite import SuiteSettings, Syntax
 
 # What one program gives a meaning and the other reads as words.
-_ONLY_A1111 = re.compile(r"\bBREAK\b|<\w+:[^>]+>|\[[^\]]*[:|][^\]]*\]")
+_BREAK = re.compile(r"\bBREAK\b")
+_SIGNS = re.compile(r"[\[\]:|]")
 _LORA = re.compile(r"(?i)<lora:[^>]*>?")
 _ONLY_COMFYUI = re.compile(r"\bembedding:\S+")
 
@@ -77,7 +79,7 @@ def read_suites(suites: Sequence[SuiteSettings], architecture: Architecture, wid
                     read[key] = ReadPrompt(reading=reading, steps=item.sampling.steps, calls=item.sampling.calls)
     syntax = suites[0].syntax
     texts = dict.fromkeys(text for text, _, _ in (*positive, *negative))
-    notes = [note for text in texts for note in _notes(text, syntax)]
+    notes = [note for text in texts for note in notes_of(text, syntax)]
     if syntax == "a1111":
         notes += [
             note for text, counted_as, made in (*positive, *negative) for note in _unreached(text, counted_as, made)
@@ -117,12 +119,12 @@ def _unusual_strengths(suite: SuiteSettings, readings: Iterable[Reading]) -> Ite
             yield f"suite: the LoRA {name} at {value:g} is {why}"
 
 
-def _notes(text: str, syntax: Syntax) -> Iterator[str]:
+def notes_of(text: str, syntax: Syntax) -> Iterator[str]:
     """Yield what the user should know about a prompt."""
     if syntax == "plain" and (count := token_count(text)) > CONTEXT:
         yield f"the prompt {text[:40]!r}... has {count} tokens: CLIP reads {CONTEXT} and ignores the rest"
-    elif syntax == "comfyui" and (found := _ONLY_A1111.search(text)):
-        yield f"the prompt {shortened(text, 40)!r} has {found[0]!r}, which ComfyUI reads as words; A1111 does not"
+    elif syntax == "comfyui" and (words := _only_a1111(text)) is not None:
+        yield f"the prompt {shortened(text, 40)!r} has {words!r}, which ComfyUI reads as words; A1111 does not"
     elif syntax == "a1111" and _ONLY_COMFYUI.search(text):
         names = ", ".join(dict.fromkeys(map(repr, _ONLY_COMFYUI.findall(text))))
         yield f"the prompt {shortened(text, 40)!r} has {names}: A1111 knows an embedding by its bare name"
@@ -140,6 +142,27 @@ def _unreached(text: str, calls: int, made: int) -> Iterator[str]:
             f"the prompt {shortened(text, 40)!r} has {shortened(edit, 60)!r}, which never changes in "
             f"{counted(number, 'step')}: write a lower number of steps, or a share such as 0.5"
         )
+
+
+def _only_a1111(text: str) -> str | None:
+    """Return the first BREAK, network in angle brackets or changing text; None if there is none."""
+    found = _BREAK.search(text) or network_in(text)
+    return _changing(text) if found is None else found[0]
+
+
+def _changing(text: str) -> str | None:
+    """Return the first square brackets with a colon or a bar in them; None if there are none."""
+    opened: list[tuple[int, bool]] = []  # where each open bracket stands, and whether a colon or bar has followed
+    for sign in _SIGNS.finditer(text):
+        if sign[0] == "[":
+            opened.append((sign.start(), False))
+        elif opened and sign[0] == "]":
+            start, divided = opened.pop()
+            if divided:
+                return text[start : sign.end()]
+        elif opened:
+            opened[-1] = (opened[-1][0], True)
+    return None
 
 
 def token_count(prompt: str) -> int:

@@ -23,7 +23,7 @@ from basics.messages import counted, nearest
 from optimizer.errors import CheckpointError, PromptError
 from optimizer.merging.files.pickles import torch_content
 from optimizer.merging.files.sources import abbreviated, safetensors_source
-from studies.spec.embedding_files import FILE_SUFFIXES, embedding_names
+from studies.spec.embedding_files import embedding_names
 
 MOST_VECTORS = 75  # what a chunk holds
 ONLY = ""  # the key of vectors that are for the only text encoder of a model
@@ -59,7 +59,7 @@ class InversionFolder:
     @property
     def stems(self) -> tuple[str, ...]:
         """The names that A1111 knows: of the files, without folder and suffix."""
-        return tuple(name for name in self.names if "/" not in name and not name.endswith(FILE_SUFFIXES))
+        return tuple(name for name, files in self.names.items() if any(file.stem == name for file in files))
 
     def knows(self, name: str) -> bool:
         """Return whether there is a file of this name, which may have a folder before it and a suffix."""

@@ -18,7 +18,7 @@ from optimizer.rendering.prompts.inversions import InversionFolder
 from optimizer.rendering.prompts.networks import NamedLora, networks_taken_out
 from optimizer.rendering.prompts.pieces import Piece, misread, refuse_long
 from optimizer.rendering.prompts.tokens import comfyui_ids, mended_ids, open_clip_ids
-from studies.spec.lora_tags import without_comments
+from studies.spec.spellings import without_comments
 from studies.spec.suite import SuiteSettings
 
 MOST_CHUNKS = 50  # of a prompt; each costs memory and time in every call of the U-Net

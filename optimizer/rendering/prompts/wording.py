@@ -6,7 +6,8 @@ from collections.abc import Iterable, Sequence
 
 from optimizer.rendering.prompts import attention, comfyui
 from optimizer.rendering.prompts.editing import phases
-from studies.spec.lora_tags import without_comments, without_tags
+from studies.spec.lora_tags import without_tags
+from studies.spec.spellings import without_comments
 from studies.spec.suite import SuiteItem, SuiteSettings
 
 

@@ -2,22 +2,22 @@
 
 An input is a value, or a link [id, slot] to another node. The settings are those of the sampler that begins with an
 empty latent image; what its links lead to is followed. Every node on the way to the model, the prompts, the noise and
-its levels that is not known to leave the picture alone is told by its name: there are thousands of kinds.
+its levels, and every node that gives a value, is told by its name unless it is known to be read whole: there are
+thousands of kinds.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any, Final
 
 from pydantic import ValidationError
 
+from studies.spec.published.comfyui_nodes import SHOWN, Node, Nodes, inputs_of, kind_of
 from studies.spec.published.settings import PublishedError, RawSettings
 from studies.spec.suite import SizeConditioning
 
-DEPTH: Final = 100  # links that are followed one after the other
-SHOWN: Final = 80  # characters of a node's kind or a file's name
-VALUE_KEYS: Final = ("value", "seed", "noise_seed", "int", "float", "string", "text", "number")
 MIXING: Final = ("ConditioningCombine", "ConditioningConcat", "ConditioningAverage", "ConditioningSetArea")
 LATENTS: Final = ("EmptyLatentImage", "EmptySD3LatentImage", "SDXLEmptyLatentSizePicker+")
 SIZED: Final = "CLIPTextEncodeSDXL"  # says the sizes that SDXL's U-Net is told
@@ -53,8 +53,6 @@ READ: Final = LORAS | {
     SIZED,
 }
 
-Node = Mapping[str, Any]
-
 
 def parse_graph(graph: Any) -> RawSettings:
     """Read the settings of the first sampler of a graph.
@@ -75,29 +73,20 @@ def parse_graph(graph: Any) -> RawSettings:
 
 
 def _is_sampler(node: Node) -> bool:
-    return {"positive", "negative", "latent_image"} <= _inputs(node).keys() or (
-        {"guider", "latent_image", "sigmas"} <= _inputs(node).keys()
+    return {"positive", "negative", "latent_image"} <= inputs_of(node).keys() or (
+        {"guider", "latent_image", "sigmas"} <= inputs_of(node).keys()
     )
 
 
-def _inputs(node: Node) -> Mapping[str, Any]:
-    found = node.get("inputs")
-    return found if isinstance(found, Mapping) else {}
-
-
-def _kind(node: Node) -> str:
-    return str(node.get("class_type", "a node without a kind"))[:SHOWN]
-
-
-class _Nodes:
-    """The nodes of a graph by their ids."""
+class _Nodes(Nodes):
+    """The nodes of a graph, with the latent images that samplers begin with."""
 
     def __init__(self, graph: Mapping[str, Any]) -> None:
-        self._graph = graph
+        super().__init__(graph, READ)
 
     def latent(self, sampler: Node) -> Node | None:
         """Return the empty latent image that a sampler begins with; None if it begins with something else."""
-        return next((node for node in self.latents(sampler) if _kind(node) in LATENTS), None)
+        return next((node for node in self.latents(sampler) if kind_of(node) in LATENTS), None)
 
     def latents(self, sampler: Node) -> Iterator[Node]:
         """Yield the nodes that a sampler's latent image passes through; another sampler is the last of them."""
@@ -105,42 +94,6 @@ class _Nodes:
         if last is not None:
             yield last
             yield from self.chain(last, "samples", "latent", "")
-
-    def value(self, node: Node, key: str, depth: int = 0) -> Any:
-        """Return an input's value, which may be that of a node that holds nothing else."""
-        found = _inputs(node).get(key)
-        target = self._linked(found)
-        if target is None or depth > DEPTH:
-            return None if isinstance(found, list) else found
-        known = next((name for name in (key, *VALUE_KEYS, "") if name in _inputs(target)), None)
-        return None if known is None else self.value(target, known, depth + 1)
-
-    def first(self, node: Node, *keys: str) -> Any:
-        """Return the value of the first of some inputs that a node has."""
-        return next((self.value(node, key) for key in keys if key in _inputs(node)), None)
-
-    def target(self, node: Node, *keys: str) -> Node | None:
-        """Return the node that the first of some inputs which is a link leads to."""
-        return next((found for key in keys if (found := self._linked(_inputs(node).get(key))) is not None), None)
-
-    def chain(self, node: Node, *keys: str) -> Iterator[Node]:
-        """Yield the nodes that one link after the other leads to.
-
-        Args:
-            keys: of the inputs that are followed; that of a Reroute node is empty.
-        """
-        for _ in range(DEPTH):
-            target = self.target(node, *keys)
-            if target is None:
-                return
-            yield target
-            node = target
-
-    def _linked(self, link: Any) -> Node | None:
-        if isinstance(link, list) and len(link) == 2:
-            node = self._graph.get(str(link[0]))
-            return node if isinstance(node, Mapping) else None
-        return None
 
 
 class _Sampler:
@@ -151,7 +104,7 @@ class _Sampler:
         self._guider = nodes.target(sampler, "guider") or sampler
         self._noise = nodes.target(sampler, "noise") or sampler
         self._chosen = nodes.target(sampler, "sampler") or sampler
-        self._levels = [node for node in nodes.chain(sampler, "sigmas", "") if _inputs(node)] or [sampler]
+        self._levels = [node for node in nodes.chain(sampler, "sigmas", "") if inputs_of(node)] or [sampler]
         self._latents = list(nodes.latents(sampler))
 
     def settings(self, *, more: bool) -> RawSettings:
@@ -165,13 +118,7 @@ class _Sampler:
         """
         value, latent = self._nodes.value, self._nodes.latent(self._node) or {}
         positive, negative = self._conditioning("positive"), self._conditioning("negative")
-        sizes = self._sizes(positive, latent)
-        notes = [*self._notes([*positive, *negative], latent)]
-        if self._sizes(negative, latent) != sizes:
-            notes.append("not repeated: other sizes with the negative prompt")
-        if more:
-            notes.append("further sampler nodes are not repeated")
-        return RawSettings(
+        read = RawSettings(
             program="ComfyUI",
             syntax="comfyui",
             prompt=self._text(positive, "positive"),
@@ -187,9 +134,24 @@ class _Sampler:
             cfg_rescale=self._of_model("RescaleCFG", "multiplier"),
             pag_scale=self._of_model("PerturbedAttentionGuidance", "scale"),
             noise="comfyui",
-            size_conditioning=sizes,
-            notes=tuple(notes),
+            size_conditioning=self._sizes(positive, latent),
         )
+        notes = [*self._notes([*positive, *negative], latent), *self._notes_of_negative(read, negative, latent)]
+        if more:
+            notes.append("further sampler nodes are not repeated")
+        return replace(read, notes=tuple(notes))
+
+    def _notes_of_negative(self, read: RawSettings, negative: list[Node], latent: Node) -> Iterator[str]:
+        """Yield what a suite has one of for both prompts, and is another one for the negative one.
+
+        Args:
+            read: the settings that are the positive one's.
+        """
+        if self._sizes(negative, latent) != read.size_conditioning:
+            yield "not repeated: other sizes with the negative prompt"
+        zeroed = any(kind_of(node) == "ConditioningZeroOut" for node in negative)
+        if not zeroed and (self._clip_skip(negative) or 1) != (read.clip_skip or 1):
+            yield "not repeated: another clip skip with the negative prompt (CLIPSetLastLayer)"
 
     def _conditioning(self, key: str) -> list[Node]:
         """Return the nodes that a conditioning passes through; the last has the text.
@@ -198,19 +160,19 @@ class _Sampler:
             PublishedError: it is mixed of several.
         """
         found = list(self._nodes.chain(self._guider, key, "conditioning", "conditioning_to", ""))
-        mixing = next((_kind(node) for node in found if _kind(node).startswith(MIXING)), None)
+        mixing = next((kind_of(node) for node in found if kind_of(node).startswith(MIXING)), None)
         if mixing is not None:
             raise PublishedError(f"its graph has {mixing} (regional or mixed prompts), which is not repeated")
         return found
 
     def _text(self, conditioning: list[Node], key: str) -> Any:
-        if any(_kind(node) == "ConditioningZeroOut" for node in conditioning):  # the text before it does not count
+        if any(kind_of(node) == "ConditioningZeroOut" for node in conditioning):  # the text before it does not count
             return ""
         return self._nodes.first(conditioning[-1], "text", "text_g", key) if conditioning else None
 
     def _of_model(self, kind: str, key: str) -> Any:
         """Return an input of the node of a kind that a model passes through last; None where there is none."""
-        nodes = (node for node in self._nodes.chain(self._guider, "model", "") if _kind(node) == kind)
+        nodes = (node for node in self._nodes.chain(self._guider, "model", "") if kind_of(node) == kind)
         return next((self._nodes.value(node, key) for node in nodes), None)
 
     def _clip_skip(self, conditioning: list[Node]) -> int | None:
@@ -226,7 +188,7 @@ class _Sampler:
         Raises:
             PublishedError: they are no sizes.
         """
-        if not conditioning or _kind(conditioning[-1]) != SIZED:
+        if not conditioning or kind_of(conditioning[-1]) != SIZED:
             return SizeConditioning()
         told = {name: [self._nodes.value(conditioning[-1], key) for key in keys] for name, keys in SIZES.items()}
         image = [self._nodes.value(latent, key) for key in SIZES["original"]]
@@ -244,16 +206,17 @@ class _Sampler:
         path = [*self._nodes.chain(self._guider, "model", ""), *conditioning]
         for node in conditioning:
             path += self._nodes.chain(node, "clip", "")
-        loras = [str(self._nodes.value(node, "lora_name"))[:SHOWN] for node in path if _kind(node) in LORAS]
+        loras = [str(self._nodes.value(node, "lora_name"))[:SHOWN] for node in path if kind_of(node) in LORAS]
         if loras:
             yield f"LoRAs are not applied: {', '.join(dict.fromkeys(loras))} (see `loras` of a suite)"
         path += [self._node, self._guider, self._noise, self._chosen, *self._levels, *self._latents]
-        others = [*(_kind(node) for node in path if _kind(node) not in READ), *self._values(latent)]
-        kinds = [_kind(node) for node in self._nodes.chain(self._guider, "model", "")]
+        others = [*(kind_of(node) for node in path if kind_of(node) not in READ), *self._values(latent)]
+        kinds = [kind_of(node) for node in self._nodes.chain(self._guider, "model", "")]
         others += [f"more than one {kind}" for kind in GUIDANCE if kinds.count(kind) > 1]
-        sized = [node for node in conditioning if _kind(node) == SIZED]
+        sized = [node for node in conditioning if kind_of(node) == SIZED]
         if any(self._nodes.value(node, "text_l") != self._nodes.value(node, "text_g") for node in sized):
             others.append("another text for the first text encoder (text_l)")
+        others += self._nodes.not_known  # of values that were read until here
         if others:
             yield f"not repeated: {', '.join(dict.fromkeys(others))}"
 

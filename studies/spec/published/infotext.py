@@ -2,7 +2,8 @@
 
 The prompt, which may have several lines; the negative prompt after `Negative prompt:`; and in the last line
 `Steps: 26, Sampler: Euler a, ...`, in which a value with a comma or colon is a JSON string. What is not said has the
-program's default: clip skip 1, noise drawn on the graphics card, and the sampler's usual schedule.
+program's default: clip skip 1, and noise drawn on the graphics card. A sampler without a schedule has even levels, as
+in A1111 before 1.9, which names none but in the sampler's name; since then it names one always.
 
 Ours names the program as its version, and then what A1111 has no key for. A prompt that these rules would not give back
 as it was (it begins with a space, or has a line of settings in it) stands once more as a JSON string.
@@ -11,12 +12,14 @@ as it was (it begins with a space, or has a line of settings in it) stands once 
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final, get_args
 
+from studies.spec.published.a1111_keys import notes_of_unknown, notes_of_ways
 from studies.spec.published.settings import OURS, PublishedError, RawSettings
-from studies.spec.samplers import PROGRAMS, SamplerName, read_sampler
+from studies.spec.samplers import A1111_FORMS, PROGRAMS, SamplerName, read_sampler, usual_schedule
 from studies.spec.suite import Emphasis, SizeConditioning, SuiteItem, SuiteLora, SuiteSettings, Syntax
 
 FOOOCUS: Final = "Fooocus"
@@ -29,39 +32,11 @@ _EMPHASES: Final[Mapping[str, Emphasis]] = {
     "Original": "original", "No norm": "no_norm", "None": "none", "Ignore": "ignore",
 }  # fmt: skip
 NEGATIVE: Final = "Negative prompt:"
-_PAIR: Final = re.compile(r'\s*([A-Za-z][\w \-/.]{0,60}):\s*("(?:\\.|[^"\\])*+"|[^,]*)(?:,|$)')
+_PAIR: Final = re.compile(r'([A-Za-z][\w \-/.]{0,60}):\s*("(?:\\.|[^"\\])*+"|[^,]*)(?:,|$)')
+_BEFORE_SCHEDULES: Final = re.compile(r"v1\.[0-8]\.")  # versions of A1111, which those of Forge contain
 _SIZE: Final = re.compile(r"(\d{1,5})x(\d{1,5})")
 _NUMBERS: Final = re.compile(r"(\d{1,18})x(\d{1,18})")
 _SIZE_KEYS: Final = {"Original size": "original", "Crop": "crop", "Target size": "target"}  # ours -> a suite's
-_CANNOT: Final = {  # beginning of a key -> what of the picture cannot be repeated
-    "Hires": "hires fix (the first pass alone is rendered)",
-    "First pass size": "hires fix (the first pass alone is rendered)",
-    "Refiner": "the refiner",
-    "ADetailer": "ADetailer",
-    "ControlNet": "ControlNet",
-    "Regional Prompter": "regional prompts",
-    "RP ": "regional prompts",
-    "Face restoration": "face restoration",
-    "Variation seed": "variation seeds",
-    "Seed resize from": "seed resizing",
-    "Tiling": "tiling",
-    "FreeU": "FreeU",
-    "Dynamic thresholding": "dynamic thresholding",
-    "Token merging": "token merging",
-    "CFG Rescale": "its CFG rescale (see `cfg_rescale` of a suite)",
-    "PAG ": "perturbed-attention guidance (see `pag` of a suite)",
-    "pagi_": "perturbed-attention guidance (see `pag` of a suite)",
-    "Discard penultimate sigma": "a level that is left out",
-    "Noise Schedule": "its noise schedule (see `zero_snr` of a suite)",
-    "Schedule rho": "its own noise levels",
-    "Schedule max sigma": "its own noise levels",
-    "Schedule min sigma": "its own noise levels",
-    "Sigma ": "its churn (sigma churn, tmin, tmax, noise)",
-    "Eta": "its eta",
-    "NGMS": "steps without the negative prompt (NGMS)",
-    "Skip Early CFG": "early steps without guidance",
-    "Pad conds": "padded prompts",
-}
 _SUITE_LORAS: Final = "Suite LoRAs"  # our key
 # Keys of Fooocus -> what of its way to sample cannot be repeated.
 _OF_FOOOCUS: Final = {"Sharpness": "sharpness", "ADM Guidance": "ADM guidance", "Adaptive CFG": "adaptive CFG"}
@@ -84,15 +59,15 @@ def parse_infotext(text: str) -> RawSettings:
         raise PublishedError("no line `Steps: ..., Sampler: ..., Seed: ...` in its text")
     begin = next((row for row in range(place) if lines[row].startswith(NEGATIVE)), place)
     pairs = _pairs(lines[place])
-    size = _SIZE.fullmatch(pairs.get("Size", ""))
-    if "Mask blur" in pairs or ("Denoising strength" in pairs and not any(key.startswith("Hires") for key in pairs)):
+    size = _size(pairs)
+    if _is_from_a_picture(pairs):
         raise PublishedError("it was made from another picture (img2img), which its settings do not hold")
     prompt = "\n".join(lines[:begin])
     negative = "\n".join(lines[begin:place]).removeprefix(NEGATIVE).strip()
     said: dict[str, Any] = {
         "seed": pairs.get("Seed"),
-        "width": size[1] if size else None,
-        "height": size[2] if size else None,
+        "width": size[0] if size else None,
+        "height": size[1] if size else None,
         "steps": pairs.get("Steps"),
         "cfg": pairs.get("CFG scale"),
         "sampler": pairs.get("Sampler"),
@@ -105,8 +80,44 @@ def parse_infotext(text: str) -> RawSettings:
         return RawSettings(program=OURS, prompt=prompt, negative=negative, **said, **_ours(pairs))
     if version.startswith(FOOOCUS):
         return RawSettings(program=FOOOCUS, prompt=prompt, negative=negative, **said, **_of_fooocus(pairs))
+    said["schedule"] = said["schedule"] or _unnamed_schedule(pairs)
     of_suite = _of_a1111(pairs, uses_weights=bool(set("([") & set(prompt + negative)))
     return RawSettings(program="A1111", prompt=prompt, negative=negative, **said, **of_suite)
+
+
+def _is_from_a_picture(pairs: Mapping[str, str]) -> bool:
+    """Return whether a picture was made from another: hires fix, in either of its forms, has a strength as well."""
+    has_hires_fix = any(key.startswith(("Hires", "First pass size")) for key in pairs)
+    return "Mask blur" in pairs or ("Denoising strength" in pairs and not has_hires_fix)
+
+
+def _size(pairs: Mapping[str, str]) -> tuple[int, int] | None:
+    """Return width and height of what was rendered first; None if the text does not say.
+
+    A1111's first hires fix named the first pass beside the whole picture's size, and 0x0 where it chose one by itself
+    (`restore_old_hires_fix_params` and `old_hires_fix_first_pass_dimensions`).
+    """
+    whole, first = (_SIZE.fullmatch(pairs.get(key, "")) for key in ("Size", "First pass size"))
+    if first is not None and int(first[1]) and int(first[2]):
+        return int(first[1]), int(first[2])
+    if whole is None:
+        return None
+    width, height = int(whole[1]), int(whole[2])
+    if first is None or not width * height:
+        return width, height
+    scale = math.sqrt(512 * 512 / (width * height))
+    return math.ceil(scale * width / 64) * 64, math.ceil(scale * height / 64) * 64
+
+
+def _unnamed_schedule(pairs: Mapping[str, str]) -> str | None:
+    """Return the schedule of a text that has no key for it; None for the usual one, or that of the sampler's name."""
+    try:
+        sampler, joint = read_sampler(pairs.get("Sampler", ""))
+    except ValueError:  # which is told when the sampler is read
+        return None
+    is_automatic = pairs["Sampler"].casefold().endswith(("auto", "automatic"))
+    is_usual = sampler in A1111_FORMS or usual_schedule(sampler) == "normal"  # the former have levels of their own
+    return None if joint is not None or is_automatic or is_usual else "normal"
 
 
 def _of_a1111(pairs: Mapping[str, str], *, uses_weights: bool) -> dict[str, Any]:
@@ -127,7 +138,7 @@ def _of_a1111(pairs: Mapping[str, str], *, uses_weights: bool) -> dict[str, Any]
         "emphasis": emphasis,
         "sgm_noise_multiplier": sgm,
         "size_conditioning": SizeConditioning(),
-        "notes": (*_notes(pairs), *_notes_of_noise(pairs)),
+        "notes": (*notes_of_ways(pairs), *notes_of_unknown(pairs), *_notes(pairs), *_notes_of_noise(pairs)),
     }
 
 
@@ -135,7 +146,11 @@ def _of_fooocus(pairs: Mapping[str, str]) -> dict[str, Any]:
     """Return how prompts of Fooocus are read, and the notes."""
     ways = [way for key, way in _OF_FOOOCUS.items() if key in pairs]
     loras = [f"LoRAs ({pairs['Lora weights']}; see `loras` of a suite)"] if "Lora weights" in pairs else []
-    return {"syntax": "comfyui", "noise": "comfyui", "notes": (*notes_of_fooocus([*ways, *loras]), *_notes(pairs))}
+    return {
+        "syntax": "comfyui",
+        "noise": "comfyui",
+        "notes": (*notes_of_fooocus([*ways, *loras]), *notes_of_ways(pairs)),
+    }
 
 
 def notes_of_fooocus(ways: Sequence[str]) -> Iterator[str]:
@@ -219,11 +234,19 @@ def _unquoted(value: str) -> str:
 
 
 def _notes(pairs: Mapping[str, str]) -> Iterator[str]:
-    cannot = [what for key in pairs for beginning, what in _CANNOT.items() if key.startswith(beginning)]
     if pairs.get("Emphasis", "Original") not in _EMPHASES:
-        cannot.append(f"its way of emphasis ({pairs['Emphasis'][:40]})")
-    if cannot:
-        yield f"not repeated: {', '.join(dict.fromkeys(cannot))}"
+        yield f"not repeated: its way of emphasis ({pairs['Emphasis'][:40]})"
+    if _leaves_schedule_open(pairs):
+        yield "it names no schedule, so it is given that of A1111 before 1.9: even levels (`schedule: normal`)"
+    if pairs.get("Clip skip", "1") not in {"0", "1", "2"}:
+        yield "A1111 ignores its clip skip with SDXL models, and a suite does not: set `clip_skip: 2` for those"
+
+
+def _leaves_schedule_open(pairs: Mapping[str, str]) -> bool:
+    """Return whether a schedule is neither named nor known by the program's version, and another one may be meant."""
+    if {"Schedule type", "Scheduler"} & pairs.keys() or _unnamed_schedule(pairs) is None:
+        return False
+    return _BEFORE_SCHEDULES.search(pairs.get("Version", "")) is None
 
 
 def _notes_of_noise(pairs: Mapping[str, str]) -> Iterator[str]:

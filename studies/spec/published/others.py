@@ -9,6 +9,22 @@ from typing import Any, Final
 from studies.spec.published.infotext import FOOOCUS, notes_of_fooocus
 from studies.spec.published.settings import PublishedError, RawSettings
 
+# InvokeAI's samplers are diffusers' (backend/stable_diffusion/schedulers), of which some are no others' under the name.
+# The end `_k` of a name says Karras' levels, and all other names have none; but these have levels of their own.
+_OTHERS_OF_INVOKEAI: Final[Mapping[str, str]] = {
+    "deis": "DEIS",
+    "ddpm": "DDPM",
+    "pndm": "PNDM",
+    "plms": "PLMS",
+    "tcd": "TCD",
+    "dpmpp_2s": "a second order without noise, one step at a time",
+    "dpmpp_3m": "the third order without noise",
+}
+_OWN_LEVELS_OF_INVOKEAI: Final = frozenset({"ddim", "lcm"})
+# Before 2.3 its samplers were k-diffusion's (backend/generate.py), with Karras' levels up to 29 steps (`--karras_max`).
+_OF_K_DIFFUSION: Final = re.compile(r"v?(?:1|2\.[0-2])\b")
+_KARRAS_STEPS: Final = 29
+_OLDER_NAMES: Final = {"k_dpmpp_2": "dpmpp_2m", "k_dpmpp_2_a": "dpmpp_2s_ancestral"}
 _COMPEL: Final = re.compile(r"\)(?:[+-]+|[\d.]+)|\w[+-]{2,}|\.(?:and|blend|swap)\(")
 _PAIR: Final = re.compile(r"\(\s*(\d{1,5})\s*,\s*(\d{1,5})\s*\)")
 _TAG: Final = re.compile(r"<(segment|object|region|refiner|edit|clear)\b")
@@ -18,12 +34,12 @@ def parse_invokeai(data: Any) -> RawSettings:
     """Read `invokeai_metadata`, or the older `sd-metadata`.
 
     Raises:
-        PublishedError: it is no object, or the picture was made from another one.
+        PublishedError: it is no object, the picture was made from another one, or its sampler is not done here.
     """
     if not isinstance(data, Mapping):
         raise PublishedError("InvokeAI's settings are not a JSON object")
     if isinstance(data.get("image"), Mapping):
-        return _older_invokeai(data["image"])
+        return _older_invokeai(data["image"], str(data.get("app_version") or "2"))
     if str(data.get("generation_mode", "txt2img")) not in {"txt2img", "sdxl_txt2img"}:
         raise PublishedError(f"it was made by {str(data['generation_mode'])[:40]}, and only txt2img is read")
     return RawSettings(
@@ -33,10 +49,28 @@ def parse_invokeai(data: Any) -> RawSettings:
         negative=data.get("negative_prompt"),
         **_alike(data),
         cfg=data.get("cfg_scale"),
-        sampler=data.get("scheduler"),
+        **_sampling_of_invokeai(data.get("scheduler")),
         clip_skip=_clip_skip(data.get("clip_skip")),
         notes=tuple(_invokeai_notes(data)),
     )
+
+
+def _sampling_of_invokeai(name: Any) -> dict[str, Any]:
+    """Return the sampler and the schedule of a name.
+
+    Raises:
+        PublishedError: it is a sampler that only diffusers has.
+    """
+    if not isinstance(name, str):
+        return {"sampler": name}
+    sampler = name.removesuffix("_k")
+    if sampler in _OTHERS_OF_INVOKEAI:
+        raise PublishedError(f"InvokeAI's sampler {name} ({_OTHERS_OF_INVOKEAI[sampler]}) is not done here")
+    if sampler == "unipc":
+        sampler = "uni_pc_bh2"  # of its second order, where ComfyUI's has the third
+    if sampler in _OWN_LEVELS_OF_INVOKEAI:
+        return {"sampler": sampler}
+    return {"sampler": sampler, "schedule": "karras" if name.endswith("_k") else "normal"}
 
 
 def _alike(data: Mapping[str, Any]) -> dict[str, Any]:
@@ -50,6 +84,7 @@ def _clip_skip(skipped: Any) -> Any:
 
 
 def _invokeai_notes(data: Mapping[str, Any]) -> Iterator[str]:
+    yield "InvokeAI samples with diffusers' schedulers, whose levels are not quite these: it cannot be repeated exactly"
     used = {
         "loras": "LoRAs (see `loras` of a suite)",
         "controlnets": "ControlNet",
@@ -69,11 +104,16 @@ def _invokeai_notes(data: Mapping[str, Any]) -> Iterator[str]:
         yield "weights in InvokeAI's syntax are read as plain text"
 
 
-def _older_invokeai(image: Mapping[str, Any]) -> RawSettings:
+def _older_invokeai(image: Mapping[str, Any], version: str) -> RawSettings:
     prompt = image.get("prompt")
     if isinstance(prompt, list) and prompt and isinstance(prompt[0], Mapping):
         prompt = prompt[0].get("prompt")
     positive, negative = _brackets(str(prompt or ""))
+    name, steps = image.get("sampler"), image.get("steps")
+    sampling = _sampling_of_invokeai(_OLDER_NAMES.get(str(name), name))
+    is_of_k_diffusion = version == "2" or _OF_K_DIFFUSION.match(version) is not None
+    if is_of_k_diffusion and str(name).startswith("k_") and isinstance(steps, int):
+        sampling["schedule"] = "karras" if steps <= _KARRAS_STEPS else "normal"
     return RawSettings(
         program="InvokeAI",
         syntax="plain",
@@ -81,7 +121,7 @@ def _older_invokeai(image: Mapping[str, Any]) -> RawSettings:
         negative=negative,
         **_alike(image),
         cfg=image.get("cfg_scale"),
-        sampler=image.get("sampler"),
+        **sampling,
     )
 
 

@@ -92,6 +92,8 @@ def checked(raw: RawSettings) -> PublishedSettings:
     width, height = (_whole(value, "size", 64, 4096) for value in (raw.width, raw.height))
     sampler, schedule = _sampling(raw)
     notes = [*raw.notes, *_notes_of_text(prompt, negative)]
+    if raw.sampler.casefold().endswith("gpu"):
+        notes.append(f"noise of {raw.sampler[:40]} was drawn on the graphics card: it cannot be repeated exactly")
     if raw.syntax == "a1111":  # which takes these marks out of a prompt; to ComfyUI they are text
         prompt = _NETWORK.sub(lambda found: found[0] if _LORA.fullmatch(found[0]) else "", prompt)
         negative = _NETWORK.sub("", negative)
@@ -104,7 +106,7 @@ def checked(raw: RawSettings) -> PublishedSettings:
     return PublishedSettings(
         prompt=prompt,
         negative=negative,
-        seed=_whole(raw.seed, "seed", 0, 2**63 - 1),
+        seed=_whole(raw.seed, "seed", 0, 2**64 - 1),
         width=_rounded(width),
         height=_rounded(height),
         steps=_whole(raw.steps, "steps", 1, 1000),

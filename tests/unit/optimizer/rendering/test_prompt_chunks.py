@@ -16,6 +16,7 @@ from torch import Tensor
 from optimizer.errors import PromptError
 from optimizer.families.registry import model_family
 from optimizer.rendering.prompts.chunks import Chunk
+from optimizer.rendering.prompts.inversions import InversionFolder
 from optimizer.rendering.prompts.reading import PromptReader, Reading
 from search_spaces.blocks import Architecture
 from studies.spec.suite import SuiteSettings
@@ -285,3 +286,12 @@ class TestEmbeddings:
     def test_a_folder_that_is_none_is_refused(self, tmp_path: Path) -> None:
         with pytest.raises(PromptError, match="is no folder"):
             reader(embeddings=str(tmp_path / "nowhere"))
+
+
+def test_a_file_that_a1111_knows_by_a_name_with_a_suffix_in_it_is_used(tmp_path: Path) -> None:
+    for name in ("v1.pt.safetensors", "old.bin.PT", "plain.SAFETENSORS"):
+        (tmp_path / name).write_bytes(b"content")
+    (tmp_path / "below").mkdir()
+    (tmp_path / "below" / "inner.pt").write_bytes(b"content")
+    folder = InversionFolder(tmp_path, {})
+    assert sorted(folder.stems) == ["inner", "old.bin", "plain", "v1.pt"]

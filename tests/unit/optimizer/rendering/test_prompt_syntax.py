@@ -12,7 +12,7 @@ from optimizer.rendering.prompts import attention, comfyui
 from optimizer.rendering.prompts.composition import refuse_composition
 from optimizer.rendering.prompts.editing import phases
 from optimizer.rendering.prompts.networks import NamedLora, networks_taken_out
-from studies.spec.lora_tags import without_comments
+from studies.spec.spellings import without_comments
 
 # Texts and weights, most of them from the documentation of A1111's parser.
 A1111 = {

@@ -197,3 +197,94 @@ def test_graphs_of_other_values_and_links_are_read_or_refused(data: st.DataObjec
         )
     with suppress(PublishedError):
         assert read(graph).prompt
+
+
+def with_text(kind: str, more: Mapping[str, Any] | None = None, **inputs: Any) -> dict[str, Any]:
+    """Return the graph with a node that gives the prompt."""
+    graph = {**copy.deepcopy(GRAPH), "9": {"class_type": kind, "inputs": inputs}, **(more or {})}
+    graph["2"]["inputs"]["text"] = ["9", 0]
+    return graph
+
+
+@pytest.mark.parametrize(
+    ("kind", "inputs", "prompt"),
+    [
+        ("StringConcatenate", {"string_a": "a cat", "string_b": "on a mat", "delimiter": ", "}, "a cat, on a mat"),
+        ("StringReplace", {"string": "a cat", "find": "cat", "replace": "dog"}, "a dog"),
+        ("StringTrim", {"string": "  a cat ", "mode": "Both"}, "a cat"),
+        ("CaseConverter", {"string": "a Cat", "mode": "lowercase"}, "a cat"),
+        ("PrimitiveStringMultiline", {"value": "a cat"}, "a cat"),
+        ("ShowText|pysssss", {"text": "a cat"}, "a cat"),
+    ],
+)
+def test_what_a_known_text_node_makes_is_the_prompt(kind: str, inputs: dict[str, Any], prompt: str) -> None:
+    found = read(with_text(kind, **inputs))
+    assert (found.prompt, found.notes) == (prompt, ())
+
+
+def test_text_nodes_may_follow_each_other() -> None:
+    more = {
+        "10": {"class_type": "StringReplace", "inputs": {"string": ["11", 0], "find": "cat", "replace": "dog"}},
+        "11": {"class_type": "PrimitiveString", "inputs": {"value": "a cat"}},
+    }
+    found = read(with_text("StringConcatenate", more, string_a=["10", 0], string_b=["11", 0], delimiter=" and "))
+    assert (found.prompt, found.notes) == ("a dog and a cat", ())
+
+
+@pytest.mark.parametrize(
+    ("kind", "inputs"),
+    [
+        ("RegexReplace", {"string": "a cat", "regex_pattern": "cat", "replace": "dog"}),
+        ("SomebodysTexts", {"text": "a cat", "text_b": "a dog"}),
+        ("DPRandomGenerator", {"text": "a {cat|dog}", "seed": 3}),
+        ("Text Concatenate", {"text_a": "a cat", "text": "a dog"}),
+    ],
+)
+def test_a_text_node_that_is_not_known_is_told_by_its_name(kind: str, inputs: dict[str, Any]) -> None:
+    assert read(with_text(kind, **inputs)).notes == (f"not repeated: {kind}",)
+
+
+@pytest.mark.parametrize("name", ["noise_seed", "steps", "cfg", "sampler_name"])
+def test_every_value_that_a_node_gives_which_is_not_known_is_told(name: str) -> None:
+    graph = copy.deepcopy(GRAPH)
+    graph["9"] = {"class_type": "SomebodysSettings", "inputs": {name: graph["5"]["inputs"][name], "scale": 2}}
+    graph["5"]["inputs"][name] = ["9", 0]
+    assert read(graph).notes == ("not repeated: SomebodysSettings",)
+
+
+@pytest.mark.parametrize("text", ["", "abc"])
+def test_text_nodes_that_double_each_other_end(text: str) -> None:
+    nodes = {
+        str(number): {
+            "class_type": "StringConcatenate",
+            "inputs": {"string_a": [str(number + 1), 0], "string_b": [str(number + 1), 0], "delimiter": text},
+        }
+        for number in range(10, 90)
+    }
+    nodes["90"] = {"class_type": "PrimitiveString", "inputs": {"value": text}}
+    with pytest.raises(PublishedError, match="more than 20,000 characters" if text else "have no prompt"):
+        read(with_text("StringTrim", nodes, string=["10", 0], mode="Both"))
+
+
+def test_a_text_node_that_is_linked_to_itself_gives_no_prompt() -> None:
+    with pytest.raises(PublishedError, match="expected a text as prompt"):
+        read(with_text("StringTrim", string=["9", 0], mode="Both"))
+
+
+@pytest.mark.parametrize("sampler", ["dpmpp_2m_sde_gpu", "dpmpp_sde_gpu", "dpmpp_3m_sde_gpu"])
+def test_noise_of_the_card_is_told(sampler: str) -> None:
+    graph = copy.deepcopy(GRAPH)
+    graph["5"]["inputs"]["sampler_name"] = sampler
+    (note,) = read(graph).notes
+    assert f"{sampler} was drawn on the graphics card" in note
+
+
+def test_layers_that_only_the_negative_prompt_skips_are_told() -> None:
+    graph = copy.deepcopy(GRAPH)
+    graph["9"] = {"class_type": "CLIPSetLastLayer", "inputs": {"stop_at_clip_layer": -2, "clip": ["1", 1]}}
+    graph["3"]["inputs"]["clip"] = ["9", 0]
+    found = read(graph)
+    assert found.clip_skip == 1
+    assert found.notes == ("not repeated: another clip skip with the negative prompt (CLIPSetLastLayer)",)
+    graph["2"]["inputs"]["clip"] = ["9", 0]
+    assert (read(graph).clip_skip, read(graph).notes) == (2, ())

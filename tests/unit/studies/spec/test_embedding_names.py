@@ -9,12 +9,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from optimizer.errors import PromptError
+from optimizer.rendering.prompts.attention import weighted_pieces
 from optimizer.rendering.prompts.editing import phases
+from optimizer.rendering.prompts.pieces import Piece
 from studies.spec.embedding_files import files_named, fingerprint_of
 from studies.spec.spellings import changing, spells
 from studies.spec.suite import SuiteSettings
 
-PARTS = st.sampled_from(["[", "]", "(", ")", ":", "|", "\\", "a", "b", "c", ":2]", ":0.5]", "[a:b:1]", "[c|a]"])
+PARTS = st.sampled_from(
+    ["[", "]", "(", ")", ":", "|", "\\", "a", "b", "c", ":2]", ":0.5]", ":1)", "(a:1)", "[a:b:1]", "[c|a]"]
+)
 PROMPTS = st.lists(PARTS, max_size=14).map("".join)
 
 
@@ -40,6 +44,14 @@ def folder(tmp_path: Path) -> Path:
         ("bad[hand]", {"hand"}),
         ("bad\\[foot:nose:.5\\]", set()),
         ("bad foot, badhand", {"badfoot", "badhand", "hand"}),
+        ("(bad)(hand)", {"hand", "badhand"}),
+        ("(bad:1.3)hand", {"hand"}),
+        ("(bad:1.3)(hand:1.30)", {"hand", "badhand"}),
+        ("[(bad:1.1)]foot", {"badfoot"}),
+        ("bad[:(hand:1):0.5]", {"hand", "badhand"}),
+        ("(good: 1.0 )[x|(hand:1.0)]", {"hand", "goodhand"}),
+        ("bad # of\nfoot", {"badfoot"}),
+        ("&#98;ad&#102;oot <b>", {"badfoot"}),
     ],
 )
 def test_a_name_that_only_a_change_of_the_prompt_spells_is_named(folder: Path, prompt: str, named: set[str]) -> None:
@@ -57,11 +69,19 @@ def test_the_content_of_an_embedding_that_is_named_by_a_change_is_part_of_the_fi
     assert before[1] == after[1]
 
 
+def _pieces(text: str) -> tuple[Piece, ...]:
+    try:
+        return weighted_pieces(text)
+    except PromptError:
+        return ()
+
+
 @given(PROMPTS, st.text("abc", min_size=1, max_size=4))
 def test_every_name_in_a_text_that_a_prompt_stands_for_is_spelt(prompt: str, name: str) -> None:
     try:
         texts = [text for _, text in phases(prompt, 4)]
     except PromptError:
         return
-    if any(name in text.replace("\\", "") for text in texts):
+    pieces = [piece.text for text in texts for piece in _pieces(text)]
+    if any(name in text for text in [*(text.replace("\\", "") for text in texts), *pieces]):
         assert spells(changing(prompt, lambda text: text.replace("\\", "")), name)

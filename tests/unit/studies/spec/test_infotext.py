@@ -43,7 +43,7 @@ def suites(draw: st.DrawFn) -> SuiteSettings:
     return SuiteSettings.model_validate(
         {
             "prompts": [{"prompt": draw(TEXTS.filter(bool)), "negative": draw(TEXTS)}],
-            "seeds": [draw(st.integers(0, 2**63 - 1))],
+            "seeds": [draw(st.integers(0, 2**64 - 1))],
             "sizes": [[64 * size[0], 64 * size[1]]],
             "steps": draw(st.integers(1, 1000)),
             "cfg": draw(st.floats(0, 100)),
@@ -177,3 +177,95 @@ def test_pictures_that_no_suite_can_have_together_are_left_out_with_what_they_ha
 def test_a_picture_that_says_it_is_ours_and_is_not_is_refused(more: str) -> None:
     with pytest.raises(PublishedError, match="expected"):
         read(f"a lion\n{LINE}, Version: mergetune, {more}")
+
+
+@pytest.mark.parametrize(
+    "sampler", ["DPM++ 2M", "DPM++ SDE", "DPM2", "DPM2 a", "DPM++ 2S a", "DPM++ 2M SDE", "DPM++ 3M SDE"]
+)
+def test_a_sampler_that_names_no_schedule_has_the_levels_of_its_time(sampler: str) -> None:
+    line = LINE.replace("Euler a", sampler)
+    old = read(f"a lion\n{line}, Version: v1.6.0")
+    assert (old.schedule, old.notes) == ("normal", ())
+    unknown = read(f"a lion\n{line}")
+    assert unknown.schedule == "normal"
+    assert "names no schedule" in unknown.notes[0]
+    assert read(f"a lion\n{line}, Version: f0.0.17v1.8.0rc-latest-276-g29be1da7").notes == ()
+    for named in (f"{line}, Schedule type: Automatic, Version: v1.9.4", line.replace(sampler, f"{sampler} Automatic")):
+        assert (read(f"a lion\n{named}").schedule, read(f"a lion\n{named}").notes) == (None, ())
+    joint = read(f"a lion\n{line.replace(sampler, f'{sampler} Karras')}")
+    assert (joint.schedule, joint.notes) == ("karras", ())
+
+
+@pytest.mark.parametrize("sampler", ["Euler", "Heun", "LMS", "DDIM", "UniPC", "LCM"])
+def test_a_sampler_whose_usual_levels_are_those_of_any_time_has_no_note(sampler: str) -> None:
+    found = read(f"a lion\n{LINE.replace('Euler a', sampler)}")
+    assert (found.schedule, found.notes) == (None, ())
+
+
+@pytest.mark.parametrize(
+    ("more", "told"),
+    [
+        ("Beta schedule alpha: 0.3, Beta schedule beta: 0.9", "levels of the schedule Beta"),
+        ("Downcast alphas_cumprod: True", "half precision"),
+        ("Old prompt editing timelines: True", "prompt editing"),
+        ("Hypernet: ink, Hypernet strength: 0.5", "a hypernetwork"),
+        ("Extra noise: 0.3", "extra noise"),
+        ("Use old emphasis implementation: True", "old way of emphasis"),
+        ("UniPC variant: bh2", "its own UniPC"),
+        ("UniPC order: 2", "its own UniPC"),
+        ("UniPC skip type: logSNR", "its own UniPC"),
+        ("UniPC lower order final: False", "its own UniPC"),
+        ("Image CFG scale: 1.5", "an image"),
+        ("FP8 weight: Enable", "8 bits"),
+        ("VAE Decoder: TAESD", "a decoder"),
+        ("AddNet Enabled: True, AddNet Model 1: ink(abc)", "Additional Networks"),
+        ("Hypertile U-Net: True", "HyperTile"),
+        ("Sigma noise: 1.01", "churn"),
+        (
+            "Somebodys strength: 3, Another Key: x",
+            "not known here, and so not repeated: Somebodys strength, Another Key",
+        ),
+        ("Clip skip: 4", "SDXL"),
+    ],
+)
+def test_what_shapes_a_picture_and_is_no_setting_of_a_suite_is_told(more: str, told: str) -> None:
+    (note,) = read(f"a lion\n{LINE}, {more}").notes
+    assert told in note
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        "Beta schedule alpha: 0.6, Beta schedule beta: 0.60",
+        "UniPC variant: bh1, UniPC order: 3, UniPC skip type: time_uniform, UniPC lower order final: True",
+        "Tiling: False, Downcast alphas_cumprod: False",
+        "Sigma churn: 0, Sigma tmin: 0, Sigma noise: 1.0",
+        "Noise Schedule: Default, FP8 weight: Disable",
+        'Model: x, Model hash: 6ce0161689, VAE: y.pt, Clip skip: 2, TI hashes: "bad: 12", Version: v1.10.1',
+    ],
+)
+def test_a_setting_with_its_usual_value_is_not_told(more: str) -> None:
+    assert read(f"a lion\n{LINE}, {more}").notes == ()
+
+
+@pytest.mark.parametrize(
+    ("size", "first", "rendered"),
+    [
+        ("1024x768", "512x384", (512, 384)),
+        ("1024x1024", "0x0", (512, 512)),
+        ("640x960", "0x0", (448, 640)),
+        ("1024x768", "0x0", (640, 448)),
+        ("768x768", "512x0", (512, 512)),
+    ],
+)
+def test_the_first_pass_of_the_first_hires_fix_is_rendered(size: str, first: str, rendered: tuple[int, int]) -> None:
+    line = LINE.replace("512x512", size)
+    found = read(f"a lion\n{line}, Denoising strength: 0.7, First pass size: {first}")
+    assert (found.width, found.height) == rendered
+    assert found.notes == ("not repeated: hires fix (the first pass alone is rendered)",)
+
+
+@pytest.mark.parametrize("more", ["Denoising strength: 0.7", "Denoising strength: 0.7, Mask blur: 4"])
+def test_a_picture_that_was_made_from_another_is_refused(more: str) -> None:
+    with pytest.raises(PublishedError, match="img2img"):
+        read(f"a lion\n{LINE}, {more}")

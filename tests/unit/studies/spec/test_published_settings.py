@@ -18,6 +18,7 @@ from studies.files.png import encode_png
 from studies.spec.published.files import read_published
 from studies.spec.published.infotext import parse_infotext, write_infotext
 from studies.spec.published.items import one_suite, prompt_settings, suite_section
+from studies.spec.published.others import parse_invokeai
 from studies.spec.published.settings import PublishedError, PublishedSettings, checked
 from studies.spec.study import StudySpec, parse_spec
 from studies.spec.suite import SuiteSettings
@@ -158,6 +159,65 @@ def test_invokeai_png(tmp_path: Path) -> None:
     assert (found.prompt, found.seed, found.width, found.height) == ("a cat", 620742083, 640, 384)
     assert (found.sampler, found.schedule, found.clip_skip, found.syntax) == ("dpmpp_2m", "karras", 2, "plain")
     assert "LoRAs" in "; ".join(found.notes)
+
+
+@pytest.mark.parametrize(
+    ("scheduler", "meant"),
+    [
+        ("euler", ("euler", "normal")),
+        ("dpmpp_2m", ("dpmpp_2m", "normal")),
+        ("dpmpp_2m_sde", ("dpmpp_2m_sde", "normal")),
+        ("dpmpp_2m_sde_k", ("dpmpp_2m_sde", "karras")),
+        ("dpmpp_sde", ("dpmpp_sde", "normal")),
+        ("kdpm_2_a", ("dpm_2_ancestral", "normal")),
+        ("kdpm_2_a_k", ("dpm_2_ancestral", "karras")),
+        ("unipc_k", ("uni_pc_bh2", "karras")),
+        ("ddim", ("ddim", None)),
+        ("lcm", ("lcm", None)),
+    ],
+)
+def test_only_names_of_invokeai_that_say_so_have_karras_levels(scheduler: str, meant: tuple[str, str | None]) -> None:
+    found = checked(parse_invokeai(INVOKE | {"scheduler": scheduler}))
+    assert (found.sampler, found.schedule) == meant
+    assert any("diffusers" in note for note in found.notes)
+
+
+@pytest.mark.parametrize(
+    "scheduler", ["dpmpp_3m", "dpmpp_3m_k", "dpmpp_2s", "dpmpp_2s_k", "deis", "pndm", "tcd", "ddpm"]
+)
+def test_samplers_that_only_invokeai_has_are_refused(scheduler: str) -> None:
+    with pytest.raises(PublishedError, match=f"InvokeAI's sampler {scheduler} .* is not done here"):
+        parse_invokeai(INVOKE | {"scheduler": scheduler})
+
+
+@pytest.mark.parametrize(
+    ("version", "sampler", "steps", "meant"),
+    [
+        ("v2.2.5", "k_euler", 20, ("euler", "karras")),
+        ("2.1.3", "k_dpmpp_2", 30, ("dpmpp_2m", "normal")),
+        ("2.2.0", "k_dpmpp_2_a", 29, ("dpmpp_2s_ancestral", "karras")),
+        ("2.3.0", "k_euler", 20, ("euler", "normal")),
+        (None, "k_lms", 12, ("lms", "karras")),
+        (None, "ddim", 12, ("ddim", None)),
+    ],
+)
+def test_levels_of_older_invokeai(version: str | None, sampler: str, steps: int, meant: tuple[str, str | None]) -> None:
+    image = {"prompt": "a cat", "steps": steps, "cfg_scale": 7.5, "seed": 3, "width": 512, "height": 512}
+    found = checked(parse_invokeai({"app_version": version, "image": image | {"sampler": sampler}}))
+    assert (found.sampler, found.schedule) == meant
+
+
+@pytest.mark.parametrize("seed", [2**63, 2**64 - 1])
+def test_seeds_of_comfyui_up_to_its_highest_are_taken(tmp_path: Path, seed: int) -> None:
+    graph = json.loads(json.dumps(GRAPH))
+    graph["20"]["inputs"]["value"] = seed
+    found = read_published(png(tmp_path / "a.png", {"prompt": json.dumps(graph)}))
+    suite = SuiteSettings.model_validate({"prompts": [prompt_settings(found)]})
+    assert [item.seed for item in suite.items()] == [seed]
+    assert SuiteSettings.model_validate_json(suite.model_dump_json()) == suite
+    graph["20"]["inputs"]["value"] = 2**64
+    with pytest.raises(PublishedError, match="as seed"):
+        read_published(png(tmp_path / "b.png", {"prompt": json.dumps(graph)}))
 
 
 def test_older_invokeai_png(tmp_path: Path) -> None:

@@ -327,7 +327,7 @@ WRONG = [
     ("suite", {"prompts": ["a cat"], "seeds": True}, ["`suite.seeds`", "list", "True"]),
     ("suite", {"prompts": ["a cat"], "seeds": [1.5]}, ["`suite.seeds.0`", "integer", "1.5"]),
     ("suite", {"prompts": ["a cat"], "seeds": [-1]}, ["`suite.seeds.0`", "-1"]),
-    ("suite", {"prompts": ["a cat"], "seeds": [2**63]}, ["`suite.seeds.0`", str(2**63)]),
+    ("suite", {"prompts": ["a cat"], "seeds": [2**64]}, ["`suite.seeds.0`", str(2**64)]),
     ("suite", {"prompts": ["a cat"], "steps": 0}, ["`suite.steps`"]),
     ("suite", {"prompts": ["a cat"], "cfg": float("nan")}, ["`suite.cfg`", "nan"]),
     ("suite", {"prompts": ["a cat"], "sampler": "eulr"}, ["`suite.sampler`", "did you mean euler", "'eulr'"]),
