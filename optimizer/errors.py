@@ -7,7 +7,7 @@
     ├── MissingFileError          a file of a stored study is not where it was, nor in the folders that were searched
     ├── OutsideFoldersError       a stored study names a file outside the folders that may be read
     ├── RenderError               a suite that this model cannot render
-    │   └── PromptError           a prompt that cannot be read, or an embedding that it names and that cannot be used
+    │   └── PromptError           a prompt that cannot be read, or names an embedding or a LoRA that cannot be used
     ├── NoMemoryError             what is asked for does not fit this machine
     ├── UnscorableTrial           this trial is no good; the study goes on
     ├── FinalError                nothing to compare in a final, or nothing to compare with

@@ -21,7 +21,7 @@ from search_spaces.blocks import Architecture
 from studies.records.stored_trials import load_trials
 from studies.records.study_records import StudyRecords
 from studies.records.values import StoredStudy, StoredTrial
-from studies.spec.fingerprints import THE_EMBEDDINGS, files_of_scorer
+from studies.spec.fingerprints import files_of_scorer, those_of_suite
 from studies.spec.suite import SuiteItem
 
 NOT_SETTINGS: Final = ("study", "budget")  # keys of the spec that are not compared: any two studies differ in them
@@ -156,8 +156,8 @@ def why_no_pairs(first: Side, second: Side) -> str | None:
 
 def _same_suite(first: Side, second: Side) -> bool:
     """Return whether both studies, each with a best trial, render the same noise for the same prompts."""
-    embeddings = [side.study.fingerprints.get(THE_EMBEDDINGS) for side in (first, second)]
-    if first.best is None or embeddings[0] != embeddings[1]:
+    read = [those_of_suite(side.study.fingerprints) for side in (first, second)]
+    if first.best is None or read[0] != read[1]:
         return False
     if first.study.suite_digest == second.study.suite_digest:
         return True

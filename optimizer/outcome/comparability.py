@@ -10,7 +10,7 @@ from optimizer.rendering.sameness import same_renders, same_stages
 from optimizer.runtime.plan import Plan
 from studies.records.stored_studies import software_versions
 from studies.records.values import ParentFile, StoredStudy
-from studies.spec.fingerprints import THE_EMBEDDINGS, embeddings_fingerprint, scorer_fingerprint
+from studies.spec.fingerprints import THE_EMBEDDINGS, scorer_fingerprint, suite_fingerprints, those_of_suite
 from studies.spec.study import StudySpec
 from studies.spec.suite import SuiteSettings
 
@@ -44,8 +44,11 @@ def image_differences(plan: Plan, parents: Sequence[ParentFile], other: StoredSt
     spec, theirs = plan.spec, other.spec
     if [file.sha256 for file in parents] != [file.sha256 for file in other.parents]:
         yield "the parents stand in another order"
-    if not _same_embeddings(spec, other):
+    read, read_there = suite_fingerprints(spec), those_of_suite(other.fingerprints)
+    if read.get(THE_EMBEDDINGS) != read_there.get(THE_EMBEDDINGS):
         yield "other embeddings"
+    elif read != read_there:
+        yield "other LoRAs of the suite"
     elif not same_renders(spec.suite, theirs.suite, plan.space.architecture):
         yield "another suite"
     elif not _same_stages(spec, theirs):
@@ -63,13 +66,6 @@ def _same_stages(spec: StudySpec, theirs: StudySpec) -> bool:
         return True
     orders = spec.racing.order, None if theirs.racing is None else theirs.racing.order
     return same_stages(spec.suite, theirs.suite, spec.racing.batch, orders)
-
-
-def _same_embeddings(spec: StudySpec, other: StoredStudy) -> bool:
-    """Return whether the embeddings that the prompts name have the same content, if there are any."""
-    folder = spec.suite.embeddings
-    ours = None if folder is None else embeddings_fingerprint(spec, folder)
-    return other.fingerprints.get(THE_EMBEDDINGS) == ours
 
 
 def _prompts(suite: SuiteSettings) -> list[str]:

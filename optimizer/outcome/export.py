@@ -29,6 +29,7 @@ from optimizer.merging.files.parents import MARKERS, Parents
 from optimizer.merging.files.sources import TensorInfo, abbreviated
 from optimizer.outcome.proof import RenderComparison, compare_renders, different_tensors
 from optimizer.rendering.largest_batches import LargestBatches
+from optimizer.rendering.loras import NO_LORAS, SuiteLoras
 from optimizer.rendering.prediction import flow_hint, header_fields, markers_of
 from optimizer.runtime.device_choice import choose_device
 from optimizer.runtime.machine import CPU_SETTINGS, VARIATION_FIELD, machine_description
@@ -78,7 +79,7 @@ def deliver(
     """
     if trial.state != "complete":
         raise ExportError(f"trial {trial.number} is {trial.state}, so there is nothing to compare an export with")
-    refuse_sources(target, plan.ingredients.files)
+    refuse_sources(target, {**plan.ingredients.files, **plan.suite_loras.files})
     _repeat_conditions(trial)
     device = choose_device(records.study.spec.render.device)  # the arithmetic of one device, as in the trial
     metadata = export_metadata(records, trial, plan, device)
@@ -89,7 +90,7 @@ def deliver(
         written = write_merge(temporary, trial.recipe, plan.ingredients, metadata, device, watch.written)
         proven = temporary.lstat()
         _require_merge(temporary, layout, records.study, trial, plan, watch.compared)
-        images = _render_if_it_fits(temporary, records.study, watch.rendered, largest_batches)
+        images = _render_if_it_fits(temporary, records.study, plan.suite_loras, watch.rendered, largest_batches)
     hints = [flow_hint(plan.prediction)] if plan.prediction.kind == "flow" else []
     notes = (*written.notes, *_rounding_notes(trial, plan, device), *hints)
     # Its tensors are right, so from here on the file stays, whatever the renders say.
@@ -183,7 +184,15 @@ def _require_merge(
     """
     spec = study.spec
     device = choose_device(spec.render.device)
-    resident, _ = build_renderer(plan.ingredients, spec.suite, spec.render, device, spec.export.dtype, spec.racing)
+    resident, _ = build_renderer(
+        plan.ingredients,
+        spec.suite,
+        spec.render,
+        device,
+        spec.export.dtype,
+        spec.racing,
+        loras=plan.suite_loras,
+    )
     resident.merge(trial.recipe)
     different = different_tensors(Checkpoint.open(path), layout, resident, on_compared)
     if different:
@@ -196,13 +205,17 @@ def _require_merge(
 
 
 def _render_if_it_fits(
-    path: Path, study: StoredStudy, on_images: Callable[[int], None], largest_batches: LargestBatches
+    path: Path,
+    study: StoredStudy,
+    loras: SuiteLoras,
+    on_images: Callable[[int], None],
+    largest_batches: LargestBatches,
 ) -> tuple[Tensor, ...] | None:
     """Render the file; None where the memory is too small for that."""
     if torch.cuda.is_available():
         torch.cuda.empty_cache()  # of the live model that was compared
     try:
-        return render_file(path, study, on_images, largest_batches)
+        return render_file(path, study, on_images, largest_batches, loras=loras)
     except (NoMemoryError, UnscorableTrial):
         return None
 
@@ -213,8 +226,13 @@ def render_file(
     study: StoredStudy,
     on_images: Callable[[int], None] | None = None,
     largest_batches: LargestBatches | None = None,
+    *,
+    loras: SuiteLoras = NO_LORAS,
 ) -> tuple[Tensor, ...]:
     """Render the study's suite from one checkpoint file: uint8 [3, h, w] each.
+
+    Args:
+        loras: of the suite, which lie on top of the file as they did on top of its merge.
 
     Raises:
         CheckpointError, RenderError: the file cannot be loaded and rendered.
@@ -222,7 +240,9 @@ def render_file(
     """
     spec, file = study.spec, Ingredients(Parents.of([Checkpoint.open(path)]))
     device = choose_device(spec.render.device)
-    _, renderer = build_renderer(file, spec.suite, spec.render, device, spec.export.dtype, spec.racing, largest_batches)
+    _, renderer = build_renderer(
+        file, spec.suite, spec.render, device, spec.export.dtype, spec.racing, largest_batches, loras=loras
+    )
     return renderer.render(on_images).images
 
 

@@ -15,6 +15,7 @@ from optimizer.families.registry import model_family
 from optimizer.merging.engine.resident import ResidentModel
 from optimizer.merging.files.layout import Component
 from optimizer.rendering.latents import latent_config
+from optimizer.rendering.loras import NO_LORAS, SuiteLoras
 from optimizer.rendering.prediction import EPSILON, Prediction
 from optimizer.rendering.unet import GraphedUnet, LaunchedUnet, UnetCall
 from search_spaces.blocks import UNET, VAE, Architecture, text_encoders
@@ -33,6 +34,8 @@ class LiveModels:
     prediction: Prediction  # what the U-Net's output means
     in_turns: bool = False  # whether only components in `use` have values
     use: Callable[..., None] = lambda *_: None  # ResidentModel.use: called with the components that compute next
+    loras: SuiteLoras = NO_LORAS  # that may lie on top of the merge
+    lay_on_top: Callable[..., bool] = lambda *_: False  # ResidentModel.lay_on_top
 
 
 def live_dtypes(device: torch.device, dtype: torch.dtype) -> Mapping[Component, torch.dtype]:
@@ -50,12 +53,19 @@ def live_dtypes(device: torch.device, dtype: torch.dtype) -> Mapping[Component, 
     return {**dict.fromkeys((UNET, *sorted(texts)), compute_dtype), VAE: torch.float32}
 
 
-def build_models(resident: ResidentModel, prediction: Prediction = EPSILON, *, cuda_graphs: bool = False) -> LiveModels:
+def build_models(
+    resident: ResidentModel,
+    prediction: Prediction = EPSILON,
+    *,
+    cuda_graphs: bool = False,
+    loras: SuiteLoras = NO_LORAS,
+) -> LiveModels:
     """Build modules over a resident merge's live tensors, without copying a weight.
 
     Args:
         prediction: what the merge predicts, from `agreed_prediction`; it cannot be read off the tensors' shapes.
         cuda_graphs: whether the U-Net's kernels are recorded; it must stay on its GPU.
+        loras: those that the resident model has `on_top`.
 
     Raises:
         CheckpointError: a component or a tensor of one is missing, or the shapes fit no known model.
@@ -74,6 +84,8 @@ def build_models(resident: ResidentModel, prediction: Prediction = EPSILON, *, c
         prediction=prediction,
         in_turns=resident.in_turns,
         use=resident.use,
+        loras=loras,
+        lay_on_top=resident.lay_on_top,
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -24,10 +24,10 @@ from optimizer.rendering.prediction import Prediction
 from optimizer.rendering.prompts.encoder import Conditions, PromptEncoder
 from optimizer.rendering.sampling.noise import Increments
 from optimizer.rendering.sampling.sample import check_sampling, sample
-from optimizer.rendering.suite import batches, stages
+from optimizer.rendering.suite import alike_together, batches, stages
 from scorers.degenerate import faults, measure
 from scorers.memory import lacks_memory
-from search_spaces.blocks import Architecture
+from search_spaces.blocks import UNET, Architecture
 from studies.records.batch_limits import Batched, Size
 from studies.spec.suite import SuiteItem, SuiteSettings
 
@@ -51,7 +51,7 @@ class Renders:
     """The renders of the suite or of one stage, in item order."""
 
     renders: tuple[Render, ...]
-    seconds: Mapping[str, float]  # by step: text, denoise, decode
+    seconds: Mapping[str, float]  # by step: text, merge (of LoRAs on top), denoise, decode
 
     @property
     def images(self) -> tuple[Tensor, ...]:
@@ -74,7 +74,8 @@ class Renderer:
         largest_batches: limits from earlier trials; None starts without limits.
 
     Raises:
-        RenderError: as for `check_suite`.
+        RenderError: as for `check_suite`, or a prompt cannot be read.
+        LoraError: a LoRA of the suite is not among those of the models.
     """
 
     def __init__(
@@ -101,6 +102,8 @@ class Renderer:
             text_layers=min(encoder.config.num_hidden_layers for encoder in models.text_encoders.values()),
         )
         self.encoder = PromptEncoder(models, suite)
+        loras = {item.index: models.loras.on((UNET,), self.encoder.loras_of(item)) for item in self.items}
+        self._loras, self._by_loras = loras, alike_together(self.stages, loras)
         self._kind = unet_kind(models.unet.config.in_channels, models.vae.config.latent_channels)
         self._channels: dict[Size, Tensor | None] = {}  # extra input channels, which follow the noise
         self._increments = Increments()  # the same for every trial
@@ -137,8 +140,11 @@ class Renderer:
             seconds.update(renders.seconds)
         return Renders(renders=tuple(done[item.index] for item in self.items), seconds=dict(seconds))
 
-    def render_stages(self, on_batch: Callable[[int], None] | None = None) -> Iterator[Renders]:
-        """Render the `stages` in order, each when the iterator is advanced.
+    def render_stages(self, on_batch: Callable[[int], None] | None = None) -> Generator[Renders]:
+        """Render the `stages` in order, each when the generator is advanced.
+
+        LoRAs of the suite stay on top of the U-Net between stages. When the generator ends or is closed, the merge is
+        live again.
 
         Args:
             on_batch: called after each batch with the number of images done so far.
@@ -149,16 +155,22 @@ class Renderer:
                 smaller groups instead.
             UnscorableTrial: not even a single image fits into the memory.
         """
+        try:
+            yield from self._render_stages(on_batch)
+        finally:
+            self.models.lay_on_top((), UNET)
+
+    def _render_stages(self, on_batch: Callable[[int], None] | None) -> Iterator[Renders]:
         start = time.perf_counter()
         self._channels.clear()  # they depend on the VAE, which a merge may have changed
         self._decoded.clear()
         conditions = self.encoder.conditions(self.items)
         text_seconds, count = time.perf_counter() - start, 0
-        for items in self.stages:
+        for items, by_loras in zip(self.stages, self._by_loras, strict=True):
             done: dict[int, Render] = {}
-            seconds = {"text": text_seconds, "denoise": 0.0, "decode": 0.0}
+            seconds = {"text": text_seconds, "merge": 0.0, "denoise": 0.0, "decode": 0.0}
             text_seconds = 0.0  # all prompts were embedded before the first stage
-            for group in self._groups(items, conditions):
+            for group in self._groups(by_loras, conditions):
                 for batch, images in self._render_group(group, conditions, seconds):
                     done.update(zip((item.index for item in batch), images, strict=True))
                     count += len(batch)
@@ -167,11 +179,19 @@ class Renderer:
             yield Renders(renders=tuple(done[item.index] for item in items), seconds=seconds)
 
     def _groups(
-        self, items: Sequence[SuiteItem], conditions: Mapping[int, Conditions]
+        self, by_loras: Sequence[Sequence[SuiteItem]], conditions: Mapping[int, Conditions]
     ) -> Iterator[list[list[SuiteItem]]]:
-        """Yield groups of batches, each denoised before any of it is decoded: one group if U-Net and VAE take turns."""
+        """Yield groups of batches, each denoised before any of it is decoded: one group if U-Net and VAE take turns.
+
+        Args:
+            by_loras: the items of a stage, those with the same LoRAs together.
+        """
         tokens = {index: each.token_count for index, each in conditions.items()}
-        all_batches = list(batches(items, self.batch_size, self.largest_batches.of("unet"), tokens))
+        all_batches = [
+            batch
+            for alike in by_loras
+            for batch in batches(alike, self.batch_size, self.largest_batches.of("unet"), tokens)
+        ]
         if self.models.in_turns:
             yield all_batches
         else:
@@ -180,19 +200,29 @@ class Renderer:
     def _render_group(
         self, group: Sequence[list[SuiteItem]], conditions: Mapping[int, Conditions], seconds: dict[str, float]
     ) -> Iterator[tuple[list[SuiteItem], list[Render]]]:
-        """Yield (batch, its renders), and add to the seconds of `denoise` and `decode`.
+        """Yield (batch, its renders), and add to the seconds of `merge`, `denoise` and `decode`.
 
         Raises:
             BatchTooLarge, UnscorableTrial: as for `render_stages`.
         """
+        latents = []
         with _timed(seconds, "denoise"):
             for size in dict.fromkeys(map(_size, group)):
                 self._image_channels(*size)  # for all sizes first, because they need the VAE, which may be released
-            latents = [self._denoise_all(batch, conditions) for batch in group]
+        for batch in group:
+            with _timed(seconds, "merge"):
+                self._lay_on_top(batch)
+            with _timed(seconds, "denoise"):
+                latents.append(self._denoise_all(batch, conditions))
         for batch, batch_latents in zip(group, latents, strict=True):
             with _timed(seconds, "decode"):
                 images = self._decode_all(batch_latents, _size(batch))
             yield batch, images
+
+    def _lay_on_top(self, batch: Sequence[SuiteItem]) -> None:
+        """Make the U-Net that of the merge with the LoRAs of a batch on top."""
+        if self.models.lay_on_top(self._loras[batch[0].index], UNET):
+            _wait_for(next(self.models.unet.parameters()))
 
     def _denoise_all(self, batch: Sequence[SuiteItem], conditions: Mapping[int, Conditions]) -> Tensor:
         """Denoise a batch: `_denoise` within the memory.

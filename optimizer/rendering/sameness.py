@@ -138,7 +138,7 @@ def seen_seeds(spec: StudySpec) -> Iterator[str]:
 def same_renders(one: SuiteSettings, other: SuiteSettings, architecture: Architecture) -> bool:
     """Return whether two suites render the same images item by item, to the last bit if not in stages.
 
-    Embeddings that their prompts name are taken to be the same: their content is a fingerprint of a study.
+    Embeddings and LoRAs are taken to be the same: their content is a fingerprint of a study.
 
     Raises:
         PromptError: an embedding is not in the folder of the first suite.
@@ -171,7 +171,7 @@ def _numbers(suite: SuiteSettings, size: int | None, order: str | None) -> list[
 def _settings(suite: SuiteSettings) -> tuple[object, ...]:
     """Return what is the same for all items; settings left to the models' markers are covered by the parents."""
     noise = suite.noise, suite.ensd, suite.sgm_noise_multiplier
-    return *noise, suite.size_conditioning, suite.prediction, suite.zero_snr, suite.shift
+    return *noise, suite.size_conditioning, suite.prediction, suite.zero_snr, suite.shift, suite.lora_strengths
 
 
 def _text_batches(suite: SuiteSettings) -> tuple[object, ...]:

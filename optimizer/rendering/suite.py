@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 
 from studies.spec.samplers import Sampling
@@ -30,6 +30,25 @@ def stages(suite: SuiteSettings, size: int | None, order: str | None = None) -> 
     shuffled = sorted(items, key=lambda item: hashlib.sha256(f"{order} {item.index}".encode()).digest())
     chunks = [shuffled[start : start + size] for start in range(0, len(shuffled), size)]
     return tuple(tuple(sorted(chunk, key=lambda item: item.index)) for chunk in chunks)
+
+
+def alike_together(
+    stages: Sequence[Sequence[SuiteItem]], kinds: Mapping[int, Hashable]
+) -> tuple[tuple[tuple[SuiteItem, ...], ...], ...]:
+    """Divide the items of each stage by their kind; the kind with which the stage before ended comes first.
+
+    Args:
+        kinds: index of an item -> its kind.
+    """
+    divided, before = [], None
+    for stage in stages:
+        groups: dict[Hashable, list[SuiteItem]] = {}
+        for item in stage:
+            groups.setdefault(kinds[item.index], []).append(item)
+        order = sorted(groups, key=lambda kind, before=before: kind != before)  # type: ignore[misc]
+        before = order[-1]
+        divided.append(tuple(tuple(groups[kind]) for kind in order))
+    return tuple(divided)
 
 
 def batches(

@@ -1,7 +1,7 @@
 """How much memory rendering a merge takes, estimated from headers alone, so that too much is refused before loading.
 
-    live         the live model and, on a device with its own memory, the LoRAs' factors: held all at once, or one
-                 component at a time (residence.py)
+    live         the live model and, on a device with its own memory, the factors of LoRAs, in the merge and on top of
+                 it: held all at once, or one component at a time (residence.py)
     sources      parents and a baked VAE; they stay in their files if they do not fit (engine/placement.py)
     working      intermediate tensors while a batch goes through the U-Net or the autoencoder, whichever is more
     recorded     the U-Net's intermediate tensors, which CUDA graphs keep between batches (rendering/unet.py)
@@ -15,7 +15,7 @@ the latents.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -28,6 +28,7 @@ from optimizer.merging.engine.ingredients import Ingredients
 from optimizer.merging.engine.placement import device_free
 from optimizer.merging.engine.staging import STAGING_BYTES
 from optimizer.merging.files.layout import Component, live_views
+from optimizer.merging.lora.file import Lora
 from optimizer.rendering.configs import unet_config, vae_config
 from optimizer.rendering.render import decoded_at_once
 from optimizer.rendering.sampling.noise import increments_bytes
@@ -41,6 +42,7 @@ UNET_TENSORS = 48  # held at once, of the first level's width
 VAE_TENSORS = 4  # held at once, of the second-to-last level's width, at the image's size
 GUIDED_PASSES = 2  # the U-Net sees each image with and without its prompt
 SCRATCH_TENSORS = 2  # float32, a merge's work space
+LORA_TENSORS = 4  # float32, of the largest tensor: the merge, what a LoRA adds, and their sum
 IMAGE_BYTES = 3 * (4 + 1)  # a pixel of three channels, as float32 and as uint8
 ALLOWANCE_BYTES = 256 << 20  # work space of libraries and scorers; the scorers' weights are loaded by then
 
@@ -85,12 +87,14 @@ def estimate_memory(
     *,
     export_dtype: DtypeName | None = None,
     batch_size: int | None = None,
+    on_top: Sequence[Lora] = (),
 ) -> MemoryEstimate:
     """Estimate how much memory rendering a merge takes; nothing is loaded.
 
     Args:
         dtypes: what each component computes in.
         batch_size: the spec's; None for the usual one.
+        on_top: LoRAs of the suite.
 
     Raises:
         CheckpointError: a component is missing.
@@ -100,7 +104,7 @@ def estimate_memory(
     batches = {size: min(count, batch_size or usual_batch(*size)) for size, count in items.items()}
     working = _WorkingMemory.of(ingredients, suite, device, dtypes)
     live = _live_bytes(ingredients, dtypes, export_dtype)
-    always = live.pop(None, 0) + _merge_bytes(ingredients, on_host=on_host)
+    always = live.pop(None, 0) + _merge_bytes(ingredients, on_top, on_host=on_host)
     return MemoryEstimate(
         live=always + live.total(),
         in_turns=always
@@ -134,16 +138,17 @@ def _live_bytes(
     return by_component
 
 
-def _merge_bytes(ingredients: Ingredients, *, on_host: bool) -> int:
+def _merge_bytes(ingredients: Ingredients, on_top: Sequence[Lora], *, on_host: bool) -> int:
     """Return the bytes of a merge's work space and, on a device with its own memory, of the LoRAs.
 
     On the host the LoRAs are loaded already.
     """
+    tensor = LORA_TENSORS * 4 * max(info.size for info in ingredients.tensors.values()) if on_top else 0
     if on_host:
-        return SCRATCH_TENSORS * 4 * CPU_CHUNK
-    modules = [module for lora in ingredients.loras for module in lora.modules.values()]
+        return SCRATCH_TENSORS * 4 * CPU_CHUNK + tensor
+    modules = [module for lora in (*ingredients.loras, *on_top) for module in lora.modules.values()]
     lora_bytes = sum(module.up.nbytes + module.down.nbytes for module in modules)
-    return SCRATCH_TENSORS * 4 * GPU_CHUNK + STAGING_BYTES + lora_bytes
+    return SCRATCH_TENSORS * 4 * GPU_CHUNK + STAGING_BYTES + lora_bytes + tensor
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

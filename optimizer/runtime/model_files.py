@@ -7,7 +7,7 @@ database is not trusted: no file outside them is opened for it, wherever a path 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -24,19 +24,23 @@ from studies.spec.embedding_files import files_named
 from studies.spec.fingerprints import (
     NOTHING,
     THE_EMBEDDINGS,
+    THE_NAMED_LORAS,
     THE_VAE,
     Hash,
     embeddings_fingerprint,
     files_of_scorer,
     lora_fingerprint,
+    named_loras_fingerprint,
     named_paths,
     scorer_fingerprint,
     title_of_lora,
+    title_of_suite_lora,
     vae_fingerprint,
 )
 from studies.spec.scoring import ScorerEntry
 from studies.spec.study import StudySpec
 from studies.spec.suite import SuiteSettings
+from studies.spec.suite_loras import loras_named
 
 GIVE_FOLDER = "put it back, or name the folder that it is in now with --models FOLDER"
 
@@ -210,26 +214,43 @@ class ModelFolders:
         raise self._missing(f"scorer {name!r}", lost[0], moved.alike(lost[0]))
 
     def _suite(self, spec: StudySpec, known: Mapping[str, str], moved: MovedFiles) -> SuiteSettings:
-        """Find the embeddings that the prompts name in their own folder if it may be read, else in the others."""
-        folder, fingerprint = spec.suite.embeddings, known.get(THE_EMBEDDINGS)
+        """Find the embeddings and LoRAs of a study's suite."""
+        suite = spec.suite
+        embeddings = _Folder("embeddings", THE_EMBEDDINGS, suite.embeddings, embeddings_fingerprint, files_named)
+        loras = _Folder("LoRAs", THE_NAMED_LORAS, suite.lora_folder, named_loras_fingerprint, _files_of_loras)
+        titles = (title_of_suite_lora(number) for number, _ in enumerate(suite.loras, start=1))
+        return suite.model_copy(
+            update={
+                "embeddings": self._folder(embeddings, spec, known, moved),
+                "lora_folder": self._folder(loras, spec, known, moved),
+                "loras": tuple(
+                    lora.model_copy(update={"path": self._model(title, lora.path, known, moved)})
+                    for title, lora in zip(titles, suite.loras, strict=True)
+                ),
+            }
+        )
+
+    def _folder(self, wanted: _Folder, spec: StudySpec, known: Mapping[str, str], moved: MovedFiles) -> Path | None:
+        """Find what the prompts name in their own folder if it may be read, else in the others."""
+        folder, fingerprint = wanted.path, known.get(wanted.title)
         if folder is None:
-            return spec.suite
-        readable = folder.is_dir() and self._allows_embeddings(spec, folder)
-        if readable and (not self.folders or embeddings_fingerprint(spec, folder, moved.hashed) == fingerprint):
-            return spec.suite
+            return None
+        readable = folder.is_dir() and self._allows_folder(wanted, spec, folder)
+        if readable and (not self.folders or wanted.fingerprint(spec, folder, moved.hashed) == fingerprint):
+            return folder
         for place in moved.places(folder.name):
             if (
-                self._allows_embeddings(spec, place)
-                and embeddings_fingerprint(spec, place, moved.hashed) == fingerprint
+                self._allows_folder(wanted, spec, place)
+                and wanted.fingerprint(spec, place, moved.hashed) == fingerprint
             ):
-                return spec.suite.model_copy(update={"embeddings": place})
+                return place
         if readable:
-            return spec.suite  # refuse_changed_files refuses it
-        raise self._missing("the folder of embeddings", folder, ())
+            return folder  # refuse_changed_files refuses it
+        raise self._missing(f"the folder of {wanted.what}", folder, ())
 
-    def _allows_embeddings(self, spec: StudySpec, folder: Path) -> bool:
-        """Return whether a folder, and the embeddings in it that the prompts name, may be read."""
-        return self.allows(folder) and all(map(self.allows, files_named(folder, (spec.suite, spec.held_out))))
+    def _allows_folder(self, wanted: _Folder, spec: StudySpec, folder: Path) -> bool:
+        """Return whether a folder, and what the prompts name in it, may be read."""
+        return self.allows(folder) and all(map(self.allows, wanted.named(folder, (spec.suite, spec.held_out))))
 
     def _missing(self, what: str, path: Path, alike: Sequence[Path]) -> MissingFileError | OutsideFoldersError:
         """Return the error for a file that is neither at its path, if that may be read, nor in the folders.
@@ -245,6 +266,21 @@ class ModelFolders:
             f"{what} of this study is {path}{where} {_listed(self.folders)}: put it there, or name its folder with "
             f"--models{_unlike(alike)}"
         )
+
+
+@dataclass(frozen=True, slots=True)
+class _Folder:
+    """A folder of files that prompts name."""
+
+    what: str
+    title: str  # its key among the fingerprints
+    path: Path | None  # None: the suite has none
+    fingerprint: Callable[[StudySpec, Path, Hash], str]
+    named: Callable[[Path, Iterable[SuiteSettings]], tuple[Path, ...]]  # the files that the prompts of suites name
+
+
+def _files_of_loras(folder: Path, suites: Iterable[SuiteSettings]) -> tuple[Path, ...]:
+    return tuple(file for path in loras_named(folder, suites) for file in files_of_lora(path))
 
 
 def _fingerprint_of(what: str) -> Callable[[Path, Hash], str]:

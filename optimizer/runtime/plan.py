@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from basics.messages import first_of
@@ -14,6 +14,7 @@ from optimizer.merging.files.vae import VaeFile
 from optimizer.merging.lora.file import Lora
 from optimizer.rendering.configs import text_configs, unet_config, vae_config
 from optimizer.rendering.guidance import check_perturbed, self_attentions
+from optimizer.rendering.loras import SuiteLoras
 from optimizer.rendering.prediction import Prediction, agreed_prediction, unmarked_flow_note
 from optimizer.rendering.prompts.check import SuitePrompts, read_suites
 from optimizer.rendering.render import check_suite
@@ -43,6 +44,7 @@ class Plan:
     prediction: Prediction  # of the merged U-Net
     infos: Mapping[str, ScorerInfo]
     prompts: SuitePrompts  # of the suite and of the final's, as they are read
+    suite_loras: SuiteLoras  # on top of every merge while it is rendered
     notes: tuple[str, ...]  # for the user, one line each
 
     @property
@@ -98,7 +100,9 @@ def make_plan(spec: StudySpec, *, begun: bool = False) -> Plan:
     prediction = agreed_prediction(checkpoints, spec.suite)
     check_models(ingredients, spec.suite, prediction)
     check_perturbed(spec.held_out, self_attentions(_unet_parameters(ingredients)))
-    prompts = read_suites((spec.suite, spec.held_out), architecture, _text_widths(ingredients))
+    suites = (spec.suite, spec.held_out)
+    prompts = read_suites(suites, architecture, _text_widths(ingredients))
+    suite_loras = SuiteLoras.open(suites, ingredients.tensors, architecture)
     space = spec.search_space(architecture)
     infos = spec.infos
     check_image_counts(spec, infos)
@@ -107,12 +111,13 @@ def make_plan(spec: StudySpec, *, begun: bool = False) -> Plan:
     repeated = tuple(repeated_renders(spec, architecture, begun=begun))
     if not begun:
         _refuse([f"space: {line}" for line in space.unusual] + [f"probes: {line}" for line in spec.probes.unusual])
+        _refuse(prompts.slips)
         _refuse(repeated)
     notes = [*ingredients.notes, *ingredients.narrow_dtype_notes(spec.export.dtype), *repeated]
     if spec.suite.prediction == "auto":
         called = filter(None, map(unmarked_flow_note, checkpoints))
         notes += [f"{note}: if it follows a flow, write `suite: {{prediction: flow}}`" for note in called]
-    notes += prompts.notes
+    notes += [*prompts.notes, *suite_loras.notes, *_counted_twice(ingredients, suite_loras)]
     notes += [note for name, info in infos.items() for note in info.notes(len(spec.suite.looked_at_by(name)))]
     return Plan(
         # The resolved space is stored, so that a preset may change later without changing this study.
@@ -122,8 +127,20 @@ def make_plan(spec: StudySpec, *, begun: bool = False) -> Plan:
         prediction=prediction,
         infos=infos,
         prompts=prompts,
+        suite_loras=suite_loras,
         notes=tuple(notes),
     )
+
+
+def _counted_twice(ingredients: Ingredients, on_top: SuiteLoras) -> Iterator[str]:
+    """Yield a line for each LoRA that is part of the merge and lies on top of it as well."""
+    merged = {lora.path.resolve() for lora in ingredients.loras}
+    for lora in on_top.loras:
+        if lora.path.resolve() in merged:
+            yield (
+                f"{lora.path.name} is part of the merge (`loras`) and lies on top of its renders as well (`suite`), so "
+                "they show it twice"
+            )
 
 
 def check_models(ingredients: Ingredients, suite: SuiteSettings, prediction: Prediction) -> None:

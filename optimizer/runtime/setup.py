@@ -13,6 +13,7 @@ from optimizer.merging.engine.ingredients import Ingredients
 from optimizer.merging.engine.placement import device_free
 from optimizer.merging.engine.resident import ResidentModel
 from optimizer.rendering.largest_batches import LargestBatches
+from optimizer.rendering.loras import NO_LORAS, SuiteLoras
 from optimizer.rendering.models import build_models
 from optimizer.rendering.prediction import agreed_prediction
 from optimizer.rendering.render import Renderer
@@ -77,10 +78,17 @@ def build_runtime(plan: Plan, parents: Sequence[ParentFile], cache_dir: Path) ->
     plan, scorers = load_scorers(plan, parents, device, cache_dir)
     blueprint = plan.blueprint(parents)
     resident, renderer = build_renderer(
-        plan.ingredients, plan.spec.suite, plan.spec.render, device, plan.spec.export.dtype, plan.spec.racing
+        plan.ingredients,
+        plan.spec.suite,
+        plan.spec.render,
+        device,
+        plan.spec.export.dtype,
+        plan.spec.racing,
+        loras=plan.suite_loras,
     )
     equal = equal_places(plan)
     plan.ingredients.require_unchanged()  # what was loaded must be what was hashed
+    plan.suite_loras.opened.require_unchanged()
     return Runtime(
         plan=plan,
         parents=tuple(parents),
@@ -132,6 +140,7 @@ def estimate_plan_memory(plan: Plan, device: torch.device) -> MemoryEstimate:
         dtypes,
         export_dtype=spec.export.dtype,
         batch_size=spec.render.batch_size,
+        on_top=plan.suite_loras.loras,
     )
 
 
@@ -170,12 +179,15 @@ def build_renderer(
     export_dtype: DtypeName | None,
     racing: RacingSettings | None = None,
     largest_batches: LargestBatches | None = None,
+    *,
+    loras: SuiteLoras = NO_LORAS,
 ) -> tuple[ResidentModel, Renderer]:
     """Load the parents and build the pipeline on the live model.
 
     Args:
         racing: the study's settings, even if no trial will be stopped: they decide which items share a batch.
         largest_batches: limits that are known already.
+        loras: of the suite.
 
     Raises:
         NoMemoryError: it does not fit into memory.
@@ -183,7 +195,13 @@ def build_renderer(
     parents = ingredients.parents
     dtypes = component_dtypes(ingredients, settings, device, export_dtype)
     need = estimate_memory(
-        ingredients, suite, device, dtypes, export_dtype=export_dtype, batch_size=settings.batch_size
+        ingredients,
+        suite,
+        device,
+        dtypes,
+        export_dtype=export_dtype,
+        batch_size=settings.batch_size,
+        on_top=loras.loras,
     )
     require_memory(need, device)
     residence = choose_residence(
@@ -202,9 +220,10 @@ def build_renderer(
             export_dtype=export_dtype,
             working=need.working[0 if residence.components_in_turns else -1] + residence.cuda_graphs * need.recorded,
             in_turns=residence.components_in_turns,
+            on_top=loras.loras,
         )
         prediction = agreed_prediction(parents.checkpoints, suite)
-        models = build_models(resident, prediction, cuda_graphs=residence.cuda_graphs)
+        models = build_models(resident, prediction, cuda_graphs=residence.cuda_graphs, loras=loras)
     return resident, Renderer(
         models,
         suite,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
 
@@ -99,20 +99,21 @@ class Evaluator:
             self._merge(recipe)
         parts: list[ScoredImages] = []
         broken: list[tuple[int, str]] = []
-        for items, renders in zip(self.renderer.stages, self.renderer.render_stages(on_images), strict=True):
-            clock.add(renders.seconds)
-            broken += [
-                (item.index, fault) for item, fault in zip(items, renders.faults, strict=True) if fault is not None
-            ]
-            self._refuse_degenerate(broken, len(items) + sum(len(part.items) for part in parts))
-            with clock.stage("score"):
-                parts.append(self.scoring.score(items, renders.images))
-                part = joined(parts)
-                scores = self.scoring.scores(part)
-            if go_on is None or len(parts) == len(self.renderer.stages):
-                continue
-            if not go_on(part.items, self.scoring.evidence(scores, part.features)):
-                break
+        with closing(self.renderer.render_stages(on_images)) as rendering:
+            for items, renders in zip(self.renderer.stages, rendering, strict=True):
+                clock.add(renders.seconds)
+                broken += [
+                    (item.index, fault) for item, fault in zip(items, renders.faults, strict=True) if fault is not None
+                ]
+                self._refuse_degenerate(broken, len(items) + sum(len(part.items) for part in parts))
+                with clock.stage("score"):
+                    parts.append(self.scoring.score(items, renders.images))
+                    part = joined(parts)
+                    scores = self.scoring.scores(part)
+                if go_on is None or len(parts) == len(self.renderer.stages):
+                    continue
+                if not go_on(part.items, self.scoring.evidence(scores, part.features)):
+                    break
         return Evaluation(
             items=part.items,
             images=part.images,
@@ -161,9 +162,9 @@ class Evaluator:
         if not keys:
             return None
         named = ", ".join(f"{key} ({self.resident.ingredients.place(key)})" for key in keys[:3])
-        return (
-            f"the merge has NaN or infinity in {counted(len(keys), 'tensor')}: {named}{' ...' if len(keys) > 3 else ''}"
-        )
+        what = "the merge with the suite's LoRAs on top" if self.renderer.models.loras.loras else "the merge"
+        more = " ..." if len(keys) > 3 else ""
+        return f"{what} has NaN or infinity in {counted(len(keys), 'tensor')}: {named}{more}"
 
     def _wait(self) -> None:
         if self.resident.device.type == "cuda":

@@ -69,8 +69,8 @@ def _may_repeat(suite: SuiteSettings) -> bool:
 
 
 def _may_change(item: SuiteItem) -> bool:
-    """Return whether a prompt may stand for other texts while an image is sampled, or hold a comment."""
-    return any(sign in text for text in (item.prompt, item.negative) for sign in "[#")
+    """Return whether a prompt may stand for other texts while an image is sampled, hold a comment or name a LoRA."""
+    return any(sign in text for text in (item.prompt, item.negative) for sign in "[#<")
 
 
 def _image(item: SuiteItem, folded: Callable[[str], bytes]) -> tuple[object, ...]:

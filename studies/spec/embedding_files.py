@@ -6,11 +6,12 @@ import hashlib
 import html
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
 from basics.files import sha256_of
+from studies.spec.lora_tags import without_tags
 from studies.spec.spellings import changing, spells, without_comments
 from studies.spec.suite import SuiteSettings
 
@@ -19,13 +20,18 @@ _COMFYUI: Final = re.compile(r"embedding:(\S+)")
 
 
 def embedding_names(folder: Path) -> dict[str, tuple[Path, ...]]:
-    """Return the names under which embeddings may be asked for -> the files of each, which should be one.
+    """Return the names under which embeddings may be asked for -> the files of each, which should be one."""
+    return names_of_files(folder, FILE_SUFFIXES)
+
+
+def names_of_files(folder: Path, suffixes: Sequence[str]) -> dict[str, tuple[Path, ...]]:
+    """Return the names of the files of a folder that have a suffix -> the files of each.
 
     A file is called by its name without suffix, which is all that A1111 knows, or with it; and with any of the folders
     that it lies in before it, as in ComfyUI.
     """
     names: dict[str, list[Path]] = {}
-    for file in embedding_files(folder):
+    for file in files_below(folder, suffixes):
         parts = file.relative_to(folder).parts
         for depth in range(len(parts)):
             whole = "/".join(parts[depth:])
@@ -34,8 +40,12 @@ def embedding_names(folder: Path) -> dict[str, tuple[Path, ...]]:
     return {name: tuple(files) for name, files in names.items()}
 
 
-def embedding_files(folder: Path) -> Iterator[Path]:
-    """Yield the embeddings of a folder and of those below it, in a fixed order; empty files are none."""
+def files_below(folder: Path, suffixes: Sequence[str]) -> Iterator[Path]:
+    """Yield the files of a folder and of those below it that have a suffix, in a fixed order; empty files are none.
+
+    Args:
+        suffixes: in small letters, with their dot.
+    """
     seen: set[Path] = set()
     for place, folders, names in os.walk(folder, followlinks=True):
         real = Path(place).resolve()
@@ -46,7 +56,7 @@ def embedding_files(folder: Path) -> Iterator[Path]:
         folders.sort()
         for name in sorted(names):
             path = Path(place, name)
-            if path.suffix.lower() in FILE_SUFFIXES and path.is_file() and path.stat().st_size:
+            if path.suffix.lower() in suffixes and path.is_file() and path.stat().st_size:
                 yield path
 
 
@@ -62,13 +72,13 @@ def files_named(folder: Path, suites: Iterable[SuiteSettings]) -> tuple[Path, ..
         for suite in known
         if suite.syntax == "a1111"
         for text in _texts(suite)
-        for form in (text, without_comments(text))
+        for form in (text, without_comments(text), without_tags(without_comments(text)))
     )
 
     def is_named(name: str) -> bool:
         return any(name in word for word in words) or any(spells(text, name) for text in spelling)
 
-    return tuple(file for file in embedding_files(folder) if is_named(_folded(file.stem)))
+    return tuple(file for file in files_below(folder, FILE_SUFFIXES) if is_named(_folded(file.stem)))
 
 
 def fingerprint_of(folder: Path, suites: Iterable[SuiteSettings], hashed: Callable[[Path], str] = sha256_of) -> str:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -21,19 +22,22 @@ from studies.recipe.lora_files import files_of_lora
 from studies.spec.embedding_files import fingerprint_of
 from studies.spec.scoring import ScorerEntry
 from studies.spec.study import StudySpec
+from studies.spec.suite_loras import fingerprint_of_loras
 
 THE_VAE = "the VAE"  # its key among the fingerprints
 THE_EMBEDDINGS = "the embeddings that the prompts name"  # as well
+THE_NAMED_LORAS = "the LoRAs that the prompts name"
 NOT_COMPARED = frozenset({"study", "budget", "method", "steps"})  # the last two are compared as operations
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp"})
 MODEL_SUFFIXES = frozenset({".safetensors", ".bin", ".json"})  # what a diffusers folder is made of
 NOTHING = hashlib.sha256().hexdigest()  # of no file at all
+_IS_OF_SUITE = re.compile(r"LoRA \d+ of the suite")
 
 Hash = Callable[[Path], str]
 
 
 def fingerprints(spec: StudySpec) -> dict[str, str]:
-    """Return description -> sha256 of the scorers' files, the LoRAs, the VAE and the embeddings.
+    """Return description -> sha256 of the scorers' files, the LoRAs, the VAE, and what the suite reads.
 
     Files that do not exist yet are left out.
     """
@@ -41,9 +45,42 @@ def fingerprints(spec: StudySpec) -> dict[str, str]:
     digests |= {title_of_lora(name): lora_fingerprint(lora.path) for name, lora in spec.loras.items()}
     if spec.vae is not None:
         digests[THE_VAE] = vae_fingerprint(spec.vae)
+    return digests | suite_fingerprints(spec)
+
+
+def suite_fingerprints(spec: StudySpec) -> dict[str, str]:
+    """Return description -> sha256 of the files beside the merge that shape a study's renders: embeddings and LoRAs."""
+    digests = {}
     if spec.suite.embeddings is not None:
         digests[THE_EMBEDDINGS] = embeddings_fingerprint(spec, spec.suite.embeddings)
+    if spec.suite.lora_folder is not None:
+        digests[THE_NAMED_LORAS] = named_loras_fingerprint(spec, spec.suite.lora_folder)
+    for number, lora in enumerate(spec.suite.loras, start=1):
+        digests[title_of_suite_lora(number)] = lora_fingerprint(lora.path)
     return digests
+
+
+def those_of_suite(fingerprints: Mapping[str, str]) -> dict[str, str]:
+    """Return what of a study's fingerprints `suite_fingerprints` gives."""
+    return {
+        what: digest
+        for what, digest in fingerprints.items()
+        if what in {THE_EMBEDDINGS, THE_NAMED_LORAS} or _IS_OF_SUITE.fullmatch(what)
+    }
+
+
+def title_of_suite_lora(number: int) -> str:
+    """Return the description of a LoRA of the suite, counted from 1, which is its key among the fingerprints."""
+    return f"LoRA {number} of the suite"
+
+
+def named_loras_fingerprint(spec: StudySpec, folder: Path, hashed: Hash = sha256_of) -> str:
+    """Return one sha256 of the LoRAs in a folder that a study's prompts name.
+
+    Args:
+        hashed: returns the sha256 of a file.
+    """
+    return fingerprint_of_loras(folder, (spec.suite, spec.held_out), hashed)
 
 
 def embeddings_fingerprint(spec: StudySpec, folder: Path, hashed: Hash = sha256_of) -> str:

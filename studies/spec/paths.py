@@ -11,6 +11,7 @@ from studies.spec.fingerprints import named_paths, with_paths
 from studies.spec.scoring import ScorerEntry
 from studies.spec.search import ProbeSettings
 from studies.spec.study import LoraSettings, StudySpec
+from studies.spec.suite import SuiteSettings
 
 
 def paths_of(spec: StudySpec) -> tuple[Path, ...]:
@@ -23,8 +24,8 @@ def _paths(spec: StudySpec) -> Iterator[Path]:
     yield from (lora.path for lora in spec.loras.values())
     if spec.vae is not None:
         yield spec.vae
-    if spec.suite.embeddings is not None:
-        yield spec.suite.embeddings
+    yield from (folder for folder in (spec.suite.embeddings, spec.suite.lora_folder) if folder is not None)
+    yield from (lora.path for lora in spec.suite.loras)
     for entry in spec.scorers.values():
         yield from named_paths(entry.options)
 
@@ -47,8 +48,7 @@ def with_paths_of(stored: StudySpec, spec: StudySpec) -> StudySpec:
     }
     if stored.vae is not None and spec.vae is not None:
         changes["vae"] = spec.vae
-    if stored.suite.embeddings is not None and spec.suite.embeddings is not None:
-        changes["suite"] = stored.suite.model_copy(update={"embeddings": spec.suite.embeddings})
+    changes["suite"] = _suite(stored.suite, spec.suite)
     return stored.model_copy(update=changes)
 
 
@@ -62,6 +62,18 @@ def _parents(stored: StudySpec, spec: StudySpec) -> tuple[Path, ...]:
 
 def _lora(stored: LoraSettings, other: LoraSettings | None) -> LoraSettings:
     return stored if other is None else stored.model_copy(update={"path": other.path})
+
+
+def _suite(stored: SuiteSettings, other: SuiteSettings) -> SuiteSettings:
+    changes: dict[str, Any] = {
+        name: getattr(other, name)
+        for name in ("embeddings", "lora_folder")
+        if getattr(stored, name) is not None and getattr(other, name) is not None
+    }
+    if stored.loras and len(stored.loras) == len(other.loras):
+        pairs = zip(stored.loras, other.loras, strict=True)
+        changes["loras"] = tuple(old.model_copy(update={"path": new.path}) for old, new in pairs)
+    return stored.model_copy(update=changes)
 
 
 def _scorer(stored: ScorerEntry, other: ScorerEntry | None) -> ScorerEntry:

@@ -71,7 +71,7 @@ class SuiteItem:
     """One render of the suite."""
 
     index: int
-    prompt: str
+    prompt: str  # as it is written
     negative: str
     seed: int
     width: int  # pixels, a multiple of 64
@@ -132,6 +132,17 @@ class SizeConditioning(FrozenSettings):
         return original_height, original_width, top, left, target_height, target_width
 
 
+Strength = Annotated[float, Field(allow_inf_nan=False)]
+
+
+class SuiteLora(FrozenSettings):
+    """A LoRA on top of every merge while it is rendered."""
+
+    path: SpecPath
+    strength: Strength = 1.0
+    text_strength: Strength | None = None  # for the text encoders; None: as for the U-Net
+
+
 class SuiteSettings(FrozenSettings):
     """Prompts x seeds x sizes, and how each item is rendered; fixed for the whole study."""
 
@@ -156,6 +167,8 @@ class SuiteSettings(FrozenSettings):
     syntax: Syntax = "a1111"  # whose rules the prompts are written by; plain: every sign is text, 75 tokens are read
     emphasis: Emphasis | None = None  # what A1111 makes of weights; resolved to original, and None for other syntaxes
     embeddings: SpecPath | None = None  # folder of textual inversions
+    loras: tuple[SuiteLora, ...] = ()  # on top of every merge while it is rendered, and no part of it
+    lora_folder: SpecPath | None = None  # folder of the LoRAs that prompts name
     size_conditioning: SizeConditioning = SizeConditioning()  # SDXL only
     prediction: PredictionName = "auto"  # what the U-Net predicts; auto: as the parents' markers say
     zero_snr: Literal["auto"] | bool = "auto"  # whether the noise schedule ends in pure noise; auto: as marked
@@ -184,6 +197,19 @@ class SuiteSettings(FrozenSettings):
     @classmethod
     def _plain_prompts(cls, value: Any) -> Any:
         return expand_prompts(value)
+
+    @field_validator("loras", mode="before")
+    @classmethod
+    def _list_of_loras(cls, value: Any) -> Any:
+        if isinstance(value, Mapping):
+            msg = (
+                "LoRAs of a suite are a list of {path: FILE, strength: NUMBER}, on top of the merge while it is "
+                "rendered; those that are baked into the merge stand under `loras` beside `suite`"
+            )
+            raise ValueError(msg)
+        if isinstance(value, (list, tuple)):
+            return [{"path": lora} if isinstance(lora, str) else lora for lora in value]
+        return value
 
     @field_validator("zero_snr", mode="before")
     @classmethod
@@ -250,6 +276,19 @@ class SuiteSettings(FrozenSettings):
         return self
 
     @model_validator(mode="after")
+    def _loras_fit(self) -> Self:
+        if self.syntax != "a1111" and self.lora_folder is not None:
+            msg = (
+                f"`lora_folder` is for <lora:...> in prompts, which only A1111 reads, and the syntax is {self.syntax}: "
+                "name the files under `loras` of the suite instead"
+            )
+            raise ValueError(msg)
+        if len({lora.path for lora in self.loras}) < len(self.loras):
+            msg = "a LoRA of the suite is named twice: name it once, with the sum of its strengths"
+            raise ValueError(msg)
+        return self
+
+    @model_validator(mode="after")
     def _something_to_render(self) -> Self:
         items = self.items()
         if not items:
@@ -310,19 +349,28 @@ class SuiteSettings(FrozenSettings):
         return len({prompt.weight for prompt in self.prompts}) == 1 and not any(each.without for each in self.prompts)
 
     @property
+    def lora_strengths(self) -> tuple[tuple[float, float], ...]:
+        """The strengths of each of `loras` for the U-Net and for the text encoders."""
+        return tuple(
+            (lora.strength, lora.strength if lora.text_strength is None else lora.text_strength) for lora in self.loras
+        )
+
+    @property
     def digest(self) -> str:
         """sha256 of everything that shapes the renders, 64 hex digits.
 
         The preset's name is excluded: its settings are written out. Settings that are left to the models' markers are
-        excluded: the parents' own hashes cover the markers. So is the folder of embeddings, which may move: the content
-        of those that the prompts name is a fingerprint of the study. So are settings of a prompt that say who scores
-        its images and how they count. Settings that a study of an earlier version could not have are excluded where
-        they change nothing.
+        excluded: the parents' own hashes cover the markers. So are the paths of embeddings and LoRAs, which may move:
+        the content of those that are used is a fingerprint of the study. So are settings of a prompt that say who
+        scores its images and how they count. Settings that a study of an earlier version could not have are excluded
+        where they change nothing.
         """
         excluded = {name for name in ("prediction", "zero_snr", "shift") if getattr(self, name) == "auto"}
-        excluded |= {"embeddings", "preset"}
+        excluded |= {"embeddings", "lora_folder", "loras", "preset"}
         excluded |= {name for name in _LATER if getattr(self, name) == type(self).model_fields[name].default}
         data = self.model_dump(mode="json", exclude=excluded)
+        if self.loras:
+            data["loras"] = self.lora_strengths
         for prompt in data["prompts"]:
             for name in SCORING:
                 del prompt[name]

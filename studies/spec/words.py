@@ -9,7 +9,7 @@ from typing import Any, Final, get_args
 
 IMAGES: Final = "write several `seeds`: each is an image of every prompt"
 PICTURES: Final = "write a picture as a prompt, `prompts: [image: FILE]`, and for more images more `seeds`"
-LORAS: Final = "name LoRAs under `loras` of the study, beside `suite`"
+LORAS: Final = "LoRAs on top of every render stand under `loras` of the suite, those of the merge beside `suite`"
 MODELS: Final = "name checkpoints under `parents` of the study, beside `suite`"
 NOT_HERE: Final = "there is no such step here: a suite renders each image once, at its size"
 
@@ -42,7 +42,7 @@ _RENDERING: Final[Mapping[str, str]] = {
         ),
         IMAGES,
     ),
-    **dict.fromkeys(("lora", "loras", "lycoris"), LORAS),
+    **dict.fromkeys(("lora", "lycoris"), LORAS),
     **dict.fromkeys(("model", "models", "modelname", "checkpoint", "checkpoints", "ckptname", "sdmodel"), MODELS),
     **dict.fromkeys(
         ("denoise", "denoisingstrength", "hires", "hiresfix", "enablehr", "refiner", "adetailer"), NOT_HERE

@@ -68,7 +68,7 @@ def test_the_check_prints_how_each_prompt_is_read(run: Call, tmp_path: Path) -> 
     ("suite", "problem"),
     [
         ({"prompts": ["a (lion"]}, "cannot be read at character 3"),
-        ({"prompts": ["a <lora:style:0.8> lion"]}, "put 'style' under `loras:`"),
+        ({"prompts": ["a <lora:style:0.8> lion"]}, "give `lora_folder: FOLDER` under `suite`"),
         ({"prompts": ["a lion"], "negative": "((dark)"}, "the prompt '((dark)'"),
         ({"syntax": "comfyui", "prompts": ["embedding:x"]}, "give `embeddings: FOLDER`"),
         ({"embeddings": "nowhere"}, "is no folder"),

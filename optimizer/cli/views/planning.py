@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 
 import torch
@@ -44,6 +44,8 @@ def print_plan(plan: Plan, device: torch.device, residence: Residence | None = N
         "suite",
         f"{counted(len(items), 'image')} per trial, {sizes}, {sampling_in_words(items)}",
     )
+    for title, loras in loras_in_words(plan):
+        table.add_row(title, loras)
     if spec.suite.preset is not None:
         table.add_row("preset", preset_in_words(spec.suite, spec.suite.preset))
     if plan.prediction != EPSILON:
@@ -59,6 +61,19 @@ def print_plan(plan: Plan, device: torch.device, residence: Residence | None = N
     table.add_row("cost", cost(plan))
     console.print(table)
     print_notes(plan.notes)
+
+
+def loras_in_words(plan: Plan) -> Iterator[tuple[str, str]]:
+    """Yield title and description of the LoRAs of the merge, and of those on top of its renders."""
+    if plan.ingredients.loras:
+        names = ", ".join(lora.name for lora in plan.ingredients.loras)
+        yield "LoRAs in it", escaped(f"{names}: part of the merge and of the export")
+    if plan.suite_loras.loras:
+        names = ", ".join(lora.name for lora in plan.suite_loras.loras)
+        yield (
+            "LoRAs on top",
+            escaped(f"{names}: of every trial and parent while it is rendered, in no merge and no export"),
+        )
 
 
 def print_notes(notes: Iterable[str]) -> None:

@@ -9,6 +9,7 @@ from basics.messages import counted
 from basics.texts import visible
 from optimizer.cli.common import console, escaped
 from optimizer.rendering.prompts.check import ReadPrompt, SuitePrompts
+from optimizer.rendering.prompts.networks import NamedLora
 from optimizer.rendering.prompts.reading import Text
 
 MOST_IN_TURNS: Final = 60  # texts; alternating words of several kinds multiply
@@ -26,6 +27,8 @@ def print_prompts(prompts: SuitePrompts) -> None:
 
 def prompt_lines(prompt: ReadPrompt) -> Iterator[str]:
     """Yield the lines for one prompt: which text is drawn when, and what each consists of."""
+    if prompt.reading.loras:
+        yield "LoRAs on top: " + ", ".join(map(_lora, prompt.reading.loras))
     drawn, texts = prompt.drawn, prompt.reading.texts
     different = [texts[index] for index in dict.fromkeys(drawn)]
     if len(different) == 1:
@@ -76,6 +79,12 @@ def _text_lines(text: Text) -> Iterator[str]:
             used[vector.inversion] = used.get(vector.inversion, 0) + 1
     if used:
         yield "embeddings: " + ", ".join(f"{name} ({counted(count, 'vector')})" for name, count in used.items())
+
+
+def _lora(lora: NamedLora) -> str:
+    if lora.unet == lora.text:
+        return f"{visible(lora.name)} at {lora.unet:g}"
+    return f"{visible(lora.name)} at {lora.unet:g} (text encoders {lora.text:g})"
 
 
 def _quoted(text: str) -> str:

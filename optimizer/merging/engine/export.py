@@ -221,7 +221,7 @@ def _header(layout: Mapping[str, TensorInfo], metadata: Mapping[str, str]) -> tu
 
 
 def refuse_sources(target: Path, sources: Mapping[str, Iterable[Path]]) -> None:
-    """Refuse to overwrite a file that the merge reads, which not even --force may do.
+    """Refuse to overwrite a file that the merge or its renders read, which not even --force may do.
 
     Args:
         sources: description for the message, such as `parent A` -> its files.
@@ -231,7 +231,9 @@ def refuse_sources(target: Path, sources: Mapping[str, Iterable[Path]]) -> None:
     """
     for description, files in sources.items():
         if target.exists() and any(file.exists() and target.samefile(file) for file in files):
-            raise ExportError(f"{target} is {description}, which goes into the merge: give another name with -o")
+            raise ExportError(
+                f"{target} is {description}, which goes into the merge or its renders: give another name with -o"
+            )
 
 
 @contextmanager

@@ -16,6 +16,10 @@ FOLDED = frozenset({"weighted_sum", "sum_twice"})  # one formula, with an input 
 VAE_SOURCE = "vae"  # name of a baked VAE among the sources
 
 
+WeightedLoras = tuple[tuple[int, float], ...]
+"""(Index of a LoRA, weight) of each LoRA, without those of weight 0."""
+
+
 @dataclass(frozen=True, slots=True)
 class PlannedStep:
     """A step with its values for one place."""
@@ -31,7 +35,7 @@ class PlacePlan:
 
     steps: tuple[PlannedStep, ...]
     final: str  # a parent's letter, or the result of the last step
-    loras: tuple[tuple[int, float], ...] = ()  # (index among the recipe's LoRAs, weight), without those of weight 0
+    loras: WeightedLoras = ()  # by their index among the recipe's
 
     @property
     def sources(self) -> tuple[str, ...]:

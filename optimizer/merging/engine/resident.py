@@ -5,6 +5,8 @@ slab whose plan changed, in place: no file, no reload, no allocation that grows 
 live parameters (a pipeline, a compiled graph) stays valid. Sources that do not fit beside the live model stay in host
 memory or in their files, and are streamed: see placement.py, host_buffers.py and staging.py.
 
+LoRAs may lie on top of a merge while it is rendered: see on_top.py. They are no part of the recipe.
+
 Where not even the live model fits, its components take turns: a component is merged when it is needed, and frees its
 memory when the next one is needed. In a trial of one stage that costs no more than merging everything at once, because
 each component is merged once.
@@ -25,10 +27,12 @@ from optimizer.errors import NoMemoryError
 from optimizer.merging.engine.flat import Scratch, merge_flat, merge_one
 from optimizer.merging.engine.host_buffers import HostBuffers
 from optimizer.merging.engine.ingredients import Ingredients
+from optimizer.merging.engine.on_top import LorasOnTop
 from optimizer.merging.engine.placement import Placement, choose_placement
-from optimizer.merging.engine.plan import PlacePlan, plan_places
+from optimizer.merging.engine.plan import PlacePlan, WeightedLoras, plan_places
 from optimizer.merging.files.layout import Component, live_views
 from optimizer.merging.files.sources import TensorInfo
+from optimizer.merging.lora.file import Lora
 from studies.errors import RecipeError
 from studies.recipe.recipe import DtypeName, Recipe
 
@@ -91,13 +95,21 @@ class _Slab:
     """
 
     def __init__(
-        self, layout: _SlabLayout, buffers: Mapping[str, Tensor], ingredients: Ingredients, device: torch.device
+        self,
+        layout: _SlabLayout,
+        buffers: Mapping[str, Tensor],
+        ingredients: Ingredients,
+        on_top: LorasOnTop,
+        device: torch.device,
     ) -> None:
         self.kind, self.members, self.lora_indices = layout.kind, layout.members, layout.lora_indices
-        self.buffers, self._ingredients = buffers, ingredients
+        self.buffers, self._ingredients, self._on_top = buffers, ingredients, on_top
         self.live = torch.zeros(layout.size, dtype=layout.kind.live_dtype, device=device)
         self.live_plan: PlacePlan | None = None  # of the live values, or of those that were released
         self._requested_plan = PlacePlan((), "A")
+        self.top_indices = on_top.on_any(member.key for member in layout.members)
+        self._live_top: WeightedLoras = ()  # on top of the live values
+        self._requested_top: WeightedLoras = ()
         self._live_bytes = self.live.nbytes
         for name, flat in buffers.items():
             for member in self.members:
@@ -113,44 +125,78 @@ class _Slab:
         self.live.untyped_storage().resize_(0)
 
     def restore(self, scratch: Scratch) -> None:
-        """Allocate the live values if they were released, and carry out the plan that was requested last."""
-        released = not self.is_allocated
-        if released:
+        """Allocate the live values if they were released, and compute what was requested last."""
+        if not self.is_allocated:
             self.live_plan = None  # before there is memory, whose contents are arbitrary
             self.live.untyped_storage().resize_(self._live_bytes)
-        if released or self.live_plan != self._requested_plan:
-            self._carry_out(self._requested_plan, scratch)
+        self._update(scratch)
 
     def merge(self, plan: PlacePlan, scratch: Scratch) -> bool:
-        """Make a plan live; where the slab is released, when it is restored.
+        """Make a plan live, without LoRAs on top; where the slab is released, when it is restored.
 
         Returns:
             False when the plan is live already, or was when the slab was released.
         """
-        self._requested_plan = plan
-        if self.live_plan == plan:
-            return False
+        self._requested_plan, self._requested_top = plan, ()
+        changes = self.live_plan != plan
         if self.is_allocated:
-            self._carry_out(plan, scratch)
+            self._update(scratch)
+        return changes
+
+    def lay_on_top(self, loras: WeightedLoras, scratch: Scratch) -> bool:
+        """Make the live values those of the plan with LoRAs on top; where the slab is released, when it is restored.
+
+        Returns:
+            Whether values were computed.
+        """
+        self._requested_top = tuple((index, weight) for index, weight in loras if index in self.top_indices)
+        return self.is_allocated and self._update(scratch)
+
+    def _update(self, scratch: Scratch) -> bool:
+        """Make live what was requested last, and return whether that computed anything."""
+        changes = self.live_plan != self._requested_plan
+        if changes:
+            self._carry_out(self._requested_plan, scratch)
+        if self._live_top == self._requested_top:
+            return changes
+        self._change_top(self._requested_plan, self._requested_top, scratch)
         return True
+
+    def _change_top(self, plan: PlacePlan, loras: WeightedLoras, scratch: Scratch) -> None:
+        """Compute the tensors anew that LoRAs on top change, or changed before: see on_top.py."""
+        self.live_plan = None  # as in `_carry_out`
+        before, after = ({index for index, _ in each} for each in (self._live_top, loras))
+        is_exact = self.kind.live_dtype in {self.kind.export_dtype, torch.float32}  # whether it holds what a file has
+        for member in self.members:
+            indices = self._on_top.on_any([member.key])
+            if indices.isdisjoint(before | after):
+                continue
+            live = member.of(self.live)
+            merged = torch.empty_like(live, dtype=self.kind.export_dtype)  # as a file has it
+            if is_exact and indices.isdisjoint(before):
+                merged.copy_(live)
+            else:
+                self._merge_member(member, plan, scratch, into=merged)
+            self._on_top.add(member.key, loras, merged, live)
+        self.live_plan, self._live_top = plan, loras
 
     def _carry_out(self, plan: PlacePlan, scratch: Scratch) -> None:
         self.live_plan = None  # so an interrupted merge is never taken for a finished one
+        self._live_top = ()
         in_one_pass = plan.elementwise and bool(self.buffers)
         if in_one_pass:
             merge_flat(plan, self.buffers, self.live, self.kind.export_dtype, scratch)
         if not in_one_pass or plan.loras:
             for member in self.members:
-                self._merge_member(member, plan, scratch, done=in_one_pass)
+                if not in_one_pass or self._ingredients.loras_on(member.key):
+                    self._merge_member(member, plan, scratch, into=member.of(self.live))
         self.live_plan = plan
 
-    def _merge_member(self, member: _Member, plan: PlacePlan, scratch: Scratch, *, done: bool) -> None:
-        """Merge one tensor; one that the pass over the flat buffers has `done` only if a LoRA changes it."""
+    def _merge_member(self, member: _Member, plan: PlacePlan, scratch: Scratch, *, into: Tensor) -> None:
+        """Merge one tensor."""
         deltas = self._ingredients.deltas(member.key, plan)
-        if done and not deltas:
-            return
         sources = {name: self._source(member, name) for name in plan.sources}
-        merge_one(plan, member.key, sources, member.of(self.live), self.kind.export_dtype, scratch, deltas)
+        merge_one(plan, member.key, sources, into, self.kind.export_dtype, scratch, deltas)
 
     def _source(self, member: _Member, name: str) -> Tensor:
         return member.of(self.buffers[name]) if self.buffers else self._ingredients.tensor(member.key, name)
@@ -166,6 +212,10 @@ class ResidentModel:
         placement: where the sources are kept; None chooses by the memory that is free.
         working: bytes that rendering takes; 0 if unknown.
         in_turns: whether a component has memory only while it is in `use`.
+        on_top: LoRAs that may lie on top of merges, see `lay_on_top`.
+
+    Raises:
+        LoraError: one of `on_top` does not fit.
     """
 
     def __init__(
@@ -178,6 +228,7 @@ class ResidentModel:
         placement: Placement | None = None,
         working: int = 0,
         in_turns: bool = False,
+        on_top: Sequence[Lora] = (),
     ) -> None:
         self.device = torch.device(device)
         self.ingredients = ingredients.on(self.device)
@@ -188,10 +239,11 @@ class ResidentModel:
         self.in_turns = in_turns
         self.placement = placement or choose_placement(self.device, *_sizes(layouts, in_turns=in_turns), working)
         self._host: HostBuffers | None = None
+        top = LorasOnTop.of([lora.to(self.device) for lora in on_top], self.ingredients)
         self._slabs: list[_Slab] = []
         self._live: dict[str, Tensor] = {}
         for layout, buffers in zip(layouts, self._allocate(layouts), strict=True):
-            slab = _Slab(layout, buffers, self.ingredients, self.device)
+            slab = _Slab(layout, buffers, self.ingredients, top, self.device)
             self._slabs.append(slab)
             self._live |= {member.key: member.of(slab.live) for member in slab.members}
             if in_turns and layout.kind.component is not None:
@@ -227,7 +279,7 @@ class ResidentModel:
         ]
 
     def merge(self, recipe: Recipe) -> frozenset[str]:
-        """Make a recipe live, in place.
+        """Make a recipe live, in place, without LoRAs on top.
 
         Where components take turns, those that are released are merged when they are used.
 
@@ -243,6 +295,28 @@ class ResidentModel:
         self.ingredients.check(recipe)
         with self._reading_sources():
             return self._merge(plan_places(recipe), baked=recipe.vae is not None)
+
+    def lay_on_top(self, loras: WeightedLoras, *components: Component) -> bool:
+        """Make components live as the merge with LoRAs on top, in place of those there; without any, as the merge.
+
+        The weights are those of a file of the merge into which the LoRAs are baked. Where components take turns, those
+        that are released are computed when they are used.
+
+        Args:
+            loras: by their index among `on_top`.
+
+        Returns:
+            Whether values were computed: not where these LoRAs lie there already.
+
+        Raises:
+            CheckpointError: sources that stay in their files have changed.
+        """
+        slabs = [slab for slab in self._slabs if slab.kind.component in components and slab.top_indices]
+        if not slabs:
+            return False
+        with self._reading_sources():
+            computed = [slab.lay_on_top(loras, self._scratch) for slab in slabs]
+        return any(computed)
 
     def use(self, *components: Component) -> None:
         """Make these components live; where components take turns, free the memory of all others first.

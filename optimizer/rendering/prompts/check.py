@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from basics.messages import counted
 from basics.texts import shortened
 from optimizer.families.clip_tokens import CONTEXT, clip_tokenizer
 from optimizer.families.registry import model_family
-from optimizer.rendering.prompts.composition import network_in
 from optimizer.rendering.prompts.editing import unreached
 from optimizer.rendering.prompts.reading import PromptReader, Reading
 from scorers import clip
 from search_spaces.blocks import Architecture
+from search_spaces.slots import beyond_usual
+from studies.spec.lora_tags import network_in, without_tags
 from studies.spec.spellings import without_comments
 from studies.spec.suite import SuiteSettings, Syntax
 
 # What one program gives a meaning and the other reads as words.
 _BREAK = re.compile(r"\bBREAK\b")
 _SIGNS = re.compile(r"[\[\]:|]")
+_LORA = re.compile(r"(?i)<lora:[^>]*>?")
 _ONLY_COMFYUI = re.compile(r"\bembedding:\S+")
 
 
@@ -53,6 +55,7 @@ class SuitePrompts:
     positive: tuple[ReadPrompt, ...]
     negative: tuple[ReadPrompt, ...]
     notes: tuple[str, ...]  # for the user, one line each
+    slips: tuple[str, ...]  # for which a new study is refused
 
 
 def read_suites(suites: Sequence[SuiteSettings], architecture: Architecture, widths: Mapping[str, int]) -> SuitePrompts:
@@ -86,7 +89,34 @@ def read_suites(suites: Sequence[SuiteSettings], architecture: Architecture, wid
         positive=tuple(positive.values()),
         negative=tuple(negative.values()),
         notes=tuple(dict.fromkeys(notes)),
+        slips=(
+            *(slip for text in texts for slip in _unread_loras(text, syntax)),
+            *_unusual_strengths(suites[0], (each.reading for each in positive.values())),
+        ),
     )
+
+
+def _unread_loras(text: str, syntax: Syntax) -> Iterator[str]:
+    """Yield a line for a prompt with a LoRA in a syntax that has none."""
+    if syntax != "a1111" and (found := _LORA.search(text)):
+        program = "ComfyUI has no such mark" if syntax == "comfyui" else "a plain prompt has no marks"
+        yield (
+            f"the prompt {shortened(text, 40)!r} has {found[0]!r}: {program}, and would read it as words; take it out "
+            "and name the file under `loras` of the suite, or write `syntax: a1111`"
+        )
+
+
+def _unusual_strengths(suite: SuiteSettings, readings: Iterable[Reading]) -> Iterator[str]:
+    """Yield a line for each LoRA on top of renders that is far stronger than any in use."""
+    named = {(lora.name, value) for reading in readings for lora in reading.loras for value in (lora.unet, lora.text)}
+    given = {
+        (lora.path.name, value)
+        for lora, strengths in zip(suite.loras, suite.lora_strengths, strict=True)
+        for value in strengths
+    }
+    for name, value in sorted(given | named):
+        if why := beyond_usual("lora", value):
+            yield f"suite: the LoRA {name} at {value:g} is {why}"
 
 
 def notes_of(text: str, syntax: Syntax) -> Iterator[str]:
@@ -107,7 +137,7 @@ def _unreached(text: str, calls: int, made: int) -> Iterator[str]:
         calls, made: see `unreached`.
     """
     number = made if calls == made else (made + 1) // 2
-    for edit in unreached(without_comments(text), calls, made):
+    for edit in unreached(without_tags(without_comments(text)), calls, made):
         yield (
             f"the prompt {shortened(text, 40)!r} has {shortened(edit, 60)!r}, which never changes in "
             f"{counted(number, 'step')}: write a lower number of steps, or a share such as 0.5"

@@ -13,6 +13,9 @@ from torch import Tensor
 
 from optimizer.families.family import Embedded
 from optimizer.families.registry import model_family
+from optimizer.merging.engine.plan import WeightedLoras
+from optimizer.merging.files.layout import Component
+from optimizer.rendering.loras import UsedLora, names_in, used_by
 from optimizer.rendering.models import LiveModels
 from optimizer.rendering.prompts.chunks import LENGTH, Chunk
 from optimizer.rendering.prompts.emphasis import from_empty, mean_restored, multiplied
@@ -21,6 +24,7 @@ from optimizer.rendering.prompts.reading import PromptReader, Reading, Row
 from studies.spec.suite import SuiteItem, SuiteSettings
 
 TEXT_BATCH = 64  # chunks that are embedded at once
+TEXTS: tuple[Component, ...] = ("text_encoder", "text_encoder_2")
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +72,7 @@ class _Key:
     prompt: str
     reading: Reading
     clip_skip: int
+    loras: WeightedLoras  # on top of the text encoders
 
 
 class PromptEncoder:
@@ -82,6 +87,7 @@ class PromptEncoder:
         self.family = model_family(models.architecture)
         widths = {name: encoder.config.hidden_size for name, encoder in models.text_encoders.items()}
         self.reader = PromptReader(suite, self.family, widths)
+        self._lora_names = names_in(suite)
         self._cache: dict[_Key, tuple[Embedding, ...]] = {}  # an embedding for each of the reading's texts
 
     def forget(self) -> None:
@@ -95,14 +101,27 @@ class PromptEncoder:
         Raises:
             PromptError: a prompt cannot be read, or names an embedding that cannot be used.
         """
-        keys = {item.index: (self._key(item), self._key(item, negative=True)) for item in items}
+        keys = {item.index: self._keys(item) for item in items}
         self._embed(dict.fromkeys(key for pair in keys.values() for key in pair))
         return {index: self._conditions(*pair) for index, pair in keys.items()}
 
-    def _key(self, item: SuiteItem, *, negative: bool = False) -> _Key:
-        prompt = item.negative if negative else item.prompt
-        reading = self.reader.read(prompt, item.sampling.prompt_steps, negative=negative)
-        return _Key(prompt, reading, item.clip_skip)
+    def loras_of(self, item: SuiteItem) -> tuple[UsedLora, ...]:
+        """Return the LoRAs on top of the merge for an item.
+
+        Raises:
+            PromptError: its prompt cannot be read, or names a LoRA that is not there.
+        """
+        named = self.reader.read(item.prompt, item.sampling.prompt_steps).loras
+        return used_by(self.suite, named, self._lora_names)
+
+    def _keys(self, item: SuiteItem) -> tuple[_Key, _Key]:
+        """Return the keys of an item's prompt and negative prompt, which are read with the same LoRAs."""
+        loras = self.models.loras.on(tuple(self.models.text_encoders), self.loras_of(item))
+        calls = item.sampling.prompt_steps
+        return (
+            _Key(item.prompt, self.reader.read(item.prompt, calls), item.clip_skip, loras),
+            _Key(item.negative, self.reader.read(item.negative, calls, negative=True), item.clip_skip, loras),
+        )
 
     # ------------------------------------------------------------------------------------ conditions
 
@@ -136,12 +155,18 @@ class PromptEncoder:
     # ------------------------------------------------------------------------------------ encoding
 
     def _embed(self, keys: Iterable[_Key]) -> None:
-        """Embed those readings that are not in the cache."""
+        """Embed those readings that are not in the cache; those with the same LoRAs one after the other."""
         new = [key for key in keys if key not in self._cache]
-        if new:
-            self.models.use("text_encoder", "text_encoder_2")
-        for clip_skip in dict.fromkeys(key.clip_skip for key in new):
-            same = [key for key in new if key.clip_skip == clip_skip]
+        for loras in dict.fromkeys(key.loras for key in new):
+            self.models.lay_on_top(loras, *TEXTS)
+            self.models.use(*TEXTS)
+            self._embed_alike([key for key in new if key.loras == loras])
+        self.models.lay_on_top((), *TEXTS)
+
+    def _embed_alike(self, keys: Sequence[_Key]) -> None:
+        """Embed readings with the LoRAs that lie on top of the text encoders."""
+        for clip_skip in dict.fromkeys(key.clip_skip for key in keys):
+            same = [key for key in keys if key.clip_skip == clip_skip]
             encoded = self._encode([row for key in same for row in self._rows(key.reading)], clip_skip)
             start = 0
             for key in same:

@@ -12,9 +12,10 @@ from optimizer.families.clip_tokens import clip_tokenizer, pad_with_end
 from optimizer.families.family import ModelFamily
 from optimizer.rendering.prompts import attention, comfyui
 from optimizer.rendering.prompts.chunks import A1111Chunks, Chunk, comfyui_chunks, empty_chunk
-from optimizer.rendering.prompts.composition import refuse_other_constructs
+from optimizer.rendering.prompts.composition import refuse_composition
 from optimizer.rendering.prompts.editing import phases
 from optimizer.rendering.prompts.inversions import InversionFolder
+from optimizer.rendering.prompts.networks import NamedLora, networks_taken_out
 from optimizer.rendering.prompts.pieces import Piece, misread, refuse_long
 from optimizer.rendering.prompts.tokens import comfyui_ids, mended_ids, open_clip_ids
 from studies.spec.spellings import without_comments
@@ -41,6 +42,7 @@ class Reading:
     prompt: str = field(compare=False)
     texts: tuple[Text, ...]  # all with as many chunks
     phases: tuple[tuple[int, int], ...]  # last call of the denoiser that gets a text, and the text's index
+    loras: tuple[NamedLora, ...] = ()  # that it names, in its order; they are no part of the texts
 
     @property
     def chunk_count(self) -> int:
@@ -102,9 +104,10 @@ class PromptReader:
         if self.syntax != "a1111":
             read = self._plain if self.syntax == "plain" else self._comfyui
             return Reading(prompt=prompt, texts=(read(prompt),), phases=((calls, 0),))
-        written = without_comments(prompt)
+        written, loras = networks_taken_out(without_comments(prompt), negative=negative)
         changing = phases(written, calls)  # first: a bracket that does not close explains what comes after it
-        refuse_other_constructs(written, negative=negative)
+        if not negative:
+            refuse_composition(written)
         different = list(dict.fromkeys(text for _, text in changing))
         texts = [self._a1111(text) for text in different]
         most = max(len(text.rows) for text in texts)
@@ -112,6 +115,7 @@ class PromptReader:
             prompt=prompt,
             texts=tuple(self._padded(text, most) for text in texts),
             phases=tuple((end, different.index(text)) for end, text in changing),
+            loras=loras,
         )
 
     def _plain(self, prompt: str) -> Text:

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 
 from optimizer.rendering.prompts import attention, comfyui
 from optimizer.rendering.prompts.editing import phases
+from studies.spec.lora_tags import without_tags
 from studies.spec.spellings import without_comments
 from studies.spec.suite import SuiteItem, SuiteSettings
 
@@ -13,7 +14,8 @@ from studies.spec.suite import SuiteItem, SuiteSettings
 def wording(item: SuiteItem, suite: SuiteSettings) -> str:
     """Return the words of an item's prompt; those with which it ends where editing changes them on the way.
 
-    A plain prompt is returned as it is. ComfyUI's `embedding:NAME` is left out; A1111 marks no names of embeddings.
+    A plain prompt is returned as it is. ComfyUI's `embedding:NAME` and A1111's `<lora:NAME>` are left out; A1111 marks
+    no names of embeddings.
 
     Raises:
         PromptError: the prompt is not written as its syntax asks.
@@ -22,7 +24,8 @@ def wording(item: SuiteItem, suite: SuiteSettings) -> str:
         return item.prompt
     if suite.syntax == "comfyui":
         return _spaced(_without_embeddings(piece.text) for piece in comfyui.weighted_pieces(item.prompt))
-    text = _at_the_end(phases(without_comments(item.prompt), item.sampling.prompt_steps), item.sampling.calls)
+    written = without_tags(without_comments(item.prompt))
+    text = _at_the_end(phases(written, item.sampling.prompt_steps), item.sampling.calls)
     if suite.emphasis == "none":  # brackets are text
         return _spaced([text])
     pieces = attention.weighted_pieces(text)

@@ -208,7 +208,7 @@ class _Sampler:
             path += self._nodes.chain(node, "clip", "")
         loras = [str(self._nodes.value(node, "lora_name"))[:SHOWN] for node in path if kind_of(node) in LORAS]
         if loras:
-            yield f"LoRAs are not applied: {', '.join(dict.fromkeys(loras))} (see `loras` of a spec)"
+            yield f"LoRAs are not applied: {', '.join(dict.fromkeys(loras))} (see `loras` of a suite)"
         path += [self._node, self._guider, self._noise, self._chosen, *self._levels, *self._latents]
         others = [*(kind_of(node) for node in path if kind_of(node) not in READ), *self._values(latent)]
         kinds = [kind_of(node) for node in self._nodes.chain(self._guider, "model", "")]

@@ -20,7 +20,7 @@ from typing import Any, Final, get_args
 from studies.spec.published.a1111_keys import notes_of_unknown, notes_of_ways
 from studies.spec.published.settings import OURS, PublishedError, RawSettings
 from studies.spec.samplers import A1111_FORMS, PROGRAMS, SamplerName, read_sampler, usual_schedule
-from studies.spec.suite import Emphasis, SizeConditioning, SuiteItem, SuiteSettings, Syntax
+from studies.spec.suite import Emphasis, SizeConditioning, SuiteItem, SuiteLora, SuiteSettings, Syntax
 
 FOOOCUS: Final = "Fooocus"
 EXACTLY_NOT: Final = "the picture cannot be repeated exactly"
@@ -37,6 +37,7 @@ _BEFORE_SCHEDULES: Final = re.compile(r"v1\.[0-8]\.")  # versions of A1111, whic
 _SIZE: Final = re.compile(r"(\d{1,5})x(\d{1,5})")
 _NUMBERS: Final = re.compile(r"(\d{1,18})x(\d{1,18})")
 _SIZE_KEYS: Final = {"Original size": "original", "Crop": "crop", "Target size": "target"}  # ours -> a suite's
+_SUITE_LORAS: Final = "Suite LoRAs"  # our key
 # Keys of Fooocus -> what of its way to sample cannot be repeated.
 _OF_FOOOCUS: Final = {"Sharpness": "sharpness", "ADM Guidance": "ADM guidance", "Adaptive CFG": "adaptive CFG"}
 
@@ -144,7 +145,7 @@ def _of_a1111(pairs: Mapping[str, str], *, uses_weights: bool) -> dict[str, Any]
 def _of_fooocus(pairs: Mapping[str, str]) -> dict[str, Any]:
     """Return how prompts of Fooocus are read, and the notes."""
     ways = [way for key, way in _OF_FOOOCUS.items() if key in pairs]
-    loras = [f"LoRAs ({pairs['Lora weights']}; see `loras` of a spec)"] if "Lora weights" in pairs else []
+    loras = [f"LoRAs ({pairs['Lora weights']}; see `loras` of a suite)"] if "Lora weights" in pairs else []
     return {
         "syntax": "comfyui",
         "noise": "comfyui",
@@ -181,6 +182,10 @@ def _ours(pairs: Mapping[str, str]) -> dict[str, Any]:
         "emphasis": _EMPHASES[_one_of(pairs, "Emphasis", tuple(_EMPHASES), "Original")] if syntax == "a1111" else None,
         "sgm_noise_multiplier": pairs.get("SGM noise multiplier") == "True",
         "size_conditioning": SizeConditioning.model_validate(sizes),
+        "notes": tuple(
+            f"it was made with `loras` of its suite: {pairs[key]}; name their files there to repeat it"
+            for key in pairs.keys() & {_SUITE_LORAS}
+        ),
     }
 
 
@@ -299,8 +304,15 @@ def _said_of_suite(suite: SuiteSettings) -> dict[str, object]:
         values["Syntax"] = suite.syntax
     if suite.noise != "a1111":
         values["Noise"] = suite.noise
+    if suite.loras:
+        values[_SUITE_LORAS] = json.dumps("; ".join(_with_strength(lora) for lora in suite.loras), ensure_ascii=False)
     for key, name in _SIZE_KEYS.items():
         numbers = getattr(suite.size_conditioning, name)
         if numbers != SizeConditioning.model_fields[name].default:
             values[key] = "x".join(map(str, numbers))
     return values
+
+
+def _with_strength(lora: SuiteLora) -> str:
+    text = "" if lora.text_strength is None else f" (text {lora.text_strength:g})"
+    return f"{lora.path.stem} {lora.strength:g}{text}"

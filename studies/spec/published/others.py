@@ -86,7 +86,7 @@ def _clip_skip(skipped: Any) -> Any:
 def _invokeai_notes(data: Mapping[str, Any]) -> Iterator[str]:
     yield "InvokeAI samples with diffusers' schedulers, whose levels are not quite these: it cannot be repeated exactly"
     used = {
-        "loras": "LoRAs (see `loras` of a spec)",
+        "loras": "LoRAs (see `loras` of a suite)",
         "controlnets": "ControlNet",
         "ipAdapters": "IP adapters",
         "t2iAdapters": "T2I adapters",
@@ -162,7 +162,7 @@ def _last_layer(layer: Any) -> Any:
 
 def _swarmui_notes(data: Mapping[str, Any]) -> Iterator[str]:
     used = {
-        "loras": "LoRAs (see `loras` of a spec)",
+        "loras": "LoRAs (see `loras` of a suite)",
         "refinermodel": "the refiner",
         "refinerupscale": "upscaling by the refiner",
         "controlnetmodel": "ControlNet",
@@ -216,4 +216,4 @@ def _ways_of_fooocus(data: Mapping[str, Any]) -> Iterator[str]:
         yield "the refiner"
     loras = [str(value)[:80] for key, value in data.items() if key.startswith("lora_combined_")]
     if loras:
-        yield f"LoRAs ({', '.join(loras)}; see `loras` of a spec)"
+        yield f"LoRAs ({', '.join(loras)}; see `loras` of a suite)"

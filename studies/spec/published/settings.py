@@ -22,7 +22,7 @@ OURS: Final = "mergetune"  # the program that our own pictures name
 SUITE_WIDE: Final = ("syntax", "noise", "ensd", "emphasis", "sgm_noise_multiplier", "size_conditioning")
 # What A1111 takes out of a prompt (modules/extra_networks.py), whether or not it knows the kind.
 _NETWORK: Final = re.compile(r"<\w+:[^>]+>")
-_LORA: Final = re.compile(r"<(?:lora|lyco|hypernet):([^:<>]{1,80})[^<>]*>", re.IGNORECASE)
+_LORA: Final = re.compile(r"<lora:([^:<>]{1,80})[^<>]*>")
 _EMBEDDING: Final = re.compile(r"\bembedding:\S")
 _UNSEEN: Final = dict.fromkeys((*range(9), *range(11, 32), *range(127, 160)), " ")  # but tabs and ends of lines
 
@@ -99,7 +99,8 @@ def checked(raw: RawSettings) -> PublishedSettings:
         notes.append(f"noise of {raw.sampler[:40]} was drawn on the graphics card: it cannot be repeated exactly")
     if raw.program != OURS:  # ours stand as they were written
         if raw.syntax == "a1111":
-            prompt, negative = (_as_a1111_reads(text, raw, notes) for text in (prompt, negative))
+            prompt = _as_a1111_reads(prompt, raw, notes, keeps=_LORA)
+            negative = _as_a1111_reads(negative, raw, notes, keeps=None)
         prompt, negative = prompt.strip(), negative.strip()
     if not prompt:
         raise PublishedError(f"{raw.program}'s settings have no prompt")
@@ -128,7 +129,7 @@ def checked(raw: RawSettings) -> PublishedSettings:
     )
 
 
-def _as_a1111_reads(text: str, raw: RawSettings, notes: list[str]) -> str:
+def _as_a1111_reads(text: str, raw: RawSettings, notes: list[str], *, keeps: re.Pattern[str] | None) -> str:
     """Return a prompt as A1111 reads it where our reader would refuse it.
 
     A1111 takes <kind:name> out, and a round bracket that nothing closes weighs all that follows it.
@@ -137,12 +138,20 @@ def _as_a1111_reads(text: str, raw: RawSettings, notes: list[str]) -> str:
         text: the prompt.
         raw: what it belongs to.
         notes: for the user, to which is added what was changed.
+        keeps: of networks in angle brackets, those that stay.
     """
     end = text.rfind(">") + 1  # what begins after it ends nowhere
-    others = [each for each in _NETWORK.findall(text[:end]) if not _LORA.fullmatch(each)]
+    others: list[str] = []
+
+    def taken_out(found: re.Match[str]) -> str:
+        if keeps is not None and keeps.fullmatch(found[0]):
+            return found[0]
+        others.append(found[0])
+        return ""
+
+    text = _NETWORK.sub(taken_out, text[:end]) + text[end:]
     if others:
         notes.append(f"taken out of the prompt, as A1111 does: {', '.join(dict.fromkeys(others))[:80]}")
-    text = _NETWORK.sub("", text[:end]) + text[end:]
     closed = text if raw.emphasis == "none" else with_closed_brackets(text)
     if closed != text:
         notes.append("a ( in its prompt is not closed: A1111 weighs all that follows it, so it is closed at the end")
@@ -166,8 +175,8 @@ def _pag(raw: RawSettings) -> PagSettings:
 
 
 def _notes_of_text(prompt: str, negative: str, syntax: Syntax) -> Iterator[str]:
-    if names := dict.fromkeys(_LORA.findall(prompt + negative)):
-        yield f"LoRAs named in the prompt are not applied: {', '.join(names)} (see `loras` of a spec)"
+    if loras := dict.fromkeys(_LORA.findall(prompt)):
+        yield f"its prompt names LoRAs: {', '.join(loras)} (their folder is `lora_folder` of a suite)"
     if syntax == "comfyui" and _EMBEDDING.search(prompt + " " + negative):
         yield "embeddings are named in the prompt: give their folder as `embeddings` of the suite"
 

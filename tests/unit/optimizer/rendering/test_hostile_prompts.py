@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 from optimizer.errors import PromptError
 from optimizer.rendering.prompts import attention, comfyui
 from optimizer.rendering.prompts.check import notes_of
-from optimizer.rendering.prompts.composition import refuse_other_constructs
+from optimizer.rendering.prompts.composition import refuse_composition
 from optimizer.rendering.prompts.editing import phases
+from optimizer.rendering.prompts.networks import networks_taken_out
 from studies.spec.dynamic_prompts import expand
 from studies.spec.published.infotext import is_infotext, parse_infotext
 from studies.spec.published.novelai import with_weights
@@ -29,7 +30,8 @@ LINE = "Steps: 1, Sampler: Euler, CFG scale: 7, Seed: 1, Size: 512x512"
 
 
 def of_a1111(text: str) -> None:
-    refuse_other_constructs(without_comments(text), negative=False)
+    written, _ = networks_taken_out(without_comments(text), negative=False)
+    refuse_composition(written)
 
 
 def as_published(text: str) -> None:

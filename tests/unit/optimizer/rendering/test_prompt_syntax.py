@@ -9,8 +9,9 @@ import pytest
 
 from optimizer.errors import PromptError
 from optimizer.rendering.prompts import attention, comfyui
-from optimizer.rendering.prompts.composition import refuse_other_constructs
+from optimizer.rendering.prompts.composition import refuse_composition
 from optimizer.rendering.prompts.editing import phases
+from optimizer.rendering.prompts.networks import NamedLora, networks_taken_out
 from studies.spec.spellings import without_comments
 
 # Texts and weights, most of them from the documentation of A1111's parser.
@@ -176,21 +177,60 @@ class TestRefused:
     @pytest.mark.parametrize(
         ("prompt", "problem"),
         [
-            ("a <lora:style:0.8> lion", "put 'style' under `loras:`"),
-            ("a <lyco:other:1> lion", "put 'other' under `loras:`"),
-            ("a <hypernet:net:1> lion", "a hypernet is no part of a merge"),
             ("a lion AND a panda", "AND joins several prompts"),
             ("a lion :1.2", "ends in a colon and a number"),
         ],
     )
-    def test_what_is_not_done_here(self, prompt: str, problem: str) -> None:
+    def test_prompts_that_are_composed_are_refused(self, prompt: str, problem: str) -> None:
         with pytest.raises(PromptError, match=re.escape(problem)):
-            refuse_other_constructs(prompt, negative=False)
+            refuse_composition(prompt)
 
-    def test_and_is_a_word_in_a_negative_prompt_and_in_others(self) -> None:
-        refuse_other_constructs("a lion AND a panda", negative=True)
-        refuse_other_constructs("a BAND and SAND, a 2:1", negative=True)
-        refuse_other_constructs("a lion and SAND", negative=False)
+    def test_and_within_a_word_is_a_word(self) -> None:
+        refuse_composition("a lion and SAND, a BAND, 2:1 of them")
+
+
+class TestLoras:
+    @pytest.mark.parametrize(
+        ("prompt", "words", "name", "text", "unet"),
+        [
+            ("a lion <lora:style:0.8>", "a lion ", "style", 0.8, 0.8),
+            ("<lora:style>a lion", "a lion", "style", 1.0, 1.0),
+            ("a <lora:my style-v1.2:-0.5> lion", "a  lion", "my style-v1.2", -0.5, -0.5),
+            ("(a lion<lora:style:0.8:0.3>:1.2)", "(a lion:1.2)", "style", 0.8, 0.3),
+            ("<lora:style:0.8:unet=0.3>", "", "style", 0.8, 0.3),
+            ("<lora:style:te=0:unet=1>", "", "style", 0.0, 1.0),
+            ("<lora:style:0.8:0.3:te=0.1>", "", "style", 0.1, 0.3),
+        ],
+    )
+    def test_arguments_are_those_of_a1111(self, prompt: str, words: str, name: str, text: float, unet: float) -> None:
+        assert networks_taken_out(prompt, negative=False) == (words, (NamedLora(name=name, text=text, unet=unet),))
+
+    @pytest.mark.parametrize(
+        ("prompt", "problem"),
+        [
+            ("a <lyco:other:1> lion", "is a plain LoRA, write <lora:other:0.8>"),
+            ("a <hypernet:net:1> lion", "a hypernet is not applied: take it out"),
+            ("a <Lora:x:1> lion", "in small letters alone"),
+            ("a <lora:x:strong> lion", "the strength 'strong' is no number"),
+            ("a <lora:x:0,8> lion", "the strength '0,8' is no number"),
+            ("a <lora:x:nan> lion", "the strength 'nan' is no number"),
+            ("a <lora:x:1:inf> lion", "the strength 'inf' is no number"),
+            ("a <lora:x:1:lbw=MIDD> lion", "has `lbw=`: weights of single blocks are an extension's"),
+            ("a <lora:x:1:start=5> lion", "has `start=`: that is an extension's"),
+            ("a <lora:x:1:1:8> lion", "a third number (`dyn`)"),
+            ("a <lora::1> lion", "names no LoRA"),
+            ("a <lora:x:1 lion", "'<lora:' is not closed"),
+            ("<lora:x:1> <lora:x:0.5>", "'x' is named twice"),
+        ],
+    )
+    def test_what_cannot_be_applied_is_refused_by_its_place(self, prompt: str, problem: str) -> None:
+        with pytest.raises(PromptError, match=re.escape(problem)) as refused:
+            networks_taken_out(prompt, negative=False)
+        assert "cannot be read at character" in str(refused.value)
+
+    def test_a1111_reads_none_in_a_negative_prompt(self) -> None:
+        with pytest.raises(PromptError, match="not in the negative one"):
+            networks_taken_out("ugly <lora:x:1>", negative=True)
 
 
 @pytest.mark.parametrize(

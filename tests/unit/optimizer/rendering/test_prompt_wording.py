@@ -27,6 +27,7 @@ def words(prompt: str, **changes: Any) -> str:
         ("a cat, (masterpiece:1.3), [blurry], ((sharp))", "a cat, masterpiece, blurry, sharp"),
         (r"fate \(series\), (a \(b\):0.5)", "fate (series), a (b)"),
         ("a cat BREAK a dog", "a cat a dog"),
+        ("a <lora:ink:0.8> cat, [inky:wet:0.5] <lora:x>", "a cat, wet"),
         ("a cat # my favourite\n on  a mat", "a cat on a mat"),
         ("a [cat:dog:0.5] runs", "a dog runs"),
         ("a [cat|dog] runs", "a cat runs"),  # calls 0 and 1 get the first, call 2 the second ... call 9 the first

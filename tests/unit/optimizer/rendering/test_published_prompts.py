@@ -73,12 +73,20 @@ def test_brackets_of_a_picture_without_emphasis_are_text(prompt: str) -> None:
     assert checked(parse_infotext(text)).prompt == prompt
 
 
-@pytest.mark.parametrize("network", ["<foo:bar>", "<wlr:x:1:2>", "<lora:x:1>", "<lyco:a b:0.5>", "<hypernet:h:1>"])
+@pytest.mark.parametrize("network", ["<foo:bar>", "<wlr:x:1:2>", "<lyco:a b:0.5>", "<hypernet:h:1>"])
 def test_what_a1111_takes_out_is_taken_out_with_a_note(network: str) -> None:
     found = read(f"a lion {network}, big")
     assert found.prompt == "a lion , big"
     assert len(found.notes) == 1
-    assert network in found.notes[0] or "LoRAs named in the prompt" in found.notes[0]
+    assert network in found.notes[0]
+
+
+def test_loras_stay_in_a_prompt_with_a_note_and_are_taken_out_of_a_negative_one() -> None:
+    found = read("a lion <lora:x:1>, big", "dark <lora:y:0.5>")
+    assert (found.prompt, found.negative) == ("a lion <lora:x:1>, big", "dark")
+    assert any("LoRAs: x" in note and "`lora_folder`" in note for note in found.notes)
+    assert any("<lora:y:0.5>" in note for note in found.notes)
+    assert list(left_out({}, [("a", found)])) == []
 
 
 @pytest.mark.parametrize(

@@ -92,6 +92,24 @@ def test_the_usual_render_is_written_as_a1111_writes_it() -> None:
     )
 
 
+def test_loras_stay_in_the_prompt_and_other_networks_do_not() -> None:
+    found = read(f"a <lora:x:0.8> lion <hypernet:net:1>\nNegative prompt: dark <lora:y:1>\n{LINE}")
+    assert (found.prompt, found.negative) == ("a <lora:x:0.8> lion", "dark")
+    said = "; ".join(found.notes)
+    assert "its prompt names LoRAs: x (" in said
+    assert "networks that are not applied: net, y" in said
+
+
+def test_a_render_of_ours_names_the_loras_of_its_suite() -> None:
+    loras = [{"path": "/loras/ink, old.safetensors", "strength": 0.8}, {"path": "/loras/x.pt", "text_strength": 0}]
+    suite = SuiteSettings.model_validate({"prompts": ["a <lora:y:0.5> lion"], "loras": loras})
+    text = write_infotext(suite.items()[0], suite)
+    assert 'Suite LoRAs: "ink, old 0.8; x 1 (text 0)"' in text
+    found = read(text)
+    assert found.prompt == "a <lora:y:0.5> lion"
+    assert "`loras` of its suite: ink, old 0.8; x 1 (text 0)" in "; ".join(found.notes)
+
+
 @pytest.mark.parametrize(
     ("more", "told"),
     [
@@ -106,7 +124,7 @@ def test_guidance_of_extensions_of_a1111_is_told(more: str, told: str) -> None:
 
 def test_lines_of_a_prompt_stay_lines() -> None:
     found = read(f"a lion, # the king\n  a fox <lora:x:1>\r\n\nNegative prompt: dark, # night\nfog\n{LINE}")
-    assert (found.prompt, found.negative) == ("a lion, # the king\na fox", "dark, # night\nfog")
+    assert (found.prompt, found.negative) == ("a lion, # the king\na fox <lora:x:1>", "dark, # night\nfog")
     chosen = one_suite([("a.png", found)])
     section = parse_yaml(suite_section(chosen.settings, chosen.pictures), "suite", SpecError)["suite"]
     assert section["prompts"][0]["prompt"] == found.prompt

@@ -79,7 +79,7 @@ def with_comment(path: Path, comment: bytes) -> Path:
 
 
 def require_a1111(found: PublishedSettings) -> None:
-    assert found.prompt == "masterpiece, (1girl:1.2), \\(fate\\),\nlooking at viewer"
+    assert found.prompt == "masterpiece, (1girl:1.2), \\(fate\\),\nlooking at viewer <lora:detail:0.6>"
     assert found.negative == "lowres, [bad hands],\nworst quality"
     assert (found.seed, found.width, found.height, found.steps, found.cfg) == (3519844861, 512, 768, 26, 6.5)
     assert (found.sampler, found.schedule, found.clip_skip, found.ensd) == ("dpmpp_2m_sde", "karras", 2, 31337)
@@ -87,7 +87,7 @@ def require_a1111(found: PublishedSettings) -> None:
     said = "; ".join(found.notes)
     assert "hires fix" in said
     assert "ADetailer" in said
-    assert "detail (see `loras`" in said
+    assert "its prompt names LoRAs: detail (their folder is `lora_folder`" in said
     assert "graphics card" not in said
 
 

@@ -776,7 +776,8 @@ ROW_CHANGES = {
 
 def test_the_suites_digest_changes_with_every_setting() -> None:
     data = yaml.safe_load(FULL)["suite"]
-    assert {*CHANGES, "embeddings", "preset"} == set(SuiteSettings.model_fields)  # a preset's settings are written out
+    unlike = {"embeddings", "lora_folder", "loras", "preset"}  # a preset's settings are written out
+    assert {*CHANGES, *unlike} == set(SuiteSettings.model_fields)
     assert {*ROW_CHANGES, *SCORING} == set(SuitePrompt.model_fields)
     digests = [SuiteSettings.model_validate(data).digest]
     digests += [SuiteSettings.model_validate(data | {key: value}).digest for key, value in CHANGES.items()]
@@ -910,6 +911,19 @@ def test_a_folder_of_embeddings_may_move_and_plain_prompts_have_no_emphasis() ->
     assert SuiteSettings.model_validate(suite | {"syntax": "plain"}).digest != digests[0]
 
 
+def test_loras_of_a_suite_may_move_and_their_strengths_are_part_of_its_digest() -> None:
+    plain = {"prompts": ["a lion"], "seeds": [1, 2], "sizes": [64]}
+
+    def digest(*loras: dict[str, Any], folder: str | None = None) -> str:
+        suite = plain | {"loras": list(loras), "lora_folder": folder}
+        return SuiteSettings.model_validate(suite, context={"base_dir": BASE}).digest
+
+    assert digest() == digest(folder="loras") == SuiteSettings.model_validate(plain).digest
+    assert digest({"path": "a"}) == digest({"path": "b"})
+    strengths = [{}, {"strength": 0.5}, {"strength": 0.5, "text_strength": 0}]
+    assert len({digest(), *(digest({"path": "a"} | each) for each in strengths)}) == 4
+
+
 def test_the_spec_file_of_a_study_with_plain_prompts_needs_not_say_so() -> None:
     spec = parse(SMALLEST)
     old = spec.model_copy(update={"suite": spec.suite.model_copy(update={"syntax": "plain", "emphasis": None})})
@@ -926,11 +940,17 @@ def test_the_spec_file_of_a_study_with_plain_prompts_needs_not_say_so() -> None:
     [
         ({"syntax": "comfyui", "emphasis": "original"}, "`emphasis` is a setting of A1111"),
         ({"syntax": "plain", "embeddings": "folder"}, "`embeddings` are not read in plain prompts"),
+        ({"syntax": "comfyui", "lora_folder": "loras"}, "which only A1111 reads, and the syntax is comfyui"),
+        ({"loras": {"style": {"path": "x.safetensors"}}}, "are a list of {path: FILE, strength: NUMBER}"),
+        ({"loras": [{"path": "x.safetensors", "strength": "strong"}]}, "loras.0.strength"),
+        ({"loras": [{"path": "x.safetensors", "strength": float("nan")}]}, "loras.0.strength"),
+        ({"loras": [{"path": "x.safetensors", "weight": 1}]}, "unknown key `suite.loras.0.weight`"),
+        ({"loras": ["x.safetensors", {"path": "x.safetensors", "strength": 0.5}]}, "named twice"),
         ({"syntax": "a1112"}, "a1111"),
         ({"emphasis": "loud"}, "no_norm"),
     ],
 )
-def test_settings_that_do_not_fit_the_syntax_are_refused(changes: dict[str, str], message: str) -> None:
+def test_settings_that_do_not_fit_the_syntax_are_refused(changes: dict[str, Any], message: str) -> None:
     data = yaml.safe_load(SMALLEST)
     data["suite"] = {**data["suite"], **changes}
     with pytest.raises(SpecError, match=message):
