@@ -46,7 +46,7 @@ class TestKeys:
             ("width", "write `sizes: [512x768]`"),
             ("batch_size", "write several `seeds`"),
             ("n_iter", "write several `seeds`"),
-            ("lora", "name LoRAs under `loras` of the study"),
+            ("lora", "LoRAs on top of every render stand under `loras` of the suite"),
             ("denoising_strength", "there is no such step here"),
         ],
     )
