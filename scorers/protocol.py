@@ -11,7 +11,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, Protocol, TypeVar, cast
 
-from basics.messages import counted
 from scorers.errors import SuiteImagesError
 
 if TYPE_CHECKING:
@@ -67,9 +66,8 @@ class ScorerInfo:
         """Return notes for a reader of a score of this many images, one line each."""
         if self.min_images <= count < self.advised_images:
             note = (
-                f"{self.report_name(count)} is computed from {counted(count, 'image')}: below "
-                f"{self.advised_images}, its value is strongly biased; trust only its ranking of models, "
-                "at the same prompts and seeds"
+                f"{self.report_name(count)} is computed from {count} images: below {self.advised_images}, its value is "
+                "strongly biased; trust only its ranking of models, at the same prompts and seeds"
             )
             return (note,)
         return ()

@@ -103,3 +103,15 @@ def test_a_folder_without_settings_is_one_line_and_writes_nothing(tmp_path: Path
     assert output.count("error:") == 1
     assert "Traceback" not in output
     assert not (tmp_path / "suite.yaml").exists()
+
+
+def test_pictures_that_a_study_would_refuse_are_left_out_with_the_reason(gallery: Path, call: Call) -> None:
+    for number, prompt in enumerate(("a AND b", "[a, b", "((a, b)", "a <foo:bar> c"), 20):
+        (gallery / f"{number}.txt").write_text(TEXT.replace("a castle", prompt).format(seed=number))
+    done = call("gallery", "-o", "-", code=0)
+    said = " ".join(done.err.split())
+    assert "left out: 20.txt: the prompt 'a AND b, 20' cannot be read" in said
+    assert "left out: 21.txt: the prompt '[a, b, 21' cannot be read" in said
+    assert "4 of 10 files" in said
+    prompts = parse_yaml(done.out, "suite", PublishedError)["suite"]["prompts"]
+    assert [prompt["prompt"] for prompt in prompts][:2] == ["((a, b), 22)", "a  c, 23"]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
 
@@ -15,7 +14,7 @@ from optimizer.cli.common import console, errors, escaped, fail
 from optimizer.cli.views.help import Commands
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable
 
     from studies.spec.published.settings import PublishedSettings
 
@@ -54,6 +53,7 @@ def import_folder(
     force: Annotated[bool, typer.Option("--force", help="Replace an existing file.")] = False,
 ) -> None:
     """Write a `suite:` section with the settings of published pictures: PNG, JPEG, WebP and .txt files."""
+    from optimizer.rendering.published import left_out
     from studies.spec.published.files import read_published
     from studies.spec.published.items import one_suite, suite_section
     from studies.spec.published.settings import PublishedError
@@ -73,7 +73,10 @@ def import_folder(
     chosen = one_suite(found)
     for name, why in chosen.left_out:
         _leave_out(f"{name}: {why}")
-    kept = _without_repeats(chosen.pictures)
+    refused = dict(left_out(chosen.settings, chosen.pictures))
+    for name, why in refused.items():
+        _leave_out(f"{name}: {why}")
+    kept = [(name, settings) for name, settings in chosen.pictures if name not in refused]
     if not kept:
         nothing = "nothing" if to_stdout else f"{output} is not"
         fail(f"none of {counted(len(files), 'file')} in {folder} has settings that can be used: {nothing} written")
@@ -113,18 +116,6 @@ def _with_folder(path: Path, message: str) -> str:
 
 def _leave_out(what: str) -> None:
     errors.print(f"[yellow]left out:[/] {escaped(what)}")
-
-
-def _without_repeats(pictures: Sequence[tuple[str, PublishedSettings]]) -> list[tuple[str, PublishedSettings]]:
-    """Keep each render once, and say which pictures repeat one."""
-    seen: dict[PublishedSettings, str] = {}
-    for name, settings in pictures:
-        render = replace(settings, notes=())
-        if render in seen:
-            _leave_out(f"{name}: the same render as {seen[render]}")
-        seen.setdefault(render, name)
-    kept = set(seen.values())
-    return [(name, settings) for name, settings in pictures if name in kept]
 
 
 def _write(section: str, output: Path | None, *, force: bool) -> None:

@@ -161,7 +161,7 @@ class OutageReporter:
     def report(self, event: Event) -> None:
         """Print the beginning of an outage."""
         if isinstance(event, OutageBegan):
-            text = f"waiting for {event.reason}, {counted(round(event.limit / 60), 'minute')} at most"
+            text = f"waiting for {event.reason}, {event.limit / 60:.0f} minutes at most"
             console.print(escaped(text), soft_wrap=True)
 
 

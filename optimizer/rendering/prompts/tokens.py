@@ -1,7 +1,10 @@
 """Words to CLIP's token ids, as each program's tokenizer has them; the vocabulary is open_clip's file.
 
 - ComfyUI: transformers' tokenizer without ftfy, which it does not install. Typographic quotes, full-width letters and
-  ligatures stay what they are.
+  ligatures stay what they are. ComfyUI asks for transformers 4.50.3 or newer without an upper bound, so this is the
+  tokenizer of version 5, which a new installation has. That of version 4, in older installations, puts spaces around
+  Chinese characters and kanji, drops characters of Unicode's category C (joiners, soft hyphens), and reads CLIP's marks
+  as words.
 - A1111, for CLIP-L: transformers' tokenizer with ftfy, which mends these; open_clip brings it along there.
 - A1111, for OpenCLIP: open_clip's tokenizer, which unescapes HTML as well.
 """
@@ -32,7 +35,7 @@ def _transformers_tokenizer() -> Any:
 
 
 def comfyui_ids(text: str) -> list[int]:
-    """Return a text's ids as ComfyUI has them, for every text encoder."""
+    """Return a text's ids as ComfyUI has them with transformers 5, for every text encoder."""
     ids: list[int] = _transformers_tokenizer()(text)["input_ids"][1:-1]
     return ids
 

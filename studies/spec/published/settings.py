@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from studies.errors import StudyError
 from studies.spec.guidance import PagSettings
+from studies.spec.published.brackets import with_closed_brackets
 from studies.spec.samplers import ProgramName, SamplerName, ScheduleName, read_sampler, read_schedule
 from studies.spec.suite import Emphasis, SizeConditioning, Syntax
 
@@ -19,7 +20,10 @@ MOST_CHARACTERS: Final = 20_000  # of a prompt; far more than any text encoder i
 OURS: Final = "mergetune"  # the program that our own pictures name
 # Fields of `PublishedSettings` that a suite has one of for all of its prompts. The first decides what prompts say.
 SUITE_WIDE: Final = ("syntax", "noise", "ensd", "emphasis", "sgm_noise_multiplier", "size_conditioning")
+# What A1111 takes out of a prompt (modules/extra_networks.py), whether or not it knows the kind.
+_NETWORK: Final = re.compile(r"<\w+:[^>]+>")
 _LORA: Final = re.compile(r"<(?:lora|lyco|hypernet):([^:<>]{1,80})[^<>]*>", re.IGNORECASE)
+_EMBEDDING: Final = re.compile(r"\bembedding:\S")
 _UNSEEN: Final = dict.fromkeys((*range(9), *range(11, 32), *range(127, 160)), " ")  # but tabs and ends of lines
 
 
@@ -90,12 +94,12 @@ def checked(raw: RawSettings) -> PublishedSettings:
     prompt, negative = _text(raw.prompt, "prompt"), _text(raw.negative or "", "negative prompt")
     width, height = (_whole(value, "size", 64, 4096) for value in (raw.width, raw.height))
     sampler, schedule = _sampling(raw)
-    notes = [*raw.notes, *_notes_of_text(prompt, negative)]
+    notes = [*raw.notes, *_notes_of_text(prompt, negative, raw.syntax)]
     if raw.sampler.casefold().endswith("gpu"):
         notes.append(f"noise of {raw.sampler[:40]} was drawn on the graphics card: it cannot be repeated exactly")
-    if raw.syntax == "a1111":  # which takes these marks out of a prompt; to ComfyUI they are text
-        prompt, negative = (_LORA.sub("", text) for text in (prompt, negative))
     if raw.program != OURS:  # ours stand as they were written
+        if raw.syntax == "a1111":
+            prompt, negative = (_as_a1111_reads(text, raw, notes) for text in (prompt, negative))
         prompt, negative = prompt.strip(), negative.strip()
     if not prompt:
         raise PublishedError(f"{raw.program}'s settings have no prompt")
@@ -124,6 +128,27 @@ def checked(raw: RawSettings) -> PublishedSettings:
     )
 
 
+def _as_a1111_reads(text: str, raw: RawSettings, notes: list[str]) -> str:
+    """Return a prompt as A1111 reads it where our reader would refuse it.
+
+    A1111 takes <kind:name> out, and a round bracket that nothing closes weighs all that follows it.
+
+    Args:
+        text: the prompt.
+        raw: what it belongs to.
+        notes: for the user, to which is added what was changed.
+    """
+    end = text.rfind(">") + 1  # what begins after it ends nowhere
+    others = [each for each in _NETWORK.findall(text[:end]) if not _LORA.fullmatch(each)]
+    if others:
+        notes.append(f"taken out of the prompt, as A1111 does: {', '.join(dict.fromkeys(others))[:80]}")
+    text = _NETWORK.sub("", text[:end]) + text[end:]
+    closed = text if raw.emphasis == "none" else with_closed_brackets(text)
+    if closed != text:
+        notes.append("a ( in its prompt is not closed: A1111 weighs all that follows it, so it is closed at the end")
+    return closed
+
+
 def _sampling(raw: RawSettings) -> tuple[SamplerName, ScheduleName | None]:
     try:
         sampler, joint = read_sampler(_text(raw.sampler, "sampler"))
@@ -140,9 +165,11 @@ def _pag(raw: RawSettings) -> PagSettings:
         raise PublishedError(f"its PAG layers are not known: {_shown(' '.join(raw.pag_layers))}") from error
 
 
-def _notes_of_text(prompt: str, negative: str) -> Iterator[str]:
+def _notes_of_text(prompt: str, negative: str, syntax: Syntax) -> Iterator[str]:
     if names := dict.fromkeys(_LORA.findall(prompt + negative)):
         yield f"LoRAs named in the prompt are not applied: {', '.join(names)} (see `loras` of a spec)"
+    if syntax == "comfyui" and _EMBEDDING.search(prompt + " " + negative):
+        yield "embeddings are named in the prompt: give their folder as `embeddings` of the suite"
 
 
 def _rounded(pixels: int) -> int:

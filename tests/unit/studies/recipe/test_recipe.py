@@ -286,7 +286,7 @@ def op(method: str, *inputs: str) -> Operation:
             r"step 1 \(weighted_sum\): IN00 has 2 numbers, it needs 1 \(B\)",
         ),
         ({"steps": (step(SUM, 0.1, IN00=()),)}, "IN00 has 0 numbers, it needs 1"),
-        ({"steps": (step(op("n_average", "A", "B"), 0.1),)}, r"has 1 numbers, it needs 0 \(none\)"),
+        ({"steps": (step(op("n_average", "A", "B"), 0.1),)}, r"has 1 number, it needs 0 \(none\)"),
         ({"steps": (step(SUM, 0.1, IN12=(0.1,)),)}, "every place needs its numbers exactly once, wrong for IN12"),
         ({"steps": (Step(operation=SUM, values=everywhere(0.1)[1:]),)}, "wrong for IN00"),
         ({"steps": (Step(operation=SUM, values=(("IN00", (0.2,)), *everywhere(0.1))),)}, "wrong for IN00"),
