@@ -474,7 +474,7 @@ def flow_levels_of(sampler: str, schedule: str, steps: int, shift: float) -> lis
             found = [*(float(table[place]) for place in dict.fromkeys(places.tolist())), 0.0]
         case "kl_optimal":
             part = np.arange(steps) / (steps - 1)
-            found = [*np.tan(part * math.atan(table[0]) + (1 - part) * math.atan(1)).tolist(), 0.0]
+            found = [1.0, *np.tan(part * math.atan(table[0]) + (1 - part) * math.atan(1)).tolist()[1:], 0.0]
         case _:
             found = schedule_levels(schedule, steps, table)
     return [*found[:-2], 0.0] if over else found

@@ -58,7 +58,7 @@ def check_flow_sampling(sampling: Sampling, suite: SuiteSettings) -> None:
     """Refuse settings that have no meaning for a model that follows a flow.
 
     Raises:
-        RenderError: the sampler or the schedule is not defined for one, or the first noise is to be scaled.
+        RenderError: the sampler or the schedule is not defined for one, or first noise or guidance is to be rescaled.
     """
     for kind, name, defined in (
         ("sampler", sampling.sampler, FLOW_SAMPLERS),
@@ -71,6 +71,8 @@ def check_flow_sampling(sampling: Sampling, suite: SuiteSettings) -> None:
             )
     if suite.sgm_noise_multiplier:
         raise RenderError("`sgm_noise_multiplier` does not apply to a model that follows a flow: leave it out")
+    if sampling.is_guided and sampling.cfg_rescale:  # versions of ComfyUI rescale different things here
+        raise RenderError("`cfg_rescale` is not defined for a model that follows a flow: leave it out")
 
 
 # ------------------------------------------------------------------------------------------ ancestral

@@ -28,7 +28,7 @@ from optimizer.rendering.prediction import (
     prediction_of,
     unmarked_flow_note,
 )
-from optimizer.rendering.render import check_suite
+from optimizer.rendering.sampling.sample import check_sampling
 from search_spaces.blocks import Architecture
 from studies.spec.suite import SuiteSettings
 
@@ -329,19 +329,15 @@ class TestFlows:
             ({"schedule": "turbo"}, "the schedule turbo is not defined"),
             ({"prompts": ["a", {"prompt": "b", "sampler": "lcm"}]}, "the sampler lcm_a1111 is not defined"),
             ({"sgm_noise_multiplier": True}, "`sgm_noise_multiplier` does not apply to a model that follows a flow"),
+            ({"cfg_rescale": 0.7}, "`cfg_rescale` is not defined for a model that follows a flow: leave it out"),
         ],
     )
     def test_are_sampled_only_by_what_is_defined_for_them(self, said: Mapping[str, Any], message: str) -> None:
-        sizes: dict[str, Any] = {
-            "architecture": Architecture.SDXL,
-            "unet_channels": 4,
-            "latent_channels": 4,
-            "text_layers": 12,
-        }
         settings = suite(**{"sampler": "euler", "schedule": "normal", **said})
-        check_suite(settings, prediction=EPSILON, **sizes)
+        (*_, item) = settings.items()
+        check_sampling(item, settings, EPSILON, Architecture.SDXL)
         with pytest.raises(RenderError, match=message):
-            check_suite(settings, prediction=flow(3), **sizes)
+            check_sampling(item, settings, flow(3), Architecture.SDXL)
 
 
 # ----------------------------------------------------------------------------------------- latents
