@@ -160,7 +160,8 @@ class TestFinal:
         ({"prompts": ["a lion"]}, {"prompts": ["A  Lion"]}, True),
         ({"prompts": [LONG]}, {"prompts": [f"{LONG} at dusk"]}, True),
         ({"seeds": [4]}, {"seeds": [2**32 + 4]}, True),
-        ({"cfg": 1, "negative": "dark"}, {"cfg": 0.5, "negative": "blurred"}, True),
+        ({"cfg": 1, "negative": "dark"}, {"cfg": 0, "negative": "blurred"}, True),  # neither is read
+        ({"cfg": 0.5, "negative": "dark"}, {"cfg": 0.5, "negative": "blurred"}, False),
         ({"cfg": 2, "negative": "dark"}, {"cfg": 2, "negative": "blurred"}, False),
         ({"seeds": [1, 2]}, {"seeds": [2, 1]}, False),
         ({"cfg": 1, "negative": "dark"}, {"cfg": 1, "negative": "a lion"}, False),  # fewer texts in a batch

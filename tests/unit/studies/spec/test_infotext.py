@@ -97,7 +97,8 @@ def test_loras_stay_in_the_prompt_and_other_networks_do_not() -> None:
     assert (found.prompt, found.negative) == ("a <lora:x:0.8> lion", "dark")
     said = "; ".join(found.notes)
     assert "its prompt names LoRAs: x (" in said
-    assert "networks that are not applied: net, y" in said
+    assert "taken out of the prompt, as A1111 does: <hypernet:net:1>" in said
+    assert "taken out of the prompt, as A1111 does: <lora:y:1>" in said
 
 
 def test_a_render_of_ours_names_the_loras_of_its_suite() -> None:
