@@ -147,7 +147,7 @@ class Lora:
         if absent := components_without_layers(unknown, tensors, architecture):
             raise LoraError(
                 f"{self.path.name} changes {' and '.join(absent)} in {len(unknown)} of its "
-                f"{counted(len(self.modules), 'layer')}, and the checkpoint has none: give a full checkpoint, or "
+                f"{len(self.modules)} layers, and the checkpoint has none: give a full checkpoint, or "
                 "a LoRA of the U-Net alone"
             )
         if unknown or misshapen:
@@ -173,7 +173,7 @@ class Lora:
             unknown: names that mean no layer of the checkpoint.
             misshapen: descriptions of the layers of another shape.
         """
-        total, expected = counted(len(self.modules), "layer"), family_of(architecture).title
+        total, expected = f"{len(self.modules)} layers", family_of(architecture).title
         problem = f"{len(misshapen)} of its {total} have another shape ({abbreviated(misshapen)})"
         advice = "use a LoRA made for this model"
         if unknown:

@@ -407,7 +407,7 @@ class TestRefused:
     @pytest.mark.parametrize(
         ("change", "words"),
         [
-            (lambda named: named.pop("m.lora_up.weight"), "lacks a factor of 1 layers \\(m\\)"),
+            (lambda named: named.pop("m.lora_up.weight"), "lacks a factor of 1 layer \\(m\\)"),
             (lambda named: named.update({"m.lora_up.weight": matrix(4, 3)}), "4x3 and 2x4 do not make a layer"),
             (lambda named: named.update({"m.lora_up.weight": matrix(4, 2, 3, 3)}), "do not make a layer"),
             (lambda named: named.update({"m.lora_mid.weight": matrix(3, 2, 3, 3)}), "do not make a layer"),
