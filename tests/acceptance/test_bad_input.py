@@ -539,7 +539,7 @@ def test_a_study_is_listed_shown_and_stopped(database: Database, call: Call) -> 
     assert "1/100" in listed.out
     shown = call("study", "show", "portraits", "--trials")
     assert (shown.code, shown.err) == (0, "")
-    assert "1 trials complete, 0 failed, 1 in progress" in shown.out
+    assert "1 trial complete, 0 failed, 1 in progress" in shown.out
     stopped = call("study", "stop", "portraits")
     assert (stopped.code, stopped.err) == (0, "")
     assert 'mergetune study resume "portraits"' in stopped.out

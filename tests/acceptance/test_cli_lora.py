@@ -84,8 +84,8 @@ class TestBake:
         words += ["style.safetensors:0.75", "words.safetensors:-0.5", "-o", "baked.safetensors", "--dtype", "fp32"]
         done = subprocess.run(words, cwd=folder, capture_output=True, text=True, timeout=120, check=False)
         assert done.returncode == 0, done.stdout + done.stderr
-        assert "style at 0.75: 1 layers in M00" in done.stdout
-        assert "words at -0.5: 1 layers in text_encoder" in done.stdout
+        assert "style at 0.75: 1 layer in M00" in done.stdout
+        assert "words at -0.5: 1 layer in text_encoder" in done.stdout
         before, after = random_tensors("sd15", 1), load_file(folder / "baked.safetensors")
         changes = {  # alpha 2 of rank 4, and none
             LAYER: 0.75 * (2 / 4) * product(folder / "style.safetensors", MODULE, "lora_up", "lora_down"),
@@ -122,7 +122,7 @@ class TestBake:
     ) -> None:
         call("bake", "a.safetensors", "style.safetensors", "-o", "wanted.safetensors", code=0)
         done = call("bake", "a.safetensors", f"style.{suffix}", "-o", "got.safetensors", code=0)
-        assert "style at 1: 1 layers in M00" in done.out
+        assert "style at 1: 1 layer in M00" in done.out
         wanted, got = load_file(folder / "wanted.safetensors"), load_file(folder / "got.safetensors")
         assert wanted.keys() == got.keys()
         assert all(torch.equal(got[key], tensor) for key, tensor in wanted.items())
@@ -144,7 +144,7 @@ class TestBake:
             "fp32",
             code=0,
         )
-        assert "the scale of 1 layers is 4 and comes from adapter_config.json beside it" in done.out
+        assert "the scale of 1 layer is 4 and comes from adapter_config.json beside it" in done.out
         change = load_file(folder / "o.safetensors")[OTHER_LAYER] - random_tensors("sd15", 1)[OTHER_LAYER].float()
         wanted = 4 * product(folder / "words.safetensors", OTHER_MODULE, "lora_B", "lora_A")
         np.testing.assert_allclose(change.numpy(), wanted, rtol=1e-5, atol=1e-6)

@@ -208,7 +208,7 @@ def test_a_file_with_code_is_refused_and_not_run(kind: str, tmp_path: Path, monk
         (torch.ones(2), "got a Tensor"),
         ({}, "got an empty mapping"),
         ({"state_dict": {}}, "got an empty mapping"),
-        ([torch.ones(2)], "got a list of 1 elements without names"),
+        ([torch.ones(2)], "got a list of 1 element without names"),
         ({"state": {}, "param_groups": []}, "got the state of an optimizer"),
         (torch.nn.Linear(1, 1), "a whole module was saved instead of its state_dict"),
     ],

@@ -258,7 +258,7 @@ OPTIMIZER = {"state": {0: {"exp_avg": torch.ones(2)}}, "param_groups": [{"lr": 1
 NAMELESS = r"a LoRA of cloneofsimo's lora_diffusion, .* \(its own `lora_add MODEL LORA OUTPUT.ckpt 1.0 --mode upl-ckpt"
 OTHERS: list[tuple[object, str]] = [
     (torch.ones(1), "a single tensor without a name"),
-    ([torch.ones(1)], r"a list of 1 elements without names \(Tensor\)"),
+    ([torch.ones(1)], r"a list of 1 element without names \(Tensor\)"),
     (([1, 2], "x"), r"a tuple of 2 elements without names \(list, str\)"),
     ([], "a list of no elements"),
     ("text", "a str instead of tensors by name"),
