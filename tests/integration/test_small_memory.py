@@ -250,7 +250,7 @@ def test_models_and_scorers_that_do_not_fit_while_they_are_loaded_are_refused_in
 ) -> None:
     short = begin(tmp_path, SMALL)
     monkeypatch.setattr("optimizer.runtime.setup.build", lambda *_arguments: torch.empty(1 << 50))
-    monkeypatch.setattr("optimizer.runtime.setup.build_models", lambda *_arguments: torch.empty(1 << 50))
+    monkeypatch.setattr("optimizer.runtime.setup.build_models", lambda *_arguments, **_settings: torch.empty(1 << 50))
     spec, plan = short.runtime.spec, short.runtime.plan
     with pytest.raises(NoMemoryError, match=r"^not enough memory on cpu to load the scorer clip_score: .*; stop other"):
         build_scorers(spec, CPU, tmp_path / "cache")
