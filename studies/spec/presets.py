@@ -30,7 +30,7 @@ PresetName = Literal[
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Preset:
+class FewStepPreset:
     """Settings of a suite."""
 
     sampler: SamplerName
@@ -39,43 +39,43 @@ class Preset:
     cfg: float = 1.0
 
 
-def _turbo(steps: int) -> Preset:
+def _turbo(steps: int) -> FewStepPreset:
     """SDXL-Turbo: https://huggingface.co/stabilityai/sdxl-turbo, scheduler/scheduler_config.json.
 
     EulerAncestralDiscreteScheduler with trailing spacing, 1 to 4 steps, `guidance_scale=0.0`. SD-Turbo has none here:
     it is a Stable Diffusion 2.1.
     """
-    return Preset(sampler="euler_ancestral", schedule="turbo", steps=steps)
+    return FewStepPreset(sampler="euler_ancestral", schedule="turbo", steps=steps)
 
 
-def _lightning(steps: int) -> Preset:
+def _lightning(steps: int) -> FewStepPreset:
     """SDXL-Lightning: https://huggingface.co/ByteDance/SDXL-Lightning, "ComfyUI Usage".
 
     "Please use Euler sampler with sgm_uniform scheduler", with the steps of the file and CFG off.
     """
-    return Preset(sampler="euler", schedule="sgm_uniform", steps=steps)
+    return FewStepPreset(sampler="euler", schedule="sgm_uniform", steps=steps)
 
 
-def _hyper(steps: int) -> Preset:
+def _hyper(steps: int) -> FewStepPreset:
     """Hyper-SD and Hyper-SDXL: https://huggingface.co/ByteDance/Hyper-SD, "2-Steps, 4-Steps, 8-steps LoRA".
 
     DDIMScheduler with trailing spacing and `guidance_scale=0`; with DDIM's eta of 0 its steps are Euler's. The LoRA of
     one step has TCDScheduler there, whose single step leads to the predicted image as Euler's does; in several steps
     TCD is another sampler, which is not here. The U-Net of one step begins at time 800 and has no preset.
     """
-    return Preset(sampler="euler", schedule="turbo", steps=steps)
+    return FewStepPreset(sampler="euler", schedule="turbo", steps=steps)
 
 
-def _lcm(steps: int) -> Preset:
+def _lcm(steps: int) -> FewStepPreset:
     """LCM-LoRA: https://huggingface.co/latent-consistency/lcm-lora-sdxl and lcm-lora-sdv1-5.
 
     LCMScheduler, 2 to 8 steps (4 in the example), `guidance_scale` 0 or 1 to 2. Its times are those of every k-th of 50
     levels, and it mixes clean with noisy latents by the time: A1111's LCM with the levels of `simple`.
     """
-    return Preset(sampler="lcm_a1111", schedule="simple", steps=steps)
+    return FewStepPreset(sampler="lcm_a1111", schedule="simple", steps=steps)
 
 
-PRESETS: Final[Mapping[PresetName, Preset]] = {
+PRESETS: Final[Mapping[PresetName, FewStepPreset]] = {
     "turbo-1": _turbo(1),
     "turbo-4": _turbo(4),
     "lightning-2": _lightning(2),
@@ -89,7 +89,7 @@ PRESETS: Final[Mapping[PresetName, Preset]] = {
     "lcm-8": _lcm(8),
     # https://huggingface.co/tianweiy/DMD2: LCMScheduler with `timesteps=[999, 749, 499, 249]`, "different from the
     # default", and `guidance_scale=0`. Those are trailing times of the model's 1000, which ComfyUI's LCM has.
-    "dmd2-4": Preset(sampler="lcm_comfyui", schedule="turbo", steps=4),
+    "dmd2-4": FewStepPreset(sampler="lcm_comfyui", schedule="turbo", steps=4),
 }
 
 
