@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 BEGIN, END = "<!-- GPU figures: benchmarks/gpu/report.py -->", "<!-- end of the GPU figures -->"
+PLAIN = "plain diffusers loop"
 MEMORY = "memory of a step"  # begins the name of a measurement of memory alone
 
 Record = Mapping[str, Any]
@@ -61,14 +62,13 @@ def renders(records: Sequence[Record]) -> list[str]:
     lines: list[str] = []
     for model in dict.fromkeys((record["architecture"], record["size"]) for record in records):
         chosen = {row["what"]: row for row in records if (row["architecture"], row["size"]) == model}
-        plain = chosen.get("plain diffusers loop")
+        plain = next((row["seconds"] / row["images"] for what, row in chosen.items() if what == PLAIN), None)
         rows = []
         for what, record in chosen.items():
             if what.startswith("warm-up") or MEMORY in what:
                 continue
             image_seconds = record["seconds"] / record["images"]
-            compared = plain is not None and not what.startswith("decode")
-            ratio = f"{plain['seconds'] / plain['images'] / image_seconds:.2f}" if plain and compared else ""
+            ratio = "" if plain is None or what.startswith("decode") else f"{plain / image_seconds:.2f}"
             stages = (f"{record[name]:.3f}" if name in record else "" for name in ("denoise", "decode"))
             rows.append((what, f"{image_seconds:.3f}", ratio, *stages, f"{record['peak_gb']:.1f}"))
         architecture, size = model

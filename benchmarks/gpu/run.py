@@ -64,24 +64,7 @@ def parts(files: Path, out: Path, *, small: bool) -> list[Part]:
         Part(
             name="tests",
             limit_seconds=200,
-            commands=(
-                (
-                    python,
-                    "-m",
-                    "pytest",
-                    "-m",
-                    "cuda",
-                    "-n",
-                    10,
-                    "--dist",
-                    "worksteal",
-                    "-p",
-                    "no:cacheprovider",
-                    "-W",
-                    "default",
-                    *TESTS,
-                ),
-            ),
+            commands=((python, "-m", "pytest", *PYTEST, *TESTS),),
         ),
         Part(name="demo-trial", limit_seconds=60, commands=((*trial, "--trials", 4 if small else 12),)),
         Part(
@@ -156,6 +139,7 @@ def parts(files: Path, out: Path, *, small: bool) -> list[Part]:
 
 
 SAMPLERS = ("dpmpp_2m", "euler_ancestral", "dpmpp_2m_sde", "uni_pc")
+PYTEST = ("-m", "cuda", "-n", 10, "--dist", "worksteal", "-p", "no:cacheprovider", "-W", "default")
 TESTS = ("tests/unit", "tests/integration")
 METHODS = ("weighted_sum:2", "add_difference:3")
 RANDOM = ("dare_linear:2",)

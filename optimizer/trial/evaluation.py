@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 
 import torch
 from torch import Tensor
@@ -66,7 +66,7 @@ class Evaluator:
         degenerate_limit: int = 0,
     ) -> None:
         self.resident, self.renderer = resident, renderer
-        self.scoring = Scoring(scorers, partial(wording, suite=renderer.suite))
+        self.scoring = Scoring(scorers, cache(partial(wording, suite=renderer.suite)))
         self._degenerate_limit = degenerate_limit
         self._text_places = frozenset(text_encoders(resident.architecture))
 

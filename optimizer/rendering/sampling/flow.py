@@ -27,18 +27,12 @@ from optimizer.errors import RenderError
 from optimizer.rendering.sampling.levels import LEVELS, Flow
 from optimizer.rendering.sampling.noise import Noise
 from optimizer.rendering.sampling.samplers import (
+    SAMPLERS,
     Denoise,
     Sampler,
+    exponential_step,
     sample_dpm_2,
-    sample_dpmpp_2m,
-    sample_dpmpp_2m_sde,
-    sample_dpmpp_3m_sde,
     sample_dpmpp_sde,
-    sample_euler,
-    sample_heun,
-    sample_lms,
-    sample_res_multistep,
-    sample_uni_pc,
 )
 from studies.spec.samplers import SamplerName, Sampling, ScheduleName
 from studies.spec.suite import SuiteSettings
@@ -82,7 +76,7 @@ def sample_euler_ancestral(denoise: Denoise, x: Tensor, sigmas: Sequence[float],
     """Take Euler steps below each level, and mix in noise up to it."""
     for here, there in pairwise(sigmas):
         down, kept, up = _ancestral(here, there)
-        x = _with_noise(_toward(x, denoise(x, here), here, down), kept, up, noise, here, there)
+        x = _with_noise(exponential_step(x, denoise(x, here), here, down), kept, up, noise, here, there)
     return x
 
 
@@ -101,8 +95,8 @@ def sample_dpmpp_2s_ancestral(denoise: Denoise, x: Tensor, sigmas: Sequence[floa
         denoised = denoise(x, here)
         if there > 0:
             middle = _middle(here, down)
-            denoised = denoise(_toward(x, denoised, here, middle), middle)
-        x = _with_noise(_toward(x, denoised, here, down), kept, up, noise, here, there)
+            denoised = denoise(exponential_step(x, denoised, here, middle), middle)
+        x = _with_noise(exponential_step(x, denoised, here, down), kept, up, noise, here, there)
     return x
 
 
@@ -118,10 +112,6 @@ def _ancestral(here: float, there: float) -> tuple[float, float, float]:
     down = there * (there / here)
     kept = (1 - there) / (1 - down)
     return down, kept, math.sqrt(max(there**2 - (kept * down) ** 2, 0))
-
-
-def _toward(x: Tensor, denoised: Tensor, here: float, there: float) -> Tensor:
-    return (there / here) * x + (1 - there / here) * denoised
 
 
 def _with_noise(x: Tensor, kept: float, scale: float, noise: Noise, here: float, there: float) -> Tensor:
@@ -180,30 +170,37 @@ def _float32_level(ratio: float) -> float:
     return float(torch.tensor(_level(ratio), dtype=torch.float32))
 
 
+_SDE_NAMES: Final[tuple[SamplerName, ...]] = ("dpmpp_sde", "dpmpp_2m_sde", "dpmpp_2m_sde_heun", "dpmpp_3m_sde")
 _SDE: Final[Mapping[SamplerName, Sampler]] = {
+    **{name: SAMPLERS[name] for name in _SDE_NAMES},
     "dpmpp_sde": partial(sample_dpmpp_sde, middle_of=_middle_ratio),
-    "dpmpp_2m_sde": sample_dpmpp_2m_sde,
-    "dpmpp_2m_sde_heun": partial(sample_dpmpp_2m_sde, heun=True),
-    "dpmpp_3m_sde": sample_dpmpp_3m_sde,
 }
+_NAMES: Final[tuple[SamplerName, ...]] = (
+    "euler",
+    "euler_ancestral",
+    "heun",
+    "dpm_2",
+    "dpm_2_ancestral",
+    "lms",
+    "lms_comfyui",
+    "dpmpp_2s_ancestral",
+    "dpmpp_2m",
+    "ddim",
+    "ddim_comfyui",
+    "lcm",
+    "lcm_comfyui",
+    "res_multistep",
+    "uni_pc",
+    "uni_pc_comfyui",
+    "uni_pc_bh2",
+)
 _SAMPLERS: Final[Mapping[SamplerName, Sampler]] = {
-    "euler": sample_euler,
+    **{name: SAMPLERS[name] for name in _NAMES},
     "euler_ancestral": sample_euler_ancestral,
-    "heun": sample_heun,
-    "dpm_2": sample_dpm_2,
     "dpm_2_ancestral": sample_dpm_2_ancestral,
-    "lms": sample_lms,
-    "lms_comfyui": sample_lms,
     "dpmpp_2s_ancestral": sample_dpmpp_2s_ancestral,
-    "dpmpp_2m": sample_dpmpp_2m,
-    "ddim": sample_euler,
-    "ddim_comfyui": sample_euler,
     "lcm": sample_lcm,
     "lcm_comfyui": sample_lcm,
-    "res_multistep": sample_res_multistep,
-    "uni_pc": sample_uni_pc,
-    "uni_pc_comfyui": sample_uni_pc,
-    "uni_pc_bh2": partial(sample_uni_pc, bh2=True),
 }
 FLOW_SAMPLERS: Final[tuple[SamplerName, ...]] = (*_SAMPLERS, *_SDE)
 # What ComfyUI makes of a model's own levels. `align_your_steps` has levels of Stable Diffusion, `turbo` places in its

@@ -119,8 +119,8 @@ def sample_dpmpp_2s_ancestral(denoise: Denoise, x: Tensor, sigmas: Sequence[floa
         denoised = denoise(x, here)
         if down > 0:
             middle = math.sqrt(here * down)
-            denoised = denoise(_exponential_step(x, denoised, here, middle), middle)
-        x = _with_noise(_exponential_step(x, denoised, here, down), up, noise, here, there)
+            denoised = denoise(exponential_step(x, denoised, here, middle), middle)
+        x = _with_noise(exponential_step(x, denoised, here, down), up, noise, here, there)
     return x
 
 
@@ -149,10 +149,10 @@ def sample_dpmpp_sde(
             return denoised
         middle = middle_of(here, there)
         down, up = _ancestral(here, middle)
-        inner = _with_noise(_exponential_step(x, denoised, here, down), up, noise, here, middle)
+        inner = _with_noise(exponential_step(x, denoised, here, down), up, noise, here, middle)
         denoised = denoise(inner, middle)
         down, up = _ancestral(here, there)
-        x = _with_noise(_exponential_step(x, denoised, here, down), up, noise, here, there)
+        x = _with_noise(exponential_step(x, denoised, here, down), up, noise, here, there)
     return x
 
 
@@ -165,7 +165,7 @@ def sample_dpmpp_2m(denoise: Denoise, x: Tensor, sigmas: Sequence[float], _noise
             last, last_sigma = before
             ratio = math.log(last_sigma / here) / math.log(here / there)
             extrapolated = denoised + (denoised - last) / (2 * ratio)
-        x = _exponential_step(x, extrapolated, here, there)
+        x = exponential_step(x, extrapolated, here, there)
         before = denoised, here
     return x
 
@@ -243,7 +243,7 @@ def sample_res_multistep(denoise: Denoise, x: Tensor, sigmas: Sequence[float], _
             last, last_sigma = before
             h = math.log(here / there)
             ratio = math.log(last_sigma / here) / h
-            x = _exponential_step(x, denoised, here, there) + (_phi_2(h) / ratio) * (denoised - last)
+            x = exponential_step(x, denoised, here, there) + (_phi_2(h) / ratio) * (denoised - last)
         before = denoised, here
     return x
 
@@ -262,7 +262,7 @@ def sample_uni_pc(denoise: Denoise, x: Tensor, sigmas: Sequence[float], _noise: 
     points = [(denoise(x, sigmas[0]), sigmas[0])]  # denoised latents and their levels, the latest first
     for step in range(1, steps + 1):
         here, there = sigmas[step - 1], sigmas[step]
-        start = _exponential_step(x, points[0][0], here, there)
+        start = exponential_step(x, points[0][0], here, there)
         rung = min(order, step, steps + 1 - step)
         differences, ratios = _differences(points[:rung], here, there)
         h = math.log(here / there)
@@ -327,7 +327,8 @@ def _euler_step(x: Tensor, denoised: Tensor, here: float, there: float) -> Tenso
     return x + ((x - denoised) / here) * (there - here)
 
 
-def _exponential_step(x: Tensor, denoised: Tensor, here: float, there: float) -> Tensor:
+def exponential_step(x: Tensor, denoised: Tensor, here: float, there: float) -> Tensor:
+    """Step between two levels with the denoised latents held constant."""
     return (there / here) * x + (1 - there / here) * denoised
 
 
