@@ -206,6 +206,7 @@ def finish(
     from optimizer.cli.views.final import finish_study
     from optimizer.cli.views.progress import OutageReporter
     from optimizer.cli.views.report import print_study, study_objective
+    from optimizer.cli.views.study_page import describe_study
     from optimizer.cli.workers.loading import load_stored_study
     from optimizer.cli.workers.session import database_to_work, retry_for
     from optimizer.search.shortlist import by_value
@@ -224,6 +225,7 @@ def finish(
     runtime = load_stored_study(records.study, searched_folders(models, caches), caches)
     folder, reporter = Artifacts.beside(database.url, artifacts), monitoring.reporter(records, OutageReporter())
     finish_study(records, runtime, folder, reporter, retry_for(reporter))
+    describe_study(records, folder)
     print_study(records, every_trial=False)
 
 

@@ -16,11 +16,9 @@ from optimizer.observe.events import FinalHeld, FinalStarted, Reporter
 from optimizer.search.stopping import stored_end
 from optimizer.system.retry import Retry
 from optimizer.trial.objective import SINGLE, Objective
-from optimizer.trial.repeats import counted_once, final_counted_once, note_of_repeats
-from optimizer.trial.verdict import doubt, is_better, suspicion
-from studies.records.finals import Final, Finalist, lacks_final, load_final, store_final
-from studies.records.optuna_studies import optuna_study_id
-from studies.records.optuna_tables import store_line_of_study_note
+from optimizer.trial.repeats import note_of_repeats
+from optimizer.trial.verdict import is_better, suspicion
+from studies.records.finals import Final, lacks_final, store_final
 from studies.records.stored_trials import load_trials
 from studies.records.study_records import StudyRecords
 from studies.records.values import Gain, StoredStudy, StoredTrial
@@ -34,8 +32,6 @@ if TYPE_CHECKING:
     from studies.files.artifacts import Artifacts
 
     Pictures = dict[int, Sequence[Tensor]]  # trial -> its held-out renders, as thumbnails
-
-CAVEAT_MARK = "> **About the best merge:** "  # in Markdown
 
 
 def finish_study(
@@ -64,7 +60,6 @@ def finish_study(
     with _progress(_images(study), pictures) as watch:
         final = hold_final(runtime, trials, rank, watch)
     retry(lambda: store_final(records, final))
-    retry(lambda: note_caveat(records, runtime.objective))
     reporter.report(FinalHeld(final=final))
     sheet = retry(lambda: _save_sheet(study, final, pictures, artifacts))
     console.print(f"contact sheet of the parents and the candidates: {escaped(sheet)}", soft_wrap=True)
@@ -120,41 +115,10 @@ def final_is_due(records: StudyRecords) -> bool:
     return stored_end(records, trials) is not None and lacks_final(records, trials)
 
 
-def current_winner(final: Final | None, trials: Sequence[StoredTrial]) -> Finalist | None:
-    """Return the final's choice; None if trials were finished since, as they may be better."""
-    return None if final is None or final.is_outdated(trials) else final.winner
-
-
-def load_results(records: StudyRecords) -> tuple[list[StoredTrial], Final | None]:
-    """Return a study's trials and its final as they are shown: see `counted_once`."""
-    trials, final = counted_once(records, load_trials(records)), load_final(records)
-    return trials, None if final is None else final_counted_once(records, final, trials)
-
-
 def print_repeats(records: StudyRecords, trials: Sequence[StoredTrial]) -> None:
     """Print in one line which images the study renders twice, if it renders any twice."""
     if (note := note_of_repeats(records.study.spec, trials)) is not None:
         console.print(f"[yellow]note:[/] {escaped(note)}", soft_wrap=True)
-
-
-def caveat(final: Final | None, trials: Sequence[StoredTrial], objective: Objective) -> str | None:
-    """Return what must be said wherever a best trial is named: `doubt`, also that of a final which is outdated."""
-    doubted = None if final is None else doubt(final, objective)
-    if final is None or doubted is None:
-        return None
-    return f"{doubted} (more trials have finished since)" if final.is_outdated(trials) else doubted
-
-
-def study_caveat(records: StudyRecords, objective: Objective) -> str | None:
-    """Return the caveat of a study as it is stored: see `caveat`."""
-    trials, final = load_results(records)
-    return caveat(final, trials, objective)
-
-
-def note_caveat(records: StudyRecords, objective: Objective) -> None:
-    """Say the caveat in the study's note for the dashboard, or remove it from there if there is none any more."""
-    doubted = study_caveat(records, objective)
-    store_line_of_study_note(records.database, optuna_study_id(records), CAVEAT_MARK, doubted)
 
 
 # ---------------------------------------------------------------------------------------- printing

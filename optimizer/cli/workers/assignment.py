@@ -160,14 +160,14 @@ class TerminalHost:
         """
         from optimizer.cli.views.final import finish_study
         from optimizer.cli.views.progress import OutageReporter
-        from optimizer.insight.interactive import save_figures
+        from optimizer.cli.views.study_page import describe_study
         from optimizer.observe.events import reporting_retry
 
         console.print(f"holding the final of {escaped(records.study.name)}", soft_wrap=True)
         reporter = self._monitoring.reporter(records, OutageReporter())
         retry = reporting_retry(reporter, self._patience_seconds)
         finish_study(records, runtime, self._artifacts, reporter, retry)
-        retry(lambda: save_figures(records, runtime.objective))
+        retry(lambda: describe_study(records, self._artifacts))
 
     def report(self, event: Event) -> None:
         """Print what happens between two studies, and log it."""
