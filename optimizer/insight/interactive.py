@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import html
 import logging
 import math
+import textwrap
 from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib.util import find_spec
@@ -33,8 +35,11 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
-COLUMNS: Final = 4  # main effects in a row
-PANELS: Final = 12  # main effects: more than this many do not fit into a frame
+COLUMNS: Final = 3  # main effects in a row
+PANELS: Final = 9  # main effects: more than this many do not fit into a frame
+NAME_LETTERS: Final = 16  # of a number above its panel
+TITLE_LETTERS: Final = 46  # of a line: as many as fit into the frame of a narrow window
+LINE: Final = 15  # pixels of a title's line
 BAR: Final = "#6b5b95"
 MODEL: Final = "#2a9d8f"
 BOX: Final = (2.2, 0.84)  # width and height of a block, which holds its name and number; two are 1 apart
@@ -44,7 +49,7 @@ NAMES: Final = "mergetune-"  # what the names of our figures begin with
 
 # optuna-dashboard draws into a frame of 450 pixels, as wide as half of its page: so figures name no size of their own.
 # The mode bar lies over the right edge, and the title to its left.
-MARGIN: Final = {"l": 44, "r": 36, "t": 56, "b": 40}
+MARGIN: Final = {"l": 44, "r": 36, "b": 40}
 
 
 def save_figures(records: StudyRecords, objective: Objective) -> int:
@@ -91,16 +96,15 @@ def unet_figure(facts: Insight, findings: Findings) -> go.Figure:
             y=[spot.y for spot in where.values()],
             mode="text",
             text=[_in_box(place, spot, picture) for place, spot in where.items()],
-            textfont={"size": 10, "color": [_ink(colour) for colour in colours]},
+            textfont={"size": 9, "color": [_ink(colour) for colour in colours]},
             hovertext=[_hover(place, picture) for place in where],
             hoverinfo="text",
         )
     )
-    trial = f"trial {picture.trial.number} ({picture.trial.name}): {picture.role}"
     of_what = f"{label_of(picture.slot)} in the boxes, importance for {findings.objective} as bars{_doubt(facts)}"
-    _style(figure, f"{trial}<br>{of_what}")
+    _style(figure, f"{picture.trial.name}: {picture.role}", of_what)
     bottom = min(spot.y for spot in where.values())
-    figure.update_layout(margin=MARGIN | {"l": 8, "b": 8})
+    figure.update_layout(margin={"l": 8, "b": 8})
     figure.update_xaxes(visible=False, range=[-EDGE, EDGE], fixedrange=True)
     figure.update_yaxes(visible=False, range=[bottom - 0.6, 0.6], fixedrange=True)
     return figure
@@ -207,9 +211,9 @@ def progress_figure(facts: Insight, findings: Findings) -> go.Figure:
         )
     )
     better = "higher" if findings.direction == "maximize" else "lower"
-    _style(figure, f"{findings.objective} by trial ({better} is better)<br>best: {best.name} ({facts.best.reason})")
+    _style(figure, f"{findings.objective} by trial ({better} is better)", f"best: {best.name} ({facts.best.reason})")
     legend = {"orientation": "h", "y": -0.2, "yanchor": "top", "font": {"size": 10}}
-    figure.update_layout(showlegend=True, xaxis_title="trial", legend=legend, margin=MARGIN | {"b": 96})
+    figure.update_layout(showlegend=True, xaxis_title="trial", legend=legend, margin={"b": 110})
     return figure
 
 
@@ -221,7 +225,7 @@ def effects_figure(facts: Insight, findings: Findings) -> go.Figure:
     ranked = sorted(facts.space.parameters, key=lambda parameter: -findings.shares[parameter.name])[:PANELS]
     names = [parameter.name for parameter in facts.space.parameters if parameter in ranked]  # in depth order
     rows = math.ceil(len(names) / COLUMNS)
-    titles = [f"{name} {100 * findings.shares[name]:.0f} %" for name in names]
+    titles = [f"{_shortened(name)}<br>{100 * findings.shares[name]:.0f} %" for name in names]
     figure = make_subplots(rows=rows, cols=min(COLUMNS, len(names)), shared_yaxes=True, subplot_titles=titles)
     for index, name in enumerate(names):
         panel = {"row": index // COLUMNS + 1, "col": index % COLUMNS + 1}
@@ -246,13 +250,13 @@ def effects_figure(facts: Insight, findings: Findings) -> go.Figure:
     of_all = "" if len(names) == len(facts.space.parameters) else f" ({len(names)} of {len(facts.space.parameters)})"
     _style(
         figure,
-        f"{findings.objective}: what matters most{of_all}, means in {BINS} equal parts<br>"
-        "with standard errors; dashed: the model's effect",
+        f"{findings.objective}: what matters most{of_all}",
+        f"means in {BINS} equal parts, standard errors; dashed: the model",
     )
-    figure.update_layout(margin=MARGIN | {"t": 72})
+    figure.update_layout(margin_t=figure.layout.margin.t + 2 * LINE)  # the titles of the first row
     figure.update_xaxes(tickfont={"size": 9}, nticks=3)
     figure.update_yaxes(tickfont={"size": 9}, nticks=4)
-    figure.update_annotations(font_size=10)
+    figure.update_annotations(font_size=9)
     return figure
 
 
@@ -260,13 +264,23 @@ def _doubt(facts: Insight) -> str:
     return "" if facts.reliable else f", {counted(len(facts.samples), 'trial')}: not reliable yet"
 
 
-def _style(figure: go.Figure, title: str) -> None:
-    """Give a figure the look of all: title at the left, mode bar down the right edge, no size of its own."""
+def _shortened(name: str) -> str:
+    return name if len(name) <= NAME_LETTERS else f"{name[: NAME_LETTERS - 1]}…"
+
+
+def _style(figure: go.Figure, *title: str) -> None:
+    """Give a figure the look of all: title at the left, mode bar down the right edge, no size of its own.
+
+    Args:
+        title: its lines, which are wrapped.
+    """
+    lines = [part for line in title for part in textwrap.wrap(line, TITLE_LETTERS)]
+    text = "<br>".join(html.escape(line, quote=False) for line in lines)
     figure.update_layout(
-        title={"text": title, "font": {"size": 12}, "x": 0.01, "xanchor": "left", "y": 0.98, "yanchor": "top"},
+        title={"text": text, "font": {"size": 11}, "x": 0.01, "xanchor": "left", "y": 0.985, "yanchor": "top"},
         template="plotly_white",
         showlegend=False,
         autosize=True,
         modebar={"orientation": "v", "bgcolor": "rgba(0, 0, 0, 0)"},
-        margin=MARGIN,
+        margin=MARGIN | {"t": 24 + LINE * len(lines)},
     )

@@ -44,6 +44,12 @@ for (const plot of document.querySelectorAll('[id^="user-defined-plot:"]')) {
     if (title && box.right > bar.left && box.top < bar.bottom && box.bottom > bar.top)
       found.push(`${plot.id}: the title is under the mode bar`);
   }
+  const boxes = plot.querySelectorAll('.layer-below .shapelayer path');
+  for (const text of boxes.length ? plot.querySelectorAll('.textpoint text') : []) {
+    if (/^(IN|M|OUT)\\d/.test(text.textContent) &&
+        text.getBoundingClientRect().width > boxes[0].getBoundingClientRect().width)
+      found.push(`${plot.id}: ${text.textContent} is wider than its box`);
+  }
 }
 return found;
 """

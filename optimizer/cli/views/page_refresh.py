@@ -19,7 +19,7 @@ from studies.records.stored_studies import list_studies
 from studies.records.study_records import StudyRecords
 
 PAUSE_SECONDS: Constant = 10.0  # between two looks: as often as a page asks
-REST: Constant = 10  # a study whose page took a second is not drawn again for this many seconds
+REST: Constant = 10.0  # a study whose page took a second is not described again for this many seconds
 
 
 class PageRefresh(threading.Thread):
@@ -27,11 +27,15 @@ class PageRefresh(threading.Thread):
 
     Args:
         pause_seconds: between two looks at the database.
+        rest: for how many times the seconds that a page took it is not made again.
     """
 
-    def __init__(self, database: Database, artifacts: Artifacts, pause_seconds: float = PAUSE_SECONDS) -> None:
+    def __init__(
+        self, database: Database, artifacts: Artifacts, *, pause_seconds: float = PAUSE_SECONDS, rest: float = REST
+    ) -> None:
         super().__init__(name="pages of the dashboard", daemon=True)
-        self._database, self._artifacts, self._pause_seconds = database, artifacts, pause_seconds
+        self._database, self._artifacts = database, artifacts
+        self._pause_seconds, self._rest = pause_seconds, rest
         self._ended = threading.Event()
         self._trials: dict[int, CachedTrials] = {}
         self._described: dict[int, Hashable] = {}  # study -> what its page was made from
@@ -69,7 +73,7 @@ class PageRefresh(threading.Thread):
         started = time.monotonic()
         describe_study(records, self._artifacts)
         ended = time.monotonic()
-        self._due[study.id] = ended + REST * (ended - started)
+        self._due[study.id] = ended + self._rest * (ended - started)
 
     def _state(self, records: StudyRecords) -> Hashable:
         """Return what a page depends on and what may change."""
