@@ -42,9 +42,9 @@ TITLE_LETTERS: Final = 46  # of a line: as many as fit into the frame of a narro
 LINE: Final = 15  # pixels of a title's line
 BAR: Final = "#6b5b95"
 MODEL: Final = "#2a9d8f"
-BOX: Final = (2.2, 0.84)  # width and height of a block, which holds its name and number; two are 1 apart
-REACH: Final = 1.3  # length of the longest importance bar
-EDGE: Final = 6.3  # from the middle to where the longest bar has its percentage
+BOX: Final = (2.3, 0.84)  # width and height of a block, which holds its name and number; two are 1 apart
+REACH: Final = 1.0  # length of the longest importance bar
+EDGE: Final = 6.4  # from the middle to where the longest bar has its percentage
 NAMES: Final = "mergetune-"  # what the names of our figures begin with
 
 # optuna-dashboard draws into a frame of 450 pixels, as wide as half of its page: so figures name no size of their own.
@@ -173,7 +173,7 @@ def _add_bars(figure: go.Figure, where: Mapping[str, Spot], picture: Picture) ->
             x=[end for end, _, _ in ends],
             y=[spot.y for _, spot, _ in ends],
             mode="text",
-            text=[f" {text} " for _, _, text in ends],
+            text=[f" {text}" if spot.side > 0 else f"{text} " for _, spot, text in ends],
             textposition=["middle right" if spot.side > 0 else "middle left" for _, spot, _ in ends],
             textfont={"size": 9, "color": DARK},
             hoverinfo="skip",
@@ -277,10 +277,10 @@ def _style(figure: go.Figure, *title: str) -> None:
     lines = [part for line in title for part in textwrap.wrap(line, TITLE_LETTERS)]
     text = "<br>".join(html.escape(line, quote=False) for line in lines)
     figure.update_layout(
-        title={"text": text, "font": {"size": 11}, "x": 0.01, "xanchor": "left", "y": 0.985, "yanchor": "top"},
+        title={"text": text, "font": {"size": 11}, "x": 0.01, "xanchor": "left", "y": 0.96, "yanchor": "top"},
         template="plotly_white",
         showlegend=False,
         autosize=True,
         modebar={"orientation": "v", "bgcolor": "rgba(0, 0, 0, 0)"},
-        margin=MARGIN | {"t": 24 + LINE * len(lines)},
+        margin=MARGIN | {"t": 32 + LINE * len(lines)},
     )

@@ -12,7 +12,8 @@ END_OF_HEAD = b"</head>"
 STYLE = b"""<style>
 @media (max-width: 800px) {
   main { min-width: 0; }
-  main .MuiGrid-container { padding: 0 !important; }
+  main .MuiGrid-container { padding: 0 !important; margin-left: 0 !important; width: 100% !important; }
+  main .MuiGrid-container > .MuiGrid-item { padding-left: 0 !important; }
   main .MuiCardContent-root { padding: 8px 4px; }
   main .MuiTypography-h3 { font-size: 1.5rem; }
   main [class*="MuiGrid-grid-xs-"] { flex-basis: 100% !important; max-width: 100% !important; }

@@ -99,6 +99,17 @@ def best_of(
     return _best_of_one(members[0], trials, final, objective)
 
 
+def choice_of(final: Final) -> int | None:
+    """Return the number of the trial that a final of one objective chose: a merge's, or that of the better parent.
+
+    None where neither could be scored there.
+    """
+    if final.winner is not None and is_better(final.winner.held_out[SINGLE]):
+        return final.winner.number
+    parent = better_parent(final)
+    return None if parent is None else parent.number
+
+
 def objection(trial: StoredTrial, final: Final | None, objective: Objective) -> str | None:
     """Say what the final found against one merge: it failed there, or lost to a parent; None where it found nothing."""
     return _refusal(_finalist(final, trial), objective.names if objective.terms else ())
@@ -118,14 +129,12 @@ def _best_of_one(
     if final.is_outdated(trials):
         return _observed(observed, merge, final, None if doubted is None else f"{doubted} {SINCE}")
     by_number = {trial.number: trial for trial in trials}
-    winner = None if final.winner is None else by_number.get(final.winner.number, merge)
-    if final.winner is not None and is_better(final.winner.held_out[SINGLE]):
-        chosen, gains = by_number.get(final.winner.number), final.winner.held_out
-    else:
-        parent = better_parent(final)
-        chosen, gains = None if parent is None else by_number.get(parent.number), {}
+    number = choice_of(final)
+    chosen = None if number is None else by_number.get(number)
+    winner = None if final.winner is None else by_number.get(final.winner.number)
     if chosen is None:  # neither a merge nor a parent could be scored in the final
         return _observed(observed, merge, final, doubted)
+    gains = final.winner.held_out if final.winner is not None and chosen is winner else {}
     return Best(
         trial=chosen,
         merge=winner or merge,

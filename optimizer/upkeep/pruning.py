@@ -6,14 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from optimizer.trial.best import best_of
+from optimizer.trial.best import load_best
 from optimizer.trial.objective import Objective
 from optimizer.trial.ranking import best_trials, parent_trials
 from optimizer.work.leftovers import orphans_among
 from studies.files.artifacts import Artifacts
 from studies.files.stores import StoredFile
 from studies.records import stored_renders, stored_trials
-from studies.records.finals import load_final
 from studies.records.study_records import StudyRecords
 from studies.records.values import StoredTrial
 
@@ -60,7 +59,7 @@ def find_waste(records: StudyRecords, artifacts: Artifacts, objective: Objective
 
 def _looked_at(records: StudyRecords, trials: Sequence[StoredTrial], objective: Objective) -> tuple[StoredTrial, ...]:
     """Return the trials whose renders are looked at: the parents, the best observed, and the final's choice."""
-    best = best_of(trials, load_final(records), objective)
+    best = load_best(records, objective)
     merges = () if best is None or best.merge is None else (best.merge,)
     return (*parent_trials(trials).values(), *best_trials(trials, objective), *merges)
 

@@ -130,7 +130,7 @@ def test_the_same_scorers_give_the_same_study_to_the_bit(folder: Path, mergetune
     assert "4 of 4 trials of short are scored anew" in said
     best = max(rows_of(before), key=lambda row: row.objectives["objective"])
     assert f"best by the new objective: trial {best.number} ({best.origin}, from short trial {best.number})" in said
-    assert "best by the old objective: the same" in said
+    assert "best by the old objective (best observed): the same" in said
     assert "Continue with: mergetune study resume" in said
 
 

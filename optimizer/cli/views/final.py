@@ -15,10 +15,11 @@ from optimizer.cli.views.tables import ReportTable
 from optimizer.observe.events import FinalHeld, FinalStarted, Reporter
 from optimizer.search.stopping import stored_end
 from optimizer.system.retry import Retry
+from optimizer.trial.best import choice_of
 from optimizer.trial.objective import SINGLE, Objective
 from optimizer.trial.repeats import note_of_repeats
 from optimizer.trial.verdict import is_better, suspicion
-from studies.records.finals import Final, lacks_final, store_final
+from studies.records.finals import Final, Finalist, lacks_final, store_final
 from studies.records.stored_trials import load_trials
 from studies.records.study_records import StudyRecords
 from studies.records.values import Gain, StoredStudy, StoredTrial
@@ -74,10 +75,18 @@ def _save_sheet(stored: StoredStudy, final: Final, pictures: Pictures, artifacts
     for finalist in final.finalists:
         if finalist.number in pictures:
             heading = str(finalist.origin) if finalist.is_parent else f"trial {finalist.number}"
-            columns.append((f"{heading}: chosen" if finalist.chosen else heading, pictures[finalist.number]))
+            role = _role(finalist, final)
+            columns.append((f"{heading}: {role}" if role else heading, pictures[finalist.number]))
     captions = [item.prompt for item in stored.spec.held_out.items()]
     sheet = comparison_sheet(f"{stored.name}, the final", columns, captions, blocks=min(2, -(-len(captions) // 8)))
     return artifacts.save_picture(stored.name, stored.key, "final", sheet)
+
+
+def _role(finalist: Finalist, final: Final) -> str:
+    """Say whether the final chose this trial, or found it to be the best merge while a parent is better."""
+    if final.winner is not None and finalist.number == choice_of(final):
+        return "chosen"
+    return "best merge" if finalist.chosen else ""
 
 
 @contextmanager
@@ -160,7 +169,8 @@ def final_table(stored: StoredStudy, final: Final, objective: Objective) -> Repo
     for candidate in final.candidates:
         cells = [_cell(candidate.in_sample, names), _cell(candidate.held_out, names)]
         cells += [_cell(candidate.held_out, (name,)) for name in scorers]
-        state = "failed" if candidate.failure is not None else "[bold]chosen[/]" if candidate.chosen else ""
+        role = _role(candidate, final)
+        state = "failed" if candidate.failure is not None else f"[bold]{role}[/]" if role else ""
         table.add_row(str(candidate.number), escaped(str(candidate.origin)), *cells, state)
     return table
 
