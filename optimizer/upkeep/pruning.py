@@ -60,8 +60,8 @@ def find_waste(records: StudyRecords, artifacts: Artifacts, objective: Objective
 def _looked_at(records: StudyRecords, trials: Sequence[StoredTrial], objective: Objective) -> tuple[StoredTrial, ...]:
     """Return the trials whose renders are looked at: the parents, the best observed, and the final's choice."""
     best = load_best(records, objective)
-    merges = () if best is None or best.merge is None else (best.merge,)
-    return (*parent_trials(trials).values(), *best_trials(trials, objective), *merges)
+    chosen = () if best is None else (best.trial,)
+    return (*parent_trials(trials).values(), *best_trials(trials, objective), *chosen)
 
 
 def remove_waste(records: StudyRecords, artifacts: Artifacts, waste: Waste) -> None:
