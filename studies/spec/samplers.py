@@ -7,11 +7,12 @@ Karras"), however capitals, spaces, underscores and plus signs are written.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from typing import Any, Final, Literal, get_args
 
 from studies.spec.guidance import NO_PAG, PagSettings
+from studies.spec.hires import NO_HIRES, HiresSettings
 
 SamplerName = Literal[
     "euler",
@@ -176,6 +177,14 @@ class Sampling:
     cfg: float  # guidance scale
     cfg_rescale: float = 0.0  # share of the guided output that gets the deviation of the prompt's own
     pag: PagSettings = NO_PAG
+    hires: HiresSettings = NO_HIRES  # its steps are given where it is on
+
+    @property
+    def second(self) -> Sampling | None:
+        """How the second pass is sampled, by itself; None if there is none."""
+        if not self.hires.is_on:
+            return None
+        return replace(self, steps=self.hires.steps or self.steps, hires=NO_HIRES)
 
     @property
     def is_guided(self) -> bool:

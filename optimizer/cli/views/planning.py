@@ -14,6 +14,7 @@ from optimizer.merging.files.checkpoint import letters, total_bytes
 from optimizer.rendering.prediction import EPSILON
 from optimizer.runtime.plan import Plan
 from optimizer.runtime.residence import Residence
+from studies.spec.hires import HiresSettings
 from studies.spec.presets import PRESETS, PresetName
 from studies.spec.samplers import Sampling
 from studies.spec.search import RacingSettings
@@ -117,7 +118,17 @@ def sampling_in_words(items: Iterable[SuiteItem]) -> str:
         words += f" rescaled by {first.cfg_rescale:g}"
     if first.pag.scale:
         words += f", PAG {first.pag.scale:g} in {', '.join(first.pag.layers)}"
+    if first.hires.is_on:
+        words += f", then {hires_in_words(first.hires)}"
     return f"{words} and {counted(len(others), 'other way')}" if others else words
+
+
+def hires_in_words(hires: HiresSettings) -> str:
+    """Describe a second pass."""
+    return (
+        f"{counted(hires.steps or 0, 'step')} at {hires.scale:g} times the size, denoise {hires.denoise:g}, "
+        f"enlarged by {hires.upscaler}"
+    )
 
 
 def preset_in_words(suite: SuiteSettings, name: PresetName) -> str:
@@ -135,7 +146,8 @@ def _shown(value: object) -> str:
 
 def unet_passes(sampling: Sampling) -> int:
     """Return how often the U-Net sees an image; the last step has one call with every sampler."""
-    return sampling.calls * ((GUIDED_PASSES if sampling.is_guided else 1) + (sampling.pag.scale > 0))
+    calls = sampling.calls + (0 if sampling.second is None else sampling.second.calls)
+    return calls * ((GUIDED_PASSES if sampling.is_guided else 1) + (sampling.pag.scale > 0))
 
 
 def cost(plan: Plan) -> str:

@@ -20,7 +20,8 @@ def print_prompts(prompts: SuitePrompts) -> None:
     console.print(f"prompts, read as {prompts.syntax}:")
     for title, read in (("prompt", prompts.positive), ("negative prompt", prompts.negative)):
         for each in read:
-            console.print(f"[bold]{title}[/] {escaped(_quoted(each.reading.prompt))}", soft_wrap=True)
+            of = " in the second pass" if each.is_second else ""
+            console.print(f"[bold]{title}[/] {escaped(_quoted(each.reading.prompt))}{of}", soft_wrap=True)
             for line in prompt_lines(each):
                 console.print(f"  {escaped(line)}", soft_wrap=True)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from basics.messages import counted
 from basics.texts import shortened
@@ -15,7 +15,9 @@ from optimizer.rendering.prompts.reading import PromptReader, Reading
 from scorers import clip
 from search_spaces.blocks import Architecture
 from search_spaces.slots import beyond_usual
+from studies.spec.guidance import NO_PAG
 from studies.spec.lora_tags import network_in, without_tags
+from studies.spec.samplers import Sampling
 from studies.spec.spellings import without_comments
 from studies.spec.suite import SuiteSettings, Syntax
 
@@ -28,11 +30,12 @@ _ONLY_COMFYUI = re.compile(r"\bembedding:\S+")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReadPrompt:
-    """A prompt as it is read for a number of steps."""
+    """A prompt as a pass of some steps reads it."""
 
     reading: Reading
     steps: int
     calls: int  # of the U-Net for an image
+    is_second: bool = False  # whether the pass is the second
 
     @property
     def drawn(self) -> tuple[int, ...]:
@@ -67,33 +70,50 @@ def read_suites(suites: Sequence[SuiteSettings], architecture: Architecture, wid
     Raises:
         PromptError: one cannot be read, or names an embedding that cannot be used.
     """
-    positive: dict[tuple[str, int, int], ReadPrompt] = {}
-    negative: dict[tuple[str, int, int], ReadPrompt] = {}
+    positive: dict[tuple[str, Sampling], tuple[ReadPrompt, ...]] = {}
+    negative: dict[tuple[str, Sampling], tuple[ReadPrompt, ...]] = {}
     for suite in suites:
         reader = PromptReader(suite, model_family(architecture), widths)
         for item in suite.items():
             for read, text, is_negative in ((positive, item.prompt, False), (negative, item.negative, True)):
-                key = (text, item.sampling.prompt_steps, item.sampling.calls)
+                key = (text, _steps_alone(item.sampling))
                 if key not in read:
-                    reading = reader.read(text, item.sampling.prompt_steps, negative=is_negative)
-                    read[key] = ReadPrompt(reading=reading, steps=item.sampling.steps, calls=item.sampling.calls)
+                    read[key] = tuple(_passes(text, item.sampling, reader, negative=is_negative))
     syntax = suites[0].syntax
-    texts = dict.fromkeys(text for text, _, _ in (*positive, *negative))
+    texts = dict.fromkeys(text for text, _ in (*positive, *negative))
     notes = [note for text in texts for note in notes_of(text, syntax)]
     if syntax == "a1111":
-        notes += [
-            note for text, counted_as, made in (*positive, *negative) for note in _unreached(text, counted_as, made)
-        ]
+        notes += [note for key in (*positive, *negative) for note in _unreached(*key)]
     return SuitePrompts(
         syntax=syntax,
-        positive=tuple(positive.values()),
-        negative=tuple(negative.values()),
+        positive=tuple(each for passes in positive.values() for each in passes),
+        negative=tuple(each for passes in negative.values() for each in passes),
         notes=tuple(dict.fromkeys(notes)),
         slips=(
             *(slip for text in texts for slip in _unread_loras(text, syntax)),
-            *_unusual_strengths(suites[0], (each.reading for each in positive.values())),
+            *_unusual_strengths(suites[0], (passes[0].reading for passes in positive.values())),
         ),
     )
+
+
+def _steps_alone(sampling: Sampling) -> Sampling:
+    """Return what of a sampling decides how prompts are read: its steps and calls."""
+    return replace(sampling, cfg=1, cfg_rescale=0, pag=NO_PAG, hires=sampling.hires.model_copy(update={"scale": 1}))
+
+
+def _passes(text: str, sampling: Sampling, reader: PromptReader, *, negative: bool) -> Iterator[ReadPrompt]:
+    """Yield a prompt as the first pass reads it, and as the second does where that differs.
+
+    Raises:
+        PromptError: it cannot be read, or names an embedding that cannot be used.
+    """
+    calls, second = sampling.prompt_steps, sampling.second
+    first = reader.read(text, calls, negative=negative)
+    yield ReadPrompt(reading=first, steps=sampling.steps, calls=sampling.calls)
+    if second is not None:
+        again = reader.read(text, second.prompt_steps, negative=negative, before=calls)
+        if len(first.texts) > 1 or again.texts != first.texts:
+            yield ReadPrompt(reading=again, steps=second.steps, calls=second.calls, is_second=True)
 
 
 def _unread_loras(text: str, syntax: Syntax) -> Iterator[str]:
@@ -130,17 +150,17 @@ def notes_of(text: str, syntax: Syntax) -> Iterator[str]:
         yield f"the prompt {shortened(text, 40)!r} has {names}: A1111 knows an embedding by its bare name"
 
 
-def _unreached(text: str, calls: int, made: int) -> Iterator[str]:
-    """Yield a note for each edit that comes after the last call.
-
-    Args:
-        calls, made: see `unreached`.
-    """
-    number = made if calls == made else (made + 1) // 2
-    for edit in unreached(without_tags(without_comments(text)), calls, made):
+def _unreached(text: str, sampling: Sampling) -> Iterator[str]:
+    """Yield a note for each edit that comes after the last call."""
+    written, calls, second = without_tags(without_comments(text)), sampling.prompt_steps, sampling.second
+    late, steps = unreached(written, calls, sampling.calls), sampling.steps
+    if second is not None:
+        later = unreached(written, second.prompt_steps, second.calls, before=calls)
+        late, steps = tuple(edit for edit in late if edit in later), steps + second.steps
+    for edit in late:
         yield (
             f"the prompt {shortened(text, 40)!r} has {shortened(edit, 60)!r}, which never changes in "
-            f"{counted(number, 'step')}: write a lower number of steps, or a share such as 0.5"
+            f"{counted(steps, 'step')}: write a lower number of steps, or a share such as 0.5"
         )
 
 

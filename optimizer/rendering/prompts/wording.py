@@ -25,7 +25,10 @@ def wording(item: SuiteItem, suite: SuiteSettings) -> str:
     if suite.syntax == "comfyui":
         return _spaced(_without_embeddings(piece.text) for piece in comfyui.weighted_pieces(item.prompt))
     written = without_tags(without_comments(item.prompt))
-    text = _at_the_end(phases(written, item.sampling.prompt_steps), item.sampling.calls)
+    sampling, before = item.sampling, None
+    if sampling.second is not None:
+        sampling, before = sampling.second, sampling.prompt_steps
+    text = _at_the_end(phases(written, sampling.prompt_steps, before), sampling.calls)
     if suite.emphasis == "none":  # brackets are text
         return _spaced([text])
     pieces = attention.weighted_pieces(text)

@@ -22,7 +22,8 @@ import torchsde
 from torch import Tensor
 
 from optimizer.rendering.suite import LATENT_FACTOR
-from studies.spec.samplers import TWO_CALLS, SamplerName
+from studies.records.batch_limits import Size
+from studies.spec.samplers import TWO_CALLS, SamplerName, Sampling
 from studies.spec.suite import SuiteItem, SuiteSettings
 
 BROWNIAN: Final[frozenset[SamplerName]] = frozenset({"dpmpp_sde", "dpmpp_2m_sde", "dpmpp_2m_sde_heun", "dpmpp_3m_sde"})
@@ -34,15 +35,18 @@ Noise = Callable[[float, float], Tensor]  # of unit variance, for the step from 
 
 
 class BatchNoise:
-    """First and later noise of items of one size.
+    """First and later noise of a pass for items of one size.
 
     Args:
+        size: width and height in pixels of the pass that it is for.
         device: of the result; noise is drawn on the CPU.
     """
 
-    def __init__(self, items: Sequence[SuiteItem], suite: SuiteSettings, channels: int, device: torch.device) -> None:
+    def __init__(
+        self, items: Sequence[SuiteItem], suite: SuiteSettings, size: Size, channels: int, device: torch.device
+    ) -> None:
         self._items, self._device = items, device
-        width, height = items[0].width, items[0].height
+        width, height = size
         self._shape = (channels, height // LATENT_FACTOR, width // LATENT_FACTOR)
         generators = [torch.Generator("cpu").manual_seed(item.seed) for item in items]
         self.first = self._drawn(generators)  # [n, channels, h / 8, w / 8] float32
@@ -136,8 +140,16 @@ def increments_bytes(suite: SuiteSettings, channels: int) -> int:
     """
     wanted = 0
     for item in suite.items():
-        if item.sampling.sampler in BROWNIAN:
-            cells = (item.width // LATENT_FACTOR) * (item.height // LATENT_FACTOR)
-            draws = 2 if item.sampling.sampler in TWO_CALLS else 1
-            wanted += item.sampling.steps * draws * channels * cells * torch.float32.itemsize
-    return min(wanted, INCREMENTS_BYTES)
+        wanted += _increment_cells(item.sampling, (item.width, item.height))
+        if item.sampling.second is not None:
+            wanted += _increment_cells(item.sampling.second, item.image_size)
+    return min(wanted * channels * torch.float32.itemsize, INCREMENTS_BYTES)
+
+
+def _increment_cells(sampling: Sampling, size: Size) -> int:
+    """Return the cells of all increments that a pass takes for an image, in one channel."""
+    if sampling.sampler not in BROWNIAN:
+        return 0
+    width, height = size
+    draws = 2 if sampling.sampler in TWO_CALLS else 1
+    return sampling.steps * draws * (width // LATENT_FACTOR) * (height // LATENT_FACTOR)

@@ -96,13 +96,18 @@ def ddim_uniform(levels: Levels, steps: int) -> Tensor:
 
 
 def _ddim_of_a1111(levels: Levels, steps: int) -> Tensor:
-    """Return the levels of `ddim_uniform` without 0, and the last of the table where the next would be one beyond it.
+    """Return the levels of `ddim_uniform` without 0; the last of the table stands for one beyond it."""
+    return levels.sigmas[timesteps_of_a1111(levels, steps)]
+
+
+def timesteps_of_a1111(levels: Levels, steps: int) -> list[int]:
+    """Return the places in the table that A1111's DDIM and UniPC count by, descending.
 
     modules/sd_samplers_timesteps.py takes the times min(1 + i k, 999), so that one of 1000 becomes 999.
     """
     count = len(levels.sigmas)
     places = {min(place, count - 1) for place in range(1, count + 1, max(count // steps, 1))}
-    return levels.sigmas[sorted(places, reverse=True)]
+    return sorted(places, reverse=True)
 
 
 def time_uniform(levels: Levels, steps: int) -> Tensor:
@@ -111,8 +116,14 @@ def time_uniform(levels: Levels, steps: int) -> Tensor:
     Between two times of the table the logarithm of alpha = 1 / sqrt(sigma**2 + 1) is interpolated (NoiseScheduleVP of
     modules/models/diffusion/uni_pc/uni_pc.py). There are as many steps as `ddim_uniform` has levels.
     """
-    count, known = len(range(0, LEVELS, max(LEVELS // steps, 1))), levels.sigmas.double().numpy()
-    places = np.linspace(len(known) - 1, 0, count + 1)
+    count = len(range(0, LEVELS, max(LEVELS // steps, 1)))
+    return even_in_time(levels, len(levels.sigmas) - 1, count)
+
+
+def even_in_time(levels: Levels, first: int, steps: int) -> Tensor:
+    """Return `steps` + 1 levels, even in the model's time from a place in the table down to its first."""
+    known = levels.sigmas.double().numpy()
+    places = np.linspace(first, 0, steps + 1)
     log_alpha = np.interp(places, np.arange(len(known)), -0.5 * np.log1p(known**2))
     return torch.tensor(np.sqrt(np.expm1(-2 * log_alpha)), dtype=torch.float32)
 

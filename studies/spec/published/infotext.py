@@ -18,6 +18,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final, get_args
 
 from studies.spec.published.a1111_keys import notes_of_unknown, notes_of_ways
+from studies.spec.published.hires import raw_hires, said_of_hires
 from studies.spec.published.settings import OURS, PublishedError, RawSettings
 from studies.spec.samplers import A1111_FORMS, PROGRAMS, SamplerName, read_sampler, usual_schedule
 from studies.spec.suite import Emphasis, SizeConditioning, SuiteItem, SuiteLora, SuiteSettings, Syntax
@@ -73,6 +74,7 @@ def parse_infotext(text: str) -> RawSettings:
         "sampler": pairs.get("Sampler"),
         "schedule": pairs.get("Schedule type", pairs.get("Scheduler")),
         "clip_skip": pairs.get("Clip skip"),
+        "hires": raw_hires(pairs),
     }
     version = pairs.get("Version", "")
     if version == OURS:
@@ -289,6 +291,7 @@ def _said(item: SuiteItem) -> dict[str, object]:
         "Size": f"{item.width}x{item.height}",
         "Clip skip": item.clip_skip,
         **guidance,
+        **said_of_hires(sampling.hires),
     }
 
 

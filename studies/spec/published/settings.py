@@ -11,7 +11,9 @@ from pydantic import ValidationError
 
 from studies.errors import StudyError
 from studies.spec.guidance import PagSettings
+from studies.spec.hires import HiresSettings
 from studies.spec.published.brackets import with_closed_brackets
+from studies.spec.published.hires import RawHires, second_pass
 from studies.spec.samplers import ProgramName, SamplerName, ScheduleName, read_sampler, read_schedule
 from studies.spec.suite import Emphasis, SizeConditioning, Syntax
 
@@ -47,6 +49,7 @@ class PublishedSettings:
     clip_skip: int = 1
     cfg_rescale: float | None = None  # and `pag`: None where the program says nothing about it
     pag: PagSettings | None = None
+    hires: HiresSettings | None = None  # None: there is no second pass, or none that a suite can have
     syntax: Syntax
     # Settings of a whole suite; None where the program says nothing about one, or it has no part in the picture.
     noise: ProgramName | None = None
@@ -76,6 +79,7 @@ class RawSettings:
     cfg_rescale: Any = None
     pag_scale: Any = None
     pag_layers: tuple[str, ...] = ("mid",)
+    hires: RawHires | None = None
     ensd: Any = None
     # As in `PublishedSettings`, which their readers know.
     noise: ProgramName | None = None
@@ -104,6 +108,10 @@ def checked(raw: RawSettings) -> PublishedSettings:
         prompt, negative = prompt.strip(), negative.strip()
     if not prompt:
         raise PublishedError(f"{raw.program}'s settings have no prompt")
+    hires = None
+    if raw.hires is not None:
+        hires, told = second_pass(raw.hires, _rounded(width), _rounded(height))
+        notes += told
     if width % SIZE_STEP or height % SIZE_STEP:
         notes.append(f"size {width}x{height} is rendered as {_rounded(width)}x{_rounded(height)}: multiples of 64")
     return PublishedSettings(
@@ -119,6 +127,7 @@ def checked(raw: RawSettings) -> PublishedSettings:
         clip_skip=max(1, _whole(raw.clip_skip or 1, "clip skip", 0, 11)),
         cfg_rescale=None if raw.cfg_rescale is None else _number(raw.cfg_rescale, "CFG rescale", 0, 1),
         pag=None if raw.pag_scale is None else _pag(raw),
+        hires=hires,
         syntax=raw.syntax,
         noise=raw.noise,
         ensd=None if raw.ensd is None else _whole(raw.ensd, "ENSD", 1 - 2**63, 2**63 - 1),
