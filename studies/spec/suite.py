@@ -16,6 +16,7 @@ from basics.settings import FrozenSettings
 from scorers.config import SpecPath
 from studies.spec.guidance import NO_PAG, Pag
 from studies.spec.presets import PresetName, read_preset, with_preset
+from studies.spec.sampler_names import apart, only_sampler, only_schedule
 from studies.spec.samplers import (
     OWN_SCHEDULES,
     PROGRAMS,
@@ -25,10 +26,7 @@ from studies.spec.samplers import (
     SamplerName,
     Sampling,
     ScheduleName,
-    apart,
     in_program,
-    only_sampler,
-    only_schedule,
 )
 from studies.spec.words import PROMPT_WORDS, SUITE_WORDS, as_list, as_named, as_size, letters
 

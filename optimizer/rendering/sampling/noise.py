@@ -22,10 +22,9 @@ import torchsde
 from torch import Tensor
 
 from optimizer.rendering.suite import LATENT_FACTOR
-from studies.spec.samplers import TWO_CALLS, SamplerName
+from studies.spec.samplers import SAMPLER_INFOS, SamplerName
 from studies.spec.suite import SuiteItem, SuiteSettings
 
-BROWNIAN: Final[frozenset[SamplerName]] = frozenset({"dpmpp_sde", "dpmpp_2m_sde", "dpmpp_2m_sde_heun", "dpmpp_3m_sde"})
 TIME_DIGITS: Final = 6  # of torchsde's default tolerance
 INCREMENTS_BYTES: Final = 512 << 20  # 64 images of 1024 x 1024 with 30 steps
 SEEDS: Final = 2**64  # torch's generators and numpy's entropy take seeds below
@@ -57,7 +56,7 @@ class BatchNoise:
             sigmas: all levels that the sampler passes through.
             increments: those of Brownian paths that are known already; new ones are added. None computes all.
         """
-        if sampler not in BROWNIAN:
+        if not SAMPLER_INFOS[sampler].is_brownian:
             return lambda _from, _to: self._drawn(self._generators)
         present = [sigma for sigma in sigmas if sigma > 0]
         paths = [
@@ -136,8 +135,8 @@ def increments_bytes(suite: SuiteSettings, channels: int) -> int:
     """
     wanted = 0
     for item in suite.items():
-        if item.sampling.sampler in BROWNIAN:
+        sampler = SAMPLER_INFOS[item.sampling.sampler]
+        if sampler.is_brownian:
             cells = (item.width // LATENT_FACTOR) * (item.height // LATENT_FACTOR)
-            draws = 2 if item.sampling.sampler in TWO_CALLS else 1
-            wanted += item.sampling.steps * draws * channels * cells * torch.float32.itemsize
+            wanted += item.sampling.steps * sampler.calls * channels * cells * torch.float32.itemsize
     return min(wanted, INCREMENTS_BYTES)

@@ -16,13 +16,13 @@ from optimizer.rendering.models import LiveModels
 from optimizer.rendering.prediction import Prediction
 from optimizer.rendering.prompts.encoder import Conditions
 from optimizer.rendering.sampling.denoiser import ConsistencyDenoiser, GuidedDenoiser
-from optimizer.rendering.sampling.flow import check_flow_sampling, flow_sampler
-from optimizer.rendering.sampling.levels import LCM_STRIDE, Flow, Levels, levels_of
+from optimizer.rendering.sampling.flow import check_flow_sampling
+from optimizer.rendering.sampling.levels import Flow, Levels
+from optimizer.rendering.sampling.methods import METHODS, sampler_of, sampling_levels, sigmas_of
 from optimizer.rendering.sampling.noise import BatchNoise, Increments
-from optimizer.rendering.sampling.samplers import SAMPLERS, Denoise
-from optimizer.rendering.sampling.schedules import sigmas_of
+from optimizer.rendering.sampling.samplers import Denoise
 from search_spaces.blocks import Architecture
-from studies.spec.samplers import Sampling
+from studies.spec.samplers import SAMPLER_INFOS, Sampling
 from studies.spec.suite import SuiteItem, SuiteSettings
 
 
@@ -47,7 +47,7 @@ def sample(
     sigmas = sigmas_of(sampling, levels, models.architecture, suite.noise)
     noise = BatchNoise(items, suite, models.vae.config.latent_channels, unet.device)
     sizes = suite.size_conditioning.numbers(first.width, first.height)
-    of_lcm = sampling.sampler == "lcm_a1111"
+    is_consistency = METHODS[sampling.sampler].is_consistency
     denoise: Denoise = GuidedDenoiser(
         unet=models.unet_call,
         dtype=unet.dtype,
@@ -58,19 +58,13 @@ def sample(
         pag=sampling.pag,
         added=partial(model_family(models.architecture).added_conditions, sizes=sizes),
         channels=channels,
-        nearest_times=of_lcm or suite.noise == "comfyui",
+        nearest_times=is_consistency or suite.noise == "comfyui",
     )
-    if of_lcm:
+    if is_consistency:
         denoise = ConsistencyDenoiser(denoise=denoise, levels=levels)
     x = noise.first * first_scale(sigmas[0], levels, sampling, suite)
-    sampler = flow_sampler(sampling.sampler, levels) if isinstance(levels, Flow) else SAMPLERS[sampling.sampler]
+    sampler = sampler_of(sampling.sampler, levels)
     return sampler(denoise, x, sigmas, noise.later(sampling.sampler, sigmas, increments))
-
-
-def sampling_levels(sampling: Sampling, prediction: Prediction) -> Levels:
-    """Return the noise levels of a model that a sampler knows: LCM of A1111 has a table of 50."""
-    levels = levels_of(prediction)
-    return levels.thinned(LCM_STRIDE) if sampling.sampler == "lcm_a1111" else levels
 
 
 def first_scale(sigma: float, levels: Levels, sampling: Sampling, suite: SuiteSettings) -> float:
@@ -84,7 +78,7 @@ def first_scale(sigma: float, levels: Levels, sampling: Sampling, suite: SuiteSe
         return sigma
     highest = float(levels.sigmas[-1])
     at_highest = sigma > highest or math.isclose(sigma, highest, rel_tol=1e-5)
-    whole = sampling.sampler in {"ddim_a1111", "uni_pc_a1111"} or (suite.noise == "comfyui" and at_highest)
+    whole = SAMPLER_INFOS[sampling.sampler].of_times or (suite.noise == "comfyui" and at_highest)
     return math.sqrt(sigma**2 + 1) if whole or suite.sgm_noise_multiplier else sigma
 
 

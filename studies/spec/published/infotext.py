@@ -19,15 +19,14 @@ from typing import Any, Final, get_args
 
 from studies.spec.published.a1111_keys import notes_of_unknown, notes_of_ways
 from studies.spec.published.settings import OURS, PublishedError, RawSettings
-from studies.spec.samplers import A1111_FORMS, PROGRAMS, SamplerName, read_sampler, usual_schedule
+from studies.spec.sampler_names import read_sampler
+from studies.spec.samplers import A1111_FORMS, PROGRAMS, SAMPLER_INFOS, usual_schedule
 from studies.spec.suite import Emphasis, SizeConditioning, SuiteItem, SuiteLora, SuiteSettings, Syntax
 
 FOOOCUS: Final = "Fooocus"
 EXACTLY_NOT: Final = "the picture cannot be repeated exactly"
-# Samplers with which A1111 says its ENSD (`uses_ensd` in modules/sd_samplers_kdiffusion.py), and those that take no
-# part in its setting of the first noise (modules/sd_samplers_timesteps.py).
-_SAYS_ENSD: Final[frozenset[SamplerName]] = frozenset({"euler_ancestral", "dpm_2_ancestral", "dpmpp_2s_ancestral"})
-_OF_TIMESTEPS: Final[frozenset[SamplerName]] = frozenset({"ddim", "uni_pc"})
+_SAYS_ENSD: Final = frozenset(name for name, info in SAMPLER_INFOS.items() if info.says_ensd)
+_OF_TIMES: Final = frozenset(plain for plain, form in A1111_FORMS.items() if SAMPLER_INFOS[form].of_times)
 _EMPHASES: Final[Mapping[str, Emphasis]] = {
     "Original": "original", "No norm": "no_norm", "None": "none", "Ignore": "ignore",
 }  # fmt: skip
@@ -130,7 +129,7 @@ def _of_a1111(pairs: Mapping[str, str], *, uses_weights: bool) -> dict[str, Any]
     except ValueError:  # which is told when the sampler is read
         sampler = None
     emphasis = _EMPHASES.get(pairs.get("Emphasis", "Original")) if uses_weights or "Emphasis" in pairs else None
-    sgm = None if sampler in _OF_TIMESTEPS else pairs.get("SGM noise multiplier") == "True"
+    sgm = None if sampler in _OF_TIMES else pairs.get("SGM noise multiplier") == "True"
     return {
         "syntax": "a1111",
         "noise": "a1111",

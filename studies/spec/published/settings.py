@@ -12,7 +12,8 @@ from pydantic import ValidationError
 from studies.errors import StudyError
 from studies.spec.guidance import PagSettings
 from studies.spec.published.brackets import with_closed_brackets
-from studies.spec.samplers import ProgramName, SamplerName, ScheduleName, read_sampler, read_schedule
+from studies.spec.sampler_names import read_sampler, read_schedule
+from studies.spec.samplers import ProgramName, SamplerName, ScheduleName
 from studies.spec.suite import Emphasis, SizeConditioning, Syntax
 
 SIZE_STEP: Final = 64  # pixels; what a suite can render
