@@ -206,11 +206,6 @@ class Sampling:
         return self.cfg not in (0, 1)
 
     @property
-    def calls(self) -> int:
-        """How often a sampler calls the U-Net for an image: at the last of its steps once in any case."""
-        return 2 * self.steps - 1 if SAMPLER_INFOS[self.sampler].calls == 2 else self.steps
-
-    @property
     def prompt_steps(self) -> int:
         """The steps among which A1111 divides a prompt that changes on the way: it counts a step of two calls twice."""
         return self.steps * SAMPLER_INFOS[self.sampler].calls

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,12 +11,15 @@ from basics.messages import counted
 from basics.texts import shortened
 from optimizer.families.clip_tokens import CONTEXT, clip_tokenizer
 from optimizer.families.registry import model_family
-from optimizer.rendering.prompts.editing import unreached
+from optimizer.rendering.prediction import Prediction
+from optimizer.rendering.prompts.editing import holding_at, unreached
 from optimizer.rendering.prompts.reading import PromptReader, Reading
+from optimizer.rendering.sampling.methods import calls_of
 from scorers import clip
 from search_spaces.blocks import Architecture
 from search_spaces.slots import beyond_usual
 from studies.spec.lora_tags import network_in, without_tags
+from studies.spec.samplers import SAMPLER_INFOS
 from studies.spec.spellings import without_comments
 from studies.spec.suite import SuiteSettings, Syntax
 
@@ -28,23 +32,17 @@ _ONLY_COMFYUI = re.compile(r"\bembedding:\S+")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReadPrompt:
-    """A prompt as it is read for a number of steps."""
+    """A prompt as it is read for a sampling."""
 
     reading: Reading
-    steps: int
     calls: int  # of the U-Net for an image
+    calls_in_step: int  # but for a step to level 0
 
     @property
     def drawn(self) -> tuple[int, ...]:
         """The index of the text that each call gets."""
-        ends = iter(self.reading.phases)
-        found: list[int] = []
-        end, index = next(ends)
-        for call in range(self.calls):
-            while call > end:
-                end, index = next(ends)
-            found.append(index)
-        return tuple(found)
+        ends = [end for end, _ in self.reading.phases]
+        return tuple(self.reading.phases[holding_at(ends, call)][1] for call in range(self.calls))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,31 +56,39 @@ class SuitePrompts:
     slips: tuple[str, ...]  # for which a new study is refused
 
 
-def read_suites(suites: Sequence[SuiteSettings], architecture: Architecture, widths: Mapping[str, int]) -> SuitePrompts:
+def read_suites(
+    suites: Sequence[SuiteSettings], architecture: Architecture, widths: Mapping[str, int], prediction: Prediction
+) -> SuitePrompts:
     """Read every prompt of suites that are written in one syntax.
 
     Args:
         widths: component -> features of a token's vector.
+        prediction: of the models, whose noise levels decide how many calls there are.
 
     Raises:
         PromptError: one cannot be read, or names an embedding that cannot be used.
     """
-    positive: dict[tuple[str, int, int], ReadPrompt] = {}
-    negative: dict[tuple[str, int, int], ReadPrompt] = {}
+    positive: dict[tuple[str, int, int, int], ReadPrompt] = {}  # by text, steps that count, and calls
+    negative: dict[tuple[str, int, int, int], ReadPrompt] = {}
     for suite in suites:
         reader = PromptReader(suite, model_family(architecture), widths)
         for item in suite.items():
+            sampling, calls = item.sampling, calls_of(item.sampling, prediction, suite.noise)
+            in_step = SAMPLER_INFOS[sampling.sampler].calls
             for read, text, is_negative in ((positive, item.prompt, False), (negative, item.negative, True)):
-                key = (text, item.sampling.prompt_steps, item.sampling.calls)
+                key = (text, sampling.prompt_steps, calls, in_step)
                 if key not in read:
-                    reading = reader.read(text, item.sampling.prompt_steps, negative=is_negative)
-                    read[key] = ReadPrompt(reading=reading, steps=item.sampling.steps, calls=item.sampling.calls)
+                    reading = reader.read(text, sampling.prompt_steps, negative=is_negative)
+                    read[key] = ReadPrompt(reading=reading, calls=calls, calls_in_step=in_step)
     syntax = suites[0].syntax
-    texts = dict.fromkeys(text for text, _, _ in (*positive, *negative))
+    texts = dict.fromkeys(text for text, *_ in (*positive, *negative))
     notes = [note for text in texts for note in notes_of(text, syntax)]
     if syntax == "a1111":
         notes += [
-            note for text, counted_as, made in (*positive, *negative) for note in _unreached(text, counted_as, made)
+            note
+            for read in (positive, negative)
+            for (text, counted_as, *_), prompt in read.items()
+            for note in _unreached(text, counted_as, prompt)
         ]
     return SuitePrompts(
         syntax=syntax,
@@ -130,14 +136,15 @@ def notes_of(text: str, syntax: Syntax) -> Iterator[str]:
         yield f"the prompt {shortened(text, 40)!r} has {names}: A1111 knows an embedding by its bare name"
 
 
-def _unreached(text: str, calls: int, made: int) -> Iterator[str]:
+def _unreached(text: str, calls: int, prompt: ReadPrompt) -> Iterator[str]:
     """Yield a note for each edit that comes after the last call.
 
     Args:
-        calls, made: see `unreached`.
+        calls: see `unreached`.
+        prompt: the text as it is read.
     """
-    number = made if calls == made else (made + 1) // 2
-    for edit in unreached(without_tags(without_comments(text)), calls, made):
+    number = math.ceil(prompt.calls / prompt.calls_in_step)
+    for edit in unreached(without_tags(without_comments(text)), calls, prompt.calls):
         yield (
             f"the prompt {shortened(text, 40)!r} has {shortened(edit, 60)!r}, which never changes in "
             f"{counted(number, 'step')}: write a lower number of steps, or a share such as 0.5"

@@ -74,11 +74,20 @@ class _Group:
 _Node = str | _Group
 
 
+def holding_at(ends: Sequence[int], call: int) -> int:
+    """Return the place of the text that holds at a call of the denoiser, as A1111 counts.
+
+    Args:
+        ends: the last call of each text. A call after all of them gets the first text again.
+        call: from 0.
+    """
+    return next((place for place, end in enumerate(ends) if call <= end), 0)
+
+
 def phases(prompt: str, calls: int) -> tuple[tuple[int, str], ...]:
     """Return the texts that a prompt stands for, each with the last call of the denoiser that gets it.
 
-    Calls are compared as A1111 does: counted from 0, they get the first text whose number is not below theirs. So the
-    first text of [a:b:5] holds for six calls.
+    Calls are compared as `holding_at` does, so the first text of [a:b:5] holds for six calls.
 
     Args:
         calls: of the denoiser for an image: the steps, or twice as many for a sampler that makes two for each.
@@ -110,7 +119,8 @@ def unreached(prompt: str, calls: int, made: int) -> tuple[str, ...]:
     """
     closings = pairs(prompt)
     edits = [group for group in _groups(_tree(prompt)) if group.kind == "edited"]
-    return tuple(prompt[edit.start : closings[edit.start] + 1] for edit in edits if edit.last_call(calls) >= made - 1)
+    last = min(made - 1, calls)  # calls after all that are counted get the first texts
+    return tuple(prompt[edit.start : closings[edit.start] + 1] for edit in edits if edit.last_call(calls) >= last)
 
 
 def _tree(prompt: str) -> tuple[_Node, ...]:

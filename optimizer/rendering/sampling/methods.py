@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from typing import Final
 
 import torch
@@ -134,3 +134,16 @@ def sigmas_of(
     if passes_over:
         sigmas = torch.cat([sigmas[:-2], sigmas[-1:]])
     return tuple(sigmas.tolist())
+
+
+@cache
+def calls_of(sampling: Sampling, prediction: Prediction, program: ProgramName) -> int:
+    """Return how often a sampler calls the denoiser for an image.
+
+    The steps of schedules that take whole places of a table may be more or fewer than were asked for.
+    """
+    family = Architecture.SD15  # the published levels of every family are equally many
+    sigmas = sigmas_of(sampling, sampling_levels(sampling, prediction), family, program)
+    steps = len(sigmas) - 1
+    to_zero = sum(sigma == 0 for sigma in sigmas)  # the last one, if any, which takes one call with every sampler
+    return (steps - to_zero) * SAMPLER_INFOS[sampling.sampler].calls + to_zero

@@ -7,8 +7,6 @@ import re
 from pathlib import Path
 
 import pytest
-import torch
-from torch import Tensor
 
 from optimizer.rendering.sampling import schedules
 from optimizer.rendering.sampling.methods import METHODS
@@ -23,7 +21,6 @@ from studies.spec.samplers import (
     SCHEDULE_INFOS,
     SCHEDULES,
     SamplerName,
-    Sampling,
     ScheduleName,
 )
 
@@ -90,20 +87,6 @@ def test_samplers_of_stochastic_equations_take_brownian_noise() -> None:
 
 def test_only_samplers_that_are_defined_for_a_flow_say_how_they_sample_one() -> None:
     assert {name for name, method in METHODS.items() if method.sample_flow is not None} <= set(FLOW_SAMPLERS)
-
-
-@pytest.mark.parametrize("name", SAMPLERS)
-def test_a_sampler_calls_the_unet_as_often_as_is_said(name: SamplerName) -> None:
-    calls = 0
-
-    def denoise(x: Tensor, sigma: float) -> Tensor:
-        nonlocal calls
-        calls += 1
-        return x / (1 + sigma**2)
-
-    levels = (14.6, 6.0, 2.0, 0.5, 0.0)
-    METHODS[name].sample(denoise, torch.ones(1, 4, 8, 8), levels, lambda _from, _to: torch.zeros(1, 4, 8, 8))
-    assert calls == Sampling(sampler=name, schedule="normal", steps=len(levels) - 1, cfg=1).calls
 
 
 # ------------------------------------------------------------------------------------------ the reference
