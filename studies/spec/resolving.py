@@ -37,15 +37,23 @@ def resolved_spec(data: Any, base_dir: Path) -> ResolvedSpec:
     Raises:
         ValueError: two keys are the same, a prompt, wildcard or picture cannot be read, or pictures do not agree.
     """
-    written = _in_usual_spelling(with_plain_keys(data))
+    written = _in_usual_form(with_plain_keys(data))
     resolved, of_pictures = _with_pictures(expand_spec(written, base_dir), base_dir)
     return ResolvedSpec(data=resolved, notes=(*of_pictures, *_notes_of_suite(written, resolved, base_dir)))
 
 
-def _in_usual_spelling(spec: Any) -> Any:
-    """Return a spec with the names of its suite as they are usually spelled."""
-    suite = spec.get("suite") if isinstance(spec, Mapping) else None
-    return {**spec, "suite": in_usual_spelling(suite)} if isinstance(suite, Mapping) else spec
+def _in_usual_form(spec: Any) -> Any:
+    """Return a spec with the names of its suite as they are usually spelled, and a prompt alone as a list of one."""
+    if not isinstance(spec, Mapping):
+        return spec
+    sections = {name: spec[name] for name in _WITH_PROMPTS if isinstance(spec.get(name), Mapping)}
+    changed = {
+        name: {**section, "prompts": [section["prompts"]]} if isinstance(section.get("prompts"), str) else section
+        for name, section in sections.items()
+    }
+    if "suite" in changed:
+        changed["suite"] = in_usual_spelling(changed["suite"])
+    return {**spec, **changed}
 
 
 def _with_pictures(spec: Any, base_dir: Path) -> tuple[Any, tuple[str, ...]]:

@@ -392,8 +392,11 @@ def in_usual_spelling(suite: Mapping[str, Any]) -> dict[str, Any]:
 def expand_prompts(value: Any) -> Any:
     """Return a list of prompts with everything but settings written out as `{prompt: TEXT}`, where a text is expected.
 
-    A mapping without a key that is a setting, or a slip of one, is a text with a colon: `masterpiece: a lion`.
+    A text alone is a list of one. A mapping without a key that is a setting, or a slip of one, is a text with a colon:
+    `masterpiece: a lion`.
     """
+    if isinstance(value, str):
+        value = [value]
     if isinstance(value, (list, tuple)):
         return [prompt if _is_settings(prompt) else {"prompt": prompt} for prompt in value]
     return value
