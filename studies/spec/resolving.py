@@ -60,7 +60,7 @@ def _with_pictures(spec: Any, base_dir: Path) -> tuple[Any, tuple[str, ...]]:
     """Return a spec with the settings of its pictures, and what the user should know of them."""
     if not _names_pictures(spec):
         return spec, ()
-    from studies.spec.published.items import with_pictures  # it loads Pillow
+    from studies.spec.published.suites import with_pictures  # it loads Pillow
 
     return with_pictures(spec, base_dir)
 

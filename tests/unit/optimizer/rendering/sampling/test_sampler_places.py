@@ -36,8 +36,10 @@ OTHERS = {
     "studies/spec/former.py",  # what a key of former specs meant
     "studies/spec/presets.py",  # what model cards say
     "studies/spec/suite.py",  # the default
-    "studies/spec/published/novelai.py",  # what its names mean
-    "studies/spec/published/others.py",  # the same of InvokeAI and SwarmUI
+    # What names mean in other programs, or in the absence of one.
+    "studies/spec/published/invokeai.py",
+    "studies/spec/published/novelai.py",
+    "studies/spec/published/swarmui.py",
 }
 
 
