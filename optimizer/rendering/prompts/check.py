@@ -158,7 +158,10 @@ def _only_a1111(text: str) -> str | None:
 
 
 def _changing(text: str) -> str | None:
-    """Return the first square brackets with a colon or a bar in them; None if there are none."""
+    """Return the first square brackets with a colon or a bar in them; None if there are none.
+
+    They are words of ComfyUI, where a backslash before them hides nothing: only what looks like A1111's is looked for.
+    """
     opened: list[tuple[int, bool]] = []  # where each open bracket stands, and whether a colon or bar has followed
     for sign in _SIGNS.finditer(text):
         if sign[0] == "[":

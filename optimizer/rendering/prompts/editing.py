@@ -12,13 +12,14 @@ modules/prompt_parser.py; what it counts are calls of the denoiser, of which som
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
 
-from optimizer.rendering.prompts.brackets import CLOSING, OPENING, pairs
+from optimizer.rendering.prompts.brackets import pairs
 from optimizer.rendering.prompts.pieces import misread
+from studies.spec.brackets import CLOSING, OPENING
 
 Kind = Literal["edited", "alternating", "attention", "other"]
 _WHEN = re.compile(r"\s*([+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)\s*")
@@ -134,7 +135,7 @@ def _tree(prompt: str) -> tuple[_Node, ...]:
 
 
 def _parts(
-    prompt: str, start: int, end: int, closings: dict[int, int], *, divided: bool = True
+    prompt: str, start: int, end: int, closings: Mapping[int, int], *, divided: bool = True
 ) -> tuple[tuple[tuple[_Node, ...], ...], tuple[str, ...], bool]:
     """Return the parts between two positions, the separators between them, and whether there is a stray bracket.
 
@@ -162,7 +163,7 @@ def _parts(
     return tuple(parts), tuple(separators), strays
 
 
-def _group(prompt: str, start: int, closings: dict[int, int]) -> _Group:
+def _group(prompt: str, start: int, closings: Mapping[int, int]) -> _Group:
     parts, separators, strays = _parts(prompt, start + 1, closings[start], closings)
     return _Group(start=start, bracket=prompt[start], parts=parts, separators=separators, strays=strays)
 
