@@ -14,10 +14,9 @@ from itertools import chain
 
 from optimizer.families.registry import model_family
 from optimizer.rendering.prompts.reading import PromptReader, Reading
-from optimizer.rendering.sampling.noise import BROWNIAN
 from optimizer.rendering.suite import stages
 from search_spaces.blocks import Architecture
-from studies.spec.samplers import Sampling
+from studies.spec.samplers import SAMPLER_INFOS, Sampling
 from studies.spec.study import StudySpec
 from studies.spec.suite import SuiteItem, SuiteSettings, noise_of
 
@@ -59,7 +58,7 @@ def _model_input(item: SuiteItem, suite: SuiteSettings, reader: PromptReader, *,
         clip_skip=item.clip_skip,
         weighting=(suite.syntax, suite.emphasis) if weighted else None,
         zeroed=zeroes and negative is not None and negative[0].is_empty,
-        noise=item.seed if item.sampling.sampler in BROWNIAN else noise_of(item.seed),
+        noise=item.seed if SAMPLER_INFOS[item.sampling.sampler].is_brownian else noise_of(item.seed),
         size=(item.width, item.height),
         sampling=item.sampling if item.sampling.is_guided else replace(item.sampling, cfg=1.0, cfg_rescale=0.0),
     )

@@ -17,6 +17,7 @@ from scorers.config import SpecPath
 from studies.spec.guidance import NO_PAG, Pag
 from studies.spec.hires import NO_HIRES, Hires
 from studies.spec.presets import PresetName, read_preset, with_preset
+from studies.spec.sampler_names import apart, only_sampler, only_schedule
 from studies.spec.samplers import (
     OWN_SCHEDULES,
     PROGRAMS,
@@ -26,10 +27,7 @@ from studies.spec.samplers import (
     SamplerName,
     Sampling,
     ScheduleName,
-    apart,
     in_program,
-    only_sampler,
-    only_schedule,
 )
 from studies.spec.words import PROMPT_WORDS, SUITE_WORDS, as_list, as_named, as_size, letters
 
@@ -409,8 +407,11 @@ def in_usual_spelling(suite: Mapping[str, Any]) -> dict[str, Any]:
 def expand_prompts(value: Any) -> Any:
     """Return a list of prompts with everything but settings written out as `{prompt: TEXT}`, where a text is expected.
 
-    A mapping without a key that is a setting, or a slip of one, is a text with a colon: `masterpiece: a lion`.
+    A text alone is a list of one. A mapping without a key that is a setting, or a slip of one, is a text with a colon:
+    `masterpiece: a lion`.
     """
+    if isinstance(value, str):
+        value = [value]
     if isinstance(value, (list, tuple)):
         return [prompt if _is_settings(prompt) else {"prompt": prompt} for prompt in value]
     return value

@@ -13,13 +13,14 @@ counts are calls of the denoiser, of which some samplers make two for a step.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
 
-from optimizer.rendering.prompts.brackets import CLOSING, OPENING, pairs
+from optimizer.rendering.prompts.brackets import pairs
 from optimizer.rendering.prompts.pieces import misread
+from studies.spec.brackets import CLOSING, OPENING
 
 Kind = Literal["edited", "alternating", "attention", "other"]
 _WHEN = re.compile(r"\s*([+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)\s*")
@@ -80,11 +81,20 @@ class _Group:
 _Node = str | _Group
 
 
+def holding_at(ends: Sequence[int], call: int) -> int:
+    """Return the place of the text that holds at a call of the denoiser, as A1111 counts.
+
+    Args:
+        ends: the last call of each text. A call after all of them gets the first text again.
+        call: from 0.
+    """
+    return next((place for place, end in enumerate(ends) if call <= end), 0)
+
+
 def phases(prompt: str, calls: int, before: int | None = None) -> tuple[tuple[int, str], ...]:
     """Return the texts that a prompt stands for, each with the last call of the denoiser that gets it.
 
-    Calls are compared as A1111 does: counted from 0, they get the first text whose number is not below theirs. So the
-    first text of [a:b:5] holds for six calls.
+    Calls are compared as `holding_at` does, so the first text of [a:b:5] holds for six calls.
 
     Args:
         calls: of the denoiser for an image in a pass: the steps, or twice as many for a sampler that makes two each.
@@ -118,7 +128,8 @@ def unreached(prompt: str, calls: int, made: int, before: int | None = None) -> 
     """
     closings = pairs(prompt)
     edits = [group for group in _groups(_tree(prompt)) if group.kind == "edited"]
-    late = [edit for edit in edits if edit.last_call(calls, before) >= made - 1]
+    last = min(made - 1, calls)  # calls after all that are counted get the first texts
+    late = [edit for edit in edits if edit.last_call(calls, before) >= last]
     return tuple(prompt[edit.start : closings[edit.start] + 1] for edit in late)
 
 
@@ -133,7 +144,7 @@ def _tree(prompt: str) -> tuple[_Node, ...]:
 
 
 def _parts(
-    prompt: str, start: int, end: int, closings: dict[int, int], *, divided: bool = True
+    prompt: str, start: int, end: int, closings: Mapping[int, int], *, divided: bool = True
 ) -> tuple[tuple[tuple[_Node, ...], ...], tuple[str, ...], bool]:
     """Return the parts between two positions, the separators between them, and whether there is a stray bracket.
 
@@ -161,7 +172,7 @@ def _parts(
     return tuple(parts), tuple(separators), strays
 
 
-def _group(prompt: str, start: int, closings: dict[int, int]) -> _Group:
+def _group(prompt: str, start: int, closings: Mapping[int, int]) -> _Group:
     parts, separators, strays = _parts(prompt, start + 1, closings[start], closings)
     return _Group(start=start, bracket=prompt[start], parts=parts, separators=separators, strays=strays)
 

@@ -18,6 +18,7 @@ from optimizer.merging.files.layout import Component
 from optimizer.rendering.loras import UsedLora, names_in, used_by
 from optimizer.rendering.models import LiveModels
 from optimizer.rendering.prompts.chunks import LENGTH, Chunk
+from optimizer.rendering.prompts.editing import holding_at
 from optimizer.rendering.prompts.emphasis import from_empty, mean_restored, multiplied
 from optimizer.rendering.prompts.inversions import InversionFolder
 from optimizer.rendering.prompts.reading import PromptReader, Reading, Row, Text
@@ -63,7 +64,7 @@ def phase_at(phases: Sequence[Phase], call: int) -> int:
     Args:
         call: from 0.
     """
-    return next((place for place, phase in enumerate(phases) if call <= phase.until_call), 0)
+    return holding_at([phase.until_call for phase in phases], call)
 
 
 @dataclass(frozen=True, slots=True)

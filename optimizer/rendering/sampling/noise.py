@@ -23,10 +23,9 @@ from torch import Tensor
 
 from optimizer.rendering.suite import LATENT_FACTOR
 from studies.records.batch_limits import Size
-from studies.spec.samplers import TWO_CALLS, SamplerName, Sampling
+from studies.spec.samplers import SAMPLER_INFOS, SamplerName, Sampling
 from studies.spec.suite import SuiteItem, SuiteSettings
 
-BROWNIAN: Final[frozenset[SamplerName]] = frozenset({"dpmpp_sde", "dpmpp_2m_sde", "dpmpp_2m_sde_heun", "dpmpp_3m_sde"})
 TIME_DIGITS: Final = 6  # of torchsde's default tolerance
 INCREMENTS_BYTES: Final = 512 << 20  # 64 images of 1024 x 1024 with 30 steps
 SEEDS: Final = 2**64  # torch's generators and numpy's entropy take seeds below
@@ -61,7 +60,7 @@ class BatchNoise:
             sigmas: all levels that the sampler passes through.
             increments: those of Brownian paths that are known already; new ones are added. None computes all.
         """
-        if sampler not in BROWNIAN:
+        if not SAMPLER_INFOS[sampler].is_brownian:
             return lambda _from, _to: self._drawn(self._generators)
         present = [sigma for sigma in sigmas if sigma > 0]
         paths = [
@@ -148,8 +147,7 @@ def increments_bytes(suite: SuiteSettings, channels: int) -> int:
 
 def _increment_cells(sampling: Sampling, size: Size) -> int:
     """Return the cells of all increments that a pass takes for an image, in one channel."""
-    if sampling.sampler not in BROWNIAN:
+    sampler, (width, height) = SAMPLER_INFOS[sampling.sampler], size
+    if not sampler.is_brownian:
         return 0
-    width, height = size
-    draws = 2 if sampling.sampler in TWO_CALLS else 1
-    return sampling.steps * draws * (width // LATENT_FACTOR) * (height // LATENT_FACTOR)
+    return sampling.steps * sampler.calls * (width // LATENT_FACTOR) * (height // LATENT_FACTOR)

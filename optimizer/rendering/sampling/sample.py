@@ -17,17 +17,17 @@ from optimizer.rendering.models import LiveModels
 from optimizer.rendering.prediction import Prediction
 from optimizer.rendering.prompts.encoder import Conditions
 from optimizer.rendering.sampling.denoiser import ConsistencyDenoiser, GuidedDenoiser
-from optimizer.rendering.sampling.flow import check_flow_sampling, flow_sampler
-from optimizer.rendering.sampling.levels import LCM_STRIDE, Flow, Levels, levels_of
+from optimizer.rendering.sampling.flow import check_flow_sampling
+from optimizer.rendering.sampling.levels import Flow, Levels
+from optimizer.rendering.sampling.methods import METHODS, sampler_of, sampling_levels, sigmas_of
 from optimizer.rendering.sampling.noise import BatchNoise, Increments
-from optimizer.rendering.sampling.samplers import SAMPLERS, Denoise, Sampler
-from optimizer.rendering.sampling.schedules import sigmas_of
+from optimizer.rendering.sampling.samplers import Denoise
 from optimizer.rendering.sampling.second_pass import noised, second_levels
 from optimizer.rendering.suite import LATENT_FACTOR
 from search_spaces.blocks import Architecture
 from studies.records.batch_limits import Size
 from studies.spec.hires import MOST_SCALE
-from studies.spec.samplers import Sampling
+from studies.spec.samplers import SAMPLER_INFOS, Sampling
 from studies.spec.suite import SuiteItem, SuiteSettings
 
 # Pixels by which a side of an image grows: a latent covers 8, and a U-Net halves latents two (SDXL) or three times.
@@ -58,7 +58,7 @@ def sample(
     noise = BatchNoise(items, suite, size, models.vae.config.latent_channels, models.unet.device)
     x = noise.first * first_scale(sigmas[0], levels, sampling, suite)
     denoise = _denoiser(models, suite, sampling, size, conditions, channels)
-    return _sampler(sampling, levels)(denoise, x, sigmas, noise.later(sampling.sampler, sigmas, increments))
+    return sampler_of(sampling.sampler, levels)(denoise, x, sigmas, noise.later(sampling.sampler, sigmas, increments))
 
 
 @torch.no_grad()
@@ -84,7 +84,7 @@ def sample_again(
     x = noised(enlarged, noise.first, found, levels, suite.noise)
     denoise = _denoiser(models, suite, first.sampling, first.image_size, conditions, channels)
     later = noise.later(first.sampling.sampler, found.path, increments)
-    return _sampler(first.sampling, levels)(denoise, x, found.sigmas, later)
+    return sampler_of(first.sampling.sampler, levels)(denoise, x, found.sigmas, later)
 
 
 def _denoiser(
@@ -100,7 +100,7 @@ def _denoiser(
     Args:
         size: width and height of the pass in pixels, which SDXL's U-Net is told.
     """
-    levels, of_lcm = sampling_levels(sampling, models.prediction), sampling.sampler == "lcm_a1111"
+    levels, is_consistency = sampling_levels(sampling, models.prediction), METHODS[sampling.sampler].is_consistency
     sizes = suite.size_conditioning.numbers(*size)
     denoise: Denoise = GuidedDenoiser(
         unet=models.unet_call,
@@ -112,19 +112,9 @@ def _denoiser(
         pag=sampling.pag,
         added=partial(model_family(models.architecture).added_conditions, sizes=sizes),
         channels=channels,
-        nearest_times=of_lcm or suite.noise == "comfyui",
+        nearest_times=is_consistency or suite.noise == "comfyui",
     )
-    return ConsistencyDenoiser(denoise=denoise, levels=levels) if of_lcm else denoise
-
-
-def _sampler(sampling: Sampling, levels: Levels) -> Sampler:
-    return flow_sampler(sampling.sampler, levels) if isinstance(levels, Flow) else SAMPLERS[sampling.sampler]
-
-
-def sampling_levels(sampling: Sampling, prediction: Prediction) -> Levels:
-    """Return the noise levels of a model that a sampler knows: LCM of A1111 has a table of 50."""
-    levels = levels_of(prediction)
-    return levels.thinned(LCM_STRIDE) if sampling.sampler == "lcm_a1111" else levels
+    return ConsistencyDenoiser(denoise=denoise, levels=levels) if is_consistency else denoise
 
 
 def first_scale(sigma: float, levels: Levels, sampling: Sampling, suite: SuiteSettings) -> float:
@@ -138,7 +128,7 @@ def first_scale(sigma: float, levels: Levels, sampling: Sampling, suite: SuiteSe
         return sigma
     highest = float(levels.sigmas[-1])
     at_highest = sigma > highest or math.isclose(sigma, highest, rel_tol=1e-5)
-    whole = sampling.sampler in {"ddim_a1111", "uni_pc_a1111"} or (suite.noise == "comfyui" and at_highest)
+    whole = SAMPLER_INFOS[sampling.sampler].of_times or (suite.noise == "comfyui" and at_highest)
     return math.sqrt(sigma**2 + 1) if whole or suite.sgm_noise_multiplier else sigma
 
 

@@ -12,13 +12,16 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from functools import cache
 
 from torch import Tensor
 
+from optimizer.rendering.prediction import Prediction
 from optimizer.rendering.sampling.levels import Flow, Levels
-from optimizer.rendering.sampling.schedules import even_in_time, sigmas_of, timesteps_of_a1111
+from optimizer.rendering.sampling.methods import METHODS, calls_through, sampling_levels, sigmas_of
+from optimizer.rendering.sampling.schedules import even_in_time, timesteps_of_a1111
 from search_spaces.blocks import Architecture
-from studies.spec.samplers import ProgramName, Sampling
+from studies.spec.samplers import SAMPLER_INFOS, ProgramName, Sampling
 
 MOST_OF_A1111 = 0.999  # the highest denoising strength that it counts with
 WHOLE_OF_COMFYUI = 0.9999  # above which ComfyUI makes all steps
@@ -49,7 +52,7 @@ def second_levels(sampling: Sampling, levels: Levels, architecture: Architecture
     if isinstance(levels, Flow):
         program = "comfyui"
     steps, total = second.steps, _all_steps(second.steps, sampling.hires.denoise, program)
-    if second.sampler in {"ddim_a1111", "uni_pc_a1111"}:
+    if SAMPLER_INFOS[second.sampler].of_times:
         return _by_timesteps(second, levels, architecture, program, total)
     whole = sigmas_of(replace(second, steps=total), levels, architecture, program)
     if program == "comfyui":
@@ -57,6 +60,18 @@ def second_levels(sampling: Sampling, levels: Levels, architecture: Architecture
         return SecondLevels(start=sigmas[0], sigmas=sigmas, path=sigmas)
     sigmas = whole[total - steps :]
     return SecondLevels(start=sigmas[0], sigmas=sigmas, path=whole)
+
+
+@cache
+def second_calls_of(sampling: Sampling, prediction: Prediction, program: ProgramName) -> int:
+    """Return how often a sampler calls the denoiser in the second pass of an image.
+
+    Raises:
+        ValueError: it has one pass only.
+    """
+    family = Architecture.SD15  # the published levels of every family are equally many
+    found = second_levels(sampling, sampling_levels(sampling, prediction), family, program)
+    return calls_through(found.sigmas, sampling.sampler)
 
 
 def _all_steps(steps: int, denoise: float, program: ProgramName) -> int:
@@ -73,7 +88,7 @@ def _by_timesteps(
     places = timesteps_of_a1111(levels, total)
     begin = len(places) - (second.steps - 1)
     start = float(levels.sigmas[places[begin - 1]])
-    if second.sampler == "ddim_a1111":
+    if METHODS[second.sampler].levels is not None:
         sigmas = sigmas_of(replace(second, steps=total), levels, architecture, program)[begin:]
     elif begin < len(places):
         sigmas = tuple(even_in_time(levels, places[begin], second.steps - 1).tolist())

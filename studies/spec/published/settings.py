@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -14,11 +14,13 @@ from studies.spec.guidance import PagSettings
 from studies.spec.hires import HiresSettings
 from studies.spec.published.brackets import with_closed_brackets
 from studies.spec.published.hires import RawHires, second_pass
-from studies.spec.samplers import ProgramName, SamplerName, ScheduleName, read_sampler, read_schedule
+from studies.spec.sampler_names import read_sampler, read_schedule
+from studies.spec.samplers import ProgramName, SamplerName, ScheduleName
 from studies.spec.suite import Emphasis, SizeConditioning, Syntax
 
 SIZE_STEP: Final = 64  # pixels; what a suite can render
 MOST_CHARACTERS: Final = 20_000  # of a prompt; far more than any text encoder is given
+EXACTLY_NOT: Final = "the picture cannot be repeated exactly"
 OURS: Final = "mergetune"  # the program that our own pictures name
 # Fields of `PublishedSettings` that a suite has one of for all of its prompts. The first decides what prompts say.
 SUITE_WIDE: Final = ("syntax", "noise", "ensd", "emphasis", "sgm_noise_multiplier", "size_conditioning")
@@ -87,6 +89,11 @@ class RawSettings:
     sgm_noise_multiplier: bool | None = None
     size_conditioning: SizeConditioning | None = None
     notes: tuple[str, ...] = ()
+
+
+def named_as_ours(data: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings that several programs call as we do."""
+    return {name: data.get(name) for name in ("seed", "width", "height", "steps")}
 
 
 def checked(raw: RawSettings) -> PublishedSettings:

@@ -17,9 +17,9 @@ from optimizer.rendering.models import LiveModels, build_models
 from optimizer.rendering.prompts.encoder import PromptEncoder
 from optimizer.rendering.render import Renderer
 from optimizer.rendering.sampling.sample import sample, sample_again
-from optimizer.rendering.sampling.samplers import SAMPLERS
 from search_spaces.blocks import Architecture
 from studies.spec.hires import LATENT_UPSCALERS, UPSCALERS, UpscalerName
+from studies.spec.samplers import SAMPLERS
 from studies.spec.suite import SuiteSettings
 
 

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from studies.errors import SpecError
 from studies.spec.hires import UPSCALERS, HiresSettings
 from studies.spec.published.infotext import parse_infotext, write_infotext
-from studies.spec.published.items import one_suite, prompt_settings, suite_section
 from studies.spec.published.settings import SUITE_WIDE, PublishedError, PublishedSettings, checked
+from studies.spec.published.suites import one_suite, prompt_settings, suite_section
 from studies.spec.samplers import SAMPLERS, SCHEDULES
 from studies.spec.suite import SizeConditioning, SuiteSettings
 from studies.system.documents import parse_yaml

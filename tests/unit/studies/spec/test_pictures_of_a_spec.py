@@ -9,7 +9,7 @@ import pytest
 
 from studies.errors import SpecError
 from studies.spec.published.files import read_published
-from studies.spec.published.items import prompt_settings, with_pictures
+from studies.spec.published.suites import prompt_settings, with_pictures
 from studies.spec.study import ReadSpec, StudySpec, load_spec_and_notes
 from studies.spec.suite import SizeConditioning
 

@@ -18,9 +18,9 @@ from studies.files.png import encode_png
 from studies.spec.hires import HiresSettings
 from studies.spec.published.files import read_published
 from studies.spec.published.infotext import parse_infotext, write_infotext
-from studies.spec.published.items import one_suite, prompt_settings, suite_section
-from studies.spec.published.others import parse_invokeai
+from studies.spec.published.invokeai import parse_invokeai
 from studies.spec.published.settings import PublishedError, PublishedSettings, checked
+from studies.spec.published.suites import one_suite, prompt_settings, suite_section
 from studies.spec.study import StudySpec, parse_spec
 from studies.spec.suite import SuiteSettings
 from studies.system.documents import parse_yaml

@@ -18,8 +18,9 @@ from optimizer.rendering.models import LiveModels, build_models
 from optimizer.rendering.prediction import Prediction
 from optimizer.rendering.prompts.encoder import Conditions, PromptEncoder
 from optimizer.rendering.sampling.levels import flow_levels
-from optimizer.rendering.sampling.sample import check_sampling, sample, sample_again, sampling_levels
-from optimizer.rendering.sampling.second_pass import noised, second_levels
+from optimizer.rendering.sampling.methods import sampling_levels
+from optimizer.rendering.sampling.sample import check_sampling, sample, sample_again
+from optimizer.rendering.sampling.second_pass import noised, second_calls_of, second_levels
 from search_spaces.blocks import Architecture
 from studies.spec.samplers import A1111_FORMS, COMFYUI_FORMS, SAMPLERS, SamplerName
 from studies.spec.suite import SuiteSettings
@@ -165,3 +166,19 @@ class TestRefused:
     def test_more_levels_than_the_model_has(self) -> None:
         with pytest.raises(RenderError, match="has no 200 different noise levels of hires"):
             check(suite_of({"steps": 200, "denoise": 0.1}, sampler="euler", schedule="simple"))
+
+
+class TestCalls:
+    @pytest.mark.parametrize("sampler", ["euler", "heun", "dpmpp_sde", "ddim", "uni_pc", "lcm"])
+    @pytest.mark.parametrize("program", PROGRAMS)
+    def test_are_as_many_as_the_sampler_makes(self, sampler: str, program: Any, models: LiveModels) -> None:
+        suite = suite_of({"steps": 6, "denoise": 0.6}, sampler=sampler, noise=program)
+        (item,) = suite.items()
+        made: list[float] = []
+        handle = models.unet.register_forward_pre_hook(lambda _module, _inputs: made.append(0))
+        try:
+            conditions = PromptEncoder(models, suite).second_conditions([item])[0]
+            sample_again(models, suite, [item], [conditions], None, torch.zeros(1, 4, 16, 16))
+        finally:
+            handle.remove()
+        assert second_calls_of(item.sampling, EPSILON, program) == len(made)
