@@ -18,7 +18,7 @@ from optimizer.cli.views.progress import gain_text
 from optimizer.cli.views.tables import ReportTable
 from optimizer.search.depth.ties import split_before, split_in_words
 from optimizer.search.stopping import own_trials, stored_end
-from optimizer.trial.best import Best, best_of, load_results
+from optimizer.trial.best import Best, By, best_of, load_results
 from optimizer.trial.front import check_weights
 from optimizer.trial.objective import SINGLE, Objective
 from optimizer.trial.ranking import best_trials, parent_trials, stopped_after
@@ -35,6 +35,12 @@ from studies.records.workers import live_workers, workers_at
 if TYPE_CHECKING:
     from torch import Tensor
 
+SHORT_ROLES: Mapping[By, str] = {  # of the best trial, above a column of pictures
+    "final": "best (final)",
+    "observed": "best observed",
+    "knee": "best (knee)",
+    "weights": "best (weights)",
+}
 FRONT_SHOWN = 12  # members of a Pareto front
 
 
@@ -271,7 +277,10 @@ def save_comparison(records: StudyRecords, artifacts: Artifacts) -> str | None:
 
     study, (trials, final) = records.study, load_results(records)
     objective = study_objective(study)
-    roles = _roles(trials, objective, best := best_of(trials, final, objective))
+    best = best_of(trials, final, objective)
+    roles = _roles(trials, objective, best)
+    if best is not None:
+        roles[best.trial.number] = SHORT_ROLES[best.by]
     parents = [trial for trial in parent_trials(trials).values() if trial.state == "complete"]
     columns = [
         (f"{trial.origin}: {role}" if (role := roles.get(trial.number)) else str(trial.origin), images)
