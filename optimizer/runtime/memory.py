@@ -25,7 +25,6 @@ from basics.messages import first_line
 from optimizer.errors import NoMemoryError
 from optimizer.merging.engine.flat import CPU_CHUNK, GPU_CHUNK
 from optimizer.merging.engine.ingredients import Ingredients
-from optimizer.merging.engine.placement import device_free
 from optimizer.merging.engine.staging import STAGING_BYTES
 from optimizer.merging.files.layout import Component, live_views
 from optimizer.merging.lora.file import Lora
@@ -33,7 +32,6 @@ from optimizer.rendering.configs import unet_config, vae_config
 from optimizer.rendering.render import decoded_at_once
 from optimizer.rendering.sampling.noise import increments_bytes
 from optimizer.rendering.suite import LATENT_FACTOR, usual_batch
-from optimizer.system.host_memory import available_host_bytes
 from scorers.memory import lacks_memory
 from studies.recipe.recipe import DtypeName
 from studies.spec.suite import SuiteSettings
@@ -194,34 +192,6 @@ class _WorkingMemory:
         return max(self.denoising(width, height, count), self.decoding(width, height, count))
 
 
-def require_memory(
-    need: MemoryEstimate, device: torch.device, *, host_free: int | None = None, free_on_device: int | None = None
-) -> None:
-    """Refuse to load what cannot fit into memory.
-
-    Args:
-        host_free, free_on_device: bytes; None asks the system.
-
-    Raises:
-        NoMemoryError: it cannot fit; the message says how much is needed, how much is free, and what to do.
-    """
-    host_free = available_host_bytes() if host_free is None else host_free
-    if need.host_bytes > host_free:
-        fitting = need.fitting_batch(host_free) if need.on_host else 0
-        what = f" for the model and {need.batch_size} images at once" if need.on_host else ""
-        advice = f"write `batch_size: {fitting}` under `render`" if fitting else "render smaller or fewer images"
-        raise NoMemoryError(
-            f"not enough memory: about {_gb(need.host_bytes)} needed{what}, {_gb(host_free)} free; "
-            f"{advice}, close other programs, or use a machine with more memory"
-        )
-    free = device_free(device) if free_on_device is None else free_on_device
-    if not need.on_host and free is not None and need.device_bytes > free:
-        raise NoMemoryError(
-            f"not enough memory on {device}: about {_gb(need.device_bytes)} needed for the model and one image, "
-            f"{_gb(free)} free; stop other programs that use it, or name another device with `device` under `render`"
-        )
-
-
 @contextmanager
 def explain_out_of_memory(what: str, device: torch.device) -> Iterator[None]:
     """Report a lack of memory in the block in our own words: estimates may be missing or too low.
@@ -241,7 +211,3 @@ def explain_out_of_memory(what: str, device: torch.device) -> Iterator[None]:
             f"not enough memory on {device} to load {what}: {first_line(error)}; stop other programs that use it, "
             "render smaller images, or name another device with `device` under `render`"
         ) from None
-
-
-def _gb(size: int) -> str:
-    return f"{size / 1e9:.2f} GB"
