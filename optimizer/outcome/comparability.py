@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from optimizer.rendering.sameness import same_renders, same_stages
+from optimizer.rendering.tiles import tiled_sizes
 from optimizer.runtime.plan import Plan
 from studies.records.stored_studies import software_versions
 from studies.records.values import ParentFile, StoredStudy
@@ -57,6 +58,8 @@ def image_differences(plan: Plan, parents: Sequence[ParentFile], other: StoredSt
         yield "another export dtype"
     if _batching(spec) != _batching(theirs):
         yield "another dtype or batch size of the renders"
+    if bool(tiled_sizes(spec.suite, spec.render)) != bool(tiled_sizes(theirs.suite, theirs.render)):
+        yield "images decoded in tiles (`vae_tiling`), which have other pixels than those decoded whole"
     if spec.render.degenerate_limit < theirs.render.degenerate_limit:
         yield "fewer broken images are allowed"
 

@@ -85,6 +85,9 @@ def ways_to_fit(estimate: Estimate, suite: SuiteSettings, settings: RenderSettin
         return
     one_by_one = settings.model_copy(update={"batch_size": 1}) if need.on_host else settings
     fewer = "write `batch_size: 1` under `render` and " if need.batch_size > 1 and need.on_host else ""
+    tiled = one_by_one.model_copy(update={"vae_tiling": True})
+    if free.holds(estimate(suite, tiled)):
+        yield f"{fewer}write `vae_tiling: true` under `render`, which gives slightly other pictures"
     smaller = largest_sizes(lambda sizes: free.holds(estimate(with_sizes(suite, sizes), one_by_one)), suite)
     if smaller:
         changed = ", ".join(f"{_size(size)} instead of {_size(was)}" for was, size in smaller.items() if size != was)

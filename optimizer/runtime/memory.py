@@ -32,6 +32,7 @@ from optimizer.rendering.configs import unet_config, vae_config
 from optimizer.rendering.render import decoded_at_once
 from optimizer.rendering.sampling.noise import increments_bytes
 from optimizer.rendering.suite import LATENT_FACTOR, usual_batch
+from optimizer.rendering.tiles import TILE, TILED_IMAGES, is_tiled
 from scorers.memory import lacks_memory
 from studies.recipe.recipe import DtypeName
 from studies.spec.suite import SuiteSettings
@@ -41,6 +42,7 @@ VAE_TENSORS = 4  # held at once, of the second-to-last level's width, at the ima
 GUIDED_PASSES = 2  # the U-Net sees each image with and without its prompt
 SCRATCH_TENSORS = 2  # float32, a merge's work space
 LORA_TENSORS = 4  # float32, of the largest tensor: the merge, what a LoRA adds, and their sum
+TILED_PIXEL_BYTES = 3 * 4  # of a decoded image, in float32
 IMAGE_BYTES = 3 * (4 + 1)  # a pixel of three channels, as float32 and as uint8
 ALLOWANCE_BYTES = 256 << 20  # work space of libraries and scorers; the scorers' weights are loaded by then
 
@@ -85,6 +87,7 @@ def estimate_memory(
     *,
     export_dtype: DtypeName | None = None,
     batch_size: int | None = None,
+    vae_tiling: bool = False,
     on_top: Sequence[Lora] = (),
 ) -> MemoryEstimate:
     """Estimate how much memory rendering a merge takes; nothing is loaded.
@@ -92,6 +95,7 @@ def estimate_memory(
     Args:
         dtypes: what each component computes in.
         batch_size: the spec's; None for the usual one.
+        vae_tiling: whether large images are decoded in tiles.
         on_top: LoRAs of the suite.
 
     Raises:
@@ -100,7 +104,7 @@ def estimate_memory(
     on_host = device.type == "cpu"
     items = Counter((item.width, item.height) for item in suite.items())
     batches = {size: min(count, batch_size or usual_batch(*size)) for size, count in items.items()}
-    working = _WorkingMemory.of(ingredients, suite, device, dtypes)
+    working = _WorkingMemory.of(ingredients, suite, device, dtypes, vae_tiling=vae_tiling)
     live = _live_bytes(ingredients, dtypes, export_dtype)
     always = live.pop(None, 0) + _merge_bytes(ingredients, on_top, on_host=on_host)
     return MemoryEstimate(
@@ -156,6 +160,7 @@ class _WorkingMemory:
     cell: int  # bytes that the U-Net takes for a cell of an image's latents
     pixel: int  # bytes that the autoencoder takes for a pixel
     latent_channels: int
+    vae_tiling: bool
     device: torch.device
 
     @classmethod
@@ -165,6 +170,8 @@ class _WorkingMemory:
         suite: SuiteSettings,
         device: torch.device,
         dtypes: Mapping[Component, torch.dtype],
+        *,
+        vae_tiling: bool,
     ) -> _WorkingMemory:
         shapes = {key: info.shape for key, info in ingredients.tensors.items()}
         architecture = ingredients.parents.architecture
@@ -176,6 +183,7 @@ class _WorkingMemory:
             cell=passes * first * UNET_TENSORS * dtypes["unet"].itemsize,
             pixel=widths[min(1, len(widths) - 1)] * VAE_TENSORS * dtypes["vae"].itemsize,
             latent_channels=vae["latent_channels"],
+            vae_tiling=vae_tiling,
             device=device,
         )
 
@@ -185,7 +193,11 @@ class _WorkingMemory:
 
     def decoding(self, width: int, height: int, count: int) -> int:
         """Return the bytes for decoding them, as many at a time as the device decodes."""
-        return min(count, decoded_at_once(width, height, self.device)) * width * height * self.pixel
+        at_once = min(count, decoded_at_once(width, height, self.device))
+        if not self.vae_tiling or not is_tiled(width, height):
+            return at_once * width * height * self.pixel
+        tile = min(TILE, width) * min(TILE, height) * self.pixel
+        return at_once * (tile + TILED_IMAGES * TILED_PIXEL_BYTES * width * height)
 
     def bytes(self, width: int, height: int, count: int) -> int:
         """Return the larger of the two, which are not held at the same time."""

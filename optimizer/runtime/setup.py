@@ -161,6 +161,7 @@ def _estimate_of(
             component_dtypes(ingredients, settings, device, export_dtype),
             export_dtype=export_dtype,
             batch_size=settings.batch_size,
+            vae_tiling=settings.vae_tiling,
             on_top=loras.loras,
         )
 
@@ -237,7 +238,13 @@ def build_renderer(
             on_top=loras.loras,
         )
         prediction = agreed_prediction(parents.checkpoints, suite)
-        models = build_models(resident, prediction, cuda_graphs=residence.cuda_graphs, loras=loras)
+        models = build_models(
+            resident,
+            prediction,
+            vae_tiling=settings.vae_tiling,
+            cuda_graphs=residence.cuda_graphs,
+            loras=loras,
+        )
     return resident, Renderer(
         models,
         suite,

@@ -49,7 +49,14 @@ def estimates(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, torch.
     def of(layout: str, device: torch.device) -> Estimate:
         def estimate(suite: SuiteSettings, settings: RenderSettings) -> MemoryEstimate:
             dtypes = live_dtypes(device, torch.float16)
-            return estimate_memory(ingredients(layout), suite, device, dtypes, batch_size=settings.batch_size)
+            return estimate_memory(
+                ingredients(layout),
+                suite,
+                device,
+                dtypes,
+                batch_size=settings.batch_size,
+                vae_tiling=settings.vae_tiling,
+            )
 
         return estimate
 
@@ -144,3 +151,18 @@ def test_smaller_sizes_have_the_aspect_and_the_largest_that_fits_is_found(sides:
     found = largest_sizes(lambda sizes: sizes[size][0] * sizes[size][1] <= limit * 64 * 64, suite)
     fitting = [each for each in sizes if each[0] * each[1] <= limit * 64 * 64]
     assert found == ({size: fitting[0]} if fitting else None)
+
+
+def test_tiles_are_advised_where_only_decoding_is_too_large_and_they_then_fit(
+    estimates: Callable[[str, torch.device], Estimate],
+) -> None:
+    """SD1.5 at 1024 x 1024: decoding takes 4.3 GB, and the U-Net less than 3 with its step."""
+    estimate, suite = estimates("sd15", CARD), suite_of((1024, 1024))
+    free = FreeMemory(host=64 * GB, device=4 * GB - CONTEXT)
+    with pytest.raises(NoMemoryError, match=r"free; write `vae_tiling: true` under `render`.*, or render 832x832"):
+        require_memory(estimate, suite, RenderSettings(), CARD, free)
+    need = require_memory(estimate, suite, RenderSettings(vae_tiling=True), CARD, free)
+    assert need.in_turns < estimate(suite, RenderSettings()).in_turns - GB
+    with pytest.raises(NoMemoryError) as refused:  # two gigabytes hold neither
+        require_memory(estimate, suite, RenderSettings(), CARD, FreeMemory(host=64 * GB, device=2 * GB))
+    assert "vae_tiling" not in str(refused.value)
