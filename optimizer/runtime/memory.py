@@ -25,6 +25,7 @@ from basics.messages import first_line
 from optimizer.errors import NoMemoryError
 from optimizer.merging.engine.flat import CPU_CHUNK, GPU_CHUNK
 from optimizer.merging.engine.ingredients import Ingredients
+from optimizer.merging.engine.philox import TEMPORARY_BYTES
 from optimizer.merging.engine.staging import STAGING_BYTES
 from optimizer.merging.files.layout import Component, live_views
 from optimizer.merging.lora.file import Lora
@@ -150,7 +151,8 @@ def _merge_bytes(ingredients: Ingredients, on_top: Sequence[Lora], *, on_host: b
         return SCRATCH_TENSORS * 4 * CPU_CHUNK + tensor
     modules = [module for lora in (*ingredients.loras, *on_top) for module in lora.modules.values()]
     lora_bytes = sum(module.up.nbytes + module.down.nbytes for module in modules)
-    return SCRATCH_TENSORS * 4 * GPU_CHUNK + STAGING_BYTES + lora_bytes + tensor
+    # A study may draw whatever its own method is: probes may be recipes with another.
+    return SCRATCH_TENSORS * 4 * GPU_CHUNK + STAGING_BYTES + TEMPORARY_BYTES + lora_bytes + tensor
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

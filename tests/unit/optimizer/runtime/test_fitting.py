@@ -102,7 +102,7 @@ def test_the_size_advised_for_a_card_is_accepted_and_the_next_larger_refused(
 def test_only_sizes_that_are_too_large_are_changed_wherever_they_are_written(
     estimates: Callable[[str, torch.device], Estimate],
 ) -> None:
-    estimate, free = estimates("sdxl", CARD), FreeMemory(host=64 * GB, device=6 * GB - CONTEXT)
+    estimate, free = estimates("sdxl", CARD), FreeMemory(host=64 * GB, device=6 * GB)
     plain, own = SuitePrompt(prompt="a cat"), SuitePrompt(prompt="a dog", sizes=((1024, 1024), (512, 256)))
     suite = SuiteSettings(prompts=(plain, own), sizes=((256, 256), (768, 1152)))
     advised = advised_sizes(estimate, suite, CARD, free)
