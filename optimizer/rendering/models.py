@@ -58,6 +58,7 @@ def build_models(
     resident: ResidentModel,
     prediction: Prediction = EPSILON,
     *,
+    fp16_accumulation: bool = False,
     vae_tiling: bool = False,
     cuda_graphs: bool = False,
     loras: SuiteLoras = NO_LORAS,
@@ -66,6 +67,7 @@ def build_models(
 
     Args:
         prediction: what the merge predicts, from `agreed_prediction`; it cannot be read off the tensors' shapes.
+        fp16_accumulation: whether the U-Net's fp16 matrix products are summed in fp16, with other pixels.
         vae_tiling: whether large images are decoded in tiles, with other pixels.
         cuda_graphs: whether the U-Net's kernels are recorded; it must stay on its GPU.
         loras: those that the resident model has `on_top`.
@@ -83,7 +85,7 @@ def build_models(
     return LiveModels(
         architecture=resident.architecture,
         unet=unet,
-        unet_call=GraphedUnet(unet) if cuda_graphs else LaunchedUnet(unet),
+        unet_call=(GraphedUnet if cuda_graphs else LaunchedUnet)(unet, accumulates_in_fp16=fp16_accumulation),
         vae=vae,
         text_encoders=modules,
         prediction=prediction,

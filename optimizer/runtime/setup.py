@@ -241,6 +241,7 @@ def build_renderer(
         models = build_models(
             resident,
             prediction,
+            fp16_accumulation=settings.fp16_accumulation,
             vae_tiling=settings.vae_tiling,
             cuda_graphs=residence.cuda_graphs,
             loras=loras,
