@@ -13,8 +13,8 @@ from studies.records.batch_limits import Size
 from studies.spec.rendering import RenderSettings
 from studies.spec.suite import SuiteSettings
 
-# Side in pixels, on which SD1.5's VAE was trained. diffusers takes the configuration's `sample_size`: for SDXL 1024, so
-# that images of 1024 x 1024 would be decoded whole.
+# Side in pixels, as of the images that SD1.5 was trained on. diffusers takes the configuration's `sample_size`: for
+# SDXL 1024, so that images of 1024 x 1024 would be decoded whole.
 TILE = 512
 TILED_IMAGES = 8  # held at once, in float32: all tiles before and after they are blended, rows of them, and the image
 
