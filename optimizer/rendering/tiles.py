@@ -27,8 +27,8 @@ def use_tiles(vae: AutoencoderKL) -> None:
 
 def tiled_sizes(suite: SuiteSettings, settings: RenderSettings) -> tuple[Size, ...]:
     """Return the sizes of a suite's images that are decoded in tiles, sorted."""
-    sizes = {(item.width, item.height) for item in suite.items() if is_tiled(item.width, item.height)}
-    return tuple(sorted(sizes)) if settings.vae_tiling else ()
+    sizes = {item.image_size for item in suite.items()}
+    return tuple(sorted(size for size in sizes if is_tiled(*size))) if settings.vae_tiling else ()
 
 
 def is_tiled(width: int, height: int) -> bool:

@@ -103,7 +103,7 @@ def estimate_memory(
         CheckpointError: a component is missing.
     """
     on_host = device.type == "cpu"
-    items = Counter((item.width, item.height) for item in suite.items())
+    items = Counter(item.image_size for item in suite.items())
     batches = {size: min(count, batch_size or usual_batch(*size)) for size, count in items.items()}
     working = _WorkingMemory.of(ingredients, suite, device, dtypes, vae_tiling=vae_tiling)
     live = _live_bytes(ingredients, dtypes, export_dtype)
@@ -122,7 +122,7 @@ def estimate_memory(
             for most in range(1, max(batches.values()) + 1)
         ),
         recorded=max(working.denoising(*size, count) for size, count in batches.items()),
-        images=sum(IMAGE_BYTES * item.width * item.height for item in suite.items())
+        images=sum(IMAGE_BYTES * width * height * count for (width, height), count in items.items())
         + increments_bytes(suite, working.latent_channels),
         on_host=on_host,
     )

@@ -108,7 +108,7 @@ def _store(
     database, device = other.records.database, choose_device(plan.spec.render.device)
     with console.status("loading scorers"):
         plan, scorers = load_scorers(plan, parents, device, cache)
-    scoring = Scoring(scorers, partial(wording, suite=plan.spec.suite))
+    scoring = Scoring(scorers, partial(wording, suite=plan.spec.suite, prediction=plan.prediction))
     with _progress(len(found.trials)) as advance:
         warm_start = rescored(found, plan, parents, other, scoring, device, advance)
     print_notes(warm_start.notes)

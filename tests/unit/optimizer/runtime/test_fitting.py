@@ -99,6 +99,20 @@ def test_the_size_advised_for_a_card_is_accepted_and_the_next_larger_refused(
         require_memory(estimate, suite_of(larger), RenderSettings(), CARD, free)
 
 
+def test_with_a_second_pass_the_size_advised_is_that_of_the_first(
+    estimates: Callable[[str, torch.device], Estimate],
+) -> None:
+    def twice(size: Size) -> SuiteSettings:
+        suite = {"prompts": [{"prompt": "a cat"}], "sizes": [size], "hires": {"scale": 2.0, "denoise": 0.5}}
+        return SuiteSettings.model_validate(suite)
+
+    estimate, free = estimates("sd15", CARD), FreeMemory(host=64 * GB, device=4 * GB - CONTEXT)
+    advised = advised_sizes(estimate, twice((512, 512)), CARD, free)[512, 512]
+    require_memory(estimate, twice(advised), RenderSettings(), CARD, free)
+    with pytest.raises(NoMemoryError):
+        require_memory(estimate, twice((advised[0] + 64, advised[1] + 64)), RenderSettings(), CARD, free)
+
+
 def test_only_sizes_that_are_too_large_are_changed_wherever_they_are_written(
     estimates: Callable[[str, torch.device], Estimate],
 ) -> None:
