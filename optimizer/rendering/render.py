@@ -26,6 +26,7 @@ from optimizer.rendering.prompts.encoder import Conditions, PromptEncoder
 from optimizer.rendering.sampling.noise import Increments
 from optimizer.rendering.sampling.sample import check_sampling, sample, sample_again
 from optimizer.rendering.suite import alike_together, batches, stages
+from optimizer.rendering.tiles import is_tiled
 from scorers.degenerate import faults, measure
 from scorers.memory import lacks_memory
 from search_spaces.blocks import UNET, Architecture
@@ -323,6 +324,8 @@ class Renderer:
         if count == 1:
             activity = "denoising" if component == "unet" else "decoding"
             message = f"out of memory {activity} a single image of {size[0]}x{size[1]}: {reason}"
+            if component == "vae" and is_tiled(*size) and not self.models.vae.use_tiling:
+                message += "; a study with `render: {vae_tiling: true}` takes less memory for it"
             raise UnscorableTrial(message, "out_of_memory")
         if self.models.unet.device.type == "cuda":
             torch.cuda.empty_cache()

@@ -208,6 +208,8 @@ def test_a_study_without_its_images_is_refused(folder: Path, mergetune: Call) ->
         ({"suite": {**SMALL["suite"], "steps": 2}}, "another suite"),
         ({"suite": {**SMALL["suite"], "prompts": [text.title() for text in PROMPTS]}}, "other stages"),
         ({"racing": None, "render": {**SMALL["render"], "batch_size": 1}}, "another dtype or batch size"),
+        ({"render": {**SMALL["render"], "fp16_accumulation": True}}, "sums in fp16"),
+        ({"suite": {**SMALL["suite"], "sizes": [576]}, "render": {**SMALL["render"], "vae_tiling": True}}, "in tiles"),
         ({"parents": [str(DEMO / f"{name}.safetensors") for name in ("foods", "animals")]}, "stand in another order"),
         ({"warm_start": "short"}, "leave `warm_start` out"),
         ({"study": "short"}, "a study named 'short' exists"),

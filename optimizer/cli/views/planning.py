@@ -14,6 +14,7 @@ from optimizer.merging.files.checkpoint import letters, total_bytes
 from optimizer.rendering.prediction import EPSILON, Prediction
 from optimizer.rendering.sampling.methods import calls_of
 from optimizer.rendering.sampling.second_pass import second_calls_of
+from optimizer.rendering.tiles import TILE, tiled_sizes
 from optimizer.runtime.plan import Plan
 from optimizer.runtime.residence import Residence
 from studies.spec.hires import HiresSettings
@@ -61,6 +62,12 @@ def print_plan(plan: Plan, device: torch.device, residence: Residence | None = N
         table.add_row("racing", racing_in_words(spec.racing, len(items)))
     table.add_row("final", final_in_words(plan))
     table.add_row("device", str(device) if residence is None or device.type == "cpu" else f"{device}: {residence}")
+    if spec.render.fp16_accumulation:
+        table.add_row("sums", "of the U-Net in fp16: images and scores differ from those of a study without")
+    if tiled := [f"{width}x{height}" for width, height in tiled_sizes(spec.suite, spec.render)]:
+        table.add_row(
+            "decoding", f"{', '.join(tiled)} in tiles of {TILE} pixels, so not the pixels of one decoded whole"
+        )
     table.add_row("cost", cost(plan))
     console.print(table)
     print_notes(plan.notes)

@@ -71,7 +71,9 @@ objective:
 probes: {uniform: [0.5], profiles: 2}
 sampler: {name: tpe, seed: 4, options: {n_startup_trials: 5}}
 budget: {trials: 30}
-render: {device: cpu, dtype: fp32, batch_size: 4, cuda_graphs: false, keep: all, degenerate_limit: 1}
+render:
+  {device: cpu, dtype: fp32, batch_size: 4, fp16_accumulation: true, vae_tiling: true, cuda_graphs: false, keep: all,
+   degenerate_limit: 1}
 export: {dtype: fp16}
 final: {top: 3, prompts: [a fox], seeds: [8]}
 """
@@ -137,6 +139,8 @@ def test_every_setting_of_a_full_spec_arrives() -> None:
         "device": "cpu",
         "dtype": "fp32",
         "batch_size": 4,
+        "fp16_accumulation": True,
+        "vae_tiling": True,
         "cuda_graphs": False,
         "keep": "all",
         "degenerate_limit": 1,
@@ -672,6 +676,8 @@ def spec_data(draw: st.DrawFn) -> dict[str, Any]:
                 "device": words,
                 "dtype": st.sampled_from(["auto", "fp16", "bf16", "fp32"]),
                 "batch_size": st.none() | st.integers(1, 64),
+                "fp16_accumulation": st.booleans(),
+                "vae_tiling": st.booleans(),
                 "cuda_graphs": st.booleans(),
                 "keep": st.sampled_from(["best", "all", "none"]),
                 "degenerate_limit": st.integers(0, 9),
