@@ -40,6 +40,13 @@ DECODE_PIXELS, CPU_DECODE_PIXELS = 1024 * 1024, 512 * 512
 T = TypeVar("T")
 
 
+@dataclass(frozen=True, slots=True)
+class _OutOfMemory:
+    """What a computation ended with for which there is too little memory."""
+
+    reason: str
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Render:
     """An image of the suite."""
@@ -53,7 +60,8 @@ class Renders:
     """The renders of the suite or of one stage, in item order."""
 
     renders: tuple[Render, ...]
-    seconds: Mapping[str, float]  # by step: text, merge (of LoRAs on top), denoise, decode
+    # By step: text, merge (of LoRAs on top), denoise, decode (and enlarging between two passes, mostly the VAE's work).
+    seconds: Mapping[str, float]
 
     @property
     def images(self) -> tuple[Tensor, ...]:
@@ -224,15 +232,15 @@ class Renderer:
         with _timed(seconds, "denoise"):
             for size in dict.fromkeys(size for batch in group for size in (_first_size(batch), _image_size(batch))):
                 self._image_channels(*size)  # for all sizes first, because they need the VAE, which may be released
-        first = [self._denoise_all(batch, texts.first, None, seconds) for batch in group]
-        enlarged = [self._enlarge_all(*pair, seconds) for pair in zip(group, first, strict=True)]
+        first = [self._denoise_batch(batch, texts.first, None, seconds) for batch in group]
+        beginnings = [self._enlarge_batch(*pair, seconds) for pair in zip(group, first, strict=True)]
         second = [
-            latents if begin is None else self._denoise_all(batch, texts.second, begin, seconds)
-            for batch, latents, begin in zip(group, first, enlarged, strict=True)
+            latents if begin is None else self._denoise_batch(batch, texts.second, begin, seconds)
+            for batch, latents, begin in zip(group, first, beginnings, strict=True)
         ]
         for batch, latents in zip(group, second, strict=True):
             with _timed(seconds, "decode"):
-                images = self._decode_all(latents, _image_size(batch))
+                images = self._decode_batch(latents, _image_size(batch))
             yield batch, images
 
     def _lay_on_top(self, batch: Sequence[SuiteItem]) -> None:
@@ -240,7 +248,7 @@ class Renderer:
         if self.models.lay_on_top(self._loras[batch[0].index], UNET):
             _wait_for(next(self.models.unet.parameters()))
 
-    def _denoise_all(
+    def _denoise_batch(
         self,
         batch: Sequence[SuiteItem],
         conditions: Mapping[int, Conditions],
@@ -263,7 +271,7 @@ class Renderer:
             raise BatchTooLarge
         return latents
 
-    def _enlarge_all(self, batch: Sequence[SuiteItem], latents: Tensor, seconds: dict[str, float]) -> Tensor | None:
+    def _enlarge_batch(self, batch: Sequence[SuiteItem], latents: Tensor, seconds: dict[str, float]) -> Tensor | None:
         """Return the latents from which the second pass of a batch begins; None if there is none.
 
         Raises:
@@ -276,13 +284,11 @@ class Renderer:
             if needs_vae(hires.upscaler):
                 self.models.use("vae")
             compute = partial(enlarged, latents, size, hires.upscaler, self.models.vae)
-            found = self._within_memory("vae", size, 1, compute)  # the VAE gets one image at a time
-            if found is None:
-                raise BatchTooLarge
+            found = self._one_within_memory("vae", size, compute)  # the VAE gets one image at a time
             _wait_for(found)
         return found
 
-    def _decode_all(self, latents: Tensor, size: Size) -> list[Render]:
+    def _decode_batch(self, latents: Tensor, size: Size) -> list[Render]:
         """Decode a batch in groups that fit into the memory.
 
         Raises:
@@ -311,6 +317,33 @@ class Renderer:
         Raises:
             UnscorableTrial: not even a single image fits into the memory.
         """
+        if count == 1:
+            return self._one_within_memory(component, size, compute)
+        done = self._tried(compute)
+        if not isinstance(done, _OutOfMemory):
+            return done
+        if self.models.unet.device.type == "cuda":
+            torch.cuda.empty_cache()
+        self.largest_batches.lower(component, size, count, done.reason)
+        return None
+
+    def _one_within_memory(self, component: Batched, size: Size, compute: Callable[[], T]) -> T:
+        """Call `compute`, which handles a single image at once; if memory is exhausted, as `_tried` does.
+
+        Raises:
+            UnscorableTrial: the image does not fit into the memory.
+        """
+        done = self._tried(compute)
+        if not isinstance(done, _OutOfMemory):
+            return done
+        activity = "denoising" if component == "unet" else "decoding"
+        message = f"out of memory {activity} a single image of {size[0]}x{size[1]}: {done.reason}"
+        if component == "vae" and is_tiled(*size) and not self.models.vae.use_tiling:
+            message += "; a study with `render: {vae_tiling: true}` takes less memory for it"
+        raise UnscorableTrial(message, "out_of_memory")
+
+    def _tried(self, compute: Callable[[], T]) -> T | _OutOfMemory:
+        """Call `compute`; if memory is exhausted, release recorded kernels and try again, as long as there are some."""
         try:
             return compute()
         except (RuntimeError, MemoryError) as error:
@@ -320,17 +353,8 @@ class Renderer:
         # Outside the handler, because memory is free again only when the error and the frames that it holds are gone.
         if self.models.unet_call.release():
             torch.cuda.empty_cache()
-            return self._within_memory(component, size, count, compute)
-        if count == 1:
-            activity = "denoising" if component == "unet" else "decoding"
-            message = f"out of memory {activity} a single image of {size[0]}x{size[1]}: {reason}"
-            if component == "vae" and is_tiled(*size) and not self.models.vae.use_tiling:
-                message += "; a study with `render: {vae_tiling: true}` takes less memory for it"
-            raise UnscorableTrial(message, "out_of_memory")
-        if self.models.unet.device.type == "cuda":
-            torch.cuda.empty_cache()
-        self.largest_batches.lower(component, size, count, reason)
-        return None
+            return self._tried(compute)
+        return _OutOfMemory(reason)
 
     def _denoise(
         self,

@@ -22,7 +22,7 @@ from optimizer.rendering.sampling.levels import Flow, Levels
 from optimizer.rendering.sampling.methods import METHODS, sampler_of, sampling_levels, sigmas_of
 from optimizer.rendering.sampling.noise import BatchNoise, Increments
 from optimizer.rendering.sampling.samplers import Denoise
-from optimizer.rendering.sampling.second_pass import noised, second_levels
+from optimizer.rendering.sampling.second_pass import noised, scale_of_noise, second_levels
 from optimizer.rendering.suite import LATENT_FACTOR
 from search_spaces.blocks import Architecture
 from studies.records.batch_limits import Size
@@ -120,16 +120,14 @@ def _denoiser(
 def first_scale(sigma: float, levels: Levels, sampling: Sampling, suite: SuiteSettings) -> float:
     """Return the factor of the first noise at its level.
 
-    Noisy latents of training have the deviation sqrt(sigma**2 + 1), as their image's latents have about 1. ComfyUI has
-    it at the highest level, DDIM and UniPC of A1111 always, its other samplers with their setting "SGM noise
-    multiplier". A flow mixes noise and image, so that its noise has the level itself.
+    Noisy latents of training have the deviation sqrt(sigma**2 + 1), as their image's latents have about 1. DDIM and
+    UniPC of A1111 have it always, its other samplers with their setting "SGM noise multiplier", and ComfyUI as
+    `scale_of_noise` says. A flow mixes noise and image, so that its noise has the level itself.
     """
     if isinstance(levels, Flow):
         return sigma
-    highest = float(levels.sigmas[-1])
-    at_highest = sigma > highest or math.isclose(sigma, highest, rel_tol=1e-5)
-    whole = SAMPLER_INFOS[sampling.sampler].of_times or (suite.noise == "comfyui" and at_highest)
-    return math.sqrt(sigma**2 + 1) if whole or suite.sgm_noise_multiplier else sigma
+    whole = SAMPLER_INFOS[sampling.sampler].of_times or suite.sgm_noise_multiplier
+    return math.sqrt(sigma**2 + 1) if whole else scale_of_noise(sigma, levels, suite.noise)
 
 
 def check_sampling(item: SuiteItem, suite: SuiteSettings, prediction: Prediction, architecture: Architecture) -> None:

@@ -101,11 +101,18 @@ def noised(latents: Tensor, noise: Tensor, found: SecondLevels, levels: Levels, 
     """Return latents [n, c, h, w] with noise of the same shape, as the sampler of a second pass takes them."""
     if isinstance(levels, Flow):
         return found.start * noise + (1 - found.start) * latents
-    highest = float(levels.sigmas[-1])
-    at_highest = found.start > highest or math.isclose(found.start, highest, rel_tol=1e-5)
-    scale = math.sqrt(found.start**2 + 1) if program == "comfyui" and at_highest else found.start
-    x = latents + scale * noise
+    x = latents + scale_of_noise(found.start, levels, program) * noise
     if found.sigmas[0] == found.start:
         return x
     # Scaled to variance 1 by the level that they have, and from variance 1 by the one at which they are read.
     return x * math.sqrt((found.sigmas[0] ** 2 + 1) / (found.start**2 + 1))
+
+
+def scale_of_noise(sigma: float, levels: Levels, program: ProgramName) -> float:
+    """Return the factor of the noise with which a pass begins at a level: the level itself.
+
+    At the model's highest level ComfyUI takes sqrt(sigma**2 + 1), the deviation of noisy latents in training.
+    """
+    highest = float(levels.sigmas[-1])
+    at_highest = sigma > highest or math.isclose(sigma, highest, rel_tol=1e-5)
+    return math.sqrt(sigma**2 + 1) if program == "comfyui" and at_highest else sigma
