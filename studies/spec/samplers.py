@@ -86,7 +86,9 @@ class SamplerInfo:
     calls: int = 1  # of the U-Net in every step but one to level 0, which takes one
     is_brownian: bool = False  # whether its noise is the increments of k-diffusion's Brownian path
     says_ensd: bool = False  # whether A1111 says its ENSD with it (`uses_ensd` in modules/sd_samplers_kdiffusion.py)
-    # Programs in which it would call the model at the last level before 0, which says little, and so passes it over.
+    # Programs in which it would call the model at the last level before 0, which says little, and so passes it over:
+    # "Discard penultimate sigma" in A1111's texts (`discard_next_to_last_sigma` in its code), and ComfyUI's
+    # KSampler.DISCARD_PENULTIMATE_SIGMA_SAMPLERS.
     passes_over: tuple[ProgramName, ...] = ()
     for_flow: bool = True  # whether it is defined for a model that follows a flow: A1111 renders none of these families
 
