@@ -1,4 +1,4 @@
-"""A spec as it is written in a file, resolved: what is read with it once, and stands in what is stored.
+"""Replace everything in a spec that depends on other files or spellings, before it is checked and stored.
 
 These are names in other spellings, variants and wildcards in prompts, and the settings of published pictures.
 """

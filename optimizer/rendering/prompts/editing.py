@@ -1,13 +1,15 @@
 """Prompt editing and alternating words, as A1111 has them: texts that change while an image is sampled.
 
-    [from:to:when]   from, and after step `when` to; one of both may be empty
-    [to:when]        nothing, and after step `when` to
-    [from::when]     from, and after step `when` nothing
-    [a|b|c]          a, b, c, a, ... in turns, one for each step
+    [from:to:when]   from, and later to; one of both may be empty
+    [to:when]        nothing, and later to
+    [from::when]     from, and later nothing
+    [a|b|c]          a, b, c, a, ... in turns
 
 `when` is a share of the steps if it has a decimal point, and else a number of steps. A second pass goes on counting:
-steps from those of the first, and shares from 1. The rules are those of A1111's modules/prompt_parser.py; what it
-counts are calls of the denoiser, of which some samplers make two for a step.
+steps from those of the first, and shares from 1. The rules are those of A1111's modules/prompt_parser.py. What it
+counts are calls of the denoiser, of which some samplers make two for a step; and it counts them from 0, and changes a
+text after the call of that number. So [a:b:3] gives four calls of a, and [a|b|c] two of the first a and one of each
+text after it. A text that would end before call 1 gets none.
 """
 
 from __future__ import annotations
@@ -93,8 +95,6 @@ def holding_at(ends: Sequence[int], call: int) -> int:
 
 def phases(prompt: str, calls: int, before: int | None = None) -> tuple[tuple[int, str], ...]:
     """Return the texts that a prompt stands for, each with the last call of the denoiser that gets it.
-
-    Calls are compared as `holding_at` does, so the first text of [a:b:5] holds for six calls.
 
     Args:
         calls: of the denoiser for an image in a pass: the steps, or twice as many for a sampler that makes two each.

@@ -94,7 +94,7 @@ class GuidedDenoiser:
 
 @dataclass(frozen=True, kw_only=True)
 class ConsistencyDenoiser:
-    """Predicts clean latents as A1111's LCM does: they are the less mixed with the noisy ones, the later the time."""
+    """Predicts clean latents as A1111's LCM does: the noisier the latents, the less of them is kept."""
 
     denoise: Denoise
     levels: Levels  # thinned by LCM_STRIDE

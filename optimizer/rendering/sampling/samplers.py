@@ -1,18 +1,18 @@
 """Samplers: from noise to latents along given noise levels, in the form of k-diffusion.
 
-Notation: D(x, sigma) is the denoiser, which predicts clean latents; s_i the levels, descending to 0;
+Notation: D(x, sigma) is the denoiser, which predicts clean latents; s_i the levels, descending;
 lambda = -log(sigma) half the logarithm of the signal-to-noise ratio; h = lambda_{i+1} - lambda_i. The probability flow
 is dx / d sigma = (x - D) / sigma (Karras et al., arXiv:2206.00364, eq. 1); in lambda it is linear in x, and its exact
 solution over a step of constant D is
 
     x' = exp(-h) x + (1 - exp(-h)) D = (s' / s) x + (1 - s' / s) D        (DPM-Solver++, arXiv:2211.01095, eq. 9)
 
-A step to level 0 takes the denoised latents, which both forms have as their limit; only LMS of A1111 does not. Every
-sampler has one call shape:
+A step to level 0 takes the denoised latents, which both forms have as their limit. There are two exceptions: LMS of
+A1111 takes its multistep step there, too, and UniPC ends at UNI_PC_END in place of 0. Every sampler has one call shape:
 
     denoise: D(x, sigma) for latents [n, c, h, w] float32 and a level
     x: latents at the first level [n, c, h, w] float32
-    sigmas: the levels
+    sigmas: the levels, of which the last is 0; those of A1111's DDIM, UniPC and schedule `kl_optimal` end above 0
     noise: unit noise [n, c, h, w] for a step from a level to a lower one
 
 and returns latents at the last level. Levels are numbers of the host, so that no step waits for a device.

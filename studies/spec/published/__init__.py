@@ -1,1 +1,1 @@
-"""Generation settings out of pictures that other programs have published, and as part of a spec."""
+"""Read how a picture was made out of its file, and put that into a spec."""
