@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from optimizer.rendering.batching import batches
 from optimizer.rendering.render import Renderer, to_bytes
-from optimizer.rendering.suite import batches
 
 
 def float_pixels(renderer: Renderer) -> tuple[Tensor, ...]:

@@ -21,7 +21,7 @@ from diffusers.loaders.single_file_utils import (
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
-from optimizer.rendering.configs import text_configs, unet_config, vae_config
+from optimizer.families.registry import model_family
 from search_spaces.blocks import Architecture
 
 # The schedule of noise with which SD1.5 and SDXL were trained, as their published schedulers have it.
@@ -32,16 +32,18 @@ def small_pipeline(architecture: Architecture, tensors: Mapping[str, Tensor]) ->
     """Build a pipeline whose U-Net and text encoders have `tensors` (float32); its VAE has no values."""
     shapes = {key: tuple(tensor.shape) for key, tensor in tensors.items()}
     parts: dict[str, Any] = {
-        "unet": UNet2DConditionModel(**unet_config(shapes, architecture)),
-        "text_encoder": CLIPTextModel(CLIPTextConfig(**text_configs(shapes, architecture)["text_encoder"])),
+        "unet": UNet2DConditionModel(**model_family(architecture).unet_config(shapes)),
+        "text_encoder": CLIPTextModel(
+            CLIPTextConfig(**model_family(architecture).text_configs(shapes)["text_encoder"])
+        ),
         "scheduler": DDIMScheduler(**TRAINED_NOISE, steps_offset=1, clip_sample=False),
         "tokenizer": None,
     }
     with torch.device("meta"):
-        parts["vae"] = AutoencoderKL(**vae_config(shapes, architecture))
+        parts["vae"] = AutoencoderKL(**model_family(architecture).vae_config(shapes))
     if architecture == Architecture.SDXL:
         parts["text_encoder_2"] = CLIPTextModelWithProjection(
-            CLIPTextConfig(**text_configs(shapes, Architecture.SDXL)["text_encoder_2"])
+            CLIPTextConfig(**model_family(Architecture.SDXL).text_configs(shapes)["text_encoder_2"])
         )
     for component, values in converted(architecture, tensors).items():
         _load(parts[component], values)

@@ -22,7 +22,7 @@ from optimizer.outcome.comparability import changed_software, image_differences
 from optimizer.outcome.other_study import Other, same_parents, unlike_parents
 from optimizer.outcome.scored_trials import ScoredTrial, WarmStart
 from optimizer.outcome.warm_start import Adoption
-from optimizer.rendering.suite import stages
+from optimizer.rendering.batching import stages
 from optimizer.runtime.machine import machine_description
 from optimizer.runtime.plan import Plan
 from optimizer.trial.ranking import parent_trials

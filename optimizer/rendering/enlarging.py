@@ -17,8 +17,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
-from optimizer.rendering.latents import to_unet, to_vae
-from optimizer.rendering.suite import LATENT_FACTOR
+from optimizer.rendering.latents import LATENT_FACTOR, to_unet, to_vae
 from studies.records.batch_limits import Size
 from studies.spec.hires import LATENT_UPSCALERS, UpscalerName
 

@@ -22,7 +22,7 @@ _VALUES: Final = ".attn1.to_v.weight"  # of a self-attention; a cross-attention 
 _PARTS: Final = {"down": "down_blocks", "mid": "mid_block", "up": "up_blocks"}
 
 
-def rescaled(x: Tensor, guided: Tensor, within: Tensor, sigma: float, share: float) -> Tensor:
+def rescaled(x: Tensor, guided: Tensor, positive: Tensor, sigma: float, share: float) -> Tensor:
     """Return guided clean latents with a share of the deviation that the prompt alone has: arXiv:2305.08891, eq. 15-16.
 
     The deviation is that of v, as in ComfyUI's RescaleCFG, whatever the model predicts: the paper rescales the output
@@ -30,12 +30,12 @@ def rescaled(x: Tensor, guided: Tensor, within: Tensor, sigma: float, share: flo
 
     Args:
         x: the noisy latents [n, c, h, w] float32 at level sigma.
-        guided, within: clean latents by guidance, and with the prompt alone.
+        guided, positive: clean latents by guidance, and with the prompt alone.
         share: phi of the paper, 0 to 1.
     """
     kept, spread = x / (sigma**2 + 1), sigma / math.sqrt(sigma**2 + 1)
-    v_guided, v_within = (kept - guided) / spread, (kept - within) / spread
-    ratio = _deviation(v_within) / _deviation(v_guided)
+    v_guided, v_positive = (kept - guided) / spread, (kept - positive) / spread
+    ratio = _deviation(v_positive) / _deviation(v_guided)
     return kept - spread * v_guided * (share * ratio + (1 - share))
 
 

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from optimizer.rendering.prediction import Prediction
 
+LATENT_FACTOR = 8  # side of the square of pixels that a latent cell covers, in SD1.5 and SDXL
 PLAYGROUND_SCALE = 0.5  # ComfyUI: comfy/latent_formats.py; diffusers: PLAYGROUND_VAE_SCALING_FACTOR
 
 

@@ -19,7 +19,7 @@ from optimizer.merging.files.change_guard import OpenedFiles
 from optimizer.merging.files.layout import Component, live_views
 from optimizer.merging.files.sources import TensorInfo
 from optimizer.merging.lora.file import Lora
-from optimizer.rendering.prompts.networks import NamedLora
+from optimizer.rendering.prompts.named_loras import NamedLora
 from optimizer.rendering.prompts.reading import PromptReader
 from search_spaces.blocks import Architecture
 from studies.spec.suite import SuiteSettings

@@ -15,9 +15,10 @@ from torch import Tensor
 
 from basics.messages import first_line
 from optimizer.errors import RenderError, UnscorableTrial
-from optimizer.rendering.conditioning import image_channels, unet_kind
+from optimizer.rendering.batching import alike_together, batches, stages
 from optimizer.rendering.enlarging import enlarged, needs_vae
 from optimizer.rendering.guidance import check_perturbed, self_attentions
+from optimizer.rendering.input_channels import image_channels, unet_kind
 from optimizer.rendering.largest_batches import BatchTooLarge, LargestBatches
 from optimizer.rendering.latents import to_vae
 from optimizer.rendering.models import LiveModels
@@ -25,7 +26,6 @@ from optimizer.rendering.prediction import Prediction
 from optimizer.rendering.prompts.encoder import Conditions, PromptEncoder
 from optimizer.rendering.sampling.noise import Increments
 from optimizer.rendering.sampling.sample import check_sampling, sample, sample_again
-from optimizer.rendering.suite import alike_together, batches, stages
 from optimizer.rendering.tiles import is_tiled
 from scorers.degenerate import faults, measure
 from scorers.memory import lacks_memory

@@ -13,8 +13,8 @@ from dataclasses import dataclass, replace
 from itertools import chain
 
 from optimizer.families.registry import model_family
+from optimizer.rendering.batching import stages
 from optimizer.rendering.prompts.reading import PromptReader, Reading
-from optimizer.rendering.suite import stages
 from search_spaces.blocks import Architecture
 from studies.spec.samplers import SAMPLER_INFOS, Sampling
 from studies.spec.study import StudySpec

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from diffusers import AutoencoderKL
 
-from optimizer.rendering.suite import LATENT_FACTOR
+from optimizer.rendering.latents import LATENT_FACTOR
 from studies.records.batch_limits import Size
 from studies.spec.rendering import RenderSettings
 from studies.spec.suite import SuiteSettings

@@ -23,16 +23,17 @@ import torch
 
 from basics.messages import first_line
 from optimizer.errors import NoMemoryError
+from optimizer.families.registry import model_family
 from optimizer.merging.engine.flat import CPU_CHUNK, GPU_CHUNK
 from optimizer.merging.engine.ingredients import Ingredients
 from optimizer.merging.engine.philox import TEMPORARY_BYTES
 from optimizer.merging.engine.staging import STAGING_BYTES
 from optimizer.merging.files.layout import Component, live_views
 from optimizer.merging.lora.file import Lora
-from optimizer.rendering.configs import unet_config, vae_config
+from optimizer.rendering.batching import usual_batch
+from optimizer.rendering.latents import LATENT_FACTOR
 from optimizer.rendering.render import decoded_at_once
 from optimizer.rendering.sampling.noise import increments_bytes
-from optimizer.rendering.suite import LATENT_FACTOR, usual_batch
 from optimizer.rendering.tiles import TILE, TILED_IMAGES, is_tiled
 from scorers.memory import lacks_memory
 from studies.recipe.recipe import DtypeName
@@ -176,9 +177,9 @@ class _WorkingMemory:
         vae_tiling: bool,
     ) -> _WorkingMemory:
         shapes = {key: info.shape for key, info in ingredients.tensors.items()}
-        architecture = ingredients.parents.architecture
-        first, *_ = unet_config(shapes, architecture)["block_out_channels"]
-        vae = vae_config(shapes, architecture)
+        family = model_family(ingredients.parents.architecture)
+        first, *_ = family.unet_config(shapes)["block_out_channels"]
+        vae = family.vae_config(shapes)
         widths = vae["block_out_channels"]
         passes = GUIDED_PASSES if any(item.sampling.is_guided for item in suite.items()) else 1
         return cls(

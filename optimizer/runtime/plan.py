@@ -6,13 +6,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from basics.messages import first_of
+from optimizer.families.registry import model_family
 from optimizer.merging.engine.ingredients import Ingredients
 from optimizer.merging.files.checkpoint import Checkpoint, model_name
 from optimizer.merging.files.layout import live_views
 from optimizer.merging.files.parents import Parents
 from optimizer.merging.files.vae import VaeFile
 from optimizer.merging.lora.file import Lora
-from optimizer.rendering.configs import text_configs, unet_config, vae_config
 from optimizer.rendering.guidance import check_perturbed, self_attentions
 from optimizer.rendering.loras import SuiteLoras
 from optimizer.rendering.prediction import Prediction, agreed_prediction, unmarked_flow_note
@@ -151,15 +151,16 @@ def check_models(ingredients: Ingredients, suite: SuiteSettings, prediction: Pre
         RenderError: steps, clip skip, layers or the kind of U-Net do not fit the suite.
     """
     architecture = ingredients.parents.architecture
+    family = model_family(architecture)
     shapes = {key: info.shape for key, info in ingredients.tensors.items()}
     check_suite(
         suite,
         architecture=architecture,
         prediction=prediction,
-        unet_channels=unet_config(shapes, architecture)["in_channels"],
+        unet_channels=family.unet_config(shapes)["in_channels"],
         unet_parameters=_unet_parameters(ingredients),
-        latent_channels=vae_config(shapes, architecture)["latent_channels"],
-        text_layers=min(text["num_hidden_layers"] for text in text_configs(shapes, architecture).values()),
+        latent_channels=family.vae_config(shapes)["latent_channels"],
+        text_layers=min(text["num_hidden_layers"] for text in family.text_configs(shapes).values()),
     )
 
 
@@ -173,7 +174,7 @@ def _unet_parameters(ingredients: Ingredients) -> tuple[str, ...]:
 def _text_widths(ingredients: Ingredients) -> dict[str, int]:
     """Return the features of a token's vector in each text encoder."""
     shapes = {key: info.shape for key, info in ingredients.tensors.items()}
-    configs = text_configs(shapes, ingredients.parents.architecture)
+    configs = model_family(ingredients.parents.architecture).text_configs(shapes)
     return {component: config["hidden_size"] for component, config in configs.items()}
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from optimizer.rendering.batching import stages
 from scorers.errors import SuiteImagesError
 from scorers.protocol import ScorerInfo
 from studies.spec.search import RacingSettings
@@ -42,8 +43,6 @@ def _check_stages(name: str, info: ScorerInfo, spec: StudySpec, settings: Racing
         )
     if len(spec.suite.looked_at_by(name)) == len(spec.suite.items()):
         return
-    from optimizer.rendering.suite import stages  # it loads torch
-
     for stage in stages(spec.suite, settings.batch, settings.order):
         count = sum(name not in item.without for item in stage)
         if 0 < count < info.min_images:

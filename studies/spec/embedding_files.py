@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Final
 
 from basics.files import sha256_of
-from studies.spec.lora_tags import without_tags
-from studies.spec.spellings import changing, spells, without_comments
+from studies.spec.a1111_prompts import without_comments, without_lora_tags
+from studies.spec.embedding_mentions import changing, spells
 from studies.spec.suite import SuiteSettings
 
 FILE_SUFFIXES: Final = (".safetensors", ".pt", ".bin")
@@ -72,7 +72,7 @@ def files_named(folder: Path, suites: Iterable[SuiteSettings]) -> tuple[Path, ..
         for suite in known
         if suite.syntax == "a1111"
         for text in _texts(suite)
-        for form in (text, without_comments(text), without_tags(without_comments(text)))
+        for form in (text, without_comments(text), without_lora_tags(without_comments(text)))
     )
 
     def is_named(name: str) -> bool:

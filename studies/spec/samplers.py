@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Final, Literal, get_args
 
-from studies.spec.guidance import NO_PAG, PagSettings
 from studies.spec.hires import NO_HIRES, HiresSettings
+from studies.spec.pag import NO_PAG, PagSettings
 
 ProgramName = Literal["a1111", "comfyui"]
 SamplerName = Literal[

@@ -14,8 +14,8 @@ from pydantic import BeforeValidator, Field, ValidationInfo, field_validator, mo
 from basics.names import plain
 from basics.settings import FrozenSettings
 from scorers.config import SpecPath
-from studies.spec.guidance import NO_PAG, Pag
 from studies.spec.hires import NO_HIRES, Hires
+from studies.spec.pag import NO_PAG, Pag
 from studies.spec.presets import PresetName, read_preset, with_preset
 from studies.spec.sampler_names import apart, only_sampler, only_schedule
 from studies.spec.samplers import (

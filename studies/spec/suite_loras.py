@@ -12,9 +12,8 @@ from pathlib import Path
 from typing import Final
 
 from studies.recipe.lora_files import files_of_lora
+from studies.spec.a1111_prompts import LORA, tags_in, without_comments
 from studies.spec.embedding_files import names_of_files
-from studies.spec.lora_tags import LORA, tags_in
-from studies.spec.spellings import without_comments
 from studies.spec.suite import SuiteSettings
 
 LORA_SUFFIXES: Final = (".safetensors", ".pt", ".ckpt", ".bin")

@@ -14,7 +14,7 @@ from live import CPU
 from unrendered_study import begin_unrendered
 
 from optimizer.cli.workers.loading import open_unchanged_plan
-from optimizer.rendering.suite import stages
+from optimizer.rendering.batching import stages
 from optimizer.runtime.model_files import ModelFolders
 from optimizer.runtime.setup import build_renderer
 from studies.records import tables

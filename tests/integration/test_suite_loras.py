@@ -380,7 +380,7 @@ def spec_file(folder: Path, suite: Mapping[str, Any], **others: Any) -> Path:
         ({"prompts": ["a lion <lyco:style:1>"]}, "is a plain LoRA, write <lora:style:0.8>"),
         ({"prompts": ["a lion <hypernet:style:1>"]}, "a hypernet is not applied"),
         ({"prompts": ["a lion"], "negative": "<lora:style:1>"}, "not in the negative one"),
-        ({"prompts": ["a <lora:style> lion"], "syntax": "comfyui", "lora_folder": None}, "ComfyUI has no such mark"),
+        ({"prompts": ["a <lora:style> lion"], "syntax": "comfyui", "lora_folder": None}, "ComfyUI has no such tag"),
         ({"prompts": ["a <lora:style> lion"], "syntax": "plain", "lora_folder": None}, "name the file under `loras`"),
         ({"prompts": ["a <lora:sdxl> lion"]}, "sdxl.safetensors is a LoRA for SDXL, the checkpoint is SD1.5"),
         ({"prompts": ["a <lora:sdxl> lion"]}, "a LoRA of the suite does not fit"),

@@ -9,7 +9,7 @@ from basics.messages import counted
 from basics.texts import visible
 from optimizer.cli.common import console, escaped
 from optimizer.rendering.prompts.check import ReadPrompt, SuitePrompts
-from optimizer.rendering.prompts.networks import NamedLora
+from optimizer.rendering.prompts.named_loras import NamedLora
 from optimizer.rendering.prompts.reading import Text
 
 MOST_IN_TURNS: Final = 60  # texts; alternating words of several kinds multiply

@@ -19,16 +19,14 @@ from optimizer.rendering.sampling.second_pass import second_calls_of
 from scorers import clip
 from search_spaces.blocks import Architecture
 from search_spaces.slots import beyond_usual
-from studies.spec.guidance import NO_PAG
-from studies.spec.lora_tags import network_in, without_tags
+from studies.spec.a1111_prompts import like_a_lora_tag, tags_in, without_comments, without_lora_tags
+from studies.spec.pag import NO_PAG
 from studies.spec.samplers import SAMPLER_INFOS, ProgramName, Sampling
-from studies.spec.spellings import without_comments
 from studies.spec.suite import SuiteSettings, Syntax
 
 # What one program gives a meaning and the other reads as words.
 _BREAK = re.compile(r"\bBREAK\b")
 _SIGNS = re.compile(r"[\[\]:|]")
-_LORA = re.compile(r"(?i)<lora:[^>]*>?")
 _ONLY_COMFYUI = re.compile(r"\bembedding:\S+")
 
 
@@ -143,10 +141,10 @@ def _shown(read: Iterable[Sequence[ReadPrompt]]) -> tuple[ReadPrompt, ...]:
 
 def _unread_loras(text: str, syntax: Syntax) -> Iterator[str]:
     """Yield a line for a prompt with a LoRA in a syntax that has none."""
-    if syntax != "a1111" and (found := _LORA.search(text)):
-        program = "ComfyUI has no such mark" if syntax == "comfyui" else "a plain prompt has no marks"
+    if syntax != "a1111" and (found := like_a_lora_tag(text)) is not None:
+        program = "ComfyUI has no such tag" if syntax == "comfyui" else "a plain prompt has no tags"
         yield (
-            f"the prompt {shortened(text, 40)!r} has {found[0]!r}: {program}, and would read it as words; take it out "
+            f"the prompt {shortened(text, 40)!r} has {found!r}: {program}, and would read it as words; take it out "
             "and name the file under `loras` of the suite, or write `syntax: a1111`"
         )
 
@@ -181,7 +179,7 @@ def _unreached(text: str, sampling: Sampling, passes: Sequence[ReadPrompt]) -> I
     Args:
         passes: the text as each of them reads it.
     """
-    written, steps = without_tags(without_comments(text)), sampling.prompt_steps
+    written, steps = without_lora_tags(without_comments(text)), sampling.prompt_steps
     first, *others = passes
     late = unreached(written, steps, first.calls)
     if sampling.second is not None:
@@ -197,9 +195,10 @@ def _unreached(text: str, sampling: Sampling, passes: Sequence[ReadPrompt]) -> I
 
 
 def _only_a1111(text: str) -> str | None:
-    """Return the first BREAK, network in angle brackets or changing text; None if there is none."""
-    found = _BREAK.search(text) or network_in(text)
-    return _changing(text) if found is None else found[0]
+    """Return the first BREAK, else the first tag or changing text; None if there is none."""
+    if found := _BREAK.search(text):
+        return found[0]
+    return next((tag.text for tag in tags_in(text)), None) or _changing(text)
 
 
 def _changing(text: str) -> str | None:

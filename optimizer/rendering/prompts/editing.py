@@ -24,7 +24,7 @@ from optimizer.rendering.prompts.brackets import pairs
 from optimizer.rendering.prompts.pieces import misread
 from studies.spec.brackets import CLOSING, OPENING
 
-Kind = Literal["edited", "alternating", "attention", "other"]
+Kind = Literal["edited", "alternating", "weighted", "other"]
 _WHEN = re.compile(r"\s*([+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)\s*")
 
 
@@ -46,12 +46,12 @@ class _Group:
         if self.strays or (colons and bars) or any(group.kind == "other" for group in groups):
             return "other"
         if self.bracket == "(":
-            return "attention" if colons <= 1 and not bars else "other"
+            return "weighted" if colons <= 1 and not bars else "other"
         if bars:
             return "alternating"
         if colons:
             return "edited" if colons <= 2 and self.when is not None else "other"
-        return "attention"
+        return "weighted"
 
     @cached_property
     def when(self) -> str | None:

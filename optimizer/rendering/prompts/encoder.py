@@ -19,9 +19,9 @@ from optimizer.rendering.loras import UsedLora, names_in, used_by
 from optimizer.rendering.models import LiveModels
 from optimizer.rendering.prompts.chunks import LENGTH, Chunk
 from optimizer.rendering.prompts.editing import holding_at
-from optimizer.rendering.prompts.emphasis import from_empty, mean_restored, multiplied
 from optimizer.rendering.prompts.inversions import InversionFolder
 from optimizer.rendering.prompts.reading import PromptReader, Reading, Row, Text
+from optimizer.rendering.prompts.weights import from_empty, mean_restored, multiplied
 from studies.spec.samplers import Sampling
 from studies.spec.suite import SuiteItem, SuiteSettings
 

@@ -10,15 +10,15 @@ from functools import cached_property
 from optimizer.errors import PromptError
 from optimizer.families.clip_tokens import clip_tokenizer, pad_with_end
 from optimizer.families.family import ModelFamily
-from optimizer.rendering.prompts import attention, comfyui
+from optimizer.rendering.prompts import a1111, comfyui
 from optimizer.rendering.prompts.chunks import A1111Chunks, Chunk, comfyui_chunks, empty_chunk
 from optimizer.rendering.prompts.composition import refuse_composition
 from optimizer.rendering.prompts.editing import phases
 from optimizer.rendering.prompts.inversions import InversionFolder
-from optimizer.rendering.prompts.networks import NamedLora, networks_taken_out
+from optimizer.rendering.prompts.named_loras import NamedLora, loras_taken_out
 from optimizer.rendering.prompts.pieces import Piece, misread, refuse_long
 from optimizer.rendering.prompts.tokens import comfyui_ids, mended_ids, open_clip_ids
-from studies.spec.spellings import without_comments
+from studies.spec.a1111_prompts import without_comments
 from studies.spec.suite import SuiteSettings
 
 MOST_CHUNKS = 50  # of a prompt; each costs memory and time in every call of the U-Net
@@ -105,7 +105,7 @@ class PromptReader:
         if self.syntax != "a1111":
             read = self._plain if self.syntax == "plain" else self._comfyui
             return Reading(prompt=prompt, texts=(read(prompt),), phases=((calls, 0),))
-        written, loras = networks_taken_out(without_comments(prompt), negative=negative)
+        written, loras = loras_taken_out(without_comments(prompt), negative=negative)
         changing = phases(written, calls, before)  # first: a bracket that does not close explains what comes after it
         if not negative:
             refuse_composition(written)
@@ -131,10 +131,10 @@ class PromptReader:
         return self._text(prompt, pieces, chunks)
 
     def _a1111(self, text: str) -> Text:
-        pieces = (Piece(text=text),) if self._as_words else attention.weighted_pieces(text)
+        pieces = (Piece(text=text),) if self._as_words else a1111.weighted_pieces(text)
         if self._ignores_weights:
             pieces = tuple(replace(piece, weight=1.0) for piece in pieces)
-        if not attention.is_finite(pieces):
+        if not a1111.is_finite(pieces):
             raise misread(text, 0, "its weights multiply beyond any number: use fewer brackets")
         return self._text(text, pieces, [divider.divide(pieces) for divider in self._dividers])
 

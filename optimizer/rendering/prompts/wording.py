@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from optimizer.rendering.prediction import Prediction
-from optimizer.rendering.prompts import attention, comfyui
+from optimizer.rendering.prompts import a1111, comfyui
 from optimizer.rendering.prompts.editing import holding_at, phases
 from optimizer.rendering.sampling.methods import calls_of
 from optimizer.rendering.sampling.second_pass import second_calls_of
-from studies.spec.lora_tags import without_tags
-from studies.spec.spellings import without_comments
+from studies.spec.a1111_prompts import without_comments, without_lora_tags
 from studies.spec.suite import SuiteItem, SuiteSettings
 
 
@@ -31,7 +30,7 @@ def wording(item: SuiteItem, suite: SuiteSettings, prediction: Prediction) -> st
         return item.prompt
     if suite.syntax == "comfyui":
         return _spaced(_without_embeddings(piece.text) for piece in comfyui.weighted_pieces(item.prompt))
-    written = without_tags(without_comments(item.prompt))
+    written = without_lora_tags(without_comments(item.prompt))
     sampling, before = item.sampling, None
     calls = calls_of(sampling, prediction, suite.noise)
     if sampling.second is not None:
@@ -41,7 +40,7 @@ def wording(item: SuiteItem, suite: SuiteSettings, prediction: Prediction) -> st
     text = texts[holding_at(ends, calls - 1)]
     if suite.emphasis == "none":  # brackets are text
         return _spaced([text])
-    pieces = attention.weighted_pieces(text)
+    pieces = a1111.weighted_pieces(text)
     return _spaced(" " if piece.ends_chunk else piece.text for piece in pieces)
 
 

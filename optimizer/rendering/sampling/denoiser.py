@@ -14,7 +14,7 @@ from optimizer.rendering.prompts.encoder import Conditions, Embedding, phase_at
 from optimizer.rendering.sampling.levels import LCM_STRIDE, Levels
 from optimizer.rendering.sampling.samplers import Denoise
 from optimizer.rendering.unet import Layers, UnetCall
-from studies.spec.guidance import PagSettings
+from studies.spec.pag import PagSettings
 
 # At level 0 a consistency model returns its input: arXiv:2303.01469, eq. 5, with the numbers of latent consistency
 # models (arXiv:2310.04378), as A1111 has them (modules/sd_samplers_lcm.py).
@@ -51,17 +51,17 @@ class GuidedDenoiser:
         text, added = self._text(self._calls)
         self._calls += 1
         if self.cfg is None:
-            guided = within = self._denoised(x, sigma, text, added)
+            guided = positive = self._denoised(x, sigma, text, added)
         else:
-            without, within = self._denoised(torch.cat([x, x]), sigma, text, added).chunk(2)
-            guided = without + self.cfg * (within - without)
+            negative, positive = self._denoised(torch.cat([x, x]), sigma, text, added).chunk(2)
+            guided = negative + self.cfg * (positive - negative)
             if self.cfg_rescale:
-                guided = rescaled(x, guided, within, sigma, self.cfg_rescale)
+                guided = rescaled(x, guided, positive, sigma, self.cfg_rescale)
         if self.pag.scale:
             # A call of its own, whose rows are those of the prompts: the guided call's bits stay as they are.
             rows = {name: values[-len(x) :] for name, values in added.items()}
             perturbed = self._denoised(x, sigma, text[-len(x) :], rows, perturbed=self.pag.layers)
-            guided = guided + self.pag.scale * (within - perturbed)
+            guided = guided + self.pag.scale * (positive - perturbed)
         return guided
 
     def _denoised(

@@ -54,7 +54,7 @@ class Method:
     # For a model that follows a flow; None: as others. One whose noise is a Brownian path is given ratios of levels
     # there, by `flow.sample_in_ratio`.
     sample_flow: Sampler | None = None
-    levels: Schedule | None = None  # of its own, whatever the schedule is called
+    own_schedule: Schedule | None = None  # its levels, whatever the schedule is called
     # Whether it samples as A1111's LCM: with every LCM_STRIDE-th level of the table, the nearest times, and
     # `ConsistencyDenoiser`.
     is_consistency: bool = False
@@ -76,7 +76,7 @@ METHODS: Final[Mapping[SamplerName, Method]] = {
     "dpmpp_2m_sde_heun": Method(sample=partial(sample_dpmpp_2m_sde, heun=True)),
     "dpmpp_3m_sde": Method(sample=sample_dpmpp_3m_sde),
     "ddim": Method(sample=sample_euler),
-    "ddim_a1111": Method(sample=sample_ddim_a1111, levels=ddim_of_a1111),
+    "ddim_a1111": Method(sample=sample_ddim_a1111, own_schedule=ddim_of_a1111),
     "ddim_comfyui": Method(sample=sample_euler),
     "lcm": Method(sample=sample_lcm, sample_flow=flow.sample_lcm),
     "lcm_a1111": Method(sample=sample_lcm, is_consistency=True),
@@ -120,7 +120,7 @@ def sigmas_of(
     """
     if isinstance(levels, Flow):
         program = "comfyui"
-    own, aligned = METHODS[sampling.sampler].levels, sampling.schedule == "align_your_steps"
+    own, aligned = METHODS[sampling.sampler].own_schedule, sampling.schedule == "align_your_steps"
     # ComfyUI passes levels over in its KSampler, which has no align_your_steps: its node gives levels to SamplerCustom,
     # which takes them all.
     passes_over = program in SAMPLER_INFOS[sampling.sampler].passes_over and not (aligned and program == "comfyui")

@@ -21,7 +21,7 @@ import torch
 import torchsde
 from torch import Tensor
 
-from optimizer.rendering.suite import LATENT_FACTOR
+from optimizer.rendering.latents import LATENT_FACTOR
 from studies.records.batch_limits import Size
 from studies.spec.samplers import SAMPLER_INFOS, SamplerName, Sampling
 from studies.spec.suite import SuiteItem, SuiteSettings

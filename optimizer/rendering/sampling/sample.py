@@ -13,6 +13,7 @@ from torch import Tensor
 
 from optimizer.errors import RenderError
 from optimizer.families.registry import model_family
+from optimizer.rendering.latents import LATENT_FACTOR
 from optimizer.rendering.models import LiveModels
 from optimizer.rendering.prediction import Prediction
 from optimizer.rendering.prompts.encoder import Conditions
@@ -23,7 +24,6 @@ from optimizer.rendering.sampling.methods import METHODS, sampler_of, sampling_l
 from optimizer.rendering.sampling.noise import BatchNoise, Increments
 from optimizer.rendering.sampling.samplers import Denoise
 from optimizer.rendering.sampling.second_pass import noised, scale_of_noise, second_levels
-from optimizer.rendering.suite import LATENT_FACTOR
 from search_spaces.blocks import Architecture
 from studies.records.batch_limits import Size
 from studies.spec.hires import MOST_SCALE

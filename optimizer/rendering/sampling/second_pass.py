@@ -18,7 +18,7 @@ from torch import Tensor
 
 from optimizer.rendering.prediction import Prediction
 from optimizer.rendering.sampling.levels import Flow, Levels
-from optimizer.rendering.sampling.methods import METHODS, calls_through, sampling_levels, sigmas_of
+from optimizer.rendering.sampling.methods import calls_through, sampling_levels, sigmas_of
 from optimizer.rendering.sampling.schedules import even_in_time, timesteps_of_a1111
 from search_spaces.blocks import Architecture
 from studies.spec.samplers import SAMPLER_INFOS, ProgramName, Sampling
@@ -88,7 +88,7 @@ def _by_timesteps(
     places = timesteps_of_a1111(levels, total)
     begin = len(places) - (second.steps - 1)
     start = float(levels.sigmas[places[begin - 1]])
-    if METHODS[second.sampler].levels is not None:
+    if SAMPLER_INFOS[second.sampler].form_of == "ddim":
         sigmas = sigmas_of(replace(second, steps=total), levels, architecture, program)[begin:]
     elif begin < len(places):
         sigmas = tuple(even_in_time(levels, places[begin], second.steps - 1).tolist())

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from studies.spec.a1111_prompts import without_comments
 from studies.spec.brackets import WEIGHT_AT_END, paired
-from studies.spec.spellings import without_comments
 
 
 def with_closed_brackets(prompt: str) -> str:

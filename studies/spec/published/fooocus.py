@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
-from studies.spec.published.a1111_keys import notes_of_ways
+from studies.spec.published.a1111_keys import notes_of_unrepeated
 from studies.spec.published.settings import EXACTLY_NOT, RawSettings
 
 FOOOCUS: Final = "Fooocus"
@@ -22,7 +22,7 @@ def fooocus_in_infotext(pairs: Mapping[str, str]) -> dict[str, Any]:
     return {
         "syntax": "comfyui",
         "noise": "comfyui",
-        "notes": (*_notes([*ways, *loras]), *notes_of_ways(pairs)),
+        "notes": (*_notes([*ways, *loras]), *notes_of_unrepeated(pairs)),
     }
 
 

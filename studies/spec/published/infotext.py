@@ -17,7 +17,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final, get_args
 
-from studies.spec.published.a1111_keys import notes_of_unknown, notes_of_ways
+from studies.spec.published.a1111_keys import notes_of_unknown, notes_of_unrepeated
 from studies.spec.published.fooocus import FOOOCUS, fooocus_in_infotext
 from studies.spec.published.hires import raw_hires, said_of_hires
 from studies.spec.published.settings import EXACTLY_NOT, OURS, PublishedError, RawSettings
@@ -136,7 +136,7 @@ def _of_a1111(pairs: Mapping[str, str], *, uses_weights: bool) -> dict[str, Any]
         "emphasis": emphasis,
         "sgm_noise_multiplier": sgm,
         "size_conditioning": SizeConditioning(),
-        "notes": (*notes_of_ways(pairs), *notes_of_unknown(pairs), *_notes(pairs), *_notes_of_noise(pairs)),
+        "notes": (*notes_of_unrepeated(pairs), *notes_of_unknown(pairs), *_notes(pairs), *_notes_of_noise(pairs)),
     }
 
 

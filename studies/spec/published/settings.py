@@ -10,8 +10,9 @@ from typing import Any, Final
 from pydantic import ValidationError
 
 from studies.errors import StudyError
-from studies.spec.guidance import PagSettings
+from studies.spec.a1111_prompts import LORA, Tag, tags_in, without_tags
 from studies.spec.hires import HiresSettings
+from studies.spec.pag import PagSettings
 from studies.spec.published.brackets import with_closed_brackets
 from studies.spec.published.hires import RawHires, second_pass
 from studies.spec.sampler_names import read_sampler, read_schedule
@@ -24,9 +25,7 @@ EXACTLY_NOT: Final = "the picture cannot be repeated exactly"
 OURS: Final = "mergetune"  # the program that our own pictures name
 # Fields of `PublishedSettings` that a suite has one of for all of its prompts. The first decides what prompts say.
 SUITE_WIDE: Final = ("syntax", "noise", "ensd", "emphasis", "sgm_noise_multiplier", "size_conditioning")
-# What A1111 takes out of a prompt (modules/extra_networks.py), whether or not it knows the kind.
-_NETWORK: Final = re.compile(r"<\w+:[^>]+>")
-_LORA: Final = re.compile(r"<lora:([^:<>]{1,80})[^<>]*>")
+_SHOWN_OF_NAME: Final = 80  # characters of a LoRA's name in a note
 _EMBEDDING: Final = re.compile(r"\bembedding:\S")
 _UNSEEN: Final = dict.fromkeys((*range(9), *range(11, 32), *range(127, 160)), " ")  # but tabs and ends of lines
 
@@ -110,8 +109,8 @@ def checked(raw: RawSettings) -> PublishedSettings:
         notes.append(f"noise of {raw.sampler[:40]} was drawn on the graphics card: it cannot be repeated exactly")
     if raw.program != OURS:  # ours stand as they were written
         if raw.syntax == "a1111":
-            prompt = _as_a1111_reads(prompt, raw, notes, keeps=_LORA)
-            negative = _as_a1111_reads(negative, raw, notes, keeps=None)
+            prompt = _as_a1111_reads(prompt, raw, notes, keeps_loras=True)
+            negative = _as_a1111_reads(negative, raw, notes, keeps_loras=False)
         prompt, negative = prompt.strip(), negative.strip()
     if not prompt:
         raise PublishedError(f"{raw.program}'s settings have no prompt")
@@ -145,7 +144,7 @@ def checked(raw: RawSettings) -> PublishedSettings:
     )
 
 
-def _as_a1111_reads(text: str, raw: RawSettings, notes: list[str], *, keeps: re.Pattern[str] | None) -> str:
+def _as_a1111_reads(text: str, raw: RawSettings, notes: list[str], *, keeps_loras: bool) -> str:
     """Return a prompt as A1111 reads it where our reader would refuse it.
 
     A1111 takes <kind:name> out, and a round bracket that nothing closes weighs all that follows it.
@@ -154,20 +153,16 @@ def _as_a1111_reads(text: str, raw: RawSettings, notes: list[str], *, keeps: re.
         text: the prompt.
         raw: what it belongs to.
         notes: for the user, to which is added what was changed.
-        keeps: of networks in angle brackets, those that stay.
+        keeps_loras: whether the tags of LoRAs stay.
     """
-    end = text.rfind(">") + 1  # what begins after it ends nowhere
-    others: list[str] = []
 
-    def taken_out(found: re.Match[str]) -> str:
-        if keeps is not None and keeps.fullmatch(found[0]):
-            return found[0]
-        others.append(found[0])
-        return ""
+    def is_taken_out(tag: Tag) -> bool:
+        return not (keeps_loras and _names_lora(tag))
 
-    text = _NETWORK.sub(taken_out, text[:end]) + text[end:]
+    others = dict.fromkeys(tag.text for tag in tags_in(text) if is_taken_out(tag))
+    text = without_tags(text, is_taken_out)
     if others:
-        notes.append(f"taken out of the prompt, as A1111 does: {', '.join(dict.fromkeys(others))[:80]}")
+        notes.append(f"taken out of the prompt, as A1111 does: {', '.join(others)[:80]}")
     closed = text if raw.emphasis == "none" else with_closed_brackets(text)
     if closed != text:
         notes.append("a ( in its prompt is not closed: A1111 weighs all that follows it, so it is closed at the end")
@@ -191,10 +186,15 @@ def _pag(raw: RawSettings) -> PagSettings:
 
 
 def _notes_of_text(prompt: str, negative: str, syntax: Syntax) -> Iterator[str]:
-    if loras := dict.fromkeys(_LORA.findall(prompt)):
+    loras = dict.fromkeys(tag.name[:_SHOWN_OF_NAME] for tag in tags_in(prompt) if _names_lora(tag))
+    if loras and syntax == "a1111":  # other syntaxes have no `lora_folder`
         yield f"its prompt names LoRAs: {', '.join(loras)} (their folder is `lora_folder` of a suite)"
     if syntax == "comfyui" and _EMBEDDING.search(prompt + " " + negative):
         yield "embeddings are named in the prompt: give their folder as `embeddings` of the suite"
+
+
+def _names_lora(tag: Tag) -> bool:
+    return tag.kind == LORA and tag.name != "" and "<" not in tag.text[1:]
 
 
 def _rounded(pixels: int) -> int:

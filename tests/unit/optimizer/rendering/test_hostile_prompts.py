@@ -12,19 +12,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from optimizer.errors import PromptError
-from optimizer.rendering.prompts import attention, comfyui
+from optimizer.rendering.prompts import a1111, comfyui
 from optimizer.rendering.prompts.check import notes_of
 from optimizer.rendering.prompts.composition import refuse_composition
 from optimizer.rendering.prompts.editing import phases
-from optimizer.rendering.prompts.networks import networks_taken_out
+from optimizer.rendering.prompts.named_loras import loras_taken_out
+from studies.spec.a1111_prompts import without_comments
 from studies.spec.dynamic_prompts import expand
+from studies.spec.embedding_mentions import changing
 from studies.spec.published.fooocus import parse_fooocus
 from studies.spec.published.infotext import is_infotext, parse_infotext
 from studies.spec.published.invokeai import parse_invokeai
 from studies.spec.published.novelai import with_weights
 from studies.spec.published.settings import PublishedError, RawSettings, checked
 from studies.spec.published.swarmui import parse_swarmui
-from studies.spec.spellings import changing, without_comments
 
 CHARACTERS = 60_000  # a search that begins anew at each of them takes many seconds
 SECONDS = 2.0  # of the processor, for one text; less than a tenth is usual
@@ -32,7 +33,7 @@ LINE = "Steps: 1, Sampler: Euler, CFG scale: 7, Seed: 1, Size: 512x512"
 
 
 def of_a1111(text: str) -> None:
-    written, _ = networks_taken_out(without_comments(text), negative=False)
+    written, _ = loras_taken_out(without_comments(text), negative=False)
     refuse_composition(written)
 
 
@@ -46,7 +47,7 @@ def as_published(text: str) -> None:
 
 
 READERS: dict[str, Callable[[str], object]] = {
-    "attention": attention.weighted_pieces,
+    "weights": a1111.weighted_pieces,
     "comfyui": comfyui.weighted_pieces,
     "constructs": of_a1111,
     "editing": lambda text: phases(text, 4),
@@ -59,7 +60,7 @@ READERS: dict[str, Callable[[str], object]] = {
     "settings of an infotext": lambda text: parse_infotext(f"a\n{LINE}, {text}"),
     "line of an infotext": lambda text: is_infotext(f"Steps: 1{text}, x: y"),
     "published": as_published,
-    "spellings": lambda text: changing(text, str.lower),
+    "embedding mentions": lambda text: changing(text, str.lower),
     "novelai": lambda text: with_weights(text, "prompt"),
     "invokeai": lambda text: parse_invokeai({"positive_prompt": text}),
     "older invokeai": lambda text: parse_invokeai({"image": {"prompt": text}}),

@@ -114,7 +114,7 @@ class TestComfyUI:
         assert read.read("\u201ccat\u201d", 1) != read.read('"cat"', 1)
         assert read.read("CAT\n cat", 1) == read.read("cat cat", 1)
 
-    def test_break_and_networks_are_words(self) -> None:
+    def test_break_and_tags_are_words(self) -> None:
         assert reader(syntax="comfyui").read("cat BREAK dog", 1).chunk_count == 1
         assert reader(syntax="comfyui").read("<lora:x:0.8>", 1).texts[0].rows[0][0].token_count > 3
 

@@ -8,11 +8,11 @@ from itertools import product
 import pytest
 
 from optimizer.errors import PromptError
-from optimizer.rendering.prompts import attention, comfyui
+from optimizer.rendering.prompts import a1111, comfyui
 from optimizer.rendering.prompts.composition import refuse_composition
 from optimizer.rendering.prompts.editing import phases
-from optimizer.rendering.prompts.networks import NamedLora, networks_taken_out
-from studies.spec.spellings import without_comments
+from optimizer.rendering.prompts.named_loras import NamedLora, loras_taken_out
+from studies.spec.a1111_prompts import without_comments
 
 # Texts and weights, most of them from the documentation of A1111's parser.
 A1111 = {
@@ -62,7 +62,7 @@ COMFYUI = {
 
 @pytest.mark.parametrize("prompt", A1111)
 def test_a1111_multiplies_the_weights_of_brackets_in_each_other(prompt: str) -> None:
-    found = attention.weighted_pieces(prompt)
+    found = a1111.weighted_pieces(prompt)
     assert [piece.text for piece in found] == [text for text, _ in A1111[prompt]]
     assert [piece.weight for piece in found] == pytest.approx([weight for _, weight in A1111[prompt]])
 
@@ -75,7 +75,7 @@ def test_comfyui_knows_round_brackets_and_takes_numbers_as_they_are(prompt: str)
 
 
 def test_break_ends_a_chunk_in_a1111() -> None:
-    found = attention.weighted_pieces("a red apple BREAK (a table:1.2)BREAK\nBREAKFAST")
+    found = a1111.weighted_pieces("a red apple BREAK (a table:1.2)BREAK\nBREAKFAST")
     assert [(piece.text, piece.ends_chunk) for piece in found if piece.text or piece.ends_chunk] == [
         ("a red apple", False),
         ("", True),
@@ -170,7 +170,7 @@ class TestRefused:
     )
     def test_what_a1111_would_read_otherwise_than_meant(self, prompt: str, place: int, problem: str) -> None:
         with pytest.raises(PromptError, match=rf"cannot be read at character {place} .*{problem}") as raised:
-            attention.weighted_pieces(prompt)
+            a1111.weighted_pieces(prompt)
         assert "\n" not in str(raised.value)
 
     @pytest.mark.parametrize(
@@ -221,7 +221,7 @@ class TestLoras:
         ],
     )
     def test_arguments_are_those_of_a1111(self, prompt: str, words: str, name: str, text: float, unet: float) -> None:
-        assert networks_taken_out(prompt, negative=False) == (words, (NamedLora(name=name, text=text, unet=unet),))
+        assert loras_taken_out(prompt, negative=False) == (words, (NamedLora(name=name, text=text, unet=unet),))
 
     @pytest.mark.parametrize(
         ("prompt", "problem"),
@@ -243,12 +243,12 @@ class TestLoras:
     )
     def test_what_cannot_be_applied_is_refused_by_its_place(self, prompt: str, problem: str) -> None:
         with pytest.raises(PromptError, match=re.escape(problem)) as refused:
-            networks_taken_out(prompt, negative=False)
+            loras_taken_out(prompt, negative=False)
         assert "cannot be read at character" in str(refused.value)
 
     def test_a1111_reads_none_in_a_negative_prompt(self) -> None:
         with pytest.raises(PromptError, match="not in the negative one"):
-            networks_taken_out("ugly <lora:x:1>", negative=True)
+            loras_taken_out("ugly <lora:x:1>", negative=True)
 
 
 @pytest.mark.parametrize(
@@ -259,6 +259,6 @@ class TestLoras:
     ],
 )
 def test_a_bracket_closes_only_one_of_its_kind(prompt: str, expected: list[tuple[str, float]]) -> None:
-    found = [(piece.text, piece.weight) for piece in attention.weighted_pieces(prompt)]
+    found = [(piece.text, piece.weight) for piece in a1111.weighted_pieces(prompt)]
     assert [text for text, _ in found] == [text for text, _ in expected]
     assert [weight for _, weight in found] == pytest.approx([weight for _, weight in expected])

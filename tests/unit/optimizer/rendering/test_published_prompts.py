@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from optimizer.rendering.prompts.attention import weighted_pieces
+from optimizer.rendering.prompts.a1111 import weighted_pieces
 from optimizer.rendering.published import left_out
 from studies.spec.published.brackets import with_closed_brackets
 from studies.spec.published.infotext import parse_infotext
@@ -73,12 +73,12 @@ def test_brackets_of_a_picture_without_emphasis_are_text(prompt: str) -> None:
     assert checked(parse_infotext(text)).prompt == prompt
 
 
-@pytest.mark.parametrize("network", ["<foo:bar>", "<wlr:x:1:2>", "<lyco:a b:0.5>", "<hypernet:h:1>"])
-def test_what_a1111_takes_out_is_taken_out_with_a_note(network: str) -> None:
-    found = read(f"a lion {network}, big")
+@pytest.mark.parametrize("tag", ["<foo:bar>", "<wlr:x:1:2>", "<lyco:a b:0.5>", "<hypernet:h:1>"])
+def test_what_a1111_takes_out_is_taken_out_with_a_note(tag: str) -> None:
+    found = read(f"a lion {tag}, big")
     assert found.prompt == "a lion , big"
     assert len(found.notes) == 1
-    assert network in found.notes[0]
+    assert tag in found.notes[0]
 
 
 def test_loras_stay_in_a_prompt_with_a_note_and_are_taken_out_of_a_negative_one() -> None:

@@ -37,10 +37,10 @@ from optimizer.families.clip_tokens import clip_tokenizer, pad_with_end
 from optimizer.merging.engine.flat import merge_flat
 from optimizer.merging.engine.plan import PlacePlan
 from optimizer.merging.files.checkpoint import Checkpoint
+from optimizer.rendering.batching import batches, usual_batch
 from optimizer.rendering.models import LiveModels, build_models, live_dtypes
 from optimizer.rendering.prompts.check import token_count
 from optimizer.rendering.render import Renderer, to_bytes
-from optimizer.rendering.suite import batches, usual_batch
 from optimizer.trial.evaluation import Evaluator
 from search_spaces.blocks import Architecture
 from studies.spec.samplers import SAMPLERS, Sampling

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from scipy import stats
 from trials import trial
 
-from optimizer.rendering.suite import stages
+from optimizer.rendering.batching import stages
 from optimizer.trial.gains import Evidence, gains
 from optimizer.trial.objective import SINGLE, Objective, Scores, Term
 from optimizer.trial.racing import Race

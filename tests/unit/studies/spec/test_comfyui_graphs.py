@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from studies.spec.guidance import PagSettings
+from studies.spec.pag import PagSettings
 from studies.spec.published.comfyui import parse_graph
 from studies.spec.published.settings import PublishedError, PublishedSettings, checked
 from studies.spec.suite import SizeConditioning

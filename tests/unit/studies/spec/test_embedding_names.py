@@ -9,11 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from optimizer.errors import PromptError
-from optimizer.rendering.prompts.attention import weighted_pieces
+from optimizer.rendering.prompts.a1111 import weighted_pieces
 from optimizer.rendering.prompts.editing import phases
 from optimizer.rendering.prompts.pieces import Piece
 from studies.spec.embedding_files import files_named, fingerprint_of
-from studies.spec.spellings import changing, spells
+from studies.spec.embedding_mentions import changing, spells
 from studies.spec.suite import SuiteSettings
 
 PARTS = st.sampled_from(

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from PIL import ExifTags, Image
 from PIL.PngImagePlugin import PngInfo
 
-from optimizer.rendering.prompts.attention import weighted_pieces
+from optimizer.rendering.prompts.a1111 import weighted_pieces
 from studies.spec.published.files import read_published
 from studies.spec.published.fooocus import parse_fooocus
 from studies.spec.published.novelai import parse_novelai, with_weights

@@ -106,7 +106,7 @@ def test_the_usual_render_is_written_as_a1111_writes_it() -> None:
     )
 
 
-def test_loras_stay_in_the_prompt_and_other_networks_do_not() -> None:
+def test_loras_stay_in_the_prompt_and_other_tags_do_not() -> None:
     found = read(f"a <lora:x:0.8> lion <hypernet:net:1>\nNegative prompt: dark <lora:y:1>\n{LINE}")
     assert (found.prompt, found.negative) == ("a <lora:x:0.8> lion", "dark")
     said = "; ".join(found.notes)

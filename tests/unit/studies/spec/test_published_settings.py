@@ -241,6 +241,14 @@ def test_swarmui_png_and_jpeg(tmp_path: Path) -> None:
         assert (found.width, found.sampler, found.schedule) == (1024, "euler_ancestral", "karras")
 
 
+def test_a_setting_that_its_syntax_refuses_is_not_recommended_for_a_picture(tmp_path: Path) -> None:
+    """`lora_folder` is for prompts of A1111 alone."""
+    image = {**SWARM["sui_image_params"], "prompt": "a cat <lora:ink:0.8>"}  # type: ignore[dict-item]
+    found = read_published(png(tmp_path / "s.png", {"parameters": json.dumps({"sui_image_params": image})}))
+    assert (found.syntax, found.prompt) == ("comfyui", "a cat <lora:ink:0.8>")
+    assert not [note for note in found.notes if "lora_folder" in note]
+
+
 def test_our_own_pictures_say_how_they_were_made(tmp_path: Path) -> None:
     text = (
         "study: s\nparents: [a.safetensors, b.safetensors]\nscorers: {sharpness: }\nsuite: {ensd: 31337, prompts: ["

@@ -38,9 +38,9 @@ from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
 from optimizer.errors import CheckpointError
+from optimizer.families.registry import model_family
 from optimizer.merging.files.checkpoint import Checkpoint
 from optimizer.merging.files.vae import VaeFile
-from optimizer.rendering.configs import text_configs, unet_config, vae_config
 from optimizer.rendering.prediction import Prediction, prediction_of
 from search_spaces.blocks import Architecture
 
@@ -69,13 +69,15 @@ def models_of(tensors: dict[str, Tensor], architecture: Architecture) -> dict[st
     """diffusers' and transformers' own models with a checkpoint's values."""
     shapes = {key: tuple(tensor.shape) for key, tensor in tensors.items()}
     models: dict[str, nn.Module] = {
-        "unet": UNet2DConditionModel(**unet_config(shapes, architecture)),
-        "vae": AutoencoderKL(**vae_config(shapes, architecture)),
-        "text_encoder": CLIPTextModel(CLIPTextConfig(**text_configs(shapes, architecture)["text_encoder"])),
+        "unet": UNet2DConditionModel(**model_family(architecture).unet_config(shapes)),
+        "vae": AutoencoderKL(**model_family(architecture).vae_config(shapes)),
+        "text_encoder": CLIPTextModel(
+            CLIPTextConfig(**model_family(architecture).text_configs(shapes)["text_encoder"])
+        ),
     }
     if architecture == Architecture.SDXL:
         models["text_encoder_2"] = CLIPTextModelWithProjection(
-            CLIPTextConfig(**text_configs(shapes, Architecture.SDXL)["text_encoder_2"])
+            CLIPTextConfig(**model_family(Architecture.SDXL).text_configs(shapes)["text_encoder_2"])
         )
     for component, rows in converted(tensors, architecture).items():
         prefix = (

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from functools import cache
-from typing import Any
 
 import pytest
 import torch
@@ -20,8 +19,8 @@ from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
 from optimizer.errors import CheckpointError
+from optimizer.families.registry import model_family
 from optimizer.merging.files.layout import THIRDS, Component, LiveView, Reading, StoredPart, live_views, stored_part
-from optimizer.rendering.configs import text_configs, unet_config, vae_config
 from search_spaces.blocks import Architecture
 
 BOTH = pytest.mark.parametrize("architecture", list(Architecture))
@@ -46,13 +45,15 @@ def full_models(architecture: Architecture) -> dict[str, nn.Module]:
     shapes = full_shapes(architecture)
     with torch.device("meta"):
         models: dict[str, nn.Module] = {
-            "unet": UNet2DConditionModel(**unet_config(shapes, architecture)),
-            "vae": AutoencoderKL(**vae_config(shapes, architecture)),
-            "text_encoder": CLIPTextModel(CLIPTextConfig(**text_configs(shapes, architecture)["text_encoder"])),
+            "unet": UNet2DConditionModel(**model_family(architecture).unet_config(shapes)),
+            "vae": AutoencoderKL(**model_family(architecture).vae_config(shapes)),
+            "text_encoder": CLIPTextModel(
+                CLIPTextConfig(**model_family(architecture).text_configs(shapes)["text_encoder"])
+            ),
         }
         if architecture == Architecture.SDXL:
             models["text_encoder_2"] = CLIPTextModelWithProjection(
-                CLIPTextConfig(**text_configs(shapes, Architecture.SDXL)["text_encoder_2"])
+                CLIPTextConfig(**model_family(Architecture.SDXL).text_configs(shapes)["text_encoder_2"])
             )
     return models
 
@@ -87,7 +88,7 @@ class TestFullSize:
 
     def test_sd15_is_the_published_model(self) -> None:
         shapes = full_shapes(Architecture.SD15)
-        assert unet_config(shapes, Architecture.SD15) == {
+        assert model_family(Architecture.SD15).unet_config(shapes) == {
             "sample_size": 64,
             "in_channels": 4,
             "out_channels": 4,
@@ -101,12 +102,15 @@ class TestFullSize:
             "use_linear_projection": False,
             "norm_num_groups": 32,
         }
-        assert text_configs(shapes, Architecture.SD15)["text_encoder"] == CLIP_L
-        assert vae_config(shapes, Architecture.SD15) == VAE | {"sample_size": 512, "scaling_factor": 0.18215}
+        assert model_family(Architecture.SD15).text_configs(shapes)["text_encoder"] == CLIP_L
+        assert model_family(Architecture.SD15).vae_config(shapes) == VAE | {
+            "sample_size": 512,
+            "scaling_factor": 0.18215,
+        }
 
     def test_sdxl_is_the_published_model(self) -> None:
         shapes = full_shapes(Architecture.SDXL)
-        assert unet_config(shapes, Architecture.SDXL) == {
+        assert model_family(Architecture.SDXL).unet_config(shapes) == {
             "sample_size": 128,
             "in_channels": 4,
             "out_channels": 4,
@@ -123,8 +127,8 @@ class TestFullSize:
             "addition_time_embed_dim": 256,
             "projection_class_embeddings_input_dim": 2816,
         }
-        assert text_configs(shapes, Architecture.SDXL)["text_encoder"] == CLIP_L
-        assert text_configs(shapes, Architecture.SDXL)["text_encoder_2"] == CLIP_L | {
+        assert model_family(Architecture.SDXL).text_configs(shapes)["text_encoder"] == CLIP_L
+        assert model_family(Architecture.SDXL).text_configs(shapes)["text_encoder_2"] == CLIP_L | {
             "hidden_size": 1280,
             "intermediate_size": 5120,
             "num_attention_heads": 20,
@@ -132,7 +136,10 @@ class TestFullSize:
             "hidden_act": "gelu",
             "projection_dim": 1280,
         }
-        assert vae_config(shapes, Architecture.SDXL) == VAE | {"sample_size": 1024, "scaling_factor": 0.13025}
+        assert model_family(Architecture.SDXL).vae_config(shapes) == VAE | {
+            "sample_size": 1024,
+            "scaling_factor": 0.13025,
+        }
 
     @BOTH
     def test_a_text_encoder_without_its_last_layer_is_not_taken_for_a_shorter_one(
@@ -141,17 +148,17 @@ class TestFullSize:
         """SDXL reads the last layer but one: counted in eleven layers, that would be another layer."""
         shapes = {key: shape for key, shape in full_shapes(architecture).items() if ".encoder.layers.11." not in key}
         with pytest.raises(CheckpointError, match="11 of 12 layers"):
-            text_configs(shapes, architecture)
+            model_family(architecture).text_configs(shapes)
 
     @BOTH
     @pytest.mark.parametrize(
         ("prefix", "read"),
-        [("model.diffusion_model.", unet_config), ("first_stage_model.", vae_config), ("cond", text_configs)],
+        [("model.diffusion_model.", "unet_config"), ("first_stage_model.", "vae_config"), ("cond", "text_configs")],
     )
-    def test_a_file_without_a_part_is_refused(self, architecture: Architecture, prefix: str, read: Any) -> None:
+    def test_a_file_without_a_part_is_refused(self, architecture: Architecture, prefix: str, read: str) -> None:
         shapes = {key: shape for key, shape in full_shapes(architecture).items() if not key.startswith(prefix)}
         with pytest.raises(CheckpointError, match="full checkpoint"):
-            read(shapes, architecture)
+            getattr(model_family(architecture), read)(shapes)
 
 
 CLIP_L = {

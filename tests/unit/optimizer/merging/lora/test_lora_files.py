@@ -21,10 +21,10 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProject
 
 from basics.files import sha256_of
 from optimizer.errors import CheckpointError, LoraError
+from optimizer.families.registry import model_family
 from optimizer.merging.files.sources import TensorInfo
 from optimizer.merging.lora.file import Lora, delta
 from optimizer.merging.lora.names import _names_of, targets_by_name, targets_of
-from optimizer.rendering.configs import text_configs, unet_config
 from search_spaces.blocks import Architecture
 
 SD15, SDXL = Architecture.SD15, Architecture.SDXL
@@ -329,12 +329,14 @@ def test_the_layers_are_those_of_the_full_size_models_and_no_name_means_two(arch
     shapes = {row.key: row.shape for row in read_layout(architecture.value)}
     with torch.device("meta"):
         models: dict[str, nn.Module] = {
-            "unet": UNet2DConditionModel(**unet_config(shapes, architecture)),
-            "text_encoder": CLIPTextModel(CLIPTextConfig(**text_configs(shapes, architecture)["text_encoder"])),
+            "unet": UNet2DConditionModel(**model_family(architecture).unet_config(shapes)),
+            "text_encoder": CLIPTextModel(
+                CLIPTextConfig(**model_family(architecture).text_configs(shapes)["text_encoder"])
+            ),
         }
         if architecture == SDXL:
             models["text_encoder_2"] = CLIPTextModelWithProjection(
-                CLIPTextConfig(**text_configs(shapes, Architecture.SDXL)["text_encoder_2"])
+                CLIPTextConfig(**model_family(Architecture.SDXL).text_configs(shapes)["text_encoder_2"])
             )
     wanted = {
         (component, name.removeprefix("text_model.")): tuple(module.weight.shape)

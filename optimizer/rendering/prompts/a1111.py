@@ -1,4 +1,4 @@
-"""Attention as A1111 writes it: (x) weighs 1.1, (x:1.3) as much as it says, [x] 1 / 1.1, and BREAK ends a chunk.
+"""Weights as A1111 writes them: (x) weighs 1.1, (x:1.3) as much as it says, [x] 1 / 1.1, and BREAK ends a chunk.
 
 Brackets in each other multiply. The rules are those of A1111's modules/prompt_parser.py. Where they make of a slip
 something that nobody means, the prompt is refused: a bracket that does not close, BREAK within brackets (a word with a

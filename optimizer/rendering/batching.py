@@ -9,8 +9,6 @@ from types import MappingProxyType
 from studies.spec.samplers import Sampling
 from studies.spec.suite import SuiteItem, SuiteSettings
 
-LATENT_FACTOR = 8  # side of the square of pixels that a latent cell covers, in SD1.5 and SDXL
-
 
 def stages(suite: SuiteSettings, size: int | None, order: str | None = None) -> tuple[tuple[SuiteItem, ...], ...]:
     """Divide the items into stages, after each of which a trial may be stopped; in item order within each stage.

@@ -1,4 +1,4 @@
-"""The words that a prompt of A1111 can spell: `bad[hand:foot:0.5]` is badhand, then badfoot; `(bad)(hand)` is badhand.
+"""Tell which names a prompt of A1111 spells: `bad[hand:foot:0.5]` badhand, then badfoot; `(bad)(hand)` badhand.
 
 What changes when is decided where prompts are read, by the steps of each item. Here it is enough to know what may come
 to stand beside what: every part of square brackets with a colon or a bar in them counts as one that may hold. Other
@@ -19,7 +19,6 @@ from typing import Final
 from studies.spec.brackets import CLOSING, DEEPEST, FACTORS, WEIGHT_AT_END
 
 _SIGNS: Final = re.compile(r"\\.|[\[\]():|]", re.DOTALL)
-_COMMENT: Final = re.compile(r"#[^\n]*(?:\n|\Z)")
 
 
 @dataclass(frozen=True)
@@ -39,11 +38,6 @@ class Choice:
 
 Text = tuple[Word | Choice, ...]
 Begun = frozenset[tuple[int, float]]  # how many characters of a name stand before a place, and their weight
-
-
-def without_comments(prompt: str) -> str:
-    """Return a prompt of A1111 without what follows a # in a line."""
-    return _COMMENT.sub("\n", prompt)
 
 
 def changing(prompt: str, folded: Callable[[str], str]) -> Text:

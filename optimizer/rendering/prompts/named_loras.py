@@ -12,7 +12,7 @@ from typing import Final
 
 from optimizer.errors import PromptError
 from optimizer.rendering.prompts.pieces import misread
-from studies.spec.lora_tags import LORA, Tag, tags_in, without_tags
+from studies.spec.a1111_prompts import LORA, Tag, tags_in, without_lora_tags
 
 _NAMED: Final = ("te", "unet")
 _BLOCKS: Final = ("lbw", "lbwe")
@@ -28,15 +28,15 @@ class NamedLora:
     text: float
 
 
-def networks_taken_out(prompt: str, *, negative: bool) -> tuple[str, tuple[NamedLora, ...]]:
-    """Return a prompt without the marks of LoRAs, and the LoRAs.
+def loras_taken_out(prompt: str, *, negative: bool) -> tuple[str, tuple[NamedLora, ...]]:
+    """Return a prompt without the tags of LoRAs, and the LoRAs.
 
     Args:
         prompt: without comments.
-        negative: whether it is a negative prompt, in which A1111 reads no marks.
+        negative: whether it is a negative prompt, in which A1111 reads no tags.
 
     Raises:
-        PromptError: a mark is not that of a LoRA, or its arguments are not two strengths at most.
+        PromptError: a tag is not that of a LoRA, or its arguments are not two strengths at most.
     """
     loras: dict[str, NamedLora] = {}
     for tag in tags_in(prompt):
@@ -44,7 +44,7 @@ def networks_taken_out(prompt: str, *, negative: bool) -> tuple[str, tuple[Named
         if tag.name in loras:
             raise misread(prompt, tag.start, f"the LoRA {tag.name!r} is named twice: name it once")
         loras[tag.name] = _named(prompt, tag)
-    words = without_tags(prompt)
+    words = without_lora_tags(prompt)
     for opening in _OPENINGS:
         if opening in words.lower():
             start = words.lower().index(opening)
@@ -53,7 +53,7 @@ def networks_taken_out(prompt: str, *, negative: bool) -> tuple[str, tuple[Named
 
 
 def _refuse_other_kinds(prompt: str, tag: Tag, *, negative: bool) -> None:
-    """Refuse what is not the mark of a LoRA, or stands where A1111 does not read it.
+    """Refuse what is not the tag of a LoRA, or stands where A1111 does not read it.
 
     Raises:
         PromptError: it is not.

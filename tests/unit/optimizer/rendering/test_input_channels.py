@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from optimizer.errors import RenderError
 from optimizer.merging.engine.resident import ResidentModel
-from optimizer.rendering.conditioning import unet_kind
+from optimizer.rendering.input_channels import unet_kind
 from optimizer.rendering.models import LiveModels, build_models
 from optimizer.rendering.prediction import prediction_of
 from optimizer.rendering.render import Renderer

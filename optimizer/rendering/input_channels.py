@@ -20,8 +20,7 @@ from diffusers import AutoencoderKL
 from torch import Tensor
 
 from optimizer.errors import RenderError
-from optimizer.rendering.latents import to_unet
-from optimizer.rendering.suite import LATENT_FACTOR
+from optimizer.rendering.latents import LATENT_FACTOR, to_unet
 
 UNetKind = Literal["text", "inpainting", "instruction"]
 
