@@ -88,6 +88,10 @@ class ModelFamily(Protocol):
         """Names in the header of a merged file."""
 
     @property
+    def size_step(self) -> int:
+        """Pixels by which a side of an image grows, a multiple of `studies.spec.sizes.FINEST_STEP`."""
+
+    @property
     def pipeline_classes(self) -> Mapping[Component, str]:
         """Component -> the name of its class in the `model_index.json` of a pipeline's folder."""
 

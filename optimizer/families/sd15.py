@@ -77,6 +77,7 @@ FAMILY: Final[ModelFamily] = SD15(
     up_levels_without_attention={0},
     latent_scale=0.18215,
     image_size=512,
+    size_step=64,  # latents are halved three times
     lora=LoraNames(
         prefixes={"unet": "lora_unet_", "text_encoder": "lora_te_"},
         clips={"text_encoder": "clip_l"},

@@ -128,6 +128,7 @@ FAMILY: Final[ModelFamily] = SDXL(
     up_levels_without_attention={2},
     latent_scale=0.13025,
     image_size=1024,
+    size_step=32,  # latents are halved twice
     lora=LoraNames(
         prefixes={"unet": "lora_unet_", "text_encoder": "lora_te1_", "text_encoder_2": "lora_te2_"},
         clips={"text_encoder": "clip_l", "text_encoder_2": "clip_g"},

@@ -98,6 +98,7 @@ class StableDiffusion(ABC):
     up_levels_without_attention: Collection[int]  # of the output blocks, counted from the deepest
     latent_scale: float
     image_size: int  # side of the training images, in pixels
+    size_step: int  # pixels by which a side of an image grows: a latent covers 8, and the U-Net halves latents further
 
     @property
     def pipeline_classes(self) -> Mapping[Component, str]:

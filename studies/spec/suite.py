@@ -29,6 +29,7 @@ from studies.spec.samplers import (
     ScheduleName,
     in_program,
 )
+from studies.spec.sizes import MOST_PIXELS, SIZE_STEP
 from studies.spec.words import PROMPT_WORDS, SUITE_WORDS, as_list, as_named, as_size, letters
 
 Syntax = Literal["a1111", "comfyui", "plain"]
@@ -73,7 +74,7 @@ class SuiteItem:
     prompt: str  # as it is written
     negative: str
     seed: int
-    width: int  # of the first pass: pixels, a multiple of 64
+    width: int  # of the first pass: pixels, a multiple of SIZE_STEP
     height: int
     sampling: Sampling
     clip_skip: int
@@ -302,12 +303,18 @@ class SuiteSettings(FrozenSettings):
             msg = "the suite is empty: give at least one prompt, one seed and one size"
             raise ValueError(msg)
         for item in items:
-            if item.width % 64 or item.height % 64 or not 64 <= item.width <= 4096 or not 64 <= item.height <= 4096:
-                msg = f"size {item.width}x{item.height} cannot be rendered: use multiples of 64 from 64 to 4096"
+            if any(side % SIZE_STEP or not SIZE_STEP <= side <= MOST_PIXELS for side in (item.width, item.height)):
+                msg = (
+                    f"size {item.width}x{item.height} cannot be rendered: use multiples of {SIZE_STEP} from "
+                    f"{SIZE_STEP} to {MOST_PIXELS}"
+                )
                 raise ValueError(msg)
-            if max(item.image_size) > 4096:
+            if max(item.image_size) > MOST_PIXELS:
                 width, height = item.image_size
-                msg = f"hires of {item.width}x{item.height} gives {width}x{height}, and at most 4096 are rendered"
+                msg = (
+                    f"hires of {item.width}x{item.height} gives {width}x{height}, and at most {MOST_PIXELS} are "
+                    "rendered"
+                )
                 raise ValueError(msg)
         if len({replace(item, index=0, weight=1.0, without=()) for item in items}) < len(items):
             msg = "the suite contains the same render twice (prompt, seed, size and settings): remove one of them"

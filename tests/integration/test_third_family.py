@@ -54,9 +54,9 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return copy
 
 
-def mergetune(program: Path, folder: Path, *arguments: str | Path) -> str:
-    """What a copy of the program says in a folder; it must succeed."""
-    done = subprocess.run(
+def run_in(program: Path, folder: Path, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    """Run a copy of the program in a folder."""
+    return subprocess.run(
         [sys.executable, "-m", "optimizer.cli", *map(str, arguments)],
         cwd=folder,
         env=os.environ | {"PYTHONPATH": str(program), "COLUMNS": "200"},
@@ -65,6 +65,11 @@ def mergetune(program: Path, folder: Path, *arguments: str | Path) -> str:
         timeout=280,
         check=False,
     )
+
+
+def mergetune(program: Path, folder: Path, *arguments: str | Path) -> str:
+    """What a copy of the program says in a folder; it must succeed."""
+    done = run_in(program, folder, *arguments)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
@@ -131,3 +136,26 @@ def test_a_third_family_is_told_and_drawn_as_the_others_are(program: Path, tmp_p
     assert shown["architecture"] == "third"
     mergetune(program, tmp_path, "diff", parent, parent, "--plot", "difference.png")
     assert (tmp_path / "difference.png").stat().st_size > 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"schedule": "align_your_steps"}, "align_your_steps has no published levels for Third: use another schedule"),
+        ({"hires": 1.5}, "hires at scale 1.5 makes 64x64 96x96, and the U-Net takes multiples of 64"),
+    ],
+    ids=["schedule", "size"],
+)
+def test_what_a_third_family_cannot_render_is_refused_in_one_line(
+    program: Path, tmp_path: Path, changes: dict[str, object], told: str
+) -> None:
+    parents = [tmp_path / name for name in ("animals.safetensors", "foods.safetensors")]
+    for parent in parents:
+        save_file({third_name(key): row for key, row in load_file(DEMO / parent.name).items()}, parent)
+    suite = {**SMALL["suite"], **changes}
+    spec = write_spec(tmp_path / "spec.yaml", **{**SMALL, "parents": [str(path) for path in parents], "suite": suite})
+    done = run_in(program, tmp_path, "study", "check", spec)
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert told in done.stderr
+    assert "Traceback" not in done.stderr

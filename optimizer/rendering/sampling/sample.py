@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
 from itertools import pairwise
-from typing import Final
 
 import torch
 from torch import Tensor
@@ -23,15 +22,14 @@ from optimizer.rendering.sampling.levels import Flow, Levels
 from optimizer.rendering.sampling.methods import METHODS, sampler_of, sampling_levels, sigmas_of
 from optimizer.rendering.sampling.noise import BatchNoise, Increments
 from optimizer.rendering.sampling.samplers import Denoise
+from optimizer.rendering.sampling.schedules import AYS
 from optimizer.rendering.sampling.second_pass import noised, scale_of_noise, second_levels
 from search_spaces.blocks import Architecture
+from search_spaces.families.registry import family_of
 from studies.records.batch_limits import Size
 from studies.spec.hires import MOST_SCALE
 from studies.spec.samplers import SAMPLER_INFOS, Sampling
 from studies.spec.suite import SuiteItem, SuiteSettings
-
-# Pixels by which a side of an image grows: a latent covers 8, and a U-Net halves latents two (SDXL) or three times.
-SIZE_STEPS: Final[Mapping[Architecture, int]] = {Architecture.SD15: 64, Architecture.SDXL: 32}
 
 
 @torch.no_grad()
@@ -135,11 +133,17 @@ def check_sampling(item: SuiteItem, suite: SuiteSettings, prediction: Prediction
 
     Raises:
         RenderError: the sampler makes no step, two levels are the same, the U-Net cannot have the size of the second
-            pass, or the model follows a flow and the sampler or the schedule is not defined for one.
+            pass, the schedule has no levels for its family, or the model follows a flow and the sampler or the schedule
+            is not defined for one.
     """
     sampling, levels = item.sampling, sampling_levels(item.sampling, prediction)
     if prediction.kind == "flow":
         check_flow_sampling(sampling, suite)
+    if sampling.schedule == "align_your_steps" and (architecture, suite.noise) not in AYS:
+        raise RenderError(
+            f"schedule align_your_steps has no published levels for {family_of(architecture).title}: use another "
+            "schedule, such as karras"
+        )
     _check_levels(sampling, sigmas_of(sampling, levels, architecture, suite.noise), prediction)
     if sampling.second is not None:
         _check_size(item, architecture)
@@ -170,7 +174,7 @@ def _check_size(item: SuiteItem, architecture: Architecture) -> None:
     Raises:
         RenderError: it cannot; other scales are named.
     """
-    step, sides = SIZE_STEPS[architecture], item.image_size
+    step, sides = model_family(architecture).size_step, item.image_size
     if any(side % step for side in sides):
         scales = [count / LATENT_FACTOR for count in range(LATENT_FACTOR, int(MOST_SCALE) * LATENT_FACTOR + 1)]
         fitting = [scale for scale in scales if not any(int(side * scale) % step for side in (item.width, item.height))]

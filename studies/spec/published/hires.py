@@ -10,11 +10,10 @@ from typing import Any, Final
 from pydantic import ValidationError
 
 from studies.spec.hires import MOST_SCALE, HiresSettings, UpscalerName
+from studies.spec.sizes import FINEST_STEP, MOST_PIXELS
 
-STEP: Final = 32  # pixels; every size that some U-Net takes is a multiple of it
 _EIGHTHS: Final = [count / 8 for count in range(8, int(MOST_SCALE) * 8 + 1)]
 _SIZE: Final = re.compile(r"(\d{1,5})x(\d{1,5})")
-MOST_PIXELS: Final = 4096  # of a side
 ALONE: Final = "the first pass alone is rendered"
 # A1111's names of upscalers, which are read in any spelling.
 _NAMES: Final[Mapping[UpscalerName, str]] = {
@@ -79,12 +78,12 @@ def second_pass(raw: RawHires, width: int, height: int) -> tuple[HiresSettings |
         return None, (
             f"not repeated: hires fix to {raw.resize or raw.upscale}, which is no scale of its size: {ALONE}",
         )
-    fitting = [each for each in _EIGHTHS if not any(int(side * each) % STEP for side in (width, height))]
+    fitting = [each for each in _EIGHTHS if not any(int(side * each) % FINEST_STEP for side in (width, height))]
     notes: tuple[str, ...] = ()
     scale = asked
-    if any(int(side * asked) % STEP for side in (width, height)):
+    if any(int(side * asked) % FINEST_STEP for side in (width, height)):
         scale = min(fitting, key=lambda each: abs(each - asked))
-        notes = (f"hires fix at scale {asked:g} is rendered at {scale:g}: sizes are multiples of {STEP}",)
+        notes = (f"hires fix at scale {asked:g} is rendered at {scale:g}: sizes are multiples of {FINEST_STEP}",)
     given: dict[str, Any] = {"scale": scale, "denoise": raw.denoise, "upscaler": raw.upscaler}
     if raw.steps not in {None, "0"}:
         given["steps"] = raw.steps

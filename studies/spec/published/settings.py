@@ -17,9 +17,9 @@ from studies.spec.published.brackets import with_closed_brackets
 from studies.spec.published.hires import RawHires, second_pass
 from studies.spec.sampler_names import read_sampler, read_schedule
 from studies.spec.samplers import ProgramName, SamplerName, ScheduleName
+from studies.spec.sizes import MOST_PIXELS, SIZE_STEP
 from studies.spec.suite import Emphasis, SizeConditioning, Syntax
 
-SIZE_STEP: Final = 64  # pixels; what a suite can render
 MOST_CHARACTERS: Final = 20_000  # of a prompt; far more than any text encoder is given
 EXACTLY_NOT: Final = "the picture cannot be repeated exactly"
 OURS: Final = "mergetune"  # the program that our own pictures name
@@ -102,7 +102,7 @@ def checked(raw: RawSettings) -> PublishedSettings:
         PublishedError: one is missing, out of range, or not known.
     """
     prompt, negative = _text(raw.prompt, "prompt"), _text(raw.negative or "", "negative prompt")
-    width, height = (_whole(value, "size", 64, 4096) for value in (raw.width, raw.height))
+    width, height = (_whole(value, "size", SIZE_STEP, MOST_PIXELS) for value in (raw.width, raw.height))
     sampler, schedule = _sampling(raw)
     notes = [*raw.notes, *_notes_of_text(prompt, negative, raw.syntax)]
     if raw.sampler.casefold().endswith("gpu"):
@@ -119,7 +119,8 @@ def checked(raw: RawSettings) -> PublishedSettings:
         hires, told = second_pass(raw.hires, _rounded(width), _rounded(height))
         notes += told
     if width % SIZE_STEP or height % SIZE_STEP:
-        notes.append(f"size {width}x{height} is rendered as {_rounded(width)}x{_rounded(height)}: multiples of 64")
+        rendered = f"{_rounded(width)}x{_rounded(height)}"
+        notes.append(f"size {width}x{height} is rendered as {rendered}: multiples of {SIZE_STEP}")
     return PublishedSettings(
         prompt=prompt,
         negative=negative,
