@@ -22,7 +22,7 @@ class Waste:
     """What of a study's files can go."""
 
     trials: tuple[StoredTrial, ...]  # whose renders are dropped
-    renders: tuple[StoredFile, ...]  # of these trials
+    renders: tuple[StoredFile, ...]  # of these trials, and of the final if none are kept
     orphans: tuple[StoredFile, ...]  # left by workers that died or were taken for dead
 
     @property
@@ -47,6 +47,9 @@ def find_waste(records: StudyRecords, artifacts: Artifacts, objective: Objective
     unwanted = render_files.keys() - {trial.number for trial in wanted}
     dropped = tuple(trial for trial in trials if trial.number in unwanted and trial.state == "complete")
     renders = [name for trial in dropped for name in sorted(render_files[trial.number])]
+    if keep == "none":
+        final = f"{artifacts.of_final(records.study.key).folder}/"
+        renders += sorted(name for name in files if name.startswith(final))
     orphans = orphans_among(files, records, artifacts, trials)
     return Waste(
         trials=dropped,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -18,12 +18,14 @@ from optimizer.system.retry import Retry
 from optimizer.trial.objective import SINGLE, Objective
 from optimizer.trial.repeats import counted_once, final_counted_once, note_of_repeats
 from optimizer.trial.verdict import doubt, is_better, suspicion
+from studies.files.artifacts import Render, render_file
 from studies.records.finals import Final, Finalist, lacks_final, load_final, store_final
 from studies.records.optuna_studies import optuna_study_id
 from studies.records.optuna_tables import store_line_of_study_note
 from studies.records.stored_trials import load_trials
 from studies.records.study_records import StudyRecords
 from studies.records.values import Gain, StoredStudy, StoredTrial
+from studies.spec.published.render_texts import merge_name, render_texts
 from studies.system.advice import advised
 
 if TYPE_CHECKING:
@@ -45,7 +47,7 @@ def finish_study(
     reporter: Reporter,
     retry: Retry,
 ) -> Final:
-    """Hold the final with live progress, store it, and draw its contact sheet.
+    """Hold the final with live progress, store it with its renders, and draw its contact sheet.
 
     Args:
         retry: waits while the database or the artifact store cannot be reached.
@@ -54,6 +56,7 @@ def finish_study(
         FinalError: there is nothing to compare.
     """
     from optimizer.outcome.final import hold_final
+    from optimizer.rendering.contact_sheet import thumbnail
     from optimizer.search.shortlist import by_posterior
 
     study = records.study
@@ -61,14 +64,48 @@ def finish_study(
     rank = retry(lambda: by_posterior(records, runtime.objective, trials))
     pictures: Pictures = {}
     reporter.report(FinalStarted(images=_images(study)))
-    with _progress(_images(study), pictures) as watch:
+
+    def keep(trial: StoredTrial, images: Sequence[Tensor]) -> None:
+        pictures[trial.number] = [thumbnail(image, len(images)) for image in images]
+        if study.spec.render.keep != "none":
+            retry(lambda: _save_renders(study, trial, images, artifacts))
+
+    with _progress(_images(study), keep) as watch:
         final = hold_final(runtime, trials, rank, watch)
     retry(lambda: store_final(records, final))
+    retry(lambda: _remove_former(study, final, artifacts))
     retry(lambda: note_caveat(records, runtime.objective))
     reporter.report(FinalHeld(final=final))
     sheet = retry(lambda: _save_sheet(study, final, pictures, artifacts))
     console.print(f"contact sheet of the parents and the candidates: {escaped(sheet)}", soft_wrap=True)
     return final
+
+
+def _save_renders(stored: StoredStudy, trial: StoredTrial, images: Sequence[Tensor], artifacts: Artifacts) -> None:
+    """Store the held-out renders of a trial at full size.
+
+    Args:
+        images: uint8 [3, h, w], in item order.
+    """
+    suite, name = stored.spec.held_out, merge_name(stored.name, trial.number)
+    artifacts.of_final(stored.key).save_renders(
+        [
+            Render(
+                file=render_file(trial.number, label),
+                pixels=image.numpy(),
+                texts=render_texts(item, suite, trial.recipe, name, trial.origin.parent),
+            )
+            for label, item, image in zip(suite.render_labels(), suite.items(), images, strict=True)
+        ]
+    )
+
+
+def _remove_former(stored: StoredStudy, final: Final, artifacts: Artifacts) -> None:
+    """Remove the renders of an earlier final that are not of this one."""
+    labels, files = stored.spec.held_out.render_labels(), artifacts.of_final(stored.key)
+    wanted = {render_file(finalist.number, label) for finalist in final.finalists for label in labels}
+    for file in sorted(files.files() - wanted):
+        artifacts.store.remove(files.name(file))
 
 
 def _save_sheet(stored: StoredStudy, final: Final, pictures: Pictures, artifacts: Artifacts) -> str:
@@ -86,9 +123,14 @@ def _save_sheet(stored: StoredStudy, final: Final, pictures: Pictures, artifacts
 
 
 @contextmanager
-def _progress(images: int, pictures: Pictures) -> Iterator[FinalWatch]:
+def _progress(images: int, keep: Callable[[StoredTrial, Sequence[Tensor]], None]) -> Iterator[FinalWatch]:
+    """Give the callbacks of a final that show its progress.
+
+    Args:
+        images: held-out ones of a trial.
+        keep: is given each trial with its images, uint8 [3, h, w].
+    """
     from optimizer.outcome.final import FinalWatch
-    from optimizer.rendering.contact_sheet import thumbnail
 
     columns = (TextColumn("{task.description}"), BarColumn(bar_width=20), MofNCompleteColumn())
     with Progress(*columns, console=console, transient=True, disable=not interactive()) as progress:
@@ -104,13 +146,10 @@ def _progress(images: int, pictures: Pictures) -> Iterator[FinalWatch]:
                 line = f"final {len(started)}/{total}: trial {trial.number}, {trial.origin}, {images} held-out images"
                 console.print(line, soft_wrap=True, markup=False)
 
-        def on_finished(trial: StoredTrial, rendered: Sequence[Tensor]) -> None:
-            pictures[trial.number] = [thumbnail(image) for image in rendered]
-
         yield FinalWatch(
             started=on_started,
             rendered=lambda done: progress.update(renders, completed=done),
-            finished=on_finished,
+            finished=keep,
         )
 
 

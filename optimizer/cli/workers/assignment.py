@@ -153,13 +153,14 @@ class TerminalHost:
             yield self._monitoring.reporter(records, people)
 
     def hold_final(self, records: StudyRecords, runtime: Runtime) -> None:
-        """Hold a study's final, store it, and print what it found.
+        """Hold a study's final, store it, print what it found, and write the study's report.
 
         Raises:
             FinalError: there is nothing to compare.
         """
         from optimizer.cli.views.final import finish_study
         from optimizer.cli.views.progress import OutageReporter
+        from optimizer.cli.workers.session import print_report
         from optimizer.insight.interactive import save_figures
         from optimizer.observe.events import reporting_retry
 
@@ -168,6 +169,7 @@ class TerminalHost:
         retry = reporting_retry(reporter, self._patience_seconds)
         finish_study(records, runtime, self._artifacts, reporter, retry)
         retry(lambda: save_figures(records, runtime.objective))
+        retry(lambda: print_report(records, self._artifacts))
 
     def report(self, event: Event) -> None:
         """Print what happens between two studies, and log it."""
