@@ -29,7 +29,7 @@ from optimizer.report.results import Results, load_results, objective_gain
 from optimizer.report.tables import candidates_of, score_rows
 from optimizer.report.unet import unet_of
 from optimizer.report.verdict import verdict_of
-from optimizer.report.wording import interval, plain_number, signed, with_interval
+from optimizer.report.wording import decimals, interval, plain_number, signed, with_interval
 from optimizer.trial.objective import Objective
 from search_spaces.blocks import Architecture, places
 from studies.files.artifacts import Artifacts
@@ -162,7 +162,7 @@ def _columns(results: Results) -> tuple[Column, ...]:
 
 def _facts(results: Results) -> Insight | None:
     try:
-        return insight(results.records, results.objective)
+        return insight(results.records, results.objective, fits_model=False)
     except TooFewTrialsError:
         return None
 
@@ -232,8 +232,7 @@ def _mattered(results: Results, facts: Insight | None, findings: Findings | None
     best = facts.params_of(results.chosen) or {}
     ranked = sorted(findings.shares.items(), key=lambda each: -each[1])[:RANKED]
     return tuple(
-        Mattered(name=name, share=share, value=plain_number(best[name]) if name in best else "")
-        for name, share in ranked
+        Mattered(name=name, share=share, value=decimals(best[name]) if name in best else "") for name, share in ranked
     )
 
 

@@ -13,11 +13,13 @@ from typing import Final
 from optimizer.insight.importance import Findings, Insight
 from optimizer.insight.plots import COLOURS, DARK, label_of, picture_of, spots
 from optimizer.report.results import Results
+from optimizer.report.wording import decimals
 from search_spaces.blocks import Architecture
 
 ACROSS, DOWN = 39.0, 43.0  # pixels for a unit of `spots`
 BOX: Final = (104.0, 36.0)  # width and height of a block
 EDGE: Final = 8.0
+SHOWN: Final = 0.03  # of the largest importance: a shorter bar would be a dot
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -134,11 +136,11 @@ def _box(
         x=corner[0],
         y=corner[1],
         label=label,
-        value=f"{value:.3f}".replace("-", "−"),
+        value=decimals(value),
         colour="#{:02x}{:02x}{:02x}".format(*colour),
         ink="#ffffff" if is_dark else DARK,
         share=share,
-        bar=0.0 if share is None else round((BOX[0] - 16) * share / largest, 1),
+        bar=0.0 if share is None or share < SHOWN * largest else round((BOX[0] - 16) * share / largest, 1),
         fixed=bool(shares) and share is None,
     )
 

@@ -38,7 +38,7 @@ def verdict_of(results: Results, prompts: PromptGains) -> Verdict:
         headline=headline,
         sentences=tuple(_sentences(results, prompts)),
         warnings=tuple(_warnings(results)),
-        command=_command(results),
+        command=None if tone == "worse" else _command(results),
     )
 
 
@@ -177,11 +177,9 @@ def _warnings(results: Results) -> Iterator[str]:
         yield "Every candidate failed in the final, so none is chosen."
 
 
-def _command(results: Results) -> str | None:
-    """Return the command to go on with; None where a parent alone is the best."""
+def _command(results: Results) -> str:
+    """Return the command to go on with."""
     name, url = results.study.name, results.records.database.url
-    if results.chosen.origin.parent is not None:
-        return None
     if results.objective.terms and results.study.spec.final.top and results.current_final is None:
         return advised(f'study finish "{name}"', url)
     chooses = "" if results.objective.terms else f" --trial {results.chosen.number}"

@@ -17,6 +17,11 @@ def plain_number(value: float) -> str:
     return f"{value:.4g}".replace("-", MINUS)
 
 
+def decimals(value: float) -> str:
+    """Return a ratio or weight with three decimals."""
+    return f"{value:.3f}".replace("-", MINUS)
+
+
 def interval(gain: Gain) -> str:
     """Return a gain's interval, such as `+0.98 to +1.48`; empty where it has none."""
     return "" if gain.low is None or gain.high is None else f"{signed(gain.low)} to {signed(gain.high)}"
