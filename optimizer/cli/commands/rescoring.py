@@ -157,7 +157,7 @@ def _best(trials: Sequence[StoredTrial], objective: Objective) -> StoredTrial:
 
 
 def _in_words(trial: StoredTrial, objective: Objective) -> str:
-    from optimizer.cli.views.progress import gain_text
+    from optimizer.trial.gain_text import gain_text
 
     values = [
         f"{name} {trial.objectives[name]:.4g}"

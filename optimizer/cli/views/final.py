@@ -10,11 +10,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from basics.messages import counted
 from optimizer.cli.common import console, escaped, interactive
-from optimizer.cli.views.progress import gain_text
 from optimizer.cli.views.tables import ReportTable
 from optimizer.observe.events import FinalHeld, FinalStarted, Reporter
 from optimizer.search.stopping import stored_end
 from optimizer.system.retry import Retry
+from optimizer.trial.gain_text import gain_text
 from optimizer.trial.objective import SINGLE, Objective
 from optimizer.trial.repeats import counted_once, final_counted_once, note_of_repeats
 from optimizer.trial.verdict import doubt, is_better, suspicion
@@ -66,7 +66,8 @@ def finish_study(
     reporter.report(FinalStarted(images=_images(study)))
 
     def keep(trial: StoredTrial, images: Sequence[Tensor]) -> None:
-        pictures[trial.number] = [thumbnail(image, len(images)) for image in images]
+        on_sheet = (study.spec.final.top + len(study.parents)) * len(images)
+        pictures[trial.number] = [thumbnail(image, on_sheet) for image in images]
         if study.spec.render.keep != "none":
             retry(lambda: _save_renders(study, trial, images, artifacts))
 
@@ -76,7 +77,7 @@ def finish_study(
     retry(lambda: _remove_former(study, final, artifacts))
     retry(lambda: note_caveat(records, runtime.objective))
     reporter.report(FinalHeld(final=final))
-    sheet = retry(lambda: _save_sheet(study, final, pictures, artifacts))
+    sheet = retry(lambda: _save_sheet(study, final, trials, pictures, artifacts))
     console.print(f"contact sheet of the parents and the candidates: {escaped(sheet)}", soft_wrap=True)
     return final
 
@@ -108,17 +109,23 @@ def _remove_former(stored: StoredStudy, final: Final, artifacts: Artifacts) -> N
         artifacts.store.remove(files.name(file))
 
 
-def _save_sheet(stored: StoredStudy, final: Final, pictures: Pictures, artifacts: Artifacts) -> str:
+def _save_sheet(
+    stored: StoredStudy, final: Final, trials: Sequence[StoredTrial], pictures: Pictures, artifacts: Artifacts
+) -> str:
     """Draw parents and candidates side by side on renders that the search never saw, and return where the sheet is."""
+    from optimizer.observe.study_sheet import column_heading, row_captions
     from optimizer.rendering.contact_sheet import comparison_sheet
 
-    columns = []
+    objective, columns = Objective.of(stored.spec, stored.spec.infos), []
+    by_number = {trial.number: trial for trial in trials}
     for finalist in final.finalists:
         if finalist.number in pictures:
-            heading = str(finalist.origin) if finalist.is_parent else f"trial {finalist.number}"
-            columns.append((f"{heading}: chosen" if finalist.chosen else heading, pictures[finalist.number]))
-    captions = [item.prompt for item in stored.spec.held_out.items()]
-    sheet = comparison_sheet(f"{stored.name}, the final", columns, captions, blocks=min(2, -(-len(captions) // 8)))
+            role = "chosen" if finalist.chosen else ""
+            heading = column_heading(stored, by_number[finalist.number], finalist.held_out, objective, role)
+            columns.append((heading, pictures[finalist.number]))
+    captions = row_captions(stored.spec.held_out)
+    title = f"{stored.name}, the final: renders that the search never saw, and held-out gains"
+    sheet = comparison_sheet(title, columns, captions, blocks=min(2, -(-len(captions) // 8)), thumbnails=True)
     return artifacts.save_picture(stored.name, stored.key, "final", sheet)
 
 
