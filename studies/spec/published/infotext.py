@@ -305,12 +305,12 @@ def _said(item: SuiteItem) -> dict[str, object]:
 
 
 def _said_of_model(model: ModelNames | None) -> dict[str, object]:
-    """Return a model by A1111's names; what a colon or comma would break is a JSON string, as there."""
+    """Return a model by A1111's names; what a colon, a comma or another line would break is a JSON string."""
     if model is None:
         return {}
     said: dict[str, object] = {} if model.sha256 is None else {"Model hash": model.sha256}
-    breaks = any(sign in model.name for sign in ',:\n"')
-    said["Model"] = json.dumps(model.name, ensure_ascii=False) if breaks else model.name
+    breaks = any(sign in model.name for sign in ',:"') or model.name.splitlines() != [model.name]
+    said["Model"] = json.dumps(model.name) if breaks else model.name
     return said if model.recipe is None else said | {"Recipe hash": model.recipe}
 
 
