@@ -26,6 +26,7 @@ PAGE_BYTES: Final = 15_000_000
 PICTURE_BYTES: Final = PAGE_BYTES * 3 // 4 - 500_000  # of all pictures before base64; the rest is for text and figures
 # (longer side in pixels, JPEG quality), the best first.
 STEPS: Final = ((1024, 90), (1024, 82), (768, 82), (640, 80), (512, 80), (448, 78), (384, 76), (320, 74), (256, 72))
+UNREADABLE: Final = (ArtifactNotFound, OSError, SyntaxError, ValueError, Image.DecompressionBombError)
 SAMPLE: Final = 6  # pictures from which the size of all is estimated
 
 Key = tuple[int, int]  # trial's number, item
@@ -86,11 +87,10 @@ def load_pictures(
     found, named = _of_final(results, artifacts, columns) if held_out else _of_search(results, columns)
     places = {item: position for position, item in enumerate(order)}
     found.sort(key=lambda each: (places.get(each.key[1], len(places)), each.key[0]))
-    contents = dict(_contents(artifacts, found))
-    lost = named - len(contents)
-    if full:
-        return Pictures(urls=_urls(contents, "png"), lost=lost, left_out=0, longer_side=None)
-    return _shrunk(contents, lost)
+    if not full:
+        return _small(artifacts, found, named)
+    whole = {each.key: content for each in found if (content := _read(artifacts, each)) is not None}
+    return Pictures(urls=_urls(whole, "png"), lost=named - len(whole), left_out=0, longer_side=None)
 
 
 def _of_final(results: Results, artifacts: Artifacts, columns: Sequence[StoredTrial]) -> tuple[list[_Stored], int]:
@@ -115,32 +115,35 @@ def _of_search(results: Results, columns: Sequence[StoredTrial]) -> tuple[list[_
     return found, len(found)
 
 
-def _contents(artifacts: Artifacts, renders: Sequence[_Stored]) -> Iterator[tuple[Key, bytes]]:
-    """Yield the files that are there and are pictures."""
-    for render in renders:
-        try:
-            content = artifacts.store.read(render.name)
-            with Image.open(io.BytesIO(content), formats=("PNG",)) as picture:
-                picture.verify()
-        except (ArtifactNotFound, OSError, SyntaxError, ValueError):
-            continue
-        yield render.key, content
+def _read(artifacts: Artifacts, render: _Stored) -> bytes | None:
+    """Return a stored file; None where it is not there, or is no picture."""
+    try:
+        content = artifacts.store.read(render.name)
+        with Image.open(io.BytesIO(content), formats=("PNG",)) as picture:
+            picture.verify()
+    except UNREADABLE:
+        return None
+    return content
 
 
-def _shrunk(contents: Mapping[Key, bytes], lost: int) -> Pictures:
-    """Make JPEGs of the best size and quality with which the page stays small."""
-    if not contents:
-        return Pictures(urls={}, lost=lost, left_out=0, longer_side=None)
-    for side, quality in _steps_that_may_fit(list(contents.values())):
-        made = dict(zip(contents, _encoded(list(contents.values()), side, quality), strict=True))
-        if sum(map(len, made.values())) <= PICTURE_BYTES:
+def _small(artifacts: Artifacts, renders: Sequence[_Stored], named: int) -> Pictures:
+    """Make JPEGs of the best size and quality with which the page stays small.
+
+    Files are read anew for every step that is tried, so that all of them are never in memory together.
+    """
+    made: dict[Key, _Jpeg] = {}
+    side = 0
+    for side, quality in _steps_that_may_fit(artifacts, renders):
+        made = _encoded(artifacts, renders, side, quality)
+        if sum(len(each.content) for each in made.values()) <= PICTURE_BYTES:
             break
-    kept = _that_fit(made)
+    kept = _that_fit({key: each.content for key, each in made.items()})
+    is_smaller = any(each.longer_side > side for each in made.values())
     return Pictures(
         urls=_urls(kept, "jpeg"),
-        lost=lost,
+        lost=named - len(made),
         left_out=len(made) - len(kept),
-        longer_side=side if side < max(map(_longer_side, contents.values())) else None,
+        longer_side=side if is_smaller else None,
     )
 
 
@@ -150,31 +153,43 @@ def _that_fit(made: Mapping[Key, bytes]) -> dict[Key, bytes]:
     return {key: content for (key, content), end in zip(made.items(), ends, strict=True) if end <= PICTURE_BYTES}
 
 
-def _steps_that_may_fit(contents: Sequence[bytes]) -> Iterator[tuple[int, int]]:
-    """Yield the steps from the first on with which a sample says that all fit; the last one in any case."""
-    sample = contents[:: max(1, len(contents) // SAMPLE)]
-    for step in STEPS:
-        share = sum(map(len, _encoded(sample, *step))) * len(contents)
-        if step == STEPS[-1] or share <= PICTURE_BYTES * len(sample):
-            yield step
+def _steps_that_may_fit(artifacts: Artifacts, renders: Sequence[_Stored]) -> Iterator[tuple[int, int]]:
+    """Yield the steps with which a sample says that all fit; the last one in any case."""
+    sample = renders[:: max(1, len(renders) // SAMPLE)]
+    for side, quality in STEPS:
+        made = _encoded(artifacts, sample, side, quality)
+        bytes_each = sum(len(each.content) for each in made.values()) / max(1, len(made))
+        if (side, quality) == STEPS[-1] or bytes_each * len(renders) <= PICTURE_BYTES:
+            yield side, quality
 
 
-def _encoded(contents: Sequence[bytes], side: int, quality: int) -> list[bytes]:
+def _encoded(artifacts: Artifacts, renders: Sequence[_Stored], side: int, quality: int) -> dict[Key, _Jpeg]:
+    """Return those that can be read as JPEGs, in their order."""
     with ThreadPoolExecutor(WRITERS) as threads:
-        return list(threads.map(lambda content: _as_jpeg(content, side, quality), contents))
+        made = threads.map(lambda render: _as_jpeg(artifacts, render, side, quality), renders)
+        return {render.key: each for render, each in zip(renders, made, strict=True) if each is not None}
 
 
-def _as_jpeg(content: bytes, side: int, quality: int) -> bytes:
-    with Image.open(io.BytesIO(content)) as file, io.BytesIO() as buffer:
-        picture = file.convert("RGB")
-        picture.thumbnail((side, side), Image.Resampling.LANCZOS, reducing_gap=2.0)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Jpeg:
+    """A picture made smaller."""
+
+    content: bytes
+    longer_side: int  # of the stored one, in pixels
+
+
+def _as_jpeg(artifacts: Artifacts, render: _Stored, side: int, quality: int) -> _Jpeg | None:
+    """Return a render whose longer side has at most so many pixels; None where it cannot be read."""
+    try:
+        with Image.open(io.BytesIO(artifacts.store.read(render.name)), formats=("PNG",)) as file:
+            picture = file.convert("RGB")
+    except UNREADABLE:
+        return None
+    longer_side = max(picture.size)
+    picture.thumbnail((side, side), Image.Resampling.LANCZOS, reducing_gap=2.0)
+    with io.BytesIO() as buffer:
         picture.save(buffer, format="JPEG", quality=quality, optimize=True)
-        return buffer.getvalue()
-
-
-def _longer_side(content: bytes) -> int:
-    with Image.open(io.BytesIO(content)) as picture:
-        return max(picture.size)
+        return _Jpeg(content=buffer.getvalue(), longer_side=longer_side)
 
 
 def _urls(contents: Mapping[Key, bytes], kind: str) -> dict[Key, str]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from demo_study import begin
@@ -15,11 +17,11 @@ from studies.files.artifacts import picture_name
 from studies.records.values import Gain
 
 
-def score(params: dict[str, float]) -> dict[str, tuple[float, ...]]:
+def score(params: Mapping[str, float]) -> dict[str, tuple[float, ...]]:
     return {"sharpness": (params["IN04"],) * 4, "contrast": (0.5,) * 4}
 
 
-ONE = {"objective": {"sharpness": {"weight": 1}}}
+ONE: Mapping[str, Any] = {"objective": {"sharpness": {"weight": 1}}}
 
 
 def test_it_shows_the_parents_and_the_best_and_is_drawn_anew_when_another_is_the_best(tmp_path: Path) -> None:
